@@ -1,0 +1,283 @@
+"""What travels on the link, one definition for both ends.
+
+JSON with a ``v`` field, so that MQTT Explorer, Node-RED and a person can read it. An unknown field is
+ignored and a version apart by one is understood, so that a fleet can be half updated.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from lineside_runtime.errors import BadInputFormatError
+
+VERSION = 1
+"""Version of the messages that this release writes; it reads ``VERSION - 1`` to ``VERSION + 1``."""
+
+STATES = ("idle", "fetching", "verifying", "staged", "switching", "health_check", "active", "rolled_back", "failed")
+State = Literal[
+    "idle", "fetching", "verifying", "staged", "switching", "health_check", "active", "rolled_back", "failed"
+]
+
+
+class _Message(msgspec.Struct, frozen=True, kw_only=True):
+    v: int = VERSION
+
+
+class BundleRef(msgspec.Struct, frozen=True, kw_only=True):
+    """Names one bundle.
+
+    Attributes:
+        name: Such as ``surface-12``.
+        version: Such as ``1.0.0``.
+        target: Path of its manifest among the TUF targets, ``<group>/<name>-<version>.json``.
+        sha256: Of the manifest, which names all of its content.
+    """
+
+    name: str
+    version: str
+    target: str
+    sha256: str
+
+    @property
+    def identity(self) -> str:
+        """``name@version``."""
+        return f"{self.name}@{self.version}"
+
+
+class Desired(_Message, frozen=True, kw_only=True):
+    """What a group or device should run.
+
+    Attributes:
+        epoch: Number of the hub's database; a hub restored from a backup starts a higher one.
+        gen: Generation within the epoch. A lower one of the same epoch is ignored.
+        bundle: What to run, or ``None`` to keep what is there.
+        rollout: Identifies the push.
+    """
+
+    epoch: int
+    gen: int
+    bundle: BundleRef | None = None
+    rollout: str = ""
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """An error as it travels: `lineside_runtime.errors.LinesideError.as_dict`, read back."""
+
+    code: int
+    error: str
+    message: str
+    expected: str | None = None
+    actual: str | None = None
+    action: str = ""
+
+
+class Reported(_Message, frozen=True, kw_only=True):
+    """What a device runs, and how the last wish went.
+
+    Attributes:
+        device: Its name.
+        epoch: Of the `Desired` that this answers.
+        gen: Of the `Desired` that this answers.
+        state: State of the update machine.
+        installed: The bundle that runs.
+        previous: The bundle that it would go back to.
+        wanted: The bundle of the `Desired` that this answers.
+        error: Why the wanted bundle doesn't run, if so.
+        boot_id: New at every start of the agent.
+        free_bytes: Room on the device's disk.
+        progress: Share of the fetch that is done, 0 to 1.
+    """
+
+    device: str
+    epoch: int = 0
+    gen: int = 0
+    state: State = "idle"
+    installed: BundleRef | None = None
+    previous: BundleRef | None = None
+    wanted: BundleRef | None = None
+    error: Problem | None = None
+    boot_id: str = ""
+    free_bytes: int = 0
+    progress: float = 0.0
+
+
+class Up(_Message, frozen=True, kw_only=True):
+    """Birth (``up`` true) or last will (``up`` false).
+
+    Attributes:
+        device: Its name.
+        up: Whether it is there.
+        boot_id: New at every start of the agent; a foreign one on one's own topic means that the name is taken twice.
+        group: The group that it belongs to.
+        agent_version: Version of lineside on it.
+        board: Model of the board.
+        devices: Its processors, such as ``ort/cpu:0``.
+        engines: Engine to version.
+    """
+
+    device: str
+    up: bool
+    boot_id: str
+    group: str = ""
+    agent_version: str = ""
+    board: str = ""
+    devices: tuple[str, ...] = ()
+    engines: dict[str, str] = {}
+
+
+class RepoRequest(_Message, frozen=True, kw_only=True):
+    """Asks the repository for one piece.
+
+    Attributes:
+        id: Chosen by the device; comes back in the answer.
+        kind: ``metadata`` and ``target`` are TUF's files, by their consistent-snapshot names; ``chunk`` is one chunk.
+        path: Name of the file, or hexadecimal sha256 of the chunk.
+        part: Number of the piece of ``CHUNK_BYTES`` bytes of a metadata or target file.
+    """
+
+    id: str
+    kind: Literal["metadata", "target", "chunk"]
+    path: str
+    part: int = 0
+
+
+class RepoResponse(_Message, frozen=True, kw_only=True):
+    """Head of an answer; a newline and the bytes follow it.
+
+    Attributes:
+        id: Of the request.
+        status: 200, 404 (not there) or 503 (busy: ask again later).
+        part: Number of this piece.
+        parts: How many pieces the file has.
+        size: Of the whole file, in bytes.
+    """
+
+    id: str
+    status: int
+    part: int = 0
+    parts: int = 1
+    size: int = 0
+
+
+class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One record of the device's outbox.
+
+    Attributes:
+        seq: Position in the outbox; contiguous from 1 within the epoch.
+        part_id: The inspected part.
+        source: Where the frame came from.
+        sequence: Number of the frame at its source.
+        captured_at_ns: Unix time of the capture.
+        verdict: ``pass``, ``reject`` (a defect was found) or ``fault`` (no verdict was possible: the line rejects).
+        detections: ``[type, score, x1, y1, x2, y2]`` each; boxes in pixels of the frame.
+        bundle: ``name@version`` that judged.
+        bundle_sha256: Digest of its manifest.
+        requested_device: Asked for.
+        used_device: Used.
+        latency_ms: From frame to verdict.
+        width: Of the frame.
+        height: Of the frame.
+        error: Why there was no verdict, if so.
+    """
+
+    seq: int
+    part_id: str
+    source: str = ""
+    sequence: int = 0
+    captured_at_ns: int = 0
+    verdict: Literal["pass", "reject", "fault"]
+    detections: tuple[tuple[str, float, float, float, float, float], ...] = ()
+    bundle: str = ""
+    bundle_sha256: str = ""
+    requested_device: str = ""
+    used_device: str = ""
+    latency_ms: float = 0.0
+    width: int = 0
+    height: int = 0
+    error: str = ""
+
+
+class Results(_Message, frozen=True, kw_only=True):
+    """Rows on their way home.
+
+    Attributes:
+        epoch: Identifies the device's database; a new database starts a new one.
+        rows: In order of ``seq``.
+    """
+
+    epoch: str
+    rows: tuple[ResultRow, ...]
+
+
+class ResultsAck(_Message, frozen=True, kw_only=True):
+    """What the hub has committed.
+
+    Attributes:
+        epoch: Of the device's database.
+        seq: All rows up to and including this one are committed.
+    """
+
+    epoch: str
+    seq: int
+
+
+M = TypeVar("M", bound=_Message)
+
+_encoder = msgspec.json.Encoder()
+
+
+def encode(message: _Message) -> bytes:
+    """Returns the message as JSON."""
+    return _encoder.encode(message)
+
+
+def decode(data: bytes, kind: type[M]) -> M:
+    """Reads a message.
+
+    Args:
+        data: JSON.
+        kind: Class of the message.
+
+    Raises:
+        BadInputFormatError: Not such a message, or of a version that is further away than one.
+    """
+    try:
+        message = msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadInputFormatError(
+            f"{kind.__name__} message: {error}", action="Nothing was done with it; look at who sends on this topic."
+        ) from error
+    if abs(message.v - VERSION) > 1:
+        raise BadInputFormatError(
+            f"{kind.__name__} message of another version",
+            expected=f"{VERSION - 1} to {VERSION + 1}",
+            actual=message.v,
+            action="Update the older end.",
+        )
+    return message
+
+
+def encode_response(head: RepoResponse, body: bytes = b"") -> bytes:
+    """Returns the head as one line of JSON, a newline and the bytes."""
+    return _encoder.encode(head) + b"\n" + body
+
+
+def decode_response(data: bytes) -> tuple[RepoResponse, bytes]:
+    """Splits an answer of the repository.
+
+    Raises:
+        BadInputFormatError: It has no head.
+    """
+    head, newline, body = data.partition(b"\n")
+    if not newline:
+        raise BadInputFormatError("answer of the repository without a head", action="It is asked for again.")
+    return decode(head, RepoResponse), body
+
+
+def schema() -> dict[str, Any]:
+    """Returns the JSON Schema of all messages, by class name under ``$defs``."""
+    kinds = (Desired, Reported, Up, RepoRequest, RepoResponse, Results, ResultsAck)
+    _, components = msgspec.json.schema_components(kinds, ref_template="#/$defs/{name}")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$defs": components}

@@ -1,0 +1,103 @@
+"""The topic tree under ``ls/v1/<site>``, in one place for both ends.
+
+| topic | QoS, retained | content |
+| --- | --- | --- |
+| ``g/<group>/desired``, ``d/<device>/desired`` | 1, retained | `messages.Desired` |
+| ``d/<device>/reported`` | 1, retained | `messages.Reported` |
+| ``d/<device>/up`` | 1, retained | `messages.Up`; the last will says ``up: false`` |
+| ``repo/get/<device>`` | 0 | `messages.RepoRequest` |
+| ``d/<device>/repo/rsp`` | 0 | `messages.RepoResponse` header, newline, bytes |
+| ``d/<device>/res`` | 1 | `messages.Results` |
+| ``d/<device>/res/ack`` | 1, retained | `messages.ResultsAck` |
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+from lineside_runtime.errors import ConfigError
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""What a site, group, device, bundle or version may be called: safe in topics, files, X.509 names and ACLs."""
+
+
+def check_name(name: str, what: str) -> str:
+    """Returns ``name`` if it can stand in a topic.
+
+    Args:
+        name: Name of a site, group, device, bundle or version.
+        what: What it names, for the message.
+
+    Raises:
+        ConfigError: It is empty, too long, or has a character that topics, files or certificates treat specially.
+    """
+    if not NAME.fullmatch(name):
+        raise ConfigError(
+            f"{what} name {name!r}",
+            expected="1 to 64 letters, digits, '.', '_' or '-', starting with a letter or digit",
+            action="Choose another name.",
+        )
+    return name
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Topics:
+    """The topics of one site.
+
+    Attributes:
+        site: Name of the site, such as ``plant-1``.
+    """
+
+    site: str
+
+    def __post_init__(self) -> None:
+        check_name(self.site, "site")
+
+    @property
+    def prefix(self) -> str:
+        """``ls/v1/<site>``."""
+        return f"ls/v1/{self.site}"
+
+    def group_desired(self, group: str) -> str:
+        """What a group should run."""
+        return f"{self.prefix}/g/{group}/desired"
+
+    def device_desired(self, device: str) -> str:
+        """What one device should run, before what its group says."""
+        return f"{self.prefix}/d/{device}/desired"
+
+    def reported(self, device: str) -> str:
+        """What a device runs."""
+        return f"{self.prefix}/d/{device}/reported"
+
+    def up(self, device: str) -> str:
+        """Birth and last will of a device."""
+        return f"{self.prefix}/d/{device}/up"
+
+    def repo_get(self, device: str) -> str:
+        """Requests of a device to the repository."""
+        return f"{self.prefix}/repo/get/{device}"
+
+    def repo_response(self, device: str) -> str:
+        """The repository's answers to a device."""
+        return f"{self.prefix}/d/{device}/repo/rsp"
+
+    def results(self, device: str) -> str:
+        """Results of a device."""
+        return f"{self.prefix}/d/{device}/res"
+
+    def results_ack(self, device: str) -> str:
+        """The hub's watermark of a device's results."""
+        return f"{self.prefix}/d/{device}/res/ack"
+
+    def device_of(self, topic: str) -> str:
+        """Returns the device that a topic belongs to, or an empty string.
+
+        Args:
+            topic: Such as ``ls/v1/plant-1/d/cam-07/res`` or ``ls/v1/plant-1/repo/get/cam-07``.
+        """
+        rest = topic.removeprefix(self.prefix + "/").split("/")
+        if rest[0] == "d" and len(rest) > 2:
+            return rest[1]
+        return rest[2] if rest[:2] == ["repo", "get"] and len(rest) == 3 else ""

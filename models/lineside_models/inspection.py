@@ -1,0 +1,64 @@
+"""`Detection` and `Inspection`: the verdict on one frame."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Detection(msgspec.Struct, frozen=True, kw_only=True):
+    """One defect.
+
+    Attributes:
+        type: Defect type, one of the bundle's labels.
+        score: Estimated probability that the detection is right, 0 to 1.
+        box: ``(x1, y1, x2, y2)`` in pixels of the frame, x2 and y2 exclusive.
+    """
+
+    type: str
+    score: float
+    box: tuple[float, float, float, float]
+
+
+class Timings(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the time of one frame went, in milliseconds."""
+
+    preprocess_ms: float = 0.0
+    inference_ms: float = 0.0
+    postprocess_ms: float = 0.0
+
+    @property
+    def total_ms(self) -> float:
+        """Sum of the three."""
+        return self.preprocess_ms + self.inference_ms + self.postprocess_ms
+
+
+class Inspection(msgspec.Struct, frozen=True, kw_only=True):
+    """The verdict on one frame.
+
+    Attributes:
+        part_id: The inspected part, as in the `Frame`.
+        source: Where the frame came from.
+        sequence: Number of the frame at its source.
+        captured_at_ns: Unix time of the capture in nanoseconds.
+        passed: True if no defect was found.
+        detections: The defects, highest score first.
+        timings: Time by stage.
+        bundle: ``name@version`` of the bundle that judged.
+        requested_device: Device that the configuration asked for, such as ``cpu:0``.
+        used_device: Device that ran, such as ``ort/cpu:0``.
+        width: Of the frame, in pixels.
+        height: Of the frame, in pixels.
+    """
+
+    part_id: str
+    source: str = ""
+    sequence: int = 0
+    captured_at_ns: int = 0
+    passed: bool
+    detections: tuple[Detection, ...] = ()
+    timings: Timings = Timings()
+    bundle: str = ""
+    requested_device: str = ""
+    used_device: str = ""
+    width: int = 0
+    height: int = 0

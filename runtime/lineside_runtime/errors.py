@@ -1,0 +1,386 @@
+"""Every error that a user of lineside can meet: one tree, one code each.
+
+::
+
+    LinesideError
+    ├── DeviceError                     1xxx  the processor or its engine
+    │   ├── OutOfDeviceMemoryError      1001
+    │   ├── DeviceLostError             1002
+    │   ├── DeviceBusyError             1003
+    │   ├── DriverMismatchError         1004
+    │   ├── NoDeviceError               1005
+    │   ├── EngineMissingError          1006
+    │   └── EngineError                 1007
+    ├── InputError                      2xxx  what was given to us
+    │   ├── ConfigError                 2001
+    │   ├── InputNotFoundError          2002
+    │   ├── BadInputFormatError         2003
+    │   ├── MissingModelFactsError      2004
+    │   ├── UnsafeModelError            2005
+    │   ├── MissingExtraError           2006
+    │   ├── UnsupportedModelError       2007
+    │   ├── DatasetError                2008
+    │   └── CameraError                 2009
+    ├── BundleError                     3xxx  bundle, signature, compatibility
+    │   ├── BundleFormatError           3001
+    │   ├── BundleIntegrityError        3002
+    │   ├── SignatureError              3003
+    │   ├── RollbackAttackError         3004
+    │   ├── ExpiredMetadataError        3005
+    │   ├── IncompatibleBundleError     3006
+    │   └── TargetNotFoundError         3007
+    ├── StoreError                      4xxx  store, sync
+    │   ├── DatabaseError               4001
+    │   ├── DiskFullError               4002
+    │   ├── BrokerError                 4003
+    │   └── FetchError                  4004
+    ├── UpdateError                     5xxx  update, rollout
+    │   ├── GoldenMismatchError         5001
+    │   ├── StagingError                5002
+    │   └── RolloutError                5003
+    ├── ConvertError                    6xxx  converter, gates
+    │   ├── GraphError                  6001
+    │   ├── ParityGateError             6002
+    │   ├── AccuracyGateError           6003
+    │   ├── SpeedGateError              6004
+    │   ├── CalibrationError            6005
+    │   └── TrainingError               6006
+    └── BoardError                      7xxx  board, flashing, provisioning
+
+An error says what was expected, what was found and what to do next. The vendor's own exception is
+kept as ``__cause__``. Codes are part of the public interface: they are never given to another class.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class LinesideError(Exception):
+    """Base of all errors.
+
+    Attributes:
+        code: The number of the class; stable across releases.
+        message: What went wrong.
+        expected: What would have been right, or ``None`` where that is not a matter of values.
+        actual: What was found instead.
+        action: What the reader can do next.
+    """
+
+    code: ClassVar[int] = 0
+    default_action: ClassVar[str] = ""
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        expected: object = None,
+        actual: object = None,
+        action: str | None = None,
+    ) -> None:
+        self.message = message
+        self.expected = expected
+        self.actual = actual
+        self.action = self.default_action if action is None else action
+        super().__init__(self._render())
+
+    def _render(self) -> str:
+        parts = [f"[{self.code}] {self.message}"]
+        if self.expected is not None:
+            parts.append(f"expected {self.expected}")
+        if self.actual is not None:
+            parts.append(f"got {self.actual}")
+        text = "; ".join(parts)
+        return f"{text}. {self.action}" if self.action else text
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the error as it travels in JSON: its attributes, ``code`` and the class name as ``error``."""
+        return {
+            "code": self.code,
+            "error": type(self).__name__,
+            "message": self.message,
+            "expected": None if self.expected is None else str(self.expected),
+            "actual": None if self.actual is None else str(self.actual),
+            "action": self.action,
+        }
+
+
+class DeviceError(LinesideError):
+    """The processor or its engine failed."""
+
+    code = 1000
+
+
+class OutOfDeviceMemoryError(DeviceError):
+    """The device has no room for the model or the batch."""
+
+    code = 1001
+    default_action = "Use a smaller batch, or a smaller variant with reload(optimization_level=2)."
+
+
+class DeviceLostError(DeviceError):
+    """A device that was there answers no more."""
+
+    code = 1002
+    default_action = "Check its cable, power and driver; `lineside devices` lists what answers."
+
+
+class DeviceBusyError(DeviceError):
+    """Another process holds the device."""
+
+    code = 1003
+    default_action = "End the other process that uses the device, or choose another device."
+
+
+class DriverMismatchError(DeviceError):
+    """Driver and library do not fit together."""
+
+    code = 1004
+    default_action = "Install the pair of driver and library versions that the vendor lists together."
+
+
+class NoDeviceError(DeviceError):
+    """No device here can run any variant of the bundle under the given configuration."""
+
+    code = 1005
+    default_action = "Allow a fallback with Config(fallback_strategy='sequential'), or add a variant for this board."
+
+
+class EngineMissingError(DeviceError):
+    """An engine was asked for that is not installed."""
+
+    code = 1006
+    default_action = "Install the engine; `lineside devices` says how."
+
+
+class EngineError(DeviceError):
+    """The engine failed in a way that fits none of the others; its own exception is the cause."""
+
+    code = 1007
+
+
+class InputError(LinesideError):
+    """What was given to lineside is not usable."""
+
+    code = 2000
+
+
+class ConfigError(InputError):
+    """A configuration has an unknown key, a wrong type or a value out of range."""
+
+    code = 2001
+    default_action = "Correct the named key; `lineside config schema` prints what is allowed."
+
+
+class InputNotFoundError(InputError):
+    """A file or folder is not there."""
+
+    code = 2002
+
+
+class BadInputFormatError(InputError):
+    """An array or an image has the wrong shape, type or layout."""
+
+    code = 2003
+    default_action = "preprocess(inputs) turns an image into what the model takes."
+
+
+class MissingModelFactsError(InputError):
+    """A bare model file does not say how to prepare its input or how to read its output."""
+
+    code = 2004
+
+
+class UnsafeModelError(InputError):
+    """Reading the file could run code from it."""
+
+    code = 2005
+    default_action = "Give a state dict or an ONNX file, or say trust=True if you made the file yourself."
+
+
+class MissingExtraError(InputError):
+    """A part of lineside is asked for that the installed extras do not bring."""
+
+    code = 2006
+
+
+class UnsupportedModelError(InputError):
+    """A model file of a kind or architecture that lineside does not know."""
+
+    code = 2007
+
+
+class DatasetError(InputError):
+    """A data folder has none of the known layouts, or its annotations are damaged."""
+
+    code = 2008
+
+
+class CameraError(InputError):
+    """A camera, video or folder gives no frames."""
+
+    code = 2009
+
+
+class BundleError(LinesideError):
+    """A bundle is damaged, forged or does not fit."""
+
+    code = 3000
+
+
+class BundleFormatError(BundleError):
+    """The bundle's folder, archive or manifest breaks the format."""
+
+    code = 3001
+
+
+class BundleIntegrityError(BundleError):
+    """A file or chunk has not the hash or size that the manifest names."""
+
+    code = 3002
+    default_action = "Fetch or copy the bundle again; the damaged part is not used."
+
+
+class SignatureError(BundleError):
+    """Metadata is not signed by a key that the device trusts for it."""
+
+    code = 3003
+    default_action = "Sign with the key that the repository delegates to this group; nothing was installed."
+
+
+class RollbackAttackError(BundleError):
+    """Metadata is older than what the device has already seen."""
+
+    code = 3004
+    default_action = "Publish with a higher version; nothing was installed."
+
+
+class ExpiredMetadataError(BundleError):
+    """Metadata has passed its expiry, or the device's clock is wrong."""
+
+    code = 3005
+    default_action = "Check the clocks of hub and device, and that the hub renews its timestamp."
+
+
+class IncompatibleBundleError(BundleError):
+    """The bundle needs something that this device does not have."""
+
+    code = 3006
+
+
+class TargetNotFoundError(BundleError):
+    """No trusted metadata knows the wanted target."""
+
+    code = 3007
+    default_action = "Push the bundle to the device's group first."
+
+
+class StoreError(LinesideError):
+    """Keeping or moving records failed."""
+
+    code = 4000
+
+
+class DatabaseError(StoreError):
+    """The SQLite database cannot be read or written."""
+
+    code = 4001
+
+
+class DiskFullError(StoreError):
+    """There is no room on the disk."""
+
+    code = 4002
+    default_action = "Free some space; nothing half-written was left, and the work goes on when there is room."
+
+    def __init__(self, message: str = "", *, path: str = "", needed_bytes: int = 0, action: str | None = None) -> None:
+        super().__init__(
+            message or f"no room to write {path}",
+            expected=f"{needed_bytes} free bytes" if needed_bytes else None,
+            action=action,
+        )
+
+
+class BrokerError(StoreError):
+    """The MQTT broker cannot be reached, or refuses the connection or the subscription."""
+
+    code = 4003
+
+
+class FetchError(StoreError):
+    """The hub did not deliver what was asked for."""
+
+    code = 4004
+
+
+class UpdateError(LinesideError):
+    """An update could not be carried out; the device runs what it ran before."""
+
+    code = 5000
+
+
+class GoldenMismatchError(UpdateError):
+    """The new bundle gives other outputs for its golden input than its maker measured."""
+
+    code = 5001
+    default_action = "The device went back to the bundle before; build the new one again and push it."
+
+
+class StagingError(UpdateError):
+    """The new bundle could not be put in its slot or loaded."""
+
+    code = 5002
+
+
+class RolloutError(UpdateError):
+    """A rollout cannot start or go on."""
+
+    code = 5003
+
+
+class ConvertError(LinesideError):
+    """Making a smaller model failed or made a worse one."""
+
+    code = 6000
+
+
+class GraphError(ConvertError):
+    """The model's graph cannot be read or converted; the message names the node where it is known."""
+
+    code = 6001
+
+
+class ParityGateError(ConvertError):
+    """The converted model's outputs differ from the source's by more than the tolerance."""
+
+    code = 6002
+
+
+class AccuracyGateError(ConvertError):
+    """The converted model's task metric drops by more than is allowed."""
+
+    code = 6003
+
+
+class SpeedGateError(ConvertError):
+    """The converted model is slower than the model that it was made of."""
+
+    code = 6004
+
+
+class CalibrationError(ConvertError):
+    """There are no usable frames to calibrate on."""
+
+    code = 6005
+
+
+class TrainingError(ConvertError):
+    """Training cannot start, go on or end in a usable model."""
+
+    code = 6006
+
+
+class BoardError(LinesideError):
+    """A board cannot be detected, written or reached."""
+
+    code = 7000

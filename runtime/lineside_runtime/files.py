@@ -1,0 +1,51 @@
+"""Writing a file so that after a crash it is either the old one or the new one, whole."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from pathlib import Path
+
+from lineside_runtime.errors import DiskFullError
+
+
+def fsync_folder(folder: Path) -> None:
+    """Makes a rename inside ``folder`` survive a power cut.
+
+    Args:
+        folder: An existing folder.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Writes ``data`` to a temporary name beside ``path``, fsyncs it, renames it and fsyncs the folder.
+
+    Args:
+        path: Where the file is to stand; its folder exists.
+        data: The whole content.
+        mode: Permission bits of the new file.
+
+    Raises:
+        DiskFullError: There is no room; ``path`` is as it was and nothing half-written remains.
+    """
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFullError(path=str(path), needed_bytes=len(data)) from error
+        raise
+    fsync_folder(path.parent)

@@ -1,0 +1,64 @@
+"""`TensorSpec`: name, shape, type and layout of one input or output, and the check against it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from lineside_runtime.errors import BadInputFormatError
+
+DType = Literal["float32", "float16", "uint8", "int8", "int32", "int64"]
+Array = npt.NDArray[np.generic]
+
+DYNAMIC = -1
+"""A dimension that each call may choose, such as the batch."""
+
+
+class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What one input or output of a model looks like.
+
+    Attributes:
+        name: Name in the model's graph.
+        shape: One number a dimension; `DYNAMIC` (-1) where each call may choose.
+        dtype: Numpy's name of the element type.
+        layout: Letters of the dimensions, such as ``NCHW``; empty where there is no convention.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: DType = "float32"
+    layout: str = ""
+
+    def describe(self) -> str:
+        """Returns for example ``image (N, 1, H, W) float32 NCHW``; letters stand for free dimensions."""
+        letters = self.layout if len(self.layout) == len(self.shape) else "?" * len(self.shape)
+        sizes = ", ".join(
+            letter if size == DYNAMIC else str(size) for letter, size in zip(letters, self.shape, strict=True)
+        )
+        return f"{self.name} ({sizes}) {self.dtype} {self.layout}".rstrip()
+
+    def check(self, array: object) -> None:
+        """Checks that ``array`` fits.
+
+        Args:
+            array: Anything.
+
+        Raises:
+            BadInputFormatError: It has another type, number of dimensions or size.
+        """
+        if not isinstance(array, np.ndarray):
+            raise BadInputFormatError(
+                f"input {self.name!r} is not an array", expected=self.describe(), actual=type(array).__name__
+            )
+        fits = (
+            array.dtype == self.dtype
+            and array.ndim == len(self.shape)
+            and all(want in (DYNAMIC, have) for want, have in zip(self.shape, array.shape, strict=True))
+        )
+        if not fits:
+            raise BadInputFormatError(
+                f"input {self.name!r} does not fit", expected=self.describe(), actual=f"{array.shape} {array.dtype}"
+            )
