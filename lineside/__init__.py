@@ -1,0 +1,38 @@
+"""lineside: small INT8 vision models beside the production line, and the host behind them.
+
+The public face. Everything is imported on first use, so that ``import lineside`` costs next to nothing
+on a device and never needs what only a host has installed.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lineside_runtime.placement import Config
+    from lineside_runtime.session import Session
+
+    from lineside.optimizer import Optimizer
+    from lineside_runtime.errors import LinesideError
+
+__version__ = "0.1.0"
+
+__all__ = ["Config", "LinesideError", "Optimizer", "Session", "__version__"]
+
+_HOMES = {
+    "Config": "lineside_runtime.placement",
+    "LinesideError": "lineside_runtime.errors",
+    "Optimizer": "lineside.optimizer",
+    "Session": "lineside_runtime.session",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lineside' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -45,7 +45,8 @@
     │   ├── SpeedGateError              6004
     │   ├── CalibrationError            6005
     │   └── TrainingError               6006
-    └── BoardError                      7xxx  board, flashing, provisioning
+    ├── BoardError                      7xxx  board, flashing, provisioning
+    └── DemoError                       8001  a step of `lineside demo` did not happen
 
 An error says what was expected, what was found and what to do next. The vendor's own exception is
 kept as ``__cause__``. Codes are part of the public interface: they are never given to another class.
@@ -384,3 +385,9 @@ class BoardError(LinesideError):
     """A board cannot be detected, written or reached."""
 
     code = 7000
+
+
+class DemoError(LinesideError):
+    """A step of the demo did not happen; the logs of its processes say more."""
+
+    code = 8001

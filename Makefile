@@ -1,0 +1,68 @@
+# What a stranger types. Each target sets up what it needs: only git and make are taken for granted.
+#
+#   make demo         the whole line end to end on this machine, without torch (about two minutes)
+#   make test         all tests against real peers
+#   make check        format, lint, types, import rules
+#   make bench        benchmarks, JSON under benchmarks/results/
+#   make test-system  whole journeys and faults that take longer than CI has
+#   make setup        the development environment in .venv
+
+VENV := .venv
+BIN := $(VENV)/bin
+# The host side needs Python 3.11 to 3.13; the device side runs on 3.10 as well.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	if command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; \
+	then echo $$p; break; fi; done)
+SUDO := $(shell if [ "$$(id -u)" = 0 ]; then echo env; else command -v sudo; fi)
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+OUT ?= demo-out
+
+.PHONY: help setup demo test check bench test-system peers clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+$(VENV)/.base:
+	@tests/peers/install.sh python
+	@test -n "$(PYTHON)" || { echo "lineside needs Python 3.11 to 3.13 on the host side; none was found" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# The demo's environment: the device and [convert], no torch. A full development environment serves as well.
+$(VENV)/.convert: pyproject.toml | $(VENV)/.base
+	@echo "setting up $(VENV) with lineside[convert]: numpy, onnxruntime, OpenCV, onnx, ... (no torch)" >&2
+	$(PIP) --editable '.[convert]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/.base
+	@echo "setting up $(VENV) with lineside[dev]: everything, with torch; this is the long one" >&2
+	$(PIP) --editable '.[dev]'
+	@touch $(VENV)/.convert $@
+
+setup: $(VENV)/.dev peers
+
+# Debian packages of the real peers: installed where root or sudo is there, said where not.
+peers:
+	@tests/peers/install.sh peers
+
+demo: $(VENV)/.convert
+	$(BIN)/lineside demo --out $(OUT)
+
+test: $(VENV)/.dev peers
+	$(BIN)/python -m pytest tests --ignore tests/system --numprocesses 2 --dist loadfile
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m benchmarks
+
+test-system: $(VENV)/.dev peers
+	$(BIN)/python -m pytest tests/system --timeout 1800
+
+clean:
+	rm -rf $(VENV) demo-out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

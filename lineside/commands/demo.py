@@ -1,0 +1,56 @@
+"""``lineside demo``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from lineside.commands.output import add_json, print_json, say
+from lineside.demo.options import FRAMES_DEFAULT, DemoOptions
+from lineside.extras import needs
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the demo."""
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--images", type=Path, metavar="DIR", help="inspect the photos of a folder")
+    where.add_argument("--camera", type=int, metavar="N", help="inspect what local camera N sees")
+    where.add_argument("--video", type=Path, metavar="FILE", help="inspect a video")
+    parser.add_argument(
+        "--frames", type=int, default=FRAMES_DEFAULT, metavar="N", help="how many frames (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("demo-out"), metavar="DIR", help="where the report goes (default: %(default)s)"
+    )
+    parser.add_argument("--broker", metavar="URL", help="use a broker that runs already, such as mqtt://127.0.0.1:1883")
+    parser.add_argument(
+        "--keep", action="store_true", help="keep bundles, repository and agent state beside the report"
+    )
+    parser.add_argument("--seed", type=int, default=1, help="of the line simulator (default: %(default)s)")
+    add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Runs the demo and prints its table or its JSON."""
+    with needs("convert"):
+        from lineside.demo.table import outcome_table
+        from lineside.demo.walk import run_demo
+    outcome = run_demo(
+        DemoOptions(
+            out=options.out,
+            frames=options.frames,
+            images=options.images,
+            camera=options.camera,
+            video=options.video,
+            broker=options.broker,
+            keep=options.keep,
+            seed=options.seed,
+        )
+    )
+    if options.json:
+        print_json(outcome)
+    else:
+        outcome_table(outcome)
+    say(f"\nreport: {outcome.report}\ncount it yourself: python tests/demo/recount.py {options.out}")
+    return 0 if outcome.lost == 0 and outcome.duplicates == 0 else 1

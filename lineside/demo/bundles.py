@@ -1,0 +1,75 @@
+"""The three bundles that the demo pushes: two good ones and one that must be refused."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnx
+import onnx.numpy_helper
+from lineside_converters.optimizer import Optimizer, OptimizeResult
+
+from lineside_models.frame import Frame
+from lineside_runtime.bundle import Bundle, open_bundle, write_manifest
+
+VERSIONS = ("1.0.0", "1.1.0", "1.2.0")
+"""The first, the better and the broken one."""
+
+
+def compress(
+    parent: Path,
+    out: Path,
+    *,
+    version: str,
+    frames: Sequence[Frame],
+    on_progress: Callable[[str], None],
+) -> OptimizeResult:
+    """Compresses the float detector to INT8 and proves it on the same frames.
+
+    Args:
+        parent: The float bundle.
+        out: Folder of the new bundle; must not exist.
+        version: Of the new bundle.
+        frames: What to calibrate and measure on.
+        on_progress: Told in words what is going on.
+
+    Raises:
+        ConvertError: A gate was not passed.
+    """
+    optimizer = Optimizer(
+        parent,
+        target_device="cpu",
+        optimization_level=1,
+        out=out,
+        frames=frames,
+        version=version,
+        on_progress=on_progress,
+    )
+    return optimizer.run()
+
+
+def break_weights(good: Bundle, out: Path, *, version: str) -> Bundle:
+    """Makes a bundle whose model no longer gives its golden output, as a bad build or a bad compiler would.
+
+    Everything else about it is in order: manifest, hashes and, after the push, signatures.
+
+    Args:
+        good: The bundle to start from.
+        out: Folder of the new bundle; must not exist.
+        version: Of the new bundle.
+    """
+    shutil.copytree(good.path, out)
+    variant = good.manifest.variants[0]
+    path = out / variant.file
+    model = onnx.load(path)
+    largest = max(model.graph.initializer, key=lambda tensor: int(np.prod(tensor.dims)))
+    weights: np.ndarray[Any, Any] = onnx.numpy_helper.to_array(largest)
+    shuffled = np.random.default_rng(0).permutation(weights.reshape(-1)).reshape(weights.shape)
+    largest.CopyFrom(onnx.numpy_helper.from_array(shuffled, largest.name))
+    onnx.save(model, path)
+    write_manifest(out, msgspec.structs.replace(good.manifest, version=version))
+    return open_bundle(out)

@@ -1,0 +1,98 @@
+"""The demo's three processes: started, watched, killed and stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+from lineside_runtime.errors import DemoError
+
+POLL_S = 0.05
+
+
+class Processes:
+    """Child processes by name, each with its log; all are ended on leaving the ``with`` block."""
+
+    def __init__(self, logs: Path) -> None:
+        self._logs = logs
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        logs.mkdir(parents=True, exist_ok=True)
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for name in reversed(list(self._running)):
+            self.stop(name)
+
+    def start(self, name: str, *arguments: str) -> None:
+        """Starts ``lineside ARGUMENTS`` as process ``name``; what it prints is appended to its log."""
+        with (self._logs / f"{name}.log").open("ab") as log:
+            command = [sys.executable, "-m", "lineside", "--log-level", "info", *arguments]
+            self._running[name] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def kill(self, name: str) -> None:
+        """Ends a process with SIGKILL, as a power cut would."""
+        process = self._running.pop(name)
+        process.kill()
+        process.wait()
+
+    def stop(self, name: str, *, timeout_s: float = 15.0) -> None:
+        """Ends a process with SIGTERM, and with SIGKILL if it doesn't listen."""
+        process = self._running.pop(name)
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def wait_for(self, what: str, happened: Callable[[], bool], *, timeout_s: float) -> None:
+        """Waits until ``happened()`` is true.
+
+        Args:
+            what: For the message.
+            happened: Asked about twenty times a second.
+            timeout_s: How long to wait.
+
+        Raises:
+            DemoError: It didn't happen in time, or one of the processes ended by itself.
+        """
+        deadline = time.monotonic() + timeout_s
+        while not happened():
+            for name, process in self._running.items():
+                if process.poll() is not None:
+                    raise DemoError(
+                        f"the {name} process ended with {process.returncode} while waiting for {what}",
+                        action=f"Read {self._logs / name}.log: {self._tail(name)}",
+                    )
+            if time.monotonic() > deadline:
+                raise DemoError(f"waited {timeout_s:.0f} s for {what}", action=f"Read the logs in {self._logs}.")
+            time.sleep(POLL_S)
+
+    def _tail(self, name: str) -> str:
+        lines = (self._logs / f"{name}.log").read_text(errors="replace").strip().splitlines()
+        return " | ".join(lines[-3:])
+
+
+def free_port() -> int:
+    """Returns a TCP port of the loopback interface that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def listening(port: int) -> bool:
+    """Whether something accepts connections on this loopback port."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1.0):
+        return True
+    return False

@@ -1,0 +1,143 @@
+"""Where the demo's frames come from, and the list of them that the counts are held against."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+from lineside_models.simulator import stream
+
+from lineside.demo.options import DemoOptions
+from lineside_models.frame import Frame
+from lineside_runtime.errors import InputError, InputNotFoundError
+from lineside_runtime.files import write_atomic
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+
+RUN_S = 24.0
+"""How long the frames should run: long enough for two pushes and a broker that dies to happen meanwhile."""
+
+RATE_MAX_HZ = 30.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """The frames of one demo.
+
+    Attributes:
+        kind: ``simulator``, ``folder``, ``v4l2`` or ``video``.
+        title: For people.
+        camera: The agent's ``[camera]`` table.
+        part_ids: Every frame that the agent will be given, in order; empty where only the camera knows.
+        frames: How many frames that are.
+    """
+
+    kind: str
+    title: str
+    camera: dict[str, Any]
+    part_ids: tuple[str, ...]
+    frames: int
+
+
+def choose(options: DemoOptions, folder: Path) -> Source:
+    """Chooses the source and, for a folder, links the chosen photos under ``folder``.
+
+    Args:
+        options: At most one of ``images``, ``camera`` and ``video`` is given.
+        folder: Where the links go; made here.
+
+    Raises:
+        InputNotFoundError: The folder or file is not there, or holds no image.
+        InputError: More than one source was given, or no frames are wanted.
+    """
+    given = [value for value in (options.images, options.camera, options.video) if value is not None]
+    if len(given) > 1:
+        raise InputError("more than one source", expected="one of --images, --camera, --video", actual=len(given))
+    if options.frames < 1:
+        raise InputError("too few frames", expected="--frames of at least 1", actual=options.frames)
+    if options.images is not None:
+        return _folder(options.images, options.frames, folder)
+    if options.camera is not None:
+        camera = {"type": "v4l2", "index": options.camera, "frames": options.frames}
+        return Source(kind="v4l2", title=f"camera {options.camera}", camera=camera, part_ids=(), frames=options.frames)
+    if options.video is not None:
+        return _video(options.video, options.frames)
+    return _simulator(options.seed, options.frames)
+
+
+def _rate_hz(frames: int) -> float:
+    return round(min(RATE_MAX_HZ, max(1.0, frames / RUN_S)), 3)
+
+
+def _folder(images: Path, frames: int, folder: Path) -> Source:
+    if not images.is_dir():
+        raise InputNotFoundError(f"{images} is not a folder", action="Give --images a folder of photos.")
+    found = sorted(path for path in images.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    if not found:
+        raise InputNotFoundError(
+            f"{images} holds no image", expected=", ".join(sorted(IMAGE_SUFFIXES)), action="Give another folder."
+        )
+    count = min(frames, len(found))
+    chosen = [found[index * len(found) // count] for index in range(count)]  # spread over the folder
+    folder.mkdir(parents=True)
+    names = ["__".join(path.relative_to(images).parts) for path in chosen]
+    for name, path in zip(names, chosen, strict=True):
+        (folder / name).symlink_to(path.resolve())
+    camera = {"type": "folder", "path": str(folder), "frames": count, "rate_hz": _rate_hz(count)}
+    title = f"{count} of {len(found)} photos of {images}"
+    return Source(kind="folder", title=title, camera=camera, part_ids=tuple(sorted(names)), frames=count)
+
+
+def _video(video: Path, frames: int) -> Source:
+    if not video.is_file():
+        raise InputNotFoundError(f"{video} is not a file", action="Give --video a video file.")
+    capture = cv2.VideoCapture(str(video))
+    held = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    capture.release()
+    if held < 1:
+        raise InputNotFoundError(f"{video} holds no frame that can be decoded", action="Give another video file.")
+    count = min(frames, held)
+    camera = {"type": "video", "path": str(video.resolve()), "frames": count, "rate_hz": _rate_hz(count)}
+    return Source(kind="video", title=f"video {video.name}", camera=camera, part_ids=(), frames=count)
+
+
+def _simulator(seed: int, frames: int) -> Source:
+    camera = {"type": "simulator", "seed": seed, "frames": frames, "rate_hz": _rate_hz(frames)}
+    part_ids = tuple(frame.part_id for frame in simulated(seed, frames))
+    return Source(
+        kind="simulator", title=f"line simulator, seed {seed}", camera=camera, part_ids=part_ids, frames=frames
+    )
+
+
+def simulated(seed: int, count: int) -> Iterator[Frame]:
+    """Yields the simulator's frames as the agent's simulator camera gives them.
+
+    Args:
+        seed: Of the stream.
+        count: How many.
+    """
+    for sequence, simulated_frame in zip(range(count), stream(seed), strict=False):
+        part_id = f"sim-{simulated_frame.kind}-{simulated_frame.seed}"
+        yield Frame(image=simulated_frame.image, source="simulator", sequence=sequence, part_id=part_id)
+
+
+def photos(folder: Path, count: int) -> list[Frame]:
+    """Reads up to ``count`` readable photos of a folder, spread over it."""
+    paths = sorted(folder.iterdir())
+    step = max(1, len(paths) // count)
+    images = ((path, cv2.imread(str(path), cv2.IMREAD_COLOR)) for path in paths[::step][:count])
+    return [
+        Frame(image=image, source=str(folder), sequence=sequence, part_id=path.name)
+        for sequence, (path, image) in enumerate(images)
+        if image is not None
+    ]
+
+
+def write_list(source: Source, path: Path) -> None:
+    """Writes the list of source frames: what an outside count starts from."""
+    listed = {"kind": source.kind, "frames": source.frames, "part_ids": source.part_ids}
+    write_atomic(path, json.dumps(listed, indent=1).encode())

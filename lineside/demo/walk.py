@@ -1,0 +1,213 @@
+"""`lineside demo`: the whole line on one page, from a float model to results at the hub."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from lineside_converters.optimizer import OptimizeResult
+
+from lineside.demo import bundles, count, source
+from lineside.demo.charts import Mark
+from lineside.demo.line import Line
+from lineside.demo.options import DemoOptions
+from lineside.demo.report import ReportData, write_report
+from lineside.demo.voice import Voice
+from lineside_models.frame import Frame
+from lineside_runtime.bundle import Bundle
+from lineside_runtime.errors import InputError
+from lineside_runtime.files import write_atomic
+
+CALIBRATION_FRAMES = 24
+"""Of each of the two good bundles; the second is calibrated on twice as many."""
+
+SECOND_PUSH_AT = 0.15
+BROKER_DIES_AT = 0.45
+BAD_PUSH_AT = 0.60
+"""Shares of the frames after which these happen."""
+
+MARK = ".lineside-demo"
+"""A file that says that a folder is a demo's, and may be emptied by the next."""
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``--json`` prints.
+
+    Attributes:
+        frames: Frames that the source gave.
+        inspected: Frames with a verdict at the hub.
+        lost: Frames without a record at the hub.
+        duplicates: Records beyond the first of a frame.
+        synced: Records at the hub.
+        faults: Records that say that no verdict was possible.
+        activated: Bundles that went live, in order.
+        rolled_back: Bundles that were refused, with the code and the reason that the hub was told.
+        float: Figures of the float model.
+        int8: Figures of the INT8 model on the same frames.
+        requested_device: Asked for.
+        used_device: Used.
+        broker_restarted: Whether the broker was killed and started again meanwhile.
+        frames_by_bundle: Which bundle judged how many frames.
+        hub_db: The hub's database.
+        report: The page to look at.
+        source: Where the frames came from.
+    """
+
+    frames: int
+    inspected: int
+    lost: int
+    duplicates: int
+    synced: int
+    faults: int
+    activated: list[str]
+    rolled_back: list[dict[str, Any]]
+    float: dict[str, Any]
+    int8: dict[str, Any]
+    requested_device: str
+    used_device: str
+    broker_restarted: bool
+    frames_by_bundle: dict[str, int]
+    hub_db: str
+    report: str
+    source: str
+
+
+def run_demo(options: DemoOptions) -> Outcome:
+    """Walks the whole line.
+
+    Args:
+        options: Where from, where to, how much.
+
+    Returns:
+        The counts, figures and files.
+
+    Raises:
+        LinesideError: A step failed; what the processes said lies in ``OUT/logs``.
+    """
+    out = _prepare(options.out)
+    voice = Voice()
+    frames = source.choose(options, out / "frames")
+    source.write_list(frames, out / "frames.json")
+    voice.console.print(f"[bold]lineside demo[/]: {frames.frames} frames, {frames.title}")
+    with voice.step("Compress the float detector to INT8 and prove it on the same frames"):
+        first, second, bad = _make_bundles(options, frames, out / "bundles", voice)
+    with Line(out, broker_url=options.broker) as line:
+        with voice.step("Start broker, hub and agent; sign and push the first bundle"):
+            line.start(frames.camera, voice)
+            line.push(first.bundle, voice)
+            line.wait_active(bundles.VERSIONS[0], voice)
+        with voice.step("Inspect, while a better and a broken bundle are pushed and the broker dies"):
+            _inspect(line, frames.frames, second.bundle, bad, voice)
+        device = line.device_status()
+    with voice.step("Count what came home, and draw the report"):
+        outcome = _finish(out, frames, first, device, line.marks)
+    _tidy(out, keep=options.keep)
+    return outcome
+
+
+def _prepare(out: Path) -> Path:
+    if out.exists() and any(out.iterdir()) and not (out / MARK).exists():
+        raise InputError(
+            f"{out} is not empty and not a demo's folder",
+            expected="a new or empty folder, or that of an earlier demo",
+            action="Give another folder with --out.",
+        )
+    if out.exists():
+        shutil.rmtree(out)
+    out.mkdir(parents=True)
+    (out / MARK).touch()
+    return out.resolve()
+
+
+def _make_bundles(
+    options: DemoOptions, frames: source.Source, folder: Path, voice: Voice
+) -> tuple[OptimizeResult, OptimizeResult, Bundle]:
+    folder.mkdir()
+    parent = bundles.float_parent()
+    results = []
+    for version, amount in zip(bundles.VERSIONS[:2], (CALIBRATION_FRAMES, 2 * CALIBRATION_FRAMES), strict=True):
+        voice.tell(f"bundle {version}: calibrated and measured on {amount} frames")
+        made = bundles.compress(
+            parent,
+            folder / version,
+            version=version,
+            frames=_calibration(options, frames, amount),
+            on_progress=voice.tell,
+        )
+        results.append(made)
+    voice.tell(f"bundle {bundles.VERSIONS[2]}: weights shuffled on purpose, must be refused")
+    bad = bundles.break_weights(results[1].bundle, folder / bundles.VERSIONS[2], version=bundles.VERSIONS[2])
+    return results[0], results[1], bad
+
+
+def _calibration(options: DemoOptions, frames: source.Source, amount: int) -> list[Frame]:
+    if frames.kind == "folder":
+        return source.photos(Path(frames.camera["path"]), amount)
+    # The simulator's own stream is what is inspected; calibration takes frames of another seed.
+    return list(source.simulated(options.seed + 1_000_000, amount))
+
+
+def _inspect(line: Line, total: int, second: Bundle, bad: Bundle, voice: Voice) -> None:
+    with voice.bar("results at the hub", total) as bar:
+        line.wait_synced(SECOND_PUSH_AT, total, bar)
+        line.push(second, voice)
+        line.wait_active(second.manifest.version, voice)
+        line.wait_synced(BROKER_DIES_AT, total, bar)
+        line.restart_broker(voice)
+        line.wait_synced(BAD_PUSH_AT, total, bar)
+        line.push(bad, voice)
+        line.wait_refused(bad.manifest.version, voice)
+        line.wait_synced(1.0, total, bar)
+
+
+def _finish(
+    out: Path, frames: source.Source, first: OptimizeResult, device: dict[str, Any], marks: list[Mark]
+) -> Outcome:
+    count.copy_database(out / "hub" / "hub.db", out / "hub.db")
+    results = count.rows(out / "hub.db")
+    timeline = count.events(out / "hub.db")
+    counts = count.count(results, frames.frames, frames.part_ids)
+    outcome = Outcome(
+        **msgspec.structs.asdict(counts),
+        activated=[event.bundle for event in timeline if event.kind == "active"],
+        rolled_back=[
+            {"bundle": event.bundle, "code": event.code, "reason": event.detail}
+            for event in timeline
+            if event.kind == "rolled_back"
+        ],
+        float=_figures(first.float_figures),
+        int8=_figures(first.int8_figures),
+        requested_device=str(device.get("requested_device", "")),
+        used_device=str(device.get("used_device", "")),
+        broker_restarted=bool(marks),
+        frames_by_bundle=_by_bundle(results),
+        hub_db=str(out / "hub.db"),
+        report=str(out / "report.html"),
+        source=frames.title,
+    )
+    pictures = _archive(out / "agent")
+    write_report(ReportData(out=out, outcome=outcome, results=results, events=timeline, marks=marks, pictures=pictures))
+    write_atomic(out / "result.json", msgspec.json.format(msgspec.json.encode(outcome), indent=1))
+    return outcome
+
+
+def _figures(figures: Any) -> dict[str, Any]:
+    made: dict[str, Any] = msgspec.to_builtins(figures)
+    return {key: value for key, value in made.items() if value is not None}
+
+
+def _by_bundle(results: list[count.Row]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for row in results:
+        found[row.bundle] = found.get(row.bundle, 0) + 1
+    return found
+
+
+def _tidy(out: Path, *, keep: bool) -> None:
+    """Leaves the report, its pictures, the list of frames, the database and the logs; with ``keep`` all."""
+    if keep:
+        return
+    for name in ("hub", "agent", "bundles", "frames"):
+        shutil.rmtree(out / name, ignore_errors=True)

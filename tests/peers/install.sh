@@ -1,0 +1,57 @@
+#!/bin/sh
+# Installs Debian's packages: "python" what a virtual environment needs, "peers" the real peers of the tests.
+# Where neither root nor sudo is there, it says what is missing and which tests will be left out, and goes on.
+set -eu
+
+if [ "$(id -u)" = 0 ]; then as_root=env; elif command -v sudo >/dev/null 2>&1; then as_root=sudo; else as_root=; fi
+
+install() {
+    if [ -z "$as_root" ]; then
+        echo "neither root nor sudo here: install these Debian packages yourself: $*" >&2
+        return 1
+    fi
+    if ! command -v apt-get >/dev/null 2>&1; then
+        echo "no apt-get here: install what these Debian packages bring: $*" >&2
+        return 1
+    fi
+    echo "installing Debian packages: $*" >&2
+    $as_root apt-get update -qq >&2
+    $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
+case "${1:-}" in
+python)
+    found=
+    for p in python3 python3.13 python3.12 python3.11; do
+        if command -v $p >/dev/null 2>&1 && $p -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
+            found=$p
+            break
+        fi
+    done
+    [ -n "$found" ] || install python3 python3-venv
+    ;;
+peers)
+    # package, command that it brings, tests that need it
+    missing=
+    while read -r package command tests; do
+        if ! command -v "$command" >/dev/null 2>&1 && [ ! -x "/usr/sbin/$command" ]; then
+            missing="$missing $package"
+            echo "$command is missing (package $package): needed by $tests" >&2
+        fi
+    done <<TABLE
+mosquitto mosquitto tests/link, tests/hub, tests/fault: a broker with TLS and ACL
+socat socat tests/agent: a serial line
+chromium chromium tests/demo: report.html in a real browser
+TABLE
+    if [ -n "$missing" ]; then
+        # shellcheck disable=SC2086
+        install $missing || { echo "the tests named above will be left out, each says so" >&2; exit 0; }
+        # The tests start their own brokers; Debian's service would hold port 1883.
+        if command -v systemctl >/dev/null 2>&1; then $as_root systemctl disable --now mosquitto >/dev/null 2>&1 || true; fi
+    fi
+    ;;
+*)
+    echo "usage: install.sh python|peers" >&2
+    exit 2
+    ;;
+esac
