@@ -1,0 +1,150 @@
+"""`Backend` and `Executable`: the plug point where an engine joins.
+
+An engine writes the private methods only. The public ones are concrete: they map the vendor's exceptions
+to ours, so that no engine can let one through that it has declared.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from lineside_runtime.devices import Device
+from lineside_runtime.errors import InputNotFoundError, LinesideError
+from lineside_runtime.tensors import Array
+
+Stage = Literal["probe", "load", "run"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """What a model is loaded with.
+
+    Attributes:
+        threads: Threads of one call on a CPU; ``None`` leaves it to the engine.
+        precision: The variant's precision; some engines need to be told not to round a float model.
+    """
+
+    threads: int | None = None
+    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+
+
+class Backend(abc.ABC):
+    """An engine.
+
+    Attributes:
+        name: Short name, such as ``ort``; stands before the device in ``ort/cpu:0``.
+        package: Key under which a bundle's ``requires`` names this engine.
+        formats: The variant formats that it reads.
+        untested_kinds: Kinds of device on which nobody has run it yet; `lineside devices` says so.
+    """
+
+    name: ClassVar[str]
+    package: ClassVar[str]
+    formats: ClassVar[frozenset[str]]
+    untested_kinds: ClassVar[frozenset[str]] = frozenset()
+
+    @property
+    @abc.abstractmethod
+    def version(self) -> str:
+        """Version of the installed engine."""
+
+    def probe(self) -> list[Device]:
+        """Returns the devices that the engine can use here, without loading a model.
+
+        Raises:
+            DeviceError: The engine is installed but does not start.
+        """
+        with self._boundary("probe"):
+            return self._probe()
+
+    def load(self, model: Path, device: Device, options: LoadOptions) -> Executable:
+        """Loads a model onto a device.
+
+        Args:
+            model: The model's file.
+            device: One of those that `probe` returned.
+            options: Threads and precision.
+
+        Raises:
+            InputNotFoundError: There is no such file.
+            UnsupportedModelError: The engine can't read the file.
+            DeviceError: The device has no room, is gone, or the engine failed.
+        """
+        if not model.exists():
+            raise InputNotFoundError(f"no model at {model}")
+        with self._boundary("load"):
+            executable = self._load(model, device, options)
+        executable.attach(self, device)
+        return executable
+
+    @contextlib.contextmanager
+    def _boundary(self, stage: Stage) -> Iterator[None]:
+        try:
+            yield
+        except LinesideError:
+            raise
+        except self._vendor_errors() as error:
+            raise self._translate(error, stage) from error
+
+    @abc.abstractmethod
+    def _probe(self) -> list[Device]: ...
+
+    @abc.abstractmethod
+    def _load(self, model: Path, device: Device, options: LoadOptions) -> Executable: ...
+
+    @abc.abstractmethod
+    def _vendor_errors(self) -> tuple[type[Exception], ...]:
+        """Returns every exception that the engine raises."""
+
+    @abc.abstractmethod
+    def _translate(self, error: Exception, stage: Stage) -> LinesideError:
+        """Returns the error of ours that ``error`` means at this stage."""
+
+
+class Executable(abc.ABC):
+    """A model on one device. Several threads may call `run` at once; an engine that can't do that locks itself.
+
+    Attributes:
+        backend: The engine that loaded it.
+        device: Where it is.
+    """
+
+    backend: Backend
+    device: Device
+
+    def attach(self, backend: Backend, device: Device) -> None:
+        """Tells the executable where it is; called once by `Backend.load`."""
+        self.backend = backend
+        self.device = device
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Runs the model once.
+
+        Args:
+            inputs: Array by input name.
+
+        Returns:
+            Array by output name.
+
+        Raises:
+            BadInputFormatError: The engine refuses the inputs.
+            DeviceError: The device has no room, is gone, or the engine failed.
+        """
+        with self.backend._boundary("run"):
+            return self._run(inputs)
+
+    def close(self) -> None:
+        """Gives the device's memory back; done twice it changes nothing."""
+        with self.backend._boundary("run"):
+            self._close()
+
+    @abc.abstractmethod
+    def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]: ...
+
+    @abc.abstractmethod
+    def _close(self) -> None: ...

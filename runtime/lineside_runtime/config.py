@@ -1,0 +1,71 @@
+"""`Config`: how a session chooses where a model runs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Literal, get_args
+
+from lineside_runtime.errors import ConfigError
+
+Strategy = Literal["sequential", "fastest", "error"]
+
+THREADS_MAX = 1024
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Config:
+    """Where a model may run and what happens when a device fails.
+
+    Attributes:
+        gpu_ratio: Share of the calls that start on the GPU where both a GPU and a CPU can run the model; the others
+            start on the CPU. 0 to 1.
+        npu_threshold: A model whose share of the box's compute is at most this tries the NPU before the GPU, a
+            larger one the GPU before the NPU. 0 to 1. Without both an NPU and a GPU it decides nothing.
+        fallback_strategy: ``sequential`` tries one kind of device after the other, ``fastest`` begins with the one
+            that is measured to be fastest here, ``error`` takes the first only and raises if that fails.
+        threads: Threads of one call on a CPU; ``None`` leaves it to the engine.
+        engines: Names of the engines that may be used, in the order of preference; ``None`` for all installed ones.
+    """
+
+    gpu_ratio: float = 0.6
+    npu_threshold: float = 0.2
+    fallback_strategy: Strategy = "sequential"
+    threads: int | None = None
+    engines: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Checks every key.
+
+        Raises:
+            ConfigError: A key has a wrong type or is out of its range.
+        """
+        _check_share("gpu_ratio", self.gpu_ratio)
+        _check_share("npu_threshold", self.npu_threshold)
+        if self.fallback_strategy not in get_args(Strategy):
+            raise ConfigError(
+                "fallback_strategy", expected=f"one of {get_args(Strategy)}", actual=repr(self.fallback_strategy)
+            )
+        if self.threads is not None and not (_is_number(self.threads, int) and 1 <= self.threads <= THREADS_MAX):
+            raise ConfigError("threads", expected=f"None or an integer 1 to {THREADS_MAX}", actual=repr(self.threads))
+        if self.engines is not None:
+            object.__setattr__(self, "engines", _engine_names(self.engines))
+
+
+def _is_number(value: object, *kinds: type) -> bool:
+    return isinstance(value, kinds) and not isinstance(value, bool)
+
+
+def _check_share(key: str, value: object) -> None:
+    if not (_is_number(value, int, float) and 0 <= value <= 1):  # type: ignore[operator]
+        raise ConfigError(key, expected="a number 0 to 1", actual=repr(value))
+
+
+def _engine_names(value: object) -> tuple[str, ...]:
+    expected = "None or a list of engine names, each once, such as ['ort']"
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise ConfigError("engines", expected=expected, actual=repr(value))
+    names = tuple(value)
+    if not names or len(set(names)) != len(names) or not all(isinstance(name, str) and name for name in names):
+        raise ConfigError("engines", expected=expected, actual=repr(value))
+    return names

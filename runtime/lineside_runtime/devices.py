@@ -1,0 +1,34 @@
+"""`Device`: a processor that a backend can use."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal, get_args
+
+DeviceKind = Literal["npu", "gpu", "cpu"]
+
+KINDS: tuple[DeviceKind, ...] = get_args(DeviceKind)
+"""All kinds, in the order in which ``sequential`` tries them."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Device:
+    """A processor, as one backend sees it.
+
+    Attributes:
+        kind: ``npu``, ``gpu`` or ``cpu``.
+        index: Number among those of its kind, from 0.
+        name: What the engine calls it, for people.
+        memory_bytes: Its own memory; 0 where the engine doesn't tell.
+        handle: What the engine itself needs to find it again, such as an execution provider's name.
+    """
+
+    kind: DeviceKind
+    index: int = 0
+    name: str = ""
+    memory_bytes: int = 0
+    handle: str = ""
+
+    def __str__(self) -> str:
+        """Returns for example ``cpu:0``."""
+        return f"{self.kind}:{self.index}"

@@ -1,0 +1,84 @@
+"""Measuring which candidate is fastest on this machine, for ``fallback_strategy="fastest"``."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import threading
+import time
+
+import numpy as np
+
+from lineside_runtime.backend import Executable, LoadOptions
+from lineside_runtime.bundle import Bundle, Manifest
+from lineside_runtime.candidates import Candidate, Choice
+from lineside_runtime.config import Config
+from lineside_runtime.errors import DeviceError, UnsupportedModelError
+from lineside_runtime.tensors import DYNAMIC, Array, TensorSpec
+
+WARM_CALLS = 2
+TIMED_CALLS = 5
+
+log = logging.getLogger("lineside.runtime")
+_lock = threading.Lock()
+_measured_ms: dict[tuple[object, ...], float] = {}
+
+
+def order_by_speed(bundle: Bundle, choice: Choice, config: Config) -> Choice:
+    """Returns the same candidates, fastest first; those that fail come last.
+
+    Each is loaded, called a few times with zeros and closed again; what was measured is kept for the process.
+    """
+    times_ms = [_time_ms(bundle, candidate, config) for candidate in choice.candidates]
+    ranked = sorted(range(len(times_ms)), key=times_ms.__getitem__)
+    return Choice(tuple(choice.candidates[i] for i in ranked), choice.absent)
+
+
+def _time_ms(bundle: Bundle, candidate: Candidate, config: Config) -> float:
+    key = (bundle.digest, str(candidate), candidate.variant.name, config.threads)
+    with _lock:  # one at a time, or they would measure one another
+        if key not in _measured_ms:
+            _measured_ms[key] = _measure(bundle, candidate, config)
+            log.info("%s: %s takes %.2f ms", bundle.manifest.identity, candidate, _measured_ms[key])
+        return _measured_ms[key]
+
+
+def _measure(bundle: Bundle, candidate: Candidate, config: Config) -> float:
+    options = LoadOptions(config.threads, candidate.variant.precision)
+    executable: Executable | None = None
+    try:
+        executable = candidate.backend.load(bundle.file(candidate.variant.file), candidate.device, options)
+        return time_calls(executable, sample_inputs(bundle.manifest))
+    except (DeviceError, UnsupportedModelError) as error:
+        log.warning("%s cannot be measured: %s", candidate, error)
+        return float("inf")
+    finally:
+        if executable is not None:
+            executable.close()
+
+
+def time_calls(executable: Executable, inputs: dict[str, Array]) -> float:
+    """Returns the median time of a warm call in milliseconds."""
+    for _ in range(WARM_CALLS):
+        executable.run(inputs)
+    samples = []
+    for _ in range(TIMED_CALLS):
+        started_ns = time.perf_counter_ns()
+        executable.run(inputs)
+        samples.append((time.perf_counter_ns() - started_ns) / 1e6)
+    return statistics.median(samples)
+
+
+def sample_inputs(manifest: Manifest) -> dict[str, Array]:
+    """Returns zeros in the shape that one frame has: batch 1, height and width from the pre-processing."""
+    return {spec.name: np.zeros(_concrete(spec, manifest), spec.dtype) for spec in manifest.inputs}
+
+
+def _concrete(spec: TensorSpec, manifest: Manifest) -> tuple[int, ...]:
+    side = manifest.preprocess.min_side
+    height, width = manifest.preprocess.size or (side, side)
+    sizes = {"H": height, "W": width}
+    letters = spec.layout.ljust(len(spec.shape), "?")
+    return tuple(
+        sizes.get(letter, 1) if size == DYNAMIC else size for letter, size in zip(letters, spec.shape, strict=True)
+    )

@@ -1,0 +1,245 @@
+"""`Session`: what a user holds. A bundle, loaded where the configuration wants it."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from lineside_runtime.bundle import Bundle, Manifest, open_bundle, unpack_archive
+from lineside_runtime.candidates import choose
+from lineside_runtime.config import Config
+from lineside_runtime.errors import BadInputFormatError, DeviceError
+from lineside_runtime.measure import order_by_speed
+from lineside_runtime.placement import Failures, Fallback, Placement, Prediction
+from lineside_runtime.shared import Retired, Shared
+from lineside_runtime.tensors import Array, TensorSpec
+
+__all__ = ["Config", "Prediction", "Session"]
+
+ARCHIVE_SUFFIX = ".lsb"
+
+log = logging.getLogger("lineside.runtime")
+
+
+class Session:
+    """Runs a bundle; any number of threads may call `predict` at once, also while `reload` works.
+
+    ::
+
+        with Session("surface-12") as session:
+            outputs = session.predict(tensor)
+    """
+
+    def __init__(
+        self, bundle: Bundle | Path | str, config: Config | None = None, *, compute_share: float = 1.0
+    ) -> None:
+        """Opens and loads the bundle.
+
+        Args:
+            bundle: An opened bundle, its folder, or a ``.lsb`` archive.
+            config: Where it may run; `Config()` if ``None``.
+            compute_share: The model's share of the compute of everything that runs on this box, 0 to 1; see
+                `Config.npu_threshold`. 1 for the only model.
+
+        Raises:
+            InputNotFoundError: There is no such bundle.
+            BundleError: It is damaged, or nothing here fits it.
+            DeviceError: No device here can run it.
+        """
+        self._config = config or Config()
+        self._compute_share = compute_share
+        self._failures = Failures()
+        self._reloading = threading.Lock()
+        self._swap = threading.Lock()
+        self._count = threading.Lock()
+        self._calls = 0
+        self._rerouted = 0
+        self._noted: set[str] = set()
+        self._placement = self._open(bundle, None)
+        self._shared = Shared(self._placement)
+        self._closed = False
+        self._used = str(self._placement.leader)
+
+    def predict(self, inputs: Array | Mapping[str, Array]) -> dict[str, Array]:
+        """Runs the model on one batch, in the caller's thread.
+
+        Args:
+            inputs: Array by input name, or the array alone where the model has one input.
+
+        Returns:
+            Array by output name.
+
+        Raises:
+            BadInputFormatError: An input is missing, unknown, or has another shape or type than the manifest says.
+            OutOfDeviceMemoryError: The device has no room for this batch, and no other device could take it.
+            DeviceError: Every device failed; the first one's error.
+        """
+        return self.infer(inputs).outputs
+
+    def infer(self, inputs: Array | Mapping[str, Array]) -> Prediction:
+        """Like `predict`, and says which device was asked for, which answered, and how long it took."""
+        with self._current() as placement:
+            prediction = placement.run(_checked(inputs, placement.bundle.manifest.inputs))
+        with self._count:
+            self._calls += 1
+            self._rerouted += prediction.fell_back
+        self._used = prediction.used_device
+        return prediction
+
+    def reload(self, bundle: Bundle | Path | str | None = None, *, optimization_level: int | None = None) -> None:
+        """Puts another bundle or variant in place while other threads go on predicting.
+
+        The new one is loaded before the old one is given up, so that on an error the old one stays; the old one is
+        closed when the last call that uses it has returned.
+
+        Args:
+            bundle: The new bundle; ``None`` for the same one.
+            optimization_level: Take the variant of this level, 0 to 3; ``None`` for the bundle's best.
+
+        Raises:
+            IncompatibleBundleError: The bundle has no variant of this level for a device here.
+            LinesideError: As in the constructor; the old bundle goes on.
+        """
+        with self._reloading:
+            self._refuse_closed()
+            fresh = self._open(self._placement.bundle if bundle is None else bundle, optimization_level)
+            with self._swap:
+                old, self._placement, self._shared = self._shared, fresh, Shared(fresh)
+                self._used = str(fresh.leader)
+            old.retire()
+            log.info("%s: reloaded on %s", fresh.bundle.manifest.identity, self._used)
+
+    def close(self) -> None:
+        """Gives the devices back when the last running call has returned; done twice it changes nothing."""
+        with self._reloading:
+            self._closed = True
+            self._shared.retire()
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle that answers the next call."""
+        return self._placement.bundle
+
+    @property
+    def manifest(self) -> Manifest:
+        """Its manifest."""
+        return self._placement.bundle.manifest
+
+    @property
+    def config(self) -> Config:
+        """The configuration."""
+        return self._config
+
+    @property
+    def variant(self) -> str:
+        """Name of the variant that leads, such as ``onnx-int8``."""
+        return self._placement.leader.variant.name
+
+    @property
+    def requested_device(self) -> str:
+        """The device that the configuration puts first, such as ``cpu:0``."""
+        return str(self._placement.requested.device)
+
+    @property
+    def used_device(self) -> str:
+        """The engine and device that answered the last call, such as ``ort/cpu:0``; at first, what is loaded."""
+        return self._used
+
+    @property
+    def fallbacks(self) -> tuple[Fallback, ...]:
+        """The last failures of devices and engines with their reasons, oldest first."""
+        return self._failures.kept
+
+    @property
+    def fallback_count(self) -> int:
+        """How many failures there were in all."""
+        return self._failures.count
+
+    @property
+    def calls(self) -> int:
+        """How many calls were answered."""
+        return self._calls
+
+    @property
+    def rerouted(self) -> int:
+        """How many of them were answered by another engine or device than the first one asked for."""
+        return self._rerouted
+
+    def __enter__(self) -> Session:
+        """Returns itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Closes it."""
+        self.close()
+
+    def _open(self, source: Bundle | Path | str, level: int | None) -> Placement:
+        bundle, cleanup = _opened(source)
+        try:
+            choice = choose(bundle.manifest, self._config, level=level, share=self._compute_share)
+            for name, error in choice.absent.items():
+                if self._config.engines and name not in self._noted:  # asked for by name, so it is a fallback
+                    self._noted.add(name)
+                    self._failures.add(name, "probe", error)
+            if self._config.fallback_strategy == "fastest":
+                choice = order_by_speed(bundle, choice, self._config)
+            return Placement(bundle, choice, self._config, self._failures, on_close=cleanup)
+        except BaseException:
+            if cleanup is not None:
+                cleanup()
+            raise
+
+    @contextmanager
+    def _current(self) -> Iterator[Placement]:
+        while True:
+            with self._swap:
+                shared = self._shared
+            self._refuse_closed()
+            try:
+                with shared.use() as placement:
+                    yield placement
+                    return
+            except Retired:  # swapped in between: take the successor
+                continue
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise DeviceError("the session is closed", action="Open another one.")
+
+
+def _opened(source: Bundle | Path | str) -> tuple[Bundle, Callable[[], None] | None]:
+    if isinstance(source, Bundle):
+        return source, None
+    path = Path(source)
+    if path.suffix != ARCHIVE_SUFFIX or path.is_dir():
+        return open_bundle(path), None
+    folder = tempfile.TemporaryDirectory(prefix="lineside-bundle-")
+    try:
+        return unpack_archive(path, Path(folder.name) / "bundle"), folder.cleanup
+    except BaseException:
+        folder.cleanup()
+        raise
+
+
+def _checked(inputs: Array | Mapping[str, Array], specs: tuple[TensorSpec, ...]) -> Mapping[str, Array]:
+    """Returns the inputs by name, each checked: some engines read garbage where an input is missing."""
+    expected = "; ".join(spec.describe() for spec in specs)
+    if isinstance(inputs, Mapping):
+        if inputs.keys() != {spec.name for spec in specs}:
+            raise BadInputFormatError("other inputs", expected=expected, actual=sorted(map(str, inputs)))
+        for spec in specs:
+            spec.check(inputs[spec.name])
+        return inputs
+    if len(specs) != 1:
+        raise BadInputFormatError("the model has several inputs", expected=expected, actual=type(inputs).__name__)
+    specs[0].check(inputs)
+    return {specs[0].name: np.asarray(inputs)}
