@@ -1,0 +1,339 @@
+"""The client of both ends: stays connected, stays subscribed, hides nothing.
+
+Threads:
+
+- ``link-<id>`` connects, serves the socket, and waits between attempts. It only hands over.
+- ``link-handlers-<id>`` runs every handler and every `LinkClient.on_connect` hook, one at a time, in the order
+  of arrival. A handler may publish and subscribe; it must not wait for another message, because
+  that message would wait behind it. Long work belongs into a thread of its owner.
+
+Publishing without a connection is not queued: QoS 0 is dropped and counted, QoS 1 returns ``False``.
+Whoever must deliver keeps what it has on disk and sends it again from a hook.
+"""
+
+from __future__ import annotations
+
+import collections
+import logging
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+from paho.mqtt.client import MQTTMessageInfo, topic_matches_sub
+
+from lineside_link.config import LinkConfig
+from lineside_link.connection import Acknowledged, Connection, Event, Message, Opened
+from lineside_runtime.errors import BrokerError, LinesideError
+
+__all__ = ["Handler", "LinkClient", "LinkConfig"]
+
+log = logging.getLogger("lineside.link")
+
+Handler = Callable[[str, bytes], None]
+"""Takes the topic and the payload."""
+
+EVENTS_MAX = 256
+"""Messages that may wait for their handlers: 16 MiB of chunks."""
+
+REFUSED = 0x80
+"""SUBACK's code for a refused subscription (MQTT 3.1.1, section 3.9.3)."""
+
+
+class LinkClient:
+    """A connection to the broker that lives until `close`.
+
+    Args:
+        config: Where the broker is.
+        client_id: Name at the broker; unique there, because a second one of the same name kicks the first.
+        will: Topic and payload that the broker publishes (QoS 1, retained) if we vanish without `close`.
+    """
+
+    def __init__(self, config: LinkConfig, client_id: str, *, will: tuple[str, bytes] | None = None) -> None:
+        self.config = config
+        self.client_id = client_id
+        self._will = will
+        self._lock = threading.RLock()
+        self._events: queue.Queue[Event | None] = queue.Queue(EVENTS_MAX)
+        self._subscriptions: dict[str, tuple[Handler, int]] = {}
+        self._hooks: list[Callable[[], None]] = []
+        self._counters: collections.Counter[str] = collections.Counter()
+        self._connection: Connection | None = None
+        self._ready = threading.Event()
+        self._closing = threading.Event()
+        self._last_error: LinesideError | None = None
+        self._network = threading.Thread(target=self._keep_connected, name=f"link-{client_id}", daemon=True)
+        self._dispatcher = threading.Thread(target=self._dispatch, name=f"link-handlers-{client_id}", daemon=True)
+
+    # What a user does.
+
+    def start(self) -> None:
+        """Connects in the background; returns at once.
+
+        Raises:
+            ConfigError: A certificate, key or password file cannot be read.
+        """
+        self._context = self.config.tls_context()
+        self.config.password()
+        if not self.config.tls and not self.config.loopback:
+            log.warning("%s is not encrypted: anybody on the way can read and forge messages", self.config.url)
+        self._dispatcher.start()
+        self._network.start()
+
+    def subscribe(self, topic: str, handler: Handler, qos: int = 1) -> None:
+        """Calls ``handler`` for every message on ``topic``, on this connection and all later ones.
+
+        Args:
+            topic: Filter, with ``+`` and ``#``. A second call with the same filter replaces the handler.
+            handler: Runs in the handlers' thread. A `LinesideError` out of it is logged and counted.
+            qos: 0 or 1.
+        """
+        with self._lock:
+            self._subscriptions[topic] = (handler, qos)
+            if self._connection is not None:
+                self._connection.subscribe([(topic, qos)])
+
+    def on_connect(self, hook: Callable[[], None]) -> None:
+        """Calls ``hook`` in the handlers' thread on each connection, once all subscriptions are answered.
+
+        If the connection stands already, it runs from the next connection on.
+        """
+        with self._lock:
+            self._hooks.append(hook)
+
+    def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> bool:
+        """Hands a message to the connection.
+
+        Args:
+            topic: Where to.
+            payload: What.
+            qos: 0 or 1.
+            retain: Whether the broker keeps it.
+
+        Returns:
+            Whether it was handed over. That is no proof of delivery: a broker may lose what it acknowledged.
+            ``False`` means that there is no connection or that 16 MiB wait already, and nothing was kept.
+        """
+        return self._publish(topic, payload, qos=qos, retain=retain) is not None
+
+    def wait_connected(self, timeout_s: float) -> bool:
+        """Waits until the broker has answered all subscriptions.
+
+        Args:
+            timeout_s: How long.
+
+        Returns:
+            Whether it has.
+        """
+        return self._ready.wait(timeout_s)
+
+    @property
+    def connected(self) -> bool:
+        """Whether the connection stands and all subscriptions are answered."""
+        return self._ready.is_set()
+
+    @property
+    def last_error(self) -> LinesideError | None:
+        """Why the last attempt failed or the last connection ended; ``None`` once a connection stands."""
+        with self._lock:
+            return self._last_error
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """How often what happened since the start.
+
+        ``connects``, ``disconnects``, ``connect_failures``, ``published``, ``published_bytes``, ``not_sent``,
+        ``received``, ``received_bytes``, ``unhandled``, ``handler_errors``, ``subscriptions_refused``.
+        """
+        with self._lock:
+            return dict(self._counters)
+
+    def close(self, *, last: tuple[str, bytes] | None = None, timeout_s: float = 3.0) -> None:
+        """Ends the connection for good; done twice it changes nothing.
+
+        Args:
+            last: Topic and payload that are published (QoS 1, retained) and acknowledged before the goodbye. The
+                broker then forgets the last will.
+            timeout_s: How long to wait for the acknowledgement and for the threads.
+        """
+        deadline = time.monotonic() + timeout_s
+        if last is not None:
+            self._publish_last(last, timeout_s)
+        self._closing.set()
+        with self._lock:
+            connection = self._connection
+        if connection is not None:
+            connection.disconnect()
+        self._join(self._network, deadline)
+        if connection is not None:
+            connection.abort()
+        self._put_end(deadline)
+        self._join(self._dispatcher, deadline)
+        self._ready.clear()
+
+    # Sending.
+
+    def _publish(self, topic: str, payload: bytes, *, qos: int, retain: bool) -> MQTTMessageInfo | None:
+        with self._lock:
+            info = None
+            if self._connection is not None and self._ready.is_set():
+                info = self._connection.publish(topic, payload, qos=qos, retain=retain)
+            if info is None:
+                self._counters["not_sent"] += 1
+                log.debug("not sent, no connection or too much unsent: %s", topic)
+                return None
+            self._counters["published"] += 1
+            self._counters["published_bytes"] += len(payload)
+            return info
+
+    def _publish_last(self, last: tuple[str, bytes], timeout_s: float) -> None:
+        info = self._publish(last[0], last[1], qos=1, retain=True)
+        if info is None:
+            log.warning("the last message on %s was not sent: no connection", last[0])
+            return
+        try:
+            info.wait_for_publish(timeout_s)
+        except (RuntimeError, ValueError) as error:
+            log.warning("the last message on %s was not sent: %s", last[0], error)
+
+    @staticmethod
+    def _join(thread: threading.Thread, deadline: float) -> None:
+        if thread.is_alive() and thread is not threading.current_thread():
+            thread.join(max(0.1, deadline - time.monotonic()))
+
+    def _put_end(self, deadline: float) -> None:
+        try:
+            self._events.put(None, timeout=max(0.1, deadline - time.monotonic()))
+        except queue.Full:
+            log.error("handlers are stuck: %d messages are left unhandled", self._events.qsize())
+
+    # The network thread.
+
+    def _keep_connected(self) -> None:
+        pause_s = self.config.reconnect_min_s
+        while not self._closing.is_set():
+            started = time.monotonic()
+            self._run_once()
+            if self._closing.is_set():
+                return
+            # A connection counts as good only after it has stood for a while: a broker that accepts and then
+            # kicks (the name is taken twice, the ACL forbids something) must not be hammered.
+            if time.monotonic() - started > max(self.config.keepalive_s, pause_s):
+                pause_s = self.config.reconnect_min_s
+            self._closing.wait(random.uniform(pause_s / 2, pause_s))
+            pause_s = min(pause_s * 2, self.config.reconnect_max_s)
+
+    def _run_once(self) -> None:
+        connection = Connection(
+            self.config,
+            self.client_id,
+            context=self._context,
+            will=self._will,
+            events=self._events,
+            on_open=self._opened,
+        )
+        connection.run()
+        with self._lock:
+            had_opened = self._connection is connection
+            self._ready.clear()
+            self._connection = None
+            self._counters["disconnects" if had_opened else "connect_failures"] += 1
+            changed = str(connection.error) != str(self._last_error)
+            self._last_error = connection.error
+        if connection.error is not None:
+            log.log(logging.WARNING if changed else logging.DEBUG, "%s", connection.error)
+
+    def _opened(self, connection: Connection) -> None:
+        with self._lock:
+            self._connection = connection
+            self._counters["connects"] += 1
+            filters = [(topic, qos) for topic, (_, qos) in self._subscriptions.items()]
+            if filters:
+                connection.subscribe(filters)
+        if not filters:
+            connection.hand_over(Opened(connection))
+
+    # The handlers' thread.
+
+    def _dispatch(self) -> None:
+        try:
+            while (event := self._events.get()) is not None:
+                self._handle(event)
+        finally:
+            # Only a defect ends up here before `close`. Without handlers the client would be a deaf one that
+            # looks alive, so the connection is broken and the broker publishes the last will.
+            if not self._closing.is_set():
+                self._fail()
+
+    def _fail(self) -> None:
+        self._closing.set()
+        with self._lock:
+            self._ready.clear()
+            self._last_error = BrokerError(
+                f"a handler of {self.client_id} failed with a defect; the link is down", action="Restart the process."
+            )
+            if self._connection is not None:
+                self._connection.abort()
+
+    def _handle(self, event: Event) -> None:
+        if isinstance(event, Message):
+            self._deliver(event)
+        elif isinstance(event, Opened):
+            self._become_ready(event.connection)
+        else:
+            self._acknowledge(event)
+
+    def _deliver(self, message: Message) -> None:
+        with self._lock:
+            self._counters["received"] += 1
+            self._counters["received_bytes"] += len(message.payload)
+            handlers = [
+                handler
+                for topic, (handler, _) in self._subscriptions.items()
+                if topic_matches_sub(topic, message.topic)
+            ]
+            self._counters["unhandled"] += not handlers
+        for handler in handlers:
+            self._guard(handler, message.topic, message.payload)
+
+    def _guard(self, call: Callable[..., None], *arguments: object) -> None:
+        try:
+            call(*arguments)
+        except LinesideError as error:
+            with self._lock:
+                self._counters["handler_errors"] += 1
+            log.error("%s: %s", arguments[0] if arguments else "after connecting", error)
+
+    def _acknowledge(self, event: Acknowledged) -> None:
+        with self._lock:
+            filters = event.connection.subscribing.pop(event.mid, ())
+            refused = [topic for topic, code in zip(filters, event.codes, strict=False) if code >= REFUSED]
+            event.connection.refused += refused
+            self._counters["subscriptions_refused"] += len(refused)
+            complete = not event.connection.subscribing
+        for topic in refused:
+            self._refused(topic)
+        if complete:
+            self._become_ready(event.connection)
+
+    def _refused(self, topic: str) -> None:
+        error = BrokerError(
+            f"{self.config.url} refused the subscription to {topic}",
+            action=f"Allow {self.client_id} to read it in the broker's access list (ACL).",
+        )
+        with self._lock:
+            self._last_error = error
+        log.error("%s", error)
+
+    def _become_ready(self, connection: Connection) -> None:
+        with self._lock:
+            if self._connection is not connection or self._ready.is_set():
+                return
+            if not connection.refused:
+                self._last_error = None
+            self._ready.set()
+            hooks = list(self._hooks)
+        log.info("%s connected to %s", self.client_id, self.config.url)
+        for hook in hooks:
+            self._guard(hook)
