@@ -309,9 +309,26 @@ class BrokerError(StoreError):
 
 
 class FetchError(StoreError):
-    """The hub did not deliver what was asked for."""
+    """The hub did not deliver what was asked for.
+
+    Attributes:
+        status: What the hub answered, such as 404; 0 if it did not answer.
+    """
 
     code = 4004
+    default_action = "Check that the hub runs; what has arrived is kept, and the fetch goes on at the next try."
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        status: int = 0,
+        expected: object = None,
+        actual: object = None,
+        action: str | None = None,
+    ) -> None:
+        self.status = status
+        super().__init__(message, expected=expected, actual=actual, action=action)
 
 
 class UpdateError(LinesideError):

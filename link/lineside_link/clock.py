@@ -1,0 +1,81 @@
+"""The floor under a device's clock.
+
+TUF's expiry trusts the clock, and a board without a battery starts in 1970 (or wherever its image was made), where
+nothing has expired yet. So the last time at which metadata was found valid is kept on disk, and time never
+counts as earlier than that.
+
+The floor is raised only by a check that succeeded: its time was then earlier than the expiry of fresh, signed
+metadata. A clock that runs ahead for a while can therefore not lift the floor so far that the device
+would refuse everything for years.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+
+from lineside_runtime.files import write_atomic
+
+log = logging.getLogger("lineside.link")
+
+WRITE_EVERY_S = 600.0
+"""The file is written at most this often, to spare the flash."""
+
+
+def _system_now() -> datetime:
+    return datetime.now(timezone.utc)
+
+
+class ClockFloor:
+    """Time that doesn't go back behind what was seen, also across a power cut.
+
+    Args:
+        path: File that holds the floor, as ISO 8601 in UTC; its folder exists.
+        write_every_s: Least time between two writes.
+        now: Where the time comes from.
+    """
+
+    def __init__(
+        self, path: Path, *, write_every_s: float = WRITE_EVERY_S, now: Callable[[], datetime] = _system_now
+    ) -> None:
+        self._path = path
+        self._write_every_s = write_every_s
+        self._now = now
+        self._written = self._read()
+        self._floor = self._written
+
+    def _read(self) -> datetime | None:
+        try:
+            floor = datetime.fromisoformat(self._path.read_text(encoding="ascii").strip())
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            log.error("%s is damaged, the clock has no floor until the next check: %s", self._path, error)
+            return None
+        return floor if floor.tzinfo is not None else floor.replace(tzinfo=timezone.utc)
+
+    def now(self) -> datetime:
+        """Returns the later of the system's time and the floor, in UTC."""
+        now = self._now()
+        if self._floor is None or now >= self._floor:
+            return now
+        log.warning("the clock says %s, but %s was already seen and counts", now.isoformat(), self._floor.isoformat())
+        return self._floor
+
+    def raise_to(self, seen: datetime) -> None:
+        """Raises the floor, if ``seen`` is later.
+
+        Args:
+            seen: A time at which signed metadata was found valid.
+
+        Raises:
+            DiskFullError: There is no room; the floor on disk is as it was.
+        """
+        if self._floor is not None and seen <= self._floor:
+            return
+        self._floor = seen
+        if self._written is None or (seen - self._written).total_seconds() >= self._write_every_s:
+            write_atomic(self._path, seen.isoformat().encode("ascii"))
+            self._written = seen

@@ -1,0 +1,166 @@
+"""What is asked for, what is on its way, and what must be asked for again: pure, without clock, socket or thread.
+
+Invariants:
+
+- At most ``window`` pieces are on their way.
+- Each wanted piece is delivered once, however often it was asked for and answered.
+- An answer counts under any id under which its piece was asked for, so a late answer to a
+  repeated question is not wasted.
+- A question counts as lost when one that was asked later has been answered and its own time is up (broker and hub
+  answer in order), or when nothing at all has arrived for its time. On a slow link, where answers are late but
+  flow, nothing is asked for twice.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
+
+Kind = Literal["metadata", "target", "chunk"]
+
+TIMEOUT_GROWTH = 1.5
+TIMEOUT_MAX_S = 30.0
+
+BUSY_PAUSE_S = 0.2
+"""First pause after the hub said that it is busy; doubles up to `BUSY_PAUSE_MAX_S`."""
+
+BUSY_PAUSE_MAX_S = 5.0
+
+
+class Piece(NamedTuple):
+    """Names what is asked for, as in `lineside_link.messages.RepoRequest`."""
+
+    kind: Kind
+    path: str
+    part: int = 0
+
+
+@dataclasses.dataclass(slots=True)
+class _Pending:
+    piece: Piece
+    timeout_s: float
+    ids: list[str] = dataclasses.field(default_factory=list)
+    asked_at_s: float = 0.0
+    order: int = 0
+    send_at_s: float | None = 0.0
+    busy: int = 0
+
+
+class PullWindow:
+    """The questions of one pull.
+
+    Attributes:
+        wanted: Pieces that were not asked for yet; may be appended to at any time.
+        repeated: How many questions were asked again.
+        busy: How often the hub said that it is busy.
+
+    Args:
+        wanted: What to ask for, in this order.
+        window: How many pieces may be on their way.
+        timeout_s: After how long without an answer a question is asked again; grows with every repetition.
+        prefix: Of the ids of the questions; unique to this pull.
+    """
+
+    def __init__(self, wanted: Iterable[Piece], *, window: int, timeout_s: float, prefix: str) -> None:
+        self.wanted = collections.deque(wanted)
+        self.repeated = 0
+        self.busy = 0
+        self._window = window
+        self._timeout_s = timeout_s
+        self._prefix = prefix
+        self._asked = 0
+        self._pending: list[_Pending] = []
+        self._by_id: dict[str, _Pending] = {}
+        self._last_arrival_s = 0.0
+        self._newest_answered = 0
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is wanted and nothing is on its way."""
+        return not self.wanted and not self._pending
+
+    @property
+    def in_flight(self) -> int:
+        """How many pieces are on their way."""
+        return len(self._pending)
+
+    def due(self, now_s: float) -> list[tuple[str, Piece]]:
+        """Returns the questions to be sent now, with their new ids; they count as sent.
+
+        Args:
+            now_s: Any clock that does not go back.
+        """
+        for pending in self._pending:
+            if self._is_lost(pending, now_s):
+                pending.timeout_s = min(pending.timeout_s * TIMEOUT_GROWTH, TIMEOUT_MAX_S)
+                pending.send_at_s = now_s
+        while self.wanted and len(self._pending) < self._window:
+            self._pending.append(_Pending(self.wanted.popleft(), self._timeout_s, send_at_s=now_s))
+        ready = [item for item in self._pending if item.send_at_s is not None and item.send_at_s <= now_s]
+        return [self._ask(item, now_s) for item in ready]
+
+    def _is_lost(self, pending: _Pending, now_s: float) -> bool:
+        if pending.send_at_s is not None:
+            return False
+        if now_s - pending.asked_at_s <= pending.timeout_s:
+            return False
+        overtaken = self._newest_answered > pending.order
+        return overtaken or now_s - max(pending.asked_at_s, self._last_arrival_s) > pending.timeout_s
+
+    def _ask(self, pending: _Pending, now_s: float) -> tuple[str, Piece]:
+        self._asked += 1
+        self.repeated += bool(pending.ids)
+        request_id = f"{self._prefix}-{self._asked}"
+        pending.ids.append(request_id)
+        pending.asked_at_s, pending.order, pending.send_at_s = now_s, self._asked, None
+        self._by_id[request_id] = pending
+        return request_id, pending.piece
+
+    def next_due_s(self, now_s: float) -> float:
+        """Returns how long nothing need be sent, in seconds, if nothing arrives."""
+        times = [
+            item.send_at_s if item.send_at_s is not None else item.asked_at_s + item.timeout_s for item in self._pending
+        ]
+        return max(0.0, min(times, default=now_s) - now_s)
+
+    def ask_all_again(self, now_s: float) -> None:
+        """Forgets that anything was asked: the connection broke, and answers on it are lost.
+
+        Args:
+            now_s: As for `due`.
+        """
+        for pending in self._pending:
+            pending.send_at_s = now_s
+
+    def answered(self, request_id: str, now_s: float) -> Piece | None:
+        """Notes an answer and returns its piece, or ``None`` if it was answered before or never asked for.
+
+        Args:
+            request_id: From the answer.
+            now_s: As for `due`.
+        """
+        pending = self._by_id.get(request_id)
+        if pending is None:
+            return None
+        self._pending.remove(pending)
+        for known in pending.ids:
+            del self._by_id[known]
+        self._last_arrival_s = now_s
+        self._newest_answered = max(self._newest_answered, pending.order)
+        return pending.piece
+
+    def refused_busy(self, request_id: str, now_s: float) -> None:
+        """Notes that the hub is busy; the question is asked again after a growing pause.
+
+        Args:
+            request_id: From the answer.
+            now_s: As for `due`.
+        """
+        pending = self._by_id.get(request_id)
+        if pending is None or pending.send_at_s is not None:
+            return
+        self.busy += 1
+        pending.send_at_s = now_s + min(BUSY_PAUSE_S * 2**pending.busy, BUSY_PAUSE_MAX_S)
+        pending.busy += 1

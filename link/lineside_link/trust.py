@@ -1,0 +1,214 @@
+"""TUF over MQTT: what a device installs is what a key that it trusts has signed, and never older than before.
+
+`tuf.ngclient.Updater` does the checks of the specification; here it gets a fetcher that carries its requests
+over the link, a clock that doesn't go back, and one place where its exceptions become ours:
+
+| python-tuf | lineside | code |
+| --- | --- | --- |
+| ``UnsignedMetadataError`` | `SignatureError` | 3003 |
+| ``BadVersionNumberError``, ``EqualVersionNumberError`` | `RollbackAttackError` | 3004 |
+| ``ExpiredMetadataError`` | `ExpiredMetadataError` | 3005 |
+| ``LengthOrHashMismatchError``, ``DownloadLengthMismatchError``, ``RepositoryError`` | `BundleIntegrityError` | 3002 |
+| ``DownloadError``, ``DownloadHTTPError``, ``SlowRetrievalError`` | `FetchError` | 4004 |
+| ``StorageError`` | `StoreError` | 4000 |
+
+The TUF target is the bundle's ``manifest.json``; its chunks are content-addressed and checked against it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tuf.api import exceptions as tuf_errors
+from tuf.api.metadata import TargetFile
+from tuf.ngclient.config import UpdaterConfig
+from tuf.ngclient.fetcher import FetcherInterface
+from tuf.ngclient.updater import Updater
+
+from lineside_link.clock import ClockFloor
+from lineside_link.fetch import METADATA_MAX_BYTES, RepoClient
+from lineside_link.pull import Kind
+from lineside_runtime.bundle import MANIFEST_MAX_BYTES
+from lineside_runtime.errors import (
+    BundleIntegrityError,
+    DiskFullError,
+    ExpiredMetadataError,
+    FetchError,
+    LinesideError,
+    RollbackAttackError,
+    SignatureError,
+    StoreError,
+    TargetNotFoundError,
+)
+from lineside_runtime.files import fsync_folder
+
+_BASE = "lineside:"
+
+MAPPED: dict[type[Exception], type[LinesideError]] = {
+    tuf_errors.UnsignedMetadataError: SignatureError,
+    tuf_errors.BadVersionNumberError: RollbackAttackError,
+    tuf_errors.EqualVersionNumberError: RollbackAttackError,
+    tuf_errors.ExpiredMetadataError: ExpiredMetadataError,
+    tuf_errors.LengthOrHashMismatchError: BundleIntegrityError,
+    tuf_errors.RepositoryError: BundleIntegrityError,
+    tuf_errors.DownloadLengthMismatchError: BundleIntegrityError,
+    tuf_errors.SlowRetrievalError: FetchError,
+    tuf_errors.DownloadHTTPError: FetchError,
+    tuf_errors.DownloadError: FetchError,
+    tuf_errors.StorageError: StoreError,
+}
+"""Every exception of ``tuf.api.exceptions``, and what it is to a user of lineside."""
+
+_TUF_ERRORS = (tuf_errors.RepositoryError, tuf_errors.DownloadError, tuf_errors.StorageError)
+
+
+class _LinkFetcher(FetcherInterface):
+    """Carries the updater's requests over the link.
+
+    Args:
+        repo: The link's side of the repository.
+        should_stop: Looked at while waiting.
+    """
+
+    def __init__(self, repo: RepoClient, should_stop: Callable[[], bool]) -> None:
+        self._repo = repo
+        self._should_stop = should_stop
+
+    def _fetch(self, url: str) -> Iterator[bytes]:
+        kind, _, path = url.removeprefix(_BASE).partition("/")
+        bounds: dict[str, tuple[Kind, int]] = {
+            "metadata": ("metadata", METADATA_MAX_BYTES),
+            "target": ("target", MANIFEST_MAX_BYTES),
+        }
+        asked, limit = bounds[kind]
+        # Wrapped here and not by `FetcherInterface.fetch`: that one doesn't see what a generator raises later.
+        try:
+            yield from self._repo.stream(asked, path, max_bytes=limit, should_stop=self._should_stop)
+        except FetchError as error:
+            if error.status == 404:
+                raise tuf_errors.DownloadHTTPError(str(error), 404) from error
+            raise tuf_errors.DownloadError(str(error)) from error
+
+
+def _never() -> bool:
+    return False
+
+
+class TrustStore:
+    """What a device trusts, and the metadata that it has seen.
+
+    Args:
+        folder: Holds the metadata that was seen; made if it isn't there. To lose it is to forget which versions
+            were seen, so it lives outside the slots.
+        root_bytes: The root metadata that came with the device: the anchor of every check, whatever lies in
+            ``folder``.
+        repo: Where new metadata comes from.
+        clock_floor: What time it is.
+    """
+
+    def __init__(self, folder: Path, root_bytes: bytes, repo: RepoClient, clock_floor: ClockFloor) -> None:
+        self._metadata = folder / "metadata"
+        self._targets = folder / "targets"
+        self._root_bytes = root_bytes
+        self._repo = repo
+        self._clock = clock_floor
+
+    def refresh_and_fetch_manifest(
+        self, target_path: str, sha256: str, *, should_stop: Callable[[], bool] = _never
+    ) -> bytes:
+        """Checks for newer metadata and returns the signed manifest.
+
+        Args:
+            target_path: ``<group>/<name>-<version>.json``.
+            sha256: What the ``desired`` message says; it must be what the group's key has signed.
+            should_stop: Looked at at least five times a second.
+
+        Raises:
+            SignatureError: A signature is missing or is of a key that isn't trusted for it.
+            RollbackAttackError: Metadata is older than what was seen, or its parts are of different times.
+            ExpiredMetadataError: Metadata has expired: it is withheld, or the clock is wrong.
+            BundleIntegrityError: Metadata or manifest is damaged, too long, or another than was signed or asked for.
+            TargetNotFoundError: No role that may name this path names it.
+            FetchError: The hub does not answer.
+            DiskFullError: There is no room for the metadata.
+            lineside_link.fetch.FetchStopped: ``should_stop`` said so.
+        """
+        with _tuf_errors_mapped(target_path):
+            self._metadata.mkdir(parents=True, exist_ok=True)
+            self._targets.mkdir(parents=True, exist_ok=True)
+            updater = self._make_updater(should_stop)
+            checked_at = self._clock.now()
+            # The updater takes the system's time and offers no public way to give it another; without this a
+            # board whose clock fell back to 1970 accepts metadata that expired years ago. Guarded by a test.
+            updater._trusted_set.reference_time = checked_at
+            updater.refresh()
+            self._clock.raise_to(checked_at)
+            info = updater.get_targetinfo(target_path)
+            data = self._download(updater, target_path, _wanted(info, target_path, sha256))
+            self._keep()
+            return data
+
+    def _make_updater(self, should_stop: Callable[[], bool]) -> Updater:
+        return Updater(
+            str(self._metadata),
+            f"{_BASE}metadata/",
+            str(self._targets),
+            f"{_BASE}target/",
+            fetcher=_LinkFetcher(self._repo, should_stop),
+            config=UpdaterConfig(max_root_rotations=64),
+            bootstrap=self._root_bytes,
+        )
+
+    def _download(self, updater: Updater, target_path: str, info: TargetFile) -> bytes:
+        path = Path(updater.download_target(info, str(self._targets / "manifest.json")))
+        try:
+            return path.read_bytes()
+        finally:
+            path.unlink()
+
+    def _keep(self) -> None:
+        """Brings the metadata to the disk: python-tuf renames without fsync, and a power cut would forget versions."""
+        for path in self._metadata.rglob("*.json"):
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        fsync_folder(self._metadata)
+
+
+def _wanted(info: TargetFile | None, target_path: str, sha256: str) -> TargetFile:
+    if info is None:
+        raise TargetNotFoundError(f"no signed metadata names {target_path}")
+    if info.length > MANIFEST_MAX_BYTES:
+        raise BundleIntegrityError(
+            f"manifest {target_path}", expected=f"at most {MANIFEST_MAX_BYTES} bytes", actual=f"{info.length} bytes"
+        )
+    signed = info.hashes.get("sha256")
+    if signed != sha256:
+        raise BundleIntegrityError(
+            f"{target_path} was signed with another content than is asked for",
+            expected=f"sha256 {sha256}",
+            actual=signed,
+            action="Push it again; nothing unsigned is installed.",
+        )
+    return info
+
+
+@contextmanager
+def _tuf_errors_mapped(what: str) -> Iterator[None]:
+    try:
+        yield
+    except _TUF_ERRORS as error:
+        if isinstance(error.__cause__, LinesideError) and not isinstance(error, tuf_errors.DownloadHTTPError):
+            raise error.__cause__ from error
+        kind = next(MAPPED[base] for base in type(error).__mro__ if base in MAPPED)
+        raise kind(f"{what}: {error}") from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DiskFullError(f"no room for the metadata of {what}") from error
