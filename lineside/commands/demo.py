@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("demo-out"), metavar="DIR", help="where the report goes (default: %(default)s)"
     )
-    parser.add_argument("--broker", metavar="URL", help="use a broker that runs already, such as mqtt://127.0.0.1:1883")
+    parser.add_argument("--broker", metavar="URL", help="use this broker, such as mqtt://127.0.0.1:1883")
     parser.add_argument(
         "--keep", action="store_true", help="keep bundles, repository and agent state beside the report"
     )

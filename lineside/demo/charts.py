@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 
 import numpy as np
@@ -47,8 +47,9 @@ def histogram(values_ms: Sequence[float], *, bins: int = 40) -> str:
     counts, _ = np.histogram(np.clip(values, low, high), bins=bins, range=(low, high))
     step = WIDTH / bins
     bars = [
-        f'<rect class="bar" x="{index * step + 1:.1f}" y="{base - share:.1f}" width="{step - 2:.1f}" height="{share:.1f}">'
-        f"<title>{low + index * high / bins:.1f} to {low + (index + 1) * high / bins:.1f} ms: {amount}</title></rect>"
+        f'<rect class="bar" x="{index * step + 1:.1f}" y="{base - share:.1f}" width="{step - 2:.1f}" '
+        f'height="{share:.1f}"><title>{low + index * high / bins:.1f} to {low + (index + 1) * high / bins:.1f} ms: '
+        f"{amount}</title></rect>"
         for index, (amount, share) in enumerate(zip(counts, counts / counts.max() * (base - 30), strict=True))
     ]
     lines = [
@@ -116,7 +117,8 @@ def timeline(results: Sequence[Row], events: Sequence[Event], marks: Sequence[Ma
     for index, name in enumerate(order):
         parts.append(
             f'<text x="{left - 12}" y="{top + index * lane + 21}" text-anchor="end">{escape(name)}</text>'
-            f'<line class="lane" x1="{left}" x2="{WIDTH - 20}" y1="{top + index * lane + 30}" y2="{top + index * lane + 30}"/>'
+            f'<line class="lane" x1="{left}" x2="{WIDTH - 20}" '
+            f'y1="{top + index * lane + 30}" y2="{top + index * lane + 30}"/>'
         )
     bottom = top + len(order) * lane
     shown = [Mark(event.at_ns, _event_label(event)) for event in events if event.kind in ("active", "rolled_back")]
@@ -130,14 +132,14 @@ def timeline(results: Sequence[Row], events: Sequence[Event], marks: Sequence[Ma
     return _svg(bottom + 30, parts, "Every frame and every push")
 
 
-def _ticks(results: Sequence[Row], order: Sequence[str], x: object, top: int, lane: int) -> str:
+def _ticks(results: Sequence[Row], order: Sequence[str], x: Callable[[int], float], top: int, lane: int) -> str:
     parts = []
     for row in results:
         if row.bundle not in order:
             continue
         index = order.index(row.bundle)
         y, height = top + index * lane, {"reject": 26, "pass": 14, "fault": 30}[row.verdict]
-        at = x(row.captured_at_ns)  # type: ignore[operator]
+        at = x(row.captured_at_ns)
         parts.append(
             f'<rect class="tick {SERIES[index % len(SERIES)]} {row.verdict}" x="{at - 1:.1f}" y="{y + 30 - height}" '
             f'width="2.4" height="{height}"><title>{escape(row.part_id)}: {row.verdict}</title></rect>'

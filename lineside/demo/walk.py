@@ -15,6 +15,7 @@ from lineside.demo.line import Line
 from lineside.demo.options import DemoOptions
 from lineside.demo.report import ReportData, write_report
 from lineside.demo.voice import Voice
+from lineside_models import zoo
 from lineside_models.frame import Frame
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.errors import InputError
@@ -125,7 +126,7 @@ def _make_bundles(
     options: DemoOptions, frames: source.Source, folder: Path, voice: Voice
 ) -> tuple[OptimizeResult, OptimizeResult, Bundle]:
     folder.mkdir()
-    parent = bundles.float_parent()
+    parent = zoo.path("surface-12-float")
     results = []
     for version, amount in zip(bundles.VERSIONS[:2], (CALIBRATION_FRAMES, 2 * CALIBRATION_FRAMES), strict=True):
         voice.tell(f"bundle {version}: calibrated and measured on {amount} frames")
@@ -191,6 +192,11 @@ def _finish(
     write_report(ReportData(out=out, outcome=outcome, results=results, events=timeline, marks=marks, pictures=pictures))
     write_atomic(out / "result.json", msgspec.json.format(msgspec.json.encode(outcome), indent=1))
     return outcome
+
+
+def _archive(agent: Path) -> dict[int, Path]:
+    """Finds the frames that the agent kept, by their sequence numbers."""
+    return {int(path.stem): path for path in (agent / "images").rglob("*.png")}
 
 
 def _figures(figures: Any) -> dict[str, Any]:

@@ -1,0 +1,82 @@
+"""``lineside bundle show|verify|pack|unpack``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from lineside.commands.output import add_json, print_json, say
+from lineside_runtime.bundle import Bundle, open_bundle, pack_archive, unpack_archive
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the four actions."""
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    show = actions.add_parser("show", help="what a bundle is", description="Says what a bundle is.")
+    show.add_argument("bundle", type=Path, help="a bundle's folder")
+    add_json(show)
+    show.set_defaults(run=run_show)
+    verify = actions.add_parser(
+        "verify", help="compare every file with the manifest", description="Compares every file with the manifest."
+    )
+    verify.add_argument("bundle", type=Path, help="a bundle's folder")
+    add_json(verify)
+    verify.set_defaults(run=run_verify)
+    pack = actions.add_parser("pack", help="into one .lsb file, for a USB stick", description="Packs a bundle.")
+    pack.add_argument("bundle", type=Path, help="a bundle's folder")
+    pack.add_argument("archive", type=Path, help="the .lsb file to make")
+    pack.set_defaults(run=run_pack)
+    unpack = actions.add_parser("unpack", help="a .lsb file into a new folder", description="Unpacks and verifies.")
+    unpack.add_argument("archive", type=Path, help="the .lsb file")
+    unpack.add_argument("bundle", type=Path, help="the folder to make; must not exist")
+    unpack.set_defaults(run=run_unpack)
+
+
+def run_show(options: argparse.Namespace) -> int:
+    """Prints the manifest, for people or as JSON."""
+    bundle = open_bundle(options.bundle, verify=False)
+    if options.json:
+        print_json({"digest": bundle.digest, "manifest": bundle.manifest})
+    else:
+        _print_summary(bundle)
+    return 0
+
+
+def _print_summary(bundle: Bundle) -> None:
+    manifest = bundle.manifest
+    print(f"{manifest.identity}  ({manifest.task}, {manifest.size_bytes / 1e6:.2f} MB, made {manifest.created_at})")
+    print(f"digest   {bundle.digest}")
+    print(f"labels   {', '.join(manifest.labels)}")
+    for spec in manifest.inputs:
+        print(f"input    {spec.describe()}")
+    for spec in manifest.outputs:
+        print(f"output   {spec.describe()}")
+    print(f"decoder  {manifest.postprocess.name}")
+    for variant in manifest.variants:
+        kinds = "/".join(variant.device_kinds)
+        print(f"variant  {variant.name}: {variant.format} {variant.precision}, level {variant.level}, for {kinds}")
+    print(f"golden   {'yes' if manifest.golden else 'none: the health check can only load it'}")
+
+
+def run_verify(options: argparse.Namespace) -> int:
+    """Reads every file; the error names the first that differs."""
+    bundle = open_bundle(options.bundle)
+    if options.json:
+        print_json({"bundle": bundle.manifest.identity, "digest": bundle.digest, "files": len(bundle.manifest.files)})
+    else:
+        print(f"{bundle.manifest.identity}: all {len(bundle.manifest.files)} files are as the manifest says")
+    return 0
+
+
+def run_pack(options: argparse.Namespace) -> int:
+    """Packs a verified bundle."""
+    pack_archive(open_bundle(options.bundle), options.archive)
+    say(f"wrote {options.archive}")
+    return 0
+
+
+def run_unpack(options: argparse.Namespace) -> int:
+    """Unpacks and verifies an archive."""
+    bundle = unpack_archive(options.archive, options.bundle)
+    say(f"unpacked {bundle.manifest.identity} into {options.bundle}")
+    return 0

@@ -1,0 +1,30 @@
+"""``lineside.vision``: `QualityInspector`, which on a host also reads ``.pt`` files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lineside.extras import needs
+from lineside_models.vision import QualityInspector as _QualityInspector
+
+__all__ = ["QualityInspector"]
+
+
+def _import_pt(path: Path, trust: bool) -> Path:
+    with needs("train"):
+        import torch  # noqa: F401  first, so that what is missing is named before any part of ours
+        from lineside_converters.importing import import_pt
+    return import_pt(path, trust)
+
+
+class QualityInspector(_QualityInspector):
+    """Finds defects in images; the model is a bundle, an ``.onnx`` or a ``.pt`` file.
+
+    ::
+
+        with QualityInspector(model_path="steel.pt", confidence_threshold=0.9, batch_size=16) as inspector:
+            for verdict in inspector.predict("photos/"):
+                print(verdict.part_id, verdict.passed, verdict.detections)
+    """
+
+    _default_import_pt = staticmethod(_import_pt)
