@@ -1,0 +1,50 @@
+"""``make bench``: runs every benchmark, prints one JSON object and writes each under ``benchmarks/results/``.
+
+    python -m benchmarks [NAME ...]
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import platform
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from lineside_runtime.files import write_atomic
+
+NAMES = ("detector", "runtime", "link")
+RESULTS = Path(__file__).parent / "results"
+TOOLS = ("lineside", "onnxruntime", "numpy", "opencv-python-headless", "paho-mqtt", "amqtt")
+
+
+def machine() -> dict[str, object]:
+    """Describes where the figures come from."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    return {
+        "cpu": names[0] if names else platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "tools": {name: version(name) for name in TOOLS},
+    }
+
+
+def main(names: list[str]) -> int:
+    """Runs the named benchmarks, or all."""
+    RESULTS.mkdir(exist_ok=True)
+    found = {}
+    for name in names or NAMES:
+        print(f"benchmark {name} ...", file=sys.stderr, flush=True)
+        found[name] = importlib.import_module(f"benchmarks.{name}").run()
+        written = {"machine": machine(), **found[name]}
+        write_atomic(RESULTS / f"{name}.json", (json.dumps(written, indent=1) + "\n").encode())
+    print(json.dumps(found))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

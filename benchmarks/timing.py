@@ -1,0 +1,41 @@
+"""Timing two or more things fairly on a shared, noisy machine."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+
+def interleaved(calls: Mapping[str, Callable[[], object]], *, rounds: int, warm_up: int = 10) -> dict[str, list[float]]:
+    """Times every call once a round, in turn, so that a slow moment hits all of them.
+
+    Args:
+        calls: Name to what is timed.
+        rounds: How often each is timed.
+        warm_up: Calls of each that are not counted.
+
+    Returns:
+        Milliseconds by name, one a round.
+    """
+    for call in calls.values():
+        for _ in range(warm_up):
+            call()
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            began = time.perf_counter_ns()
+            call()
+            times[name].append((time.perf_counter_ns() - began) / 1e6)
+    return times
+
+
+def median_ratio(of: list[float], to: list[float]) -> float:
+    """Returns the median of the ratios of a round: what stays true when the machine's speed drifts."""
+    return statistics.median(a / b for a, b in zip(of, to, strict=True))
+
+
+def spread(times: list[float]) -> dict[str, float]:
+    """Returns median, 5th and 95th percentile in milliseconds."""
+    cuts = statistics.quantiles(times, n=20)
+    return {"p5": round(cuts[0], 4), "p50": round(statistics.median(times), 4), "p95": round(cuts[-1], 4)}

@@ -1,0 +1,74 @@
+"""The command line: help, errors, and what it loads."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lineside.cli import COMMANDS, main
+
+
+def lineside(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "lineside", *arguments], capture_output=True, text=True, timeout=60)
+
+
+def test_help_names_every_command() -> None:
+    done = lineside("--help")
+    assert done.returncode == 0
+    assert all(name in done.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_help_of_each_command_says_what_it_is_for(command: str) -> None:
+    done = lineside(command, "--help")
+    assert done.returncode == 0, done.stderr
+    first_words = COMMANDS[command].split()[0]
+    assert first_words.lower() in done.stdout.lower()
+    assert done.stderr == ""
+
+
+def test_no_command_prints_help_and_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "usage: lineside" in capsys.readouterr().err
+
+
+def test_error_goes_to_stderr_with_code_and_action(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bundle", "show", str(tmp_path / "nothing")]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "[2002]" in printed.err
+    assert "Give the folder" in printed.err
+
+
+def test_error_with_json_is_one_object_on_stdout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bundle", "show", str(tmp_path / "nothing"), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == 2002
+
+
+def test_devices_lists_the_cpu_of_onnxruntime(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["devices", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    ort = next(engine for engine in listed["engines"] if engine["name"] == "ort")
+    assert ort["available"] is True
+    assert "ort/cpu:0" in [device["device"] for device in ort["devices"]]
+
+
+@pytest.mark.parametrize("of", ["agent", "hub", "messages"])
+def test_schema_is_printed_as_json(of: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "schema", of]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    assert schema["$defs"]
+
+
+def test_config_error_of_the_agent_names_the_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "agent.toml"
+    config.write_text('device = "a"\ngroup = "g"\nfolder = "s"\n[camera]\ntype = "folder"\npath = "x"\nfps = 3\n')
+    assert main(["agent", "status", "--config", str(config)]) == 1
+    printed = capsys.readouterr().err
+    assert "[2001]" in printed
+    assert "$.camera" in printed
+    assert "fps" in printed

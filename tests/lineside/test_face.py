@@ -1,0 +1,53 @@
+"""The public face, as the customer wrote it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import lineside
+
+
+def test_public_names_are_sorted_and_all_there() -> None:
+    assert lineside.__all__ == sorted(lineside.__all__)
+    assert dir(lineside) == lineside.__all__
+    for name in lineside.__all__:
+        assert getattr(lineside, name) is not None
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="Sesion"):
+        _ = lineside.Sesion
+
+
+def test_import_loads_nothing_heavy() -> None:
+    code = "import sys, lineside; print(sorted(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert not any(f"'{name}'" in loaded for name in ("numpy", "onnxruntime", "torch", "cv2", "msgspec", "paho"))
+
+
+def test_config_takes_the_customers_arguments() -> None:
+    config = lineside.Config(gpu_ratio=0.6, npu_threshold=0.2, fallback_strategy="sequential")
+    assert (config.gpu_ratio, config.npu_threshold, config.fallback_strategy) == (0.6, 0.2, "sequential")
+
+
+def test_wrong_config_is_an_error_with_its_code() -> None:
+    with pytest.raises(lineside.LinesideError) as caught:
+        lineside.Config(gpu_ratio=1.5)
+    assert caught.value.code == 2001
+    assert "gpu_ratio" in str(caught.value)
+
+
+def test_codes_are_given_once() -> None:
+    from lineside_runtime import errors
+
+    classes = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    codes = [kind.code for kind in classes]
+    assert len(set(codes)) == len(codes)
+    assert lineside.LinesideError in classes
+    assert errors.OutOfDeviceMemoryError.code == 1001
+    assert errors.BadInputFormatError.code == 2003
+    for kind in classes:
+        assert kind.__name__ in (errors.__doc__ or "") or kind.code % 1000 == 0, f"{kind} is not drawn in the tree"
