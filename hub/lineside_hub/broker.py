@@ -1,0 +1,76 @@
+"""The embedded broker: amqtt, for a first try on one machine, and nothing else.
+
+It speaks MQTT 3.1.1, lets everybody on the loopback interface in, and keeps nothing: hub and devices
+publish their retained state again on every connection. A plant uses mosquitto or its own broker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import signal
+
+from lineside_runtime.errors import BrokerError, ConfigError, MissingExtraError
+
+_log = logging.getLogger("lineside.hub.broker")
+
+
+def run_broker(host: str = "127.0.0.1", port: int = 1883) -> int:
+    """Runs the broker until SIGTERM or SIGINT.
+
+    Args:
+        host: An address of the loopback interface; there are no passwords here.
+        port: TCP port.
+
+    Returns:
+        0.
+
+    Raises:
+        ConfigError: The address is not one of the loopback interface.
+        BrokerError: The port is taken.
+        MissingExtraError: amqtt is not installed.
+    """
+    if not _is_loopback(host):
+        raise ConfigError(
+            f"embedded broker on {host}",
+            expected="an address of the loopback interface",
+            action="Use mosquitto with TLS and the generated access list for everything beyond this machine.",
+        )
+    asyncio.run(_serve(host, port))
+    return 0
+
+
+async def _serve(host: str, port: int) -> None:
+    try:
+        from amqtt.broker import Broker
+        from amqtt.errors import BrokerError as AmqttError
+    except ImportError as error:
+        action = "Install the extra: pip install 'lineside[convert]'."
+        raise MissingExtraError("the embedded broker needs amqtt", action=action) from error
+    # Its own lines are one a message; what matters to a person is below.
+    logging.getLogger("amqtt").setLevel(logging.ERROR)
+    logging.getLogger("transitions").setLevel(logging.ERROR)
+    settings = {
+        "listeners": {"default": {"type": "tcp", "bind": f"{host}:{port}"}},
+        "plugins": {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}},
+    }
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    broker = Broker(settings)
+    try:
+        await broker.start()
+    except AmqttError as error:
+        raise BrokerError(f"no broker on {host}:{port}: {error}", action="Choose another port.") from error
+    _log.info("embedded broker on %s:%d", host, port)
+    await stopping.wait()
+    await broker.shutdown()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,300 @@
+"""`Database`: what the hub knows, in one SQLite file.
+
+| table | a row is |
+| --- | --- |
+| ``results`` | one record of a device's outbox; primary key ``(device, epoch, seq)``, so a repeat is harmless |
+| ``quarantine`` | a record that could not be read, kept as it came |
+| ``watermarks`` | the highest contiguous ``seq`` of a device's database |
+| ``devices`` | the last birth, will and report of a device |
+| ``desired`` | what a group (``g/<group>``) or a device (``d/<device>``) should run |
+| ``events`` | one change: a device came, went, changed its state; a push; a message that could not be read |
+| ``meta`` | the hub's epoch and the last generation |
+
+WAL with ``synchronous=FULL``: what was committed survives a power cut. The file appears with all its tables
+at once, so a reader never meets half a schema.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import sqlite_utils
+
+from lineside_link.messages import BundleRef, Desired, ResultsAck
+from lineside_runtime.errors import DatabaseError, DiskFullError, InputNotFoundError
+from lineside_runtime.files import fsync_folder
+
+SCHEMA = 1
+"""``user_version`` of the file that this release writes."""
+
+NAME = "hub.db"
+
+BUSY_TIMEOUT_S = 10.0
+
+_TABLES: dict[str, tuple[dict[str, type], Any, tuple[str, ...]]] = {
+    "results": (
+        {
+            "device": str,
+            "epoch": str,
+            "seq": int,
+            "part_id": str,
+            "source": str,
+            "sequence": int,
+            "captured_at_ns": int,
+            "verdict": str,
+            "detections": str,
+            "bundle": str,
+            "bundle_sha256": str,
+            "requested_device": str,
+            "used_device": str,
+            "latency_ms": float,
+            "width": int,
+            "height": int,
+            "error": str,
+            "received_at_ns": int,
+        },
+        ("device", "epoch", "seq"),
+        ("part_id", "verdict", "detections", "received_at_ns"),
+    ),
+    "quarantine": (
+        {"device": str, "epoch": str, "seq": int, "raw": bytes, "reason": str, "received_at_ns": int},
+        ("device", "epoch", "seq"),
+        ("raw", "reason"),
+    ),
+    "watermarks": ({"device": str, "epoch": str, "seq": int, "at_ns": int}, ("device", "epoch"), ("seq",)),
+    "devices": (
+        {"device": str, "up": int, "up_at_ns": int, "birth": str, "reported_at_ns": int, "reported": str},
+        "device",
+        (),
+    ),
+    "desired": (
+        {"scope": str, "epoch": int, "gen": int, "bundle": str, "rollout": str, "at_ns": int},
+        "scope",
+        ("epoch", "gen"),
+    ),
+    "events": (
+        {"id": int, "at_ns": int, "device": str, "kind": str, "bundle": str, "code": int, "detail": str},
+        "id",
+        ("at_ns", "device", "kind"),
+    ),
+    "meta": ({"key": str, "value": int}, "key", ("value",)),
+}
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry of the timeline.
+
+    Attributes:
+        at_ns: Unix time at the hub.
+        device: Whom it is about; empty for the hub itself.
+        kind: ``up``, ``down``, a state of `lineside_link.messages.STATES`, ``pushed``, ``malformed``, ``conflict``,
+            ``skipped``.
+        bundle: ``name@version``, if it is about one.
+        code: Of the error, if there was one.
+        detail: For people.
+    """
+
+    at_ns: int
+    device: str
+    kind: str
+    bundle: str = ""
+    code: int | None = None
+    detail: str = ""
+
+
+class Database:
+    """One connection; each thread opens its own.
+
+    Attributes:
+        path: The file.
+        connection: Autocommitting; changes are made inside `transaction`.
+    """
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self.connection = connection
+
+    @classmethod
+    def open(cls, folder: Path) -> Database:
+        """Opens the database of a hub's folder, and makes it if there is none.
+
+        Args:
+            folder: The hub's folder.
+
+        Raises:
+            InputNotFoundError: There is no such folder.
+            DatabaseError: The file is damaged or was written by a newer release.
+            DiskFullError: There is no room.
+        """
+        path = folder / NAME
+        if not folder.is_dir():
+            raise InputNotFoundError(f"{folder} is not a folder", action="Make the repository first.")
+        with mapped_errors(path):
+            if not path.exists():
+                _create(path)
+            connection = _connect(path)
+            found = connection.execute("PRAGMA user_version").fetchone()[0]
+        if found != SCHEMA:
+            connection.close()
+            action = "Use the release that wrote it, or a newer one."
+            raise DatabaseError(f"{path} has another schema", expected=SCHEMA, actual=found, action=action)
+        return cls(path, connection)
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self.connection.close()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Commits what the block changed, or nothing of it.
+
+        Raises:
+            DatabaseError: SQLite failed.
+            DiskFullError: There is no room; the database is as it was.
+        """
+        with mapped_errors(self.path):
+            self.connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self.connection
+                self.connection.execute("COMMIT")
+            except BaseException:
+                if self.connection.in_transaction:
+                    self.connection.execute("ROLLBACK")
+                raise
+
+    def query(self, sql: str, *parameters: object) -> list[sqlite3.Row]:
+        """Returns all rows of a query.
+
+        Raises:
+            DatabaseError: SQLite failed.
+        """
+        with mapped_errors(self.path):
+            return self.connection.execute(sql, parameters).fetchall()
+
+    def data_version(self) -> int:
+        """Returns a number that changes when another connection, also of another process, has committed."""
+        return int(self.query("PRAGMA data_version")[0][0])
+
+    @property
+    def epoch(self) -> int:
+        """The hub's epoch."""
+        return int(self.query("SELECT value FROM meta WHERE key = 'epoch'")[0][0])
+
+    def new_epoch(self) -> int:
+        """Starts a higher epoch: to be called once after the database was restored from a backup.
+
+        Devices that have seen later generations than the backup holds would ignore the hub otherwise.
+        """
+        with self.transaction() as connection:
+            epoch = max(self.epoch + 1, _now_ms())
+            connection.execute("UPDATE meta SET value = ? WHERE key = 'epoch'", (epoch,))
+            connection.execute("UPDATE desired SET epoch = ?", (epoch,))
+        return epoch
+
+    def set_desired(self, scope: str, bundle: BundleRef, *, rollout: str = "") -> Desired:
+        """Makes a bundle the wish for a scope, under the next generation of the whole hub.
+
+        Args:
+            scope: ``g/<group>`` or ``d/<device>``.
+            bundle: What to run.
+            rollout: Identifies the push; made from the generation if empty.
+        """
+        with self.transaction() as connection:
+            epoch = self.epoch
+            connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'gen'")
+            gen = int(self.query("SELECT value FROM meta WHERE key = 'gen'")[0][0])
+            desired = Desired(epoch=epoch, gen=gen, bundle=bundle, rollout=rollout or f"push-{gen}")
+            row = (scope, epoch, gen, msgspec.json.encode(bundle).decode(), desired.rollout, time.time_ns())
+            connection.execute("INSERT OR REPLACE INTO desired VALUES (?, ?, ?, ?, ?, ?)", row)
+            self.add_event(
+                Event(at_ns=time.time_ns(), device="", kind="pushed", bundle=bundle.identity, detail=f"{scope} {gen}")
+            )
+        return desired
+
+    def desired(self) -> dict[str, Desired]:
+        """Returns the wish of each scope."""
+        rows = self.query("SELECT scope, epoch, gen, bundle, rollout FROM desired ORDER BY scope")
+        return {
+            row["scope"]: Desired(
+                epoch=row["epoch"],
+                gen=row["gen"],
+                bundle=msgspec.json.decode(row["bundle"], type=BundleRef) if row["bundle"] else None,
+                rollout=row["rollout"] or "",
+            )
+            for row in rows
+        }
+
+    def add_event(self, event: Event) -> None:
+        """Adds to the timeline, inside the caller's transaction."""
+        self.connection.execute(
+            "INSERT INTO events (at_ns, device, kind, bundle, code, detail) VALUES (?, ?, ?, ?, ?, ?)",
+            (event.at_ns, event.device, event.kind, event.bundle, event.code, event.detail),
+        )
+
+    def events(self, *, kind: str | None = None) -> list[Event]:
+        """Returns the timeline, oldest first.
+
+        Args:
+            kind: Only these, if given.
+        """
+        rows = self.query("SELECT * FROM events WHERE ?1 IS NULL OR kind = ?1 ORDER BY id", kind)
+        return [Event(**{name: row[name] for name in Event.__struct_fields__}) for row in rows]
+
+    def acknowledgements(self) -> dict[str, ResultsAck]:
+        """Returns what each device was last told that it may forget."""
+        rows = self.query("SELECT device, epoch, seq, max(at_ns) FROM watermarks GROUP BY device")
+        return {row["device"]: ResultsAck(epoch=row["epoch"], seq=row["seq"]) for row in rows}
+
+    def count_results(self) -> int:
+        """Returns how many results are committed."""
+        return int(self.query("SELECT count(*) FROM results")[0][0])
+
+
+@contextlib.contextmanager
+def mapped_errors(path: Path) -> Iterator[None]:
+    """Turns SQLite's errors into ours."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorname", "").startswith(("SQLITE_FULL", "SQLITE_IOERR_WRITE")):
+            raise DiskFullError(path=str(path)) from error
+        raise DatabaseError(
+            f"{path}: {error}", action="Check the disk and the file's permissions; restore a backup if it is damaged."
+        ) from error
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    connection.row_factory = sqlite3.Row
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    return connection
+
+
+def _create(path: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix=".new-db-", dir=path.parent) as folder:
+        new = Path(folder) / NAME
+        connection = _connect(new)
+        tables = sqlite_utils.Database(connection)
+        for name, (columns, key, not_null) in _TABLES.items():
+            tables.create_table(name, columns, pk=key, not_null=set(not_null))
+        tables["events"].create_index(["device", "at_ns"])
+        connection.execute("INSERT INTO meta VALUES ('epoch', ?), ('gen', 0)", (_now_ms(),))
+        connection.execute(f"PRAGMA user_version = {SCHEMA}")
+        connection.close()
+        # Closing checkpoints the log into the file. A link doesn't replace what another process made meanwhile.
+        with contextlib.suppress(FileExistsError):
+            os.link(new, path)
+    fsync_folder(path.parent)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

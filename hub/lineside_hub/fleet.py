@@ -1,0 +1,101 @@
+"""What the devices say of themselves, and the timeline that comes of it: each change once.
+
+Births, wills and reports are retained, so the same message comes again on every connection of the hub;
+only what differs from the last one becomes an event. A report whose progress alone moved is no event.
+"""
+
+from __future__ import annotations
+
+import time
+
+from lineside_hub.database import Database, Event
+from lineside_link.messages import Reported, Up, decode, encode
+from lineside_runtime.errors import BadInputFormatError
+
+
+def read_up(device: str, payload: bytes) -> Up:
+    """Reads a birth or will.
+
+    Raises:
+        BadInputFormatError: It is none, or speaks for another device.
+    """
+    message = decode(payload, Up)
+    _check_speaker(device, message.device)
+    return message
+
+
+def read_reported(device: str, payload: bytes) -> Reported:
+    """Reads a report.
+
+    Raises:
+        BadInputFormatError: It is none, or speaks for another device.
+    """
+    message = decode(payload, Reported)
+    _check_speaker(device, message.device)
+    return message
+
+
+def _check_speaker(device: str, speaker: str) -> None:
+    if speaker != device:
+        raise BadInputFormatError(
+            f"message on a topic of {device}", expected=device, actual=speaker, action="It is not used."
+        )
+
+
+class Fleet:
+    """Writes what devices say, inside the caller's transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def write_up(self, message: Up) -> None:
+        """Keeps a birth or will; a change of presence or of the boot is an event."""
+        now_ns = time.time_ns()
+        before = self._last(message.device, "birth")
+        old = decode(before.encode(), Up) if before else None
+        self._keep(message.device, ("up", "up_at_ns", "birth"), (int(message.up), now_ns, encode(message).decode()))
+        was = (old.up, old.boot_id) if old else (False, "")
+        if (message.up, message.boot_id) != was and (message.up or was[0]):
+            detail = f"boot {message.boot_id}" + (f", {message.board}" if message.board else "")
+            kind = "up" if message.up else "down"
+            self._database.add_event(Event(at_ns=now_ns, device=message.device, kind=kind, detail=detail))
+
+    def write_reported(self, message: Reported) -> None:
+        """Keeps a report; a change of state, generation, bundle or error is an event."""
+        now_ns = time.time_ns()
+        before = self._last(message.device, "reported")
+        old = decode(before.encode(), Reported) if before else None
+        self._keep(message.device, ("reported_at_ns", "reported"), (now_ns, encode(message).decode()))
+        if old is None or _gist(old) != _gist(message):
+            self._database.add_event(_event(message, now_ns))
+
+    def _last(self, device: str, column: str) -> str | None:
+        rows = self._database.query(f"SELECT {column} FROM devices WHERE device = ?", device)
+        return rows[0][column] if rows else None
+
+    def _keep(self, device: str, columns: tuple[str, ...], values: tuple[object, ...]) -> None:
+        names = ", ".join(columns)
+        marks = ", ".join("?" for _ in columns)
+        changes = ", ".join(f"{name} = excluded.{name}" for name in columns)
+        self._database.connection.execute(
+            f"INSERT INTO devices (device, {names}) VALUES (?, {marks}) ON CONFLICT (device) DO UPDATE SET {changes}",
+            (device, *values),
+        )
+
+
+def _gist(message: Reported) -> tuple[object, ...]:
+    code = message.error.code if message.error else None
+    return (message.epoch, message.gen, message.state, message.installed, message.wanted, code)
+
+
+def _event(message: Reported, now_ns: int) -> Event:
+    subject = message.installed if message.state in ("active", "idle") else message.wanted
+    subject = subject or message.wanted or message.installed
+    return Event(
+        at_ns=now_ns,
+        device=message.device,
+        kind=message.state,
+        bundle=subject.identity if subject else "",
+        code=message.error.code if message.error else None,
+        detail=message.error.message if message.error else f"generation {message.gen}",
+    )

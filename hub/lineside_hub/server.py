@@ -1,0 +1,220 @@
+"""`Hub`: the process at the host's end of the link.
+
+Threads and what they share (messages in queues, nothing else)::
+
+    link handlers ──► Inbox      one writer: results, births, reports; acknowledges after the commit
+                 └──► Responder  metadata, manifests and chunks for the devices
+    ticker        ──► looks for new wishes of other processes, renews the timestamp
+
+Everything retained is published again on every connection, because retained state dies with a broker.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+
+from lineside_hub.config import HubConfig, load_config
+from lineside_hub.database import Database
+from lineside_hub.inbox import Inbox, Kind
+from lineside_hub.repository import Repository
+from lineside_hub.responder import Responder
+from lineside_link.client import LinkClient
+from lineside_link.messages import Desired, ResultsAck, encode
+from lineside_link.topics import NAME, Topics
+from lineside_runtime.errors import LinesideError, StoreError
+
+_log = logging.getLogger("lineside.hub")
+
+TICK_S = 0.15
+"""How often the database is asked whether another process pushed: `PRAGMA data_version` costs microseconds."""
+
+RENEW_RETRY_S = 60.0
+
+
+class Hub:
+    """Connects, serves and collects until `close`.
+
+    Args:
+        config: From `lineside_hub.config.load_config`.
+
+    Raises:
+        InputNotFoundError: The folder holds no repository.
+        DatabaseError: The database cannot be used.
+    """
+
+    def __init__(self, config: HubConfig) -> None:
+        folder = Path(config.folder)
+        self.topics = Topics(config.link.site)
+        self.repository = Repository.open(folder)
+        self.link = LinkClient(config.link, f"lineside-hub-{config.link.site}")
+        self.inbox = Inbox(folder, self._acknowledge)
+        self.responder = Responder(self.repository, self._answer)
+        self._renew_every_s = config.renew_every_s
+        self._database = Database.open(folder)
+        self._published: dict[str, Desired] = {}
+        self._everything = threading.Event()
+        self._wake = threading.Event()
+        self._closing = threading.Event()
+        self._ticker = threading.Thread(target=self._tick, name="hub-ticker", daemon=True)
+
+    def start(self) -> None:
+        """Starts all threads and connects in the background.
+
+        Raises:
+            ConfigError: A certificate, key or password file cannot be read.
+        """
+        self._renew()
+        self.inbox.start()
+        self.responder.start()
+        prefix = self.topics.prefix
+        self.link.subscribe(f"{prefix}/d/+/res", self._taker("results"))
+        self.link.subscribe(f"{prefix}/d/+/up", self._taker("up"))
+        self.link.subscribe(f"{prefix}/d/+/reported", self._taker("reported"))
+        self.link.subscribe(f"{prefix}/repo/get/+", self._request, qos=0)
+        self.link.on_connect(self._publish_everything)
+        self.link.start()
+        self._ticker.start()
+
+    def close(self) -> None:
+        """Writes what has arrived, and leaves."""
+        self._closing.set()
+        self._wake.set()
+        self.responder.close()
+        self.inbox.close()
+        self.link.close()
+        if self._ticker.ident is not None:
+            self._ticker.join(5.0)
+        self._database.close()
+
+    @property
+    def healthy(self) -> bool:
+        """Whether all threads of the hub run."""
+        return self.inbox.alive and self._ticker.is_alive()
+
+    # Called in the handlers' thread of the link.
+
+    def _taker(self, kind: Kind) -> _Taker:
+        return _Taker(self, kind)
+
+    def take(self, kind: Kind, topic: str, payload: bytes) -> None:
+        """Hands a device's message to the inbox."""
+        device = self.topics.device_of(topic)
+        if NAME.fullmatch(device):
+            self.inbox.offer(kind, device, payload)
+        else:
+            self.inbox.counters["malformed"] += 1
+            _log.warning("a message on %r was dropped: no device can be called so", topic)
+
+    def _request(self, topic: str, payload: bytes) -> None:
+        device = self.topics.device_of(topic)
+        if NAME.fullmatch(device):
+            self.responder.offer(device, payload)
+
+    def _publish_everything(self) -> None:
+        self._everything.set()
+        self._wake.set()
+
+    # Called in the threads of inbox and responder.
+
+    def _acknowledge(self, device: str, ack: ResultsAck) -> None:
+        # Not sent means no connection; all acknowledgements are published again on the next one.
+        self.link.publish(self.topics.results_ack(device), encode(ack), retain=True)
+
+    def _answer(self, device: str, payload: bytes) -> bool:
+        return self.link.publish(self.topics.repo_response(device), payload, qos=0)
+
+    # The ticker.
+
+    def _tick(self) -> None:
+        seen = -1
+        renew_at = time.monotonic() + self._renew_every_s
+        while not self._closing.is_set():
+            try:
+                if self._everything.is_set():
+                    self._everything.clear()
+                    self._published.clear()
+                    self._publish_acknowledgements()
+                    seen = -1
+                version = self._database.data_version()
+                if version != seen and self.link.connected:
+                    seen = version if self._publish_desired() else -1
+            except StoreError as error:
+                _log.error("wishes cannot be read; tried again: %s", error)
+            if time.monotonic() >= renew_at:
+                renew_at = time.monotonic() + (self._renew_every_s if self._renew() else RENEW_RETRY_S)
+            self._wake.wait(TICK_S)
+            self._wake.clear()
+
+    def _publish_acknowledgements(self) -> None:
+        for device, ack in self._database.acknowledgements().items():
+            self._acknowledge(device, ack)
+
+    def _publish_desired(self) -> bool:
+        whole = True
+        for scope, desired in self._database.desired().items():
+            if self._published.get(scope) == desired:
+                continue
+            kind, name = scope.split("/", 1)
+            topic = self.topics.group_desired(name) if kind == "g" else self.topics.device_desired(name)
+            if self.link.publish(topic, encode(desired), retain=True):
+                self._published[scope] = desired
+                wish = desired.bundle.identity if desired.bundle else "what is there"
+                _log.info("%s should run %s (generation %d)", scope, wish, desired.gen)
+            else:
+                whole = False
+        return whole
+
+    def _renew(self) -> bool:
+        try:
+            self.repository.renew()
+        except (LinesideError, OSError) as error:
+            _log.error("the timestamp was not renewed; devices refuse updates once it is a day old: %s", error)
+            return False
+        return True
+
+
+class _Taker:
+    """A handler of the link that knows what kind of message it takes."""
+
+    def __init__(self, hub: Hub, kind: Kind) -> None:
+        self._hub = hub
+        self._kind = kind
+
+    def __call__(self, topic: str, payload: bytes) -> None:
+        self._hub.take(self._kind, topic, payload)
+
+
+def run(config_path: Path | str) -> int:
+    """Runs the hub until SIGTERM or SIGINT.
+
+    Args:
+        config_path: ``hub.toml``.
+
+    Returns:
+        0 after a signal, 1 if a thread of the hub ended by itself.
+
+    Raises:
+        LinesideError: The configuration, repository or database cannot be used.
+    """
+    hub = Hub(load_config(config_path))
+    stopping = threading.Event()
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        stopping.set()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    hub.start()
+    try:
+        while not stopping.wait(1.0):
+            if not hub.healthy:
+                _log.critical("a thread of the hub has ended; the process ends so that it is started again")
+                return 1
+    finally:
+        hub.close()
+    return 0
