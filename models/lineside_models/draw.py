@@ -1,0 +1,142 @@
+"""Draws a verdict on its frame, for people."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from lineside_models.frame import UInt8Array, check_image
+from lineside_models.inspection import Detection
+from lineside_models.labels import PCB, STEEL
+from lineside_runtime.errors import BadInputFormatError
+
+Colour = tuple[int, int, int]
+
+READABLE_SIDE = 480
+"""Frames with a shorter long side are enlarged by a whole number, so that the labels don't hide them."""
+
+_PALETTE: tuple[Colour, ...] = (
+    (0, 159, 230),
+    (233, 180, 86),
+    (115, 158, 0),
+    (66, 228, 240),
+    (0, 94, 213),
+    (167, 121, 204),
+)
+"""BGR. Six colours of Okabe and Ito (2008) that people with any colour vision tell apart."""
+
+_VERDICTS: dict[str, tuple[str, Colour]] = {
+    "pass": ("PASS", (84, 130, 0)),
+    "reject": ("REJECT", (40, 40, 190)),
+    "fault": ("FAULT: no verdict", (0, 120, 200)),
+}
+
+_BANNER_PX = 34
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+_TEXT_SCALE = 0.5
+_DARK: Colour = (24, 24, 24)
+_LIGHT: Colour = (255, 255, 255)
+
+
+def annotate(
+    image: UInt8Array, detections: Sequence[Detection], *, verdict: str | None = None, title: str = ""
+) -> UInt8Array:
+    """Draws detections and verdict.
+
+    Args:
+        image: ``(H, W, 3) uint8`` BGR or ``(H, W) uint8`` grey; it is not changed.
+        detections: What was found, boxes in pixels of ``image``.
+        verdict: ``pass``, ``reject`` or ``fault``; ``None``: reject if anything was found.
+        title: Stands at the right of the banner, such as the part's number.
+
+    Returns:
+        ``(H', W', 3) uint8`` BGR: the frame, small ones enlarged, below a banner with the verdict in words.
+
+    Raises:
+        BadInputFormatError: ``image`` is no image, or the verdict is unknown.
+    """
+    check_image(image)
+    verdict = verdict or ("reject" if detections else "pass")
+    if verdict not in _VERDICTS:
+        raise BadInputFormatError("verdict", expected=" or ".join(_VERDICTS), actual=verdict, action="")
+    factor = max(1, -(-READABLE_SIDE // max(image.shape[:2])))
+    coloured = image if image.ndim == 3 else np.asarray(cv2.cvtColor(image, cv2.COLOR_GRAY2BGR), np.uint8)
+    canvas = np.asarray(coloured.repeat(factor, axis=0).repeat(factor, axis=1), np.uint8)
+    for detection in detections:
+        _draw_box(canvas, detection, factor)
+    taken: list[tuple[int, int, int, int]] = []
+    for detection in detections:  # after all boxes, so that none runs through a label
+        _draw_label(canvas, detection, factor, taken)
+    return np.vstack([_banner(canvas.shape[1], verdict, detections, title), canvas])
+
+
+def colour_of(defect_type: str) -> Colour:
+    """Returns the type's colour, BGR; types of other models get one by their name."""
+    for group in (STEEL, PCB):
+        if defect_type in group:
+            return _PALETTE[group.index(defect_type)]
+    return _PALETTE[zlib.crc32(defect_type.encode()) % len(_PALETTE)]
+
+
+def _corners(detection: Detection, factor: int) -> tuple[int, int, int, int]:
+    x1, y1, x2, y2 = (round(side * factor) for side in detection.box)
+    return x1, y1, x2 - 1, y2 - 1
+
+
+def _draw_box(canvas: UInt8Array, detection: Detection, factor: int) -> None:
+    x1, y1, x2, y2 = _corners(detection, factor)
+    cv2.rectangle(canvas, (x1, y1), (x2, y2), _DARK, 4)  # a dark rim, so that the box shows on any ground
+    cv2.rectangle(canvas, (x1, y1), (x2, y2), colour_of(detection.type), 2)
+
+
+def _draw_label(canvas: UInt8Array, detection: Detection, factor: int, taken: list[tuple[int, int, int, int]]) -> None:
+    text = f"{detection.type} {detection.score:.2f}"
+    (width, height), below = cv2.getTextSize(text, _FONT, _TEXT_SCALE, 1)
+    wide, high = width + 8, height + below + 5
+    x, y = _label_place(canvas.shape[:2], _corners(detection, factor), (wide, high), taken)
+    taken.append((x, y, x + wide, y + high))
+    colour = colour_of(detection.type)
+    cv2.rectangle(canvas, (x, y), (x + wide, y + high), _DARK, -1)
+    cv2.rectangle(canvas, (x + 1, y + 1), (x + wide - 1, y + high - 1), colour, -1)
+    cv2.putText(canvas, text, (x + 4, y + height + 3), _FONT, _TEXT_SCALE, _on(colour), 1, cv2.LINE_AA)
+
+
+def _label_place(
+    canvas: tuple[int, ...],
+    box: tuple[int, int, int, int],
+    size: tuple[int, int],
+    taken: list[tuple[int, int, int, int]],
+) -> tuple[int, int]:
+    """Returns where a label hides no other: above its box, else below, else inside; above if all is taken."""
+    x1, y1, _, y2 = box
+    wide, high = size
+    x = max(0, min(x1 - 1, canvas[1] - wide - 1))
+    places = [y1 - high - 2, y2 + 2, y1 + 3, y2 - high - 3]
+    inside = [y for y in places if 0 <= y <= canvas[0] - high - 1] or [max(0, min(y1, canvas[0] - high - 1))]
+    for y in inside:
+        if all(x + wide < left or x > right or y + high < top or y > bottom for left, top, right, bottom in taken):
+            return x, y
+    return x, inside[0]
+
+
+def _banner(width: int, verdict: str, detections: Sequence[Detection], title: str) -> UInt8Array:
+    text, colour = _VERDICTS[verdict]
+    banner = np.empty((_BANNER_PX, width, 3), np.uint8)
+    banner[:] = colour
+    if verdict == "reject" and detections:
+        text = f"{text}: {len(detections)} {'defect' if len(detections) == 1 else 'defects'}"
+    cv2.putText(banner, text, (10, 24), _FONT, 0.7, _LIGHT, 2, cv2.LINE_AA)
+    used = cv2.getTextSize(text, _FONT, 0.7, 2)[0][0] + 30
+    title_width = cv2.getTextSize(title, _FONT, _TEXT_SCALE, 1)[0][0]
+    if title and used + title_width + 10 <= width:
+        cv2.putText(banner, title, (width - title_width - 10, 22), _FONT, _TEXT_SCALE, _LIGHT, 1, cv2.LINE_AA)
+    return banner
+
+
+def _on(colour: Colour) -> Colour:
+    """Returns black or white, whichever reads better on the colour (ITU-R BT.601 luma)."""
+    luma = 0.114 * colour[0] + 0.587 * colour[1] + 0.299 * colour[2]
+    return _DARK if luma > 110 else _LIGHT

@@ -1,0 +1,292 @@
+"""How good a detector is: mAP, and precision, recall and F1 by box, by image and by part.
+
+Matching and interpolation are those of COCO (Lin et al. 2014; ``pycocotools.cocoeval``), against which the
+tests hold them: pycocotools itself needs a compiler on boards, and knows neither thresholds nor images.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from lineside_runtime.errors import BadInputFormatError
+
+Bools = npt.NDArray[np.bool_]
+
+RECALL_POINTS = 101
+"""Recalls at which precision is read, from 0 to 1 (COCO)."""
+
+DETECTIONS_MAX = 100
+"""Detections of one type that count in one image, best first (COCO's ``maxDets``)."""
+
+
+class Truth(Protocol):
+    """What is truly in an image; a `Sample` and a `SimulatedFrame` are such."""
+
+    @property
+    def boxes(self) -> npt.NDArray[np.float32]:
+        """``(N, 4)``, ``x1, y1, x2, y2``, x2 and y2 exclusive."""
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """``(N,)`` indices of types."""
+
+
+class Found(Truth, Protocol):
+    """What a detector says of an image; `Candidates` are such."""
+
+    @property
+    def scores(self) -> npt.NDArray[np.float32]:
+        """``(N,)``, higher is surer."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Counts:
+    """Hits and errors. Where there was nothing to find or nothing was found, nothing was done wrong: 1.
+
+    Attributes:
+        tp: Found, and there.
+        fp: Found, and not there.
+        fn: There, and not found.
+    """
+
+    tp: int
+    fp: int
+    fn: int
+
+    @property
+    def precision(self) -> float:
+        """Share of the findings that are right."""
+        return _share(self.tp, self.tp + self.fp)
+
+    @property
+    def recall(self) -> float:
+        """Share of the defects that were found."""
+        return _share(self.tp, self.tp + self.fn)
+
+    @property
+    def f1(self) -> float:
+        """Harmonic mean of the two."""
+        return _share(2 * self.tp, 2 * self.tp + self.fp + self.fn)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns counts and rates."""
+        rates = {"precision": self.precision, "recall": self.recall, "f1": self.f1}
+        return {**dataclasses.asdict(self), **{name: round(rate, 4) for name, rate in rates.items()}}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ClassMetrics:
+    """Figures of one defect type.
+
+    Attributes:
+        ap50: Average precision at IoU 0.5; ``None`` if no image shows the type.
+        boxes: Boxes at the threshold.
+        images: Is this type in this image?
+        truths: How many true boxes there are.
+    """
+
+    ap50: float | None
+    boxes: Counts
+    images: Counts
+    truths: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DetectionMetrics:
+    """Figures of one detector on one set of images.
+
+    Attributes:
+        images: How many images were judged.
+        map50: Mean of the types' average precision at IoU 0.5, over the types that the images show.
+        classes: By type.
+        boxes: Sum over the types, boxes at the thresholds.
+        image_types: Sum over the types: is this type in this image?
+        parts: Good or bad? A bad part that was rejected, whatever the reason, is a hit.
+        clean: How many images truly show no defect.
+    """
+
+    images: int
+    map50: float
+    classes: dict[str, ClassMetrics]
+    boxes: Counts
+    image_types: Counts
+    parts: Counts
+    clean: int
+
+    @property
+    def macro_f1_boxes(self) -> float:
+        """Mean of the box F1 of the types that the images show."""
+        return _mean([each.boxes.f1 for each in self.classes.values() if each.truths])
+
+    @property
+    def macro_f1_images(self) -> float:
+        """Mean of the image F1 of the types that the images show."""
+        return _mean([each.images.f1 for each in self.classes.values() if each.truths])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the figures as they travel in JSON.
+
+        ``f1`` is by image and type, summed over the types; ``f1_boxes`` by box.
+        """
+        return {
+            "images": self.images,
+            "clean": self.clean,
+            "map50": round(self.map50, 4),
+            "f1": round(self.image_types.f1, 4),
+            "f1_macro": round(self.macro_f1_images, 4),
+            "f1_boxes": round(self.boxes.f1, 4),
+            "f1_boxes_macro": round(self.macro_f1_boxes, 4),
+            "f1_good_or_bad": round(self.parts.f1, 4),
+            "boxes": self.boxes.as_dict(),
+            "image_types": self.image_types.as_dict(),
+            "good_or_bad": self.parts.as_dict(),
+            "classes": {name: _class_dict(each) for name, each in self.classes.items()},
+        }
+
+
+def evaluate(
+    truths: Sequence[Truth],
+    found: Sequence[Found],
+    *,
+    labels: Sequence[str],
+    thresholds: npt.ArrayLike,
+    min_iou: float = 0.5,
+) -> DetectionMetrics:
+    """Judges a detector's findings.
+
+    Args:
+        truths: An image each.
+        found: The same images, in the same order; all candidates, not only those above a threshold.
+        labels: Names of the types that the indices mean.
+        thresholds: Score from which a finding counts, one number or one a type. mAP doesn't look at it.
+        min_iou: Overlap from which a box is right.
+
+    Returns:
+        The figures.
+
+    Raises:
+        BadInputFormatError: The two lists, or labels and thresholds, differ in length.
+    """
+    if len(truths) != len(found):
+        raise BadInputFormatError("truth and findings", expected=f"{len(truths)} images", actual=len(found), action="")
+    bars = np.asarray(thresholds, np.float64)
+    if bars.ndim and bars.shape != (len(labels),):
+        raise BadInputFormatError("thresholds", expected=f"1 or {len(labels)} numbers", actual=bars.shape, action="")
+    bars = np.broadcast_to(bars, (len(labels),))
+    classes = {
+        name: _evaluate_class(truths, found, label, bar=float(bars[label]), min_iou=min_iou)
+        for label, name in enumerate(labels)
+    }
+    really = np.array([len(truth.labels) > 0 for truth in truths], bool)
+    claimed = np.array([bool((each.scores >= bars[each.labels]).any()) for each in found], bool)
+    return DetectionMetrics(
+        images=len(truths),
+        map50=_mean([each.ap50 for each in classes.values() if each.ap50 is not None]),
+        classes=classes,
+        boxes=_total([each.boxes for each in classes.values()]),
+        image_types=_total([each.images for each in classes.values()]),
+        parts=_compare(really, claimed),
+        clean=int((~really).sum()),
+    )
+
+
+def average_precision(scores: npt.NDArray[np.float64], right: Bools, truths: int) -> float:
+    """Returns COCO's average precision of one type.
+
+    Args:
+        scores: ``(N,)`` of the detections of all images.
+        right: ``(N,)`` whether each matched a true box of its own.
+        truths: How many true boxes there are, 1 at least.
+    """
+    hits = np.cumsum(right[np.argsort(-scores, kind="stable")])
+    recall = hits / truths
+    precision = hits / np.arange(1, len(hits) + 1)
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    place = np.searchsorted(recall, np.linspace(0, 1, RECALL_POINTS), side="left")
+    return float(np.append(envelope, 0.0)[place].mean())
+
+
+def box_iou(first: npt.NDArray[np.floating[Any]], second: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
+    """Returns ``(N, M)`` overlaps, intersection over union, of ``(N, 4)`` with ``(M, 4)`` boxes."""
+    a, b = first.astype(np.float64)[:, None], second.astype(np.float64)[None]
+    shared = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None).prod(axis=-1)
+    union = (a[..., 2:] - a[..., :2]).prod(axis=-1) + (b[..., 2:] - b[..., :2]).prod(axis=-1) - shared
+    return np.asarray(np.divide(shared, union, out=np.zeros_like(shared), where=union > 0), np.float64)
+
+
+def match(found_boxes: npt.NDArray[Any], true_boxes: npt.NDArray[Any], *, min_iou: float = 0.5) -> Bools:
+    """Pairs detections of one type in one image with true boxes: each takes the best that is still free.
+
+    Args:
+        found_boxes: ``(N, 4)``, highest score first.
+        true_boxes: ``(M, 4)``.
+        min_iou: Overlap from which a pair counts.
+
+    Returns:
+        ``(N,)`` whether each detection found a partner.
+    """
+    right = np.zeros(len(found_boxes), bool)
+    if not len(true_boxes):
+        return right
+    overlap = box_iou(found_boxes, true_boxes)
+    for row in range(len(found_boxes)):
+        best = overlap.shape[1] - 1 - int(overlap[row, ::-1].argmax())  # of equals the last, as COCO does
+        if overlap[row, best] >= min(min_iou, 1 - 1e-10):
+            right[row] = True
+            overlap[:, best] = -1
+    return right
+
+
+def _evaluate_class(
+    truths: Sequence[Truth], found: Sequence[Found], label: int, *, bar: float, min_iou: float
+) -> ClassMetrics:
+    scores, right = [np.empty(0)], [np.empty(0, bool)]
+    really, claimed = np.zeros(len(truths), bool), np.zeros(len(truths), bool)
+    count = 0
+    for number, (truth, each) in enumerate(zip(truths, found, strict=True)):
+        true_boxes = truth.boxes[truth.labels == label]
+        mine = np.flatnonzero(each.labels == label)
+        mine = mine[np.argsort(-each.scores[mine], kind="stable")][:DETECTIONS_MAX]
+        scores.append(each.scores[mine].astype(np.float64))
+        right.append(match(each.boxes[mine], true_boxes, min_iou=min_iou))
+        really[number], claimed[number] = len(true_boxes) > 0, bool((scores[-1] >= bar).any())
+        count += len(true_boxes)
+    all_scores, all_right = np.concatenate(scores), np.concatenate(right)
+    above = all_right[all_scores >= bar]
+    hits = int(above.sum())
+    return ClassMetrics(
+        ap50=average_precision(all_scores, all_right, count) if count else None,
+        boxes=Counts(hits, len(above) - hits, count - hits),
+        images=_compare(really, claimed),
+        truths=count,
+    )
+
+
+def _compare(really: Bools, claimed: Bools) -> Counts:
+    return Counts(int((really & claimed).sum()), int((~really & claimed).sum()), int((really & ~claimed).sum()))
+
+
+def _total(counts: Sequence[Counts]) -> Counts:
+    return Counts(sum(each.tp for each in counts), sum(each.fp for each in counts), sum(each.fn for each in counts))
+
+
+def _class_dict(each: ClassMetrics) -> dict[str, Any]:
+    return {
+        "ap50": None if each.ap50 is None else round(each.ap50, 4),
+        "truths": each.truths,
+        "boxes": each.boxes.as_dict(),
+        "images": each.images.as_dict(),
+    }
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else 1.0
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else 0.0
