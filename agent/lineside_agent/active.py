@@ -1,0 +1,99 @@
+"""`ActiveInspector`: the small handle through which the pipeline reaches the bundle that runs.
+
+A swap falls between two frames: a frame that has begun ends with the inspector with which it began, and the old one is
+closed by its owner only when no frame uses it any more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+
+from lineside_agent.loaded import Loaded
+
+
+class ActiveInspector:
+    """Holds at most one loaded bundle."""
+
+    def __init__(self) -> None:
+        self._loaded: Loaded | None = None
+        self._in_use: Loaded | None = None
+        self._changed = threading.Condition()
+        self._good = 0
+        self._broken = ""
+
+    @property
+    def loaded(self) -> Loaded | None:
+        """What runs now."""
+        with self._changed:
+            return self._loaded
+
+    def swap(self, loaded: Loaded | None) -> Loaded | None:
+        """Makes ``loaded`` the one that the next frame uses, and waits for the frame that still uses the old one.
+
+        Args:
+            loaded: The new one; ``None`` makes the line wait.
+
+        Returns:
+            The old one, which nobody uses any more.
+        """
+        with self._changed:
+            old, self._loaded = self._loaded, loaded
+            self._good, self._broken = 0, ""
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._in_use is None or self._in_use is loaded)
+            return old
+
+    def wait(self, stop: threading.Event) -> bool:
+        """Waits until there is something to use.
+
+        Args:
+            stop: Ends the wait.
+
+        Returns:
+            Whether there is.
+        """
+        with self._changed:
+            while self._loaded is None and not stop.is_set():
+                self._changed.wait(0.2)
+            return self._loaded is not None
+
+    @contextlib.contextmanager
+    def use(self) -> Iterator[Loaded | None]:
+        """Gives what runs now, and keeps it open meanwhile. One thread may do so at a time."""
+        with self._changed:
+            self._in_use = self._loaded
+        try:
+            yield self._in_use
+        finally:
+            with self._changed:
+                self._in_use = None
+                self._changed.notify_all()
+
+    def judged(self, loaded: Loaded, reason: str) -> None:
+        """Notes how a frame went, for the health check.
+
+        Args:
+            loaded: What judged it.
+            reason: Empty, or why the engine failed.
+        """
+        with self._changed:
+            if loaded is self._loaded:
+                self._good += not reason
+                self._broken = self._broken or reason
+                self._changed.notify_all()
+
+    def watch(self, frames: int, timeout_s: float) -> tuple[str, bool]:
+        """Watches what runs now until it has judged so many frames, has failed, or the time is over.
+
+        Args:
+            frames: Enough good ones.
+            timeout_s: The longest watch.
+
+        Returns:
+            Empty or why a frame failed; and whether there were enough good ones.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._good >= frames or bool(self._broken), timeout_s)
+            return self._broken, self._good >= frames

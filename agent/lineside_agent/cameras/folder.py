@@ -1,0 +1,64 @@
+"""The image files of a folder, by name."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from lineside_agent.cameras.base import Camera, LostFrame, Shot
+from lineside_models.frame import Frame
+from lineside_runtime.errors import CameraError
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+
+
+class FolderCamera(Camera):
+    """Gives each image file below a folder once, in the order of its relative path, which is its ``part_id``.
+
+    Args:
+        path: The folder.
+        name: What the records call the source; empty for ``folder:<path>``.
+        loop: Whether the first follows the last.
+    """
+
+    def __init__(self, path: Path, *, name: str = "", loop: bool = False) -> None:
+        super().__init__(name or f"folder:{path}", finite=True)
+        self._path = path
+        self._loop = loop
+
+    def _frames(self, start_at: int) -> Iterator[Shot]:
+        if not self._path.is_dir():
+            raise CameraError(f"{self._path} is not a folder", action="Correct $.camera.path.")
+        names = sorted(
+            path.relative_to(self._path).as_posix()
+            for path in self._path.rglob("*")
+            if path.suffix.lower() in SUFFIXES and path.is_file()
+        )
+        if not names:
+            raise CameraError(f"{self._path} holds no image", expected=", ".join(sorted(SUFFIXES)))
+        for sequence in itertools.count(start_at):
+            if sequence >= len(names) and not self._loop:
+                return
+            yield self._read(sequence, names[sequence % len(names)])
+
+    def _read(self, sequence: int, name: str) -> Shot:
+        captured_at_ns = time.time_ns()
+        try:
+            image = cv2.imdecode(np.fromfile(self._path / name, np.uint8), cv2.IMREAD_COLOR)
+            reason = "" if image is not None else "not an image that can be decoded"
+        except (OSError, cv2.error) as error:
+            image, reason = None, str(error)
+        if image is None:
+            return LostFrame(self.source, sequence, name, captured_at_ns, f"{name}: {reason}")
+        return Frame(
+            image=np.asarray(image, np.uint8),
+            source=self.source,
+            sequence=sequence,
+            part_id=name,
+            captured_at_ns=captured_at_ns,
+        )

@@ -1,0 +1,37 @@
+"""The line simulator as a camera: frames that the machine draws itself, always the same for a seed."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+
+from lineside_agent.cameras.base import Camera, Shot
+from lineside_models.frame import Frame
+from lineside_models.simulator import Kind, stream
+
+
+class SimulatorCamera(Camera):
+    """Gives frames of `lineside_models.simulator.stream`; ``part_id`` is ``sim-<kind>-<seed>`` and draws it again.
+
+    Args:
+        seed: Of the whole stream.
+        name: What the records call the source; empty for ``simulator:<seed>``.
+        kinds: What passes by, in turn.
+    """
+
+    def __init__(self, seed: int, *, name: str = "", kinds: tuple[Kind, ...] = ("steel", "pcb")) -> None:
+        super().__init__(name or f"simulator:{seed}", finite=True)
+        self._seed = seed
+        self._kinds = kinds
+
+    def _frames(self, start_at: int) -> Iterator[Shot]:
+        frames = stream(self._seed, kinds=self._kinds)
+        for sequence, drawn in enumerate(itertools.islice(frames, start_at, None), start_at):
+            yield Frame(
+                image=drawn.image,
+                source=self.source,
+                sequence=sequence,
+                part_id=f"sim-{drawn.kind}-{drawn.seed}",
+                captured_at_ns=time.time_ns(),
+            )

@@ -1,0 +1,215 @@
+"""What runs, and when.
+
+| thread | from | to | does |
+| --- | --- | --- | --- |
+| ``update`` | start | stop | loads the installed bundle, follows wishes |
+| ``camera`` | first bundle | end of the source | reads frames into the queue |
+| ``pipeline`` | start | end of the source | waits for a bundle; judges, signals, records |
+| ``store`` | start | stop | writes records |
+| ``outbox`` | start, with a link | stop | sends records until the hub has them |
+| ``link-…`` | start, with a link | stop | stays connected |
+| main | start | stop | writes ``status.json``, waits for SIGTERM |
+
+Without a broker everything goes on and is sent later. A thread that ends by a defect ends the agent with code 70, and
+whoever supervises it starts it again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import secrets
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from lineside_agent.active import ActiveInspector
+from lineside_agent.cameras import open_camera
+from lineside_agent.config import AgentConfig, read_config
+from lineside_agent.home import Home
+from lineside_agent.images import Archive
+from lineside_agent.line_io import open_output
+from lineside_agent.pipeline import Pipeline
+from lineside_agent.reader import FrameQueue, Reader
+from lineside_agent.slots import Slots
+from lineside_agent.status import Sources, write_status
+from lineside_agent.store import Store
+from lineside_agent.updater import Updater
+from lineside_agent.updates import Machine
+from lineside_runtime.errors import ConfigError
+
+log = logging.getLogger("lineside.agent")
+
+STATUS_EVERY_S = 0.5
+DEFECT = 70
+"""Exit code of an internal error, as in BSD's ``sysexits.h``."""
+
+
+class Daemon:
+    """One agent.
+
+    Args:
+        config: From ``agent.toml``.
+        observe: Told of each step of the update machine after it was written down and before it is acted upon.
+    """
+
+    def __init__(self, config: AgentConfig, *, observe: Callable[[Machine], None] | None = None) -> None:
+        config.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = _lock(config.folder)
+        self._config = config
+        self._observe = observe
+        self._boot_id = secrets.token_hex(8)
+        self._stop = threading.Event()
+        self._defects: list[str] = []
+        self._threads: list[threading.Thread] = []
+        self._active = ActiveInspector()
+        self._store = Store(config.folder, archive=Archive(config.folder, config.store.keep_images))
+        self._outputs = [open_output(output) for output in config.line_io]
+        self._camera = open_camera(config.camera)
+        self._queue = FrameQueue(config.camera.queue, self._stop)
+        self._reader = Reader(
+            self._camera,
+            self._queue,
+            self._stop,
+            rate_hz=config.camera.rate_hz,
+            frames=config.camera.frames,
+            retry=not config.exit_when_done,
+        )
+        self._pipeline = Pipeline(
+            self._queue.get,
+            self._active,
+            outputs=self._outputs,
+            record=lambda row, frame: self._store.record(row, frame, wait=self._camera.finite),
+            stop=self._stop,
+        )
+        self._home = Home(config, self._boot_id, self._store, self._stop) if config.link is not None else None
+        self._updater = Updater(
+            config.folder,
+            slots=Slots(config.folder, config.bundle),
+            active=self._active,
+            inspect=config.inspect,
+            bring=self._home.bring if self._home is not None else None,
+            observe=self._stepped,
+            stop=self._stop,
+        )
+
+    def run(self) -> int:
+        """Runs until SIGTERM, SIGINT, `stop`, or the end of the source with ``exit_when_done``.
+
+        Returns:
+            0; 1 if the source failed; `DEFECT` after an internal error.
+        """
+        self._start("update", self._updater.run)
+        self._start("camera", self._read)
+        self._start("pipeline", self._pipeline.run)
+        if self._home is not None:
+            self._home.start(self._updater)
+            self._start("outbox", self._home.outbox.run)
+        while not self._stop.wait(STATUS_EVERY_S if not self._config.exit_when_done else 0.1):
+            self._write_status()
+            if self._config.exit_when_done and self._is_done():
+                self._stop.set()
+        self._end()
+        if self._defects:
+            return DEFECT
+        return 1 if self._config.exit_when_done and self._reader.problem is not None else 0
+
+    def stop(self) -> None:
+        """Ends `run`; from any thread or signal handler."""
+        self._stop.set()
+
+    def _read(self) -> None:
+        if self._active.wait(self._stop):
+            self._reader.run(self._store.next_sequence(self._camera.source))
+
+    def _stepped(self, machine: Machine, progress: float) -> None:
+        if self._home is not None:
+            self._home.report(machine, progress)
+        if self._observe is not None:
+            self._observe(machine)
+
+    def _start(self, name: str, work: Callable[[], None]) -> None:
+        thread = threading.Thread(target=self._guarded, args=(name, work), name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _guarded(self, name: str, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception:  # the daemon's top: said, and the process ends
+            log.exception("thread %s ended by a defect", name)
+            self._defects.append(name)
+            self._stop.set()
+
+    def _is_done(self) -> bool:
+        """Whether every frame has its record, and every record is where it should be."""
+        if any(thread.is_alive() for thread in self._threads if thread.name in ("camera", "pipeline")):
+            return False
+        return self._store.flush(0.0) and (self._home is None or self._store.pending == 0)
+
+    def _end(self) -> None:
+        """Stops in the order of the flow, so that what was judged is recorded, and what is recorded is reported."""
+        log.info("stopping")
+        for thread in self._threads:
+            thread.join(10.0)
+        if not self._camera.finite:
+            self._pipeline.abandon(self._queue.drain())
+        self._store.close()
+        for output in self._outputs:
+            output.close()
+        self._write_status()
+        if self._home is not None:
+            self._home.close()
+        if (loaded := self._active.swap(None)) is not None:
+            loaded.close()
+        os.close(self._lock)
+
+    def _write_status(self) -> None:
+        write_status(
+            self._config.folder / "status.json",
+            Sources(
+                config=self._config,
+                boot_id=self._boot_id,
+                machine=self._updater.machine,
+                reader=self._reader,
+                pipeline=self._pipeline.counts,
+                store=self._store,
+                active=self._active,
+                outputs=self._outputs,
+                home=self._home,
+                finished=not any(thread.is_alive() for thread in self._threads if thread.name == "pipeline"),
+            ),
+        )
+
+
+def _lock(folder: Path) -> int:
+    """Takes the folder for this process; the kernel gives it back at its end, however it ends."""
+    descriptor = os.open(folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise ConfigError(f"another agent uses {folder}", action="End it, or give each its own folder.") from error
+    return descriptor
+
+
+def run(config_path: Path | str, *, observe: Callable[[Machine], None] | None = None) -> int:
+    """Runs the agent in the foreground until SIGTERM.
+
+    Args:
+        config_path: ``agent.toml``.
+        observe: As in `Daemon`.
+
+    Returns:
+        The exit code, as in `Daemon.run`.
+
+    Raises:
+        LinesideError: The configuration or a file that it names is not usable.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    daemon = Daemon(read_config(config_path), observe=observe)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: daemon.stop())
+    return daemon.run()

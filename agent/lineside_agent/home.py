@@ -1,0 +1,175 @@
+"""The device's end of the link: birth and last will, wishes in, reports and results out."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import shutil
+import threading
+from pathlib import Path
+
+from lineside_agent.config import AgentConfig
+from lineside_agent.fetch import Fetcher
+from lineside_agent.outbox import Outbox
+from lineside_agent.store import Store
+from lineside_agent.updater import Progress, ShouldStop, Updater
+from lineside_agent.updates import Machine, Origin, Wished
+from lineside_boards.detect import detect
+from lineside_link.client import LinkClient
+from lineside_link.clock import ClockFloor
+from lineside_link.fetch import RepoClient
+from lineside_link.messages import BundleRef, Desired, Reported, Up, decode, encode
+from lineside_link.topics import Topics
+from lineside_link.trust import TrustStore
+from lineside_runtime.errors import ConfigError, InputNotFoundError
+from lineside_runtime.registry import engines
+
+log = logging.getLogger("lineside.agent")
+
+
+class Home:
+    """Speaks with the hub.
+
+    Args:
+        config: With ``link`` and ``root``.
+        boot_id: Of this start.
+        store: Where results are.
+        stop: Ends the outbox.
+
+    Attributes:
+        outbox: Sends results.
+        name_conflicts: How often somebody else appeared under this device's name.
+    """
+
+    def __init__(self, config: AgentConfig, boot_id: str, store: Store, stop: threading.Event) -> None:
+        if config.link is None or config.root is None:
+            raise ConfigError("$.link and $.root belong together")
+        self._config = config
+        self._boot_id = boot_id
+        self._topics = Topics(config.link.site)
+        self._lock = threading.Lock()
+        self._reported = b""
+        self._updater: Updater | None = None
+        self._born = False
+        self.name_conflicts = 0
+        will = (self._topics.up(config.device), encode(Up(device=config.device, up=False, boot_id=boot_id)))
+        self.client = LinkClient(config.link, config.device, will=will)
+        repo = RepoClient(self.client, self._topics, config.device)
+        trust = TrustStore(config.folder / "trust", _read_root(config.root), repo, ClockFloor(config.folder / "clock"))
+        self._fetcher = Fetcher(config.group, trust=trust, repo=repo)
+        self.outbox = Outbox(store, self._publish_results, stop)
+
+    def start(self, updater: Updater) -> None:
+        """Subscribes and connects in the background.
+
+        Args:
+            updater: Follows the wishes.
+        """
+        self._updater = updater
+        self._birth = encode(_birth(self._config, self._boot_id))
+        device, group = self._config.device, self._config.group
+        self.client.subscribe(self._topics.device_desired(device), lambda _, data: self._wished("device", data))
+        self.client.subscribe(self._topics.group_desired(group), lambda _, data: self._wished("group", data))
+        self.client.subscribe(self._topics.results_ack(device), self.outbox.acknowledged)
+        self.client.subscribe(self._topics.up(device), self._heard_of_myself)
+        self.client.on_connect(self._connected)
+        self.client.start()
+
+    def bring(self, bundle: BundleRef, folder: Path, progress: Progress, should_stop: ShouldStop) -> None:
+        """As `Fetcher.bring`."""
+        self._fetcher.bring(bundle, folder, progress, should_stop)
+
+    def report(self, machine: Machine, progress: float) -> None:
+        """Publishes where the update machine stands; without a connection, at the next one.
+
+        Args:
+            machine: Where it stands.
+            progress: Share of the fetch that is done.
+        """
+        reported = Reported(
+            device=self._config.device,
+            epoch=machine.epoch,
+            gen=machine.gen,
+            state=machine.state,
+            installed=machine.installed,
+            previous=machine.previous,
+            wanted=machine.wanted,
+            error=machine.error,
+            boot_id=self._boot_id,
+            free_bytes=shutil.disk_usage(self._config.folder).free,
+            progress=progress,
+        )
+        with self._lock:
+            self._reported = encode(reported)
+            self._publish_reported()
+
+    def close(self) -> None:
+        """Says goodbye: ``up`` false."""
+        goodbye = Up(device=self._config.device, up=False, boot_id=self._boot_id, group=self._config.group)
+        self.client.close(last=(self._topics.up(self._config.device), encode(goodbye)))
+
+    def _publish_reported(self) -> None:
+        if self._reported and self.client.connected:
+            self.client.publish(self._topics.reported(self._config.device), self._reported, qos=1, retain=True)
+
+    def _publish_results(self, payload: bytes) -> bool:
+        return self.client.connected and self.client.publish(self._topics.results(self._config.device), payload, qos=1)
+
+    # Handlers: all run in the link's handler thread.
+
+    def _connected(self) -> None:
+        self._born = False
+        self._publish_birth()
+        with self._lock:
+            self._publish_reported()
+        self.outbox.connected()
+        if self._updater is not None:
+            self._updater.kick()
+
+    def _publish_birth(self) -> None:
+        self.client.publish(self._topics.up(self._config.device), self._birth, qos=1, retain=True)
+
+    def _wished(self, origin: Origin, payload: bytes) -> None:
+        if self._updater is not None:
+            self._updater.post(Wished(origin, decode(payload, Desired) if payload else None))
+
+    def _heard_of_myself(self, _topic: str, payload: bytes) -> None:
+        """What is retained from an earlier start comes before our own birth comes back, and is no conflict."""
+        if not payload:
+            return
+        heard = decode(payload, Up)
+        if heard.boot_id == self._boot_id and heard.up:
+            self._born = True
+        elif not heard.up:
+            if self._born:  # the last will of a connection that the broker gave up only now
+                self._publish_birth()
+        elif self._born:
+            self.name_conflicts += 1
+            log.error(
+                "another agent (boot id %s) is connected as %s: give each device its own name and certificate",
+                heard.boot_id,
+                self._config.device,
+            )
+
+
+def _birth(config: AgentConfig, boot_id: str) -> Up:
+    available = [engine for engine in engines() if engine.available]
+    return Up(
+        device=config.device,
+        up=True,
+        boot_id=boot_id,
+        group=config.group,
+        agent_version=importlib.metadata.version("lineside"),
+        board=detect().model,
+        devices=tuple(f"{engine.name}/{device}" for engine in available for device in engine.devices),
+        engines={engine.name: engine.version for engine in available},
+    )
+
+
+def _read_root(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputNotFoundError(
+            f"{path}: {error.strerror}", action="Copy the hub's root.json there and name it under `root`."
+        ) from error

@@ -1,0 +1,74 @@
+"""`Loaded`: a bundle with its engine, ready to judge frames."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from lineside_agent.config import InspectConfig
+from lineside_agent.updates import Slot
+from lineside_link.messages import BundleRef
+from lineside_models.frame import Frame
+from lineside_models.inspection import Inspection
+from lineside_models.inspector import Inspector
+from lineside_runtime.bundle import Bundle
+from lineside_runtime.session import Config, Session
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Loaded:
+    """A loaded bundle.
+
+    Attributes:
+        slot: Where it lies.
+        bundle: What it is.
+        session: Its engine.
+        inspector: Its judgement.
+        confidence_threshold: Least score of a detection; ``None`` for the bundle's own.
+    """
+
+    slot: Slot
+    bundle: Bundle
+    session: Session
+    inspector: Inspector
+    confidence_threshold: float | None = None
+
+    def inspect(self, frame: Frame) -> Inspection:
+        """Judges a frame.
+
+        Args:
+            frame: Any.
+
+        Raises:
+            LinesideError: No device could run it.
+        """
+        return self.inspector.inspect(frame, confidence_threshold=self.confidence_threshold)
+
+    def close(self) -> None:
+        """Gives its device back."""
+        self.session.close()
+
+
+def load(slot: Slot, bundle: Bundle, config: InspectConfig) -> Loaded:
+    """Loads a bundle on this device.
+
+    Args:
+        slot: Where it lies.
+        bundle: What it is.
+        config: The ``[inspect]`` table.
+
+    Raises:
+        LinesideError: Nothing here can run it.
+    """
+    session = Session(bundle, Config(threads=config.threads))
+    try:
+        inspector = Inspector(session)
+    except BaseException:
+        session.close()
+        raise
+    return Loaded(slot, bundle, session, inspector, config.confidence_threshold)
+
+
+def reference(bundle: Bundle, target: str = "") -> BundleRef:
+    """Returns the name under which a bundle is reported."""
+    manifest = bundle.manifest
+    return BundleRef(name=manifest.name, version=manifest.version, target=target, sha256=bundle.digest)

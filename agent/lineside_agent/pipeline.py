@@ -1,0 +1,177 @@
+"""The whole flow, on one page::
+
+    frame ─► Inspector ─► line I/O ─► record (and with it the outbox)
+
+- Every frame ends in exactly one record. What can't be judged is a ``fault`` with its reason, and the line rejects.
+- The line comes first, the record right behind: the signal doesn't wait for the disk.
+- A bundle is exchanged between two frames, never within one; while there is none, frames wait at the camera.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
+
+import cv2
+
+from lineside_agent.active import ActiveInspector
+from lineside_agent.cameras import LostFrame, Shot
+from lineside_agent.line_io import LineOutput, Signal
+from lineside_agent.loaded import Loaded
+from lineside_link.messages import ResultRow
+from lineside_models.frame import Frame
+from lineside_models.inspection import Inspection
+from lineside_runtime.errors import LinesideError
+
+log = logging.getLogger("lineside.pipeline")
+
+Record = Callable[[ResultRow, Frame | None], bool]
+Verdict = Literal["pass", "reject", "fault"]
+
+_ENGINE_ERRORS = (LinesideError, cv2.error, ValueError, ArithmeticError, MemoryError, RuntimeError, LookupError)
+"""What a bundle can make its engine and its decoder raise on some frame; none of it may stop the line."""
+
+
+@dataclasses.dataclass(slots=True)
+class PipelineCounts:
+    """What the pipeline did; written by it alone.
+
+    Attributes:
+        inspected: Frames that ended in a record, faults included.
+        passed: Of those.
+        rejected: Of those.
+        faults: Of those.
+        requested_device: Of the last judged frame.
+        used_device: Of the last judged frame.
+        latency_ms: Of the last judged frame.
+    """
+
+    inspected: int = 0
+    passed: int = 0
+    rejected: int = 0
+    faults: int = 0
+    requested_device: str = ""
+    used_device: str = ""
+    latency_ms: float = 0.0
+
+
+class Pipeline:
+    """Takes frames until there are none.
+
+    Args:
+        take: Gives the next frame, or ``None`` at the end.
+        active: Holds the bundle that runs.
+        outputs: Where verdicts are signalled.
+        record: Keeps a row.
+        stop: Ends the wait for a first bundle.
+    """
+
+    def __init__(
+        self,
+        take: Callable[[], Shot | None],
+        active: ActiveInspector,
+        *,
+        outputs: Sequence[LineOutput],
+        record: Record,
+        stop: threading.Event,
+    ) -> None:
+        self.counts = PipelineCounts()
+        self._take = take
+        self._active = active
+        self._outputs = outputs
+        self._record = record
+        self._stop = stop
+
+    def run(self) -> None:
+        """Runs in the caller's thread until the source ends or it is stopped."""
+        while self._active.wait(self._stop) and (shot := self._take()) is not None:
+            row = self._judge(shot)
+            if row is None:
+                return
+            for output in self._outputs:
+                output.signal(Signal(row.sequence, row.part_id, row.verdict))
+            self._record(row, shot if isinstance(shot, Frame) else None)
+            self._count(row)
+
+    def abandon(self, shots: Iterable[Shot]) -> None:
+        """Records frames of a live camera that nobody will judge any more, since the agent stops."""
+        for shot in shots:
+            row = _fault(shot, "the agent was stopped before this frame was judged")
+            self._record(row, shot if isinstance(shot, Frame) else None)
+            self._count(row)
+
+    def _judge(self, shot: Shot) -> ResultRow | None:
+        if isinstance(shot, LostFrame):
+            log.error("part %r is a fault: %s", shot.part_id, shot.reason)
+            return _fault(shot, shot.reason)
+        while True:
+            with self._active.use() as loaded:
+                if loaded is not None:
+                    return self._inspect(loaded, shot)
+            # The bundle was taken away after this frame was taken: the frame waits for the next bundle.
+            if not self._active.wait(self._stop):
+                return None  # stopped: it has no record, so a finite source gives it again
+
+    def _inspect(self, loaded: Loaded, frame: Frame) -> ResultRow:
+        started_s = time.perf_counter()
+        try:
+            inspection = loaded.inspect(frame)
+        except _ENGINE_ERRORS as error:
+            log.error("part %r is a fault: %s", frame.part_id, error, exc_info=not isinstance(error, LinesideError))
+            self._active.judged(loaded, str(error))
+            return _fault(frame, str(error), loaded)
+        self._active.judged(loaded, "")
+        latency_ms = 1000 * (time.perf_counter() - started_s)
+        return _row(inspection, latency_ms, loaded)
+
+    def _count(self, row: ResultRow) -> None:
+        counts = self.counts
+        counts.passed += row.verdict == "pass"
+        counts.rejected += row.verdict == "reject"
+        counts.faults += row.verdict == "fault"
+        if row.verdict != "fault":
+            counts.requested_device, counts.used_device = row.requested_device, row.used_device
+            counts.latency_ms = row.latency_ms
+        counts.inspected += 1
+
+
+def _row(inspection: Inspection, latency_ms: float, loaded: Loaded) -> ResultRow:
+    return ResultRow(
+        seq=0,
+        part_id=inspection.part_id,
+        source=inspection.source,
+        sequence=inspection.sequence,
+        captured_at_ns=inspection.captured_at_ns,
+        verdict="pass" if inspection.passed else "reject",
+        detections=tuple((found.type, found.score, *found.box) for found in inspection.detections),
+        bundle=inspection.bundle,
+        bundle_sha256=loaded.bundle.digest,
+        requested_device=inspection.requested_device,
+        used_device=inspection.used_device,
+        latency_ms=latency_ms,
+        width=inspection.width,
+        height=inspection.height,
+    )
+
+
+def _fault(shot: Shot, reason: str, loaded: Loaded | None = None) -> ResultRow:
+    height, width = shot.size if isinstance(shot, Frame) else (0, 0)
+    return ResultRow(
+        seq=0,
+        part_id=shot.part_id,
+        source=shot.source,
+        sequence=shot.sequence,
+        captured_at_ns=shot.captured_at_ns,
+        verdict="fault",
+        bundle="" if loaded is None else loaded.bundle.manifest.identity,
+        bundle_sha256="" if loaded is None else loaded.bundle.digest,
+        requested_device="" if loaded is None else loaded.session.requested_device,
+        used_device="" if loaded is None else loaded.session.used_device,
+        width=width,
+        height=height,
+        error=reason,
+    )

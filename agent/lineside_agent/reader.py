@@ -1,0 +1,195 @@
+"""The camera's thread, and the queue between it and the pipeline.
+
+A finite source waits when the queue is full. A live camera doesn't: the frame that finds no room becomes a
+`LostFrame`, so that it ends in a record (verdict ``fault``) and never vanishes.
+
+`FrameQueue` is our own because `queue.Queue` bounds everything alike: here images are bounded tightly, and the
+lost frames, which are small, keep their place in the order among them.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from lineside_agent.cameras import Camera, LostFrame, Shot
+from lineside_models.frame import Frame
+from lineside_runtime.errors import CameraError
+
+log = logging.getLogger("lineside.camera")
+
+LOST_MAX = 10_000
+"""Lost frames that may wait for their record; beyond that the camera's thread waits."""
+
+PAUSE_MAX_S = 30.0
+
+
+class FrameQueue:
+    """Frames between a camera and the pipeline.
+
+    Args:
+        images: How many images may wait.
+        stop: Ends every wait.
+    """
+
+    def __init__(self, images: int, stop: threading.Event) -> None:
+        self._images_max = images
+        self._stop = stop
+        self._shots: collections.deque[Shot] = collections.deque()
+        self._images = 0
+        self._ended = False
+        self._changed = threading.Condition()
+
+    def put(self, shot: Shot, *, wait: bool) -> bool:
+        """Appends a frame.
+
+        Args:
+            shot: Any.
+            wait: Whether to wait for room; otherwise a frame that finds none is appended as lost.
+
+        Returns:
+            Whether it was appended with its image.
+        """
+        with self._changed:
+            if wait or len(self._shots) >= LOST_MAX + self._images_max:
+                self._wait(lambda: self._images < self._images_max)
+            keep = not isinstance(shot, Frame) or self._images < self._images_max
+            kept = shot if keep else _without_image(shot, f"{self._images} frames were waiting for the engine")
+            self._shots.append(kept)
+            self._images += isinstance(kept, Frame)
+            self._changed.notify_all()
+            return keep
+
+    def get(self) -> Shot | None:
+        """Takes the oldest frame; ``None`` when there will be no more, or when stopped."""
+        with self._changed:
+            self._wait(lambda: bool(self._shots) or self._ended)
+            if self._stop.is_set() or not self._shots:
+                return None
+            shot = self._shots.popleft()
+            self._images -= isinstance(shot, Frame)
+            self._changed.notify_all()
+            return shot
+
+    def drain(self) -> list[Shot]:
+        """Takes everything that is left, also when stopped."""
+        with self._changed:
+            left = list(self._shots)
+            self._shots.clear()
+            self._images = 0
+            return left
+
+    def end(self) -> None:
+        """Says that no frame will follow."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def _wait(self, condition: Callable[[], bool]) -> None:
+        while not condition() and not self._stop.is_set():
+            self._changed.wait(0.2)
+
+
+def _without_image(shot: Shot, reason: str) -> LostFrame:
+    return LostFrame(shot.source, shot.sequence, shot.part_id, shot.captured_at_ns, reason)
+
+
+@dataclasses.dataclass(slots=True)
+class ReaderCounts:
+    """What the camera's thread did; written by it alone.
+
+    Attributes:
+        frames: Frames that the camera gave.
+        dropped: Those of them that found no room.
+        camera_errors: How often the camera failed.
+    """
+
+    frames: int = 0
+    dropped: int = 0
+    camera_errors: int = 0
+
+
+class Reader:
+    """Reads a camera in a thread of its own.
+
+    Args:
+        camera: What to read.
+        queue: Where frames go.
+        stop: Ends the reading.
+        rate_hz: Frames a second at most; ``None`` for as fast as they come.
+        frames: Sequence at which to end; ``None`` for no end.
+        retry: Whether a camera that fails is opened again, with growing pauses.
+    """
+
+    def __init__(
+        self,
+        camera: Camera,
+        queue: FrameQueue,
+        stop: threading.Event,
+        *,
+        rate_hz: float | None = None,
+        frames: int | None = None,
+        retry: bool = True,
+    ) -> None:
+        self.counts = ReaderCounts()
+        self.problem: CameraError | None = None
+        self._camera = camera
+        self._queue = queue
+        self._stop = stop
+        self._period_s = 0.0 if rate_hz is None else 1.0 / rate_hz
+        self._end_at = frames
+        self._retry = retry
+        self._due_s = 0.0
+        self._next = 0
+
+    def run(self, start_at: int) -> None:
+        """Reads until the source ends, the limit is reached or it is stopped; then ends the queue.
+
+        Args:
+            start_at: Sequence of the first frame.
+        """
+        self._next = start_at
+        pause_s = 0.5
+        while not self._stop.is_set():
+            before = self._next
+            try:
+                self._read()
+                break
+            except CameraError as error:
+                self.counts.camera_errors += 1
+                self.problem = error
+                log.error("%s", error)
+            if not self._retry:
+                break
+            pause_s = 0.5 if self._next > before else min(PAUSE_MAX_S, 2 * pause_s)
+            self._stop.wait(pause_s)
+        self._queue.end()
+
+    def _read(self) -> None:
+        if self._at_end():
+            return
+        for shot in self._camera.frames(self._next):
+            if not self._pace():
+                return
+            self.problem = None
+            self.counts.frames += 1
+            self.counts.dropped += not self._queue.put(shot, wait=self._camera.finite)
+            self._next = shot.sequence + 1
+            if self._at_end():
+                return
+
+    def _at_end(self) -> bool:
+        return self._stop.is_set() or (self._end_at is not None and self._next >= self._end_at)
+
+    def _pace(self) -> bool:
+        """Waits until the next frame is due; false when stopped. A live camera keeps its own time."""
+        if self._camera.finite and self._period_s:
+            now_s = time.monotonic()
+            if self._stop.wait(max(0.0, self._due_s - now_s)):
+                return False
+            self._due_s = max(self._due_s, now_s) + self._period_s
+        return not self._stop.is_set()

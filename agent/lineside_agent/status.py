@@ -1,0 +1,120 @@
+"""``status.json``: what the agent does, for people and scripts on the same machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lineside_agent.active import ActiveInspector
+from lineside_agent.config import AgentConfig
+from lineside_agent.home import Home
+from lineside_agent.line_io import LineOutput
+from lineside_agent.pipeline import PipelineCounts
+from lineside_agent.reader import Reader
+from lineside_agent.store import Store
+from lineside_agent.updates import Machine
+from lineside_runtime.errors import LinesideError
+
+log = logging.getLogger("lineside.agent")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """Where the figures come from."""
+
+    config: AgentConfig
+    boot_id: str
+    machine: Machine
+    reader: Reader
+    pipeline: PipelineCounts
+    store: Store
+    active: ActiveInspector
+    outputs: Sequence[LineOutput]
+    home: Home | None
+    finished: bool
+
+
+def write_status(path: Path, sources: Sources) -> None:
+    """Writes the file under another name and renames it. It isn't synced: after a power cut it would be old anyway.
+
+    Args:
+        path: Of the file.
+        sources: Where the figures come from.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_text(json.dumps(_status(sources), indent=1))
+        temporary.replace(path)
+    except OSError as error:
+        log.debug("%s can't be written: %s", path, error)
+        temporary.unlink(missing_ok=True)
+
+
+def _status(sources: Sources) -> dict[str, Any]:
+    """All keys, in the order in which a person looks for them."""
+    config, machine, store = sources.config, sources.machine, sources.store
+    return {
+        "device": config.device,
+        "group": config.group,
+        "state": machine.state,
+        "installed": machine.installed.identity if machine.installed else None,
+        "previous": machine.previous.identity if machine.previous else None,
+        "wanted": machine.wanted.identity if machine.wanted else None,
+        "error": None if machine.error is None else f"[{machine.error.code}] {machine.error.message}",
+        **_flow(sources),
+        "outbox_pending": store.pending,
+        "images_lost": store.counts.images_lost,
+        "databases_set_aside": store.counts.set_aside,
+        "store_problem": _text(store.problem),
+        "line_io": [{"name": out.name, "sent": out.sent, "missed": out.missed} for out in sources.outputs],
+        **_link(sources.home),
+        "epoch": machine.epoch,
+        "gen": machine.gen,
+        "boot_id": sources.boot_id,
+        "pid": os.getpid(),
+        "updated_at_ns": time.time_ns(),
+    }
+
+
+def _flow(sources: Sources) -> dict[str, Any]:
+    reader, pipeline, store = sources.reader, sources.pipeline, sources.store
+    loaded = sources.active.loaded
+    return {
+        "source_finished": sources.finished,
+        "frames": reader.counts.frames,
+        "inspected": pipeline.inspected,
+        "passed": pipeline.passed,
+        "rejected": pipeline.rejected,
+        "faults": pipeline.faults,
+        "dropped": reader.counts.dropped,
+        "camera_errors": reader.counts.camera_errors,
+        "camera_problem": _text(reader.problem),
+        "fallbacks": 0 if loaded is None else loaded.session.fallback_count,
+        "requested_device": pipeline.requested_device,
+        "used_device": pipeline.used_device,
+        "latency_ms": round(pipeline.latency_ms, 3),
+        "recorded": store.counts.recorded,
+        "repeated": store.counts.repeated,
+        "lost": store.counts.lost,
+    }
+
+
+def _link(home: Home | None) -> dict[str, Any]:
+    if home is None:
+        return {"connected": False, "link_problem": None, "resent": 0, "name_conflicts": 0}
+    return {
+        "connected": home.client.connected,
+        "link_problem": _text(home.client.last_error),
+        "resent": home.outbox.resent,
+        "name_conflicts": home.name_conflicts,
+    }
+
+
+def _text(error: LinesideError | None) -> str | None:
+    return None if error is None else str(error)

@@ -1,0 +1,330 @@
+"""The update machine's rim: files, link and engine. The decisions are all in `updates`.
+
+Each step is written down before it is acted upon, in ``update.json``. If there is no room to write it down, nothing is
+done, and the wish ends as refused with that reason.
+"""
+
+from __future__ import annotations
+
+import collections
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from lineside_agent import updates
+from lineside_agent.active import ActiveInspector
+from lineside_agent.config import InspectConfig
+from lineside_agent.loaded import Loaded, load, reference
+from lineside_agent.slots import Slots
+from lineside_agent.updates import Action, Broke, Done, Event, LoadFailed, Look, Machine, Slot, Started, Wished, step
+from lineside_link.fetch import FetchStopped
+from lineside_link.messages import BundleRef, Problem
+from lineside_models.golden import replay
+from lineside_runtime.errors import (
+    BrokerError,
+    EngineError,
+    FetchError,
+    LinesideError,
+    StagingError,
+    StoreError,
+)
+from lineside_runtime.files import write_atomic
+
+log = logging.getLogger("lineside.update")
+
+STATE_NAME = "update.json"
+TRANSIENT = (BrokerError, FetchError)
+"""Errors after which the same again may go well without anybody doing anything."""
+
+_FOREIGN = (OSError, ValueError, RuntimeError, MemoryError, LookupError)
+"""What disk and engine may raise beside our own errors; a bad bundle must not end the agent."""
+
+Progress = Callable[[int, int], None]
+ShouldStop = Callable[[], bool]
+Bring = Callable[[BundleRef, Path, Progress, ShouldStop], None]
+"""Brings a bundle's files into a folder: `fetch.Fetcher.bring`."""
+
+Observe = Callable[[Machine, float], None]
+"""Takes the machine after it was written down and before it is acted upon, and the fetched share."""
+
+
+class Updater:
+    """Runs the update machine in a thread of its own.
+
+    Args:
+        folder: Holds ``update.json``.
+        slots: Where bundles lie.
+        active: What the pipeline uses.
+        inspect: The ``[inspect]`` table.
+        bring: How bundles come here; ``None`` for an agent without a link.
+        observe: Told of every step.
+        stop: Ends the thread.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        slots: Slots,
+        active: ActiveInspector,
+        inspect: InspectConfig,
+        bring: Bring | None,
+        observe: Observe,
+        stop: threading.Event,
+    ) -> None:
+        self._path = folder / STATE_NAME
+        self._slots = slots
+        self._active = active
+        self._inspect = inspect
+        self._bring = bring
+        self._observe = observe
+        self._stop = stop
+        self._events: queue.Queue[Event | None] = queue.Queue()
+        self._todo: collections.deque[Action] = collections.deque()
+        self._staged: Loaded | None = None
+        self._kept: Loaded | None = None
+        self._progress = 0.0
+        self.machine = self._read()
+
+    def post(self, event: Wished) -> None:
+        """Hands a wish over; from any thread."""
+        self._events.put(event)
+
+    def kick(self) -> None:
+        """Says that the link stands anew: a pause before the next fetch ends at once."""
+        self._events.put(None)
+
+    def run(self) -> None:
+        """Runs in the caller's thread until stopped."""
+        self._step(Started(self._factory()))
+        while not self._stop.is_set():
+            self._take_events()
+            if self._todo:
+                self._act(self._todo.popleft())
+            else:
+                self._wait(0.2)
+        for loaded in {id(held): held for held in (self._staged, self._kept) if held is not None}.values():
+            if loaded is not self._active.loaded:
+                loaded.close()
+
+    def _wait(self, timeout_s: float) -> bool:
+        """Waits for an event, and handles it; false if none came."""
+        try:
+            event = self._events.get(timeout=timeout_s)
+        except queue.Empty:
+            return False
+        if event is not None:
+            self._step(event)
+        return True
+
+    def _take_events(self) -> None:
+        while not self._events.empty() and not self._stop.is_set():
+            self._wait(0.0)
+
+    # -- one step ----------------------------------------------------------------------------------------------
+
+    def _step(self, event: Event) -> None:
+        before = self.machine
+        after, actions = step(before, event)
+        if after != before:
+            after, actions = self._write_down(after, actions)
+            if after.state != before.state or after.error != before.error:
+                _log(after)
+        self.machine = after
+        if after.state != "fetching" or after.attempt != before.attempt:
+            self._progress = 0.0
+        self._todo = collections.deque(action for action in self._todo if self._is_current(action))
+        self._todo.extend(actions)
+        if after != before:
+            self._observe(after, self._progress)
+
+    def _write_down(self, machine: Machine, actions: tuple[Action, ...]) -> updates.Step:
+        try:
+            write_atomic(self._path, msgspec.json.format(msgspec.json.encode(machine), indent=1))
+        except (LinesideError, OSError) as error:
+            log.error("%s can't be written: %s", self._path, error)
+            if machine.state not in updates.RESTING:
+                return step(machine, Broke(machine.attempt, _problem(error)))
+        return machine, actions
+
+    def _is_current(self, action: Action) -> bool:
+        return getattr(action, "attempt", self.machine.attempt) == self.machine.attempt
+
+    def _act(self, action: Action) -> None:
+        try:
+            event = self._carry_out(action)
+        except FetchStopped:
+            self._todo.appendleft(action)
+            return
+        except (LinesideError, *_FOREIGN) as error:
+            event = self._failed(action, error)
+        if event is not None:
+            self._step(event)
+        if not self._todo and self.machine.state in updates.RESTING:
+            self._tidy()
+
+    def _failed(self, action: Action, error: Exception) -> Event:
+        if isinstance(action, updates.Load):
+            return LoadFailed(action.slot or "a", _problem(error))
+        return Broke(self.machine.attempt, _problem(error), transient=isinstance(error, TRANSIENT))
+
+    # -- the actions -------------------------------------------------------------------------------------------
+
+    def _carry_out(self, action: Action) -> Event | None:
+        if isinstance(action, updates.LookAgain):
+            return Look()
+        if isinstance(action, updates.Load):
+            self._load(action.slot)
+            return None
+        if isinstance(action, updates.Fetch):
+            return self._fetch(action)
+        if isinstance(action, updates.Verify):
+            self._slots.finish(action.slot, action.bundle.sha256)
+        elif isinstance(action, updates.Stage):
+            self._stage(action.slot)
+        elif isinstance(action, updates.Switch):
+            self._switch(action.slot)
+        else:
+            return self._check_health(action.attempt)
+        return Done(action.attempt)
+
+    def _fetch(self, action: updates.Fetch) -> Event | None:
+        until_s = time.monotonic() + action.pause_s
+        while (left_s := until_s - time.monotonic()) > 0 and not self._stop.is_set():
+            if self._wait(min(left_s, 0.2)):  # a newer wish, or the link is back
+                if self._is_current(action) and action not in self._todo:
+                    self._todo.appendleft(action._replace(pause_s=0.0))
+                return None
+        if self._bring is None:
+            raise BrokerError("no link to fetch a bundle over", action="Add [link] to agent.toml.")
+        folder = self._slots.begin(action.slot, action.bundle.sha256)
+        self._bring(action.bundle, folder, self._note_progress, self._must_stop)
+        return Done(action.attempt)
+
+    def _must_stop(self) -> bool:
+        return self._stop.is_set() or not self._events.empty()
+
+    def _note_progress(self, done: int, total: int) -> None:
+        share = done / total if total else 1.0
+        if share - self._progress >= 0.1 or share == 1.0 != self._progress:
+            self._progress = share
+            self._observe(self.machine, share)
+
+    def _stage(self, slot: Slot) -> None:
+        self._close_staged()
+        bundle = self._slots.open(slot)
+        self._staged = load(slot, bundle, self._inspect)
+        report = replay(self._staged.session, bundle)
+        log.info("%s: golden input replayed on %s", bundle.manifest.identity, report.used_device)
+
+    def _switch(self, slot: Slot) -> None:
+        if self._staged is None or self._staged.slot != slot:
+            raise StagingError(f"nothing is staged in slot {slot}")
+        self._slots.make_current(slot)
+        self._kept = self._active.swap(self._staged)
+
+    def _check_health(self, attempt: int) -> Event | None:
+        until_s = time.monotonic() + self._inspect.health_timeout_s
+        while not self._stop.is_set():
+            left_s = until_s - time.monotonic()
+            broken, enough = self._active.watch(self._inspect.health_frames, min(0.2, max(0.0, left_s)))
+            if broken:
+                raise EngineError(f"a frame could not be inspected: {broken}", action="The bundle before runs again.")
+            if enough or left_s <= 0:
+                return Done(attempt)
+        return None
+
+    def _load(self, slot: Slot | None) -> None:
+        """Makes a slot the one that runs; what is still in memory is not read again."""
+        running = self._active.loaded
+        if slot is None:
+            fresh = None
+        elif running is not None and running.slot == slot:
+            fresh = running
+        elif self._kept is not None and self._kept.slot == slot:
+            fresh = self._kept
+        else:
+            fresh = load(slot, self._slots.open(slot), self._inspect)
+        if slot is not None:
+            self._point_to(slot)
+        if fresh is not running:
+            old = self._active.swap(fresh)
+            if old is not None and old is not self._staged:
+                old.close()
+        self._kept = None
+
+    def _point_to(self, slot: Slot) -> None:
+        """The link follows what runs; ``update.json`` is what counts, so a full disk is no reason to stop."""
+        try:
+            if self._slots.current() != slot:
+                self._slots.make_current(slot)
+        except OSError as error:
+            log.error("the link to slot %s can't be set: %s", slot, error)
+
+    def _tidy(self) -> None:
+        """At rest nothing is held but what runs."""
+        self._close_staged()
+        if self._kept is not None:
+            self._kept.close()
+            self._kept = None
+
+    def _close_staged(self) -> None:
+        if self._staged is not None and self._staged is not self._active.loaded:
+            self._staged.close()
+        self._staged = None
+
+    # -- the start ---------------------------------------------------------------------------------------------
+
+    def _factory(self) -> BundleRef | None:
+        try:
+            return reference(self._slots.open("factory"))
+        except LinesideError as error:
+            if self._slots.has_factory:
+                log.error("the bundle that agent.toml names can't be used: %s", error)
+            return None
+
+    def _read(self) -> Machine:
+        try:
+            return msgspec.json.decode(self._path.read_bytes(), type=Machine)
+        except FileNotFoundError:
+            return Machine()
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            aside = self._path.with_name(f"{STATE_NAME}.damaged-{time.time_ns()}")
+            self._path.rename(aside)
+            log.error("%s is damaged (%s): set aside as %s; the current slot goes on", self._path, error, aside.name)
+            return self._recovered()
+
+    def _recovered(self) -> Machine:
+        """What the link ``current`` knows, where the state file is gone."""
+        slot = self._slots.current()
+        if slot is None or slot == "factory":
+            return Machine()
+        try:
+            installed = reference(self._slots.open(slot))
+        except LinesideError as error:
+            log.error("slot %s can't be used: %s", slot, error)
+            return Machine()
+        return Machine(state="active", installed=installed, installed_slot=slot)
+
+
+def _problem(error: Exception) -> Problem:
+    known = error if isinstance(error, LinesideError) else _mapped(error)
+    return Problem(**known.as_dict())
+
+
+def _mapped(error: Exception) -> LinesideError:
+    kind = StoreError if isinstance(error, OSError) else StagingError
+    return kind(f"{type(error).__name__}: {error}")
+
+
+def _log(machine: Machine) -> None:
+    bundle = machine.wanted.identity if machine.wanted else "nothing wanted"
+    if machine.error is None:
+        log.info("%s: %s", machine.state, bundle)
+    else:
+        log.error("%s: %s: [%d] %s", machine.state, bundle, machine.error.code, machine.error.message)

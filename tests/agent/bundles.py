@@ -1,0 +1,133 @@
+"""Small real bundles: a bright area of the frame is a defect.
+
+The graph has the detector's outputs (class logits and box distributions at strides 8, 16 and 32). A cell's logit is
+``gain * (mean of its pixels - 0.5)``, so what it finds is known beforehand and another ``gain`` is another model.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from lineside_models.frame import Frame
+from lineside_models.golden import record
+from lineside_runtime.bundle import Bundle, Manifest, Postprocess, Preprocess, Variant, write_manifest
+from lineside_runtime.session import Session
+from lineside_runtime.tensors import TensorSpec
+
+LABELS = ("bright", "other")
+BINS = 4
+STRIDES = (8, 16, 32)
+
+
+def bright(size: int = 96) -> np.ndarray:
+    """A frame that must be rejected."""
+    image = np.zeros((size, size, 3), np.uint8)
+    image[32:64, 32:64] = 255
+    return image
+
+
+def dark(size: int = 96) -> np.ndarray:
+    """A frame that must pass."""
+    return np.full((size, size, 3), 10, np.uint8)
+
+
+def make_bundle(
+    folder: Path, *, version: str = "1.0.0", gain: float = 40.0, ballast: int = 0, golden: bool = True
+) -> Bundle:
+    """Builds a bundle.
+
+    Args:
+        folder: Made here.
+        version: Of the bundle.
+        gain: Another one gives other outputs.
+        ballast: Size of a further file of noise, in bytes.
+        golden: Whether a golden input is recorded.
+    """
+    model_path = folder / "onnx-fp32" / "model.onnx"
+    model_path.parent.mkdir(parents=True)
+    model_path.write_bytes(_model(gain).SerializeToString())
+    (folder / "labels.json").write_text('["bright", "other"]')
+    if ballast:
+        noise = np.random.default_rng(hash(version) % 1000).bytes(ballast)
+        (folder / "ballast.bin").write_bytes(noise)
+    manifest = _manifest(version)
+    bundle = write_manifest(folder, manifest)
+    if not golden:
+        return bundle
+    with Session(bundle) as session:
+        made = record(session, folder, Frame(image=bright()))
+    return write_manifest(folder, _manifest(version, made))
+
+
+def break_golden(bundle: Bundle) -> Bundle:
+    """Makes the bundle promise other outputs than its model gives, and describes it anew so that it verifies."""
+    golden = bundle.manifest.golden
+    assert golden is not None
+    for relative in golden.outputs.values():
+        path = bundle.path / relative
+        np.save(path, -np.load(path))
+    return write_manifest(bundle.path, bundle.manifest)
+
+
+def break_engine(bundle: Bundle) -> Bundle:
+    """Makes real frames fail: the decoder refuses its parameters, which the golden replay doesn't use."""
+    how = Postprocess(name="dfl_anchor_free", params={"strides": list(STRIDES), "reg_bins": BINS + 1})
+    import msgspec
+
+    return write_manifest(bundle.path, msgspec.structs.replace(bundle.manifest, postprocess=how))
+
+
+def _manifest(version: str, golden: object = None) -> Manifest:
+    outputs = []
+    for stride in STRIDES:
+        outputs.append(TensorSpec(name=f"cls_{stride}", shape=(-1, len(LABELS), -1, -1), layout="NCHW"))
+        outputs.append(TensorSpec(name=f"box_{stride}", shape=(-1, 4 * BINS, -1, -1), layout="NCHW"))
+    return Manifest(
+        name="bright-spots",
+        version=version,
+        created_at="2026-11-24T00:00:00Z",
+        labels=LABELS,
+        inputs=(TensorSpec(name="image", shape=(-1, 1, -1, -1), layout="NCHW"),),
+        outputs=tuple(outputs),
+        preprocess=Preprocess(input="image", colour="grey", min_side=96, max_side=96, std=(255.0,)),
+        postprocess=Postprocess(name="dfl_anchor_free", params={"strides": list(STRIDES), "reg_bins": BINS}),
+        variants=(
+            Variant(
+                name="onnx-fp32",
+                format="onnx",
+                file="onnx-fp32/model.onnx",
+                level=0,
+                precision="fp32",
+                requires={"onnxruntime": ">=1.20"},
+            ),
+        ),
+        golden=golden,  # type: ignore[arg-type]
+    )
+
+
+def _model(gain: float) -> onnx.ModelProto:
+    nodes, weights, outputs = [], [], []
+    for stride in STRIDES:
+        mean = np.full((len(LABELS), 1, stride, stride), gain / stride**2, np.float32)
+        mean[1] = 0.0
+        bias = np.array([-gain / 2, -gain], np.float32)
+        zero = np.zeros((4 * BINS, 1, stride, stride), np.float32)
+        for name, kernel, offset in (
+            (f"cls_{stride}", mean, bias),
+            (f"box_{stride}", zero, np.tile(np.array([2.0, 1.0, 0.0, 0.0], np.float32), 4)),
+        ):
+            weights += [numpy_helper.from_array(kernel, f"{name}_w"), numpy_helper.from_array(offset, f"{name}_b")]
+            inputs = ["image", f"{name}_w", f"{name}_b"]
+            nodes.append(helper.make_node("Conv", inputs, [name], strides=[stride, stride]))
+            shape = ["n", kernel.shape[0], f"h{stride}", f"w{stride}"]
+            outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 1, "h", "w"])
+    graph = helper.make_graph(nodes, "bright-spots", [image], outputs, initializer=weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 10
+    onnx.checker.check_model(model)
+    return model
