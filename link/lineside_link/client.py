@@ -239,10 +239,11 @@ class LinkClient:
             self._ready.clear()
             self._connection = None
             self._counters["disconnects" if had_opened else "connect_failures"] += 1
+            if connection.error is None:
+                return
             changed = str(connection.error) != str(self._last_error)
             self._last_error = connection.error
-        if connection.error is not None:
-            log.log(logging.WARNING if changed else logging.DEBUG, "%s", connection.error)
+        log.log(logging.WARNING if changed else logging.DEBUG, "%s", connection.error)
 
     def _opened(self, connection: Connection) -> None:
         with self._lock:

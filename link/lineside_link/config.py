@@ -19,6 +19,17 @@ PORTS = {"mqtt": 1883, "mqtts": 8883}
 """The ports that IANA registered for MQTT without and with TLS."""
 
 
+class _TidySocket(ssl.SSLSocket):
+    """Closes itself when the handshake fails; paho forgets the socket then, and each refused attempt would leak one."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        try:
+            super().do_handshake(block)
+        except OSError:
+            self.close()
+            raise
+
+
 class LinkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How to reach the broker.
 
@@ -124,6 +135,7 @@ class LinkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return None
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.sslsocket_class = _TidySocket
         try:
             context.load_verify_locations(cafile=self.ca)
             if self.certificate is not None:

@@ -1,0 +1,179 @@
+"""Brokers as child processes: started, stopped, killed and restarted on one port."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from lineside_hub.access import access_list, mosquitto_configuration
+from lineside_hub.identity import HUB_NAME, Authority, Credentials
+from lineside_link.config import LinkConfig
+from tests.peers.waiting import free_port, wait_for
+
+
+def find_mosquitto() -> str:
+    """Returns mosquitto's path; without it the test is left out, or fails where CI must have it."""
+    program = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if program is None:
+        reason = "mosquitto is not installed (Debian package mosquitto): tests/peers/install.sh peers"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return program
+
+
+class Broker:
+    """A broker on a free loopback port that keeps nothing over a restart. Subclasses say how it is started."""
+
+    scheme = "mqtt"
+
+    def __init__(self, folder: Path, *, port: int | None = None) -> None:
+        self.folder = folder
+        self.port = port or free_port()
+        self.log = folder / "broker.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def url(self) -> str:
+        return f"{self.scheme}://127.0.0.1:{self.port}"
+
+    def config(self, client_id: str = "", *, port: int | None = None, site: str = "t0") -> LinkConfig:
+        """A client's configuration that reconnects fast; ``port`` is a proxy's in front of the broker."""
+        url = f"{self.scheme}://127.0.0.1:{port or self.port}"
+        return LinkConfig(url, site, reconnect_min_s=0.05, reconnect_max_s=0.5)
+
+    def _command(self) -> Sequence[str]:
+        raise AssertionError("a subclass says how its broker is started")
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(self._command(), stdout=log, stderr=log)
+        wait_for(self._answers, 20, what=f"broker on port {self.port}")
+
+    def _answers(self) -> bool:
+        if self._process is None or self._process.poll() is not None:
+            raise AssertionError(f"the broker ended: {self.log.read_text()}")
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def stop(self) -> None:
+        """Ends it as an administrator would."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Ends it as a power cut would."""
+        self._end(signal.SIGKILL)
+
+    def _end(self, number: int) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait(10)
+            self._process = None
+
+    def restart(self) -> None:
+        """Kills it and starts it again on the same port, with nothing in its memory."""
+        self.kill()
+        self.start()
+
+
+class Mosquitto(Broker):
+    """Debian's broker; anybody may connect."""
+
+    def __init__(self, folder: Path, *, program: str, port: int | None = None) -> None:
+        super().__init__(folder, port=port)
+        self._program = program
+
+    def _text(self) -> str:
+        return (
+            f"listener {self.port} 127.0.0.1\nallow_anonymous true\npersistence false\n"
+            "set_tcp_nodelay true\nmax_queued_messages 2000\n"
+        )
+
+    def _command(self) -> Sequence[str]:
+        configuration = self.folder / "mosquitto.conf"
+        # As root it would become a user that cannot read the test's folder.
+        configuration.write_text(self._text() + "log_type all\n" + ("user root\n" if os.geteuid() == 0 else ""))
+        return [self._program, "-c", str(configuration)]
+
+
+class PasswordMosquitto(Mosquitto):
+    """A broker that asks for a name and a password: ``cam-1`` and ``right``."""
+
+    def _text(self) -> str:
+        passwords = self.folder / "passwords"
+        passwords.write_text("cam-1:right\n")
+        passwords.chmod(0o600)
+        subprocess.run(["mosquitto_passwd", "-U", str(passwords)], check=True)
+        return f"listener {self.port} 127.0.0.1\nallow_anonymous false\npassword_file {passwords}\n"
+
+
+class SecureMosquitto(Mosquitto):
+    """Mutual TLS and the hub's own access list: the certificate's CN is the device's name.
+
+    `enroll` admits a device; ``lineside-hub`` is the hub.
+    """
+
+    scheme = "mqtts"
+
+    def __init__(
+        self, folder: Path, *, program: str, port: int | None = None, site: str = "t0", host: str = "127.0.0.1"
+    ) -> None:
+        super().__init__(folder, program=program, port=port)
+        self.site = site
+        self.authority = Authority.create(folder / "ca", site=site)
+        self._credentials = self.authority.broker(["localhost", host])
+        self._access = folder / "acl"
+        self._write_access()
+
+    def _write_access(self) -> None:
+        self._access.write_text(access_list(self.site, self.authority.devices()))
+        self._access.chmod(0o600)
+
+    def enroll(self, device: str, *, group: str = "line") -> Credentials:
+        """Issues a certificate and has the broker read its access list again."""
+        credentials = self.authority.enroll(device, group=group)
+        self._write_access()
+        if self._process is not None:
+            self._process.send_signal(signal.SIGHUP)
+        return credentials
+
+    def config(self, client_id: str = HUB_NAME, *, port: int | None = None, site: str = "t0") -> LinkConfig:
+        credentials = self.authority.hub() if client_id == HUB_NAME else self.enroll(client_id)
+        return self.config_with(credentials, port=port, site=site)
+
+    def config_with(self, credentials: Credentials, *, port: int | None = None, site: str = "t0") -> LinkConfig:
+        """A configuration with given certificates, such as another authority's."""
+        return LinkConfig(
+            f"{self.scheme}://127.0.0.1:{port or self.port}",
+            site,
+            ca=str(credentials.ca),
+            certificate=str(credentials.certificate),
+            key=str(credentials.key),
+            reconnect_min_s=0.05,
+            reconnect_max_s=0.5,
+        )
+
+    def _text(self) -> str:
+        return mosquitto_configuration(
+            port=self.port, credentials=self._credentials, access_list_path=self._access, address="127.0.0.1"
+        )
+
+
+class EmbeddedBroker(Broker):
+    """The broker of ``lineside demo``: amqtt, in its own process."""
+
+    def _command(self) -> Sequence[str]:
+        return [sys.executable, "-c", f"from lineside_hub.broker import run_broker; run_broker(port={self.port})"]
