@@ -10,13 +10,6 @@ from lineside_models.vision import QualityInspector as _QualityInspector
 __all__ = ["QualityInspector"]
 
 
-def _import_pt(path: Path, trust: bool) -> Path:
-    with needs("train"):
-        import torch  # noqa: F401  first, so that what is missing is named before any part of ours
-        from lineside_converters.importing import import_pt
-    return import_pt(path, trust)
-
-
 class QualityInspector(_QualityInspector):
     """Finds defects in images; the model is a bundle, an ``.onnx`` or a ``.pt`` file.
 
@@ -27,4 +20,9 @@ class QualityInspector(_QualityInspector):
                 print(verdict.part_id, verdict.passed, verdict.detections)
     """
 
-    _default_import_pt = staticmethod(_import_pt)
+    def _import_pt(self, path: Path, trust: bool) -> Path:
+        with needs("train"):
+            import torch  # noqa: F401  first, so that what is missing is named before any part of ours
+
+            from lineside_converters.importing import import_pt
+        return import_pt(path, trust)

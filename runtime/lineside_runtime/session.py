@@ -21,7 +21,7 @@ from lineside_runtime.placement import Failures, Fallback, Placement, Prediction
 from lineside_runtime.shared import Retired, Shared
 from lineside_runtime.tensors import Array, TensorSpec
 
-__all__ = ["Config", "Prediction", "Session"]
+__all__ = ["Config", "Pinned", "Prediction", "Session"]
 
 ARCHIVE_SUFFIX = ".lsb"
 
@@ -85,13 +85,34 @@ class Session:
 
     def infer(self, inputs: Array | Mapping[str, Array]) -> Prediction:
         """Like `predict`, and says which device was asked for, which answered, and how long it took."""
-        with self._current() as placement:
-            prediction = placement.run(_checked(inputs, placement.bundle.manifest.inputs))
+        with self.pinned() as pinned:
+            return pinned.infer(inputs)
+
+    @contextmanager
+    def pinned(self) -> Iterator[Pinned]:
+        """Holds on to the present bundle, so that preparing, running and decoding a frame see the same one.
+
+        A `reload` in between is over before the bundle is let go; it is closed when the last holder lets go.
+
+        Raises:
+            DeviceError: The session is closed.
+        """
+        while True:
+            with self._swap:
+                shared = self._shared
+            self._refuse_closed()
+            try:
+                with shared.use() as placement:
+                    yield Pinned(self, placement)
+                    return
+            except Retired:  # swapped in between: take the successor
+                continue
+
+    def _answered(self, prediction: Prediction) -> None:
         with self._count:
             self._calls += 1
             self._rerouted += prediction.fell_back
         self._used = prediction.used_device
-        return prediction
 
     def reload(self, bundle: Bundle | Path | str | None = None, *, optimization_level: int | None = None) -> None:
         """Puts another bundle or variant in place while other threads go on predicting.
@@ -198,22 +219,30 @@ class Session:
                 cleanup()
             raise
 
-    @contextmanager
-    def _current(self) -> Iterator[Placement]:
-        while True:
-            with self._swap:
-                shared = self._shared
-            self._refuse_closed()
-            try:
-                with shared.use() as placement:
-                    yield placement
-                    return
-            except Retired:  # swapped in between: take the successor
-                continue
-
     def _refuse_closed(self) -> None:
         if self._closed:
             raise DeviceError("the session is closed", action="Open another one.")
+
+
+class Pinned:
+    """One bundle of a session, held open; see `Session.pinned`.
+
+    Attributes:
+        bundle: The bundle.
+        manifest: Its manifest.
+    """
+
+    def __init__(self, session: Session, placement: Placement) -> None:
+        self._session = session
+        self._placement = placement
+        self.bundle = placement.bundle
+        self.manifest = placement.bundle.manifest
+
+    def infer(self, inputs: Array | Mapping[str, Array]) -> Prediction:
+        """Like `Session.infer`, always with this bundle."""
+        prediction = self._placement.run(_checked(inputs, self.manifest.inputs))
+        self._session._answered(prediction)
+        return prediction
 
 
 def _opened(source: Bundle | Path | str) -> tuple[Bundle, Callable[[], None] | None]:

@@ -17,6 +17,7 @@ from lineside_runtime.backend import Backend, Executable, LoadOptions, Stage
 from lineside_runtime.backends.messages import device_error
 from lineside_runtime.devices import Device, DeviceKind
 from lineside_runtime.errors import (
+    BadInputFormatError,
     DeviceError,
     EngineError,
     LinesideError,
@@ -35,6 +36,8 @@ ERRORS = (
 """Every exception class of the vendor's. Most of what it raises is ``RuntimeError``."""
 
 _PYTHON_ERRORS = (RuntimeError, ValueError, TypeError, MemoryError)
+SHAPES_KNOWN_MAX = 1000
+
 _KINDS: dict[str, DeviceKind] = {"NPU": "npu", "GPU": "gpu", "CPU": "cpu"}
 _UNREADABLE = ("unable to read the model", "is not supported", "conversion is failed", "frontend", "unconverted")
 
@@ -72,7 +75,9 @@ class OpenVinoBackend(Backend):
             config["INFERENCE_PRECISION_HINT"] = "f32"  # or it computes in bf16 where the CPU can
         if options.threads is not None and device.kind == "cpu":
             config["INFERENCE_NUM_THREADS"] = options.threads
-        return OpenVinoExecutable(self._core.compile_model(str(model), device.handle, config))
+        read = self._core.read_model(str(model))
+        compiled = self._core.compile_model(read, device.handle, config)
+        return OpenVinoExecutable(compiled, _ShapeCheck(self._core, model) if read.is_dynamic() else None)
 
     def _vendor_errors(self) -> tuple[type[Exception], ...]:
         own = (getattr(openvino._pyopenvino, name, None) for name in ERRORS)
@@ -87,20 +92,56 @@ class OpenVinoBackend(Backend):
         return (kind or EngineError)(f"openvino {stage}: {text or type(error).__name__}")
 
 
+class _ShapeCheck:
+    """Tries new input shapes on the graph before they are run.
+
+    With one thread the CPU plug-in of 2026.4 swallows a mismatch inside the graph: it gives the last call's output
+    again, or crashes. With more threads it raises.
+    """
+
+    def __init__(self, core: Any, model: Path) -> None:
+        self._core = core
+        self._model = model
+        self._known: set[tuple[tuple[str, tuple[int, ...]], ...]] = set()
+
+    def __call__(self, inputs: Mapping[str, Array]) -> None:
+        shapes = tuple((name, array.shape) for name, array in inputs.items())
+        if shapes in self._known:
+            return
+        graph = self._core.read_model(str(self._model))  # read again, so that no second copy stays in memory
+        try:
+            graph.reshape({name: list(shape) for name, shape in shapes})
+        except RuntimeError as error:
+            text = str(error).strip()
+            raise BadInputFormatError(
+                f"openvino: these shapes don't go through the graph: {text}", actual=shapes
+            ) from error
+        if len(self._known) < SHAPES_KNOWN_MAX:
+            self._known.add(shapes)
+
+
 class OpenVinoExecutable(Executable):
     """A compiled model, with one infer request a thread."""
 
-    def __init__(self, compiled: Any) -> None:
+    def __init__(self, compiled: Any, check: _ShapeCheck | None) -> None:
         self._compiled = compiled
+        self._check = check
+        self._names = {name for port in compiled.inputs for name in port.get_names()}
+        self._inputs = len(compiled.inputs)
         self._outputs = [output.get_any_name() for output in compiled.outputs]
         self._local = threading.local()
 
     def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        if self._compiled is None:
+        compiled, local = self._compiled, self._local
+        if compiled is None:
             raise DeviceError("the executable is closed")
-        if not hasattr(self._local, "request"):
-            self._local.request = self._compiled.create_infer_request()
-        results = self._local.request.infer(dict(inputs), share_inputs=True, share_outputs=False)
+        if len(inputs) != self._inputs or not inputs.keys() <= self._names:  # it would compute with what lies there
+            raise BadInputFormatError("other inputs", expected=sorted(self._names), actual=sorted(inputs))
+        if self._check is not None:
+            self._check(inputs)
+        if not hasattr(local, "request"):
+            local.request = compiled.create_infer_request()
+        results = local.request.infer(dict(inputs), share_inputs=True, share_outputs=False)
         return {name: results[index] for index, name in enumerate(self._outputs)}
 
     def _close(self) -> None:

@@ -1,0 +1,182 @@
+"""The golden input: a bundle's own proof that it computes here what it computed where it was made."""
+
+from __future__ import annotations
+
+import io
+import struct
+from pathlib import Path
+
+import cv2
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from lineside_models.frame import Frame
+from lineside_models.inspector import prepare
+from lineside_runtime.bundle import Bundle, Golden
+from lineside_runtime.errors import BundleFormatError, GoldenMismatchError
+from lineside_runtime.files import write_atomic
+from lineside_runtime.session import Session
+from lineside_runtime.tensors import Array
+
+PIXELS_MAX = 1 << 26
+"""64 megapixels: more than a line camera's frame, and far less than a compressed bomb."""
+
+ARRAY_MAX_BYTES = 1 << 28
+HEADER_MAX_BYTES = 10_000
+_FOLDER = "golden"
+
+
+class GoldenReport(msgspec.Struct, frozen=True, kw_only=True):
+    """How near the outputs came to the expected ones.
+
+    Attributes:
+        cosine: Cosine similarity by output; 1 is equal.
+        error: Mean absolute difference by output, as a share of the expected output's mean magnitude.
+        used_device: Where it ran, such as ``ort/cpu:0``.
+    """
+
+    cosine: dict[str, float]
+    error: dict[str, float]
+    used_device: str
+
+
+def replay(session: Session, bundle: Bundle) -> GoldenReport:
+    """Runs the bundle's golden input and compares.
+
+    Args:
+        session: Has ``bundle`` loaded.
+        bundle: Names the golden input and the expected outputs.
+
+    Raises:
+        GoldenMismatchError: An output is further away than the bundle allows; the message has the figures.
+        BundleFormatError: The bundle has no golden input, or it can't be read.
+        DeviceError: No device could run it.
+    """
+    golden = bundle.manifest.golden
+    if golden is None:
+        raise BundleFormatError(f"{bundle.manifest.identity} has no golden input")
+    tensor = prepare(Frame(image=read_png(bundle.file(golden.frame))), bundle.manifest)
+    prediction = session.infer({bundle.manifest.preprocess.input: tensor})
+    cosine: dict[str, float] = {}
+    error: dict[str, float] = {}
+    for name, file in golden.outputs.items():
+        expected = read_array(bundle.file(file))
+        cosine[name], error[name] = _compare(name, expected, prediction.outputs)
+    report = GoldenReport(cosine=cosine, error=error, used_device=prediction.used_device)
+    _judge(report, golden, bundle)
+    return report
+
+
+def record(session: Session, folder: Path, frame: Frame) -> Golden:
+    """Runs a frame and writes it and what came out into a bundle's folder, for `write_manifest` to pick up.
+
+    Args:
+        session: Has the model loaded whose outputs are to be expected.
+        folder: The folder of the bundle that is being built.
+        frame: What a camera would give, with something to find in it.
+
+    Returns:
+        The entry for the manifest.
+
+    Raises:
+        DiskFullError: There is no room.
+        DeviceError: No device could run it.
+    """
+    (folder / _FOLDER).mkdir(parents=True, exist_ok=True)
+    _, png = cv2.imencode(".png", frame.image)
+    write_atomic(folder / _FOLDER / "frame.png", png.tobytes())
+    tensor = prepare(frame, session.manifest)
+    outputs: dict[str, str] = {}
+    for name, array in session.predict({session.manifest.preprocess.input: tensor}).items():
+        outputs[name] = f"{_FOLDER}/{name.replace('/', '_')}.npy"
+        buffer = io.BytesIO()
+        np.save(buffer, array, allow_pickle=False)
+        write_atomic(folder / outputs[name], buffer.getvalue())
+    return Golden(frame=f"{_FOLDER}/frame.png", outputs=outputs, variant=session.variant)
+
+
+def read_png(path: Path) -> npt.NDArray[np.uint8]:
+    """Reads a PNG whose size was bounded before it is unpacked.
+
+    Raises:
+        BundleFormatError: It is no PNG, or has more than `PIXELS_MAX` pixels.
+    """
+    data = path.read_bytes()
+    # https://www.w3.org/TR/png-3/#11IHDR: signature, length, "IHDR", width, height
+    if data[:8] != b"\x89PNG\r\n\x1a\n" or data[12:16] != b"IHDR" or len(data) < 24:
+        raise BundleFormatError(f"{path} is not a PNG")
+    width, height = struct.unpack(">II", data[16:24])
+    if width * height > PIXELS_MAX:
+        raise BundleFormatError(f"{path}", expected=f"at most {PIXELS_MAX} pixels", actual=f"{width} × {height}")
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_ANYCOLOR)
+    if image is None or image.dtype != np.uint8:
+        raise BundleFormatError(f"{path} is a damaged PNG")
+    return np.asarray(image, np.uint8)
+
+
+def read_array(path: Path) -> Array:
+    """Reads an ``.npy`` file: never a pickle, and never more than the file holds.
+
+    Raises:
+        BundleFormatError: It is too large, damaged, holds objects, or promises more than it holds.
+    """
+    size = path.stat().st_size
+    if size > ARRAY_MAX_BYTES:
+        raise BundleFormatError(f"{path}", expected=f"at most {ARRAY_MAX_BYTES} bytes", actual=f"{size} bytes")
+    buffer = io.BytesIO(path.read_bytes())
+    try:
+        shape, dtype = _header(buffer)
+        # numpy allocates what the header promises before it reads
+        if dtype.hasobject or int(np.prod(shape, dtype=object)) * dtype.itemsize != size - buffer.tell():
+            raise BundleFormatError(f"{path}", expected=f"{shape} {dtype}", actual=f"{size - buffer.tell()} bytes")
+        buffer.seek(0)
+        array: Array = np.load(buffer, allow_pickle=False, max_header_size=HEADER_MAX_BYTES)
+    except (ValueError, EOFError, TypeError) as error:
+        raise BundleFormatError(f"{path} is not an array: {error}") from error
+    return array
+
+
+def _header(buffer: io.BytesIO) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
+    version = np.lib.format.read_magic(buffer)
+    read = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }.get(version)
+    if read is None:
+        raise ValueError(f"version {version} of the format")
+    shape, _, dtype = read(buffer, max_header_size=HEADER_MAX_BYTES)
+    return shape, dtype
+
+
+def _compare(name: str, expected: Array, outputs: dict[str, Array]) -> tuple[float, float]:
+    actual = outputs.get(name)
+    if actual is None or actual.shape != expected.shape:
+        raise GoldenMismatchError(
+            f"golden output {name!r}",
+            expected=expected.shape,
+            actual="no such output" if actual is None else actual.shape,
+        )
+    wanted, found = expected.astype(np.float64).ravel(), actual.astype(np.float64).ravel()
+    if np.array_equal(wanted, found):
+        return 1.0, 0.0
+    norms = float(np.linalg.norm(wanted) * np.linalg.norm(found))
+    magnitude = float(np.abs(wanted).mean())
+    cosine = float(wanted @ found) / norms if norms else 0.0
+    return cosine, float(np.abs(wanted - found).mean()) / magnitude if magnitude else float("inf")
+
+
+def _judge(report: GoldenReport, golden: Golden, bundle: Bundle) -> None:
+    # written so that NaN fails
+    bad = [
+        name
+        for name in golden.outputs
+        if not (report.cosine[name] >= golden.min_cosine and report.error[name] <= golden.max_error)
+    ]
+    if bad:
+        figures = ", ".join(f"{name}: cosine {report.cosine[name]:.4f}, error {report.error[name]:.4f}" for name in bad)
+        raise GoldenMismatchError(
+            f"{bundle.manifest.identity} on {report.used_device} gives other outputs than where it was built",
+            expected=f"cosine ≥ {golden.min_cosine}, error ≤ {golden.max_error}",
+            actual=figures,
+        )

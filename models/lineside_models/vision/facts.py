@@ -1,0 +1,151 @@
+"""What a bare model file doesn't say: labels, pre-processing and post-processing, and where they come from."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lineside_runtime.backends.ort import OnnxFacts
+from lineside_runtime.bundle import Postprocess, Preprocess
+from lineside_runtime.errors import ConfigError, MissingModelFactsError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+METADATA_KEY = "lineside"
+"""Key of an ONNX file's metadata under which the facts may stand as JSON."""
+
+SIDECAR_MAX_BYTES = 1 << 20
+
+EXAMPLE = """labels = ["scratch", "dent"]
+
+[preprocess]
+input = "image"
+colour = "grey"
+mean = [127.0]
+std = [128.0]
+
+[postprocess]
+name = "dfl_anchor_free"
+
+[postprocess.params]
+strides = [8, 16, 32]
+"""
+"""What a sidecar file looks like."""
+
+
+class ModelFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The facts, each ``None`` where a source doesn't say it.
+
+    Attributes:
+        labels: Class names in the order of the model's outputs.
+        preprocess: How an image becomes the input.
+        postprocess: How the outputs become detections.
+    """
+
+    labels: tuple[str, ...] | None = None
+    preprocess: Preprocess | None = None
+    postprocess: Postprocess | None = None
+
+    def over(self, other: ModelFacts) -> ModelFacts:
+        """Returns these facts, and where they say nothing those of ``other``."""
+        return ModelFacts(
+            labels=other.labels if self.labels is None else self.labels,
+            preprocess=self.preprocess or other.preprocess,
+            postprocess=self.postprocess or other.postprocess,
+        )
+
+
+class CompleteFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """The facts when nothing is missing."""
+
+    labels: tuple[str, ...]
+    preprocess: Preprocess
+    postprocess: Postprocess
+
+
+def from_arguments(labels: object, preprocess: object, postprocess: object) -> ModelFacts:
+    """Reads the facts from what a caller gave: structs, or the same as dictionaries and lists.
+
+    Raises:
+        ConfigError: A value breaks the format; it names the path, such as ``$.preprocess.mean``.
+    """
+    given = {"labels": labels, "preprocess": preprocess, "postprocess": postprocess}
+    plain = {key: msgspec.to_builtins(value) for key, value in given.items() if value is not None}
+    return _convert(plain, "arguments")
+
+
+def from_sidecar(model: Path) -> ModelFacts:
+    """Reads the file beside the model with the ending ``.toml``; nothing if there is none.
+
+    Raises:
+        ConfigError: It is too large, not TOML, or breaks the format; it names the path in the file.
+    """
+    path = sidecar_path(model)
+    if not path.is_file():
+        return ModelFacts()
+    with path.open("rb") as file:
+        data = file.read(SIDECAR_MAX_BYTES + 1)
+    if len(data) > SIDECAR_MAX_BYTES:
+        raise ConfigError(f"{path} is too large", expected=f"at most {SIDECAR_MAX_BYTES} bytes")
+    try:
+        values = tomllib.loads(data.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}", action="Correct the named line.") from error
+    return _convert(values, str(path))
+
+
+def from_metadata(onnx: OnnxFacts, where: str) -> ModelFacts:
+    """Reads the JSON under `METADATA_KEY` in an ONNX file's metadata; nothing if there is none.
+
+    Args:
+        onnx: What the file says.
+        where: Name of the file, for the error.
+
+    Raises:
+        ConfigError: It is not JSON or breaks the format.
+    """
+    text = onnx.metadata.get(METADATA_KEY)
+    if text is None:
+        return ModelFacts()
+    try:
+        values = msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        raise ConfigError(
+            f"{where}: metadata {METADATA_KEY!r} is not JSON: {error}", action="Write it again."
+        ) from error
+    return _convert(values, f"{where}: metadata {METADATA_KEY!r}")
+
+
+def sidecar_path(model: Path) -> Path:
+    """Returns ``model.toml`` for ``model.onnx``."""
+    return model.with_suffix(".toml")
+
+
+def complete(facts: ModelFacts, model: Path) -> CompleteFacts:
+    """Returns the facts if none is missing.
+
+    Raises:
+        MissingModelFactsError: It names what is missing and shows how to give it.
+    """
+    missing = [key for key in ("labels", "preprocess", "postprocess") if not getattr(facts, key)]
+    if missing or facts.labels is None or facts.preprocess is None or facts.postprocess is None:
+        raise MissingModelFactsError(
+            f"{model} does not say its {', '.join(missing)}",
+            expected=f"{', '.join(missing)} as arguments, in {sidecar_path(model)}, or as JSON under "
+            f"{METADATA_KEY!r} in the ONNX metadata",
+            action=f"For example, write {sidecar_path(model).name}:\n\n{EXAMPLE}",
+        )
+    return CompleteFacts(labels=facts.labels, preprocess=facts.preprocess, postprocess=facts.postprocess)
+
+
+def _convert(values: Any, where: str) -> ModelFacts:
+    try:
+        return msgspec.convert(values, ModelFacts)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{where}: {error}", action="Correct the named key.") from error

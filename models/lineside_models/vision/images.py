@@ -1,0 +1,90 @@
+"""What a caller may give as images, turned into frames."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Union
+
+import cv2
+import numpy as np
+
+from lineside_models.frame import Frame
+from lineside_runtime.errors import BadInputFormatError, InputNotFoundError
+
+SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+"""Endings of the files that are taken from a folder."""
+
+Image = Union[str, Path, "np.typing.NDArray[np.uint8]", Frame]
+
+_ACCEPTED = "a path, a folder, an array (H, W, 3) or (H, W) uint8, a Frame, or a list of these"
+
+
+def frames(images: Image | Iterable[Image]) -> Iterator[Frame]:
+    """Yields a frame for each image, reading files only when their turn comes.
+
+    Args:
+        images: A path, a folder, an array, a `Frame`, or an iterable of these. Of a folder the images in it are
+            taken, sorted by name, without those in folders below. An array ``(N, H, W, 3)`` is ``N`` images.
+
+    Raises:
+        InputNotFoundError: A path is not there, or a folder holds no image.
+        BadInputFormatError: A file is no image, or an array or object of another kind was given.
+    """
+    for sequence, (image, source, part_id) in enumerate(_flat(images)):
+        if isinstance(image, Frame):
+            yield image
+            continue
+        pixels = read_image(image) if isinstance(image, Path) else image
+        yield Frame(image=pixels, source=source, sequence=sequence, part_id=part_id, captured_at_ns=time.time_ns())
+
+
+def read_image(path: Path) -> np.typing.NDArray[np.uint8]:
+    """Reads an image file.
+
+    Returns:
+        ``(H, W, 3) uint8`` BGR, or ``(H, W) uint8`` for a grey file.
+
+    Raises:
+        InputNotFoundError: There is no such file.
+        BadInputFormatError: It is no image that OpenCV reads.
+    """
+    try:
+        data = np.frombuffer(path.read_bytes(), np.uint8)
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise InputNotFoundError(f"{path} is not there", action="Give a photo or a folder of photos.") from error
+    image = cv2.imdecode(data, cv2.IMREAD_ANYCOLOR) if data.size else None
+    if image is None or image.dtype != np.uint8:
+        raise BadInputFormatError(
+            f"{path} is not an image", expected=f"a readable {', '.join(sorted(SUFFIXES))}", action="Give a photo."
+        )
+    return np.asarray(image, np.uint8)
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Returns the image files in a folder, sorted by name.
+
+    Raises:
+        InputNotFoundError: There is none.
+    """
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not found:
+        raise InputNotFoundError(f"no image in {folder}", expected=f"files that end in {', '.join(sorted(SUFFIXES))}")
+    return found
+
+
+def _flat(images: object) -> Iterator[tuple[Path | Frame | np.typing.NDArray[np.uint8], str, str]]:
+    if isinstance(images, Frame):
+        yield images, images.source, images.part_id
+    elif isinstance(images, (str, Path)):
+        path = Path(images)
+        for file in image_files(path) if path.is_dir() else [path]:
+            yield file, str(file), file.stem
+    elif isinstance(images, np.ndarray) and images.ndim <= 3:
+        yield images, "", ""
+    elif isinstance(images, Iterable):
+        for image in images:
+            yield from _flat(image)
+    else:
+        raise BadInputFormatError("not an image", expected=_ACCEPTED, actual=type(images).__name__, action="")

@@ -1,0 +1,189 @@
+"""`QualityInspector`: images in, defect types and locations out."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from lineside_models.inspection import Inspection
+from lineside_models.inspector import Inspector
+from lineside_models.vision.facts import ModelFacts, from_arguments
+from lineside_models.vision.images import Image, frames
+from lineside_models.vision.wrap import wrap_onnx
+from lineside_runtime.bundle import Bundle, Postprocess, Preprocess, open_bundle
+from lineside_runtime.config import Config
+from lineside_runtime.errors import (
+    BadInputFormatError,
+    ConfigError,
+    InputNotFoundError,
+    MissingExtraError,
+    UnsupportedModelError,
+)
+from lineside_runtime.session import ARCHIVE_SUFFIX, Session
+from lineside_runtime.tensors import Array
+
+SHIPPED = Path(__file__).parent.parent / "zoo" / "surface-12"
+"""The bundle that comes with lineside."""
+
+TORCH_SUFFIXES = frozenset({".pt", ".pth"})
+
+ImportPt = Callable[[Path, bool], Path]
+"""Takes a ``.pt`` file and whether it is trusted; gives an ONNX file in a temporary folder."""
+
+
+class QualityInspector:
+    """Finds defects in images.
+
+    ::
+
+        with QualityInspector(confidence_threshold=0.9) as inspector:
+            for verdict in inspector.predict("photos/"):
+                print(verdict.part_id, verdict.passed, verdict.detections)
+    """
+
+    def __init__(
+        self,
+        model_path: Path | str | None = None,
+        confidence_threshold: float | None = 0.9,
+        batch_size: int = 16,
+        *,
+        config: Config | None = None,
+        labels: Sequence[str] | None = None,
+        preprocess: Preprocess | Mapping[str, Any] | None = None,
+        postprocess: Postprocess | Mapping[str, Any] | None = None,
+        trust: bool = False,
+        import_pt: ImportPt | None = None,
+    ) -> None:
+        """Opens and loads the model.
+
+        Args:
+            model_path: A bundle's folder, a ``.lsb``, ``.onnx`` or ``.pt`` file; ``None`` for the shipped bundle.
+            confidence_threshold: Least score of a defect, 0 to 1; ``None`` for the bundle's own, by type.
+            batch_size: At most so many images of one size go through the model at once.
+            config: Where it may run.
+            labels: Class names of a bare ``.onnx`` or ``.pt``, in the order of its outputs.
+            preprocess: How an image becomes the input of a bare model.
+            postprocess: How the outputs of a bare model become detections.
+            trust: Read a ``.pt`` although reading it can run code from it: only for files that you made yourself.
+            import_pt: Turns a ``.pt`` into ONNX; `lineside.vision.QualityInspector` brings it.
+
+        Raises:
+            InputNotFoundError: There is no such model.
+            UnsupportedModelError: A file of a kind that is not known.
+            MissingModelFactsError: A bare model doesn't say its labels, pre-processing or post-processing.
+            UnsafeModelError: Reading a ``.pt`` could run code, and ``trust`` was not said.
+            MissingExtraError: A ``.pt`` needs torch, which isn't installed.
+            ConfigError: A value out of range.
+            LinesideError: As for `Session`.
+        """
+        self._threshold = _checked_threshold(confidence_threshold)
+        self._batch_size = _checked_batch_size(batch_size)
+        self._resources = ExitStack()
+        try:
+            given = from_arguments(labels, preprocess, postprocess)
+            path = SHIPPED if model_path is None else Path(model_path)
+            source = self._source(path, given, trust, import_pt or self._import_pt)
+            self.session = self._resources.enter_context(Session(source, config))
+            self._inspector = Inspector(self.session, batch_size=batch_size)
+        except BaseException:
+            self._resources.close()
+            raise
+
+    def predict(self, images: Image | Iterable[Image]) -> list[Inspection]:
+        """Inspects images.
+
+        Args:
+            images: A path, a folder, an array ``(H, W, 3) uint8`` BGR or ``(H, W) uint8``, a `Frame`, or a list of
+                these.
+
+        Returns:
+            One verdict an image, in their order.
+
+        Raises:
+            InputNotFoundError: A path is not there, or a folder holds no image.
+            BadInputFormatError: Something is no image.
+            DeviceError: Every device failed.
+        """
+        verdicts: list[Inspection] = []
+        source = frames(images)
+        while batch := list(islice(source, self._batch_size)):
+            verdicts += self._inspector.inspect_batch(batch, confidence_threshold=self._threshold)
+        return verdicts
+
+    def preprocess(self, images: Image | Iterable[Image]) -> Array:
+        """Returns what the model would take, for `Session.predict`: one batch ``(N, C, H, W)``.
+
+        Raises:
+            InputNotFoundError: A path is not there, or a folder holds no image.
+            BadInputFormatError: Something is no image, or the images become tensors of different sizes.
+        """
+        tensors = [self._inspector.prepare(frame) for frame in frames(images)]
+        shapes = sorted({tensor.shape for tensor in tensors})
+        if len(shapes) != 1:
+            raise BadInputFormatError(
+                "the images don't fit one batch",
+                expected="images of one size",
+                actual=shapes,
+                action="Give them apart.",
+            )
+        return np.concatenate(tensors)
+
+    def close(self) -> None:
+        """Gives the device back and removes temporary files; done twice it changes nothing."""
+        self._resources.close()
+
+    def __enter__(self) -> QualityInspector:
+        """Returns itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Closes it."""
+        self.close()
+
+    def _source(self, path: Path, given: ModelFacts, trust: bool, import_pt: ImportPt) -> Bundle | Path:
+        if path == SHIPPED and not path.exists():
+            raise InputNotFoundError("this build of lineside ships no model", action="Give model_path.")
+        if path.is_dir() or path.suffix == ARCHIVE_SUFFIX:
+            if given != ModelFacts():
+                raise ConfigError(
+                    "labels, preprocess and postprocess", expected="none of them with a bundle, which brings its own"
+                )
+            return open_bundle(path) if path.is_dir() else path
+        if not path.is_file():
+            raise InputNotFoundError(f"no model at {path}", action="Give a bundle, an .onnx or a .pt file.")
+        folder = Path(self._resources.enter_context(tempfile.TemporaryDirectory(prefix="lineside-model-")))
+        if path.suffix in TORCH_SUFFIXES:
+            return wrap_onnx(import_pt(path, trust), folder, given, origin=path)
+        if path.suffix == ".onnx":
+            return wrap_onnx(path, folder, given)
+        raise UnsupportedModelError(f"model {path}", expected="a bundle's folder, .lsb, .onnx or .pt")
+
+    def _import_pt(self, path: Path, trust: bool) -> Path:
+        raise MissingExtraError(
+            f"{path} needs torch, which a device doesn't carry",
+            action="On a host, run pip install 'lineside[train]' and use lineside.vision.QualityInspector; "
+            "for a device, make a bundle of it with lineside.Optimizer.",
+        )
+
+
+def _checked_threshold(value: object) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise ConfigError("confidence_threshold", expected="None or a number 0 to 1", actual=repr(value))
+    return float(value)
+
+
+def _checked_batch_size(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError("batch_size", expected="an integer of at least 1", actual=repr(value))
+    return value

@@ -1,0 +1,56 @@
+"""Making a bundle of a bare ONNX file, so that everything behind it knows bundles only."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from pathlib import Path
+
+from lineside_models.vision.facts import ModelFacts, complete, from_metadata, from_sidecar
+from lineside_runtime.backends.ort import read_onnx
+from lineside_runtime.bundle import Bundle, Manifest, Variant, write_manifest
+from lineside_runtime.errors import InputNotFoundError, UnsupportedModelError
+
+VARIANT = "onnx"
+
+
+def wrap_onnx(model: Path, folder: Path, given: ModelFacts, *, origin: Path | None = None) -> Bundle:
+    """Makes a bundle of an ONNX file, with no golden input.
+
+    Args:
+        model: The ONNX file.
+        folder: An empty folder for the bundle.
+        given: Facts that come before those of the sidecar and the metadata.
+        origin: The file that the user gave, where ``model`` was made of it: its sidecar is read.
+
+    Raises:
+        InputNotFoundError: There is no such file.
+        UnsupportedModelError: It is no ONNX file, or has no input of the name that the pre-processing fills.
+        MissingModelFactsError: Neither the arguments, nor the sidecar, nor the metadata say it all.
+        ConfigError: One of them breaks the format.
+    """
+    named = origin or model
+    if not model.is_file():
+        raise InputNotFoundError(f"no model at {model}", action="Give a bundle, an .onnx or a .pt file.")
+    onnx = read_onnx(model)
+    facts = complete(given.over(from_sidecar(named)).over(from_metadata(onnx, str(named))), named)
+    names = [spec.name for spec in onnx.inputs]
+    if names != [facts.preprocess.input]:
+        raise UnsupportedModelError(
+            f"inputs of {named}", expected=f"one input, preprocess.input = {facts.preprocess.input!r}", actual=names
+        )
+    file = f"{VARIANT}/model.onnx"
+    (folder / VARIANT).mkdir(parents=True)
+    (folder / file).write_bytes(model.read_bytes())
+    manifest = Manifest(
+        name=re.sub(r"[^A-Za-z0-9._-]+", "-", named.stem) or "model",
+        version="0",
+        created_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        labels=facts.labels,
+        inputs=onnx.inputs,
+        outputs=onnx.outputs,
+        preprocess=facts.preprocess,
+        postprocess=facts.postprocess,
+        variants=(Variant(name=VARIANT, format="onnx", file=file, level=0, precision="fp32"),),
+    )
+    return write_manifest(folder, manifest)

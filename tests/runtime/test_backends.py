@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino
+import pytest
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_vendor
+
+from lineside_runtime.backend import Backend, LoadOptions
+from lineside_runtime.backends import openvino_, ort
+from lineside_runtime.backends.messages import device_error
+from lineside_runtime.backends.openvino_ import OpenVinoBackend
+from lineside_runtime.backends.ort import OrtBackend, read_onnx
+from lineside_runtime.devices import Device
+from lineside_runtime.errors import (
+    BadInputFormatError,
+    DeviceBusyError,
+    DeviceError,
+    DeviceLostError,
+    DriverMismatchError,
+    EngineError,
+    InputNotFoundError,
+    LinesideError,
+    OutOfDeviceMemoryError,
+    UnsupportedModelError,
+)
+from tests.runtime.onnx_models import memory_eater, openvino_only, scaler, unhappy_reshape
+
+ENGINES = [OrtBackend, OpenVinoBackend]
+
+
+def load(engine: type[Backend], path: Path, data: bytes) -> Any:
+    path.write_bytes(data)
+    backend = engine()
+    cpu = next(device for device in backend.probe() if device.kind == "cpu")
+    return backend.load(path, cpu, LoadOptions(threads=1))
+
+
+def exception_classes(module: Any) -> set[str]:
+    return {name for name, value in vars(module).items() if inspect.isclass(value) and issubclass(value, BaseException)}
+
+
+def test_every_exception_of_onnxruntime_has_a_meaning() -> None:
+    assert exception_classes(ort_vendor) == set(ort.ERRORS)
+
+
+def test_every_exception_of_openvino_has_a_meaning() -> None:
+    assert exception_classes(openvino._pyopenvino) == set(openvino_.ERRORS)
+
+
+@pytest.mark.parametrize("name", sorted(ort.ERRORS))
+@pytest.mark.parametrize("stage", ["probe", "load", "run"])
+def test_each_exception_of_onnxruntime_becomes_one_of_ours_at_each_stage(name: str, stage: Any) -> None:
+    backend = OrtBackend()
+    kind = getattr(ort_vendor, name)
+    with pytest.raises(LinesideError) as caught, backend._boundary(stage):
+        raise kind("the vendor's words")
+    assert isinstance(caught.value.__cause__, kind)
+    assert "the vendor's words" in str(caught.value)
+
+
+def test_a_reset_device_is_a_lost_device() -> None:
+    with pytest.raises(DeviceLostError), OrtBackend()._boundary("run"):
+        raise ort_vendor.DeviceReset("gone")
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("CUDA failure 2: out of memory ; GPU=0", OutOfDeviceMemoryError),
+        ("std::bad_alloc", OutOfDeviceMemoryError),
+        ("CUDA driver version is insufficient for CUDA runtime version", DriverMismatchError),
+        ("libcublas.so.12: cannot open shared object file: No such file or directory", DriverMismatchError),
+        ("all CUDA-capable devices are busy or unavailable", DeviceBusyError),
+        ("ZE_RESULT_ERROR_DEVICE_LOST", DeviceLostError),
+        ("Invalid rank for input", None),
+    ],
+)
+def test_the_text_tells_what_the_device_complains_of(text: str, kind: type[DeviceError] | None) -> None:
+    assert device_error(text) is kind
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_engine_finds_the_cpu(engine: type[Backend]) -> None:
+    backend = engine()
+    assert "cpu:0" in [str(device) for device in backend.probe()]
+    assert backend.version[0].isdigit()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_engine_computes(engine: type[Backend], tmp_path: Path) -> None:
+    executable = load(engine, tmp_path / "m.onnx", scaler(3.0))
+    x = np.arange(8, dtype=np.float32).reshape(2, 4)
+    np.testing.assert_allclose(executable.run({"x": x})["y"], 3 * x)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_outputs_stay_as_they_were_after_the_next_call(engine: type[Backend], tmp_path: Path) -> None:
+    executable = load(engine, tmp_path / "m.onnx", scaler(2.0))
+    first = executable.run({"x": np.ones((1, 4), np.float32)})["y"]
+    executable.run({"x": np.zeros((1, 4), np.float32)})
+    assert first.tolist() == [[2, 2, 2, 2]]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_closed_executable_says_so(engine: type[Backend], tmp_path: Path) -> None:
+    executable = load(engine, tmp_path / "m.onnx", scaler(2.0))
+    executable.close()
+    executable.close()
+    with pytest.raises(DeviceError, match="closed"):
+        executable.run({"x": np.ones((1, 4), np.float32)})
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_file_that_is_no_model_is_unsupported(engine: type[Backend], tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModelError):
+        load(engine, tmp_path / "m.onnx", b"no model")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_missing_file_is_not_found(engine: type[Backend], tmp_path: Path) -> None:
+    with pytest.raises(InputNotFoundError):
+        engine().load(tmp_path / "none.onnx", Device("cpu"), LoadOptions())
+
+
+def test_an_unknown_operator_is_unsupported(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModelError, match="Swish"):
+        load(OrtBackend, tmp_path / "m.onnx", openvino_only())
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_failure_inside_the_graph_is_an_engine_error(engine: type[Backend], tmp_path: Path) -> None:
+    executable = load(engine, tmp_path / "m.onnx", unhappy_reshape())
+    with pytest.raises(EngineError, match=r"(?i)reshape"):
+        executable.run({"x": np.ones(5, np.float32), "s": np.array([2, 3])})
+
+
+def test_inputs_that_onnxruntime_refuses_are_bad_input(tmp_path: Path) -> None:
+    executable = load(OrtBackend, tmp_path / "m.onnx", scaler(1.0))
+    for wrong in ({"x": np.ones((1, 5), np.float32)}, {"x": np.ones((1, 4))}, {}):
+        with pytest.raises(BadInputFormatError):
+            executable.run(wrong)
+
+
+def test_an_oversize_allocation_is_out_of_memory(tmp_path: Path) -> None:
+    executable = load(OrtBackend, tmp_path / "m.onnx", memory_eater())
+    with pytest.raises(OutOfDeviceMemoryError) as caught:
+        executable.run({"s": np.array([1 << 42])})
+    assert caught.value.code == 1001
+    assert executable.run({"s": np.array([3])})["y"] == 0
+
+
+def test_a_process_without_memory_gets_1001(tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(memory_eater())
+    script = f"""
+        import resource
+        import numpy as np
+        from pathlib import Path
+        from lineside_runtime.backend import LoadOptions
+        from lineside_runtime.backends.ort import OrtBackend
+        from lineside_runtime.errors import LinesideError
+
+        backend = OrtBackend()
+        executable = backend.load(Path({str(tmp_path / "m.onnx")!r}), backend.probe()[-1], LoadOptions(threads=1))
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + (256 << 20),) * 2)
+        try:
+            executable.run({{"s": np.array([1 << 28])}})
+        except LinesideError as error:
+            print(error.code)
+    """
+    run = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False)
+    assert run.stdout.strip() == "1001", run.stderr
+
+
+def test_an_onnx_file_tells_its_inputs_outputs_and_metadata(tmp_path: Path) -> None:
+    import onnx
+
+    model = onnx.load_from_string(scaler(1.0))
+    model.metadata_props.add(key="lineside", value="{}")
+    path = tmp_path / "m.onnx"
+    onnx.save(model, path)
+    facts = read_onnx(path)
+    assert [(spec.name, spec.shape, spec.dtype) for spec in facts.inputs] == [("x", (-1, 4), "float32")]
+    assert [spec.name for spec in facts.outputs] == ["y"]
+    assert facts.metadata == {"lineside": "{}"}
+
+
+def test_onnxruntime_must_start_the_provider_that_was_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(scaler(1.0))
+    nothing = Device("gpu", handle="CUDAExecutionProvider")
+    if "CUDAExecutionProvider" in ort.onnxruntime.get_available_providers():
+        nothing = Device("gpu", handle="RknpuExecutionProvider")
+    with pytest.warns(UserWarning, match="not in available"), pytest.raises(DriverMismatchError):
+        OrtBackend().load(tmp_path / "m.onnx", nothing, LoadOptions())
