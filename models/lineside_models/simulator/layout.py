@@ -83,7 +83,7 @@ def _thick(rng: np.random.Generator, copper: Mask, segments: list[Segment]) -> N
     x = int(rng.integers(10, 60))
     while x < width:
         thickness = int(rng.integers(22, 56))
-        bend, run = int(rng.integers(60, height - 60)), int(rng.integers(-1, 2)) * 40
+        bend, run = int(rng.integers(height // 8, height * 7 // 8)), int(rng.integers(-1, 2)) * 40
         path = [(x, -40), (x, bend), (x + run, bend + abs(run)), (x + run, height + 40)]
         _draw_path(copper, segments, path, thickness)
         x += thickness + int(rng.integers(26, 110)) + max(run, 0)

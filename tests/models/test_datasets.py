@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lineside_models.datasets import load_dataset
+from lineside_models.labels import LABELS, PCB, STEEL
+from lineside_runtime.errors import DatasetError, InputNotFoundError
+
+
+def _voc(*objects: tuple[str, int, int, int, int]) -> str:
+    parts = [
+        f"<object>\n<name>{name}</name>\n<bndbox><xmin>{a}</xmin><ymin>{b}</ymin><xmax>{c}</xmax><ymax>{d}</ymax>"
+        "</bndbox>\n</object>\n"
+        for name, a, b, c, d in objects
+    ]
+    return f"<annotation>\n<filename>x.jpg</filename>\n{''.join(parts)}</annotation>\n"
+
+
+@pytest.fixture
+def steel(tmp_path: Path) -> Path:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "annotations").mkdir()
+    for name in ("crazing_1", "patches_2", "scratches_3"):
+        (tmp_path / "images" / f"{name}.jpg").write_bytes(b"jpeg")
+        (tmp_path / "annotations" / f"{name}.xml").write_text(_voc((name.split("_")[0], 1, 2, 200, 30)))
+    (tmp_path / "folds.csv").write_text(
+        "image,class,fold\ncrazing_1.jpg,crazing,train\npatches_2.jpg,patches,val\nscratches_3.jpg,scratches,train\n"
+    )
+    return tmp_path
+
+
+@pytest.fixture
+def board(tmp_path: Path) -> Path:
+    images, annotations = tmp_path / "PCBData/group7/7", tmp_path / "PCBData/group7/7_not"
+    images.mkdir(parents=True)
+    annotations.mkdir()
+    for number in ("001", "002"):
+        (images / f"{number}_test.jpg").write_bytes(b"jpeg")
+        (annotations / f"{number}.txt").write_text("10 20 40 50 1\n5 6 25 36 6\n")
+    (images / "001_temp.jpg").write_bytes(b"jpeg")
+    (tmp_path / "folds.csv").write_text(
+        "image,fold,template_included\ngroup7/7/001_test.jpg,a,1\ngroup7/7/002_test.jpg,b,0\n"
+    )
+    return tmp_path
+
+
+def test_labels_are_the_two_sets_and_unique() -> None:
+    assert LABELS == STEEL + PCB
+    assert len(set(LABELS)) == 12
+
+
+def test_steel_boxes_become_exclusive_and_count_from_zero(steel: Path) -> None:
+    dataset = load_dataset(steel, "val")
+    (sample,) = dataset.samples
+    assert dataset.name == "neu-det"
+    assert dataset.labels == STEEL
+    assert sample.part_id == "patches_2"
+    assert sample.boxes.dtype == np.float32
+    np.testing.assert_array_equal(sample.boxes, [[0, 1, 200, 30]])
+    np.testing.assert_array_equal(sample.labels, [LABELS.index("patches")])
+
+
+def test_folds_split_the_images(steel: Path) -> None:
+    parts = [{sample.part_id for sample in load_dataset(steel, fold).samples} for fold in ("train", "val", "all")]
+    assert parts[0] == {"crazing_1", "scratches_3"}
+    assert parts[0] | parts[1] == parts[2]
+
+
+def test_an_unknown_fold_names_the_folds_there_are(steel: Path) -> None:
+    with pytest.raises(DatasetError, match=r"all or train or val.*got test") as caught:
+        load_dataset(steel, "test")
+    assert caught.value.code == 2008
+
+
+def test_without_folds_csv_every_fold_is_everything_and_says_so(steel: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (steel / "folds.csv").unlink()
+    with caplog.at_level(logging.WARNING, "lineside.datasets"):
+        assert len(load_dataset(steel, "val").samples) == 3
+    assert "no folds.csv" in caplog.text
+    caplog.clear()
+    assert len(load_dataset(steel).samples) == 3
+    assert not caplog.records
+
+
+def test_boards_are_read_with_their_types(board: Path) -> None:
+    dataset = load_dataset(board)
+    assert dataset.name == "deeppcb"
+    assert dataset.labels == PCB
+    assert [sample.part_id for sample in dataset.samples] == ["001_test", "002_test"]
+    np.testing.assert_array_equal(dataset.samples[0].boxes, [[10, 20, 40, 50], [5, 6, 25, 36]])
+    assert [LABELS[label] for label in dataset.samples[0].labels] == ["open", "pin-hole"]
+
+
+def test_clean_templates_come_on_request_and_stay_in_their_fold(board: Path) -> None:
+    clean = [sample for sample in load_dataset(board, "a", with_clean=True).samples if not len(sample.labels)]
+    assert [sample.part_id for sample in clean] == ["001_temp"]
+    assert clean[0].boxes.shape == (0, 4)
+    assert len(load_dataset(board, "b", with_clean=True).samples) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("<annotation>\n<object>\n", "line 3"),
+        (_voc(("rust", 1, 1, 5, 5)), r"line 6.*crazing.*'rust'"),
+        (_voc(("crazing", 9, 1, 5, 5)), "line 6.*a box"),
+        (_voc(("crazing", 1, 1, 5, 5)).replace("<xmax>5</xmax>", "<xmax>wide</xmax>"), "line 6.*numbers"),
+        (_voc(("crazing", 1, 1, 5, 5)).replace("<ymin>1</ymin>", ""), "line 6.*numbers"),
+        ("<html></html>", "root element annotation"),
+        (
+            '<!DOCTYPE a [<!ENTITY x "y"><!ENTITY z SYSTEM "file:///etc/passwd">]><annotation><object>'
+            "<name>&z;</name></object></annotation>",
+            "line 1",
+        ),
+    ],
+)
+def test_damaged_xml_names_file_and_line(steel: Path, text: str, says: str) -> None:
+    (steel / "annotations" / "crazing_1.xml").write_text(text)
+    with pytest.raises(DatasetError, match=rf"(?s)crazing_1\.xml.*{says}"):
+        load_dataset(steel, "train")
+
+
+@pytest.mark.parametrize(
+    "line", ["1 2 3 4", "1 2 3 4 7", "1 2 3 4 0", "1 2 3 4 -1", "1 2 three 4 1", "9 2 3 4 1", "1 2 3 4 5 6"]
+)
+def test_damaged_text_names_file_and_line(board: Path, line: str) -> None:
+    (board / "PCBData/group7/7_not/002.txt").write_text(f"10 20 40 50 1\n\n{line}\n")
+    with pytest.raises(DatasetError, match=r"002\.txt: line 3"):
+        load_dataset(board)
+
+
+def test_a_missing_image_is_named(steel: Path) -> None:
+    (steel / "images" / "patches_2.jpg").unlink()
+    with pytest.raises(DatasetError, match=r"patches_2\.jpg is missing"):
+        load_dataset(steel)
+
+
+def test_a_missing_annotation_is_named(steel: Path) -> None:
+    (steel / "annotations" / "patches_2.xml").unlink()
+    with pytest.raises(DatasetError, match=r"patches_2\.xml"):
+        load_dataset(steel, "val")
+
+
+@pytest.mark.parametrize(
+    "table", ["picture,fold\na.jpg,train\n", "image,fold\n../secret.jpg,train\n", "image,fold\ncrazing_1.jpg,\n"]
+)
+def test_a_damaged_folds_csv_is_refused(steel: Path, table: str) -> None:
+    (steel / "folds.csv").write_text(table)
+    with pytest.raises(DatasetError, match=r"folds\.csv: line"):
+        load_dataset(steel, "train")
+
+
+def test_an_annotation_as_large_as_a_bomb_is_not_read(steel: Path) -> None:
+    (steel / "annotations" / "crazing_1.xml").write_bytes(b" " * (1 << 20) + b"<annotation/>")
+    with pytest.raises(DatasetError, match="too large"):
+        load_dataset(steel)
+
+
+def test_an_unknown_layout_says_what_is_expected(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(DatasetError, match=r"PCBData.*got photos"):
+        load_dataset(tmp_path)
+
+
+def test_an_empty_set_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "annotations").mkdir()
+    with pytest.raises(DatasetError, match="no annotated image"):
+        load_dataset(tmp_path)
+
+
+def test_no_folder_is_its_own_error(tmp_path: Path) -> None:
+    with pytest.raises(InputNotFoundError):
+        load_dataset(tmp_path / "nowhere")
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.binary(max_size=300))
+def test_any_bytes_for_an_annotation_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    root = tmp_path_factory.mktemp("fuzz")
+    (root / "images").mkdir()
+    (root / "annotations").mkdir()
+    (root / "images" / "a.jpg").write_bytes(b"jpeg")
+    (root / "annotations" / "a.xml").write_bytes(data)
+    try:
+        load_dataset(root)
+    except DatasetError as error:
+        assert "a.xml" in str(error)
