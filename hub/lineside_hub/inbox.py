@@ -122,6 +122,7 @@ class _Writer:
         self._counters = counters
         self._sink = ResultsSink(database)
         self._fleet = Fleet(database)
+        self._said: dict[str, str] = {}
 
     def read(self, item: Item) -> list[_Message]:
         """Returns the message, or the event that says that it cannot be read; a cleared topic says nothing."""
@@ -135,8 +136,16 @@ class _Writer:
             return [read_up(device, payload) if kind == "up" else read_reported(device, payload)]
         except BadInputFormatError as error:
             self._counters["malformed"] += 1
-            _log.warning("%s of %s: %s", kind, device, error)
-            return [Event(at_ns=time.time_ns(), device=device, kind="malformed", code=error.code, detail=str(error))]
+            return self._tell_once(kind, device, error)
+
+    def _tell_once(self, kind: Kind, device: str, error: BadInputFormatError) -> list[_Message]:
+        """A device that sends the same unreadable message again and again fills no timeline."""
+        if self._said.get(device) == str(error):
+            _log.debug("%s of %s, again: %s", kind, device, error)
+            return []
+        self._said[device] = str(error)
+        _log.warning("%s of %s: %s", kind, device, error)
+        return [Event(at_ns=time.time_ns(), device=device, kind="malformed", code=error.code, detail=str(error))]
 
     def commit(self, messages: list[_Message]) -> dict[str, ResultsAck]:
         acks: dict[str, ResultsAck] = {}

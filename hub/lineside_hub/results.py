@@ -19,6 +19,9 @@ from lineside_hub.database import Database, Event
 from lineside_link.messages import VERSION, ResultRow, Results, ResultsAck
 from lineside_runtime.errors import BadInputFormatError, DatabaseError
 
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises; the last for brackets without end, which would otherwise end the writer."""
+
 _INSERT = (
     "INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
     "ON CONFLICT (device, epoch, seq) DO NOTHING"
@@ -65,7 +68,7 @@ def read_batch(device: str, payload: bytes) -> Batch:
     """
     try:
         envelope = msgspec.json.decode(payload, type=_Envelope)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         raise BadInputFormatError(f"{Results.__name__} message of {device}: {error}", action="") from error
     if abs(envelope.v - VERSION) > 1 or not 0 < len(envelope.epoch) <= 64:
         raise BadInputFormatError(f"results of {device}: version {envelope.v}, epoch {envelope.epoch!r}", action="")
@@ -80,7 +83,7 @@ def _read_row(batch: Batch, raw: bytes) -> None:
         row = msgspec.json.decode(raw, type=ResultRow)
         _check_integers(row)
         batch.rows.append(row)
-    except (msgspec.DecodeError, UnicodeDecodeError, BadInputFormatError) as error:
+    except (*_UNREADABLE, BadInputFormatError) as error:
         batch.unreadable.append((_seq_of(batch.device, raw), raw, str(error)))
 
 
@@ -94,7 +97,7 @@ def _check_integers(row: ResultRow) -> None:
 def _seq_of(device: str, raw: bytes) -> int:
     try:
         seq = msgspec.json.decode(raw, type=_Seq).seq
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         raise BadInputFormatError(f"results of {device}: a row without seq: {error}", action="") from error
     if not 1 <= seq < 2**63:
         raise BadInputFormatError(f"results of {device}: seq out of range", actual=seq, action="")

@@ -245,7 +245,7 @@ def decode(data: bytes, kind: type[M]) -> M:
     """
     try:
         message = msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # the last: brackets without end
         raise BadInputFormatError(
             f"{kind.__name__} message: {error}", action="Nothing was done with it; look at who sends on this topic."
         ) from error

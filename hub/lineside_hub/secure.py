@@ -1,0 +1,95 @@
+"""Mutual TLS in two steps: the site's own files, then one identity a device."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import tomli_w
+
+from lineside_hub.access import access_list, mosquitto_configuration
+from lineside_hub.config import HubConfig, load_config
+from lineside_hub.identity import Authority, Credentials
+from lineside_link.config import LinkConfig
+from lineside_runtime.files import write_atomic
+
+CONFIG_NAME = "hub.toml"
+IDENTITY_NAME = "identity"
+ACCESS_NAME = "mosquitto.acl"
+BROKER_NAME = "mosquitto.conf"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Secured:
+    """What `secure` made.
+
+    Attributes:
+        broker_configuration: For ``mosquitto -c``.
+        hub_configuration: The hub's, which now uses TLS.
+        url: Of the broker.
+    """
+
+    broker_configuration: Path
+    hub_configuration: Path
+    url: str
+
+
+def secure(folder: Path | str, *, hosts: Sequence[str], port: int) -> Secured:
+    """Makes the authority, the broker's and the hub's certificates, and mosquitto's files.
+
+    Args:
+        folder: The hub's folder, with its ``hub.toml``.
+        hosts: Names and addresses under which the broker is reached; the hub uses the first.
+        port: Of the broker.
+
+    Raises:
+        InputNotFoundError: There is no ``hub.toml``.
+        ConfigError: There is an authority already, or a host or name cannot be used.
+    """
+    home = Path(folder).resolve()
+    config = load_config(home / CONFIG_NAME)
+    authority = Authority.create(home / IDENTITY_NAME, site=config.link.site)
+    broker_file = authority.folder / BROKER_NAME
+    text = mosquitto_configuration(
+        port=port, credentials=authority.broker(hosts), access_list_path=authority.folder / ACCESS_NAME
+    )
+    _write_access(authority, config)
+    write_atomic(broker_file, text.encode())
+    own = authority.hub()
+    link = LinkConfig(
+        url=f"mqtts://{hosts[0]}:{port}",
+        site=config.link.site,
+        ca=str(own.ca),
+        certificate=str(own.certificate),
+        key=str(own.key),
+    )
+    settings = {name: value for name, value in msgspec.structs.asdict(link).items() if value is not None}
+    whole = {"folder": ".", "renew_every_s": config.renew_every_s, "link": settings}
+    write_atomic(home / CONFIG_NAME, tomli_w.dumps(whole).encode())
+    return Secured(broker_configuration=broker_file, hub_configuration=home / CONFIG_NAME, url=link.url)
+
+
+def enroll(folder: Path | str, device: str, *, group: str) -> Credentials:
+    """Issues a device's certificate and enters the device into the access list.
+
+    Args:
+        folder: The hub's folder, after `secure`.
+        device: Its name.
+        group: Whose wishes it may read.
+
+    Raises:
+        InputNotFoundError: There is no authority yet.
+        ConfigError: A name cannot be used.
+    """
+    home = Path(folder).resolve()
+    authority = Authority.open(home / IDENTITY_NAME)
+    credentials = authority.enroll(device, group=group)
+    _write_access(authority, load_config(home / CONFIG_NAME))
+    return credentials
+
+
+def _write_access(authority: Authority, config: HubConfig) -> None:
+    text = access_list(site=config.link.site, devices=authority.devices())
+    write_atomic(authority.folder / ACCESS_NAME, text.encode())

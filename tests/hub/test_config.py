@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lineside_hub.config import load_config
+from lineside_runtime.errors import ConfigError, InputNotFoundError
+
+GOOD = 'folder = "data"\n[link]\nurl = "mqtt://127.0.0.1:1883"\nsite = "plant-1"\n'
+
+
+def test_a_configuration_is_read_and_its_folder_is_absolute(tmp_path: Path) -> None:
+    path = tmp_path / "hub.toml"
+    path.write_text(GOOD)
+    config = load_config(path)
+    assert config.folder == str(tmp_path.resolve() / "data")
+    assert config.link.site == "plant-1"
+    assert config.renew_every_s == 3600.0
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (GOOD.replace("site", "sight"), "link"),
+        (GOOD.replace('"mqtt://127.0.0.1:1883"', "1883"), r"\$\.link\.url"),
+        (GOOD.replace("folder", "folders"), "folders"),
+        ("folder = 3", r"\$\.folder"),
+        ("renew_every_s = 0.5\n" + GOOD, "renew_every_s"),
+        (GOOD.replace("mqtt://", "http://"), "link.url"),
+        (GOOD.replace("plant-1", "plant/1"), "site"),
+        ("= broken", "hub.toml"),
+    ],
+)
+def test_an_error_names_the_key(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "hub.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=said) as caught:
+        load_config(path)
+    assert caught.value.code == 2001
+
+
+def test_a_missing_file_is_said(tmp_path: Path) -> None:
+    with pytest.raises(InputNotFoundError):
+        load_config(tmp_path / "hub.toml")
