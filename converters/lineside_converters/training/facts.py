@@ -1,0 +1,27 @@
+"""What a bundle must say of the trained detector besides its weights."""
+
+from __future__ import annotations
+
+from lineside_models.networks.detector import REG_BINS, STRIDES
+from lineside_runtime.bundle import Postprocess, Preprocess
+
+ARCHITECTURE = "surface_detector_lite0"
+INPUT = "image"
+OUTPUTS = tuple(f"{kind}_{stride}" for kind in ("cls", "box") for stride in STRIDES)
+MEAN, STD = 127.0, 128.0  # of the EfficientNet-Lite0 weights
+
+PREPROCESS = Preprocess(input=INPUT, colour="grey", min_side=224, max_side=640, mean=(MEAN,), std=(STD,))
+"""Steel images of 200 px are enlarged to 224, boards of 640 px stay as they are: the scales of the training."""
+
+
+def postprocess(calibration: tuple[tuple[float, float], ...] = (), thresholds: tuple[float, ...] = ()) -> Postprocess:
+    """Returns how the six maps are read, with the fitted scores where there are some."""
+    return Postprocess(
+        name="dfl_anchor_free",
+        params={
+            "strides": list(STRIDES),
+            "reg_bins": REG_BINS,
+            "calibration": [list(pair) for pair in calibration],
+            "thresholds": list(thresholds),
+        },
+    )

@@ -1,0 +1,71 @@
+"""How good the network is on the held-out pictures, read with the bundle's own pre- and post-processing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from lineside_converters.training.augment import Picture
+from lineside_converters.training.calibrate import Finds
+from lineside_converters.training.facts import OUTPUTS, PREPROCESS, postprocess
+from lineside_models.labels import LABELS
+from lineside_models.metrics import evaluate, match
+from lineside_models.postprocess import Candidates, decode
+from lineside_models.preprocess import prepare_batch
+
+_AT_ONCE = 4
+
+
+@torch.no_grad()
+def find_all(model: nn.Module, pictures: Sequence[Picture]) -> list[Candidates]:
+    """Runs the network over pictures.
+
+    Args:
+        model: Is put into evaluation mode.
+        pictures: Of any size.
+
+    Returns:
+        What each may show, with raw scores, boxes in its own pixels.
+    """
+    model.eval()
+    found: dict[int, Candidates] = {}
+    for first in range(0, len(pictures), _AT_ONCE):
+        images = [picture.image for picture in pictures[first : first + _AT_ONCE]]
+        for batch in prepare_batch(images, PREPROCESS):
+            tensor = torch.from_numpy(batch.tensor).to(memory_format=torch.channels_last)
+            maps = {name: value.numpy() for name, value in zip(OUTPUTS, model(tensor), strict=True)}
+            answers = decode(maps, postprocess(), batch.letterboxes)
+            found.update(zip((first + index for index in batch.indices), answers, strict=True))
+    return [found[number] for number in range(len(pictures))]
+
+
+def map50(pictures: Sequence[Picture], found: Sequence[Candidates]) -> float:
+    """Returns mAP@0.5 over the types that the pictures show."""
+    return evaluate(pictures, found, labels=LABELS, thresholds=0.5).map50
+
+
+def judge(pictures: Sequence[Picture], found: Sequence[Candidates]) -> Finds:
+    """Says of every find whether it is right, and of every picture what it shows."""
+    present = np.zeros((len(pictures), len(LABELS)), bool)
+    right = []
+    for number, (picture, each) in enumerate(zip(pictures, found, strict=True)):
+        present[number, picture.labels] = True
+        right.append(_right(picture, each))
+    return Finds(
+        scores=np.concatenate([each.scores for each in found]).astype(np.float64),
+        labels=np.concatenate([each.labels for each in found]),
+        right=np.concatenate(right),
+        images=np.repeat(np.arange(len(found)), [len(each) for each in found]),
+        present=present,
+    )
+
+
+def _right(picture: Picture, found: Candidates) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    right = np.zeros(len(found), bool)
+    for label in np.unique(found.labels):
+        of = np.flatnonzero(found.labels == label)
+        right[of] = match(found.boxes[of], picture.boxes[picture.labels == label])
+    return right

@@ -1,0 +1,110 @@
+"""The pictures that a run learns from, decoded once and kept in memory as grey bytes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from lineside_converters.training.augment import Picture
+from lineside_models.datasets import Sample, load_dataset
+from lineside_models.simulator import Kind, render
+from lineside_runtime.errors import DatasetError
+
+DOMAINS: dict[str, Kind] = {"neu-det": "steel", "deeppcb": "pcb"}
+# Seeds of the frames to learn from; demo and tests count from 0 or draw out of 2**32, so that they meet none of these.
+SIMULATED_SEED = 1_000_000
+SIMULATED_FRAMES = {"steel": 300, "pcb": 60}
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """One kind of surface.
+
+    Attributes:
+        name: ``steel`` (whole images, scaled to the canvas) or ``pcb`` (canvases cut out at native scale).
+        train: With defects, to learn from.
+        clean: Without defects, to learn from.
+        held: Kept out of training.
+        simulated: From the line simulator, to learn from.
+    """
+
+    name: Kind
+    train: tuple[Picture, ...]
+    clean: tuple[Picture, ...]
+    held: tuple[Picture, ...]
+    simulated: tuple[Picture, ...]
+
+
+def load_domain(root: Path, *, held_share: float, simulate: bool) -> Domain:
+    """Reads the train fold of one data set and puts a share of its parts aside.
+
+    Args:
+        root: Folder of the data set.
+        held_share: Share of the parts to keep out of training; the same ones every time.
+        simulate: Whether to render simulator frames as well.
+
+    Raises:
+        DatasetError: The folder is no data set of a domain that the detector knows, or has too few images.
+    """
+    dataset = load_dataset(root, "train", with_clean=True)
+    if dataset.name not in DOMAINS:
+        raise DatasetError(f"no domain for {dataset.name}", expected=sorted(DOMAINS), actual=dataset.name)
+    held, rest = hold_out(dataset.samples, share=held_share)
+    if not held or not rest:
+        raise DatasetError(f"{dataset.name} has too few images to keep some aside", actual=len(dataset.samples))
+    pictures = [read_picture(sample) for sample in rest]
+    name = DOMAINS[dataset.name]
+    return Domain(
+        name,
+        train=tuple(p for p in pictures if len(p.boxes)),
+        clean=tuple(p for p in pictures if not len(p.boxes)),
+        held=tuple(read_picture(sample) for sample in held),
+        simulated=tuple(simulate_pictures(name, SIMULATED_FRAMES[name])) if simulate else (),
+    )
+
+
+def hold_out(samples: Iterable[Sample], *, share: float) -> tuple[list[Sample], list[Sample]]:
+    """Splits samples by part, every type of defect alike, into (held, rest).
+
+    A part's images stay on one side. The order is by a hash of the part's name, so that a new image moves no other.
+    """
+    parts: dict[str, list[Sample]] = {}
+    for sample in samples:
+        part = sample.part_id.removesuffix("_test").removesuffix("_temp")  # a board and its clean template
+        parts.setdefault(part, []).append(sample)
+
+    def order(part: str) -> tuple[int, str]:
+        first = next((int(s.labels[0]) for s in parts[part] if len(s.labels)), -1)
+        return first, hashlib.sha256(part.encode()).hexdigest()
+
+    every = max(2, round(1 / share))
+    held: list[Sample] = []
+    rest: list[Sample] = []
+    for number, part in enumerate(sorted(parts, key=order)):
+        (held if number % every == every // 2 else rest).extend(parts[part])
+    return held, rest
+
+
+def read_picture(sample: Sample) -> Picture:
+    """Decodes a sample's image to grey.
+
+    Raises:
+        DatasetError: The file is no image.
+    """
+    image = cv2.imread(str(sample.path), cv2.IMREAD_GRAYSCALE)
+    if image is None:
+        raise DatasetError(f"{sample.path.name} cannot be decoded", expected="a JPEG or PNG image")
+    return Picture(np.asarray(image, np.uint8), sample.boxes, sample.labels)
+
+
+def simulate_pictures(kind: Kind, count: int) -> Iterable[Picture]:
+    """Renders ``count`` frames of the line simulator in grey."""
+    for number in range(count):
+        frame = render(kind, seed=SIMULATED_SEED + number)
+        grey = cv2.cvtColor(frame.image, cv2.COLOR_BGR2GRAY)
+        yield Picture(np.asarray(grey, np.uint8), np.asarray(frame.boxes, np.float32).reshape(-1, 4), frame.labels)
