@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lineside_models.metrics import box_iou
+from lineside_models.postprocess import Candidates, decode, read_params, select, thresholds_of
+from lineside_models.preprocess import Letterbox
+from lineside_runtime.bundle import Postprocess
+from lineside_runtime.errors import BadInputFormatError, ConfigError
+
+BINS = 16
+CLASSES = 3
+SIDE = 224
+WHOLE = Letterbox(1.0, 1.0, SIDE, SIDE)
+NAMES = ("dent", "hole", "stain")
+
+
+def _how(**params: Any) -> Postprocess:
+    return Postprocess(name="dfl_anchor_free", params=params)
+
+
+def _maps(frames: int = 1, side: int = SIDE) -> dict[str, npt.NDArray[np.float32]]:
+    """Outputs that show nothing."""
+    maps = {}
+    for stride in (8, 16, 32):
+        cells = side // stride
+        maps[f"cls_{stride}"] = np.full((frames, CLASSES, cells, cells), -12, np.float32)
+        maps[f"box_{stride}"] = np.zeros((frames, 4 * BINS, cells, cells), np.float32)
+    return maps
+
+
+def _put(
+    maps: dict[str, npt.NDArray[np.float32]],
+    *,
+    box: tuple[float, float, float, float],
+    label: int,
+    logit: float,
+    stride: int = 8,
+    frame: int = 0,
+) -> None:
+    """Writes a box into the cell of its centre, each distance shared between its two neighbouring bins."""
+    x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    column, row = int(x // stride), int(y // stride)
+    centre = ((column + 0.5) * stride, (row + 0.5) * stride)
+    distances = (centre[0] - box[0], centre[1] - box[1], box[2] - centre[0], box[3] - centre[1])
+    maps[f"cls_{stride}"][frame, label, row, column] = logit
+    for side, pixels in enumerate(distances):
+        low, share = divmod(pixels / stride, 1)
+        bins = np.full(BINS, -60.0)
+        bins[int(low)] = np.log(max(1 - share, 1e-20))
+        bins[int(low) + 1] = np.log(max(share, 1e-20))
+        maps[f"box_{stride}"][frame, side * BINS : (side + 1) * BINS, row, column] = bins
+
+
+def test_nothing_is_found_where_nothing_is() -> None:
+    (found,) = decode(_maps(), _how(), [WHOLE])
+    assert len(found) == 0
+    assert found.boxes.shape == (0, 4)
+    assert select(found, _how(), NAMES) == ()
+
+
+@pytest.mark.parametrize("stride", [8, 16, 32])
+def test_a_box_is_read_from_its_cell(stride: int) -> None:
+    maps = _maps()
+    box = (61.0, 70.5, 112.0, 133.25)
+    _put(maps, box=box, label=1, logit=2.0, stride=stride)
+    (found,) = decode(maps, _how(), [WHOLE])
+    np.testing.assert_allclose(found.boxes, [box], atol=1e-3)
+    np.testing.assert_array_equal(found.labels, [1])
+    np.testing.assert_allclose(found.scores, [1 / (1 + np.exp(-2))], rtol=1e-6)
+
+
+def test_boxes_are_mapped_back_to_the_frame_and_cut_at_its_edge() -> None:
+    maps = _maps()
+    _put(maps, box=(40, 40, 120, 100), label=0, logit=3.0)
+    _put(maps, box=(180, 180, 222, 222), label=2, logit=2.0)
+    (found,) = decode(maps, _how(), [Letterbox(2.0, 0.5, 100, 400)])
+    np.testing.assert_allclose(found.boxes, [[20, 80, 60, 200], [90, 360, 100, 400]], atol=1e-3)
+
+
+def test_what_lies_in_the_padding_is_dropped() -> None:
+    maps = _maps()
+    _put(maps, box=(40, 180, 100, 220), label=0, logit=3.0)
+    assert len(decode(maps, _how(), [Letterbox(1.0, 1.0, 224, 150)])[0]) == 0
+
+
+def test_overlapping_boxes_of_one_type_are_one_defect_but_types_stay_apart() -> None:
+    maps = _maps()
+    _put(maps, box=(40, 40, 120, 100), label=0, logit=1.0)
+    _put(maps, box=(44, 44, 124, 104), label=0, logit=3.0, stride=16)
+    _put(maps, box=(42, 42, 122, 102), label=1, logit=2.0, stride=32)
+    (found,) = decode(maps, _how(), [WHOLE])
+    np.testing.assert_array_equal(found.labels, [0, 1])
+    np.testing.assert_allclose(found.boxes[0], [44, 44, 124, 104], atol=1e-3)
+    (loose,) = decode(maps, _how(nms_iou=0.95), [WHOLE])
+    assert len(loose) == 3
+
+
+def test_frames_of_a_batch_are_decoded_apart() -> None:
+    maps = _maps(frames=2)
+    _put(maps, box=(40, 40, 120, 100), label=0, logit=1.0, frame=1)
+    first, second = decode(maps, _how(), [WHOLE, WHOLE])
+    assert (len(first), len(second)) == (0, 1)
+
+
+def test_the_raw_score_decides_what_is_looked_at_and_the_calibration_what_is_said() -> None:
+    maps = _maps()
+    _put(maps, box=(40, 40, 120, 100), label=0, logit=-1.0)
+    _put(maps, box=(130, 130, 180, 180), label=1, logit=0.5)
+    how = _how(score_min=0.3, calibration=[[2.0, 0.0], [1.0, 1.5], [1.0, 0.0]])
+    (found,) = decode(maps, how, [WHOLE])
+    np.testing.assert_array_equal(found.labels, [1])
+    np.testing.assert_allclose(found.scores, [1 / (1 + np.exp(-2))], rtol=1e-6)
+
+
+def test_calibrated_scores_set_the_order() -> None:
+    maps = _maps()
+    _put(maps, box=(40, 40, 120, 100), label=0, logit=1.0)
+    _put(maps, box=(130, 130, 180, 180), label=1, logit=0.5)
+    (found,) = decode(maps, _how(calibration=[[1.0, -3.0], [1.0, 3.0], [1.0, 0.0]]), [WHOLE])
+    np.testing.assert_array_equal(found.labels, [1, 0])
+
+
+def test_a_noisy_frame_is_bounded() -> None:
+    maps = _maps()
+    rng = np.random.default_rng(0)
+    for name, values in maps.items():
+        maps[name] = rng.normal(0, 3, values.shape).astype(np.float32)
+    (found,) = decode(maps, _how(max_detections=40), [WHOLE])
+    assert len(found) == 40
+    assert (np.diff(found.scores) <= 0).all()
+
+
+def test_half_precision_outputs_are_read() -> None:
+    maps = _maps()
+    _put(maps, box=(40, 40, 120, 100), label=0, logit=1.0)
+    (found,) = decode({name: values.astype(np.float16) for name, values in maps.items()}, _how(), [WHOLE])
+    np.testing.assert_allclose(found.boxes, [[40, 40, 120, 100]], atol=0.2)
+
+
+def _reference(maps: dict[str, npt.NDArray[np.float32]], *, score_min: float, iou: float) -> list[tuple[Any, ...]]:
+    """The same, written as one would explain it: cell by cell, box by box."""
+    found = []
+    for stride in (8, 16, 32):
+        scores, sides = maps[f"cls_{stride}"][0].astype(np.float64), maps[f"box_{stride}"][0].astype(np.float64)
+        for label, row, column in np.ndindex(*scores.shape):
+            score = 1 / (1 + np.exp(-scores[label, row, column]))
+            if score <= score_min:
+                continue
+            weights = np.exp(sides[:, row, column].reshape(4, BINS))
+            left, top, right, bottom = (weights * np.arange(BINS)).sum(1) / weights.sum(1) * stride
+            x, y = (column + 0.5) * stride, (row + 0.5) * stride
+            found.append((score, label, np.array([x - left, y - top, x + right, y + bottom])))
+    kept: list[tuple[Any, ...]] = []
+    for each in sorted(found, key=lambda one: -one[0]):
+        if all(each[1] != other[1] or box_iou(each[2][None], other[2][None])[0, 0] <= iou for other in kept):
+            kept.append(each)
+    return kept
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**32), share=st.floats(0.001, 0.05), iou=st.sampled_from([0.3, 0.6, 0.8]))
+def test_it_agrees_with_the_plain_reading(seed: int, share: float, iou: float) -> None:
+    rng = np.random.default_rng(seed)
+    maps = _maps(side=96)
+    for name, values in maps.items():
+        if name.startswith("cls"):
+            values[rng.random(values.shape) < share] += rng.normal(12, 2)
+            values += rng.normal(0, 0.5, values.shape).astype(np.float32)
+        else:
+            values += rng.normal(0, 2, values.shape).astype(np.float32)
+    expected = _reference(maps, score_min=0.05, iou=iou)
+    far = Letterbox(1.0, 1.0, 10_000, 10_000)
+    (found,) = decode(maps, _how(score_min=0.05, nms_iou=iou, max_detections=1000), [far])
+    inside = [each for each in expected if (np.maximum(each[2], 0)[2:] > np.maximum(each[2], 0)[:2]).all()]
+    assert len(found) == len(inside)
+    np.testing.assert_allclose(found.scores, [each[0] for each in inside], rtol=1e-5)
+    np.testing.assert_allclose(found.boxes, np.array([each[2] for each in inside]).reshape(-1, 4).clip(0), atol=2e-3)
+
+
+def test_select_takes_the_manifest_s_thresholds_or_one_for_all() -> None:
+    found = Candidates(
+        boxes=np.array([[0, 0, 5, 5], [1, 2, 3, 4], [5, 5, 9, 9]], np.float32),
+        scores=np.array([0.9, 0.6, 0.3], np.float32),
+        labels=np.array([0, 1, 2]),
+    )
+    own = select(found, _how(thresholds=[0.95, 0.5, 0.2]), NAMES)
+    assert [each.type for each in own] == ["hole", "stain"]
+    assert own[0].box == (1.0, 2.0, 3.0, 4.0)
+    assert own[0].score == pytest.approx(0.6)
+    assert [each.type for each in select(found, _how(thresholds=[0.95, 0.5, 0.2]), NAMES, threshold=0.85)] == ["dent"]
+    assert [each.type for each in select(found, _how(), NAMES)] == ["dent", "hole"]
+    assert len(select(found, _how(), NAMES, threshold=0.0)) == 3
+
+
+def test_thresholds_must_be_one_a_type() -> None:
+    with pytest.raises(ConfigError, match="3 numbers"):
+        thresholds_of(_how(thresholds=[0.5]), 3)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"stride": [8]},
+        {"strides": []},
+        {"strides": [0]},
+        {"reg_bins": 1},
+        {"nms_iou": 0},
+        {"score_min": 1.5},
+        {"score_min": "low"},
+        {"calibration": [[1.0]]},
+        {"calibration": [[-1.0, 0.0]]},
+        {"max_detections": 0},
+    ],
+)
+def test_bad_parameters_are_refused(params: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"postprocess\.params"):
+        read_params(params)
+
+
+def test_an_unknown_decoder_names_those_there_are() -> None:
+    with pytest.raises(ConfigError, match="dfl_anchor_free"):
+        decode(_maps(), Postprocess(name="yolo"), [WHOLE])
+
+
+def test_missing_and_misshapen_outputs_say_what_was_expected() -> None:
+    maps = _maps()
+    del maps["box_16"]
+    with pytest.raises(BadInputFormatError, match="cls_16 and box_16"):
+        decode(maps, _how(), [WHOLE])
+    with pytest.raises(BadInputFormatError, match=r"32, 28, 28"):
+        decode(_maps(), _how(reg_bins=8), [WHOLE])
+    with pytest.raises(BadInputFormatError):
+        decode(_maps(frames=2), _how(), [WHOLE])
+    with pytest.raises(ConfigError, match="3 pairs"):
+        decode(_maps(), _how(calibration=[[1.0, 0.0]]), [WHOLE])
