@@ -53,6 +53,8 @@ def mosquitto_configuration(
         address: Listen on this address only.
     """
     lines = [
+        # Started as root, mosquitto becomes this user before it reads the key, which only its owner can read.
+        f"user {credentials.key.owner()}",
         f"listener {port}" + (f" {address}" if address else ""),
         f"cafile {credentials.ca}",
         f"certfile {credentials.certificate}",

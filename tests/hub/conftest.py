@@ -16,6 +16,7 @@ import msgspec
 import pytest
 import tomli_w
 
+from lineside_hub.database import Database
 from lineside_hub.repository import Repository
 from lineside_link.client import LinkClient, LinkConfig
 from lineside_link.messages import ResultRow, Results, ResultsAck, decode, encode
@@ -54,6 +55,10 @@ class Process:
         self.log = log
         self._child: subprocess.Popen[bytes] | None = None
 
+    @classmethod
+    def module(cls, *arguments: str, log: Path) -> Process:
+        return cls([sys.executable, "-m", "lineside_hub", *arguments], log)
+
     def start(self) -> None:
         with self.log.open("ab") as log:
             self._child = subprocess.Popen(self.command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
@@ -63,6 +68,15 @@ class Process:
             return 0
         child, self._child = self._child, None
         child.send_signal(number)
+        return child.wait(20)
+
+    def signal(self, number: int) -> None:
+        assert self._child is not None
+        self._child.send_signal(number)
+
+    def wait(self) -> int:
+        assert self._child is not None
+        child, self._child = self._child, None
         return child.wait(20)
 
     def kill(self) -> None:
@@ -139,6 +153,25 @@ class Device:
 @pytest.fixture
 def waiting() -> Callable[..., None]:
     return wait_until
+
+
+@pytest.fixture
+def process_class() -> type[Process]:
+    return Process
+
+
+@pytest.fixture
+def device_events() -> Callable[[Repository], list[tuple[str, str]]]:
+    """Reads the timeline as pairs of device and kind."""
+
+    def read(repository: Repository) -> list[tuple[str, str]]:
+        database = Database.open(repository.folder)
+        try:
+            return [(event.device, event.kind) for event in database.events()]
+        finally:
+            database.close()
+
+    return read
 
 
 @pytest.fixture
