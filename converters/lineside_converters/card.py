@@ -1,0 +1,65 @@
+"""The model card: what the model is for, what it is not for, and how it was made."""
+
+from __future__ import annotations
+
+from lineside_converters.report import Figures, Gate, Report
+from lineside_runtime.bundle import Manifest
+
+_MARK = "## This build"
+_UNKNOWN = """# {name}
+
+Finds {task} of the types {labels} in {colour} images.
+
+- **Data, terms, limits**: not known to lineside; the model came without a card. Ask who trained it.
+"""
+
+
+def write_card(manifest: Manifest, report: Report, *, given: str = "") -> str:
+    """Returns the text of a card: the given one, or what can be said without one, and a section on this build.
+
+    Args:
+        manifest: Of the bundle.
+        report: How it was made and measured.
+        given: The source model's card; its own section on its build is replaced.
+    """
+    text = (
+        given.partition(_MARK)[0].rstrip()
+        or _UNKNOWN.format(
+            name=manifest.name,
+            task="defects",
+            labels=", ".join(manifest.labels),
+            colour=manifest.preprocess.colour,
+        ).rstrip()
+    )
+    return f"{text}\n\n{_build(report)}"
+
+
+def _build(report: Report) -> str:
+    lines = [
+        _MARK,
+        "",
+        f"`{report.model}`, made {report.made_at} from `{report.source.name}` "
+        f"(sha256 `{report.source.sha256[:16]}…`): level {report.level}, {report.recipe}.",
+        "",
+        "| | ms a frame | p95 | bytes | mAP@0.5 |",
+        "| --- | --- | --- | --- | --- |",
+        _row("float", report.float),
+    ]
+    if report.int8 is not None:
+        lines.append(_row("INT8", report.int8))
+    lines += ["", f"Measured on {report.machine.cpu}, {report.machine.threads} thread."]
+    if report.accuracy_on:
+        lines.append(f"mAP on {report.accuracy_on}, the same ones for both.")
+    if report.calibration is not None:
+        lines.append(f"Calibrated on {report.calibration.source}.")
+    lines += ["", *(_gate(gate) for gate in report.gates), *(f"- {note}" for note in report.notes), ""]
+    return "\n".join(lines)
+
+
+def _row(name: str, figures: Figures) -> str:
+    accuracy = "not measured" if figures.map50 is None else f"{figures.map50:.3f}"
+    return f"| {name} | {figures.latency_ms:.2f} | {figures.latency_p95_ms:.2f} | {figures.size_bytes} | {accuracy} |"
+
+
+def _gate(gate: Gate) -> str:
+    return f"- {gate.name} {gate.status}: {gate.detail}; limit {gate.limit:g}"

@@ -1,0 +1,117 @@
+"""Level 0: a graph that engines and the quantiser read well.
+
+Exports leave Identity and Pad nodes, unfused batch norms and unknown shapes behind; without this step an INT8 ResNet-50
+was slower than its float model (0.84 times) instead of 3.6 times faster.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnxruntime.capi import onnxruntime_pybind11_state as vendor
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from lineside_runtime.errors import GraphError, InputNotFoundError
+
+MODEL_MAX_BYTES = 1 << 30
+"""Larger files are refused: a bundle can't hold them."""
+
+
+def load_graph(path: Path) -> onnx.ModelProto:
+    """Reads and checks an ONNX file.
+
+    Raises:
+        InputNotFoundError: There is no such file.
+        GraphError: It is not ONNX, too large, keeps weights in other files, or breaks ONNX' rules.
+    """
+    if not path.is_file():
+        raise InputNotFoundError(f"no model at {path}")
+    if path.stat().st_size > MODEL_MAX_BYTES:
+        raise GraphError(
+            f"{path.name} is too large", expected=f"{MODEL_MAX_BYTES} bytes at most", actual=path.stat().st_size
+        )
+    try:
+        # Weights in other files are not followed: their paths come from the model and may point anywhere.
+        model = onnx.load(path, load_external_data=False)
+    except DecodeError as error:
+        raise GraphError(f"{path.name} is not an ONNX file", action="Export the model again.") from error
+    outside = [tensor.name for tensor in model.graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL]
+    if outside:
+        raise GraphError(
+            f"{path.name} keeps the weights {outside[0]!r} in another file",
+            action="Save it as one file: onnx.save(model, path, save_as_external_data=False).",
+        )
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as error:
+        raise GraphError(f"{path.name} breaks ONNX' rules", actual=first_line(error)) from error
+    return model
+
+
+def clean_graph(source: Path, target: Path) -> None:
+    """Infers shapes, folds constants and batch norms, and drops what does nothing.
+
+    Args:
+        source: ONNX file.
+        target: ONNX file to write, with the same inputs, outputs and metadata.
+
+    Raises:
+        InputNotFoundError: There is no such file.
+        GraphError: It can't be read, or has a node that ONNX Runtime doesn't know; the message names the node.
+    """
+    model = load_graph(source)
+    name_nodes(model)
+    check_operators(model)
+    try:
+        # ONNX' own shape inference gives every tensor of our graphs a shape. The symbolic one adds none, and gives up
+        # with a bare Exception on the detector's two additions of resized maps.
+        quant_pre_process(model, target, skip_symbolic_shape=True)
+    except (RuntimeError, ValueError, onnx.shape_inference.InferenceError, *vendor_errors()) as error:
+        raise GraphError(f"{source.name} cannot be cleaned", actual=first_line(error)) from error
+    cleaned = onnx.load(target)
+    if {value.name for value in cleaned.graph.output} != {value.name for value in model.graph.output}:
+        raise GraphError(f"{source.name} lost outputs while it was cleaned")
+    del cleaned.metadata_props[:]
+    for entry in model.metadata_props:
+        cleaned.metadata_props.add(key=entry.key, value=entry.value)
+    cleaned.metadata_props.add(key="onnx.infer", value="onnxruntime.quant")  # the quantiser's own mark
+    onnx.save(cleaned, target)
+
+
+def name_nodes(model: onnx.ModelProto) -> None:
+    """Gives every node without a name one, so that errors and pins can name it."""
+    for number, node in enumerate(model.graph.node):
+        if not node.name:
+            node.name = f"{node.op_type}_{number}"
+
+
+def check_operators(model: onnx.ModelProto) -> None:
+    """Refuses operators that neither ONNX nor ONNX Runtime defines.
+
+    Raises:
+        GraphError: Names the first such node.
+    """
+    versions = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
+    functions = {(function.domain, function.name) for function in model.functions}
+    for node in model.graph.node:
+        domain = node.domain or "ai.onnx"
+        ours = domain.startswith("com.microsoft") or (node.domain, node.op_type) in functions
+        standard = domain in versions and onnx.defs.has(node.op_type, versions[domain], node.domain)
+        if not ours and not standard:
+            raise GraphError(
+                f"node {node.name!r} has the operator {node.op_type!r} of {domain!r}, which no engine here knows",
+                action="Export the model without it, or with a lower opset.",
+            )
+
+
+def vendor_errors() -> tuple[type[Exception], ...]:
+    """Returns what ONNX Runtime raises when it can't read or run a graph."""
+    names = ("Fail", "InvalidArgument", "InvalidGraph", "NotImplemented", "RuntimeException", "InvalidProtobuf")
+    return tuple(getattr(vendor, name) for name in names)
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an error's text, or its class where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,235 @@
+"""How good a bundle is on annotated images: accuracy and time, on everything there is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from lineside_converters.judging import Judged, judge
+from lineside_converters.material import TrueFrame, true_frame
+from lineside_models import metrics
+from lineside_models.datasets import Dataset, Sample
+from lineside_models.inspection import Timings
+from lineside_models.postprocess import thresholds_of
+from lineside_runtime.bundle import Bundle
+from lineside_runtime.config import Config
+from lineside_runtime.errors import DatasetError
+from lineside_runtime.session import Session
+
+Progress = Callable[[int, int], None]
+WARM_FRAMES = 2
+
+
+class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class ClassFigures(_Strict, frozen=True, kw_only=True):
+    """Figures of one type.
+
+    Attributes:
+        ap50: Average precision at an overlap of 0.5; ``None`` if no image shows the type.
+        precision: Of the boxes above the type's threshold.
+        recall: Of the true boxes.
+        f1_image: Is this type in this image, at the type's threshold?
+        support: True boxes.
+        support_images: Images that show the type.
+    """
+
+    ap50: float | None
+    precision: float
+    recall: float
+    f1_image: float
+    support: int
+    support_images: int
+
+
+class Latency(_Strict, frozen=True, kw_only=True):
+    """Milliseconds of one stage over the frames, one frame at a time."""
+
+    p50: float
+    p95: float
+    mean: float
+
+
+class Evaluation(_Strict, frozen=True, kw_only=True):
+    """The figures of one bundle on one fold.
+
+    Attributes:
+        bundle: ``name@version``.
+        digest: sha256 of the bundle's manifest.
+        variant: That was judged.
+        dataset: Name of the data set.
+        fold: Of the data set.
+        frames: How many.
+        map50: Mean of ``ap50`` over the types that the images show; from every find above the least raw score.
+        f1: By image and type, over the data set's types, at the manifest's thresholds.
+        f1_boxes: By box, over the data set's types, at the manifest's thresholds.
+        false_boxes_of_other_types: Boxes above their threshold of types that this data set doesn't have.
+        per_class: By type of the data set.
+        latency_ms: By stage: ``preprocess``, ``inference``, ``postprocess`` and ``total``.
+        requested_device: Asked for.
+        used_device: Every device that answered, such as ``ort/cpu:0``.
+    """
+
+    bundle: str
+    digest: str
+    variant: str
+    dataset: str
+    fold: str
+    frames: int
+    map50: float
+    f1: float
+    f1_boxes: float
+    false_boxes_of_other_types: int
+    per_class: dict[str, ClassFigures]
+    latency_ms: dict[str, Latency]
+    requested_device: str
+    used_device: str
+
+
+def evaluate(
+    bundle: Bundle | Path | str,
+    dataset: Dataset,
+    *,
+    fold: str = "",
+    max_frames: int | None = None,
+    config: Config | None = None,
+    on_progress: Progress | None = None,
+) -> Evaluation:
+    """Judges a bundle on a data set.
+
+    Args:
+        bundle: An opened bundle, its folder or a ``.lsb``.
+        dataset: From `lineside_models.datasets.load_dataset`.
+        fold: Its name, for the result.
+        max_frames: At most so many frames, spread over all; ``None`` for all.
+        config: Where the bundle may run.
+        on_progress: Told how many frames of how many are done.
+
+    Raises:
+        DatasetError: There is no sample, or one that shows a type that the bundle doesn't know.
+        BadInputFormatError: A file is no image.
+        LinesideError: As for `Session`.
+    """
+    samples = _spread(dataset.samples, max_frames)
+    if not samples:
+        raise DatasetError(f"{dataset.name} has no samples to judge on", expected="at least one", actual=0)
+    with Session(bundle, config) as session:
+        labels = session.manifest.labels
+        _check_labels(dataset, labels)
+        frames = (true_frame(sample, labels, number) for number, sample in enumerate(samples))
+        truths, judged = find(session, frames, total=len(samples), on_progress=on_progress)
+        figures = metrics.evaluate(
+            truths,
+            [each.candidates for each in judged],
+            labels=labels,
+            thresholds=thresholds_of(session.manifest.postprocess, len(labels)),
+        )
+        return Evaluation(
+            bundle=session.manifest.identity,
+            digest=session.bundle.digest,
+            variant=session.variant,
+            dataset=dataset.name,
+            fold=fold,
+            frames=len(samples),
+            map50=figures.map50,
+            **_of_types(figures, [label for label in labels if label in dataset.labels]),
+            latency_ms=_latency([each.timings for each in judged]),
+            requested_device=session.requested_device,
+            used_device=", ".join(sorted({each.used_device for each in judged})),
+        )
+
+
+def find(
+    session: Session, frames: Iterable[TrueFrame], *, total: int = 0, on_progress: Progress | None = None
+) -> tuple[list[TrueFrame], list[Judged]]:
+    """Runs frames through a session one by one; the first ones twice, so that no time is a cold one.
+
+    Args:
+        session: Holds the bundle.
+        frames: Annotated frames; their pictures are not kept.
+        total: How many there are, for ``on_progress``.
+        on_progress: Told how many frames of how many are done.
+
+    Returns:
+        The frames' truths and everything found in each.
+    """
+    truths: list[TrueFrame] = []
+    judged: list[Judged] = []
+    for number, frame in enumerate(frames):
+        if number < WARM_FRAMES:
+            judge(session, frame.frame)
+        judged.append(judge(session, frame.frame))
+        truths.append(frame.without_picture())
+        if on_progress is not None:
+            on_progress(number + 1, total)
+    return truths, judged
+
+
+def map50(session: Session, frames: Sequence[TrueFrame]) -> float:
+    """Returns the mean average precision at an overlap of 0.5 on annotated frames."""
+    truths, judged = find(session, frames)
+    found = [each.candidates for each in judged]
+    return metrics.evaluate(truths, found, labels=session.manifest.labels, thresholds=0.5).map50
+
+
+def _spread(samples: Sequence[Sample], most: int | None) -> list[Sample]:
+    count = len(samples) if most is None else max(0, min(most, len(samples)))
+    return [samples[number * len(samples) // count] for number in range(count)]
+
+
+def _check_labels(dataset: Dataset, labels: Sequence[str]) -> None:
+    unknown = [label for label in dataset.labels if label not in labels]
+    if unknown:
+        raise DatasetError(
+            f"{dataset.name} annotates types that the bundle doesn't know",
+            expected=f"types of {', '.join(labels)}",
+            actual=", ".join(unknown),
+            action="Give a bundle that was trained for these types.",
+        )
+
+
+def _of_types(figures: metrics.DetectionMetrics, types: Sequence[str]) -> dict[str, Any]:
+    mine = [figures.classes[name] for name in types]
+    others = [each for name, each in figures.classes.items() if name not in types]
+    return {
+        "f1": _sum([each.images for each in mine]).f1,
+        "f1_boxes": _sum([each.boxes for each in mine]).f1,
+        "false_boxes_of_other_types": sum(each.boxes.fp for each in others),
+        "per_class": {name: _class_figures(figures.classes[name]) for name in types},
+    }
+
+
+def _sum(counts: Sequence[metrics.Counts]) -> metrics.Counts:
+    return metrics.Counts(sum(c.tp for c in counts), sum(c.fp for c in counts), sum(c.fn for c in counts))
+
+
+def _class_figures(each: metrics.ClassMetrics) -> ClassFigures:
+    return ClassFigures(
+        ap50=each.ap50,
+        precision=each.boxes.precision,
+        recall=each.boxes.recall,
+        f1_image=each.images.f1,
+        support=each.truths,
+        support_images=each.images.tp + each.images.fn,
+    )
+
+
+def _latency(timings: Sequence[Timings]) -> dict[str, Latency]:
+    stages = {
+        "preprocess": [each.preprocess_ms for each in timings],
+        "inference": [each.inference_ms for each in timings],
+        "postprocess": [each.postprocess_ms for each in timings],
+        "total": [each.total_ms for each in timings],
+    }
+    return {
+        name: Latency(
+            p50=float(np.percentile(values, 50)), p95=float(np.percentile(values, 95)), mean=float(np.mean(values))
+        )
+        for name, values in stages.items()
+    }

@@ -1,0 +1,211 @@
+"""What a converted model must prove before it may be packaged: the same answers, the same accuracy, no less speed."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from lineside_converters.report import Gate
+from lineside_runtime.errors import AccuracyGateError, ParityGateError, SpeedGateError
+from lineside_runtime.tensors import Array
+
+Feed = Mapping[str, Array]
+Run = Callable[[Feed], dict[str, Array]]
+
+ROUNDS = 15
+WARM_ROUNDS = 2
+
+
+@dataclasses.dataclass(slots=True)
+class _Moments:
+    """Sums over all frames from which the centred correlation of two outputs follows, per channel."""
+
+    count: int = 0
+    a: npt.NDArray[np.float64] | float = 0.0
+    b: npt.NDArray[np.float64] | float = 0.0
+    aa: float = 0.0
+    bb: float = 0.0
+    ab: float = 0.0
+
+    def add(self, wanted: Array, found: Array) -> None:
+        """Adds one frame's outputs ``(B, C, ...)``."""
+        a, b = (_by_channel(array) for array in (wanted, found))
+        self.count += a.shape[1]
+        self.a = self.a + a.sum(1)
+        self.b = self.b + b.sum(1)
+        self.aa += float((a * a).sum())
+        self.bb += float((b * b).sum())
+        self.ab += float((a * b).sum())
+
+    def correlation(self) -> float:
+        """Returns the cosine of both outputs after the wanted one's mean, per channel, is taken from each."""
+        mean = np.asarray(self.a) / self.count
+        ab = self.ab - float(mean @ (np.asarray(self.a) + np.asarray(self.b))) + self.count * float(mean @ mean)
+        aa = self.aa - self.count * float(mean @ mean)
+        bb = self.bb - 2 * float(mean @ np.asarray(self.b)) + self.count * float(mean @ mean)
+        floor = 1e-12 * max(self.aa, self.bb, 1e-300)  # what rounding leaves of a constant
+        if aa <= floor and bb <= floor:
+            return 1.0  # both constant and equal
+        return ab / float(np.sqrt(aa * bb)) if aa > floor and bb > floor else 0.0
+
+
+def _by_channel(array: Array) -> npt.NDArray[np.float64]:
+    values = array.astype(np.float64)
+    if values.ndim < 2:
+        return values.reshape(1, -1)
+    return np.moveaxis(values, 1, 0).reshape(values.shape[1], -1)
+
+
+def check_parity(reference: Run, candidate: Run, feeds: Sequence[Feed], *, min_correlation: float) -> Gate:
+    """Compares the outputs of two models on the same inputs.
+
+    The measure is the cosine over all frames after each channel's mean is taken away. Without that a map of logits that
+    are all near −4.6, as a detector's are where nothing is, has a cosine near 1 with any other such map.
+
+    Args:
+        reference: The model that was given.
+        candidate: What was made of it.
+        feeds: Inputs of both.
+        min_correlation: Least correlation of the worst output.
+
+    Raises:
+        ParityGateError: An output correlates less, is not finite, is missing or has another shape.
+    """
+    sums: dict[str, _Moments] = {}
+    for feed in feeds:
+        wanted, found = reference(feed), candidate(feed)
+        for name, array in wanted.items():
+            _check_comparable(name, array, found.get(name))
+            sums.setdefault(name, _Moments()).add(array, found[name])
+    figures = {name: moments.correlation() for name, moments in sums.items()}
+    worst = min(figures, key=figures.__getitem__)
+    listed = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
+    if not figures[worst] >= min_correlation:
+        raise ParityGateError(
+            f"output {worst!r} is not what the source model gives",
+            expected=f"correlation of at least {min_correlation}",
+            actual=listed,
+            action="Calibrate on frames that look like the line's, or use optimization_level=0.",
+        )
+    return Gate(
+        name="parity",
+        status="passed",
+        value=figures[worst],
+        limit=min_correlation,
+        detail=f"least correlation of an output with the source model's on {len(feeds)} frames: {listed}",
+    )
+
+
+def _check_comparable(name: str, wanted: Array, found: Array | None) -> None:
+    if found is None or found.shape != wanted.shape:
+        raise ParityGateError(
+            f"output {name!r}", expected=wanted.shape, actual="no such output" if found is None else found.shape
+        )
+    if not np.isfinite(found).all():
+        raise ParityGateError(f"output {name!r} has values that are not finite", action="Use optimization_level=0.")
+
+
+def check_accuracy(reference_map50: float, candidate_map50: float, *, max_drop: float, where: str) -> Gate:
+    """Compares the accuracy of two models on the same annotated frames.
+
+    Args:
+        reference_map50: Of the model that was given.
+        candidate_map50: Of what was made of it.
+        max_drop: How much lower it may be.
+        where: The frames, for people.
+
+    Raises:
+        AccuracyGateError: It dropped by more, or a figure is not a number.
+    """
+    drop = reference_map50 - candidate_map50
+    figures = f"mAP@0.5 {reference_map50:.4f} → {candidate_map50:.4f} on {where}"
+    if not drop <= max_drop:
+        raise AccuracyGateError(
+            "the converted model is less accurate",
+            expected=f"a drop of at most {max_drop}",
+            actual=figures,
+            action="Calibrate on more frames of the line, allow a larger max_drop, or use optimization_level=0.",
+        )
+    return Gate(name="accuracy", status="passed", value=drop, limit=max_drop, detail=f"drop of {figures}")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Times:
+    """Milliseconds of one model: ``(rounds, frames)``."""
+
+    samples_ms: npt.NDArray[np.float64]
+
+    @property
+    def mean_of_medians_ms(self) -> float:
+        """Mean over the frames of each frame's median."""
+        return float(np.median(self.samples_ms, 0).mean())
+
+    @property
+    def p95_ms(self) -> float:
+        """95th percentile over all calls."""
+        return float(np.percentile(self.samples_ms, 95))
+
+
+def time_pair(reference: Run, candidate: Run, feeds: Sequence[Feed], *, rounds: int = ROUNDS) -> tuple[Times, Times]:
+    """Times two models in turn on the same inputs, so that whatever else the machine does strikes both.
+
+    Args:
+        reference: The model that was given.
+        candidate: What was made of it.
+        feeds: Inputs of both.
+        rounds: How often each input is timed; the order of the two changes from round to round.
+    """
+    taken = np.zeros((2, WARM_ROUNDS + rounds, len(feeds)))
+    runs = (reference, candidate)
+    for turn in range(WARM_ROUNDS + rounds):
+        for number, feed in enumerate(feeds):
+            for which in (0, 1) if turn % 2 else (1, 0):
+                started_ns = time.perf_counter_ns()
+                runs[which](feed)
+                taken[which, turn, number] = (time.perf_counter_ns() - started_ns) / 1e6
+    return Times(taken[0, WARM_ROUNDS:]), Times(taken[1, WARM_ROUNDS:])
+
+
+def check_speed(reference: Times, candidate: Times, *, max_slowdown: float, where: str) -> Gate:
+    """Judges what `time_pair` measured.
+
+    Args:
+        reference: Of the model that was given.
+        candidate: Of what was made of it.
+        max_slowdown: Largest median ratio of paired calls.
+        where: The processor, for people.
+
+    Raises:
+        SpeedGateError: It is slower.
+    """
+    ratio = float(np.median(candidate.samples_ms / reference.samples_ms))
+    figures = f"{reference.mean_of_medians_ms:.2f} → {candidate.mean_of_medians_ms:.2f} ms a frame on {where}"
+    if not ratio <= max_slowdown:
+        raise SpeedGateError(
+            "the converted model is slower",
+            expected=f"at most {max_slowdown:g} times the source model's time",
+            actual=f"{ratio:.3f} times: {figures}",
+            action="Keep the float model for this machine, or try another target_device.",
+        )
+    return Gate(
+        name="speed",
+        status="passed",
+        value=ratio,
+        limit=max_slowdown,
+        detail=f"median ratio of paired calls: {figures}",
+    )
+
+
+def unproven_speed(device: str, *, max_slowdown: float) -> Gate:
+    """Returns what is said of speed where the target isn't here to be measured."""
+    return Gate(
+        name="speed",
+        status="unproven",
+        value=None,
+        limit=max_slowdown,
+        detail=f"speed unproven: no {device} was here to measure on",
+    )

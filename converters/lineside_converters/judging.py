@@ -1,0 +1,56 @@
+"""A bundle under judgement: what it finds in frames, everything above its least score, and how long each stage took."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+from lineside_models.frame import Frame
+from lineside_models.inspection import Timings
+from lineside_models.postprocess import Candidates, decode
+from lineside_models.preprocess import prepare
+from lineside_runtime.session import Session
+from lineside_runtime.tensors import Array
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Judged:
+    """One frame's answer.
+
+    Attributes:
+        candidates: Every find above the raw ``score_min``, before the thresholds of the verdict.
+        timings: By stage.
+        used_device: Where it ran.
+    """
+
+    candidates: Candidates
+    timings: Timings
+    used_device: str
+
+
+def prepared(session: Session, frame: Frame) -> dict[str, Array]:
+    """Returns what the model takes for a frame, by input name."""
+    how = session.manifest.preprocess
+    return {how.input: prepare(frame.image, how)[0]}
+
+
+def judge(session: Session, frame: Frame) -> Judged:
+    """Runs one frame through the bundle that the session holds.
+
+    Raises:
+        ConfigError: The bundle's pre- or post-processing is not known here.
+        DeviceError: Every device failed.
+    """
+    manifest = session.manifest
+    started_ns = time.perf_counter_ns()
+    tensor, letterbox = prepare(frame.image, manifest.preprocess)
+    prepared_ns = time.perf_counter_ns()
+    prediction = session.infer({manifest.preprocess.input: tensor})
+    answered_ns = time.perf_counter_ns()
+    candidates = decode(prediction.outputs, manifest.postprocess, [letterbox])[0]
+    timings = Timings(
+        preprocess_ms=(prepared_ns - started_ns) / 1e6,
+        inference_ms=(answered_ns - prepared_ns) / 1e6,
+        postprocess_ms=(time.perf_counter_ns() - answered_ns) / 1e6,
+    )
+    return Judged(candidates, timings, prediction.used_device)

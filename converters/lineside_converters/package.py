@@ -1,0 +1,147 @@
+"""Writing a bundle: all of it or nothing."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from lineside_converters.report import Report, write_report
+from lineside_models.frame import Frame
+from lineside_models.golden import record
+from lineside_models.simulator import render
+from lineside_runtime.bundle import (
+    MANIFEST_NAME,
+    Bundle,
+    Golden,
+    Manifest,
+    check_relative,
+    open_bundle,
+    write_manifest,
+)
+from lineside_runtime.config import Config
+from lineside_runtime.errors import BundleFormatError, InputError
+from lineside_runtime.files import fsync_folder, write_atomic
+from lineside_runtime.session import Session
+
+LABELS_NAME = "labels.json"
+CARD_NAME = "model_card.md"
+GOLDEN_SEED = 12
+"""A steel frame of the simulator with three defects: nobody's data, so that any bundle may carry it."""
+
+
+def golden_frame() -> Frame:
+    """Returns the frame that bundles carry as their golden input."""
+    return Frame(image=render("steel", GOLDEN_SEED, defects=3).image, source="simulator", part_id="golden")
+
+
+def build_bundle(
+    out: Path,
+    *,
+    manifest: Manifest,
+    models: Mapping[str, Path],
+    report: Report,
+    card: str,
+    frame: Frame | None = None,
+    overwrite: bool = False,
+) -> Bundle:
+    """Writes a bundle's folder.
+
+    It is put together under a temporary name beside ``out`` and renamed when it is whole and was read back. A
+    process that is killed meanwhile leaves that hidden folder and nothing at ``out``.
+
+    Args:
+        out: The folder to make.
+        manifest: Its ``files`` and ``golden`` are made here.
+        models: Model file of every variant, by the variant's ``file``.
+        report: What becomes ``report.json``.
+        card: Text of the model card.
+        frame: The golden input; the simulator's if not given. A data set's frame may not be shipped.
+        overwrite: Whether a bundle that stands at ``out`` is replaced; anything else there is never touched.
+
+    Returns:
+        The bundle, opened and verified.
+
+    Raises:
+        InputError: Something stands at ``out``, and it is no bundle or ``overwrite`` was not said.
+        BundleFormatError: The manifest names a file that isn't given.
+        DiskFullError: There is no room; nothing half-written remains.
+        DeviceError: The first variant doesn't run here, so that there is no golden output.
+    """
+    check_free(out, overwrite=overwrite)
+    with _sibling(out) as folder:
+        _copy_models(folder, manifest, models)
+        write_atomic(folder / LABELS_NAME, msgspec.json.format(msgspec.json.encode(manifest.labels), indent=1))
+        write_atomic(folder / CARD_NAME, card.encode())
+        write_report(folder, report)
+        golden = _record_golden(folder, manifest, golden_frame() if frame is None else frame)
+        write_manifest(folder, msgspec.structs.replace(manifest, golden=golden))
+        open_bundle(folder)
+        _put_in_place(folder, out)
+    return open_bundle(out, verify=False)
+
+
+def check_free(out: Path, *, overwrite: bool) -> None:
+    """Refuses a place that a bundle may not take.
+
+    Raises:
+        InputError: Something stands there, and it is no bundle or ``overwrite`` was not said.
+    """
+    if not out.exists() and not out.is_symlink():
+        return
+    if not (out / MANIFEST_NAME).is_file() or out.is_symlink():
+        raise InputError(f"{out} is in the way and is no bundle", action="Give another folder with out.")
+    if not overwrite:
+        raise InputError(
+            f"a bundle stands at {out} already", action="Give another folder with out, or say overwrite=True."
+        )
+
+
+@contextmanager
+def _sibling(out: Path) -> Iterator[Path]:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _copy_models(folder: Path, manifest: Manifest, models: Mapping[str, Path]) -> None:
+    for variant in manifest.variants:
+        check_relative(variant.file)
+        if variant.file not in models:
+            raise BundleFormatError(f"no model for the variant {variant.name!r}", expected=variant.file)
+        target = folder / variant.file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(target, models[variant.file].read_bytes())
+
+
+def _record_golden(folder: Path, manifest: Manifest, frame: Frame) -> Golden:
+    unproved = write_manifest(folder, msgspec.structs.replace(manifest, golden=None))
+    with Session(unproved, Config(engines=("ort",))) as session:
+        return record(session, folder, frame)
+
+
+def _put_in_place(folder: Path, out: Path) -> None:
+    """Renames the whole folder; an old bundle steps aside first and comes back if that fails."""
+    for path in (*folder.rglob("*"), folder):
+        if path.is_dir():
+            fsync_folder(path)
+    if not out.exists():
+        folder.rename(out)
+    else:
+        aside = folder.with_suffix(".old")
+        out.rename(aside)
+        try:
+            folder.rename(out)
+        except OSError:
+            aside.rename(out)
+            raise
+        shutil.rmtree(aside)
+    fsync_folder(out.parent)

@@ -1,0 +1,181 @@
+"""``report.json``: how a bundle was made and what was measured, for people and programs."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from lineside_runtime.errors import BundleFormatError
+from lineside_runtime.files import write_atomic
+
+REPORT_NAME = "report.json"
+SCHEMA = 1
+_TOOLS = ("lineside", "onnx", "onnxruntime", "numpy", "opencv-python-headless")
+
+
+class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class Figures(_Strict, frozen=True, kw_only=True):
+    """What was measured of one model; both models of a report on the same frames.
+
+    Attributes:
+        latency_ms: Inference of one frame: mean over the frames of each frame's median.
+        latency_p95_ms: 95th percentile over all timed calls.
+        size_bytes: Of the model's file.
+        map50: Mean average precision at an overlap of 0.5; ``None`` if it was not measured.
+    """
+
+    latency_ms: float
+    latency_p95_ms: float
+    size_bytes: int
+    map50: float | None = None
+
+
+class Gate(_Strict, frozen=True, kw_only=True):
+    """One thing that had to be proved.
+
+    Attributes:
+        name: ``parity``, ``accuracy`` or ``speed``.
+        status: ``unproven`` where this machine could not measure it.
+        value: What was measured; ``None`` if nothing was.
+        limit: What was asked for.
+        detail: What value and limit mean, and on what they were measured.
+    """
+
+    name: Literal["parity", "accuracy", "speed"]
+    status: Literal["passed", "unproven"]
+    value: float | None
+    limit: float
+    detail: str
+
+
+class CalibrationFacts(_Strict, frozen=True, kw_only=True):
+    """What the INT8 ranges were taken from.
+
+    Attributes:
+        frames: How many frames.
+        sha256: Over shape and content of every prepared input, in order.
+        source: Where the frames came from.
+        method: ``minmax``, ``entropy`` or ``percentile``.
+    """
+
+    frames: int
+    sha256: str
+    source: str
+    method: str
+
+
+class SourceFacts(_Strict, frozen=True, kw_only=True):
+    """The model that the bundle was made of.
+
+    Attributes:
+        name: File or bundle name.
+        sha256: Of the float model's file.
+        size_bytes: Of the float model's file.
+    """
+
+    name: str
+    sha256: str
+    size_bytes: int
+
+
+class Machine(_Strict, frozen=True, kw_only=True):
+    """Where it was measured.
+
+    Attributes:
+        cpu: Model name of the processor.
+        cores: That this process may use.
+        threads: Of one inference while timing.
+        python: Version.
+        tools: Package to version.
+    """
+
+    cpu: str
+    cores: int
+    threads: int
+    python: str
+    tools: dict[str, str]
+
+
+class Report(_Strict, frozen=True, kw_only=True):
+    """The content of ``report.json``.
+
+    Attributes:
+        schema: Number of this format.
+        model: ``name@version``.
+        made_at: ISO 8601 time in UTC.
+        level: Optimisation level.
+        recipe: Its name.
+        source: The model that it was made of.
+        machine: Where it was measured.
+        float: Figures of the float model.
+        int8: Figures of the INT8 model; ``None`` where nothing was quantised.
+        calibration: What the INT8 ranges were taken from.
+        gates: What was proved.
+        accuracy_on: The annotated frames of the accuracy figures; empty if accuracy was not measured.
+        notes: What a reader has to know, such as what was not measured.
+        training: Content of the training's own record, where there is one.
+    """
+
+    schema: int = SCHEMA
+    model: str
+    made_at: str
+    level: int
+    recipe: str
+    source: SourceFacts
+    machine: Machine
+    float: Figures
+    int8: Figures | None = None
+    calibration: CalibrationFacts | None = None
+    gates: tuple[Gate, ...] = ()
+    accuracy_on: str = ""
+    notes: tuple[str, ...] = ()
+    training: dict[str, msgspec.Raw] = {}
+
+
+def now() -> str:
+    """Returns the time in UTC to the second, as manifests and reports write it."""
+    return datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0).isoformat().replace("+00:00", "Z")
+
+
+def this_machine(threads: int) -> Machine:
+    """Describes the machine and the tools that measure.
+
+    Args:
+        threads: Of one inference while timing.
+    """
+    tools = {name: importlib.metadata.version(name) for name in _TOOLS}
+    cores = len(os.sched_getaffinity(0))
+    return Machine(cpu=_cpu_name(), cores=cores, threads=threads, python=platform.python_version(), tools=tools)
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(errors="replace").splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def write_report(folder: Path, report: Report) -> None:
+    """Writes ``report.json`` into ``folder``."""
+    write_atomic(folder / REPORT_NAME, msgspec.json.format(msgspec.json.encode(report), indent=1))
+
+
+def read_report(folder: Path) -> Report:
+    """Reads the report of a bundle's folder.
+
+    Raises:
+        BundleFormatError: It is missing or of another format.
+    """
+    try:
+        return msgspec.json.decode((folder / REPORT_NAME).read_bytes(), type=Report)
+    except (OSError, msgspec.DecodeError) as error:
+        raise BundleFormatError(f"{folder / REPORT_NAME}: {error}") from error
