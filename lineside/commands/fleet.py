@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Prints a line a device, or one JSON object."""
     with needs("convert"):
-        from lineside_hub.database import list_devices
+        from lineside_hub.listing import list_devices
     devices = list_devices(options.hub)
     if options.json:
         print_json({"devices": devices})

@@ -9,6 +9,7 @@ from pathlib import Path
 from lineside.commands.output import say
 from lineside.extras import needs
 from lineside_runtime.errors import InputNotFoundError
+from lineside_runtime.files import write_atomic
 
 PASSPHRASE_VARIABLE = "LINESIDE_PASSPHRASE"
 
@@ -35,15 +36,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     broker.add_argument("--port", type=int, default=1883, help="default: %(default)s")
     broker.set_defaults(run=run_broker)
+    secure = actions.add_parser(
+        "secure",
+        help="an authority, certificates and mosquitto's files for mutual TLS",
+        description="Makes the site's authority, the broker's and the hub's certificates, mosquitto.conf and its "
+        "access list, under DIR/identity; hub.toml then uses them.",
+    )
+    secure.add_argument("--hub", type=Path, required=True, metavar="DIR", help="the hub's folder")
+    secure.add_argument(
+        "--host", action="append", required=True, help="name or address under which the broker is reached; repeatable"
+    )
+    secure.add_argument("--port", type=int, default=8883, help="of the broker (default: %(default)s)")
+    secure.set_defaults(run=run_secure)
     enroll = actions.add_parser(
         "enroll",
-        help="key and certificate of a device, and the broker's files",
-        description="Makes a device's key and certificate, and the files that mosquitto needs to know it.",
+        help="key and certificate of a device",
+        description="Makes a device's key and certificate and enters it into mosquitto's access list.",
     )
     enroll.add_argument("device", help="name of the device: its certificate's common name")
-    enroll.add_argument("--config", type=Path, required=True, metavar="FILE", help="hub.toml")
+    enroll.add_argument("--hub", type=Path, required=True, metavar="DIR", help="the hub's folder, after `secure`")
     enroll.add_argument("--group", required=True, help="the group that it belongs to")
-    enroll.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder for the device's files")
     enroll.set_defaults(run=run_enroll)
 
 
@@ -74,12 +86,19 @@ def passphrase(options: argparse.Namespace) -> str | None:
 def run_init(options: argparse.Namespace) -> int:
     """Makes keys, repository and configuration."""
     with needs("convert"):
-        from lineside_hub.config import write_config
+        import tomli_w
 
         from lineside_hub.repository import Repository
-    Repository.create(options.folder, groups=options.group, passphrase=passphrase(options))
-    config = write_config(options.folder, site=options.site, url=options.broker)
-    say(f"made {options.folder}: the root that devices must trust is {options.folder / 'root.json'}")
+    from lineside_link.config import LinkConfig
+
+    LinkConfig(url=options.broker, site=options.site)  # a wrong name or URL is refused before any key is made
+    repository = Repository.create(options.folder, groups=options.group, passphrase=passphrase(options))
+    root = options.folder / "root.json"
+    write_atomic(root, repository.root_bytes())
+    config = options.folder / "hub.toml"
+    settings = {"folder": ".", "link": {"url": options.broker, "site": options.site}}
+    write_atomic(config, tomli_w.dumps(settings).encode())
+    say(f"made {options.folder}: put {root} on each device, it is what they trust")
     say(f"next: lineside hub run --config {config}")
     return 0
 
@@ -98,11 +117,23 @@ def run_broker(options: argparse.Namespace) -> int:
     return serve("127.0.0.1", options.port)
 
 
+def run_secure(options: argparse.Namespace) -> int:
+    """Makes the authority, the two certificates, mosquitto's files, and points hub.toml at them."""
+    with needs("convert"):
+        from lineside_hub.secure import secure
+    made = secure(options.hub, hosts=options.host, port=options.port)
+    say(f"start the broker: mosquitto -c {made.broker_configuration}")
+    say(f"{made.hub_configuration} now uses {made.url}; next: lineside hub enroll DEVICE --hub {options.hub} --group G")
+    return 0
+
+
 def run_enroll(options: argparse.Namespace) -> int:
     """Makes a device's identity."""
     with needs("convert"):
-        from lineside_hub.identity import enroll_device
-    files = enroll_device(options.config, options.device, group=options.group, out=options.out)
-    for path in files:
-        say(f"wrote {path}")
+        from lineside_hub.secure import enroll
+    made = enroll(options.hub, options.device, group=options.group)
+    say(
+        f"put these on the device and name them in its agent.toml under [link]: {made.ca} {made.certificate} {made.key}"
+    )
+    say("mosquitto reads its access list again on SIGHUP")
     return 0

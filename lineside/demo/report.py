@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import jinja2
-from lineside_models.draw import annotate
 
 from lineside.demo import charts
 from lineside.demo.count import Event, Row
+from lineside_models.draw import annotate
 from lineside_models.frame import UInt8Array
 from lineside_models.inspection import Detection
 from lineside_runtime.files import write_atomic
@@ -72,7 +72,6 @@ def write_report(data: ReportData) -> Path:
         timeline=charts.timeline(data.results, data.events, data.marks, order),
         latency=charts.histogram([row.latency_ms for row in data.results if row.verdict != "fault"]),
         figures=_compare(data.outcome.float, data.outcome.int8),
-        has_truth="map50" in data.outcome.int8,
         types=types,
         type_bars=charts.bars(types.most_common()),
         verdicts={kind: verdicts.get(kind, 0) for kind in ("pass", "reject", "fault")},

@@ -47,6 +47,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
         rolled_back: Bundles that were refused, with the code and the reason that the hub was told.
         float: Figures of the float model.
         int8: Figures of the INT8 model on the same frames.
+        accuracy_on: The frames with known truth that ``map50`` is of; empty if there were none.
         requested_device: Asked for.
         used_device: Used.
         broker_restarted: Whether the broker was killed and started again meanwhile.
@@ -66,6 +67,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     rolled_back: list[dict[str, Any]]
     float: dict[str, Any]
     int8: dict[str, Any]
+    accuracy_on: str
     requested_device: str
     used_device: str
     broker_restarted: bool
@@ -172,7 +174,7 @@ def _finish(
     counts = count.count(results, frames.frames, frames.part_ids)
     outcome = Outcome(
         **msgspec.structs.asdict(counts),
-        activated=[event.bundle for event in timeline if event.kind == "active"],
+        activated=list(dict.fromkeys(event.bundle for event in timeline if event.kind == "active")),
         rolled_back=[
             {"bundle": event.bundle, "code": event.code, "reason": event.detail}
             for event in timeline
@@ -180,6 +182,7 @@ def _finish(
         ],
         float=_figures(first.float_figures),
         int8=_figures(first.int8_figures),
+        accuracy_on=first.report.accuracy_on,
         requested_device=str(device.get("requested_device", "")),
         used_device=str(device.get("used_device", "")),
         broker_restarted=bool(marks),
