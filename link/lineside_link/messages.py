@@ -280,4 +280,7 @@ def schema() -> dict[str, Any]:
     """Returns the JSON Schema of all messages, by class name under ``$defs``."""
     kinds = (Desired, Reported, Up, RepoRequest, RepoResponse, Results, ResultsAck)
     _, components = msgspec.json.schema_components(kinds, ref_template="#/$defs/{name}")
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$defs": components}
+    described = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$defs": components}
+    # Once through JSON, so that defaults are lists as every validator knows them, and not tuples.
+    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(described))
+    return plain

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from lineside_hub.repository import Repository
 from lineside_link.client import LinkClient
 from lineside_link.config import LinkConfig
+from lineside_link.fetch import RepoClient
+from tests.link.repo import TOPICS, RepoPeer
+from tests.peers import Broker
 
 MakeClient = Callable[..., LinkClient]
 
@@ -23,3 +28,26 @@ def make_client() -> Iterator[MakeClient]:
     yield make
     for client in made:
         client.close(timeout_s=2)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    return Repository.create(tmp_path / "hub", groups=("line", "other"))
+
+
+@pytest.fixture
+def peer(repository: Repository, mosquitto: Broker) -> Iterator[RepoPeer]:
+    running = RepoPeer(repository, mosquitto.config())
+    running.start()
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def repo(peer: RepoPeer, mosquitto: Broker, make_client: MakeClient) -> RepoClient:
+    """A device's side, connected without a proxy, impatient."""
+    client = make_client(mosquitto.config(), "cam-1")
+    repo = RepoClient(client, TOPICS, "cam-1", timeout_s=0.5, stall_s=10)
+    client.start()
+    assert client.wait_connected(10)
+    return repo

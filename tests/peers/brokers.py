@@ -104,8 +104,10 @@ class Mosquitto(Broker):
 
     def _command(self) -> Sequence[str]:
         configuration = self.folder / "mosquitto.conf"
-        # As root it would become a user that cannot read the test's folder.
-        configuration.write_text(self._text() + "log_type all\n" + ("user root\n" if os.geteuid() == 0 else ""))
+        text = self._text() + "log_type all\n"
+        if os.geteuid() == 0 and not text.startswith("user "):
+            text += "user root\n"  # it would become a user that cannot read the test's folder
+        configuration.write_text(text)
         return [self._program, "-c", str(configuration)]
 
 

@@ -30,7 +30,8 @@ class FaultProxy:
         self._flowing.set()
         self._refusing = False
         self._flips = 0
-        self._cut_after: int | None = None
+        self._cut_every: int | None = None
+        self._cut_at = 0
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._server.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -48,10 +49,11 @@ class FaultProxy:
                     end.shutdown(socket.SHUT_RDWR)
                 end.close()
 
-    def cut_after(self, count: int | None) -> None:
-        """Resets a connection whenever this many more bytes have come from the target; ``None`` ends it."""
+    def cut_every(self, count: int | None) -> None:
+        """Resets all connections whenever this many more bytes have come from the target; ``None`` ends it."""
         with self._lock:
-            self._cut_after = None if count is None else self.relayed_bytes + count
+            self._cut_every = count
+            self._cut_at = self.relayed_bytes + (count or 0)
 
     def refuse(self, refusing: bool = True) -> None:
         """Closes new connections at once."""
@@ -130,7 +132,7 @@ class FaultProxy:
     def _cut_is_due(self, count: int) -> bool:
         with self._lock:
             self.relayed_bytes += count
-            if self._cut_after is None or self.relayed_bytes < self._cut_after:
+            if self._cut_every is None or self.relayed_bytes < self._cut_at:
                 return False
-            self._cut_after = None
+            self._cut_at += self._cut_every
             return True

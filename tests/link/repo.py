@@ -1,0 +1,80 @@
+"""The hub's repository behind a real broker, with a hand that can spoil its answers on the way."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+from lineside_hub.repository import Repository
+from lineside_hub.responder import Responder
+from lineside_link.client import LinkClient
+from lineside_link.config import LinkConfig
+from lineside_link.messages import RepoResponse, decode_response, encode_response
+from lineside_link.topics import Topics
+from lineside_runtime.bundle import Bundle, Manifest, Postprocess, Preprocess, Variant, write_manifest
+from lineside_runtime.tensors import TensorSpec
+
+TOPICS = Topics("t0")
+
+Spoil = Callable[[RepoResponse, bytes], "tuple[RepoResponse, bytes] | None"]
+
+
+def leave_alone(head: RepoResponse, body: bytes) -> tuple[RepoResponse, bytes] | None:
+    return head, body
+
+
+class RepoPeer:
+    """Answers ``repo/get`` as the hub does. ``spoil`` may change an answer, or drop it by returning ``None``."""
+
+    def __init__(self, repository: Repository, config: LinkConfig, *, client_id: str = "lineside-hub") -> None:
+        self.repository = repository
+        self.spoil: Spoil = leave_alone
+        self.answered = 0
+        self.client = LinkClient(config, client_id)
+        self._responder = Responder(repository, self._answer)
+        self.client.subscribe(TOPICS.repo_get("+"), self._asked, qos=0)
+
+    def start(self) -> None:
+        self._responder.start()
+        self.client.start()
+        assert self.client.wait_connected(10), self.client.last_error
+
+    def close(self) -> None:
+        self._responder.close()
+        self.client.close()
+
+    def _asked(self, topic: str, payload: bytes) -> None:
+        self._responder.offer(TOPICS.device_of(topic), payload)
+
+    def _answer(self, device: str, payload: bytes) -> bool:
+        spoiled = self.spoil(*decode_response(payload))
+        self.answered += 1
+        if spoiled is None:
+            return True
+        return self.client.publish(TOPICS.repo_response(device), encode_response(*spoiled), qos=0)
+
+
+def noise(size: int, seed: int = 0) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+def make_bundle(folder: Path, files: dict[str, bytes], *, name: str = "steel", version: str = "1.0.0") -> Bundle:
+    """Writes a bundle with the given files beside a model of four bytes; no engine could run it."""
+    for relative, data in {"onnx/model.onnx": b"none", **files}.items():
+        path = folder / relative
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    spec = TensorSpec(name="image", shape=(1, 1, 8, 8))
+    manifest = Manifest(
+        name=name,
+        version=version,
+        created_at="2026-01-01T00:00:00Z",
+        labels=("scratch",),
+        inputs=(spec,),
+        outputs=(spec,),
+        preprocess=Preprocess(input="image", colour="grey"),
+        postprocess=Postprocess(name="none"),
+        variants=(Variant(name="onnx", format="onnx", file="onnx/model.onnx", level=0, precision="fp32"),),
+    )
+    return write_manifest(folder, manifest)

@@ -1,0 +1,152 @@
+"""One definition for both ends: what goes in comes out, also half a release apart."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, get_args
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lineside_link import messages
+from lineside_link.messages import (
+    VERSION,
+    BundleRef,
+    Desired,
+    Problem,
+    RepoRequest,
+    RepoResponse,
+    Reported,
+    ResultRow,
+    Results,
+    ResultsAck,
+    Up,
+    decode,
+    decode_response,
+    encode,
+    encode_response,
+    schema,
+)
+from lineside_runtime.errors import BadInputFormatError, GoldenMismatchError
+
+text = st.text(max_size=20)
+count = st.integers(0, 2**53)
+numbers = st.floats(allow_nan=False, allow_infinity=False, width=32)
+refs = st.builds(BundleRef, name=text, version=text, target=text, sha256=text)
+problems = st.builds(Problem, code=st.integers(0, 9999), error=text, message=text, expected=text | st.none())
+rows = st.builds(
+    ResultRow,
+    seq=count,
+    part_id=text,
+    source=text,
+    sequence=count,
+    captured_at_ns=count,
+    verdict=st.sampled_from(["pass", "reject", "fault"]),
+    detections=st.lists(st.tuples(text, numbers, numbers, numbers, numbers, numbers), max_size=3).map(tuple),
+    latency_ms=numbers,
+)
+KINDS: dict[type[Any], st.SearchStrategy[Any]] = {
+    Desired: st.builds(Desired, epoch=count, gen=count, bundle=refs | st.none(), rollout=text),
+    Reported: st.builds(
+        Reported,
+        device=text,
+        state=st.sampled_from(messages.STATES),
+        installed=refs | st.none(),
+        error=problems | st.none(),
+        progress=numbers,
+    ),
+    Up: st.builds(Up, device=text, up=st.booleans(), boot_id=text, devices=st.lists(text, max_size=3).map(tuple)),
+    RepoRequest: st.builds(RepoRequest, id=text, kind=st.sampled_from(["metadata", "target", "chunk"]), path=text),
+    RepoResponse: st.builds(RepoResponse, id=text, status=st.sampled_from([200, 404, 503]), size=count),
+    Results: st.builds(Results, epoch=text, rows=st.lists(rows, max_size=3).map(tuple)),
+    ResultsAck: st.builds(ResultsAck, epoch=text, seq=count),
+}
+ANY = st.one_of(*KINDS.values())
+
+
+@given(message=ANY)
+def test_what_is_written_is_read_back(message: Any) -> None:
+    assert decode(encode(message), type(message)) == message
+
+
+@given(message=ANY)
+def test_an_unknown_field_is_ignored(message: Any) -> None:
+    fields = json.loads(encode(message)) | {"of_a_later_release": {"x": 1}}
+    assert decode(json.dumps(fields).encode(), type(message)) == message
+
+
+@given(message=ANY, apart=st.sampled_from([-1, 1]))
+def test_a_version_apart_by_one_is_understood(message: Any, apart: int) -> None:
+    fields = json.loads(encode(message)) | {"v": VERSION + apart}
+    assert decode(json.dumps(fields).encode(), type(message)).v == VERSION + apart
+
+
+@given(message=ANY, apart=st.sampled_from([-2, 2, 40]))
+def test_a_version_further_away_is_refused(message: Any, apart: int) -> None:
+    fields = json.loads(encode(message)) | {"v": VERSION + apart}
+    with pytest.raises(BadInputFormatError, match="another version") as caught:
+        decode(json.dumps(fields).encode(), type(message))
+    assert caught.value.actual == VERSION + apart
+
+
+@given(data=st.binary(max_size=60), kind=st.sampled_from(list(KINDS)))
+@settings(max_examples=200)
+def test_garbage_is_one_error_and_never_another(data: bytes, kind: type[Any]) -> None:
+    try:
+        decode(data, kind)
+    except BadInputFormatError as error:
+        assert error.code == 2003
+
+
+@pytest.mark.parametrize("missing", ["epoch", "gen"])
+def test_a_missing_field_is_named(missing: str) -> None:
+    fields = json.loads(encode(Desired(epoch=1, gen=1)))
+    del fields[missing]
+    with pytest.raises(BadInputFormatError, match=missing):
+        decode(json.dumps(fields).encode(), Desired)
+
+
+@given(head=KINDS[RepoResponse], body=st.binary(max_size=2000))
+def test_an_answers_bytes_come_back_as_they_were(head: RepoResponse, body: bytes) -> None:
+    assert decode_response(encode_response(head, body)) == (head, body)
+
+
+def test_an_answer_without_a_head_is_refused() -> None:
+    with pytest.raises(BadInputFormatError):
+        decode_response(b'{"id": "1", "status": 200}')
+
+
+def test_an_error_travels_and_can_be_read() -> None:
+    error = GoldenMismatchError("cosine of output 0", expected=0.98, actual=0.5)
+    problem = msgspec.convert(error.as_dict(), Problem, strict=False)
+    assert (problem.code, problem.error) == (5001, "GoldenMismatchError")
+    assert problem.action
+
+
+def test_the_states_are_named_once() -> None:
+    assert get_args(messages.State) == messages.STATES
+
+
+def test_the_schema_names_every_message_and_its_references_lead_somewhere() -> None:
+    described = schema()
+    definitions = described["$defs"]
+    assert {kind.__name__ for kind in KINDS} <= set(definitions)
+    every_message = {
+        kind.__name__
+        for kind in vars(messages).values()
+        if isinstance(kind, type) and issubclass(kind, messages._Message) and kind is not messages._Message
+    }
+    assert every_message == {kind.__name__ for kind in KINDS}, "a new message belongs into schema() and KINDS"
+    for reference in _references(described):
+        assert reference.removeprefix("#/$defs/") in definitions
+    assert definitions["Desired"]["required"] == ["epoch", "gen"]
+    assert json.loads(json.dumps(described)) == described
+
+
+def _references(node: Any) -> list[str]:
+    if isinstance(node, dict):
+        own = [node["$ref"]] if isinstance(node.get("$ref"), str) else []
+        return own + [found for value in node.values() for found in _references(value)]
+    return [found for value in node for found in _references(value)] if isinstance(node, list) else []
