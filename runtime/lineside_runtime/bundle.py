@@ -17,16 +17,26 @@ A ``.lsb`` file is the same folder as one uncompressed zip.
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import shutil
+import stat
+import struct
 import zipfile
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import msgspec
 
-from lineside_runtime.errors import BundleFormatError, BundleIntegrityError, InputNotFoundError
-from lineside_runtime.files import write_atomic
+from lineside_runtime.errors import (
+    BundleFormatError,
+    BundleIntegrityError,
+    DiskFullError,
+    InputError,
+    InputNotFoundError,
+)
+from lineside_runtime.files import fsync_folder, write_atomic
 from lineside_runtime.tensors import TensorSpec
 
 SCHEMA = 1
@@ -324,25 +334,51 @@ def open_bundle(path: Path | str, *, verify: bool = True) -> Bundle:
 
     Args:
         path: The folder. For a ``.lsb`` archive, `unpack_archive` comes first.
-        verify: Whether every file is read and compared with the manifest.
+        verify: Whether every file is read and compared with the manifest, and anything else in the folder refused.
 
     Raises:
         InputNotFoundError: There is no such folder.
-        BundleFormatError: The manifest is missing or breaks the format.
+        BundleFormatError: The manifest is missing or breaks the format, or the folder holds a link, a special file,
+            or a file that the manifest does not name.
         BundleIntegrityError: A file is missing or differs.
     """
     folder = Path(path)
     if not folder.is_dir():
         raise InputNotFoundError(f"{folder} is not a folder", action="Give the folder that holds manifest.json.")
     manifest_path = folder / MANIFEST_NAME
+    if manifest_path.is_symlink():
+        raise BundleFormatError(f"{manifest_path} is a link", action="Copy the bundle with its files.")
     if not manifest_path.is_file():
         raise BundleFormatError(f"{folder} has no {MANIFEST_NAME}", action="Give the folder of a bundle.")
     with manifest_path.open("rb") as file:
         data = file.read(MANIFEST_MAX_BYTES + 1)
     bundle = Bundle(folder, parse_manifest(data), hashlib.sha256(data).hexdigest())
     if verify:
+        unnamed = sorted(set(_files_in(folder)) - bundle.manifest.files.keys())
+        if unnamed:
+            raise BundleFormatError(
+                f"{folder} holds what its manifest does not name: {', '.join(unnamed[:5])}",
+                action="Remove these files, or build the bundle again.",
+            )
         bundle.verify()
     return bundle
+
+
+def _files_in(folder: Path) -> list[str]:
+    """Returns the paths of all files below ``folder`` but the manifest, sorted; nothing may be a link or special."""
+    found: list[str] = []
+    for place, folders, files in os.walk(folder, followlinks=False):
+        for name in (*folders, *files):
+            path = Path(place, name)
+            relative = path.relative_to(folder).as_posix()
+            mode = path.lstat().st_mode
+            if stat.S_ISLNK(mode):
+                raise BundleFormatError(f"{relative} in {folder} is a link", action="Copy the bundle with its files.")
+            if stat.S_ISREG(mode):
+                found.append(relative)
+            elif not stat.S_ISDIR(mode):
+                raise BundleFormatError(f"{relative} in {folder} is neither a file nor a folder")
+    return sorted(set(found) - {MANIFEST_NAME})
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> Bundle:
@@ -358,11 +394,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> Bundle:
     Raises:
         BundleFormatError: The folder holds something that may not be in a bundle, or lacks a named file.
     """
-    files = {
-        path.relative_to(folder).as_posix(): describe_bytes(path.read_bytes())
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MANIFEST_NAME
-    }
+    files = {relative: describe_bytes((folder / relative).read_bytes()) for relative in _files_in(folder)}
     data = msgspec.json.format(msgspec.json.encode(msgspec.structs.replace(manifest, files=files)), indent=1)
     checked = parse_manifest(data)
     write_atomic(folder / MANIFEST_NAME, data)
@@ -375,16 +407,27 @@ def pack_archive(bundle: Bundle, path: Path) -> None:
     Args:
         bundle: What to pack.
         path: The ``.lsb`` file to make.
+
+    Raises:
+        DiskFullError: There is no room; ``path`` is as it was.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-            for relative in (MANIFEST_NAME, *sorted(bundle.manifest.files)):
-                info = zipfile.ZipInfo(relative, date_time=(1980, 1, 1, 0, 0, 0))
-                archive.writestr(info, (bundle.path / relative).read_bytes())
+        with temporary.open("wb") as file:
+            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+                for relative in (MANIFEST_NAME, *sorted(bundle.manifest.files)):
+                    info = zipfile.ZipInfo(relative, date_time=(1980, 1, 1, 0, 0, 0))
+                    archive.writestr(info, (bundle.path / relative).read_bytes())
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFullError(path=str(path), needed_bytes=bundle.manifest.size_bytes) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+    fsync_folder(path.parent)
 
 
 def unpack_archive(archive_path: Path, folder: Path) -> Bundle:
@@ -395,16 +438,19 @@ def unpack_archive(archive_path: Path, folder: Path) -> Bundle:
         folder: Must not exist; nothing remains of it if the archive is refused.
 
     Raises:
+        InputNotFoundError: There is no such file.
+        InputError: ``folder`` exists.
         BundleFormatError: Not a zip, compressed, a path that leaves the folder, or other files than the manifest names.
         BundleIntegrityError: A file differs from the manifest.
+        DiskFullError: There is no room.
     """
+    if not archive_path.is_file():
+        raise InputNotFoundError(f"no bundle at {archive_path}", action="Give a .lsb file.")
+    if folder.exists():
+        raise InputError(f"{folder} exists", action="Give a folder that does not exist yet.")
     try:
         with zipfile.ZipFile(archive_path) as archive:
-            manifest = parse_manifest(_read_bounded(archive, MANIFEST_NAME, MANIFEST_MAX_BYTES))
-            names = set(archive.namelist())
-            if names != {MANIFEST_NAME, *manifest.files}:
-                odd = sorted(names ^ {MANIFEST_NAME, *manifest.files})
-                raise BundleFormatError(f"{archive_path}: files that are missing or not in the manifest: {odd[:5]}")
+            manifest = _manifest_of(archive, archive_path)
             folder.mkdir(parents=True)
             try:
                 _unpack_files(archive, manifest, folder)
@@ -412,8 +458,23 @@ def unpack_archive(archive_path: Path, folder: Path) -> Bundle:
             except BaseException:
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
-    except (zipfile.BadZipFile, KeyError) as error:
+    except _ZIP_ERRORS as error:
         raise BundleFormatError(f"{archive_path} is not a bundle archive: {error}") from error
+
+
+# What zipfile raises for damaged, encrypted or unusual archives.
+_ZIP_ERRORS = (zipfile.BadZipFile, KeyError, RuntimeError, EOFError, ValueError, struct.error)
+
+
+def _manifest_of(archive: zipfile.ZipFile, archive_path: Path) -> Manifest:
+    manifest = parse_manifest(_read_bounded(archive, MANIFEST_NAME, MANIFEST_MAX_BYTES))
+    names, wanted = archive.namelist(), {MANIFEST_NAME, *manifest.files}
+    if len(names) != len(set(names)):
+        raise BundleFormatError(f"{archive_path}: a name stands in it twice")
+    if set(names) != wanted:
+        odd = sorted(set(names) ^ wanted)
+        raise BundleFormatError(f"{archive_path}: files that are missing or not in the manifest: {odd[:5]}")
+    return manifest
 
 
 def _unpack_files(archive: zipfile.ZipFile, manifest: Manifest, folder: Path) -> None:

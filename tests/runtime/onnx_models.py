@@ -52,6 +52,18 @@ def unhappy_reshape() -> bytes:
     return graph([node], [("x", FLOAT, ["n"]), ("s", INT64, [2])], [("y", FLOAT, ["a", "b"])])
 
 
+def halves_and_doubles() -> bytes:
+    """Adds an image (N, 1, H, W) to itself pooled and enlarged: odd sizes don't fit inside the graph."""
+    scales = helper.make_tensor("scales", FLOAT, [4], [1, 1, 2, 2])
+    nodes = [
+        helper.make_node("Constant", [], ["scales"], value=scales),
+        helper.make_node("MaxPool", ["x"], ["pooled"], kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("Resize", ["pooled", "", "scales"], ["enlarged"], mode="nearest"),
+        helper.make_node("Add", ["x", "enlarged"], ["y"]),
+    ]
+    return graph(nodes, [("x", FLOAT, ["n", 1, "h", "w"])], [("y", FLOAT, ["n", 1, "hh", "ww"])])
+
+
 SCALER_SPECS = ((TensorSpec(name="x", shape=(-1, 4)),), (TensorSpec(name="y", shape=(-1, 4)),))
 EATER_SPECS = ((TensorSpec(name="s", shape=(1,), dtype="int64"),), (TensorSpec(name="y", shape=()),))
 SWISH_SPECS = ((TensorSpec(name="x", shape=(1, 4)),), (TensorSpec(name="y", shape=(1, 4)),))

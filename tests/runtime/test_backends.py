@@ -30,16 +30,16 @@ from lineside_runtime.errors import (
     OutOfDeviceMemoryError,
     UnsupportedModelError,
 )
-from tests.runtime.onnx_models import memory_eater, openvino_only, scaler, unhappy_reshape
+from tests.runtime.onnx_models import halves_and_doubles, memory_eater, openvino_only, scaler, unhappy_reshape
 
 ENGINES = [OrtBackend, OpenVinoBackend]
 
 
-def load(engine: type[Backend], path: Path, data: bytes) -> Any:
+def load(engine: type[Backend], path: Path, data: bytes, *, threads: int = 1) -> Any:
     path.write_bytes(data)
     backend = engine()
     cpu = next(device for device in backend.probe() if device.kind == "cpu")
-    return backend.load(path, cpu, LoadOptions(threads=1))
+    return backend.load(path, cpu, LoadOptions(threads=threads))
 
 
 def exception_classes(module: Any) -> set[str]:
@@ -136,9 +136,28 @@ def test_an_unknown_operator_is_unsupported(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_failure_inside_the_graph_is_an_engine_error(engine: type[Backend], tmp_path: Path) -> None:
-    executable = load(engine, tmp_path / "m.onnx", unhappy_reshape())
+    executable = load(engine, tmp_path / "m.onnx", unhappy_reshape(), threads=2)
     with pytest.raises(EngineError, match=r"(?i)reshape"):
         executable.run({"x": np.ones(5, np.float32), "s": np.array([2, 3])})
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_size_that_does_not_go_through_the_graph_is_refused(
+    engine: type[Backend], threads: int, tmp_path: Path
+) -> None:
+    executable = load(engine, tmp_path / "m.onnx", halves_and_doubles(), threads=threads)
+    for side in (6, 8, 6):
+        assert executable.run({"x": np.ones((1, 1, side, side), np.float32)})["y"].shape == (1, 1, side, side)
+        # OpenVINO with one thread gave the even size's answer again
+        with pytest.raises((BadInputFormatError, EngineError)):
+            executable.run({"x": np.ones((1, 1, 5, 5), np.float32)})
+
+
+def test_openvino_is_not_run_with_an_input_missing(tmp_path: Path) -> None:
+    executable = load(OpenVinoBackend, tmp_path / "m.onnx", unhappy_reshape())
+    with pytest.raises(BadInputFormatError):
+        executable.run({"x": np.ones(5, np.float32)})
 
 
 def test_inputs_that_onnxruntime_refuses_are_bad_input(tmp_path: Path) -> None:

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import inspect
+import json
+import re
+
+from lineside_runtime import errors
+from lineside_runtime.errors import DeviceError, DiskFullError, InputError, LinesideError, OutOfDeviceMemoryError
+
+CLASSES = [value for value in vars(errors).values() if inspect.isclass(value) and issubclass(value, LinesideError)]
+
+
+def test_each_class_has_a_code_of_its_own() -> None:
+    codes = [kind.code for kind in CLASSES]
+    assert len(set(codes)) == len(codes)
+    assert all("code" in vars(kind) for kind in CLASSES)
+
+
+def test_a_code_lies_in_its_parents_thousand() -> None:
+    for kind in CLASSES:
+        for family in LinesideError.__subclasses__():
+            if issubclass(kind, family):
+                assert kind.code // 1000 == family.code // 1000, kind
+
+
+def test_the_drawn_tree_shows_every_class_with_its_code() -> None:
+    drawn = dict(re.findall(r"(\w+Error) +(\dxxx|\d{4})", errors.__doc__ or ""))
+    for kind in CLASSES:
+        if kind is LinesideError:
+            continue
+        family = kind.code % 1000 == 0
+        assert drawn.pop(kind.__name__) == (f"{kind.code // 1000}xxx" if family else str(kind.code)), kind
+    assert not drawn
+
+
+def test_the_codes_that_the_customer_catches() -> None:
+    assert issubclass(OutOfDeviceMemoryError, DeviceError)
+    assert OutOfDeviceMemoryError.code == 1001
+    assert issubclass(errors.BadInputFormatError, InputError)
+    assert errors.BadInputFormatError.code == 2003
+
+
+def test_the_text_has_code_expected_actual_and_what_to_do() -> None:
+    error = OutOfDeviceMemoryError("full", expected="1 MB", actual="2 MB")
+    assert str(error).startswith("[1001] full; expected 1 MB; got 2 MB. ")
+    assert "reload(optimization_level=2)" in str(error)
+    assert str(LinesideError("plain")) == "[0] plain"
+    assert str(OutOfDeviceMemoryError("full", action="")) == "[1001] full"
+
+
+def test_an_error_travels_as_json() -> None:
+    error = DiskFullError(path="/data", needed_bytes=5)
+    assert json.loads(json.dumps(error.as_dict())) == {
+        "code": 4002,
+        "error": "DiskFullError",
+        "message": "no room to write /data",
+        "expected": "5 free bytes",
+        "actual": None,
+        "action": DiskFullError.default_action,
+    }
