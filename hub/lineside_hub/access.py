@@ -53,7 +53,7 @@ def mosquitto_configuration(
         address: Listen on this address only.
     """
     lines = [
-        # Started as root, mosquitto becomes this user before it reads the key, which only its owner can read.
+        # Started as root, mosquitto becomes this user before it reads these files, which only their owner can read.
         f"user {credentials.key.owner()}",
         f"listener {port}" + (f" {address}" if address else ""),
         f"cafile {credentials.ca}",

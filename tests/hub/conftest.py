@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 import signal
 import socket
@@ -73,6 +74,11 @@ class Process:
     def signal(self, number: int) -> None:
         assert self._child is not None
         self._child.send_signal(number)
+
+    def limit_files(self, size: int) -> None:
+        """Lets no file of the process grow beyond ``size`` bytes, as a full disk would, while it runs."""
+        assert self._child is not None
+        resource.prlimit(self._child.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
     def wait(self) -> int:
         assert self._child is not None
