@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -35,7 +36,7 @@ SHIPPED = Path(__file__).parent.parent / "zoo" / "surface-12"
 TORCH_SUFFIXES = frozenset({".pt", ".pth"})
 
 ImportPt = Callable[[Path, bool], Path]
-"""Takes a ``.pt`` file and whether it is trusted; gives an ONNX file in a temporary folder."""
+"""Takes a ``.pt`` file and whether it is trusted; gives an ONNX file in a new folder, which is removed after use."""
 
 
 class QualityInspector:
@@ -162,7 +163,11 @@ class QualityInspector:
             raise InputNotFoundError(f"no model at {path}", action="Give a bundle, an .onnx or a .pt file.")
         folder = Path(self._resources.enter_context(tempfile.TemporaryDirectory(prefix="lineside-model-")))
         if path.suffix in TORCH_SUFFIXES:
-            return wrap_onnx(import_pt(path, trust), folder, given, origin=path)
+            imported = import_pt(path, trust)
+            try:
+                return wrap_onnx(imported, folder, given, origin=path)
+            finally:
+                shutil.rmtree(imported.parent, ignore_errors=True)
         if path.suffix == ".onnx":
             return wrap_onnx(path, folder, given)
         raise UnsupportedModelError(f"model {path}", expected="a bundle's folder, .lsb, .onnx or .pt")

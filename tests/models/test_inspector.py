@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lineside_models.frame import Frame
+from lineside_models.inspector import Inspector
+from lineside_runtime.config import Config
+from lineside_runtime.errors import ConfigError, LinesideError
+from lineside_runtime.session import Session
+from tests.models.small_detector import detector_bundle, part
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Iterator[Session]:
+    with Session(detector_bundle(tmp_path / "b"), Config(threads=1)) as session:
+        yield session
+
+
+def test_a_verdict_says_what_where_by_whom_and_how_long(session: Session) -> None:
+    frame = Frame(image=part((2, 5)), source="cam", sequence=7, part_id="P7", captured_at_ns=123)
+    verdict = Inspector(session).inspect(frame)
+    assert not verdict.passed
+    (found,) = verdict.detections
+    assert found.type == "bright"
+    assert found.score > 0.99
+    assert found.box == pytest.approx((36, 12, 52, 28), abs=0.01)
+    assert (verdict.part_id, verdict.source, verdict.sequence, verdict.captured_at_ns) == ("P7", "cam", 7, 123)
+    assert (verdict.bundle, verdict.requested_device, verdict.used_device) == ("cells@1", "cpu:0", "ort/cpu:0")
+    assert (verdict.width, verdict.height) == (64, 48)
+    assert min(verdict.timings.preprocess_ms, verdict.timings.inference_ms, verdict.timings.postprocess_ms) > 0
+
+
+def test_a_clean_part_passes(session: Session) -> None:
+    verdict = Inspector(session).inspect(Frame(image=part()))
+    assert verdict.passed
+    assert verdict.detections == ()
+
+
+def test_the_threshold_is_the_bundles_by_type_or_the_callers(session: Session) -> None:
+    inspector = Inspector(session)
+    lightly_dark = Frame(image=part((1, 1), grey=42))  # logit 1.6, score 0.83: below the 0.9 of its type
+    assert inspector.inspect(lightly_dark).passed
+    assert not inspector.inspect(lightly_dark, confidence_threshold=0.5).passed
+    assert inspector.inspect(Frame(image=part((1, 1))), confidence_threshold=1.0).passed
+
+
+def test_boxes_are_in_pixels_of_the_frame_and_not_of_the_tensor(session: Session) -> None:
+    large = np.kron(part((2, 5)), np.ones((4, 4), np.uint8))
+    (found,) = Inspector(session).inspect(Frame(image=large)).detections
+    assert found.box == pytest.approx((144, 48, 208, 112), abs=2)
+
+
+def test_colour_frames_are_taken_too(session: Session) -> None:
+    colour = np.dstack([part((2, 5))] * 3)
+    assert len(Inspector(session).inspect(Frame(image=colour)).detections) == 1
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 16])
+def test_a_batch_of_mixed_sizes_gives_what_single_frames_give_in_their_order(session: Session, batch_size: int) -> None:
+    sizes = [(48, 64), (64, 48), (48, 64), (40, 40), (48, 64), (64, 48), (48, 64)]
+    frames = [Frame(image=part((number % 5, 1), size=size), sequence=number) for number, size in enumerate(sizes)]
+    inspector = Inspector(session, batch_size=batch_size)
+    together = inspector.inspect_batch(frames)
+    assert [verdict.sequence for verdict in together] == list(range(len(frames)))
+    for frame, verdict in zip(frames, together, strict=True):
+        alone = inspector.inspect(frame)
+        assert verdict.detections[0].box == pytest.approx(alone.detections[0].box, abs=1e-3)
+        assert len(verdict.detections) == len(alone.detections)
+
+
+def test_frames_go_through_the_model_together(session: Session) -> None:
+    Inspector(session, batch_size=4).inspect_batch([Frame(image=part())] * 10)
+    assert session.calls == 3
+    assert Inspector(session).inspect_batch([]) == []
+
+
+def test_a_model_with_a_fixed_batch_of_one_is_fed_one_by_one(tmp_path: Path) -> None:
+    with Session(detector_bundle(tmp_path / "one", batch=1)) as session:
+        assert len(Inspector(session).inspect_batch([Frame(image=part((1, 1)))] * 3)) == 3
+        assert session.calls == 3
+
+
+def test_prepare_gives_what_predict_takes(session: Session) -> None:
+    tensor = Inspector(session).prepare(Frame(image=part()))
+    assert set(session.predict(tensor)) == {"cls_8", "box_8"}
+
+
+def test_a_batch_size_below_one_is_refused(session: Session) -> None:
+    with pytest.raises(ConfigError):
+        Inspector(session, batch_size=0)
+
+
+def test_frames_are_judged_by_one_bundle_each_while_it_is_swapped(tmp_path: Path) -> None:
+    """The second bundle's scores are lower; each verdict's score must be that of the bundle that it names."""
+    first = detector_bundle(tmp_path / "first")
+    second = detector_bundle(tmp_path / "second", gain=0.1, version="2")
+    scores = {"cells@1": 1 / (1 + np.exp(-11.0)), "cells@2": 1 / (1 + np.exp(-1.1))}
+    frame = Frame(image=part((2, 5)))
+    stop = threading.Event()
+    problems: list[object] = []
+    seen: set[str] = set()
+    with Session(first, Config(threads=1, engines=("ort",))) as session:
+        inspector = Inspector(session)
+
+        def work() -> None:
+            try:
+                while not stop.is_set():
+                    verdict = inspector.inspect(frame)
+                    seen.add(verdict.bundle)
+                    if abs(verdict.detections[0].score - scores[verdict.bundle]) > 1e-4:
+                        problems.append(verdict)
+            except LinesideError as error:
+                problems.append(error)
+
+        threads = [threading.Thread(target=work) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for turn in range(20):
+            session.reload(first if turn % 2 else second)
+        stop.set()
+        for thread in threads:
+            thread.join(timeout=30)
+    assert not problems
+    assert seen == set(scores)
