@@ -62,6 +62,7 @@ class LinkClient:
         self._connection: Connection | None = None
         self._ready = threading.Event()
         self._closing = threading.Event()
+        self._failed = threading.Event()
         self._last_error: LinesideError | None = None
         self._network = threading.Thread(target=self._keep_connected, name=f"link-{client_id}", daemon=True)
         self._dispatcher = threading.Thread(target=self._dispatch, name=f"link-handlers-{client_id}", daemon=True)
@@ -132,6 +133,11 @@ class LinkClient:
     def connected(self) -> bool:
         """Whether the connection stands and all subscriptions are answered."""
         return self._ready.is_set()
+
+    @property
+    def failed(self) -> bool:
+        """Whether a defect has ended the link for good; the process must be started again."""
+        return self._failed.is_set()
 
     @property
     def last_error(self) -> LinesideError | None:
@@ -211,6 +217,13 @@ class LinkClient:
     # The network thread.
 
     def _keep_connected(self) -> None:
+        try:
+            self._connect_again_and_again()
+        finally:
+            if not self._closing.is_set():
+                self._fail("the network thread")
+
+    def _connect_again_and_again(self) -> None:
         pause_s = self.config.reconnect_min_s
         while not self._closing.is_set():
             started = time.monotonic()
@@ -265,15 +278,17 @@ class LinkClient:
             # Only a defect ends up here before `close`. Without handlers the client would be a deaf one that
             # looks alive, so the connection is broken and the broker publishes the last will.
             if not self._closing.is_set():
-                self._fail()
+                self._fail("a handler")
 
-    def _fail(self) -> None:
+    def _fail(self, what: str) -> None:
+        self._failed.set()
         self._closing.set()
         with self._lock:
             self._ready.clear()
             self._last_error = BrokerError(
-                f"a handler of {self.client_id} failed with a defect; the link is down", action="Restart the process."
+                f"{what} of {self.client_id} failed with a defect; the link is down", action="Restart the process."
             )
+            log.critical("%s", self._last_error)
             if self._connection is not None:
                 self._connection.abort()
 

@@ -24,6 +24,7 @@ from tests.peers.brokers import (
     EmbeddedBroker,
     Mosquitto,
     PasswordMosquitto,
+    RefusingBroker,
     SecureMosquitto,
     find_mosquitto,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "FaultProxy",
     "Mosquitto",
     "PasswordMosquitto",
+    "RefusingBroker",
     "SecureMosquitto",
     "find_mosquitto",
     "free_port",

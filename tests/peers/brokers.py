@@ -179,3 +179,27 @@ class EmbeddedBroker(Broker):
 
     def _command(self) -> Sequence[str]:
         return [sys.executable, "-c", f"from lineside_hub.broker import run_broker; run_broker(port={self.port})"]
+
+
+_REFUSING = """
+import asyncio, sys
+from amqtt.broker import Broker
+
+async def serve(port):
+    plugins = {
+        "amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True},
+        "amqtt.plugins.topic_checking.TopicTabooPlugin": {},
+    }
+    listener = {"type": "tcp", "bind": f"127.0.0.1:{port}"}
+    await Broker({"listeners": {"default": listener}, "plugins": plugins}).start()
+    await asyncio.Event().wait()
+
+asyncio.run(serve(int(sys.argv[1])))
+"""
+
+
+class RefusingBroker(Broker):
+    """Answers 0x80 to a subscription to ``prohibited``; mosquitto's access list accepts it and delivers nothing."""
+
+    def _command(self) -> Sequence[str]:
+        return [sys.executable, "-c", _REFUSING, str(self.port)]
