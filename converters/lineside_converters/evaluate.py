@@ -48,12 +48,23 @@ class ClassFigures(_Strict, frozen=True, kw_only=True):
     support_images: int
 
 
-class Latency(_Strict, frozen=True, kw_only=True):
+class StageLatency(_Strict, frozen=True, kw_only=True):
     """Milliseconds of one stage over the frames, one frame at a time."""
 
     p50: float
     p95: float
     mean: float
+
+
+class Latency(_Strict, frozen=True, kw_only=True):
+    """Milliseconds a frame, one frame at a time: all stages together, and each."""
+
+    p50: float
+    p95: float
+    mean: float
+    preprocess: StageLatency
+    inference: StageLatency
+    postprocess: StageLatency
 
 
 class Evaluation(_Strict, frozen=True, kw_only=True):
@@ -71,7 +82,7 @@ class Evaluation(_Strict, frozen=True, kw_only=True):
         f1_boxes: By box, over the data set's types, at the manifest's thresholds.
         false_boxes_of_other_types: Boxes above their threshold of types that this data set doesn't have.
         per_class: By type of the data set.
-        latency_ms: By stage: ``preprocess``, ``inference``, ``postprocess`` and ``total``.
+        latency_ms: From the frame to its finds, and by stage.
         requested_device: Asked for.
         used_device: Every device that answered, such as ``ort/cpu:0``.
     """
@@ -87,7 +98,7 @@ class Evaluation(_Strict, frozen=True, kw_only=True):
     f1_boxes: float
     false_boxes_of_other_types: int
     per_class: dict[str, ClassFigures]
-    latency_ms: dict[str, Latency]
+    latency_ms: Latency
     requested_device: str
     used_device: str
 
@@ -220,16 +231,21 @@ def _class_figures(each: metrics.ClassMetrics) -> ClassFigures:
     )
 
 
-def _latency(timings: Sequence[Timings]) -> dict[str, Latency]:
-    stages = {
-        "preprocess": [each.preprocess_ms for each in timings],
-        "inference": [each.inference_ms for each in timings],
-        "postprocess": [each.postprocess_ms for each in timings],
-        "total": [each.total_ms for each in timings],
-    }
-    return {
-        name: Latency(
-            p50=float(np.percentile(values, 50)), p95=float(np.percentile(values, 95)), mean=float(np.mean(values))
-        )
-        for name, values in stages.items()
-    }
+def _latency(timings: Sequence[Timings]) -> Latency:
+    total = _stage([each.total_ms for each in timings])
+    return Latency(
+        p50=total.p50,
+        p95=total.p95,
+        mean=total.mean,
+        preprocess=_stage([each.preprocess_ms for each in timings]),
+        inference=_stage([each.inference_ms for each in timings]),
+        postprocess=_stage([each.postprocess_ms for each in timings]),
+    )
+
+
+def _stage(values_ms: Sequence[float]) -> StageLatency:
+    return StageLatency(
+        p50=float(np.percentile(values_ms, 50)),
+        p95=float(np.percentile(values_ms, 95)),
+        mean=float(np.mean(values_ms)),
+    )

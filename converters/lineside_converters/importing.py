@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from lineside_models.labels import LABELS
-from lineside_runtime.bundle import Postprocess, Preprocess
 from lineside_runtime.errors import (
     InputNotFoundError,
     LinesideError,
@@ -154,24 +153,17 @@ def _model_of(loaded: Any, path: Path) -> torch.nn.Module:
 def _export(model: torch.nn.Module, target: Path) -> Path:
     import onnx
 
+    from lineside_converters.training import facts
     from lineside_converters.training.detector import export_detector
     from lineside_models.networks.detector import SurfaceDetector
-    from lineside_models.vision.facts import METADATA_KEY
+    from lineside_models.vision.facts import METADATA_KEY, ModelFacts
 
     if not isinstance(model, SurfaceDetector):
         raise UnsupportedModelError(f"no exporter for {type(model).__name__}", action="Export the model to ONNX.")
     export_detector(model, target)
     if model.num_classes == len(LABELS):
+        known = ModelFacts(labels=LABELS, preprocess=facts.PREPROCESS, postprocess=facts.postprocess())
         graph = onnx.load(target)
-        graph.metadata_props.add(key=METADATA_KEY, value=msgspec.json.encode(detector_facts()).decode())
+        graph.metadata_props.add(key=METADATA_KEY, value=msgspec.json.encode(known).decode())
         onnx.save(graph, target)
     return target
-
-
-def detector_facts() -> dict[str, Any]:
-    """Returns how the surface detector's input is prepared and its output read, before any calibration of scores."""
-    return {
-        "labels": list(LABELS),
-        "preprocess": Preprocess(input="image", colour="grey", mean=(127.0,), std=(128.0,)),
-        "postprocess": Postprocess(name="dfl_anchor_free", params={"strides": [8, 16, 32]}),
-    }

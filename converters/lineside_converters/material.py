@@ -21,7 +21,7 @@ from lineside_runtime.errors import BadInputFormatError, CalibrationError, Input
 SIMULATOR_SEED = 2_000_003
 """Neither training (1,000,000 and up, frame by frame) nor the demo draws from this stream."""
 
-SIMULATED_CALIBRATION = 32
+SIMULATED_CALIBRATION = 24
 SIMULATED_JUDGED = 40
 DATA_JUDGED = 120
 """Annotated frames that accuracy is compared on. Both models see the same ones, so that their difference needs fewer

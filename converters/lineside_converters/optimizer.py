@@ -80,6 +80,8 @@ class Optimizer:
         labels: Sequence[str] | None = None,
         preprocess: Preprocess | Mapping[str, Any] | None = None,
         postprocess: Postprocess | Mapping[str, Any] | None = None,
+        card: str = "",
+        training: Mapping[str, Any] | None = None,
         trust: bool = False,
         overwrite: bool = False,
         on_progress: Callable[[str], None] | None = None,
@@ -98,10 +100,12 @@ class Optimizer:
             fold: Of ``data``.
             max_drop: How much lower the mean average precision may be, 0 to 1.
             version: Of the new bundle; the source's with its last number one higher if not given.
-            name: Of the new bundle; the source's if not given.
+            name: Of the new bundle; the source's if not given, without ``-float`` where it is INT8.
             labels: Class names of a bare ``.onnx`` or ``.pt``, in the order of its outputs.
             preprocess: How an image becomes the input of a bare model.
             postprocess: How the outputs of a bare model become detections.
+            card: Text of the model card; the source bundle's if not given. The figures of this build are added.
+            training: What the training says of itself, for ``report.json``; the source bundle's if not given.
             trust: Read a ``.pt`` although reading it can run code from it: only for files that you made yourself.
             overwrite: Whether a bundle that stands at ``out`` is replaced.
             on_progress: Told in words what is going on.
@@ -122,6 +126,7 @@ class Optimizer:
         self._max_drop = float(max_drop)
         self._version, self._name = version, name
         self._facts = from_arguments(labels, preprocess, postprocess)
+        self._card, self._training = card, training
         self._trust, self._overwrite = trust, overwrite
         self._say = on_progress or log.info
 
@@ -166,14 +171,14 @@ class Optimizer:
                 manifest=manifest,
                 models={manifest.variants[0].file: model},
                 report=report,
-                card=write_card(manifest, report, given=source.card),
+                card=write_card(manifest, report, given=self._card or source.card),
                 overwrite=self._overwrite,
             )
         self._say(f"wrote {bundle.path}")
         return OptimizeResult(bundle, report.float, report.int8, report)
 
     def _manifest(self, source: SourceModel) -> Manifest:
-        recipe = self._recipe
+        recipe, name = self._recipe, source.manifest.name
         kinds: tuple[DeviceKind, ...] = ("cpu",) if self._kind == "cpu" else (self._kind, "cpu")
         variant = Variant(
             name=recipe.variant,
@@ -186,7 +191,7 @@ class Optimizer:
         )
         return msgspec.structs.replace(
             source.manifest,
-            name=self._name or source.manifest.name,
+            name=self._name or (name if recipe.precision == "fp32" else name.removesuffix("-float")),
             version=self._version or next_version(source.manifest.version),
             created_at=now(),
             variants=(variant,),
@@ -215,7 +220,7 @@ class Optimizer:
             input_name=manifest.preprocess.input,
             tensors=tensors,
             method=method,
-            float_heads=recipe.float_heads,
+            float_convs=recipe.float_convs,
         )
         return target, CalibrationFacts(
             frames=len(tensors), sha256=hash_tensors(tensors), source=material.calibration_source, method=method
@@ -246,6 +251,7 @@ class Optimizer:
             gates=proof.gates,
             accuracy_on=material.judged_source,
             notes=(*_notes(material), *unproven),
+            training=dict(source.training if self._training is None else self._training),
         )
 
 

@@ -81,7 +81,8 @@ def prove(
     gates: list[Gate] = []
     with Session(reference, _CPU_ONLY) as source, Session(candidate, _CPU_ONLY) as made:
         feeds = [prepared(source, frame) for frame in material.calibration]
-        gates.append(check_parity(source.predict, made.predict, feeds, min_correlation=recipe.min_correlation))
+        limit = recipe.min_correlation if material.judged else recipe.min_correlation_alone
+        gates.append(check_parity(source.predict, made.predict, feeds, min_correlation=limit))
         say(f"parity: {gates[-1].detail}")
         accuracies: tuple[float | None, float | None] = (None, None)
         if material.judged:

@@ -20,8 +20,9 @@ class Recipe:
         precision: Of the model that comes out.
         calibration: How ranges are taken from the calibration frames; ``None`` where nothing is quantised.
         calibration_frames: How many frames at most are calibrated on.
-        float_heads: Whether the nodes that give the graph's outputs stay in float.
-        min_correlation: Least correlation of each output with the float model's; see `gates.check_parity`.
+        float_convs: How many of the graph's first convolutions stay in float, of each eight at most one.
+        min_correlation: Least correlation of each output with the source model's; see `gates.check_parity`.
+        min_correlation_alone: The same where accuracy can't be compared, so that parity alone decides.
         max_slowdown: Largest median ratio of its time a frame to the float model's.
     """
 
@@ -30,8 +31,9 @@ class Recipe:
     precision: Literal["fp32", "int8"]
     calibration: CalibrationMethod | None = None
     calibration_frames: int = 64
-    float_heads: bool = False
+    float_convs: int = 0
     min_correlation: float
+    min_correlation_alone: float
     max_slowdown: float
 
     @property
@@ -41,16 +43,30 @@ class Recipe:
 
 
 RECIPES: dict[int, Recipe] = {
-    # Folding constants and batch norms moves the last bits only. 1.10 leaves room for noise: nothing was made slower.
-    0: Recipe(level=0, name="cleaned float", precision="fp32", min_correlation=0.9999, max_slowdown=1.10),
+    # Folding constants moves the last bits only. 1.10 leaves room for noise: nothing was made slower.
+    0: Recipe(
+        level=0,
+        name="cleaned float",
+        precision="fp32",
+        min_correlation=0.9999,
+        min_correlation_alone=0.9999,
+        max_slowdown=1.10,
+    ),
     # U8S8 per channel was the fastest of ONNX Runtime's recipes on every network measured, and per-tensor weights lost
     # a quarter of the answers; a percentile gained nothing over the plain range on the detector.
+    # The detector's first three convolutions (one channel in, no depth to average errors away) spoil most: in float
+    # they raise the worst output's correlation from 0.57 to 0.70 on drawn and from 0.83 to 0.95 on steel frames, and
+    # the whole is faster as well (0.58 instead of 0.64 of the float model's time at 224 pixels, 0.50 of 0.53 at 640).
+    # mAP doesn't feel the worst output (stride 32, where little is trained): it was within 0.005 at 0.70. So parity
+    # only has to catch what is broken (shuffled weights give 0.0 to 0.2) and accuracy decides.
     1: Recipe(
         level=1,
         name="static INT8, U8S8, per channel, QDQ",
         precision="int8",
         calibration="minmax",
-        min_correlation=0.95,
+        float_convs=3,
+        min_correlation=0.5,
+        min_correlation_alone=0.9,
         max_slowdown=1.0,
     ),
 }

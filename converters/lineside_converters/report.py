@@ -7,7 +7,7 @@ import importlib.metadata
 import os
 import platform
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -138,7 +138,7 @@ class Report(_Strict, frozen=True, kw_only=True):
     gates: tuple[Gate, ...] = ()
     accuracy_on: str = ""
     notes: tuple[str, ...] = ()
-    training: dict[str, msgspec.Raw] = {}
+    training: dict[str, Any] = {}
 
 
 def now() -> str:

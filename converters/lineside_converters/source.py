@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from lineside_converters.importing import import_pt
-from lineside_converters.report import SourceFacts
+from lineside_converters.report import REPORT_NAME, SourceFacts, read_report
 from lineside_models.vision.facts import ModelFacts
 from lineside_models.vision.wrap import wrap_onnx
 from lineside_runtime.bundle import Bundle, Manifest, open_bundle, unpack_archive
-from lineside_runtime.errors import InputNotFoundError, UnsupportedModelError
+from lineside_runtime.errors import BundleFormatError, InputNotFoundError, UnsupportedModelError
 from lineside_runtime.session import ARCHIVE_SUFFIX
+
+log = logging.getLogger("lineside.convert")
 
 CARD_NAME = "model_card.md"
 _CARD_MAX_BYTES = 1 << 20
@@ -30,12 +34,14 @@ class SourceModel:
         model: Its ONNX file.
         card: Its model card; empty if it has none.
         facts: Name, hash and size for the report.
+        training: What its own report says of its training.
     """
 
     bundle: Bundle
     model: Path
     card: str
     facts: SourceFacts
+    training: dict[str, Any]
 
     @property
     def manifest(self) -> Manifest:
@@ -88,7 +94,17 @@ def _from_bundle(bundle: Bundle, name: str) -> SourceModel:
     data = model.read_bytes()
     alone = msgspec.structs.replace(bundle.manifest, variants=(floats[0],))
     facts = SourceFacts(name=name, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
-    return SourceModel(Bundle(bundle.path, alone, bundle.digest), model, _card_of(bundle), facts)
+    return SourceModel(Bundle(bundle.path, alone, bundle.digest), model, _card_of(bundle), facts, _training_of(bundle))
+
+
+def _training_of(bundle: Bundle) -> dict[str, Any]:
+    if REPORT_NAME not in bundle.manifest.files:
+        return {}
+    try:
+        return read_report(bundle.path).training
+    except BundleFormatError as error:  # a bundle of another maker may bring a report of its own kind
+        log.warning("%s: its report is not taken over: %s", bundle.manifest.identity, error.message)
+        return {}
 
 
 def _card_of(bundle: Bundle) -> str:

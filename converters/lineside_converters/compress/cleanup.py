@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import onnx
+import onnxruntime
 from google.protobuf.message import DecodeError
 from onnxruntime.capi import onnxruntime_pybind11_state as vendor
-from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from lineside_runtime.errors import GraphError, InputNotFoundError
 
@@ -65,9 +65,11 @@ def clean_graph(source: Path, target: Path) -> None:
     name_nodes(model)
     check_operators(model)
     try:
-        # ONNX' own shape inference gives every tensor of our graphs a shape. The symbolic one adds none, and gives up
-        # with a bare Exception on the detector's two additions of resized maps.
-        quant_pre_process(model, target, skip_symbolic_shape=True)
+        # The two steps of onnxruntime's quant_pre_process, which logs an error of the first and goes on without it.
+        # ONNX' own shape inference gives every tensor of our graphs a shape; the symbolic one, which it also offers,
+        # adds none and gives up with a bare Exception on the detector's two additions of resized maps.
+        _fold(model, target)
+        onnx.save(onnx.shape_inference.infer_shapes(onnx.load(target)), target)
     except (RuntimeError, ValueError, onnx.shape_inference.InferenceError, *vendor_errors()) as error:
         raise GraphError(f"{source.name} cannot be cleaned", actual=first_line(error)) from error
     cleaned = onnx.load(target)
@@ -78,6 +80,15 @@ def clean_graph(source: Path, target: Path) -> None:
         cleaned.metadata_props.add(key=entry.key, value=entry.value)
     cleaned.metadata_props.add(key="onnx.infer", value="onnxruntime.quant")  # the quantiser's own mark
     onnx.save(cleaned, target)
+
+
+def _fold(model: onnx.ModelProto, target: Path) -> None:
+    """Lets ONNX Runtime fold what depends on no input, and write the graph while it is still standard ONNX."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(target)
+    options.log_severity_level = 4  # what fails is raised
+    onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def name_nodes(model: onnx.ModelProto) -> None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -99,7 +99,7 @@ def quantize(
     input_name: str,
     tensors: Sequence[Array],
     method: CalibrationMethod = "minmax",
-    float_heads: bool = False,
+    float_convs: int = 0,
 ) -> None:
     """Writes the INT8 form of a cleaned float graph; the same input gives the same bytes.
 
@@ -109,7 +109,7 @@ def quantize(
         input_name: The input that the tensors are for.
         tensors: Prepared calibration frames, each with the batch dimension; sizes may differ.
         method: How ranges are taken from what was seen.
-        float_heads: Leaves the nodes in float whose results are the graph's outputs.
+        float_convs: How many of the first convolutions stay in float, of each eight in the graph at most one.
 
     Raises:
         CalibrationError: The tensors can't be calibrated on, or the model doesn't take them.
@@ -117,7 +117,7 @@ def quantize(
     """
     check_tensors(tensors)
     model = onnx.load(source)
-    pinned = _head_nodes(model) if float_heads else []
+    pinned = _first_convs(model, float_convs)
     try:
         with _quiet():
             quantize_static(
@@ -140,9 +140,9 @@ def quantize(
     _finish(model, target)
 
 
-def _head_nodes(model: onnx.ModelProto) -> list[str]:
-    outputs = {value.name for value in model.graph.output}
-    return [node.name for node in model.graph.node if outputs & set(node.output)]
+def _first_convs(model: onnx.ModelProto, count: int) -> list[str]:
+    names = [node.name for node in model.graph.node if node.op_type == "Conv"]
+    return names[: min(count, len(names) // 8)]
 
 
 def _blame(model: onnx.ModelProto, error: Exception) -> str:
@@ -174,14 +174,15 @@ def _finish(source: onnx.ModelProto, target: Path) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps the quantiser's own chatter on the root logger out of the caller's log; its errors are raised."""
+    """Keeps what the quantiser prints and writes to the root logger out of the caller's; its errors are raised."""
 
-    def ours(record: logging.LogRecord) -> Any:
+    def ours(record: logging.LogRecord) -> bool:
         return "onnxruntime" not in record.pathname
 
     root = logging.getLogger()
     root.addFilter(ours)
     try:
-        yield
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
     finally:
         root.removeFilter(ours)

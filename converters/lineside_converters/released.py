@@ -1,0 +1,115 @@
+"""From a training run to the bundles that are shipped: the float one, and the INT8 one made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lineside_converters.optimizer import Optimizer, OptimizeResult
+from lineside_models.vision.facts import ModelFacts
+from lineside_runtime.bundle import Postprocess, Preprocess
+from lineside_runtime.errors import InputNotFoundError, TrainingError
+
+
+class TrainingFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What is read of a run's ``training.json``; it says more.
+
+    Attributes:
+        labels: Class names in the order of the model's outputs.
+        calibration: ``(a, b)`` a label: the probability of being right is ``sigmoid(a × logit + b)``.
+        thresholds: Calibrated score a label from which a find counts.
+    """
+
+    labels: tuple[str, ...]
+    calibration: tuple[tuple[float, float], ...] = ()
+    thresholds: tuple[float, ...] = ()
+
+
+def read_training(run: Path) -> tuple[ModelFacts, dict[str, Any]]:
+    """Reads what a training run says of its model.
+
+    Args:
+        run: The folder that `lineside train` wrote.
+
+    Returns:
+        The facts that a bundle needs, and the whole content of ``training.json``.
+
+    Raises:
+        InputNotFoundError: The run has not ended, or the folder is another.
+        TrainingError: ``training.json`` is damaged.
+    """
+    path = run / "training.json"
+    if not path.is_file() or not (run / "float.onnx").is_file():
+        raise InputNotFoundError(
+            f"{run} holds no finished training run",
+            expected="training.json and float.onnx",
+            action="Let `lineside train detector` end; --resume goes on with a run that was cut off.",
+        )
+    try:
+        content: dict[str, Any] = msgspec.json.decode(path.read_bytes())
+        read = msgspec.convert(content, TrainingFacts)
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise TrainingError(f"{path}: {error}") from error
+    params = {
+        "calibration": [list(pair) for pair in read.calibration],
+        "thresholds": list(read.thresholds),
+    }
+    facts = ModelFacts(
+        labels=read.labels,
+        preprocess=Preprocess(input="image", colour="grey", min_side=224, max_side=640, mean=(127.0,), std=(128.0,)),
+        postprocess=Postprocess(name="dfl_anchor_free", params={"strides": [8, 16, 32], "reg_bins": 16, **params}),
+    )
+    return facts, content
+
+
+def build_from_training(
+    run: Path,
+    out: Path,
+    *,
+    name: str,
+    version: str,
+    level: int,
+    card: str = "",
+    data: Path | None = None,
+    fold: str = "train",
+    overwrite: bool = False,
+    on_progress: Callable[[str], None] | None = None,
+) -> OptimizeResult:
+    """Makes a bundle of a finished training run of the surface detector, with its score calibration and thresholds.
+
+    Args:
+        run: The folder that `lineside train` wrote: ``float.onnx`` and ``training.json``.
+        out: Folder of the new bundle.
+        name: Of the bundle.
+        version: Of the bundle.
+        level: 0 for the float bundle, 1 for INT8.
+        card: Text of the model card; figures of the build are added.
+        data: Folder with annotated images for calibration and accuracy; else the line simulator's frames.
+        fold: Of ``data``.
+        overwrite: Whether a bundle that stands at ``out`` is replaced.
+        on_progress: Told in words what is going on.
+
+    Raises:
+        InputNotFoundError: The run has not ended.
+        LinesideError: As for `Optimizer.run`.
+    """
+    facts, training = read_training(run)
+    return Optimizer(
+        run / "float.onnx",
+        optimization_level=level,
+        out=out,
+        data=data,
+        fold=fold,
+        name=name,
+        version=version,
+        labels=facts.labels,
+        preprocess=facts.preprocess,
+        postprocess=facts.postprocess,
+        card=card,
+        training=training,
+        overwrite=overwrite,
+        on_progress=on_progress,
+    ).run()
