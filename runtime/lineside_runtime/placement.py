@@ -110,6 +110,8 @@ class _Slot:
 
     def __init__(self, candidate: Candidate) -> None:
         self.candidate = candidate
+        self.device = str(candidate.device)
+        self.engine_and_device = str(candidate)
         self.executable: Shared[Executable] | None = None
         self.failures = 0
         self.retry_at_s = 0.0
@@ -157,6 +159,7 @@ class Placement:
             LinesideError: No candidate can be loaded; the first one's error.
         """
         self.bundle = bundle
+        self._identity = bundle.manifest.identity
         self._config = config
         self._failures = failures
         self._clock_s = clock_s
@@ -184,21 +187,21 @@ class Placement:
             DeviceError: Every device failed; the first one's error.
         """
         order = self._order()
-        asked = str(order[0].candidate.device)
         failed: list[_Failed] = []
         for slot in self._healthy_first(order):
-            answer = self._attempt(slot, inputs)
+            answer = self._attempt(slot, inputs, order[0])
             if isinstance(answer, _Failed):
                 failed.append(answer)
                 continue
-            self._settle(slot, failed)
-            return dataclasses.replace(answer, requested_device=asked, fell_back=slot is not order[0])
+            if failed or slot.failures:
+                self._settle(slot, failed)
+            return answer
         for failure in failed:
             if isinstance(failure.error, DeviceLostError):
                 self._drop(failure)  # so that the next call loads it again
         raise failed[0].error
 
-    def _attempt(self, slot: _Slot, inputs: Mapping[str, Array]) -> Prediction | _Failed:
+    def _attempt(self, slot: _Slot, inputs: Mapping[str, Array], asked: _Slot) -> Prediction | _Failed:
         used: Shared[Executable] | None = None
         while True:
             try:
@@ -213,7 +216,9 @@ class Placement:
             except _FALLS_BACK as error:
                 self._failures.add(str(slot.candidate), "run" if used else "load", error)
                 return _Failed(slot, used, error)
-            return Prediction(outputs, "", str(slot.candidate), False, elapsed_ms, self.bundle.manifest.identity)
+            return Prediction(
+                outputs, asked.device, slot.engine_and_device, slot is not asked, elapsed_ms, self._identity
+            )
 
     def close(self) -> None:
         """Gives the devices back."""

@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
-import numpy as np
-
 from lineside_runtime.bundle import Bundle, Manifest, open_bundle, unpack_archive
 from lineside_runtime.candidates import choose
 from lineside_runtime.config import Config
@@ -261,14 +259,19 @@ def _opened(source: Bundle | Path | str) -> tuple[Bundle, Callable[[], None] | N
 
 def _checked(inputs: Array | Mapping[str, Array], specs: tuple[TensorSpec, ...]) -> Mapping[str, Array]:
     """Returns the inputs by name, each checked: some engines read garbage where an input is missing."""
-    expected = "; ".join(spec.describe() for spec in specs)
     if isinstance(inputs, Mapping):
-        if inputs.keys() != {spec.name for spec in specs}:
-            raise BadInputFormatError("other inputs", expected=expected, actual=sorted(map(str, inputs)))
+        if len(inputs) != len(specs) or any(spec.name not in inputs for spec in specs):
+            raise BadInputFormatError("other inputs", expected=_described(specs), actual=sorted(map(str, inputs)))
         for spec in specs:
             spec.check(inputs[spec.name])
         return inputs
     if len(specs) != 1:
-        raise BadInputFormatError("the model has several inputs", expected=expected, actual=type(inputs).__name__)
+        raise BadInputFormatError(
+            "the model has several inputs", expected=_described(specs), actual=type(inputs).__name__
+        )
     specs[0].check(inputs)
-    return {specs[0].name: np.asarray(inputs)}
+    return {specs[0].name: inputs}
+
+
+def _described(specs: tuple[TensorSpec, ...]) -> str:
+    return "; ".join(spec.describe() for spec in specs)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -120,8 +121,13 @@ def test_frames_are_judged_by_one_bundle_each_while_it_is_swapped(tmp_path: Path
         threads = [threading.Thread(target=work) for _ in range(3)]
         for thread in threads:
             thread.start()
+        deadline, pause = time.monotonic() + 60, threading.Event()
         for turn in range(20):
             session.reload(first if turn % 2 else second)
+            wanted = session.calls + 6
+            while session.calls < wanted:
+                assert time.monotonic() < deadline, "no more frames are judged"
+                pause.wait(0.001)
         stop.set()
         for thread in threads:
             thread.join(timeout=30)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 from types import ModuleType
 
@@ -171,6 +172,14 @@ def test_a_failed_reload_leaves_the_old_one_running(bundle: Bundle, tmp_path: Pa
         assert session.infer(X).bundle == "test@1"
 
 
+def await_calls(session: Session, count: int) -> None:
+    deadline = time.monotonic() + 30
+    pause = threading.Event()
+    while session.calls < count:
+        assert time.monotonic() < deadline, "no more calls are answered"
+        pause.wait(0.001)
+
+
 def test_reload_under_load_loses_and_mixes_nothing(tmp_path: Path, numpy_engine: ModuleType) -> None:
     """Eight threads predict while the bundle is swapped forty times; each answer is that of the bundle it names."""
     factors = {"test@1": 2.0, "test@2": 3.0}
@@ -202,6 +211,7 @@ def test_reload_under_load_loses_and_mixes_nothing(tmp_path: Path, numpy_engine:
             thread.start()
         for turn in range(40):
             session.reload(bundles[(turn + 1) % 2])
+            await_calls(session, session.calls + 20)
         stop.set()
         for thread in threads:
             thread.join(timeout=30)
