@@ -49,7 +49,7 @@ def mosquitto_configuration(
     Args:
         port: TCP port.
         credentials: The broker's, from `lineside_hub.identity.Authority.broker`.
-        access_list_path: Where the text of `access_list` stands.
+        access_list_path: Where the text of `access_list` stands, with mode 0600: mosquitto warns of anything wider.
         address: Listen on this address only.
     """
     lines = [
