@@ -1,6 +1,6 @@
 """``make bench``: runs every benchmark, prints one JSON object and writes each under ``benchmarks/results/``.
 
-    python -m benchmarks [NAME ...]
+python -m benchmarks [NAME ...]
 """
 
 from __future__ import annotations

@@ -10,11 +10,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lineside_runtime.placement import Config
-    from lineside_runtime.session import Session
-
     from lineside.optimizer import Optimizer
     from lineside_runtime.errors import LinesideError
+    from lineside_runtime.placement import Config
+    from lineside_runtime.session import Session
 
 __version__ = "0.1.0"
 

@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 
 import cv2
-from lineside_models.draw import annotate
 
 from lineside.commands.output import add_json, print_json, say
+from lineside_models.draw import annotate
 from lineside_models.inspection import Inspection
 from lineside_runtime.errors import InputNotFoundError
 

@@ -11,8 +11,8 @@ import msgspec
 import numpy as np
 import onnx
 import onnx.numpy_helper
-from lineside_converters.optimizer import Optimizer, OptimizeResult
 
+from lineside_converters.optimizer import Optimizer, OptimizeResult
 from lineside_models.frame import Frame
 from lineside_runtime.bundle import Bundle, open_bundle, write_manifest
 
@@ -46,6 +46,7 @@ def compress(
         optimization_level=1,
         out=out,
         frames=frames,
+        name="surface-12",
         version=version,
         on_progress=on_progress,
     )

@@ -11,7 +11,8 @@ import numpy as np
 from lineside.demo.count import Event, Row
 
 WIDTH = 1000
-"""Of every drawing, in its own units; the page scales it."""
+HALF = 520
+"""Width of a drawing over the whole page and over half of it, in its own units; the page scales it."""
 
 SERIES = ("a", "b", "c", "d")
 """Classes of the bundles in the page's style sheet, in the order in which the bundles went live."""
@@ -32,7 +33,7 @@ class Mark:
     label: str
 
 
-def histogram(values_ms: Sequence[float], *, bins: int = 40) -> str:
+def histogram(values_ms: Sequence[float], *, bins: int = 30) -> str:
     """Draws a latency histogram with its median and 99th percentile.
 
     Args:
@@ -45,7 +46,7 @@ def histogram(values_ms: Sequence[float], *, bins: int = 40) -> str:
     values = np.asarray(values_ms)
     low, high = 0.0, float(np.percentile(values, 99.5)) * 1.1
     counts, _ = np.histogram(np.clip(values, low, high), bins=bins, range=(low, high))
-    step = WIDTH / bins
+    step = HALF / bins
     bars = [
         f'<rect class="bar" x="{index * step + 1:.1f}" y="{base - share:.1f}" width="{step - 2:.1f}" '
         f'height="{share:.1f}"><title>{low + index * high / bins:.1f} to {low + (index + 1) * high / bins:.1f} ms: '
@@ -53,16 +54,16 @@ def histogram(values_ms: Sequence[float], *, bins: int = 40) -> str:
         for index, (amount, share) in enumerate(zip(counts, counts / counts.max() * (base - 30), strict=True))
     ]
     lines = [
-        _percentile_line(name, float(np.percentile(values, q)), WIDTH / high, base, row)
+        _percentile_line(name, float(np.percentile(values, q)), HALF / high, base, row)
         for row, (name, q) in enumerate((("p50", 50), ("p95", 95), ("p99", 99)))
     ]
-    ticks = [_tick(share * WIDTH, base, f"{share * high:.0f} ms") for share in (0, 0.25, 0.5, 0.75, 0.97)]
-    return _svg(height, [*bars, *lines, *ticks], "Latency of a frame, from camera to verdict")
+    ticks = [_tick(share * HALF, base, f"{share * high:.0f} ms") for share in (0, 0.25, 0.5, 0.75, 0.97)]
+    return _svg(HALF, height, [*bars, *lines, *ticks], "Latency of a frame, from camera to verdict")
 
 
 def _percentile_line(name: str, value_ms: float, scale: float, base: float, row: int) -> str:
-    x = min(value_ms * scale, WIDTH - 5)
-    anchor, shift = ("end", -5) if x > WIDTH * 0.8 else ("start", 5)
+    x = min(value_ms * scale, HALF - 5)
+    anchor, shift = ("end", -5) if x > HALF * 0.8 else ("start", 5)
     return (
         f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="8" y2="{base}"/>'
         f'<text x="{x + shift:.1f}" y="{20 + 16 * row}" text-anchor="{anchor}">{name} {value_ms:.1f} ms</text>'
@@ -81,18 +82,18 @@ def bars(amounts: Sequence[tuple[str, int]]) -> str:
     """
     if not amounts:
         return ""
-    row, left, right = 26, 210, 70
+    row, left, right = 24, 130, 44
     most = max(amount for _, amount in amounts) or 1
     parts = []
     for index, (name, amount) in enumerate(amounts):
         y = index * row
-        length = amount / most * (WIDTH - left - right)
+        length = amount / most * (HALF - left - right)
         parts.append(
             f'<text x="{left - 10}" y="{y + 17}" text-anchor="end">{escape(name)}</text>'
             f'<rect class="bar" x="{left}" y="{y + 4}" width="{max(length, 1):.1f}" height="{row - 8}"/>'
             f'<text x="{left + length + 8:.1f}" y="{y + 17}">{amount}</text>'
         )
-    return _svg(len(amounts) * row, parts, "Defects found, by type")
+    return _svg(HALF, len(amounts) * row, parts, "Defects found, by type")
 
 
 def timeline(results: Sequence[Row], events: Sequence[Event], marks: Sequence[Mark], order: Sequence[str]) -> str:
@@ -129,7 +130,7 @@ def timeline(results: Sequence[Row], events: Sequence[Event], marks: Sequence[Ma
         anchor = "end" if share == 1 else "middle"
         seconds = share * (end - start) / NS_PER_S
         parts.append(f'<text class="axis" x="{at:.1f}" y="{bottom + 22}" text-anchor="{anchor}">{seconds:.0f} s</text>')
-    return _svg(bottom + 30, parts, "Every frame and every push")
+    return _svg(WIDTH, bottom + 30, parts, "Every frame and every push")
 
 
 def _ticks(results: Sequence[Row], order: Sequence[str], x: Callable[[int], float], top: int, lane: int) -> str:
@@ -160,8 +161,8 @@ def _flag(x: float, label: str, y: float, bottom: float) -> str:
     )
 
 
-def _svg(height: float, parts: Sequence[str], title: str) -> str:
+def _svg(width: float, height: float, parts: Sequence[str], title: str) -> str:
     return (
-        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}">'
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">'
         f"<title>{escape(title)}</title>{''.join(parts)}</svg>"
     )

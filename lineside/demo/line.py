@@ -9,13 +9,13 @@ from types import TracebackType
 from typing import Any
 
 import tomli_w
-from lineside_hub.push import push
-from lineside_hub.repository import Repository
 
 from lineside.demo import count
 from lineside.demo.charts import Mark
 from lineside.demo.processes import Processes, free_port, listening
 from lineside.demo.voice import Bar, Voice
+from lineside_hub.push import push
+from lineside_hub.repository import Repository
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.errors import DemoError
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-from lineside_models.simulator import stream
 
 from lineside.demo.options import DemoOptions
 from lineside_models.frame import Frame
+from lineside_models.simulator import stream
 from lineside_runtime.errors import InputError, InputNotFoundError
 from lineside_runtime.files import write_atomic
 

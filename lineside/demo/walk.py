@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from lineside_converters.optimizer import OptimizeResult
 
 from lineside.demo import bundles, count, source
 from lineside.demo.charts import Mark
@@ -15,6 +14,7 @@ from lineside.demo.line import Line
 from lineside.demo.options import DemoOptions
 from lineside.demo.report import ReportData, write_report
 from lineside.demo.voice import Voice
+from lineside_converters.optimizer import OptimizeResult
 from lineside_models import zoo
 from lineside_models.frame import Frame
 from lineside_runtime.bundle import Bundle
