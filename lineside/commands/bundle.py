@@ -1,4 +1,4 @@
-"""``lineside bundle show|verify|pack|unpack``."""
+"""``lineside bundle show|verify|pack|unpack|from-run``."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import argparse
 from pathlib import Path
 
 from lineside.commands.output import add_json, print_json, say
+from lineside.extras import needs
 from lineside_runtime.bundle import Bundle, open_bundle, pack_archive, unpack_archive
+from lineside_runtime.errors import InputNotFoundError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the four actions."""
+    """Adds the actions."""
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     show = actions.add_parser("show", help="what a bundle is", description="Says what a bundle is.")
     show.add_argument("bundle", type=Path, help="a bundle's folder")
@@ -30,6 +32,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     unpack.add_argument("archive", type=Path, help="the .lsb file")
     unpack.add_argument("bundle", type=Path, help="the folder to make; must not exist")
     unpack.set_defaults(run=run_unpack)
+    made = actions.add_parser(
+        "from-run",
+        help="make a training run a bundle",
+        description="Makes the folder that `lineside train` wrote a bundle, through the optimizer's gates.",
+    )
+    made.add_argument("training", type=Path, help="the run's folder")
+    made.add_argument("bundle", type=Path, help="the folder to make; must not exist")
+    made.add_argument("--name", required=True, help="name of the model")
+    made.add_argument("--version", default="1.0.0", help="of the bundle (default: %(default)s)")
+    made.add_argument("--level", type=int, default=1, help="0: float; 1: INT8 (default: %(default)s)")
+    made.add_argument("--card", type=Path, metavar="FILE", help="text that opens the model card")
+    made.add_argument("--overwrite", action="store_true", help="replace the bundle that stands there")
+    made.set_defaults(run=run_from_run)
 
 
 def run_show(options: argparse.Namespace) -> int:
@@ -79,4 +94,24 @@ def run_unpack(options: argparse.Namespace) -> int:
     """Unpacks and verifies an archive."""
     bundle = unpack_archive(options.archive, options.bundle)
     say(f"unpacked {bundle.manifest.identity} into {options.bundle}")
+    return 0
+
+
+def run_from_run(options: argparse.Namespace) -> int:
+    """Makes a training run a bundle."""
+    with needs("convert"):
+        from lineside_converters.released import build_from_training
+    if options.card is not None and not options.card.is_file():
+        raise InputNotFoundError(f"{options.card} is not there", action="Write the model card's text there first.")
+    result = build_from_training(
+        options.training,
+        options.bundle,
+        name=options.name,
+        version=options.version,
+        level=options.level,
+        card=options.card.read_text() if options.card is not None else "",
+        overwrite=options.overwrite,
+        on_progress=say,
+    )
+    print(result.bundle.path)
     return 0
