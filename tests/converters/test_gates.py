@@ -1,0 +1,272 @@
+"""Each gate lets a good model through and stops a bad one with its figures."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import numpy_helper
+
+from lineside_converters.gates import check_accuracy, check_parity, check_speed, time_pair, unproven_speed
+from lineside_converters.material import Material, TrueFrame
+from lineside_converters.proving import choose_timed, prove
+from lineside_converters.recipes import RECIPES, Recipe, recipe_for
+from lineside_models.frame import Frame
+from lineside_runtime.errors import AccuracyGateError, ConvertError, ParityGateError, SpeedGateError
+from tests.converters import nets
+
+Run = Callable[[dict], dict]
+
+
+def runner(data: bytes) -> Run:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return lambda feed: dict(zip(names, session.run(names, feed), strict=True))
+
+
+def feeds(count: int = 3) -> list[dict]:
+    return [{"image": tensor} for tensor in nets.noise(count)]
+
+
+def scrambled(data: bytes) -> bytes:
+    """The same network with every layer's weights in another order, as a bad build would have them."""
+    model = nets.load(data)
+    for tensor in model.graph.initializer:
+        weights = numpy_helper.to_array(tensor)
+        mixed = np.random.default_rng(0).permutation(weights.ravel()).reshape(weights.shape)
+        tensor.CopyFrom(numpy_helper.from_array(mixed, tensor.name))
+    return model.SerializeToString()
+
+
+def constant(**outputs: np.ndarray) -> Run:
+    return lambda feed: outputs
+
+
+# --- parity
+
+
+def test_a_model_agrees_with_itself() -> None:
+    run = runner(nets.convnet())
+    gate = check_parity(run, run, feeds(), min_correlation=0.9999)
+    assert gate.status == "passed"
+    assert gate.value == pytest.approx(1.0)
+    assert "cls_8" in gate.detail
+
+
+def test_scrambled_weights_do_not_pass() -> None:
+    data = nets.convnet()
+    with pytest.raises(ParityGateError) as caught:
+        check_parity(runner(data), runner(scrambled(data)), feeds(), min_correlation=0.5)
+    assert caught.value.code == 6002
+    assert "cls_8 " in str(caught.value.actual)
+    assert caught.value.action
+
+
+def test_logits_that_are_all_low_do_not_pass_for_one_another() -> None:
+    rng = np.random.default_rng(0)
+    one, other = (rng.normal(-4.6, 0.5, (1, 12, 28, 28)).astype(np.float32) for _ in range(2))
+    plain = float((one * other).sum() / np.linalg.norm(one) / np.linalg.norm(other))
+    assert plain > 0.98  # what a plain cosine makes of it
+    with pytest.raises(ParityGateError):
+        check_parity(constant(y=one), constant(y=other), [{}], min_correlation=0.5)
+
+
+def test_a_shifted_output_is_seen() -> None:
+    wanted = np.random.default_rng(0).normal(0, 1, (1, 3, 8, 8)).astype(np.float32)
+    with pytest.raises(ParityGateError):
+        check_parity(constant(y=wanted), constant(y=wanted + 2), [{}], min_correlation=0.9)
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        {"y": np.full((1, 2, 4, 4), np.nan, np.float32)},
+        {"y": np.full((1, 2, 4, 4), np.inf, np.float32)},
+        {"y": np.zeros((1, 2, 4, 5), np.float32)},
+        {},
+    ],
+)
+def test_broken_outputs_do_not_pass(found: dict) -> None:
+    wanted = np.random.default_rng(0).normal(0, 1, (1, 2, 4, 4)).astype(np.float32)
+    with pytest.raises(ParityGateError):
+        check_parity(constant(y=wanted), constant(**found), [{}], min_correlation=-1)
+
+
+def test_equal_constants_agree_and_unequal_ones_do_not() -> None:
+    ones = np.ones((1, 2, 4, 4), np.float32)
+    assert check_parity(constant(y=ones), constant(y=ones), [{}], min_correlation=0.99).value == 1.0
+    with pytest.raises(ParityGateError):
+        check_parity(constant(y=ones), constant(y=2 * ones), [{}], min_correlation=0.99)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10_000), frames=st.integers(1, 4), error=st.floats(0.01, 3))
+def test_sums_over_frames_give_what_all_frames_at_once_give(seed: int, frames: int, error: float) -> None:
+    rng = np.random.default_rng(seed)
+    wanted = [rng.normal(rng.normal(0, 3, (1, 3, 1, 1)), 1, (1, 3, 5, 4 + i)).astype(np.float32) for i in range(frames)]
+    found = [(w + rng.normal(0, error, w.shape)).astype(np.float32) for w in wanted]
+    a, b = (np.concatenate([x[0].reshape(3, -1) for x in part], axis=1).astype(np.float64) for part in (wanted, found))
+    mean = a.mean(1, keepdims=True)
+    plain = ((a - mean) * (b - mean)).sum() / np.sqrt(((a - mean) ** 2).sum() * ((b - mean) ** 2).sum())
+    turns = iter(range(frames)), iter(range(frames))
+    gate = check_parity(
+        lambda _: {"y": wanted[next(turns[0])]},
+        lambda _: {"y": found[next(turns[1])]},
+        [{}] * frames,
+        min_correlation=-1,
+    )
+    assert gate.value == pytest.approx(plain, abs=1e-9)
+
+
+# --- accuracy
+
+
+@pytest.mark.parametrize(("before", "after"), [(0.74, 0.72001), (0.74, 0.74), (0.70, 0.75)])
+def test_a_small_drop_or_a_gain_passes(before: float, after: float) -> None:
+    gate = check_accuracy(before, after, max_drop=0.02, where="10 frames")
+    assert gate.value == pytest.approx(before - after)
+    assert "10 frames" in gate.detail
+
+
+@pytest.mark.parametrize(("before", "after"), [(0.74, 0.7199), (float("nan"), 0.7), (0.7, float("nan"))])
+def test_a_larger_drop_does_not_pass(before: float, after: float) -> None:
+    with pytest.raises(AccuracyGateError, match="10 frames") as caught:
+        check_accuracy(before, after, max_drop=0.02, where="10 frames")
+    assert caught.value.code == 6003
+
+
+# --- speed
+
+
+def test_the_faster_of_two_models_passes_and_the_slower_does_not() -> None:
+    shallow, deep = (runner(nets.convnet(depth=depth)) for depth in (2, 40))
+    faster = time_pair(deep, shallow, feeds(2), rounds=7)
+    gate = check_speed(*faster, max_slowdown=1.0, where="this CPU")
+    assert gate.value is not None
+    assert gate.value < 0.6
+    slower = time_pair(shallow, deep, feeds(2), rounds=7)
+    with pytest.raises(SpeedGateError, match="this CPU") as caught:
+        check_speed(*slower, max_slowdown=1.0, where="this CPU")
+    assert caught.value.code == 6004
+    assert "ms a frame" in str(caught.value.actual)
+
+
+def test_both_models_are_timed_on_every_frame_in_every_round() -> None:
+    calls: list[str] = []
+
+    def note(name: str) -> Run:
+        def run(feed: dict) -> dict:
+            calls.append(name + str(feed["n"]))
+            return {}
+
+        return run
+
+    one, two = time_pair(note("a"), note("b"), [{"n": 0}, {"n": 1}], rounds=4)
+    assert one.samples_ms.shape == two.samples_ms.shape == (4, 2)
+    assert (one.samples_ms > 0).all()
+    assert sorted(set(calls)) == ["a0", "a1", "b0", "b1"]
+    assert calls[:2] == ["b0", "a0"]  # who goes first changes
+    assert calls[4:6] == ["a0", "b0"]
+
+
+def test_speed_that_cannot_be_measured_is_said_to_be_unproven() -> None:
+    gate = unproven_speed("npu", max_slowdown=1.0)
+    assert gate.status == "unproven"
+    assert gate.value is None
+    assert "speed unproven" in gate.detail
+    assert "npu" in gate.detail
+
+
+def test_small_and_large_frames_are_both_timed() -> None:
+    tensors = [*nets.noise(9), *nets.noise(5, side=160)]
+    chosen = choose_timed([{"image": tensor} for tensor in tensors])
+    assert [feed["image"].shape[-1] for feed in chosen] == [96, 96, 160, 160]
+
+
+# --- all of them on two bundles
+
+
+def material(count: int = 12) -> Material:
+    judged = []
+    for number in range(count):
+        image, truths = nets.cells_picture(number)
+        boxes = np.array([box for _, box in truths], np.float32)
+        judged.append(TrueFrame(Frame(image=image), boxes, np.array([label for label, _ in truths], np.int64)))
+    return Material(
+        calibration=tuple(true.frame for true in judged),
+        calibration_source="cells",
+        judged=tuple(judged),
+        judged_source=f"{count} pictures of cells",
+        simulated_truth=False,
+    )
+
+
+LAX = dataclasses.replace(RECIPES[1], min_correlation=-1.0, min_correlation_alone=-1.0, max_slowdown=1e9)
+
+
+def proved(folder: Path, one: bytes, two: bytes, recipe: Recipe, **options: object) -> object:
+    said: list[str] = []
+    arguments = {"max_drop": 0.02, "device_kind": "cpu", "say": said.append, **options}
+    return prove(nets.bundle(folder / "a", one), nets.bundle(folder / "b", two), material(), recipe, **arguments)
+
+
+def test_a_detector_beside_itself_passes_with_figures_of_the_same_frames(tmp_path: Path) -> None:
+    proof = proved(tmp_path, nets.cell_detector(), nets.cell_detector(), LAX)
+    assert [gate.name for gate in proof.gates] == ["parity", "accuracy", "speed"]
+    assert proof.reference.map50 == proof.candidate.map50
+    assert 0.3 < proof.reference.map50 < 1.0
+    assert proof.reference.size_bytes == len(nets.cell_detector())
+    assert 0 < proof.reference.latency_ms <= proof.reference.latency_p95_ms * 2
+
+
+def test_a_detector_that_finds_less_is_stopped_by_accuracy(tmp_path: Path) -> None:
+    with pytest.raises(AccuracyGateError, match="12 pictures of cells"):
+        proved(tmp_path, nets.cell_detector(), nets.cell_detector(bar=380.0), LAX)
+
+
+def test_scrambled_weights_are_stopped_before_anything_else_is_measured(tmp_path: Path) -> None:
+    data = nets.convnet()
+    with pytest.raises(ParityGateError):
+        proved(tmp_path, data, scrambled(data), RECIPES[1])
+
+
+def test_a_model_made_slower_on_purpose_is_stopped_by_speed(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(LAX, max_slowdown=1.0)
+    with pytest.raises(SpeedGateError):
+        proved(tmp_path, nets.convnet(depth=1), nets.convnet(depth=40), recipe, max_drop=1.0)
+
+
+def test_without_annotated_frames_parity_alone_is_stricter(tmp_path: Path) -> None:
+    data = nets.convnet()
+    recipe = dataclasses.replace(LAX, min_correlation_alone=0.5)
+    bundles = nets.bundle(tmp_path / "a", data), nets.bundle(tmp_path / "b", scrambled(data))
+    blind = dataclasses.replace(material(), judged=(), judged_source="")
+    with pytest.raises(ParityGateError):
+        prove(*bundles, blind, recipe, max_drop=0.02, device_kind="cpu", say=lambda text: None)
+
+
+def test_a_target_that_is_not_here_is_marked(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(LAX, max_slowdown=0.0)  # nothing could pass that
+    proof = proved(tmp_path, nets.cell_detector(), nets.cell_detector(), recipe, device_kind="npu")
+    assert proof.gates[-1].status == "unproven"
+
+
+@pytest.mark.parametrize("level", [2, 3, 7, -1])
+def test_a_level_that_is_not_here_is_refused_and_not_replaced(level: int) -> None:
+    with pytest.raises(ConvertError, match=f"level {level}") as caught:
+        recipe_for(level)
+    assert "INT8" in str(caught.value.expected)
+    assert "optimization_level=1" in caught.value.action
+
+
+def test_the_levels_of_this_release() -> None:
+    assert {level: recipe.precision for level, recipe in RECIPES.items()} == {0: "fp32", 1: "int8"}
+    assert recipe_for(1).variant == "onnx-int8"

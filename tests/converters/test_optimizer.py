@@ -1,0 +1,257 @@
+"""From a float model to a proved bundle, as a customer calls it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from lineside_converters.optimizer import NOT_MEASURED, SIMULATED_ONLY, Optimizer, OptimizeResult, next_version
+from lineside_converters.report import read_report
+from lineside_models import golden
+from lineside_models.frame import Frame
+from lineside_models.simulator import render
+from lineside_models.vision.facts import ModelFacts
+from lineside_runtime.bundle import open_bundle, pack_archive
+from lineside_runtime.errors import (
+    CalibrationError,
+    ConfigError,
+    ConvertError,
+    InputError,
+    InputNotFoundError,
+    MissingModelFactsError,
+    SpeedGateError,
+    UnsupportedModelError,
+)
+from lineside_runtime.session import Session
+from tests.converters import nets
+
+
+def frames(count: int = 6) -> list[Frame]:
+    return [Frame(image=render("steel", seed).image, sequence=seed) for seed in range(count)]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "surface-float.onnx"
+    path.write_bytes(nets.convnet())
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(model: Path, tmp_path_factory: pytest.TempPathFactory) -> OptimizeResult:
+    return Optimizer(model, out=tmp_path_factory.mktemp("out") / "int8", frames=frames()).run()
+
+
+def leftovers(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.name != "model.onnx"]
+
+
+def test_called_as_the_customer_wrote_it(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with caplog.at_level(logging.WARNING, logger="lineside.convert"):
+        result = Optimizer(model_path=str(model), target_device="cpu", optimization_level=1).run()
+    assert result.bundle.path == Path("surface-1-int8")
+    assert result.bundle.manifest.identity == "surface@1"
+    assert SIMULATED_ONLY in caplog.text
+    assert SIMULATED_ONLY in result.report.notes
+    assert result.report.calibration is not None
+    assert result.report.calibration.source == "24 frames of the line simulator"
+    assert result.report.accuracy_on == "40 frames of the line simulator"
+
+
+def test_the_bundle_holds_one_proved_int8_variant(made: OptimizeResult) -> None:
+    opened = open_bundle(made.bundle.path)
+    (variant,) = opened.manifest.variants
+    assert (variant.name, variant.precision, variant.level) == ("onnx-int8", "int8", 1)
+    assert {gate.name: gate.status for gate in made.report.gates} == {
+        "parity": "passed",
+        "accuracy": "passed",
+        "speed": "passed",
+    }
+    assert opened.file(variant.file).stat().st_size == made.int8_figures.size_bytes < made.float_figures.size_bytes
+    assert made.int8_figures.latency_ms < made.float_figures.latency_ms
+
+
+def test_a_session_gives_the_golden_output(made: OptimizeResult) -> None:
+    with Session(made.bundle) as session:
+        assert min(golden.replay(session, made.bundle).cosine.values()) > 0.9999
+
+
+def test_the_report_in_the_bundle_is_the_one_that_is_returned(made: OptimizeResult) -> None:
+    assert read_report(made.bundle.path) == made.report
+    plain = json.loads((made.bundle.path / "report.json").read_text())
+    assert plain["float"]["size_bytes"] == made.float_figures.size_bytes
+    assert plain["calibration"]["frames"] == 6
+    assert plain["machine"]["tools"]["onnxruntime"]
+
+
+def test_the_card_says_what_was_measured_and_on_what(made: OptimizeResult) -> None:
+    card = (made.bundle.path / "model_card.md").read_text()
+    assert f"{made.int8_figures.latency_ms:.2f}" in card
+    assert "line simulator only" in card
+    assert "not known to lineside" in card
+
+
+def test_the_same_input_gives_the_same_model(model: Path, made: OptimizeResult, tmp_path: Path) -> None:
+    again = Optimizer(model, out=tmp_path / "again", frames=frames()).run()
+    file = again.bundle.manifest.variants[0].file
+    assert again.bundle.manifest.files[file] == made.bundle.manifest.files[file]
+    assert again.report.calibration == made.report.calibration
+    assert again.int8_figures.map50 == made.int8_figures.map50
+
+
+def test_an_int8_bundle_can_be_made_of_a_float_bundle_or_archive(model: Path, tmp_path: Path) -> None:
+    parent = Optimizer(
+        model, optimization_level=0, out=tmp_path / "float", frames=frames(2), name="cells-float", version="1.4.9",
+        card="# The cells\n\nFor tests.\n", training={"epochs": 3},
+    ).run()  # fmt: skip
+    assert parent.int8_figures is None
+    assert parent.bundle.manifest.variants[0].name == "onnx-fp32"
+    pack_archive(parent.bundle, tmp_path / "float.lsb")
+    for source in (tmp_path / "float", tmp_path / "float.lsb"):
+        child = Optimizer(source, out=tmp_path / "child", frames=frames(2), overwrite=True).run()
+        assert child.bundle.manifest.identity == "cells@1.4.10"
+        assert child.report.training == {"epochs": 3}
+        assert child.report.source.sha256 == parent.bundle.manifest.files["onnx-fp32/model.onnx"].sha256
+        card = (child.bundle.path / "model_card.md").read_text()
+        assert card.startswith("# The cells\n\nFor tests.")
+        assert card.count("## This build") == 1
+    with pytest.raises(UnsupportedModelError, match="no float model"):
+        Optimizer(tmp_path / "child", out=tmp_path / "grandchild").run()
+
+
+def test_accuracy_is_compared_on_annotated_data_where_there_is_some(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(nets.cell_detector())
+    data = nets.write_cells_dataset(tmp_path / "cells", 12, fold="train")
+    result = Optimizer(tmp_path / "model.onnx", optimization_level=0, out=tmp_path / "out", data=data).run()
+    assert result.report.accuracy_on == "6 frames of cells, fold train"
+    assert 0.2 < result.float_figures.map50 < 1
+    assert result.report.notes == ()
+
+
+def test_types_that_nobody_can_judge_are_said_to_be_unjudged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    labels = tuple(f"dent {number}" for number in range(12))
+    facts = ModelFacts(labels=labels, preprocess=nets.PREPROCESS, postprocess=nets.POSTPROCESS)
+    (tmp_path / "model.onnx").write_bytes(nets.convnet(facts=facts))
+    with caplog.at_level(logging.WARNING, logger="lineside.convert"):
+        result = Optimizer(tmp_path / "model.onnx", out=tmp_path / "out", frames=frames(2)).run()
+    assert result.float_figures.map50 is None
+    assert result.report.notes == (NOT_MEASURED,)
+    assert NOT_MEASURED in caplog.text
+    assert [gate.name for gate in result.report.gates] == ["parity", "speed"]
+    assert "not measured" in (result.bundle.path / "model_card.md").read_text()
+
+
+def test_a_model_that_int8_makes_slower_leaves_no_bundle(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(nets.slow_in_int8())
+    with pytest.raises(SpeedGateError):
+        Optimizer(tmp_path / "model.onnx", out=tmp_path / "out", frames=frames(3), max_drop=1.0).run()
+    assert leftovers(tmp_path) == []
+
+
+def test_a_target_that_is_not_here_is_marked_unproven(model: Path, tmp_path: Path) -> None:
+    result = Optimizer(model, target_device="npu", out=tmp_path / "out", frames=frames(2)).run()
+    assert any("speed unproven" in note for note in result.report.notes)
+    assert result.bundle.manifest.variants[0].device_kinds == ("npu", "cpu")
+
+
+@pytest.mark.parametrize("level", [2, 3])
+def test_levels_that_are_not_here_are_refused_at_once(model: Path, level: int) -> None:
+    with pytest.raises(ConvertError, match=f"level {level}"):
+        Optimizer(model, optimization_level=level)
+
+
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [({"target_device": "tpu"}, "target_device"), ({"max_drop": -1}, "max_drop"), ({"max_drop": True}, "max_drop")],
+)
+def test_values_out_of_range_are_refused_at_once(model: Path, options: dict, key: str) -> None:
+    with pytest.raises(ConfigError, match=key):
+        Optimizer(model, **options)
+
+
+def test_frames_from_a_folder_are_calibrated_on(model: Path, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for frame in frames(3):
+        cv2.imwrite(str(photos / f"{frame.sequence}.png"), frame.image)
+    result = Optimizer(model, out=tmp_path / "out", frames=photos).run()
+    assert result.report.calibration.source == "3 photos of photos"
+
+
+def test_a_folder_of_rubbish_is_no_calibration(model: Path, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    with pytest.raises(CalibrationError):
+        Optimizer(model, out=tmp_path / "out", frames=photos).run()
+    (photos / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno more")
+    with pytest.raises(CalibrationError, match="broken") as caught:
+        Optimizer(model, out=tmp_path / "out", frames=photos).run()
+    assert caught.value.code == 6005
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("chosen", [[], [Frame(image=np.full((64, 64), 9, np.uint8))] * 3])
+def test_frames_that_show_nothing_are_no_calibration(model: Path, tmp_path: Path, chosen: list) -> None:
+    with pytest.raises(CalibrationError):
+        Optimizer(model, out=tmp_path / "out", frames=chosen).run()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bare_model_that_says_nothing_of_itself_gets_its_facts_as_arguments(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(nets.cell_detector(facts=None))
+    with pytest.raises(MissingModelFactsError):
+        Optimizer(tmp_path / "model.onnx", out=tmp_path / "out", optimization_level=0).run()
+    result = Optimizer(
+        tmp_path / "model.onnx",
+        out=tmp_path / "out",
+        optimization_level=0,
+        frames=frames(2),
+        labels=nets.FACTS.labels,
+        preprocess=nets.PREPROCESS,
+        postprocess=nets.POSTPROCESS,
+    ).run()
+    assert result.bundle.manifest.postprocess == nets.POSTPROCESS
+
+
+def test_what_is_not_there_or_of_another_kind_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputNotFoundError):
+        Optimizer(tmp_path / "none.onnx", out=tmp_path / "out").run()
+    (tmp_path / "model.h5").write_bytes(b"HDF")
+    with pytest.raises(UnsupportedModelError):
+        Optimizer(tmp_path / "model.h5", out=tmp_path / "out").run()
+
+
+def test_a_place_that_is_taken_is_refused_before_any_work(model: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    (tmp_path / "out").mkdir()
+    with pytest.raises(InputError, match="in the way"):
+        Optimizer(model, out=tmp_path / "out", on_progress=said.append).run()
+    assert said == []
+
+
+def test_progress_is_told_in_words(model: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    Optimizer(model, out=tmp_path / "out", frames=frames(2), on_progress=said.append).run()
+    assert [line.partition(":")[0].split()[0] for line in said] == [
+        "surface-float.onnx",
+        "calibrate",
+        "parity",
+        "accuracy",
+        "speed",
+        "wrote",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [("1.0.0", "1.0.1"), ("1.0.9", "1.0.10"), ("0", "1"), ("2.0-rc3", "2.0-rc4"), ("x", "x.1")]
+)
+def test_versions_go_up(before: str, after: str) -> None:
+    assert next_version(before) == after
