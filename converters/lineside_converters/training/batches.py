@@ -70,19 +70,19 @@ class Mixer:
             pictures += [self._canvas(domain, rng, first + i, mosaics=mosaics) for i in range(count)]
         return collate(pictures)
 
-    def stream(self, first_step: int, *, mosaics_while: Callable[[], bool]) -> Generator[Batch, None, None]:
+    def stream(self, first_step: int, *, mosaics_at: Callable[[int], bool]) -> Generator[Batch, None, None]:
         """Yields batches from ``first_step`` on, made in a thread a few steps ahead.
 
         Args:
             first_step: Number of the first batch.
-            mosaics_while: Asked before each batch whether mosaics are still wanted.
+            mosaics_at: Says of a step whether mosaics are still wanted then.
         """
         with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
             waiting: deque[Future[Batch]] = deque()
             step = first_step
             while True:
                 while len(waiting) < _AHEAD:
-                    waiting.append(pool.submit(self.batch, step, mosaics=mosaics_while()))
+                    waiting.append(pool.submit(self.batch, step, mosaics=mosaics_at(step)))
                     step += 1
                 yield waiting.popleft().result()
 

@@ -58,6 +58,7 @@ class _Run:
     elapsed_s: float = 0.0
     best: float = -1.0
     curve: list[dict[str, float]] = field(default_factory=list)
+    starts: list[dict[str, Any]] = field(default_factory=list)
 
     def state(self) -> dict[str, Any]:
         return {
@@ -68,14 +69,18 @@ class _Run:
             "elapsed_s": self.elapsed_s,
             "best": self.best,
             "curve": self.curve,
+            "starts": self.starts,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
+        peaks = [group["peak"] for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
+        for group, peak in zip(self.optimizer.param_groups, peaks, strict=True):
+            group["peak"] = peak  # the rate is this run's, also where it was resumed because the old one ran away
         self.step, self.elapsed_s, self.best = state["step"], state["elapsed_s"], state["best"]
-        self.curve = state["curve"]
+        self.curve, self.starts = state["curve"], state["starts"]
 
 
 def train(config: TrainConfig, on_progress: Callable[[TrainProgress], None]) -> TrainResult:
@@ -138,6 +143,7 @@ def _start(config: TrainConfig, mixer: Mixer) -> _Run:
     if resumed is not None:
         run.restore(resumed)
         _log.info("resumed at step %d, after %.0f s of training", run.step, run.elapsed_s)
+    run.starts.append({"step": run.step, **config.as_dict()})
     return run
 
 
@@ -205,7 +211,7 @@ def _fit(
     epoch_steps = steps_per_epoch(mixer.counts, domains)
     steps = epoch_steps * config.epochs
     clock = _Clock(config, run, steps)
-    batches = mixer.stream(run.step, mosaics_while=lambda: clock.done() < MOSAICS_UNTIL)
+    batches = mixer.stream(run.step, mosaics_at=lambda step: clock.done(step) < MOSAICS_UNTIL)
     while clock.done() < 1:
         loss = _step(run, next(batches), clock.done())
         run.step += 1
@@ -240,8 +246,8 @@ class _Clock:
     def elapsed_s(self) -> float:
         return time.monotonic() - self._began
 
-    def done(self) -> float:
-        by_steps = self._run.step / self._steps
+    def done(self, step: int | None = None) -> float:
+        by_steps = (self._run.step if step is None else step) / self._steps
         return by_steps if self._budget_s is None else max(by_steps, self.elapsed_s() / self._budget_s)
 
 
@@ -331,7 +337,7 @@ def _write_facts(
     facts = {
         "architecture": ARCHITECTURE,
         "labels": list(LABELS),
-        "config": config.as_dict(),
+        "starts": run.starts,
         "images": {d.name: {"train": len(d.train), "clean": len(d.clean), "held": len(d.held)} for d in domains},
         "steps": run.step,
         "elapsed_s": round(run.elapsed_s, 1),
