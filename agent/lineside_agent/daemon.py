@@ -109,6 +109,9 @@ class Daemon:
             self._start("outbox", self._home.outbox.run)
         while not self._stop.wait(STATUS_EVERY_S if not self._config.exit_when_done else 0.1):
             self._write_status()
+            if not self._store.alive:
+                self._defects.append("store")
+                self._stop.set()
             if self._config.exit_when_done and self._is_done():
                 self._stop.set()
         self._end()

@@ -57,6 +57,8 @@ class FrameQueue:
         with self._changed:
             if wait or len(self._shots) >= LOST_MAX + self._images_max:
                 self._wait(lambda: self._images < self._images_max)
+            if wait and self._stop.is_set():
+                return True  # a finite source gives it again after the next start
             keep = not isinstance(shot, Frame) or self._images < self._images_max
             kept = shot if keep else _without_image(shot, f"{self._images} frames were waiting for the engine")
             self._shots.append(kept)

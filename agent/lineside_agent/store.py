@@ -259,16 +259,29 @@ class Store:
 
     # -- the writer thread -------------------------------------------------------------------------------------
 
+    @property
+    def alive(self) -> bool:
+        """Whether the writer runs; false before `close` means a defect."""
+        return self._writer.is_alive()
+
     def _run(self) -> None:
-        connection = _connect(self._path)
+        connection: sqlite3.Connection | None = None
         while (group := self._next_group()) is not None:
             self._save_images(group)
-            while not self._commit(connection, group):
-                connection.close()
-                if self._closing.wait(RETRY_S if isinstance(self.problem, DiskFullError) else 0.0):
+            while True:
+                try:
+                    connection = connection or _connect(self._path)
+                    self._commit(connection, group)
+                    break
+                except sqlite3.DatabaseError as error:
+                    if connection is not None:
+                        connection.close()
+                    connection = None
+                    self._failed(error)
+                if self._closing.wait(RETRY_S):
                     return
-                connection = _connect(self._path)
-        connection.close()
+        if connection is not None:
+            connection.close()
 
     def _next_group(self) -> list[_Item] | None:
         """Waits for something to write; ``None`` when closing and nothing is left."""
@@ -296,20 +309,15 @@ class Store:
                     self.counts.images_lost += 1
                     log.error("image of part %r is lost: %s", item.row.part_id, error)
 
-    def _commit(self, connection: sqlite3.Connection, group: list[_Item]) -> bool:
-        """Writes a group in one transaction; false if it must be tried again."""
+    def _commit(self, connection: sqlite3.Connection, group: list[_Item]) -> None:
+        """Writes a group in one transaction."""
         entries = [item.row for item in group if isinstance(item, _Entry)]
         marks = [item.seq for item in group if isinstance(item, _Watermark) and item.epoch == self._epoch]
-        try:
-            with connection:
-                connection.execute("BEGIN IMMEDIATE")
-                last_seq = _insert(connection, entries)
-                acked = _mark(connection, marks, self._acked, last_seq)
-        except sqlite3.DatabaseError as error:
-            self._failed(error)
-            return False
+        with connection:
+            connection.execute("BEGIN IMMEDIATE")
+            last_seq = _insert(connection, entries)
+            acked = _mark(connection, marks, self._acked, last_seq)
         self._committed(entries, last_seq, acked)
-        return True
 
     def _committed(self, entries: list[ResultRow], last_seq: int, acked: int) -> None:
         with self._changed:
@@ -325,24 +333,32 @@ class Store:
             self._changed.notify_all()
 
     def _failed(self, error: sqlite3.DatabaseError) -> None:
-        if _is_full(error):
-            if self.problem is None:
-                self.problem = DiskFullError(path=str(self._path))
-                log.error("%s; records wait in memory", self.problem)
-        elif isinstance(error, sqlite3.OperationalError):
-            if self.problem is None:
-                self.problem = DatabaseError(f"{self._path}: {error}", action="It is tried again.")
-                log.error("%s", self.problem)
-            self._closing.wait(RETRY_S)
-        else:
+        """Says why nothing can be written, once; a damaged database is set aside. The group is tried again."""
+        if not _is_full(error) and not isinstance(error, sqlite3.OperationalError):
             self._set_aside(error)
-            self._prepare()
+            try:
+                self._prepare()
+            except (sqlite3.DatabaseError, DiskFullError) as again:
+                log.error("no new database yet: %s", again)
+        elif self.problem is None:
+            self.problem = _explained(error, self._path)
+            log.error("%s; records wait in memory", self.problem)
+
+
+def _explained(error: sqlite3.DatabaseError, path: Path) -> StoreError:
+    if _is_full(error):
+        return DiskFullError(path=str(path))
+    return DatabaseError(f"{path}: {error}", action="It is tried again.")
 
 
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=5.0, isolation_level=None)
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=FULL")
+    try:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+    except sqlite3.DatabaseError:
+        connection.close()
+        raise
     return connection
 
 

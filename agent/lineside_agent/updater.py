@@ -24,7 +24,8 @@ from lineside_agent.slots import Slots
 from lineside_agent.updates import Action, Broke, Done, Event, LoadFailed, Look, Machine, Slot, Started, Wished, step
 from lineside_link.fetch import FetchStopped
 from lineside_link.messages import BundleRef, Problem
-from lineside_models.golden import replay
+from lineside_models.frame import Frame
+from lineside_models.golden import read_png, replay
 from lineside_runtime.errors import (
     BrokerError,
     EngineError,
@@ -220,6 +221,8 @@ class Updater:
         bundle = self._slots.open(slot)
         self._staged = load(slot, bundle, self._inspect)
         report = replay(self._staged.session, bundle)
+        if bundle.manifest.golden is not None:  # the decoder too must get through a frame before the line relies on it
+            self._staged.inspect(Frame(image=read_png(bundle.file(bundle.manifest.golden.frame))))
         log.info("%s: golden input replayed on %s", bundle.manifest.identity, report.used_device)
 
     def _switch(self, slot: Slot) -> None:

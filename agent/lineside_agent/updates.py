@@ -19,7 +19,7 @@ Invariants, each held by a test:
 5. A wish that was rolled back or failed is not tried again: the hub pushes a higher ``gen`` for that.
 6. A wish for the device comes before one for its group.
 7. The outcome of an attempt that a newer wish has replaced is ignored.
-8. An agent that ends `MAX_TRIALS` times in the same risky state goes back to what it ran before.
+8. An agent that ends `MAX_TRIALS` times in the risky states of one attempt goes back to what it ran before.
 9. The switch and the health check are finished before a newer wish is looked at.
 """
 
@@ -42,7 +42,9 @@ INTERRUPTIBLE: tuple[State, ...] = ("fetching", "verifying", "staged")
 RISKY: tuple[State, ...] = ("staged", "switching", "health_check")
 """States in which the new bundle's engine runs inside this process, and could end it."""
 
-MAX_TRIALS = 3
+MAX_TRIALS = 5
+"""More than a power cut, an operator and a watchdog make by chance in the few seconds of one attempt."""
+
 MAX_PAUSE_S = 60.0
 
 
@@ -64,7 +66,7 @@ class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         error: Why the wanted bundle doesn't run.
         attempt: Number of the attempt; outcomes carry it.
         tries: Fetches of this attempt that the link ended.
-        trials: Starts of the agent that found it in this state.
+        trials: Starts of the agent that found this attempt in a risky state.
         refused: Digests of wishes that were rolled back or failed, as ``epoch/gen/sha256``; the last few.
     """
 
@@ -326,7 +328,7 @@ _NEXT: dict[State, State] = {
 def _done(machine: Machine) -> Step:
     if machine.state == "health_check":
         return _activate(machine), (LookAgain(),)
-    moved = msgspec.structs.replace(machine, state=_NEXT[machine.state], error=None, tries=0, trials=0)
+    moved = msgspec.structs.replace(machine, state=_NEXT[machine.state], error=None, tries=0)
     return moved, _act(moved)
 
 
@@ -374,7 +376,7 @@ def _started(machine: Machine, factory: BundleRef | None) -> Step:
     tried = msgspec.structs.replace(known, attempt=known.attempt + 1, trials=known.trials + (known.state in RISKY))
     load = Load(tried.installed_slot)
     if tried.trials >= MAX_TRIALS:
-        problem = StagingError(f"the agent ended {tried.trials} times in state {tried.state}")
+        problem = StagingError(f"the agent ended {tried.trials} times with this bundle, last in state {tried.state}")
         return _give_up(tried, Problem(**problem.as_dict()))
     if tried.state == "health_check":
         return tried, (Load(tried.slot), CheckHealth(tried.attempt))

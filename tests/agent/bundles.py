@@ -23,20 +23,26 @@ BINS = 4
 STRIDES = (8, 16, 32)
 
 
-def bright(size: int = 96) -> np.ndarray:
+def bright(height: int = 96, width: int = 96) -> np.ndarray:
     """A frame that must be rejected."""
-    image = np.zeros((size, size, 3), np.uint8)
+    image = np.zeros((height, width, 3), np.uint8)
     image[32:64, 32:64] = 255
     return image
 
 
-def dark(size: int = 96) -> np.ndarray:
+def dark(height: int = 96, width: int = 96) -> np.ndarray:
     """A frame that must pass."""
-    return np.full((size, size, 3), 10, np.uint8)
+    return np.full((height, width, 3), 10, np.uint8)
 
 
 def make_bundle(
-    folder: Path, *, version: str = "1.0.0", gain: float = 40.0, ballast: int = 0, golden: bool = True
+    folder: Path,
+    *,
+    version: str = "1.0.0",
+    gain: float = 40.0,
+    ballast: int = 0,
+    golden: bool = True,
+    fragile: bool = False,
 ) -> Bundle:
     """Builds a bundle.
 
@@ -46,13 +52,14 @@ def make_bundle(
         gain: Another one gives other outputs.
         ballast: Size of a further file of noise, in bytes.
         golden: Whether a golden input is recorded.
+        fragile: Whether the engine fails on every frame that is not 96 pixels square, as the golden input is.
     """
     model_path = folder / "onnx-fp32" / "model.onnx"
     model_path.parent.mkdir(parents=True)
-    model_path.write_bytes(_model(gain).SerializeToString())
+    model_path.write_bytes(_model(gain, fragile).SerializeToString())
     (folder / "labels.json").write_text('["bright", "other"]')
     if ballast:
-        noise = np.random.default_rng(hash(version) % 1000).bytes(ballast)
+        noise = np.random.default_rng(int(version[0])).bytes(ballast)
         (folder / "ballast.bin").write_bytes(noise)
     manifest = _manifest(version)
     bundle = write_manifest(folder, manifest)
@@ -71,14 +78,6 @@ def break_golden(bundle: Bundle) -> Bundle:
         path = bundle.path / relative
         np.save(path, -np.load(path))
     return write_manifest(bundle.path, bundle.manifest)
-
-
-def break_engine(bundle: Bundle) -> Bundle:
-    """Makes real frames fail: the decoder refuses its parameters, which the golden replay doesn't use."""
-    how = Postprocess(name="dfl_anchor_free", params={"strides": list(STRIDES), "reg_bins": BINS + 1})
-    import msgspec
-
-    return write_manifest(bundle.path, msgspec.structs.replace(bundle.manifest, postprocess=how))
 
 
 def _manifest(version: str, golden: object = None) -> Manifest:
@@ -109,8 +108,13 @@ def _manifest(version: str, golden: object = None) -> Manifest:
     )
 
 
-def _model(gain: float) -> onnx.ModelProto:
+def _model(gain: float, fragile: bool) -> onnx.ModelProto:
     nodes, weights, outputs = [], [], []
+    source = "image"
+    if fragile:
+        source = "square"
+        weights.append(numpy_helper.from_array(np.array([-1, 1, 96, 96], np.int64), "size"))
+        nodes.append(helper.make_node("Reshape", ["image", "size"], [source]))
     for stride in STRIDES:
         mean = np.full((len(LABELS), 1, stride, stride), gain / stride**2, np.float32)
         mean[1] = 0.0
@@ -121,7 +125,7 @@ def _model(gain: float) -> onnx.ModelProto:
             (f"box_{stride}", zero, np.tile(np.array([2.0, 1.0, 0.0, 0.0], np.float32), 4)),
         ):
             weights += [numpy_helper.from_array(kernel, f"{name}_w"), numpy_helper.from_array(offset, f"{name}_b")]
-            inputs = ["image", f"{name}_w", f"{name}_b"]
+            inputs = [source, f"{name}_w", f"{name}_b"]
             nodes.append(helper.make_node("Conv", inputs, [name], strides=[stride, stride]))
             shape = ["n", kernel.shape[0], f"h{stride}", f"w{stride}"]
             outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from lineside_agent.config import AgentConfig, FolderCamera, SerialOutput, parse_config, read_config
+from lineside_runtime.errors import ConfigError, InputNotFoundError
+
+WHOLE = """
+device = "cam-07"
+group = "line-1"
+folder = "state"
+root = "root.json"
+bundle = "surface-12"
+exit_when_done = true
+
+[link]
+url = "mqtts://10.0.0.5"
+site = "plant-1"
+ca = "ca.pem"
+
+[camera]
+type = "folder"
+path = "frames"
+rate_hz = 10
+frames = 60
+
+[inspect]
+confidence_threshold = 0.9
+threads = 2
+
+[store]
+keep_images = "bad"
+
+[[line_io]]
+type = "serial"
+port = "/dev/ttyUSB0"
+"""
+
+
+def parse(text: str) -> AgentConfig:
+    return parse_config(text.encode(), Path("/etc/lineside"))
+
+
+def test_whole_file_is_read_and_paths_start_at_it(tmp_path: Path) -> None:
+    (tmp_path / "agent.toml").write_text(WHOLE)
+    config = read_config(tmp_path / "agent.toml")
+    assert config.folder == tmp_path / "state"
+    assert config.root == tmp_path / "root.json"
+    assert config.bundle == tmp_path / "surface-12"
+    assert config.link is not None
+    assert config.link.ca == str(tmp_path / "ca.pem")
+    assert config.camera == FolderCamera(path=tmp_path / "frames", rate_hz=10.0, frames=60)
+    assert config.line_io == (SerialOutput(port="/dev/ttyUSB0"),)
+    assert (config.inspect.confidence_threshold, config.inspect.threads) == (0.9, 2)
+
+
+def test_absolute_path_stays() -> None:
+    config = parse('device = "a"\nfolder = "/var/lib/lineside"\nbundle = "/b"\n[camera]\ntype = "simulator"\n')
+    assert config.folder == Path("/var/lib/lineside")
+
+
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        (("rate_hz = 10", "fps = 10"), "$.camera.fps"),
+        (("threads = 2", "thread = 2"), "$.inspect.thread"),
+        (('port = "/dev/ttyUSB0"', 'port = "/dev/ttyUSB0"\nparity = "E"'), "$.line_io[0].parity"),
+        (('group = "line-1"', 'gruop = "line-1"'), "$.gruop"),
+        (('site = "plant-1"', 'site = "plant-1"\nhost = "x"'), "$.link.host"),
+    ],
+)
+def test_unknown_key_is_named_by_its_path(change: tuple[str, str], path: str) -> None:
+    with pytest.raises(ConfigError, match="is not a known key") as caught:
+        parse(WHOLE.replace(*change))
+    assert path in str(caught.value)
+    assert caught.value.code == 2001
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        (("rate_hz = 10", "rate_hz = 0"), "$.camera.rate_hz"),
+        (("rate_hz = 10", 'rate_hz = "fast"'), "$.camera.rate_hz"),
+        (("frames = 60", "frames = 0"), "$.camera.frames"),
+        (('type = "folder"', 'type = "webcam"'), "$.camera.type"),
+        (("confidence_threshold = 0.9", "confidence_threshold = 90"), "$.inspect.confidence_threshold"),
+        (('keep_images = "bad"', 'keep_images = "some"'), "$.store.keep_images"),
+        (('path = "frames"', "path = 3"), "$.camera.path"),
+        (('site = "plant-1"', 'site = "plant/1"'), "site"),
+    ],
+)
+def test_wrong_value_is_named_by_its_path(change: tuple[str, str], where: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(WHOLE.replace(*change))
+    assert where in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "+", "-x", "ä"])
+def test_device_must_fit_into_a_topic(name: str) -> None:
+    with pytest.raises(ConfigError, match="device name"):
+        parse(f'device = "{name}"\nfolder = "s"\n[camera]\ntype = "simulator"\n')
+
+
+def test_link_needs_a_root_to_trust() -> None:
+    with pytest.raises(ConfigError, match=r"\$\.root"):
+        parse(WHOLE.replace('root = "root.json"', ""))
+
+
+@pytest.mark.parametrize("data", [b"device = ", b"\xff\xfe", b"a = 1\na = 2"])
+def test_what_is_not_toml_is_refused(data: bytes) -> None:
+    with pytest.raises(ConfigError):
+        parse_config(data, Path("/"))
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputNotFoundError, match=r"nowhere\.toml"):
+        read_config(tmp_path / "nowhere.toml")
+
+
+def test_schema_can_be_printed() -> None:
+    schema = msgspec.json.schema(AgentConfig)
+    camera = schema["$defs"]["AgentConfig"]["properties"]["camera"]
+    assert set(camera["discriminator"]["mapping"]) == {"folder", "video", "v4l2", "simulator"}
+    assert schema["$defs"]["FolderCamera"]["additionalProperties"] is False

@@ -1,0 +1,177 @@
+"""The flow: one record a frame, the line first, a swap between two frames; with real engines."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lineside_agent.active import ActiveInspector
+from lineside_agent.cameras import LostFrame, Shot
+from lineside_agent.config import InspectConfig
+from lineside_agent.line_io import LineOutput, Signal
+from lineside_agent.loaded import Loaded, load
+from lineside_agent.pipeline import Pipeline
+from lineside_link.messages import ResultRow
+from lineside_models.frame import Frame
+from tests.agent.bundles import bright, dark, make_bundle
+from tests.peers.waiting import wait_for
+
+
+class Told(LineOutput):
+    """A line output that writes down what it was told, beside the records."""
+
+    def __init__(self, log: list[object]) -> None:
+        super().__init__("told")
+        self.log = log
+
+    def _open(self) -> None:
+        return None
+
+    def _send(self, signal: Signal) -> None:
+        self.log.append(signal)
+
+    def _close(self) -> None:
+        return None
+
+
+class Bench:
+    """A pipeline whose frames the test gives."""
+
+    def __init__(self) -> None:
+        self.shots: list[Shot] = []
+        self.log: list[object] = []
+        self.active = ActiveInspector()
+        self.stop = threading.Event()
+        self.pipeline = Pipeline(
+            lambda: self.shots.pop(0) if self.shots else None,
+            self.active,
+            outputs=[Told(self.log)],
+            record=self.record,
+            stop=self.stop,
+        )
+
+    def record(self, row: ResultRow, frame: Frame | None) -> bool:
+        self.log.append(row)
+        return True
+
+    @property
+    def rows(self) -> list[ResultRow]:
+        return [entry for entry in self.log if isinstance(entry, ResultRow)]
+
+    def run(self, *shots: Shot) -> list[ResultRow]:
+        self.shots += shots
+        self.pipeline.run()
+        return self.rows
+
+
+def frame(sequence: int, image: np.ndarray) -> Frame:
+    return Frame(image=image, source="cam", sequence=sequence, part_id=f"p{sequence}", captured_at_ns=5)
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
+    made = load("a", make_bundle(tmp_path_factory.mktemp("one") / "b"), InspectConfig())
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
+    bundle = make_bundle(tmp_path_factory.mktemp("two") / "b", version="2.0.0", fragile=True)
+    made = load("b", bundle, InspectConfig())
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def test_verdict_carries_where_it_comes_from(bench: Bench, loaded: Loaded) -> None:
+    bench.active.swap(loaded)
+    passed, rejected = bench.run(frame(0, dark()), frame(1, bright()))
+    assert (passed.verdict, passed.detections, rejected.verdict) == ("pass", (), "reject")
+    assert {found[0] for found in rejected.detections} == {"bright"}
+    assert (rejected.part_id, rejected.sequence, rejected.source, rejected.captured_at_ns) == ("p1", 1, "cam", 5)
+    assert (rejected.bundle, rejected.bundle_sha256) == ("bright-spots@1.0.0", loaded.bundle.digest)
+    assert (rejected.requested_device, rejected.used_device) == ("cpu:0", "ort/cpu:0")
+    assert (rejected.width, rejected.height) == (96, 96)
+    assert rejected.latency_ms > 0
+
+
+def test_line_is_told_before_the_record_is_kept(bench: Bench, loaded: Loaded) -> None:
+    bench.active.swap(loaded)
+    bench.run(frame(0, dark()), frame(1, bright()))
+    assert [type(entry) for entry in bench.log] == [Signal, ResultRow, Signal, ResultRow]
+    assert [entry.verdict for entry in bench.log] == ["pass", "pass", "reject", "reject"]  # type: ignore[attr-defined]
+
+
+def test_frame_without_an_image_is_a_fault_and_the_line_rejects(bench: Bench, loaded: Loaded) -> None:
+    bench.active.swap(loaded)
+    (row,) = bench.run(LostFrame("cam", 3, "p3", 7, "damaged"))
+    assert (row.verdict, row.error, row.sequence) == ("fault", "damaged", 3)
+    assert bench.log[0] == Signal(3, "p3", "fault")
+
+
+def test_engine_error_is_a_fault_with_its_reason_and_the_line_goes_on(bench: Bench, fragile: Loaded) -> None:
+    bench.active.swap(fragile)
+    rows = bench.run(frame(0, bright(64, 96)), frame(1, bright()))
+    assert [row.verdict for row in rows] == ["fault", "reject"]
+    assert rows[0].error
+    assert rows[0].bundle == "bright-spots@2.0.0"
+    assert (bench.pipeline.counts.inspected, bench.pipeline.counts.faults) == (2, 1)
+    broken, _ = bench.active.watch(1, 0.0)
+    assert broken == rows[0].error
+
+
+def test_frames_wait_for_the_first_bundle(bench: Bench, loaded: Loaded) -> None:
+    thread = threading.Thread(target=bench.run, args=(frame(0, dark()),))
+    thread.start()
+    wait_for(lambda: bench.shots)
+    assert bench.rows == []
+    bench.active.swap(loaded)
+    thread.join(5.0)
+    assert [row.verdict for row in bench.rows] == ["pass"]
+
+
+def test_stop_before_the_first_bundle_records_nothing(bench: Bench) -> None:
+    thread = threading.Thread(target=bench.run, args=(frame(0, dark()),))
+    thread.start()
+    bench.stop.set()
+    thread.join(5.0)
+    assert (bench.rows, len(bench.shots)) == ([], 1)
+
+
+def test_swap_falls_between_two_frames(bench: Bench, loaded: Loaded, fragile: Loaded) -> None:
+    count = 200
+    bench.active.swap(loaded)
+    bench.shots = [frame(sequence, bright()) for sequence in range(count)]
+    thread = threading.Thread(target=bench.pipeline.run)
+    thread.start()
+    wait_for(lambda: len(bench.rows) > 5)
+    assert bench.active.swap(fragile) is loaded
+    before = len(bench.rows)
+    thread.join(20.0)
+    assert [row.sequence for row in bench.rows] == list(range(count))
+    bundles = [row.bundle for row in bench.rows]
+    first_new = bundles.index("bright-spots@2.0.0")
+    assert set(bundles[first_new:]) == {"bright-spots@2.0.0"}
+    assert abs(first_new - before) <= 1  # what ran at the swap ended with the bundle that it began with
+    assert all(row.verdict == "reject" for row in bench.rows)
+
+
+def test_frames_that_nobody_judges_any_more_are_recorded(bench: Bench) -> None:
+    bench.pipeline.abandon([frame(0, dark()), LostFrame("cam", 1, "p1", 0, "x")])
+    assert [(row.sequence, row.verdict) for row in bench.rows] == [(0, "fault"), (1, "fault")]
+
+
+def test_watch_ends_at_enough_good_frames(bench: Bench, loaded: Loaded) -> None:
+    bench.active.swap(loaded)
+    bench.run(*(frame(sequence, dark()) for sequence in range(3)))
+    assert bench.active.watch(3, 5.0) == ("", True)
+    assert bench.active.watch(4, 0.01) == ("", False)
