@@ -95,8 +95,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         at_ns: Unix time at the hub.
         device: Whom it is about; empty for the hub itself.
-        kind: ``up``, ``down``, a state of `lineside_link.messages.STATES`, ``pushed``, ``malformed``, ``conflict``,
-            ``skipped``.
+        kind: ``up``, ``down``, a state of `lineside_link.messages.STATES`, ``pushed``, ``malformed`` or
+            ``conflict``.
         bundle: ``name@version``, if it is about one.
         code: Of the error, if there was one.
         detail: For people.

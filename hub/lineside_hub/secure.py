@@ -36,13 +36,14 @@ class Secured:
     url: str
 
 
-def secure(folder: Path | str, *, hosts: Sequence[str], port: int) -> Secured:
+def secure(folder: Path | str, *, hosts: Sequence[str], port: int, passphrase: str | None = None) -> Secured:
     """Makes the authority, the broker's and the hub's certificates, and mosquitto's files.
 
     Args:
         folder: The hub's folder, with its ``hub.toml``.
         hosts: Names and addresses under which the broker is reached; the hub uses the first.
         port: Of the broker.
+        passphrase: Encrypts the authority's key, if given.
 
     Raises:
         InputNotFoundError: There is no ``hub.toml``.
@@ -50,7 +51,7 @@ def secure(folder: Path | str, *, hosts: Sequence[str], port: int) -> Secured:
     """
     home = Path(folder).resolve()
     config = load_config(home / CONFIG_NAME)
-    authority = Authority.create(home / IDENTITY_NAME, site=config.link.site)
+    authority = Authority.create(home / IDENTITY_NAME, site=config.link.site, passphrase=passphrase)
     broker_file = authority.folder / BROKER_NAME
     text = mosquitto_configuration(
         port=port, credentials=authority.broker(hosts), access_list_path=authority.folder / ACCESS_NAME
@@ -71,20 +72,22 @@ def secure(folder: Path | str, *, hosts: Sequence[str], port: int) -> Secured:
     return Secured(broker_configuration=broker_file, hub_configuration=home / CONFIG_NAME, url=link.url)
 
 
-def enroll(folder: Path | str, device: str, *, group: str) -> Credentials:
+def enroll(folder: Path | str, device: str, *, group: str, passphrase: str | None = None) -> Credentials:
     """Issues a device's certificate and enters the device into the access list.
 
     Args:
         folder: The hub's folder, after `secure`.
         device: Its name.
         group: Whose wishes it may read.
+        passphrase: Opens the authority's key, if it was made with one.
 
     Raises:
         InputNotFoundError: There is no authority yet.
+        SignatureError: The passphrase doesn't open the authority's key.
         ConfigError: A name cannot be used.
     """
     home = Path(folder).resolve()
-    authority = Authority.open(home / IDENTITY_NAME)
+    authority = Authority.open(home / IDENTITY_NAME, passphrase=passphrase)
     credentials = authority.enroll(device, group=group)
     _write_access(authority, load_config(home / CONFIG_NAME))
     return credentials
@@ -92,4 +95,4 @@ def enroll(folder: Path | str, device: str, *, group: str) -> Credentials:
 
 def _write_access(authority: Authority, config: HubConfig) -> None:
     text = access_list(site=config.link.site, devices=authority.devices())
-    write_atomic(authority.folder / ACCESS_NAME, text.encode())
+    write_atomic(authority.folder / ACCESS_NAME, text.encode(), mode=0o600)  # mosquitto warns of a list others can read

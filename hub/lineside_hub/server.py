@@ -93,8 +93,8 @@ class Hub:
 
     @property
     def healthy(self) -> bool:
-        """Whether all threads of the hub run."""
-        return self.inbox.alive and self._ticker.is_alive()
+        """Whether all threads of the hub and of its link run."""
+        return self.inbox.alive and self._ticker.is_alive() and not self.link.failed
 
     # Called in the handlers' thread of the link.
 

@@ -47,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--host", action="append", required=True, help="name or address under which the broker is reached; repeatable"
     )
     secure.add_argument("--port", type=int, default=8883, help="of the broker (default: %(default)s)")
+    add_passphrase(secure)
     secure.set_defaults(run=run_secure)
     enroll = actions.add_parser(
         "enroll",
@@ -56,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     enroll.add_argument("device", help="name of the device: its certificate's common name")
     enroll.add_argument("--hub", type=Path, required=True, metavar="DIR", help="the hub's folder, after `secure`")
     enroll.add_argument("--group", required=True, help="the group that it belongs to")
+    add_passphrase(enroll)
     enroll.set_defaults(run=run_enroll)
 
 
@@ -121,7 +123,7 @@ def run_secure(options: argparse.Namespace) -> int:
     """Makes the authority, the two certificates, mosquitto's files, and points hub.toml at them."""
     with needs("convert"):
         from lineside_hub.secure import secure
-    made = secure(options.hub, hosts=options.host, port=options.port)
+    made = secure(options.hub, hosts=options.host, port=options.port, passphrase=passphrase(options))
     say(f"start the broker: mosquitto -c {made.broker_configuration}")
     say(f"{made.hub_configuration} now uses {made.url}; next: lineside hub enroll DEVICE --hub {options.hub} --group G")
     return 0
@@ -131,7 +133,7 @@ def run_enroll(options: argparse.Namespace) -> int:
     """Makes a device's identity."""
     with needs("convert"):
         from lineside_hub.secure import enroll
-    made = enroll(options.hub, options.device, group=options.group)
+    made = enroll(options.hub, options.device, group=options.group, passphrase=passphrase(options))
     say(
         f"put these on the device and name them in its agent.toml under [link]: {made.ca} {made.certificate} {made.key}"
     )
