@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import time
@@ -37,10 +38,8 @@ class Line:
         os.close(self.ours)
 
     def heard(self) -> list[bytes]:
-        try:
+        with contextlib.suppress(OSError):
             self.data += os.read(self.ours, 65536)
-        except (BlockingIOError, OSError):
-            pass
         return self.data.splitlines()
 
 
