@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pickle
 import tempfile
+import warnings
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,7 +100,9 @@ def _load(path: Path, trust: bool) -> Any:
     except ImportError as error:
         raise _missing_torch(path) from error
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # asks to report pickle protocols to torch's makers
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if not trust:
             raise UnsafeModelError(

@@ -72,7 +72,7 @@ def gather(
     labels: Sequence[str],
     limit: int,
     frames: Iterable[Frame] | Path | None = None,
-    data: Path | None = None,
+    data: Sequence[Path] = (),
     fold: str = "train",
 ) -> Material:
     """Collects the frames that a caller gave, or draws some.
@@ -84,7 +84,7 @@ def gather(
         labels: The model's.
         limit: How many frames at most are calibrated on.
         frames: Frames of the line, or a folder of photos.
-        data: A folder that `lineside_models.datasets` knows.
+        data: Folders that `lineside_models.datasets` knows; each gives its share.
         fold: Of the data.
 
     Raises:
@@ -94,15 +94,11 @@ def gather(
     """
     calibration, source = _given(frames, limit) if frames is not None else ([], "")
     judged, judged_source = _drawn(labels)
-    if data is not None:
-        samples = load_dataset(Path(data), fold).samples
-        size = min(limit, max(1, len(samples) // 2)) if frames is None else 0
-        taken, rest = _split(samples, size, DATA_JUDGED)
-        judged = [true_frame(sample, labels, number) for number, sample in enumerate(rest)]
-        judged_source = f"{len(judged)} frames of {Path(data).name}, fold {fold}"
+    if data:
+        judged, taken, where = _annotated(labels, data, fold, 0 if frames is not None else limit)
+        judged_source = f"{len(judged)} frames of {where}"
         if frames is None:
-            calibration = [sample_frame(sample, number) for number, sample in enumerate(taken)]
-            source = f"{len(calibration)} frames of {Path(data).name}, fold {fold}"
+            calibration, source = taken, f"{len(taken)} frames of {where}"
     if not calibration:
         drawn = itertools.islice(stream(SIMULATOR_SEED + 1), min(limit, SIMULATED_CALIBRATION))
         calibration = [Frame(image=frame.image, source="simulator", sequence=i) for i, frame in enumerate(drawn)]
@@ -112,8 +108,23 @@ def gather(
         calibration_source=source,
         judged=tuple(judged),
         judged_source=judged_source,
-        simulated_truth=data is None,
+        simulated_truth=not data,
     )
+
+
+def _annotated(
+    labels: Sequence[str], data: Sequence[Path], fold: str, limit: int
+) -> tuple[list[TrueFrame], list[Frame], str]:
+    """Returns frames to judge on, frames to calibrate on, and their source."""
+    judged: list[TrueFrame] = []
+    calibration: list[Frame] = []
+    for folder in data:
+        samples = load_dataset(folder, fold).samples
+        size = min(-(-limit // len(data)), max(1, len(samples) // 2)) if limit else 0
+        taken, rest = _split(samples, size, -(-DATA_JUDGED // len(data)))
+        calibration += [sample_frame(sample, len(calibration) + number) for number, sample in enumerate(taken)]
+        judged += [true_frame(sample, labels, len(judged) + number) for number, sample in enumerate(rest)]
+    return judged, calibration, f"{' and '.join(folder.name for folder in data)}, fold {fold}"
 
 
 def _given(frames: Iterable[Frame] | Path, limit: int) -> tuple[list[Frame], str]:

@@ -72,7 +72,7 @@ class Optimizer:
         *,
         out: Path | str | None = None,
         frames: Iterable[Frame] | Path | None = None,
-        data: Path | str | None = None,
+        data: Path | str | Sequence[Path | str] | None = None,
         fold: str = "train",
         max_drop: float = 0.02,
         version: str | None = None,
@@ -96,7 +96,7 @@ class Optimizer:
             out: Folder of the new bundle; ``<name>-<version>-<precision>`` in the working folder if not given.
             frames: Frames of the line to calibrate on, or a folder of photos; else images of ``data``, else the line
                 simulator's.
-            data: Folder with annotated images, to compare accuracy on.
+            data: Folder with annotated images, or several, to compare accuracy on.
             fold: Of ``data``.
             max_drop: How much lower the mean average precision may be, 0 to 1.
             version: Of the new bundle; the source's with its last number one higher if not given.
@@ -119,7 +119,8 @@ class Optimizer:
         self._recipe = recipe_for(optimization_level)
         self._out = None if out is None else Path(out)
         self._frames = frames
-        self._data = None if data is None else Path(data)
+        folders: Sequence[Path | str] = () if data is None else (data,) if isinstance(data, (str, Path)) else data
+        self._data = tuple(Path(folder) for folder in folders)
         self._fold = fold
         if isinstance(max_drop, bool) or not isinstance(max_drop, (int, float)) or not 0 <= max_drop <= 1:
             raise ConfigError("max_drop", expected="a number 0 to 1", actual=repr(max_drop))

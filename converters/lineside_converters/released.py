@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,10 @@ from lineside_converters.optimizer import Optimizer, OptimizeResult
 from lineside_models.vision.facts import ModelFacts
 from lineside_runtime.bundle import Postprocess, Preprocess
 from lineside_runtime.errors import InputNotFoundError, TrainingError
+
+PREPROCESS = Preprocess(input="image", colour="grey", min_side=224, max_side=640, mean=(127.0,), std=(128.0,))
+POSTPROCESS_PARAMS: dict[str, Any] = {"strides": [8, 16, 32], "reg_bins": 16}
+"""Of the surface detector, as in `lineside_converters.training.facts`, which can't be imported without torch."""
 
 
 class TrainingFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,14 +57,11 @@ def read_training(run: Path) -> tuple[ModelFacts, dict[str, Any]]:
         read = msgspec.convert(content, TrainingFacts)
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         raise TrainingError(f"{path}: {error}") from error
-    params = {
-        "calibration": [list(pair) for pair in read.calibration],
-        "thresholds": list(read.thresholds),
-    }
+    scores = {"calibration": [list(pair) for pair in read.calibration], "thresholds": list(read.thresholds)}
     facts = ModelFacts(
         labels=read.labels,
-        preprocess=Preprocess(input="image", colour="grey", min_side=224, max_side=640, mean=(127.0,), std=(128.0,)),
-        postprocess=Postprocess(name="dfl_anchor_free", params={"strides": [8, 16, 32], "reg_bins": 16, **params}),
+        preprocess=PREPROCESS,
+        postprocess=Postprocess(name="dfl_anchor_free", params=POSTPROCESS_PARAMS | scores),
     )
     return facts, content
 
@@ -73,7 +74,7 @@ def build_from_training(
     version: str,
     level: int,
     card: str = "",
-    data: Path | None = None,
+    data: Sequence[Path] = (),
     fold: str = "train",
     overwrite: bool = False,
     on_progress: Callable[[str], None] | None = None,
@@ -87,7 +88,7 @@ def build_from_training(
         version: Of the bundle.
         level: 0 for the float bundle, 1 for INT8.
         card: Text of the model card; figures of the build are added.
-        data: Folder with annotated images for calibration and accuracy; else the line simulator's frames.
+        data: Folders with annotated images for calibration and accuracy; else the line simulator's frames.
         fold: Of ``data``.
         overwrite: Whether a bundle that stands at ``out`` is replaced.
         on_progress: Told in words what is going on.

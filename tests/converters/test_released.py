@@ -1,0 +1,67 @@
+"""From a training run's folder to a bundle with its score calibration and thresholds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lineside_converters.released import build_from_training, read_training
+from lineside_models.labels import LABELS
+from lineside_models.postprocess import read_params
+from lineside_runtime.errors import InputNotFoundError, TrainingError
+from tests.converters import nets
+
+
+def run_folder(folder: Path, **changes: object) -> Path:
+    facts = {
+        "architecture": "surface_detector_lite0",
+        "labels": list(LABELS),
+        "calibration": [[1.2, 0.1]] * len(LABELS),
+        "thresholds": [0.4] * len(LABELS),
+        "steps": 7,
+        **changes,
+    }
+    folder.mkdir()
+    (folder / "float.onnx").write_bytes(nets.convnet(facts=None))
+    (folder / "training.json").write_text(json.dumps(facts))
+    return folder
+
+
+def test_facts_of_the_training_travel_with_the_bundle(tmp_path: Path) -> None:
+    run = run_folder(tmp_path / "run")
+    facts, _ = read_training(run)
+    assert facts.postprocess is not None
+    assert read_params(facts.postprocess.params).calibration[0] == (1.2, 0.1)
+    assert read_params(facts.postprocess.params).thresholds == (0.4,) * len(LABELS)
+
+
+def test_what_is_said_of_input_and_output_is_what_the_training_says() -> None:
+    pytest.importorskip("torch", reason="the train extra is not installed")
+    from lineside_converters.released import POSTPROCESS_PARAMS, PREPROCESS
+    from lineside_converters.training import facts
+
+    assert facts.PREPROCESS == PREPROCESS
+    assert facts.postprocess().params | {"calibration": [], "thresholds": []} == {
+        **POSTPROCESS_PARAMS,
+        "calibration": [],
+        "thresholds": [],
+    }
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error"),
+    [
+        (lambda run: (run / "training.json").unlink(), InputNotFoundError),
+        (lambda run: (run / "float.onnx").unlink(), InputNotFoundError),
+        (lambda run: (run / "training.json").write_text("{"), TrainingError),
+        (lambda run: (run / "training.json").write_text('{"labels": "crazing"}'), TrainingError),
+    ],
+)
+def test_an_unfinished_or_damaged_run_is_refused(tmp_path: Path, spoil: object, error: type) -> None:
+    run = run_folder(tmp_path / "run")
+    spoil(run)
+    with pytest.raises(error):
+        build_from_training(run, tmp_path / "out", name="surface-12", version="1.0.0", level=0)
+    assert not (tmp_path / "out").exists()
