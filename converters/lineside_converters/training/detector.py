@@ -143,7 +143,6 @@ def _start(config: TrainConfig, mixer: Mixer) -> _Run:
     if resumed is not None:
         run.restore(resumed)
         _log.info("resumed at step %d, after %.0f s of training", run.step, run.elapsed_s)
-    run.starts.append({"step": run.step, **config.as_dict()})
     return run
 
 
@@ -212,6 +211,8 @@ def _fit(
     steps = epoch_steps * config.epochs
     clock = _Clock(config, run, steps)
     batches = mixer.stream(run.step, mosaics_at=lambda step: clock.done(step) < MOSAICS_UNTIL)
+    if clock.done() < 1:
+        run.starts.append({"step": run.step, **config.as_dict()})
     while clock.done() < 1:
         loss = _step(run, next(batches), clock.done())
         run.step += 1

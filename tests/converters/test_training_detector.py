@@ -1,0 +1,201 @@
+"""A whole run on a small set: learns, survives a kill, and leaves what a bundle needs."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the train extra is not installed")
+
+import onnxruntime as ort  # noqa: E402
+
+from lineside_converters.training import checkpoint  # noqa: E402
+from lineside_converters.training.augment import Picture  # noqa: E402
+from lineside_converters.training.batches import collate  # noqa: E402
+from lineside_converters.training.config import TrainConfig  # noqa: E402
+from lineside_converters.training.detector import FINAL_RATE, rate_factor, train  # noqa: E402
+from lineside_converters.training.facts import OUTPUTS, PREPROCESS  # noqa: E402
+from lineside_converters.training.heldout import find_all, judge, map50  # noqa: E402
+from lineside_converters.training.loss import detection_loss  # noqa: E402
+from lineside_models.labels import LABELS  # noqa: E402
+from lineside_models.networks import from_state_dict  # noqa: E402
+from lineside_models.networks.detector import PRIOR, pretrained_detector  # noqa: E402
+from lineside_models.postprocess import Candidates, read_params  # noqa: E402
+from lineside_runtime.errors import TrainingError  # noqa: E402
+from tests.converters.training_sets import write_boards, write_steel  # noqa: E402
+
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
+
+
+class KilledError(BaseException):
+    """Stands for a kill: nothing in the training may catch it."""
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("sets")
+    return write_steel(root / "steel", 9), write_boards(root / "boards", 4)
+
+
+def settings(folders, out, **more):
+    common = {"epochs": 2, "batch": 4, "canvas_px": 64, "threads": 1, "simulated_share": 0.0, "held_share": 0.3}
+    return TrainConfig(data=folders, out=out, **(common | {"evaluate_every": 1} | more))
+
+
+@pytest.fixture(scope="module")
+def whole_run(folders, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole")
+    heard = []
+    return train(settings(folders, out), heard.append), heard, out
+
+
+def test_a_run_leaves_weights_graph_and_facts(whole_run):
+    result, _, out = whole_run
+    model = from_state_dict(torch.load(result.weights, weights_only=True))
+    image = np.random.default_rng(0).standard_normal((1, 1, 64, 96)).astype(np.float32)
+    with torch.no_grad():
+        wanted = model(torch.from_numpy(image))
+    found = ort.InferenceSession(result.onnx).run(list(OUTPUTS), {"image": image})
+    for ours, theirs in zip(wanted, found, strict=True):
+        np.testing.assert_allclose(ours.numpy(), theirs, atol=1e-3)
+    facts = json.loads(result.facts.read_text())
+    assert facts["labels"] == list(LABELS)
+    assert facts["held_map50"] == result.held_map50 and set(result.held_map50) == {"steel", "pcb"}
+    assert [row["step"] for row in facts["curve"]] == [facts["steps"] // 2, facts["steps"]]
+    assert read_params(facts["postprocess"]["params"]).thresholds == result.thresholds
+    assert facts["preprocess"]["mean"] == list(PREPROCESS.mean)
+    assert facts["onnx_max_difference"] <= 1e-3
+    assert str(out.parent) not in result.facts.read_text()
+
+
+def test_progress_counts_every_step_and_tells_of_evaluations(whole_run):
+    _, heard, _ = whole_run
+    assert [p.step for p in heard] == list(range(heard[0].steps))
+    assert [p.epoch for p in heard] == [0] * (len(heard) // 2) + [1] * (len(heard) // 2)
+    assert [bool(p.held_map50) for p in heard].count(True) == 2
+    assert heard[-1].remaining_s == 0 and heard[0].remaining_s > 0
+    assert all(np.isfinite(p.loss) for p in heard)
+
+
+def test_a_killed_run_goes_on_to_the_very_same_weights(whole_run, folders, tmp_path):
+    def kill_in_the_second_epoch(progress):
+        if progress.epoch == 1:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        train(settings(folders, tmp_path), kill_in_the_second_epoch)
+    assert not (tmp_path / "training.json").exists()
+    heard = []
+    resumed = train(settings(folders, tmp_path, resume=True), heard.append)
+    assert {p.epoch for p in heard} == {1}
+    whole = checkpoint.load(whole_run[2] / "checkpoint.pt")["model"]
+    again = checkpoint.load(tmp_path / "checkpoint.pt")["model"]
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    assert resumed.thresholds == whole_run[0].thresholds
+    assert [s["resume"] for s in json.loads(resumed.facts.read_text())["starts"]] == [False, True]
+
+
+def test_a_time_budget_ends_the_run_early_and_with_a_whole_result(folders, tmp_path):
+    heard = []
+    result = train(settings(folders, tmp_path, epochs=10_000, minutes=0.02), heard.append)
+    assert len(heard) < 1000
+    assert heard[-1].held_map50 and result.onnx.exists()
+
+
+def test_resuming_where_nothing_was_begun_is_refused(folders, tmp_path):
+    with pytest.raises(TrainingError, match="resumed"):
+        train(settings(folders, tmp_path, resume=True), lambda _: None)
+
+
+def test_a_run_away_learning_rate_is_an_error_and_not_a_model(folders, tmp_path, monkeypatch):
+    monkeypatch.setattr("lineside_converters.training.loss.GIOU_WEIGHT", float("inf"))
+    with pytest.raises(TrainingError, match="loss of step 0"):
+        train(settings(folders, tmp_path), lambda _: None)
+    assert not (tmp_path / "best.pt").exists()
+
+
+def test_small_defects_pull_the_scores_off_the_prior():
+    """Plain cross-entropy left them there for whole trainings: the highest score has to rise, and on the defect."""
+    torch.manual_seed(0)
+    model = pretrained_detector(len(LABELS))
+    model.trunk.freeze_early()
+    rng = np.random.default_rng(0)
+    pictures = []
+    for number in range(4):
+        image = rng.integers(100, 130, (96, 96)).astype(np.uint8)
+        x, y = (int(v) for v in rng.integers(16, 64, 2))
+        image[y : y + 14, x : x + 14] = 250 if number % 2 else 5
+        box = np.array([[x, y, x + 14, y + 14]], np.float32)
+        pictures.append(Picture(image, box, np.array([10 + number % 2])))
+    batch = collate(pictures)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-3)
+    for _ in range(40):
+        loss = detection_loss(model(batch.images), true_boxes=batch.boxes, true_labels=batch.labels).total
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    for norm in model.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            norm.momentum = None
+            norm.reset_running_stats()
+    with torch.no_grad():
+        model(batch.images)
+        scores = torch.cat([m.flatten(2) for m in model.eval()(batch.images)[:3]], 2).sigmoid().amax(2)
+    assert float(scores.max()) > 20 * PRIOR
+    assert scores.argmax(1).tolist() == [10, 11, 10, 11]
+
+
+def test_the_rate_rises_then_falls_to_its_end():
+    assert rate_factor(0, 0.0) < 0.01
+    assert rate_factor(1000, 0.0) == pytest.approx(1.0)
+    assert rate_factor(1000, 1.0) == rate_factor(1000, 1.3) == pytest.approx(FINAL_RATE)
+    falling = [rate_factor(1000, done) for done in np.linspace(0, 1, 11)]
+    assert falling == sorted(falling, reverse=True)
+
+
+def test_held_out_pictures_of_two_sizes_are_found_in_their_own_pixels():
+    torch.manual_seed(0)
+    model = pretrained_detector(len(LABELS))
+    for head in model.cls_heads:
+        torch.nn.init.constant_(head[-1].bias, 0.0)
+    none = np.empty((0, 4), np.float32), np.empty(0, np.int64)
+    pictures = [Picture(np.full((side, side), 90, np.uint8), *none) for side in (200, 320, 200)]
+    found = find_all(model, pictures)
+    assert not model.training
+    assert all(len(each) and each.boxes.max() <= p.image.shape[0] for each, p in zip(found, pictures, strict=True))
+    np.testing.assert_allclose(found[0].boxes, found[2].boxes, atol=1e-3)
+
+
+def test_finds_are_judged_by_their_own_type_and_image():
+    boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 11], [50, 50, 60, 60]], np.float32)
+    found = Candidates(boxes, np.array([0.9, 0.8, 0.7], np.float32), np.array([1, 1, 2]))
+    nothing = Candidates(boxes[:0], np.empty(0, np.float32), np.empty(0, np.int64))
+    image = np.zeros((64, 64), np.uint8)
+    pictures = [Picture(image, boxes[:1], np.array([1])), Picture(image, boxes[2:], np.array([2]))]
+    finds = judge(pictures, [found, nothing])
+    assert finds.right.tolist() == [True, False, False]
+    assert finds.images.tolist() == [0, 0, 0]
+    assert finds.present[:, 1:3].tolist() == [[True, False], [False, True]]
+    assert map50(pictures, [found, nothing]) == pytest.approx(0.5)
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
+    class Payload:
+        def __reduce__(self):
+            return (tmp_path / "ran").touch, ()
+
+    torch.save(Payload(), tmp_path / "checkpoint.pt")
+    with pytest.raises(TrainingError, match="resumed"):
+        checkpoint.load(tmp_path / "checkpoint.pt")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_damaged_checkpoint_is_refused_and_a_whole_one_comes_back(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    checkpoint.save(path, {"step": 3, "tensor": torch.arange(4)})
+    assert checkpoint.load(path)["tensor"].tolist() == [0, 1, 2, 3]
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(TrainingError):
+        checkpoint.load(path)
