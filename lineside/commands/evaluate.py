@@ -54,7 +54,8 @@ def _print_table(result: dict[str, Any]) -> None:
     print(f"latency p50 {latency['p50']:.2f} ms, p95 {latency['p95']:.2f} ms on {result['used_device']}")
     print(f"{'type':<18}{'AP@0.5':>8}{'precision':>11}{'recall':>8}{'image F1':>10}{'boxes':>7}")
     for name, figures in result["per_class"].items():
+        ap50 = "-" if figures["ap50"] is None else f"{figures['ap50']:.3f}"
         print(
-            f"{name:<18}{figures['ap50']:>8.3f}{figures['precision']:>11.3f}{figures['recall']:>8.3f}"
+            f"{name:<18}{ap50:>8}{figures['precision']:>11.3f}{figures['recall']:>8.3f}"
             f"{figures['f1_image']:>10.3f}{figures['support']:>7}"
         )

@@ -19,6 +19,9 @@ from lineside_runtime.bundle import Bundle, open_bundle, write_manifest
 VERSIONS = ("1.0.0", "1.1.0", "1.2.0")
 """The first, the better and the broken one."""
 
+CONVOLUTION_DIMS = 4
+"""Weights of a convolution: outputs, inputs, height, width."""
+
 
 def compress(
     parent: Path,
@@ -67,10 +70,12 @@ def break_weights(good: Bundle, out: Path, *, version: str) -> Bundle:
     variant = good.manifest.variants[0]
     path = out / variant.file
     model = onnx.load(path)
-    largest = max(model.graph.initializer, key=lambda tensor: int(np.prod(tensor.dims)))
-    weights: np.ndarray[Any, Any] = onnx.numpy_helper.to_array(largest)
-    shuffled = np.random.default_rng(0).permutation(weights.reshape(-1)).reshape(weights.shape)
-    largest.CopyFrom(onnx.numpy_helper.from_array(shuffled, largest.name))
+    random = np.random.default_rng(0)
+    for tensor in model.graph.initializer:
+        if len(tensor.dims) == CONVOLUTION_DIMS:
+            weights: np.ndarray[Any, Any] = onnx.numpy_helper.to_array(tensor)
+            shuffled = random.permutation(weights.reshape(-1)).reshape(weights.shape)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(shuffled, tensor.name))
     onnx.save(model, path)
     write_manifest(out, msgspec.structs.replace(good.manifest, version=version))
     return open_bundle(out)
