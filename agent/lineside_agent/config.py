@@ -225,6 +225,8 @@ def parse_config(data: bytes, folder: Path) -> AgentConfig:
     check_name(config.group, "group")
     if config.link is not None and config.root is None:
         raise ConfigError("$.root is missing", expected="the path of root.json, since $.link is there")
+    if config.link is None and config.bundle is None:
+        raise ConfigError("neither $.bundle nor $.link is there", expected="a bundle to run, or a hub that pushes one")
     return _resolved(config, folder)
 
 

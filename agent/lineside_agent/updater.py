@@ -172,7 +172,7 @@ class Updater:
     def _failed(self, action: Action, error: Exception) -> Event:
         if isinstance(action, updates.Load):
             return LoadFailed(action.slot or "a", _problem(error))
-        return Broke(self.machine.attempt, _problem(error), transient=isinstance(error, TRANSIENT))
+        return Broke(self.machine.attempt, _problem(error), transient=_is_transient(error))
 
     # -- the actions -------------------------------------------------------------------------------------------
 
@@ -313,6 +313,11 @@ class Updater:
             log.error("slot %s can't be used: %s", slot, error)
             return Machine()
         return Machine(state="active", installed=installed, installed_slot=slot)
+
+
+def _is_transient(error: Exception) -> bool:
+    """A hub that answers that it has not what its own metadata names will not have it the next time either."""
+    return isinstance(error, TRANSIENT) and getattr(error, "status", 0) != 404
 
 
 def _problem(error: Exception) -> Problem:

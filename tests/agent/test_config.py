@@ -109,6 +109,11 @@ def test_link_needs_a_root_to_trust() -> None:
         parse(WHOLE.replace('root = "root.json"', ""))
 
 
+def test_agent_needs_a_bundle_or_a_hub() -> None:
+    with pytest.raises(ConfigError, match="neither"):
+        parse('device = "a"\nfolder = "s"\n[camera]\ntype = "simulator"\n')
+
+
 @pytest.mark.parametrize("data", [b"device = ", b"\xff\xfe", b"a = 1\na = 2"])
 def test_what_is_not_toml_is_refused(data: bytes) -> None:
     with pytest.raises(ConfigError):

@@ -1,0 +1,281 @@
+"""The whole agent as a process, and its manners on the link with a real broker."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import tty
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from lineside_agent.store import Store
+from lineside_hub.repository import Repository
+from lineside_link.client import LinkClient
+from lineside_link.messages import Reported, Up, decode, encode
+from lineside_link.topics import Topics
+from lineside_runtime.bundle import Bundle
+from tests.agent.bundles import bright, dark, make_bundle
+from tests.peers import Broker
+from tests.peers.waiting import wait_for
+
+Start = Callable[..., "Agent"]
+
+
+class Agent:
+    """A child process with one configuration."""
+
+    def __init__(self, folder: Path, settings: str) -> None:
+        self.folder = folder
+        self.state = folder / "state"
+        (folder / "agent.toml").write_text(settings)
+        self.start()
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "lineside_agent", "--config", str(self.folder / "agent.toml")]
+        with (self.folder / "agent.log").open("ab") as log:
+            self.child = subprocess.Popen(command, stdout=log, stderr=log)
+
+    def wait(self, timeout_s: float = 60.0) -> int:
+        return self.child.wait(timeout_s)
+
+    @property
+    def status(self) -> dict[str, Any]:
+        path = self.state / "status.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "agent.log").read_text()
+
+    def parts(self) -> list[tuple[str, str]]:
+        store = Store(self.state)
+        rows = store.rows(0, 10_000)
+        store.close()
+        return [(row.part_id, row.verdict) for row in rows]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return make_bundle(tmp_path_factory.mktemp("bundle") / "b")
+
+
+@pytest.fixture
+def start(tmp_path: Path, bundle: Bundle) -> Iterator[Start]:
+    agents: list[Agent] = []
+    (tmp_path / "frames").mkdir()
+
+    def make(*, frames: int = 6, top: str = "exit_when_done = true", camera: str = "", tables: str = "") -> Agent:
+        for number in range(frames):
+            cv2.imwrite(str(tmp_path / "frames" / f"{number:04d}.png"), bright() if number % 2 else dark())
+        head = f'device = "cam-1"\nfolder = "state"\nbundle = "{bundle.path}"\n{top}\n'
+        chosen = f'[camera]\ntype = "folder"\npath = "frames"\n{camera}\n'
+        agents.append(Agent(tmp_path, head + chosen + tables))
+        return agents[-1]
+
+    yield make
+    for agent in agents:
+        if agent.child.poll() is None:
+            agent.child.terminate()
+            agent.wait(20.0)
+
+
+def test_batch_without_a_hub_ends_with_a_verdict_a_frame(start: Start) -> None:
+    agent = start(tables='[store]\nkeep_images = "bad"\n')
+    assert agent.wait() == 0, agent.log
+    status = agent.status
+    assert (status["frames"], status["inspected"], status["passed"], status["rejected"]) == (6, 6, 3, 3)
+    assert (status["faults"], status["fallbacks"], status["lost"], status["dropped"]) == (0, 0, 0, 0)
+    assert (status["state"], status["installed"], status["source_finished"]) == ("active", "bright-spots@1.0.0", True)
+    assert (status["requested_device"], status["used_device"]) == ("cpu:0", "ort/cpu:0")
+    assert status["outbox_pending"] == 6
+    assert agent.parts() == [(f"{n:04d}.png", "reject" if n % 2 else "pass") for n in range(6)]
+    (images,) = (agent.state / "images").iterdir()
+    assert sorted(path.name for path in images.iterdir()) == ["00000001.png", "00000003.png", "00000005.png"]
+
+
+def test_damaged_image_is_a_fault_and_not_a_crash(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "frames" / "0002x.png").write_bytes(b"rubbish")
+    agent = start()
+    assert agent.wait() == 0
+    assert ("0002x.png", "fault") in agent.parts()
+    assert (agent.status["inspected"], agent.status["faults"]) == (7, 1)
+
+
+def test_second_run_inspects_nothing_twice_and_what_is_new(start: Start, tmp_path: Path) -> None:
+    agent = start()
+    assert agent.wait() == 0
+    cv2.imwrite(str(tmp_path / "frames" / "9999.png"), bright())
+    agent.start()
+    assert agent.wait() == 0
+    assert agent.status["inspected"] == 1
+    assert [part for part, _ in agent.parts()] == [*(f"{n:04d}.png" for n in range(6)), "9999.png"]
+
+
+@pytest.mark.parametrize(("threshold", "rejected"), [("", 4), ("confidence_threshold = 0.95", 3)])
+def test_threshold_of_the_configuration_counts(start: Start, tmp_path: Path, threshold: str, rejected: int) -> None:
+    doubtful = np.full((96, 96, 3), 140, np.uint8)  # a score of sigmoid(40 * (140 / 255 - 0.5)) = 0.88
+    cv2.imwrite(str(tmp_path / "frames" / "9999.png"), doubtful)
+    agent = start(tables=f"[inspect]\n{threshold}\n")
+    assert agent.wait() == 0
+    assert agent.status["rejected"] == rejected
+
+
+def test_terminated_agent_ends_cleanly_and_goes_on_later(start: Start) -> None:
+    agent = start(frames=40, camera="rate_hz = 20.0")
+    wait_for(lambda: agent.status.get("inspected", 0) > 4, 30.0)
+    agent.child.send_signal(signal.SIGTERM)
+    assert agent.wait(20.0) == 0
+    assert 4 < len(agent.parts()) < 40
+    agent.start()
+    assert agent.wait() == 0
+    assert [part for part, _ in agent.parts()] == [f"{n:04d}.png" for n in range(40)]
+
+
+def test_second_agent_on_the_same_folder_is_refused(start: Start) -> None:
+    agent = start(top="")
+    wait_for(lambda: agent.status.get("source_finished"), 30.0)
+    first = agent.child
+    agent.start()
+    assert agent.wait() == 1
+    assert "another agent uses" in agent.log
+    assert first.poll() is None
+    first.terminate()
+    first.wait(20.0)
+
+
+def test_configuration_error_is_one_line_with_its_code(start: Start) -> None:
+    agent = start(camera="fps = 3")
+    assert agent.wait() == 1
+    assert agent.log.startswith("[2001] $.camera.fps is not a known key")
+    assert "Traceback" not in agent.log
+
+
+def test_batch_without_images_ends_with_an_error(start: Start) -> None:
+    agent = start(frames=0)
+    assert agent.wait() == 1
+    assert "holds no image" in agent.log
+
+
+def test_line_hears_the_verdicts_while_frames_run(start: Start, tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    tty.setraw(ours)
+    agent = start(tables=f'[[line_io]]\ntype = "serial"\nport = "{os.ttyname(theirs)}"\n')
+    assert agent.wait() == 0
+    heard = os.read(ours, 65536).decode().splitlines()
+    assert heard == [f"V {n} {'REJECT' if n % 2 else 'PASS'} {n:04d}.png" for n in range(6)]
+    assert agent.status["line_io"][0]["sent"] == 6
+    os.close(ours)
+    os.close(theirs)
+
+
+# -- on the link ---------------------------------------------------------------------------------------------------
+
+
+class Listener:
+    """What the hub would see of one device."""
+
+    def __init__(self, broker: Broker) -> None:
+        self.topics = Topics("t0")
+        self.ups: list[Up] = []
+        self.reports: list[Reported] = []
+        self.client = LinkClient(broker.config("listener"), "listener")
+        self.client.subscribe(self.topics.up("cam-1"), lambda _, data: self.ups.append(decode(data, Up)))
+        self.client.subscribe(
+            self.topics.reported("cam-1"), lambda _, data: self.reports.append(decode(data, Reported))
+        )
+        self.client.start()
+        assert self.client.wait_connected(10.0)
+
+
+@pytest.fixture
+def listener(embedded_broker: Broker) -> Iterator[Listener]:
+    made = Listener(embedded_broker)
+    yield made
+    made.client.close()
+
+
+@pytest.fixture
+def linked(start: Start, embedded_broker: Broker, tmp_path: Path) -> Agent:
+    """An agent that is connected, with a factory bundle and nobody to push another."""
+    root = Repository.create(tmp_path / "hub", groups=["default"]).root_bytes()
+    (tmp_path / "root.json").write_bytes(root)
+    link = f'[link]\nurl = "{embedded_broker.url}"\nsite = "t0"\nreconnect_max_s = 0.5\n'
+    return start(top='root = "root.json"', tables=link)
+
+
+def test_birth_says_what_the_device_is_and_goodbye_that_it_went(linked: Agent, listener: Listener) -> None:
+    wait_for(lambda: listener.ups, 30.0)
+    birth = listener.ups[-1]
+    assert (birth.device, birth.up, birth.group) == ("cam-1", True, "default")
+    assert "ort/cpu:0" in birth.devices
+    assert birth.engines["ort"]
+    assert birth.agent_version
+    linked.child.terminate()
+    wait_for(lambda: not listener.ups[-1].up)
+    assert listener.ups[-1].boot_id == birth.boot_id
+    assert linked.wait(20.0) == 0
+
+
+def test_last_will_says_that_a_killed_agent_is_gone_and_its_successor_is_another(
+    linked: Agent, listener: Listener
+) -> None:
+    wait_for(lambda: listener.ups and listener.ups[-1].up, 30.0)
+    first = listener.ups[-1].boot_id
+    linked.child.kill()
+    linked.wait()
+    wait_for(lambda: not listener.ups[-1].up, 30.0)
+    linked.start()
+    wait_for(lambda: listener.ups[-1].up and listener.ups[-1].boot_id != first, 30.0)
+    wait_for(lambda: linked.status.get("boot_id") == listener.ups[-1].boot_id)
+    assert linked.status["name_conflicts"] == 0
+
+
+def test_reported_names_the_factory_bundle_and_comes_again_with_each_connection(
+    linked: Agent, listener: Listener, embedded_broker: Broker
+) -> None:
+    wait_for(lambda: listener.reports and listener.reports[-1].installed is not None, 30.0)
+    report = listener.reports[-1]
+    assert report.installed is not None
+    assert (report.installed.identity, report.state) == ("bright-spots@1.0.0", "active")
+    assert report.free_bytes > 0
+    listener.reports.clear()
+    listener.ups.clear()
+    embedded_broker.kill()  # and with it everything that was retained
+    embedded_broker.start()
+    wait_for(lambda: listener.reports and listener.ups and listener.ups[-1].up, 30.0)
+
+
+def test_somebody_else_under_the_same_name_is_said_loudly(linked: Agent, listener: Listener) -> None:
+    wait_for(lambda: listener.ups and listener.ups[-1].up, 30.0)
+    foreign = Up(device="cam-1", up=True, boot_id="somebody-else")
+    listener.client.publish(listener.topics.up("cam-1"), encode(foreign), qos=1, retain=True)
+    wait_for(lambda: linked.status.get("name_conflicts") == 1, 10.0)
+    assert "another agent (boot id somebody-else) is connected as cam-1" in linked.log
+
+
+def test_late_last_will_of_an_old_connection_is_corrected(linked: Agent, listener: Listener) -> None:
+    wait_for(lambda: listener.ups and listener.ups[-1].up, 30.0)
+    late = Up(device="cam-1", up=False, boot_id=listener.ups[-1].boot_id)
+    listener.client.publish(listener.topics.up("cam-1"), encode(late), qos=1, retain=True)
+    wait_for(lambda: [one.up for one in listener.ups][-2:] == [False, True], 10.0)
+
+
+def test_agent_inspects_without_a_broker(start: Start, embedded_broker: Broker, tmp_path: Path) -> None:
+    (tmp_path / "root.json").write_bytes(Repository.create(tmp_path / "hub", groups=["default"]).root_bytes())
+    embedded_broker.kill()
+    link = f'[link]\nurl = "{embedded_broker.url}"\nsite = "t0"\n'
+    agent = start(top='root = "root.json"', tables=link)
+    wait_for(lambda: agent.status.get("source_finished"), 30.0)
+    assert (agent.status["inspected"], agent.status["connected"], agent.status["outbox_pending"]) == (6, False, 6)
+    assert "4003" in agent.status["link_problem"]
+    embedded_broker.start()
+    wait_for(lambda: agent.status["connected"], 40.0)
