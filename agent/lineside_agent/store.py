@@ -98,7 +98,7 @@ class Store:
         self._waiting = 0
         self._commits = 0
         self._epoch, self._last_seq, self._acked = "", 0, 0
-        self._prepare()
+        self._prepare()  # may raise: without the last sequence nobody knows where to go on
         self._writer = threading.Thread(target=self._run, name="store", daemon=True)
         self._writer.start()
 
@@ -231,9 +231,9 @@ class Store:
         """Opens the database, or sets it aside and makes a new one."""
         try:
             epoch, last_seq, acked = _open_schema(self._path)
+        except sqlite3.OperationalError as error:  # locked, unreadable, no room: it is whole, so it stays
+            raise _explained(error, self._path) from error
         except sqlite3.DatabaseError as error:
-            if _is_full(error):
-                raise DiskFullError(path=str(self._path)) from error
             self._set_aside(error)
             epoch, last_seq, acked = _open_schema(self._path)
         with self._changed:
@@ -338,7 +338,7 @@ class Store:
             self._set_aside(error)
             try:
                 self._prepare()
-            except (sqlite3.DatabaseError, DiskFullError) as again:
+            except (sqlite3.DatabaseError, StoreError) as again:
                 log.error("no new database yet: %s", again)
         elif self.problem is None:
             self.problem = _explained(error, self._path)
@@ -347,8 +347,8 @@ class Store:
 
 def _explained(error: sqlite3.DatabaseError, path: Path) -> StoreError:
     if _is_full(error):
-        return DiskFullError(path=str(path))
-    return DatabaseError(f"{path}: {error}", action="It is tried again.")
+        return DiskFullError(f"no room to write {path} ({error})")
+    return DatabaseError(f"{path}: {error}", action="See who else holds it and whether it may be written.")
 
 
 def _connect(path: Path) -> sqlite3.Connection:

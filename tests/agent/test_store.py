@@ -19,7 +19,7 @@ from lineside_agent.images import Archive
 from lineside_agent.store import NAME, WAITING_MAX, Store
 from lineside_link.messages import ResultRow
 from lineside_models.frame import Frame
-from lineside_runtime.errors import DiskFullError
+from lineside_runtime.errors import DatabaseError, DiskFullError
 from tests.peers.waiting import wait_for
 
 Open = Callable[..., Store]
@@ -258,3 +258,19 @@ def test_killed_writer_leaves_every_flushed_record_once_and_no_gap(tmp_path: Pat
     rows = open_store().rows(0, 100_000)
     assert len(rows) >= flushed
     assert [(found.seq, found.sequence) for found in rows] == [(n + 1, n) for n in range(len(rows))]
+
+
+def test_database_that_somebody_else_holds_is_not_set_aside(open_store: Open, tmp_path: Path) -> None:
+    first = open_store()
+    fill(first, 0)
+    first.close()
+    holder = sqlite3.connect(tmp_path / NAME, isolation_level=None)
+    holder.execute("PRAGMA locking_mode=EXCLUSIVE")
+    holder.execute("BEGIN IMMEDIATE")
+    holder.execute("UPDATE meta SET value = '0' WHERE key = 'acked'")
+    with pytest.raises(DatabaseError, match="locked") as caught:
+        open_store()
+    assert caught.value.code == 4001
+    holder.close()
+    assert open_store().next_sequence("cam") == 1
+    assert not list(tmp_path.glob(f"{NAME}.damaged-*"))

@@ -17,17 +17,20 @@ from typing import Any
 
 import cv2
 import msgspec
+import tomli_w
 
 from lineside_agent.slots import Slots
 from lineside_agent.updates import Machine
+from lineside_hub.identity import HUB_NAME
 from lineside_hub.push import push
 from lineside_hub.repository import Repository
+from lineside_link.config import LinkConfig
 from lineside_runtime.bundle import Bundle
 from tests.agent.bundles import bright, dark
-from tests.peers.brokers import EmbeddedBroker
+from tests.peers.brokers import Broker, EmbeddedBroker, SecureMosquitto
 from tests.peers.waiting import wait_for
 
-GROUP, DEVICE, SITE = "line", "cam-1", "s"
+GROUP, DEVICE, SITE = "line", "cam-1", "t0"
 TIMEOUT_S = 60.0
 
 MORTAL = """
@@ -70,13 +73,22 @@ class Site:
         frames: How many images the camera gives, every second one with a defect.
         rate_hz: How fast.
         state: The agent's folder; ``folder/state`` if not given.
+        broker: The embedded one if not given.
     """
 
-    def __init__(self, folder: Path, *, frames: int, rate_hz: float, state: Path | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        frames: int,
+        rate_hz: float,
+        state: Path | None = None,
+        broker: Broker | None = None,
+    ) -> None:
         self.folder = folder
         self.frames = frames
         self.state = state or folder / "state"
-        self.broker = EmbeddedBroker(folder / "broker")
+        self.broker = broker or EmbeddedBroker(folder / "broker")
         self.hub_folder = folder / "hub"
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         repository = Repository.create(self.hub_folder, groups=[GROUP])
@@ -90,13 +102,24 @@ class Site:
             cv2.imwrite(str(self.folder / "frames" / f"{number:04d}.png"), bright() if number % 2 else dark())
 
     def _write_configurations(self, rate_hz: float) -> None:
-        link = f'[link]\nurl = "{self.broker.url}"\nsite = "{SITE}"\nreconnect_max_s = 1.0\n'
-        (self.folder / "hub.toml").write_text(f'folder = "hub"\n{link}')
-        (self.folder / "agent.toml").write_text(
-            f'device = "{DEVICE}"\ngroup = "{GROUP}"\nfolder = "{self.state}"\nroot = "root.json"\n{link}'
-            f'[camera]\ntype = "folder"\npath = "frames"\nrate_hz = {rate_hz}\n'
-            "[inspect]\nhealth_timeout_s = 1.0\n"
-        )
+        if isinstance(self.broker, SecureMosquitto):
+            device = self.broker.config_with(self.broker.enroll(DEVICE, group=GROUP), site=SITE)
+        else:
+            device = self.broker.config(DEVICE, site=SITE)
+        self._write_toml("hub.toml", {"folder": "hub", "link": _table(self.broker.config(HUB_NAME, site=SITE))})
+        agent = {
+            "device": DEVICE,
+            "group": GROUP,
+            "folder": str(self.state),
+            "root": "root.json",
+            "link": _table(device),
+            "camera": {"type": "folder", "path": "frames", "rate_hz": rate_hz},
+            "inspect": {"health_timeout_s": 1.0},
+        }
+        self._write_toml("agent.toml", agent)
+
+    def _write_toml(self, name: str, content: dict[str, Any]) -> None:
+        (self.folder / name).write_text(tomli_w.dumps(content))
 
     def start(self) -> None:
         """Starts all three."""
@@ -217,3 +240,8 @@ class Site:
 
     def alive(self, name: str) -> bool:
         return self._children[name].poll() is None
+
+
+def _table(link: LinkConfig) -> dict[str, Any]:
+    values: dict[str, Any] = msgspec.to_builtins(link)
+    return {key: value for key, value in values.items() if value is not None}

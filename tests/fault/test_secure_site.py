@@ -1,0 +1,49 @@
+"""The same walk with Debian's mosquitto, mutual TLS and the hub's access list."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lineside_hub.push import set_desired
+from lineside_hub.repository import Repository
+from tests.agent.bundles import break_golden, make_bundle
+from tests.fault.plant import DEVICE, GROUP, Site
+from tests.peers.brokers import SecureMosquitto, find_mosquitto
+
+pytestmark = [pytest.mark.slow, pytest.mark.peer]
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    broker = SecureMosquitto(tmp_path / "mosquitto", program=find_mosquitto())
+    made = Site(tmp_path, frames=40, rate_hz=15.0, broker=broker)
+    made.start()
+    yield made
+    made.end()
+
+
+def test_bundle_goes_out_and_results_come_home_over_tls(site: Site, tmp_path: Path) -> None:
+    site.wait_state("active", site.push(make_bundle(tmp_path / "1")))
+    site.wait_state("rolled_back", site.push(break_golden(make_bundle(tmp_path / "2", version="2.0.0"))))
+    site.wait_state("active", site.push(make_bundle(tmp_path / "3", version="3.0.0", gain=30.0, ballast=1_000_000)))
+    site.wait_synced()
+    site.check_nothing_lost_nothing_twice()
+
+
+def test_device_whose_certificate_is_of_another_group_does_not_hear_the_wishes_of_this_one(
+    site: Site, tmp_path: Path
+) -> None:
+    assert isinstance(site.broker, SecureMosquitto)
+    site.kill("agent")
+    site.broker.enroll(DEVICE, group="another")
+    site.push(make_bundle(tmp_path / "1"))
+    site.push(make_bundle(tmp_path / "2", version="2.0.0"))
+    site.start_agent()
+    ref = Repository.open(site.hub_folder).find(GROUP, name="bright-spots", version="2.0.0")
+    gen = set_desired(site.hub_folder, ref, device=DEVICE).gen
+    site.wait_state("active", gen)  # its own wishes it hears
+    assert site.machine.group_wish is None
+    assert site.machine.device_wish is not None
