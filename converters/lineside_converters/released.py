@@ -13,23 +13,19 @@ from lineside_models.vision.facts import ModelFacts
 from lineside_runtime.bundle import Postprocess, Preprocess
 from lineside_runtime.errors import InputNotFoundError, TrainingError
 
-PREPROCESS = Preprocess(input="image", colour="grey", min_side=224, max_side=640, mean=(127.0,), std=(128.0,))
-POSTPROCESS_PARAMS: dict[str, Any] = {"strides": [8, 16, 32], "reg_bins": 16}
-"""Of the surface detector, as in `lineside_converters.training.facts`, which can't be imported without torch."""
-
 
 class TrainingFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What is read of a run's ``training.json``; it says more.
 
     Attributes:
         labels: Class names in the order of the model's outputs.
-        calibration: ``(a, b)`` a label: the probability of being right is ``sigmoid(a × logit + b)``.
-        thresholds: Calibrated score a label from which a find counts.
+        preprocess: How an image became the model's input while it was trained.
+        postprocess: How its outputs are read, with the fitted score calibration and thresholds.
     """
 
     labels: tuple[str, ...]
-    calibration: tuple[tuple[float, float], ...] = ()
-    thresholds: tuple[float, ...] = ()
+    preprocess: Preprocess
+    postprocess: Postprocess
 
 
 def read_training(run: Path) -> tuple[ModelFacts, dict[str, Any]]:
@@ -57,13 +53,7 @@ def read_training(run: Path) -> tuple[ModelFacts, dict[str, Any]]:
         read = msgspec.convert(content, TrainingFacts)
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         raise TrainingError(f"{path}: {error}") from error
-    scores = {"calibration": [list(pair) for pair in read.calibration], "thresholds": list(read.thresholds)}
-    facts = ModelFacts(
-        labels=read.labels,
-        preprocess=PREPROCESS,
-        postprocess=Postprocess(name="dfl_anchor_free", params=POSTPROCESS_PARAMS | scores),
-    )
-    return facts, content
+    return ModelFacts(labels=read.labels, preprocess=read.preprocess, postprocess=read.postprocess), content
 
 
 def build_from_training(

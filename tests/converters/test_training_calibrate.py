@@ -31,7 +31,14 @@ def drawn(count, a, b, *, seed=0):
 def finds_of(scores, labels, right, *, classes=2):
     present = np.zeros((len(scores), classes), bool)
     present[np.arange(len(scores)), labels] = right
-    return Finds(np.asarray(scores, float), np.asarray(labels), np.asarray(right), np.arange(len(scores)), present)
+    return Finds(
+        np.asarray(scores, float),
+        np.asarray(labels),
+        np.asarray(right),
+        np.arange(len(scores)),
+        present,
+        present.sum(axis=0),
+    )
 
 
 @pytest.mark.parametrize(("a", "b"), [(1.0, 0.0), (2.5, 1.0), (0.7, -0.8)])
@@ -104,6 +111,7 @@ def test_an_image_whose_type_is_never_found_counts_as_missed():
         np.array([True, False]),
         np.array([0, 1]),
         np.array([[True], [False], [True]]),
+        np.array([2]),
     )
     assert 0.4 < choose_thresholds(finds, ((1.0, 0.0),))[0] < 0.9
 
@@ -116,3 +124,11 @@ def test_the_bundles_postprocessing_takes_what_was_fitted():
     params = read_params(postprocess(((2.0, 1.0),) * 12, (0.4,) * 12).params)
     assert params.calibration == ((2.0, 1.0),) * 12
     assert params.thresholds == (0.4,) * 12
+
+
+def test_false_boxes_beside_a_right_one_raise_the_threshold():
+    # Every image shows the type, so the images alone would take any threshold down to nothing.
+    images = np.repeat(np.arange(10), 5)
+    scores = np.tile([0.8, 0.3, 0.25, 0.2, 0.15], 10)
+    finds = Finds(scores, np.zeros(50, np.int64), scores > 0.5, images, np.ones((10, 1), bool), np.array([10]))
+    assert 0.3 < choose_thresholds(finds, ((1.0, 0.0),))[0] < 0.8

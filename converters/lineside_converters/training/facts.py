@@ -8,6 +8,7 @@ from lineside_runtime.bundle import Postprocess, Preprocess
 ARCHITECTURE = "surface_detector_lite0"
 INPUT = "image"
 OUTPUTS = tuple(f"{kind}_{stride}" for kind in ("cls", "box") for stride in STRIDES)
+NMS_IOU = 0.45  # of 0.2 to 0.7 the best on the held-out share of the train folds: 0.645 against 0.621 at 0.6 on steel
 MEAN, STD = 127.0, 128.0  # of the EfficientNet-Lite0 weights
 
 PREPROCESS = Preprocess(input=INPUT, colour="grey", min_side=224, max_side=640, mean=(MEAN,), std=(STD,))
@@ -21,6 +22,7 @@ def postprocess(calibration: tuple[tuple[float, float], ...] = (), thresholds: t
         params={
             "strides": list(STRIDES),
             "reg_bins": REG_BINS,
+            "nms_iou": NMS_IOU,
             "calibration": [list(pair) for pair in calibration],
             "thresholds": list(thresholds),
         },

@@ -60,6 +60,9 @@ def judge(pictures: Sequence[Picture], found: Sequence[Candidates]) -> Finds:
         right=np.concatenate(right),
         images=np.repeat(np.arange(len(found)), [len(each) for each in found]),
         present=present,
+        truths=sum(
+            (np.bincount(picture.labels, minlength=len(LABELS)) for picture in pictures), np.zeros(len(LABELS), int)
+        ),
     )
 
 
