@@ -102,6 +102,27 @@ def test_overlapping_boxes_of_one_type_are_one_defect_but_types_stay_apart() -> 
     assert len(loose) == 3
 
 
+def test_a_kept_box_is_voted_by_its_neighbours_of_one_type() -> None:
+    maps = _maps()
+    _put(maps, box=(44, 44, 124, 104), label=0, logit=3.0, stride=16)
+    _put(maps, box=(40, 40, 120, 100), label=0, logit=1.0)
+    _put(maps, box=(30, 30, 110, 90), label=1, logit=1.0, stride=32)
+    (found,) = decode(maps, _how(vote_iou=0.5), [WHOLE])
+    sure, less = 1 / (1 + np.exp(-3.0)), 1 / (1 + np.exp(-1.0))
+    shift = 4 * less / (sure + less)
+    np.testing.assert_array_equal(found.labels, [0, 1])
+    np.testing.assert_allclose(found.boxes[0], np.array([44, 44, 124, 104]) - shift, atol=1e-2)
+    np.testing.assert_allclose(found.boxes[1], [30, 30, 110, 90], atol=1e-2)
+
+
+def test_boxes_without_area_are_no_numbers_to_divide_by() -> None:
+    maps = _maps()
+    maps["cls_8"][0, 0, 5, 5] = 2.0
+    maps["box_8"][0, :, 5, 5] = np.tile([60.0] + [0.0] * (BINS - 1), 4)
+    (found,) = decode(maps, _how(vote_iou=0.5), [WHOLE])
+    assert np.isfinite(found.boxes).all()
+
+
 def test_frames_of_a_batch_are_decoded_apart() -> None:
     maps = _maps(frames=2)
     _put(maps, box=(40, 40, 120, 100), label=0, logit=1.0, frame=1)
