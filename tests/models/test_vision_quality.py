@@ -15,7 +15,6 @@ import pytest
 import lineside.vision
 from lineside_models.vision import QualityInspector
 from lineside_models.vision.facts import EXAMPLE, METADATA_KEY
-from lineside_models.vision.quality import SHIPPED
 from lineside_runtime.bundle import pack_archive
 from lineside_runtime.config import Config
 from lineside_runtime.errors import (
@@ -244,7 +243,6 @@ def test_no_temporary_file_remains(model: Path, tmp_path: Path, monkeypatch: pyt
     assert list(temporary.iterdir()) == []
 
 
-@pytest.mark.skipif(not SHIPPED.exists(), reason="the shipped bundle is not packaged yet")
 def test_the_shipped_bundle_is_the_default() -> None:
     with lineside.vision.QualityInspector() as inspector:
         assert len(inspector.session.manifest.labels) == 12
