@@ -78,7 +78,10 @@ def test_every_device_module_imports_without_the_host_packages(device: Path, tmp
 
 
 def test_help_loads_no_engine(device: Path, tmp_path: Path) -> None:
-    code = "import sys, lineside.cli\ntry: lineside.cli.main(['--help'])\nexcept SystemExit: pass\nprint(sorted(sys.modules))"
+    code = (
+        "import sys, lineside.cli\ntry: lineside.cli.main(['--help'])\nexcept SystemExit: pass\n"
+        "print(sorted(sys.modules))"
+    )
     printed = run(device / "python", "-c", code, cwd=tmp_path)
     assert "COMMAND" in printed
     assert not any(f"'{name}'" in printed for name in ("onnxruntime", "cv2", "numpy", "paho", "tuf", *HOST_ONLY))
