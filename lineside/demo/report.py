@@ -109,7 +109,7 @@ def _annotate_all(data: ReportData) -> dict[int, UInt8Array]:
 
 
 def _choose(results: Sequence[Row], annotated: dict[int, UInt8Array]) -> list[Row]:
-    """Chooses frames for the page: each defect type once first, a few good ones, then whatever is left, in order."""
+    """Chooses frames for the page: each defect type once first, a few good ones, then a spread of the others."""
     having = [row for row in results if row.sequence in annotated]
     chosen: dict[int, Row] = {}
     seen: set[str] = set()
@@ -118,7 +118,8 @@ def _choose(results: Sequence[Row], annotated: dict[int, UInt8Array]) -> list[Ro
         if fresh:
             seen |= fresh
             chosen[row.sequence] = row
-    for row in [row for row in having if row.verdict == "pass"][:4] + having:
+    spread = having[:: max(1, len(having) // GALLERY)]
+    for row in [*[row for row in having if row.verdict == "pass"][:4], *spread, *having]:
         if len(chosen) >= GALLERY:
             break
         chosen.setdefault(row.sequence, row)
