@@ -32,6 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     detector.add_argument("--epochs", type=int, default=60, help="passes over the data (default: %(default)s)")
     detector.add_argument("--minutes", type=float, metavar="M", help="end the schedule after so many minutes")
     detector.add_argument("--batch", type=int, default=24, help="frames a step (default: %(default)s)")
+    detector.add_argument(
+        "--pcb-share", type=float, default=1 / 3, metavar="S", help="share of circuit boards in a step (default: 1/3)"
+    )
+    detector.add_argument(
+        "--learning-rate", type=float, default=1.2e-3, metavar="R", help="its peak (default: %(default)s)"
+    )
     detector.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     detector.add_argument("--threads", type=int, default=2, help="default: %(default)s")
     detector.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
@@ -51,6 +57,8 @@ def run(options: argparse.Namespace) -> int:
             epochs=options.epochs,
             minutes=options.minutes,
             batch=options.batch,
+            pcb_share=options.pcb_share,
+            learning_rate=options.learning_rate,
             seed=options.seed,
             threads=options.threads,
             resume=options.resume,
