@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lineside.cli import COMMANDS, main
+from lineside.commands.output import print_json
 
 
 def lineside(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -72,3 +73,10 @@ def test_config_error_of_the_agent_names_the_key(tmp_path: Path, capsys: pytest.
     assert "[2001]" in printed
     assert "$.camera" in printed
     assert "fps" in printed
+
+
+def test_paths_are_printed_as_text_and_strangers_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"weights": Path("run") / "best.pt"})
+    assert json.loads(capsys.readouterr().out) == {"weights": "run/best.pt"}
+    with pytest.raises(TypeError):
+        print_json(object())
