@@ -27,10 +27,48 @@ class LoadOptions:
     Attributes:
         threads: Threads of one call on a CPU; ``None`` leaves it to the engine.
         precision: The variant's precision; some engines need to be told not to round a float model.
+        cores: Numbers of the processor cores that a call on a CPU may use; ``None`` leaves it to the system.
+        operator_libraries: Third parties' operators as the engine takes them, such as a shared library.
+        profile: Whether the engine is to time each operator, for `Executable.operators`; costs speed.
     """
 
     threads: int | None = None
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    cores: tuple[int, ...] | None = None
+    operator_libraries: tuple[Path, ...] = ()
+    profile: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OperatorTime:
+    """What one operator of a loaded model took, by the engine's own clock.
+
+    Attributes:
+        name: The operator's name in the graph that the engine runs.
+        kind: Its type, such as ``Conv``.
+        calls: How often it ran.
+        mean_us: Mean microseconds of one call.
+    """
+
+    name: str
+    kind: str
+    calls: int
+    mean_us: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Compatibility:
+    """Whether the driver and the libraries of an engine fit together.
+
+    Attributes:
+        versions: Name of a driver or library to its version, as found here; empty text where it isn't there.
+        fits: ``None`` where there is nothing that could misfit.
+        advice: What to install if it doesn't fit, or what couldn't be told.
+    """
+
+    versions: Mapping[str, str]
+    fits: bool | None = None
+    advice: str = ""
 
 
 class Backend(abc.ABC):
@@ -81,6 +119,18 @@ class Backend(abc.ABC):
             executable = self._load(model, device, options)
         executable.attach(self, device)
         return executable
+
+    def compatibility(self) -> Compatibility:
+        """Returns the versions of driver and libraries, and whether they fit together.
+
+        Raises:
+            DeviceError: The engine can't be asked.
+        """
+        with self._boundary("probe"):
+            return self._compatibility()
+
+    def _compatibility(self) -> Compatibility:
+        return Compatibility({self.package: self.version})
 
     @contextlib.contextmanager
     def _boundary(self, stage: Stage) -> Iterator[None]:
@@ -141,6 +191,17 @@ class Executable(abc.ABC):
             raise
         except self.backend._vendor_errors() as error:
             raise self.backend._translate(error, "run") from error
+
+    def operators(self) -> tuple[OperatorTime, ...]:
+        """Returns what each operator took in the calls so far, in the order in which they run.
+
+        Empty if it was loaded without `LoadOptions.profile`, or if the engine has no profile.
+        """
+        with self.backend._boundary("run"):
+            return self._operators()
+
+    def _operators(self) -> tuple[OperatorTime, ...]:
+        return ()
 
     def close(self) -> None:
         """Gives the device's memory back; done twice it changes nothing."""

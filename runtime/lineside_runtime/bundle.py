@@ -125,7 +125,7 @@ class Variant(_Strict, frozen=True, kw_only=True):
     """
 
     name: str
-    format: Literal["onnx", "openvino", "tflite", "ncnn", "torch"]
+    format: Literal["onnx", "openvino", "tflite", "ncnn", "torch", "tensorrt", "hailo", "rknn"]
     file: str
     level: int
     precision: Literal["fp32", "fp16", "int8"]

@@ -10,7 +10,9 @@
     │   ├── DriverMismatchError         1004
     │   ├── NoDeviceError               1005
     │   ├── EngineMissingError          1006
-    │   └── EngineError                 1007
+    │   ├── EngineError                 1007
+    │   ├── DeadlineExceededError       1008
+    │   └── EngineCrashedError          1009
     ├── InputError                      2xxx  what was given to us
     │   ├── ConfigError                 2001
     │   ├── InputNotFoundError          2002
@@ -20,7 +22,8 @@
     │   ├── MissingExtraError           2006
     │   ├── UnsupportedModelError       2007
     │   ├── DatasetError                2008
-    │   └── CameraError                 2009
+    │   ├── CameraError                 2009
+    │   └── UnknownHeadError            2010
     ├── BundleError                     3xxx  bundle, signature, compatibility
     │   ├── BundleFormatError           3001
     │   ├── BundleIntegrityError        3002
@@ -160,6 +163,20 @@ class EngineError(DeviceError):
     code = 1007
 
 
+class DeadlineExceededError(DeviceError):
+    """No device answered before the deadline of the call."""
+
+    code = 1008
+    default_action = "Give more time, fewer calls at once, or a faster variant with reload(optimization_level=2)."
+
+
+class EngineCrashedError(DeviceError):
+    """The process that an engine runs in has died."""
+
+    code = 1009
+    default_action = "The call was given to the next device; the log says how the process ended."
+
+
 class InputError(LinesideError):
     """What was given to lineside is not usable."""
 
@@ -221,6 +238,13 @@ class CameraError(InputError):
     """A camera, video or folder gives no frames."""
 
     code = 2009
+
+
+class UnknownHeadError(InputError):
+    """Nothing tells which decoder the outputs of a model need, or they don't fit the one that is named."""
+
+    code = 2010
+    default_action = "Name the decoder in the manifest's postprocess."
 
 
 class BundleError(LinesideError):

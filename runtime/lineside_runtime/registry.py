@@ -16,14 +16,30 @@ from lineside_runtime.backend import Backend
 from lineside_runtime.devices import Device
 from lineside_runtime.errors import DeviceError, EngineMissingError
 
-PREFERENCE = ("ort", "openvino")
+PREFERENCE = ("tensorrt", "hailo", "rknn", "ort", "openvino", "litert", "ncnn", "torch")
 """The engines in the order in which they are tried for one kind of device; those of entry points follow by name."""
+
+BY_NAME_ONLY = ("null",)
+"""Engines that serve a bundle only where `Config.engines` names them."""
 
 ENTRY_POINTS = "lineside.backends"
 
 _BUILTIN = {
+    "tensorrt": (
+        "lineside_runtime.backends.tensorrt_:TensorRtBackend",
+        "install TensorRT; on a Jetson, JetPack has it",
+    ),
+    "hailo": (
+        "lineside_runtime.backends.hailo:HailoBackend",
+        "install HailoRT; on Raspberry Pi OS, apt install hailo-all",
+    ),
+    "rknn": ("lineside_runtime.backends.rknn:RknnBackend", "install rknn-toolkit-lite2 on the board"),
     "ort": ("lineside_runtime.backends.ort:OrtBackend", "pip install onnxruntime"),
     "openvino": ("lineside_runtime.backends.openvino_:OpenVinoBackend", "pip install 'lineside[openvino]'"),
+    "litert": ("lineside_runtime.backends.litert:LiteRtBackend", "pip install 'lineside[litert]'"),
+    "ncnn": ("lineside_runtime.backends.ncnn_:NcnnBackend", "pip install 'lineside[ncnn]'"),
+    "torch": ("lineside_runtime.backends.pytorch:TorchBackend", "pip install 'lineside[torch]'"),
+    "null": ("lineside_runtime.backends.null:NullBackend", "it is part of lineside"),
 }
 _PLUGIN_INSTALL = "install what the package that registered it needs"
 
@@ -56,8 +72,8 @@ class EngineStatus:
 
 
 def names() -> tuple[str, ...]:
-    """Returns the names of all known engines, installed or not, in the order of preference."""
-    return (*PREFERENCE, *sorted(set(_plugins()) - set(PREFERENCE)))
+    """Returns the engines that may serve any bundle, installed or not, in the order of preference."""
+    return (*PREFERENCE, *sorted(set(_plugins()) - set(_BUILTIN)))
 
 
 def backend(name: str) -> Backend:
@@ -95,7 +111,7 @@ def _target(name: str) -> tuple[str, str]:
         return _BUILTIN[name]
     plugins = _plugins()
     if name not in plugins:
-        raise EngineMissingError(f"no engine {name!r}", expected=f"one of {', '.join(names())}")
+        raise EngineMissingError(f"no engine {name!r}", expected=f"one of {', '.join((*names(), *BY_NAME_ONLY))}")
     return plugins[name], _PLUGIN_INSTALL
 
 
@@ -105,7 +121,7 @@ def _plugins() -> dict[str, str]:
 
 def status(name: str) -> EngineStatus:
     """Returns what is known of one engine; never raises for one that is absent."""
-    install = _target(name)[1] if name in names() else ""
+    install = _target(name)[1] if name in (*names(), *BY_NAME_ONLY) else ""
     try:
         engine = backend(name)
         devices = tuple(engine.probe())

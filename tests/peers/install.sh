@@ -31,23 +31,25 @@ python)
     [ -n "$found" ] || install python3 python3-venv
     ;;
 peers)
-    # package, command that it brings, tests that need it
+    # package, command or file that it brings, tests that need it
     missing=
     while read -r package command tests; do
-        if ! command -v "$command" >/dev/null 2>&1 && [ ! -x "/usr/sbin/$command" ]; then
+        if ! command -v "$command" >/dev/null 2>&1 && [ ! -x "/usr/sbin/$command" ] && [ ! -e "$command" ]; then
             missing="$missing $package"
             echo "$command is missing (package $package): needed by $tests" >&2
         fi
     done <<TABLE
 mosquitto mosquitto tests/link, tests/hub, tests/fault: a broker with TLS and ACL
 socat socat tests/agent: a serial line
+redis-server redis-server tests/runtime: the shared cache, single and as a cluster
+mesa-vulkan-drivers /usr/share/vulkan/icd.d/lvp_icd.json tests/runtime: a Vulkan device in software
 chromium chromium tests/demo: report.html in a real browser
 TABLE
     if [ -n "$missing" ]; then
         # shellcheck disable=SC2086
         install $missing || { echo "the tests named above will be left out, each says so" >&2; exit 0; }
-        # The tests start their own brokers; Debian's service would hold port 1883.
-        if command -v systemctl >/dev/null 2>&1; then $as_root systemctl disable --now mosquitto >/dev/null 2>&1 || true; fi
+        # The tests start their own servers; Debian's services would hold their ports.
+        if command -v systemctl >/dev/null 2>&1; then $as_root systemctl disable --now mosquitto redis-server >/dev/null 2>&1 || true; fi
     fi
     ;;
 *)
