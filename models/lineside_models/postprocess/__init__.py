@@ -1,0 +1,104 @@
+"""Tensors to detections, as the bundle's manifest says.
+
+A decoder is found by the name that the manifest gives, and gets the manifest's parameters; the network's
+graph ends with its raw maps, so that the same decoding serves every engine and no engine's NMS operator
+makes a difference. `DECODERS` lists them; one head a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lineside_models.inspection import Detection
+from lineside_models.postprocess.candidates import Candidates, HeadParams, Outputs
+from lineside_models.postprocess.dfl import DflParams, dfl_anchor_free, read_params
+from lineside_models.preprocess import Letterbox
+from lineside_runtime.bundle import Postprocess
+from lineside_runtime.errors import ConfigError
+
+__all__ = [
+    "DECODERS",
+    "Candidates",
+    "Decoder",
+    "DflParams",
+    "HeadParams",
+    "decode",
+    "read_params",
+    "select",
+    "thresholds_of",
+]
+
+DEFAULT_THRESHOLD = 0.5
+"""Where a manifest gives none: the finding is more likely right than wrong."""
+
+Decoder = Callable[[Outputs, Mapping[str, Any], Sequence[Letterbox]], list[Candidates]]
+
+
+def decode(outputs: Outputs, how: Postprocess, letterboxes: Sequence[Letterbox]) -> list[Candidates]:
+    """Turns the model's outputs into what each frame may show.
+
+    Args:
+        outputs: By name, the batch first.
+        how: The manifest's post-processing.
+        letterboxes: Of the frames of the batch, from `lineside_models.preprocess.prepare`.
+
+    Returns:
+        All candidates above the raw ``score_min``, a frame each: what an evaluation needs.
+
+    Raises:
+        ConfigError: There is no such decoder, or a parameter is unknown or out of range.
+        BadInputFormatError: An output is missing or has another shape.
+    """
+    if how.name not in DECODERS:
+        raise ConfigError("postprocess.name", expected=" or ".join(sorted(DECODERS)), actual=how.name)
+    return DECODERS[how.name](outputs, how.params, letterboxes)
+
+
+def select(
+    candidates: Candidates, how: Postprocess, labels: Sequence[str], *, threshold: float | None = None
+) -> tuple[Detection, ...]:
+    """Picks the candidates that count as defects.
+
+    Args:
+        candidates: Of one frame.
+        how: The manifest's post-processing.
+        labels: The bundle's labels.
+        threshold: One score for all types; ``None`` takes the manifest's own, one a type.
+
+    Returns:
+        The defects, highest score first.
+
+    Raises:
+        ConfigError: The manifest's thresholds and labels differ in number.
+    """
+    bars = thresholds_of(how, len(labels)) if threshold is None else np.full(len(labels), threshold)
+    keep = np.flatnonzero(candidates.scores >= bars[candidates.labels])
+    return tuple(
+        Detection(type=labels[label], score=score, box=(box[0], box[1], box[2], box[3]))
+        for label, score, box in zip(
+            candidates.labels[keep].tolist(),
+            candidates.scores[keep].tolist(),
+            candidates.boxes[keep].tolist(),
+            strict=True,
+        )
+    )
+
+
+def thresholds_of(how: Postprocess, classes: int) -> npt.NDArray[np.float64]:
+    """Returns the manifest's threshold of each class, 0.5 where it has none.
+
+    Raises:
+        ConfigError: There is not one for each class.
+    """
+    given = how.params.get("thresholds") or (DEFAULT_THRESHOLD,) * classes
+    if len(given) != classes:
+        raise ConfigError("postprocess.params.thresholds", expected=f"{classes} numbers", actual=len(given))
+    return np.array(given, np.float64)
+
+
+DECODERS: dict[str, Decoder] = {"dfl_anchor_free": dfl_anchor_free}
+"""Decoders by the name that a manifest gives. A new one is added here."""

@@ -1,0 +1,204 @@
+"""`Candidates`, and what every head needs to get there: parameters, suppression, calibration, places in the frame."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import cv2
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from lineside_models.preprocess import Letterbox
+from lineside_runtime.errors import BadInputFormatError, ConfigError
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+Outputs = Mapping[str, npt.NDArray[Any]]
+
+CANDIDATES_MAX = 1000
+"""Cells a frame that are decoded, best first; the usual figure of one-stage detectors (FCOS, RetinaNet)."""
+
+_LOGIT_MAX = 80.0  # beyond it exp overflows, and the score is 0 or 1 anyway
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Candidates:
+    """Everything a frame may show, before a threshold is applied; highest score first.
+
+    Attributes:
+        boxes: ``(N, 4) float32``, ``x1, y1, x2, y2`` in pixels of the frame, x2 and y2 exclusive.
+        scores: ``(N,) float32``, calibrated where the manifest has a calibration.
+        labels: ``(N,) int64``, indices into the bundle's labels.
+        outlines: For heads that give shapes, a polygon ``(K, 2) float32`` each, in pixels of the frame; else empty.
+    """
+
+    boxes: Floats
+    scores: Floats
+    labels: Ints
+    outlines: tuple[Floats, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+
+class HeadParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What all heads take.
+
+    Attributes:
+        nms_iou: Boxes of one type that overlap more are one defect; which value is best depends on the training.
+        score_min: Raw score below which nothing is looked at.
+        max_detections: Kept a frame.
+        calibration: ``(a, b)`` a class: the probability of being right is ``sigmoid(a * logit + b)``.
+            Empty: the raw score.
+        thresholds: Calibrated score a class from which a candidate counts as a defect. Empty: 0.5.
+    """
+
+    nms_iou: float = 0.6
+    score_min: float = 0.01
+    max_detections: int = 100
+    calibration: tuple[tuple[float, float], ...] = ()
+    thresholds: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.max_detections < 1 or not 0 < self.nms_iou <= 1 or not 0 < self.score_min < 1:
+            raise ValueError("max_detections must be positive, nms_iou and score_min between 0 and 1")
+        if any(a <= 0 for a, _ in self.calibration):
+            raise ValueError("the slope of a calibration must be above 0, or it would turn the order round")
+
+
+P = TypeVar("P", bound=msgspec.Struct)
+
+
+def read(params: Mapping[str, Any], kind: type[P]) -> P:
+    """Reads and checks the parameters of a head.
+
+    Raises:
+        ConfigError: A parameter is unknown, of another type or out of range; the message names it.
+    """
+    try:
+        return msgspec.convert(params, kind)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"postprocess.params: {error}") from error
+
+
+def sigmoid(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Returns ``1 / (1 + exp(-values))`` without overflow."""
+    return np.asarray(1 / (1 + np.exp(-np.clip(values.astype(np.float64), -_LOGIT_MAX, _LOGIT_MAX))))
+
+
+def logit(scores: npt.NDArray[Any]) -> Floats:
+    """Returns the logits of probabilities."""
+    inside = np.clip(scores.astype(np.float64), 1e-12, 1 - 1e-12)
+    return np.asarray(np.log(inside / (1 - inside)), np.float32)
+
+
+def calibrated(logits: Floats, labels: Ints, calibration: tuple[tuple[float, float], ...]) -> Floats:
+    """Returns the probability of being right for each logit.
+
+    Raises:
+        ConfigError: The calibration has no pair for one of the labels.
+    """
+    exponent = logits.astype(np.float64)
+    if calibration:
+        if len(labels) and labels.max() >= len(calibration):
+            raise ConfigError(
+                "postprocess.params.calibration",
+                expected=f"at least {labels.max() + 1} pairs",
+                actual=len(calibration),
+            )
+        pairs = np.array(calibration, np.float64)[labels]
+        exponent = pairs[:, 0] * exponent + pairs[:, 1]
+    return sigmoid(exponent).astype(np.float32)
+
+
+def suppress(boxes: Floats, labels: Ints, most_iou: float) -> Ints:
+    """Returns the indices that are left when of overlapping boxes of one label only the first is kept.
+
+    Args:
+        boxes: ``(N, 4)`` as ``x1, y1, x2, y2``, best first.
+        labels: ``(N,)``.
+        most_iou: Boxes that overlap more are one.
+    """
+    if not len(boxes):
+        return np.empty(0, np.int64)
+    sized = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).astype(np.float64)
+    kept = []
+    for label in np.unique(labels):  # label by label: its cost grows with the square of the number of boxes
+        members = np.flatnonzero(labels == label)
+        rectangles: Any = sized[members]
+        ranks: Any = np.arange(len(members), 0, -1, dtype=np.float32)  # in order already; negative scores are refused
+        kept.append(members[np.asarray(cv2.dnn.NMSBoxes(rectangles, ranks, 0.0, most_iou), np.int64)])
+    return np.concatenate(kept)
+
+
+def finish(
+    boxes: Floats, scores: npt.NDArray[Any], labels: Ints, params: HeadParams, letterbox: Letterbox
+) -> tuple[Candidates, Ints]:
+    """Suppresses doubles, calibrates, and places the rest in the frame.
+
+    Args:
+        boxes: ``(N, 4)`` as ``x1, y1, x2, y2`` in pixels of the input, in any order.
+        scores: ``(N,)`` probabilities.
+        labels: ``(N,)``.
+        params: The head's.
+        letterbox: Of the frame.
+
+    Returns:
+        The candidates, and which of the N each one is.
+    """
+    order = np.argsort(-scores, kind="stable")[:CANDIDATES_MAX]
+    kept = order[suppress(boxes[order], labels[order], params.nms_iou)]
+    return place(boxes, scores, labels, kept, params, letterbox)
+
+
+def place(
+    boxes: Floats, scores: npt.NDArray[Any], labels: Ints, kept: Ints, params: HeadParams, letterbox: Letterbox
+) -> tuple[Candidates, Ints]:
+    """Like `finish`, for boxes of which ``kept`` are known to be no doubles."""
+    raw = scores[kept].astype(np.float32)
+    final = calibrated(logit(raw), labels[kept], params.calibration) if params.calibration else raw
+    placed = letterbox.to_frame(boxes[kept])
+    # What lies wholly in the padding has no area in the frame; what isn't a number lies nowhere.
+    real = np.flatnonzero((placed[:, 2] > placed[:, 0]) & (placed[:, 3] > placed[:, 1]))
+    best = real[np.argsort(-final[real], kind="stable")][: params.max_detections]
+    return Candidates(placed[best], final[best], labels[kept][best]), kept[best]
+
+
+def only(outputs: Outputs, name: str | None, what: str) -> npt.NDArray[Any]:
+    """Returns the output of this name, or the only one there is if ``name`` is ``None``.
+
+    Raises:
+        BadInputFormatError: There is no such output, or there are several and none is named.
+    """
+    if name is None and len(outputs) == 1:
+        return next(iter(outputs.values()))
+    if name is None or name not in outputs:
+        raise BadInputFormatError(
+            f"which output holds {what} isn't clear",
+            expected=name or f"postprocess.params to name the output of {what}",
+            actual=", ".join(sorted(outputs)) or "no outputs",
+            action="Name it in postprocess.params.",
+        )
+    return outputs[name]
+
+
+def check_shape(array: npt.NDArray[Any], expected: tuple[int | None, ...], what: str) -> None:
+    """Checks an output's shape; ``None`` stands for any size.
+
+    Raises:
+        BadInputFormatError: It has another one.
+    """
+    fits = array.ndim == len(expected) and all(
+        want in (None, size) for want, size in zip(expected, array.shape, strict=True)
+    )
+    if not fits:
+        shown = ", ".join("any" if want is None else str(want) for want in expected)
+        raise BadInputFormatError(
+            f"the output of {what} has the wrong shape",
+            expected=f"({shown})",
+            actual=array.shape,
+            action="Name another decoder or other outputs in the manifest's postprocess.",
+        )
