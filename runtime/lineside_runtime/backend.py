@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 from lineside_runtime.devices import Device
 from lineside_runtime.errors import InputNotFoundError, LinesideError
@@ -81,10 +81,10 @@ class Backend(abc.ABC):
         untested_kinds: Kinds of device on which nobody has run it yet; `lineside devices` says so.
     """
 
-    name: ClassVar[str]
-    package: ClassVar[str]
-    formats: ClassVar[frozenset[str]]
-    untested_kinds: ClassVar[frozenset[str]] = frozenset()
+    name: str
+    package: str
+    formats: frozenset[str]
+    untested_kinds: frozenset[str] = frozenset()
 
     @property
     @abc.abstractmethod
@@ -202,6 +202,14 @@ class Executable(abc.ABC):
 
     def _operators(self) -> tuple[OperatorTime, ...]:
         return ()
+
+    def abandon(self) -> bool:
+        """Ends what runs on it now, by force, where the engine can: the calls then raise `EngineCrashedError`.
+
+        Returns:
+            Whether it could: a process of its own can be ended (`Config.isolate`), a native call in this one can not.
+        """
+        return False
 
     def close(self) -> None:
         """Gives the device's memory back; done twice it changes nothing."""

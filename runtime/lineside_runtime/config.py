@@ -26,6 +26,13 @@ class Config:
             that is measured to be fastest here, ``error`` takes the first only and raises if that fails.
         threads: Threads of one call on a CPU; ``None`` leaves it to the engine.
         engines: Names of the engines that may be used, in the order of preference; ``None`` for all installed ones.
+        isolate: Engines that run in a process of their own, so that a crash takes only that with it: ``"ort"``, or
+            ``"litert=/opt/tflite/bin/python"`` for one that lives in another Python. See ``docs/runtime-isolation.md``.
+        isolated_timeout_s: How long a call of an isolated engine may take before its process is ended and the call
+            goes to the next device; ``None`` for no limit.
+        stage_engines: For a bundle that is cut into stages: what runs each of them, as ``"openvino"`` or
+            ``"ort/cpu:0"``; ``None`` leaves it to ``gpu_ratio`` and ``npu_threshold``.
+        stage_cores: Numbers of the processor cores that each stage's thread may use; ``None`` leaves it to the system.
     """
 
     gpu_ratio: float = 0.6
@@ -33,6 +40,10 @@ class Config:
     fallback_strategy: Strategy = "sequential"
     threads: int | None = None
     engines: tuple[str, ...] | None = None
+    isolate: tuple[str, ...] = ()
+    isolated_timeout_s: float | None = None
+    stage_engines: tuple[str, ...] | None = None
+    stage_cores: tuple[tuple[int, ...], ...] | None = None
 
     def __post_init__(self) -> None:
         """Checks every key.
@@ -50,6 +61,17 @@ class Config:
             raise ConfigError("threads", expected=f"None or an integer 1 to {THREADS_MAX}", actual=repr(self.threads))
         if self.engines is not None:
             object.__setattr__(self, "engines", _engine_names(self.engines))
+        object.__setattr__(self, "isolate", _isolated(self.isolate))
+        if self.isolated_timeout_s is not None and not (
+            _is_number(self.isolated_timeout_s, int, float) and self.isolated_timeout_s > 0
+        ):
+            raise ConfigError(
+                "isolated_timeout_s", expected="None or seconds > 0", actual=repr(self.isolated_timeout_s)
+            )
+        if self.stage_engines is not None:
+            object.__setattr__(self, "stage_engines", _stage_engines(self.stage_engines))
+        if self.stage_cores is not None:
+            object.__setattr__(self, "stage_cores", _stage_cores(self.stage_cores))
 
 
 def _is_number(value: object, *kinds: type) -> bool:
@@ -69,3 +91,41 @@ def _engine_names(value: object) -> tuple[str, ...]:
     if not names or len(set(names)) != len(names) or not all(isinstance(name, str) and name for name in names):
         raise ConfigError("engines", expected=expected, actual=repr(value))
     return names
+
+
+def _isolated(value: object) -> tuple[str, ...]:
+    expected = "a list of engines, each once, such as ['ort'] or ['litert=/opt/tflite/bin/python']"
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise ConfigError("isolate", expected=expected, actual=repr(value))
+    entries = tuple(value)
+    if not all(isinstance(entry, str) for entry in entries):
+        raise ConfigError("isolate", expected=expected, actual=repr(value))
+    parts = [entry.partition("=") for entry in entries]
+    names = {name for name, _, _ in parts}
+    if len(names) != len(parts) or any(not name or bool(equals) != bool(python) for name, equals, python in parts):
+        raise ConfigError("isolate", expected=expected, actual=repr(value))
+    return entries
+
+
+def _stage_engines(value: object) -> tuple[str, ...]:
+    expected = "None or an engine for each stage, such as ['ort', 'openvino/cpu:0']"
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise ConfigError("stage_engines", expected=expected, actual=repr(value))
+    names = tuple(value)
+    if not names or not all(isinstance(name, str) and name.partition("/")[0] for name in names):
+        raise ConfigError("stage_engines", expected=expected, actual=repr(value))
+    return names
+
+
+def _stage_cores(value: object) -> tuple[tuple[int, ...], ...]:
+    expected = "None or a list of core numbers for each stage, such as [[0], [1]]"
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise ConfigError("stage_cores", expected=expected, actual=repr(value))
+    stages: list[tuple[int, ...]] = []
+    for cores in value:
+        if isinstance(cores, str) or not isinstance(cores, Iterable):
+            raise ConfigError("stage_cores", expected=expected, actual=repr(value))
+        stages.append(tuple(cores))
+    if not stages or not all(cores and all(_is_number(core, int) and core >= 0 for core in cores) for cores in stages):
+        raise ConfigError("stage_cores", expected=expected, actual=repr(value))
+    return tuple(stages)
