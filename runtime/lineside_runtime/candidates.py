@@ -66,7 +66,7 @@ def choose(manifest: Manifest, config: Config, *, level: int | None = None, shar
     too_old: list[str] = []
     for name in config.engines or registry.names():
         try:
-            engine = registry.backend(name)
+            engine = engine_of(name, config)
             devices = engine.probe()
         except DeviceError as error:
             if config.engines and config.fallback_strategy == "error":
@@ -79,6 +79,21 @@ def choose(manifest: Manifest, config: Config, *, level: int | None = None, shar
         raise _nothing(manifest, absent, too_old)
     order = kind_order(config, share)
     return Choice(tuple(sorted(found, key=lambda candidate: order.index(candidate.device.kind))), absent)
+
+
+def engine_of(name: str, config: Config) -> Backend:
+    """Returns an engine, in a process of its own where `Config.isolate` says so.
+
+    Raises:
+        EngineMissingError: Not a known engine, or not installed.
+        DeviceError: It is installed but does not start.
+    """
+    for entry in config.isolate:
+        if entry.partition("=")[0] == name:
+            from lineside_runtime.isolated.engine import isolated  # only who isolates pays for it
+
+            return isolated(entry, config.isolated_timeout_s)
+    return registry.backend(name)
 
 
 def kind_order(config: Config, share: float) -> tuple[DeviceKind, ...]:

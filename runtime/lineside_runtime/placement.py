@@ -23,7 +23,13 @@ from lineside_runtime.bundle import Bundle
 from lineside_runtime.candidates import Candidate, Choice
 from lineside_runtime.config import Config
 from lineside_runtime.devices import DeviceKind
-from lineside_runtime.errors import DeviceError, DeviceLostError, LinesideError, UnsupportedModelError
+from lineside_runtime.errors import (
+    DeviceError,
+    DeviceLostError,
+    EngineCrashedError,
+    LinesideError,
+    UnsupportedModelError,
+)
 from lineside_runtime.shared import Retired, Shared
 from lineside_runtime.tensors import Array
 
@@ -197,7 +203,7 @@ class Placement:
                 self._settle(slot, failed)
             return answer
         for failure in failed:
-            if isinstance(failure.error, DeviceLostError):
+            if isinstance(failure.error, (DeviceLostError, EngineCrashedError)):
                 self._drop(failure)  # so that the next call loads it again
         raise failed[0].error
 
