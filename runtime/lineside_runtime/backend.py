@@ -15,7 +15,7 @@ from typing import Literal
 
 from lineside_runtime.devices import Device
 from lineside_runtime.errors import InputNotFoundError, LinesideError
-from lineside_runtime.tensors import Array
+from lineside_runtime.tensors import Array, TensorSpec
 
 Stage = Literal["probe", "load", "run"]
 
@@ -30,6 +30,8 @@ class LoadOptions:
         cores: Numbers of the processor cores that a call on a CPU may use; ``None`` leaves it to the system.
         operator_libraries: Third parties' operators as the engine takes them, such as a shared library.
         profile: Whether the engine is to time each operator, for `Executable.operators`; costs speed.
+        inputs: What the manifest says of the model's inputs, for engines whose files don't; empty if not known.
+        outputs: The same of its outputs.
     """
 
     threads: int | None = None
@@ -37,6 +39,8 @@ class LoadOptions:
     cores: tuple[int, ...] | None = None
     operator_libraries: tuple[Path, ...] = ()
     profile: bool = False
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -79,12 +83,15 @@ class Backend(abc.ABC):
         package: Key under which a bundle's ``requires`` names this engine.
         formats: The variant formats that it reads.
         untested_kinds: Kinds of device on which nobody has run it yet; `lineside devices` says so.
+        conformance_models: Folder with the networks of `lineside_runtime.conformance` in a format that only this
+            engine reads; ``None`` where the suite has them in one of `formats`.
     """
 
     name: str
     package: str
     formats: frozenset[str]
     untested_kinds: frozenset[str] = frozenset()
+    conformance_models: Path | None = None
 
     @property
     @abc.abstractmethod

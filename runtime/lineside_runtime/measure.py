@@ -44,7 +44,12 @@ def _time_ms(bundle: Bundle, candidate: Candidate, config: Config) -> float:
 
 
 def _measure(bundle: Bundle, candidate: Candidate, config: Config) -> float:
-    options = LoadOptions(config.threads, candidate.variant.precision)
+    options = LoadOptions(
+        config.threads,
+        candidate.variant.precision,
+        inputs=bundle.manifest.inputs,
+        outputs=bundle.manifest.outputs,
+    )
     executable: Executable | None = None
     try:
         executable = candidate.backend.load(bundle.file(candidate.variant.file), candidate.device, options)

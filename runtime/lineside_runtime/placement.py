@@ -277,7 +277,12 @@ class Placement:
         with slot.loading:
             if slot.executable is None:
                 candidate = slot.candidate
-                options = LoadOptions(self._config.threads, candidate.variant.precision)
+                options = LoadOptions(
+                    self._config.threads,
+                    candidate.variant.precision,
+                    inputs=self.bundle.manifest.inputs,
+                    outputs=self.bundle.manifest.outputs,
+                )
                 model = self.bundle.file(candidate.variant.file)
                 slot.executable = Shared(candidate.backend.load(model, candidate.device, options))
                 log.info("%s: loaded %s on %s", self.bundle.manifest.identity, candidate.variant.name, candidate)
