@@ -90,6 +90,10 @@ def _draw_box(canvas: UInt8Array, detection: Detection, factor: int) -> None:
     x1, y1, x2, y2 = _corners(detection, factor)
     cv2.rectangle(canvas, (x1, y1), (x2, y2), _DARK, 4)  # a dark rim, so that the box shows on any ground
     cv2.rectangle(canvas, (x1, y1), (x2, y2), colour_of(detection.type), 2)
+    if detection.outline:
+        corners = np.round(np.array(detection.outline) * factor).astype(np.int32)
+        cv2.polylines(canvas, [corners], True, _DARK, 3)
+        cv2.polylines(canvas, [corners], True, colour_of(detection.type), 1)
 
 
 def _draw_label(canvas: UInt8Array, detection: Detection, factor: int, taken: list[tuple[int, int, int, int]]) -> None:

@@ -12,11 +12,13 @@ class Detection(msgspec.Struct, frozen=True, kw_only=True):
         type: Defect type, one of the bundle's labels.
         score: Estimated probability that the detection is right, 0 to 1.
         box: ``(x1, y1, x2, y2)`` in pixels of the frame, x2 and y2 exclusive.
+        outline: Corners ``(x, y)`` of what it covers, in pixels of the frame; empty where the model gives boxes only.
     """
 
     type: str
     score: float
     box: tuple[float, float, float, float]
+    outline: tuple[tuple[float, float], ...] = ()
 
 
 class Timings(msgspec.Struct, frozen=True, kw_only=True):

@@ -28,12 +28,24 @@ class Letterbox:
         scale_y: The same for rows.
         width: Of the frame, in pixels.
         height: Of the frame, in pixels.
+        padded: ``(height, width)`` of the input with its padding, in pixels; ``None`` where there is no padding.
     """
 
     scale_x: float
     scale_y: float
     width: int
     height: int
+    padded: tuple[int, int] | None = None
+
+    @property
+    def canvas(self) -> tuple[int, int]:
+        """``(height, width)`` of the model's input in pixels."""
+        return self.padded or (round(self.height * self.scale_y), round(self.width * self.scale_x))
+
+    @property
+    def whole(self) -> npt.NDArray[np.float32]:
+        """The box ``(4,)`` of the whole frame, in pixels of the input."""
+        return np.array([0, 0, self.width * self.scale_x, self.height * self.scale_y], np.float32)
 
     def to_frame(self, boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Maps ``(N, 4)`` boxes ``x1, y1, x2, y2`` of the input to the frame, cut off at its edges."""
@@ -131,7 +143,7 @@ def _fit(image: UInt8Array, how: Preprocess) -> tuple[UInt8Array, Letterbox]:
         return scaled, letterbox
     canvas = np.full((canvas_height, canvas_width, *image.shape[2:]), how.pad_value, np.uint8)
     canvas[:new_height, :new_width] = scaled
-    return canvas, letterbox
+    return canvas, dataclasses.replace(letterbox, padded=(canvas_height, canvas_width))
 
 
 def _fit_sizes(height: int, width: int, how: Preprocess) -> tuple[int, int, int, int]:

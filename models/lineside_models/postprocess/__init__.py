@@ -15,7 +15,14 @@ import numpy.typing as npt
 
 from lineside_models.inspection import Detection
 from lineside_models.postprocess.candidates import Candidates, HeadParams, Outputs
+from lineside_models.postprocess.classify import classification
+from lineside_models.postprocess.dense import fcos, retinanet
 from lineside_models.postprocess.dfl import DflParams, dfl_anchor_free, read_params
+from lineside_models.postprocess.ready import detections
+from lineside_models.postprocess.recognise import recognise
+from lineside_models.postprocess.segment import segmentation
+from lineside_models.postprocess.ssd import ssd
+from lineside_models.postprocess.yolo import yolo_end2end, yolov5, yolov8, yolox
 from lineside_models.preprocess import Letterbox
 from lineside_runtime.bundle import Postprocess
 from lineside_runtime.errors import ConfigError
@@ -28,9 +35,12 @@ __all__ = [
     "HeadParams",
     "decode",
     "read_params",
+    "recognise",
     "select",
     "thresholds_of",
 ]
+
+_NO_OUTLINE = np.empty((0, 2), np.float32)
 
 DEFAULT_THRESHOLD = 0.5
 """Where a manifest gives none: the finding is more likely right than wrong."""
@@ -73,13 +83,26 @@ def select(
         The defects, highest score first.
 
     Raises:
-        ConfigError: The manifest's thresholds and labels differ in number.
+        ConfigError: The manifest's thresholds and labels differ in number, or the model has more classes than labels.
     """
     bars = thresholds_of(how, len(labels)) if threshold is None else np.full(len(labels), threshold)
+    if len(candidates) and candidates.labels.max() >= len(labels):
+        raise ConfigError(
+            "the model has more classes than the bundle has labels",
+            expected=f"at least {candidates.labels.max() + 1} labels",
+            actual=len(labels),
+        )
     keep = np.flatnonzero(candidates.scores >= bars[candidates.labels])
+    outlines = candidates.outlines or (_NO_OUTLINE,) * len(candidates)
     return tuple(
-        Detection(type=labels[label], score=score, box=(box[0], box[1], box[2], box[3]))
-        for label, score, box in zip(
+        Detection(
+            type=labels[label],
+            score=score,
+            box=(box[0], box[1], box[2], box[3]),
+            outline=tuple((x, y) for x, y in outlines[place].tolist()),
+        )
+        for place, label, score, box in zip(
+            keep.tolist(),
             candidates.labels[keep].tolist(),
             candidates.scores[keep].tolist(),
             candidates.boxes[keep].tolist(),
@@ -100,5 +123,17 @@ def thresholds_of(how: Postprocess, classes: int) -> npt.NDArray[np.float64]:
     return np.array(given, np.float64)
 
 
-DECODERS: dict[str, Decoder] = {"dfl_anchor_free": dfl_anchor_free}
+DECODERS: dict[str, Decoder] = {
+    "classification": classification,
+    "detections": detections,
+    "dfl_anchor_free": dfl_anchor_free,
+    "fcos": fcos,
+    "retinanet": retinanet,
+    "segmentation": segmentation,
+    "ssd": ssd,
+    "yolo_end2end": yolo_end2end,
+    "yolov5": yolov5,
+    "yolov8": yolov8,
+    "yolox": yolox,
+}
 """Decoders by the name that a manifest gives. A new one is added here."""

@@ -1,0 +1,127 @@
+"""Which decoder a model's outputs need, told from their shapes where only one reading fits.
+
+Nothing is guessed: where two readings fit, or none, the error names them, and the manifest has to say it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from lineside_models.postprocess.ssd import SSD300_VGG16, SSDLITE320
+from lineside_runtime.bundle import Postprocess
+from lineside_runtime.errors import UnknownHeadError
+from lineside_runtime.tensors import DYNAMIC, TensorSpec
+
+YOLO_STRIDES = (8, 16, 32)
+PYRAMID_STRIDES = (8, 16, 32, 64, 128)  # of FCOS and RetinaNet
+ANCHORS_YOLOV5 = 3
+ANCHORS_RETINANET = 9
+END2END_MAX = 1000  # boxes that a graph with its own suppression gives at most; 300 by default
+
+_TENSORFLOW = {"boxes": "detection_boxes", "scores": "detection_scores", "labels": "detection_classes"}
+_SSD = {(300, 8732): SSD300_VGG16, (320, 3234): SSDLITE320}
+
+
+def recognise(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], classes: int) -> Postprocess:
+    """Returns the decoder of a model.
+
+    Args:
+        inputs: Of the model; the one with four dimensions is the image, ``(N, C, H, W)``.
+        outputs: Of the model.
+        classes: Number of labels.
+
+    Raises:
+        UnknownHeadError: No reading or several fit.
+    """
+    canvas = _canvas(inputs)
+    found = list(_readings(canvas, outputs, classes))
+    if len(found) == 1:
+        return found[0]
+    shapes = "; ".join(spec.describe() for spec in outputs)
+    if not found:
+        raise UnknownHeadError(
+            f"no decoder fits {classes} labels and these outputs",
+            actual=shapes,
+            action="Check the labels, or name the decoder in postprocess.name; models/README.md lists them.",
+        )
+    names = " or ".join(f"{one.name} {one.params}" if one.params else one.name for one in found)
+    raise UnknownHeadError(
+        "several decoders fit these outputs", expected=f"postprocess to name one of {names}", actual=shapes
+    )
+
+
+def _canvas(inputs: Sequence[TensorSpec]) -> tuple[int, int] | None:
+    sizes = [spec.shape[2:] for spec in inputs if len(spec.shape) == 4 and DYNAMIC not in spec.shape[2:]]
+    return (sizes[0][0], sizes[0][1]) if len(sizes) == 1 else None
+
+
+def _cells(canvas: tuple[int, int] | None, strides: Sequence[int]) -> int:
+    """Returns how many cells the grids have; 0 where the input's size isn't known, which fits no output."""
+    return sum(-(-canvas[0] // s) * -(-canvas[1] // s) for s in strides) if canvas else 0
+
+
+def _readings(canvas: tuple[int, int] | None, outputs: Sequence[TensorSpec], classes: int) -> Iterator[Postprocess]:
+    yield from _by_name(outputs)
+    shapes = [spec.shape for spec in outputs]
+    flat = [shape for shape in shapes if len(shape) == 3]
+    deep = [shape for shape in shapes if len(shape) == 4]
+    if len(shapes) == 1 and len(shapes[0]) in (2, 4):
+        yield from _whole_frame(shapes[0], classes)
+    if len(flat) == 1 and len(deep) == len(shapes) - 1 <= 1:
+        yield from _yolo(flat[0], deep[0][1] if deep else 0, canvas, classes)
+    if len(flat) == len(shapes) and len(shapes) in (2, 3):
+        yield from _dense(flat, canvas, classes)
+
+
+def _by_name(outputs: Sequence[TensorSpec]) -> Iterator[Postprocess]:
+    names = {spec.name for spec in outputs}
+    dfl = {spec.name: spec.shape for spec in outputs}
+    strides = sorted(int(name[4:]) for name in names if name.startswith("cls_") and name[4:].isdigit())
+    if strides and names == {f"{what}_{stride}" for what in ("cls", "box") for stride in strides}:
+        bins = dfl[f"box_{strides[0]}"][1] // 4
+        yield Postprocess(name="dfl_anchor_free", params={"strides": strides, "reg_bins": bins})
+    if names == {"boxes", "scores", "labels"}:  # torchvision's own names; 0 is its background
+        yield Postprocess(name="detections", params={"first_class": 1})
+    if set(_TENSORFLOW.values()) <= names:
+        yield Postprocess(name="detections", params={**_TENSORFLOW, "order": "yxyx", "shares": True, "first_class": 1})
+
+
+def _whole_frame(shape: tuple[int, ...], classes: int) -> Iterator[Postprocess]:
+    if shape[1] == classes and (len(shape) == 2 or shape[2:] == (1, 1)):
+        yield Postprocess(name="classification")
+    elif len(shape) == 4 and shape[:2] == (1, 1) and shape[3] == 7:
+        yield Postprocess(name="detections", params={"shares": True, "first_class": 1})
+    elif len(shape) == 4 and shape[2:] != (1, 1):
+        if shape[1] == classes + 1:
+            yield Postprocess(name="segmentation")
+        if shape[1] == classes:
+            yield Postprocess(name="segmentation", params={"background": None})
+            yield Postprocess(name="segmentation", params={"background": None, "activation": "sigmoid"})
+
+
+def _yolo(shape: tuple[int, ...], masks: int, canvas: tuple[int, int] | None, classes: int) -> Iterator[Postprocess]:
+    cells = _cells(canvas, YOLO_STRIDES)
+    _, rows, columns = shape
+    if (rows, columns) == (4 + classes + masks, cells):
+        yield Postprocess(name="yolov8")
+    if (rows, columns) == (ANCHORS_YOLOV5 * cells, 5 + classes + masks):
+        yield Postprocess(name="yolov5")
+    if (rows, columns) == (cells, 5 + classes) and not masks:
+        yield Postprocess(name="yolox")
+        yield Postprocess(name="yolox", params={"decoded": True})
+    if columns == 6 and 0 < rows <= END2END_MAX and not masks:
+        yield Postprocess(name="yolo_end2end")
+
+
+def _dense(shapes: Sequence[tuple[int, ...]], canvas: tuple[int, int] | None, classes: int) -> Iterator[Postprocess]:
+    widths, rows = sorted(shape[2] for shape in shapes), shapes[0][1]
+    if any(shape[1] != rows for shape in shapes):
+        return
+    cells = _cells(canvas, PYRAMID_STRIDES)
+    if widths == sorted((1, 4, classes)) and rows == cells:
+        yield Postprocess(name="fcos")
+    if widths == sorted((4, classes)) and rows == ANCHORS_RETINANET * cells:
+        yield Postprocess(name="retinanet")
+    side = canvas[0] if canvas and canvas[0] == canvas[1] else 0
+    if widths == sorted((4, classes + 1)) and (side, rows) in _SSD:
+        yield Postprocess(name="ssd", params=dict(_SSD[side, rows]))
