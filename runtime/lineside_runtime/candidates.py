@@ -11,7 +11,13 @@ from lineside_runtime.backend import Backend
 from lineside_runtime.bundle import Manifest, Variant
 from lineside_runtime.config import Config
 from lineside_runtime.devices import KINDS, Device, DeviceKind
-from lineside_runtime.errors import BundleFormatError, DeviceError, IncompatibleBundleError, NoDeviceError
+from lineside_runtime.errors import (
+    BundleFormatError,
+    ConfigError,
+    DeviceError,
+    IncompatibleBundleError,
+    NoDeviceError,
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -56,6 +62,7 @@ def choose(manifest: Manifest, config: Config, *, level: int | None = None, shar
         share: The model's share of the compute of everything that runs on this box, 0 to 1.
 
     Raises:
+        ConfigError: `Config.isolate` names an engine that isn't known.
         IncompatibleBundleError: The bundle has no variant of this level, or needs other engine versions.
         NoDeviceError: Nothing here can run it.
         DeviceError: ``fallback_strategy`` is ``error`` and an engine that was asked for by name can't be used.
@@ -64,7 +71,11 @@ def choose(manifest: Manifest, config: Config, *, level: int | None = None, shar
     absent: dict[str, DeviceError] = {}
     found: list[Candidate] = []
     too_old: list[str] = []
-    for name in config.engines or registry.names():
+    known = config.engines or registry.names()
+    strange = {entry.partition("=")[0] for entry in config.isolate} - set(known)
+    if strange:
+        raise ConfigError("isolate", expected=f"some of {', '.join(known)}", actual=", ".join(sorted(strange)))
+    for name in known:
         try:
             engine = engine_of(name, config)
             devices = engine.probe()

@@ -61,7 +61,7 @@ class Config:
             raise ConfigError("threads", expected=f"None or an integer 1 to {THREADS_MAX}", actual=repr(self.threads))
         if self.engines is not None:
             object.__setattr__(self, "engines", _engine_names(self.engines))
-        object.__setattr__(self, "isolate", _isolated(self.isolate))
+        object.__setattr__(self, "isolate", _isolated(self.isolate, self.engines))
         if self.isolated_timeout_s is not None and not (
             _is_number(self.isolated_timeout_s, int, float) and self.isolated_timeout_s > 0
         ):
@@ -93,7 +93,7 @@ def _engine_names(value: object) -> tuple[str, ...]:
     return names
 
 
-def _isolated(value: object) -> tuple[str, ...]:
+def _isolated(value: object, engines: tuple[str, ...] | None) -> tuple[str, ...]:
     expected = "a list of engines, each once, such as ['ort'] or ['litert=/opt/tflite/bin/python']"
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise ConfigError("isolate", expected=expected, actual=repr(value))
@@ -104,6 +104,8 @@ def _isolated(value: object) -> tuple[str, ...]:
     names = {name for name, _, _ in parts}
     if len(names) != len(parts) or any(not name or bool(equals) != bool(python) for name, equals, python in parts):
         raise ConfigError("isolate", expected=expected, actual=repr(value))
+    if engines is not None and not names <= set(engines):
+        raise ConfigError("isolate", expected=f"engines that may be used: {', '.join(engines)}", actual=repr(value))
     return entries
 
 

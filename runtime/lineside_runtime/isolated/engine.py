@@ -81,7 +81,11 @@ class IsolatedBackend(Backend):
         self._process: EngineProcess | None = None
         self._users = 0
         self._loaded = 0
-        facts = self._ask(messages.Describe(), messages.Described, START_TIMEOUT_S)
+        try:
+            facts = self._ask(messages.Describe(), messages.Described, START_TIMEOUT_S)
+        except BaseException:
+            self.close()
+            raise
         self.name = facts.name
         self.package = facts.package
         self.formats = facts.formats

@@ -24,7 +24,7 @@ from lineside_runtime.isolated.messages import Failed, Reply, Request, unpack_er
 from lineside_runtime.tensors import Array
 
 BOOTSTRAP = Path(__file__).with_name("bootstrap.py")
-STDERR_LINES = 20
+STDERR_LINES = 60
 END_S = 5.0
 """How long a process may take to end before it is killed, and the kernel to tell how it ended."""
 
