@@ -12,7 +12,8 @@
     │   ├── EngineMissingError          1006
     │   ├── EngineError                 1007
     │   ├── DeadlineExceededError       1008
-    │   └── EngineCrashedError          1009
+    │   ├── EngineCrashedError          1009
+    │   └── OverloadedError             1010
     ├── InputError                      2xxx  what was given to us
     │   ├── ConfigError                 2001
     │   ├── InputNotFoundError          2002
@@ -23,7 +24,8 @@
     │   ├── UnsupportedModelError       2007
     │   ├── DatasetError                2008
     │   ├── CameraError                 2009
-    │   └── UnknownHeadError            2010
+    │   ├── UnknownHeadError            2010
+    │   └── RequestError                2011
     ├── BundleError                     3xxx  bundle, signature, compatibility
     │   ├── BundleFormatError           3001
     │   ├── BundleIntegrityError        3002
@@ -177,6 +179,13 @@ class EngineCrashedError(DeviceError):
     default_action = "The call was given to the next device; the log says how the process ended."
 
 
+class OverloadedError(DeviceError):
+    """More calls came at once than may wait."""
+
+    code = 1010
+    default_action = "Try again a little later, with fewer calls at once."
+
+
 class InputError(LinesideError):
     """What was given to lineside is not usable."""
 
@@ -245,6 +254,28 @@ class UnknownHeadError(InputError):
 
     code = 2010
     default_action = "Name the decoder in the manifest's postprocess."
+
+
+class RequestError(InputError):
+    """A request to the inference server breaks the protocol, or asks for what isn't there or isn't allowed.
+
+    Attributes:
+        status: The HTTP status that it is answered with; gRPC's follows from it.
+    """
+
+    code = 2011
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        status: int = 400,
+        expected: object = None,
+        actual: object = None,
+        action: str | None = None,
+    ) -> None:
+        self.status = status
+        super().__init__(message, expected=expected, actual=actual, action=action)
 
 
 class BundleError(LinesideError):
