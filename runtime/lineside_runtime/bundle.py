@@ -110,6 +110,26 @@ class Postprocess(_Strict, frozen=True, kw_only=True):
     params: dict[str, Any] = {}
 
 
+class Stage(_Strict, frozen=True, kw_only=True):
+    """One piece of a model that is cut, so that its pieces can run on several devices at once.
+
+    Attributes:
+        name: Such as ``backbone``.
+        file: Path of the piece inside the bundle.
+        inputs: What it takes: inputs of the model, and outputs of stages before it.
+        outputs: What it gives: outputs of the model, and inputs of stages after it.
+        share: Its share of the model's compute, as measured where the model was cut; 0 to 1.
+        sample: Shape of each input when one frame of the smallest size is run, for warming up.
+    """
+
+    name: str
+    file: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    share: float
+    sample: dict[str, tuple[int, ...]]
+
+
 class Variant(_Strict, frozen=True, kw_only=True):
     """One compiled form of the model.
 
@@ -122,6 +142,7 @@ class Variant(_Strict, frozen=True, kw_only=True):
         device_kinds: Kinds of device that it is for.
         requires: Engine name to version range, such as ``{"onnxruntime": ">=1.20"}``.
         memory_bytes: What it needs on the device beside the engine itself; 0 if not measured.
+        stages: The same model in pieces, in the order in which they run; empty if it is not cut. ``file`` is whole.
     """
 
     name: str
@@ -132,6 +153,7 @@ class Variant(_Strict, frozen=True, kw_only=True):
     device_kinds: tuple[Literal["npu", "gpu", "cpu"], ...] = ("cpu",)
     requires: dict[str, str] = {}
     memory_bytes: int = 0
+    stages: tuple[Stage, ...] = ()
 
 
 class Golden(_Strict, frozen=True, kw_only=True):
@@ -271,6 +293,9 @@ def _check_manifest(manifest: Manifest) -> None:
         if not all(_is_sha256(digest) for digest in (entry.sha256, *entry.chunks)):
             raise BundleFormatError(f"file {relative!r}", expected="sha256 as 64 hexadecimal digits")
     named = [variant.file for variant in manifest.variants]
+    for variant in manifest.variants:
+        named += [stage.file for stage in variant.stages]
+        _check_stages(variant, manifest)
     if manifest.golden is not None:
         named += [manifest.golden.frame, *manifest.golden.outputs.values()]
     for relative in named:
@@ -278,6 +303,28 @@ def _check_manifest(manifest: Manifest) -> None:
             raise BundleFormatError(f"manifest names {relative!r} but does not list it under files")
     if not manifest.variants:
         raise BundleFormatError("manifest has no variant")
+
+
+def _check_stages(variant: Variant, manifest: Manifest) -> None:
+    """Checks that every stage finds its inputs and that the model's outputs come out."""
+    if not variant.stages:
+        return
+    known = {spec.name for spec in manifest.inputs}
+    for stage in variant.stages:
+        wanted = {spec.name for spec in stage.inputs}
+        if not wanted <= known or wanted != set(stage.sample):
+            raise BundleFormatError(
+                f"stage {stage.name!r} of {variant.name!r}: inputs", expected=sorted(known), actual=sorted(wanted)
+            )
+        known |= {spec.name for spec in stage.outputs}
+    missing = {spec.name for spec in manifest.outputs} - known
+    names = {stage.name for stage in variant.stages}
+    if missing or not 1 < len(variant.stages) == len(names) or any(not 0 <= one.share <= 1 for one in variant.stages):
+        raise BundleFormatError(
+            f"stages of {variant.name!r}",
+            expected="two or more with names of their own, shares from 0 to 1, and all outputs of the model",
+            actual=f"{sorted(names)}, without {sorted(missing)}" if missing else sorted(names),
+        )
 
 
 def _is_sha256(text: str) -> bool:
