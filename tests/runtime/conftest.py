@@ -17,8 +17,8 @@ def numpy_engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     monkeypatch.syspath_prepend(str(Path(__file__).parent / "engine"))
     importlib.invalidate_caches()
     module = importlib.import_module("lineside_numpy_engine")
-    module.unplugged.clear()
+    module.reset()
     yield module
-    module.unplugged.clear()
+    module.reset()
     registry._loaded.pop("numpy", None)
     sys.modules.pop("lineside_numpy_engine")

@@ -1,12 +1,14 @@
 """A small third-party engine: it reads the ONNX graphs of the tests and computes them with numpy.
 
 Its devices are numpy on the same CPU, offered as an NPU and a GPU, so that placement between kinds can be tried on a
-machine that has neither. A device can be unplugged, which is what `unplugged` holds.
+machine that has neither. A device can be made to fail as real ones do: see `unplugged`, `full`, `crashing`, `held` and
+`slow_s`.
 """
 
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,20 +18,77 @@ from onnx import numpy_helper
 
 from lineside_runtime.backend import Backend, Executable, LoadOptions, Stage
 from lineside_runtime.devices import Device
-from lineside_runtime.errors import DeviceLostError, EngineError, LinesideError, UnsupportedModelError
+from lineside_runtime.errors import (
+    DeviceLostError,
+    EngineCrashedError,
+    EngineError,
+    LinesideError,
+    OutOfDeviceMemoryError,
+    UnsupportedModelError,
+)
 from lineside_runtime.tensors import Array
 
+HELD_AT_MOST_S = 60.0
+
 unplugged: set[str] = set()
+"""Devices that answer no more."""
+full: set[str] = set()
+"""Devices without room for another model or call."""
+crashing: set[str] = set()
+"""Devices whose process has died."""
+held: dict[str, threading.Event] = {}
+"""Devices whose calls hang until the event is set, and then answer."""
+slow_s: dict[str, float] = {}
+"""Devices whose calls take so long."""
 open_executables: set[int] = set()
 threads_seen: set[int] = set()
+begun: Counter[str] = Counter()
+"""Calls that each device was given."""
+begins = threading.Condition()
+
+
+def reset() -> None:
+    """Plugs everything in again, and lets what hangs go on."""
+    for event in held.values():
+        event.set()
+    for state in (unplugged, full, crashing, held, slow_s, begun):
+        state.clear()
+
+
+def wait_begun(device: str, calls: int, timeout_s: float = 20.0) -> bool:
+    """Waits until a device was given so many calls."""
+    with begins:
+        return begins.wait_for(lambda: begun[device] >= calls, timeout_s)
 
 
 class UnpluggedError(Exception):
     pass
 
 
+class FullError(Exception):
+    pass
+
+
+class CrashedError(Exception):
+    pass
+
+
 class ClosedError(Exception):
     pass
+
+
+MEANING: dict[type[Exception], type[LinesideError]] = {
+    UnpluggedError: DeviceLostError,
+    FullError: OutOfDeviceMemoryError,
+    CrashedError: EngineCrashedError,
+    ClosedError: EngineError,
+}
+
+
+def fail_if_asked(device: str) -> None:
+    for broken, error in ((unplugged, UnpluggedError), (full, FullError), (crashing, CrashedError)):
+        if device in broken:
+            raise error(device)
 
 
 class NumpyBackend(Backend):
@@ -42,18 +101,17 @@ class NumpyBackend(Backend):
         return [Device("npu", name="numpy as an NPU"), Device("gpu", name="numpy as a GPU")]
 
     def _load(self, model: Path, device: Device, options: LoadOptions) -> Executable:
-        if str(device) in unplugged:
-            raise UnpluggedError(str(device))
+        fail_if_asked(str(device))
         graph = onnx.load(model).graph
         if [node.op_type for node in graph.node] != ["Constant", "Mul"]:
             raise UnsupportedModelError("only y = factor * x")
         return NumpyExecutable(numpy_helper.to_array(graph.node[0].attribute[0].t), str(device))
 
     def _vendor_errors(self) -> tuple[type[Exception], ...]:
-        return UnpluggedError, ClosedError
+        return tuple(MEANING)
 
     def _translate(self, error: Exception, stage: Stage) -> LinesideError:
-        return (DeviceLostError if isinstance(error, UnpluggedError) else EngineError)(f"numpy {stage}: {error}")
+        return MEANING[type(error)](f"numpy {stage}: {error}")
 
 
 class NumpyExecutable(Executable):
@@ -65,8 +123,14 @@ class NumpyExecutable(Executable):
 
     def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         threads_seen.add(threading.get_ident())
-        if self._device in unplugged:
-            raise UnpluggedError(self._device)
+        with begins:
+            begun[self._device] += 1
+            begins.notify_all()
+        if self._device in held:
+            held[self._device].wait(HELD_AT_MOST_S)
+        if self._device in slow_s:
+            threading.Event().wait(slow_s[self._device])
+        fail_if_asked(self._device)
         if not self._open:
             raise ClosedError(self._device)
         result = {"y": np.asarray(inputs["x"]) * self._factor}
