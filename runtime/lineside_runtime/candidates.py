@@ -1,23 +1,25 @@
-"""Which engine, device and variant may serve a bundle here, in the order in which they are tried."""
+"""Which engine, device and variant may serve a bundle here, in the order in which they are tried.
+
+They are found one after the other as they are asked for: importing an engine costs memory and time, and where the
+first one serves, the others are never imported.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
 
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
-
-from lineside_runtime import registry
-from lineside_runtime.backend import Backend
-from lineside_runtime.bundle import Manifest, Variant
+from lineside_runtime import hardware, registry
+from lineside_runtime.backend import Backend, Executable, LoadOptions
+from lineside_runtime.bundle import Bundle, Manifest, Variant
 from lineside_runtime.config import Config
 from lineside_runtime.devices import KINDS, Device, DeviceKind
-from lineside_runtime.errors import (
-    BundleFormatError,
-    ConfigError,
-    DeviceError,
-    IncompatibleBundleError,
-    NoDeviceError,
-)
+from lineside_runtime.errors import BundleFormatError, DeviceError, IncompatibleBundleError, NoDeviceError
+
+if TYPE_CHECKING:
+    OnAbsent = Callable[[str, DeviceError], None]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -34,25 +36,86 @@ class Candidate:
     device: Device
     variant: Variant
 
+    def load(self, bundle: Bundle, config: Config, *, profile: bool = False) -> Executable:
+        """Loads the variant on the device.
+
+        Args:
+            bundle: Where the variant is.
+            config: The user's.
+            profile: Whether the engine is to time each operator.
+
+        Raises:
+            LinesideError: As in `Backend.load`.
+        """
+        options = LoadOptions(
+            threads=config.threads,
+            precision=self.variant.precision,
+            profile=profile,
+            inputs=bundle.manifest.inputs,
+            outputs=bundle.manifest.outputs,
+        )
+        return self.backend.load(bundle.file(self.variant.file), self.device, options)
+
     def __str__(self) -> str:
         """Returns for example ``ort/cpu:0``."""
         return f"{self.backend.name}/{self.device}"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
 class Choice:
-    """The candidates, and the engines that had to be left out.
+    """The candidates in the order in which they are tried, each found when it is asked for.
 
     Attributes:
-        candidates: In the order in which they are tried; at least one.
-        absent: Engine to the reason, for those that are known or asked for but can't be used.
+        absent: Engine to the reason, for those that were asked for or come before a candidate, but can't be used.
     """
 
-    candidates: tuple[Candidate, ...]
-    absent: dict[str, DeviceError]
+    def __init__(
+        self, candidates: Iterable[Candidate], absent: dict[str, DeviceError], last_resort: Iterable[Candidate] = ()
+    ) -> None:
+        """Takes what finds them.
+
+        Args:
+            candidates: In their order; taken one by one.
+            absent: May grow while they are taken.
+            last_resort: Those that follow only if all others fail.
+        """
+        self.absent = absent
+        self._candidates = iter(candidates)
+        self._last_resort = iter(last_resort)
+        self._found: list[Candidate] = []
+        self._lock = threading.Lock()
+
+    def at(self, index: int) -> Candidate | None:
+        """Returns one candidate, finding as many as that takes; ``None`` if there are fewer."""
+        with self._lock:
+            while len(self._found) <= index:
+                candidate = next(self._candidates, None) or next(self._last_resort, None)
+                if candidate is None:
+                    return None
+                self._found.append(candidate)
+            return self._found[index]
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """All of them, so that every engine that might serve is imported; the last resort only if there is no other."""
+        with self._lock:
+            self._found += self._candidates
+            if not self._found:
+                self._found += self._last_resort
+            return tuple(self._found)
+
+    def reordered(self, candidates: Iterable[Candidate]) -> Choice:
+        """Returns a choice with other candidates in front of the same last resort."""
+        return Choice(candidates, self.absent, self._last_resort)
 
 
-def choose(manifest: Manifest, config: Config, *, level: int | None = None, share: float = 1.0) -> Choice:
+def choose(
+    manifest: Manifest,
+    config: Config,
+    *,
+    level: int | None = None,
+    share: float = 1.0,
+    on_absent: OnAbsent | None = None,
+) -> Choice:
     """Returns what may serve the bundle, by kind of device, then engine, then variant.
 
     Args:
@@ -60,36 +123,27 @@ def choose(manifest: Manifest, config: Config, *, level: int | None = None, shar
         config: The user's.
         level: Wanted optimisation level; ``None`` for the manifest's order, best first.
         share: The model's share of the compute of everything that runs on this box, 0 to 1.
+        on_absent: Called once for each engine that was to be asked and can't be used, when that turns out.
+
+    Returns:
+        At least one candidate.
 
     Raises:
-        ConfigError: `Config.isolate` names an engine that isn't known.
         IncompatibleBundleError: The bundle has no variant of this level, or needs other engine versions.
         NoDeviceError: Nothing here can run it.
         DeviceError: ``fallback_strategy`` is ``error`` and an engine that was asked for by name can't be used.
     """
-    variants = _of_level(manifest, level)
-    absent: dict[str, DeviceError] = {}
-    found: list[Candidate] = []
-    too_old: list[str] = []
-    known = config.engines or registry.names()
-    strange = {entry.partition("=")[0] for entry in config.isolate} - set(known)
-    if strange:
-        raise ConfigError("isolate", expected=f"some of {', '.join(known)}", actual=", ".join(sorted(strange)))
-    for name in known:
-        try:
-            engine = engine_of(name, config)
-            devices = engine.probe()
-        except DeviceError as error:
-            if config.engines and config.fallback_strategy == "error":
-                raise
-            absent[name] = error
-            continue
-        for device in devices:
-            found += _first_fitting(engine, device, variants, too_old)
-    if not found:
-        raise _nothing(manifest, absent, too_old)
-    order = kind_order(config, share)
-    return Choice(tuple(sorted(found, key=lambda candidate: order.index(candidate.device.kind))), absent)
+    search = _Search(_of_level(manifest, level), config, on_absent)
+    search.look_for_named()
+    kinds = kind_order(config, share)
+    choice = Choice(
+        search.walk(kinds, lambda: config.engines or registry.names_in_turn()),
+        search.absent,
+        search.walk(kinds, lambda: () if config.engines else registry.LAST_RESORT),
+    )
+    if choice.at(0) is None:
+        raise search.nothing(manifest)
+    return choice
 
 
 def engine_of(name: str, config: Config) -> Backend:
@@ -99,12 +153,16 @@ def engine_of(name: str, config: Config) -> Backend:
         EngineMissingError: Not a known engine, or not installed.
         DeviceError: It is installed but does not start.
     """
-    for entry in config.isolate:
-        if entry.partition("=")[0] == name:
-            from lineside_runtime.isolated.engine import isolated  # only who isolates pays for it
+    entry = _isolated(name, config)
+    if entry is not None:
+        from lineside_runtime.isolated.engine import isolated  # only who isolates pays for it
 
-            return isolated(entry, config.isolated_timeout_s)
+        return isolated(entry, config.isolated_timeout_s)
     return registry.backend(name)
+
+
+def _isolated(name: str, config: Config) -> str | None:
+    return next((entry for entry in config.isolate if entry.partition("=")[0] == name), None)
 
 
 def kind_order(config: Config, share: float) -> tuple[DeviceKind, ...]:
@@ -124,33 +182,97 @@ def _of_level(manifest: Manifest, level: int | None) -> tuple[Variant, ...]:
     return variants
 
 
-def _first_fitting(
-    engine: Backend, device: Device, variants: tuple[Variant, ...], too_old: list[str]
-) -> list[Candidate]:
-    for variant in variants:
-        if variant.format in engine.formats and device.kind in variant.device_kinds:
-            wanted = variant.requires.get(engine.package, "")
-            if _allows(wanted, engine.version):
-                return [Candidate(engine, device, variant)]
-            too_old.append(f"{variant.name} needs {engine.package} {wanted}, here is {engine.version}")
-    return []
+class _Search:
+    """Looks for candidates; asks no engine before its turn, and none that can't have what is looked for."""
+
+    def __init__(self, variants: tuple[Variant, ...], config: Config, on_absent: OnAbsent | None) -> None:
+        self.absent: dict[str, DeviceError] = {}
+        self._variants = variants
+        self._config = config
+        self._on_absent = on_absent
+        self._too_old: list[str] = []
+        self._asked: dict[str, tuple[Backend | None, list[Device]]] = {}
+
+    def look_for_named(self) -> None:
+        """Notes the engines that were asked for by name and are not installed, without importing the others."""
+        for name in self._config.engines or ():
+            error = None if _isolated(name, self._config) else registry.missing(name)
+            if error is not None:
+                self._miss(name, error)
+
+    def walk(self, kinds: tuple[DeviceKind, ...], names: Callable[[], Iterable[str]]) -> Iterator[Candidate]:
+        """Finds the candidates of these engines in their order."""
+        for kind in kinds:
+            if not any(kind in variant.device_kinds for variant in self._variants):
+                continue
+            for name in names():
+                if self._may_serve(name, kind):
+                    yield from self._candidates(name, kind)
+
+    def _may_serve(self, name: str, kind: DeviceKind) -> bool:
+        formats = [variant.format for variant in self._variants if kind in variant.device_kinds]
+        if not any(registry.may_read(name, one, kind) for one in formats):
+            return False
+        by_name = self._config.engines is not None
+        return by_name or not registry.needs_hardware(name) or hardware.may_have(kind)
+
+    def _candidates(self, name: str, kind: DeviceKind) -> Iterator[Candidate]:
+        if name not in self._asked:
+            self._asked[name] = self._ask(name)
+        engine, devices = self._asked[name]
+        for device in devices:
+            variant = self._first_fitting(engine, device) if engine and device.kind == kind else None
+            if engine and variant:
+                yield Candidate(engine, device, variant)
+
+    def _ask(self, name: str) -> tuple[Backend | None, list[Device]]:
+        if name in self.absent:
+            return None, []
+        try:
+            engine = engine_of(name, self._config)
+            return engine, engine.probe()
+        except DeviceError as error:
+            self._miss(name, error)
+            return None, []
+
+    def _miss(self, name: str, error: DeviceError) -> None:
+        if self._config.engines and self._config.fallback_strategy == "error":
+            raise error
+        self.absent[name] = error
+        if self._on_absent is not None:
+            self._on_absent(name, error)
+
+    def _first_fitting(self, engine: Backend, device: Device) -> Variant | None:
+        for variant in self._variants:
+            if variant.format in engine.formats and device.kind in variant.device_kinds:
+                wanted = variant.requires.get(engine.package, "")
+                if _allows(wanted, engine.version):
+                    return variant
+                self._too_old.append(f"{variant.name} needs {engine.package} {wanted}, here is {engine.version}")
+        return None
+
+    def nothing(self, manifest: Manifest) -> NoDeviceError | IncompatibleBundleError:
+        """Returns the error that says why there is no candidate."""
+        if self._too_old:
+            return IncompatibleBundleError(
+                f"{manifest.identity} does not fit the engines here: {'; '.join(dict.fromkeys(self._too_old))}",
+                action="Install a version in the range that the variant names.",
+            )
+        forms = sorted({f"{variant.format} for {'/'.join(variant.device_kinds)}" for variant in manifest.variants})
+        missing = {name: registry.missing(name) for name in self._config.engines or registry.names()}
+        errors = {name: error for name, error in missing.items() if error is not None} | self.absent
+        reasons = "; ".join(f"{name}: {error.message}" for name, error in errors.items())
+        return NoDeviceError(
+            f"nothing here runs {manifest.identity}", expected=", ".join(forms), actual=reasons or None
+        )
 
 
 def _allows(wanted: str, version: str) -> bool:
+    if not wanted:
+        return True
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet  # only bundles that ask pay for it
+
     try:
         return SpecifierSet(wanted).contains(version, prereleases=True)
     except InvalidSpecifier as error:
         raise BundleFormatError(f"requires: {error}", expected="a version range such as >=1.20,<2") from error
-
-
-def _nothing(
-    manifest: Manifest, absent: dict[str, DeviceError], too_old: list[str]
-) -> NoDeviceError | IncompatibleBundleError:
-    if too_old:
-        return IncompatibleBundleError(
-            f"{manifest.identity} does not fit the engines here: {'; '.join(dict.fromkeys(too_old))}",
-            action="Install a version in the range that the variant names.",
-        )
-    forms = sorted({f"{variant.format} for {'/'.join(variant.device_kinds)}" for variant in manifest.variants})
-    reasons = "; ".join(f"{name}: {error.message}" for name, error in absent.items())
-    return NoDeviceError(f"nothing here runs {manifest.identity}", expected=", ".join(forms), actual=reasons or None)

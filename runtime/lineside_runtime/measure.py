@@ -7,14 +7,13 @@ import statistics
 import threading
 import time
 
-import numpy as np
-
-from lineside_runtime.backend import Executable, LoadOptions
-from lineside_runtime.bundle import Bundle, Manifest
+from lineside_runtime.backend import Executable
+from lineside_runtime.bundle import Bundle
 from lineside_runtime.candidates import Candidate, Choice
 from lineside_runtime.config import Config
 from lineside_runtime.errors import DeviceError, UnsupportedModelError
-from lineside_runtime.tensors import DYNAMIC, Array, TensorSpec
+from lineside_runtime.inputs import sample_inputs as sample_inputs
+from lineside_runtime.tensors import Array
 
 WARM_CALLS = 2
 TIMED_CALLS = 5
@@ -29,9 +28,10 @@ def order_by_speed(bundle: Bundle, choice: Choice, config: Config) -> Choice:
 
     Each is loaded, called a few times with zeros and closed again; what was measured is kept for the process.
     """
-    times_ms = [_time_ms(bundle, candidate, config) for candidate in choice.candidates]
+    candidates = choice.candidates
+    times_ms = [_time_ms(bundle, candidate, config) for candidate in candidates]
     ranked = sorted(range(len(times_ms)), key=times_ms.__getitem__)
-    return Choice(tuple(choice.candidates[i] for i in ranked), choice.absent)
+    return choice.reordered(candidates[i] for i in ranked)
 
 
 def _time_ms(bundle: Bundle, candidate: Candidate, config: Config) -> float:
@@ -44,15 +44,9 @@ def _time_ms(bundle: Bundle, candidate: Candidate, config: Config) -> float:
 
 
 def _measure(bundle: Bundle, candidate: Candidate, config: Config) -> float:
-    options = LoadOptions(
-        config.threads,
-        candidate.variant.precision,
-        inputs=bundle.manifest.inputs,
-        outputs=bundle.manifest.outputs,
-    )
     executable: Executable | None = None
     try:
-        executable = candidate.backend.load(bundle.file(candidate.variant.file), candidate.device, options)
+        executable = candidate.load(bundle, config)
         return time_calls(executable, sample_inputs(bundle.manifest))
     except (DeviceError, UnsupportedModelError) as error:
         log.warning("%s cannot be measured: %s", candidate, error)
@@ -72,18 +66,3 @@ def time_calls(executable: Executable, inputs: dict[str, Array]) -> float:
         executable.run(inputs)
         samples.append((time.perf_counter_ns() - started_ns) / 1e6)
     return statistics.median(samples)
-
-
-def sample_inputs(manifest: Manifest) -> dict[str, Array]:
-    """Returns zeros in the shape that one frame has: batch 1, height and width from the pre-processing."""
-    return {spec.name: np.zeros(_concrete(spec, manifest), spec.dtype) for spec in manifest.inputs}
-
-
-def _concrete(spec: TensorSpec, manifest: Manifest) -> tuple[int, ...]:
-    side = manifest.preprocess.min_side
-    height, width = manifest.preprocess.size or (side, side)
-    sizes = {"H": height, "W": width}
-    letters = spec.layout.ljust(len(spec.shape), "?")
-    return tuple(
-        sizes.get(letter, 1) if size == DYNAMIC else size for letter, size in zip(letters, spec.shape, strict=True)
-    )

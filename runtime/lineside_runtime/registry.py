@@ -8,42 +8,124 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import importlib.metadata
-import logging
+import importlib.util
+import sys
 import threading
+from collections.abc import Iterator
 
 from lineside_runtime.backend import Backend
-from lineside_runtime.devices import Device
+from lineside_runtime.devices import KINDS, Device, DeviceKind
 from lineside_runtime.errors import DeviceError, EngineMissingError
 
 PREFERENCE = ("tensorrt", "hailo", "rknn", "ort", "openvino", "litert", "ncnn", "torch")
 """The engines in the order in which they are tried for one kind of device; those of entry points follow by name."""
+
+LAST_RESORT = ("torch",)
+"""Engines that are asked only where no other one can serve a bundle, whatever the kind of device: their import alone
+costs seconds and hundreds of megabytes."""
 
 BY_NAME_ONLY = ("null",)
 """Engines that serve a bundle only where `Config.engines` names them."""
 
 ENTRY_POINTS = "lineside.backends"
 
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Builtin:
+    """What is known of an engine of ours without importing it; a test holds it against the engine's own words.
+
+    Attributes:
+        target: Module and class.
+        install: How to get it.
+        modules: Python modules of the vendor's of which it needs one; empty if it needs none.
+        formats: The variant formats that it reads; empty for any.
+        kinds: Kinds of device that it can have anywhere.
+        needs_hardware: Whether each NPU or GPU of its shows in `hardware`. Not so where one may be on USB or software.
+    """
+
+    target: str
+    install: str
+    modules: tuple[str, ...]
+    formats: frozenset[str]
+    kinds: frozenset[DeviceKind]
+    needs_hardware: bool = False
+
+
+_EVERY_KIND: frozenset[DeviceKind] = frozenset(KINDS)
+_NPU: frozenset[DeviceKind] = frozenset({"npu"})
+_GPU: frozenset[DeviceKind] = frozenset({"gpu"})
+
 _BUILTIN = {
-    "tensorrt": (
+    "tensorrt": _Builtin(
         "lineside_runtime.backends.tensorrt_:TensorRtBackend",
         "install TensorRT; on a Jetson, JetPack has it",
+        ("tensorrt",),
+        frozenset({"tensorrt", "onnx"}),
+        _GPU,
+        needs_hardware=True,
     ),
-    "hailo": (
+    "hailo": _Builtin(
         "lineside_runtime.backends.hailo:HailoBackend",
         "install HailoRT; on Raspberry Pi OS, apt install hailo-all",
+        ("hailo_platform",),
+        frozenset({"hailo"}),
+        _NPU,
     ),
-    "rknn": ("lineside_runtime.backends.rknn:RknnBackend", "install rknn-toolkit-lite2 on the board"),
-    "ort": ("lineside_runtime.backends.ort:OrtBackend", "pip install onnxruntime"),
-    "openvino": ("lineside_runtime.backends.openvino_:OpenVinoBackend", "pip install 'lineside[openvino]'"),
-    "litert": ("lineside_runtime.backends.litert:LiteRtBackend", "pip install 'lineside[litert]'"),
-    "ncnn": ("lineside_runtime.backends.ncnn_:NcnnBackend", "pip install 'lineside[ncnn]'"),
-    "torch": ("lineside_runtime.backends.pytorch:TorchBackend", "pip install 'lineside[torch]'"),
-    "null": ("lineside_runtime.backends.null:NullBackend", "it is part of lineside"),
+    "rknn": _Builtin(
+        "lineside_runtime.backends.rknn:RknnBackend",
+        "install rknn-toolkit-lite2 on the board",
+        ("rknnlite", "rknn"),
+        frozenset({"rknn"}),
+        _NPU,
+    ),
+    "ort": _Builtin(
+        "lineside_runtime.backends.ort:OrtBackend",
+        "pip install onnxruntime",
+        ("onnxruntime",),
+        frozenset({"onnx"}),
+        _EVERY_KIND,
+        needs_hardware=True,
+    ),
+    "openvino": _Builtin(
+        "lineside_runtime.backends.openvino_:OpenVinoBackend",
+        "pip install 'lineside[openvino]'",
+        ("openvino",),
+        frozenset({"onnx", "openvino"}),
+        _EVERY_KIND,
+        needs_hardware=True,
+    ),
+    "litert": _Builtin(
+        "lineside_runtime.backends.litert:LiteRtBackend",
+        "pip install 'lineside[litert]'",
+        ("ai_edge_litert", "tflite_runtime"),
+        frozenset({"tflite"}),
+        frozenset({"npu", "cpu"}),
+    ),
+    "ncnn": _Builtin(
+        "lineside_runtime.backends.ncnn_:NcnnBackend",
+        "pip install 'lineside[ncnn]'",
+        ("ncnn",),
+        frozenset({"ncnn"}),
+        frozenset({"gpu", "cpu"}),
+    ),
+    "torch": _Builtin(
+        "lineside_runtime.backends.pytorch:TorchBackend",
+        "pip install 'lineside[torch]'",
+        ("torch",),
+        frozenset({"torch"}),
+        frozenset({"gpu", "cpu"}),
+        needs_hardware=True,
+    ),
+    "null": _Builtin(
+        "lineside_runtime.backends.null:NullBackend",
+        "it is part of lineside",
+        (),
+        frozenset(),
+        _EVERY_KIND,
+    ),
 }
 _PLUGIN_INSTALL = "install what the package that registered it needs"
 
-log = logging.getLogger("lineside.runtime")
 _lock = threading.Lock()
 _loaded: dict[str, Backend] = {}
 
@@ -76,6 +158,45 @@ def names() -> tuple[str, ...]:
     return (*PREFERENCE, *sorted(set(_plugins()) - set(_BUILTIN)))
 
 
+def names_in_turn() -> Iterator[str]:
+    """Goes through them without the last resort; looks for other packages' engines only when ours are through."""
+    yield from (name for name in PREFERENCE if name not in LAST_RESORT)
+    yield from sorted(set(_plugins()) - set(_BUILTIN))
+
+
+def may_read(name: str, model_format: str, kind: DeviceKind) -> bool:
+    """Returns whether an engine may read a format on a kind of device, without importing it."""
+    known = _BUILTIN.get(name)
+    return known is None or (kind in known.kinds and (not known.formats or model_format in known.formats))
+
+
+def needs_hardware(name: str) -> bool:
+    """Returns whether an engine's NPUs and GPUs all show in `hardware`."""
+    return name in _BUILTIN and _BUILTIN[name].needs_hardware
+
+
+def missing(name: str) -> EngineMissingError | None:
+    """Returns why an engine can't be here, without importing it; ``None`` if it seems to be installed."""
+    try:
+        target, install = _target(name)
+    except EngineMissingError as error:
+        return error
+    modules = _BUILTIN[name].modules if name in _BUILTIN else (target.partition(":")[0].partition(".")[0],)
+    if not modules or any(_importable(module) for module in modules):
+        return None
+    return EngineMissingError(f"engine {name!r} is not installed: no module {modules[0]}", action=_sentence(install))
+
+
+def _importable(module: str) -> bool:
+    if module in sys.modules:
+        return sys.modules[module] is not None  # None is how Python marks what must not be imported
+    return importlib.util.find_spec(module) is not None
+
+
+def _sentence(install: str) -> str:
+    return f"{install[0].upper()}{install[1:]}."
+
+
 def backend(name: str) -> Backend:
     """Returns an engine, importing it on first use.
 
@@ -98,17 +219,18 @@ def _import(name: str) -> Backend:
     try:
         factory = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, OSError) as error:  # OSError: a native library that it wraps is missing
-        raise EngineMissingError(
-            f"engine {name!r} cannot be imported: {error}", action=f"{install[0].upper()}{install[1:]}."
-        ) from error
+        raise EngineMissingError(f"engine {name!r} cannot be imported: {error}", action=_sentence(install)) from error
     if not (isinstance(factory, type) and issubclass(factory, Backend)):
         raise EngineMissingError(f"engine {name!r}", expected="a subclass of Backend", actual=target)
-    return factory()
+    try:
+        return factory()
+    except (ImportError, OSError) as error:  # an engine whose file can be read without the vendor's package
+        raise EngineMissingError(f"engine {name!r} is not installed: {error}", action=_sentence(install)) from error
 
 
 def _target(name: str) -> tuple[str, str]:
     if name in _BUILTIN:
-        return _BUILTIN[name]
+        return _BUILTIN[name].target, _BUILTIN[name].install
     plugins = _plugins()
     if name not in plugins:
         raise EngineMissingError(f"no engine {name!r}", expected=f"one of {', '.join((*names(), *BY_NAME_ONLY))}")
@@ -116,7 +238,9 @@ def _target(name: str) -> tuple[str, str]:
 
 
 def _plugins() -> dict[str, str]:
-    return {point.name: point.value for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
+    from importlib.metadata import entry_points  # reads every installed package: only where it is needed
+
+    return {point.name: point.value for point in entry_points(group=ENTRY_POINTS)}
 
 
 def status(name: str) -> EngineStatus:

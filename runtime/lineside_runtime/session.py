@@ -13,15 +13,17 @@ from types import TracebackType
 from lineside_runtime.bundle import Bundle, Manifest, open_bundle, unpack_archive
 from lineside_runtime.candidates import choose
 from lineside_runtime.config import Config
-from lineside_runtime.errors import BadInputFormatError, DeviceError
-from lineside_runtime.measure import order_by_speed
+from lineside_runtime.errors import DeviceError
+from lineside_runtime.inputs import InputCheck, sample_inputs
 from lineside_runtime.placement import Failures, Fallback, Placement, Prediction
 from lineside_runtime.shared import Retired, Shared
-from lineside_runtime.tensors import Array, TensorSpec
+from lineside_runtime.tensors import Array
 
 __all__ = ["Config", "Pinned", "Prediction", "Session"]
 
 ARCHIVE_SUFFIX = ".lsb"
+
+Answer = Callable[[Mapping[str, Array]], Prediction]
 
 log = logging.getLogger("lineside.runtime")
 
@@ -55,15 +57,14 @@ class Session:
         self._compute_share = compute_share
         self._failures = Failures()
         self._reloading = threading.Lock()
-        self._swap = threading.Lock()
         self._count = threading.Lock()
         self._calls = 0
         self._rerouted = 0
         self._noted: set[str] = set()
-        self._placement = self._open(bundle, None)
-        self._shared = Shared(self._placement)
+        self._serving = self._open(bundle, None)
+        self._shared = Shared(self._serving)
         self._closed = False
-        self._used = str(self._placement.leader)
+        self._used = str(self._serving.placement.leader)
 
     def predict(self, inputs: Array | Mapping[str, Array]) -> dict[str, Array]:
         """Runs the model on one batch, in the caller's thread.
@@ -83,8 +84,28 @@ class Session:
 
     def infer(self, inputs: Array | Mapping[str, Array]) -> Prediction:
         """Like `predict`, and says which device was asked for, which answered, and how long it took."""
-        with self.pinned() as pinned:
-            return pinned.infer(inputs)
+        while True:
+            shared = self._shared
+            try:
+                serving = shared.enter()
+            except Retired:  # swapped in between: take the successor
+                self._refuse_closed()
+                continue
+            try:
+                prediction = serving.answer(serving.check(inputs))
+            finally:
+                shared.leave()
+            self._answered(prediction)
+            return prediction
+
+    def warm_up(self) -> Prediction:
+        """Runs one frame of zeros, so that the first real call isn't the slow one; it isn't counted as a call.
+
+        Raises:
+            DeviceError: Every device failed; the first one's error.
+        """
+        with self._held() as serving:
+            return serving.placement.run(sample_inputs(serving.placement.bundle.manifest))
 
     @contextmanager
     def pinned(self) -> Iterator[Pinned]:
@@ -95,16 +116,23 @@ class Session:
         Raises:
             DeviceError: The session is closed.
         """
+        with self._held() as serving:
+            yield Pinned(self, serving)
+
+    @contextmanager
+    def _held(self) -> Iterator[Serving]:
         while True:
-            with self._swap:
-                shared = self._shared
-            self._refuse_closed()
+            shared = self._shared
             try:
-                with shared.use() as placement:
-                    yield Pinned(self, placement)
-                    return
-            except Retired:  # swapped in between: take the successor
+                serving = shared.enter()
+            except Retired:
+                self._refuse_closed()
                 continue
+            try:
+                yield serving
+            finally:
+                shared.leave()
+            return
 
     def _answered(self, prediction: Prediction) -> None:
         with self._count:
@@ -128,12 +156,11 @@ class Session:
         """
         with self._reloading:
             self._refuse_closed()
-            fresh = self._open(self._placement.bundle if bundle is None else bundle, optimization_level)
-            with self._swap:
-                old, self._placement, self._shared = self._shared, fresh, Shared(fresh)
-                self._used = str(fresh.leader)
+            fresh = self._open(self.bundle if bundle is None else bundle, optimization_level)
+            old, self._serving, self._shared = self._shared, fresh, Shared(fresh)
+            self._used = str(fresh.placement.leader)
             old.retire()
-            log.info("%s: reloaded on %s", fresh.bundle.manifest.identity, self._used)
+            log.info("%s: reloaded on %s", self.manifest.identity, self._used)
 
     def close(self) -> None:
         """Gives the devices back when the last running call has returned; done twice it changes nothing."""
@@ -144,12 +171,12 @@ class Session:
     @property
     def bundle(self) -> Bundle:
         """The bundle that answers the next call."""
-        return self._placement.bundle
+        return self._serving.placement.bundle
 
     @property
     def manifest(self) -> Manifest:
         """Its manifest."""
-        return self._placement.bundle.manifest
+        return self._serving.placement.bundle.manifest
 
     @property
     def config(self) -> Config:
@@ -159,12 +186,12 @@ class Session:
     @property
     def variant(self) -> str:
         """Name of the variant that leads, such as ``onnx-int8``."""
-        return self._placement.leader.variant.name
+        return self._serving.placement.leader.variant.name
 
     @property
     def requested_device(self) -> str:
         """The device that the configuration puts first, such as ``cpu:0``."""
-        return str(self._placement.requested.device)
+        return str(self._serving.placement.requested.device)
 
     @property
     def used_device(self) -> str:
@@ -201,25 +228,51 @@ class Session:
         """Closes it."""
         self.close()
 
-    def _open(self, source: Bundle | Path | str, level: int | None) -> Placement:
+    def _open(self, source: Bundle | Path | str, level: int | None) -> Serving:
         bundle, cleanup = _opened(source)
         try:
-            choice = choose(bundle.manifest, self._config, level=level, share=self._compute_share)
-            for name, error in choice.absent.items():
-                if self._config.engines and name not in self._noted:  # asked for by name, so it is a fallback
-                    self._noted.add(name)
-                    self._failures.add(name, "probe", error)
+            choice = choose(
+                bundle.manifest, self._config, level=level, share=self._compute_share, on_absent=self._note_absent
+            )
             if self._config.fallback_strategy == "fastest":
+                from lineside_runtime.measure import order_by_speed  # only who measures pays for it
+
                 choice = order_by_speed(bundle, choice, self._config)
-            return Placement(bundle, choice, self._config, self._failures, on_close=cleanup)
+            return Serving(Placement(bundle, choice, self._config, self._failures, on_close=cleanup))
         except BaseException:
             if cleanup is not None:
                 cleanup()
             raise
 
+    def _note_absent(self, name: str, error: DeviceError) -> None:
+        if self._config.engines and name not in self._noted:  # asked for by name, so it is a fallback
+            self._noted.add(name)
+            self._failures.add(name, "probe", error)
+
     def _refuse_closed(self) -> None:
         if self._closed:
             raise DeviceError("the session is closed", action="Open another one.")
+
+
+class Serving:
+    """What answers the calls from one `reload` to the next.
+
+    Attributes:
+        placement: Where the bundle is loaded.
+        check: Names and checks the inputs of a call.
+        answer: Answers a call whose inputs are checked: the placement itself, or what stands before it.
+    """
+
+    __slots__ = ("answer", "check", "placement")
+
+    def __init__(self, placement: Placement, answer: Answer | None = None) -> None:
+        self.placement = placement
+        self.check = InputCheck(placement.bundle.manifest.inputs)
+        self.answer: Answer = answer or placement.run
+
+    def close(self) -> None:
+        """Gives the devices back."""
+        self.placement.close()
 
 
 class Pinned:
@@ -230,15 +283,15 @@ class Pinned:
         manifest: Its manifest.
     """
 
-    def __init__(self, session: Session, placement: Placement) -> None:
+    def __init__(self, session: Session, serving: Serving) -> None:
         self._session = session
-        self._placement = placement
-        self.bundle = placement.bundle
-        self.manifest = placement.bundle.manifest
+        self._serving = serving
+        self.bundle = serving.placement.bundle
+        self.manifest = self.bundle.manifest
 
     def infer(self, inputs: Array | Mapping[str, Array]) -> Prediction:
         """Like `Session.infer`, always with this bundle."""
-        prediction = self._placement.run(_checked(inputs, self.manifest.inputs))
+        prediction = self._serving.answer(self._serving.check(inputs))
         self._session._answered(prediction)
         return prediction
 
@@ -255,23 +308,3 @@ def _opened(source: Bundle | Path | str) -> tuple[Bundle, Callable[[], None] | N
     except BaseException:
         folder.cleanup()
         raise
-
-
-def _checked(inputs: Array | Mapping[str, Array], specs: tuple[TensorSpec, ...]) -> Mapping[str, Array]:
-    """Returns the inputs by name, each checked: some engines read garbage where an input is missing."""
-    if isinstance(inputs, Mapping):
-        if len(inputs) != len(specs) or any(spec.name not in inputs for spec in specs):
-            raise BadInputFormatError("other inputs", expected=_described(specs), actual=sorted(map(str, inputs)))
-        for spec in specs:
-            spec.check(inputs[spec.name])
-        return inputs
-    if len(specs) != 1:
-        raise BadInputFormatError(
-            "the model has several inputs", expected=_described(specs), actual=type(inputs).__name__
-        )
-    specs[0].check(inputs)
-    return {specs[0].name: inputs}
-
-
-def _described(specs: tuple[TensorSpec, ...]) -> str:
-    return "; ".join(spec.describe() for spec in specs)

@@ -29,15 +29,16 @@ class Shared(Generic[T]):
     finaliser would come at an unknown time.
     """
 
+    __slots__ = ("_lock", "_retired", "_users", "_value")
+
     def __init__(self, value: T) -> None:
         self._value = value
         self._lock = threading.Lock()
         self._users = 0
         self._retired = False
 
-    @contextlib.contextmanager
-    def use(self) -> Iterator[T]:
-        """Holds the value open.
+    def enter(self) -> T:
+        """Holds the value open until `leave`; in the hot path, where a context manager's generator costs 1 µs.
 
         Raises:
             Retired: `retire` was called before.
@@ -46,14 +47,28 @@ class Shared(Generic[T]):
             if self._retired:
                 raise Retired
             self._users += 1
+        return self._value
+
+    def leave(self) -> None:
+        """Ends one `enter`; the last one closes a value that was retired meanwhile."""
+        with self._lock:
+            self._users -= 1
+            last = self._retired and self._users == 0
+        if last:
+            self._value.close()
+
+    @contextlib.contextmanager
+    def use(self) -> Iterator[T]:
+        """Holds the value open.
+
+        Raises:
+            Retired: `retire` was called before.
+        """
+        value = self.enter()
         try:
-            yield self._value
+            yield value
         finally:
-            with self._lock:
-                self._users -= 1
-                last = self._retired and self._users == 0
-            if last:
-                self._value.close()
+            self.leave()
 
     def retire(self) -> None:
         """Lets nobody in any more, and closes the value now or when its last user leaves."""

@@ -117,14 +117,29 @@ class OrtExecutable(Executable):
     def __init__(self, session: Any) -> None:
         self._session = session
         self._outputs = [output.name for output in session.get_outputs()]
+        self._required = {value.name for value in session.get_inputs()}
+        self._call = _bare_call(session)
 
     def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         if self._session is None:
             raise DeviceError("the executable is closed")
-        return dict(zip(self._outputs, self._session.run(self._outputs, dict(inputs)), strict=True))
+        feed = inputs if type(inputs) is dict else dict(inputs)
+        if not feed.keys() >= self._required:  # the binding runs without, and may crash
+            raise BadInputFormatError("other inputs", expected=sorted(self._required), actual=sorted(feed))
+        return dict(zip(self._outputs, self._call(self._outputs, feed, None), strict=True))
 
     def _close(self) -> None:
-        self._session = None
+        self._call = self._session = None
+
+
+def _bare_call(session: Any) -> Any:
+    """Returns the binding that ``InferenceSession.run`` calls, without its Python, which takes 1 to 3 µs.
+
+    What that adds is a check that no input is missing, which is done here, and a fall back to other execution
+    providers, which is turned off.
+    """
+    binding = getattr(session, "_sess", None)
+    return session.run if binding is None else binding.run
 
 
 def session_options(options: LoadOptions) -> Any:
