@@ -105,6 +105,14 @@ def test_doubles_of_one_type_are_one_and_of_two_types_are_two() -> None:
     assert len(decode({"o": columns}, how("yolov8"), [WHOLE])[0]) == 2
 
 
+def test_a_box_counts_for_its_best_class_unless_several_may_be_right() -> None:
+    columns = yolov8_output()
+    columns[0, 4, 5] = 0.5
+    assert only_box({"o": columns}, how("yolov8")).labels.tolist() == [1]
+    (found,) = decode({"o": columns}, how("yolov8", multi_label=True), [WHOLE])
+    assert found.labels.tolist() == [1, 0]
+
+
 def test_boxes_go_back_to_the_frame_through_scale_and_padding() -> None:
     letterbox = Letterbox(0.5, 0.5, 100, 60, padded=(SIDE, SIDE))
     found = only_box({"o": yolov8_output((5, 10, 30, 29))}, how("yolov8"), letterbox)
@@ -129,10 +137,10 @@ def test_an_instance_has_the_outline_of_its_mask_inside_its_box(name: str) -> No
     post = how(name, thresholds=[0.3] * 3)
     found = only_box({"output0": output, "output1": prototypes}, post)
     (outline,) = found.outlines
-    assert outline.min(axis=0).tolist() == [14, 18]
-    assert outline.max(axis=0).tolist() == [22, 34]
+    np.testing.assert_allclose(outline.min(axis=0), [12, 16], atol=1)
+    np.testing.assert_allclose(outline.max(axis=0), [24, 36], atol=1)
     (detection,) = select(found, post, NAMES)
-    assert len(detection.outline) == len(outline) == 4
+    assert len(detection.outline) == len(outline) >= 4
 
 
 def test_a_mask_with_other_prototypes_is_refused() -> None:
@@ -286,7 +294,7 @@ def test_many_random_boxes_keep_no_doubles() -> None:
     columns[0, :2] = rng.uniform(10, 54, (2, CELLS))
     columns[0, 2:4] = rng.uniform(4, 20, (2, CELLS))
     columns[0, 4:] = rng.uniform(0, 1, (3, CELLS))
-    (found,) = decode({"o": columns}, how("yolov8", nms_iou=0.5, max_detections=500), [WHOLE])
+    (found,) = decode({"o": columns}, how("yolov8", nms_iou=0.5, max_detections=500, multi_label=True), [WHOLE])
     for label in range(3):
         mine = found.boxes[found.labels == label]
         overlaps = box_iou(mine, mine)

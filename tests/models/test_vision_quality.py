@@ -23,6 +23,7 @@ from lineside_runtime.errors import (
     InputNotFoundError,
     MissingExtraError,
     MissingModelFactsError,
+    UnknownHeadError,
     UnsafeModelError,
     UnsupportedModelError,
 )
@@ -336,3 +337,58 @@ def test_weights_of_an_unknown_architecture_are_unsupported(tmp_path: Path) -> N
     with pytest.raises(UnsupportedModelError) as caught:
         lineside.vision.QualityInspector(tmp_path / "other.pt")
     assert caught.value.code == 2007
+
+
+def ultralytics_export(path: Path, *, task: str = "detect", side: int = 32) -> Path:
+    """A graph with the shapes and metadata of an ``ultralytics`` export; it finds a box where the frame is bright."""
+    cells = (side // 8) ** 2 + (side // 16) ** 2 + (side // 32) ** 2
+    helper = onnx.helper
+    mean = helper.make_node("ReduceMean", ["images"], ["mean"], axes=[1, 2, 3], keepdims=0)
+    base = np.zeros((1, 6, cells), np.float32)
+    base[0, :4, 0] = 16, 12, 8, 10
+    slope = np.zeros((1, 6, cells), np.float32)
+    slope[0, 5, 0] = 1
+    nodes = [
+        mean,
+        helper.make_node("Mul", ["mean", "slope"], ["m"]),
+        helper.make_node("Add", ["m", "base"], ["output0"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, [1, 3, side, side])],
+        [helper.make_tensor_value_info("output0", onnx.TensorProto.FLOAT, [1, 6, cells])],
+        [onnx.numpy_helper.from_array(base, "base"), onnx.numpy_helper.from_array(slope, "slope")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    said = {
+        "description": "Ultralytics YOLO11n model",
+        "task": task,
+        "names": "{0: 'dent', 1: 'glare'}",
+        "stride": "32",
+    }
+    helper.set_model_props(model, said)
+    onnx.save(model, path)
+    return path
+
+
+def test_an_export_of_ultralytics_needs_no_sidecar(tmp_path: Path) -> None:
+    with QualityInspector(ultralytics_export(tmp_path / "yolo11n.onnx")) as inspector:
+        assert inspector.session.manifest.postprocess.name == "yolov8"
+        bright, dark = inspector.predict([np.full((64, 64, 3), 250, np.uint8), np.zeros((64, 64, 3), np.uint8)])
+    assert dark.passed
+    (detection,) = bright.detections
+    assert (detection.type, detection.box) == ("glare", (24, 14, 40, 34))
+    assert detection.score == pytest.approx(250 / 255, abs=1e-5)
+
+
+def test_a_classifier_of_ultralytics_asks_how_frames_go_in(tmp_path: Path) -> None:
+    with pytest.raises(MissingModelFactsError, match="preprocess"):
+        QualityInspector(ultralytics_export(tmp_path / "m.onnx", task="classify"))
+
+
+def test_a_head_that_cannot_be_told_is_asked_for(tmp_path: Path) -> None:
+    path = ultralytics_export(tmp_path / "m.onnx")
+    with pytest.raises(UnknownHeadError) as caught:
+        QualityInspector(path, labels=["one"])
+    assert caught.value.code == 2010

@@ -24,6 +24,7 @@ from lineside_models.postprocess.candidates import (
     Candidates,
     Floats,
     HeadParams,
+    Ints,
     Outputs,
     check_shape,
     finish,
@@ -44,11 +45,14 @@ class YoloParams(HeadParams, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     Attributes:
         output: Name of the output; ``None`` where it is the only one, or the only one with three dimensions.
         prototypes: Name of the output of prototypes; ``None`` where it is the only one with four dimensions.
+        multi_label: Whether a box counts for every class above the floor, or for its best one only, as the `predict`
+            of these projects does.
     """
 
     nms_iou: float = ULTRALYTICS_NMS_IOU
     output: str | None = None
     prototypes: str | None = None
+    multi_label: bool = False
 
 
 class YoloxParams(YoloParams, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -176,6 +180,15 @@ def _corners(boxes: npt.NDArray[Any]) -> Floats:
     return np.concatenate([centre - half, centre + half], axis=1)
 
 
+def _above(scores: npt.NDArray[Any], params: YoloParams) -> tuple[Ints, Ints]:
+    """Returns rows and columns of the scores that count."""
+    if params.multi_label:
+        rows, columns = np.nonzero(scores >= params.score_min)
+        return rows, columns
+    box = np.flatnonzero(scores.max(axis=1) >= params.score_min)
+    return box, scores[box].argmax(axis=1)
+
+
 def _decode(
     boxes: Floats,
     scores: npt.NDArray[Any],
@@ -184,8 +197,8 @@ def _decode(
     params: YoloParams,
     letterbox: Letterbox,
 ) -> Candidates:
-    """Takes every class of every box that is above the floor: ``(N, 4)``, ``(N, C)``."""
-    box, label = np.nonzero(scores >= params.score_min)
+    """Takes what is above the floor of boxes ``(N, 4)`` and scores ``(N, C)``."""
+    box, label = _above(scores, params)
     found, which = finish(boxes[box], scores[box, label], label.astype(np.int64), params, letterbox)
     if prototypes is None:
         return found

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from lineside_runtime.backends.ort import OnnxFacts
 from lineside_runtime.bundle import Postprocess, Preprocess
 from lineside_runtime.errors import ConfigError, MissingModelFactsError
+from lineside_runtime.tensors import DYNAMIC
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -120,6 +122,44 @@ def from_metadata(onnx: OnnxFacts, where: str) -> ModelFacts:
             f"{where}: metadata {METADATA_KEY!r} is not JSON: {error}", action="Write it again."
         ) from error
     return _convert(values, f"{where}: metadata {METADATA_KEY!r}")
+
+
+def from_ultralytics(onnx: OnnxFacts) -> ModelFacts:
+    """Reads what ``ultralytics`` writes into the metadata of its exports: the names, and by that how frames go in.
+
+    Frames of its detectors and segmenters are RGB, divided by 255 and fitted onto a grey canvas. Its classifiers cut
+    the middle out of a frame, which would hide defects at the edge: how frames go into them is for the user to say.
+
+    Source: ``ultralytics/engine/exporter.py`` (metadata) and ``data/augment.py`` (`LetterBox`).
+    """
+    said = onnx.metadata
+    names = _names(said.get("names", ""))
+    if names is None or "ultralytics" not in said.get("description", "").lower() + said.get("author", "").lower():
+        return ModelFacts()
+    if said.get("task") == "classify":
+        return ModelFacts(labels=names, postprocess=Postprocess(name="classification", params={"activation": "none"}))
+    image = onnx.inputs[0]
+    height, width = image.shape[2:] if len(image.shape) == 4 else (DYNAMIC, DYNAMIC)
+    fixed = (height, width) if DYNAMIC not in (height, width) else None
+    colour: Literal["grey", "rgb"] = "grey" if image.shape[1:2] == (1,) else "rgb"
+    channels = 1 if colour == "grey" else 3
+    return ModelFacts(
+        labels=names,
+        preprocess=Preprocess(
+            input=image.name, colour=colour, size=fixed, mean=(0.0,) * channels, std=(255.0,) * channels
+        ),
+    )
+
+
+def _names(text: str) -> tuple[str, ...] | None:
+    """Reads ``{0: 'person', 1: 'car'}``, Python's own notation of a dictionary; nothing is run."""
+    try:
+        given = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+    if not isinstance(given, dict) or sorted(given) != list(range(len(given))) or not given:
+        return None
+    return tuple(str(given[index]) for index in range(len(given)))
 
 
 def sidecar_path(model: Path) -> Path:

@@ -6,8 +6,9 @@ import datetime
 import re
 from pathlib import Path
 
-from lineside_models.vision.facts import ModelFacts, complete, from_metadata, from_sidecar
-from lineside_runtime.backends.ort import read_onnx
+from lineside_models.postprocess import recognise
+from lineside_models.vision.facts import ModelFacts, complete, from_metadata, from_sidecar, from_ultralytics
+from lineside_runtime.backends.ort import OnnxFacts, read_onnx
 from lineside_runtime.bundle import Bundle, Manifest, Variant, write_manifest
 from lineside_runtime.errors import InputNotFoundError, UnsupportedModelError
 
@@ -26,6 +27,7 @@ def wrap_onnx(model: Path, folder: Path, given: ModelFacts, *, origin: Path | No
     Raises:
         InputNotFoundError: There is no such file.
         UnsupportedModelError: It is no ONNX file, or has no input of the name that the pre-processing fills.
+        UnknownHeadError: Nobody names the decoder, and the shapes of the outputs don't tell.
         MissingModelFactsError: Neither the arguments, nor the sidecar, nor the metadata say it all.
         ConfigError: One of them breaks the format.
     """
@@ -33,7 +35,7 @@ def wrap_onnx(model: Path, folder: Path, given: ModelFacts, *, origin: Path | No
     if not model.is_file():
         raise InputNotFoundError(f"no model at {model}", action="Give a bundle, an .onnx or a .pt file.")
     onnx = read_onnx(model)
-    facts = complete(given.over(from_sidecar(named)).over(from_metadata(onnx, str(named))), named)
+    facts = complete(_known(given.over(from_sidecar(named)), onnx, str(named)), named)
     names = [spec.name for spec in onnx.inputs]
     if names != [facts.preprocess.input]:
         raise UnsupportedModelError(
@@ -45,6 +47,7 @@ def wrap_onnx(model: Path, folder: Path, given: ModelFacts, *, origin: Path | No
     manifest = Manifest(
         name=re.sub(r"[^A-Za-z0-9._-]+", "-", named.stem) or "model",
         version="0",
+        task="classification" if facts.postprocess.name == "classification" else "detection",
         created_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         labels=facts.labels,
         inputs=onnx.inputs,
@@ -54,3 +57,11 @@ def wrap_onnx(model: Path, folder: Path, given: ModelFacts, *, origin: Path | No
         variants=(Variant(name=VARIANT, format="onnx", file=file, level=0, precision="fp32"),),
     )
     return write_manifest(folder, manifest)
+
+
+def _known(given: ModelFacts, onnx: OnnxFacts, where: str) -> ModelFacts:
+    """Returns the facts from every source; the decoder is told from the shapes where nobody names it."""
+    facts = given.over(from_metadata(onnx, where)).over(from_ultralytics(onnx))
+    if facts.labels and facts.preprocess and facts.postprocess is None:
+        return facts.over(ModelFacts(postprocess=recognise(onnx.inputs, onnx.outputs, len(facts.labels))))
+    return facts
