@@ -118,15 +118,23 @@ class OrtExecutable(Executable):
         self._session = session
         self._outputs = [output.name for output in session.get_outputs()]
         self._required = {value.name for value in session.get_inputs()}
+        self._complete = -1 if session.get_overridable_initializers() else len(self._required)
         self._call = _bare_call(session)
 
     def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         if self._session is None:
             raise DeviceError("the executable is closed")
         feed = inputs if type(inputs) is dict else dict(inputs)
-        if not feed.keys() >= self._required:  # the binding runs without, and may crash
+        if len(feed) != self._complete:  # the binding refuses an unknown name, but runs with one missing
+            self._check_complete(feed)
+        arrays = self._call(self._outputs, feed, None)
+        if len(arrays) == 1:
+            return {self._outputs[0]: arrays[0]}
+        return dict(zip(self._outputs, arrays, strict=True))
+
+    def _check_complete(self, feed: dict[str, Array]) -> None:
+        if not feed.keys() >= self._required:
             raise BadInputFormatError("other inputs", expected=sorted(self._required), actual=sorted(feed))
-        return dict(zip(self._outputs, self._call(self._outputs, feed, None), strict=True))
 
     def _close(self) -> None:
         self._call = self._session = None
