@@ -6,6 +6,7 @@
 #   make bench        benchmarks, JSON under benchmarks/results/
 #   make test-system  whole journeys and faults that take longer than CI has
 #   make setup        the development environment in .venv
+#   make proto        compile the inference protocol's messages again, after a change of the .proto
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,7 +18,7 @@ SUDO := $(shell if [ "$$(id -u)" = 0 ]; then echo env; else command -v sudo; fi)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 OUT ?= demo-out
 
-.PHONY: help setup demo test check bench test-system peers clean
+.PHONY: help setup demo test check bench test-system proto peers clean
 .DEFAULT_GOAL := help
 
 help:
@@ -63,6 +64,11 @@ bench: $(VENV)/.dev
 
 test-system: $(VENV)/.dev peers
 	$(BIN)/python -m pytest tests/system --timeout 1800
+
+PROTO := runtime/lineside_runtime/server/proto
+
+proto: $(VENV)/.dev
+	$(BIN)/python -m grpc_tools.protoc -I $(PROTO) --descriptor_set_out=$(PROTO)/open_inference.binpb open_inference.proto
 
 clean:
 	rm -rf $(VENV) demo-out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -25,6 +25,7 @@ COMMANDS = {
     "train": "train a model on annotated data",
     "bundle": "show, verify, pack or unpack a bundle",
     "devices": "what this machine can run models on, and what is absent and why",
+    "serve": "answer other programs over the Open Inference Protocol, REST and gRPC",
     "agent": "the daemon beside the line",
     "hub": "the host's end: repository, results, broker for a first try",
     "push": "sign a bundle and push it to a group of devices",

@@ -1,0 +1,119 @@
+"""Who may call: a token, and where none is given, this machine only."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import os
+import socket
+import stat
+from pathlib import Path
+
+from lineside_runtime.errors import ConfigError, InputNotFoundError, RequestError
+
+TOKEN_MIN = 16
+TOKEN_MAX = 4096
+_SCHEME = "bearer "
+_HINT = "Write one with: (umask 077; openssl rand -hex 32 > FILE)"
+
+
+class Access:
+    """Decides whether a call may pass. The token itself is not kept, and stands in no log and no error."""
+
+    def __init__(self, token: str | None = None) -> None:
+        """Without a token everybody may pass who reaches the server by a name of this machine."""
+        self._digest = None if token is None else _digest(token)
+
+    def check(self, authorization: str, host: str) -> None:
+        """Lets a call pass or not.
+
+        Args:
+            authorization: The ``Authorization`` header or gRPC metadata; empty if there was none.
+            host: The HTTP ``Host`` header, or gRPC's authority.
+
+        Raises:
+            RequestError: No token or the wrong one (401); or none is needed here, but the call names another host than
+                this machine, as a web page does that has rebound its name to the loopback address (403).
+        """
+        if self._digest is None:
+            if not _names_loopback(host):
+                raise RequestError(
+                    "the server has no token and answers to names of this machine only",
+                    status=403,
+                    expected="localhost or a loopback address",
+                    actual=host[:100],
+                )
+            return
+        given = authorization[len(_SCHEME) :].strip() if authorization.lower().startswith(_SCHEME) else ""
+        if not hmac.compare_digest(_digest(given), self._digest):
+            raise RequestError(
+                "the token is missing or wrong", status=401, action="Send the header: Authorization: Bearer TOKEN"
+            )
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+
+
+def _names_loopback(host: str) -> bool:
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.rpartition(":")[0] or host
+    if name.lower() == "localhost" or not name:  # HTTP/1.0 needs no Host, and a browser never leaves it out
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def read_token(path: Path) -> str:
+    """Reads a token file: one line.
+
+    Raises:
+        InputNotFoundError: There is no such file.
+        ConfigError: Everybody on this machine can read it, or it holds no usable token.
+    """
+    if not path.is_file():
+        raise InputNotFoundError(f"no token file at {path}", action=_HINT)
+    if stat.S_IMODE(path.stat().st_mode) & stat.S_IRWXO:
+        raise ConfigError(
+            f"the token file {path}",
+            expected="a file that others can't read",
+            actual=f"mode {stat.S_IMODE(path.stat().st_mode):04o}",
+            action=f"Run: chmod 600 {path}",
+        )
+    if not os.access(path, os.R_OK) or path.stat().st_size > TOKEN_MAX:
+        raise ConfigError(
+            f"the token file {path}", expected=f"a readable file of at most {TOKEN_MAX} bytes", action=_HINT
+        )
+    token = path.read_text(errors="replace").strip()
+    if len(token) < TOKEN_MIN or not token.isascii() or not token.isprintable() or " " in token:
+        raise ConfigError(
+            f"the token file {path}",
+            expected=f"one line of at least {TOKEN_MIN} ASCII characters without spaces",
+            action=_HINT,
+        )
+    return token
+
+
+def resolve(host: str, token: str | None) -> str:
+    """Returns the address to listen on.
+
+    Args:
+        host: A name or an address.
+        token: What callers must send; ``None`` for nothing.
+
+    Raises:
+        ConfigError: The name is unknown, or others could reach the address and there is no token.
+    """
+    try:
+        address = str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
+    except (OSError, UnicodeError) as error:
+        raise ConfigError("--host", expected="a name or address of this machine", actual=f"{host}: {error}") from error
+    if token is None and not ipaddress.ip_address(address.partition("%")[0]).is_loopback:
+        raise ConfigError(
+            f"--host {host} lets other machines in, and there is no token",
+            expected="a loopback address such as 127.0.0.1, or --token-file",
+            action=f"Give --token-file FILE. {_HINT}",
+        )
+    return address

@@ -1,0 +1,206 @@
+"""The models that are served: name to session, loaded, reloaded and unloaded in place."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from lineside_runtime.bundle import Manifest
+from lineside_runtime.config import Config
+from lineside_runtime.errors import ConfigError, LinesideError, RequestError
+from lineside_runtime.server.wire import datatype_of
+from lineside_runtime.session import Session
+from lineside_runtime.tensors import TensorSpec
+
+log = logging.getLogger("lineside.server")
+
+
+class Model:
+    """One served bundle.
+
+    Attributes:
+        name: Of the model, from the manifest that was loaded first; it stays.
+        manifest: The one that was loaded last.
+        reason: Why it isn't ready; empty if it is.
+    """
+
+    def __init__(self, source: Path, config: Config) -> None:
+        """Loads the bundle.
+
+        Raises:
+            LinesideError: As `Session`.
+        """
+        self._source = source
+        self._config = config
+        self._changing = threading.Lock()
+        self._session: Session | None = Session(source, config)
+        self.manifest: Manifest = self._session.manifest
+        self.name = self.manifest.name
+        self.reason = ""
+
+    @property
+    def session(self) -> Session | None:
+        """What runs it; ``None`` while it is unloaded."""
+        return self._session
+
+    @property
+    def variant(self) -> str:
+        """The variant that leads, empty while the model is unloaded."""
+        session = self._session
+        return session.variant if session else ""
+
+    def load(self) -> None:
+        """Reads the bundle from its place again and puts it in the old one's stead, while calls go on.
+
+        Raises:
+            LinesideError: It can't be loaded; the old one, if there was one, goes on.
+        """
+        with self._changing:
+            session = self._session
+            if session is None:
+                session = Session(self._source, self._config)
+            else:
+                session.reload(self._source)
+            self._session, self.manifest, self.reason = session, session.manifest, ""
+            log.info("%s: loaded from %s", self.manifest.identity, self._source)
+
+    def unload(self) -> None:
+        """Lets running calls end and gives the devices back; done twice it changes nothing."""
+        with self._changing:
+            session, self._session, self.reason = self._session, None, "unloaded"
+            if session is not None:
+                session.close()
+                log.info("%s: unloaded", self.manifest.identity)
+
+
+class Repository:
+    """The models by name."""
+
+    def __init__(self, sources: Iterable[Path], config: Config) -> None:
+        """Loads every bundle.
+
+        Raises:
+            ConfigError: Two of them have the same name.
+            LinesideError: One can't be loaded; none stays loaded.
+        """
+        self._models: dict[str, Model] = {}
+        try:
+            for source in sources:
+                model = Model(source, config)
+                if model.name in self._models:
+                    model.unload()
+                    raise ConfigError(
+                        "bundles to serve",
+                        expected="each model once",
+                        actual=f"{model.name!r} twice",
+                        action="Start a second server for the other one.",
+                    )
+                self._models[model.name] = model
+        except LinesideError:
+            self.close()
+            raise
+
+    @property
+    def models(self) -> tuple[Model, ...]:
+        """All, loaded or not, in the order in which they were given."""
+        return tuple(self._models.values())
+
+    @property
+    def ready(self) -> bool:
+        """Whether every model is loaded."""
+        return all(model.session is not None for model in self.models)
+
+    def get(self, name: str, version: str = "") -> Model:
+        """Returns a model, loaded or not.
+
+        Args:
+            name: Of the model.
+            version: Its version; empty for whichever there is.
+
+        Raises:
+            RequestError: There is none of that name or version (404).
+        """
+        model = self._models.get(name)
+        if model is None:
+            raise RequestError(
+                f"no model {name[:100]!r}", status=404, expected=f"one of {', '.join(self._models)}", actual=name[:100]
+            )
+        if version not in ("", model.manifest.version):
+            raise RequestError(
+                f"no such version of {name!r}", status=404, expected=model.manifest.version, actual=version[:100]
+            )
+        return model
+
+    def session(self, name: str, version: str = "") -> Session:
+        """Returns what runs a model.
+
+        Raises:
+            RequestError: There is no such model, or it is unloaded (404).
+        """
+        model = self.get(name, version)
+        session = model.session
+        if session is None:
+            raise RequestError(
+                f"the model {name!r} is not loaded", status=404, action=f"POST /v2/repository/models/{name}/load"
+            )
+        return session
+
+    def close(self) -> None:
+        """Unloads everything."""
+        for model in self.models:
+            model.unload()
+
+
+def platform_of(model: Model) -> str:
+    """Returns the protocol's ``platform``, such as ``lineside_onnx``."""
+    formats = {variant.name: variant.format for variant in model.manifest.variants}
+    return f"lineside_{formats.get(model.variant, model.manifest.variants[0].format)}"
+
+
+def metadata_of(model: Model) -> dict[str, Any]:
+    """Returns the protocol's description of a model; -1 stands for a dimension that each call may choose."""
+    manifest = model.manifest
+    return {
+        "name": model.name,
+        "versions": [manifest.version],
+        "platform": platform_of(model),
+        "inputs": [_tensor(spec) for spec in manifest.inputs],
+        "outputs": [_tensor(spec) for spec in manifest.outputs],
+    }
+
+
+def _tensor(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "datatype": datatype_of(spec.dtype), "shape": list(spec.shape)}
+
+
+def configuration_of(model: Model) -> dict[str, Any]:
+    """Returns the part of Triton's model configuration that there is to say; the batch is one of the dimensions."""
+    return {
+        "name": model.name,
+        "platform": platform_of(model),
+        "backend": "lineside",
+        "max_batch_size": 0,
+        "input": [_configured(spec) for spec in model.manifest.inputs],
+        "output": [_configured(spec) for spec in model.manifest.outputs],
+    }
+
+
+def _configured(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "data_type": f"TYPE_{datatype_of(spec.dtype)}", "dims": list(spec.shape)}
+
+
+def index_of(models: Iterable[Model], *, only_ready: bool = False) -> list[dict[str, str]]:
+    """Returns the protocol's list of models with their states."""
+    return [
+        {
+            "name": model.name,
+            "version": model.manifest.version,
+            "state": "READY" if model.session is not None else "UNAVAILABLE",
+            "reason": model.reason,
+        }
+        for model in models
+        if model.session is not None or not only_ready
+    ]

@@ -1,0 +1,137 @@
+"""Tensors as they travel: the protocol's data types, and arrays out of raw bytes and lists of numbers.
+
+Pure: no HTTP, no gRPC. Nothing here trusts a number that a client sent: a shape is compared with the model's and with
+what has really come before anything of that size is made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from lineside_runtime.errors import BadInputFormatError, EngineError
+from lineside_runtime.tensors import DYNAMIC, Array, TensorSpec
+
+# https://kserve.github.io/website/docs/concepts/architecture/data-plane/v2-protocol#tensor-data-types
+_DTYPES = {
+    "BOOL": "bool",
+    "UINT8": "uint8",
+    "UINT16": "uint16",
+    "UINT32": "uint32",
+    "UINT64": "uint64",
+    "INT8": "int8",
+    "INT16": "int16",
+    "INT32": "int32",
+    "INT64": "int64",
+    "FP16": "float16",
+    "FP32": "float32",
+    "FP64": "float64",
+}
+_DATATYPES = {dtype: datatype for datatype, dtype in _DTYPES.items()}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GivenTensor:
+    """An input as a client sent it, not yet checked against the model.
+
+    Attributes:
+        name: Of the input.
+        datatype: The protocol's name of the type, such as ``FP32``.
+        shape: As the client says.
+        data: The elements in row-major order: raw little-endian bytes, or numbers in a list, flat or nested.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    data: memoryview | bytes | list[Any]
+
+
+def datatype_of(dtype: str) -> str:
+    """Returns the protocol's name of a numpy type.
+
+    Raises:
+        EngineError: It has none: the engine gave an output that the protocol can't carry.
+    """
+    if dtype not in _DATATYPES:
+        raise EngineError("an output of this type can't be sent", expected=", ".join(_DATATYPES), actual=dtype)
+    return _DATATYPES[dtype]
+
+
+def to_array(given: GivenTensor, spec: TensorSpec) -> Array:
+    """Turns what a client sent into the array that the model takes.
+
+    Args:
+        given: What was sent.
+        spec: What the model takes.
+
+    Raises:
+        BadInputFormatError: Type, shape or number of elements is another one, or an element doesn't fit the type.
+    """
+    _check(given, spec)
+    if isinstance(given.data, list):
+        return _from_list(given, spec, given.data)
+    expected = math.prod(given.shape) * np.dtype(spec.dtype).itemsize
+    if len(given.data) != expected:
+        raise _bad(given, "the number of bytes is wrong", f"{expected} bytes for {_said(given)}", len(given.data))
+    # copied once: in the request the elements are read-only, or lie at an address that isn't a multiple of their size
+    return np.frombuffer(given.data, np.dtype(spec.dtype).newbyteorder("<")).astype(spec.dtype).reshape(given.shape)
+
+
+def to_bytes(array: Array) -> bytes:
+    """Returns the elements in row-major order, little-endian."""
+    return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
+
+
+def _check(given: GivenTensor, spec: TensorSpec) -> None:
+    shape = given.shape
+    fits = (
+        given.datatype == datatype_of(spec.dtype)
+        and len(shape) == len(spec.shape)
+        and all(have > 0 and want in (DYNAMIC, have) for want, have in zip(spec.shape, shape, strict=True))
+    )
+    if not fits:
+        raise _bad(given, "it does not fit", f"{spec.describe()}, which is {datatype_of(spec.dtype)}", _said(given))
+
+
+def _from_list(given: GivenTensor, spec: TensorSpec, values: list[Any]) -> Array:
+    try:
+        found = np.array(values)
+    except ValueError as error:
+        raise _bad(given, "its data is ragged", "numbers, flat or nested as the shape says", str(error)) from error
+    count = math.prod(given.shape)
+    if found.shape not in ((count,), given.shape):
+        raise _bad(given, "its data has another shape", f"{count} numbers for {_said(given)}", found.shape)
+    wanted = np.dtype(spec.dtype)
+    if found.dtype.kind not in ("iu" if wanted.kind in "iu" else "iuf"):
+        raise _bad(given, "its data has another type", f"numbers that {given.datatype} holds", found.dtype)
+    if wanted.kind in "iu":
+        limits = np.iinfo(wanted)
+        fits = int(found.min()) >= limits.min and int(found.max()) <= limits.max
+        array = found.astype(wanted)
+    else:
+        with np.errstate(over="ignore"):
+            array = found.astype(wanted)
+        fits = bool((np.isfinite(array) == np.isfinite(found)).all())
+    if not fits:
+        raise _bad(
+            given, "a number is out of range", f"numbers that {given.datatype} holds", f"{found.min()} to {found.max()}"
+        )
+    return array.reshape(given.shape)
+
+
+def _said(given: GivenTensor) -> str:
+    sizes = ", ".join(str(size) for size in given.shape[:8])
+    return f"({sizes}{', ...' if len(given.shape) > 8 else ''}) {given.datatype[:20]}"
+
+
+def _bad(given: GivenTensor, what: str, expected: object, actual: object) -> BadInputFormatError:
+    return BadInputFormatError(
+        f"input {given.name[:100]!r}: {what}",
+        expected=expected,
+        actual=actual,
+        action="The model's metadata, GET /v2/models/NAME, says what it takes.",
+    )
