@@ -73,7 +73,7 @@ def build_bundle(
         DeviceError: The first variant doesn't run here, so that there is no golden output.
     """
     check_free(out, overwrite=overwrite)
-    with _sibling(out) as folder:
+    with sibling(out) as folder:
         _copy_models(folder, manifest, models)
         write_atomic(folder / LABELS_NAME, msgspec.json.format(msgspec.json.encode(manifest.labels), indent=1))
         write_atomic(folder / CARD_NAME, card.encode())
@@ -81,7 +81,7 @@ def build_bundle(
         golden = _record_golden(folder, manifest, golden_frame() if frame is None else frame)
         write_manifest(folder, msgspec.structs.replace(manifest, golden=golden))
         open_bundle(folder)
-        _put_in_place(folder, out)
+        put_in_place(folder, out)
     return open_bundle(out, verify=False)
 
 
@@ -102,7 +102,8 @@ def check_free(out: Path, *, overwrite: bool) -> None:
 
 
 @contextmanager
-def _sibling(out: Path) -> Iterator[Path]:
+def sibling(out: Path) -> Iterator[Path]:
+    """Makes a hidden folder beside ``out`` to put a bundle together in; it is gone afterwards, if still there."""
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
     folder.chmod(0o755)
@@ -128,7 +129,7 @@ def _record_golden(folder: Path, manifest: Manifest, frame: Frame) -> Golden:
         return record(session, folder, frame)
 
 
-def _put_in_place(folder: Path, out: Path) -> None:
+def put_in_place(folder: Path, out: Path) -> None:
     """Renames the whole folder; an old bundle steps aside first and comes back if that fails."""
     for path in (*folder.rglob("*"), folder):
         if path.is_dir():
