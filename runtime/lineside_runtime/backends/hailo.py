@@ -1,0 +1,378 @@
+"""Hailo: Hailo-8, 8L and 10H accelerators through HailoRT's ``InferModel`` interface.
+
+Written from HailoRT's own Python source, versions 4.18 and 5, and from the vendor's examples:
+``hailort/libhailort/bindings/python/platform/hailo_platform/pyhailort/pyhailort.py`` (``VDevice``, ``InferModel``,
+``ConfiguredInferModel``) and ``hailort/libhailort/include/hailo/hailort.h`` (statuses) in
+https://github.com/hailo-ai/hailort, and ``runtime/hailo-8/python/common/hailo_inference.py`` in
+https://github.com/hailo-ai/Hailo-Application-Code-Examples. **Nobody has run it on an accelerator yet**; whoever has
+one: ``lineside conformance hailo --model conv_int8=FILE.hef``.
+
+A ``.hef`` is compiled for one kind of chip. Its names are the compiler's and not the model's, so that inputs and
+outputs are found by what the file says of their origin, by their shape, or by their order (`pair_up`); the bundle's
+golden output proves it. Images go in and out as the chip has them, height by width by channels; ``NCHW`` is turned here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lineside_runtime import accelerators, drivers
+from lineside_runtime.backend import Backend, Compatibility, Executable, LoadOptions, Stage
+from lineside_runtime.backends.messages import device_error
+from lineside_runtime.devices import Device
+from lineside_runtime.errors import (
+    BadInputFormatError,
+    DeviceBusyError,
+    DeviceError,
+    DeviceLostError,
+    DriverMismatchError,
+    EngineError,
+    LinesideError,
+    OutOfDeviceMemoryError,
+    UnsupportedModelError,
+)
+from lineside_runtime.tensors import Array, TensorSpec
+
+TIMEOUT_MS = 10_000
+"""How long a call may take; the vendor's own default (``HAILO_DEFAULT_ASYNC_INFER_TIMEOUT_MS``)."""
+
+GROUP = "SHARED"
+"""Models of one process share the accelerator under this name; without one the first keeps it for itself."""
+
+DRIVERS = ("hailo_pci", "hailo1x_pci")
+"""Kernel modules of Hailo-8 and of Hailo-10 and 15."""
+
+STATUSES: dict[str, type[LinesideError]] = {
+    "HAILO_OUT_OF_HOST_MEMORY": OutOfDeviceMemoryError,
+    "HAILO_OUT_OF_FW_MEMORY": OutOfDeviceMemoryError,
+    "HAILO_OUT_OF_HOST_CMA_MEMORY": OutOfDeviceMemoryError,
+    "HAILO_OUT_OF_DESCRIPTORS": OutOfDeviceMemoryError,
+    "HAILO_DEVICE_IN_USE": DeviceBusyError,
+    "HAILO_OUT_OF_PHYSICAL_DEVICES": DeviceBusyError,
+    "HAILO_QUEUE_IS_FULL": DeviceBusyError,
+    "HAILO_INVALID_DRIVER_VERSION": DriverMismatchError,
+    "HAILO_DRIVER_INVALID_IOCTL": DriverMismatchError,
+    "HAILO_PCIE_DRIVER_NOT_INSTALLED": DriverMismatchError,
+    "HAILO_DRIVER_NOT_INSTALLED": DriverMismatchError,
+    "HAILO_UNSUPPORTED_FW_VERSION": DriverMismatchError,
+    "HAILO_UNSUPPORTED_CONTROL_PROTOCOL_VERSION": DriverMismatchError,
+    "HAILO_INVALID_SERVICE_VERSION": DriverMismatchError,
+    "HAILO_INVALID_HEF": UnsupportedModelError,
+    "HAILO_HEF_NOT_COMPATIBLE_WITH_DEVICE": UnsupportedModelError,
+    "HAILO_HEF_NOT_SUPPORTED": UnsupportedModelError,
+    "HAILO_INVALID_DEVICE_ARCHITECTURE": UnsupportedModelError,
+    "HAILO_TIMEOUT": DeviceLostError,
+    "HAILO_STREAM_ABORT": DeviceLostError,
+    "HAILO_COMMUNICATION_CLOSED": DeviceLostError,
+    "HAILO_DRIVER_FAIL": DeviceLostError,
+    "HAILO_DRIVER_OPERATION_FAILED": DeviceLostError,
+    "HAILO_FW_CONTROL_FAILURE": DeviceLostError,
+    "HAILO_SHUTDOWN_EVENT_SIGNALED": DeviceLostError,
+}
+"""HailoRT's status names (``hailort.h``); the others are `EngineError`."""
+
+ERRORS: dict[str, type[LinesideError]] = {
+    "HailoRTTimeout": DeviceLostError,
+    "HailoRTStreamAborted": DeviceLostError,
+    "HailoRTStreamAbortedByUser": DeviceLostError,
+    "HailoRTInvalidHEFException": UnsupportedModelError,
+    "HailoRTHEFNotCompatibleWithDevice": UnsupportedModelError,
+    "HailoRTPCIeDriverException": DeviceLostError,
+    "HailoRTDriverOperationFailedException": DeviceLostError,
+    "HailoRTFirmwareControlFailedException": DeviceLostError,
+    "HailoCommunicationClosedException": DeviceLostError,
+    "InvalidProtocolVersionException": DriverMismatchError,
+    "HailoRTUnsupportedOpcodeException": DriverMismatchError,
+    "HailoRTInvalidFrameException": EngineError,
+    "HailoRTInvalidOperationException": EngineError,
+    "HailoRTInvalidArgumentException": EngineError,
+    "HailoRTNotFoundException": EngineError,
+    "HailoRTEthException": DeviceLostError,
+    "UdpRecvError": DeviceLostError,
+    "HailoRTNetworkGroupNotActivatedException": EngineError,
+    "HailoStatusInvalidValueException": EngineError,
+    "HailoRTException": EngineError,
+}
+"""The exception classes of ``pyhailort.py``, 4.18 to 5; what their text says counts more."""
+
+
+class HailoBackend(Backend):
+    """HailoRT."""
+
+    name = "hailo"
+    package = "hailort"
+    formats = frozenset({"hailo"})
+    untested_kinds = frozenset({"npu"})
+
+    def __init__(self, root: Path | str = "/") -> None:
+        """Imports the vendor's package here, so that this file can be read where it isn't.
+
+        Args:
+            root: Where ``sys`` is.
+
+        Raises:
+            ImportError: The package isn't installed.
+        """
+        import hailo_platform
+        from hailo_platform.pyhailort import _pyhailort, pyhailort
+
+        self._vendor: Any = hailo_platform
+        self._errors = vendor_errors(pyhailort, _pyhailort)
+        self._root = Path(root)
+        self._devices: dict[str, Any] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def version(self) -> str:
+        """Version of ``hailo_platform``."""
+        return str(self._vendor.__version__)
+
+    def _probe(self) -> list[Device]:
+        names = {one.where.split()[1]: one.name for one in accelerators.find(self._root) if "hailo" in one.engines}
+        ids = [str(one) for one in self._vendor.Device.scan()]
+        return [Device("npu", index, name=names.get(one, "Hailo"), handle=one) for index, one in enumerate(ids)]
+
+    def _compatibility(self) -> Compatibility:
+        driver = drivers.module_version(*DRIVERS, root=self._root)
+        versions = {self.package: self.version, "driver": driver}
+        return drivers.equal_fits(self.version, driver, versions=versions, product="HailoRT")
+
+    def _load(self, model: Path, device: Device, options: LoadOptions) -> Executable:
+        vendor = self._vendor
+        infer = self._virtual(device.handle).create_infer_model(str(model))
+        if any(stream.is_nms for stream in infer.outputs):
+            raise UnsupportedModelError(
+                f"{model} ends in Hailo's own non-maximum suppression",
+                action="Compile it without nms_postprocess: lineside decodes the network's own outputs.",
+            )
+        ins = pair_up(_streams(infer.inputs, infer.hef), options.inputs)
+        outs = pair_up(_streams(infer.outputs, infer.hef), options.outputs)
+        for tensor in ins:
+            kind = vendor.FormatType.UINT8 if tensor.dtype == "uint8" else vendor.FormatType.FLOAT32
+            infer.input(tensor.stream).set_format_type(kind)
+        for tensor in outs:
+            infer.output(tensor.stream).set_format_type(vendor.FormatType.FLOAT32)
+        return HailoExecutable(infer, ins, outs)
+
+    def _virtual(self, handle: str) -> Any:
+        """Returns the accelerator as HailoRT shares it: one for the process, with a scheduler, or it is busy."""
+        with self._lock:
+            if handle not in self._devices:
+                params = self._vendor.VDevice.create_params()
+                params.scheduling_algorithm = self._vendor.HailoSchedulingAlgorithm.ROUND_ROBIN
+                params.group_id = GROUP
+                self._devices[handle] = self._vendor.VDevice(params, device_ids=[handle])
+            return self._devices[handle]
+
+    def _vendor_errors(self) -> tuple[type[Exception], ...]:
+        return self._errors
+
+    def _translate(self, error: Exception, stage: Stage) -> LinesideError:
+        return translate(type(error).__name__, self._words(error), stage)
+
+    def _words(self, error: Exception) -> str:
+        """Returns the text; some calls raise the bare status number."""
+        text = str(error).strip()
+        if text.isdigit():
+            text = f"{text} ({self._vendor.pyhailort.pyhailort.get_status_message(int(text))})"
+        return text or type(error).__name__
+
+
+class HailoExecutable(Executable):
+    """A configured model; calls from several threads queue up in HailoRT."""
+
+    def __init__(self, infer: Any, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> None:
+        """Configures the accelerator.
+
+        Args:
+            infer: An ``InferModel`` whose formats are set.
+            inputs: Its inputs.
+            outputs: Its outputs.
+        """
+        self._inputs = inputs
+        self._outputs = outputs
+        self._names = {tensor.name for tensor in inputs}
+        self._infer: Any = infer
+        self._stack = contextlib.ExitStack()
+        self._configured: Any = self._stack.enter_context(infer.configure())
+
+    def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        configured = self._configured
+        if configured is None:
+            raise DeviceError("the executable is closed")
+        if inputs.keys() != self._names:
+            raise BadInputFormatError("other inputs", expected=sorted(self._names), actual=sorted(inputs))
+        frames = [tensor.frames(inputs[tensor.name]) for tensor in self._inputs]
+        if len({len(some) for some in frames}) != 1:
+            raise BadInputFormatError("the inputs differ in their batch", actual=[len(some) for some in frames])
+        answers = [{one.stream: np.empty(one.shape, np.float32) for one in self._outputs} for _ in frames[0]]
+        requests = [
+            configured.create_bindings(
+                input_buffers={one.stream: some[number] for one, some in zip(self._inputs, frames, strict=True)},
+                output_buffers=answer,
+            )
+            for number, answer in enumerate(answers)
+        ]
+        configured.wait_for_async_ready(timeout_ms=TIMEOUT_MS, frames_count=len(requests))
+        configured.run(requests, TIMEOUT_MS)
+        return {one.name: one.batch([answer[one.stream] for answer in answers]) for one in self._outputs}
+
+    def _close(self) -> None:
+        self._configured = self._infer = None
+        self._stack.close()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Stream:
+    """An input or output as the ``.hef`` names it.
+
+    Attributes:
+        name: The compiler's name, such as ``net/conv20``.
+        origins: The model's own layer names that it comes from.
+        shape: Of one frame, without the batch; images are (height, width, channels).
+    """
+
+    name: str
+    origins: tuple[str, ...]
+    shape: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Tensor:
+    """An input or output: what the bundle calls it, and how the accelerator has it.
+
+    Attributes:
+        name: The bundle's name.
+        stream: The compiler's name.
+        shape: Of one frame on the accelerator.
+        dtype: Of the bundle's array, where it is an input.
+        turned: Whether the bundle has channels first (NCHW) and the accelerator last.
+        rank: Dimensions of the bundle's array.
+    """
+
+    name: str
+    stream: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    turned: bool = False
+    rank: int = 0
+
+    def frames(self, array: Array) -> list[Array]:
+        """Returns a batch as the accelerator takes it: one contiguous array a frame.
+
+        Raises:
+            BadInputFormatError: A frame has another size.
+        """
+        moved = np.moveaxis(array, 1, -1) if self.turned and array.ndim == 4 else array
+        if moved.ndim == 0 or moved[0:1].size != np.prod(self.shape):
+            raise BadInputFormatError(
+                f"input {self.name!r} does not fit", expected=f"a batch of {self.shape}", actual=array.shape
+            )
+        return [np.ascontiguousarray(frame).reshape(self.shape) for frame in moved]
+
+    def batch(self, frames: Sequence[Array]) -> Array:
+        """Returns frames of the accelerator as the bundle's array."""
+        array = np.stack(frames)
+        if self.turned:
+            return np.ascontiguousarray(np.moveaxis(array, -1, 1))
+        while self.rank and array.ndim > self.rank and 1 in array.shape[1:]:
+            array = array.squeeze(1 + array.shape[1:].index(1))  # a vector comes as an image of one pixel
+        return array
+
+
+def pair_up(streams: Sequence[Stream], specs: Sequence[TensorSpec]) -> tuple[Tensor, ...]:
+    """Finds which of the ``.hef``'s streams is which of the bundle's tensors.
+
+    By name or origin, then by shape where only one has it, then by order.
+
+    Args:
+        streams: In the compiler's order.
+        specs: Of the manifest; empty if it isn't known, and then the compiler's names are kept.
+
+    Raises:
+        UnsupportedModelError: There are more of one than of the other.
+    """
+    if not specs:
+        return tuple(Tensor(stream.name, stream.name, stream.shape) for stream in streams)
+    if len(streams) != len(specs):
+        raise UnsupportedModelError(
+            "the .hef has other inputs or outputs than the bundle",
+            expected=[spec.name for spec in specs],
+            actual=[stream.name for stream in streams],
+        )
+    left = list(streams)
+    chosen: dict[str, Stream] = {}
+    for fits in (_same_name, _same_shape):
+        for spec in specs:
+            found = [stream for stream in left if spec.name not in chosen and fits(stream, spec)]
+            rivals = [other for other in specs if other.name not in chosen and found and fits(found[0], other)]
+            if len(found) == 1 and len(rivals) == 1:
+                chosen[spec.name] = found[0]
+                left.remove(found[0])
+    for spec in specs:
+        if spec.name not in chosen:
+            chosen[spec.name] = left.pop(0)
+    return tuple(_tensor(spec, chosen[spec.name]) for spec in specs)
+
+
+def _tensor(spec: TensorSpec, stream: Stream) -> Tensor:
+    turned = spec.layout == "NCHW" and len(stream.shape) == 3
+    return Tensor(spec.name, stream.name, stream.shape, spec.dtype, turned, len(spec.shape))
+
+
+def _same_name(stream: Stream, spec: TensorSpec) -> bool:
+    return spec.name in (stream.name, stream.name.rpartition("/")[2], *stream.origins)
+
+
+def _same_shape(stream: Stream, spec: TensorSpec) -> bool:
+    shape = spec.shape[1:]
+    if spec.layout == "NCHW" and len(shape) == 3:
+        shape = (shape[1], shape[2], shape[0])
+    return [size for size in shape if size != 1] == [size for size in stream.shape if size != 1]
+
+
+def _streams(streams: Sequence[Any], hef: Any) -> list[Stream]:
+    return [
+        Stream(
+            name := str(stream.name),
+            tuple(str(one) for one in hef.get_original_names_from_vstream_name(name)),
+            tuple(int(size) for size in stream.shape),
+        )
+        for stream in streams
+    ]
+
+
+def vendor_errors(*modules: Any) -> tuple[type[Exception], ...]:
+    """Returns every exception class of the vendor's modules, and what its Python layer raises."""
+    own = [
+        value
+        for module in modules
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Exception) and "hailo" in value.__module__
+    ]
+    return (*dict.fromkeys(own), ValueError, TypeError, RuntimeError, MemoryError)
+
+
+def translate(name: str, text: str, stage: Stage) -> LinesideError:
+    """Returns the error of ours that the vendor's exception means.
+
+    Args:
+        name: Of its class.
+        text: What it says.
+        stage: What was being done.
+    """
+    kind: type[LinesideError] | None = OutOfDeviceMemoryError if name == "MemoryError" else None
+    kind = kind or next((kind for status, kind in STATUSES.items() if status in text), None)
+    if kind is None and stage == "run" and name in ("HailoRTInvalidArgumentException", "ValueError", "TypeError"):
+        kind = BadInputFormatError
+    kind = kind or ERRORS.get(name)
+    if kind in (None, EngineError):
+        kind = device_error(text) or EngineError
+    return (kind or EngineError)(f"hailo {stage}: {text}")
