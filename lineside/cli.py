@@ -24,6 +24,7 @@ COMMANDS = {
     "optimize": "make a float model smaller and faster, proven on the same frames",
     "train": "train a model on annotated data",
     "bundle": "show, verify, pack or unpack a bundle",
+    "bench": "measure how fast and how large a bundle is here, and compare it",
     "devices": "what this machine can run models on, and what is absent and why",
     "serve": "answer other programs over the Open Inference Protocol, REST and gRPC",
     "agent": "the daemon beside the line",

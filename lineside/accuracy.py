@@ -1,0 +1,39 @@
+"""Measuring a bundle's accuracy for `lineside.Benchmark`: the runtime measures time, the host knows the data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lineside.extras import needs
+from lineside_runtime.benchmark import Accuracy, Judge
+from lineside_runtime.bundle import Bundle
+from lineside_runtime.config import Config
+
+
+def on_data(folder: Path | str, fold: str = "all", *, max_frames: int | None = None) -> Judge:
+    """Returns what measures a bundle on an annotated data set, for ``Benchmark(judge=…)``.
+
+    Args:
+        folder: Of the data set.
+        fold: Of its ``folds.csv``.
+        max_frames: At most so many frames, spread over all; ``None`` for all.
+
+    Raises:
+        DatasetError: The folder has none of the known layouts.
+        MissingExtraError: The extra ``convert`` is not installed.
+    """
+    with needs("convert"):
+        from lineside_converters.evaluate import evaluate
+    from lineside_models.datasets import load_dataset
+
+    dataset = load_dataset(Path(folder), fold)
+
+    def judge(bundle: Bundle, config: Config) -> Accuracy:
+        found = evaluate(bundle, dataset, fold=fold, max_frames=max_frames, config=config)
+        return Accuracy(
+            name="mAP@0.5",
+            value=found.map50,
+            source=f"{found.frames} frames of {found.dataset}, fold {fold}, measured here on {found.used_device}",
+        )
+
+    return judge

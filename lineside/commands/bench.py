@@ -1,0 +1,75 @@
+"""``lineside bench``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from lineside.commands.output import add_json, print_json, say
+from lineside_runtime.config import Config
+from lineside_runtime.errors import ConfigError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what is measured, what it is compared with, and where it goes."""
+    parser.add_argument("bundle", type=Path, help="a bundle's folder, or a .lsb file")
+    parser.add_argument(
+        "--against", type=Path, action="append", default=[], metavar="BUNDLE", help="what was there before; repeatable"
+    )
+    parser.add_argument("--engines", type=_names, metavar="A,B", help="each of these engines, or all that can run it")
+    parser.add_argument("--level", type=_numbers, metavar="N,M", help="each of these optimisation levels")
+    parser.add_argument("--threads", type=int, metavar="N", help="of a call on a CPU (default: the engine's choice)")
+    parser.add_argument("--batch", type=_numbers, default=(1,), metavar="N,M", help="frames in a call (default: 1)")
+    parser.add_argument("--streams", type=_numbers, default=(1,), metavar="N,M", help="callers at once (default: 1)")
+    parser.add_argument("--rounds", type=int, metavar="N", help="turns of each (default: as many as fit into 10 s)")
+    parser.add_argument(
+        "--processes", type=int, default=3, metavar="N", help="fresh ones for start and memory (default: %(default)s)"
+    )
+    parser.add_argument("--profile", action="store_true", help="also where the time goes, operator by operator")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="measure the accuracy on this annotated data set")
+    parser.add_argument("--fold", default="all", help="which fold of it (default: %(default)s)")
+    parser.add_argument("--max-frames", type=int, metavar="N", help="at most so many frames of it")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page")
+    add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measures, and prints a table or JSON."""
+    from lineside_runtime.benchmark import Benchmark, table, write_page
+
+    judge = None
+    if options.data is not None:
+        from lineside.accuracy import on_data
+
+        judge = on_data(options.data, options.fold, max_frames=options.max_frames)
+    if options.html is not None and not options.html.absolute().parent.is_dir():  # said before minutes are spent
+        raise ConfigError("--html", expected="a file in a folder that is there", actual=options.html)
+    report = Benchmark(
+        options.bundle,
+        Config(threads=options.threads),
+        against=options.against,
+        engines="all" if options.engines == ("all",) else options.engines,
+        levels=options.level,
+        batches=options.batch,
+        streams=options.streams,
+        rounds=options.rounds,
+        alone_runs=options.processes,
+        judge=judge,
+    ).run(profile=options.profile, on_progress=say)
+    if options.html is not None:
+        write_page(report, options.html)
+        say(f"wrote {options.html}")
+    if options.json:
+        print_json(report)
+    else:
+        print(table(report))
+    return 0
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(","))
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))

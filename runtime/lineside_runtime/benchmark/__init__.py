@@ -1,0 +1,12 @@
+"""`Benchmark`: what a bundle costs on this machine, and what changes with another bundle, engine, level or batch."""
+
+from __future__ import annotations
+
+from lineside_runtime.benchmark.accuracy import Accuracy, Judge
+from lineside_runtime.benchmark.benchmark import Benchmark
+from lineside_runtime.benchmark.contestants import Contestant
+from lineside_runtime.benchmark.page import page, write_page
+from lineside_runtime.benchmark.report import BenchmarkReport, Result
+from lineside_runtime.benchmark.words import table
+
+__all__ = ["Accuracy", "Benchmark", "BenchmarkReport", "Contestant", "Judge", "Result", "page", "table", "write_page"]

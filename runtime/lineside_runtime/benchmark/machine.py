@@ -1,0 +1,161 @@
+"""Where and under what conditions something was measured: processor, clock governor, throttling, load, versions."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+
+import msgspec
+
+PACKAGES = ("lineside", "numpy", "onnxruntime", "openvino", "ai-edge-litert", "tflite-runtime", "ncnn", "torch")
+"""Whose versions are recorded where they are installed; an engine tells its own beside."""
+
+THROTTLED = Path("devices/platform/soc/soc:firmware/get_throttled")
+"""The Raspberry Pi's word on under-voltage and heat: hexadecimal bits, the low half for now."""
+
+
+class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class Machine(_Strict, frozen=True, kw_only=True):
+    """What doesn't change while something is measured.
+
+    Attributes:
+        cpu: Model name of the processor.
+        board: What the device tree or the firmware calls it; empty where neither says.
+        cores: That this process may use.
+        memory_mb: Of the machine.
+        system: Operating system and kernel.
+        python: Version.
+        packages: Installed package to version.
+    """
+
+    cpu: str
+    board: str
+    cores: int
+    memory_mb: int
+    system: str
+    python: str
+    packages: dict[str, str]
+
+
+class Conditions(_Strict, frozen=True, kw_only=True):
+    """What may change while something is measured; ``None`` and empty where this machine doesn't tell.
+
+    Attributes:
+        governor: Of the processor's clock, such as ``performance``.
+        clock_mhz: Least and highest of the cores at this moment.
+        clock_max_mhz: That the cores may reach.
+        temperature_c: The hottest sensor.
+        throttled: What says that the machine was slowed down by heat or voltage: bits on a Raspberry Pi, or how
+            often an Intel core was.
+        load: Running processes, mean of the last minute.
+        stolen_s: Seconds that the cores were given to other virtual machines since the start.
+    """
+
+    governor: str = ""
+    clock_mhz: tuple[float, float] | None = None
+    clock_max_mhz: float | None = None
+    temperature_c: float | None = None
+    throttled: str = ""
+    load: float | None = None
+    stolen_s: float | None = None
+
+
+def machine(root: Path = Path("/")) -> Machine:
+    """Describes this machine, or the one whose ``/proc`` and ``/sys`` lie under ``root``."""
+    return Machine(
+        cpu=_field(root / "proc/cpuinfo", "model name") or _field(root / "proc/cpuinfo", "Model") or platform.machine(),
+        board=_text(root / "proc/device-tree/model").strip("\0") or _text(root / "sys/class/dmi/id/product_name"),
+        cores=len(os.sched_getaffinity(0)),
+        memory_mb=int((_field(root / "proc/meminfo", "MemTotal") or "0").split()[0]) // 1024,
+        system=platform.platform(),
+        python=platform.python_version(),
+        packages=_versions(),
+    )
+
+
+def conditions(root: Path = Path("/")) -> Conditions:
+    """Looks at what may change, at this moment."""
+    cores = root / "sys/devices/system/cpu"
+    clocks = [int(value) / 1000 for value in _each(cores, "cpu[0-9]*/cpufreq/scaling_cur_freq")]
+    limits = [int(value) / 1000 for value in _each(cores, "cpu[0-9]*/cpufreq/cpuinfo_max_freq")]
+    heat = [int(value) / 1000 for value in _each(root / "sys/class/thermal", "thermal_zone*/temp")]
+    load = _text(root / "proc/loadavg").split()
+    stolen = _text(root / "proc/stat").partition("\n")[0].split()[1:]  # user nice system idle iowait irq softirq steal
+    return Conditions(
+        governor=", ".join(sorted(set(_each(cores, "cpu[0-9]*/cpufreq/scaling_governor")))),
+        clock_mhz=(min(clocks), max(clocks)) if clocks else None,
+        clock_max_mhz=max(limits, default=None),
+        temperature_c=max(heat, default=None),
+        throttled=_throttled(root),
+        load=float(load[0]) if load else None,
+        stolen_s=int(stolen[7]) / os.sysconf("SC_CLK_TCK") if len(stolen) > 7 else None,
+    )
+
+
+def remarks(before: Conditions, after: Conditions, seconds: float, cores: int) -> tuple[str, ...]:
+    """Returns what was wrong with the machine while something was measured; empty if nothing is known.
+
+    Args:
+        before: At the start.
+        after: At the end.
+        seconds: Between them.
+        cores: That this process may use.
+    """
+    found = []
+    if after.throttled != before.throttled:
+        found.append(f"throttled while measuring: {before.throttled or 'no'} → {after.throttled}")
+    elif "now" in after.throttled:
+        found.append(f"throttled: {after.throttled}")
+    if after.governor and after.governor != "performance":
+        found.append(f"the clock's governor is {after.governor}, not performance: short calls may run at a low clock")
+    if before.stolen_s is not None and after.stolen_s is not None:
+        share = (after.stolen_s - before.stolen_s) / max(seconds * cores, 1e-9)
+        if share > 0.02:
+            found.append(f"other virtual machines took {share:.0%} of the cores' time")
+    if before.load is not None and before.load > 0.5 * cores:
+        found.append(f"other processes were running at the start: load {before.load:.1f} on {cores} cores")
+    return tuple(found)
+
+
+def _throttled(root: Path) -> str:
+    bits = _text(root / "sys" / THROTTLED)
+    if bits:
+        value = int(bits, 16)
+        return f"now ({bits})" if value & 0xF else f"since its start ({bits})" if value else ""
+    counts = [
+        int(value) for value in _each(root / "sys/devices/system/cpu", "cpu[0-9]*/thermal_throttle/core_throttle_count")
+    ]
+    return f"{sum(counts)} times since its start" if any(counts) else ""
+
+
+def _versions() -> dict[str, str]:
+    versions = {name: _version(name) for name in PACKAGES}
+    return {name: version for name, version in versions.items() if version}
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _each(folder: Path, pattern: str) -> list[str]:
+    return [text for path in sorted(folder.glob(pattern)) if (text := _text(path))]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace").strip()
+    except OSError:  # not there, or a sensor that is asleep
+        return ""
+
+
+def _field(path: Path, name: str) -> str:
+    lines = _text(path).splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == name), "")

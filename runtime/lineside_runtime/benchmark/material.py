@@ -1,0 +1,57 @@
+"""What the model is run on: noise like an image's, or what the caller gave."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from lineside_runtime.bundle import Manifest
+from lineside_runtime.errors import BadInputFormatError
+from lineside_runtime.measure import sample_inputs
+from lineside_runtime.tensors import DYNAMIC, Array, TensorSpec
+
+SEED = 7
+NOISE = f"noise: grey values 0 to 255 as the manifest normalises them (seed {SEED}), whole numbers are 0"
+
+
+def noise(manifest: Manifest, batch: int) -> dict[str, Array]:
+    """Returns inputs of one call with ``batch`` frames.
+
+    Not zeros: some kernels are faster on them. The same numbers each time.
+
+    Raises:
+        BadInputFormatError: The model's batch is fixed, and it is another one.
+    """
+    random = np.random.default_rng(SEED)
+    mean, std = (float(np.mean(values)) for values in (manifest.preprocess.mean, manifest.preprocess.std))
+    found: dict[str, Array] = {}
+    for spec, zeros in zip(manifest.inputs, sample_inputs(manifest).values(), strict=True):
+        shape = _batched(spec, zeros.shape, batch)
+        if spec.dtype.startswith("float"):
+            scale, shift = (255 / std, -mean / std) if spec.name == manifest.preprocess.input else (1.0, 0.0)
+            found[spec.name] = (random.random(shape, np.float32) * scale + shift).astype(spec.dtype)
+        elif spec.name == manifest.preprocess.input:
+            found[spec.name] = random.integers(0, 128, shape).astype(spec.dtype)  # 127: an int8's largest
+        else:
+            found[spec.name] = np.zeros(shape, spec.dtype)
+    return found
+
+
+def given(path: Path) -> dict[str, Array]:
+    """Reads inputs that the caller of the benchmark gave, from an ``.npz``."""
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+def _batched(spec: TensorSpec, shape: tuple[int, ...], batch: int) -> tuple[int, ...]:
+    if not shape or (batch == 1 and not spec.layout.startswith("N")):
+        return shape
+    if spec.shape[0] != DYNAMIC and spec.shape[0] != batch:
+        raise BadInputFormatError(
+            f"input {spec.name!r} has a fixed first dimension",
+            expected=f"a batch of {spec.shape[0]}",
+            actual=batch,
+            action=f"Measure with batch {spec.shape[0]}, or export the model with a free batch.",
+        )
+    return (batch, *shape[1:])

@@ -1,0 +1,191 @@
+"""The process of one contestant: ``python -m lineside_runtime.benchmark.measured``; `process` starts it.
+
+It loads the bundle as a user would, by `Session`, and then does as it is told, a line at a time. When its standard
+input ends, so does it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import os
+import signal
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from lineside_runtime.backend import Executable, OperatorTime
+from lineside_runtime.benchmark import material
+from lineside_runtime.benchmark.contestants import of_level
+from lineside_runtime.benchmark.memory import held
+from lineside_runtime.benchmark.protocol import (
+    AskMemory,
+    Profile,
+    Profiled,
+    Ready,
+    Reply,
+    Row,
+    Task,
+    Timed,
+    Turn,
+    Warm,
+    decode_command,
+    encode,
+    failed,
+)
+from lineside_runtime.benchmark.turns import Runner
+from lineside_runtime.bundle import open_bundle
+from lineside_runtime.candidates import Candidate, choose
+from lineside_runtime.errors import EngineError, LinesideError
+from lineside_runtime.session import Session
+from lineside_runtime.tensors import Array
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def main() -> int:
+    """Serves until standard input ends."""
+    _end_with_the_parent()
+    answers = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)  # what an engine prints must not stand between the answers
+    task = decode_command(sys.stdin.buffer.readline())
+    if not isinstance(task, Task):
+        raise EngineError("the first line is no task")
+    try:
+        measured = Measured(task)
+        answers.write(encode(measured.ready))
+        measured.serve(sys.stdin.buffer, answers)
+    except LinesideError as error:
+        answers.write(encode(failed(error)))
+    return 0
+
+
+def _end_with_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches the whole group; the parent ends us
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class Measured:
+    """A loaded contestant.
+
+    Attributes:
+        ready: What it says first.
+    """
+
+    def __init__(self, task: Task) -> None:
+        """Opens, loads and runs once.
+
+        Raises:
+            LinesideError: As for `Session`.
+        """
+        self._task = task
+        before = held().pss_mb
+        began_ns = time.monotonic_ns()
+        source = Path(task.folder) if task.level is None else of_level(open_bundle(Path(task.folder)), task.level)
+        self._session = Session(source, task.config)
+        loaded_ns = time.monotonic_ns()
+        self._inputs = self._material()
+        self._session.predict(self._inputs)
+        first_ms = (time.monotonic_ns() - task.spawned_ns) / 1e6
+        self._runner = Runner(self._call, task.streams)
+        candidate = self._candidate()
+        self.ready = Ready(
+            first_result_ms=first_ms,
+            load_ms=(loaded_ns - began_ns) / 1e6,
+            before_mb=before,
+            variant=self._session.variant if candidate is None else candidate.variant.name,
+            requested_device=self._session.requested_device,
+            used_device=self._session.used_device,
+            device_name="" if candidate is None else candidate.device.name,
+            engine_version="" if candidate is None else candidate.backend.version,
+            fallbacks=tuple(f"{one.device} during {one.during}: {one.reason}" for one in self._session.fallbacks),
+            shapes={name: array.shape for name, array in self._inputs.items()},
+        )
+
+    def serve(self, commands: BinaryIO, answers: BinaryIO) -> None:
+        """Answers each command with one line, until there are no more."""
+        for line in commands:
+            answers.write(encode(self._answer(line)))
+        self._runner.close()
+        self._session.close()
+
+    def _answer(self, line: bytes) -> Reply:
+        command = decode_command(line)
+        if isinstance(command, Warm):
+            return self._runner.warm()
+        if isinstance(command, Turn):
+            return self._told(self._runner.turn(command.calls))
+        if isinstance(command, AskMemory):
+            return held()
+        if isinstance(command, Profile):
+            return self._profile(command.runs)
+        raise EngineError("a second task")
+
+    def _call(self) -> None:
+        self._session.predict(self._inputs)
+
+    def _told(self, timed: Timed) -> Timed:
+        return msgspec.structs.replace(
+            timed, used_devices=(self._session.used_device,), rerouted=self._session.rerouted
+        )
+
+    def _material(self) -> dict[str, Array]:
+        if self._task.inputs:
+            return material.given(Path(self._task.inputs))
+        return material.noise(self._session.manifest, self._task.batch)
+
+    def _candidate(self) -> Candidate | None:
+        """Returns what answered; ``None`` where a placement runs several at once."""
+        used = self._session.used_device
+        choice = choose(self._session.manifest, self._task.config)
+        found = iter(map(choice.at, itertools.count()))
+        return next((one for one in iter(lambda: next(found), None) if str(one) == used), None)
+
+    def _profile(self, runs: int) -> Profiled:
+        candidate = self._candidate()
+        if candidate is None:
+            return Profiled(runs=0, run_ms=0.0, warm=False, operators=())
+        executable = candidate.load(self._session.bundle, self._task.config, profile=True)
+        try:
+            return _profiled(executable, self._inputs, runs)
+        finally:
+            executable.close()
+
+
+def _profiled(executable: Executable, inputs: dict[str, Array], runs: int) -> Profiled:
+    def run() -> dict[str, Array]:
+        return executable.run(inputs)
+
+    Runner(run, 1).warm()
+    before = executable.operators()
+    timed = Runner(run, 1).turn(runs)
+    operators = _after(executable.operators(), before)
+    warm = operators is not None
+    rows = operators if operators is not None else [_row(one) for one in before]
+    return Profiled(runs=runs + 1, run_ms=statistics.median(timed.times_ms), warm=warm, operators=tuple(rows))
+
+
+def _after(now: tuple[OperatorTime, ...], before: tuple[OperatorTime, ...]) -> list[Row] | None:
+    """Takes the calls of the warm-up out; ``None`` if the engine's profile did not go on after it was read."""
+    if [(one.kind, one.name) for one in now] != [(one.kind, one.name) for one in before]:
+        return None
+    rows = []
+    for late, early in zip(now, before, strict=True):
+        calls = late.calls - early.calls
+        if calls > 0:
+            total_us = late.calls * late.mean_us - early.calls * early.mean_us
+            rows.append(Row(kind=late.kind, name=late.name, calls=calls, mean_us=max(0.0, total_us / calls)))
+    return rows or None
+
+
+def _row(one: OperatorTime) -> Row:
+    return Row(kind=one.kind, name=one.name, calls=one.calls, mean_us=one.mean_us)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,45 @@
+"""What a process and its children hold, from Linux' ``/proc``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from lineside_runtime.benchmark.protocol import Held
+
+_PROC = Path("/proc")
+
+
+def held(pid: int | None = None) -> Held:
+    """Returns the memory of a process and everything below it; of this process for ``None``.
+
+    A child's peak is added to its parent's although they need not have been at the same time: an upper bound.
+    """
+    pids = _family(os.getpid() if pid is None else pid)
+    peaks = [_kilobytes(_PROC / str(one) / "status", "VmHWM:") for one in pids]
+    shares = [_kilobytes(_PROC / str(one) / "smaps_rollup", "Pss:") for one in pids]
+    return Held(peak_mb=_sum_mb(peaks), pss_mb=_sum_mb(shares))
+
+
+def _family(pid: int) -> list[int]:
+    found = [pid]
+    for task in (_PROC / str(pid) / "task").glob("*/children"):
+        found += [below for child in _read(task).split() for below in _family(int(child))]
+    return found
+
+
+def _sum_mb(kilobytes: list[int | None]) -> float | None:
+    known = [one for one in kilobytes if one is not None]  # a child may have ended meanwhile
+    return sum(known) / 1024 if known else None
+
+
+def _kilobytes(path: Path, field: str) -> int | None:
+    lines = _read(path).splitlines()
+    return next((int(line.split()[1]) for line in lines if line.startswith(field)), None)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:  # not on this system, or the process has ended
+        return ""

@@ -1,0 +1,211 @@
+"""What the benchmark and the process of a contestant say to one another: one JSON object a line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+
+from lineside_runtime.config import Config
+from lineside_runtime.errors import EngineError, LinesideError
+
+
+class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag=True):
+    pass
+
+
+class Task(_Message, frozen=True, kw_only=True):
+    """The first line to a contestant's process.
+
+    Attributes:
+        folder: Of the bundle.
+        config: Where it may run.
+        level: See `Contestant`.
+        batch: Frames in one call.
+        streams: Callers at once.
+        inputs: An ``.npz`` with the inputs of a call; empty for noise.
+        spawned_ns: Of the monotonic clock, when the process was asked for.
+    """
+
+    folder: str
+    config: Config
+    level: int | None = None
+    batch: int = 1
+    streams: int = 1
+    inputs: str = ""
+    spawned_ns: int = 0
+
+
+class Ready(_Message, frozen=True, kw_only=True):
+    """The first answer: the bundle is loaded and has answered once.
+
+    Attributes:
+        first_result_ms: From the process's start to that answer.
+        load_ms: Of that, opening and loading the bundle.
+        before_mb: Proportional set size before loading: Python, numpy and lineside itself.
+        variant: Name of the variant that runs.
+        requested_device: Asked for.
+        used_device: That answered, such as ``ort/cpu:0``.
+        device_name: What its engine calls it.
+        engine_version: Of the engine that answered.
+        fallbacks: Devices and engines that failed, with their reasons.
+        shapes: Of the inputs of one call.
+    """
+
+    first_result_ms: float
+    load_ms: float
+    before_mb: float | None
+    variant: str
+    requested_device: str
+    used_device: str
+    device_name: str
+    engine_version: str
+    fallbacks: tuple[str, ...]
+    shapes: dict[str, tuple[int, ...]]
+
+
+class Warm(_Message, frozen=True):
+    """Run until the time of a call is stable."""
+
+
+class Warmed(_Message, frozen=True, kw_only=True):
+    """How warming went.
+
+    Attributes:
+        calls: Until then.
+        stable: Whether the times settled; else it gave up.
+        call_ms: Median of the last calls.
+    """
+
+    calls: int
+    stable: bool
+    call_ms: float
+
+
+class Turn(_Message, frozen=True, kw_only=True):
+    """Run ``calls`` calls, after one of each caller that isn't timed."""
+
+    calls: int
+
+
+class Timed(_Message, frozen=True, kw_only=True):
+    """One turn.
+
+    Attributes:
+        times_ms: Of each call.
+        wall_s: From the first call's begin to the last one's end.
+        cpu_s: Processor time of the process meanwhile.
+        used_devices: Devices that answered last, as looked at after the turn.
+        rerouted: Calls since the start that the first choice did not answer.
+    """
+
+    times_ms: list[float]
+    wall_s: float
+    cpu_s: float
+    used_devices: tuple[str, ...]
+    rerouted: int
+
+
+class AskMemory(_Message, frozen=True):
+    """Say what you hold."""
+
+
+class Held(_Message, frozen=True, kw_only=True):
+    """Memory of the process and its children, in MB of 2**20 bytes; ``None`` where the system doesn't tell.
+
+    Attributes:
+        peak_mb: Largest resident set so far.
+        pss_mb: Proportional set size now: shared pages are divided among those who share them.
+    """
+
+    peak_mb: float | None
+    pss_mb: float | None
+
+
+class Profile(_Message, frozen=True, kw_only=True):
+    """Load the model once more with the engine's profiling on, and run it ``runs`` times."""
+
+    runs: int
+
+
+class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One operator; see `lineside_runtime.backend.OperatorTime`."""
+
+    kind: str
+    name: str
+    calls: int
+    mean_us: float
+
+
+class Profiled(_Message, frozen=True, kw_only=True):
+    """What the engine says of its operators.
+
+    Attributes:
+        runs: Timed runs of the model.
+        run_ms: Median time of a run with profiling on.
+        warm: Whether the runs before warming are left out of the operators' times.
+        operators: In the order in which they run; empty if the engine has no profile.
+    """
+
+    runs: int
+    run_ms: float
+    warm: bool
+    operators: tuple[Row, ...]
+
+
+class Failed(_Message, frozen=True, kw_only=True):
+    """An error of ours, as `LinesideError.as_dict` gives it."""
+
+    code: int
+    message: str
+    expected: str | None
+    actual: str | None
+    action: str
+
+
+Command = Task | Warm | Turn | AskMemory | Profile
+Reply = Ready | Warmed | Timed | Held | Profiled | Failed
+
+
+def encode(message: _Message) -> bytes:
+    """Returns the message as a line."""
+    return msgspec.json.encode(message, enc_hook=_path_as_text) + b"\n"
+
+
+def decode_command(line: bytes) -> Command:
+    """Reads a command."""
+    return cast("Command", msgspec.json.decode(line, type=Command, dec_hook=_text_as_path))
+
+
+def decode_reply(line: bytes) -> Reply:
+    """Reads a reply."""
+    return cast("Reply", msgspec.json.decode(line, type=Reply))
+
+
+def failed(error: LinesideError) -> Failed:
+    """Returns an error as a message."""
+    facts = error.as_dict()
+    return Failed(**{key: facts[key] for key in ("code", "message", "expected", "actual", "action")})
+
+
+def as_error(reply: Failed) -> LinesideError:
+    """Returns the error of the same class again."""
+    kind = {one.code: one for one in _classes(LinesideError)}.get(reply.code, EngineError)
+    return kind(reply.message, expected=reply.expected, actual=reply.actual, action=reply.action)
+
+
+def _classes(kind: type[LinesideError]) -> list[type[LinesideError]]:
+    return [kind, *(found for below in kind.__subclasses__() for found in _classes(below))]
+
+
+def _path_as_text(value: Any) -> str:
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no form in JSON")
+
+
+def _text_as_path(kind: type, value: Any) -> Any:
+    if issubclass(kind, Path):
+        return Path(value)
+    raise TypeError(f"{kind.__name__} is not read from JSON")
