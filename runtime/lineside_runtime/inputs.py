@@ -49,7 +49,8 @@ class InputCheck:
             )
         spec = self._specs[0]
         spec.check(array)
-        self._template = (spec.name, array.dtype, array.shape)
+        if isinstance(array, np.ndarray):
+            self._template = (spec.name, array.dtype, array.shape)
         return {spec.name: array}
 
     def _by_name(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
@@ -61,7 +62,8 @@ class InputCheck:
             dtype, shape = accepted.get(spec.name, (None, ()))
             if type(array) is not np.ndarray or array.dtype is not dtype or array.shape != shape:
                 spec.check(array)
-                accepted[spec.name] = (array.dtype, array.shape)
+                if isinstance(array, np.ndarray):  # what a spec with `any` lets through may be none
+                    accepted[spec.name] = (array.dtype, array.shape)
         return inputs
 
     def _described(self) -> str:

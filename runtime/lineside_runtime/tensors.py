@@ -10,7 +10,22 @@ import numpy.typing as npt
 
 from lineside_runtime.errors import BadInputFormatError
 
-DType = Literal["float32", "float16", "uint8", "int8", "int32", "int64"]
+DType = Literal[
+    "float32",
+    "float16",
+    "uint8",
+    "int8",
+    "int32",
+    "int64",
+    "bool",
+    "float64",
+    "int16",
+    "uint16",
+    "uint32",
+    "uint64",
+    "string",
+    "any",
+]
 Array = npt.NDArray[np.generic]
 
 DYNAMIC = -1
@@ -23,7 +38,8 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     Attributes:
         name: Name in the model's graph.
         shape: One number a dimension; `DYNAMIC` (-1) where each call may choose.
-        dtype: Numpy's name of the element type.
+        dtype: Numpy's name of the element type; ``string`` for texts (an array of ``str`` or ``object``), ``any`` for
+            what is no array of these, such as an ONNX sequence: it isn't checked.
         layout: Letters of the dimensions, such as ``NCHW``; empty where there is no convention.
     """
 
@@ -49,12 +65,14 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         Raises:
             BadInputFormatError: It has another type, number of dimensions or size.
         """
+        if self.dtype == "any":
+            return
         if not isinstance(array, np.ndarray):
             raise BadInputFormatError(
                 f"input {self.name!r} is not an array", expected=self.describe(), actual=type(array).__name__
             )
         fits = (
-            array.dtype == self.dtype
+            (array.dtype.kind in "OU" if self.dtype == "string" else array.dtype == self.dtype)
             and array.ndim == len(self.shape)
             and all(want in (DYNAMIC, have) for want, have in zip(self.shape, array.shape, strict=True))
         )
