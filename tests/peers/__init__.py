@@ -6,6 +6,8 @@
 | ``secure_mosquitto`` | the same with mutual TLS and the hub's access list |
 | ``embedded_broker`` | amqtt, as in ``lineside demo`` |
 | ``broker`` | ``mosquitto`` and ``embedded_broker``: the test runs twice |
+| ``redis_server`` | Debian's redis-server on a free loopback port |
+| ``redis_cluster`` | three of them as one cluster without replicas |
 | ``fault_proxy`` | makes a `FaultProxy` in front of a port: cut, stall, refuse, flip bits |
 
 A broker has ``start``, ``stop``, ``kill``, ``restart`` (on the same port), ``url`` and ``config(client_id)``.
@@ -29,6 +31,7 @@ from tests.peers.brokers import (
     find_mosquitto,
 )
 from tests.peers.proxy import FaultProxy
+from tests.peers.redis_server import RedisServer, running_cluster, running_server
 from tests.peers.waiting import free_port, wait_for
 
 __all__ = [
@@ -37,6 +40,7 @@ __all__ = [
     "FaultProxy",
     "Mosquitto",
     "PasswordMosquitto",
+    "RedisServer",
     "RefusingBroker",
     "SecureMosquitto",
     "find_mosquitto",
@@ -70,6 +74,18 @@ def embedded_broker(tmp_path: Path) -> Iterator[Broker]:
 def broker(request: pytest.FixtureRequest) -> Broker:
     running: Broker = request.getfixturevalue(request.param)
     return running
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    with running_server(tmp_path / "redis") as server:
+        yield server
+
+
+@pytest.fixture
+def redis_cluster(tmp_path: Path) -> Iterator[list[RedisServer]]:
+    with running_cluster(tmp_path / "redis-cluster") as servers:
+        yield servers
 
 
 @pytest.fixture

@@ -1,0 +1,92 @@
+"""`Cached`: one placement behind the session's cache."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from msgspec.structs import replace
+
+from lineside_runtime.cache.key import inputs_digest, namespace
+from lineside_runtime.cache.layered import ResultCache
+from lineside_runtime.candidates import Candidate
+from lineside_runtime.placement import Placement, Prediction
+from lineside_runtime.tensors import Array
+
+
+class Cached:
+    """Answers from the cache what it can, and keeps what the placement answers.
+
+    A call is looked up under the name of each candidate that might be given it now, and kept under the name of the one
+    that answered: what a standby computed, perhaps with another variant, doesn't stand in for the first choice later.
+    """
+
+    def __init__(self, cache: ResultCache, placement: Placement, *, threads: int | None) -> None:
+        """Takes a placement and what stands before it.
+
+        Args:
+            cache: The session's.
+            placement: What answers on a miss.
+            threads: Of one call on a CPU.
+        """
+        self._cache = cache
+        self._placement = placement
+        self._threads = threads
+        self._bundle_digest = placement.bundle.digest
+        self._identity = placement.bundle.manifest.identity
+        self._requested = str(placement.requested.device)
+        self._names: dict[int, bytes] = {}
+
+    def run(self, inputs: Mapping[str, Array]) -> Prediction:
+        """Like `Placement.run`; an answer from the cache says so.
+
+        Its outputs are read-only, whether they come from the cache or not.
+        """
+        digest = inputs_digest(inputs)
+        found = self.find(digest)
+        if found is not None:
+            return found
+        prediction = self._placement.run(inputs)
+        self.keep(digest, inputs, prediction)
+        return replace(prediction, outputs=_read_only(prediction.outputs))
+
+    def find(self, digest: bytes) -> Prediction | None:
+        """Returns the answer to inputs with this digest, if a level has it."""
+        found = self._cache.get([self._name(candidate) + digest for candidate in self._placement.firsts])
+        if found is None:
+            return None
+        entry, level = found
+        return Prediction(
+            outputs=dict(entry.outputs),
+            requested_device=self._requested,
+            used_device=entry.device,
+            fell_back=False,
+            inference_ms=0.0,
+            bundle=self._identity,
+            cached=level,
+        )
+
+    def keep(self, digest: bytes, inputs: Mapping[str, Array], prediction: Prediction) -> None:
+        """Keeps an answer, unless the caller has changed the input while it was computed: it may be to neither then."""
+        if inputs_digest(inputs) != digest:
+            self._cache.note_unstable()
+            return
+        for candidate in self._placement.candidates:
+            if str(candidate) == prediction.used_device:
+                self._cache.put(self._name(candidate) + digest, prediction.outputs, prediction.used_device)
+                return
+
+    def _name(self, candidate: Candidate) -> bytes:
+        name = self._names.get(id(candidate))  # the placement keeps them, so that no other one gets this id
+        if name is None:
+            name = namespace(self._bundle_digest, candidate, threads=self._threads)
+            self._names[id(candidate)] = name
+        return name
+
+
+def _read_only(outputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Returns views that can't be written to, so that a caller who writes learns it at the first call, not a hit's."""
+    views: dict[str, Array] = {}
+    for name, array in outputs.items():
+        views[name] = view = array.view()
+        view.flags.writeable = False
+    return views

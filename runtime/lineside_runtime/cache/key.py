@@ -1,0 +1,95 @@
+"""What a result is kept under: the bytes of all inputs, and all that decides what comes out.
+
+A key is 32 bytes: 16 for who would compute (`namespace`), 16 for the inputs (`inputs_digest`). Two calls have the same
+key only if their inputs are bit for bit the same, with the same names, shapes and types, and if the same variant of the
+same bundle would run in the same version of the same engine on the same kind of processor with as many threads.
+Anything less would not be exact: INT8 kernels round otherwise on processors with other instructions.
+
+xxh3_128 is no defence against an attacker, who can make two inputs with one hash. That is no new power here: who can
+feed a camera's frames to this box can feed it a picture of a good part. See ``docs/runtime-cache.md``.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import xxhash
+
+from lineside_runtime.candidates import Candidate
+from lineside_runtime.tensors import Array
+
+VERSION = 1
+"""Of keys and values; a value that another version wrote is never found."""
+
+
+def namespace(bundle_digest: str, candidate: Candidate, *, threads: int | None) -> bytes:
+    """Returns 16 bytes that stand for all that decides a result beside the inputs.
+
+    Args:
+        bundle_digest: Of the bundle.
+        candidate: Engine, device and variant that would compute it.
+        threads: Of one call on a CPU; ``None`` for as many as the engine takes.
+    """
+    on_cpu = candidate.device.kind == "cpu"
+    facts = (
+        VERSION,
+        bundle_digest,
+        candidate.variant.name,
+        candidate.backend.name,
+        candidate.backend.version,
+        candidate.device.kind,
+        candidate.device.name,
+        processor() if on_cpu else platform.machine(),
+        (threads or os.cpu_count()) if on_cpu else None,
+    )
+    return xxhash.xxh3_128_digest(msgspec.msgpack.encode(facts))
+
+
+@functools.cache
+def processor() -> str:
+    """Returns the architecture and instructions of this processor, by which engines choose their kernels."""
+    found = ""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        lines = info.read_text(errors="replace").splitlines()
+        found = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return f"{platform.machine()} {found.partition(':')[2].strip() or platform.processor()}"
+
+
+def inputs_digest(inputs: Mapping[str, Array]) -> bytes:
+    """Returns 16 bytes for the inputs: names, types, shapes and every byte.
+
+    Args:
+        inputs: Array by input name; the order is of no matter.
+    """
+    if len(inputs) == 1:
+        [(name, array)] = inputs.items()
+        return _digest(_described(name, array.dtype, array.shape) + _bytes_digest(array))
+    parts = (
+        _described(name, inputs[name].dtype, inputs[name].shape) + _bytes_digest(inputs[name])
+        for name in sorted(inputs)
+    )
+    return _digest(b"".join(parts))
+
+
+_digest = xxhash.xxh3_128_digest
+
+
+def _bytes_digest(array: Array) -> bytes:
+    data: Any = array if array.flags.c_contiguous else np.ascontiguousarray(array)
+    return _digest(data)
+
+
+@functools.lru_cache(maxsize=256)
+def _described(name: str, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> bytes:
+    """Says name, type and shape so that no two of them read the same: lengths stand before what may vary."""
+    texts = (name.encode(), dtype.str.encode())
+    return struct.pack(f"<3I{len(shape)}q", len(texts[0]), len(texts[1]), len(shape), *shape) + b"".join(texts)

@@ -1,0 +1,90 @@
+"""`MemoryLevel`: results in host memory, the last used ones, up to a budget."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+
+from lineside_runtime.cache.stats import LevelStats
+from lineside_runtime.cache.value import Entry
+
+Clock = Callable[[], float]
+
+
+class MemoryLevel:
+    """Results by key, least recently used first out. Any number of threads may use it.
+
+    Written here because `functools.lru_cache` counts entries and not bytes, and ``cachetools`` has no lock, and no
+    level of its own that keeps both a budget and an age.
+
+    Attributes:
+        budget_bytes: What all entries together may take.
+    """
+
+    def __init__(self, budget_bytes: int, *, ttl_s: float | None, clock_s: Clock) -> None:
+        self.budget_bytes = budget_bytes
+        self._ttl_s = ttl_s
+        self._clock_s = clock_s
+        self._lock = threading.Lock()
+        self._entries: OrderedDict[bytes, tuple[Entry, float]] = OrderedDict()
+        self._used_bytes = 0
+        self._hits = self._misses = self._stored = self._evictions = self._expired = 0
+
+    def get(self, key: bytes) -> Entry | None:
+        """Returns the entry, which is then the last that is given up."""
+        with self._lock:
+            found = self._entries.get(key)
+            if found is None:
+                self._misses += 1
+                return None
+            if self._ttl_s is not None and self._clock_s() >= found[1]:
+                self._remove(key)
+                self._expired += 1
+                self._misses += 1
+                return None
+            self._entries.move_to_end(key)
+            self._hits += 1
+            return found[0]
+
+    def put(self, key: bytes, entry: Entry) -> None:
+        """Takes the entry and gives up as many old ones as it needs; one larger than the budget isn't taken."""
+        expires_s = 0.0 if self._ttl_s is None else self._clock_s() + self._ttl_s
+        with self._lock:
+            if key in self._entries:
+                self._remove(key)
+            if entry.size_bytes > self.budget_bytes:
+                return
+            while self._used_bytes + entry.size_bytes > self.budget_bytes:
+                self._remove(next(iter(self._entries)))
+                self._evictions += 1
+            self._entries[key] = entry, expires_s
+            self._used_bytes += entry.size_bytes
+            self._stored += 1
+
+    def evict(self) -> int:
+        """Gives everything up and returns how many bytes that were."""
+        with self._lock:
+            freed = self._used_bytes
+            self._evictions += len(self._entries)
+            self._entries.clear()
+            self._used_bytes = 0
+            return freed
+
+    def _remove(self, key: bytes) -> None:
+        self._used_bytes -= self._entries.pop(key)[0].size_bytes
+
+    @property
+    def stats(self) -> LevelStats:
+        """What it has done."""
+        with self._lock:
+            return LevelStats(
+                name="memory",
+                hits=self._hits,
+                misses=self._misses,
+                stored=self._stored,
+                evictions=self._evictions,
+                expired=self._expired,
+                entries=len(self._entries),
+                used_bytes=self._used_bytes,
+            )

@@ -1,0 +1,150 @@
+"""Debian's redis-server as a child process: one, or a cluster of three, on free loopback ports."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.peers.waiting import free_port, wait_for
+
+SLOTS = 16384
+
+
+def find_redis() -> str:
+    """Returns redis-server's path; without it the test is left out, or fails where CI must have it."""
+    program = shutil.which("redis-server", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if program is None:
+        reason = "redis-server is not installed (Debian package redis-server): tests/peers/install.sh peers"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return program
+
+
+class RedisServer:
+    """A server that keeps nothing over a restart.
+
+    Attributes:
+        port: On loopback.
+    """
+
+    def __init__(self, folder: Path, *, options: tuple[str, ...] = (), port: int | None = None) -> None:
+        self.port = port or free_port()
+        self._folder = folder
+        self._options = options
+        self._process: subprocess.Popen[bytes] | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        command = [find_redis(), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        command += ["--dir", str(self._folder), *self._options]
+        with (self._folder / "redis.log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        wait_for(self._answers, 20, what=f"redis on port {self.port}")
+
+    def _answers(self) -> bool:
+        if self._process is None or self._process.poll() is not None:
+            raise AssertionError(f"redis ended: {(self._folder / 'redis.log').read_text()}")
+        try:
+            return self.ask("PING") == "PONG"
+        except OSError:
+            return False
+
+    def ask(self, *words: str | int) -> str:
+        """Sends one command as a person would with redis-cli, and returns the first line of the answer, or the second
+        where the first one only says how long that is."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=10) as connection:
+            connection.sendall(f"{' '.join(map(str, words))}\r\n".encode())
+            answer = b""
+            while not answer.endswith(b"\r\n") or answer.count(b"\r\n") < (2 if answer.startswith(b"$") else 1):
+                data = connection.recv(65536)
+                if not data:
+                    raise ConnectionError("redis closed the connection")
+                answer += data
+        lines = answer.decode().split("\r\n")
+        return lines[1] if lines[0].startswith("$") else lines[0][1:]
+
+    def hang(self) -> None:
+        """Stops it without ending it: connections stay, and nothing is answered."""
+        self._signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """Ends it as a power cut would."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(10)
+            self._process = None
+
+    def _signal(self, number: int) -> None:
+        if self._process is None:
+            raise AssertionError("it doesn't run")
+        self._process.send_signal(number)
+
+
+@contextmanager
+def running_server(folder: Path, *options: str) -> Iterator[RedisServer]:
+    server = RedisServer(folder, options=options)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+
+
+@contextmanager
+def running_cluster(folder: Path) -> Iterator[list[RedisServer]]:
+    """Three masters without replicas; the others go on where one is down."""
+    servers: list[RedisServer] = []
+    try:
+        for number in range(3):
+            options = (
+                "--cluster-enabled",
+                "yes",
+                "--cluster-require-full-coverage",
+                "no",
+                "--cluster-node-timeout",
+                "2000",
+            )
+            bus = ("--cluster-port", str(free_port()))
+            servers.append(RedisServer(folder / str(number), options=(*options, *bus)))
+            servers[-1].start()
+        _join(servers)
+        yield servers
+    finally:
+        for server in servers:
+            server.kill()
+
+
+def _join(servers: list[RedisServer]) -> None:
+    bounds = [SLOTS * number // len(servers) for number in range(len(servers) + 1)]
+    for number, server in enumerate(servers):
+        server.ask("CLUSTER", "ADDSLOTSRANGE", bounds[number], bounds[number + 1] - 1)
+        server.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+    first = servers[0]
+    for server in servers[1:]:
+        bus = server._options[server._options.index("--cluster-port") + 1]
+        first.ask("CLUSTER", "MEET", "127.0.0.1", server.port, bus)
+    for server in servers:
+        wait_for(lambda server=server: _whole(server, len(servers)), 30, what="the cluster")  # type: ignore[misc]
+
+
+def _whole(server: RedisServer, size: int) -> bool:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall(b"CLUSTER INFO\r\n")
+        answer = connection.recv(65536).decode()
+    return "cluster_state:ok" in answer and f"cluster_size:{size}" in answer
