@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from lineside_runtime.devices import Device
-from lineside_runtime.errors import InputNotFoundError, LinesideError
+from lineside_runtime.errors import InputNotFoundError, LinesideError, PartialFallbackError
 from lineside_runtime.tensors import Array, TensorSpec
 
 Stage = Literal["probe", "load", "run"]
@@ -32,6 +32,8 @@ class LoadOptions:
         profile: Whether the engine is to time each operator, for `Executable.operators`; costs speed.
         inputs: What the manifest says of the model's inputs, for engines whose files don't; empty if not known.
         outputs: The same of its outputs.
+        whole: Whether an engine that can run a part of the model only is to refuse it (`PartialFallbackError`); else it
+            leaves the rest to the CPU and says so in `Executable.shortfall`.
     """
 
     threads: int | None = None
@@ -41,6 +43,7 @@ class LoadOptions:
     profile: bool = False
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
+    whole: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -169,10 +172,12 @@ class Executable(abc.ABC):
     Attributes:
         backend: The engine that loaded it.
         device: Where it is.
+        shortfall: What part of it runs on the CPU although another device was asked for; ``None`` if all is there.
     """
 
     backend: Backend
     device: Device
+    shortfall: PartialFallbackError | None = None
 
     def attach(self, backend: Backend, device: Device) -> None:
         """Tells the executable where it is; called once by `Backend.load`."""

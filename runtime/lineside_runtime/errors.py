@@ -13,7 +13,8 @@
     │   ├── EngineError                 1007
     │   ├── DeadlineExceededError       1008
     │   ├── EngineCrashedError          1009
-    │   └── OverloadedError             1010
+    │   ├── OverloadedError             1010
+    │   └── PartialFallbackError        1011
     ├── InputError                      2xxx  what was given to us
     │   ├── ConfigError                 2001
     │   ├── InputNotFoundError          2002
@@ -184,6 +185,13 @@ class OverloadedError(DeviceError):
 
     code = 1010
     default_action = "Try again a little later, with fewer calls at once."
+
+
+class PartialFallbackError(DeviceError):
+    """Part of a model can't run on the device that was asked for, and would run on the CPU."""
+
+    code = 1011
+    default_action = "Take a variant made for this device, or allow it with Config(fallback_strategy='sequential')."
 
 
 class InputError(LinesideError):

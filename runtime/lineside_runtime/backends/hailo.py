@@ -9,7 +9,7 @@ one: ``lineside conformance hailo --model conv_int8=FILE.hef``.
 
 A ``.hef`` is compiled for one kind of chip. Its names are the compiler's and not the model's, so that inputs and
 outputs are found by what the file says of their origin, by their shape, or by their order (`pair_up`); the bundle's
-golden output proves it. Images go in and out as the chip has them, height by width by channels; ``NCHW`` is turned here.
+golden output proves it. Images go in and out as the chip has them, channels last; ``NCHW`` is turned here.
 """
 
 from __future__ import annotations

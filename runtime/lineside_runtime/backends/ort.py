@@ -1,47 +1,35 @@
 """ONNX Runtime: the engine that every board has.
 
-CPU, and whatever execution providers the installed build brings. Only ``CPUExecutionProvider`` has been run
-by us; the others follow https://onnxruntime.ai/docs/execution-providers/ and count as untested.
+CPU, and whatever execution providers are installed (`ort_providers`). Only the CPU's own and OpenVINO's on a CPU have
+been run by us; the others follow https://onnxruntime.ai/docs/execution-providers/ and count as untested.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as vendor
 
-from lineside_runtime.backend import Backend, Executable, LoadOptions, Stage
+from lineside_runtime.backend import Backend, Compatibility, Executable, LoadOptions, Stage
+from lineside_runtime.backends import ort_providers
 from lineside_runtime.backends.messages import device_error
-from lineside_runtime.devices import Device, DeviceKind
+from lineside_runtime.backends.ort_session import OrtExecutable, session_options
+from lineside_runtime.devices import Device
 from lineside_runtime.errors import (
     BadInputFormatError,
     BundleFormatError,
-    DeviceError,
     DeviceLostError,
-    DriverMismatchError,
     EngineError,
     InputNotFoundError,
     LinesideError,
     OutOfDeviceMemoryError,
     UnsupportedModelError,
 )
-from lineside_runtime.tensors import DYNAMIC, Array, DType, TensorSpec
-
-PROVIDERS: dict[str, DeviceKind] = {
-    "QNNExecutionProvider": "npu",
-    "VitisAIExecutionProvider": "npu",
-    "RknpuExecutionProvider": "npu",
-    "TensorrtExecutionProvider": "gpu",
-    "CUDAExecutionProvider": "gpu",
-    "MIGraphXExecutionProvider": "gpu",
-    "CPUExecutionProvider": "cpu",
-}
-"""Execution providers that we use, best first within a kind. OpenVINO has a backend of its own."""
+from lineside_runtime.tensors import DYNAMIC, DType, TensorSpec
 
 ERRORS: dict[str, dict[str, type[LinesideError]]] = {
     "Fail": {},
@@ -80,22 +68,16 @@ class OrtBackend(Backend):
         return str(onnxruntime.__version__)
 
     def _probe(self) -> list[Device]:
-        available = onnxruntime.get_available_providers()
-        devices: list[Device] = []
-        for provider, kind in PROVIDERS.items():
-            if provider in available:
-                index = sum(device.kind == kind for device in devices)
-                devices.append(Device(kind, index, name=provider.removesuffix("ExecutionProvider"), handle=provider))
-        return devices
+        return ort_providers.devices()
+
+    def _compatibility(self) -> Compatibility:
+        return ort_providers.compatibility({self.package: self.version})
 
     def _load(self, model: Path, device: Device, options: LoadOptions) -> Executable:
-        session = onnxruntime.InferenceSession(
-            str(model), session_options(options), providers=[device.handle], disable_fallback=True
-        )
-        used = session.get_providers()
-        if used[0] != device.handle:  # it warns and takes the CPU instead where a library is missing
-            raise DriverMismatchError(f"onnxruntime did not start {device.handle}", expected=device.handle, actual=used)
-        return OrtExecutable(session)
+        opened = ort_providers.open_session(model, device.handle, options, session_options)
+        executable = OrtExecutable(opened.session, options)
+        executable.shortfall = opened.shortfall
+        return executable
 
     def _vendor_errors(self) -> tuple[type[Exception], ...]:
         return (*(getattr(vendor, name) for name in ERRORS if hasattr(vendor, name)), *_PYTHON_ERRORS)
@@ -109,61 +91,6 @@ class OrtBackend(Backend):
         if kind is None and stage == "run" and isinstance(error, (ValueError, TypeError)):
             kind = BadInputFormatError
         return (kind or EngineError)(f"onnxruntime {stage}: {text or type(error).__name__}")
-
-
-class OrtExecutable(Executable):
-    """An ``InferenceSession``; its ``run`` may be called from several threads."""
-
-    def __init__(self, session: Any) -> None:
-        self._session = session
-        self._outputs = [output.name for output in session.get_outputs()]
-        self._required = {value.name for value in session.get_inputs()}
-        self._complete = -1 if session.get_overridable_initializers() else len(self._required)
-        self._call = _bare_call(session)
-
-    def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        if self._session is None:
-            raise DeviceError("the executable is closed")
-        feed = inputs if type(inputs) is dict else dict(inputs)
-        if len(feed) != self._complete:  # the binding refuses an unknown name, but runs with one missing
-            self._check_complete(feed)
-        arrays = self._call(self._outputs, feed, None)
-        if len(arrays) == 1:
-            return {self._outputs[0]: arrays[0]}
-        return dict(zip(self._outputs, arrays, strict=True))
-
-    def _check_complete(self, feed: dict[str, Array]) -> None:
-        if not feed.keys() >= self._required:
-            raise BadInputFormatError("other inputs", expected=sorted(self._required), actual=sorted(feed))
-
-    def _close(self) -> None:
-        self._call = self._session = None
-
-
-def _bare_call(session: Any) -> Any:
-    """Returns the binding that ``InferenceSession.run`` calls, without its Python, which takes 1 to 3 µs.
-
-    What that adds is a check that no input is missing, which is done here, and a fall back to other execution
-    providers, which is turned off.
-    """
-    binding = getattr(session, "_sess", None)
-    return session.run if binding is None else binding.run
-
-
-def session_options(options: LoadOptions) -> Any:
-    """Returns ONNX Runtime's options.
-
-    One operator at a time (``inter_op`` 1), and threads that wait without spinning where there are more than one:
-    measured on two cores, that halves the CPU time for a quarter more latency, and the cores are needed elsewhere.
-    """
-    result = onnxruntime.SessionOptions()
-    result.inter_op_num_threads = 1
-    result.log_severity_level = 4  # what fails is raised, and logged by the session with its device
-    if options.threads is not None:
-        result.intra_op_num_threads = options.threads
-    if options.threads != 1:
-        result.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return result
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -1,0 +1,304 @@
+"""ONNX Runtime's execution providers: which there are, how each is asked for, and where a model really runs.
+
+A provider takes the nodes that it can run and leaves the others to the CPU, and ONNX Runtime says so only in its log
+(microsoft/onnxruntime#17801, #23372). Here a model is first loaded with that forbidden. If it doesn't go, it is loaded
+with it allowed, and what runs where is read back, logged and kept (`Spread`); a provider that takes nothing at all is
+refused, because then the CPU would answer under another device's name.
+
+Two ways lead to a provider: it is built into the package (``onnxruntime-gpu``, ``onnxruntime-openvino``, …), or a
+package of its own brings it as a plug-in (``onnxruntime-ep-openvino``, ``onnxruntime-qnn``, …, since 1.23).
+https://onnxruntime.ai/docs/execution-providers/
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import logging
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as vendor
+
+from lineside_runtime import drivers
+from lineside_runtime.backend import Compatibility, LoadOptions
+from lineside_runtime.devices import Device, DeviceKind
+from lineside_runtime.errors import DriverMismatchError, EngineError, PartialFallbackError, UnsupportedModelError
+
+CPU = "CPUExecutionProvider"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Provider:
+    """An execution provider that we use.
+
+    Attributes:
+        kind: Of its devices; of OpenVINO's each says its own.
+        options: What it needs to be told.
+        rest: Providers of the same processor that may take the nodes that it can't.
+        nodes: Patterns of files of which one must be there; empty if that can't be told from files.
+    """
+
+    kind: DeviceKind
+    options: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    rest: tuple[str, ...] = ()
+    nodes: tuple[str, ...] = ()
+
+
+_NVIDIA = ("dev/nvidia[0-9]*", "dev/nvhost-gpu", "dev/nvgpu", "dev/dxg")
+_AMD = ("dev/kfd",)
+
+PROVIDERS: dict[str, Provider] = {
+    "QNNExecutionProvider": Provider("npu", {"backend_path": "libQnnHtp.so"}),
+    "VitisAIExecutionProvider": Provider("npu"),
+    "CANNExecutionProvider": Provider("npu"),
+    "VSINPUExecutionProvider": Provider("npu"),
+    "RknpuExecutionProvider": Provider("npu"),
+    "TensorrtExecutionProvider": Provider("gpu", rest=("CUDAExecutionProvider",), nodes=_NVIDIA),
+    "CUDAExecutionProvider": Provider("gpu", nodes=_NVIDIA),
+    "MIGraphXExecutionProvider": Provider("gpu", rest=("ROCMExecutionProvider",), nodes=_AMD),
+    "ROCMExecutionProvider": Provider("gpu", nodes=_AMD),
+    "WebGpuExecutionProvider": Provider("gpu"),
+    CPU: Provider("cpu"),
+    "OpenVINOExecutionProvider": Provider("cpu"),
+    "XnnpackExecutionProvider": Provider("cpu"),
+    "ACLExecutionProvider": Provider("cpu"),
+    "ArmNNExecutionProvider": Provider("cpu"),
+    "DnnlExecutionProvider": Provider("cpu"),
+}
+"""Best first within a kind. Left out: those of other systems (CoreML, DirectML, NNAPI, JS), and Azure's, which runs
+nothing here."""
+
+_KINDS: dict[str, DeviceKind] = {"CPU": "cpu", "GPU": "gpu", "NPU": "npu"}
+_FORBIDDEN = "fallback to CPU EP has been explicitly disabled"
+_PLUGIN = "plugin:"
+_PLUGIN_ERRORS: tuple[type[Exception], ...] = (
+    *(kind for kind in vars(vendor).values() if isinstance(kind, type) and issubclass(kind, Exception)),
+    *(ImportError, AttributeError, OSError, RuntimeError, IndexError),
+)
+
+log = logging.getLogger("lineside.runtime")
+_lock = threading.Lock()
+_registered: dict[str, str] = {}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Spread:
+    """Where the nodes of a loaded model run.
+
+    Attributes:
+        nodes: Provider to the types of its nodes and how many there are of each; empty where this version doesn't say.
+    """
+
+    nodes: Mapping[str, Counter[str]]
+
+    def describe(self, asked: str) -> str:
+        """Returns for example ``Det ×1, Resize ×2 of 57 nodes run on the CPU``."""
+        left = Counter[str]()
+        for provider, kinds in self.nodes.items():
+            if provider == CPU and provider != asked:
+                left += kinds
+        if not left:
+            return "an unknown part of it runs on the CPU"
+        total = sum(sum(kinds.values()) for kinds in self.nodes.values())
+        return f"{', '.join(f'{kind} ×{n}' for kind, n in sorted(left.items()))} of {total} nodes run on the CPU"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Opened:
+    """A session that is ready.
+
+    Attributes:
+        session: An ``InferenceSession``.
+        shortfall: What runs on the CPU although another processor was asked for; ``None`` if nothing does.
+    """
+
+    session: Any
+    shortfall: PartialFallbackError | None = None
+
+
+def devices() -> list[Device]:
+    """Returns what the installed providers can use, best first within a kind; ``cpu:0`` is ONNX Runtime's own CPU."""
+    found: list[Device] = []
+    for kind, name, handle in (*_built_in(), *_plugged_in()):
+        index = sum(device.kind == kind for device in found)
+        found.append(Device(kind, index, name=name, handle=handle))
+    return found
+
+
+def open_session(model: Path, handle: str, options: LoadOptions, make: Callable[[LoadOptions], Any]) -> Opened:
+    """Loads a model on one provider.
+
+    Args:
+        model: The model's file.
+        handle: Of one of `devices`.
+        options: What it is loaded with.
+        make: Makes ONNX Runtime's options anew for each try.
+
+    Raises:
+        DriverMismatchError: The provider doesn't start, such as for a library that is missing.
+        UnsupportedModelError: The provider can run no node of the model.
+        PartialFallbackError: It can't run all of them, and ``options.whole`` says that it must.
+    """
+    if handle == CPU:
+        return Opened(onnxruntime.InferenceSession(str(model), make(options), providers=[CPU], disable_fallback=True))
+    name = handle.removeprefix(_PLUGIN).partition("?")[0].partition("#")[0]
+    try:
+        return Opened(_session(model, handle, options, make, whole=True))
+    except vendor.Fail as error:
+        if _FORBIDDEN not in str(error):
+            raise
+    session = _session(model, handle, options, make, whole=False)
+    spread = _spread(session)
+    taken = [provider for provider in spread.nodes if provider != CPU]
+    if spread.nodes and not taken:
+        raise UnsupportedModelError(f"onnxruntime: {name} can run no node of {model.name}; the CPU would run them all")
+    shortfall = PartialFallbackError(f"onnxruntime {name}: {model.name}: {spread.describe(name)}")
+    if options.whole:
+        raise shortfall
+    log.warning("%s", shortfall)
+    return Opened(session, shortfall)
+
+
+def compatibility(versions: Mapping[str, str], root: Path | str = "/") -> Compatibility:
+    """Returns whether NVIDIA's driver fits the CUDA that this build needs; elsewhere nothing can misfit.
+
+    Args:
+        versions: What is known already.
+        root: Where ``proc`` and ``sys`` are.
+    """
+    found = {**versions, **plugin_versions()}
+    available = onnxruntime.get_available_providers()
+    if not {"CUDAExecutionProvider", "TensorrtExecutionProvider"} & set(available):
+        return Compatibility(found)
+    built = importlib.import_module("onnxruntime.capi.build_and_package_info")
+    cuda, driver = str(getattr(built, "cuda_version", "")), drivers.nvidia_driver(root)
+    found |= {"CUDA it was built for": cuda, "NVIDIA driver": driver}
+    jetson = drivers.jetson_release(root)
+    if jetson:
+        return Compatibility({**found, "Jetson Linux": jetson}, None, "on a Jetson, take the build for this JetPack")
+    return drivers.cuda_fits(cuda, driver, versions=found)
+
+
+def plugin_versions() -> dict[str, str]:
+    """Returns the plug-ins that are registered, and their versions where they say one."""
+    versions: dict[str, str] = {}
+    for device in _ep_devices():
+        if device.ep_name in _registered:
+            versions[_registered[device.ep_name]] = str(device.ep_metadata.get("version", ""))
+    return versions
+
+
+def _built_in() -> Iterator[tuple[DeviceKind, str, str]]:
+    register_plugins()
+    available = [name for name in onnxruntime.get_available_providers() if name not in _registered]
+    for name, provider in PROVIDERS.items():
+        if name not in available or (provider.nodes and not _count(provider.nodes)):
+            continue
+        short = name.removesuffix("ExecutionProvider")
+        if name == "OpenVINOExecutionProvider":
+            for one in _openvino_devices():
+                yield _KINDS[one.partition(".")[0]], f"{short} {one}", f"{name}?device_type={one}"
+        elif provider.nodes == _NVIDIA:
+            for number in range(_count(provider.nodes)):
+                yield provider.kind, f"{short} {number}", f"{name}?device_id={number}"
+        else:
+            yield provider.kind, short, name
+
+
+def _openvino_devices() -> list[str]:
+    """Such as ``CPU``, ``GPU.0`` and ``NPU``; the question is in that build alone."""
+    ask = getattr(vendor, "get_available_openvino_device_ids", None)
+    return [one for one in (ask() if ask else ["CPU"]) if one.partition(".")[0] in _KINDS]
+
+
+def _count(patterns: Iterable[str]) -> int:
+    """How many devices these nodes stand for; a Jetson's GPU has several names and is one."""
+    found = [len(list(Path("/").glob(pattern))) for pattern in patterns]
+    return found[0] or min(1, sum(found))
+
+
+def _plugged_in() -> Iterator[tuple[DeviceKind, str, str]]:
+    for number, device in enumerate(_ep_devices()):
+        kind = _KINDS.get(device.device.type.name)
+        if device.ep_name in _registered and kind is not None:
+            name = device.ep_name.removesuffix("ExecutionProvider")
+            full = device.ep_metadata.get("FULL_DEVICE_NAME", "") or device.device.vendor
+            yield kind, f"{name} {full}".strip(), f"{_PLUGIN}{device.ep_name}#{number}"
+
+
+def _ep_devices() -> list[Any]:
+    ask = getattr(onnxruntime, "get_ep_devices", None)
+    return list(ask()) if ask else []
+
+
+def register_plugins() -> None:
+    """Tells ONNX Runtime of the plug-ins that are installed; done twice it changes nothing.
+
+    They are packages called ``onnxruntime_ep_…`` or ``onnxruntime_qnn`` with ``get_library_path`` and
+    ``get_ep_names``. One that can't be loaded is logged, and its devices aren't there.
+    """
+    register = getattr(onnxruntime, "register_execution_provider_library", None)
+    if register is None:
+        return
+    with _lock:
+        for package in _plugin_packages():
+            if package in _registered.values():
+                continue
+            try:
+                module = importlib.import_module(package)
+                names = list(module.get_ep_names())
+                register(names[0], module.get_library_path())
+            except _PLUGIN_ERRORS as error:
+                log.warning("ort: the plug-in %s can't be used: %s", package, error)
+                names = [package]  # so that it isn't tried again
+            _registered.update(dict.fromkeys(names, package))
+
+
+def _plugin_packages() -> list[str]:
+    places = [Path(place) for place in sys.path if place and Path(place).is_dir()]
+    patterns = ("onnxruntime_ep_*", "onnxruntime_qnn")
+    found = {path.parent.name for place in places for one in patterns for path in place.glob(f"{one}/__init__.py")}
+    return sorted(found)
+
+
+def _session(model: Path, handle: str, options: LoadOptions, make: Callable[[LoadOptions], Any], *, whole: bool) -> Any:
+    made = make(options)
+    made.add_session_config_entry("session.disable_cpu_ep_fallback", "1" if whole else "0")
+    made.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if handle.startswith(_PLUGIN):
+        made.add_provider_for_devices([_plugin_device(handle)], {})
+        return onnxruntime.InferenceSession(str(model), made, disable_fallback=True)
+    name, _, choice = handle.partition("?")
+    provider = PROVIDERS.get(name, Provider("cpu"))
+    settings = {**provider.options, **dict([choice.split("=", 1)] if choice else [])}
+    if name == "XnnpackExecutionProvider" and options.threads is not None:
+        settings["intra_op_num_threads"] = str(options.threads)  # it has threads of its own
+        made.intra_op_num_threads = 1
+    rest = [one for one in provider.rest if one in onnxruntime.get_available_providers()]
+    session = onnxruntime.InferenceSession(str(model), made, providers=[(name, settings), *rest], disable_fallback=True)
+    used = session.get_providers()
+    if used[0] != name:  # it warns and takes the CPU instead where a library is missing
+        raise DriverMismatchError(f"onnxruntime did not start {name}", expected=name, actual=used)
+    return session
+
+
+def _plugin_device(handle: str) -> Any:
+    name, _, number = handle.removeprefix(_PLUGIN).partition("#")
+    found = _ep_devices()
+    if not number.isdigit() or int(number) >= len(found) or found[int(number)].ep_name != name:
+        raise EngineError(f"onnxruntime has no device {handle}", actual=[one.ep_name for one in found])
+    return found[int(number)]
+
+
+def _spread(session: Any) -> Spread:
+    ask = getattr(session, "get_provider_graph_assignment_info", None)
+    nodes: dict[str, Counter[str]] = {}
+    for part in ask() if ask else ():
+        nodes.setdefault(part.ep_name, Counter()).update(node.op_type for node in part.get_nodes())
+    return Spread(nodes)
