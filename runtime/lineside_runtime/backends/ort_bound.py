@@ -1,0 +1,79 @@
+"""Calls of small models with ONNX Runtime's buffers bound once.
+
+ONNX Runtime makes a tensor of each input and an array of each output anew for every call, which takes 2 µs: as long as
+the smallest models themselves. Copying a few kilobytes into and out of buffers that stay bound is cheaper, and the
+caller's outputs are still the caller's alone. Above `MAX_BYTES` copying costs more than it saves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from lineside_runtime.tensors import Array
+
+MAX_BYTES = 8 * 1024
+
+
+class BoundCalls:
+    """Answers calls whose inputs have the fixed shapes; each call that runs at once has buffers of its own."""
+
+    def __init__(self, session: Any, inputs: dict[str, Array], outputs: dict[str, Array]) -> None:
+        """Takes a loaded ``InferenceSession``, and an array of the right shape and type for each input and output."""
+        self._session = session
+        self._inputs = inputs
+        self._outputs = outputs
+        self._idle: list[_Buffers] = []
+
+    def run(self, feed: Mapping[str, Array]) -> dict[str, Array] | None:
+        """Returns the outputs, or ``None`` if an input hasn't the fixed type and shape."""
+        try:
+            buffers = self._idle.pop()  # atomic, as is append
+        except IndexError:
+            buffers = _Buffers(self._session, self._inputs, self._outputs)
+        try:
+            return buffers.run(feed)
+        finally:
+            self._idle.append(buffers)
+
+
+class _Buffers:
+    """One binding with its buffers."""
+
+    def __init__(self, session: Any, inputs: dict[str, Array], outputs: dict[str, Array]) -> None:
+        binding = session.io_binding()
+        self._inputs = [(name, _own(like), like.dtype, like.shape) for name, like in inputs.items()]
+        self._outputs = [(name, _own(like)) for name, like in outputs.items()]
+        for name, buffer, _, _ in self._inputs:
+            binding.bind_input(name, "cpu", 0, buffer.dtype.type, buffer.shape, buffer.ctypes.data)
+        for name, buffer in self._outputs:
+            binding.bind_output(name, "cpu", 0, buffer.dtype.type, buffer.shape, buffer.ctypes.data)
+        self._binding = binding
+        self._call, self._bound = _bare_call(session, binding)
+
+    def run(self, feed: Mapping[str, Array]) -> dict[str, Array] | None:
+        for name, buffer, dtype, shape in self._inputs:
+            array = feed[name]
+            if type(array) is not np.ndarray or array.dtype != dtype or array.shape != shape:
+                return None
+            buffer[...] = array
+        self._call(*self._bound)
+        outputs = self._outputs
+        if len(outputs) == 1:
+            name, buffer = outputs[0]
+            return {name: buffer.copy()}
+        return {name: buffer.copy() for name, buffer in outputs}
+
+
+def _own(like: Array) -> Array:
+    return np.empty(like.shape, like.dtype)
+
+
+def _bare_call(session: Any, binding: Any) -> tuple[Any, tuple[Any, ...]]:
+    """Returns what ``InferenceSession.run_with_iobinding`` calls, and with what: its own Python takes 1 µs."""
+    native, bound = getattr(session, "_sess", None), getattr(binding, "_iobinding", None)
+    if native is None or bound is None:
+        return session.run_with_iobinding, (binding,)
+    return native.run_with_iobinding, (bound, None)
