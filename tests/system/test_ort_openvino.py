@@ -1,0 +1,82 @@
+"""A second execution provider of ONNX Runtime that really is one: OpenVINO's, on this CPU, by both ways in.
+
+Built into ``onnxruntime-openvino``, and as the plug-in ``onnxruntime-ep-openvino`` beside the plain package; both in
+environments of their own, so that the others' tests see the plain package only. It leaves ``Det`` to the CPU.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import helper
+
+from tests.peers.environments import environment
+from tests.runtime.onnx_models import FLOAT, graph
+
+pytestmark = pytest.mark.skipif(
+    platform.machine() != "x86_64" or sys.version_info[:2] not in ((3, 11), (3, 12), (3, 13)),
+    reason="OpenVINO's providers are wheels for x86_64 and Python 3.11 to 3.13",
+)
+
+X = np.linspace(-1, 1, 16, dtype=np.float32).reshape(4, 4)
+BUILT_IN = ["onnxruntime-openvino>=1.23,<2"]
+PLUGIN = ["onnxruntime>=1.23,<2", "onnxruntime-ep-openvino"]
+
+
+def model(*operators: str, shape: list[int]) -> bytes:
+    names = ["x", *(f"t{number}" for number in range(1, len(operators))), "y"]
+    nodes = [helper.make_node(kind, [names[i]], [names[i + 1]]) for i, kind in enumerate(operators)]
+    return graph(nodes, [("x", FLOAT, [4, 4])], [("y", FLOAT, shape)])
+
+
+@pytest.fixture(scope="module", params=["built in", "plug-in"])
+def told(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("ort")
+    (folder / "whole.onnx").write_bytes(model("Relu", "Neg", shape=[4, 4]))
+    (folder / "part.onnx").write_bytes(model("Exp", "Det", shape=[]))
+    name, packages = ("ort-openvino", BUILT_IN) if request.param == "built in" else ("ort-plugin", PLUGIN)
+    command = [environment(name, packages), Path(__file__).with_name("ort_provider.py")]
+    arguments = [folder / "whole.onnx", folder / "part.onnx", "OpenVINO"]
+    done = subprocess.run([*map(str, (*command, *arguments))], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_the_provider_is_a_device_behind_onnxruntimes_own_cpu(told: Any) -> None:
+    assert told["devices"][0] == "CPUExecutionProvider"
+    assert next(one["device"] for one in told["tried"].values()) == "cpu:1"
+    assert not any("AUTO" in handle for handle in told["devices"])
+
+
+def test_it_runs_a_model_that_it_can_run_whole(told: Any) -> None:
+    for one in told["tried"].values():
+        assert one["whole"]["shortfall"] == ""
+        assert np.allclose(one["whole"]["answer"], -np.maximum(X, 0), atol=1e-2)
+
+
+def test_what_it_leaves_to_the_cpu_is_told(told: Any) -> None:
+    for one in told["tried"].values():
+        assert "Det ×1 of" in one["part"]["shortfall"]
+        assert np.allclose(one["part"]["answer"], np.linalg.det(np.exp(X)), atol=1e-2)
+
+
+def test_what_it_would_leave_is_refused_where_the_whole_model_is_asked_for(told: Any) -> None:
+    for one in told["tried"].values():
+        assert one["refused"]["code"] == 1011
+        assert "Det" in one["refused"]["text"]
+
+
+def test_a_device_that_it_does_not_have_is_an_error_and_not_the_cpu(told: Any) -> None:
+    assert told["missing"]["code"] in (1004, 1007)
+
+
+def test_a_plug_in_tells_its_version(told: Any) -> None:
+    if "onnxruntime_ep_openvino" in told["versions"]:
+        assert told["versions"]["onnxruntime_ep_openvino"][0].isdigit()
