@@ -54,6 +54,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--timeout-s", type=float, default=30.0, metavar="S", help="longest time of a call (default: %(default)s)"
     )
     how.add_argument(
+        "--header-timeout-s",
+        type=float,
+        default=10.0,
+        metavar="S",
+        help="for a request's header (default: %(default)s)",
+    )
+    how.add_argument(
         "--drain-s",
         type=float,
         default=1.0,
@@ -85,6 +92,7 @@ def run(options: argparse.Namespace) -> int:
         max_in_flight=max(options.max_in_flight, options.workers),
         max_body_bytes=options.max_body_mb * MIB,
         request_timeout_s=options.timeout_s,
+        header_timeout_s=options.header_timeout_s,
     )
     config = Config(engines=options.engine, fallback_strategy=options.fallback, threads=options.threads)
     repository = Repository([_place(name) for name in options.bundles], config)

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from lineside_runtime.errors import ConfigError, LinesideError, OverloadedError, RequestError
 from lineside_runtime.server.access import Access
@@ -89,17 +90,15 @@ class GrpcApi:
         }
         found = {}
         for method in methods():
-            kind = (
-                grpc.stream_stream_rpc_method_handler
-                if method.client_streaming
-                else grpc.unary_unary_rpc_method_handler
-            )
-            wrapped = functions[method.name] if method.client_streaming else _answering(functions[method.name])
-            found[method.name] = kind(
-                wrapped,
-                request_deserializer=message(method.input_type.name).FromString,
-                response_serializer=message(method.output_type.name).SerializeToString,
-            )
+            function, kind = functions[method.name], message(method.input_type.name)
+            written = message(method.output_type.name).SerializeToString
+            if method.client_streaming:
+                handler = grpc.stream_stream_rpc_method_handler(
+                    _reading_all(function, kind), response_serializer=written
+                )
+            else:
+                handler = grpc.unary_unary_rpc_method_handler(_answering(function, kind), response_serializer=written)
+            found[method.name] = handler
         return [grpc.method_handlers_generic_handler(SERVICE, found), _NotServed()]
 
     def _named(self, request: Any) -> Model:
@@ -122,7 +121,7 @@ class GrpcApi:
     def _stream(self, requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
         """Answers one call after the other, in their order; an error answers its call and ends nothing."""
         if not self._streams.acquire(blocking=False):
-            _abort(context, OverloadedError("too many streams are open", expected=f"at most {STREAMS_MAX}"))
+            raise OverloadedError("too many streams are open", expected=f"at most {STREAMS_MAX}")
         try:
             for request in requests:
                 yield self._streamed(request, context)
@@ -231,10 +230,32 @@ def code_of(error: LinesideError) -> grpc.StatusCode:
     return _CODES.get(status_of(error), grpc.StatusCode.INTERNAL)
 
 
-def _answering(function: Callable[[Any, grpc.ServicerContext], Any]) -> Callable[[Any, grpc.ServicerContext], Any]:
-    def answer(request: Any, context: grpc.ServicerContext) -> Any:
+def _read(data: bytes, kind: Any) -> Any:
+    """Parses a message; gRPC's own way would answer a damaged one with INTERNAL, and log a traceback."""
+    try:
+        return kind.FromString(data)
+    except DecodeError as error:
+        raise RequestError(f"the message is no {kind.DESCRIPTOR.name}: {error}") from error
+
+
+def _reading_all(
+    function: Callable[[Iterator[Any], grpc.ServicerContext], Iterator[Any]], kind: Any
+) -> Callable[[Iterator[bytes], grpc.ServicerContext], Iterator[Any]]:
+    def answer(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[Any]:
         try:
-            return function(request, context)
+            yield from function((_read(data, kind) for data in requests), context)
+        except LinesideError as error:
+            _abort(context, error)
+
+    return answer
+
+
+def _answering(
+    function: Callable[[Any, grpc.ServicerContext], Any], kind: Any
+) -> Callable[[bytes, grpc.ServicerContext], Any]:
+    def answer(data: bytes, context: grpc.ServicerContext) -> Any:
+        try:
+            return function(_read(data, kind), context)
         except LinesideError as error:
             _abort(context, error)
         except Cancelled:

@@ -10,8 +10,8 @@ from typing import Any
 
 from lineside_runtime.bundle import Manifest
 from lineside_runtime.config import Config
-from lineside_runtime.errors import ConfigError, LinesideError, RequestError
-from lineside_runtime.server.wire import datatype_of
+from lineside_runtime.errors import ConfigError, LinesideError, RequestError, UnsupportedModelError
+from lineside_runtime.server.wire import datatype_of, servable
 from lineside_runtime.session import Session
 from lineside_runtime.tensors import TensorSpec
 
@@ -36,7 +36,7 @@ class Model:
         self._source = source
         self._config = config
         self._changing = threading.Lock()
-        self._session: Session | None = Session(source, config)
+        self._session: Session | None = _opened(source, config)
         self.manifest: Manifest = self._session.manifest
         self.name = self.manifest.name
         self.reason = ""
@@ -61,7 +61,7 @@ class Model:
         with self._changing:
             session = self._session
             if session is None:
-                session = Session(self._source, self._config)
+                session = _opened(self._source, self._config)
             else:
                 session.reload(self._source)
             self._session, self.manifest, self.reason = session, session.manifest, ""
@@ -74,6 +74,20 @@ class Model:
             if session is not None:
                 session.close()
                 log.info("%s: unloaded", self.manifest.identity)
+
+
+def _opened(source: Path, config: Config) -> Session:
+    session = Session(source, config)
+    for spec in (*session.manifest.inputs, *session.manifest.outputs):
+        if not servable(spec):
+            session.close()
+            raise UnsupportedModelError(
+                f"{session.manifest.identity}: {spec.name!r} can't be served",
+                expected="tensors of numbers or truth values",
+                actual=spec.dtype,
+                action="Use it in the process itself, with Session.",
+            )
+    return session
 
 
 class Repository:

@@ -30,6 +30,9 @@ _DTYPES = {
     "FP32": "float32",
     "FP64": "float64",
 }
+_KINDS = {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}
+"""Kind of numpy type to the kinds that a list of its elements may turn out to be."""
+
 _DATATYPES = {dtype: datatype for datatype, dtype in _DTYPES.items()}
 
 
@@ -59,6 +62,11 @@ def datatype_of(dtype: str) -> str:
     if dtype not in _DATATYPES:
         raise EngineError("an output of this type can't be sent", expected=", ".join(_DATATYPES), actual=dtype)
     return _DATATYPES[dtype]
+
+
+def servable(spec: TensorSpec) -> bool:
+    """Whether the server can carry such a tensor: numbers and truth values, no texts and no sequences."""
+    return spec.dtype in _DATATYPES
 
 
 def to_array(given: GivenTensor, spec: TensorSpec) -> Array:
@@ -98,29 +106,36 @@ def _check(given: GivenTensor, spec: TensorSpec) -> None:
 
 
 def _from_list(given: GivenTensor, spec: TensorSpec, values: list[Any]) -> Array:
+    wanted = np.dtype(spec.dtype)
     try:
         found = np.array(values)
+        if wanted.kind in "iu" and found.dtype.kind not in "iu":
+            found = np.array(values, object)  # numpy makes floats of [2**63, 1]
     except ValueError as error:
-        raise _bad(given, "its data is ragged", "numbers, flat or nested as the shape says", str(error)) from error
+        raise _bad(given, "its data is ragged", "elements, flat or nested as the shape says", str(error)) from error
     count = math.prod(given.shape)
     if found.shape not in ((count,), given.shape):
-        raise _bad(given, "its data has another shape", f"{count} numbers for {_said(given)}", found.shape)
-    wanted = np.dtype(spec.dtype)
-    if found.dtype.kind not in ("iu" if wanted.kind in "iu" else "iuf"):
-        raise _bad(given, "its data has another type", f"numbers that {given.datatype} holds", found.dtype)
+        raise _bad(given, "its data has another shape", f"{count} elements for {_said(given)}", found.shape)
+    if found.dtype.kind == "O" and wanted.kind in "iu":
+        alike = all(type(element) is int for element in found.flat)
+    else:
+        alike = found.dtype.kind in _KINDS[wanted.kind]
+    if not alike:
+        raise _bad(given, "its data has another type", f"elements that {given.datatype} holds", found.dtype)
+    if not _in_range(found, wanted):
+        held = f"numbers that {given.datatype} holds"
+        raise _bad(given, "a number is out of range", held, f"{found.min()} to {found.max()}"[:80])
+    return found.astype(wanted).reshape(given.shape)
+
+
+def _in_range(found: Any, wanted: np.dtype[Any]) -> bool:
     if wanted.kind in "iu":
         limits = np.iinfo(wanted)
-        fits = int(found.min()) >= limits.min and int(found.max()) <= limits.max
-        array = found.astype(wanted)
-    else:
-        with np.errstate(over="ignore"):
-            array = found.astype(wanted)
-        fits = bool((np.isfinite(array) == np.isfinite(found)).all())
-    if not fits:
-        raise _bad(
-            given, "a number is out of range", f"numbers that {given.datatype} holds", f"{found.min()} to {found.max()}"
-        )
-    return array.reshape(given.shape)
+        return int(found.min()) >= limits.min and int(found.max()) <= limits.max
+    if wanted.kind != "f":
+        return True
+    with np.errstate(over="ignore"):
+        return bool((np.isfinite(found.astype(wanted)) == np.isfinite(found)).all())
 
 
 def _said(given: GivenTensor) -> str:

@@ -1,0 +1,248 @@
+"""Start, ready, busy, stop, die: seen from outside."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import ssl
+import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import tritonclient.grpc as triton_grpc
+import tritonclient.http as triton_http
+from tritonclient.utils import InferenceServerException
+
+from tests.peers import free_port, wait_for
+from tests.runtime.onnx_models import make_bundle, scaler
+from tests.runtime.server.serving import Serving, call
+
+ONE_THREAD = ("--engine", "ort", "--threads", "1")
+TOKEN = "0123456789abcdef-token"
+
+
+def numbers(*values: float) -> dict[str, Any]:
+    return {"inputs": [{"name": "x", "shape": [1, len(values)], "datatype": "FP32", "data": values}]}
+
+
+def test_it_says_where_it_is_and_what_it_serves(serving: Serving) -> None:
+    assert serving.said["models"] == ["busy@1", "echo@3", "large@1", "test@1"]
+    assert serving.said["http"].startswith("http://127.0.0.1:")
+
+
+def test_the_metrics_are_what_the_client_sent(bundles: Path, tmp_path: Path) -> None:
+    with Serving(tmp_path, bundles / "test", bundles / "busy", *ONE_THREAD) as server:
+        for _ in range(5):
+            assert server.json("POST", "/v2/models/test/infer", numbers(1, 2, 3, 4))[0] == 200
+        for _ in range(3):
+            assert server.json("POST", "/v2/models/test/infer", numbers(1, 2))[0] == 400
+        for name in ("a", "b"):
+            assert server.json("POST", f"/v2/models/{name}/infer", numbers(1))[0] == 404
+        with triton_grpc.InferenceServerClient(server.grpc) as client:
+            given = triton_grpc.InferInput("x", [1, 4], "FP32")
+            given.set_data_from_numpy(np.ones((1, 4), np.float32))
+            for _ in range(7):
+                client.infer("test", [given])
+
+        requests = "lineside_requests_total"
+        assert server.metric(requests, model="test", protocol="rest", outcome="ok") == 5
+        assert server.metric(requests, model="test", protocol="rest", outcome="bad_request") == 3
+        assert server.metric(requests, model="test", protocol="grpc", outcome="ok") == 7
+        assert server.metric(requests, model="(unknown)", outcome="not_found") == 2
+        assert server.metric(requests) == 17
+        devices = {"requested_device": "cpu:0", "used_device": "ort/cpu:0", "fell_back": "false"}
+        assert server.metric("lineside_answers_total", model="test", **devices) == 12
+        for histogram in ("lineside_queue_seconds", "lineside_inference_seconds", "lineside_request_seconds"):
+            assert server.metric(f"{histogram}_count", model="test") == 12
+            assert server.metric(f"{histogram}_bucket", model="test", le="+Inf") == 12
+        took_s = server.metric("lineside_request_seconds_sum", model="test")
+        assert took_s > server.metric("lineside_inference_seconds_sum", model="test") > 0
+        assert server.metric("lineside_session_calls_total", model="test") == 12
+        assert server.metric("lineside_session_calls_total", model="busy") == 0
+        assert server.metric("lineside_device_failures_total", model="test") == 0
+        assert server.metric("lineside_model_ready", model="test") == 1
+        resident = int(Path(f"/proc/{server.process.pid}/statm").read_text().split()[1]) * 4096
+        assert server.metric("process_resident_memory_bytes") == pytest.approx(resident, rel=0.2)
+
+
+def test_more_calls_than_may_wait_are_refused_at_once_and_say_when_to_come_back(bundles: Path, tmp_path: Path) -> None:
+    limits = ("--workers", "1", "--max-in-flight", "2")
+    with Serving(tmp_path, bundles / "busy", *ONE_THREAD, *limits) as server, ThreadPoolExecutor(2) as others:
+        body = json.dumps(call(1500))
+        running = [others.submit(server.ask, "POST", "/v2/models/busy/infer", body) for _ in range(2)]
+        wait_for(lambda: server.metric("lineside_in_flight") == 2)
+        status, headers, answer = server.ask("POST", "/v2/models/busy/infer", json.dumps(call(0)))
+        assert (status, headers["retry-after"]) == (503, "1")
+        assert json.loads(answer)["code"] == 1010
+        with triton_grpc.InferenceServerClient(server.grpc) as client:
+            given = triton_grpc.InferInput("n", [1], "INT64")
+            given.set_data_from_numpy(np.zeros(1, np.int64))
+            with pytest.raises(InferenceServerException, match="1010") as caught:
+                client.infer("busy", [given])
+            assert caught.value.status() == "StatusCode.RESOURCE_EXHAUSTED"
+            assert client.is_server_live()  # which busy models don't keep from answering
+        assert server.ask("GET", "/v2/health/ready")[0] == 200
+        assert [one.result()[0] for one in running] == [200, 200]
+        assert server.metric("lineside_requests_total", outcome="overloaded") == 2
+        assert server.metric("lineside_in_flight") == 0
+
+
+def test_the_event_loop_answers_while_a_model_runs(bundles: Path, tmp_path: Path) -> None:
+    with Serving(tmp_path, bundles / "busy", *ONE_THREAD) as server, ThreadPoolExecutor(1) as others:
+        running = others.submit(server.ask, "POST", "/v2/models/busy/infer", json.dumps(call(2000)))
+        wait_for(lambda: server.metric("lineside_in_flight") == 1)
+        assert server.ask("GET", "/v2/health/live")[0] == 200
+        assert not running.done()
+        assert running.result()[0] == 200
+
+
+def test_on_sigterm_ready_turns_false_and_running_calls_are_answered(bundles: Path, tmp_path: Path) -> None:
+    with Serving(tmp_path, bundles / "busy", *ONE_THREAD, "--drain-s", "1") as server, ThreadPoolExecutor(2) as others:
+        body = json.dumps(call(2500))
+        given = triton_grpc.InferInput("n", [1], "INT64")
+        given.set_data_from_numpy(np.array([2500]))
+        client = triton_grpc.InferenceServerClient(server.grpc)
+        running = others.submit(server.ask, "POST", "/v2/models/busy/infer", body)
+        streaming = others.submit(client.infer, "busy", [given])
+        wait_for(lambda: server.metric("lineside_in_flight") == 2)
+        server.process.send_signal(signal.SIGTERM)
+        wait_for(lambda: server.ask("GET", "/v2/health/ready")[0] == 503)
+        assert server.ask("GET", "/v2/health/live")[0] == 200
+        assert server.json("POST", "/v2/models/busy/infer", call(0))[0] == 200  # a balancer needs a moment to see it
+        status, _, answer = running.result()
+        assert (status, json.loads(answer)["outputs"][0]["data"]) == (200, [2500.0])
+        assert streaming.result().as_numpy("y").tolist() == [2500.0]
+        client.close()
+        assert server.wait() == 0
+        assert "Traceback" not in server.log
+
+
+def test_after_a_kill_it_starts_clean_on_the_same_ports(bundles: Path, tmp_path: Path) -> None:
+    ports = free_port(), free_port()
+    with Serving(tmp_path, bundles / "test", *ONE_THREAD, ports=ports) as first:
+        assert first.json("POST", "/v2/models/test/infer", numbers(1, 2, 3, 4))[0] == 200
+        waiting = first.socket()
+        first.process.kill()
+        first.wait()
+        waiting.close()
+    with Serving(tmp_path, bundles / "test", *ONE_THREAD, ports=ports) as second:
+        assert second.metric("lineside_requests_total") == 0
+        assert second.json("POST", "/v2/models/test/infer", numbers(1, 2, 3, 4))[0] == 200
+
+
+def test_a_reload_changes_the_answers_and_loses_no_call(tmp_path: Path) -> None:
+    folder = tmp_path / "bundle"
+    make_bundle(folder, scaler(2.0), version="1")
+    with Serving(tmp_path, folder, *ONE_THREAD, "--model-control") as server:
+        over, found = threading.Event(), []
+
+        def keep_asking() -> None:
+            while not over.is_set():
+                found.append(server.json("POST", "/v2/models/test/infer", numbers(1, 1, 1, 1)))
+
+        asking = threading.Thread(target=keep_asking)
+        asking.start()
+        wait_for(lambda: len(found) > 5)
+        folder.rename(tmp_path / "old")
+        make_bundle(folder, scaler(3.0), version="2")
+        assert server.json("POST", "/v2/repository/models/test/load")[0] == 200
+        before = len(found)
+        wait_for(lambda: len(found) > before + 5)
+        over.set()
+        asking.join()
+        answers = [(answer["model_version"], answer["outputs"][0]["data"][0]) for _, answer in found]
+        assert {status for status, _ in found} == {200}
+        assert set(answers) == {("1", 2.0), ("2", 3.0)}
+        assert sorted(answers) == answers
+        assert server.json("GET", "/v2/models/test")[1]["versions"] == ["2"]
+        assert server.json("POST", "/v2/models/test/versions/1/infer", numbers(1, 1, 1, 1))[0] == 404
+        (folder / "manifest.json").write_text("{}")
+        status, error = server.json("POST", "/v2/repository/models/test/load")
+        assert (status, error["code"]) == (409, 3001)
+        assert server.json("POST", "/v2/models/test/infer", numbers(1, 1, 1, 1))[0] == 200  # the old one goes on
+
+
+def test_clients_may_not_load_and_unload_unless_they_are_let(bundles: Path, tmp_path: Path) -> None:
+    with Serving(tmp_path, bundles / "test", *ONE_THREAD) as server:
+        assert server.json("POST", "/v2/repository/models/test/unload")[0] == 403
+        with triton_grpc.InferenceServerClient(server.grpc) as client:
+            with pytest.raises(InferenceServerException, match="--model-control") as caught:
+                client.load_model("test")
+            assert caught.value.status() == "StatusCode.PERMISSION_DENIED"
+        assert server.ask("GET", "/v2/models/test/ready")[0] == 200
+
+
+@pytest.fixture
+def token_file(tmp_path: Path) -> Path:
+    path = tmp_path / "token"
+    path.write_text(f"{TOKEN}\n")
+    path.chmod(0o600)
+    return path
+
+
+def test_with_a_token_nothing_is_told_without_it(bundles: Path, tmp_path: Path, token_file: Path) -> None:
+    options = ("--token-file", token_file, "--host", "0.0.0.0")
+    with Serving(tmp_path, bundles / "test", *ONE_THREAD, *options) as server:
+        paths = ("/v2", "/v2/health/ready", "/v2/models/test", "/metrics", "/nowhere")
+        wrong: tuple[dict[str, str], ...] = (
+            {},
+            {"Authorization": f"Bearer {TOKEN}x"},
+            {"Authorization": f"Basic {TOKEN}"},
+            {"Authorization": TOKEN},
+            {"Authorization": "Bearer \xff\xfe"},
+        )
+        for path in paths:
+            for headers in wrong:
+                status, found, body = server.ask("GET", path, headers=headers)
+                assert (status, found["www-authenticate"]) == (401, "Bearer")
+                assert json.loads(body)["code"] == 2011
+        right = {"Authorization": f"Bearer {TOKEN}"}
+        assert server.ask("GET", "/metrics", headers=right)[0] == 200
+        port = server.grpc.rpartition(":")[2]
+        with triton_grpc.InferenceServerClient(f"127.0.0.1:{port}") as client:
+            for headers in wrong[:4]:
+                small = {key.lower(): value for key, value in headers.items()}
+                with pytest.raises(InferenceServerException, match="token") as caught:
+                    client.get_server_metadata(headers=small)
+                assert caught.value.status() == "StatusCode.UNAUTHENTICATED"
+            given = triton_grpc.InferInput("x", [1, 4], "FP32")
+            given.set_data_from_numpy(np.ones((1, 4), np.float32))
+            answer = client.infer("test", [given], headers={"authorization": f"Bearer {TOKEN}"})
+            assert answer.as_numpy("y").tolist() == [[2.0] * 4]
+        with triton_http.InferenceServerClient(f"127.0.0.1:{server.http.rpartition(':')[2]}") as client:
+            assert client.get_server_metadata(headers=right)["name"] == "lineside"
+        assert TOKEN not in server.log
+        assert "plain text" in server.log
+
+
+def test_without_a_token_a_web_page_that_rebinds_its_name_gets_nothing(serving: Serving) -> None:
+    assert serving.ask("GET", "/v2", headers={"Host": "evil.example:8000"})[0] == 403
+    for name in ("localhost", "127.0.0.1:8000", "[::1]:8000", "LOCALHOST:1"):
+        assert serving.ask("GET", "/v2", headers={"Host": name})[0] == 200
+
+
+def test_tls_for_both_protocols(bundles: Path, tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    subprocess.run([*command, *names, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    options = ("--tls-key", key, "--tls-cert", certificate)
+    with Serving(tmp_path, bundles / "test", *ONE_THREAD, *options) as server:
+        assert server.said["http"].startswith("https://")
+        host, _, port = server.http.rpartition(":")
+        context = ssl.create_default_context(cafile=str(certificate))
+        with (
+            socket.create_connection((host, int(port))) as plain,
+            context.wrap_socket(plain, server_hostname=host) as it,
+        ):
+            it.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            assert it.recv(100).startswith(b"HTTP/1.1 200")
+        credentials = grpc.ssl_channel_credentials(certificate.read_bytes())
+        with triton_grpc.InferenceServerClient(server.grpc, creds=credentials) as client:
+            assert client.is_server_ready()
