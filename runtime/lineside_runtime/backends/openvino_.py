@@ -6,6 +6,7 @@ been run by us.
 
 from __future__ import annotations
 
+import datetime
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import Any
 
 import openvino
 
-from lineside_runtime.backend import Backend, Executable, LoadOptions, Stage
+from lineside_runtime.affinity import on_cores
+from lineside_runtime.backend import Backend, Executable, LoadOptions, OperatorTime, Stage
 from lineside_runtime.backends.messages import device_error
 from lineside_runtime.devices import Device, DeviceKind
 from lineside_runtime.errors import (
@@ -37,6 +39,8 @@ ERRORS = (
 
 _PYTHON_ERRORS = (RuntimeError, ValueError, TypeError, MemoryError)
 SHAPES_KNOWN_MAX = 1000
+
+_US = datetime.timedelta(microseconds=1)
 
 _KINDS: dict[str, DeviceKind] = {"NPU": "npu", "GPU": "gpu", "CPU": "cpu"}
 _UNREADABLE = ("unable to read the model", "is not supported", "conversion is failed", "frontend", "unconverted")
@@ -70,14 +74,15 @@ class OpenVinoBackend(Backend):
         return devices
 
     def _load(self, model: Path, device: Device, options: LoadOptions) -> Executable:
-        config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
-        if options.precision == "fp32" and device.kind == "cpu":
-            config["INFERENCE_PRECISION_HINT"] = "f32"  # or it computes in bf16 where the CPU can
-        if options.threads is not None and device.kind == "cpu":
-            config["INFERENCE_NUM_THREADS"] = options.threads
-        read = self._core.read_model(str(model))
-        compiled = self._core.compile_model(read, device.handle, config)
-        return OpenVinoExecutable(compiled, _ShapeCheck(self._core, model) if read.is_dynamic() else None)
+        core = self._core
+        if options.operator_libraries:
+            core = openvino.Core()  # an extension is the whole core's, and others' models are none of its business
+            for library in options.operator_libraries:
+                core.add_extension(str(library))
+        read = core.read_model(str(model))
+        with on_cores(options.cores):
+            compiled = core.compile_model(read, device.handle, _properties(device, options))
+        return OpenVinoExecutable(compiled, _ShapeCheck(core, model) if read.is_dynamic() else None, options)
 
     def _vendor_errors(self) -> tuple[type[Exception], ...]:
         own = (getattr(openvino._pyopenvino, name, None) for name in ERRORS)
@@ -120,30 +125,85 @@ class _ShapeCheck:
             self._known.add(shapes)
 
 
-class OpenVinoExecutable(Executable):
-    """A compiled model, with one infer request a thread."""
+def _properties(device: Device, options: LoadOptions) -> dict[str, Any]:
+    properties: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+    if options.profile:
+        properties["PERF_COUNT"] = True
+    if device.kind != "cpu":
+        return properties
+    if options.precision == "fp32":
+        properties["INFERENCE_PRECISION_HINT"] = "f32"  # or it computes in bf16 where the CPU can
+    threads = options.threads or (len(options.cores) if options.cores else None)
+    if threads is not None:
+        properties["INFERENCE_NUM_THREADS"] = threads
+    if options.cores:
+        properties["ENABLE_CPU_PINNING"] = False  # or it pins its threads where it likes
+    return properties
 
-    def __init__(self, compiled: Any, check: _ShapeCheck | None) -> None:
+
+class OpenVinoExecutable(Executable):
+    """A compiled model, with as many infer requests as calls run at once."""
+
+    def __init__(self, compiled: Any, check: _ShapeCheck | None, options: LoadOptions) -> None:
         self._compiled = compiled
         self._check = check
+        self._cores = options.cores
         self._names = {name for port in compiled.inputs for name in port.get_names()}
         self._inputs = len(compiled.inputs)
         self._outputs = [output.get_any_name() for output in compiled.outputs]
-        self._local = threading.local()
+        self._idle: list[Any] = []
+        self._profile = Profile() if options.profile else None
 
     def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        compiled, local = self._compiled, self._local
-        if compiled is None:
+        if self._compiled is None:
             raise DeviceError("the executable is closed")
         if len(inputs) != self._inputs or not inputs.keys() <= self._names:  # it would compute with what lies there
             raise BadInputFormatError("other inputs", expected=sorted(self._names), actual=sorted(inputs))
         if self._check is not None:
             self._check(inputs)
-        if not hasattr(local, "request"):
-            local.request = compiled.create_infer_request()
-        results = local.request.infer(dict(inputs), share_inputs=True, share_outputs=False)
+        feed = inputs if type(inputs) is dict else dict(inputs)
+        try:
+            request = self._idle.pop()  # atomic, as is append
+        except IndexError:
+            request = self._compiled.create_infer_request()
+        if self._cores is None:
+            results = request.infer(feed, share_inputs=True, share_outputs=False)
+        else:
+            with on_cores(self._cores):
+                results = request.infer(feed, share_inputs=True, share_outputs=False)
+        if self._profile is not None:
+            self._profile.add(request.get_profiling_info())
+        self._idle.append(request)  # not after an error: it may be spoilt
         return {name: results[index] for index, name in enumerate(self._outputs)}
+
+    def _operators(self) -> tuple[OperatorTime, ...]:
+        return () if self._profile is None else self._profile.operators()
 
     def _close(self) -> None:
         self._compiled = None
-        self._local = threading.local()
+        self._idle = []
+
+
+class Profile:
+    """What each operator took, summed over the calls: OpenVINO tells that of a request's last call only."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._sums: dict[tuple[str, str], tuple[int, float]] = {}
+
+    def add(self, nodes: Any) -> None:
+        """Takes in one call's profile."""
+        with self._lock:
+            for node in nodes:
+                if str(node.status).endswith(".EXECUTED"):
+                    key = (node.node_name, node.node_type)
+                    calls, total_us = self._sums.get(key, (0, 0.0))
+                    self._sums[key] = (calls + 1, total_us + node.real_time / _US)
+
+    def operators(self) -> tuple[OperatorTime, ...]:
+        """Returns the means."""
+        with self._lock:
+            return tuple(
+                OperatorTime(name, kind, calls, total_us / calls)
+                for (name, kind), (calls, total_us) in self._sums.items()
+            )

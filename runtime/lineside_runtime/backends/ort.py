@@ -14,6 +14,7 @@ from typing import Any, get_args
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as vendor
 
+from lineside_runtime.affinity import on_cores
 from lineside_runtime.backend import Backend, Compatibility, Executable, LoadOptions, Stage
 from lineside_runtime.backends import ort_providers
 from lineside_runtime.backends.messages import device_error
@@ -74,7 +75,8 @@ class OrtBackend(Backend):
         return ort_providers.compatibility({self.package: self.version})
 
     def _load(self, model: Path, device: Device, options: LoadOptions) -> Executable:
-        opened = ort_providers.open_session(model, device.handle, options, session_options)
+        with on_cores(options.cores):  # its threads stay where they are started
+            opened = ort_providers.open_session(model, device.handle, options, session_options)
         executable = OrtExecutable(opened.session, options)
         executable.shortfall = opened.shortfall
         return executable
