@@ -45,6 +45,9 @@ SCHEMA = 1
 CHUNK_BYTES = 64 * 1024
 """Size of a chunk on the link: the fastest that was measured with mosquitto and paho (141 MB/s)."""
 
+WEIGHTS_APART = {"ncnn": ".param", "openvino": ".xml"}
+"""Formats of two files: how the graph's name ends, which the manifest names; the weights' ends with ``.bin``."""
+
 MANIFEST_MAX_BYTES = 1 << 20
 FILE_MAX_BYTES = 1 << 30
 FILES_MAX = 1000
@@ -292,9 +295,10 @@ def _check_manifest(manifest: Manifest) -> None:
             )
         if not all(_is_sha256(digest) for digest in (entry.sha256, *entry.chunks)):
             raise BundleFormatError(f"file {relative!r}", expected="sha256 as 64 hexadecimal digits")
-    named = [variant.file for variant in manifest.variants]
+    named: list[str] = []
     for variant in manifest.variants:
-        named += [stage.file for stage in variant.stages]
+        for file in (variant.file, *(stage.file for stage in variant.stages)):
+            named += files_of(variant.format, file)
         _check_stages(variant, manifest)
     if manifest.golden is not None:
         named += [manifest.golden.frame, *manifest.golden.outputs.values()]
@@ -325,6 +329,14 @@ def _check_stages(variant: Variant, manifest: Manifest) -> None:
             expected="two or more with names of their own, shares from 0 to 1, and all outputs of the model",
             actual=f"{sorted(names)}, without {sorted(missing)}" if missing else sorted(names),
         )
+
+
+def files_of(model_format: str, file: str) -> tuple[str, ...]:
+    """Returns a model's file, and its weights beside it where the format keeps them apart."""
+    ending = WEIGHTS_APART.get(model_format)
+    if ending is None or not file.endswith(ending):
+        return (file,)
+    return file, file.removesuffix(ending) + ".bin"
 
 
 def _is_sha256(text: str) -> bool:

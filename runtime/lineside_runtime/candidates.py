@@ -16,7 +16,13 @@ from lineside_runtime.backend import Backend, Executable, LoadOptions
 from lineside_runtime.bundle import Bundle, Manifest, Variant
 from lineside_runtime.config import Config
 from lineside_runtime.devices import KINDS, Device, DeviceKind
-from lineside_runtime.errors import BundleFormatError, DeviceError, IncompatibleBundleError, NoDeviceError
+from lineside_runtime.errors import (
+    BundleFormatError,
+    ConfigError,
+    DeviceError,
+    IncompatibleBundleError,
+    NoDeviceError,
+)
 
 if TYPE_CHECKING:
     OnAbsent = Callable[[str, DeviceError], None]
@@ -129,10 +135,12 @@ def choose(
         At least one candidate.
 
     Raises:
+        ConfigError: `Config.isolate` names an engine that isn't known.
         IncompatibleBundleError: The bundle has no variant of this level, or needs other engine versions.
         NoDeviceError: Nothing here can run it.
         DeviceError: ``fallback_strategy`` is ``error`` and an engine that was asked for by name can't be used.
     """
+    _check_isolated(config)
     search = _Search(_of_level(manifest, level), config, on_absent)
     search.look_for_named()
     kinds = kind_order(config, share)
@@ -159,6 +167,15 @@ def engine_of(name: str, config: Config) -> Backend:
 
         return isolated(entry, config.isolated_timeout_s)
     return registry.backend(name)
+
+
+def _check_isolated(config: Config) -> None:
+    if not config.isolate:
+        return
+    known = config.engines or (*registry.names(), *registry.BY_NAME_ONLY)
+    strange = {entry.partition("=")[0] for entry in config.isolate} - set(known)
+    if strange:
+        raise ConfigError("isolate", expected=f"some of {', '.join(known)}", actual=", ".join(sorted(strange)))
 
 
 def _isolated(name: str, config: Config) -> str | None:
@@ -222,7 +239,7 @@ class _Search:
         engine, devices = self._asked[name]
         for device in devices:
             variant = self._first_fitting(engine, device) if engine and device.kind == kind else None
-            if engine and variant:
+            if engine and variant and (self._config.engines or not device.emulated):
                 yield Candidate(engine, device, variant)
 
     def _ask(self, name: str) -> tuple[Backend | None, list[Device]]:

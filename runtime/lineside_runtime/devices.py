@@ -21,6 +21,8 @@ class Device:
         name: What the engine calls it, for people.
         memory_bytes: Its own memory; 0 where the engine doesn't tell.
         handle: What the engine itself needs to find it again, such as an execution provider's name.
+        emulated: Whether it only stands for such a device and computes on the CPU, as Mesa's llvmpipe does. It serves
+            where `Config.engines` names its engine, and nowhere else.
     """
 
     kind: DeviceKind
@@ -28,6 +30,7 @@ class Device:
     name: str = ""
     memory_bytes: int = 0
     handle: str = ""
+    emulated: bool = False
 
     def __str__(self) -> str:
         """Returns for example ``cpu:0``."""

@@ -1,0 +1,43 @@
+"""What every engine must do, as checks that any engine can be put through.
+
+From the command line, for somebody who has the board::
+
+    lineside conformance hailo --model conv_int8=conv_int8.hef
+    python -m lineside_runtime.conformance ncnn --device gpu:0 --json
+
+And in the tests of a package that adds an engine::
+
+    SUBJECT = subject("mine")
+
+    @pytest.mark.parametrize("check", CHECKS, ids=title)
+    def test_it_conforms(check):
+        try:
+            check(SUBJECT)
+        except NotApplicable as reason:
+            pytest.skip(str(reason))
+"""
+
+from __future__ import annotations
+
+from lineside_runtime.conformance.checks import CHECKS, Check, title
+from lineside_runtime.conformance.models import FOLDER, Model
+from lineside_runtime.conformance.networks import NETWORKS, Network
+from lineside_runtime.conformance.report import Outcome, Report, run
+from lineside_runtime.conformance.subject import CheckFailed, NotApplicable, Subject, subject
+
+__all__ = [
+    "CHECKS",
+    "FOLDER",
+    "NETWORKS",
+    "Check",
+    "CheckFailed",
+    "Model",
+    "Network",
+    "NotApplicable",
+    "Outcome",
+    "Report",
+    "Subject",
+    "run",
+    "subject",
+    "title",
+]

@@ -1,0 +1,123 @@
+"""An engine follows the options that it is loaded with, or refuses them; it ignores none."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from lineside_runtime.conformance.subject import CheckFailed, NotApplicable, Subject, expect, expect_right
+from lineside_runtime.errors import ConfigError, LinesideError
+
+CALLS = 30
+BUSY_MAX = 1.25
+"""Processors that one thread may keep busy: the operating system's clock and our own Python beside it."""
+
+PROFILE_SHARE_MAX = 1.1
+
+
+def with_one_thread_it_keeps_one_processor_busy(subject: Subject) -> str:
+    """``threads=1`` on a CPU means one: the other cores have work of their own."""
+    if subject.device.kind != "cpu":
+        raise NotApplicable("threads are those of a call on a CPU")
+    if (os.cpu_count() or 1) < 2:
+        raise NotApplicable("there is only one processor here")
+    model = subject.largest
+    inputs = model.network.sample(1)
+    with subject.loaded(model, threads=1) as executable:
+        for _ in range(5):
+            executable.run(inputs)
+        wall_s, busy_s = time.perf_counter(), time.process_time()
+        for _ in range(CALLS):
+            executable.run(inputs)
+        wall_s, busy_s = time.perf_counter() - wall_s, time.process_time() - busy_s
+    if busy_s > BUSY_MAX * wall_s:
+        raise CheckFailed(f"it kept {busy_s / wall_s:.2f} processors busy, allowed {BUSY_MAX}")
+    return f"{busy_s / wall_s:.2f} processors, {wall_s / CALLS * 1e3:.2f} ms a call of {model.network.name}"
+
+
+def with_more_threads_it_is_still_right(subject: Subject) -> str:
+    """``threads=2``, or as many as it likes, computes the same."""
+    model = subject.largest
+    inputs = model.network.sample(1)
+    for threads in (2, None):
+        with subject.loaded(model, threads=threads) as executable:
+            expect_right(executable.run(inputs), model, inputs, f" with {threads} threads")
+    return model.network.name
+
+
+def it_pins_its_threads_or_refuses_to(subject: Subject) -> str:
+    """``cores`` is followed by the threads that the engine adds to the caller's, or is an error of ours."""
+    allowed = os.sched_getaffinity(0)
+    if subject.device.kind == "cpu" and len(allowed) < 2:
+        raise NotApplicable("there is only one processor here")
+    core = max(allowed)
+    model = subject.largest
+    inputs = model.network.sample(1)
+    try:
+        with subject.loaded(model, threads=2, cores=(core,)) as executable:
+            expect_right(executable.run(inputs), model, inputs, f" on core {core}")
+            pinned = sum(cores == {core} for cores in _affinities())
+    except ConfigError as error:
+        return f"refused: {error.message}"
+    if os.sched_getaffinity(0) != allowed:
+        raise CheckFailed("the caller's own thread was pinned, and stayed so")
+    if not pinned:
+        raise CheckFailed(f"cores=({core},) was accepted, and no thread runs on that core alone")
+    return f"{pinned} threads on core {core}"
+
+
+def _affinities() -> list[set[int]]:
+    """Returns the cores that each thread of this process may use."""
+    found: list[set[int]] = []
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(ProcessLookupError):  # it has just ended
+            found.append(os.sched_getaffinity(int(task.name)))
+    return found
+
+
+def an_operator_library_is_loaded_or_refused(subject: Subject) -> str:
+    """One that isn't there is never ignored."""
+    nowhere = Path("/nonexistent/liboperators.so")
+    with expect(LinesideError, what=f"the operator library {nowhere}"):
+        executable = subject.backend.load(
+            subject.simplest.file, subject.device, subject.simplest.options(operator_libraries=(nowhere,))
+        )
+        executable.close()
+    return str(nowhere)
+
+
+def its_profile_is_plausible_or_empty(subject: Subject) -> str:
+    """What the operators took is no more than what the calls took; without ``profile`` there is none."""
+    model = subject.largest
+    inputs = model.network.sample(1)
+    with subject.loaded(model) as executable:
+        executable.run(inputs)
+        if executable.operators():
+            raise CheckFailed("it gives a profile that nobody asked for, which costs speed")
+    with subject.loaded(model, profile=True) as executable:
+        if any(operator.calls for operator in executable.operators()):
+            raise CheckFailed("it has a profile before the first call")
+        started = time.perf_counter()
+        for _ in range(CALLS):
+            expect_right(executable.run(inputs), model, inputs, " with a profile")
+        wall_us = (time.perf_counter() - started) * 1e6
+        operators = executable.operators()
+    if not operators:
+        return "it has none"
+    odd = [operator for operator in operators if operator.mean_us < 0 or not operator.kind or not operator.name]
+    spent_us = sum(operator.calls * operator.mean_us for operator in operators)
+    if odd or spent_us <= 0 or spent_us > PROFILE_SHARE_MAX * wall_us:
+        raise CheckFailed(f"{spent_us:.0f} µs in operators of {wall_us:.0f} µs in all; {odd[:3]}")
+    slowest = max(operators, key=lambda operator: operator.calls * operator.mean_us)
+    return f"{len(operators)} operators, most in {slowest.kind} {slowest.name!r} ({slowest.mean_us:.0f} µs a call)"
+
+
+CHECKS = (
+    with_one_thread_it_keeps_one_processor_busy,
+    with_more_threads_it_is_still_right,
+    it_pins_its_threads_or_refuses_to,
+    an_operator_library_is_loaded_or_refused,
+    its_profile_is_plausible_or_empty,
+)

@@ -1,0 +1,91 @@
+"""Which file of a network an engine is tried with.
+
+Looked for in this order: what the caller names, the caller's folder, the engine's own folder
+(`Backend.conformance_models`), and the files beside this one, which are ONNX, TFLite and ncnn.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+from lineside_runtime.backend import Backend, LoadOptions
+from lineside_runtime.conformance.networks import NETWORKS, Network
+from lineside_runtime.errors import ConfigError, InputNotFoundError
+
+FOLDER = Path(__file__).parent / "models"
+
+SUFFIXES: dict[str, tuple[str, ...]] = {
+    "onnx": (".onnx",),
+    "tflite": (".tflite",),
+    "ncnn": (".ncnn.param",),
+    "openvino": (".xml",),
+    "tensorrt": (".engine", ".plan", ".trt"),
+    "hailo": (".hef",),
+    "rknn": (".rknn",),
+    "torch": (".pt", ".pth"),
+}
+"""How the file of each format ends. One that is not listed here ends with its own name, as ``.mine``."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Model:
+    """A network in a form that the engine reads.
+
+    Attributes:
+        network: What it computes.
+        file: Where it lies.
+    """
+
+    network: Network
+    file: Path
+
+    def options(self, **more: object) -> LoadOptions:
+        """Returns what it is loaded with, as a session would; ``more`` are fields of `LoadOptions`."""
+        known = LoadOptions(
+            threads=1, precision=self.network.precision, inputs=self.network.inputs, outputs=self.network.outputs
+        )
+        return dataclasses.replace(known, **more)  # type: ignore[arg-type]
+
+
+def find(backend: Backend, *, folder: Path | None = None, named: Mapping[str, Path] | None = None) -> tuple[Model, ...]:
+    """Returns the networks that there is a file for, in the order of `NETWORKS`.
+
+    Args:
+        backend: The engine.
+        folder: Where files of its format lie, each named after its network.
+        named: Network to file; stands before everything else.
+
+    Raises:
+        ConfigError: ``named`` has an unknown network.
+        InputNotFoundError: A file or the folder isn't there, or there is no file at all that the engine reads.
+    """
+    named = dict(named or {})
+    unknown = sorted(named.keys() - {network.name for network in NETWORKS})
+    if unknown:
+        expected = f"one of {', '.join(network.name for network in NETWORKS)}"
+        raise ConfigError("no such network", expected=expected, actual=", ".join(unknown), action="")
+    for path in (*named.values(), *([folder] if folder else [])):
+        if not path.exists():
+            raise InputNotFoundError(f"no {path}", action="Give a file or folder that is there.")
+    places = [place for place in (folder, backend.conformance_models, FOLDER) if place is not None]
+    found = ((network, named.get(network.name) or _in(places, network, backend)) for network in NETWORKS)
+    models = tuple(Model(network, path) for network, path in found if path is not None)
+    if not models:
+        raise InputNotFoundError(
+            f"no conformance network in a format that {backend.name} reads ({', '.join(sorted(backend.formats))})",
+            action=f"Compile {FOLDER / 'conv.onnx'} with the vendor's compiler and give it as --model conv=FILE, or "
+            "as conv_int8=FILE if it computes in eight bits.",
+        )
+    return models
+
+
+def _in(places: list[Path], network: Network, backend: Backend) -> Path | None:
+    for place in places:
+        for name in sorted(backend.formats):
+            for suffix in SUFFIXES.get(name, (f".{name}",)):
+                path = place / f"{network.name}{suffix}"
+                if path.is_file():
+                    return path
+    return None

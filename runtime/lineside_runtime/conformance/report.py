@@ -1,0 +1,140 @@
+"""Runs the checks and tells how it went, as a table or as JSON."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import msgspec
+
+from lineside_runtime.conformance.checks import CHECKS, Check, title
+from lineside_runtime.conformance.subject import CheckFailed, NotApplicable, Subject
+from lineside_runtime.errors import LinesideError
+
+Verdict = Literal["passed", "failed", "not applicable"]
+
+MARKS: dict[Verdict, str] = {"passed": "ok  ", "failed": "FAIL", "not applicable": "n/a "}
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """How one check went.
+
+    Attributes:
+        check: What the engine must do.
+        verdict: Whether it does.
+        detail: What was seen, or what went wrong.
+        seconds: How long it took.
+    """
+
+    check: str
+    verdict: Verdict
+    detail: str
+    seconds: float
+
+
+class Report(msgspec.Struct, frozen=True):
+    """How an engine did on one device.
+
+    Attributes:
+        engine: Its name.
+        version: Its version.
+        device: Such as ``gpu:0``.
+        device_name: What the engine calls it.
+        emulated: Whether the device is an emulation that computes on the CPU.
+        machine: Processor architecture.
+        system: Operating system.
+        python: Version.
+        networks: Network to the file that it was tried with.
+        refused: Network to the reason why the engine doesn't read it.
+        outcomes: The checks, in the order in which they ran.
+    """
+
+    engine: str
+    version: str
+    device: str
+    device_name: str
+    emulated: bool
+    machine: str
+    system: str
+    python: str
+    networks: dict[str, str]
+    refused: dict[str, str]
+    outcomes: tuple[Outcome, ...]
+
+    def count(self, verdict: Verdict) -> int:
+        """Returns how many checks went like this."""
+        return sum(outcome.verdict == verdict for outcome in self.outcomes)
+
+    @property
+    def conforms(self) -> bool:
+        """Whether no check failed."""
+        return not self.count("failed")
+
+
+def run(
+    subject: Subject, checks: Sequence[Check] = CHECKS, *, on_outcome: Callable[[Outcome], None] | None = None
+) -> Report:
+    """Runs the checks one after the other, in this process.
+
+    Args:
+        subject: What is tried.
+        checks: Which of them.
+        on_outcome: Called after each.
+    """
+    outcomes: list[Outcome] = []
+    for check in checks:
+        outcomes.append(_outcome(check, subject))
+        if on_outcome is not None:
+            on_outcome(outcomes[-1])
+    return Report(
+        engine=subject.backend.name,
+        version=subject.backend.version,
+        device=str(subject.device),
+        device_name=subject.device.name,
+        emulated=subject.device.emulated,
+        machine=platform.machine(),
+        system=platform.platform(),
+        python=platform.python_version(),
+        networks={model.network.name: model.file.name for model in subject.models},
+        refused=dict(subject.refused),
+        outcomes=tuple(outcomes),
+    )
+
+
+def _outcome(check: Check, subject: Subject) -> Outcome:
+    started = time.perf_counter()
+    verdict: Verdict = "failed"
+    try:
+        detail = check(subject)
+        verdict = "passed"
+    except NotApplicable as reason:
+        verdict, detail = "not applicable", str(reason)
+    except CheckFailed as failure:
+        detail = str(failure)
+    except LinesideError as error:
+        detail = f"{type(error).__name__}: {error}"
+    except Exception as error:  # noqa: BLE001  an engine that lets a foreign exception through has failed the check
+        detail = (
+            f"it let {type(error).__module__}.{type(error).__qualname__} through, which is no error of ours: {error}"
+        )
+    return Outcome(title(check), verdict, detail, round(time.perf_counter() - started, 3))
+
+
+def line(outcome: Outcome) -> str:
+    """Returns the line of the table for one check."""
+    return f"{MARKS[outcome.verdict]} {outcome.check:<52} {outcome.detail}"
+
+
+def head(subject: Subject) -> str:
+    """Returns the line above the table."""
+    emulated = ", emulated on the CPU" if subject.device.emulated else ""
+    text = f"{subject.backend.name} {subject.backend.version} on {subject.device} ({subject.device.name}{emulated})"
+    return "\n".join([text, *(f"     does not read {name}: {why}" for name, why in subject.refused.items())])
+
+
+def foot(report: Report) -> str:
+    """Returns the line below the table."""
+    counts = ", ".join(f"{report.count(verdict)} {verdict}" for verdict in MARKS)
+    return f"{report.engine}/{report.device} {'conforms' if report.conforms else 'DOES NOT CONFORM'}: {counts}"
