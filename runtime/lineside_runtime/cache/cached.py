@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 
@@ -34,7 +34,7 @@ class Cached:
         self._bundle_digest = placement.bundle.digest
         self._identity = placement.bundle.manifest.identity
         self._requested = str(placement.requested.device)
-        self._names: dict[int, bytes] = {}
+        self._names: dict[str, bytes] = {}
 
     def run(self, inputs: Mapping[str, Array]) -> Prediction:
         """Like `Placement.run`; an answer from the cache says so.
@@ -76,10 +76,11 @@ class Cached:
                 return
 
     def _name(self, candidate: Candidate) -> bytes:
-        name = self._names.get(id(candidate))  # the placement keeps them, so that no other one gets this id
+        text = str(candidate)
+        name = self._names.get(text)
         if name is None:
-            name = namespace(self._bundle_digest, candidate, threads=self._threads)
-            self._names[id(candidate)] = name
+            parts: Sequence[Candidate] = getattr(candidate, "candidates", (candidate,))  # one a stage, if there are any
+            name = self._names[text] = namespace(self._bundle_digest, parts, threads=self._threads)
         return name
 
 

@@ -15,7 +15,7 @@ import functools
 import os
 import platform
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,27 +30,31 @@ VERSION = 1
 """Of keys and values; a value that another version wrote is never found."""
 
 
-def namespace(bundle_digest: str, candidate: Candidate, *, threads: int | None) -> bytes:
+def namespace(bundle_digest: str, candidates: Sequence[Candidate], *, threads: int | None) -> bytes:
     """Returns 16 bytes that stand for all that decides a result beside the inputs.
 
     Args:
         bundle_digest: Of the bundle.
-        candidate: Engine, device and variant that would compute it.
+        candidates: Engine, device and variant that would compute it; several where a model runs in stages.
         threads: Of one call on a CPU; ``None`` for as many as the engine takes.
     """
-    on_cpu = candidate.device.kind == "cpu"
-    facts = (
-        VERSION,
-        bundle_digest,
-        candidate.variant.name,
-        candidate.backend.name,
-        candidate.backend.version,
-        candidate.device.kind,
-        candidate.device.name,
-        processor() if on_cpu else platform.machine(),
-        (threads or os.cpu_count()) if on_cpu else None,
-    )
+    facts = (VERSION, bundle_digest, [_facts(candidate, threads) for candidate in candidates])
     return xxhash.xxh3_128_digest(msgspec.msgpack.encode(facts))
+
+
+def _facts(candidate: Candidate, threads: int | None) -> tuple[object, ...]:
+    device = candidate.device
+    chip = (processor(), threads or os.cpu_count()) if device.kind == "cpu" else (platform.machine(), None)
+    engine = candidate.backend
+    return (
+        candidate.variant.name,
+        candidate.variant.file,
+        engine.name,
+        engine.version,
+        device.kind,
+        device.name,
+        *chip,
+    )
 
 
 @functools.cache

@@ -80,13 +80,15 @@ def _candidate(engine: str = "ort", *, variant: str = "int8", device: Device = C
 
 def test_whatever_may_change_the_outputs_is_another_name() -> None:
     names = [
-        namespace("a", _candidate(), threads=1),
-        namespace("b", _candidate(), threads=1),
-        namespace("a", _candidate(variant="float"), threads=1),
-        namespace("a", _candidate("openvino"), threads=1),
-        namespace("a", _candidate(), threads=2),
-        namespace("a", _candidate(device=Device("gpu")), threads=1),
-        namespace("a", _candidate(device=Device("gpu", name="another")), threads=1),
+        namespace("a", [_candidate()], threads=1),
+        namespace("b", [_candidate()], threads=1),
+        namespace("a", [_candidate(variant="float")], threads=1),
+        namespace("a", [_candidate("openvino")], threads=1),
+        namespace("a", [_candidate()], threads=2),
+        namespace("a", [_candidate(device=Device("gpu"))], threads=1),
+        namespace("a", [_candidate(device=Device("gpu", name="another"))], threads=1),
+        namespace("a", [_candidate(), _candidate("openvino")], threads=1),
+        namespace("a", [_candidate("openvino"), _candidate()], threads=1),
     ]
     assert len(set(names)) == len(names)
     assert {len(name) for name in names} == {16}
@@ -94,13 +96,13 @@ def test_whatever_may_change_the_outputs_is_another_name() -> None:
 
 def test_replicas_on_equal_devices_share_their_results() -> None:
     one, other = Device("gpu", 0, name="card"), Device("gpu", 1, name="card")
-    assert namespace("a", _candidate(device=one), threads=1) == namespace("a", _candidate(device=other), threads=1)
+    assert namespace("a", [_candidate(device=one)], threads=1) == namespace("a", [_candidate(device=other)], threads=1)
 
 
 def test_another_version_of_the_engine_is_another_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = namespace("a", _candidate(), threads=1)
+    before = namespace("a", [_candidate()], threads=1)
     monkeypatch.setattr("onnxruntime.__version__", "0.0.1")
-    assert namespace("a", _candidate(), threads=1) != before
+    assert namespace("a", [_candidate()], threads=1) != before
 
 
 def test_the_processor_is_told_by_its_instructions() -> None:
