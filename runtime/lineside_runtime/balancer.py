@@ -59,6 +59,15 @@ class Load:
         return (self.waiting // self.workers + 1) * self.service_ms
 
 
+def start_shares(kinds: Sequence[str], gpu_ratio: float) -> list[float]:
+    """Returns the shares that devices of these kinds begin with: the GPUs have ``gpu_ratio``, the others the rest."""
+    gpus = sum(kind == "gpu" for kind in kinds)
+    others = len(kinds) - gpus
+    if not gpus or not others:
+        return [1 / len(kinds)] * len(kinds)
+    return [gpu_ratio / gpus if kind == "gpu" else (1 - gpu_ratio) / others for kind in kinds]
+
+
 class Balancer:
     """Spreads calls over replicas.
 
@@ -89,10 +98,9 @@ class Balancer:
         self._count(chosen)
         return wanted, chosen
 
-    def move(self, giver: int, taker: int) -> None:
-        """Notes that another replica serves a call than the one that it was given to."""
-        self.loads[giver].waiting -= 1
-        self.loads[taker].waiting += 1
+    def take(self, index: int) -> None:
+        """Notes that a replica has a call that was first given to another one."""
+        self.loads[index].waiting += 1
 
     def end(self, index: int) -> None:
         """Notes that a replica is done with a call, answered or not."""

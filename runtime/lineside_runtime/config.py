@@ -6,11 +6,14 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Literal, get_args
 
+from lineside_runtime.cache.config import CacheConfig
 from lineside_runtime.errors import ConfigError
 
 Strategy = Literal["sequential", "fastest", "error"]
 
 THREADS_MAX = 1024
+WORKERS_MAX = 256
+QUEUE_MAX = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -18,8 +21,8 @@ class Config:
     """Where a model may run and what happens when a device fails.
 
     Attributes:
-        gpu_ratio: Share of the calls that start on the GPU where both a GPU and a CPU can run the model; the others
-            start on the CPU. 0 to 1.
+        gpu_ratio: Share of the first calls that start on the GPU where both a GPU and a CPU can run the model; the
+            others start on the CPU. Then the share follows the measured times. 0 and 1 stay as they are.
         npu_threshold: A model whose share of the box's compute is at most this tries the NPU before the GPU, a
             larger one the GPU before the NPU. 0 to 1. Without both an NPU and a GPU it decides nothing.
         fallback_strategy: ``sequential`` tries one kind of device after the other, ``fastest`` begins with the one
@@ -33,6 +36,15 @@ class Config:
         stage_engines: For a bundle that is cut into stages: what runs each of them, as ``"openvino"`` or
             ``"ort/cpu:0"``; ``None`` leaves it to ``gpu_ratio`` and ``npu_threshold``.
         stage_cores: Numbers of the processor cores that each stage's thread may use; ``None`` leaves it to the system.
+        standby: Whether the next device is kept loaded and warm, so that a failure costs one inference and no load.
+        balance: Whether all devices that can run the model are loaded and share the calls, by their measured time and
+            what waits for them. Without it only a GPU and a CPU do; see ``gpu_ratio``.
+        replica_cores: Numbers of the processor cores that each device's calls may use, in the order of the devices;
+            ``None`` leaves it to the system.
+        submit_workers: Calls that `Session.submit` runs at once on one device.
+        submit_queue: Calls that may wait for a device; `Session.submit` refuses more with 1003.
+        cache: Where results are kept, so that the same frame again is answered at once; ``None`` for no cache. See
+            ``docs/runtime-cache.md``.
     """
 
     gpu_ratio: float = 0.6
@@ -44,6 +56,12 @@ class Config:
     isolated_timeout_s: float | None = None
     stage_engines: tuple[str, ...] | None = None
     stage_cores: tuple[tuple[int, ...], ...] | None = None
+    standby: bool = False
+    balance: bool = False
+    replica_cores: tuple[tuple[int, ...], ...] | None = None
+    submit_workers: int = 1
+    submit_queue: int = 64
+    cache: CacheConfig | None = None
 
     def __post_init__(self) -> None:
         """Checks every key.
@@ -71,7 +89,21 @@ class Config:
         if self.stage_engines is not None:
             object.__setattr__(self, "stage_engines", _stage_engines(self.stage_engines))
         if self.stage_cores is not None:
-            object.__setattr__(self, "stage_cores", _stage_cores(self.stage_cores))
+            object.__setattr__(self, "stage_cores", _cores_of_each("stage_cores", self.stage_cores))
+        if self.replica_cores is not None:
+            object.__setattr__(self, "replica_cores", _cores_of_each("replica_cores", self.replica_cores))
+        for key in ("standby", "balance"):
+            if not isinstance(getattr(self, key), bool):
+                raise ConfigError(key, expected="True or False", actual=repr(getattr(self, key)))
+        _check_count("submit_workers", self.submit_workers, WORKERS_MAX)
+        _check_count("submit_queue", self.submit_queue, QUEUE_MAX)
+        if not isinstance(self.cache, CacheConfig | None):
+            raise ConfigError("cache", expected="None or a CacheConfig", actual=type(self.cache).__name__)
+
+
+def _check_count(key: str, value: object, most: int) -> None:
+    if not (_is_number(value, int) and 1 <= value <= most):  # type: ignore[operator]
+        raise ConfigError(key, expected=f"an integer 1 to {most}", actual=repr(value))
 
 
 def _is_number(value: object, *kinds: type) -> bool:
@@ -119,15 +151,15 @@ def _stage_engines(value: object) -> tuple[str, ...]:
     return names
 
 
-def _stage_cores(value: object) -> tuple[tuple[int, ...], ...]:
-    expected = "None or a list of core numbers for each stage, such as [[0], [1]]"
+def _cores_of_each(key: str, value: object) -> tuple[tuple[int, ...], ...]:
+    expected = "None or a list of core numbers for each, such as [[0], [1]]"
     if isinstance(value, str) or not isinstance(value, Iterable):
-        raise ConfigError("stage_cores", expected=expected, actual=repr(value))
+        raise ConfigError(key, expected=expected, actual=repr(value))
     stages: list[tuple[int, ...]] = []
     for cores in value:
         if isinstance(cores, str) or not isinstance(cores, Iterable):
-            raise ConfigError("stage_cores", expected=expected, actual=repr(value))
+            raise ConfigError(key, expected=expected, actual=repr(value))
         stages.append(tuple(cores))
     if not stages or not all(cores and all(_is_number(core, int) and core >= 0 for core in cores) for cores in stages):
-        raise ConfigError("stage_cores", expected=expected, actual=repr(value))
+        raise ConfigError(key, expected=expected, actual=repr(value))
     return tuple(stages)

@@ -6,23 +6,26 @@ Invariants:
 - A device that failed while another one answered is taken out, and tried again after a pause that doubles.
 - If no device answers a call, none is taken out: then it is the call and not the devices.
 - Each failure is logged, counted and kept with its reason; each answer says who was asked and who answered.
+- Where a device has no room, what can be freed is freed and the call is tried there once more.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from time import perf_counter
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from lineside_runtime import pressure
 from lineside_runtime.backend import Executable
+from lineside_runtime.balancer import Load
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.candidates import Candidate, Choice
 from lineside_runtime.config import Config
@@ -30,18 +33,24 @@ from lineside_runtime.errors import (
     DeviceError,
     DeviceLostError,
     EngineCrashedError,
+    InputError,
     LinesideError,
     NoDeviceError,
+    OutOfDeviceMemoryError,
     UnsupportedModelError,
 )
+from lineside_runtime.failures import Failures, Fallback
+from lineside_runtime.inputs import sample_inputs
+from lineside_runtime.replicas import Replicas
 from lineside_runtime.shared import Retired, Shared
+from lineside_runtime.slots import RETRY_MAX_S, Failed, Plan, Slot, pause_s
 from lineside_runtime.tensors import Array
 
-__all__ = ["Config", "Failures", "Fallback", "Placement", "Prediction"]
+if TYPE_CHECKING:
+    from lineside_runtime.standby import Standby
+    from lineside_runtime.submit import Dispatcher, Tally
 
-RETRY_FIRST_S = 1.0
-RETRY_MAX_S = 300.0
-FAILURES_KEPT = 100
+__all__ = ["Config", "DeviceShare", "Failures", "Fallback", "Placement", "Plan", "Prediction"]
 
 log = logging.getLogger("lineside.runtime")
 
@@ -58,6 +67,8 @@ class Prediction(msgspec.Struct, frozen=True, eq=False):
         fell_back: Whether an engine or device that comes first did not answer.
         inference_ms: Time in the engine that answered.
         bundle: ``name@version`` of the bundle that answered.
+        cached: Level of the result cache that answered; ``None`` if a device did. ``used_device`` is then the one that
+            had computed it, and ``inference_ms`` 0.
     """
 
     outputs: dict[str, Array]
@@ -66,74 +77,26 @@ class Prediction(msgspec.Struct, frozen=True, eq=False):
     fell_back: bool
     inference_ms: float
     bundle: str
+    cached: Literal["device", "memory", "sqlite", "redis"] | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Fallback:
-    """A device that could not do what it was asked for.
+class DeviceShare:
+    """How much of the work a device does.
 
     Attributes:
-        device: Such as ``ort/cpu:0``, or an engine's name if it can't be used at all.
-        during: When it failed.
-        code: Of the error.
-        reason: The error's text.
-        at_ns: Unix time in nanoseconds.
+        device: Such as ``ort/cpu:0``.
+        share: Share of the last calls that it was given, a moving mean; 0 for a device in reserve.
+        service_ms: Moving mean of the time of one call in the engine; 0 where it wasn't measured.
+        waiting: Calls that wait or run there.
+        in_use: Whether it is loaded and not taken out.
     """
 
     device: str
-    during: Literal["probe", "load", "run"]
-    code: int
-    reason: str
-    at_ns: int
-
-
-class Failures:
-    """What failed: all counted, the last `FAILURES_KEPT` kept with their reasons."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._kept: deque[Fallback] = deque(maxlen=FAILURES_KEPT)
-        self._count = 0
-
-    def add(self, device: str, during: Literal["probe", "load", "run"], error: LinesideError) -> None:
-        """Logs, counts and keeps a failure."""
-        log.warning("%s failed during %s: %s", device, during, error)
-        with self._lock:
-            self._count += 1
-            self._kept.append(Fallback(device, during, error.code, str(error), time.time_ns()))
-
-    @property
-    def count(self) -> int:
-        """How many there were."""
-        return self._count
-
-    @property
-    def kept(self) -> tuple[Fallback, ...]:
-        """The last ones, oldest first."""
-        with self._lock:
-            return tuple(self._kept)
-
-
-class _Slot:
-    """A candidate, its executable once it is loaded, and its health."""
-
-    def __init__(self, candidate: Candidate) -> None:
-        self.candidate = candidate
-        self.device = str(candidate.device)
-        self.engine_and_device = str(candidate)
-        self.executable: Shared[Executable] | None = None
-        self.failures = 0
-        self.retry_at_s = 0.0
-        self.loading = threading.Lock()
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Failed:
-    """One candidate that failed one call; ``executable`` is ``None`` if it could not be loaded."""
-
-    slot: _Slot
-    executable: Shared[Executable] | None
-    error: LinesideError
+    share: float
+    service_ms: float
+    waiting: int
+    in_use: bool
 
 
 class Placement:
@@ -175,17 +138,31 @@ class Placement:
         self._on_close = on_close
         self._choice = choice
         self._limit = 1 if config.fallback_strategy == "error" else None
-        self._slots: tuple[_Slot, ...] = ()
+        self._slots: tuple[Slot, ...] = ()
         self._ailing = False
-        self._gpu_credit = 0.0
+        self._closed = False
+        self._zeros_work = True
         self._lock = threading.Lock()
         self._growing = threading.Lock()
+        self._dispatcher: Dispatcher | None = None
+        self._standby: Standby | None = None
         first = self._slot(0)
         if first is None:
             raise NoDeviceError(f"nothing here runs {self._identity}")
         self.requested = first.candidate
-        self._second = self._find_second(config.gpu_ratio)
-        self._load_first()
+        self._alone = (first.candidate,)
+        replicas = self._find_replicas(config)
+        self._replicas = Replicas(replicas, config.gpu_ratio) if len(replicas) > 1 else None
+        try:
+            self._load_first()
+            self._load_replicas()
+            if config.standby:
+                from lineside_runtime.standby import Standby  # only who wants one pays for it
+
+                self._standby = Standby(self)
+        except BaseException:
+            self._give_back()
+            raise
 
     @property
     def leader(self) -> Candidate:
@@ -194,6 +171,20 @@ class Placement:
         loaded = (slot.candidate for slot in self._slots if slot.executable is not None and slot.retry_at_s <= now)
         return next(loaded, self.requested)
 
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """Those that were needed so far, in the order in which they are tried."""
+        return tuple(slot.candidate for slot in self._slots)
+
+    @property
+    def firsts(self) -> tuple[Candidate, ...]:
+        """Those that a call may be given first as things are: the leader, and what shares the calls with it."""
+        if not (self._ailing or self._replicas):
+            return self._alone
+        leader = self.leader
+        others = (slot.candidate for slot in self._shared_slots if self.in_use(slot))
+        return (leader, *(candidate for candidate in others if candidate is not leader))
+
     def run(self, inputs: Mapping[str, Array]) -> Prediction:
         """Runs one call, on another device if the first ones fail.
 
@@ -201,31 +192,60 @@ class Placement:
             BadInputFormatError: The engine refuses the inputs.
             DeviceError: Every device failed; the first one's error.
         """
-        order = self._slots if self._second is None else self._order()
+        if self._replicas is not None:
+            return self._run_balanced(inputs)
+        order = self._slots
         asked = order[0]
         if self._ailing:
             return self._run_in_turn(self._healthy_first(order), inputs, asked, [])
-        answer = self._attempt(asked, inputs, asked)
+        answer = self.attempt(asked, inputs, asked)
         if isinstance(answer, Prediction):
             return answer
         return self._run_in_turn(itertools.chain(order[1:], self._new_slots(len(order))), inputs, asked, [answer])
 
+    def _run_balanced(self, inputs: Mapping[str, Array]) -> Prediction:
+        plan = self.plan()
+        try:
+            return self._run_in_turn(self._healthy_first(plan.order), inputs, plan.asked, [], plan)
+        finally:
+            self.ended(plan)
+
     def _run_in_turn(
-        self, order: Iterable[_Slot], inputs: Mapping[str, Array], asked: _Slot, failed: list[_Failed]
+        self,
+        order: Iterable[Slot],
+        inputs: Mapping[str, Array],
+        asked: Slot,
+        failed: list[Failed],
+        plan: Plan | None = None,
     ) -> Prediction:
         for slot in order:
-            answer = self._attempt(slot, inputs, asked)
-            if isinstance(answer, _Failed):
+            beside = self.given(plan, slot) if plan is not None else 1
+            answer = self.attempt(slot, inputs, asked)
+            if isinstance(answer, Failed):
                 failed.append(answer)
                 continue
-            self._settle(slot, failed)
+            if failed or slot.failures:
+                self.settle(slot, failed)
+            if plan is not None:
+                self.measured(slot, answer.inference_ms / beside)
             return answer
-        for failure in failed:
-            if isinstance(failure.error, (DeviceLostError, EngineCrashedError)):
-                self._drop(failure)  # so that the next call loads it again
-        raise failed[0].error
+        self.give_up(failed)
+        raise failed[0].error if failed else self.all_hang()
 
-    def _attempt(self, slot: _Slot, inputs: Mapping[str, Array], asked: _Slot) -> Prediction | _Failed:
+    def all_hang(self) -> DeviceLostError:
+        """Returns the error for a call that nobody can be asked to answer."""
+        return DeviceLostError(
+            f"every device hangs: {', '.join(slot.engine_and_device for slot in self._slots)}",
+            action="They are tried again after a pause; the log says when.",
+        )
+
+    def attempt(self, slot: Slot, inputs: Mapping[str, Array], asked: Slot) -> Prediction | Failed:
+        """Runs a call on one device; a failure is noted, and what it means is for the caller to say.
+
+        Raises:
+            InputError: The engine refuses the inputs.
+        """
+        failures, relieved = slot.failures, False
         while True:
             used = slot.executable
             try:
@@ -235,33 +255,124 @@ class Placement:
             except Retired:  # another thread has just taken it out
                 continue
             except _FALLS_BACK as error:
-                return self._failed(slot, None, error)
+                if not relieved and _relieved(error):
+                    relieved = True
+                    continue
+                return self._failed(slot, None, error, failures)
             try:
                 started_s = perf_counter()
                 outputs = executable.run(inputs)
                 elapsed_ms = (perf_counter() - started_s) * 1e3
             except _FALLS_BACK as error:
-                return self._failed(slot, used, error)
+                if not relieved and _relieved(error):
+                    relieved = True
+                    continue
+                return self._failed(slot, used, error, failures)
             finally:
                 used.leave()
             return Prediction(
                 outputs, asked.device, slot.engine_and_device, slot is not asked, elapsed_ms, self._identity
             )
 
-    def _failed(self, slot: _Slot, used: Shared[Executable] | None, error: LinesideError) -> _Failed:
+    def _failed(self, slot: Slot, used: Shared[Executable] | None, error: LinesideError, failures: int) -> Failed:
         self._failures.add(slot.engine_and_device, "run" if used else "load", error)
-        return _Failed(slot, used, error)
+        return Failed(slot, used, error, failures)
 
     def close(self) -> None:
         """Gives the devices back."""
-        for slot in self._slots:
-            if slot.executable is not None:
-                slot.executable.retire()
-                slot.executable = None
+        self._give_back()
         if self._on_close is not None:
             self._on_close()
 
-    def _slot(self, index: int) -> _Slot | None:
+    def _give_back(self) -> None:
+        if self._standby is not None:
+            self._standby.close()
+        if self._dispatcher is not None:
+            self._dispatcher.close()
+        with self._lock:
+            self._closed = True
+            loaded = [slot.executable for slot in self._slots if slot.executable is not None]
+            for slot in self._slots:
+                slot.executable = None
+        for executable in loaded:
+            executable.retire()
+
+    # What submitted calls need.
+
+    def dispatcher(self, tally: Tally, on_answer: Callable[[Prediction], None]) -> Dispatcher:
+        """Returns what serves submitted calls, made with the first one; only then are all candidates looked for."""
+        if self._dispatcher is None:
+            from lineside_runtime.submit import Dispatcher  # only who submits pays for it
+
+            slots = self.all_slots()
+            with self._growing:
+                if self._dispatcher is None:
+                    made = Dispatcher(
+                        self,
+                        tally,
+                        workers=self._config.submit_workers,
+                        queue_size=self._config.submit_queue,
+                        on_answer=on_answer,
+                    )
+                    made.open([slot for slot in slots if slot.executable is not None and not slot.failures])
+                    self._dispatcher = made
+        return self._dispatcher
+
+    def plan(self) -> Plan:
+        """Decides who is asked to answer a call; to be followed by `ended`."""
+        if self._replicas is None:
+            return Plan(self._slots[0], self._slots)
+        return self._replicas.plan(self._slots)
+
+    def given(self, plan: Plan, slot: Slot) -> int:
+        """Notes which device has the call now, and returns how many it has."""
+        return 1 if self._replicas is None else self._replicas.given(plan, slot)
+
+    def ended(self, plan: Plan) -> None:
+        """Notes that a call has ended."""
+        if self._replicas is not None:
+            self._replicas.ended(plan)
+
+    def measured(self, slot: Slot, service_ms: float) -> None:
+        """Takes in how long a call was in the engine."""
+        with self._lock:
+            slot.load.measure(service_ms)
+
+    @property
+    def shares(self) -> tuple[DeviceShare, ...]:
+        """What each device that was looked for does, in the order of preference."""
+        dispatcher, leader = self._dispatcher, next((slot for slot in self._slots if self.in_use(slot)), None)
+        found = []
+        for slot in self._slots:
+            share, waiting = slot.load.share, slot.load.waiting
+            if self._replicas is None:
+                share = float(slot is leader)
+                waiting = dispatcher.waiting(slot) if dispatcher is not None else 0
+            found.append(DeviceShare(slot.engine_and_device, share, slot.load.service_ms, waiting, self.in_use(slot)))
+        return tuple(found)
+
+    @property
+    def _shared_slots(self) -> tuple[Slot, ...]:
+        return () if self._replicas is None else self._replicas.slots
+
+    @property
+    def standby(self) -> Slot | None:
+        """The device that is loaded and waits to take over."""
+        return self._standby.slot if self._standby is not None else None
+
+    def in_use(self, slot: Slot) -> bool:
+        """Whether a device is loaded and not taken out."""
+        return slot.executable is not None and not slot.failures
+
+    # The candidates.
+
+    def all_slots(self) -> tuple[Slot, ...]:
+        """Looks for every candidate, and so imports their engines."""
+        for _ in self._new_slots(len(self._slots)):
+            pass
+        return self._slots
+
+    def _slot(self, index: int) -> Slot | None:
         """Returns a slot; finds the candidate, and so imports its engine, if nobody needed it before."""
         if index < len(self._slots):
             return self._slots[index]
@@ -270,93 +381,219 @@ class Placement:
                 candidate = None if len(self._slots) == self._limit else self._choice.at(len(self._slots))
                 if candidate is None:
                     return None
-                self._slots = (*self._slots, _Slot(candidate))
+                self._slots = (*self._slots, self._new_slot(candidate))
             return self._slots[index]
 
-    def _new_slots(self, index: int) -> Iterator[_Slot]:
+    def _new_slots(self, index: int) -> Iterator[Slot]:
         """Goes through the slots from this one on, those included that nobody needed before."""
         while (slot := self._slot(index)) is not None:
             yield slot
             index += 1
 
-    def _find_second(self, gpu_ratio: float) -> _Slot | None:
-        """Returns the CPU that shares the calls with a leading GPU."""
-        if self.requested.device.kind != "gpu" or gpu_ratio == 1:
-            return None
-        return next((slot for slot in self._new_slots(1) if slot.candidate.device.kind == "cpu"), None)
+    def _new_slot(self, candidate: Candidate) -> Slot:
+        cores, index = self._config.replica_cores, len(self._slots)
+        mine = cores[index] if cores is not None and index < len(cores) else None
+        return Slot(candidate, Load(workers=self._config.submit_workers), mine)
+
+    def _find_replicas(self, config: Config) -> tuple[Slot, ...]:
+        """Returns the devices that share the calls: all with `Config.balance`, else a leading GPU and a CPU."""
+        if config.balance:
+            return self.all_slots()
+        if self.requested.device.kind != "gpu" or config.gpu_ratio == 1:
+            return ()
+        cpu = next((slot for slot in self._new_slots(1) if slot.candidate.device.kind == "cpu"), None)
+        return (self._slots[0], cpu) if cpu else ()
 
     def _load_first(self) -> None:
-        failed: list[_Failed] = []
+        failed: list[Failed] = []
         for slot in self._new_slots(0):
             try:
-                self._load(slot)
+                try:
+                    self._load(slot)
+                except OutOfDeviceMemoryError as error:
+                    if not _relieved(error):
+                        raise
+                    self._load(slot)
             except _FALLS_BACK as error:
-                failed.append(self._failed(slot, None, error))
+                failed.append(self._failed(slot, None, error, slot.failures))
                 continue
-            self._settle(slot, failed)
+            self.settle(slot, failed)
             return
         raise failed[0].error
 
-    def _order(self) -> tuple[_Slot, ...]:
-        """Returns the slots in the order of preference of this call: `Config.gpu_ratio` of them begin on the GPU."""
-        second = self._second
-        if second is None:
-            return self._slots
-        with self._lock:
-            self._gpu_credit += self._config.gpu_ratio
-            on_gpu = self._gpu_credit >= 1 - 1e-9
-            self._gpu_credit -= on_gpu
-        if on_gpu:
-            return self._slots
-        return (second, *(slot for slot in self._slots if slot is not second))
+    def _load_replicas(self) -> None:
+        for slot in self._shared_slots:
+            if slot.executable is None and not slot.failures:
+                failed = self.prepare(slot)
+                if failed is not None:
+                    self.took_out(failed, self.take_out(failed))
 
-    def _healthy_first(self, order: tuple[_Slot, ...]) -> Iterator[_Slot]:
-        """Goes through those that are in use or due again, then those that nobody needed before, then the others."""
+    def _healthy_first(self, order: Iterable[Slot]) -> Iterator[Slot]:
+        """Goes through those that are in use or due again, then those that nobody needed before, then the others.
+
+        A device that hung is not among them: it is tried by a thread of its own.
+        """
+        order = tuple(order)
+        if not self._ailing:
+            yield from order
+            yield from self._new_slots(len(order))
+            return
         now = self._clock_s()
+        due = [slot for slot in order if slot.hung and slot.retry_at_s <= now]
         with self._lock:
-            ready = [slot for slot in order if slot.retry_at_s <= now]
+            ready = [slot for slot in order if slot.retry_at_s <= now and not slot.hung]
             for slot in ready:
                 if slot.failures:
-                    slot.retry_at_s = now + _pause_s(slot.failures)  # one caller tries, the others go on elsewhere
+                    slot.retry_at_s = now + pause_s(slot.failures)  # one caller tries, the others go on elsewhere
+        for slot in due:
+            if self.may_try(slot):
+                threading.Thread(target=self._trial, args=(slot,), name="lineside-trial", daemon=True).start()
         yield from ready
         yield from self._new_slots(len(order))
-        yield from sorted((slot for slot in order if slot not in ready), key=lambda slot: slot.retry_at_s)
+        rest = [slot for slot in order if slot not in ready and not slot.hung]
+        yield from sorted(rest, key=lambda slot: slot.retry_at_s)
 
-    def _load(self, slot: _Slot) -> Shared[Executable]:
-        with slot.loading:
-            if slot.executable is None:
-                candidate = slot.candidate
-                slot.executable = Shared(candidate.load(self.bundle, self._config))
-                log.info("%s: loaded %s on %s", self._identity, candidate.variant.name, candidate)
-            return slot.executable
+    # Loading, and health.
 
-    def _settle(self, answered: _Slot, failed: list[_Failed]) -> None:
+    def _load(self, slot: Slot) -> Shared[Executable]:
+        loading = slot.loading
+        with loading:
+            if slot.executable is not None:
+                return slot.executable
+            candidate = slot.candidate
+            fresh = Shared(self._load_on_cores(slot))
+            with self._lock:
+                wanted = not self._closed and slot.loading is loading
+                if wanted:
+                    slot.executable = fresh
+        if not wanted:  # it took so long that the device was taken out, or the session closed
+            fresh.retire()
+            raise DeviceLostError(f"{slot.engine_and_device} was given up while it was loaded")
+        log.info("%s: loaded %s on %s", self._identity, candidate.variant.name, candidate)
+        return fresh
+
+    def _load_on_cores(self, slot: Slot) -> Executable:
+        if slot.cores is None:
+            return slot.candidate.load(self.bundle, self._config)
+        from lineside_runtime.split.cores import OnCores, on_cores  # only who pins pays for it
+
+        with on_cores(slot.cores):
+            return OnCores(slot.candidate.load(self.bundle, self._config), slot.cores)
+
+    def prepare(self, slot: Slot, on_loaded: Callable[[], None] | None = None) -> Failed | None:
+        """Loads a device and runs it once with zeros, so that the first call isn't the slow one."""
+        failures, used = slot.failures, None
+        try:
+            used = self._load(slot)
+            if on_loaded is not None:
+                on_loaded()
+            if self._zeros_work and (failures or not slot.load.measured):
+                self._run_zeros(slot, used)
+        except Retired:  # another thread has taken it out, and has said so
+            return None
+        except (*_FALLS_BACK, InputError) as error:
+            if isinstance(error, _FALLS_BACK) and (used is None or failures):
+                return self._failed(slot, used, error, failures)
+            self._zeros_work = False  # not the device but a model that doesn't take zeros; the calls will tell
+            log.info("%s: %s can't be warmed up: %s", self._identity, slot.candidate, error)
+        return None
+
+    def _run_zeros(self, slot: Slot, used: Shared[Executable]) -> None:
+        inputs = sample_inputs(self.bundle.manifest)
+        with used.use() as executable:
+            started_s = perf_counter()
+            executable.run(inputs)
+            self.measured(slot, (perf_counter() - started_s) * 1e3)
+
+    def _trial(self, slot: Slot) -> None:
+        failed = self.prepare(slot)
+        if failed is not None:
+            self.took_out(failed, self.take_out(failed, hung=True))
+        elif slot.executable is not None:
+            self.revive(slot)
+            log.warning("%s answers again", slot.candidate)
+
+    def may_try(self, slot: Slot) -> bool:
+        """Whether a device that was taken out is due to be tried; only the first who asks is told so."""
+        now = self._clock_s()
+        with self._lock:
+            if slot.retry_at_s > now:
+                return False
+            slot.retry_at_s = now + (RETRY_MAX_S if slot.hung else pause_s(slot.failures))
+            return True
+
+    def settle(self, answered: Slot, failed: Iterable[Failed]) -> None:
         """Takes those out that failed a call that another one answered, and that one back in."""
         if answered.failures:
+            self.revive(answered)
             log.warning("%s answers again", answered.candidate)
-            with self._lock:
-                answered.failures, answered.retry_at_s = 0, 0.0
         for failure in failed:
-            if self._drop(failure):
-                slot = failure.slot
+            with self._lock:
+                known = failure.slot.failures != failure.failures or failure.slot.executable is not failure.executable
+            if not known:
+                self.took_out(failure, self.take_out(failure))
+
+    def take_out(self, failed: Failed, *, hung: bool = False) -> Shared[Executable] | None:
+        """Marks a device as taken out, and returns what is to be given to `took_out` when no lock is held."""
+        slot = failed.slot
+        with self._lock:
+            if slot.failures != failed.failures:
+                return None
+            used, slot.executable = slot.executable, None
+            slot.failures += 1
+            slot.hung = hung
+            slot.retry_at_s = self._clock_s() + pause_s(slot.failures)
+            if hung:
+                slot.loading = threading.Lock()  # whoever hangs may hold the old one
+            self._ailing = True
+        return used
+
+    def took_out(self, failed: Failed, used: Shared[Executable] | None) -> None:
+        """Does what belongs to taking a device out and must not be done under a lock."""
+        slot = failed.slot
+        log.warning("%s is taken out and tried again in %.0f s", slot.candidate, pause_s(slot.failures))
+        if used is not None:
+            if slot.hung:
+                _abandon(used)
+            used.retire()
+        if self._dispatcher is not None:
+            self._dispatcher.taken_out(slot)
+        if self._standby is not None:
+            self._standby.keep_soon()
+
+    def revive(self, slot: Slot) -> None:
+        """Takes a device back in."""
+        with self._lock:
+            slot.failures, slot.retry_at_s, slot.hung = 0, 0.0, False
+            self._ailing = any(one.failures for one in self._slots)
+
+    def give_up(self, failed: Iterable[Failed]) -> None:
+        """Lets go of lost executables of a call that nobody answered, so that the next call loads them again."""
+        for failure in failed:
+            if isinstance(failure.error, (DeviceLostError, EngineCrashedError)) and failure.executable is not None:
                 with self._lock:
-                    slot.failures += 1
-                    pause_s = _pause_s(slot.failures)
-                    slot.retry_at_s = self._clock_s() + pause_s
-                log.warning("%s is taken out and tried again in %.0f s", slot.candidate, pause_s)
+                    if failure.slot.executable is failure.executable:
+                        failure.slot.executable = None
+                failure.executable.retire()
+
+    def note(self, slot: Slot, error: LinesideError) -> None:
+        """Notes that a device did not do what it was asked for, though it is not taken out."""
+        self._failures.add(slot.engine_and_device, "run", error)
+
+    def let_go(self, slot: Slot) -> int:
+        """Unloads a device that is not needed now; returns about how many bytes that frees."""
         with self._lock:
-            self._ailing = any(slot.failures for slot in self._slots)
-
-    def _drop(self, failure: _Failed) -> bool:
-        """Gives up the executable that failed; says no if another thread has done so already."""
-        with self._lock:
-            if failure.executable is not failure.slot.executable:
-                return False
-            failure.slot.executable = None
-        if failure.executable is not None:
-            failure.executable.retire()
-        return True
+            used, slot.executable = slot.executable, None
+        if used is None:
+            return 0
+        used.retire()
+        return self.bundle.file(slot.candidate.variant.file).stat().st_size
 
 
-def _pause_s(failures: int) -> float:
-    return float(min(RETRY_FIRST_S * 2 ** min(failures - 1, 30), RETRY_MAX_S))
+def _relieved(error: LinesideError) -> bool:
+    return isinstance(error, OutOfDeviceMemoryError) and pressure.relieve() > 0
+
+
+def _abandon(used: Shared[Executable]) -> None:
+    with contextlib.suppress(Retired), used.use() as executable:
+        executable.abandon()

@@ -9,17 +9,25 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from lineside_runtime.bundle import Bundle, Manifest, open_bundle, unpack_archive
 from lineside_runtime.candidates import choose
 from lineside_runtime.config import Config
 from lineside_runtime.errors import DeviceError
 from lineside_runtime.inputs import InputCheck, sample_inputs
-from lineside_runtime.placement import Failures, Fallback, Placement, Prediction
+from lineside_runtime.placement import DeviceShare, Failures, Fallback, Placement, Prediction
 from lineside_runtime.shared import Retired, Shared
 from lineside_runtime.tensors import Array
 
-__all__ = ["Config", "Pinned", "Prediction", "Session"]
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from lineside_runtime.cache.layered import ResultCache
+    from lineside_runtime.cache.stats import CacheStats
+    from lineside_runtime.submit import SubmitCounts, Tally
+
+__all__ = ["Config", "DeviceShare", "Pinned", "Prediction", "Session"]
 
 ARCHIVE_SUFFIX = ".lsb"
 
@@ -52,16 +60,25 @@ class Session:
             InputNotFoundError: There is no such bundle.
             BundleError: It is damaged, or nothing here fits it.
             DeviceError: No device here can run it.
+            ConfigError: The result cache can't work as configured.
+            MissingExtraError: It is to use Redis, and the extra for that isn't installed.
         """
         self._config = config or Config()
         self._compute_share = compute_share
         self._failures = Failures()
+        self._tally: Tally | None = None
         self._reloading = threading.Lock()
         self._count = threading.Lock()
         self._calls = 0
         self._rerouted = 0
         self._noted: set[str] = set()
-        self._serving = self._open(bundle, None)
+        self._cache = _cache(self._config)
+        try:
+            self._serving = self._open(bundle, None)
+        except BaseException:
+            if self._cache is not None:
+                self._cache.close()
+            raise
         self._shared = Shared(self._serving)
         self._closed = False
         self._used = str(self._serving.placement.leader)
@@ -97,6 +114,53 @@ class Session:
                 shared.leave()
             self._answered(prediction)
             return prediction
+
+    def submit(self, inputs: Array | Mapping[str, Array], *, deadline_s: float | None = None) -> Future[Prediction]:
+        """Gives one batch to a worker thread, and to the next device if one fails or doesn't answer in time.
+
+        It returns at once, whatever waits. The inputs must not be changed until the future is done; a callback of the
+        future runs in a thread of ours and must be short. ``docs/runtime-submit.md`` says how the time is divided.
+
+        Args:
+            inputs: As in `predict`.
+            deadline_s: Seconds from now in which the future is done, with an answer or an error; ``None`` for no limit:
+                then a device that hangs is noticed only by calls that have one.
+
+        Returns:
+            Done with the answer, with `DeadlineExceededError` if no device answered in time, or with what `predict`
+            would have raised. ``cancel`` works while the call waits.
+
+        Raises:
+            BadInputFormatError: An input is missing, unknown, or has another shape or type than the manifest says.
+            ConfigError: ``deadline_s`` is no number above 0.
+            DeviceBusyError: `Config.submit_queue` calls wait already; this one was not taken.
+            DeviceLostError: Every device hangs; this one was not taken.
+        """
+        tally = self._tally or self._start_submitting()
+        if deadline_s is not None:
+            tally.check_deadline(deadline_s)
+        while True:
+            shared = self._shared
+            try:
+                serving = shared.enter()
+            except Retired:
+                self._refuse_closed()
+                continue
+            try:
+                checked = serving.check(inputs)
+                dispatcher = serving.placement.dispatcher(tally, self._answered)
+                return dispatcher.submit(checked, deadline_s, shared.leave)
+            except BaseException:
+                shared.leave()
+                raise
+
+    def _start_submitting(self) -> Tally:
+        from lineside_runtime.submit import Tally  # only who submits pays for it
+
+        with self._count:
+            if self._tally is None:
+                self._tally = Tally()
+            return self._tally
 
     def warm_up(self) -> Prediction:
         """Runs one frame of zeros, so that the first real call isn't the slow one; it isn't counted as a call.
@@ -162,11 +226,19 @@ class Session:
             old.retire()
             log.info("%s: reloaded on %s", self.manifest.identity, self._used)
 
-    def close(self) -> None:
-        """Gives the devices back when the last running call has returned; done twice it changes nothing."""
+    def close(self, *, wait_s: float = 10.0) -> None:
+        """Gives the devices back when the last running call has returned; done twice it changes nothing.
+
+        Args:
+            wait_s: How long to wait for submitted calls; those that are open then end with `DeviceError`.
+        """
         with self._reloading:
             self._closed = True
             self._shared.retire()
+        if self._tally is not None:
+            self._tally.finish(wait_s)
+        if self._cache is not None:
+            self._cache.close()
 
     @property
     def bundle(self) -> Bundle:
@@ -218,6 +290,27 @@ class Session:
         """How many of them were answered by another engine or device than the first one asked for."""
         return self._rerouted
 
+    @property
+    def cache_stats(self) -> CacheStats | None:
+        """What the result cache has done; ``None`` without one."""
+        return None if self._cache is None else self._cache.stats
+
+    @property
+    def submit_counts(self) -> SubmitCounts:
+        """What became of the submitted calls, over all bundles that were served."""
+        return (self._tally or self._start_submitting()).counts
+
+    @property
+    def shares(self) -> tuple[DeviceShare, ...]:
+        """How much each device does, how long it takes and how many calls wait for it, in the order of preference."""
+        return self._serving.placement.shares
+
+    @property
+    def standby_device(self) -> str | None:
+        """The device that is loaded and warm and would take over, such as ``openvino/cpu:0``; see `Config.standby`."""
+        slot = self._serving.placement.standby
+        return slot.engine_and_device if slot is not None else None
+
     def __enter__(self) -> Session:
         """Returns itself."""
         return self
@@ -238,11 +331,20 @@ class Session:
                 from lineside_runtime.measure import order_by_speed  # only who measures pays for it
 
                 choice = order_by_speed(bundle, choice, self._config)
-            return Serving(Placement(bundle, choice, self._config, self._failures, on_close=cleanup))
+            placement = Placement(bundle, choice, self._config, self._failures, on_close=cleanup)
+            return Serving(placement, self._before(placement))
         except BaseException:
             if cleanup is not None:
                 cleanup()
             raise
+
+    def _before(self, placement: Placement) -> Answer | None:
+        """Returns what stands before a placement: the cache, if there is one."""
+        if self._cache is None:
+            return None
+        from lineside_runtime.cache.cached import Cached  # only who caches pays for it
+
+        return Cached(self._cache, placement, threads=self._config.threads).run
 
     def _note_absent(self, name: str, error: DeviceError) -> None:
         if self._config.engines and name not in self._noted:  # asked for by name, so it is a fallback
@@ -294,6 +396,14 @@ class Pinned:
         prediction = self._serving.answer(self._serving.check(inputs))
         self._session._answered(prediction)
         return prediction
+
+
+def _cache(config: Config) -> ResultCache | None:
+    if config.cache is None:
+        return None
+    from lineside_runtime.cache.layered import ResultCache  # only who caches pays for it
+
+    return ResultCache(config.cache)
 
 
 def _opened(source: Bundle | Path | str) -> tuple[Bundle, Callable[[], None] | None]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lineside_runtime.balancer import OUTLIER, PROBE_COST, START_CALLS, Balancer, Load
+from lineside_runtime.balancer import OUTLIER, PROBE_COST, START_CALLS, Balancer, Load, start_shares
 
 
 def balancer(*shares: float) -> Balancer:
@@ -143,6 +143,20 @@ def test_what_is_out_gets_nothing_and_the_answer_says_who_was_wanted() -> None:
     assert made.give(out={0, 1}) == (0, 0)
 
 
+@pytest.mark.parametrize(
+    ("kinds", "shares"),
+    [
+        (["gpu", "cpu"], [0.6, 0.4]),
+        (["gpu", "gpu", "cpu"], [0.3, 0.3, 0.4]),
+        (["npu", "gpu", "cpu"], [0.2, 0.6, 0.2]),
+        (["cpu", "cpu"], [0.5, 0.5]),
+        (["gpu", "gpu"], [0.5, 0.5]),
+    ],
+)
+def test_the_gpus_begin_with_gpu_ratio_and_the_others_with_the_rest(kinds: list[str], shares: list[float]) -> None:
+    assert start_shares(kinds, 0.6) == pytest.approx(shares)
+
+
 @given(
     st.lists(st.floats(0.01, 1), min_size=2, max_size=4),
     st.lists(st.tuples(st.sampled_from(["give", "end", "move"]), st.integers(0, 3), st.floats(0.1, 50)), max_size=200),
@@ -161,7 +175,8 @@ def test_every_call_is_counted_somewhere_and_shares_add_up(
             made.loads[index].measure(time_ms)
         elif given_to:
             place, taker = at % len(given_to), at % len(shares)
-            made.move(given_to[place], taker)
+            made.end(given_to[place])
+            made.take(taker)
             given_to[place] = taker
         assert [load.waiting for load in made.loads] == [given_to.count(i) for i in range(len(shares))]
         assert sum(load.share for load in made.loads) == pytest.approx(1)

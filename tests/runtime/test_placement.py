@@ -25,8 +25,9 @@ from lineside_runtime.errors import (
     OutOfDeviceMemoryError,
     UnsupportedModelError,
 )
-from lineside_runtime.placement import RETRY_FIRST_S, RETRY_MAX_S, Failures, Placement, _pause_s
+from lineside_runtime.placement import Failures, Placement
 from lineside_runtime.session import Session
+from lineside_runtime.slots import RETRY_FIRST_S, RETRY_MAX_S, pause_s
 from tests.runtime.onnx_models import (
     EATER_SPECS,
     RESHAPE_SPECS,
@@ -137,7 +138,7 @@ def test_the_pause_grows_with_each_failure_up_to_a_bound(everywhere: Bundle, num
         tried_at += [clock.now_s] * (failures.count - before)
         clock.now_s += 1
     assert np.diff(tried_at).tolist() == [1, 2, 4, 8, 16]
-    assert _pause_s(1000) == RETRY_MAX_S
+    assert pause_s(1000) == RETRY_MAX_S
     numpy_engine.unplugged.clear()
     clock.now_s += RETRY_MAX_S
     assert placement.run({"x": X}).used_device == "numpy/gpu:0"

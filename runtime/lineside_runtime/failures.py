@@ -1,0 +1,62 @@
+"""`Failures`: which device failed when, and why."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+import time
+from collections import deque
+from typing import Literal
+
+from lineside_runtime.errors import LinesideError
+
+FAILURES_KEPT = 100
+
+log = logging.getLogger("lineside.runtime")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Fallback:
+    """A device that could not do what it was asked for.
+
+    Attributes:
+        device: Such as ``ort/cpu:0``, or an engine's name if it can't be used at all.
+        during: When it failed.
+        code: Of the error.
+        reason: The error's text.
+        at_ns: Unix time in nanoseconds.
+    """
+
+    device: str
+    during: Literal["probe", "load", "run"]
+    code: int
+    reason: str
+    at_ns: int
+
+
+class Failures:
+    """What failed: all counted, the last `FAILURES_KEPT` kept with their reasons."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: deque[Fallback] = deque(maxlen=FAILURES_KEPT)
+        self._count = 0
+
+    def add(self, device: str, during: Literal["probe", "load", "run"], error: LinesideError) -> None:
+        """Logs, counts and keeps a failure."""
+        log.warning("%s failed during %s: %s", device, during, error)
+        with self._lock:
+            self._count += 1
+            self._kept.append(Fallback(device, during, error.code, str(error), time.time_ns()))
+
+    @property
+    def count(self) -> int:
+        """How many there were."""
+        return self._count
+
+    @property
+    def kept(self) -> tuple[Fallback, ...]:
+        """The last ones, oldest first."""
+        with self._lock:
+            return tuple(self._kept)

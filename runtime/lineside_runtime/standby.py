@@ -1,0 +1,55 @@
+"""`Standby`: keeps the device loaded and warm that would take over, so that a failure costs one inference."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from lineside_runtime.pressure import on_memory_pressure
+
+if TYPE_CHECKING:
+    from lineside_runtime.placement import Placement
+    from lineside_runtime.slots import Slot
+
+
+class Standby:
+    """The first device after the leader that can be loaded; given up where memory runs short."""
+
+    def __init__(self, placement: Placement) -> None:
+        """Loads it, and notes those that can't be loaded."""
+        self._placement = placement
+        self._closed = False
+        self._keeping = threading.Lock()
+        self.keep()
+        self._unregister = on_memory_pressure(self._release)
+
+    @property
+    def slot(self) -> Slot | None:
+        """The device; ``None`` if none is loaded."""
+        used = [slot for slot in self._placement.all_slots() if self._placement.in_use(slot)]
+        return used[1] if len(used) > 1 else None
+
+    def keep(self) -> None:
+        """Loads a standby if there is none."""
+        with self._keeping:
+            for slot in self._placement.all_slots():
+                if self._closed or self.slot is not None:
+                    return
+                if slot.executable is None and not slot.failures:
+                    failed = self._placement.prepare(slot)
+                    if failed is not None:
+                        self._placement.took_out(failed, self._placement.take_out(failed))
+
+    def keep_soon(self) -> None:
+        """Does so in a thread: whoever has met the failure has a call to answer."""
+        if not self._closed and not self._keeping.locked():
+            threading.Thread(target=self.keep, name="lineside-standby", daemon=True).start()
+
+    def close(self) -> None:
+        """Loads no more."""
+        self._closed = True
+        self._unregister()
+
+    def _release(self) -> int:
+        slot = self.slot
+        return self._placement.let_go(slot) if slot is not None else 0

@@ -1,0 +1,6 @@
+"""Submitted calls: worker threads, deadlines, and who takes over."""
+
+from lineside_runtime.submit.dispatcher import Dispatcher
+from lineside_runtime.submit.tally import SubmitCounts, Tally
+
+__all__ = ["Dispatcher", "SubmitCounts", "Tally"]
