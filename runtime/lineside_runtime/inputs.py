@@ -72,7 +72,11 @@ class InputCheck:
 
 def sample_inputs(manifest: Manifest) -> dict[str, Array]:
     """Returns zeros in the shape that one frame has: batch 1, height and width from the pre-processing."""
-    return {spec.name: np.zeros(_concrete(spec, manifest), spec.dtype) for spec in manifest.inputs}
+    stages = manifest.variants[0].stages
+    sample = stages[0].sample if len(stages) == 1 else {}  # one alone: this is the bundle of a stage, see split/plan.py
+    return {
+        spec.name: np.zeros(sample.get(spec.name) or _concrete(spec, manifest), spec.dtype) for spec in manifest.inputs
+    }
 
 
 def _concrete(spec: TensorSpec, manifest: Manifest) -> tuple[int, ...]:
