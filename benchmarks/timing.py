@@ -7,16 +7,19 @@ import time
 from collections.abc import Callable, Mapping
 
 
-def interleaved(calls: Mapping[str, Callable[[], object]], *, rounds: int, warm_up: int = 10) -> dict[str, list[float]]:
+def interleaved(
+    calls: Mapping[str, Callable[[], object]], *, rounds: int, warm_up: int = 10, block: int = 1
+) -> dict[str, list[float]]:
     """Times every call once a round, in turn, so that a slow moment hits all of them.
 
     Args:
         calls: Name to what is timed.
         rounds: How often each is timed.
         warm_up: Calls of each that are not counted.
+        block: Calls of each in a row, for what takes microseconds and is slowed down by what ran before it.
 
     Returns:
-        Milliseconds by name, one a round.
+        Milliseconds by name, ``block`` a round.
     """
     for call in calls.values():
         for _ in range(warm_up):
@@ -24,9 +27,10 @@ def interleaved(calls: Mapping[str, Callable[[], object]], *, rounds: int, warm_
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
-            began = time.perf_counter_ns()
-            call()
-            times[name].append((time.perf_counter_ns() - began) / 1e6)
+            for _ in range(block):
+                began = time.perf_counter_ns()
+                call()
+                times[name].append((time.perf_counter_ns() - began) / 1e6)
     return times
 
 

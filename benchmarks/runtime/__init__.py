@@ -6,7 +6,7 @@ import importlib
 import sys
 from typing import Any
 
-PARTS = ("overhead",)
+PARTS = ("overhead", "cache")
 
 
 def run() -> dict[str, Any]:

@@ -35,6 +35,7 @@ class Cached:
         self._identity = placement.bundle.manifest.identity
         self._requested = str(placement.requested.device)
         self._names: dict[str, bytes] = {}
+        self._looked_up: tuple[tuple[Candidate, ...], list[bytes]] = (), []
 
     def run(self, inputs: Mapping[str, Array]) -> Prediction:
         """Like `Placement.run`; an answer from the cache says so.
@@ -51,7 +52,12 @@ class Cached:
 
     def find(self, digest: bytes) -> Prediction | None:
         """Returns the answer to inputs with this digest, if a level has it."""
-        found = self._cache.get([self._name(candidate) + digest for candidate in self._placement.firsts])
+        firsts, names = self._looked_up
+        now = self._placement.firsts
+        if now is not firsts:  # the same tuple as long as nothing changes
+            names = [self._name(candidate) for candidate in now]
+            self._looked_up = now, names
+        found = self._cache.get([name + digest for name in names])
         if found is None:
             return None
         entry, level = found

@@ -60,15 +60,15 @@ class ResultCache:
 
         Levels before that one have the entry from now on as well. Every level is asked for a key before the next key.
         """
-        found = None
         for key in keys:
-            found = found or self._find(key)
+            found = self._find(key)
+            if found is not None:
+                with self._lock:
+                    self._hits += 1
+                return found
         with self._lock:
-            if found is None:
-                self._misses += 1
-            else:
-                self._hits += 1
-        return found
+            self._misses += 1
+        return None
 
     def _find(self, key: bytes) -> tuple[Entry, LevelName] | None:
         if self._memory is not None:

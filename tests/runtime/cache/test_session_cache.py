@@ -1,0 +1,248 @@
+"""The cache as a user of `Session` meets it."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lineside_runtime.bundle import Bundle
+from lineside_runtime.cache.config import CacheConfig
+from lineside_runtime.cache.stats import CacheStats, LevelStats
+from lineside_runtime.config import Config
+from lineside_runtime.errors import ConfigError, DeviceLostError, EngineError
+from lineside_runtime.session import Session
+from tests.peers import wait_for
+from tests.runtime.onnx_models import FLOAT, RESHAPE_SPECS, graph, make_bundle, scaler, unhappy_reshape
+
+X = np.ones((1, 4), np.float32)
+
+
+def config(cache: CacheConfig | None = None, **more: Any) -> Config:
+    return Config(**{"threads": 1, "engines": ("ort",), "cache": cache or CacheConfig(), **more})
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return make_bundle(tmp_path / "b", scaler(2.0))
+
+
+def stats_of(session: Session) -> CacheStats:
+    assert session.cache_stats is not None
+    return session.cache_stats
+
+
+def level_of(session: Session, name: str) -> LevelStats:
+    return next(level for level in stats_of(session).levels if level.name == name)
+
+
+def test_without_a_configuration_there_is_no_cache(bundle: Bundle) -> None:
+    with Session(bundle, Config(threads=1, engines=("ort",))) as session:
+        outputs = session.predict(X)
+        outputs["y"][0] = 7  # the caller's own
+        assert session.infer(X).cached is None
+        assert session.cache_stats is None
+
+
+def test_the_same_frame_again_is_answered_from_memory_and_says_so(bundle: Bundle) -> None:
+    with Session(bundle, config()) as session:
+        first, second = session.infer(X), session.infer(X.copy())
+        assert (first.cached, second.cached) == (None, "memory")
+        assert second.outputs["y"].tolist() == first.outputs["y"].tolist() == [[2, 2, 2, 2]]
+        assert (second.used_device, second.requested_device, second.fell_back) == ("ort/cpu:0", "cpu:0", False)
+        assert (second.inference_ms, second.bundle) == (0, "test@1")
+        assert (session.calls, session.rerouted) == (2, 0)
+        stats = stats_of(session)
+        assert (stats.hits, stats.misses, stats.hit_rate) == (1, 1, 0.5)
+        assert [(level.name, level.hits, level.misses, level.entries) for level in stats.levels] == [
+            ("memory", 1, 1, 1)
+        ]
+
+
+def test_another_frame_is_computed(bundle: Bundle) -> None:
+    nearly = X.copy()
+    nearly[0, 3] = np.nextafter(np.float32(1), np.float32(2))
+    with Session(bundle, config()) as session:
+        session.predict(X)
+        assert session.infer(nearly).cached is None
+        assert session.infer(np.ones((2, 4), np.float32)).cached is None
+
+
+def test_nobody_can_spoil_what_is_kept(bundle: Bundle) -> None:
+    with Session(bundle, config()) as session:
+        for _ in range(3):
+            outputs = session.predict(X)
+            with pytest.raises(ValueError, match="read-only"):
+                outputs["y"][0, 0] = 7
+            outputs["y"] = X
+            outputs.clear()
+        assert session.predict(X)["y"].tolist() == [[2, 2, 2, 2]]
+
+
+def test_a_frame_that_changes_while_it_is_computed_is_not_kept(
+    numpy_engine: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A camera's buffer, into which the next frame comes while the engine reads this one."""
+    run = numpy_engine.NumpyExecutable._run
+
+    def run_while_the_camera_writes(executable: Any, inputs: dict[str, np.ndarray]) -> Any:
+        outputs = run(executable, inputs)
+        inputs["x"][0, 0] = 9
+        return outputs
+
+    monkeypatch.setattr(numpy_engine.NumpyExecutable, "_run", run_while_the_camera_writes)
+    bundle = make_bundle(tmp_path / "b", scaler(2.0), device_kinds=("npu",))
+    with Session(bundle, config(engines=("numpy",))) as session:
+        session.predict(X.copy())
+        assert stats_of(session).unstable == 1
+        assert level_of(session, "memory").entries == 0
+
+
+def test_a_reload_never_answers_from_the_bundle_before(tmp_path: Path) -> None:
+    two, three = (make_bundle(tmp_path / str(f), scaler(f), version=str(f)) for f in (2.0, 3.0))
+    with Session(two, config()) as session:
+        session.predict(X)
+        session.reload(three)
+        answer = session.infer(X)
+        assert (answer.cached, answer.bundle, answer.outputs["y"][0, 0]) == (None, "test@3.0", 3)
+        session.reload(two)
+        answer = session.infer(X)
+        assert (answer.cached, answer.bundle, answer.outputs["y"][0, 0]) == ("memory", "test@2.0", 2)
+
+
+def test_another_level_of_the_same_bundle_is_not_answered_from_the_first(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "b", {0: scaler(2.0), 2: scaler(2.5)})
+    with Session(bundle, config()) as session:
+        assert session.predict(X)["y"][0, 0] == 2
+        session.reload(optimization_level=2)
+        answer = session.infer(X)
+        assert (answer.cached, answer.outputs["y"][0, 0]) == (None, 2.5)
+
+
+def test_reloading_while_threads_predict_mixes_nothing_up(tmp_path: Path) -> None:
+    bundles = [make_bundle(tmp_path / str(f), scaler(f), version=str(f)) for f in (2.0, 3.0)]
+    wrong: list[object] = []
+    done = threading.Event()
+    with Session(bundles[0], config()) as session:
+
+        def work() -> None:
+            while not done.is_set():
+                answer = session.infer(X)
+                if answer.outputs["y"][0, 0] != float(answer.bundle.partition("@")[2]):
+                    wrong.append(answer)
+
+        threads = [threading.Thread(target=work) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for turn in range(20):
+            session.reload(bundles[turn % 2])
+        done.set()
+        for thread in threads:
+            thread.join()
+        assert wrong == []
+        assert stats_of(session).hits > 0
+
+
+def test_two_engines_do_not_answer_for_each_other(bundle: Bundle, tmp_path: Path) -> None:
+    shared = CacheConfig(sqlite=tmp_path / "cache.db", memory_bytes=0)
+    with Session(bundle, config(shared)) as session:
+        session.predict(X)
+    with Session(bundle, config(shared, engines=("openvino",))) as session:
+        assert session.infer(X).cached is None
+        wait_for(lambda: level_of(session, "sqlite").stored == 1)
+        answer = session.infer(X)
+        assert (answer.cached, answer.used_device) == ("sqlite", "openvino/cpu:0")
+
+
+def test_a_standbys_answer_does_not_stand_in_for_the_first_choice(
+    numpy_engine: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = make_bundle(tmp_path / "b", scaler(2.0), device_kinds=("npu", "cpu"))
+    with Session(bundle, config(engines=("numpy", "ort"))) as session:
+        numpy_engine.unplugged.add("npu:0")
+        answer = session.infer(X)
+        assert (answer.used_device, answer.fell_back, answer.cached) == ("ort/cpu:0", True, None)
+        answer = session.infer(X)  # the standby leads now
+        assert (answer.used_device, answer.cached) == ("ort/cpu:0", "memory")
+        numpy_engine.unplugged.clear()
+        monkeypatch.setattr(session._serving.placement, "_clock_s", lambda: 1e12)
+        answer = session.infer(2 * X)
+        assert answer.used_device == "numpy/npu:0"
+        answer = session.infer(X)
+        assert (answer.used_device, answer.cached) == ("numpy/npu:0", None)
+
+
+def test_a_failing_call_is_not_kept(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "b", unhappy_reshape(), RESHAPE_SPECS)
+    wrong = {"x": np.ones(6, np.float32), "s": np.array([4, 2])}
+    right = {"x": np.ones(6, np.float32), "s": np.array([3, 2])}
+    with Session(bundle, config()) as session:
+        for _ in range(2):
+            with pytest.raises(EngineError, match="reshaped"):
+                session.predict(wrong)
+        assert session.infer(right).cached is None
+        answer = session.infer({"s": right["s"], "x": right["x"]})
+        assert (answer.cached, answer.outputs["y"].shape) == ("memory", (3, 2))
+
+
+def test_a_dead_device_answers_nothing_new_but_what_is_kept(numpy_engine: ModuleType, tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "b", scaler(2.0), device_kinds=("npu",))
+    with Session(bundle, config(engines=("numpy",))) as session:
+        session.predict(X)
+        numpy_engine.unplugged.add("npu:0")
+        with pytest.raises(DeviceLostError):
+            session.predict(2 * X)
+        assert session.infer(X).cached == "memory"
+
+
+def test_a_result_larger_than_the_budget_is_not_kept(tmp_path: Path) -> None:
+    with Session(make_bundle(tmp_path / "b", scaler(2.0)), config(CacheConfig(memory_bytes=2000))) as session:
+        large = np.ones((1000, 4), np.float32)
+        for _ in range(2):
+            assert session.infer(large).cached is None
+            assert session.infer(X).cached in (None, "memory")
+        assert session.infer(X).cached == "memory"
+
+
+def test_a_level_that_had_it_fills_those_before_it(bundle: Bundle, tmp_path: Path) -> None:
+    cache = CacheConfig(sqlite=tmp_path / "cache.db")
+    with Session(bundle, config(cache)) as session:
+        session.predict(X)
+    with Session(bundle, config(cache)) as session:
+        assert [session.infer(X).cached for _ in range(3)] == ["sqlite", "memory", "memory"]
+        assert stats_of(session).hit_rate == 1
+
+
+def test_the_age_of_results_is_bounded(bundle: Bundle, tmp_path: Path) -> None:
+    with Session(bundle, config(CacheConfig(ttl_s=0.05))) as session:
+        session.predict(X)
+        wait_for(lambda: session.infer(X).cached is None, what="the result to be forgotten")
+        assert level_of(session, "memory").expired >= 1
+
+
+def test_a_cache_that_cannot_work_is_told_when_the_session_opens(bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="redis"):
+        Session(bundle, config(CacheConfig(redis=("redis://h:no number",)))).close()
+    with pytest.raises(ConfigError, match="CacheConfig"):
+        Config(cache=True)  # type: ignore[arg-type]
+
+
+def test_scalars_and_empty_outputs_are_kept_as_they_are(tmp_path: Path) -> None:
+    from onnx import helper
+
+    from lineside_runtime.tensors import TensorSpec
+
+    model = graph(
+        [helper.make_node("ReduceSum", ["x"], ["y"], keepdims=0)], [("x", FLOAT, ["n", 4])], [("y", FLOAT, [])]
+    )
+    specs = (TensorSpec(name="x", shape=(-1, 4)),), (TensorSpec(name="y", shape=()),)
+    cache = CacheConfig(sqlite=tmp_path / "cache.db", memory_bytes=0)
+    with Session(make_bundle(tmp_path / "b", model, specs), config(cache)) as session:
+        session.predict(X)
+        wait_for(lambda: session.infer(X).cached == "sqlite")
+        answer = session.infer(X)
+        assert (answer.outputs["y"].shape, float(answer.outputs["y"])) == ((), 4)
