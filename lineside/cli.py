@@ -27,6 +27,7 @@ COMMANDS = {
     "bench": "measure how fast and how large a bundle is here, and compare it",
     "devices": "what this machine can run models on, and what is absent and why",
     "serve": "answer other programs over the Open Inference Protocol, REST and gRPC",
+    "conformance": "put an engine through what every engine must do",
     "agent": "the daemon beside the line",
     "hub": "the host's end: repository, results, broker for a first try",
     "push": "sign a bundle and push it to a group of devices",

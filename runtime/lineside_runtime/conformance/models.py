@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from lineside_runtime.backend import Backend, LoadOptions
 from lineside_runtime.conformance.networks import NETWORKS, Network
@@ -41,12 +42,11 @@ class Model:
     network: Network
     file: Path
 
-    def options(self, **more: object) -> LoadOptions:
+    def options(self, **more: Any) -> LoadOptions:
         """Returns what it is loaded with, as a session would; ``more`` are fields of `LoadOptions`."""
-        known = LoadOptions(
-            threads=1, precision=self.network.precision, inputs=self.network.inputs, outputs=self.network.outputs
-        )
-        return dataclasses.replace(known, **more)  # type: ignore[arg-type]
+        network = self.network
+        known = {"threads": 1, "precision": network.precision, "inputs": network.inputs, "outputs": network.outputs}
+        return LoadOptions(**{**known, **more})
 
 
 def find(backend: Backend, *, folder: Path | None = None, named: Mapping[str, Path] | None = None) -> tuple[Model, ...]:

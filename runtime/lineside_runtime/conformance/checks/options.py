@@ -11,6 +11,8 @@ from lineside_runtime.conformance.subject import CheckFailed, NotApplicable, Sub
 from lineside_runtime.errors import ConfigError, LinesideError
 
 CALLS = 30
+CALLS_WARM = 5
+MEASURE_S = 0.25
 BUSY_MAX = 1.25
 """Processors that one thread may keep busy: the operating system's clock and our own Python beside it."""
 
@@ -25,16 +27,27 @@ def with_one_thread_it_keeps_one_processor_busy(subject: Subject) -> str:
         raise NotApplicable("there is only one processor here")
     model = subject.largest
     inputs = model.network.sample(1)
+    _wait_until_idle()
     with subject.loaded(model, threads=1) as executable:
-        for _ in range(5):
+        for _ in range(CALLS_WARM):
             executable.run(inputs)
-        wall_s, busy_s = time.perf_counter(), time.process_time()
-        for _ in range(CALLS):
+        calls, wall_s, busy_s = 0, time.perf_counter(), time.process_time()
+        while time.perf_counter() - wall_s < MEASURE_S or calls < CALLS:
             executable.run(inputs)
+            calls += 1
         wall_s, busy_s = time.perf_counter() - wall_s, time.process_time() - busy_s
     if busy_s > BUSY_MAX * wall_s:
         raise CheckFailed(f"it kept {busy_s / wall_s:.2f} processors busy, allowed {BUSY_MAX}")
-    return f"{busy_s / wall_s:.2f} processors, {wall_s / CALLS * 1e3:.2f} ms a call of {model.network.name}"
+    return f"{busy_s / wall_s:.2f} processors, {wall_s / calls * 1e3:.2f} ms a call of {model.network.name}"
+
+
+def _wait_until_idle() -> None:
+    """Lets threads of earlier work go to sleep: numpy's own spin on for some milliseconds after a product."""
+    for _ in range(100):
+        before_s = time.process_time()
+        time.sleep(0.02)
+        if time.process_time() - before_s < 0.002:
+            return
 
 
 def with_more_threads_it_is_still_right(subject: Subject) -> str:

@@ -1,0 +1,231 @@
+"""PyTorch, on the host: a bundle's ONNX variant on CUDA, or on the CPU where there is nothing else.
+
+It reads ONNX files (`pytorch_graph`) and nothing of torch's own: ``.pt`` files and exported programs can run code when
+they are loaded, and a state dict alone has no graph. For training's own networks there is the ``converters`` component.
+
+Its import costs seconds and hundreds of megabytes, so that it is the last resort (`registry.LAST_RESORT`) unless
+`Config.engines` names it. CUDA is **untested on hardware**; there convolutions run in TF32, torch's default.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from google.protobuf.message import DecodeError
+
+from lineside_runtime import accelerators, drivers
+from lineside_runtime.backend import Backend, Compatibility, Executable, LoadOptions, OperatorTime, Stage
+from lineside_runtime.backends.messages import device_error
+from lineside_runtime.backends.options import refuse
+from lineside_runtime.backends.pytorch_graph import Network, read, to_dtype
+from lineside_runtime.devices import Device
+from lineside_runtime.errors import (
+    ConfigError,
+    DeviceError,
+    DeviceLostError,
+    EngineError,
+    LinesideError,
+    NoDeviceError,
+    OutOfDeviceMemoryError,
+    UnsupportedModelError,
+)
+from lineside_runtime.inputs import InputCheck
+from lineside_runtime.tensors import Array
+
+ERRORS: dict[str, type[LinesideError] | None] = {
+    "FatalError": None,
+    "OutOfMemoryError": OutOfDeviceMemoryError,
+    "AcceleratorError": DeviceLostError,
+    "JITException": None,
+}
+"""The exceptions that stand in ``torch`` itself; where nothing stands, the text decides. Most is ``RuntimeError``."""
+
+_OTHERS = (
+    torch.cuda.DeferredCudaCallError,
+    onnx.checker.ValidationError,
+    DecodeError,
+    RuntimeError,  # with NotImplementedError, which is how onnx2torch says that it doesn't know an operator
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+    MemoryError,
+)
+"""What onnx, onnx2torch and torch's own modules raise beside them."""
+
+
+class _Threads:
+    """The number of torch's threads: it has one for all of a process, which an executable claims while it is loaded."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._default = torch.get_num_threads()
+        self._claims: dict[int, int] = {}
+
+    def claim(self, owner: object, threads: int) -> None:
+        """Sets the number.
+
+        Raises:
+            ConfigError: Another model that is loaded wants another one.
+        """
+        with self._lock:
+            others = set(self._claims.values()) - {threads}
+            if others:
+                raise ConfigError(
+                    "torch has one number of threads in a process",
+                    expected=others.pop(),
+                    actual=threads,
+                    action="Give all models of the torch engine the same threads, or run one in a process of its own.",
+                )
+            self._claims[id(owner)] = threads
+            torch.set_num_threads(threads)
+
+    def release(self, owner: object) -> None:
+        """Gives it back; the last one restores what it was."""
+        with self._lock:
+            if self._claims.pop(id(owner), None) is not None and not self._claims:
+                torch.set_num_threads(self._default)
+
+
+_THREADS = _Threads()
+
+
+class TorchBackend(Backend):
+    """PyTorch."""
+
+    name = "torch"
+    package = "torch"
+    formats = frozenset({"onnx"})
+    untested_kinds = frozenset({"gpu"})
+
+    @property
+    def version(self) -> str:
+        """Version of ``torch``."""
+        return str(torch.__version__)
+
+    def _probe(self) -> list[Device]:
+        gpus: list[Device] = []
+        for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+            facts = torch.cuda.get_device_properties(index)
+            gpus.append(Device("gpu", index, facts.name, facts.total_memory, handle=f"cuda:{index}"))
+        return [*gpus, Device("cpu", name="CPU", handle="cpu")]
+
+    def _compatibility(self) -> Compatibility:
+        cuda = str(torch.version.cuda or "")
+        versions = {"torch": self.version, "cuda of torch": cuda}
+        if cuda:
+            return drivers.cuda_fits(cuda, drivers.nvidia_driver(), versions=versions)
+        if any("torch" in one.engines for one in accelerators.find()):
+            return Compatibility(versions, False, "there is an NVIDIA GPU, and this torch is built without CUDA")
+        return Compatibility(versions)
+
+    def _load(self, model: Path, device: Device, options: LoadOptions) -> Executable:
+        if device not in self._probe():
+            raise NoDeviceError("torch finds no such device here", actual=f"{device} ({device.handle})")
+        refuse(options, self.name, "cores", "operator_libraries", why="torch pins nothing, and a library would be code")
+        return TorchExecutable(read(model), device, options)
+
+    def _vendor_errors(self) -> tuple[type[Exception], ...]:
+        return (*(getattr(torch, name) for name in ERRORS if hasattr(torch, name)), *_OTHERS)
+
+    def _translate(self, error: Exception, stage: Stage) -> LinesideError:
+        text = str(error).strip()
+        kind: type[LinesideError] | None = OutOfDeviceMemoryError if isinstance(error, MemoryError) else None
+        kind = kind or device_error(text) or ERRORS.get(type(error).__name__)
+        if kind is None and stage == "load":
+            kind = UnsupportedModelError
+        return (kind or EngineError)(f"torch {stage}: {text or type(error).__name__}")
+
+
+class TorchExecutable(Executable):
+    """A module on a device. Torch's modules may be called from several threads at once."""
+
+    def __init__(self, network: Network, device: Device, options: LoadOptions) -> None:
+        self._handle = device.handle
+        self._module = network.module.to(device.handle, memory_format=torch.channels_last)  # 10 % faster, measured
+        self._inputs = [spec.name for spec in network.inputs]
+        self._check = InputCheck(network.inputs)
+        self._outputs = {spec.name: to_dtype(spec.dtype) for spec in network.outputs}
+        self._profile = _Profile(self._module, network.kinds, device) if options.profile else None
+        self._threads = options.threads if device.kind == "cpu" else None
+        if self._threads is not None:
+            _THREADS.claim(self, self._threads)
+
+    def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        module = self._module
+        if module is None:
+            raise DeviceError("the executable is closed")
+        arrays = self._check(inputs)
+        if self._threads is not None and torch.get_num_threads() != self._threads:
+            torch.set_num_threads(self._threads)  # each thread of ours has a number of its own
+        with torch.inference_mode():
+            tensors = [self._tensor(arrays[name]) for name in self._inputs]
+            results = module(*tensors) if self._profile is None else self._profile.run(*tensors)
+            if isinstance(results, torch.Tensor):
+                results = [results]
+            pairs = zip(self._outputs.items(), results, strict=True)
+            answers = {name: result.to("cpu", dtype).contiguous().numpy() for (name, dtype), result in pairs}
+        for name, answer in answers.items():
+            if any(np.may_share_memory(answer, array) for array in arrays.values()):
+                answers[name] = answer.copy()  # a graph may hand an input on
+        return answers
+
+    def _tensor(self, array: Array) -> Any:
+        whole = np.require(array, requirements=("C", "W"))  # torch warns of what may not be written to
+        layout = torch.channels_last if array.ndim == 4 else torch.preserve_format
+        return torch.from_numpy(whole).to(self._handle, memory_format=layout)
+
+    def _operators(self) -> tuple[OperatorTime, ...]:
+        return () if self._profile is None else self._profile.times()
+
+    def _close(self) -> None:
+        self._module = self._profile = None
+        _THREADS.release(self)
+        if self._handle != "cpu":
+            torch.cuda.empty_cache()  # or torch keeps the memory for itself
+
+
+class _Profile(torch.fx.Interpreter):
+    """Times each node of the graph, waiting for the GPU after each."""
+
+    def __init__(self, module: Any, kinds: Mapping[str, str], device: Device) -> None:
+        super().__init__(module)
+        self._kinds = kinds
+        self._wait = torch.cuda.synchronize if device.kind == "gpu" else None
+        self._lock = threading.RLock()  # an interpreter holds one call's values
+        self._spent_ns: dict[str, int] = {}
+        self._calls = 0
+
+    def run(self, *args: Any, **_: Any) -> Any:
+        """Runs one call, node by node."""
+        with self._lock:
+            self._calls += 1
+            return super().run(*args)
+
+    def run_node(self, n: Any) -> Any:
+        """Runs and times one node."""
+        started_ns = time.perf_counter_ns()
+        result = super().run_node(n)
+        if self._wait is not None:
+            self._wait()
+        if n.op == "call_module":
+            self._spent_ns[n.target] = self._spent_ns.get(n.target, 0) + time.perf_counter_ns() - started_ns
+        return result
+
+    def times(self) -> tuple[OperatorTime, ...]:
+        """Returns the mean time of each node."""
+        with self._lock:
+            return tuple(
+                OperatorTime(name, self._kinds.get(name, "module"), self._calls, spent / self._calls / 1000)
+                for name, spent in self._spent_ns.items()
+            )
