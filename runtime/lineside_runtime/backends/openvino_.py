@@ -82,7 +82,8 @@ class OpenVinoBackend(Backend):
         read = core.read_model(str(model))
         with on_cores(options.cores):
             compiled = core.compile_model(read, device.handle, _properties(device, options))
-        return OpenVinoExecutable(compiled, _ShapeCheck(core, model) if read.is_dynamic() else None, options)
+        ports = _Ports(read, [spec.name for spec in options.outputs])
+        return OpenVinoExecutable(compiled, ports, _ShapeCheck(core, model) if read.is_dynamic() else None, options)
 
     def _vendor_errors(self) -> tuple[type[Exception], ...]:
         own = (getattr(openvino._pyopenvino, name, None) for name in ERRORS)
@@ -141,27 +142,52 @@ def _properties(device: Device, options: LoadOptions) -> dict[str, Any]:
     return properties
 
 
+class _Ports:
+    """The names of a model's inputs and outputs as they are in the file.
+
+    Compiling merges tensors: a compiled input may have lost its name, and an output has those of all tensors that it
+    was merged with.
+
+    Attributes:
+        inputs: Name to number.
+        outputs: One name each, in their order.
+    """
+
+    def __init__(self, model: Any, wanted: list[str]) -> None:
+        self.inputs = {name: index for index, port in enumerate(model.inputs) for name in _names(port)}
+        self.outputs: list[str] = []
+        for port in model.outputs:
+            names = port.get_names()
+            free = [name for name in wanted if name in names and name not in self.outputs]
+            self.outputs.append(free[0] if free else port.get_any_name())
+
+
+def _names(port: Any) -> set[str]:
+    """Returns the names of an input; where reading has merged it with its output, only the node still has its own."""
+    return {*port.get_names(), port.get_node().get_friendly_name()}
+
+
 class OpenVinoExecutable(Executable):
     """A compiled model, with as many infer requests as calls run at once."""
 
-    def __init__(self, compiled: Any, check: _ShapeCheck | None, options: LoadOptions) -> None:
+    def __init__(self, compiled: Any, ports: _Ports, check: _ShapeCheck | None, options: LoadOptions) -> None:
         self._compiled = compiled
         self._check = check
         self._cores = options.cores
-        self._names = {name for port in compiled.inputs for name in port.get_names()}
-        self._inputs = len(compiled.inputs)
-        self._outputs = [output.get_any_name() for output in compiled.outputs]
+        self._inputs = ports.inputs
+        self._count = len(compiled.inputs)
+        self._outputs = ports.outputs
         self._idle: list[Any] = []
         self._profile = Profile() if options.profile else None
 
     def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         if self._compiled is None:
             raise DeviceError("the executable is closed")
-        if len(inputs) != self._inputs or not inputs.keys() <= self._names:  # it would compute with what lies there
-            raise BadInputFormatError("other inputs", expected=sorted(self._names), actual=sorted(inputs))
+        if len(inputs) != self._count or not inputs.keys() <= self._inputs.keys():  # else it takes what lies there
+            raise BadInputFormatError("other inputs", expected=sorted(self._inputs), actual=sorted(inputs))
         if self._check is not None:
             self._check(inputs)
-        feed = inputs if type(inputs) is dict else dict(inputs)
+        feed = {self._inputs[name]: array for name, array in inputs.items()}
         try:
             request = self._idle.pop()  # atomic, as is append
         except IndexError:
