@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import abc
 import contextlib
-import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
+
+import msgspec
 
 from lineside_runtime.devices import Device
 from lineside_runtime.errors import InputNotFoundError, LinesideError, PartialFallbackError
@@ -20,8 +21,7 @@ from lineside_runtime.tensors import Array, TensorSpec
 Stage = Literal["probe", "load", "run"]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class LoadOptions:
+class LoadOptions(msgspec.Struct, frozen=True):
     """What a model is loaded with.
 
     Attributes:
@@ -46,8 +46,7 @@ class LoadOptions:
     whole: bool = False
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class OperatorTime:
+class OperatorTime(msgspec.Struct, frozen=True):
     """What one operator of a loaded model took, by the engine's own clock.
 
     Attributes:
@@ -63,8 +62,7 @@ class OperatorTime:
     mean_us: float
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Compatibility:
+class Compatibility(msgspec.Struct, frozen=True):
     """Whether the driver and the libraries of an engine fit together.
 
     Attributes:

@@ -12,8 +12,9 @@ Pure: it holds numbers, no thread and no clock. Whoever uses it from several thr
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Collection, Sequence
+
+import msgspec
 
 START_CALLS = 20
 EWMA_WEIGHT = 0.2
@@ -22,8 +23,7 @@ PROBE_COST = 0.01
 SHARE_WINDOW = 50  # calls over which `Load.share` is a moving mean
 
 
-@dataclasses.dataclass(slots=True, eq=False)
-class Load:
+class Load(msgspec.Struct, eq=False):
     """What is known of one replica.
 
     Attributes:

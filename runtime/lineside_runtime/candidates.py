@@ -6,10 +6,11 @@ first one serves, the others are never imported.
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from lineside_runtime import hardware, registry
 from lineside_runtime.backend import Backend, Executable, LoadOptions
@@ -28,8 +29,7 @@ if TYPE_CHECKING:
     OnAbsent = Callable[[str, DeviceError], None]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(msgspec.Struct, frozen=True):
     """One way to run a bundle.
 
     Attributes:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Literal, get_args
+
+import msgspec
 
 DeviceKind = Literal["npu", "gpu", "cpu"]
 
@@ -11,8 +12,7 @@ KINDS: tuple[DeviceKind, ...] = get_args(DeviceKind)
 """All kinds, in the order in which ``sequential`` tries them."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Device:
+class Device(msgspec.Struct, frozen=True):
     """A processor, as one backend sees it.
 
     Attributes:

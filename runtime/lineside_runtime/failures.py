@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import threading
 import time
 from collections import deque
 from typing import Literal
+
+import msgspec
 
 from lineside_runtime.errors import LinesideError
 
@@ -16,8 +17,7 @@ FAILURES_KEPT = 100
 log = logging.getLogger("lineside.runtime")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Fallback:
+class Fallback(msgspec.Struct, frozen=True):
     """A device that could not do what it was asked for.
 
     Attributes:

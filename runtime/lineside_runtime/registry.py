@@ -6,12 +6,13 @@ A package of somebody else's adds one by an entry point in the group ``lineside.
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import importlib.util
 import sys
 import threading
 from collections.abc import Iterator
+
+import msgspec
 
 from lineside_runtime.backend import Backend
 from lineside_runtime.devices import KINDS, Device, DeviceKind
@@ -30,8 +31,7 @@ BY_NAME_ONLY = ("null",)
 ENTRY_POINTS = "lineside.backends"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Builtin:
+class _Builtin(msgspec.Struct, frozen=True):
     """What is known of an engine of ours without importing it; a test holds it against the engine's own words.
 
     Attributes:
@@ -130,8 +130,7 @@ _lock = threading.Lock()
 _loaded: dict[str, Backend] = {}
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class EngineStatus:
+class EngineStatus(msgspec.Struct, frozen=True):
     """What is known of one engine on this machine.
 
     Attributes:
@@ -243,9 +242,14 @@ def _plugins() -> dict[str, str]:
     return {point.name: point.value for point in entry_points(group=ENTRY_POINTS)}
 
 
+def install_hint(name: str) -> str:
+    """Returns how to get an engine; empty if it isn't known."""
+    return _target(name)[1] if name in (*names(), *BY_NAME_ONLY) else ""
+
+
 def status(name: str) -> EngineStatus:
     """Returns what is known of one engine; never raises for one that is absent."""
-    install = _target(name)[1] if name in (*names(), *BY_NAME_ONLY) else ""
+    install = install_hint(name)
     try:
         engine = backend(name)
         devices = tuple(engine.probe())

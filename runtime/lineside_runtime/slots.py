@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 from collections.abc import Sequence
+
+import msgspec
 
 from lineside_runtime.backend import Executable
 from lineside_runtime.balancer import Load
@@ -45,8 +46,7 @@ class Slot:
         self.loading = threading.Lock()
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(msgspec.Struct, frozen=True):
     """A candidate that failed a call.
 
     Attributes:
@@ -62,8 +62,7 @@ class Failed:
     failures: int = 0
 
 
-@dataclasses.dataclass(slots=True)
-class Plan:
+class Plan(msgspec.Struct):
     """Where a call goes.
 
     Attributes:

@@ -6,11 +6,11 @@ been run by us; the others follow https://onnxruntime.ai/docs/execution-provider
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any, get_args
 
+import msgspec
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as vendor
 
@@ -95,8 +95,7 @@ class OrtBackend(Backend):
         return (kind or EngineError)(f"onnxruntime {stage}: {text or type(error).__name__}")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class OnnxFacts:
+class OnnxFacts(msgspec.Struct, frozen=True):
     """What an ONNX file says of itself.
 
     Attributes:

@@ -12,7 +12,6 @@ https://onnxruntime.ai/docs/execution-providers/
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import logging
 import sys
@@ -22,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as vendor
 
@@ -33,8 +33,7 @@ from lineside_runtime.errors import DriverMismatchError, EngineError, PartialFal
 CPU = "CPUExecutionProvider"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Provider:
+class Provider(msgspec.Struct, frozen=True):
     """An execution provider that we use.
 
     Attributes:
@@ -45,7 +44,7 @@ class Provider:
     """
 
     kind: DeviceKind
-    options: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    options: Mapping[str, str] = {}
     rest: tuple[str, ...] = ()
     nodes: tuple[str, ...] = ()
 
@@ -87,8 +86,7 @@ _lock = threading.Lock()
 _registered: dict[str, str] = {}
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Spread:
+class Spread(msgspec.Struct, frozen=True):
     """Where the nodes of a loaded model run.
 
     Attributes:
@@ -109,8 +107,7 @@ class Spread:
         return f"{', '.join(f'{kind} ×{n}' for kind, n in sorted(left.items()))} of {total} nodes run on the CPU"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(msgspec.Struct, frozen=True):
     """A session that is ready.
 
     Attributes:

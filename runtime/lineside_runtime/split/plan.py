@@ -9,12 +9,15 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from lineside_runtime.backend import Executable
 from lineside_runtime.bundle import Bundle, Manifest, Stage, Variant
-from lineside_runtime.candidates import Candidate, Choice, choose
-from lineside_runtime.config import Config
+from lineside_runtime.candidates import Choice, choose
+from lineside_runtime.config import QUEUE_MAX, Config
 from lineside_runtime.errors import ConfigError, DeviceError, NoDeviceError
-from lineside_runtime.split.cores import OnCores, check_cores, on_cores
+from lineside_runtime.measure import order_by_speed
+from lineside_runtime.split.cores import check_cores
+
+DEVICES_MAX = 64
+"""More than any box has: each device that a stage may fall back to keeps to the stage's cores."""
 
 log = logging.getLogger("lineside.runtime")
 
@@ -28,25 +31,14 @@ class PlacedStage:
         bundle: The bundle as if this stage were its model.
         choice: Who may run it, in the order in which they are tried.
         config: The user's, as it is for one stage.
+        variant: The variant that is cut.
     """
 
     stage: Stage
     bundle: Bundle
     choice: Choice
     config: Config
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _CandidateOnCores(Candidate):
-    """A candidate that keeps to some processor cores."""
-
-    cores: tuple[int, ...] = ()
-
-    def load(self, bundle: Bundle, config: Config, *, profile: bool = False) -> Executable:
-        """Loads it from a thread on these cores: the engine's own threads inherit them."""
-        with on_cores(self.cores):
-            executable = Candidate.load(self, bundle, config, profile=profile)
-        return OnCores(executable, self.cores)
+    variant: Variant
 
 
 def plan_stages(
@@ -82,24 +74,23 @@ def plan_stages(
         return None
     _check_counts(config, variant)
     parts = [_stage_bundle(bundle, variant, stage) for stage in variant.stages]
-    own = _stage_config(config)
+    configs = [_stage_config(config, number) for number in range(len(parts))]
     choices = [
         choose(part.manifest, own, share=share * stage.share, on_absent=on_absent)
-        for part, stage in zip(parts, variant.stages, strict=True)
+        for part, stage, own in zip(parts, variant.stages, configs, strict=True)
     ]
     if config.stage_engines is not None:
         choices = [
             _named_first(choice, wanted, stage)
             for choice, wanted, stage in zip(choices, config.stage_engines, variant.stages, strict=True)
         ]
+    elif config.fallback_strategy == "fastest":
+        choices = [order_by_speed(*one) for one in zip(parts, choices, configs, strict=True)]
     else:
         choices = _spread_over_gpu(choices, variant.stages, config.gpu_ratio)
-    if config.stage_cores is not None:
-        choices = [_on_cores(choice, cores) for choice, cores in zip(choices, config.stage_cores, strict=True)]
-    elif len({str(choice.at(0)) for choice in choices}) == 1:
+    if config.stage_cores is None and len({str(choice.at(0)) for choice in choices}) == 1:
         return None
-    placed = zip(variant.stages, parts, choices, strict=True)
-    return tuple(PlacedStage(stage, part, choice, own) for stage, part, choice in placed)
+    return tuple(PlacedStage(*one, variant) for one in zip(variant.stages, parts, choices, configs, strict=True))
 
 
 def _variant(manifest: Manifest, whole: Choice, level: int | None, *, told: bool) -> Variant | None:
@@ -120,9 +111,17 @@ def _check_counts(config: Config, variant: Variant) -> None:
         check_cores(cores)
 
 
-def _stage_config(config: Config) -> Config:
-    # gpu_ratio has spread the stages; the calls of one stage are not spread again
-    return dataclasses.replace(config, gpu_ratio=1.0, stage_engines=None, stage_cores=None)
+def _stage_config(config: Config, number: int) -> Config:
+    """Returns the user's configuration for one stage: its calls are not spread over devices once more."""
+    return dataclasses.replace(
+        config,
+        gpu_ratio=1.0,
+        balance=False,
+        replica_cores=None if config.stage_cores is None else (config.stage_cores[number],) * DEVICES_MAX,
+        stage_engines=None,
+        stage_cores=None,
+        submit_queue=config.submit_queue if number == 0 else QUEUE_MAX,  # what was taken is not refused half-way
+    )
 
 
 def _stage_bundle(bundle: Bundle, variant: Variant, stage: Stage) -> Bundle:
@@ -164,10 +163,3 @@ def _has_cpu(choice: Choice) -> bool:
 
 def _cpu_first(choice: Choice) -> Choice:
     return choice.reordered(sorted(choice.candidates, key=lambda candidate: candidate.device.kind != "cpu"))
-
-
-def _on_cores(choice: Choice, cores: tuple[int, ...]) -> Choice:
-    return choice.reordered(
-        _CandidateOnCores(one.backend, one.device, one.variant, cores) if one.device.kind == "cpu" else one
-        for one in choice.candidates
-    )
