@@ -1,55 +1,134 @@
-"""``lineside devices``."""
+"""``lineside devices``: what this machine can run models on, and what is absent and why."""
 
 from __future__ import annotations
 
 import argparse
 import platform
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lineside.commands.output import add_json, print_json
-from lineside_runtime import registry
-from lineside_runtime.registry import EngineStatus
+from lineside_boards.detect import UNKNOWN, Board, detect
+from lineside_runtime import accelerators, drivers, probing
+from lineside_runtime.accelerators import Accelerator
+from lineside_runtime.probing import DeviceReport, EngineReport
+
+UNTESTED = "untested on hardware"
+EMULATED = "computes on the CPU"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--json``."""
+    """Adds ``--json`` and ``--timeout``."""
     add_json(parser)
+    parser.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=probing.TIMEOUT_S,
+        metavar="SECONDS",
+        help="how long each engine may take to answer (default: %(default)g)",
+    )
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Lists the engines with their devices, and those that are absent with the reason and what to install."""
-    found = registry.engines()
+    """Lists devices, versions, absent engines, and accelerators that no engine here can use."""
+    board, found = detect(), accelerators.find()
+    reports = probing.probe(timeout_s=options.timeout)
+    unused = probing.unused(found, reports)
     if options.json:
-        machine = {"machine": platform.machine(), "system": platform.platform(), "python": platform.python_version()}
-        print_json({**machine, "engines": [_as_json(status) for status in found]})
+        print_json({**_machine(board), "engines": reports, "accelerators": _as_json(found, unused)})
         return 0
-    for status in found:
-        if not status.available:
-            print(f"{status.name}: absent: {status.reason}\n    to have it: {status.install}")
-            continue
-        print(f"{status.name} {status.version}")
-        for device in status.devices:
-            untested = "  (untested on hardware)" if device.kind in status.untested_kinds else ""
-            print(f"    {status.name}/{device}  {device.name}{untested}")
+    print("\n".join(_page(board, reports, unused)))
     return 0
 
 
-def _as_json(status: EngineStatus) -> dict[str, Any]:
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 3600:
+        raise argparse.ArgumentTypeError("expected 0 to 3600")
+    return value
+
+
+def _machine(board: Board) -> dict[str, Any]:
     return {
-        "name": status.name,
-        "available": status.available,
-        "version": status.version,
-        "reason": status.reason,
-        "install": status.install,
-        "devices": [
-            {
-                "device": f"{status.name}/{device}",
-                "kind": device.kind,
-                "name": device.name,
-                "memory_bytes": device.memory_bytes,
-                "tested_on_hardware": device.kind not in status.untested_kinds,
-            }
-            for device in status.devices
-        ],
+        "machine": platform.machine(),
+        "system": platform.platform(),
+        "kernel": drivers.kernel(),
+        "python": platform.python_version(),
+        "board": board.model,
+        "cores": board.cores,
+        "memory_bytes": board.memory_bytes,
     }
+
+
+def _as_json(found: Iterable[Accelerator], unused: Mapping[Accelerator, str]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": one.name,
+            "kind": one.kind,
+            "where": one.where,
+            "driver": one.driver,
+            "engines": one.engines,
+            "usable": one not in unused,
+            "hint": unused.get(one, ""),
+        }
+        for one in found
+    ]
+
+
+def _page(board: Board, reports: Sequence[EngineReport], unused: Mapping[Accelerator, str]) -> list[str]:
+    lines = [_machine_line(board)]
+    lines += _section("devices", [row for report in reports for row in _device_rows(report)])
+    told = [report for report in reports if report.versions]
+    lines += _section("versions", [_version_row(report) for report in told])
+    lines += [f"  {report.name}: {report.advice}" for report in told if report.advice]
+    if unused:
+        lines += ["", "in this machine, and no engine here can use it"]
+        lines += [f"  {one.name}, {one.where}: {hint}" for one, hint in unused.items()]
+    absent = [report for report in reports if not report.available]
+    if absent:
+        lines += ["", "absent"]
+    for report in absent:
+        lines += [f"  {report.name}: {_without_advice(report)}", f"      to have it: {report.install}"]
+    return lines
+
+
+def _machine_line(board: Board) -> str:
+    name = "this machine" if board.model == UNKNOWN else board.model
+    memory = f", {board.memory_bytes / 2**30:.1f} GiB" if board.memory_bytes else ""
+    system = f"Linux {drivers.kernel()}, Python {platform.python_version()}"
+    return f"{name}: {platform.machine()}, {board.cores} cores{memory}, {system}"
+
+
+def _section(title: str, rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    table = ["  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    return ["", title, *table]
+
+
+def _device_rows(report: EngineReport) -> list[list[str]]:
+    return [[device.device, device.name, _memory(device), _remark(device)] for device in report.devices]
+
+
+def _memory(device: DeviceReport) -> str:
+    return f"{device.memory_bytes / 2**30:.1f} GiB" if device.memory_bytes else ""
+
+
+def _remark(device: DeviceReport) -> str:
+    if device.emulated:
+        return f"({EMULATED})"
+    return "" if device.tested_on_hardware else f"({UNTESTED})"
+
+
+def _version_row(report: EngineReport) -> list[str]:
+    versions = report.versions or {report.name: report.version}
+    told = ", ".join(f"{name} {version or 'not found'}" for name, version in versions.items())
+    fits = {True: "they fit", False: "THEY DON'T FIT", None: ""}[report.fits]
+    return [report.name, told, fits]
+
+
+def _without_advice(report: EngineReport) -> str:
+    """Returns the reason without its code and without the advice that the next line gives."""
+    text = report.reason.partition("] ")[2] if report.reason.startswith("[") else report.reason
+    advice = f"{report.install[:1].upper()}{report.install[1:]}."
+    return text.removesuffix(advice).strip().rstrip(".")

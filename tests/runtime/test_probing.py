@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import importlib
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from lineside_runtime import probing, registry
+from lineside_runtime.accelerators import Accelerator
+from lineside_runtime.probing import DeviceReport, EngineReport
+
+Engines = Callable[..., None]
+
+ENGINE = """
+from lineside_runtime.backend import Backend, Compatibility
+from lineside_runtime.devices import Device
+from lineside_runtime.errors import DeviceLostError
+
+class Mine(Backend):
+    name, package, formats = "mine", "mine", frozenset({"onnx"})
+    version = "1"
+    def _probe(self):
+        return [Device("npu", name="mine", memory_bytes=5)]
+    def _load(self, model, device, options):
+        raise DeviceLostError("no")
+    def _vendor_errors(self):
+        return ()
+    def _translate(self, error, stage):
+        return DeviceLostError(str(error))
+"""
+
+
+@pytest.fixture
+def engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Engines:
+    """Installs engines of somebody else's: a name, and the Python of its module."""
+
+    def install(**modules: str) -> None:
+        entries = []
+        for name, code in modules.items():
+            (tmp_path / f"engine_{name}.py").write_text(code)
+            entries.append(f"{name} = engine_{name}:Mine")
+        info = tmp_path / "third_party-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: third-party\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text("\n".join([f"[{registry.ENTRY_POINTS}]", *entries]))
+        monkeypatch.syspath_prepend(str(tmp_path))
+        importlib.invalidate_caches()
+
+    return install
+
+
+def test_every_known_engine_is_reported_in_the_order_of_preference() -> None:
+    reports = probing.probe(("ort", "tensorrt"))
+    assert [report.name for report in reports] == ["ort", "tensorrt"]
+    assert reports[0].available and reports[0].versions["onnxruntime"] == reports[0].version
+    assert any(device.device == "ort/cpu:0" and device.tested_on_hardware for device in reports[0].devices)
+    assert reports[1] == EngineReport(
+        name="tensorrt",
+        available=False,
+        reason=str(registry.missing("tensorrt")),
+        install=registry.install_hint("tensorrt"),
+    )
+
+
+def test_an_engine_of_somebody_elses_is_asked_in_a_process_of_its_own(engines: Engines) -> None:
+    engines(mine=ENGINE)
+    assert "mine" in registry.names()
+    (report,) = probing.probe(("mine",))
+    assert report.devices == (DeviceReport(device="mine/npu:0", kind="npu", name="mine", memory_bytes=5),)
+    assert report.versions == {"mine": "1"}
+    assert "engine_mine" not in sys.modules
+
+
+def test_an_engine_that_crashes_or_hangs_takes_nothing_with_it(engines: Engines) -> None:
+    engines(
+        crash="import os\nos.abort()",
+        hang="import threading\nprint('waiting', flush=True)\nthreading.Event().wait()",
+        bug=ENGINE.replace('return [Device("npu", name="mine", memory_bytes=5)]', "return 1 / 0"),
+        noisy="import os\nprint('hello')\nos.write(1, b'hello')\n" + ENGINE,
+    )
+    started_s = time.monotonic()
+    crash, hang, bug, noisy = probing.probe(("crash", "hang", "bug", "noisy"), timeout_s=3.0)
+    assert time.monotonic() - started_s < 20
+    assert not crash.available and "SIGABRT" in crash.reason
+    assert not hang.available and "did not answer within 3 s" in hang.reason
+    assert not bug.available and "ZeroDivisionError" in bug.reason
+    assert noisy.available
+
+
+def test_what_an_engine_that_hangs_has_started_is_ended_with_it(engines: Engines, tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    engines(
+        parent="import pathlib, subprocess, sys\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import threading; threading.Event().wait()'])\n"
+        f"pathlib.Path({str(pid_file)!r}).write_text(str(child.pid))\nchild.wait()"
+    )
+    (report,) = probing.probe(("parent",), timeout_s=3.0)
+    assert "did not answer" in report.reason
+    state = Path(f"/proc/{pid_file.read_text()}/stat")
+    assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"  # dead, and not yet fetched
+
+
+def test_an_engine_without_a_device_still_tells_what_does_not_fit(engines: Engines) -> None:
+    engines(
+        misfit=ENGINE.replace('[Device("npu", name="mine", memory_bytes=5)]', "[]")
+        + "    def _compatibility(self):\n"
+        + "        return Compatibility({'driver': '4.19.0'}, False, 'install the pair')\n"
+    )
+    (report,) = probing.probe(("misfit",))
+    assert not report.available and report.reason == "it finds no device here"
+    assert (report.versions, report.fits, report.advice) == ({"driver": "4.19.0"}, False, "install the pair")
+
+
+def test_in_this_process_it_is_the_same_as_in_its_own(numpy_engine: ModuleType) -> None:
+    in_process = probing.report("numpy")
+    assert in_process.available
+    assert probing.probe(("numpy",)) == (in_process,)
+    assert not probing.report("absent").available
+
+
+HAILO = Accelerator("Hailo-8", "npu", ("hailo",), "pci 0000:01:00.0 (1e60:2864)", "", "HailoRT")
+
+
+def test_an_accelerator_that_no_engine_uses_is_told_with_what_it_needs() -> None:
+    absent = EngineReport(name="hailo", available=False, reason="not installed")
+    assert probing.unused([HAILO], [absent]) == {HAILO: "needs HailoRT; no kernel driver holds it"}
+    device = DeviceReport(device="hailo/npu:0", kind="npu")
+    assert probing.unused([HAILO], [EngineReport(name="hailo", available=True, devices=(device,))]) == {}
+
+
+def test_an_emulated_device_does_not_use_an_accelerator() -> None:
+    gpu = Accelerator("VideoCore VII", "gpu", ("ncnn",), "device tree brcm,bcm2712", "v3d", "Mesa's Vulkan driver")
+    llvmpipe = DeviceReport(device="ncnn/gpu:0", kind="gpu", emulated=True)
+    hints = probing.unused([gpu], [EngineReport(name="ncnn", available=True, devices=(llvmpipe,))])
+    assert hints == {gpu: "needs Mesa's Vulkan driver"}
