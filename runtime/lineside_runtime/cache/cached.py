@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
@@ -12,6 +13,9 @@ from lineside_runtime.candidates import Candidate
 from lineside_runtime.placement import Placement, Prediction
 from lineside_runtime.tensors import Array
 
+if TYPE_CHECKING:
+    from lineside_runtime.split.staged import StagedCandidate, StagedPlacement
+
 
 class Cached:
     """Answers from the cache what it can, and keeps what the placement answers.
@@ -20,7 +24,7 @@ class Cached:
     that answered: what a standby computed, perhaps with another variant, doesn't stand in for the first choice later.
     """
 
-    def __init__(self, cache: ResultCache, placement: Placement, *, threads: int | None) -> None:
+    def __init__(self, cache: ResultCache, placement: Placement | StagedPlacement, *, threads: int | None) -> None:
         """Takes a placement and what stands before it.
 
         Args:
@@ -35,7 +39,7 @@ class Cached:
         self._identity = placement.bundle.manifest.identity
         self._requested = str(placement.requested.device)
         self._names: dict[str, bytes] = {}
-        self._looked_up: tuple[tuple[Candidate, ...], list[bytes]] = (), []
+        self._looked_up: tuple[tuple[Candidate | StagedCandidate, ...], list[bytes]] = (), []
 
     def run(self, inputs: Mapping[str, Array]) -> Prediction:
         """Like `Placement.run`; an answer from the cache says so.
@@ -46,9 +50,7 @@ class Cached:
         found = self.find(digest)
         if found is not None:
             return found
-        prediction = self._placement.run(inputs)
-        self.keep(digest, inputs, prediction)
-        return replace(prediction, outputs=_read_only(prediction.outputs))
+        return self.keep(digest, inputs, self._placement.run(inputs))
 
     def find(self, digest: bytes) -> Prediction | None:
         """Returns the answer to inputs with this digest, if a level has it."""
@@ -71,21 +73,28 @@ class Cached:
             cached=level,
         )
 
-    def keep(self, digest: bytes, inputs: Mapping[str, Array], prediction: Prediction) -> None:
-        """Keeps an answer, unless the caller has changed the input while it was computed: it may be to neither then."""
-        if inputs_digest(inputs) != digest:
+    def keep(self, digest: bytes, inputs: Mapping[str, Array], prediction: Prediction) -> Prediction:
+        """Keeps an answer, and returns it as it is given out: read-only, as a hit is.
+
+        It isn't kept if the caller has changed the input while it was computed: it may be to neither of the two then.
+        """
+        if inputs_digest(inputs) == digest:
+            self._put(digest, prediction)
+        else:
             self._cache.note_unstable()
-            return
+        return replace(prediction, outputs=_read_only(prediction.outputs))
+
+    def _put(self, digest: bytes, prediction: Prediction) -> None:
         for candidate in self._placement.candidates:
             if str(candidate) == prediction.used_device:
                 self._cache.put(self._name(candidate) + digest, prediction.outputs, prediction.used_device)
                 return
 
-    def _name(self, candidate: Candidate) -> bytes:
+    def _name(self, candidate: Candidate | StagedCandidate) -> bytes:
         text = str(candidate)
         name = self._names.get(text)
         if name is None:
-            parts: Sequence[Candidate] = getattr(candidate, "candidates", (candidate,))  # one a stage, if there are any
+            parts = (candidate,) if isinstance(candidate, Candidate) else candidate.candidates
             name = self._names[text] = namespace(self._bundle_digest, parts, threads=self._threads)
         return name
 

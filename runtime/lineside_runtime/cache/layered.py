@@ -23,6 +23,7 @@ from lineside_runtime.cache.memory import MemoryLevel
 from lineside_runtime.cache.stats import CacheStats, LevelName
 from lineside_runtime.cache.value import Entry, data_bytes, keep
 from lineside_runtime.errors import MissingExtraError
+from lineside_runtime.pressure import on_memory_pressure
 from lineside_runtime.tensors import Array
 
 
@@ -44,6 +45,7 @@ class ResultCache:
             MemoryLevel(config.memory_bytes, ttl_s=config.ttl_s, clock_s=clock_s) if config.memory_bytes else None
         )
         self._shared: list[Level] = []
+        self._unregister = on_memory_pressure(self.evict)
         try:
             if config.sqlite is not None:
                 self._shared.append(_sqlite(config, config.sqlite, clock_s))
@@ -119,6 +121,7 @@ class ResultCache:
 
     def close(self) -> None:
         """Writes what is queued and gives everything back; done twice it changes nothing."""
+        self._unregister()
         for level in self._shared:
             level.close()
         self.evict()

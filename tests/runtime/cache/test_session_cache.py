@@ -15,6 +15,7 @@ from lineside_runtime.cache.config import CacheConfig
 from lineside_runtime.cache.stats import CacheStats, LevelStats
 from lineside_runtime.config import Config
 from lineside_runtime.errors import ConfigError, DeviceLostError, EngineError
+from lineside_runtime.pressure import relieve
 from lineside_runtime.session import Session
 from tests.peers import wait_for
 from tests.runtime.onnx_models import FLOAT, RESHAPE_SPECS, graph, make_bundle, scaler, unhappy_reshape
@@ -246,3 +247,65 @@ def test_scalars_and_empty_outputs_are_kept_as_they_are(tmp_path: Path) -> None:
         wait_for(lambda: session.infer(X).cached == "sqlite")
         answer = session.infer(X)
         assert (answer.outputs["y"].shape, float(answer.outputs["y"])) == ((), 4)
+
+
+# Submitted calls.
+
+
+def test_a_submitted_frame_that_is_known_is_done_at_once(bundle: Bundle) -> None:
+    with Session(bundle, config()) as session:
+        first = session.submit(X).result(20)
+        assert (first.cached, first.used_device) == (None, "ort/cpu:0")
+        future = session.submit(X)
+        assert future.done()
+        assert not future.cancel()
+        assert (future.result(0).cached, future.result(0).outputs["y"][0, 0]) == ("memory", 2)
+        assert session.infer(X).cached == "memory"
+        assert (session.calls, session.submit_counts.taken) == (3, 1)
+        with pytest.raises(ValueError, match="read-only"):
+            first.outputs["y"][0, 0] = 7
+        session.reload(make_bundle(bundle.path.parent / "three", scaler(3.0)))  # and nothing is held any more
+        assert session.submit(X).result(20).outputs["y"][0, 0] == 3
+
+
+def test_a_submitted_call_that_fails_or_is_cancelled_says_so(
+    numpy_engine: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, go = threading.Event(), threading.Event()
+    run = numpy_engine.NumpyExecutable._run
+
+    def run_when_told(executable: Any, inputs: dict[str, np.ndarray]) -> Any:
+        entered.set()
+        go.wait(20)
+        return run(executable, inputs)
+
+    bundle = make_bundle(tmp_path / "b", scaler(2.0), device_kinds=("npu",))
+    with Session(bundle, config(engines=("numpy",))) as session:
+        session.submit(X).result(20)
+        entered.clear()
+        monkeypatch.setattr(numpy_engine.NumpyExecutable, "_run", run_when_told)
+        runs = session.submit(2 * X)
+        assert entered.wait(20)
+        waits = session.submit(3 * X)
+        assert runs.running()
+        assert not runs.cancel()
+        assert waits.cancel()
+        assert waits.cancelled()
+        assert not waits.running()
+        go.set()
+        assert runs.result(20).outputs["y"][0, 0] == 4
+        assert not runs.running()
+        numpy_engine.unplugged.add("npu:0")
+        failed = session.submit(5 * X)
+        assert isinstance(failed.exception(20), DeviceLostError)
+        assert session.submit(X).result(20).cached == "memory"
+
+
+def test_a_device_without_room_makes_the_cache_give_its_memory_back(bundle: Bundle) -> None:
+    with Session(bundle, config()) as session:
+        session.predict(X)
+        assert relieve() > 0
+        level = level_of(session, "memory")
+        assert (level.entries, level.used_bytes, level.evictions) == (0, 0, 1)
+        assert session.infer(X).cached is None
+    assert relieve() == 0
