@@ -12,7 +12,6 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import itertools
 import logging
 import threading
@@ -80,8 +79,7 @@ class Prediction(msgspec.Struct, frozen=True, eq=False):
     cached: Literal["device", "memory", "sqlite", "redis"] | None = None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class DeviceShare:
+class DeviceShare(msgspec.Struct, frozen=True):
     """How much of the work a device does.
 
     Attributes:
@@ -146,6 +144,7 @@ class Placement:
         self._growing = threading.Lock()
         self._dispatcher: Dispatcher | None = None
         self._standby: Standby | None = None
+        self._only_plan: Plan | None = None
         first = self._slot(0)
         if first is None:
             raise NoDeviceError(f"nothing here runs {self._identity}")
@@ -182,7 +181,7 @@ class Placement:
         if not (self._ailing or self._replicas):
             return self._alone
         leader = self.leader
-        others = (slot.candidate for slot in self._shared_slots if self.in_use(slot))
+        others = (slot.candidate for slot in self.replicas if self.in_use(slot))
         return (leader, *(candidate for candidate in others if candidate is not leader))
 
     def run(self, inputs: Mapping[str, Array]) -> Prediction:
@@ -320,9 +319,11 @@ class Placement:
 
     def plan(self) -> Plan:
         """Decides who is asked to answer a call; to be followed by `ended`."""
-        if self._replicas is None:
-            return Plan(self._slots[0], self._slots)
-        return self._replicas.plan(self._slots)
+        if self._replicas is not None:
+            return self._replicas.plan(self._slots)
+        if self._only_plan is None or self._only_plan.order is not self._slots:
+            self._only_plan = Plan(self._slots[0], self._slots)
+        return self._only_plan
 
     def given(self, plan: Plan, slot: Slot) -> int:
         """Notes which device has the call now, and returns how many it has."""
@@ -352,7 +353,8 @@ class Placement:
         return tuple(found)
 
     @property
-    def _shared_slots(self) -> tuple[Slot, ...]:
+    def replicas(self) -> tuple[Slot, ...]:
+        """The devices that share the calls; empty where one has them all."""
         return () if self._replicas is None else self._replicas.slots
 
     @property
@@ -422,11 +424,11 @@ class Placement:
         raise failed[0].error
 
     def _load_replicas(self) -> None:
-        for slot in self._shared_slots:
+        for slot in self.replicas:
             if slot.executable is None and not slot.failures:
                 failed = self.prepare(slot)
                 if failed is not None:
-                    self.took_out(failed, self.take_out(failed))
+                    self.take_out(failed)()
 
     def _healthy_first(self, order: Iterable[Slot]) -> Iterator[Slot]:
         """Goes through those that are in use or due again, then those that nobody needed before, then the others.
@@ -508,7 +510,7 @@ class Placement:
     def _trial(self, slot: Slot) -> None:
         failed = self.prepare(slot)
         if failed is not None:
-            self.took_out(failed, self.take_out(failed, hung=True))
+            self.take_out(failed, hung=True)()
         elif slot.executable is not None:
             self.revive(slot)
             log.warning("%s answers again", slot.candidate)
@@ -531,14 +533,23 @@ class Placement:
             with self._lock:
                 known = failure.slot.failures != failure.failures or failure.slot.executable is not failure.executable
             if not known:
-                self.took_out(failure, self.take_out(failure))
+                self.take_out(failure)()
 
-    def take_out(self, failed: Failed, *, hung: bool = False) -> Shared[Executable] | None:
-        """Marks a device as taken out, and returns what is to be given to `took_out` when no lock is held."""
+    def take_out(self, failed: Failed, *, hung: bool = False, lane_closed: bool = False) -> Callable[[], None]:
+        """Marks a device as taken out.
+
+        Args:
+            failed: Why. If it was taken out since that failure, nothing is done.
+            hung: Whether it didn't answer: then only a trial of our own is given to it.
+            lane_closed: Whether the dispatcher knows of it already.
+
+        Returns:
+            What belongs to it and must not be done under a lock.
+        """
         slot = failed.slot
         with self._lock:
             if slot.failures != failed.failures:
-                return None
+                return _nothing
             used, slot.executable = slot.executable, None
             slot.failures += 1
             slot.hung = hung
@@ -546,20 +557,19 @@ class Placement:
             if hung:
                 slot.loading = threading.Lock()  # whoever hangs may hold the old one
             self._ailing = True
-        return used
 
-    def took_out(self, failed: Failed, used: Shared[Executable] | None) -> None:
-        """Does what belongs to taking a device out and must not be done under a lock."""
-        slot = failed.slot
-        log.warning("%s is taken out and tried again in %.0f s", slot.candidate, pause_s(slot.failures))
-        if used is not None:
-            if slot.hung:
-                _abandon(used)
-            used.retire()
-        if self._dispatcher is not None:
-            self._dispatcher.taken_out(slot)
-        if self._standby is not None:
-            self._standby.keep_soon()
+        def finish() -> None:
+            log.warning("%s is taken out and tried again in %.0f s", slot.candidate, pause_s(slot.failures))
+            if used is not None:
+                if hung:
+                    _abandon(used)
+                used.retire()
+            if self._dispatcher is not None and not lane_closed:
+                self._dispatcher.taken_out(slot)
+            if self._standby is not None:
+                self._standby.keep_soon()
+
+        return finish
 
     def revive(self, slot: Slot) -> None:
         """Takes a device back in."""
@@ -588,6 +598,10 @@ class Placement:
             return 0
         used.retire()
         return self.bundle.file(slot.candidate.variant.file).stat().st_size
+
+
+def _nothing() -> None:
+    pass
 
 
 def _relieved(error: LinesideError) -> bool:

@@ -38,7 +38,7 @@ class Standby:
                 if slot.executable is None and not slot.failures:
                     failed = self._placement.prepare(slot)
                     if failed is not None:
-                        self._placement.took_out(failed, self._placement.take_out(failed))
+                        self._placement.take_out(failed)()
 
     def keep_soon(self) -> None:
         """Does so in a thread: whoever has met the failure has a call to answer."""

@@ -69,7 +69,7 @@ class Dispatcher:
         self._placement = placement
         self._tally = tally
         self._workers = workers
-        self._queue_size = queue_size
+        self._room = queue_size + workers
         self._on_answer = on_answer
         self._lock = threading.Lock()
         self._lanes: dict[Slot, Lane] = {}
@@ -139,6 +139,9 @@ class Dispatcher:
             lane = self._lanes.pop(slot, None)
             if lane is not None:
                 lane.close()
+                for worker in lane.workers:
+                    if worker.job is not None:
+                        self._watch(lane, worker)
                 for job in reversed(lane.drain()):
                     self._next(job, DeviceLostError(f"{slot.engine_and_device} was taken out"), after)
 
@@ -149,13 +152,17 @@ class Dispatcher:
         if lane is None:
             self._tally.count("refused")
             raise self._placement.all_hang()
-        if lane.waiting >= self._queue_size + self._workers:
-            self._tally.count("refused")
-            raise DeviceBusyError(
-                f"{self._queue_size} calls wait for {lane.slot.engine_and_device}",
-                action="Wait for some of the futures, or give Config(submit_queue=…) more room.",
-            )
-        return lane
+        if lane.waiting < self._room:
+            return lane
+        for slot in self._placement.replicas:
+            other = self._lanes.get(slot)
+            if other is not None and other.waiting < self._room and not (slot.failures or other.suspect):
+                return other
+        self._tally.count("refused")
+        raise DeviceBusyError(
+            f"{lane.waiting} calls are with {lane.slot.engine_and_device}",
+            action="Wait for some of the futures, or give Config(submit_queue=…) more room.",
+        )
 
     def _choose(self, job: Job, now: float, *, without: Slot | None = None) -> Lane | None:
         """Returns the first good lane for a job; or else one that is slow or on trial; or else one that failed."""
@@ -251,57 +258,62 @@ class Dispatcher:
             answer = self._placement.attempt(lane.slot, inputs, job.plan.asked)
         except BaseException as error:  # noqa: BLE001  the caller's, as in every executor: a dead worker loses calls
             answer = error
-        self._served(lane, worker, job, turn, answer)
-
-    def _begin(self, lane: Lane, worker: Worker, job: Job, turn: int) -> Mapping[str, Array] | None:
-        """Returns the inputs if the call is still to be run here."""
-        with self._locked() as after:
-            if job.turn != turn:
-                return None
-            if not (job.started or job.future.set_running_or_notify_cancel()):
-                self._leave(job)
-                after.append(partial(self._deliver, job, "cancelled"))
-                return None
-            job.started = True
-            if lane.state == "closed":  # taken out since the worker took the call
-                self._next(job, DeviceLostError(f"{lane.slot.engine_and_device} was taken out"), after)
-                return None
-            worker.job, worker.turn, worker.since_s, worker.used = job, turn, time.monotonic(), lane.slot.executable
-            return job.inputs
-
-    def _served(
-        self, lane: Lane, worker: Worker, job: Job, turn: int, answer: Prediction | Failed | BaseException
-    ) -> None:
-        failed = isinstance(answer, Failed)
         with self._lock:
             worker.job = None
             lane.suspect = False
             late = job.turn != turn
-            if not (late or failed):
+            if not (late or isinstance(answer, Failed)):
                 self._leave(job)
-        if late:
-            if not failed:
-                self._tally.count("late")
-                log.warning("%s: an answer came too late and is dropped", lane.slot.engine_and_device)
-        elif isinstance(answer, Failed):
-            self._pass_on(job, turn, answer)
+        if late or isinstance(answer, Failed):
+            self._not_served(lane, job, turn, answer)
         elif isinstance(answer, BaseException):
             self._deliver(job, "failed", partial(job.future.set_exception, answer))
         else:
-            self._placement.measured(lane.slot, answer.inference_ms)
+            self._answer(lane, job, answer)
+
+    def _begin(self, lane: Lane, worker: Worker, job: Job, turn: int) -> Mapping[str, Array] | None:
+        """Returns the inputs if the call is still to be run here."""
+        with self._lock:
+            if job.turn != turn:
+                return None
+            if (job.started or job.future.set_running_or_notify_cancel()) and lane.state != "closed":
+                job.started = True
+                worker.job, worker.turn, worker.since_s, worker.used = job, turn, time.monotonic(), lane.slot.executable
+                return job.inputs
+        with self._locked() as after:
+            if job.turn == turn and job.future.cancelled():
+                self._leave(job)
+                after.append(partial(self._deliver, job, "cancelled"))
+            elif job.turn == turn:  # the device was taken out since the worker took the call
+                job.started = True
+                self._next(job, DeviceLostError(f"{lane.slot.engine_and_device} was taken out"), after)
+        return None
+
+    def _answer(self, lane: Lane, job: Job, answer: Prediction) -> None:
+        """Tells the caller first, and then sees to the devices that failed the call."""
+        self._placement.measured(lane.slot, answer.inference_ms)
+        self._on_answer(answer)
+        self._tally.ended("answered")
+        try:
+            job.future.set_result(answer)
             if job.failed or lane.slot.failures:
                 self._placement.settle(lane.slot, job.failed)
-            self._on_answer(answer)
-            self._deliver(job, "answered", partial(job.future.set_result, answer))
+        finally:
+            job.let_go()
+            self._tally.delivered()
 
-    # When a device fails or is late.
-
-    def _pass_on(self, job: Job, turn: int, failed: Failed) -> None:
+    def _not_served(self, lane: Lane, job: Job, turn: int, answer: Prediction | Failed | BaseException) -> None:
+        if not isinstance(answer, Failed):
+            self._tally.count("late")
+            log.warning("%s: an answer came too late and is dropped", lane.slot.engine_and_device)
+            return
         with self._locked() as after:
             if job.turn == turn:
-                job.failed.append(failed)
-                job.tried.append(failed.slot)
-                self._next(job, failed.error, after)
+                job.failed.append(answer)
+                job.tried.append(answer.slot)
+                self._next(job, answer.error, after)
+
+    # When a device fails or is late.
 
     def _late(self, waited: weakref.ref[Job], turn: int) -> None:
         """A call has used up its part of the time, or all of it."""
@@ -341,23 +353,31 @@ class Dispatcher:
         now = time.monotonic()
         with self._locked() as after:
             at_it = worker.job is not None or lane.state in ("opening", "warming")
-            if lane.state == "closed" or worker.since_s != since_s or not at_it:
+            if worker.since_s != since_s or not at_it:
                 return
             if now < lane.hangs_at_s(worker):  # its measured time has grown meanwhile
                 self._watch(lane, worker)
                 return
-            self._tally.count("hung")
             error = DeviceLostError(f"{lane.slot.engine_and_device} hangs: no answer for {now - since_s:.1f} s")
+            failed = Failed(lane.slot, worker.used, error, lane.slot.failures)
+            if lane.state == "closed":  # the device was taken out before, for another reason
+                self._rescue([worker], failed, [], after)
+                return
+            self._tally.count("hung")
             after.append(partial(self._placement.note, lane.slot, error))
-            self._take_out(lane, Failed(lane.slot, worker.used, error, lane.slot.failures), after, hung=True)
+            self._take_out(lane, failed, after, hung=True)
 
     def _take_out(self, lane: Lane, failed: Failed, after: _After, *, hung: bool = False) -> None:
         """Takes a device out that could not be opened, or hangs; its calls fail with the reason, or go elsewhere."""
         self._lanes.pop(lane.slot, None)
         lane.close()
-        after.append(partial(self._placement.took_out, failed, self._placement.take_out(failed, hung=hung)))
-        stuck = [worker.job for worker in lane.workers if worker.job is not None and worker.job.turn == worker.turn]
-        for job in reversed(stuck + lane.drain()):
+        after.append(self._placement.take_out(failed, hung=hung, lane_closed=True))
+        self._rescue(lane.workers, failed, lane.drain(), after)
+
+    def _rescue(self, workers: Sequence[Worker], failed: Failed, waiting: list[Job], after: _After) -> None:
+        """Gives the calls that workers are stuck with, and those that wait behind them, to the next device."""
+        stuck = [worker.job for worker in workers if worker.job is not None and worker.job.turn == worker.turn]
+        for job in reversed(stuck + waiting):
             job.failed.append(failed)
             job.tried.append(failed.slot)
             self._next(job, failed.error, after)

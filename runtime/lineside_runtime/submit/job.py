@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from lineside_runtime.tensors import Array
 
@@ -15,12 +16,11 @@ if TYPE_CHECKING:
     from lineside_runtime.submit.lane import Lane
 
 
-@dataclasses.dataclass(eq=False)  # no slots: deadlines refer to it weakly, or they would keep every answer
-class Job:
+class Job(msgspec.Struct, eq=False, weakref=True):
     """One call. Only the dispatcher touches it, under its lock.
 
     ``turn`` is what makes an answer count once: it goes up whenever the call is given to a device and when it ends, and
-    an answer is taken only from the device whose turn it is.
+    an answer is taken only from the device whose turn it is. Deadlines refer to it weakly: they must not keep answers.
 
     Attributes:
         inputs: Array by input name; empty when the job has ended.
@@ -43,5 +43,5 @@ class Job:
     lane: Lane | None = None
     turn: int = 0
     started: bool = False
-    tried: list[Slot] = dataclasses.field(default_factory=list)
-    failed: list[Failed] = dataclasses.field(default_factory=list)
+    tried: list[Slot] = []
+    failed: list[Failed] = []

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from lineside_runtime.errors import ConfigError
 
 if TYPE_CHECKING:
-    from lineside_runtime.submit.dispatcher import Dispatcher
+    from lineside_runtime.shared import Closable
 
 Ending = Literal["answered", "failed", "expired", "cancelled"]
 
@@ -54,7 +54,7 @@ class Tally:
         self._counts = SubmitCounts()
         self._open = 0
         self._delivering: set[int] = set()
-        self._dispatchers: weakref.WeakSet[Dispatcher] = weakref.WeakSet()
+        self._dispatchers: weakref.WeakSet[Closable] = weakref.WeakSet()
 
     @staticmethod
     def check_deadline(deadline_s: object) -> None:
@@ -63,7 +63,7 @@ class Tally:
         if not (is_number and 0 < deadline_s < math.inf):  # type: ignore[operator]
             raise ConfigError("deadline_s", expected="None or seconds > 0", actual=repr(deadline_s))
 
-    def watch(self, dispatcher: Dispatcher) -> None:
+    def watch(self, dispatcher: Closable) -> None:
         """Adds one whose calls `finish` ends."""
         with self._changed:
             self._dispatchers.add(dispatcher)
