@@ -46,12 +46,14 @@ class Alone:
     def memory(self) -> Memory | None:
         """The memory, or ``None`` if it was not measured or the system doesn't tell."""
         peaks = [one.peak_mb for one in self.held if one.peak_mb is not None]
+        resident = [one.resident_mb for one in self.held if one.resident_mb is not None]
         shares = [one.pss_mb for one in self.held if one.pss_mb is not None]
         before = [one.before_mb for one in self.ready if one.before_mb is not None]
-        if not (peaks and shares and before):
+        if not (peaks and resident and shares and before):
             return None
         return Memory(
             peak_mb=statistics.median(peaks),
+            resident_mb=statistics.median(resident),
             pss_mb=statistics.median(shares),
             before_mb=statistics.median(before),
             runs=len(peaks),

@@ -93,6 +93,8 @@ class Finding:
             found.insert(0, f"never warm: not stable after {self.warmed.calls} calls")
         if self.profiled is not None and not self.profiled.operators:
             found.append(f"{self._engine} gives no profile of its operators")
+        if self.entry.contestant.config.cache is not None:
+            found.append("measured without its result cache, which would have answered the one input at once")
         return tuple(found)
 
 

@@ -13,6 +13,7 @@ import signal
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -84,7 +85,7 @@ class Measured:
             LinesideError: As for `Session`.
         """
         self._task = task
-        before = held().pss_mb
+        before = held().resident_mb
         began_ns = time.monotonic_ns()
         source = Path(task.folder) if task.level is None else of_level(open_bundle(Path(task.folder)), task.level)
         self._session = Session(source, task.config)
@@ -150,37 +151,49 @@ class Measured:
         candidate = self._candidate()
         if candidate is None:
             return Profiled(runs=0, run_ms=0.0, warm=False, operators=())
-        executable = candidate.load(self._session.bundle, self._task.config, profile=True)
-        try:
-            return _profiled(executable, self._inputs, runs)
-        finally:
-            executable.close()
+
+        def load() -> Executable:
+            return candidate.load(self._session.bundle, self._task.config, profile=True)
+
+        return profiled(load, self._inputs, runs)
 
 
-def _profiled(executable: Executable, inputs: dict[str, Array], runs: int) -> Profiled:
-    def run() -> dict[str, Array]:
-        return executable.run(inputs)
+def profiled(load: Callable[[], Executable], inputs: dict[str, Array], runs: int) -> Profiled:
+    """Asks an engine what its operators took.
 
-    Runner(run, 1).warm()
-    before = executable.operators()
-    timed = Runner(run, 1).turn(runs)
-    operators = _after(executable.operators(), before)
-    warm = operators is not None
-    rows = operators if operators is not None else [_row(one) for one in before]
-    return Profiled(runs=runs + 1, run_ms=statistics.median(timed.times_ms), warm=warm, operators=tuple(rows))
+    Some engines' profile ends when it is read, so that the warm-up can't be taken out of it: then the model is loaded
+    once more, and read only at the end.
+    """
+    warm = _read_profile(load, inputs, runs, twice=True)
+    return warm if warm.operators else _read_profile(load, inputs, runs, twice=False)
 
 
-def _after(now: tuple[OperatorTime, ...], before: tuple[OperatorTime, ...]) -> list[Row] | None:
-    """Takes the calls of the warm-up out; ``None`` if the engine's profile did not go on after it was read."""
+def _read_profile(load: Callable[[], Executable], inputs: dict[str, Array], runs: int, *, twice: bool) -> Profiled:
+    executable = load()
+    try:
+        runner = Runner(lambda: executable.run(inputs), 1)
+        warmed = runner.warm()
+        before = executable.operators() if twice else ()
+        timed = runner.turn(runs)
+        rows = _after(executable.operators(), before) if twice else [_row(one) for one in executable.operators()]
+    finally:
+        executable.close()
+    run_ms = statistics.median(timed.times_ms)
+    counted = runs + 1 if twice else runs + 1 + warmed.calls
+    return Profiled(runs=counted, run_ms=run_ms, warm=twice, operators=tuple(rows))
+
+
+def _after(now: tuple[OperatorTime, ...], before: tuple[OperatorTime, ...]) -> list[Row]:
+    """Takes the calls of the warm-up out; empty if the profile did not go on after it was read."""
     if [(one.kind, one.name) for one in now] != [(one.kind, one.name) for one in before]:
-        return None
+        return []
     rows = []
     for late, early in zip(now, before, strict=True):
         calls = late.calls - early.calls
         if calls > 0:
             total_us = late.calls * late.mean_us - early.calls * early.mean_us
             rows.append(Row(kind=late.kind, name=late.name, calls=calls, mean_us=max(0.0, total_us / calls)))
-    return rows or None
+    return rows
 
 
 def _row(one: OperatorTime) -> Row:

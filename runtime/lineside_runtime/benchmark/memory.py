@@ -13,12 +13,15 @@ _PROC = Path("/proc")
 def held(pid: int | None = None) -> Held:
     """Returns the memory of a process and everything below it; of this process for ``None``.
 
-    A child's peak is added to its parent's although they need not have been at the same time: an upper bound.
+    Pages that a process shares with others count in full in its resident set, and in part in its proportional one,
+    which therefore depends on who else runs. A child's peak is added to its parent's although they need not have been
+    at the same time: an upper bound.
     """
     pids = _family(os.getpid() if pid is None else pid)
     peaks = [_kilobytes(_PROC / str(one) / "status", "VmHWM:") for one in pids]
     shares = [_kilobytes(_PROC / str(one) / "smaps_rollup", "Pss:") for one in pids]
-    return Held(peak_mb=_sum_mb(peaks), pss_mb=_sum_mb(shares))
+    resident = [_kilobytes(_PROC / str(one) / "status", "VmRSS:") for one in pids]
+    return Held(peak_mb=_sum_mb(peaks), resident_mb=_sum_mb(resident), pss_mb=_sum_mb(shares))
 
 
 def _family(pid: int) -> list[int]:

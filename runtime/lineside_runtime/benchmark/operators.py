@@ -82,7 +82,7 @@ def bottleneck(profiled: Profiled, engine: str, *, usual_ms: float) -> Bottlenec
     total_us = sum(_total_us(row) for row in profiled.operators)
     if not profiled.operators or not total_us:
         return None
-    runs = profiled.runs if profiled.warm else max(row.calls for row in profiled.operators)
+    runs = profiled.runs
     return Bottleneck(
         source=f"{engine}'s own profile",
         runs=runs,
@@ -125,7 +125,7 @@ def _remarks(profiled: Profiled, usual_ms: float) -> tuple[str, ...]:
         slower = f"{profiled.run_ms:.3f} ms a run instead of {usual_ms:.3f}"
         remarks.append(f"profiling slows the model down, {slower}: trust the shares, not the times")
     if not profiled.warm:
-        remarks.append("the engine's profile can be read only once, so the first, cold runs are in it")
+        remarks.append("the engine's profile can be read only once, so the runs of the warm-up are in it")
     return tuple(remarks)
 
 

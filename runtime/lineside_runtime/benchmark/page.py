@@ -16,8 +16,8 @@ OPERATORS_SHOWN = 15
 
 def page(report: BenchmarkReport) -> str:
     """Returns the page."""
-    judged = report.results[-1]
-    title = f"{judged.bundle} on {', '.join(judged.used_devices)}"
+    devices = dict.fromkeys(device for one in report.results for device in one.used_devices)
+    title = f"{report.results[-1].bundle} on {', '.join(devices)}"
     body = [
         f"<header><h1>{_text(title)}</h1><p>{_text(_subtitle(report))}</p></header>",
         _tiles(report),
@@ -72,7 +72,7 @@ def _tiles(report: BenchmarkReport) -> str:
         for text, head in figures
         if head in wanted
     ]
-    if one.latency_ratio is not None:
+    if one.latency_ratio is not None and one.latency_ratio.differs:
         faster = f"{1 / one.latency_ratio.median:.2f} ×"
         tiles.insert(0, f"<div class=tile><b>{faster}</b><span>as fast as {_text(report.baseline)}</span></div>")
     return f"<div class=tiles>{''.join(tiles)}</div><p class=note>Of {_text(one.name)}.</p>"
@@ -119,7 +119,7 @@ def _bottleneck(one: Result, found: Bottleneck) -> str:
     note = (
         f"By {found.source}, {found.runs} runs: {found.operators_ms:.3f} ms in operators of {found.run_ms:.3f} ms "
         f"a run with profiling on. {f'{more} faster operators are in the JSON only. ' if more > 0 else ''}"
-        + " ".join(f"{remark}." for remark in found.remarks)
+        + " ".join(f"{remark[0].upper()}{remark[1:]}." for remark in found.remarks)
     )
     return _section(
         f"Where the time goes: {one.name}", f"{pictures.kinds(found)}<h3>Slowest operators</h3>{table}", note

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import select
 import signal
@@ -29,6 +30,7 @@ from lineside_runtime.benchmark.protocol import (
     decode_reply,
     encode,
 )
+from lineside_runtime.config import Config
 from lineside_runtime.errors import DeadlineExceededError, EngineCrashedError
 
 ANSWER_MAX_S = 300.0
@@ -39,6 +41,11 @@ GOODBYE_S = 2.0
 
 _MODULE = "lineside_runtime.benchmark.measured"
 _Answer = TypeVar("_Answer", Ready, Warmed, Timed, Held, Profiled)
+
+
+def uncached(config: Config) -> Config:
+    """Returns the configuration without the result cache, which would answer a benchmark's one input at once."""
+    return dataclasses.replace(config, cache=None)
 
 
 class Process:
@@ -72,7 +79,7 @@ class Process:
         self._pending = b""
         task = Task(
             folder=str(entry.bundle.path),
-            config=one.config,
+            config=uncached(one.config),
             level=one.level,
             batch=one.batch,
             streams=one.streams,

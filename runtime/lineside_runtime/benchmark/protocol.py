@@ -43,7 +43,7 @@ class Ready(_Message, frozen=True, kw_only=True):
     Attributes:
         first_result_ms: From the process's start to that answer.
         load_ms: Of that, opening and loading the bundle.
-        before_mb: Proportional set size before loading: Python, numpy and lineside itself.
+        before_mb: Resident set before loading: Python, numpy and lineside itself.
         variant: Name of the variant that runs.
         requested_device: Asked for.
         used_device: That answered, such as ``ort/cpu:0``.
@@ -116,10 +116,12 @@ class Held(_Message, frozen=True, kw_only=True):
 
     Attributes:
         peak_mb: Largest resident set so far.
+        resident_mb: Resident set now.
         pss_mb: Proportional set size now: shared pages are divided among those who share them.
     """
 
     peak_mb: float | None
+    resident_mb: float | None
     pss_mb: float | None
 
 

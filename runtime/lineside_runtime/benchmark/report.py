@@ -21,13 +21,15 @@ class Memory(_Strict, frozen=True, kw_only=True):
 
     Attributes:
         peak_mb: Largest resident set until then: median of ``runs`` processes.
-        pss_mb: Proportional set size after ``calls`` calls: median of ``runs`` processes.
-        before_mb: Of that, what Python, numpy and lineside hold before the bundle is loaded.
+        resident_mb: Resident set after ``calls`` calls: median of ``runs`` processes.
+        pss_mb: Proportional set size then: less where other processes share its libraries.
+        before_mb: Of the resident set, what Python, numpy and lineside hold before the bundle is loaded.
         runs: How many processes.
         calls: Calls in each.
     """
 
     peak_mb: float
+    resident_mb: float
     pss_mb: float
     before_mb: float
     runs: int

@@ -31,7 +31,7 @@ def columns(report: BenchmarkReport) -> list[Column]:
     found += [
         ("CPU ms", lambda one: _digits(one.cpu_ms)),
         ("peak MB", lambda one: NOT_MEASURED if one.memory is None else f"{one.memory.peak_mb:.0f}"),
-        ("PSS MB", lambda one: NOT_MEASURED if one.memory is None else f"{one.memory.pss_mb:.0f}"),
+        ("RSS MB", lambda one: NOT_MEASURED if one.memory is None else f"{one.memory.resident_mb:.0f}"),
         ("start ms", lambda one: NOT_MEASURED if one.start is None else f"{one.start.first_result_ms:.0f}"),
         ("file MB", lambda one: f"{one.size_bytes / 1e6:.2f}"),
         ("accuracy", lambda one: NOT_MEASURED if one.accuracy is None else f"{one.accuracy.value:.3f}"),

@@ -1,0 +1,36 @@
+"""Environments of their own for the others, made on demand under ``benchmarks/.envs/``, which git ignores."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+HOME = Path(__file__).parent.parent / ".envs"
+
+REQUIREMENTS = {
+    "ultralytics": ("ultralytics>=8.3,<9", "onnxruntime>=1.20,<2", "onnx>=1.17,<2"),
+    "model-api": ("openvino-model-api>=0.3,<1",),
+}
+"""What each environment holds. On Linux, ``ultralytics`` brings a torch of some GB."""
+
+
+def python_of(name: str) -> Path:
+    """Returns the interpreter of an environment, which is made if it isn't there; minutes, and only once."""
+    home = HOME / name
+    done = home / ".complete"
+    if not done.exists():
+        print(f"  setting up {home} ...", file=sys.stderr, flush=True)
+        venv.create(home, with_pip=True, clear=True)
+        pip = [home / "bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, *REQUIREMENTS[name]], check=True, stdout=sys.stderr)
+        done.touch()
+    return home / "bin/python"
+
+
+def versions_of(name: str, packages: tuple[str, ...]) -> dict[str, str]:
+    """Returns the installed versions in an environment."""
+    code = f"import importlib.metadata as m; print(*(m.version(p) for p in {packages!r}))"
+    done = subprocess.run([python_of(name), "-c", code], check=True, capture_output=True, text=True)
+    return dict(zip(packages, done.stdout.split(), strict=True))
