@@ -15,7 +15,8 @@ from lineside_converters.importing import import_pt
 from lineside_converters.report import REPORT_NAME, SourceFacts, read_report
 from lineside_models.vision.facts import ModelFacts
 from lineside_models.vision.wrap import wrap_onnx
-from lineside_runtime.bundle import Bundle, Manifest, open_bundle, unpack_archive
+from lineside_runtime.archive import unpack_archive
+from lineside_runtime.bundle import Bundle, Manifest, open_bundle
 from lineside_runtime.errors import BundleFormatError, InputNotFoundError, UnsupportedModelError
 from lineside_runtime.session import ARCHIVE_SUFFIX
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from lineside.commands.output import add_json, print_json, say
 from lineside.extras import needs
-from lineside_runtime.bundle import Bundle, open_bundle, pack_archive, unpack_archive
+from lineside_runtime.archive import pack_archive, unpack_archive
+from lineside_runtime.bundle import Bundle, open_bundle
 from lineside_runtime.errors import InputNotFoundError
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from lineside.commands.hub import add_passphrase, passphrase
 from lineside.commands.output import add_json, print_json
 from lineside.extras import needs
-from lineside_runtime.bundle import unpack_archive
+from lineside_runtime.archive import unpack_archive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -12,18 +12,14 @@
 
 Opening a bundle never runs code from it: JSON is read into strict structs, arrays are read with pickle
 forbidden, every path stays inside the folder, and every size is bounded before anything is read.
-A ``.lsb`` file is the same folder as one uncompressed zip.
+A ``.lsb`` file is the same folder as one uncompressed zip (`archive`).
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
-import shutil
 import stat
-import struct
-import zipfile
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -32,11 +28,9 @@ import msgspec
 from lineside_runtime.errors import (
     BundleFormatError,
     BundleIntegrityError,
-    DiskFullError,
-    InputError,
     InputNotFoundError,
 )
-from lineside_runtime.files import fsync_folder, write_atomic
+from lineside_runtime.files import write_atomic
 from lineside_runtime.tensors import TensorSpec
 
 SCHEMA = 1
@@ -392,7 +386,7 @@ def open_bundle(path: Path | str, *, verify: bool = True) -> Bundle:
     """Opens a bundle folder.
 
     Args:
-        path: The folder. For a ``.lsb`` archive, `unpack_archive` comes first.
+        path: The folder. For a ``.lsb`` archive, `archive.unpack_archive` comes first.
         verify: Whether every file is read and compared with the manifest, and anything else in the folder refused.
 
     Raises:
@@ -458,95 +452,3 @@ def write_manifest(folder: Path, manifest: Manifest) -> Bundle:
     checked = parse_manifest(data)
     write_atomic(folder / MANIFEST_NAME, data)
     return Bundle(folder, checked, hashlib.sha256(data).hexdigest())
-
-
-def pack_archive(bundle: Bundle, path: Path) -> None:
-    """Writes the bundle as one uncompressed zip with fixed times, so that equal bundles give equal archives.
-
-    Args:
-        bundle: What to pack.
-        path: The ``.lsb`` file to make.
-
-    Raises:
-        DiskFullError: There is no room; ``path`` is as it was.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-                for relative in (MANIFEST_NAME, *sorted(bundle.manifest.files)):
-                    info = zipfile.ZipInfo(relative, date_time=(1980, 1, 1, 0, 0, 0))
-                    archive.writestr(info, (bundle.path / relative).read_bytes())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFullError(path=str(path), needed_bytes=bundle.manifest.size_bytes) from error
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
-    fsync_folder(path.parent)
-
-
-def unpack_archive(archive_path: Path, folder: Path) -> Bundle:
-    """Unpacks a ``.lsb`` file into a new folder and verifies it.
-
-    Args:
-        archive_path: The ``.lsb`` file.
-        folder: Must not exist; nothing remains of it if the archive is refused.
-
-    Raises:
-        InputNotFoundError: There is no such file.
-        InputError: ``folder`` exists.
-        BundleFormatError: Not a zip, compressed, a path that leaves the folder, or other files than the manifest names.
-        BundleIntegrityError: A file differs from the manifest.
-        DiskFullError: There is no room.
-    """
-    if not archive_path.is_file():
-        raise InputNotFoundError(f"no bundle at {archive_path}", action="Give a .lsb file.")
-    if folder.exists():
-        raise InputError(f"{folder} exists", action="Give a folder that does not exist yet.")
-    try:
-        with zipfile.ZipFile(archive_path) as archive:
-            manifest = _manifest_of(archive, archive_path)
-            folder.mkdir(parents=True)
-            try:
-                _unpack_files(archive, manifest, folder)
-                return open_bundle(folder)
-            except BaseException:
-                shutil.rmtree(folder, ignore_errors=True)
-                raise
-    except _ZIP_ERRORS as error:
-        raise BundleFormatError(f"{archive_path} is not a bundle archive: {error}") from error
-
-
-# What zipfile raises for damaged, encrypted or unusual archives.
-_ZIP_ERRORS = (zipfile.BadZipFile, KeyError, RuntimeError, EOFError, ValueError, struct.error)
-
-
-def _manifest_of(archive: zipfile.ZipFile, archive_path: Path) -> Manifest:
-    manifest = parse_manifest(_read_bounded(archive, MANIFEST_NAME, MANIFEST_MAX_BYTES))
-    names, wanted = archive.namelist(), {MANIFEST_NAME, *manifest.files}
-    if len(names) != len(set(names)):
-        raise BundleFormatError(f"{archive_path}: a name stands in it twice")
-    if set(names) != wanted:
-        odd = sorted(set(names) ^ wanted)
-        raise BundleFormatError(f"{archive_path}: files that are missing or not in the manifest: {odd[:5]}")
-    return manifest
-
-
-def _unpack_files(archive: zipfile.ZipFile, manifest: Manifest, folder: Path) -> None:
-    for relative, entry in manifest.files.items():
-        target = folder / relative
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(target, _read_bounded(archive, relative, entry.size))
-    write_atomic(folder / MANIFEST_NAME, _read_bounded(archive, MANIFEST_NAME, MANIFEST_MAX_BYTES))
-
-
-def _read_bounded(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
-    info = archive.getinfo(name)
-    if info.compress_type != zipfile.ZIP_STORED or info.file_size > limit:
-        raise BundleFormatError(f"{name} in the archive", expected=f"stored, at most {limit} bytes")
-    with archive.open(info) as file:
-        return file.read(limit)

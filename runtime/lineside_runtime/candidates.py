@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from lineside_runtime import hardware, registry
+from lineside_runtime import hardware, registry, versions
 from lineside_runtime.backend import Backend, Executable, LoadOptions
 from lineside_runtime.bundle import Bundle, Manifest, Variant
 from lineside_runtime.config import Config
 from lineside_runtime.devices import KINDS, Device, DeviceKind
 from lineside_runtime.errors import (
-    BundleFormatError,
     ConfigError,
     DeviceError,
     IncompatibleBundleError,
@@ -263,7 +262,7 @@ class _Search:
         for variant in self._variants:
             if variant.format in engine.formats and device.kind in variant.device_kinds:
                 wanted = variant.requires.get(engine.package, "")
-                if _allows(wanted, engine.version):
+                if versions.allows(wanted, engine.version):
                     return variant
                 self._too_old.append(f"{variant.name} needs {engine.package} {wanted}, here is {engine.version}")
         return None
@@ -282,14 +281,3 @@ class _Search:
         return NoDeviceError(
             f"nothing here runs {manifest.identity}", expected=", ".join(forms), actual=reasons or None
         )
-
-
-def _allows(wanted: str, version: str) -> bool:
-    if not wanted:
-        return True
-    from packaging.specifiers import InvalidSpecifier, SpecifierSet  # only bundles that ask pay for it
-
-    try:
-        return SpecifierSet(wanted).contains(version, prereleases=True)
-    except InvalidSpecifier as error:
-        raise BundleFormatError(f"requires: {error}", expected="a version range such as >=1.20,<2") from error

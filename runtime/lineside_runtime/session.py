@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from lineside_runtime.bundle import Bundle, Manifest, open_bundle, unpack_archive
+from lineside_runtime.bundle import Bundle, Manifest, open_bundle
 from lineside_runtime.candidates import choose
 from lineside_runtime.config import Config
 from lineside_runtime.errors import DeviceError
@@ -412,6 +411,10 @@ def _opened(source: Bundle | Path | str) -> tuple[Bundle, Callable[[], None] | N
     path = Path(source)
     if path.suffix != ARCHIVE_SUFFIX or path.is_dir():
         return open_bundle(path), None
+    import tempfile  # only an archive needs it, and the zip
+
+    from lineside_runtime.archive import unpack_archive
+
     folder = tempfile.TemporaryDirectory(prefix="lineside-bundle-")
     try:
         return unpack_archive(path, Path(folder.name) / "bundle"), folder.cleanup

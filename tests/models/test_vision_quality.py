@@ -15,7 +15,7 @@ import pytest
 import lineside.vision
 from lineside_models.vision import QualityInspector
 from lineside_models.vision.facts import EXAMPLE, METADATA_KEY
-from lineside_runtime.bundle import pack_archive
+from lineside_runtime.archive import pack_archive
 from lineside_runtime.config import Config
 from lineside_runtime.errors import (
     BadInputFormatError,

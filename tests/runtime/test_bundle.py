@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lineside_runtime import bundle as bundles
+from lineside_runtime.archive import pack_archive, unpack_archive
 from lineside_runtime.bundle import (
     CHUNK_BYTES,
     MANIFEST_MAX_BYTES,
@@ -22,9 +23,7 @@ from lineside_runtime.bundle import (
     check_relative,
     describe_bytes,
     open_bundle,
-    pack_archive,
     parse_manifest,
-    unpack_archive,
     write_manifest,
 )
 from lineside_runtime.errors import BundleError, BundleFormatError, BundleIntegrityError, InputError, InputNotFoundError

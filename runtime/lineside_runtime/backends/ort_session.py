@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -154,6 +152,9 @@ def session_options(options: LoadOptions) -> Any:
     for library in options.operator_libraries:
         result.register_custom_ops_library(str(library))
     if options.profile:
+        import tempfile  # only who profiles pays for them
+        import uuid
+
         result.enable_profiling = True
         result.profile_file_prefix = f"{tempfile.gettempdir()}/lineside-ort-{uuid.uuid4().hex}"
     return result
