@@ -116,6 +116,7 @@ class DeviceError(LinesideError):
     """The processor or its engine failed."""
 
     code = 1000
+    default_action = "The log has the engine's own words; `lineside devices` lists what can be used."
 
 
 class OutOfDeviceMemoryError(DeviceError):
@@ -164,6 +165,9 @@ class EngineError(DeviceError):
     """The engine failed in a way that fits none of the others; its own exception is the cause."""
 
     code = 1007
+    default_action = (
+        "The log and this error's cause have the engine's own words; try another engine with Config(engines=…)."
+    )
 
 
 class DeadlineExceededError(DeviceError):
@@ -198,6 +202,7 @@ class InputError(LinesideError):
     """What was given to lineside is not usable."""
 
     code = 2000
+    default_action = "Correct what the message names."
 
 
 class ConfigError(InputError):
@@ -211,6 +216,7 @@ class InputNotFoundError(InputError):
     """A file or folder is not there."""
 
     code = 2002
+    default_action = "Check the path."
 
 
 class BadInputFormatError(InputError):
@@ -224,6 +230,7 @@ class MissingModelFactsError(InputError):
     """A bare model file does not say how to prepare its input or how to read its output."""
 
     code = 2004
+    default_action = "Give its facts as arguments, or make a bundle of it, which carries them."
 
 
 class UnsafeModelError(InputError):
@@ -237,24 +244,28 @@ class MissingExtraError(InputError):
     """A part of lineside is asked for that the installed extras do not bring."""
 
     code = 2006
+    default_action = "Install the extra that the message names."
 
 
 class UnsupportedModelError(InputError):
     """A model file of a kind or architecture that lineside does not know."""
 
     code = 2007
+    default_action = "Export the model again in a format that the engine reads, such as ONNX, or use another engine."
 
 
 class DatasetError(InputError):
     """A data folder has none of the known layouts, or its annotations are damaged."""
 
     code = 2008
+    default_action = "Lay the folder out as one of the known layouts, and correct the file that the message names."
 
 
 class CameraError(InputError):
     """A camera, video or folder gives no frames."""
 
     code = 2009
+    default_action = "Check the camera's cable and address, or the path."
 
 
 class UnknownHeadError(InputError):
@@ -272,6 +283,7 @@ class RequestError(InputError):
     """
 
     code = 2011
+    default_action = "Correct the request; GET /v2/models/NAME tells what the model takes."
 
     def __init__(
         self,
@@ -290,12 +302,14 @@ class BundleError(LinesideError):
     """A bundle is damaged, forged or does not fit."""
 
     code = 3000
+    default_action = "Make or fetch the bundle again."
 
 
 class BundleFormatError(BundleError):
     """The bundle's folder, archive or manifest breaks the format."""
 
     code = 3001
+    default_action = "Make the bundle again with this version of lineside; `lineside bundle verify` says what is wrong."
 
 
 class BundleIntegrityError(BundleError):
@@ -330,6 +344,7 @@ class IncompatibleBundleError(BundleError):
     """The bundle needs something that this device does not have."""
 
     code = 3006
+    default_action = "Install what the message names, or build a variant for this device."
 
 
 class TargetNotFoundError(BundleError):
@@ -343,12 +358,14 @@ class StoreError(LinesideError):
     """Keeping or moving records failed."""
 
     code = 4000
+    default_action = "Check the disk and the link; what was recorded is kept."
 
 
 class DatabaseError(StoreError):
     """The SQLite database cannot be read or written."""
 
     code = 4001
+    default_action = "Check the disk, and which other process holds the file."
 
 
 class DiskFullError(StoreError):
@@ -369,6 +386,7 @@ class BrokerError(StoreError):
     """The MQTT broker cannot be reached, or refuses the connection or the subscription."""
 
     code = 4003
+    default_action = "Check the broker's address, certificate and access list; the connection is tried again."
 
 
 class FetchError(StoreError):
@@ -398,6 +416,7 @@ class UpdateError(LinesideError):
     """An update could not be carried out; the device runs what it ran before."""
 
     code = 5000
+    default_action = "The log says which step failed; correct it and push again."
 
 
 class GoldenMismatchError(UpdateError):
@@ -411,63 +430,74 @@ class StagingError(UpdateError):
     """The new bundle could not be put in its slot or loaded."""
 
     code = 5002
+    default_action = "Free some space or build the bundle for this device, and push it again."
 
 
 class RolloutError(UpdateError):
     """A rollout cannot start or go on."""
 
     code = 5003
+    default_action = "`lineside fleet` shows the devices' state; correct what the message names and start it again."
 
 
 class ConvertError(LinesideError):
     """Making a smaller model failed or made a worse one."""
 
     code = 6000
+    default_action = "Correct what the message names and run it again."
 
 
 class GraphError(ConvertError):
     """The model's graph cannot be read or converted; the message names the node where it is known."""
 
     code = 6001
+    default_action = "Export the model again with another opset, or without the operator that the message names."
 
 
 class ParityGateError(ConvertError):
     """The converted model's outputs differ from the source's by more than the tolerance."""
 
     code = 6002
+    default_action = "Take a lower optimization_level; the message names the output that differs most."
 
 
 class AccuracyGateError(ConvertError):
     """The converted model's task metric drops by more than is allowed."""
 
     code = 6003
+    default_action = "Take a lower optimization_level, calibrate with more frames, or train longer."
 
 
 class SpeedGateError(ConvertError):
     """The converted model is slower than the model that it was made of."""
 
     code = 6004
+    default_action = "Take another level or engine; `lineside bench` shows what takes the time."
 
 
 class CalibrationError(ConvertError):
     """There are no usable frames to calibrate on."""
 
     code = 6005
+    default_action = "Give a folder with some hundred frames of the line."
 
 
 class TrainingError(ConvertError):
     """Training cannot start, go on or end in a usable model."""
 
     code = 6006
+    default_action = "The log says why; training goes on where it stopped."
 
 
 class BoardError(LinesideError):
     """A board cannot be detected, written or reached."""
 
     code = 7000
+    default_action = "Check the board's power and connection, and try again."
 
 
 class DemoError(LinesideError):
     """A step of the demo did not happen; the logs of its processes say more."""
 
     code = 8001
+    default_action = "Look at the logs that the message names."

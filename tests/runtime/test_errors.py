@@ -4,8 +4,11 @@ import inspect
 import json
 import re
 
+import pytest
+
 from lineside_runtime import errors
 from lineside_runtime.errors import DeviceError, DiskFullError, InputError, LinesideError, OutOfDeviceMemoryError
+from tests.runtime import errors_page
 
 CLASSES = [value for value in vars(errors).values() if inspect.isclass(value) and issubclass(value, LinesideError)]
 
@@ -58,3 +61,17 @@ def test_an_error_travels_as_json() -> None:
         "actual": None,
         "action": DiskFullError.default_action,
     }
+
+
+@pytest.mark.parametrize("kind", [kind for kind in CLASSES if kind.code], ids=lambda kind: kind.__name__)
+def test_every_error_says_what_it_means_and_what_to_do_next(kind: type[LinesideError]) -> None:
+    assert (kind.__doc__ or "").strip().split("\n")[0].endswith(".")
+    assert kind.default_action.endswith("."), "a sentence that tells the reader what to do"
+    assert kind.default_action in str(kind("words"))
+
+
+def test_the_page_of_errors_is_the_tree() -> None:
+    assert errors_page.PAGE.read_text(encoding="utf-8") == errors_page.render(), (
+        "docs/errors.md is old: python -m tests.runtime.errors_page"
+    )
+    assert {kind.code // 1000 for kind in CLASSES if kind.code} == set(errors_page.TITLES)
