@@ -1,0 +1,123 @@
+"""How long the stages take where they are to run: really run, both at once, each on its own cores."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import statistics
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from lineside_runtime import registry
+from lineside_runtime.backend import Executable, LoadOptions
+from lineside_runtime.devices import Device
+from lineside_runtime.errors import NoDeviceError
+from lineside_runtime.split.cores import on_cores
+from lineside_runtime.tensors import Array
+
+ROUNDS = 20
+WARM_ROUNDS = 3
+
+Feed = Mapping[str, Array]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Place:
+    """Where a stage may run.
+
+    Attributes:
+        engine: Name of the engine.
+        device: One of its devices, such as ``cpu:0``; an empty text for its first.
+        cores: Processor cores to keep to; empty for all.
+        threads: Threads of one call; ``None`` leaves it to the engine.
+    """
+
+    engine: str
+    device: str = ""
+    cores: tuple[int, ...] = ()
+    threads: int | None = 1
+
+    def __str__(self) -> str:
+        """Returns for example ``openvino/cpu:0 on core 1``."""
+        device = f"/{self.device}" if self.device else ""
+        cores = f" on core {', '.join(map(str, self.cores))}" if self.cores else ""
+        return f"{self.engine}{device}{cores}"
+
+    def load(self, model: Path, precision: str) -> Executable:
+        """Loads a model there.
+
+        Raises:
+            NoDeviceError: The engine has no such device.
+            LinesideError: It can't be loaded.
+        """
+        backend = registry.backend(self.engine)
+        with self.keeping():
+            options = LoadOptions(threads=self.threads, precision="int8" if precision == "int8" else "fp32")
+            return backend.load(model, self._find(backend.probe()), options)
+
+    def keeping(self) -> contextlib.AbstractContextManager[None]:
+        """Keeps the calling thread on these cores."""
+        return on_cores(self.cores) if self.cores else contextlib.nullcontext()
+
+    def _find(self, devices: Sequence[Device]) -> Device:
+        for device in devices:
+            if self.device in ("", str(device)):
+                return device
+        raise NoDeviceError(f"no such device for {self.engine}", expected=list(map(str, devices)), actual=self.device)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Work:
+    """Something to time.
+
+    Attributes:
+        place: Where it runs.
+        executable: What runs.
+        feed: Its input.
+    """
+
+    place: Place
+    executable: Executable
+    feed: Feed
+
+
+def time_together(works: Sequence[Work], rounds: int = ROUNDS) -> list[float]:
+    """Times several executables that all run at the same time, as the stages of a pipeline do.
+
+    Returns:
+        Milliseconds of a call of each, the lower quartile: what other processes take meanwhile should not choose.
+    """
+    start = threading.Barrier(len(works))
+    done = [threading.Event() for _ in works]
+    with ThreadPoolExecutor(len(works)) as pool:
+        futures = [pool.submit(_repeat, work, start, done, number, rounds) for number, work in enumerate(works)]
+    errors = [error for error in (future.exception() for future in futures) if error is not None]
+    for error in sorted(errors, key=lambda error: isinstance(error, threading.BrokenBarrierError)):
+        raise error  # the first cause, and not that others waited in vain
+    return [statistics.quantiles(future.result(), n=4)[0] for future in futures]
+
+
+def _repeat(
+    work: Work, start: threading.Barrier, done: Sequence[threading.Event], number: int, rounds: int
+) -> list[float]:
+    samples: list[float] = []
+    try:
+        with work.place.keeping():
+            for _ in range(WARM_ROUNDS):
+                work.executable.run(work.feed)
+            start.wait()
+            while not all(event.is_set() for event in done):  # nobody is timed alone while another is not done
+                began_ns = time.perf_counter_ns()
+                work.executable.run(work.feed)
+                samples.append((time.perf_counter_ns() - began_ns) / 1e6)
+                if len(samples) >= rounds:
+                    done[number].set()
+    except BaseException:
+        start.abort()
+        raise
+    finally:
+        done[number].set()
+    return samples
