@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import abc
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +20,7 @@ from lineside_runtime.errors import InputNotFoundError, LinesideError, PartialFa
 from lineside_runtime.tensors import Array, TensorSpec
 
 Stage = Literal["probe", "load", "run"]
+Fetch = Callable[[], dict[str, Array]]
 
 
 class LoadOptions(msgspec.Struct, frozen=True):
@@ -221,6 +223,26 @@ class Executable(abc.ABC):
         """
         return False
 
+    def keep(self, outputs: Mapping[str, Array]) -> Fetch | None:
+        """Copies outputs into the device's own memory, for the result cache.
+
+        Args:
+            outputs: Array by output name, as `run` gave them.
+
+        Returns:
+            What copies them back, also after `close`; letting go of it gives the memory back. ``None`` where the engine
+            has no memory but the host's.
+
+        Raises:
+            DeviceError: The device has no room, or is gone.
+        """
+        with self.backend._boundary("run"):
+            fetch = self._keep(outputs)
+        return None if fetch is None else partial(_fetched, self.backend, fetch)
+
+    def _keep(self, outputs: Mapping[str, Array]) -> Fetch | None:
+        return None
+
     def close(self) -> None:
         """Gives the device's memory back; done twice it changes nothing."""
         with self.backend._boundary("run"):
@@ -231,3 +253,8 @@ class Executable(abc.ABC):
 
     @abc.abstractmethod
     def _close(self) -> None: ...
+
+
+def _fetched(backend: Backend, fetch: Fetch) -> dict[str, Array]:
+    with backend._boundary("run"):
+        return fetch()

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from lineside_runtime import pressure
-from lineside_runtime.backend import Executable
+from lineside_runtime.backend import Executable, Fetch
 from lineside_runtime.balancer import Load
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.candidates import Candidate, Choice
@@ -276,6 +276,20 @@ class Placement:
     def _failed(self, slot: Slot, used: Shared[Executable] | None, error: LinesideError, failures: int) -> Failed:
         self._failures.add(slot.engine_and_device, "run" if used else "load", error)
         return Failed(slot, used, error, failures)
+
+    def keep(self, device: str, outputs: Mapping[str, Array]) -> Fetch | None:
+        """Copies outputs into the memory of the device that computed them; see `Executable.keep`.
+
+        Args:
+            device: As `Prediction.used_device` names it.
+            outputs: Array by output name.
+        """
+        for slot in self._slots:
+            used = slot.executable
+            if slot.engine_and_device == device and used is not None:
+                with contextlib.suppress(Retired), used.use() as executable:
+                    return executable.keep(outputs)
+        return None
 
     def close(self) -> None:
         """Gives the devices back."""

@@ -21,7 +21,7 @@ import torch
 from google.protobuf.message import DecodeError
 
 from lineside_runtime import accelerators, drivers
-from lineside_runtime.backend import Backend, Compatibility, Executable, LoadOptions, OperatorTime, Stage
+from lineside_runtime.backend import Backend, Compatibility, Executable, Fetch, LoadOptions, OperatorTime, Stage
 from lineside_runtime.backends.messages import device_error
 from lineside_runtime.backends.options import refuse
 from lineside_runtime.backends.pytorch_graph import Network, read, to_dtype
@@ -187,6 +187,12 @@ class TorchExecutable(Executable):
 
     def _operators(self) -> tuple[OperatorTime, ...]:
         return () if self._profile is None else self._profile.times()
+
+    def _keep(self, outputs: Mapping[str, Array]) -> Fetch | None:
+        if self._handle == "cpu":
+            return None
+        kept = {name: self._tensor(array) for name, array in outputs.items()}
+        return lambda: {name: tensor.cpu().contiguous().numpy() for name, tensor in kept.items()}
 
     def _close(self) -> None:
         self._module = self._profile = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -87,7 +88,9 @@ class Cached:
     def _put(self, digest: bytes, prediction: Prediction) -> None:
         for candidate in self._placement.candidates:
             if str(candidate) == prediction.used_device:
-                self._cache.put(self._name(candidate) + digest, prediction.outputs, prediction.used_device)
+                device = prediction.used_device
+                keep_there = partial(self._placement.keep, device)
+                self._cache.put(self._name(candidate) + digest, prediction.outputs, device, keep_there=keep_there)
                 return
 
     def _name(self, candidate: Candidate | StagedCandidate) -> bytes:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from lineside_runtime.cache.config import VALUE_BYTES_MAX, CacheConfig
+from lineside_runtime.cache.device import DeviceLevel, Keep
 from lineside_runtime.cache.level import Level
 from lineside_runtime.cache.memory import MemoryLevel
 from lineside_runtime.cache.stats import CacheStats, LevelName
@@ -41,9 +42,8 @@ class ResultCache:
             ConfigError: A level can't ever work as configured.
             MissingExtraError: Redis is asked for and its client isn't installed.
         """
-        self._memory = (
-            MemoryLevel(config.memory_bytes, ttl_s=config.ttl_s, clock_s=clock_s) if config.memory_bytes else None
-        )
+        self._memory = _memory(config, clock_s)
+        self._device = _device(config, clock_s)
         self._shared: list[Level] = []
         self._unregister = on_memory_pressure(self.evict)
         try:
@@ -77,6 +77,11 @@ class ResultCache:
             entry = self._memory.get(key)
             if entry is not None:
                 return entry, "memory"
+        if self._device is not None:
+            entry = self._device.get(key)
+            if entry is not None:
+                self._take(key, entry, [])
+                return entry, "device"
         for number, level in enumerate(self._shared):
             entry = level.get(key)
             if entry is not None:
@@ -84,20 +89,24 @@ class ResultCache:
                 return entry, level.name
         return None
 
-    def put(self, key: bytes, outputs: Mapping[str, Array], device: str) -> None:
+    def put(self, key: bytes, outputs: Mapping[str, Array], device: str, *, keep_there: Keep | None = None) -> None:
         """Keeps a copy of the outputs.
 
         Args:
             key: 32 bytes: `key.namespace` and `key.inputs_digest`.
             outputs: Array by output name.
             device: Engine and device that computed them.
+            keep_there: Copies outputs into that device's memory; see `Executable.keep`.
         """
         size = data_bytes(outputs)
         if size is None or size > VALUE_BYTES_MAX:
             with self._lock:
                 self._not_kept += 1
             return
-        self._take(key, keep(outputs, device), self._shared)
+        entry = keep(outputs, device)
+        self._take(key, entry, self._shared)
+        if self._device is not None and keep_there is not None:
+            self._device.put(key, entry, keep_there)
 
     def note_unstable(self) -> None:
         """Counts a result that wasn't kept because its input had changed meanwhile."""
@@ -112,7 +121,7 @@ class ResultCache:
 
     def evict(self) -> int:
         """Gives up what is kept in this process's memory and on the device; returns how many bytes that were."""
-        return 0 if self._memory is None else self._memory.evict()
+        return sum(level.evict() for level in (self._memory, self._device) if level is not None)
 
     def flush(self, timeout_s: float) -> bool:
         """Waits until the shared levels have written what they were given; says whether that came in time."""
@@ -129,10 +138,21 @@ class ResultCache:
     @property
     def stats(self) -> CacheStats:
         """What it has done."""
-        levels = [] if self._memory is None else [self._memory.stats]
-        levels += [level.stats for level in self._shared]
+        levels = [level.stats for level in (self._memory, self._device, *self._shared) if level is not None]
         with self._lock:
             return CacheStats(self._hits, self._misses, self._not_kept, self._unstable, tuple(levels))
+
+
+def _memory(config: CacheConfig, clock_s: Callable[[], float]) -> MemoryLevel[Entry] | None:
+    if not config.memory_bytes:
+        return None
+    return MemoryLevel(config.memory_bytes, ttl_s=config.ttl_s, clock_s=clock_s)
+
+
+def _device(config: CacheConfig, clock_s: Callable[[], float]) -> DeviceLevel | None:
+    if not config.device_bytes:
+        return None
+    return DeviceLevel(config.device_bytes, ttl_s=config.ttl_s, clock_s=clock_s)
 
 
 def _sqlite(config: CacheConfig, path: Path, clock_s: Callable[[], float]) -> Level:

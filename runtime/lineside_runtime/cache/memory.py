@@ -5,33 +5,47 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Generic, Literal, Protocol, TypeVar
 
 from lineside_runtime.cache.stats import LevelStats
-from lineside_runtime.cache.value import Entry
 
 Clock = Callable[[], float]
 
 
-class MemoryLevel:
+class Sized(Protocol):
+    """What can be kept."""
+
+    @property
+    def size_bytes(self) -> int:
+        """What it takes in memory."""
+
+
+T = TypeVar("T", bound=Sized)
+
+
+class MemoryLevel(Generic[T]):
     """Results by key, least recently used first out. Any number of threads may use it.
 
-    Written here because `functools.lru_cache` counts entries and not bytes, and ``cachetools`` has no lock, and no
-    level of its own that keeps both a budget and an age.
+    Written here because `functools.lru_cache` counts entries and not bytes, and ``cachetools`` has no lock and nothing
+    that has both a budget of bytes and an age.
 
     Attributes:
         budget_bytes: What all entries together may take.
     """
 
-    def __init__(self, budget_bytes: int, *, ttl_s: float | None, clock_s: Clock) -> None:
+    def __init__(
+        self, budget_bytes: int, *, ttl_s: float | None, clock_s: Clock, name: Literal["memory", "device"] = "memory"
+    ) -> None:
         self.budget_bytes = budget_bytes
         self._ttl_s = ttl_s
         self._clock_s = clock_s
+        self._name = name
         self._lock = threading.Lock()
-        self._entries: OrderedDict[bytes, tuple[Entry, float]] = OrderedDict()
+        self._entries: OrderedDict[bytes, tuple[T, float]] = OrderedDict()
         self._used_bytes = 0
-        self._hits = self._misses = self._stored = self._evictions = self._expired = 0
+        self._hits = self._misses = self._stored = self._evictions = self._expired = self._drops = 0
 
-    def get(self, key: bytes) -> Entry | None:
+    def get(self, key: bytes) -> T | None:
         """Returns the entry, which is then the last that is given up."""
         with self._lock:
             found = self._entries.get(key)
@@ -47,13 +61,14 @@ class MemoryLevel:
             self._hits += 1
             return found[0]
 
-    def put(self, key: bytes, entry: Entry) -> None:
+    def put(self, key: bytes, entry: T) -> None:
         """Takes the entry and gives up as many old ones as it needs; one larger than the budget isn't taken."""
         expires_s = 0.0 if self._ttl_s is None else self._clock_s() + self._ttl_s
         with self._lock:
             if key in self._entries:
                 self._remove(key)
             if entry.size_bytes > self.budget_bytes:
+                self._drops += 1
                 return
             while self._used_bytes + entry.size_bytes > self.budget_bytes:
                 self._remove(next(iter(self._entries)))
@@ -79,12 +94,13 @@ class MemoryLevel:
         """What it has done."""
         with self._lock:
             return LevelStats(
-                name="memory",
+                name=self._name,
                 hits=self._hits,
                 misses=self._misses,
                 stored=self._stored,
                 evictions=self._evictions,
                 expired=self._expired,
+                drops=self._drops,
                 entries=len(self._entries),
                 used_bytes=self._used_bytes,
             )
