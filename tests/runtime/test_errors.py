@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
 import re
 
 import pytest
 
-from lineside_runtime import errors
+from lineside_runtime import errors, registry
 from lineside_runtime.errors import DeviceError, DiskFullError, InputError, LinesideError, OutOfDeviceMemoryError
 from tests.runtime import errors_page
 
@@ -75,3 +76,28 @@ def test_the_page_of_errors_is_the_tree() -> None:
         "docs/errors.md is old: python -m tests.runtime.errors_page"
     )
     assert {kind.code // 1000 for kind in CLASSES if kind.code} == set(errors_page.TITLES)
+
+
+VENDORS = {
+    "ort": ("onnxruntime", "onnxruntime.capi.onnxruntime_pybind11_state"),
+    "openvino": ("openvino", "openvino._pyopenvino", "openvino.exceptions"),
+    "litert": ("ai_edge_litert.interpreter",),
+    "ncnn": ("ncnn", "ncnn.ncnn"),
+    "torch": ("torch", "torch._C", "torch.cuda"),
+}
+"""Where the vendors of the engines that are installed for the tests define their exceptions."""
+
+
+@pytest.mark.parametrize("engine", VENDORS)
+def test_no_exception_of_an_engine_gets_past_its_backend(engine: str) -> None:
+    caught = registry.backend(engine)._vendor_errors()
+    loose = {
+        f"{module}.{name}"
+        for module in VENDORS[engine]
+        for name, value in vars(importlib.import_module(module)).items()
+        if inspect.isclass(value)
+        and issubclass(value, Exception)
+        and not issubclass(value, Warning)
+        and not issubclass(value, caught)
+    }
+    assert not loose, "the vendor has exceptions that the backend doesn't map"

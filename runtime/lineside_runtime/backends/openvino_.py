@@ -15,7 +15,8 @@ from typing import Any
 import openvino
 
 from lineside_runtime.affinity import on_cores
-from lineside_runtime.backend import Backend, Executable, LoadOptions, OperatorTime, Stage
+from lineside_runtime.backend import Backend, Compatibility, Executable, LoadOptions, OperatorTime, Stage
+from lineside_runtime.backends import intel
 from lineside_runtime.backends.messages import device_error
 from lineside_runtime.devices import Device, DeviceKind
 from lineside_runtime.errors import (
@@ -73,6 +74,9 @@ class OpenVinoBackend(Backend):
                 devices.append(Device(kind, index, name=name, handle=handle))
         return devices
 
+    def _compatibility(self) -> Compatibility:
+        return intel.compatibility({self.package: self.version}, {device.kind for device in self._probe()})
+
     def _load(self, model: Path, device: Device, options: LoadOptions) -> Executable:
         core = self._core
         if options.operator_libraries:
@@ -87,7 +91,7 @@ class OpenVinoBackend(Backend):
 
     def _vendor_errors(self) -> tuple[type[Exception], ...]:
         own = (getattr(openvino._pyopenvino, name, None) for name in ERRORS)
-        return (*(kind for kind in own if kind is not None), *_PYTHON_ERRORS)
+        return (*(kind for kind in own if kind is not None), openvino.exceptions.OVError, *_PYTHON_ERRORS)
 
     def _translate(self, error: Exception, stage: Stage) -> LinesideError:
         text = str(error).strip()
