@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from lineside_runtime.bundle import Bundle, Manifest, open_bundle
-from lineside_runtime.candidates import choose
+from lineside_runtime.candidates import Choice, choose
 from lineside_runtime.config import Config
 from lineside_runtime.errors import DeviceError
 from lineside_runtime.inputs import InputCheck, sample_inputs
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from lineside_runtime.cache.layered import ResultCache
     from lineside_runtime.cache.stats import CacheStats
+    from lineside_runtime.split.staged import StagedPlacement
     from lineside_runtime.submit import SubmitCounts, Tally
 
 __all__ = ["Config", "DeviceShare", "Pinned", "Prediction", "Session"]
@@ -330,14 +331,31 @@ class Session:
                 from lineside_runtime.measure import order_by_speed  # only who measures pays for it
 
                 choice = order_by_speed(bundle, choice, self._config)
-            placement = Placement(bundle, choice, self._config, self._failures, on_close=cleanup)
+            placement = self._stage(bundle, choice, level, cleanup) or Placement(
+                bundle, choice, self._config, self._failures, on_close=cleanup
+            )
             return Serving(placement, self._before(placement))
         except BaseException:
             if cleanup is not None:
                 cleanup()
             raise
 
-    def _before(self, placement: Placement) -> Answer | None:
+    def _stage(
+        self, bundle: Bundle, whole: Choice, level: int | None, cleanup: Callable[[], None] | None
+    ) -> StagedPlacement | None:
+        """Returns what serves a bundle that is cut, if its stages have devices of their own."""
+        wanted = self._config.stage_engines or self._config.stage_cores
+        if not wanted and not any(variant.stages for variant in bundle.manifest.variants):
+            return None
+        from lineside_runtime.split.plan import plan_stages  # only who cuts pays for it
+        from lineside_runtime.split.staged import StagedPlacement
+
+        placed = plan_stages(
+            bundle, whole, self._config, level=level, share=self._compute_share, on_absent=self._note_absent
+        )
+        return StagedPlacement(bundle, placed, self._failures, on_close=cleanup) if placed else None
+
+    def _before(self, placement: Placement | StagedPlacement) -> Answer | None:
         """Returns what stands before a placement: the cache, if there is one."""
         if self._cache is None:
             return None
@@ -366,7 +384,7 @@ class Serving:
 
     __slots__ = ("answer", "check", "placement")
 
-    def __init__(self, placement: Placement, answer: Answer | None = None) -> None:
+    def __init__(self, placement: Placement | StagedPlacement, answer: Answer | None = None) -> None:
         self.placement = placement
         self.check = InputCheck(placement.bundle.manifest.inputs)
         self.answer: Answer = answer or placement.run

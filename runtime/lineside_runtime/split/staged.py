@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from lineside_runtime.bundle import Bundle, Variant
 from lineside_runtime.candidates import Candidate
-from lineside_runtime.placement import Failures, Placement, Prediction
+from lineside_runtime.placement import DeviceShare, Failures, Placement, Prediction
 from lineside_runtime.split.plan import PlacedStage
 from lineside_runtime.tensors import Array
+
+if TYPE_CHECKING:
+    from lineside_runtime.split.pipeline import Pipeline
+    from lineside_runtime.submit import Tally
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -39,6 +45,17 @@ class StagedCandidate:
         return "+".join(map(str, self.candidates))
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class StagedStandby:
+    """What is loaded and warm beside what serves.
+
+    Attributes:
+        engine_and_device: Such as ``openvino/cpu:0+ort/cpu:0``.
+    """
+
+    engine_and_device: str
+
+
 class StagedPlacement:
     """Serves one bundle in stages.
 
@@ -50,7 +67,6 @@ class StagedPlacement:
     def __init__(
         self,
         bundle: Bundle,
-        variant: Variant,
         placed: Sequence[PlacedStage],
         failures: Failures,
         *,
@@ -60,7 +76,6 @@ class StagedPlacement:
 
         Args:
             bundle: The bundle.
-            variant: Its variant that is cut.
             placed: What `plan_stages` gave.
             failures: Where failures are noted.
             on_close: Called after everything is closed.
@@ -69,7 +84,8 @@ class StagedPlacement:
             LinesideError: A stage can't be loaded anywhere.
         """
         self.bundle = bundle
-        self._variant = variant
+        self._placed = tuple(placed)
+        self._variant = placed[0].variant
         self._identity = bundle.manifest.identity
         self._on_close = on_close
         self.flow = Flow(bundle, placed)
@@ -80,6 +96,8 @@ class StagedPlacement:
                 undo.callback(stages[-1].close)
             undo.pop_all()
         self.stages = tuple(stages)
+        self._starting = threading.Lock()
+        self._pipeline: Pipeline | None = None
 
     @property
     def requested(self) -> StagedCandidate:
@@ -90,6 +108,48 @@ class StagedPlacement:
     def leader(self) -> StagedCandidate:
         """What serves each stage now."""
         return StagedCandidate(tuple(stage.leader for stage in self.stages), self._variant)
+
+    @property
+    def candidates(self) -> tuple[StagedCandidate, ...]:
+        """What may have answered a call: the first choices, and what serves now."""
+        return tuple({str(one): one for one in (self.requested, self.leader)}.values())
+
+    @property
+    def firsts(self) -> tuple[StagedCandidate, ...]:
+        """What a call is given first as things are."""
+        return (self.leader,)
+
+    @property
+    def shares(self) -> tuple[DeviceShare, ...]:
+        """How much each device of each stage does, such as ``backbone on ort/cpu:0``."""
+        return tuple(
+            dataclasses.replace(share, device=f"{one.stage.name} on {share.device}")
+            for one, stage in zip(self._placed, self.stages, strict=True)
+            for share in stage.shares
+        )
+
+    @property
+    def standby(self) -> StagedStandby | None:
+        """What would take over, if any stage has a standby."""
+        found = [slot.engine_and_device for slot in (stage.standby for stage in self.stages) if slot is not None]
+        return StagedStandby("+".join(found)) if found else None
+
+    def dispatcher(self, tally: Tally, on_answer: Callable[[Prediction], None]) -> Pipeline:
+        """Returns what serves submitted calls, made with the first one."""
+        if self._pipeline is None:
+            from lineside_runtime.split.pipeline import Pipeline  # only who submits pays for it
+
+            with self._starting:
+                if self._pipeline is None:
+                    config = self._placed[0].config
+                    self._pipeline = Pipeline(
+                        self,
+                        tally,
+                        workers=config.submit_workers,
+                        queue_size=config.submit_queue,
+                        on_answer=on_answer,
+                    )
+        return self._pipeline
 
     def run(self, inputs: Mapping[str, Array]) -> Prediction:
         """Runs the stages one after the other, each on another device if its first ones fail.
@@ -121,8 +181,13 @@ class StagedPlacement:
             bundle=self._identity,
         )
 
+    def keep(self, device: str, outputs: Mapping[str, Array]) -> None:
+        """Keeps nothing on a device: outputs of several stages may come from several."""
+
     def close(self) -> None:
         """Gives the devices back."""
+        if self._pipeline is not None:
+            self._pipeline.close()
         for stage in self.stages:
             stage.close()
         if self._on_close is not None:
