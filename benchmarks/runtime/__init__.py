@@ -6,7 +6,7 @@ import importlib
 import sys
 from typing import Any
 
-PARTS = ("overhead", "cache")
+PARTS = ("overhead", "cache", "fallback")
 
 
 def run() -> dict[str, Any]:
