@@ -27,10 +27,10 @@ from typing import Any
 import numpy as np
 
 from lineside_runtime import accelerators
+from lineside_runtime.affinity import on_cores
 from lineside_runtime.backend import Backend, Compatibility, Executable, LoadOptions, Stage
 from lineside_runtime.backends.messages import device_error
 from lineside_runtime.backends.naming import match
-from lineside_runtime.backends.options import refuse
 from lineside_runtime.devices import Device
 from lineside_runtime.errors import (
     BadInputFormatError,
@@ -123,14 +123,14 @@ class LiteRtBackend(Backend):
     def _load(self, model: Path, device: Device, options: LoadOptions) -> Executable:
         if device not in self._probe():
             raise NoDeviceError("litert finds no such device here", actual=f"{device} ({device.handle})")
-        refuse(options, self.name, "cores", why="the interpreter can't pin its threads")
         if options.profile:
             log.info("litert: the interpreter has no profile by operator")
         libraries: list[tuple[Path, dict[str, str]]] = [(path, {}) for path in options.operator_libraries]
         if device.kind == "npu":
             libraries.append((Path(self._edge_tpu), {"device": device.handle}))
-        make = _Maker(self._vendor, model.read_bytes(), options.threads, self._delegates(libraries))
-        at_most = 1 if libraries else max(1, (os.cpu_count() or 1) // (options.threads or 1))
+        threads = options.threads or (len(options.cores) if options.cores else None)
+        make = _Maker(self._vendor, model.read_bytes(), threads, self._delegates(libraries), options.cores)
+        at_most = 1 if libraries else max(1, (os.cpu_count() or 1) // (threads or 1))
         return LiteRtExecutable(make, options, at_most)
 
     def _delegates(self, libraries: list[tuple[Path, dict[str, str]]]) -> list[Any]:
@@ -172,14 +172,16 @@ class _Maker:
     content: bytes
     threads: int | None
     delegates: list[Any]
+    cores: tuple[int, ...] | None
 
     def __call__(self) -> Any:
-        interpreter = self.vendor.Interpreter(
-            model_content=self.content,
-            num_threads=self.threads,
-            experimental_delegates=self.delegates or None,
-        )
-        interpreter.allocate_tensors()
+        with on_cores(self.cores):  # its threads stay where they are started
+            interpreter = self.vendor.Interpreter(
+                model_content=self.content,
+                num_threads=self.threads,
+                experimental_delegates=self.delegates or None,
+            )
+            interpreter.allocate_tensors()
         return interpreter
 
 
@@ -267,7 +269,11 @@ class LiteRtExecutable(Executable):
                 self._resize(interpreter, inputs)
             for name, tensor in self._inputs.items():
                 interpreter.set_tensor(tensor.index, tensor.to_file(inputs[name]))
-            interpreter.invoke()
+            if self._make.cores is None:
+                interpreter.invoke()
+            else:
+                with on_cores(self._make.cores):
+                    interpreter.invoke()
             return {
                 name: tensor.from_file(interpreter.get_tensor(tensor.index))  # a copy
                 for name, tensor in self._outputs.items()

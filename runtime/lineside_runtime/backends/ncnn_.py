@@ -23,10 +23,11 @@ from typing import Any
 import ncnn
 import numpy as np
 
+from lineside_runtime.affinity import on_cores
 from lineside_runtime.backend import Backend, Compatibility, Executable, LoadOptions, OperatorTime, Stage
 from lineside_runtime.backends.messages import device_error
 from lineside_runtime.backends.naming import match
-from lineside_runtime.backends.options import refuse
+from lineside_runtime.backends.options import refuse, threads_on_cores
 from lineside_runtime.bundle import files_of
 from lineside_runtime.devices import Device
 from lineside_runtime.errors import (
@@ -95,7 +96,7 @@ class NcnnBackend(Backend):
     def _load(self, model: Path, device: Device, options: LoadOptions) -> Executable:
         if device not in self._probe():
             raise NoDeviceError("ncnn finds no such device here", actual=f"{device} ({device.handle})")
-        refuse(options, self.name, "cores", "operator_libraries", why="its binding offers no way")
+        refuse(options, self.name, "operator_libraries", why="its binding takes none")
         if device.emulated and device not in self._warned:
             self._warned.add(device)
             log.warning("ncnn/%s is %s, which computes on the CPU", device, device.name)
@@ -132,8 +133,9 @@ def _net(device: Device, options: LoadOptions) -> Any:
         setattr(net.opt, name, half)
     net.opt.use_bf16_storage = False
     net.opt.use_int8_inference = options.precision == "int8"
-    if options.threads is not None:
-        net.opt.num_threads = options.threads
+    threads = threads_on_cores(options, "ncnn")
+    if threads is not None:
+        net.opt.num_threads = threads
     if device.kind == "gpu":
         net.set_vulkan_device(int(device.handle))
     return net
@@ -167,6 +169,7 @@ class NcnnExecutable(Executable):
 
     def __init__(self, net: Any, options: LoadOptions, sizes: dict[str, tuple[int, ...]], *, by_layer: bool) -> None:
         self._net = net
+        self._cores = options.cores
         specs = options.inputs or _specs(sizes)
         self._specs = tuple(_whole(spec) for spec in specs)
         self._check = InputCheck(self._specs)
@@ -184,7 +187,8 @@ class NcnnExecutable(Executable):
         batch = {len(array) for array in arrays.values()}
         if len(batch) != 1 or 0 in batch:
             raise BadInputFormatError("the inputs' batches differ or are empty", actual=sorted(batch))
-        items = [self._item({name: array[i] for name, array in arrays.items()}) for i in range(batch.pop())]
+        with on_cores(self._cores):
+            items = [self._item({name: array[i] for name, array in arrays.items()}) for i in range(batch.pop())]
         if len(items) == 1:
             return {name: array[None] for name, array in items[0].items()}
         return {name: np.stack([item[name] for item in items]) for name in self._outputs}

@@ -7,7 +7,7 @@ from lineside_runtime.errors import ConfigError
 
 _WAYS_ON = {
     "threads": "Leave threads to the engine.",
-    "cores": "Start the process with `taskset`, or use an engine that pins its threads (ort, openvino).",
+    "cores": "Ask for one thread, start the process with `taskset`, or use an engine with threads of its own (ort).",
     "operator_libraries": "Use an engine that takes operator libraries (ort, openvino, litert).",
 }
 
@@ -30,3 +30,18 @@ def refuse(options: LoadOptions, engine: str, *names: str, why: str = "") -> Non
             raise ConfigError(
                 f"{engine} cannot follow {name!r}{f': {why}' if why else ''}", actual=value, action=_WAYS_ON.get(name)
             )
+
+
+def threads_on_cores(options: LoadOptions, engine: str) -> int | None:
+    """Returns the threads to use where an engine's workers are shared by all of the process.
+
+    Such workers stay where they were first started, so that only the caller's own thread can be kept on cores.
+
+    Raises:
+        ConfigError: Cores are chosen for more than one thread.
+    """
+    if options.cores is None:
+        return options.threads
+    if options.threads not in (None, 1):
+        refuse(options, engine, "cores", why="its threads but the caller's are shared by all models")
+    return 1

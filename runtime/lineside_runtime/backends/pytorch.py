@@ -21,9 +21,10 @@ import torch
 from google.protobuf.message import DecodeError
 
 from lineside_runtime import accelerators, drivers
+from lineside_runtime.affinity import on_cores
 from lineside_runtime.backend import Backend, Compatibility, Executable, Fetch, LoadOptions, OperatorTime, Stage
 from lineside_runtime.backends.messages import device_error
-from lineside_runtime.backends.options import refuse
+from lineside_runtime.backends.options import refuse, threads_on_cores
 from lineside_runtime.backends.pytorch_graph import Network, read, to_dtype
 from lineside_runtime.devices import Device
 from lineside_runtime.errors import (
@@ -132,7 +133,7 @@ class TorchBackend(Backend):
     def _load(self, model: Path, device: Device, options: LoadOptions) -> Executable:
         if device not in self._probe():
             raise NoDeviceError("torch finds no such device here", actual=f"{device} ({device.handle})")
-        refuse(options, self.name, "cores", "operator_libraries", why="torch pins nothing, and a library would be code")
+        refuse(options, self.name, "operator_libraries", why="they would be torch's own")
         return TorchExecutable(read(model), device, options)
 
     def _vendor_errors(self) -> tuple[type[Exception], ...]:
@@ -157,7 +158,8 @@ class TorchExecutable(Executable):
         self._check = InputCheck(network.inputs)
         self._outputs = {spec.name: to_dtype(spec.dtype) for spec in network.outputs}
         self._profile = _Profile(self._module, network.kinds, device) if options.profile else None
-        self._threads = options.threads if device.kind == "cpu" else None
+        self._cores = options.cores if device.kind == "cpu" else None
+        self._threads = threads_on_cores(options, "torch") if device.kind == "cpu" else None
         if self._threads is not None:
             _THREADS.claim(self, self._threads)
 
@@ -168,7 +170,7 @@ class TorchExecutable(Executable):
         arrays = self._check(inputs)
         if self._threads is not None and torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)  # each thread of ours has a number of its own
-        with torch.inference_mode():
+        with torch.inference_mode(), on_cores(self._cores):
             tensors = [self._tensor(arrays[name]) for name in self._inputs]
             results = module(*tensors) if self._profile is None else self._profile.run(*tensors)
             if isinstance(results, torch.Tensor):

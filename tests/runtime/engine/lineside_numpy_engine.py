@@ -12,13 +12,15 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import onnx
+from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 
 from lineside_runtime.backend import Backend, Executable, LoadOptions, Stage
 from lineside_runtime.devices import Device
 from lineside_runtime.errors import (
+    BadInputFormatError,
+    ConfigError,
     DeviceLostError,
     EngineCrashedError,
     EngineError,
@@ -26,8 +28,9 @@ from lineside_runtime.errors import (
     OutOfDeviceMemoryError,
     UnsupportedModelError,
 )
-from lineside_runtime.tensors import Array
+from lineside_runtime.tensors import Array, TensorSpec
 
+INPUT = TensorSpec(name="x", shape=(-1, 4))
 HELD_AT_MOST_S = 60.0
 
 unplugged: set[str] = set()
@@ -82,6 +85,7 @@ MEANING: dict[type[Exception], type[LinesideError]] = {
     FullError: OutOfDeviceMemoryError,
     CrashedError: EngineCrashedError,
     ClosedError: EngineError,
+    DecodeError: UnsupportedModelError,
 }
 
 
@@ -102,6 +106,10 @@ class NumpyBackend(Backend):
 
     def _load(self, model: Path, device: Device, options: LoadOptions) -> Executable:
         fail_if_asked(str(device))
+        if device not in self._probe():
+            raise UnpluggedError(str(device))
+        if options.operator_libraries:
+            raise ConfigError("numpy has no operator libraries", actual=options.operator_libraries)
         graph = onnx.load(model).graph
         if [node.op_type for node in graph.node] != ["Constant", "Mul"]:
             raise UnsupportedModelError("only y = factor * x")
@@ -133,7 +141,10 @@ class NumpyExecutable(Executable):
         fail_if_asked(self._device)
         if not self._open:
             raise ClosedError(self._device)
-        result = {"y": np.asarray(inputs["x"]) * self._factor}
+        if inputs.keys() != {"x"}:
+            raise BadInputFormatError("other inputs", expected="x", actual=sorted(inputs))
+        INPUT.check(inputs["x"])
+        result = {"y": inputs["x"] * self._factor}
         if not self._open:
             raise ClosedError(self._device)
         return result

@@ -1,0 +1,76 @@
+"""Every engine that is here is put through what every engine must do; so would a third party's be, by its own tests."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lineside_runtime import registry
+from lineside_runtime.conformance import CHECKS, Check, NotApplicable, Subject, subject, title
+from lineside_runtime.errors import NoDeviceError
+
+NUMPY_ENGINE = Path(__file__).parents[1] / "runtime" / "engine"
+
+NO_CPU = {"with one thread it keeps one processor busy", "it keeps to the cores that it is given"}
+ONE_NETWORK = {"it computes in eight bits what the network says", "it takes the inputs in any order"}
+
+SUBJECTS: dict[tuple[str, str], set[str]] = {
+    ("ort", "cpu:0"): set(),
+    ("openvino", "cpu:0"): set(),
+    ("litert", "cpu:0"): set(),
+    ("ncnn", "cpu:0"): set(),
+    ("ncnn", "gpu:0"): NO_CPU,
+    ("torch", "cpu:0"): set(),
+    ("numpy", "npu:0"): NO_CPU | ONE_NETWORK,
+    ("numpy", "gpu:0"): NO_CPU | ONE_NETWORK,
+}
+"""Engine and device to the checks that can't apply; any other that says so fails."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def numpy_engine() -> Iterator[None]:
+    """The third party's, found through its entry point."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(NUMPY_ENGINE))
+        importlib.invalidate_caches()
+        yield
+    registry._loaded.pop("numpy", None)
+    sys.modules.pop("lineside_numpy_engine", None)
+
+
+@functools.cache
+def found(engine: str, device: str) -> Subject | NoDeviceError:
+    try:
+        return subject(engine, device)
+    except NoDeviceError as error:
+        return error
+
+
+@pytest.mark.parametrize(("engine", "device"), SUBJECTS, ids=lambda value: str(value))
+@pytest.mark.parametrize("check", CHECKS, ids=title)
+def test_it_conforms(engine: str, device: str, check: Check) -> None:
+    one = found(engine, device)
+    if isinstance(one, NoDeviceError):
+        if (engine, device) == ("ncnn", "gpu:0"):
+            pytest.skip(f"no Vulkan driver here, install mesa-vulkan-drivers: {one}")
+        raise one
+    try:
+        assert check(one)
+    except NotApplicable as reason:
+        assert title(check) in SUBJECTS[engine, device], reason
+    else:
+        assert title(check) not in SUBJECTS[engine, device]
+
+
+def test_all_networks_are_tried_on_the_engines_that_read_any() -> None:
+    for engine, device in SUBJECTS:
+        one = found(engine, device)
+        if isinstance(one, Subject):
+            read = [model.network.name for model in one.models]
+            assert read == (["scale"] if engine == "numpy" else ["scale", "pair", "conv", "conv_int8"])
+            assert len(one.refused) == (3 if engine == "numpy" else 0)
