@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lineside.optimizer import Optimizer
     from lineside_runtime.benchmark import Benchmark
+    from lineside_runtime.cache.config import CacheConfig
     from lineside_runtime.errors import LinesideError
     from lineside_runtime.placement import Config
     from lineside_runtime.session import Session
 
 __version__ = "0.1.0"
 
-__all__ = ["Benchmark", "Config", "LinesideError", "Optimizer", "Session", "__version__"]
+__all__ = ["Benchmark", "CacheConfig", "Config", "LinesideError", "Optimizer", "Session", "__version__"]
 
 _HOMES = {
     "Benchmark": "lineside_runtime.benchmark",
+    "CacheConfig": "lineside_runtime.cache.config",
     "Config": "lineside_runtime.placement",
     "LinesideError": "lineside_runtime.errors",
     "Optimizer": "lineside.optimizer",

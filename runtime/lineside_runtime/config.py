@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
-from lineside_runtime.cache.config import CacheConfig
 from lineside_runtime.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lineside_runtime.cache.config import CacheConfig
 
 Strategy = Literal["sequential", "fastest", "error"]
 
@@ -97,8 +99,15 @@ class Config:
                 raise ConfigError(key, expected="True or False", actual=repr(getattr(self, key)))
         _check_count("submit_workers", self.submit_workers, WORKERS_MAX)
         _check_count("submit_queue", self.submit_queue, QUEUE_MAX)
-        if not isinstance(self.cache, CacheConfig | None):
-            raise ConfigError("cache", expected="None or a CacheConfig", actual=type(self.cache).__name__)
+        if self.cache is not None:
+            _check_cache(self.cache)
+
+
+def _check_cache(value: object) -> None:
+    from lineside_runtime.cache.config import CacheConfig  # only who caches pays for it
+
+    if not isinstance(value, CacheConfig):
+        raise ConfigError("cache", expected="None or a CacheConfig", actual=type(value).__name__)
 
 
 def _check_count(key: str, value: object, most: int) -> None:

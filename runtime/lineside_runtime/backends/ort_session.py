@@ -12,11 +12,12 @@ import numpy as np
 import onnxruntime
 
 from lineside_runtime.affinity import on_cores
-from lineside_runtime.backend import Executable, LoadOptions, OperatorTime
+from lineside_runtime.backend import Executable, Fetch, LoadOptions, OperatorTime
 from lineside_runtime.backends.ort_bound import MAX_BYTES, BoundCalls
 from lineside_runtime.errors import BadInputFormatError, DeviceError
 from lineside_runtime.tensors import Array
 
+_CUDA = ("CUDAExecutionProvider", "TensorrtExecutionProvider")  # what keeps results on the card; untested on hardware
 _KERNEL = "_kernel_time"  # what ends the name of an event that is an operator's run
 _NUMPY = {"float": "float32", "double": "float64", "float16": "float16", "bool": "bool"} | {
     name: name for name in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
@@ -54,6 +55,12 @@ class OrtExecutable(Executable):
 
     def _operators(self) -> tuple[OperatorTime, ...]:
         return () if self._profile is None else self._profile.operators()
+
+    def _keep(self, outputs: Mapping[str, Array]) -> Fetch | None:
+        if self.device.handle not in _CUDA:
+            return None
+        kept = {name: onnxruntime.OrtValue.ortvalue_from_numpy(array, "cuda", 0) for name, array in outputs.items()}
+        return lambda: {name: value.numpy() for name, value in kept.items()}
 
     def _close(self) -> None:
         if self._profile is not None:
