@@ -6,7 +6,6 @@ been run by us; the others follow https://onnxruntime.ai/docs/execution-provider
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, get_args
 
@@ -75,6 +74,12 @@ class OrtBackend(Backend):
         return ort_providers.compatibility({self.package: self.version})
 
     def _load(self, model: Path, device: Device, options: LoadOptions) -> Executable:
+        if device.handle not in onnxruntime.get_available_providers():  # it would warn, and take the CPU
+            raise DriverMismatchError(
+                "onnxruntime has no such execution provider",
+                expected=onnxruntime.get_available_providers(),
+                actual=device.handle,
+            )
         with on_cores(options.cores):  # its threads stay where they are started
             opened = ort_providers.open_session(model, device.handle, options, session_options)
         executable = OrtExecutable(opened.session, options)
@@ -139,8 +144,8 @@ def read_metadata(path: Path, key: str) -> Any:
     """
     text = read_onnx(path).metadata.get(key)
     try:
-        return None if text is None else json.loads(text)
-    except ValueError as error:
+        return None if text is None else msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
         raise BundleFormatError(f"{path}: metadata {key!r} is not JSON", actual=text) from error
 
 

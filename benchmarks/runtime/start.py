@@ -1,0 +1,98 @@
+"""What a session costs before it serves: the time to the first inference, and memory.
+
+Baseline: a process that imports onnxruntime, loads the same file with the same options and runs the same input. Both
+are whole processes, started in turn, from the start of Python to its end; the files are in the page cache for both, and
+all of Python's code is compiled, as it is where a wheel was installed.
+
+Memory is what is resident after 20 inferences, told by the kernel (``VmRSS``); the session may use every engine that is
+installed here, and has no standby.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.timing import median_ratio, spread
+from lineside_models import zoo
+
+TURNS = 15
+MEMORY_TURNS = 5
+CALLS = 20
+
+OURS = """
+    import sys
+    import numpy
+    from lineside import Config, Session
+
+    session = Session(sys.argv[1], Config(threads=1))
+    image = numpy.zeros((1, 1, 224, 224), numpy.float32)
+    call = lambda: session.predict(image)
+"""
+BARE = """
+    import sys
+    import numpy
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    path = sys.argv[1] + "/onnx-int8/model.onnx"
+    bare = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    image = numpy.zeros((1, 1, 224, 224), numpy.float32)
+    call = lambda: bare.run(None, {"image": image})
+"""
+ONCE = """
+    call()
+"""
+RESIDENT = """
+    for _ in range(int(sys.argv[2])):
+        call()
+    print([line.split()[1] for line in open("/proc/self/status") if line.startswith("VmRSS")][0])
+"""
+
+
+def run() -> dict[str, Any]:
+    """Starts both in turn, for the time and then for the memory."""
+    bundle = zoo.path("surface-12")
+    scripts = {"session": OURS, "bare": BARE}
+    times: dict[str, list[float]] = {name: [] for name in scripts}
+    with tempfile.TemporaryDirectory() as compiled:
+        for turn in range(TURNS + 1):
+            for name, script in scripts.items():
+                elapsed_ms = _timed_ms(script + ONCE, bundle, compiled)
+                if turn:  # the first ones fill the page cache and compile
+                    times[name].append(elapsed_ms)
+        memory = {name: _resident_mb(script + RESIDENT, bundle, compiled) for name, script in scripts.items()}
+    return {
+        "baseline": "a Python process with onnxruntime alone that loads and runs the same file",
+        "first_inference_ratio": round(median_ratio(times["session"], times["bare"]), 3),
+        "first_inference_ms": {name: spread(each) for name, each in times.items()},
+        "resident_over_engine_mb": round(memory["session"] - memory["bare"], 1),
+        "resident_mb": {name: round(each, 1) for name, each in memory.items()},
+    }
+
+
+def _timed_ms(script: str, bundle: Path, compiled: str) -> float:
+    began_ns = time.perf_counter_ns()
+    _start(script, compiled, str(bundle))
+    return (time.perf_counter_ns() - began_ns) / 1e6
+
+
+def _resident_mb(script: str, bundle: Path, compiled: str) -> float:
+    kilobytes = [int(_start(script, compiled, str(bundle), str(CALLS))) for _ in range(MEMORY_TURNS)]
+    return statistics.median(kilobytes) / 1024
+
+
+def _start(script: str, compiled: str, *arguments: str) -> str:
+    command = [sys.executable, "-c", textwrap.dedent(script), *arguments]
+    environment = {**os.environ, "PYTHONPYCACHEPREFIX": compiled}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    return subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
