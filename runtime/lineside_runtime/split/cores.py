@@ -28,6 +28,7 @@ class OnCores(Executable):
     def __init__(self, inner: Executable, cores: tuple[int, ...]) -> None:
         self._inner = inner
         self._cores = cores
+        self.shortfall = inner.shortfall
         self.attach(inner.backend, inner.device)
 
     def abandon(self) -> bool:

@@ -12,6 +12,8 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from lineside_runtime.bundle import Bundle, Variant
 from lineside_runtime.candidates import Candidate
 from lineside_runtime.placement import DeviceShare, Failures, Placement, Prediction
@@ -123,7 +125,7 @@ class StagedPlacement:
     def shares(self) -> tuple[DeviceShare, ...]:
         """How much each device of each stage does, such as ``backbone on ort/cpu:0``."""
         return tuple(
-            dataclasses.replace(share, device=f"{one.stage.name} on {share.device}")
+            msgspec.structs.replace(share, device=f"{one.stage.name} on {share.device}")
             for one, stage in zip(self._placed, self.stages, strict=True)
             for share in stage.shares
         )
