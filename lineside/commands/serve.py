@@ -10,6 +10,7 @@ from lineside import __version__
 from lineside.commands.output import add_json, print_json
 from lineside.extras import needs
 from lineside_models import zoo
+from lineside_runtime.cache.config import CacheConfig
 
 _DESCRIPTION = """\
 Serves bundles over the Open Inference Protocol (KServe v2): REST under /v2, gRPC, and Prometheus' /metrics,
@@ -71,6 +72,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     engine.add_argument("--engine", action="append", metavar="NAME", help="use these engines only; repeatable")
     engine.add_argument("--fallback", default="sequential", choices=["sequential", "fastest", "error"])
     engine.add_argument("--threads", type=int, metavar="N", help="of one call on a CPU")
+    kept = parser.add_argument_group("what is kept: results of frames that come again, bit for bit the same")
+    kept.add_argument(
+        "--cache-mb", type=int, default=0, metavar="MIB", help="in memory, for each model (default: none)"
+    )
+    kept.add_argument("--cache-sqlite", type=Path, metavar="FILE", help="shared by the processes of this machine")
+    kept.add_argument(
+        "--cache-redis", action="append", metavar="URL", help="shared across hosts; repeatable for a cluster's nodes"
+    )
     add_json(parser)
     parser.set_defaults(run=run)
 
@@ -94,7 +103,14 @@ def run(options: argparse.Namespace) -> int:
         request_timeout_s=options.timeout_s,
         header_timeout_s=options.header_timeout_s,
     )
-    config = Config(engines=options.engine, fallback_strategy=options.fallback, threads=options.threads)
+    config = Config(
+        engines=options.engine,
+        fallback_strategy=options.fallback,
+        threads=options.threads,
+        submit_workers=limits.workers,
+        submit_queue=limits.max_in_flight,
+        cache=_cache(options),
+    )
     repository = Repository([_place(name) for name in options.bundles], config)
     service = Service(repository, limits, version=__version__, model_control=options.model_control)
 
@@ -115,6 +131,14 @@ def run(options: argparse.Namespace) -> int:
     )
     serve(service, binding, on_started=announce, drain_s=options.drain_s)
     return 0
+
+
+def _cache(options: argparse.Namespace) -> CacheConfig | None:
+    if not (options.cache_mb or options.cache_sqlite or options.cache_redis):
+        return None
+    return CacheConfig(
+        memory_bytes=options.cache_mb << 20, sqlite=options.cache_sqlite, redis=tuple(options.cache_redis or ())
+    )
 
 
 def _place(name: str) -> Path:

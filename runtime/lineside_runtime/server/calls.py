@@ -62,11 +62,12 @@ class InferAnswer:
 
     @property
     def parameters(self) -> dict[str, str | bool]:
-        """What travels with the answer: the device asked for and the device used."""
+        """What travels with the answer: the device asked for and the device used, and the level of the cache."""
         return {
             "requested_device": self.prediction.requested_device,
             "used_device": self.prediction.used_device,
             "fell_back": self.prediction.fell_back,
+            "cached": self.prediction.cached or "",
         }
 
 

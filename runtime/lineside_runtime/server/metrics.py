@@ -11,8 +11,10 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from lineside_runtime.cache.stats import CacheStats
 from lineside_runtime.errors import (
     DeadlineExceededError,
+    DeviceBusyError,
     InputError,
     LinesideError,
     OverloadedError,
@@ -43,7 +45,7 @@ class Metrics:
         self._answers = Counter(
             "lineside_answers",
             "Answered requests by the device asked for and the device used",
-            ["model", "requested_device", "used_device", "fell_back"],
+            ["model", "requested_device", "used_device", "fell_back", "cached"],
             registry=self._registry,
         )
         self._queue = Histogram(
@@ -74,9 +76,11 @@ class Metrics:
         """Counts a call that was answered."""
         self._requests.labels(model, protocol, "ok").inc()
         fell_back = "true" if prediction.fell_back else "false"
-        self._answers.labels(model, prediction.requested_device, prediction.used_device, fell_back).inc()
+        devices = prediction.requested_device, prediction.used_device
+        self._answers.labels(model, *devices, fell_back, prediction.cached or "no").inc()
         self._queue.labels(model).observe(queued_s)
-        self._inference.labels(model, prediction.used_device).observe(prediction.inference_ms / 1e3)
+        if prediction.cached is None:
+            self._inference.labels(model, prediction.used_device).observe(prediction.inference_ms / 1e3)
         self._request.labels(model, protocol).observe(took_s)
 
     def refused(self, model: str, protocol: str, outcome: str) -> None:
@@ -90,7 +94,7 @@ class Metrics:
 
 def outcome_of(error: LinesideError) -> str:
     """Returns the label under which a call that ended with this error is counted."""
-    if isinstance(error, OverloadedError):
+    if isinstance(error, OverloadedError | DeviceBusyError):
         return "overloaded"
     if isinstance(error, DeadlineExceededError):
         return "deadline"
@@ -122,6 +126,7 @@ class _Sessions(Collector):
         rerouted = CounterMetricFamily(
             "lineside_rerouted", "Calls that another device answered than the first one asked for", labels=["model"]
         )
+        cache = _Cache()
         for model in self._repository.models:
             session = model.session
             ready.add_metric([model.name], float(session is not None))
@@ -130,7 +135,48 @@ class _Sessions(Collector):
                 calls.add_metric([model.name], session.calls)
                 failures.add_metric([model.name], session.fallback_count)
                 rerouted.add_metric([model.name], session.rerouted)
-        yield from (ready, info, calls, failures, rerouted)
+                cache.add(model.name, session.cache_stats)
+        yield from (ready, info, calls, failures, rerouted, *cache.families)
+
+
+class _Cache:
+    """The result caches, by level; ``misses`` of the level ``all`` are the calls that a device had to answer."""
+
+    def __init__(self) -> None:
+        labels = ["model", "level"]
+        self._hits = CounterMetricFamily("lineside_cache_hits", "Calls that the cache answered", labels=labels)
+        self._misses = CounterMetricFamily(
+            "lineside_cache_misses", "Calls that it was asked and couldn't", labels=labels
+        )
+        self._errors = CounterMetricFamily("lineside_cache_errors", "Failures of a level", labels=labels)
+        self._evictions = CounterMetricFamily("lineside_cache_evictions", "Results given up for room", labels=labels)
+        self._drops = CounterMetricFamily(
+            "lineside_cache_drops", "Results that a level should have taken and didn't", labels=labels
+        )
+        self._bytes = GaugeMetricFamily("lineside_cache_bytes", "Room that results take", labels=labels)
+        self._up = GaugeMetricFamily("lineside_cache_up", "1 if the level answers", labels=labels)
+
+    def add(self, model: str, stats: CacheStats | None) -> None:
+        """Adds the cache of one model."""
+        if stats is None:
+            return
+        self._hits.add_metric([model, "all"], stats.hits)
+        self._misses.add_metric([model, "all"], stats.misses)
+        for level in stats.levels:
+            labels = [model, level.name]
+            self._hits.add_metric(labels, level.hits)
+            self._misses.add_metric(labels, level.misses)
+            self._errors.add_metric(labels, level.errors)
+            self._evictions.add_metric(labels, level.evictions)
+            self._drops.add_metric(labels, level.drops)
+            self._up.add_metric(labels, float(level.up))
+            if level.used_bytes is not None:
+                self._bytes.add_metric(labels, level.used_bytes)
+
+    @property
+    def families(self) -> tuple[Any, ...]:
+        """All of them."""
+        return self._hits, self._misses, self._errors, self._evictions, self._drops, self._bytes, self._up
 
 
 def _described(name: str, session: Session) -> list[str]:

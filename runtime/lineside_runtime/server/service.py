@@ -8,10 +8,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from lineside_runtime.bundle import Manifest
 from lineside_runtime.errors import (
     BadInputFormatError,
     BundleError,
     DeadlineExceededError,
+    DeviceBusyError,
     DeviceLostError,
     InputError,
     LinesideError,
@@ -25,11 +27,13 @@ from lineside_runtime.server.limits import Gate, Limits
 from lineside_runtime.server.metrics import Metrics
 from lineside_runtime.server.repository import Repository
 from lineside_runtime.server.wire import to_array
-from lineside_runtime.session import Pinned
 from lineside_runtime.tensors import Array
 
 NAME = "lineside"
 EXTENSIONS = ("binary_tensor_data", "model_repository", "model_configuration", "parameters")
+
+SOON_S = 1e-3
+"""What a call is given whose time is all but over when its turn comes."""
 
 log = logging.getLogger("lineside.server")
 
@@ -84,24 +88,29 @@ class Service:
 
         Raises:
             Cancelled: Nobody does.
-            RequestError: There is no such model or output.
             BadInputFormatError: An input doesn't fit.
+            RequestError: There is no such model or output, or the model was reloaded and isn't what was asked for.
             DeadlineExceededError: It was not answered in time.
             DeviceError: No device could answer it.
         """
         timeout_s = min(request.timeout_s or self.limits.request_timeout_s, self.limits.request_timeout_s)
-        with self.repository.session(request.model, request.version).pinned() as pinned:
-            outputs = _wanted_outputs(request, pinned)
-            inputs = _arrays(request, pinned)
-            with self.gate.turn(arrived_s + timeout_s - time.perf_counter()):
-                if not wanted():
-                    raise Cancelled
-                queued_s = time.perf_counter() - arrived_s
-                prediction = pinned.infer(inputs)
-            version = pinned.manifest.version
+        ends_s = arrived_s + timeout_s
+        session = self.repository.session(request.model, request.version)
+        manifest = session.manifest
+        names = _wanted_outputs(request, manifest)
+        inputs = _arrays(request, manifest)
+        with self.gate.turn(ends_s - time.perf_counter()):
+            if not wanted():
+                raise Cancelled
+            queued_s = time.perf_counter() - arrived_s
+            # `submit` and not `predict`: a native call can't be ended, but waiting for it can
+            prediction = session.submit(inputs, deadline_s=max(ends_s - time.perf_counter(), SOON_S)).result()
+        version = prediction.bundle.rpartition("@")[2]
+        if request.version not in ("", version) or not prediction.outputs.keys() >= set(names):
+            raise RequestError(f"{request.model!r} was reloaded meanwhile", status=409, action="Ask again.")
         took_s = time.perf_counter() - arrived_s
         self.metrics.answered(request.model, request.protocol, prediction, queued_s=queued_s, took_s=took_s)
-        return InferAnswer(request, version, prediction, outputs)
+        return InferAnswer(request, version, prediction, names)
 
     @contextlib.contextmanager
     def counted(self, model: str, protocol: Protocol) -> Iterator[None]:
@@ -149,8 +158,8 @@ class Service:
             )
 
 
-def _wanted_outputs(request: InferRequest, pinned: Pinned) -> tuple[str, ...]:
-    names = tuple(spec.name for spec in pinned.manifest.outputs)
+def _wanted_outputs(request: InferRequest, manifest: Manifest) -> tuple[str, ...]:
+    names = tuple(spec.name for spec in manifest.outputs)
     for name in request.outputs:
         if name not in names:
             raise RequestError(f"no output {name[:100]!r}", expected=f"some of {', '.join(names)}", actual=name[:100])
@@ -159,8 +168,8 @@ def _wanted_outputs(request: InferRequest, pinned: Pinned) -> tuple[str, ...]:
     return request.outputs or names
 
 
-def _arrays(request: InferRequest, pinned: Pinned) -> dict[str, Array]:
-    specs = {spec.name: spec for spec in pinned.manifest.inputs}
+def _arrays(request: InferRequest, manifest: Manifest) -> dict[str, Array]:
+    specs = {spec.name: spec for spec in manifest.inputs}
     given = [tensor.name for tensor in request.inputs]
     if sorted(given) != sorted(specs):
         shown = ", ".join(name[:100] for name in given[:20]) or "none"
@@ -170,6 +179,7 @@ def _arrays(request: InferRequest, pinned: Pinned) -> dict[str, Array]:
 
 _STATUS: tuple[tuple[type[LinesideError], int], ...] = (
     (OverloadedError, 503),
+    (DeviceBusyError, 503),
     (OutOfDeviceMemoryError, 503),
     (DeviceLostError, 503),
     (DeadlineExceededError, 504),

@@ -20,7 +20,7 @@ import tritonclient.http as triton_http
 from tritonclient.utils import InferenceServerException
 
 from tests.peers import free_port, wait_for
-from tests.runtime.onnx_models import make_bundle, scaler
+from tests.runtime.onnx_models import SWISH_SPECS, make_bundle, openvino_only, scaler
 from tests.runtime.server.serving import Serving, call
 
 ONE_THREAD = ("--engine", "ort", "--threads", "1")
@@ -69,6 +69,54 @@ def test_the_metrics_are_what_the_client_sent(bundles: Path, tmp_path: Path) -> 
         assert server.metric("lineside_model_ready", model="test") == 1
         resident = int(Path(f"/proc/{server.process.pid}/statm").read_text().split()[1]) * 4096
         assert server.metric("process_resident_memory_bytes") == pytest.approx(resident, rel=0.2)
+
+
+def test_a_fallback_is_never_silent(tmp_path: Path) -> None:
+    folder = tmp_path / "bundle"
+    make_bundle(folder, openvino_only(), SWISH_SPECS)
+    with Serving(tmp_path, folder, "--engine", "ort", "--engine", "openvino", "--threads", "1") as server:
+        status, answer = server.json("POST", "/v2/models/test/infer", numbers(0, 0, 0, 0))
+        assert status == 200
+        assert (answer["parameters"]["used_device"], answer["parameters"]["fell_back"]) == ("openvino/cpu:0", True)
+        assert server.metric("lineside_device_failures_total", model="test") == 1
+        assert server.metric("lineside_rerouted_total", model="test") == 1
+        assert server.metric("lineside_answers_total", used_device="openvino/cpu:0", fell_back="true") == 1
+        assert server.metric("lineside_model_info", used_device="openvino/cpu:0") == 1
+        assert "ort/cpu:0 failed during load" in server.log
+
+
+def test_the_cache_answers_what_comes_again_and_says_so(bundles: Path, tmp_path: Path) -> None:
+    options = ("--cache-mb", "8", "--cache-sqlite", tmp_path / "cache" / "results.sqlite")
+    with Serving(tmp_path, bundles / "test", *ONE_THREAD, *options) as server:
+        found = [server.json("POST", "/v2/models/test/infer", numbers(1, 2, 3, 4))[1] for _ in range(3)]
+        assert [answer["parameters"]["cached"] for answer in found] == ["", "memory", "memory"]
+        assert all(answer["outputs"][0]["data"] == [2.0, 4.0, 6.0, 8.0] for answer in found)
+        assert server.json("POST", "/v2/models/test/infer", numbers(9, 9, 9, 9))[1]["parameters"]["cached"] == ""
+        assert server.metric("lineside_cache_hits_total", model="test", level="all") == 2
+        assert server.metric("lineside_cache_misses_total", model="test", level="all") == 2
+        assert server.metric("lineside_cache_hits_total", model="test", level="memory") == 2
+        assert server.metric("lineside_cache_misses_total", model="test", level="sqlite") == 2
+        assert server.metric("lineside_cache_up", model="test") == 2
+        assert server.metric("lineside_answers_total", cached="memory") == 2
+        assert server.metric("lineside_inference_seconds_count", model="test") == 2
+        assert server.metric("lineside_requests_total", outcome="ok") == 4
+
+
+def test_a_call_that_runs_too_long_is_answered_at_its_deadline(bundles: Path, tmp_path: Path) -> None:
+    with Serving(tmp_path, bundles / "busy", *ONE_THREAD, "--workers", "1") as server:
+        slow = call(3000, parameters={"timeout": 100_000})
+        status, error = server.json("POST", "/v2/models/busy/infer", slow)
+        assert (status, error["code"]) == (504, 1008)
+        assert server.metric("lineside_requests_total", outcome="deadline") == 1
+        with triton_grpc.InferenceServerClient(server.grpc) as client:
+            given = triton_grpc.InferInput("n", [1], "INT64")
+            given.set_data_from_numpy(np.array([3000]))
+            with pytest.raises(InferenceServerException, match=r"(?i)deadline") as caught:
+                client.infer("busy", [given], client_timeout=0.1)
+            assert caught.value.status() == "StatusCode.DEADLINE_EXCEEDED"
+        # what still runs of them is not answered twice, and the next call is
+        wait_for(lambda: server.json("POST", "/v2/models/busy/infer", call(1))[0] == 200, 20)
+        assert server.metric("lineside_requests_total", outcome="ok") >= 1
 
 
 def test_more_calls_than_may_wait_are_refused_at_once_and_say_when_to_come_back(bundles: Path, tmp_path: Path) -> None:

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import threading
+from collections import Counter
+
+import pytest
+
+from lineside_runtime.errors import ConfigError, DeadlineExceededError, OverloadedError
+from lineside_runtime.server.limits import Budget, Gate, Limits
+
+
+def test_values_that_make_no_sense_are_refused() -> None:
+    for wrong in (
+        {"workers": 0},
+        {"max_body_bytes": -1},
+        {"request_timeout_s": 0.0},
+        {"workers": 5, "max_in_flight": 4},
+    ):
+        with pytest.raises(ConfigError):
+            Limits(**wrong)  # type: ignore[arg-type]
+    assert Limits().workers >= 1
+
+
+def test_one_more_than_may_be_in_flight_is_refused_until_one_leaves() -> None:
+    gate = Gate(Limits(workers=1, max_in_flight=2))
+    gate.enter()
+    gate.enter()
+    with pytest.raises(OverloadedError, match="at most 2 calls at once"):
+        gate.enter()
+    gate.leave()
+    gate.enter()
+    assert gate.in_flight == 2
+
+
+def test_a_call_that_is_not_let_run_in_time_ends() -> None:
+    gate = Gate(Limits(workers=1, max_in_flight=2))
+    with gate.turn(1.0) as waited_s:
+        assert waited_s < 1
+        with pytest.raises(DeadlineExceededError), gate.turn(0.01):
+            pass
+        with pytest.raises(DeadlineExceededError), gate.turn(-1.0):
+            pass
+    with gate.turn(1.0):
+        pass
+
+
+def test_never_more_than_the_workers_run() -> None:
+    gate = Gate(Limits(workers=3, max_in_flight=50))
+    lock, running, seen = threading.Lock(), [0], Counter[int]()
+    met = threading.Barrier(3)
+
+    def call() -> None:
+        with gate.turn(20.0):
+            with lock:
+                running[0] += 1
+                seen[running[0]] += 1
+            met.wait(20)  # three at a time, or nobody goes on
+            with lock:
+                running[0] -= 1
+
+    threads = [threading.Thread(target=call) for _ in range(30)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert max(seen) <= 3
+    assert seen[3] >= 1
+    assert sum(seen.values()) == 30
+
+
+def test_bodies_share_a_budget() -> None:
+    budget = Budget(10)
+    budget.take(6)
+    with pytest.raises(OverloadedError):
+        budget.take(5)
+    budget.take(4)
+    budget.give_back(6)
+    budget.take(6)
