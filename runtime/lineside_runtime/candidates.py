@@ -58,6 +58,7 @@ class Candidate(msgspec.Struct, frozen=True):
             profile=profile,
             inputs=bundle.manifest.inputs,
             outputs=bundle.manifest.outputs,
+            whole=config.fallback_strategy == "error",
         )
         return self.backend.load(bundle.file(self.variant.file), self.device, options)
 

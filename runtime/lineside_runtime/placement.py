@@ -477,7 +477,10 @@ class Placement:
             if slot.executable is not None:
                 return slot.executable
             candidate = slot.candidate
-            fresh = Shared(self._load_on_cores(slot))
+            loaded = self._load_on_cores(slot)
+            if loaded.shortfall is not None:  # it serves, but not wholly where it was asked for
+                self._failures.add(slot.engine_and_device, "load", loaded.shortfall)
+            fresh = Shared(loaded)
             with self._lock:
                 wanted = not self._closed and slot.loading is loading
                 if wanted:

@@ -83,8 +83,9 @@ class _Engine:
     def _answer_rare(self, request: Request) -> Reply:
         if isinstance(request, messages.Load):
             number = next(self._numbers)
-            self._executables[number] = self._backend.load(request.model, request.device, request.options)
-            return messages.Loaded(number)
+            loaded = self._backend.load(request.model, request.device, request.options)
+            self._executables[number] = loaded
+            return messages.Loaded(number, loaded.shortfall.message if loaded.shortfall else "")
         if isinstance(request, messages.Probe):
             return messages.Probed(tuple(self._backend.probe()))
         if isinstance(request, messages.Compatible):

@@ -19,6 +19,7 @@ from lineside_runtime.errors import (
     EngineError,
     LinesideError,
     OutOfDeviceMemoryError,
+    PartialFallbackError,
 )
 from lineside_runtime.isolated import messages
 from lineside_runtime.isolated.process import EngineProcess
@@ -142,10 +143,12 @@ class IsolatedBackend(Backend):
     def _load(self, model: Path, device: Device, options: LoadOptions) -> Executable:
         with self._running() as process:
             request = messages.Load(model.absolute(), device, options)
-            number = _expect(process, request, messages.Loaded, LOAD_TIMEOUT_S).executable
+            reply = _expect(process, request, messages.Loaded, LOAD_TIMEOUT_S)
             with self._lock:
                 self._loaded += 1
-        return IsolatedExecutable(self, process, number)
+        executable = IsolatedExecutable(self, process, reply.executable)
+        executable.shortfall = PartialFallbackError(reply.shortfall) if reply.shortfall else None
+        return executable
 
     def _unload(self, process: EngineProcess, number: int) -> None:
         """Closes one executable, and the process with the last."""

@@ -103,9 +103,10 @@ class Checked(_Message, frozen=True):
 
 
 class Loaded(_Message, frozen=True):
-    """The number under which the child keeps the executable."""
+    """The number under which the child keeps the executable, and what `Executable.shortfall` says."""
 
     executable: int
+    shortfall: str = ""
 
 
 class Ran(_Message, frozen=True):
