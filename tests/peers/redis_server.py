@@ -7,7 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -75,6 +75,16 @@ class RedisServer:
                 answer += data
         lines = answer.decode().split("\r\n")
         return lines[1] if lines[0].startswith("$") else lines[0][1:]
+
+    def tell(self, commands: Iterable[str]) -> None:
+        """Sends many commands at once, each of which must be answered with OK."""
+        lines = [f"{command}\r\n".encode() for command in commands]
+        with socket.create_connection(("127.0.0.1", self.port), timeout=10) as connection:
+            connection.sendall(b"".join(lines))
+            answer = b""
+            while answer.count(b"\r\n") < len(lines):
+                answer += connection.recv(65536)
+        assert answer == b"+OK\r\n" * len(lines), answer[:200]
 
     def hang(self) -> None:
         """Stops it without ending it: connections stay, and nothing is answered."""

@@ -114,7 +114,7 @@ class RedisStore(Store):
             return None
         if node.wants_more:
             self.wake()
-        return value or None
+        return value if isinstance(value, bytes) and value else None
 
     def write(self, values: Sequence[tuple[bytes, bytes]], used: Sequence[bytes]) -> int:
         """Writes to each node in one go; the server itself notes what is used."""
@@ -292,6 +292,9 @@ class _Node:
                     answers.append(connection.read_response())
                 except redis.ResponseError as error:  # noqa: PERF203  the other answers must be read as well
                     refused = refused or error
+        except (ValueError, IndexError) as error:  # redis-py's parser, of bytes that break the protocol
+            connection.disconnect()
+            raise redis.InvalidResponse(f"{self.label} does not speak Redis' protocol: {error}") from error
         except BaseException:
             connection.disconnect()
             raise
@@ -322,7 +325,10 @@ class _Node:
                 return None
             raise
         own = str(self._options.get("host"))  # the answer leaves a host empty that is the one asked
-        return [(first, last, _text(node[0]) or own, node[1]) for first, last, node, *_ in ranges]
+        try:
+            return [_shard(*found, own=own) for found in ranges]
+        except (TypeError, ValueError, IndexError) as error:
+            raise redis.InvalidResponse(f"{self.label}: CLUSTER SLOTS cannot be read: {error}") from error
 
     def fail(self, pauses: Pauses, now_s: float) -> None:
         """Notes a failure; several calls that meet the same outage count once."""
@@ -358,6 +364,12 @@ def _seed(url: str, timeout_s: float) -> _Node:
         "protocol": 2,
     }
     return _Node(kind, {**found, **bounds})
+
+
+def _shard(first: int, last: int, node: Sequence[Any], *_: object, own: str) -> _Shard:
+    if not 0 <= first <= last < REDIS_CLUSTER_HASH_SLOTS:
+        raise ValueError(f"slots {first} to {last}")
+    return first, last, _text(node[0]) or own, int(node[1])
 
 
 def _text(value: object) -> str:

@@ -54,7 +54,7 @@ _SCHEMA = (
     "CREATE INDEX IF NOT EXISTS entry_used ON entry (used_s)",
     "CREATE INDEX IF NOT EXISTS entry_expires ON entry (expires_s) WHERE expires_s IS NOT NULL",
 )
-_GET = "SELECT value, expires_s FROM entry WHERE key = ?"
+_GET = "SELECT value FROM entry WHERE key = ? AND (expires_s IS NULL OR expires_s > ?) AND length(value) <= ?"
 _PUT = "INSERT OR REPLACE INTO entry (key, used_s, expires_s, value) VALUES (?, ?, ?, ?)"
 _TOUCH = "UPDATE entry SET used_s = ? WHERE key = ? AND used_s < ?"
 _EXPIRE = "DELETE FROM entry WHERE expires_s <= ?"
@@ -119,14 +119,11 @@ class SqliteStore(Store):
     def read(self, key: bytes) -> bytes | None:
         """Returns the value, or ``None`` if there is none or its time is over."""
         try:
-            row = self._readers.one(_GET, key)
+            row = self._readers.one(_GET, key, self._wall_s(), self.value_bytes_max)
         except sqlite3.DatabaseError as error:
             self._is_damage(error)
             raise
-        if row is None or (row[1] is not None and row[1] <= self._wall_s()):
-            return None
-        value: bytes = row[0]
-        return value
+        return row[0] if row is not None and isinstance(row[0], bytes) else None
 
     def write(self, values: Sequence[tuple[bytes, bytes]], used: Sequence[bytes]) -> int:
         """Writes everything in one transaction."""
@@ -263,8 +260,8 @@ class _Readers:
         self._idle: deque[sqlite3.Connection] = deque()
         self._closed = False
 
-    def one(self, statement: str, key: bytes) -> tuple[bytes, float | None] | None:
-        """Returns the row of a key."""
+    def one(self, statement: str, *values: bytes | float) -> tuple[object] | None:
+        """Returns the first row that a statement gives."""
         try:
             connection = self._idle.pop()
         except IndexError:
@@ -272,7 +269,7 @@ class _Readers:
                 self._address, uri=True, timeout=READ_TIMEOUT_S, isolation_level=None, check_same_thread=False
             )
         try:
-            row: tuple[bytes, float | None] | None = connection.execute(statement, (key,)).fetchone()
+            row: tuple[object] | None = connection.execute(statement, values).fetchone()
         except sqlite3.Error:
             connection.close()
             raise

@@ -138,8 +138,11 @@ def _read(value: bytes, header: _Header, at: int) -> Entry:
         count = math.prod(output.shape)
         if at + count * dtype.itemsize > len(value):
             raise DamagedValueError("shorter than its outputs")
-        array = np.frombuffer(value, dtype, count, at) if count else np.empty(0, dtype)
-        outputs[output.name] = array.reshape(output.shape)
+        array = np.frombuffer(value, dtype, count, at) if count else np.frombuffer(b"", dtype)
+        try:
+            outputs[output.name] = array.reshape(output.shape)
+        except ValueError as error:  # more dimensions, or larger ones, than numpy has
+            raise DamagedValueError(f"output {output.name!r}: {error}") from error
         at += count * dtype.itemsize
     return Entry(outputs, header.device, at - start)
 

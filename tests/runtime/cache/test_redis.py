@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -275,6 +277,42 @@ def test_a_wrong_address_is_told() -> None:
         a_store("redis://h:port")
 
 
+@pytest.mark.parametrize(
+    "answer", [b":1\r\n", b"$x\r\n", b"*-7\r\n", b"\xff\xfe\r\n", b"-\xff\r\n", b"$-1\r\n", b"+\r\n", b""]
+)
+def test_a_server_of_another_protocol_is_off_and_breaks_nothing(answer: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=_answering, args=(server, answer), daemon=True).start()
+        with opened(a_store(f"redis://127.0.0.1:{server.getsockname()[1]}")) as level:
+            for number in range(3):
+                assert level.get(key_of(number)) is None
+                level.put(key_of(number), entry_of(number))
+            assert level._thread.is_alive()
+
+
+def _answering(server: socket.socket, answer: bytes) -> None:
+    """Says that it is Redis, and then always the same to each look-up."""
+    with contextlib.suppress(OSError):
+        while True:
+            connection, _ = server.accept()
+            threading.Thread(target=_converse, args=(connection, answer), daemon=True).start()
+
+
+def _converse(connection: socket.socket, answer: bytes) -> None:
+    with contextlib.suppress(OSError), connection:
+        while asked := connection.recv(65536):
+            if b"PING" in asked:
+                connection.sendall(b"+PONG\r\n")
+            elif b"SLOTS" in asked:
+                connection.sendall(b"-ERR This instance has cluster support disabled\r\n")
+            elif b"CLIENT" in asked:
+                connection.sendall(b"+OK\r\n")
+            else:
+                connection.sendall(answer)
+                if not answer:
+                    return
+
+
 # A cluster.
 
 
@@ -325,15 +363,12 @@ def test_where_one_node_hangs_the_others_go_on(redis_cluster: list[RedisServer])
 def test_a_slot_that_moves_is_a_miss_and_then_found(redis_cluster: list[RedisServer]) -> None:
     with opened(a_store(redis_cluster[0].url)) as level:
         fill(level, range(60))
-        identities = [server.ask("CLUSTER", "MYID") for server in redis_cluster]
         for server in redis_cluster:  # all that the first one had belongs to the second now
             server.ask("FLUSHALL")
-        first, second = redis_cluster[0], redis_cluster[1]
-        for slot in range(5461):
-            second.ask("CLUSTER", "SETSLOT", slot, "NODE", identities[1])
-        assert first.port != second.port
-        for slot in range(5461):
-            first.ask("CLUSTER", "SETSLOT", slot, "NODE", identities[1])
+        first, second = redis_cluster[:2]
+        identity = second.ask("CLUSTER", "MYID")
+        for server in (second, first):
+            server.tell(f"CLUSTER SETSLOT {slot} NODE {identity}" for slot in range(5461))
         wait_for(lambda: _all_again(level), 30)
         assert level.stats.up
 

@@ -257,6 +257,17 @@ def test_a_row_that_is_no_value_is_a_miss_and_is_replaced(path: Path) -> None:
         assert found(level, range(2)) == [0, 1]
 
 
+@pytest.mark.parametrize("value", ["text", b"", 7, b"x" * (3 << 20)])
+def test_a_row_of_another_kind_is_a_miss(path: Path, value: object) -> None:
+    with opened(a_store(path)) as level:
+        fill(level, range(1))
+        with contextlib.closing(sqlite3.connect(path)) as other:
+            other.execute("UPDATE entry SET value = ?", (value,))
+            other.commit()
+        assert found(level, range(1)) == []
+        assert level.stats.up
+
+
 def test_many_threads_read_and_write(path: Path) -> None:
     with opened(a_store(path)) as level:
         start = threading.Barrier(4)
