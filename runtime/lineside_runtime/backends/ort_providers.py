@@ -28,7 +28,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as vendor
 from lineside_runtime import drivers
 from lineside_runtime.backend import Compatibility, LoadOptions
 from lineside_runtime.devices import Device, DeviceKind
-from lineside_runtime.errors import DriverMismatchError, EngineError, PartialFallbackError, UnsupportedModelError
+from lineside_runtime.errors import DriverMismatchError, NoDeviceError, PartialFallbackError, UnsupportedModelError
 
 CPU = "CPUExecutionProvider"
 
@@ -138,6 +138,7 @@ def open_session(model: Path, handle: str, options: LoadOptions, make: Callable[
         make: Makes ONNX Runtime's options anew for each try.
 
     Raises:
+        NoDeviceError: The provider isn't installed.
         DriverMismatchError: The provider doesn't start, such as for a library that is missing.
         UnsupportedModelError: The provider can run no node of the model.
         PartialFallbackError: It can't run all of them, and ``options.whole`` says that it must.
@@ -145,6 +146,9 @@ def open_session(model: Path, handle: str, options: LoadOptions, make: Callable[
     if handle == CPU:
         return Opened(onnxruntime.InferenceSession(str(model), make(options), providers=[CPU], disable_fallback=True))
     name = handle.removeprefix(_PLUGIN).partition("?")[0].partition("#")[0]
+    available = onnxruntime.get_available_providers()
+    if not handle.startswith(_PLUGIN) and name not in available:  # it would warn, and take the CPU
+        raise NoDeviceError("onnxruntime has no such execution provider", expected=available, actual=handle)
     try:
         return Opened(_session(model, handle, options, make, whole=True))
     except vendor.Fail as error:
@@ -289,7 +293,7 @@ def _plugin_device(handle: str) -> Any:
     name, _, number = handle.removeprefix(_PLUGIN).partition("#")
     found = _ep_devices()
     if not number.isdigit() or int(number) >= len(found) or found[int(number)].ep_name != name:
-        raise EngineError(f"onnxruntime has no device {handle}", actual=[one.ep_name for one in found])
+        raise NoDeviceError(f"onnxruntime has no device {handle}", actual=[one.ep_name for one in found])
     return found[int(number)]
 
 
