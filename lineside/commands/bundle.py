@@ -1,10 +1,11 @@
-"""``lineside bundle show|verify|pack|unpack|from-run``."""
+"""``lineside bundle show|verify|pack|unpack|from-run|split``."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
+from lineside.commands import bundle_split
 from lineside.commands.output import add_json, print_json, say
 from lineside.extras import needs
 from lineside_runtime.archive import pack_archive, unpack_archive
@@ -46,6 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     made.add_argument("--card", type=Path, metavar="FILE", help="text that opens the model card")
     made.add_argument("--overwrite", action="store_true", help="replace the bundle that stands there")
     made.set_defaults(run=run_from_run)
+    bundle_split.add_arguments(
+        actions.add_parser(
+            "split",
+            help="cut the model in two, for two devices at once",
+            description="Cuts a model where the slower of two stages is fastest, as measured where they are to run.",
+        )
+    )
 
 
 def run_show(options: argparse.Namespace) -> int:

@@ -59,6 +59,10 @@ class Split:
     chosen: Chosen
     config: Config
 
+    def summary(self) -> dict[str, object]:
+        """Returns what was measured, as it stands in the bundle's `REPORT_NAME`."""
+        return _report(self.chosen, self.config)
+
 
 def split_bundle(
     source: Bundle,

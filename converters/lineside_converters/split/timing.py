@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 import statistics
 import threading
 import time
@@ -14,7 +15,7 @@ from pathlib import Path
 from lineside_runtime import registry
 from lineside_runtime.backend import Executable, LoadOptions
 from lineside_runtime.devices import Device
-from lineside_runtime.errors import NoDeviceError
+from lineside_runtime.errors import ConfigError, NoDeviceError
 from lineside_runtime.split.cores import on_cores
 from lineside_runtime.tensors import Array
 
@@ -22,6 +23,8 @@ ROUNDS = 20
 WARM_ROUNDS = 3
 
 Feed = Mapping[str, Array]
+
+_PLACE = re.compile(r"([^/@\s]+)(?:/([^@\s]+))?(?:@(\d+(?:,\d+)*))?")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -39,6 +42,19 @@ class Place:
     device: str = ""
     cores: tuple[int, ...] = ()
     threads: int | None = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Place:
+        """Reads ``ENGINE[/DEVICE][@CORE,CORE]``, such as ``openvino/cpu:0@1``.
+
+        Raises:
+            ConfigError: It is written otherwise.
+        """
+        found = _PLACE.fullmatch(text)
+        if found is None:
+            raise ConfigError("place", expected="ENGINE[/DEVICE][@CORE,CORE], such as ort@0", actual=text)
+        engine, device, cores = found.groups(default="")
+        return cls(engine, device, tuple(map(int, cores.split(","))) if cores else ())
 
     def __str__(self) -> str:
         """Returns for example ``openvino/cpu:0 on core 1``."""
