@@ -24,6 +24,7 @@ from lineside_runtime.server.calls import (
     refuse_tensor_parameters,
     timeout_of,
 )
+from lineside_runtime.server.metrics import Metrics
 from lineside_runtime.server.proto import SERVICE, message, methods, number_of
 from lineside_runtime.server.repository import Model, configuration_of, index_of, metadata_of
 from lineside_runtime.server.service import Cancelled, Service, status_of
@@ -285,8 +286,9 @@ class _NotServed(grpc.GenericRpcHandler):  # type: ignore[misc]
 class _Guard(grpc.ServerInterceptor):  # type: ignore[misc]
     """Checks the token before the message is read."""
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: Access, metrics: Metrics) -> None:
         self._access = access
+        self._metrics = metrics
 
     def intercept_service(
         self, continuation: Callable[[Any], Any], handler_call_details: grpc.HandlerCallDetails
@@ -296,6 +298,7 @@ class _Guard(grpc.ServerInterceptor):  # type: ignore[misc]
         try:
             self._access.check(str(found.get("authorization", "")), "")
         except RequestError as error:
+            self._metrics.access_refused("grpc")
             return _refusing(error)
         return continuation(handler_call_details)
 
@@ -315,7 +318,7 @@ def make_server(service: Service, access: Access) -> grpc.Server:
     return grpc.server(
         ThreadPoolExecutor(threads, "lineside-grpc"),
         handlers=GrpcApi(service).handlers(),
-        interceptors=(_Guard(access),),
+        interceptors=(_Guard(access, service.metrics),),
         maximum_concurrent_rpcs=2 * threads,
         options=(
             ("grpc.max_receive_message_length", service.limits.max_body_bytes),

@@ -69,6 +69,12 @@ class Metrics:
             buckets=_BUCKETS_S,
             registry=self._registry,
         )
+        self._access = Counter(
+            "lineside_access_refused",
+            "Requests of any kind without the right token, or under a foreign name",
+            ["protocol"],
+            registry=self._registry,
+        )
         self._registry.register(_Sessions(repository, in_flight))
         ProcessCollector(registry=self._registry)
 
@@ -87,6 +93,10 @@ class Metrics:
         """Counts a call that was not answered."""
         self._requests.labels(model, protocol, outcome).inc()
 
+    def access_refused(self, protocol: str) -> None:
+        """Counts a request that was not let in."""
+        self._access.labels(protocol).inc()
+
     def text(self) -> bytes:
         """Returns everything in Prometheus' text format."""
         return generate_latest(self._registry)
@@ -98,8 +108,8 @@ def outcome_of(error: LinesideError) -> str:
         return "overloaded"
     if isinstance(error, DeadlineExceededError):
         return "deadline"
-    if isinstance(error, RequestError) and error.status in (401, 404):
-        return "unauthorized" if error.status == 401 else "not_found"
+    if isinstance(error, RequestError) and error.status == 404:
+        return "not_found"
     return "bad_request" if isinstance(error, InputError) else "failed"
 
 

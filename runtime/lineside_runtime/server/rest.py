@@ -59,7 +59,7 @@ class RestApi:
             routes=self._routes(),
             exception_handlers={LinesideError: _failed, HTTPException: _not_found, Exception: _crashed},
         )
-        return _Guarded(app, self._access)
+        return _Guarded(app, self._access, self._service.metrics)
 
     def close(self) -> None:
         """Ends the workers when their calls are done."""
@@ -199,9 +199,10 @@ class RestApi:
 class _Guarded:
     """Checks the token before anything else is looked at."""
 
-    def __init__(self, app: ASGIApp, access: Access) -> None:
+    def __init__(self, app: ASGIApp, access: Access, counts: metrics.Metrics) -> None:
         self._app = app
         self._access = access
+        self._counts = counts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
@@ -211,6 +212,7 @@ class _Guarded:
             try:
                 self._access.check(authorization, headers.get(b"host", b"").decode("latin-1"))
             except RequestError as error:
+                self._counts.access_refused("rest")
                 await error_response(error)(scope, receive, send)
                 return
         await self._app(scope, receive, send)

@@ -251,7 +251,9 @@ def test_with_a_token_nothing_is_told_without_it(bundles: Path, tmp_path: Path, 
                 assert (status, found["www-authenticate"]) == (401, "Bearer")
                 assert json.loads(body)["code"] == 2011
         right = {"Authorization": f"Bearer {TOKEN}"}
-        assert server.ask("GET", "/metrics", headers=right)[0] == 200
+        status, _, text = server.ask("GET", "/metrics", headers=right)
+        assert status == 200
+        assert f'lineside_access_refused_total{{protocol="rest"}} {len(paths) * len(wrong)}.0' in text.decode()
         port = server.grpc.rpartition(":")[2]
         with triton_grpc.InferenceServerClient(f"127.0.0.1:{port}") as client:
             for headers in wrong[:4]:
