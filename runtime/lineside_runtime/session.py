@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ from lineside_runtime.tensors import Array
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
+    from lineside_runtime.cache.cached import Cached
     from lineside_runtime.cache.layered import ResultCache
     from lineside_runtime.cache.stats import CacheStats
     from lineside_runtime.split.staged import StagedPlacement
@@ -149,10 +151,26 @@ class Session:
             try:
                 checked = serving.check(inputs)
                 dispatcher = serving.placement.dispatcher(tally, self._answered)
-                return dispatcher.submit(checked, deadline_s, shared.leave)
+                give = partial(dispatcher.submit, checked, deadline_s, shared.leave)
+                return give() if serving.cached is None else self._from_cache(serving.cached, checked, give, shared)
             except BaseException:
                 shared.leave()
                 raise
+
+    def _from_cache(
+        self,
+        cached: Cached,
+        inputs: Mapping[str, Array],
+        give: Callable[[], Future[Prediction]],
+        shared: Shared[Serving],
+    ) -> Future[Prediction]:
+        from lineside_runtime.cache.submitted import submitted  # only who caches and submits pays for it
+
+        def on_hit(prediction: Prediction) -> None:
+            self._answered(prediction)
+            shared.leave()
+
+        return submitted(cached, inputs, give=give, on_hit=on_hit)
 
     def _start_submitting(self) -> Tally:
         from lineside_runtime.submit import Tally  # only who submits pays for it
@@ -334,7 +352,7 @@ class Session:
             placement = self._stage(bundle, choice, level, cleanup) or Placement(
                 bundle, choice, self._config, self._failures, on_close=cleanup
             )
-            return Serving(placement, self._before(placement))
+            return Serving(placement, self._cached(placement))
         except BaseException:
             if cleanup is not None:
                 cleanup()
@@ -355,13 +373,12 @@ class Session:
         )
         return StagedPlacement(bundle, placed, self._failures, on_close=cleanup) if placed else None
 
-    def _before(self, placement: Placement | StagedPlacement) -> Answer | None:
-        """Returns what stands before a placement: the cache, if there is one."""
+    def _cached(self, placement: Placement | StagedPlacement) -> Cached | None:
         if self._cache is None:
             return None
         from lineside_runtime.cache.cached import Cached  # only who caches pays for it
 
-        return Cached(self._cache, placement, threads=self._config.threads).run
+        return Cached(self._cache, placement, threads=self._config.threads)
 
     def _note_absent(self, name: str, error: DeviceError) -> None:
         if self._config.engines and name not in self._noted:  # asked for by name, so it is a fallback
@@ -379,15 +396,17 @@ class Serving:
     Attributes:
         placement: Where the bundle is loaded.
         check: Names and checks the inputs of a call.
-        answer: Answers a call whose inputs are checked: the placement itself, or what stands before it.
+        cached: The placement behind the result cache, if there is one.
+        answer: Answers a call whose inputs are checked: the placement itself, or the cache before it.
     """
 
-    __slots__ = ("answer", "check", "placement")
+    __slots__ = ("answer", "cached", "check", "placement")
 
-    def __init__(self, placement: Placement | StagedPlacement, answer: Answer | None = None) -> None:
+    def __init__(self, placement: Placement | StagedPlacement, cached: Cached | None = None) -> None:
         self.placement = placement
         self.check = InputCheck(placement.bundle.manifest.inputs)
-        self.answer: Answer = answer or placement.run
+        self.cached = cached
+        self.answer: Answer = placement.run if cached is None else cached.run
 
     def close(self) -> None:
         """Gives the devices back."""
