@@ -87,10 +87,11 @@ class _Instant:
     """A placement that has the answer ready, so that what is left is what the cache adds to a call it can't answer."""
 
     def __init__(self, session: Session, frame: Array) -> None:
-        placement = session._serving.placement
-        self.bundle, self.requested = placement.bundle, placement.requested
-        self.firsts, self.candidates = placement.firsts, placement.candidates
+        self._placement = session._serving.placement
         self._answer = session.infer(frame)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._placement, name)
 
     def run(self, inputs: Mapping[str, Array]) -> Prediction:
         return self._answer
