@@ -29,7 +29,7 @@ INT8_TAG = 0x000D4B38
 
 def build(network: Network) -> tuple[bytes, bytes]:
     """Returns the ``.ncnn.param`` and the ``.ncnn.bin``."""
-    return {"scale": _scale, "pair": _pair, "conv": _conv, "conv_int8": _conv_int8}[network.name]()
+    return {"scale": _scale, "fixed": _scale, "pair": _pair, "conv": _conv, "conv_int8": _conv_int8}[network.name]()
 
 
 def _scale() -> tuple[bytes, bytes]:

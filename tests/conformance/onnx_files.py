@@ -22,7 +22,17 @@ from tests.runtime.onnx_models import graph, scaler
 
 
 def build(network: Network) -> bytes:
-    return {"scale": lambda: scaler(FACTOR), "pair": _pair, "conv": _conv, "conv_int8": _conv_int8}[network.name]()
+    return {"scale": lambda: scaler(FACTOR), "fixed": _fixed, "pair": _pair, "conv": _conv, "conv_int8": _conv_int8}[
+        network.name
+    ]()
+
+
+def _fixed() -> bytes:
+    model = onnx.load_from_string(scaler(FACTOR))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    data: bytes = model.SerializeToString()
+    return data
 
 
 def _pair() -> bytes:

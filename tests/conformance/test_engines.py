@@ -7,11 +7,12 @@ import importlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lineside_runtime import registry
-from lineside_runtime.conformance import CHECKS, Check, NotApplicable, Subject, subject, title
+from lineside_runtime.conformance import CHECKS, NETWORKS, Check, NotApplicable, Subject, subject, title
 from lineside_runtime.errors import NoDeviceError
 
 NUMPY_ENGINE = Path(__file__).parents[1] / "runtime" / "engine"
@@ -30,6 +31,11 @@ SUBJECTS: dict[tuple[str, str], set[str]] = {
     ("numpy", "gpu:0"): NO_CPU | ONE_NETWORK,
 }
 """Engine and device to the checks that can't apply; any other that says so fails."""
+
+KNOWN_FAILURES = {
+    ("openvino", "it keeps to the cores that it is given"): "once a model without cores has run in the process, "
+    "OpenVINO 2026.4 moves the caller's thread back to all cores; in a process of its own (Config.isolate) it stays",
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -51,8 +57,15 @@ def found(engine: str, device: str) -> Subject | NoDeviceError:
         return error
 
 
-@pytest.mark.parametrize(("engine", "device"), SUBJECTS, ids=lambda value: str(value))
-@pytest.mark.parametrize("check", CHECKS, ids=title)
+def cases() -> Iterator[Any]:
+    for engine, device in SUBJECTS:
+        for check in CHECKS:
+            why = KNOWN_FAILURES.get((engine, title(check)))
+            marks = [pytest.mark.xfail(strict=True, reason=why)] if why else []
+            yield pytest.param(engine, device, check, id=f"{engine}/{device}: {title(check)}", marks=marks)
+
+
+@pytest.mark.parametrize(("engine", "device", "check"), cases())
 def test_it_conforms(engine: str, device: str, check: Check) -> None:
     one = found(engine, device)
     if isinstance(one, NoDeviceError):
@@ -72,5 +85,5 @@ def test_all_networks_are_tried_on_the_engines_that_read_any() -> None:
         one = found(engine, device)
         if isinstance(one, Subject):
             read = [model.network.name for model in one.models]
-            assert read == (["scale"] if engine == "numpy" else ["scale", "pair", "conv", "conv_int8"])
+            assert read == (["scale", "fixed"] if engine == "numpy" else [network.name for network in NETWORKS])
             assert len(one.refused) == (3 if engine == "numpy" else 0)

@@ -38,7 +38,8 @@ ZERO = -128  # of signed activations that are never negative
 class Writer:
     """A graph under construction; tensors are numbered in the order in which they are added."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, free: bool = True) -> None:
+        self.free = free  # whether any batch may be run
         self.tensors: list[Any] = []
         self.buffers: list[Any] = [schema.BufferT()]  # the first one is empty by convention
         self.operators: list[Any] = []
@@ -59,7 +60,7 @@ class Writer:
         made.name, made.shape, made.type, made.hasRank = name, list(shape), TYPES[dtype], True
         made.buffer = 0
         if data is None:
-            made.shapeSignature = [-1, *shape[1:]]
+            made.shapeSignature = [-1, *shape[1:]] if self.free else None
         else:
             made.buffer = len(self.buffers)
             self.buffers.append(schema.BufferT())
@@ -113,11 +114,17 @@ class Writer:
 
 
 def build(network: Network) -> bytes:
-    return {"scale": _scale, "pair": _pair, "conv": _conv, "conv_int8": _conv_int8}[network.name]()
+    return {
+        "scale": _scale,
+        "fixed": lambda: _scale(free=False),
+        "pair": _pair,
+        "conv": _conv,
+        "conv_int8": _conv_int8,
+    }[network.name]()
 
 
-def _scale() -> bytes:
-    writer = Writer()
+def _scale(*, free: bool = True) -> bytes:
+    writer = Writer(free=free)
     inputs = [writer.tensor("x", (1, 4)), writer.constant("factor", np.array([FACTOR], np.float32))]
     writer.operator("MUL", inputs, writer.tensor("y", (1, 4)), schema.MulOptionsT())
     return writer.finish(["x"], ["y"])

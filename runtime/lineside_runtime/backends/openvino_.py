@@ -27,7 +27,7 @@ from lineside_runtime.errors import (
     OutOfDeviceMemoryError,
     UnsupportedModelError,
 )
-from lineside_runtime.tensors import Array
+from lineside_runtime.tensors import DYNAMIC, Array, DType, TensorSpec
 
 ERRORS = (
     "InitializationFailure",
@@ -42,6 +42,23 @@ _PYTHON_ERRORS = (RuntimeError, ValueError, TypeError, MemoryError)
 SHAPES_KNOWN_MAX = 1000
 
 _US = datetime.timedelta(microseconds=1)
+
+_DTYPES: dict[str, DType] = {
+    "f32": "float32",
+    "f64": "float64",
+    "f16": "float16",
+    "boolean": "bool",
+    "string": "string",
+    "i8": "int8",
+    "i16": "int16",
+    "i32": "int32",
+    "i64": "int64",
+    "u8": "uint8",
+    "u16": "uint16",
+    "u32": "uint32",
+    "u64": "uint64",
+}
+"""OpenVINO's names of the element types that numpy has."""
 
 _KINDS: dict[str, DeviceKind] = {"NPU": "npu", "GPU": "gpu", "CPU": "cpu"}
 _UNREADABLE = ("unable to read the model", "is not supported", "conversion is failed", "frontend", "unconverted")
@@ -86,7 +103,7 @@ class OpenVinoBackend(Backend):
         read = core.read_model(str(model))
         with on_cores(options.cores):
             compiled = core.compile_model(read, device.handle, _properties(device, options))
-        ports = _Ports(read, [spec.name for spec in options.outputs])
+        ports = _Ports(read, options)
         return OpenVinoExecutable(compiled, ports, _ShapeCheck(core, model) if read.is_dynamic() else None, options)
 
     def _vendor_errors(self) -> tuple[type[Exception], ...]:
@@ -154,21 +171,32 @@ class _Ports:
 
     Attributes:
         inputs: Name to number.
+        specs: Name to what it takes.
         outputs: One name each, in their order.
     """
 
-    def __init__(self, model: Any, wanted: list[str]) -> None:
-        self.inputs = {name: index for index, port in enumerate(model.inputs) for name in _names(port)}
+    def __init__(self, model: Any, options: LoadOptions) -> None:
+        self.inputs = {name: index for index, port in enumerate(model.inputs) for name in port.get_names()}
+        wanted = [spec.name for spec in options.inputs]
+        lost = [name for name in wanted if name not in self.inputs]
+        nameless = [index for index, port in enumerate(model.inputs) if not port.get_names() & set(wanted)]
+        if len(lost) == len(nameless):  # where an input is an output as well, only the output's name is left
+            self.inputs.update(zip(lost, nameless, strict=True))
+        self.specs = {name: _spec(name, model.inputs[index]) for name, index in self.inputs.items()}
         self.outputs: list[str] = []
         for port in model.outputs:
             names = port.get_names()
-            free = [name for name in wanted if name in names and name not in self.outputs]
+            free = [spec.name for spec in options.outputs if spec.name in names and spec.name not in self.outputs]
             self.outputs.append(free[0] if free else port.get_any_name())
 
 
-def _names(port: Any) -> set[str]:
-    """Returns the names of an input; where reading has merged it with its output, only the node still has its own."""
-    return {*port.get_names(), port.get_node().get_friendly_name()}
+def _spec(name: str, port: Any) -> TensorSpec:
+    """Returns what an input takes; ``any`` where numpy has no such type, or the file doesn't tell the rank."""
+    shape, element = port.get_partial_shape(), port.get_element_type().get_type_name()
+    if shape.rank.is_dynamic or element not in _DTYPES:
+        return TensorSpec(name=name, shape=(), dtype="any")
+    sizes = tuple(DYNAMIC if size.is_dynamic else size.get_length() for size in shape)
+    return TensorSpec(name=name, shape=sizes, dtype=_DTYPES[element])
 
 
 class OpenVinoExecutable(Executable):
@@ -179,6 +207,8 @@ class OpenVinoExecutable(Executable):
         self._check = check
         self._cores = options.cores
         self._inputs = ports.inputs
+        self._specs = ports.specs
+        self._seen: dict[str, tuple[Any, tuple[int, ...]]] = {}
         self._count = len(compiled.inputs)
         self._outputs = ports.outputs
         self._idle: list[Any] = []
@@ -189,6 +219,11 @@ class OpenVinoExecutable(Executable):
             raise DeviceError("the executable is closed")
         if len(inputs) != self._count or not inputs.keys() <= self._inputs.keys():  # else it takes what lies there
             raise BadInputFormatError("other inputs", expected=sorted(self._inputs), actual=sorted(inputs))
+        for name, array in inputs.items():  # it converts other types in silence
+            looks = (getattr(array, "dtype", None), getattr(array, "shape", ()))
+            if self._seen.get(name) != looks:
+                self._specs[name].check(array)
+                self._seen[name] = looks
         if self._check is not None:
             self._check(inputs)
         feed = {self._inputs[name]: array for name, array in inputs.items()}

@@ -33,7 +33,8 @@ class OrtExecutable(Executable):
         self._required = {value.name for value in session.get_inputs()}
         self._complete = -1 if session.get_overridable_initializers() else len(self._required)
         self._call = _bare_call(session, options.cores)
-        self._bound = None if options.profile or options.cores else _bound_calls(session)
+        plain = not (options.profile or options.cores or self._complete < 0)
+        self._bound = _bound_calls(session) if plain else None
         self._profile = Profile(session) if options.profile else None
 
     def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -43,14 +44,19 @@ class OrtExecutable(Executable):
         if len(feed) != self._complete:  # the binding refuses an unknown name, but runs with one missing
             self._check_complete(feed)
         if self._bound is not None:
-            outputs = self._bound.run(feed)
+            try:
+                outputs = self._bound.run(feed)
+            except KeyError:  # as many as there should be, but another one
+                self._check_complete(feed)
+                raise
             if outputs is not None:
                 return outputs
         arrays = self._call(self._outputs, feed, None)
         return dict(zip(self._outputs, arrays, strict=True))
 
     def _check_complete(self, feed: dict[str, Array]) -> None:
-        if not feed.keys() >= self._required:
+        unknown = feed.keys() - self._required if self._complete >= 0 else ()  # bound calls would not look at it
+        if unknown or not feed.keys() >= self._required:
             raise BadInputFormatError("other inputs", expected=sorted(self._required), actual=sorted(feed))
 
     def _operators(self) -> tuple[OperatorTime, ...]:

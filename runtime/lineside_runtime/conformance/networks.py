@@ -1,8 +1,9 @@
 """The networks that an engine is tried with, and what they compute, in numpy.
 
-Four, so small that their files travel with the package (``models/``), and between them what goes wrong in engines:
+So small that their files travel with the package (``models/``), and between them what goes wrong in engines:
 
 - ``scale``: one multiplication of a matrix, any batch. An engine that runs nothing else can still be tried.
+- ``fixed``: the same for one row only, since engines prepare what never changes its shape.
 - ``pair``: two inputs that must not be swapped, two outputs that must not be swapped either.
 - ``conv``: an image through two convolutions: enough work for threads and a profile.
 - ``conv_int8``: the same in eight bits, so that the right answer is the float one, roughly.
@@ -96,8 +97,8 @@ def _conv(inputs: Mapping[str, Array]) -> dict[str, Array]:
     return {"map": convolve(convolve(inputs["image"], FIRST_WEIGHT, FIRST_BIAS), SECOND_WEIGHT, SECOND_BIAS)}
 
 
-def _row(name: str) -> TensorSpec:
-    return TensorSpec(name=name, shape=(DYNAMIC, 4))
+def _row(name: str, rows: int = DYNAMIC) -> TensorSpec:
+    return TensorSpec(name=name, shape=(rows, 4))
 
 
 _IMAGE = TensorSpec(name="image", shape=(DYNAMIC, 1, SIDE, SIDE), layout="NCHW")
@@ -105,6 +106,7 @@ _MAP = TensorSpec(name="map", shape=(DYNAMIC, CHANNELS, SIDE, SIDE), layout="NCH
 
 NETWORKS = (
     Network("scale", "fp32", (_row("x"),), (_row("y"),), _scale),
+    Network("fixed", "fp32", (_row("x", 1),), (_row("y", 1),), _scale),
     Network("pair", "fp32", (_row("a"), _row("b")), (_row("sum"), _row("difference")), _pair),
     Network("conv", "fp32", (_IMAGE,), (_MAP,), _conv),
     Network("conv_int8", "int8", (_IMAGE,), (_MAP,), _conv),

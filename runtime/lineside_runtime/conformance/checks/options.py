@@ -9,8 +9,11 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from lineside_runtime.backend import Executable
+from lineside_runtime.conformance.models import Model
 from lineside_runtime.conformance.subject import CheckFailed, NotApplicable, Subject, expect, expect_right
-from lineside_runtime.errors import ConfigError, LinesideError
+from lineside_runtime.errors import BadInputFormatError, ConfigError, LinesideError
+from lineside_runtime.tensors import Array
 
 CALLS = 30
 CALLS_WARM = 5
@@ -18,8 +21,11 @@ MEASURE_S = 0.25
 BUSY_MAX = 1.25
 """Processors that one thread may keep busy: the operating system's clock and our own Python beside it."""
 
-ON_CORE_MIN = 0.9
-"""A thread may be seen once where it was before it was told to move."""
+ON_CORE_MIN = 0.8
+"""Between two calls the caller's thread may be anywhere."""
+
+LONG_BATCH = 8
+"""Makes a call long against what lies between two calls."""
 
 PROFILE_SHARE_MAX = 1.1
 
@@ -87,11 +93,11 @@ def it_keeps_to_the_cores_that_it_is_given(subject: Subject) -> str:
 def _share_on(core: int, subject: Subject, threads: int) -> float:
     """Returns the share of the running threads that were seen on the core while calls ran."""
     model = subject.largest
-    inputs = model.network.sample(1)
     done = threading.Event()
     on_it: list[bool] = []
     _wait_until_idle()
     with subject.loaded(model, threads=threads, cores=(core,)) as executable:
+        inputs = _long_inputs(executable, model)
 
         def call() -> None:
             while not done.is_set():
@@ -110,6 +116,15 @@ def _share_on(core: int, subject: Subject, threads: int) -> float:
     if share < ON_CORE_MIN:
         raise CheckFailed(f"cores=({core},) and threads={threads}: only {share:.0%} of its work was done there")
     return share
+
+
+def _long_inputs(executable: Executable, model: Model) -> dict[str, Array]:
+    inputs = model.network.sample(1, batch=LONG_BATCH)
+    try:
+        executable.run(inputs)
+    except BadInputFormatError:
+        return model.network.sample(1)
+    return inputs
 
 
 def _running() -> list[int]:
@@ -146,6 +161,7 @@ def its_profile_is_plausible_or_empty(subject: Subject) -> str:
     with subject.loaded(model, profile=True) as executable:
         if any(operator.calls for operator in executable.operators()):
             raise CheckFailed("it has a profile before the first call")
+    with subject.loaded(model, profile=True) as executable:  # another one: some can be read only once
         started = time.perf_counter()
         for _ in range(CALLS):
             expect_right(executable.run(inputs), model, inputs, " with a profile")
