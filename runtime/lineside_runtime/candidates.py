@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -52,9 +53,12 @@ class Candidate(msgspec.Struct, frozen=True):
         Raises:
             LinesideError: As in `Backend.load`.
         """
+        libraries = config.operator_libraries.get(self.backend.name, ())
         options = LoadOptions(
             threads=config.threads,
             precision=self.variant.precision,
+            cores=config.cores if self.device.kind == "cpu" else None,
+            operator_libraries=tuple(Path(path) for path in libraries),
             profile=profile,
             inputs=bundle.manifest.inputs,
             outputs=bundle.manifest.outputs,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Literal, get_args
+
+import msgspec
 
 from lineside_runtime.errors import ConfigError
 
@@ -18,9 +20,10 @@ WORKERS_MAX = 256
 QUEUE_MAX = 1_000_000
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Config:
+class Config(msgspec.Struct, frozen=True):
     """Where a model may run and what happens when a device fails.
+
+    ``msgspec.structs.replace(config, threads=2)`` gives a changed copy.
 
     Attributes:
         gpu_ratio: Share of the first calls that start on the GPU where both a GPU and a CPU can run the model; the
@@ -30,6 +33,9 @@ class Config:
         fallback_strategy: ``sequential`` tries one kind of device after the other, ``fastest`` begins with the one
             that is measured to be fastest here, ``error`` takes the first only and raises if that fails.
         threads: Threads of one call on a CPU; ``None`` leaves it to the engine.
+        cores: Numbers of the processor cores that a call on a CPU may use, such as ``[2, 3]``; ``None`` leaves it to
+            the system. An engine that can't keep to them refuses when a model is loaded.
+        operator_libraries: Third parties' operators, by engine: ``{"ort": ["/opt/acme/liboperators.so"]}``.
         engines: Names of the engines that may be used, in the order of preference; ``None`` for all installed ones.
         isolate: Engines that run in a process of their own, so that a crash takes only that with it: ``"ort"``, or
             ``"litert=/opt/tflite/bin/python"`` for one that lives in another Python. See ``docs/runtime-isolation.md``.
@@ -64,6 +70,8 @@ class Config:
     submit_workers: int = 1
     submit_queue: int = 64
     cache: CacheConfig | None = None
+    cores: tuple[int, ...] | None = None
+    operator_libraries: Mapping[str, tuple[str, ...]] = {}
 
     def __post_init__(self) -> None:
         """Checks every key.
@@ -80,8 +88,8 @@ class Config:
         if self.threads is not None and not (_is_number(self.threads, int) and 1 <= self.threads <= THREADS_MAX):
             raise ConfigError("threads", expected=f"None or an integer 1 to {THREADS_MAX}", actual=repr(self.threads))
         if self.engines is not None:
-            object.__setattr__(self, "engines", _engine_names(self.engines))
-        object.__setattr__(self, "isolate", _isolated(self.isolate, self.engines))
+            msgspec.structs.force_setattr(self, "engines", _engine_names(self.engines))
+        msgspec.structs.force_setattr(self, "isolate", _isolated(self.isolate, self.engines))
         if self.isolated_timeout_s is not None and not (
             _is_number(self.isolated_timeout_s, int, float) and self.isolated_timeout_s > 0
         ):
@@ -89,11 +97,11 @@ class Config:
                 "isolated_timeout_s", expected="None or seconds > 0", actual=repr(self.isolated_timeout_s)
             )
         if self.stage_engines is not None:
-            object.__setattr__(self, "stage_engines", _stage_engines(self.stage_engines))
+            msgspec.structs.force_setattr(self, "stage_engines", _stage_engines(self.stage_engines))
         if self.stage_cores is not None:
-            object.__setattr__(self, "stage_cores", _cores_of_each("stage_cores", self.stage_cores))
+            msgspec.structs.force_setattr(self, "stage_cores", _cores_of_each("stage_cores", self.stage_cores))
         if self.replica_cores is not None:
-            object.__setattr__(self, "replica_cores", _cores_of_each("replica_cores", self.replica_cores))
+            msgspec.structs.force_setattr(self, "replica_cores", _cores_of_each("replica_cores", self.replica_cores))
         for key in ("standby", "balance"):
             if not isinstance(getattr(self, key), bool):
                 raise ConfigError(key, expected="True or False", actual=repr(getattr(self, key)))
@@ -101,6 +109,9 @@ class Config:
         _check_count("submit_queue", self.submit_queue, QUEUE_MAX)
         if self.cache is not None:
             _check_cache(self.cache)
+        if self.cores is not None:
+            msgspec.structs.force_setattr(self, "cores", _cores("cores", self.cores))
+        msgspec.structs.force_setattr(self, "operator_libraries", _libraries(self.operator_libraries))
 
 
 def _check_cache(value: object) -> None:
@@ -161,14 +172,30 @@ def _stage_engines(value: object) -> tuple[str, ...]:
 
 
 def _cores_of_each(key: str, value: object) -> tuple[tuple[int, ...], ...]:
-    expected = "None or a list of core numbers for each, such as [[0], [1]]"
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        raise ConfigError(key, expected=expected, actual=repr(value))
-    stages: list[tuple[int, ...]] = []
-    for cores in value:
-        if isinstance(cores, str) or not isinstance(cores, Iterable):
-            raise ConfigError(key, expected=expected, actual=repr(value))
-        stages.append(tuple(cores))
-    if not stages or not all(cores and all(_is_number(core, int) and core >= 0 for core in cores) for cores in stages):
-        raise ConfigError(key, expected=expected, actual=repr(value))
-    return tuple(stages)
+    if isinstance(value, str) or not isinstance(value, Iterable) or not (each := tuple(value)):
+        raise ConfigError(
+            key, expected="None or a list of core numbers for each, such as [[0], [1]]", actual=repr(value)
+        )
+    return tuple(_cores(key, cores) for cores in each)
+
+
+def _cores(key: str, value: object) -> tuple[int, ...]:
+    numbers = () if isinstance(value, str) or not isinstance(value, Iterable) else tuple(value)
+    if not numbers or not all(_is_number(core, int) and core >= 0 for core in numbers):
+        raise ConfigError(key, expected="None or core numbers from 0, such as [0, 1]", actual=repr(value))
+    return numbers
+
+
+def _libraries(value: object) -> dict[str, tuple[str, ...]]:
+    expected = 'files by engine, such as {"ort": ["/opt/acme/liboperators.so"]}'
+    if not isinstance(value, Mapping):
+        raise ConfigError("operator_libraries", expected=expected, actual=repr(value))
+    found: dict[str, tuple[str, ...]] = {}
+    for engine, files in value.items():
+        paths = () if isinstance(files, (str, os.PathLike)) or not isinstance(files, Iterable) else tuple(files)
+        if not engine or not isinstance(engine, str) or not paths:
+            raise ConfigError("operator_libraries", expected=expected, actual=repr(value))
+        if not all(isinstance(path, (str, os.PathLike)) and os.fspath(path) for path in paths):
+            raise ConfigError("operator_libraries", expected=expected, actual=repr(value))
+        found[engine] = tuple(os.fspath(path) for path in paths)
+    return found

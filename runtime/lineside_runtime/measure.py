@@ -35,7 +35,7 @@ def order_by_speed(bundle: Bundle, choice: Choice, config: Config) -> Choice:
 
 
 def _time_ms(bundle: Bundle, candidate: Candidate, config: Config) -> float:
-    key = (bundle.digest, str(candidate), candidate.variant.name, config.threads)
+    key = (bundle.digest, str(candidate), candidate.variant.name, config.threads, config.cores)
     with _lock:  # one at a time, or they would measure one another
         if key not in _measured_ms:
             _measured_ms[key] = _measure(bundle, candidate, config)

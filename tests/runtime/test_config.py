@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import lineside
@@ -35,6 +37,16 @@ def test_the_customers_line_is_the_default() -> None:
         ("engines", (1,)),
         ("engines", ("",)),
         ("engines", 3),
+        ("cores", ()),
+        ("cores", 1),
+        ("cores", "01"),
+        ("cores", (-1,)),
+        ("cores", (True,)),
+        ("operator_libraries", ["/opt/a.so"]),
+        ("operator_libraries", {"ort": "/opt/a.so"}),
+        ("operator_libraries", {"ort": ()}),
+        ("operator_libraries", {"ort": (3,)}),
+        ("operator_libraries", {"": ("/opt/a.so",)}),
     ],
 )
 def test_a_wrong_value_names_key_range_and_value(key: str, value: Any) -> None:
@@ -44,6 +56,18 @@ def test_a_wrong_value_names_key_range_and_value(key: str, value: Any) -> None:
     assert key in caught.value.message
     assert caught.value.expected
     assert caught.value.actual == repr(value)
+
+
+def test_cores_and_operator_libraries_may_be_lists_and_paths() -> None:
+    config = Config(cores=[1, 0], operator_libraries={"ort": [Path("/opt/a.so"), "/opt/b.so"]})  # type: ignore[arg-type, dict-item]
+    assert config.cores == (1, 0)
+    assert config.operator_libraries == {"ort": ("/opt/a.so", "/opt/b.so")}
+
+
+def test_a_changed_copy_is_checked_as_well() -> None:
+    assert msgspec.structs.replace(Config(threads=2), cores=[1]).cores == (1,)
+    with pytest.raises(ConfigError):
+        msgspec.structs.replace(Config(), threads=0)
 
 
 def test_engines_may_be_a_list() -> None:

@@ -202,7 +202,7 @@ def _report(chosen: Chosen, config: Config) -> dict[str, object]:
 def _prove(source: Bundle, made: Bundle, feeds: Sequence[Feed], config: Config, say: Callable[[str], None]) -> None:
     """On one engine the stages give what the whole gives; on the engines named nearly so, and the golden outputs."""
     whole = Config(engines=("ort",), threads=1)
-    on_one = dataclasses.replace(whole, stage_engines=("ort", "ort"), stage_cores=(_all_cores(), _all_cores()))
+    on_one = msgspec.structs.replace(whole, stage_engines=("ort", "ort"), stage_cores=(_all_cores(), _all_cores()))
     with Session(source, whole) as reference:
         with Session(made, on_one) as staged:
             for feed in feeds:

@@ -103,7 +103,7 @@ class Axes:
     def cross(self, bundle: Bundle | Path | str, config: Config) -> list[Contestant]:
         """Returns every combination for one bundle."""
         names = registry.names() if self.engines == ALL else self.engines
-        configs = [config] if names is None else [dataclasses.replace(config, engines=(name,)) for name in names]
+        configs = [config] if names is None else [msgspec.structs.replace(config, engines=(name,)) for name in names]
         return [
             Contestant(bundle, one, level, batch, streams)
             for level in (self.levels or (None,))

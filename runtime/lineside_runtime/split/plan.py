@@ -113,7 +113,7 @@ def _check_counts(config: Config, variant: Variant) -> None:
 
 def _stage_config(config: Config, number: int) -> Config:
     """Returns the user's configuration for one stage: its calls are not spread over devices once more."""
-    return dataclasses.replace(
+    return msgspec.structs.replace(
         config,
         gpu_ratio=1.0,
         balance=False,
