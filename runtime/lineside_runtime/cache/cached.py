@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
 from msgspec.structs import replace
 
 from lineside_runtime.cache.key import inputs_digest, namespace
@@ -53,8 +54,11 @@ class Cached:
             return found
         return self.keep(digest, inputs, self._placement.run(inputs))
 
-    def find(self, digest: bytes) -> Prediction | None:
+    def find(self, digest: bytes | None) -> Prediction | None:
         """Returns the answer to inputs with this digest, if a level has it."""
+        if digest is None:
+            self._cache.note_not_kept()
+            return None
         firsts, names = self._looked_up
         now = self._placement.firsts
         if now is not firsts:  # the same tuple as long as nothing changes
@@ -74,15 +78,16 @@ class Cached:
             cached=level,
         )
 
-    def keep(self, digest: bytes, inputs: Mapping[str, Array], prediction: Prediction) -> Prediction:
+    def keep(self, digest: bytes | None, inputs: Mapping[str, Array], prediction: Prediction) -> Prediction:
         """Keeps an answer, and returns it as it is given out: read-only, as a hit is.
 
         It isn't kept if the caller has changed the input while it was computed: it may be to neither of the two then.
         """
-        if inputs_digest(inputs) == digest:
-            self._put(digest, prediction)
-        else:
-            self._cache.note_unstable()
+        if digest is not None:
+            if inputs_digest(inputs) == digest:
+                self._put(digest, prediction)
+            else:
+                self._cache.note_unstable()
         return replace(prediction, outputs=_read_only(prediction.outputs))
 
     def _put(self, digest: bytes, prediction: Prediction) -> None:
@@ -106,6 +111,9 @@ def _read_only(outputs: Mapping[str, Array]) -> dict[str, Array]:
     """Returns views that can't be written to, so that a caller who writes learns it at the first call, not a hit's."""
     views: dict[str, Array] = {}
     for name, array in outputs.items():
-        views[name] = view = array.view()
-        view.flags.writeable = False
+        if isinstance(array, np.ndarray):
+            views[name] = view = array.view()
+            view.flags.writeable = False
+        else:  # a list or a map, which no cache keeps
+            views[name] = array
     return views

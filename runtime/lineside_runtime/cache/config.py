@@ -32,7 +32,7 @@ class CacheConfig:
         sqlite_bytes: Size that this file never passes; its write-ahead log comes on top, some 4 MiB.
         redis: Addresses (``redis://``, ``rediss://`` with TLS, ``unix://``) of one server, or of some nodes of one
             cluster. Empty for none. Whoever can write there can forge results: use a password and TLS.
-        redis_timeout_s: Of one step of talking to Redis. An outage delays a call by at most four of them.
+        redis_timeout_s: How long a look-up waits for the server's next bytes. An outage delays a call by this, once.
     """
 
     memory_bytes: int = 64 * MIB

@@ -68,19 +68,21 @@ def processor() -> str:
     return f"{platform.machine()} {found.partition(':')[2].strip() or platform.processor()}"
 
 
-def inputs_digest(inputs: Mapping[str, Array]) -> bytes:
+def inputs_digest(inputs: Mapping[str, Array]) -> bytes | None:
     """Returns 16 bytes for the inputs: names, types, shapes and every byte.
 
     Args:
         inputs: Array by input name; the order is of no matter.
+
+    Returns:
+        ``None`` where an input isn't made of bytes, such as an array of Python's strings.
     """
-    if len(inputs) == 1:
-        [(name, array)] = inputs.items()
-        return _digest(_described(name, array.dtype, array.shape) + _bytes_digest(array))
-    parts = (
-        _described(name, inputs[name].dtype, inputs[name].shape) + _bytes_digest(inputs[name])
-        for name in sorted(inputs)
-    )
+    parts = []
+    for name in sorted(inputs) if len(inputs) > 1 else inputs:
+        array = inputs[name]
+        if not isinstance(array, np.ndarray) or array.dtype.hasobject:
+            return None
+        parts.append(_described(name, array.dtype, array.shape) + _bytes_digest(array))
     return _digest(b"".join(parts))
 
 

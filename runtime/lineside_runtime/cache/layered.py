@@ -100,13 +100,17 @@ class ResultCache:
         """
         size = data_bytes(outputs)
         if size is None or size > VALUE_BYTES_MAX:
-            with self._lock:
-                self._not_kept += 1
+            self.note_not_kept()
             return
         entry = keep(outputs, device)
         self._take(key, entry, self._shared)
         if self._device is not None and keep_there is not None:
             self._device.put(key, entry, keep_there)
+
+    def note_not_kept(self) -> None:
+        """Counts a call whose input or result is of a kind or size that isn't kept."""
+        with self._lock:
+            self._not_kept += 1
 
     def note_unstable(self) -> None:
         """Counts a result that wasn't kept because its input had changed meanwhile."""

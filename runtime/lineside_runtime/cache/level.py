@@ -16,6 +16,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from time import perf_counter
 from typing import ClassVar, Literal
 
 from lineside_runtime.cache.memory import Clock
@@ -34,6 +35,7 @@ FLUSH_S = 2.0
 """How long closing waits for what is still to be written."""
 
 TEND_S = 1.0
+LOOKUP_WEIGHT = 0.05
 
 log = logging.getLogger("lineside.cache")
 
@@ -142,6 +144,7 @@ class Level:
         self._failures = self._write_failures = 0
         self._up_since_s = self._write_again_s = 0.0
         self._hits = self._misses = self._stored = self._drops = self._errors = 0
+        self._lookup_us = 0.0
         self._reason = ""
         store.report, store.wake = self._note, self._wake
         self._thread = threading.Thread(target=self._work, name=f"lineside-cache-{store.name}", daemon=True)
@@ -153,8 +156,15 @@ class Level:
 
     def get(self, key: bytes) -> Entry | None:
         """Returns the entry, or ``None``; never raises for the store."""
-        entry = self._read(key) if self._up else None
+        if not self._up:
+            with self._changed:
+                self._misses += 1
+            return None
+        began_s = perf_counter()
+        entry = self._read(key)
+        took_us = (perf_counter() - began_s) * 1e6
         with self._changed:
+            self._lookup_us += (took_us - self._lookup_us) * (LOOKUP_WEIGHT if self._lookup_us else 1.0)
             if entry is None:
                 self._misses += 1
             else:
@@ -213,6 +223,7 @@ class Level:
                 errors=self._errors,
                 entries=entries,
                 used_bytes=used_bytes,
+                lookup_us=self._lookup_us or None,
                 reason=self._reason,
             )
 

@@ -131,8 +131,7 @@ class RedisStore(Store):
 
     def _set(self, node: _Node, sets: list[tuple[Any, ...]]) -> int:
         try:
-            node.connect_if_needed()
-            node.ask(sets)
+            node.ask_at_leisure(sets)
         except self.faults as error:
             self._note(node, error)
             return len(sets)
@@ -260,6 +259,7 @@ class _Node:
         self._kind = kind
         self._options = options
         self._idle: deque[Any] = deque()
+        self._closed = False
         self._lock = threading.Lock()
 
     def beside(self, host: str, port: int) -> _Node:
@@ -299,27 +299,32 @@ class _Node:
             connection.disconnect()
             raise
         self._idle.append(connection)
+        if self._closed:  # while this was under way
+            self.close()
         if refused is not None:
             raise refused
         return answers
 
     def connect(self) -> None:
         """Adds a connection on which the server has answered; the node is well then."""
+        self._closed = False
         connection = self._kind(**self._options)
         self._ask(connection, [("PING",)])
         self.wants_more = False
         self.failures = 0
 
-    def connect_if_needed(self) -> None:
-        """Sees to it that a connection is idle."""
-        if not self._idle:
-            self.connect()
+    def ask_at_leisure(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+        """Like `ask`, and connects if no connection is idle; for the level's own thread."""
+        try:
+            return self.ask(commands)
+        except NoConnectionError:
+            self._closed = False
+            return self._ask(self._kind(**self._options), commands)
 
     def shards(self) -> list[_Shard] | None:
         """Returns first and last slot, host and port of each part of the cluster; ``None`` if it is in none."""
-        self.connect_if_needed()
         try:
-            [ranges] = self.ask([("CLUSTER", "SLOTS")])
+            [ranges] = self.ask_at_leisure([("CLUSTER", "SLOTS")])
         except redis.ResponseError as error:
             if "cluster support disabled" in str(error):
                 return None
@@ -342,7 +347,8 @@ class _Node:
         log.warning("cache redis: %s is left alone for %.0f s", self.label, pause_s)
 
     def close(self) -> None:
-        """Closes the idle connections."""
+        """Closes the idle connections now, and each that is in use when it comes back; `connect` begins anew."""
+        self._closed = True
         while self._idle:
             with contextlib.suppress(IndexError):
                 self._idle.pop().disconnect()

@@ -24,6 +24,7 @@ class LevelStats:
         errors: Failures of it, such as a dead server, a full disk or a damaged value.
         entries: Results that it holds; ``None`` where that isn't known.
         used_bytes: That they take; ``None`` where that isn't known.
+        lookup_us: Moving mean of the time of a look-up, for the shared levels: it must be less than what hits save.
         reason: Of its last failure; empty if there was none.
     """
 
@@ -38,6 +39,7 @@ class LevelStats:
     errors: int = 0
     entries: int | None = None
     used_bytes: int | None = None
+    lookup_us: float | None = None
     reason: str = ""
 
 
@@ -48,7 +50,7 @@ class CacheStats:
     Attributes:
         hits: Calls that some level answered.
         misses: Calls that a device had to answer.
-        not_kept: Results that weren't kept because they are too large or of a type that isn't kept.
+        not_kept: Calls whose input or result is of a type or size that isn't kept.
         unstable: Results that weren't kept because the caller changed the input while it was computed.
         levels: One by one, in the order in which they are asked.
     """

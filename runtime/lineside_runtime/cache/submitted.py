@@ -61,7 +61,9 @@ class _Answer(Future[Prediction]):
         """Says whether a device runs it."""
         return not self.done() and (self._inner.running() or self._inner.done())
 
-    def settle(self, cached: Cached, digest: bytes, inputs: Mapping[str, Array], inner: Future[Prediction]) -> None:
+    def settle(
+        self, cached: Cached, digest: bytes | None, inputs: Mapping[str, Array], inner: Future[Prediction]
+    ) -> None:
         """Takes over how the call ended."""
         if inner.cancelled():
             super().cancel()

@@ -75,7 +75,7 @@ def data_bytes(outputs: Mapping[str, Array]) -> int | None:
     """Returns the bytes that the outputs' data take, or ``None`` if one is of a type that isn't kept."""
     total = 0
     for array in outputs.values():
-        if array.dtype.str not in _DTYPES:
+        if not isinstance(array, np.ndarray) or array.dtype.str not in _DTYPES:
             return None
         total += array.nbytes
     return total

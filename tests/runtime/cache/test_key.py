@@ -32,6 +32,13 @@ def test_the_order_of_the_inputs_is_of_no_matter() -> None:
     assert inputs_digest({"a": a, "b": b}) != inputs_digest({"a": b, "b": a})
 
 
+def test_what_is_not_made_of_bytes_has_no_key() -> None:
+    texts = np.array(["a", "b"], dtype=object)
+    assert inputs_digest({"x": np.zeros(2, np.float32), "t": texts}) is None
+    assert inputs_digest({"t": ["a", "b"]}) is None  # type: ignore[dict-item]
+    assert inputs_digest({"t": np.array(["a", "b"])}) is not None
+
+
 @given(ARRAYS, NAMES, ARRAYS, NAMES)
 def test_another_name_type_shape_or_byte_is_another_key(
     one: np.ndarray, name: str, other: np.ndarray, other_name: str

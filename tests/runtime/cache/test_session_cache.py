@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.cache.config import CacheConfig
 from lineside_runtime.cache.stats import CacheStats, LevelStats
 from lineside_runtime.config import Config
-from lineside_runtime.errors import ConfigError, DeviceLostError, EngineError
+from lineside_runtime.errors import ConfigError, DeviceLostError, EngineError, LinesideError, MissingExtraError
 from lineside_runtime.pressure import relieve
 from lineside_runtime.session import Session
-from tests.peers import wait_for
+from lineside_runtime.tensors import TensorSpec
+from tests.peers import RedisServer, wait_for
 from tests.runtime.onnx_models import FLOAT, RESHAPE_SPECS, graph, make_bundle, scaler, unhappy_reshape
 
+STRING = TensorProto.STRING
 X = np.ones((1, 4), np.float32)
 
 
@@ -233,10 +238,6 @@ def test_a_cache_that_cannot_work_is_told_when_the_session_opens(bundle: Bundle,
 
 
 def test_scalars_and_empty_outputs_are_kept_as_they_are(tmp_path: Path) -> None:
-    from onnx import helper
-
-    from lineside_runtime.tensors import TensorSpec
-
     model = graph(
         [helper.make_node("ReduceSum", ["x"], ["y"], keepdims=0)], [("x", FLOAT, ["n", 4])], [("y", FLOAT, [])]
     )
@@ -247,6 +248,88 @@ def test_scalars_and_empty_outputs_are_kept_as_they_are(tmp_path: Path) -> None:
         wait_for(lambda: session.infer(X).cached == "sqlite")
         answer = session.infer(X)
         assert (answer.outputs["y"].shape, float(answer.outputs["y"])) == ((), 4)
+
+
+def test_redis_without_its_client_is_told(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "redis", None)
+    monkeypatch.delitem(sys.modules, "lineside_runtime.cache.redis_", raising=False)
+    with pytest.raises(MissingExtraError, match=r"lineside\[redis\]"):
+        Session(bundle, config(CacheConfig(redis=("redis://127.0.0.1",))))
+
+
+def test_a_session_that_cannot_open_gives_its_cache_back(bundle: Bundle, tmp_path: Path) -> None:
+    (bundle.path / "level0/model.onnx").unlink()
+    with pytest.raises(LinesideError):
+        Session(bundle.path, config(CacheConfig(sqlite=tmp_path / "cache.db")))
+    assert not [one for one in threading.enumerate() if one.name.startswith("lineside-cache")]
+
+
+def test_texts_are_neither_looked_up_nor_kept(tmp_path: Path) -> None:
+    model = graph([helper.make_node("Identity", ["x"], ["y"])], [("x", STRING, ["n"])], [("y", STRING, ["n"])])
+    specs = (TensorSpec(name="x", shape=(-1,), dtype="string"),), (TensorSpec(name="y", shape=(-1,), dtype="string"),)
+    texts = np.array(["a", "b"], dtype=object)
+    with Session(make_bundle(tmp_path / "b", model, specs), config()) as session:
+        for _ in range(2):
+            answer = session.infer(texts)
+            assert (answer.cached, answer.outputs["y"].tolist()) == (None, ["a", "b"])
+        assert stats_of(session).not_kept == 2
+        assert session.submit(texts).result(20).outputs["y"].tolist() == ["a", "b"]
+
+
+# A server that comes and goes while threads predict.
+
+
+def test_redis_that_hangs_dies_and_comes_back_loses_no_call_and_delays_none_for_long(
+    bundle: Bundle, redis_server: RedisServer
+) -> None:
+    timeout_s = 0.25
+    cache = CacheConfig(memory_bytes=0, redis=(redis_server.url,), redis_timeout_s=timeout_s)
+    done, slowest_s, wrong = threading.Event(), [0.0], list[object]()
+    answered = [0, 0]
+    with Session(bundle, config(cache)) as session:
+
+        def work(seed: int) -> None:
+            number = 0
+            while not done.is_set():
+                number += 1
+                value = np.float32(number % 20 + 100 * seed)
+                began = time.monotonic()
+                answer = session.infer(np.full((1, 4), value, np.float32))
+                slowest_s[0] = max(slowest_s[0], time.monotonic() - began)
+                answered[seed] += 1
+                if answer.outputs["y"].tolist() != [[2 * value] * 4]:
+                    wrong.append(answer)
+
+        def hits() -> int:
+            return level_of(session, "redis").hits
+
+        threads = [threading.Thread(target=work, args=(seed,)) for seed in range(2)]
+        for thread in threads:
+            thread.start()
+        try:
+            wait_for(lambda: hits() > 50)
+            redis_server.hang()
+            wait_for(lambda: not level_of(session, "redis").up)
+            before = sum(answered)
+            wait_for(lambda: sum(answered) > before + 100)
+            redis_server.go_on()
+            seen = hits()
+            wait_for(lambda: hits() > seen + 50)
+            redis_server.kill()
+            wait_for(lambda: not level_of(session, "redis").up)
+            before = sum(answered)
+            wait_for(lambda: sum(answered) > before + 100)
+            redis_server.start()
+            seen = hits()
+            wait_for(lambda: hits() > seen + 50, 20)
+        finally:
+            done.set()
+            for thread in threads:
+                thread.join()
+        assert wrong == []
+        assert slowest_s[0] < 3 * timeout_s
+        assert (session.calls, session.fallback_count) == (sum(answered), 0)
+        assert level_of(session, "redis").errors > 0
 
 
 # Submitted calls.

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lineside_runtime.cache.level import Level
-from lineside_runtime.cache.sqlite import TOUCH_S, SqliteStore
+from lineside_runtime.cache.sqlite import TOUCH_S, SqliteStore, _code
 from lineside_runtime.errors import ConfigError
 from tests.peers import wait_for
 from tests.runtime.cache.kept import entry_of, is_right, key_of, opened
@@ -312,6 +312,23 @@ def test_a_process_killed_while_it_writes_leaves_nothing_wrong(path: Path) -> No
             assert (level.stats.errors, level.stats.up) == (0, True)
             fill(level, range(1))
             assert found(level, range(1)) == [0]
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("database disk image is malformed", 11),
+        ("file is not a database", 26),
+        ("database or disk is full", 13),
+        ("attempt to write a readonly database", 8),
+        ("disk I/O error", 10),
+        ("database is locked", 5),
+        ("no such table: entry", 0),
+    ],
+)
+def test_without_a_code_the_text_tells(text: str, code: int) -> None:
+    """Python 3.10 gives no code."""
+    assert _code(sqlite3.OperationalError(text)) == code
 
 
 # What a process without root's powers meets: run in a child, since the tests may run as root.
