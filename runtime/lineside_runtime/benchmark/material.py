@@ -27,11 +27,12 @@ def noise(manifest: Manifest, batch: int) -> dict[str, Array]:
     mean, std = (float(np.mean(values)) for values in (manifest.preprocess.mean, manifest.preprocess.std))
     found: dict[str, Array] = {}
     for spec, zeros in zip(manifest.inputs, sample_inputs(manifest).values(), strict=True):
-        shape = _batched(spec, zeros.shape, batch)
+        main = spec.name == manifest.preprocess.input
+        shape = _batched(spec, zeros.shape, batch, main=main)
         if spec.dtype.startswith("float"):
-            scale, shift = (255 / std, -mean / std) if spec.name == manifest.preprocess.input else (1.0, 0.0)
+            scale, shift = (255 / std, -mean / std) if main else (1.0, 0.0)
             found[spec.name] = (random.random(shape, np.float32) * scale + shift).astype(spec.dtype)
-        elif spec.name == manifest.preprocess.input:
+        elif main:
             found[spec.name] = random.integers(0, 128, shape).astype(spec.dtype)  # 127: an int8's largest
         else:
             found[spec.name] = np.zeros(shape, spec.dtype)
@@ -44,10 +45,12 @@ def given(path: Path) -> dict[str, Array]:
         return {name: file[name] for name in file.files}
 
 
-def _batched(spec: TensorSpec, shape: tuple[int, ...], batch: int) -> tuple[int, ...]:
-    if not shape or (batch == 1 and not spec.layout.startswith("N")):
+def _batched(spec: TensorSpec, shape: tuple[int, ...], batch: int, *, main: bool) -> tuple[int, ...]:
+    """Returns the shape with its first dimension set, where that is the batch: it is free, named so, or the frames'."""
+    named = spec.layout.startswith("N") or (main and batch > 1)
+    if not shape or not (named or spec.shape[0] == DYNAMIC):
         return shape
-    if spec.shape[0] != DYNAMIC and spec.shape[0] != batch:
+    if spec.shape[0] not in (DYNAMIC, batch):
         raise BadInputFormatError(
             f"input {spec.name!r} has a fixed first dimension",
             expected=f"a batch of {spec.shape[0]}",

@@ -34,6 +34,7 @@ from lineside_runtime.benchmark.protocol import (
     Timed,
     Turn,
     Warm,
+    config_of,
     decode_command,
     encode,
     failed,
@@ -53,7 +54,10 @@ def main() -> int:
     _end_with_the_parent()
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what an engine prints must not stand between the answers
-    task = decode_command(sys.stdin.buffer.readline())
+    line = sys.stdin.buffer.readline()
+    if not line.endswith(b"\n"):  # whoever started us has ended before it said what for
+        return 0
+    task = decode_command(line)
     if not isinstance(task, Task):
         raise EngineError("the first line is no task")
     try:
@@ -85,10 +89,11 @@ class Measured:
             LinesideError: As for `Session`.
         """
         self._task = task
+        self._config = config_of(task.config)
         before = held().resident_mb
         began_ns = time.monotonic_ns()
         source = Path(task.folder) if task.level is None else of_level(open_bundle(Path(task.folder)), task.level)
-        self._session = Session(source, task.config)
+        self._session = Session(source, self._config)
         loaded_ns = time.monotonic_ns()
         self._inputs = self._material()
         self._session.predict(self._inputs)
@@ -143,7 +148,7 @@ class Measured:
     def _candidate(self) -> Candidate | None:
         """Returns what answered; ``None`` where a placement runs several at once."""
         used = self._session.used_device
-        choice = choose(self._session.manifest, self._task.config)
+        choice = choose(self._session.manifest, self._config)
         found = iter(map(choice.at, itertools.count()))
         return next((one for one in iter(lambda: next(found), None) if str(one) == used), None)
 
@@ -153,7 +158,7 @@ class Measured:
             return Profiled(runs=0, run_ms=0.0, warm=False, operators=())
 
         def load() -> Executable:
-            return candidate.load(self._session.bundle, self._task.config, profile=True)
+            return candidate.load(self._session.bundle, self._config, profile=True)
 
         return profiled(load, self._inputs, runs)
 

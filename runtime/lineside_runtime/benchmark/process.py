@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import select
 import signal
@@ -29,8 +28,8 @@ from lineside_runtime.benchmark.protocol import (
     as_error,
     decode_reply,
     encode,
+    plain,
 )
-from lineside_runtime.config import Config
 from lineside_runtime.errors import DeadlineExceededError, EngineCrashedError
 
 ANSWER_MAX_S = 300.0
@@ -41,11 +40,6 @@ GOODBYE_S = 2.0
 
 _MODULE = "lineside_runtime.benchmark.measured"
 _Answer = TypeVar("_Answer", Ready, Warmed, Timed, Held, Profiled)
-
-
-def uncached(config: Config) -> Config:
-    """Returns the configuration without the result cache, which would answer a benchmark's one input at once."""
-    return dataclasses.replace(config, cache=None)
 
 
 class Process:
@@ -66,8 +60,16 @@ class Process:
                 did not answer.
         """
         one = entry.contestant
+        task = Task(
+            folder=str(entry.bundle.path),
+            config=plain(one.config),
+            level=one.level,
+            batch=one.batch,
+            streams=one.streams,
+            inputs="" if inputs is None else str(inputs),
+            spawned_ns=time.monotonic_ns(),
+        )
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-        spawned_ns = time.monotonic_ns()
         self._name = entry.name
         self._process = subprocess.Popen(
             [sys.executable, "-m", _MODULE],
@@ -77,15 +79,6 @@ class Process:
             bufsize=0,
         )
         self._pending = b""
-        task = Task(
-            folder=str(entry.bundle.path),
-            config=uncached(one.config),
-            level=one.level,
-            batch=one.batch,
-            streams=one.streams,
-            inputs="" if inputs is None else str(inputs),
-            spawned_ns=spawned_ns,
-        )
         try:
             self.ready = self.ask(task, Ready)
         except BaseException:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, cast
 
 import msgspec
@@ -20,7 +19,7 @@ class Task(_Message, frozen=True, kw_only=True):
 
     Attributes:
         folder: Of the bundle.
-        config: Where it may run.
+        config: Where it may run; see `plain`.
         level: See `Contestant`.
         batch: Frames in one call.
         streams: Callers at once.
@@ -29,7 +28,7 @@ class Task(_Message, frozen=True, kw_only=True):
     """
 
     folder: str
-    config: Config
+    config: dict[str, Any]
     level: int | None = None
     batch: int = 1
     streams: int = 1
@@ -172,12 +171,12 @@ Reply = Ready | Warmed | Timed | Held | Profiled | Failed
 
 def encode(message: _Message) -> bytes:
     """Returns the message as a line."""
-    return msgspec.json.encode(message, enc_hook=_path_as_text) + b"\n"
+    return msgspec.json.encode(message) + b"\n"
 
 
 def decode_command(line: bytes) -> Command:
     """Reads a command."""
-    return cast("Command", msgspec.json.decode(line, type=Command, dec_hook=_text_as_path))
+    return cast("Command", msgspec.json.decode(line, type=Command))
 
 
 def decode_reply(line: bytes) -> Reply:
@@ -201,13 +200,24 @@ def _classes(kind: type[LinesideError]) -> list[type[LinesideError]]:
     return [kind, *(found for below in kind.__subclasses__() for found in _classes(below))]
 
 
-def _path_as_text(value: Any) -> str:
-    if isinstance(value, Path):
-        return str(value)
-    raise TypeError(f"{type(value).__name__} has no form in JSON")
+def plain(config: Config) -> dict[str, Any]:
+    """Returns a configuration as values that JSON knows, without the result cache.
+
+    That would answer a benchmark's one input at once. A struct with ``Config`` in it would have to import the cache's
+    configuration, which the runtime loads only where it is used.
+    """
+    values: dict[str, Any] = msgspec.to_builtins(msgspec.structs.replace(config, cache=None))
+    return {name: value for name, value in values.items() if name != "cache"}
 
 
-def _text_as_path(kind: type, value: Any) -> Any:
-    if issubclass(kind, Path):
-        return Path(value)
-    raise TypeError(f"{kind.__name__} is not read from JSON")
+def config_of(values: dict[str, Any]) -> Config:
+    """Returns the configuration again.
+
+    Raises:
+        ConfigError: A value is out of range.
+    """
+    return Config(**{name: _tuples(value) for name, value in values.items()})
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
