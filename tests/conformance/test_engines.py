@@ -65,7 +65,7 @@ def cases() -> Iterator[Any]:
             yield pytest.param(engine, device, check, id=f"{engine}/{device}: {title(check)}", marks=marks)
 
 
-@pytest.mark.parametrize(("engine", "device", "check"), cases())
+@pytest.mark.parametrize(("engine", "device", "check"), list(cases()))
 def test_it_conforms(engine: str, device: str, check: Check) -> None:
     one = found(engine, device)
     if isinstance(one, NoDeviceError):

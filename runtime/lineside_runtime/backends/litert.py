@@ -34,6 +34,7 @@ from lineside_runtime.backends.naming import match
 from lineside_runtime.devices import Device
 from lineside_runtime.errors import (
     BadInputFormatError,
+    DeviceBusyError,
     DeviceError,
     DriverMismatchError,
     EngineError,
@@ -49,6 +50,9 @@ MODULES = {"ai_edge_litert.interpreter": "ai-edge-litert", "tflite_runtime.inter
 """Modules with the interpreter, best first, and the package that each comes in."""
 
 EDGE_TPU = "libedgetpu.so.1"
+
+_DELEGATE_ENTRY = "tflite_plugin_create_delegate"
+"""What a delegate's library has: https://ai.google.dev/edge/litert/performance/implementing_delegate"""
 
 _ERRORS = (RuntimeError, ValueError, TypeError, KeyError, IndexError, MemoryError, OSError)
 """The vendor has no exceptions of its own: its binding and its Python raise Python's."""
@@ -139,16 +143,19 @@ class LiteRtBackend(Backend):
         for path, settings in libraries:
             if path.is_absolute() and not path.exists():
                 raise InputNotFoundError(f"no operator library at {path}")
-            try:
-                ctypes.CDLL(str(path))  # the vendor's own loader leaves a broken object behind if this fails
+            try:  # before the vendor's own loader, which leaves a broken object behind if it fails
+                entry = getattr(ctypes.CDLL(str(path)), _DELEGATE_ENTRY, None)
             except OSError as error:
                 raise DriverMismatchError(f"litert: {path} can't be loaded: {error}") from error
+            if entry is None:
+                raise DriverMismatchError(
+                    f"litert: {path} is no delegate", expected=f"a library with {_DELEGATE_ENTRY}"
+                )
             try:
                 loaded.append(self._vendor.load_delegate(str(path), settings))
-            except (ValueError, AttributeError) as error:
-                raise DriverMismatchError(
-                    f"litert: {path} gives no delegate: {str(error).strip() or 'it is held by another process'}",
-                    expected="a shared library with tflite_plugin_create_delegate",
+            except ValueError as error:
+                raise DeviceBusyError(
+                    f"litert: {path} gives no delegate: {str(error).strip() or 'its device does not answer'}"
                 ) from error
         return loaded
 

@@ -1,0 +1,213 @@
+"""What is torch's own; what every engine must do is in tests/conformance."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from lineside_runtime.backend import LoadOptions
+from lineside_runtime.backends import pytorch
+from lineside_runtime.backends.ort import OrtBackend
+from lineside_runtime.backends.pytorch import TorchBackend
+from lineside_runtime.conformance.models import FOLDER
+from lineside_runtime.devices import Device
+from lineside_runtime.errors import (
+    BadInputFormatError,
+    ConfigError,
+    DeviceLostError,
+    EngineError,
+    LinesideError,
+    OutOfDeviceMemoryError,
+    UnsupportedModelError,
+)
+from tests.runtime.onnx_models import FLOAT, graph, openvino_only, scaler, unhappy_reshape
+
+pytestmark = pytest.mark.torch
+
+CPU = Device("cpu", name="CPU", handle="cpu")
+
+
+def load(path: Path, data: bytes | None = None, **options: Any) -> Any:
+    if data is not None:
+        path.write_bytes(data)
+    return TorchBackend().load(path, CPU, LoadOptions(**options))
+
+
+def test_every_exception_of_torch_has_a_meaning() -> None:
+    own = {name for name, kind in vars(torch).items() if inspect.isclass(kind) and issubclass(kind, BaseException)}
+    assert own == set(pytorch.ERRORS)
+
+
+def test_every_exception_of_torchs_core_is_one_that_is_mapped() -> None:
+    mapped = TorchBackend()._vendor_errors()
+    found = {name: kind for name, kind in vars(torch._C).items() if inspect.isclass(kind)}
+    errors = {name for name, kind in found.items() if issubclass(kind, Exception) and not issubclass(kind, mapped)}
+    assert errors == set()
+
+
+@pytest.mark.parametrize("kind", TorchBackend()._vendor_errors(), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("stage", ["probe", "load", "run"])
+def test_each_exception_becomes_one_of_ours_at_each_stage(kind: type[Exception], stage: Any) -> None:
+    with pytest.raises(LinesideError, match="the vendor's words") as caught, TorchBackend()._boundary(stage):
+        raise kind("the vendor's words")
+    assert isinstance(caught.value.__cause__, kind)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), OutOfDeviceMemoryError),
+        (torch.AcceleratorError("CUDA error: unspecified launch failure"), DeviceLostError),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory"), EngineError),
+    ],
+)
+def test_what_the_device_complains_of_is_told_apart(error: Exception, kind: type[LinesideError]) -> None:
+    with pytest.raises(kind), TorchBackend()._boundary("run"):
+        raise error
+
+
+def test_nothing_of_torchs_own_formats_is_opened(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> Any:
+            return (tmp_path / "was_run").touch, ()
+
+    torch.save(Evil(), tmp_path / "m.pt")
+    (tmp_path / "m.pkl").write_bytes(pickle.dumps(Evil()))
+    for name in ("m.pt", "m.pkl"):
+        with pytest.raises(UnsupportedModelError):
+            load(tmp_path / name)
+    assert not (tmp_path / "was_run").exists()
+
+
+def test_an_unknown_operator_is_unsupported_and_named(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModelError, match="Swish"):
+        load(tmp_path / "m.onnx", openvino_only())
+
+
+def test_a_failure_inside_the_graph_is_an_engine_error(tmp_path: Path) -> None:
+    executable = load(tmp_path / "m.onnx", unhappy_reshape())
+    with pytest.raises(EngineError, match="shape"):
+        executable.run({"x": np.ones(5, np.float32), "s": np.array([2, 3])})
+    assert executable.run({"x": np.ones(6, np.float32), "s": np.array([2, 3])})["y"].shape == (2, 3)
+
+
+def test_integers_are_checked_like_floats(tmp_path: Path) -> None:
+    executable = load(tmp_path / "m.onnx", unhappy_reshape())
+    with pytest.raises(BadInputFormatError, match="int64"):
+        executable.run({"x": np.ones(6, np.float32), "s": np.array([2, 3], np.int32)})
+
+
+def test_an_answer_never_shares_memory_with_an_input(tmp_path: Path) -> None:
+    data = graph([helper.make_node("Identity", ["x"], ["y"])], [("x", FLOAT, [2])], [("y", FLOAT, [2])])
+    x = np.ones(2, np.float32)
+    y = load(tmp_path / "m.onnx", data).run({"x": x})["y"]
+    x[:] = 7
+    assert y.tolist() == [1, 1]
+
+
+def test_a_graph_whose_outputs_cannot_be_told_apart_is_refused(tmp_path: Path) -> None:
+    split = helper.make_node("Split", ["x"], ["a", "b"], axis=0)
+    data = graph([split], [("x", FLOAT, [4])], [("a", FLOAT, [2]), ("b", FLOAT, [2])])
+    with pytest.raises(UnsupportedModelError, match="two outputs of one operator"):
+        load(tmp_path / "m.onnx", data)
+    data = graph([], [("x", FLOAT, [4])], [("x", FLOAT, [4])])
+    with pytest.raises(UnsupportedModelError):
+        load(tmp_path / "m.onnx", data)
+
+
+@pytest.mark.parametrize(("low", "high", "dtype"), [(0, 255, np.uint8), (-128, 127, np.int8)])
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_quantised_operators_give_what_onnxruntime_gives(
+    low: int, high: int, dtype: Any, per_channel: bool, tmp_path: Path
+) -> None:
+    """Rounding halves to even, clipping at both ends, and one scale or one for each channel."""
+    scale = np.array([0.5, 0.25, 2.0], np.float32) if per_channel else np.array(0.5, np.float32)
+    zero = np.full(scale.shape, (low + high + 1) // 2, dtype)
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"], axis=1),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"], axis=1),
+    ]
+    model = onnx.load_from_string(graph(nodes, [("x", FLOAT, ["n", 3])], [("y", FLOAT, ["n", 3])]))
+    model.graph.initializer.extend([numpy_helper.from_array(scale, "s"), numpy_helper.from_array(zero, "z")])
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    x = np.array([[0.25, 0.75, 1.25], [-0.25, 1e4, -1e4], [3.1, -3.1, 0]], np.float32)
+    right = OrtBackend().load(tmp_path / "m.onnx", OrtBackend().probe()[-1], LoadOptions(threads=1)).run({"x": x})
+    assert np.array_equal(load(tmp_path / "m.onnx").run({"x": x})["y"], right["y"])
+
+
+def test_a_quantised_output_keeps_its_type(tmp_path: Path) -> None:
+    node = helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"])
+    model = onnx.load_from_string(graph([node], [("x", FLOAT, [3])], [("q", TensorProto.INT8, [3])]))
+    model.graph.initializer.extend(
+        [numpy_helper.from_array(np.array(0.5, np.float32), "s"), numpy_helper.from_array(np.array(1, np.int8), "z")]
+    )
+    answer = load(tmp_path / "m.onnx", model.SerializeToString()).run({"x": np.array([0, 1, -200], np.float32)})["q"]
+    assert answer.dtype == np.int8
+    assert answer.tolist() == [1, 3, -128]
+
+
+def test_the_int8_bundle_network_gives_what_onnxruntime_gives() -> None:
+    x = {"image": np.random.default_rng(3).random((2, 1, 64, 64), dtype=np.float32)}
+    right = OrtBackend().load(FOLDER / "conv_int8.onnx", OrtBackend().probe()[-1], LoadOptions(threads=1)).run(x)["map"]
+    answer = load(FOLDER / "conv_int8.onnx").run(x)["map"]
+    step = float(np.diff(np.unique(right)).min())
+    assert np.abs(answer - right).max() <= 1.01 * step  # one rounding of the integer engine's
+    assert np.mean(answer != right) < 0.02
+
+
+def test_all_models_of_a_process_have_the_same_threads(tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    one = load(tmp_path / "m.onnx", scaler(1.0), threads=1)
+    with pytest.raises(ConfigError, match="one number of threads"):
+        load(tmp_path / "m.onnx", threads=2)
+    load(tmp_path / "m.onnx", threads=1).close()
+    assert torch.get_num_threads() == 1
+    one.close()
+    assert torch.get_num_threads() == before
+    load(tmp_path / "m.onnx", threads=2).close()
+
+
+def test_threads_are_followed_in_whatever_thread_the_call_is_made(tmp_path: Path) -> None:
+    executable = load(tmp_path / "m.onnx", scaler(1.0), threads=1)
+    seen: list[int] = []
+
+    def call() -> None:
+        torch.set_num_threads(2)
+        executable.run({"x": np.ones((1, 4), np.float32)})
+        seen.append(torch.get_num_threads())
+
+    other = threading.Thread(target=call)
+    other.start()
+    other.join(30)
+    executable.close()
+    assert seen == [1]
+
+
+def test_a_profile_names_the_operators_of_the_file() -> None:
+    executable = load(FOLDER / "conv.onnx", threads=1, profile=True)
+    for _ in range(3):
+        executable.run({"image": np.ones((1, 1, 64, 64), np.float32)})
+    times = executable.operators()
+    executable.close()
+    assert [(one.name, one.kind, one.calls) for one in times] == [
+        ("first", "Conv", 3),
+        ("first_relu", "Relu", 3),
+        ("second", "Conv", 3),
+        ("second_relu", "Relu", 3),
+    ]
+
+
+def test_no_input_may_be_missing_or_have_another_name(tmp_path: Path) -> None:
+    executable = load(tmp_path / "m.onnx", unhappy_reshape())
+    for wrong in ({"x": np.ones(6, np.float32)}, {}, {"x": np.ones(6, np.float32), "t": np.array([2, 3])}):
+        with pytest.raises(BadInputFormatError):
+            executable.run(wrong)
