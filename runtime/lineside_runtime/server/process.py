@@ -22,6 +22,9 @@ from lineside_runtime.server.rest import RestApi
 from lineside_runtime.server.service import Service
 
 BACKLOG = 128
+POLL_S = 0.05
+LAST_ANSWERS_S = 0.5
+"""From the end of the last call: so that its answer leaves."""
 
 log = logging.getLogger("lineside.server")
 
@@ -121,6 +124,9 @@ async def _until_told(
     stopped = server.stop(grace_s)
     http.should_exit = True
     await serving
+    while service.gate.in_flight and not stopped.is_set():
+        await asyncio.sleep(POLL_S)
+    server.stop(LAST_ANSWERS_S)  # a stream that is open without a call would keep it for the whole grace
     await loop.run_in_executor(None, stopped.wait)
     waiting.cancel()
 

@@ -10,7 +10,14 @@ from typing import Any
 
 from lineside_runtime.bundle import Manifest
 from lineside_runtime.config import Config
-from lineside_runtime.errors import ConfigError, LinesideError, RequestError, UnsupportedModelError
+from lineside_runtime.errors import (
+    ConfigError,
+    DeviceError,
+    InputError,
+    LinesideError,
+    RequestError,
+    UnsupportedModelError,
+)
 from lineside_runtime.server.wire import datatype_of, servable
 from lineside_runtime.session import Session
 from lineside_runtime.tensors import TensorSpec
@@ -64,6 +71,7 @@ class Model:
                 session = _opened(self._source, self._config)
             else:
                 session.reload(self._source)
+                _warm(session)
             self._session, self.manifest, self.reason = session, session.manifest, ""
             log.info("%s: loaded from %s", self.manifest.identity, self._source)
 
@@ -87,6 +95,15 @@ def _opened(source: Path, config: Config) -> Session:
                 actual=spec.dtype,
                 action="Use it in the process itself, with Session.",
             )
+    return _warm(session)
+
+
+def _warm(session: Session) -> Session:
+    """Runs zeros once, so that ready means as fast as it gets."""
+    try:
+        session.warm_up()
+    except (DeviceError, InputError) as error:  # zeros may be what this model can't take
+        log.warning("%s: not warmed up, its first call will be slower: %s", session.manifest.identity, error)
     return session
 
 

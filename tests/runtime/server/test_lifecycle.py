@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import queue
 import signal
 import socket
 import ssl
 import subprocess
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 from tritonclient.utils import InferenceServerException
 
+from lineside_runtime.server.grpc_ import STREAMS_MAX
 from tests.peers import free_port, wait_for
 from tests.runtime.onnx_models import SWISH_SPECS, make_bundle, openvino_only, scaler
 from tests.runtime.server.serving import Serving, call
@@ -169,6 +172,28 @@ def test_on_sigterm_ready_turns_false_and_running_calls_are_answered(bundles: Pa
         client.close()
         assert server.wait() == 0
         assert "Traceback" not in server.log
+
+
+def test_open_streams_do_not_keep_it_and_too_many_are_refused(bundles: Path, tmp_path: Path) -> None:
+    with Serving(tmp_path, bundles / "test", *ONE_THREAD, "--drain-s", "0.1") as server:
+        given = triton_grpc.InferInput("x", [1, 4], "FP32")
+        given.set_data_from_numpy(np.ones((1, 4), np.float32))
+        answers: queue.Queue[tuple[Any, Any]] = queue.Queue()
+        clients = [triton_grpc.InferenceServerClient(server.grpc) for _ in range(STREAMS_MAX + 1)]
+        for client in clients:
+            client.start_stream(lambda result, error: answers.put((result, error)))
+            client.async_stream_infer("test", [given])
+        errors = [error for _, error in (answers.get(timeout=20) for _ in clients) if error is not None]
+        assert len(errors) == 1
+        assert "[1010] too many streams" in str(errors[0])
+        server.process.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        assert server.wait() == 0
+        assert time.monotonic() - began < 10
+        assert "Traceback" not in server.log
+        for client in clients:
+            client.stop_stream(cancel_requests=True)
+            client.close()
 
 
 def test_after_a_kill_it_starts_clean_on_the_same_ports(bundles: Path, tmp_path: Path) -> None:
