@@ -58,16 +58,16 @@ def nothing_stays(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     caplog.get_records("call").clear()  # they hold errors, whose frames hold memory
     gc.collect()
     wait_for(lambda: not psutil.Process().children(), what="the engines' processes end")
-    wait_for(lambda: _ties() <= ties, what="sockets, pipes and shared memory are closed")
+    wait_for(lambda: not _ties() - ties, what="sockets, pipes and shared memory are closed")
     assert set(Path("/dev/shm").iterdir()) <= named
 
 
-def _ties() -> int:
-    """How many sockets and pipes are open, and pieces of shared memory mapped."""
+def _ties() -> set[str]:
+    """The sockets, pipes and pieces of shared memory that this process holds."""
     with os.scandir("/proc/self/fd") as entries:
-        targets = [os.path.realpath(entry.path) for entry in entries]
-    open_ends = sum("socket:" in target or "pipe:" in target or "memfd:" in target for target in targets)
-    return open_ends + Path("/proc/self/maps").read_text().count("memfd:lineside")
+        targets = {os.path.realpath(entry.path).rpartition("/")[2] for entry in entries}
+    mapped = {line.split()[4] for line in Path("/proc/self/maps").read_text().splitlines() if "memfd:lineside" in line}
+    return {target for target in targets if target.startswith(("socket:", "pipe:", "memfd:"))} | mapped
 
 
 @pytest.fixture

@@ -525,8 +525,9 @@ def test_a_stage_in_a_child_that_is_killed_loses_no_call(cut: Bundle) -> None:
     with Session(cut, config) as session:
         futures = []
         for number in range(60):
-            if number == 20 and child.pid is not None:
-                os.kill(child.pid, signal.SIGKILL)
+            if number == 20:
+                answer(futures[10])
+                os.kill(child.pid or 0, signal.SIGKILL)
             if number >= 40:
                 answer(futures[number - 30])
             futures.append(session.submit(x(number)))
