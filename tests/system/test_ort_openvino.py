@@ -37,12 +37,16 @@ def model(*operators: str, shape: list[int]) -> bytes:
 
 
 @pytest.fixture(scope="module", params=["built in", "plug-in"])
-def told(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def python(request: pytest.FixtureRequest) -> Path:
+    return environment(*(("ort-openvino", BUILT_IN) if request.param == "built in" else ("ort-plugin", PLUGIN)))
+
+
+@pytest.fixture(scope="module")
+def told(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("ort")
     (folder / "whole.onnx").write_bytes(model("Relu", "Neg", shape=[4, 4]))
     (folder / "part.onnx").write_bytes(model("Exp", "Det", shape=[]))
-    name, packages = ("ort-openvino", BUILT_IN) if request.param == "built in" else ("ort-plugin", PLUGIN)
-    command = [environment(name, packages), Path(__file__).with_name("ort_provider.py")]
+    command = [python, Path(__file__).with_name("ort_provider.py")]
     arguments = [folder / "whole.onnx", folder / "part.onnx", "OpenVINO"]
     done = subprocess.run([*map(str, (*command, *arguments))], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -80,3 +84,10 @@ def test_a_device_that_it_does_not_have_is_an_error_and_not_the_cpu(told: Any) -
 def test_a_plug_in_tells_its_version(told: Any) -> None:
     if "onnxruntime_ep_openvino" in told["versions"]:
         assert told["versions"]["onnxruntime_ep_openvino"][0].isdigit()
+
+
+def test_it_conforms_as_every_engine_must(python: Path) -> None:
+    command = [str(python), "-m", "lineside", "conformance", "ort", "--device", "cpu:1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "ort/cpu:1 conforms" in done.stdout

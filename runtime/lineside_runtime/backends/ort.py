@@ -50,6 +50,7 @@ ERRORS: dict[str, dict[str, type[LinesideError]]] = {
 }
 """Every exception of the vendor's, and what it means by stage; where nothing stands, its text decides."""
 
+_UNREADABLE = ("is not a registered function/op", "ModelProto does not have a graph")
 _PYTHON_ERRORS = (RuntimeError, ValueError, TypeError, MemoryError)  # raised by its Python layer
 _DTYPES = {"float": "float32", "float16": "float16", **{name: name for name in get_args(DType)}}
 
@@ -87,7 +88,7 @@ class OrtBackend(Backend):
         text = str(error).strip()
         kind: type[LinesideError] | None = OutOfDeviceMemoryError if isinstance(error, MemoryError) else None
         kind = kind or device_error(text) or ERRORS.get(type(error).__name__, {}).get(stage)
-        if kind is None and stage == "load" and "is not a registered function/op" in text:
+        if kind is None and stage == "load" and any(mark in text for mark in _UNREADABLE):
             kind = UnsupportedModelError
         if kind is None and stage == "run" and isinstance(error, (ValueError, TypeError)):
             kind = BadInputFormatError

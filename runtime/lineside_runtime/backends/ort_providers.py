@@ -25,12 +25,18 @@ import msgspec
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as vendor
 
-from lineside_runtime import drivers
 from lineside_runtime.backend import Compatibility, LoadOptions
 from lineside_runtime.devices import Device, DeviceKind
-from lineside_runtime.errors import DriverMismatchError, NoDeviceError, PartialFallbackError, UnsupportedModelError
+from lineside_runtime.errors import (
+    ConfigError,
+    DriverMismatchError,
+    NoDeviceError,
+    PartialFallbackError,
+    UnsupportedModelError,
+)
 
 CPU = "CPUExecutionProvider"
+OPENVINO = "OpenVINOExecutionProvider"
 
 
 class Provider(msgspec.Struct, frozen=True):
@@ -64,7 +70,7 @@ PROVIDERS: dict[str, Provider] = {
     "ROCMExecutionProvider": Provider("gpu", nodes=_AMD),
     "WebGpuExecutionProvider": Provider("gpu"),
     CPU: Provider("cpu"),
-    "OpenVINOExecutionProvider": Provider("cpu"),
+    OPENVINO: Provider("cpu"),
     "XnnpackExecutionProvider": Provider("cpu"),
     "ACLExecutionProvider": Provider("cpu"),
     "ArmNNExecutionProvider": Provider("cpu"),
@@ -141,6 +147,7 @@ def open_session(model: Path, handle: str, options: LoadOptions, make: Callable[
         NoDeviceError: The provider isn't installed.
         DriverMismatchError: The provider doesn't start, such as for a library that is missing.
         UnsupportedModelError: The provider can run no node of the model.
+        ConfigError: ``options.cores`` is given, and the provider can't keep to them.
         PartialFallbackError: It can't run all of them, and ``options.whole`` says that it must.
     """
     if handle == CPU:
@@ -177,6 +184,8 @@ def compatibility(versions: Mapping[str, str], root: Path | str = "/") -> Compat
     available = onnxruntime.get_available_providers()
     if not {"CUDAExecutionProvider", "TensorrtExecutionProvider"} & set(available):
         return Compatibility(found)
+    from lineside_runtime import drivers  # only `lineside devices` asks
+
     built = importlib.import_module("onnxruntime.capi.build_and_package_info")
     cuda, driver = str(getattr(built, "cuda_version", "")), drivers.nvidia_driver(root)
     found |= {"CUDA it was built for": cuda, "NVIDIA driver": driver}
@@ -202,7 +211,7 @@ def _built_in() -> Iterator[tuple[DeviceKind, str, str]]:
         if name not in available or (provider.nodes and not _count(provider.nodes)):
             continue
         short = name.removesuffix("ExecutionProvider")
-        if name == "OpenVINOExecutionProvider":
+        if name == OPENVINO:
             for one in _openvino_devices():
                 yield _KINDS[one.partition(".")[0]], f"{short} {one}", f"{name}?device_type={one}"
         elif provider.nodes == _NVIDIA:
@@ -273,11 +282,19 @@ def _session(model: Path, handle: str, options: LoadOptions, make: Callable[[Loa
     made.add_session_config_entry("session.disable_cpu_ep_fallback", "1" if whole else "0")
     made.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if handle.startswith(_PLUGIN):
-        made.add_provider_for_devices([_plugin_device(handle)], {})
+        device = _plugin_device(handle)
+        on_cpu = device.ep_name == OPENVINO and device.device.type.name == "CPU"
+        if (
+            on_cpu and options.cores
+        ):  # measured with 1.8.1: it takes the calling thread off the cores that it was put on
+            raise ConfigError("onnxruntime's OpenVINO plug-in keeps to no cores", action="Use the engine openvino.")
+        made.add_provider_for_devices([device], _openvino_settings(options) if on_cpu else {})
         return onnxruntime.InferenceSession(str(model), made, disable_fallback=True)
     name, _, choice = handle.partition("?")
     provider = PROVIDERS.get(name, Provider("cpu"))
     settings = {**provider.options, **dict([choice.split("=", 1)] if choice else [])}
+    if settings.get("device_type") == "CPU":
+        settings |= _openvino_settings(options)
     if name == "XnnpackExecutionProvider" and options.threads is not None:
         settings["intra_op_num_threads"] = str(options.threads)  # it has threads of its own
         made.intra_op_num_threads = 1
@@ -287,6 +304,24 @@ def _session(model: Path, handle: str, options: LoadOptions, make: Callable[[Loa
     if used[0] != name:  # it warns and takes the CPU instead where a library is missing
         raise DriverMismatchError(f"onnxruntime did not start {name}", expected=name, actual=used)
     return session
+
+
+def _openvino_settings(options: LoadOptions) -> dict[str, str]:
+    """Returns what OpenVINO's provider is told on a CPU; it has threads of its own, and pins them where it likes.
+
+    ``load_config`` takes JSON itself since 1.23, and a file's name before, which we don't write.
+    """
+    threads = options.threads or (len(options.cores) if options.cores else None)
+    told = {
+        **({"INFERENCE_NUM_THREADS": str(threads)} if threads is not None else {}),
+        **({"ENABLE_CPU_PINNING": "NO"} if options.cores else {}),
+        **({"INFERENCE_PRECISION_HINT": "f32"} if options.precision == "fp32" else {}),  # or bf16 where the CPU can
+    }
+    if not told:
+        return {}
+    if tuple(map(int, onnxruntime.__version__.split(".")[:2])) < (1, 23):
+        return {"num_of_threads": str(threads)} if threads is not None else {}
+    return {"load_config": msgspec.json.encode({"CPU": told}).decode()}
 
 
 def _plugin_device(handle: str) -> Any:
