@@ -6,7 +6,7 @@ import importlib
 import sys
 from typing import Any
 
-PARTS = ("overhead", "cache", "fallback", "outside")
+PARTS = ("overhead", "start", "reload", "cache", "fallback", "outside")
 
 
 def run() -> dict[str, Any]:

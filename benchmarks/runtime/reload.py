@@ -1,0 +1,93 @@
+"""Whether memory grows when models are loaded and unloaded again and again.
+
+Baseline: the same process after the first 50 cycles. A cycle opens a session, runs it and closes it; every second
+one reloads another session, which goes on. It runs in a process of its own, so that nothing else is in the figure. The
+bare engine does the same in another process, for comparison: what it leaks, we can't give back.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from typing import Any
+
+import msgspec
+
+from lineside_models import zoo
+
+CYCLES = 1000
+WARM_CYCLES = 50
+
+COMMON = """
+    import json
+    import sys
+    import numpy
+
+    def resident_kb():
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
+
+    path, cycles, warm = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    image = numpy.zeros((1, 1, 224, 224), numpy.float32)
+    seen = []
+
+    def watch(cycle):
+        for number in range(1, cycles + 1):
+            cycle(number)
+            if number >= warm:
+                seen.append(resident_kb())
+        print(json.dumps([seen[0], max(seen), seen[-1]]))
+"""
+OURS = """
+    from lineside import Config, Session
+
+    config = Config(threads=1)
+    lasting = Session(path, config)
+
+    def cycle(number):
+        with Session(path, config) as session:
+            session.predict(image)
+        if number % 2:
+            lasting.reload()
+            lasting.predict(image)
+
+    watch(cycle)
+"""
+BARE = """
+    import onnxruntime
+
+    def cycle(number):
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        file = path + "/onnx-int8/model.onnx"
+        bare = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        bare.run(None, {"image": image})
+
+    watch(cycle)
+"""
+
+
+def run() -> dict[str, Any]:
+    """Runs the cycles with the shipped INT8 detector."""
+    ours, bare = _resident_kb(OURS), _resident_kb(BARE)
+    return {
+        "baseline": f"the same process after {WARM_CYCLES} cycles",
+        "reload_growth": _growth(ours),
+        "reload_cycles": CYCLES,
+        "reload_resident_mb": {"first": ours[0] / 1024, "most": ours[1] / 1024, "last": ours[2] / 1024},
+        "reload_growth_bare_engine": _growth(bare),
+    }
+
+
+def _growth(resident_kb: list[int]) -> float:
+    return round(resident_kb[2] / resident_kb[0] - 1, 4)
+
+
+def _resident_kb(script: str) -> list[int]:
+    """Returns what was resident after the warm cycles, at most, and at the end."""
+    code = textwrap.dedent(COMMON) + textwrap.dedent(script)
+    command = [sys.executable, "-c", code, str(zoo.path("surface-12")), str(CYCLES), str(WARM_CYCLES)]
+    found = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return msgspec.json.decode(found, type=list[int])
