@@ -284,10 +284,6 @@ def _session(model: Path, handle: str, options: LoadOptions, make: Callable[[Loa
     if handle.startswith(_PLUGIN):
         device = _plugin_device(handle)
         on_cpu = device.ep_name == OPENVINO and device.device.type.name == "CPU"
-        if (
-            on_cpu and options.cores
-        ):  # measured with 1.8.1: it takes the calling thread off the cores that it was put on
-            raise ConfigError("onnxruntime's OpenVINO plug-in keeps to no cores", action="Use the engine openvino.")
         made.add_provider_for_devices([device], _openvino_settings(options) if on_cpu else {})
         return onnxruntime.InferenceSession(str(model), made, disable_fallback=True)
     name, _, choice = handle.partition("?")
@@ -307,21 +303,24 @@ def _session(model: Path, handle: str, options: LoadOptions, make: Callable[[Loa
 
 
 def _openvino_settings(options: LoadOptions) -> dict[str, str]:
-    """Returns what OpenVINO's provider is told on a CPU; it has threads of its own, and pins them where it likes.
+    """Returns what OpenVINO's provider is told on a CPU, where it has threads of its own.
 
     ``load_config`` takes JSON itself since 1.23, and a file's name before, which we don't write.
+
+    Raises:
+        ConfigError: Cores are given: its threads are the process's and stay where they were begun, and the plug-in
+            1.8.1 even takes the calling thread off the cores that it was put on (both measured).
     """
-    threads = options.threads or (len(options.cores) if options.cores else None)
-    told = {
-        **({"INFERENCE_NUM_THREADS": str(threads)} if threads is not None else {}),
-        **({"ENABLE_CPU_PINNING": "NO"} if options.cores else {}),
-        **({"INFERENCE_PRECISION_HINT": "f32"} if options.precision == "fp32" else {}),  # or bf16 where the CPU can
-    }
-    if not told:
-        return {}
+    if options.cores:
+        raise ConfigError("onnxruntime's OpenVINO provider keeps to no cores", action="Use the engine openvino.")
+    told: dict[str, str] = {}
+    if options.threads is not None:
+        told["INFERENCE_NUM_THREADS"] = str(options.threads)
+    if options.precision == "fp32":
+        told["INFERENCE_PRECISION_HINT"] = "f32"  # or it computes in bf16 where the CPU can
     if tuple(map(int, onnxruntime.__version__.split(".")[:2])) < (1, 23):
-        return {"num_of_threads": str(threads)} if threads is not None else {}
-    return {"load_config": msgspec.json.encode({"CPU": told}).decode()}
+        return {"num_of_threads": str(options.threads)} if options.threads is not None else {}
+    return {"load_config": json.dumps({"CPU": told})} if told else {}
 
 
 def _plugin_device(handle: str) -> Any:
