@@ -320,7 +320,7 @@ def _openvino_settings(options: LoadOptions) -> dict[str, str]:
         told["INFERENCE_PRECISION_HINT"] = "f32"  # or it computes in bf16 where the CPU can
     if tuple(map(int, onnxruntime.__version__.split(".")[:2])) < (1, 23):
         return {"num_of_threads": str(options.threads)} if options.threads is not None else {}
-    return {"load_config": json.dumps({"CPU": told})} if told else {}
+    return {"load_config": msgspec.json.encode({"CPU": told}).decode()} if told else {}
 
 
 def _plugin_device(handle: str) -> Any:
