@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes.util
 import importlib
 import inspect
@@ -18,6 +19,7 @@ import pytest
 from lineside_runtime.backend import LoadOptions
 from lineside_runtime.backends import litert
 from lineside_runtime.backends.litert import LiteRtBackend
+from lineside_runtime.backends.tflite_file import check_whole
 from lineside_runtime.conformance.models import FOLDER
 from lineside_runtime.conformance.networks import NETWORKS
 from lineside_runtime.devices import Device
@@ -112,6 +114,29 @@ def test_other_names_than_the_manifests_are_refused_unless_there_is_only_one() -
     assert executable.run({"frame": np.ones((1, 4), np.float32)})["y"].tolist() == [[3, 3, 3, 3]]
     with pytest.raises(UnsupportedModelError, match="other inputs"):
         load("pair", inputs=(*renamed, TensorSpec(name="b", shape=(-1, 4))))
+
+
+@pytest.mark.parametrize("name", ["scale", "conv", "conv_int8"])
+def test_a_file_that_was_cut_off_anywhere_is_noticed(name: str) -> None:
+    whole = (FOLDER / f"{name}.tflite").read_bytes()
+    check_whole(whole, "m.tflite")
+    unnoticed = []
+    for size in range(0, len(whole) - 4, 4):
+        try:
+            check_whole(whole[:size], "m.tflite")
+        except UnsupportedModelError:
+            continue
+        unnoticed.append(size)
+    assert unnoticed == []
+
+
+def test_a_file_with_any_byte_changed_is_whole_or_unsupported() -> None:
+    whole = bytearray((FOLDER / "conv_int8.tflite").read_bytes())
+    for at in range(0, len(whole), 7):
+        changed = whole.copy()
+        changed[at] ^= 0xFF
+        with contextlib.suppress(UnsupportedModelError):
+            check_whole(bytes(changed), "m.tflite")
 
 
 def test_tensor_names_of_tensorflows_converter_lose_their_decoration() -> None:

@@ -31,6 +31,7 @@ from lineside_runtime.affinity import on_cores
 from lineside_runtime.backend import Backend, Compatibility, Executable, LoadOptions, Stage
 from lineside_runtime.backends.messages import device_error
 from lineside_runtime.backends.naming import match
+from lineside_runtime.backends.tflite_file import check_whole
 from lineside_runtime.devices import Device
 from lineside_runtime.errors import (
     BadInputFormatError,
@@ -133,7 +134,9 @@ class LiteRtBackend(Backend):
         if device.kind == "npu":
             libraries.append((Path(self._edge_tpu), {"device": device.handle}))
         threads = options.threads or (len(options.cores) if options.cores else None)
-        make = _Maker(self._vendor, model.read_bytes(), threads, self._delegates(libraries), options.cores)
+        content = model.read_bytes()
+        check_whole(content, str(model))
+        make = _Maker(self._vendor, content, threads, self._delegates(libraries), options.cores)
         at_most = 1 if libraries else max(1, (os.cpu_count() or 1) // (threads or 1))
         return LiteRtExecutable(make, options, at_most)
 
