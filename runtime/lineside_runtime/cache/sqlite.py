@@ -35,7 +35,8 @@ TOUCH_S = 60
 HEADER_BYTES = 100
 WAL_BYTES = 4 << 20
 PAGES_KEPT_FREE = 16
-EVICT_AT_ONCE = 32
+EVICT_AT_ONCE = 4
+PARTS_IN_FILE = 8
 
 # https://www.sqlite.org/rescode.html
 _BUSY, _READONLY, _IOERR, _CORRUPT, _FULL, _NOTADB = 5, 8, 10, 11, 13, 26
@@ -126,22 +127,40 @@ class SqliteStore(Store):
         return row[0] if row is not None and isinstance(row[0], bytes) else None
 
     def write(self, values: Sequence[tuple[bytes, bytes]], used: Sequence[bytes]) -> int:
-        """Writes everything in one transaction."""
+        """Writes the values, in transactions each of which needs a small part of the file's room."""
         if self._writer is None:
             return len(values)
         now_s = self._wall_s()
-        expires_s = None if self._ttl_s is None else now_s + self._ttl_s
         try:
             with _transaction(self._writer) as writer:
                 self.expired += writer.execute(_EXPIRE, (now_s,)).rowcount
-                self._make_room(writer, sum(self._pages(value) for _, value in values))
-                writer.executemany(_PUT, [(key, int(now_s), expires_s, value) for key, value in values])
                 writer.executemany(_TOUCH, [(int(now_s), key, int(now_s) - TOUCH_S) for key in used])
+            for part in self._parts(values):
+                self._write_part(self._writer, part, now_s)
         except sqlite3.DatabaseError as error:
             self._is_damage(error)
             raise
         self._used_bytes = self._pages_used(self._writer) * self._page_bytes
         return 0
+
+    def _write_part(self, writer: sqlite3.Connection, values: Sequence[tuple[bytes, bytes]], now_s: float) -> None:
+        expires_s = None if self._ttl_s is None else now_s + self._ttl_s
+        with _transaction(writer):
+            self._make_room(writer, sum(self._pages(value) for _, value in values))
+            writer.executemany(_PUT, [(key, int(now_s), expires_s, value) for key, value in values])
+
+    def _parts(self, values: Sequence[tuple[bytes, bytes]]) -> Iterator[list[tuple[bytes, bytes]]]:
+        part: list[tuple[bytes, bytes]] = []
+        pages = 0
+        for key, value in values:
+            needed = self._pages(value)
+            if part and pages + needed > self._pages_max // PARTS_IN_FILE:
+                yield part
+                part, pages = [], 0
+            part.append((key, value))
+            pages += needed
+        if part:
+            yield part
 
     def tend(self) -> None:
         """Opens the file anew where another process has put a new one in its place, or somebody has removed it."""
@@ -226,7 +245,7 @@ class SqliteStore(Store):
         return self._budget_bytes // self._page_bytes
 
     def _pages(self, value: bytes) -> int:
-        return len(value) // (self._page_bytes - 4) + 3  # overflow pages, the row's own, and its share of the trees
+        return len(value) // (self._page_bytes - 4) + 1  # overflow pages, and at most one for the row's beginning
 
     def _pages_used(self, writer: sqlite3.Connection) -> int:
         return _pragma(writer, "page_count") - _pragma(writer, "freelist_count")

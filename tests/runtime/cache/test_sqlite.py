@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lineside_runtime.cache.level import Level
@@ -104,10 +105,24 @@ def test_the_file_never_passes_its_budget_and_the_oldest_go(path: Path) -> None:
             fill(level, range(number, number + 1))
             assert path.stat().st_size <= 1 << 20
         here = found(level, range(400))
-        assert 150 < len(here) < 256
+        assert 100 < len(here) < 256
         assert here == list(range(here[0], 400))
         assert level.stats.evictions == 400 - len(here)
         assert level.stats.errors == 0
+
+
+@pytest.mark.parametrize("budget", [1 << 20, 3 << 20])
+def test_results_of_any_size_fit_without_a_failure(path: Path, budget: int) -> None:
+    sizes = np.random.default_rng(1).integers(1, 17_000, 600) ** 1.12
+    with opened(a_store(path, budget), queue_bytes=64 << 20) as level:
+        for start in range(0, 600, 50):
+            for number in range(start, start + 50):
+                level.put(key_of(number), entry_of(number, int(sizes[number])))
+            assert level.flush(20)
+            assert path.stat().st_size <= budget
+            assert found(level, range(start + 45, start + 50))
+        assert (level.stats.errors, level.stats.drops, level.stats.stored) == (0, 0, 600)
+        assert (level.stats.used_bytes or 0) > budget * 0.6
 
 
 def test_what_is_used_stays(path: Path) -> None:
@@ -308,8 +323,8 @@ def test_a_process_killed_while_it_writes_leaves_nothing_wrong(path: Path) -> No
         with contextlib.closing(sqlite3.connect(path)) as other:
             assert other.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         with opened(a_store(path, 1 << 20)) as level:
-            assert len(found(level, range(written + 1000))) > 100
-            assert (level.stats.errors, level.stats.up) == (0, True)
+            assert len(found(level, range(written + 1000))) > 50
+            assert (level.stats.errors, level.stats.reason) == (0, "")
             fill(level, range(1))
             assert found(level, range(1)) == [0]
 
