@@ -28,6 +28,7 @@ from lineside_runtime.placement import Prediction
 from lineside_runtime.session import Session
 from lineside_runtime.submit import lane
 from lineside_runtime.submit.alarm import Alarm
+from lineside_runtime.submit.job import Job
 from tests.runtime.onnx_models import make_bundle, scaler
 
 PATIENCE_S = 20.0
@@ -409,6 +410,29 @@ def test_the_alarm_rings_in_the_order_of_time_and_not_after_it_was_stopped() -> 
     alarm.at(now, lambda: rung.append("after the end"))
     eventually(lambda: not any(thread.name == "test-alarm" for thread in threading.enumerate()))
     assert rung == ["first", "second", "last"]
+
+
+def test_a_call_that_a_worker_has_just_taken_when_its_device_is_taken_out_goes_elsewhere(
+    everywhere: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take, taken, go = lane.Lane.take, threading.Event(), threading.Event()
+
+    def slow(self: lane.Lane) -> tuple[Job, int] | None:
+        got = take(self)
+        if got is not None and self.slot.device == "gpu:0":
+            taken.set()
+            go.wait(PATIENCE_S)
+        return got
+
+    monkeypatch.setattr(lane.Lane, "take", slow)
+    with Session(everywhere, NUMPY) as session:
+        future = session.submit(x(3))
+        assert taken.wait(PATIENCE_S)
+        placement = session._serving.placement
+        gpu = placement.all_slots()[0]
+        placement.take_out(slots.Failed(gpu, gpu.executable, DeviceLostError("it is gone"), 0))()
+        go.set()
+        assert (answer(future).used_device, answer(future).outputs["y"][0, 0]) == ("numpy/npu:0", 6)
 
 
 def test_threads_end_with_the_session(everywhere: Bundle) -> None:

@@ -134,11 +134,13 @@ class NumpyExecutable(Executable):
         with begins:
             begun[self._device] += 1
             begins.notify_all()
-        if self._device in held:
-            held[self._device].wait(HELD_AT_MOST_S)
+        hangs = held.get(self._device)
+        if hangs is not None:
+            hangs.wait(HELD_AT_MOST_S)
         if self._device in slow_s:
             threading.Event().wait(slow_s[self._device])
-        fail_if_asked(self._device)
+        if hangs is None:
+            fail_if_asked(self._device)
         if not self._open:
             raise ClosedError(self._device)
         if inputs.keys() != {"x"}:
