@@ -32,10 +32,10 @@ class Serving:
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=log)
         line = self.process.stdout.readline() if self.process.stdout else b""
-        if not line:
+        self.said = json.loads(line or "{}")
+        if "http" not in self.said:
             self.wait()
-            raise AssertionError(f"the server did not start: {self.log}")
-        self.said = json.loads(line)
+            raise AssertionError(f"the server did not start: {self.said} {self.log}")
         self.http = self.said["http"].partition("//")[2]
         self.grpc = self.said["grpc"]
 
