@@ -119,12 +119,15 @@ class Backend(abc.ABC):
             options: Threads and precision.
 
         Raises:
-            InputNotFoundError: There is no such file.
+            InputNotFoundError: There is no such file, or no such operator library.
             UnsupportedModelError: The engine can't read the file.
             DeviceError: The device has no room, is gone, or the engine failed.
         """
         if not model.exists():
             raise InputNotFoundError(f"no model at {model}")
+        for library in options.operator_libraries:
+            if not library.exists():
+                raise InputNotFoundError(f"no operator library at {library}")
         with self._boundary("load"):
             executable = self._load(model, device, options)
         executable.attach(self, device)
