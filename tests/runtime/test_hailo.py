@@ -87,6 +87,11 @@ def test_a_frame_of_another_size_is_refused(shape: tuple[int, ...]) -> None:
         tensor.frames(np.zeros(shape, np.float32))
 
 
+def test_an_array_of_another_type_is_refused() -> None:
+    with pytest.raises(BadInputFormatError, match="float32"):
+        Tensor("image", "net/in", (4, 5, 3)).frames(np.zeros((1, 4, 5, 3)))
+
+
 @pytest.mark.parametrize(
     ("name", "text", "stage", "kind"),
     [

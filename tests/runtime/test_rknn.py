@@ -173,5 +173,7 @@ def test_inputs_are_checked_before_the_runtime_sees_them(tmp_path: Path) -> None
     for wrong in ({}, {"image": good, "more": good}, {"photo": good}, {"image": good[:, :, :4]}):
         with pytest.raises(BadInputFormatError):
             executable._run(wrong)
+    with pytest.raises(BadInputFormatError, match="float64"):
+        executable._run({"image": good.astype(np.float64)})
     with pytest.raises(DeviceError, match="closed"):
         executable._run({"image": good})

@@ -68,5 +68,17 @@ def test_the_simulator_gives_the_networks_answers(network: Any, python: Path, tm
             assert answer[name].dtype == np.float32 and answer[name].shape == right.shape
             error = np.abs(answer[name] - right).max() / np.abs(right).max()
             assert error < TOLERANCE["fp16"], name  # the NPU computes float models in halves
-    assert told["wrong"] == {"missing": "BadInputFormatError", "shape": "BadInputFormatError", "type": "EngineError"}
+    assert told["wrong"] == {
+        "missing": "BadInputFormatError",
+        "shape": "BadInputFormatError",
+        "type": "BadInputFormatError",
+    }
     assert told["closed"] == "DeviceError"
+
+
+def test_it_conforms_as_every_engine_must_in_floats_and_in_eight_bits(python: Path, tmp_path: Path) -> None:
+    command = [python, Path(__file__).with_name("rknn_conformance.py"), tmp_path]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, cwd=tmp_path, timeout=900)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
+    assert "rknn/npu:0 conforms" in done.stdout
+    assert "conv_int8" in done.stdout

@@ -26,6 +26,7 @@ import numpy as np
 from lineside_runtime import accelerators, drivers
 from lineside_runtime.backend import Backend, Compatibility, Executable, LoadOptions, Stage
 from lineside_runtime.backends.messages import device_error
+from lineside_runtime.backends.options import refuse
 from lineside_runtime.devices import Device
 from lineside_runtime.errors import (
     BadInputFormatError,
@@ -35,6 +36,7 @@ from lineside_runtime.errors import (
     DriverMismatchError,
     EngineError,
     LinesideError,
+    NoDeviceError,
     OutOfDeviceMemoryError,
     UnsupportedModelError,
 )
@@ -145,6 +147,9 @@ class HailoBackend(Backend):
         return drivers.equal_fits(self.version, driver, versions=versions, product="HailoRT")
 
     def _load(self, model: Path, device: Device, options: LoadOptions) -> Executable:
+        refuse(options, self.name, "operator_libraries")
+        if device.handle not in {one.handle for one in self._probe()}:
+            raise NoDeviceError("hailo finds no such device here", actual=f"{device} ({device.handle})")
         vendor = self._vendor
         infer = self._virtual(device.handle).create_infer_model(str(model))
         if any(stream.is_nms for stream in infer.outputs):
@@ -155,6 +160,10 @@ class HailoBackend(Backend):
         ins = pair_up(_streams(infer.inputs, infer.hef), options.inputs)
         outs = pair_up(_streams(infer.outputs, infer.hef), options.outputs)
         for tensor in ins:
+            if tensor.dtype not in ("uint8", "float32"):
+                raise UnsupportedModelError(
+                    f"hailo input {tensor.name!r}", expected="uint8 or float32", actual=tensor.dtype
+                )
             kind = vendor.FormatType.UINT8 if tensor.dtype == "uint8" else vendor.FormatType.FLOAT32
             infer.input(tensor.stream).set_format_type(kind)
         for tensor in outs:
@@ -268,8 +277,10 @@ class Tensor:
         """Returns a batch as the accelerator takes it: one contiguous array a frame.
 
         Raises:
-            BadInputFormatError: A frame has another size.
+            BadInputFormatError: A frame has another size or type.
         """
+        if array.dtype != self.dtype:  # it would read the bytes as another type
+            raise BadInputFormatError(f"input {self.name!r}", expected=self.dtype, actual=array.dtype)
         moved = np.moveaxis(array, 1, -1) if self.turned and array.ndim == 4 else array
         if moved.ndim == 0 or moved[0:1].size != np.prod(self.shape):
             raise BadInputFormatError(

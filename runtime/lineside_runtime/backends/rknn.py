@@ -18,7 +18,7 @@ import json
 import logging
 import struct
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ import numpy as np
 from lineside_runtime import accelerators, drivers
 from lineside_runtime.backend import Backend, Compatibility, Executable, LoadOptions, Stage
 from lineside_runtime.backends.messages import device_error
+from lineside_runtime.backends.options import refuse
 from lineside_runtime.devices import Device
 from lineside_runtime.errors import (
     BadInputFormatError,
@@ -35,10 +36,11 @@ from lineside_runtime.errors import (
     DriverMismatchError,
     EngineError,
     LinesideError,
+    NoDeviceError,
     OutOfDeviceMemoryError,
     UnsupportedModelError,
 )
-from lineside_runtime.tensors import Array
+from lineside_runtime.tensors import Array, TensorSpec
 
 FAMILIES = {"rk3568": "rk3566", "rk3588s": "rk3588"}
 """Processors that run the files of another's name."""
@@ -68,6 +70,9 @@ CODES: dict[str, type[LinesideError]] = {
 """What its codes mean: those of ``rknpu2/runtime/Linux/librknn_api/include/rknn_api.h``, and one line of its log."""
 
 log = logging.getLogger("lineside.runtime")
+
+TYPES = ("float32", "float16", "int16", "int8", "uint8")
+"""The types of input that ``RKNNLite.inference`` takes."""
 
 _LOOK = "The vendor's own lines in the log say more."
 _MAGIC = b"RKNN"
@@ -108,6 +113,9 @@ class RknnBackend(Backend):
         return npu_compatibility(self._root, {self.package: self.version})
 
     def _load(self, model: Path, device: Device, options: LoadOptions) -> Executable:
+        refuse(options, self.name, "operator_libraries")
+        if device.handle not in {one.handle for one in self._probe()}:
+            raise NoDeviceError("rknn finds no such device here", actual=f"{device} ({device.handle})")
         facts = read_rknn(model)
         check_family(facts, family(self._root))
         runtime = self._vendor(verbose=False)
@@ -117,7 +125,7 @@ class RknnBackend(Backend):
         if runtime.init_runtime(core_mask=getattr(self._vendor, device.handle)) != 0:
             runtime.release()
             raise self._init_error(facts, reasons.text)
-        return RknnExecutable(runtime, facts, reasons)
+        return RknnExecutable(runtime, facts, reasons, options.inputs)
 
     def _init_error(self, facts: RknnFacts, reason: str) -> LinesideError:
         library = drivers.text_version("librknnrt", "librknnrt version: ", root=self._root)
@@ -159,13 +167,14 @@ class RknnExecutable(Executable):
     It is one context of the vendor's, whose calls are not to be mixed: they wait for each other.
     """
 
-    def __init__(self, runtime: Any, facts: RknnFacts, reasons: Reasons) -> None:
+    def __init__(self, runtime: Any, facts: RknnFacts, reasons: Reasons, specs: Sequence[TensorSpec] = ()) -> None:
         """Takes over a runtime that is ready.
 
         Args:
             runtime: An ``RKNNLite``, or on a PC an ``RKNN``: their ``inference`` is the same.
             facts: Of the model that it holds.
             reasons: Where the runtime says why it gives no answer.
+            specs: Of the manifest's inputs: the file doesn't tell their types, and the runtime takes any.
         """
         self._runtime = runtime
         self._reasons = reasons
@@ -173,6 +182,8 @@ class RknnExecutable(Executable):
         self._inputs = [name for name, _ in facts.inputs]
         self._outputs = [name for name, _ in facts.outputs]
         self._formats = ["nchw" for _ in facts.inputs]  # for all that isn't an image it means: as it is
+        types = {spec.name: (spec.dtype,) for spec in specs}
+        self._types = {name: types.get(name, TYPES) for name in self._inputs}
         self._lock = threading.Lock()
 
     def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -181,6 +192,8 @@ class RknnExecutable(Executable):
         for name, shape in self._facts.inputs:
             if not self._facts.dynamic and inputs[name].shape != shape:
                 raise BadInputFormatError(f"input {name!r} does not fit", expected=shape, actual=inputs[name].shape)
+            if inputs[name].dtype.name not in self._types[name]:
+                raise BadInputFormatError(f"input {name!r}", expected=self._types[name], actual=inputs[name].dtype)
         arrays = [np.ascontiguousarray(inputs[name]) for name in self._inputs]
         with self._lock:
             if self._runtime is None:

@@ -32,6 +32,7 @@ from lineside_runtime.errors import (
     DriverMismatchError,
     EngineError,
     LinesideError,
+    NoDeviceError,
     OutOfDeviceMemoryError,
     UnsupportedModelError,
 )
@@ -101,6 +102,8 @@ class TensorRtBackend(Backend):
         return drivers.cuda_fits(self._cuda.version, driver, versions=versions)
 
     def _load(self, model: Path, device: Device, options: LoadOptions) -> Executable:
+        if device.handle not in {one.handle for one in self._probe()}:
+            raise NoDeviceError("tensorrt finds no such device here", actual=f"{device} ({device.handle})")
         self._cuda.use(int(device.handle))
         self._log.forget()
         for library in options.operator_libraries:
@@ -111,7 +114,8 @@ class TensorRtBackend(Backend):
         runtime.engine_host_code_allowed = False
         engine = runtime.deserialize_cuda_engine(model.read_bytes())
         if engine is None:
-            raise translate(self._log.text or "the plan can't be read", "load")
+            refused = translate(self._log.text or "the plan can't be read", "load")
+            raise UnsupportedModelError(refused.message) if type(refused) is EngineError else refused
         context = engine.create_execution_context()
         if context is None:
             raise translate(self._log.text or "out of memory", "load")
