@@ -315,6 +315,9 @@ def _converse(connection: socket.socket, answer: bytes) -> None:
 
 # A cluster.
 
+MOVED_SLOTS = 5000
+"""Not all that the first node has: a master without slots becomes a replica."""
+
 
 def test_a_cluster_is_found_from_one_address_and_holds_everything(redis_cluster: list[RedisServer]) -> None:
     with opened(a_store(redis_cluster[0].url)) as level:
@@ -363,12 +366,12 @@ def test_where_one_node_hangs_the_others_go_on(redis_cluster: list[RedisServer])
 def test_a_slot_that_moves_is_a_miss_and_then_found(redis_cluster: list[RedisServer]) -> None:
     with opened(a_store(redis_cluster[0].url)) as level:
         fill(level, range(60))
-        for server in redis_cluster:  # all that the first one had belongs to the second now
+        for server in redis_cluster:  # most of what the first one had belongs to the second now
             server.ask("FLUSHALL")
         first, second = redis_cluster[:2]
         identity = second.ask("CLUSTER", "MYID")
         for server in (second, first):
-            server.tell(f"CLUSTER SETSLOT {slot} NODE {identity}" for slot in range(5461))
+            server.tell(f"CLUSTER SETSLOT {slot} NODE {identity}" for slot in range(MOVED_SLOTS))
         wait_for(lambda: _all_again(level), 30)
         assert level.stats.up
 

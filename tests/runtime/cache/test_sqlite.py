@@ -6,6 +6,7 @@ import resource
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -418,11 +419,8 @@ with opened(SqliteStore(path, budget, ttl_s=None)) as level:
 """
 
 
-def test_a_read_only_folder_is_no_cache_until_it_is_writable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path
-    for parent in (folder, *folder.parents):
-        if parent.stat().st_uid == os.geteuid() and not parent.stat().st_mode & 0o005:
-            parent.chmod(parent.stat().st_mode | 0o005)
-    folder.chmod(0o555)
+def test_a_read_only_folder_is_no_cache_until_it_is_writable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WAS", str(os.geteuid()))
-    assert run_under(_READ_ONLY, folder / "cache.db") == "True\n"
+    with tempfile.TemporaryDirectory() as folder:  # pytest keeps others out of its own
+        Path(folder).chmod(0o555)
+        assert run_under(_READ_ONLY, Path(folder) / "cache.db") == "True\n"
