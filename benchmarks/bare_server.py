@@ -41,7 +41,9 @@ def main(answer_bytes: int) -> None:
     grpc_port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     app = Starlette(routes=[Route("/", respond, methods=["POST"])])
-    config = uvicorn.Config(app, http="h11", loop="asyncio", lifespan="off", log_config=None, access_log=False)
+    config = uvicorn.Config(
+        app, http="h11", loop="asyncio", lifespan="off", log_config=None, access_log=False, timeout_keep_alive=75
+    )
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # so that asyncio sets TCP_NODELAY
     listener.bind(("127.0.0.1", 0))
     print(json.dumps({"http": listener.getsockname()[1], "grpc": grpc_port}), flush=True)

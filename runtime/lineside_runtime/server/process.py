@@ -22,6 +22,9 @@ from lineside_runtime.server.rest import RestApi
 from lineside_runtime.server.service import Service
 
 BACKLOG = 128
+KEEP_ALIVE_S = 75
+"""As nginx has it. uvicorn's 5 s end a connection between two parts of a slow line, and not every client tries again."""
+
 POLL_S = 0.05
 LAST_ANSWERS_S = 0.5
 """From the end of the last call: so that its answer leaves."""
@@ -161,6 +164,7 @@ def _uvicorn(rest: RestApi, service: Service, binding: Binding, grace_s: float) 
         server_header=False,
         date_header=False,
         backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=max(1, round(grace_s)),
         ssl_keyfile=binding.tls_key,
         ssl_certfile=binding.tls_certificate,
