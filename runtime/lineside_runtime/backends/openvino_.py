@@ -18,13 +18,14 @@ from lineside_runtime.affinity import on_cores
 from lineside_runtime.backend import Backend, Compatibility, Executable, LoadOptions, OperatorTime, Stage
 from lineside_runtime.backends import intel
 from lineside_runtime.backends.messages import device_error
-from lineside_runtime.devices import Device, DeviceKind
+from lineside_runtime.devices import KINDS, Device, DeviceKind
 from lineside_runtime.errors import (
     BadInputFormatError,
     DeviceError,
     EngineError,
     LinesideError,
     OutOfDeviceMemoryError,
+    PartialFallbackError,
     UnsupportedModelError,
 )
 from lineside_runtime.tensors import DYNAMIC, Array, DType, TensorSpec
@@ -60,6 +61,7 @@ _DTYPES: dict[str, DType] = {
 }
 """OpenVINO's names of the element types that numpy has."""
 
+AUTO = "AUTO"
 _KINDS: dict[str, DeviceKind] = {"NPU": "npu", "GPU": "gpu", "CPU": "cpu"}
 _UNREADABLE = ("unable to read the model", "is not supported", "conversion is failed", "frontend", "unconverted")
 
@@ -89,7 +91,7 @@ class OpenVinoBackend(Backend):
                 index = sum(device.kind == kind for device in devices)
                 name = str(self._core.get_property(handle, "FULL_DEVICE_NAME"))
                 devices.append(Device(kind, index, name=name, handle=handle))
-        return devices
+        return [*devices, *_auto(devices)]
 
     def _compatibility(self) -> Compatibility:
         return intel.compatibility({self.package: self.version}, {device.kind for device in self._probe()})
@@ -104,7 +106,11 @@ class OpenVinoBackend(Backend):
         with on_cores(options.cores):
             compiled = core.compile_model(read, device.handle, _properties(device, options))
         ports = _Ports(read, options)
-        return OpenVinoExecutable(compiled, ports, _ShapeCheck(core, model) if read.is_dynamic() else None, options)
+        check = _ShapeCheck(core, model) if read.is_dynamic() else None
+        executable = OpenVinoExecutable(compiled, ports, check, options)
+        if device.handle == AUTO:
+            executable.shortfall = _auto_shortfall(compiled, device, options)
+        return executable
 
     def _vendor_errors(self) -> tuple[type[Exception], ...]:
         own = (getattr(openvino._pyopenvino, name, None) for name in ERRORS)
@@ -117,6 +123,26 @@ class OpenVinoBackend(Backend):
         if kind is None and stage == "load" and any(mark in text.lower() for mark in _UNREADABLE):
             kind = UnsupportedModelError
         return (kind or EngineError)(f"openvino {stage}: {text or type(error).__name__}")
+
+
+def _auto(devices: list[Device]) -> list[Device]:
+    """Returns OpenVINO's own choice as a device of the best kind, where there is something to choose."""
+    if len(devices) < 2:
+        return []
+    kind = min((device.kind for device in devices), key=KINDS.index)
+    index = sum(device.kind == kind for device in devices)
+    return [Device(kind, index, name="AUTO, which OpenVINO chooses", handle=AUTO)]
+
+
+def _auto_shortfall(compiled: Any, device: Device, options: LoadOptions) -> PartialFallbackError | None:
+    """Returns what is to be said if it chose a device of another kind than the one that it stands for."""
+    chosen = [str(name).strip("()") for name in compiled.get_property("EXECUTION_DEVICES")]
+    if {_KINDS.get(name.partition(".")[0]) for name in chosen} == {device.kind}:
+        return None
+    shortfall = PartialFallbackError("openvino's AUTO chose another device", expected=device.kind, actual=chosen)
+    if options.whole:
+        raise shortfall
+    return shortfall
 
 
 class _ShapeCheck:
@@ -149,6 +175,8 @@ class _ShapeCheck:
 
 def _properties(device: Device, options: LoadOptions) -> dict[str, Any]:
     properties: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+    if device.handle == AUTO:  # it would begin on the CPU, change over while it runs, and back when a device fails
+        properties |= {"ENABLE_STARTUP_FALLBACK": False, "ENABLE_RUNTIME_FALLBACK": False}
     if options.profile:
         properties["PERF_COUNT"] = True
     if device.kind != "cpu":
