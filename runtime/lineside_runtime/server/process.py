@@ -23,7 +23,7 @@ from lineside_runtime.server.service import Service
 
 BACKLOG = 128
 KEEP_ALIVE_S = 75
-"""As nginx has it. uvicorn's 5 s end a connection between two parts of a slow line, and not every client tries again."""
+"""As nginx has it. uvicorn's 5 s end it between two parts of a slow line, and not every client tries again."""
 
 POLL_S = 0.05
 LAST_ANSWERS_S = 0.5
