@@ -5,14 +5,16 @@ from __future__ import annotations
 import ast
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from lineside_runtime.backends.ort import OnnxFacts
 from lineside_runtime.bundle import Postprocess, Preprocess
 from lineside_runtime.errors import ConfigError, MissingModelFactsError
 from lineside_runtime.tensors import DYNAMIC
+
+if TYPE_CHECKING:
+    from lineside_runtime.backends.ort import OnnxFacts
 
 if sys.version_info >= (3, 11):
     import tomllib

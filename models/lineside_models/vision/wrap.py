@@ -5,12 +5,15 @@ from __future__ import annotations
 import datetime
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lineside_models.postprocess import recognise
 from lineside_models.vision.facts import ModelFacts, complete, from_metadata, from_sidecar, from_ultralytics
-from lineside_runtime.backends.ort import OnnxFacts, read_onnx
 from lineside_runtime.bundle import Bundle, Manifest, Variant, write_manifest
 from lineside_runtime.errors import InputNotFoundError, UnsupportedModelError
+
+if TYPE_CHECKING:
+    from lineside_runtime.backends.ort import OnnxFacts
 
 VARIANT = "onnx"
 
@@ -31,6 +34,8 @@ def wrap_onnx(model: Path, folder: Path, given: ModelFacts, *, origin: Path | No
         MissingModelFactsError: Neither the arguments, nor the sidecar, nor the metadata say it all.
         ConfigError: One of them breaks the format.
     """
+    from lineside_runtime.backends.ort import read_onnx  # an engine, which a bundle on another one does without
+
     named = origin or model
     if not model.is_file():
         raise InputNotFoundError(f"no model at {model}", action="Give a bundle, an .onnx or a .pt file.")
