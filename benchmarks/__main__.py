@@ -15,7 +15,7 @@ from pathlib import Path
 
 from lineside_runtime.files import write_atomic
 
-NAMES = ("detector", "runtime", "balance", "cache_curve", "serve", "link", "others")
+NAMES = ("detector", "runtime", "balance", "isolation", "split", "cache_curve", "serve", "link", "others")
 RESULTS = Path(__file__).parent / "results"
 TOOLS = ("lineside", "onnxruntime", "numpy", "opencv-python-headless", "paho-mqtt", "amqtt")
 
