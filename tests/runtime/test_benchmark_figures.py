@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import statistics
+import subprocess
+import sys
 import threading
 from collections import Counter
 from pathlib import Path
@@ -14,8 +16,8 @@ from hypothesis import strategies as st
 
 from lineside_runtime.benchmark import figures, machine
 from lineside_runtime.benchmark.contestants import Contestant, opened
+from lineside_runtime.benchmark.family import cpu_of_children_s, held
 from lineside_runtime.benchmark.material import noise
-from lineside_runtime.benchmark.memory import held
 from lineside_runtime.benchmark.operators import bottleneck
 from lineside_runtime.benchmark.protocol import (
     Profiled,
@@ -35,6 +37,7 @@ from lineside_runtime.cache.config import CacheConfig
 from lineside_runtime.config import Config
 from lineside_runtime.errors import ConfigError, DeviceLostError, OutOfDeviceMemoryError
 from lineside_runtime.tensors import TensorSpec
+from tests.peers.waiting import wait_for
 from tests.runtime.onnx_models import make_bundle, scaler
 
 times = st.lists(st.floats(0.001, 1000), min_size=1, max_size=200)
@@ -145,6 +148,21 @@ def test_memory_of_this_process_is_what_the_kernel_says() -> None:
     assert found.resident_mb is not None
     assert found.pss_mb is not None
     assert found.peak_mb >= found.resident_mb > found.pss_mb > 1
+
+
+def test_processor_time_and_memory_of_a_child_are_counted() -> None:
+    alone, used_s = held(), cpu_of_children_s()
+    spin = "import sys\nwhile True: sys.stdout.write('x' * 100); sys.stdout.flush()"
+    child = subprocess.Popen([sys.executable, "-c", spin], stdout=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: cpu_of_children_s() > used_s + 0.05, what="the child has run")
+        both = held()
+    finally:
+        child.kill()
+        child.wait()
+    assert both.resident_mb is not None
+    assert alone.resident_mb is not None
+    assert both.resident_mb > alone.resident_mb + 3
 
 
 class Counted:

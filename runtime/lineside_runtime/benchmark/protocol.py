@@ -94,7 +94,7 @@ class Timed(_Message, frozen=True, kw_only=True):
     Attributes:
         times_ms: Of each call.
         wall_s: From the first call's begin to the last one's end.
-        cpu_s: Processor time of the process meanwhile.
+        cpu_s: Processor time of the process and its children meanwhile.
         used_devices: Devices that answered last, as looked at after the turn.
         rerouted: Calls since the start that the first choice did not answer.
     """
