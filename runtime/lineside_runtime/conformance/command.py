@@ -23,6 +23,10 @@ CHECK_MAX_S = 300
 """A check that takes longer hangs: the process ends and says where."""
 
 
+_STDERR = 2
+"""The process's own, whatever Python's ``sys.stderr`` is at the moment."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments."""
     parser.add_argument(
@@ -49,7 +53,7 @@ def execute(options: argparse.Namespace) -> int:
     Raises:
         LinesideError: There is nothing that could be tried.
     """
-    faulthandler.enable()  # a native crash says at least in which check
+    faulthandler.enable(file=_STDERR)  # a native crash tells at least where
     checks = _checks(options.only)
     table = sys.stderr if options.json else sys.stdout
     backend = _backend(options)
@@ -73,7 +77,7 @@ def execute(options: argparse.Namespace) -> int:
 def _run(one: Subject, checks: tuple[Check, ...], table: TextIO) -> Report:
     def timed(check: Check) -> Check:
         def with_limit(which: Subject) -> str:
-            faulthandler.dump_traceback_later(CHECK_MAX_S, exit=True)
+            faulthandler.dump_traceback_later(CHECK_MAX_S, exit=True, file=_STDERR)
             try:
                 return check(which)
             finally:

@@ -50,6 +50,11 @@ class Subject:
         return f"{self.backend.name}/{self.device}"
 
     @property
+    def in_this_process(self) -> bool:
+        """Whether the engine's threads and memory are this process's."""
+        return not type(self.backend).__module__.startswith("lineside_runtime.isolated")
+
+    @property
     def simplest(self) -> Model:
         """The network for checks that need only one."""
         return self.models[0]

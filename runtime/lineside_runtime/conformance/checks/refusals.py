@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import numpy as np
 
@@ -94,7 +95,8 @@ def closed_it_says_so(subject: Subject) -> str:
         executable.close()
         with expect(DeviceError, what=f"{model.network.name}, a call after close"):
             executable.run(model.network.sample(1))
-        executable.operators()
+        with suppress(DeviceError):  # what it had measured may be gone, but a crash it may not be
+            executable.operators()
     return ", ".join(model.network.name for model in subject.models)
 
 
