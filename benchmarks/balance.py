@@ -43,11 +43,9 @@ def run() -> dict[str, Any]:
         return {"baseline": "none", "not_measured": "this process has one core, and two devices need two"}
     bundle, frame = networks.bundle(networks.lite0_int8()), networks.frame()
     setups = {
-        "ort": Config(engines=("ort",), threads=1, replica_cores=((cores[0],),)),
-        "openvino": Config(engines=("openvino",), threads=1, replica_cores=((cores[1],),)),
-        "both": Config(
-            engines=ENGINES, threads=1, balance=True, replica_cores=((cores[0],), (cores[1],)), submit_workers=1
-        ),
+        "ort": Config(engines=("ort",), threads=1, cores=(cores[0],)),
+        "openvino": Config(engines=("openvino",), threads=1, cores=(cores[1],)),
+        "both": Config(engines=ENGINES, threads=1, balance=True, replica_cores=((cores[0],), (cores[1],))),
         "ort_on_all_cores": Config(engines=("ort",), threads=1, submit_workers=2),
         "openvino_on_all_cores": Config(engines=("openvino",), threads=1, submit_workers=2),
     }

@@ -47,8 +47,8 @@ class Config(msgspec.Struct, frozen=True):
         standby: Whether the next device is kept loaded and warm, so that a failure costs one inference and no load.
         balance: Whether all devices that can run the model are loaded and share the calls, by their measured time and
             what waits for them. Without it only a GPU and a CPU do; see ``gpu_ratio``.
-        replica_cores: Numbers of the processor cores that each device's calls may use, in the order of the devices;
-            ``None`` leaves it to the system.
+        replica_cores: With ``balance``, the numbers of the processor cores that each device's calls may use, in the
+            order of the devices; ``None`` for ``cores``.
         submit_workers: Calls that `Session.submit` runs at once on one device.
         submit_queue: Calls that may wait for a device; `Session.submit` refuses more with 1003.
         cache: Where results are kept, so that the same frame again is answered at once; ``None`` for no cache. See
@@ -105,6 +105,8 @@ class Config(msgspec.Struct, frozen=True):
         for key in ("standby", "balance"):
             if not isinstance(getattr(self, key), bool):
                 raise ConfigError(key, expected="True or False", actual=repr(getattr(self, key)))
+        if self.replica_cores is not None and not self.balance:
+            raise ConfigError("replica_cores", expected="None without balance=True", actual=repr(self.replica_cores))
         _check_count("submit_workers", self.submit_workers, WORKERS_MAX)
         _check_count("submit_queue", self.submit_queue, QUEUE_MAX)
         if self.cache is not None:

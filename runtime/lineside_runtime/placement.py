@@ -18,9 +18,9 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from time import perf_counter
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-import msgspec
+from msgspec.structs import replace
 
 from lineside_runtime import pressure
 from lineside_runtime.backend import Executable, Fetch
@@ -29,6 +29,7 @@ from lineside_runtime.bundle import Bundle
 from lineside_runtime.candidates import Candidate, Choice
 from lineside_runtime.config import Config
 from lineside_runtime.errors import (
+    ConfigError,
     DeviceError,
     DeviceLostError,
     EngineCrashedError,
@@ -40,6 +41,7 @@ from lineside_runtime.errors import (
 )
 from lineside_runtime.failures import Failures, Fallback
 from lineside_runtime.inputs import sample_inputs
+from lineside_runtime.prediction import DeviceShare, Prediction
 from lineside_runtime.replicas import Replicas
 from lineside_runtime.shared import Retired, Shared
 from lineside_runtime.slots import RETRY_MAX_S, Failed, Plan, Slot, pause_s
@@ -54,47 +56,6 @@ __all__ = ["Config", "DeviceShare", "Failures", "Fallback", "Placement", "Plan",
 log = logging.getLogger("lineside.runtime")
 
 _FALLS_BACK = (DeviceError, UnsupportedModelError)  # another engine may read what this one can't
-
-
-class Prediction(msgspec.Struct, frozen=True, eq=False):
-    """The answer to one call. Made on every call, so a msgspec struct: 0.1 µs, a frozen dataclass takes 2.
-
-    Attributes:
-        outputs: Array by output name.
-        requested_device: Device that the configuration asks for, such as ``cpu:0``.
-        used_device: Device that answered, such as ``ort/cpu:0``.
-        fell_back: Whether an engine or device that comes first did not answer.
-        inference_ms: Time in the engine that answered.
-        bundle: ``name@version`` of the bundle that answered.
-        cached: Level of the result cache that answered; ``None`` if a device did. ``used_device`` is then the one that
-            had computed it, and ``inference_ms`` 0.
-    """
-
-    outputs: dict[str, Array]
-    requested_device: str
-    used_device: str
-    fell_back: bool
-    inference_ms: float
-    bundle: str
-    cached: Literal["device", "memory", "sqlite", "redis"] | None = None
-
-
-class DeviceShare(msgspec.Struct, frozen=True):
-    """How much of the work a device does.
-
-    Attributes:
-        device: Such as ``ort/cpu:0``.
-        share: Share of the last calls that it was given, a moving mean; 0 for a device in reserve.
-        service_ms: Moving mean of the time of one call in the engine; 0 where it wasn't measured.
-        waiting: Calls that wait or run there.
-        in_use: Whether it is loaded and not taken out.
-    """
-
-    device: str
-    share: float
-    service_ms: float
-    waiting: int
-    in_use: bool
 
 
 class Placement:
@@ -126,6 +87,7 @@ class Placement:
             on_close: Called after everything is closed.
 
         Raises:
+            ConfigError: `Config.replica_cores` doesn't fit the devices.
             LinesideError: No candidate can be loaded; the first one's error.
         """
         self.bundle = bundle
@@ -414,7 +376,11 @@ class Placement:
     def _find_replicas(self, config: Config) -> tuple[Slot, ...]:
         """Returns the devices that share the calls: all with `Config.balance`, else a leading GPU and a CPU."""
         if config.balance:
-            return self.all_slots()
+            slots, cores = self.all_slots(), config.replica_cores
+            if cores is not None and len(cores) != len(slots):
+                names = ", ".join(slot.engine_and_device for slot in slots)
+                raise ConfigError("replica_cores", expected=f"cores for each of {names}", actual=cores)
+            return slots
         if self.requested.device.kind != "gpu" or config.gpu_ratio == 1:
             return ()
         cpu = next((slot for slot in self._new_slots(1) if slot.candidate.device.kind == "cpu"), None)
@@ -492,12 +458,8 @@ class Placement:
         return fresh
 
     def _load_on_cores(self, slot: Slot) -> Executable:
-        if slot.cores is None:
-            return slot.candidate.load(self.bundle, self._config)
-        from lineside_runtime.split.cores import OnCores, on_cores  # only who pins pays for it
-
-        with on_cores(slot.cores):
-            return OnCores(slot.candidate.load(self.bundle, self._config), slot.cores)
+        config = self._config if slot.cores is None else replace(self._config, cores=slot.cores)
+        return slot.candidate.load(self.bundle, config)
 
     def prepare(self, slot: Slot, on_loaded: Callable[[], None] | None = None) -> Failed | None:
         """Loads a device and runs it once with zeros, so that the first call isn't the slow one."""
@@ -513,6 +475,8 @@ class Placement:
         except (*_FALLS_BACK, InputError) as error:
             if isinstance(error, _FALLS_BACK) and (used is None or failures):
                 return self._failed(slot, used, error, failures)
+            if used is None:
+                raise
             self._zeros_work = False  # not the device but a model that doesn't take zeros; the calls will tell
             log.info("%s: %s can't be warmed up: %s", self._identity, slot.candidate, error)
         return None

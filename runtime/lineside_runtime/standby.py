@@ -52,4 +52,6 @@ class Standby:
 
     def _release(self) -> int:
         slot = self.slot
-        return self._placement.let_go(slot) if slot is not None else 0
+        if slot is None or slot in self._placement.replicas:  # it answers calls, and would be loaded again at once
+            return 0
+        return self._placement.let_go(slot)

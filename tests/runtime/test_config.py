@@ -42,6 +42,13 @@ def test_the_customers_line_is_the_default() -> None:
         ("cores", "01"),
         ("cores", (-1,)),
         ("cores", (True,)),
+        ("standby", 1),
+        ("balance", "yes"),
+        ("submit_workers", 0),
+        ("submit_workers", True),
+        ("submit_workers", 1000),
+        ("submit_queue", 0),
+        ("submit_queue", 1.5),
         ("operator_libraries", ["/opt/a.so"]),
         ("operator_libraries", {"ort": "/opt/a.so"}),
         ("operator_libraries", {"ort": ()}),
@@ -77,3 +84,15 @@ def test_engines_may_be_a_list() -> None:
 def test_a_config_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
         Config().gpu_ratio = 0.1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("value", ["01", (), ((),), ((0,), "1"), (0, 1), ((-1,),)])
+def test_cores_of_replicas_are_a_list_for_each_device(value: Any) -> None:
+    with pytest.raises(ConfigError, match="replica_cores"):
+        Config(balance=True, replica_cores=value)
+
+
+def test_cores_of_replicas_go_with_balance_only() -> None:
+    assert Config(balance=True, replica_cores=[[0], [1]]).replica_cores == ((0,), (1,))  # type: ignore[list-item]
+    with pytest.raises(ConfigError, match="balance"):
+        Config(replica_cores=((0,),))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +17,7 @@ from lineside_runtime.candidates import choose
 from lineside_runtime.config import Config
 from lineside_runtime.errors import (
     BundleFormatError,
+    ConfigError,
     DeviceError,
     DeviceLostError,
     EngineError,
@@ -252,3 +254,17 @@ def test_a_closed_placement_keeps_no_executable_open(everywhere: Bundle, numpy_e
     assert not numpy_engine.open_executables
     with pytest.raises(DeviceError, match="closed"):
         session.predict(X)
+
+
+def test_each_replica_keeps_to_its_own_cores_and_there_must_be_cores_for_each(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "b", scaler(2.0))
+    core = min(os.sched_getaffinity(0))
+    both = ("ort", "openvino")
+    with Session(bundle, Config(engines=both, balance=True, replica_cores=((core,), (core,)))) as session:
+        used = {session.infer(X).used_device for _ in range(10)}
+        assert used == {"ort/cpu:0", "openvino/cpu:0"}
+        assert [slot.cores for slot in session._serving.placement.replicas] == [(core,), (core,)]
+    with pytest.raises(ConfigError, match="ort/cpu:0, openvino/cpu:0"):
+        Session(bundle, Config(engines=both, balance=True, replica_cores=((core,),)))
+    with pytest.raises(ConfigError, match="cores"):
+        Session(bundle, Config(engines=both, balance=True, replica_cores=((core,), (4096,))))

@@ -20,7 +20,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import os
 import threading
 import time
 import weakref
@@ -210,8 +209,6 @@ class Dispatcher:
     # What a worker does.
 
     def _work(self, lane: Lane, worker: Worker) -> None:
-        if lane.slot.cores is not None:  # an engine of one thread runs in its caller's
-            os.sched_setaffinity(0, lane.slot.cores)
         if worker is lane.workers[0] and not self._opened(lane):
             return
         while (taken := lane.take()) is not None:
