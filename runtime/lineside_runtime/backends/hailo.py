@@ -128,7 +128,7 @@ class HailoBackend(Backend):
         self._vendor: Any = hailo_platform
         self._errors = vendor_errors(pyhailort, _pyhailort)
         self._root = Path(root)
-        self._devices: dict[str, Any] = {}
+        self._held: dict[str, tuple[Any, int]] = {}
         self._lock = threading.Lock()
 
     @property
@@ -150,13 +150,21 @@ class HailoBackend(Backend):
         refuse(options, self.name, "operator_libraries")
         if device.handle not in {one.handle for one in self._probe()}:
             raise NoDeviceError("hailo finds no such device here", actual=f"{device} ({device.handle})")
-        vendor = self._vendor
-        infer = self._virtual(device.handle).create_infer_model(str(model))
+        with contextlib.ExitStack() as stack:
+            virtual = self._hold(device.handle)
+            stack.callback(self._let_go, device.handle)
+            infer = virtual.create_infer_model(str(model))
+            ins, outs = self._tensors(infer, options)
+            return HailoExecutable(infer, ins, outs, stack)
+
+    def _tensors(self, infer: Any, options: LoadOptions) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Returns the inputs and outputs, after telling HailoRT in which types they are wanted."""
         if any(stream.is_nms for stream in infer.outputs):
             raise UnsupportedModelError(
-                f"{model} ends in Hailo's own non-maximum suppression",
+                "the .hef ends in Hailo's own non-maximum suppression",
                 action="Compile it without nms_postprocess: lineside decodes the network's own outputs.",
             )
+        types = self._vendor.FormatType
         ins = pair_up(_streams(infer.inputs, infer.hef), options.inputs)
         outs = pair_up(_streams(infer.outputs, infer.hef), options.outputs)
         for tensor in ins:
@@ -164,21 +172,31 @@ class HailoBackend(Backend):
                 raise UnsupportedModelError(
                     f"hailo input {tensor.name!r}", expected="uint8 or float32", actual=tensor.dtype
                 )
-            kind = vendor.FormatType.UINT8 if tensor.dtype == "uint8" else vendor.FormatType.FLOAT32
-            infer.input(tensor.stream).set_format_type(kind)
+            infer.input(tensor.stream).set_format_type(types.UINT8 if tensor.dtype == "uint8" else types.FLOAT32)
         for tensor in outs:
-            infer.output(tensor.stream).set_format_type(vendor.FormatType.FLOAT32)
-        return HailoExecutable(infer, ins, outs)
+            infer.output(tensor.stream).set_format_type(types.FLOAT32)
+        return ins, outs
 
-    def _virtual(self, handle: str) -> Any:
-        """Returns the accelerator as HailoRT shares it: one for the process, with a scheduler, or it is busy."""
+    def _hold(self, handle: str) -> Any:
+        """Returns the accelerator as HailoRT shares it among the models of a process: one, with a scheduler."""
         with self._lock:
-            if handle not in self._devices:
+            virtual, users = self._held.get(handle, (None, 0))
+            if virtual is None:
                 params = self._vendor.VDevice.create_params()
                 params.scheduling_algorithm = self._vendor.HailoSchedulingAlgorithm.ROUND_ROBIN
                 params.group_id = GROUP
-                self._devices[handle] = self._vendor.VDevice(params, device_ids=[handle])
-            return self._devices[handle]
+                virtual = self._vendor.VDevice(params, device_ids=[handle])
+            self._held[handle] = (virtual, users + 1)
+            return virtual
+
+    def _let_go(self, handle: str) -> None:
+        """Gives the accelerator back with its last model: to other processes, and to be opened anew if it was lost."""
+        with self._lock:
+            virtual, users = self._held.pop(handle)
+            if users > 1:
+                self._held[handle] = (virtual, users - 1)
+                return
+        virtual.release()
 
     def _vendor_errors(self) -> tuple[type[Exception], ...]:
         return self._errors
@@ -197,20 +215,23 @@ class HailoBackend(Backend):
 class HailoExecutable(Executable):
     """A configured model; calls from several threads queue up in HailoRT."""
 
-    def __init__(self, infer: Any, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> None:
+    def __init__(
+        self, infer: Any, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], stack: contextlib.ExitStack
+    ) -> None:
         """Configures the accelerator.
 
         Args:
             infer: An ``InferModel`` whose formats are set.
             inputs: Its inputs.
             outputs: Its outputs.
+            stack: What is to be undone when it is closed; taken over if the accelerator can be configured.
         """
         self._inputs = inputs
         self._outputs = outputs
         self._names = {tensor.name for tensor in inputs}
         self._infer: Any = infer
-        self._stack = contextlib.ExitStack()
-        self._configured: Any = self._stack.enter_context(infer.configure())
+        self._configured: Any = stack.enter_context(infer.configure())
+        self._stack = stack.pop_all()
 
     def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         configured = self._configured
