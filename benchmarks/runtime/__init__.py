@@ -6,7 +6,7 @@ import importlib
 import sys
 from typing import Any
 
-PARTS = ("overhead", "start", "reload", "cache", "fallback", "outside")
+PARTS = ("overhead", "start", "reload", "cache", "submit", "fallback", "outside")
 
 
 def run() -> dict[str, Any]:
