@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 
 import msgspec
 
@@ -134,10 +135,27 @@ def unused(found: Iterable[Accelerator], reports: Iterable[EngineReport]) -> dic
     return hints
 
 
+def in_system_python(name: str, root: Path | str = "/") -> str:
+    """Returns how to use an engine that the system's Python has and this one hasn't, as JetPack's and Raspberry Pi OS'.
+
+    Args:
+        name: Of the engine.
+        root: Where ``usr`` is.
+    """
+    for module in registry.vendor_modules(name):
+        for place in sorted(Path(root).glob(f"usr/lib/python3*/dist-packages/{module}")):
+            return (
+                f"it is in the system's Python ({place.parent}): use it there with "
+                f"Config(isolate=('{name}=/usr/bin/python3',)), or make this environment with --system-site-packages"
+            )
+    return ""
+
+
 def _ask(name: str, timeout_s: float) -> EngineReport:
     missing = registry.missing(name)
     if missing is not None:
-        return EngineReport(name=name, available=False, reason=str(missing), install=registry.install_hint(name))
+        install = in_system_python(name) or registry.install_hint(name)
+        return EngineReport(name=name, available=False, reason=str(missing), install=install)
     child = subprocess.Popen(
         [sys.executable, "-m", "lineside_runtime.probing", name],
         stdout=subprocess.PIPE,

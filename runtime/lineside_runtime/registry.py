@@ -174,6 +174,11 @@ def needs_hardware(name: str) -> bool:
     return name in _BUILTIN and _BUILTIN[name].needs_hardware
 
 
+def vendor_modules(name: str) -> tuple[str, ...]:
+    """Returns the Python modules of which an engine of ours needs one; empty if none, or if it isn't ours."""
+    return _BUILTIN[name].modules if name in _BUILTIN else ()
+
+
 def missing(name: str) -> EngineMissingError | None:
     """Returns why an engine can't be here, without importing it; ``None`` if it seems to be installed."""
     try:

@@ -137,3 +137,12 @@ def test_an_emulated_device_does_not_use_an_accelerator() -> None:
     llvmpipe = DeviceReport(device="ncnn/gpu:0", kind="gpu", emulated=True)
     hints = probing.unused([gpu], [EngineReport(name="ncnn", available=True, devices=(llvmpipe,))])
     assert hints == {gpu: "needs Mesa's Vulkan driver"}
+
+
+def test_an_engine_in_the_systems_python_is_told_with_how_to_use_it(tmp_path: Path) -> None:
+    assert probing.in_system_python("hailo", tmp_path) == ""
+    (tmp_path / "usr/lib/python3/dist-packages/hailo_platform").mkdir(parents=True)
+    (tmp_path / "usr/lib/python3.10/dist-packages/tensorrt").mkdir(parents=True)
+    assert "isolate=('hailo=/usr/bin/python3',)" in probing.in_system_python("hailo", tmp_path)
+    assert "python3.10/dist-packages" in probing.in_system_python("tensorrt", tmp_path)
+    assert probing.in_system_python("null", tmp_path) == probing.in_system_python("abacus", tmp_path) == ""
