@@ -26,6 +26,7 @@ from lineside_runtime.config import Config
 from lineside_runtime.errors import (
     BadInputFormatError,
     ConfigError,
+    DeadlineExceededError,
     DeviceBusyError,
     DeviceError,
     EngineCrashedError,
@@ -37,6 +38,7 @@ from lineside_runtime.isolated import engine as isolation
 from lineside_runtime.isolated.engine import IsolatedBackend, isolated
 from lineside_runtime.isolated.messages import EngineSaid
 from lineside_runtime.session import Session
+from lineside_runtime.tensors import TensorSpec
 from tests.peers.waiting import wait_for
 from tests.runtime.onnx_models import SCALER_SPECS, make_bundle, scaler
 
@@ -302,9 +304,9 @@ def test_options_operators_and_compatibility_go_through(load: Load) -> None:
     backend = isolated("wild", None)
     assert backend.compatibility().fits is False
     assert backend.compatibility().versions == {"driver": "7", "wild": "1.0"}
-    options = {"threads": 2, "cores": (0, 1), "operator_libraries": (Path("/lib/x.so"),), "precision": "int8"}
+    options = {"threads": 2, "cores": (0, 1), "operator_libraries": (Path(sys.executable),), "precision": "int8"}
     assert load(profile=True, **options).operators()[0].name == "conv1"
-    with pytest.raises(EngineError, match=r"wild LoadOptions.*threads=2.*PosixPath\('/lib/x\.so'\)"):
+    with pytest.raises(EngineError, match=r"wild LoadOptions.*threads=2.*PosixPath\('.*python.*'\)"):
         load(**options).operators()
 
 
@@ -372,6 +374,18 @@ def test_a_killed_engine_loses_no_call_and_answers_none_twice(doubling: Bundle) 
         assert {fallback.code for fallback in session.fallbacks} == {1009}
         assert "SIGKILL" in session.fallbacks[0].reason
         wait_for(lambda: session.infer(X).used_device == "ort/cpu:0", what="the engine is started again")
+
+
+def test_a_submitted_call_that_hangs_costs_the_child_and_not_a_thread(wild: None, tmp_path: Path) -> None:
+    inputs = (TensorSpec(name="do", shape=(1,), dtype="int32"), TensorSpec(name="x", shape=(-1, 4)))
+    bundle = make_bundle(tmp_path / "b", scaler(1.0), (inputs, (TensorSpec(name="x", shape=(-1, 4)),)))
+    with Session(bundle, Config(engines=("wild",), isolate=("wild",))) as session:
+        session.submit(told("echo")).result(20)
+        child = psutil.Process(process_of("wild"))
+        with pytest.raises(DeadlineExceededError):
+            session.submit(told("hang"), deadline_s=0.2).result(20)
+        wait_for(lambda: not child.is_running(), 30, what="the child that hangs is ended")
+        assert any("wild/cpu:0" in fallback.device for fallback in session.fallbacks)
 
 
 def test_a_lone_engine_that_was_killed_answers_the_next_call(doubling: Bundle) -> None:
