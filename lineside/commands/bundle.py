@@ -79,6 +79,8 @@ def _print_summary(bundle: Bundle) -> None:
     for variant in manifest.variants:
         kinds = "/".join(variant.device_kinds)
         print(f"variant  {variant.name}: {variant.format} {variant.precision}, level {variant.level}, for {kinds}")
+        for stage in variant.stages:
+            print(f"stage    {variant.name}:{stage.name}: {stage.share:.0%} of the compute")
     print(f"golden   {'yes' if manifest.golden else 'none: the health check can only load it'}")
 
 
