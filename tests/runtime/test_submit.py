@@ -228,6 +228,22 @@ def test_trials_of_a_device_that_still_hangs_hold_nobody_up(
         assert gaps_s[-1] > gaps_s[0] > 0.1
 
 
+def test_a_lost_device_may_take_its_time_to_load_again_and_does_not_count_as_hung(
+    one_gpu: Bundle, numpy_engine: ModuleType, impatient: None
+) -> None:
+    with Session(one_gpu) as session:
+        answer(session.submit(x(0)))
+        numpy_engine.unplugged.add("gpu:0")
+        assert isinstance(session.submit(x(1)).exception(PATIENCE_S), DeviceLostError)
+        numpy_engine.unplugged.clear()
+        numpy_engine.slow_load_s["gpu:0"] = 0.6
+        patient = session.submit(x(2))
+        with pytest.raises(DeadlineExceededError):
+            answer(session.submit(x(3), deadline_s=0.1))
+        assert answer(patient).outputs["y"][0, 0] == 4
+        assert session.submit_counts.hung == 0
+
+
 def test_with_every_device_hung_a_call_is_refused_and_not_lost(
     one_gpu: Bundle, hold: Callable[[str], threading.Event], impatient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,7 +30,7 @@ class Worker:
         job: The call that it runs; ``None`` while it waits.
         turn: The turn of that call.
         since_s: Since when it runs, or since when it opens the lane.
-        used: The executable that it runs on.
+        used: The executable that it runs on; ``None`` if the call has to load it first.
     """
 
     job: Job | None = None
@@ -102,7 +102,7 @@ class Lane:
 
     def hangs_at_s(self, worker: Worker) -> float:
         """When the worker counts as hung if it is not done by then."""
-        if self.state == "opening":
+        if self.state == "opening" or (worker.job is not None and worker.used is None):  # the call loads it again first
             return worker.since_s + OPEN_MAX_S
         load = self.slot.load
         if self.state == "warming" or not load.measured:
