@@ -265,6 +265,7 @@ def test_a_configuration_travels_without_its_cache() -> None:
         threads=2,
         engines=("ort", "openvino"),
         replica_cores=((0,), (1,)),
+        balance=True,
         fallback_strategy="fastest",
         cache=CacheConfig(),
     )
