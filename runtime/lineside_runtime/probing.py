@@ -146,8 +146,8 @@ def in_system_python(name: str, root: Path | str = "/") -> str:
         for place in sorted(Path(root).glob(f"usr/lib/python3*/dist-packages/{module}")):
             return (
                 f"it is in the system's Python ({place.parent}): use it there with "
-                f"Config(isolate=('{name}=/usr/bin/python3',)), which needs numpy and msgspec, or make this environment with "
-                "--system-site-packages"
+                f"Config(isolate=('{name}=/usr/bin/python3',)), which needs numpy and msgspec, or make this "
+                "environment with --system-site-packages"
             )
     return ""
 
