@@ -42,6 +42,20 @@ def test_the_customers_line_is_the_default() -> None:
         ("cores", "01"),
         ("cores", (-1,)),
         ("cores", (True,)),
+        ("isolate", "ort"),
+        ("isolate", ("ort", "ort=/usr/bin/python3")),
+        ("isolate", ("=/usr/bin/python3",)),
+        ("isolate", ("ort=",)),
+        ("isolate", (1,)),
+        ("isolated_timeout_s", 0),
+        ("isolated_timeout_s", "2"),
+        ("isolated_timeout_s", True),
+        ("stage_engines", "ort"),
+        ("stage_engines", ()),
+        ("stage_engines", ("ort", "")),
+        ("stage_engines", ("/cpu:0",)),
+        ("stage_engines", (1,)),
+        ("stage_cores", ()),
         ("standby", 1),
         ("balance", "yes"),
         ("submit_workers", 0),
@@ -96,3 +110,20 @@ def test_cores_of_replicas_go_with_balance_only() -> None:
     assert Config(balance=True, replica_cores=[[0], [1]]).replica_cores == ((0,), (1,))  # type: ignore[list-item]
     with pytest.raises(ConfigError, match="balance"):
         Config(replica_cores=((0,),))
+
+
+def test_only_engines_that_may_be_used_can_be_isolated() -> None:
+    assert Config(engines=("ort",), isolate=["ort=/opt/bin/python"]).isolate == ("ort=/opt/bin/python",)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="engines that may be used: ort"):
+        Config(engines=("ort",), isolate=("openvino",))
+
+
+@pytest.mark.parametrize("value", [(0, 1), ((),), ((-1,),), ("01",), (((0,),),)])
+def test_cores_of_a_stage_are_numbers(value: Any) -> None:
+    with pytest.raises(ConfigError, match="stage_cores"):
+        Config(stage_cores=value)
+
+
+def test_stages_are_kept_as_tuples() -> None:
+    config = Config(stage_engines=["ort", "openvino/cpu:0"], stage_cores=[[0], [1, 2]])  # type: ignore[arg-type]
+    assert (config.stage_engines, config.stage_cores) == (("ort", "openvino/cpu:0"), ((0,), (1, 2)))

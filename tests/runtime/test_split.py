@@ -240,18 +240,26 @@ def test_a_bundle_that_is_not_cut_runs_whole_and_says_so(tmp_path: Path, caplog:
     assert "not cut into stages" in caplog.text
 
 
-def test_stages_keep_to_their_cores(tmp_path: Path, stage_engine: ModuleType) -> None:
-    bundle = cut_bundle(tmp_path / "cut", kinds=("npu", "gpu"))
+def test_stages_keep_to_their_cores(tmp_path: Path, stage_engine: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = cut_bundle(tmp_path / "cut")
     here = sorted(os.sched_getaffinity(0))
+    told: list[Any] = []
+    load = stage_engine.NumpyBackend._load
+
+    def noting_load(self: Any, model: Path, device: Device, options: LoadOptions) -> Executable:
+        told.append(options.cores)
+        executable: Executable = load(self, model, device, options)
+        return executable
+
+    monkeypatch.setattr(stage_engine.NumpyBackend, "_load", noting_load)
+    monkeypatch.setattr(stage_engine.NumpyBackend, "_probe", lambda self: [Device("cpu", name="numpy")])
     cores = ((here[0],), (here[-1],))
-    seen: dict[float, set[int]] = {}
-    stage_engine.before = lambda factor, array: seen.update({factor: os.sched_getaffinity(0)})
-    config = Config(engines=("numpy",), stage_engines=("numpy/npu:0", "numpy/npu:0"), stage_cores=cores)
-    for ask in (lambda session: session.predict(x(1)), lambda session: answer(session.submit(x(1)))):
-        seen.clear()
-        with Session(bundle, config) as session:
-            ask(session)
-        assert seen == {BACKBONE: {here[0]}, HEAD: {here[-1]}}
+    with Session(bundle, Config(engines=("numpy",), stage_engines=("numpy", "numpy"), stage_cores=cores)) as session:
+        np.testing.assert_array_equal(session.predict(x(1))["y"], x(6))
+    assert told == [(here[0],), (here[-1],)]
+    told.clear()
+    with Session(bundle, Config(engines=("ort",), stage_engines=("ort", "ort"), stage_cores=cores)) as session:
+        np.testing.assert_array_equal(answer(session.submit(x(1))).outputs["y"], x(6))
     assert sorted(os.sched_getaffinity(0)) == here  # the caller's own thread is as free as before
 
 

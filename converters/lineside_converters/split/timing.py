@@ -13,10 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from lineside_runtime import registry
+from lineside_runtime.affinity import on_cores
 from lineside_runtime.backend import Executable, LoadOptions
 from lineside_runtime.devices import Device
 from lineside_runtime.errors import ConfigError, NoDeviceError
-from lineside_runtime.split.cores import on_cores
 from lineside_runtime.tensors import Array
 
 ROUNDS = 20
@@ -76,7 +76,7 @@ class Place:
 
     def keeping(self) -> contextlib.AbstractContextManager[None]:
         """Keeps the calling thread on these cores."""
-        return on_cores(self.cores) if self.cores else contextlib.nullcontext()
+        return on_cores(self.cores or None)
 
     def _find(self, devices: Sequence[Device]) -> Device:
         for device in devices:

@@ -9,15 +9,12 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from lineside_runtime.affinity import allowed
 from lineside_runtime.bundle import Bundle, Manifest, Stage, Variant
 from lineside_runtime.candidates import Choice, choose
 from lineside_runtime.config import QUEUE_MAX, Config
 from lineside_runtime.errors import ConfigError, DeviceError, NoDeviceError
 from lineside_runtime.measure import order_by_speed
-from lineside_runtime.split.cores import check_cores
-
-DEVICES_MAX = 64
-"""More than any box has: each device that a stage may fall back to keeps to the stage's cores."""
 
 log = logging.getLogger("lineside.runtime")
 
@@ -108,7 +105,8 @@ def _check_counts(config: Config, variant: Variant) -> None:
             names = ", ".join(stage.name for stage in variant.stages)
             raise ConfigError(key, expected=f"one for each of the stages {names}", actual=value)
     for cores in config.stage_cores or ():
-        check_cores(cores)
+        if not allowed().issuperset(cores):
+            raise ConfigError("stage_cores", expected=f"some of {sorted(allowed())}", actual=list(cores))
 
 
 def _stage_config(config: Config, number: int) -> Config:
@@ -117,7 +115,8 @@ def _stage_config(config: Config, number: int) -> Config:
         config,
         gpu_ratio=1.0,
         balance=False,
-        replica_cores=None if config.stage_cores is None else (config.stage_cores[number],) * DEVICES_MAX,
+        cores=config.cores if config.stage_cores is None else config.stage_cores[number],
+        replica_cores=None,
         stage_engines=None,
         stage_cores=None,
         submit_queue=config.submit_queue if number == 0 else QUEUE_MAX,  # what was taken is not refused half-way
