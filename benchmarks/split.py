@@ -109,10 +109,10 @@ def _macs(bundle: Bundle, feed: Feed) -> int:
 @contextmanager
 def _contestants(bundle: Bundle, split: Split, cores: tuple[int, int]) -> Iterator[dict[str, Session]]:
     ours = {
-        "ort": (bundle, Config(engines=("ort",), threads=1, replica_cores=((cores[0],),), submit_queue=QUEUE)),
+        "ort": (bundle, Config(engines=("ort",), threads=1, cores=(cores[0],), submit_queue=QUEUE)),
         "openvino": (
             bundle,
-            Config(engines=("openvino",), threads=1, replica_cores=((cores[1],),), submit_queue=QUEUE),
+            Config(engines=("openvino",), threads=1, cores=(cores[1],), submit_queue=QUEUE),
         ),
         "split": (
             split.bundle,
