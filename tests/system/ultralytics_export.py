@@ -17,7 +17,7 @@ import torch
 from ultralytics import YOLO
 
 SIDE = 320
-NETWORKS = {"yolov8n": 0.8, "yolo11n-seg": 0.5, "yolov10n": 0.5}
+NETWORKS = {"yolov8n": 0.8, "yolo11n-seg": 0.5, "yolov10n": 0.8}
 """Name to the spread of the last layer's weights, chosen so that some boxes are found and not thousands."""
 
 
