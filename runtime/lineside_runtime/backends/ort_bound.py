@@ -28,15 +28,23 @@ class BoundCalls:
         self._idle: list[_Buffers] = []
 
     def run(self, feed: Mapping[str, Array]) -> dict[str, Array] | None:
-        """Returns the outputs, or ``None`` if an input hasn't the fixed type and shape."""
+        """Returns the outputs, or ``None`` if an input is missing or hasn't the fixed type and shape."""
         try:
             buffers = self._idle.pop()  # atomic, as is append
         except IndexError:
             buffers = _Buffers(self._session, self._inputs, self._outputs)
-        try:
-            return buffers.run(feed)
-        finally:
-            self._idle.append(buffers)
+        for name, buffer, dtype, shape in buffers.inputs:
+            array = feed.get(name)
+            if type(array) is not np.ndarray or array.dtype is not dtype or array.shape != shape:
+                self._idle.append(buffers)
+                return None
+            buffer[...] = array
+        buffers.call(*buffers.bound)
+        outputs = {}
+        for name, buffer in buffers.outputs:
+            outputs[name] = buffer.copy()  # before 3.12 a comprehension is one more call
+        self._idle.append(buffers)  # not after an error: it may be spoilt
+        return outputs
 
 
 class _Buffers:
@@ -44,27 +52,14 @@ class _Buffers:
 
     def __init__(self, session: Any, inputs: dict[str, Array], outputs: dict[str, Array]) -> None:
         binding = session.io_binding()
-        self._inputs = [(name, _own(like), like.dtype, like.shape) for name, like in inputs.items()]
-        self._outputs = [(name, _own(like)) for name, like in outputs.items()]
-        for name, buffer, _, _ in self._inputs:
+        self.inputs = [(name, _own(like), like.dtype, like.shape) for name, like in inputs.items()]
+        self.outputs = [(name, _own(like)) for name, like in outputs.items()]
+        for name, buffer, _, _ in self.inputs:
             binding.bind_input(name, "cpu", 0, buffer.dtype.type, buffer.shape, buffer.ctypes.data)
-        for name, buffer in self._outputs:
+        for name, buffer in self.outputs:
             binding.bind_output(name, "cpu", 0, buffer.dtype.type, buffer.shape, buffer.ctypes.data)
         self._binding = binding
-        self._call, self._bound = _bare_call(session, binding)
-
-    def run(self, feed: Mapping[str, Array]) -> dict[str, Array] | None:
-        for name, buffer, dtype, shape in self._inputs:
-            array = feed[name]
-            if type(array) is not np.ndarray or array.dtype != dtype or array.shape != shape:
-                return None
-            buffer[...] = array
-        self._call(*self._bound)
-        outputs = self._outputs
-        if len(outputs) == 1:
-            name, buffer = outputs[0]
-            return {name: buffer.copy()}
-        return {name: buffer.copy() for name, buffer in outputs}
+        self.call, self.bound = _bare_call(session, binding)
 
 
 def _own(like: Array) -> Array:

@@ -38,21 +38,16 @@ class OrtExecutable(Executable):
         self._profile = Profile(session) if options.profile else None
 
     def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        if self._bound is not None and len(inputs) == self._complete:
+            outputs = self._bound.run(inputs)
+            if outputs is not None:
+                return outputs
         if self._session is None:
             raise DeviceError("the executable is closed")
         feed = inputs if type(inputs) is dict else dict(inputs)
         if len(feed) != self._complete:  # the binding refuses an unknown name, but runs with one missing
             self._check_complete(feed)
-        if self._bound is not None:
-            try:
-                outputs = self._bound.run(feed)
-            except KeyError:  # as many as there should be, but another one
-                self._check_complete(feed)
-                raise
-            if outputs is not None:
-                return outputs
-        arrays = self._call(self._outputs, feed, None)
-        return dict(zip(self._outputs, arrays, strict=True))
+        return dict(zip(self._outputs, self._call(self._outputs, feed, None), strict=True))
 
     def _check_complete(self, feed: dict[str, Array]) -> None:
         unknown = feed.keys() - self._required if self._complete >= 0 else ()  # bound calls would not look at it
