@@ -101,7 +101,7 @@ class LiteRtBackend(Backend):
     def _probe(self) -> list[Device]:
         places = self._edge_tpus()
         names = [Device("npu", i, name=f"Edge TPU ({at})", handle=at) for i, at in enumerate(places)]
-        return [*(names if self._has_library() else []), Device("cpu", name=f"XNNPACK ({self.package})")]
+        return [*(names if names and self._has_library() else []), Device("cpu", name=f"XNNPACK ({self.package})")]
 
     def _edge_tpus(self) -> list[str]:
         found = (one.where.partition(" ")[0] for one in accelerators.find(self._root) if "litert" in one.engines)

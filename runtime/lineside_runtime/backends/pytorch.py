@@ -123,9 +123,10 @@ class TorchBackend(Backend):
 
     def _compatibility(self) -> Compatibility:
         cuda = str(torch.version.cuda or "")
-        versions = {"torch": self.version, "cuda of torch": cuda}
+        versions = {"torch": self.version}
         if cuda:
-            return drivers.cuda_fits(cuda, drivers.nvidia_driver(), versions=versions)
+            known = {**versions, "cuda of torch": cuda}
+            return drivers.cuda_fits(cuda, drivers.nvidia_driver(), versions=known)
         if any("torch" in one.engines for one in accelerators.find()):
             return Compatibility(versions, False, "there is an NVIDIA GPU, and this torch is built without CUDA")
         return Compatibility(versions)

@@ -21,7 +21,7 @@ from lineside_runtime.errors import DeviceError, InputNotFoundError, Unsupported
 CYCLES_WARM = 10
 CYCLES = 40
 CYCLES_LEAST = 10
-CYCLES_MAX_S = 20.0
+CYCLES_MAX_S = 10.0
 GROWTH_MAX_BYTES = 8 << 20
 GROWTH_MAX_PER_CYCLE_BYTES = 100 << 10
 """An executable of these networks holds some 100 KB; one that is not given back shows."""
