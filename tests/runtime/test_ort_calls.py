@@ -1,0 +1,183 @@
+"""ONNX Runtime's calls: small models of fixed shapes run with bound buffers, all others don't, and nobody can tell."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from lineside_runtime.backend import LoadOptions
+from lineside_runtime.backends.ort import OrtBackend
+from lineside_runtime.backends.ort_bound import MAX_BYTES
+from lineside_runtime.backends.ort_session import OrtExecutable
+from lineside_runtime.errors import BadInputFormatError, DeviceError, EngineError, LinesideError
+from tests.runtime.onnx_models import FLOAT, INT64, graph, scaler
+
+
+def load(path: Path, data: bytes, **options: Any) -> OrtExecutable:
+    path.write_bytes(data)
+    backend = OrtBackend()
+    cpu = next(device for device in backend.probe() if device.kind == "cpu")
+    executable = backend.load(path, cpu, LoadOptions(threads=1, **options))
+    assert isinstance(executable, OrtExecutable)
+    return executable
+
+
+def sum_and_difference(shape: list[int | str], kind: int = FLOAT) -> bytes:
+    """``s`` = a + b, ``d`` = a - b."""
+    nodes = [helper.make_node("Add", ["a", "b"], ["s"]), helper.make_node("Sub", ["a", "b"], ["d"])]
+    return graph(nodes, [("a", kind, shape), ("b", kind, shape)], [("s", kind, shape), ("d", kind, shape)])
+
+
+@pytest.fixture(params=[[2, 3], ["n", 3]], ids=["fixed", "free"])
+def both(request: pytest.FixtureRequest, tmp_path: Path) -> OrtExecutable:
+    """The same model with buffers bound once, and without."""
+    executable = load(tmp_path / "m.onnx", sum_and_difference(request.param))
+    assert (executable._bound is not None) == (request.param == [2, 3])
+    return executable
+
+
+def pair(a: float, b: float) -> dict[str, Any]:
+    return {"a": np.full((2, 3), a, np.float32), "b": np.full((2, 3), b, np.float32)}
+
+
+def test_it_computes_and_gives_new_arrays_each_time(both: OrtExecutable) -> None:
+    first = both.run(pair(3, 1))
+    second = both.run(pair(5, 2))
+    assert list(first) == ["s", "d"]
+    assert (first["s"][0, 0], first["d"][0, 0], second["s"][0, 0], second["d"][0, 0]) == (4, 2, 7, 3)
+    first["s"][:] = 9
+    assert both.run(pair(3, 1))["s"][0, 0] == 4
+
+
+def test_it_does_not_keep_the_callers_arrays(both: OrtExecutable) -> None:
+    inputs = pair(3, 1)
+    outputs = both.run(inputs)
+    inputs["a"][:] = 100
+    assert outputs["s"][0, 0] == 4
+    assert both.run(inputs)["s"][0, 0] == 101
+
+
+def test_inputs_may_lie_anyhow_in_memory(both: OrtExecutable) -> None:
+    a = np.arange(24, dtype=np.float32).reshape(3, 8).T[::4]
+    assert not a.flags.c_contiguous
+    np.testing.assert_array_equal(both.run({"a": a, "b": a})["s"], 2 * a)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {},
+        {"a": np.ones((2, 3), np.float32)},
+        {"a": np.ones((2, 3), np.float32), "z": np.ones((2, 3), np.float32)},
+        {**pair(1, 1), "z": np.ones((2, 3), np.float32)},
+        {"a": np.ones((2, 3)), "b": np.ones((2, 3))},
+        {"a": np.ones((2, 4), np.float32), "b": np.ones((2, 4), np.float32)},
+        {"a": np.ones(3, np.float32), "b": np.ones((2, 3), np.float32)},
+    ],
+    ids=["none", "missing", "renamed", "extra", "float64", "wide", "broadcast"],
+)
+def test_wrong_inputs_are_refused_and_the_next_call_is_right(both: OrtExecutable, wrong: dict[str, Any]) -> None:
+    for _ in range(2):
+        with pytest.raises(BadInputFormatError):
+            both.run(wrong)
+        assert both.run(pair(3, 1))["s"].tolist() == [[4] * 3] * 2
+
+
+def test_many_threads_each_get_their_own_answer(both: OrtExecutable) -> None:
+    problems: list[object] = []
+
+    def work(number: int) -> None:
+        inputs = pair(number, 1)
+        try:
+            for _ in range(300):
+                outputs = both.run(inputs)
+                if outputs["s"].tolist() != [[number + 1] * 3] * 2 or outputs["d"].tolist() != [[number - 1] * 3] * 2:
+                    problems.append(outputs)
+        except LinesideError as error:
+            problems.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert not problems
+
+
+def test_a_closed_executable_is_an_error(both: OrtExecutable) -> None:
+    both.run(pair(1, 1))
+    both.close()
+    both.close()
+    with pytest.raises(DeviceError, match="closed"):
+        both.run(pair(1, 1))
+
+
+@pytest.mark.parametrize("kind", [TensorProto.UINT8, TensorProto.INT64, TensorProto.DOUBLE, TensorProto.FLOAT16])
+def test_bound_buffers_have_the_models_type(kind: int, tmp_path: Path) -> None:
+    dtype = helper.tensor_dtype_to_np_dtype(kind)
+    executable = load(tmp_path / "m.onnx", sum_and_difference([4], kind))
+    assert executable._bound is not None
+    outputs = executable.run({"a": np.full(4, 3, dtype), "b": np.full(4, 2, dtype)})
+    assert outputs["s"].dtype == dtype
+    assert (outputs["s"].tolist(), outputs["d"].tolist()) == ([5] * 4, [1] * 4)
+
+
+def test_large_tensors_are_not_copied(tmp_path: Path) -> None:
+    elements = MAX_BYTES // 4
+    assert load(tmp_path / "a.onnx", sum_and_difference([elements // 2]))._bound is not None
+    large = load(tmp_path / "b.onnx", sum_and_difference([elements]))
+    assert large._bound is None
+    x = np.ones(elements, np.float32)
+    assert large.run({"a": x, "b": x})["s"].sum() == 2 * elements
+
+
+def test_a_model_without_inputs_runs(tmp_path: Path) -> None:
+    value = helper.make_tensor("v", FLOAT, [2], [1, 2])
+    model = graph([helper.make_node("Constant", [], ["y"], value=value)], [], [("y", FLOAT, [2])])
+    executable = load(tmp_path / "m.onnx", model)
+    assert executable.run({})["y"].tolist() == [1, 2]
+
+
+def test_an_input_with_a_default_may_be_left_out(tmp_path: Path) -> None:
+    """An initializer that is also an input: the caller may give it, and need not."""
+    value = helper.make_tensor_value_info
+    made = helper.make_graph(
+        [helper.make_node("Mul", ["x", "f"], ["y"])],
+        "test",
+        [value("x", FLOAT, [2]), value("f", FLOAT, [2])],
+        [value("y", FLOAT, [2])],
+        [helper.make_tensor("f", FLOAT, [2], [3, 3])],
+    )
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    executable = load(tmp_path / "m.onnx", model.SerializeToString())
+    x, f = np.ones(2, np.float32), np.full(2, 5, np.float32)
+    assert executable.run({"x": x})["y"].tolist() == [3, 3]
+    assert executable.run({"x": x, "f": f})["y"].tolist() == [5, 5]
+    with pytest.raises(BadInputFormatError):
+        executable.run({"f": f})
+
+
+def test_a_call_that_fails_inside_the_graph_spoils_no_later_one(tmp_path: Path) -> None:
+    """The values decide whether this graph's shapes fit, though all of them are declared as fixed."""
+    model = graph(
+        [helper.make_node("Gather", ["x", "i"], ["y"])], [("x", FLOAT, [3]), ("i", INT64, [2])], [("y", FLOAT, [2])]
+    )
+    executable = load(tmp_path / "m.onnx", model)
+    assert executable._bound is not None
+    x = np.array([5, 6, 7], np.float32)
+    for _ in range(3):
+        with pytest.raises((EngineError, BadInputFormatError)):
+            executable.run({"x": x, "i": np.array([0, 3])})
+        assert executable.run({"x": x, "i": np.array([2, 0])})["y"].tolist() == [7, 5]
+
+
+@pytest.mark.parametrize("batch", [1, 2, 7])
+def test_a_free_batch_may_have_any_size(batch: int, tmp_path: Path) -> None:
+    executable = load(tmp_path / "m.onnx", scaler(3.0))
+    x = np.arange(4 * batch, dtype=np.float32).reshape(batch, 4)
+    np.testing.assert_array_equal(executable.run({"x": x})["y"], 3 * x)
