@@ -82,7 +82,8 @@ class Finding:
 
     @property
     def _engine(self) -> str:
-        return f"{self.ready.used_device.partition('/')[0]} {self.ready.engine_version}".strip()
+        engines = "+".join(part.partition("/")[0] for part in self.ready.used_device.split("+"))
+        return f"{engines} {self.ready.engine_version}".strip()
 
     def _bottleneck(self, usual_ms: float) -> Bottleneck | None:
         return None if self.profiled is None else bottleneck(self.profiled, self._engine, usual_ms=usual_ms)
@@ -92,7 +93,10 @@ class Finding:
         if not self.warmed.stable:
             found.insert(0, f"never warm: not stable after {self.warmed.calls} calls")
         if self.profiled is not None and not self.profiled.operators:
-            found.append(f"{self._engine} gives no profile of its operators")
+            why = (
+                "a model in stages is not profiled" if "+" in self.ready.used_device else "no profile of its operators"
+            )
+            found.append(f"{self._engine}: {why}")
         if self.entry.contestant.config.cache is not None:
             found.append("measured without its result cache, which would have answered the one input at once")
         return tuple(found)

@@ -58,8 +58,13 @@ def where(one: Result) -> str:
 
 def fell_back(one: Result) -> bool:
     """Whether something else answered than what was asked for."""
-    asked = all(device.partition("/")[2].startswith(one.requested_device) for device in one.used_devices)
+    asked = all(_without_engines(device) == one.requested_device for device in one.used_devices)
     return not asked or one.rerouted > 0 or bool(one.fallbacks)
+
+
+def _without_engines(used: str) -> str:
+    """Returns ``cpu:0`` for ``ort/cpu:0``, and the same for each stage of ``ort/cpu:0+openvino/gpu:0``."""
+    return "+".join(part.partition("/")[2] for part in used.split("+"))
 
 
 def verdicts(report: BenchmarkReport) -> list[str]:
