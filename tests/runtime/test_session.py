@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -21,6 +24,7 @@ from lineside_runtime.errors import (
     LinesideError,
 )
 from lineside_runtime.session import Session
+from lineside_runtime.tensors import TensorSpec
 from tests.runtime.onnx_models import (
     EATER_SPECS,
     FLOAT,
@@ -271,3 +275,57 @@ def test_closing_waits_for_the_last_holder(bundle: Bundle) -> None:
         assert pinned.infer(X).outputs["y"].shape == (1, 4)
     with pytest.raises(LinesideError, match="closed"):
         session.reload()
+
+
+def test_warming_up_runs_a_frame_of_zeros_and_counts_nothing(bundle: Bundle) -> None:
+    with Session(bundle) as session:
+        prediction = session.warm_up()
+        assert prediction.outputs["y"].tolist() == [[0, 0, 0, 0]]
+        assert (prediction.used_device, session.calls, session.rerouted) == ("ort/cpu:0", 0, 0)
+    with pytest.raises(LinesideError, match="closed"):
+        session.warm_up()
+
+
+MEMORY_SCRIPT = """
+import json, sys
+from pathlib import Path
+import numpy as np
+from lineside import Config, Session
+
+def resident_kb():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmRSS"))
+
+path, engine, cycles, warm = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+config = Config(threads=1, engines=(engine,))
+x = np.ones((1, 64, 64), np.float32)
+lasting = Session(path, config)
+seen = []
+for cycle in range(cycles):
+    with Session(path, config) as session:
+        session.predict(x)
+    lasting.reload()
+    lasting.predict(x)
+    if cycle >= warm:
+        seen.append(resident_kb())
+print(json.dumps([seen[0], seen[-1]]))
+"""
+
+
+@pytest.mark.parametrize("engine", ["ort", "openvino"])
+def test_loading_and_unloading_leaves_nothing_behind(engine: str, tmp_path: Path) -> None:
+    """Each cycle loads 8 MB of weights twice: forty that are kept would be 640 MB."""
+    from onnx import helper, numpy_helper
+
+    weights = numpy_helper.from_array(np.ones((512, 64, 64), np.float32) * 0.5, "w")
+    nodes = [
+        helper.make_node("Constant", [], ["w"], value=weights),
+        helper.make_node("Mul", ["x", "w"], ["t"]),
+        helper.make_node("ReduceSum", ["t"], ["y"], keepdims=0),
+    ]
+    model = graph(nodes, [("x", FLOAT, [1, 64, 64])], [("y", FLOAT, [])])
+    specs = ((TensorSpec(name="x", shape=(1, 64, 64)),), (TensorSpec(name="y", shape=()),))
+    bundle = make_bundle(tmp_path / "b", model, specs)
+    command = [sys.executable, "-c", MEMORY_SCRIPT, str(bundle.path), engine, "50", "10"]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    first_kb, last_kb = json.loads(run.stdout)
+    assert last_kb - first_kb < 32 * 1024
