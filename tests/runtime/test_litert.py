@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes.util
 import importlib
 import inspect
 import subprocess
@@ -35,7 +34,7 @@ from lineside_runtime.errors import (
 from lineside_runtime.tensors import TensorSpec
 
 NETWORK = {network.name: network for network in NETWORKS}
-LIBC = ctypes.util.find_library("c") or "libc.so.6"
+LIBC = next(line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "/libc.so" in line)
 
 
 def cpu(backend: LiteRtBackend) -> Device:

@@ -65,8 +65,9 @@ def test_it_needs_to_be_told_the_outputs(tmp_path: Path) -> None:
 
 
 def test_what_it_cannot_follow_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "m").touch()
-    for wrong in (LoadOptions(cores=(0,)), LoadOptions(operator_libraries=(Path("lib.so"),))):
+    for name in ("m", "lib.so"):
+        (tmp_path / name).touch()
+    for wrong in (LoadOptions(cores=(0,)), LoadOptions(operator_libraries=(tmp_path / "lib.so",))):
         with pytest.raises(ConfigError):
             NullBackend().load(tmp_path / "m", Device("cpu"), wrong)
     with pytest.raises(NoDeviceError):

@@ -189,9 +189,9 @@ class NcnnExecutable(Executable):
             raise BadInputFormatError("the inputs' batches differ or are empty", actual=sorted(batch))
         with on_cores(self._cores):
             items = [self._item({name: array[i] for name, array in arrays.items()}) for i in range(batch.pop())]
-        if len(items) == 1:
-            return {name: array[None] for name, array in items[0].items()}
-        return {name: np.stack([item[name] for item in items]) for name in self._outputs}
+            if len(items) == 1:
+                return {name: array[None] for name, array in items[0].items()}
+            return {name: np.stack([item[name] for item in items]) for name in self._outputs}
 
     def _item(self, arrays: dict[str, Array]) -> dict[str, Array]:
         extractor = self._net.create_extractor()
