@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -199,7 +200,9 @@ class EngineProcess:
             what: Why it must end, if it doesn't by itself.
         """
         try:
-            self._process.wait(0 if what else END_S)
+            if not what:
+                _wait_for_end(self._process.pid, END_S)
+            self._process.wait(0 if what else END_S)  # another thread may just be asking
         except subprocess.TimeoutExpired:
             self.kill(what or "stopped answering and was ended")
             self._process.wait()
@@ -261,6 +264,20 @@ class EngineProcess:
                 text = line.decode(errors="replace").rstrip()
                 self._lines.append(text)
                 log.debug("%s: %s", self._label, text)
+
+
+def _wait_for_end(pid: int, timeout_s: float) -> None:
+    """Waits for a child to end, without the pauses that ``Popen.wait`` makes between two looks: a call waits for it."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except OSError:  # it was reaped by another thread
+        return
+    try:
+        watch = select.poll()
+        watch.register(descriptor, select.POLLIN)
+        watch.poll(timeout_s * 1e3)
+    finally:
+        os.close(descriptor)
 
 
 def _good(reply: Reply) -> Reply:
