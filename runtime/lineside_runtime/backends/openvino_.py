@@ -41,8 +41,8 @@ ERRORS = (
 
 _PYTHON_ERRORS = (RuntimeError, ValueError, TypeError, MemoryError)
 _graphs = threading.Lock()
-"""Held while a graph is read or reshaped. `reshape` keeps Python's lock meanwhile: when four threads did both at once for
-the first time, 2026.4 stood still for good in two of eight runs, and in none of sixteen with this."""
+"""Held while a graph is read or reshaped. `reshape` keeps Python's lock meanwhile: when four threads did both at once
+for the first time, 2026.4 stood still for good in two of eight runs, and in none of sixteen with this."""
 SHAPES_KNOWN_MAX = 1000
 
 _US = datetime.timedelta(microseconds=1)
