@@ -248,8 +248,11 @@ class Executable(abc.ABC):
 
     def close(self) -> None:
         """Gives the device's memory back; done twice it changes nothing."""
+        from lineside_runtime.heap import give_back  # not before something is closed
+
         with self.backend._boundary("run"):
             self._close()
+        give_back()
 
     @abc.abstractmethod
     def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]: ...
