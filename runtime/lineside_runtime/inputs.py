@@ -11,6 +11,8 @@ from lineside_runtime.bundle import Manifest
 from lineside_runtime.errors import BadInputFormatError
 from lineside_runtime.tensors import DYNAMIC, Array, TensorSpec
 
+_ARRAY = np.ndarray
+
 
 class InputCheck:
     """Checks each call's inputs: some engines read garbage where an input is missing or has another shape.
@@ -34,7 +36,7 @@ class InputCheck:
         Raises:
             BadInputFormatError: An input is missing, unknown, or has another shape or type than the manifest says.
         """
-        if type(inputs) is np.ndarray:
+        if type(inputs) is _ARRAY:
             name, dtype, shape = self._template
             if inputs.dtype is dtype and inputs.shape == shape:
                 return {name: inputs}

@@ -209,17 +209,19 @@ class Placement:
         failures, relieved = slot.failures, False
         while True:
             used = slot.executable
-            try:
-                if used is None:
+            if used is None:
+                try:
                     used = self._load(slot)
-                executable = used.enter()
-            except Retired:  # another thread has just taken it out
+                except _FALLS_BACK as error:
+                    if not relieved and _relieved(error):
+                        relieved = True
+                        continue
+                    return self._failed(slot, None, error, failures)
+            used.users.append(None)  # `Shared.enter`, written out
+            if used.retired:  # another thread has just taken it out
+                used.leave()
                 continue
-            except _FALLS_BACK as error:
-                if not relieved and _relieved(error):
-                    relieved = True
-                    continue
-                return self._failed(slot, None, error, failures)
+            executable = used.value
             try:
                 started_s = perf_counter()
                 outputs = executable.run(inputs)
@@ -230,7 +232,9 @@ class Placement:
                     continue
                 return self._failed(slot, used, error, failures)
             finally:
-                used.leave()
+                used.users.pop()  # `Shared.leave`
+                if used.retired:
+                    used.close_if_unused()
             return Prediction(
                 outputs, asked.device, slot.engine_and_device, slot is not asked, elapsed_ms, self._identity
             )

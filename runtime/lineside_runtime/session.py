@@ -105,15 +105,19 @@ class Session:
         """Like `predict`, and says which device was asked for, which answered, and how long it took."""
         while True:
             shared = self._shared
-            try:
-                serving = shared.enter()
-            except Retired:  # swapped in between: take the successor
+            users = shared.users
+            users.append(None)  # `Shared.enter`
+            if shared.retired:  # swapped in between: take the successor
+                shared.leave()
                 self._refuse_closed()
                 continue
+            serving = shared.value
             try:
                 prediction = serving.answer(serving.check(inputs))
             finally:
-                shared.leave()
+                users.pop()  # `Shared.leave`
+                if shared.retired:
+                    shared.close_if_unused()
             with self._count:  # `_answered` written out: this is the hot path
                 self._calls += 1
                 self._rerouted += prediction.fell_back

@@ -32,14 +32,22 @@ class Shared(Generic[T]):
     counted by a list's length, whose ``append`` and ``pop`` are atomic. A user first counts himself and then looks
     whether the value is retired; who retires it first says so and then looks for users. So at least one of the two sees
     the other, and whoever finds it retired and without users closes it; a lock sees to it that only one does.
+
+    `enter` and `leave` are written out on the way of a call, which is why their parts are public: each would be one
+    more Python function, and a call has four of them.
+
+    Attributes:
+        value: What is shared.
+        users: One item a user.
+        retired: Whether nobody may enter any more.
     """
 
-    __slots__ = ("_closed", "_closing", "_retired", "_users", "_value")
+    __slots__ = ("_closed", "_closing", "retired", "users", "value")
 
     def __init__(self, value: T) -> None:
-        self._value = value
-        self._users: list[None] = []
-        self._retired = False
+        self.value = value
+        self.users: list[None] = []
+        self.retired = False
         self._closed = False
         self._closing = threading.Lock()
 
@@ -49,18 +57,17 @@ class Shared(Generic[T]):
         Raises:
             Retired: `retire` was called before.
         """
-        self._users.append(None)
-        if self._retired:
+        self.users.append(None)
+        if self.retired:
             self.leave()
             raise Retired
-        return self._value
+        return self.value
 
     def leave(self) -> None:
         """Ends one `enter`; the last one closes a value that was retired meanwhile."""
-        users = self._users
-        users.pop()
-        if self._retired and not users:
-            self._close()
+        self.users.pop()
+        if self.retired:
+            self.close_if_unused()
 
     @contextlib.contextmanager
     def use(self) -> Iterator[T]:
@@ -77,12 +84,14 @@ class Shared(Generic[T]):
 
     def retire(self) -> None:
         """Lets nobody in any more, and closes the value now or when its last user leaves."""
-        self._retired = True
-        if not self._users:
-            self._close()
+        self.retired = True
+        self.close_if_unused()
 
-    def _close(self) -> None:
+    def close_if_unused(self) -> None:
+        """Closes a value that was retired and has no user; who finds it closed does nothing."""
+        if self.users:
+            return
         with self._closing:
             first, self._closed = not self._closed, True
         if first:
-            self._value.close()
+            self.value.close()

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from lineside_runtime.backend import LoadOptions
 from lineside_runtime.backends.ort import OrtBackend
 from lineside_runtime.backends.ort_bound import MAX_BYTES
-from lineside_runtime.backends.ort_session import OrtExecutable
+from lineside_runtime.backends.ort_session import BoundExecutable, OrtExecutable
 from lineside_runtime.errors import BadInputFormatError, DeviceError, EngineError, LinesideError
 from tests.runtime.onnx_models import FLOAT, INT64, graph, scaler
 
@@ -37,7 +37,7 @@ def sum_and_difference(shape: list[int | str], kind: int = FLOAT) -> bytes:
 def both(request: pytest.FixtureRequest, tmp_path: Path) -> OrtExecutable:
     """The same model with buffers bound once, and without."""
     executable = load(tmp_path / "m.onnx", sum_and_difference(request.param))
-    assert (executable._bound is not None) == (request.param == [2, 3])
+    assert isinstance(executable, BoundExecutable) == (request.param == [2, 3])
     return executable
 
 
@@ -121,7 +121,7 @@ def test_a_closed_executable_is_an_error(both: OrtExecutable) -> None:
 def test_bound_buffers_have_the_models_type(kind: int, tmp_path: Path) -> None:
     dtype = helper.tensor_dtype_to_np_dtype(kind)
     executable = load(tmp_path / "m.onnx", sum_and_difference([4], kind))
-    assert executable._bound is not None
+    assert isinstance(executable, BoundExecutable)
     outputs = executable.run({"a": np.full(4, 3, dtype), "b": np.full(4, 2, dtype)})
     assert outputs["s"].dtype == dtype
     assert (outputs["s"].tolist(), outputs["d"].tolist()) == ([5] * 4, [1] * 4)
@@ -129,9 +129,9 @@ def test_bound_buffers_have_the_models_type(kind: int, tmp_path: Path) -> None:
 
 def test_large_tensors_are_not_copied(tmp_path: Path) -> None:
     elements = MAX_BYTES // 4
-    assert load(tmp_path / "a.onnx", sum_and_difference([elements // 2]))._bound is not None
+    assert isinstance(load(tmp_path / "a.onnx", sum_and_difference([elements // 2])), BoundExecutable)
     large = load(tmp_path / "b.onnx", sum_and_difference([elements]))
-    assert large._bound is None
+    assert not isinstance(large, BoundExecutable)
     x = np.ones(elements, np.float32)
     assert large.run({"a": x, "b": x})["s"].sum() == 2 * elements
 
@@ -168,7 +168,7 @@ def test_a_call_that_fails_inside_the_graph_spoils_no_later_one(tmp_path: Path) 
         [helper.make_node("Gather", ["x", "i"], ["y"])], [("x", FLOAT, [3]), ("i", INT64, [2])], [("y", FLOAT, [2])]
     )
     executable = load(tmp_path / "m.onnx", model)
-    assert executable._bound is not None
+    assert isinstance(executable, BoundExecutable)
     x = np.array([5, 6, 7], np.float32)
     for _ in range(3):
         with pytest.raises((EngineError, BadInputFormatError)):

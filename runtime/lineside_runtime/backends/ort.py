@@ -17,7 +17,7 @@ from lineside_runtime.affinity import on_cores
 from lineside_runtime.backend import Backend, Compatibility, Executable, LoadOptions, Stage
 from lineside_runtime.backends import ort_providers
 from lineside_runtime.backends.messages import device_error
-from lineside_runtime.backends.ort_session import OrtExecutable, session_options
+from lineside_runtime.backends.ort_session import OrtExecutable, executable_of, session_options
 from lineside_runtime.devices import Device
 from lineside_runtime.errors import (
     BadInputFormatError,
@@ -77,7 +77,7 @@ class OrtBackend(Backend):
     def _load(self, model: Path, device: Device, options: LoadOptions) -> Executable:
         with on_cores(options.cores):  # its threads stay where they are started
             opened = ort_providers.open_session(model, device.handle, options, session_options)
-        executable = OrtExecutable(opened.session, options)
+        executable = executable_of(opened.session, options)
         executable.shortfall = opened.shortfall
         return executable
 

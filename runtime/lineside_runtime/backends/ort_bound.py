@@ -17,40 +17,17 @@ from lineside_runtime.tensors import Array
 MAX_BYTES = 8 * 1024
 
 
-class BoundCalls:
-    """Answers calls whose inputs have the fixed shapes; each call that runs at once has buffers of its own."""
+class Buffers:
+    """One binding with its buffers, for one call at a time.
 
-    def __init__(self, session: Any, inputs: dict[str, Array], outputs: dict[str, Array]) -> None:
-        """Takes a loaded ``InferenceSession``, and an array of the right shape and type for each input and output."""
-        self._session = session
-        self._inputs = inputs
-        self._outputs = outputs
-        self._idle: list[_Buffers] = []
+    Attributes:
+        inputs: Name, buffer, type and shape of each input.
+        outputs: Name and buffer of each output.
+        call: What runs the model on them.
+        bound: The arguments of that.
+    """
 
-    def run(self, feed: Mapping[str, Array]) -> dict[str, Array] | None:
-        """Returns the outputs, or ``None`` if an input is missing or hasn't the fixed type and shape."""
-        try:
-            buffers = self._idle.pop()  # atomic, as is append
-        except IndexError:
-            buffers = _Buffers(self._session, self._inputs, self._outputs)
-        for name, buffer, dtype, shape in buffers.inputs:
-            array = feed.get(name)
-            if type(array) is not np.ndarray or array.dtype is not dtype or array.shape != shape:
-                self._idle.append(buffers)
-                return None
-            buffer[...] = array
-        buffers.call(*buffers.bound)
-        outputs = {}
-        for name, buffer in buffers.outputs:
-            outputs[name] = buffer.copy()  # before 3.12 a comprehension is one more call
-        self._idle.append(buffers)  # not after an error: it may be spoilt
-        return outputs
-
-
-class _Buffers:
-    """One binding with its buffers."""
-
-    def __init__(self, session: Any, inputs: dict[str, Array], outputs: dict[str, Array]) -> None:
+    def __init__(self, session: Any, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
         binding = session.io_binding()
         self.inputs = [(name, _own(like), like.dtype, like.shape) for name, like in inputs.items()]
         self.outputs = [(name, _own(like)) for name, like in outputs.items()]

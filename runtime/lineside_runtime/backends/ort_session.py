@@ -13,15 +13,26 @@ import onnxruntime
 
 from lineside_runtime.affinity import on_cores
 from lineside_runtime.backend import Executable, Fetch, LoadOptions, OperatorTime
-from lineside_runtime.backends.ort_bound import MAX_BYTES, BoundCalls
+from lineside_runtime.backends.ort_bound import MAX_BYTES, Buffers
 from lineside_runtime.errors import BadInputFormatError, DeviceError
 from lineside_runtime.tensors import Array
 
 _CUDA = ("CUDAExecutionProvider", "TensorrtExecutionProvider")  # what keeps results on the card; untested on hardware
+_ARRAY = np.ndarray
 _KERNEL = "_kernel_time"  # what ends the name of an event that is an operator's run
 _NUMPY = {"float": "float32", "double": "float64", "float16": "float16", "bool": "bool"} | {
     name: name for name in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 }
+
+
+def executable_of(session: Any, options: LoadOptions) -> OrtExecutable:
+    """Returns what runs a loaded session; with bound buffers where that is faster."""
+    inputs, outputs = _fixed(session.get_inputs()), _fixed(session.get_outputs())
+    on_cpu = session.get_providers() == ["CPUExecutionProvider"]
+    plain = not (options.profile or options.cores or session.get_overridable_initializers())
+    if on_cpu and plain and inputs and outputs:
+        return BoundExecutable(session, options, inputs, outputs)
+    return OrtExecutable(session, options)
 
 
 class OrtExecutable(Executable):
@@ -33,15 +44,9 @@ class OrtExecutable(Executable):
         self._required = {value.name for value in session.get_inputs()}
         self._complete = -1 if session.get_overridable_initializers() else len(self._required)
         self._call = _bare_call(session, options.cores)
-        plain = not (options.profile or options.cores or self._complete < 0)
-        self._bound = _bound_calls(session) if plain else None
         self._profile = Profile(session) if options.profile else None
 
     def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        if self._bound is not None and len(inputs) == self._complete:
-            outputs = self._bound.run(inputs)
-            if outputs is not None:
-                return outputs
         if self._session is None:
             raise DeviceError("the executable is closed")
         feed = inputs if type(inputs) is dict else dict(inputs)
@@ -66,7 +71,47 @@ class OrtExecutable(Executable):
     def _close(self) -> None:
         if self._profile is not None:
             self._profile.close()
-        self._call = self._bound = self._session = None
+        self._call = self._session = None
+
+
+class BoundExecutable(OrtExecutable):
+    """One whose inputs and outputs are small and of fixed shapes: its calls run on buffers that stay bound."""
+
+    def __init__(
+        self, session: Any, options: LoadOptions, inputs: Mapping[str, Array], outputs: Mapping[str, Array]
+    ) -> None:
+        """Takes a loaded session, and an array of the right shape and type for each input and output."""
+        super().__init__(session, options)
+        self._like = (inputs, outputs)
+        self._idle: list[Buffers] = []
+
+    def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        try:
+            buffers = self._idle.pop()  # atomic, as is append
+        except IndexError:
+            if self._session is None:
+                raise DeviceError("the executable is closed") from None
+            buffers = Buffers(self._session, *self._like)
+        fits = len(inputs) == self._complete
+        for name, buffer, dtype, shape in buffers.inputs:
+            array = inputs.get(name)
+            if type(array) is not _ARRAY or array.dtype is not dtype or array.shape != shape:
+                fits = False
+                break
+            buffer[...] = array
+        if not fits:
+            self._idle.append(buffers)
+            return super()._run(inputs)  # ONNX Runtime says what is wrong, or copes
+        buffers.call(*buffers.bound)
+        outputs = {}
+        for name, buffer in buffers.outputs:
+            outputs[name] = buffer.copy()  # before 3.12 a comprehension is one more call
+        self._idle.append(buffers)  # not after an error: it may be spoilt
+        return outputs
+
+    def _close(self) -> None:
+        super()._close()
+        self._idle = []
 
 
 class Profile:
@@ -118,14 +163,6 @@ def _bare_call(session: Any, cores: tuple[int, ...] | None) -> Any:
     binding = getattr(session, "_sess", None)
     call = session.run if binding is None else binding.run
     return call if cores is None else on_cores(cores)(call)
-
-
-def _bound_calls(session: Any) -> BoundCalls | None:
-    """Returns calls with bound buffers for a small model on the CPU whose shapes are all fixed."""
-    inputs, outputs = _fixed(session.get_inputs()), _fixed(session.get_outputs())
-    if session.get_providers() != ["CPUExecutionProvider"] or not inputs or not outputs:
-        return None
-    return BoundCalls(session, inputs, outputs)
 
 
 def _fixed(values: Any) -> dict[str, Array]:
