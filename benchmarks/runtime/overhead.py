@@ -31,8 +31,8 @@ from lineside_runtime.config import Config
 from lineside_runtime.session import Session
 from lineside_runtime.tensors import Array
 
-BLOCKS = 400
-CALLS_A_BLOCK = 50
+BLOCKS = 200
+CALLS_A_BLOCK = 200
 ROUNDS = 600
 WARM_UP = 20
 ONE_THREAD = Config(threads=1, engines=("ort",))

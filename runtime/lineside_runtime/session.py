@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from lineside_runtime.bundle import Bundle, Manifest, open_bundle
 from lineside_runtime.candidates import Choice, choose
 from lineside_runtime.config import Config
+from lineside_runtime.counter import Counter
 from lineside_runtime.errors import DeviceError
 from lineside_runtime.inputs import InputCheck, sample_inputs
 from lineside_runtime.placement import DeviceShare, Failures, Fallback, Placement, Prediction
@@ -71,8 +72,8 @@ class Session:
         self._tally: Tally | None = None
         self._reloading = threading.Lock()
         self._count = threading.Lock()
-        self._calls = 0
-        self._rerouted = 0
+        self._calls = Counter()
+        self._rerouted = Counter()
         self._noted: set[str] = set()
         self._cache = _cache(self._config)
         try:
@@ -118,9 +119,9 @@ class Session:
                 users.pop()  # `Shared.leave`
                 if shared.retired:
                     shared.close_if_unused()
-            with self._count:  # `_answered` written out: this is the hot path
-                self._calls += 1
-                self._rerouted += prediction.fell_back
+            self._calls.add()  # `_answered` written out: this is the hot path
+            if prediction.fell_back:
+                self._rerouted.add()
             self._used = prediction.used_device
             return prediction
 
@@ -224,9 +225,9 @@ class Session:
             return
 
     def _answered(self, prediction: Prediction) -> None:
-        with self._count:
-            self._calls += 1
-            self._rerouted += prediction.fell_back
+        self._calls.add()
+        if prediction.fell_back:
+            self._rerouted.add()
         self._used = prediction.used_device
 
     def reload(self, bundle: Bundle | Path | str | None = None, *, optimization_level: int | None = None) -> None:
@@ -308,12 +309,12 @@ class Session:
     @property
     def calls(self) -> int:
         """How many calls were answered."""
-        return self._calls
+        return self._calls.value
 
     @property
     def rerouted(self) -> int:
         """How many of them were answered by another engine or device than the first one asked for."""
-        return self._rerouted
+        return self._rerouted.value
 
     @property
     def cache_stats(self) -> CacheStats | None:
