@@ -43,7 +43,7 @@ def run() -> dict[str, Any]:
     lite0 = _share(networks.bundle(networks.lite0_int8()), networks.frame())
     detector = _share(open_bundle(zoo.path("surface-12")), np.zeros((1, 1, 224, 224), np.float32))
     return {
-        "baseline": "onnxruntime: run_with_iobinding bound once (tiny), InferenceSession.run of the same session (others)",
+        "baseline": "onnxruntime: run_with_iobinding bound once (tiny), run of the same InferenceSession (others)",
         **_tiny(),
         "overhead_share_lite0": lite0.pop("share"),
         "overhead_lite0": lite0,
