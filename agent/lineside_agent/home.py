@@ -21,8 +21,8 @@ from lineside_link.fetch import RepoClient
 from lineside_link.messages import BundleRef, Desired, Reported, Up, decode, encode
 from lineside_link.topics import Topics
 from lineside_link.trust import TrustStore
+from lineside_runtime import probing, registry
 from lineside_runtime.errors import ConfigError, InputNotFoundError
-from lineside_runtime.registry import engines
 
 log = logging.getLogger("lineside.agent")
 
@@ -153,7 +153,9 @@ class Home:
 
 
 def _birth(config: AgentConfig, boot_id: str) -> Up:
-    available = [engine for engine in engines() if engine.available]
+    # Each in a process of its own: what an engine imports would stay in this one for good.
+    asked = [name for name in registry.names() if name not in registry.LAST_RESORT]
+    available = [engine for engine in probing.probe(asked) if engine.available]
     return Up(
         device=config.device,
         up=True,
@@ -161,7 +163,7 @@ def _birth(config: AgentConfig, boot_id: str) -> Up:
         group=config.group,
         agent_version=importlib.metadata.version("lineside"),
         board=detect().model,
-        devices=tuple(f"{engine.name}/{device}" for engine in available for device in engine.devices),
+        devices=tuple(device.device for engine in available for device in engine.devices),
         engines={engine.name: engine.version for engine in available},
     )
 
