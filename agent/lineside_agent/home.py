@@ -6,6 +6,7 @@ import importlib.metadata
 import logging
 import shutil
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from lineside_agent.config import AgentConfig
@@ -23,6 +24,7 @@ from lineside_link.topics import Topics
 from lineside_link.trust import TrustStore
 from lineside_runtime import probing, registry
 from lineside_runtime.errors import ConfigError, InputNotFoundError
+from lineside_runtime.probing import EngineReport
 
 log = logging.getLogger("lineside.agent")
 
@@ -34,7 +36,7 @@ class Home:
         config: With ``link`` and ``root``.
         boot_id: Of this start.
         store: Where results are.
-        stop: Ends the outbox.
+        stop: Ends the outbox, and the asking of engines.
 
     Attributes:
         outbox: Sends results.
@@ -46,6 +48,7 @@ class Home:
             raise ConfigError("$.link and $.root belong together")
         self._config = config
         self._boot_id = boot_id
+        self._stop = stop
         self._topics = Topics(config.link.site)
         self._lock = threading.Lock()
         self._reported = b""
@@ -66,7 +69,7 @@ class Home:
             updater: Follows the wishes.
         """
         self._updater = updater
-        self._birth = encode(_birth(self._config, self._boot_id))
+        self._birth = encode(_birth(self._config, self._boot_id, ()))
         device, group = self._config.device, self._config.group
         self.client.subscribe(self._topics.device_desired(device), lambda _, data: self._wished("device", data))
         self.client.subscribe(self._topics.group_desired(group), lambda _, data: self._wished("group", data))
@@ -74,6 +77,22 @@ class Home:
         self.client.subscribe(self._topics.up(device), self._heard_of_myself)
         self.client.on_connect(self._connected)
         self.client.start()
+
+    def tell_engines(self) -> None:
+        """Asks the engines what they can do here, and says so in a second birth: the line doesn't wait for that.
+
+        Each is asked in a process of its own, because what it imports would stay in this one for good, and one after
+        the other, because the cores are the line's.
+        """
+        available = []
+        for name in registry.names():
+            if self._stop.is_set():
+                return
+            if name not in registry.LAST_RESORT:
+                available += [engine for engine in probing.probe([name]) if engine.available]
+        self._birth = encode(_birth(self._config, self._boot_id, available))
+        if self.client.connected:
+            self._publish_birth()
 
     def bring(self, bundle: BundleRef, folder: Path, progress: Progress, should_stop: ShouldStop) -> None:
         """As `Fetcher.bring`."""
@@ -152,10 +171,7 @@ class Home:
             )
 
 
-def _birth(config: AgentConfig, boot_id: str) -> Up:
-    # Each in a process of its own: what an engine imports would stay in this one for good.
-    asked = [name for name in registry.names() if name not in registry.LAST_RESORT]
-    available = [engine for engine in probing.probe(asked) if engine.available]
+def _birth(config: AgentConfig, boot_id: str, available: Sequence[EngineReport]) -> Up:
     return Up(
         device=config.device,
         up=True,
