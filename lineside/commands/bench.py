@@ -6,15 +6,23 @@ import argparse
 from pathlib import Path
 
 from lineside.commands.output import add_json, print_json, say
+from lineside.commands.places import bundle_place
 from lineside_runtime.config import Config
 from lineside_runtime.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what is measured, what it is compared with, and where it goes."""
-    parser.add_argument("bundle", type=Path, help="a bundle's folder, or a .lsb file")
     parser.add_argument(
-        "--against", type=Path, action="append", default=[], metavar="BUNDLE", help="what was there before; repeatable"
+        "bundle", type=bundle_place, help="a bundle's folder, a .lsb file, or the name of a shipped bundle"
+    )
+    parser.add_argument(
+        "--against",
+        type=bundle_place,
+        action="append",
+        default=[],
+        metavar="BUNDLE",
+        help="what was there before; repeatable",
     )
     parser.add_argument("--engines", type=_names, metavar="A,B", help="each of these engines, or all that can run it")
     parser.add_argument("--level", type=_numbers, metavar="N,M", help="each of these optimisation levels")

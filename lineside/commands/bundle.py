@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lineside.commands import bundle_split
 from lineside.commands.output import add_json, print_json, say
+from lineside.commands.places import bundle_place
 from lineside.extras import needs
 from lineside_runtime.archive import pack_archive, unpack_archive
 from lineside_runtime.bundle import Bundle, open_bundle
@@ -17,17 +18,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the actions."""
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     show = actions.add_parser("show", help="what a bundle is", description="Says what a bundle is.")
-    show.add_argument("bundle", type=Path, help="a bundle's folder")
+    show.add_argument("bundle", type=bundle_place, help="a bundle's folder, or the name of a shipped bundle")
     add_json(show)
     show.set_defaults(run=run_show)
     verify = actions.add_parser(
         "verify", help="compare every file with the manifest", description="Compares every file with the manifest."
     )
-    verify.add_argument("bundle", type=Path, help="a bundle's folder")
+    verify.add_argument("bundle", type=bundle_place, help="a bundle's folder, or the name of a shipped bundle")
     add_json(verify)
     verify.set_defaults(run=run_verify)
     pack = actions.add_parser("pack", help="into one .lsb file, for a USB stick", description="Packs a bundle.")
-    pack.add_argument("bundle", type=Path, help="a bundle's folder")
+    pack.add_argument("bundle", type=bundle_place, help="a bundle's folder, or the name of a shipped bundle")
     pack.add_argument("archive", type=Path, help="the .lsb file to make")
     pack.set_defaults(run=run_pack)
     unpack = actions.add_parser("unpack", help="a .lsb file into a new folder", description="Unpacks and verifies.")

@@ -6,13 +6,14 @@ import argparse
 from pathlib import Path
 
 from lineside.commands.output import add_json, print_json, say
+from lineside.commands.places import bundle_place
 from lineside.extras import needs
 from lineside_runtime.bundle import open_bundle
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what `lineside bundle split` takes."""
-    parser.add_argument("bundle", type=Path, help="a bundle's folder")
+    parser.add_argument("bundle", type=bundle_place, help="a bundle's folder, or the name of a shipped bundle")
     parser.add_argument("out", type=Path, help="the folder to make")
     parser.add_argument(
         "--on",

@@ -10,12 +10,13 @@ from typing import Any
 import msgspec
 
 from lineside.commands.output import add_json, print_json
+from lineside.commands.places import bundle_place
 from lineside.extras import needs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the bundle, the data and what to take of it."""
-    parser.add_argument("bundle", type=Path, help="a bundle's folder")
+    parser.add_argument("bundle", type=bundle_place, help="a bundle's folder, or the name of a shipped bundle")
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="an annotated data set")
     parser.add_argument("--fold", default="all", help="which fold of its folds.csv (default: %(default)s)")
     parser.add_argument("--max-frames", type=int, metavar="N", help="at most so many frames")

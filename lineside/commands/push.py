@@ -8,13 +8,16 @@ from pathlib import Path
 
 from lineside.commands.hub import add_passphrase, passphrase
 from lineside.commands.output import add_json, print_json
+from lineside.commands.places import bundle_place
 from lineside.extras import needs
 from lineside_runtime.archive import unpack_archive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the bundle, the hub and the group."""
-    parser.add_argument("bundle", type=Path, help="a bundle's folder or .lsb file")
+    parser.add_argument(
+        "bundle", type=bundle_place, help="a bundle's folder, a .lsb file, or the name of a shipped bundle"
+    )
     parser.add_argument("--hub", type=Path, required=True, metavar="DIR", help="the hub's folder on this machine")
     parser.add_argument("--group", required=True, help="the group of devices")
     add_passphrase(parser)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from lineside import __version__
 from lineside.commands.output import add_json, print_json
+from lineside.commands.places import bundle_place
 from lineside.extras import needs
-from lineside_models import zoo
 from lineside_runtime.cache.config import CacheConfig
 
 _DESCRIPTION = """\
@@ -30,7 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.epilog = _DESCRIPTION, _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
-        "bundles", nargs="+", metavar="BUNDLE", help="a bundle's folder, a .lsb file, or the name of a shipped bundle"
+        "bundles",
+        nargs="+",
+        type=bundle_place,
+        metavar="BUNDLE",
+        help="a bundle's folder, a .lsb file, or the name of a shipped bundle",
     )
     where = parser.add_argument_group("where")
     where.add_argument("--host", default="127.0.0.1", help="name or address to listen on (default: %(default)s)")
@@ -111,7 +115,7 @@ def run(options: argparse.Namespace) -> int:
         submit_queue=limits.max_in_flight,
         cache=_cache(options),
     )
-    repository = Repository([_place(name) for name in options.bundles], config)
+    repository = Repository(options.bundles, config)
     service = Service(repository, limits, version=__version__, model_control=options.model_control)
 
     def announce(running: Running) -> None:
@@ -139,7 +143,3 @@ def _cache(options: argparse.Namespace) -> CacheConfig | None:
     return CacheConfig(
         memory_bytes=options.cache_mb << 20, sqlite=options.cache_sqlite, redis=tuple(options.cache_redis or ())
     )
-
-
-def _place(name: str) -> Path:
-    return zoo.path(name) if name in zoo.NAMES and not Path(name).exists() else Path(name)

@@ -11,6 +11,8 @@ import pytest
 
 from lineside.cli import COMMANDS, main
 from lineside.commands.output import print_json
+from lineside.commands.places import bundle_place
+from lineside_models import zoo
 
 
 def lineside(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -80,3 +82,13 @@ def test_paths_are_printed_as_text_and_strangers_are_refused(capsys: pytest.Capt
     assert json.loads(capsys.readouterr().out) == {"weights": "run/best.pt"}
     with pytest.raises(TypeError):
         print_json(object())
+
+
+def test_a_shipped_bundle_is_found_by_its_name_and_a_folder_of_that_name_comes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert bundle_place("surface-12") == zoo.path("surface-12")
+    assert bundle_place("no-such") == Path("no-such")
+    (tmp_path / "surface-12").mkdir()
+    assert bundle_place("surface-12") == Path("surface-12")
