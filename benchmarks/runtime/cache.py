@@ -106,7 +106,7 @@ def _misses(levels: Mapping[str, CacheConfig], plain: Session, frame: Array, fol
     caches = {name: ResultCache(config) for name, config in configs.items()}
     times: dict[str, list[float]] = {name: [] for name in caches}
     try:
-        cached = {name: Cached(cache, instant, threads=1) for name, cache in caches.items()}  # type: ignore[arg-type]
+        cached = {name: Cached(cache, instant, Config(threads=1)) for name, cache in caches.items()}  # type: ignore[arg-type]
         for _ in range(MISS_ROUNDS):
             for name, cache in caches.items():
                 inputs = fresh.next()

@@ -386,7 +386,7 @@ class Session:
             return None
         from lineside_runtime.cache.cached import Cached  # only who caches pays for it
 
-        return Cached(self._cache, placement, threads=self._config.threads)
+        return Cached(self._cache, placement, self._config)
 
     def _note_absent(self, name: str, error: DeviceError) -> None:
         if self._config.engines and name not in self._noted:  # asked for by name, so it is a fallback

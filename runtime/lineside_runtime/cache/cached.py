@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from lineside_runtime.cache.key import inputs_digest, namespace
 from lineside_runtime.cache.layered import ResultCache
 from lineside_runtime.candidates import Candidate
+from lineside_runtime.config import Config
 from lineside_runtime.placement import Placement, Prediction
 from lineside_runtime.tensors import Array
 
@@ -26,17 +27,17 @@ class Cached:
     that answered: what a standby computed, perhaps with another variant, doesn't stand in for the first choice later.
     """
 
-    def __init__(self, cache: ResultCache, placement: Placement | StagedPlacement, *, threads: int | None) -> None:
+    def __init__(self, cache: ResultCache, placement: Placement | StagedPlacement, config: Config) -> None:
         """Takes a placement and what stands before it.
 
         Args:
             cache: The session's.
             placement: What answers on a miss.
-            threads: Of one call on a CPU.
+            config: What the placement loads models with.
         """
         self._cache = cache
         self._placement = placement
-        self._threads = threads
+        self._config = config
         self._bundle_digest = placement.bundle.digest
         self._identity = placement.bundle.manifest.identity
         self._requested = str(placement.requested.device)
@@ -103,7 +104,7 @@ class Cached:
         name = self._names.get(text)
         if name is None:
             parts = (candidate,) if isinstance(candidate, Candidate) else candidate.candidates
-            name = self._names[text] = namespace(self._bundle_digest, parts, threads=self._threads)
+            name = self._names[text] = namespace(self._bundle_digest, parts, self._config)
         return name
 
 

@@ -2,7 +2,8 @@
 
 A key is 32 bytes: 16 for who would compute (`namespace`), 16 for the inputs (`inputs_digest`). Two calls have the same
 key only if their inputs are bit for bit the same, with the same names, shapes and types, and if the same variant of the
-same bundle would run in the same version of the same engine on the same kind of processor with as many threads.
+same bundle would run in the same version of the same engine, with the same operator libraries, on the same kind of
+processor with as many threads on the same cores.
 Anything less would not be exact: INT8 kernels round otherwise on processors with other instructions.
 
 xxh3_128 is no defence against an attacker, who can make two inputs with one hash. That is no new power here: who can
@@ -24,28 +25,31 @@ import numpy as np
 import xxhash
 
 from lineside_runtime.candidates import Candidate
+from lineside_runtime.config import Config
 from lineside_runtime.tensors import Array
 
 VERSION = 1
 """Of keys and values; a value that another version wrote is never found."""
 
 
-def namespace(bundle_digest: str, candidates: Sequence[Candidate], *, threads: int | None) -> bytes:
+def namespace(bundle_digest: str, candidates: Sequence[Candidate], config: Config) -> bytes:
     """Returns 16 bytes that stand for all that decides a result beside the inputs.
 
     Args:
         bundle_digest: Of the bundle.
         candidates: Engine, device and variant that would compute it; several where a model runs in stages.
-        threads: Of one call on a CPU; ``None`` for as many as the engine takes.
+        config: What it would be loaded with.
     """
-    facts = (VERSION, bundle_digest, [_facts(candidate, threads) for candidate in candidates])
+    facts = (VERSION, bundle_digest, [_facts(candidate, config) for candidate in candidates])
     return xxhash.xxh3_128_digest(msgspec.msgpack.encode(facts))
 
 
-def _facts(candidate: Candidate, threads: int | None) -> tuple[object, ...]:
-    device = candidate.device
-    chip = (processor(), threads or os.cpu_count()) if device.kind == "cpu" else (platform.machine(), None)
-    engine = candidate.backend
+def _facts(candidate: Candidate, config: Config) -> tuple[object, ...]:
+    device, engine = candidate.device, candidate.backend
+    chip: tuple[object, ...] = (platform.machine(),)
+    if device.kind == "cpu":  # engines take as many threads as they have cores
+        cores = (config.cores, config.replica_cores, config.stage_cores)
+        chip = (processor(), config.threads or os.cpu_count(), *cores)
     return (
         candidate.variant.name,
         candidate.variant.file,
@@ -53,8 +57,17 @@ def _facts(candidate: Candidate, threads: int | None) -> tuple[object, ...]:
         engine.version,
         device.kind,
         device.name,
+        [_content(path) for path in config.operator_libraries.get(engine.name, ())],
         *chip,
     )
+
+
+def _content(library: str) -> bytes:
+    """Returns 16 bytes for what is in a file; the same for all that can't be read, as no engine loads those."""
+    try:
+        return xxhash.xxh3_128_digest(Path(library).read_bytes())
+    except OSError:
+        return b""
 
 
 @functools.cache

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import hypothesis.extra.numpy as shapes
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from lineside_runtime import registry
 from lineside_runtime.bundle import Variant
 from lineside_runtime.cache.key import inputs_digest, namespace, processor
 from lineside_runtime.candidates import Candidate
+from lineside_runtime.config import Config
 from lineside_runtime.devices import Device
 
 DTYPES = st.sampled_from([np.dtype(code) for code in ("u1", "i1", "i4", "i8", "f2", "f4", "f8", "?")])
@@ -87,15 +90,16 @@ def _candidate(engine: str = "ort", *, variant: str = "int8", device: Device = C
 
 def test_whatever_may_change_the_outputs_is_another_name() -> None:
     names = [
-        namespace("a", [_candidate()], threads=1),
-        namespace("b", [_candidate()], threads=1),
-        namespace("a", [_candidate(variant="float")], threads=1),
-        namespace("a", [_candidate("openvino")], threads=1),
-        namespace("a", [_candidate()], threads=2),
-        namespace("a", [_candidate(device=Device("gpu"))], threads=1),
-        namespace("a", [_candidate(device=Device("gpu", name="another"))], threads=1),
-        namespace("a", [_candidate(), _candidate("openvino")], threads=1),
-        namespace("a", [_candidate("openvino"), _candidate()], threads=1),
+        namespace("a", [_candidate()], Config(threads=1)),
+        namespace("b", [_candidate()], Config(threads=1)),
+        namespace("a", [_candidate(variant="float")], Config(threads=1)),
+        namespace("a", [_candidate("openvino")], Config(threads=1)),
+        namespace("a", [_candidate()], Config(threads=2)),
+        namespace("a", [_candidate()], Config(threads=1, cores=(0,))),
+        namespace("a", [_candidate(device=Device("gpu"))], Config(threads=1)),
+        namespace("a", [_candidate(device=Device("gpu", name="another"))], Config(threads=1)),
+        namespace("a", [_candidate(), _candidate("openvino")], Config(threads=1)),
+        namespace("a", [_candidate("openvino"), _candidate()], Config(threads=1)),
     ]
     assert len(set(names)) == len(names)
     assert {len(name) for name in names} == {16}
@@ -103,13 +107,29 @@ def test_whatever_may_change_the_outputs_is_another_name() -> None:
 
 def test_replicas_on_equal_devices_share_their_results() -> None:
     one, other = Device("gpu", 0, name="card"), Device("gpu", 1, name="card")
-    assert namespace("a", [_candidate(device=one)], threads=1) == namespace("a", [_candidate(device=other)], threads=1)
+    assert namespace("a", [_candidate(device=one)], Config(threads=1)) == namespace(
+        "a", [_candidate(device=other)], Config(threads=1)
+    )
+
+
+def test_another_content_of_an_operator_library_is_another_name(tmp_path: Path) -> None:
+    library, copy = tmp_path / "liboperators.so", tmp_path / "copy.so"
+    config = Config(operator_libraries={"ort": (str(library),)})
+    names = [namespace("a", [_candidate()], Config()), namespace("a", [_candidate()], config)]
+    for content in (b"1.0", b"1.1"):
+        library.write_bytes(content)
+        names.append(namespace("a", [_candidate()], config))
+    assert len(set(names)) == 4
+    copy.write_bytes(b"1.1")
+    assert namespace("a", [_candidate()], Config(operator_libraries={"ort": (str(copy),)})) == names[-1]
+    others = Config(operator_libraries={"openvino": (str(library),)})
+    assert namespace("a", [_candidate()], others) == names[0]
 
 
 def test_another_version_of_the_engine_is_another_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = namespace("a", [_candidate()], threads=1)
+    before = namespace("a", [_candidate()], Config(threads=1))
     monkeypatch.setattr("onnxruntime.__version__", "0.0.1")
-    assert namespace("a", [_candidate()], threads=1) != before
+    assert namespace("a", [_candidate()], Config(threads=1)) != before
 
 
 def test_the_processor_is_told_by_its_instructions() -> None:
