@@ -185,14 +185,22 @@ class Level:
     def put(self, key: bytes, entry: Entry) -> None:
         """Queues the entry for being written; drops and counts it if the queue is full or the store is down."""
         with self._changed:
-            writable = self._up and (not self._write_failures or self._clock_s() >= self._write_again_s)
             fits = self._queued_bytes + entry.size_bytes <= self._queue_bytes
-            if self._closing or not writable or not fits or entry.size_bytes > self._store.value_bytes_max:
+            if (
+                self._closing
+                or not (self._up and self._may_write)
+                or not fits
+                or entry.size_bytes > self._store.value_bytes_max
+            ):
                 self._drops += 1
                 return
             self._queue.append((key, entry))
             self._queued_bytes += entry.size_bytes
             self._changed.notify_all()
+
+    @property
+    def _may_write(self) -> bool:
+        return not self._write_failures or self._clock_s() >= self._write_again_s
 
     def flush(self, timeout_s: float) -> bool:
         """Waits until all that was put is written or dropped; says whether that came in time."""
@@ -245,22 +253,20 @@ class Level:
             self._store.close()
 
     def _open(self) -> None:
+        faults: tuple[type[Exception], ...] = (ConfigError, *self._store.faults)
         try:
             self._store.open()
-        except ConfigError as error:
-            self._misconfigured = error
+        except faults as error:
+            if isinstance(error, ConfigError):
+                self._misconfigured = error
             self._fail(error, opening=True)
+        else:
+            with self._changed:
+                if self._failures:
+                    log.warning("cache %s answers again", self.name)
+                self._up, self._up_since_s = True, self._clock_s()
+        finally:
             self._tried.set()
-            return
-        except self._store.faults as error:
-            self._fail(error, opening=True)
-            self._tried.set()
-            return
-        with self._changed:
-            if self._failures:
-                log.warning("cache %s answers again", self.name)
-            self._up, self._up_since_s = True, self._clock_s()
-        self._tried.set()
 
     def _serve(self) -> None:
         with self._changed:
@@ -271,6 +277,9 @@ class Level:
                 self._store.tend()
             except self._store.faults as error:
                 self._fail(error)
+        with self._changed:
+            if not self._may_write:  # that something was read is no reason to try a full disk again
+                self._used.clear()
         if self._up and (self._queue or self._used):
             self._write()
 
@@ -350,4 +359,5 @@ class Level:
             self._write_failures += 1
             pause_s = self._pauses.after(self._write_failures)
             self._write_again_s = self._clock_s() + pause_s
+            self._drop_queue()
         log.warning("cache %s takes no results for %.0f s", self.name, pause_s)

@@ -8,13 +8,15 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lineside_runtime.cache.level import Level
+from lineside_runtime.cache.level import Level, Pauses
 from lineside_runtime.cache.sqlite import TOUCH_S, SqliteStore, _code
 from lineside_runtime.errors import ConfigError
 from tests.peers import wait_for
@@ -183,6 +185,35 @@ def test_reading_goes_on_while_another_process_writes_for_long(path: Path, monke
             assert found(level, range(4)) == [0, 1, 2]
             assert level.stats.up
         wait_for(lambda: _takes_again(level), what="writing to go on")
+
+
+class TendedStore(SqliteStore):
+    """Counts how often its level has looked after it."""
+
+    tended = 0
+
+    def tend(self) -> None:
+        super().tend()
+        self.tended += 1
+
+    def is_tended(self, times: int) -> bool:
+        return self.tended >= times
+
+
+def test_reading_does_not_end_the_pause_in_writing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lineside_runtime.cache.sqlite.WRITE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("lineside_runtime.cache.level.TEND_S", 0.02)
+    store = TendedStore(path, 8 << 20, ttl_s=None)
+    with contextlib.closing(Level(store, clock_s=time.monotonic, pauses=Pauses(60, 60), open_wait_s=10)) as level:
+        fill(level, range(2))
+        with locked(path):
+            level.put(key_of(2), entry_of(2))
+            wait_for(lambda: level.stats.errors, what="the writer to give up")
+            for _ in range(3):
+                assert found(level, range(3)) == [0, 1]
+                seen = store.tended + 2
+                wait_for(partial(store.is_tended, seen), what="its thread")
+            assert (level.stats.errors, level.stats.drops) == (1, 1)
 
 
 def _takes_again(level: Level) -> bool:
