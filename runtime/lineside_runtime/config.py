@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from threading import TIMEOUT_MAX
 from typing import TYPE_CHECKING, Literal, get_args
 
 import msgspec
@@ -90,12 +91,8 @@ class Config(msgspec.Struct, frozen=True):
         if self.engines is not None:
             msgspec.structs.force_setattr(self, "engines", _engine_names(self.engines))
         msgspec.structs.force_setattr(self, "isolate", _isolated(self.isolate, self.engines))
-        if self.isolated_timeout_s is not None and not (
-            _is_number(self.isolated_timeout_s, int, float) and self.isolated_timeout_s > 0
-        ):
-            raise ConfigError(
-                "isolated_timeout_s", expected="None or seconds > 0", actual=repr(self.isolated_timeout_s)
-            )
+        if self.isolated_timeout_s is not None:
+            check_seconds("isolated_timeout_s", self.isolated_timeout_s)
         if self.stage_engines is not None:
             msgspec.structs.force_setattr(self, "stage_engines", _stage_engines(self.stage_engines))
         if self.stage_cores is not None:
@@ -130,6 +127,12 @@ def _check_count(key: str, value: object, most: int) -> None:
 
 def _is_number(value: object, *kinds: type) -> bool:
     return isinstance(value, kinds) and not isinstance(value, bool)
+
+
+def check_seconds(key: str, value: object) -> None:
+    """Raises `ConfigError` for what is no time that can be waited for."""
+    if not (_is_number(value, int, float) and 0 < value <= TIMEOUT_MAX):  # type: ignore[operator]
+        raise ConfigError(key, expected=f"None or seconds above 0, at most {TIMEOUT_MAX:.0f}", actual=repr(value))
 
 
 def _check_share(key: str, value: object) -> None:

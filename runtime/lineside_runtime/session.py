@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from lineside_runtime.bundle import Bundle, Manifest, open_bundle
 from lineside_runtime.candidates import Choice, choose
-from lineside_runtime.config import Config
+from lineside_runtime.config import Config, check_seconds
 from lineside_runtime.counter import Counter
 from lineside_runtime.errors import DeviceError
 from lineside_runtime.inputs import InputCheck, sample_inputs
@@ -148,7 +148,7 @@ class Session:
         """
         tally = self._tally or self._start_submitting()
         if deadline_s is not None:
-            tally.check_deadline(deadline_s)
+            check_seconds("deadline_s", deadline_s)
         while True:
             shared = self._shared
             try:

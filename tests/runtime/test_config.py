@@ -48,6 +48,8 @@ def test_the_customers_line_is_the_default() -> None:
         ("isolate", ("ort=",)),
         ("isolate", (1,)),
         ("isolated_timeout_s", 0),
+        ("isolated_timeout_s", float("inf")),
+        ("isolated_timeout_s", 1e10),
         ("isolated_timeout_s", "2"),
         ("isolated_timeout_s", True),
         ("stage_engines", "ort"),

@@ -94,7 +94,7 @@ def test_wrong_inputs_and_deadlines_are_refused_at_once(everywhere: Bundle) -> N
     with Session(everywhere) as session:
         with pytest.raises(BadInputFormatError):
             session.submit(np.ones((1, 5), np.float32))
-        for deadline_s in (0, -1, float("nan"), True):
+        for deadline_s in (0, -1, float("nan"), float("inf"), 1e10, True):
             with pytest.raises(ConfigError, match="deadline_s"):
                 session.submit(x(1), deadline_s=deadline_s)
         assert session.submit_counts.taken == 0
@@ -311,11 +311,12 @@ def test_several_workers_serve_a_device_side_by_side(
         assert [answer(future).outputs["y"][0, 0] for future in futures] == [0, 2, 4]
 
 
-def test_close_waits_for_what_was_submitted(everywhere: Bundle, numpy_engine: ModuleType) -> None:
+@pytest.mark.parametrize("wait_s", [10.0, float("inf")])
+def test_close_waits_for_what_was_submitted(everywhere: Bundle, numpy_engine: ModuleType, wait_s: float) -> None:
     session = Session(everywhere, NUMPY)
     numpy_engine.slow_s["gpu:0"] = 0.01
     futures = [session.submit(x(i)) for i in range(20)]
-    session.close()
+    session.close(wait_s=wait_s)
     assert [future.result(0).outputs["y"][0, 0] for future in futures] == [2 * i for i in range(20)]
     eventually(lambda: not numpy_engine.open_executables)
     with pytest.raises(DeviceError, match="closed"):

@@ -6,6 +6,7 @@ import dataclasses
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from threading import TIMEOUT_MAX
 
 from lineside_runtime.errors import ConfigError
 
@@ -66,7 +67,7 @@ def _check_whole(name: str, value: object, least: int) -> None:
 
 
 def _check_above_zero(name: str, value: object, also: str = "") -> None:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= TIMEOUT_MAX:
         raise ConfigError(f"cache.{name}", expected=f"{also}a number of seconds above 0", actual=repr(value))
 
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import threading
 import time
 import weakref
 from typing import TYPE_CHECKING, Literal
-
-from lineside_runtime.errors import ConfigError
 
 if TYPE_CHECKING:
     from lineside_runtime.shared import Closable
@@ -55,13 +52,6 @@ class Tally:
         self._open = 0
         self._delivering: set[int] = set()
         self._dispatchers: weakref.WeakSet[Closable] = weakref.WeakSet()
-
-    @staticmethod
-    def check_deadline(deadline_s: object) -> None:
-        """Raises `ConfigError` for what is no time."""
-        is_number = isinstance(deadline_s, (int, float)) and not isinstance(deadline_s, bool)
-        if not (is_number and 0 < deadline_s < math.inf):  # type: ignore[operator]
-            raise ConfigError("deadline_s", expected="None or seconds > 0", actual=repr(deadline_s))
 
     def watch(self, dispatcher: Closable) -> None:
         """Adds one whose calls `finish` ends."""
@@ -110,7 +100,7 @@ class Tally:
         with self._changed:
             own = threading.get_ident() in self._delivering
             while self._open > own and (left_s := until_s - time.monotonic()) > 0:
-                self._changed.wait(left_s)
+                self._changed.wait(min(left_s, threading.TIMEOUT_MAX))
             dispatchers = list(self._dispatchers)
         for dispatcher in dispatchers:
             dispatcher.close()
