@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from functools import partial
 
 from lineside_runtime.cache.cached import Cached
 from lineside_runtime.cache.key import inputs_digest
 from lineside_runtime.placement import Prediction
+from lineside_runtime.submit import Following
 from lineside_runtime.tensors import Array
 
 
@@ -38,39 +39,24 @@ def submitted(
         done.set_result(found)
         return done
     inner = give()
-    outer = _Answer(inner)
-    inner.add_done_callback(partial(outer.settle, cached, digest, inputs))
+    outer = Following(inner)
+    inner.add_done_callback(partial(_settle, outer, cached, digest, inputs))
     return outer
 
 
-class _Answer(Future[Prediction]):
-    """What the caller holds: done after the answer is kept, so that it can't be written to before that.
-
-    Written here because `concurrent.futures` has no future that follows another one.
-    """
-
-    def __init__(self, inner: Future[Prediction]) -> None:
-        super().__init__()
-        self._inner = inner
-
-    def cancel(self) -> bool:
-        """Cancels the call if it waits; says no if a device runs it."""
-        return not self.done() and self._inner.cancel()
-
-    def running(self) -> bool:
-        """Says whether a device runs it."""
-        return not self.done() and (self._inner.running() or self._inner.done())
-
-    def settle(
-        self, cached: Cached, digest: bytes | None, inputs: Mapping[str, Array], inner: Future[Prediction]
-    ) -> None:
-        """Takes over how the call ended."""
-        if inner.cancelled():
-            super().cancel()
-            self.set_running_or_notify_cancel()
-            return
-        error = inner.exception()
-        if error is not None:
-            self.set_exception(error)
-            return
-        self.set_result(cached.keep(digest, inputs, inner.result()))
+def _settle(
+    outer: Following,
+    cached: Cached,
+    digest: bytes | None,
+    inputs: Mapping[str, Array],
+    inner: Future[Prediction],
+) -> None:
+    """Says how the call ended; the answer is kept first, so that nobody can write to it before that."""
+    try:
+        answer = cached.keep(digest, inputs, inner.result())
+    except CancelledError:
+        outer.confirm_cancelled()
+    except BaseException as error:  # noqa: BLE001  the caller's: a future swallows what its callbacks raise
+        outer.set_exception(error)
+    else:
+        outer.set_result(answer)

@@ -23,7 +23,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from lineside_runtime.errors import DeadlineExceededError, DeviceBusyError, DeviceError
-from lineside_runtime.submit import Dispatcher, Tally
+from lineside_runtime.submit import Dispatcher, Following, Tally
 from lineside_runtime.submit.tally import Ending
 from lineside_runtime.tensors import Array
 
@@ -80,7 +80,7 @@ class Pipeline:
             DeviceLostError: Every device of the first stage hangs and is not due to be tried again.
         """
         deadline_at_s = math.inf if deadline_s is None else time.monotonic() + deadline_s
-        call = _Call(_Answer(), inputs, deadline_at_s, let_go)
+        call = _Call(Following(), inputs, deadline_at_s, let_go)
         self._admit()
         try:
             stage = self._given(call)
@@ -156,23 +156,6 @@ class Pipeline:
             self._tally.delivered()
 
 
-class _Answer(Future["Prediction"]):
-    """What the caller holds: cancelling it cancels the stage in which the call waits."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner: Future[Prediction] | None = None
-
-    def cancel(self) -> bool:
-        """Cancels the call if it waits; says no if a stage runs it."""
-        return self.inner is not None and not self.done() and self.inner.cancel()
-
-    def confirm_cancelled(self) -> None:
-        """Marks it as cancelled, once the stage has been."""
-        super().cancel()
-        self.set_running_or_notify_cancel()
-
-
 @dataclasses.dataclass(eq=False, slots=True)
 class _Call:
     """One call on its way.
@@ -186,7 +169,7 @@ class _Call:
         answers: Of the stages before.
     """
 
-    future: _Answer
+    future: Following
     tensors: Mapping[str, Array]
     deadline_at_s: float
     let_go: Callable[[], None]

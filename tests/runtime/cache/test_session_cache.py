@@ -351,6 +351,24 @@ def test_a_submitted_frame_that_is_known_is_done_at_once(bundle: Bundle) -> None
         assert session.submit(X).result(20).outputs["y"][0, 0] == 3
 
 
+def test_a_submitted_call_ends_even_if_its_answer_can_not_be_copied(
+    numpy_engine: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class NoRoom(np.ndarray):
+        def tobytes(self, order: str = "C") -> bytes:
+            raise MemoryError
+
+    run = numpy_engine.NumpyExecutable._run
+
+    def run_to_the_brim(executable: Any, inputs: dict[str, np.ndarray]) -> Any:
+        return {name: array.view(NoRoom) for name, array in run(executable, inputs).items()}
+
+    monkeypatch.setattr(numpy_engine.NumpyExecutable, "_run", run_to_the_brim)
+    bundle = make_bundle(tmp_path / "b", scaler(2.0), device_kinds=("npu",))
+    with Session(bundle, config(engines=("numpy",))) as session, pytest.raises(MemoryError):
+        session.submit(X).result(20)
+
+
 def test_a_submitted_call_that_fails_or_is_cancelled_says_so(
     numpy_engine: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
