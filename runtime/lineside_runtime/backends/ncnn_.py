@@ -25,7 +25,7 @@ import numpy as np
 
 from lineside_runtime.affinity import on_cores
 from lineside_runtime.backend import Backend, Compatibility, Executable, LoadOptions, OperatorTime, Stage
-from lineside_runtime.backends.messages import device_error
+from lineside_runtime.backends.messages import complaint
 from lineside_runtime.backends.naming import match
 from lineside_runtime.backends.options import refuse, threads_on_cores
 from lineside_runtime.bundle import files_of
@@ -37,7 +37,6 @@ from lineside_runtime.errors import (
     EngineError,
     InputNotFoundError,
     LinesideError,
-    NoDeviceError,
     OutOfDeviceMemoryError,
     UnsupportedModelError,
 )
@@ -94,8 +93,7 @@ class NcnnBackend(Backend):
         return Compatibility(versions, advice="no Vulkan driver: for a GPU install Mesa's (mesa-vulkan-drivers)")
 
     def _load(self, model: Path, device: Device, options: LoadOptions) -> Executable:
-        if device not in self._probe():
-            raise NoDeviceError("ncnn finds no such device here", actual=f"{device} ({device.handle})")
+        self._expect_here(device)
         refuse(options, self.name, "operator_libraries", why="its binding takes none")
         if device.emulated and device not in self._warned:
             self._warned.add(device)
@@ -116,8 +114,7 @@ class NcnnBackend(Backend):
 
     def _translate(self, error: Exception, stage: Stage) -> LinesideError:
         text = str(error).strip()
-        kind: type[LinesideError] | None = OutOfDeviceMemoryError if isinstance(error, MemoryError) else None
-        return (kind or device_error(text) or EngineError)(f"ncnn {stage}: {text or type(error).__name__}")
+        return (complaint(error) or EngineError)(f"ncnn {stage}: {text or type(error).__name__}")
 
 
 def _vulkan_version(number: int) -> str:
@@ -264,7 +261,8 @@ def _succeeded(status: int, name: str) -> None:
 class _Profile:
     """Times each layer on the CPU, by asking for what it makes before the next one runs.
 
-    The vendor's binding has no profile. A time includes copying the layer's result out, which only small layers feel.
+    The vendor's binding has no profile. The results are taken as they lie (``type`` 1): bringing them into the order
+    that a caller wants took longer than small layers themselves.
     """
 
     def __init__(self, net: Any) -> None:
@@ -280,7 +278,7 @@ class _Profile:
         for _, _, tops in self._layers:
             started_ns = time.perf_counter_ns()
             for top in tops:
-                extractor.extract(top)
+                extractor.extract(top, 1)
             spent.append(time.perf_counter_ns() - started_ns)
         with self._lock:
             self._calls += 1
