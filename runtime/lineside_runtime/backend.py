@@ -16,7 +16,7 @@ from typing import Literal
 import msgspec
 
 from lineside_runtime.devices import Device
-from lineside_runtime.errors import InputNotFoundError, LinesideError, PartialFallbackError
+from lineside_runtime.errors import InputNotFoundError, LinesideError, NoDeviceError, PartialFallbackError
 from lineside_runtime.tensors import Array, TensorSpec
 
 Stage = Literal["probe", "load", "run"]
@@ -144,6 +144,15 @@ class Backend(abc.ABC):
 
     def _compatibility(self) -> Compatibility:
         return Compatibility({self.package: self.version})
+
+    def _expect_here(self, device: Device) -> None:
+        """Refuses a device that isn't here, for engines that would take another one instead.
+
+        Raises:
+            NoDeviceError: `_probe` finds none of this kind and handle.
+        """
+        if (device.kind, device.handle) not in {(one.kind, one.handle) for one in self._probe()}:
+            raise NoDeviceError(f"{self.name} finds no such device here", actual=f"{device} ({device.handle})")
 
     @contextlib.contextmanager
     def _boundary(self, stage: Stage) -> Iterator[None]:

@@ -25,7 +25,7 @@ from lineside_runtime.backends.rknn import Reasons, RknnBackend, RknnExecutable,
 from lineside_runtime.conformance.models import FOLDER as ONNX
 from lineside_runtime.conformance.networks import NETWORKS, Network
 from lineside_runtime.devices import Device
-from lineside_runtime.errors import NoDeviceError, UnsupportedModelError
+from lineside_runtime.errors import UnsupportedModelError
 
 
 class Simulator(RknnBackend):
@@ -40,8 +40,7 @@ class Simulator(RknnBackend):
         return [Device("npu", name="RKNN simulator", handle="simulator")]
 
     def _load(self, model: Path, device: Device, options: LoadOptions) -> Executable:
-        if device.handle != "simulator":
-            raise NoDeviceError("rknn finds no such device here", actual=device.handle)
+        self._expect_here(device)
         refuse(options, self.name, "operator_libraries")
         facts = read_rknn(model)
         toolkit = RKNN(verbose=False)

@@ -36,7 +36,6 @@ from lineside_runtime.errors import (
     DriverMismatchError,
     EngineError,
     LinesideError,
-    NoDeviceError,
     OutOfDeviceMemoryError,
     UnsupportedModelError,
 )
@@ -148,8 +147,7 @@ class HailoBackend(Backend):
 
     def _load(self, model: Path, device: Device, options: LoadOptions) -> Executable:
         refuse(options, self.name, "operator_libraries")
-        if device.handle not in {one.handle for one in self._probe()}:
-            raise NoDeviceError("hailo finds no such device here", actual=f"{device} ({device.handle})")
+        self._expect_here(device)
         with contextlib.ExitStack() as stack:
             virtual = self._hold(device.handle)
             stack.callback(self._let_go, device.handle)

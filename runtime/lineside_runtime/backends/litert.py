@@ -29,8 +29,9 @@ import numpy as np
 from lineside_runtime import accelerators
 from lineside_runtime.affinity import on_cores
 from lineside_runtime.backend import Backend, Compatibility, Executable, LoadOptions, Stage
-from lineside_runtime.backends.messages import device_error
+from lineside_runtime.backends.messages import complaint
 from lineside_runtime.backends.naming import match
+from lineside_runtime.backends.options import threads_of
 from lineside_runtime.backends.tflite_file import check_whole
 from lineside_runtime.devices import Device
 from lineside_runtime.errors import (
@@ -41,8 +42,6 @@ from lineside_runtime.errors import (
     EngineError,
     InputNotFoundError,
     LinesideError,
-    NoDeviceError,
-    OutOfDeviceMemoryError,
     UnsupportedModelError,
 )
 from lineside_runtime.tensors import DYNAMIC, Array, TensorSpec
@@ -126,14 +125,13 @@ class LiteRtBackend(Backend):
         return Compatibility(versions)
 
     def _load(self, model: Path, device: Device, options: LoadOptions) -> Executable:
-        if device not in self._probe():
-            raise NoDeviceError("litert finds no such device here", actual=f"{device} ({device.handle})")
+        self._expect_here(device)
         if options.profile:
             log.info("litert: the interpreter has no profile by operator")
         libraries: list[tuple[Path, dict[str, str]]] = [(path, {}) for path in options.operator_libraries]
         if device.kind == "npu":
             libraries.append((Path(self._edge_tpu), {"device": device.handle}))
-        threads = options.threads or (len(options.cores) if options.cores else None)
+        threads = threads_of(options)
         content = model.read_bytes()
         check_whole(content, str(model))
         make = _Maker(self._vendor, content, threads, self._delegates(libraries), options.cores)
@@ -167,8 +165,7 @@ class LiteRtBackend(Backend):
 
     def _translate(self, error: Exception, stage: Stage) -> LinesideError:
         text = str(error).strip()
-        kind: type[LinesideError] | None = OutOfDeviceMemoryError if isinstance(error, MemoryError) else None
-        kind = kind or device_error(text)
+        kind: type[LinesideError] | None = complaint(error)
         if kind is None and stage == "load":
             kind = UnsupportedModelError  # nothing but the file is left to complain of
         return (kind or EngineError)(f"{self.package} {stage}: {text or type(error).__name__}")

@@ -17,14 +17,14 @@ import openvino
 from lineside_runtime.affinity import on_cores
 from lineside_runtime.backend import Backend, Compatibility, Executable, LoadOptions, OperatorTime, Stage
 from lineside_runtime.backends import intel
-from lineside_runtime.backends.messages import device_error
+from lineside_runtime.backends.messages import complaint
+from lineside_runtime.backends.options import threads_of
 from lineside_runtime.devices import KINDS, Device, DeviceKind
 from lineside_runtime.errors import (
     BadInputFormatError,
     DeviceError,
     EngineError,
     LinesideError,
-    OutOfDeviceMemoryError,
     PartialFallbackError,
     UnsupportedModelError,
 )
@@ -122,8 +122,7 @@ class OpenVinoBackend(Backend):
 
     def _translate(self, error: Exception, stage: Stage) -> LinesideError:
         text = str(error).strip()
-        kind: type[LinesideError] | None = OutOfDeviceMemoryError if isinstance(error, MemoryError) else None
-        kind = kind or device_error(text)
+        kind: type[LinesideError] | None = complaint(error)
         if kind is None and stage == "load" and any(mark in text.lower() for mark in _UNREADABLE):
             kind = UnsupportedModelError
         return (kind or EngineError)(f"openvino {stage}: {text or type(error).__name__}")
@@ -190,7 +189,7 @@ def _properties(device: Device, options: LoadOptions) -> dict[str, Any]:
         return properties
     if options.precision == "fp32":
         properties["INFERENCE_PRECISION_HINT"] = "f32"  # or it computes in bf16 where the CPU can
-    threads = options.threads or (len(options.cores) if options.cores else None)
+    threads = threads_of(options)
     if threads is not None:
         properties["INFERENCE_NUM_THREADS"] = threads
     if options.cores:

@@ -32,6 +32,11 @@ def refuse(options: LoadOptions, engine: str, *names: str, why: str = "") -> Non
             )
 
 
+def threads_of(options: LoadOptions) -> int | None:
+    """Returns the threads to use where an engine has threads of its own: one for each core, if nothing else is said."""
+    return options.threads or (len(options.cores) if options.cores else None)
+
+
 def threads_on_cores(options: LoadOptions, engine: str) -> int | None:
     """Returns the threads to use where an engine's workers are shared by all of the process.
 

@@ -16,7 +16,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as vendor
 from lineside_runtime.affinity import on_cores
 from lineside_runtime.backend import Backend, Compatibility, Executable, LoadOptions, Stage
 from lineside_runtime.backends import ort_providers
-from lineside_runtime.backends.messages import device_error
+from lineside_runtime.backends.messages import complaint
 from lineside_runtime.backends.ort_session import OrtExecutable, executable_of, session_options
 from lineside_runtime.devices import Device
 from lineside_runtime.errors import (
@@ -26,7 +26,6 @@ from lineside_runtime.errors import (
     EngineError,
     InputNotFoundError,
     LinesideError,
-    OutOfDeviceMemoryError,
     UnsupportedModelError,
 )
 from lineside_runtime.tensors import DYNAMIC, DType, TensorSpec
@@ -86,8 +85,7 @@ class OrtBackend(Backend):
 
     def _translate(self, error: Exception, stage: Stage) -> LinesideError:
         text = str(error).strip()
-        kind: type[LinesideError] | None = OutOfDeviceMemoryError if isinstance(error, MemoryError) else None
-        kind = kind or device_error(text) or ERRORS.get(type(error).__name__, {}).get(stage)
+        kind: type[LinesideError] | None = complaint(error) or ERRORS.get(type(error).__name__, {}).get(stage)
         if kind is None and stage == "load" and any(mark in text for mark in _UNREADABLE):
             kind = UnsupportedModelError
         if kind is None and stage == "run" and isinstance(error, (ValueError, TypeError)):

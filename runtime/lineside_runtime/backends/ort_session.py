@@ -13,6 +13,7 @@ import onnxruntime
 
 from lineside_runtime.affinity import on_cores
 from lineside_runtime.backend import Executable, Fetch, LoadOptions, OperatorTime
+from lineside_runtime.backends.options import threads_of
 from lineside_runtime.backends.ort_bound import MAX_BYTES, Buffers
 from lineside_runtime.errors import BadInputFormatError, DeviceError
 from lineside_runtime.tensors import Array
@@ -189,7 +190,7 @@ def session_options(options: LoadOptions) -> Any:
     result = onnxruntime.SessionOptions()
     result.inter_op_num_threads = 1
     result.log_severity_level = 4  # what fails is raised, and logged by the session with its device
-    threads = options.threads or (len(options.cores) if options.cores else None)
+    threads = threads_of(options)
     if threads is not None:
         result.intra_op_num_threads = threads
     if threads != 1:

@@ -23,7 +23,7 @@ from google.protobuf.message import DecodeError
 from lineside_runtime import accelerators, drivers
 from lineside_runtime.affinity import on_cores
 from lineside_runtime.backend import Backend, Compatibility, Executable, Fetch, LoadOptions, OperatorTime, Stage
-from lineside_runtime.backends.messages import device_error
+from lineside_runtime.backends.messages import complaint
 from lineside_runtime.backends.options import refuse, threads_on_cores
 from lineside_runtime.backends.pytorch_graph import Network, read, to_dtype
 from lineside_runtime.devices import Device
@@ -33,7 +33,6 @@ from lineside_runtime.errors import (
     DeviceLostError,
     EngineError,
     LinesideError,
-    NoDeviceError,
     OutOfDeviceMemoryError,
     UnsupportedModelError,
 )
@@ -132,8 +131,7 @@ class TorchBackend(Backend):
         return Compatibility(versions)
 
     def _load(self, model: Path, device: Device, options: LoadOptions) -> Executable:
-        if device not in self._probe():
-            raise NoDeviceError("torch finds no such device here", actual=f"{device} ({device.handle})")
+        self._expect_here(device)
         refuse(options, self.name, "operator_libraries", why="they would be torch's own")
         return TorchExecutable(read(model), device, options)
 
@@ -142,8 +140,7 @@ class TorchBackend(Backend):
 
     def _translate(self, error: Exception, stage: Stage) -> LinesideError:
         text = str(error).strip()
-        kind: type[LinesideError] | None = OutOfDeviceMemoryError if isinstance(error, MemoryError) else None
-        kind = kind or device_error(text) or ERRORS.get(type(error).__name__)
+        kind: type[LinesideError] | None = complaint(error) or ERRORS.get(type(error).__name__)
         if kind is None and stage == "load":
             kind = UnsupportedModelError
         return (kind or EngineError)(f"torch {stage}: {text or type(error).__name__}")

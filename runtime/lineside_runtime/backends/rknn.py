@@ -36,7 +36,6 @@ from lineside_runtime.errors import (
     DriverMismatchError,
     EngineError,
     LinesideError,
-    NoDeviceError,
     OutOfDeviceMemoryError,
     UnsupportedModelError,
 )
@@ -114,8 +113,7 @@ class RknnBackend(Backend):
 
     def _load(self, model: Path, device: Device, options: LoadOptions) -> Executable:
         refuse(options, self.name, "operator_libraries")
-        if device.handle not in {one.handle for one in self._probe()}:
-            raise NoDeviceError("rknn finds no such device here", actual=f"{device} ({device.handle})")
+        self._expect_here(device)
         facts = read_rknn(model)
         check_family(facts, family(self._root))
         runtime = self._vendor(verbose=False)

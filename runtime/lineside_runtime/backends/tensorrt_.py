@@ -32,7 +32,6 @@ from lineside_runtime.errors import (
     DriverMismatchError,
     EngineError,
     LinesideError,
-    NoDeviceError,
     OutOfDeviceMemoryError,
     UnsupportedModelError,
 )
@@ -102,8 +101,7 @@ class TensorRtBackend(Backend):
         return drivers.cuda_fits(self._cuda.version, driver, versions=versions)
 
     def _load(self, model: Path, device: Device, options: LoadOptions) -> Executable:
-        if device.handle not in {one.handle for one in self._probe()}:
-            raise NoDeviceError("tensorrt finds no such device here", actual=f"{device} ({device.handle})")
+        self._expect_here(device)
         self._cuda.use(int(device.handle))
         self._log.forget()
         for library in options.operator_libraries:
