@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lineside.cli import main
 from lineside_converters.split import bundle as split_bundles
-from lineside_converters.split import choose, timing
+from lineside_converters.split import choose
 from lineside_converters.split.bundle import REPORT_NAME, Split, sample_feeds, split_bundle
 from lineside_converters.split.choose import Chooser
 from lineside_converters.split.graph import TENSORS_MAX, Cut, cut_in_two, find_cuts
@@ -265,7 +266,6 @@ def test_an_error_while_timing_is_the_one_that_is_raised() -> None:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer calls a figure: these models differ by so much that it shows."""
-    monkeypatch.setattr(timing, "ROUNDS", 5)
     monkeypatch.setattr(time_together, "__defaults__", (5,))
 
 
@@ -288,11 +288,30 @@ def test_the_cut_lies_where_both_stages_take_about_as_long(tmp_path: Path, quick
     assert len(result.whole_ms) == len({str(place) for place in result.best.places})
 
 
-@pytest.mark.slow
-def test_a_model_that_is_one_big_piece_is_left_whole(tmp_path: Path, quick: None) -> None:
+def as_multiplied(layers: list[int]) -> Callable[[Sequence[Work]], list[float]]:
+    """Times pieces of `convolutions` as a machine without noise would: by their multiplications for a pixel."""
+    costs = [9.0 * before * size for before, size in itertools.pairwise([1, *layers])]
+
+    def times(works: Sequence[Work]) -> list[float]:
+        found = []
+        for work in works:
+            (given,), (made,) = work.feed, work.executable.run(work.feed)
+            first = 0 if given == "image" else int(given[1:]) + 1
+            last = len(layers) if made == "y" else int(made[1:]) + 1
+            found.append(sum(costs[first:last]))
+        return found
+
+    return times
+
+
+def test_a_model_that_is_one_big_piece_is_left_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    big, even = [256, 256, 1], [32] * 6
+    monkeypatch.setattr(choose, "time_together", as_multiplied(big))
     with pytest.raises(SpeedGateError, match="times the frames"):
-        chosen(tmp_path, [256, 256, 1], must_gain=True)
-    assert chosen(tmp_path, [256, 256, 1]).gain < choose.MIN_GAIN
+        chosen(tmp_path, big, must_gain=True)
+    assert chosen(tmp_path, big).gain < choose.MIN_GAIN
+    monkeypatch.setattr(choose, "time_together", as_multiplied(even))
+    assert chosen(tmp_path, even, must_gain=True).gain == pytest.approx(1.677, abs=1e-3)  # and this one is not
 
 
 # The bundle.
