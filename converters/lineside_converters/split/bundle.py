@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -155,7 +156,7 @@ def _write_stages(folder: Path, old: Variant, model: Path, chosen: Chosen, feed:
     names = [f"{old.name}-stages/{stage}.onnx" for stage in STAGES]
     (folder / names[0]).parent.mkdir()
     cut_in_two(model, chosen.best.cut, folder / names[0], folder / names[1])
-    shapes = _shapes(folder / names[0], chosen.best.cut, feed)
+    shapes = _shapes(folder / names[0], old.precision, chosen.best.cut, feed)
     stages = []
     for name, file, share in zip(STAGES, names, (chosen.share, 1 - chosen.share), strict=True):
         facts = read_onnx(folder / file)
@@ -172,12 +173,9 @@ def _write_stages(folder: Path, old: Variant, model: Path, chosen: Chosen, feed:
     return msgspec.structs.replace(old, stages=tuple(stages))
 
 
-def _shapes(first: Path, cut: Cut, feed: Feed) -> dict[str, tuple[int, ...]]:
-    executable = Place("ort").load(first, "int8")
-    try:
+def _shapes(first: Path, precision: str, cut: Cut, feed: Feed) -> dict[str, tuple[int, ...]]:
+    with contextlib.closing(Place("ort").load(first, precision)) as executable:
         crossing = executable.run(feed)
-    finally:
-        executable.close()
     return {name: array.shape for name, array in {**feed, **{name: crossing[name] for name in cut.tensors}}.items()}
 
 

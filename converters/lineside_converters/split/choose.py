@@ -12,7 +12,6 @@ import onnx
 
 from lineside_converters.split.graph import Cut, cut_in_two, find_cuts
 from lineside_converters.split.timing import Feed, Place, Work, time_together
-from lineside_runtime.backend import Executable
 from lineside_runtime.errors import DeviceError, GraphError, SpeedGateError, UnsupportedModelError
 
 GRID = 9
@@ -155,7 +154,7 @@ class Chooser:
         return found
 
     def _time_whole(self, place: Place) -> float:
-        with _loaded(place, self._model, self._precision) as executable:
+        with contextlib.closing(place.load(self._model, self._precision)) as executable:
             return time_together([Work(place, executable, self._feed)])[0]
 
     def _share(self, measured: Measured) -> float:
@@ -170,18 +169,9 @@ class Chooser:
             files = Path(folder) / "first.onnx", Path(folder) / "second.onnx"
             cut_in_two(self._model, cut, *files)
             first, second = (
-                stack.enter_context(_loaded(place, file, self._precision))
+                stack.enter_context(contextlib.closing(place.load(file, self._precision)))
                 for place, file in zip(places, files, strict=True)
             )
             crossing = first.run(self._feed)
             feed = {name: crossing[name] for name in cut.tensors}
             yield [Work(places[0], first, self._feed), Work(places[1], second, feed)]
-
-
-@contextlib.contextmanager
-def _loaded(place: Place, model: Path, precision: str) -> Iterator[Executable]:
-    executable = place.load(model, precision)
-    try:
-        yield executable
-    finally:
-        executable.close()

@@ -131,7 +131,7 @@ def _repeat(
                 samples.append((time.perf_counter_ns() - began_ns) / 1e6)
                 if len(samples) >= rounds:
                     done[number].set()
-    except BaseException:
+    except BaseException:  # whatever it was, an interrupt too: the others would wait at the barrier for ever
         start.abort()
         raise
     finally:
