@@ -89,6 +89,13 @@ def sigmoid(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     return np.asarray(1 / (1 + np.exp(-np.clip(values.astype(np.float64), -_LOGIT_MAX, _LOGIT_MAX))))
 
 
+def softmax(values: npt.NDArray[Any], axis: int) -> npt.NDArray[np.float64]:
+    """Returns ``exp(values)`` over its sum along ``axis``, without overflow."""
+    powers = values.astype(np.float64)
+    powers = np.exp(powers - powers.max(axis=axis, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=axis, keepdims=True))
+
+
 def logit(scores: npt.NDArray[Any]) -> Floats:
     """Returns the logits of probabilities."""
     inside = np.clip(scores.astype(np.float64), 1e-12, 1 - 1e-12)
@@ -160,11 +167,23 @@ def place(
     """Like `finish`, for boxes of which ``kept`` are known to be no doubles."""
     raw = scores[kept].astype(np.float32)
     final = calibrated(logit(raw), labels[kept], params.calibration) if params.calibration else raw
-    placed = letterbox.to_frame(boxes[kept])
+    found, best = in_frame(boxes[kept], final, labels[kept], params, letterbox)
+    return found, kept[best]
+
+
+def in_frame(
+    boxes: Floats, scores: Floats, labels: Ints, params: HeadParams, letterbox: Letterbox
+) -> tuple[Candidates, Ints]:
+    """Places boxes ``(N, 4)`` of the input in the frame and takes the best of those that lie in it.
+
+    Returns:
+        The candidates, and which of the N each one is.
+    """
+    placed = letterbox.to_frame(boxes)
     # What lies wholly in the padding has no area in the frame; what isn't a number lies nowhere.
     real = np.flatnonzero((placed[:, 2] > placed[:, 0]) & (placed[:, 3] > placed[:, 1]))
-    best = real[np.argsort(-final[real], kind="stable")][: params.max_detections]
-    return Candidates(placed[best], final[best], labels[kept][best]), kept[best]
+    best = real[np.argsort(-scores[real], kind="stable")][: params.max_detections]
+    return Candidates(placed[best], scores[best], labels[best]), best
 
 
 def only(outputs: Outputs, name: str | None, what: str) -> npt.NDArray[Any]:

@@ -18,6 +18,7 @@ from lineside_models.postprocess.candidates import (
     place,
     read,
     sigmoid,
+    softmax,
 )
 from lineside_models.preprocess import Letterbox
 from lineside_runtime.errors import ConfigError
@@ -63,11 +64,7 @@ def classification(outputs: Outputs, params: Mapping[str, Any], letterboxes: Seq
 def _probabilities(logits: npt.NDArray[Any], activation: str) -> npt.NDArray[np.float64]:
     if activation == "sigmoid":
         return sigmoid(logits)
-    values = logits.astype(np.float64)
-    if activation == "softmax":
-        values = np.exp(values - values.max(axis=1, keepdims=True))
-        values /= values.sum(axis=1, keepdims=True)
-    return values
+    return softmax(logits, axis=1) if activation == "softmax" else logits.astype(np.float64)
 
 
 def _frame(scores: npt.NDArray[np.float64], params: ClassificationParams, letterbox: Letterbox) -> Candidates:

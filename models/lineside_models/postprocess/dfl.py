@@ -16,7 +16,9 @@ from lineside_models.postprocess.candidates import (
     HeadParams,
     Outputs,
     calibrated,
+    in_frame,
     read,
+    sigmoid,
     suppress,
 )
 from lineside_models.preprocess import Letterbox
@@ -59,12 +61,11 @@ def dfl_anchor_free(outputs: Outputs, params: Mapping[str, Any], letterboxes: Se
     from there to the left, top, right and bottom side (Li et al. 2020, arXiv:2006.04388).
     """
     checked = read_params(params)
-    classes = _check_maps(outputs, checked, len(letterboxes))
-    return [_decode_frame(outputs, checked, classes, index, box) for index, box in enumerate(letterboxes)]
+    _check_maps(outputs, checked, len(letterboxes))
+    return [_decode_frame(outputs, checked, index, box) for index, box in enumerate(letterboxes)]
 
 
-def _check_maps(outputs: Outputs, params: DflParams, frames: int) -> int:
-    """Returns the number of classes."""
+def _check_maps(outputs: Outputs, params: DflParams, frames: int) -> None:
     classes = 0
     for stride in params.strides:
         scores, sides = outputs.get(f"cls_{stride}"), outputs.get(f"box_{stride}")
@@ -86,21 +87,16 @@ def _check_maps(outputs: Outputs, params: DflParams, frames: int) -> int:
             )
     if params.calibration and len(params.calibration) != classes:
         raise ConfigError("postprocess.params.calibration", expected=f"{classes} pairs", actual=len(params.calibration))
-    return classes
 
 
-def _decode_frame(outputs: Outputs, params: DflParams, classes: int, index: int, letterbox: Letterbox) -> Candidates:
+def _decode_frame(outputs: Outputs, params: DflParams, index: int, letterbox: Letterbox) -> Candidates:
     logits, labels, boxes = _survivors(outputs, params, index)
     if not len(logits):
         return Candidates(boxes, logits, labels)
     kept = suppress(boxes, labels, params.nms_iou)
     scores = calibrated(logits[kept], labels[kept], params.calibration)
     voted = _vote(boxes, labels, logits, kept, params.vote_iou) if params.vote_iou < 1 else boxes[kept]
-    placed = letterbox.to_frame(voted)
-    # What lies wholly in the padding has no area in the frame.
-    real = np.flatnonzero((placed[:, 2] > placed[:, 0]) & (placed[:, 3] > placed[:, 1]))
-    order = real[np.argsort(-scores[real], kind="stable")][: params.max_detections]
-    return Candidates(placed[order], scores[order], labels[kept][order])
+    return in_frame(voted, scores, labels[kept], params, letterbox)[0]
 
 
 def _survivors(outputs: Outputs, params: DflParams, index: int) -> tuple[Floats, npt.NDArray[np.int64], Floats]:
@@ -139,7 +135,7 @@ def _vote(
     boxes: Floats, labels: npt.NDArray[np.int64], logits: Floats, kept: npt.NDArray[np.int64], least_iou: float
 ) -> Floats:
     """Returns the kept boxes, each the mean of those of its type around it, weighted by their raw scores."""
-    scores = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    scores = sigmoid(logits)
     voted = boxes[kept]
     for label in np.unique(labels):
         members, chosen = np.flatnonzero(labels == label), np.flatnonzero(labels[kept] == label)

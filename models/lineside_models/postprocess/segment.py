@@ -23,6 +23,7 @@ from lineside_models.postprocess.candidates import (
     only,
     read,
     sigmoid,
+    softmax,
 )
 from lineside_models.postprocess.masks import cell_size, outline
 from lineside_models.preprocess import Letterbox
@@ -91,10 +92,7 @@ def _members(maps: npt.NDArray[Any], params: SegmentationParams) -> tuple[Probab
     if params.activation == "sigmoid":
         scores = sigmoid(maps)
         return scores, scores >= params.pixel_threshold
-    scores = maps.astype(np.float64)
-    if params.activation == "softmax":
-        scores = np.exp(scores - scores.max(axis=0, keepdims=True))
-        scores /= scores.sum(axis=0, keepdims=True)
+    scores = softmax(maps, axis=0) if params.activation == "softmax" else maps.astype(np.float64)
     return scores, scores.argmax(axis=0)[None] == np.arange(len(maps))[:, None, None]
 
 

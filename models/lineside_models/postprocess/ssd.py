@@ -11,10 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lineside_models.postprocess.boxes import best_in_input, decode_deltas, joined
-from lineside_models.postprocess.candidates import Candidates, Floats, HeadParams, Outputs, check_shape, read
+from lineside_models.postprocess.candidates import Candidates, Floats, HeadParams, Outputs, check_shape, read, softmax
 from lineside_models.preprocess import Letterbox
 
 
@@ -75,7 +74,7 @@ def ssd(outputs: Outputs, params: Mapping[str, Any], letterboxes: Sequence[Lette
     for index, letterbox in enumerate(letterboxes):
         anchors = default_boxes(letterbox.canvas, checked)
         check_shape(logits[index], (len(anchors), None), "the default boxes of all maps")
-        scores = _softmax(logits[index]) if checked.softmax else logits[index]
+        scores = softmax(logits[index], axis=1) if checked.softmax else logits[index]
         boxes = decode_deltas(deltas[index], anchors, checked.weights)
         found.append(best_in_input(boxes, scores[:, 1:], checked, letterbox))
     return found
@@ -104,9 +103,3 @@ def default_boxes(canvas: tuple[int, int], params: SsdParams) -> Floats:
         levels.append(np.concatenate([centre - half, centre + half], axis=2).reshape(-1, 4))
     shares = np.concatenate(levels)
     return np.asarray(shares * np.array([width, height] * 2), np.float32)
-
-
-def _softmax(logits: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    values = logits.astype(np.float64)
-    values = np.exp(values - values.max(axis=1, keepdims=True))
-    return np.asarray(values / values.sum(axis=1, keepdims=True))

@@ -76,39 +76,14 @@ def yolov5(outputs: Outputs, params: Mapping[str, Any], letterboxes: Sequence[Le
     """Decodes boxes with an objectness: the score is objectness x class."""
     checked = read(params, YoloParams)
     rows, prototypes = _parts(outputs, checked, len(letterboxes))
-    masks = 0 if prototypes is None else prototypes.shape[1]
-    _check_columns(rows, 6 + masks)
-    return [
-        _decode(
-            _corners(rows[index, :, :4]),
-            rows[index, :, 5 : rows.shape[2] - masks] * rows[index, :, 4:5],
-            rows[index, :, rows.shape[2] - masks :],
-            None if prototypes is None else prototypes[index],
-            checked,
-            letterbox,
-        )
-        for index, letterbox in enumerate(letterboxes)
-    ]
+    return _with_masks(rows, prototypes, checked, letterboxes, objectness=True)
 
 
 def yolov8(outputs: Outputs, params: Mapping[str, Any], letterboxes: Sequence[Letterbox]) -> list[Candidates]:
     """Decodes boxes without an objectness, one column a cell."""
     checked = read(params, YoloParams)
     columns, prototypes = _parts(outputs, checked, len(letterboxes))
-    masks = 0 if prototypes is None else prototypes.shape[1]
-    rows = columns.transpose(0, 2, 1)
-    _check_columns(rows, 5 + masks)
-    return [
-        _decode(
-            _corners(rows[index, :, :4]),
-            rows[index, :, 4 : rows.shape[2] - masks],
-            rows[index, :, rows.shape[2] - masks :],
-            None if prototypes is None else prototypes[index],
-            checked,
-            letterbox,
-        )
-        for index, letterbox in enumerate(letterboxes)
-    ]
+    return _with_masks(columns.transpose(0, 2, 1), prototypes, checked, letterboxes, objectness=False)
 
 
 def yolox(outputs: Outputs, params: Mapping[str, Any], letterboxes: Sequence[Letterbox]) -> list[Candidates]:
@@ -141,6 +116,32 @@ def grid(canvas: tuple[int, int], strides: Sequence[int]) -> tuple[Floats, Float
         cells.append(np.stack([column, row], axis=1))
         sizes.append(np.full((rows * columns, 1), stride))
     return np.concatenate(cells).astype(np.float32), np.concatenate(sizes).astype(np.float32)
+
+
+def _with_masks(
+    rows: npt.NDArray[Any],
+    prototypes: npt.NDArray[Any] | None,
+    params: YoloParams,
+    letterboxes: Sequence[Letterbox],
+    *,
+    objectness: bool,
+) -> list[Candidates]:
+    """Decodes rows of a box, an objectness if there is one, the classes, and a coefficient for each prototype."""
+    first = 4 + objectness
+    masks = 0 if prototypes is None else prototypes.shape[1]
+    _check_columns(rows, first + 1 + masks)
+    last = rows.shape[2] - masks
+    return [
+        _decode(
+            _corners(row[:, :4]),
+            row[:, first:last] * row[:, 4:5] if objectness else row[:, first:last],
+            row[:, last:],
+            None if prototypes is None else prototypes[index],
+            params,
+            letterbox,
+        )
+        for index, (row, letterbox) in enumerate(zip(rows, letterboxes, strict=True))
+    ]
 
 
 def _yolox_frame(rows: npt.NDArray[Any], params: YoloxParams, letterbox: Letterbox) -> Candidates:
