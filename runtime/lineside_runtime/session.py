@@ -71,7 +71,7 @@ class Session:
         self._failures = Failures()
         self._tally: Tally | None = None
         self._reloading = threading.Lock()
-        self._count = threading.Lock()
+        self._starting = threading.Lock()
         self._calls = Counter()
         self._rerouted = Counter()
         self._noted: set[str] = set()
@@ -149,21 +149,16 @@ class Session:
         tally = self._tally or self._start_submitting()
         if deadline_s is not None:
             check_seconds("deadline_s", deadline_s)
-        while True:
-            shared = self._shared
-            try:
-                serving = shared.enter()
-            except Retired:
-                self._refuse_closed()
-                continue
-            try:
-                checked = serving.check(inputs)
-                dispatcher = serving.placement.dispatcher(tally, self._answered)
-                give = partial(dispatcher.submit, checked, deadline_s, shared.leave)
-                return give() if serving.cached is None else self._from_cache(serving.cached, checked, give, shared)
-            except BaseException:
-                shared.leave()
-                raise
+        shared = self._entered()
+        try:
+            serving = shared.value
+            checked = serving.check(inputs)
+            dispatcher = serving.placement.dispatcher(tally, self._answered)
+            give = partial(dispatcher.submit, checked, deadline_s, shared.leave)
+            return give() if serving.cached is None else self._from_cache(serving.cached, checked, give, shared)
+        except BaseException:
+            shared.leave()
+            raise
 
     def _from_cache(
         self,
@@ -183,7 +178,7 @@ class Session:
     def _start_submitting(self) -> Tally:
         from lineside_runtime.submit import Tally  # only who submits pays for it
 
-        with self._count:
+        with self._starting:
             if self._tally is None:
                 self._tally = Tally()
             return self._tally
@@ -211,18 +206,22 @@ class Session:
 
     @contextmanager
     def _held(self) -> Iterator[Serving]:
+        shared = self._entered()
+        try:
+            yield shared.value
+        finally:
+            shared.leave()
+
+    def _entered(self) -> Shared[Serving]:
+        """Returns what serves now, held open until its `leave`."""
         while True:
             shared = self._shared
             try:
-                serving = shared.enter()
-            except Retired:
+                shared.enter()
+            except Retired:  # swapped in between: take the successor
                 self._refuse_closed()
-                continue
-            try:
-                yield serving
-            finally:
-                shared.leave()
-            return
+            else:
+                return shared
 
     def _answered(self, prediction: Prediction) -> None:
         self._calls.add()
