@@ -12,7 +12,7 @@ from lineside_runtime.bundle import Bundle
 from lineside_runtime.candidates import Candidate, Choice
 from lineside_runtime.config import Config
 from lineside_runtime.errors import DeviceError, UnsupportedModelError
-from lineside_runtime.inputs import sample_inputs as sample_inputs
+from lineside_runtime.inputs import sample_inputs
 from lineside_runtime.tensors import Array
 
 WARM_CALLS = 2
