@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import openvino
 import pytest
+from onnx import helper
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_vendor
 
 from lineside_runtime.backend import Backend, LoadOptions
@@ -31,7 +32,7 @@ from lineside_runtime.errors import (
     OutOfDeviceMemoryError,
     UnsupportedModelError,
 )
-from tests.runtime.onnx_models import halves_and_doubles, memory_eater, openvino_only, scaler, unhappy_reshape
+from tests.runtime.onnx_models import graph, halves_and_doubles, memory_eater, openvino_only, scaler, unhappy_reshape
 
 ENGINES = [OrtBackend, OpenVinoBackend]
 
@@ -210,6 +211,17 @@ def test_an_onnx_file_tells_its_inputs_outputs_and_metadata(tmp_path: Path) -> N
     assert [(spec.name, spec.shape, spec.dtype) for spec in facts.inputs] == [("x", (-1, 4), "float32")]
     assert [spec.name for spec in facts.outputs] == ["y"]
     assert facts.metadata == {"lineside": "{}"}
+
+
+@pytest.mark.parametrize(
+    "dtype", ["float32", "float64", "float16", "bool", "string", "int8", "uint8", "int64", "uint16"]
+)
+def test_an_onnx_file_tells_every_type_that_a_bundle_can_name(dtype: Any, tmp_path: Path) -> None:
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(object if dtype == "string" else dtype))
+    identity = helper.make_node("Identity", ["x"], ["y"])
+    (tmp_path / "m.onnx").write_bytes(graph([identity], [("x", kind, [2])], [("y", kind, [2])]))
+    facts = read_onnx(tmp_path / "m.onnx")
+    assert (facts.inputs[0].dtype, facts.outputs[0].dtype) == (dtype, dtype)
 
 
 def test_onnxruntime_must_have_the_provider_that_was_asked_for(tmp_path: Path) -> None:

@@ -53,6 +53,19 @@ def test_no_provider_of_linux_is_forgotten() -> None:
     assert set(onnxruntime.get_all_providers()) <= known
 
 
+@pytest.mark.parametrize("name", ["CUDAExecutionProvider", "TensorrtExecutionProvider"])
+def test_each_card_of_nvidias_is_a_device_that_results_can_stay_on(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [name, ort_providers.CPU])
+    monkeypatch.setattr(ort_providers, "_count", lambda nodes: 2)
+    handles = [device.handle for device in ort_providers.devices() if device.kind == "gpu"]
+    assert [ort_providers.cuda_card(handle) for handle in handles] == [0, 1]
+
+
+@pytest.mark.parametrize("handle", [ort_providers.CPU, "OpenVINOExecutionProvider?device_type=GPU.0", "plugin:CUDA#1"])
+def test_results_stay_on_no_other_device(handle: str) -> None:
+    assert ort_providers.cuda_card(handle) is None
+
+
 def test_a_model_that_is_whole_on_its_device_has_no_shortfall(model: Path) -> None:
     executable = OrtBackend().load(model, Device("cpu", handle=ort_providers.CPU), LoadOptions(threads=1))
     assert executable.shortfall is None

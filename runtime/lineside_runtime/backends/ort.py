@@ -17,7 +17,7 @@ from lineside_runtime.affinity import on_cores
 from lineside_runtime.backend import Backend, Compatibility, Executable, LoadOptions, Stage
 from lineside_runtime.backends import ort_providers
 from lineside_runtime.backends.messages import complaint
-from lineside_runtime.backends.ort_session import OrtExecutable, executable_of, session_options
+from lineside_runtime.backends.ort_session import OrtExecutable, element_type, executable_of, session_options
 from lineside_runtime.devices import Device
 from lineside_runtime.errors import (
     BadInputFormatError,
@@ -51,7 +51,6 @@ ERRORS: dict[str, dict[str, type[LinesideError]]] = {
 
 _UNREADABLE = ("is not a registered function/op", "ModelProto does not have a graph")
 _PYTHON_ERRORS = (RuntimeError, ValueError, TypeError, MemoryError)  # raised by its Python layer
-_DTYPES = {"float": "float32", "float16": "float16", **{name: name for name in get_args(DType)}}
 
 
 class OrtBackend(Backend):
@@ -143,9 +142,9 @@ def read_metadata(path: Path, key: str) -> Any:
 
 
 def _spec(value: Any) -> TensorSpec:
-    element = value.type.removeprefix("tensor(").removesuffix(")")
-    if element not in _DTYPES:
-        raise UnsupportedModelError(f"tensor {value.name!r}", expected=sorted(_DTYPES), actual=value.type)
+    element = element_type(value)
+    if element is None:
+        raise UnsupportedModelError(f"tensor {value.name!r}", expected=sorted(get_args(DType)), actual=value.type)
     shape = tuple(size if isinstance(size, int) and size >= 0 else DYNAMIC for size in value.shape)
     layout = "NCHW" if len(shape) == 4 else ""
-    return TensorSpec(name=value.name, shape=shape, dtype=_DTYPES[element], layout=layout)
+    return TensorSpec(name=value.name, shape=shape, dtype=element, layout=layout)

@@ -173,6 +173,12 @@ def open_session(model: Path, handle: str, options: LoadOptions, make: Callable[
     return Opened(session, shortfall)
 
 
+def cuda_card(handle: str) -> int | None:
+    """Returns the number of the NVIDIA card that one of `devices` is; ``None`` if it is none."""
+    name, _, number = handle.partition("?device_id=")
+    return int(number) if number and PROVIDERS[name].nodes == _NVIDIA else None
+
+
 def compatibility(versions: Mapping[str, str], root: Path | str = "/") -> Compatibility:
     """Returns whether NVIDIA's driver fits the CUDA that this build needs; elsewhere nothing can misfit.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import numpy as np
@@ -15,15 +15,14 @@ from lineside_runtime.affinity import on_cores
 from lineside_runtime.backend import Executable, Fetch, LoadOptions, OperatorTime
 from lineside_runtime.backends.options import threads_of
 from lineside_runtime.backends.ort_bound import MAX_BYTES, Buffers
+from lineside_runtime.backends.ort_providers import cuda_card
 from lineside_runtime.errors import BadInputFormatError, DeviceError
-from lineside_runtime.tensors import Array
+from lineside_runtime.tensors import Array, DType
 
-_CUDA = ("CUDAExecutionProvider", "TensorrtExecutionProvider")  # what keeps results on the card; untested on hardware
 _ARRAY = np.ndarray
 _KERNEL = "_kernel_time"  # what ends the name of an event that is an operator's run
-_NUMPY = {"float": "float32", "double": "float64", "float16": "float16", "bool": "bool"} | {
-    name: name for name in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
-}
+_ELEMENTS: dict[str, DType] = {"float": "float32", "double": "float64"}
+"""ONNX Runtime's element types that have another name than numpy's."""
 
 
 def executable_of(session: Any, options: LoadOptions) -> OrtExecutable:
@@ -64,9 +63,11 @@ class OrtExecutable(Executable):
         return () if self._profile is None else self._profile.operators()
 
     def _keep(self, outputs: Mapping[str, Array]) -> Fetch | None:
-        if self.device.handle not in _CUDA:
+        card = cuda_card(self.device.handle)
+        if card is None:
             return None
-        kept = {name: onnxruntime.OrtValue.ortvalue_from_numpy(array, "cuda", 0) for name, array in outputs.items()}
+        put = onnxruntime.OrtValue.ortvalue_from_numpy  # untested on hardware
+        kept = {name: put(array, "cuda", card) for name, array in outputs.items()}
         return lambda: {name: value.numpy() for name, value in kept.items()}
 
     def _close(self) -> None:
@@ -166,13 +167,20 @@ def _bare_call(session: Any, cores: tuple[int, ...] | None) -> Any:
     return call if cores is None else on_cores(cores)(call)
 
 
+def element_type(value: Any) -> DType | None:
+    """Returns the type of an input or output of a session, ``None`` where a bundle has no name for it."""
+    name = value.type.removeprefix("tensor(").removesuffix(")")
+    element = _ELEMENTS.get(name, name)
+    return element if element in get_args(DType) else None
+
+
 def _fixed(values: Any) -> dict[str, Array]:
     """Returns an array like each value; none if one has a free dimension or another type, or if they are large."""
     arrays: dict[str, Array] = {}
     free = MAX_BYTES
     for value in values:
-        element = _NUMPY.get(value.type.removeprefix("tensor(").removesuffix(")"))
-        if element is None or not all(isinstance(size, int) and size > 0 for size in value.shape):
+        element = element_type(value)
+        if element in (None, "string") or not all(isinstance(size, int) and size > 0 for size in value.shape):
             return {}
         free -= math.prod(value.shape) * np.dtype(element).itemsize
         if free < 0:
