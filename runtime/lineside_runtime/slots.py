@@ -11,6 +11,7 @@ from lineside_runtime.backend import Executable
 from lineside_runtime.balancer import Load
 from lineside_runtime.candidates import Candidate
 from lineside_runtime.errors import LinesideError
+from lineside_runtime.pauses import Pauses
 from lineside_runtime.shared import Shared
 
 RETRY_FIRST_S = 1.0
@@ -78,4 +79,4 @@ class Plan(msgspec.Struct):
 
 def pause_s(failures: int) -> float:
     """Returns how long a device that failed so often is left alone."""
-    return float(min(RETRY_FIRST_S * 2 ** min(failures - 1, 30), RETRY_MAX_S))
+    return Pauses(RETRY_FIRST_S, RETRY_MAX_S).after(failures)

@@ -11,7 +11,6 @@ Invariants:
 from __future__ import annotations
 
 import abc
-import dataclasses
 import logging
 import threading
 from collections import deque
@@ -23,6 +22,7 @@ from lineside_runtime.cache.memory import Clock
 from lineside_runtime.cache.stats import LevelStats
 from lineside_runtime.cache.value import DamagedValueError, Entry, decode, encode
 from lineside_runtime.errors import ConfigError
+from lineside_runtime.pauses import Pauses
 
 QUEUE_BYTES = 16 << 20
 """Of results that wait to be written: a second's worth of the shipped detector's outputs."""
@@ -38,18 +38,6 @@ TEND_S = 1.0
 LOOKUP_WEIGHT = 0.05
 
 log = logging.getLogger("lineside.cache")
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Pauses:
-    """Pauses before a store that failed is tried again: doubled from ``first_s`` up to ``most_s``."""
-
-    first_s: float = 1.0
-    most_s: float = 300.0
-
-    def after(self, failures: int) -> float:
-        """Returns the pause after so many failures in a row, in seconds."""
-        return min(self.first_s * float(2 ** min(failures - 1, 30)), self.most_s)
 
 
 class Store(abc.ABC):

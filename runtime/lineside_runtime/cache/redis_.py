@@ -30,8 +30,9 @@ from redis.retry import Retry
 
 from lineside_runtime.cache.config import VALUE_BYTES_MAX
 from lineside_runtime.cache.key import VERSION
-from lineside_runtime.cache.level import Pauses, Store
+from lineside_runtime.cache.level import Store
 from lineside_runtime.errors import ConfigError
+from lineside_runtime.pauses import Pauses
 
 PREFIX = f"lineside:cache:{VERSION}:".encode()
 CONNECTIONS = 4

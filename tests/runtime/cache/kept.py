@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from lineside_runtime.cache.level import Level, Pauses, Store
+from lineside_runtime.cache.level import Level, Store
 from lineside_runtime.cache.sqlite import SqliteStore
 from lineside_runtime.cache.value import Entry, keep
+from lineside_runtime.pauses import Pauses
 
 FAST = Pauses(0.05, 0.4)
 FLOATS = 1000

@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lineside_runtime.cache.level import Level, Pauses
+from lineside_runtime.cache.level import Level
 from lineside_runtime.cache.sqlite import TOUCH_S, SqliteStore, _code
 from lineside_runtime.errors import ConfigError
+from lineside_runtime.pauses import Pauses
 from tests.peers import wait_for
 from tests.runtime.cache.kept import entry_of, is_right, key_of, opened
 
