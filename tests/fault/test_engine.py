@@ -8,10 +8,9 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +23,7 @@ from lineside_runtime.config import Config
 from lineside_runtime.errors import EngineCrashedError
 from lineside_runtime.placement import Prediction
 from lineside_runtime.session import Session
+from tests.peers import wait_for
 from tests.runtime.onnx_models import make_bundle, scaler
 
 PATIENCE_S = 60.0
@@ -34,11 +34,7 @@ def x(value: float) -> np.ndarray:
     return np.full((1, 4), value, np.float32)
 
 
-def eventually(condition: Callable[[], bool]) -> None:
-    ticks, end_s = threading.Event(), time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < end_s, "it did not happen in time"
-        ticks.wait(0.01)
+eventually = partial(wait_for, timeout_s=PATIENCE_S)
 
 
 def children() -> set[int]:

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -26,6 +27,7 @@ from lineside_runtime.errors import (
 from lineside_runtime.placement import Prediction
 from lineside_runtime.session import Session
 from lineside_runtime.submit import lane
+from tests.peers import wait_for
 from tests.runtime.onnx_models import EATER_SPECS, make_bundle, memory_eater, scaler
 
 PATIENCE_S = 30.0
@@ -48,11 +50,7 @@ def nervous(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slots, "RETRY_MAX_S", 0.05)
 
 
-def eventually(condition: Callable[[], bool]) -> None:
-    ticks, end_s = threading.Event(), time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < end_s, "it did not happen in time"
-        ticks.wait(0.005)
+eventually = partial(wait_for, timeout_s=PATIENCE_S)
 
 
 class Ledger:

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, wait
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -29,6 +30,7 @@ from lineside_runtime.session import Session
 from lineside_runtime.submit import lane
 from lineside_runtime.submit.alarm import Alarm
 from lineside_runtime.submit.job import Job
+from tests.peers import wait_for
 from tests.runtime.onnx_models import make_bundle, scaler
 
 PATIENCE_S = 20.0
@@ -39,11 +41,7 @@ def x(value: float) -> np.ndarray:
     return np.full((1, 4), value, np.float32)
 
 
-def eventually(condition: Callable[[], bool]) -> None:
-    ticks, end_s = threading.Event(), time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < end_s, "it did not happen in time"
-        ticks.wait(0.005)
+eventually = partial(wait_for, timeout_s=PATIENCE_S)
 
 
 def answer(future: Future[Prediction]) -> Prediction:
