@@ -31,6 +31,7 @@ import msgspec
 
 from lineside_link.messages import BundleRef, Desired, Problem, State
 from lineside_runtime.errors import StagingError
+from lineside_runtime.pauses import Pauses
 
 Slot = Literal["a", "b", "factory"]
 """``a`` and ``b`` take turns; ``factory`` is the folder that the configuration names, which is never written."""
@@ -217,7 +218,7 @@ def step(machine: Machine, event: Event) -> Step:
 
 def pause_s(tries: int) -> float:
     """Returns how long to wait before the next fetch: 1 s, doubled each time, at most `MAX_PAUSE_S`."""
-    return 0.0 if tries == 0 else min(MAX_PAUSE_S, 2.0 ** (tries - 1))
+    return Pauses(1.0, MAX_PAUSE_S).after(tries) if tries else 0.0
 
 
 def _newer(known: Desired | None, desired: Desired) -> bool:

@@ -161,6 +161,7 @@ def test_broken_link_fetches_again_after_a_growing_pause(running: Machine) -> No
         pauses.append(action.pause_s)
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
     assert pause_s(0) == 0
+    assert pause_s(5000) == 60  # a hub that is away for days
     assert (machine.state, machine.error) == ("fetching", PROBLEM)
     assert settle(*step(machine, Done(machine.attempt))).installed == ref(2)
 
