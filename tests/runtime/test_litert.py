@@ -24,6 +24,7 @@ from lineside_runtime.conformance.networks import NETWORKS
 from lineside_runtime.devices import Device
 from lineside_runtime.errors import (
     BadInputFormatError,
+    ConfigError,
     DriverMismatchError,
     EngineError,
     LinesideError,
@@ -173,7 +174,7 @@ def test_interpreters_are_made_only_when_calls_meet() -> None:
 
 
 def test_a_library_that_is_no_delegate_is_refused() -> None:
-    with pytest.raises(DriverMismatchError, match="delegate"):
+    with pytest.raises(ConfigError, match="no delegate"):
         load("scale", operator_libraries=(Path(LIBC),))
 
 

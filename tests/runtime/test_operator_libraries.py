@@ -14,7 +14,7 @@ from onnx import helper
 
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.config import Config
-from lineside_runtime.errors import DeviceError, InputNotFoundError, LinesideError, UnsupportedModelError
+from lineside_runtime.errors import ConfigError, InputNotFoundError, UnsupportedModelError
 from lineside_runtime.session import Session
 from lineside_runtime.tensors import TensorSpec
 from tests.runtime.onnx_models import FLOAT, graph, make_bundle
@@ -81,6 +81,14 @@ def test_a_file_that_is_no_library_is_refused(engine: str, tmp_path: Path) -> No
     bundle = bundle_with("Twice", "acme", tmp_path / "b")
     path = tmp_path / "libnone.so"
     path.write_bytes(b"no library")
-    with pytest.raises(LinesideError, match="libnone") as caught:
+    with pytest.raises(ConfigError, match="libnone") as caught:
         Session(bundle, Config(engines=(engine,), operator_libraries={engine: (str(path),)}))
-    assert isinstance(caught.value, DeviceError)
+    assert "driver" not in str(caught.value)  # the loader's words are those of a missing driver's
+
+
+@pytest.mark.parametrize("engine", ["ort", "openvino"])
+def test_a_library_without_operators_is_refused(engine: str, tmp_path: Path) -> None:
+    bundle = bundle_with("Twice", "acme", tmp_path / "b")
+    libc = next(line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "/libc.so" in line)
+    with pytest.raises(ConfigError, match="operator library"):
+        Session(bundle, Config(engines=(engine,), operator_libraries={engine: (libc,)}))

@@ -31,7 +31,7 @@ from lineside_runtime.affinity import on_cores
 from lineside_runtime.backend import Backend, Compatibility, Executable, LoadOptions, Stage
 from lineside_runtime.backends.messages import complaint
 from lineside_runtime.backends.naming import match
-from lineside_runtime.backends.options import threads_of
+from lineside_runtime.backends.options import operator_library, threads_of
 from lineside_runtime.backends.tflite_file import check_whole
 from lineside_runtime.devices import Device
 from lineside_runtime.errors import (
@@ -40,7 +40,6 @@ from lineside_runtime.errors import (
     DeviceError,
     DriverMismatchError,
     EngineError,
-    InputNotFoundError,
     LinesideError,
     UnsupportedModelError,
 )
@@ -128,37 +127,38 @@ class LiteRtBackend(Backend):
         self._expect_here(device)
         if options.profile:
             log.info("litert: the interpreter has no profile by operator")
-        libraries: list[tuple[Path, dict[str, str]]] = [(path, {}) for path in options.operator_libraries]
+        delegates: list[Any] = []  # TFLite's way also for other makers' operators
+        for path in options.operator_libraries:
+            with operator_library(path, self.name, OSError):
+                delegates.append(self._delegate(str(path), {}))
         if device.kind == "npu":
-            libraries.append((Path(self._edge_tpu), {"device": device.handle}))
+            try:
+                delegates.append(self._delegate(self._edge_tpu, {"device": device.handle}))
+            except OSError as error:
+                raise DriverMismatchError(f"litert: {self._edge_tpu} can't be loaded: {error}") from error
         threads = threads_of(options)
         content = model.read_bytes()
         check_whole(content, str(model))
-        make = _Maker(self._vendor, content, threads, self._delegates(libraries), options.cores)
-        at_most = 1 if libraries else max(1, (os.cpu_count() or 1) // (threads or 1))
+        make = _Maker(self._vendor, content, threads, delegates, options.cores)
+        at_most = 1 if delegates else max(1, (os.cpu_count() or 1) // (threads or 1))
         return LiteRtExecutable(make, options, at_most)
 
-    def _delegates(self, libraries: list[tuple[Path, dict[str, str]]]) -> list[Any]:
-        """Loads other makers' operators: TFLite's way for them is a delegate in a shared library."""
-        loaded: list[Any] = []
-        for path, settings in libraries:
-            if path.is_absolute() and not path.exists():
-                raise InputNotFoundError(f"no operator library at {path}")
-            try:  # before the vendor's own loader, which leaves a broken object behind if it fails
-                entry = getattr(ctypes.CDLL(str(path)), _DELEGATE_ENTRY, None)
-            except OSError as error:
-                raise DriverMismatchError(f"litert: {path} can't be loaded: {error}") from error
-            if entry is None:
-                raise DriverMismatchError(
-                    f"litert: {path} is no delegate", expected=f"a library with {_DELEGATE_ENTRY}"
-                )
-            try:
-                loaded.append(self._vendor.load_delegate(str(path), settings))
-            except ValueError as error:
-                raise DeviceBusyError(
-                    f"litert: {path} gives no delegate: {str(error).strip() or 'its device does not answer'}"
-                ) from error
-        return loaded
+    def _delegate(self, path: str, settings: dict[str, str]) -> Any:
+        """Loads a delegate.
+
+        Raises:
+            OSError: The library can't be loaded, or has no delegate.
+            DeviceBusyError: It has one, and doesn't give it.
+        """
+        # before the vendor's own loader, which leaves a broken object behind if it fails
+        if not hasattr(ctypes.CDLL(path), _DELEGATE_ENTRY):
+            raise OSError(f"it is no delegate, for it has no {_DELEGATE_ENTRY}")
+        try:
+            return self._vendor.load_delegate(path, settings)
+        except ValueError as error:
+            raise DeviceBusyError(
+                f"litert: {path} gives no delegate: {str(error).strip() or 'its device does not answer'}"
+            ) from error
 
     def _vendor_errors(self) -> tuple[type[Exception], ...]:
         return _ERRORS

@@ -18,7 +18,7 @@ from lineside_runtime.affinity import on_cores
 from lineside_runtime.backend import Backend, Compatibility, Executable, LoadOptions, OperatorTime, Stage
 from lineside_runtime.backends import intel
 from lineside_runtime.backends.messages import complaint
-from lineside_runtime.backends.options import threads_of
+from lineside_runtime.backends.options import operator_library, threads_of
 from lineside_runtime.devices import KINDS, Device, DeviceKind
 from lineside_runtime.errors import (
     BadInputFormatError,
@@ -104,7 +104,8 @@ class OpenVinoBackend(Backend):
         if options.operator_libraries:
             core = openvino.Core()  # an extension is the whole core's, and others' models are none of its business
             for library in options.operator_libraries:
-                core.add_extension(str(library))
+                with operator_library(library, self.name, RuntimeError):
+                    core.add_extension(str(library))
         with _graphs:
             read = core.read_model(str(model))
         with on_cores(options.cores):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
 from lineside_runtime.backend import LoadOptions
 from lineside_runtime.errors import ConfigError
 
@@ -30,6 +34,32 @@ def refuse(options: LoadOptions, engine: str, *names: str, why: str = "") -> Non
             raise ConfigError(
                 f"{engine} cannot follow {name!r}{f': {why}' if why else ''}", actual=value, action=_WAYS_ON.get(name)
             )
+
+
+@contextlib.contextmanager
+def operator_library(path: Path, engine: str, *errors: type[Exception]) -> Iterator[None]:
+    """Names the library when an engine can't load it: its driver, which it may seem to complain of, is all right.
+
+    Args:
+        path: The library.
+        engine: Name for the message.
+        errors: What the engine raises.
+
+    Raises:
+        ConfigError: It can't be loaded.
+    """
+    try:
+        yield
+    except errors as error:
+        raise unloadable(path, engine, str(error).strip()) from error
+
+
+def unloadable(path: Path, engine: str, why: str) -> ConfigError:
+    """Returns the error for an operator library that an engine can't load."""
+    return ConfigError(
+        f"{engine} can't load the operator library {path}: {why}",
+        action="Give a library of operators for this engine and its version, made for this machine.",
+    )
 
 
 def threads_of(options: LoadOptions) -> int | None:

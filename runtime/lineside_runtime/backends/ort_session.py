@@ -10,10 +10,11 @@ from typing import Any, get_args
 import msgspec
 import numpy as np
 import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as vendor
 
 from lineside_runtime.affinity import on_cores
 from lineside_runtime.backend import Executable, Fetch, LoadOptions, OperatorTime
-from lineside_runtime.backends.options import threads_of
+from lineside_runtime.backends.options import operator_library, threads_of
 from lineside_runtime.backends.ort_bound import MAX_BYTES, Buffers
 from lineside_runtime.backends.ort_providers import cuda_card
 from lineside_runtime.errors import BadInputFormatError, DeviceError
@@ -204,7 +205,8 @@ def session_options(options: LoadOptions) -> Any:
     if threads != 1:
         result.add_session_config_entry("session.intra_op.allow_spinning", "0")
     for library in options.operator_libraries:
-        result.register_custom_ops_library(str(library))
+        with operator_library(library, "onnxruntime", vendor.Fail):
+            result.register_custom_ops_library(str(library))
     if options.profile:
         import tempfile  # only who profiles pays for them
         import uuid

@@ -25,6 +25,7 @@ from lineside_runtime import drivers
 from lineside_runtime.backend import Backend, Compatibility, Executable, LoadOptions, OperatorTime, Stage
 from lineside_runtime.backends.cuda import DEVICE_TO_HOST, HOST_TO_DEVICE, CudaRuntime
 from lineside_runtime.backends.messages import device_error
+from lineside_runtime.backends.options import unloadable
 from lineside_runtime.devices import Device
 from lineside_runtime.errors import (
     BadInputFormatError,
@@ -106,7 +107,7 @@ class TensorRtBackend(Backend):
         self._log.forget()
         for library in options.operator_libraries:
             if self._trt.get_plugin_registry().load_library(str(library)) is None:
-                raise UnsupportedModelError(f"tensorrt can't load the plugins of {library}: {self._log.text}")
+                raise unloadable(library, self.name, self._log.text)
         self._trt.init_libnvinfer_plugins(self._log, "")
         runtime = self._trt.Runtime(self._log)
         runtime.engine_host_code_allowed = False
