@@ -6,6 +6,7 @@ after the other, in each the rows of cells, in each cell its anchors. The graph 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ from lineside_models.postprocess.candidates import (
     read,
     sigmoid,
 )
-from lineside_models.postprocess.yolo import grid
+from lineside_models.postprocess.grids import KEPT, count_cells, even_steps, grid
 from lineside_models.preprocess import Letterbox
 
 
@@ -112,15 +113,7 @@ def retinanet(outputs: Outputs, params: Mapping[str, Any], letterboxes: Sequence
     return found
 
 
-def even_steps(canvas: tuple[int, int], strides: Sequence[int]) -> Floats:
-    """Returns ``(N, 2)``, how far apart the cells of each level lie in x and y, as torchvision reckons it."""
-    steps = []
-    for stride in strides:
-        rows, columns = -(-canvas[0] // stride), -(-canvas[1] // stride)
-        steps.append(np.tile([canvas[1] // columns, canvas[0] // rows], (rows * columns, 1)))
-    return np.concatenate(steps).astype(np.float32)
-
-
+@functools.lru_cache(maxsize=KEPT)
 def retinanet_anchors(canvas: tuple[int, int], params: RetinaNetParams) -> Floats:
     """Returns the anchors ``(N, 4)`` as ``x1, y1, x2, y2``, as torchvision's ``AnchorGenerator`` does.
 
@@ -131,7 +124,7 @@ def retinanet_anchors(canvas: tuple[int, int], params: RetinaNetParams) -> Float
     )
     cells, _ = grid(canvas, params.strides)
     corners = cells * even_steps(canvas, params.strides)
-    counts = [-(-canvas[0] // stride) * -(-canvas[1] // stride) for stride in params.strides]
+    counts = [count_cells(canvas, (stride,)) for stride in params.strides]
     levels = []
     for sides, shifts in zip(sizes, np.split(corners, np.cumsum(counts)[:-1]), strict=True):
         tall, across = np.sqrt(np.array(params.aspect_ratios, np.float32)), np.array(sides, np.float32)

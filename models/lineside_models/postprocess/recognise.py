@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from lineside_models.postprocess.grids import count_cells
 from lineside_models.postprocess.ssd import SSD300_VGG16, SSDLITE320
 from lineside_runtime.bundle import Postprocess
 from lineside_runtime.errors import UnknownHeadError
@@ -57,7 +58,7 @@ def _canvas(inputs: Sequence[TensorSpec]) -> tuple[int, int] | None:
 
 def _cells(canvas: tuple[int, int] | None, strides: Sequence[int]) -> int:
     """Returns how many cells the grids have; 0 where the input's size isn't known, which fits no output."""
-    return sum(-(-canvas[0] // s) * -(-canvas[1] // s) for s in strides) if canvas else 0
+    return count_cells(canvas, strides) if canvas else 0
 
 
 def _readings(canvas: tuple[int, int] | None, outputs: Sequence[TensorSpec], classes: int) -> Iterator[Postprocess]:

@@ -111,9 +111,10 @@ def _pieces(
     for mark in range(1, count):
         left, top, width, height, area = (int(value) for value in facts[mark])
         inside = (slice(top, top + height), slice(left, left + width))
-        score = float(scores[inside][marks[inside] == mark].mean())
+        piece = marks[inside] == mark
+        score = float(scores[inside][piece].mean())
         corners = np.array([left, top, left + width, top + height], np.float32) * np.tile(step, 2)
         box = np.asarray(np.clip(corners, 0, edges), np.float32)
         if area >= params.area_min and score >= params.score_min and (box[2:] > box[:2]).all():
-            found.append((score, label, box, outline(marks == mark, step, letterbox)))
+            found.append((score, label, box, outline(piece, (left, top), step, letterbox)))
     return found

@@ -14,6 +14,7 @@ import numpy as np
 
 from lineside_models.postprocess.boxes import best_in_input, decode_deltas, joined
 from lineside_models.postprocess.candidates import Candidates, Floats, HeadParams, Outputs, check_shape, read, softmax
+from lineside_models.postprocess.grids import KEPT
 from lineside_models.preprocess import Letterbox
 
 
@@ -80,7 +81,7 @@ def ssd(outputs: Outputs, params: Mapping[str, Any], letterboxes: Sequence[Lette
     return found
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=KEPT)
 def default_boxes(canvas: tuple[int, int], params: SsdParams) -> Floats:
     """Returns the default boxes ``(N, 4)`` as ``x1, y1, x2, y2`` in pixels of the input.
 

@@ -32,6 +32,7 @@ from lineside_models.postprocess.candidates import (
     place,
     read,
 )
+from lineside_models.postprocess.grids import grid
 from lineside_models.postprocess.masks import with_outlines
 from lineside_models.preprocess import Letterbox
 from lineside_runtime.errors import BadInputFormatError
@@ -105,17 +106,6 @@ def yolo_end2end(outputs: Outputs, params: Mapping[str, Any], letterboxes: Seque
         boxes, labels = frame[:, :4].astype(np.float32), frame[:, 5].astype(np.int64)
         found.append(place(boxes, frame[:, 4], labels, kept, checked, letterbox)[0])
     return found
-
-
-def grid(canvas: tuple[int, int], strides: Sequence[int]) -> tuple[Floats, Floats]:
-    """Returns the cells of all grids one after the other: ``(N, 2)`` column and row, and ``(N, 1)`` stride."""
-    cells, sizes = [], []
-    for stride in strides:
-        rows, columns = -(-canvas[0] // stride), -(-canvas[1] // stride)
-        row, column = np.divmod(np.arange(rows * columns), columns)
-        cells.append(np.stack([column, row], axis=1))
-        sizes.append(np.full((rows * columns, 1), stride))
-    return np.concatenate(cells).astype(np.float32), np.concatenate(sizes).astype(np.float32)
 
 
 def _with_masks(
