@@ -89,8 +89,8 @@ class CudaRuntime:
     def describe(self, device: int) -> tuple[str, int]:
         """Returns a GPU's name and its memory in bytes."""
         buffer = ctypes.create_string_buffer(_PROPERTIES_BYTES)
-        call = "cudaGetDeviceProperties_v2" if hasattr(self._library, "cudaGetDeviceProperties_v2") else ""
-        self._call(call or "cudaGetDeviceProperties", buffer, ctypes.c_int(device))
+        second = "_v2" if hasattr(self._library, "cudaGetDeviceProperties_v2") else ""
+        self._call(f"cudaGetDeviceProperties{second}", buffer, ctypes.c_int(device))
         name = buffer.raw[:_NAME_BYTES].split(b"\0")[0].decode(errors="replace")
         return name, ctypes.c_size_t.from_buffer(buffer, _MEMORY_AT).value
 
@@ -184,7 +184,7 @@ def _open(name: str) -> ctypes.CDLL | None:
 def _files() -> list[str]:
     """Where it lies outside the linker's path: CUDA's own folder, and NVIDIA's wheels."""
     folders = [Path("/usr/local/cuda/lib64"), *(Path(place) / "nvidia" for place in sys.path if place)]
-    found = [str(file) for folder in folders for file in folder.glob("**/libcudart.so.1?") if folder.is_dir()]
+    found = [str(file) for folder in folders for file in folder.glob("**/libcudart.so.1?")]
     return sorted(found, key=lambda path: path.rpartition(".")[2], reverse=True)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -76,6 +77,7 @@ def execute(options: argparse.Namespace) -> int:
 
 def _run(one: Subject, checks: tuple[Check, ...], table: TextIO) -> Report:
     def timed(check: Check) -> Check:
+        @functools.wraps(check)
         def with_limit(which: Subject) -> str:
             faulthandler.dump_traceback_later(CHECK_MAX_S, exit=True, file=_STDERR)
             try:
@@ -83,7 +85,6 @@ def _run(one: Subject, checks: tuple[Check, ...], table: TextIO) -> Report:
             finally:
                 faulthandler.cancel_dump_traceback_later()
 
-        with_limit.__name__ = check.__name__
         return with_limit
 
     return run(
