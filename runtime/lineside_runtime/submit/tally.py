@@ -19,7 +19,7 @@ class SubmitCounts:
     """What became of the submitted calls: ``taken`` is the sum of the next five.
 
     Attributes:
-        taken: Calls that `Session.submit` returned a future for.
+        taken: Calls that `Session.submit` gave to a device; one that the result cache answers isn't among them.
         pending: Have not ended yet.
         answered: Ended with a result.
         failed: Ended with an error other than 1008.
