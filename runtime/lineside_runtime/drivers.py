@@ -55,11 +55,6 @@ def module_version(*names: str, root: Path | str = "/") -> str:
     return ""
 
 
-def module_loaded(name: str, *, root: Path | str = "/") -> bool:
-    """Says whether a kernel module is loaded or built in."""
-    return (Path(root) / "sys/module" / name).is_dir()
-
-
 def nvidia_driver(root: Path | str = "/") -> str:
     """Returns the version of NVIDIA's kernel driver, such as ``580.95.05``; on a Jetson that of its module."""
     text = read_text(Path(root) / "proc/driver/nvidia/version")
