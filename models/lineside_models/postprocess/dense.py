@@ -22,7 +22,7 @@ from lineside_models.postprocess.candidates import (
     read,
     sigmoid,
 )
-from lineside_models.postprocess.grids import KEPT, count_cells, even_steps, grid
+from lineside_models.postprocess.grids import KEPT, count_cells, even_steps, fixed, grid
 from lineside_models.preprocess import Letterbox
 
 
@@ -131,4 +131,4 @@ def retinanet_anchors(canvas: tuple[int, int], params: RetinaNetParams) -> Float
         height, width = np.outer(tall, across).ravel(), np.outer(1 / tall, across).ravel()
         base = np.round(np.stack([-width, -height, width, height], axis=1) / 2)
         levels.append((np.tile(shifts, 2)[:, None, :] + base).reshape(-1, 4))
-    return np.concatenate(levels).astype(np.float32)
+    return fixed(np.concatenate(levels).astype(np.float32))

@@ -35,7 +35,7 @@ def grid(canvas: tuple[int, int], strides: tuple[int, ...]) -> tuple[Floats, Flo
         row, column = np.divmod(np.arange(rows * columns), columns)
         cells.append(np.stack([column, row], axis=1))
         sizes.append(np.full((rows * columns, 1), stride))
-    return _fixed(np.concatenate(cells).astype(np.float32)), _fixed(np.concatenate(sizes).astype(np.float32))
+    return fixed(np.concatenate(cells).astype(np.float32)), fixed(np.concatenate(sizes).astype(np.float32))
 
 
 @functools.lru_cache(maxsize=KEPT)
@@ -45,10 +45,10 @@ def even_steps(canvas: tuple[int, int], strides: tuple[int, ...]) -> Floats:
     for stride in strides:
         rows, columns = grid_shape(canvas, stride)
         steps.append(np.tile([canvas[1] // columns, canvas[0] // rows], (rows * columns, 1)))
-    return _fixed(np.concatenate(steps).astype(np.float32))
+    return fixed(np.concatenate(steps).astype(np.float32))
 
 
-def _fixed(array: Floats) -> Floats:
-    """Makes an array that is handed out again and again read-only."""
+def fixed(array: Floats) -> Floats:
+    """Makes an array read-only, because it is handed out again and again."""
     array.setflags(write=False)
     return array

@@ -14,7 +14,7 @@ import numpy as np
 
 from lineside_models.postprocess.boxes import best_in_input, decode_deltas, joined
 from lineside_models.postprocess.candidates import Candidates, Floats, HeadParams, Outputs, check_shape, read, softmax
-from lineside_models.postprocess.grids import KEPT
+from lineside_models.postprocess.grids import KEPT, fixed
 from lineside_models.preprocess import Letterbox
 
 
@@ -103,4 +103,4 @@ def default_boxes(canvas: tuple[int, int], params: SsdParams) -> Floats:
         centre = np.stack([(column + 0.5) / per_x, (row + 0.5) / per_y], axis=1)[:, None, :]
         levels.append(np.concatenate([centre - half, centre + half], axis=2).reshape(-1, 4))
     shares = np.concatenate(levels)
-    return np.asarray(shares * np.array([width, height] * 2), np.float32)
+    return fixed(np.asarray(shares * np.array([width, height] * 2), np.float32))
