@@ -57,7 +57,12 @@ class RestApi:
         """Returns the application for an ASGI server."""
         app = Starlette(
             routes=self._routes(),
-            exception_handlers={LinesideError: _failed, HTTPException: _not_found, Exception: _crashed},
+            exception_handlers={
+                LinesideError: _failed,
+                Cancelled: _gone,
+                HTTPException: _not_found,
+                Exception: _crashed,
+            },
         )
         return _Guarded(app, self._access, self._service.metrics)
 
@@ -103,8 +108,6 @@ class RestApi:
                 self._service.gate.enter()
                 work = functools.partial(self._work, request, body, arrived_s)
                 return await asyncio.get_running_loop().run_in_executor(self._workers, work)
-        except Cancelled:
-            return Response(status_code=400)  # which nobody will read
         finally:
             self._budget.give_back(held[0])
 
@@ -190,8 +193,6 @@ class RestApi:
             return msgspec.json.decode(body, type=dict[str, Any]) if body else {}
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             raise RequestError(f"the request is not as the protocol says: {error}") from error
-        except Cancelled:
-            return {}
         finally:
             self._budget.give_back(held[0])
 
@@ -232,6 +233,10 @@ def error_response(error: LinesideError) -> Response:
 
 async def _failed(request: Request, error: Exception) -> Response:
     return error_response(error if isinstance(error, LinesideError) else LinesideError("internal error"))
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    return Response(status_code=400)  # which nobody will read
 
 
 async def _not_found(request: Request, error: Exception) -> Response:
