@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -11,23 +10,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import pytest
-
 from lineside_hub.access import access_list, mosquitto_configuration
 from lineside_hub.identity import HUB_NAME, Authority, Credentials
 from lineside_link.config import LinkConfig
+from tests.peers.programs import find_program
 from tests.peers.waiting import free_port, wait_for
 
 
 def find_mosquitto() -> str:
-    """Returns mosquitto's path; without it the test is left out, or fails where CI must have it."""
-    program = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-    if program is None:
-        reason = "mosquitto is not installed (Debian package mosquitto): tests/peers/install.sh peers"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return program
+    """Returns mosquitto's path, or leaves the test out."""
+    return find_program("mosquitto", "mosquitto")
 
 
 class Broker:

@@ -43,6 +43,7 @@ mosquitto mosquitto tests/link, tests/hub, tests/fault: a broker with TLS and AC
 socat socat tests/agent: a serial line
 redis-server redis-server tests/runtime: the shared cache, single and as a cluster
 mesa-vulkan-drivers /usr/share/vulkan/icd.d/lvp_icd.json tests/runtime: a Vulkan device in software
+g++ g++ tests/runtime: an operator library for OpenVINO
 chromium chromium tests/demo: report.html in a real browser
 TABLE
     if [ -n "$missing" ]; then

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -11,22 +9,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
+from tests.peers.programs import find_program
 from tests.peers.waiting import free_port, wait_for
 
 SLOTS = 16384
-
-
-def find_redis() -> str:
-    """Returns redis-server's path; without it the test is left out, or fails where CI must have it."""
-    program = shutil.which("redis-server", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-    if program is None:
-        reason = "redis-server is not installed (Debian package redis-server): tests/peers/install.sh peers"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return program
 
 
 class RedisServer:
@@ -48,7 +34,17 @@ class RedisServer:
         return f"redis://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        command = [find_redis(), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        command = [
+            find_program("redis-server", "redis-server"),
+            "--port",
+            str(self.port),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+        ]
         command += ["--dir", str(self._folder), *self._options]
         with (self._folder / "redis.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from lineside_runtime.config import Config
 from lineside_runtime.errors import ConfigError, InputNotFoundError, UnsupportedModelError
 from lineside_runtime.session import Session
 from lineside_runtime.tensors import TensorSpec
+from tests.peers.programs import find_program
 from tests.runtime.onnx_models import FLOAT, graph, make_bundle
 
 X = np.array([[2, 0], [0, -4]], np.float32)
@@ -32,13 +32,19 @@ def bundle_with(operator: str, domain: str, folder: Path) -> Bundle:
 
 @pytest.fixture(scope="session")
 def openvino_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    compiler = shutil.which("g++")
-    if compiler is None:
-        pytest.skip("no g++ here (apt install g++): OpenVINO's operator can't be compiled")
     home = Path(openvino.__file__).parent
     libraries = [next((home / "libs").glob(f"{name}.so*")) for name in ("libopenvino", "libopenvino_onnx_frontend")]
     path = tmp_path_factory.mktemp("operators") / "libtwice.so"
-    command = [compiler, "-std=c++17", "-shared", "-fPIC", f"-I{home / 'include'}", "-o", str(path), str(SOURCE)]
+    command = [
+        find_program("g++", "g++"),
+        "-std=c++17",
+        "-shared",
+        "-fPIC",
+        f"-I{home / 'include'}",
+        "-o",
+        str(path),
+        str(SOURCE),
+    ]
     subprocess.run([*command, *map(str, libraries)], check=True, capture_output=True, text=True)
     return path
 
