@@ -5,38 +5,21 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnx
 import onnxruntime
 import openvino
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from onnx.backend.base import Backend, BackendRep
 
 from lineside_runtime.bundle import Manifest, Postprocess, Preprocess, Variant, write_manifest
 from lineside_runtime.config import Config
 from lineside_runtime.session import Session
-from lineside_runtime.tensors import DYNAMIC, TensorSpec
+from lineside_runtime.tensors import DYNAMIC, DType, TensorSpec
 
 ENGINES = ("ort", "openvino")
-
-_KINDS: dict[int, Any] = {
-    TensorProto.FLOAT: "float32",
-    TensorProto.FLOAT16: "float16",
-    TensorProto.DOUBLE: "float64",
-    TensorProto.BOOL: "bool",
-    TensorProto.STRING: "string",
-    TensorProto.UINT8: "uint8",
-    TensorProto.UINT16: "uint16",
-    TensorProto.UINT32: "uint32",
-    TensorProto.UINT64: "uint64",
-    TensorProto.INT8: "int8",
-    TensorProto.INT16: "int16",
-    TensorProto.INT32: "int32",
-    TensorProto.INT64: "int64",
-}
-"""ONNX's element types that a manifest can name; for the others it says ``any``."""
 
 
 def plain(value: Any) -> Any:
@@ -137,8 +120,16 @@ def given_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
 
 
 def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
-    kind = _KINDS.get(value.type.tensor_type.elem_type)
-    if kind is None or not value.type.tensor_type.HasField("shape"):
+    kind = _kind(value.type.tensor_type.elem_type)
+    if kind == "any" or not value.type.tensor_type.HasField("shape"):
         return TensorSpec(name=value.name, shape=(), dtype="any")
     sizes = [size.dim_value if size.HasField("dim_value") else DYNAMIC for size in value.type.tensor_type.shape.dim]
     return TensorSpec(name=value.name, shape=tuple(sizes), dtype=kind)
+
+
+def _kind(element: int) -> Any:
+    """Returns the manifest's name of ONNX's element type, ``any`` where it has none."""
+    if element == TensorProto.STRING:
+        return "string"
+    name = helper.tensor_dtype_to_np_dtype(element).name if element else ""
+    return name if name in get_args(DType) else "any"

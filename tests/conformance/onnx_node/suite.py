@@ -7,7 +7,6 @@ import json
 import signal
 import subprocess
 import sys
-from collections import Counter
 
 CRASHES_MAX = 50
 
@@ -61,11 +60,6 @@ def _one_child(engine: str, first: int, found: dict[tuple[str, str], str], order
 
 def _ending(code: int) -> str:
     return signal.Signals(-code).name if code < 0 else f"exit {code}"
-
-
-def reasons(cases: list[Case]) -> list[tuple[str, int]]:
-    """Counts why our session does not pass, most frequent first."""
-    return Counter(reason(case.ours) for case in cases if case.ours != "pass").most_common()
 
 
 def reason(text: str) -> str:
