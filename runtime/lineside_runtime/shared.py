@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections.abc import Iterator
 from typing import Generic, Protocol, TypeVar
+
+from lineside_runtime.errors import LinesideError
 
 
 class Closable(Protocol):
@@ -15,6 +18,7 @@ class Closable(Protocol):
         """Gives everything back."""
 
 
+log = logging.getLogger("lineside.runtime")
 T = TypeVar("T", bound=Closable)
 
 
@@ -88,10 +92,17 @@ class Shared(Generic[T]):
         self.close_if_unused()
 
     def close_if_unused(self) -> None:
-        """Closes a value that was retired and has no user; who finds it closed does nothing."""
+        """Closes a value that was retired and has no user; who finds it closed does nothing.
+
+        A value that can't be closed, such as a model on a device that is lost, is logged and let go all the same.
+        """
         if self.users:
             return
         with self._closing:
             first, self._closed = not self._closed, True
-        if first:
+        if not first:
+            return
+        try:
             self.value.close()
+        except LinesideError as error:  # whoever leaves last has an answer to give, and perhaps more to close
+            log.warning("closing: %s", error)

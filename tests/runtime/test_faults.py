@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -230,6 +231,26 @@ def test_calls_without_any_device_left_end_with_the_first_error(tmp_path: Path, 
             assert isinstance(error, EngineCrashedError)
         numpy_engine.reset()
         assert session.submit(x(1)).result(PATIENCE_S).used_device == "numpy/gpu:0"
+
+
+@pytest.mark.parametrize("submitted", [False, True])
+def test_a_lost_device_that_can_not_even_be_closed_costs_no_answer(
+    tmp_path: Path, numpy_engine: ModuleType, monkeypatch: pytest.MonkeyPatch, submitted: bool
+) -> None:
+    close = numpy_engine.NumpyExecutable._close
+
+    def close_if_there(executable: Any) -> None:
+        close(executable)
+        numpy_engine.fail_if_asked(executable._device)
+
+    monkeypatch.setattr(numpy_engine.NumpyExecutable, "_close", close_if_there)
+    bundle = make_bundle(tmp_path / "b", scaler(2.0), device_kinds=("npu", "gpu"))
+    with Session(bundle, Config(engines=("numpy",), standby=True)) as session:
+        numpy_engine.unplugged.add("gpu:0")
+        answer = session.submit(x(1)).result(PATIENCE_S) if submitted else session.infer(x(1))
+        assert answer.used_device == "numpy/npu:0"
+        numpy_engine.unplugged.add("npu:0")
+    assert not numpy_engine.open_executables
 
 
 def test_a_crashed_engine_is_loaded_anew(everywhere: Bundle, numpy_engine: ModuleType) -> None:
