@@ -16,7 +16,9 @@ from onnx import helper, numpy_helper
 from lineside_runtime import registry
 from lineside_runtime.affinity import allowed, on_cores
 from lineside_runtime.backend import Executable, LoadOptions
+from lineside_runtime.backends.openvino_ import OpenVinoBackend
 from lineside_runtime.config import Config
+from lineside_runtime.devices import Device
 from lineside_runtime.errors import ConfigError
 from lineside_runtime.session import Session
 from tests.runtime.onnx_models import FLOAT, graph, make_bundle, scaler
@@ -139,6 +141,18 @@ def test_a_call_is_kept_on_the_cores_and_the_thread_is_let_go_after_it(
     assert last in seen
     assert allowed() == whole
     executable.close()
+
+
+def test_openvino_says_once_that_models_with_other_cores_share_its_threads(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, last = needs_two_cores()
+    backend, cpu = OpenVinoBackend(), Device("cpu", handle="CPU")
+    (tmp_path / "m.onnx").write_bytes(scaler(2.0))
+    for cores in ((last,), (last,), None, (last,)):
+        backend.load(tmp_path / "m.onnx", cpu, LoadOptions(threads=1, cores=cores)).close()
+    (said,) = [record.getMessage() for record in caplog.records if "share their threads" in record.getMessage()]
+    assert said.endswith(f"[{last}], all")
 
 
 def test_a_session_keeps_to_the_cores(tmp_path: Path) -> None:

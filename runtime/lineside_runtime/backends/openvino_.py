@@ -7,6 +7,7 @@ been run by us.
 from __future__ import annotations
 
 import datetime
+import logging
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,10 +40,13 @@ ERRORS = (
 )
 """Every exception class of the vendor's. Most of what it raises is ``RuntimeError``."""
 
+log = logging.getLogger("lineside.runtime")
+
 _PYTHON_ERRORS = (RuntimeError, ValueError, TypeError, MemoryError)
 _graphs = threading.Lock()
 """Held while a graph is read or reshaped. `reshape` keeps Python's lock meanwhile: when four threads did both at once
 for the first time, 2026.4 stood still for good in two of eight runs, and in none of sixteen with this."""
+
 SHAPES_KNOWN_MAX = 1000
 
 _US = datetime.timedelta(microseconds=1)
@@ -80,6 +84,7 @@ class OpenVinoBackend(Backend):
     def __init__(self) -> None:
         with self._boundary("probe"):
             self._core = openvino.Core()
+        self._cores: set[tuple[int, ...] | None] = set()
 
     @property
     def version(self) -> str:
@@ -108,6 +113,8 @@ class OpenVinoBackend(Backend):
                     core.add_extension(str(library))
         with _graphs:
             read = core.read_model(str(model))
+        if device.kind == "cpu":
+            self._say_if_cores_mix(options.cores)
         with on_cores(options.cores):
             compiled = core.compile_model(read, device.handle, _properties(device, options))
         ports = _Ports(read, options)
@@ -116,6 +123,19 @@ class OpenVinoBackend(Backend):
         if device.handle == AUTO:
             executable.shortfall = _auto_shortfall(compiled, device, options)
         return executable
+
+    def _say_if_cores_mix(self, cores: tuple[int, ...] | None) -> None:
+        """Logs once for each choice of cores that other models of this process were given other ones.
+
+        OpenVINO's threads are all its models', and it takes the caller's thread back to all cores (2026.4, measured).
+        """
+        if cores not in self._cores:
+            self._cores.add(cores)
+            if len(self._cores) > 1:
+                chosen = ", ".join(sorted("all" if one is None else str(list(one)) for one in self._cores))
+                log.warning(
+                    "openvino: the models of this process share their threads, and keep to no cores: %s", chosen
+                )
 
     def _vendor_errors(self) -> tuple[type[Exception], ...]:
         own = (getattr(openvino._pyopenvino, name, None) for name in ERRORS)
