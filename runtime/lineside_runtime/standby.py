@@ -20,6 +20,7 @@ class Standby:
         self._placement = placement
         self._closed = False
         self._keeping = threading.Lock()
+        self._due = False
         self.keep()
         self._unregister = on_memory_pressure(self._release)
 
@@ -32,6 +33,7 @@ class Standby:
     def keep(self) -> None:
         """Loads a standby if there is none."""
         with self._keeping:
+            self._due = False  # from here on a failure that this look might miss starts another one
             for slot in self._placement.all_slots():
                 if self._closed or self.slot is not None:
                     return
@@ -42,7 +44,8 @@ class Standby:
 
     def keep_soon(self) -> None:
         """Does so in a thread: whoever has met the failure has a call to answer."""
-        if not self._closed and not self._keeping.locked():
+        if not (self._closed or self._due):
+            self._due = True
             threading.Thread(target=self.keep, name="lineside-standby", daemon=True).start()
 
     def close(self) -> None:
