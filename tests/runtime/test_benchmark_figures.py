@@ -50,7 +50,7 @@ def test_percentiles_are_measured_times_in_order(values: list[float]) -> None:
     assert ordered == sorted(ordered)
     assert set(ordered) <= set(values)
     assert found.calls == len(values)
-    assert min(values) <= found.mean <= max(values) * (1 + 1e-9)
+    assert min(values) * (1 - 1e-9) <= found.mean <= max(values) * (1 + 1e-9)  # the mean of equal values is rounded
 
 
 def test_percentiles_of_a_hundred_are_those_of_the_textbook() -> None:
