@@ -145,7 +145,7 @@ def choose(
         DeviceError: ``fallback_strategy`` is ``error`` and an engine that was asked for by name can't be used.
     """
     _check_isolated(config)
-    search = _Search(_of_level(manifest, level), config, on_absent)
+    search = _Search(of_level(manifest, level), config, on_absent)
     search.look_for_named()
     kinds = kind_order(config, share)
     choice = Choice(
@@ -191,7 +191,12 @@ def kind_order(config: Config, share: float) -> tuple[DeviceKind, ...]:
     return KINDS if share <= config.npu_threshold else ("gpu", "npu", "cpu")
 
 
-def _of_level(manifest: Manifest, level: int | None) -> tuple[Variant, ...]:
+def of_level(manifest: Manifest, level: int | None) -> tuple[Variant, ...]:
+    """Returns the bundle's variants of one optimisation level; all for ``None``.
+
+    Raises:
+        IncompatibleBundleError: It has none.
+    """
     variants = tuple(variant for variant in manifest.variants if level in (None, variant.level))
     if not variants:
         raise IncompatibleBundleError(

@@ -11,11 +11,11 @@ from typing import Literal
 
 import msgspec
 
-from lineside_runtime import registry
+from lineside_runtime import candidates, registry
 from lineside_runtime.archive import unpack_archive
 from lineside_runtime.bundle import Bundle, Manifest, open_bundle
 from lineside_runtime.config import Config
-from lineside_runtime.errors import ConfigError, IncompatibleBundleError, InputNotFoundError
+from lineside_runtime.errors import ConfigError, InputNotFoundError
 
 ARCHIVE_SUFFIX = ".lsb"
 ALL = "all"
@@ -144,14 +144,7 @@ def of_level(bundle: Bundle, level: int | None) -> Bundle:
     """
     if level is None:
         return bundle
-    kept = tuple(variant for variant in bundle.manifest.variants if variant.level == level)
-    if not kept:
-        raise IncompatibleBundleError(
-            f"{bundle.manifest.identity} has no variant of optimisation level {level}",
-            expected=f"one of {sorted({variant.level for variant in bundle.manifest.variants})}",
-            actual=level,
-            action="Ask for a level that it has, or build one with lineside.Optimizer(optimization_level=…).",
-        )
+    kept = candidates.of_level(bundle.manifest, level)
     return Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, variants=kept), bundle.digest)
 
 

@@ -6,7 +6,9 @@ input ends, so does it.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import functools
 import itertools
 import os
 import signal
@@ -153,19 +155,18 @@ class Measured:
 
     def _candidate(self) -> Candidate | None:
         """Returns what answered; ``None`` where a placement runs several at once."""
-        used = self._session.used_device
         choice = choose(self._session.manifest, self._config)
-        found = iter(map(choice.at, itertools.count()))
-        return next((one for one in iter(lambda: next(found), None) if str(one) == used), None)
+        for index in itertools.count():  # one by one: those behind it would be imported for nothing
+            candidate = choice.at(index)
+            if candidate is None or str(candidate) == self._session.used_device:
+                return candidate
+        return None
 
     def _profile(self, runs: int) -> Profiled:
         candidate = self._candidate()
         if candidate is None:
             return Profiled(runs=0, run_ms=0.0, warm=False, operators=())
-
-        def load() -> Executable:
-            return candidate.load(self._session.bundle, self._config, profile=True)
-
+        load = functools.partial(candidate.load, self._session.bundle, self._config, profile=True)
         return profiled(load, self._inputs, runs)
 
 
@@ -180,15 +181,12 @@ def profiled(load: Callable[[], Executable], inputs: dict[str, Array], runs: int
 
 
 def _read_profile(load: Callable[[], Executable], inputs: dict[str, Array], runs: int, *, twice: bool) -> Profiled:
-    executable = load()
-    try:
+    with contextlib.closing(load()) as executable:
         runner = Runner(lambda: executable.run(inputs), 1)
         warmed = runner.warm()
         before = executable.operators() if twice else ()
         timed = runner.turn(runs)
         rows = _after(executable.operators(), before) if twice else [_row(one) for one in executable.operators()]
-    finally:
-        executable.close()
     run_ms = statistics.median(timed.times_ms)
     counted = runs + 1 if twice else runs + 1 + warmed.calls
     return Profiled(runs=counted, run_ms=run_ms, warm=twice, operators=tuple(rows))

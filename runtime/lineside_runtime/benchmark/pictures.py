@@ -100,6 +100,7 @@ class _Scale:
         self._pixels = WIDTH - right - LABEL
 
     def x(self, value: float) -> float:
+        """Returns where a value lies, in pixels from the picture's left edge."""
         if self.log:
             share = math.log(max(value, self.low) / self.low) / math.log(self.high / self.low)
         else:

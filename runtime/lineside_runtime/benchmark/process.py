@@ -81,7 +81,7 @@ class Process:
         self._pending = b""
         try:
             self.ready = self.ask(task, Ready)
-        except BaseException:
+        except BaseException:  # an interrupt too: nobody else knows of the process yet who could end it
             self.end()
             raise
 

@@ -88,8 +88,8 @@ class Runner:
             try:
                 self._call()
                 start.wait()
-            except BaseException:
-                start.abort()  # or the others would wait for ever
+            except BaseException:  # whatever it was, an interrupt too: the others would wait for ever
+                start.abort()
                 raise
             return self._timed(itertools.takewhile(lambda number: number < calls, numbers))
 
