@@ -29,6 +29,7 @@ def on_data(folder: Path | str, fold: str = "all", *, max_frames: int | None = N
     dataset = load_dataset(Path(folder), fold)
 
     def judge(bundle: Bundle, config: Config) -> Accuracy:
+        """Returns the mAP@0.5 of a bundle on the frames, with what it was measured on as its source."""
         found = evaluate(bundle, dataset, fold=fold, max_frames=max_frames, config=config)
         return Accuracy(
             name="mAP@0.5",
