@@ -49,7 +49,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     who.add_argument(
         "--model-control", action="store_true", help="clients may reload, unload and load the bundles given here"
     )
-    how = parser.add_argument_group("how much at once")
+    _add_limits(parser.add_argument_group("how much at once"))
+    engine = parser.add_argument_group("on what")
+    engine.add_argument("--engine", action="append", metavar="NAME", help="use these engines only; repeatable")
+    engine.add_argument("--fallback", default="sequential", choices=["sequential", "fastest", "error"])
+    engine.add_argument("--threads", type=int, metavar="N", help="of one call on a CPU")
+    kept = parser.add_argument_group("what is kept: results of frames that come again, bit for bit the same")
+    kept.add_argument(
+        "--cache-mb", type=int, default=0, metavar="MIB", help="in memory, for each model (default: none)"
+    )
+    kept.add_argument("--cache-sqlite", type=Path, metavar="FILE", help="shared by the processes of this machine")
+    kept.add_argument(
+        "--cache-redis", action="append", metavar="URL", help="shared across hosts; repeatable for a cluster's nodes"
+    )
+    add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def _add_limits(how: argparse._ArgumentGroup) -> None:
     how.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="calls that run at once")
     how.add_argument("--max-in-flight", type=int, default=32, help="calls that run or wait; one more gets 503")
     how.add_argument(
@@ -72,20 +89,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="not ready but answering, after SIGTERM (default: %(default)s)",
     )
-    engine = parser.add_argument_group("on what")
-    engine.add_argument("--engine", action="append", metavar="NAME", help="use these engines only; repeatable")
-    engine.add_argument("--fallback", default="sequential", choices=["sequential", "fastest", "error"])
-    engine.add_argument("--threads", type=int, metavar="N", help="of one call on a CPU")
-    kept = parser.add_argument_group("what is kept: results of frames that come again, bit for bit the same")
-    kept.add_argument(
-        "--cache-mb", type=int, default=0, metavar="MIB", help="in memory, for each model (default: none)"
-    )
-    kept.add_argument("--cache-sqlite", type=Path, metavar="FILE", help="shared by the processes of this machine")
-    kept.add_argument(
-        "--cache-redis", action="append", metavar="URL", help="shared across hosts; repeatable for a cluster's nodes"
-    )
-    add_json(parser)
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
