@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import networks
-from benchmarks.cache_picture import draw
+from benchmarks.cache_picture import CUSTOMERS_LATENCY, CUSTOMERS_THROUGHPUT, draw
 from benchmarks.timing import median_ratio
 from lineside_models import zoo
 from lineside_models.preprocess import prepare
@@ -40,8 +40,6 @@ ROUNDS = 30
 HOT = 8
 """Frames that come again."""
 
-CUSTOMERS_LATENCY = 23 / 85
-CUSTOMERS_THROUGHPUT = 3.8
 PICTURE = Path(__file__).parent / "results" / "cache_curve.svg"
 
 

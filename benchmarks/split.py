@@ -27,7 +27,7 @@ from typing import Any
 import onnx
 
 from benchmarks import networks
-from benchmarks.timing import spread
+from benchmarks.timing import interleaved, spread
 from lineside_converters.split.bundle import Split, sample_feeds, split_bundle
 from lineside_converters.split.timing import Feed, Place
 from lineside_models import zoo
@@ -141,14 +141,7 @@ def _contestants(bundle: Bundle, split: Split, cores: tuple[int, int]) -> Iterat
 
 def _idle(sessions: dict[str, Session], feed: Feed) -> dict[str, list[float]]:
     """One frame at a time, in turn."""
-    times: dict[str, list[float]] = {name: [] for name in sessions}
-    for turn in range(IDLE_CALLS + 5):
-        for name, session in sessions.items():
-            began = time.perf_counter()
-            session.submit(feed).result()
-            if turn >= 5:
-                times[name].append((time.perf_counter() - began) * 1e3)
-    return times
+    return interleaved({name: lambda s=s: s.submit(feed).result() for name, s in sessions.items()}, rounds=IDLE_CALLS)
 
 
 def _compare(sessions: dict[str, Session], feed: Feed, rate_hz: float, *, regular: bool) -> dict[str, dict[str, float]]:

@@ -58,7 +58,7 @@ class Running:
         )
         try:
             said = self._answer()
-        except BaseException:
+        except BaseException:  # an interrupt too: nobody else knows of the process yet who could end it
             self.end()
             raise
         self.first_ms: float = said["first_ms"]
