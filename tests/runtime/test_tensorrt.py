@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from lineside_runtime import registry
+from lineside_runtime.backend import OperatorTime
 from lineside_runtime.backends import cuda, tensorrt_
 from lineside_runtime.errors import (
     DeviceError,
@@ -61,6 +63,13 @@ def test_what_it_logs_has_a_meaning(words: str, kind: type[LinesideError]) -> No
 def test_a_plan_of_another_version_says_to_build_it_again() -> None:
     error = tensorrt_.translate("not compatible with this version of TensorRT, please rebuild", "load")
     assert "Build the plan again" in error.action
+
+
+def test_layers_have_a_name_and_a_kind_as_the_conformance_suite_wants() -> None:
+    profiler = tensorrt_._make_profiler(SimpleNamespace(IProfiler=object))
+    for milliseconds in (1.0, 3.0):
+        profiler.report_layer_time("conv1 + relu1", milliseconds)
+    assert profiler.sums.means() == (OperatorTime("conv1 + relu1", "layer", 2, 2000.0),)
 
 
 def test_cudas_codes_are_errors_of_devices() -> None:

@@ -14,7 +14,6 @@ suite; it is marked as emulated, and serves only where `Config.engines` names nc
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +27,7 @@ from lineside_runtime.backend import Backend, Compatibility, Executable, LoadOpt
 from lineside_runtime.backends.messages import complaint
 from lineside_runtime.backends.naming import match
 from lineside_runtime.backends.options import refuse, threads_on_cores
+from lineside_runtime.backends.profile import Sums
 from lineside_runtime.bundle import files_of
 from lineside_runtime.devices import Device
 from lineside_runtime.errors import (
@@ -266,30 +266,20 @@ class _Profile:
     """
 
     def __init__(self, net: Any) -> None:
-        self._lock = threading.Lock()
         self._layers = [(layer.name, layer.type, list(layer.tops)) for layer in net.layers() if layer.type != "Input"]
-        self._spent_ns = [0] * len(self._layers)
-        self._calls = 0
+        self._sums = Sums()
 
     def walk(self, extractor: Any) -> None:
         """Runs a call layer by layer."""
         extractor.set_light_mode(False)  # or what was asked for early is thrown away and computed again
-        spent: list[int] = []
-        for _, _, tops in self._layers:
+        spent: list[tuple[str, str, float]] = []
+        for name, kind, tops in self._layers:
             started_ns = time.perf_counter_ns()
             for top in tops:
                 extractor.extract(top, 1)
-            spent.append(time.perf_counter_ns() - started_ns)
-        with self._lock:
-            self._calls += 1
-            self._spent_ns = [before + now for before, now in zip(self._spent_ns, spent, strict=True)]
+            spent.append((name, kind, (time.perf_counter_ns() - started_ns) / 1000))
+        self._sums.add(spent)
 
     def times(self) -> tuple[OperatorTime, ...]:
         """Returns the mean time of each layer."""
-        with self._lock:
-            if not self._calls:
-                return ()
-            return tuple(
-                OperatorTime(name, kind, self._calls, spent / self._calls / 1000)
-                for (name, kind, _), spent in zip(self._layers, self._spent_ns, strict=True)
-            )
+        return self._sums.means()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from lineside_runtime.backend import Backend, Compatibility, Executable, LoadOpt
 from lineside_runtime.backends import intel
 from lineside_runtime.backends.messages import complaint
 from lineside_runtime.backends.options import operator_library, threads_of
+from lineside_runtime.backends.profile import Sums
 from lineside_runtime.devices import KINDS, Device, DeviceKind
 from lineside_runtime.errors import (
     BadInputFormatError,
@@ -254,6 +255,13 @@ def _spec(name: str, port: Any) -> TensorSpec:
     return TensorSpec(name=name, shape=sizes, dtype=_DTYPES[element])
 
 
+def _times(nodes: Any) -> Iterator[tuple[str, str, float]]:
+    """Goes through what OpenVINO tells of a request's last call."""
+    for node in nodes:
+        if str(node.status).endswith(".EXECUTED"):
+            yield node.node_name, node.node_type, node.real_time / _US
+
+
 class OpenVinoExecutable(Executable):
     """A compiled model, with as many infer requests as calls run at once."""
 
@@ -267,7 +275,7 @@ class OpenVinoExecutable(Executable):
         self._count = len(compiled.inputs)
         self._outputs = ports.outputs
         self._idle: list[Any] = []
-        self._profile = Profile() if options.profile else None
+        self._profile = Sums() if options.profile else None
 
     def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         if self._compiled is None:
@@ -292,38 +300,13 @@ class OpenVinoExecutable(Executable):
             with on_cores(self._cores):
                 results = request.infer(feed, share_inputs=True, share_outputs=False)
         if self._profile is not None:
-            self._profile.add(request.get_profiling_info())
+            self._profile.add(_times(request.get_profiling_info()))
         self._idle.append(request)  # not after an error: it may be spoilt
         return {name: results[index] for index, name in enumerate(self._outputs)}
 
     def _operators(self) -> tuple[OperatorTime, ...]:
-        return () if self._profile is None else self._profile.operators()
+        return () if self._profile is None else self._profile.means()
 
     def _close(self) -> None:
         self._compiled = None
         self._idle = []
-
-
-class Profile:
-    """What each operator took, summed over the calls: OpenVINO tells that of a request's last call only."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._sums: dict[tuple[str, str], tuple[int, float]] = {}
-
-    def add(self, nodes: Any) -> None:
-        """Takes in one call's profile."""
-        with self._lock:
-            for node in nodes:
-                if str(node.status).endswith(".EXECUTED"):
-                    key = (node.node_name, node.node_type)
-                    calls, total_us = self._sums.get(key, (0, 0.0))
-                    self._sums[key] = (calls + 1, total_us + node.real_time / _US)
-
-    def operators(self) -> tuple[OperatorTime, ...]:
-        """Returns the means."""
-        with self._lock:
-            return tuple(
-                OperatorTime(name, kind, calls, total_us / calls)
-                for (name, kind), (calls, total_us) in self._sums.items()
-            )

@@ -17,6 +17,7 @@ from lineside_runtime.backend import Executable, Fetch, LoadOptions, OperatorTim
 from lineside_runtime.backends.options import operator_library, threads_of
 from lineside_runtime.backends.ort_bound import MAX_BYTES, Buffers
 from lineside_runtime.backends.ort_providers import cuda_card
+from lineside_runtime.backends.profile import Sums
 from lineside_runtime.errors import BadInputFormatError, DeviceError
 from lineside_runtime.tensors import Array, DType
 
@@ -149,12 +150,13 @@ class _Event(msgspec.Struct):
 
 
 def _operator_times(profile: bytes) -> tuple[OperatorTime, ...]:
-    times_us: dict[tuple[str, str], list[int]] = {}
-    for event in msgspec.json.decode(profile, type=list[_Event]):
-        if event.cat == "Node" and event.name.endswith(_KERNEL):
-            key = (event.name.removesuffix(_KERNEL), str(event.args.get("op_name", "")))
-            times_us.setdefault(key, []).append(event.dur)
-    return tuple(OperatorTime(name, kind, len(each), sum(each) / len(each)) for (name, kind), each in times_us.items())
+    sums = Sums()
+    sums.add(
+        (event.name.removesuffix(_KERNEL), str(event.args.get("op_name", "")), event.dur)
+        for event in msgspec.json.decode(profile, type=list[_Event])
+        if event.cat == "Node" and event.name.endswith(_KERNEL)
+    )
+    return sums.means()
 
 
 def _bare_call(session: Any, cores: tuple[int, ...] | None) -> Any:

@@ -25,6 +25,7 @@ from lineside_runtime.affinity import on_cores
 from lineside_runtime.backend import Backend, Compatibility, Executable, Fetch, LoadOptions, OperatorTime, Stage
 from lineside_runtime.backends.messages import complaint
 from lineside_runtime.backends.options import refuse, threads_on_cores
+from lineside_runtime.backends.profile import Sums
 from lineside_runtime.backends.pytorch_graph import Network, read, to_dtype
 from lineside_runtime.devices import Device
 from lineside_runtime.errors import (
@@ -209,13 +210,11 @@ class _Profile(torch.fx.Interpreter):
         self._kinds = kinds
         self._wait = torch.cuda.synchronize if device.kind == "gpu" else None
         self._lock = threading.RLock()  # an interpreter holds one call's values
-        self._spent_ns: dict[str, int] = {}
-        self._calls = 0
+        self._sums = Sums()
 
     def run(self, *args: Any, **_: Any) -> Any:
         """Runs one call, node by node."""
         with self._lock:
-            self._calls += 1
             return super().run(*args)
 
     def run_node(self, n: Any) -> Any:
@@ -225,13 +224,10 @@ class _Profile(torch.fx.Interpreter):
         if self._wait is not None:
             self._wait()
         if n.op == "call_module":
-            self._spent_ns[n.target] = self._spent_ns.get(n.target, 0) + time.perf_counter_ns() - started_ns
+            spent_us = (time.perf_counter_ns() - started_ns) / 1000
+            self._sums.add([(n.target, self._kinds.get(n.target, "module"), spent_us)])
         return result
 
     def times(self) -> tuple[OperatorTime, ...]:
         """Returns the mean time of each node."""
-        with self._lock:
-            return tuple(
-                OperatorTime(name, self._kinds.get(name, "module"), self._calls, spent / self._calls / 1000)
-                for name, spent in self._spent_ns.items()
-            )
+        return self._sums.means()

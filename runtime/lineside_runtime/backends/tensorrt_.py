@@ -26,6 +26,7 @@ from lineside_runtime.backend import Backend, Compatibility, Executable, LoadOpt
 from lineside_runtime.backends.cuda import DEVICE_TO_HOST, HOST_TO_DEVICE, CudaRuntime
 from lineside_runtime.backends.messages import device_error
 from lineside_runtime.backends.options import unloadable
+from lineside_runtime.backends.profile import Sums
 from lineside_runtime.devices import Device
 from lineside_runtime.errors import (
     BadInputFormatError,
@@ -220,10 +221,8 @@ class TensorRtExecutable(Executable):
     def _operators(self) -> tuple[OperatorTime, ...]:
         if self._profiler is None:
             return ()
-        return tuple(
-            OperatorTime(name, "", calls, total_ms * 1000 / calls)
-            for name, (calls, total_ms) in self._profiler.layers.items()
-        )
+        means: tuple[OperatorTime, ...] = self._profiler.sums.means()
+        return means
 
     def _close(self) -> None:
         with self._lock:
@@ -271,10 +270,9 @@ def _make_profiler(trt: Any) -> Any:
     class Profiler(trt.IProfiler):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IProfiler.__init__(self)
-            self.layers: dict[str, tuple[int, float]] = {}
+            self.sums = Sums()
 
         def report_layer_time(self, layer_name: str, ms: float) -> None:
-            calls, total_ms = self.layers.get(layer_name, (0, 0.0))
-            self.layers[layer_name] = (calls + 1, total_ms + ms)
+            self.sums.add([(layer_name, "layer", ms * 1000)])  # it doesn't tell the kind
 
     return Profiler()
