@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
-import platform
 import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import msgspec
+
+from lineside_runtime.benchmark.machine import machine
 from lineside_runtime.files import write_atomic
 
 NAMES = ("detector", "runtime", "balance", "isolation", "split", "cache_curve", "serve", "link", "others")
@@ -20,17 +21,9 @@ RESULTS = Path(__file__).parent / "results"
 TOOLS = ("lineside", "onnxruntime", "numpy", "opencv-python-headless", "paho-mqtt", "amqtt")
 
 
-def machine() -> dict[str, object]:
+def conditions() -> dict[str, object]:
     """Describes where the figures come from."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    return {
-        "cpu": names[0] if names else platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
-        "python": platform.python_version(),
-        "tools": {name: version(name) for name in TOOLS},
-    }
+    return {**msgspec.structs.asdict(machine()), "tools": {name: version(name) for name in TOOLS}}
 
 
 def main(names: list[str]) -> int:
@@ -40,7 +33,7 @@ def main(names: list[str]) -> int:
     for name in names or NAMES:
         print(f"benchmark {name} ...", file=sys.stderr, flush=True)
         found[name] = importlib.import_module(f"benchmarks.{name}").run()
-        written = {"machine": machine(), **found[name]}
+        written = {"machine": conditions(), **found[name]}
         write_atomic(RESULTS / f"{name}.json", (json.dumps(written, indent=1) + "\n").encode())
     print(json.dumps(found))
     return 0
