@@ -15,7 +15,7 @@ from tests.peers.waiting import wait_for
 
 pytestmark = pytest.mark.slow
 
-FRAMES = 60
+FRAMES = 120
 RATE_HZ = 25.0
 
 Make = Callable[..., Site]

@@ -119,6 +119,11 @@ def test_accuracy_is_measured_on_data_and_says_on_which(tmp_path: Path) -> None:
     assert found.source == "4 frames of neu-det, fold train, measured here on ort/cpu:0"
 
 
+def _hear_interrupts() -> None:
+    """A process that a shell has put in the background starts with SIGINT ignored, and so do its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture
 def running(doubler: Bundle) -> subprocess.Popen[str]:
     """A benchmark that would go on for minutes, in its first rounds."""
@@ -129,6 +134,7 @@ def running(doubler: Bundle) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=_hear_interrupts,
     )
     assert started.stderr is not None
     for line in started.stderr:
