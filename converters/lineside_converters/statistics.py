@@ -1,7 +1,7 @@
 """How sure a drop in accuracy is: paired bootstrap intervals (Efron and Tibshirani, 1993, chapter 13).
 
-- Paired: both models judged the same frames, and a resample takes the same frames for both. What makes a frame hard then
-  cancels out, and the interval is of the difference alone, a good deal narrower than of two models judged apart.
+- Paired: both models judged the same frames, and a resample takes the same frames for both. What makes a frame hard
+  then cancels out: the interval is of the difference alone, a good deal narrower than of two models judged apart.
 - A frame is drawn whole, with all its boxes and findings: findings of one image aren't independent of each other.
 - The interval is the plain percentile one. Where the models agree on every frame it is [0, 0], however few the frames:
   read it together with ``frames``.
