@@ -6,24 +6,21 @@ One file a board under ``profiles/``; a new board is a new file. Each table that
 
 from __future__ import annotations
 
-import importlib.resources
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import msgspec
 
 from lineside_boards.detect import Board
 from lineside_runtime.errors import ConfigError, UnknownBoardError
 
-if TYPE_CHECKING:
-    from importlib.resources.abc import Traversable
-
 Architecture = Literal["aarch64", "x86_64"]
 Precision = Literal["int8", "fp16", "fp32"]
 FirstBoot = Literal["cloud-init", "firstrun", "preseed"]
 
+_SHIPPED = Path(__file__).parent / "profiles"
 _GLIBC_FLOOR = 17
 _ALIASES = {17: "manylinux2014", 12: "manylinux2010"}
 
@@ -238,7 +235,7 @@ def platform_tags(architecture: str, glibc: str) -> tuple[str, ...]:
 
 def names() -> tuple[str, ...]:
     """Returns the names of the profiles that come with lineside."""
-    return tuple(sorted(file.name.removesuffix(".toml") for file in _shipped().iterdir() if file.name[-5:] == ".toml"))
+    return tuple(sorted(file.stem for file in _SHIPPED.glob("*.toml")))
 
 
 def load(name: str) -> Profile:
@@ -255,7 +252,7 @@ def load(name: str) -> Profile:
     if not own and name not in names():
         raise UnknownBoardError(f"no profile {name!r}", expected=f"one of {', '.join(names())}, or a .toml file")
     try:
-        data = (Path(name) if own else _shipped() / f"{name}.toml").read_bytes()
+        data = (Path(name) if own else _SHIPPED / f"{name}.toml").read_bytes()
     except OSError as error:
         raise UnknownBoardError(f"{name}: {error.strerror}", expected="a readable profile") from error
     return parse(data, Path(name).stem if own else name)
@@ -305,7 +302,3 @@ def _all_there(wanted: Iterable[str], present: set[str]) -> bool:
 def _speciality(profile: Profile) -> tuple[int, int, int]:
     facts = profile.board
     return len(facts.accelerators), len(facts.compatible), len(facts.engine)
-
-
-def _shipped() -> Traversable:
-    return importlib.resources.files("lineside_boards") / "profiles"
