@@ -105,9 +105,7 @@ def _read_divided(root: Path, folds: list[Path], fold: str) -> Dataset:
     if fold != ALL and fold not in {one.name for one in folds}:
         raise unknown_fold(root, fold, {one.name for one in folds})
     taken = [one for one in folds if fold in (ALL, one.name)]
-    images = {
-        image: names.index(one.name) for each in taken for one in _folders(each) for image in images_in(one)
-    }
+    images = {image: names.index(one.name) for each in taken for one in _folders(each) for image in images_in(one)}
     return _dataset(names, {image: images[image] for image in not_empty(sorted(images), root)})
 
 
