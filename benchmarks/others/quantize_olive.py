@@ -2,8 +2,8 @@
 
 python quantize_olive.py MODEL FRAMES.npy INPUT OUT.onnx {default,best}
 
-``default`` is the pass as it comes (S8S8, one scale a tensor); ``best`` is what Olive's options can say of what is known
-to be fastest on x86 (U8S8, one scale a channel).
+``default`` is the pass as it comes (S8S8, one scale a tensor); ``best`` is what Olive's options can say of what is
+known to be fastest on x86 (U8S8, one scale a channel).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Frames:
         return len(self._frames)
 
     def __getitem__(self, index: int) -> tuple[dict[str, np.ndarray], int]:
-        return {self._input: self._frames[index]}, 0
+        return {self._input: self._frames[index : index + 1]}, 0
 
 
 @Registry.register_dataset()
@@ -56,7 +56,6 @@ def main(model: str, frames: str, input_name: str, out: str, how: str) -> None:
                         "name": "frames",
                         "type": "DummyDataContainer",
                         "load_dataset_config": {"type": "lineside_frames"},
-                        "dataloader_config": {"batch_size": 1},
                     }
                 ],
                 "passes": {"int8": {"type": "OnnxStaticQuantization", "data_config": "frames", **OPTIONS[how]}},
