@@ -18,6 +18,9 @@ from lineside_runtime.errors import GraphError, InputNotFoundError
 MODEL_MAX_BYTES = 1 << 30
 """Larger files are refused: a bundle can't hold them."""
 
+PER_CHANNEL_OPSET = 13
+"""The first in which ``QuantizeLinear`` has one scale a channel (ONNX, Operators.md)."""
+
 
 def load_graph(path: Path) -> onnx.ModelProto:
     """Reads and checks an ONNX file.
@@ -64,6 +67,7 @@ def clean_graph(source: Path, target: Path) -> None:
     model = load_graph(source)
     name_nodes(model)
     check_operators(model)
+    model = upgraded(model)
     try:
         # The two steps of onnxruntime's quant_pre_process, which logs an error of the first and goes on without it.
         # ONNX' own shape inference gives every tensor of our graphs a shape; the symbolic one, which it also offers,
@@ -89,6 +93,27 @@ def _fold(model: onnx.ModelProto, target: Path) -> None:
     options.optimized_model_filepath = str(target)
     options.log_severity_level = 4  # what fails is raised
     onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def upgraded(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Returns the model in the first opset that has one scale a channel, if it is in an older one.
+
+    One that ONNX' own converter can't bring there stays as it is, and the quantiser refuses it by its opset.
+    """
+    if opset_of(model) >= PER_CHANNEL_OPSET:
+        return model
+    try:
+        newer = onnx.version_converter.convert_version(model, PER_CHANNEL_OPSET)
+    except (RuntimeError, onnx.version_converter.ConvertError):
+        return model
+    name_nodes(newer)  # what the converter adds has no names
+    return newer
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """Returns the version of ONNX' own operators that a model uses; the newest if it uses none."""
+    found = (entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    return next(found, onnx.defs.onnx_opset_version())
 
 
 def name_nodes(model: onnx.ModelProto) -> None:
