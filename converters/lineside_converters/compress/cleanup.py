@@ -112,8 +112,8 @@ def upgraded(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def opset_of(model: onnx.ModelProto) -> int:
     """Returns the version of ONNX' own operators that a model uses; the newest if it uses none."""
-    found = (entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-    return next(found, onnx.defs.onnx_opset_version())
+    found = (int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    return next(found, int(onnx.defs.onnx_opset_version()))
 
 
 def name_nodes(model: onnx.ModelProto) -> None:
