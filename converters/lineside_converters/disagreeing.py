@@ -16,7 +16,8 @@ from lineside_converters.material import TrueFrame
 from lineside_converters.report_parts import Confusion, Disagreement
 from lineside_models.inspection import Detection
 from lineside_models.metrics import box_iou
-from lineside_models.postprocess import Candidates
+from lineside_models.postprocess import Candidates, thresholds_of
+from lineside_runtime.bundle import Manifest
 
 NOTHING = "nothing"
 OTHERS = "other types"
@@ -31,7 +32,7 @@ class Judgement:
     """What both models say of the same frames.
 
     Attributes:
-        frames: With their truth; its boxes are of no meaning where ``whole`` is said.
+        frames: With their truth, whose boxes mean nothing where ``whole`` is said; their pictures aren't looked at.
         before: What the source model finds, all candidates.
         after: What the new one finds.
         labels: Of both.
@@ -59,17 +60,35 @@ class Differing:
 
     Attributes:
         said: For ``report.json``.
-        frame: The frame with its truth.
+        number: Of the frame among those that were judged.
         before: What the source model says, above the thresholds.
         after: What the new one says.
         weight: How surely it is said that only one of them says: the sum of the scores.
     """
 
     said: Disagreement
-    frame: TrueFrame
+    number: int
     before: tuple[Detection, ...]
     after: tuple[Detection, ...]
     weight: float
+
+
+def judgement_of(
+    manifest: Manifest, frames: Sequence[TrueFrame], before: Sequence[Candidates], after: Sequence[Candidates]
+) -> Judgement:
+    """Returns both models' answers with what the manifest says of reading them.
+
+    Raises:
+        ConfigError: The manifest has not one threshold for each label.
+    """
+    return Judgement(
+        frames=frames,
+        before=before,
+        after=after,
+        labels=manifest.labels,
+        thresholds=thresholds_of(manifest.postprocess, len(manifest.labels)),
+        whole=manifest.task == "classification",
+    )
 
 
 def confusion_of(judged: Judgement) -> Confusion:
@@ -103,7 +122,7 @@ def confusion_of(judged: Judgement) -> Confusion:
 def differing_frames(judged: Judgement) -> list[Differing]:
     """Returns the frames on which one model says what the other doesn't, the surest difference first."""
     found = []
-    for frame, one, two in zip(judged.frames, judged.before, judged.after, strict=True):
+    for number, (frame, one, two) in enumerate(zip(judged.frames, judged.before, judged.after, strict=True)):
         before, after = judged.counting(one), judged.counting(two)
         weight = _alone(before, after, judged.whole) + _alone(after, before, judged.whole)
         if weight > 0:
@@ -114,7 +133,7 @@ def differing_frames(judged: Judgement) -> list[Differing]:
                 before=_listed(drawn[0]),
                 after=_listed(drawn[1]),
             )
-            found.append(Differing(said, frame, drawn[0], drawn[1], weight))
+            found.append(Differing(said, number, drawn[0], drawn[1], weight))
     return sorted(found, key=lambda each: -each.weight)
 
 

@@ -121,16 +121,19 @@ def _read(text: str) -> _Links:
     return links
 
 
-def _differing(count: int, *, side: int = 300) -> list[Differing]:
-    said = FULL.disagreements[0]
+def _differing(count: int) -> list[Differing]:
     found = Detection(type="dent", score=0.9, box=(10, 10, 60, 60))
+    return [Differing(FULL.disagreements[0], number, (found,), (), 0.9) for number in range(count)]
+
+
+def _frames(count: int, *, side: int = 300) -> list[TrueFrame]:
     image = np.random.default_rng(0).integers(0, 255, (side, side), np.uint8)
     frame = TrueFrame(Frame(image=image), np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
-    return [Differing(said, frame, (found,), (), 0.9) for _ in range(count)]
+    return [frame] * count
 
 
 def test_a_full_page_needs_no_other_file_and_runs_nothing() -> None:
-    text = page(FULL, draw_frames(_differing(2), whole=False))
+    text = page(FULL, draw_frames(_differing(2), _frames(2), whole=False))
     links = _read(text)
     assert len(links.fetched) == 4
     assert all(link.startswith("data:image/jpeg;base64,") for link in links.fetched)
@@ -182,7 +185,7 @@ def test_what_a_model_is_called_cannot_become_markup() -> None:
 
 
 def test_few_and_small_pictures_are_drawn_and_the_two_sides_differ() -> None:
-    shown = draw_frames(_differing(SHOWN_MAX + 5, side=900), whole=False)
+    shown = draw_frames(_differing(SHOWN_MAX + 5), _frames(SHOWN_MAX + 5, side=900), whole=False)
     assert len(shown) == SHOWN_MAX
     before, after = (
         cv2.imdecode(np.frombuffer(base64.b64decode(text), np.uint8), cv2.IMREAD_COLOR)
@@ -193,7 +196,7 @@ def test_few_and_small_pictures_are_drawn_and_the_two_sides_differ() -> None:
 
 
 def test_a_classifiers_frame_is_shown_as_it_is() -> None:
-    shown = draw_frames(_differing(1, side=100), whole=True)
+    shown = draw_frames(_differing(1), _frames(1, side=100), whole=True)
     image = cv2.imdecode(np.frombuffer(base64.b64decode(shown[0].before_jpeg), np.uint8), cv2.IMREAD_COLOR)
     assert image.shape[:2] == (100, 100)
     assert shown[0].before_jpeg == shown[0].after_jpeg

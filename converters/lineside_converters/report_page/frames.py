@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from lineside_converters.disagreeing import Differing
+from lineside_converters.material import TrueFrame
 from lineside_models.draw import annotate
 from lineside_models.frame import UInt8Array
 from lineside_models.inspection import Detection
@@ -44,11 +45,12 @@ class ShownFrame:
     after_jpeg: str
 
 
-def draw_frames(differing: Sequence[Differing], *, whole: bool) -> list[ShownFrame]:
+def draw_frames(differing: Sequence[Differing], frames: Sequence[TrueFrame], *, whole: bool) -> list[ShownFrame]:
     """Draws the first few.
 
     Args:
         differing: The surest difference first.
+        frames: All that were judged, with their pictures.
         whole: The answers are of the frame as a whole: there are no boxes to draw.
     """
     return [
@@ -57,8 +59,8 @@ def draw_frames(differing: Sequence[Differing], *, whole: bool) -> list[ShownFra
             truth=each.said.truth,
             before=each.said.before,
             after=each.said.after,
-            before_jpeg=_jpeg(each.frame.frame.image, () if whole else each.before, whole),
-            after_jpeg=_jpeg(each.frame.frame.image, () if whole else each.after, whole),
+            before_jpeg=_jpeg(frames[each.number].frame.image, () if whole else each.before, whole),
+            after_jpeg=_jpeg(frames[each.number].frame.image, () if whole else each.after, whole),
         )
         for each in differing[:SHOWN_MAX]
     ]
