@@ -6,6 +6,7 @@ was slower than its float model (0.84 times) instead of 3.6 times faster.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
@@ -79,6 +80,7 @@ def clean_graph(source: Path, target: Path) -> None:
     cleaned = onnx.load(target)
     if {value.name for value in cleaned.graph.output} != {value.name for value in model.graph.output}:
         raise GraphError(f"{source.name} lost outputs while it was cleaned")
+    flatten_biases(cleaned)
     del cleaned.metadata_props[:]
     for entry in model.metadata_props:
         cleaned.metadata_props.add(key=entry.key, value=entry.value)
@@ -108,6 +110,35 @@ def upgraded(model: onnx.ModelProto) -> onnx.ModelProto:
         return model
     name_nodes(newer)  # what the converter adds has no names
     return newer
+
+
+def flatten_biases(model: onnx.ModelProto) -> None:
+    """Makes Gemm's biases of shape (1, N), as TensorFlow's and JAX' exports have them, (N,): the same by broadcasting.
+
+    ONNX Runtime's quantiser reads a bias channel by channel and fails on the other shape.
+    """
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        bias = weights.get(node.input[2]) if node.op_type == "Gemm" and len(node.input) > 2 else None
+        if bias is not None and len(bias.dims) == 2 and bias.dims[0] == 1:
+            flat = model.graph.initializer.add()
+            flat.CopyFrom(bias)
+            flat.name = f"{bias.name}_of_{node.name}"  # others may use it as it is
+            del flat.dims[0]
+            node.input[2] = flat.name
+    used = set(_names_used(model.graph))
+    for tensor in [each for each in model.graph.initializer if each.name not in used]:
+        model.graph.initializer.remove(tensor)
+
+
+def _names_used(graph: onnx.GraphProto) -> Iterator[str]:
+    """Gives every value that a node or an output takes, in the graphs inside nodes too."""
+    yield from (value.name for value in graph.output)
+    for node in graph.node:
+        yield from node.input
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _names_used(inner)
 
 
 def opset_of(model: onnx.ModelProto) -> int:
