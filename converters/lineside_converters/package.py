@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from lineside_converters.report import Report, write_report
+from lineside_converters.report_page.page import PAGE_NAME, write_page
 from lineside_models.frame import Frame
 from lineside_models.golden import record
 from lineside_models.simulator import render
@@ -60,7 +61,7 @@ def build_bundle(
         out: The folder to make.
         manifest: Its ``files`` and ``golden`` are made here.
         models: Model file of every variant, by the variant's ``file``.
-        report: What becomes ``report.json``.
+        report: What becomes ``report.json`` and, without pictures, ``report.html``.
         card: Text of the model card.
         frame: The golden input; the simulator's if not given. A data set's frame may not be shipped.
         engine: That runs it to record the golden output.
@@ -81,6 +82,7 @@ def build_bundle(
         write_atomic(folder / LABELS_NAME, msgspec.json.format(msgspec.json.encode(manifest.labels), indent=1))
         write_atomic(folder / CARD_NAME, card.encode())
         write_report(folder, report)
+        write_page(folder / PAGE_NAME, report)
         golden = _record_golden(folder, manifest, golden_frame() if frame is None else frame, engine)
         write_manifest(folder, msgspec.structs.replace(manifest, golden=golden))
         open_bundle(folder)

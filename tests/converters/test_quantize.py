@@ -206,3 +206,28 @@ def test_a_set_of_frames_has_one_hash() -> None:
     tensors = nets.feeds(nets.noise(3))
     assert hash_feeds(tensors) == hash_feeds([{name: array.copy() for name, array in feed.items()} for feed in tensors])
     assert len({hash_feeds(tensors), hash_feeds(tensors[::-1]), hash_feeds(tensors[:2])}) == 3
+
+
+def test_a_bias_as_tensorflow_exports_it_is_quantised_by_channel(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    value = helper.make_tensor_value_info
+    tensors = [
+        numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), name)
+        for name, shape in (("w", (8, 4)), ("b", (1, 4)))
+    ]
+    nodes = [
+        helper.make_node("Flatten", ["image"], ["flat"], name="flat"),
+        helper.make_node("Gemm", ["flat", "w", "b"], ["g"], name="head"),
+        helper.make_node("Add", ["g", "b"], ["y"], name="again"),  # the same bias, used as it is
+    ]
+    shapes = [value("image", TensorProto.FLOAT, ["n", 8])], [value("y", TensorProto.FLOAT, ["n", 4])]
+    graph = helper.make_graph(nodes, "tf", *shapes, tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    source, target = written(tmp_path, model.SerializeToString()), tmp_path / "clean.onnx"
+    clean_graph(source, target)
+    made = onnx.load(target)
+    head = next(node for node in made.graph.node if node.op_type == "Gemm")
+    (bias,) = (tensor for tensor in made.graph.initializer if tensor.name == head.input[2])
+    assert list(bias.dims) == [4]
+    tensor = rng.normal(size=(3, 8)).astype(np.float32)
+    assert np.allclose(run(source, tensor)[0], run(target, tensor)[0], atol=1e-5)
