@@ -176,4 +176,4 @@ def _write_lite0_int8(path: Path) -> None:
 
     cleaned = HOME / "lite0-clean.onnx"
     clean_graph(lite0_float(), cleaned)
-    quantize(cleaned, path, input_name="image", tensors=[frame(seed) for seed in range(CALIBRATION_FRAMES)])
+    quantize(cleaned, path, feeds=[{"image": frame(seed)} for seed in range(CALIBRATION_FRAMES)])

@@ -1,7 +1,7 @@
 """Images of one type each: a folder a class, or a list of images with the number of their class.
 
-- ``folders``: ``<class>/*.jpg``, or ``<fold>/<class>/*.jpg`` as ImageNet's own tools lay it out; ``folds.csv`` may divide
-  the first.
+- ``folders``: ``<class>/*.jpg``, or ``<fold>/<class>/*.jpg`` as ImageNet's own tools lay it out; ``folds.csv`` may
+  divide the first.
 - ``list``: ``dataset.txt``, ``val.txt`` or ``labels.txt`` with lines ``path, number`` or ``path number``; or
   ``labels.csv`` with the columns ``image`` and ``class_index``. The numbers are those of a model's outputs.
 """
