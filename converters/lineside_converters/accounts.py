@@ -114,7 +114,7 @@ def _calibration(terms: Terms, chosen: Chosen) -> CalibrationFacts:
 
 
 def _not_held(chosen: Chosen, terms: Terms) -> list[str]:
-    if chosen.held or chosen.tuning_drop is None:
+    if chosen.held or chosen.tuning_drop is None or terms.task is None:  # then the parity gate decides
         return []
     return [
         f"on the tuning frames the metric drops by {chosen.tuning_drop:.4f}, more than {terms.max_drop:g}, whatever "

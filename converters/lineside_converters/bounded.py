@@ -8,7 +8,8 @@ Everything here is decided on the calibration inputs and the tuning frames, neve
    hurt most go to float, one, two, four, … of them, until the metric holds or half of the multiplications are float.
 
 Where nobody has annotated the frames, a classifier's drop is estimated from the source model's own probabilities
-(`task.expected_drop`); a detector's is left to the parity gate.
+(`task.expected_drop`); a detector's is left to the parity gate. Where the outputs are the caller's alone, the plan has
+to hold what that gate will ask for: the drop is then of the worst output's correlation with the source model's, from 1.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import onnx
 from lineside_converters.compress.dynamic import is_dominated, quantize_products
 from lineside_converters.compress.macs import NodeMacs, count_macs
 from lineside_converters.compress.quantize import KINDS, first_convs, hash_feeds, quantize
-from lineside_converters.gates import Feed, Run
+from lineside_converters.gates import Feed, Run, check_parity
 from lineside_converters.proving import Terms
 from lineside_converters.recipes import FLOAT_CONVS, CalibrationMethod, Precision
 from lineside_converters.report_parts import LayerChoice
@@ -35,7 +36,7 @@ from lineside_converters.voice import Voice
 from lineside_converters.work import Work, file_hash
 from lineside_models.postprocess import Candidates
 from lineside_models.preprocess import Letterbox
-from lineside_runtime.errors import GraphError
+from lineside_runtime.errors import GraphError, ParityGateError
 from lineside_runtime.tensors import Array
 
 SENSITIVITY_FEEDS = 8
@@ -115,7 +116,13 @@ class Bounded:
         plans = [Plan(method=method, float_nodes=tuple(sorted(first))) for method in methods]
         best: Chosen | None = None
         for plan in plans:
-            found = self._try(plan)
+            try:
+                found = self._try(plan)
+            except GraphError as error:
+                if best is None:
+                    raise
+                self._voice.say(f"{plan.method}: left out: {error.message}; {error.actual}")
+                continue
             if found.held:
                 return found, self.int8(plan)
             self._voice.say(f"{plan.method}: drops by {found.tuning_drop:.4f} on the tuning frames, which is too much")
@@ -172,11 +179,18 @@ class Bounded:
 
         key = {**self._key(plan), "tuning": len(self._terms.material.tuning), "labels": self._terms.manifest.labels}
         drop = self._work.value("tuned", key, measure, float | None)
-        return Chosen(plan=plan, tuning_drop=drop, held=drop is None or drop <= self._terms.max_drop)
+        return Chosen(plan=plan, tuning_drop=drop, held=drop is None or drop <= self._allowed())
+
+    def _allowed(self) -> float:
+        if self._terms.task is not None:
+            return self._terms.max_drop
+        return 1 - self._terms.recipe.min_correlation_alone
 
     def _drop(self, model: Path) -> float | None:
         """Returns how much the metric drops on the tuning frames, or is expected to on the calibration inputs."""
         terms = self._terms
+        if terms.task is None:
+            return self._lost_correlation(model)
         estimable = isinstance(terms.task, Classification) and terms.manifest.preprocess.colour != "none"
         if terms.task is None or not (terms.material.tuning or estimable):
             return None
@@ -191,6 +205,13 @@ class Bounded:
                 return score(truths, answers["source"]) - score(truths, answers["made"])
             before, after = ([self._read(run, feed) for feed in self._feeds] for run in (source, made))
             return expected_drop(before, after)
+
+    def _lost_correlation(self, model: Path) -> float:
+        with self._loaded(self._terms.clean, "fp32") as source, self._loaded(model, "int8") as made:
+            try:
+                return 1 - (check_parity(source, made, self._feeds, min_correlation=-1).value or 0.0)
+            except ParityGateError:  # values that are not finite
+                return 1.0
 
     def _read(self, run: Run, feed: Feed) -> Candidates:
         height, width = next(iter(feed.values())).shape[-2:]

@@ -67,7 +67,7 @@ class OptimizeResult:
     @property
     def size_ratio(self) -> float:
         """Size of the fastest variant's files as a share of the source model's."""
-        return self.proof.proved[0].made.size_bytes / self.float_figures.size_bytes
+        return self.proof.proved[0].figures.size_bytes / self.float_figures.size_bytes
 
     @property
     def memory_ratio(self) -> float | None:
