@@ -79,10 +79,10 @@ def _reporter() -> Callable[[TrainProgress], None]:
     def report(progress: TrainProgress) -> None:
         nonlocal said_at_s
         now_s = time.monotonic()
-        if now_s - said_at_s < SAY_EVERY_S and not progress.held_map50:
+        if now_s - said_at_s < SAY_EVERY_S and not progress.held:
             return
         said_at_s = now_s
-        held = "".join(f"  {domain} mAP@0.5 {value:.3f}" for domain, value in progress.held_map50.items())
+        held = "".join(f"  {domain} mAP@0.5 {value:.3f}" for domain, value in progress.held.items())
         say(
             f"epoch {progress.epoch}  step {progress.step} of {progress.steps}  loss {progress.loss:.3f}  "
             f"{progress.elapsed_s:.0f} s, {progress.remaining_s:.0f} s to go{held}"
