@@ -6,11 +6,8 @@ file serves both engines.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +17,7 @@ from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.calibrate import CalibrationDataReader
 
 from lineside_converters.compress.cleanup import first_line, vendor_errors
+from lineside_converters.compress.quantiser import blame, quiet, tidy
 from lineside_converters.recipes import CalibrationMethod
 from lineside_runtime.errors import CalibrationError, GraphError
 from lineside_runtime.tensors import Array
@@ -29,7 +27,6 @@ METHODS: dict[CalibrationMethod, OrtMethod] = {
     "entropy": OrtMethod.Entropy,
     "percentile": OrtMethod.Percentile,
 }
-_METADATA_MARK = "onnx.infer"
 
 
 class FrameReader(CalibrationDataReader):  # type: ignore[misc]  # the base is untyped
@@ -119,7 +116,7 @@ def quantize(
     model = onnx.load(source)
     pinned = _first_convs(model, float_convs)
     try:
-        with _quiet():
+        with quiet():
             quantize_static(
                 source,
                 target,
@@ -136,53 +133,10 @@ def quantize(
     except vendor_errors() as error:
         raise CalibrationError("the model does not run on the calibration frames", actual=first_line(error)) from error
     except (ValueError, KeyError, RuntimeError, AttributeError, TypeError) as error:
-        raise GraphError(_blame(model, error), actual=first_line(error)) from error
-    _finish(model, target)
+        raise GraphError(blame(model, error), actual=first_line(error)) from error
+    tidy(model, target, marks=("QuantizeLinear",), kinds="Conv, MatMul or Gemm")
 
 
 def _first_convs(model: onnx.ModelProto, count: int) -> list[str]:
     names = [node.name for node in model.graph.node if node.op_type == "Conv"]
     return names[: min(count, len(names) // 8)]
-
-
-def _blame(model: onnx.ModelProto, error: Exception) -> str:
-    """Returns a message that names the node whose tensor the quantiser's error names."""
-    text = str(error)
-    for node in model.graph.node:
-        if any(name and name in text for name in (node.name, *node.output)):
-            return f"node {node.name!r} ({node.op_type}) cannot be quantised"
-    return "the graph cannot be quantised"
-
-
-def _finish(source: onnx.ModelProto, target: Path) -> None:
-    model = onnx.load(target)
-    if not any(node.op_type == "QuantizeLinear" for node in model.graph.node):
-        kinds = sorted({node.op_type for node in source.graph.node})
-        raise GraphError("no node of the graph can be quantised", expected="Conv, MatMul or Gemm", actual=kinds)
-    del model.metadata_props[:]
-    for entry in source.metadata_props:
-        if entry.key != _METADATA_MARK:
-            model.metadata_props.add(key=entry.key, value=entry.value)
-    # Names are given out in the order of a set; sorted, equal inputs give equal files.
-    values = sorted(model.graph.value_info, key=lambda value: value.name)
-    weights = sorted(model.graph.initializer, key=lambda tensor: tensor.name)
-    del model.graph.value_info[:], model.graph.initializer[:]
-    model.graph.value_info.extend(values)
-    model.graph.initializer.extend(weights)
-    target.write_bytes(model.SerializeToString(deterministic=True))
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps what the quantiser prints and writes to the root logger out of the caller's; its errors are raised."""
-
-    def ours(record: logging.LogRecord) -> bool:
-        return "onnxruntime" not in record.pathname
-
-    root = logging.getLogger()
-    root.addFilter(ours)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        root.removeFilter(ours)
