@@ -6,16 +6,18 @@ One class a kind of task. Training, distillation and the fine-tuning of a pruned
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, Generic, TypeVar
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from lineside_converters.training.batches import Batch, Mixer
 from lineside_converters.training.heldout import find_all, map50
 from lineside_converters.training.loss import detection_loss
 from lineside_converters.training.samples import Domain
-from lineside_converters.training.teaching import Outputs
+from lineside_converters.training.teaching import Outputs, Teaching, as_tuple
 
 B = TypeVar("B")
 Done = Callable[[int], float]
@@ -88,3 +90,69 @@ class DetectorLessons(Lessons[Batch]):
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Returns mAP@0.5 by domain."""
         return {domain.name: map50(domain.held, find_all(model, domain.held)) for domain in self._domains}
+
+
+class FrameLessons(Lessons[Tensor]):
+    """Frames of which nothing is known: only a teacher's answers can be learnt.
+
+    Frames of one size make a batch; they are mirrored at random and made brighter or darker.
+    """
+
+    def __init__(
+        self, frames: Sequence[Tensor], teacher: nn.Module, teaching: Teaching, *, batch: int, seed: int
+    ) -> None:
+        """Takes the frames; every fourth is kept aside where there are enough.
+
+        Args:
+            frames: Prepared inputs, each ``(1, …)``.
+            teacher: Whose answers the held frames are judged by.
+            teaching: How far apart answers are.
+            batch: Frames a step.
+            seed: Of the order and of what is done to the frames.
+        """
+        self._held = list(frames[3::4]) or list(frames)
+        rest = [frame for number, frame in enumerate(frames) if number % 4 != 3] or list(frames)
+        self._groups = _by_shape(rest)
+        self._teacher, self._teaching, self._batch, self._seed = teacher, teaching, batch, seed
+        self.epoch_steps = max(1, -(-len(rest) // batch))
+        self.facts = {"frames": len(rest), "held": len(self._held)}
+
+    def batches(self, first_step: int, done: Done) -> Generator[Tensor, None, None]:
+        """Yields batches of frames of one size each, the sizes in turn."""
+        step = first_step
+        while True:
+            rng = np.random.default_rng((self._seed, step))
+            group = self._groups[step % len(self._groups)]
+            chosen = rng.choice(len(group), min(self._batch, len(group)), replace=False)
+            batch = torch.cat([group[int(index)] for index in chosen])
+            yield _varied(batch, rng) if done(step) < 1 else batch
+            step += 1
+
+    def images(self, batch: Tensor) -> Tensor:
+        """Returns the batch."""
+        return batch
+
+    def true_loss(self, outputs: Outputs, batch: Tensor) -> None:
+        """Returns ``None``: nothing is known to be true."""
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Returns how near the answers on the held frames are to the teacher's: 0 is the same, less is further."""
+        model.eval()
+        harms = [self._teaching.harm(as_tuple(model(frame)), as_tuple(self._teacher(frame))) for frame in self._held]
+        return {"agreement": -float(np.mean(harms))}
+
+
+def _by_shape(frames: Sequence[Tensor]) -> list[list[Tensor]]:
+    groups: dict[tuple[int, ...], list[Tensor]] = {}
+    for frame in frames:
+        groups.setdefault(tuple(frame.shape), []).append(frame)
+    return list(groups.values())
+
+
+def _varied(batch: Tensor, rng: np.random.Generator) -> Tensor:
+    if batch.ndim != 4:
+        return batch
+    axes = [axis for axis in (2, 3) if rng.random() < 0.5]
+    turned = batch.flip(axes) if axes else batch
+    return turned * float(rng.uniform(0.9, 1.1)) + float(rng.uniform(-0.08, 0.08))

@@ -1,7 +1,7 @@
 """The loop that every training here runs: schedule, averages, checkpoints, evaluation, progress.
 
-- A step's batch and learning rate follow from the seed and the step's number alone, so that a run that was killed goes on
-  from its last checkpoint as if it had not been.
+- A step's batch and learning rate follow from the seed and the step's number alone, so that a run that was killed goes
+  on from its last checkpoint as if it had not been.
 - What is evaluated and kept is the moving average of the weights, never the weights themselves.
 - A loss that is no number ends the run; the checkpoint before it is whole.
 """

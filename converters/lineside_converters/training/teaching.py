@@ -1,9 +1,9 @@
 """How a teacher's answers are taught: by the kind of the outputs, without any true label.
 
-Each way has two sides. ``loss`` says how far a student's answers are from the teacher's; its value for the teacher's own
-answers is not 0 (a soft answer has entropy), so `Teaching.harm` takes it off. ``probe`` is what importance is measured
-with: the loss against answers *drawn* from the network's own, whose gradients' squares are the Fisher information
-(Theis et al., arXiv:1801.05787). The plain loss has no gradient where student and teacher are one.
+Each way has two sides. ``loss`` says how far a student's answers are from the teacher's; its value for the teacher's
+own answers is not 0 (a soft answer has entropy), so `Teaching.harm` takes it off. ``probe`` is what importance is
+measured with: the loss against answers *drawn* from the network's own, whose gradients' squares are the Fisher
+information (Theis et al., arXiv:1801.05787). The plain loss has no gradient where student and teacher are one.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +21,11 @@ from lineside_converters.training.loss import flatten
 from lineside_models.networks.detector import REG_BINS
 
 Outputs = Sequence[Tensor]
+
+
+def as_tuple(outputs: Any) -> tuple[Tensor, ...]:
+    """Returns a module's outputs as a tuple."""
+    return tuple(outputs) if isinstance(outputs, (tuple, list)) else (outputs,)
 
 
 class Teaching(abc.ABC):
@@ -62,8 +68,8 @@ class LogitTeaching(Teaching):
 class DetectorTeaching(Teaching):
     """An anchor-free detector's maps: scores, and the distributions of the distances (localisation distillation).
 
-    The distributions are taught where the teacher sees something, weighted by its score (Zheng et al., arXiv:2102.12252);
-    the scores everywhere, weighted by how far apart they are (quality focal loss, Li et al., arXiv:2006.04388).
+    The distributions are taught where the teacher sees something, weighted by its score (Zheng et al.,
+    arXiv:2102.12252); the scores everywhere, weighted by how far apart they are (quality focal loss, Li et al., arXiv:2006.04388).
 
     Attributes:
         levels: How many strides there are: the outputs are so many score maps and then so many distance maps.

@@ -1,8 +1,8 @@
 """Where a network's time goes, layer by layer, and what it would be with other widths.
 
-The engine's own clock times every operator of the whole network once. What a layer takes with fewer channels is taken to
-be in proportion to its blocks of channels in and out: engines work in blocks, so that part of a block costs a whole one.
-What was predicted is measured at the end; nothing is claimed from here.
+The engine's own clock times every operator of the whole network once. What a layer takes with fewer channels is taken
+to be in proportion to its blocks of channels in and out: engines work in blocks, so that part of a block costs a whole
+one. What was predicted is measured at the end; nothing is claimed from here.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ def measure_costs(
         network: The whole network.
         groups: Its groups.
         frame: A prepared input of the usual size.
-        shrink: Makes the form that is to be fast out of the float file, such as INT8, keeping the nodes' names; the float
-            file itself is timed if not given.
+        shrink: Makes the form that is to be fast out of the float file, such as INT8, keeping the nodes' names; the
+            float file itself is timed if not given.
     """
     with tempfile.TemporaryDirectory(prefix="lineside-prune-") as folder:
         path = Path(folder, "whole.onnx")

@@ -17,7 +17,7 @@ import torch_pruning
 from torch import Tensor, nn
 
 from lineside_converters.compress.cleanup import first_line
-from lineside_converters.compress.prune.network import as_tuple
+from lineside_converters.training.teaching import as_tuple
 from lineside_runtime.errors import PruningError
 
 _ROOTS = (nn.Conv2d, nn.Linear)
@@ -118,7 +118,7 @@ def widths(module: nn.Module, groups: Sequence[Group]) -> dict[str, int]:
 
 def out_channels(layer: nn.Module) -> int:
     """Returns the number of channels that a convolution or linear layer gives."""
-    return int(layer.weight.shape[0])  # type: ignore[operator, union-attr, index]  # Module's attributes are untyped
+    return len(layer.get_parameter("weight"))
 
 
 def _graph(module: nn.Module, example: Tensor) -> Any:
@@ -132,7 +132,8 @@ def _graph(module: nn.Module, example: Tensor) -> Any:
 
 
 def _describe(found: Any) -> Group:
-    makers, takers = [], []
+    makers: list[str] = []
+    takers: list[str] = []
     for dep, _ in found:
         layer, name = dep.target.module, dep.target.name.split(" (")[0]
         if isinstance(layer, _ROOTS):

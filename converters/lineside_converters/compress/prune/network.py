@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from lineside_converters.compress.cleanup import first_line, vendor_errors
 from lineside_converters.export import export_onnx
+from lineside_converters.training.teaching import as_tuple
 from lineside_runtime.backends.pytorch_graph import read
 from lineside_runtime.errors import LinesideError, ParityGateError, PruningError
 
@@ -31,6 +32,7 @@ TOLERANCE = 1e-3
 SMALL_SIDE = 64
 
 _EPS = 1e-5
+_NOT_RUN: tuple[type[Exception], ...] = (RuntimeError, TypeError, *vendor_errors())
 
 
 @dataclasses.dataclass(slots=True)
@@ -140,11 +142,6 @@ class _Tupled(nn.Module):
         return as_tuple(self.module(image))
 
 
-def as_tuple(outputs: Any) -> tuple[Tensor, ...]:
-    """Returns a module's outputs as a tuple."""
-    return tuple(outputs) if isinstance(outputs, (tuple, list)) else (outputs,)
-
-
 def _axes(values: Sequence[Any]) -> dict[str, dict[int, str]]:
     axes: dict[str, dict[int, str]] = {}
     for value in values:
@@ -165,7 +162,7 @@ def _prove(path: Path, network: Network, frames: Sequence[Tensor]) -> None:
             found = as_tuple(network.module(frame))
             for name, theirs, ours in zip(network.output_names, wanted, found, strict=True):
                 _compare(path, name, theirs, ours.numpy())
-    except (RuntimeError, TypeError, *vendor_errors()) as error:
+    except _NOT_RUN as error:
         raise PruningError(f"{path.name} does not run as a module", actual=first_line(error)) from error
 
 
@@ -236,10 +233,8 @@ def _with_norm(conv: nn.Conv2d, moments: _Moments) -> tuple[nn.Conv2d, nn.BatchN
     norm = nn.BatchNorm2d(conv.out_channels, eps=_EPS)
     norm.weight.copy_((variance + _EPS).sqrt())
     norm.bias.copy_(mean)
-    assert_buffers = (norm.running_mean, norm.running_var)
-    for buffer, value in zip(assert_buffers, (mean - bias, variance), strict=True):
-        if buffer is not None:
-            buffer.copy_(value)
+    norm.get_buffer("running_mean").copy_(mean - bias)
+    norm.get_buffer("running_var").copy_(variance)
     conv.bias = None
     return conv, norm.eval()
 

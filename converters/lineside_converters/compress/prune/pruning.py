@@ -10,6 +10,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
@@ -26,8 +27,8 @@ from lineside_converters.training.teaching import Teaching
 from lineside_runtime.errors import PruningError
 from lineside_runtime.files import write_atomic
 
-RANK_BATCHES = 12
-CURVE_BATCHES = 2
+RANK_BATCHES = 8
+CURVE_BATCHES = 1
 NORM_BATCHES = 8
 CORRECTIONS = 4
 CLOSE_ENOUGH = 0.98
@@ -80,7 +81,7 @@ class PrunePlan(msgspec.Struct, frozen=True, kw_only=True):
 
 def measure_sensitivity(
     network: Network,
-    lessons: Lessons[object],
+    lessons: Lessons[Any],
     teaching: Teaching,
     *,
     frame: Tensor,
@@ -193,7 +194,7 @@ def narrowed(network: Network, found: Sensitivity, widths: dict[str, int]) -> Ne
     return made
 
 
-def apply_plan(network: Network, plan: PrunePlan, lessons: Lessons[object]) -> Network:
+def apply_plan(network: Network, plan: PrunePlan, lessons: Lessons[Any]) -> Network:
     """Returns a copy of the network without the plan's channels, its batch norms counted again."""
     made = network.copy()
     remove(made.module, network.example, plan.dropped)

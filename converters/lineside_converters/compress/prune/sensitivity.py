@@ -17,8 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lineside_converters.compress.prune.groups import Group, remove
-from lineside_converters.compress.prune.network import as_tuple
-from lineside_converters.training.teaching import Outputs, Teaching
+from lineside_converters.training.teaching import Outputs, Teaching, as_tuple
 
 KEPT = (0.75, 0.5, 0.25)
 """Shares of a group's channels that are kept where the curve is measured."""
