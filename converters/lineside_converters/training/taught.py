@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from lineside_converters.training.features import Pupil, tapped
 from lineside_converters.training import checkpoint
 from lineside_converters.training.config import TrainProgress
+from lineside_converters.training.features import Pupil, tapped
 from lineside_converters.training.lessons import Lessons
 from lineside_converters.training.loop import BEST, CHECKPOINT, Plan, fit, parameter_groups, start
 from lineside_converters.training.teaching import Teaching, as_tuple
@@ -36,7 +36,8 @@ class Tuition:
         threads: Of torch.
         seed: Of everything random.
         bf16: Multiply in bfloat16 where the processor does: 2.5 times as fast for dense convolutions on one with
-            AVX512-BF16, and slower for depthwise ones.
+            AVX512-BF16, and slower for depthwise ones' gradients.
+        teacher_bf16: The same for the teacher alone, which has no gradients.
     """
 
     learning_rate: float = 6e-4
@@ -50,6 +51,7 @@ class Tuition:
     threads: int = 2
     seed: int = 0
     bf16: bool = False
+    teacher_bf16: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the settings for reports."""
@@ -131,7 +133,11 @@ def _loss_of(
         if true is not None:
             parts.append(tuition.true_weight * true)
         if teacher is not None:
-            with torch.no_grad(), _bf16(tuition.bf16), tapped(teacher, [pair.teacher for pair in pairs]) as wanted:
+            with (
+                torch.no_grad(),
+                _bf16(tuition.bf16 or tuition.teacher_bf16),
+                tapped(teacher, [pair.teacher for pair in pairs]) as wanted,
+            ):
                 answers = _floats(teacher(images))
             parts.append(tuition.teach_weight * teaching.loss(outputs, answers))
             if pairs and isinstance(pupil, Pupil):

@@ -69,7 +69,8 @@ class DetectorTeaching(Teaching):
     """An anchor-free detector's maps: scores, and the distributions of the distances (localisation distillation).
 
     The distributions are taught where the teacher sees something, weighted by its score (Zheng et al.,
-    arXiv:2102.12252); the scores everywhere, weighted by how far apart they are (quality focal loss, Li et al., arXiv:2006.04388).
+    arXiv:2102.12252); the scores everywhere, weighted by how far apart they are (quality focal loss, Li et al.,
+    arXiv:2006.04388).
 
     Attributes:
         levels: How many strides there are: the outputs are so many score maps and then so many distance maps.

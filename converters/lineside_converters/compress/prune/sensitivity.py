@@ -140,16 +140,15 @@ def measure_curves(
 @torch.no_grad()
 def _answers(module: nn.Module, batch: Tensor, *, counting: bool = False) -> Outputs:
     module.eval()
-    for norm in module.modules():
-        if isinstance(norm, nn.BatchNorm2d) and counting:
-            norm.train()
-            norm.momentum = 0.0  # the batch's own statistics, and none of them kept
-    outputs = as_tuple(module(batch))
-    for norm in module.modules():
-        if isinstance(norm, nn.BatchNorm2d):
-            norm.momentum = 0.1
-    module.eval()
-    return outputs
+    norms = [norm for norm in module.modules() if isinstance(norm, nn.BatchNorm2d) and counting]
+    kept = [(norm.running_mean, norm.running_var) for norm in norms]
+    for norm in norms:
+        norm.running_mean = norm.running_var = None  # then it takes the batch's own statistics, and keeps none of them
+    try:
+        return as_tuple(module(batch))
+    finally:
+        for norm, (mean, variance) in zip(norms, kept, strict=True):
+            norm.running_mean, norm.running_var = mean, variance
 
 
 def _harm(found: Sequence[Outputs], wanted: Sequence[Outputs], teaching: Teaching) -> float:
