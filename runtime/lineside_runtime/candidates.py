@@ -257,7 +257,12 @@ class _Search:
         engine, devices = self._asked[name]
         for device in devices:
             variant = self._first_fitting(engine, device, variants) if engine and device.kind == kind else None
-            if engine and variant and (self._config.engines or not device.emulated) and (name, device) not in self._given:
+            if (
+                engine
+                and variant
+                and (self._config.engines or not device.emulated)
+                and (name, device) not in self._given
+            ):
                 self._given.add((name, device))
                 yield Candidate(engine, device, variant)
 

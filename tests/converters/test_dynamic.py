@@ -155,3 +155,29 @@ def test_an_input_that_the_model_does_not_take_is_said(clean: Path) -> None:
         count_macs(onnx.load(clean), {"words": np.zeros((2, 2, 2), np.int64)})
     with pytest.raises(CalibrationError, match="does not run"):
         count_macs(onnx.load(clean), {})
+
+
+def test_a_model_that_is_quantised_already_is_refused_by_its_node(clean: Path, tmp_path: Path) -> None:
+    quantize_products(clean, tmp_path / "once.onnx")
+    with pytest.raises(GraphError, match="quantised already"):
+        quantize_products(tmp_path / "once.onnx", tmp_path / "twice.onnx")
+
+
+def test_an_old_opset_is_raised_to_one_with_scales_by_channel_and_answers_as_before(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    value = helper.make_tensor_value_info
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"], name="layer"),
+        helper.make_node("ReduceSum", ["a"], ["y"], axes=[1], keepdims=1, name="sum"),  # an input from 13 on
+    ]
+    shape = [value("x", TensorProto.FLOAT, ["n", WIDTH])], [value("y", TensorProto.FLOAT, ["n", 1])]
+    graph = helper.make_graph(nodes, "old", *shape, [_weights(rng, "w", WIDTH, WIDTH)])
+    old = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=6)
+    old.metadata_props.add(key="author", value="somebody")
+    (tmp_path / "old.onnx").write_bytes(old.SerializeToString())
+    clean_graph(tmp_path / "old.onnx", tmp_path / "clean.onnx")
+    made = onnx.load(tmp_path / "clean.onnx")
+    assert next(one.version for one in made.opset_import if one.domain == "") == 13
+    assert [one.value for one in made.metadata_props if one.key == "author"] == ["somebody"]
+    feed = {"x": rng.normal(size=(3, WIDTH)).astype(np.float32)}
+    assert np.allclose(_vector(tmp_path / "old.onnx", feed), _vector(tmp_path / "clean.onnx", feed), atol=1e-5)

@@ -60,7 +60,13 @@ def hidden(folder: Path) -> list[str]:
 
 def test_a_bundle_holds_all_that_the_design_names(tmp_path: Path) -> None:
     made = build(tmp_path, tmp_path / "cells")
-    assert set(made.manifest.files) >= {"labels.json", "model_card.md", "report.json", "onnx-fp32/model.onnx"}
+    assert set(made.manifest.files) >= {
+        "labels.json",
+        "model_card.md",
+        "report.json",
+        "report.html",
+        "onnx-fp32/model.onnx",
+    }
     assert json.loads((made.path / "labels.json").read_text()) == list(LABELS)
     assert read_report(made.path) == msgspec.structs.replace(report(), made_at=read_report(made.path).made_at)
     assert made.manifest.golden is not None

@@ -17,7 +17,7 @@ import onnx
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from lineside_converters.compress.macs import NodeMacs
-from lineside_converters.compress.quantiser import blame, quiet, tidy
+from lineside_converters.compress.quantiser import blame, check_float, quiet, tidy
 from lineside_runtime.errors import GraphError
 
 PRODUCTS = ("MatMul", "Gemm", "LSTM", "Attention")
@@ -57,9 +57,10 @@ def quantize_products(source: Path, target: Path, *, exclude: Collection[str] = 
         exclude: Names of nodes that stay in float.
 
     Raises:
-        GraphError: Nothing in the graph can be quantised, or the quantiser gives up; names the node if it tells.
+        GraphError: As for `check_float`, or the quantiser gives up; names the node if it tells.
     """
     model = onnx.load(source)
+    check_float(model, [*PRODUCTS, TABLE])
     try:
         with quiet():
             quantize_dynamic(

@@ -10,10 +10,62 @@ from pathlib import Path
 
 import onnx
 
+from lineside_converters.compress.cleanup import PER_CHANNEL_OPSET, opset_of
 from lineside_runtime.errors import GraphError
 
 METADATA_MARK = "onnx.infer"
 """The quantiser's own mark of a prepared graph, which has no place in what is shipped."""
+
+
+QUANTISED = (
+    "ConvInteger",
+    "DequantizeLinear",
+    "DynamicQuantizeLSTM",
+    "DynamicQuantizeLinear",
+    "DynamicQuantizeMatMul",
+    "MatMulInteger",
+    "MatMulIntegerToFloat",
+    "MatMulNBits",
+    "QAttention",
+    "QGemm",
+    "QLinearConv",
+    "QLinearMatMul",
+    "QuantizeLinear",
+)
+"""Operators of graphs that somebody quantised before: doing it again would lose accuracy and win nothing."""
+
+
+def check_float(model: onnx.ModelProto, kinds: Collection[str]) -> None:
+    """Refuses a graph in which there is nothing to quantise, before any work is done on it.
+
+    Args:
+        model: The graph.
+        kinds: Operators that can be quantised.
+
+    Raises:
+        GraphError: It is quantised already, or has no such operator, or its opset is too old and can't be raised.
+    """
+    for node in model.graph.node:
+        if node.op_type in QUANTISED:
+            raise GraphError(
+                f"the model is quantised already: node {node.name!r} is a {node.op_type}",
+                action="Give the float model that it was made of.",
+            )
+    found = {node.op_type for node in model.graph.node}
+    if not found & set(kinds):
+        raise GraphError(
+            "no node of the graph can be quantised",
+            expected=" or ".join(kinds),
+            actual=sorted(found),
+            action="Use optimization_level=0.",
+        )
+    if opset_of(model) < PER_CHANNEL_OPSET:
+        raise GraphError(
+            "the model's opset has no scales by channel",
+            expected=f"opset {PER_CHANNEL_OPSET} at least",
+            actual=opset_of(model),
+            action="Export the model again with a newer opset.",
+        )
 
 
 def blame(model: onnx.ModelProto, error: Exception) -> str:

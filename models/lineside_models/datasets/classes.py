@@ -1,7 +1,7 @@
 """Images of one type each: a folder a class, or a list of images with the number of their class.
 
-- ``folders``: ``<class>/*.jpg``, or ``<fold>/<class>/*.jpg`` as ImageNet's own tools lay it out; ``folds.csv`` may divide
-  the first.
+- ``folders``: ``<class>/*.jpg``, or ``<fold>/<class>/*.jpg`` as ImageNet's own tools lay it out; ``folds.csv`` may
+  divide the first.
 - ``list``: ``dataset.txt``, ``val.txt`` or ``labels.txt`` with lines ``path, number`` or ``path number``; or
   ``labels.csv`` with the columns ``image`` and ``class_index``. The numbers are those of a model's outputs.
 """
@@ -105,9 +105,7 @@ def _read_divided(root: Path, folds: list[Path], fold: str) -> Dataset:
     if fold != ALL and fold not in {one.name for one in folds}:
         raise unknown_fold(root, fold, {one.name for one in folds})
     taken = [one for one in folds if fold in (ALL, one.name)]
-    images = {
-        image: names.index(one.name) for each in taken for one in _folders(each) for image in images_in(one)
-    }
+    images = {image: names.index(one.name) for each in taken for one in _folders(each) for image in images_in(one)}
     return _dataset(names, {image: images[image] for image in not_empty(sorted(images), root)})
 
 

@@ -1,4 +1,6 @@
-"""COCO: one JSON file for all images, ``annotations/instances_<fold>.json`` or ``_annotations.coco.json`` in the fold's folder.
+"""COCO: one JSON file for all images.
+
+It is ``annotations/instances_<fold>.json``, or ``<fold>/_annotations.coco.json`` among the fold's images.
 
 Source of the format: https://cocodataset.org/#format-data
 """

@@ -1,4 +1,4 @@
-"""Pascal VOC: one XML file an image, in ``annotations/`` beside ``images/``, or in ``Annotations/`` beside ``JPEGImages/``.
+"""Pascal VOC: one XML file an image, in ``annotations/`` by ``images/``, or ``Annotations/`` by ``JPEGImages/``.
 
 Folds come from ``folds.csv``, or from ``ImageSets/Main/<fold>.txt`` as the data set's own authors give them. A set that
 shows any of NEU-DET's types is taken for NEU-DET, and a name that is none of its six is an error there.
@@ -37,9 +37,9 @@ class _Object:
 
 def folders_of(root: Path) -> tuple[Path, Path] | None:
     """Returns the folders of the annotations and of the images; ``None`` if this is no such layout."""
-    for annotations, images in FOLDERS:
-        if (root / annotations).is_dir() and (root / images).is_dir():
-            return root / annotations, root / images
+    for texts, images in FOLDERS:
+        if (root / texts).is_dir() and (root / images).is_dir():
+            return root / texts, root / images
     return None
 
 

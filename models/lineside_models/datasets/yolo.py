@@ -1,4 +1,4 @@
-"""YOLO: ``images/[<fold>/]*.jpg`` beside ``labels/[<fold>/]*.txt`` with lines ``class cx cy w h`` in shares of the image.
+"""YOLO: ``images/[<fold>/]*.jpg`` beside ``labels/[<fold>/]*.txt``, lines ``class cx cy w h`` in shares of the image.
 
 The names stand in ``data.yaml`` (or any other ``.yaml`` of the folder) or in ``classes.txt``.
 Source of the format: https://docs.ultralytics.com/datasets/detect/
