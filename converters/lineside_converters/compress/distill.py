@@ -99,7 +99,7 @@ def open_school(model: Path, data: Sequence[Path], *, batch: int, seed: int, tru
         PruningError: The model has no form that could be trained.
     """
     with tempfile.TemporaryDirectory(prefix="lineside-school-") as folder:
-        source = open_source(model, Path(folder, "source"), trust=trust)
+        source = open_source(model, Path(folder, "source"), given=ModelFacts(), trust=trust)
         material = gather(source.manifest, limit=FRAMES, data=tuple(data))
         frames = [torch.from_numpy(next(iter(feed.values()))) for feed in material.calibration]
         clean = Path(folder, "clean.onnx")

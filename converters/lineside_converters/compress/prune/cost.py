@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from lineside_converters.compress.prune.groups import Group
 from lineside_converters.compress.prune.network import Network, close_network
-from lineside_converters.gates import time_pair
+from lineside_converters.gates import time_together
 from lineside_runtime.backend import Executable, LoadOptions
 from lineside_runtime.backends.ort import OrtBackend
 
@@ -141,16 +141,16 @@ def time_whole(
         shrink: As for `measure_costs`.
     """
     with tempfile.TemporaryDirectory(prefix="lineside-prune-") as folder, contextlib.ExitStack() as stack:
-        runs = []
+        runs = {}
         for name, network in (("whole", whole), ("pruned", pruned)):
             path = Path(folder, name, "float.onnx")
             path.parent.mkdir()
             close_network(network, path, [frames[0]])
-            runs.append(stack.enter_context(loaded(shrink(path) if shrink else path)).run)
+            runs[name] = stack.enter_context(loaded(shrink(path) if shrink else path)).run
         ratios = []
         for frame in frames:
-            before, after = time_pair(runs[0], runs[1], [{whole.input_name: frame.numpy()}])
-            ratios.append(float(before.samples_ms.min() / after.samples_ms.min()))
+            times = time_together(runs, [{whole.input_name: frame.numpy()}])
+            ratios.append(float(times["whole"].samples_ms.min() / times["pruned"].samples_ms.min()))
     return float(np.exp(np.mean(np.log(ratios))))
 
 

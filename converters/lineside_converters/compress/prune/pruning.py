@@ -45,7 +45,7 @@ class Sensitivity(msgspec.Struct, frozen=True, kw_only=True):
     """What was measured of a network's groups; also what a report draws.
 
     Attributes:
-        source: sha256 of the measured weights and settings.
+        source: sha256 of the measured network's weights, without its batch norms, and of the settings.
         teaching: What harm is measured by.
         groups: Their curves.
         widths: Channels of each whole group.
@@ -232,7 +232,8 @@ def _weakest(found: Sensitivity, name: str, width: int) -> list[int]:
 
 def _fingerprint(module: nn.Module, *settings: object) -> str:
     digest = hashlib.sha256(repr(settings).encode())
-    for name, tensor in module.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().contiguous().numpy().tobytes())
+    for name, layer in module.named_modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            digest.update(name.encode())
+            digest.update(layer.weight.detach().contiguous().numpy().tobytes())
     return digest.hexdigest()
