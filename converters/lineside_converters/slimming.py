@@ -130,7 +130,12 @@ def slim(terms: Terms, data: Sequence[Path], fold: str, effort: Effort, work: Wo
 def _slim_in(folder: Path, terms: Terms, data: Sequence[Path], fold: str, effort: Effort, voice: Voice) -> Slimmed:
     from lineside_converters.compress.distill import school_of
     from lineside_converters.compress.prune.network import close_network
-    from lineside_converters.compress.prune.pruning import apply_plan, measure_sensitivity, plan_pruning
+    from lineside_converters.compress.prune.pruning import (
+        apply_plan,
+        measure_sensitivity,
+        plan_pruning,
+        timed_beside,
+    )
     from lineside_converters.training.taught import teach
 
     frames = _frames(terms)
@@ -150,10 +155,9 @@ def _slim_in(folder: Path, terms: Terms, data: Sequence[Path], fold: str, effort
         school.network,
         found,
         speedup=effort.speedup,
-        frames=school.frames,
+        timed=timed_beside(school.network, school.frames, shrink),
         work=folder,
         say=voice.say,
-        shrink=shrink,
     )
     pruned = apply_plan(school.network, plan, school.lessons)
     before = school.lessons.evaluate(school.teacher)

@@ -32,6 +32,7 @@ TOLERANCE = 1e-3
 SMALL_SIDE = 64
 
 _EPS = 1e-5
+_NOT_READ = (NotImplementedError, RuntimeError, ValueError, KeyError, TypeError, AssertionError, IndexError)
 _NOT_RUN: tuple[type[Exception], ...] = (RuntimeError, TypeError, *vendor_errors())
 
 
@@ -74,7 +75,7 @@ def open_network(path: Path, frames: Sequence[Tensor]) -> Network:
 
     try:
         found = read(path)
-    except (LinesideError, NotImplementedError, RuntimeError, ValueError, KeyError, TypeError) as error:
+    except (LinesideError, onnx.checker.ValidationError, *_NOT_READ) as error:
         raise PruningError(f"{path.name} has no form that could be trained", actual=first_line(error)) from error
     if len(found.inputs) != 1:
         raise PruningError(f"{path.name} has several inputs", expected=1, actual=[spec.name for spec in found.inputs])

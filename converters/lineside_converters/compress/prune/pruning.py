@@ -37,6 +37,7 @@ CLOSE_ENOUGH, TOO_MUCH = 0.98, 1.05
 
 Shrink = Callable[[Path], Path]
 Say = Callable[[str], None]
+Timed = Callable[[Network], float]
 
 log = logging.getLogger("lineside.convert")
 
@@ -138,14 +139,7 @@ def measure_sensitivity(
 
 
 def plan_pruning(
-    network: Network,
-    found: Sensitivity,
-    *,
-    speedup: float,
-    frames: Sequence[Tensor],
-    work: Path,
-    say: Say,
-    shrink: Shrink | None = None,
+    network: Network, found: Sensitivity, *, speedup: float, timed: Timed, work: Path, say: Say
 ) -> PrunePlan:
     """Chooses the widths that reach a speed at the least harm, and corrects them by what is measured.
 
@@ -153,10 +147,9 @@ def plan_pruning(
         network: The whole network.
         found: Its sensitivity.
         speedup: How many times faster the timed form is to be.
-        frames: Inputs to time on, one of each size that matters.
+        timed: Measures how many times faster than the whole network a pruned one is.
         work: Folder that ``plan.json`` is kept in.
         say: Told what was chosen.
-        shrink: As for `measure_sensitivity`.
 
     Raises:
         PruningError: So much speed is not to be had.
@@ -167,7 +160,7 @@ def plan_pruning(
         if before.speedup == speedup and before.widths.keys() == found.widths.keys():
             say(f"widths: as chosen before, {before.measured_speedup:.2f} times the speed")
             return before
-    widths, measured = _search_widths(network, found, speedup, frames, say, shrink)
+    widths, measured = _search_widths(network, found, speedup, timed, say)
     plan = PrunePlan(
         speedup=speedup,
         measured_speedup=measured,
@@ -179,15 +172,26 @@ def plan_pruning(
     return plan
 
 
+def timed_beside(network: Network, frames: Sequence[Tensor], shrink: Shrink | None) -> Timed:
+    """Returns what times pruned networks beside the whole one, in ONNX Runtime on one thread.
+
+    Args:
+        network: The whole network.
+        frames: Inputs to time on, one of each size that matters.
+        shrink: Makes the form that is to be fast out of a float file; the float file itself if not given.
+    """
+    return lambda pruned: time_whole(network, pruned, frames, shrink=shrink)
+
+
 def _search_widths(
-    network: Network, found: Sensitivity, speedup: float, frames: Sequence[Tensor], say: Say, shrink: Shrink | None
+    network: Network, found: Sensitivity, speedup: float, timed: Timed, say: Say
 ) -> tuple[dict[str, int], float]:
     """Returns the widths whose measured speed is enough, and as little more as can be had in a few corrections."""
     asked = speedup
     enough: list[tuple[float, dict[str, int]]] = []
     for _ in range(CORRECTIONS):
         widths = choose_widths(found.costs, found.groups, speedup=asked)
-        measured = time_whole(network, narrowed(network, found, widths), frames, shrink=shrink)
+        measured = timed(narrowed(network, found, widths))
         say(f"widths for {asked:.2f} times the speed: {measured:.2f} times measured")
         if measured >= CLOSE_ENOUGH * speedup:
             enough.append((measured, widths))
