@@ -1,4 +1,6 @@
-"""Level 2: channels taken out where the sensitivity curve says that it hurts least, then taught by the whole model.
+"""Levels 2 and 3: channels taken out, then taught by the whole model.
+
+Level 2 takes them where the sensitivity curve says that it hurts least. Level 3 searches around that and ships the best.
 
 - Widths are chosen by what the INT8 form takes in ONNX Runtime, which is what ships.
 - Learnt from is the train fold of the data alone, and of it only what isn't kept aside; the frames that the gates judge
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 import onnx
 
 from lineside_converters.compress.cleanup import clean_graph
@@ -32,7 +35,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lineside_converters.compress.distill import School
-    from lineside_converters.compress.prune.pruning import PrunePlan, Sensitivity
+    from lineside_converters.compress.prune.network import Network
+    from lineside_converters.compress.prune.pruning import PrunePlan, Sensitivity, Shrink
     from lineside_converters.training.config import TrainProgress
     from lineside_converters.training.taught import Tuition
 
@@ -55,6 +59,8 @@ class Effort:
         teach_weight: Of the loss against the whole model's answers.
         batch: Frames a step.
         threads: Of torch.
+        trials: Networks that level 3 cuts, quantises and times.
+        shortlist: How many of them it fine-tunes, each as long as level 2 does.
     """
 
     speedup: float = 2.1
@@ -65,6 +71,8 @@ class Effort:
     teach_weight: float = 3.0
     batch: int = 16
     threads: int = 1
+    trials: int = 40
+    shortlist: int = 4
 
     def __post_init__(self) -> None:
         for name, good, expected in (
@@ -72,12 +80,14 @@ class Effort:
             ("epochs", self.epochs >= 1, "1 or more"),
             ("minutes", self.minutes is None or self.minutes > 0, "more than 0, or None"),
             ("threads", self.threads >= 1, "1 or more"),
+            ("trials", self.trials >= 2, "2 or more"),
+            ("shortlist", self.shortlist >= 1, "1 or more"),
         ):
             if not good:
                 raise ConfigError(name, expected=expected, actual=getattr(self, name))
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Slimmed:
     """What came out.
 
@@ -127,19 +137,21 @@ def slim(terms: Terms, data: Sequence[Path], fold: str, effort: Effort, work: Wo
     return _slim_in(folder, terms, data, fold, effort, voice)
 
 
-def _slim_in(folder: Path, terms: Terms, data: Sequence[Path], fold: str, effort: Effort, voice: Voice) -> Slimmed:
-    from lineside_converters.compress.distill import school_of
-    from lineside_converters.compress.prune.network import close_network
-    from lineside_converters.compress.prune.pruning import (
-        apply_plan,
-        measure_sensitivity,
-        plan_pruning,
-        timed_beside,
-    )
-    from lineside_converters.training.taught import teach
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What levels 2 and 3 both begin with."""
 
-    frames = _frames(terms)
-    school = school_of(terms.clean, terms.manifest, data, frames, batch=effort.batch, seed=terms.seed)
+    folder: Path
+    school: School
+    found: Sensitivity
+    shrink: Shrink
+
+
+def _prepare(folder: Path, terms: Terms, data: Sequence[Path], effort: Effort, voice: Voice) -> _Prepared:
+    from lineside_converters.compress.distill import school_of
+    from lineside_converters.compress.prune.pruning import measure_sensitivity
+
+    school = school_of(terms.clean, terms.manifest, data, _frames(terms), batch=effort.batch, seed=terms.seed)
     shrink = shrinker(terms)
     found = measure_sensitivity(
         school.network,
@@ -151,12 +163,21 @@ def _slim_in(folder: Path, terms: Terms, data: Sequence[Path], fold: str, effort
         say=voice.say,
         shrink=shrink,
     )
+    return _Prepared(folder, school, found, shrink)
+
+
+def _level2(at: _Prepared, terms: Terms, effort: Effort, voice: Voice) -> tuple[PrunePlan, Network, dict[str, Any]]:
+    """Returns what was chosen, the network that was made of it and what is told of it."""
+    from lineside_converters.compress.prune.pruning import apply_plan, plan_pruning, timed_beside
+    from lineside_converters.training.taught import teach
+
+    school = at.school
     plan = plan_pruning(
         school.network,
-        found,
+        at.found,
         speedup=effort.speedup,
-        timed=timed_beside(school.network, school.frames, shrink),
-        work=folder,
+        timed=timed_beside(school.network, school.frames, at.shrink),
+        work=at.folder,
         say=voice.say,
     )
     pruned = apply_plan(school.network, plan, school.lessons)
@@ -167,15 +188,49 @@ def _slim_in(folder: Path, terms: Terms, data: Sequence[Path], fold: str, effort
         school.lessons,
         school.teaching,
         tuition=tuition_of(effort, terms.seed),
-        out=folder,
+        out=at.folder,
         on_progress=_teller(voice),
     )
-    model = folder / "pruned.onnx"
-    close_network(pruned, model, school.frames)
-    clean_graph(model, folder / "clean.onnx")
-    training = {"pruning": _told(found, plan, school, before, curve, effort)}
+    return plan, pruned, _told(at.found, plan, school, before, curve, effort)
+
+
+def _slim_in(folder: Path, terms: Terms, data: Sequence[Path], fold: str, effort: Effort, voice: Voice) -> Slimmed:
+    from lineside_converters.compress.prune.network import close_network
+
+    at = _prepare(folder, terms, data, effort, voice)
+    plan, pruned, pruning = _level2(at, terms, effort, voice)
+    curves = curves_of(at.found, plan)
     notes = (TRAINED_ON,) if data and fold == "train" else ()
-    return Slimmed(model=folder / "clean.onnx", curves=curves_of(found, plan), training=training, notes=notes)
+    if terms.recipe.searches:
+        return _search_in(at, terms, pruned, Slimmed(folder, curves, {"pruning": pruning}, notes), effort, voice)
+    close_network(pruned, folder / "pruned.onnx", at.school.frames)
+    clean_graph(folder / "pruned.onnx", folder / "clean.onnx")
+    return Slimmed(folder / "clean.onnx", curves, {"pruning": pruning}, notes)
+
+
+def _search_in(at: _Prepared, terms: Terms, pruned: Network, level2: Slimmed, effort: Effort, voice: Voice) -> Slimmed:
+    from lineside_converters.search import finding
+    from lineside_converters.search.searching import Bench
+
+    bench = Bench(terms, at.school, at.found, finding.space_for(terms, at.school, at.found), voice)
+    budget = finding.Budget(trials=effort.trials, shortlist=effort.shortlist, tuition=tuition_of(effort, terms.seed))
+    series = {
+        finding.LEVEL2: finding.judge_level2(bench, pruned, at.folder / "level2"),
+        finding.SEARCH: finding.find(bench, budget, at.folder / "search"),
+    }
+    source = float(np.mean(list(level2.training["pruning"]["whole"].values())))
+    everything = [each for group in series.values() for each in group]
+    shipped = finding.choose(everything, source_metric=source, max_drop=terms.max_drop)
+    voice.say(f"search: ships {shipped.choice}, {shipped.latency_ms:.2f} ms, {shipped.metric:.4f}")
+    candidates, areas = finding.accounts(series, shipped)
+    told_of = {"trials": effort.trials, "shortlist": effort.shortlist, "shipped": str(shipped.choice)}
+    return dataclasses.replace(
+        level2,
+        model=Path(shipped.model),
+        training={**level2.training, "search": told_of},
+        candidates=candidates,
+        hypervolumes=areas,
+    )
 
 
 def tuition_of(effort: Effort, seed: int) -> Tuition:

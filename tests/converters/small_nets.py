@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,8 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lineside_converters.export import export_onnx
+from lineside_converters.material import Material
+from lineside_converters.proving import Terms
+from lineside_converters.task import task_of
 from lineside_converters.training.lessons import Done, Lessons
 from lineside_converters.training.teaching import Outputs, as_tuple
+from lineside_runtime.bundle import Manifest, Variant
+from lineside_runtime.tensors import TensorSpec
 
 SIDE = 16
 
@@ -81,3 +87,31 @@ def write(module: nn.Module, path: Path, outputs: tuple[str, ...] = ("logits",))
     example = bars(2, 5)[0]
     export_onnx(module, path, example=example, input_name="image", output_names=outputs, dynamic_axes=axes)
     return path
+
+
+def terms_of(path: Path, facts: Any, recipe: Any, target: Any) -> Terms:
+    """What has to be proved of a network of this file, calibrated on bars."""
+    manifest = Manifest(
+        name="bars",
+        version="1.0.0",
+        created_at="2026-11-24T00:00:00Z",
+        task="classification",
+        labels=facts.labels,
+        inputs=(TensorSpec(name="image", shape=(-1, 1, SIDE, SIDE), layout="NCHW"),),
+        outputs=(TensorSpec(name="logits", shape=(-1, len(facts.labels))),),
+        preprocess=facts.preprocess,
+        postprocess=facts.postprocess,
+        variants=(Variant(name="onnx-fp32", format="onnx", file="onnx-fp32/model.onnx", level=0, precision="fp32"),),
+    )
+    material = Material(
+        calibration=tuple({"image": image[None].numpy()} for image in bars(12, 3)[0]),
+        calibration_source="bars",
+        tuning=(),
+        judged=(),
+        judged_source="",
+        simulated_truth=False,
+    )
+    return Terms(
+        source=path, clean=path, manifest=manifest, material=material, recipe=recipe, target=target,
+        task=task_of(manifest), max_drop=0.02,
+    )  # fmt: skip

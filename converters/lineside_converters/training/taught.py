@@ -32,7 +32,7 @@ class Tuition:
         epochs: Passes over the data.
         minutes: Wall time after which the schedule ends early but whole.
         evaluate_every: Epochs between evaluations.
-        warm_up_steps: Steps in which the learning rate rises.
+        warm_up_steps: Steps in which the learning rate rises, a tenth of the run at most.
         threads: Of torch.
         seed: Of everything random.
         bf16: Multiply in bfloat16 where the processor does: 2.5 times as fast for dense convolutions on one with
@@ -103,7 +103,7 @@ def teach(
         epoch_steps=lessons.epoch_steps,
         minutes=tuition.minutes,
         evaluate_every=tuition.evaluate_every,
-        warm_up_steps=tuition.warm_up_steps,
+        warm_up_steps=min(tuition.warm_up_steps, tuition.epochs * lessons.epoch_steps // 10),
         settings=tuition.as_dict(),
     )
     fit(

@@ -89,7 +89,7 @@ def measure_costs(
         path = Path(folder, "whole.onnx")
         close_network(network, path, [frame])
         times = _profile(shrink(path) if shrink else path, network.input_name, frame)
-        owners = _owners(onnx.load(path), _called(network.module, frame))
+        owners = _owners(onnx.load(path), called(network.module, frame))
     layers: dict[str, float] = {}
     other = 0.0
     for name, us in times.items():
@@ -167,11 +167,11 @@ def loaded(path: Path, *, profile: bool = False) -> Iterator[Executable]:
 
 
 @torch.no_grad()
-def _called(module: nn.Module, frame: Tensor) -> list[str]:
+def called(module: nn.Module, frame: Tensor) -> list[str]:
     """Returns the convolutions and linear layers in the order of their calls."""
-    called: list[str] = []
+    names: list[str] = []
     hooks = [
-        layer.register_forward_hook(lambda _m, _i, _o, name=name: called.append(name))
+        layer.register_forward_hook(lambda _m, _i, _o, name=name: names.append(name))
         for name, layer in module.named_modules()
         if isinstance(layer, (nn.Conv2d, nn.Linear))
     ]
@@ -180,7 +180,7 @@ def _called(module: nn.Module, frame: Tensor) -> list[str]:
     finally:
         for hook in hooks:
             hook.remove()
-    return called
+    return names
 
 
 def _owners(model: onnx.ModelProto, called: Sequence[str]) -> dict[str, str]:
