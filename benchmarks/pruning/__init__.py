@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-PARTS = ("detector",)
+PARTS = ("detector", "classifier", "distilling", "searching")
 
 
 def run() -> dict[str, Any]:
