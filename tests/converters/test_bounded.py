@@ -30,7 +30,7 @@ def classifier(*, outlier: float) -> bytes:
     """Three convolutions and a head; one channel of the second is ``outlier`` times as large as the others."""
     rng = np.random.default_rng(3)
     weights = {
-        "w0": rng.normal(0, 0.3, (8, 3, 3, 3)),
+        "w0": rng.normal(0, 0.1, (8, 3, 9, 9)),  # most of the multiplications
         "w1": rng.normal(0, 0.2, (8, 8, 3, 3)),
         "w2": rng.normal(0, 0.2, (8, 8, 3, 3)),
         "wf": rng.normal(0, 1.0, (CLASSES, 8)),
@@ -39,7 +39,8 @@ def classifier(*, outlier: float) -> bytes:
     weights["w2"][:, 0] /= outlier  # so that the float network hears all channels alike
     nodes, at = [], "image"
     for number in range(3):
-        nodes.append(helper.make_node("Conv", [at, f"w{number}"], [f"c{number}"], name=f"conv{number}", pads=[1] * 4))
+        pads = [1 if number else 4] * 4
+        nodes.append(helper.make_node("Conv", [at, f"w{number}"], [f"c{number}"], name=f"conv{number}", pads=pads))
         nodes.append(helper.make_node("Relu", [f"c{number}"], [f"r{number}"], name=f"relu{number}"))
         at = f"r{number}"
     nodes += [
@@ -111,13 +112,15 @@ def test_the_layer_that_hurts_goes_to_float(tmp_path: Path) -> None:
         assert {harm.node for harm in chosen.harms} <= {"conv0", "conv1", "conv2", "head"}
         shares = [harm.share for harm in chosen.harms]
         assert shares == sorted(shares, reverse=True)
-        assert chosen.harms[0].node == "conv2"  # its input has the outlier: per tensor, the other channels round to 0
+        # The outlier is in the second's output and the third's input: per tensor, the other channels round to 0.
+        assert {harm.node for harm in chosen.harms[:2]} == {"conv1", "conv2"}
+        assert chosen.held
         layers = {
             layer.name: layer for layer in layer_choices(given.clean, int8, chosen, given.material.calibration[0])
         }
         assert layers["conv2"].precision == "fp32"
         assert layers["conv2"].why == "hurt the outputs most"
-        assert layers["conv2"].harm == shares[0]
+        assert layers["conv2"].harm in shares[:2]
         assert layers["conv0"].macs > 0
         assert onnx.load(int8).graph.output[0].name == "logits"
     assert any("layers in float" in line or "drops by" in line for line in said)
