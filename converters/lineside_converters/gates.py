@@ -24,8 +24,13 @@ WARM_ROUNDS = 1
 
 @dataclasses.dataclass(slots=True)
 class _Moments:
-    """Sums over all frames from which the centred correlation of two outputs follows, per channel."""
+    """Sums over all frames from which the centred correlation of two outputs follows, per channel.
 
+    Where the size of axis 1 changes from input to input, as the words of a text do, it is no channel: all of the output
+    is one then.
+    """
+
+    shape: tuple[int, ...] = ()
     count: int = 0
     a: npt.NDArray[np.float64] | float = 0.0
     b: npt.NDArray[np.float64] | float = 0.0
@@ -36,12 +41,21 @@ class _Moments:
     def add(self, wanted: Array, found: Array) -> None:
         """Adds one frame's outputs ``(B, C, ...)``."""
         a, b = (_by_channel(array) for array in (wanted, found))
+        if self.count and self.shape != a.shape[:1]:
+            a, b = a.reshape(1, -1), b.reshape(1, -1)
+            self._join()
+        self.shape = a.shape[:1]
         self.count += a.shape[1]
         self.a = self.a + a.sum(1)
         self.b = self.b + b.sum(1)
         self.aa += float((a * a).sum())
         self.bb += float((b * b).sum())
         self.ab += float((a * b).sum())
+
+    def _join(self) -> None:
+        """Makes one channel of what was summed by several."""
+        self.count *= np.size(self.a)
+        self.a, self.b = np.sum(self.a, keepdims=True), np.sum(self.b, keepdims=True)
 
     def correlation(self) -> float:
         """Returns the cosine of both outputs after the wanted one's mean, per channel, is taken from each."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from lineside_converters.accounts import notes_of, report_of
+from lineside_converters.accounts import differing_of, notes_of, report_of, write_pictures
 from lineside_converters.bounded import Bounded, Chosen, Plan, layer_choices
 from lineside_converters.card import write_card
 from lineside_converters.compress.cleanup import clean_graph
@@ -23,7 +23,8 @@ from lineside_converters.package import build_bundle, check_free
 from lineside_converters.proving import CallerMetric, Made, Proof, Terms, prove
 from lineside_converters.recipes import recipe_for
 from lineside_converters.report import Figures, Report, now
-from lineside_converters.slimming import Effort, Slimmed, slim, told
+from lineside_converters.report_page.page import beside
+from lineside_converters.slimming import Effort, Slimmed, effort_of, slim, told
 from lineside_converters.source import SourceModel, open_source
 from lineside_converters.targets import find_target
 from lineside_converters.task import task_of
@@ -69,7 +70,7 @@ class OptimizeResult:
     @property
     def size_ratio(self) -> float:
         """Size of the fastest variant's files as a share of the source model's."""
-        return self.proof.proved[0].made.size_bytes / self.float_figures.size_bytes
+        return self.proof.proved[0].figures.size_bytes / self.float_figures.size_bytes
 
     @property
     def memory_ratio(self) -> float | None:
@@ -111,7 +112,7 @@ class Optimizer:
         work: Path | str | None = None,
         memory: bool = False,
         seed: int = 20,
-        effort: Effort | None = None,
+        effort: Effort | Mapping[str, Any] | None = None,
         on_progress: Callable[[str], None] | None = None,
         on_count: Count | None = None,
     ) -> None:
@@ -141,8 +142,8 @@ class Optimizer:
             work: Folder that keeps finished steps, so that a run that was killed goes on where it was.
             memory: Whether the peak memory of fresh processes is measured too; takes some seconds a variant.
             seed: Of everything that is drawn.
-            effort: At levels 2 and 3, how much faster pruning is to make the model and how long is trained; a speed
-                that suits most models and 20 epochs if not given.
+            effort: At levels 2 and 3, how much faster pruning is to make the model, how long is trained and how much
+                is tried: an `Effort`, or some of its fields.
             on_progress: Told in words what is going on.
             on_count: Told how much of a long step is done: its name, how many, of how many.
 
@@ -166,7 +167,7 @@ class Optimizer:
         self._card, self._training = card, training
         self._trust, self._overwrite, self._memory = trust, overwrite, memory
         self._work = None if work is None else Path(work)
-        self._effort = effort or Effort()
+        self._effort = effort if isinstance(effort, Effort) else effort_of(effort or {})
         say = on_progress or log.info
         self._voice = Voice(say) if on_count is None else Voice(say, on_count)
 
@@ -260,9 +261,11 @@ class Optimizer:
         int8: Path | None,
         slimmed: Slimmed | None,
     ) -> OptimizeResult:
-        layers = layer_choices(int8, chosen) if int8 is not None else ()
+        feed = terms.material.calibration[0]
+        layers = layer_choices(terms.clean, int8, chosen, feed) if int8 is not None else ()
         training = dict(source.training if self._training is None else self._training)
-        report = report_of(terms, source.facts, proof, chosen, layers=layers, training=training)
+        differing = differing_of(terms, proof)
+        report = report_of(terms, source.facts, proof, chosen, differing, layers=layers, training=training)
         if slimmed is not None:
             report = told(report, slimmed)
         forms = _shipped(terms, proof)
@@ -280,7 +283,8 @@ class Optimizer:
             engine=forms[0].engine,
             overwrite=self._overwrite,
         )
-        self._voice.say(f"wrote {bundle.path}")
+        write_pictures(bundle.path, report, terms, differing)
+        self._voice.say(f"wrote {bundle.path}, and {beside(bundle.path).name} beside it")
         return OptimizeResult(bundle, report.float, report.int8, report, proof, slimmed)
 
 

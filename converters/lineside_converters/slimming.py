@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +85,22 @@ class Effort:
         ):
             if not good:
                 raise ConfigError(name, expected=expected, actual=getattr(self, name))
+
+
+def effort_of(fields: Mapping[str, Any]) -> Effort:
+    """Returns an effort of which some fields are given.
+
+    Raises:
+        ConfigError: There is no such field, or a value is out of range.
+    """
+    known = [field.name for field in dataclasses.fields(Effort)]
+    unknown = sorted(set(fields) - set(known))
+    if unknown:
+        raise ConfigError("effort", expected=f"fields of {', '.join(known)}", actual=", ".join(unknown))
+    try:
+        return Effort(**fields)
+    except TypeError as error:
+        raise ConfigError("effort", expected="numbers", actual=dict(fields)) from error
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

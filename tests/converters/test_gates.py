@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 
 from lineside_converters.gates import (
+    Feed,
     check_accuracy,
     check_caller,
     check_parity,
@@ -328,3 +329,19 @@ def test_a_level_that_is_not_here_is_refused_and_not_replaced(level: int) -> Non
 
 def test_the_levels_of_this_release() -> None:
     assert {level: recipe.precision for level, recipe in RECIPES.items()} == {0: "fp32", 1: "int8"}
+
+
+def test_outputs_whose_length_changes_are_compared_whole() -> None:
+    rng = np.random.default_rng(0)
+    feeds = [{"x": rng.normal(size=(1, length, 4)).astype(np.float32)} for length in (3, 7, 7, 2)]
+
+    def reference(feed: Feed) -> dict[str, np.ndarray]:
+        return {"y": feed["x"] * 2 + 5}
+
+    def noisy(feed: Feed) -> dict[str, np.ndarray]:
+        return {"y": feed["x"] * 2 + 5 + np.sin(97 * feed["x"]) * 0.4}
+
+    gate = check_parity(reference, noisy, feeds, min_correlation=0.9)
+    wanted, found = (np.concatenate([run(feed)["y"].ravel() for feed in feeds]) for run in (reference, noisy))
+    a, b = wanted - wanted.mean(), found - wanted.mean()
+    assert gate.value == pytest.approx(float(a @ b / np.linalg.norm(a) / np.linalg.norm(b)), abs=1e-6)

@@ -92,7 +92,7 @@ def photo(random: np.random.Generator, side: int) -> npt.NDArray[np.uint8]:
     found = _photos()
     image = cv2.imread(str(random.choice(np.array(found, object)))) if found else None
     if image is None:
-        image = cv2.cvtColor(render("pcb", int(random.integers(1_000_000))).image, cv2.COLOR_GRAY2BGR)
+        image = render("pcb", int(random.integers(1_000_000))).image
     return np.asarray(cv2.resize(image, (side, side)), np.uint8)
 
 
