@@ -59,6 +59,7 @@ class Effort:
         teach_weight: Of the loss against the whole model's answers.
         batch: Frames a step.
         threads: Of torch.
+        bf16: Multiply in bfloat16 when fine-tuning: faster for dense convolutions where the processor does it itself.
         trials: Networks that level 3 cuts, quantises and times.
         shortlist: How many of them it fine-tunes, each as long as level 2 does.
     """
@@ -71,6 +72,7 @@ class Effort:
     teach_weight: float = 3.0
     batch: int = 16
     threads: int = 1
+    bf16: bool = False
     trials: int = 40
     shortlist: int = 4
 
@@ -261,6 +263,7 @@ def tuition_of(effort: Effort, seed: int) -> Tuition:
         minutes=effort.minutes,
         evaluate_every=max(1, effort.epochs // 4),
         threads=effort.threads,
+        bf16=effort.bf16,
         seed=seed,
     )
 
