@@ -1,6 +1,9 @@
 """Levels 2 and 3 and distillation. Finished work is kept in ``benchmarks/.pruning/``: figures alone take a few minutes.
 
 python -m benchmarks pruning, or a part: python -m benchmarks.pruning detector
+
+The trainings use one thread each: on two quiet cores ``detector`` and the other three run side by side, about a quarter
+of an hour and three; times are measured again at the end of each part, so call it once more when nothing else runs.
 """
 
 from __future__ import annotations

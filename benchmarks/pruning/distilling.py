@@ -22,7 +22,7 @@ from lineside_converters.training.taught import Tuition, teach
 SEEDS = (0, 1, 2)
 STUDENT = "resnet18@0.5"
 TUITION = Tuition(
-    learning_rate=1.5e-3, true_weight=0.5, teach_weight=1.0, feature_weight=0.1, epochs=16, evaluate_every=4, threads=1,
+    learning_rate=1.5e-3, true_weight=0.5, teach_weight=1.0, feature_weight=0.1, epochs=14, evaluate_every=4, threads=1,
     bf16=True,
 )  # fmt: skip
 BATCH = 32

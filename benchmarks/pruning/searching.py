@@ -36,8 +36,8 @@ from lineside_converters.training.taught import teach
 from lineside_converters.voice import Voice
 from lineside_models.vision.facts import ModelFacts
 
-LEVEL2_SPEEDUPS = (1.6, 2.2, 3.0)
-SHORT = dataclasses.replace(EFFORT, epochs=4, trials=36, shortlist=4)
+LEVEL2_SPEEDUPS = (1.6, 2.6)
+SHORT = dataclasses.replace(EFFORT, epochs=3, trials=24, shortlist=3)
 """Of every network alike: level 2's, the search's and the random search's."""
 
 

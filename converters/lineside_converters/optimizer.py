@@ -24,7 +24,7 @@ from lineside_converters.proving import CallerMetric, Made, Proof, Terms, prove
 from lineside_converters.recipes import recipe_for
 from lineside_converters.report import Figures, Report, now
 from lineside_converters.report_page.page import beside
-from lineside_converters.slimming import Effort, Slimmed, slim, told
+from lineside_converters.slimming import Effort, Slimmed, effort_of, slim, told
 from lineside_converters.source import SourceModel, open_source
 from lineside_converters.targets import find_target
 from lineside_converters.task import task_of
@@ -112,7 +112,7 @@ class Optimizer:
         work: Path | str | None = None,
         memory: bool = False,
         seed: int = 20,
-        effort: Effort | None = None,
+        effort: Effort | Mapping[str, Any] | None = None,
         on_progress: Callable[[str], None] | None = None,
         on_count: Count | None = None,
     ) -> None:
@@ -142,8 +142,8 @@ class Optimizer:
             work: Folder that keeps finished steps, so that a run that was killed goes on where it was.
             memory: Whether the peak memory of fresh processes is measured too; takes some seconds a variant.
             seed: Of everything that is drawn.
-            effort: At levels 2 and 3, how much faster pruning is to make the model and how long is trained; a speed
-                that suits most models and 20 epochs if not given.
+            effort: At levels 2 and 3, how much faster pruning is to make the model, how long is trained and how much
+                is tried: an `Effort`, or some of its fields.
             on_progress: Told in words what is going on.
             on_count: Told how much of a long step is done: its name, how many, of how many.
 
@@ -167,7 +167,7 @@ class Optimizer:
         self._card, self._training = card, training
         self._trust, self._overwrite, self._memory = trust, overwrite, memory
         self._work = None if work is None else Path(work)
-        self._effort = effort or Effort()
+        self._effort = effort if isinstance(effort, Effort) else effort_of(effort or {})
         say = on_progress or log.info
         self._voice = Voice(say) if on_count is None else Voice(say, on_count)
 

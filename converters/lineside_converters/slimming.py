@@ -1,7 +1,6 @@
 """Levels 2 and 3: channels taken out, then taught by the whole model.
 
-Level 2 takes them where the sensitivity curve says that it hurts least. Level 3 searches around that and ships the
-best.
+Level 2 takes them where the sensitivity curve says that it hurts least. Level 3 searches around that.
 
 - Widths are chosen by what the INT8 form takes in ONNX Runtime, which is what ships.
 - Learnt from is the train fold of the data alone, and of it only what isn't kept aside; the frames that the gates judge
@@ -14,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +59,7 @@ class Effort:
         teach_weight: Of the loss against the whole model's answers.
         batch: Frames a step.
         threads: Of torch.
+        bf16: Multiply in bfloat16 when fine-tuning: faster for dense convolutions where the processor does it itself.
         trials: Networks that level 3 cuts, quantises and times.
         shortlist: How many of them it fine-tunes, each as long as level 2 does.
     """
@@ -72,6 +72,7 @@ class Effort:
     teach_weight: float = 3.0
     batch: int = 16
     threads: int = 1
+    bf16: bool = False
     trials: int = 40
     shortlist: int = 4
 
@@ -86,6 +87,22 @@ class Effort:
         ):
             if not good:
                 raise ConfigError(name, expected=expected, actual=getattr(self, name))
+
+
+def effort_of(fields: Mapping[str, Any]) -> Effort:
+    """Returns an effort of which some fields are given.
+
+    Raises:
+        ConfigError: There is no such field, or a value is out of range.
+    """
+    known = [field.name for field in dataclasses.fields(Effort)]
+    unknown = sorted(set(fields) - set(known))
+    if unknown:
+        raise ConfigError("effort", expected=f"fields of {', '.join(known)}", actual=", ".join(unknown))
+    try:
+        return Effort(**fields)
+    except TypeError as error:
+        raise ConfigError("effort", expected="numbers", actual=dict(fields)) from error
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -246,6 +263,7 @@ def tuition_of(effort: Effort, seed: int) -> Tuition:
         minutes=effort.minutes,
         evaluate_every=max(1, effort.epochs // 4),
         threads=effort.threads,
+        bf16=effort.bf16,
         seed=seed,
     )
 

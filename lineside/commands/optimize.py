@@ -17,17 +17,33 @@ if TYPE_CHECKING:
     from lineside_converters.optimizer import OptimizeResult
 
 
+EFFORT = ("speedup", "epochs", "minutes", "trials", "shortlist")
+"""Options that say how much levels 2 and 3 do; what isn't given is the optimizer's own default."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the model, the level and what to prove it on."""
     parser.add_argument("model", type=Path, help="a bundle's folder, an .onnx or a .pt file")
-    parser.add_argument("--level", type=int, default=1, metavar="N", help="0: clean-up; 1: INT8 (default: %(default)s)")
+    parser.add_argument(
+        "--level",
+        type=int,
+        default=1,
+        metavar="N",
+        help="0: clean-up; 1: INT8; 2: pruned and taught, then INT8; 3: searched for (default: %(default)s)",
+    )
     parser.add_argument(
         "--target",
         default="cpu",
         metavar="NAME",
         help="a board's profile such as rpi5, x86 or cuda:0, or a kind of device: cpu, gpu, npu (default: %(default)s)",
     )
-    parser.add_argument("--data", type=Path, metavar="DIR", help="annotated data: calibration and accuracy")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        action="append",
+        metavar="DIR",
+        help="annotated data: calibration and accuracy; levels 2 and 3 learn from its train fold; repeatable",
+    )
     parser.add_argument("--fold", default="train", help="which fold of the data (default: %(default)s)")
     parser.add_argument("--images", type=Path, metavar="DIR", help="photos without annotations: calibration only")
     parser.add_argument(
@@ -39,6 +55,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trust", action="store_true", help="read a .pt file that could run code: only your own")
     parser.add_argument("--work", type=Path, metavar="DIR", help="keep finished steps here, to go on after a kill")
     parser.add_argument("--seed", type=int, default=20, metavar="N", help="of everything drawn (default: %(default)s)")
+    taught = parser.add_argument_group("levels 2 and 3")
+    taught.add_argument("--speedup", type=float, metavar="X", help="that pruning alone is to bring (default: 2.1)")
+    taught.add_argument("--epochs", type=int, metavar="N", help="of fine-tuning (default: 20)")
+    taught.add_argument("--minutes", type=float, metavar="M", help="end fine-tuning early but whole after so many")
+    taught.add_argument("--trials", type=int, metavar="N", help="networks that level 3 tries (default: 40)")
+    taught.add_argument("--shortlist", type=int, metavar="N", help="networks that level 3 fine-tunes (default: 4)")
     parser.add_argument("--no-memory", action="store_true", help="leave out the peak memory of fresh processes")
     add_json(parser)
     parser.set_defaults(run=run)
@@ -64,6 +86,7 @@ def run(options: argparse.Namespace) -> int:
             work=options.work,
             memory=not options.no_memory,
             seed=options.seed,
+            effort={name: value for name in EFFORT if (value := getattr(options, name)) is not None},
             on_progress=say,
             on_count=count,
         ).run()
@@ -89,6 +112,7 @@ def summary(result: OptimizeResult) -> dict[str, Any]:
         "variants": result.report.variants,
         "gates": result.report.gates,
         "notes": result.report.notes,
+        "hypervolumes": result.report.hypervolumes,
         "float": result.float_figures,
         "int8": result.int8_figures,
     }

@@ -151,6 +151,12 @@ def test_an_effort_out_of_range_is_refused(wrong):
         Effort(**wrong)
 
 
+def test_an_effort_of_unknown_fields_or_of_words_is_refused(model):
+    for wrong in ({"speed": 2}, {"speedup": "fast"}):
+        with pytest.raises(ConfigError, match="effort"):
+            Optimizer(model, optimization_level=2, effort=wrong)
+
+
 def test_a_student_narrowed_from_its_teacher_learns_and_is_written(model, folder, tmp_path):
     school = open_school(model, [folder], batch=16, seed=0)
     student = open_student("narrow@0.5", school, seed=0)
