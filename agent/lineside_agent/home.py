@@ -59,7 +59,7 @@ class Home:
         self.client = LinkClient(config.link, config.device, will=will)
         repo = RepoClient(self.client, self._topics, config.device)
         trust = TrustStore(config.folder / "trust", _read_root(config.root), repo, ClockFloor(config.folder / "clock"))
-        self._fetcher = Fetcher(config.group, trust=trust, repo=repo)
+        self._fetcher = Fetcher(config.group, trust=trust, repo=repo, installed=config.folder / "current")
         self.outbox = Outbox(store, self._publish_results, stop)
 
     def start(self, updater: Updater) -> None:
@@ -117,6 +117,7 @@ class Home:
             boot_id=self._boot_id,
             free_bytes=shutil.disk_usage(self._config.folder).free,
             progress=progress,
+            transfer=self._fetcher.last,
         )
         with self._lock:
             self._reported = encode(reported)

@@ -18,8 +18,9 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from lineside_hub.config import HubConfig, load_config
+from lineside_hub.config import HubConfig, load_config, turns
 from lineside_hub.database import Database
+from lineside_hub.deltas import DeltaMaker
 from lineside_hub.inbox import Inbox, Kind
 from lineside_hub.repository import Repository
 from lineside_hub.responder import Responder
@@ -53,7 +54,8 @@ class Hub:
         self.repository = Repository.open(folder)
         self.link = LinkClient(config.link, f"lineside-hub-{config.link.site}")
         self.inbox = Inbox(folder, self._acknowledge)
-        self.responder = Responder(self.repository, self._answer)
+        self.deltas = DeltaMaker(folder)
+        self.responder = Responder(self.repository, self._answer, turns=turns(config.transfer), maker=self.deltas)
         self._renew_every_s = config.renew_every_s
         self._database = Database.open(folder)
         self._published: dict[str, Desired] = {}
@@ -70,6 +72,7 @@ class Hub:
         """
         self._renew()
         self.inbox.start()
+        self.deltas.start()
         self.responder.start()
         prefix = self.topics.prefix
         self.link.subscribe(f"{prefix}/d/+/res", self._taker("results"))
@@ -85,6 +88,7 @@ class Hub:
         self._closing.set()
         self._wake.set()
         self.responder.close()
+        self.deltas.close()
         self.inbox.close()
         self.link.close()
         if self._ticker.ident is not None:
