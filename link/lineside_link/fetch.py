@@ -85,7 +85,7 @@ class RepoClient:
         self._pulls = 0
         self._connections = 0
         self._counters: collections.Counter[str] = collections.Counter()
-        client.on_connect(self._note_connection)
+        client.on_begin(self._note_connection)
         client.subscribe(topics.repo_response(device), self._receive, qos=0)
 
     @property
@@ -301,13 +301,13 @@ class RepoClient:
             )
 
     def _send_due(self, window: PullWindow) -> None:
-        if not self._client.connected:
+        if not self._client.can_ask:
             return
         for request_id, piece in window.due(time.monotonic()):
             request = RepoRequest(
                 id=request_id, kind=piece.kind, path=piece.path, part=piece.part, piece=piece.size, base=piece.base
             )
-            if self._client.publish(self._topic, encode(request), qos=0):
+            if self._client.ask(self._topic, encode(request)):
                 with self._arrived:
                     self._counters["asked"] += 1
 
@@ -316,7 +316,7 @@ class RepoClient:
     ) -> Answer | None:
         with self._arrived:
             if not mailbox:
-                due_s = window.next_due_s(time.monotonic()) if self._client.connected else _POLL_S
+                due_s = window.next_due_s(time.monotonic()) if self._client.can_ask else _POLL_S
                 self._arrived.wait(min(max(due_s, 0.01), _POLL_S))
             if not mailbox:
                 return None
@@ -347,7 +347,7 @@ class RepoClient:
             self._counters["repeated"] += window.repeated
             self._counters["busy"] += window.busy
 
-    # In the handlers' thread.
+    # In the link's threads.
 
     def _receive(self, _topic: str, payload: bytes) -> None:
         head, body = decode_response(payload)
