@@ -57,7 +57,13 @@ class Home:
         self.name_conflicts = 0
         will = (self._topics.up(config.device), encode(Up(device=config.device, up=False, boot_id=boot_id)))
         self.client = LinkClient(config.link, config.device, will=will)
-        repo = RepoClient(self.client, self._topics, config.device)
+        repo = RepoClient(
+            self.client,
+            self._topics,
+            config.device,
+            delta_wait_s=config.transfer.delta_wait_s,
+            multicast=config.transfer.multicast,
+        )
         trust = TrustStore(config.folder / "trust", _read_root(config.root), repo, ClockFloor(config.folder / "clock"))
         self._fetcher = Fetcher(config.group, trust=trust, repo=repo, installed=config.folder / "current")
         self.outbox = Outbox(store, self._publish_results, stop)
