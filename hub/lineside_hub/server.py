@@ -20,6 +20,8 @@ import time
 from pathlib import Path
 from types import FrameType
 
+import msgspec
+
 from lineside_hub.config import HubConfig, load_config, turns
 from lineside_hub.database import Database
 from lineside_hub.deltas import DeltaMaker
@@ -76,6 +78,7 @@ class Hub:
             pace=self.responder.note_sent_to_all,
         )
         self._renew_every_s = config.renew_every_s
+        self._window = config.window
         self._database = Database.open(folder)
         self._published: dict[str, Desired] = {}
         self._everything = threading.Event()
@@ -187,7 +190,8 @@ class Hub:
 
     def _publish_desired(self) -> bool:
         whole = True
-        for scope, desired in self._database.desired().items():
+        for scope, stored in self._database.desired().items():
+            desired = self._in_window(stored)
             if self._published.get(scope) == desired:
                 continue
             kind, name = scope.split("/", 1)
@@ -199,6 +203,10 @@ class Hub:
             else:
                 whole = False
         return whole
+
+    def _in_window(self, wish: Desired) -> Desired:
+        """The plant's maintenance window goes with every wish that has none of its own."""
+        return wish if wish.window is not None else msgspec.structs.replace(wish, window=self._window)
 
     def _renew(self) -> bool:
         try:
