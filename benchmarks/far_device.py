@@ -1,11 +1,12 @@
-"""A device of its own process that fetches one bundle: ``python -m benchmarks.far_device URL MANIFEST FOLDER``.
+"""A device of its own process that fetches bundles: ``python -m benchmarks.far_device URL MANIFEST FOLDER``.
 
-Prints one JSON object when it has it.
+Fetches once for each line on stdin, into a new folder each time, and prints one JSON object when it has it.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -27,22 +28,23 @@ def main(url: str, manifest: str, folder: str) -> int:
         print(client.last_error, file=sys.stderr)
         return 1
     repo.metadata("timestamp.json")
-    began = time.monotonic()
-    report = repo.fetch_files(parse_manifest(Path(manifest).read_bytes()), Path(folder))
-    seconds = time.monotonic() - began
-    print(
-        json.dumps(
-            {
-                "seconds": seconds,
-                "bytes": report.fetched_bytes,
-                "received_bytes": client.counters["received_bytes"],
-                "connects": client.counters["connects"],
-                "piece_bytes": repo.piece_bytes,
-                "window": repo.pace.window,
-                **repo.counters,
-            }
-        )
-    )
+    wanted = parse_manifest(Path(manifest).read_bytes())
+    for _ in sys.stdin:
+        shutil.rmtree(folder, ignore_errors=True)
+        before = client.counters["received_bytes"]
+        began = time.perf_counter()
+        report = repo.fetch_files(wanted, Path(folder))
+        seconds = time.perf_counter() - began
+        told = {
+            "seconds": seconds,
+            "bytes": report.fetched_bytes,
+            "received_bytes": client.counters["received_bytes"] - before,
+            "connects": client.counters["connects"],
+            "piece_bytes": repo.piece_bytes,
+            "window": repo.pace.window,
+            **repo.counters,
+        }
+        print(json.dumps(told), flush=True)
     client.close()
     return 0
 

@@ -5,7 +5,8 @@ when a connection broke is therefore never replayed behind the caller's back: pa
 after the newer state that the caller publishes on reconnection. Who must deliver (the outbox, retained
 state) sends again from what it has on disk.
 
-Everything that arrives is handed over through one bounded queue; no work is done in the network thread.
+Everything that arrives is handed over through one bounded queue, but for what somebody takes at once into a queue of
+its own; no work is done in the network thread.
 """
 
 from __future__ import annotations
@@ -76,6 +77,7 @@ class Connection:
         context: TLS, or ``None``.
         will: Topic and payload that the broker publishes (QoS 1, retained) if we vanish.
         events: Where arrivals go; when it is full the network thread waits, which holds the sender back by TCP.
+        direct: Offered each message in the network thread; true if it took it, and it need not be queued.
         on_socket: Called in the network thread when CONNECT is on its way. What is sent from then on follows it in the
             same stream (MQTT 3.1.1, section 3.1.4), so that subscribing costs no round trip of its own.
         on_open: Called in the network thread on CONNACK.
@@ -89,6 +91,7 @@ class Connection:
         context: ssl.SSLContext | None,
         will: tuple[str, bytes] | None,
         events: queue.Queue[Event | None],
+        direct: Callable[[str, bytes], bool],
         on_socket: Callable[[Connection], None],
         on_open: Callable[[Connection], None],
     ) -> None:
@@ -98,6 +101,7 @@ class Connection:
         self.accepted = False
         self._config = config
         self._events = events
+        self._direct = direct
         self._on_socket = on_socket
         self._on_open = on_open
         self._leaving = threading.Event()
@@ -239,7 +243,9 @@ class Connection:
 
     def _arrived(self, _client: mqtt.Client, _userdata: Any, message: mqtt.MQTTMessage) -> None:
         try:
-            self.hand_over(Message(message.topic, bytes(message.payload)))
+            topic, payload = message.topic, bytes(message.payload)
+            if not self._direct(topic, payload):
+                self.hand_over(Message(topic, payload))
         except UnicodeDecodeError as error:
             log.error("a message on a topic that is not UTF-8 was dropped: %s", error)
 

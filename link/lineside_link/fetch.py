@@ -93,7 +93,7 @@ class RepoClient:
         self._connections = 0
         self._counters: collections.Counter[str] = collections.Counter()
         client.on_begin(self._note_connection)
-        client.subscribe(topics.repo_response(device), self._receive, qos=0)
+        client.subscribe_direct(topics.repo_response(device), self._receive)
 
     @property
     def counters(self) -> Mapping[str, int]:
