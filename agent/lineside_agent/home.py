@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lineside_agent.config import AgentConfig
 from lineside_agent.fetch import Fetcher
+from lineside_agent.maintenance import closed
 from lineside_agent.outbox import Outbox
 from lineside_agent.store import Store
 from lineside_agent.updater import Progress, ShouldStop, Updater
@@ -57,9 +58,16 @@ class Home:
         self.name_conflicts = 0
         will = (self._topics.up(config.device), encode(Up(device=config.device, up=False, boot_id=boot_id)))
         self.client = LinkClient(config.link, config.device, will=will)
-        repo = RepoClient(self.client, self._topics, config.device)
-        trust = TrustStore(config.folder / "trust", _read_root(config.root), repo, ClockFloor(config.folder / "clock"))
-        self._fetcher = Fetcher(config.group, trust=trust, repo=repo)
+        repo = RepoClient(
+            self.client,
+            self._topics,
+            config.device,
+            delta_wait_s=config.transfer.delta_wait_s,
+            multicast=config.transfer.multicast,
+        )
+        self._clock = ClockFloor(config.folder / "clock")
+        trust = TrustStore(config.folder / "trust", _read_root(config.root), repo, self._clock)
+        self._fetcher = Fetcher(config.group, trust=trust, repo=repo, installed=config.folder / "current")
         self.outbox = Outbox(store, self._publish_results, stop)
 
     def start(self, updater: Updater) -> None:
@@ -98,6 +106,15 @@ class Home:
         """As `Fetcher.bring`."""
         self._fetcher.bring(bundle, folder, progress, should_stop)
 
+    def gate(self, machine: Machine, fetching: bool) -> str:
+        """Says what must be waited for: the maintenance window of the wish; empty for nothing.
+
+        Args:
+            machine: Where the update stands.
+            fetching: Before the bundle is brought; else before it is changed over to.
+        """
+        return closed(machine.wish, self._clock.set_time(), fetching=fetching)
+
     def report(self, machine: Machine, progress: float) -> None:
         """Publishes where the update machine stands; without a connection, at the next one.
 
@@ -117,6 +134,8 @@ class Home:
             boot_id=self._boot_id,
             free_bytes=shutil.disk_usage(self._config.folder).free,
             progress=progress,
+            waiting=self._updater.waiting if self._updater is not None else "",
+            transfer=self._fetcher.last,
         )
         with self._lock:
             self._reported = encode(reported)

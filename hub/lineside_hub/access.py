@@ -1,8 +1,8 @@
 """mosquitto's access list and configuration, written from who is enrolled.
 
-A device reads what it and its group should run, its own answers and acknowledgements, and writes its own
-topics; everything else is closed. mosquitto's patterns know the user's and the client's name but no group,
-so each device has its own entry, and mosquitto reads the list again on SIGHUP.
+A device reads what it and its group should run, its own answers and acknowledgements, and the chunks that are
+sent to its group; it writes its own topics, and everything else is closed. mosquitto's patterns know the user's and the
+client's name but no group, so each device has its own entry, and mosquitto reads the list again on SIGHUP.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ def access_list(site: str, devices: Mapping[str, str]) -> str:
             topics.group_desired(group),
             topics.device_desired(device),
             topics.repo_response(device),
+            topics.group_chunks(group),
             topics.results_ack(device),
             topics.up(device),
         ]
@@ -91,4 +92,5 @@ def _hub_writes(topics: Topics) -> list[str]:
         topics.device_desired("+"),
         topics.repo_response("+"),
         topics.results_ack("+"),
+        topics.group_chunks("+"),
     ]

@@ -3,7 +3,9 @@
 Threads and what they share (messages in queues, nothing else)::
 
     link handlers ──► Inbox      one writer: results, births, reports; acknowledges after the commit
-                 └──► Responder  metadata, manifests and chunks for the devices
+                 ├──► Responder  metadata, manifests, chunks and patches for the devices
+                 └──► Multicaster  chunks that many devices want at once
+    DeltaMaker    ──► patches between bundles, each pair in a process of its own
     ticker        ──► looks for new wishes of other processes, renews the timestamp
 
 Everything retained is published again on every connection, because retained state dies with a broker.
@@ -18,13 +20,17 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from lineside_hub.config import HubConfig, load_config
+import msgspec
+
+from lineside_hub.config import HubConfig, load_config, turns
 from lineside_hub.database import Database
+from lineside_hub.deltas import DeltaMaker
 from lineside_hub.inbox import Inbox, Kind
+from lineside_hub.multicast import Multicaster
 from lineside_hub.repository import Repository
 from lineside_hub.responder import Responder
 from lineside_link.client import LinkClient
-from lineside_link.messages import Desired, ResultsAck, encode
+from lineside_link.messages import Desired, RepoRequest, ResultsAck, encode
 from lineside_link.topics import NAME, Topics
 from lineside_runtime.errors import LinesideError, StoreError
 
@@ -53,8 +59,26 @@ class Hub:
         self.repository = Repository.open(folder)
         self.link = LinkClient(config.link, f"lineside-hub-{config.link.site}")
         self.inbox = Inbox(folder, self._acknowledge)
-        self.responder = Responder(self.repository, self._answer)
+        self.deltas = DeltaMaker(folder)
+        several = config.transfer.multicast_from > 0
+        self.responder = Responder(
+            self.repository,
+            self._answer,
+            turns=turns(config.transfer),
+            maker=self.deltas,
+            join=self._join if several else None,
+            multicast_bytes_s=int(config.transfer.multicast_rate_bytes_s),
+        )
+        self.multicast = Multicaster(
+            self.repository,
+            self.deltas,
+            config.transfer,
+            reply=self.responder.reply,
+            send=self._send_to_all,
+            pace=self.responder.note_sent_to_all,
+        )
         self._renew_every_s = config.renew_every_s
+        self._window = config.window
         self._database = Database.open(folder)
         self._published: dict[str, Desired] = {}
         self._everything = threading.Event()
@@ -70,7 +94,9 @@ class Hub:
         """
         self._renew()
         self.inbox.start()
+        self.deltas.start()
         self.responder.start()
+        self.multicast.start()
         prefix = self.topics.prefix
         self.link.subscribe(f"{prefix}/d/+/res", self._taker("results"))
         self.link.subscribe(f"{prefix}/d/+/up", self._taker("up"))
@@ -84,7 +110,9 @@ class Hub:
         """Writes what has arrived, and leaves."""
         self._closing.set()
         self._wake.set()
+        self.multicast.close()
         self.responder.close()
+        self.deltas.close()
         self.inbox.close()
         self.link.close()
         if self._ticker.ident is not None:
@@ -128,6 +156,12 @@ class Hub:
     def _answer(self, device: str, payload: bytes) -> bool:
         return self.link.publish(self.topics.repo_response(device), payload, qos=0)
 
+    def _join(self, device: str, request: RepoRequest) -> None:
+        self.multicast.join(device, request)
+
+    def _send_to_all(self, target: str, name: str, body: bytes) -> bool:
+        return self.link.publish(self.topics.chunk(target, name), body, qos=0)
+
     # The ticker.
 
     def _tick(self) -> None:
@@ -156,7 +190,8 @@ class Hub:
 
     def _publish_desired(self) -> bool:
         whole = True
-        for scope, desired in self._database.desired().items():
+        for scope, stored in self._database.desired().items():
+            desired = self._in_window(stored)
             if self._published.get(scope) == desired:
                 continue
             kind, name = scope.split("/", 1)
@@ -168,6 +203,10 @@ class Hub:
             else:
                 whole = False
         return whole
+
+    def _in_window(self, wish: Desired) -> Desired:
+        """The plant's maintenance window goes with every wish that has none of its own."""
+        return wish if wish.window is not None else msgspec.structs.replace(wish, window=self._window)
 
     def _renew(self) -> bool:
         try:
