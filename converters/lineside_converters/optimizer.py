@@ -23,6 +23,7 @@ from lineside_converters.package import build_bundle, check_free
 from lineside_converters.proving import CallerMetric, Made, Proof, Terms, prove
 from lineside_converters.recipes import recipe_for
 from lineside_converters.report import Figures, Report, now
+from lineside_converters.slimming import Effort, Slimmed, slim, told
 from lineside_converters.source import SourceModel, open_source
 from lineside_converters.targets import find_target
 from lineside_converters.task import task_of
@@ -50,6 +51,7 @@ class OptimizeResult:
         int8_figures: Of the bundle's fastest INT8 variant on the same frames; ``None`` at level 0.
         report: All that was measured; also the bundle's ``report.json``.
         proof: The same with every answer, for who wants to look at them.
+        slimmed: What levels 2 and 3 made before it was quantised; ``None`` below.
     """
 
     bundle: Bundle
@@ -57,6 +59,7 @@ class OptimizeResult:
     int8_figures: Figures | None
     report: Report
     proof: Proof
+    slimmed: Slimmed | None = None
 
     @property
     def speedup(self) -> float:
@@ -108,6 +111,7 @@ class Optimizer:
         work: Path | str | None = None,
         memory: bool = False,
         seed: int = 20,
+        effort: Effort | None = None,
         on_progress: Callable[[str], None] | None = None,
         on_count: Count | None = None,
     ) -> None:
@@ -137,6 +141,8 @@ class Optimizer:
             work: Folder that keeps finished steps, so that a run that was killed goes on where it was.
             memory: Whether the peak memory of fresh processes is measured too; takes some seconds a variant.
             seed: Of everything that is drawn.
+            effort: At levels 2 and 3, how much faster pruning is to make the model and how long is trained; a speed
+                that suits most models and 20 epochs if not given.
             on_progress: Told in words what is going on.
             on_count: Told how much of a long step is done: its name, how many, of how many.
 
@@ -160,6 +166,7 @@ class Optimizer:
         self._card, self._training = card, training
         self._trust, self._overwrite, self._memory = trust, overwrite, memory
         self._work = None if work is None else Path(work)
+        self._effort = effort or Effort()
         say = on_progress or log.info
         self._voice = Voice(say) if on_count is None else Voice(say, on_count)
 
@@ -181,13 +188,16 @@ class Optimizer:
             check_free(out, overwrite=self._overwrite)
             self._voice.say(f"{source.facts.name}: level {self._recipe.level}, {self._recipe.name}")
             terms = self._terms(source, manifest, self._clean(source, work))
+            slimmed = self._slim(terms, work)
+            if slimmed is not None:
+                terms = dataclasses.replace(terms, clean=slimmed.model)
             chosen, int8 = self._quantise(terms, work)
             made, absent = make_forms(terms, chosen.plan, int8, work, self._voice)
             proof = prove(terms, made, self._voice)
             proof = dataclasses.replace(proof, refused=(*absent, *proof.refused))
             if self._memory:
                 proof = measure_peaks(terms, proof, work.folder, self._voice)
-            return self._package(out, source, terms, proof, chosen, int8)
+            return self._package(out, source, terms, proof, chosen, int8, slimmed)
 
     def _open(self, work: Work) -> SourceModel:
         folder = work.folder / "source"
@@ -229,6 +239,11 @@ class Optimizer:
             log.warning("%s: %s", manifest.identity, note)
         return terms
 
+    def _slim(self, terms: Terms, work: Work) -> Slimmed | None:
+        if not self._recipe.slims:
+            return None
+        return slim(terms, self._data, self._fold, self._effort, work, self._voice)
+
     def _quantise(self, terms: Terms, work: Work) -> tuple[Chosen, Path | None]:
         if self._recipe.precision == "fp32":
             return Chosen(plan=Plan(method="minmax", why="level 0")), None
@@ -236,11 +251,20 @@ class Optimizer:
         return Bounded(terms, work, self._voice).choose()
 
     def _package(
-        self, out: Path, source: SourceModel, terms: Terms, proof: Proof, chosen: Chosen, int8: Path | None
+        self,
+        out: Path,
+        source: SourceModel,
+        terms: Terms,
+        proof: Proof,
+        chosen: Chosen,
+        int8: Path | None,
+        slimmed: Slimmed | None,
     ) -> OptimizeResult:
         layers = layer_choices(int8, chosen) if int8 is not None else ()
         training = dict(source.training if self._training is None else self._training)
         report = report_of(terms, source.facts, proof, chosen, layers=layers, training=training)
+        if slimmed is not None:
+            report = told(report, slimmed)
         forms = _shipped(terms, proof)
         manifest = msgspec.structs.replace(
             terms.manifest,
@@ -257,7 +281,7 @@ class Optimizer:
             overwrite=self._overwrite,
         )
         self._voice.say(f"wrote {bundle.path}")
-        return OptimizeResult(bundle, report.float, report.int8, report, proof)
+        return OptimizeResult(bundle, report.float, report.int8, report, proof, slimmed)
 
 
 def next_version(version: str) -> str:

@@ -51,7 +51,8 @@
     │   ├── AccuracyGateError           6003
     │   ├── SpeedGateError              6004
     │   ├── CalibrationError            6005
-    │   └── TrainingError               6006
+    │   ├── TrainingError               6006
+    │   └── PruningError                6007
     ├── BoardError                      7xxx  board, flashing, provisioning
     │   ├── UnknownBoardError           7001
     │   ├── ImageError                  7002
@@ -501,6 +502,13 @@ class TrainingError(ConvertError):
 
     code = 6006
     default_action = "The log says why; training goes on where it stopped."
+
+
+class PruningError(ConvertError):
+    """A network's channels cannot be taken out, or not enough of them."""
+
+    code = 6007
+    default_action = "Use optimization_level=1, or distil the model into a smaller network: lineside distill."
 
 
 class BoardError(LinesideError):

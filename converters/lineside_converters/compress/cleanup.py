@@ -82,9 +82,10 @@ def clean_graph(source: Path, target: Path) -> None:
         raise GraphError(f"{source.name} lost outputs while it was cleaned")
     flatten_biases(cleaned)
     del cleaned.metadata_props[:]
-    for entry in model.metadata_props:
-        cleaned.metadata_props.add(key=entry.key, value=entry.value)
-    cleaned.metadata_props.add(key="onnx.infer", value="onnxruntime.quant")  # the quantiser's own mark
+    marks = {entry.key: entry.value for entry in model.metadata_props}
+    marks["onnx.infer"] = "onnxruntime.quant"  # the quantiser's own mark, which a file cleaned before has already
+    for key, value in marks.items():
+        cleaned.metadata_props.add(key=key, value=value)
     onnx.save(cleaned, target)
 
 
