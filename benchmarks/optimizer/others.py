@@ -85,12 +85,12 @@ def run() -> dict[str, Any]:
         lite0.mkdir()
         resnet50.mkdir()
         print("    lite0 ...", file=sys.stderr, flush=True)
-        ours = Optimizer(networks.lite0_float(), "cpu", 1, out=lite0 / "lineside", data=photos, **FACTS).run()
+        ours = Optimizer(networks.lite0_float(), "x86", 1, out=lite0 / "lineside", data=photos, **FACTS).run()
         material = _material(ours.bundle.manifest, photos)  # the same that the optimizer has just used
         found["lite0"] = {**compare(networks.lite0_float(), ours, material, lite0), **_accuracies(ours)}
         print("    resnet50 ...", file=sys.stderr, flush=True)
         feeds = list(material.calibration)
-        ours = Optimizer(networks.resnet50_float(), "cpu", 1, out=resnet50 / "lineside", frames=feeds, **FACTS).run()
+        ours = Optimizer(networks.resnet50_float(), "x86", 1, out=resnet50 / "lineside", frames=feeds, **FACTS).run()
         found["resnet50"] = compare(networks.resnet50_float(), ours, material, resnet50, judged_max=LOGITS_OF)
     return found
 

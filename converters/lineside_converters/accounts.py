@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from lineside_converters.bounded import Chosen
 from lineside_converters.compress.quantize import hash_feeds
+from lineside_converters.disagreeing import Differing, Judgement, confusion_of, differing_frames, judgement_of
 from lineside_converters.proving import Proof, Proved, Refused, Terms
 from lineside_converters.report import CalibrationFacts, Report, SourceFacts, this_machine
+from lineside_converters.report_page.frames import draw_frames
+from lineside_converters.report_page.page import beside, write_page
 from lineside_converters.report_parts import LayerChoice, MetricChange, VariantFigures
+from lineside_converters.task import Classification
 
 log = logging.getLogger("lineside.convert")
+
+DISAGREEMENTS_MAX = 100
+"""Frames that the report names, the surest first."""
 
 SIMULATED_ONLY = "accuracy was compared on drawn frames of the line simulator only, not on real ones; give data"
 NOT_MEASURED = "accuracy was not measured: no annotated frames of this model's types; give data"
@@ -32,6 +40,7 @@ def report_of(
     source: SourceFacts,
     proof: Proof,
     chosen: Chosen,
+    differing: Sequence[Differing],
     *,
     layers: tuple[LayerChoice, ...],
     training: Mapping[str, Any],
@@ -43,6 +52,7 @@ def report_of(
         source: The model that it was made of.
         proof: What was measured.
         chosen: How it was quantised.
+        differing: Frames on which the two models disagree.
         layers: What became of each layer.
         training: The training's own record.
     """
@@ -66,8 +76,25 @@ def report_of(
         training=dict(training),
         metric=_metric(terms, best),
         layers=layers,
-        variants=(*(_kept(one) for one in proof.proved), *(_left_out(one) for one in proof.refused)),
+        confusion=confusion_of(_judgement(terms, proof)) if best.answers else None,
+        disagreements=tuple(one.said for one in differing[:DISAGREEMENTS_MAX]),
+        variants=(*(kept_figures(one) for one in proof.proved), *(_left_out(one) for one in proof.refused)),
     )
+
+
+def differing_of(terms: Terms, proof: Proof) -> list[Differing]:
+    """Returns the judged frames on which the source model and the fastest variant disagree."""
+    return differing_frames(_judgement(terms, proof)) if proof.proved[0].answers else []
+
+
+def write_pictures(bundle: Path, report: Report, terms: Terms, differing: Sequence[Differing]) -> None:
+    """Writes the page with the frames beside the bundle: a data set's pictures may not be shipped inside it."""
+    whole = isinstance(terms.task, Classification)
+    write_page(beside(bundle), report, draw_frames(differing, terms.material.judged, whole=whole))
+
+
+def _judgement(terms: Terms, proof: Proof) -> Judgement:
+    return judgement_of(terms.manifest, proof.truths, proof.answers, proof.proved[0].answers)
 
 
 def _recipe(terms: Terms, chosen: Chosen) -> str:
@@ -109,7 +136,8 @@ def _metric(terms: Terms, best: Proved) -> MetricChange | None:
     )
 
 
-def _kept(one: Proved) -> VariantFigures:
+def kept_figures(one: Proved) -> VariantFigures:
+    """Returns what the report says of a variant that ships."""
     accuracy = "" if one.drop is None else f", accuracy drops by {one.drop.drop:.4f}"
     return VariantFigures(
         name=one.made.variant.name,

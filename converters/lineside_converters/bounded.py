@@ -17,13 +17,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import numpy as np
 import onnx
 
-from lineside_converters.compress.macs import count_macs
-from lineside_converters.compress.quantize import first_convs, hash_feeds, quantize
+from lineside_converters.compress.dynamic import is_dominated, quantize_products
+from lineside_converters.compress.macs import NodeMacs, count_macs
+from lineside_converters.compress.quantize import KINDS, first_convs, hash_feeds, quantize
 from lineside_converters.gates import Feed, Run, check_parity
 from lineside_converters.proving import Terms
 from lineside_converters.recipes import FLOAT_CONVS, CalibrationMethod, Precision
@@ -37,24 +39,25 @@ from lineside_models.preprocess import Letterbox
 from lineside_runtime.errors import GraphError, ParityGateError
 from lineside_runtime.tensors import Array
 
-LAYERS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
-"""Operators whose harm is measured one by one; what lies between them follows its neighbours."""
-
 SENSITIVITY_FEEDS = 8
 FLOAT_SHARE_MAX = 0.5
 """With more of the multiplications in float there is little left of INT8's speed."""
+
+
+DYNAMIC: Literal["dynamic"] = "dynamic"
+Method = CalibrationMethod | Literal["dynamic"]
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """How a model is quantised.
 
     Attributes:
-        method: How ranges are taken.
+        method: How ranges are taken; ``dynamic`` takes them while the model runs, for models of matrix products.
         float_nodes: Names of nodes that stay in float.
         why: In a few words.
     """
 
-    method: CalibrationMethod
+    method: Method
     float_nodes: tuple[str, ...] = ()
     why: str = "quantised"
 
@@ -95,6 +98,7 @@ class Bounded:
         self._terms, self._work, self._voice = terms, work, voice
         self._model = onnx.load(terms.clean)
         self._feeds = terms.material.calibration
+        self._macs: list[NodeMacs] = count_macs(self._model, self._feeds[0])
         self._inputs = {"clean": file_hash(terms.clean), "feeds": hash_feeds(self._feeds)}
 
     def choose(self) -> tuple[Chosen, Path]:
@@ -105,8 +109,11 @@ class Bounded:
             GraphError: Nothing can be quantised.
         """
         first = first_convs(self._model, FLOAT_CONVS[self._terms.manifest.task])
-        recipe = self._terms.recipe
-        plans = [Plan(method=method, float_nodes=tuple(sorted(first))) for method in recipe.calibrations]
+        methods: Sequence[Method] = self._terms.recipe.calibrations
+        if is_dominated(self._macs):
+            self._voice.say("most multiplications are matrix products: dynamic INT8")
+            first, methods = frozenset(), (DYNAMIC,)
+        plans = [Plan(method=method, float_nodes=tuple(sorted(first))) for method in methods]
         best: Chosen | None = None
         for plan in plans:
             try:
@@ -130,11 +137,14 @@ class Bounded:
         """Returns the INT8 model of a plan."""
 
         def make(folder: Path) -> None:
+            if plan.method == DYNAMIC:
+                quantize_products(self._terms.clean, folder / "int8.onnx", exclude=plan.float_nodes)
+                return
             quantize(
                 self._terms.clean,
                 folder / "int8.onnx",
                 feeds=list(self._voice.through(self._feeds, "calibrate")),
-                method=plan.method,
+                method=self._static(plan),
                 activation=self._terms.target.activation,
                 per_channel=self._terms.target.per_channel,
                 exclude=plan.float_nodes,
@@ -153,8 +163,13 @@ class Bounded:
             "per_channel": target.per_channel,
         }
 
-    def _ranges(self, method: CalibrationMethod) -> Path:
+    def _ranges(self, method: Method) -> Path:
         return self._work.folder / f"ranges-{method}-{self._inputs['feeds'][:12]}-{self._inputs['clean'][:12]}.json"
+
+    def _static(self, plan: Plan) -> CalibrationMethod:
+        if plan.method == DYNAMIC:
+            raise GraphError("a dynamic plan has no calibration", action="")
+        return plan.method
 
     def _try(self, plan: Plan) -> Chosen:
         model = self.int8(plan)
@@ -209,7 +224,9 @@ class Bounded:
     def _to_float(self, start: Chosen) -> Chosen:
         """Takes the layers that hurt most to float until the metric holds."""
         harms = self._work.value("harms", self._key(start.plan), lambda: self._harms(start.plan), tuple[Harm, ...])
-        macs = {node.name: node.macs for node in count_macs(self._model, self._feeds[0])}
+        if start.plan.method == DYNAMIC:
+            return start
+        macs = {node.name: node.macs for node in self._macs}
         total = sum(macs.values()) or 1
         best = Chosen(plan=start.plan, tuning_drop=start.tuning_drop, harms=harms, held=False)
         count = 1
@@ -230,7 +247,7 @@ class Bounded:
     def _harms(self, plan: Plan) -> tuple[Harm, ...]:
         """Makes each layer INT8 alone and measures what that does to the outputs."""
         feeds = self._feeds[:SENSITIVITY_FEEDS]
-        layers = [node.name for node in self._model.graph.node if node.op_type in LAYERS]
+        layers = [node.name for node in self._model.graph.node if node.op_type in KINDS]
         with self._loaded(self._terms.clean, "fp32") as source:
             wanted = [source(feed) for feed in feeds]
         harms = []
@@ -243,7 +260,7 @@ class Bounded:
                     self._terms.clean,
                     target,
                     feeds=self._feeds,
-                    method=plan.method,
+                    method=self._static(plan),
                     activation=self._terms.target.activation,
                     per_channel=self._terms.target.per_channel,
                     only=[layer],
@@ -267,32 +284,35 @@ def _error_share(wanted: Sequence[dict[str, Array]], found: Sequence[dict[str, A
     return worst
 
 
-def layer_choices(model: Path, chosen: Chosen) -> tuple[LayerChoice, ...]:
+def layer_choices(clean: Path, int8: Path, chosen: Chosen, feed: Feed) -> tuple[LayerChoice, ...]:
     """Returns what became of each layer, for the report.
 
     Args:
-        model: The INT8 model.
+        clean: The float model.
+        int8: The INT8 model.
         chosen: What was decided for it.
+        feed: One input, to count multiplications.
     """
-    graph = onnx.load(model).graph
-    quantised = {output for node in graph.node if node.op_type == "DequantizeLinear" for output in node.output}
+    graph = onnx.load(int8).graph
+    scaled = {output for node in graph.node if node.op_type == "DequantizeLinear" for output in node.output}
+    left = {node.name for node in graph.node if node.op_type in KINDS and not scaled.issuperset(node.input[:2])}
     harm_of = {harm.node: harm.share for harm in chosen.harms}
     return tuple(
         LayerChoice(
-            name=node.name,
-            kind=node.op_type,
-            precision="int8" if quantised.issuperset(node.input[:2]) else "fp32",
-            why=_why(node, chosen, quantised.issuperset(node.input[:2])),
-            harm=harm_of.get(node.name),
+            name=layer.name,
+            kind=layer.kind,
+            precision="fp32" if layer.name in left else "int8",
+            why=_why(layer.name, chosen, layer.name not in left),
+            macs=layer.macs,
+            harm=harm_of.get(layer.name),
         )
-        for node in graph.node
-        if node.op_type in LAYERS
+        for layer in count_macs(onnx.load(clean), feed)
     )
 
 
-def _why(node: onnx.NodeProto, chosen: Chosen, int8: bool) -> str:
+def _why(name: str, chosen: Chosen, int8: bool) -> str:
     if int8:
         return "quantised"
-    if node.name in chosen.plan.float_nodes:
-        return chosen.plan.why if node.name in {harm.node for harm in chosen.harms} else "first convolution"
+    if name in chosen.plan.float_nodes:
+        return chosen.plan.why if name in {harm.node for harm in chosen.harms} else "first convolution"
     return "can't be quantised"

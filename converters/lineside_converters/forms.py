@@ -15,6 +15,9 @@ from lineside_runtime.bundle import Variant
 from lineside_runtime.devices import DeviceKind
 from lineside_runtime.errors import ConvertError
 
+FORMS = 1
+"""Number of what the makers write: one higher where a change of theirs makes other files of the same model."""
+
 EVERY_BOARD = "ort"
 """The engine that every board has, for which a form is made where none can be made for the target's own."""
 
@@ -96,7 +99,7 @@ def _step(maker: Maker, terms: Terms, plan: Plan, int8: Path | None, work: Work)
         names.append(maker.make(order).name)
 
     inputs = {
-        "maker": maker.target,
+        "maker": (maker.target, FORMS),
         "clean": file_hash(terms.clean),
         "int8": int8 and file_hash(int8),
         "feeds": hash_feeds(terms.material.calibration),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from lineside_converters.accounts import notes_of, report_of
+from lineside_converters.accounts import differing_of, notes_of, report_of, write_pictures
 from lineside_converters.bounded import Bounded, Chosen, Plan, layer_choices
 from lineside_converters.card import write_card
 from lineside_converters.compress.cleanup import clean_graph
@@ -23,6 +23,7 @@ from lineside_converters.package import build_bundle, check_free
 from lineside_converters.proving import CallerMetric, Made, Proof, Terms, prove
 from lineside_converters.recipes import recipe_for
 from lineside_converters.report import Figures, Report, now
+from lineside_converters.report_page.page import beside
 from lineside_converters.slimming import Effort, Slimmed, slim, told
 from lineside_converters.source import SourceModel, open_source
 from lineside_converters.targets import find_target
@@ -260,9 +261,11 @@ class Optimizer:
         int8: Path | None,
         slimmed: Slimmed | None,
     ) -> OptimizeResult:
-        layers = layer_choices(int8, chosen) if int8 is not None else ()
+        feed = terms.material.calibration[0]
+        layers = layer_choices(terms.clean, int8, chosen, feed) if int8 is not None else ()
         training = dict(source.training if self._training is None else self._training)
-        report = report_of(terms, source.facts, proof, chosen, layers=layers, training=training)
+        differing = differing_of(terms, proof)
+        report = report_of(terms, source.facts, proof, chosen, differing, layers=layers, training=training)
         if slimmed is not None:
             report = told(report, slimmed)
         forms = _shipped(terms, proof)
@@ -280,7 +283,8 @@ class Optimizer:
             engine=forms[0].engine,
             overwrite=self._overwrite,
         )
-        self._voice.say(f"wrote {bundle.path}")
+        write_pictures(bundle.path, report, terms, differing)
+        self._voice.say(f"wrote {bundle.path}, and {beside(bundle.path).name} beside it")
         return OptimizeResult(bundle, report.float, report.int8, report, proof, slimmed)
 
 

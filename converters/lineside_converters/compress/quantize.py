@@ -19,7 +19,7 @@ from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.calibrate import CalibrationDataReader
 
 from lineside_converters.compress.cleanup import first_line, vendor_errors
-from lineside_converters.compress.quantiser import blame, quiet, tidy
+from lineside_converters.compress.quantiser import blame, check_float, quiet, tidy
 from lineside_converters.recipes import Activation, CalibrationMethod
 from lineside_runtime.errors import CalibrationError, GraphError
 from lineside_runtime.tensors import Array
@@ -31,6 +31,9 @@ METHODS: dict[CalibrationMethod, OrtMethod] = {
     "entropy": OrtMethod.Entropy,
     "percentile": OrtMethod.Percentile,
 }
+KINDS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
+"""Operators that are worth it; what lies between them follows."""
+
 ACTIVATIONS = {"u8s8": QuantType.QUInt8, "s8s8": QuantType.QInt8}
 
 _CAN_KEEP_RANGES = "calibration_cache_path" in inspect.signature(quantize_static).parameters
@@ -130,10 +133,11 @@ def quantize(
 
     Raises:
         CalibrationError: The inputs can't be calibrated on, or the model doesn't take them.
-        GraphError: Nothing in the graph can be quantised, or the quantiser gives up; names the node if it tells.
+        GraphError: As for `check_float`, or the quantiser gives up; names the node if it tells.
     """
     check_feeds(feeds)
     model = onnx.load(source)
+    check_float(model, KINDS)
     half = None if ranges is None or ranges.exists() else ranges.with_suffix(".half")  # it is written in place
     keep: dict[str, Any] = {"calibration_cache_path": half or ranges} if ranges and _CAN_KEEP_RANGES else {}
     symmetric = activation == "s8s8"
@@ -160,7 +164,7 @@ def quantize(
         raise GraphError(blame(model, error), actual=first_line(error)) from error
     if ranges is not None and half is not None and half.exists():
         half.replace(ranges)
-    tidy(model, target, marks=("QuantizeLinear",), kinds="Conv, MatMul or Gemm")
+    tidy(model, target, marks=("QuantizeLinear",), kinds=" or ".join(KINDS))
 
 
 def first_convs(model: onnx.ModelProto, count: int) -> frozenset[str]:

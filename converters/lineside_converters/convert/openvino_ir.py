@@ -16,11 +16,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import openvino
+import openvino.opset13
 
 from lineside_converters.compress.cleanup import first_line
 from lineside_converters.convert import Order
 from lineside_runtime.errors import GraphError
+from lineside_runtime.tensors import Array
 
 _BETWEEN = re.compile(rb">\s+<")
 
@@ -31,7 +34,9 @@ def make(order: Order) -> Path:
     Raises:
         GraphError: OpenVINO can't read the graph.
     """
-    return _save(_read(order.int8 or order.clean), order.folder)
+    model = _read(order.int8 or order.clean)
+    _fold_biases(model)
+    return _save(model, order.folder)
 
 
 def make_nncf(order: Order) -> Path:
@@ -68,7 +73,41 @@ def _read(path: Path) -> Any:
         raise GraphError("OpenVINO can't read this graph", actual=first_line(error)) from error
 
 
+def _fold_biases(model: Any) -> None:
+    """Takes biases from INT32 with a scale a channel back to float, which OpenVINO computes with anyway.
+
+    As QDQ has them they are five operators and two constants each: 1 % of EfficientNet-Lite0's files, most of it text.
+    """
+    for operator in model.get_ordered_ops():
+        if operator.get_type_name() != "Reshape":
+            continue
+        bias = _constant(operator.input_value(0))
+        if bias is not None:
+            shape = list(operator.output(0).get_shape())
+            operator.output(0).replace(openvino.opset13.constant(bias.reshape(shape).astype(np.float32)).output(0))
+
+
+def _constant(output: Any) -> Array | None:
+    """Returns what a constant, or an INT32 constant times its scale, comes to; ``None`` for anything else."""
+    operator = output.get_node()
+    kind = operator.get_type_name()
+    if kind == "Constant":
+        return np.array(operator.get_data())
+    inputs = [_constant(one) for one in operator.input_values()] if kind in ("Convert", "Multiply") else [None]
+    if kind == "Convert":
+        given = inputs[0]
+        return None if given is None or given.dtype != np.int32 else given.astype(np.float32)
+    if len(inputs) == 2 and inputs[0] is not None and inputs[1] is not None:
+        return np.asarray(np.multiply(inputs[0], inputs[1]))
+    return None
+
+
 def _save(model: Any, folder: Path) -> Path:
+    named = {name for output in model.outputs for name in output.get_names()}
+    for operator in model.get_ordered_ops():
+        for output in operator.outputs():
+            if operator.get_type_name() not in ("Parameter", "Result") and named.isdisjoint(output.get_names()):
+                output.get_tensor().set_names(set())  # nobody asks for an inner tensor by its name
     target = folder / "model.xml"
     openvino.save_model(model, str(target), compress_to_fp16=False)
     # A fifth of the file is indentation.
