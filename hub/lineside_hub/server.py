@@ -56,7 +56,7 @@ class Hub:
         self.topics = Topics(config.link.site)
         self.repository = Repository.open(folder)
         self.link = LinkClient(config.link, f"lineside-hub-{config.link.site}")
-        self.inbox = Inbox(folder, self._acknowledge)
+        self.inbox = Inbox(folder, self._acknowledge, postgres_url=config.results.url)
         self.responder = Responder(self.repository, self._answer)
         self._renew_every_s = config.renew_every_s
         self._database = Database.open(folder)
@@ -161,7 +161,7 @@ class Hub:
             self._wake.clear()
 
     def _publish_acknowledgements(self) -> None:
-        for device, ack in self._database.acknowledgements().items():
+        for device, ack in self.inbox.acknowledgements(self._database).items():
             self._acknowledge(device, ack)
 
     def _publish_desired(self) -> bool:
