@@ -189,8 +189,8 @@ def acknowledgements(url: str) -> dict[str, ResultsAck]:
         with mapped_errors(), engine.connect() as connection:
             if not sa.inspect(connection).has_table(WATERMARKS.name):
                 return {}
-            newest = sa.select(WATERMARKS).distinct(WATERMARKS.c.device)
-            rows = connection.execute(newest.order_by(WATERMARKS.c.device, WATERMARKS.c.at_ns.desc()))
+            newest = "SELECT DISTINCT ON (device) device, epoch, seq FROM watermarks ORDER BY device, at_ns DESC"
+            rows = connection.execute(sa.text(newest))
             return {row.device: ResultsAck(epoch=row.epoch, seq=row.seq) for row in rows}
     finally:
         engine.dispose()
