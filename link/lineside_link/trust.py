@@ -23,6 +23,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from tuf.api import exceptions as tuf_errors
 from tuf.api.metadata import TargetFile
@@ -31,7 +32,7 @@ from tuf.ngclient.fetcher import FetcherInterface
 from tuf.ngclient.updater import Updater
 
 from lineside_link.clock import ClockFloor
-from lineside_link.fetch import METADATA_MAX_BYTES, RepoClient
+from lineside_link.fetch import METADATA_MAX_BYTES
 from lineside_link.pull import Kind
 from lineside_runtime.bundle import MANIFEST_MAX_BYTES
 from lineside_runtime.errors import (
@@ -70,6 +71,16 @@ MAPPED: dict[type[Exception], type[LinesideError]] = {
 _TUF_ERRORS = (tuf_errors.RepositoryError, tuf_errors.DownloadError, tuf_errors.StorageError)
 
 
+class Source(Protocol):
+    """Where metadata and targets come from: `lineside_link.fetch.RepoClient`, or a medium that is carried."""
+
+    def stream(
+        self, kind: Kind, path: str, *, max_bytes: int, should_stop: Callable[[], bool]
+    ) -> Iterator[bytes]:  # pragma: no cover - an interface
+        """As `lineside_link.fetch.RepoClient.stream`."""
+        ...
+
+
 class _LinkFetcher(FetcherInterface):
     """Carries the updater's requests over the link.
 
@@ -78,7 +89,7 @@ class _LinkFetcher(FetcherInterface):
         should_stop: Looked at while waiting.
     """
 
-    def __init__(self, repo: RepoClient, should_stop: Callable[[], bool]) -> None:
+    def __init__(self, repo: Source, should_stop: Callable[[], bool]) -> None:
         self._repo = repo
         self._should_stop = should_stop
 
@@ -114,7 +125,7 @@ class TrustStore:
         clock_floor: What time it is.
     """
 
-    def __init__(self, folder: Path, root_bytes: bytes, repo: RepoClient, clock_floor: ClockFloor) -> None:
+    def __init__(self, folder: Path, root_bytes: bytes, repo: Source, clock_floor: ClockFloor) -> None:
         self._metadata = folder / "metadata"
         self._targets = folder / "targets"
         self._root_bytes = root_bytes
