@@ -1,11 +1,11 @@
-"""``lineside hub init|run|broker|secure|enroll|add-group|keys|status``."""
+"""``lineside hub init|run|broker|secure|enroll|token|sign|revoke|acl|add-group|keys|status``."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from lineside.commands import hub_keys
+from lineside.commands import hub_identity, hub_keys
 from lineside.commands.output import say
 from lineside.commands.passphrases import add_passphrase, passphrase
 from lineside.extras import needs
@@ -79,6 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_passphrase(group)
     group.set_defaults(run=run_add_group)
     hub_keys.add_actions(actions)
+    hub_identity.add_actions(actions)
 
 
 def run_init(options: argparse.Namespace) -> int:

@@ -223,6 +223,40 @@ class ResultsAck(_Message, frozen=True, kw_only=True):
     seq: int
 
 
+class CertificateRequest(_Message, frozen=True, kw_only=True):
+    """A device asks for a certificate: the first one with a token, the next ones with the one that it has.
+
+    Attributes:
+        device: Its name.
+        csr: PKCS #10 in PEM; its common name is the device.
+        signer: Whose key made ``signature``: ``token:<id>`` or ``serial:<hexadecimal>`` of a certificate.
+        signature: ECDSA over the request, base64.
+    """
+
+    device: str
+    csr: str
+    signer: str
+    signature: str
+
+
+class CertificateAnswer(_Message, frozen=True, kw_only=True):
+    """The authority's answer.
+
+    Attributes:
+        device: Whose request this answers.
+        request: sha256 of its ``csr``, hexadecimal.
+        status: ``waiting`` where a person must sign: the answer comes later on the same topic.
+        certificate: In PEM, once issued.
+        error: Why not, if refused.
+    """
+
+    device: str
+    request: str
+    status: Literal["issued", "waiting", "refused"]
+    certificate: str = ""
+    error: Problem | None = None
+
+
 M = TypeVar("M", bound=_Message)
 
 _encoder = msgspec.json.Encoder()
@@ -278,7 +312,17 @@ def decode_response(data: bytes) -> tuple[RepoResponse, bytes]:
 
 def schema() -> dict[str, Any]:
     """Returns the JSON Schema of all messages, by class name under ``$defs``."""
-    kinds = (Desired, Reported, Up, RepoRequest, RepoResponse, Results, ResultsAck)
+    kinds = (
+        Desired,
+        Reported,
+        Up,
+        RepoRequest,
+        RepoResponse,
+        Results,
+        ResultsAck,
+        CertificateRequest,
+        CertificateAnswer,
+    )
     _, components = msgspec.json.schema_components(kinds, ref_template="#/$defs/{name}")
     described = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$defs": components}
     # Once through JSON, so that defaults are lists as every validator knows them, and not tuples.
