@@ -316,7 +316,7 @@ class Authority:
 
     def devices(self) -> dict[str, str]:
         """Returns the group of each enrolled device."""
-        return read_devices(self.folder)
+        return enrolled_devices(self.folder)
 
     def claims(self) -> dict[str, str]:
         """Returns the device of each token's certificate name, for tokens that can still be used."""
@@ -368,16 +368,6 @@ class Authority:
         return issued
 
 
-def read_devices(folder: Path) -> dict[str, str]:
-    """Returns the group of each enrolled device; no key is needed.
-
-    Args:
-        folder: The authority's.
-    """
-    path = folder / "enrolled.json"
-    return msgspec.json.decode(path.read_bytes(), type=dict[str, str]) if path.exists() else {}
-
-
 def read_claims(folder: Path) -> dict[str, str]:
     """Returns the device of each token's certificate name, for tokens that can still be used; no key is needed.
 
@@ -423,6 +413,16 @@ def _check_device(device: str, group: str) -> None:
 
 def _now() -> datetime.datetime:
     return datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
+
+
+def enrolled_devices(folder: Path) -> dict[str, str]:
+    """Returns the group of each enrolled device; needs no key.
+
+    Args:
+        folder: The authority's.
+    """
+    path = folder / "enrolled.json"
+    return msgspec.json.decode(path.read_bytes(), type=dict[str, str]) if path.exists() else {}
 
 
 def _builder(

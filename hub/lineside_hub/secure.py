@@ -11,9 +11,11 @@ import tomli_w
 
 from lineside_hub.access import access_list, mosquitto_configuration
 from lineside_hub.config import HubConfig, load_config
-from lineside_hub.identity import TOKEN_HOURS, Authority, Credentials, Token
+from lineside_hub.identity import TOKEN_HOURS, Authority, Credentials, Token, enrolled_devices, read_claims
+from lineside_hub.lock import folder_lock
 from lineside_hub.repository import Repository
 from lineside_link.config import LinkConfig
+from lineside_runtime.errors import ConfigError
 from lineside_runtime.files import write_atomic
 
 CONFIG_NAME = "hub.toml"
@@ -144,6 +146,33 @@ def revoke(folder: Path | str, device: str, *, passphrase: str | None = None) ->
     count = authority.revoke(device)
     _write_access(authority, load_config(home / CONFIG_NAME))
     return count
+
+
+def reassign(folder: Path | str, device: str, *, group: str) -> Path:
+    """Notes another group for an enrolled device and writes the access list anew; its certificate stays.
+
+    Args:
+        folder: The hub's folder, after `secure`.
+        device: Its name.
+        group: Whose wishes it may read from now on.
+
+    Returns:
+        The access list, which mosquitto reads on SIGHUP.
+
+    Raises:
+        ConfigError: The device is not enrolled.
+    """
+    home = Path(folder).resolve()
+    identity = home / IDENTITY_NAME
+    with folder_lock(identity):
+        enrolled = enrolled_devices(identity)
+        if device not in enrolled:
+            action = "Enrol it first: lineside hub enroll."
+            raise ConfigError(f"device {device!r} is not enrolled", actual=", ".join(sorted(enrolled)), action=action)
+        write_atomic(identity / "enrolled.json", msgspec.json.encode({**enrolled, device: group}))
+    text = access_list(load_config(home / CONFIG_NAME).link.site, enrolled_devices(identity), read_claims(identity))
+    write_atomic(identity / ACCESS_NAME, text.encode(), mode=0o600)
+    return identity / ACCESS_NAME
 
 
 def _write_access(authority: Authority, config: HubConfig) -> None:

@@ -113,7 +113,7 @@ def run_acl(options: argparse.Namespace) -> int:
     with needs("convert"):
         from lineside_hub.access import access_list, aws_policy, emqx_rules
         from lineside_hub.config import load_config
-        from lineside_hub.identity import read_claims, read_devices
+        from lineside_hub.identity import enrolled_devices, read_claims
         from lineside_hub.secure import CONFIG_NAME, IDENTITY_NAME
     site = load_config(options.hub / CONFIG_NAME).link.site
     if options.format == "aws":
@@ -121,5 +121,5 @@ def run_acl(options: argparse.Namespace) -> int:
         return 0
     folder = options.hub / IDENTITY_NAME
     write = access_list if options.format == "mosquitto" else emqx_rules
-    print(write(site, read_devices(folder), read_claims(folder)), end="")
+    print(write(site, enrolled_devices(folder), read_claims(folder)), end="")
     return 0
