@@ -66,7 +66,7 @@ class Home:
         self.client = LinkClient(link, config.device, will=will, now=clock.now)
         repo = RepoClient(self.client, self._topics, config.device)
         trust = TrustStore(config.folder / "trust", _read_root(config.root), repo, clock)
-        self._fetcher = Fetcher(config.group, trust=trust, repo=repo)
+        self._fetcher = Fetcher(config.group, trust=trust, repo=repo, installed=config.folder / "current")
         self.outbox = Outbox(store, self._publish_results, stop)
 
     def start(self, updater: Updater) -> None:
@@ -131,6 +131,7 @@ class Home:
             boot_id=self._boot_id,
             free_bytes=shutil.disk_usage(self._config.folder).free,
             progress=progress,
+            transfer=self._fetcher.last,
         )
         with self._lock:
             self._reported = encode(reported)

@@ -46,6 +46,7 @@ class Right:
 
 RIGHTS = (
     Right("group_desired", "group", "read", "write"),
+    Right("group_chunks", "group", "read", "write"),
     Right("device_desired", "device", "read", "write"),
     Right("repo_response", "device", "read", "write"),
     Right("results_ack", "device", "read", "write"),
@@ -140,7 +141,7 @@ def aws_policy(site: str, *, region: str, account: str) -> str:
     statements = [
         _allow("iot:Connect", [f"{arn}:client/{variables['device']}"]),
         _allow("iot:Subscribe", [f"{arn}:topicfilter/{topic}" for topic in reads]),
-        _allow("iot:Receive", [f"{arn}:topic/{topic}" for topic in reads]),
+        _allow("iot:Receive", [f"{arn}:topic/{topic.replace('#', '*')}" for topic in reads]),
         _allow(["iot:Publish", "iot:RetainPublish"], [f"{arn}:topic/{topic}" for topic in writes]),
     ]
     return json.dumps({"Version": "2012-10-17", "Statement": statements}, indent=2) + "\n"

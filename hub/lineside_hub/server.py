@@ -18,8 +18,9 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from lineside_hub.config import HubConfig, load_config
+from lineside_hub.config import HubConfig, load_config, turns
 from lineside_hub.database import Database
+from lineside_hub.deltas import DeltaMaker
 from lineside_hub.inbox import Inbox, Kind
 from lineside_hub.registrar import Registrar
 from lineside_hub.repository import Repository
@@ -59,7 +60,8 @@ class Hub:
         self.repository = Repository.open(folder)
         self.link = LinkClient(config.link, f"lineside-hub-{config.link.site}")
         self.inbox = Inbox(folder, self._acknowledge, postgres_url=config.results.url)
-        self.responder = Responder(self.repository, self._answer)
+        self.deltas = DeltaMaker(folder)
+        self.responder = Responder(self.repository, self._answer, turns=turns(config.transfer), maker=self.deltas)
         self.registrar = Registrar(folder / IDENTITY_NAME, self._certify)
         self._renew_every_s = config.renew_every_s
         self._database = Database.open(folder)
@@ -78,6 +80,7 @@ class Hub:
         """
         self._renew()
         self.inbox.start()
+        self.deltas.start()
         self.responder.start()
         self.registrar.start()
         prefix = self.topics.prefix
@@ -96,6 +99,7 @@ class Hub:
         self._wake.set()
         self.responder.close()
         self.registrar.close()
+        self.deltas.close()
         self.inbox.close()
         self.link.close()
         if self._ticker.ident is not None:

@@ -40,6 +40,7 @@
     │   ├── DiskFullError               4002
     │   ├── BrokerError                 4003
     │   ├── FetchError                  4004
+    │   ├── DeltaError                  4010
     │   └── IdentityError               4020
     ├── UpdateError                     5xxx  update, rollout
     │   ├── GoldenMismatchError         5001
@@ -411,6 +412,13 @@ class FetchError(StoreError):
     ) -> None:
         self.status = status
         super().__init__(message, expected=expected, actual=actual, action=action)
+
+
+class DeltaError(StoreError):
+    """A patch is damaged, too large, or makes another file than it should."""
+
+    code = 4010
+    default_action = "Nothing need be done: the whole file is fetched instead."
 
 
 class IdentityError(StoreError):
