@@ -7,6 +7,7 @@
 | ``pipeline`` | start | end of the source | waits for a bundle; judges, signals, records |
 | ``store`` | start | stop | writes records |
 | ``outbox`` | start, with a link | stop | sends records until the hub has them |
+| ``identity`` | start, with a link | stop, or at once without a certificate | renews the certificate in time |
 | ``engines`` | start, with a link | all have answered | asks the engines what they can do, tells the hub |
 | ``link-…`` | start, with a link | stop | stays connected |
 | main | start | stop | writes ``status.json``, waits for SIGTERM |
@@ -108,6 +109,7 @@ class Daemon:
         if self._home is not None:
             self._home.start(self._updater)
             self._start("outbox", self._home.outbox.run)
+            self._start("identity", self._home.keep_identity)
             self._start("engines", self._home.tell_engines)
         while not self._stop.wait(STATUS_EVERY_S if not self._config.exit_when_done else 0.1):
             self._write_status()

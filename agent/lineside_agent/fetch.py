@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from lineside_agent.updater import Progress, ShouldStop
 from lineside_link.fetch import RepoClient
-from lineside_link.messages import BundleRef
+from lineside_link.messages import BundleRef, Transfer
+from lineside_link.transfer import Source
 from lineside_link.trust import TrustStore
-from lineside_runtime.bundle import MANIFEST_NAME, parse_manifest
-from lineside_runtime.errors import BundleFormatError, SignatureError
+from lineside_runtime.bundle import MANIFEST_NAME, Bundle, open_bundle, parse_manifest
+from lineside_runtime.errors import BundleFormatError, LinesideError, SignatureError
 from lineside_runtime.files import write_atomic
+
+log = logging.getLogger("lineside.update")
 
 
 class Fetcher:
@@ -20,12 +24,18 @@ class Fetcher:
         group: A target of another group is refused, whoever asks for it.
         trust: Says what is signed.
         repo: Brings the chunks.
+        installed: Folder of the bundle that runs, for patches to start from; ``None`` for whole files only.
+
+    Attributes:
+        last: How the last fetch went; ``None`` before the first.
     """
 
-    def __init__(self, group: str, *, trust: TrustStore, repo: RepoClient) -> None:
+    def __init__(self, group: str, *, trust: TrustStore, repo: RepoClient, installed: Path | None = None) -> None:
+        self.last: Transfer | None = None
         self._group = group
         self._trust = trust
         self._repo = repo
+        self._installed = installed
 
     def bring(self, bundle: BundleRef, folder: Path, progress: Progress, should_stop: ShouldStop) -> None:
         """Brings a bundle into a folder; done again it goes on where it ended.
@@ -51,5 +61,26 @@ class Fetcher:
         manifest = parse_manifest(data)
         if manifest.identity != bundle.identity:
             raise BundleFormatError("another bundle", expected=bundle.identity, actual=manifest.identity)
-        self._repo.fetch_files(manifest, folder, on_progress=progress, should_stop=should_stop)
+        source = Source(bundle.target, bundle.sha256, self._open_installed())
+        report = self._repo.fetch_files(manifest, folder, source=source, on_progress=progress, should_stop=should_stop)
         write_atomic(folder / MANIFEST_NAME, data)
+        self.last = Transfer(
+            link_bytes=report.fetched_bytes,
+            multicast_bytes=report.multicast_bytes,
+            file_bytes=manifest.size_bytes,
+            patched=report.patched,
+            fallbacks=report.fallbacks,
+        )
+        log.info(
+            "%s: %d bytes over the link for %d of files", bundle.identity, report.fetched_bytes, manifest.size_bytes
+        )
+
+    def _open_installed(self) -> Bundle | None:
+        """The bundle that runs, its files unread: what a patch makes of them is hashed."""
+        if self._installed is None or not self._installed.is_dir():
+            return None
+        try:
+            return open_bundle(self._installed.resolve(), verify=False)
+        except LinesideError as error:
+            log.warning("no patches: the installed bundle can't be read: %s", error)
+            return None

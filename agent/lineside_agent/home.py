@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lineside_agent.config import AgentConfig
 from lineside_agent.fetch import Fetcher
+from lineside_agent.identity import Identity
 from lineside_agent.outbox import Outbox
 from lineside_agent.store import Store
 from lineside_agent.updater import Progress, ShouldStop, Updater
@@ -40,6 +41,7 @@ class Home:
 
     Attributes:
         outbox: Sends results.
+        identity: Renews the certificate; ``None`` without one.
         name_conflicts: How often somebody else appeared under this device's name.
     """
 
@@ -56,10 +58,15 @@ class Home:
         self._born = False
         self.name_conflicts = 0
         will = (self._topics.up(config.device), encode(Up(device=config.device, up=False, boot_id=boot_id)))
-        self.client = LinkClient(config.link, config.device, will=will)
+        clock = ClockFloor(config.folder / "clock")
+        self.identity = None
+        if config.link.certificate is not None:
+            self.identity = Identity(config.folder, config.link, config.device, clock)
+        link = config.link if self.identity is None else self.identity.config()
+        self.client = LinkClient(link, config.device, will=will, now=clock.now)
         repo = RepoClient(self.client, self._topics, config.device)
-        trust = TrustStore(config.folder / "trust", _read_root(config.root), repo, ClockFloor(config.folder / "clock"))
-        self._fetcher = Fetcher(config.group, trust=trust, repo=repo)
+        trust = TrustStore(config.folder / "trust", _read_root(config.root), repo, clock)
+        self._fetcher = Fetcher(config.group, trust=trust, repo=repo, installed=config.folder / "current")
         self.outbox = Outbox(store, self._publish_results, stop)
 
     def start(self, updater: Updater) -> None:
@@ -75,6 +82,8 @@ class Home:
         self.client.subscribe(self._topics.group_desired(group), lambda _, data: self._wished("group", data))
         self.client.subscribe(self._topics.results_ack(device), self.outbox.acknowledged)
         self.client.subscribe(self._topics.up(device), self._heard_of_myself)
+        if self.identity is not None:
+            self.client.subscribe(self._topics.certificate(device), self.identity.heard)
         self.client.on_connect(self._connected)
         self.client.start()
 
@@ -93,6 +102,11 @@ class Home:
         self._birth = encode(_birth(self._config, self._boot_id, available))
         if self.client.connected:
             self._publish_birth()
+
+    def keep_identity(self) -> None:
+        """Renews the certificate in time, until stopped."""
+        if self.identity is not None:
+            self.identity.run(self.client, self._topics, self._stop)
 
     def bring(self, bundle: BundleRef, folder: Path, progress: Progress, should_stop: ShouldStop) -> None:
         """As `Fetcher.bring`."""
@@ -117,6 +131,7 @@ class Home:
             boot_id=self._boot_id,
             free_bytes=shutil.disk_usage(self._config.folder).free,
             progress=progress,
+            transfer=self._fetcher.last,
         )
         with self._lock:
             self._reported = encode(reported)
@@ -142,6 +157,8 @@ class Home:
         with self._lock:
             self._publish_reported()
         self.outbox.connected()
+        if self.identity is not None:
+            self.identity.kick()
         if self._updater is not None:
             self._updater.kick()
 

@@ -18,12 +18,15 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from lineside_hub.config import HubConfig, load_config
+from lineside_hub.config import HubConfig, load_config, turns
 from lineside_hub.database import Database
+from lineside_hub.deltas import DeltaMaker
 from lineside_hub.inbox import Inbox, Kind
+from lineside_hub.registrar import Registrar
 from lineside_hub.repository import Repository
 from lineside_hub.responder import Responder
 from lineside_hub.rollouts import Rollouts
+from lineside_hub.secure import IDENTITY_NAME
 from lineside_link.client import LinkClient
 from lineside_link.messages import Desired, ResultsAck, encode
 from lineside_link.topics import NAME, Topics
@@ -57,7 +60,9 @@ class Hub:
         self.repository = Repository.open(folder)
         self.link = LinkClient(config.link, f"lineside-hub-{config.link.site}")
         self.inbox = Inbox(folder, self._acknowledge, postgres_url=config.results.url)
-        self.responder = Responder(self.repository, self._answer)
+        self.deltas = DeltaMaker(folder)
+        self.responder = Responder(self.repository, self._answer, turns=turns(config.transfer), maker=self.deltas)
+        self.registrar = Registrar(folder / IDENTITY_NAME, self._certify)
         self._renew_every_s = config.renew_every_s
         self._database = Database.open(folder)
         self._rollouts = Rollouts(self._database)
@@ -75,12 +80,15 @@ class Hub:
         """
         self._renew()
         self.inbox.start()
+        self.deltas.start()
         self.responder.start()
+        self.registrar.start()
         prefix = self.topics.prefix
         self.link.subscribe(f"{prefix}/d/+/res", self._taker("results"))
         self.link.subscribe(f"{prefix}/d/+/up", self._taker("up"))
         self.link.subscribe(f"{prefix}/d/+/reported", self._taker("reported"))
         self.link.subscribe(f"{prefix}/repo/get/+", self._request, qos=0)
+        self.link.subscribe(self.topics.certificate_request("+"), self._request_certificate)
         self.link.on_connect(self._publish_everything)
         self.link.start()
         self._ticker.start()
@@ -90,6 +98,8 @@ class Hub:
         self._closing.set()
         self._wake.set()
         self.responder.close()
+        self.registrar.close()
+        self.deltas.close()
         self.inbox.close()
         self.link.close()
         if self._ticker.ident is not None:
@@ -120,6 +130,11 @@ class Hub:
         if NAME.fullmatch(device):
             self.responder.offer(device, payload)
 
+    def _request_certificate(self, topic: str, payload: bytes) -> None:
+        device = self.topics.device_of(topic)
+        if NAME.fullmatch(device) and payload:
+            self.registrar.offer(device, payload)
+
     def _publish_everything(self) -> None:
         self._everything.set()
         self._wake.set()
@@ -132,6 +147,9 @@ class Hub:
 
     def _answer(self, device: str, payload: bytes) -> bool:
         return self.link.publish(self.topics.repo_response(device), payload, qos=0)
+
+    def _certify(self, device: str, payload: bytes) -> bool:
+        return self.link.publish(self.topics.certificate(device), payload, retain=True)
 
     # The ticker.
 
@@ -153,6 +171,8 @@ class Hub:
                 version = self._database.data_version()
                 if version != seen and self.link.connected:
                     seen = version if self._publish_desired() else -1
+                if self.link.connected:
+                    self.registrar.publish_signed()
             except StoreError as error:
                 _log.error("wishes cannot be read; tried again: %s", error)
             if time.monotonic() >= renew_at:

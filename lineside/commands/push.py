@@ -6,8 +6,8 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from lineside.commands.hub import add_passphrase, passphrase
 from lineside.commands.output import add_json, print_json
+from lineside.commands.passphrases import add_passphrase, passphrase
 from lineside.commands.places import bundle_place
 from lineside.extras import needs
 from lineside_runtime.archive import unpack_archive

@@ -14,6 +14,8 @@ from lineside_link import messages
 from lineside_link.messages import (
     VERSION,
     BundleRef,
+    CertificateAnswer,
+    CertificateRequest,
     Desired,
     Problem,
     RepoRequest,
@@ -62,6 +64,15 @@ KINDS: dict[type[Any], st.SearchStrategy[Any]] = {
     RepoResponse: st.builds(RepoResponse, id=text, status=st.sampled_from([200, 404, 503]), size=count),
     Results: st.builds(Results, epoch=text, rows=st.lists(rows, max_size=3).map(tuple)),
     ResultsAck: st.builds(ResultsAck, epoch=text, seq=count),
+    CertificateRequest: st.builds(CertificateRequest, device=text, csr=text, signer=text, signature=text),
+    CertificateAnswer: st.builds(
+        CertificateAnswer,
+        device=text,
+        request=text,
+        status=st.sampled_from(["issued", "waiting", "refused"]),
+        certificate=text,
+        error=problems | st.none(),
+    ),
 }
 ANY = st.one_of(*KINDS.values())
 

@@ -41,6 +41,8 @@ peers)
     done <<TABLE
 mosquitto mosquitto tests/link, tests/hub, tests/fault: a broker with TLS and ACL
 socat socat tests/agent: a serial line
+zstd zstd tests/link: reads and makes our patches
+bsdiff bspatch tests/link: reads and makes our patches
 redis-server redis-server tests/runtime: the shared cache, single and as a cluster
 postgresql /usr/lib/postgresql/*/bin/postgres tests/hub: results in PostgreSQL
 mesa-vulkan-drivers /usr/share/vulkan/icd.d/lvp_icd.json tests/runtime: a Vulkan device in software
