@@ -293,7 +293,7 @@ class Updater:
 
     def _read(self) -> Machine:
         try:
-            return msgspec.json.decode(self._path.read_bytes(), type=Machine)
+            return updates.DECODER.decode(self._path.read_bytes())
         except FileNotFoundError:
             return Machine()
         except (msgspec.DecodeError, UnicodeDecodeError) as error:

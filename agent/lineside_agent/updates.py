@@ -95,6 +95,10 @@ class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         return own if own is not None and not own.withdrawn else self.group_wish
 
 
+DECODER = msgspec.json.Decoder(Machine)
+"""Made in the thread that imports this: msgspec 0.22 crashes where two threads decode a class for the first time."""
+
+
 class Started(NamedTuple):
     """The agent has started.
 

@@ -363,6 +363,12 @@ class CertificateAnswer(_Message, frozen=True, kw_only=True):
     error: Problem | None = None
 
 
+_DECODERS: dict[type, msgspec.json.Decoder[Any]] = {
+    kind: msgspec.json.Decoder(kind) for kind in _Message.__subclasses__()
+}
+"""Made while this module is imported, in one thread: two threads that decode a class for the first time at the same
+time crash the process (msgspec 0.22; what a class looks like is worked out at its first use, without a lock)."""
+
 M = TypeVar("M", bound=_Message)
 
 _encoder = msgspec.json.Encoder()
@@ -384,7 +390,7 @@ def decode(data: bytes, kind: type[M]) -> M:
         BadInputFormatError: Not such a message, or of a version that is further away than one.
     """
     try:
-        message = msgspec.json.decode(data, type=kind)
+        message: M = _DECODERS[kind].decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # the last: brackets without end
         raise BadInputFormatError(
             f"{kind.__name__} message: {error}", action="Nothing was done with it; look at who sends on this topic."

@@ -161,3 +161,8 @@ def _references(node: Any) -> list[str]:
         own = [node["$ref"]] if isinstance(node.get("$ref"), str) else []
         return own + [found for value in node.values() for found in _references(value)]
     return [found for value in node for found in _references(value)] if isinstance(node, list) else []
+
+
+def test_every_message_is_ready_before_any_thread_decodes_it() -> None:
+    """msgspec 0.22 crashes the process where two threads decode a class for the first time."""
+    assert set(messages._DECODERS) == set(messages._Message.__subclasses__())
