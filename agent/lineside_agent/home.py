@@ -9,6 +9,8 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from lineside_agent.config import AgentConfig
 from lineside_agent.fetch import Fetcher
 from lineside_agent.identity import Identity
@@ -20,7 +22,7 @@ from lineside_boards.detect import detect
 from lineside_link.client import LinkClient
 from lineside_link.clock import ClockFloor
 from lineside_link.fetch import RepoClient
-from lineside_link.messages import BundleRef, Desired, Reported, Up, decode, encode
+from lineside_link.messages import BundleRef, ConfigRef, ConfigReport, Desired, Reported, Up, decode, encode
 from lineside_link.topics import Topics
 from lineside_link.trust import TrustStore
 from lineside_runtime import probing, registry
@@ -53,7 +55,8 @@ class Home:
         self._stop = stop
         self._topics = Topics(config.link.site)
         self._lock = threading.Lock()
-        self._reported = b""
+        self._reported: Reported | None = None
+        self._configuration: ConfigReport | None = None
         self._updater: Updater | None = None
         self._born = False
         self.name_conflicts = 0
@@ -108,6 +111,20 @@ class Home:
         if self.identity is not None:
             self.identity.run(self.client, self._topics, self._stop)
 
+    def bring_configuration(self, config: ConfigRef, should_stop: ShouldStop) -> bytes:
+        """As `Fetcher.bring_configuration`."""
+        return self._fetcher.bring_configuration(config, should_stop)
+
+    def report_configuration(self, report: ConfigReport) -> None:
+        """Publishes which configuration is followed, together with the last report.
+
+        Args:
+            report: From `lineside_agent.configuration.Configuration.report`.
+        """
+        with self._lock:
+            self._configuration = report
+            self._publish_reported()
+
     def bring(self, bundle: BundleRef, folder: Path, progress: Progress, should_stop: ShouldStop) -> None:
         """As `Fetcher.bring`."""
         self._fetcher.bring(bundle, folder, progress, should_stop)
@@ -134,7 +151,7 @@ class Home:
             transfer=self._fetcher.last,
         )
         with self._lock:
-            self._reported = encode(reported)
+            self._reported = reported
             self._publish_reported()
 
     def close(self) -> None:
@@ -143,8 +160,9 @@ class Home:
         self.client.close(last=(self._topics.up(self._config.device), encode(goodbye)))
 
     def _publish_reported(self) -> None:
-        if self._reported and self.client.connected:
-            self.client.publish(self._topics.reported(self._config.device), self._reported, qos=1, retain=True)
+        if self._reported is not None and self.client.connected:
+            said = encode(msgspec.structs.replace(self._reported, configuration=self._configuration))
+            self.client.publish(self._topics.reported(self._config.device), said, qos=1, retain=True)
 
     def _publish_results(self, payload: bytes) -> bool:
         return self.client.connected and self.client.publish(self._topics.results(self._config.device), payload, qos=1)

@@ -239,6 +239,10 @@ class Database:
             wish: What; its epoch and generation are given here.
             rollout: Identifies the push; made from the generation if empty.
         """
+        known = self.wish(scope)
+        if wish.config is None and known is not None:
+            # A wish for a bundle alone must not make a device that was away forget how it is to run.
+            wish = msgspec.structs.replace(wish, config=known.config)
         epoch, gen, now_ns = self.epoch, self.next_gen(), time.time_ns()
         desired = msgspec.structs.replace(wish, epoch=epoch, gen=gen, rollout=rollout or f"push-{gen}")
         bundle = msgspec.json.encode(desired.bundle).decode() if desired.bundle else None

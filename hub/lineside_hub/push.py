@@ -15,7 +15,7 @@ from lineside_hub.database import Database
 from lineside_hub.repository import Repository
 from lineside_hub.rollout import Plan
 from lineside_hub.rollouts import Rollouts, members, plan_for
-from lineside_link.messages import BundleRef, Desired
+from lineside_link.messages import BundleRef, ConfigRef, Desired
 from lineside_link.topics import check_name
 from lineside_runtime.bundle import open_bundle
 
@@ -37,6 +37,21 @@ class PushResult:
     epoch: int
     rollout: str = ""
     devices: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ConfigPushed:
+    """What the push of a configuration made.
+
+    Attributes:
+        ref: The signed configuration.
+        gen: Generation of the wish.
+        epoch: The hub's epoch.
+    """
+
+    ref: ConfigRef
+    gen: int
+    epoch: int
 
 
 def push(
@@ -78,6 +93,35 @@ def push(
         # publish reads and compares every file; once is enough.
         ref = repository.publish(open_bundle(bundle_path, verify=False), group)
         return _roll_out(database, ref, group, plan)
+    finally:
+        database.close()
+
+
+def push_config(folder: Path | str, data: bytes, *, group: str, passphrase: str | None = None) -> ConfigPushed:
+    """Checks, signs and publishes a configuration, and makes it what the whole group follows.
+
+    Args:
+        folder: The hub's folder.
+        data: TOML: the part of ``agent.toml`` that a hub may set.
+        group: A group of the repository.
+        passphrase: Opens the group's key, if it was made with one.
+
+    Raises:
+        InputNotFoundError: No repository or key there.
+        ConfigError: It breaks the agent's schema; the message names the path.
+        RolloutError: No such group.
+        SignatureError: The passphrase does not open the group's key.
+    """
+    reference = Repository.open(folder, passphrase=passphrase).publish_config(data, group)
+    database = Database.open(Path(folder))
+    try:
+        with database.transaction():
+            known = database.wish(f"g/{group}")
+            wish = Desired(epoch=0, gen=0) if known is None else known
+            made = database.add_wish(
+                f"g/{group}", msgspec.structs.replace(wish, config=reference), rollout=wish.rollout
+            )
+            return ConfigPushed(reference, made.gen, made.epoch)
     finally:
         database.close()
 

@@ -36,12 +36,13 @@ from tuf.api.metadata import (
     Targets,
 )
 
+from lineside_agent.config import read_settings
 from lineside_hub import ceremony
 from lineside_hub.chunks import ChunkStore
 from lineside_hub.keys import KeyRing
 from lineside_hub.lock import folder_lock
 from lineside_hub.metadata import GROUP_LIFETIME_DAYS, ONLINE, TOP_LEVEL, MetadataFolder
-from lineside_link.messages import BundleRef
+from lineside_link.messages import BundleRef, ConfigRef
 from lineside_link.topics import check_name
 from lineside_runtime.bundle import CHUNK_BYTES, MANIFEST_NAME, Bundle
 from lineside_runtime.errors import (
@@ -343,6 +344,33 @@ class Repository:
                 _log.info("published %s for %s", reference.identity, group)
         return reference
 
+    def publish_config(self, data: bytes, group: str) -> ConfigRef:
+        """Checks a configuration against the agent's schema and signs it for a group; the same again changes nothing.
+
+        Args:
+            data: TOML: the part of ``agent.toml`` that a hub may set.
+            group: Of the devices that it is for.
+
+        Raises:
+            ConfigError: It breaks the schema; the message names the path.
+            RolloutError: There is no such group.
+            SignatureError: The passphrase does not open the group's key, or it is not the key trusted for the group.
+        """
+        read_settings(data)
+        digest = hashlib.sha256(data).hexdigest()
+        name = f"config-{digest[:16]}.toml"
+        reference = ConfigRef(target=f"{_named(group)}/{name}", sha256=digest)
+        with folder_lock(self.folder):
+            self._check_known(group)
+            self._write_target(group, f"{digest}.{name}", data)
+            if reference.target not in MetadataFolder(self._metadata).targets(group).targets:
+                edit = self._edit(group)
+                with edit.edit_targets(group) as targets:
+                    targets.targets[reference.target] = TargetFile.from_data(reference.target, data, ["sha256"])
+                edit.publish()
+                _log.info("published configuration %s for %s", digest[:12], group)
+        return reference
+
     def find(self, group: str, *, name: str, version: str, sha256: str | None = None) -> BundleRef:
         """Returns the reference of a bundle that was published before.
 
@@ -504,11 +532,14 @@ class Repository:
             if self.chunks.put(data) != digest:
                 raise BundleIntegrityError(f"{bundle.path}: a chunk differs from the manifest", expected=digest)
         group, _, name = reference.target.partition("/")
+        self._write_target(group, f"{reference.sha256}.{name}", manifest)
+
+    def _write_target(self, group: str, name: str, data: bytes) -> None:
         folder = self.folder / "targets" / group
         if not folder.is_dir():
             folder.mkdir(parents=True)
             fsync_folder(folder.parent)
-        write_atomic(folder / f"{reference.sha256}.{name}", manifest)
+        write_atomic(folder / name, data)
 
 
 def _pieces(bundle: Bundle) -> Iterator[tuple[bytes, str]]:
@@ -533,6 +564,11 @@ def _describe(bundle: Bundle, group: str) -> tuple[BundleRef, bytes]:
 def _left(md: Metadata[Any]) -> datetime.timedelta:
     left: datetime.timedelta = md.signed.expires - datetime.datetime.now(datetime.timezone.utc)
     return left
+
+
+def _named(group: str) -> str:
+    _check_group(group)
+    return group
 
 
 def _check_group(name: str) -> None:

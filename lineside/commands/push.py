@@ -11,12 +11,22 @@ from lineside.commands.passphrases import add_passphrase, passphrase
 from lineside.commands.places import bundle_place
 from lineside.extras import needs
 from lineside_runtime.archive import unpack_archive
+from lineside_runtime.errors import InputError, InputNotFoundError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the bundle, the hub and the group."""
     parser.add_argument(
-        "bundle", type=bundle_place, help="a bundle's folder, a .lsb file, or the name of a shipped bundle"
+        "bundle",
+        nargs="?",
+        type=bundle_place,
+        help="a bundle's folder, a .lsb file, or the name of a shipped bundle",
+    )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="instead of a bundle: TOML with tables of agent.toml that a hub may set, such as [inspect]; signed too",
     )
     parser.add_argument("--hub", type=Path, required=True, metavar="DIR", help="the hub's folder on this machine")
     parser.add_argument("--group", required=True, help="the group of devices")
@@ -50,7 +60,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Signs and publishes the bundle, and makes it the desired one."""
+    """Signs and publishes the bundle or the configuration, and makes it the desired one."""
+    if (options.bundle is None) == (options.config is None):
+        raise InputError("nothing to push, or two things", expected="a bundle or --config FILE")
+    if options.config is not None:
+        return _run_config(options)
     with needs("convert"):
         from lineside_hub.push import push
     with tempfile.TemporaryDirectory() as scratch:
@@ -73,6 +87,21 @@ def run(options: argparse.Namespace) -> int:
         first = f"{', '.join(result.devices)} first, then " if result.devices else ""
         print(f"{result.ref.identity} is what {first}{options.group} should run now (generation {result.gen})")
         print(f"watch it: lineside fleet rollout show {result.rollout} --hub {options.hub} --watch")
+    return 0
+
+
+def _run_config(options: argparse.Namespace) -> int:
+    with needs("convert"):
+        from lineside_hub.push import push_config
+    try:
+        data = options.config.read_bytes()
+    except OSError as error:
+        raise InputNotFoundError(f"{options.config}: {error.strerror}", action="Give a file of TOML.") from error
+    result = push_config(options.hub, data, group=options.group, passphrase=passphrase(options))
+    if options.json:
+        print_json(result)
+    else:
+        print(f"{result.ref.target} is what {options.group} should follow now (generation {result.gen})")
     return 0
 
 

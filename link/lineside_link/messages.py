@@ -68,6 +68,18 @@ class MaintenanceWindow(msgspec.Struct, frozen=True, forbid_unknown_fields=False
     fetch: Literal["at_once", "in_window"] = "at_once"
 
 
+class ConfigRef(msgspec.Struct, frozen=True, kw_only=True):
+    """Names one configuration: the part of ``agent.toml`` that a hub may set.
+
+    Attributes:
+        target: Its path among the TUF targets, ``<group>/config-<begin of sha256>.toml``.
+        sha256: Of its TOML.
+    """
+
+    target: str
+    sha256: str
+
+
 class Desired(_Message, frozen=True, kw_only=True):
     """What a group or device should run.
 
@@ -75,6 +87,7 @@ class Desired(_Message, frozen=True, kw_only=True):
         epoch: Number of the hub's database; a hub restored from a backup starts a higher one.
         gen: Generation within the epoch. A lower one of the same epoch is ignored.
         bundle: What to run, or ``None`` to keep what is there.
+        config: How to run it, or ``None`` to keep what is there.
         rollout: Identifies the push.
         withdrawn: The device's own wish counts no longer, its group's does. Said and not cleared, because a
             device that is away hears nothing of a cleared topic when it comes back.
@@ -84,6 +97,7 @@ class Desired(_Message, frozen=True, kw_only=True):
     epoch: int
     gen: int
     bundle: BundleRef | None = None
+    config: ConfigRef | None = None
     rollout: str = ""
     withdrawn: bool = False
     window: MaintenanceWindow | None = None
@@ -118,6 +132,24 @@ class Transfer(msgspec.Struct, frozen=True, kw_only=True):
     fallbacks: tuple[str, ...] = ()
 
 
+class ConfigReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Which configuration a device follows, and how the last wish for one went.
+
+    Attributes:
+        epoch: Of the `Desired` that this answers.
+        gen: Of the `Desired` that this answers.
+        installed: What is followed; ``None`` for ``agent.toml`` alone.
+        wanted: What the `Desired` asks for.
+        error: Why that isn't followed, if so.
+    """
+
+    epoch: int = 0
+    gen: int = 0
+    installed: ConfigRef | None = None
+    wanted: ConfigRef | None = None
+    error: Problem | None = None
+
+
 class Reported(_Message, frozen=True, kw_only=True):
     """What a device runs, and how the last wish went.
 
@@ -133,6 +165,7 @@ class Reported(_Message, frozen=True, kw_only=True):
         boot_id: New at every start of the agent.
         free_bytes: Room on the device's disk.
         progress: Share of the fetch that is done, 0 to 1.
+        configuration: Which configuration it follows.
         waiting: What it waits for, such as the maintenance window; empty if for nothing.
         transfer: How the last fetch went; ``None`` before the first.
     """
@@ -148,6 +181,7 @@ class Reported(_Message, frozen=True, kw_only=True):
     boot_id: str = ""
     free_bytes: int = 0
     progress: float = 0.0
+    configuration: ConfigReport | None = None
     waiting: str = ""
     transfer: Transfer | None = None
 
