@@ -241,6 +241,7 @@ class RepoResponse(_Message, frozen=True, kw_only=True):
         parts: How many pieces the file has.
         size: Of the whole file, in bytes.
         knows: Of ``metadata``: what this hub can do beyond the first release (`FEATURES`).
+        multicast_bytes_s: Of ``metadata``: how fast it sends to all at once.
     """
 
     id: str
@@ -249,6 +250,7 @@ class RepoResponse(_Message, frozen=True, kw_only=True):
     parts: int = 1
     size: int = 0
     knows: tuple[str, ...] = ()
+    multicast_bytes_s: int = 0
 
 
 PatchFormat = Literal["zstd", "bsdiff4"]
