@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from lineside_agent.config import SETTINGS_MAX_BYTES
 from lineside_agent.updater import Progress, ShouldStop
 from lineside_link.fetch import RepoClient
-from lineside_link.messages import BundleRef, Transfer
+from lineside_link.messages import BundleRef, ConfigRef, Transfer
 from lineside_link.transfer import Source
 from lineside_link.trust import TrustStore
 from lineside_runtime.bundle import MANIFEST_NAME, Bundle, open_bundle, parse_manifest
@@ -53,10 +54,7 @@ class Fetcher:
             DiskFullError: There is no room.
             lineside_link.fetch.FetchStopped: Asked to.
         """
-        if not bundle.target.startswith(f"{self._group}/"):
-            raise SignatureError(
-                f"{bundle.target} is not for this device's group", expected=f"{self._group}/…", actual=bundle.target
-            )
+        self._check_group(bundle.target)
         data = self._trust.refresh_and_fetch_manifest(bundle.target, bundle.sha256, should_stop=should_stop)
         manifest = parse_manifest(data)
         if manifest.identity != bundle.identity:
@@ -74,6 +72,29 @@ class Fetcher:
         log.info(
             "%s: %d bytes over the link for %d of files", bundle.identity, report.fetched_bytes, manifest.size_bytes
         )
+
+    def bring_configuration(self, config: ConfigRef, should_stop: ShouldStop) -> bytes:
+        """Brings a configuration; only what the group's key has signed.
+
+        Args:
+            config: What is wanted.
+            should_stop: Asked between pieces.
+
+        Raises:
+            SignatureError: It is of another group, or not signed for it.
+            BundleError: Metadata or content is forged, old, expired or damaged.
+            FetchError: The hub doesn't answer.
+            DiskFullError: There is no room.
+            lineside_link.fetch.FetchStopped: Asked to.
+        """
+        self._check_group(config.target)
+        return self._trust.fetch_target(
+            config.target, config.sha256, max_bytes=SETTINGS_MAX_BYTES, should_stop=should_stop
+        )
+
+    def _check_group(self, target: str) -> None:
+        if not target.startswith(f"{self._group}/"):
+            raise SignatureError(f"{target} is not for this device's group", expected=f"{self._group}/…", actual=target)
 
     def _open_installed(self) -> Bundle | None:
         """The bundle that runs, its files unread: what a patch makes of them is hashed."""

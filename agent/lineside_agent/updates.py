@@ -17,7 +17,7 @@ Invariants, each held by a test:
 3. A lower ``gen`` of the same hub epoch is ignored, and so is a lower epoch.
 4. The same wish again changes nothing but its maintenance window.
 5. A wish that was rolled back or failed is not tried again: the hub pushes a higher ``gen`` for that.
-6. A wish for the device comes before one for its group.
+6. A wish for the device comes before one for its group, until it is withdrawn.
 7. The outcome of an attempt that a newer wish has replaced is ignored.
 8. An agent that ends `MAX_TRIALS` times in the risky states of one attempt goes back to what it ran before.
 9. The switch and the health check are finished before a newer wish is looked at.
@@ -90,8 +90,13 @@ class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     @property
     def wish(self) -> Desired | None:
-        """The wish that counts: the device's own before its group's."""
-        return self.device_wish if self.device_wish is not None else self.group_wish
+        """The wish that counts: the device's own, unless it was withdrawn, before its group's."""
+        own = self.device_wish
+        return own if own is not None and not own.withdrawn else self.group_wish
+
+
+DECODER = msgspec.json.Decoder(Machine)
+"""Made in the thread that imports this: msgspec 0.22 crashes where two threads decode a class for the first time."""
 
 
 class Started(NamedTuple):

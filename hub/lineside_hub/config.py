@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -12,6 +13,26 @@ from lineside_link.config import LinkConfig
 from lineside_link.messages import MaintenanceWindow
 from lineside_link.window import check_window
 from lineside_runtime.errors import ConfigError, InputNotFoundError
+
+
+class ResultsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where results go: the ``[results]`` table.
+
+    Attributes:
+        url: ``postgresql+psycopg://host/database``; empty for ``hub.db``. A password belongs into libpq's password
+            file (``passfile=`` in the URL, or ``~/.pgpass``) and not here.
+    """
+
+    url: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.url:
+            return
+        if not self.url.startswith("postgresql+psycopg://"):
+            raise ConfigError("results.url", expected="postgresql+psycopg://…", actual=self.url.split("://")[0])
+        if "password=" in self.url or urlsplit(self.url).password is not None:
+            action = "Put it into libpq's password file and give its path: ?passfile=/etc/lineside/pgpass."
+            raise ConfigError("results.url holds a password", action=action)
 
 
 class TransferConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -41,6 +62,7 @@ class HubConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         folder: Holds the repository and the database; relative to the file's own folder.
         link: The broker and the site.
         renew_every_s: How often the timestamp is signed again; it expires after a day.
+        results: Where results go.
         transfer: How bundles go out.
         window: When devices may change over to what they should run; ``None`` for at once.
     """
@@ -48,6 +70,7 @@ class HubConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     folder: str
     link: LinkConfig
     renew_every_s: float = 3600.0
+    results: ResultsConfig = ResultsConfig()
     transfer: TransferConfig = TransferConfig()
     window: MaintenanceWindow | None = None
 

@@ -33,7 +33,7 @@ FILE_MAX_BYTES = 16 << 20
 """No metadata or manifest is anywhere near; a larger file is not served."""
 
 _METADATA = re.compile(rf"timestamp\.json|[1-9][0-9]{{0,9}}\.{NAME.pattern}\.json")
-_TARGET = re.compile(rf"({NAME.pattern})/([0-9a-f]{{64}}\.[A-Za-z0-9][A-Za-z0-9._-]{{0,160}}\.json)")
+_TARGET = re.compile(rf"({NAME.pattern})/([0-9a-f]{{64}}\.[A-Za-z0-9][A-Za-z0-9._-]{{0,160}}\.(?:json|toml))")
 _CHUNK = re.compile(r"[0-9a-f]{64}")
 
 

@@ -4,9 +4,10 @@ Threads and what they share (messages in queues, nothing else)::
 
     link handlers ──► Inbox      one writer: results, births, reports; acknowledges after the commit
                  ├──► Responder  metadata, manifests, chunks and patches for the devices
-                 └──► Multicaster  chunks that many devices want at once
+                 ├──► Multicaster  chunks that many devices want at once
+                 └──► Registrar  certificates for devices that ask
     DeltaMaker    ──► patches between bundles, each pair in a process of its own
-    ticker        ──► looks for new wishes of other processes, renews the timestamp
+    ticker        ──► takes the rollouts' steps, publishes new wishes, also of other processes, renews the timestamp
 
 Everything retained is published again on every connection, because retained state dies with a broker.
 """
@@ -27,8 +28,11 @@ from lineside_hub.database import Database
 from lineside_hub.deltas import DeltaMaker
 from lineside_hub.inbox import Inbox, Kind
 from lineside_hub.multicast import Multicaster
+from lineside_hub.registrar import Registrar
 from lineside_hub.repository import Repository
 from lineside_hub.responder import Responder
+from lineside_hub.rollouts import Rollouts
+from lineside_hub.secure import IDENTITY_NAME
 from lineside_link.client import LinkClient
 from lineside_link.messages import Desired, RepoRequest, ResultsAck, encode
 from lineside_link.topics import NAME, Topics
@@ -38,6 +42,9 @@ _log = logging.getLogger("lineside.hub")
 
 TICK_S = 0.15
 """How often the database is asked whether another process pushed: `PRAGMA data_version` costs microseconds."""
+
+ROLLOUT_EVERY_S = 0.5
+"""How often a rollout looks at its group: a picture of 1,000 devices costs about 10 ms."""
 
 RENEW_RETRY_S = 60.0
 
@@ -58,7 +65,7 @@ class Hub:
         self.topics = Topics(config.link.site)
         self.repository = Repository.open(folder)
         self.link = LinkClient(config.link, f"lineside-hub-{config.link.site}")
-        self.inbox = Inbox(folder, self._acknowledge)
+        self.inbox = Inbox(folder, self._acknowledge, postgres_url=config.results.url)
         self.deltas = DeltaMaker(folder)
         several = config.transfer.multicast_from > 0
         self.responder = Responder(
@@ -77,9 +84,11 @@ class Hub:
             send=self._send_to_all,
             pace=self.responder.note_sent_to_all,
         )
+        self.registrar = Registrar(folder / IDENTITY_NAME, self._certify)
         self._renew_every_s = config.renew_every_s
         self._window = config.window
         self._database = Database.open(folder)
+        self._rollouts = Rollouts(self._database)
         self._published: dict[str, Desired] = {}
         self._everything = threading.Event()
         self._wake = threading.Event()
@@ -96,12 +105,14 @@ class Hub:
         self.inbox.start()
         self.deltas.start()
         self.responder.start()
+        self.registrar.start()
         self.multicast.start()
         prefix = self.topics.prefix
         self.link.subscribe(f"{prefix}/d/+/res", self._taker("results"))
         self.link.subscribe(f"{prefix}/d/+/up", self._taker("up"))
         self.link.subscribe(f"{prefix}/d/+/reported", self._taker("reported"))
         self.link.subscribe(f"{prefix}/repo/get/+", self._request, qos=0)
+        self.link.subscribe(self.topics.certificate_request("+"), self._request_certificate)
         self.link.on_connect(self._publish_everything)
         self.link.start()
         self._ticker.start()
@@ -112,6 +123,7 @@ class Hub:
         self._wake.set()
         self.multicast.close()
         self.responder.close()
+        self.registrar.close()
         self.deltas.close()
         self.inbox.close()
         self.link.close()
@@ -143,6 +155,11 @@ class Hub:
         if NAME.fullmatch(device):
             self.responder.offer(device, payload)
 
+    def _request_certificate(self, topic: str, payload: bytes) -> None:
+        device = self.topics.device_of(topic)
+        if NAME.fullmatch(device) and payload:
+            self.registrar.offer(device, payload)
+
     def _publish_everything(self) -> None:
         self._everything.set()
         self._wake.set()
@@ -156,6 +173,9 @@ class Hub:
     def _answer(self, device: str, payload: bytes) -> bool:
         return self.link.publish(self.topics.repo_response(device), payload, qos=0)
 
+    def _certify(self, device: str, payload: bytes) -> bool:
+        return self.link.publish(self.topics.certificate(device), payload, retain=True)
+
     def _join(self, device: str, request: RepoRequest) -> None:
         self.multicast.join(device, request)
 
@@ -167,6 +187,7 @@ class Hub:
     def _tick(self) -> None:
         seen = -1
         renew_at = time.monotonic() + self._renew_every_s
+        roll_at = 0.0
         while not self._closing.is_set():
             try:
                 if self._everything.is_set():
@@ -174,9 +195,15 @@ class Hub:
                     self._published.clear()
                     self._publish_acknowledgements()
                     seen = -1
+                if time.monotonic() >= roll_at:
+                    roll_at = time.monotonic() + ROLLOUT_EVERY_S
+                    # SQLite doesn't count one's own commits as news.
+                    seen = -1 if self._rollouts.tick(time.time()) else seen
                 version = self._database.data_version()
                 if version != seen and self.link.connected:
                     seen = version if self._publish_desired() else -1
+                if self.link.connected:
+                    self.registrar.publish_signed()
             except StoreError as error:
                 _log.error("wishes cannot be read; tried again: %s", error)
             if time.monotonic() >= renew_at:
@@ -185,7 +212,7 @@ class Hub:
             self._wake.clear()
 
     def _publish_acknowledgements(self) -> None:
-        for device, ack in self._database.acknowledgements().items():
+        for device, ack in self.inbox.acknowledgements(self._database).items():
             self._acknowledge(device, ack)
 
     def _publish_desired(self) -> bool:

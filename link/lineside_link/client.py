@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping
 
 from paho.mqtt.client import MQTTMessageInfo, topic_matches_sub
 
-from lineside_link.config import LinkConfig
+from lineside_link.config import LinkConfig, Now
 from lineside_link.connection import Acknowledged, Connection, Event, Message, Opened
 from lineside_runtime.errors import BrokerError, LinesideError
 
@@ -54,10 +54,14 @@ class LinkClient:
         config: Where the broker is.
         client_id: Name at the broker; unique there, because a second one of the same name kicks the first.
         will: Topic and payload that the broker publishes (QoS 1, retained) if we vanish without `close`.
+        now: What time it is, for a device whose clock may be unset; see `LinkConfig.tls_context`.
     """
 
-    def __init__(self, config: LinkConfig, client_id: str, *, will: tuple[str, bytes] | None = None) -> None:
+    def __init__(
+        self, config: LinkConfig, client_id: str, *, will: tuple[str, bytes] | None = None, now: Now | None = None
+    ) -> None:
         self.config = config
+        self._now = now
         self.client_id = client_id
         self._will = will
         self._lock = threading.RLock()
@@ -83,12 +87,25 @@ class LinkClient:
         Raises:
             ConfigError: A certificate, key or password file cannot be read.
         """
-        self._context = self.config.tls_context()
+        self._context = self.config.tls_context(now=self._now)
         self.config.password()
         if not self.config.tls and not self.config.loopback:
             log.warning("%s is not encrypted: anybody on the way can read and forge messages", self.config.url)
         self._dispatcher.start()
         self._network.start()
+
+    def use(self, config: LinkConfig) -> None:
+        """Takes another configuration, such as a renewed certificate, from the next connection on.
+
+        Args:
+            config: Of the same broker.
+
+        Raises:
+            ConfigError: A certificate or key cannot be read; the old configuration stays.
+        """
+        context = config.tls_context(now=self._now)
+        with self._lock:
+            self.config, self._context = config, context
 
     def subscribe(self, topic: str, handler: Handler, qos: int = 1) -> None:
         """Calls ``handler`` for every message on ``topic``, on this connection and all later ones.
@@ -233,6 +250,23 @@ class LinkClient:
         self._join(self._network, deadline)
         if connection is not None:
             connection.abort()
+        self._put_end(deadline)
+        self._join(self._dispatcher, deadline)
+        self._ready.clear()
+
+    def vanish(self, *, timeout_s: float = 3.0) -> None:
+        """Ends the connection for good without a goodbye, as a power cut does: the broker publishes the last will.
+
+        Args:
+            timeout_s: How long to wait for the threads.
+        """
+        deadline = time.monotonic() + timeout_s
+        self._closing.set()
+        with self._lock:
+            connection = self._connection
+        if connection is not None:
+            connection.abort()
+        self._join(self._network, deadline)
         self._put_end(deadline)
         self._join(self._dispatcher, deadline)
         self._ready.clear()

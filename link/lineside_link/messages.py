@@ -68,6 +68,18 @@ class MaintenanceWindow(msgspec.Struct, frozen=True, forbid_unknown_fields=False
     fetch: Literal["at_once", "in_window"] = "at_once"
 
 
+class ConfigRef(msgspec.Struct, frozen=True, kw_only=True):
+    """Names one configuration: the part of ``agent.toml`` that a hub may set.
+
+    Attributes:
+        target: Its path among the TUF targets, ``<group>/config-<begin of sha256>.toml``.
+        sha256: Of its TOML.
+    """
+
+    target: str
+    sha256: str
+
+
 class Desired(_Message, frozen=True, kw_only=True):
     """What a group or device should run.
 
@@ -75,14 +87,19 @@ class Desired(_Message, frozen=True, kw_only=True):
         epoch: Number of the hub's database; a hub restored from a backup starts a higher one.
         gen: Generation within the epoch. A lower one of the same epoch is ignored.
         bundle: What to run, or ``None`` to keep what is there.
+        config: How to run it, or ``None`` to keep what is there.
         rollout: Identifies the push.
+        withdrawn: The device's own wish counts no longer, its group's does. Said and not cleared, because a
+            device that is away hears nothing of a cleared topic when it comes back.
         window: When the bundle may become active; ``None`` for at once.
     """
 
     epoch: int
     gen: int
     bundle: BundleRef | None = None
+    config: ConfigRef | None = None
     rollout: str = ""
+    withdrawn: bool = False
     window: MaintenanceWindow | None = None
 
 
@@ -115,6 +132,24 @@ class Transfer(msgspec.Struct, frozen=True, kw_only=True):
     fallbacks: tuple[str, ...] = ()
 
 
+class ConfigReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Which configuration a device follows, and how the last wish for one went.
+
+    Attributes:
+        epoch: Of the `Desired` that this answers.
+        gen: Of the `Desired` that this answers.
+        installed: What is followed; ``None`` for ``agent.toml`` alone.
+        wanted: What the `Desired` asks for.
+        error: Why that isn't followed, if so.
+    """
+
+    epoch: int = 0
+    gen: int = 0
+    installed: ConfigRef | None = None
+    wanted: ConfigRef | None = None
+    error: Problem | None = None
+
+
 class Reported(_Message, frozen=True, kw_only=True):
     """What a device runs, and how the last wish went.
 
@@ -130,6 +165,7 @@ class Reported(_Message, frozen=True, kw_only=True):
         boot_id: New at every start of the agent.
         free_bytes: Room on the device's disk.
         progress: Share of the fetch that is done, 0 to 1.
+        configuration: Which configuration it follows.
         waiting: What it waits for, such as the maintenance window; empty if for nothing.
         transfer: How the last fetch went; ``None`` before the first.
     """
@@ -145,6 +181,7 @@ class Reported(_Message, frozen=True, kw_only=True):
     boot_id: str = ""
     free_bytes: int = 0
     progress: float = 0.0
+    configuration: ConfigReport | None = None
     waiting: str = ""
     transfer: Transfer | None = None
 
@@ -319,11 +356,54 @@ class ResultsAck(_Message, frozen=True, kw_only=True):
     Attributes:
         epoch: Of the device's database.
         seq: All rows up to and including this one are committed.
+        window: How many rows may be on their way above ``seq``; 0 leaves it to the device. The hub makes it smaller
+            while it is behind.
     """
 
     epoch: str
     seq: int
+    window: int = 0
 
+
+class CertificateRequest(_Message, frozen=True, kw_only=True):
+    """A device asks for a certificate: the first one with a token, the next ones with the one that it has.
+
+    Attributes:
+        device: Its name.
+        csr: PKCS #10 in PEM; its common name is the device.
+        signer: Whose key made ``signature``: ``token:<id>`` or ``serial:<hexadecimal>`` of a certificate.
+        signature: ECDSA over the request, base64.
+    """
+
+    device: str
+    csr: str
+    signer: str
+    signature: str
+
+
+class CertificateAnswer(_Message, frozen=True, kw_only=True):
+    """The authority's answer.
+
+    Attributes:
+        device: Whose request this answers.
+        request: sha256 of its ``csr``, hexadecimal.
+        status: ``waiting`` where a person must sign: the answer comes later on the same topic.
+        certificate: In PEM, once issued.
+        error: Why not, if refused.
+    """
+
+    device: str
+    request: str
+    status: Literal["issued", "waiting", "refused"]
+    certificate: str = ""
+    error: Problem | None = None
+
+
+_DECODERS: dict[type, msgspec.json.Decoder[Any]] = {
+    kind: msgspec.json.Decoder(kind) for kind in _Message.__subclasses__()
+}
+"""Made while this module is imported, in one thread: two threads that decode a class for the first time at the same
+time crash the process (msgspec 0.22; what a class looks like is worked out at its first use, without a lock)."""
 
 M = TypeVar("M", bound=_Message)
 
@@ -346,7 +426,7 @@ def decode(data: bytes, kind: type[M]) -> M:
         BadInputFormatError: Not such a message, or of a version that is further away than one.
     """
     try:
-        message = msgspec.json.decode(data, type=kind)
+        message: M = _DECODERS[kind].decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # the last: brackets without end
         raise BadInputFormatError(
             f"{kind.__name__} message: {error}", action="Nothing was done with it; look at who sends on this topic."
@@ -380,7 +460,19 @@ def decode_response(data: bytes) -> tuple[RepoResponse, bytes]:
 
 def schema() -> dict[str, Any]:
     """Returns the JSON Schema of all messages, by class name under ``$defs``."""
-    kinds = (Desired, Reported, Up, RepoRequest, RepoResponse, Deltas, Multicast, Results, ResultsAck)
+    kinds = (
+        Desired,
+        Reported,
+        Up,
+        RepoRequest,
+        RepoResponse,
+        Deltas,
+        Multicast,
+        Results,
+        ResultsAck,
+        CertificateRequest,
+        CertificateAnswer,
+    )
     _, components = msgspec.json.schema_components(kinds, ref_template="#/$defs/{name}")
     described = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$defs": components}
     # Once through JSON, so that defaults are lists as every validator knows them, and not tuples.

@@ -10,6 +10,8 @@
 | ``chunk/<target>/<sha256>`` | 0 | one chunk for all that want this target; ``end`` in place of the hash ends it |
 | ``d/<device>/res`` | 1 | `messages.Results` |
 | ``d/<device>/res/ack`` | 1, retained | `messages.ResultsAck` |
+| ``d/<device>/csr`` | 1 | `messages.CertificateRequest` |
+| ``d/<device>/cert`` | 1, retained | `messages.CertificateAnswer` |
 """
 
 from __future__ import annotations
@@ -104,6 +106,14 @@ class Topics:
     def results_ack(self, device: str) -> str:
         """The hub's watermark of a device's results."""
         return f"{self.prefix}/d/{device}/res/ack"
+
+    def certificate_request(self, device: str) -> str:
+        """A device's requests for a certificate."""
+        return f"{self.prefix}/d/{device}/csr"
+
+    def certificate(self, device: str) -> str:
+        """The authority's answers to them."""
+        return f"{self.prefix}/d/{device}/cert"
 
     def device_of(self, topic: str) -> str:
         """Returns the device that a topic belongs to, or an empty string.

@@ -40,7 +40,8 @@
     │   ├── DiskFullError               4002
     │   ├── BrokerError                 4003
     │   ├── FetchError                  4004
-    │   └── DeltaError                  4010
+    │   ├── DeltaError                  4010
+    │   └── IdentityError               4020
     ├── UpdateError                     5xxx  update, rollout
     │   ├── GoldenMismatchError         5001
     │   ├── StagingError                5002
@@ -425,6 +426,13 @@ class DeltaError(StoreError):
 
     code = 4010
     default_action = "Nothing need be done: the whole file is fetched instead."
+
+
+class IdentityError(StoreError):
+    """A device's certificate, or its request for one, is refused: not its key, a used token, a revoked name."""
+
+    code = 4020
+    default_action = "Make a new token with `lineside hub token DEVICE`, and enrol the device again."
 
 
 class UpdateError(LinesideError):

@@ -14,6 +14,8 @@ from lineside_link import messages
 from lineside_link.messages import (
     VERSION,
     BundleRef,
+    CertificateAnswer,
+    CertificateRequest,
     Deltas,
     Desired,
     MaintenanceWindow,
@@ -89,6 +91,15 @@ KINDS: dict[type[Any], st.SearchStrategy[Any]] = {
     RepoResponse: st.builds(RepoResponse, id=text, status=st.sampled_from([200, 404, 503]), size=count),
     Results: st.builds(Results, epoch=text, rows=st.lists(rows, max_size=3).map(tuple)),
     ResultsAck: st.builds(ResultsAck, epoch=text, seq=count),
+    CertificateRequest: st.builds(CertificateRequest, device=text, csr=text, signer=text, signature=text),
+    CertificateAnswer: st.builds(
+        CertificateAnswer,
+        device=text,
+        request=text,
+        status=st.sampled_from(["issued", "waiting", "refused"]),
+        certificate=text,
+        error=problems | st.none(),
+    ),
 }
 ANY = st.one_of(*KINDS.values())
 
@@ -177,3 +188,8 @@ def _references(node: Any) -> list[str]:
         own = [node["$ref"]] if isinstance(node.get("$ref"), str) else []
         return own + [found for value in node.values() for found in _references(value)]
     return [found for value in node for found in _references(value)] if isinstance(node, list) else []
+
+
+def test_every_message_is_ready_before_any_thread_decodes_it() -> None:
+    """msgspec 0.22 crashes the process where two threads decode a class for the first time."""
+    assert set(messages._DECODERS) == set(messages._Message.__subclasses__())
