@@ -328,7 +328,12 @@ def test_a_level_that_is_not_here_is_refused_and_not_replaced(level: int) -> Non
 
 
 def test_the_levels_of_this_release() -> None:
-    assert {level: recipe.precision for level, recipe in RECIPES.items()} == {0: "fp32", 1: "int8", 2: "int8", 3: "int8"}
+    assert {level: recipe.precision for level, recipe in RECIPES.items()} == {
+        0: "fp32",
+        1: "int8",
+        2: "int8",
+        3: "int8",
+    }
 
 
 def test_outputs_whose_length_changes_are_compared_whole() -> None:
