@@ -13,7 +13,7 @@ from lineside_converters.targets import find_target
 from lineside_models.frame import Frame
 from lineside_models.simulator import render
 from lineside_runtime import registry
-from lineside_runtime.errors import ConfigError
+from lineside_runtime.errors import ConfigError, GraphError
 from tests.converters import nets
 
 FRAMES = [Frame(image=render("steel", seed).image, sequence=seed) for seed in range(3)]
@@ -87,3 +87,37 @@ def test_openvinos_files_compute_what_the_int8_graph_does(tmp_path: Path) -> Non
     for name in ("cls_8", "box_8"):
         wanted, found = one(feeds[0])[name], two(feeds[0])[name]
         assert np.corrcoef(wanted.ravel(), found.ravel())[0, 1] > 0.999
+
+
+def test_ncnns_files_compute_what_the_float_graph_does(tmp_path: Path) -> None:
+    pytest.importorskip("ncnn")
+    maker = makers_for("ncnn")[0]
+    if maker.missing():
+        pytest.skip(maker.missing())
+    from lineside_converters.compress.cleanup import clean_graph
+    from lineside_converters.running import loaded, place_for
+
+    (tmp_path / "net.onnx").write_bytes(nets.convnet())
+    clean_graph(tmp_path / "net.onnx", tmp_path / "clean.onnx")
+    feeds = nets.feeds(nets.noise(2))
+    (tmp_path / "out").mkdir()
+    manifest = nets.manifest()
+    order = Order(clean=tmp_path / "clean.onnx", int8=None, manifest=manifest, feeds=feeds, folder=tmp_path / "out")
+    file = maker.make(order)
+    assert sorted(path.name for path in file.parent.iterdir()) == ["model.bin", "model.param"]
+    with (
+        loaded(file, place_for("ncnn", "cpu"), manifest, precision="fp16", threads=1) as made,
+        loaded(tmp_path / "clean.onnx", place_for("ort", "cpu"), manifest, precision="fp32", threads=1) as source,
+    ):
+        found, wanted = made(feeds[1]), source(feeds[1])
+    for name, array in wanted.items():
+        assert np.corrcoef(array.ravel(), found[name].ravel())[0, 1] > 0.999
+
+
+def test_forms_that_need_one_shape_refuse_several(tmp_path: Path) -> None:
+    from lineside_converters.convert.ncnn import make
+
+    feeds = nets.feeds([*nets.noise(1), *nets.noise(1, side=160)])
+    order = Order(clean=tmp_path / "clean.onnx", int8=None, manifest=nets.manifest(), feeds=feeds, folder=tmp_path)
+    with pytest.raises(GraphError, match="one shape"):
+        make(order)
