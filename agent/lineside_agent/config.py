@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -144,6 +144,19 @@ class StoreConfig(_Strict, frozen=True, kw_only=True):
     keep_images: Literal["none", "bad", "all"] = "none"
 
 
+class TransferConfig(_Strict, frozen=True, kw_only=True):
+    """How bundles come.
+
+    Attributes:
+        multicast: Whether to take part in what the hub sends to all devices at once; ``false`` for a link that is slow
+            or paid for by the byte.
+        delta_wait_s: How long the hub may take to make patches before the files come whole.
+    """
+
+    multicast: bool = True
+    delta_wait_s: Positive = 20.0
+
+
 class SerialOutput(_Strict, frozen=True, kw_only=True, tag="serial", tag_field="type"):
     """A serial line to the gate or PLC.
 
@@ -173,6 +186,7 @@ class AgentConfig(_Strict, frozen=True, kw_only=True):
         inspect: How the bundle is run.
         store: What is kept.
         line_io: Where verdicts are signalled.
+        transfer: How bundles come.
     """
 
     device: str
@@ -186,6 +200,72 @@ class AgentConfig(_Strict, frozen=True, kw_only=True):
     inspect: InspectConfig = InspectConfig()
     store: StoreConfig = StoreConfig()
     line_io: tuple[SerialOutput, ...] = ()
+    transfer: TransferConfig = TransferConfig()
+
+
+SETTABLE = ("inspect", "store")
+"""The tables that a signed configuration from the hub may set. Never who the device is, whom it trusts, where its
+frames come from or what its outputs are wired to: that belongs to who stands beside it."""
+
+SETTINGS_MAX_BYTES = 64 * 1024
+
+_FIELDS = {field.name: field for field in msgspec.structs.fields(AgentConfig)}
+
+Settings = msgspec.defstruct(
+    "Settings",
+    [(name, _FIELDS[name].type, _FIELDS[name].default) for name in SETTABLE],
+    frozen=True,
+    forbid_unknown_fields=True,
+    kw_only=True,
+)
+"""The part of `AgentConfig` that a hub may set."""
+
+
+def read_settings(data: bytes) -> dict[str, Any]:
+    """Reads a configuration from the hub and checks it against the agent's own schema.
+
+    Args:
+        data: TOML.
+
+    Returns:
+        The tables that it sets, as they stand in it.
+
+    Raises:
+        ConfigError: Not TOML, too large, a table that a hub may not set, an unknown key, a wrong type or a value out of
+            range; the message names the path, such as ``$.inspect.threads``.
+    """
+    if len(data) > SETTINGS_MAX_BYTES:
+        raise ConfigError("configuration", expected=f"at most {SETTINGS_MAX_BYTES} bytes", actual=len(data))
+    try:
+        given: dict[str, Any] = msgspec.toml.decode(data)
+        foreign = [name for name in given if name not in SETTABLE]
+        if foreign:
+            action = "The rest of agent.toml is set on the device."
+            raise ConfigError(f"$.{foreign[0]} can't be set by a hub", expected=", ".join(SETTABLE), action=action)
+        msgspec.convert(given, Settings, dec_hook=_decode_path)
+    except msgspec.ValidationError as error:
+        raise ConfigError(_with_path(str(error))) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"the configuration is not TOML: {error}") from error
+    return given
+
+
+def with_settings(config: AgentConfig, data: bytes) -> AgentConfig:
+    """Returns what holds when the hub's configuration is laid over ``agent.toml``, key by key.
+
+    Args:
+        config: From ``agent.toml``.
+        data: TOML from the hub.
+
+    Raises:
+        ConfigError: As `read_settings`.
+    """
+    changes: dict[str, Any] = {}
+    for name, value in read_settings(data).items():
+        if isinstance(value, dict):
+            value = {**msgspec.to_builtins(getattr(config, name), enc_hook=str), **value}
+        changes[name] = msgspec.convert(value, _FIELDS[name].type, dec_hook=_decode_path)
+    return msgspec.structs.replace(config, **changes)
 
 
 def read_config(path: Path | str) -> AgentConfig:

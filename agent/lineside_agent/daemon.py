@@ -7,6 +7,7 @@
 | ``pipeline`` | start | end of the source | waits for a bundle; judges, signals, records |
 | ``store`` | start | stop | writes records |
 | ``outbox`` | start, with a link | stop | sends records until the hub has them |
+| ``identity`` | start, with a link | stop, or at once without a certificate | renews the certificate in time |
 | ``engines`` | start, with a link | all have answered | asks the engines what they can do, tells the hub |
 | ``link-…`` | start, with a link | stop | stays connected |
 | main | start | stop | writes ``status.json``, waits for SIGTERM |
@@ -29,6 +30,7 @@ from pathlib import Path
 from lineside_agent.active import ActiveInspector
 from lineside_agent.cameras import open_camera
 from lineside_agent.config import AgentConfig, read_config
+from lineside_agent.configuration import Configuration
 from lineside_agent.home import Home
 from lineside_agent.images import Archive
 from lineside_agent.line_io import open_output
@@ -39,7 +41,8 @@ from lineside_agent.status import Sources, write_status
 from lineside_agent.store import Store
 from lineside_agent.updater import Updater
 from lineside_agent.updates import Machine
-from lineside_runtime.errors import ConfigError
+from lineside_link.messages import ConfigRef, ConfigReport
+from lineside_runtime.errors import BrokerError, ConfigError
 
 log = logging.getLogger("lineside.agent")
 
@@ -66,7 +69,9 @@ class Daemon:
         self._defects: list[str] = []
         self._threads: list[threading.Thread] = []
         self._active = ActiveInspector()
-        self._store = Store(config.folder, archive=Archive(config.folder, config.store.keep_images))
+        self._configuration = Configuration(config, bring=self._bring_configuration, observe=self._configured)
+        self._archive = Archive(config.folder, self._configuration.effective.store.keep_images)
+        self._store = Store(config.folder, archive=self._archive)
         self._outputs = [open_output(output) for output in config.line_io]
         self._camera = open_camera(config.camera)
         self._queue = FrameQueue(config.camera.queue, self._stop)
@@ -91,9 +96,12 @@ class Daemon:
             slots=Slots(config.folder, config.bundle),
             active=self._active,
             inspect=config.inspect,
+            configuration=self._configuration,
+            apply_store=lambda store: self._archive.use(store.keep_images),
             bring=self._home.bring if self._home is not None else None,
             observe=self._stepped,
             stop=self._stop,
+            gate=self._home.gate if self._home is not None else None,
         )
 
     def run(self) -> int:
@@ -106,8 +114,10 @@ class Daemon:
         self._start("camera", self._read)
         self._start("pipeline", self._pipeline.run)
         if self._home is not None:
+            self._home.report_configuration(self._configuration.report())
             self._home.start(self._updater)
             self._start("outbox", self._home.outbox.run)
+            self._start("identity", self._home.keep_identity)
             self._start("engines", self._home.tell_engines)
         while not self._stop.wait(STATUS_EVERY_S if not self._config.exit_when_done else 0.1):
             self._write_status()
@@ -134,6 +144,15 @@ class Daemon:
             self._home.report(machine, progress)
         if self._observe is not None:
             self._observe(machine)
+
+    def _bring_configuration(self, config: ConfigRef, should_stop: Callable[[], bool]) -> bytes:
+        if self._home is None:
+            raise BrokerError("no link to fetch a configuration over", action="Add [link] to agent.toml.")
+        return self._home.bring_configuration(config, should_stop)
+
+    def _configured(self, report: ConfigReport) -> None:
+        if self._home is not None:
+            self._home.report_configuration(report)
 
     def _start(self, name: str, work: Callable[[], None]) -> None:
         thread = threading.Thread(target=self._guarded, args=(name, work), name=name, daemon=True)
@@ -178,6 +197,7 @@ class Daemon:
                 config=self._config,
                 boot_id=self._boot_id,
                 machine=self._updater.machine,
+                configuration=self._configuration.report(),
                 reader=self._reader,
                 pipeline=self._pipeline.counts,
                 store=self._store,

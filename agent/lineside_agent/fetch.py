@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
+from lineside_agent.config import SETTINGS_MAX_BYTES
 from lineside_agent.updater import Progress, ShouldStop
 from lineside_link.fetch import RepoClient
-from lineside_link.messages import BundleRef
+from lineside_link.messages import BundleRef, ConfigRef, Transfer
+from lineside_link.transfer import Source
 from lineside_link.trust import TrustStore
-from lineside_runtime.bundle import MANIFEST_NAME, parse_manifest
-from lineside_runtime.errors import BundleFormatError, SignatureError
+from lineside_runtime.bundle import MANIFEST_NAME, Bundle, open_bundle, parse_manifest
+from lineside_runtime.errors import BundleFormatError, LinesideError, SignatureError
 from lineside_runtime.files import write_atomic
+
+log = logging.getLogger("lineside.update")
 
 
 class Fetcher:
@@ -20,12 +25,18 @@ class Fetcher:
         group: A target of another group is refused, whoever asks for it.
         trust: Says what is signed.
         repo: Brings the chunks.
+        installed: Folder of the bundle that runs, for patches to start from; ``None`` for whole files only.
+
+    Attributes:
+        last: How the last fetch went; ``None`` before the first.
     """
 
-    def __init__(self, group: str, *, trust: TrustStore, repo: RepoClient) -> None:
+    def __init__(self, group: str, *, trust: TrustStore, repo: RepoClient, installed: Path | None = None) -> None:
+        self.last: Transfer | None = None
         self._group = group
         self._trust = trust
         self._repo = repo
+        self._installed = installed
 
     def bring(self, bundle: BundleRef, folder: Path, progress: Progress, should_stop: ShouldStop) -> None:
         """Brings a bundle into a folder; done again it goes on where it ended.
@@ -43,13 +54,54 @@ class Fetcher:
             DiskFullError: There is no room.
             lineside_link.fetch.FetchStopped: Asked to.
         """
-        if not bundle.target.startswith(f"{self._group}/"):
-            raise SignatureError(
-                f"{bundle.target} is not for this device's group", expected=f"{self._group}/…", actual=bundle.target
-            )
+        self._check_group(bundle.target)
         data = self._trust.refresh_and_fetch_manifest(bundle.target, bundle.sha256, should_stop=should_stop)
         manifest = parse_manifest(data)
         if manifest.identity != bundle.identity:
             raise BundleFormatError("another bundle", expected=bundle.identity, actual=manifest.identity)
-        self._repo.fetch_files(manifest, folder, on_progress=progress, should_stop=should_stop)
+        source = Source(bundle.target, bundle.sha256, self._open_installed())
+        report = self._repo.fetch_files(manifest, folder, source=source, on_progress=progress, should_stop=should_stop)
         write_atomic(folder / MANIFEST_NAME, data)
+        self.last = Transfer(
+            link_bytes=report.fetched_bytes,
+            multicast_bytes=report.multicast_bytes,
+            file_bytes=manifest.size_bytes,
+            patched=report.patched,
+            fallbacks=report.fallbacks,
+        )
+        log.info(
+            "%s: %d bytes over the link for %d of files", bundle.identity, report.fetched_bytes, manifest.size_bytes
+        )
+
+    def bring_configuration(self, config: ConfigRef, should_stop: ShouldStop) -> bytes:
+        """Brings a configuration; only what the group's key has signed.
+
+        Args:
+            config: What is wanted.
+            should_stop: Asked between pieces.
+
+        Raises:
+            SignatureError: It is of another group, or not signed for it.
+            BundleError: Metadata or content is forged, old, expired or damaged.
+            FetchError: The hub doesn't answer.
+            DiskFullError: There is no room.
+            lineside_link.fetch.FetchStopped: Asked to.
+        """
+        self._check_group(config.target)
+        return self._trust.fetch_target(
+            config.target, config.sha256, max_bytes=SETTINGS_MAX_BYTES, should_stop=should_stop
+        )
+
+    def _check_group(self, target: str) -> None:
+        if not target.startswith(f"{self._group}/"):
+            raise SignatureError(f"{target} is not for this device's group", expected=f"{self._group}/…", actual=target)
+
+    def _open_installed(self) -> Bundle | None:
+        """The bundle that runs, its files unread: what a patch makes of them is hashed."""
+        if self._installed is None or not self._installed.is_dir():
+            return None
+        try:
+            return open_bundle(self._installed.resolve(), verify=False)
+        except LinesideError as error:
+            log.warning("no patches: the installed bundle can't be read: %s", error)
+            return None

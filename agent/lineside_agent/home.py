@@ -9,8 +9,12 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from lineside_agent.config import AgentConfig
 from lineside_agent.fetch import Fetcher
+from lineside_agent.identity import Identity
+from lineside_agent.maintenance import closed
 from lineside_agent.outbox import Outbox
 from lineside_agent.store import Store
 from lineside_agent.updater import Progress, ShouldStop, Updater
@@ -19,7 +23,7 @@ from lineside_boards.detect import detect
 from lineside_link.client import LinkClient
 from lineside_link.clock import ClockFloor
 from lineside_link.fetch import RepoClient
-from lineside_link.messages import BundleRef, Desired, Reported, Up, decode, encode
+from lineside_link.messages import BundleRef, ConfigRef, ConfigReport, Desired, Reported, Up, decode, encode
 from lineside_link.topics import Topics
 from lineside_link.trust import TrustStore
 from lineside_runtime import probing, registry
@@ -40,6 +44,7 @@ class Home:
 
     Attributes:
         outbox: Sends results.
+        identity: Renews the certificate; ``None`` without one.
         name_conflicts: How often somebody else appeared under this device's name.
     """
 
@@ -51,15 +56,27 @@ class Home:
         self._stop = stop
         self._topics = Topics(config.link.site)
         self._lock = threading.Lock()
-        self._reported = b""
+        self._reported: Reported | None = None
+        self._configuration: ConfigReport | None = None
         self._updater: Updater | None = None
         self._born = False
         self.name_conflicts = 0
         will = (self._topics.up(config.device), encode(Up(device=config.device, up=False, boot_id=boot_id)))
-        self.client = LinkClient(config.link, config.device, will=will)
-        repo = RepoClient(self.client, self._topics, config.device)
-        trust = TrustStore(config.folder / "trust", _read_root(config.root), repo, ClockFloor(config.folder / "clock"))
-        self._fetcher = Fetcher(config.group, trust=trust, repo=repo)
+        self._clock = ClockFloor(config.folder / "clock")
+        self.identity = None
+        if config.link.certificate is not None:
+            self.identity = Identity(config.folder, config.link, config.device, self._clock)
+        link = config.link if self.identity is None else self.identity.config()
+        self.client = LinkClient(link, config.device, will=will, now=self._clock.now)
+        repo = RepoClient(
+            self.client,
+            self._topics,
+            config.device,
+            delta_wait_s=config.transfer.delta_wait_s,
+            multicast=config.transfer.multicast,
+        )
+        trust = TrustStore(config.folder / "trust", _read_root(config.root), repo, self._clock)
+        self._fetcher = Fetcher(config.group, trust=trust, repo=repo, installed=config.folder / "current")
         self.outbox = Outbox(store, self._publish_results, stop)
 
     def start(self, updater: Updater) -> None:
@@ -75,6 +92,8 @@ class Home:
         self.client.subscribe(self._topics.group_desired(group), lambda _, data: self._wished("group", data))
         self.client.subscribe(self._topics.results_ack(device), self.outbox.acknowledged)
         self.client.subscribe(self._topics.up(device), self._heard_of_myself)
+        if self.identity is not None:
+            self.client.subscribe(self._topics.certificate(device), self.identity.heard)
         self.client.on_connect(self._connected)
         self.client.start()
 
@@ -94,9 +113,37 @@ class Home:
         if self.client.connected:
             self._publish_birth()
 
+    def keep_identity(self) -> None:
+        """Renews the certificate in time, until stopped."""
+        if self.identity is not None:
+            self.identity.run(self.client, self._topics, self._stop)
+
+    def bring_configuration(self, config: ConfigRef, should_stop: ShouldStop) -> bytes:
+        """As `Fetcher.bring_configuration`."""
+        return self._fetcher.bring_configuration(config, should_stop)
+
+    def report_configuration(self, report: ConfigReport) -> None:
+        """Publishes which configuration is followed, together with the last report.
+
+        Args:
+            report: From `lineside_agent.configuration.Configuration.report`.
+        """
+        with self._lock:
+            self._configuration = report
+            self._publish_reported()
+
     def bring(self, bundle: BundleRef, folder: Path, progress: Progress, should_stop: ShouldStop) -> None:
         """As `Fetcher.bring`."""
         self._fetcher.bring(bundle, folder, progress, should_stop)
+
+    def gate(self, machine: Machine, fetching: bool) -> str:
+        """Says what must be waited for: the maintenance window of the wish; empty for nothing.
+
+        Args:
+            machine: Where the update stands.
+            fetching: Before the bundle is brought; else before it is changed over to.
+        """
+        return closed(machine.wish, self._clock.set_time(), fetching=fetching)
 
     def report(self, machine: Machine, progress: float) -> None:
         """Publishes where the update machine stands; without a connection, at the next one.
@@ -117,9 +164,11 @@ class Home:
             boot_id=self._boot_id,
             free_bytes=shutil.disk_usage(self._config.folder).free,
             progress=progress,
+            waiting=self._updater.waiting if self._updater is not None else "",
+            transfer=self._fetcher.last,
         )
         with self._lock:
-            self._reported = encode(reported)
+            self._reported = reported
             self._publish_reported()
 
     def close(self) -> None:
@@ -128,8 +177,9 @@ class Home:
         self.client.close(last=(self._topics.up(self._config.device), encode(goodbye)))
 
     def _publish_reported(self) -> None:
-        if self._reported and self.client.connected:
-            self.client.publish(self._topics.reported(self._config.device), self._reported, qos=1, retain=True)
+        if self._reported is not None and self.client.connected:
+            said = encode(msgspec.structs.replace(self._reported, configuration=self._configuration))
+            self.client.publish(self._topics.reported(self._config.device), said, qos=1, retain=True)
 
     def _publish_results(self, payload: bytes) -> bool:
         return self.client.connected and self.client.publish(self._topics.results(self._config.device), payload, qos=1)
@@ -142,6 +192,8 @@ class Home:
         with self._lock:
             self._publish_reported()
         self.outbox.connected()
+        if self.identity is not None:
+            self.identity.kick()
         if self._updater is not None:
             self._updater.kick()
 

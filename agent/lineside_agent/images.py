@@ -22,6 +22,10 @@ class Archive:
         self._folder = folder / "images"
         self._keep = keep
 
+    def use(self, keep: Keep) -> None:
+        """Takes another choice of frames, from the next one on."""
+        self._keep = keep
+
     def path(self, source: str, sequence: int) -> Path:
         """Returns where the image of a frame is, or would be.
 

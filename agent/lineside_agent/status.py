@@ -19,6 +19,7 @@ from lineside_agent.pipeline import PipelineCounts
 from lineside_agent.reader import Reader
 from lineside_agent.store import Store
 from lineside_agent.updates import Machine
+from lineside_link.messages import ConfigReport
 from lineside_runtime.errors import LinesideError
 
 log = logging.getLogger("lineside.agent")
@@ -31,6 +32,7 @@ class Sources:
     config: AgentConfig
     boot_id: str
     machine: Machine
+    configuration: ConfigReport
     reader: Reader
     pipeline: PipelineCounts
     store: Store
@@ -74,11 +76,20 @@ def _status(sources: Sources) -> dict[str, Any]:
         "store_problem": _text(store.problem),
         "line_io": [{"name": out.name, "sent": out.sent, "missed": out.missed} for out in sources.outputs],
         **_link(sources.home),
+        **_configuration(sources.configuration),
         "epoch": machine.epoch,
         "gen": machine.gen,
         "boot_id": sources.boot_id,
         "pid": os.getpid(),
         "updated_at_ns": time.time_ns(),
+    }
+
+
+def _configuration(report: ConfigReport) -> dict[str, Any]:
+    error = report.error
+    return {
+        "configuration": report.installed.sha256 if report.installed else None,
+        "configuration_error": f"[{error.code}] {error.message}" if error else None,
     }
 
 

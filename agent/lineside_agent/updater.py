@@ -18,7 +18,8 @@ import msgspec
 
 from lineside_agent import updates
 from lineside_agent.active import ActiveInspector
-from lineside_agent.config import InspectConfig
+from lineside_agent.config import AgentConfig, InspectConfig, StoreConfig
+from lineside_agent.configuration import Configuration
 from lineside_agent.loaded import Loaded, load, reference
 from lineside_agent.slots import Slots
 from lineside_agent.updates import Action, Broke, Done, Event, LoadFailed, Look, Machine, Slot, Started, Wished, step
@@ -50,6 +51,9 @@ ShouldStop = Callable[[], bool]
 Bring = Callable[[BundleRef, Path, Progress, ShouldStop], None]
 """Brings a bundle's files into a folder: `fetch.Fetcher.bring`."""
 
+Gate = Callable[[Machine, bool], str]
+"""Says what the machine must wait for before it fetches (true) or changes over (false); empty for nothing."""
+
 Observe = Callable[[Machine, float], None]
 """Takes the machine after it was written down and before it is acted upon, and the fetched share."""
 
@@ -61,10 +65,17 @@ class Updater:
         folder: Holds ``update.json``.
         slots: Where bundles lie.
         active: What the pipeline uses.
-        inspect: The ``[inspect]`` table.
+        inspect: The ``[inspect]`` table, where there is no ``configuration``.
+        configuration: What holds: ``agent.toml``, and what the hub has set over it.
+        apply_store: Takes the ``[store]`` table of another configuration.
         bring: How bundles come here; ``None`` for an agent without a link.
         observe: Told of every step.
         stop: Ends the thread.
+        gate: Holds fetch and changeover back; ``None`` never does.
+
+    Attributes:
+        machine: Where the update stands.
+        waiting: What the gate waits for; empty if for nothing.
     """
 
     def __init__(
@@ -77,14 +88,21 @@ class Updater:
         bring: Bring | None,
         observe: Observe,
         stop: threading.Event,
+        configuration: Configuration | None = None,
+        apply_store: Callable[[StoreConfig], None] | None = None,
+        gate: Gate | None = None,
     ) -> None:
         self._path = folder / STATE_NAME
         self._slots = slots
         self._active = active
-        self._inspect = inspect
+        self._local_inspect = inspect
+        self._configuration = configuration
+        self._apply_store = apply_store
         self._bring = bring
         self._observe = observe
         self._stop = stop
+        self._gate = gate
+        self.waiting = ""
         self._events: queue.Queue[Event | None] = queue.Queue()
         self._todo: collections.deque[Action] = collections.deque()
         self._staged: Loaded | None = None
@@ -92,12 +110,18 @@ class Updater:
         self._progress = 0.0
         self.machine = self._read()
 
+    @property
+    def _inspect(self) -> InspectConfig:
+        return self._local_inspect if self._configuration is None else self._configuration.effective.inspect
+
     def post(self, event: Wished) -> None:
         """Hands a wish over; from any thread."""
         self._events.put(event)
 
     def kick(self) -> None:
         """Says that the link stands anew: a pause before the next fetch ends at once."""
+        if self._configuration is not None:
+            self._configuration.kick()
         self._events.put(None)
 
     def run(self) -> None:
@@ -108,6 +132,8 @@ class Updater:
             if self._todo:
                 self._act(self._todo.popleft())
             else:
+                if self._configuration is not None and self.machine.state in updates.RESTING:
+                    self._configuration.follow(self.machine.wish, self._reconfigure, self._must_stop)
                 self._wait(0.2)
         for loaded in {id(held): held for held in (self._staged, self._kept) if held is not None}.values():
             if loaded is not self._active.loaded:
@@ -186,6 +212,8 @@ class Updater:
             return self._fetch(action)
         if isinstance(action, updates.Verify):
             self._slots.finish(action.slot, action.bundle.sha256)
+            if not self._passes(action, fetching=False):
+                return None
         elif isinstance(action, updates.Stage):
             self._stage(action.slot)
         elif isinstance(action, updates.Switch):
@@ -203,9 +231,29 @@ class Updater:
                 return None
         if self._bring is None:
             raise BrokerError("no link to fetch a bundle over", action="Add [link] to agent.toml.")
+        if not self._passes(action, fetching=True):
+            return None
         folder = self._slots.begin(action.slot, action.bundle.sha256)
         self._bring(action.bundle, folder, self._note_progress, self._must_stop)
         return Done(action.attempt)
+
+    def _passes(self, action: updates.Fetch | updates.Verify, *, fetching: bool) -> bool:
+        """Waits at the gate; false if the agent ends or a newer wish came, which has its own actions."""
+        while self._gate is not None and not self._stop.is_set():
+            self._note_waiting(self._gate(self.machine, fetching))
+            if not self.waiting:
+                return True
+            self._wait(0.5)
+            if not self._is_current(action):
+                self._note_waiting("")
+                return False
+        return self._gate is None
+
+    def _note_waiting(self, reason: str) -> None:
+        if reason != self.waiting:
+            self.waiting = reason
+            log.info("%s: %s", self.machine.state, reason or "goes on")
+            self._observe(self.machine, self._progress)
 
     def _must_stop(self) -> bool:
         return self._stop.is_set() or not self._events.empty()
@@ -232,15 +280,46 @@ class Updater:
         self._kept = self._active.swap(self._staged)
 
     def _check_health(self, attempt: int) -> Event | None:
-        until_s = time.monotonic() + self._inspect.health_timeout_s
+        return Done(attempt) if self._watch(self._inspect) else None
+
+    def _reconfigure(self, config: AgentConfig) -> None:
+        """Makes the agent run by another configuration: what runs is loaded anew beside itself, and back if it fails.
+
+        Raises:
+            LinesideError: It can't run so; nothing has changed.
+        """
+        running = self._active.loaded
+        if running is None or config.inspect == self._inspect:
+            self._use_store(config.store)
+            return
+        fresh = load(running.slot, running.bundle, config.inspect)
+        try:
+            replay(fresh.session, running.bundle)
+            self._active.swap(fresh)
+            self._watch(config.inspect)
+        except BaseException:
+            if self._active.loaded is fresh:
+                self._active.swap(running)
+            fresh.close()
+            raise
+        running.close()
+        self._use_store(config.store)
+
+    def _use_store(self, store: StoreConfig) -> None:
+        if self._apply_store is not None:
+            self._apply_store(store)
+
+    def _watch(self, inspect: InspectConfig) -> bool:
+        """Watches the first real frames; false if the agent stops meanwhile."""
+        until_s = time.monotonic() + inspect.health_timeout_s
         while not self._stop.is_set():
             left_s = until_s - time.monotonic()
-            broken, enough = self._active.watch(self._inspect.health_frames, min(0.2, max(0.0, left_s)))
+            broken, enough = self._active.watch(inspect.health_frames, min(0.2, max(0.0, left_s)))
             if broken:
-                raise EngineError(f"a frame could not be inspected: {broken}", action="The bundle before runs again.")
+                raise EngineError(f"a frame could not be inspected: {broken}", action="What ran before runs again.")
             if enough or left_s <= 0:
-                return Done(attempt)
-        return None
+                return True
+        return False
 
     def _load(self, slot: Slot | None) -> None:
         """Makes a slot the one that runs; what is still in memory is not read again."""
@@ -293,7 +372,7 @@ class Updater:
 
     def _read(self) -> Machine:
         try:
-            return msgspec.json.decode(self._path.read_bytes(), type=Machine)
+            return updates.DECODER.decode(self._path.read_bytes())
         except FileNotFoundError:
             return Machine()
         except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -78,7 +78,7 @@ def report_of(
         layers=layers,
         confusion=confusion_of(_judgement(terms, proof)) if best.answers else None,
         disagreements=tuple(one.said for one in differing[:DISAGREEMENTS_MAX]),
-        variants=(*(_kept(one) for one in proof.proved), *(_left_out(one) for one in proof.refused)),
+        variants=(*(kept_figures(one) for one in proof.proved), *(_left_out(one) for one in proof.refused)),
     )
 
 
@@ -136,7 +136,8 @@ def _metric(terms: Terms, best: Proved) -> MetricChange | None:
     )
 
 
-def _kept(one: Proved) -> VariantFigures:
+def kept_figures(one: Proved) -> VariantFigures:
+    """Returns what the report says of a variant that ships."""
     accuracy = "" if one.drop is None else f", accuracy drops by {one.drop.drop:.4f}"
     return VariantFigures(
         name=one.made.variant.name,

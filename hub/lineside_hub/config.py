@@ -3,11 +3,56 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
 
 import msgspec
 
+from lineside_hub.pacing import Turns
 from lineside_link.config import LinkConfig
+from lineside_link.messages import MaintenanceWindow
+from lineside_link.window import check_window
 from lineside_runtime.errors import ConfigError, InputNotFoundError
+
+
+class ResultsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where results go: the ``[results]`` table.
+
+    Attributes:
+        url: ``postgresql+psycopg://host/database``; empty for ``hub.db``. A password belongs into libpq's password
+            file (``passfile=`` in the URL, or ``~/.pgpass``) and not here.
+    """
+
+    url: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.url:
+            return
+        if not self.url.startswith("postgresql+psycopg://"):
+            raise ConfigError("results.url", expected="postgresql+psycopg://…", actual=self.url.split("://")[0])
+        if "password=" in self.url or urlsplit(self.url).password is not None:
+            action = "Put it into libpq's password file and give its path: ?passfile=/etc/lineside/pgpass."
+            raise ConfigError("results.url holds a password", action=action)
+
+
+class TransferConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How bundles go out: the ``[transfer]`` table.
+
+    Attributes:
+        rate_bytes_s: What all devices together are sent, in bytes a second; 0 for no limit.
+        device_rate_bytes_s: What one device is sent, in bytes a second; 0 for no limit.
+        multicast_from: From how many devices on that want the same within `multicast_gather_s` it is sent once to all;
+            0 never.
+        multicast_gather_s: How long the first such device waits for others.
+        multicast_rate_bytes_s: How fast it is sent to all: the slowest device that takes part must follow, and a
+            device that was measured to be slower, also by ``device_rate_bytes_s``, takes no part.
+    """
+
+    rate_bytes_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    device_rate_bytes_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    multicast_from: Annotated[int, msgspec.Meta(ge=0)] = 3
+    multicast_gather_s: Annotated[float, msgspec.Meta(gt=0, le=60)] = 1.0
+    multicast_rate_bytes_s: Annotated[float, msgspec.Meta(ge=4096)] = 2_000_000.0
 
 
 class HubConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -17,17 +62,30 @@ class HubConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         folder: Holds the repository and the database; relative to the file's own folder.
         link: The broker and the site.
         renew_every_s: How often the timestamp is signed again; it expires after a day.
+        results: Where results go.
+        transfer: How bundles go out.
+        window: When devices may change over to what they should run; ``None`` for at once.
     """
 
     folder: str
     link: LinkConfig
     renew_every_s: float = 3600.0
+    results: ResultsConfig = ResultsConfig()
+    transfer: TransferConfig = TransferConfig()
+    window: MaintenanceWindow | None = None
 
     def __post_init__(self) -> None:
+        if self.window is not None:
+            check_window(self.window)
         if not 1.0 <= self.renew_every_s <= 43200.0:
             raise ConfigError(
                 "renew_every_s", expected="1 to 43200 (half a timestamp's life)", actual=self.renew_every_s
             )
+
+
+def turns(transfer: TransferConfig) -> Turns:
+    """Returns the hub's rates as who is answered when."""
+    return Turns(bytes_s=transfer.rate_bytes_s, device_bytes_s=transfer.device_rate_bytes_s)
 
 
 def load_config(path: Path | str) -> HubConfig:

@@ -4,11 +4,14 @@
 
     ca/
     ├── ca.pem, ca.key        the authority; the key encrypted if a passphrase is given
+    ├── ca.crl                what is revoked; the broker reads it
     ├── enrolled.json         device to group
+    ├── registry.json         every certificate and token that was given
+    ├── requests/             requests that wait for a person, where the key of the authority is not at hand
     └── issued/<name>/        ca.pem, cert.pem, key.pem: what is copied to a device, the broker, the hub
 
-Renewal and revocation are not here yet: a certificate lives for two years, and a device that is lost is shut
-out by taking it off the access list (`access.py`).
+A device gets its first certificate with its key from here (`Authority.enroll`), or keeps a key that it made itself and
+asks with a token. A certificate lives for two years; a device asks for the next one when a third of that is left.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import ipaddress
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,11 +34,14 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from lineside_hub.lock import folder_lock
+from lineside_hub.registry import Claim, Issued, Kind, Registry
+from lineside_link.certificates import check_request, key_bytes, new_key, read_certificate
+from lineside_link.messages import CertificateRequest
 from lineside_link.topics import check_name
-from lineside_runtime.errors import ConfigError, InputNotFoundError, SignatureError
+from lineside_runtime.errors import ConfigError, IdentityError, InputNotFoundError, SignatureError
 from lineside_runtime.files import write_atomic
 
 HUB_NAME = "lineside-hub"
@@ -45,6 +52,10 @@ BROKER_NAME = "lineside-broker"
 
 CA_LIFETIME_DAYS = 3650
 LIFETIME_DAYS = 730
+CLAIM_PREFIX = "claim-"
+"""Begins the name of a token's own certificate; no device is called so."""
+
+TOKEN_HOURS = 24.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -62,16 +73,45 @@ class Credentials:
     key: Path
 
 
+class Token(msgspec.Struct, frozen=True, kw_only=True):
+    """What is carried to a device so that it can ask for its certificate: a file of mode 0600.
+
+    Attributes:
+        id: Its name.
+        device: Whose it is.
+        group: That the device belongs to.
+        issued_at: When it was made: it can't be earlier now, whatever the device's clock says.
+        ca: The authority's certificate in PEM: the only one that the device trusts.
+        certificate: The token's own, with which the device may connect to ask, and do nothing else.
+        key: Its private key in PEM: the secret.
+        url: Of the broker.
+        site: Name of the site.
+        root: The TUF root in JSON, that the device trusts from then on.
+    """
+
+    id: str
+    device: str
+    group: str
+    issued_at: datetime.datetime
+    ca: str
+    certificate: str
+    key: str
+    url: str = ""
+    site: str = ""
+    root: str = ""
+
+
 class Authority:
     """Issues certificates for one site.
 
     Attributes:
         folder: Holds the authority's files.
+        certificate: Its own.
     """
 
     def __init__(self, folder: Path, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
         self.folder = folder
-        self._certificate = certificate
+        self.certificate = certificate
         self._key = key
 
     @classmethod
@@ -99,8 +139,10 @@ class Authority:
         certificate = builder.sign(key, hashes.SHA256())
         encryption = BestAvailableEncryption(passphrase.encode()) if passphrase else NoEncryption()
         write_atomic(path / "ca.key", key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption), mode=0o600)
+        authority = cls(path, certificate, key)
+        authority._write_revoked(Registry())
         write_atomic(path / "ca.pem", certificate.public_bytes(Encoding.PEM))
-        return cls(path, certificate, key)
+        return authority
 
     @classmethod
     def open(cls, folder: Path | str, *, passphrase: str | None = None) -> Authority:
@@ -137,19 +179,126 @@ class Authority:
         Raises:
             ConfigError: A name cannot be used.
         """
-        check_name(device, "device")
-        check_name(group, "group")
-        if device in (HUB_NAME, BROKER_NAME):
-            action = "Choose another name."
-            raise ConfigError(f"device name {device!r}", expected="not the hub's or the broker's", action=action)
+        _check_device(device, group)
         with folder_lock(self.folder):
-            enrolled = {**self.devices(), device: group}
-            write_atomic(self.folder / "enrolled.json", msgspec.json.encode(enrolled))
-        return self._issue(device, usage=ExtendedKeyUsageOID.CLIENT_AUTH)
+            self._note_group(device, group)
+            return self._issue_with_key(device, kind="device")
+
+    def token(self, device: str, *, group: str, hours: float = TOKEN_HOURS) -> Token:
+        """Makes a token with which a device asks once for its first certificate; its key never leaves the device.
+
+        Args:
+            device: Its name, the certificate's CN.
+            group: Whose wishes it may read.
+            hours: How long the token is good.
+
+        Raises:
+            ConfigError: A name cannot be used.
+        """
+        _check_device(device, group)
+        if not 0 < hours <= 24 * 90:
+            raise ConfigError("hours of the token", expected="up to 2160 (90 days)", actual=hours)
+        identifier = secrets.token_hex(6)
+        key = new_key()
+        with folder_lock(self.folder):
+            self._note_group(device, group)
+            registry = Registry.read(self.folder)
+            name = f"{CLAIM_PREFIX}{identifier}"
+            issued = self._issue(registry, name, key.public_key(), kind="claim", days=hours / 24)
+            registry.claims[identifier] = Claim(
+                id=identifier, device=device, group=group, ends=issued.ends, serial=issued.serial
+            )
+            registry.write(self.folder)
+        return Token(
+            id=identifier,
+            device=device,
+            group=group,
+            issued_at=_now(),
+            ca=self.ca_bytes().decode(),
+            certificate=issued.certificate,
+            key=key_bytes(key).decode(),
+        )
+
+    def ca_bytes(self) -> bytes:
+        """Returns the authority's certificate as PEM."""
+        return self.certificate.public_bytes(Encoding.PEM)
+
+    def answer(self, request: CertificateRequest) -> bytes:
+        """Signs a device's request.
+
+        Args:
+            request: As it came; from whom does not matter, its signature does.
+
+        Returns:
+            The certificate as PEM; the same one for the same key.
+
+        Raises:
+            IdentityError: No key that is known for the device signed it, or the token was used or has expired.
+        """
+        with folder_lock(self.folder):
+            registry = Registry.read(self.folder)
+            public, claim = _check_signer(registry, request)
+            # Asked again, because the answer was lost: the same key gets the same certificate.
+            for known in registry.of(request.device):
+                if read_certificate(known.certificate.encode()).public_key() == public:
+                    return known.certificate.encode()
+            if claim is not None and claim.issued:
+                raise IdentityError(f"token {claim.id} was used before, with another key")
+            issued = self._issue(registry, request.device, public, kind="device")
+            if claim is not None:
+                registry.claims[claim.id] = msgspec.structs.replace(claim, issued=issued.serial)
+            registry.write(self.folder)
+        return issued.certificate.encode()
+
+    def revoke(self, device: str) -> int:
+        """Revokes all certificates and tokens of a device and takes it off the list.
+
+        Args:
+            device: Its name.
+
+        Returns:
+            How many certificates were revoked.
+
+        Raises:
+            ConfigError: There is no such device.
+        """
+        with folder_lock(self.folder):
+            registry = Registry.read(self.folder)
+            tokens = {claim.serial for claim in registry.claims.values() if claim.device == device}
+            gone = [
+                issued for issued in registry.certificates.values() if issued.name == device or issued.serial in tokens
+            ]
+            gone = [issued for issued in gone if issued.revoked is None]
+            if device not in self.devices() and not gone:
+                raise ConfigError(f"no device {device!r} is enrolled", action="The name is its certificate's.")
+            for issued in gone:
+                registry.certificates[issued.serial] = msgspec.structs.replace(issued, revoked=_now())
+            left = {name: group for name, group in self.devices().items() if name != device}
+            self._write_revoked(registry)
+            registry.write(self.folder)
+            write_atomic(self.folder / "enrolled.json", msgspec.json.encode(left))
+        return len(gone)
+
+    def _write_revoked(self, registry: Registry) -> None:
+        """Writes the list for the broker. It must not expire before the authority: OpenSSL then refuses everybody."""
+        builder = x509.CertificateRevocationListBuilder().issuer_name(self.certificate.subject)
+        builder = builder.last_update(_now() - datetime.timedelta(days=1))
+        builder = builder.next_update(self.certificate.not_valid_after_utc)
+        for issued in registry.certificates.values():
+            if issued.revoked is not None:
+                entry = x509.RevokedCertificateBuilder().serial_number(int(issued.serial, 16))
+                builder = builder.add_revoked_certificate(entry.revocation_date(issued.revoked).build())
+        crl = builder.sign(self._key, hashes.SHA256())
+        write_atomic(self.folder / "ca.crl", crl.public_bytes(Encoding.PEM))
+
+    def _note_group(self, device: str, group: str) -> None:
+        enrolled = {**self.devices(), device: group}
+        write_atomic(self.folder / "enrolled.json", msgspec.json.encode(enrolled))
 
     def hub(self) -> Credentials:
         """Issues the certificate with which the hub connects to the broker."""
-        return self._issue(HUB_NAME, usage=ExtendedKeyUsageOID.CLIENT_AUTH)
+        with folder_lock(self.folder):
+            return self._issue_with_key(HUB_NAME, kind="hub")
 
     def broker(self, hosts: Sequence[str]) -> Credentials:
         """Issues the broker's certificate.
@@ -162,16 +311,43 @@ class Authority:
         """
         if not hosts:
             raise ConfigError("the broker's certificate names no host", expected="at least one name or address")
-        return self._issue(BROKER_NAME, usage=ExtendedKeyUsageOID.SERVER_AUTH, hosts=hosts)
+        with folder_lock(self.folder):
+            return self._issue_with_key(BROKER_NAME, kind="broker", hosts=hosts)
 
     def devices(self) -> dict[str, str]:
         """Returns the group of each enrolled device."""
-        path = self.folder / "enrolled.json"
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, str]) if path.exists() else {}
+        return enrolled_devices(self.folder)
 
-    def _issue(self, name: str, *, usage: ObjectIdentifier, hosts: Sequence[str] = ()) -> Credentials:
-        key = ec.generate_private_key(ec.SECP256R1())
-        builder = _builder(_name(name), self._certificate.subject, key.public_key(), LIFETIME_DAYS)
+    def claims(self) -> dict[str, str]:
+        """Returns the device of each token's certificate name, for tokens that can still be used."""
+        return read_claims(self.folder)
+
+    def _issue_with_key(self, name: str, *, kind: Kind, hosts: Sequence[str] = ()) -> Credentials:
+        key = new_key()
+        registry = Registry.read(self.folder)
+        issued = self._issue(registry, name, key.public_key(), kind=kind, hosts=hosts)
+        registry.write(self.folder)
+        folder = self.folder / "issued" / name
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        credentials = Credentials(folder / "ca.pem", folder / "cert.pem", folder / "key.pem")
+        write_atomic(credentials.key, key_bytes(key), mode=0o600)
+        write_atomic(credentials.certificate, issued.certificate.encode())
+        write_atomic(credentials.ca, self.ca_bytes())
+        return credentials
+
+    def _issue(
+        self,
+        registry: Registry,
+        name: str,
+        public_key: ec.EllipticCurvePublicKey,
+        *,
+        kind: Kind,
+        days: float = LIFETIME_DAYS,
+        hosts: Sequence[str] = (),
+    ) -> Issued:
+        """Signs a certificate and notes it; the caller holds the folder's lock and writes the registry."""
+        usage = ExtendedKeyUsageOID.SERVER_AUTH if kind == "broker" else ExtendedKeyUsageOID.CLIENT_AUTH
+        builder = _builder(_name(name), self.certificate.subject, public_key, days)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         builder = builder.add_extension(_key_usage(authority=False), critical=True)
         builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
@@ -181,18 +357,76 @@ class Authority:
             alternatives = x509.SubjectAlternativeName([_alternative(host) for host in hosts])
             builder = builder.add_extension(alternatives, critical=False)
         certificate = builder.sign(self._key, hashes.SHA256())
-        folder = self.folder / "issued" / name
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        credentials = Credentials(folder / "ca.pem", folder / "cert.pem", folder / "key.pem")
-        private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        write_atomic(credentials.key, private, mode=0o600)
-        write_atomic(credentials.certificate, certificate.public_bytes(Encoding.PEM))
-        write_atomic(credentials.ca, self._certificate.public_bytes(Encoding.PEM))
-        return credentials
+        issued = Issued(
+            serial=f"{certificate.serial_number:x}",
+            name=name,
+            kind=kind,
+            ends=certificate.not_valid_after_utc,
+            certificate=certificate.public_bytes(Encoding.PEM).decode(),
+        )
+        registry.certificates[issued.serial] = issued
+        return issued
+
+
+def read_claims(folder: Path) -> dict[str, str]:
+    """Returns the device of each token's certificate name, for tokens that can still be used; no key is needed.
+
+    Args:
+        folder: The authority's.
+    """
+    registry = Registry.read(folder)
+    return {
+        f"{CLAIM_PREFIX}{claim.id}": claim.device
+        for claim in registry.claims.values()
+        if claim.ends > _now() and registry.certificates[claim.serial].revoked is None
+    }
+
+
+def _check_signer(registry: Registry, request: CertificateRequest) -> tuple[ec.EllipticCurvePublicKey, Claim | None]:
+    """Returns the key to certify, and the token that the request uses, if it is one."""
+    kind, _, value = request.signer.partition(":")
+    claim = registry.claims.get(value) if kind == "token" else None
+    serial = claim.serial if claim is not None else value
+    known = registry.certificates.get(serial)
+    if known is None or kind not in ("token", "serial"):
+        raise IdentityError(f"the request of {request.device} is signed by a key that nobody knows")
+    whose = claim.device if claim is not None else known.name
+    if whose != request.device or known.kind != ("claim" if claim is not None else "device"):
+        raise IdentityError("a key of another device signed the request", expected=request.device, actual=whose)
+    if known.revoked is not None:
+        raise IdentityError(f"the key that signed the request of {request.device} is revoked")
+    if known.ends < _now():
+        raise IdentityError(f"the key that signed the request of {request.device} expired at {known.ends.isoformat()}")
+    signer = read_certificate(known.certificate.encode()).public_key()
+    if not isinstance(signer, ec.EllipticCurvePublicKey):
+        raise IdentityError(f"certificate {serial}", expected="an elliptic curve key")
+    return check_request(request, signer), claim
+
+
+def _check_device(device: str, group: str) -> None:
+    check_name(device, "device")
+    check_name(group, "group")
+    if device in (HUB_NAME, BROKER_NAME) or device.startswith(CLAIM_PREFIX):
+        expected = f"not the hub's or the broker's, and not {CLAIM_PREFIX}…"
+        raise ConfigError(f"device name {device!r}", expected=expected, action="Choose another name.")
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
+
+
+def enrolled_devices(folder: Path) -> dict[str, str]:
+    """Returns the group of each enrolled device; needs no key.
+
+    Args:
+        folder: The authority's.
+    """
+    path = folder / "enrolled.json"
+    return msgspec.json.decode(path.read_bytes(), type=dict[str, str]) if path.exists() else {}
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey, days: int
+    subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey, days: float
 ) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.timezone.utc)
     return (

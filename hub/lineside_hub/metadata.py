@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import copy
 import datetime
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]  # public by its documentation
 from tuf.api.exceptions import RepositoryError
-from tuf.api.metadata import Key, Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
+from tuf.api.metadata import Key, Metadata, MetaFile, Role, Root, Snapshot, Targets, Timestamp
 from tuf.api.serialization.json import JSONSerializer
 from tuf.repository import Repository as TufRepository
 
@@ -44,12 +45,14 @@ class MetadataFolder(TufRepository):
 
     Args:
         folder: Holds ``N.<role>.json`` and ``timestamp.json``.
-        signers: Role to the key that signs it; only roles that are edited need one.
+        signers: Role to the key or keys that sign it; only roles that are edited need one.
     """
 
-    def __init__(self, folder: Path, signers: dict[str, CryptoSigner] | None = None) -> None:
+    def __init__(
+        self, folder: Path, signers: Mapping[str, CryptoSigner | Sequence[CryptoSigner]] | None = None
+    ) -> None:
         self._folder = folder
-        self._signers = signers or {}
+        self._signers = {role: _listed(given) for role, given in (signers or {}).items()}
         self._edited: dict[str, Metadata[Any]] = {}
 
     def open(self, role: str) -> Metadata[Any]:
@@ -69,17 +72,33 @@ class MetadataFolder(TufRepository):
         return _read(path)
 
     def close(self, role: str, md: Metadata[Any]) -> None:
-        """Gives a role its next version and expiry, signs it and writes it; called by the ``edit_…`` methods."""
-        md.signed.version += 1
-        days = LIFETIME_DAYS.get(role, GROUP_LIFETIME_DAYS)
-        md.signed.expires = _now() + datetime.timedelta(days=days)
-        if role == Root.type:
-            md.signed.consistent_snapshot = True
-        md.sign(self._signers[role])
+        """Signs and writes the next version of a role; called by the ``edit_…`` methods."""
+        prepare(role, md)
+        for signer in self._signers[role]:
+            md.sign(signer, append=True)
         self._check_signature(role, md)
+        self.write(role, md)
+
+    def write(self, role: str, md: Metadata[Any]) -> None:
+        """Writes metadata that is signed."""
         name = "timestamp.json" if role == Timestamp.type else f"{md.signed.version}.{role}.json"
         write_atomic(self._folder / name, md.to_bytes(JSONSerializer(compact=False)))
         self._edited[role] = md
+
+    def delegation(self, role: str) -> Role | None:
+        """Returns which keys, and how many of them, count for a role; ``None`` if it is delegated to nobody."""
+        if role in TOP_LEVEL:
+            return self.root().roles.get(role)
+        delegations = self.targets().delegations
+        return (delegations.roles or {}).get(role) if delegations else None
+
+    def is_signed(self, role: str) -> bool:
+        """Whether what counts now of a role is signed by the keys that count now for it."""
+        try:
+            self._check_signature(role, self.open(role))
+        except (SignatureError, InputNotFoundError):
+            return False
+        return True
 
     def publish(self, *, force_snapshot: bool = False) -> None:
         """Writes the snapshot if a targets role changed, and then the timestamp, which makes everything count."""
@@ -98,7 +117,7 @@ class MetadataFolder(TufRepository):
 
     def public_key(self, role: str) -> Key:
         """Returns the public half of the key that this edit signs a role with."""
-        return self._signers[role].public_key
+        return self._signers[role][0].public_key
 
     def path_of(self, role: str) -> Path | None:
         """Returns the file that counts of a role, or ``None`` while the role has none."""
@@ -128,6 +147,26 @@ class MetadataFolder(TufRepository):
             delegator.verify_delegate(role, md.signed_bytes, md.signatures)
         except (RepositoryError, ValueError) as error:
             raise SignatureError(f"the key at hand is not the one that is trusted for {role!r}") from error
+
+
+def prepare(role: str, md: Metadata[Any], *, days: float | None = None) -> None:
+    """Makes metadata the next version, with a new expiry and without signatures.
+
+    Args:
+        role: Whose.
+        md: Changed in place.
+        days: How long it lives, instead of the role's own time.
+    """
+    md.signed.version += 1
+    lifetime = LIFETIME_DAYS.get(role, GROUP_LIFETIME_DAYS) if days is None else days
+    md.signed.expires = _now() + datetime.timedelta(days=lifetime)
+    if role == Root.type:
+        md.signed.consistent_snapshot = True
+    md.signatures.clear()
+
+
+def _listed(given: CryptoSigner | Sequence[CryptoSigner]) -> list[CryptoSigner]:
+    return [given] if isinstance(given, CryptoSigner) else list(given)
 
 
 def _read(path: Path) -> Metadata[Any]:

@@ -20,16 +20,29 @@ import dataclasses
 import datetime
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from tuf.api.metadata import DelegatedRole, Delegations, Root, TargetFile, Targets
+from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]  # public by its documentation
+from tuf.api.metadata import (
+    DelegatedRole,
+    Delegations,
+    Key,
+    Metadata,
+    Root,
+    Snapshot,
+    TargetFile,
+    Targets,
+)
 
+from lineside_agent.config import read_settings
+from lineside_hub import ceremony
 from lineside_hub.chunks import ChunkStore
 from lineside_hub.keys import KeyRing
 from lineside_hub.lock import folder_lock
-from lineside_hub.metadata import ONLINE, TOP_LEVEL, MetadataFolder
-from lineside_link.messages import BundleRef
+from lineside_hub.metadata import GROUP_LIFETIME_DAYS, ONLINE, TOP_LEVEL, MetadataFolder
+from lineside_link.messages import BundleRef, ConfigRef
 from lineside_link.topics import check_name
 from lineside_runtime.bundle import CHUNK_BYTES, MANIFEST_NAME, Bundle
 from lineside_runtime.errors import (
@@ -37,13 +50,16 @@ from lineside_runtime.errors import (
     ConfigError,
     InputNotFoundError,
     RolloutError,
+    SignatureError,
     TargetNotFoundError,
 )
 from lineside_runtime.files import fsync_folder, write_atomic
 
 _log = logging.getLogger("lineside.hub.repository")
 
-WARN_BEFORE_DAYS = 14
+ROOT_KEYS_MAX = 16
+
+WARN_BEFORE_DAYS = 30
 """How long before the expiry of a role that only a person can renew the log starts to say so."""
 
 SNAPSHOT_RENEW_BEFORE_DAYS = 4
@@ -52,10 +68,22 @@ SNAPSHOT_RENEW_BEFORE_DAYS = 4
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Expiry:
-    """When a role's metadata stops being accepted by devices."""
+    """When a role's metadata stops being accepted by devices.
+
+    Attributes:
+        role: Which.
+        at: When.
+        renewed_by: ``hub``, which has the key, or ``person``.
+    """
 
     role: str
     at: datetime.datetime
+    renewed_by: str = "person"
+
+    @property
+    def days_left(self) -> float:
+        """Days until then."""
+        return (self.at - datetime.datetime.now(datetime.timezone.utc)).total_seconds() / 86400
 
 
 class Repository:
@@ -74,20 +102,36 @@ class Repository:
         self._online_keys = KeyRing(folder / "online")
 
     @classmethod
-    def create(cls, folder: Path | str, *, groups: Sequence[str] = (), passphrase: str | None = None) -> Repository:
+    def create(
+        cls,
+        folder: Path | str,
+        *,
+        groups: Sequence[str] = (),
+        online_groups: Sequence[str] = (),
+        root_keys: int = 1,
+        root_threshold: int = 1,
+        passphrase: str | None = None,
+    ) -> Repository:
         """Makes keys and the first metadata; a run that was cut off is finished by the next.
 
         Args:
             folder: Made if it is not there.
             groups: Device groups to sign for; more can be added later.
+            online_groups: Groups whose key stays with the hub, for a canary that a machine pushes to.
+            root_keys: How many root keys to make; they can be carried to different places afterwards.
+            root_threshold: How many of them must sign each later root.
             passphrase: Encrypts the keys of root, targets and groups, if given.
 
         Raises:
             RolloutError: There is a repository already.
-            ConfigError: A group's name cannot be used.
+            ConfigError: A group's name cannot be used, or the threshold can't be met.
         """
+        if not 1 <= root_threshold <= root_keys <= ROOT_KEYS_MAX:
+            raise ConfigError(
+                "root threshold", expected=f"1 to {root_keys}, and at most {ROOT_KEYS_MAX} keys", actual=root_threshold
+            )
         repository = cls(Path(folder), passphrase=passphrase)
-        for group in groups:
+        for group in (*groups, *online_groups):
             _check_group(group)
         for part in ("metadata", "targets", "chunks"):
             (repository.folder / part).mkdir(parents=True, exist_ok=True)
@@ -96,7 +140,9 @@ class Repository:
             if (repository._metadata / "timestamp.json").exists():
                 action = "Open it, or choose another folder; add_group adds a group."
                 raise RolloutError(f"{folder} holds a repository already", action=action)
-            repository._write_first(groups)
+            repository._write_first(root_keys, root_threshold)
+            rings = dict.fromkeys(groups, repository._offline_keys)
+            repository._delegate(rings | dict.fromkeys(online_groups, repository._online_keys))
         return repository
 
     @classmethod
@@ -124,8 +170,13 @@ class Repository:
         delegations = MetadataFolder(self._metadata).targets().delegations
         return tuple(sorted(delegations.roles)) if delegations and delegations.roles else ()
 
-    def add_group(self, name: str) -> None:
+    def add_group(self, name: str, *, online: bool = False) -> None:
         """Makes a key for a group and delegates ``<name>/*`` to it; does nothing if that is so already.
+
+        Args:
+            name: Of the group.
+            online: Whether the key stays with the hub in the clear, so that a machine may push to the group. Such a key
+                is as safe as the hub is: for a canary, not for the whole line.
 
         Raises:
             ConfigError: The name cannot be used.
@@ -135,7 +186,134 @@ class Repository:
         with folder_lock(self.folder):
             if name in self.groups():
                 return
-            self._delegate([name])
+            self._delegate({name: self._online_keys if online else self._offline_keys})
+
+    def rotate_group(self, name: str, *, online: bool | None = None) -> str:
+        """Gives a group a new key; the old one counts no more from the next check of each device on.
+
+        Args:
+            name: Of the group.
+            online: Where the new key is kept; where the old one is if ``None``.
+
+        Returns:
+            The new key's id.
+
+        Raises:
+            RolloutError: There is no such group.
+            SignatureError: The passphrase does not open the key of targets.
+        """
+        with folder_lock(self.folder):
+            self._check_known(name)
+            kept = self._online_keys.holds(name) if online is None else online
+            fresh = (self._online_keys if kept else self._offline_keys).make(name)
+            signers = {**self._signers(*ONLINE, Targets.type), name: [fresh]}
+            edit = MetadataFolder(self._metadata, signers)
+            gone = self._set_keys(edit, name, [fresh.public_key])
+            with edit.edit_targets(name):
+                pass
+            edit.publish()
+            self._discard(name, gone)
+            _log.warning("the key of group %s was rotated; %s counts now", name, fresh.public_key.keyid[:12])
+        return fresh.public_key.keyid
+
+    def revoke_group(self, name: str) -> None:
+        """Takes a group's delegation away: no device accepts anything for it until it is added again, with a new key.
+
+        Args:
+            name: Of the group.
+
+        Raises:
+            RolloutError: There is no such group.
+            SignatureError: The passphrase does not open the key of targets.
+        """
+        with folder_lock(self.folder):
+            self._check_known(name)
+            edit = MetadataFolder(self._metadata, self._signers(*ONLINE, Targets.type))
+            gone = self._set_keys(edit, name, [])
+            edit.publish()
+            self._discard(name, gone)
+            _log.warning("group %s was revoked", name)
+
+    def _set_keys(self, edit: MetadataFolder, name: str, keys: Sequence[Key]) -> set[str]:
+        """Replaces a group's keys; without keys the delegation goes. Returns the ids that count no more."""
+        with edit.edit_targets() as targets:
+            if targets.delegations is None or targets.delegations.roles is None:
+                raise RolloutError(f"no group {name!r}", action="Add the group first.")
+            gone = set(targets.delegations.roles[name].keyids)
+            for key in keys:
+                targets.add_key(key, name)
+            for keyid in gone:
+                targets.revoke_key(keyid, name)
+            if not keys:
+                del targets.delegations.roles[name]
+        return gone
+
+    def _discard(self, role: str, keyids: set[str]) -> None:
+        for ring in (self._online_keys, self._offline_keys):
+            ring.discard(role, keyids)
+
+    def change_root(self, change: ceremony.Change) -> tuple[Metadata[Root], ceremony.Progress]:
+        """Makes the next root and signs it with the root keys at hand; published if they suffice.
+
+        Args:
+            change: Edits the next root in place.
+
+        Returns:
+            The root, and how far it is; where it is not complete, it is a draft that others must sign.
+
+        Raises:
+            ConfigError: The change can't be made.
+            SignatureError: The passphrase doesn't open the keys.
+        """
+        with folder_lock(self.folder):
+            md = ceremony.draft(self._metadata, change)
+            if self._offline_keys.holds(Root.type):
+                known = {
+                    *MetadataFolder(self._metadata).root().roles[Root.type].keyids,
+                    *md.signed.roles[Root.type].keyids,
+                }
+                at_hand = self._offline_keys.load_all(Root.type)
+                ceremony.sign(md, [signer for signer in at_hand if signer.public_key.keyid in known])
+            state = ceremony.progress(self._metadata, md)
+            if state.complete:
+                self._publish_root(md)
+        return md, state
+
+    def publish_root(self, md: Metadata[Root]) -> ceremony.Progress:
+        """Publishes a draft that others have signed.
+
+        Raises:
+            SignatureError: It is not the next version, or signatures are missing.
+        """
+        with folder_lock(self.folder):
+            return self._publish_root(md)
+
+    def _publish_root(self, md: Metadata[Root]) -> ceremony.Progress:
+        return ceremony.publish(self.folder, md, online=self._online_keys, offline=self._offline_keys)
+
+    def rotate_top_level(self, *roles: str, keyid: str | None = None) -> tuple[Metadata[Root], ceremony.Progress]:
+        """Gives top-level roles new keys.
+
+        Args:
+            roles: Of root, targets, snapshot, timestamp.
+            keyid: For root with several keys: which one is replaced, by the beginning of its id; needed there.
+
+        Raises:
+            ConfigError: Several root keys and no ``keyid``, or none that begins so.
+            SignatureError: The passphrase doesn't open the keys.
+        """
+        current = MetadataFolder(self._metadata).root()
+        if Root.type in roles and keyid is None and len(current.roles[Root.type].keyids) > 1:
+            raise ConfigError("root has several keys", expected="the id of the one to replace", action="Give --key.")
+        if keyid is not None:
+            ceremony.find_keyid(current, Root.type, keyid)
+        fresh = {role: self._keys_of(role).make(role).public_key for role in roles}
+
+        def change(root: Root) -> None:
+            for role, key in fresh.items():
+                ceremony.replace_keys(root, role, key, keyid=keyid if role == Root.type else None)
+
+        return self.change_root(change)
 
     def publish(self, bundle: Bundle, group: str) -> BundleRef:
         """Verifies a bundle, stores its content and signs its manifest for a group.
@@ -166,6 +344,33 @@ class Repository:
                 _log.info("published %s for %s", reference.identity, group)
         return reference
 
+    def publish_config(self, data: bytes, group: str) -> ConfigRef:
+        """Checks a configuration against the agent's schema and signs it for a group; the same again changes nothing.
+
+        Args:
+            data: TOML: the part of ``agent.toml`` that a hub may set.
+            group: Of the devices that it is for.
+
+        Raises:
+            ConfigError: It breaks the schema; the message names the path.
+            RolloutError: There is no such group.
+            SignatureError: The passphrase does not open the group's key, or it is not the key trusted for the group.
+        """
+        read_settings(data)
+        digest = hashlib.sha256(data).hexdigest()
+        name = f"config-{digest[:16]}.toml"
+        reference = ConfigRef(target=f"{_named(group)}/{name}", sha256=digest)
+        with folder_lock(self.folder):
+            self._check_known(group)
+            self._write_target(group, f"{digest}.{name}", data)
+            if reference.target not in MetadataFolder(self._metadata).targets(group).targets:
+                edit = self._edit(group)
+                with edit.edit_targets(group) as targets:
+                    targets.targets[reference.target] = TargetFile.from_data(reference.target, data, ["sha256"])
+                edit.publish()
+                _log.info("published configuration %s for %s", digest[:12], group)
+        return reference
+
     def find(self, group: str, *, name: str, version: str, sha256: str | None = None) -> BundleRef:
         """Returns the reference of a bundle that was published before.
 
@@ -187,63 +392,112 @@ class Repository:
         return BundleRef(name=name, version=version, target=target, sha256=known.hashes["sha256"])
 
     def renew(self) -> None:
-        """Signs timestamp, and the snapshot if it ages, once more, so that devices see that nobody holds news back.
+        """Signs timestamp, and what ages of snapshot and online groups, once more: nobody holds news back.
 
         The hub does this at its start and every hour. It warns of roles that only a person can renew.
         """
         with folder_lock(self.folder):
-            edit = self._edit()
-            left = edit.snapshot().expires - datetime.datetime.now(datetime.timezone.utc)
-            edit.publish(force_snapshot=left < datetime.timedelta(days=SNAPSHOT_RENEW_BEFORE_DAYS))
+            online = [group for group in self.groups() if self._online_keys.holds(group)]
+            edit = MetadataFolder(self._metadata, self._signers(*ONLINE, *online))
+            for group in online:
+                if _left(edit.open(group)) < datetime.timedelta(days=GROUP_LIFETIME_DAYS / 2):
+                    with edit.edit_targets(group):
+                        pass
+            aged = _left(edit.open(Snapshot.type)) < datetime.timedelta(days=SNAPSHOT_RENEW_BEFORE_DAYS)
+            # Signed by a key that counts no more: the hub was killed within a rotation.
+            edit.publish(force_snapshot=aged or not edit.is_signed(Snapshot.type))
         for expiry in self.expiring():
             _log.warning(
-                "the signature of %s expires at %s: devices refuse updates from then on; renew_offline() with its keys",
+                "the signature of %s expires at %s: devices refuse updates from then on; `lineside hub keys renew %s`",
                 expiry.role,
                 expiry.at.isoformat(),
+                expiry.role,
             )
 
-    def renew_offline(self) -> None:
-        """Signs root, targets and all groups once more, with the keys of a person.
+    def renew_offline(self, *roles: str) -> None:
+        """Signs roles of persons once more, with their keys.
+
+        Args:
+            roles: Which of root, targets and the groups; all of them if none is given.
 
         Raises:
             InputNotFoundError: A key is not there.
-            SignatureError: The passphrase does not open the keys.
+            SignatureError: The passphrase does not open the keys, or root needs more keys than are here.
+            RolloutError: There is no such group.
         """
-        with folder_lock(self.folder):
-            groups = self.groups()
-            edit = self._edit(Root.type, Targets.type, *groups)
-            with edit.edit_root():
-                pass
-            for role in (Targets.type, *groups):
-                with edit.edit_targets(role):
-                    pass
-            edit.publish()
+        chosen = roles or (Root.type, Targets.type, *self.groups())
+        rest = [role for role in chosen if role != Root.type]
+        for role in rest:
+            if role != Targets.type:
+                self._check_known(role)
+        if Root.type in chosen:
+            self._offline_keys.load_all(Root.type)
+            _, state = self.change_root(lambda _root: None)
+            if not state.complete:
+                raise SignatureError(
+                    "root needs more signatures than the keys here can give",
+                    expected=f"{state.old_missing} more",
+                    action="Use `lineside hub keys draft`, and have the others sign it.",
+                )
+        if rest:
+            with folder_lock(self.folder):
+                edit = MetadataFolder(self._metadata, self._signers(*ONLINE, *rest))
+                for role in rest:
+                    with edit.edit_targets(role):
+                        pass
+                edit.publish()
+
+    def expiries(self) -> list[Expiry]:
+        """Returns when each role expires, and who renews it."""
+        edit = MetadataFolder(self._metadata)
+        own = {*ONLINE, *(group for group in self.groups() if self._online_keys.holds(group))}
+        return [
+            Expiry(role, edit.open(role).signed.expires, "hub" if role in own else "person")
+            for role in (*TOP_LEVEL, *self.groups())
+        ]
+
+    def keys_of(self, role: str) -> tuple[int, tuple[str, ...], int]:
+        """Returns a role's threshold, the ids of the keys that count, and how many key files of it lie here."""
+        delegation = MetadataFolder(self._metadata).delegation(role)
+        threshold, keyids = (delegation.threshold, tuple(delegation.keyids)) if delegation else (0, ())
+        return threshold, keyids, len(self._keys_of(role).paths(role))
 
     def expiring(self, *, within_days: float = WARN_BEFORE_DAYS) -> list[Expiry]:
         """Returns the roles of persons (root, targets, groups) that expire within so many days."""
-        edit = MetadataFolder(self._metadata)
         limit = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=within_days)
-        roles = (Root.type, Targets.type, *self.groups())
-        expiries = [Expiry(role, edit.open(role).signed.expires) for role in roles]
-        return [expiry for expiry in expiries if expiry.at < limit]
+        return [expiry for expiry in self.expiries() if expiry.at < limit and expiry.renewed_by == "person"]
 
-    def _write_first(self, groups: Sequence[str]) -> None:
-        signers = {role: self._keys_of(role).ensure(role) for role in TOP_LEVEL}
+    def _write_first(self, root_keys: int, root_threshold: int) -> None:
+        for role in TOP_LEVEL:
+            self._keys_of(role).ensure(role)
+        while len(self._offline_keys.paths(Root.type)) < root_keys:
+            self._offline_keys.make(Root.type)
         if not (self._metadata / "1.root.json").exists():
+            signers = {role: self._keys_of(role).load_all(role) for role in TOP_LEVEL}
             first = MetadataFolder(self._metadata, signers)
             with first.edit_root() as root:
-                for role, signer in signers.items():
-                    root.add_key(signer.public_key, role)
-        self._delegate(groups)
+                for role, ring in signers.items():
+                    for signer in ring:
+                        root.add_key(signer.public_key, role)
+                root.roles[Root.type].threshold = root_threshold
+
+    def _signers(self, *roles: str) -> dict[str, list[CryptoSigner]]:
+        """Returns the keys at hand that count for each role; those that don't only where no other is there."""
+        chain = MetadataFolder(self._metadata)
+        signers: dict[str, list[CryptoSigner]] = {}
+        for role in roles:
+            delegation = chain.delegation(role)
+            at_hand = self._keys_of(role).load_all(role)
+            counting = [signer for signer in at_hand if delegation and signer.public_key.keyid in delegation.keyids]
+            signers[role] = counting or at_hand
+        return signers
 
     def _edit(self, *offline: str) -> MetadataFolder:
-        signers = {role: self._online_keys.load(role) for role in ONLINE}
-        signers |= {role: self._offline_keys.load(role) for role in offline}
-        return MetadataFolder(self._metadata, signers)
+        return MetadataFolder(self._metadata, self._signers(*ONLINE, *offline))
 
-    def _delegate(self, groups: Sequence[str]) -> None:
-        for group in groups:
-            self._offline_keys.ensure(group)
+    def _delegate(self, groups: Mapping[str, KeyRing]) -> None:
+        for group, ring in groups.items():
+            ring.ensure(group)
         edit = self._edit(Targets.type, *groups)
         with edit.edit_targets() as targets:
             if targets.delegations is None:
@@ -260,13 +514,17 @@ class Repository:
         edit.publish()
 
     def _keys_of(self, role: str) -> KeyRing:
-        return self._online_keys if role in ONLINE else self._offline_keys
+        online = role in ONLINE or (role not in TOP_LEVEL and self._online_keys.holds(role))
+        return self._online_keys if online else self._offline_keys
 
-    def _target(self, reference: BundleRef) -> TargetFile | None:
-        group = reference.target.split("/")[0]
+    def _check_known(self, group: str) -> None:
         if group not in self.groups():
             known = ", ".join(self.groups()) or "none yet"
             raise RolloutError(f"no group {group!r}", expected=known, actual=group, action="Add the group first.")
+
+    def _target(self, reference: BundleRef) -> TargetFile | None:
+        group = reference.target.split("/")[0]
+        self._check_known(group)
         return MetadataFolder(self._metadata).targets(group).targets.get(reference.target)
 
     def _store(self, bundle: Bundle, reference: BundleRef, manifest: bytes) -> None:
@@ -274,11 +532,14 @@ class Repository:
             if self.chunks.put(data) != digest:
                 raise BundleIntegrityError(f"{bundle.path}: a chunk differs from the manifest", expected=digest)
         group, _, name = reference.target.partition("/")
+        self._write_target(group, f"{reference.sha256}.{name}", manifest)
+
+    def _write_target(self, group: str, name: str, data: bytes) -> None:
         folder = self.folder / "targets" / group
         if not folder.is_dir():
             folder.mkdir(parents=True)
             fsync_folder(folder.parent)
-        write_atomic(folder / f"{reference.sha256}.{name}", manifest)
+        write_atomic(folder / name, data)
 
 
 def _pieces(bundle: Bundle) -> Iterator[tuple[bytes, str]]:
@@ -298,6 +559,16 @@ def _describe(bundle: Bundle, group: str) -> tuple[BundleRef, bytes]:
         raise BundleIntegrityError(f"{bundle.path}: the manifest changed", expected=bundle.digest, actual=digest)
     target = f"{group}/{name}-{version}.json"
     return BundleRef(name=name, version=version, target=target, sha256=digest), manifest
+
+
+def _left(md: Metadata[Any]) -> datetime.timedelta:
+    left: datetime.timedelta = md.signed.expires - datetime.datetime.now(datetime.timezone.utc)
+    return left
+
+
+def _named(group: str) -> str:
+    _check_group(group)
+    return group
 
 
 def _check_group(name: str) -> None:

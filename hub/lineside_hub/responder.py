@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import collections
 import logging
-import queue
 import re
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
+from lineside_hub.deltas import DeltaMaker
+from lineside_hub.pacing import Turns
 from lineside_hub.repository import Repository
-from lineside_link.messages import RepoRequest, RepoResponse, decode, encode_response
+from lineside_link.messages import FEATURES, RepoRequest, RepoResponse, decode, encode_response
+from lineside_link.pace import PIECE_MIN_BYTES
 from lineside_link.topics import NAME
 from lineside_runtime.bundle import CHUNK_BYTES
 from lineside_runtime.errors import BadInputFormatError
 
 _log = logging.getLogger("lineside.hub.responder")
-
-WAITING_MAX = 1000
-"""Requests that may wait; beyond it the answer is 503. A device has a handful in flight."""
 
 THREADS = 2
 
@@ -31,7 +33,7 @@ FILE_MAX_BYTES = 16 << 20
 """No metadata or manifest is anywhere near; a larger file is not served."""
 
 _METADATA = re.compile(rf"timestamp\.json|[1-9][0-9]{{0,9}}\.{NAME.pattern}\.json")
-_TARGET = re.compile(rf"({NAME.pattern})/([0-9a-f]{{64}}\.[A-Za-z0-9][A-Za-z0-9._-]{{0,160}}\.json)")
+_TARGET = re.compile(rf"({NAME.pattern})/([0-9a-f]{{64}}\.[A-Za-z0-9][A-Za-z0-9._-]{{0,160}}\.(?:json|toml))")
 _CHUNK = re.compile(r"[0-9a-f]{64}")
 
 
@@ -41,16 +43,38 @@ class Responder:
     Args:
         repository: What to serve from.
         answer: Called in a worker's thread with a device and the payload for it; says whether it was sent.
+        turns: Who is answered when; without limits if not given.
+        maker: Has patches made; without one there are none.
+        join: Takes a device and its request to be sent a target together with others, and answers it by `reply`
+            later; without one nothing is sent to all.
+        multicast_bytes_s: How fast is sent to all, so that slow devices don't join.
 
     Attributes:
         counters: ``requests``, ``served``, ``not_found``, ``busy``, ``malformed``, ``not_sent``, ``bytes``.
+        turns: As given.
     """
 
-    def __init__(self, repository: Repository, answer: Callable[[str, bytes], bool]) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        answer: Callable[[str, bytes], bool],
+        *,
+        turns: Turns | None = None,
+        maker: DeltaMaker | None = None,
+        join: Callable[[str, RepoRequest], None] | None = None,
+        multicast_bytes_s: int = 0,
+    ) -> None:
         self.counters: collections.Counter[str] = collections.Counter()
+        self.turns = turns or Turns()
         self._repository = repository
         self._answer = answer
-        self._waiting: queue.Queue[tuple[str, RepoRequest] | None] = queue.Queue(WAITING_MAX)
+        self._maker = maker
+        self._join = join
+        self._multicast_bytes_s = multicast_bytes_s
+        offered = {"pieces": True, "deltas": maker is not None, "multicast": join is not None}
+        self._knows = tuple(name for name in FEATURES if offered[name])
+        self._changed = threading.Condition()
+        self._closing = False
         self._lock = threading.Lock()
         self._threads = [
             threading.Thread(target=self._run, name=f"hub-repository-{number}", daemon=True)
@@ -63,11 +87,13 @@ class Responder:
             thread.start()
 
     def close(self, *, timeout_s: float = 5.0) -> None:
-        """Ends the threads after what waits."""
-        for _ in self._threads:
-            self._waiting.put(None)
+        """Ends the threads after what may be answered now; what a rate holds back is asked for again."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
         for thread in self._threads:
-            thread.join(timeout_s)
+            if thread.ident is not None:
+                thread.join(timeout_s)
 
     def offer(self, device: str, payload: bytes) -> None:
         """Takes a request; never waits for the disk.
@@ -81,36 +107,79 @@ class Responder:
         except BadInputFormatError:
             self._count("malformed")
             raise
-        try:
-            self._waiting.put_nowait((device, request))
-        except queue.Full:
+        if request.kind == "multicast" and self._join is not None:
+            self._join(device, request)
+            return
+        with self._changed:
+            taken = self.turns.offer(device, request)
+            self._changed.notify()
+        if not taken:
             self._count("busy")
-            self._send(device, RepoResponse(id=request.id, status=503, part=request.part), b"")
+            self.reply(device, RepoResponse(id=request.id, status=503, part=request.part))
 
     def respond(self, request: RepoRequest) -> tuple[RepoResponse, bytes]:
-        """Returns the answer to a request: 200 with one piece, or 404."""
-        whole = self._read(request)
-        parts = max(1, -(-len(whole) // CHUNK_BYTES)) if whole is not None else 0
+        """Returns the answer to a request: 200 with one piece, 202 for what is being made, or 404."""
+        if request.kind == "deltas":
+            status, whole = self._maker.get(request.path, request.base) if self._maker else (404, b"")
+            if status == 202:
+                return RepoResponse(id=request.id, status=202), b""
+            return self._cut(request, whole if status == 200 else None)
+        return self._cut(request, self._read(request))
+
+    def _cut(self, request: RepoRequest, whole: bytes | None) -> tuple[RepoResponse, bytes]:
+        size = request.piece if request.kind == "chunk" else CHUNK_BYTES
+        parts = max(1, -(-len(whole) // size)) if whole is not None and PIECE_MIN_BYTES <= size <= CHUNK_BYTES else 0
         if whole is None or not 0 <= request.part < parts:
             self._count("not_found")
             return RepoResponse(id=request.id, status=404, part=request.part), b""
-        piece = whole[request.part * CHUNK_BYTES : (request.part + 1) * CHUNK_BYTES]
+        piece = whole if parts == 1 else whole[request.part * size : (request.part + 1) * size]
         self._count("served")
         self._count("bytes", len(piece))
         head = RepoResponse(id=request.id, status=200, part=request.part, parts=parts, size=len(whole))
+        if request.kind == "metadata":
+            head = msgspec.structs.replace(head, knows=self._knows, multicast_bytes_s=self._multicast_bytes_s)
         return head, piece
 
+    def note_sent_to_all(self, count: int) -> float:
+        """Notes bytes that go to all at once against the hub's rate; returns after how many seconds more may go.
+
+        Args:
+            count: Bytes.
+        """
+        with self._changed:
+            return self.turns.sent_to_all(count, time.monotonic())
+
     def _run(self) -> None:
-        while (item := self._waiting.get()) is not None:
+        while (item := self._next()) is not None:
             device, request = item
             try:
                 head, body = self.respond(request)
             except OSError as error:
                 _log.error("%s %r cannot be read: %s", request.kind, request.path, error)
                 head, body = RepoResponse(id=request.id, status=503, part=request.part), b""
-            self._send(device, head, body)
+            with self._changed:
+                self.turns.sent(device, len(body), time.monotonic())
+            self.reply(device, head, body)
 
-    def _send(self, device: str, head: RepoResponse, body: bytes) -> None:
+    def _next(self) -> tuple[str, RepoRequest] | None:
+        """Waits for the next request that may be answered; ``None`` at the end."""
+        with self._changed:
+            while True:
+                turn = self.turns.take(time.monotonic())
+                if isinstance(turn, tuple):
+                    return turn
+                if self._closing:
+                    return None
+                self._changed.wait(turn)
+
+    def reply(self, device: str, head: RepoResponse, body: bytes = b"") -> None:
+        """Sends an answer.
+
+        Args:
+            device: Who asked.
+            head: Of the answer.
+            body: Of the answer.
+        """
         if not self._answer(device, encode_response(head, body)):
             self._count("not_sent")
 

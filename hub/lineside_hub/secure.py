@@ -11,8 +11,11 @@ import tomli_w
 
 from lineside_hub.access import access_list, mosquitto_configuration
 from lineside_hub.config import HubConfig, load_config
-from lineside_hub.identity import Authority, Credentials
+from lineside_hub.identity import TOKEN_HOURS, Authority, Credentials, Token, enrolled_devices, read_claims
+from lineside_hub.lock import folder_lock
+from lineside_hub.repository import Repository
 from lineside_link.config import LinkConfig
+from lineside_runtime.errors import ConfigError
 from lineside_runtime.files import write_atomic
 
 CONFIG_NAME = "hub.toml"
@@ -54,7 +57,10 @@ def secure(folder: Path | str, *, hosts: Sequence[str], port: int, passphrase: s
     authority = Authority.create(home / IDENTITY_NAME, site=config.link.site, passphrase=passphrase)
     broker_file = authority.folder / BROKER_NAME
     text = mosquitto_configuration(
-        port=port, credentials=authority.broker(hosts), access_list_path=authority.folder / ACCESS_NAME
+        port=port,
+        credentials=authority.broker(hosts),
+        access_list_path=authority.folder / ACCESS_NAME,
+        revoked_path=authority.folder / "ca.crl",
     )
     _write_access(authority, config)
     write_atomic(broker_file, text.encode())
@@ -93,6 +99,82 @@ def enroll(folder: Path | str, device: str, *, group: str, passphrase: str | Non
     return credentials
 
 
+def make_token(
+    folder: Path | str, device: str, *, group: str, hours: float = TOKEN_HOURS, passphrase: str | None = None
+) -> Token:
+    """Makes a token for a device, complete with where the broker is and what the device is to trust.
+
+    Args:
+        folder: The hub's folder, after `secure`.
+        device: Its name.
+        group: Whose wishes it may read.
+        hours: How long the token is good.
+        passphrase: Opens the authority's key, if it was made with one.
+
+    Raises:
+        InputNotFoundError: There is no authority yet.
+        SignatureError: The passphrase doesn't open the authority's key.
+        ConfigError: A name cannot be used.
+    """
+    home = Path(folder).resolve()
+    config = load_config(home / CONFIG_NAME)
+    authority = Authority.open(home / IDENTITY_NAME, passphrase=passphrase)
+    token = authority.token(device, group=group, hours=hours)
+    _write_access(authority, config)
+    root = Repository.open(home).root_bytes().decode()
+    return msgspec.structs.replace(token, url=config.link.url, site=config.link.site, root=root)
+
+
+def revoke(folder: Path | str, device: str, *, passphrase: str | None = None) -> int:
+    """Revokes a device's certificates and tokens, and takes it off the access list.
+
+    Args:
+        folder: The hub's folder.
+        device: Its name.
+        passphrase: Opens the authority's key, if it was made with one.
+
+    Returns:
+        How many certificates were revoked.
+
+    Raises:
+        InputNotFoundError: There is no authority yet.
+        SignatureError: The passphrase doesn't open the authority's key.
+        ConfigError: There is no such device.
+    """
+    home = Path(folder).resolve()
+    authority = Authority.open(home / IDENTITY_NAME, passphrase=passphrase)
+    count = authority.revoke(device)
+    _write_access(authority, load_config(home / CONFIG_NAME))
+    return count
+
+
+def reassign(folder: Path | str, device: str, *, group: str) -> Path:
+    """Notes another group for an enrolled device and writes the access list anew; its certificate stays.
+
+    Args:
+        folder: The hub's folder, after `secure`.
+        device: Its name.
+        group: Whose wishes it may read from now on.
+
+    Returns:
+        The access list, which mosquitto reads on SIGHUP.
+
+    Raises:
+        ConfigError: The device is not enrolled.
+    """
+    home = Path(folder).resolve()
+    identity = home / IDENTITY_NAME
+    with folder_lock(identity):
+        enrolled = enrolled_devices(identity)
+        if device not in enrolled:
+            action = "Enrol it first: lineside hub enroll."
+            raise ConfigError(f"device {device!r} is not enrolled", actual=", ".join(sorted(enrolled)), action=action)
+        write_atomic(identity / "enrolled.json", msgspec.json.encode({**enrolled, device: group}))
+    text = access_list(load_config(home / CONFIG_NAME).link.site, enrolled_devices(identity), read_claims(identity))
+    write_atomic(identity / ACCESS_NAME, text.encode(), mode=0o600)
+    return identity / ACCESS_NAME
+
+
 def _write_access(authority: Authority, config: HubConfig) -> None:
-    text = access_list(site=config.link.site, devices=authority.devices())
+    text = access_list(config.link.site, authority.devices(), authority.claims())
     write_atomic(authority.folder / ACCESS_NAME, text.encode(), mode=0o600)  # mosquitto warns of a list others can read

@@ -3,8 +3,11 @@
 Threads and what they share (messages in queues, nothing else)::
 
     link handlers ──► Inbox      one writer: results, births, reports; acknowledges after the commit
-                 └──► Responder  metadata, manifests and chunks for the devices
-    ticker        ──► looks for new wishes of other processes, renews the timestamp
+                 ├──► Responder  metadata, manifests, chunks and patches for the devices
+                 ├──► Multicaster  chunks that many devices want at once
+                 └──► Registrar  certificates for devices that ask
+    DeltaMaker    ──► patches between bundles, each pair in a process of its own
+    ticker        ──► takes the rollouts' steps, publishes new wishes, also of other processes, renews the timestamp
 
 Everything retained is published again on every connection, because retained state dies with a broker.
 """
@@ -18,13 +21,20 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from lineside_hub.config import HubConfig, load_config
+import msgspec
+
+from lineside_hub.config import HubConfig, load_config, turns
 from lineside_hub.database import Database
+from lineside_hub.deltas import DeltaMaker
 from lineside_hub.inbox import Inbox, Kind
+from lineside_hub.multicast import Multicaster
+from lineside_hub.registrar import Registrar
 from lineside_hub.repository import Repository
 from lineside_hub.responder import Responder
+from lineside_hub.rollouts import Rollouts
+from lineside_hub.secure import IDENTITY_NAME
 from lineside_link.client import LinkClient
-from lineside_link.messages import Desired, ResultsAck, encode
+from lineside_link.messages import Desired, RepoRequest, ResultsAck, encode
 from lineside_link.topics import NAME, Topics
 from lineside_runtime.errors import LinesideError, StoreError
 
@@ -32,6 +42,9 @@ _log = logging.getLogger("lineside.hub")
 
 TICK_S = 0.15
 """How often the database is asked whether another process pushed: `PRAGMA data_version` costs microseconds."""
+
+ROLLOUT_EVERY_S = 0.5
+"""How often a rollout looks at its group: a picture of 1,000 devices costs about 10 ms."""
 
 RENEW_RETRY_S = 60.0
 
@@ -52,10 +65,30 @@ class Hub:
         self.topics = Topics(config.link.site)
         self.repository = Repository.open(folder)
         self.link = LinkClient(config.link, f"lineside-hub-{config.link.site}")
-        self.inbox = Inbox(folder, self._acknowledge)
-        self.responder = Responder(self.repository, self._answer)
+        self.inbox = Inbox(folder, self._acknowledge, postgres_url=config.results.url)
+        self.deltas = DeltaMaker(folder)
+        several = config.transfer.multicast_from > 0
+        self.responder = Responder(
+            self.repository,
+            self._answer,
+            turns=turns(config.transfer),
+            maker=self.deltas,
+            join=self._join if several else None,
+            multicast_bytes_s=int(config.transfer.multicast_rate_bytes_s),
+        )
+        self.multicast = Multicaster(
+            self.repository,
+            self.deltas,
+            config.transfer,
+            reply=self.responder.reply,
+            send=self._send_to_all,
+            pace=self.responder.note_sent_to_all,
+        )
+        self.registrar = Registrar(folder / IDENTITY_NAME, self._certify)
         self._renew_every_s = config.renew_every_s
+        self._window = config.window
         self._database = Database.open(folder)
+        self._rollouts = Rollouts(self._database)
         self._published: dict[str, Desired] = {}
         self._everything = threading.Event()
         self._wake = threading.Event()
@@ -70,12 +103,16 @@ class Hub:
         """
         self._renew()
         self.inbox.start()
+        self.deltas.start()
         self.responder.start()
+        self.registrar.start()
+        self.multicast.start()
         prefix = self.topics.prefix
         self.link.subscribe(f"{prefix}/d/+/res", self._taker("results"))
         self.link.subscribe(f"{prefix}/d/+/up", self._taker("up"))
         self.link.subscribe(f"{prefix}/d/+/reported", self._taker("reported"))
         self.link.subscribe(f"{prefix}/repo/get/+", self._request, qos=0)
+        self.link.subscribe(self.topics.certificate_request("+"), self._request_certificate)
         self.link.on_connect(self._publish_everything)
         self.link.start()
         self._ticker.start()
@@ -84,7 +121,10 @@ class Hub:
         """Writes what has arrived, and leaves."""
         self._closing.set()
         self._wake.set()
+        self.multicast.close()
         self.responder.close()
+        self.registrar.close()
+        self.deltas.close()
         self.inbox.close()
         self.link.close()
         if self._ticker.ident is not None:
@@ -115,6 +155,11 @@ class Hub:
         if NAME.fullmatch(device):
             self.responder.offer(device, payload)
 
+    def _request_certificate(self, topic: str, payload: bytes) -> None:
+        device = self.topics.device_of(topic)
+        if NAME.fullmatch(device) and payload:
+            self.registrar.offer(device, payload)
+
     def _publish_everything(self) -> None:
         self._everything.set()
         self._wake.set()
@@ -128,11 +173,21 @@ class Hub:
     def _answer(self, device: str, payload: bytes) -> bool:
         return self.link.publish(self.topics.repo_response(device), payload, qos=0)
 
+    def _certify(self, device: str, payload: bytes) -> bool:
+        return self.link.publish(self.topics.certificate(device), payload, retain=True)
+
+    def _join(self, device: str, request: RepoRequest) -> None:
+        self.multicast.join(device, request)
+
+    def _send_to_all(self, target: str, name: str, body: bytes) -> bool:
+        return self.link.publish(self.topics.chunk(target, name), body, qos=0)
+
     # The ticker.
 
     def _tick(self) -> None:
         seen = -1
         renew_at = time.monotonic() + self._renew_every_s
+        roll_at = 0.0
         while not self._closing.is_set():
             try:
                 if self._everything.is_set():
@@ -140,9 +195,15 @@ class Hub:
                     self._published.clear()
                     self._publish_acknowledgements()
                     seen = -1
+                if time.monotonic() >= roll_at:
+                    roll_at = time.monotonic() + ROLLOUT_EVERY_S
+                    # SQLite doesn't count one's own commits as news.
+                    seen = -1 if self._rollouts.tick(time.time()) else seen
                 version = self._database.data_version()
                 if version != seen and self.link.connected:
                     seen = version if self._publish_desired() else -1
+                if self.link.connected:
+                    self.registrar.publish_signed()
             except StoreError as error:
                 _log.error("wishes cannot be read; tried again: %s", error)
             if time.monotonic() >= renew_at:
@@ -151,12 +212,13 @@ class Hub:
             self._wake.clear()
 
     def _publish_acknowledgements(self) -> None:
-        for device, ack in self._database.acknowledgements().items():
+        for device, ack in self.inbox.acknowledgements(self._database).items():
             self._acknowledge(device, ack)
 
     def _publish_desired(self) -> bool:
         whole = True
-        for scope, desired in self._database.desired().items():
+        for scope, stored in self._database.desired().items():
+            desired = self._in_window(stored)
             if self._published.get(scope) == desired:
                 continue
             kind, name = scope.split("/", 1)
@@ -168,6 +230,10 @@ class Hub:
             else:
                 whole = False
         return whole
+
+    def _in_window(self, wish: Desired) -> Desired:
+        """The plant's maintenance window goes with every wish that has none of its own."""
+        return wish if wish.window is not None else msgspec.structs.replace(wish, window=self._window)
 
     def _renew(self) -> bool:
         try:

@@ -1,17 +1,15 @@
-"""``lineside hub init|run|broker|enroll``."""
+"""``lineside hub init|run|broker|secure|enroll|token|sign|revoke|acl|add-group|keys|status``."""
 
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
+from lineside.commands import hub_identity, hub_keys
 from lineside.commands.output import say
+from lineside.commands.passphrases import add_passphrase, passphrase
 from lineside.extras import needs
-from lineside_runtime.errors import InputNotFoundError
 from lineside_runtime.files import write_atomic
-
-PASSPHRASE_VARIABLE = "LINESIDE_PASSPHRASE"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +21,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     init.add_argument("folder", type=Path, help="a new folder")
     init.add_argument("--site", required=True, help="name of the site, such as plant-1")
     init.add_argument("--group", action="append", required=True, metavar="NAME", help="a group of devices; repeatable")
+    init.add_argument(
+        "--online-group",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a group whose key stays with the hub, for a canary that a machine pushes to; repeatable",
+    )
+    init.add_argument("--root-keys", type=int, default=1, metavar="N", help="root keys to make (default: %(default)s)")
+    init.add_argument(
+        "--root-threshold", type=int, default=1, metavar="N", help="how many must sign a root (default: %(default)s)"
+    )
     init.add_argument("--broker", default="mqtt://127.0.0.1:1883", metavar="URL", help="default: %(default)s")
     add_passphrase(init)
     init.set_defaults(run=run_init)
@@ -59,30 +68,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     enroll.add_argument("--group", required=True, help="the group that it belongs to")
     add_passphrase(enroll)
     enroll.set_defaults(run=run_enroll)
-
-
-def add_passphrase(parser: argparse.ArgumentParser) -> None:
-    """Adds the option that says where the passphrase of the offline keys is; never the passphrase itself."""
-    parser.add_argument(
-        "--passphrase-file",
-        type=Path,
-        metavar="FILE",
-        help=f"holds the passphrase of the offline keys (or set {PASSPHRASE_VARIABLE}); none: they are not encrypted",
+    group = actions.add_parser(
+        "add-group",
+        help="a key for a further group of devices",
+        description="Makes a key for a group and lets it sign for that group alone.",
     )
-
-
-def passphrase(options: argparse.Namespace) -> str | None:
-    """Returns the passphrase from the file or the environment, or ``None``.
-
-    Raises:
-        InputNotFoundError: The file is not there.
-    """
-    if options.passphrase_file is None:
-        return os.environ.get(PASSPHRASE_VARIABLE)
-    path: Path = options.passphrase_file
-    if not path.is_file():
-        raise InputNotFoundError(f"{path} is not there", action="Write the passphrase into that file first.")
-    return path.read_text().rstrip("\n")
+    group.add_argument("name", help="of the group")
+    group.add_argument("--hub", type=Path, required=True, metavar="DIR", help="the hub's folder on this machine")
+    group.add_argument("--online", action="store_true", help="its key stays with the hub, so that a machine may push")
+    add_passphrase(group)
+    group.set_defaults(run=run_add_group)
+    hub_keys.add_actions(actions)
+    hub_identity.add_actions(actions)
 
 
 def run_init(options: argparse.Namespace) -> int:
@@ -94,7 +91,14 @@ def run_init(options: argparse.Namespace) -> int:
     from lineside_link.config import LinkConfig
 
     LinkConfig(url=options.broker, site=options.site)  # a wrong name or URL is refused before any key is made
-    repository = Repository.create(options.folder, groups=options.group, passphrase=passphrase(options))
+    repository = Repository.create(
+        options.folder,
+        groups=options.group,
+        online_groups=options.online_group,
+        root_keys=options.root_keys,
+        root_threshold=options.root_threshold,
+        passphrase=passphrase(options),
+    )
     root = options.folder / "root.json"
     write_atomic(root, repository.root_bytes())
     config = options.folder / "hub.toml"
@@ -102,6 +106,15 @@ def run_init(options: argparse.Namespace) -> int:
     write_atomic(config, tomli_w.dumps(settings).encode())
     say(f"made {options.folder}: put {root} on each device, it is what they trust")
     say(f"next: lineside hub run --config {config}")
+    return 0
+
+
+def run_add_group(options: argparse.Namespace) -> int:
+    """Adds a group."""
+    with needs("convert"):
+        from lineside_hub.repository import Repository
+    Repository.open(options.hub, passphrase=passphrase(options)).add_group(options.name, online=options.online)
+    say(f"{options.name} can be pushed to")
     return 0
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ipaddress
 import logging
 import ssl
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
@@ -28,6 +30,28 @@ class _TidySocket(ssl.SSLSocket):
         except OSError:
             self.close()
             raise
+
+
+Now = Callable[[], datetime]
+"""Gives the time, in UTC."""
+
+_NO_CHECK_TIME = 0x200000
+"""OpenSSL's ``X509_V_FLAG_NO_CHECK_TIME`` (x509_vfy.h), to which Python gives no name."""
+
+
+def _dated(now: Now) -> type[_TidySocket]:
+    """Returns a socket that judges the peer's certificate by another clock than the system's."""
+
+    class DatedSocket(_TidySocket):
+        def do_handshake(self, block: bool = False) -> None:
+            super().do_handshake(block)
+            peer = self.getpeercert() or {}
+            ends = ssl.cert_time_to_seconds(str(peer["notAfter"])) if "notAfter" in peer else 0
+            if now().timestamp() > ends:
+                self.close()
+                raise ssl.SSLCertVerificationError(f"the broker's certificate expired at {peer.get('notAfter')}")
+
+    return DatedSocket
 
 
 class LinkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -125,8 +149,13 @@ class LinkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             log.warning("%s can be read by others: chmod 600 it", path)
         return lines[0] if lines else ""
 
-    def tls_context(self) -> ssl.SSLContext | None:
+    def tls_context(self, *, now: Now | None = None) -> ssl.SSLContext | None:
         """Returns a context that trusts ``ca`` alone, checks the broker's name and speaks TLS 1.2 or newer.
+
+        Args:
+            now: What time it is, for a device whose clock may be unset: the broker's certificate must not have
+                expired by it. That it isn't valid yet is no reason to refuse then, because a clock that starts
+                in 1970 says so of every certificate. ``None`` for the system's clock and both checks.
 
         Raises:
             ConfigError: A certificate or key cannot be read, or the two do not belong together.
@@ -136,6 +165,9 @@ class LinkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.sslsocket_class = _TidySocket
+        if now is not None:
+            context.verify_flags |= _NO_CHECK_TIME
+            context.sslsocket_class = _dated(now)
         try:
             context.load_verify_locations(cafile=self.ca)
             if self.certificate is not None:

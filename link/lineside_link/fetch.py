@@ -11,24 +11,27 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 
-from lineside_link.assemble import Assembly, FetchReport
+from lineside_link.assemble import FetchReport
 from lineside_link.client import LinkClient
-from lineside_link.messages import RepoRequest, RepoResponse, decode_response, encode
+from lineside_link.messages import Deltas, Multicast, RepoRequest, RepoResponse, decode, decode_response, encode
+from lineside_link.multicast import HEADROOM, Listener
+from lineside_link.pace import WINDOW_MAX, Pace
 from lineside_link.pull import Kind, Piece, PullWindow
 from lineside_link.topics import Topics
+from lineside_link.transfer import Source, Transfer
 from lineside_runtime.bundle import CHUNK_BYTES, MANIFEST_MAX_BYTES, Manifest
-from lineside_runtime.errors import BundleIntegrityError, FetchError
+from lineside_runtime.errors import FetchError
 
 log = logging.getLogger("lineside.link")
 
 METADATA_MAX_BYTES = 8 << 20
 """No metadata file is larger: python-tuf's own largest limit is 5 MB."""
 
-MISMATCHES_MAX = 3
-"""How often a chunk with another hash is asked for again before the bundle counts as damaged at the hub."""
-
 _POLL_S = 0.2
 """How often ``should_stop`` is looked at while nothing arrives."""
+
+_DELTA_POLL_S = 0.5
+"""How often the hub is asked whether it has made the patches."""
 
 Answer = tuple[Piece, RepoResponse, bytes]
 
@@ -48,9 +51,16 @@ class RepoClient:
         client: The link; not yet started, or started.
         topics: Of the site.
         device: Name of the device.
-        window: How many questions may be on their way at a time; fewer than 4 leave a slow link idle.
+        window: How many questions may be on their way at a time until the link's speed is known.
         timeout_s: After how long without an answer a question is asked again; grows with each repetition.
         stall_s: After how long without any piece a fetch is given up.
+        delta_wait_s: How long the hub may take to make patches before the files come whole.
+        multicast: Whether to take part in what is sent to all devices at once; a link that was measured to be too slow
+            for it takes no part either.
+
+    Attributes:
+        pace: How large pieces and window are, from what was seen of the link.
+        knows: What the hub said that it can do beyond the first release.
     """
 
     def __init__(
@@ -62,10 +72,18 @@ class RepoClient:
         window: int = 8,
         timeout_s: float = 5.0,
         stall_s: float = 60.0,
+        delta_wait_s: float = 20.0,
+        multicast: bool = True,
     ) -> None:
+        self.pace = Pace(window)
+        self.knows: frozenset[str] = frozenset()
         self._client = client
         self._topic = topics.repo_get(device)
         self._window = window
+        self._delta_wait_s = delta_wait_s
+        self._multicast = multicast
+        self._sent_bytes_s = 0
+        self._topics = topics
         self._timeout_s = timeout_s
         self._stall_s = stall_s
         self._nonce = secrets.token_hex(4)
@@ -74,8 +92,8 @@ class RepoClient:
         self._pulls = 0
         self._connections = 0
         self._counters: collections.Counter[str] = collections.Counter()
-        client.on_connect(self._note_connection)
-        client.subscribe(topics.repo_response(device), self._receive, qos=0)
+        client.on_begin(self._note_connection)
+        client.subscribe_direct(topics.repo_response(device), self._receive)
 
     @property
     def counters(self) -> Mapping[str, int]:
@@ -146,6 +164,7 @@ class RepoClient:
         manifest: Manifest,
         folder: Path,
         *,
+        source: Source | None = None,
         on_progress: Callable[[int, int], None] | None = None,
         should_stop: Callable[[], bool] = _never,
     ) -> FetchReport:
@@ -157,6 +176,8 @@ class RepoClient:
         Args:
             manifest: From signed metadata, parsed by `lineside_runtime.bundle.parse_manifest`.
             folder: Where to; made if it isn't there.
+            source: What the bundle is called at the hub and what is installed, for patches and multicast; ``None`` for
+                plain chunks only.
             on_progress: Takes the bytes that are there and the bytes that there will be.
             should_stop: Looked at at least five times a second.
 
@@ -169,30 +190,108 @@ class RepoClient:
             BundleIntegrityError: The hub gives something else than the manifest names, also when asked again.
             FetchStopped: ``should_stop`` said so; unfinished files are kept.
         """
-        assembly = Assembly(manifest, folder)
-        assembly.prepare()
-        mismatches: collections.Counter[str] = collections.Counter()
-        wanted = collections.deque(Piece("chunk", digest) for digest in assembly.missing)
-        report = on_progress or _ignore_progress
-        report(assembly.done_bytes, assembly.total_bytes)
-        for piece, _, body in self.pull(wanted, should_stop=should_stop):
-            if assembly.put(piece.path, body):
-                report(assembly.done_bytes, assembly.total_bytes)
-                continue
-            mismatches[piece.path] += 1
-            self._note_mismatch(piece.path, mismatches[piece.path])
-            wanted.append(piece)
-        return assembly.finish(sum(mismatches.values()))
+        transfer = Transfer(
+            self,
+            manifest,
+            folder,
+            source=source,
+            on_progress=on_progress or _ignore_progress,
+            should_stop=should_stop,
+        )
+        return transfer.run()
 
-    def _note_mismatch(self, digest: str, times: int) -> None:
+    def deltas(self, wanted: str, *, base: str, whole_bytes: int, should_stop: Callable[[], bool] = _never) -> Deltas:
+        """Asks the hub how to come from one bundle to another.
+
+        Args:
+            wanted: sha256 of the wanted bundle's manifest.
+            base: sha256 of the manifest of the bundle that is there; empty for none.
+            whole_bytes: What would come without patches: no longer than that would take is waited for them.
+            should_stop: Looked at at least five times a second.
+
+        Returns:
+            What the hub has; nothing if it is an older one, knows one of the two not, or takes too long.
+
+        Raises:
+            FetchError: The hub doesn't answer, or not with that.
+            FetchStopped: ``should_stop`` said so.
+        """
+        if "deltas" not in self.knows:
+            return Deltas()
+        rate = self.pace.rate_bytes_s
+        wait_s = min(self._delta_wait_s, whole_bytes / rate) if rate else self._delta_wait_s
+        until_s = time.monotonic() + wait_s
+        while True:
+            head, data = self._document(Piece("deltas", wanted, base=base), should_stop)
+            if head.status == 200:
+                return decode(data, Deltas)
+            if head.status == 404 or time.monotonic() >= until_s:
+                log.warning("no patches from the hub (%d, waited up to %.1f s): files come whole", head.status, wait_s)
+                return Deltas()
+            self._sleep(min(_DELTA_POLL_S, max(0.01, until_s - time.monotonic())), should_stop)
+
+    def join(self, wanted: str, *, base: str, should_stop: Callable[[], bool] = _never) -> Multicast | None:
+        """Asks the hub to send a bundle to all that want it now.
+
+        Args:
+            wanted: sha256 of its manifest.
+            base: sha256 of the manifest of the bundle that is there; empty for none.
+            should_stop: Looked at at least five times a second.
+
+        Returns:
+            What it sends from now on; ``None`` if it sends nothing, so that each asks for itself.
+
+        Raises:
+            FetchError: The hub doesn't answer.
+            FetchStopped: ``should_stop`` said so.
+        """
+        head, body = self._one(Piece("multicast", wanted, base=base), should_stop)
+        return decode(body, Multicast) if head.status == 200 else None
+
+    def takes_part(self) -> bool:
+        """Whether to listen to what is sent to all: it is allowed, the hub does it, and the link is fast enough."""
+        rate = self.pace.rate_bytes_s
+        slow = rate is not None and rate < HEADROOM * self._sent_bytes_s
+        return self._multicast and "multicast" in self.knows and not slow
+
+    def listen(self, target: str) -> Listener:
+        """Returns what takes a target's chunks as they are sent to all.
+
+        Args:
+            target: ``<group>/<name>-<version>.json``.
+        """
+        return Listener(self._client, self._topics, target)
+
+    def _document(self, piece: Piece, should_stop: Callable[[], bool]) -> tuple[RepoResponse, bytes]:
+        """Fetches an answer that may have several parts."""
+        head, body = self._one(piece, should_stop)
+        if head.status != 200 or head.parts == 1:
+            return head, body
+        if head.size > METADATA_MAX_BYTES:
+            raise FetchError(
+                f"{piece.kind} at the hub", expected=f"at most {METADATA_MAX_BYTES} bytes", actual=head.size
+            )
+        rest = collections.deque(piece._replace(part=part) for part in range(1, head.parts))
+        bodies = {answer.part: data for answer, _, data in self.pull(rest, should_stop=should_stop)}
+        return head, b"".join([body, *(bodies[part] for part in sorted(bodies))])
+
+    def _sleep(self, pause_s: float, should_stop: Callable[[], bool]) -> None:
+        until_s = time.monotonic() + pause_s
+        with self._arrived:
+            while (left_s := until_s - time.monotonic()) > 0:
+                if should_stop():
+                    raise FetchStopped
+                self._arrived.wait(min(left_s, _POLL_S))
+
+    @property
+    def piece_bytes(self) -> int:
+        """Size of the pieces that chunks should be asked for in."""
+        return self.pace.piece_bytes if "pieces" in self.knows else CHUNK_BYTES
+
+    def count_mismatch(self) -> None:
+        """Notes that a chunk arrived with another hash."""
         with self._arrived:
             self._counters["mismatches"] += 1
-        log.warning("chunk %s arrived with another hash, %d of %d times", digest, times, MISMATCHES_MAX + 1)
-        if times > MISMATCHES_MAX:
-            raise BundleIntegrityError(
-                f"chunk {digest} arrived {times} times with another hash",
-                action="The hub's store or the way to it is damaged: publish the bundle again and push it.",
-            )
 
     def pull(
         self, wanted: collections.deque[Piece], *, should_stop: Callable[[], bool] = _never
@@ -208,20 +307,25 @@ class RepoClient:
             FetchStopped: ``should_stop`` said so.
         """
         prefix, mailbox = self._open_mailbox()
-        window = PullWindow((), window=self._window, timeout_s=self._timeout_s, prefix=prefix)
+        window = PullWindow((), window=self.pace.window, timeout_s=self._timeout_s, prefix=prefix)
         window.wanted = wanted
         connections = self._connections
         progress_at_s = time.monotonic()
+        self.pace.begin(progress_at_s)
         try:
             while not window.done:
                 self._check_going(should_stop, progress_at_s, window)
                 if connections != self._connections:
                     connections = self._connections
+                    self.pace.broke()
                     window.ask_all_again(time.monotonic())
                 self._send_due(window)
                 answer = self._take(mailbox, window, prefix)
                 if answer is not None:
                     progress_at_s = time.monotonic()
+                    if answer[0].kind == "chunk":  # the others are too small to measure by
+                        self.pace.arrived(len(answer[2]), progress_at_s)
+                    window.window = self.pace.window
                     yield answer
         finally:
             self._close_mailbox(prefix, window)
@@ -237,11 +341,13 @@ class RepoClient:
             )
 
     def _send_due(self, window: PullWindow) -> None:
-        if not self._client.connected:
+        if not self._client.can_ask:
             return
         for request_id, piece in window.due(time.monotonic()):
-            request = RepoRequest(id=request_id, kind=piece.kind, path=piece.path, part=piece.part)
-            if self._client.publish(self._topic, encode(request), qos=0):
+            request = RepoRequest(
+                id=request_id, kind=piece.kind, path=piece.path, part=piece.part, piece=piece.size, base=piece.base
+            )
+            if self._client.ask(self._topic, encode(request)):
                 with self._arrived:
                     self._counters["asked"] += 1
 
@@ -250,7 +356,7 @@ class RepoClient:
     ) -> Answer | None:
         with self._arrived:
             if not mailbox:
-                due_s = window.next_due_s(time.monotonic()) if self._client.connected else _POLL_S
+                due_s = window.next_due_s(time.monotonic()) if self._client.can_ask else _POLL_S
                 self._arrived.wait(min(max(due_s, 0.01), _POLL_S))
             if not mailbox:
                 return None
@@ -272,7 +378,7 @@ class RepoClient:
             self._pulls += 1
             prefix = f"{self._nonce}-{self._pulls}"
             # What is asked for at a time bounds what arrives; an answer that nobody asked for must not fill memory.
-            mailbox = self._mailboxes[prefix] = collections.deque(maxlen=4 * self._window)
+            mailbox = self._mailboxes[prefix] = collections.deque(maxlen=4 * WINDOW_MAX)
         return prefix, mailbox
 
     def _close_mailbox(self, prefix: str, window: PullWindow) -> None:
@@ -281,7 +387,7 @@ class RepoClient:
             self._counters["repeated"] += window.repeated
             self._counters["busy"] += window.busy
 
-    # In the handlers' thread.
+    # In the link's threads.
 
     def _receive(self, _topic: str, payload: bytes) -> None:
         head, body = decode_response(payload)
@@ -291,6 +397,9 @@ class RepoClient:
                 self._counters["late"] += 1
                 return
             self._counters["body_bytes"] += len(body)
+            if head.knows:
+                self.knows = frozenset(head.knows)
+                self._sent_bytes_s = head.multicast_bytes_s
             mailbox.append((head, body))
             self._arrived.notify_all()
 
@@ -305,12 +414,16 @@ def _ignore_progress(_done: int, _total: int) -> None:
 
 
 def _check_answer(piece: Piece, head: RepoResponse, body: bytes) -> None:
+    if head.status == 404 and piece.kind in ("deltas", "multicast"):
+        return
     if head.status == 404:
         raise FetchError(
             f"the hub has no {piece.kind} {piece.path}",
             status=404,
             action="Publish the bundle at the hub again, then push it.",
         )
+    if head.status == 202 and piece.kind in ("deltas", "multicast"):
+        return
     if head.status != 200 or head.part != piece.part or len(body) > CHUNK_BYTES:
         raise FetchError(
             f"answer of the hub for {piece.kind} {piece.path}",

@@ -10,10 +10,14 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from lineside_runtime.bundle import CHUNK_BYTES
 from lineside_runtime.errors import BadInputFormatError
 
 VERSION = 1
 """Version of the messages that this release writes; it reads ``VERSION - 1`` to ``VERSION + 1``."""
+
+FEATURES = ("deltas", "multicast", "pieces")
+"""What a hub says that it knows, so that a newer device doesn't ask an older hub in vain."""
 
 STATES = ("idle", "fetching", "verifying", "staged", "switching", "health_check", "active", "rolled_back", "failed")
 State = Literal[
@@ -46,6 +50,36 @@ class BundleRef(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.name}@{self.version}"
 
 
+class MaintenanceWindow(msgspec.Struct, frozen=True, forbid_unknown_fields=False, kw_only=True):
+    """When a device may change over, in the plant's local time.
+
+    Attributes:
+        start: ``HH:MM`` at which it opens.
+        end: ``HH:MM`` at which it closes; before ``start`` means on the next day.
+        timezone: IANA name of the plant's time zone, such as ``Europe/Berlin``.
+        days: Days on which it opens; none means every day.
+        fetch: Whether the bundle is brought at once or only while the window is open.
+    """
+
+    start: str
+    end: str
+    timezone: str
+    days: tuple[Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"], ...] = ()
+    fetch: Literal["at_once", "in_window"] = "at_once"
+
+
+class ConfigRef(msgspec.Struct, frozen=True, kw_only=True):
+    """Names one configuration: the part of ``agent.toml`` that a hub may set.
+
+    Attributes:
+        target: Its path among the TUF targets, ``<group>/config-<begin of sha256>.toml``.
+        sha256: Of its TOML.
+    """
+
+    target: str
+    sha256: str
+
+
 class Desired(_Message, frozen=True, kw_only=True):
     """What a group or device should run.
 
@@ -53,13 +87,20 @@ class Desired(_Message, frozen=True, kw_only=True):
         epoch: Number of the hub's database; a hub restored from a backup starts a higher one.
         gen: Generation within the epoch. A lower one of the same epoch is ignored.
         bundle: What to run, or ``None`` to keep what is there.
+        config: How to run it, or ``None`` to keep what is there.
         rollout: Identifies the push.
+        withdrawn: The device's own wish counts no longer, its group's does. Said and not cleared, because a
+            device that is away hears nothing of a cleared topic when it comes back.
+        window: When the bundle may become active; ``None`` for at once.
     """
 
     epoch: int
     gen: int
     bundle: BundleRef | None = None
+    config: ConfigRef | None = None
     rollout: str = ""
+    withdrawn: bool = False
+    window: MaintenanceWindow | None = None
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,6 +112,42 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     expected: str | None = None
     actual: str | None = None
     action: str = ""
+
+
+class Transfer(msgspec.Struct, frozen=True, kw_only=True):
+    """How a fetch went.
+
+    Attributes:
+        link_bytes: Came over the link, patches included.
+        multicast_bytes: How many of them were sent to all at once.
+        file_bytes: Size of the bundle's files.
+        patched: Files that were made from what was there.
+        fallbacks: Why a file came whole although there was a patch for it, one line each.
+    """
+
+    link_bytes: int = 0
+    multicast_bytes: int = 0
+    file_bytes: int = 0
+    patched: int = 0
+    fallbacks: tuple[str, ...] = ()
+
+
+class ConfigReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Which configuration a device follows, and how the last wish for one went.
+
+    Attributes:
+        epoch: Of the `Desired` that this answers.
+        gen: Of the `Desired` that this answers.
+        installed: What is followed; ``None`` for ``agent.toml`` alone.
+        wanted: What the `Desired` asks for.
+        error: Why that isn't followed, if so.
+    """
+
+    epoch: int = 0
+    gen: int = 0
+    installed: ConfigRef | None = None
+    wanted: ConfigRef | None = None
+    error: Problem | None = None
 
 
 class Reported(_Message, frozen=True, kw_only=True):
@@ -88,6 +165,9 @@ class Reported(_Message, frozen=True, kw_only=True):
         boot_id: New at every start of the agent.
         free_bytes: Room on the device's disk.
         progress: Share of the fetch that is done, 0 to 1.
+        configuration: Which configuration it follows.
+        waiting: What it waits for, such as the maintenance window; empty if for nothing.
+        transfer: How the last fetch went; ``None`` before the first.
     """
 
     device: str
@@ -101,6 +181,9 @@ class Reported(_Message, frozen=True, kw_only=True):
     boot_id: str = ""
     free_bytes: int = 0
     progress: float = 0.0
+    configuration: ConfigReport | None = None
+    waiting: str = ""
+    transfer: Transfer | None = None
 
 
 class Up(_Message, frozen=True, kw_only=True):
@@ -132,15 +215,20 @@ class RepoRequest(_Message, frozen=True, kw_only=True):
 
     Attributes:
         id: Chosen by the device; comes back in the answer.
-        kind: ``metadata`` and ``target`` are TUF's files, by their consistent-snapshot names; ``chunk`` is one chunk.
-        path: Name of the file, or hexadecimal sha256 of the chunk.
-        part: Number of the piece of ``CHUNK_BYTES`` bytes of a metadata or target file.
+        kind: ``metadata`` and ``target`` are TUF's files, by their consistent-snapshot names; ``chunk`` is one chunk;
+            ``deltas`` is the `Deltas` from one bundle to another; ``multicast`` asks to send a target to all at once.
+        path: Name of the file, hexadecimal sha256 of the chunk or of the wanted bundle's manifest, or the target.
+        part: Number of the piece.
+        piece: Size of a piece in bytes; smaller ones of a chunk for a link that breaks often.
+        base: Of ``deltas`` and ``multicast``: sha256 of the manifest of the bundle that is there; empty for none.
     """
 
     id: str
-    kind: Literal["metadata", "target", "chunk"]
+    kind: Literal["metadata", "target", "chunk", "deltas", "multicast"]
     path: str
     part: int = 0
+    piece: int = CHUNK_BYTES
+    base: str = ""
 
 
 class RepoResponse(_Message, frozen=True, kw_only=True):
@@ -148,10 +236,12 @@ class RepoResponse(_Message, frozen=True, kw_only=True):
 
     Attributes:
         id: Of the request.
-        status: 200, 404 (not there) or 503 (busy: ask again later).
+        status: 200, 202 (is being made: ask again), 404 (not there) or 503 (busy: ask again later).
         part: Number of this piece.
         parts: How many pieces the file has.
         size: Of the whole file, in bytes.
+        knows: Of ``metadata``: what this hub can do beyond the first release (`FEATURES`).
+        multicast_bytes_s: Of ``metadata``: how fast it sends to all at once.
     """
 
     id: str
@@ -159,6 +249,55 @@ class RepoResponse(_Message, frozen=True, kw_only=True):
     part: int = 0
     parts: int = 1
     size: int = 0
+    knows: tuple[str, ...] = ()
+    multicast_bytes_s: int = 0
+
+
+PatchFormat = Literal["zstd", "bsdiff4"]
+
+
+class Patch(msgspec.Struct, frozen=True, kw_only=True):
+    """Makes one file of a bundle out of one that is there. It is not signed: the file's own hash is what counts.
+
+    Attributes:
+        file: sha256 of the file that it makes.
+        base: sha256 of the file that it starts from; empty for a file that is compressed as a whole.
+        format: ``zstd`` (as of ``zstd --patch-from``) or ``bsdiff4``.
+        size: Of the patch, in bytes.
+        sha256: Of the patch.
+        chunks: sha256 of each of its chunks, which are asked for like any other.
+    """
+
+    file: str
+    base: str
+    format: PatchFormat
+    size: int
+    sha256: str
+    chunks: tuple[str, ...]
+
+
+class Deltas(_Message, frozen=True, kw_only=True):
+    """How to come from one bundle to another.
+
+    Attributes:
+        patches: For each file for which one is smaller than the file.
+    """
+
+    patches: tuple[Patch, ...] = ()
+
+
+class Multicast(_Message, frozen=True, kw_only=True):
+    """What the hub is about to send to all that subscribe to a target's chunks.
+
+    Attributes:
+        id: Of this sending; its end says the same.
+        chunks: How many.
+        bytes_s: How fast, in bytes a second.
+    """
+
+    id: str
+    chunks: int
+    bytes_s: int
 
 
 class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -217,11 +356,54 @@ class ResultsAck(_Message, frozen=True, kw_only=True):
     Attributes:
         epoch: Of the device's database.
         seq: All rows up to and including this one are committed.
+        window: How many rows may be on their way above ``seq``; 0 leaves it to the device. The hub makes it smaller
+            while it is behind.
     """
 
     epoch: str
     seq: int
+    window: int = 0
 
+
+class CertificateRequest(_Message, frozen=True, kw_only=True):
+    """A device asks for a certificate: the first one with a token, the next ones with the one that it has.
+
+    Attributes:
+        device: Its name.
+        csr: PKCS #10 in PEM; its common name is the device.
+        signer: Whose key made ``signature``: ``token:<id>`` or ``serial:<hexadecimal>`` of a certificate.
+        signature: ECDSA over the request, base64.
+    """
+
+    device: str
+    csr: str
+    signer: str
+    signature: str
+
+
+class CertificateAnswer(_Message, frozen=True, kw_only=True):
+    """The authority's answer.
+
+    Attributes:
+        device: Whose request this answers.
+        request: sha256 of its ``csr``, hexadecimal.
+        status: ``waiting`` where a person must sign: the answer comes later on the same topic.
+        certificate: In PEM, once issued.
+        error: Why not, if refused.
+    """
+
+    device: str
+    request: str
+    status: Literal["issued", "waiting", "refused"]
+    certificate: str = ""
+    error: Problem | None = None
+
+
+_DECODERS: dict[type, msgspec.json.Decoder[Any]] = {
+    kind: msgspec.json.Decoder(kind) for kind in _Message.__subclasses__()
+}
+"""Made while this module is imported, in one thread: two threads that decode a class for the first time at the same
+time crash the process (msgspec 0.22; what a class looks like is worked out at its first use, without a lock)."""
 
 M = TypeVar("M", bound=_Message)
 
@@ -244,7 +426,7 @@ def decode(data: bytes, kind: type[M]) -> M:
         BadInputFormatError: Not such a message, or of a version that is further away than one.
     """
     try:
-        message = msgspec.json.decode(data, type=kind)
+        message: M = _DECODERS[kind].decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # the last: brackets without end
         raise BadInputFormatError(
             f"{kind.__name__} message: {error}", action="Nothing was done with it; look at who sends on this topic."
@@ -278,7 +460,19 @@ def decode_response(data: bytes) -> tuple[RepoResponse, bytes]:
 
 def schema() -> dict[str, Any]:
     """Returns the JSON Schema of all messages, by class name under ``$defs``."""
-    kinds = (Desired, Reported, Up, RepoRequest, RepoResponse, Results, ResultsAck)
+    kinds = (
+        Desired,
+        Reported,
+        Up,
+        RepoRequest,
+        RepoResponse,
+        Deltas,
+        Multicast,
+        Results,
+        ResultsAck,
+        CertificateRequest,
+        CertificateAnswer,
+    )
     _, components = msgspec.json.schema_components(kinds, ref_template="#/$defs/{name}")
     described = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$defs": components}
     # Once through JSON, so that defaults are lists as every validator knows them, and not tuples.

@@ -18,7 +18,9 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
-Kind = Literal["metadata", "target", "chunk"]
+from lineside_runtime.bundle import CHUNK_BYTES
+
+Kind = Literal["metadata", "target", "chunk", "deltas", "multicast"]
 
 TIMEOUT_GROWTH = 1.5
 TIMEOUT_MAX_S = 30.0
@@ -35,6 +37,8 @@ class Piece(NamedTuple):
     kind: Kind
     path: str
     part: int = 0
+    size: int = CHUNK_BYTES
+    base: str = ""
 
 
 @dataclasses.dataclass(slots=True)
@@ -55,6 +59,7 @@ class PullWindow:
         wanted: Pieces that were not asked for yet; may be appended to at any time.
         repeated: How many questions were asked again.
         busy: How often the hub said that it is busy.
+        window: How many pieces may be on their way; may be changed at any time.
 
     Args:
         wanted: What to ask for, in this order.
@@ -67,7 +72,7 @@ class PullWindow:
         self.wanted = collections.deque(wanted)
         self.repeated = 0
         self.busy = 0
-        self._window = window
+        self.window = window
         self._timeout_s = timeout_s
         self._prefix = prefix
         self._asked = 0
@@ -96,7 +101,7 @@ class PullWindow:
             if self._is_lost(pending, now_s):
                 pending.timeout_s = min(pending.timeout_s * TIMEOUT_GROWTH, TIMEOUT_MAX_S)
                 pending.send_at_s = now_s
-        while self.wanted and len(self._pending) < self._window:
+        while self.wanted and len(self._pending) < self.window:
             self._pending.append(_Pending(self.wanted.popleft(), self._timeout_s, send_at_s=now_s))
         ready = [item for item in self._pending if item.send_at_s is not None and item.send_at_s <= now_s]
         return [self._ask(item, now_s) for item in ready]

@@ -7,8 +7,11 @@
 | ``d/<device>/up`` | 1, retained | `messages.Up`; the last will says ``up: false`` |
 | ``repo/get/<device>`` | 0 | `messages.RepoRequest` |
 | ``d/<device>/repo/rsp`` | 0 | `messages.RepoResponse` header, newline, bytes |
+| ``chunk/<target>/<sha256>`` | 0 | one chunk for all that want this target; ``end`` in place of the hash ends it |
 | ``d/<device>/res`` | 1 | `messages.Results` |
 | ``d/<device>/res/ack`` | 1, retained | `messages.ResultsAck` |
+| ``d/<device>/csr`` | 1 | `messages.CertificateRequest` |
+| ``d/<device>/cert`` | 1, retained | `messages.CertificateAnswer` |
 """
 
 from __future__ import annotations
@@ -83,6 +86,19 @@ class Topics:
         """The repository's answers to a device."""
         return f"{self.prefix}/d/{device}/repo/rsp"
 
+    def chunk(self, target: str, name: str) -> str:
+        """A chunk of a target for all that want it.
+
+        Args:
+            target: ``<group>/<name>-<version>.json``.
+            name: sha256 of the chunk, ``end``, or ``+`` for all of them.
+        """
+        return f"{self.prefix}/chunk/{target}/{name}"
+
+    def group_chunks(self, group: str) -> str:
+        """Filter of all chunks that are sent to a whole group."""
+        return f"{self.prefix}/chunk/{group}/#"
+
     def results(self, device: str) -> str:
         """Results of a device."""
         return f"{self.prefix}/d/{device}/res"
@@ -90,6 +106,14 @@ class Topics:
     def results_ack(self, device: str) -> str:
         """The hub's watermark of a device's results."""
         return f"{self.prefix}/d/{device}/res/ack"
+
+    def certificate_request(self, device: str) -> str:
+        """A device's requests for a certificate."""
+        return f"{self.prefix}/d/{device}/csr"
+
+    def certificate(self, device: str) -> str:
+        """The authority's answers to them."""
+        return f"{self.prefix}/d/{device}/cert"
 
     def device_of(self, topic: str) -> str:
         """Returns the device that a topic belongs to, or an empty string.

@@ -12,7 +12,8 @@ over the link, a clock that doesn't go back, and one place where its exceptions 
 | ``DownloadError``, ``DownloadHTTPError``, ``SlowRetrievalError`` | `FetchError` | 4004 |
 | ``StorageError`` | `StoreError` | 4000 |
 
-The TUF target is the bundle's ``manifest.json``; its chunks are content-addressed and checked against it.
+TUF's targets are the bundles' ``manifest.json`` and configurations; a bundle's chunks are content-addressed and
+checked against its manifest.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from tuf.api import exceptions as tuf_errors
 from tuf.api.metadata import TargetFile
@@ -30,7 +32,7 @@ from tuf.ngclient.fetcher import FetcherInterface
 from tuf.ngclient.updater import Updater
 
 from lineside_link.clock import ClockFloor
-from lineside_link.fetch import METADATA_MAX_BYTES, RepoClient
+from lineside_link.fetch import METADATA_MAX_BYTES
 from lineside_link.pull import Kind
 from lineside_runtime.bundle import MANIFEST_MAX_BYTES
 from lineside_runtime.errors import (
@@ -47,6 +49,9 @@ from lineside_runtime.errors import (
 from lineside_runtime.files import fsync_folder
 
 _BASE = "lineside:"
+
+LAST_TARGET = "manifest.json"
+"""Name of the last target that was brought, in the folder ``targets``."""
 
 MAPPED: dict[type[Exception], type[LinesideError]] = {
     tuf_errors.UnsignedMetadataError: SignatureError,
@@ -66,6 +71,16 @@ MAPPED: dict[type[Exception], type[LinesideError]] = {
 _TUF_ERRORS = (tuf_errors.RepositoryError, tuf_errors.DownloadError, tuf_errors.StorageError)
 
 
+class Source(Protocol):
+    """Where metadata and targets come from: `lineside_link.fetch.RepoClient`, or a medium that is carried."""
+
+    def stream(
+        self, kind: Kind, path: str, *, max_bytes: int, should_stop: Callable[[], bool]
+    ) -> Iterator[bytes]:  # pragma: no cover - an interface
+        """As `lineside_link.fetch.RepoClient.stream`."""
+        ...
+
+
 class _LinkFetcher(FetcherInterface):
     """Carries the updater's requests over the link.
 
@@ -74,7 +89,7 @@ class _LinkFetcher(FetcherInterface):
         should_stop: Looked at while waiting.
     """
 
-    def __init__(self, repo: RepoClient, should_stop: Callable[[], bool]) -> None:
+    def __init__(self, repo: Source, should_stop: Callable[[], bool]) -> None:
         self._repo = repo
         self._should_stop = should_stop
 
@@ -110,47 +125,77 @@ class TrustStore:
         clock_floor: What time it is.
     """
 
-    def __init__(self, folder: Path, root_bytes: bytes, repo: RepoClient, clock_floor: ClockFloor) -> None:
+    def __init__(self, folder: Path, root_bytes: bytes, repo: Source, clock_floor: ClockFloor) -> None:
         self._metadata = folder / "metadata"
         self._targets = folder / "targets"
         self._root_bytes = root_bytes
         self._repo = repo
         self._clock = clock_floor
 
+    def refresh(self, *, should_stop: Callable[[], bool] = _never) -> None:
+        """Checks for newer metadata.
+
+        Args:
+            should_stop: Looked at at least five times a second.
+
+        Raises:
+            LinesideError: As `fetch_target`.
+        """
+        with _tuf_errors_mapped("metadata"):
+            self._refreshed(should_stop)
+            self._keep()
+
     def refresh_and_fetch_manifest(
         self, target_path: str, sha256: str, *, should_stop: Callable[[], bool] = _never
     ) -> bytes:
-        """Checks for newer metadata and returns the signed manifest.
+        """Checks for newer metadata and returns a bundle's signed manifest; as `fetch_target`."""
+        return self.fetch_target(target_path, sha256, should_stop=should_stop)
+
+    def fetch_target(
+        self,
+        target_path: str,
+        sha256: str | None,
+        *,
+        max_bytes: int = MANIFEST_MAX_BYTES,
+        should_stop: Callable[[], bool] = _never,
+    ) -> bytes:
+        """Checks for newer metadata and returns a signed manifest or configuration.
 
         Args:
-            target_path: ``<group>/<name>-<version>.json``.
-            sha256: What the ``desired`` message says; it must be what the group's key has signed.
+            target_path: ``<group>/<name>-<version>.json`` or ``<group>/config-….toml``.
+            sha256: What the ``desired`` message says; it must be what the group's key has signed. ``None`` takes
+                whatever is signed.
+            max_bytes: The largest that it may be.
             should_stop: Looked at at least five times a second.
 
         Raises:
             SignatureError: A signature is missing or is of a key that isn't trusted for it.
             RollbackAttackError: Metadata is older than what was seen, or its parts are of different times.
             ExpiredMetadataError: Metadata has expired: it is withheld, or the clock is wrong.
-            BundleIntegrityError: Metadata or manifest is damaged, too long, or another than was signed or asked for.
+            BundleIntegrityError: Metadata or target is damaged, too long, or another than was signed or asked for.
             TargetNotFoundError: No role that may name this path names it.
             FetchError: The hub does not answer.
             DiskFullError: There is no room for the metadata.
             lineside_link.fetch.FetchStopped: ``should_stop`` said so.
         """
         with _tuf_errors_mapped(target_path):
-            self._metadata.mkdir(parents=True, exist_ok=True)
-            self._targets.mkdir(parents=True, exist_ok=True)
-            updater = self._make_updater(should_stop)
-            checked_at = self._clock.now()
-            # The updater takes the system's time and offers no public way to give it another; without this a
-            # board whose clock fell back to 1970 accepts metadata that expired years ago. Guarded by a test.
-            updater._trusted_set.reference_time = checked_at
-            updater.refresh()
-            self._clock.raise_to(checked_at)
+            updater = self._refreshed(should_stop)
             info = updater.get_targetinfo(target_path)
-            data = self._download(updater, target_path, _wanted(info, target_path, sha256))
+            data = self._download(updater, _wanted(info, target_path, sha256, max_bytes))
             self._keep()
             return data
+
+    def _refreshed(self, should_stop: Callable[[], bool]) -> Updater:
+        self._metadata.mkdir(parents=True, exist_ok=True)
+        self._targets.mkdir(parents=True, exist_ok=True)
+        updater = self._make_updater(should_stop)
+        checked_at = self._clock.now()
+        # The updater takes the system's time and offers no public way to give it another; without this a
+        # board whose clock fell back to 1970 accepts metadata that expired years ago. Guarded by a test.
+        updater._trusted_set.reference_time = checked_at
+        updater.refresh()
+        self._clock.raise_to(checked_at)
+        return updater
 
     def _make_updater(self, should_stop: Callable[[], bool]) -> Updater:
         return Updater(
@@ -163,12 +208,12 @@ class TrustStore:
             bootstrap=self._root_bytes,
         )
 
-    def _download(self, updater: Updater, target_path: str, info: TargetFile) -> bytes:
-        path = Path(updater.download_target(info, str(self._targets / "manifest.json")))
-        try:
-            return path.read_bytes()
-        finally:
-            path.unlink()
+    def _download(self, updater: Updater, info: TargetFile) -> bytes:
+        """One file is kept: the same target is not brought twice, as after a link that broke behind it."""
+        path = str(self._targets / LAST_TARGET)
+        if updater.find_cached_target(info, path) is None:
+            updater.download_target(info, path)
+        return Path(path).read_bytes()
 
     def _keep(self) -> None:
         """Brings the metadata to the disk: python-tuf renames without fsync, and a power cut would forget versions."""
@@ -181,15 +226,13 @@ class TrustStore:
         fsync_folder(self._metadata)
 
 
-def _wanted(info: TargetFile | None, target_path: str, sha256: str) -> TargetFile:
+def _wanted(info: TargetFile | None, target_path: str, sha256: str | None, max_bytes: int) -> TargetFile:
     if info is None:
         raise TargetNotFoundError(f"no signed metadata names {target_path}")
-    if info.length > MANIFEST_MAX_BYTES:
-        raise BundleIntegrityError(
-            f"manifest {target_path}", expected=f"at most {MANIFEST_MAX_BYTES} bytes", actual=f"{info.length} bytes"
-        )
+    if info.length > max_bytes:
+        raise BundleIntegrityError(target_path, expected=f"at most {max_bytes} bytes", actual=f"{info.length} bytes")
     signed = info.hashes.get("sha256")
-    if signed != sha256:
+    if sha256 is not None and signed != sha256:
         raise BundleIntegrityError(
             f"{target_path} was signed with another content than is asked for",
             expected=f"sha256 {sha256}",

@@ -39,7 +39,9 @@
     │   ├── DatabaseError               4001
     │   ├── DiskFullError               4002
     │   ├── BrokerError                 4003
-    │   └── FetchError                  4004
+    │   ├── FetchError                  4004
+    │   ├── DeltaError                  4010
+    │   └── IdentityError               4020
     ├── UpdateError                     5xxx  update, rollout
     │   ├── GoldenMismatchError         5001
     │   ├── StagingError                5002
@@ -417,6 +419,20 @@ class FetchError(StoreError):
     ) -> None:
         self.status = status
         super().__init__(message, expected=expected, actual=actual, action=action)
+
+
+class DeltaError(StoreError):
+    """A patch is damaged, too large, or makes another file than it should."""
+
+    code = 4010
+    default_action = "Nothing need be done: the whole file is fetched instead."
+
+
+class IdentityError(StoreError):
+    """A device's certificate, or its request for one, is refused: not its key, a used token, a revoked name."""
+
+    code = 4020
+    default_action = "Make a new token with `lineside hub token DEVICE`, and enrol the device again."
 
 
 class UpdateError(LinesideError):

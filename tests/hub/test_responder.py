@@ -9,8 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lineside_hub.pacing import DEVICE_WAITING_MAX
 from lineside_hub.repository import Repository
-from lineside_hub.responder import WAITING_MAX, Responder
+from lineside_hub.responder import Responder
 from lineside_link.messages import RepoRequest, RepoResponse, decode_response, encode
 from lineside_runtime.bundle import CHUNK_BYTES, Bundle
 from lineside_runtime.errors import BadInputFormatError
@@ -102,18 +103,27 @@ def test_no_name_at_all_reaches_a_key_or_raises(responder: Responder, kind: str,
 def test_requests_are_answered_in_threads_and_too_many_are_told_so(repository: Repository) -> None:
     answers: queue.Queue[tuple[str, bytes]] = queue.Queue()
     responder = Responder(repository, lambda device, payload: answers.put((device, payload)) is None)
-    request = encode(RepoRequest(id="7", kind="metadata", path="1.root.json"))
-    for _ in range(WAITING_MAX + 3):
-        responder.offer("cam-01", request)
+    for number in range(DEVICE_WAITING_MAX + 3):
+        responder.offer("cam-01", encode(RepoRequest(id=str(number), kind="metadata", path="1.root.json", part=number)))
     statuses = [decode_response(answers.get(timeout=5)[1])[0].status for _ in range(3)]
     assert statuses == [503, 503, 503]
     assert responder.counters["busy"] == 3
     responder.start()
     responder.close()
-    device, payload = answers.get_nowait()
-    head, body = decode_response(payload)
-    assert (device, head.id, head.status, body) == ("cam-01", "7", 200, repository.root_bytes())
-    assert responder.counters["served"] == WAITING_MAX
+    heads = dict(decode_response(answers.get_nowait()[1]) for _ in range(DEVICE_WAITING_MAX))
+    assert sorted(head.status for head in heads) == [200] + [404] * (DEVICE_WAITING_MAX - 1)
+    assert repository.root_bytes() in heads.values()
+
+
+def test_what_is_asked_again_while_it_waits_is_answered_once_under_the_newest_id(repository: Repository) -> None:
+    answers: queue.Queue[tuple[str, bytes]] = queue.Queue()
+    responder = Responder(repository, lambda device, payload: answers.put((device, payload)) is None)
+    for number in range(5):
+        responder.offer("cam-01", encode(RepoRequest(id=str(number), kind="metadata", path="1.root.json")))
+    responder.start()
+    responder.close()
+    assert decode_response(answers.get_nowait()[1])[0].id == "4"
+    assert answers.empty()
 
 
 def test_what_is_no_request_has_a_code(responder: Responder) -> None:

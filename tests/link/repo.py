@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
+from lineside_hub.deltas import DeltaMaker
 from lineside_hub.repository import Repository
 from lineside_hub.responder import Responder
 from lineside_link.client import LinkClient
@@ -34,6 +35,12 @@ class RepoPeer:
         self.client = LinkClient(config, client_id)
         self._responder = Responder(repository, self._answer)
         self.client.subscribe(TOPICS.repo_get("+"), self._asked, qos=0)
+
+    def offer_deltas(self, maker: DeltaMaker) -> None:
+        """Answers from now on as a hub that has patches made."""
+        old, self._responder = self._responder, Responder(self.repository, self._answer, maker=maker)
+        self._responder.start()
+        old.close()
 
     def start(self) -> None:
         self._responder.start()

@@ -133,15 +133,19 @@ class SecureMosquitto(Mosquitto):
         self._write_access()
 
     def _write_access(self) -> None:
-        self._access.write_text(access_list(self.site, self.authority.devices()))
+        self._access.write_text(access_list(self.site, self.authority.devices(), self.authority.claims()))
         self._access.chmod(0o600)
+
+    def reload(self) -> None:
+        """Writes the access list, and has the broker read it and what is revoked again."""
+        self._write_access()
+        if self._process is not None:
+            self._process.send_signal(signal.SIGHUP)
 
     def enroll(self, device: str, *, group: str = "line") -> Credentials:
         """Issues a certificate and has the broker read its access list again."""
         credentials = self.authority.enroll(device, group=group)
-        self._write_access()
-        if self._process is not None:
-            self._process.send_signal(signal.SIGHUP)
+        self.reload()
         return credentials
 
     def config(self, client_id: str = HUB_NAME, *, port: int | None = None, site: str = "t0") -> LinkConfig:
@@ -162,7 +166,11 @@ class SecureMosquitto(Mosquitto):
 
     def _text(self) -> str:
         return mosquitto_configuration(
-            port=self.port, credentials=self._credentials, access_list_path=self._access, address="127.0.0.1"
+            port=self.port,
+            credentials=self._credentials,
+            access_list_path=self._access,
+            revoked_path=self.authority.folder / "ca.crl",
+            address="127.0.0.1",
         )
 
 

@@ -1,0 +1,96 @@
+"""How much to ask for at a time: pure, from what was seen of the link.
+
+A piece that is cut off by a broken connection comes again from its start, so it must be small where connections are
+short or slow; and enough must be on its way to fill the link for a round trip. On a link of 2 Mbit/s that broke every
+2 s, pieces of 16 KiB brought 0.92 Mbit/s and pieces of 64 KiB 0.75.
+"""
+
+from __future__ import annotations
+
+from lineside_runtime.bundle import CHUNK_BYTES
+
+PIECE_MIN_BYTES = 4096
+PIECE_S = 0.25
+"""A piece takes about this long on a slow link."""
+
+PIECES_A_LIFE = 64
+"""A connection lives for at least so many pieces, so that what a break costs is under a hundredth."""
+
+WINDOW_MIN = 4
+WINDOW_MAX = 32
+AHEAD_S = 1.0
+"""What is on its way lasts for so long at the rate that was seen: several round trips."""
+
+_SPAN_S = 0.5
+
+
+class Pace:
+    """Watches a link.
+
+    Attributes:
+        rate_bytes_s: What came, in bytes a second while something was asked for; ``None`` before it is known.
+
+    Args:
+        window: How many pieces are on their way before anything is known.
+    """
+
+    def __init__(self, window: int = 8) -> None:
+        self.rate_bytes_s: float | None = None
+        self._first_window = window
+        self._life_bytes: float | None = None
+        self._since_connected = 0
+        self._span_bytes = 0
+        self._span_began_s: float | None = None
+
+    def begin(self, now_s: float) -> None:
+        """A pull begins: what came before it says nothing of the link's speed.
+
+        Args:
+            now_s: Any clock that does not go back.
+        """
+        self._span_began_s, self._span_bytes = now_s, 0
+
+    def arrived(self, count: int, now_s: float) -> None:
+        """Notes bytes that arrived.
+
+        Args:
+            count: How many.
+            now_s: As for `begin`.
+        """
+        self._since_connected += count
+        self._span_bytes += count
+        began_s = self._span_began_s if self._span_began_s is not None else now_s
+        lasted_s = now_s - began_s
+        if lasted_s < _SPAN_S:
+            return
+        rate = self._span_bytes / lasted_s
+        self.rate_bytes_s = rate if self.rate_bytes_s is None else (self.rate_bytes_s + rate) / 2
+        self._span_began_s, self._span_bytes = now_s, 0
+
+    def broke(self) -> None:
+        """Notes that the connection broke; its length counts only if it brought something."""
+        if self._since_connected:
+            known = self._life_bytes
+            self._life_bytes = self._since_connected if known is None else (known + self._since_connected) / 2
+        self._since_connected = 0
+        self._span_began_s = None
+
+    @property
+    def piece_bytes(self) -> int:
+        """Size of the next pieces: a power of two from `PIECE_MIN_BYTES` to a whole chunk."""
+        wanted = float(CHUNK_BYTES)
+        if self.rate_bytes_s is not None:
+            wanted = min(wanted, self.rate_bytes_s * PIECE_S)
+        if self._life_bytes is not None:
+            wanted = min(wanted, self._life_bytes / PIECES_A_LIFE)
+        size = CHUNK_BYTES
+        while size > max(wanted, PIECE_MIN_BYTES):
+            size //= 2
+        return size
+
+    @property
+    def window(self) -> int:
+        """How many pieces may be on their way."""
+        if self.rate_bytes_s is None:
+            return self._first_window
+        return int(min(max(self.rate_bytes_s * AHEAD_S / self.piece_bytes, WINDOW_MIN), WINDOW_MAX))

@@ -1,0 +1,169 @@
+"""A configuration from the command line to the line: signed, fetched through TUF, followed, and refused if forged."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pytest
+
+from lineside.cli import main
+from lineside_hub.database import Database
+from lineside_hub.listing import list_devices
+from lineside_hub.push import push_config
+from lineside_hub.repository import Repository
+from lineside_link.messages import ConfigRef, Desired, Reported, decode
+from lineside_runtime.errors import ConfigError
+from tests.agent.bundles import bright, dark, make_bundle
+from tests.peers import Broker, wait_for
+
+pytestmark = pytest.mark.peer
+
+
+class Line:
+    """A hub and one agent on a plain broker."""
+
+    def __init__(self, folder: Path, broker: Broker) -> None:
+        self.hub = folder / "hub"
+        self.state = folder / "device" / "state"
+        assert (
+            main(
+                [
+                    "hub",
+                    "init",
+                    str(self.hub),
+                    "--site",
+                    "t0",
+                    "--group",
+                    "line",
+                    "--group",
+                    "other",
+                    "--broker",
+                    broker.url,
+                ]
+            )
+            == 0
+        )
+        self.state.parent.mkdir()
+        frames = folder / "device" / "frames"
+        frames.mkdir()
+        for number in range(4):
+            cv2.imwrite(str(frames / f"{number}.png"), bright() if number % 2 else dark())
+        bundle = make_bundle(folder / "bundle", gain=8.0)
+        (folder / "device" / "root.json").write_bytes((self.hub / "root.json").read_bytes())
+        self.toml = folder / "device" / "agent.toml"
+        self.toml.write_text(
+            f'device = "cam-1"\ngroup = "line"\nfolder = "state"\nroot = "root.json"\nbundle = "{bundle.path}"\n'
+            f'[link]\nurl = "{broker.url}"\nsite = "t0"\n'
+            '[camera]\ntype = "folder"\npath = "frames"\nloop = true\nrate_hz = 20.0\n'
+            "[inspect]\nhealth_frames = 2\nhealth_timeout_s = 2.0\n"
+        )
+        self._log = (folder / "processes.log").open("wb")
+        self._running = [
+            self._start("hub", "run", "--config", str(self.hub / "hub.toml")),
+            self._start("agent", "run", "--config", str(self.toml)),
+        ]
+
+    def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-m", "lineside", *arguments], stdout=self._log, stderr=self._log)
+
+    def status(self) -> dict[str, Any]:
+        path = self.state / "status.json"
+        try:
+            read: dict[str, Any] = json.loads(path.read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            return {}
+        return read
+
+    def reported(self) -> Reported | None:
+        database = Database.open(self.hub)
+        try:
+            rows = database.query("SELECT reported FROM devices WHERE device = 'cam-1'")
+        finally:
+            database.close()
+        return decode(rows[0]["reported"].encode(), Reported) if rows and rows[0]["reported"] else None
+
+    def wish(self, config: ConfigRef) -> int:
+        """A wish that nobody has signed for: what whoever holds the broker can say."""
+        database = Database.open(self.hub)
+        try:
+            with database.transaction():
+                return database.add_wish("g/line", Desired(epoch=0, gen=0, config=config)).gen
+        finally:
+            database.close()
+
+    def refused(self, gen: int) -> int | None:
+        report = self.reported()
+        config = report.configuration if report is not None else None
+        return config.error.code if config is not None and config.gen == gen and config.error is not None else None
+
+    def end(self) -> None:
+        for process in self._running:
+            process.terminate()
+            process.wait(30)
+        self._log.close()
+
+
+@pytest.fixture
+def line(tmp_path: Path, mosquitto: Broker) -> Iterator[Line]:
+    made = Line(tmp_path, mosquitto)
+    yield made
+    made.end()
+
+
+def test_a_configuration_reaches_the_line_and_what_nobody_signed_does_not(
+    line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wait_for(lambda: line.status().get("inspected", 0) > 4, 60, what="frames")
+    assert line.status()["rejected"] > 0
+    file = tmp_path / "strict.toml"
+    file.write_text("[inspect]\nconfidence_threshold = 1.0\n[store]\nkeep_images = 'all'\n")
+    hub = str(line.hub)
+    capsys.readouterr()
+    assert main(["push", "--config", str(file), "--hub", hub, "--group", "line", "--json"]) == 0
+    pushed = json.loads(capsys.readouterr().out)
+    wait_for(lambda: line.status().get("configuration") == pushed["ref"]["sha256"], 60, what="the configuration")
+    before = line.status()
+    wait_for(lambda: line.status()["inspected"] > before["inspected"] + 8, 60, what="more frames")
+    assert line.status()["rejected"] - before["rejected"] <= 1, "nothing scores 1.0"
+    wait_for(lambda: any((line.state / "images").rglob("*.png")), 60, what="images that are kept now")
+    wait_for(lambda: reported_config(line) == pushed["ref"]["sha256"], 60, what="the report")
+
+    # Refused by the hub before it is signed, with the path.
+    file.write_text("[inspect]\nthreads = 0\n")
+    assert main(["push", "--config", str(file), "--hub", hub, "--group", "line"]) == 1
+    assert "$.inspect.threads" in capsys.readouterr().err
+    with pytest.raises(ConfigError):
+        push_config(hub, b"[link]\nurl = 'mqtt://evil'\n", group="line")
+
+    # Signed by nobody, for another group, or with another content: each with its code, and the line goes on.
+    genuine = ConfigRef(**pushed["ref"])
+    foreign = Repository.open(hub).publish_config(b"[inspect]\nconfidence_threshold = 0.0\n", "other")
+    for config, code in (
+        (ConfigRef(target="line/config-evil.toml", sha256="0" * 64), 3007),
+        (foreign, 3003),
+        (ConfigRef(target=genuine.target, sha256="0" * 64), 3002),
+    ):
+        gen = line.wish(config)
+        wait_for(lambda gen=gen: line.refused(gen) is not None, 60, what=f"the refusal of {config.target}")
+        assert line.refused(gen) == code
+    assert line.status()["configuration"] == genuine.sha256
+    assert [device.name for device in list_devices(hub)] == ["cam-1"]
+
+    # A bundle that is pushed afterwards leaves the configuration in place.
+    assert main(["push", "--hub", hub, "--group", "line"]) == 1
+    bundle = make_bundle(tmp_path / "second", version="2.0.0", gain=6.0)
+    assert main(["push", str(bundle.path), "--hub", hub, "--group", "line"]) == 0
+    wait_for(lambda: line.status().get("installed") == "bright-spots@2.0.0", 60, what="the bundle")
+    assert line.status()["configuration"] == genuine.sha256
+
+
+def reported_config(line: Line) -> str:
+    report = line.reported()
+    config = report.configuration if report is not None else None
+    return config.installed.sha256 if config is not None and config.installed is not None else ""
