@@ -1,6 +1,7 @@
 """Levels 2 and 3: channels taken out, then taught by the whole model.
 
-Level 2 takes them where the sensitivity curve says that it hurts least. Level 3 searches around that.
+Level 2 takes them where the sensitivity curve says that it hurts least. Level 3 searches around that and ships the
+best.
 
 - Widths are chosen by what the INT8 form takes in ONNX Runtime, which is what ships.
 - Learnt from is the train fold of the data alone, and of it only what isn't kept aside; the frames that the gates judge
