@@ -189,8 +189,8 @@ class AgentConfig(_Strict, frozen=True, kw_only=True):
 
 
 SETTABLE = ("inspect", "store")
-"""The tables that a signed configuration from the hub may set. Never who the device is, whom it trusts, where its frames
-come from or what its outputs are wired to: that belongs to who stands beside it."""
+"""The tables that a signed configuration from the hub may set. Never who the device is, whom it trusts, where its
+frames come from or what its outputs are wired to: that belongs to who stands beside it."""
 
 SETTINGS_MAX_BYTES = 64 * 1024
 

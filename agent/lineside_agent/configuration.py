@@ -1,4 +1,4 @@
-"""The configuration that the hub sets: fetched through TUF, checked, applied between two frames, and undone if it fails.
+"""The configuration that the hub sets: fetched through TUF, checked, applied between two frames, undone if it fails.
 
 ::
 

@@ -110,8 +110,8 @@ def test_nothing_is_counted_as_sent_without_a_connection(bench: Bench) -> None:
     bench.thread.start()
     bench.fill(4)
     assert bench.hub.seqs == []
+    bench.outbox.connected()  # before it is up: afterwards it would rightly send what it has sent just then again
     bench.hub.up = True
-    bench.outbox.connected()
     wait_for(lambda: bench.hub.seqs == list(range(1, 9)))
 
 
