@@ -144,6 +144,19 @@ class StoreConfig(_Strict, frozen=True, kw_only=True):
     keep_images: Literal["none", "bad", "all"] = "none"
 
 
+class TransferConfig(_Strict, frozen=True, kw_only=True):
+    """How bundles come.
+
+    Attributes:
+        multicast: Whether to take part in what the hub sends to all devices at once; ``false`` for a link that is slow
+            or paid for by the byte.
+        delta_wait_s: How long the hub may take to make patches before the files come whole.
+    """
+
+    multicast: bool = True
+    delta_wait_s: Positive = 20.0
+
+
 class SerialOutput(_Strict, frozen=True, kw_only=True, tag="serial", tag_field="type"):
     """A serial line to the gate or PLC.
 
@@ -173,6 +186,7 @@ class AgentConfig(_Strict, frozen=True, kw_only=True):
         inspect: How the bundle is run.
         store: What is kept.
         line_io: Where verdicts are signalled.
+        transfer: How bundles come.
     """
 
     device: str
@@ -186,6 +200,7 @@ class AgentConfig(_Strict, frozen=True, kw_only=True):
     inspect: InspectConfig = InspectConfig()
     store: StoreConfig = StoreConfig()
     line_io: tuple[SerialOutput, ...] = ()
+    transfer: TransferConfig = TransferConfig()
 
 
 SETTABLE = ("inspect", "store")

@@ -103,6 +103,7 @@ class Daemon:
             bring=self._bring,
             observe=self._stepped,
             stop=self._stop,
+            gate=self._home.gate if self._home is not None else None,
         )
 
     def run(self) -> int:

@@ -14,6 +14,7 @@ import msgspec
 from lineside_agent.config import AgentConfig
 from lineside_agent.fetch import Fetcher
 from lineside_agent.identity import Identity
+from lineside_agent.maintenance import closed
 from lineside_agent.outbox import Outbox
 from lineside_agent.store import Store
 from lineside_agent.updater import Progress, ShouldStop, Updater
@@ -61,14 +62,20 @@ class Home:
         self._born = False
         self.name_conflicts = 0
         will = (self._topics.up(config.device), encode(Up(device=config.device, up=False, boot_id=boot_id)))
-        clock = ClockFloor(config.folder / "clock")
+        self._clock = ClockFloor(config.folder / "clock")
         self.identity = None
         if config.link.certificate is not None:
-            self.identity = Identity(config.folder, config.link, config.device, clock)
+            self.identity = Identity(config.folder, config.link, config.device, self._clock)
         link = config.link if self.identity is None else self.identity.config()
-        self.client = LinkClient(link, config.device, will=will, now=clock.now)
-        repo = RepoClient(self.client, self._topics, config.device)
-        trust = TrustStore(config.folder / "trust", _read_root(config.root), repo, clock)
+        self.client = LinkClient(link, config.device, will=will, now=self._clock.now)
+        repo = RepoClient(
+            self.client,
+            self._topics,
+            config.device,
+            delta_wait_s=config.transfer.delta_wait_s,
+            multicast=config.transfer.multicast,
+        )
+        trust = TrustStore(config.folder / "trust", _read_root(config.root), repo, self._clock)
         self._fetcher = Fetcher(config.group, trust=trust, repo=repo, installed=config.folder / "current")
         self.outbox = Outbox(store, self._publish_results, stop)
 
@@ -129,6 +136,15 @@ class Home:
         """As `Fetcher.bring`."""
         self._fetcher.bring(bundle, folder, progress, should_stop)
 
+    def gate(self, machine: Machine, fetching: bool) -> str:
+        """Says what must be waited for: the maintenance window of the wish; empty for nothing.
+
+        Args:
+            machine: Where the update stands.
+            fetching: Before the bundle is brought; else before it is changed over to.
+        """
+        return closed(machine.wish, self._clock.set_time(), fetching=fetching)
+
     def report(self, machine: Machine, progress: float) -> None:
         """Publishes where the update machine stands; without a connection, at the next one.
 
@@ -148,6 +164,7 @@ class Home:
             boot_id=self._boot_id,
             free_bytes=shutil.disk_usage(self._config.folder).free,
             progress=progress,
+            waiting=self._updater.waiting if self._updater is not None else "",
             transfer=self._fetcher.last,
         )
         with self._lock:

@@ -51,6 +51,9 @@ ShouldStop = Callable[[], bool]
 Bring = Callable[[BundleRef, Path, Progress, ShouldStop], None]
 """Brings a bundle's files into a folder: `fetch.Fetcher.bring`."""
 
+Gate = Callable[[Machine, bool], str]
+"""Says what the machine must wait for before it fetches (true) or changes over (false); empty for nothing."""
+
 Observe = Callable[[Machine, float], None]
 """Takes the machine after it was written down and before it is acted upon, and the fetched share."""
 
@@ -68,6 +71,11 @@ class Updater:
         bring: How bundles come here; ``None`` for an agent without a link.
         observe: Told of every step.
         stop: Ends the thread.
+        gate: Holds fetch and changeover back; ``None`` never does.
+
+    Attributes:
+        machine: Where the update stands.
+        waiting: What the gate waits for; empty if for nothing.
     """
 
     def __init__(
@@ -82,6 +90,7 @@ class Updater:
         stop: threading.Event,
         configuration: Configuration | None = None,
         apply_store: Callable[[StoreConfig], None] | None = None,
+        gate: Gate | None = None,
     ) -> None:
         self._path = folder / STATE_NAME
         self._slots = slots
@@ -92,6 +101,8 @@ class Updater:
         self._bring = bring
         self._observe = observe
         self._stop = stop
+        self._gate = gate
+        self.waiting = ""
         self._events: queue.Queue[Event | None] = queue.Queue()
         self._todo: collections.deque[Action] = collections.deque()
         self._staged: Loaded | None = None
@@ -201,6 +212,8 @@ class Updater:
             return self._fetch(action)
         if isinstance(action, updates.Verify):
             self._slots.finish(action.slot, action.bundle.sha256)
+            if not self._passes(action, fetching=False):
+                return None
         elif isinstance(action, updates.Stage):
             self._stage(action.slot)
         elif isinstance(action, updates.Switch):
@@ -218,9 +231,29 @@ class Updater:
                 return None
         if self._bring is None:
             raise BrokerError("no link to fetch a bundle over", action="Add [link] to agent.toml.")
+        if not self._passes(action, fetching=True):
+            return None
         folder = self._slots.begin(action.slot, action.bundle.sha256)
         self._bring(action.bundle, folder, self._note_progress, self._must_stop)
         return Done(action.attempt)
+
+    def _passes(self, action: updates.Fetch | updates.Verify, *, fetching: bool) -> bool:
+        """Waits at the gate; false if the agent ends or a newer wish came, which has its own actions."""
+        while self._gate is not None and not self._stop.is_set():
+            self._note_waiting(self._gate(self.machine, fetching))
+            if not self.waiting:
+                return True
+            self._wait(0.5)
+            if not self._is_current(action):
+                self._note_waiting("")
+                return False
+        return self._gate is None
+
+    def _note_waiting(self, reason: str) -> None:
+        if reason != self.waiting:
+            self.waiting = reason
+            log.info("%s: %s", self.machine.state, reason or "goes on")
+            self._observe(self.machine, self._progress)
 
     def _must_stop(self) -> bool:
         return self._stop.is_set() or not self._events.empty()
@@ -339,7 +372,7 @@ class Updater:
 
     def _read(self) -> Machine:
         try:
-            return msgspec.json.decode(self._path.read_bytes(), type=Machine)
+            return updates.DECODER.decode(self._path.read_bytes())
         except FileNotFoundError:
             return Machine()
         except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -15,7 +15,7 @@ Invariants, each held by a test:
 1. ``installed`` changes only when a health check ends well, or when what was installed can't be loaded any more.
 2. Nothing is ever fetched into the slot that is installed.
 3. A lower ``gen`` of the same hub epoch is ignored, and so is a lower epoch.
-4. The same wish again changes nothing.
+4. The same wish again changes nothing but its maintenance window.
 5. A wish that was rolled back or failed is not tried again: the hub pushes a higher ``gen`` for that.
 6. A wish for the device comes before one for its group, until it is withdrawn.
 7. The outcome of an attempt that a newer wish has replaced is ignored.
@@ -93,6 +93,10 @@ class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         """The wish that counts: the device's own, unless it was withdrawn, before its group's."""
         own = self.device_wish
         return own if own is not None and not own.withdrawn else self.group_wish
+
+
+DECODER = msgspec.json.Decoder(Machine)
+"""Made in the thread that imports this: msgspec 0.22 crashes where two threads decode a class for the first time."""
 
 
 class Started(NamedTuple):
@@ -231,10 +235,18 @@ def _wished(machine: Machine, origin: Origin, desired: Desired | None) -> Step:
     if desired is None and known is None:
         return machine, ()
     if desired is not None and not _newer(known, desired):
-        return machine, ()
+        return _with_window(machine, origin, known, desired), ()
     field = {"device": "device_wish", "group": "group_wish"}[origin]
     heard = msgspec.structs.replace(machine, **{field: desired})
     return _look(heard) if heard.wish != machine.wish else (heard, ())
+
+
+def _with_window(machine: Machine, origin: Origin, known: Desired | None, desired: Desired) -> Machine:
+    """The same wish again may bring another maintenance window, and nothing else."""
+    if known is None or known.window == desired.window or (known.epoch, known.gen) != (desired.epoch, desired.gen):
+        return machine
+    field = {"device": "device_wish", "group": "group_wish"}[origin]
+    return msgspec.structs.replace(machine, **{field: msgspec.structs.replace(known, window=desired.window)})
 
 
 def _look(machine: Machine) -> Step:

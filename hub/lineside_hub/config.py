@@ -44,7 +44,8 @@ class TransferConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         multicast_from: From how many devices on that want the same within `multicast_gather_s` it is sent once to all;
             0 never.
         multicast_gather_s: How long the first such device waits for others.
-        multicast_rate_bytes_s: How fast it is sent to all: the slowest device that takes part must follow.
+        multicast_rate_bytes_s: How fast it is sent to all: the slowest device that takes part must follow, and a
+            device that was measured to be slower, also by ``device_rate_bytes_s``, takes no part.
     """
 
     rate_bytes_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0

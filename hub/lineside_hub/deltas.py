@@ -25,7 +25,7 @@ TIMEOUT_S = 900.0
 
 WAITING_MAX = 100
 
-_DIGEST = re.compile(r"[0-9a-f]{64}")
+DIGEST = re.compile(r"[0-9a-f]{64}")
 _NOTHING = encode(Deltas())
 
 
@@ -72,7 +72,7 @@ class DeltaMaker:
             wanted: sha256 of the wanted bundle's manifest.
             base: sha256 of the installed bundle's manifest; empty for none.
         """
-        if not _DIGEST.fullmatch(wanted) or (base and not _DIGEST.fullmatch(base)):
+        if not DIGEST.fullmatch(wanted) or (base and not DIGEST.fullmatch(base)):
             return 404, b""
         if not base or (wanted, base) in self.failed:
             return 200, _NOTHING

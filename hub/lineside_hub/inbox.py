@@ -67,13 +67,19 @@ class Inbox:
         """Starts the thread."""
         self._thread.start()
 
-    def offer(self, kind: Kind, device: str, payload: bytes) -> None:
-        """Hands a message over; dropped, counted and logged if too many wait, and then sent again by its device."""
+    def offer(self, kind: Kind, device: str, payload: bytes) -> bool:
+        """Hands a message over, waiting a while for room, which holds the broker back.
+
+        Returns:
+            Whether there was room; if not, it is dropped, counted and logged, and its device sends it again.
+        """
         try:
             self._waiting.put((kind, device, payload), timeout=1.0)
         except queue.Full:
             self.counters["dropped"] += 1
             _log.warning("a message (%s) of %s was dropped: %d wait for the disk", kind, device, WAITING_MAX)
+            return False
+        return True
 
     def close(self, *, timeout_s: float = 10.0) -> None:
         """Writes what waits and ends the thread."""

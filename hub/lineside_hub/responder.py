@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
 from lineside_hub.deltas import DeltaMaker
 from lineside_hub.pacing import Turns
 from lineside_hub.repository import Repository
@@ -45,6 +47,7 @@ class Responder:
         maker: Has patches made; without one there are none.
         join: Takes a device and its request to be sent a target together with others, and answers it by `reply`
             later; without one nothing is sent to all.
+        multicast_bytes_s: How fast is sent to all, so that slow devices don't join.
 
     Attributes:
         counters: ``requests``, ``served``, ``not_found``, ``busy``, ``malformed``, ``not_sent``, ``bytes``.
@@ -59,6 +62,7 @@ class Responder:
         turns: Turns | None = None,
         maker: DeltaMaker | None = None,
         join: Callable[[str, RepoRequest], None] | None = None,
+        multicast_bytes_s: int = 0,
     ) -> None:
         self.counters: collections.Counter[str] = collections.Counter()
         self.turns = turns or Turns()
@@ -66,6 +70,7 @@ class Responder:
         self._answer = answer
         self._maker = maker
         self._join = join
+        self._multicast_bytes_s = multicast_bytes_s
         offered = {"pieces": True, "deltas": maker is not None, "multicast": join is not None}
         self._knows = tuple(name for name in FEATURES if offered[name])
         self._changed = threading.Condition()
@@ -130,9 +135,19 @@ class Responder:
         piece = whole if parts == 1 else whole[request.part * size : (request.part + 1) * size]
         self._count("served")
         self._count("bytes", len(piece))
-        knows = self._knows if request.kind == "metadata" else ()
-        head = RepoResponse(id=request.id, status=200, part=request.part, parts=parts, size=len(whole), knows=knows)
+        head = RepoResponse(id=request.id, status=200, part=request.part, parts=parts, size=len(whole))
+        if request.kind == "metadata":
+            head = msgspec.structs.replace(head, knows=self._knows, multicast_bytes_s=self._multicast_bytes_s)
         return head, piece
+
+    def note_sent_to_all(self, count: int) -> float:
+        """Notes bytes that go to all at once against the hub's rate; returns after how many seconds more may go.
+
+        Args:
+            count: Bytes.
+        """
+        with self._changed:
+            return self.turns.sent_to_all(count, time.monotonic())
 
     def _run(self) -> None:
         while (item := self._next()) is not None:

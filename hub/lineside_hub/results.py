@@ -65,11 +65,15 @@ Bad = tuple[str, str, int, bytes, str, int]
 """One row of ``quarantine``."""
 
 
+class _Row(ResultRow, frozen=True, kw_only=True, gc=False):
+    """A row that the collector of cycles needn't look at: thousands wait for a commit, and there are none in them."""
+
+
 class _Batch(msgspec.Struct, frozen=True):
     """`lineside_link.messages.Results`, read at once; the usual case."""
 
     epoch: str
-    rows: list[ResultRow]
+    rows: list[_Row]
     v: int = VERSION
     after: int = 0
     through: int = -1
@@ -87,6 +91,9 @@ class _Envelope(msgspec.Struct, frozen=True):
 
 class _Seq(msgspec.Struct, frozen=True):
     seq: int
+
+
+_decode = msgspec.json.Decoder(_Batch).decode
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -120,12 +127,12 @@ def read_batch(device: str, payload: bytes) -> Batch:
         BadInputFormatError: It is no such message, or a row has not even a ``seq``.
     """
     try:
-        whole = msgspec.json.decode(payload, type=_Batch)
+        whole = _decode(payload)
     except _UNREADABLE:
         return _read_rows(device, payload)
     _check_envelope(device, whole.v, whole.epoch)
     if all(_in_range(row) for row in whole.rows):
-        return Batch(device, whole.epoch, whole.rows, [], *_span(whole))
+        return Batch(device, whole.epoch, [*whole.rows], [], *_span(whole))
     return _read_rows(device, payload)
 
 
@@ -220,7 +227,7 @@ class Sink(abc.ABC):
     def _store(self, batches: Sequence[Batch], now_ns: int) -> tuple[dict[str, ResultsAck], list[Event]]:
         """Inserts what is new and moves the watermarks; inside a transaction."""
         events: list[Event] = []
-        self._insert([[_values(batch, row, now_ns) for row in batch.rows] for batch in batches if batch.rows], events)
+        self._insert([batch for batch in batches if batch.rows], now_ns, events)
         for batch in batches:
             if batch.unreadable:
                 self._set_aside([(batch.device, batch.epoch, *bad, now_ns) for bad in batch.unreadable], events)
@@ -258,24 +265,26 @@ class Sink(abc.ABC):
             known.seq = moved[key] = seq
         return seq
 
-    def _compare(self, there: Iterable[tuple[Key, int, tuple[object, ...]]], rows: list[Values]) -> list[Event]:
+    def _compare(
+        self, batch: Batch, there: Iterable[tuple[int, tuple[object, ...]]], now_ns: int, events: list[Event]
+    ) -> None:
         """A repeat with another content is a second database under the same epoch: kept out, and said.
 
         Args:
-            there: What the table holds of these rows: key, ``seq``, and ``(part_id, captured_at_ns, verdict)``.
-            rows: What came.
+            batch: What came.
+            there: What the table holds of these rows: ``seq``, and ``(part_id, captured_at_ns, verdict)``.
+            now_ns: Unix time.
+            events: Where to say it.
         """
-        known = {(*key, seq): content for key, seq, content in there}
-        events = []
-        for row in rows:
-            content = known.get(row[:3])
-            if content is not None and content != (row[3], row[6], row[7]):
+        known = dict(there)
+        for row in batch.rows:
+            content = known.get(row.seq)
+            if content is not None and content != (row.part_id, row.captured_at_ns, row.verdict):
                 self.conflicts += 1
-                detail = f"epoch {row[1]} seq {row[2]}: {content[0]} is there, {row[3]} came and is dropped"
+                detail = f"epoch {batch.epoch} seq {row.seq}: {content[0]} is there, {row.part_id} came and is dropped"
                 events.append(
-                    Event(at_ns=row[-1], device=row[0], kind="conflict", code=DatabaseError.code, detail=detail)
+                    Event(at_ns=now_ns, device=batch.device, kind="conflict", code=DatabaseError.code, detail=detail)
                 )
-        return events
 
     @abc.abstractmethod
     def write(self, batches: Sequence[Batch]) -> tuple[dict[str, ResultsAck], list[Event]]:
@@ -289,7 +298,7 @@ class Sink(abc.ABC):
         """
 
     @abc.abstractmethod
-    def _insert(self, batches: list[list[Values]], events: list[Event]) -> None:
+    def _insert(self, batches: list[Batch], now_ns: int, events: list[Event]) -> None:
         """Inserts the rows that are not there."""
 
     @abc.abstractmethod
@@ -350,22 +359,21 @@ class ResultsSink(Sink):
         """As `Sink.write`; to be committed by the caller."""
         return self._store(batches, time.time_ns())
 
-    def _insert(self, batches: list[list[Values]], events: list[Event]) -> None:
-        for rows in batches:
-            new = self._connection.executemany(_INSERT, rows).rowcount
-            if new < len(rows):
-                self.repeats += len(rows) - new
-                events += self._repeated(rows)
+    def _insert(self, batches: list[Batch], now_ns: int, events: list[Event]) -> None:
+        for batch in batches:
+            values = (_values(batch, row, now_ns) for row in batch.rows)
+            new = self._connection.executemany(_INSERT, values).rowcount
+            if new < len(batch.rows):
+                self.repeats += len(batch.rows) - new
+                self._compare(batch, self._there(batch), now_ns, events)
 
-    def _repeated(self, rows: list[Values]) -> list[Event]:
-        there = []
-        for device, epoch, seq, *_ in rows:
+    def _there(self, batch: Batch) -> Iterator[tuple[int, tuple[object, ...]]]:
+        for seq in {row.seq for row in batch.rows}:
             content = self._connection.execute(
                 "SELECT part_id, captured_at_ns, verdict FROM results WHERE device = ? AND epoch = ? AND seq = ?",
-                (device, epoch, seq),
+                (batch.device, batch.epoch, seq),
             ).fetchone()
-            there.append(((device, epoch), seq, tuple(content)))
-        return self._compare(there, rows)
+            yield seq, tuple(content)
 
     def _set_aside(self, rows: list[Bad], events: list[Event]) -> None:
         for bad in rows:

@@ -33,6 +33,8 @@ _log = logging.getLogger("lineside.hub.rollout")
 SHED = frozenset(kind.code for kind in (DeviceBusyError, OverloadedError, BrokerError, FetchError))
 """Codes of attempts that failed for want of something that was busy or away, not of the bundle or the device."""
 
+_ROLLOUT = msgspec.json.Decoder(Rollout)
+
 KINDS: tuple[Kind, ...] = ("bundle",)
 """Fields of `Desired` that can be rolled out. A device reports each by name under ``installed`` and ``wanted``."""
 
@@ -158,7 +160,7 @@ class Rollouts:
         rows = self._database.query("SELECT value FROM rollouts WHERE id = ?", rollout_id)
         if not rows:
             raise RolloutError(f"no rollout {rollout_id!r}", action="`lineside fleet rollout ls` lists them.")
-        return msgspec.json.decode(rows[0]["value"], type=Rollout)
+        return _ROLLOUT.decode(rows[0]["value"])
 
     def list(self, *, unfinished: bool = False, group: str | None = None) -> list[Rollout]:
         """Returns the rollouts, oldest first.
@@ -173,7 +175,7 @@ class Rollouts:
             group,
             unfinished,
         )
-        return [msgspec.json.decode(row["value"], type=Rollout) for row in rows]
+        return [_ROLLOUT.decode(row["value"]) for row in rows]
 
     def picture(self, rollout: Rollout) -> tuple[View, ...]:
         """Returns what the members of the group say of this rollout.

@@ -3,7 +3,10 @@
 Threads and what they share (messages in queues, nothing else)::
 
     link handlers ──► Inbox      one writer: results, births, reports; acknowledges after the commit
-                 └──► Responder  metadata, manifests and chunks for the devices
+                 ├──► Responder  metadata, manifests, chunks and patches for the devices
+                 ├──► Multicaster  chunks that many devices want at once
+                 └──► Registrar  certificates for devices that ask
+    DeltaMaker    ──► patches between bundles, each pair in a process of its own
     ticker        ──► takes the rollouts' steps, publishes new wishes, also of other processes, renews the timestamp
 
 Everything retained is published again on every connection, because retained state dies with a broker.
@@ -18,17 +21,20 @@ import time
 from pathlib import Path
 from types import FrameType
 
+import msgspec
+
 from lineside_hub.config import HubConfig, load_config, turns
 from lineside_hub.database import Database
 from lineside_hub.deltas import DeltaMaker
 from lineside_hub.inbox import Inbox, Kind
+from lineside_hub.multicast import Multicaster
 from lineside_hub.registrar import Registrar
 from lineside_hub.repository import Repository
 from lineside_hub.responder import Responder
 from lineside_hub.rollouts import Rollouts
 from lineside_hub.secure import IDENTITY_NAME
 from lineside_link.client import LinkClient
-from lineside_link.messages import Desired, ResultsAck, encode
+from lineside_link.messages import Desired, RepoRequest, ResultsAck, encode
 from lineside_link.topics import NAME, Topics
 from lineside_runtime.errors import LinesideError, StoreError
 
@@ -61,9 +67,26 @@ class Hub:
         self.link = LinkClient(config.link, f"lineside-hub-{config.link.site}")
         self.inbox = Inbox(folder, self._acknowledge, postgres_url=config.results.url)
         self.deltas = DeltaMaker(folder)
-        self.responder = Responder(self.repository, self._answer, turns=turns(config.transfer), maker=self.deltas)
+        several = config.transfer.multicast_from > 0
+        self.responder = Responder(
+            self.repository,
+            self._answer,
+            turns=turns(config.transfer),
+            maker=self.deltas,
+            join=self._join if several else None,
+            multicast_bytes_s=int(config.transfer.multicast_rate_bytes_s),
+        )
+        self.multicast = Multicaster(
+            self.repository,
+            self.deltas,
+            config.transfer,
+            reply=self.responder.reply,
+            send=self._send_to_all,
+            pace=self.responder.note_sent_to_all,
+        )
         self.registrar = Registrar(folder / IDENTITY_NAME, self._certify)
         self._renew_every_s = config.renew_every_s
+        self._window = config.window
         self._database = Database.open(folder)
         self._rollouts = Rollouts(self._database)
         self._published: dict[str, Desired] = {}
@@ -83,6 +106,7 @@ class Hub:
         self.deltas.start()
         self.responder.start()
         self.registrar.start()
+        self.multicast.start()
         prefix = self.topics.prefix
         self.link.subscribe(f"{prefix}/d/+/res", self._taker("results"))
         self.link.subscribe(f"{prefix}/d/+/up", self._taker("up"))
@@ -97,6 +121,7 @@ class Hub:
         """Writes what has arrived, and leaves."""
         self._closing.set()
         self._wake.set()
+        self.multicast.close()
         self.responder.close()
         self.registrar.close()
         self.deltas.close()
@@ -151,6 +176,12 @@ class Hub:
     def _certify(self, device: str, payload: bytes) -> bool:
         return self.link.publish(self.topics.certificate(device), payload, retain=True)
 
+    def _join(self, device: str, request: RepoRequest) -> None:
+        self.multicast.join(device, request)
+
+    def _send_to_all(self, target: str, name: str, body: bytes) -> bool:
+        return self.link.publish(self.topics.chunk(target, name), body, qos=0)
+
     # The ticker.
 
     def _tick(self) -> None:
@@ -186,7 +217,8 @@ class Hub:
 
     def _publish_desired(self) -> bool:
         whole = True
-        for scope, desired in self._database.desired().items():
+        for scope, stored in self._database.desired().items():
+            desired = self._in_window(stored)
             if self._published.get(scope) == desired:
                 continue
             kind, name = scope.split("/", 1)
@@ -198,6 +230,10 @@ class Hub:
             else:
                 whole = False
         return whole
+
+    def _in_window(self, wish: Desired) -> Desired:
+        """The plant's maintenance window goes with every wish that has none of its own."""
+        return wish if wish.window is not None else msgspec.structs.replace(wish, window=self._window)
 
     def _renew(self) -> bool:
         try:

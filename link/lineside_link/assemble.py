@@ -18,6 +18,7 @@ import hashlib
 import logging
 import os
 import shutil
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,9 @@ from lineside_runtime.errors import BundleIntegrityError, DeltaError, DiskFullEr
 from lineside_runtime.files import fsync_folder
 
 log = logging.getLogger("lineside.link")
+
+FLUSH_BYTES = 8 << 20
+"""So much is written before it is brought to the disk in the background."""
 
 SPARE_BYTES = 1 << 20
 """Room that must remain beside the bundle for folders and the manifest."""
@@ -73,6 +77,14 @@ class _File:
     digest: hashlib._Hash = dataclasses.field(default_factory=hashlib.sha256)
     hashed: int = 0
 
+    def write(self, index: int, body: bytes) -> None:
+        descriptor = os.open(self.part, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            if os.pwrite(descriptor, body, index * CHUNK_BYTES) != len(body):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.part))
+        finally:
+            os.close(descriptor)
+
     @property
     def whole(self) -> bool:
         return 0 not in self.filled
@@ -104,6 +116,7 @@ class Assembly:
         self.fetched_bytes = 0
         self._folder = folder
         self._open: dict[str, _File] = {}
+        self._flusher = _Flusher()
         self._slots: dict[str, list[tuple[_File, int]]] = collections.defaultdict(list)
         self._entries = entries
 
@@ -230,13 +243,12 @@ class Assembly:
 
     def _write_slots(self, digest: str, body: bytes) -> None:
         for file, index in self._slots.pop(digest):
-            with file.part.open("r+b", buffering=0) as target:
-                target.seek(index * CHUNK_BYTES)
-                target.write(body)
+            file.write(index, body)
             if index == file.hashed:
                 file.digest.update(body)
                 file.hashed += 1
             self._fill(file, index)
+            self._flusher.note(file.part, len(body))
 
     def _fill(self, file: _File, index: int) -> None:
         file.filled[index] = 1
@@ -245,6 +257,7 @@ class Assembly:
     def _complete_whole(self) -> None:
         for relative in [relative for relative, file in self._open.items() if file.whole]:
             file = self._open[relative]
+            self._flusher.wait()
             _sync(file.part)
             if _whole_digest(file) != file.entry.sha256:
                 file.part.unlink()
@@ -310,6 +323,36 @@ class Assembly:
                 raise
             self.discard()
             raise DiskFullError(path=str(self._folder), needed_bytes=self.total_bytes - self.done_bytes) from error
+
+
+class _Flusher:
+    """Brings a large file to the disk while more of it comes, so that its end doesn't wait for all of it."""
+
+    def __init__(self) -> None:
+        self._unsynced = 0
+        self._thread: threading.Thread | None = None
+        self._error: OSError | None = None
+
+    def note(self, path: Path, count: int) -> None:
+        """Notes bytes that were written; begins to flush when they are many and nothing is being flushed."""
+        self._unsynced += count
+        if self._unsynced >= FLUSH_BYTES and (self._thread is None or not self._thread.is_alive()):
+            self._unsynced = 0
+            self._thread = threading.Thread(target=self._flush, args=(path,), daemon=True)
+            self._thread.start()
+
+    def _flush(self, path: Path) -> None:
+        try:
+            _sync(path)
+        except OSError as error:  # raised by `wait`, in the thread that can act upon it
+            self._error = error
+
+    def wait(self) -> None:
+        """Waits for what is being flushed; raises what it met."""
+        if self._thread is not None:
+            self._thread.join()
+        if self._error is not None:
+            raise self._error
 
 
 def _places(bundle: Bundle) -> dict[str, tuple[Path, int]]:

@@ -37,6 +37,12 @@ Handler = Callable[[str, bytes], None]
 EVENTS_MAX = 256
 """Messages that may wait for their handlers: 16 MiB of chunks."""
 
+STOOD_PAUSES = 4
+"""A connection that stood for so many pauses was worth it: the pauses start over."""
+
+STOOD_S = 3.0
+"""One that stood so long was of some use: the pauses shrink, however long they had become."""
+
 REFUSED = 0x80
 """SUBACK's code for a refused subscription (MQTT 3.1.1, section 3.9.3)."""
 
@@ -61,7 +67,9 @@ class LinkClient:
         self._lock = threading.RLock()
         self._events: queue.Queue[Event | None] = queue.Queue(EVENTS_MAX)
         self._subscriptions: dict[str, tuple[Handler, int]] = {}
+        self._direct: dict[str, Handler] = {}
         self._hooks: list[Callable[[], None]] = []
+        self._early_hooks: list[Callable[[], None]] = []
         self._counters: collections.Counter[str] = collections.Counter()
         self._connection: Connection | None = None
         self._ready = threading.Event()
@@ -119,6 +127,57 @@ class LinkClient:
         """
         with self._lock:
             self._hooks.append(hook)
+
+    def subscribe_direct(self, topic: str, handler: Handler) -> None:
+        """As `subscribe` with QoS 0, for chunks that come by the thousand: ``handler`` runs in the network thread.
+
+        Args:
+            topic: Without wildcards.
+            handler: Must return at once, and put what it takes into a bounded queue of its own.
+        """
+        with self._lock:
+            self._direct[topic] = handler
+        self.subscribe(topic, handler, qos=0)
+
+    def on_begin(self, hook: Callable[[], None]) -> None:
+        """Calls ``hook`` in the network thread on each connection as soon as `ask` works.
+
+        Args:
+            hook: Must return at once and not raise.
+        """
+        with self._lock:
+            self._early_hooks.append(hook)
+
+    def ask(self, topic: str, payload: bytes) -> bool:
+        """Hands over a question (QoS 0) to which the answer comes on a topic that is subscribed to.
+
+        Unlike `publish` it doesn't wait for the broker to accept connection and subscriptions: the broker reads them
+        before the question. If it refuses them the question is lost, so the caller must be ready to ask again.
+
+        Args:
+            topic: Where to.
+            payload: What.
+
+        Returns:
+            Whether it was handed over.
+        """
+        return self._publish(topic, payload, qos=0, retain=False, early=True) is not None
+
+    @property
+    def can_ask(self) -> bool:
+        """Whether `ask` has a connection to go to, accepted or not yet."""
+        with self._lock:
+            return self._connection is not None
+
+    def unsubscribe(self, topic: str) -> None:
+        """Forgets a subscription, on this connection and all later ones.
+
+        Args:
+            topic: As it was given to `subscribe`.
+        """
+        with self._lock:
+            if self._subscriptions.pop(topic, None) is not None and self._connection is not None:
+                self._connection.unsubscribe(topic)
 
     def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> bool:
         """Hands a message to the connection.
@@ -214,10 +273,12 @@ class LinkClient:
 
     # Sending.
 
-    def _publish(self, topic: str, payload: bytes, *, qos: int, retain: bool) -> MQTTMessageInfo | None:
+    def _publish(
+        self, topic: str, payload: bytes, *, qos: int, retain: bool, early: bool = False
+    ) -> MQTTMessageInfo | None:
         with self._lock:
             info = None
-            if self._connection is not None and self._ready.is_set():
+            if self._connection is not None and (early or self._ready.is_set()):
                 info = self._connection.publish(topic, payload, qos=qos, retain=retain)
             if info is None:
                 self._counters["not_sent"] += 1
@@ -261,46 +322,76 @@ class LinkClient:
         pause_s = self.config.reconnect_min_s
         while not self._closing.is_set():
             started = time.monotonic()
-            self._run_once()
+            opened = self._run_once()
             if self._closing.is_set():
                 return
-            # A connection counts as good only after it has stood for a while: a broker that accepts and then
-            # kicks (the name is taken twice, the ACL forbids something) must not be hammered.
-            if time.monotonic() - started > max(self.config.keepalive_s, pause_s):
-                pause_s = self.config.reconnect_min_s
+            pause_s = self._next_pause_s(pause_s, time.monotonic() - started if opened else 0.0)
             self._closing.wait(random.uniform(pause_s / 2, pause_s))
             pause_s = min(pause_s * 2, self.config.reconnect_max_s)
 
-    def _run_once(self) -> None:
+    def _next_pause_s(self, pause_s: float, stood_s: float) -> float:
+        """Returns the pause after a connection that stood for a while; pauses grow where none did.
+
+        A broker that accepts and then kicks (the name is taken twice, the ACL forbids something) must not be
+        hammered, and a link that breaks every few seconds must not lose most of its time to pauses. Two that kick one
+        another stand as long as the other one pauses, so a connection counts only if it stood for several pauses.
+        """
+        if stood_s >= STOOD_PAUSES * pause_s:
+            return self.config.reconnect_min_s
+        return max(self.config.reconnect_min_s, pause_s / 4) if stood_s >= STOOD_S else pause_s
+
+    def _run_once(self) -> bool:
+        """Serves one connection; returns whether the broker had accepted it."""
         connection = Connection(
             self.config,
             self.client_id,
             context=self._context,
             will=self._will,
             events=self._events,
+            direct=self._take_direct,
+            on_socket=self._begun,
             on_open=self._opened,
         )
         connection.run()
         with self._lock:
-            had_opened = self._connection is connection
+            had_opened = connection.accepted
             self._ready.clear()
             self._connection = None
             self._counters["disconnects" if had_opened else "connect_failures"] += 1
             if connection.error is None:
-                return
+                return had_opened
             changed = str(connection.error) != str(self._last_error)
             self._last_error = connection.error
         log.log(logging.WARNING if changed else logging.DEBUG, "%s", connection.error)
+        return had_opened
 
-    def _opened(self, connection: Connection) -> None:
+    def _begun(self, connection: Connection) -> None:
         with self._lock:
             self._connection = connection
-            self._counters["connects"] += 1
             filters = [(topic, qos) for topic, (_, qos) in self._subscriptions.items()]
             if filters:
                 connection.subscribe(filters)
-        if not filters:
+            hooks = list(self._early_hooks)
+        for hook in hooks:
+            hook()
+
+    def _opened(self, connection: Connection) -> None:
+        with self._lock:
+            self._counters["connects"] += 1
+            connection.accepted = True
+            subscribing = bool(connection.subscribing)
+        if not subscribing:
             connection.hand_over(Opened(connection))
+
+    def _take_direct(self, topic: str, payload: bytes) -> bool:
+        handler = self._direct.get(topic)
+        if handler is None:
+            return False
+        with self._lock:
+            self._counters["received"] += 1
+            self._counters["received_bytes"] += len(payload)
+        self._guard(handler, topic, payload)
+        return True
 
     # The handlers' thread.
 

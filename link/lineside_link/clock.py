@@ -24,6 +24,10 @@ WRITE_EVERY_S = 600.0
 """The file is written at most this often, to spare the flash."""
 
 
+RELEASED = datetime(2026, 1, 1, tzinfo=timezone.utc)
+"""No clock that shows an earlier time is set: this release did not exist."""
+
+
 def _system_now() -> datetime:
     return datetime.now(timezone.utc)
 
@@ -63,6 +67,11 @@ class ClockFloor:
             return now
         log.warning("the clock says %s, but %s was already seen and counts", now.isoformat(), self._floor.isoformat())
         return self._floor
+
+    def set_time(self) -> datetime | None:
+        """Returns the time if it can be the real one, else ``None``: a floor is no time to follow a plan by."""
+        now = self._now()
+        return now if now >= max(self._floor or RELEASED, RELEASED) else None
 
     def raise_to(self, seen: datetime) -> None:
         """Raises the floor, if ``seen`` is later.

@@ -5,7 +5,8 @@ when a connection broke is therefore never replayed behind the caller's back: pa
 after the newer state that the caller publishes on reconnection. Who must deliver (the outbox, retained
 state) sends again from what it has on disk.
 
-Everything that arrives is handed over through one bounded queue; no work is done in the network thread.
+Everything that arrives is handed over through one bounded queue, but for what somebody takes at once into a queue of
+its own; no work is done in the network thread.
 """
 
 from __future__ import annotations
@@ -76,6 +77,9 @@ class Connection:
         context: TLS, or ``None``.
         will: Topic and payload that the broker publishes (QoS 1, retained) if we vanish.
         events: Where arrivals go; when it is full the network thread waits, which holds the sender back by TCP.
+        direct: Offered each message in the network thread; true if it took it, and it need not be queued.
+        on_socket: Called in the network thread when CONNECT is on its way. What is sent from then on follows it in the
+            same stream (MQTT 3.1.1, section 3.1.4), so that subscribing costs no round trip of its own.
         on_open: Called in the network thread on CONNACK.
     """
 
@@ -87,13 +91,18 @@ class Connection:
         context: ssl.SSLContext | None,
         will: tuple[str, bytes] | None,
         events: queue.Queue[Event | None],
+        direct: Callable[[str, bytes], bool],
+        on_socket: Callable[[Connection], None],
         on_open: Callable[[Connection], None],
     ) -> None:
         self.error: BrokerError | None = None
         self.subscribing: dict[int, tuple[str, ...]] = {}
         self.refused: list[str] = []
+        self.accepted = False
         self._config = config
         self._events = events
+        self._direct = direct
+        self._on_socket = on_socket
         self._on_open = on_open
         self._leaving = threading.Event()
         self._ending = threading.Event()
@@ -135,6 +144,7 @@ class Connection:
         """Connects and serves the connection in the caller's thread until it ends; `error` says why it did."""
         try:
             self._paho.connect(self._config.host, self._config.port, keepalive=self._config.keepalive_s)
+            self._on_socket(self)
             code = mqtt.MQTT_ERR_SUCCESS
             while code == mqtt.MQTT_ERR_SUCCESS and not self._ending.is_set():
                 code = self._paho.loop(timeout=0.5)
@@ -169,6 +179,14 @@ class Connection:
         code, mid = self._paho.subscribe(list(filters))
         if code == mqtt.MQTT_ERR_SUCCESS and mid is not None:
             self.subscribing[mid] = tuple(topic for topic, _ in filters)
+
+    def unsubscribe(self, topic: str) -> None:
+        """Sends one UNSUBSCRIBE; what is on its way may still arrive.
+
+        Args:
+            topic: Filter as it was subscribed to.
+        """
+        self._paho.unsubscribe(topic)
 
     def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool) -> mqtt.MQTTMessageInfo | None:
         """Hands a message to the socket.
@@ -225,7 +243,9 @@ class Connection:
 
     def _arrived(self, _client: mqtt.Client, _userdata: Any, message: mqtt.MQTTMessage) -> None:
         try:
-            self.hand_over(Message(message.topic, bytes(message.payload)))
+            topic, payload = message.topic, bytes(message.payload)
+            if not self._direct(topic, payload):
+                self.hand_over(Message(topic, payload))
         except UnicodeDecodeError as error:
             log.error("a message on a topic that is not UTF-8 was dropped: %s", error)
 

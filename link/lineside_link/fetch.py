@@ -13,7 +13,8 @@ from pathlib import Path
 
 from lineside_link.assemble import FetchReport
 from lineside_link.client import LinkClient
-from lineside_link.messages import Deltas, RepoRequest, RepoResponse, decode, decode_response, encode
+from lineside_link.messages import Deltas, Multicast, RepoRequest, RepoResponse, decode, decode_response, encode
+from lineside_link.multicast import HEADROOM, Listener
 from lineside_link.pace import WINDOW_MAX, Pace
 from lineside_link.pull import Kind, Piece, PullWindow
 from lineside_link.topics import Topics
@@ -54,6 +55,8 @@ class RepoClient:
         timeout_s: After how long without an answer a question is asked again; grows with each repetition.
         stall_s: After how long without any piece a fetch is given up.
         delta_wait_s: How long the hub may take to make patches before the files come whole.
+        multicast: Whether to take part in what is sent to all devices at once; a link that was measured to be too slow
+            for it takes no part either.
 
     Attributes:
         pace: How large pieces and window are, from what was seen of the link.
@@ -70,6 +73,7 @@ class RepoClient:
         timeout_s: float = 5.0,
         stall_s: float = 60.0,
         delta_wait_s: float = 20.0,
+        multicast: bool = True,
     ) -> None:
         self.pace = Pace(window)
         self.knows: frozenset[str] = frozenset()
@@ -77,6 +81,9 @@ class RepoClient:
         self._topic = topics.repo_get(device)
         self._window = window
         self._delta_wait_s = delta_wait_s
+        self._multicast = multicast
+        self._sent_bytes_s = 0
+        self._topics = topics
         self._timeout_s = timeout_s
         self._stall_s = stall_s
         self._nonce = secrets.token_hex(4)
@@ -85,8 +92,8 @@ class RepoClient:
         self._pulls = 0
         self._connections = 0
         self._counters: collections.Counter[str] = collections.Counter()
-        client.on_connect(self._note_connection)
-        client.subscribe(topics.repo_response(device), self._receive, qos=0)
+        client.on_begin(self._note_connection)
+        client.subscribe_direct(topics.repo_response(device), self._receive)
 
     @property
     def counters(self) -> Mapping[str, int]:
@@ -223,6 +230,38 @@ class RepoClient:
                 return Deltas()
             self._sleep(min(_DELTA_POLL_S, max(0.01, until_s - time.monotonic())), should_stop)
 
+    def join(self, wanted: str, *, base: str, should_stop: Callable[[], bool] = _never) -> Multicast | None:
+        """Asks the hub to send a bundle to all that want it now.
+
+        Args:
+            wanted: sha256 of its manifest.
+            base: sha256 of the manifest of the bundle that is there; empty for none.
+            should_stop: Looked at at least five times a second.
+
+        Returns:
+            What it sends from now on; ``None`` if it sends nothing, so that each asks for itself.
+
+        Raises:
+            FetchError: The hub doesn't answer.
+            FetchStopped: ``should_stop`` said so.
+        """
+        head, body = self._one(Piece("multicast", wanted, base=base), should_stop)
+        return decode(body, Multicast) if head.status == 200 else None
+
+    def takes_part(self) -> bool:
+        """Whether to listen to what is sent to all: it is allowed, the hub does it, and the link is fast enough."""
+        rate = self.pace.rate_bytes_s
+        slow = rate is not None and rate < HEADROOM * self._sent_bytes_s
+        return self._multicast and "multicast" in self.knows and not slow
+
+    def listen(self, target: str) -> Listener:
+        """Returns what takes a target's chunks as they are sent to all.
+
+        Args:
+            target: ``<group>/<name>-<version>.json``.
+        """
+        return Listener(self._client, self._topics, target)
+
     def _document(self, piece: Piece, should_stop: Callable[[], bool]) -> tuple[RepoResponse, bytes]:
         """Fetches an answer that may have several parts."""
         head, body = self._one(piece, should_stop)
@@ -284,7 +323,8 @@ class RepoClient:
                 answer = self._take(mailbox, window, prefix)
                 if answer is not None:
                     progress_at_s = time.monotonic()
-                    self.pace.arrived(len(answer[2]), progress_at_s)
+                    if answer[0].kind == "chunk":  # the others are too small to measure by
+                        self.pace.arrived(len(answer[2]), progress_at_s)
                     window.window = self.pace.window
                     yield answer
         finally:
@@ -301,13 +341,13 @@ class RepoClient:
             )
 
     def _send_due(self, window: PullWindow) -> None:
-        if not self._client.connected:
+        if not self._client.can_ask:
             return
         for request_id, piece in window.due(time.monotonic()):
             request = RepoRequest(
                 id=request_id, kind=piece.kind, path=piece.path, part=piece.part, piece=piece.size, base=piece.base
             )
-            if self._client.publish(self._topic, encode(request), qos=0):
+            if self._client.ask(self._topic, encode(request)):
                 with self._arrived:
                     self._counters["asked"] += 1
 
@@ -316,7 +356,7 @@ class RepoClient:
     ) -> Answer | None:
         with self._arrived:
             if not mailbox:
-                due_s = window.next_due_s(time.monotonic()) if self._client.connected else _POLL_S
+                due_s = window.next_due_s(time.monotonic()) if self._client.can_ask else _POLL_S
                 self._arrived.wait(min(max(due_s, 0.01), _POLL_S))
             if not mailbox:
                 return None
@@ -347,7 +387,7 @@ class RepoClient:
             self._counters["repeated"] += window.repeated
             self._counters["busy"] += window.busy
 
-    # In the handlers' thread.
+    # In the link's threads.
 
     def _receive(self, _topic: str, payload: bytes) -> None:
         head, body = decode_response(payload)
@@ -359,6 +399,7 @@ class RepoClient:
             self._counters["body_bytes"] += len(body)
             if head.knows:
                 self.knows = frozenset(head.knows)
+                self._sent_bytes_s = head.multicast_bytes_s
             mailbox.append((head, body))
             self._arrived.notify_all()
 

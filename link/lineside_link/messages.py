@@ -241,6 +241,7 @@ class RepoResponse(_Message, frozen=True, kw_only=True):
         parts: How many pieces the file has.
         size: Of the whole file, in bytes.
         knows: Of ``metadata``: what this hub can do beyond the first release (`FEATURES`).
+        multicast_bytes_s: Of ``metadata``: how fast it sends to all at once.
     """
 
     id: str
@@ -249,6 +250,7 @@ class RepoResponse(_Message, frozen=True, kw_only=True):
     parts: int = 1
     size: int = 0
     knows: tuple[str, ...] = ()
+    multicast_bytes_s: int = 0
 
 
 PatchFormat = Literal["zstd", "bsdiff4"]
@@ -402,6 +404,12 @@ class CertificateAnswer(_Message, frozen=True, kw_only=True):
     error: Problem | None = None
 
 
+_DECODERS: dict[type, msgspec.json.Decoder[Any]] = {
+    kind: msgspec.json.Decoder(kind) for kind in _Message.__subclasses__()
+}
+"""Made while this module is imported, in one thread: two threads that decode a class for the first time at the same
+time crash the process (msgspec 0.22; what a class looks like is worked out at its first use, without a lock)."""
+
 M = TypeVar("M", bound=_Message)
 
 _encoder = msgspec.json.Encoder()
@@ -423,7 +431,7 @@ def decode(data: bytes, kind: type[M]) -> M:
         BadInputFormatError: Not such a message, or of a version that is further away than one.
     """
     try:
-        message = msgspec.json.decode(data, type=kind)
+        message: M = _DECODERS[kind].decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # the last: brackets without end
         raise BadInputFormatError(
             f"{kind.__name__} message: {error}", action="Nothing was done with it; look at who sends on this topic."

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from lineside_link import deltas
 from lineside_link.assemble import Assembly, FetchReport
 from lineside_link.messages import Patch
+from lineside_link.multicast import WORTH_BYTES
 from lineside_link.pull import Piece
 from lineside_runtime.bundle import CHUNK_BYTES, Bundle, FileEntry, Manifest
 from lineside_runtime.errors import BundleIntegrityError, DeltaError, DiskFullError
@@ -106,7 +107,8 @@ class Transfer:
         self._report()
         if self._files.missing:
             self._plan_patches()
-            self._asking.extend(self._wanted())
+            self._listen()
+            self._asking = collections.deque(self._wanted())
             self._pull()
         self._remove_patches()
         self._files.finish()
@@ -201,6 +203,33 @@ class Transfer:
     def _remove_patches(self) -> None:
         for path in self._folder.glob(".*.patch*"):
             path.unlink(missing_ok=True)
+
+    # What is sent to all.
+
+    def _listen(self) -> None:
+        """Takes part in what the hub sends to all, if it is worth it; what is still missing then is asked for."""
+        lacking = set(self._wanted())
+        lacking_bytes = sum(self._patches.size_of(digest) or self._files.size_of(digest) for digest in lacking)
+        if self._source is None or lacking_bytes < WORTH_BYTES or not self._repo.takes_part():
+            return
+        base = self._source.installed.digest if self._source.installed is not None else ""
+        with self._repo.listen(self._source.target) as listener:
+            sending = self._repo.join(self._source.sha256, base=base, should_stop=self._should_stop)
+            if sending is None:
+                return
+            for digest, body in listener.chunks(sending, self._should_stop):
+                self._take_sent(digest, body)
+                lacking.discard(digest)
+                if not lacking:
+                    return
+
+    def _take_sent(self, digest: str, body: bytes) -> None:
+        if not self._patches.size_of(digest) and not self._files.size_of(digest):
+            return
+        if self._put(digest, body):
+            self._multicast_bytes += len(body)
+        else:  # it is asked for with the other gaps
+            self._note_mismatch(digest)
 
     # Chunks.
 

@@ -250,6 +250,10 @@ class Bundle:
             verify_file(self.path / relative, entry)
 
 
+_MANIFEST = msgspec.json.Decoder(Manifest)
+"""Made in the thread that imports this: msgspec 0.22 crashes where two threads decode a class for the first time."""
+
+
 def parse_manifest(data: bytes) -> Manifest:
     """Reads and checks the bytes of a manifest.
 
@@ -263,7 +267,7 @@ def parse_manifest(data: bytes) -> Manifest:
     if len(data) > MANIFEST_MAX_BYTES:
         raise BundleFormatError("manifest too large", expected=f"at most {MANIFEST_MAX_BYTES} bytes", actual=len(data))
     try:
-        manifest = msgspec.json.decode(data, type=Manifest)
+        manifest = _MANIFEST.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BundleFormatError(f"manifest: {error}", action="Build the bundle again with this release.") from error
     if manifest.schema != SCHEMA:

@@ -35,6 +35,8 @@ class Rim:
         self.errors: list[LinesideError] = []
         self.fetches = 0
         self.hold: threading.Event | None = None
+        self.closed = {True: "", False: ""}
+        """What fetch (true) and changeover (false) wait for."""
         self.start()
 
     def start(self) -> None:
@@ -50,6 +52,7 @@ class Rim:
             bring=self.bring,
             observe=lambda machine, _: self.seen.append(machine),
             stop=self.stop,
+            gate=lambda _, fetching: self.closed[fetching],
         )
         self.thread = threading.Thread(target=self.updater.run)
         self.thread.start()
@@ -225,6 +228,33 @@ def test_repeated_wish_does_not_disturb_a_fetch(running: Rim, bundles: dict[str,
     wait_for(lambda: running.fetches == 3)  # the same attempt goes on
     running.hold.set()
     running.wait("active", 2)
+
+
+def test_a_bundle_is_brought_and_waits_for_its_window_also_over_restarts(
+    running: Rim, bundles: dict[str, Bundle]
+) -> None:
+    installed = running.machine.installed
+    running.closed[False] = "the window opens at ten"
+    running.want(2, bundles["2"])
+    for _ in range(6):  # more often than a bundle may be tried
+        wait_for(lambda: running.updater.waiting == "the window opens at ten")
+        assert running.machine.state == "verifying"
+        assert running.machine.installed == installed
+        running.restart()
+    assert running.fetches == 2
+    running.closed[False] = ""
+    running.wait("active", 2)
+    assert running.updater.waiting == ""
+
+
+def test_a_fetch_that_waits_for_its_window_gives_way_to_a_newer_wish(running: Rim, bundles: dict[str, Bundle]) -> None:
+    running.closed[True] = "the window opens at ten"
+    running.want(2, bundles["2"])
+    wait_for(lambda: running.updater.waiting)
+    assert running.fetches == 1
+    running.want(3, bundles["1"])
+    running.wait("active", 3)
+    assert running.updater.waiting == ""
 
 
 def test_restart_runs_what_was_installed_without_the_hub(running: Rim) -> None:

@@ -16,7 +16,11 @@ from lineside_link.messages import (
     BundleRef,
     CertificateAnswer,
     CertificateRequest,
+    Deltas,
     Desired,
+    MaintenanceWindow,
+    Multicast,
+    Patch,
     Problem,
     RepoRequest,
     RepoResponse,
@@ -49,8 +53,29 @@ rows = st.builds(
     detections=st.lists(st.tuples(text, numbers, numbers, numbers, numbers, numbers), max_size=3).map(tuple),
     latency_ms=numbers,
 )
+patches = st.builds(
+    Patch,
+    file=text,
+    base=text,
+    format=st.sampled_from(["zstd", "bsdiff4"]),
+    size=count,
+    sha256=text,
+    chunks=st.lists(text, max_size=3).map(tuple),
+)
+windows = st.builds(
+    MaintenanceWindow,
+    start=text,
+    end=text,
+    timezone=text,
+    days=st.lists(st.sampled_from(["mon", "sun"]), max_size=2).map(tuple),
+    fetch=st.sampled_from(["at_once", "in_window"]),
+)
 KINDS: dict[type[Any], st.SearchStrategy[Any]] = {
-    Desired: st.builds(Desired, epoch=count, gen=count, bundle=refs | st.none(), rollout=text),
+    Desired: st.builds(
+        Desired, epoch=count, gen=count, bundle=refs | st.none(), rollout=text, window=windows | st.none()
+    ),
+    Deltas: st.builds(Deltas, patches=st.lists(patches, max_size=2).map(tuple)),
+    Multicast: st.builds(Multicast, id=text, chunks=count, bytes_s=count),
     Reported: st.builds(
         Reported,
         device=text,
@@ -60,7 +85,9 @@ KINDS: dict[type[Any], st.SearchStrategy[Any]] = {
         progress=numbers,
     ),
     Up: st.builds(Up, device=text, up=st.booleans(), boot_id=text, devices=st.lists(text, max_size=3).map(tuple)),
-    RepoRequest: st.builds(RepoRequest, id=text, kind=st.sampled_from(["metadata", "target", "chunk"]), path=text),
+    RepoRequest: st.builds(
+        RepoRequest, id=text, kind=st.sampled_from(["metadata", "target", "chunk", "deltas", "multicast"]), path=text
+    ),
     RepoResponse: st.builds(RepoResponse, id=text, status=st.sampled_from([200, 404, 503]), size=count),
     Results: st.builds(Results, epoch=text, rows=st.lists(rows, max_size=3).map(tuple)),
     ResultsAck: st.builds(ResultsAck, epoch=text, seq=count),
@@ -161,3 +188,8 @@ def _references(node: Any) -> list[str]:
         own = [node["$ref"]] if isinstance(node.get("$ref"), str) else []
         return own + [found for value in node.values() for found in _references(value)]
     return [found for value in node for found in _references(value)] if isinstance(node, list) else []
+
+
+def test_every_message_is_ready_before_any_thread_decodes_it() -> None:
+    """msgspec 0.22 crashes the process where two threads decode a class for the first time."""
+    assert set(messages._DECODERS) == set(messages._Message.__subclasses__())

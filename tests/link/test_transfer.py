@@ -25,7 +25,7 @@ from tests.peers import Broker, wait_for
 
 MakeClient = Callable[..., LinkClient]
 
-WEIGHTS = noise(20 * CHUNK_BYTES + 17)
+WEIGHTS = noise(12 * CHUNK_BYTES + 17)
 OLD_FILES = {"weights.bin": WEIGHTS, "labels.json": b'["scratch"]', "same.bin": noise(3 * CHUNK_BYTES, seed=2)}
 
 

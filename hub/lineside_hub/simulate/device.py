@@ -104,13 +104,13 @@ class SimulatedDevice:
         """Starts as the agent does: from what is written down."""
         self._boot_id = secrets.token_hex(8)
         with contextlib.suppress(FileNotFoundError):
-            self.machine = msgspec.json.decode((self._folder / "update.json").read_bytes(), type=Machine)
+            self.machine = updates.DECODER.decode((self._folder / "update.json").read_bytes())
         up = self._topics.up(self.name)
         will = (up, encode(Up(device=self.name, up=False, boot_id=self._boot_id)))
         self.link = LinkClient(self._config, self.name, will=will)
         repo = RepoClient(self.link, self._topics, self.name)
         trust = TrustStore(self._folder / "trust", self._root, repo, ClockFloor(self._folder / "clock"))
-        self._fetcher = Fetcher(self._group, trust=trust, repo=repo)
+        self._fetcher = Fetcher(self._group, trust=trust, repo=repo, installed=self._folder / "current")
         self.link.subscribe(self._topics.device_desired(self.name), lambda _, data: self._wished("device", data))
         self.link.subscribe(self._topics.group_desired(self._group), lambda _, data: self._wished("group", data))
         self.link.on_connect(self._connected)

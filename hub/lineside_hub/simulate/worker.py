@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import collections
+import faulthandler
 import logging
 import resource
 import sys
@@ -43,6 +44,7 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
 
 def main(path: str) -> int:
     """Runs until ``end`` or the end of stdin."""
+    faulthandler.enable()
     logging.basicConfig(level=logging.ERROR, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("lineside").setLevel(logging.CRITICAL)  # failing and vanishing is what these devices are for
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

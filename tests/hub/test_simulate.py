@@ -1,0 +1,43 @@
+"""The simulator: real processes, and an outcome that is counted from outside."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from lineside_hub.simulate.fleet import Plan, Settings
+from lineside_runtime.errors import ConfigError
+
+
+def test_a_small_fleet_ends_in_its_right_states() -> None:
+    command = "fleet simulate --devices 6 --failing 0.15 --away 0.3 --bundle-kib 8 --workers 2 --json"
+    done = subprocess.run(
+        [sys.executable, "-m", "lineside", *command.split()], capture_output=True, text=True, timeout=280, check=False
+    )
+    said = json.loads(done.stdout)
+    assert done.returncode == 0, said
+    assert (said["devices"], said["right_state"], said["wrong_state"]) == (6, 6, 0)
+    assert (said["failing"], said["away"], said["rollout"]) == (1, 2, "completed")
+    assert said["bytes_sent"] > 6 * 1024
+    assert said["hub_rss_bytes"] > 10e6
+    assert said["seconds"] > 0
+
+
+def test_parts_are_cast_without_overlap_and_never_to_the_canary() -> None:
+    for devices in (1, 2, 3, 10, 1000):
+        plan = Plan.of(Settings(devices=devices))
+        cast = (*plan.failing, *plan.early, *plan.late)
+        assert len(plan.names) == devices
+        assert len(set(cast)) == len(cast)
+        assert plan.names[0] not in cast
+    plan = Plan.of(Settings(devices=1000))
+    assert (len(plan.failing), len(plan.early), len(plan.late)) == (10, 25, 25)
+
+
+def test_impossible_fleets_are_refused() -> None:
+    for wrong in ({"devices": 0}, {"devices": 5, "failing": -0.1}, {"devices": 5, "failing": 0.5, "away": 0.5}):
+        with pytest.raises(ConfigError):
+            Settings(**wrong)  # type: ignore[arg-type]
