@@ -240,6 +240,7 @@ def _veth() -> Iterator[tuple[str, str, Callable[[], int]]]:
         inside = ("ip", "netns", "exec", namespace, "ip")
         command(*inside, "addr", "add", "10.78.0.2/24", "dev", "lshub1")
         command(*inside, "link", "set", "lshub1", "up")
+        command(*inside, "link", "set", "lo", "up")  # paho wakes its loop over it
         # What the other end sends arrives at this one.
         statistic = Path("/sys/class/net/lshub0/statistics/rx_bytes")
         yield namespace, "10.78.0.1", lambda: int(statistic.read_text())

@@ -1,0 +1,111 @@
+"""Who is answered next, and when: without a clock."""
+
+from __future__ import annotations
+
+import collections
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lineside_hub.pacing import DEVICE_WAITING_MAX, Turns
+from lineside_link.messages import RepoRequest
+
+CHUNK = 64 * 1024
+
+
+def request(number: int, *, request_id: str = "") -> RepoRequest:
+    return RepoRequest(id=request_id or str(number), kind="chunk", path=f"{number:064x}")
+
+
+def served(turns: Turns, seconds: float, *, step_s: float = 0.001) -> collections.Counter[str]:
+    """Bytes by device after so long, with a chunk for every question."""
+    sent: collections.Counter[str] = collections.Counter()
+    now_s = 100.0
+    while now_s < 100.0 + seconds:
+        turn = turns.take(now_s)
+        if isinstance(turn, tuple):
+            sent[turn[0]] += CHUNK
+            turns.sent(turn[0], CHUNK, now_s)
+        elif turn is None:
+            break
+        else:
+            assert turn > 0
+            now_s += max(turn, step_s)
+    return sent
+
+
+def asking(turns: Turns, **devices: int) -> None:
+    for device, count in devices.items():
+        for number in range(count):
+            assert turns.offer(device, request(number))
+
+
+def test_devices_take_turns() -> None:
+    turns = Turns()
+    asking(turns, greedy=50, modest=2)
+    order = []
+    while isinstance(turn := turns.take(0.0), tuple):
+        order.append(turn[0])
+    assert order[:4] == ["greedy", "modest", "greedy", "modest"]
+    assert len(order) == 52
+    assert turns.take(0.0) is None
+
+
+@pytest.mark.parametrize("rate", [200_000, 1_000_000])
+def test_no_device_is_sent_more_than_its_rate(rate: int) -> None:
+    turns = Turns(device_bytes_s=rate)
+    asking(turns, one=100, two=100)
+    sent = served(turns, 5.0)
+    for device in ("one", "two"):
+        assert sent[device] <= rate * 5.25 + CHUNK
+        assert sent[device] >= min(rate * 4.9, 100 * CHUNK) - CHUNK
+
+
+def test_all_together_are_not_sent_more_than_the_hubs_rate_and_share_it() -> None:
+    turns = Turns(bytes_s=1_000_000)
+    asking(turns, one=100, two=100, three=100)
+    sent = served(turns, 5.0)
+    assert 4_900_000 - CHUNK <= sum(sent.values()) <= 5_250_000 + CHUNK
+    assert max(sent.values()) - min(sent.values()) <= CHUNK
+
+
+def test_what_is_sent_to_all_counts_against_the_hubs_rate() -> None:
+    turns = Turns(bytes_s=1_000_000)
+    pauses = [turns.sent_to_all(CHUNK, 0.0) for _ in range(16)]
+    assert pauses[0] == 0
+    assert pauses[-1] == pytest.approx(16 * CHUNK / 1e6 - 0.25, abs=0.01)
+
+
+def test_a_question_asked_again_waits_once_under_its_newest_id() -> None:
+    turns = Turns()
+    for number in range(5):
+        assert turns.offer("cam", request(7, request_id=f"try-{number}"))
+    assert len(turns) == 1
+    turn = turns.take(0.0)
+    assert isinstance(turn, tuple)
+    assert turn[1].id == "try-4"
+    assert turns.take(0.0) is None
+
+
+def test_what_waits_for_one_device_is_bounded() -> None:
+    turns = Turns()
+    asking(turns, cam=DEVICE_WAITING_MAX)
+    assert not turns.offer("cam", request(DEVICE_WAITING_MAX))
+    assert turns.offer("other", request(0))
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 9), st.booleans()), max_size=60))
+def test_every_question_is_answered_once_in_whatever_order(steps: list[tuple[str, int, bool]]) -> None:
+    turns = Turns()
+    asked: set[tuple[str, str]] = set()
+    for device, number, take in steps:
+        if take:
+            turn = turns.take(0.0)
+            assert (turn is None) == (not asked)
+            if isinstance(turn, tuple):
+                asked.remove((turn[0], turn[1].path))
+        else:
+            turns.offer(device, request(number))
+            asked.add((device, request(number).path))
+        assert len(turns) == len(asked)
