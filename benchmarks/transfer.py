@@ -47,6 +47,8 @@ LOOPBACK_BYTES, ROUNDS = 50_000_000, 7
 BAD_BYTES, UP_S, DOWN_S = 6_000_000, 7.0, 1.0
 BAD = Line(bits_s=2e6, delay_s=0.05, loss=0.02)
 FLEET_BYTES, DEVICES = 5_000_000, 200
+FLEET_BYTES_S = 200_000
+"""Two hundred devices share this machine's cores and receive 40 MB/s at this rate."""
 
 
 class Site:
@@ -54,7 +56,7 @@ class Site:
 
     Args:
         folder: An empty one.
-        size: Of the bundle's largest file, of noise.
+        size: Of all of the bundle's files: the shipped ones, and noise.
         address: Where the broker listens.
         inside: Namespace that the hub runs in; empty for none.
         transfer: The ``[transfer]`` table.
@@ -72,7 +74,9 @@ class Site:
         )
         self.start([_mosquitto(), "-c", str(folder / "mosquitto.conf")])
         repository = Repository.create(folder / "hub", groups=[GROUP])
-        self.bundle = _bundle(folder / "bundle", {"weights.bin": random.Random(1).randbytes(size)}, "1.0.0")
+        self.bundle = _bundle(
+            folder / "bundle", {"weights.bin": random.Random(1).randbytes(size - _shipped_bytes())}, "1.0.0"
+        )
         repository.publish(self.bundle, GROUP)
         hub = {"folder": ".", "link": {"url": self.url, "site": SITE}, "transfer": transfer}
         (folder / "hub" / "hub.toml").write_text(tomli_w.dumps(hub))
@@ -206,7 +210,13 @@ def multicast() -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         namespace, address, counter = stack.enter_context(_veth())
         site, folder = stack.enter_context(
-            _site(size=FLEET_BYTES, address=address, inside=namespace, multicast_gather_s=8.0, multicast_from=3)
+            _site(
+                size=FLEET_BYTES,
+                address=address,
+                inside=namespace,
+                multicast_gather_s=8.0,
+                multicast_rate_bytes_s=FLEET_BYTES_S,
+            )
         )
         one = _count(counter, lambda: multicast_fleet.fetch(site.url, site.bundle, folder / "one", devices=1))
         many = _count(counter, lambda: multicast_fleet.fetch(site.url, site.bundle, folder / "many", devices=DEVICES))
@@ -266,6 +276,10 @@ def _bundle(folder: Path, files: dict[str, bytes], version: str) -> Bundle:
         place = manifest.variants[0].file if relative == "model.onnx" else relative
         (folder / place).write_bytes(data)
     return write_manifest(folder, msgspec.structs.replace(manifest, version=version))
+
+
+def _shipped_bytes() -> int:
+    return open_bundle(zoo.path("surface-12"), verify=False).manifest.size_bytes
 
 
 def _ask(child: subprocess.Popen[str]) -> str:

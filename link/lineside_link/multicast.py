@@ -21,7 +21,7 @@ log = logging.getLogger("lineside.link")
 END = "end"
 """Stands in the topic in place of a chunk's hash when all have been sent."""
 
-SILENCE_S = 5.0
+SILENCE_S = 10.0
 """After so long without a chunk the rest is asked for: the hub or the broker has gone away."""
 
 WORTH_BYTES = CHUNK_BYTES // 4

@@ -74,6 +74,7 @@ class Site:
         rate_hz: How fast.
         state: The agent's folder; ``folder/state`` if not given.
         broker: The embedded one if not given.
+        transfer: The hub's ``[transfer]`` table.
     """
 
     def __init__(
@@ -84,12 +85,14 @@ class Site:
         rate_hz: float,
         state: Path | None = None,
         broker: Broker | None = None,
+        transfer: dict[str, float] | None = None,
     ) -> None:
         self.folder = folder
         self.frames = frames
         self.state = state or folder / "state"
         self.broker = broker or EmbeddedBroker(folder / "broker")
         self.hub_folder = folder / "hub"
+        self._transfer = transfer or {}
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         repository = Repository.create(self.hub_folder, groups=[GROUP])
         (folder / "root.json").write_bytes(repository.root_bytes())
@@ -106,7 +109,8 @@ class Site:
             device = self.broker.config_with(self.broker.enroll(DEVICE, group=GROUP), site=SITE)
         else:
             device = self.broker.config(DEVICE, site=SITE)
-        self._write_toml("hub.toml", {"folder": "hub", "link": _table(self.broker.config(HUB_NAME, site=SITE))})
+        link = _table(self.broker.config(HUB_NAME, site=SITE))
+        self._write_toml("hub.toml", {"folder": "hub", "link": link, "transfer": self._transfer})
         agent = {
             "device": DEVICE,
             "group": GROUP,

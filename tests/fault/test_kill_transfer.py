@@ -1,0 +1,94 @@
+"""``kill -9`` of agent and hub while a bundle is on its way, whole or as a patch: it goes on."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from lineside_hub.listing import list_devices
+from lineside_link.messages import Reported, Transfer, decode
+from lineside_runtime.bundle import Bundle, write_manifest
+from tests.agent.bundles import make_bundle
+from tests.fault.plant import DEVICE, Site
+from tests.peers.waiting import wait_for
+
+pytestmark = pytest.mark.slow
+
+BALLAST = 1_500_000
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
+    """``old`` runs; ``near`` has the same ballast, a quarter of it moved a little; ``far`` has another."""
+    folder = tmp_path_factory.mktemp("bundles")
+    old = make_bundle(folder / "1", ballast=BALLAST)
+    shutil.copytree(old.path, folder / "2")
+    ballast = np.frombuffer((old.path / "ballast.bin").read_bytes(), np.uint8)
+    moved = ballast + (np.random.default_rng(5).random(ballast.size) < 0.25).astype(np.uint8)
+    (folder / "2" / "ballast.bin").write_bytes(moved.tobytes())
+    near = write_manifest(folder / "2", msgspec.structs.replace(old.manifest, version="2.0.0"))
+    return {"old": old, "near": near, "far": make_bundle(folder / "3", version="3.0.0", gain=30.0, ballast=BALLAST)}
+
+
+@pytest.fixture
+def site(tmp_path: Path, bundles: dict[str, Bundle]) -> Iterator[Site]:
+    """A site that runs ``old``, behind a hub that is slow enough to be killed in between."""
+    made = Site(tmp_path, frames=60, rate_hz=10.0, transfer={"device_rate_bytes_s": 100_000.0})
+    made.broker.start()
+    made.start_hub()
+    gen = made.push(bundles["old"])
+    made.start_agent()
+    made.wait_state("active", gen)
+    yield made
+    made.end()
+
+
+def transfer(site: Site) -> Transfer:
+    """How the device says that its last fetch went."""
+    (text,) = site._ask(f"SELECT reported FROM devices WHERE device = '{DEVICE}'")[0]
+    found = decode(text.encode(), Reported).transfer
+    assert found is not None
+    return found
+
+
+def wait_partly(site: Site, pattern: str) -> None:
+    """Waits until something of a file is on the device's disk, and more is to come."""
+    wait_for(lambda: list(site.state.rglob(pattern)), 60, what=f"{pattern}\n{site.log('agent')[-2000:]}")
+
+
+def check(site: Site, bundle: Bundle, gen: int) -> None:
+    wanted = bundle.manifest.identity
+    wait_for(
+        lambda: [device.installed for device in list_devices(site.hub_folder)] == [wanted],
+        120,
+        what=f"{wanted}\n{site.events()}\n{site.log('agent')[-3000:]}",
+    )
+    site.wait_state("active", gen)
+    site.wait_synced()
+    site.check_nothing_lost_nothing_twice()
+
+
+def test_whole_files_go_on_after_kills_of_both(site: Site, bundles: dict[str, Bundle]) -> None:
+    gen = site.push(bundles["far"])
+    for name, start in (("agent", site.start_agent), ("hub", site.start_hub)):
+        wait_partly(site, ".ballast.bin.*.part")
+        site.kill(name)
+        start()
+    check(site, bundles["far"], gen)
+
+
+def test_a_patch_goes_on_after_kills_of_both(site: Site, bundles: dict[str, Bundle]) -> None:
+    gen = site.push(bundles["near"])
+    for name, start in (("hub", site.start_hub), ("agent", site.start_agent)):
+        wait_partly(site, "..*.patch.*.part")
+        site.kill(name)
+        start()
+    check(site, bundles["near"], gen)
+    assert transfer(site).patched == 1
+    assert transfer(site).link_bytes < BALLAST / 2
+    assert not list(site.state.rglob("*.patch*"))
