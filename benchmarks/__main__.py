@@ -25,6 +25,7 @@ NAMES = (
     "cache_curve",
     "serve",
     "link",
+    "transfer",
     "results_in",
     "fleet",
     "others",
