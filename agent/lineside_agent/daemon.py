@@ -38,10 +38,11 @@ from lineside_agent.pipeline import Pipeline
 from lineside_agent.reader import FrameQueue, Reader
 from lineside_agent.slots import Slots
 from lineside_agent.status import Sources, write_status
+from lineside_agent.stick import Imports
 from lineside_agent.store import Store
-from lineside_agent.updater import Updater
-from lineside_agent.updates import Machine
-from lineside_link.messages import ConfigRef, ConfigReport
+from lineside_agent.updater import Progress, ShouldStop, Updater
+from lineside_agent.updates import RESTING, Machine, Wished
+from lineside_link.messages import BundleRef, ConfigRef, ConfigReport
 from lineside_runtime.errors import BrokerError, ConfigError
 
 log = logging.getLogger("lineside.agent")
@@ -91,6 +92,7 @@ class Daemon:
             stop=self._stop,
         )
         self._home = Home(config, self._boot_id, self._store, self._stop) if config.link is not None else None
+        self._imports = Imports(config.folder, group=config.group, root=config.root)
         self._updater = Updater(
             config.folder,
             slots=Slots(config.folder, config.bundle),
@@ -98,7 +100,7 @@ class Daemon:
             inspect=config.inspect,
             configuration=self._configuration,
             apply_store=lambda store: self._archive.use(store.keep_images),
-            bring=self._home.bring if self._home is not None else None,
+            bring=self._bring,
             observe=self._stepped,
             stop=self._stop,
             gate=self._home.gate if self._home is not None else None,
@@ -121,6 +123,7 @@ class Daemon:
             self._start("engines", self._home.tell_engines)
         while not self._stop.wait(STATUS_EVERY_S if not self._config.exit_when_done else 0.1):
             self._write_status()
+            self._look_for_sticks()
             if not self._store.alive:
                 self._defects.append("store")
                 self._stop.set()
@@ -144,6 +147,21 @@ class Daemon:
             self._home.report(machine, progress)
         if self._observe is not None:
             self._observe(machine)
+
+    def _bring(self, bundle: BundleRef, folder: Path, progress: Progress, should_stop: ShouldStop) -> None:
+        if self._imports.holds(bundle):
+            self._imports.bring(bundle, folder, progress, should_stop)
+        elif self._home is not None:
+            self._home.bring(bundle, folder, progress, should_stop)
+        else:
+            raise BrokerError("no link to fetch a bundle over", action="Add [link] to agent.toml.")
+
+    def _look_for_sticks(self) -> None:
+        for wish in self._imports.look():
+            self._updater.post(Wished("group", wish))
+        machine = self._updater.machine
+        if machine.state in RESTING:
+            self._imports.done(machine.epoch, machine.gen)
 
     def _bring_configuration(self, config: ConfigRef, should_stop: Callable[[], bool]) -> bytes:
         if self._home is None:

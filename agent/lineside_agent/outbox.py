@@ -100,17 +100,20 @@ class Outbox:
         room = self._window - (self._sent - watermark)
         if room <= 0:
             return False
-        epoch = self._store.epoch
+        # Read before the rows: what is committed in between must not look like a row that is gone.
+        epoch, last = self._store.epoch, self._store.last_seq
         try:
             rows = self._store.rows(self._sent, min(BATCH_ROWS, room))
         except DatabaseError as error:
             log.error("%s", error)
             return False
-        if not rows or epoch != self._store.epoch:
+        # All that is left above what was sent; a hub that was restored from a backup learns so what is gone.
+        through = rows[-1].seq if rows else min(last, self._sent + room)
+        if through <= self._sent or epoch != self._store.epoch:
             return False
-        if not self._publish(encode(Results(epoch=epoch, rows=tuple(rows)))):
+        if not self._publish(encode(Results(epoch=epoch, rows=tuple(rows), after=self._sent, through=through))):
             return False
         if self._sent == watermark:
             self._moved_at_s = time.monotonic()
-        self._sent = rows[-1].seq
+        self._sent = through
         return True

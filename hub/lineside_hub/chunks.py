@@ -1,31 +1,185 @@
 """`ChunkStore`: pieces of bundles under the name of their own hash, ``chunks/ab/<sha256>``.
 
-Equal pieces of two versions are stored once, and a piece can be checked by whoever holds its name.
+Equal pieces of two versions are stored once, and a piece can be checked by whoever holds its name. By default they lie
+in the hub's own folder; any filesystem that `fsspec` knows can hold them instead, by its URL. Whatever it is, it
+isn't trusted: a piece that hasn't its own hash is not served, and pushing its bundle again heals it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Protocol
 
 from lineside_runtime.bundle import CHUNK_BYTES
-from lineside_runtime.errors import BundleIntegrityError
+from lineside_runtime.errors import BundleIntegrityError, ConfigError, DatabaseError, MissingExtraError
 from lineside_runtime.files import fsync_folder, write_atomic
 
 _log = logging.getLogger("lineside.hub.chunks")
 
+URL_NAME = "chunks.url"
+"""Name of the file in the hub's folder that says where the pieces are; without it they are in ``chunks``."""
 
-class ChunkStore:
-    """Content-addressed pieces in a folder.
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
-    Attributes:
-        folder: Where they stand.
-        rotten: How many reads met a file that no longer has its own hash.
-    """
+
+class Place(Protocol):
+    """Where pieces lie."""
+
+    def read(self, digest: str) -> bytes | None:
+        """Returns what stands under a name, at most a byte more than a piece may have; ``None`` if nothing does."""
+
+    def write(self, digest: str, data: bytes) -> None:
+        """Puts it there; what was there is replaced."""
+
+    def names(self) -> Iterator[str]:
+        """Yields every name."""
+
+    def remove(self, digest: str) -> None:
+        """Takes it away; does nothing if it is not there."""
+
+
+class FolderPlace:
+    """A local folder: each piece is synced and renamed, so that a power cut leaves none half written."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self._folder = folder
+
+    def read(self, digest: str) -> bytes | None:
+        """As `Place.read`."""
+        try:
+            with self._path(digest).open("rb") as file:
+                return file.read(CHUNK_BYTES + 1)
+        except FileNotFoundError:
+            return None
+
+    def write(self, digest: str, data: bytes) -> None:
+        """As `Place.write`."""
+        path = self._path(digest)
+        if not path.parent.is_dir():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fsync_folder(self._folder)
+        write_atomic(path, data)
+
+    def names(self) -> Iterator[str]:
+        """As `Place.names`."""
+        for path in self._folder.glob("??/*"):
+            if _DIGEST.fullmatch(path.name):
+                yield path.name
+
+    def remove(self, digest: str) -> None:
+        """As `Place.remove`."""
+        self._path(digest).unlink(missing_ok=True)
+
+    def _path(self, digest: str) -> Path:
+        return self._folder / digest[:2] / digest
+
+
+class UrlPlace:
+    """Any filesystem of `fsspec`.
+
+    Args:
+        url: Such as ``file:///srv/chunks``, ``memory://chunks`` or ``s3://bucket/chunks``. What it needs to sign in
+            comes from the filesystem's own configuration (``~/.config/fsspec``, the environment), never from the URL.
+
+    Raises:
+        ConfigError: The URL is not usable, or holds a password.
+        MissingExtraError: fsspec, or the package for this kind of URL, is not installed.
+    """
+
+    def __init__(self, url: str) -> None:
+        if re.search(r"://[^/]*:[^/]*@", url):
+            raise ConfigError(
+                "the URL of the chunks holds a password", action="Use the filesystem's own configuration."
+            )
+        try:
+            import fsspec
+
+            self._fs, path = fsspec.core.url_to_fs(url)
+        except ImportError as error:
+            action = "Install the package that the message names, with lineside[convert]."
+            raise MissingExtraError(f"no filesystem for {url.split('://')[0]}://: {error}", action=action) from error
+        except (ValueError, OSError) as error:
+            raise ConfigError("the URL of the chunks", expected="a URL that fsspec can use here", actual=url) from error
+        self._root = str(path).rstrip("/")
+        self._url = url
+
+    def read(self, digest: str) -> bytes | None:
+        """As `Place.read`."""
+        try:
+            with self._fs.open(self._path(digest), "rb") as file:
+                data: bytes = file.read(CHUNK_BYTES + 1)
+                return data
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def write(self, digest: str, data: bytes) -> None:
+        """As `Place.write`; where the filesystem can't do it at once, a torn piece is found out by its hash."""
+        try:
+            self._fs.makedirs(f"{self._root}/{digest[:2]}", exist_ok=True)
+            with self._fs.open(self._path(digest), "wb") as file:
+                file.write(data)
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def names(self) -> Iterator[str]:
+        """As `Place.names`."""
+        try:
+            found: list[Any] = self._fs.find(self._root)
+        except OSError as error:
+            raise self._failed(error) from error
+        for path in found:
+            name = str(path).rsplit("/", 1)[-1]
+            if _DIGEST.fullmatch(name):
+                yield name
+
+    def remove(self, digest: str) -> None:
+        """As `Place.remove`."""
+        try:
+            self._fs.rm_file(self._path(digest))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def _path(self, digest: str) -> str:
+        return f"{self._root}/{digest[:2]}/{digest}"
+
+    def _failed(self, error: OSError) -> DatabaseError:
+        return DatabaseError(f"{self._url}: {error}", action="Check the filesystem that holds the chunks.")
+
+
+def place_of(folder: Path) -> Place:
+    """Returns where the pieces of a hub are.
+
+    Args:
+        folder: The hub's.
+
+    Raises:
+        ConfigError: ``chunks.url`` names nothing usable.
+        MissingExtraError: The package for its kind of URL is not installed.
+    """
+    try:
+        url = (folder / URL_NAME).read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        return FolderPlace(folder / "chunks")
+    return UrlPlace(url)
+
+
+class ChunkStore:
+    """Content-addressed pieces.
+
+    Attributes:
+        rotten: How many reads met a piece that no longer has its own hash.
+    """
+
+    def __init__(self, place: Place | Path) -> None:
+        self.place: Place = FolderPlace(place) if isinstance(place, Path) else place
         self.rotten = 0
 
     def put(self, data: bytes) -> str:
@@ -40,41 +194,29 @@ class ChunkStore:
         Raises:
             BundleIntegrityError: It is larger than a chunk may be.
             DiskFullError: There is no room.
+            DatabaseError: The filesystem behind the URL can't be reached.
         """
         if len(data) > CHUNK_BYTES:
             raise BundleIntegrityError("chunk too large", expected=f"at most {CHUNK_BYTES} bytes", actual=len(data))
         digest = hashlib.sha256(data).hexdigest()
-        path = self._path(digest)
-        if not path.exists() or _read(path) != data:
-            if not path.parent.is_dir():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                fsync_folder(self.folder)
-            write_atomic(path, data)
+        if self.place.read(digest) != data:
+            self.place.write(digest, data)
         return digest
 
     def get(self, digest: str) -> bytes | None:
         """Returns a piece whose content has the hash that it is called by.
 
-        A rotten file is not served: it counts as absent, is logged, and pushing its bundle again heals it.
+        A rotten piece is not served: it counts as absent, is logged, and pushing its bundle again heals it.
 
         Args:
             digest: sha256, 64 hexadecimal digits; the caller has checked that.
+
+        Raises:
+            DatabaseError: The filesystem behind the URL can't be reached.
         """
-        path = self._path(digest)
-        try:
-            data = _read(path)
-        except FileNotFoundError:
-            return None
-        if hashlib.sha256(data).hexdigest() == digest:
+        data = self.place.read(digest)
+        if data is None or hashlib.sha256(data).hexdigest() == digest:
             return data
         self.rotten += 1
-        _log.error("chunk %s is rotten on disk and not served; push its bundle again to replace it", path)
+        _log.error("chunk %s is rotten and not served; push its bundle again to replace it", digest)
         return None
-
-    def _path(self, digest: str) -> Path:
-        return self.folder / digest[:2] / digest
-
-
-def _read(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(CHUNK_BYTES + 1)

@@ -33,6 +33,9 @@ _SQL_KINDS: dict[Any, str] = {sa.BigInteger: "bigint", sa.Double: "double precis
 
 _KEY = ("device", "epoch", "seq")
 
+CONNECT_TIMEOUT_S = 5
+"""A server that doesn't answer at all must not hold the hub's threads for minutes."""
+
 METADATA = sa.MetaData()
 
 RESULTS = sa.Table(
@@ -88,7 +91,9 @@ def engine_for(url: str) -> sa.Engine:
     Args:
         url: ``postgresql+psycopg://…``.
     """
-    return sa.create_engine(url, pool_pre_ping=True, pool_size=1, max_overflow=1)
+    return sa.create_engine(
+        url, pool_pre_ping=True, pool_size=1, max_overflow=1, connect_args={"connect_timeout": CONNECT_TIMEOUT_S}
+    )
 
 
 @contextlib.contextmanager

@@ -34,14 +34,15 @@ from tuf.api.metadata import (
     Snapshot,
     TargetFile,
     Targets,
+    Timestamp,
 )
 
 from lineside_agent.config import read_settings
 from lineside_hub import ceremony
-from lineside_hub.chunks import ChunkStore
+from lineside_hub.chunks import ChunkStore, place_of
 from lineside_hub.keys import KeyRing
 from lineside_hub.lock import folder_lock
-from lineside_hub.metadata import GROUP_LIFETIME_DAYS, ONLINE, TOP_LEVEL, MetadataFolder
+from lineside_hub.metadata import GROUP_LIFETIME_DAYS, LIFETIME_DAYS, ONLINE, TOP_LEVEL, MetadataFolder, prepare
 from lineside_link.messages import BundleRef, ConfigRef
 from lineside_link.topics import check_name
 from lineside_runtime.bundle import CHUNK_BYTES, MANIFEST_NAME, Bundle
@@ -96,7 +97,7 @@ class Repository:
 
     def __init__(self, folder: Path, *, passphrase: str | None = None) -> None:
         self.folder = folder
-        self.chunks = ChunkStore(folder / "chunks")
+        self.chunks = ChunkStore(place_of(folder))
         self._metadata = folder / "metadata"
         self._offline_keys = KeyRing(folder / "keys", passphrase=passphrase)
         self._online_keys = KeyRing(folder / "online")
@@ -390,6 +391,94 @@ class Repository:
         if known is None or sha256 not in (None, known.hashes["sha256"]):
             raise TargetNotFoundError(f"{name}@{version} is not published for {group!r}", expected=sha256)
         return BundleRef(name=name, version=version, target=target, sha256=known.hashes["sha256"])
+
+    def targets_of(self, group: str) -> tuple[str, ...]:
+        """Returns the paths of everything that is signed for a group.
+
+        Raises:
+            RolloutError: There is no such group.
+        """
+        self._check_known(group)
+        return tuple(MetadataFolder(self._metadata).targets(group).targets)
+
+    def published_at(self, target: str) -> float:
+        """Returns when a target's file was written, as Unix time; 0 if it is not there."""
+        return max((path.stat().st_mtime for path in self._files_of(target)), default=0.0)
+
+    def target_bytes(self, target: str, sha256: str) -> bytes:
+        """Returns the content of a target.
+
+        Raises:
+            BundleIntegrityError: Its file is missing or rotten.
+        """
+        group, _, name = target.partition("/")
+        path = self.folder / "targets" / group / f"{sha256}.{name}"
+        data = path.read_bytes() if path.is_file() else b""
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise BundleIntegrityError(f"{path} is missing or rotten", expected=sha256, action="Push it again.")
+        return data
+
+    def withdraw_targets(self, going: Mapping[str, Sequence[str]]) -> None:
+        """Takes targets out of the signed metadata, and then their files; the caller holds the folder's lock.
+
+        Args:
+            going: Group to paths.
+
+        Raises:
+            SignatureError: The passphrase does not open a group's key.
+        """
+        if not going:
+            return
+        edit = self._edit(*going)
+        for group, targets in going.items():
+            with edit.edit_targets(group) as signed:
+                for target in targets:
+                    signed.targets.pop(target, None)
+        edit.publish()
+        for targets in going.values():
+            for target in targets:
+                for path in self._files_of(target):
+                    path.unlink(missing_ok=True)
+
+    def _files_of(self, target: str) -> list[Path]:
+        group, _, name = target.partition("/")
+        folder = self.folder / "targets" / group
+        return [path for path in folder.glob(f"*.{name}") if path.name.partition(".")[2] == name]
+
+    def sign_for_stick(self, *, days: float) -> dict[str, bytes]:
+        """Signs a snapshot and a timestamp that live for some days, and the hub itself newer ones with the usual life.
+
+        Args:
+            days: How long the stick's timestamp lives.
+
+        Returns:
+            All metadata of this state, under ``tuf/metadata/`` as a device asks for it.
+        """
+        with folder_lock(self.folder):
+            edit = self._edit()
+            snapshot = edit.open(Snapshot.type)
+            prepare(Snapshot.type, snapshot, days=max(days, LIFETIME_DAYS[Snapshot.type]))
+            self._sign_and_write(edit, Snapshot.type, snapshot)
+            # Over the air this one stands for a moment only: the hub's own, with the usual life, follows at once.
+            stick = edit.open(Timestamp.type)
+            stick.signed.snapshot_meta = edit.snapshot_info
+            prepare(Timestamp.type, stick, days=days)
+            self._sign_and_write(edit, Timestamp.type, stick)
+            files = self._chain_files(edit)
+            edit.do_timestamp(force=True)
+        return {f"tuf/metadata/{name}": data for name, data in files.items()}
+
+    def _sign_and_write(self, edit: MetadataFolder, role: str, md: Metadata[Any]) -> None:
+        for signer in self._signers(role)[role]:
+            md.sign(signer, append=True)
+        edit.write(role, md)
+
+    def _chain_files(self, edit: MetadataFolder) -> dict[str, bytes]:
+        """All roots, and what the timestamp leads to."""
+        names = [path.name for path in self._metadata.glob("*.root.json")]
+        names += ["timestamp.json", f"{edit.timestamp().snapshot_meta.version}.snapshot.json"]
+        names += [f"{info.version}.{name}" for name, info in edit.snapshot().meta.items()]
+        return {name: (self._metadata / name).read_bytes() for name in names}
 
     def renew(self) -> None:
         """Signs timestamp, and what ages of snapshot and online groups, once more: nobody holds news back.

@@ -23,7 +23,7 @@ from lineside_link.messages import FEATURES, RepoRequest, RepoResponse, decode, 
 from lineside_link.pace import PIECE_MIN_BYTES
 from lineside_link.topics import NAME
 from lineside_runtime.bundle import CHUNK_BYTES
-from lineside_runtime.errors import BadInputFormatError
+from lineside_runtime.errors import BadInputFormatError, DatabaseError
 
 _log = logging.getLogger("lineside.hub.responder")
 
@@ -154,7 +154,7 @@ class Responder:
             device, request = item
             try:
                 head, body = self.respond(request)
-            except OSError as error:
+            except (OSError, DatabaseError) as error:
                 _log.error("%s %r cannot be read: %s", request.kind, request.path, error)
                 head, body = RepoResponse(id=request.id, status=503, part=request.part), b""
             with self._changed:

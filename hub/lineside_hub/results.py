@@ -75,6 +75,8 @@ class _Batch(msgspec.Struct, frozen=True):
     epoch: str
     rows: list[_Row]
     v: int = VERSION
+    after: int = 0
+    through: int = -1
 
 
 class _Envelope(msgspec.Struct, frozen=True):
@@ -83,6 +85,8 @@ class _Envelope(msgspec.Struct, frozen=True):
     epoch: str
     rows: tuple[msgspec.Raw, ...]
     v: int = VERSION
+    after: int = 0
+    through: int = -1
 
 
 class _Seq(msgspec.Struct, frozen=True):
@@ -100,12 +104,16 @@ class Batch(msgspec.Struct, frozen=True):
         epoch: Of the device's database.
         rows: What could be read.
         unreadable: ``(seq, raw, reason)`` of what could not.
+        after: See `lineside_link.messages.Results`.
+        through: See `lineside_link.messages.Results`.
     """
 
     device: str
     epoch: str
     rows: list[ResultRow]
     unreadable: list[tuple[int, bytes, str]]
+    after: int = 0
+    through: int = -1
 
 
 def read_batch(device: str, payload: bytes) -> Batch:
@@ -124,7 +132,7 @@ def read_batch(device: str, payload: bytes) -> Batch:
         return _read_rows(device, payload)
     _check_envelope(device, whole.v, whole.epoch)
     if all(_in_range(row) for row in whole.rows):
-        return Batch(device, whole.epoch, [*whole.rows], [])
+        return Batch(device, whole.epoch, [*whole.rows], [], *_span(whole))
     return _read_rows(device, payload)
 
 
@@ -134,10 +142,15 @@ def _read_rows(device: str, payload: bytes) -> Batch:
     except _UNREADABLE as error:
         raise BadInputFormatError(f"{Results.__name__} message of {device}: {error}", action="") from error
     _check_envelope(device, envelope.v, envelope.epoch)
-    batch = Batch(device, envelope.epoch, [], [])
+    batch = Batch(device, envelope.epoch, [], [], *_span(envelope))
     for raw in envelope.rows:
         _read_row(batch, bytes(raw))
     return batch
+
+
+def _span(message: _Batch | _Envelope) -> tuple[int, int]:
+    """What the device says about gaps; nonsense says nothing."""
+    return (message.after, message.through) if 0 <= message.after <= message.through < _INT64 else (0, -1)
 
 
 def _check_envelope(device: str, version: int, epoch: str) -> None:
@@ -221,13 +234,13 @@ class Sink(abc.ABC):
         moved: dict[Key, int] = {}
         acks: dict[str, ResultsAck] = {}
         for batch in batches:
-            seq = self._advance(batch, moved)
+            seq = self._advance(batch, moved, events, now_ns)
             acks[batch.device] = ResultsAck(epoch=batch.epoch, seq=seq)
         if moved:
             self._keep_marks([(*key, seq, now_ns) for key, seq in moved.items()])
         return acks, events
 
-    def _advance(self, batch: Batch, moved: dict[Key, int]) -> int:
+    def _advance(self, batch: Batch, moved: dict[Key, int], events: list[Event], now_ns: int) -> int:
         key = (batch.device, batch.epoch)
         known = self._marks.get(key)
         if known is None:
@@ -240,6 +253,12 @@ class Sink(abc.ABC):
         seq = known.seq
         while seq + 1 in came:
             seq += 1
+        if seq < batch.through and batch.after <= known.seq:
+            # The device has no more than this: a backup of the hub was older than what it had confirmed.
+            detail = f"epoch {batch.epoch}: rows between {seq + 1} and {batch.through} are gone at the device"
+            events.append(Event(at_ns=now_ns, device=batch.device, kind="forgotten", detail=detail))
+            seq = batch.through
+            known.highest = max(known.highest, seq)
         if seq < known.highest:
             seq = _contiguous(self._above(key, seq), seq)
         if seq != known.seq:

@@ -44,7 +44,7 @@ TICK_S = 0.15
 """How often the database is asked whether another process pushed: `PRAGMA data_version` costs microseconds."""
 
 ROLLOUT_EVERY_S = 0.5
-"""How often a rollout looks at its group: a picture of 1,000 devices costs about 10 ms."""
+"""How often a rollout looks at its group: a picture of 1,000 devices costs about 20 ms."""
 
 RENEW_RETRY_S = 60.0
 
@@ -204,7 +204,7 @@ class Hub:
                     seen = version if self._publish_desired() else -1
                 if self.link.connected:
                     self.registrar.publish_signed()
-            except StoreError as error:
+            except LinesideError as error:
                 _log.error("wishes cannot be read; tried again: %s", error)
             if time.monotonic() >= renew_at:
                 renew_at = time.monotonic() + (self._renew_every_s if self._renew() else RENEW_RETRY_S)
@@ -212,7 +212,12 @@ class Hub:
             self._wake.clear()
 
     def _publish_acknowledgements(self) -> None:
-        for device, ack in self.inbox.acknowledgements(self._database).items():
+        try:
+            known = self.inbox.acknowledgements(self._database)
+        except StoreError as error:  # a database server that is away must not keep the wishes back
+            _log.error("acknowledgements cannot be read; devices send again what is not acknowledged: %s", error)
+            return
+        for device, ack in known.items():
             self._acknowledge(device, ack)
 
     def _publish_desired(self) -> bool:

@@ -1,11 +1,11 @@
-"""``lineside hub init|run|broker|secure|enroll|token|sign|revoke|acl|add-group|keys|status``."""
+"""``lineside hub``; most of its actions are in `hub_identity`, `hub_keys` and `hub_store`."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from lineside.commands import hub_identity, hub_keys
+from lineside.commands import hub_identity, hub_keys, hub_store
 from lineside.commands.output import say
 from lineside.commands.passphrases import add_passphrase, passphrase
 from lineside.extras import needs
@@ -33,6 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--root-threshold", type=int, default=1, metavar="N", help="how many must sign a root (default: %(default)s)"
     )
     init.add_argument("--broker", default="mqtt://127.0.0.1:1883", metavar="URL", help="default: %(default)s")
+    init.add_argument(
+        "--chunks",
+        metavar="URL",
+        help="where the content of bundles lies, by an fsspec URL such as file:///srv/chunks (default: in the folder)",
+    )
     add_passphrase(init)
     init.set_defaults(run=run_init)
     start = actions.add_parser("run", help="run the hub in the foreground", description="Runs the hub until SIGTERM.")
@@ -80,6 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.set_defaults(run=run_add_group)
     hub_keys.add_actions(actions)
     hub_identity.add_actions(actions)
+    hub_store.add_actions(actions)
 
 
 def run_init(options: argparse.Namespace) -> int:
@@ -91,6 +97,12 @@ def run_init(options: argparse.Namespace) -> int:
     from lineside_link.config import LinkConfig
 
     LinkConfig(url=options.broker, site=options.site)  # a wrong name or URL is refused before any key is made
+    if options.chunks is not None:
+        from lineside_hub.chunks import URL_NAME, UrlPlace
+
+        UrlPlace(options.chunks)
+        options.folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(options.folder / URL_NAME, options.chunks.encode())
     repository = Repository.create(
         options.folder,
         groups=options.group,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 REDRAW_S = 1.0
+WIDE = 240
 
 
 def add_watch(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +34,8 @@ def draw(look: Callable[[], tuple[RenderableType, bool]], *, watch: bool) -> Non
     with needs("convert"):
         from rich.console import Console
         from rich.live import Live
-    console = Console()
+    # A file or another program is no terminal of 80 columns: nothing may be folded or cut there.
+    console = Console(width=None if sys.stdout.isatty() else WIDE)
     picture, done = look()
     if not watch or done:
         console.print(picture)

@@ -344,10 +344,15 @@ class Results(_Message, frozen=True, kw_only=True):
     Attributes:
         epoch: Identifies the device's database; a new database starts a new one.
         rows: In order of ``seq``.
+        after: With ``through``: ``rows`` holds all that the device still has above ``after``, up to ``through``. What
+            is missing there is gone, as after the hub was restored from a backup older than what it had confirmed.
+        through: See ``after``; -1 says nothing about gaps.
     """
 
     epoch: str
     rows: tuple[ResultRow, ...]
+    after: int = 0
+    through: int = -1
 
 
 class ResultsAck(_Message, frozen=True, kw_only=True):

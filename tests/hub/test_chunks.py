@@ -16,11 +16,11 @@ def store(tmp_path: Path) -> ChunkStore:
     return ChunkStore(tmp_path / "chunks")
 
 
-def test_a_chunk_comes_back_under_its_own_hash(store: ChunkStore) -> None:
+def test_a_chunk_comes_back_under_its_own_hash(store: ChunkStore, tmp_path: Path) -> None:
     digest = store.put(b"abc")
     assert digest == hashlib.sha256(b"abc").hexdigest()
     assert store.get(digest) == b"abc"
-    assert (store.folder / digest[:2] / digest).read_bytes() == b"abc"
+    assert (tmp_path / "chunks" / digest[:2] / digest).read_bytes() == b"abc"
 
 
 def test_an_unknown_chunk_is_absent(store: ChunkStore) -> None:
@@ -30,10 +30,10 @@ def test_an_unknown_chunk_is_absent(store: ChunkStore) -> None:
 
 @pytest.mark.parametrize("damage", [b"", b"abd", b"abc" * 100_000])
 def test_a_rotten_chunk_is_not_served_and_healed_by_the_next_put(
-    store: ChunkStore, damage: bytes, caplog: pytest.LogCaptureFixture
+    store: ChunkStore, tmp_path: Path, damage: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     digest = store.put(b"abc")
-    (store.folder / digest[:2] / digest).write_bytes(damage)
+    (tmp_path / "chunks" / digest[:2] / digest).write_bytes(damage)
     assert store.get(digest) is None
     assert store.rotten == 1
     assert "rotten" in caplog.text

@@ -1,0 +1,269 @@
+"""A bundle on a USB stick: checked as over the air, and everything that a stick may be instead."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import pytest
+
+from lineside.cli import main
+from lineside_agent.stick import WISH_NAME, Imports, Stick, put, stick_trust
+from lineside_hub.repository import Repository
+from lineside_hub.stick import Exported, export
+from lineside_link.clock import ClockFloor
+from lineside_link.messages import Desired, decode, encode
+from lineside_link.trust import TrustStore
+from lineside_runtime.archive import unpack_archive
+from lineside_runtime.errors import (
+    BadInputFormatError,
+    BundleFormatError,
+    BundleIntegrityError,
+    ConfigError,
+    ExpiredMetadataError,
+    InputNotFoundError,
+    LinesideError,
+    RollbackAttackError,
+    SignatureError,
+    TargetNotFoundError,
+)
+from tests.agent.bundles import bright, dark, make_bundle
+from tests.hub.sources import device
+from tests.peers import wait_for
+
+GROUP = "line"
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    return Repository.create(tmp_path / "hub", groups=[GROUP, "other"])
+
+
+@pytest.fixture
+def exported(repository: Repository, tmp_path: Path) -> Exported:
+    bundle = make_bundle(tmp_path / "bundle", ballast=200_000)
+    return export(repository.folder, bundle, group=GROUP, out=tmp_path / "x.lsb")
+
+
+def check(path: Path, repository: Repository, state: Path, *, group: str = GROUP, root: bytes | None = None) -> None:
+    state.mkdir(exist_ok=True)
+    (state / "root.json").write_bytes(root or repository.root_bytes())
+    stick = Stick(path)
+    stick.verify(trust=stick_trust(stick, state, state / "root.json"), group=group)
+
+
+def rewritten(path: Path, change: Callable[[dict[str, bytes]], None], *, method: int = zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(path) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    change(files)
+    made = path.with_name("evil.lsb")
+    with zipfile.ZipFile(made, "w", method) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return made
+
+
+def test_a_stick_is_whole_and_still_a_bundle_for_everybody(
+    exported: Exported, repository: Repository, tmp_path: Path
+) -> None:
+    check(exported.path, repository, tmp_path / "state")
+    assert Stick(exported.path).wish().bundle == exported.ref
+    assert unpack_archive(exported.path, tmp_path / "unpacked").manifest.identity == exported.ref.identity
+
+
+def test_the_way_over_the_air_goes_on_and_then_the_stick_is_old(
+    exported: Exported, repository: Repository, tmp_path: Path
+) -> None:
+    check(exported.path, repository, tmp_path / "state")
+    over_the_air = device(repository, tmp_path / "state")
+    over_the_air.fetch_target(exported.ref.target, exported.ref.sha256)
+    with pytest.raises(RollbackAttackError):
+        check(exported.path, repository, tmp_path / "state")
+    days = {expiry.role: expiry.days_left for expiry in repository.expiries()}
+    assert days["timestamp"] <= 1, "the hub's own timestamp lives no longer than before"
+    again = export(repository.folder, ("bright-spots", "1.0.0"), group=GROUP, out=tmp_path / "again.lsb")
+    assert again.gen > exported.gen
+    check(again.path, repository, tmp_path / "state")
+
+
+def change_wish(**changes: object) -> Callable[[dict[str, bytes]], None]:
+    def change(files: dict[str, bytes]) -> None:
+        wish = json.loads(files[WISH_NAME])
+        wish["bundle"].update(changes)
+        files[WISH_NAME] = json.dumps(wish).encode()
+
+    return change
+
+
+def spoil(name: str) -> Callable[[dict[str, bytes]], None]:
+    def change(files: dict[str, bytes]) -> None:
+        [found] = [known for known in files if known.endswith(name)]
+        files[found] = files[found][:-1] + b"!"
+
+    return change
+
+
+def drop(name: str) -> Callable[[dict[str, bytes]], None]:
+    return lambda files: [files.pop(known) for known in list(files) if known.endswith(name)] and None
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "code"),
+    [
+        (spoil("ballast.bin"), BundleIntegrityError, 3002),
+        (spoil("model.onnx"), BundleIntegrityError, 3002),
+        (spoil("manifest.json"), BundleIntegrityError, 3002),
+        (drop("ballast.bin"), BundleFormatError, 3001),
+        (drop("timestamp.json"), LinesideError, 4004),
+        (drop(WISH_NAME), BundleFormatError, 3001),
+        (lambda files: files.update({WISH_NAME: b"{}"}), BadInputFormatError, 2003),
+        (lambda files: files.update({WISH_NAME: b" " * 100_000}), BundleFormatError, 3001),
+        (change_wish(target="line/evil-1.0.0.json"), TargetNotFoundError, 3007),
+        (change_wish(sha256="0" * 64), BundleIntegrityError, 3002),
+        (change_wish(name="other"), BundleFormatError, 3001),
+        (lambda files: files.update({"manifest.json": b"x" * (1 << 20)}), BundleIntegrityError, 3002),
+    ],
+)
+def test_what_was_changed_on_the_stick_is_refused_with_its_code(
+    exported: Exported, repository: Repository, tmp_path: Path, change, kind, code: int
+) -> None:
+    evil = rewritten(exported.path, change)
+    with pytest.raises(kind) as caught:
+        check(evil, repository, tmp_path / "state")
+    assert caught.value.code == code
+
+
+def test_foreign_keys_groups_and_compression_are_refused(
+    exported: Exported, repository: Repository, tmp_path: Path
+) -> None:
+    other = Repository.create(tmp_path / "other-hub", groups=[GROUP])
+    with pytest.raises(SignatureError):
+        check(exported.path, repository, tmp_path / "state", root=other.root_bytes())
+    with pytest.raises(SignatureError, match="group"):
+        check(exported.path, repository, tmp_path / "state2", group="other")
+    packed = rewritten(exported.path, lambda _: None, method=zipfile.ZIP_DEFLATED)
+    with pytest.raises(BundleFormatError):
+        check(packed, repository, tmp_path / "state3")
+    (tmp_path / "junk.lsb").write_bytes(b"junk" * 100)
+    with pytest.raises(BundleFormatError):
+        Stick(tmp_path / "junk.lsb").wish()
+    with pytest.raises(InputNotFoundError):
+        Stick(tmp_path / "none.lsb")
+    for days in (0.0, 31.0):
+        with pytest.raises(ConfigError):
+            export(repository.folder, ("bright-spots", "1.0.0"), group=GROUP, out=tmp_path / "y.lsb", days=days)
+    with pytest.raises(TargetNotFoundError):
+        export(repository.folder, ("bright-spots", "9"), group=GROUP, out=tmp_path / "y.lsb")
+
+
+def test_an_old_stick_is_refused(exported: Exported, repository: Repository, tmp_path: Path) -> None:
+    stick = Stick(exported.path)
+    now = datetime.datetime.now(datetime.timezone.utc)
+    for days, good in ((6, True), (8, False)):
+        folder = tmp_path / f"after-{days}"
+        folder.mkdir()
+        later = now + datetime.timedelta(days=days)
+        clock = ClockFloor(folder / "clock", now=lambda later=later: later)
+        trust = TrustStore(folder / "trust", repository.root_bytes(), stick, clock)
+        if good:
+            stick.verify(trust=trust, group=GROUP)
+        else:
+            with pytest.raises(ExpiredMetadataError):
+                stick.verify(trust=trust, group=GROUP)
+
+
+def test_a_path_that_leaves_the_folder_never_gets_there(
+    exported: Exported, repository: Repository, tmp_path: Path
+) -> None:
+    evil = rewritten(exported.path, lambda files: files.update({"../../evil": b"evil", "/tmp/evil": b"evil"}))
+    check(evil, repository, tmp_path / "state")  # what the signed manifest doesn't name is not looked at
+    with pytest.raises(BundleFormatError):
+        unpack_archive(evil, tmp_path / "unpacked")
+    assert not (tmp_path / "evil").exists()
+
+
+def test_what_cannot_be_read_in_the_import_folder_is_removed_and_said(tmp_path: Path) -> None:
+    (tmp_path / "import").mkdir()
+    (tmp_path / "import" / "junk.lsb").write_bytes(b"junk")
+    (tmp_path / "import" / ".half.lsb.tmp").write_bytes(b"half")
+    imports = Imports(tmp_path, group=GROUP, root=None)
+    assert imports.look() == []
+    assert not (tmp_path / "import" / "junk.lsb").exists()
+
+
+def test_an_archive_stays_until_its_wish_is_answered(exported: Exported, tmp_path: Path) -> None:
+    put(exported.path, tmp_path / "state")
+    imports = Imports(tmp_path / "state", group=GROUP, root=None)
+    [wish] = imports.look()
+    assert imports.look() == []
+    imports.done(wish.epoch, wish.gen - 1)
+    assert imports.holds(exported.ref)
+    imports.done(wish.epoch, wish.gen)
+    assert not imports.holds(exported.ref)
+    assert list((tmp_path / "state" / "import").iterdir()) == []
+
+
+def test_an_agent_without_a_link_takes_a_stick_and_refuses_a_forged_one(
+    exported: Exported, repository: Repository, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    box = tmp_path / "box"
+    (box / "frames").mkdir(parents=True)
+    for number in range(4):
+        cv2.imwrite(str(box / "frames" / f"{number}.png"), bright() if number % 2 else dark())
+    (box / "root.json").write_bytes(repository.root_bytes())
+    first = make_bundle(tmp_path / "factory", version="0.9.0", gain=20.0)
+    toml = box / "agent.toml"
+    toml.write_text(
+        f'device = "cam-1"\ngroup = "{GROUP}"\nfolder = "state"\nroot = "root.json"\nbundle = "{first.path}"\n'
+        '[camera]\ntype = "folder"\npath = "frames"\nloop = true\nrate_hz = 20.0\n'
+        "[inspect]\nhealth_frames = 2\nhealth_timeout_s = 2.0\n"
+    )
+    status = box / "state" / "status.json"
+    with (tmp_path / "agent.log").open("wb") as log:
+        command = [sys.executable, "-m", "lineside", "agent", "run", "--config", str(toml)]
+        agent = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        wait_for(lambda: status.exists() and json.loads(status.read_text())["inspected"] > 4, 60, what="frames")
+        evil = rewritten(exported.path, spoil("ballast.bin"))
+        assert main(["agent", "import", str(evil), "--config", str(toml)]) == 1
+        assert "[3002]" in capsys.readouterr().err
+        assert main(["agent", "import", str(exported.path), "--config", str(toml), "--json"]) == 0
+        said = json.loads(capsys.readouterr().out)
+        assert (said["taken"], said["error"]) == (True, None)
+        assert json.loads(status.read_text())["installed"] == "bright-spots@1.0.0"
+        # Put there past the command, as whoever has the disk can: the agent checks it itself, and goes on.
+        newer = export(repository.folder, make_bundle(tmp_path / "newer", version="2.0.0", gain=30.0), group=GROUP,
+                       out=tmp_path / "newer.lsb")  # fmt: skip
+        shutil.copy(rewritten(newer.path, spoil("model.onnx")), box / "state" / "import" / "evil.lsb")
+        wait_for(lambda: "[3002]" in str(json.loads(status.read_text())["error"]), 60, what="the refusal")
+        assert json.loads(status.read_text())["installed"] == "bright-spots@1.0.0"
+        assert agent.poll() is None
+        replayed = Desired(epoch=1, gen=1, bundle=decode(encode(Stick(newer.path).wish()), Desired).bundle)
+        old = rewritten(newer.path, lambda files: files.update({WISH_NAME: encode(replayed)}))
+        shutil.copy(old, box / "state" / "import" / "old.lsb")
+        wait_for(lambda: not (box / "state" / "import" / "old.lsb").exists(), 60, what="the old wish to be dropped")
+        assert json.loads(status.read_text())["installed"] == "bright-spots@1.0.0"
+    finally:
+        agent.terminate()
+        assert agent.wait(30) == 0
+
+
+def test_the_export_command_takes_a_folder_or_a_name(
+    repository: Repository, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub = str(repository.folder)
+    bundle = make_bundle(tmp_path / "bundle")
+    out = str(tmp_path / "x.lsb")
+    assert main(["hub", "export", str(bundle.path), "--group", GROUP, "--hub", hub, "--out", out]) == 0
+    arguments = ["hub", "export", "bright-spots@1.0.0", "--group", GROUP, "--hub", hub, "--out", out, "--json"]
+    capsys.readouterr()
+    assert main(arguments) == 0
+    assert json.loads(capsys.readouterr().out)["days"] == 7.0
+    assert main(["hub", "export", "nothing", "--group", GROUP, "--hub", hub, "--out", out]) == 1

@@ -1,0 +1,161 @@
+"""What is fuzzed: every place where a payload from the broker, or a file from a stick, is read.
+
+Each entry takes bytes and must return, or raise a `LinesideError`; anything else is a finding. The handlers are
+the product's own, not copies: the hub's inbox, responder and registrar, the agent's wishes, answers and sticks.
+"""
+
+from __future__ import annotations
+
+import logging
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+from lineside_agent.config import read_settings
+from lineside_agent.stick import Stick
+from lineside_agent.updates import Machine, Wished, step
+from lineside_hub import ceremony
+from lineside_hub.database import Database
+from lineside_hub.fleet import Fleet, read_reported, read_up
+from lineside_hub.registrar import Registrar
+from lineside_hub.repository import Repository
+from lineside_hub.responder import Responder
+from lineside_hub.results import ResultsSink, read_batch
+from lineside_link.client import LinkClient
+from lineside_link.config import LinkConfig
+from lineside_link.fetch import RepoClient
+from lineside_link.messages import (
+    CertificateAnswer,
+    CertificateRequest,
+    Desired,
+    RepoRequest,
+    ResultsAck,
+    decode,
+    decode_response,
+)
+from lineside_link.topics import Topics
+from lineside_runtime.bundle import parse_manifest
+from lineside_runtime.errors import LinesideError
+
+TOPICS = Topics("t0")
+Entry = Callable[[bytes], None]
+
+
+class Peers:
+    """One hub and one device without a broker between them."""
+
+    def __init__(self, folder: Path) -> None:
+        logging.disable(logging.CRITICAL)
+        self.folder = folder
+        self.repository = Repository.create(folder / "hub", groups=["line"])
+        self.database = Database.open(self.repository.folder)
+        self.sink = ResultsSink(self.database)
+        self.fleet = Fleet(self.database)
+        self.responder = Responder(self.repository, lambda _device, _payload: True)
+        self.registrar = Registrar(folder / "no-authority", lambda _device, _payload: True)
+        self.repo = RepoClient(LinkClient(LinkConfig("mqtt://127.0.0.1:1", "t0"), "cam-1"), TOPICS, "cam-1")
+        self.machine = Machine()
+        self.stick = folder / "fuzzed.lsb"
+
+    def desired(self, data: bytes) -> None:
+        """``g/<group>/desired``, ``d/<device>/desired``: decoded, and through the update machine."""
+        for origin in ("group", "device"):
+            self.machine, _ = step(self.machine, Wished(origin, decode(data, Desired)))  # type: ignore[arg-type]
+
+    def reported(self, data: bytes) -> None:
+        """``d/<device>/reported``."""
+        message = read_reported("cam-1", data)
+        with self.database.transaction():
+            self.fleet.write_reported(message)
+
+    def up(self, data: bytes) -> None:
+        """``d/<device>/up``."""
+        message = read_up("cam-1", data)
+        with self.database.transaction():
+            self.fleet.write_up(message)
+
+    def repo_get(self, data: bytes) -> None:
+        """``repo/get/<device>``: no request reaches outside the three folders."""
+        self.responder.respond(decode(data, RepoRequest))
+
+    def repo_response(self, data: bytes) -> None:
+        """``d/<device>/repo/rsp``."""
+        decode_response(data)
+        self.repo._receive("", data)
+
+    def results(self, data: bytes) -> None:
+        """``d/<device>/res``: read and written, and undone so that the database stays small."""
+        batch = read_batch("cam-1", data)
+        try:
+            with self.database.transaction():
+                self.sink.write([batch])
+                raise _UndoneError
+        except _UndoneError:
+            self.sink.forget()
+
+    def results_ack(self, data: bytes) -> None:
+        """``d/<device>/res/ack``."""
+        decode(data, ResultsAck)
+
+    def certificate_request(self, data: bytes) -> None:
+        """``d/<device>/csr``."""
+        self.registrar._answer("cam-1", decode(data, CertificateRequest))
+
+    def certificate(self, data: bytes) -> None:
+        """``d/<device>/cert``."""
+        decode(data, CertificateAnswer)
+
+    def group_chunks(self, data: bytes) -> None:
+        """``chunk/<target>/<sha256>``: bytes that only their hash makes true; the manifest that names them."""
+        parse_manifest(data)
+
+    def settings(self, data: bytes) -> None:
+        """A configuration from the hub."""
+        read_settings(data)
+
+    def archive(self, data: bytes) -> None:
+        """A stick's archive, as it is and as a zip around the payload."""
+        self.stick.write_bytes(data)
+        try:
+            Stick(self.stick).wish()
+        except LinesideError:
+            with zipfile.ZipFile(self.stick, "w") as made:
+                made.writestr("tuf/desired.json", data)
+            Stick(self.stick).wish()
+
+    def root_draft(self, data: bytes) -> None:
+        """A draft of the root that is carried around."""
+        self.stick.write_bytes(data)
+        ceremony.read(self.stick)
+
+
+class _UndoneError(Exception):
+    pass
+
+
+def entries(folder: Path) -> dict[str, Entry]:
+    """Returns every entry by name; those of topics are named as the methods of `Topics`."""
+    peers = Peers(folder)
+    topics = {
+        "group_desired": peers.desired,
+        "device_desired": peers.desired,
+        "reported": peers.reported,
+        "up": peers.up,
+        "repo_get": peers.repo_get,
+        "repo_response": peers.repo_response,
+        "results": peers.results,
+        "results_ack": peers.results_ack,
+        "certificate_request": peers.certificate_request,
+        "certificate": peers.certificate,
+        "group_chunks": peers.group_chunks,
+    }
+    return topics | {"settings": peers.settings, "archive": peers.archive, "root_draft": peers.root_draft}
+
+
+def guarded(entry: Entry, data: bytes) -> None:
+    """Runs an entry: a refusal with a code is what is wanted; anything else gets out."""
+    try:
+        entry(data)
+    except LinesideError as error:
+        if not error.code:
+            raise

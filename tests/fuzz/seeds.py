@@ -1,0 +1,60 @@
+"""What the fuzzer starts from: one good message for each entry, so that it needn't invent JSON first."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from lineside_link.messages import (
+    BundleRef,
+    CertificateAnswer,
+    CertificateRequest,
+    ConfigRef,
+    Desired,
+    Problem,
+    RepoRequest,
+    RepoResponse,
+    Reported,
+    ResultRow,
+    Results,
+    ResultsAck,
+    Up,
+    encode,
+    encode_response,
+)
+
+_BUNDLE = BundleRef(name="surface", version="1.0.0", target="line/surface-1.0.0.json", sha256="0" * 64)
+_CONFIG = ConfigRef(target="line/config-0.toml", sha256="0" * 64)
+_PROBLEM = Problem(code=3003, error="SignatureError", message="m")
+_DESIRED = encode(Desired(epoch=1, gen=2, bundle=_BUNDLE, config=_CONFIG, rollout="r"))
+_ROW = ResultRow(seq=1, part_id="p", verdict="reject", detections=(("scratch", 0.5, 1.0, 2.0, 3.0, 4.0),))
+
+SEEDS: dict[str, tuple[bytes, ...]] = {
+    "group_desired": (_DESIRED,),
+    "device_desired": (_DESIRED,),
+    "reported": (encode(Reported(device="cam-1", state="failed", installed=_BUNDLE, error=_PROBLEM)),),
+    "up": (encode(Up(device="cam-1", up=True, boot_id="b", devices=("ort/cpu:0",), engines={"ort": "1"})),),
+    "repo_get": tuple(
+        encode(RepoRequest(id="1", kind=kind, path=path))  # type: ignore[arg-type]
+        for kind, path in (
+            ("metadata", "timestamp.json"),
+            ("target", "line/" + "0" * 64 + ".a.json"),
+            ("chunk", "0" * 64),
+        )
+    ),
+    "repo_response": (encode_response(RepoResponse(id="1-1-1", status=200, size=3), b"abc"),),
+    "results": (encode(Results(epoch="e", rows=(_ROW,), after=0, through=1)), b'{"epoch":"e","rows":[{"seq":1}]}'),
+    "results_ack": (encode(ResultsAck(epoch="e", seq=1)),),
+    "certificate_request": (encode(CertificateRequest(device="cam-1", csr="x", signer="token:a", signature="AA==")),),
+    "certificate": (encode(CertificateAnswer(device="cam-1", request="0", status="refused", error=_PROBLEM)),),
+    "group_chunks": (b'{"schema":1,"name":"a","version":"1","files":{}}',),
+    "settings": (b"[inspect]\nconfidence_threshold = 0.5\nthreads = 2\n[store]\nkeep_images = 'all'\n",),
+    "archive": (_DESIRED,),
+    "root_draft": (b'{"signatures":[],"signed":{"_type":"root","version":1,"keys":{},"roles":{}}}',),
+}
+
+
+def write_seeds(name: str, folder: Path) -> None:
+    """Puts the seeds of an entry into a corpus."""
+    for data in SEEDS.get(name, ()):
+        (folder / f"seed-{hashlib.sha1(data).hexdigest()[:12]}").write_bytes(data)

@@ -1,0 +1,65 @@
+"""The fuzzer's entries in the test suite: every regression, every seed cut and changed, a few hundred inputs.
+
+The long, coverage-guided run is ``python -m tests.fuzz`` (``make fuzz``) and not part of this.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lineside_hub.access import RIGHTS
+from tests.fuzz.entries import Entry, entries, guarded
+from tests.fuzz.seeds import SEEDS
+
+REGRESSIONS = Path(__file__).parent / "regressions"
+ROUNDS = 300
+
+
+@pytest.fixture(scope="module")
+def every(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Entry]]:
+    yield entries(tmp_path_factory.mktemp("fuzz"))
+    logging.disable(logging.NOTSET)
+
+
+def test_every_topic_has_its_entry_and_every_entry_its_seed(every: dict[str, Entry]) -> None:
+    assert {right.topic for right in RIGHTS} <= set(every)
+    assert set(every) == set(SEEDS)
+
+
+@pytest.mark.parametrize("name", sorted(SEEDS))
+def test_nothing_but_a_refusal_with_a_code_comes_out(every: dict[str, Entry], name: str) -> None:
+    inputs = list(SEEDS[name])
+    folder = REGRESSIONS / name
+    inputs += [path.read_bytes() for path in sorted(folder.iterdir())] if folder.is_dir() else []
+    inputs += [b"", b"\xff", b"[" * 100_000, b"{" * 3000, b'{"v":1}', b"null", b'"\xed\xa0\x80"', b"9" * 400]
+    for data in inputs:
+        guarded(every[name], data)
+    chance = random.Random(name)
+    for _ in range(ROUNDS):
+        guarded(every[name], _changed(chance.choice(inputs[: len(SEEDS[name])]), chance))
+
+
+def _changed(data: bytes, chance: random.Random) -> bytes:
+    """One to four of the changes that fuzzers make."""
+    changed = bytearray(data)
+    for _ in range(chance.randint(1, 4)):
+        at = chance.randrange(len(changed) + 1)
+        kind = chance.randrange(5)
+        if kind == 0:
+            del changed[at : at + chance.randint(1, 8)]
+        elif kind == 1:
+            changed[at:at] = chance.choice(
+                (b"null", b"-1", b"1e999", b"9223372036854775808", b"[]", b"\x00", b"\\ud800")
+            )
+        elif kind == 2 and changed:
+            changed[at % len(changed)] ^= 1 << chance.randrange(8)
+        elif kind == 3:
+            changed[at:at] = changed[: chance.randint(1, 40)]
+        else:
+            del changed[at:]
+    return bytes(changed)

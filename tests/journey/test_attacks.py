@@ -1,0 +1,117 @@
+"""Attacks on a running line by whoever holds the broker or the hub's disk: each refused with its code, frames go on.
+
+Attacks that need no agent are where they are cheapest: rollback, freeze, mix-and-match, endless data, and stolen keys
+in ``tests/link/test_trust.py``; foreign names and topics in ``tests/hub/test_access.py``; sticks, and paths that leave
+the folder, in ``tests/agent/test_stick.py``.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from tuf.api.metadata import TargetFile
+
+from lineside_hub.database import Database
+from lineside_hub.keys import KeyRing
+from lineside_hub.metadata import MetadataFolder
+from lineside_hub.push import push
+from lineside_hub.repository import Repository
+from lineside_link.client import LinkClient
+from lineside_link.config import LinkConfig
+from lineside_link.messages import BundleRef, Desired, encode
+from lineside_link.topics import Topics
+from lineside_runtime.bundle import MANIFEST_MAX_BYTES
+from tests.agent.bundles import make_bundle
+from tests.journey.line import Line
+from tests.peers import Broker, wait_for
+
+pytestmark = pytest.mark.peer
+
+TOPICS = Topics("t0")
+
+
+@pytest.fixture
+def line(tmp_path: Path, mosquitto: Broker) -> Iterator[Line]:
+    made = Line(tmp_path, mosquitto)
+    yield made
+    made.end()
+
+
+def test_every_attack_is_refused_with_its_code_and_the_line_goes_on(
+    line: Line, tmp_path: Path, mosquitto: Broker
+) -> None:
+    hub, repository = line.hub, Repository.open(line.hub)
+    wait_for(lambda: line.status().get("inspected", 0) > 2, 60, what="frames")
+    genuine = push(hub, make_bundle(tmp_path / "genuine", version="1.5.0", gain=7.0).path, group="line")
+    wait_for(lambda: line.status().get("installed") == "bright-spots@1.5.0", 60, what="the genuine bundle")
+    saved = tmp_path / "saved"
+    shutil.copytree(hub / "metadata", saved)
+
+    # A wish that nobody signed for, one with another content, and one of another group.
+    foreign = repository.publish(make_bundle(tmp_path / "foreign", version="6.6.6"), "other")
+    stolen = msgspec.structs.replace(foreign, target="line/bright-spots-6.6.6.json")
+    for wanted, code in (
+        (stolen, 3007),
+        (msgspec.structs.replace(genuine.ref, sha256="0" * 64), 3002),
+        (foreign, 3003),
+    ):
+        gen = line.wish(bundle=wanted)
+        wait_for(lambda gen=gen: line.bundle_refused(gen) is not None, 60, what=wanted.target)
+        assert line.bundle_refused(gen) == code
+
+    # The stolen key of another group signs what only this group's key may.
+    thief = {role: KeyRing(hub / "online").load(role) for role in ("snapshot", "timestamp")}
+    edit = MetadataFolder(hub / "metadata", {**thief, "other": KeyRing(hub / "keys").load("other")})
+    with edit.edit_targets("other") as targets:
+        targets.targets[stolen.target] = TargetFile.from_data(stolen.target, b"{}", ["sha256"])
+    edit.publish()
+    gen = line.wish(bundle=stolen)
+    wait_for(lambda: line.bundle_refused(gen) is not None, 60, what="the stolen key")
+    assert line.bundle_refused(gen) == 3007
+
+    # An oversize manifest, signed by the right key.
+    big = BundleRef(name="big", version="1", target="line/big-1.json", sha256="0" * 64)
+    edit = MetadataFolder(hub / "metadata", {**thief, "line": KeyRing(hub / "keys").load("line")})
+    with edit.edit_targets("line") as targets:
+        targets.targets[big.target] = TargetFile(MANIFEST_MAX_BYTES + 1, {"sha256": big.sha256}, big.target)
+    edit.publish()
+    gen = line.wish(bundle=big)
+    wait_for(lambda: line.bundle_refused(gen) is not None, 60, what="the oversize manifest")
+    assert line.bundle_refused(gen) == 3002
+
+    # Yesterday's metadata put back: rollback.
+    shutil.rmtree(hub / "metadata")
+    shutil.copytree(saved, hub / "metadata")
+    gen = line.wish(bundle=msgspec.structs.replace(genuine.ref, sha256="1" * 64))
+    wait_for(lambda: line.bundle_refused(gen) is not None, 60, what="the rollback")
+    assert line.bundle_refused(gen) == 3004
+
+    # Replayed and garbled wishes straight at the broker.
+    database = Database.open(hub)
+    epoch = database.epoch
+    database.close()
+    evil = LinkClient(LinkConfig(url=mosquitto.url, site="t0"), "evil")
+    evil.start()
+    assert evil.wait_connected(20)
+    for payload in (
+        encode(Desired(epoch=epoch, gen=1, bundle=stolen)),
+        b"{}",
+        b"\xff\xfe",
+        b"[" * 20_000,
+        encode(Desired(epoch=epoch, gen=gen + 1000, bundle=genuine.ref))[:-5],
+    ):
+        evil.publish(TOPICS.group_desired("line"), payload)
+        evil.publish(TOPICS.device_desired("cam-1"), payload)
+        evil.publish(TOPICS.repo_response("cam-1"), payload, qos=0)
+        evil.publish(TOPICS.results_ack("cam-1"), payload)
+    evil.publish(TOPICS.device_desired("cam-1"), encode(Desired(epoch=epoch, gen=gen + 5, bundle=None)))
+    wait_for(lambda: line.status().get("gen") == gen + 5, 60, what="the last message")
+    evil.close()
+    before = line.status()
+    assert before["installed"] == "bright-spots@1.5.0"
+    wait_for(lambda: line.status().get("inspected", 0) > before["inspected"] + 3, 60, what="more frames")
+    assert line.alive

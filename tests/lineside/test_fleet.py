@@ -1,0 +1,135 @@
+"""``lineside fleet`` and the rollout's options of ``lineside push``, as a person types them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import tomli_w
+
+from lineside.cli import main
+from lineside_hub.database import Database
+from lineside_hub.fleet import Fleet
+from lineside_hub.repository import Repository
+from lineside_hub.results import ResultsSink, read_batch
+from lineside_hub.simulate.bundles import make
+from lineside_link.messages import Reported, ResultRow, Results, Up, encode
+
+GROUP = "line-a"
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Path:
+    """Three devices that are up, with a result each."""
+    folder = tmp_path / "hub"
+    Repository.create(folder, groups=[GROUP])
+    config = {"folder": ".", "link": {"url": "mqtt://127.0.0.1:1883", "site": "test"}}
+    (folder / "hub.toml").write_text(tomli_w.dumps(config))
+    database = Database.open(folder)
+    sink = ResultsSink(database)
+    with database.transaction():
+        for number in (1, 2, 3):
+            name = f"cam-{number}"
+            Fleet(database).write_up(Up(device=name, up=True, boot_id="b", group=GROUP, board="Pi 5"))
+            Fleet(database).write_reported(Reported(device=name, state="fetching", progress=0.25))
+            row = ResultRow(seq=1, part_id=f"part-{number}", captured_at_ns=number * 10**18, verdict="pass")
+            sink.write([read_batch(name, encode(Results(epoch="e", rows=(row,))))])
+    database.close()
+    return folder
+
+
+@pytest.fixture
+def pushed(hub: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
+    bundle = str(make(tmp_path / "bundle", 1, 4096).path)
+    plan = ["--canary", "cam-2", "--phases", "50%,100%", "--max-failed", "0.2", "--healthy-for", "5"]
+    assert main(["push", bundle, "--hub", str(hub), "--group", GROUP, "--json", *plan]) == 0
+    said: dict[str, object] = json.loads(capsys.readouterr().out)
+    return said
+
+
+def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(["fleet", *arguments]) == 0
+    return capsys.readouterr().out
+
+
+def test_ls_and_show_say_where_devices_stand(hub: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = told(capsys, "ls", "--hub", str(hub))
+    assert "cam-1" in out
+    assert "fetching 25%" in out
+    assert "Pi 5" in told(capsys, "show", "cam-1", "--hub", str(hub))
+    devices = json.loads(told(capsys, "ls", "--hub", str(hub), "--json"))["devices"]
+    assert [(device["name"], device["results"]) for device in devices] == [(f"cam-{n}", 1) for n in (1, 2, 3)]
+    assert main(["fleet", "show", "cam-9", "--hub", str(hub)]) == 1
+
+
+def test_push_takes_a_plan_and_rollout_shows_pauses_and_aborts_it(
+    hub: Path, pushed: dict[str, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert pushed["devices"] == ["cam-2"]
+    rollout = str(pushed["rollout"])
+    shown = json.loads(told(capsys, "rollout", "show", rollout, "--hub", str(hub), "--json"))
+    assert shown["rollout"]["plan"]["max_failed"] == 0.2
+    assert shown["rollout"]["plan"]["stages"][1]["share"] == 0.5
+    assert shown["members"] == 3
+    assert "1 of 3" in told(capsys, "rollout", "ls", "--hub", str(hub))
+    for order, state in (("pause", "paused"), ("resume", "running"), ("abort", "aborted")):
+        after = json.loads(told(capsys, "rollout", order, rollout, "--hub", str(hub), "--json"))
+        assert after["state"] == state
+    assert main(["fleet", "rollout", "resume", rollout, "--hub", str(hub)]) == 1
+    assert "[5003]" in capsys.readouterr().err
+    out = told(capsys, "rollout", "show", rollout, "--hub", str(hub), "--watch")  # has ended, and so does the watching
+    assert "a person aborted it" in out
+
+
+def test_logs_are_the_timeline_of_a_device(
+    hub: Path, pushed: dict[str, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = told(capsys, "logs", "cam-1", "--hub", str(hub)).splitlines()
+    assert [line.split()[3] for line in lines] == ["up", "fetching"]
+    events = json.loads(told(capsys, "logs", "--hub", str(hub), "--json"))["events"]
+    assert {"up", "fetching", "pushed", "rollout"} <= {event["kind"] for event in events}
+
+
+def test_results_are_printed_and_exported(hub: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = told(capsys, "results", "--hub", str(hub), "--part", "part-2")
+    assert "cam-2" in out
+    assert "cam-1" not in out
+    found = json.loads(told(capsys, "results", "--hub", str(hub), "--since", "2030-01-01", "--json"))["results"]
+    assert [row["device"] for row in found] == ["cam-2", "cam-3"]
+    file = tmp_path / "x.csv"
+    assert json.loads(told(capsys, "results", "--hub", str(hub), "--out", str(file), "--json"))["rows"] == 3
+    with file.open(newline="") as rows:
+        assert len(list(csv.DictReader(rows))) == 3
+    assert main(["fleet", "results", "--hub", str(hub), "--since", "noon"]) == 1
+
+
+def test_move_says_what_is_left_to_do(hub: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Repository.open(hub).add_group("line-b")
+    assert main(["fleet", "move", "cam-1", "line-b", "--hub", str(hub)]) == 0
+    assert 'set group = "line-b"' in capsys.readouterr().err
+    assert "line-b (says line-a)" in told(capsys, "ls", "--hub", str(hub))
+    assert main(["fleet", "release", "cam-1", "--hub", str(hub)]) == 0
+
+
+@pytest.mark.parametrize(
+    "wrong", [["--canary", "cam-9"], ["--phases", "50%"], ["--max-failed", "2"], ["--healthy-for", "-1"]]
+)
+def test_an_impossible_plan_is_refused_and_nothing_is_wished(
+    hub: Path, tmp_path: Path, wrong: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = str(make(tmp_path / "bundle", 1, 4096).path)
+    assert main(["push", bundle, "--hub", str(hub), "--group", GROUP, *wrong]) == 1
+    assert "[5003]" in capsys.readouterr().err
+    assert told(capsys, "rollout", "ls", "--hub", str(hub), "--json") == '{"rollouts":[]}\n'
+
+
+@pytest.mark.parametrize(
+    "command", ["ls", "show", "logs", "rollout", "rollout show", "results", "move", "release", "simulate"]
+)
+def test_every_action_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["fleet", *command.split(), "--help"])
+    assert ended.value.code == 0
+    assert f"usage: lineside fleet {command}" in capsys.readouterr().out
