@@ -25,9 +25,10 @@ NAMES = (
     "cache_curve",
     "serve",
     "link",
+    "others",
+    "pruning",
     "results_in",
     "fleet",
-    "others",
 )
 RESULTS = Path(__file__).parent / "results"
 TOOLS = ("lineside", "onnxruntime", "numpy", "opencv-python-headless", "paho-mqtt", "amqtt")
