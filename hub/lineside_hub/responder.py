@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from lineside_hub.deltas import DeltaMaker
-from lineside_hub.pacing import Turns
+from lineside_hub.pacing import DEVICE_WAITING_MAX, Turns
 from lineside_hub.repository import Repository
 from lineside_link.messages import FEATURES, RepoRequest, RepoResponse, decode, encode_response
 from lineside_link.pace import PIECE_MIN_BYTES
@@ -71,7 +71,7 @@ class Responder:
         self._maker = maker
         self._join = join
         self._multicast_bytes_s = multicast_bytes_s
-        offered = {"pieces": True, "deltas": maker is not None, "multicast": join is not None}
+        offered = {"batches": True, "pieces": True, "deltas": maker is not None, "multicast": join is not None}
         self._knows = tuple(name for name in FEATURES if offered[name])
         self._changed = threading.Condition()
         self._closing = False
@@ -96,17 +96,21 @@ class Responder:
                 thread.join(timeout_s)
 
     def offer(self, device: str, payload: bytes) -> None:
-        """Takes a request; never waits for the disk.
+        """Takes a message of one request, or of several with a newline in between; never waits for the disk.
 
         Raises:
-            BadInputFormatError: It is no request.
+            BadInputFormatError: Something in it is no request; what stands before that is taken.
         """
-        self._count("requests")
-        try:
-            request = decode(payload, RepoRequest)
-        except BadInputFormatError:
-            self._count("malformed")
-            raise
+        for line in payload.split(b"\n", DEVICE_WAITING_MAX):
+            self._count("requests")
+            try:
+                request = decode(line, RepoRequest)
+            except BadInputFormatError:
+                self._count("malformed")
+                raise
+            self._take(device, request)
+
+    def _take(self, device: str, request: RepoRequest) -> None:
         if request.kind == "multicast" and self._join is not None:
             self._join(device, request)
             return

@@ -343,13 +343,14 @@ class RepoClient:
     def _send_due(self, window: PullWindow) -> None:
         if not self._client.can_ask:
             return
-        for request_id, piece in window.due(time.monotonic()):
-            request = RepoRequest(
-                id=request_id, kind=piece.kind, path=piece.path, part=piece.part, piece=piece.size, base=piece.base
-            )
-            if self._client.ask(self._topic, encode(request)):
+        batches = "batches" in self.knows
+        # Only where the link is fast do questions cost more than what they wait for.
+        window.batch = WINDOW_MAX // 4 if batches and window.window == WINDOW_MAX else 1
+        due = [encode(_request(*asked)) for asked in window.due(time.monotonic())]
+        for payload in [b"\n".join(due)] if due and batches else due:
+            if self._client.ask(self._topic, payload):
                 with self._arrived:
-                    self._counters["asked"] += 1
+                    self._counters["asked"] += payload.count(b"\n") + 1
 
     def _take(
         self, mailbox: collections.deque[tuple[RepoResponse, bytes]], window: PullWindow, prefix: str
@@ -407,6 +408,12 @@ class RepoClient:
         with self._arrived:
             self._connections += 1
             self._arrived.notify_all()
+
+
+def _request(request_id: str, piece: Piece) -> RepoRequest:
+    return RepoRequest(
+        id=request_id, kind=piece.kind, path=piece.path, part=piece.part, piece=piece.size, base=piece.base
+    )
 
 
 def _ignore_progress(_done: int, _total: int) -> None:

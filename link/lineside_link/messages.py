@@ -16,7 +16,7 @@ from lineside_runtime.errors import BadInputFormatError
 VERSION = 1
 """Version of the messages that this release writes; it reads ``VERSION - 1`` to ``VERSION + 1``."""
 
-FEATURES = ("deltas", "multicast", "pieces")
+FEATURES = ("batches", "deltas", "multicast", "pieces")
 """What a hub says that it knows, so that a newer device doesn't ask an older hub in vain."""
 
 STATES = ("idle", "fetching", "verifying", "staged", "switching", "health_check", "active", "rolled_back", "failed")

@@ -60,6 +60,7 @@ class PullWindow:
         repeated: How many questions were asked again.
         busy: How often the hub said that it is busy.
         window: How many pieces may be on their way; may be changed at any time.
+        batch: New pieces are asked for when so many have room, so that questions can share a message.
 
     Args:
         wanted: What to ask for, in this order.
@@ -73,6 +74,7 @@ class PullWindow:
         self.repeated = 0
         self.busy = 0
         self.window = window
+        self.batch = 1
         self._timeout_s = timeout_s
         self._prefix = prefix
         self._asked = 0
@@ -101,7 +103,8 @@ class PullWindow:
             if self._is_lost(pending, now_s):
                 pending.timeout_s = min(pending.timeout_s * TIMEOUT_GROWTH, TIMEOUT_MAX_S)
                 pending.send_at_s = now_s
-        while self.wanted and len(self._pending) < self.window:
+        room = self.window - len(self._pending)
+        while self.wanted and len(self._pending) < self.window and room >= min(self.batch, len(self.wanted)):
             self._pending.append(_Pending(self.wanted.popleft(), self._timeout_s, send_at_s=now_s))
         ready = [item for item in self._pending if item.send_at_s is not None and item.send_at_s <= now_s]
         return [self._ask(item, now_s) for item in ready]

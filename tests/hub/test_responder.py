@@ -126,6 +126,23 @@ def test_what_is_asked_again_while_it_waits_is_answered_once_under_the_newest_id
     assert answers.empty()
 
 
+def test_several_requests_share_a_message(repository: Repository) -> None:
+    answers: queue.Queue[tuple[str, bytes]] = queue.Queue()
+    responder = Responder(repository, lambda device, payload: answers.put((device, payload)) is None)
+    requests = [RepoRequest(id=str(number), kind="metadata", path="1.root.json", part=number) for number in range(3)]
+    with pytest.raises(BadInputFormatError):
+        responder.offer("cam-01", b"\n".join([*map(encode, requests), b"{}", encode(requests[0])]))
+    responder.start()
+    responder.close()
+    heads = [decode_response(answers.get_nowait()[1])[0] for _ in requests]
+    assert [(head.id, head.status) for head in sorted(heads, key=lambda head: head.id)] == [
+        ("0", 200),
+        ("1", 404),
+        ("2", 404),
+    ]
+    assert answers.empty()
+
+
 def test_what_is_no_request_has_a_code(responder: Responder) -> None:
     for payload in (b"", b"{}", b'{"id": "1", "kind": "key", "path": "x"}'):
         with pytest.raises(BadInputFormatError):

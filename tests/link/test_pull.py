@@ -16,6 +16,20 @@ def window_of(count: int, *, window: int = 4, timeout_s: float = 5.0) -> PullWin
     return PullWindow(pieces(count), window=window, timeout_s=timeout_s, prefix="p")
 
 
+def test_questions_wait_for_company_but_not_for_ever() -> None:
+    wanted = [Piece("chunk", str(number)) for number in range(10)]
+    window = PullWindow(wanted, window=8, timeout_s=5.0, prefix="t")
+    window.batch = 4
+    first = window.due(0.0)
+    assert len(first) == 8
+    for request_id, _ in first[:1]:
+        window.answered(request_id, 1.0)
+    assert window.due(1.0) == []
+    window.answered(first[1][0], 1.1)
+    assert len(window.due(1.1)) == 2, "two have room, and there are no more than two"
+    assert len(window.due(20.0)) == 8, "what is lost waits for nobody"
+
+
 def test_no_more_than_a_window_is_on_its_way() -> None:
     pull = window_of(10)
     first = pull.due(0.0)

@@ -157,7 +157,7 @@ def test_a_hub_that_knows_no_patches_is_not_asked_for_them(
     repo: RepoClient, old: Bundle, new: Bundle, tmp_path: Path
 ) -> None:
     repo.metadata("timestamp.json")
-    assert repo.knows == {"pieces"}
+    assert repo.knows == {"batches", "pieces"}
     report = repo.fetch_files(new.manifest, tmp_path / "slot", source=source(new, old))
     assert_whole(new, tmp_path / "slot")
     assert report.patched == 0
