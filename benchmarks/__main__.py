@@ -26,9 +26,10 @@ NAMES = (
     "serve",
     "link",
     "transfer",
+    "others",
+    "pruning",
     "results_in",
     "fleet",
-    "others",
 )
 RESULTS = Path(__file__).parent / "results"
 TOOLS = ("lineside", "onnxruntime", "numpy", "opencv-python-headless", "paho-mqtt", "amqtt")

@@ -23,6 +23,7 @@ COMMANDS = {
     "evaluate": "measure a bundle on an annotated data set",
     "optimize": "make a float model smaller and faster, proven on the same frames",
     "train": "train a model on annotated data",
+    "distill": "teach a smaller model what a larger one knows",
     "bundle": "show, verify, pack or unpack a bundle",
     "bench": "measure how fast and how large a bundle is here, and compare it",
     "devices": "what this machine can run models on, and what is absent and why",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from lineside_agent.config import InspectConfig
+from lineside_agent.fastest import fastest_first
 from lineside_agent.updates import Slot
 from lineside_link.messages import BundleRef
 from lineside_models.frame import Frame
@@ -59,7 +60,8 @@ def load(slot: Slot, bundle: Bundle, config: InspectConfig) -> Loaded:
     Raises:
         LinesideError: Nothing here can run it.
     """
-    session = Session(bundle, Config(threads=config.threads))
+    settings = Config(threads=config.threads)
+    session = Session(fastest_first(bundle, settings), settings)
     try:
         inspector = Inspector(session)
     except BaseException:

@@ -12,6 +12,8 @@ HOME = Path(__file__).parent.parent / ".envs"
 REQUIREMENTS = {
     "ultralytics": ("ultralytics>=8.3,<9", "onnxruntime>=1.20,<2", "onnx>=1.17,<2"),
     "model-api": ("openvino-model-api>=0.3,<1",),
+    "olive": ("olive-ai>=0.13,<1", "onnxruntime>=1.20,<2", "requests>=2"),  # it imports requests without asking for it
+    "nncf": ("nncf>=3,<4", "openvino>=2025.0,<2027", "onnx>=1.17,<2"),
 }
 """What each environment holds. On Linux, ``ultralytics`` brings a torch of some GB."""
 

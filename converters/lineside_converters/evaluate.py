@@ -133,7 +133,7 @@ def evaluate(
     with Session(bundle, config) as session:
         labels = session.manifest.labels
         _check_labels(dataset, labels)
-        frames = (true_frame(sample, labels, number) for number, sample in enumerate(samples))
+        frames = (true_frame(sample, labels, number, dataset) for number, sample in enumerate(samples))
         truths, judged = find(session, frames, total=len(samples), on_progress=on_progress)
         figures = metrics.evaluate(
             truths,
@@ -180,13 +180,6 @@ def find(
         if on_progress is not None:
             on_progress(number + 1, total)
     return truths, judged
-
-
-def map50(session: Session, frames: Sequence[TrueFrame]) -> float:
-    """Returns the mean average precision at an overlap of 0.5 on annotated frames."""
-    truths, judged = find(session, frames)
-    found = [each.candidates for each in judged]
-    return metrics.evaluate(truths, found, labels=session.manifest.labels, thresholds=0.5).map50
 
 
 def _spread(samples: Sequence[Sample], most: int | None) -> list[Sample]:

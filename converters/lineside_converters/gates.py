@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lineside_converters.report import Gate
+from lineside_converters.statistics import Drop, drop_of_mean
 from lineside_runtime.errors import AccuracyGateError, ParityGateError, SpeedGateError
 from lineside_runtime.tensors import Array
 
@@ -17,13 +18,19 @@ Feed = Mapping[str, Array]
 Run = Callable[[Feed], dict[str, Array]]
 
 ROUNDS = 15
-WARM_ROUNDS = 2
+CALLS = 2
+WARM_ROUNDS = 1
 
 
 @dataclasses.dataclass(slots=True)
 class _Moments:
-    """Sums over all frames from which the centred correlation of two outputs follows, per channel."""
+    """Sums over all frames from which the centred correlation of two outputs follows, per channel.
 
+    Where the size of axis 1 changes from input to input, as the words of a text do, it is no channel: all of the output
+    is one then.
+    """
+
+    shape: tuple[int, ...] = ()
     count: int = 0
     a: npt.NDArray[np.float64] | float = 0.0
     b: npt.NDArray[np.float64] | float = 0.0
@@ -34,12 +41,21 @@ class _Moments:
     def add(self, wanted: Array, found: Array) -> None:
         """Adds one frame's outputs ``(B, C, ...)``."""
         a, b = (_by_channel(array) for array in (wanted, found))
+        if self.count and self.shape != a.shape[:1]:
+            a, b = a.reshape(1, -1), b.reshape(1, -1)
+            self._join()
+        self.shape = a.shape[:1]
         self.count += a.shape[1]
         self.a = self.a + a.sum(1)
         self.b = self.b + b.sum(1)
         self.aa += float((a * a).sum())
         self.bb += float((b * b).sum())
         self.ab += float((a * b).sum())
+
+    def _join(self) -> None:
+        """Makes one channel of what was summed by several."""
+        self.count *= np.size(self.a)
+        self.a, self.b = np.sum(self.a, keepdims=True), np.sum(self.b, keepdims=True)
 
     def correlation(self) -> float:
         """Returns the cosine of both outputs after the wanted one's mean, per channel, is taken from each."""
@@ -109,33 +125,57 @@ def _check_comparable(name: str, wanted: Array, found: Array | None) -> None:
         raise ParityGateError(f"output {name!r} has values that are not finite", action="Use optimization_level=0.")
 
 
-def check_accuracy(reference_map50: float, candidate_map50: float, *, max_drop: float, where: str) -> Gate:
-    """Compares the accuracy of two models on the same annotated frames.
+def check_accuracy(drop: Drop, *, metric: str, max_drop: float, where: str) -> Gate:
+    """Judges how much lower the task's metric is on the same annotated frames.
 
     Args:
-        reference_map50: Of the model that was given.
-        candidate_map50: Of what was made of it.
+        drop: What was measured, with its interval.
+        metric: Its name, for people.
         max_drop: How much lower it may be.
         where: The frames, for people.
 
     Raises:
         AccuracyGateError: It dropped by more, or a figure is not a number.
     """
-    drop = reference_map50 - candidate_map50
-    figures = f"mAP@0.5 {reference_map50:.4f} → {candidate_map50:.4f} on {where}"
-    if not drop <= max_drop:
+    figures = f"{metric} {drop.before:.4f} → {drop.after:.4f}"
+    interval = f"{drop.confidence:.0%} interval of the drop {drop.low:+.4f} to {drop.high:+.4f}, on {where}"
+    if not drop.drop <= max_drop:
         raise AccuracyGateError(
             "the converted model is less accurate",
             expected=f"a drop of at most {max_drop}",
-            actual=figures,
+            actual=f"{figures}; {interval}",
             action="Calibrate on more frames of the line, allow a larger max_drop, or use optimization_level=0.",
         )
-    return Gate(name="accuracy", status="passed", value=drop, limit=max_drop, detail=f"drop of {figures}")
+    return Gate(
+        name="accuracy",
+        status="passed",
+        value=drop.drop,
+        limit=max_drop,
+        detail=f"drop of {figures}; {interval}",
+    )
+
+
+def check_caller(before: Sequence[float], after: Sequence[float], *, max_drop: float, seed: int) -> tuple[Gate, Drop]:
+    """Judges how much lower the caller's own metric is.
+
+    Args:
+        before: A score a sample of the model that was given; higher is better.
+        after: Of what was made of it, in the same order.
+        max_drop: How much lower their mean may be.
+        seed: Of the interval's draws.
+
+    Raises:
+        AccuracyGateError: It is lower by more.
+        BadInputFormatError: A score is not a number, or the two differ in length.
+    """
+    drop = drop_of_mean(before, after, seed=seed)
+    where = f"{drop.frames} samples of the caller"
+    return check_accuracy(drop, metric="the caller's metric", max_drop=max_drop, where=where), drop
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Times:
-    """Milliseconds of one model: ``(rounds, frames)``."""
+    """Milliseconds of one model: ``(calls, frames)``."""
 
     samples_ms: npt.NDArray[np.float64]
 
@@ -150,31 +190,51 @@ class Times:
         return float(np.percentile(self.samples_ms, 95))
 
 
-def time_pair(reference: Run, candidate: Run, feeds: Sequence[Feed], *, rounds: int = ROUNDS) -> tuple[Times, Times]:
-    """Times two models in turn on the same inputs, so that whatever else the machine does strikes both.
+def time_together(
+    runs: Mapping[str, Run],
+    feeds: Sequence[Feed],
+    *,
+    rounds: int = ROUNDS,
+    calls: int = CALLS,
+    count: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Times]:
+    """Times models in turn on the same inputs, so that whatever else the machine does strikes all of them.
+
+    Each has a turn of a few calls, the first of which isn't timed: after somebody else's turn the caches hold none of a
+    model's weights, which no line that runs one model ever meets.
 
     Args:
-        reference: The model that was given.
-        candidate: What was made of it.
-        feeds: Inputs of both.
-        rounds: How often each input is timed; the order of the two changes from round to round.
+        runs: The models, by name.
+        feeds: Inputs of all of them.
+        rounds: How many turns each has on each input; who begins changes from round to round.
+        calls: That are timed in a turn.
+        count: Told how many rounds of how many are done.
     """
-    taken = np.zeros((2, WARM_ROUNDS + rounds, len(feeds)))
-    runs = (reference, candidate)
+    names = list(runs)
+    taken = {name: np.zeros((rounds, calls, len(feeds))) for name in names}
     for turn in range(WARM_ROUNDS + rounds):
         for number, feed in enumerate(feeds):
-            for which in (0, 1) if turn % 2 else (1, 0):
-                started_ns = time.perf_counter_ns()
-                runs[which](feed)
-                taken[which, turn, number] = (time.perf_counter_ns() - started_ns) / 1e6
-    return Times(taken[0, WARM_ROUNDS:]), Times(taken[1, WARM_ROUNDS:])
+            for name in names if turn % 2 else names[::-1]:
+                runs[name](feed)
+                for call in range(calls):
+                    started_ns = time.perf_counter_ns()
+                    runs[name](feed)
+                    if turn >= WARM_ROUNDS:
+                        taken[name][turn - WARM_ROUNDS, call, number] = (time.perf_counter_ns() - started_ns) / 1e6
+        count(turn + 1, WARM_ROUNDS + rounds)
+    return {name: Times(samples.reshape(-1, len(feeds))) for name, samples in taken.items()}
+
+
+def ratio_of(candidate: Times, reference: Times) -> float:
+    """Returns the median over the paired calls of the candidate's share of the reference's time."""
+    return float(np.median(candidate.samples_ms / reference.samples_ms))
 
 
 def check_speed(reference: Times, candidate: Times, *, max_slowdown: float, where: str) -> Gate:
-    """Judges what `time_pair` measured.
+    """Judges what `time_together` measured.
 
     Args:
-        reference: Of the model that was given.
+        reference: Of the float model.
         candidate: Of what was made of it.
         max_slowdown: Largest median ratio of paired calls.
         where: The processor, for people.
@@ -182,7 +242,7 @@ def check_speed(reference: Times, candidate: Times, *, max_slowdown: float, wher
     Raises:
         SpeedGateError: It is slower.
     """
-    ratio = float(np.median(candidate.samples_ms / reference.samples_ms))
+    ratio = ratio_of(candidate, reference)
     figures = f"{reference.mean_of_medians_ms:.2f} → {candidate.mean_of_medians_ms:.2f} ms a frame on {where}"
     if not ratio <= max_slowdown:
         raise SpeedGateError(

@@ -1,6 +1,6 @@
-"""Reading somebody's ``.pt`` file: a plain state dict of a network that lineside knows, and nothing that could run.
+"""Reading somebody's ``.pt`` file or module: a state dict of a network that is known, and nothing that could run.
 
-torch is imported here and only when a ``.pt`` is read.
+torch is imported here and only when a ``.pt`` or a module is read.
 """
 
 from __future__ import annotations
@@ -13,15 +13,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 
 from lineside_models.labels import LABELS
+from lineside_models.vision.facts import METADATA_KEY, ModelFacts
 from lineside_runtime.errors import (
     InputNotFoundError,
     LinesideError,
     MissingExtraError,
+    MissingModelFactsError,
     UnsafeModelError,
     UnsupportedModelError,
 )
+from lineside_runtime.tensors import Array
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +34,9 @@ PT_MAX_BYTES = 1 << 30
 
 _WRAPPERS = ("state_dict", "model_state_dict", "ema", "model")
 """Keys under which training scripts keep the weights in a checkpoint."""
+
+_NAMES = ("arch", "model_name", "architecture")
+"""Keys under which they keep the network's name; timm's is the first."""
 
 
 def import_pt(path: Path, trust: bool = False) -> Path:
@@ -61,6 +68,69 @@ def import_pt(path: Path, trust: bool = False) -> Path:
     model = _model_of(_load(path, trust), path)
     folder = Path(tempfile.mkdtemp(prefix="lineside-import-"))
     return _export(model, folder / f"{path.stem}.onnx")
+
+
+def import_module(module: torch.nn.Module, target: Path, given: ModelFacts, example: Array | None = None) -> Path:
+    """Exports a torch module to ONNX.
+
+    Args:
+        module: It, with its weights; its definition runs, as it is the caller's own.
+        target: The file to write.
+        given: What the caller says of its input and output.
+        example: An input; made from the pre-processing if not given.
+
+    Returns:
+        ``target``; its metadata says how to prepare its input and read its output, as far as that is known.
+
+    Raises:
+        MissingModelFactsError: Neither the caller nor the module says what its input looks like.
+        ConvertError: It cannot be exported, or the graph computes something else.
+    """
+    import torch
+
+    from lineside_converters.architectures import INPUT, facts_of
+    from lineside_converters.export import export_onnx
+
+    preprocess = given.preprocess or facts_of(module, 1).preprocess
+    if example is None and (preprocess is None or preprocess.colour == "none"):
+        raise MissingModelFactsError(
+            f"{type(module).__name__} doesn't say what its input looks like",
+            expected="preprocess=… with a size, or frames=[array, …] of the model's own inputs",
+        )
+    if example is None and preprocess is not None:
+        height, width = preprocess.size or (preprocess.min_side, preprocess.min_side)
+        example = np.zeros((1, 1 if preprocess.colour == "grey" else 3, height, width), np.float32)
+    tensor = torch.from_numpy(np.array(example))
+    with torch.no_grad():
+        made = module.eval()(tensor)
+    outputs = list(made) if isinstance(made, (tuple, list)) else [made]
+    if not all(isinstance(one, torch.Tensor) for one in outputs):
+        raise UnsupportedModelError(
+            f"{type(module).__name__} returns {type(made).__name__}",
+            expected="a tensor or a tuple of tensors",
+            action="Wrap it in a module that returns tensors.",
+        )
+    classes = outputs[0].shape[1] if len(outputs) == 1 and outputs[0].ndim == 2 else 0
+    export_onnx(
+        module,
+        target,
+        example=tensor,
+        input_name=preprocess.input if preprocess else INPUT,
+        output_names=[f"output{number}" if number else "output" for number in range(len(outputs))],
+        dynamic_axes={},
+    )
+    _write_facts(target, given.over(facts_of(module, classes) if classes else ModelFacts()))
+    return target
+
+
+def _write_facts(target: Path, facts: ModelFacts) -> None:
+    import onnx
+
+    graph = onnx.load(target)
+    known = {key: value for key, value in msgspec.to_builtins(facts).items() if value is not None}
+    if known:
+        graph.metadata_props.add(key=METADATA_KEY, value=msgspec.json.encode(known).decode())
+        onnx.save(graph, target)
 
 
 def _missing_torch(path: Path) -> LinesideError:
@@ -135,38 +205,56 @@ def _first_line(error: BaseException) -> str:
 def _model_of(loaded: Any, path: Path) -> torch.nn.Module:
     import torch
 
-    from lineside_models.networks import ARCHITECTURES, from_state_dict
+    from lineside_models.networks import ARCHITECTURES
 
     if isinstance(loaded, torch.nn.Module):  # only reached with trust
-        return from_state_dict(loaded.state_dict())
+        return loaded.eval()
+    said = next((str(loaded[key]) for key in _NAMES if isinstance(loaded, dict) and key in loaded), "")
     for key in _WRAPPERS:
+        if isinstance(loaded, dict) and isinstance(loaded.get(key), torch.nn.Module):  # only with trust
+            net: torch.nn.Module = loaded[key]
+            return net.float().eval()
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]
             break
     if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
         raise UnsupportedModelError(
             f"{path} is no state dict",
-            expected=f"the weights of one of {sorted(ARCHITECTURES)}",
+            expected=f"the weights of one of {sorted(ARCHITECTURES)}, or of a network of torchvision or timm",
             actual=type(loaded).__name__,
             action="Save the weights with torch.save(model.state_dict(), path), or export the model to ONNX.",
         )
-    return from_state_dict(loaded)
+    return _network_of(loaded, path, said)
+
+
+def _network_of(weights: dict[str, Any], path: Path, said: str) -> torch.nn.Module:
+    from lineside_converters.architectures import network_of
+    from lineside_models.networks import from_state_dict
+
+    plain = {name.removeprefix("module."): tensor for name, tensor in weights.items()}  # DataParallel's prefix
+    try:
+        return from_state_dict(plain)
+    except UnsupportedModelError as error:
+        found = network_of(path, plain, said)
+        if found is None:
+            raise UnsupportedModelError(
+                error.message,
+                expected=f"{error.expected}, or a file named after a network of torchvision or timm",
+                actual=error.actual,
+                action=error.action,
+            ) from error
+        return found
 
 
 def _export(model: torch.nn.Module, target: Path) -> Path:
-    import onnx
-
     from lineside_converters.training import facts
     from lineside_converters.training.detector import export_detector
     from lineside_models.networks.detector import SurfaceDetector
-    from lineside_models.vision.facts import METADATA_KEY, ModelFacts
 
     if not isinstance(model, SurfaceDetector):
-        raise UnsupportedModelError(f"no exporter for {type(model).__name__}", action="Export the model to ONNX.")
+        return import_module(model, target, ModelFacts())
     export_detector(model, target)
     if model.num_classes == len(LABELS):
         known = ModelFacts(labels=LABELS, preprocess=facts.PREPROCESS, postprocess=facts.postprocess())
-        graph = onnx.load(target)
-        graph.metadata_props.add(key=METADATA_KEY, value=msgspec.json.encode(known).decode())
-        onnx.save(graph, target)
+        _write_facts(target, known)
     return target

@@ -10,7 +10,6 @@ from lineside_models.inspection import Timings
 from lineside_models.postprocess import Candidates, decode
 from lineside_models.preprocess import prepare
 from lineside_runtime.session import Session
-from lineside_runtime.tensors import Array
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -26,12 +25,6 @@ class Judged:
     candidates: Candidates
     timings: Timings
     used_device: str
-
-
-def prepared(session: Session, frame: Frame) -> dict[str, Array]:
-    """Returns what the model takes for a frame, by input name."""
-    how = session.manifest.preprocess
-    return {how.input: prepare(frame.image, how)[0]}
 
 
 def judge(session: Session, frame: Frame) -> Judged:

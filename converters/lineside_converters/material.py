@@ -1,21 +1,33 @@
-"""The frames that a model is calibrated and judged on, and where they come from."""
+"""The inputs that a model is calibrated, tuned and judged on, and where they come from.
+
+Three parts that share no frame: choices are made on the first two, and only what is shipped is judged on the last.
+
+- calibration: inputs that ranges are taken from and outputs are compared on;
+- tuning: annotated frames on which it is decided which layers stay in float;
+- judged: annotated frames of the figures.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from lineside_models.datasets import Sample, load_dataset
+from lineside_converters.compress.quantize import Feed
+from lineside_models.datasets import Dataset, Sample, load_dataset
 from lineside_models.frame import Frame
 from lineside_models.labels import LABELS
-from lineside_models.simulator import stream
+from lineside_models.preprocess import prepare
+from lineside_models.simulator import SimulatedFrame, stream
 from lineside_models.vision.images import frames as read_frames
 from lineside_models.vision.images import read_image
+from lineside_runtime.bundle import Manifest
 from lineside_runtime.errors import BadInputFormatError, CalibrationError, InputNotFoundError
 
 SIMULATOR_SEED = 2_000_003
@@ -23,9 +35,9 @@ SIMULATOR_SEED = 2_000_003
 
 SIMULATED_CALIBRATION = 24
 SIMULATED_JUDGED = 40
-DATA_JUDGED = 120
-"""Annotated frames that accuracy is compared on. Both models see the same ones, so that their difference needs fewer
-than either figure alone; `lineside evaluate` takes all."""
+DATA_JUDGED = 1000
+"""Annotated frames at most that accuracy is compared on. Both models see the same ones, so that their difference needs
+fewer than either figure alone; `lineside evaluate` takes all."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -34,7 +46,8 @@ class TrueFrame:
 
     Attributes:
         frame: The image.
-        boxes: ``(N, 4) float32``, ``x1, y1, x2, y2`` in pixels, x2 and y2 exclusive.
+        boxes: ``(N, 4) float32``, ``x1, y1, x2, y2`` in pixels, x2 and y2 exclusive; none where the whole frame has one
+            type.
         labels: ``(N,) int64``, indices into the model's own labels.
     """
 
@@ -48,100 +61,190 @@ class TrueFrame:
         return TrueFrame(pixel, self.boxes, self.labels)
 
 
+class TrueFrames(Sequence[TrueFrame]):
+    """Annotated frames whose pictures are read each time they are asked for, so that thousands need no memory."""
+
+    def __init__(self, makers: Sequence[Callable[[], TrueFrame]] = ()) -> None:
+        """Takes what makes each."""
+        self._makers = tuple(makers)
+
+    def __len__(self) -> int:
+        """Returns how many there are."""
+        return len(self._makers)
+
+    @overload
+    def __getitem__(self, index: int) -> TrueFrame: ...
+    @overload
+    def __getitem__(self, index: slice) -> TrueFrames: ...
+    def __getitem__(self, index: int | slice) -> TrueFrame | TrueFrames:
+        """Reads one, or picks some."""
+        return TrueFrames(self._makers[index]) if isinstance(index, slice) else self._makers[index]()
+
+    def __add__(self, other: TrueFrames) -> TrueFrames:
+        """Returns both, one after the other."""
+        return TrueFrames(self._makers + other._makers)
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Material:
     """What one run of the `Optimizer` works with.
 
     Attributes:
-        calibration: Frames to calibrate on and to compare outputs on.
+        calibration: Inputs to calibrate on and to compare outputs on.
         calibration_source: Where they come from, for people.
+        tuning: Annotated frames that may be chosen on; empty if there are none.
         judged: Annotated frames; empty if the model's labels are none that anybody here has drawn or annotated.
         judged_source: Where they come from, for people; empty if there are none.
         simulated_truth: Whether accuracy can only be measured on drawn frames.
     """
 
-    calibration: tuple[Frame, ...]
+    calibration: tuple[Feed, ...]
     calibration_source: str
-    judged: tuple[TrueFrame, ...]
+    tuning: Sequence[TrueFrame]
+    judged: Sequence[TrueFrame]
     judged_source: str
     simulated_truth: bool
 
 
 def gather(
+    manifest: Manifest,
     *,
-    labels: Sequence[str],
     limit: int,
-    frames: Iterable[Frame] | Path | None = None,
+    frames: object = None,
     data: Sequence[Path] = (),
     fold: str = "train",
 ) -> Material:
-    """Collects the frames that a caller gave, or draws some.
+    """Collects the inputs that a caller gave, or draws some.
 
-    Calibration frames are ``frames`` if given, else images of ``data``, else the simulator's. Accuracy is compared on
+    Calibration inputs are ``frames`` if given, else images of ``data``, else the simulator's. Accuracy is compared on
     other images of ``data`` if given, else on the simulator's.
 
     Args:
-        labels: The model's.
-        limit: How many frames at most are calibrated on.
-        frames: Frames of the line, or a folder of photos.
+        manifest: Of the source model.
+        limit: How many inputs at most are calibrated on.
+        frames: Frames of the line, images, a folder of photos, or the model's own inputs: arrays, or dictionaries of
+            arrays by input name.
         data: Folders that `lineside_models.datasets` knows; each gives its share.
         fold: Of the data.
 
     Raises:
-        CalibrationError: What was given holds no usable frame.
+        CalibrationError: What was given holds no usable input, or nothing was given and the model takes no image.
         InputNotFoundError: There is no such data folder.
         DatasetError: The data folder is of no known layout, or damaged.
     """
-    calibration, source = _given(frames, limit) if frames is not None else ([], "")
-    judged, judged_source = _drawn(labels)
+    calibration: list[Feed] = []
+    source, tuning = "", TrueFrames()
+    if frames is not None:
+        calibration, source = _given(frames, manifest, limit)
+    judged, judged_source = _drawn(manifest.labels, SIMULATOR_SEED, SIMULATED_JUDGED)
     if data:
-        judged, taken, where = _annotated(labels, data, fold, 0 if frames is not None else limit)
+        tuning, judged, where = _annotated(manifest, data, fold, limit)
         judged_source = f"{len(judged)} frames of {where}"
         if frames is None:
-            calibration, source = taken, f"{len(taken)} frames of {where}"
+            calibration = [feed_of(one.frame, manifest) for one in tuning]
+            source = f"{len(calibration)} frames of {where}"
     if not calibration:
-        drawn = itertools.islice(stream(SIMULATOR_SEED + 1), min(limit, SIMULATED_CALIBRATION))
-        calibration = [Frame(image=frame.image, source="simulator", sequence=i) for i, frame in enumerate(drawn)]
-        source = f"{len(calibration)} frames of the line simulator"
+        tuning, drawn, source = _simulated(manifest, min(limit, SIMULATED_CALIBRATION))
+        calibration = [feed_of(frame, manifest) for frame in drawn]
     return Material(
         calibration=tuple(calibration),
         calibration_source=source,
-        judged=tuple(judged),
+        tuning=tuning,
+        judged=judged,
         judged_source=judged_source,
         simulated_truth=not data,
     )
 
 
-def _annotated(
-    labels: Sequence[str], data: Sequence[Path], fold: str, limit: int
-) -> tuple[list[TrueFrame], list[Frame], str]:
-    """Returns frames to judge on, frames to calibrate on, and their source."""
-    judged: list[TrueFrame] = []
-    calibration: list[Frame] = []
+def feed_of(frame: Frame, manifest: Manifest) -> Feed:
+    """Returns what the model takes for a frame, by input name."""
+    how = manifest.preprocess
+    return {how.input: prepare(frame.image, how)[0]}
+
+
+def _simulated(manifest: Manifest, count: int) -> tuple[TrueFrames, list[Frame], str]:
+    if manifest.preprocess.colour == "none":
+        raise CalibrationError(
+            f"{manifest.name} takes no image, so that nothing can be drawn for it",
+            action="Give inputs to calibrate on: frames=[{'input name': array, …}, …].",
+        )
+    drawn = itertools.islice(stream(SIMULATOR_SEED + 1), count)
+    pictures = [Frame(image=one.image, source="simulator", sequence=number) for number, one in enumerate(drawn)]
+    tuning, _ = _drawn(manifest.labels, SIMULATOR_SEED + 1, count)
+    return tuning, pictures, f"{len(pictures)} frames of the line simulator"
+
+
+def _annotated(manifest: Manifest, data: Sequence[Path], fold: str, limit: int) -> tuple[TrueFrames, TrueFrames, str]:
+    """Returns frames to calibrate and choose on, frames to judge on, and their source."""
+    tuning, judged = TrueFrames(), TrueFrames()
     for folder in data:
-        samples = load_dataset(folder, fold).samples
-        size = min(-(-limit // len(data)), max(1, len(samples) // 2)) if limit else 0
+        dataset = load_dataset(folder, fold)
+        samples = dataset.samples
+        size = min(-(-limit // len(data)), max(1, len(samples) // 2))
         taken, rest = _split(samples, size, -(-DATA_JUDGED // len(data)))
-        calibration += [sample_frame(sample, len(calibration) + number) for number, sample in enumerate(taken)]
-        judged += [true_frame(sample, labels, len(judged) + number) for number, sample in enumerate(rest)]
-    return judged, calibration, f"{' and '.join(folder.name for folder in data)}, fold {fold}"
+        tuning += _lazily(taken, dataset, manifest.labels, len(tuning))
+        judged += _lazily(rest, dataset, manifest.labels, len(judged))
+    return tuning, judged, f"{' and '.join(folder.name for folder in data)}, fold {fold}"
 
 
-def _given(frames: Iterable[Frame] | Path, limit: int) -> tuple[list[Frame], str]:
+def _lazily(samples: Sequence[Sample], dataset: Dataset, labels: Sequence[str], first: int) -> TrueFrames:
+    for sample in samples:
+        own_labels(sample, dataset, labels)  # an unknown type is said before any work
+
+    return TrueFrames(
+        [partial(true_frame, sample, labels, first + number, dataset) for number, sample in enumerate(samples)]
+    )
+
+
+def _given(frames: object, manifest: Manifest, limit: int) -> tuple[list[Feed], str]:
     source = f"photos of {Path(frames).name}" if isinstance(frames, (str, Path)) else "frames given by the caller"
     try:
-        found = list(read_frames(frames))
+        found = list(_feeds(frames, manifest))
     except (BadInputFormatError, InputNotFoundError) as error:
         raise CalibrationError(
-            f"the calibration frames cannot be used: {error.message}", action=error.action
+            f"the calibration frames cannot be used: {error.message}",
+            expected=error.expected,
+            actual=error.actual,
+            action=error.action,
         ) from error
     if not found:
         raise CalibrationError("no calibration frames were given", action="Give some, or None for the simulator's.")
     chosen = _spread(found, limit)
-    return chosen, f"{len(chosen)} {source}"
+    return [make() for make in chosen], f"{len(chosen)} {source}"
 
 
-def _spread(items: list[Frame], count: int) -> list[Frame]:
+def _feeds(frames: Any, manifest: Manifest) -> Iterable[Callable[[], Feed]]:
+    """Goes through what the caller gave; each frame becomes the model's input only if it is chosen."""
+    if isinstance(frames, (str, Path, Frame, np.ndarray)):
+        frames = [frames]
+    for item in itertools.chain.from_iterable(_items(one) for one in frames):
+        if isinstance(item, Frame):
+            yield partial(feed_of, item, manifest)
+        else:
+            _check_feed(item, manifest)
+            yield partial(dict, item)
+
+
+def _items(item: object) -> Iterable[Frame | Feed]:
+    if isinstance(item, Mapping):
+        return [dict(item)]
+    if isinstance(item, np.ndarray) and item.dtype != np.uint8:
+        return [{"": item}]
+    return read_frames(item)  # type: ignore[arg-type]  # it refuses what it doesn't know
+
+
+def _check_feed(feed: Any, manifest: Manifest) -> None:
+    """Puts a bare array under the model's only input, and checks every array against the model's inputs."""
+    if list(feed) == [""] and len(manifest.inputs) == 1:
+        feed[manifest.inputs[0].name] = feed.pop("")
+    wanted = {spec.name: spec for spec in manifest.inputs}
+    if set(feed) != set(wanted):
+        raise BadInputFormatError("inputs of the model", expected=sorted(wanted), actual=sorted(feed))
+    for name, array in feed.items():
+        wanted[name].check(array)
+
+
+def _spread(items: list[Any], count: int) -> list[Any]:
     """Returns at most ``count`` items, evenly spread, in their order."""
     count = min(count, len(items))
     return [items[number * len(items) // count] for number in range(count)]
@@ -156,18 +259,21 @@ def _split(samples: Sequence[Sample], first: int, second: int) -> tuple[list[Sam
     return [samples[number] for number in sorted(taken)], [samples[number] for number in others]
 
 
-def _drawn(labels: Sequence[str]) -> tuple[list[TrueFrame], str]:
+def _drawn(labels: Sequence[str], seed: int, count: int) -> tuple[TrueFrames, str]:
     if not set(LABELS) <= set(labels):
-        return [], ""
-    judged = []
-    for number, drawn in enumerate(itertools.islice(stream(SIMULATOR_SEED), SIMULATED_JUDGED)):
-        frame = Frame(image=drawn.image, source="simulator", sequence=number, part_id=f"{drawn.kind}-{drawn.seed}")
-        judged.append(TrueFrame(frame, drawn.boxes, _as_own(drawn.labels, labels)))
-    return judged, f"{len(judged)} frames of the line simulator"
+        return TrueFrames(), ""
+    frames = [_simulated_truth(drawn, labels, n) for n, drawn in enumerate(itertools.islice(stream(seed), count))]
+    return TrueFrames([partial(_itself, frame) for frame in frames]), f"{len(frames)} frames of the line simulator"
 
 
-def _as_own(indices: npt.NDArray[np.int64], labels: Sequence[str]) -> npt.NDArray[np.int64]:
-    return np.array([labels.index(LABELS[index]) for index in indices], np.int64)
+def _itself(frame: TrueFrame) -> TrueFrame:
+    return frame
+
+
+def _simulated_truth(drawn: SimulatedFrame, labels: Sequence[str], number: int) -> TrueFrame:
+    frame = Frame(image=drawn.image, source="simulator", sequence=number, part_id=f"{drawn.kind}-{drawn.seed}")
+    own = np.array([labels.index(LABELS[index]) for index in drawn.labels], np.int64)
+    return TrueFrame(frame, drawn.boxes, own)
 
 
 def sample_frame(sample: Sample, sequence: int) -> Frame:
@@ -180,18 +286,39 @@ def sample_frame(sample: Sample, sequence: int) -> Frame:
     return Frame(image=read_image(sample.path), source=folder, sequence=sequence, part_id=sample.part_id)
 
 
-def true_frame(sample: Sample, labels: Sequence[str], sequence: int) -> TrueFrame:
+def true_frame(sample: Sample, labels: Sequence[str], sequence: int, dataset: Dataset | None = None) -> TrueFrame:
     """Reads a data set's sample with its truth, as far as the model knows the types.
+
+    Args:
+        sample: What to read.
+        labels: The model's.
+        sequence: Number of the frame.
+        dataset: Where the sample is from; its labels are lineside's own if ``None``.
 
     Raises:
         CalibrationError: The model doesn't know a type that the sample shows.
         BadInputFormatError: The file is no image.
     """
-    unknown = {LABELS[index] for index in sample.labels} - set(labels)
+    return TrueFrame(sample_frame(sample, sequence), sample.boxes, own_labels(sample, dataset, labels))
+
+
+def own_labels(sample: Sample, dataset: Dataset | None, labels: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Returns a sample's types as the model numbers them.
+
+    Raises:
+        CalibrationError: The model doesn't know one.
+    """
+    if dataset is not None and dataset.numbered:
+        unknown = {str(number) for number in sample.labels if number >= len(labels)}
+        own = sample.labels
+    else:
+        names = [(dataset.vocabulary if dataset else LABELS)[index] for index in sample.labels]
+        unknown = set(names) - set(labels)
+        own = np.array([labels.index(name) for name in names if name in labels], np.int64)
     if unknown:
         raise CalibrationError(
             f"{sample.path.name} shows {sorted(unknown)}, which the model doesn't know",
-            expected=f"types of {list(labels)}",
+            expected=f"types of {list(labels)[:20]}",
             action="Give data of the model's own types.",
         )
-    return TrueFrame(sample_frame(sample, sequence), sample.boxes, _as_own(sample.labels, labels))
+    return own

@@ -5,37 +5,41 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 
+from lineside_converters.accounts import differing_of, notes_of, report_of, write_pictures
+from lineside_converters.bounded import Bounded, Chosen, Plan, layer_choices
 from lineside_converters.card import write_card
 from lineside_converters.compress.cleanup import clean_graph
-from lineside_converters.compress.quantize import check_tensors, hash_tensors, quantize
-from lineside_converters.material import Material, gather
+from lineside_converters.forms import float_form, make_forms
+from lineside_converters.material import gather
+from lineside_converters.memory import measure_peaks
 from lineside_converters.package import build_bundle, check_free
-from lineside_converters.proving import THREADS, Proof, prove
-from lineside_converters.recipes import Recipe, recipe_for
-from lineside_converters.report import CalibrationFacts, Figures, Report, now, this_machine
+from lineside_converters.proving import CallerMetric, Made, Proof, Terms, prove
+from lineside_converters.recipes import recipe_for
+from lineside_converters.report import Figures, Report, now
+from lineside_converters.report_page.page import beside
+from lineside_converters.slimming import Effort, Slimmed, slim, told
 from lineside_converters.source import SourceModel, open_source
+from lineside_converters.targets import find_target
+from lineside_converters.task import task_of
+from lineside_converters.voice import Count, Voice
+from lineside_converters.work import Work, file_hash, opened
 from lineside_models.frame import Frame
-from lineside_models.preprocess import prepare
 from lineside_models.vision.facts import from_arguments
-from lineside_runtime.bundle import Bundle, Manifest, Postprocess, Preprocess, Variant, write_manifest
-from lineside_runtime.devices import DeviceKind
+from lineside_runtime.bundle import Bundle, Manifest, Postprocess, Preprocess
 from lineside_runtime.errors import ConfigError
+from lineside_runtime.tensors import Array
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger("lineside.convert")
-
-REQUIRES = {"onnxruntime": ">=1.20", "openvino": ">=2025.0"}
-"""Engines that run the ONNX files that are written here; the oldest of each that the project supports."""
-
-SIMULATED_ONLY = "accuracy was compared on drawn frames of the line simulator only, not on real ones; give data"
-NOT_MEASURED = "accuracy was not measured: no annotated frames of this model's types; give data"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -44,15 +48,35 @@ class OptimizeResult:
 
     Attributes:
         bundle: The new bundle, opened.
-        float_figures: Of the source model.
-        int8_figures: Of the INT8 model on the same frames; ``None`` at level 0.
+        float_figures: Of the source model, in ONNX Runtime.
+        int8_figures: Of the bundle's fastest INT8 variant on the same frames; ``None`` at level 0.
         report: All that was measured; also the bundle's ``report.json``.
+        proof: The same with every answer, for who wants to look at them.
+        slimmed: What levels 2 and 3 made before it was quantised; ``None`` below.
     """
 
     bundle: Bundle
     float_figures: Figures
     int8_figures: Figures | None
     report: Report
+    proof: Proof
+    slimmed: Slimmed | None = None
+
+    @property
+    def speedup(self) -> float:
+        """How many times as fast as the source model in ONNX Runtime the fastest variant is, interleaved."""
+        return 1 / self.proof.proved[0].ratio
+
+    @property
+    def size_ratio(self) -> float:
+        """Size of the fastest variant's files as a share of the source model's."""
+        return self.proof.proved[0].figures.size_bytes / self.float_figures.size_bytes
+
+    @property
+    def memory_ratio(self) -> float | None:
+        """Peak memory of a process of its own that runs it as a share of the source model's, if it was measured."""
+        before, after = self.float_figures.memory_bytes, self.proof.proved[0].figures.memory_bytes
+        return after / before if before and after else None
 
 
 class Optimizer:
@@ -66,14 +90,15 @@ class Optimizer:
 
     def __init__(
         self,
-        model_path: Path | str,
+        model_path: Path | str | torch.nn.Module,
         target_device: str = "cpu",
         optimization_level: int = 1,
         *,
         out: Path | str | None = None,
-        frames: Iterable[Frame] | Path | None = None,
+        frames: Iterable[Frame | Array | Mapping[str, Array]] | Path | str | None = None,
         data: Path | str | Sequence[Path | str] | None = None,
         fold: str = "train",
+        metric: CallerMetric | None = None,
         max_drop: float = 0.02,
         version: str | None = None,
         name: str | None = None,
@@ -84,55 +109,70 @@ class Optimizer:
         training: Mapping[str, Any] | None = None,
         trust: bool = False,
         overwrite: bool = False,
+        work: Path | str | None = None,
+        memory: bool = False,
+        seed: int = 20,
+        effort: Effort | None = None,
         on_progress: Callable[[str], None] | None = None,
+        on_count: Count | None = None,
     ) -> None:
         """Checks the arguments; nothing is read yet.
 
         Args:
-            model_path: A bundle's folder, a ``.lsb``, ``.onnx`` or ``.pt`` file.
-            target_device: Kind of device that it is for: ``cpu``, ``gpu`` or ``npu``. One that isn't here is not
-                measured on, and the report says so.
+            model_path: A bundle's folder, a ``.lsb``, ``.onnx`` or ``.pt`` file, or a torch module.
+            target_device: What it is for: a board's profile such as ``rpi5``, ``x86`` or ``cuda:0``, or a kind of
+                device: ``cpu``, ``gpu`` or ``npu``. One that isn't here is not measured on, and the report says so.
             optimization_level: 0 cleans the float graph, 1 makes it INT8.
             out: Folder of the new bundle; ``<name>-<version>-<precision>`` in the working folder if not given.
-            frames: Frames of the line to calibrate on, or a folder of photos; else images of ``data``, else the line
-                simulator's.
+            frames: What to calibrate on: frames of the line, images, a folder of photos, or the model's own inputs;
+                else images of ``data``, else the line simulator's.
             data: Folder with annotated images, or several, to compare accuracy on.
             fold: Of ``data``.
-            max_drop: How much lower the mean average precision may be, 0 to 1.
+            metric: The caller's own measure, for models whose outputs nobody here reads.
+            max_drop: How much lower the task's metric may be, 0 to 1.
             version: Of the new bundle; the source's with its last number one higher if not given.
             name: Of the new bundle; the source's if not given, without ``-float`` where it is INT8.
-            labels: Class names of a bare ``.onnx`` or ``.pt``, in the order of its outputs.
+            labels: Class names of a bare model, in the order of its outputs.
             preprocess: How an image becomes the input of a bare model.
-            postprocess: How the outputs of a bare model become detections.
+            postprocess: How the outputs of a bare model become answers.
             card: Text of the model card; the source bundle's if not given. The figures of this build are added.
             training: What the training says of itself, for ``report.json``; the source bundle's if not given.
             trust: Read a ``.pt`` although reading it can run code from it: only for files that you made yourself.
             overwrite: Whether a bundle that stands at ``out`` is replaced.
+            work: Folder that keeps finished steps, so that a run that was killed goes on where it was.
+            memory: Whether the peak memory of fresh processes is measured too; takes some seconds a variant.
+            seed: Of everything that is drawn.
+            effort: At levels 2 and 3, how much faster pruning is to make the model and how long is trained; a speed
+                that suits most models and 20 epochs if not given.
             on_progress: Told in words what is going on.
+            on_count: Told how much of a long step is done: its name, how many, of how many.
 
         Raises:
             ConfigError: A value out of range.
             ConvertError: This release has no such level.
         """
-        self._model_path = Path(model_path)
-        self._kind = _checked_kind(target_device)
+        self._model = Path(model_path) if isinstance(model_path, (str, Path)) else model_path
+        self._target = find_target(target_device)
         self._recipe = recipe_for(optimization_level)
         self._out = None if out is None else Path(out)
-        self._frames = frames
+        self._frames = _checked_frames(frames)
         folders: Sequence[Path | str] = () if data is None else (data,) if isinstance(data, (str, Path)) else data
         self._data = tuple(Path(folder) for folder in folders)
-        self._fold = fold
+        self._fold, self._metric = fold, metric
         if isinstance(max_drop, bool) or not isinstance(max_drop, (int, float)) or not 0 <= max_drop <= 1:
             raise ConfigError("max_drop", expected="a number 0 to 1", actual=repr(max_drop))
-        self._max_drop = float(max_drop)
+        self._max_drop, self._seed = float(max_drop), seed
         self._version, self._name = version, name
         self._facts = from_arguments(labels, preprocess, postprocess)
         self._card, self._training = card, training
-        self._trust, self._overwrite = trust, overwrite
-        self._say = on_progress or log.info
+        self._trust, self._overwrite, self._memory = trust, overwrite, memory
+        self._work = None if work is None else Path(work)
+        self._effort = effort or Effort()
+        say = on_progress or log.info
+        self._voice = Voice(say) if on_count is None else Voice(say, on_count)
 
     def run(self) -> OptimizeResult:
-        """Opens, cleans, calibrates, quantises, proves and packages. A gate that isn't passed leaves no bundle.
+        """Opens, cleans, calibrates, quantises, converts, proves and packages. A failed gate leaves no bundle.
 
         Raises:
             InputError: The model or the frames can't be used.
@@ -142,118 +182,110 @@ class Optimizer:
             AccuracyGateError: Accuracy drops by more than ``max_drop``.
             SpeedGateError: The new model is slower.
         """
-        recipe = self._recipe
-        with tempfile.TemporaryDirectory(prefix="lineside-optimizer-") as folder:
-            work = Path(folder)
-            source = open_source(self._model_path, work, given=self._facts, trust=self._trust)
+        with opened(self._work, self._voice.say) as work:
+            source = self._open(work)
             manifest = self._manifest(source)
-            out = self._out or Path(f"{manifest.name}-{manifest.version}-{recipe.precision}")
+            out = self._out or Path(f"{manifest.name}-{manifest.version}-{self._recipe.precision}")
             check_free(out, overwrite=self._overwrite)
-            self._say(f"{source.facts.name}: level {recipe.level}, {recipe.name}")
-            material = self._gather(manifest)
-            model = work / "clean.onnx"
-            clean_graph(source.model, model)
-            calibration = None
-            if recipe.calibration is not None:
-                model, calibration = self._quantize(model, work / "int8.onnx", manifest, material)
-            candidate = _trial(work / "candidate", manifest, model)
-            proof = prove(
-                source.bundle,
-                candidate,
-                material,
-                recipe,
-                max_drop=self._max_drop,
-                device_kind=self._kind,
-                say=self._say,
-            )
-            report = self._report(manifest, source, material, proof, calibration)
-            bundle = build_bundle(
-                out,
-                manifest=manifest,
-                models={manifest.variants[0].file: model},
-                report=report,
-                card=write_card(manifest, report, given=self._card or source.card),
-                overwrite=self._overwrite,
-            )
-        self._say(f"wrote {bundle.path}")
-        return OptimizeResult(bundle, report.float, report.int8, report)
+            self._voice.say(f"{source.facts.name}: level {self._recipe.level}, {self._recipe.name}")
+            terms = self._terms(source, manifest, self._clean(source, work))
+            slimmed = self._slim(terms, work)
+            if slimmed is not None:
+                terms = dataclasses.replace(terms, clean=slimmed.model)
+            chosen, int8 = self._quantise(terms, work)
+            made, absent = make_forms(terms, chosen.plan, int8, work, self._voice)
+            proof = prove(terms, made, self._voice)
+            proof = dataclasses.replace(proof, refused=(*absent, *proof.refused))
+            if self._memory:
+                proof = measure_peaks(terms, proof, work.folder, self._voice)
+            return self._package(out, source, terms, proof, chosen, int8, slimmed)
+
+    def _open(self, work: Work) -> SourceModel:
+        folder = work.folder / "source"
+        return open_source(self._model, folder, given=self._facts, trust=self._trust, frames=self._frames)
 
     def _manifest(self, source: SourceModel) -> Manifest:
-        recipe, name = self._recipe, source.manifest.name
-        kinds: tuple[DeviceKind, ...] = ("cpu",) if self._kind == "cpu" else (self._kind, "cpu")
-        variant = Variant(
-            name=recipe.variant,
-            format="onnx",
-            file=f"{recipe.variant}/model.onnx",
-            level=recipe.level,
-            precision=recipe.precision,
-            device_kinds=kinds,
-            requires=REQUIRES,
-        )
+        name = source.manifest.name
         return msgspec.structs.replace(
             source.manifest,
-            name=self._name or (name if recipe.precision == "fp32" else name.removesuffix("-float")),
+            name=self._name or (name if self._recipe.precision == "fp32" else name.removesuffix("-float")),
             version=self._version or next_version(source.manifest.version),
             created_at=now(),
-            variants=(variant,),
             golden=None,
             files={},
         )
 
-    def _gather(self, manifest: Manifest) -> Material:
+    def _clean(self, source: SourceModel, work: Work) -> Path:
+        def make(folder: Path) -> None:
+            clean_graph(source.model, folder / "clean.onnx")
+
+        return work.step("clean", {"source": file_hash(source.model)}, make) / "clean.onnx"
+
+    def _terms(self, source: SourceModel, manifest: Manifest, clean: Path) -> Terms:
         limit = self._recipe.calibration_frames
-        material = gather(labels=manifest.labels, limit=limit, frames=self._frames, data=self._data, fold=self._fold)
-        for note in _notes(material):
+        material = gather(manifest, limit=limit, frames=self._frames, data=self._data, fold=self._fold)
+        terms = Terms(
+            source=source.model,
+            clean=clean,
+            manifest=manifest,
+            material=material,
+            recipe=self._recipe,
+            target=self._target,
+            task=task_of(manifest),
+            metric=self._metric,
+            max_drop=self._max_drop,
+            seed=self._seed,
+        )
+        for note in notes_of(terms):
             log.warning("%s: %s", manifest.identity, note)
-        return material
+        return terms
 
-    def _quantize(
-        self, clean: Path, target: Path, manifest: Manifest, material: Material
-    ) -> tuple[Path, CalibrationFacts]:
-        recipe = self._recipe
-        method = recipe.calibration or "minmax"
-        tensors = [prepare(frame.image, manifest.preprocess)[0] for frame in material.calibration]
-        check_tensors(tensors)
-        self._say(f"calibrate on {material.calibration_source}")
-        quantize(
-            clean,
-            target,
-            input_name=manifest.preprocess.input,
-            tensors=tensors,
-            method=method,
-            float_convs=recipe.float_convs,
-        )
-        return target, CalibrationFacts(
-            frames=len(tensors), sha256=hash_tensors(tensors), source=material.calibration_source, method=method
-        )
+    def _slim(self, terms: Terms, work: Work) -> Slimmed | None:
+        if not self._recipe.slims:
+            return None
+        return slim(terms, self._data, self._fold, self._effort, work, self._voice)
 
-    def _report(
+    def _quantise(self, terms: Terms, work: Work) -> tuple[Chosen, Path | None]:
+        if self._recipe.precision == "fp32":
+            return Chosen(plan=Plan(method="minmax", why="level 0")), None
+        self._voice.say(f"calibrate on {terms.material.calibration_source}")
+        return Bounded(terms, work, self._voice).choose()
+
+    def _package(
         self,
-        manifest: Manifest,
+        out: Path,
         source: SourceModel,
-        material: Material,
+        terms: Terms,
         proof: Proof,
-        calibration: CalibrationFacts | None,
-    ) -> Report:
-        recipe: Recipe = self._recipe
-        unproven = [gate.detail for gate in proof.gates if gate.status == "unproven"]
-        for note in unproven:
-            log.warning("%s: %s", manifest.identity, note)
-        return Report(
-            model=manifest.identity,
-            made_at=manifest.created_at,
-            level=recipe.level,
-            recipe=recipe.name,
-            source=source.facts,
-            machine=this_machine(THREADS),
-            float=proof.reference if recipe.precision == "int8" else proof.candidate,
-            int8=proof.candidate if recipe.precision == "int8" else None,
-            calibration=calibration,
-            gates=proof.gates,
-            accuracy_on=material.judged_source,
-            notes=(*_notes(material), *unproven),
-            training=dict(source.training if self._training is None else self._training),
+        chosen: Chosen,
+        int8: Path | None,
+        slimmed: Slimmed | None,
+    ) -> OptimizeResult:
+        feed = terms.material.calibration[0]
+        layers = layer_choices(terms.clean, int8, chosen, feed) if int8 is not None else ()
+        training = dict(source.training if self._training is None else self._training)
+        differing = differing_of(terms, proof)
+        report = report_of(terms, source.facts, proof, chosen, differing, layers=layers, training=training)
+        if slimmed is not None:
+            report = told(report, slimmed)
+        forms = _shipped(terms, proof)
+        manifest = msgspec.structs.replace(
+            terms.manifest,
+            variants=tuple(form.variant for form in forms),
+            speed="measured" if all(gate.status == "passed" for gate in report.gates) else "unproven",
         )
+        bundle = build_bundle(
+            out,
+            manifest=manifest,
+            models={form.variant.file: form.file for form in forms},
+            report=report,
+            card=write_card(manifest, report, given=self._card or source.card),
+            engine=forms[0].engine,
+            overwrite=self._overwrite,
+        )
+        write_pictures(bundle.path, report, terms, differing)
+        self._voice.say(f"wrote {bundle.path}, and {beside(bundle.path).name} beside it")
+        return OptimizeResult(bundle, report.float, report.int8, report, proof, slimmed)
 
 
 def next_version(version: str) -> str:
@@ -262,22 +294,19 @@ def next_version(version: str) -> str:
     return f"{found[1]}{int(found[2]) + 1}{found[3]}" if found else f"{version}.1"
 
 
-def _notes(material: Material) -> list[str]:
-    if not material.judged:
-        return [NOT_MEASURED]
-    return [SIMULATED_ONLY] if material.simulated_truth else []
+def _shipped(terms: Terms, proof: Proof) -> list[Made]:
+    """Returns what the bundle holds; where speed is unproven the float model too, so that the device can choose."""
+    forms = [one.made for one in proof.proved]
+    measured = all(gate.status == "passed" for one in proof.proved for gate in one.gates)
+    if measured or terms.recipe.precision == "fp32":
+        return forms
+    return [*forms, float_form(terms)]
 
 
-def _trial(folder: Path, manifest: Manifest, model: Path) -> Bundle:
-    """Returns an unproved bundle around the model, to be measured as it would run."""
-    target = folder / manifest.variants[0].file
-    target.parent.mkdir(parents=True)
-    shutil.copyfile(model, target)
-    return write_manifest(folder, manifest)
-
-
-def _checked_kind(target_device: object) -> DeviceKind:
-    for kind in get_args(DeviceKind):
-        if target_device == kind:
-            return kind  # type: ignore[no-any-return]
-    raise ConfigError("target_device", expected=f"one of {get_args(DeviceKind)}", actual=repr(target_device))
+def _checked_frames(frames: Any) -> Any:
+    """Returns what was given, an iterator as a list: the frames are gone through more than once."""
+    if frames is None or isinstance(frames, (str, Path, Frame, np.ndarray, Sequence)):
+        return frames
+    if isinstance(frames, Iterable) and not isinstance(frames, Mapping):
+        return list(frames)
+    raise ConfigError("frames", expected="a folder, or an iterable of frames or arrays", actual=type(frames).__name__)

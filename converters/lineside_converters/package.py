@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from lineside_converters.report import Report, write_report
+from lineside_converters.report_page.page import PAGE_NAME, write_page
 from lineside_models.frame import Frame
 from lineside_models.golden import record
 from lineside_models.simulator import render
@@ -20,6 +21,7 @@ from lineside_runtime.bundle import (
     Golden,
     Manifest,
     check_relative,
+    files_of,
     open_bundle,
     write_manifest,
 )
@@ -47,6 +49,7 @@ def build_bundle(
     report: Report,
     card: str,
     frame: Frame | None = None,
+    engine: str = "ort",
     overwrite: bool = False,
 ) -> Bundle:
     """Writes a bundle's folder.
@@ -58,9 +61,10 @@ def build_bundle(
         out: The folder to make.
         manifest: Its ``files`` and ``golden`` are made here.
         models: Model file of every variant, by the variant's ``file``.
-        report: What becomes ``report.json``.
+        report: What becomes ``report.json`` and, without pictures, ``report.html``.
         card: Text of the model card.
         frame: The golden input; the simulator's if not given. A data set's frame may not be shipped.
+        engine: That runs it to record the golden output.
         overwrite: Whether a bundle that stands at ``out`` is replaced; anything else there is never touched.
 
     Returns:
@@ -78,7 +82,8 @@ def build_bundle(
         write_atomic(folder / LABELS_NAME, msgspec.json.format(msgspec.json.encode(manifest.labels), indent=1))
         write_atomic(folder / CARD_NAME, card.encode())
         write_report(folder, report)
-        golden = _record_golden(folder, manifest, golden_frame() if frame is None else frame)
+        write_page(folder / PAGE_NAME, report)
+        golden = _record_golden(folder, manifest, golden_frame() if frame is None else frame, engine)
         write_manifest(folder, msgspec.structs.replace(manifest, golden=golden))
         open_bundle(folder)
         put_in_place(folder, out)
@@ -118,14 +123,19 @@ def _copy_models(folder: Path, manifest: Manifest, models: Mapping[str, Path]) -
         check_relative(variant.file)
         if variant.file not in models:
             raise BundleFormatError(f"no model for the variant {variant.name!r}", expected=variant.file)
-        target = folder / variant.file
+        target, model = folder / variant.file, models[variant.file]
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(target, models[variant.file].read_bytes())
+        names = zip(files_of(variant.format, target.name), files_of(variant.format, model.name), strict=True)
+        for name, source in names:
+            write_atomic(target.parent / name, (model.parent / source).read_bytes())
 
 
-def _record_golden(folder: Path, manifest: Manifest, frame: Frame) -> Golden:
+def _record_golden(folder: Path, manifest: Manifest, frame: Frame, engine: str) -> Golden | None:
+    """Records what the first variant answers; a model that takes no image has no golden frame."""
+    if manifest.preprocess.colour == "none":
+        return None
     unproved = write_manifest(folder, msgspec.structs.replace(manifest, golden=None))
-    with Session(unproved, Config(engines=("ort",))) as session:
+    with Session(unproved, Config(engines=(engine,))) as session:
         return record(session, folder, frame)
 
 

@@ -1,105 +1,222 @@
-"""Putting a converted model through its gates beside the model that it was made of."""
+"""Putting what was made of a model through the gates beside the model itself, and choosing what a bundle holds.
+
+The order is that of the costs: outputs on the calibration inputs, then accuracy, then speed, all interleaved.
+A candidate that fails is left out with its error; where none is left, the first one's error is the run's.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
-from lineside_converters.evaluate import map50
 from lineside_converters.gates import (
     Feed,
     Run,
     Times,
     check_accuracy,
+    check_caller,
     check_parity,
     check_speed,
-    time_pair,
+    ratio_of,
+    time_together,
     unproven_speed,
 )
-from lineside_converters.judging import prepared
-from lineside_converters.material import Material
+from lineside_converters.material import Material, TrueFrame
 from lineside_converters.recipes import Recipe
 from lineside_converters.report import Figures, Gate
-from lineside_runtime.backend import LoadOptions
-from lineside_runtime.backends.ort import OrtBackend
-from lineside_runtime.bundle import Bundle
-from lineside_runtime.config import Config
-from lineside_runtime.devices import Device, DeviceKind
-from lineside_runtime.session import Session
-
-THREADS = 1
-"""While timing: what is compared are two models, and a second thread's waiting would blur it."""
+from lineside_converters.running import Place, Remembered, answers_of, loaded, place_for
+from lineside_converters.statistics import Drop
+from lineside_converters.targets import Target
+from lineside_converters.task import Detection, Task
+from lineside_converters.voice import Voice
+from lineside_models.postprocess import Candidates
+from lineside_runtime.bundle import Manifest, Variant, files_of
+from lineside_runtime.errors import ConvertError, DeviceError, LinesideError, UnsupportedModelError
 
 TIMED_PER_SHAPE = 2
 TIMED_MAX = 6
-_CPU_ONLY = Config(engines=("ort",), fallback_strategy="error")
+SAME_SPEED = 0.03
+"""Two variants of one engine whose times are this near are equally fast; then the one that is nearer to the source."""
+
+_SOURCE = "source"
+_CANNOT = (ConvertError, DeviceError, UnsupportedModelError)
+
+CallerMetric = Callable[[Run], Sequence[float]]
+"""Takes what runs a model (inputs by name to outputs by name) and returns a score a sample; higher is better."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Proof:
-    """What was measured of both models.
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """One form of the model, not proved yet.
 
     Attributes:
-        reference: Figures of the source model.
-        candidate: Figures of what was made of it.
-        gates: What was passed, or couldn't be measured here.
+        variant: As it would stand in the manifest.
+        engine: That it is made for.
+        file: The model's file.
+    """
+
+    variant: Variant
+    engine: str
+    file: Path
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the model's file, and of its weights beside it."""
+        files = files_of(self.variant.format, self.file.name)
+        return sum((self.file.parent / name).stat().st_size for name in files)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Proved:
+    """A form of the model that passed its gates.
+
+    Attributes:
+        made: It.
+        place: Where it was measured.
+        figures: What was measured.
+        gates: What it passed, or couldn't be measured here.
+        ratio: Median share of the source model's time in ONNX Runtime, same threads, same inputs, interleaved.
+        correlation: Least of an output with the source model's.
+        drop: Of the task's metric; ``None`` if that was not measured.
+        answers: What it says of the judged frames.
+    """
+
+    made: Made
+    place: Place
+    figures: Figures
+    gates: tuple[Gate, ...]
+    ratio: float
+    correlation: float
+    drop: Drop | None
+    answers: Sequence[Candidates]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """A form of the model that is not shipped.
+
+    Attributes:
+        name: Of the variant.
+        engine: That it was meant for.
+        precision: It would have had.
+        why: The measured reason, or why it couldn't be made.
+        error: The gate that it failed; ``None`` if it couldn't be made, or another is faster.
+        latency_ms: Of a frame; ``None`` if it wasn't timed.
+        size_bytes: Of its files; 0 if there are none.
+    """
+
+    name: str
+    engine: str
+    precision: str
+    why: str
+    error: LinesideError | None = None
+    latency_ms: float | None = None
+    size_bytes: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """What was measured of all of them.
+
+    Attributes:
+        reference: Figures of the source model in ONNX Runtime.
+        proved: What may be shipped, fastest first.
+        refused: What may not, with the reasons.
+        truths: Of the judged frames, without their pictures.
+        answers: What the source model says of them.
     """
 
     reference: Figures
-    candidate: Figures
-    gates: tuple[Gate, ...]
+    proved: tuple[Proved, ...]
+    refused: tuple[Refused, ...]
+    truths: Sequence[TrueFrame]
+    answers: Sequence[Candidates]
 
 
-def prove(
-    reference: Bundle,
-    candidate: Bundle,
-    material: Material,
-    recipe: Recipe,
-    *,
-    max_drop: float,
-    device_kind: DeviceKind,
-    say: Callable[[str], None],
-) -> Proof:
-    """Compares outputs, accuracy and speed of two bundles with one variant each.
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What everything is proved against.
+
+    Attributes:
+        source: The float ONNX file that was given.
+        clean: It after level 0.
+        manifest: How frames go in and answers come out.
+        material: The inputs.
+        recipe: Brings the limits of parity and speed.
+        target: Where it is to run.
+        task: How it is judged; ``None`` where the outputs are the caller's.
+        metric: The caller's own: takes what runs a model, returns a score a sample, higher is better.
+        max_drop: How much lower the metric may be.
+        seed: Of the interval's draws.
+    """
+
+    source: Path
+    clean: Path
+    manifest: Manifest
+    material: Material
+    recipe: Recipe
+    target: Target
+    task: Task | None
+    metric: CallerMetric | None = None
+    max_drop: float
+    seed: int = 20
+
+
+@dataclasses.dataclass(slots=True)
+class _Subject:
+    """A candidate on its way through the gates."""
+
+    made: Made
+    place: Place
+    run: Run
+    parity: Gate
+    gates: list[Gate]
+    drop: Drop | None = None
+    answers: Sequence[Candidates] = ()
+
+
+def prove(terms: Terms, candidates: Sequence[Made], voice: Voice) -> Proof:
+    """Measures candidates beside the source model.
 
     Args:
-        reference: The source model.
-        candidate: What was made of it.
-        material: The frames.
-        recipe: Brings the limits of parity and speed.
-        max_drop: How much lower the mean average precision may be.
-        device_kind: Where the model is to run.
-        say: Told in words what was found.
+        terms: What they must prove, and on what.
+        candidates: In the order of the target's engines.
+        voice: Told what was found.
 
     Raises:
-        ParityGateError: The outputs differ by too much.
-        AccuracyGateError: Accuracy drops by more than ``max_drop``.
-        SpeedGateError: The candidate is slower.
+        ParityGateError: No candidate passes, and the first one's outputs differ by too much.
+        AccuracyGateError: The same, and its accuracy drops by more than ``max_drop``.
+        SpeedGateError: The same, and it is slower than the float model.
+        DeviceError: None of them runs here.
     """
-    gates: list[Gate] = []
-    with Session(reference, _CPU_ONLY) as source, Session(candidate, _CPU_ONLY) as made:
-        feeds = [prepared(source, frame) for frame in material.calibration]
-        limit = recipe.min_correlation if material.judged else recipe.min_correlation_alone
-        gates.append(check_parity(source.predict, made.predict, feeds, min_correlation=limit))
-        say(f"parity: {gates[-1].detail}")
-        accuracies: tuple[float | None, float | None] = (None, None)
-        if material.judged:
-            before, after = map50(source, material.judged), map50(made, material.judged)
-            accuracies = (before, after)
-            gates.append(check_accuracy(before, after, max_drop=max_drop, where=material.judged_source))
-            say(f"accuracy: {gates[-1].detail}")
-    gate, times = _prove_speed(reference, candidate, choose_timed(feeds), recipe, device_kind)
-    gates.append(gate)
-    say(f"speed: {gate.detail}")
-    figures = [
-        Figures(
-            latency_ms=each.mean_of_medians_ms, latency_p95_ms=each.p95_ms, size_bytes=_size(bundle), map50=accuracy
-        )
-        for each, bundle, accuracy in zip(times, (reference, candidate), accuracies, strict=True)
-    ]
-    return Proof(figures[0], figures[1], tuple(gates))
+    with contextlib.ExitStack() as stack:
+        cpu = place_for("ort", "cpu")
+        wanted = place_for("ort", terms.target.kind)
+        source = stack.enter_context(_load(terms, terms.source, wanted if wanted.wanted else cpu, "fp32"))
+        remembered = Remembered(source)
+        refused: list[Refused] = []
+        subjects = [
+            subject
+            for made in candidates
+            if (subject := _through_parity(terms, made, remembered, stack, refused, voice)) is not None
+        ]
+        truths, answers = _through_accuracy(terms, source, subjects, refused, voice)
+        feeds = choose_timed(terms.material.calibration)
+        times = _time(terms, source, subjects, feeds, stack, voice)
+        proved = [one for subject in subjects if (one := _through_speed(terms, subject, times, refused, voice))]
+    if not proved:
+        raise _first_error(refused)
+    kept, slower = fastest_of_each_engine(proved)
+    return Proof(
+        reference=_figures(times[_SOURCE], terms.source.stat().st_size, terms.task, _before(proved)),
+        proved=tuple(kept),
+        refused=(*refused, *slower),
+        truths=truths,
+        answers=answers,
+    )
 
 
 def choose_timed(feeds: Sequence[Feed]) -> list[Feed]:
@@ -110,34 +227,190 @@ def choose_timed(feeds: Sequence[Feed]) -> list[Feed]:
     return [feed for group in by_shape.values() for feed in group[:TIMED_PER_SHAPE]][:TIMED_MAX]
 
 
-def _prove_speed(
-    reference: Bundle, candidate: Bundle, feeds: Sequence[Feed], recipe: Recipe, kind: DeviceKind
-) -> tuple[Gate, tuple[Times, Times]]:
-    """Times both on the wanted kind of device, or on the CPU without a verdict where it isn't here."""
-    devices = [device for device in OrtBackend().probe() if device.kind == kind]
-    cpu = next(device for device in OrtBackend().probe() if device.kind == "cpu")
-    device = devices[0] if devices else cpu
-    with _loaded(_model(reference), device, "fp32") as one, _loaded(_model(candidate), device, recipe.precision) as two:
-        times = time_pair(one, two, feeds)
-    if not devices:
-        return unproven_speed(kind, max_slowdown=recipe.max_slowdown), times
-    where = f"{device.name} {device}, {THREADS} thread, {len(feeds)} frames"
-    return check_speed(*times, max_slowdown=recipe.max_slowdown, where=where), times
+def _load(
+    terms: Terms, model: Path, place: Place, precision: Literal["fp32", "fp16", "int8"]
+) -> contextlib.AbstractContextManager[Run]:
+    return loaded(model, place, terms.manifest, precision=precision, threads=terms.target.threads)
 
 
-@contextlib.contextmanager
-def _loaded(model: Path, device: Device, precision: str) -> Iterator[Run]:
-    options = LoadOptions(threads=THREADS, precision="int8" if precision == "int8" else "fp32")
-    executable = OrtBackend().load(model, device, options)
+def _through_parity(
+    terms: Terms,
+    made: Made,
+    source: Run,
+    stack: contextlib.ExitStack,
+    refused: list[Refused],
+    voice: Voice,
+) -> _Subject | None:
+    recipe, judged = terms.recipe, bool(terms.material.judged) or terms.metric is not None
+    limit = recipe.min_correlation if judged else recipe.min_correlation_alone
+    feeds = terms.material.calibration
     try:
-        yield executable.run
-    finally:
-        executable.close()
+        place = place_for(made.engine, terms.target.kind)
+        run = stack.enter_context(_load(terms, made.file, place, made.variant.precision))
+        gate = check_parity(
+            source, run, list(voice.through(feeds, f"{made.variant.name}: outputs")), min_correlation=limit
+        )
+    except _CANNOT as error:
+        refused.append(_refused(made, error))
+        voice.say(f"{made.variant.name}: left out: {error}")
+        return None
+    voice.say(f"{made.variant.name}: parity: {gate.detail}")
+    return _Subject(made, place, run, gate, [gate])
 
 
-def _model(bundle: Bundle) -> Path:
-    return bundle.file(bundle.manifest.variants[0].file)
+def _through_accuracy(
+    terms: Terms, source: Run, subjects: list[_Subject], refused: list[Refused], voice: Voice
+) -> tuple[Sequence[TrueFrame], Sequence[Candidates]]:
+    """Judges all that are left; those that fail are taken out of ``subjects``."""
+    material, task = terms.material, terms.task
+    truths: Sequence[TrueFrame] = ()
+    answers: Mapping[str, Sequence[Candidates]] = {_SOURCE: ()}
+    if task is not None and material.judged and subjects:
+        runs = {_SOURCE: source, **{one.made.variant.name: one.run for one in subjects}}
+        truths, answers = answers_of(runs, material.judged, terms.manifest, voice, "accuracy")
+    before = terms.metric(source) if terms.metric is not None and subjects else None
+    for subject in list(subjects):
+        name = subject.made.variant.name
+        try:
+            if before is not None and terms.metric is not None:
+                gate, subject.drop = check_caller(
+                    before, terms.metric(subject.run), max_drop=terms.max_drop, seed=terms.seed
+                )
+            elif task is not None and truths:
+                subject.answers = answers[name]
+                subject.drop = task.drop(truths, answers[_SOURCE], answers[name], seed=terms.seed)
+                gate = check_accuracy(
+                    subject.drop, metric=task.metric, max_drop=terms.max_drop, where=material.judged_source
+                )
+            else:
+                continue
+        except ConvertError as error:
+            subjects.remove(subject)
+            refused.append(_refused(subject.made, error))
+            voice.say(f"{name}: left out: {error}")
+        else:
+            subject.gates.append(gate)
+            voice.say(f"{name}: accuracy: {gate.detail}")
+    return truths, answers[_SOURCE]
 
 
-def _size(bundle: Bundle) -> int:
-    return bundle.manifest.files[bundle.manifest.variants[0].file].size
+def _time(
+    terms: Terms,
+    source: Run,
+    subjects: Sequence[_Subject],
+    feeds: Sequence[Feed],
+    stack: contextlib.ExitStack,
+    voice: Voice,
+) -> dict[str, Times]:
+    """Times the source, each candidate, and the float model on each candidate's own engine where that reads ONNX."""
+    runs = {_SOURCE: source, **{one.made.variant.name: one.run for one in subjects}}
+    for subject in subjects:
+        name = _float_on(subject.place)
+        if terms.recipe.precision == "int8" and subject.place.engine != "ort" and name not in runs:
+            with contextlib.suppress(*_CANNOT):
+                runs[name] = stack.enter_context(_load(terms, terms.clean, subject.place, "fp32"))
+                runs[name](feeds[0])
+    return time_together(runs, feeds, count=lambda done, total: voice.count("speed", done, total))
+
+
+def _float_on(place: Place) -> str:
+    return f"float on {place}"
+
+
+def _through_speed(
+    terms: Terms, subject: _Subject, times: Mapping[str, Times], refused: list[Refused], voice: Voice
+) -> Proved | None:
+    made, own = subject.made, times[subject.made.variant.name]
+    floats = [times[_SOURCE], *([times[_float_on(subject.place)]] if _float_on(subject.place) in times else [])]
+    reference = min(floats, key=lambda one: one.mean_of_medians_ms)
+    limit, where = terms.recipe.max_slowdown, _where(terms, subject.place)
+    try:
+        if not (terms.target.here and subject.place.wanted):
+            gate = unproven_speed(terms.target.name, max_slowdown=limit)
+        else:
+            gate = check_speed(reference, own, max_slowdown=limit, where=where)
+    except ConvertError as error:
+        refused.append(_refused(made, error, own.mean_of_medians_ms))
+        voice.say(f"{made.variant.name}: left out: {error}")
+        return None
+    voice.say(f"{made.variant.name}: speed: {gate.detail}")
+    after = None if subject.drop is None else subject.drop.after
+    return Proved(
+        made=made,
+        place=subject.place,
+        figures=_figures(own, made.size_bytes, terms.task, after),
+        gates=(*subject.gates, gate),
+        ratio=ratio_of(own, times[_SOURCE]),
+        correlation=subject.parity.value or 0.0,
+        drop=subject.drop,
+        answers=subject.answers,
+    )
+
+
+def _where(terms: Terms, place: Place) -> str:
+    threads = terms.target.threads
+    return f"{place.device.name} {place}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def _figures(times: Times, size_bytes: int, task: Task | None, metric: float | None) -> Figures:
+    return Figures(
+        latency_ms=times.mean_of_medians_ms,
+        latency_p95_ms=times.p95_ms,
+        size_bytes=size_bytes,
+        map50=metric if isinstance(task, Detection) else None,
+    )
+
+
+def _before(proved: Sequence[Proved]) -> float | None:
+    return next((one.drop.before for one in proved if one.drop is not None), None)
+
+
+def _refused(made: Made, error: LinesideError, latency_ms: float | None = None) -> Refused:
+    return Refused(
+        name=made.variant.name,
+        engine=made.engine,
+        precision=made.variant.precision,
+        why=str(error),
+        error=error,
+        latency_ms=latency_ms,
+        size_bytes=made.size_bytes,
+    )
+
+
+def _first_error(refused: Sequence[Refused]) -> LinesideError:
+    gates = [one.error for one in refused if isinstance(one.error, ConvertError)]
+    others = [one.error for one in refused if one.error is not None]
+    return (gates or others or [ConvertError("nothing could be made of this model")])[0]
+
+
+def fastest_of_each_engine(proved: Sequence[Proved]) -> tuple[list[Proved], list[Refused]]:
+    """Returns the fastest form for each engine, fastest engine first, and the others with the reason."""
+    best: dict[str, Proved] = {}
+    others: list[tuple[Proved, Proved]] = []
+    for one in proved:
+        have = best.setdefault(one.made.engine, one)
+        if have is not one:
+            better, worse = (one, have) if _beats(one, have) else (have, one)
+            best[one.made.engine] = better
+            others.append((worse, better))
+    kept = sorted(best.values(), key=lambda one: one.figures.latency_ms)
+    return kept, [_outrun(worse, best[worse.made.engine]) for worse, _ in others]
+
+
+def _beats(one: Proved, other: Proved) -> bool:
+    mine, its = one.figures.latency_ms, other.figures.latency_ms
+    if abs(mine - its) <= SAME_SPEED * its:
+        return one.correlation > other.correlation
+    return mine < its
+
+
+def _outrun(worse: Proved, better: Proved) -> Refused:
+    return Refused(
+        name=worse.made.variant.name,
+        engine=worse.made.engine,
+        precision=worse.made.variant.precision,
+        why=f"{better.made.variant.name} takes {better.figures.latency_ms:.2f} ms on the same engine at a correlation "
+        f"of {better.correlation:.4f}, this {worse.figures.latency_ms:.2f} ms at {worse.correlation:.4f}",
+        latency_ms=worse.figures.latency_ms,
+        size_bytes=worse.made.size_bytes,
+    )

@@ -8,6 +8,8 @@ from typing import Literal
 from lineside_runtime.errors import ConvertError
 
 CalibrationMethod = Literal["minmax", "entropy", "percentile"]
+Activation = Literal["u8s8", "s8s8"]
+Precision = Literal["fp32", "int8"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,29 +20,35 @@ class Recipe:
         level: Optimisation level.
         name: For people and for ``report.json``.
         precision: Of the model that comes out.
-        calibration: How ranges are taken from the calibration frames; ``None`` where nothing is quantised.
+        calibrations: How ranges are taken from the calibration frames, in the order in which they are tried until
+            accuracy holds; empty where nothing is quantised.
         calibration_frames: How many frames at most are calibrated on.
-        float_convs: How many of the graph's first convolutions stay in float, of each eight at most one.
         min_correlation: Least correlation of each output with the source model's; see `gates.check_parity`.
         min_correlation_alone: The same where accuracy can't be compared, so that parity alone decides.
         max_slowdown: Largest median ratio of its time a frame to the float model's.
+        slims: Whether channels are taken out before.
+        searches: Whether what is taken out, and how the rest is quantised, is searched for.
     """
 
     level: int
     name: str
-    precision: Literal["fp32", "int8"]
-    calibration: CalibrationMethod | None = None
+    precision: Precision
+    calibrations: tuple[CalibrationMethod, ...] = ()
     calibration_frames: int = 64
-    float_convs: int = 0
     min_correlation: float
     min_correlation_alone: float
     max_slowdown: float
+    slims: bool = False
+    searches: bool = False
 
-    @property
-    def variant(self) -> str:
-        """Name of the variant's folder in the bundle."""
-        return f"onnx-{self.precision}"
 
+FLOAT_CONVS: dict[str, int] = {"detection": 3, "classification": 0, "generic": 0}
+"""How many of a graph's first convolutions stay in float, of each eight at most one, by the model's task.
+
+The detector's first three (one channel in, no depth to average errors away) spoil most: in float they raise the worst
+output's correlation from 0.57 to 0.70 on drawn and from 0.83 to 0.95 on steel frames, and the whole is faster as well
+(0.58 instead of 0.64 of the float model's time at 224 pixels, 0.50 of 0.53 at 640). A classifier's answer doesn't feel
+them, and its INT8 is slower with them."""
 
 RECIPES: dict[int, Recipe] = {
     # Folding constants moves the last bits only. 1.10 leaves room for noise: nothing was made slower.
@@ -52,28 +60,43 @@ RECIPES: dict[int, Recipe] = {
         min_correlation_alone=0.9999,
         max_slowdown=1.10,
     ),
-    # U8S8 per channel was the fastest of ONNX Runtime's recipes on every network measured, and per-tensor weights lost
-    # a quarter of the answers; a percentile gained nothing over the plain range on the detector.
-    # The detector's first three convolutions (one channel in, no depth to average errors away) spoil most: in float
-    # they raise the worst output's correlation from 0.57 to 0.70 on drawn and from 0.83 to 0.95 on steel frames, and
-    # the whole is faster as well (0.58 instead of 0.64 of the float model's time at 224 pixels, 0.50 of 0.53 at 640).
-    # mAP doesn't feel the worst output (stride 32, where little is trained): it was within 0.005 at 0.70. So parity
-    # catches what is badly broken (the weights of one layer shuffled give 0.13 to 0.62, of all layers 0.03), and
-    # accuracy decides.
+    # Per channel, as per-tensor weights lost a quarter of the answers. mAP doesn't feel the detector's worst output
+    # (stride 32, where little is trained): it was within 0.005 at a correlation of 0.70. So parity catches what is
+    # badly broken (the weights of one layer shuffled give 0.13 to 0.62, of all layers 0.03), and accuracy decides.
     1: Recipe(
         level=1,
-        name="static INT8, U8S8, per channel, QDQ",
+        name="static INT8, per channel, QDQ",
         precision="int8",
-        calibration="minmax",
-        float_convs=3,
+        calibrations=("minmax", "percentile", "entropy"),
         min_correlation=0.5,
         min_correlation_alone=0.9,
         max_slowdown=1.0,
     ),
+    # A pruned network is another network that answers alike: its worst output may differ more where little is taught,
+    # and accuracy decides. Where accuracy can't be compared, it has to answer as nearly as an INT8 model does.
+    2: Recipe(
+        level=2,
+        name="pruned by sensitivity, taught by the whole model, static INT8, per channel, QDQ",
+        precision="int8",
+        calibrations=("minmax", "percentile", "entropy"),
+        min_correlation=0.3,
+        min_correlation_alone=0.9,
+        max_slowdown=1.0,
+        slims=True,
+    ),
+    3: Recipe(
+        level=3,
+        name="searched: pruning, recipe, input size and engine, static INT8, per channel, QDQ",
+        precision="int8",
+        calibrations=("minmax", "percentile", "entropy"),
+        min_correlation=0.3,
+        min_correlation_alone=0.9,
+        max_slowdown=1.0,
+        slims=True,
+        searches=True,
+    ),
 }
 """The levels that this release has."""
-
-PLANNED = {2: "pruning and distillation before INT8", 3: "architecture search before pruning and INT8"}
 
 
 def recipe_for(level: int) -> Recipe:
@@ -88,9 +111,8 @@ def recipe_for(level: int) -> Recipe:
     if level in RECIPES:
         return RECIPES[level]
     known = "; ".join(f"{number}: {recipe.name}" for number, recipe in RECIPES.items())
-    meant = f" ({PLANNED[level]})" if level in PLANNED else ""
     raise ConvertError(
-        f"optimization level {level!r}{meant} is not in this release",
+        f"optimization level {level!r} is not in this release",
         expected=known,
         actual=level,
         action="Use optimization_level=1.",

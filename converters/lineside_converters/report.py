@@ -11,19 +11,28 @@ from typing import Any, Literal
 
 import msgspec
 
+from lineside_converters.report_parts import (
+    Candidate,
+    Confusion,
+    Disagreement,
+    Hypervolume,
+    LayerChoice,
+    MetricChange,
+    SensitivityCurve,
+    Strict,
+    VariantFigures,
+)
 from lineside_runtime.errors import BundleFormatError
 from lineside_runtime.files import write_atomic
 
 REPORT_NAME = "report.json"
-SCHEMA = 1
+SCHEMA = 2
+"""Number of this format. 2 added all that `Report` has behind ``training``; bundles with 1 are read as they are."""
+
 _TOOLS = ("lineside", "onnx", "onnxruntime", "numpy", "opencv-python-headless")
 
 
-class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    pass
-
-
-class Figures(_Strict, frozen=True, kw_only=True):
+class Figures(Strict, frozen=True, kw_only=True):
     """What was measured of one model; both models of a report on the same frames.
 
     Attributes:
@@ -31,15 +40,19 @@ class Figures(_Strict, frozen=True, kw_only=True):
         latency_p95_ms: 95th percentile over all timed calls.
         size_bytes: Of the model's file.
         map50: Mean average precision at an overlap of 0.5; ``None`` if it was not measured.
+        throughput_fps: Frames a second with as many at a time as suit the engine; ``None`` if not measured.
+        memory_bytes: Peak of a process of its own that loads and runs the model; ``None`` if not measured.
     """
 
     latency_ms: float
     latency_p95_ms: float
     size_bytes: int
     map50: float | None = None
+    throughput_fps: float | None = None
+    memory_bytes: int | None = None
 
 
-class Gate(_Strict, frozen=True, kw_only=True):
+class Gate(Strict, frozen=True, kw_only=True):
     """One thing that had to be proved.
 
     Attributes:
@@ -57,7 +70,7 @@ class Gate(_Strict, frozen=True, kw_only=True):
     detail: str
 
 
-class CalibrationFacts(_Strict, frozen=True, kw_only=True):
+class CalibrationFacts(Strict, frozen=True, kw_only=True):
     """What the INT8 ranges were taken from.
 
     Attributes:
@@ -73,7 +86,7 @@ class CalibrationFacts(_Strict, frozen=True, kw_only=True):
     method: str
 
 
-class SourceFacts(_Strict, frozen=True, kw_only=True):
+class SourceFacts(Strict, frozen=True, kw_only=True):
     """The model that the bundle was made of.
 
     Attributes:
@@ -87,7 +100,7 @@ class SourceFacts(_Strict, frozen=True, kw_only=True):
     size_bytes: int
 
 
-class Machine(_Strict, frozen=True, kw_only=True):
+class Machine(Strict, frozen=True, kw_only=True):
     """Where it was measured.
 
     Attributes:
@@ -105,7 +118,7 @@ class Machine(_Strict, frozen=True, kw_only=True):
     tools: dict[str, str]
 
 
-class Report(_Strict, frozen=True, kw_only=True):
+class Report(Strict, frozen=True, kw_only=True):
     """The content of ``report.json``.
 
     Attributes:
@@ -123,6 +136,14 @@ class Report(_Strict, frozen=True, kw_only=True):
         accuracy_on: The annotated frames of the accuracy figures; empty if accuracy was not measured.
         notes: What a reader has to know, such as what was not measured.
         training: Content of the training's own record, where there is one.
+        metric: The task's metric before and after, with its interval; ``None`` if accuracy was not measured.
+        layers: What became of each layer, in the graph's order; empty where nothing was quantised.
+        curves: Sensitivity to pruning, layer by layer.
+        candidates: All that a search measured; `Candidate.front` marks the Pareto front.
+        hypervolumes: Of each series of ``candidates``, against the same reference point.
+        confusion: What was taken for what.
+        disagreements: Frames on which the two models say different things, the worst first.
+        variants: What the bundle holds and what was left out, with the measured reasons.
     """
 
     schema: int = SCHEMA
@@ -138,7 +159,15 @@ class Report(_Strict, frozen=True, kw_only=True):
     gates: tuple[Gate, ...] = ()
     accuracy_on: str = ""
     notes: tuple[str, ...] = ()
-    training: dict[str, Any] = {}
+    training: dict[str, Any] = msgspec.field(default_factory=dict)
+    metric: MetricChange | None = None
+    layers: tuple[LayerChoice, ...] = ()
+    curves: tuple[SensitivityCurve, ...] = ()
+    candidates: tuple[Candidate, ...] = ()
+    hypervolumes: tuple[Hypervolume, ...] = ()
+    confusion: Confusion | None = None
+    disagreements: tuple[Disagreement, ...] = ()
+    variants: tuple[VariantFigures, ...] = ()
 
 
 def now() -> str:
@@ -173,9 +202,23 @@ def read_report(folder: Path) -> Report:
     """Reads the report of a bundle's folder.
 
     Raises:
-        BundleFormatError: It is missing or of another format.
+        BundleFormatError: It is missing or of another format, such as a newer lineside's.
     """
+    path = folder / REPORT_NAME
     try:
-        return msgspec.json.decode((folder / REPORT_NAME).read_bytes(), type=Report)
+        data = path.read_bytes()
+        schema = msgspec.json.decode(data, type=_Numbered).schema
+        if schema > SCHEMA:
+            raise BundleFormatError(
+                f"{path} is of a newer lineside",
+                expected=f"schema {SCHEMA} at most",
+                actual=schema,
+                action="Update it.",
+            )
+        return msgspec.json.decode(data, type=Report)
     except (OSError, msgspec.DecodeError) as error:
-        raise BundleFormatError(f"{folder / REPORT_NAME}: {error}") from error
+        raise BundleFormatError(f"{path}: {error}") from error
+
+
+class _Numbered(msgspec.Struct):
+    schema: int

@@ -1,4 +1,4 @@
-"""Opening what the `Optimizer` was given: a bundle, an ONNX file or a ``.pt``, as a float model with its facts."""
+"""Opening what the `Optimizer` was given, whatever its kind, as a float model with its facts."""
 
 from __future__ import annotations
 
@@ -6,19 +6,31 @@ import dataclasses
 import hashlib
 import logging
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 
 from lineside_converters.importing import import_pt
 from lineside_converters.report import REPORT_NAME, SourceFacts, read_report
 from lineside_models.vision.facts import ModelFacts
-from lineside_models.vision.wrap import wrap_onnx
+from lineside_models.vision.wrap import wrap_generic, wrap_onnx
 from lineside_runtime.archive import unpack_archive
 from lineside_runtime.bundle import Bundle, Manifest, open_bundle
-from lineside_runtime.errors import BundleFormatError, InputNotFoundError, UnsupportedModelError
+from lineside_runtime.errors import (
+    BundleFormatError,
+    InputNotFoundError,
+    MissingModelFactsError,
+    UnknownHeadError,
+    UnsupportedModelError,
+)
 from lineside_runtime.session import ARCHIVE_SUFFIX
+from lineside_runtime.tensors import Array
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger("lineside.convert")
 
@@ -50,36 +62,75 @@ class SourceModel:
         return self.bundle.manifest
 
 
-def open_source(path: Path, work: Path, *, given: ModelFacts, trust: bool) -> SourceModel:
-    """Opens a model file of any kind that lineside reads.
+def open_source(
+    model: Path | torch.nn.Module, work: Path, *, given: ModelFacts, trust: bool, frames: object = None
+) -> SourceModel:
+    """Opens a model of any kind that lineside reads.
 
     Args:
-        path: A bundle's folder, ``.lsb``, ``.onnx`` or ``.pt``.
-        work: An existing folder for temporary files.
-        given: What a bare file doesn't say.
+        model: A bundle's folder, ``.lsb``, ``.onnx`` or ``.pt``, or a torch module.
+        work: A folder for temporary files; emptied first.
+        given: What a bare model doesn't say.
         trust: As for `import_pt`.
+        frames: What the caller gives to calibrate on. Where these are the model's own inputs, a bare model needs to say
+            nothing of itself: its outputs are the caller's.
 
     Raises:
         InputNotFoundError: There is no such file.
         UnsupportedModelError: A file of another kind, or a bundle without a float ONNX variant.
-        MissingModelFactsError: A bare file doesn't say how to prepare its input or read its output.
+        MissingModelFactsError: A bare model doesn't say how to prepare its input or read its output.
         LinesideError: As for `open_bundle` and `import_pt`.
     """
-    if path.is_dir():
-        return _from_bundle(open_bundle(path), path.name)
-    if not path.is_file():
-        raise InputNotFoundError(f"no model at {path}", action="Give a bundle, an .onnx or a .pt file.")
-    if path.suffix == ARCHIVE_SUFFIX:
-        return _from_bundle(unpack_archive(path, work / "archive"), path.name)
-    if path.suffix in (".pt", ".pth"):
-        exported = import_pt(path, trust)
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    if not isinstance(model, Path):
+        return _from_module(model, work, given, own_input(frames))
+    if model.is_dir():
+        return _from_bundle(open_bundle(model), model.name)
+    if not model.is_file():
+        raise InputNotFoundError(f"no model at {model}", action="Give a bundle, an .onnx or a .pt file.")
+    if model.suffix == ARCHIVE_SUFFIX:
+        return _from_bundle(unpack_archive(model, work / "archive"), model.name)
+    if model.suffix in (".pt", ".pth"):
+        exported = import_pt(model, trust)
         try:
-            return _from_bundle(wrap_onnx(exported, work / "wrapped", given, origin=path), path.name)
+            return _from_bundle(wrap_onnx(exported, work / "wrapped", given, origin=model), model.name)
         finally:
             shutil.rmtree(exported.parent, ignore_errors=True)
-    if path.suffix == ".onnx":
-        return _from_bundle(wrap_onnx(path, work / "wrapped", given), path.name)
-    raise UnsupportedModelError(f"model {path}", expected="a bundle's folder, .lsb, .onnx or .pt")
+    if model.suffix == ".onnx":
+        return _from_bundle(_wrap(model, work / "wrapped", given, own_input(frames)), model.name)
+    raise UnsupportedModelError(f"model {model}", expected="a bundle's folder, .lsb, .onnx or .pt")
+
+
+def own_input(frames: object) -> Array | Mapping[str, Array] | None:
+    """Returns the first of the model's own inputs; ``None`` if frames or images were given, or nothing."""
+    first = frames if isinstance(frames, np.ndarray) else None
+    if isinstance(frames, Sequence) and not isinstance(frames, (str, bytes)) and frames:
+        first = frames[0]
+    if isinstance(first, Mapping) or (isinstance(first, np.ndarray) and first.dtype != np.uint8):
+        return first
+    return None
+
+
+def _from_module(
+    module: torch.nn.Module, work: Path, given: ModelFacts, own: Array | Mapping[str, Array] | None
+) -> SourceModel:
+    from lineside_converters.importing import import_module
+
+    example = next(iter(own.values())) if isinstance(own, Mapping) else own
+    target = work / f"{type(module).__name__.lower()}.onnx"
+    import_module(module, target, given, example)
+    return _from_bundle(_wrap(target, work / "wrapped", given, own), target.name)
+
+
+def _wrap(model: Path, folder: Path, given: ModelFacts, own: object) -> Bundle:
+    """Wraps a bare model; as one whose outputs are the caller's where it says nothing and its own inputs are given."""
+    try:
+        return wrap_onnx(model, folder, given)
+    except (MissingModelFactsError, UnsupportedModelError, UnknownHeadError):
+        if own is None or given != ModelFacts():
+            raise
+        return wrap_generic(model, folder)
 
 
 def _from_bundle(bundle: Bundle, name: str) -> SourceModel:

@@ -1,11 +1,11 @@
-"""``lineside bundle show|verify|pack|unpack|from-run|split``."""
+"""``lineside bundle show|verify|pack|unpack|from-run|add-variant|split``."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from lineside.commands import bundle_split
+from lineside.commands import bundle_add_variant, bundle_split
 from lineside.commands.output import add_json, print_json, say
 from lineside.commands.places import bundle_place
 from lineside.extras import needs
@@ -48,6 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     made.add_argument("--card", type=Path, metavar="FILE", help="text that opens the model card")
     made.add_argument("--overwrite", action="store_true", help="replace the bundle that stands there")
     made.set_defaults(run=run_from_run)
+    bundle_add_variant.add_arguments(
+        actions.add_parser(
+            "add-variant",
+            help="join what a vendor's compiler made",
+            description="Writes a new bundle with one more variant, through the gates where its engine is here.",
+        )
+    )
     bundle_split.add_arguments(
         actions.add_parser(
             "split",

@@ -3,26 +3,43 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from lineside.commands.output import add_json, print_json, say
+from lineside.extras import needs
+
+if TYPE_CHECKING:
+    from lineside_converters.optimizer import OptimizeResult
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the model, the level and what to prove it on."""
     parser.add_argument("model", type=Path, help="a bundle's folder, an .onnx or a .pt file")
     parser.add_argument("--level", type=int, default=1, metavar="N", help="0: clean-up; 1: INT8 (default: %(default)s)")
-    parser.add_argument("--target", default="cpu", metavar="DEVICE", help="what it is for (default: %(default)s)")
+    parser.add_argument(
+        "--target",
+        default="cpu",
+        metavar="NAME",
+        help="a board's profile such as rpi5, x86 or cuda:0, or a kind of device: cpu, gpu, npu (default: %(default)s)",
+    )
     parser.add_argument("--data", type=Path, metavar="DIR", help="annotated data: calibration and accuracy")
     parser.add_argument("--fold", default="train", help="which fold of the data (default: %(default)s)")
     parser.add_argument("--images", type=Path, metavar="DIR", help="photos without annotations: calibration only")
-    parser.add_argument("--max-drop", type=float, default=0.02, metavar="D", help="of mAP@0.5 (default: %(default)s)")
+    parser.add_argument(
+        "--max-drop", type=float, default=0.02, metavar="D", help="of the task's metric, 0 to 1 (default: %(default)s)"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="folder of the new bundle")
+    parser.add_argument("--overwrite", action="store_true", help="replace the bundle that stands there")
     parser.add_argument("--version", metavar="V", help="version of the new bundle")
     parser.add_argument("--trust", action="store_true", help="read a .pt file that could run code: only your own")
+    parser.add_argument("--work", type=Path, metavar="DIR", help="keep finished steps here, to go on after a kill")
+    parser.add_argument("--seed", type=int, default=20, metavar="N", help="of everything drawn (default: %(default)s)")
+    parser.add_argument("--no-memory", action="store_true", help="leave out the peak memory of fresh processes")
     add_json(parser)
     parser.set_defaults(run=run)
 
@@ -31,29 +48,88 @@ def run(options: argparse.Namespace) -> int:
     """Optimises, and prints the figures before and after."""
     from lineside.optimizer import Optimizer
 
-    result = Optimizer(
-        options.model,
-        target_device=options.target,
-        optimization_level=options.level,
-        out=options.out,
-        frames=options.images,
-        data=options.data,
-        fold=options.fold,
-        max_drop=options.max_drop,
-        version=options.version,
-        trust=options.trust,
-        on_progress=say,
-    ).run()
-    figures = {"float": msgspec.to_builtins(result.float_figures), "int8": msgspec.to_builtins(result.int8_figures)}
+    with _counting() as count:
+        result = Optimizer(
+            options.model,
+            target_device=options.target,
+            optimization_level=options.level,
+            out=options.out,
+            frames=options.images,
+            data=options.data,
+            fold=options.fold,
+            max_drop=options.max_drop,
+            version=options.version,
+            trust=options.trust,
+            overwrite=options.overwrite,
+            work=options.work,
+            memory=not options.no_memory,
+            seed=options.seed,
+            on_progress=say,
+            on_count=count,
+        ).run()
     if options.json:
-        print_json({"bundle": str(result.bundle.path), "digest": result.bundle.digest, **figures})
+        print_json(summary(result))
     else:
-        for name, values in figures.items():
-            print(f"{name:<6} {_line(values)}")
-        print(f"wrote {result.bundle.path}")
+        _print(result)
     return 0
 
 
+def summary(result: OptimizeResult) -> dict[str, Any]:
+    """Returns what ``--json`` prints: ratios of the fastest variant to the source model in ONNX Runtime."""
+    metric = result.report.metric
+    return {
+        "bundle": str(result.bundle.path),
+        "digest": result.bundle.digest,
+        "speedup": result.speedup,
+        "metric": None if metric is None else metric.name,
+        "drop": None if metric is None else metric.before - metric.after,
+        "ci": None if metric is None else [metric.low, metric.high],
+        "size_ratio": result.size_ratio,
+        "memory_ratio": result.memory_ratio,
+        "variants": result.report.variants,
+        "gates": result.report.gates,
+        "notes": result.report.notes,
+        "float": result.float_figures,
+        "int8": result.int8_figures,
+    }
+
+
+def _print(result: OptimizeResult) -> None:
+    figures = {"float": result.float_figures, "int8": result.int8_figures}
+    for name, values in figures.items():
+        if values is not None:
+            print(f"{name:<6} {_line(msgspec.to_builtins(values))}")
+    metric = result.report.metric
+    if metric is not None:
+        print(
+            f"{metric.name} {metric.before:.4f} → {metric.after:.4f}, {metric.confidence:.0%} interval of the drop "
+            f"{metric.low:+.4f} to {metric.high:+.4f} on {metric.frames} frames"
+        )
+    for one in result.report.variants:
+        print(f"{'kept' if one.kept else 'left out':<9} {one.name}: {one.why}")
+    for note in result.report.notes:
+        print(f"note      {note}")
+    print(f"wrote {result.bundle.path}")
+
+
 def _line(values: dict[str, Any]) -> str:
-    accuracy = "accuracy not measured" if values.get("map50") is None else f"mAP@0.5 {values['map50']:.3f}"
-    return f"{values['latency_ms']:.2f} ms  {values['size_bytes'] / 1e6:.2f} MB  {accuracy}"
+    memory = values.get("memory_bytes")
+    peak = f"  peak {memory / 1e6:.0f} MB" if memory else ""
+    return f"{values['latency_ms']:.2f} ms  {values['size_bytes'] / 1e6:.2f} MB{peak}"
+
+
+@contextlib.contextmanager
+def _counting() -> Iterator[Callable[[str, int, int], None]]:
+    """Shows a bar for each step that counts, on stderr."""
+    with needs("convert"):
+        from rich.console import Console
+        from rich.progress import Progress, TaskID
+    bars: dict[str, TaskID] = {}
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+
+        def count(what: str, done: int, total: int) -> None:
+            if what not in bars:
+                bars[what] = progress.add_task(what, total=total)
+            progress.update(bars[what], completed=done, total=total, visible=done < total)
+
+        yield count

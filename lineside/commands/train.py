@@ -1,25 +1,26 @@
-"""``lineside train detector``."""
+"""``lineside train detector`` and ``lineside train classifier``."""
 
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from lineside.commands.output import add_json, print_json, say
+import msgspec
+
+from lineside.commands.output import add_json, print_json
+from lineside.commands.training import reporter
 from lineside.extras import needs
-
-if TYPE_CHECKING:
-    from lineside_converters.training.config import TrainProgress
-
-SAY_EVERY_S = 10.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the one kind of model that can be trained today."""
+    """Adds the kinds of models that can be trained."""
     kinds = parser.add_subparsers(metavar="KIND", required=True)
+    _add_detector(kinds)
+    _add_classifier(kinds)
+
+
+def _add_detector(kinds: Any) -> None:
     detector = kinds.add_parser(
         "detector",
         help="the 12-type surface detector",
@@ -38,14 +39,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     detector.add_argument(
         "--learning-rate", type=float, default=1.2e-3, metavar="R", help="its peak (default: %(default)s)"
     )
-    detector.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    detector.add_argument("--threads", type=int, default=2, help="default: %(default)s")
-    detector.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
-    add_json(detector)
-    detector.set_defaults(run=run)
+    _add_common(detector)
+    detector.set_defaults(run=_train_detector)
 
 
-def run(options: argparse.Namespace) -> int:
+def _add_classifier(kinds: Any) -> None:
+    classifier = kinds.add_parser(
+        "classifier",
+        help="one type for a whole picture: a ResNet-18 for grey pictures, from random weights",
+        description="Trains a ResNet-18 on folders of classes; of images with boxes, on what is in the largest box.",
+    )
+    classifier.add_argument(
+        "--data", type=Path, action="append", required=True, metavar="DIR", help="a data set; repeatable"
+    )
+    classifier.add_argument("--out", type=Path, required=True, metavar="DIR", help="checkpoints, weights and curve")
+    classifier.add_argument("--epochs", type=int, default=30, help="passes over the data (default: %(default)s)")
+    classifier.add_argument("--minutes", type=float, metavar="M", help="end the schedule after so many minutes")
+    classifier.add_argument("--batch", type=int, default=32, help="pictures a step (default: %(default)s)")
+    classifier.add_argument("--side", type=int, default=64, metavar="PX", help="of the input (default: %(default)s)")
+    classifier.add_argument("--width", type=float, default=1.0, metavar="W", help="factor on the channels (default: 1)")
+    classifier.add_argument(
+        "--learning-rate", type=float, default=1.5e-3, metavar="R", help="its peak (default: %(default)s)"
+    )
+    classifier.add_argument("--bf16", action="store_true", help="multiply in bfloat16, where the processor does")
+    _add_common(classifier)
+    classifier.set_defaults(run=_train_classifier)
+
+
+def _add_common(kind: argparse.ArgumentParser) -> None:
+    kind.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    kind.add_argument("--threads", type=int, default=2, help="default: %(default)s")
+    kind.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
+    add_json(kind)
+
+
+def _train_detector(options: argparse.Namespace) -> int:
     """Trains and says where the weights are."""
     with needs("train"):
         from lineside_converters.training.config import TrainConfig
@@ -63,7 +91,7 @@ def run(options: argparse.Namespace) -> int:
             threads=options.threads,
             resume=options.resume,
         ),
-        _reporter(),
+        reporter(),
     )
     if options.json:
         print_json(result)
@@ -72,20 +100,30 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _reporter() -> Callable[[TrainProgress], None]:
-    """Returns a listener that prints a line every ten seconds and at every evaluation."""
-    said_at_s = -SAY_EVERY_S
-
-    def report(progress: TrainProgress) -> None:
-        nonlocal said_at_s
-        now_s = time.monotonic()
-        if now_s - said_at_s < SAY_EVERY_S and not progress.held_map50:
-            return
-        said_at_s = now_s
-        held = "".join(f"  {domain} mAP@0.5 {value:.3f}" for domain, value in progress.held_map50.items())
-        say(
-            f"epoch {progress.epoch}  step {progress.step} of {progress.steps}  loss {progress.loss:.3f}  "
-            f"{progress.elapsed_s:.0f} s, {progress.remaining_s:.0f} s to go{held}"
-        )
-
-    return report
+def _train_classifier(options: argparse.Namespace) -> int:
+    """Trains and says where the weights are."""
+    with needs("train"):
+        from lineside_converters.training.classifier import ClassifierConfig, train_classifier
+    result = train_classifier(
+        ClassifierConfig(
+            data=tuple(options.data),
+            out=options.out,
+            epochs=options.epochs,
+            minutes=options.minutes,
+            batch=options.batch,
+            side_px=options.side,
+            width=options.width,
+            learning_rate=options.learning_rate,
+            seed=options.seed,
+            threads=options.threads,
+            bf16=options.bf16,
+            resume=options.resume,
+        ),
+        reporter(),
+    )
+    if options.json:
+        print_json(msgspec.to_builtins(result))
+    else:
+        print(f"top-1 on the {len(result.labels)} classes kept aside: {result.held_top1:.3f}")
+        print(f"wrote {options.out}: best.pt, float.onnx, training.json")
+    return 0

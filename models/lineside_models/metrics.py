@@ -203,9 +203,21 @@ def average_precision(scores: npt.NDArray[np.float64], right: Bools, truths: int
         right: ``(N,)`` whether each matched a true box of its own.
         truths: How many true boxes there are, 1 at least.
     """
-    hits = np.cumsum(right[np.argsort(-scores, kind="stable")])
+    order = np.argsort(-scores, kind="stable")
+    return weighted_precision(right[order], np.ones(len(order), np.int64), truths)
+
+
+def weighted_precision(right: Bools, weights: npt.NDArray[np.int64], truths: int) -> float:
+    """Returns COCO's average precision where every detection stands for so many equal ones.
+
+    Args:
+        right: ``(N,)`` whether each matched a true box of its own, highest score first.
+        weights: ``(N,)`` how many detections each stands for, 0 or more.
+        truths: How many true boxes there are, 1 at least.
+    """
+    hits, seen = np.cumsum(right * weights), np.cumsum(weights)
     recall = hits / truths
-    precision = hits / np.arange(1, len(hits) + 1)
+    precision = np.divide(hits, seen, out=np.zeros(len(seen)), where=seen > 0)
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
     place = np.searchsorted(recall, np.linspace(0, 1, RECALL_POINTS), side="left")
     return float(np.append(envelope, 0.0)[place].mean())
@@ -242,27 +254,57 @@ def match(found_boxes: npt.NDArray[Any], true_boxes: npt.NDArray[Any], *, min_io
     return right
 
 
-def _evaluate_class(
-    truths: Sequence[Truth], found: Sequence[Found], label: int, *, bar: float, min_iou: float
-) -> ClassMetrics:
+@dataclasses.dataclass(frozen=True, slots=True)
+class Matched:
+    """The detections of one type in all images, image after image.
+
+    Attributes:
+        scores: ``(N,)``.
+        right: ``(N,)`` whether each matched a true box of its own.
+        image: ``(N,)`` number of each one's image.
+        truths: ``(images,)`` how many true boxes of the type each image has.
+    """
+
+    scores: npt.NDArray[np.float64]
+    right: Bools
+    image: npt.NDArray[np.int64]
+    truths: npt.NDArray[np.int64]
+
+
+def match_type(truths: Sequence[Truth], found: Sequence[Found], label: int, *, min_iou: float = 0.5) -> Matched:
+    """Matches the detections of one type with the true boxes, in each image its best ``DETECTIONS_MAX``.
+
+    Args:
+        truths: An image each.
+        found: The same images, in the same order.
+        label: The type's index.
+        min_iou: Overlap from which a pair counts.
+    """
     scores, right = [np.empty(0)], [np.empty(0, bool)]
-    really, claimed = np.zeros(len(truths), bool), np.zeros(len(truths), bool)
-    count = 0
+    counts = np.zeros(len(truths), np.int64)
     for number, (truth, each) in enumerate(zip(truths, found, strict=True)):
         true_boxes = truth.boxes[truth.labels == label]
         mine = np.flatnonzero(each.labels == label)
         mine = mine[np.argsort(-each.scores[mine], kind="stable")][:DETECTIONS_MAX]
         scores.append(each.scores[mine].astype(np.float64))
         right.append(match(each.boxes[mine], true_boxes, min_iou=min_iou))
-        really[number], claimed[number] = len(true_boxes) > 0, bool((scores[-1] >= bar).any())
-        count += len(true_boxes)
-    all_scores, all_right = np.concatenate(scores), np.concatenate(right)
-    above = all_right[all_scores >= bar]
-    hits = int(above.sum())
+        counts[number] = len(true_boxes)
+    image = np.repeat(np.arange(len(truths)), [len(part) for part in scores[1:]])
+    return Matched(np.concatenate(scores), np.concatenate(right), image, counts)
+
+
+def _evaluate_class(
+    truths: Sequence[Truth], found: Sequence[Found], label: int, *, bar: float, min_iou: float
+) -> ClassMetrics:
+    matched = match_type(truths, found, label, min_iou=min_iou)
+    count = int(matched.truths.sum())
+    above = matched.scores >= bar
+    hits = int(matched.right[above].sum())
+    claimed = np.bincount(matched.image[above], minlength=len(truths)) > 0
     return ClassMetrics(
-        ap50=average_precision(all_scores, all_right, count) if count else None,
-        boxes=Counts(hits, len(above) - hits, count - hits),
-        images=_compare(really, claimed),
+        ap50=average_precision(matched.scores, matched.right, count) if count else None,
+        boxes=Counts(hits, int(above.sum()) - hits, count - hits),
+        images=_compare(matched.truths > 0, claimed),
         truths=count,
     )
 

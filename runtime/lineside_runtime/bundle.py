@@ -71,7 +71,7 @@ class Preprocess(_Strict, frozen=True, kw_only=True):
 
     Attributes:
         input: Name of the input tensor.
-        colour: Channel order that the model wants.
+        colour: Channel order that the model wants; ``none`` where the input is no image and the caller gives tensors.
         resize: ``fit`` keeps the aspect: the long side is brought into ``[min_side, max_side]`` and the
             right and bottom are padded to multiples of ``multiple_of``; ``stretch`` resizes to ``size``.
         size: ``(height, width)`` in pixels for ``stretch``, or the fixed canvas for ``fit``; ``None`` if free.
@@ -84,7 +84,7 @@ class Preprocess(_Strict, frozen=True, kw_only=True):
     """
 
     input: str
-    colour: Literal["grey", "bgr", "rgb"]
+    colour: Literal["grey", "bgr", "rgb", "none"]
     resize: Literal["fit", "stretch"] = "fit"
     size: tuple[int, int] | None = None
     min_side: int = 224
@@ -180,13 +180,15 @@ class Manifest(_Strict, frozen=True, kw_only=True):
         name: Name of the model, such as ``surface-12``.
         version: Version of the bundle, such as ``1.0.0``.
         created_at: ISO 8601 time in UTC.
-        task: What the model does.
+        task: What the model does; ``generic`` where nobody reads its outputs but the caller.
         labels: Class names in the order of the model's outputs.
         inputs: The model's inputs.
         outputs: The model's outputs.
         preprocess: How an image becomes the input.
         postprocess: How the outputs become detections.
         variants: The compiled forms, best first.
+        speed: ``unproven`` where the variants' order was not measured on the device that they are for: then the device
+            measures it when the bundle is staged.
         golden: What the health check replays.
         files: Every file beside the manifest, by its path in the bundle.
     """
@@ -195,13 +197,14 @@ class Manifest(_Strict, frozen=True, kw_only=True):
     name: str
     version: str
     created_at: str
-    task: Literal["detection", "classification"] = "detection"
+    task: Literal["detection", "classification", "generic"] = "detection"
     labels: tuple[str, ...]
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     preprocess: Preprocess
     postprocess: Postprocess
     variants: tuple[Variant, ...]
+    speed: Literal["measured", "unproven"] = "measured"
     golden: Golden | None = None
     files: dict[str, FileEntry] = {}
 

@@ -135,7 +135,7 @@ def choose(
     share: float = 1.0,
     on_absent: OnAbsent | None = None,
 ) -> Choice:
-    """Returns what may serve the bundle, by kind of device, then engine, then variant.
+    """Returns what may serve the bundle, by kind of device, then format, best first, then engine, then variant.
 
     Args:
         manifest: Of the bundle.
@@ -227,6 +227,7 @@ class _Search:
         self._on_absent = on_absent
         self._too_old: list[str] = []
         self._asked: dict[str, tuple[Backend | None, list[Device]]] = {}
+        self._given: set[tuple[str, Device]] = set()
 
     def look_for_named(self) -> None:
         """Notes the engines that were asked for by name and are not installed, without importing the others."""
@@ -240,24 +241,38 @@ class _Search:
         for kind in kinds:
             if not any(kind in variant.device_kinds for variant in self._variants):
                 continue
-            for name in names():
-                if self._may_serve(name, kind):
-                    yield from self._candidates(name, kind)
+            for group in self._by_preference():
+                for name in names():
+                    if self._may_serve(name, kind, group):
+                        yield from self._candidates(name, kind, group)
 
-    def _may_serve(self, name: str, kind: DeviceKind) -> bool:
-        formats = [variant.format for variant in self._variants if kind in variant.device_kinds]
+    def _by_preference(self) -> tuple[tuple[Variant, ...], ...]:
+        """Groups the variants: the caller's engines in his order, else the manifest's variants, best first."""
+        if self._config.engines is not None:
+            return (self._variants,)
+        formats = dict.fromkeys(variant.format for variant in self._variants)
+        return tuple(tuple(one for one in self._variants if one.format == each) for each in formats)
+
+    def _may_serve(self, name: str, kind: DeviceKind, variants: tuple[Variant, ...]) -> bool:
+        formats = [variant.format for variant in variants if kind in variant.device_kinds]
         if not any(registry.may_read(name, one, kind) for one in formats):
             return False
         by_name = self._config.engines is not None
         return by_name or not registry.needs_hardware(name) or hardware.may_have(kind)
 
-    def _candidates(self, name: str, kind: DeviceKind) -> Iterator[Candidate]:
+    def _candidates(self, name: str, kind: DeviceKind, variants: tuple[Variant, ...]) -> Iterator[Candidate]:
         if name not in self._asked:
             self._asked[name] = self._ask(name)
         engine, devices = self._asked[name]
         for device in devices:
-            variant = self._first_fitting(engine, device) if engine and device.kind == kind else None
-            if engine and variant and (self._config.engines or not device.emulated):
+            variant = self._first_fitting(engine, device, variants) if engine and device.kind == kind else None
+            if (
+                engine
+                and variant
+                and (self._config.engines or not device.emulated)
+                and (name, device) not in self._given
+            ):
+                self._given.add((name, device))
                 yield Candidate(engine, device, variant)
 
     def _ask(self, name: str) -> tuple[Backend | None, list[Device]]:
@@ -277,8 +292,8 @@ class _Search:
         if self._on_absent is not None:
             self._on_absent(name, error)
 
-    def _first_fitting(self, engine: Backend, device: Device) -> Variant | None:
-        for variant in self._variants:
+    def _first_fitting(self, engine: Backend, device: Device, variants: tuple[Variant, ...]) -> Variant | None:
+        for variant in variants:
             if variant.format in engine.formats and device.kind in variant.device_kinds:
                 wanted = variant.requires.get(engine.package, "")
                 if versions.allows(wanted, engine.version):

@@ -168,6 +168,11 @@ def noise(count: int, *, side: int = 96, seed: int = 0) -> list[np.ndarray[Any, 
     ]
 
 
+def feeds(tensors: Sequence[np.ndarray[Any, Any]], name: str = "image") -> list[dict[str, np.ndarray[Any, Any]]]:
+    """Returns what the model takes, one a tensor."""
+    return [{name: tensor} for tensor in tensors]
+
+
 def cells_picture(seed: int, *, side: int = 96) -> tuple[np.ndarray[Any, Any], list[tuple[int, tuple[int, ...]]]]:
     """A grey picture with bright and dark cells of several strengths, and (label, box) of those that count as true."""
     rng = np.random.default_rng(seed)

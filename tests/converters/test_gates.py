@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnxruntime as ort
 import pytest
@@ -13,10 +14,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
-from lineside_converters.gates import check_accuracy, check_parity, check_speed, time_pair, unproven_speed
-from lineside_converters.material import Material, TrueFrame
-from lineside_converters.proving import choose_timed, prove
+from lineside_converters.gates import (
+    Feed,
+    check_accuracy,
+    check_caller,
+    check_parity,
+    check_speed,
+    time_together,
+    unproven_speed,
+)
+from lineside_converters.material import Material, TrueFrame, feed_of
+from lineside_converters.proving import Made, Proof, Refused, Terms, choose_timed, fastest_of_each_engine, prove
 from lineside_converters.recipes import RECIPES, Recipe, recipe_for
+from lineside_converters.statistics import Drop
+from lineside_converters.targets import find_target
+from lineside_converters.task import task_of
+from lineside_converters.voice import Voice
 from lineside_models.frame import Frame
 from lineside_runtime.errors import AccuracyGateError, ConvertError, ParityGateError, SpeedGateError
 from tests.converters import nets
@@ -129,9 +142,30 @@ def test_sums_over_frames_give_what_all_frames_at_once_give(seed: int, frames: i
 # --- accuracy
 
 
+def drop(before: float, after: float) -> Drop:
+    return Drop(
+        before=before, after=after, low=before - after - 0.01, high=before - after + 0.01, confidence=0.95, frames=10,
+        resamples=100,
+    )  # fmt: skip
+
+
+def test_the_interval_of_the_drop_is_shown() -> None:
+    gate = check_accuracy(drop(0.7, 0.7), metric="top-1", max_drop=0.02, where="10 frames")
+    assert "top-1 0.7000 → 0.7000" in gate.detail
+    assert "95% interval of the drop -0.0100 to +0.0100" in gate.detail
+
+
+def test_the_callers_own_metric_is_judged_by_its_mean() -> None:
+    gate, found = check_caller([1.0, 1.0, 0.5], [1.0, 1.0, 0.47], max_drop=0.02, seed=1)
+    assert gate.value == pytest.approx(0.01)
+    assert found.low <= found.drop <= found.high
+    with pytest.raises(AccuracyGateError, match="3 samples of the caller"):
+        check_caller([1.0, 1.0, 0.5], [1.0, 0.0, 0.5], max_drop=0.02, seed=1)
+
+
 @pytest.mark.parametrize(("before", "after"), [(0.74, 0.72001), (0.74, 0.74), (0.70, 0.75)])
 def test_a_small_drop_or_a_gain_passes(before: float, after: float) -> None:
-    gate = check_accuracy(before, after, max_drop=0.02, where="10 frames")
+    gate = check_accuracy(drop(before, after), metric="mAP@0.5", max_drop=0.02, where="10 frames")
     assert gate.value == pytest.approx(before - after)
     assert "10 frames" in gate.detail
 
@@ -139,7 +173,7 @@ def test_a_small_drop_or_a_gain_passes(before: float, after: float) -> None:
 @pytest.mark.parametrize(("before", "after"), [(0.74, 0.7199), (float("nan"), 0.7), (0.7, float("nan"))])
 def test_a_larger_drop_does_not_pass(before: float, after: float) -> None:
     with pytest.raises(AccuracyGateError, match="10 frames") as caught:
-        check_accuracy(before, after, max_drop=0.02, where="10 frames")
+        check_accuracy(drop(before, after), metric="mAP@0.5", max_drop=0.02, where="10 frames")
     assert caught.value.code == 6003
 
 
@@ -148,13 +182,12 @@ def test_a_larger_drop_does_not_pass(before: float, after: float) -> None:
 
 def test_the_faster_of_two_models_passes_and_the_slower_does_not() -> None:
     shallow, deep = (runner(nets.convnet(depth=depth)) for depth in (2, 40))
-    faster = time_pair(deep, shallow, feeds(2), rounds=7)
-    gate = check_speed(*faster, max_slowdown=1.0, where="this CPU")
+    times = time_together({"deep": deep, "shallow": shallow}, feeds(2), rounds=7)
+    gate = check_speed(times["deep"], times["shallow"], max_slowdown=1.0, where="this CPU")
     assert gate.value is not None
     assert gate.value < 0.6
-    slower = time_pair(shallow, deep, feeds(2), rounds=7)
     with pytest.raises(SpeedGateError, match="this CPU") as caught:
-        check_speed(*slower, max_slowdown=1.0, where="this CPU")
+        check_speed(times["shallow"], times["deep"], max_slowdown=1.0, where="this CPU")
     assert caught.value.code == 6004
     assert "ms a frame" in str(caught.value.actual)
 
@@ -169,12 +202,12 @@ def test_both_models_are_timed_on_every_frame_in_every_round() -> None:
 
         return run
 
-    one, two = time_pair(note("a"), note("b"), [{"n": 0}, {"n": 1}], rounds=4)
-    assert one.samples_ms.shape == two.samples_ms.shape == (4, 2)
-    assert (one.samples_ms > 0).all()
+    times = time_together({"a": note("a"), "b": note("b")}, [{"n": 0}, {"n": 1}], rounds=4, calls=2)
+    assert times["a"].samples_ms.shape == times["b"].samples_ms.shape == (8, 2)
+    assert (times["a"].samples_ms > 0).all()
     assert sorted(set(calls)) == ["a0", "a1", "b0", "b1"]
-    assert calls[:2] == ["b0", "a0"]  # who goes first changes
-    assert calls[4:6] == ["a0", "b0"]
+    assert calls[:6] == ["b0", "b0", "b0", "a0", "a0", "a0"]  # the first of a turn isn't timed
+    assert calls[12:18] == ["a0", "a0", "a0", "b0", "b0", "b0"]  # who goes first changes
 
 
 def test_speed_that_cannot_be_measured_is_said_to_be_unproven() -> None:
@@ -201,8 +234,9 @@ def material(count: int = 12) -> Material:
         boxes = np.array([box for _, box in truths], np.float32)
         judged.append(TrueFrame(Frame(image=image), boxes, np.array([label for label, _ in truths], np.int64)))
     return Material(
-        calibration=tuple(true.frame for true in judged),
+        calibration=tuple(feed_of(true.frame, nets.manifest()) for true in judged),
         calibration_source="cells",
+        tuning=(),
         judged=tuple(judged),
         judged_source=f"{count} pictures of cells",
         simulated_truth=False,
@@ -212,16 +246,25 @@ def material(count: int = 12) -> Material:
 LAX = dataclasses.replace(RECIPES[1], min_correlation=-1.0, min_correlation_alone=-1.0, max_slowdown=1e9)
 
 
-def proved(folder: Path, one: bytes, two: bytes, recipe: Recipe, **options: object) -> object:
-    said: list[str] = []
-    arguments = {"max_drop": 0.02, "device_kind": "cpu", "say": said.append, **options}
-    return prove(nets.bundle(folder / "a", one), nets.bundle(folder / "b", two), material(), recipe, **arguments)
+def proved(folder: Path, one: bytes, two: bytes, recipe: Recipe, **options: object) -> Proof:
+    source, made = folder / "source.onnx", folder / "made.onnx"
+    source.write_bytes(one)
+    made.write_bytes(two)
+    manifest = nets.manifest()
+    arguments = {"material": material(), "target": find_target("cpu"), "max_drop": 0.02, **options}
+    terms = Terms(
+        source=source, clean=source, manifest=manifest, recipe=recipe, task=task_of(manifest), **arguments
+    )  # fmt: skip
+    candidate = Made(variant=manifest.variants[0], engine="ort", file=made)
+    return prove(terms, [candidate], Voice(lambda text: None))
 
 
 def test_a_detector_beside_itself_passes_with_figures_of_the_same_frames(tmp_path: Path) -> None:
     proof = proved(tmp_path, nets.cell_detector(), nets.cell_detector(), LAX)
-    assert [gate.name for gate in proof.gates] == ["parity", "accuracy", "speed"]
-    assert proof.reference.map50 == proof.candidate.map50
+    (candidate,) = proof.proved
+    assert [gate.name for gate in candidate.gates] == ["parity", "accuracy", "speed"]
+    assert proof.reference.map50 == candidate.figures.map50
+    assert candidate.drop is not None and candidate.drop.low == candidate.drop.high == 0
     assert 0.3 < proof.reference.map50 < 1.0
     assert proof.reference.size_bytes == len(nets.cell_detector())
     assert 0 < proof.reference.latency_ms <= proof.reference.latency_p95_ms * 2
@@ -247,16 +290,33 @@ def test_a_model_made_slower_on_purpose_is_stopped_by_speed(tmp_path: Path) -> N
 def test_without_annotated_frames_parity_alone_is_stricter(tmp_path: Path) -> None:
     data = nets.convnet()
     recipe = dataclasses.replace(LAX, min_correlation_alone=0.5)
-    bundles = nets.bundle(tmp_path / "a", data), nets.bundle(tmp_path / "b", scrambled(data))
     blind = dataclasses.replace(material(), judged=(), judged_source="")
     with pytest.raises(ParityGateError):
-        prove(*bundles, blind, recipe, max_drop=0.02, device_kind="cpu", say=lambda text: None)
+        proved(tmp_path, data, scrambled(data), recipe, material=blind)
 
 
 def test_a_target_that_is_not_here_is_marked(tmp_path: Path) -> None:
     recipe = dataclasses.replace(LAX, max_slowdown=0.0)  # nothing could pass that
-    proof = proved(tmp_path, nets.cell_detector(), nets.cell_detector(), recipe, device_kind="npu")
-    assert proof.gates[-1].status == "unproven"
+    proof = proved(tmp_path, nets.cell_detector(), nets.cell_detector(), recipe, target=find_target("npu"))
+    assert proof.proved[0].gates[-1].status == "unproven"
+
+
+def test_a_worse_metric_of_the_callers_is_stopped(tmp_path: Path) -> None:
+    scores = iter([[1.0, 1.0], [1.0, 0.5]])
+    with pytest.raises(AccuracyGateError, match="caller"):
+        proved(tmp_path, nets.cell_detector(), nets.cell_detector(), LAX, metric=lambda run: next(scores))
+
+
+def test_of_one_engines_forms_the_faster_is_kept_and_the_other_said(tmp_path: Path) -> None:
+    (one,) = proved(tmp_path, nets.cell_detector(), nets.cell_detector(), LAX).proved
+    slow = dataclasses.replace(one, figures=msgspec.structs.replace(one.figures, latency_ms=9.0, latency_p95_ms=9.0))
+    fast = dataclasses.replace(one, figures=msgspec.structs.replace(one.figures, latency_ms=3.0, latency_p95_ms=3.0))
+    other = dataclasses.replace(one, made=dataclasses.replace(one.made, engine="openvino"))
+    kept, left_out = fastest_of_each_engine([slow, fast, other])
+    assert {each.made.engine for each in kept} == {"ort", "openvino"}
+    assert fast in kept
+    assert [type(each) for each in left_out] == [Refused]
+    assert "3.00 ms" in left_out[0].why and "9.00 ms" in left_out[0].why
 
 
 @pytest.mark.parametrize("level", [2, 3, 7, -1])
@@ -269,4 +329,19 @@ def test_a_level_that_is_not_here_is_refused_and_not_replaced(level: int) -> Non
 
 def test_the_levels_of_this_release() -> None:
     assert {level: recipe.precision for level, recipe in RECIPES.items()} == {0: "fp32", 1: "int8"}
-    assert recipe_for(1).variant == "onnx-int8"
+
+
+def test_outputs_whose_length_changes_are_compared_whole() -> None:
+    rng = np.random.default_rng(0)
+    feeds = [{"x": rng.normal(size=(1, length, 4)).astype(np.float32)} for length in (3, 7, 7, 2)]
+
+    def reference(feed: Feed) -> dict[str, np.ndarray]:
+        return {"y": feed["x"] * 2 + 5}
+
+    def noisy(feed: Feed) -> dict[str, np.ndarray]:
+        return {"y": feed["x"] * 2 + 5 + np.sin(97 * feed["x"]) * 0.4}
+
+    gate = check_parity(reference, noisy, feeds, min_correlation=0.9)
+    wanted, found = (np.concatenate([run(feed)["y"].ravel() for feed in feeds]) for run in (reference, noisy))
+    a, b = wanted - wanted.mean(), found - wanted.mean()
+    assert gate.value == pytest.approx(float(a @ b / np.linalg.norm(a) / np.linalg.norm(b)), abs=1e-6)

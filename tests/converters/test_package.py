@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.resources
 import json
 import os
 import signal
@@ -59,7 +60,13 @@ def hidden(folder: Path) -> list[str]:
 
 def test_a_bundle_holds_all_that_the_design_names(tmp_path: Path) -> None:
     made = build(tmp_path, tmp_path / "cells")
-    assert set(made.manifest.files) >= {"labels.json", "model_card.md", "report.json", "onnx-fp32/model.onnx"}
+    assert set(made.manifest.files) >= {
+        "labels.json",
+        "model_card.md",
+        "report.json",
+        "report.html",
+        "onnx-fp32/model.onnx",
+    }
     assert json.loads((made.path / "labels.json").read_text()) == list(LABELS)
     assert read_report(made.path) == msgspec.structs.replace(report(), made_at=read_report(made.path).made_at)
     assert made.manifest.golden is not None
@@ -179,6 +186,24 @@ def test_a_report_of_another_kind_is_refused(tmp_path: Path) -> None:
         read_report(tmp_path)
     with pytest.raises(BundleFormatError):
         read_report(tmp_path / "nowhere")
+
+
+def test_a_report_of_the_first_schema_is_read(tmp_path: Path) -> None:
+    old = read_report(Path(str(importlib.resources.files("lineside_models") / "zoo" / "surface-12")))
+    plain = json.loads(msgspec.json.encode(report()))
+    for name in ("metric", "layers", "curves", "candidates", "hypervolumes", "confusion", "disagreements", "variants"):
+        del plain[name]
+    (tmp_path / "report.json").write_text(json.dumps({**plain, "schema": 1}))
+    assert old.int8 is not None
+    assert read_report(tmp_path).schema == 1
+    assert read_report(tmp_path).layers == ()
+
+
+def test_a_report_of_a_newer_lineside_is_refused_by_its_number(tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text('{"schema": 99, "new": 1}')
+    with pytest.raises(BundleFormatError, match="newer lineside") as caught:
+        read_report(tmp_path)
+    assert caught.value.actual == 99
 
 
 def test_the_machine_is_described() -> None:

@@ -15,7 +15,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from lineside_converters.compress.cleanup import clean_graph
-from lineside_converters.compress.quantize import hash_tensors, quantize
+from lineside_converters.compress.quantize import first_convs, hash_feeds, quantize
 from lineside_models.vision.facts import METADATA_KEY
 from lineside_runtime.errors import CalibrationError, GraphError, InputNotFoundError
 from tests.converters import nets
@@ -80,7 +80,7 @@ def test_cleaning_what_is_clean_changes_nothing(clean: Path, tmp_path: Path) -> 
 
 def test_int8_takes_any_size_and_answers_nearly_the_same(clean: Path, tmp_path: Path) -> None:
     target = tmp_path / "int8.onnx"
-    quantize(clean, target, input_name="image", tensors=nets.noise(4))
+    quantize(clean, target, feeds=nets.feeds(nets.noise(4)))
     assert target.stat().st_size < 0.45 * clean.stat().st_size
     model = onnx.load(target)
     assert [value.name for value in model.graph.output] == ["cls_8", "box_8"]
@@ -95,7 +95,7 @@ def test_frames_of_all_sizes_count_and_their_order_does_not(clean: Path, tmp_pat
     made = []
     for number, chosen in enumerate((tensors, tensors[::-1], tensors[:2], tensors[2:])):
         target = tmp_path / f"{number}.onnx"
-        quantize(clean, target, input_name="image", tensors=chosen)
+        quantize(clean, target, feeds=nets.feeds(chosen))
         made.append(target.read_bytes())
     assert made[0] == made[1]
     assert len({*made}) == 3  # leaving either size out gives other ranges
@@ -104,7 +104,8 @@ def test_frames_of_all_sizes_count_and_their_order_does_not(clean: Path, tmp_pat
 def test_the_first_convolutions_can_stay_in_float(clean: Path, tmp_path: Path) -> None:
     def in_float(count: int) -> list[str]:
         target = tmp_path / f"float{count}.onnx"
-        quantize(clean, target, input_name="image", tensors=nets.noise(2), float_convs=count)
+        kept = first_convs(onnx.load(clean), count)
+        quantize(clean, target, feeds=nets.feeds(nets.noise(2)), exclude=kept)
         model = onnx.load(target)
         weights = {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
         return [node.name for node in model.graph.node if node.op_type == "Conv" and node.input[1] in weights]
@@ -119,7 +120,7 @@ def test_other_methods_take_mixed_sizes_and_print_nothing(
 ) -> None:
     target = tmp_path / "int8.onnx"
     tensors = [*nets.noise(2), *nets.noise(1, side=160)]
-    quantize(clean, target, input_name="image", tensors=tensors, method=method)
+    quantize(clean, target, feeds=nets.feeds(tensors), method=method)
     wanted, found = run(clean, tensors[0])[0].ravel(), run(target, tensors[0])[0].ravel()
     assert np.corrcoef(wanted, found)[0, 1] > 0.8
     assert capsys.readouterr().out == ""
@@ -131,7 +132,7 @@ def test_another_process_writes_the_same_bytes(source: Path, tmp_path: Path) -> 
         "from lineside_converters.compress.cleanup import clean_graph\n"
         "from lineside_converters.compress.quantize import quantize\n"
         "a, b, c = map(Path, sys.argv[1:])\n"
-        "clean_graph(a, b); quantize(b, c, input_name='image', tensors=nets.noise(2))\n"
+        "clean_graph(a, b); quantize(b, c, feeds=nets.feeds(nets.noise(2)))\n"
     )
     digests = set()
     for seed in ("1", "2"):
@@ -156,7 +157,7 @@ def test_another_process_writes_the_same_bytes(source: Path, tmp_path: Path) -> 
 )
 def test_useless_calibration_frames_are_refused(clean: Path, tmp_path: Path, tensors: list, says: str) -> None:
     with pytest.raises(CalibrationError, match=says) as caught:
-        quantize(clean, tmp_path / "int8.onnx", input_name="image", tensors=tensors)
+        quantize(clean, tmp_path / "int8.onnx", feeds=nets.feeds(tensors))
     assert caught.value.code == 6005
     assert not (tmp_path / "int8.onnx").exists()
 
@@ -165,7 +166,7 @@ def test_a_graph_with_nothing_to_quantise_is_refused(tmp_path: Path) -> None:
     source = written(tmp_path, small([helper.make_node("Sqrt", ["image"], ["y"])]))
     clean_graph(source, tmp_path / "clean.onnx")
     with pytest.raises(GraphError, match="no node") as caught:
-        quantize(tmp_path / "clean.onnx", tmp_path / "int8.onnx", input_name="image", tensors=nets.noise(1))
+        quantize(tmp_path / "clean.onnx", tmp_path / "int8.onnx", feeds=nets.feeds(nets.noise(1)))
     assert "Sqrt" in str(caught.value)
 
 
@@ -202,6 +203,31 @@ def test_weights_in_other_files_are_not_followed(tmp_path: Path) -> None:
 
 
 def test_a_set_of_frames_has_one_hash() -> None:
-    tensors = nets.noise(3)
-    assert hash_tensors(tensors) == hash_tensors([tensor.copy() for tensor in tensors])
-    assert len({hash_tensors(tensors), hash_tensors(tensors[::-1]), hash_tensors(tensors[:2])}) == 3
+    tensors = nets.feeds(nets.noise(3))
+    assert hash_feeds(tensors) == hash_feeds([{name: array.copy() for name, array in feed.items()} for feed in tensors])
+    assert len({hash_feeds(tensors), hash_feeds(tensors[::-1]), hash_feeds(tensors[:2])}) == 3
+
+
+def test_a_bias_as_tensorflow_exports_it_is_quantised_by_channel(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    value = helper.make_tensor_value_info
+    tensors = [
+        numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), name)
+        for name, shape in (("w", (8, 4)), ("b", (1, 4)))
+    ]
+    nodes = [
+        helper.make_node("Flatten", ["image"], ["flat"], name="flat"),
+        helper.make_node("Gemm", ["flat", "w", "b"], ["g"], name="head"),
+        helper.make_node("Add", ["g", "b"], ["y"], name="again"),  # the same bias, used as it is
+    ]
+    shapes = [value("image", TensorProto.FLOAT, ["n", 8])], [value("y", TensorProto.FLOAT, ["n", 4])]
+    graph = helper.make_graph(nodes, "tf", *shapes, tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    source, target = written(tmp_path, model.SerializeToString()), tmp_path / "clean.onnx"
+    clean_graph(source, target)
+    made = onnx.load(target)
+    head = next(node for node in made.graph.node if node.op_type == "Gemm")
+    (bias,) = (tensor for tensor in made.graph.initializer if tensor.name == head.input[2])
+    assert list(bias.dims) == [4]
+    tensor = rng.normal(size=(3, 8)).astype(np.float32)
+    assert np.allclose(run(source, tensor)[0], run(target, tensor)[0], atol=1e-5)

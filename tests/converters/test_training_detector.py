@@ -15,9 +15,10 @@ from lineside_converters.training import checkpoint  # noqa: E402
 from lineside_converters.training.augment import Picture  # noqa: E402
 from lineside_converters.training.batches import collate  # noqa: E402
 from lineside_converters.training.config import TrainConfig  # noqa: E402
-from lineside_converters.training.detector import FINAL_RATE, rate_factor, train  # noqa: E402
+from lineside_converters.training.detector import train  # noqa: E402
 from lineside_converters.training.facts import OUTPUTS, PREPROCESS  # noqa: E402
 from lineside_converters.training.heldout import find_all, judge, map50  # noqa: E402
+from lineside_converters.training.loop import FINAL_RATE, rate_factor  # noqa: E402
 from lineside_converters.training.loss import detection_loss  # noqa: E402
 from lineside_models.labels import LABELS  # noqa: E402
 from lineside_models.networks import from_state_dict  # noqa: E402
@@ -74,7 +75,7 @@ def test_progress_counts_every_step_and_tells_of_evaluations(whole_run):
     _, heard, _ = whole_run
     assert [p.step for p in heard] == list(range(heard[0].steps))
     assert [p.epoch for p in heard] == [0] * (len(heard) // 2) + [1] * (len(heard) // 2)
-    assert [bool(p.held_map50) for p in heard].count(True) == 2
+    assert [bool(p.held) for p in heard].count(True) == 2
     assert heard[-1].remaining_s == 0 and heard[0].remaining_s > 0
     assert all(np.isfinite(p.loss) for p in heard)
 

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -192,3 +194,131 @@ def test_any_bytes_for_an_annotation_are_read_or_refused(tmp_path_factory: pytes
         load_dataset(root)
     except DatasetError as error:
         assert "a.xml" in str(error)
+
+
+def picture(path: Path, *, height: int = 40, width: int = 60) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), np.full((height, width, 3), 90, np.uint8))
+    return path
+
+
+def test_other_peoples_pascal_voc_brings_its_own_names_and_folds(tmp_path: Path) -> None:
+    for name, kind in (("a", "cat"), ("b", "dog")):
+        picture(tmp_path / "JPEGImages" / f"{name}.jpg")
+        (tmp_path / "Annotations").mkdir(exist_ok=True)
+        (tmp_path / "Annotations" / f"{name}.xml").write_text(_voc((kind, 1, 1, 5, 5)))
+    lists = tmp_path / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    (lists / "val.txt").write_text("b\n")
+    everything, val = load_dataset(tmp_path), load_dataset(tmp_path, "val")
+    assert (everything.name, everything.labels) == ("voc", ("cat", "dog"))
+    assert [sample.part_id for sample in val.samples] == ["b"]
+    with pytest.raises(DatasetError, match="all or val"):
+        load_dataset(tmp_path, "test")
+
+
+def coco_file(**changes: object) -> bytes:
+    content = {
+        "images": [{"id": 7, "file_name": "a.jpg"}, {"id": 8, "file_name": "b.jpg"}],
+        "categories": [{"id": 3, "name": "dent"}, {"id": 9, "name": "hole"}],
+        "annotations": [
+            {"image_id": 7, "category_id": 9, "bbox": [2, 3, 10, 5]},
+            {"image_id": 7, "category_id": 3, "bbox": [0, 0, 60, 40], "iscrowd": 1},
+        ],
+    }
+    return json.dumps({**content, **changes}).encode()
+
+
+def test_coco_is_read_by_fold_without_its_crowds(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        picture(tmp_path / "val2017" / f"{name}.jpg")
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "instances_val2017.json").write_bytes(coco_file())
+    dataset = load_dataset(tmp_path, "val")
+    assert (dataset.name, dataset.labels, dataset.vocabulary) == ("coco", ("dent", "hole"), ("dent", "hole"))
+    first, second = dataset.samples
+    np.testing.assert_array_equal(first.boxes, [[2, 3, 12, 8]])
+    assert first.labels.tolist() == [1]
+    assert len(second.labels) == 0
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"{", "no COCO file"),
+        (coco_file(annotations=[{"image_id": 1, "category_id": 9, "bbox": [0, 0, 1, 1]}]), r"annotations\[0\]"),
+        (coco_file(annotations=[{"image_id": 7, "category_id": 9, "bbox": [0, 0, -1, 1]}]), "a box"),
+        (coco_file(images=[{"id": 7, "file_name": "../../etc/passwd"}], annotations=[]), "below"),
+        (coco_file(images=[{"id": 7, "file_name": "none.jpg"}], annotations=[]), "none.jpg is missing"),
+        (coco_file(images=[], annotations=[]), "no annotated image"),
+    ],
+)
+def test_damaged_coco_is_named(tmp_path: Path, data: bytes, says: str) -> None:
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "instances_val.json").write_bytes(data)
+    with pytest.raises(DatasetError, match=says):
+        load_dataset(tmp_path, "val")
+
+
+def yolo(root: Path, text: str, names: str = "names: [dent, hole]\n") -> Path:
+    picture(root / "images" / "val" / "a.jpg")
+    picture(root / "images" / "val" / "empty.jpg")
+    (root / "labels" / "val").mkdir(parents=True)
+    (root / "labels" / "val" / "a.txt").write_text(text)
+    (root / "data.yaml").write_text(names)
+    return root
+
+
+@pytest.mark.parametrize("names", ["names: [dent, hole]\n", "names:\n  0: dent\n  1: hole\n"])
+def test_yolo_boxes_become_pixels(tmp_path: Path, names: str) -> None:
+    dataset = load_dataset(yolo(tmp_path, "1 0.5 0.5 0.5 0.25\n", names), "val")
+    assert (dataset.name, dataset.labels) == ("yolo", ("dent", "hole"))
+    assert {sample.part_id: len(sample.labels) for sample in dataset.samples} == {"a": 1, "empty": 0}
+    np.testing.assert_allclose(dataset.samples[0].boxes, [[15, 15, 45, 25]])
+
+
+@pytest.mark.parametrize("text", ["1 0.5 0.5\n", "x 0 0 1 1\n", "7 0.5 0.5 0.1 0.1\n", "0 0.5 0.5 -0.1 0.1\n"])
+def test_damaged_yolo_names_file_and_line(tmp_path: Path, text: str) -> None:
+    with pytest.raises(DatasetError, match=r"a\.txt: line 1"):
+        load_dataset(yolo(tmp_path, text), "val")
+
+
+@pytest.mark.parametrize("names", ["nc: 2\n", "names: 3\n", "{", "names:\n  1: dent\n"])
+def test_yolo_without_names_is_refused(tmp_path: Path, names: str) -> None:
+    with pytest.raises(DatasetError):
+        load_dataset(yolo(tmp_path, "", names), "val")
+
+
+def test_a_folder_a_class_with_folds_of_either_kind(tmp_path: Path) -> None:
+    for kind in ("bad", "good"):
+        for number in range(2):
+            picture(tmp_path / "flat" / kind / f"{number}.png")
+            picture(tmp_path / "divided" / ("train", "val")[number] / kind / f"{number}.png")
+    (tmp_path / "flat" / "folds.csv").write_text("image,fold\nbad/0.png,train\ngood/1.png,val\n")
+    for root in ("flat", "divided"):
+        dataset = load_dataset(tmp_path / root, "val")
+        assert (dataset.name, dataset.labels, dataset.boxed) == ("folders", ("bad", "good"), False)
+        assert 1 in {int(sample.labels[0]) for sample in dataset.samples}
+    assert len(load_dataset(tmp_path / "divided").samples) == 4
+    with pytest.raises(DatasetError, match="all or train or val"):
+        load_dataset(tmp_path / "divided", "test")
+
+
+def test_a_list_numbers_the_models_outputs(tmp_path: Path) -> None:
+    picture(tmp_path / "data" / "a b.jpg")
+    (tmp_path / "dataset.txt").write_text("./data/a b.jpg, 300\n\n")
+    dataset = load_dataset(tmp_path)
+    assert dataset.numbered and not dataset.boxed
+    assert dataset.samples[0].labels.tolist() == [300]
+    (tmp_path / "dataset.txt").write_text("../secret.jpg, 300\n")
+    with pytest.raises(DatasetError, match="line 1"):
+        load_dataset(tmp_path)
+
+
+def test_a_table_of_labels_is_a_list_too(tmp_path: Path) -> None:
+    picture(tmp_path / "images" / "a.jpg")
+    (tmp_path / "labels.csv").write_text("image,class_index\na.jpg,31\n")
+    assert load_dataset(tmp_path).samples[0].labels.tolist() == [31]
+    (tmp_path / "labels.csv").write_text("image,class_index\na.jpg,frog\n")
+    with pytest.raises(DatasetError, match="class_index"):
+        load_dataset(tmp_path)

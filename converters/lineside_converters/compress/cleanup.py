@@ -6,6 +6,7 @@ was slower than its float model (0.84 times) instead of 3.6 times faster.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
@@ -17,6 +18,9 @@ from lineside_runtime.errors import GraphError, InputNotFoundError
 
 MODEL_MAX_BYTES = 1 << 30
 """Larger files are refused: a bundle can't hold them."""
+
+PER_CHANNEL_OPSET = 13
+"""The first in which ``QuantizeLinear`` has one scale a channel (ONNX, Operators.md)."""
 
 
 def load_graph(path: Path) -> onnx.ModelProto:
@@ -64,6 +68,7 @@ def clean_graph(source: Path, target: Path) -> None:
     model = load_graph(source)
     name_nodes(model)
     check_operators(model)
+    model = upgraded(model)
     try:
         # The two steps of onnxruntime's quant_pre_process, which logs an error of the first and goes on without it.
         # ONNX' own shape inference gives every tensor of our graphs a shape; the symbolic one, which it also offers,
@@ -75,10 +80,12 @@ def clean_graph(source: Path, target: Path) -> None:
     cleaned = onnx.load(target)
     if {value.name for value in cleaned.graph.output} != {value.name for value in model.graph.output}:
         raise GraphError(f"{source.name} lost outputs while it was cleaned")
+    flatten_biases(cleaned)
     del cleaned.metadata_props[:]
-    for entry in model.metadata_props:
-        cleaned.metadata_props.add(key=entry.key, value=entry.value)
-    cleaned.metadata_props.add(key="onnx.infer", value="onnxruntime.quant")  # the quantiser's own mark
+    marks = {entry.key: entry.value for entry in model.metadata_props}
+    marks["onnx.infer"] = "onnxruntime.quant"  # the quantiser's own mark, which a file cleaned before has already
+    for key, value in marks.items():
+        cleaned.metadata_props.add(key=key, value=value)
     onnx.save(cleaned, target)
 
 
@@ -89,6 +96,56 @@ def _fold(model: onnx.ModelProto, target: Path) -> None:
     options.optimized_model_filepath = str(target)
     options.log_severity_level = 4  # what fails is raised
     onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def upgraded(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Returns the model in the first opset that has one scale a channel, if it is in an older one.
+
+    One that ONNX' own converter can't bring there stays as it is, and the quantiser refuses it by its opset.
+    """
+    if opset_of(model) >= PER_CHANNEL_OPSET:
+        return model
+    try:
+        newer = onnx.version_converter.convert_version(model, PER_CHANNEL_OPSET)
+    except (RuntimeError, onnx.version_converter.ConvertError):
+        return model
+    name_nodes(newer)  # what the converter adds has no names
+    return newer
+
+
+def flatten_biases(model: onnx.ModelProto) -> None:
+    """Makes Gemm's biases of shape (1, N), as TensorFlow's and JAX' exports have them, (N,): the same by broadcasting.
+
+    ONNX Runtime's quantiser reads a bias channel by channel and fails on the other shape.
+    """
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        bias = weights.get(node.input[2]) if node.op_type == "Gemm" and len(node.input) > 2 else None
+        if bias is not None and len(bias.dims) == 2 and bias.dims[0] == 1:
+            flat = model.graph.initializer.add()
+            flat.CopyFrom(bias)
+            flat.name = f"{bias.name}_of_{node.name}"  # others may use it as it is
+            del flat.dims[0]
+            node.input[2] = flat.name
+    used = set(_names_used(model.graph))
+    for tensor in [each for each in model.graph.initializer if each.name not in used]:
+        model.graph.initializer.remove(tensor)
+
+
+def _names_used(graph: onnx.GraphProto) -> Iterator[str]:
+    """Gives every value that a node or an output takes, in the graphs inside nodes too."""
+    yield from (value.name for value in graph.output)
+    for node in graph.node:
+        yield from node.input
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _names_used(inner)
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """Returns the version of ONNX' own operators that a model uses; the newest if it uses none."""
+    found = (int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    return next(found, int(onnx.defs.onnx_opset_version()))
 
 
 def name_nodes(model: onnx.ModelProto) -> None:

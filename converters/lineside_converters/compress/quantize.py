@@ -1,4 +1,4 @@
-"""Level 1: static INT8 as QuantizeLinear/DequantizeLinear nodes, calibrated on frames.
+"""Level 1: static INT8 as QuantizeLinear/DequantizeLinear nodes, calibrated on real inputs.
 
 The work is ``onnxruntime.quantization``'s. OpenVINO runs the same file as fast as one of its own quantiser, so that one
 file serves both engines.
@@ -6,12 +6,11 @@ file serves both engines.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
-import logging
-from collections.abc import Iterator, Sequence
+import inspect
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,75 +19,90 @@ from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.calibrate import CalibrationDataReader
 
 from lineside_converters.compress.cleanup import first_line, vendor_errors
-from lineside_converters.recipes import CalibrationMethod
+from lineside_converters.compress.quantiser import blame, check_float, quiet, tidy
+from lineside_converters.recipes import Activation, CalibrationMethod
 from lineside_runtime.errors import CalibrationError, GraphError
 from lineside_runtime.tensors import Array
+
+Feed = Mapping[str, Array]
 
 METHODS: dict[CalibrationMethod, OrtMethod] = {
     "minmax": OrtMethod.MinMax,
     "entropy": OrtMethod.Entropy,
     "percentile": OrtMethod.Percentile,
 }
-_METADATA_MARK = "onnx.infer"
+KINDS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
+"""Operators that are worth it; what lies between them follows."""
+
+ACTIVATIONS = {"u8s8": QuantType.QUInt8, "s8s8": QuantType.QInt8}
+
+_CAN_KEEP_RANGES = "calibration_cache_path" in inspect.signature(quantize_static).parameters
+"""Newer releases of ONNX Runtime can keep the ranges beside the model, so that they are calibrated once."""
 
 
-class FrameReader(CalibrationDataReader):  # type: ignore[misc]  # the base is untyped
-    """Gives the quantiser one prepared frame at a time, whatever its size."""
+class FeedReader(CalibrationDataReader):  # type: ignore[misc]  # the base is untyped
+    """Gives the quantiser one input of the model at a time, whatever its size."""
 
-    def __init__(self, input_name: str, tensors: Sequence[Array]) -> None:
-        """Holds the tensors.
+    def __init__(self, feeds: Sequence[Feed]) -> None:
+        """Holds the inputs.
 
         Args:
-            input_name: Of the graph.
-            tensors: Each one frame, with the batch dimension; sizes may differ.
+            feeds: Each one input, with the batch dimension; sizes may differ.
         """
-        self._feeds = [{input_name: tensor} for tensor in tensors]
+        self._feeds = [dict(feed) for feed in feeds]
         self._next, self._end = 0, len(self._feeds)
 
     def get_next(self) -> dict[str, Array] | None:
-        """Returns the next feed, or ``None`` at the end of the range."""
+        """Returns the next input, or ``None`` at the end of the range."""
         if self._next >= self._end:
             return None
         self._next += 1
         return self._feeds[self._next - 1]
 
     def __len__(self) -> int:
-        """Returns how many frames there are."""
+        """Returns how many inputs there are."""
         return len(self._feeds)
 
     def set_range(self, start_index: int, end_index: int) -> None:
-        """Makes ``get_next`` give the frames from ``start_index`` up to before ``end_index``."""
+        """Makes ``get_next`` give the inputs from ``start_index`` up to before ``end_index``."""
         self._next, self._end = start_index, min(end_index, len(self._feeds))
 
 
-def check_tensors(tensors: Sequence[Array]) -> None:
+def check_feeds(feeds: Sequence[Feed]) -> None:
     """Refuses a calibration set that would give nonsense ranges.
 
     Args:
-        tensors: The prepared frames.
+        feeds: The prepared inputs.
 
     Raises:
-        CalibrationError: There is none, one is not finite, or all pixels of all frames are equal.
+        CalibrationError: There is none, one is not finite, or all values of all of them are equal.
     """
-    if not tensors:
+    if not feeds:
         raise CalibrationError(
             "no calibration frames", action="Give frames, or a data folder, or neither for the line simulator's."
         )
-    for number, tensor in enumerate(tensors):
-        if not np.isfinite(tensor).all():
-            raise CalibrationError(f"calibration frame {number} has values that are not finite")
-    if max(float(tensor.max()) for tensor in tensors) == min(float(tensor.min()) for tensor in tensors):
+    lowest, highest = np.inf, -np.inf
+    for number, feed in enumerate(feeds):
+        for name, array in feed.items():
+            if not array.size:
+                raise CalibrationError(f"calibration frame {number} has nothing in {name!r}", actual=array.shape)
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise CalibrationError(f"calibration frame {number} has values that are not finite")
+            if array.dtype.kind in "fiu":
+                lowest, highest = min(lowest, float(array.min())), max(highest, float(array.max()))
+    if lowest == highest:
         raise CalibrationError(
             "all calibration frames are one flat colour", action="Take the frames while the camera sees parts."
         )
 
 
-def hash_tensors(tensors: Sequence[Array]) -> str:
-    """Returns the sha256 over shape, type and content of all tensors, hexadecimal."""
+def hash_feeds(feeds: Sequence[Feed]) -> str:
+    """Returns the sha256 over name, shape, type and content of all inputs, hexadecimal."""
     digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(f"{tensor.shape}{tensor.dtype}".encode())
-        digest.update(np.ascontiguousarray(tensor).tobytes())
+    for feed in feeds:
+        for name in sorted(feed):
+            digest.update(f"{name}{feed[name].shape}{feed[name].dtype}".encode())
+            digest.update(np.ascontiguousarray(feed[name]).tobytes())
     return digest.hexdigest()
 
 
@@ -96,93 +110,64 @@ def quantize(
     source: Path,
     target: Path,
     *,
-    input_name: str,
-    tensors: Sequence[Array],
+    feeds: Sequence[Feed],
     method: CalibrationMethod = "minmax",
-    float_convs: int = 0,
+    activation: Activation = "u8s8",
+    per_channel: bool = True,
+    exclude: Collection[str] = (),
+    only: Collection[str] = (),
+    ranges: Path | None = None,
 ) -> None:
     """Writes the INT8 form of a cleaned float graph; the same input gives the same bytes.
 
     Args:
         source: What `clean_graph` wrote.
         target: ONNX file to write, with the source's inputs, outputs and metadata.
-        input_name: The input that the tensors are for.
-        tensors: Prepared calibration frames, each with the batch dimension; sizes may differ.
+        feeds: Calibration inputs by name, each with the batch dimension; sizes may differ.
         method: How ranges are taken from what was seen.
-        float_convs: How many of the first convolutions stay in float, of each eight in the graph at most one.
+        activation: ``u8s8``, or ``s8s8`` with zero points of 0, as TensorRT and Arm's kernels want them.
+        per_channel: Whether each channel of a weight has a scale of its own.
+        exclude: Names of nodes that stay in float.
+        only: Names of the only nodes that are quantised; all that can be if empty.
+        ranges: File that keeps the ranges from one call to the next with the same source, feeds and method.
 
     Raises:
-        CalibrationError: The tensors can't be calibrated on, or the model doesn't take them.
-        GraphError: Nothing in the graph can be quantised, or the quantiser gives up; names the node if it tells.
+        CalibrationError: The inputs can't be calibrated on, or the model doesn't take them.
+        GraphError: As for `check_float`, or the quantiser gives up; names the node if it tells.
     """
-    check_tensors(tensors)
+    check_feeds(feeds)
     model = onnx.load(source)
-    pinned = _first_convs(model, float_convs)
+    check_float(model, KINDS)
+    half = None if ranges is None or ranges.exists() else ranges.with_suffix(".half")  # it is written in place
+    keep: dict[str, Any] = {"calibration_cache_path": half or ranges} if ranges and _CAN_KEEP_RANGES else {}
+    symmetric = activation == "s8s8"
     try:
-        with _quiet():
+        with quiet():
             quantize_static(
                 source,
                 target,
-                FrameReader(input_name, tensors),
+                FeedReader(feeds),
                 quant_format=QuantFormat.QDQ,
-                per_channel=True,
-                activation_type=QuantType.QUInt8,
+                per_channel=per_channel,
+                activation_type=ACTIVATIONS[activation],
                 weight_type=QuantType.QInt8,
                 calibrate_method=METHODS[method],
-                nodes_to_exclude=pinned,
+                nodes_to_exclude=sorted(exclude),
+                nodes_to_quantize=sorted(only),
                 # One frame at a time: frames may differ in size, and their maps need not all be kept.
-                extra_options={"CalibStridedMinMax": 1},
+                extra_options={"CalibStridedMinMax": 1, "ActivationSymmetric": symmetric},
+                **keep,
             )
     except vendor_errors() as error:
         raise CalibrationError("the model does not run on the calibration frames", actual=first_line(error)) from error
     except (ValueError, KeyError, RuntimeError, AttributeError, TypeError) as error:
-        raise GraphError(_blame(model, error), actual=first_line(error)) from error
-    _finish(model, target)
+        raise GraphError(blame(model, error), actual=first_line(error)) from error
+    if ranges is not None and half is not None and half.exists():
+        half.replace(ranges)
+    tidy(model, target, marks=("QuantizeLinear",), kinds=" or ".join(KINDS))
 
 
-def _first_convs(model: onnx.ModelProto, count: int) -> list[str]:
+def first_convs(model: onnx.ModelProto, count: int) -> frozenset[str]:
+    """Returns the names of the first convolutions, of each eight in the graph at most one."""
     names = [node.name for node in model.graph.node if node.op_type == "Conv"]
-    return names[: min(count, len(names) // 8)]
-
-
-def _blame(model: onnx.ModelProto, error: Exception) -> str:
-    """Returns a message that names the node whose tensor the quantiser's error names."""
-    text = str(error)
-    for node in model.graph.node:
-        if any(name and name in text for name in (node.name, *node.output)):
-            return f"node {node.name!r} ({node.op_type}) cannot be quantised"
-    return "the graph cannot be quantised"
-
-
-def _finish(source: onnx.ModelProto, target: Path) -> None:
-    model = onnx.load(target)
-    if not any(node.op_type == "QuantizeLinear" for node in model.graph.node):
-        kinds = sorted({node.op_type for node in source.graph.node})
-        raise GraphError("no node of the graph can be quantised", expected="Conv, MatMul or Gemm", actual=kinds)
-    del model.metadata_props[:]
-    for entry in source.metadata_props:
-        if entry.key != _METADATA_MARK:
-            model.metadata_props.add(key=entry.key, value=entry.value)
-    # Names are given out in the order of a set; sorted, equal inputs give equal files.
-    values = sorted(model.graph.value_info, key=lambda value: value.name)
-    weights = sorted(model.graph.initializer, key=lambda tensor: tensor.name)
-    del model.graph.value_info[:], model.graph.initializer[:]
-    model.graph.value_info.extend(values)
-    model.graph.initializer.extend(weights)
-    target.write_bytes(model.SerializeToString(deterministic=True))
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps what the quantiser prints and writes to the root logger out of the caller's; its errors are raised."""
-
-    def ours(record: logging.LogRecord) -> bool:
-        return "onnxruntime" not in record.pathname
-
-    root = logging.getLogger()
-    root.addFilter(ours)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        root.removeFilter(ours)
+    return frozenset(names[: min(count, len(names) // 8)])

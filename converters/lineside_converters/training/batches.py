@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from lineside_converters.training.samples import Domain
 MOSAIC_SHARE = 0.3
 # Steel defects are textures that stay themselves when cut; a circuit defect that has lost half of itself does not.
 KEPT_SHARE = {"steel": 0.25, "pcb": 0.5}
+B_co = TypeVar("B_co", covariant=True)
 _AHEAD = 3  # batches made ahead of the step that trains
 
 
@@ -50,6 +52,25 @@ def collate(pictures: list[Picture]) -> Batch:
     return Batch(tensor, torch.from_numpy(boxes), torch.from_numpy(labels))
 
 
+class Maker(Protocol[B_co]):
+    """Makes the batch of a step."""
+
+    def __call__(self, step: int, *, strong: bool) -> B_co:
+        """Makes it; ``strong`` is whether much may be done to its pictures."""
+
+
+def ahead(make: Maker[B_co], first_step: int, strong_at: Callable[[int], bool]) -> Generator[B_co, None, None]:
+    """Yields batches from ``first_step`` on, made in a thread a few steps ahead."""
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
+        waiting: deque[Future[B_co]] = deque()
+        step = first_step
+        while True:
+            while len(waiting) < _AHEAD:
+                waiting.append(pool.submit(make, step, strong=strong_at(step)))
+                step += 1
+            yield waiting.popleft().result()
+
+
 class Mixer:
     """Makes the batch of any step from the seed and the step's number alone, so that a resumed run sees the same."""
 
@@ -77,14 +98,7 @@ class Mixer:
             first_step: Number of the first batch.
             mosaics_at: Says of a step whether mosaics are still wanted then.
         """
-        with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
-            waiting: deque[Future[Batch]] = deque()
-            step = first_step
-            while True:
-                while len(waiting) < _AHEAD:
-                    waiting.append(pool.submit(self.batch, step, mosaics=mosaics_at(step)))
-                    step += 1
-                yield waiting.popleft().result()
+        return ahead(lambda step, *, strong: self.batch(step, mosaics=strong), first_step, mosaics_at)
 
     def _canvas(self, domain: Domain, rng: np.random.Generator, number: int, *, mosaics: bool) -> Picture:
         cut = self._steel if domain.name == "steel" else self._pcb

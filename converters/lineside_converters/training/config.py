@@ -79,7 +79,7 @@ class TrainProgress:
         loss: Of this step.
         elapsed_s: Training time so far, resumed parts included.
         remaining_s: Estimate.
-        held_map50: Per domain, on the held-out share, after an evaluation; empty otherwise.
+        held: Figures on the held-out share, by name, after an evaluation; empty otherwise.
     """
 
     epoch: int
@@ -88,7 +88,7 @@ class TrainProgress:
     loss: float
     elapsed_s: float
     remaining_s: float
-    held_map50: dict[str, float]
+    held: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 from lineside_models.postprocess import recognise
 from lineside_models.vision.facts import ModelFacts, complete, from_metadata, from_sidecar, from_ultralytics
-from lineside_runtime.bundle import Bundle, Manifest, Variant, write_manifest
+from lineside_runtime.bundle import Bundle, Manifest, Postprocess, Preprocess, Variant, write_manifest
 from lineside_runtime.errors import InputNotFoundError, UnsupportedModelError
 
 if TYPE_CHECKING:
     from lineside_runtime.backends.ort import OnnxFacts
 
 VARIANT = "onnx"
+_VARIANT = Variant(name=VARIANT, format="onnx", file=f"{VARIANT}/model.onnx", level=0, precision="fp32")
 
 
 def wrap_onnx(model: Path, folder: Path, given: ModelFacts, *, origin: Path | None = None) -> Bundle:
@@ -46,22 +47,69 @@ def wrap_onnx(model: Path, folder: Path, given: ModelFacts, *, origin: Path | No
         raise UnsupportedModelError(
             f"inputs of {named}", expected=f"one input, preprocess.input = {facts.preprocess.input!r}", actual=names
         )
-    file = f"{VARIANT}/model.onnx"
-    (folder / VARIANT).mkdir(parents=True)
-    (folder / file).write_bytes(model.read_bytes())
-    manifest = Manifest(
-        name=re.sub(r"[^A-Za-z0-9._-]+", "-", named.stem) or "model",
-        version="0",
-        task="classification" if facts.postprocess.name == "classification" else "detection",
-        created_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        labels=facts.labels,
-        inputs=onnx.inputs,
-        outputs=onnx.outputs,
-        preprocess=facts.preprocess,
-        postprocess=facts.postprocess,
-        variants=(Variant(name=VARIANT, format="onnx", file=file, level=0, precision="fp32"),),
+    return _written(
+        model,
+        folder,
+        Manifest(
+            name=_name_of(named),
+            version="0",
+            task="classification" if facts.postprocess.name == "classification" else "detection",
+            created_at=_now(),
+            labels=facts.labels,
+            inputs=onnx.inputs,
+            outputs=onnx.outputs,
+            preprocess=facts.preprocess,
+            postprocess=facts.postprocess,
+            variants=(_VARIANT,),
+        ),
     )
+
+
+def wrap_generic(model: Path, folder: Path) -> Bundle:
+    """Makes a bundle of an ONNX file of which nobody says how its inputs are prepared or its outputs read.
+
+    The caller gives its inputs as tensors and reads its outputs himself.
+
+    Args:
+        model: The ONNX file.
+        folder: An empty folder for the bundle.
+
+    Raises:
+        UnsupportedModelError: It is no ONNX file, or has an input or output that a bundle can't describe.
+    """
+    from lineside_runtime.backends.ort import read_onnx
+
+    onnx = read_onnx(model)
+    return _written(
+        model,
+        folder,
+        Manifest(
+            name=_name_of(model),
+            version="0",
+            task="generic",
+            created_at=_now(),
+            labels=(),
+            inputs=onnx.inputs,
+            outputs=onnx.outputs,
+            preprocess=Preprocess(input=onnx.inputs[0].name if onnx.inputs else "", colour="none"),
+            postprocess=Postprocess(name="none"),
+            variants=(_VARIANT,),
+        ),
+    )
+
+
+def _written(model: Path, folder: Path, manifest: Manifest) -> Bundle:
+    (folder / VARIANT).mkdir(parents=True)
+    (folder / _VARIANT.file).write_bytes(model.read_bytes())
     return write_manifest(folder, manifest)
+
+
+def _name_of(model: Path) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", model.stem) or "model"
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
 def _known(given: ModelFacts, onnx: OnnxFacts, where: str) -> ModelFacts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lineside_runtime.benchmark.pictures import COLOURS
+from lineside_runtime.benchmark.drawing import COLOURS
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #16202a; --soft: #5a6875; --page: #f5f6f8; --card: #ffffff; --edge: #dde2e7;

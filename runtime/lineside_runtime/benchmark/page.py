@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lineside_runtime.benchmark import looks, pictures, words
+from lineside_runtime.benchmark.drawing import COLOURS
 from lineside_runtime.benchmark.operators import Bottleneck
 from lineside_runtime.benchmark.report import BenchmarkReport, Result
 from lineside_runtime.files import write_atomic
@@ -86,7 +87,7 @@ def _cautions(report: BenchmarkReport) -> str:
 def _table(report: BenchmarkReport) -> str:
     heads = words.columns(report)
     rows = [
-        f"<tr><td><i class='dot c{number % pictures.COLOURS}'></i>{_text(one.name)}</td>"
+        f"<tr><td><i class='dot c{number % COLOURS}'></i>{_text(one.name)}</td>"
         + "".join(f"<td>{_text(cell(one))}</td>" for _, cell in heads)
         + "</tr>"
         for number, one in enumerate(report.results)

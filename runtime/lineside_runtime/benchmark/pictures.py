@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import html
-import math
 import statistics
 from collections.abc import Sequence
 
+from lineside_runtime.benchmark.drawing import COLOURS, LABEL, WIDTH, Scale, axis, short, svg
 from lineside_runtime.benchmark.operators import Bottleneck, KindShare
 from lineside_runtime.benchmark.report import Result
 
-WIDTH = 1000
-LABEL = 250
-"""Room for the names, at the left."""
-
 _ROW = 46
-COLOURS = 6
-"""As many as the page's style sheet has."""
-
 KINDS_SHOWN = 8
 
 
@@ -28,9 +21,9 @@ def latencies(results: Sequence[Result]) -> str:
     """
     top = max(one.latency_ms.p99 for one in results)
     bottom = min(one.latency_ms.p5 for one in results)
-    scale = _Scale(bottom * 0.8, top * 1.1) if top > 10 * bottom else _Scale(0.0, top * 1.1)
+    scale = Scale(bottom * 0.8, top * 1.1) if top > 10 * bottom else Scale(0.0, top * 1.1)
     height = _ROW * len(results) + 34
-    parts = [_axis(scale, height - 34, "ms")]
+    parts = [axis(scale, height - 34, "ms")]
     for number, one in enumerate(results):
         name = html.escape(one.name)
         y, times = number * _ROW + _ROW / 2, one.latency_ms
@@ -38,13 +31,13 @@ def latencies(results: Sequence[Result]) -> str:
         left, right = scale.x(times.p25), scale.x(times.p75)
         parts.append(
             f"<g><title>{name}: p50 {times.p50:.3f} ms, p95 {times.p95:.3f} ms, p99 {times.p99:.3f} ms</title>"
-            f'<text x="{LABEL - 12}" y="{y + 4}" text-anchor="end">{_short(one.name)}</text>'
+            f'<text x="{LABEL - 12}" y="{y + 4}" text-anchor="end">{short(one.name)}</text>'
             f'<line class="whisker" x1="{x5:.1f}" x2="{x95:.1f}" y1="{y}" y2="{y}"/>'
             f'<rect class="c{number % COLOURS}" x="{left:.1f}" y="{y - 10}" width="{max(2.0, right - left):.1f}" '
             f'height="20" rx="3"/><line class="median" x1="{x50:.1f}" x2="{x50:.1f}" y1="{y - 14}" y2="{y + 14}"/>'
             f'<circle class="ring" cx="{x99:.1f}" cy="{y}" r="4"/></g>'
         )
-    return _svg(height, "latency of a call by contestant", parts)
+    return svg(height, "latency of a call by contestant", parts)
 
 
 def rounds(results: Sequence[Result]) -> str:
@@ -70,7 +63,7 @@ def rounds(results: Sequence[Result]) -> str:
     parts.append(
         f'<text class="axis" x="{WIDTH - 10}" y="{height - 14}" text-anchor="end">{len(results[0].turns_ms)}</text>'
     )
-    return _svg(height, "median of each turn over the rounds", parts)
+    return svg(height, "median of each turn over the rounds", parts)
 
 
 def kinds(table: Bottleneck) -> str:
@@ -79,52 +72,17 @@ def kinds(table: Bottleneck) -> str:
     rest = table.kinds[KINDS_SHOWN:]
     if rest:
         shown.append(_together(rest, table.runs))
-    scale = _Scale(0.0, max(one.share for one in shown), right=150)
+    scale = Scale(0.0, max(one.share for one in shown), right=150)
     parts = []
     for number, one in enumerate(shown):
         y = number * 30 + 4
         end = scale.x(one.share)
         parts.append(
-            f'<text x="{LABEL - 12}" y="{y + 16}" text-anchor="end">{_short(one.kind)}</text>'
+            f'<text x="{LABEL - 12}" y="{y + 16}" text-anchor="end">{short(one.kind)}</text>'
             f'<rect class="bar" x="{LABEL}" y="{y}" width="{max(1.0, end - LABEL):.1f}" height="22" rx="3"/>'
             f'<text x="{end + 8:.1f}" y="{y + 16}">{one.share:.1%} · {one.us_per_run:.0f} µs</text>'
         )
-    return _svg(30 * len(shown) + 8, "share of the time by kind of operator", parts)
-
-
-class _Scale:
-    """Values to pixels; logarithmic where the lowest value isn't 0."""
-
-    def __init__(self, low: float, high: float, *, right: int = 20) -> None:
-        self.low, self.high, self.log = low, max(high, low + 1e-9), low > 0
-        self._pixels = WIDTH - right - LABEL
-
-    def x(self, value: float) -> float:
-        """Returns where a value lies, in pixels from the picture's left edge."""
-        if self.log:
-            share = math.log(max(value, self.low) / self.low) / math.log(self.high / self.low)
-        else:
-            share = value / self.high
-        return LABEL + share * self._pixels
-
-    def marks(self) -> list[float]:
-        """Returns round values inside the scale: 1, 2 or 5 times a power of ten."""
-        if self.log:
-            first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
-            steps = [factor * 10.0**power for power in range(first, last + 1) for factor in (1, 2, 5)]
-            return [one for one in steps if self.low <= one <= self.high]
-        step = 10.0 ** math.floor(math.log10(self.high))
-        step = next(step * factor for factor in (0.1, 0.2, 0.5, 1, 2) if self.high / (step * factor) <= 8)
-        return [number * step for number in range(int(self.high / step) + 1)]
-
-
-def _axis(scale: _Scale, height: float, unit: str) -> str:
-    marks = "".join(
-        f'<line class="lane" x1="{scale.x(mark):.1f}" x2="{scale.x(mark):.1f}" y1="0" y2="{height}"/>'
-        f'<text class="axis" x="{scale.x(mark):.1f}" y="{height + 18}" text-anchor="middle">{mark:g}</text>'
-        for mark in scale.marks()
-    )
-    return f'{marks}<text class="axis" x="{LABEL - 12}" y="{height + 18}" text-anchor="end">{unit}</text>'
+    return svg(30 * len(shown) + 8, "share of the time by kind of operator", parts)
 
 
 def _level(share: float, room: float) -> float:
@@ -142,11 +100,3 @@ def _together(rest: Sequence[KindShare], runs: int) -> KindShare:
         us_per_run=us,
         share=sum(one.share for one in rest),
     )
-
-
-def _short(name: str) -> str:
-    return html.escape(name if len(name) <= 34 else f"{name[:33]}…")
-
-
-def _svg(height: float, what: str, parts: Sequence[str]) -> str:
-    return f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{html.escape(what)}">{"".join(parts)}</svg>'

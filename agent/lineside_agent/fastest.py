@@ -1,0 +1,126 @@
+"""Choosing at staging what a bundle's maker could not measure: the fastest of its variants, on this very device.
+
+A bundle whose manifest says ``speed: unproven`` holds the INT8 and the float form of a model that nobody has timed on
+such a device. Each is loaded, timed with the bundle's golden frame, and the manifest's order changed for this process;
+what was found lies beside the slot's bundle as ``speed.json``, so that a restart doesn't measure again.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import msgspec
+
+from lineside_runtime.bundle import Bundle, Variant
+from lineside_runtime.candidates import choose
+from lineside_runtime.config import Config
+from lineside_runtime.errors import LinesideError, NoDeviceError
+from lineside_runtime.files import write_atomic
+from lineside_runtime.inputs import sample_inputs
+from lineside_runtime.measure import time_calls
+
+SUFFIX = ".speed.json"
+
+log = logging.getLogger("lineside.agent")
+
+
+class Timed(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found for one variant.
+
+    Attributes:
+        variant: Its name.
+        device: That ran it, such as ``ort/cpu:0``; empty if nothing here can.
+        ms: Median time of a warm call; ``None`` if nothing here can run it.
+        why: Why nothing can.
+    """
+
+    variant: str
+    device: str = ""
+    ms: float | None = None
+    why: str = ""
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """What was measured on this device.
+
+    Attributes:
+        digest: Of the bundle.
+        chosen: Name of the fastest variant.
+        timed: All of them, fastest first.
+    """
+
+    digest: str
+    chosen: str
+    timed: tuple[Timed, ...]
+
+
+def fastest_first(bundle: Bundle, config: Config) -> Bundle:
+    """Returns the bundle with the variant first that is fastest here; the same one if its maker has measured.
+
+    Args:
+        bundle: A staged one, in its slot.
+        config: Under which it is to run.
+
+    Raises:
+        NoDeviceError: Nothing here can run any of its variants.
+    """
+    if bundle.manifest.speed == "measured" or len(bundle.manifest.variants) < 2:
+        return bundle
+    found = _read(bundle) or _measure(bundle, config)
+    place = {one.variant: number for number, one in enumerate(found.timed)}
+    ordered = sorted(bundle.manifest.variants, key=lambda variant: place.get(variant.name, len(place)))
+    return _with(bundle, tuple(ordered))
+
+
+def _with(bundle: Bundle, variants: tuple[Variant, ...]) -> Bundle:
+    return Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, variants=variants), bundle.digest)
+
+
+def _measure(bundle: Bundle, config: Config) -> Found:
+    timed = [_time(bundle, variant, config) for variant in bundle.manifest.variants]
+    able = sorted((one for one in timed if one.ms is not None), key=lambda one: one.ms or 0.0)
+    if not able:
+        raise NoDeviceError(
+            f"nothing here runs {bundle.manifest.identity}",
+            actual="; ".join(f"{one.variant}: {one.why}" for one in timed),
+        )
+    found = Found(
+        digest=bundle.digest, chosen=able[0].variant, timed=(*able, *(one for one in timed if one.ms is None))
+    )
+    figures = ", ".join(f"{one.variant} {one.ms:.2f} ms on {one.device}" for one in able)
+    log.warning(
+        "%s: its speed was unproven; measured here: %s; %s is used", bundle.manifest.identity, figures, found.chosen
+    )
+    write_atomic(_place(bundle), msgspec.json.encode(found))
+    return found
+
+
+def _time(bundle: Bundle, variant: Variant, config: Config) -> Timed:
+    alone = _with(bundle, (variant,))
+    try:
+        candidate = choose(alone.manifest, config).at(0)
+        if candidate is None:
+            return Timed(variant=variant.name, why="nothing here runs it")
+        executable = candidate.load(alone, config)
+        try:
+            took_ms = time_calls(executable, sample_inputs(alone.manifest))
+        finally:
+            executable.close()
+    except LinesideError as error:
+        return Timed(variant=variant.name, why=str(error))
+    return Timed(variant=variant.name, device=str(candidate), ms=took_ms)
+
+
+def _place(bundle: Bundle) -> Path:
+    """Beside the bundle's folder: inside it, it would be a file that the manifest doesn't name."""
+    return bundle.path.with_name(bundle.path.name + SUFFIX)
+
+
+def _read(bundle: Bundle) -> Found | None:
+    """Returns what an earlier start has measured for this very bundle; ``None`` if there is nothing to trust."""
+    try:
+        found = msgspec.json.decode(_place(bundle).read_bytes(), type=Found)
+    except (OSError, msgspec.DecodeError):
+        return None
+    return found if found.digest == bundle.digest else None

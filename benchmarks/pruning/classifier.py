@@ -1,0 +1,147 @@
+"""Level 2 on a ResNet-18 for x-sdd and neu-det. Baseline: its float model in ONNX Runtime, one thread, the same frames.
+
+The classifier is trained here, from random weights, on the train folds: x-sdd's pictures as they are, neu-det's cut out
+around each image's largest box; 64 pixels, grey, 13 classes. The val folds are judged once, at the end.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from benchmarks.data import shared
+from benchmarks.pruning.common import HOME, SEED, answers, said, say, told
+from benchmarks.pruning.speeds import fastest, forms_of, speedups
+from lineside_converters.compress.distill import macs
+from lineside_converters.material import TrueFrame, feed_of
+from lineside_converters.optimizer import Optimizer, OptimizeResult
+from lineside_converters.slimming import Effort
+from lineside_converters.source import open_source
+from lineside_converters.task import Classification
+from lineside_converters.training.classes import Look, read_all
+from lineside_converters.training.classifier import ClassifierConfig, ClassifierResult, train_classifier
+from lineside_converters.training.config import TrainProgress
+from lineside_models.datasets import load_dataset
+from lineside_models.frame import Frame
+from lineside_models.networks.classifier import resnet18
+from lineside_models.vision.facts import ModelFacts
+
+SETS = ("x-sdd", "neu-det")
+SIDE = 64
+EPOCHS = 24
+EFFORT = Effort(speedup=2.2, epochs=10, batch=32, learning_rate=1e-3, true_weight=1.0, teach_weight=1.0)
+BARS = {"int8": 5.0, "drop": 1.0}
+
+
+def progress(name: str) -> Any:
+    """Returns a listener that says every evaluation."""
+    count = said()
+
+    def tell(at: TrainProgress) -> None:
+        count(name, at.step + 1, at.steps)
+        if at.held:
+            say(f"{name}: epoch {at.epoch + 1}: {at.held}")
+
+    return tell
+
+
+def trained() -> ClassifierResult:
+    """Trains the classifier, or goes on where an earlier call was ended; done, it takes no time."""
+    return train_classifier(
+        ClassifierConfig(
+            data=tuple(shared(name) for name in SETS),
+            out=HOME / "classifier" / "teacher",
+            epochs=EPOCHS,
+            side_px=SIDE,
+            evaluate_every=3,
+            threads=1,
+            bf16=True,
+            resume=True,
+        ),
+        progress("classifier"),
+    )
+
+
+def crops_folder(labels: tuple[str, ...]) -> Path:
+    """Writes the pictures that are learnt from as a folder a class, for the gates and the calibration."""
+    root = HOME / "classifier" / "crops"
+    look = Look(SIDE)
+    if not root.is_dir():
+        crops = read_all([shared(name) for name in SETS], labels, look=look, fold="train")
+        half = root.with_suffix(".half")
+        for number, (image, label) in enumerate(zip(crops.images, crops.labels, strict=True)):
+            folder = half / "train" / labels[label]
+            folder.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(folder / f"{number}.png"), image)
+        half.rename(root)
+    return root
+
+
+def val_frames(labels: tuple[str, ...]) -> list[TrueFrame]:
+    """Returns the pictures of the val folds."""
+    crops = read_all([shared(name) for name in SETS], labels, look=Look(SIDE), fold="val")
+    empty = np.empty((0, 4), np.float32)
+    return [
+        TrueFrame(Frame(image=image, source="val", sequence=number), empty, np.array([label], np.int64))
+        for number, (image, label) in enumerate(zip(crops.images, crops.labels, strict=True))
+    ]
+
+
+def optimise(teacher: ClassifierResult) -> OptimizeResult:
+    """Prunes, teaches and quantises, or takes what an earlier call has kept."""
+    return Optimizer(
+        Path(teacher.onnx),
+        target_device="x86",
+        optimization_level=2,
+        data=[crops_folder(teacher.labels)],
+        fold="train",
+        max_drop=1.0,  # judged below, on the val folds
+        name="surface-classes-slim",
+        out=HOME / "classifier.bundle",
+        work=HOME / "classifier" / "level2",
+        overwrite=True,
+        seed=SEED,
+        effort=EFFORT,
+        on_progress=say,
+        on_count=said(),
+    ).run()
+
+
+def run() -> dict[str, Any]:
+    """Measures speed and accuracy of the pruned float model and of its INT8 forms."""
+    teacher = trained()
+    result = optimise(teacher)
+    if result.slimmed is None:
+        raise RuntimeError("level 2 made no slim model")
+    source = open_source(Path(teacher.onnx), HOME / "classifier" / "opened", given=ModelFacts(), trust=False)
+    frames = val_frames(teacher.labels)
+    forms = {"pruned float in ort": (result.slimmed.model, "ort", "fp32"), **forms_of(result.bundle)}
+    times = speedups(
+        Path(teacher.onnx), forms, source.manifest, {f"{SIDE} px": feed_of(frames[0].frame, source.manifest)}
+    )
+    before = answers(Path(teacher.onnx), frames, source.manifest)
+    drops = {
+        form: told(
+            Classification().drop(frames, before, answers(path, frames, source.manifest, engine, precision), seed=SEED)
+        )
+        for form, (path, engine, precision) in forms.items()
+    }
+    example = torch.zeros(1, 1, SIDE, SIDE)
+    return {
+        "baseline": f"ResNet-18 at {SIDE} px, ORT FP32, 1 thread",
+        "macs": macs(resnet18(len(teacher.labels)), example),
+        "sets": {name: len(load_dataset(shared(name), "val").samples) for name in SETS},
+        "epochs": EPOCHS,
+        "held_top1": teacher.held_top1,
+        "effort": {"speedup": EFFORT.speedup, "epochs": EFFORT.epochs},
+        "pruning": {key: result.slimmed.training["pruning"][key] for key in ("predicted_harm", "whole", "curve")},
+        "speed": times,
+        "speedup_float": times["geometric mean"]["pruned float in ort"]["speedup"],
+        "speedup_int8": fastest(times, [name for name in forms if name != "pruned float in ort"]),
+        "accuracy_val": drops,
+        "bars": BARS,
+    }

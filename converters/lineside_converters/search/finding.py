@@ -1,0 +1,175 @@
+"""Level 3 from end to end: level 2's answer, a search, its shortlist fine-tuned, and the one that is shipped."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from lineside_converters.compress.distill import School
+from lineside_converters.compress.prune.cost import called
+from lineside_converters.compress.prune.network import Network
+from lineside_converters.compress.prune.pruning import Sensitivity
+from lineside_converters.proving import Terms
+from lineside_converters.recipes import FLOAT_CONVS
+from lineside_converters.report_parts import Candidate, Hypervolume
+from lineside_converters.search.fronts import Point, front, hypervolume
+from lineside_converters.search.searching import (
+    Bench,
+    Finished,
+    Sampler,
+    finish,
+    measure,
+    points,
+    quantised,
+    score,
+    search,
+    shortlist,
+    shrunk,
+)
+from lineside_converters.search.space import Choice, Space, stages_of
+from lineside_converters.training.taught import Tuition
+from lineside_converters.training.teaching import LogitTeaching, as_tuple
+from lineside_runtime import registry
+from lineside_runtime.errors import EngineMissingError
+
+SEARCH, LEVEL2, RANDOM, SOURCE = "search", "level 2", "random", "source"
+
+SIZES = (1.0, 0.875, 0.75)
+REFERENCE_SLOWDOWN = 1.05
+"""The reference point's latency, as a share of the slowest point's."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """What a search may cost.
+
+    Attributes:
+        trials: Networks that are cut, quantised and timed, but not trained.
+        shortlist: How many of them are fine-tuned.
+        tuition: How each of these is fine-tuned.
+    """
+
+    trials: int
+    shortlist: int
+    tuition: Tuition
+
+
+def space_for(terms: Terms, school: School, found: Sensitivity) -> Space:
+    """Returns the choices for a model: what its task allows, and the engines that are here.
+
+    Another input size is tried where the answer is one for the whole picture: a detector's boxes are in pixels.
+    """
+    resizable = isinstance(school.teaching, LogitTeaching) and _takes_any_size(school)
+    first = FLOAT_CONVS[terms.manifest.task]
+    return Space(
+        stages=stages_of(found, called(school.network.module, school.network.example)),
+        sizes=SIZES if resizable else (1.0,),
+        methods=terms.recipe.calibrations[:2],
+        float_convs=tuple(dict.fromkeys((first, 1, 0))),
+        engines=tuple(name for name in terms.target.engines if _reads_onnx_here(name)) or ("ort",),
+    )
+
+
+def _reads_onnx_here(engine: str) -> bool:
+    if not registry.may_read(engine, "onnx", "cpu"):
+        return False
+    try:
+        return any(device.kind == "cpu" for device in registry.backend(engine).probe())
+    except EngineMissingError:
+        return False
+
+
+@torch.no_grad()
+def _takes_any_size(school: School) -> bool:
+    frame = school.frames[0]
+    if frame.ndim != 4:
+        return False
+    try:
+        small = as_tuple(school.teacher(shrunk(frame, SIZES[-1])))
+    except RuntimeError:
+        return False
+    return [each.shape for each in small] == [each.shape for each in as_tuple(school.teacher(frame))]
+
+
+def find(bench: Bench, budget: Budget, folder: Path, *, sampler: Sampler = "nsga2") -> list[Finished]:
+    """Searches, and fine-tunes the shortlist.
+
+    Args:
+        bench: What trials are made with.
+        budget: What it may cost.
+        folder: Keeps trials, checkpoints and results.
+        sampler: Who proposes.
+    """
+    tried = search(bench, folder, sampler=sampler, trials=budget.trials, seed=bench.terms.seed)
+    chosen = shortlist(tried, budget.shortlist)
+    bench.voice.say(f"search ({sampler}): {len(tried)} trials, {len(chosen)} are fine-tuned")
+    return [
+        finish(bench, each.choice, folder / f"{sampler}-{number}", tuition=budget.tuition)
+        for number, each in enumerate(chosen)
+    ]
+
+
+def judge_level2(bench: Bench, slim: Network, folder: Path) -> list[Finished]:
+    """Measures what level 2 made as the search's networks are measured: on every engine, with the plain recipe."""
+    folder.mkdir(parents=True, exist_ok=True)
+    found = []
+    for engine in bench.space.engines:
+        choice = Choice((), 1.0, bench.space.methods[0], bench.space.float_convs[0], engine)
+        path = quantised(bench, slim, choice, folder)
+        found.append(
+            Finished(
+                choice=choice,
+                latency_ms=measure(bench, path, choice),
+                metric=score(bench, path, choice),
+                model=str(folder / "clean.onnx"),
+            )
+        )
+    return found
+
+
+def reference_of(found: Sequence[Point]) -> Point:
+    """Returns the reference point of all series: a little slower than the slowest, and a metric of 0 or the least."""
+    return REFERENCE_SLOWDOWN * max(each[0] for each in found), min(0.0, *(each[1] for each in found))
+
+
+def accounts(
+    series: Mapping[str, Sequence[Finished]], shipped: Finished | None
+) -> tuple[tuple[Candidate, ...], tuple[Hypervolume, ...]]:
+    """Returns what a report says of all series.
+
+    Args:
+        series: By name what was finished.
+        shipped: What the bundle is made of.
+    """
+    flat = [(name, each) for name, group in series.items() for each in group]
+    best = set(front([(each.latency_ms, each.metric) for _, each in flat]))
+    reference = reference_of([(each.latency_ms, each.metric) for _, each in flat])
+    candidates = tuple(
+        Candidate(
+            latency_ms=each.latency_ms,
+            metric=each.metric,
+            series=name,
+            what=str(each.choice) if each.choice.kept else f"level 2, {each.choice.engine}",
+            front=number in best,
+            shipped=each is shipped,
+        )
+        for number, (name, each) in enumerate(flat)
+    )
+    areas = tuple(
+        Hypervolume(series=name, value=hypervolume(points(group), reference)) for name, group in series.items() if group
+    )
+    return candidates, areas
+
+
+def choose(found: Sequence[Finished], *, source_metric: float, max_drop: float) -> Finished:
+    """Returns what is shipped: the fastest whose metric is good enough, else the best there is.
+
+    Networks for another input size are left out: the bundle's pre-processing is the source model's, and so are the
+    inputs of the gates.
+    """
+    own = [each for each in found if each.choice.size == 1]
+    good = [each for each in own if each.metric >= source_metric - max_drop]
+    return min(good, key=lambda each: each.latency_ms) if good else max(own, key=lambda each: each.metric)

@@ -1,0 +1,356 @@
+"""Level 3: a search over pruning by stage, quantisation, input size and engine, for the front of accuracy and latency.
+
+- Latency is measured: each trial is exported, quantised and timed on its engine.
+- What a trial's network answers right after it was cut (its batch norms counted again) only ranks trials. Accuracy that
+  is inherited misleads, so the shortlist is fine-tuned, quantised and judged on what was kept aside of the train fold;
+  only those figures make the front.
+- Trials are kept in SQLite by Optuna and trainings in checkpoints: a search that is killed goes on where it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+import onnx
+import onnxruntime
+import optuna
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lineside_converters.compress.cleanup import clean_graph
+from lineside_converters.compress.distill import School
+from lineside_converters.compress.prune.network import Network, close_network, count_norms_again
+from lineside_converters.compress.prune.pruning import Sensitivity, narrowed
+from lineside_converters.compress.quantize import first_convs, quantize
+from lineside_converters.gates import time_together
+from lineside_converters.proving import Terms
+from lineside_converters.running import loaded, place_for
+from lineside_converters.search.fronts import Point, front
+from lineside_converters.search.space import Choice, Space, widths_of
+from lineside_converters.training.config import TrainProgress
+from lineside_converters.training.taught import Tuition, teach
+from lineside_converters.training.teaching import as_tuple
+from lineside_converters.voice import Voice
+from lineside_runtime.files import write_atomic
+
+KEPT = (1.0, 0.8, 0.6, 0.45, 0.3, 0.2)
+"""Shares of a stage's time that a trial may keep."""
+
+NORM_BATCHES, PROXY_BATCHES = 3, 2
+TIMED_ROUNDS = 8
+CALIBRATED_ON = 12
+POPULATION = 12
+
+Sampler = Literal["nsga2", "random"]
+
+
+class Tried(msgspec.Struct, frozen=True, kw_only=True):
+    """A trial: not trained.
+
+    Attributes:
+        choice: What was tried.
+        latency_ms: Measured.
+        harm: Against the whole model, right after it was cut.
+    """
+
+    choice: Choice
+    latency_ms: float
+    harm: float
+
+
+class Finished(msgspec.Struct, frozen=True, kw_only=True):
+    """A network of the shortlist: fine-tuned, quantised and judged.
+
+    Attributes:
+        choice: What it is.
+        latency_ms: Measured, INT8.
+        metric: Of the INT8 model on what was kept aside.
+        model: Its cleaned float graph.
+    """
+
+    choice: Choice
+    latency_ms: float
+    metric: float
+    model: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Bench:
+    """What every trial is made and measured with.
+
+    Attributes:
+        terms: The model, its calibration inputs and its target.
+        school: The whole network as a teacher, and the data.
+        found: Its sensitivity.
+        space: The choices.
+        voice: Told what is done.
+    """
+
+    terms: Terms
+    school: School
+    found: Sensitivity
+    space: Space
+    voice: Voice
+
+
+def search(bench: Bench, folder: Path, *, sampler: Sampler, trials: int, seed: int) -> list[Tried]:
+    """Tries so many choices, those of an earlier call included.
+
+    Args:
+        bench: What trials are made with.
+        folder: Holds ``<sampler>.db``.
+        sampler: Who proposes.
+        trials: How many in all.
+        seed: Of the proposals; a search that was cut off proposes otherwise from there on than one that wasn't.
+
+    Returns:
+        All trials, in their order.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    storage = f"sqlite:///{folder / f'{sampler}.db'}"
+    with _quiet(), contextlib.closing(_Store(storage)) as store:
+        study = optuna.create_study(
+            storage=store.storage, study_name=sampler, load_if_exists=True, directions=["minimize", "minimize"]
+        )
+        done = [each for each in study.trials if each.state == optuna.trial.TrialState.COMPLETE]
+        study.sampler = _sampler(sampler, seed + len(done))
+        if not done:
+            for start in _starts(bench.space):
+                study.enqueue_trial(start)
+        tried = {each.number: _tried(each) for each in done}
+        while len(tried) < trials:
+            trial = study.ask()
+            choice = _choose(trial, bench.space)
+            latency_ms, harm = try_out(bench, choice)
+            trial.set_user_attr("choice", msgspec.json.encode(choice).decode())
+            study.tell(trial, [latency_ms, harm])
+            tried[trial.number] = Tried(choice=choice, latency_ms=latency_ms, harm=harm)
+            bench.voice.count(f"search ({sampler})", len(tried), trials)
+    return [tried[number] for number in sorted(tried)]
+
+
+class _Store:
+    """Optuna's SQLite storage, closed when it is done with."""
+
+    def __init__(self, url: str) -> None:
+        self.storage = optuna.storages.RDBStorage(url, skip_compatibility_check=True)
+
+    def close(self) -> None:
+        self.storage.remove_session()
+        self.storage.engine.dispose()
+
+
+def _sampler(name: Sampler, seed: int) -> optuna.samplers.BaseSampler:
+    if name == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    return optuna.samplers.NSGAIISampler(population_size=POPULATION, seed=seed)
+
+
+def _starts(space: Space) -> list[dict[str, Any]]:
+    """Returns choices that every search begins with: the whole network, and it evenly narrowed."""
+    plain = {"size": space.sizes[0], "method": space.methods[0], "float_convs": space.float_convs[0]}
+    return [
+        {f"stage{number}": share for number in range(len(space.stages))} | plain | {"engine": engine}
+        for share in (1.0, 0.45)
+        for engine in space.engines[:1]
+    ]
+
+
+def _choose(trial: optuna.Trial, space: Space) -> Choice:
+    return Choice(
+        kept=tuple(trial.suggest_categorical(f"stage{number}", KEPT) for number in range(len(space.stages))),
+        size=trial.suggest_categorical("size", space.sizes),
+        method=trial.suggest_categorical("method", space.methods),
+        float_convs=trial.suggest_categorical("float_convs", space.float_convs),
+        engine=trial.suggest_categorical("engine", space.engines),
+    )
+
+
+def _tried(trial: optuna.trial.FrozenTrial) -> Tried:
+    choice = msgspec.json.decode(trial.user_attrs["choice"], type=Choice)
+    return Tried(choice=choice, latency_ms=trial.values[0], harm=trial.values[1])
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(logging.WARNING)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+def try_out(bench: Bench, choice: Choice) -> tuple[float, float]:
+    """Cuts a network, measures its INT8 form's latency, and how far its answers are from the whole one's."""
+    network = cut(bench, choice)
+    with _workshop() as folder:
+        path = quantised(bench, network, choice, folder)
+        latency_ms = measure(bench, path, choice)
+    batches = bench.school.lessons.some(PROXY_BATCHES, first=1000)
+    sized = Sized(network.module, choice.size)
+    harms = [
+        bench.school.teaching.harm(_answer(sized, batch), _answer(bench.school.teacher, batch)) for batch in batches
+    ]
+    return latency_ms, float(np.mean(harms))
+
+
+def cut(bench: Bench, choice: Choice) -> Network:
+    """Returns the whole network with the choice's widths, its batch norms counted again."""
+    network = narrowed(bench.school.network, bench.found, widths_of(bench.found, bench.space, choice.kept))
+    sized = Sized(network.module, choice.size)
+    count_norms_again(sized, bench.school.lessons.some(NORM_BATCHES))
+    return network
+
+
+class Sized(nn.Module):
+    """A network that sees its pictures smaller."""
+
+    def __init__(self, module: nn.Module, share: float) -> None:
+        """Takes the network and the share of the side that it sees."""
+        super().__init__()
+        self.module = module
+        self._share = share
+
+    def forward(self, image: Tensor) -> Any:
+        """Shrinks the picture and runs the network."""
+        return self.module(shrunk(image, self._share))
+
+
+def shrunk(image: Tensor, share: float) -> Tensor:
+    """Returns pictures ``(B, C, H, W)`` with so much of their sides, in multiples of 8."""
+    if share == 1:
+        return image
+    size = [max(8, round(side * share / 8) * 8) for side in image.shape[2:]]
+    return F.interpolate(image, size, mode="area")
+
+
+def quantised(bench: Bench, network: Network, choice: Choice, folder: Path) -> Path:
+    """Writes a network's INT8 form into a folder, its cleaned float form beside it as ``clean.onnx``."""
+    frames = [shrunk(frame, choice.size) for frame in bench.school.frames]
+    close_network(network, folder / "float.onnx", frames)
+    clean_graph(folder / "float.onnx", folder / "clean.onnx")
+    feeds = bench.terms.material.calibration
+    some = [feeds[number * len(feeds) // CALIBRATED_ON] for number in range(min(CALIBRATED_ON, len(feeds)))]
+    name = network.input_name
+    quantize(
+        folder / "clean.onnx",
+        folder / "int8.onnx",
+        feeds=[{name: shrunk(torch.from_numpy(feed[name]), choice.size).numpy()} for feed in some],
+        method=choice.method,  # type: ignore[arg-type]  # one of the recipe's
+        activation=bench.terms.target.activation,
+        per_channel=bench.terms.target.per_channel,
+        exclude=first_convs(onnx.load(folder / "clean.onnx"), choice.float_convs),
+    )
+    return folder / "int8.onnx"
+
+
+def measure(bench: Bench, path: Path, choice: Choice) -> float:
+    """Returns the milliseconds of a frame: geometric mean over the sizes of the best times."""
+    place = place_for(choice.engine, "cpu")
+    name = bench.school.network.input_name
+    with loaded(path, place, bench.terms.manifest, precision="int8", threads=bench.terms.target.threads) as run:
+        best = []
+        for frame in bench.school.frames:
+            feed = {name: shrunk(frame, choice.size).numpy()}
+            best.append(float(time_together({"it": run}, [feed], rounds=TIMED_ROUNDS)["it"].samples_ms.min()))
+    return math.exp(float(np.mean(np.log(best))))
+
+
+def shortlist(tried: Sequence[Tried], count: int) -> list[Tried]:
+    """Returns at most so many trials of the front of latency and harm, spread over it from end to end."""
+    kept = [tried[index] for index in front([(each.latency_ms, -each.harm) for each in tried])]
+    if len(kept) <= count:
+        return kept
+    places = {round(at) for at in np.linspace(0, len(kept) - 1, count)}
+    return [kept[place] for place in sorted(places)]
+
+
+def finish(bench: Bench, choice: Choice, folder: Path, *, tuition: Tuition) -> Finished:
+    """Fine-tunes, quantises and judges one choice, or takes what an earlier call has finished.
+
+    Args:
+        bench: What it is made with.
+        choice: Of the shortlist.
+        folder: Of its checkpoints and results.
+        tuition: The settings of the fine-tuning.
+    """
+    done = folder / "finished.json"
+    if done.exists():
+        return msgspec.json.decode(done.read_bytes(), type=Finished)
+    network = cut(bench, choice)
+    school = bench.school
+    teach(
+        Sized(network.module, choice.size),
+        school.teacher,
+        school.lessons,
+        school.teaching,
+        tuition=tuition,
+        out=folder,
+        on_progress=_teller(bench.voice, folder.name),
+    )
+    path = quantised(bench, network, choice, folder)
+    result = Finished(
+        choice=choice,
+        latency_ms=measure(bench, path, choice),
+        metric=score(bench, path, choice),
+        model=str(folder / "clean.onnx"),
+    )
+    write_atomic(done, msgspec.json.encode(result))
+    return result
+
+
+def score(bench: Bench, path: Path, choice: Choice) -> float:
+    """Returns the mean of the lessons' figures of a model file on what was kept aside."""
+    runner = _OnnxModule(path, bench.school.network, choice.size)
+    return float(np.mean(list(bench.school.lessons.evaluate(runner).values())))
+
+
+class _OnnxModule(nn.Module):
+    """A model file that answers like a module, so that the lessons can judge it."""
+
+    def __init__(self, path: Path, network: Network, share: float) -> None:
+        super().__init__()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self._network, self._share = network, share
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        feed = {self._network.input_name: shrunk(image, self._share).contiguous().numpy()}
+        found = self._session.run(list(self._network.output_names), feed)
+        return tuple(torch.from_numpy(each) for each in found)
+
+
+@torch.no_grad()
+def _answer(module: nn.Module, batch: Tensor) -> tuple[Tensor, ...]:
+    return as_tuple(module.eval()(batch))
+
+
+@contextlib.contextmanager
+def _workshop() -> Any:
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="lineside-search-") as folder:
+        yield Path(folder)
+
+
+def _teller(voice: Voice, name: str) -> Any:
+    def tell(progress: TrainProgress) -> None:
+        voice.count(f"fine-tune {name}", progress.step + 1, progress.steps)
+
+    return tell
+
+
+def points(finished: Sequence[Finished]) -> list[Point]:
+    """Returns latency and metric of each."""
+    return [(each.latency_ms, each.metric) for each in finished]

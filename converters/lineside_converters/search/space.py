@@ -1,0 +1,116 @@
+"""What level 3 chooses among, and turning a choice into a network.
+
+Every group of channels belongs to a stage: neighbours in the order of the network, stages of equal time. A trial
+chooses for each stage the share of its time that is left; inside it the groups are narrowed where their sensitivity
+curves say that it hurts least.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from lineside_converters.compress.prune.cost import Costs
+from lineside_converters.compress.prune.pruning import Sensitivity
+from lineside_converters.compress.prune.sensitivity import Curve
+from lineside_converters.compress.prune.solve import narrower
+
+STAGES = 5
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Space:
+    """The choices of a search.
+
+    Attributes:
+        stages: Groups of channels, by stage; each stage has a factor of its own.
+        sizes: Sides of the input, as shares of the model's own.
+        methods: Calibrations.
+        float_convs: How many first convolutions may stay in float.
+        engines: That are here and read what is made.
+    """
+
+    stages: tuple[tuple[str, ...], ...]
+    sizes: tuple[float, ...]
+    methods: tuple[str, ...]
+    float_convs: tuple[int, ...]
+    engines: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Choice:
+    """One point of the space.
+
+    Attributes:
+        kept: Of each stage, the share of its time that is to be left.
+        size: Share of the input's side.
+        method: Calibration.
+        float_convs: How many first convolutions stay in float.
+        engine: That runs it.
+    """
+
+    kept: tuple[float, ...]
+    size: float
+    method: str
+    float_convs: int
+    engine: str
+
+    def __str__(self) -> str:
+        """Returns it for people."""
+        kept = " ".join(f"{share:.2f}" for share in self.kept)
+        size = "" if self.size == 1 else f", {self.size:.2f} of the side"
+        return f"kept {kept}{size}, {self.method}, {self.float_convs} convolutions in float, {self.engine}"
+
+
+def stages_of(found: Sensitivity, called: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Divides the groups into stages of equal time, in the order in which the network computes them.
+
+    Args:
+        found: The groups and their times.
+        called: The layers in the order of their calls.
+    """
+    time_of: dict[str, float] = {curve.group: 0.0 for curve in found.groups}
+    for layer, us in found.costs.layers_us.items():
+        for group in {found.costs.makers.get(layer), found.costs.takers.get(layer)} - {None}:
+            time_of[str(group)] += us / 2
+    place = {name: number for number, name in enumerate(called)}
+    order = sorted(time_of, key=lambda name: place.get(name, len(place)))
+    total, at, stage = sum(time_of.values()) or 1.0, 0.0, 0
+    stages: list[list[str]] = [[] for _ in range(min(STAGES, len(order)))]
+    for name in order:
+        stage = min(len(stages) - 1, int(at / total * len(stages)))
+        stages[stage].append(name)
+        at += time_of[name]
+    return tuple(tuple(names) for names in stages if names)
+
+
+def widths_of(found: Sensitivity, space: Space, kept: Sequence[float]) -> dict[str, int]:
+    """Returns the width of each group where every stage is left with its share of the time, at the least harm.
+
+    What the groups can't give is left: a stage whose channels are at their narrowest keeps more time than was asked.
+    """
+    curves = {curve.group: curve for curve in found.groups}
+    widths = dict(found.costs.full)
+    for names, share in zip(space.stages, kept, strict=True):
+        _narrow(found.costs, {name: curves[name] for name in names}, widths, share)
+    return widths
+
+
+def _narrow(costs: Costs, curves: Mapping[str, Curve], widths: dict[str, int], share: float) -> None:
+    mine = {layer for layer, group in (*costs.makers.items(), *costs.takers.items()) if group in curves}
+    whole = sum(costs.layers_us.get(layer, 0.0) for layer in mine)
+    spared_us, start_us = (1 - share) * whole, costs.predict_us(widths)
+    while start_us - costs.predict_us(widths) < spared_us:
+        now_us = costs.predict_us(widths)
+        best: tuple[float, str, int] | None = None
+        for name, curve in curves.items():
+            full = costs.full[name]
+            for width in narrower(widths[name], full):
+                saved = now_us - costs.predict_us({**widths, name: width})
+                harm = curve.at(width / full) - curve.at(widths[name] / full)
+                rate = saved / (harm + 1e-9)
+                if saved > 0 and (best is None or rate > best[0]):
+                    best = (rate, name, width)
+        if best is None:
+            return
+        widths[best[1]] = best[2]

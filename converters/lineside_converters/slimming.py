@@ -1,0 +1,348 @@
+"""Levels 2 and 3: channels taken out, then taught by the whole model.
+
+Level 2 takes them where the sensitivity curve says that it hurts least. Level 3 searches around that and ships the
+best.
+
+- Widths are chosen by what the INT8 form takes in ONNX Runtime, which is what ships.
+- Learnt from is the train fold of the data alone, and of it only what isn't kept aside; the frames that the gates judge
+  on are the caller's fold.
+- Without data the whole model's answers to the calibration frames are all that is taught.
+- Everything that takes long is kept in the working folder by the hash of what goes into it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+import onnx
+
+from lineside_converters.compress.cleanup import clean_graph
+from lineside_converters.compress.quantize import first_convs, hash_feeds, quantize
+from lineside_converters.proving import Terms
+from lineside_converters.recipes import FLOAT_CONVS
+from lineside_converters.report import Report
+from lineside_converters.report_parts import Candidate, Hypervolume, SensitivityCurve
+from lineside_converters.voice import Voice
+from lineside_converters.work import Work, file_hash
+from lineside_runtime.errors import ConfigError, MissingExtraError, PruningError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lineside_converters.compress.distill import School
+    from lineside_converters.compress.prune.network import Network
+    from lineside_converters.compress.prune.pruning import PrunePlan, Sensitivity, Shrink
+    from lineside_converters.training.config import TrainProgress
+    from lineside_converters.training.taught import Tuition
+
+COSTING_FEEDS = 12
+"""To quantise trial networks with: their ranges only have to be possible, for the speed."""
+
+TRAINED_ON = "accuracy was judged on frames of the fold that the pruned model was fine-tuned on; give --fold val"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """How much is taken out, and how long is taught.
+
+    Attributes:
+        speedup: How many times faster pruning alone is to make the INT8 form.
+        epochs: Passes over the data when fine-tuning.
+        minutes: Wall time after which fine-tuning ends early but whole.
+        learning_rate: Its peak.
+        true_weight: Of the loss against what is annotated.
+        teach_weight: Of the loss against the whole model's answers.
+        batch: Frames a step.
+        threads: Of torch.
+        trials: Networks that level 3 cuts, quantises and times.
+        shortlist: How many of them it fine-tunes, each as long as level 2 does.
+    """
+
+    speedup: float = 2.1
+    epochs: int = 20
+    minutes: float | None = None
+    learning_rate: float = 6e-4
+    true_weight: float = 0.5
+    teach_weight: float = 3.0
+    batch: int = 16
+    threads: int = 1
+    trials: int = 40
+    shortlist: int = 4
+
+    def __post_init__(self) -> None:
+        for name, good, expected in (
+            ("speedup", 1 < self.speedup <= 20, "more than 1, at most 20"),
+            ("epochs", self.epochs >= 1, "1 or more"),
+            ("minutes", self.minutes is None or self.minutes > 0, "more than 0, or None"),
+            ("threads", self.threads >= 1, "1 or more"),
+            ("trials", self.trials >= 2, "2 or more"),
+            ("shortlist", self.shortlist >= 1, "1 or more"),
+        ):
+            if not good:
+                raise ConfigError(name, expected=expected, actual=getattr(self, name))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Slimmed:
+    """What came out.
+
+    Attributes:
+        model: The float graph with fewer channels, taught.
+        curves: For the report.
+        training: What the fine-tuning says of itself.
+        notes: What a reader has to know.
+        candidates: All that level 3 measured.
+        hypervolumes: Of what was found in its several ways.
+    """
+
+    model: Path
+    curves: tuple[SensitivityCurve, ...]
+    training: dict[str, Any]
+    notes: tuple[str, ...] = ()
+    candidates: tuple[Candidate, ...] = ()
+    hypervolumes: tuple[Hypervolume, ...] = ()
+
+
+def slim(terms: Terms, data: Sequence[Path], fold: str, effort: Effort, work: Work, voice: Voice) -> Slimmed:
+    """Prunes the model and teaches it again.
+
+    Args:
+        terms: Its ``clean`` is what is pruned.
+        data: Annotated data; its train fold is learnt from.
+        fold: That the gates judge on, for the notes.
+        effort: How much, and how long.
+        work: Keeps what was measured, chosen and taught.
+        voice: Told what is done.
+
+    Raises:
+        PruningError: The model can't be pruned, or not by so much.
+        TrainingError: Fine-tuning doesn't end in a usable model.
+        MissingExtraError: torch or torch-pruning is not installed.
+    """
+    try:
+        import torch
+        import torch_pruning  # noqa: F401  is needed below; its absence is said here
+    except ImportError as error:
+        raise MissingExtraError(
+            "levels 2 and 3 need torch and torch-pruning", action="Run pip install 'lineside[train]'."
+        ) from error
+    torch.set_num_threads(effort.threads)
+    folder = work.folder / f"slim-{_key(terms, data, effort)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return _slim_in(folder, terms, data, fold, effort, voice)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What levels 2 and 3 both begin with."""
+
+    folder: Path
+    school: School
+    found: Sensitivity
+    shrink: Shrink
+
+
+def _prepare(folder: Path, terms: Terms, data: Sequence[Path], effort: Effort, voice: Voice) -> _Prepared:
+    from lineside_converters.compress.distill import school_of
+    from lineside_converters.compress.prune.pruning import measure_sensitivity
+
+    school = school_of(terms.clean, terms.manifest, data, _frames(terms), batch=effort.batch, seed=terms.seed)
+    shrink = shrinker(terms)
+    found = measure_sensitivity(
+        school.network,
+        school.lessons,
+        school.teaching,
+        frame=school.frames[0],
+        seed=terms.seed,
+        work=folder,
+        say=voice.say,
+        shrink=shrink,
+    )
+    return _Prepared(folder, school, found, shrink)
+
+
+def _level2(at: _Prepared, terms: Terms, effort: Effort, voice: Voice) -> tuple[PrunePlan, Network, dict[str, Any]]:
+    """Returns what was chosen, the network that was made of it and what is told of it."""
+    from lineside_converters.compress.prune.pruning import apply_plan, plan_pruning, timed_beside
+    from lineside_converters.training.taught import teach
+
+    school = at.school
+    plan = plan_pruning(
+        school.network,
+        at.found,
+        speedup=effort.speedup,
+        timed=timed_beside(school.network, school.frames, at.shrink),
+        work=at.folder,
+        say=voice.say,
+    )
+    pruned = apply_plan(school.network, plan, school.lessons)
+    before = school.lessons.evaluate(school.teacher)
+    curve = teach(
+        pruned.module,
+        school.teacher,
+        school.lessons,
+        school.teaching,
+        tuition=tuition_of(effort, terms.seed),
+        out=at.folder,
+        on_progress=_teller(voice),
+    )
+    return plan, pruned, _told(at.found, plan, school, before, curve, effort)
+
+
+def _slim_in(folder: Path, terms: Terms, data: Sequence[Path], fold: str, effort: Effort, voice: Voice) -> Slimmed:
+    from lineside_converters.compress.prune.network import close_network
+
+    at = _prepare(folder, terms, data, effort, voice)
+    plan, pruned, pruning = _level2(at, terms, effort, voice)
+    curves = curves_of(at.found, plan)
+    notes = (TRAINED_ON,) if data and fold == "train" else ()
+    if terms.recipe.searches:
+        return _search_in(at, terms, pruned, Slimmed(folder, curves, {"pruning": pruning}, notes), effort, voice)
+    close_network(pruned, folder / "pruned.onnx", at.school.frames)
+    clean_graph(folder / "pruned.onnx", folder / "clean.onnx")
+    return Slimmed(folder / "clean.onnx", curves, {"pruning": pruning}, notes)
+
+
+def _search_in(at: _Prepared, terms: Terms, pruned: Network, level2: Slimmed, effort: Effort, voice: Voice) -> Slimmed:
+    from lineside_converters.search import finding
+    from lineside_converters.search.searching import Bench
+
+    bench = Bench(terms, at.school, at.found, finding.space_for(terms, at.school, at.found), voice)
+    budget = finding.Budget(trials=effort.trials, shortlist=effort.shortlist, tuition=tuition_of(effort, terms.seed))
+    series = {
+        finding.LEVEL2: finding.judge_level2(bench, pruned, at.folder / "level2"),
+        finding.SEARCH: finding.find(bench, budget, at.folder / "search"),
+    }
+    source = float(np.mean(list(level2.training["pruning"]["whole"].values())))
+    everything = [each for group in series.values() for each in group]
+    shipped = finding.choose(everything, source_metric=source, max_drop=terms.max_drop)
+    voice.say(f"search: ships {shipped.choice}, {shipped.latency_ms:.2f} ms, {shipped.metric:.4f}")
+    candidates, areas = finding.accounts(series, shipped)
+    told_of = {"trials": effort.trials, "shortlist": effort.shortlist, "shipped": str(shipped.choice)}
+    return dataclasses.replace(
+        level2,
+        model=Path(shipped.model),
+        training={**level2.training, "search": told_of},
+        candidates=candidates,
+        hypervolumes=areas,
+    )
+
+
+def tuition_of(effort: Effort, seed: int) -> Tuition:
+    """Returns the settings of the fine-tuning."""
+    from lineside_converters.training.taught import Tuition
+
+    return Tuition(
+        learning_rate=effort.learning_rate,
+        true_weight=effort.true_weight,
+        teach_weight=effort.teach_weight,
+        epochs=effort.epochs,
+        minutes=effort.minutes,
+        evaluate_every=max(1, effort.epochs // 4),
+        threads=effort.threads,
+        seed=seed,
+    )
+
+
+def shrinker(terms: Terms, name: str = "trial") -> Any:
+    """Returns what makes the INT8 form of a float file beside it, for timing."""
+    feeds = terms.material.calibration
+    some = [feeds[number * len(feeds) // COSTING_FEEDS] for number in range(min(COSTING_FEEDS, len(feeds)))]
+
+    def shrink(path: Path) -> Path:
+        clean, int8 = path.with_name(f"{name}-clean.onnx"), path.with_name(f"{name}-int8.onnx")
+        clean_graph(path, clean)
+        quantize(
+            clean,
+            int8,
+            feeds=some,
+            activation=terms.target.activation,
+            per_channel=terms.target.per_channel,
+            exclude=first_convs(onnx.load(clean), FLOAT_CONVS[terms.manifest.task]),
+        )
+        return int8
+
+    return shrink
+
+
+def curves_of(found: Sensitivity, plan: PrunePlan) -> tuple[SensitivityCurve, ...]:
+    """Returns the sensitivity as a report draws it: minus the harm is the metric, 0 is the whole network's."""
+    return tuple(
+        SensitivityCurve(
+            layer=curve.group,
+            ratios=tuple(round(1 - kept, 6) for kept in curve.kept),
+            metrics=tuple(-harm for harm in curve.harm),
+            chosen=round(1 - plan.widths[curve.group] / found.widths[curve.group], 6),
+        )
+        for curve in found.groups
+    )
+
+
+def _told(
+    found: Sensitivity,
+    plan: PrunePlan,
+    school: School,
+    before: dict[str, float],
+    curve: list[dict[str, float]],
+    effort: Effort,
+) -> dict[str, Any]:
+    return {
+        "effort": dataclasses.asdict(effort),
+        "harm_is": f"{found.teaching}: loss against the whole model's answers",
+        "widths": {name: [found.widths[name], width] for name, width in plan.widths.items()},
+        "left_whole": found.left,
+        "measured_speedup": plan.measured_speedup,
+        "predicted_harm": plan.predicted_harm,
+        "data": school.lessons.facts,
+        "whole": before,
+        "curve": curve,
+    }
+
+
+def _frames(terms: Terms) -> list[Tensor]:
+    import torch
+
+    feeds = terms.material.calibration
+    if any(len(feed) != 1 for feed in feeds):
+        raise PruningError(f"{terms.manifest.name} has several inputs", expected=1, actual=sorted(feeds[0]))
+    return [torch.from_numpy(next(iter(feed.values()))) for feed in feeds]
+
+
+def _teller(voice: Voice) -> Any:
+    def tell(progress: TrainProgress) -> None:
+        voice.count("fine-tune", progress.step + 1, progress.steps)
+        if progress.held:
+            held = ", ".join(f"{name} {value:.4f}" for name, value in progress.held.items())
+            voice.say(f"fine-tune: epoch {progress.epoch + 1}: {held} on what was kept aside")
+
+    return tell
+
+
+def _key(terms: Terms, data: Sequence[Path], effort: Effort) -> str:
+    inputs = {
+        "clean": file_hash(terms.clean),
+        "feeds": hash_feeds(terms.material.calibration),
+        "data": [folder.name for folder in data],
+        "effort": dataclasses.asdict(effort),
+        "seed": terms.seed,
+        "target": [terms.target.activation, terms.target.per_channel],
+    }
+    return hashlib.sha256(msgspec.json.encode(inputs, order="sorted")).hexdigest()[:16]
+
+
+def told(report: Report, slimmed: Slimmed) -> Report:
+    """Returns the report with what pruning and search have to say."""
+    return msgspec.structs.replace(
+        report,
+        training={**report.training, **slimmed.training},
+        curves=slimmed.curves,
+        candidates=slimmed.candidates,
+        hypervolumes=slimmed.hypervolumes,
+        notes=(*report.notes, *slimmed.notes),
+    )

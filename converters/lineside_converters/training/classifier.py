@@ -1,0 +1,201 @@
+"""Training of a classifier of surfaces, on one page."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from torch import nn
+
+from lineside_converters.export import export_onnx
+from lineside_converters.training.classes import ClassLessons, Look, load_classes
+from lineside_converters.training.config import TrainProgress
+from lineside_converters.training.facts import INPUT, MEAN, STD
+from lineside_converters.training.loop import BEST
+from lineside_converters.training.taught import Tuition, teach
+from lineside_converters.training.teaching import LogitTeaching
+from lineside_models.networks.classifier import resnet18
+from lineside_models.vision.facts import METADATA_KEY, ModelFacts
+from lineside_runtime.bundle import Postprocess, Preprocess
+from lineside_runtime.errors import TrainingError
+from lineside_runtime.files import write_atomic
+
+OUTPUT = "logits"
+NETWORK = "surface_classifier_resnet18"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassifierConfig:
+    """Settings of one run of the classifier's training.
+
+    Attributes:
+        data: Folders of data sets; only their train folds are read.
+        out: Folder for checkpoints and results; made if it is not there. A run that stands there is gone on with only
+            with ``resume``.
+        epochs: Passes over the data.
+        minutes: Wall time after which the schedule ends early but whole.
+        seed: Of everything random.
+        batch: Pictures a step.
+        side_px: Side of the square input, a multiple of 32.
+        width: Factor on the ResNet-18's channels.
+        learning_rate: Peak.
+        held_share: Share of the train folds that is kept out to choose the checkpoint.
+        evaluate_every: Epochs between evaluations on that share.
+        threads: Of torch.
+        bf16: Multiply in bfloat16: faster where the processor does it itself.
+        resume: Go on from ``out/checkpoint.pt``, if it is there.
+    """
+
+    data: tuple[Path, ...]
+    out: Path
+    epochs: int = 30
+    minutes: float | None = None
+    seed: int = 0
+    batch: int = 32
+    side_px: int = 64
+    width: float = 1.0
+    learning_rate: float = 1.5e-3
+    held_share: float = 0.1
+    evaluate_every: int = 2
+    threads: int = 2
+    bf16: bool = False
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        self._check("data", bool(self.data), "at least one folder")
+        self._check("epochs", self.epochs >= 1, "1 or more")
+        self._check("minutes", self.minutes is None or self.minutes > 0, "more than 0, or None")
+        self._check("batch", self.batch >= 2, "2 or more")
+        self._check("side_px", self.side_px % 32 == 0 and self.side_px >= 32, "a multiple of 32")
+        self._check("width", 0.1 <= self.width <= 4, "between 0.1 and 4")
+        self._check("learning_rate", 0 < self.learning_rate < 1, "between 0 and 1")
+        self._check("held_share", 0.01 <= self.held_share <= 0.5, "between 0.01 and 0.5")
+        self._check("evaluate_every", self.evaluate_every >= 1, "1 or more")
+        self._check("threads", self.threads >= 1, "1 or more")
+
+    def _check(self, name: str, good: bool, expected: str) -> None:
+        if not good:
+            raise TrainingError(f"{name} is not usable", expected=expected, actual=getattr(self, name))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the settings for ``training.json``; of folders only the names: no machine's paths travel."""
+        values: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
+        return values | {"data": [folder.name for folder in self.data], "out": self.out.name}
+
+
+class ClassifierResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run leaves behind.
+
+    Attributes:
+        weights: ``best.pt``, a state dict.
+        onnx: ``float.onnx``, the same weights as a graph that says itself how it is used.
+        facts: ``training.json``.
+        labels: The classes, in the order of the outputs.
+        held_top1: Of the chosen weights on the held-out share of the train folds.
+    """
+
+    weights: str
+    onnx: str
+    facts: str
+    labels: tuple[str, ...]
+    held_top1: float
+
+
+def train_classifier(config: ClassifierConfig, on_progress: Callable[[TrainProgress], None]) -> ClassifierResult:
+    """Trains a ResNet-18 on the train folds and chooses the best weights.
+
+    Writes ``checkpoint.pt`` (each epoch), ``best.pt``, ``float.onnx`` and ``training.json`` into ``config.out``.
+
+    Args:
+        config: The run's settings.
+        on_progress: Called after every step, in this thread.
+
+    Raises:
+        TrainingError: The settings or the checkpoint are not usable, or the loss is no number any more.
+        DatasetError: A data folder is not usable.
+    """
+    config.out.mkdir(parents=True, exist_ok=True)
+    if not config.resume:
+        (config.out / "checkpoint.pt").unlink(missing_ok=True)
+    data = load_classes(config.data, look=Look(config.side_px), held_share=config.held_share)
+    lessons = ClassLessons(data, batch=config.batch, seed=config.seed)
+    model = resnet18(len(data.labels), width=config.width, seed=config.seed)
+    curve = teach(
+        model,
+        None,
+        lessons,
+        LogitTeaching(),
+        tuition=Tuition(
+            learning_rate=config.learning_rate,
+            epochs=config.epochs,
+            minutes=config.minutes,
+            evaluate_every=config.evaluate_every,
+            threads=config.threads,
+            seed=config.seed,
+            bf16=config.bf16,
+        ),
+        out=config.out,
+        on_progress=on_progress,
+    )
+    difference = export_classifier(model, config.out / "float.onnx", labels=data.labels, side_px=config.side_px)
+    top1 = lessons.evaluate(model)["top1"]
+    facts = {
+        "architecture": NETWORK,
+        "settings": config.as_dict(),
+        "labels": list(data.labels),
+        "images": lessons.facts,
+        "curve": curve,
+        "held_top1": top1,
+        "onnx_max_difference": difference,
+        "versions": {name: version(name) for name in ("torch", "timm", "onnx", "numpy")},
+        "python": platform.python_version(),
+    }
+    write_atomic(config.out / "training.json", json.dumps(facts, indent=2).encode())
+    return ClassifierResult(
+        weights=str(config.out / BEST),
+        onnx=str(config.out / "float.onnx"),
+        facts=str(config.out / "training.json"),
+        labels=data.labels,
+        held_top1=top1,
+    )
+
+
+def classifier_facts(labels: tuple[str, ...], side_px: int) -> ModelFacts:
+    """Returns what a bundle must say of a classifier of grey pictures besides its weights."""
+    return ModelFacts(
+        labels=labels,
+        preprocess=Preprocess(
+            input=INPUT, colour="grey", resize="stretch", size=(side_px, side_px), mean=(MEAN,), std=(STD,)
+        ),
+        postprocess=Postprocess(name="classification"),
+    )
+
+
+def export_classifier(model: nn.Module, path: Path, *, labels: tuple[str, ...], side_px: int) -> float:
+    """Writes a classifier as ONNX: input ``image``, output ``logits``, batch free, its facts in the metadata.
+
+    Returns:
+        The largest difference between the graph's and torch's outputs.
+
+    Raises:
+        ParityGateError: It is above the tolerance.
+    """
+    facts = msgspec.json.encode(classifier_facts(labels, side_px)).decode()
+    example = torch.randn((1, 1, side_px, side_px), generator=torch.Generator().manual_seed(0))
+    return export_onnx(
+        model,
+        path,
+        example=example,
+        input_name=INPUT,
+        output_names=[OUTPUT],
+        dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
+        check=(torch.cat([example, -example]),),
+        metadata={METADATA_KEY: facts},
+    )

@@ -1,0 +1,267 @@
+"""The loop that every training here runs: schedule, averages, checkpoints, evaluation, progress.
+
+- A step's batch and learning rate follow from the seed and the step's number alone, so that a run that was killed goes
+  on from its last checkpoint as if it had not been.
+- What is evaluated and kept is the moving average of the weights, never the weights themselves.
+- A loss that is no number ends the run; the checkpoint before it is whole.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from lineside_converters.training import checkpoint
+from lineside_converters.training.config import TrainProgress
+from lineside_runtime.errors import TrainingError
+
+EMA_DECAY = 0.998
+EMA_WARM_STEPS = 400
+WEIGHT_DECAY = 0.05
+WARM_UP_STEPS = 200
+GRADIENT_NORM = 10.0
+FINAL_RATE = 0.01  # of the peak
+
+CHECKPOINT, BEST = "checkpoint.pt", "best.pt"
+
+B = TypeVar("B")
+_Tensors = list[Tensor] | tuple[Tensor, ...]
+
+_log = logging.getLogger("lineside.training")
+
+
+@dataclass(slots=True)
+class Run:
+    """What changes while training; what a checkpoint holds."""
+
+    model: nn.Module
+    ema: AveragedModel
+    optimizer: torch.optim.AdamW
+    step: int = 0
+    elapsed_s: float = 0.0
+    best: float = -math.inf
+    curve: list[dict[str, float]] = field(default_factory=list)
+    starts: list[dict[str, Any]] = field(default_factory=list)
+
+    def state(self) -> dict[str, Any]:
+        """Returns all of it as tensors and plain values."""
+        return {
+            "model": self.model.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "elapsed_s": self.elapsed_s,
+            "best": self.best,
+            "curve": self.curve,
+            "starts": self.starts,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Takes over what `state` gave; the learning rates stay this run's."""
+        self.model.load_state_dict(state["model"])
+        self.ema.load_state_dict(state["ema"])
+        peaks = [group["peak"] for group in self.optimizer.param_groups]
+        self.optimizer.load_state_dict(state["optimizer"])
+        for group, peak in zip(self.optimizer.param_groups, peaks, strict=True):
+            group["peak"] = peak  # the rate is this run's, also where it was resumed because the old one ran away
+        self.step, self.elapsed_s, self.best = state["step"], state["elapsed_s"], state["best"]
+        self.curve, self.starts = state["curve"], state["starts"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How long a run lasts and where it is kept.
+
+    Attributes:
+        out: Folder of ``checkpoint.pt`` and ``best.pt``.
+        epochs: Passes over the data.
+        epoch_steps: Steps of one pass.
+        minutes: Wall time after which the schedule ends early but whole.
+        evaluate_every: Epochs between evaluations.
+        warm_up_steps: Steps in which the learning rate rises.
+        settings: What a start of this run is told, for the record.
+    """
+
+    out: Path
+    epochs: int
+    epoch_steps: int
+    minutes: float | None = None
+    evaluate_every: int = 1
+    warm_up_steps: int = WARM_UP_STEPS
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run, if no time budget cuts it."""
+        return self.epochs * self.epoch_steps
+
+
+def start(model: nn.Module, groups: list[dict[str, Any]], *, resumed: dict[str, Any] | None = None) -> Run:
+    """Returns a run at its beginning, or where a checkpoint left it.
+
+    Args:
+        model: The network that is trained.
+        groups: Of its parameters, each with its ``peak`` learning rate.
+        resumed: A checkpoint's content.
+    """
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+    ema = AveragedModel(model, multi_avg_fn=_average, use_buffers=True)
+    run = Run(model, ema, torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY))
+    if resumed is not None:
+        run.restore(resumed)
+        _log.info("resumed at step %d, after %.0f s of training", run.step, run.elapsed_s)
+    return run
+
+
+def parameter_groups(model: nn.Module, rate_of: Callable[[str], float]) -> list[dict[str, Any]]:
+    """Returns the parameters by learning rate; norms and biases do not decay.
+
+    Args:
+        model: The network; parameters without gradient are left out.
+        rate_of: The peak learning rate of a parameter's name.
+    """
+    groups: dict[tuple[float, bool], list[Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((rate_of(name), parameter.ndim > 1), []).append(parameter)
+    return [
+        {"params": params, "peak": rate, "weight_decay": WEIGHT_DECAY * decays}
+        for (rate, decays), params in groups.items()
+    ]
+
+
+def _average(averaged: _Tensors, current: _Tensors, count: Tensor | int) -> None:
+    """Moves the averages; slower at first, else the random start would weigh on them for a thousand steps."""
+    decay = EMA_DECAY * (1 - math.exp(-int(count) / EMA_WARM_STEPS))
+    for old, new in zip(averaged, current, strict=True):
+        if old.is_floating_point():
+            old.lerp_(new, 1 - decay)
+        else:
+            old.copy_(new)
+
+
+def rate_factor(step: int, done: float, *, warm_up_steps: int = WARM_UP_STEPS) -> float:
+    """Returns the share of the peak learning rate: a linear start, then a cosine.
+
+    Args:
+        step: From 0.
+        done: Share of the run that is over, 0 to 1.
+        warm_up_steps: Steps of the linear start.
+    """
+    warm = min(1.0, (step + 1) / max(1, warm_up_steps))
+    return warm * (FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+
+
+def fit(
+    run: Run,
+    plan: Plan,
+    *,
+    batches: Callable[[int, Callable[[int], float]], Generator[B, None, None]],
+    loss: Callable[[nn.Module, B], Tensor],
+    evaluate: Callable[[nn.Module], dict[str, float]],
+    on_progress: Callable[[TrainProgress], None],
+) -> None:
+    """Trains to the end of the plan, and leaves the best averaged weights in ``best.pt``.
+
+    Args:
+        run: Begun or resumed.
+        plan: How long.
+        batches: Given a step and a function that says how much of the run is over at a step, the batches from there on.
+        loss: Of the network on a batch.
+        evaluate: Figures of the averaged network; the mean of them is what "best" means.
+        on_progress: Called after every step, in this thread.
+
+    Raises:
+        TrainingError: The loss is no number any more.
+    """
+    clock = _Clock(run, plan)
+    stream = batches(run.step, clock.done)
+    if clock.done() < 1:
+        run.starts.append({"step": run.step, **plan.settings})
+    while clock.done() < 1:
+        value = _step(run, plan, loss, next(stream), clock.done())
+        run.step += 1
+        run.elapsed_s = clock.elapsed_s()
+        held: dict[str, float] = {}
+        over = clock.done() >= 1
+        if run.step % plan.epoch_steps == 0 or over:
+            held = _end_epoch(run, plan, evaluate, last=over)
+        remaining = run.elapsed_s / max(clock.done(), 1e-6) * (1 - clock.done())
+        on_progress(
+            TrainProgress(
+                epoch=(run.step - 1) // plan.epoch_steps,
+                step=run.step - 1,
+                steps=plan.steps,
+                loss=value,
+                elapsed_s=run.elapsed_s,
+                remaining_s=max(0.0, remaining),
+                held=held,
+            )
+        )
+    stream.close()
+
+
+class _Clock:
+    """How much of a run is over: the larger of its share of the steps and of the minutes."""
+
+    def __init__(self, run: Run, plan: Plan) -> None:
+        self._run = run
+        self._steps = plan.steps
+        self._budget_s = None if plan.minutes is None else 60 * plan.minutes
+        self._began = time.monotonic() - run.elapsed_s
+
+    def elapsed_s(self) -> float:
+        return time.monotonic() - self._began
+
+    def done(self, step: int | None = None) -> float:
+        by_steps = (self._run.step if step is None else step) / self._steps
+        return by_steps if self._budget_s is None else max(by_steps, self.elapsed_s() / self._budget_s)
+
+
+def _step(run: Run, plan: Plan, loss: Callable[[nn.Module, B], Tensor], batch: B, done: float) -> float:
+    for group in run.optimizer.param_groups:
+        group["lr"] = group["peak"] * rate_factor(run.step, done, warm_up_steps=plan.warm_up_steps)
+    run.model.train()
+    total = loss(run.model, batch)
+    value = float(total.detach())
+    if not math.isfinite(value):
+        raise TrainingError(
+            f"the loss of step {run.step} is {value}",
+            action="Resume with a smaller learning rate; the checkpoint is whole.",
+        )
+    run.optimizer.zero_grad(set_to_none=True)
+    torch.autograd.backward(total)
+    nn.utils.clip_grad_norm_(run.model.parameters(), GRADIENT_NORM)
+    run.optimizer.step()
+    run.ema.update_parameters(run.model)
+    return value
+
+
+def _end_epoch(
+    run: Run, plan: Plan, evaluate: Callable[[nn.Module], dict[str, float]], *, last: bool
+) -> dict[str, float]:
+    held: dict[str, float] = {}
+    if last or run.step // plan.epoch_steps % plan.evaluate_every == 0:
+        held = evaluate(run.ema.module)
+        run.curve.append({"step": run.step, "elapsed_s": round(run.elapsed_s, 1)} | held)
+        score = float(np.mean(list(held.values())))
+        if score > run.best:
+            run.best = score
+            checkpoint.save(plan.out / BEST, plain(run.ema.module))
+    checkpoint.save(plan.out / CHECKPOINT, run.state())
+    return held
+
+
+def plain(model: nn.Module) -> dict[str, Tensor]:
+    """Returns a copy of a network's state."""
+    return {name: tensor.detach().contiguous().clone() for name, tensor in model.state_dict().items()}

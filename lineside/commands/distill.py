@@ -1,0 +1,73 @@
+"""``lineside distill``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+import msgspec
+
+from lineside.commands.output import add_json, print_json, say
+from lineside.commands.training import reporter
+from lineside.extras import needs
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds teacher, student, data and how long."""
+    parser.add_argument("teacher", type=Path, help="a bundle's folder, an .onnx or a .pt file")
+    parser.add_argument(
+        "--student",
+        default="narrow@0.5",
+        metavar="S",
+        help="narrow@SHARE of the teacher's channels, resnet18[@WIDTH], timm:NAME or an .onnx file "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="annotated data, its train fold; repeatable; without any, drawn frames",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="student.onnx, checkpoints, curve")
+    parser.add_argument("--epochs", type=int, default=30, help="passes over the data (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, metavar="M", help="end the schedule after so many minutes")
+    parser.add_argument("--batch", type=int, default=16, help="frames a step (default: %(default)s)")
+    parser.add_argument("--learning-rate", type=float, metavar="R", help="its peak (default: 0.0015)")
+    parser.add_argument("--features", type=float, metavar="W", help="weight of the features (default: 0.1; 0: none)")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--threads", type=int, default=2, help="default: %(default)s")
+    parser.add_argument("--trust", action="store_true", help="read a .pt file that could run code: only your own")
+    add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Distils, and prints the figures of both."""
+    with needs("train"):
+        from lineside_converters.compress.distill import DEFAULT, distill, open_school, open_student
+    tuition = dataclasses.replace(
+        DEFAULT,
+        epochs=options.epochs,
+        minutes=options.minutes,
+        learning_rate=options.learning_rate or DEFAULT.learning_rate,
+        feature_weight=DEFAULT.feature_weight if options.features is None else options.features,
+        seed=options.seed,
+        threads=options.threads,
+    )
+    school = open_school(options.teacher, options.data, batch=options.batch, seed=options.seed, trust=options.trust)
+    student = open_student(options.student, school, seed=options.seed)
+    say(f"teacher {options.teacher.name}, student {options.student}, {school.lessons.facts}")
+    result = distill(school, student, out=options.out, tuition=tuition, on_progress=reporter())
+    if options.json:
+        print_json(msgspec.to_builtins(result))
+    else:
+        for name, macs, figures in (
+            ("teacher", result.teacher_macs, result.teacher),
+            ("student", result.student_macs, result.student),
+        ):
+            print(f"{name}  {macs / 1e6:.1f} M MACs  {figures}")
+        print(f"wrote {result.onnx}")
+    return 0

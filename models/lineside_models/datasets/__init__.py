@@ -1,0 +1,61 @@
+"""Folders of annotated images: what models are trained, calibrated and judged on.
+
+The layout is recognised from what lies in the folder:
+
+- ``neu-det`` and ``voc``: Pascal VOC, one XML file an image (`voc`);
+- ``deeppcb``: DeepPCB's own (`deeppcb`);
+- ``coco``: one JSON file a fold (`coco`);
+- ``yolo``: one text file an image (`yolo`);
+- ``list``: a list of images with the number of their class, as ImageNet's (`classes`);
+- ``folders``: a folder a class (`classes`).
+
+A ``folds.csv`` with the columns ``image`` and ``fold`` says which image belongs to which fold.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lineside_models.datasets import classes, coco, deeppcb, voc, yolo
+from lineside_models.datasets.base import ALL, Dataset, Sample
+from lineside_runtime.errors import DatasetError, InputNotFoundError
+
+__all__ = ["ALL", "Dataset", "Sample", "load_dataset"]
+
+
+def load_dataset(root: Path, fold: str = ALL, *, with_clean: bool = False) -> Dataset:
+    """Reads the annotations of a folder; no image is decoded, but by ``yolo`` for its size.
+
+    Args:
+        root: The folder.
+        fold: Name of a fold, or ``all``. In a folder without folds every fold is everything, with a warning in the log.
+        with_clean: Adds the defect-free templates of the fold (deeppcb) as samples without boxes.
+
+    Returns:
+        The samples of the fold.
+
+    Raises:
+        InputNotFoundError: There is no such folder.
+        DatasetError: The layout or the fold is unknown, an annotation is damaged, or an image is missing.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise InputNotFoundError(f"no data folder at {root}", action="Give the folder that holds the images.")
+    if (root / "PCBData").is_dir():
+        return deeppcb.read(root, fold, with_clean=with_clean)
+    if coco.files_of(root):
+        return coco.read(root, fold)
+    if voc.folders_of(root):
+        return voc.read(root, fold)
+    if yolo.is_one(root):
+        return yolo.read(root, fold)
+    if classes.list_of(root):
+        return classes.read_list(root, fold)
+    if classes.has_folders(root):
+        return classes.read_folders(root, fold)
+    raise DatasetError(
+        f"the layout of {root} is not known",
+        expected="Pascal VOC, COCO, YOLO, DeepPCB (PCBData/), a list of images with class numbers, or a folder a class",
+        actual=", ".join(sorted(entry.name for entry in root.iterdir())[:10]) or "an empty folder",
+        action="Give the data set's own top folder.",
+    )

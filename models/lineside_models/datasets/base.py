@@ -1,0 +1,181 @@
+"""What every layout of annotated images is read into, and the folds that divide one."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from lineside_models.labels import LABELS
+from lineside_runtime.errors import DatasetError
+
+ALL = "all"
+"""The fold that means every annotated image."""
+
+ANNOTATION_MAX_BYTES = 1 << 20
+ENDINGS = (".jpg", ".png", ".bmp", ".jpeg")
+log = logging.getLogger("lineside.datasets")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Sample:
+    """One annotated image.
+
+    Attributes:
+        path: The image file.
+        boxes: ``(N, 4) float32``, ``x1, y1, x2, y2`` in pixels, x2 and y2 exclusive; ``(0, 4)`` where the whole image
+            has one type.
+        labels: ``(N,) int64``, indices into the data set's vocabulary; one where the whole image has one type.
+        part_id: The file's name without its ending.
+    """
+
+    path: Path
+    boxes: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+    part_id: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Dataset:
+    """The samples of one fold of one folder.
+
+    Attributes:
+        name: Of the layout, such as ``neu-det`` or ``coco``; not the folder's name.
+        labels: The types that this data set annotates; a model's other types cannot be judged on it.
+        samples: In the order of their paths.
+        vocabulary: What the samples' labels are indices into.
+        boxed: Whether types stand at boxes; else at whole images.
+        numbered: Whether the labels are the numbers of a model's outputs, as in ImageNet's lists, whatever their names.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    samples: tuple[Sample, ...]
+    vocabulary: tuple[str, ...] = LABELS
+    boxed: bool = True
+    numbered: bool = False
+
+
+def choose(root: Path, fold: str, everything: list[Path], folder: Path) -> list[Path]:
+    """Returns the images of ``fold``, in the order of their paths.
+
+    Args:
+        root: Where ``folds.csv`` lies.
+        fold: Its name, or ``all``.
+        everything: All annotated images.
+        folder: What the paths in ``folds.csv`` are relative to.
+
+    Raises:
+        DatasetError: There is no image, no such fold, or the table is damaged.
+    """
+    table = root / "folds.csv"
+    if fold == ALL:
+        return not_empty(everything, root)
+    if not table.is_file():
+        log.warning("%s has no folds.csv: fold %r is taken as all %d images", root, fold, len(everything))
+        return not_empty(everything, root)
+    fold_of = _read_folds(table)
+    if fold not in fold_of.values():
+        raise unknown_fold(table, fold, set(fold_of.values()))
+    return sorted(folder / name for name, its_fold in fold_of.items() if its_fold == fold)
+
+
+def unknown_fold(where: Path, fold: str, known: set[str]) -> DatasetError:
+    """Returns the error that names the folds there are."""
+    return DatasetError(
+        f"{where} has no fold {fold!r}",
+        expected=" or ".join(sorted({*known, ALL})),
+        actual=fold,
+        action="Name one of the folds there are.",
+    )
+
+
+def not_empty(images: list[Path], root: Path) -> list[Path]:
+    """Returns the images.
+
+    Raises:
+        DatasetError: There is none.
+    """
+    if not images:
+        raise DatasetError(f"{root} has no annotated image", action="Give the data set's own top folder.")
+    return images
+
+
+def _read_folds(table: Path) -> dict[str, str]:
+    with table.open(newline="", encoding="utf-8-sig") as file:
+        rows = csv.DictReader(file)
+        missing = {"image", "fold"} - set(rows.fieldnames or ())
+        if missing:
+            raise DatasetError(
+                f"{table}: line 1", expected="the columns image and fold", actual=", ".join(rows.fieldnames or ())
+            )
+        fold_of: dict[str, str] = {}
+        for row in rows:
+            if not row["image"] or not row["fold"] or not inside(row["image"]):
+                raise DatasetError(f"{table}: line {rows.line_num}", expected="an image and its fold", actual=row)
+            fold_of[row["image"]] = row["fold"]
+    return fold_of
+
+
+def inside(relative: str) -> bool:
+    """Returns whether a path from an annotation stays below the folder that it is relative to."""
+    return not Path(relative).is_absolute() and ".." not in Path(relative).parts
+
+
+def sample_of(image: Path, boxes: Sequence[tuple[float, ...]], labels: Sequence[int]) -> Sample:
+    """Returns a sample.
+
+    Raises:
+        DatasetError: The image is missing.
+    """
+    if not image.is_file():
+        raise DatasetError(f"the image {image} is missing", action="Copy the whole data set again.")
+    return Sample(
+        path=image,
+        boxes=np.array(boxes, np.float32).reshape(-1, 4),
+        labels=np.array(labels, np.int64),
+        part_id=image.stem,
+    )
+
+
+def check_box(box: tuple[float, ...], where: str) -> None:
+    """Refuses what is no box.
+
+    Raises:
+        DatasetError: It is empty, turned round, or outside the image's upper left.
+    """
+    x1, y1, x2, y2 = box
+    if not (0 <= x1 < x2 < np.inf and 0 <= y1 < y2 < np.inf):
+        raise DatasetError(where, expected="a box 0 <= x1 < x2, 0 <= y1 < y2 in pixels", actual=box)
+
+
+def annotation_bytes(path: Path, most: int = ANNOTATION_MAX_BYTES) -> bytes:
+    """Reads an annotation, bounded.
+
+    Raises:
+        DatasetError: It is too large or can't be read.
+    """
+    try:
+        size = path.stat().st_size
+        if size > most:
+            raise DatasetError(f"{path} is too large", expected=f"{most} bytes at most", actual=size)
+        return path.read_bytes()
+    except OSError as error:
+        raise DatasetError(f"the annotation {path} cannot be read", actual=error.strerror) from error
+
+
+def image_beside(folder: Path, stem: str) -> Path:
+    """Returns the image of this name in a folder, whatever its ending; one that isn't there if there is none."""
+    candidates = [folder / f"{stem}{ending}" for ending in (*ENDINGS, *(ending.upper() for ending in ENDINGS))]
+    return next((path for path in candidates if path.is_file()), candidates[0])
+
+
+def images_in(folder: Path) -> list[Path]:
+    """Returns the images that lie directly in a folder, sorted."""
+    endings = {*ENDINGS, ".webp", ".tif", ".tiff"}
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in endings and path.is_file())

@@ -1,0 +1,118 @@
+"""Images of one type each: a folder a class, or a list of images with the number of their class.
+
+- ``folders``: ``<class>/*.jpg``, or ``<fold>/<class>/*.jpg`` as ImageNet's own tools lay it out; ``folds.csv`` may
+  divide the first.
+- ``list``: ``dataset.txt``, ``val.txt`` or ``labels.txt`` with lines ``path, number`` or ``path number``; or
+  ``labels.csv`` with the columns ``image`` and ``class_index``. The numbers are those of a model's outputs.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+
+from lineside_models.datasets.base import (
+    ALL,
+    Dataset,
+    annotation_bytes,
+    choose,
+    images_in,
+    inside,
+    not_empty,
+    sample_of,
+    unknown_fold,
+)
+from lineside_runtime.errors import DatasetError
+
+LISTS = ("dataset.txt", "val.txt", "labels.txt")
+TABLE = "labels.csv"
+LIST_MAX_BYTES = 64 << 20
+_LINE = re.compile(r"(?P<path>.+?)(?:\s*,\s*|\s+)(?P<number>\d+)\s*")
+
+
+def list_of(root: Path) -> Path | None:
+    """Returns the list in a folder; ``None`` if there is none."""
+    return next((root / name for name in (*LISTS, TABLE) if (root / name).is_file()), None)
+
+
+def read_list(root: Path, fold: str) -> Dataset:
+    """Reads a list; there are no folds in it but those of ``folds.csv``.
+
+    Raises:
+        DatasetError: A line is damaged, an image is missing, or the fold isn't known.
+    """
+    path = list_of(root) or root / LISTS[0]
+    rows = _read_table(path) if path.name == TABLE else _read_lines(path)
+    image_folder = root if all((root / name).is_file() for name, _ in rows[:1]) else root / "images"
+    number_of = {image_folder / name: number for name, number in rows}
+    images = choose(root, fold, list(number_of), root)
+    highest = max(number_of.values(), default=-1)
+    vocabulary = tuple(str(number) for number in range(highest + 1))
+    samples = tuple(sample_of(image, [], [number_of[image]]) for image in images)
+    shown = tuple(str(number) for number in sorted(set(number_of.values())))
+    return Dataset("list", shown, samples, vocabulary, boxed=False, numbered=True)
+
+
+def _read_lines(path: Path) -> list[tuple[str, int]]:
+    rows = []
+    for number, line in enumerate(annotation_bytes(path, LIST_MAX_BYTES).decode(errors="replace").splitlines(), 1):
+        if not line.strip():
+            continue
+        found = _LINE.fullmatch(line)
+        if found is None or not inside(found["path"]):
+            raise DatasetError(f"{path}: line {number}", expected="'path, number'", actual=line[:200])
+        rows.append((found["path"].strip(), int(found["number"])))
+    return rows
+
+
+def _read_table(path: Path) -> list[tuple[str, int]]:
+    rows = []
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        for row in csv.DictReader(file):
+            image, number = row.get("image") or "", row.get("class_index") or ""
+            if not image or not inside(image) or not number.isdigit():
+                raise DatasetError(f"{path}", expected="the columns image and class_index", actual=dict(row))
+            rows.append((image, int(number)))
+    return rows
+
+
+def has_folders(root: Path) -> bool:
+    """Returns whether the folder holds folders of images, or folds of them."""
+    below = [entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+    return any(images_in(one) for one in below) or any(
+        images_in(inner) for one in below for inner in one.iterdir() if inner.is_dir()
+    )
+
+
+def read_folders(root: Path, fold: str) -> Dataset:
+    """Reads a folder a class.
+
+    Raises:
+        DatasetError: There is no image, or no such fold.
+    """
+    top = _folders(root)
+    if not any(images_in(one) for one in top):
+        return _read_divided(root, top, fold)
+    names = tuple(one.name for one in top)
+    class_of = {image: number for number, one in enumerate(top) for image in images_in(one)}
+    images = choose(root, fold, sorted(class_of), root)
+    return _dataset(names, {image: class_of[image] for image in images if image in class_of})
+
+
+def _read_divided(root: Path, folds: list[Path], fold: str) -> Dataset:
+    names = tuple(sorted({one.name for each in folds for one in _folders(each)}))
+    if fold != ALL and fold not in {one.name for one in folds}:
+        raise unknown_fold(root, fold, {one.name for one in folds})
+    taken = [one for one in folds if fold in (ALL, one.name)]
+    images = {image: names.index(one.name) for each in taken for one in _folders(each) for image in images_in(one)}
+    return _dataset(names, {image: images[image] for image in not_empty(sorted(images), root)})
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _dataset(names: tuple[str, ...], class_of: dict[Path, int]) -> Dataset:
+    samples = tuple(sample_of(image, [], [number]) for image, number in class_of.items())
+    return Dataset("folders", names, samples, names, boxed=False)

@@ -1,0 +1,113 @@
+"""COCO: one JSON file for all images.
+
+It is ``annotations/instances_<fold>.json``, or ``<fold>/_annotations.coco.json`` among the fold's images.
+
+Source of the format: https://cocodataset.org/#format-data
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from lineside_models.datasets.base import (
+    ALL,
+    Dataset,
+    annotation_bytes,
+    check_box,
+    inside,
+    not_empty,
+    sample_of,
+    unknown_fold,
+)
+from lineside_runtime.errors import DatasetError
+
+FILE_MAX_BYTES = 1 << 30
+_PREFIX = "instances_"
+_ROBOFLOW = "_annotations.coco.json"
+
+
+class _Image(msgspec.Struct):
+    id: int
+    file_name: str
+
+
+class _Category(msgspec.Struct):
+    id: int
+    name: str
+
+
+class _Annotation(msgspec.Struct):
+    image_id: int
+    category_id: int
+    bbox: tuple[float, float, float, float] | None = None
+    iscrowd: int = 0
+
+
+class _File(msgspec.Struct):
+    images: list[_Image]
+    categories: list[_Category]
+    annotations: list[_Annotation]
+
+
+def files_of(root: Path) -> dict[str, Path]:
+    """Returns the annotation files by the name of their fold; empty if this is no such layout."""
+    found = {path.stem.removeprefix(_PREFIX): path for path in sorted((root / "annotations").glob("*.json"))}
+    found |= {path.parent.name: path for path in sorted(root.glob(f"*/{_ROBOFLOW}"))}
+    return found or ({ALL: root / _ROBOFLOW} if (root / _ROBOFLOW).is_file() else {})
+
+
+def read(root: Path, fold: str) -> Dataset:
+    """Reads one fold; ``train`` finds ``instances_train2017.json`` too. Crowds are left out, as the set's own tools do.
+
+    Raises:
+        DatasetError: As for `load_dataset`.
+    """
+    files = files_of(root)
+    chosen = [path for name, path in files.items() if fold in (ALL, name) or name.rstrip("0123456789") == fold]
+    if not chosen:
+        raise unknown_fold(root, fold, set(files))
+    parsed = {path: _parse(path) for path in chosen}
+    names = tuple(dict.fromkeys(one.name for each in parsed.values() for one in each.categories))
+    samples = [sample for path, each in parsed.items() for sample in _samples(root, path, each, names)]
+    not_empty([sample[0] for sample in samples], root)
+    return Dataset("coco", names, tuple(sample_of(*sample) for sample in sorted(samples)), names)
+
+
+def _parse(path: Path) -> _File:
+    try:
+        return msgspec.json.decode(annotation_bytes(path, FILE_MAX_BYTES), type=_File)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path} is no COCO file: {error}", action="Give COCO's instances file.") from error
+
+
+def _samples(
+    root: Path, path: Path, content: _File, names: tuple[str, ...]
+) -> list[tuple[Path, list[tuple[float, ...]], list[int]]]:
+    label_of = {one.id: names.index(one.name) for one in content.categories}
+    by_image: dict[int, list[_Annotation]] = {image.id: [] for image in content.images}
+    for number, one in enumerate(content.annotations):
+        where = f"{path}: annotations[{number}]"
+        if one.image_id not in by_image or one.category_id not in label_of:
+            raise DatasetError(where, expected="an image and a category of the file", actual=msgspec.to_builtins(one))
+        if one.bbox is not None and not one.iscrowd:
+            x, y, width, height = one.bbox
+            check_box((x, y, x + width, y + height), where)
+            by_image[one.image_id].append(one)
+    return [
+        (
+            _place(root, path, image.file_name),
+            [(b[0], b[1], b[0] + b[2], b[1] + b[3]) for one in by_image[image.id] if (b := one.bbox)],
+            [label_of[one.category_id] for one in by_image[image.id] if one.bbox],
+        )
+        for image in content.images
+    ]
+
+
+def _place(root: Path, path: Path, file_name: str) -> Path:
+    if not inside(file_name):
+        raise DatasetError(f"{path}: file_name", expected="a path below the data set's folder", actual=file_name)
+    fold = path.stem.removeprefix(_PREFIX)
+    folders = (path.parent, root / fold, root / "images" / fold, root / "images", root)
+    return next((folder / file_name for folder in folders if (folder / file_name).is_file()), folders[-1] / file_name)

@@ -1,0 +1,135 @@
+"""Pascal VOC: one XML file an image, in ``annotations/`` by ``images/``, or ``Annotations/`` by ``JPEGImages/``.
+
+Folds come from ``folds.csv``, or from ``ImageSets/Main/<fold>.txt`` as the data set's own authors give them. A set that
+shows any of NEU-DET's types is taken for NEU-DET, and a name that is none of its six is an error there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import xml.sax
+import xml.sax.handler
+from pathlib import Path
+
+from lineside_models.datasets.base import (
+    ALL,
+    Dataset,
+    annotation_bytes,
+    check_box,
+    choose,
+    image_beside,
+    not_empty,
+    sample_of,
+    unknown_fold,
+)
+from lineside_models.labels import LABELS, STEEL
+from lineside_runtime.errors import DatasetError
+
+FOLDERS = (("annotations", "images"), ("Annotations", "JPEGImages"))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Object:
+    name: str
+    box: tuple[float, ...]
+    where: str
+
+
+def folders_of(root: Path) -> tuple[Path, Path] | None:
+    """Returns the folders of the annotations and of the images; ``None`` if this is no such layout."""
+    for texts, images in FOLDERS:
+        if (root / texts).is_dir() and (root / images).is_dir():
+            return root / texts, root / images
+    return None
+
+
+def read(root: Path, fold: str) -> Dataset:
+    """Reads one fold.
+
+    Raises:
+        DatasetError: As for `load_dataset`.
+    """
+    annotations, images = folders_of(root) or (root, root)
+    everything = [image_beside(images, path.stem) for path in sorted(annotations.glob("*.xml"))]
+    chosen = _choose(root, fold, everything, images)
+    objects = {image: _objects(annotations / f"{image.stem}.xml") for image in chosen}
+    shown = {one.name for found in objects.values() for one in found}
+    steel = not shown or not shown.isdisjoint(STEEL)
+    names, vocabulary = (STEEL, LABELS) if steel else (tuple(sorted(shown)), tuple(sorted(shown)))
+    for found in objects.values():
+        for one in found:
+            if one.name not in names:
+                raise DatasetError(one.where, expected=f"a name of {', '.join(names)}", actual=repr(one.name))
+    samples = tuple(
+        sample_of(image, [one.box for one in found], [vocabulary.index(one.name) for one in found])
+        for image, found in objects.items()
+    )
+    return Dataset("neu-det" if steel else "voc", names, samples, vocabulary)
+
+
+def _choose(root: Path, fold: str, everything: list[Path], images: Path) -> list[Path]:
+    lists = root / "ImageSets" / "Main"
+    if fold == ALL or not lists.is_dir() or (root / "folds.csv").is_file():
+        return choose(root, fold, everything, images)
+    known = {path.stem for path in lists.glob("*.txt")}
+    if fold not in known:
+        raise unknown_fold(lists, fold, known)
+    stems = {line.split()[0] for line in annotation_bytes(lists / f"{fold}.txt").decode().splitlines() if line.split()}
+    return not_empty([image for image in everything if image.stem in stems], root)
+
+
+def _objects(annotation: Path) -> list[_Object]:
+    handler = _Handler(annotation)
+    try:
+        xml.sax.parseString(annotation_bytes(annotation), handler)
+    except xml.sax.SAXParseException as error:
+        where = f"{annotation}: line {error.getLineNumber()}"
+        raise DatasetError(where, expected="Pascal VOC XML", actual=error.getMessage()) from error
+    if not handler.is_voc:
+        raise DatasetError(f"{annotation}: line 1", expected="the root element annotation", actual="another")
+    return handler.objects
+
+
+class _Handler(xml.sax.handler.ContentHandler):
+    """Collects the objects of a Pascal VOC file; SAX, because its locator knows the line."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.objects: list[_Object] = []
+        self.is_voc = False
+        self._path = path
+        self._tags: list[str] = []
+        self._text = ""
+        self._object: dict[str, str] = {}
+        self._locator: xml.sax.xmlreader.Locator | None = None
+
+    def setDocumentLocator(self, locator: xml.sax.xmlreader.Locator) -> None:  # noqa: N802  SAX's own name
+        self._locator = locator
+
+    def startElement(self, name: str, attrs: xml.sax.xmlreader.AttributesImpl) -> None:  # noqa: N802  SAX's own name
+        self._tags.append(name)
+        self._text = ""
+        self.is_voc |= self._tags == ["annotation"]
+        if self._tags == ["annotation", "object"]:
+            self._object = {}
+
+    def characters(self, content: str) -> None:
+        self._text += content
+
+    def endElement(self, name: str) -> None:  # noqa: N802  SAX's own name
+        if self._tags[1:-1] in (["object"], ["object", "bndbox"]):
+            self._object[name] = self._text.strip()
+        if self._tags == ["annotation", "object"]:
+            self._end_object()
+        self._tags.pop()
+
+    def _end_object(self) -> None:
+        line = self._locator.getLineNumber() if self._locator else 0
+        where = f"{self._path}: object that ends in line {line}"
+        try:
+            box = tuple(float(self._object[key]) for key in ("xmin", "ymin", "xmax", "ymax"))
+        except (KeyError, ValueError) as error:
+            raise DatasetError(where, expected="numbers xmin, ymin, xmax, ymax", actual=self._object) from error
+        box = (box[0] - 1, box[1] - 1, box[2], box[3])  # Pascal VOC counts from 1 and includes xmax, ymax
+        check_box(box, where)
+        self.objects.append(_Object(self._object.get("name", ""), box, where))

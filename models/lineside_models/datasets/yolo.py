@@ -1,0 +1,109 @@
+"""YOLO: ``images/[<fold>/]*.jpg`` beside ``labels/[<fold>/]*.txt``, lines ``class cx cy w h`` in shares of the image.
+
+The names stand in ``data.yaml`` (or any other ``.yaml`` of the folder) or in ``classes.txt``.
+Source of the format: https://docs.ultralytics.com/datasets/detect/
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+
+from lineside_models.datasets.base import (
+    ALL,
+    Dataset,
+    Sample,
+    annotation_bytes,
+    check_box,
+    choose,
+    images_in,
+    not_empty,
+    sample_of,
+    unknown_fold,
+)
+from lineside_runtime.errors import DatasetError, MissingExtraError
+
+
+def is_one(root: Path) -> bool:
+    """Returns whether the folder is laid out like that."""
+    return (root / "images").is_dir() and (root / "labels").is_dir()
+
+
+def read(root: Path, fold: str) -> Dataset:
+    """Reads one fold; an image without a label file shows nothing, as the format says.
+
+    Raises:
+        DatasetError: As for `load_dataset`.
+        MissingExtraError: The names stand in a ``.yaml`` file, and PyYAML is not installed.
+    """
+    names = _names(root)
+    samples = tuple(_sample(image, root, names) for image in _images(root, fold))
+    return Dataset("yolo", names, samples, names)
+
+
+def _images(root: Path, fold: str) -> list[Path]:
+    folder = root / "images"
+    folds = sorted(entry for entry in folder.iterdir() if entry.is_dir())
+    if not folds:
+        return choose(root, fold, images_in(folder), folder)
+    if fold != ALL and fold not in {one.name for one in folds}:
+        raise unknown_fold(folder, fold, {one.name for one in folds})
+    return not_empty([image for one in folds if fold in (ALL, one.name) for image in images_in(one)], root)
+
+
+def _names(root: Path) -> tuple[str, ...]:
+    plain = next((path for path in (root / "classes.txt", root / "labels" / "classes.txt") if path.is_file()), None)
+    if plain is not None:
+        return tuple(line.strip() for line in annotation_bytes(plain).decode().splitlines() if line.strip())
+    described = sorted((*root.glob("*.yaml"), *root.glob("*.yml")))
+    names = _yaml(described[0]) if described else None
+    if isinstance(names, dict) and sorted(names) == list(range(len(names))):
+        names = [names[number] for number in range(len(names))]
+    if not isinstance(names, list) or not names:
+        raise DatasetError(
+            f"{root} doesn't say its classes", expected="names in data.yaml, or classes.txt", actual=names
+        )
+    return tuple(str(name) for name in names)
+
+
+def _yaml(path: Path) -> Any:
+    try:
+        import yaml
+    except ImportError as error:
+        raise MissingExtraError(f"{path} needs PyYAML", action="Run pip install 'lineside[convert]'.") from error
+    try:
+        content = yaml.safe_load(annotation_bytes(path))
+    except yaml.YAMLError as error:
+        raise DatasetError(f"{path} is not YAML", actual=str(error)) from error
+    return content.get("names") if isinstance(content, dict) else None
+
+
+def _sample(image: Path, root: Path, names: tuple[str, ...]) -> Sample:
+    relative = image.relative_to(root / "images").with_suffix(".txt")
+    annotation = root / "labels" / relative
+    if not annotation.is_file():
+        return sample_of(image, [], [])
+    lines = [(number, line) for number, line in enumerate(annotation_bytes(annotation).splitlines(), 1) if line.strip()]
+    if not lines:
+        return sample_of(image, [], [])
+    picture = cv2.imread(str(image), cv2.IMREAD_UNCHANGED)
+    if picture is None:
+        raise DatasetError(f"{image} is not an image", action="Copy the whole data set again.")
+    height, width = picture.shape[:2]
+    boxes, labels = [], []
+    for number, line in lines:
+        where = f"{annotation}: line {number}"
+        try:
+            label, (cx, cy, w, h) = int(line.split()[0]), (float(word) for word in line.split()[1:5])
+        except (ValueError, IndexError) as error:
+            raise DatasetError(where, expected="'class cx cy w h'", actual=line) from error
+        box = ((cx - w / 2) * width, (cy - h / 2) * height, (cx + w / 2) * width, (cy + h / 2) * height)
+        if not 0 <= label < len(names):
+            raise DatasetError(where, expected=f"a class below {len(names)}", actual=label)
+        box = (max(box[0], 0.0), max(box[1], 0.0), box[2], box[3])  # rounding puts edges a little outside
+        check_box(box, where)
+        boxes.append(box)
+        labels.append(label)
+    return sample_of(image, boxes, labels)

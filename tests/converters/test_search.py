@@ -1,0 +1,155 @@
+"""Level 3: fronts and their areas, the space, a search that survives a kill, and what is shipped of it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the train extra is not installed")
+pytest.importorskip("torch_pruning", reason="the train extra is not installed")
+optuna = pytest.importorskip("optuna", reason="the train extra is not installed")
+
+from lineside_converters.compress.distill import School  # noqa: E402
+from lineside_converters.compress.prune.network import open_network  # noqa: E402
+from lineside_converters.compress.prune.pruning import fold_norms, measure_sensitivity  # noqa: E402
+from lineside_converters.recipes import recipe_for  # noqa: E402
+from lineside_converters.search import searching  # noqa: E402
+from lineside_converters.search.finding import Budget, accounts, choose, find, space_for  # noqa: E402
+from lineside_converters.search.fronts import front, hypervolume  # noqa: E402
+from lineside_converters.search.searching import Bench, Finished, Tried, search, shortlist  # noqa: E402
+from lineside_converters.search.space import Choice, widths_of  # noqa: E402
+from lineside_converters.targets import find_target  # noqa: E402
+from lineside_converters.training.classifier import classifier_facts  # noqa: E402
+from lineside_converters.training.taught import Tuition, teach  # noqa: E402
+from lineside_converters.training.teaching import LogitTeaching  # noqa: E402
+from lineside_converters.voice import Voice  # noqa: E402
+from tests.converters.small_nets import BarLessons, Blocks, bars, terms_of, write  # noqa: E402
+
+pytestmark = pytest.mark.torch
+
+
+def test_the_front_is_what_none_beats_in_both():
+    points = [(3.0, 0.9), (1.0, 0.5), (2.0, 0.4), (2.5, 0.9), (1.0, 0.6)]
+    assert [points[index] for index in front(points)] == [(1.0, 0.6), (2.5, 0.9)]
+
+
+def test_the_area_is_that_of_the_union_of_rectangles():
+    assert hypervolume([], (4.0, 0.0)) == 0
+    assert hypervolume([(1.0, 0.5)], (4.0, 0.0)) == pytest.approx(1.5)
+    assert hypervolume([(1.0, 0.5), (2.0, 1.0), (3.0, 0.7)], (4.0, 0.0)) == pytest.approx(0.5 + 2.0)
+    assert hypervolume([(5.0, 1.0)], (4.0, 0.0)) == 0
+
+
+def test_the_area_agrees_with_optunas_own():
+    rng = np.random.default_rng(0)
+    points = rng.uniform(0, 1, (20, 2))
+    from optuna._hypervolume import compute_hypervolume
+
+    theirs = compute_hypervolume(np.stack([points[:, 0], -points[:, 1]], 1), np.array([1.0, 0.0]))
+    assert hypervolume([tuple(point) for point in points], (1.0, 0.0)) == pytest.approx(theirs)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    lessons = BarLessons()
+    model, folder = Blocks(), tmp_path_factory.mktemp("bench")
+    tuition = Tuition(learning_rate=4e-3, epochs=4, evaluate_every=4, warm_up_steps=4, threads=1)
+    teach(model, None, lessons, LogitTeaching(), tuition=tuition, out=folder / "t", on_progress=lambda _: None)
+    path = write(model, folder / "float.onnx")
+    network = open_network(path, [bars(32, 7)[0]])
+    found = measure_sensitivity(
+        network, lessons, LogitTeaching(), frame=network.example, seed=0, work=folder, say=lambda _: None
+    )
+    terms = terms_of(path, classifier_facts(("a", "b", "c"), 16), recipe_for(3), find_target("cpu"))
+    teacher = fold_norms(network.copy().module).eval()
+    school = School(terms.manifest, network, teacher, LogitTeaching(), lessons, [bars(1, 0)[0]])
+    return Bench(terms, school, found, space_for(terms, school, found), Voice(lambda _: None))
+
+
+def test_the_space_has_every_group_in_one_stage_and_what_the_task_allows(bench):
+    names = [name for stage in bench.space.stages for name in stage]
+    assert sorted(names) == sorted(curve.group for curve in bench.found.groups)
+    assert bench.space.sizes[0] == 1.0 and len(bench.space.sizes) > 1  # its answer is one for the whole picture
+    assert bench.space.engines == ("ort",)
+
+
+def test_less_time_left_is_fewer_channels(bench):
+    whole = widths_of(bench.found, bench.space, [1.0] * len(bench.space.stages))
+    narrow = widths_of(bench.found, bench.space, [0.2] * len(bench.space.stages))
+    assert whole == bench.found.widths
+    assert sum(narrow.values()) < sum(whole.values())
+
+
+class KilledError(BaseException):
+    """Stands for a kill."""
+
+
+def test_a_killed_search_keeps_its_trials_and_goes_on(bench, tmp_path, monkeypatch):
+    made = []
+
+    def fake(_, choice):
+        if len(made) == 3:
+            made.append(None)
+            raise KilledError
+        made.append(choice)
+        return 1.0 + sum(choice.kept), 1.0 - min(choice.kept)
+
+    monkeypatch.setattr(searching, "try_out", fake)
+    with pytest.raises(KilledError):
+        search(bench, tmp_path, sampler="nsga2", trials=6, seed=3)
+    tried = search(bench, tmp_path, sampler="nsga2", trials=6, seed=3)
+    assert [each.choice for each in tried[:3]] == made[:3] and len(tried) == 6 and len(made) == 7
+    assert set(tried[0].choice.kept) == {1.0}
+    assert search(bench, tmp_path, sampler="nsga2", trials=6, seed=3) == tried
+
+
+def test_the_same_seed_proposes_the_same(bench, tmp_path, monkeypatch):
+    monkeypatch.setattr(searching, "try_out", lambda _, choice: (sum(choice.kept), 1.0 - min(choice.kept)))
+    one, two = (search(bench, tmp_path / name, sampler="random", trials=6, seed=5) for name in ("one", "two"))
+    assert one == two
+
+
+def test_the_shortlist_is_spread_over_the_front():
+    choice = Choice((1.0,), 1.0, "minmax", 0, "ort")
+    tried = [Tried(choice=choice, latency_ms=float(ms), harm=10.0 - ms) for ms in range(10)]
+    tried.append(Tried(choice=choice, latency_ms=9.5, harm=9.0))
+    assert [each.latency_ms for each in shortlist(tried, 3)] == [0.0, 4.0, 9.0]
+    assert len(shortlist(tried[:2], 3)) == 2
+
+
+def test_a_real_search_finds_fine_tuned_and_measured_networks(bench, tmp_path):
+    tuition = Tuition(learning_rate=2e-3, epochs=1, warm_up_steps=2, threads=1)
+    found = find(bench, Budget(trials=4, shortlist=2, tuition=tuition), tmp_path)
+    assert 1 <= len(found) <= 2
+    for each in found:
+        assert each.latency_ms > 0 and 0.3 < each.metric <= 1 and each.model.endswith("clean.onnx")
+    again = find(bench, Budget(trials=4, shortlist=2, tuition=tuition), tmp_path)
+    assert again == found
+
+
+def finished(latency_ms, metric, size=1.0):
+    return Finished(
+        choice=Choice((1.0,), size, "minmax", 0, "ort"), latency_ms=latency_ms, metric=metric, model="clean.onnx"
+    )
+
+
+def test_the_fastest_that_is_good_enough_is_shipped_and_never_for_another_input():
+    points = [finished(3.0, 0.95), finished(1.0, 0.93), finished(0.5, 0.6), finished(0.2, 0.99, size=0.75)]
+    assert choose(points, source_metric=0.95, max_drop=0.03) is points[1]
+    assert choose(points, source_metric=0.99, max_drop=0.0) is points[0]
+
+
+def test_the_account_marks_the_front_and_measures_every_series_against_one_point():
+    series = {"search": [finished(1.0, 0.9), finished(3.0, 0.8)], "level 2": [finished(2.0, 0.85)]}
+    candidates, areas = accounts(series, series["search"][0])
+    assert [each.front for each in candidates] == [True, False, False]
+    assert [each.shipped for each in candidates] == [True, False, False]
+    values = {each.series: each.value for each in areas}
+    assert values["search"] == pytest.approx((3.15 - 1.0) * 0.9) and values["level 2"] == pytest.approx(1.15 * 0.85)
+
+
+def test_a_choice_reads_well():
+    text = str(dataclasses.replace(Choice((1.0, 0.5), 0.75, "minmax", 1, "ort")))
+    assert text == "kept 1.00 0.50, 0.75 of the side, minmax, 1 convolutions in float, ort"

@@ -1,0 +1,192 @@
+"""Levels 2 and 3 through the Optimizer: a bundle that answers like the whole model, or an error and no bundle."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import cv2
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the train extra is not installed")
+pytest.importorskip("torch_pruning", reason="the train extra is not installed")
+
+import onnx  # noqa: E402
+
+from lineside_converters.compress.distill import distill, macs, open_school, open_student  # noqa: E402
+from lineside_converters.compress.prune import pruning  # noqa: E402
+from lineside_converters.optimizer import Optimizer  # noqa: E402
+from lineside_converters.report import read_report  # noqa: E402
+from lineside_converters.slimming import TRAINED_ON, Effort  # noqa: E402
+from lineside_converters.training.classes import ClassLessons, Look, load_classes  # noqa: E402
+from lineside_converters.training.classifier import ClassifierConfig, export_classifier, train_classifier  # noqa: E402
+from lineside_converters.training.taught import Tuition, teach  # noqa: E402
+from lineside_converters.training.teaching import LogitTeaching  # noqa: E402
+from lineside_runtime.errors import AccuracyGateError, ConfigError, LinesideError, PruningError, TrainingError  # noqa: E402
+from tests.converters.small_nets import Blocks, bars  # noqa: E402
+
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
+
+LABELS = ("lying", "slanting", "upright")
+QUICK = Effort(speedup=1.15, epochs=8, batch=16, learning_rate=4e-3, true_weight=1.0, teach_weight=1.0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Pictures of bars, a folder a class, 120 in all."""
+    root = tmp_path_factory.mktemp("bars")
+    images, labels = bars(120, 41)
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        place = root / LABELS[int(label)]
+        place.mkdir(exist_ok=True)
+        grey = (image[0].numpy() * 40 + 127).clip(0, 255).astype(np.uint8)
+        cv2.imwrite(str(place / f"{number}.png"), grey)
+    return root
+
+
+@pytest.fixture(scope="module")
+def model(folder, tmp_path_factory):
+    """A trained float classifier as ONNX, with its facts."""
+    out = tmp_path_factory.mktemp("model")
+    data = load_classes([folder], look=Look(16), held_share=0.2)
+    assert data.labels == LABELS
+    net = Blocks(width=48, seed=2)
+    teach(
+        net, None, ClassLessons(data, batch=16, seed=0), LogitTeaching(), out=out, on_progress=lambda _: None,
+        tuition=Tuition(learning_rate=4e-3, epochs=12, evaluate_every=4, warm_up_steps=4, threads=1),
+    )  # fmt: skip
+    export_classifier(net, out / "bars.onnx", labels=LABELS, side_px=16)
+    return out / "bars.onnx"
+
+
+@pytest.fixture
+def counting(monkeypatch):
+    """A clock that counts multiplications: microseconds of a test's networks are luck on a busy machine."""
+
+    def timed(network, frames, shrink):
+        whole = macs(network.module, network.example)
+        return lambda pruned: whole / macs(pruned.module, pruned.example)
+
+    monkeypatch.setattr(pruning, "timed_beside", timed)
+    monkeypatch.setattr(pruning, "TOO_MUCH", 9.0)
+
+
+def optimizer(model, folder, out, level, **more):
+    common = {"effort": QUICK, "max_drop": 0.2, "work": out / "work", "out": out / "bundle"}
+    return Optimizer(model, "rpi5", level, data=folder, **(common | more))  # not here: no gate on speed
+
+
+def test_level_2_ships_a_narrower_model_that_answers_alike(model, folder, tmp_path, counting):
+    said = []
+    result = optimizer(model, folder, tmp_path, 2, on_progress=said.append).run()
+    report = read_report(result.bundle.path)
+    assert report.level == 2 and report.curves and TRAINED_ON in report.notes
+    assert any(curve.chosen > 0 for curve in report.curves)
+    for curve in report.curves:
+        assert curve.ratios[0] == 0 and list(curve.metrics) == sorted(curve.metrics, reverse=True)
+    assert report.training["pruning"]["measured_speedup"] >= 0.98 * QUICK.speedup
+    widths = report.training["pruning"]["widths"].values()
+    assert any(now < before for before, now in widths)
+    float_weights = sum(np.prod(each.dims) for each in onnx.load(model).graph.initializer)
+    slim_weights = sum(np.prod(each.dims) for each in onnx.load(result.slimmed.model).graph.initializer)
+    assert slim_weights < float_weights
+    again = optimizer(model, folder, tmp_path, 2, on_progress=said.append, overwrite=True).run()
+    assert again.slimmed.model == result.slimmed.model and "sensitivity: as measured before" in said
+
+
+def test_level_3_tells_the_front_of_all_that_it_measured(model, folder, tmp_path, counting):
+    pytest.importorskip("optuna", reason="the train extra is not installed")
+    effort = dataclasses.replace(QUICK, trials=3, shortlist=1)
+    result = optimizer(model, folder, tmp_path, 3, effort=effort, max_drop=0.5).run()
+    report = read_report(result.bundle.path)
+    assert {each.series for each in report.candidates} == {"level 2", "search"}
+    assert {each.series for each in report.hypervolumes} == {"level 2", "search"}
+    assert sum(each.shipped for each in report.candidates) == 1 and any(each.front for each in report.candidates)
+
+
+def test_without_data_the_whole_models_answers_are_taught_and_that_is_said(model, tmp_path, counting):
+    frames = [(image[0].numpy() * 40 + 127).clip(0, 255).astype(np.uint8) for image in bars(24, 8)[0]]
+    result = Optimizer(
+        model, "rpi5", 2, frames=frames, effort=QUICK, work=tmp_path / "work", out=tmp_path / "bundle"
+    ).run()
+    report = read_report(result.bundle.path)
+    assert report.training["pruning"]["data"].keys() == {"frames", "held"}
+    assert report.metric is None and any("not measured" in note for note in report.notes)
+
+
+def test_a_model_that_pruning_spoils_leaves_an_error_and_no_bundle(model, folder, tmp_path, counting, monkeypatch):
+    from lineside_converters import slimming
+
+    def spoil(terms, *rest):
+        slimmed = real(terms, *rest)
+        spoilt = onnx.load(slimmed.model)
+        for tensor in spoilt.graph.initializer:
+            if len(tensor.dims) == 2:  # the last layer: each class answers for another
+                values = onnx.numpy_helper.to_array(tensor)
+                tensor.CopyFrom(onnx.numpy_helper.from_array(np.roll(values, 1, 0), tensor.name))
+        path = tmp_path / "spoilt.onnx"
+        onnx.save(spoilt, path)
+        return slimming.Slimmed(path, slimmed.curves, slimmed.training, slimmed.notes)
+
+    from lineside_converters import optimizer as module
+
+    real = slimming.slim
+    monkeypatch.setattr(module, "slim", spoil)
+    with pytest.raises((AccuracyGateError, LinesideError)) as caught:
+        optimizer(model, folder, tmp_path, 2, max_drop=0.05).run()
+    assert caught.value.code in (6002, 6003)
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_more_speed_than_there_is_ends_in_an_error_and_no_bundle(model, folder, tmp_path, counting):
+    with pytest.raises(PruningError):
+        optimizer(model, folder, tmp_path, 2, effort=Effort(speedup=20.0, epochs=1)).run()
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize("wrong", [{"speedup": 1.0}, {"epochs": 0}, {"minutes": 0.0}, {"trials": 1}, {"shortlist": 0}])
+def test_an_effort_out_of_range_is_refused(wrong):
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        Effort(**wrong)
+
+
+def test_a_student_narrowed_from_its_teacher_learns_and_is_written(model, folder, tmp_path):
+    school = open_school(model, [folder], batch=16, seed=0)
+    student = open_student("narrow@0.5", school, seed=0)
+    tuition = Tuition(learning_rate=2e-3, epochs=3, evaluate_every=3, feature_weight=0.1, warm_up_steps=3, threads=1)
+    result = distill(school, student, out=tmp_path, tuition=tuition, on_progress=lambda _: None)
+    assert result.student_macs < 0.6 * result.teacher_macs
+    assert result.student["top1"] > result.teacher["top1"] - 0.2
+    facts = {entry.key for entry in onnx.load(result.onnx).metadata_props}
+    assert "lineside" in facts  # so that lineside optimize takes it without another word
+
+
+@pytest.mark.parametrize("wrong", ["narrow@2", "narrow@x", "resnet18@0", "nothing", "timm:no_such_net"])
+def test_a_student_that_there_is_none_of_is_refused(model, folder, wrong):
+    school = open_school(model, [folder], batch=16, seed=0)
+    with pytest.raises(ConfigError):
+        open_student(wrong, school, seed=0)
+
+
+def test_a_classifier_is_trained_resumed_and_says_how_it_is_used(folder, tmp_path):
+    config = {"data": (folder,), "side_px": 32, "width": 0.125, "batch": 16, "threads": 1, "evaluate_every": 1}
+    result = train_classifier(ClassifierConfig(out=tmp_path, epochs=2, **config), lambda _: None)
+    assert result.labels == LABELS and 0 <= result.held_top1 <= 1
+    heard = []
+    train_classifier(ClassifierConfig(out=tmp_path, epochs=3, resume=True, **config), heard.append)
+    assert [progress.epoch for progress in heard] == [2] * len(heard) and heard
+    found = onnx.load(result.onnx)
+    assert [value.name for value in found.graph.output] == ["logits"]
+    with pytest.raises(TrainingError, match="side_px"):
+        ClassifierConfig(out=tmp_path, data=(folder,), side_px=30)
+
+
+def test_two_trainings_of_one_seed_are_the_same(folder, tmp_path):
+    config = {"data": (folder,), "side_px": 32, "width": 0.125, "batch": 16, "threads": 1, "epochs": 1}
+    weights = []
+    for name in ("one", "two"):
+        result = train_classifier(ClassifierConfig(out=tmp_path / name, **config), lambda _: None)
+        weights.append(copy.deepcopy(torch.load(result.weights, weights_only=True)))
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, msg=name)
