@@ -25,12 +25,13 @@ NAMES = (
     "cache_curve",
     "serve",
     "link",
-    "others",
-    "pruning",
     "transfer",
     "results_in",
     "fleet",
+    "others",
 )
+LONG = ("pruning",)
+"""Those that train first, for up to an hour: run by name only."""
 RESULTS = Path(__file__).parent / "results"
 TOOLS = ("lineside", "onnxruntime", "numpy", "opencv-python-headless", "paho-mqtt", "amqtt")
 
