@@ -36,7 +36,7 @@ from lineside_converters.voice import Voice
 from lineside_converters.work import Work, file_hash
 from lineside_models.postprocess import Candidates
 from lineside_models.preprocess import Letterbox
-from lineside_runtime.errors import GraphError, ParityGateError
+from lineside_runtime.errors import EngineError, GraphError, ParityGateError, UnsupportedModelError
 from lineside_runtime.tensors import Array
 
 SENSITIVITY_FEEDS = 8
@@ -175,7 +175,12 @@ class Bounded:
         model = self.int8(plan)
 
         def measure() -> float | None:
-            return self._drop(model)
+            try:
+                return self._drop(model)
+            except (EngineError, UnsupportedModelError) as error:
+                raise GraphError(
+                    "ONNX Runtime can't load or run what its quantiser made of the model", actual=error.message
+                ) from error
 
         key = {**self._key(plan), "tuning": len(self._terms.material.tuning), "labels": self._terms.manifest.labels}
         drop = self._work.value("tuned", key, measure, float | None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -21,6 +22,7 @@ from lineside_converters.voice import Voice
 from lineside_converters.work import opened
 from lineside_models.postprocess import Candidates
 from lineside_runtime.bundle import Manifest, Postprocess, Preprocess, Variant
+from lineside_runtime.errors import GraphError
 from lineside_runtime.tensors import TensorSpec
 
 SIDE, CLASSES = 16, 4
@@ -159,3 +161,31 @@ def test_top_1_counts_the_likeliest_type() -> None:
     drop = task.drop(truth, [answer(0.9, 0.1), answer(0.1, 0.9), answer(0.1, 0.9)], answers, seed=1)
     assert drop.drop == pytest.approx(1 / 3)
     assert drop.low <= drop.drop <= drop.high
+
+
+def generic(folder: Path, *, outlier: float) -> Terms:
+    """The same network when nobody here reads its outputs."""
+    given = terms(folder, outlier=outlier, max_drop=0.0)
+    return dataclasses.replace(given, task=None, manifest=msgspec.structs.replace(given.manifest, task="generic"))
+
+
+def test_where_nobody_reads_the_outputs_layers_go_to_float_until_these_correlate(tmp_path: Path) -> None:
+    given = generic(tmp_path, outlier=3000.0)
+    with opened(None, lambda text: None) as work:
+        search = Bounded(given, work, Voice(lambda text: None))
+        chosen, _ = search.choose()
+        assert chosen.held
+        assert chosen.tuning_drop is not None
+        assert chosen.tuning_drop <= 1 - given.recipe.min_correlation_alone
+        assert set(chosen.plan.float_nodes) & {"conv1", "conv2"}
+
+
+def test_a_file_that_the_engine_cannot_load_is_said_to_be_the_quantisers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = generic(tmp_path, outlier=1.0)
+    (tmp_path / "broken.onnx").write_bytes(given.clean.read_bytes()[:-200])
+    monkeypatch.setattr(Bounded, "int8", lambda self, plan: tmp_path / "broken.onnx")
+    with opened(None, lambda text: None) as work, pytest.raises(GraphError, match="quantiser") as caught:
+        Bounded(given, work, Voice(lambda text: None)).choose()
+    assert caught.value.actual is not None

@@ -290,6 +290,7 @@ FOREIGN = (
         "basic-pitch==0.4.0",
         "basic_pitch/saved_models/icassp_2022/nmp.onnx",
         _notes,
+        "can't load or run what its quantiser made",
     ),
     Foreign("silero-vad", "hears speech", "silero-vad==6.2.3", "silero_vad/data/silero_vad_16k_op15.onnx", _silero),
     Foreign("akiki-vad", "hears speech", "akiki==0.0.6", "akiki/models/akiki-vad.onnx", _akiki),
