@@ -17,7 +17,7 @@ from lineside_runtime.tensors import Array
 Feed = Mapping[str, Array]
 Run = Callable[[Feed], dict[str, Array]]
 
-ROUNDS = 15
+ROUNDS = 10
 CALLS = 2
 WARM_ROUNDS = 1
 
