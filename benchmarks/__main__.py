@@ -27,6 +27,7 @@ NAMES = (
     "link",
     "others",
     "pruning",
+    "transfer",
     "results_in",
     "fleet",
 )

@@ -55,6 +55,10 @@ class TransferConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     multicast_rate_bytes_s: Annotated[float, msgspec.Meta(ge=4096)] = 2_000_000.0
 
 
+class WindowConfig(MaintenanceWindow, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The ``[window]`` table: the message's fields, in which an unknown one is an error here."""
+
+
 class HubConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Configuration of the hub.
 
@@ -72,7 +76,7 @@ class HubConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     renew_every_s: float = 3600.0
     results: ResultsConfig = ResultsConfig()
     transfer: TransferConfig = TransferConfig()
-    window: MaintenanceWindow | None = None
+    window: WindowConfig | None = None
 
     def __post_init__(self) -> None:
         if self.window is not None:

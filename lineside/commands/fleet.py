@@ -77,9 +77,13 @@ def run_ls(options: argparse.Namespace) -> int:
     """Prints a line a device, or one JSON object."""
     with needs("convert"):
         from lineside_hub.listing import list_devices
+        from lineside_hub.status import try_warnings
+    warnings = try_warnings(options.hub)
     if options.json:
-        print_json({"devices": list_devices(options.hub)})
+        print_json({"devices": list_devices(options.hub), "warnings": warnings})
         return 0
+    for warning in warnings:
+        say(f"! {warning}")
     draw(lambda: (_table(list_devices(options.hub)), False), watch=options.watch)
     return 0
 

@@ -85,6 +85,16 @@ class _File:
         finally:
             os.close(descriptor)
 
+    def hash_on(self, index: int, body: bytes) -> None:
+        """Takes a slot that was filled into the whole file's hash, and those behind it that came before their turn."""
+        if index != self.hashed:
+            return
+        self.digest.update(body)
+        self.hashed += 1
+        while self.hashed < len(self.filled) and self.filled[self.hashed]:
+            self.digest.update(_read_slot(self.part, self.hashed))
+            self.hashed += 1
+
     @property
     def whole(self) -> bool:
         return 0 not in self.filled
@@ -244,10 +254,8 @@ class Assembly:
     def _write_slots(self, digest: str, body: bytes) -> None:
         for file, index in self._slots.pop(digest):
             file.write(index, body)
-            if index == file.hashed:
-                file.digest.update(body)
-                file.hashed += 1
             self._fill(file, index)
+            file.hash_on(index, body)
             self._flusher.note(file.part, len(body))
 
     def _fill(self, file: _File, index: int) -> None:

@@ -35,6 +35,7 @@ class Rim:
         self.errors: list[LinesideError] = []
         self.fetches = 0
         self.hold: threading.Event | None = None
+        self.health_timeout_s = 0.3
         self.closed = {True: "", False: ""}
         """What fetch (true) and changeover (false) wait for."""
         self.start()
@@ -48,7 +49,7 @@ class Rim:
             self.folder,
             slots=self.slots,
             active=self.active,
-            inspect=InspectConfig(health_frames=2, health_timeout_s=0.3),
+            inspect=InspectConfig(health_frames=2, health_timeout_s=self.health_timeout_s),
             bring=self.bring,
             observe=lambda machine, _: self.seen.append(machine),
             stop=self.stop,
@@ -162,6 +163,8 @@ def test_bundle_that_does_not_prove_itself_never_sees_a_frame(
 
 
 def test_bundle_that_fails_on_real_frames_is_rolled_back(running: Rim, bundles: dict[str, Bundle]) -> None:
+    running.health_timeout_s = 30.0  # the frame must come before, on a busy machine too
+    running.restart()
     running.want(2, bundles["fragile"])
     wait_for(lambda: running.running == "bright-spots@4.0.0")
     with running.active.use() as loaded:

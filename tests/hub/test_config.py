@@ -43,3 +43,24 @@ def test_an_error_names_the_key(tmp_path: Path, text: str, said: str) -> None:
 def test_a_missing_file_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputNotFoundError):
         load_config(tmp_path / "hub.toml")
+
+
+WINDOW = 'folder = "."\n[link]\nurl = "mqtt://127.0.0.1"\nsite = "t0"\n[window]\nstart = "22:00"\nend = "05:00"\n'
+
+
+def test_a_maintenance_window_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "hub.toml"
+    path.write_text(WINDOW + 'timezone = "Europe/Berlin"\n')
+    window = load_config(path).window
+    assert window is not None
+    assert (window.start, window.fetch) == ("22:00", "at_once")
+
+
+@pytest.mark.parametrize(
+    ("line", "key"), [('timezone = "Mars/Olympus"', "timezone"), ('timezone = "UTC"\nday = ["sat"]', "day")]
+)
+def test_a_maintenance_window_that_cannot_be_followed_is_refused(tmp_path: Path, line: str, key: str) -> None:
+    path = tmp_path / "hub.toml"
+    path.write_text(f"{WINDOW}{line}\n")
+    with pytest.raises(ConfigError, match=key):
+        load_config(path)

@@ -47,6 +47,7 @@ redis-server redis-server tests/runtime: the shared cache, single and as a clust
 postgresql /usr/lib/postgresql/*/bin/postgres tests/hub: results in PostgreSQL
 mesa-vulkan-drivers /usr/share/vulkan/icd.d/lvp_icd.json tests/runtime: a Vulkan device in software
 g++ g++ tests/runtime: an operator library for OpenVINO
+faketime faketime tests/system: our updater at another time
 chromium chromium tests/demo: report.html in a real browser
 TABLE
     if [ -n "$missing" ]; then

@@ -117,8 +117,9 @@ class Simulator:
         if signed.delegations is None:
             signed.delegations = Delegations({}, roles={})
         signed.delegations.roles[role] = DelegatedRole(role, [], 1, terminating, paths)
-        self.mds.setdefault(role, Metadata(Targets(version=0, expires=days(expires))))
-        self.mds[role].signed.version = max(0, self.mds[role].signed.version if f"{role}" in self.signers else 0)
+        if role not in self.mds:
+            self.mds[role] = Metadata(Targets(expires=days(expires)))
+            self.mds[role].signed.version = 0  # `publish` makes it 1
         self.signers.setdefault(role, [CryptoSigner.generate_ed25519()])
         signed.add_key(self.signers[role][0].public_key, role)
 
