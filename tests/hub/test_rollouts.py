@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sqlite3
 from pathlib import Path
@@ -25,13 +26,13 @@ CANARY = Plan(stages=(Stage(count=1),), max_failed=0.3, healthy_for_s=0)
 class Plant:
     """A hub's database and devices that answer the wish that counts for them."""
 
-    def __init__(self, folder: Path, devices: int = 3) -> None:
+    def __init__(self, folder: Path, devices: int = 3, *, born: bool = True) -> None:
         self.folder = folder
         self.names = [f"cam-{number}" for number in range(devices)]
         self.database = Database.open(folder)
         self.rollouts = Rollouts(self.database)
         with self.database.transaction():
-            for name in self.names:
+            for name in self.names if born else ():
                 Fleet(self.database).write_up(Up(device=name, up=True, boot_id="b", group=GROUP))
 
     def wished(self, name: str) -> tuple[int, int, BundleRef | None]:
@@ -57,6 +58,10 @@ class Plant:
             for name in self.names:
                 self.answer(name)
             self.rollouts.tick(second)
+            if not self.rollouts.list(unfinished=True):
+                break
+        for name in self.names:
+            self.answer(name)
         return self.rollouts.list()[-1]
 
 
@@ -202,24 +207,25 @@ def _killed_at(folder: Path, statement: int, work: str) -> bool:
 
 @pytest.mark.parametrize("work", ["start", "advance", "roll back", "abort", "supersede"])
 def test_a_kill_at_any_statement_leaves_all_of_a_step_or_nothing(tmp_path: Path, work: str) -> None:
+    (tmp_path / "before").mkdir()
+    plant = Plant(tmp_path / "before")
+    plant.rollouts.start(GROUP, target=OLD, plan=Plan(healthy_for_s=0))
+    plant.settle()
+    if work != "start":
+        third = BundleRef(name="m", version="3", target="line-a/m-3.json", sha256="3" * 64)
+        plant.rollouts.start(GROUP, target=third if work == "supersede" else NEW, plan=CANARY)
+    if work == "advance":
+        plant.answer("cam-0")
+    if work == "roll back":
+        plant.answer("cam-0", state="rolled_back")
+    plant.database.close()
     statement = 0
     while True:
         statement += 1
         folder = tmp_path / str(statement)
-        folder.mkdir()
-        plant = Plant(folder)
-        plant.rollouts.start(GROUP, target=OLD, plan=Plan(healthy_for_s=0))
-        plant.settle()
-        if work != "start":
-            third = BundleRef(name="m", version="3", target="line-a/m-3.json", sha256="3" * 64)
-            plant.rollouts.start(GROUP, target=third if work == "supersede" else NEW, plan=CANARY)
-        if work == "advance":
-            plant.answer("cam-0")
-        if work == "roll back":
-            plant.answer("cam-0", state="rolled_back")
-        plant.database.close()
+        shutil.copytree(tmp_path / "before", folder)
         killed = _killed_at(folder, statement, "start" if work == "supersede" else work)
-        plant = Plant(folder)
+        plant = Plant(folder, born=False)
         consistent(plant)
         finished = plant.settle()
         assert finished.state in ("completed", "rolled_back", "aborted"), finished
