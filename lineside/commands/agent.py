@@ -1,4 +1,4 @@
-"""``lineside agent run|status``."""
+"""``lineside agent run|status|pack|install-service|uninstall-service``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lineside.commands.output import add_json, print_json
+from lineside.commands.output import add_json, print_json, say
 from lineside_runtime.errors import InputNotFoundError
 
 
@@ -26,6 +26,58 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     status.add_argument("--config", type=Path, required=True, metavar="FILE", help="agent.toml")
     add_json(status)
     status.set_defaults(run=run_status)
+    _add_pack(actions)
+    _add_service(actions)
+
+
+def _add_pack(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    pack = actions.add_parser(
+        "pack",
+        help="make the payload that puts this agent on a board, or updates it there",
+        description="Gathers lineside's wheel, what it needs for one board's Python, and pip, so that the board "
+        "installs them without a network.",
+    )
+    pack.add_argument("out", type=Path, help="a new folder")
+    pack.add_argument(
+        "--wheel", type=Path, metavar="FILE", help="lineside's wheel (default: built from this source tree)"
+    )
+    pack.add_argument("--wheels", type=Path, metavar="DIR", help="take every wheel from there, pip's too, and no index")
+    pack.add_argument(
+        "--python", default="3.13", metavar="X.Y", help="the board's system Python (default: %(default)s)"
+    )
+    pack.add_argument("--arch", default="aarch64", help="what the board's `uname -m` says (default: %(default)s)")
+    pack.add_argument("--extra", action="append", default=[], metavar="NAME", help="such as litert or ncnn; repeatable")
+    pack.add_argument(
+        "--system-site-packages",
+        action="store_true",
+        help="let the agent see the system's packages: picamera2, Aravis, JetPack's TensorRT",
+    )
+    add_json(pack)
+    pack.set_defaults(run=run_pack)
+
+
+def _add_service(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    install = actions.add_parser(
+        "install-service",
+        help="put the agent's systemd units, guard and first slot onto a system or an image's tree",
+        description="Installs the service: units, user, guard, and slot a of a payload.",
+    )
+    install.add_argument("--root", type=Path, default=Path("/"), metavar="DIR", help="default: this system")
+    install.add_argument("--payload", type=Path, metavar="DIR", help="the agent for slot a, from `lineside agent pack`")
+    install.add_argument("--foreign", action="store_true", help="the root is another machine's: run nothing for it")
+    install.add_argument(
+        "--keep-wheels", action="store_true", help="keep the wheels in the slot: the first update then brings less"
+    )
+    install.add_argument("--no-start", action="store_true", help="neither enable nor start it")
+    install.set_defaults(run=run_install)
+    remove = actions.add_parser(
+        "uninstall-service",
+        help="take all of that away again",
+        description="Stops the service and removes what install-service put there.",
+    )
+    remove.add_argument("--root", type=Path, default=Path("/"), metavar="DIR", help="default: this system")
+    remove.add_argument("--purge", action="store_true", help="also records, configuration, identity, journal and user")
+    remove.set_defaults(run=run_uninstall)
 
 
 def run_agent(options: argparse.Namespace) -> int:
@@ -50,4 +102,52 @@ def run_status(options: argparse.Namespace) -> int:
     width = max(len(key) for key in status)
     for key, value in status.items():
         print(f"{key:<{width}}  {value}")
+    return 0
+
+
+def run_pack(options: argparse.Namespace) -> int:
+    """Makes a payload."""
+    from lineside_agent.self_update.pack import pack
+
+    payload = pack(
+        options.out,
+        wheel=options.wheel,
+        wheels=options.wheels,
+        python=options.python,
+        architecture=options.arch,
+        extras=options.extra,
+        system_site_packages=options.system_site_packages,
+        say=say,
+    )
+    manifest = payload.manifest
+    if options.json:
+        about = {"version": manifest.version, "python": manifest.python, "architecture": manifest.architecture}
+        print_json({"path": str(payload.path), **about, "sha256": payload.digest, "size_bytes": manifest.size_bytes})
+    else:
+        size = f"{len(manifest.files)} wheels, {manifest.size_bytes / 1e6:.1f} MB"
+        print(f"{payload.path}: agent {manifest.version} for {manifest.tag}, {size}")
+    return 0
+
+
+def run_install(options: argparse.Namespace) -> int:
+    """Installs the service."""
+    from lineside_agent.self_update.payload import open_payload
+    from lineside_agent.service.install import install
+
+    install(
+        options.root,
+        payload=None if options.payload is None else open_payload(options.payload),
+        foreign=options.foreign,
+        keep_wheels=options.keep_wheels,
+        start=not options.no_start,
+        say=say,
+    )
+    return 0
+
+
+def run_uninstall(options: argparse.Namespace) -> int:
+    """Removes the service."""
+    from lineside_agent.service.install import uninstall
+
+    uninstall(options.root, purge=options.purge, say=say)
     return 0

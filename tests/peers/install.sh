@@ -45,6 +45,7 @@ redis-server redis-server tests/runtime: the shared cache, single and as a clust
 mesa-vulkan-drivers /usr/share/vulkan/icd.d/lvp_icd.json tests/runtime: a Vulkan device in software
 g++ g++ tests/runtime: an operator library for OpenVINO
 chromium chromium tests/demo: report.html in a real browser
+systemd systemd-analyze tests/agent: the units, and how far they are locked up
 TABLE
     if [ -n "$missing" ]; then
         # shellcheck disable=SC2086
