@@ -57,7 +57,8 @@
     │   ├── UnsafeTargetError           7003
     │   ├── FlashError                  7004
     │   ├── ReadBackError               7005
-    │   └── PayloadError                7006
+    │   ├── PayloadError                7006
+    │   └── MissingProgramError         7007
     └── DemoError                       8001  a step of `lineside demo` did not happen
 
 An error says what was expected, what was found and what to do next. The vendor's own exception is
@@ -542,6 +543,13 @@ class PayloadError(BoardError):
 
     code = 7006
     default_action = "The message names what is missing and for which Python and platform."
+
+
+class MissingProgramError(BoardError):
+    """A program of the system's that edits images isn't installed."""
+
+    code = 7007
+    default_action = "Install the package that the message names."
 
 
 class DemoError(LinesideError):
