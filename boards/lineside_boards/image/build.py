@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO
 
 from lineside_boards.image import initramfs
+from lineside_boards.image.ext4 import Ext4Volume
 from lineside_boards.image.fat import FatVolume
 from lineside_boards.image.mbr import write_mbr
 from lineside_boards.image.programs import run
@@ -33,6 +34,8 @@ SUITE = "trixie"
 MIB = 1 << 20
 BOOT_START, BOOT_BYTES, ROOT_BYTES = 8 * MIB, 128 * MIB, 1900 * MIB
 DISK_ID = 0x6C736964
+_BOOT = Partition(1, BOOT_START, BOOT_BYTES, 0x0C, "bootfs", "fat")
+_ROOT = Partition(2, BOOT_START + BOOT_BYTES, ROOT_BYTES, 0x83, "rootfs", "ext4")
 
 PACKAGES = (
     *("systemd-sysv", "systemd-resolved", "udev", "dbus", "login", "passwd", "iproute2", "kmod", "procps", "sudo"),
@@ -68,13 +71,14 @@ _FILES = {
 """What Raspberry Pi OS has and a minimal Debian has not."""
 
 
-def build(out: Path, *, say: Say, mirror: str | None = None) -> None:
+def build(out: Path, *, say: Say, mirror: str | None = None, archive: Path | None = None) -> None:
     """Makes the image.
 
     Args:
         out: Of the image; it must not be there.
         say: Told of each step.
         mirror: Of Debian; the first that this machine's apt uses, if not given.
+        archive: A tar of such a Debian that was made before, by `debootstrap`.
 
     Raises:
         MissingProgramError: mmdebstrap, e2fsprogs or dosfstools are not installed.
@@ -82,18 +86,18 @@ def build(out: Path, *, say: Say, mirror: str | None = None) -> None:
     """
     with tempfile.TemporaryDirectory(prefix=".build-", dir=out.resolve().parent) as name:
         scratch = Path(name)
-        archive = scratch / "rootfs.tar"
-        _debootstrap(archive, mirror or debian_mirror(), scratch)
+        if archive is None:
+            archive = scratch / "rootfs.tar"
+            debootstrap(archive, mirror or debian_mirror())
         say(f"Debian {SUITE} arm64: {archive.stat().st_size / 1e6:.0f} MB unpacked")
         image = scratch / "disk.img"
-        root = Partition(2, BOOT_START + BOOT_BYTES, ROOT_BYTES, 0x83, "rootfs")
-        boot = Partition(1, BOOT_START, BOOT_BYTES, 0x0C, "bootfs")
         with image.open("wb") as file:
-            file.truncate(root.start + root.size)
-        run("mke2fs", "-q", "-t", "ext4", "-L", "rootfs", "-d", archive, "-E", f"offset={root.start},root_owner=0:0",
-            image, f"{ROOT_BYTES // 1024}k")  # fmt: skip
-        write_mbr(image, (boot, root), disk_id=DISK_ID)
-        _fill_boot(image, boot, archive, scratch)
+            file.truncate(_ROOT.start + _ROOT.size)
+        options = f"offset={_ROOT.start},root_owner=0:0"
+        run("mke2fs", "-q", "-t", "ext4", "-L", "rootfs", "-d", archive, "-E", options, image, f"{ROOT_BYTES // 1024}k")
+        write_mbr(image, (_BOOT, _ROOT), disk_id=DISK_ID)
+        Ext4Volume(image, _ROOT).write_tree(_extra(scratch / "extra"))
+        _fill_boot(image, archive, scratch)
         image.replace(out)
     say(f"made {out}: {out.stat().st_size / 1e6:.0f} MB")
 
@@ -118,14 +122,8 @@ def debian_mirror(sources: Path = Path("/etc/apt")) -> str:
     raise ImageError("this machine's apt has no Debian mirror", action="Name one with --mirror.")
 
 
-def _debootstrap(archive: Path, mirror: str, scratch: Path) -> None:
-    extra = scratch / "extra"
-    for place, text in _FILES.items():
-        (extra / place).parent.mkdir(parents=True, exist_ok=True)
-        (extra / place).write_text(text)
-    for place, target in _LINKS.items():
-        (extra / place).parent.mkdir(parents=True, exist_ok=True)
-        (extra / place).symlink_to(target)
+def debootstrap(archive: Path, mirror: str) -> None:
+    """Makes a tar of a Debian; minutes, since the packages' own scripts run under emulation."""
     run(
         "mmdebstrap",
         "--arch=arm64",
@@ -137,25 +135,35 @@ def _debootstrap(archive: Path, mirror: str, scratch: Path) -> None:
         "--dpkgopt=path-exclude=/usr/share/man/*",
         "--dpkgopt=path-exclude=/usr/share/doc/*",
         "--dpkgopt=path-exclude=/usr/share/locale/*",
+        "--dpkgopt=path-exclude=/usr/share/ca-certificates/mozilla/NetLock*",  # mke2fs reads no tar with ő in a name
         "--dpkgopt=force-unsafe-io",
-        f'--customize-hook=sync-in "{extra}" /',
-        '--customize-hook=mkdir -p "$1/boot/firmware"; rm -f "$1"/etc/ssh/ssh_host_*',
         SUITE,
         archive,
         mirror,
     )
 
 
-def _fill_boot(image: Path, boot: Partition, archive: Path, scratch: Path) -> None:
+def _extra(tree: Path) -> Path:
+    for place, text in _FILES.items():
+        (tree / place).parent.mkdir(parents=True, exist_ok=True)
+        (tree / place).write_text(text)
+    for place, target in _LINKS.items():
+        (tree / place).parent.mkdir(parents=True, exist_ok=True)
+        (tree / place).symlink_to(target)
+    (tree / "boot/firmware").mkdir(parents=True)
+    return tree
+
+
+def _fill_boot(image: Path, archive: Path, scratch: Path) -> None:
     fat = scratch / "boot.fat"
-    run("mkfs.vfat", "-C", "-F", "32", "-s", "1", "-n", "bootfs", fat, str(boot.size // 1024))
+    run("mkfs.vfat", "-C", "-F", "32", "-s", "1", "-n", "bootfs", fat, str(_BOOT.size // 1024))
     with image.open("r+b") as target, fat.open("rb") as source:
-        target.seek(boot.start)
+        target.seek(_BOOT.start)
         while piece := source.read(MIB):
             target.write(piece)
     fat.unlink()
     kernel, busybox, modules = _kernel_of(archive, scratch)
-    with FatVolume(image, boot) as volume:
+    with FatVolume(image, _BOOT) as volume:
         volume.write("vmlinuz", kernel)
         volume.write("initrd.img", initramfs.make(busybox, initramfs.pick(modules, MODULES)))
         volume.write("cmdline.txt", f"{CMDLINE}\n".encode())
