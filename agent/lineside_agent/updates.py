@@ -17,7 +17,7 @@ Invariants, each held by a test:
 3. A lower ``gen`` of the same hub epoch is ignored, and so is a lower epoch.
 4. The same wish again changes nothing.
 5. A wish that was rolled back or failed is not tried again: the hub asks for it under a higher ``gen`` for that.
-6. A wish for the device comes before one for its group.
+6. A wish for the device comes before one for its group, until it is withdrawn.
 7. The outcome of an attempt that a newer wish has replaced is ignored.
 8. An agent that ends `MAX_TRIALS` times in the risky states of one attempt goes back to what it ran before.
 9. The switch and the health check are finished before a newer wish is looked at.
@@ -92,8 +92,9 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def wish(self) -> Desired | None:
-        """The wish that counts: the device's own before its group's."""
-        return self.device_wish if self.device_wish is not None else self.group_wish
+        """The wish that counts: the device's own, unless it was withdrawn, before its group's."""
+        own = self.device_wish
+        return own if own is not None and not own.withdrawn else self.group_wish
 
 
 class Started(NamedTuple):

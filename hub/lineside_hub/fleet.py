@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import time
 
+import msgspec
+
 from lineside_hub.database import Database, Event
 from lineside_link.messages import Reported, Up, decode, encode
 from lineside_runtime.errors import BadInputFormatError
@@ -53,7 +55,12 @@ class Fleet:
         now_ns = time.time_ns()
         before = self._last(message.device, "birth")
         old = decode(before.encode(), Up) if before else None
-        self._keep(message.device, ("up", "up_at_ns", "birth"), (int(message.up), now_ns, encode(message).decode()))
+        # A last will says nothing of the device; what its birth said still holds.
+        kept = message if message.up or old is None else msgspec.structs.replace(old, up=False, boot_id=message.boot_id)
+        said = encode(kept).decode()
+        self._keep(
+            message.device, ("up", "up_at_ns", "birth", "group_name"), (int(message.up), now_ns, said, kept.group)
+        )
         was = (old.up, old.boot_id) if old else (False, "")
         if (message.up, message.boot_id) != was and (message.up or was[0]):
             detail = f"boot {message.boot_id}" + (f", {message.board}" if message.board else "")

@@ -54,6 +54,8 @@ class Desired(_Message, frozen=True, kw_only=True):
         gen: Generation within the epoch. A lower one of the same epoch is ignored.
         bundle: What to run, or ``None`` to keep what is there.
         rollout: Identifies the push.
+        withdrawn: The device's own wish counts no longer, its group's does. Said and not cleared, because a
+            device that is away hears nothing of a cleared topic when it comes back.
         agent: What the agent itself should be, or ``None`` to keep what is there.
         gens: Generation in which each part was last asked for, by its field's name. A part that isn't named was asked
             for in ``gen``; one that is named and older only came along with what was pushed now.
@@ -63,6 +65,7 @@ class Desired(_Message, frozen=True, kw_only=True):
     gen: int
     bundle: BundleRef | None = None
     rollout: str = ""
+    withdrawn: bool = False
     agent: BundleRef | None = None
     gens: dict[str, int] = {}
 
@@ -250,10 +253,13 @@ class ResultsAck(_Message, frozen=True, kw_only=True):
     Attributes:
         epoch: Of the device's database.
         seq: All rows up to and including this one are committed.
+        window: How many rows may be on their way above ``seq``; 0 leaves it to the device. The hub makes it smaller
+            while it is behind.
     """
 
     epoch: str
     seq: int
+    window: int = 0
 
 
 M = TypeVar("M", bound=_Message)
