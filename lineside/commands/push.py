@@ -15,9 +15,14 @@ from lineside_runtime.archive import unpack_archive
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the bundle, the hub and the group."""
-    parser.add_argument(
-        "bundle", type=bundle_place, help="a bundle's folder, a .lsb file, or the name of a shipped bundle"
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "bundle",
+        type=bundle_place,
+        nargs="?",
+        help="a bundle's folder, a .lsb file, or the name of a shipped bundle",
     )
+    what.add_argument("--agent", type=Path, metavar="PAYLOAD", help="the agent itself, from `lineside agent pack`")
     parser.add_argument("--hub", type=Path, required=True, metavar="DIR", help="the hub's folder on this machine")
     parser.add_argument("--group", required=True, help="the group of devices")
     plan = parser.add_argument_group(
@@ -50,23 +55,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Signs and publishes the bundle, and makes it the desired one."""
+    """Signs and publishes the bundle or agent, and makes it the desired one."""
     with needs("convert"):
-        from lineside_hub.push import push
+        from lineside_hub.push import push, push_agent
+    plan = {
+        "group": options.group,
+        "passphrase": passphrase(options),
+        "canary": options.canary,
+        "phases": options.phases,
+        "max_failed": options.max_failed,
+        "healthy_for_s": options.healthy_for,
+    }
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.bundle
-        if folder.suffix == ".lsb":
-            folder = unpack_archive(folder, Path(scratch) / "bundle").path
-        result = push(
-            options.hub,
-            folder,
-            group=options.group,
-            passphrase=passphrase(options),
-            canary=options.canary,
-            phases=options.phases,
-            max_failed=options.max_failed,
-            healthy_for_s=options.healthy_for,
-        )
+        if options.agent is not None:
+            result = push_agent(options.hub, options.agent, **plan)
+        else:
+            if folder.suffix == ".lsb":
+                folder = unpack_archive(folder, Path(scratch) / "bundle").path
+            result = push(options.hub, folder, **plan)
     if options.json:
         print_json(result)
     else:

@@ -21,6 +21,10 @@ State = Literal[
 ]
 
 
+PARTS = ("bundle", "agent")
+"""Fields of `Desired` that name something to run; each can be pushed without the other."""
+
+
 class _Message(msgspec.Struct, frozen=True, kw_only=True):
     v: int = VERSION
 

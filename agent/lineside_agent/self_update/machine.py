@@ -83,8 +83,9 @@ class SelfMachine(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def wish(self) -> Desired | None:
-        """The wish that counts: the device's own before its group's."""
-        return self.device_wish if self.device_wish is not None else self.group_wish
+        """The wish that counts: the device's own, unless it was withdrawn, before its group's."""
+        own = self.device_wish
+        return own if own is not None and not own.withdrawn else self.group_wish
 
     @property
     def wish_id(self) -> str:

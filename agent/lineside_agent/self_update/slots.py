@@ -12,15 +12,20 @@ from pathlib import Path
 
 from lineside_agent.self_update.environment import make_environment
 from lineside_agent.self_update.guard import DIGEST, SLOTS, VENV, AgentSlot, Home
-from lineside_agent.self_update.payload import MANIFEST_NAME, AgentManifest, Payload, open_payload, parse_agent_manifest
+from lineside_agent.self_update.payload import (
+    MANIFEST_NAME,
+    NAME,
+    AgentManifest,
+    Payload,
+    open_payload,
+    parse_agent_manifest,
+)
 from lineside_link.messages import BundleRef
 from lineside_runtime.bundle import check_relative
 from lineside_runtime.errors import BundleIntegrityError, LinesideError
 from lineside_runtime.files import fsync_folder, write_atomic
 
 _WANTED, _PAYLOAD = "wanted", "payload"
-NAME = "lineside-agent"
-"""What the agent is called where bundles have a name."""
 
 
 class AgentSlots:
