@@ -9,9 +9,15 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from lineside_agent.config import AgentConfig
 from lineside_agent.fetch import Fetcher
 from lineside_agent.outbox import Outbox
+from lineside_agent.self_update.guard import AgentSlot
+from lineside_agent.self_update.machine import SelfMachine
+from lineside_agent.self_update.slots import AgentSlots
+from lineside_agent.self_update.updater import SelfUpdater
 from lineside_agent.store import Store
 from lineside_agent.updater import Progress, ShouldStop, Updater
 from lineside_agent.updates import Machine, Origin, Wished
@@ -19,11 +25,11 @@ from lineside_boards.detect import detect
 from lineside_link.client import LinkClient
 from lineside_link.clock import ClockFloor
 from lineside_link.fetch import RepoClient
-from lineside_link.messages import BundleRef, Desired, Reported, Up, decode, encode
+from lineside_link.messages import AgentReport, BundleRef, Desired, Reported, Up, decode, encode
 from lineside_link.topics import Topics
 from lineside_link.trust import TrustStore
 from lineside_runtime import probing, registry
-from lineside_runtime.errors import ConfigError, InputNotFoundError
+from lineside_runtime.errors import ConfigError, FetchError, InputNotFoundError
 from lineside_runtime.probing import EngineReport
 
 log = logging.getLogger("lineside.agent")
@@ -51,24 +57,28 @@ class Home:
         self._stop = stop
         self._topics = Topics(config.link.site)
         self._lock = threading.Lock()
-        self._reported = b""
+        self._reported: Reported | None = None
+        self._agent: AgentReport | None = None
         self._updater: Updater | None = None
+        self._self_updater: SelfUpdater | None = None
         self._born = False
         self.name_conflicts = 0
         will = (self._topics.up(config.device), encode(Up(device=config.device, up=False, boot_id=boot_id)))
         self.client = LinkClient(config.link, config.device, will=will)
-        repo = RepoClient(self.client, self._topics, config.device)
+        self._repo = repo = RepoClient(self.client, self._topics, config.device)
         trust = TrustStore(config.folder / "trust", _read_root(config.root), repo, ClockFloor(config.folder / "clock"))
         self._fetcher = Fetcher(config.group, trust=trust, repo=repo)
         self.outbox = Outbox(store, self._publish_results, stop)
 
-    def start(self, updater: Updater) -> None:
+    def start(self, updater: Updater, self_updater: SelfUpdater) -> None:
         """Subscribes and connects in the background.
 
         Args:
-            updater: Follows the wishes.
+            updater: Follows the wishes for bundles.
+            self_updater: Follows those for the agent itself.
         """
         self._updater = updater
+        self._self_updater = self_updater
         self._birth = encode(_birth(self._config, self._boot_id, ()))
         device, group = self._config.device, self._config.group
         self.client.subscribe(self._topics.device_desired(device), lambda _, data: self._wished("device", data))
@@ -119,8 +129,41 @@ class Home:
             progress=progress,
         )
         with self._lock:
-            self._reported = encode(reported)
+            self._reported = reported
             self._publish_reported()
+
+    def bring_agent(self, agent: BundleRef, slot: AgentSlot, slots: AgentSlots, should_stop: ShouldStop) -> None:
+        """Brings an agent's payload into a slot, from the other slot where that has it; see `Fetcher.bring_agent`."""
+        folder = slots.begin(slot, agent.sha256)
+        self._fetcher.bring_agent(agent, folder, lambda manifest: slots.seed(slot, manifest), should_stop)
+
+    def report_agent(self, machine: SelfMachine) -> None:
+        """Publishes where the agent's own update stands, together with the last report.
+
+        Args:
+            machine: Where it stands.
+        """
+        with self._lock:
+            self._agent = AgentReport(
+                epoch=machine.epoch,
+                gen=machine.gen,
+                state=machine.state,
+                installed=machine.installed,
+                previous=machine.previous,
+                wanted=machine.wanted,
+                error=machine.error,
+            )
+            self._publish_reported()
+
+    def met_hub(self) -> bool:
+        """Asks the hub for its timestamp and returns whether it answered: the way that the next update comes by."""
+        if not self.client.connected:
+            return False
+        try:
+            return bool(self._repo.metadata("timestamp.json"))
+        except FetchError as error:
+            log.warning("the hub doesn't answer: %s", error)
+            return False
 
     def close(self) -> None:
         """Says goodbye: ``up`` false."""
@@ -128,8 +171,9 @@ class Home:
         self.client.close(last=(self._topics.up(self._config.device), encode(goodbye)))
 
     def _publish_reported(self) -> None:
-        if self._reported and self.client.connected:
-            self.client.publish(self._topics.reported(self._config.device), self._reported, qos=1, retain=True)
+        if self._reported is not None and self.client.connected:
+            said = encode(msgspec.structs.replace(self._reported, agent=self._agent))
+            self.client.publish(self._topics.reported(self._config.device), said, qos=1, retain=True)
 
     def _publish_results(self, payload: bytes) -> bool:
         return self.client.connected and self.client.publish(self._topics.results(self._config.device), payload, qos=1)
@@ -144,13 +188,18 @@ class Home:
         self.outbox.connected()
         if self._updater is not None:
             self._updater.kick()
+        if self._self_updater is not None:
+            self._self_updater.kick()
 
     def _publish_birth(self) -> None:
         self.client.publish(self._topics.up(self._config.device), self._birth, qos=1, retain=True)
 
     def _wished(self, origin: Origin, payload: bytes) -> None:
+        wished = Wished(origin, decode(payload, Desired) if payload else None)
         if self._updater is not None:
-            self._updater.post(Wished(origin, decode(payload, Desired) if payload else None))
+            self._updater.post(wished)
+        if self._self_updater is not None:
+            self._self_updater.post(wished)
 
     def _heard_of_myself(self, _topic: str, payload: bytes) -> None:
         """What is retained from an earlier start comes before our own birth comes back, and is no conflict."""

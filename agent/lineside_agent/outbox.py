@@ -1,8 +1,9 @@
 """What must still go home: the rows above the hub's watermark, a window of them on its way at a time.
 
 The broker's acknowledgement means nothing here (it is neither delivery nor durability). A row counts as delivered when
-the hub's watermark has passed it; without one in `ACK_TIMEOUT_S`, and after each reconnection, everything above the
-watermark is sent again. The hub's key ``(device, epoch, seq)`` makes a repeat harmless.
+the hub's watermark has passed it; without one in `ACK_TIMEOUT_S`, doubled each time up to `ACK_TIMEOUT_MAX_S` so that a
+slow hub isn't buried under repeats, and after each reconnection, everything above the watermark is sent again. The
+hub's key ``(device, epoch, seq)`` makes a repeat harmless. A hub that is behind asks for a smaller window.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ log = logging.getLogger("lineside.outbox")
 BATCH_ROWS = 50
 WINDOW_ROWS = 200
 ACK_TIMEOUT_S = 5.0
+ACK_TIMEOUT_MAX_S = 60.0
 _POLL_S = 0.5
 
 
@@ -44,9 +46,12 @@ class Outbox:
         self._again = threading.Event()
         self._sent = 0
         self._moved_at_s = 0.0
+        self._window = WINDOW_ROWS
+        self._timeout_s = ACK_TIMEOUT_S
 
     def connected(self) -> None:
         """Says that the link stands anew: what was on its way may be lost."""
+        self._timeout_s = ACK_TIMEOUT_S
         self._again.set()
 
     def acknowledged(self, _topic: str, payload: bytes) -> None:
@@ -59,6 +64,8 @@ class Outbox:
             BadInputFormatError: It is none.
         """
         ack = decode(payload, ResultsAck)
+        # A window below one row would be the end of all sending.
+        self._window = min(WINDOW_ROWS, max(1, ack.window)) if ack.window else WINDOW_ROWS
         self._store.acknowledge(ack.epoch, ack.seq)
 
     def run(self) -> None:
@@ -72,14 +79,16 @@ class Outbox:
                 if moved[0] < watermark or moved[1] != epoch:
                     self._sent = moved[0]
                 (watermark, epoch), self._moved_at_s = moved, time.monotonic()
+                self._timeout_s = ACK_TIMEOUT_S
             self._rewind(watermark)
             if not self._send(watermark):
                 seen = self._store.wait_change(seen, _POLL_S)
 
     def _rewind(self, watermark: int) -> None:
-        late = self._sent > watermark and time.monotonic() - self._moved_at_s > ACK_TIMEOUT_S
+        late = self._sent > watermark and time.monotonic() - self._moved_at_s > self._timeout_s
         if late:
             self.resent += 1
+            self._timeout_s = min(2 * self._timeout_s, ACK_TIMEOUT_MAX_S)
             log.warning("no answer for rows %d to %d; they are sent again", watermark + 1, self._sent)
         if late or self._again.is_set():
             self._again.clear()
@@ -88,7 +97,7 @@ class Outbox:
 
     def _send(self, watermark: int) -> bool:
         """Sends a batch; false if there is none, the window is full or the link is down."""
-        room = WINDOW_ROWS - (self._sent - watermark)
+        room = self._window - (self._sent - watermark)
         if room <= 0:
             return False
         epoch = self._store.epoch

@@ -3,11 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 
 from lineside_link.config import LinkConfig
 from lineside_runtime.errors import ConfigError, InputNotFoundError
+
+
+class ResultsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where results go: the ``[results]`` table.
+
+    Attributes:
+        url: ``postgresql+psycopg://host/database``; empty for ``hub.db``. A password belongs into libpq's password
+            file (``passfile=`` in the URL, or ``~/.pgpass``) and not here.
+    """
+
+    url: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.url:
+            return
+        if not self.url.startswith("postgresql+psycopg://"):
+            raise ConfigError("results.url", expected="postgresql+psycopg://…", actual=self.url.split("://")[0])
+        if "password=" in self.url or urlsplit(self.url).password is not None:
+            action = "Put it into libpq's password file and give its path: ?passfile=/etc/lineside/pgpass."
+            raise ConfigError("results.url holds a password", action=action)
 
 
 class HubConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -17,11 +38,13 @@ class HubConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         folder: Holds the repository and the database; relative to the file's own folder.
         link: The broker and the site.
         renew_every_s: How often the timestamp is signed again; it expires after a day.
+        results: Where results go.
     """
 
     folder: str
     link: LinkConfig
     renew_every_s: float = 3600.0
+    results: ResultsConfig = ResultsConfig()
 
     def __post_init__(self) -> None:
         if not 1.0 <= self.renew_every_s <= 43200.0:

@@ -7,11 +7,13 @@
 | ``watermarks`` | the highest contiguous ``seq`` of a device's database |
 | ``devices`` | the last birth, will and report of a device |
 | ``desired`` | what a group (``g/<group>``) or a device (``d/<device>``) should run |
+| ``rollouts`` | one rollout, as `lineside_hub.rollout.Rollout`; changed in one transaction with its wishes |
+| ``assignments`` | the group that a person has moved a device to |
 | ``events`` | one change: a device came, went, changed its state; a push; a message that could not be read |
 | ``meta`` | the hub's epoch and the last generation |
 
 WAL with ``synchronous=FULL``: what was committed survives a power cut. The file appears with all its tables
-at once, so a reader never meets half a schema.
+at once, so a reader never meets half a schema; an older file is brought up to date when it is opened.
 """
 
 from __future__ import annotations
@@ -28,11 +30,25 @@ from typing import Any
 import msgspec
 import sqlite_utils
 
-from lineside_link.messages import BundleRef, Desired, ResultsAck
+from lineside_link.messages import PARTS, BundleRef, Desired, ResultsAck, decode, encode
 from lineside_runtime.errors import DatabaseError, DiskFullError, InputNotFoundError
 from lineside_runtime.files import fsync_folder
 
-SCHEMA = 1
+_MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        "ALTER TABLE desired ADD COLUMN message TEXT",
+        "ALTER TABLE devices ADD COLUMN group_name TEXT NOT NULL DEFAULT ''",
+        "UPDATE devices SET group_name = coalesce(json_extract(birth, '$.group'), '') WHERE birth IS NOT NULL",
+        "CREATE TABLE rollouts (id TEXT PRIMARY KEY, group_name TEXT NOT NULL, kind TEXT NOT NULL, state TEXT NOT NULL,"
+        " created_at_ns INTEGER NOT NULL, changed_at_ns INTEGER NOT NULL, value TEXT NOT NULL)",
+        "CREATE TABLE assignments (device TEXT PRIMARY KEY, group_name TEXT NOT NULL, at_ns INTEGER NOT NULL)",
+        "CREATE INDEX results_by_part ON results (part_id)",
+        "CREATE INDEX results_by_time ON results (captured_at_ns)",
+    ),
+)
+"""What brings a file of schema 1, 2, … to the next one; each in one transaction."""
+
+SCHEMA = 1 + len(_MIGRATIONS)
 """``user_version`` of the file that this release writes."""
 
 NAME = "hub.db"
@@ -95,8 +111,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         at_ns: Unix time at the hub.
         device: Whom it is about; empty for the hub itself.
-        kind: ``up``, ``down``, a state of `lineside_link.messages.STATES`, ``pushed``, ``malformed`` or
-            ``conflict``.
+        kind: ``up``, ``down``, a state of `lineside_link.messages.STATES`, ``pushed``, ``withdrawn``, ``agent``
+            (its own update), ``rollout``, ``moved``, ``malformed`` or ``conflict``.
         bundle: ``name@version``, if it is about one.
         code: Of the error, if there was one.
         detail: For people.
@@ -141,7 +157,7 @@ class Database:
             if not path.exists():
                 _create(path)
             connection = _connect(path)
-            found = connection.execute("PRAGMA user_version").fetchone()[0]
+            found = _migrate(connection)
         if found != SCHEMA:
             connection.close()
             action = "Use the release that wrote it, or a newer one."
@@ -207,30 +223,49 @@ class Database:
             bundle: What to run.
             rollout: Identifies the push; made from the generation if empty.
         """
-        with self.transaction() as connection:
-            epoch = self.epoch
-            connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'gen'")
-            gen = int(self.query("SELECT value FROM meta WHERE key = 'gen'")[0][0])
-            desired = Desired(epoch=epoch, gen=gen, bundle=bundle, rollout=rollout or f"push-{gen}")
-            row = (scope, epoch, gen, msgspec.json.encode(bundle).decode(), desired.rollout, time.time_ns())
-            connection.execute("INSERT OR REPLACE INTO desired VALUES (?, ?, ?, ?, ?, ?)", row)
-            self.add_event(
-                Event(at_ns=time.time_ns(), device="", kind="pushed", bundle=bundle.identity, detail=f"{scope} {gen}")
-            )
+        with self.transaction():
+            return self.add_wish(scope, Desired(epoch=0, gen=0, bundle=bundle), rollout=rollout, part="bundle")
+
+    def next_gen(self) -> int:
+        """Returns a generation that was never given before, inside the caller's transaction."""
+        self.connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'gen'")
+        return int(self.query("SELECT value FROM meta WHERE key = 'gen'")[0][0])
+
+    def add_wish(self, scope: str, wish: Desired, *, rollout: str = "", part: str = "") -> Desired:
+        """Makes something the wish for a scope, inside the caller's transaction.
+
+        Args:
+            scope: ``g/<group>`` or ``d/<device>``.
+            wish: What; its epoch and generation are given here.
+            rollout: Identifies the push; made from the generation if empty.
+            part: Which part of it is asked for now, by its field's name; the others only come along.
+        """
+        epoch, gen, now_ns = self.epoch, self.next_gen(), time.time_ns()
+        gens = {name: wish.asked(name) for name in PARTS if getattr(wish, name) is not None}
+        gens |= {part: gen} if part else {}
+        desired = msgspec.structs.replace(wish, epoch=epoch, gen=gen, gens=gens, rollout=rollout or f"push-{gen}")
+        bundle = msgspec.json.encode(desired.bundle).decode() if desired.bundle else None
+        row = (scope, epoch, gen, bundle, desired.rollout, now_ns, encode(desired).decode())
+        self.connection.execute(
+            "INSERT OR REPLACE INTO desired (scope, epoch, gen, bundle, rollout, at_ns, message) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?)",
+            row,
+        )
+        subject: BundleRef | None = getattr(desired, part or "bundle")
+        identity = subject.identity if subject else ""
+        kind = "withdrawn" if desired.withdrawn else "pushed"
+        self.add_event(Event(at_ns=now_ns, device="", kind=kind, bundle=identity, detail=f"{scope} {gen}"))
         return desired
 
     def desired(self) -> dict[str, Desired]:
-        """Returns the wish of each scope."""
-        rows = self.query("SELECT scope, epoch, gen, bundle, rollout FROM desired ORDER BY scope")
-        return {
-            row["scope"]: Desired(
-                epoch=row["epoch"],
-                gen=row["gen"],
-                bundle=msgspec.json.decode(row["bundle"], type=BundleRef) if row["bundle"] else None,
-                rollout=row["rollout"] or "",
-            )
-            for row in rows
-        }
+        """Returns the wish of each scope: groups first, so that a device never hears of its withdrawal before them."""
+        rows = self.query("SELECT * FROM desired ORDER BY substr(scope, 1, 2) DESC, scope")
+        return {row["scope"]: _desired(row) for row in rows}
+
+    def wish(self, scope: str) -> Desired | None:
+        """Returns the wish of one scope, if there is one."""
+        rows = self.query("SELECT * FROM desired WHERE scope = ?", scope)
+        return _desired(rows[0]) if rows else None
 
     def add_event(self, event: Event) -> None:
         """Adds to the timeline, inside the caller's transaction."""
@@ -256,6 +291,13 @@ class Database:
     def count_results(self) -> int:
         """Returns how many results are committed."""
         return int(self.query("SELECT count(*) FROM results")[0][0])
+
+
+def _desired(row: sqlite3.Row) -> Desired:
+    if row["message"]:  # the columns count: a new epoch is written there alone
+        return msgspec.structs.replace(decode(row["message"].encode(), Desired), epoch=row["epoch"], gen=row["gen"])
+    bundle = msgspec.json.decode(row["bundle"], type=BundleRef) if row["bundle"] else None
+    return Desired(epoch=row["epoch"], gen=row["gen"], bundle=bundle, rollout=row["rollout"] or "")
 
 
 @contextlib.contextmanager
@@ -288,12 +330,32 @@ def _create(path: Path) -> None:
             tables.create_table(name, columns, pk=key, not_null=set(not_null))
         tables["events"].create_index(["device", "at_ns"])
         connection.execute("INSERT INTO meta VALUES ('epoch', ?), ('gen', 0)", (_now_ms(),))
-        connection.execute(f"PRAGMA user_version = {SCHEMA}")
+        connection.execute("PRAGMA user_version = 1")
+        _migrate(connection)
         connection.close()
         # Closing checkpoints the log into the file. A link doesn't replace what another process made meanwhile.
         with contextlib.suppress(FileExistsError):
             os.link(new, path)
     fsync_folder(path.parent)
+
+
+def _migrate(connection: sqlite3.Connection) -> int:
+    """Brings an older file up to date and returns its schema; a newer or foreign one is left alone."""
+    found = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    while 1 <= found < SCHEMA:
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            # Read again under the lock: another process may have been faster.
+            found = int(connection.execute("PRAGMA user_version").fetchone()[0])
+            for statement in _MIGRATIONS[found - 1] if found < SCHEMA else ():
+                connection.execute(statement)
+            found = min(found + 1, SCHEMA) if found < SCHEMA else found
+            connection.execute(f"PRAGMA user_version = {found}")
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+    return found
 
 
 def _now_ms() -> int:

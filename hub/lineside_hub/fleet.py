@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import time
 
+import msgspec
+
 from lineside_hub.database import Database, Event
-from lineside_link.messages import Reported, Up, decode, encode
+from lineside_link.messages import AgentReport, Reported, Up, decode, encode
 from lineside_runtime.errors import BadInputFormatError
 
 
@@ -53,7 +55,12 @@ class Fleet:
         now_ns = time.time_ns()
         before = self._last(message.device, "birth")
         old = decode(before.encode(), Up) if before else None
-        self._keep(message.device, ("up", "up_at_ns", "birth"), (int(message.up), now_ns, encode(message).decode()))
+        # A last will says nothing of the device; what its birth said still holds.
+        kept = message if message.up or old is None else msgspec.structs.replace(old, up=False, boot_id=message.boot_id)
+        said = encode(kept).decode()
+        self._keep(
+            message.device, ("up", "up_at_ns", "birth", "group_name"), (int(message.up), now_ns, said, kept.group)
+        )
         was = (old.up, old.boot_id) if old else (False, "")
         if (message.up, message.boot_id) != was and (message.up or was[0]):
             detail = f"boot {message.boot_id}" + (f", {message.board}" if message.board else "")
@@ -68,6 +75,8 @@ class Fleet:
         self._keep(message.device, ("reported_at_ns", "reported"), (now_ns, encode(message).decode()))
         if old is None or _gist(old) != _gist(message):
             self._database.add_event(_event(message, now_ns))
+        if message.agent is not None and (old is None or old.agent is None or _told(old.agent) != _told(message.agent)):
+            self._database.add_event(_agent_event(message.device, message.agent, now_ns))
 
     def _last(self, device: str, column: str) -> str | None:
         rows = self._database.query(f"SELECT {column} FROM devices WHERE device = ?", device)
@@ -86,6 +95,23 @@ class Fleet:
 def _gist(message: Reported) -> tuple[object, ...]:
     code = message.error.code if message.error else None
     return (message.epoch, message.gen, message.state, message.installed, message.wanted, code)
+
+
+def _told(report: AgentReport) -> tuple[object, ...]:
+    code = report.error.code if report.error else None
+    return (report.epoch, report.gen, report.state, report.installed, report.wanted, code)
+
+
+def _agent_event(device: str, report: AgentReport, now_ns: int) -> Event:
+    subject = report.installed if report.state in ("active", "idle") else report.wanted
+    return Event(
+        at_ns=now_ns,
+        device=device,
+        kind="agent",
+        bundle=subject.identity if subject else "",
+        code=report.error.code if report.error else None,
+        detail=f"{report.state}: {report.error.message}" if report.error else report.state,
+    )
 
 
 def _event(message: Reported, now_ns: int) -> Event:

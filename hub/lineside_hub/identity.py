@@ -166,8 +166,7 @@ class Authority:
 
     def devices(self) -> dict[str, str]:
         """Returns the group of each enrolled device."""
-        path = self.folder / "enrolled.json"
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, str]) if path.exists() else {}
+        return enrolled_devices(self.folder)
 
     def _issue(self, name: str, *, usage: ObjectIdentifier, hosts: Sequence[str] = ()) -> Credentials:
         key = ec.generate_private_key(ec.SECP256R1())
@@ -189,6 +188,16 @@ class Authority:
         write_atomic(credentials.certificate, certificate.public_bytes(Encoding.PEM))
         write_atomic(credentials.ca, self._certificate.public_bytes(Encoding.PEM))
         return credentials
+
+
+def enrolled_devices(folder: Path) -> dict[str, str]:
+    """Returns the group of each enrolled device; needs no key.
+
+    Args:
+        folder: The authority's.
+    """
+    path = folder / "enrolled.json"
+    return msgspec.json.decode(path.read_bytes(), type=dict[str, str]) if path.exists() else {}
 
 
 def _builder(

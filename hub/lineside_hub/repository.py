@@ -25,13 +25,16 @@ from pathlib import Path
 
 from tuf.api.metadata import DelegatedRole, Delegations, Root, TargetFile, Targets
 
+from lineside_agent.self_update.payload import MANIFEST_NAME as AGENT_MANIFEST_NAME
+from lineside_agent.self_update.payload import NAME as AGENT_NAME
+from lineside_agent.self_update.payload import Payload
 from lineside_hub.chunks import ChunkStore
 from lineside_hub.keys import KeyRing
 from lineside_hub.lock import folder_lock
 from lineside_hub.metadata import ONLINE, TOP_LEVEL, MetadataFolder
 from lineside_link.messages import BundleRef
 from lineside_link.topics import check_name
-from lineside_runtime.bundle import CHUNK_BYTES, MANIFEST_NAME, Bundle
+from lineside_runtime.bundle import CHUNK_BYTES, MANIFEST_NAME, Bundle, FileList
 from lineside_runtime.errors import (
     BundleIntegrityError,
     ConfigError,
@@ -148,6 +151,25 @@ class Repository:
             SignatureError: The passphrase does not open the group's key, or it is not the key trusted for the group.
         """
         reference, manifest = _describe(bundle, group)
+        bundle.verify()
+        self._publish(reference, manifest, _pieces(bundle.path, bundle.manifest))
+        return reference
+
+    def publish_agent(self, payload: Payload, group: str) -> BundleRef:
+        """As `publish`, for an agent's payload.
+
+        Raises:
+            BundleIntegrityError: The payload's files are not what its manifest says.
+            RolloutError: As for `publish`.
+            SignatureError: As for `publish`.
+        """
+        reference, manifest = _describe_agent(payload, group)
+        payload.verify()
+        self._publish(reference, manifest, _pieces(payload.path, payload.manifest))
+        return reference
+
+    def _publish(self, reference: BundleRef, manifest: bytes, pieces: Iterator[tuple[bytes, str]]) -> None:
+        group = reference.target.split("/")[0]
         with folder_lock(self.folder):
             known = self._target(reference)
             if known is not None and known.hashes["sha256"] != reference.sha256:
@@ -155,16 +177,15 @@ class Repository:
                     f"{reference.identity} is published for {group!r} with another content",
                     expected=f"manifest {known.hashes['sha256']}",
                     actual=reference.sha256,
-                    action="Give the new bundle another version.",
+                    action="Give the new one another version.",
                 )
-            self._store(bundle, reference, manifest)
+            self._store(reference, manifest, pieces)
             if known is None:
                 edit = self._edit(group)
                 with edit.edit_targets(group) as targets:
                     targets.targets[reference.target] = TargetFile.from_data(reference.target, manifest, ["sha256"])
                 edit.publish()
                 _log.info("published %s for %s", reference.identity, group)
-        return reference
 
     def find(self, group: str, *, name: str, version: str, sha256: str | None = None) -> BundleRef:
         """Returns the reference of a bundle that was published before.
@@ -269,10 +290,10 @@ class Repository:
             raise RolloutError(f"no group {group!r}", expected=known, actual=group, action="Add the group first.")
         return MetadataFolder(self._metadata).targets(group).targets.get(reference.target)
 
-    def _store(self, bundle: Bundle, reference: BundleRef, manifest: bytes) -> None:
-        for data, digest in _pieces(bundle):
+    def _store(self, reference: BundleRef, manifest: bytes, pieces: Iterator[tuple[bytes, str]]) -> None:
+        for data, digest in pieces:
             if self.chunks.put(data) != digest:
-                raise BundleIntegrityError(f"{bundle.path}: a chunk differs from the manifest", expected=digest)
+                raise BundleIntegrityError(f"{reference.identity}: a chunk differs from the manifest", expected=digest)
         group, _, name = reference.target.partition("/")
         folder = self.folder / "targets" / group
         if not folder.is_dir():
@@ -281,10 +302,9 @@ class Repository:
         write_atomic(folder / f"{reference.sha256}.{name}", manifest)
 
 
-def _pieces(bundle: Bundle) -> Iterator[tuple[bytes, str]]:
-    bundle.verify()
-    for relative, entry in bundle.manifest.files.items():
-        with bundle.file(relative).open("rb") as file:
+def _pieces(folder: Path, manifest: FileList) -> Iterator[tuple[bytes, str]]:
+    for relative, entry in manifest.files.items():
+        with (folder / relative).open("rb") as file:
             for digest in entry.chunks:
                 yield file.read(CHUNK_BYTES), digest
 
@@ -298,6 +318,16 @@ def _describe(bundle: Bundle, group: str) -> tuple[BundleRef, bytes]:
         raise BundleIntegrityError(f"{bundle.path}: the manifest changed", expected=bundle.digest, actual=digest)
     target = f"{group}/{name}-{version}.json"
     return BundleRef(name=name, version=version, target=target, sha256=digest), manifest
+
+
+def _describe_agent(payload: Payload, group: str) -> tuple[BundleRef, bytes]:
+    version = check_name(payload.manifest.version, "version")
+    manifest = (payload.path / AGENT_MANIFEST_NAME).read_bytes()
+    digest = hashlib.sha256(manifest).hexdigest()
+    if digest != payload.digest:
+        raise BundleIntegrityError(f"{payload.path}: the manifest changed", expected=payload.digest, actual=digest)
+    target = f"{group}/agent-{version}-{check_name(payload.manifest.tag, 'tag')}.agent.json"
+    return BundleRef(name=AGENT_NAME, version=version, target=target, sha256=digest), manifest
 
 
 def _check_group(name: str) -> None:

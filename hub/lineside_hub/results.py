@@ -6,12 +6,16 @@ Invariants:
 - The acknowledgement is the highest ``seq`` up to which every row is there, and is sent after the commit.
 - A row that cannot be read is kept as it came (``quarantine``) and counts as received, because its device
   would send it for ever and everything after it would wait. A message without readable rows changes nothing.
+
+`Sink` is what SQLite (`ResultsSink`) and PostgreSQL (`lineside_hub.postgres.PostgresSink`) share.
 """
 
 from __future__ import annotations
 
+import abc
 import sqlite3
 import time
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -22,10 +26,51 @@ from lineside_runtime.errors import BadInputFormatError, DatabaseError
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What msgspec raises; the last for brackets without end, which would otherwise end the writer."""
 
+COLUMNS = (
+    "device",
+    "epoch",
+    "seq",
+    "part_id",
+    "source",
+    "sequence",
+    "captured_at_ns",
+    "verdict",
+    "detections",
+    "bundle",
+    "bundle_sha256",
+    "requested_device",
+    "used_device",
+    "latency_ms",
+    "width",
+    "height",
+    "error",
+    "received_at_ns",
+)
+"""Of the table ``results``, in both databases."""
+
 _INSERT = (
-    "INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+    f"INSERT INTO results ({', '.join(COLUMNS)}) VALUES ({', '.join('?' for _ in COLUMNS)}) "
     "ON CONFLICT (device, epoch, seq) DO NOTHING"
 )
+
+_INT64 = 2**63
+
+Key = tuple[str, str]
+"""Device and epoch."""
+
+Values = tuple[str, str, int, str, str, int, int, str, str, str, str, str, str, float, int, int, str, int]
+"""One row of the table, in the order of `COLUMNS`."""
+
+Bad = tuple[str, str, int, bytes, str, int]
+"""One row of ``quarantine``."""
+
+
+class _Batch(msgspec.Struct, frozen=True):
+    """`lineside_link.messages.Results`, read at once; the usual case."""
+
+    epoch: str
+    rows: list[ResultRow]
+    v: int = VERSION
 
 
 class _Envelope(msgspec.Struct, frozen=True):
@@ -67,15 +112,30 @@ def read_batch(device: str, payload: bytes) -> Batch:
         BadInputFormatError: It is no such message, or a row has not even a ``seq``.
     """
     try:
+        whole = msgspec.json.decode(payload, type=_Batch)
+    except _UNREADABLE:
+        return _read_rows(device, payload)
+    _check_envelope(device, whole.v, whole.epoch)
+    if all(_in_range(row) for row in whole.rows):
+        return Batch(device, whole.epoch, whole.rows, [])
+    return _read_rows(device, payload)
+
+
+def _read_rows(device: str, payload: bytes) -> Batch:
+    try:
         envelope = msgspec.json.decode(payload, type=_Envelope)
     except _UNREADABLE as error:
         raise BadInputFormatError(f"{Results.__name__} message of {device}: {error}", action="") from error
-    if abs(envelope.v - VERSION) > 1 or not 0 < len(envelope.epoch) <= 64:
-        raise BadInputFormatError(f"results of {device}: version {envelope.v}, epoch {envelope.epoch!r}", action="")
+    _check_envelope(device, envelope.v, envelope.epoch)
     batch = Batch(device, envelope.epoch, [], [])
     for raw in envelope.rows:
         _read_row(batch, bytes(raw))
     return batch
+
+
+def _check_envelope(device: str, version: int, epoch: str) -> None:
+    if abs(version - VERSION) > 1 or not 0 < len(epoch) <= 64:
+        raise BadInputFormatError(f"results of {device}: version {version}, epoch {epoch!r}", action="")
 
 
 def _read_row(batch: Batch, raw: bytes) -> None:
@@ -87,11 +147,19 @@ def _read_row(batch: Batch, raw: bytes) -> None:
         batch.unreadable.append((_seq_of(batch.device, raw), raw, str(error)))
 
 
+def _in_range(row: ResultRow) -> bool:
+    return (
+        1 <= row.seq < _INT64
+        and -_INT64 <= row.sequence < _INT64
+        and -_INT64 <= row.captured_at_ns < _INT64
+        and -_INT64 <= row.width < _INT64
+        and -_INT64 <= row.height < _INT64
+    )
+
+
 def _check_integers(row: ResultRow) -> None:
-    for name in ("seq", "sequence", "captured_at_ns", "width", "height"):
-        value = getattr(row, name)
-        if not (1 if name == "seq" else -(2**63)) <= value < 2**63:
-            raise BadInputFormatError(f"{name} out of range", actual=value, action="")
+    if not _in_range(row):
+        raise BadInputFormatError("an integer is out of range", expected="64 bits, and seq from 1", action="")
 
 
 def _seq_of(device: str, raw: bytes) -> int:
@@ -104,105 +172,216 @@ def _seq_of(device: str, raw: bytes) -> int:
     return seq
 
 
-class ResultsSink:
-    """Writes batches inside the caller's transaction.
+class _Mark:
+    """How far a device's database has come.
+
+    Attributes:
+        seq: Everything up to here is there.
+        highest: The highest row that is there; above ``seq`` there is a gap before it.
+    """
+
+    __slots__ = ("highest", "seq")
+
+    def __init__(self, seq: int, highest: int) -> None:
+        self.seq = seq
+        self.highest = highest
+
+
+class Sink(abc.ABC):
+    """Writes batches and says what devices may forget.
 
     Attributes:
         repeats: Rows that were there already.
         conflicts: Repeats that say something else than what is there.
     """
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self) -> None:
         self.repeats = 0
         self.conflicts = 0
+        self._marks: dict[Key, _Mark] = {}
 
-    def write(self, batch: Batch) -> ResultsAck:
-        """Inserts what is new and moves the watermark.
+    def forget(self) -> None:
+        """Forgets what was read ahead: a transaction was undone."""
+        self._marks.clear()
 
-        Returns:
-            What to tell the device once the transaction is committed.
-        """
-        now_ns = time.time_ns()
-        for row in batch.rows:
-            self._insert(batch, row, now_ns)
-        for seq, raw, reason in batch.unreadable:
-            self._quarantine(batch, (seq, raw, reason), now_ns)
-        return ResultsAck(epoch=batch.epoch, seq=self._advance(batch.device, batch.epoch, now_ns))
+    def _store(self, batches: Sequence[Batch], now_ns: int) -> tuple[dict[str, ResultsAck], list[Event]]:
+        """Inserts what is new and moves the watermarks; inside a transaction."""
+        events: list[Event] = []
+        self._insert([[_values(batch, row, now_ns) for row in batch.rows] for batch in batches if batch.rows], events)
+        for batch in batches:
+            if batch.unreadable:
+                self._set_aside([(batch.device, batch.epoch, *bad, now_ns) for bad in batch.unreadable], events)
+        moved: dict[Key, int] = {}
+        acks: dict[str, ResultsAck] = {}
+        for batch in batches:
+            seq = self._advance(batch, moved)
+            acks[batch.device] = ResultsAck(epoch=batch.epoch, seq=seq)
+        if moved:
+            self._keep_marks([(*key, seq, now_ns) for key, seq in moved.items()])
+        return acks, events
 
-    def _insert(self, batch: Batch, row: ResultRow, now_ns: int) -> None:
-        values = (
-            batch.device,
-            batch.epoch,
-            row.seq,
-            row.part_id,
-            row.source,
-            row.sequence,
-            row.captured_at_ns,
-            row.verdict,
-            msgspec.json.encode(row.detections).decode(),
-            row.bundle,
-            row.bundle_sha256,
-            row.requested_device,
-            row.used_device,
-            row.latency_ms,
-            row.width,
-            row.height,
-            row.error,
-            now_ns,
-        )
-        if self._database.connection.execute(_INSERT, values).rowcount == 0:
-            self._compare(batch, row, now_ns)
-
-    def _compare(self, batch: Batch, row: ResultRow, now_ns: int) -> None:
-        """A repeat with another content is a second database under the same epoch: kept out, and said."""
-        self.repeats += 1
-        there = self._database.connection.execute(
-            "SELECT part_id, captured_at_ns, verdict FROM results WHERE device = ? AND epoch = ? AND seq = ?",
-            (batch.device, batch.epoch, row.seq),
-        ).fetchone()
-        if tuple(there) != (row.part_id, row.captured_at_ns, row.verdict):
-            self.conflicts += 1
-            detail = (
-                f"epoch {batch.epoch} seq {row.seq}: {there['part_id']} is there, {row.part_id} came and is dropped"
-            )
-            event = Event(at_ns=now_ns, device=batch.device, kind="conflict", code=DatabaseError.code, detail=detail)
-            self._database.add_event(event)
-
-    def _quarantine(self, batch: Batch, unreadable: tuple[int, bytes, str], now_ns: int) -> None:
-        seq, raw, reason = unreadable
-        key = (batch.device, batch.epoch, seq)
-        execute = self._database.connection.execute
-        if execute("SELECT 1 FROM results WHERE device = ? AND epoch = ? AND seq = ?", key).fetchone():
-            return
-        inserted = execute("INSERT OR IGNORE INTO quarantine VALUES (?, ?, ?, ?, ?, ?)", (*key, raw, reason, now_ns))
-        if inserted.rowcount:
-            detail = f"epoch {batch.epoch} seq {seq} is kept in quarantine: {reason}"
-            event = Event(
-                at_ns=now_ns, device=batch.device, kind="malformed", code=BadInputFormatError.code, detail=detail
-            )
-            self._database.add_event(event)
-
-    def _advance(self, device: str, epoch: str, now_ns: int) -> int:
-        connection = self._database.connection
-        key = (device, epoch)
-        found = connection.execute("SELECT seq FROM watermarks WHERE device = ? AND epoch = ?", key).fetchone()
-        before = found["seq"] if found else 0
-        seq = _contiguous(connection, key, before)
-        if seq != before or found is None:
-            connection.execute("INSERT OR REPLACE INTO watermarks VALUES (?, ?, ?, ?)", (*key, seq, now_ns))
+    def _advance(self, batch: Batch, moved: dict[Key, int]) -> int:
+        key = (batch.device, batch.epoch)
+        known = self._marks.get(key)
+        if known is None:
+            seq, highest = self._load_mark(key)
+            known = self._marks[key] = _Mark(seq or 0, highest)
+            if seq is None:
+                moved[key] = 0
+        came = {row.seq for row in batch.rows} | {bad[0] for bad in batch.unreadable}
+        known.highest = max(known.highest, *came) if came else known.highest
+        seq = known.seq
+        while seq + 1 in came:
+            seq += 1
+        if seq < known.highest:
+            seq = _contiguous(self._above(key, seq), seq)
+        if seq != known.seq:
+            known.seq = moved[key] = seq
         return seq
 
+    def _compare(self, there: Iterable[tuple[Key, int, tuple[object, ...]]], rows: list[Values]) -> list[Event]:
+        """A repeat with another content is a second database under the same epoch: kept out, and said.
 
-def _contiguous(connection: sqlite3.Connection, key: tuple[str, str], start: int) -> int:
-    seq = start
-    found = connection.execute(
-        "SELECT seq FROM results WHERE device = ?1 AND epoch = ?2 AND seq > ?3 "
-        "UNION SELECT seq FROM quarantine WHERE device = ?1 AND epoch = ?2 AND seq > ?3 ORDER BY seq",
-        (*key, start),
+        Args:
+            there: What the table holds of these rows: key, ``seq``, and ``(part_id, captured_at_ns, verdict)``.
+            rows: What came.
+        """
+        known = {(*key, seq): content for key, seq, content in there}
+        events = []
+        for row in rows:
+            content = known.get(row[:3])
+            if content is not None and content != (row[3], row[6], row[7]):
+                self.conflicts += 1
+                detail = f"epoch {row[1]} seq {row[2]}: {content[0]} is there, {row[3]} came and is dropped"
+                events.append(
+                    Event(at_ns=row[-1], device=row[0], kind="conflict", code=DatabaseError.code, detail=detail)
+                )
+        return events
+
+    @abc.abstractmethod
+    def write(self, batches: Sequence[Batch]) -> tuple[dict[str, ResultsAck], list[Event]]:
+        """Writes batches.
+
+        Returns:
+            What to tell each device once everything is committed, and what to add to the timeline.
+
+        Raises:
+            StoreError: Nothing was written.
+        """
+
+    @abc.abstractmethod
+    def _insert(self, batches: list[list[Values]], events: list[Event]) -> None:
+        """Inserts the rows that are not there."""
+
+    @abc.abstractmethod
+    def _set_aside(self, rows: list[Bad], events: list[Event]) -> None:
+        """Puts the rows into quarantine whose seq is not there."""
+
+    @abc.abstractmethod
+    def _load_mark(self, key: Key) -> tuple[int | None, int]:
+        """Returns the watermark, if there is one, and the highest row."""
+
+    @abc.abstractmethod
+    def _above(self, key: Key, seq: int) -> Iterator[int]:
+        """Yields the rows above ``seq`` that are there, rising."""
+
+    @abc.abstractmethod
+    def _keep_marks(self, marks: list[tuple[str, str, int, int]]) -> None:
+        """Writes watermarks: device, epoch, seq, time."""
+
+
+def _values(batch: Batch, row: ResultRow, now_ns: int) -> Values:
+    return (
+        batch.device,
+        batch.epoch,
+        row.seq,
+        row.part_id,
+        row.source,
+        row.sequence,
+        row.captured_at_ns,
+        row.verdict,
+        msgspec.json.encode(row.detections).decode() if row.detections else "[]",
+        row.bundle,
+        row.bundle_sha256,
+        row.requested_device,
+        row.used_device,
+        row.latency_ms,
+        row.width,
+        row.height,
+        row.error,
+        now_ns,
     )
-    for row in found:
-        if row[0] != seq + 1:
+
+
+def quarantined(bad: Bad) -> Event:
+    """Returns the event that says that a row could not be read."""
+    device, epoch, seq, _, reason, now_ns = bad
+    detail = f"epoch {epoch} seq {seq} is kept in quarantine: {reason}"
+    return Event(at_ns=now_ns, device=device, kind="malformed", code=BadInputFormatError.code, detail=detail)
+
+
+class ResultsSink(Sink):
+    """Writes into the hub's own SQLite, inside the caller's transaction."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__()
+        self._connection: sqlite3.Connection = database.connection
+
+    def write(self, batches: Sequence[Batch]) -> tuple[dict[str, ResultsAck], list[Event]]:
+        """As `Sink.write`; to be committed by the caller."""
+        return self._store(batches, time.time_ns())
+
+    def _insert(self, batches: list[list[Values]], events: list[Event]) -> None:
+        for rows in batches:
+            new = self._connection.executemany(_INSERT, rows).rowcount
+            if new < len(rows):
+                self.repeats += len(rows) - new
+                events += self._repeated(rows)
+
+    def _repeated(self, rows: list[Values]) -> list[Event]:
+        there = []
+        for device, epoch, seq, *_ in rows:
+            content = self._connection.execute(
+                "SELECT part_id, captured_at_ns, verdict FROM results WHERE device = ? AND epoch = ? AND seq = ?",
+                (device, epoch, seq),
+            ).fetchone()
+            there.append(((device, epoch), seq, tuple(content)))
+        return self._compare(there, rows)
+
+    def _set_aside(self, rows: list[Bad], events: list[Event]) -> None:
+        for bad in rows:
+            if self._connection.execute(
+                "SELECT 1 FROM results WHERE device = ? AND epoch = ? AND seq = ?", bad[:3]
+            ).fetchone():
+                continue
+            if self._connection.execute("INSERT OR IGNORE INTO quarantine VALUES (?, ?, ?, ?, ?, ?)", bad).rowcount:
+                events.append(quarantined(bad))
+
+    def _load_mark(self, key: Key) -> tuple[int | None, int]:
+        execute = self._connection.execute
+        found = execute("SELECT seq FROM watermarks WHERE device = ? AND epoch = ?", key).fetchone()
+        highest = max(
+            execute(f"SELECT coalesce(max(seq), 0) FROM {table} WHERE device = ? AND epoch = ?", key).fetchone()[0]
+            for table in ("results", "quarantine")
+        )
+        return (found["seq"] if found else None), highest
+
+    def _above(self, key: Key, seq: int) -> Iterator[int]:
+        found = self._connection.execute(
+            "SELECT seq FROM results WHERE device = ?1 AND epoch = ?2 AND seq > ?3 "
+            "UNION SELECT seq FROM quarantine WHERE device = ?1 AND epoch = ?2 AND seq > ?3 ORDER BY seq",
+            (*key, seq),
+        )
+        return (row[0] for row in found)
+
+    def _keep_marks(self, marks: list[tuple[str, str, int, int]]) -> None:
+        self._connection.executemany("INSERT OR REPLACE INTO watermarks VALUES (?, ?, ?, ?)", marks)
+
+
+def _contiguous(above: Iterator[int], start: int) -> int:
+    seq = start
+    for found in above:
+        if found != seq + 1:
             break
         seq += 1
     return seq

@@ -11,8 +11,10 @@ import tomli_w
 
 from lineside_hub.access import access_list, mosquitto_configuration
 from lineside_hub.config import HubConfig, load_config
-from lineside_hub.identity import Authority, Credentials
+from lineside_hub.identity import Authority, Credentials, enrolled_devices
+from lineside_hub.lock import folder_lock
 from lineside_link.config import LinkConfig
+from lineside_runtime.errors import ConfigError
 from lineside_runtime.files import write_atomic
 
 CONFIG_NAME = "hub.toml"
@@ -91,6 +93,33 @@ def enroll(folder: Path | str, device: str, *, group: str, passphrase: str | Non
     credentials = authority.enroll(device, group=group)
     _write_access(authority, load_config(home / CONFIG_NAME))
     return credentials
+
+
+def reassign(folder: Path | str, device: str, *, group: str) -> Path:
+    """Notes another group for an enrolled device and writes the access list anew; its certificate stays.
+
+    Args:
+        folder: The hub's folder, after `secure`.
+        device: Its name.
+        group: Whose wishes it may read from now on.
+
+    Returns:
+        The access list, which mosquitto reads on SIGHUP.
+
+    Raises:
+        ConfigError: The device is not enrolled.
+    """
+    home = Path(folder).resolve()
+    identity = home / IDENTITY_NAME
+    with folder_lock(identity):
+        enrolled = enrolled_devices(identity)
+        if device not in enrolled:
+            action = "Enrol it first: lineside hub enroll."
+            raise ConfigError(f"device {device!r} is not enrolled", actual=", ".join(sorted(enrolled)), action=action)
+        write_atomic(identity / "enrolled.json", msgspec.json.encode({**enrolled, device: group}))
+    text = access_list(site=load_config(home / CONFIG_NAME).link.site, devices=enrolled_devices(identity))
+    write_atomic(identity / ACCESS_NAME, text.encode(), mode=0o600)
+    return identity / ACCESS_NAME
 
 
 def _write_access(authority: Authority, config: HubConfig) -> None:

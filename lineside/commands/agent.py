@@ -1,4 +1,4 @@
-"""``lineside agent run|status|pack|install-service|uninstall-service``."""
+"""``lineside agent run|status|check|pack|install-service|uninstall-service``."""
 
 from __future__ import annotations
 
@@ -26,6 +26,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     status.add_argument("--config", type=Path, required=True, metavar="FILE", help="agent.toml")
     add_json(status)
     status.set_defaults(run=run_status)
+    check = actions.add_parser(
+        "check",
+        help="whether this version of the agent could take over here, without touching anything",
+        description="Reads configuration and state, and runs the installed bundle on its golden input. A new agent is "
+        "asked this in its own slot before it takes over.",
+    )
+    check.add_argument("--config", type=Path, required=True, metavar="FILE", help="agent.toml")
+    add_json(check)
+    check.set_defaults(run=run_check)
     _add_pack(actions)
     _add_service(actions)
 
@@ -102,6 +111,18 @@ def run_status(options: argparse.Namespace) -> int:
     width = max(len(key) for key in status)
     for key, value in status.items():
         print(f"{key:<{width}}  {value}")
+    return 0
+
+
+def run_check(options: argparse.Namespace) -> int:
+    """Checks whether this agent could take over."""
+    from lineside_agent.checking import check
+
+    found = check(options.config)
+    if options.json:
+        print_json(found)
+    else:
+        print(f"agent {found.agent_version} can run {found.bundle or 'no bundle yet'} as {found.device}")
     return 0
 
 

@@ -1,36 +1,189 @@
-"""``lineside fleet ls``."""
+"""``lineside fleet ls|show|logs|rollout|results|move|release|simulate``."""
 
 from __future__ import annotations
 
 import argparse
+import datetime
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from lineside.commands.output import add_json, print_json
+from lineside.commands import fleet_results, fleet_rollout, fleet_simulate
+from lineside.commands.live import add_watch, draw
+from lineside.commands.output import add_json, print_json, say
 from lineside.extras import needs
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from lineside_hub.database import Event
+    from lineside_hub.listing import DeviceSummary
+
+FOLLOW_S = 0.5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the one action."""
+    """Adds the actions."""
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     ls = actions.add_parser("ls", help="every device, what it runs and why not", description="Lists the devices.")
-    ls.add_argument("--hub", type=Path, required=True, metavar="DIR", help="the hub's folder on this machine")
-    add_json(ls)
-    ls.set_defaults(run=run)
+    add_hub(ls)
+    add_watch(ls)
+    ls.set_defaults(run=run_ls)
+    show = actions.add_parser("show", help="all that is known of one device", description="Shows one device.")
+    show.add_argument("device", help="its name")
+    add_hub(show)
+    add_json(show)
+    show.set_defaults(run=run_show)
+    logs = actions.add_parser(
+        "logs",
+        help="what happened on a device, in order",
+        description="Prints the timeline of a device, or of all: connections, states, pushes, rollouts, bad messages.",
+    )
+    logs.add_argument("device", nargs="?", help="its name (default: all, and the hub itself)")
+    logs.add_argument("--follow", action="store_true", help="go on printing what happens, until Ctrl-C")
+    add_hub(logs)
+    add_json(logs)
+    logs.set_defaults(run=run_logs)
+    fleet_rollout.add(actions)
+    fleet_results.add(actions)
+    move = actions.add_parser(
+        "move",
+        help="move a device to another group",
+        description="Counts a device to another group, rewrites the broker's access list, and says what is left to do "
+        "on the device: its agent.toml must name the group, because nothing that the hub sends may change whose "
+        "signature a device trusts.",
+    )
+    move.add_argument("device", help="its name")
+    move.add_argument("group", help="where to")
+    add_hub(move)
+    add_json(move)
+    move.set_defaults(run=run_move)
+    release = actions.add_parser(
+        "release", help="let a device follow its group again", description="Withdraws a device's own wish."
+    )
+    release.add_argument("device", help="its name")
+    add_hub(release)
+    add_json(release)
+    release.set_defaults(run=run_release)
+    fleet_simulate.add(actions)
 
 
-def run(options: argparse.Namespace) -> int:
+def add_hub(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--hub``."""
+    parser.add_argument("--hub", type=Path, required=True, metavar="DIR", help="the hub's folder on this machine")
+
+
+def run_ls(options: argparse.Namespace) -> int:
     """Prints a line a device, or one JSON object."""
     with needs("convert"):
         from lineside_hub.listing import list_devices
-    devices = list_devices(options.hub)
     if options.json:
-        print_json({"devices": devices})
+        print_json({"devices": list_devices(options.hub)})
         return 0
-    print(f"{'device':<20}{'group':<16}{'up':<5}{'state':<14}{'runs':<28}results")
+    draw(lambda: (_table(list_devices(options.hub)), False), watch=options.watch)
+    return 0
+
+
+def _table(devices: list[DeviceSummary]) -> RenderableType:
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold")
+    for name in ("device", "group", "up", "state", "runs", "agent", "results"):
+        table.add_column(name, justify="right" if name == "results" else "left", overflow="fold")
     for device in devices:
-        runs = device.installed or "-"
+        state = f"{device.state} {device.progress:.0%}" if device.state == "fetching" else device.state
+        group = f"{device.group} (says {device.said_group})" if device.said_group else device.group
         up = "yes" if device.up else "no"
-        print(f"{device.name:<20}{device.group:<16}{up:<5}{device.state:<14}{runs:<28}{device.results}")
+        table.add_row(device.name, group, up, state, device.installed or "-", _agent(device), str(device.results))
         if device.error:
-            print(f"    {device.error}")
+            table.add_row("", "", "", "", device.error)
+        if device.agent_error:
+            table.add_row("", "", "", "", "", device.agent_error)
+    return table
+
+
+def _agent(device: DeviceSummary) -> str:
+    settled = device.agent_state in ("", "idle", "active")
+    return (device.agent or "-") if settled else f"{device.agent}, {device.agent_state}"
+
+
+def run_show(options: argparse.Namespace) -> int:
+    """Prints what is known of one device."""
+    with needs("convert"):
+        from lineside_hub.listing import show_device
+    detail = show_device(options.hub, options.device)
+    if options.json:
+        print_json(detail)
+        return 0
+    about, born, said = detail.summary, detail.birth, detail.reported
+    own, group = detail.own_wish, detail.group_wish
+    lines = {
+        "device": f"{about.name}, {'up' if about.up else 'away'}",
+        "group": about.group + (f" (it says {about.said_group}: set it in its agent.toml)" if about.said_group else ""),
+        "board": about.board,
+        "agent": _agent(about) + (f": {about.agent_error}" if about.agent_error else ""),
+        "engines": ", ".join(f"{name} {version}" for name, version in born.engines.items()) if born else "",
+        "state": f"{about.state}, generation {said.gen}" if said else about.state,
+        "runs": about.installed,
+        "before": said.previous.identity if said and said.previous else "",
+        "own wish": own.bundle.identity if own and own.bundle else "",
+        "group's wish": group.bundle.identity if group and group.bundle else "",
+        "error": about.error,
+        "free": f"{said.free_bytes / 1e9:.1f} GB" if said and said.free_bytes else "",
+        "results": str(about.results),
+    }
+    for name, value in lines.items():
+        print(f"{name:<14}{value or '-'}")
+    return 0
+
+
+def run_logs(options: argparse.Namespace) -> int:
+    """Prints the timeline."""
+    with needs("convert"):
+        from lineside_hub.listing import timeline
+    entries = timeline(options.hub, options.device)
+    if options.json:
+        print_json({"events": [event for _, event in entries]})
+        return 0
+    seen = 0
+    while True:
+        for seen, event in entries:  # noqa: B007 - the last one's number
+            print(_line(event), flush=True)
+        if not options.follow:
+            return 0
+        time.sleep(FOLLOW_S)
+        entries = timeline(options.hub, options.device, after=seen)
+
+
+def _line(event: Event) -> str:
+    at = datetime.datetime.fromtimestamp(event.at_ns / 1e9).isoformat(" ", "seconds")
+    code = f"[{event.code}] " if event.code else ""
+    return f"{at}  {event.device or 'hub':<20}{event.kind:<14}{event.bundle:<28}{code}{event.detail}".rstrip()
+
+
+def run_move(options: argparse.Namespace) -> int:
+    """Moves a device."""
+    with needs("convert"):
+        from lineside_hub.moves import move
+    moved = move(options.hub, options.device, options.group)
+    if options.json:
+        print_json(moved)
+        return 0
+    say(f"{moved.device} belongs to {moved.group} now" + (f", before to {moved.before}" if moved.before else ""))
+    if moved.access_list is not None:
+        say(f"mosquitto reads its access list again on SIGHUP: {moved.access_list}")
+    if moved.said != moved.group:
+        say(f'on {moved.device}: set group = "{moved.group}" in agent.toml and restart the agent; until then it waits')
+    return 0
+
+
+def run_release(options: argparse.Namespace) -> int:
+    """Withdraws a device's own wish."""
+    with needs("convert"):
+        from lineside_hub.push import release
+    had_one = release(options.hub, options.device)
+    if options.json:
+        print_json({"device": options.device, "released": had_one})
+        return 0
+    say(f"{options.device} follows its group" + (" again" if had_one else "; it had no wish of its own"))
     return 0

@@ -15,28 +15,77 @@ from lineside_runtime.archive import unpack_archive
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the bundle, the hub and the group."""
-    parser.add_argument(
-        "bundle", type=bundle_place, help="a bundle's folder, a .lsb file, or the name of a shipped bundle"
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "bundle",
+        type=bundle_place,
+        nargs="?",
+        help="a bundle's folder, a .lsb file, or the name of a shipped bundle",
     )
+    what.add_argument("--agent", type=Path, metavar="PAYLOAD", help="the agent itself, from `lineside agent pack`")
     parser.add_argument("--hub", type=Path, required=True, metavar="DIR", help="the hub's folder on this machine")
     parser.add_argument("--group", required=True, help="the group of devices")
+    plan = parser.add_argument_group(
+        "rollout", "Without options a group of one gets the bundle at once, a larger one on one device first."
+    )
+    plan.add_argument(
+        "--canary",
+        type=_canary,
+        metavar="N|NAME[,NAME]",
+        help="how many devices come first, or which (default: 1 where the group has several; 0: none)",
+    )
+    plan.add_argument(
+        "--phases", type=_phases, default=(), metavar="10%,50%,100%", help="shares of the group that come after that"
+    )
+    plan.add_argument(
+        "--max-failed",
+        type=float,
+        metavar="SHARE",
+        help="share of failures above which all go back (default: 0.1; in a group of one the hub doesn't step in)",
+    )
+    plan.add_argument(
+        "--healthy-for",
+        type=float,
+        metavar="SECONDS",
+        help="how long a phase must be well before the next begins (default: 60)",
+    )
     add_passphrase(parser)
     add_json(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Signs and publishes the bundle, and makes it the desired one."""
+    """Signs and publishes the bundle or agent, and makes it the desired one."""
     with needs("convert"):
-        from lineside_hub.push import push
+        from lineside_hub.push import push, push_agent
+    plan = {
+        "group": options.group,
+        "passphrase": passphrase(options),
+        "canary": options.canary,
+        "phases": options.phases,
+        "max_failed": options.max_failed,
+        "healthy_for_s": options.healthy_for,
+    }
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.bundle
-        if folder.suffix == ".lsb":
-            folder = unpack_archive(folder, Path(scratch) / "bundle").path
-        result = push(options.hub, folder, group=options.group, passphrase=passphrase(options))
+        if options.agent is not None:
+            result = push_agent(options.hub, options.agent, **plan)
+        else:
+            if folder.suffix == ".lsb":
+                folder = unpack_archive(folder, Path(scratch) / "bundle").path
+            result = push(options.hub, folder, **plan)
     if options.json:
         print_json(result)
     else:
-        print(f"{result.ref.identity} is what {options.group} should run now (generation {result.gen})")
-        print(f"watch it: lineside fleet ls --hub {options.hub}")
+        first = f"{', '.join(result.devices)} first, then " if result.devices else ""
+        print(f"{result.ref.identity} is what {first}{options.group} should run now (generation {result.gen})")
+        print(f"watch it: lineside fleet rollout show {result.rollout} --hub {options.hub} --watch")
     return 0
+
+
+def _canary(text: str) -> int | tuple[str, ...]:
+    return int(text) if text.isdecimal() else tuple(text.split(","))
+
+
+def _phases(text: str) -> tuple[float, ...]:
+    return tuple(float(share.removesuffix("%")) / 100 for share in text.split(","))

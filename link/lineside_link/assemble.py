@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lineside_runtime.bundle import CHUNK_BYTES, FileEntry, Manifest, check_relative, verify_file
+from lineside_runtime.bundle import CHUNK_BYTES, FileEntry, FileList, check_relative, verify_file
 from lineside_runtime.errors import BundleIntegrityError, DiskFullError
 from lineside_runtime.files import fsync_folder
 
@@ -68,7 +68,7 @@ class Assembly:
         folder: Where to.
     """
 
-    def __init__(self, manifest: Manifest, folder: Path) -> None:
+    def __init__(self, manifest: FileList, folder: Path) -> None:
         self.total_bytes = manifest.size_bytes
         self.done_bytes = 0
         self._folder = folder

@@ -178,6 +178,23 @@ class LinkClient:
         self._join(self._dispatcher, deadline)
         self._ready.clear()
 
+    def vanish(self, *, timeout_s: float = 3.0) -> None:
+        """Ends the connection for good without a goodbye, as a power cut does: the broker publishes the last will.
+
+        Args:
+            timeout_s: How long to wait for the threads.
+        """
+        deadline = time.monotonic() + timeout_s
+        self._closing.set()
+        with self._lock:
+            connection = self._connection
+        if connection is not None:
+            connection.abort()
+        self._join(self._network, deadline)
+        self._put_end(deadline)
+        self._join(self._dispatcher, deadline)
+        self._ready.clear()
+
     # Sending.
 
     def _publish(self, topic: str, payload: bytes, *, qos: int, retain: bool) -> MQTTMessageInfo | None:

@@ -16,7 +16,7 @@ from lineside_link.client import LinkClient
 from lineside_link.messages import RepoRequest, RepoResponse, decode_response, encode
 from lineside_link.pull import Kind, Piece, PullWindow
 from lineside_link.topics import Topics
-from lineside_runtime.bundle import CHUNK_BYTES, MANIFEST_MAX_BYTES, Manifest
+from lineside_runtime.bundle import CHUNK_BYTES, MANIFEST_MAX_BYTES, FileList
 from lineside_runtime.errors import BundleIntegrityError, FetchError
 
 log = logging.getLogger("lineside.link")
@@ -143,7 +143,7 @@ class RepoClient:
 
     def fetch_files(
         self,
-        manifest: Manifest,
+        manifest: FileList,
         folder: Path,
         *,
         on_progress: Callable[[int, int], None] | None = None,

@@ -21,6 +21,10 @@ State = Literal[
 ]
 
 
+PARTS = ("bundle", "agent")
+"""Fields of `Desired` that name something to run; each can be pushed without the other."""
+
+
 class _Message(msgspec.Struct, frozen=True, kw_only=True):
     v: int = VERSION
 
@@ -54,12 +58,24 @@ class Desired(_Message, frozen=True, kw_only=True):
         gen: Generation within the epoch. A lower one of the same epoch is ignored.
         bundle: What to run, or ``None`` to keep what is there.
         rollout: Identifies the push.
+        withdrawn: The device's own wish counts no longer, its group's does. Said and not cleared, because a
+            device that is away hears nothing of a cleared topic when it comes back.
+        agent: What the agent itself should be, or ``None`` to keep what is there.
+        gens: Generation in which each part was last asked for, by its field's name. A part that isn't named was asked
+            for in ``gen``; one that is named and older only came along with what was pushed now.
     """
 
     epoch: int
     gen: int
     bundle: BundleRef | None = None
     rollout: str = ""
+    withdrawn: bool = False
+    agent: BundleRef | None = None
+    gens: dict[str, int] = {}
+
+    def asked(self, part: str) -> int:
+        """Returns the generation in which a part was last asked for."""
+        return self.gens.get(part, self.gen)
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,6 +87,28 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     expected: str | None = None
     actual: str | None = None
     action: str = ""
+
+
+class AgentReport(msgspec.Struct, frozen=True, kw_only=True):
+    """How the agent's own update stands: the same words as for the bundle.
+
+    Attributes:
+        epoch: Of the `Desired` that this answers.
+        gen: Of the `Desired` that this answers.
+        state: State of the agent's update machine.
+        installed: The agent that runs; on trial, the one that ran before.
+        previous: What is whole in the other slot.
+        wanted: The agent of the `Desired` that this answers.
+        error: Why the wanted agent doesn't run, if so.
+    """
+
+    epoch: int = 0
+    gen: int = 0
+    state: State = "idle"
+    installed: BundleRef | None = None
+    previous: BundleRef | None = None
+    wanted: BundleRef | None = None
+    error: Problem | None = None
 
 
 class Reported(_Message, frozen=True, kw_only=True):
@@ -88,6 +126,7 @@ class Reported(_Message, frozen=True, kw_only=True):
         boot_id: New at every start of the agent.
         free_bytes: Room on the device's disk.
         progress: Share of the fetch that is done, 0 to 1.
+        agent: How the agent's own update stands; ``None`` from an agent that runs from no slot.
     """
 
     device: str
@@ -101,6 +140,7 @@ class Reported(_Message, frozen=True, kw_only=True):
     boot_id: str = ""
     free_bytes: int = 0
     progress: float = 0.0
+    agent: AgentReport | None = None
 
 
 class Up(_Message, frozen=True, kw_only=True):
@@ -217,10 +257,13 @@ class ResultsAck(_Message, frozen=True, kw_only=True):
     Attributes:
         epoch: Of the device's database.
         seq: All rows up to and including this one are committed.
+        window: How many rows may be on their way above ``seq``; 0 leaves it to the device. The hub makes it smaller
+            while it is behind.
     """
 
     epoch: str
     seq: int
+    window: int = 0
 
 
 M = TypeVar("M", bound=_Message)

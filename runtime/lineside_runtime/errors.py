@@ -43,7 +43,8 @@
     ├── UpdateError                     5xxx  update, rollout
     │   ├── GoldenMismatchError         5001
     │   ├── StagingError                5002
-    │   └── RolloutError                5003
+    │   ├── RolloutError                5003
+    │   └── AgentUpdateError            5004
     ├── ConvertError                    6xxx  converter, gates
     │   ├── GraphError                  6001
     │   ├── ParityGateError             6002
@@ -445,6 +446,13 @@ class RolloutError(UpdateError):
 
     code = 5003
     default_action = "`lineside fleet` shows the devices' state; correct what the message names and start it again."
+
+
+class AgentUpdateError(UpdateError):
+    """The agent's own update could not be made, or the new agent was taken back."""
+
+    code = 5004
+    default_action = "The device's journal says why; correct the agent, pack it under another version and push it."
 
 
 class ConvertError(LinesideError):

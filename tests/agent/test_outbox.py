@@ -137,3 +137,27 @@ def test_rows_that_come_later_are_sent_at_once(bench: Bench) -> None:
 def test_what_is_no_answer_is_refused(bench: Bench) -> None:
     with pytest.raises(BadInputFormatError):
         bench.outbox.acknowledged("", b"{}")
+
+
+def test_a_hub_that_is_behind_makes_the_window_smaller_and_gives_it_back(bench: Bench) -> None:
+    bench.outbox.acknowledged("", encode(ResultsAck(epoch=bench.store.epoch, seq=0, window=50)))
+    bench.fill(WINDOW_ROWS + 100)
+    bench.thread.start()
+    wait_for(lambda: len(bench.hub.seqs) == 50)
+    bench.outbox.acknowledged("", encode(ResultsAck(epoch=bench.store.epoch, seq=50, window=50)))
+    wait_for(lambda: len(bench.hub.seqs) == 100)
+    bench.ack(100)
+    wait_for(lambda: len(bench.hub.seqs) == 100 + WINDOW_ROWS)
+
+
+def test_repeats_to_a_silent_hub_come_ever_more_rarely(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ACK_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(module, "ACK_TIMEOUT_MAX_S", 0.2)
+    bench.outbox.connected()
+    bench.fill(1)
+    bench.thread.start()
+    wait_for(lambda: bench.outbox.resent >= 3)
+    assert bench.outbox._timeout_s == 0.2
+    bench.ack(1)
+    bench.fill(1)
+    wait_for(lambda: bench.hub.seqs[-1] == 2)

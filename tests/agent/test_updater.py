@@ -37,6 +37,8 @@ class Rim:
         self.hold: threading.Event | None = None
         self.start()
 
+    health_timeout_s = 0.3
+
     def start(self) -> None:
         self.seen: list[Machine] = []
         self.stop = threading.Event()
@@ -46,7 +48,7 @@ class Rim:
             self.folder,
             slots=self.slots,
             active=self.active,
-            inspect=InspectConfig(health_frames=2, health_timeout_s=0.3),
+            inspect=InspectConfig(health_frames=2, health_timeout_s=self.health_timeout_s),
             bring=self.bring,
             observe=lambda machine, _: self.seen.append(machine),
             stop=self.stop,
@@ -159,6 +161,8 @@ def test_bundle_that_does_not_prove_itself_never_sees_a_frame(
 
 
 def test_bundle_that_fails_on_real_frames_is_rolled_back(running: Rim, bundles: dict[str, Bundle]) -> None:
+    running.health_timeout_s = 60.0  # until the frame below, however slow the machine is
+    running.restart()
     running.want(2, bundles["fragile"])
     wait_for(lambda: running.running == "bright-spots@4.0.0")
     with running.active.use() as loaded:

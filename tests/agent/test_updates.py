@@ -352,3 +352,15 @@ def test_no_order_of_events_and_kills_breaks_an_invariant(moves: list[object], f
     if wanted is not None and wanted.bundle is not None:
         refused = f"{wanted.epoch}/{wanted.gen}/{wanted.bundle.sha256}" in rim.machine.refused
         assert refused or rim.machine.installed == wanted.bundle
+
+
+def test_a_withdrawn_wish_gives_way_to_the_groups_and_an_older_one_stays_forgotten(running: Machine) -> None:
+    own = after(running, Wished("device", wish(2, 2)))
+    assert own.installed == ref(2)
+    group = after(own, Wished("group", wish(3, 3)))
+    assert group.installed == ref(2)
+    withdrawn = msgspec.structs.replace(wish(4, 2), withdrawn=True)
+    machine = after(group, Wished("device", withdrawn))
+    assert (machine.installed, machine.gen) == (ref(3), 3)
+    assert after(machine, Wished("device", wish(2, 2))) == machine
+    assert after(machine, Wished("device", wish(5, 2))).installed == ref(2)

@@ -29,7 +29,10 @@ def message(*seqs: int, epoch: str = "e1") -> bytes:
 
 def write(database: Database, payload: bytes, device: str = "cam-01") -> ResultsAck:
     with database.transaction():
-        return ResultsSink(database).write(read_batch(device, payload))
+        acks, events = ResultsSink(database).write([read_batch(device, payload)])
+        for event in events:
+            database.add_event(event)
+    return acks[device]
 
 
 def test_a_row_is_stored_with_all_it_says(database: Database) -> None:

@@ -34,7 +34,7 @@ peers)
     # package, command or file that it brings, tests that need it
     missing=
     while read -r package command tests; do
-        if ! command -v "$command" >/dev/null 2>&1 && [ ! -x "/usr/sbin/$command" ] && [ ! -e "$command" ]; then
+        if ! command -v "$command" >/dev/null 2>&1 && [ ! -x "/usr/sbin/$command" ] && ! ls $command >/dev/null 2>&1; then
             missing="$missing $package"
             echo "$command is missing (package $package): needed by $tests" >&2
         fi
@@ -42,6 +42,7 @@ peers)
 mosquitto mosquitto tests/link, tests/hub, tests/fault: a broker with TLS and ACL
 socat socat tests/agent: a serial line
 redis-server redis-server tests/runtime: the shared cache, single and as a cluster
+postgresql /usr/lib/postgresql/*/bin/postgres tests/hub: results in PostgreSQL
 mesa-vulkan-drivers /usr/share/vulkan/icd.d/lvp_icd.json tests/runtime: a Vulkan device in software
 g++ g++ tests/runtime: an operator library for OpenVINO
 mtools mcopy tests/boards: what our FAT writer wrote
@@ -58,7 +59,7 @@ TABLE
         # shellcheck disable=SC2086
         install $missing || { echo "the tests named above will be left out, each says so" >&2; exit 0; }
         # The tests start their own servers; Debian's services would hold their ports.
-        if command -v systemctl >/dev/null 2>&1; then $as_root systemctl disable --now mosquitto redis-server >/dev/null 2>&1 || true; fi
+        if command -v systemctl >/dev/null 2>&1; then $as_root systemctl disable --now mosquitto redis-server postgresql >/dev/null 2>&1 || true; fi
     fi
     ;;
 *)

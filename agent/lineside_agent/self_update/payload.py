@@ -26,6 +26,8 @@ from lineside_runtime.errors import BundleFormatError, IncompatibleBundleError, 
 SCHEMA = 1
 MANIFEST_NAME = "agent.json"
 WHEELS = "wheels"
+NAME = "lineside-agent"
+"""What an agent is called where bundles have a name."""
 
 _PYTHON = re.compile(r"3\.\d{1,2}")
 _WHEEL = re.compile(rf"{WHEELS}/[A-Za-z0-9_.!+]+(-[A-Za-z0-9_.!+]+){{4,5}}\.whl")

@@ -1,0 +1,82 @@
+"""``lineside fleet results``."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lineside.commands.output import add_json, print_json, say
+from lineside.extras import needs
+
+if TYPE_CHECKING:
+    from lineside_hub.queries import Query
+
+SHOWN = 1000
+"""Rows that are printed without ``--limit``; a file gets all."""
+
+
+def add(actions: Any) -> None:
+    """Adds the action."""
+    parser = actions.add_parser(
+        "results",
+        help="what the line saw: by part, device, bundle and time; into a file with --out",
+        description="Prints results, oldest first, or writes them into a file.",
+    )
+    parser.add_argument("--hub", type=Path, required=True, metavar="DIR", help="the hub's folder, with its hub.toml")
+    parser.add_argument("--part", default="", metavar="ID", help="only of this part")
+    parser.add_argument("--device", default="", help="only of this device")
+    parser.add_argument("--bundle", default="", metavar="NAME[@VERSION]", help="only those that it judged")
+    when = "2026-11-24, 2026-11-24T06:00+01:00 (without an offset: UTC), or 90m, 2h, 7d ago"
+    parser.add_argument("--since", metavar="TIME", help=f"captured then or later: {when}")
+    parser.add_argument("--until", metavar="TIME", help="captured before")
+    parser.add_argument(
+        "--limit", type=int, metavar="N", help=f"the newest N (default: {SHOWN} on the screen, else all)"
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write into x.csv or x.parquet instead")
+    add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prints or exports."""
+    with needs("convert"):
+        from lineside_hub.config import load_config
+        from lineside_hub.queries import Query, export, moment, results
+        from lineside_hub.results import COLUMNS
+        from lineside_hub.secure import CONFIG_NAME
+    config = load_config(options.hub / CONFIG_NAME)
+    limit = options.limit if options.limit is not None or options.out is not None else SHOWN
+    query = Query(
+        part_id=options.part,
+        device=options.device,
+        bundle=options.bundle,
+        since_ns=moment(options.since) if options.since else None,
+        until_ns=moment(options.until) if options.until else None,
+        limit=limit,
+    )
+    if options.out is not None:
+        written = export(config, query, options.out)
+        if options.json:
+            print_json({"rows": written, "file": options.out})
+        else:
+            say(f"{written} results in {options.out}")
+        return 0
+    found = [dict(zip(COLUMNS, row, strict=True)) for row in results(config, query)]
+    if options.json:
+        print_json({"results": found})
+        return 0
+    _print(found, query)
+    return 0
+
+
+def _print(found: list[dict[str, Any]], query: Query) -> None:
+    print(f"{'captured (UTC)':<25}{'device':<20}{'part':<24}{'verdict':<9}{'bundle':<28}detections")
+    for row in found:
+        at = datetime.datetime.fromtimestamp(row["captured_at_ns"] / 1e9, datetime.timezone.utc)
+        when = at.replace(tzinfo=None).isoformat(" ", "milliseconds")
+        said = row["error"] or row["detections"]
+        print(f"{when:<25}{row['device']:<20}{row['part_id']:<24}{row['verdict']:<9}{row['bundle']:<28}{said}")
+    if len(found) == query.limit:
+        say(f"the newest {query.limit}; --limit gives more, --out FILE all")
