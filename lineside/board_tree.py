@@ -62,6 +62,7 @@ class AgentTree:
                 site=site,
                 camera=_camera(options.camera, profile),
                 bundle=_bundle(options.bundle),
+                patience=profile.board.patience,
             ),
             identify=identify,
             profile=profile,

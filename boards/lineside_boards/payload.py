@@ -46,6 +46,15 @@ WantedBy=multi-user.target
 """
 _UNIT_NAME = "lineside-prepare.service"
 
+_PATIENCE = """\
+# An emulator is many times slower than the board that it stands for.
+[Service]
+TimeoutStartSec={start_s}
+WatchdogSec={watchdog_s}
+"""
+_START_S, _WATCHDOG_S = 180, 30
+"""As in the agent's own unit."""
+
 _MACHINES = {0xB7: "aarch64", 0x3E: "x86_64", 0x28: "armv7l"}
 """``e_machine`` of elf(5)."""
 
@@ -88,6 +97,7 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True):
         site: Name of the site.
         camera: The table ``[camera]`` of agent.toml.
         bundle: A bundle's folder to start with, or ``None``.
+        patience: How many times longer than on a board its start may take.
     """
 
     device: str
@@ -96,6 +106,7 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True):
     site: str
     camera: dict[str, Any]
     bundle: Path | None = None
+    patience: int = 1
 
 
 def examine(root: Ext4Volume, *, expected: Target) -> Target:
@@ -166,6 +177,11 @@ def lay_out(tree: Path, agent: Agent, identity: Identity) -> Path:
         table["bundle"] = f"/{FACTORY}"
     (home / "agent.toml").write_text(tomli_w.dumps({**table, "link": link, "camera": agent.camera}))
     _unit(tree)
+    if agent.patience > 1:
+        drop_in = tree / "etc/systemd/system/lineside-agent.service.d/emulator.conf"
+        drop_in.parent.mkdir(parents=True)
+        text = _PATIENCE.format(start_s=_START_S * agent.patience, watchdog_s=_WATCHDOG_S * agent.patience)
+        drop_in.write_text(text)
     return home / "agent.toml"
 
 
