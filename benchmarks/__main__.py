@@ -16,7 +16,7 @@ import msgspec
 from lineside_runtime.benchmark.machine import machine
 from lineside_runtime.files import write_atomic
 
-NAMES = ("detector", "runtime", "balance", "isolation", "split", "cache_curve", "serve", "link", "others")
+NAMES = ("detector", "runtime", "balance", "isolation", "split", "cache_curve", "serve", "link", "boards", "others")
 RESULTS = Path(__file__).parent / "results"
 TOOLS = ("lineside", "onnxruntime", "numpy", "opencv-python-headless", "paho-mqtt", "amqtt")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -43,10 +44,19 @@ def rootfs(tree: Path, *, first_boot: str, python: str = "3.13", machine: int = 
 
 
 def raspberry_pi_os(
-    out: Path, *, first_boot: str, root_mib: int = 64, python: str = "3.13", machine: int = 0xB7
+    out: Path,
+    *,
+    first_boot: str,
+    root_mib: int = 64,
+    fill_mib: int = 0,
+    python: str = "3.13",
+    machine: int = 0xB7,
 ) -> Path:
-    """An image of Raspberry Pi OS' layout."""
+    """An image of Raspberry Pi OS' layout, its root filled with so much noise."""
     tree = rootfs(out.parent / f"{out.name}.tree", first_boot=first_boot, python=python, machine=machine)
+    with (tree / "var-noise").open("wb") as file:
+        for _ in range(fill_mib):
+            file.write(os.urandom(MIB))
     boot, boot_mib = out.parent / f"{out.name}.fat", 48
     run("mkfs.vfat", "-C", "-F", "32", "-s", "1", "-n", "bootfs", str(boot), str(boot_mib * 1024), package="dosfstools")
     files = {"cmdline.txt": f"{CMDLINE}\n", "config.txt": "[all]\n"}
