@@ -42,7 +42,7 @@ BARS = {
 
 def run() -> dict[str, object]:
     """Measures everything once, the compared ones by turns."""
-    with tempfile.TemporaryDirectory(dir=arm64.ROOT) as name:
+    with tempfile.TemporaryDirectory(dir=arm64.CACHE) as name:
         folder = Path(name)
         found: dict[str, object] = {**_payload(), **_prepare(folder), **_write(folder)}
         if shutil.which("qemu-system-aarch64"):
