@@ -53,6 +53,13 @@
     │   ├── CalibrationError            6005
     │   └── TrainingError               6006
     ├── BoardError                      7xxx  board, flashing, provisioning
+    │   ├── UnknownBoardError           7001
+    │   ├── ImageError                  7002
+    │   ├── UnsafeTargetError           7003
+    │   ├── FlashError                  7004
+    │   ├── ReadBackError               7005
+    │   ├── PayloadError                7006
+    │   └── MissingProgramError         7007
     └── DemoError                       8001  a step of `lineside demo` did not happen
 
 An error says what was expected, what was found and what to do next. The vendor's own exception is
@@ -502,6 +509,55 @@ class BoardError(LinesideError):
 
     code = 7000
     default_action = "Check the board's power and connection, and try again."
+
+
+class UnknownBoardError(BoardError):
+    """There is no profile of this name."""
+
+    code = 7001
+    default_action = "`lineside board profiles` lists the boards; a new board is a new .toml file."
+
+
+class ImageError(BoardError):
+    """A disk image is damaged, or not laid out as the board's profile says."""
+
+    code = 7002
+    default_action = "Fetch the image again, or take the one that the board's profile names."
+
+
+class UnsafeTargetError(BoardError):
+    """Writing there could destroy what somebody still needs, or can't hold the image."""
+
+    code = 7003
+    default_action = "Nothing was written. `lsblk` shows which device is the card."
+
+
+class FlashError(BoardError):
+    """Writing an image to a device stopped half-way; what is on the device doesn't start."""
+
+    code = 7004
+    default_action = "Run the same command again: it begins anew."
+
+
+class ReadBackError(BoardError):
+    """What is read back isn't what was written."""
+
+    code = 7005
+    default_action = "Use another card or reader: this one doesn't keep what is written to it."
+
+
+class PayloadError(BoardError):
+    """What goes onto the board can't be put together for it."""
+
+    code = 7006
+    default_action = "The message names what is missing and for which Python and platform."
+
+
+class MissingProgramError(BoardError):
+    """A program of the system's that edits images isn't installed."""
+
+    code = 7007
+    default_action = "Install the package that the message names."
 
 
 class DemoError(LinesideError):

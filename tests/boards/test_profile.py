@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from lineside_boards import profile
+from lineside_boards.detect import Board
+from lineside_runtime import registry
+from lineside_runtime.errors import ConfigError, UnknownBoardError
+
+PIS = ("rpi-coral", "rpi4", "rpi5", "rpi5-hailo")
+WANTED = ("cuda0", "jetson-orin-nano", "qemu-virt", "rk3588", "rocm", *PIS, "x86", "x86-openvino")
+
+
+def test_all_boards_of_the_first_release_are_there() -> None:
+    assert profile.names() == tuple(WANTED)
+
+
+@pytest.mark.parametrize("name", WANTED)
+def test_each_profile_says_where_its_facts_stand_and_names_real_engines(name: str) -> None:
+    one = profile.load(name)
+    assert one.name == name
+    tables = (one.board, one.python, one.engines, one.optimize, one.camera, one.thermal, one.image, one.flash)
+    assert all(len(table.source) > 10 for table in tables)
+    assert set(one.engines.order) <= set(registry.names())
+    assert set(one.optimize.engines) <= set(one.engines.order)
+
+
+@pytest.mark.parametrize("name", [name for name in WANTED if not name.startswith("x86")])
+def test_nothing_is_claimed_of_hardware_that_nobody_has(name: str) -> None:
+    assert profile.load(name).tested.hardware == "nothing"
+
+
+def test_unknown_board_lists_the_known_ones() -> None:
+    with pytest.raises(UnknownBoardError, match="rpi5-hailo"):
+        profile.load("rpi6")
+
+
+def test_a_board_of_ones_own_is_a_file(tmp_path: Path) -> None:
+    text = (Path(profile.__file__).parent / "profiles/rpi5.toml").read_text()
+    own = tmp_path / "my-board.toml"
+    own.write_text(text.replace('title = "Raspberry Pi 5"', 'title = "My board"'))
+    assert profile.load(str(own)).board.title == "My board"
+    assert profile.load(str(own)).name == "my-board"
+    with pytest.raises(UnknownBoardError):
+        profile.load(str(tmp_path / "absent.toml"))
+
+
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        (('precision = "int8"', 'precision = "int4"'), "optimize.precision"),
+        (("threads = 3", "threads = 0"), "optimize.threads"),
+        (('version = "3.13"', 'version = "2.7"'), "python.version"),
+        (('method = "card"', 'methode = "card"'), "methode"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named(change: tuple[str, str], path: str) -> None:
+    text = (Path(profile.__file__).parent / "profiles/rpi5.toml").read_text()
+    assert change[0] in text
+    with pytest.raises(ConfigError, match=path.replace(".", r"\.")):
+        profile.parse(text.replace(*change).encode(), "rpi5")
+
+
+def test_platforms_of_a_system_are_all_that_its_glibc_runs() -> None:
+    tags = profile.platform_tags("aarch64", "2.28")
+    assert tags[0] == "manylinux_2_28_aarch64"
+    assert tags[-3:] == ("manylinux_2_17_aarch64", "manylinux2014_aarch64", "linux_aarch64")
+    assert not any("2_29" in tag for tag in tags)
+
+
+PI5 = Board("Raspberry Pi 5 Model B Rev 1.0", ("raspberrypi,5-model-b", "brcm,bcm2712"), "aarch64")
+
+
+@pytest.mark.parametrize(
+    ("board", "accelerators", "engines", "expected"),
+    [
+        (PI5, ("VideoCore VII (Raspberry Pi 5)",), (), ("rpi5",)),
+        (PI5, ("VideoCore VII (Raspberry Pi 5)", "Hailo-8"), (), ("rpi5-hailo", "rpi5")),
+        (PI5, ("Hailo-8L",), (), ("rpi5",)),
+        (PI5, ("Coral Edge TPU, before its first use",), (), ("rpi-coral", "rpi5")),
+        (Board("PC", (), "x86_64"), (), (), ("x86",)),
+        (Board("PC", (), "x86_64"), ("NVIDIA GPU",), ("openvino",), ("cuda0", "x86-openvino", "x86")),
+        (Board("unknown", ("acme,box",), "aarch64"), (), (), ()),
+        (Board("qemu", ("linux,dummy-virt",), "aarch64"), (), (), ("qemu-virt",)),
+    ],
+)
+def test_machine_is_described_by_the_most_special_profile_first(
+    board: Board, accelerators: tuple[str, ...], engines: tuple[str, ...], expected: tuple[str, ...]
+) -> None:
+    assert tuple(one.name for one in profile.matching(board, accelerators, engines)) == expected
+
+
+def test_profiles_are_plain_data() -> None:
+    one = profile.load("rpi5")
+    assert msgspec.json.decode(msgspec.json.encode(one), type=profile.Profile) == one
+
+
+def test_reading_a_profile_loads_no_engine() -> None:
+    code = "import sys; from lineside_boards import profile; profile.load('rpi5'); print(sorted(sys.modules))"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert not any(f"'{name}'" in printed for name in ("numpy", "onnxruntime", "cv2"))
