@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lineside_agent.pulse import CAMERA_PATIENCE_S, FAULTS_MAX, Pulse, Seen
+from lineside_agent.pulse import CAMERA_PATIENCE_S, FAULTS_MAX, STUCK_S, Pulse, Seen
 
 
 def test_frames_that_come_through_feed() -> None:
@@ -17,7 +17,17 @@ def test_frame_that_does_not_come_through_starves() -> None:
     assert pulse.look(Seen(given=3, judged=2, faults=0, loaded=True), 0.0)
     assert not pulse.look(Seen(given=3, judged=2, faults=0, loaded=True), 0.5)
     assert not pulse.look(Seen(given=9, judged=2, faults=0, loaded=True), 1.0)  # the camera's progress is none
+    assert not pulse.is_ill  # a frame may take a while
     assert pulse.look(Seen(given=9, judged=3, faults=0, loaded=True), 1.5)
+
+
+def test_frame_that_stays_away_makes_ill_until_one_comes() -> None:
+    pulse = Pulse()
+    for second in range(int(STUCK_S) + 2):
+        pulse.look(Seen(given=2, judged=1, faults=0, loaded=True), float(second))
+    assert (pulse.is_stuck, pulse.is_ill) == (True, True)
+    pulse.look(Seen(given=2, judged=2, faults=0, loaded=True), 20.0)
+    assert (pulse.is_stuck, pulse.is_ill) == (False, False)
 
 
 @pytest.mark.parametrize(
