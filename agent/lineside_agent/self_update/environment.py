@@ -116,20 +116,21 @@ def _requirements(payload: Payload) -> str:
 
 
 def run_pip(pip: Sequence[str], arguments: Sequence[str], *, scratch: Path, offline: bool = True) -> None:
-    """Runs pip from its wheel, without the user's configuration, behind everything else that wants the processor.
+    """Runs pip behind everything else that wants the processor.
 
     Args:
         pip: How Python runs it: a path in its wheel, ``pip-….whl/pip``, or ``-m pip``.
         arguments: Of pip.
         scratch: For its temporary files: on the target's disk, where they can be renamed.
-        offline: Whether it may look nowhere, and takes exactly what it is given.
+        offline: Whether it may look nowhere, heeds no configuration, and takes exactly what it is given.
 
     Raises:
         StagingError: It failed; its last lines are in the message.
     """
     temporary = scratch / ".tmp"
     temporary.mkdir(exist_ok=True)
-    known = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PIP_"))}
+    foreign = ("PYTHON", "PIP_") if offline else ("PYTHON",)  # at the host the user's index counts
+    known = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     environment = {**known, "TMPDIR": str(temporary)}
     options = ["--disable-pip-version-check", "--no-input"]
     if offline:
