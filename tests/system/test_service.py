@@ -17,7 +17,7 @@ import pytest
 from lineside_agent.self_update import guard
 from lineside_agent.self_update.guard import Home, Trial
 from lineside_agent.self_update.pack import pack
-from lineside_agent.service.install import install, uninstall
+from lineside_agent.service.install import install
 from tests.peers.booted import Booted, make_root
 from tests.peers.waiting import wait_for
 
@@ -50,7 +50,6 @@ BAD = {
 def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Booted, Path]]:
     folder = tmp_path_factory.mktemp("board")
     root = make_root(folder / "root")
-    before = sorted(str(path.relative_to(root)) for path in root.rglob("*"))
     payload = pack(folder / "payload", python="3.13", architecture=platform.machine())
     install(root, payload=payload, foreign=True)
     (root / "etc/lineside").mkdir()
@@ -58,9 +57,6 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Booted, Pa
     (root / "etc/lineside/agent.toml").chmod(0o600)  # tmpfiles opens it to the agent's group
     with Booted(root) as booted:
         yield booted, root
-    uninstall(root, purge=True)
-    left = sorted(str(path.relative_to(root)) for path in root.rglob("*") if "lineside" in path.name)
-    assert [place for place in left if place not in before] == []
 
 
 def runs(booted: Booted) -> bool:
@@ -110,3 +106,12 @@ def test_bad_agent_is_taken_back(board: tuple[Booted, Path], kind: str) -> None:
     assert last_end in verdict["reason"] if last_end else "not healthy within 20 s" in verdict["reason"]
     assert home.trial() is None
     assert guard.TRIAL not in os.listdir(home.folder)  # noqa: PTH208 - the guard's own name for it
+
+
+def test_removal_from_the_running_system_leaves_nothing(board: tuple[Booted, Path]) -> None:
+    booted, root = board
+    said = booted.run("lineside", "agent", "uninstall-service", "--purge")
+    assert said == "removed the service"
+    assert booted.run("id", "lineside").endswith("no such user")
+    assert "0 loaded units" in booted.run("systemctl", "list-units", "--all", "--no-pager", "lineside*")
+    assert sorted(str(path.relative_to(root)) for path in root.rglob("*") if "lineside" in path.name) == []
