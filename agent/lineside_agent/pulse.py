@@ -17,6 +17,10 @@ FAULTS_MAX = 20
 """Faults in a row, with no verdict between them, after which an agent counts as ill."""
 
 
+STUCK_S = 10.0
+"""How long a frame may be under way before that is said, and an agent on trial counts as ill."""
+
+
 class Seen(NamedTuple):
     """What the main loop sees of the others.
 
@@ -38,14 +42,20 @@ class Seen(NamedTuple):
 
 
 class Pulse:
-    """Looks at the agent again and again."""
+    """Looks at the agent again and again.
+
+    Attributes:
+        is_stuck: Whether the watchdog has not been fed for `STUCK_S`.
+    """
 
     def __init__(self) -> None:
         self._last = Seen(0, 0, 0, False)
         self._faults_in_a_row = 0
+        self._fed_at_s: float | None = None
+        self.is_stuck = False
 
     def look(self, seen: Seen, now_s: float) -> bool:
-        """Returns whether the agent lives: whether the watchdog is to be fed.
+        """Returns whether the watchdog is to be fed. That it isn't once, while a frame is under way, means nothing.
 
         Args:
             seen: What is to be seen now.
@@ -54,6 +64,14 @@ class Pulse:
         before, self._last = self._last, seen
         good = (seen.judged - seen.faults) - (before.judged - before.faults)
         self._faults_in_a_row = 0 if good > 0 else self._faults_in_a_row + seen.faults - before.faults
+        fed = self._is_fed(seen, before, now_s)
+        if fed or self._fed_at_s is None:
+            self._fed_at_s = now_s
+        self.is_stuck = now_s - self._fed_at_s > STUCK_S
+        return fed
+
+    @staticmethod
+    def _is_fed(seen: Seen, before: Seen, now_s: float) -> bool:
         if seen.judged != before.judged:
             return True
         if seen.camera_since_s is not None and now_s - seen.camera_since_s > CAMERA_PATIENCE_S:
@@ -62,5 +80,5 @@ class Pulse:
 
     @property
     def is_ill(self) -> bool:
-        """Whether there were nothing but faults for a while."""
-        return self._faults_in_a_row >= FAULTS_MAX
+        """Whether there was no verdict for a while: nothing but faults, or nothing at all where there should be."""
+        return self.is_stuck or self._faults_in_a_row >= FAULTS_MAX

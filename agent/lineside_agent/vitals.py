@@ -42,7 +42,6 @@ class Vitals:
         self._notifier = notifier
         self._pulse = Pulse()
         self._loaded_at_s: float | None = None
-        self._alive = True
         self.ready = False
 
     def look(self, machine: Machine) -> None:
@@ -52,11 +51,11 @@ class Vitals:
             machine: Where the bundle's update stands.
         """
         now_s = time.monotonic()
-        was_alive, self._alive = self._alive, self._pulse.look(self._see(), now_s)
-        if self._alive:
+        was_stuck, seen = self._pulse.is_stuck, self._see()
+        if self._pulse.look(seen, now_s):
             self._notifier.alive()
-        elif was_alive:
-            log.error("no frame comes through: %s; the watchdog is not fed", self._see())
+        if self._pulse.is_stuck and not was_stuck:
+            log.error("no frame comes through, and the watchdog is not fed: %s", seen)
         if not self.ready and self._has_inferred(machine, now_s):
             self.ready = True
             self._notifier.ready()
@@ -71,7 +70,7 @@ class Vitals:
             machine: Where the bundle's update stands.
         """
         runs = machine.installed is None or self._active.loaded is not None
-        return self.ready and self._alive and runs and not self._pulse.is_ill
+        return self.ready and runs and not self._pulse.is_ill
 
     @staticmethod
     def is_quiet(machine: Machine) -> bool:

@@ -1,4 +1,4 @@
-"""``lineside agent run|status|check|pack|install-service|uninstall-service``."""
+"""``lineside agent run|status|doctor|check|pack|install-service|uninstall-service``."""
 
 from __future__ import annotations
 
@@ -26,6 +26,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     status.add_argument("--config", type=Path, required=True, metavar="FILE", help="agent.toml")
     add_json(status)
     status.set_defaults(run=run_status)
+    doctor = actions.add_parser(
+        "doctor",
+        help="what is wrong with the agent and its board, and what to do about it",
+        description="Looks at configuration, status, link, certificate, clock, disk, slots, service and board, and "
+        "says what to do about each finding. Changes nothing. Ends with 1 if something is an error.",
+    )
+    doctor.add_argument("--config", type=Path, required=True, metavar="FILE", help="agent.toml")
+    doctor.add_argument("--root", type=Path, default=Path("/"), metavar="DIR", help="default: this system")
+    add_json(doctor)
+    doctor.set_defaults(run=run_doctor)
     check = actions.add_parser(
         "check",
         help="whether this version of the agent could take over here, without touching anything",
@@ -112,6 +122,21 @@ def run_status(options: argparse.Namespace) -> int:
     for key, value in status.items():
         print(f"{key:<{width}}  {value}")
     return 0
+
+
+def run_doctor(options: argparse.Namespace) -> int:
+    """Prints the findings."""
+    from lineside_agent.doctor import examine, look
+
+    findings = examine(look(options.config, options.root))
+    if options.json:
+        print_json({"findings": findings})
+    else:
+        for finding in findings:
+            print(f"{finding.level:>7}  {finding.what}\n{'':>7}  -> {finding.action}")
+        if not findings:
+            print("nothing to complain about")
+    return 1 if any(finding.level == "error" for finding in findings) else 0
 
 
 def run_check(options: argparse.Namespace) -> int:

@@ -113,6 +113,15 @@ class Choice:
                 self._found += self._last_resort
             return tuple(self._found)
 
+    def end(self) -> None:
+        """Looks no further; what was found stays.
+
+        A search that could go on knows who is to be told of absent engines, and so the session: a circle that would
+        keep a closed session's memory until Python looks for circles.
+        """
+        with self._lock:
+            self._candidates = self._last_resort = iter(())
+
     def reordered(self, candidates: Iterable[Candidate]) -> Choice:
         """Returns a choice with other candidates in front of the same last resort."""
         return Choice(candidates, self.absent, self._last_resort)

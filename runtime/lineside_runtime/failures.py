@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import deque
@@ -11,10 +10,9 @@ from typing import Literal
 import msgspec
 
 from lineside_runtime.errors import LinesideError
+from lineside_runtime.logs import log
 
 FAILURES_KEPT = 100
-
-log = logging.getLogger("lineside.runtime")
 
 
 class Fallback(msgspec.Struct, frozen=True):

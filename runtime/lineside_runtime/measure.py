@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import statistics
 import threading
 import time
@@ -13,12 +12,12 @@ from lineside_runtime.candidates import Candidate, Choice
 from lineside_runtime.config import Config
 from lineside_runtime.errors import DeviceError, UnsupportedModelError
 from lineside_runtime.inputs import sample_inputs
+from lineside_runtime.logs import log
 from lineside_runtime.tensors import Array
 
 WARM_CALLS = 2
 TIMED_CALLS = 5
 
-log = logging.getLogger("lineside.runtime")
 _lock = threading.Lock()
 _measured_ms: dict[tuple[object, ...], float] = {}
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -41,6 +40,7 @@ from lineside_runtime.errors import (
 )
 from lineside_runtime.failures import Failures, Fallback
 from lineside_runtime.inputs import sample_inputs
+from lineside_runtime.logs import log
 from lineside_runtime.prediction import DeviceShare, Prediction
 from lineside_runtime.replicas import Replicas
 from lineside_runtime.shared import Retired, Shared
@@ -53,7 +53,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Config", "DeviceShare", "Failures", "Fallback", "Placement", "Plan", "Prediction"]
 
-log = logging.getLogger("lineside.runtime")
 
 _FALLS_BACK = (DeviceError, UnsupportedModelError)  # another engine may read what this one can't
 
@@ -273,6 +272,7 @@ class Placement:
             loaded = [slot.executable for slot in self._slots if slot.executable is not None]
             for slot in self._slots:
                 slot.executable = None
+        self._choice.end()
         for executable in loaded:
             executable.retire()
 

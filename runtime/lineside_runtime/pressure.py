@@ -6,11 +6,10 @@ A cache, or a model that is loaded for a rainy day, registers what frees it; a p
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 
-log = logging.getLogger("lineside.runtime")
+from lineside_runtime.logs import log
 
 _lock = threading.Lock()
 _releases: dict[object, Callable[[], int]] = {}

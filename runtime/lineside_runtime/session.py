@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from lineside_runtime.config import Config, check_seconds
 from lineside_runtime.counter import Counter
 from lineside_runtime.errors import DeviceError
 from lineside_runtime.inputs import InputCheck, sample_inputs
+from lineside_runtime.logs import log
 from lineside_runtime.placement import DeviceShare, Failures, Fallback, Placement, Prediction
 from lineside_runtime.shared import Retired, Shared
 from lineside_runtime.tensors import Array
@@ -35,8 +35,6 @@ __all__ = ["Config", "DeviceShare", "Pinned", "Prediction", "Session"]
 ARCHIVE_SUFFIX = ".lsb"
 
 Answer = Callable[[Mapping[str, Array]], Prediction]
-
-log = logging.getLogger("lineside.runtime")
 
 
 class Session:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 from collections.abc import Iterator
 from typing import Generic, Protocol, TypeVar
 
 from lineside_runtime.errors import LinesideError
+from lineside_runtime.logs import log
 
 
 class Closable(Protocol):
@@ -18,7 +18,6 @@ class Closable(Protocol):
         """Gives everything back."""
 
 
-log = logging.getLogger("lineside.runtime")
 T = TypeVar("T", bound=Closable)
 
 

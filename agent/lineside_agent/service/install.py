@@ -118,7 +118,9 @@ def install(
     return made
 
 
-def fill_slot(home: Path, payload: Payload, *, foreign: bool = False, keep_wheels: bool = False) -> None:
+def fill_slot(
+    home: Path, payload: Payload, *, foreign: bool = False, keep_wheels: bool = False, python: str | None = None
+) -> None:
     """Makes slot ``a`` of a system that has none yet, and the current one.
 
     Args:
@@ -126,13 +128,14 @@ def fill_slot(home: Path, payload: Payload, *, foreign: bool = False, keep_wheel
         payload: Verified.
         foreign: As in `install`.
         keep_wheels: As in `install`.
+        python: The Python that the slot is made with; the system's own if not given.
 
     Raises:
         IncompatibleBundleError: It is for another Python or architecture than this system's.
         StagingError: pip didn't install it.
     """
     if not foreign:
-        payload.check_fits(python=_system_python())
+        payload.check_fits(python=_version_of(python or "/usr/bin/python3"))
     slots = guard.Home(home)
     slot = slots.slot("a")
     (slots.slot("b")).mkdir(parents=True, exist_ok=True)
@@ -141,7 +144,7 @@ def fill_slot(home: Path, payload: Payload, *, foreign: bool = False, keep_wheel
     kept = slot / "payload"
     shutil.rmtree(kept, ignore_errors=True)
     kept.mkdir()
-    make_environment(payload, slot / guard.VENV, foreign=foreign)
+    make_environment(payload, slot / guard.VENV, foreign=foreign, python=python)
     shutil.copy2(payload.path / MANIFEST_NAME, kept / MANIFEST_NAME)
     if keep_wheels:
         shutil.copytree(payload.path / WHEELS, kept / WHEELS)
@@ -219,15 +222,15 @@ def _link(path: Path, target: str) -> None:
     fsync_folder(path.parent)
 
 
-def _system_python() -> str:
-    """Returns the version of the Python that a slot here is made with."""
+def _version_of(python: str) -> str:
+    """Returns a Python's version, such as ``3.13``."""
     found = subprocess.run(
-        ["/usr/bin/python3", "-I", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
+        [python, "-I", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
         capture_output=True,
         text=True,
     )
     if found.returncode:
-        raise StagingError("/usr/bin/python3 doesn't run", action="Install the system's Python 3.")
+        raise StagingError(f"{python} doesn't run", action="Install the system's Python 3.")
     return found.stdout.strip()
 
 

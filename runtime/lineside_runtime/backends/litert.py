@@ -16,7 +16,6 @@ import ctypes
 import dataclasses
 import importlib
 import importlib.metadata
-import logging
 import os
 import threading
 from collections.abc import Iterator, Mapping
@@ -43,6 +42,7 @@ from lineside_runtime.errors import (
     LinesideError,
     UnsupportedModelError,
 )
+from lineside_runtime.logs import log
 from lineside_runtime.tensors import DYNAMIC, Array, TensorSpec
 
 MODULES = {"ai_edge_litert.interpreter": "ai-edge-litert", "tflite_runtime.interpreter": "tflite-runtime"}
@@ -55,8 +55,6 @@ _DELEGATE_ENTRY = "tflite_plugin_create_delegate"
 
 _ERRORS = (RuntimeError, ValueError, TypeError, KeyError, IndexError, MemoryError, OSError)
 """The vendor has no exceptions of its own: its binding and its Python raise Python's."""
-
-log = logging.getLogger("lineside.runtime")
 
 
 def _interpreter_module() -> tuple[Any, str]:

@@ -13,7 +13,6 @@ suite; it is marked as emulated, and serves only where `Config.engines` names nc
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,6 +40,7 @@ from lineside_runtime.errors import (
     UnsupportedModelError,
 )
 from lineside_runtime.inputs import InputCheck
+from lineside_runtime.logs import log
 from lineside_runtime.tensors import DYNAMIC, Array, TensorSpec
 
 _CPU_GPU = 3
@@ -54,8 +54,6 @@ _ERRORS = (RuntimeError, ValueError, TypeError, MemoryError)
 
 _AXES = ("2", "11", "1", "0")
 """Keys of an ``Input`` layer's sizes in a ``.param``: channels, depth, height, width."""
-
-log = logging.getLogger("lineside.runtime")
 
 
 class NcnnBackend(Backend):

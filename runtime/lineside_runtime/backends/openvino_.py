@@ -7,7 +7,6 @@ been run by us.
 from __future__ import annotations
 
 import datetime
-import logging
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -30,6 +29,7 @@ from lineside_runtime.errors import (
     PartialFallbackError,
     UnsupportedModelError,
 )
+from lineside_runtime.logs import log
 from lineside_runtime.tensors import DYNAMIC, Array, DType, TensorSpec
 
 ERRORS = (
@@ -41,7 +41,6 @@ ERRORS = (
 )
 """Every exception class of the vendor's. Most of what it raises is ``RuntimeError``."""
 
-log = logging.getLogger("lineside.runtime")
 
 _PYTHON_ERRORS = (RuntimeError, ValueError, TypeError, MemoryError)
 _graphs = threading.Lock()

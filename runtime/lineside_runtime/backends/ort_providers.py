@@ -12,8 +12,9 @@ https://onnxruntime.ai/docs/execution-providers/
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-import logging
+import os
 import sys
 import threading
 from collections import Counter
@@ -34,6 +35,7 @@ from lineside_runtime.errors import (
     PartialFallbackError,
     UnsupportedModelError,
 )
+from lineside_runtime.logs import log
 
 CPU = "CPUExecutionProvider"
 OPENVINO = "OpenVINOExecutionProvider"
@@ -87,7 +89,6 @@ _PLUGIN_ERRORS: tuple[type[Exception], ...] = (
     *(ImportError, AttributeError, OSError, RuntimeError, IndexError),
 )
 
-log = logging.getLogger("lineside.runtime")
 _lock = threading.Lock()
 _registered: dict[str, str] = {}
 
@@ -241,8 +242,10 @@ def _count(patterns: Iterable[str]) -> int:
 
 def _plugged_in() -> Iterator[tuple[DeviceKind, str, str]]:
     for number, device in enumerate(_ep_devices()):
+        if device.ep_name not in _registered:
+            continue  # asked first: the binding loses 58 bytes whenever it names a device's type
         kind = _KINDS.get(device.device.type.name)
-        if device.ep_name in _registered and kind is not None:
+        if kind is not None:
             name = device.ep_name.removesuffix("ExecutionProvider")
             full = device.ep_metadata.get("FULL_DEVICE_NAME", "") or device.device.vendor
             yield kind, f"{name} {full}".strip(), f"{_PLUGIN}{device.ep_name}#{number}"
@@ -277,9 +280,13 @@ def register_plugins() -> None:
 
 
 def _plugin_packages() -> list[str]:
-    places = [Path(place) for place in sys.path if place and Path(place).is_dir()]
-    patterns = ("onnxruntime_ep_*", "onnxruntime_qnn")
-    found = {path.parent.name for place in places for one in patterns for path in place.glob(f"{one}/__init__.py")}
+    """Names of packages that may be plug-ins; each folder is listed once, as this is asked at each start."""
+    found: set[str] = set()
+    for place in filter(None, sys.path):
+        with contextlib.suppress(OSError):  # not a folder, as an archive on the path
+            names = os.listdir(place)  # noqa: PTH208  # Path.iterdir would make a path of each of hundreds of names
+            wanted = [name for name in names if name == "onnxruntime_qnn" or name.startswith("onnxruntime_ep_")]
+            found.update(name for name in wanted if Path(place, name, "__init__.py").is_file())
     return sorted(found)
 
 

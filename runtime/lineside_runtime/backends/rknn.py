@@ -15,7 +15,6 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
-import logging
 import struct
 import threading
 from collections.abc import Mapping, Sequence
@@ -39,6 +38,7 @@ from lineside_runtime.errors import (
     OutOfDeviceMemoryError,
     UnsupportedModelError,
 )
+from lineside_runtime.logs import log
 from lineside_runtime.tensors import Array, TensorSpec
 
 FAMILIES = {"rk3568": "rk3566", "rk3588s": "rk3588"}
@@ -68,7 +68,6 @@ CODES: dict[str, type[LinesideError]] = {
 }
 """What its codes mean: those of ``rknpu2/runtime/Linux/librknn_api/include/rknn_api.h``, and one line of its log."""
 
-log = logging.getLogger("lineside.runtime")
 
 TYPES = ("float32", "float16", "int16", "int8", "uint8")
 """The types of input that ``RKNNLite.inference`` takes."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import errno
-import logging
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from lineside_runtime.errors import (
 )
 from lineside_runtime.isolated import messages
 from lineside_runtime.isolated.process import EngineProcess
+from lineside_runtime.logs import log
 from lineside_runtime.tensors import Array
 
 START_TIMEOUT_S = 120.0
@@ -31,7 +31,6 @@ START_TIMEOUT_S = 120.0
 LOAD_TIMEOUT_S = 1800.0
 """For loading: TensorRT and OpenVINO's NPU compile for minutes."""
 
-log = logging.getLogger("lineside.runtime")
 _lock = threading.Lock()
 _backends: dict[tuple[str, float | None], IsolatedBackend] = {}
 R = TypeVar("R")

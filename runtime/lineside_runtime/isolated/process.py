@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import select
 import signal
@@ -22,14 +21,13 @@ from lineside_runtime.isolated.bootstrap import CANNOT_START
 from lineside_runtime.isolated.channel import Channel
 from lineside_runtime.isolated.memory import Incoming, Outgoing
 from lineside_runtime.isolated.messages import Failed, Reply, Request, unpack_error
+from lineside_runtime.logs import log
 from lineside_runtime.tensors import Array
 
 BOOTSTRAP = Path(__file__).with_name("bootstrap.py")
 STDERR_LINES = 60
 END_S = 5.0
 """How long a process may take to end before it is killed, and the kernel to tell how it ended."""
-
-log = logging.getLogger("lineside.runtime")
 
 
 class _Lane:

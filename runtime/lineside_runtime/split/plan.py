@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import logging
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -14,9 +13,8 @@ from lineside_runtime.bundle import Bundle, Manifest, Stage, Variant
 from lineside_runtime.candidates import Choice, choose
 from lineside_runtime.config import QUEUE_MAX, Config
 from lineside_runtime.errors import ConfigError, DeviceError, NoDeviceError
+from lineside_runtime.logs import log
 from lineside_runtime.measure import order_by_speed
-
-log = logging.getLogger("lineside.runtime")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -18,7 +18,6 @@ takes over what the first one holds.
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import threading
 import time
@@ -29,6 +28,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from lineside_runtime.errors import DeadlineExceededError, DeviceBusyError, DeviceError, DeviceLostError, LinesideError
+from lineside_runtime.logs import log
 from lineside_runtime.slots import Failed, Slot
 from lineside_runtime.submit.alarm import Alarm
 from lineside_runtime.submit.job import Job
@@ -39,7 +39,6 @@ from lineside_runtime.tensors import Array
 if TYPE_CHECKING:
     from lineside_runtime.placement import Placement, Prediction
 
-log = logging.getLogger("lineside.runtime")
 
 _After = list[Callable[[], object]]
 
