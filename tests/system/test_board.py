@@ -1,6 +1,7 @@
 """T3: an image that our own command made boots on the Pi 5's core and joins the fleet; nothing is told it by hand.
 
-``make test-system`` runs it. The base image is built once (some minutes, ``.cache/boards``). ``LINESIDE_POWER_CUTS`` says how often power is cut during updates (default 20).
+``make test-system`` runs it. The base image is built once (some minutes, ``.cache/boards``).
+``LINESIDE_POWER_CUTS`` says how often power is cut during updates (default 20).
 """
 
 from __future__ import annotations
