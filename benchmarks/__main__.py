@@ -30,8 +30,8 @@ NAMES = (
     "fleet",
     "others",
 )
-LONG = ("pruning",)
-"""Those that train first, for up to an hour: run by name only."""
+LONG = ("optimizer", "pruning", "boards")
+"""Those that train, download or build first, for up to an hour: run by name only."""
 RESULTS = Path(__file__).parent / "results"
 TOOLS = ("lineside", "onnxruntime", "numpy", "opencv-python-headless", "paho-mqtt", "amqtt")
 

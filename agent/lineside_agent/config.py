@@ -144,6 +144,18 @@ class StoreConfig(_Strict, frozen=True, kw_only=True):
     keep_images: Literal["none", "bad", "all"] = "none"
 
 
+class UpdateConfig(_Strict, frozen=True, kw_only=True):
+    """How a new agent proves itself, where the agent runs as a service.
+
+    Attributes:
+        healthy_s: How long it must be healthy, and have met the hub, before it stays.
+        deadline_s: How long it may take for that; then the one before it comes back.
+    """
+
+    healthy_s: Positive = 120.0
+    deadline_s: Positive = 900.0
+
+
 class TransferConfig(_Strict, frozen=True, kw_only=True):
     """How bundles come.
 
@@ -185,6 +197,7 @@ class AgentConfig(_Strict, frozen=True, kw_only=True):
         exit_when_done: Whether to end after the last frame, once every record is on disk and, with a link, at the hub.
         inspect: How the bundle is run.
         store: What is kept.
+        update: How a new agent proves itself.
         line_io: Where verdicts are signalled.
         transfer: How bundles come.
     """
@@ -199,6 +212,7 @@ class AgentConfig(_Strict, frozen=True, kw_only=True):
     exit_when_done: bool = False
     inspect: InspectConfig = InspectConfig()
     store: StoreConfig = StoreConfig()
+    update: UpdateConfig = UpdateConfig()
     line_io: tuple[SerialOutput, ...] = ()
     transfer: TransferConfig = TransferConfig()
 

@@ -3,6 +3,7 @@
 | thread | from | to | does |
 | --- | --- | --- | --- |
 | ``update`` | start | stop | loads the installed bundle, follows wishes |
+| ``self-update`` | start | stop | follows wishes for the agent itself; on trial, proves this agent |
 | ``camera`` | first bundle | end of the source | reads frames into the queue |
 | ``pipeline`` | start | end of the source | waits for a bundle; judges, signals, records |
 | ``store`` | start | stop | writes records |
@@ -10,7 +11,7 @@
 | ``identity`` | start, with a link | stop, or at once without a certificate | renews the certificate in time |
 | ``engines`` | start, with a link | all have answered | asks the engines what they can do, tells the hub |
 | ``link-…`` | start, with a link | stop | stays connected |
-| main | start | stop | writes ``status.json``, waits for SIGTERM |
+| main | start | stop | writes ``status.json``, feeds the watchdog, waits for SIGTERM |
 
 Without a broker everything goes on and is sent later. A thread that ends by a defect ends the agent with code 70, and
 whoever supervises it starts it again.
@@ -36,12 +37,17 @@ from lineside_agent.images import Archive
 from lineside_agent.line_io import open_output
 from lineside_agent.pipeline import Pipeline
 from lineside_agent.reader import FrameQueue, Reader
+from lineside_agent.self_update.machine import SelfMachine
+from lineside_agent.self_update.slots import AgentSlots
+from lineside_agent.self_update.updater import SelfUpdater
+from lineside_agent.service.notify import Notifier
 from lineside_agent.slots import Slots
 from lineside_agent.status import Sources, write_status
 from lineside_agent.stick import Imports
 from lineside_agent.store import Store
 from lineside_agent.updater import Progress, ShouldStop, Updater
 from lineside_agent.updates import RESTING, Machine, Wished
+from lineside_agent.vitals import Vitals
 from lineside_link.messages import BundleRef, ConfigRef, ConfigReport
 from lineside_runtime.errors import BrokerError, ConfigError
 
@@ -58,9 +64,16 @@ class Daemon:
     Args:
         config: From ``agent.toml``.
         observe: Told of each step of the update machine after it was written down and before it is acted upon.
+        config_path: Where ``config`` came from, for a new agent to look at before it takes over.
     """
 
-    def __init__(self, config: AgentConfig, *, observe: Callable[[Machine], None] | None = None) -> None:
+    def __init__(
+        self,
+        config: AgentConfig,
+        *,
+        observe: Callable[[Machine], None] | None = None,
+        config_path: Path | None = None,
+    ) -> None:
         config.folder.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(config.folder)
         self._config = config
@@ -105,6 +118,24 @@ class Daemon:
             stop=self._stop,
             gate=self._home.gate if self._home is not None else None,
         )
+        self._notifier = Notifier()
+        self._vitals = Vitals(
+            reader=self._reader,
+            counts=self._pipeline.counts,
+            active=self._active,
+            store=self._store,
+            notifier=self._notifier,
+        )
+        self._self_updater = SelfUpdater(
+            config.folder,
+            config_path=config_path or Path("agent.toml"),
+            slots=AgentSlots.around(),
+            bring=self._home.bring_agent if self._home is not None else None,
+            host=self,
+            observe=self._self_stepped,
+            stop=self._stop,
+            update=config.update,
+        )
 
     def run(self) -> int:
         """Runs until SIGTERM, SIGINT, `stop`, or the end of the source with ``exit_when_done``.
@@ -113,17 +144,19 @@ class Daemon:
             0; 1 if the source failed; `DEFECT` after an internal error.
         """
         self._start("update", self._updater.run)
+        self._start("self-update", self._self_updater.run)
         self._start("camera", self._read)
         self._start("pipeline", self._pipeline.run)
         if self._home is not None:
             self._home.report_configuration(self._configuration.report())
-            self._home.start(self._updater)
+            self._home.start(self._updater, self._self_updater)
             self._start("outbox", self._home.outbox.run)
             self._start("identity", self._home.keep_identity)
             self._start("engines", self._home.tell_engines)
         while not self._stop.wait(STATUS_EVERY_S if not self._config.exit_when_done else 0.1):
             self._write_status()
             self._look_for_sticks()
+            self._vitals.look(self._updater.machine)
             if not self._store.alive:
                 self._defects.append("store")
                 self._stop.set()
@@ -137,6 +170,28 @@ class Daemon:
     def stop(self) -> None:
         """Ends `run`; from any thread or signal handler."""
         self._stop.set()
+
+    # What the agent's own update asks, from its thread.
+
+    def healthy(self) -> bool:
+        """As `Vitals.is_healthy`."""
+        return self._vitals.is_healthy(self._updater.machine)
+
+    def quiet(self) -> bool:
+        """As `Vitals.is_quiet`."""
+        return self._vitals.is_quiet(self._updater.machine)
+
+    def met_hub(self) -> bool:
+        """Asks the hub; an agent without a link has none to meet."""
+        return self._home is None or self._home.met_hub()
+
+    def end(self) -> None:
+        """As `stop`: whoever supervises the agent starts it again, and the guard decides which."""
+        self.stop()
+
+    def _self_stepped(self, machine: SelfMachine) -> None:
+        if self._home is not None and self._self_updater.in_slot:
+            self._home.report_agent(machine)
 
     def _read(self) -> None:
         if self._active.wait(self._stop):
@@ -194,6 +249,7 @@ class Daemon:
     def _end(self) -> None:
         """Stops in the order of the flow, so that what was judged is recorded, and what is recorded is reported."""
         log.info("stopping")
+        self._notifier.stopping()
         for thread in self._threads:
             thread.join(10.0)
         if not self._camera.finite:
@@ -206,6 +262,7 @@ class Daemon:
             self._home.close()
         if (loaded := self._active.swap(None)) is not None:
             loaded.close()
+        self._notifier.close()
         os.close(self._lock)
 
     def _write_status(self) -> None:
@@ -215,6 +272,8 @@ class Daemon:
                 config=self._config,
                 boot_id=self._boot_id,
                 machine=self._updater.machine,
+                self_updater=self._self_updater,
+                ready=self._vitals.ready,
                 configuration=self._configuration.report(),
                 reader=self._reader,
                 pipeline=self._pipeline.counts,
@@ -252,7 +311,7 @@ def run(config_path: Path | str, *, observe: Callable[[Machine], None] | None = 
         LinesideError: The configuration or a file that it names is not usable.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    daemon = Daemon(read_config(config_path), observe=observe)
+    daemon = Daemon(read_config(config_path), observe=observe, config_path=Path(config_path).resolve())
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: daemon.stop())
     return daemon.run()

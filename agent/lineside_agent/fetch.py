@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from lineside_agent.config import SETTINGS_MAX_BYTES
+from lineside_agent.self_update.payload import MANIFEST_NAME as AGENT_MANIFEST_NAME
+from lineside_agent.self_update.payload import AgentManifest, parse_agent_manifest
 from lineside_agent.updater import Progress, ShouldStop
 from lineside_link.fetch import RepoClient
 from lineside_link.messages import BundleRef, ConfigRef, Transfer
@@ -16,6 +20,8 @@ from lineside_runtime.errors import BundleFormatError, LinesideError, SignatureE
 from lineside_runtime.files import write_atomic
 
 log = logging.getLogger("lineside.update")
+
+Seed = Callable[[AgentManifest], None]
 
 
 class Fetcher:
@@ -37,6 +43,7 @@ class Fetcher:
         self._trust = trust
         self._repo = repo
         self._installed = installed
+        self._checking = threading.Lock()  # the bundle's and the agent's own update may ask at once
 
     def bring(self, bundle: BundleRef, folder: Path, progress: Progress, should_stop: ShouldStop) -> None:
         """Brings a bundle into a folder; done again it goes on where it ended.
@@ -54,8 +61,7 @@ class Fetcher:
             DiskFullError: There is no room.
             lineside_link.fetch.FetchStopped: Asked to.
         """
-        self._check_group(bundle.target)
-        data = self._trust.refresh_and_fetch_manifest(bundle.target, bundle.sha256, should_stop=should_stop)
+        data = self._signed(bundle, should_stop)
         manifest = parse_manifest(data)
         if manifest.identity != bundle.identity:
             raise BundleFormatError("another bundle", expected=bundle.identity, actual=manifest.identity)
@@ -73,6 +79,36 @@ class Fetcher:
             "%s: %d bytes over the link for %d of files", bundle.identity, report.fetched_bytes, manifest.size_bytes
         )
 
+    def bring_agent(self, agent: BundleRef, folder: Path, seed: Seed, should_stop: ShouldStop) -> None:
+        """Brings an agent's payload into a folder; done again it goes on where it ended.
+
+        Args:
+            agent: What is wanted.
+            folder: Where its files go.
+            seed: Told the manifest before anything is fetched; puts files there that are at hand already.
+            should_stop: Asked between pieces.
+
+        Raises:
+            SignatureError: It is of another group, or not signed for it.
+            BundleError: Metadata, manifest or a chunk is forged, old, expired or damaged.
+            FetchError: The hub doesn't answer.
+            DiskFullError: There is no room.
+            lineside_link.fetch.FetchStopped: Asked to.
+        """
+        data = self._signed(agent, should_stop)
+        manifest = parse_agent_manifest(data)
+        if manifest.version != agent.version:
+            raise BundleFormatError("another agent", expected=agent.version, actual=manifest.version)
+        seed(manifest)
+        self._repo.fetch_files(manifest, folder, should_stop=should_stop)
+        write_atomic(folder / AGENT_MANIFEST_NAME, data)
+
+    def _signed(self, reference: BundleRef, should_stop: ShouldStop) -> bytes:
+        """Returns the signed manifest of a target of this device's group."""
+        self._check_group(reference.target)
+        with self._checking:
+            return self._trust.refresh_and_fetch_manifest(reference.target, reference.sha256, should_stop=should_stop)
+
     def bring_configuration(self, config: ConfigRef, should_stop: ShouldStop) -> bytes:
         """Brings a configuration; only what the group's key has signed.
 
@@ -88,9 +124,10 @@ class Fetcher:
             lineside_link.fetch.FetchStopped: Asked to.
         """
         self._check_group(config.target)
-        return self._trust.fetch_target(
-            config.target, config.sha256, max_bytes=SETTINGS_MAX_BYTES, should_stop=should_stop
-        )
+        with self._checking:
+            return self._trust.fetch_target(
+                config.target, config.sha256, max_bytes=SETTINGS_MAX_BYTES, should_stop=should_stop
+            )
 
     def _check_group(self, target: str) -> None:
         if not target.startswith(f"{self._group}/"):

@@ -16,6 +16,10 @@ from lineside_agent.fetch import Fetcher
 from lineside_agent.identity import Identity
 from lineside_agent.maintenance import closed
 from lineside_agent.outbox import Outbox
+from lineside_agent.self_update.guard import AgentSlot
+from lineside_agent.self_update.machine import SelfMachine
+from lineside_agent.self_update.slots import AgentSlots
+from lineside_agent.self_update.updater import SelfUpdater
 from lineside_agent.store import Store
 from lineside_agent.updater import Progress, ShouldStop, Updater
 from lineside_agent.updates import Machine, Origin, Wished
@@ -23,11 +27,21 @@ from lineside_boards.detect import detect
 from lineside_link.client import LinkClient
 from lineside_link.clock import ClockFloor
 from lineside_link.fetch import RepoClient
-from lineside_link.messages import BundleRef, ConfigRef, ConfigReport, Desired, Reported, Up, decode, encode
+from lineside_link.messages import (
+    AgentReport,
+    BundleRef,
+    ConfigRef,
+    ConfigReport,
+    Desired,
+    Reported,
+    Up,
+    decode,
+    encode,
+)
 from lineside_link.topics import Topics
 from lineside_link.trust import TrustStore
 from lineside_runtime import probing, registry
-from lineside_runtime.errors import ConfigError, InputNotFoundError
+from lineside_runtime.errors import ConfigError, FetchError, InputNotFoundError
 from lineside_runtime.probing import EngineReport
 
 log = logging.getLogger("lineside.agent")
@@ -57,8 +71,10 @@ class Home:
         self._topics = Topics(config.link.site)
         self._lock = threading.Lock()
         self._reported: Reported | None = None
+        self._agent: AgentReport | None = None
         self._configuration: ConfigReport | None = None
         self._updater: Updater | None = None
+        self._self_updater: SelfUpdater | None = None
         self._born = False
         self.name_conflicts = 0
         will = (self._topics.up(config.device), encode(Up(device=config.device, up=False, boot_id=boot_id)))
@@ -68,7 +84,7 @@ class Home:
             self.identity = Identity(config.folder, config.link, config.device, self._clock)
         link = config.link if self.identity is None else self.identity.config()
         self.client = LinkClient(link, config.device, will=will, now=self._clock.now)
-        repo = RepoClient(
+        self._repo = repo = RepoClient(
             self.client,
             self._topics,
             config.device,
@@ -79,13 +95,15 @@ class Home:
         self._fetcher = Fetcher(config.group, trust=trust, repo=repo, installed=config.folder / "current")
         self.outbox = Outbox(store, self._publish_results, stop)
 
-    def start(self, updater: Updater) -> None:
+    def start(self, updater: Updater, self_updater: SelfUpdater) -> None:
         """Subscribes and connects in the background.
 
         Args:
-            updater: Follows the wishes.
+            updater: Follows the wishes for bundles.
+            self_updater: Follows those for the agent itself.
         """
         self._updater = updater
+        self._self_updater = self_updater
         self._birth = encode(_birth(self._config, self._boot_id, ()))
         device, group = self._config.device, self._config.group
         self.client.subscribe(self._topics.device_desired(device), lambda _, data: self._wished("device", data))
@@ -171,6 +189,39 @@ class Home:
             self._reported = reported
             self._publish_reported()
 
+    def bring_agent(self, agent: BundleRef, slot: AgentSlot, slots: AgentSlots, should_stop: ShouldStop) -> None:
+        """Brings an agent's payload into a slot, from the other slot where that has it; see `Fetcher.bring_agent`."""
+        folder = slots.begin(slot, agent.sha256)
+        self._fetcher.bring_agent(agent, folder, lambda manifest: slots.seed(slot, manifest), should_stop)
+
+    def report_agent(self, machine: SelfMachine) -> None:
+        """Publishes where the agent's own update stands, together with the last report.
+
+        Args:
+            machine: Where it stands.
+        """
+        with self._lock:
+            self._agent = AgentReport(
+                epoch=machine.epoch,
+                gen=machine.gen,
+                state=machine.state,
+                installed=machine.installed,
+                previous=machine.previous,
+                wanted=machine.wanted,
+                error=machine.error,
+            )
+            self._publish_reported()
+
+    def met_hub(self) -> bool:
+        """Asks the hub for its timestamp and returns whether it answered: the way that the next update comes by."""
+        if not self.client.connected:
+            return False
+        try:
+            return bool(self._repo.metadata("timestamp.json"))
+        except FetchError as error:
+            log.warning("the hub doesn't answer: %s", error)
+            return False
+
     def close(self) -> None:
         """Says goodbye: ``up`` false."""
         goodbye = Up(device=self._config.device, up=False, boot_id=self._boot_id, group=self._config.group)
@@ -178,7 +229,7 @@ class Home:
 
     def _publish_reported(self) -> None:
         if self._reported is not None and self.client.connected:
-            said = encode(msgspec.structs.replace(self._reported, configuration=self._configuration))
+            said = encode(msgspec.structs.replace(self._reported, configuration=self._configuration, agent=self._agent))
             self.client.publish(self._topics.reported(self._config.device), said, qos=1, retain=True)
 
     def _publish_results(self, payload: bytes) -> bool:
@@ -196,13 +247,18 @@ class Home:
             self.identity.kick()
         if self._updater is not None:
             self._updater.kick()
+        if self._self_updater is not None:
+            self._self_updater.kick()
 
     def _publish_birth(self) -> None:
         self.client.publish(self._topics.up(self._config.device), self._birth, qos=1, retain=True)
 
     def _wished(self, origin: Origin, payload: bytes) -> None:
+        wished = Wished(origin, decode(payload, Desired) if payload else None)
         if self._updater is not None:
-            self._updater.post(Wished(origin, decode(payload, Desired) if payload else None))
+            self._updater.post(wished)
+        if self._self_updater is not None:
+            self._self_updater.post(wished)
 
     def _heard_of_myself(self, _topic: str, payload: bytes) -> None:
         """What is retained from an earlier start comes before our own birth comes back, and is no conflict."""

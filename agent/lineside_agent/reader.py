@@ -14,7 +14,7 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from lineside_agent.cameras import Camera, LostFrame, Shot
 from lineside_models.frame import Frame
@@ -118,6 +118,11 @@ class ReaderCounts:
 class Reader:
     """Reads a camera in a thread of its own.
 
+    Attributes:
+        counts: What it did.
+        problem: Why the camera gives nothing; ``None`` while it does.
+        asked_at_s: Since when, on the monotonic clock, the camera is asked for a frame; ``None`` while it isn't.
+
     Args:
         camera: What to read.
         queue: Where frames go.
@@ -139,6 +144,7 @@ class Reader:
     ) -> None:
         self.counts = ReaderCounts()
         self.problem: CameraError | None = None
+        self.asked_at_s: float | None = None
         self._camera = camera
         self._queue = queue
         self._stop = stop
@@ -174,7 +180,7 @@ class Reader:
     def _read(self) -> None:
         if self._at_end():
             return
-        for shot in self._camera.frames(self._next):
+        for shot in self._shots():
             if not self._pace():
                 return
             self.problem = None
@@ -183,6 +189,19 @@ class Reader:
             self._next = shot.sequence + 1
             if self._at_end():
                 return
+
+    def _shots(self) -> Iterator[Shot]:
+        """The camera's frames; whoever watches can see that one is being waited for."""
+        shots = self._camera.frames(self._next)
+        while True:
+            self.asked_at_s = time.monotonic()
+            try:
+                shot = next(shots, None)
+            finally:
+                self.asked_at_s = None
+            if shot is None:
+                return
+            yield shot
 
     def _at_end(self) -> bool:
         return self._stop.is_set() or (self._end_at is not None and self._next >= self._end_at)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import importlib.metadata
 import json
 import logging
 import os
@@ -17,6 +19,7 @@ from lineside_agent.home import Home
 from lineside_agent.line_io import LineOutput
 from lineside_agent.pipeline import PipelineCounts
 from lineside_agent.reader import Reader
+from lineside_agent.self_update.updater import SelfUpdater
 from lineside_agent.store import Store
 from lineside_agent.updates import Machine
 from lineside_link.messages import ConfigReport
@@ -32,6 +35,8 @@ class Sources:
     config: AgentConfig
     boot_id: str
     machine: Machine
+    self_updater: SelfUpdater
+    ready: bool
     configuration: ConfigReport
     reader: Reader
     pipeline: PipelineCounts
@@ -76,6 +81,7 @@ def _status(sources: Sources) -> dict[str, Any]:
         "store_problem": _text(store.problem),
         "line_io": [{"name": out.name, "sent": out.sent, "missed": out.missed} for out in sources.outputs],
         **_link(sources.home),
+        **_agent(sources),
         **_configuration(sources.configuration),
         "epoch": machine.epoch,
         "gen": machine.gen,
@@ -124,6 +130,23 @@ def _link(home: Home | None) -> dict[str, Any]:
         "link_problem": _text(home.client.last_error),
         "resent": home.outbox.resent,
         "name_conflicts": home.name_conflicts,
+    }
+
+
+@functools.cache
+def _version() -> str:
+    return importlib.metadata.version("lineside")
+
+
+def _agent(sources: Sources) -> dict[str, Any]:
+    machine = sources.self_updater.machine
+    return {
+        "ready": sources.ready,
+        "agent_version": _version(),
+        "agent_slot": machine.running_slot,
+        "agent_state": machine.state,
+        "agent_on_trial": sources.self_updater.on_trial,
+        "agent_error": None if machine.error is None else f"[{machine.error.code}] {machine.error.message}",
     }
 
 

@@ -389,7 +389,8 @@ def _make_tables(database: sqlite_utils.Database) -> None:
 def _insert(connection: sqlite3.Connection, rows: list[ResultRow]) -> int:
     """Inserts rows with the next numbers; returns the last number."""
     seq = int(connection.execute("SELECT coalesce(max(seq), 0) FROM records").fetchone()[0])
-    query = "INSERT OR IGNORE INTO records VALUES (?, ?, ?, ?, ?, ?)"
+    columns = "seq, source, sequence, verdict, captured_at_ns, body"  # named: a newer agent may have added others
+    query = f"INSERT OR IGNORE INTO records ({columns}) VALUES (?, ?, ?, ?, ?, ?)"
     for row in rows:
         body = msgspec.json.encode(row)
         values = (seq + 1, row.source, row.sequence, row.verdict, row.captured_at_ns, body)

@@ -14,14 +14,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
-
 from lineside_agent import updates
 from lineside_agent.active import ActiveInspector
 from lineside_agent.config import AgentConfig, InspectConfig, StoreConfig
 from lineside_agent.configuration import Configuration
 from lineside_agent.loaded import Loaded, load, reference
 from lineside_agent.slots import Slots
+from lineside_agent.state_file import read_state, write_state
 from lineside_agent.updates import Action, Broke, Done, Event, LoadFailed, Look, Machine, Slot, Started, Wished, step
 from lineside_link.fetch import FetchStopped
 from lineside_link.messages import BundleRef, Problem
@@ -35,7 +34,6 @@ from lineside_runtime.errors import (
     StagingError,
     StoreError,
 )
-from lineside_runtime.files import write_atomic
 
 log = logging.getLogger("lineside.update")
 
@@ -172,11 +170,11 @@ class Updater:
 
     def _write_down(self, machine: Machine, actions: tuple[Action, ...]) -> updates.Step:
         try:
-            write_atomic(self._path, msgspec.json.format(msgspec.json.encode(machine), indent=1))
+            write_state(self._path, machine)
         except (LinesideError, OSError) as error:
             log.error("%s can't be written: %s", self._path, error)
             if machine.state not in updates.RESTING:
-                return step(machine, Broke(machine.attempt, _problem(error)))
+                return step(machine, Broke(machine.attempt, as_problem(error)))
         return machine, actions
 
     def _is_current(self, action: Action) -> bool:
@@ -197,8 +195,8 @@ class Updater:
 
     def _failed(self, action: Action, error: Exception) -> Event:
         if isinstance(action, updates.Load):
-            return LoadFailed(action.slot or "a", _problem(error))
-        return Broke(self.machine.attempt, _problem(error), transient=_is_transient(error))
+            return LoadFailed(action.slot or "a", as_problem(error))
+        return Broke(self.machine.attempt, as_problem(error), transient=is_transient(error))
 
     # -- the actions -------------------------------------------------------------------------------------------
 
@@ -371,15 +369,11 @@ class Updater:
             return None
 
     def _read(self) -> Machine:
-        try:
-            return updates.DECODER.decode(self._path.read_bytes())
-        except FileNotFoundError:
-            return Machine()
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            aside = self._path.with_name(f"{STATE_NAME}.damaged-{time.time_ns()}")
-            self._path.rename(aside)
-            log.error("%s is damaged (%s): set aside as %s; the current slot goes on", self._path, error, aside.name)
-            return self._recovered()
+        existed = self._path.exists()
+        machine = read_state(self._path, Machine)
+        if machine is not None:
+            return machine
+        return self._recovered() if existed else Machine()
 
     def _recovered(self) -> Machine:
         """What the link ``current`` knows, where the state file is gone."""
@@ -394,12 +388,16 @@ class Updater:
         return Machine(state="active", installed=installed, installed_slot=slot)
 
 
-def _is_transient(error: Exception) -> bool:
-    """A hub that answers that it has not what its own metadata names will not have it the next time either."""
+def is_transient(error: Exception) -> bool:
+    """Returns whether the same again may go well.
+
+    A hub that answers that it has not what its own metadata names will not have it the next time either.
+    """
     return isinstance(error, TRANSIENT) and getattr(error, "status", 0) != 404
 
 
-def _problem(error: Exception) -> Problem:
+def as_problem(error: Exception) -> Problem:
+    """Returns an error as it travels; a foreign one as ours."""
     known = error if isinstance(error, LinesideError) else _mapped(error)
     return Problem(**known.as_dict())
 

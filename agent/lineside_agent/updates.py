@@ -16,7 +16,7 @@ Invariants, each held by a test:
 2. Nothing is ever fetched into the slot that is installed.
 3. A lower ``gen`` of the same hub epoch is ignored, and so is a lower epoch.
 4. The same wish again changes nothing but its maintenance window.
-5. A wish that was rolled back or failed is not tried again: the hub pushes a higher ``gen`` for that.
+5. A wish that was rolled back or failed is not tried again: the hub asks for it under a higher ``gen`` for that.
 6. A wish for the device comes before one for its group, until it is withdrawn.
 7. The outcome of an attempt that a newer wish has replaced is ignored.
 8. An agent that ends `MAX_TRIALS` times in the risky states of one attempt goes back to what it ran before.
@@ -49,8 +49,8 @@ MAX_TRIALS = 5
 MAX_PAUSE_S = 60.0
 
 
-class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Where the device stands.
+class Machine(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the device stands. Unknown fields are ignored: a newer agent may have written them (`state_file`).
 
     Attributes:
         state: See the module.
@@ -59,6 +59,7 @@ class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         epoch: Of the wish that is being, or was last, answered.
         gen: Of the same wish.
         wanted: Bundle of the same wish.
+        asked: Generation in which that bundle was asked for; 0 in the file of an agent that didn't know.
         slot: Where the wanted bundle goes.
         installed: What runs, or would run if the camera gave frames.
         installed_slot: Where it is.
@@ -68,7 +69,7 @@ class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         attempt: Number of the attempt; outcomes carry it.
         tries: Fetches of this attempt that the link ended.
         trials: Starts of the agent that found this attempt in a risky state.
-        refused: Digests of wishes that were rolled back or failed, as ``epoch/gen/sha256``; the last few.
+        refused: Wishes that were rolled back or failed, as ``epoch/asked/sha256``; the last few.
     """
 
     state: State = "idle"
@@ -77,6 +78,7 @@ class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     epoch: int = 0
     gen: int = 0
     wanted: BundleRef | None = None
+    asked: int = 0
     slot: Slot | None = None
     installed: BundleRef | None = None
     installed_slot: Slot | None = None
@@ -256,7 +258,8 @@ def _look(machine: Machine) -> Step:
         return machine, ()
     if wish.bundle is None or _same(wish.bundle, machine.installed):
         return _answer(machine, wish), ()
-    if _refusal(wish) in machine.refused or (machine.state in INTERRUPTIBLE and _followed(machine, wish)):
+    refusal = _refusal(wish.epoch, wish.asked("bundle"), wish.bundle)
+    if refusal in machine.refused or (machine.state in INTERRUPTIBLE and _followed(machine, wish)):
         return machine, ()
     return _begin(machine, wish)
 
@@ -269,8 +272,9 @@ def _followed(machine: Machine, wish: Desired) -> bool:
     return (machine.epoch, machine.gen, machine.wanted) == (wish.epoch, wish.gen, wish.bundle)
 
 
-def _refusal(wish: Desired) -> str:
-    return f"{wish.epoch}/{wish.gen}/{wish.bundle.sha256 if wish.bundle else ''}"
+def _refusal(epoch: int, asked: int, bundle: BundleRef | None) -> str:
+    """Names a wish that ended badly; one that brings the same bundle along with something else is no new one."""
+    return f"{epoch}/{asked}/{bundle.sha256 if bundle else ''}"
 
 
 def _answer(machine: Machine, wish: Desired) -> Machine:
@@ -300,6 +304,7 @@ def _begin(machine: Machine, wish: Desired) -> Step:
         epoch=wish.epoch,
         gen=wish.gen,
         wanted=wish.bundle,
+        asked=wish.asked("bundle"),
         slot=slot,
         previous=None if overwritten else machine.previous,
         previous_slot=None if overwritten else machine.previous_slot,
@@ -370,7 +375,6 @@ def _broke(machine: Machine, event: Broke) -> Step:
 def _give_up(machine: Machine, problem: Problem) -> Step:
     """Back to what is installed, which was never touched."""
     back = machine.state in RISKY
-    wish = Desired(epoch=machine.epoch, gen=machine.gen, bundle=machine.wanted)
     ended = msgspec.structs.replace(
         machine,
         state="rolled_back" if back else "failed",
@@ -379,7 +383,7 @@ def _give_up(machine: Machine, problem: Problem) -> Step:
         attempt=machine.attempt + 1,
         tries=0,
         trials=0,
-        refused=(*machine.refused, _refusal(wish))[-16:],
+        refused=(*machine.refused, _refusal(machine.epoch, machine.asked or machine.gen, machine.wanted))[-16:],
     )
     return ended, ((Load(machine.installed_slot), LookAgain()) if back else (LookAgain(),))
 

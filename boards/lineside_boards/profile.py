@@ -39,6 +39,7 @@ class BoardFacts(_Strict, frozen=True, kw_only=True):
         accelerators: Names as `lineside_runtime.accelerators` gives them, all of which it has.
         engine: An engine that is asked for beside the kernel's own files, where hardware alone doesn't tell; or empty.
         memory_bytes: The least that it is sold with; 0 where that says nothing.
+        patience: How many times longer than on a board the agent's start and one frame may take; an emulator's.
         source: Where these facts stand.
     """
 
@@ -48,6 +49,7 @@ class BoardFacts(_Strict, frozen=True, kw_only=True):
     accelerators: tuple[str, ...] = ()
     engine: str = ""
     memory_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
+    patience: Annotated[int, msgspec.Meta(ge=1, le=100)] = 1
     source: str
 
 

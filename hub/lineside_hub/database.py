@@ -30,7 +30,7 @@ from typing import Any
 import msgspec
 import sqlite_utils
 
-from lineside_link.messages import BundleRef, Desired, ResultsAck, decode, encode
+from lineside_link.messages import PARTS, BundleRef, Desired, ResultsAck, decode, encode
 from lineside_runtime.errors import DatabaseError, DiskFullError, InputNotFoundError
 from lineside_runtime.files import fsync_folder
 
@@ -111,8 +111,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         at_ns: Unix time at the hub.
         device: Whom it is about; empty for the hub itself.
-        kind: ``up``, ``down``, a state of `lineside_link.messages.STATES`, ``pushed``, ``withdrawn``, ``rollout``,
-            ``moved``, ``malformed`` or ``conflict``.
+        kind: ``up``, ``down``, a state of `lineside_link.messages.STATES`, ``pushed``, ``withdrawn``, ``agent``
+            (its own update), ``rollout``, ``moved``, ``malformed`` or ``conflict``.
         bundle: ``name@version``, if it is about one.
         code: Of the error, if there was one.
         detail: For people.
@@ -224,27 +224,30 @@ class Database:
             rollout: Identifies the push; made from the generation if empty.
         """
         with self.transaction():
-            return self.add_wish(scope, Desired(epoch=0, gen=0, bundle=bundle), rollout=rollout)
+            return self.add_wish(scope, Desired(epoch=0, gen=0, bundle=bundle), rollout=rollout, part="bundle")
 
     def next_gen(self) -> int:
         """Returns a generation that was never given before, inside the caller's transaction."""
         self.connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'gen'")
         return int(self.query("SELECT value FROM meta WHERE key = 'gen'")[0][0])
 
-    def add_wish(self, scope: str, wish: Desired, *, rollout: str = "") -> Desired:
+    def add_wish(self, scope: str, wish: Desired, *, rollout: str = "", part: str = "") -> Desired:
         """Makes something the wish for a scope, inside the caller's transaction.
 
         Args:
             scope: ``g/<group>`` or ``d/<device>``.
             wish: What; its epoch and generation are given here.
             rollout: Identifies the push; made from the generation if empty.
+            part: Which part of it is asked for now, by its field's name; the others only come along.
         """
         known = self.wish(scope)
         if wish.config is None and known is not None:
             # A wish for a bundle alone must not make a device that was away forget how it is to run.
             wish = msgspec.structs.replace(wish, config=known.config)
         epoch, gen, now_ns = self.epoch, self.next_gen(), time.time_ns()
-        desired = msgspec.structs.replace(wish, epoch=epoch, gen=gen, rollout=rollout or f"push-{gen}")
+        gens = {name: wish.asked(name) for name in PARTS if getattr(wish, name) is not None}
+        gens |= {part: gen} if part else {}
+        desired = msgspec.structs.replace(wish, epoch=epoch, gen=gen, gens=gens, rollout=rollout or f"push-{gen}")
         bundle = msgspec.json.encode(desired.bundle).decode() if desired.bundle else None
         row = (scope, epoch, gen, bundle, desired.rollout, now_ns, encode(desired).decode())
         self.connection.execute(
@@ -252,7 +255,8 @@ class Database:
             "VALUES (?, ?, ?, ?, ?, ?, ?)",
             row,
         )
-        identity = desired.bundle.identity if desired.bundle else ""
+        subject: BundleRef | None = getattr(desired, part or "bundle")
+        identity = subject.identity if subject else ""
         kind = "withdrawn" if desired.withdrawn else "pushed"
         self.add_event(Event(at_ns=now_ns, device="", kind=kind, bundle=identity, detail=f"{scope} {gen}"))
         return desired

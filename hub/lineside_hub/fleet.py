@@ -11,7 +11,7 @@ import time
 import msgspec
 
 from lineside_hub.database import Database, Event
-from lineside_link.messages import Reported, Up, decode, encode
+from lineside_link.messages import AgentReport, Reported, Up, decode, encode
 from lineside_runtime.errors import BadInputFormatError
 
 
@@ -75,6 +75,8 @@ class Fleet:
         self._keep(message.device, ("reported_at_ns", "reported"), (now_ns, encode(message).decode()))
         if old is None or _gist(old) != _gist(message):
             self._database.add_event(_event(message, now_ns))
+        if message.agent is not None and (old is None or old.agent is None or _told(old.agent) != _told(message.agent)):
+            self._database.add_event(_agent_event(message.device, message.agent, now_ns))
 
     def _last(self, device: str, column: str) -> str | None:
         rows = self._database.query(f"SELECT {column} FROM devices WHERE device = ?", device)
@@ -93,6 +95,23 @@ class Fleet:
 def _gist(message: Reported) -> tuple[object, ...]:
     code = message.error.code if message.error else None
     return (message.epoch, message.gen, message.state, message.installed, message.wanted, code)
+
+
+def _told(report: AgentReport) -> tuple[object, ...]:
+    code = report.error.code if report.error else None
+    return (report.epoch, report.gen, report.state, report.installed, report.wanted, code)
+
+
+def _agent_event(device: str, report: AgentReport, now_ns: int) -> Event:
+    subject = report.installed if report.state in ("active", "idle") else report.wanted
+    return Event(
+        at_ns=now_ns,
+        device=device,
+        kind="agent",
+        bundle=subject.identity if subject else "",
+        code=report.error.code if report.error else None,
+        detail=f"{report.state}: {report.error.message}" if report.error else report.state,
+    )
 
 
 def _event(message: Reported, now_ns: int) -> Event:

@@ -32,6 +32,9 @@ class DeviceSummary(msgspec.Struct, frozen=True, kw_only=True):
         error: Why the wanted bundle doesn't run; empty if it does.
         results: How many of its results the hub has.
         progress: Share of the fetch that is done, 0 to 1.
+        agent: Version of lineside on it.
+        agent_state: State of the agent's own update; empty where it can't be updated.
+        agent_error: Why the wanted agent doesn't run; empty if it does.
         said_group: The group that it says it belongs to, where a person has moved it and it doesn't know yet.
     """
 
@@ -45,6 +48,9 @@ class DeviceSummary(msgspec.Struct, frozen=True, kw_only=True):
     error: str
     results: int
     progress: float = 0.0
+    agent: str = ""
+    agent_state: str = ""
+    agent_error: str = ""
     said_group: str = ""
 
 
@@ -183,5 +189,8 @@ def _summary(row: sqlite3.Row, results: int) -> DeviceSummary:
         error=f"[{report.error.code}] {report.error.message}" if report.error else "",
         results=results,
         progress=report.progress,
+        agent=born.agent_version,
+        agent_state=report.agent.state if report.agent else "",
+        agent_error=f"[{own.code}] {own.message}" if (own := report.agent and report.agent.error) else "",
         said_group=said if assigned and said != assigned else "",
     )

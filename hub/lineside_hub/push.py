@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
 
+from lineside_agent.self_update.payload import open_payload
 from lineside_hub.database import Database
 from lineside_hub.repository import Repository
-from lineside_hub.rollout import Plan
+from lineside_hub.rollout import Kind, Plan
 from lineside_hub.rollouts import Rollouts, members, plan_for
 from lineside_link.messages import BundleRef, ConfigRef, Desired
 from lineside_link.topics import check_name
@@ -97,6 +99,44 @@ def push(
         database.close()
 
 
+def push_agent(
+    folder: Path | str,
+    payload_path: Path | str,
+    *,
+    group: str,
+    passphrase: str | None = None,
+    canary: int | tuple[str, ...] | None = None,
+    phases: Sequence[float] = (),
+    max_failed: float | None = None,
+    healthy_for_s: float | None = None,
+) -> PushResult:
+    """As `push`, for the agent itself: an agent's payload, which ``lineside agent pack`` made.
+
+    Args:
+        folder: The hub's folder.
+        payload_path: The payload's folder.
+        group: A group of the repository.
+        passphrase: As for `push`.
+        canary: As for `push`.
+        phases: As for `push`.
+        max_failed: As for `push`.
+        healthy_for_s: As for `push`.
+
+    Raises:
+        InputNotFoundError: No repository, payload or key there.
+        BundleFormatError: Not a payload.
+        BundleIntegrityError: The payload is damaged.
+        RolloutError: As for `push`.
+        SignatureError: As for `push`.
+    """
+    repository = Repository.open(folder, passphrase=passphrase)
+    with closing(Database.open(Path(folder))) as database:
+        known = len(members(database, group))
+        plan = plan_for(known, canary=canary, phases=phases, max_failed=max_failed, healthy_for_s=healthy_for_s)
+        ref = repository.publish_agent(open_payload(payload_path), group)
+        return _roll_out(database, ref, group, plan, kind="agent")
+
+
 def push_config(folder: Path | str, data: bytes, *, group: str, passphrase: str | None = None) -> ConfigPushed:
     """Checks, signs and publishes a configuration, and makes it what the whole group follows.
 
@@ -172,9 +212,9 @@ def release(folder: Path | str, device: str) -> bool:
         database.close()
 
 
-def _roll_out(database: Database, ref: BundleRef, group: str, plan: Plan) -> PushResult:
+def _roll_out(database: Database, ref: BundleRef, group: str, plan: Plan, *, kind: Kind = "bundle") -> PushResult:
     rollouts = Rollouts(database)
-    begun = rollouts.start(group, target=ref, plan=plan)
+    begun = rollouts.start(group, target=ref, plan=plan, kind=kind)
     scopes = [f"d/{name}" for name in begun.wished] or [f"g/{group}"]
     wishes: list[Desired] = [wish for scope in scopes if (wish := database.wish(scope)) is not None]
     gen = wishes[0].gen if wishes and wishes[0].rollout == begun.id else 0

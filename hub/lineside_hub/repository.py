@@ -38,6 +38,9 @@ from tuf.api.metadata import (
 )
 
 from lineside_agent.config import read_settings
+from lineside_agent.self_update.payload import MANIFEST_NAME as AGENT_MANIFEST_NAME
+from lineside_agent.self_update.payload import NAME as AGENT_NAME
+from lineside_agent.self_update.payload import Payload
 from lineside_hub import ceremony
 from lineside_hub.chunks import ChunkStore, place_of
 from lineside_hub.keys import KeyRing
@@ -45,7 +48,7 @@ from lineside_hub.lock import folder_lock
 from lineside_hub.metadata import GROUP_LIFETIME_DAYS, LIFETIME_DAYS, ONLINE, TOP_LEVEL, MetadataFolder, prepare
 from lineside_link.messages import BundleRef, ConfigRef
 from lineside_link.topics import check_name
-from lineside_runtime.bundle import CHUNK_BYTES, MANIFEST_NAME, Bundle
+from lineside_runtime.bundle import CHUNK_BYTES, MANIFEST_NAME, Bundle, FileList
 from lineside_runtime.errors import (
     BundleIntegrityError,
     ConfigError,
@@ -327,6 +330,25 @@ class Repository:
             SignatureError: The passphrase does not open the group's key, or it is not the key trusted for the group.
         """
         reference, manifest = _describe(bundle, group)
+        bundle.verify()
+        self._publish(reference, manifest, _pieces(bundle.path, bundle.manifest))
+        return reference
+
+    def publish_agent(self, payload: Payload, group: str) -> BundleRef:
+        """As `publish`, for an agent's payload.
+
+        Raises:
+            BundleIntegrityError: The payload's files are not what its manifest says.
+            RolloutError: As for `publish`.
+            SignatureError: As for `publish`.
+        """
+        reference, manifest = _describe_agent(payload, group)
+        payload.verify()
+        self._publish(reference, manifest, _pieces(payload.path, payload.manifest))
+        return reference
+
+    def _publish(self, reference: BundleRef, manifest: bytes, pieces: Iterator[tuple[bytes, str]]) -> None:
+        group = reference.target.split("/")[0]
         with folder_lock(self.folder):
             known = self._target(reference)
             if known is not None and known.hashes["sha256"] != reference.sha256:
@@ -334,16 +356,15 @@ class Repository:
                     f"{reference.identity} is published for {group!r} with another content",
                     expected=f"manifest {known.hashes['sha256']}",
                     actual=reference.sha256,
-                    action="Give the new bundle another version.",
+                    action="Give the new one another version.",
                 )
-            self._store(bundle, reference, manifest)
+            self._store(reference, manifest, pieces)
             if known is None:
                 edit = self._edit(group)
                 with edit.edit_targets(group) as targets:
                     targets.targets[reference.target] = TargetFile.from_data(reference.target, manifest, ["sha256"])
                 edit.publish()
                 _log.info("published %s for %s", reference.identity, group)
-        return reference
 
     def publish_config(self, data: bytes, group: str) -> ConfigRef:
         """Checks a configuration against the agent's schema and signs it for a group; the same again changes nothing.
@@ -616,10 +637,10 @@ class Repository:
         self._check_known(group)
         return MetadataFolder(self._metadata).targets(group).targets.get(reference.target)
 
-    def _store(self, bundle: Bundle, reference: BundleRef, manifest: bytes) -> None:
-        for data, digest in _pieces(bundle):
+    def _store(self, reference: BundleRef, manifest: bytes, pieces: Iterator[tuple[bytes, str]]) -> None:
+        for data, digest in pieces:
             if self.chunks.put(data) != digest:
-                raise BundleIntegrityError(f"{bundle.path}: a chunk differs from the manifest", expected=digest)
+                raise BundleIntegrityError(f"{reference.identity}: a chunk differs from the manifest", expected=digest)
         group, _, name = reference.target.partition("/")
         self._write_target(group, f"{reference.sha256}.{name}", manifest)
 
@@ -631,10 +652,9 @@ class Repository:
         write_atomic(folder / name, data)
 
 
-def _pieces(bundle: Bundle) -> Iterator[tuple[bytes, str]]:
-    bundle.verify()
-    for relative, entry in bundle.manifest.files.items():
-        with bundle.file(relative).open("rb") as file:
+def _pieces(folder: Path, manifest: FileList) -> Iterator[tuple[bytes, str]]:
+    for relative, entry in manifest.files.items():
+        with (folder / relative).open("rb") as file:
             for digest in entry.chunks:
                 yield file.read(CHUNK_BYTES), digest
 
@@ -648,6 +668,16 @@ def _describe(bundle: Bundle, group: str) -> tuple[BundleRef, bytes]:
         raise BundleIntegrityError(f"{bundle.path}: the manifest changed", expected=bundle.digest, actual=digest)
     target = f"{group}/{name}-{version}.json"
     return BundleRef(name=name, version=version, target=target, sha256=digest), manifest
+
+
+def _describe_agent(payload: Payload, group: str) -> tuple[BundleRef, bytes]:
+    version = check_name(payload.manifest.version, "version")
+    manifest = (payload.path / AGENT_MANIFEST_NAME).read_bytes()
+    digest = hashlib.sha256(manifest).hexdigest()
+    if digest != payload.digest:
+        raise BundleIntegrityError(f"{payload.path}: the manifest changed", expected=payload.digest, actual=digest)
+    target = f"{group}/agent-{version}-{check_name(payload.manifest.tag, 'tag')}.agent.json"
+    return BundleRef(name=AGENT_NAME, version=version, target=target, sha256=digest), manifest
 
 
 def _left(md: Metadata[Any]) -> datetime.timedelta:

@@ -19,7 +19,7 @@ import msgspec
 from lineside_hub import rollout as machine
 from lineside_hub.database import Database, Event
 from lineside_hub.rollout import Kind, Ordered, Plan, Rollout, Stage, Verdict, View
-from lineside_link.messages import BundleRef, Desired, Problem, Reported, decode
+from lineside_link.messages import PARTS, AgentReport, BundleRef, Desired, Problem, Reported, decode
 from lineside_runtime.errors import (
     BrokerError,
     DeviceBusyError,
@@ -35,8 +35,8 @@ SHED = frozenset(kind.code for kind in (DeviceBusyError, OverloadedError, Broker
 
 _ROLLOUT = msgspec.json.Decoder(Rollout)
 
-KINDS: tuple[Kind, ...] = ("bundle",)
-"""Fields of `Desired` that can be rolled out. A device reports each by name under ``installed`` and ``wanted``."""
+KINDS: tuple[Kind, ...] = PARTS
+"""Fields of `Desired` that can be rolled out."""
 
 
 def plan_for(
@@ -253,14 +253,14 @@ class Rollouts:
         if isinstance(action, machine.WishGroup | machine.GroupBack):
             given = rollout.target if isinstance(action, machine.WishGroup) else rollout.before
             wish = msgspec.structs.replace(group_wish, **{rollout.kind: given})
-            self._database.add_wish(f"g/{rollout.group}", wish, rollout=rollout.id)
+            self._database.add_wish(f"g/{rollout.group}", wish, rollout=rollout.id, part=rollout.kind)
             return
         scope = f"d/{action.device}"
         own = self._database.wish(scope)
         if isinstance(action, machine.WishDevice):
             if own is None or own.withdrawn or own.rollout == rollout.id:
                 wish = msgspec.structs.replace(group_wish, **{rollout.kind: rollout.target})
-                self._database.add_wish(scope, wish, rollout=rollout.id)
+                self._database.add_wish(scope, wish, rollout=rollout.id, part=rollout.kind)
         elif own is not None and own.rollout == rollout.id and not own.withdrawn:
             self._database.add_wish(scope, msgspec.structs.replace(own, withdrawn=True), rollout=rollout.id)
 
@@ -291,17 +291,20 @@ def members(database: Database, group: str) -> list[str]:
 def _verdict(reported: str | None, asked: Desired | None, rollout: Rollout) -> Verdict:
     if reported is None or asked is None or asked.rollout != rollout.id:
         return "pending"
-    said = decode(reported.encode(), Reported)
+    whole = decode(reported.encode(), Reported)
+    said = whole.agent if rollout.kind == "agent" else whole
+    if said is None:
+        return "pending"
     if (said.epoch, said.gen) < (asked.epoch, asked.gen):
         return "pending"
     return judge(said, rollout.target)
 
 
-def judge(said: Reported, target: BundleRef) -> Verdict:
+def judge(said: Reported | AgentReport, target: BundleRef) -> Verdict:
     """Returns what a report says of a target.
 
     Args:
-        said: The report.
+        said: The report on that kind of thing.
         target: What the device should have.
     """
     if said.wanted is None or said.wanted.sha256 != target.sha256:

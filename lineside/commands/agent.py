@@ -1,4 +1,4 @@
-"""``lineside agent run|status|import|enroll``."""
+"""``lineside agent run|status|import|doctor|check|enroll|pack|install-service|uninstall-service``."""
 
 from __future__ import annotations
 
@@ -37,6 +37,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     stick.add_argument("--timeout", type=float, default=120.0, metavar="S", help="how long to wait for the agent")
     add_json(stick)
     stick.set_defaults(run=run_import)
+    doctor = actions.add_parser(
+        "doctor",
+        help="what is wrong with the agent and its board, and what to do about it",
+        description="Looks at configuration, status, link, certificate, clock, disk, slots, service and board, and "
+        "says what to do about each finding. Changes nothing. Ends with 1 if something is an error.",
+    )
+    doctor.add_argument("--config", type=Path, required=True, metavar="FILE", help="agent.toml")
+    doctor.add_argument("--root", type=Path, default=Path("/"), metavar="DIR", help="default: this system")
+    add_json(doctor)
+    doctor.set_defaults(run=run_doctor)
+    check = actions.add_parser(
+        "check",
+        help="whether this version of the agent could take over here, without touching anything",
+        description="Reads configuration and state, and runs the installed bundle on its golden input. A new agent is "
+        "asked this in its own slot before it takes over.",
+    )
+    check.add_argument("--config", type=Path, required=True, metavar="FILE", help="agent.toml")
+    add_json(check)
+    check.set_defaults(run=run_check)
     enroll = actions.add_parser(
         "enroll",
         help="get this device's certificate with a token from the hub",
@@ -48,6 +67,58 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     enroll.add_argument("--timeout", type=float, default=120.0, metavar="S", help="default: %(default)s s")
     add_json(enroll)
     enroll.set_defaults(run=run_enroll)
+    _add_pack(actions)
+    _add_service(actions)
+
+
+def _add_pack(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    pack = actions.add_parser(
+        "pack",
+        help="make the payload that puts this agent on a board, or updates it there",
+        description="Gathers lineside's wheel, what it needs for one board's Python, and pip, so that the board "
+        "installs them without a network.",
+    )
+    pack.add_argument("out", type=Path, help="a new folder")
+    pack.add_argument(
+        "--wheel", type=Path, metavar="FILE", help="lineside's wheel (default: built from this source tree)"
+    )
+    pack.add_argument("--wheels", type=Path, metavar="DIR", help="take every wheel from there, pip's too, and no index")
+    pack.add_argument(
+        "--python", default="3.13", metavar="X.Y", help="the board's system Python (default: %(default)s)"
+    )
+    pack.add_argument("--arch", default="aarch64", help="what the board's `uname -m` says (default: %(default)s)")
+    pack.add_argument("--extra", action="append", default=[], metavar="NAME", help="such as litert or ncnn; repeatable")
+    pack.add_argument(
+        "--system-site-packages",
+        action="store_true",
+        help="let the agent see the system's packages: picamera2, Aravis, JetPack's TensorRT",
+    )
+    add_json(pack)
+    pack.set_defaults(run=run_pack)
+
+
+def _add_service(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    install = actions.add_parser(
+        "install-service",
+        help="put the agent's systemd units, guard and first slot onto a system or an image's tree",
+        description="Installs the service: units, user, guard, and slot a of a payload.",
+    )
+    install.add_argument("--root", type=Path, default=Path("/"), metavar="DIR", help="default: this system")
+    install.add_argument("--payload", type=Path, metavar="DIR", help="the agent for slot a, from `lineside agent pack`")
+    install.add_argument("--foreign", action="store_true", help="the root is another machine's: run nothing for it")
+    install.add_argument(
+        "--keep-wheels", action="store_true", help="keep the wheels in the slot: the first update then brings less"
+    )
+    install.add_argument("--no-start", action="store_true", help="neither enable nor start it")
+    install.set_defaults(run=run_install)
+    remove = actions.add_parser(
+        "uninstall-service",
+        help="take all of that away again",
+        description="Stops the service and removes what install-service put there.",
+    )
+    remove.add_argument("--root", type=Path, default=Path("/"), metavar="DIR", help="default: this system")
+    remove.add_argument("--purge", action="store_true", help="also records, configuration, identity, journal and user")
+    remove.set_defaults(run=run_uninstall)
 
 
 def run_agent(options: argparse.Namespace) -> int:
@@ -137,4 +208,79 @@ def run_status(options: argparse.Namespace) -> int:
     width = max(len(key) for key in status)
     for key, value in status.items():
         print(f"{key:<{width}}  {value}")
+    return 0
+
+
+def run_doctor(options: argparse.Namespace) -> int:
+    """Prints the findings."""
+    from lineside_agent.doctor import examine, look
+
+    findings = examine(look(options.config, options.root))
+    if options.json:
+        print_json({"findings": findings})
+    else:
+        for finding in findings:
+            print(f"{finding.level:>7}  {finding.what}\n{'':>7}  -> {finding.action}")
+        if not findings:
+            print("nothing to complain about")
+    return 1 if any(finding.level == "error" for finding in findings) else 0
+
+
+def run_check(options: argparse.Namespace) -> int:
+    """Checks whether this agent could take over."""
+    from lineside_agent.checking import check
+
+    found = check(options.config)
+    if options.json:
+        print_json(found)
+    else:
+        print(f"agent {found.agent_version} can run {found.bundle or 'no bundle yet'} as {found.device}")
+    return 0
+
+
+def run_pack(options: argparse.Namespace) -> int:
+    """Makes a payload."""
+    from lineside_agent.self_update.pack import pack
+
+    payload = pack(
+        options.out,
+        wheel=options.wheel,
+        wheels=options.wheels,
+        python=options.python,
+        architecture=options.arch,
+        extras=options.extra,
+        system_site_packages=options.system_site_packages,
+        say=say,
+    )
+    manifest = payload.manifest
+    if options.json:
+        about = {"version": manifest.version, "python": manifest.python, "architecture": manifest.architecture}
+        print_json({"path": str(payload.path), **about, "sha256": payload.digest, "size_bytes": manifest.size_bytes})
+    else:
+        size = f"{len(manifest.files)} wheels, {manifest.size_bytes / 1e6:.1f} MB"
+        print(f"{payload.path}: agent {manifest.version} for {manifest.tag}, {size}")
+    return 0
+
+
+def run_install(options: argparse.Namespace) -> int:
+    """Installs the service."""
+    from lineside_agent.self_update.payload import open_payload
+    from lineside_agent.service.install import install
+
+    install(
+        options.root,
+        payload=None if options.payload is None else open_payload(options.payload),
+        foreign=options.foreign,
+        keep_wheels=options.keep_wheels,
+        start=not options.no_start,
+        say=say,
+    )
+    return 0
+
+
+def run_uninstall(options: argparse.Namespace) -> int:
+    """Removes the service."""
+    from lineside_agent.service.install import uninstall
+
+    uninstall(options.root, purge=options.purge, say=say)
     return 0

@@ -92,16 +92,23 @@ def _table(devices: list[DeviceSummary]) -> RenderableType:
     from rich.table import Table
 
     table = Table(box=None, header_style="bold")
-    for name in ("device", "group", "up", "state", "runs", "results"):
+    for name in ("device", "group", "up", "state", "runs", "agent", "results"):
         table.add_column(name, justify="right" if name == "results" else "left", overflow="fold")
     for device in devices:
         state = f"{device.state} {device.progress:.0%}" if device.state == "fetching" else device.state
         group = f"{device.group} (says {device.said_group})" if device.said_group else device.group
         up = "yes" if device.up else "no"
-        table.add_row(device.name, group, up, state, device.installed or "-", str(device.results))
+        table.add_row(device.name, group, up, state, device.installed or "-", _agent(device), str(device.results))
         if device.error:
             table.add_row("", "", "", "", device.error)
+        if device.agent_error:
+            table.add_row("", "", "", "", "", device.agent_error)
     return table
+
+
+def _agent(device: DeviceSummary) -> str:
+    settled = device.agent_state in ("", "idle", "active")
+    return (device.agent or "-") if settled else f"{device.agent}, {device.agent_state}"
 
 
 def run_show(options: argparse.Namespace) -> int:
@@ -118,7 +125,7 @@ def run_show(options: argparse.Namespace) -> int:
         "device": f"{about.name}, {'up' if about.up else 'away'}",
         "group": about.group + (f" (it says {about.said_group}: set it in its agent.toml)" if about.said_group else ""),
         "board": about.board,
-        "agent": born.agent_version if born else "",
+        "agent": _agent(about) + (f": {about.agent_error}" if about.agent_error else ""),
         "engines": ", ".join(f"{name} {version}" for name, version in born.engines.items()) if born else "",
         "state": f"{about.state}, generation {said.gen}" if said else about.state,
         "runs": about.installed,

@@ -28,6 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="instead of a bundle: TOML with tables of agent.toml that a hub may set, such as [inspect]; signed too",
     )
+    parser.add_argument(
+        "--agent",
+        type=Path,
+        metavar="PAYLOAD",
+        help="instead of a bundle: the agent itself, from `lineside agent pack`",
+    )
     parser.add_argument("--hub", type=Path, required=True, metavar="DIR", help="the hub's folder on this machine")
     parser.add_argument("--group", required=True, help="the group of devices")
     plan = parser.add_argument_group(
@@ -60,27 +66,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Signs and publishes the bundle or the configuration, and makes it the desired one."""
-    if (options.bundle is None) == (options.config is None):
-        raise InputError("nothing to push, or two things", expected="a bundle or --config FILE")
+    """Signs and publishes the bundle, agent or configuration, and makes it the desired one."""
+    if [options.bundle, options.agent, options.config].count(None) != 2:
+        raise InputError("nothing to push, or two things", expected="a bundle, --agent PAYLOAD or --config FILE")
     if options.config is not None:
         return _run_config(options)
     with needs("convert"):
-        from lineside_hub.push import push
+        from lineside_hub.push import push, push_agent
+    plan = {
+        "group": options.group,
+        "passphrase": passphrase(options),
+        "canary": options.canary,
+        "phases": options.phases,
+        "max_failed": options.max_failed,
+        "healthy_for_s": options.healthy_for,
+    }
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.bundle
-        if folder.suffix == ".lsb":
-            folder = unpack_archive(folder, Path(scratch) / "bundle").path
-        result = push(
-            options.hub,
-            folder,
-            group=options.group,
-            passphrase=passphrase(options),
-            canary=options.canary,
-            phases=options.phases,
-            max_failed=options.max_failed,
-            healthy_for_s=options.healthy_for,
-        )
+        if options.agent is not None:
+            result = push_agent(options.hub, options.agent, **plan)
+        else:
+            if folder.suffix == ".lsb":
+                folder = unpack_archive(folder, Path(scratch) / "bundle").path
+            result = push(options.hub, folder, **plan)
     if options.json:
         print_json(result)
     else:

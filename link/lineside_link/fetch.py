@@ -19,7 +19,7 @@ from lineside_link.pace import WINDOW_MAX, Pace
 from lineside_link.pull import Kind, Piece, PullWindow
 from lineside_link.topics import Topics
 from lineside_link.transfer import Source, Transfer
-from lineside_runtime.bundle import CHUNK_BYTES, MANIFEST_MAX_BYTES, Manifest
+from lineside_runtime.bundle import CHUNK_BYTES, MANIFEST_MAX_BYTES, FileList
 from lineside_runtime.errors import FetchError
 
 log = logging.getLogger("lineside.link")
@@ -161,7 +161,7 @@ class RepoClient:
 
     def fetch_files(
         self,
-        manifest: Manifest,
+        manifest: FileList,
         folder: Path,
         *,
         source: Source | None = None,

@@ -25,6 +25,10 @@ State = Literal[
 ]
 
 
+PARTS = ("bundle", "agent")
+"""Fields of `Desired` that name something to run; each can be pushed without the other."""
+
+
 class _Message(msgspec.Struct, frozen=True, kw_only=True):
     v: int = VERSION
 
@@ -92,6 +96,9 @@ class Desired(_Message, frozen=True, kw_only=True):
         withdrawn: The device's own wish counts no longer, its group's does. Said and not cleared, because a
             device that is away hears nothing of a cleared topic when it comes back.
         window: When the bundle may become active; ``None`` for at once.
+        agent: What the agent itself should be, or ``None`` to keep what is there.
+        gens: Generation in which each part was last asked for, by its field's name. A part that isn't named was asked
+            for in ``gen``; one that is named and older only came along with what was pushed now.
     """
 
     epoch: int
@@ -101,6 +108,12 @@ class Desired(_Message, frozen=True, kw_only=True):
     rollout: str = ""
     withdrawn: bool = False
     window: MaintenanceWindow | None = None
+    agent: BundleRef | None = None
+    gens: dict[str, int] = {}
+
+    def asked(self, part: str) -> int:
+        """Returns the generation in which a part was last asked for."""
+        return self.gens.get(part, self.gen)
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,6 +125,28 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     expected: str | None = None
     actual: str | None = None
     action: str = ""
+
+
+class AgentReport(msgspec.Struct, frozen=True, kw_only=True):
+    """How the agent's own update stands: the same words as for the bundle.
+
+    Attributes:
+        epoch: Of the `Desired` that this answers.
+        gen: Of the `Desired` that this answers.
+        state: State of the agent's update machine.
+        installed: The agent that runs; on trial, the one that ran before.
+        previous: What is whole in the other slot.
+        wanted: The agent of the `Desired` that this answers.
+        error: Why the wanted agent doesn't run, if so.
+    """
+
+    epoch: int = 0
+    gen: int = 0
+    state: State = "idle"
+    installed: BundleRef | None = None
+    previous: BundleRef | None = None
+    wanted: BundleRef | None = None
+    error: Problem | None = None
 
 
 class Transfer(msgspec.Struct, frozen=True, kw_only=True):
@@ -165,6 +200,7 @@ class Reported(_Message, frozen=True, kw_only=True):
         boot_id: New at every start of the agent.
         free_bytes: Room on the device's disk.
         progress: Share of the fetch that is done, 0 to 1.
+        agent: How the agent's own update stands; ``None`` from an agent that runs from no slot.
         configuration: Which configuration it follows.
         waiting: What it waits for, such as the maintenance window; empty if for nothing.
         transfer: How the last fetch went; ``None`` before the first.
@@ -181,6 +217,7 @@ class Reported(_Message, frozen=True, kw_only=True):
     boot_id: str = ""
     free_bytes: int = 0
     progress: float = 0.0
+    agent: AgentReport | None = None
     configuration: ConfigReport | None = None
     waiting: str = ""
     transfer: Transfer | None = None

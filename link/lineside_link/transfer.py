@@ -24,7 +24,7 @@ from lineside_link.assemble import Assembly, FetchReport
 from lineside_link.messages import Patch
 from lineside_link.multicast import WORTH_BYTES
 from lineside_link.pull import Piece
-from lineside_runtime.bundle import CHUNK_BYTES, Bundle, FileEntry, Manifest
+from lineside_runtime.bundle import CHUNK_BYTES, Bundle, FileEntry, FileList
 from lineside_runtime.errors import BundleIntegrityError, DeltaError, DiskFullError
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Transfer:
     def __init__(
         self,
         repo: RepoClient,
-        manifest: Manifest,
+        manifest: FileList,
         folder: Path,
         *,
         source: Source | None,

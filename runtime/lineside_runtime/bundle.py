@@ -21,7 +21,7 @@ import hashlib
 import os
 import stat
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -64,6 +64,18 @@ class FileEntry(_Strict, frozen=True, kw_only=True):
     size: int
     sha256: str
     chunks: tuple[str, ...]
+
+
+class FileList(Protocol):
+    """What a fetch needs of a manifest: a bundle's has it, and an agent's payload's."""
+
+    @property
+    def files(self) -> dict[str, FileEntry]:
+        """Every file beside the manifest, by its path."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Sum of their sizes."""
 
 
 class Preprocess(_Strict, frozen=True, kw_only=True):

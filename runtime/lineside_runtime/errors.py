@@ -45,7 +45,8 @@
     ├── UpdateError                     5xxx  update, rollout
     │   ├── GoldenMismatchError         5001
     │   ├── StagingError                5002
-    │   └── RolloutError                5003
+    │   ├── RolloutError                5003
+    │   └── AgentUpdateError            5004
     ├── ConvertError                    6xxx  converter, gates
     │   ├── GraphError                  6001
     │   ├── ParityGateError             6002
@@ -60,7 +61,8 @@
     │   ├── UnsafeTargetError           7003
     │   ├── FlashError                  7004
     │   ├── ReadBackError               7005
-    │   └── PayloadError                7006
+    │   ├── PayloadError                7006
+    │   └── MissingProgramError         7007
     └── DemoError                       8001  a step of `lineside demo` did not happen
 
 An error says what was expected, what was found and what to do next. The vendor's own exception is
@@ -463,6 +465,13 @@ class RolloutError(UpdateError):
     default_action = "`lineside fleet` shows the devices' state; correct what the message names and start it again."
 
 
+class AgentUpdateError(UpdateError):
+    """The agent's own update could not be made, or the new agent was taken back."""
+
+    code = 5004
+    default_action = "The device's journal says why; correct the agent, pack it under another version and push it."
+
+
 class ConvertError(LinesideError):
     """Making a smaller model failed or made a worse one."""
 
@@ -566,6 +575,13 @@ class PayloadError(BoardError):
 
     code = 7006
     default_action = "The message names what is missing and for which Python and platform."
+
+
+class MissingProgramError(BoardError):
+    """A program of the system's that edits images isn't installed."""
+
+    code = 7007
+    default_action = "Install the package that the message names."
 
 
 class DemoError(LinesideError):

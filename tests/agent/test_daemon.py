@@ -222,7 +222,7 @@ def test_birth_says_what_the_device_is_and_goodbye_that_it_went(linked: Agent, l
     assert birth.engines["ort"]
     assert birth.agent_version
     linked.child.terminate()
-    wait_for(lambda: not listener.ups[-1].up)
+    wait_for(lambda: not listener.ups[-1].up, 30.0)
     assert listener.ups[-1].boot_id == birth.boot_id
     assert linked.wait(20.0) == 0
 

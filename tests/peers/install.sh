@@ -48,7 +48,15 @@ postgresql /usr/lib/postgresql/*/bin/postgres tests/hub: results in PostgreSQL
 mesa-vulkan-drivers /usr/share/vulkan/icd.d/lvp_icd.json tests/runtime: a Vulkan device in software
 g++ g++ tests/runtime: an operator library for OpenVINO
 faketime faketime tests/system: our updater at another time
+mtools mcopy tests/boards: what our FAT writer wrote
+dosfstools fsck.vfat tests/boards: FAT file systems
+fdisk sfdisk tests/boards: partition tables
+e2fsprogs debugfs tests/boards: ext4 inside images
+mmdebstrap mmdebstrap tests/boards: an arm64 tree to run our wheels in
+qemu-user-static qemu-aarch64-static tests/boards: arm64 programs on this processor
+qemu-system-arm qemu-system-aarch64 tests/boards, tests/system: a board with the Pi 5's core
 chromium chromium tests/demo: report.html in a real browser
+systemd systemd-analyze tests/agent: the units, and how far they are locked up
 TABLE
     if [ -n "$missing" ]; then
         # shellcheck disable=SC2086

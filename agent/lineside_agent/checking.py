@@ -1,0 +1,85 @@
+"""`check`: whether this agent could take over here, found out without touching anything.
+
+A new agent is asked this in its own slot, by its own Python, while the old one goes on with the line: it reads the
+configuration and the state files, and runs the bundle that is installed on its golden input. What fails here never
+costs the line a second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import sqlite3
+from pathlib import Path
+
+import msgspec
+
+from lineside_agent.config import AgentConfig, read_config
+from lineside_agent.loaded import load
+from lineside_agent.self_update.machine import SelfMachine
+from lineside_agent.self_update.updater import STATE_NAME as SELF_STATE_NAME
+from lineside_agent.slots import Slots
+from lineside_agent.state_file import peek_state
+from lineside_agent.store import NAME as DATABASE_NAME
+from lineside_agent.updater import STATE_NAME
+from lineside_agent.updates import Machine
+from lineside_models.golden import replay
+from lineside_runtime.errors import DatabaseError
+
+
+class Checked(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found to work.
+
+    Attributes:
+        agent_version: This agent's.
+        device: As the configuration says.
+        bundle: What was loaded; empty if nothing is installed.
+        used_device: What ran its golden input; empty if it has none.
+    """
+
+    agent_version: str
+    device: str
+    bundle: str = ""
+    used_device: str = ""
+
+
+def check(config_path: Path) -> Checked:
+    """Checks everything that this agent needs here.
+
+    Args:
+        config_path: ``agent.toml``.
+
+    Raises:
+        LinesideError: What this agent can't work with.
+    """
+    config = read_config(config_path)
+    machine = peek_state(config.folder / STATE_NAME, Machine) or Machine()
+    peek_state(config.folder / SELF_STATE_NAME, SelfMachine)
+    _look_at_records(config.folder / DATABASE_NAME)
+    bundle, used_device = _run_bundle(config, machine)
+    version = importlib.metadata.version("lineside")
+    return Checked(agent_version=version, device=config.device, bundle=bundle, used_device=used_device)
+
+
+def _look_at_records(path: Path) -> None:
+    if not path.exists():
+        return
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=10.0)) as found:
+            found.execute("SELECT seq, source, sequence, verdict, captured_at_ns, body FROM records LIMIT 1").fetchall()
+            found.execute("SELECT key, value FROM meta").fetchall()
+    except sqlite3.DatabaseError as error:
+        raise DatabaseError(f"{path}: {error}", action="This agent can't write its records there.") from error
+
+
+def _run_bundle(config: AgentConfig, machine: Machine) -> tuple[str, str]:
+    slot = machine.installed_slot or ("factory" if config.bundle is not None else None)
+    if slot is None:
+        return "", ""
+    bundle = Slots(config.folder, config.bundle).open(slot)
+    loaded = load(slot, bundle, config.inspect)
+    try:
+        used = replay(loaded.session, bundle).used_device if bundle.manifest.golden is not None else ""
+    finally:
+        loaded.close()
+    return bundle.manifest.identity, used

@@ -1,0 +1,111 @@
+"""`Vitals`: the daemon's own look at itself, for systemd, for the trial of a new agent and for ``status.json``."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from lineside_agent.active import ActiveInspector
+from lineside_agent.pipeline import PipelineCounts
+from lineside_agent.pulse import Pulse, Seen
+from lineside_agent.reader import Reader
+from lineside_agent.service.notify import Notifier
+from lineside_agent.store import Store
+from lineside_agent.updates import RISKY, Machine
+from lineside_models.golden import replay
+from lineside_runtime.errors import LinesideError
+
+log = logging.getLogger("lineside.agent")
+
+FIRST_FRAME_WAIT_S = 2.0
+"""How long READY waits for a first frame of the line, before the bundle's golden input serves as one."""
+
+
+class Vitals:
+    """Looks at the others twice a second, from the main thread.
+
+    Args:
+        reader: Gives frames.
+        counts: Of the pipeline.
+        active: What judges them.
+        store: Keeps the records.
+        notifier: Hears of it.
+    """
+
+    def __init__(
+        self, *, reader: Reader, counts: PipelineCounts, active: ActiveInspector, store: Store, notifier: Notifier
+    ) -> None:
+        self._reader = reader
+        self._counts = counts
+        self._active = active
+        self._store = store
+        self._notifier = notifier
+        self._pulse = Pulse()
+        self._loaded_at_s: float | None = None
+        self.ready = False
+
+    def look(self, machine: Machine) -> None:
+        """Looks once, feeds the watchdog, and says READY after the first real inference.
+
+        Args:
+            machine: Where the bundle's update stands.
+        """
+        now_s = time.monotonic()
+        was_stuck, seen = self._pulse.is_stuck, self._see()
+        if self._pulse.look(seen, now_s):
+            self._notifier.alive()
+        if self._pulse.is_stuck and not was_stuck:
+            log.error("no frame comes through, and the watchdog is not fed: %s", seen)
+        if not self.ready and self._has_inferred(machine, now_s):
+            self.ready = True
+            self._notifier.ready()
+        if self._notifier.is_heard:
+            bundle = machine.installed.identity if machine.installed else "waiting for a bundle"
+            self._notifier.status(f"{machine.state}, {bundle}, {self._counts.inspected} frames judged")
+
+    def is_healthy(self, machine: Machine) -> bool:
+        """Whether frames come through, or could: what a new agent must be for a while.
+
+        Args:
+            machine: Where the bundle's update stands.
+        """
+        runs = machine.installed is None or self._active.loaded is not None
+        return self.ready and runs and not self._pulse.is_ill
+
+    @staticmethod
+    def is_quiet(machine: Machine) -> bool:
+        """Whether an end of the process would cut no update of the bundle in a risky state."""
+        return machine.state not in RISKY
+
+    def _see(self) -> Seen:
+        # The camera's count first: a frame that is given and judged in between must not look as if it waited.
+        given = self._reader.counts.frames
+        return Seen(
+            given=given,
+            judged=self._counts.inspected,
+            faults=self._counts.faults,
+            loaded=self._active.loaded is not None,
+            excused=self._store.problem is not None,
+            camera_since_s=self._reader.asked_at_s,
+        )
+
+    def _has_inferred(self, machine: Machine, now_s: float) -> bool:
+        """Whether this start's engine has judged something real, or there is rightly nothing that could."""
+        if self._counts.inspected > self._counts.faults:
+            return True
+        loaded = self._active.loaded
+        if loaded is None:
+            return machine.installed is None and machine.attempt > 0  # it has started, and waits for a bundle
+        if self._loaded_at_s is None:
+            self._loaded_at_s = now_s
+        if now_s - self._loaded_at_s < FIRST_FRAME_WAIT_S:
+            return False
+        self._loaded_at_s = now_s  # if it fails, again after the same while
+        if loaded.bundle.manifest.golden is None:
+            return True
+        try:
+            replay(loaded.session, loaded.bundle)
+        except LinesideError as error:
+            log.error("not ready: %s", error)
+            return False
+        return True

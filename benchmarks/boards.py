@@ -1,0 +1,135 @@
+"""Boards: how long it takes to prepare an image and to write it, what is carried, how long a board takes to start.
+
+Baselines: copying the same bytes; ``dd`` and ``cmp`` of the same bytes to the same loop device. Needs root for the
+loop device, and Debian's packages of ``tests/boards``.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from lineside_agent.service.install import install
+from lineside_boards import flash, payload, profile
+from lineside_boards.first_boot.settings import Settings
+from lineside_boards.image import source
+from lineside_boards.payload import Agent, Identity, Target
+from lineside_boards.prepare import prepare
+from lineside_models import zoo
+from tests.boards import arm64, emulator
+from tests.boards.images import raspberry_pi_os
+from tests.boards.loop import loop_device
+
+ROOT_MIB = 1950
+FILLED_MIB = 1300
+WRITE_MIB = 512
+ROUNDS = 3
+BARS = {
+    "prepare_beyond_copy_s": 10.0,
+    "write_and_verify_to_dd_and_cmp": 1.1,
+    "installed_mb": 300.0,
+    "carried_mb": 110.0,
+    "t2_power_to_message_s": 15.0,
+}
+"""From the issue: what is at most wanted."""
+
+
+def run() -> dict[str, object]:
+    """Measures everything once, the compared ones by turns."""
+    with tempfile.TemporaryDirectory(dir=arm64.CACHE) as name:
+        folder = Path(name)
+        found: dict[str, object] = {**_payload(), **_prepare(folder), **_write(folder)}
+        if shutil.which("qemu-system-aarch64"):
+            found["t2_power_to_message_s"] = round(emulator.boot_to_message(folder)[0], 1)
+    return {"figures": found, "bars": BARS}
+
+
+def _payload() -> dict[str, object]:
+    packed, tree = arm64.agent()
+    bundle = sum(path.stat().st_size for path in zoo.path("surface-12").rglob("*") if path.is_file())
+    installed = sum(path.lstat().st_size for path in tree.rglob("*")) + bundle
+    return {
+        "carried_mb": round((packed.manifest.size_bytes + bundle) / 1e6, 1),
+        "installed_mb": round(installed / 1e6, 1),
+        "wheels": len(packed.manifest.files),
+    }
+
+
+def _prepare(folder: Path) -> dict[str, object]:
+    """A copy of 2 GB, and the same with agent, identity and bundle, by turns."""
+    image = raspberry_pi_os(folder / "pi.img", first_boot="cloud-init", root_mib=ROOT_MIB, fill_mib=FILLED_MIB)
+    packed, _ = arm64.agent()
+    (folder / "root.json").write_text("{}")
+
+    def lay_out(tree: Path, _target: Target) -> None:
+        install(tree, payload=packed, foreign=True)
+        agent = Agent(
+            device="cam-07",
+            group="line-3",
+            url="mqtt://10.0.0.5",
+            site="plant-1",
+            camera={"type": "v4l2"},
+            bundle=zoo.path("surface-12"),
+        )
+        payload.lay_out(tree, agent, Identity(root=folder / "root.json"))
+
+    copies, prepared = [], []
+    for number in range(ROUNDS):
+        out = folder / f"out{number}.img"
+        begun = time.perf_counter()
+        source.copy(image, out)
+        _sync(out)
+        copies.append(time.perf_counter() - begun)
+        out.unlink()
+        begun = time.perf_counter()
+        settings = Settings(hostname="cam-07", instance=str(number)).checked()
+        prepare(image, out, profile=profile.load("rpi5"), settings=settings, lay_out=lay_out, say=lambda text: None)
+        prepared.append(time.perf_counter() - begun)
+        out.unlink()
+    return {
+        "image_mb": round(image.stat().st_size / 1e6),
+        "copy_s": round(statistics.median(copies), 2),
+        "prepare_s": round(statistics.median(prepared), 2),
+        "prepare_beyond_copy_s": round(statistics.median(map(float.__sub__, prepared, copies)), 2),
+    }
+
+
+def _write(folder: Path) -> dict[str, object]:
+    """The same bytes to the same loop device by `flash.write` and by ``dd`` and ``cmp``, by turns."""
+    if os.geteuid() != 0:
+        return {"write_and_verify_to_dd_and_cmp": "left out: loop devices need root"}
+    image, card = folder / "random.img", folder / "card"
+    noise = random.Random(1)
+    with image.open("wb") as file:
+        for _ in range(WRITE_MIB):
+            file.write(noise.randbytes(1 << 20))
+    shutil.copyfile(image, card)  # its blocks are there: neither side pays for finding room
+    ours, theirs = [], []
+    with loop_device(card) as device:
+        for _ in range(ROUNDS + 1):  # the first round warms up
+            begun = time.perf_counter()
+            flash.write(image, device, loop=True)
+            ours.append(time.perf_counter() - begun)
+            begun = time.perf_counter()
+            subprocess.run(["dd", f"if={image}", f"of={device}", "bs=4M", "conv=fsync", "status=none"], check=True)
+            subprocess.run(["blockdev", "--flushbufs", device], check=True)
+            subprocess.run(["cmp", image, device], check=True)
+            theirs.append(time.perf_counter() - begun)
+    ratios = [mine / his for mine, his in zip(ours[1:], theirs[1:], strict=True)]
+    return {
+        "written_mb": round(image.stat().st_size / 1e6),
+        "write_and_verify_s": round(statistics.median(ours[1:]), 2),
+        "dd_and_cmp_s": round(statistics.median(theirs[1:]), 2),
+        "write_and_verify_to_dd_and_cmp": round(statistics.median(ratios), 3),
+    }
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())

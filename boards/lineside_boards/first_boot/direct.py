@@ -1,0 +1,35 @@
+"""Settings written into the root file system itself, for images that are told in no way: JetPack's, Armbian's.
+
+The user is then made by the system's own first start (oem-config); the key opens root's door.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lineside_boards.first_boot.firstrun import connection
+from lineside_boards.first_boot.settings import Settings
+
+
+def lay_out(tree: Path, settings: Settings) -> None:
+    """Writes them into a tree that is then copied into the image.
+
+    Args:
+        tree: The root.
+        settings: What to set.
+    """
+    _write(tree / "etc/hostname", f"{settings.hostname}\n")
+    if settings.ssh_keys:
+        _write(tree / "root/.ssh/authorized_keys", "".join(f"{key}\n" for key in settings.ssh_keys), mode=0o600)
+        (tree / "root").chmod(0o700)
+        (tree / "root/.ssh").chmod(0o700)
+    if settings.wifi is not None:
+        where = tree / "etc/NetworkManager/system-connections/lineside.nmconnection"
+        _write(where, connection(settings), mode=0o600)
+
+
+def _write(path: Path, text: str, *, mode: int = 0o644) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(mode=mode)
+    path.write_text(text)
+    path.chmod(mode)

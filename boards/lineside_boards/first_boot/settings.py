@@ -1,0 +1,97 @@
+"""`Settings`: what a board is told before its first start, whichever way it is told."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+import msgspec
+
+from lineside_runtime.errors import ConfigError
+
+_HOSTNAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_USER = re.compile(r"[a-z_][a-z0-9_-]{0,30}")
+_KEY = re.compile(r"(ssh-|ecdsa-|sk-)[a-z0-9@.-]+ [A-Za-z0-9+/]+={0,3}( .*)?")
+_COUNTRY = re.compile(r"[A-Z]{2}")
+_NEVER = ("root", "lineside")
+
+
+class Wifi(msgspec.Struct, frozen=True, kw_only=True):
+    """A wireless network with WPA2 or WPA3 personal.
+
+    Attributes:
+        ssid: Its name.
+        key: 64 hexadecimal digits: see `wpa_key`.
+        country: Two letters; without them the radio stays off.
+    """
+
+    ssid: str
+    key: str
+    country: str
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What the board is told. Made by `checked`.
+
+    Attributes:
+        hostname: Its name in the network.
+        user: Who may log in and become root.
+        password_hash: Of crypt(3); empty for none, then only a key opens the door, and sudo asks for nothing.
+        ssh_keys: Lines of ``authorized_keys``.
+        wifi: A network, or ``None``.
+        instance: Differs with each preparation, so that first-boot settings are applied again.
+    """
+
+    hostname: str
+    user: str = "admin"
+    password_hash: str = ""
+    ssh_keys: tuple[str, ...] = ()
+    wifi: Wifi | None = None
+    instance: str = ""
+
+    def checked(self) -> Settings:
+        """Returns it, or says what of it can't be used.
+
+        Raises:
+            ConfigError: A name breaks the rules, a key is none, or a line break hides in one of them.
+        """
+        if not _HOSTNAME.fullmatch(self.hostname):
+            raise ConfigError(
+                "host name", expected="lower-case letters, digits and -, at most 63", actual=self.hostname
+            )
+        if not _USER.fullmatch(self.user) or self.user in _NEVER:
+            raise ConfigError("user", expected=f"a Linux user's name, not {' or '.join(_NEVER)}", actual=self.user)
+        if self.password_hash and not re.fullmatch(r"\$[56y]\$[^\s:]+", self.password_hash):
+            raise ConfigError("password", expected="a hash as `openssl passwd -6` prints it")
+        for key in self.ssh_keys:
+            if not _KEY.fullmatch(key):
+                raise ConfigError("SSH key", expected="a line as in id_ed25519.pub", actual=key[:24])
+        if self.wifi is not None and not _COUNTRY.fullmatch(self.wifi.country):
+            raise ConfigError("Wi-Fi country", expected="two letters, such as DE", actual=self.wifi.country)
+        return self
+
+
+def wpa_key(ssid: str, password: str) -> str:
+    """Returns the key that WPA makes of a network's name and password, so that the card doesn't hold the password.
+
+    Args:
+        ssid: 1 to 32 bytes.
+        password: 8 to 63 ASCII characters, or the key itself.
+
+    Raises:
+        ConfigError: One of them has the wrong length or characters.
+    """
+    if re.fullmatch(r"[0-9a-fA-F]{64}", password):
+        return password.lower()
+    if not 1 <= len(ssid.encode()) <= 32 or not ssid.isprintable():
+        raise ConfigError(
+            "Wi-Fi name", expected="1 to 32 bytes of printable text", actual=f"{len(ssid.encode())} bytes"
+        )
+    if not (8 <= len(password) <= 63 and password.isascii() and password.isprintable()):
+        raise ConfigError("Wi-Fi password", expected="8 to 63 printable ASCII characters")
+    return hashlib.pbkdf2_hmac("sha1", password.encode(), ssid.encode(), 4096, 32).hex()
+
+
+def one_line(text: bytes) -> list[str]:
+    """Returns the words of a kernel command line, whatever line ends it was saved with."""
+    return text.decode("utf-8", "replace").replace("\ufeff", "").split()

@@ -1,0 +1,137 @@
+"""`FatVolume`: the files of a FAT partition inside an image, through ChaN's FatFs (package ``fatfs-ng``).
+
+pyfatfs, the other package that needs no mount, doesn't start on Python 3.13. Names are case-insensitive; paths are
+given with or without a leading slash.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+from fatfs import Partition as _FatFs
+from fatfs import PartitionExtended
+from fatfs.diskio import Disk
+
+from lineside_boards.image.table import SECTOR, Partition
+from lineside_runtime.errors import ImageError, ReadBackError
+
+
+class _Window(Disk):  # type: ignore[misc]  # fatfs-ng has no type information
+    """The sectors of one partition of a file."""
+
+    def __init__(self, path: Path, part: Partition) -> None:
+        super().__init__()
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        self._part = part
+
+    def ioctl_get_sector_count(self) -> int:
+        return self._part.size // SECTOR
+
+    def ioctl_get_sector_size(self) -> int:
+        return SECTOR
+
+    def ioctl_get_block_size(self) -> int:
+        return 1
+
+    def ioctl_sync(self) -> None:
+        pass  # the whole image is brought to the disk once, at the end
+
+    def read(self, sector: int, count: int) -> bytes:
+        return os.pread(self._descriptor, count * SECTOR, self._part.start + sector * SECTOR)
+
+    def write(self, sector: int, count: int, buff: bytes) -> None:
+        data = memoryview(buff)[: count * SECTOR]
+        if sector + count > self._part.size // SECTOR:
+            raise OSError(f"write behind the partition: sector {sector + count}")
+        os.pwrite(self._descriptor, data, self._part.start + sector * SECTOR)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+class FatVolume:
+    """A mounted FAT partition; use it in a ``with``.
+
+    Args:
+        image: The image.
+        part: Where in it.
+
+    Raises:
+        ImageError: It is no FAT file system.
+    """
+
+    def __init__(self, image: Path, part: Partition) -> None:
+        self._window = _Window(image, part)
+        self._fat = _FatFs(self._window)
+        try:
+            self._fat.mount()
+        except Exception as error:  # fatfs-ng raises its own class, plain Exception and OSError
+            self._window.close()
+            raise ImageError(f"{image}: partition {part.number} is no FAT file system: {error}") from error
+        self._files = PartitionExtended(self._fat)
+
+    def __enter__(self) -> FatVolume:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._fat.unmount()
+        self._window.close()
+
+    def exists(self, path: str) -> bool:
+        """Returns whether a file or folder is there."""
+        return bool(self._files.exists(_rooted(path)))
+
+    def names(self, folder: str = "/") -> list[str]:
+        """Returns the names in a folder.
+
+        Raises:
+            ImageError: It can't be read.
+        """
+        with _errors(folder, "read"):
+            return list(self._files.listdir(_rooted(folder)))
+
+    def read(self, path: str) -> bytes:
+        """Reads a file.
+
+        Raises:
+            ImageError: It isn't there or can't be read.
+        """
+        with _errors(path, "read"):
+            return bytes(self._files.read_file(_rooted(path)))
+
+    def write(self, path: str, data: bytes) -> None:
+        """Writes a file, in the place of one that is there, and reads it back.
+
+        Raises:
+            ImageError: There is no room, or the file system is damaged.
+            ReadBackError: What is read back is something else.
+        """
+        with _errors(path, "written"):
+            if self.exists(path):
+                self._files.remove(_rooted(path))
+            self._files.write_file(_rooted(path), data)
+        if self.read(path) != data:
+            raise ReadBackError(
+                f"{path} of the FAT partition",
+                expected=f"the {len(data)} bytes that were written",
+                action="Is the partition full?",
+            )
+
+
+@contextlib.contextmanager
+def _errors(path: str, verb: str) -> Iterator[None]:
+    """fatfs-ng raises OSError, its own class, plain Exception, and SystemError where there is no room."""
+    try:
+        yield
+    except Exception as error:
+        raise ImageError(f"{path} of the FAT partition can't be {verb}: {error}", action="Is it full?") from error
+
+
+def _rooted(path: str) -> str:
+    return f"/{path.lstrip('/')}"

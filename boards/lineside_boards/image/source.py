@@ -1,0 +1,161 @@
+"""An image as a stream: plain, ``.xz`` or ``.zst``, told by its first bytes; and its copy with holes."""
+
+from __future__ import annotations
+
+import errno
+import lzma
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+from lineside_runtime.errors import DiskFullError, ImageError, InputNotFoundError
+
+PIECE = 4 << 20
+_PACKED_PIECE = 1 << 17
+"""zstd's own block: what comes out of it at once stays small."""
+
+
+class _Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+Progress = Callable[[int], None]
+
+
+def pieces(image: Path) -> Iterator[bytes]:
+    """Yields an image's bytes, unpacked, in pieces of `PIECE` bytes but for the last.
+
+    Args:
+        image: Plain, or compressed with xz or zstd.
+
+    Raises:
+        InputNotFoundError: It isn't there.
+        ImageError: The compressed data is damaged or cut off.
+    """
+    try:
+        file = image.open("rb")
+    except OSError as error:
+        raise InputNotFoundError(f"{image}: {error.strerror}", action="Give the path of an image.") from error
+    with file:
+        yield from _unpacked(file, image)
+
+
+def _unpacked(file: BinaryIO, image: Path) -> Iterator[bytes]:
+    import zstandard  # the host's alone, and only where an image is read
+
+    magic = file.read(6)
+    file.seek(0)
+    reader: _Readable = file
+    if magic.startswith(b"\xfd7zXZ"):
+        reader = lzma.open(file)  # noqa: SIM115 - closed with the file below it
+    elif magic.startswith(b"\x28\xb5\x2f\xfd"):
+        reader = _Zstd(file)
+    try:
+        rest = b""
+        while piece := _full(reader, rest):
+            yield piece[:PIECE]
+            rest = piece[PIECE:]
+    except (lzma.LZMAError, EOFError, zstandard.ZstdError) as error:
+        action = "It is damaged or was not fetched whole: fetch it again and compare its sha256."
+        raise ImageError(f"{image} can't be unpacked: {error}", action=action) from error
+
+
+class _Zstd:
+    """Frames one after the other. zstandard's own reader takes a file that is cut off for its end."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._frame: Any = None
+        self._rest = b""
+
+    def read(self, size: int, /) -> bytes:
+        """Returns some bytes, not always as many as asked for; none at the end."""
+        import zstandard
+
+        while True:
+            data, self._rest = self._rest or self._file.read(_PACKED_PIECE), b""
+            if not data:
+                if self._frame is not None:
+                    raise EOFError("it is cut off")
+                return b""
+            if self._frame is None:
+                self._frame = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
+            plain: bytes = self._frame.decompress(data)
+            if self._frame.eof:
+                self._rest, self._frame = self._frame.unused_data, None
+            if plain:
+                return plain
+
+
+def _full(reader: _Readable, rest: bytes) -> bytes:
+    """Reads until a piece is full or the end: decompressors give less or more than asked for."""
+    parts, have = [rest], len(rest)
+    while have < PIECE and (more := reader.read(PIECE - have)):
+        parts.append(more)
+        have += len(more)
+    return parts[1] if not rest and len(parts) == 2 else b"".join(parts)
+
+
+def copy(image: Path, out: Path, progress: Progress = lambda done: None) -> None:
+    """Copies an image, unpacked, leaving holes where it is empty.
+
+    Args:
+        image: Plain, ``.xz`` or ``.zst``.
+        out: A file that isn't there.
+        progress: Told how many bytes are done.
+
+    Raises:
+        InputNotFoundError: There is no image.
+        ImageError: It is damaged.
+        DiskFullError: There is no room.
+    """
+    try:
+        with out.open("xb") as target:
+            if _is_plain(image):
+                _copy_plain(image, target, progress)
+            else:
+                _copy_pieces(image, target, progress)
+    except (OSError, ImageError) as error:
+        out.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise DiskFullError(path=str(out)) from error
+        raise
+
+
+def _is_plain(image: Path) -> bool:
+    try:
+        with image.open("rb") as file:
+            return not file.read(6).startswith((b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"))
+    except OSError as error:
+        raise InputNotFoundError(f"{image}: {error.strerror}", action="Give the path of an image.") from error
+
+
+def _copy_plain(image: Path, target: BinaryIO, progress: Progress) -> None:
+    """The kernel copies the parts that hold data, and shares them where the file system can."""
+    with image.open("rb") as source:
+        size, here = os.fstat(source.fileno()).st_size, 0
+        target.truncate(size)
+        while here < size:
+            try:
+                start = os.lseek(source.fileno(), here, os.SEEK_DATA)
+            except OSError:
+                break  # only a hole is left
+            end = os.lseek(source.fileno(), start, os.SEEK_HOLE)
+            while start < end:
+                done = os.copy_file_range(source.fileno(), target.fileno(), min(end - start, 16 * PIECE), start, start)
+                if not done:
+                    raise ImageError(f"{image} became shorter while it was copied")
+                start += done
+                progress(start)
+            here = end
+
+
+def _copy_pieces(image: Path, target: BinaryIO, progress: Progress) -> None:
+    done = 0
+    for piece in pieces(image):
+        if piece.count(0) != len(piece):
+            os.pwrite(target.fileno(), piece, done)
+        done += len(piece)
+        progress(done)
+    target.truncate(done)

@@ -1,0 +1,184 @@
+"""`Inventory`: everything that ``lineside board detect`` says, taken once.
+
+The engines are asked by the caller (`lineside_runtime.probing.probe`), since that costs seconds and
+another root has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from lineside_boards import profile, state
+from lineside_boards.detect import UNKNOWN, Board, detect
+from lineside_boards.state import Camera, Storage
+from lineside_runtime import accelerators, drivers, probing, registry
+from lineside_runtime.accelerators import Accelerator
+from lineside_runtime.bundle import Bundle, Variant
+from lineside_runtime.probing import EngineReport
+from lineside_runtime.versions import allows
+
+
+class FoundAccelerator(msgspec.Struct, frozen=True, kw_only=True):
+    """An accelerator, and whether something here can use it.
+
+    Attributes:
+        name: For people, such as ``Hailo-8``.
+        kind: ``npu`` or ``gpu``.
+        where: Bus and address.
+        driver: The kernel driver that holds it; empty if none does.
+        engines: The engines that could use it, best first.
+        usable: Whether one of them, as installed here, sees it.
+        versions: Of drivers and libraries, by those engines; empty text where one isn't found.
+        fits: Whether these fit together; ``None`` where it can't be told.
+        advice: What to do, if it isn't usable or they don't fit.
+    """
+
+    name: str
+    kind: str
+    where: str
+    driver: str
+    engines: tuple[str, ...]
+    usable: bool
+    versions: dict[str, str] = {}
+    fits: bool | None = None
+    advice: str = ""
+
+
+class VariantMatch(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether a variant of a bundle can run here.
+
+    Attributes:
+        variant: Its name.
+        engine: The engine here that would run it; empty if there is none.
+        reason: Why not; empty if it can.
+    """
+
+    variant: str
+    engine: str = ""
+    reason: str = ""
+
+
+class Inventory(msgspec.Struct, frozen=True, kw_only=True):
+    """A machine, as found.
+
+    Attributes:
+        board: Name of the most special profile that describes it; ``unknown`` if none does.
+        profiles: All that describe it, the most special first.
+        model: As its maker calls it.
+        architecture: Such as ``aarch64``.
+        cores: CPU cores that may be used.
+        memory_bytes: Main memory.
+        kernel: Its release.
+        jetson_release: Of Jetson Linux; empty elsewhere.
+        accelerators: What the kernel sees.
+        engines: What each engine answered; empty if they weren't asked.
+        cameras: What the kernel sees.
+        storage: The disk with the root.
+        temperature_c: The hottest zone; ``None`` where there is none.
+        throttling: Why it is slower than it could be; ``None`` where nobody tells.
+        clock_synchronised: Whether the network has set the clock; ``None`` where nobody tells.
+        bundle: What of a given bundle could run here; ``None`` if none was given.
+    """
+
+    board: str
+    profiles: tuple[str, ...]
+    model: str
+    architecture: str
+    cores: int
+    memory_bytes: int
+    kernel: str
+    jetson_release: str
+    accelerators: tuple[FoundAccelerator, ...]
+    engines: tuple[EngineReport, ...]
+    cameras: tuple[Camera, ...]
+    storage: Storage
+    temperature_c: float | None
+    throttling: tuple[str, ...] | None
+    clock_synchronised: bool | None
+    bundle: tuple[VariantMatch, ...] | None = None
+
+
+def take(
+    root: Path | str = "/", *, engines: Sequence[EngineReport] = (), bundle: Bundle | None = None, machine: str = ""
+) -> Inventory:
+    """Takes the inventory of a machine.
+
+    Args:
+        root: Where ``proc``, ``sys``, ``dev`` and ``etc`` are.
+        engines: What the engines answered.
+        bundle: Is looked at, if given: which of its variants could run here.
+        machine: The architecture, where ``root`` isn't this machine's.
+    """
+    board = detect(root)
+    board = Board(board.model, board.compatible, machine or board.architecture, board.cores, board.memory_bytes)
+    found = accelerators.find(root)
+    installed = [report.name for report in engines if report.available]
+    fitting = tuple(one.name for one in profile.matching(board, (one.name for one in found), installed))
+    unused = probing.unused(found, engines)
+    return Inventory(
+        board=fitting[0] if fitting else UNKNOWN,
+        profiles=fitting,
+        model=board.model,
+        architecture=board.architecture,
+        cores=board.cores,
+        memory_bytes=board.memory_bytes,
+        kernel=drivers.kernel(root),
+        jetson_release=drivers.jetson_release(root),
+        accelerators=tuple(_judged(one, engines, unused.get(one, "")) for one in found),
+        engines=tuple(engines),
+        cameras=state.cameras(root),
+        storage=state.storage(root),
+        temperature_c=state.temperature_c(root),
+        throttling=state.throttling(root),
+        clock_synchronised=state.clock_synchronised(root),
+        bundle=tuple(_match(one, engines) for one in bundle.manifest.variants) if bundle is not None else None,
+    )
+
+
+def _judged(one: Accelerator, reports: Iterable[EngineReport], hint: str) -> FoundAccelerator:
+    mine = [report for report in reports if report.name in one.engines]
+    versions = {name: version for report in mine for name, version in report.versions.items()}
+    told = [report.fits for report in mine if report.fits is not None]
+    advice = [hint, *(report.advice for report in mine if report.fits is False)]
+    return FoundAccelerator(
+        name=one.name,
+        kind=one.kind,
+        where=one.where,
+        driver=one.driver,
+        engines=one.engines,
+        usable=not hint,
+        versions=versions,
+        fits=all(told) if told else None,
+        advice="; ".join(word for word in advice if word),
+    )
+
+
+def _match(variant: Variant, reports: Iterable[EngineReport]) -> VariantMatch:
+    """The engines say what they read, and the variant which versions it wants."""
+    reasons = []
+    for report in reports:
+        if not any(registry.may_read(report.name, variant.format, kind) for kind in variant.device_kinds):
+            continue
+        misfit = _misfit(variant, report)
+        if not misfit:
+            return VariantMatch(variant=variant.name, engine=report.name)
+        reasons.append(f"{report.name}: {misfit}")
+    return VariantMatch(
+        variant=variant.name, reason="; ".join(reasons) or f"no engine was asked that reads {variant.format}"
+    )
+
+
+def _misfit(variant: Variant, report: EngineReport) -> str:
+    if not report.available:
+        return report.reason or "not installed"
+    for name, wanted in variant.requires.items():
+        version = report.versions.get(name, "")
+        if name in report.versions and not allows(wanted, version):
+            return f"wants {name} {wanted}, here is {version}"
+    kinds = {device.kind for device in report.devices}
+    if kinds.isdisjoint(variant.device_kinds):
+        return f"has no {' or '.join(variant.device_kinds)} here"
+    return ""

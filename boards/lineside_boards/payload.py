@@ -1,0 +1,197 @@
+"""What of the agent goes onto a board beside its program: configuration, identity, root of trust, first bundle.
+
+::
+
+    /etc/lineside/agent.toml, root.json, ca.pem, cert.pem, key.pem
+    /opt/lineside/factory/             the bundle that runs until one is pushed
+    /opt/lineside/slots/a/             the program, put there by the caller (`lineside agent install-service --root`)
+    lineside-prepare.service           makes the agent's user before its first start
+
+The caller passes the identity in (a hub's `enroll` made it) and has the agent's own reader check
+the configuration.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lineside_boards.image.ext4 import Ext4Volume
+from lineside_runtime.errors import PayloadError
+
+CONFIGURATION = "etc/lineside"
+FACTORY = "opt/lineside/factory"
+STATE = "/var/lib/lineside"
+
+_UNIT = """\
+# A system whose /etc was up to date when the image was edited makes no user for it by itself.
+[Unit]
+Description=lineside: user and folders of the agent
+Before=lineside-agent.service
+After=systemd-tmpfiles-setup.service
+RequiresMountsFor=/opt /etc
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=-/usr/bin/systemd-sysusers lineside.conf
+ExecStart=-/usr/bin/systemd-tmpfiles --create lineside.conf
+
+[Install]
+WantedBy=multi-user.target
+"""
+_UNIT_NAME = "lineside-prepare.service"
+
+_PATIENCE = """\
+# An emulator is many times slower than the board that it stands for.
+[Service]
+TimeoutStartSec={start_s}
+WatchdogSec={watchdog_s}
+"""
+_START_S, _WATCHDOG_S = 180, 30
+"""As in the agent's own unit."""
+
+_MACHINES = {0xB7: "aarch64", 0x3E: "x86_64", 0x28: "armv7l"}
+"""``e_machine`` of elf(5)."""
+
+
+class Target(msgspec.Struct, frozen=True, kw_only=True):
+    """The system in an image that the agent is put into.
+
+    Attributes:
+        python: Its version, such as ``3.13``.
+        architecture: Such as ``aarch64``.
+    """
+
+    python: str
+    architecture: str
+
+
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
+    """Who the device is, and whom it trusts.
+
+    Attributes:
+        root: The update repository's ``root.json``.
+        ca: Certificate of the authority; ``None`` for a broker without TLS.
+        certificate: The device's own.
+        key: Its private key.
+    """
+
+    root: Path
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+
+
+class Agent(msgspec.Struct, frozen=True, kw_only=True):
+    """The agent's configuration.
+
+    Attributes:
+        device: Its name.
+        group: The group that it belongs to.
+        url: Of the broker.
+        site: Name of the site.
+        camera: The table ``[camera]`` of agent.toml.
+        bundle: A bundle's folder to start with, or ``None``.
+        patience: How many times longer than on a board its start may take.
+    """
+
+    device: str
+    group: str
+    url: str
+    site: str
+    camera: dict[str, Any]
+    bundle: Path | None = None
+    patience: int = 1
+
+
+def examine(root: Ext4Volume, *, expected: Target) -> Target:
+    """Looks which Python an image has, and for which processor.
+
+    Args:
+        root: Its root file system.
+        expected: What the board's profile says.
+
+    Raises:
+        PayloadError: It has no Python 3, or is for another processor.
+    """
+    versions = [match[1] for name in root.entries("/usr/bin") if (match := re.fullmatch(r"python(3\.\d+)", name))]
+    if not versions:
+        raise PayloadError(
+            "the image has no Python 3 in /usr/bin", action="Install python3 in it, or take the maker's own image."
+        )
+    version = expected.python if expected.python in versions else max(versions, key=lambda text: int(text[2:]))
+    machine = int.from_bytes(root.read(f"/usr/bin/python{version}")[18:20], "little")
+    found = Target(python=version, architecture=_MACHINES.get(machine, f"ELF machine {machine:#x}"))
+    if found.architecture != expected.architecture:
+        raise PayloadError(
+            "the image is for another processor",
+            expected=expected.architecture,
+            actual=found.architecture,
+            action="Take the image for this board, of 64 bits, or name the board that it is for with --board.",
+        )
+    return found
+
+
+def lay_out(tree: Path, agent: Agent, identity: Identity) -> Path:
+    """Writes configuration, identity and bundle into a tree that is then copied into an image.
+
+    Args:
+        tree: The root.
+        agent: The configuration.
+        identity: Who the device is.
+
+    Returns:
+        The path of ``agent.toml`` in the tree, for the agent's own reader to check.
+
+    Raises:
+        PayloadError: TLS is wanted without a certificate.
+    """
+    import tomli_w  # the host's alone
+
+    home = tree / CONFIGURATION
+    home.mkdir(parents=True, exist_ok=True)
+    files = {
+        "root.json": identity.root,
+        "ca.pem": identity.ca,
+        "cert.pem": identity.certificate,
+        "key.pem": identity.key,
+    }
+    present = {name: path for name, path in files.items() if path is not None}
+    if agent.url.startswith("mqtts:") and len(present) < len(files):
+        raise PayloadError(f"{agent.url} needs a certificate", expected=", ".join(files), actual=", ".join(present))
+    for name, path in present.items():
+        (home / name).touch(mode=0o640)
+        (home / name).write_bytes(path.read_bytes())
+        (home / name).chmod(0o640 if name == "key.pem" else 0o644)
+    link: dict[str, str] = {"url": agent.url, "site": agent.site}
+    link |= {key: f"/{CONFIGURATION}/{name}" for key, name in _LINK_FILES.items() if name in present}
+    table: dict[str, Any] = {"device": agent.device, "group": agent.group, "folder": STATE}
+    table["root"] = f"/{CONFIGURATION}/root.json"
+    if agent.bundle is not None:
+        shutil.copytree(agent.bundle, tree / FACTORY)
+        table["bundle"] = f"/{FACTORY}"
+    (home / "agent.toml").write_text(tomli_w.dumps({**table, "link": link, "camera": agent.camera}))
+    _unit(tree)
+    if agent.patience > 1:
+        drop_in = tree / "etc/systemd/system/lineside-agent.service.d/emulator.conf"
+        drop_in.parent.mkdir(parents=True)
+        text = _PATIENCE.format(start_s=_START_S * agent.patience, watchdog_s=_WATCHDOG_S * agent.patience)
+        drop_in.write_text(text)
+    return home / "agent.toml"
+
+
+_LINK_FILES = {"ca": "ca.pem", "certificate": "cert.pem", "key": "key.pem"}
+
+
+def _unit(tree: Path) -> None:
+    unit = tree / "etc/systemd/system" / _UNIT_NAME
+    wants = unit.parent / "multi-user.target.wants" / _UNIT_NAME
+    wants.parent.mkdir(parents=True, exist_ok=True)
+    unit.write_text(_UNIT)
+    if not wants.is_symlink():
+        wants.symlink_to(f"/etc/systemd/system/{_UNIT_NAME}")

@@ -1,0 +1,177 @@
+"""`AgentTree`: everything of the agent that goes into a board's image. Here the parts are put together: the hub issues
+the identity, the agent's package makes slot and units, its reader checks the configuration, the boards' part lays out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lineside.commands.output import say
+from lineside.commands.places import bundle_place
+from lineside.extras import needs
+from lineside_runtime.errors import ConfigError, InputNotFoundError, PayloadError
+
+if TYPE_CHECKING:
+    from lineside_agent.self_update.payload import Payload
+    from lineside_boards.payload import Agent, Identity, Target
+    from lineside_boards.profile import Profile
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class AgentTree:
+    """What is laid out.
+
+    Attributes:
+        agent: The configuration.
+        identify: Issues the identity; called once, after the image was found to be usable.
+        profile: Of the board.
+        payload: Of the agent, or ``None`` to pack one.
+        wheel: lineside's own, or ``None`` to build it.
+    """
+
+    agent: Agent
+    identify: Callable[[], Identity]
+    profile: Profile
+    payload: Path | None
+    wheel: Path | None
+
+    @classmethod
+    def of(cls, options: argparse.Namespace, profile: Profile) -> AgentTree:
+        """Reads the options; whatever of them can't be used is said here.
+
+        Raises:
+            ConfigError: Hub, broker or site are not told, or a name can't be used.
+            InputNotFoundError: A file isn't there.
+            BundleError: The bundle is damaged.
+        """
+        from lineside_boards.payload import Agent
+        from lineside_link.topics import check_name
+
+        check_name(options.name, "device")
+        check_name(options.group, "group")
+        url, site, identify = _identity(options)
+        return cls(
+            agent=Agent(
+                device=options.name,
+                group=options.group,
+                url=url,
+                site=site,
+                camera=_camera(options.camera, profile),
+                bundle=_bundle(options.bundle),
+                patience=profile.board.patience,
+            ),
+            identify=identify,
+            profile=profile,
+            payload=options.payload,
+            wheel=options.wheel,
+        )
+
+    def lay_out(self, tree: Path, target: Target) -> None:
+        """Lays everything out.
+
+        Args:
+            tree: An empty folder, the root.
+            target: The Python in the image.
+
+        Raises:
+            PayloadError: There is no agent for that Python.
+        """
+        from lineside_agent.config import parse_config
+        from lineside_agent.service.install import install
+        from lineside_boards.payload import lay_out
+
+        payload = self._payload(tree.parent / "payload", target)
+        install(tree, payload=payload, foreign=True, say=say)
+        configuration = lay_out(tree, self.agent, self.identify())
+        parse_config(configuration.read_bytes(), configuration.parent)
+
+    def _payload(self, scratch: Path, target: Target) -> Payload:
+        from lineside_agent.self_update.pack import pack
+        from lineside_agent.self_update.payload import open_payload
+
+        if self.payload is None:
+            facts = self.profile.python
+            return pack(
+                scratch,
+                wheel=self.wheel,
+                python=target.python,
+                architecture=target.architecture,
+                extras=facts.extras,
+                system_site_packages=facts.system_site_packages,
+                say=say,
+            )
+        payload = open_payload(self.payload)
+        wanted = f"cp{target.python.replace('.', '')}-{target.architecture}"
+        if payload.manifest.tag != wanted:
+            action = f"Pack one: lineside agent pack DIR --python {target.python} --arch {target.architecture}."
+            raise PayloadError(
+                f"{self.payload} is for another system", expected=wanted, actual=payload.manifest.tag, action=action
+            )
+        return payload
+
+
+def _identity(options: argparse.Namespace) -> tuple[str, str, Callable[[], Identity]]:
+    """The broker's URL, the site, and what issues the identity."""
+    from lineside_boards.payload import Identity
+
+    if options.identity is not None:
+        if not options.broker or not options.site:
+            raise ConfigError("--identity needs --broker and --site", expected="all three")
+        files = {name: options.identity / name for name in ("root.json", "ca.pem", "cert.pem", "key.pem")}
+        if not files["root.json"].is_file():
+            raise InputNotFoundError(f"{files['root.json']} is not there", action="Copy it from the hub's folder.")
+        ca, certificate, key = (path if path.is_file() else None for path in list(files.values())[1:])
+        found = Identity(root=files["root.json"], ca=ca, certificate=certificate, key=key)
+        return options.broker, options.site, lambda: found
+    if options.hub is None:
+        action = "Make a hub with `lineside hub init` and `lineside hub secure`, and give its folder."
+        raise ConfigError("who the device is isn't told", expected="--hub DIR or --identity DIR", action=action)
+    return _by_hub(options)
+
+
+def _by_hub(options: argparse.Namespace) -> tuple[str, str, Callable[[], Identity]]:
+    from lineside.commands.passphrases import passphrase
+    from lineside_boards.payload import Identity
+
+    with needs("convert"):
+        from lineside_hub.config import load_config
+        from lineside_hub.secure import enroll
+
+    hub = Path(options.hub)
+    link = load_config(hub / "hub.toml").link
+    url = options.broker or link.url
+
+    def identify() -> Identity:
+        if not url.startswith("mqtts:"):
+            return Identity(root=hub / "root.json")
+        made = enroll(hub, options.name, group=options.group, passphrase=passphrase(options))
+        say(f"{options.name} is enrolled in group {options.group}; mosquitto reads its access list again on SIGHUP")
+        return Identity(root=hub / "root.json", ca=made.ca, certificate=made.certificate, key=made.key)
+
+    if not (hub / "root.json").is_file():
+        raise InputNotFoundError(f"{hub / 'root.json'} is not there", action="`lineside hub init` makes it.")
+    return url, options.site or link.site, identify
+
+
+def _camera(given: str | None, profile: Profile) -> dict[str, Any]:
+    kind = given or ("simulator" if profile.camera.stack == "none" else "v4l2")
+    name, _, path = kind.partition(":")
+    if name == "folder" and path.startswith("/"):
+        return {"type": "folder", "path": path, "loop": True, "rate_hz": 2.0}
+    if kind in ("v4l2", "simulator"):
+        return {"type": kind, "rate_hz": 2.0} if kind == "simulator" else {"type": kind}
+    raise ConfigError("--camera", expected="v4l2, simulator or folder:/absolute/path", actual=kind)
+
+
+def _bundle(given: str | None) -> Path | None:
+    from lineside_runtime.bundle import open_bundle
+
+    if given is None:
+        return None
+    bundle = open_bundle(bundle_place(given))
+    bundle.verify()
+    return bundle.path

@@ -1,0 +1,135 @@
+"""qemu's board ``virt`` with the Pi 5's core, started from a kernel, an initramfs and perhaps an image."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import paho.mqtt.client as mqtt
+
+from lineside_boards.image import initramfs
+from tests.boards import arm64
+from tests.peers.brokers import Mosquitto, find_mosquitto
+from tests.peers.programs import find_program
+
+HOST = "10.0.2.100"
+"""Under which a board reaches a port of this machine."""
+
+BOOT_TIMEOUT_S = 120
+
+INIT = r"""#!/bin/sh
+PATH=/bin
+busybox mount -t proc proc /proc; busybox mount -t sysfs sysfs /sys; busybox mount -t devtmpfs dev /dev
+for module in /mod/*.ko; do busybox insmod $module; done
+busybox ip link set lo up; busybox ip link set eth0 up
+busybox ip addr add 10.0.2.15/24 dev eth0; busybox ip route add default via 10.0.2.2
+compatible=$(busybox tr '\0' ' ' < /proc/device-tree/compatible); compatible=${compatible% }
+memory=$(busybox awk '/MemTotal/ {print $2}' /proc/meminfo)
+gpio=$(echo /dev/gpiochip*)
+text="$compatible;$(busybox uname -m);$memory;$gpio"
+byte() { printf "\\x$(printf %02x $1)"; }
+{
+    printf '\020\016\000\004MQTT\004\002\000\074\000\002t2'
+    byte 48; byte $((9 + ${#text})); printf '\000\007t2/boot'; printf '%s' "$text"
+    printf '\340\000'; busybox sleep 2
+} | busybox nc 10.0.2.100 1883
+busybox poweroff -f
+"""
+"""Brings the network up and sends one MQTT 3.1.1 message, byte by byte: CONNECT, PUBLISH, DISCONNECT."""
+
+
+def command(
+    kernel: Path,
+    initrd: Path,
+    *,
+    append: str,
+    forward: tuple[int, int],
+    console: Path,
+    memory_mib: int = 328,
+    image: Path | None = None,
+    ssh_port: int = 0,
+) -> list[str]:
+    """Returns qemu's command.
+
+    Args:
+        kernel: Debian's.
+        initrd: Compressed.
+        append: The kernel's command line.
+        forward: A port of `HOST` as the board sees it, and the port here that it leads to. Nothing else is reached.
+        console: File that the serial line is written to.
+        memory_mib: The board's memory.
+        image: A disk, changed by the board.
+        ssh_port: Port here that leads to the board's port 22; 0 for none.
+    """
+    qemu, socat = find_program("qemu-system-aarch64", "qemu-system-arm"), find_program("socat", "socat")
+    there, here = forward
+    network = f"user,id=n0,restrict=on,guestfwd=tcp:{HOST}:{there}-cmd:{socat} - TCP:127.0.0.1:{here}"
+    if ssh_port:
+        network += f",hostfwd=tcp:127.0.0.1:{ssh_port}-:22"
+    parts = [qemu, "-M", "virt,gic-version=3", "-cpu", "cortex-a76", "-accel", "tcg,thread=multi", "-smp", "2"]
+    parts += ["-m", str(memory_mib), "-kernel", str(kernel), "-initrd", str(initrd), "-append", append]
+    parts += ["-nic", "none", "-netdev", network, "-device", "virtio-net-pci,netdev=n0,romfile="]
+    parts += ["-serial", f"file:{console}", "-display", "none", "-monitor", "none", "-no-reboot"]
+    if image is not None:
+        # Without a cache of qemu's own, what the board has synced is on the disk when qemu is killed.
+        drive = f"if=none,id=d0,file={image},format=raw,cache=writethrough"
+        parts += ["-drive", drive, "-device", "virtio-blk-pci,drive=d0"]
+    return parts
+
+
+def boot_to_message(folder: Path) -> tuple[float, str]:
+    """Starts a board without a disk, and waits for its message at a broker here.
+
+    Args:
+        folder: For the broker's and the board's files.
+
+    Returns:
+        Seconds from power to the message, and the message.
+    """
+    unpacked = arm64.kernel()
+    modules = initramfs.pick(unpacked, ("failover", "net_failover", "virtio_net"))
+    initrd, console = folder / "initrd.img", folder / "console.log"
+    initrd.write_bytes(initramfs.make((unpacked / "usr/bin/busybox").read_bytes(), modules, init=INIT))
+    (kernel,) = (unpacked / "boot").glob("vmlinuz-*")
+    broker = Mosquitto(folder / "broker", program=find_mosquitto())
+    broker.start()
+    start = command(
+        kernel, initrd, append="console=ttyAMA0 quiet panic=-1", forward=(1883, broker.port), console=console
+    )
+    try:
+        with listening(broker.port, "t2/boot") as messages:
+            begun = time.monotonic()
+            with subprocess.Popen(start, stderr=subprocess.PIPE) as board:
+                try:
+                    message = messages.get(timeout=BOOT_TIMEOUT_S)
+                except queue.Empty:
+                    raise AssertionError(f"no message\n{console.read_text(errors='replace')[-2000:]}") from None
+                finally:
+                    board.kill()
+                return time.monotonic() - begun, message
+    finally:
+        broker.stop()
+
+
+@contextlib.contextmanager
+def listening(port: int, topic: str) -> Iterator[queue.Queue[str]]:
+    """Messages of a topic, from paho."""
+    messages: queue.Queue[str] = queue.Queue()
+    subscribed = threading.Event()
+    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, "host")
+    client.on_message = lambda _client, _data, message: messages.put(message.payload.decode())
+    client.on_subscribe = lambda *_: subscribed.set()
+    client.connect("127.0.0.1", port)
+    client.subscribe(topic)
+    client.loop_start()
+    try:
+        assert subscribed.wait(30)
+        yield messages
+    finally:
+        client.disconnect()
+        client.loop_stop()

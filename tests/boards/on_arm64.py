@@ -1,0 +1,44 @@
+"""What `test_arm64.py` runs, once here and once under emulation: prints one JSON object.
+
+The shipped INT8 bundle through lineside's own session, on the golden frame that it carries.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+
+import cv2
+import numpy as np
+import onnxruntime
+
+from lineside import Session
+from lineside_models import zoo
+from lineside_models.preprocess import prepare
+from lineside_runtime.bundle import open_bundle
+
+
+def main() -> None:
+    bundle = open_bundle(zoo.path("surface-12"))
+    golden = bundle.manifest.golden
+    if golden is None:
+        raise SystemExit("the bundle has no golden frame")
+    frame = cv2.imread(str(bundle.file(golden.frame)))
+    encoded, jpeg = cv2.imencode(".jpg", frame)
+    tensor, _ = prepare(frame, bundle.manifest.preprocess)
+    with Session(bundle.path) as session:
+        outputs = session.predict({bundle.manifest.preprocess.input: tensor})
+    told = {
+        "machine": platform.machine(),
+        "python": ".".join(platform.python_version_tuple()[:2]),
+        "versions": {"numpy": np.__version__, "onnxruntime": onnxruntime.__version__, "cv2": cv2.__version__},
+        "jpeg_mean": round(float(cv2.imdecode(jpeg, cv2.IMREAD_COLOR).mean()), 3) if encoded else None,
+        "input_mean": float(tensor.mean()),
+        "outputs": {name: [float(value.sum()), float(np.abs(value).sum())] for name, value in outputs.items()},
+    }
+    sys.stdout.write(json.dumps(told) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import json
+import lzma
+import os
+import random
+import subprocess
+import zlib
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from lineside_boards.image import source
+from lineside_boards.image.ext4 import Ext4Volume
+from lineside_boards.image.fat import FatVolume
+from lineside_boards.image.mbr import disk_id, write_mbr
+from lineside_boards.image.table import Partition, find, partitions
+from lineside_runtime.errors import ImageError, InputNotFoundError
+from tests.boards.images import MIB, check_file_systems, jetpack, raspberry_pi_os, run
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return raspberry_pi_os(tmp_path_factory.mktemp("pi") / "pi.img", first_boot="cloud-init")
+
+
+@pytest.fixture
+def image(pristine: Path, tmp_path: Path) -> Path:
+    source.copy(pristine, tmp_path / "pi.img")
+    return tmp_path / "pi.img"
+
+
+def test_partitions_are_those_that_sfdisk_sees(pristine: Path) -> None:
+    seen = json.loads(run("sfdisk", "--json", str(pristine), package="fdisk"))["partitiontable"]["partitions"]
+    found = partitions(pristine)
+    assert [(part.start // 512, part.size // 512) for part in found] == [(one["start"], one["size"]) for one in seen]
+    assert [(part.filesystem, part.label, part.kind) for part in found] == [
+        ("fat", "bootfs", 12),
+        ("ext4", "rootfs", 0x83),
+    ]
+    with pristine.open("rb") as file:
+        assert disk_id(file) == 0x4D2B1C0A
+
+
+def test_jetpacks_partitions_have_their_names(tmp_path: Path) -> None:
+    found = partitions(jetpack(tmp_path / "jetson.img"))
+    assert [(part.number, part.start, part.filesystem, part.label) for part in found] == [
+        (1, 5 * MIB, "ext4", "APP"),
+        (2, 69 * MIB, "", "esp"),
+    ]
+    assert find(found, "APP", "ext4").number == 1
+
+
+def test_table_that_we_write_is_read_by_sfdisk(tmp_path: Path) -> None:
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(bytes(16 * MIB))
+    write_mbr(disk, (Partition(1, 4 * MIB, 4 * MIB, 12), Partition(2, 8 * MIB, 8 * MIB, 0x83)), disk_id=0xA1B2C3D4)
+    table = json.loads(run("sfdisk", "--json", str(disk), package="fdisk"))["partitiontable"]
+    assert table["id"] == "0xa1b2c3d4"
+    assert [(one["start"], one["size"], one["type"]) for one in table["partitions"]] == [
+        (8192, 8192, "c"),
+        (16384, 16384, "83"),
+    ]
+    assert "bootable" in table["partitions"][0]
+
+
+@pytest.mark.parametrize("damage", ["empty", "no signature", "cut off", "gpt header", "gpt entries"])
+def test_damaged_tables_are_refused(pristine: Path, tmp_path: Path, damage: str) -> None:
+    bad = tmp_path / "bad.img"
+    if damage.startswith("gpt"):
+        jetpack(bad)
+        with bad.open("r+b") as file:
+            file.seek(512 + 60 if damage == "gpt header" else 1024 + 40)
+            file.write(b"\xff\xff")
+    else:
+        source.copy(pristine, bad)
+        os.truncate(bad, {"empty": 0, "no signature": 510, "cut off": 60 * MIB}[damage])
+    with pytest.raises(ImageError):
+        partitions(bad)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_rubbish_is_refused_and_never_believed(tmp_path: Path, seed: int) -> None:
+    """What ends in 55 aa or begins like a GPT, and is rubbish otherwise."""
+    noise = random.Random(seed)
+    data = bytearray(noise.randbytes(2 * MIB))
+    data[510:512] = b"\x55\xaa"
+    if seed % 2:
+        data[450], data[512:520] = 0xEE, b"EFI PART"
+        data[524:528] = (92).to_bytes(4, "little")
+        data[528:532] = zlib.crc32(data[512:528] + bytes(4) + data[532:604]).to_bytes(4, "little")
+    (tmp_path / "noise.img").write_bytes(data)
+    try:
+        found = partitions(tmp_path / "noise.img")
+    except ImageError:
+        return
+    assert all(part.start + part.size <= len(data) for part in found)
+
+
+def test_fat_files_are_what_mtools_reads(image: Path, tmp_path: Path) -> None:
+    boot = partitions(image)[0]
+    wheel = random.Random(1).randbytes(3 * MIB)
+    with FatVolume(image, boot) as volume:
+        assert "cmdline.txt" in volume.names()
+        volume.write("a-long-name.with.dots.whl", wheel)
+        volume.write("cmdline.txt", b"short\n")
+        assert volume.read("CMDLINE.TXT") == b"short\n"
+        assert not volume.exists("absent")
+        with pytest.raises(ImageError):
+            volume.read("absent")
+    where = f"{image}@@{boot.start}"
+    assert (
+        subprocess.run(
+            ["mcopy", "-i", where, "::a-long-name.with.dots.whl", "-"], capture_output=True, check=True
+        ).stdout
+        == wheel
+    )
+    assert (
+        subprocess.run(["mcopy", "-i", where, "::cmdline.txt", "-"], capture_output=True, check=True).stdout
+        == b"short\n"
+    )
+    check_file_systems(image, tmp_path)
+
+
+def test_full_fat_partition_is_an_error(image: Path) -> None:
+    with FatVolume(image, partitions(image)[0]) as volume, pytest.raises((ImageError, Exception), match="FAT"):
+        volume.write("big", bytes(60 * MIB))
+
+
+def test_what_is_no_fat_is_refused(image: Path) -> None:
+    boot, root = partitions(image)
+    with pytest.raises(ImageError, match="no FAT"):
+        FatVolume(image, root)
+    with pytest.raises(ImageError, match="no ext4"):
+        Ext4Volume(image, boot)
+
+
+def test_tree_is_written_and_e2fsck_is_content(image: Path, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    (tree / "opt/lineside/deep/er").mkdir(parents=True)
+    (tree / "opt/lineside/deep/er/a file").write_bytes(random.Random(2).randbytes(300_000))
+    (tree / "opt/lineside/empty").touch()
+    (tree / "opt/lineside/program").write_text("#!/bin/sh\n")
+    (tree / "opt/lineside/program").chmod(0o755)
+    (tree / "opt/lineside/current").symlink_to("deep/er")
+    (tree / "opt/lineside/naïve-ß").write_text("utf-8")
+    (tree / "etc").mkdir()
+    (tree / "etc/hostname").write_text("cam-07\n")
+    (tree / "etc/secret").write_text("key")
+    (tree / "etc/secret").chmod(0o640)
+    root = partitions(image)[1]
+    volume = Ext4Volume(image, root)
+    assert volume.write_tree(tree) == 7
+    volume.check()
+    again = Ext4Volume(image, root)
+    assert again.read("/etc/hostname") == b"cam-07\n"
+    assert again.read("/etc/systemd/system/keep.service") == b"[Unit]\n"
+    entries = again.entries("/opt/lineside")
+    assert entries.keys() == {"deep", "empty", "program", "current", "naïve-ß"}
+    assert oct(entries["program"].mode) == "0o100755"
+    assert oct(again.entries("/etc")["secret"].mode) == "0o100640"
+    assert again.free_bytes < volume.free_bytes
+    check_file_systems(image, tmp_path)
+
+
+def test_tree_is_written_twice_and_stays_whole(image: Path, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    (tree / "opt/x").mkdir(parents=True)
+    root = partitions(image)[1]
+    for text in ("first", "second, and longer than before"):
+        (tree / "opt/x/file").write_text(text)
+        Ext4Volume(image, root).write_tree(tree)
+    assert Ext4Volume(image, root).read("/opt/x/file") == b"second, and longer than before"
+    check_file_systems(image, tmp_path)
+
+
+def test_no_room_is_said_before_anything_is_written(image: Path, tmp_path: Path) -> None:
+    before = image.read_bytes()
+    (tmp_path / "tree/opt").mkdir(parents=True)
+    with (tmp_path / "tree/opt/big").open("wb") as file:
+        file.truncate(100 * MIB)
+    with pytest.raises(ImageError, match="no room"):
+        Ext4Volume(image, partitions(image)[1]).write_tree(tmp_path / "tree")
+    assert image.read_bytes() == before
+
+
+def test_names_that_debugfs_would_take_apart_are_refused(image: Path, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / 'a"b').write_text("")
+    with pytest.raises(ImageError, match="debugfs"):
+        Ext4Volume(image, partitions(image)[1]).write_tree(tree)
+
+
+def test_file_in_the_place_of_a_folder_is_said(image: Path, tmp_path: Path) -> None:
+    (tmp_path / "tree/etc/hostname").mkdir(parents=True)
+    with pytest.raises(ImageError, match="in the way"):
+        Ext4Volume(image, partitions(image)[1]).write_tree(tmp_path / "tree")
+
+
+@pytest.mark.parametrize("kind", ["plain", "xz", "zst", "zst in frames"])
+def test_image_is_unpacked_by_its_first_bytes(pristine: Path, tmp_path: Path, kind: str) -> None:
+    data = pristine.read_bytes()
+    packed = {
+        "plain": lambda: data,
+        "xz": lambda: lzma.compress(data, preset=0),
+        "zst": lambda: zstandard.compress(data),
+        "zst in frames": lambda: zstandard.compress(data[: 9 * MIB]) + zstandard.compress(data[9 * MIB :]),
+    }[kind]()
+    (tmp_path / "in").write_bytes(packed)
+    source.copy(pristine if kind == "plain" else tmp_path / "in", tmp_path / "out")
+    assert (tmp_path / "out").read_bytes() == data
+    assert (tmp_path / "out").stat().st_blocks <= pristine.stat().st_blocks + 64, "holes stay holes"
+
+
+@pytest.mark.parametrize("kind", ["xz", "zst"])
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
+def test_damaged_archive_is_an_error_and_leaves_no_file(pristine: Path, tmp_path: Path, kind: str, damage: str) -> None:
+    data = random.Random(3).randbytes(MIB) + pristine.read_bytes()[: 8 * MIB]
+    checked = zstandard.ZstdCompressor(write_checksum=True)
+    packed = bytearray(lzma.compress(data, preset=0) if kind == "xz" else checked.compress(data))
+    if damage == "cut":
+        packed = packed[: len(packed) // 2]
+    else:
+        packed[len(packed) // 2] ^= 0xFF
+    (tmp_path / "in").write_bytes(packed)
+    with pytest.raises(ImageError, match="can't be unpacked"):
+        source.copy(tmp_path / "in", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_absent_image_is_said(tmp_path: Path) -> None:
+    with pytest.raises(InputNotFoundError):
+        source.copy(tmp_path / "absent.img", tmp_path / "out")
