@@ -5,6 +5,7 @@
 #   make check        format, lint, types, import rules
 #   make bench        benchmarks, JSON under benchmarks/results/
 #   make test-system  whole journeys and faults that take longer than CI has
+#   make fuzz         coverage-guided fuzzing of every topic's payload, an hour (SECONDS=3600)
 #   make setup        the development environment in .venv
 #   make proto        compile the inference protocol's messages again, after a change of the .proto
 
@@ -18,7 +19,7 @@ SUDO := $(shell if [ "$$(id -u)" = 0 ]; then echo env; else command -v sudo; fi)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 OUT ?= demo-out
 
-.PHONY: help setup demo test check bench test-system proto peers clean
+.PHONY: help setup demo test check bench test-system fuzz proto peers clean
 .DEFAULT_GOAL := help
 
 help:
@@ -64,6 +65,10 @@ bench: $(VENV)/.dev
 
 test-system: $(VENV)/.dev peers
 	$(BIN)/python -m pytest tests/system --timeout 1800
+
+fuzz: $(VENV)/.dev
+	$(PIP) --editable '.[fuzz]'
+	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),3600)
 
 PROTO := runtime/lineside_runtime/server/proto
 

@@ -52,6 +52,8 @@ mtools mcopy tests/boards: what our FAT writer wrote
 dosfstools fsck.vfat tests/boards: FAT file systems
 fdisk sfdisk tests/boards: partition tables
 e2fsprogs debugfs tests/boards: ext4 inside images
+xz-utils xz tests/boards: compressed images
+libarchive13t64 /usr/lib/*/libarchive.so.13 tests/system: file systems made of archives
 mmdebstrap mmdebstrap tests/boards: an arm64 tree to run our wheels in
 qemu-user-static qemu-aarch64-static tests/boards: arm64 programs on this processor
 qemu-system-arm qemu-system-aarch64 tests/boards, tests/system: a board with the Pi 5's core

@@ -42,6 +42,10 @@ class _Request(msgspec.Struct):
     outputs: list[_Output] = []
 
 
+_REQUEST = msgspec.json.Decoder(_Request)
+"""Made before any thread runs: msgspec 0.22 crashes where two threads decode a class for the first time at once."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Parsed:
     """A request, and which outputs the client wants as raw bytes.
@@ -115,7 +119,7 @@ def parse_request(model: str, version: str, body: bytes | bytearray, header_leng
     view = memoryview(body)
     length = _header_length(header_length, len(view))
     try:
-        request = msgspec.json.decode(view[:length], type=_Request)
+        request = _REQUEST.decode(view[:length])
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise RequestError(f"the request is not as the protocol says: {error}") from error
     blobs = view[length:]
