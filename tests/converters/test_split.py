@@ -278,16 +278,6 @@ def chosen(tmp_path: Path, layers: list[int], *, must_gain: bool = False) -> cho
     return Chooser(path, "fp32", feed, places, lambda text: None).choose(must_gain=must_gain)
 
 
-@pytest.mark.slow
-def test_the_cut_lies_where_both_stages_take_about_as_long(tmp_path: Path, quick: None) -> None:
-    result = chosen(tmp_path, [64] * 13)
-    assert 0.25 < result.best.cut.done < 0.75
-    assert 0.2 < result.share < 0.8
-    assert result.best.slowest_ms == min(one.slowest_ms for one in result.tried)
-    assert len(result.tried) < 2 * 12  # and not every cut had to be tried
-    assert len(result.whole_ms) == len({str(place) for place in result.best.places})
-
-
 def as_multiplied(layers: list[int]) -> Callable[[Sequence[Work]], list[float]]:
     """Times pieces of `convolutions` as a machine without noise would: by their multiplications for a pixel."""
     costs = [9.0 * before * size for before, size in itertools.pairwise([1, *layers])]
@@ -302,6 +292,24 @@ def as_multiplied(layers: list[int]) -> Callable[[Sequence[Work]], list[float]]:
         return found
 
     return times
+
+
+def test_the_cut_lies_where_both_stages_take_about_as_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = [64] * 13
+    monkeypatch.setattr(choose, "time_together", as_multiplied(layers))
+    result = chosen(tmp_path, layers)
+    assert 0.4 < result.best.cut.done < 0.6
+    assert 0.4 < result.share < 0.6
+    assert result.best.slowest_ms == min(one.slowest_ms for one in result.tried)
+    assert len(result.tried) < 2 * 12  # and not every cut had to be tried
+    assert len(result.whole_ms) == len({str(place) for place in result.best.places})
+
+
+@pytest.mark.slow
+def test_cuts_are_timed_on_the_places_named(tmp_path: Path, quick: None) -> None:
+    result = chosen(tmp_path, [64] * 13)
+    assert 0 < result.best.cut.done < 1  # where it lies depends on what else this machine does
+    assert all(time_ms > 0 for one in result.tried for time_ms in one.stage_ms)
 
 
 def test_a_model_that_is_one_big_piece_is_left_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
