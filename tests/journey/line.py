@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from lineside_hub.database import Database
 from lineside_link.messages import BundleRef, ConfigRef, Desired, Reported, decode
 from tests.agent.bundles import bright, dark, make_bundle
 from tests.peers import Broker
+from tests.peers.waiting import wait_for
 
 
 class Line:
@@ -94,6 +96,21 @@ class Line:
         if report is None or report.gen != gen or report.state not in ("failed", "rolled_back"):
             return None
         return report.error.code if report.error is not None else None
+
+    def refusal(self, read: Callable[[int], int | None], gen: int, what: str) -> int:
+        """Waits until a wish is refused, and returns the code that was seen then.
+
+        It is read once: the hub, which sees the refusal too, may have gone on to another wish right after it.
+        """
+        seen: list[int] = []
+
+        def look() -> bool:
+            code = read(gen)
+            seen.extend(() if code is None else (code,))
+            return bool(seen)
+
+        wait_for(look, 60, what=what)
+        return seen[0]
 
     def refused(self, gen: int) -> int | None:
         report = self.reported()

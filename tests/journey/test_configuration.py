@@ -62,8 +62,7 @@ def test_a_configuration_reaches_the_line_and_what_nobody_signed_does_not(
         (ConfigRef(target=genuine.target, sha256="0" * 64), 3002),
     ):
         gen = line.wish(config)
-        wait_for(lambda gen=gen: line.refused(gen) is not None, 60, what=f"the refusal of {config.target}")
-        assert line.refused(gen) == code
+        assert line.refusal(line.refused, gen, f"the refusal of {config.target}") == code
     assert line.status()["configuration"] == genuine.sha256
     assert [device.name for device in list_devices(hub)] == ["cam-1"]
 
