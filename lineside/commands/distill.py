@@ -9,13 +9,16 @@ from pathlib import Path
 import msgspec
 
 from lineside.commands.output import add_json, print_json, say
+from lineside.commands.places import bundle_place
 from lineside.commands.training import reporter
 from lineside.extras import needs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds teacher, student, data and how long."""
-    parser.add_argument("teacher", type=Path, help="a bundle's folder, an .onnx or a .pt file")
+    parser.add_argument(
+        "teacher", type=bundle_place, help="a bundle's folder or a shipped one's name, an .onnx or a .pt file"
+    )
     parser.add_argument(
         "--student",
         default="narrow@0.5",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from lineside.commands.output import add_json, print_json, say
+from lineside.commands.places import bundle_place
 from lineside.extras import needs
 
 if TYPE_CHECKING:
@@ -23,7 +24,9 @@ EFFORT = ("speedup", "epochs", "minutes", "trials", "shortlist")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the model, the level and what to prove it on."""
-    parser.add_argument("model", type=Path, help="a bundle's folder, an .onnx or a .pt file")
+    parser.add_argument(
+        "model", type=bundle_place, help="a bundle's folder or a shipped one's name, an .onnx or a .pt file"
+    )
     parser.add_argument(
         "--level",
         type=int,
