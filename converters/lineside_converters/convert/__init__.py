@@ -146,7 +146,7 @@ MAKERS = (
         format="ncnn",
         precision="fp16",
         needs=("pnnx", "ncnn"),
-        install="pip install 'lineside[ncnn]' pnnx",
+        install="pip install 'lineside[ncnn,pnnx]'",
         target=f"{_HERE}.ncnn:make",
     ),
     Maker(
