@@ -84,12 +84,21 @@ class AgentTree:
         from lineside_agent.service.install import install
         from lineside_boards.payload import lay_out
 
-        payload = self._payload(tree.parent / "payload", target)
+        payload = self.payload_for(tree.parent / "payload", target)
         install(tree, payload=payload, foreign=True, say=say)
         configuration = lay_out(tree, self.agent, self.identify())
         parse_config(configuration.read_bytes(), configuration.parent)
 
-    def _payload(self, scratch: Path, target: Target) -> Payload:
+    def payload_for(self, scratch: Path, target: Target) -> Payload:
+        """Opens the payload that was given, or packs one.
+
+        Args:
+            scratch: A folder that isn't there yet.
+            target: The Python that runs it.
+
+        Raises:
+            PayloadError: The one that was given is for another system.
+        """
         from lineside_agent.self_update.pack import pack
         from lineside_agent.self_update.payload import open_payload
 
