@@ -33,9 +33,11 @@ fi
 for link in /sys/class/net/*; do
     name=${link##*/}
     if [ -e "$link/wireless" ] || [ -e "$link/phy80211" ]; then fact wireless "$name"
-    elif [ "$name" != lo ] && [ "$(cat "$link/type")" = 1 ]; then fact wire "$name"
+    elif [ "$name" != lo ] && [ "$(cat "$link/type")" = 1 ]; then
+        if [ -e "$link/device" ]; then fact wire "$name"; else virtual="$virtual $name"; fi
     fi
 done
+for name in $virtual; do fact wire "$name"; done
 ip -o addr show scope global 2>/dev/null | awk '{ print "address=" $2 " " $4 }'
 for key in /etc/ssh/ssh_host_*_key.pub; do [ -r "$key" ] && fact host_key "$(cut -d' ' -f1,2 "$key")"; done
 echo whole=yes
@@ -60,7 +62,7 @@ class Facts:
         home_free_bytes: Where the payload is carried to.
         systemd: Whether systemd runs there.
         manager: Who manages its network: ``networkmanager``, ``netplan``, ``networkd``, ``ifupdown``, or empty.
-        wires: Its Ethernet interfaces.
+        wires: Its Ethernet interfaces, those of hardware first.
         radios: Its Wi-Fi interfaces.
         addresses: Interface and address with its prefix's length, of those that reach further than the board.
         host_keys: Of its SSH server, as in a public key's file.

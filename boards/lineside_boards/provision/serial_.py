@@ -96,7 +96,7 @@ class SerialShell(Shell):
             self._port.silence(0.5, 5.0)
             self._port.write(b" stty -echo -ixon; PS1=; PS2=; d=\r")
             for start in range(0, len(encoded), LINE_MAX):
-                self._port.write(f" d=$d{encoded[start : start + LINE_MAX]}\r".encode())
+                self._port.write(f" d=${{d}}{encoded[start : start + LINE_MAX]}\r".encode())
             check = f'"$(printf %s "$d" | base64 -d | cksum)" = "{sum_} {size}"'
             self._port.write(f' [ {check} ] && eval "$(printf %s "$d" | base64 -d)"; d=\r'.encode())
             self._port.silence(0.5, 5.0)
