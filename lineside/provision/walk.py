@@ -75,7 +75,7 @@ class Provisioned(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         device: Its name.
-        board: The profile's name; empty if none fits.
+        board: The profile's name.
         address: Under which it was reached.
         host_keys: Fingerprints that were read over the serial line; empty without one.
         steps_done: How many steps had to be done; 0 if everything was so.
@@ -207,11 +207,15 @@ def _over_ssh(shell: SshShell, desk: Desk, address: Address, pinned: tuple[str, 
     options = desk.options
     found = boards.take(shell)
     fitting = found.profile(options.board)
+    if fitting is None:
+        raise ProvisionError(
+            f"no profile fits this board: {found.model or 'no model'}, {found.architecture}",
+            action="Name one with --board, or write one: `lineside board profiles rpi5` shows what stands in it.",
+        )
     _check(found, fitting, shell)
-    profile = fitting or profiles.load("x86")
-    say(f"{found.model or 'a board'}: profile {fitting.name if fitting else 'none'}, {found.system}")
+    say(f"{found.model or 'a board'}: profile {fitting.name}, {found.system}")
     shell.become_root(desk.secrets.ask)
-    tree = AgentTree.of(options, profile)
+    tree = AgentTree.of(options, fitting)
     issuer = identity.issuer(options, tree)
     present = {"root.json", "ca.pem", "cert.pem", "key.pem"} if issuer.authority else {"root.json"}
     with tempfile.TemporaryDirectory(prefix="lineside-") as scratch, Meter("carrying") as meter:
@@ -220,19 +224,20 @@ def _over_ssh(shell: SshShell, desk: Desk, address: Address, pinned: tuple[str, 
         target = Target(python=found.python, architecture=found.architecture)
         payload = tree.payload_for(Path(scratch, "payload"), target)
         steps = [settings.hostname_step(desk.settings.hostname)] if options.serial is None else []
+        steps.append(settings.clock_step())
         steps.append(agents.install_step(place, payload, reinstall=options.reinstall))
         steps.append(identity.step(issuer))
         if tree.agent.bundle is not None:
             steps.append(agents.bundle_step(place, tree.agent.bundle))
         steps.append(agents.configuration_step(tree.agent, present, say))
         changed = carry_out(steps, shell, say)
-    active = agents.start(shell, changed=changed > 0, patience=profile.board.patience, say=say)
+    active = agents.start(shell, changed=changed > 0, patience=fitting.board.patience, say=say)
     detected, findings = agents.look_at_board(shell)
     agents.tidy(place)
-    joined = _wait_for_hub(desk, options.wait * profile.board.patience) if active and desk.hub is not None else None
+    joined = _wait_for_hub(desk, options.wait * fitting.board.patience) if active and desk.hub is not None else None
     return Provisioned(
         device=options.name,
-        board=fitting.name if fitting else "",
+        board=fitting.name,
         address=str(address),
         host_keys=tuple(ssh.fingerprint(key) for key in pinned),
         steps_done=done + changed,
@@ -244,10 +249,10 @@ def _over_ssh(shell: SshShell, desk: Desk, address: Address, pinned: tuple[str, 
     )
 
 
-def _check(found: Facts, fitting: Profile | None, shell: SshShell) -> None:
+def _check(found: Facts, fitting: Profile, shell: SshShell) -> None:
     if not found.python:
         raise ProvisionError(f"{shell.where} has no /usr/bin/python3", action="Run there: apt install python3.")
-    if fitting is not None and fitting.board.architecture != found.architecture:
+    if fitting.board.architecture != found.architecture:
         raise ProvisionError(
             f"{shell.where} isn't a {fitting.board.title}",
             expected=fitting.board.architecture,

@@ -26,7 +26,8 @@ root=$1 size=$2
 mount --make-rprivate /
 mount -t tmpfs -o "mode=755,size=$size" board "$root"
 cd "$root"
-mkdir -p usr etc/ssh etc/sudoers.d proc sys dev run/sshd run/lock tmp var/lib var/log var/tmp opt root home .over/up .over/work
+mkdir -p usr etc/ssh etc/sudoers.d proc sys dev run/sshd run/lock tmp var/lib var/log var/tmp opt root home
+mkdir -p .over/up .over/work
 chmod 1777 tmp var/tmp; chmod 700 root
 mount -t overlay board -o "lowerdir=/usr,upperdir=$root/.over/up,workdir=$root/.over/work" usr
 for one in bin sbin lib lib64; do [ -e "/usr/$one" ] && ln -s "usr/$one" "$one"; done
@@ -73,7 +74,7 @@ grep -q PerSourcePenalties /usr/sbin/sshd || sed -i /PerSourcePenalties/d /etc/s
 {sshd}
 {getty}
 echo ready > /run/ready
-exec sleep infinity
+while :; do sleep 1000 & wait; done
 """
 
 _GETTY = "while :; do agetty -L 115200 {tty} dumb </dev/null >/dev/null 2>&1; sleep 0.2; done &"
@@ -92,18 +93,37 @@ class SmallBoard:
     def __init__(self, folder: Path, *, tty: str = "", size_mb: int = 900, sshd: bool = True) -> None:
         if os.geteuid() != 0:
             pytest.skip("a board of its own needs root: it mounts, and has users")
-        for name, package in (("sshd", "openssh-server"), ("sudo", "sudo"), ("agetty", "util-linux"), ("login", "login")):
+        for name, package in (
+            ("sshd", "openssh-server"),
+            ("sudo", "sudo"),
+            ("agetty", "util-linux"),
+            ("login", "login"),
+        ):
             find_program(name, package)
         self._mount = folder / "board"
         self._mount.mkdir(parents=True)
         self.port = free_port()
-        run = RUN.replace("{port}", str(self.port)).replace("{sshd}", "/usr/sbin/sshd -f /etc/ssh/sshd_config" if sshd else "")
+        run = RUN.replace("{port}", str(self.port)).replace(
+            "{sshd}", "/usr/sbin/sshd -f /etc/ssh/sshd_config" if sshd else ""
+        )
         run = run.replace("{getty}", _GETTY.replace("{tty}", tty.removeprefix("/dev/")) if tty else "")
         kinds = ["--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child"]
         build = BUILD.replace("exec chroot . /bin/sh -s", f"exec chroot . /bin/sh -c '{run.replace(chr(39), _QUOTE)}'")
         self._log = (folder / "board.log").open("w+b")
         self._child = subprocess.Popen(
-            ["unshare", *kinds, "sh", "-c", build, "build", str(self._mount), f"{size_mb}m"],
+            [
+                "setpriv",
+                "--pdeathsig",
+                "KILL",
+                "unshare",
+                *kinds,
+                "sh",
+                "-c",
+                build,
+                "build",
+                str(self._mount),
+                f"{size_mb}m",
+            ],
             stdin=subprocess.PIPE,
             stdout=self._log,
             stderr=self._log,
@@ -111,7 +131,11 @@ class SmallBoard:
         assert self._child.stdin is not None
         self._child.stdin.write(_shadow().encode())
         self._child.stdin.close()
-        wait_for(lambda: self._child.poll() is not None or self._is_ready(), 60.0, what="the board")
+        try:
+            wait_for(lambda: self._child.poll() is not None or self._is_ready(), 60.0, what="the board")
+        except BaseException:
+            self._child.kill()
+            raise
         if self._child.poll() is not None:
             self._log.seek(0)
             said = self._log.read().decode(errors="replace").strip()
@@ -130,7 +154,7 @@ class SmallBoard:
     def _is_ready(self) -> bool:
         try:
             return self.path("run/ready").is_file()
-        except (OSError, ValueError):
+        except (OSError, ValueError, IndexError):
             return False
 
     @property
@@ -160,7 +184,8 @@ class SmallBoard:
     def let_in(self, user: str, public_key: str) -> None:
         """Puts a key into somebody's authorized_keys."""
         home = f"/home/{user}"
-        script = f"mkdir -p {home}/.ssh && cat >> {home}/.ssh/authorized_keys && chown -R {user}: {home}/.ssh && chmod -R go= {home}/.ssh"
+        script = f"mkdir -p {home}/.ssh && cat >> {home}/.ssh/authorized_keys"
+        script += f" && chown -R {user}: {home}/.ssh && chmod -R go= {home}/.ssh"
         self.run("sh", "-c", script, data=f"{public_key}\n".encode())
 
 

@@ -10,7 +10,6 @@ import random
 import select
 import threading
 import tty
-from collections.abc import Callable
 
 _PIECE = 16
 """Bytes carried at once: a UART's FIFO."""
@@ -30,10 +29,11 @@ class Wire:
         self._here, here = pty.openpty()
         self._there, there = pty.openpty()
         tty.setraw(here)
+        tty.setraw(there)  # whoever listens there sets it as he wants it; alone it is silent
         self.desk, self.board = os.ttyname(here), os.ttyname(there)
         """Paths of both ends."""
         self._slaves = [here, there]
-        self._cut = threading.Event()
+        self._cut, self._mute = threading.Event(), threading.Event()
         self._end = threading.Event()
         self._inject = bytearray()
         self._lock = threading.Lock()
@@ -41,7 +41,6 @@ class Wire:
         """Everything that the board has said."""
         self.typed = bytearray()
         """Everything that the desk has sent."""
-        self.on_typed: Callable[[bytes], None] = lambda _: None
         self._thread = threading.Thread(target=self._carry, daemon=True)
         self._thread.start()
 
@@ -62,6 +61,13 @@ class Wire:
             self._cut.set()
         else:
             self._cut.clear()
+
+    def mute(self, *, on: bool = True) -> None:
+        """Breaks the wire on which the board talks, or joins it again."""
+        if on:
+            self._mute.set()
+        else:
+            self._mute.clear()
 
     def unplug(self) -> None:
         """Takes the adapter away: its file is gone for whoever holds it."""
@@ -101,9 +107,7 @@ class Wire:
                 self._end.wait(0.01)
             return
         seen += data
-        if seen is self.typed:
-            self.on_typed(bytes(seen))
-        if not self._cut.is_set():
+        if not self._cut.is_set() and not (seen is self.heard and self._mute.is_set()):
             kept = bytes(byte for byte in data if self.loss == 0.0 or self._noise.random() >= self.loss)
             self._write(target, kept)
 

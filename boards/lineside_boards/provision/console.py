@@ -78,7 +78,7 @@ class Console:
         silent = started = 0
         told = ""
         while True:
-            found = self._poke(silent)
+            found = self._poke(silent, gently=told != "booting")
             if found in ("login", "shell"):
                 return found
             if found == "boot loader" and not started:
@@ -87,8 +87,8 @@ class Console:
                 self.port.write(b"boot\r")
                 started += 1
                 continue
-            if found == "password":  # somebody's half login: an empty password ends it
-                self.port.silence(ANSWER_S, ANSWER_S * 3)
+            if found == "password":  # somebody's half login: the Enter of the next look is an empty password
+                silent = 0
                 continue
             silent = silent + 1 if found in ("nothing", "unclear", "garbage", "boot loader") else 0
             if found == "booting" and told != found:
@@ -99,10 +99,13 @@ class Console:
                 what, action = screen.CHECK.get(found, screen.CHECK["unclear"])
                 raise ConsoleError(f"{self.port.path}: {what}", action=action)
 
-    def _poke(self, silent: int) -> State:
-        """Presses a key and looks what comes; the longer nothing came, the stronger the key."""
+    def _poke(self, silent: int, *, gently: bool) -> State:
+        """Presses a key and looks what comes; the longer nothing came, the stronger the key.
+
+        A board that starts is left alone at first: Enter would stop its boot loader's countdown.
+        """
         seen = self.port.silence(QUIET_S, ANSWER_S)
-        if seen and screen.state(seen) == "booting":
+        if gently and screen.state(seen) == "booting":
             return "booting"
         self.port.write({0: b"\r", 1: b"\r", 2: INTERRUPT + b"\r"}.get(silent, b"\r"))
         seen += self.port.silence(QUIET_S * 2, ANSWER_S)

@@ -6,8 +6,7 @@ import dataclasses
 import re
 
 from lineside_boards import profile
-from lineside_boards.detect import UNKNOWN, Board
-from lineside_boards.profile import Profile
+from lineside_boards.profile import BoardFacts, Profile
 from lineside_boards.provision.shell import Shell
 from lineside_runtime.errors import ProvisionError
 
@@ -87,11 +86,18 @@ class Facts:
     host_keys: tuple[str, ...]
 
     def profile(self, name: str | None) -> Profile | None:
-        """Returns the profile of a name, or the one that fits the device tree; ``None`` if none does."""
+        """Returns the profile of a name, or the one that fits the device tree; ``None`` if none does.
+
+        What is plugged into it isn't looked at: of several that fit, the one that asks for the least is taken.
+        """
         if name is not None:
             return profile.load(name)
-        fitting = profile.matching(Board(self.model or UNKNOWN, self.compatible, self.architecture), ())
-        return fitting[0] if fitting else None
+        fitting = [one for one in map(profile.load, profile.names()) if self._is(one.board)]
+        return min(fitting, key=lambda one: (len(one.board.accelerators), one.board.engine), default=None)
+
+    def _is(self, facts: BoardFacts) -> bool:
+        named = not (facts.compatible or self.compatible) or not set(facts.compatible).isdisjoint(self.compatible)
+        return named and facts.architecture == self.architecture
 
 
 def take(shell: Shell) -> Facts:

@@ -5,13 +5,14 @@ A shell of our own without prompt and echo is started on the console, and given 
 ::
 
     here   b=BASE64 c=CRC n=NONCE; ls_      one line, shorter than a terminal's 4095 bytes
-    board  %NONCE:BASE64%                   what the script printed, in lines that no terminal wraps
+    board  %NONCE:INDEX:BASE64%             what the script printed, in lines that no terminal wraps
            %NONCE=LENGTH.CRC.CODE%
 
 with POSIX cksum(1) as the CRC in both directions. Invariants:
 
 - A script is run only if it has come whole, and its answer is believed only if it has come whole.
-- A nonce is run once: asked again, the board sends the answer that it kept.
+- A nonce is run once: asked again, the board sends the answer that it kept, and lines that came whole before count.
+- What is too long for a noisy line goes in short pieces, by itself.
 - Lines between that aren't ours, as the kernel's, change nothing.
 - Scripts have no standard input but what they are given: they can't eat what is typed next.
 """
@@ -38,8 +39,9 @@ ls_() {
         ls_o=$( (eval "${ls_s%x}") </dev/null 2>&1; echo "x$?")
         ls_r=${ls_o##*x}; ls_o=${ls_o%x*}; ls_n=$n
     fi
+    ls_i=0
     printf %s "$ls_o" | base64 | tr -d '\n' | fold -w 60 | while IFS= read -r l || [ -n "$l" ]; do
-        printf '%%%s:%s%%\n' "$n" "$l"
+        printf '%%%s:%s:%s%%\n' "$n" "$ls_i" "$l"; ls_i=$((ls_i + 1))
     done
     set -- $(printf %s "$ls_o" | cksum)
     printf '%%%s=%s.%s.%s%%\n' "$n" "$2" "$1" "$ls_r"
@@ -57,11 +59,24 @@ done
 LINE_MAX = 900
 """Bytes of a script that go in one exchange; in base64, with the rest, well below a terminal's line."""
 
-PATIENCE_S = (4.0, 8.0, 16.0, 30.0, 30.0)
+SHORT = 100
+"""The same on a line that loses bytes."""
+
+WIDTH = 60
+"""Characters of an answer's line."""
+
+PATIENCE_S = (2.0, 4.0, 8.0, 16.0, 30.0)
 """How long an exchange is silent before it is asked again."""
 
-BAD_MAX = 8
+BAD_MAX = 12
 """Garbled exchanges in a row after which the line isn't one."""
+
+REFUSED_MAX = 2
+"""How often a request is garbled before it is sent in shorter pieces; one that was refused has not been run."""
+
+
+class _TooLongError(Exception):
+    """A request doesn't come whole over this line in one piece."""
 
 
 class SerialShell(Shell):
@@ -80,6 +95,7 @@ class SerialShell(Shell):
         self._port = console.port
         self.exchanges = self.faults = 0
         """How many exchanges there were, and how many times something of one didn't come whole."""
+        self._limit = LINE_MAX
         self._printk = ""
         # Where we have logged in, the end of our shell is a logout; somebody else's shell is still there behind it.
         self._how_to_start = "exec " if console.logged_in_here else ""
@@ -109,7 +125,7 @@ class SerialShell(Shell):
 
     def _answers(self) -> bool:
         try:
-            return self._exchange("echo here", PATIENCE_S[:1], 5.0, bad_max=2).text == "here\n"
+            return self._exchange("echo here", PATIENCE_S[1:2], 5.0, bad_max=2).text == "here\n"
         except BoardLinkError as error:
             if error.__cause__ is not None:  # the adapter is gone
                 raise
@@ -123,8 +139,11 @@ class SerialShell(Shell):
 
     def _run(self, script: str, data: bytes, timeout_s: float) -> Answer:
         inline = f"printf %s {base64.b64encode(data).decode()} | base64 -d | (\n{script}\n)" if data else script
-        if len(inline) <= LINE_MAX:
-            return self._exchange(inline, PATIENCE_S, timeout_s)
+        if len(inline) <= self._limit:
+            try:
+                return self._exchange(inline, PATIENCE_S, timeout_s)
+            except _TooLongError:
+                self._limit = SHORT
         name = f"{self._scratch}/.ls-{secrets.token_hex(8)}"
         self._put(f"{name}.s", script.encode())
         self._put(f"{name}.d", data)
@@ -134,11 +153,16 @@ class SerialShell(Shell):
 
     def _put(self, path: str, data: bytes) -> None:
         answer = self._exchange(f"umask 077; : > {path}", PATIENCE_S, 30.0)
-        for start in range(0, len(data), LINE_MAX // 2):
-            if answer.code:
-                break
-            piece = base64.b64encode(data[start : start + LINE_MAX // 2]).decode()
-            answer = self._exchange(f"printf %s {piece} | base64 -d >> {path}", PATIENCE_S, 30.0)
+        start = 0
+        while start < len(data) and not answer.code:
+            piece = data[start : start + self._limit // 2]
+            words = f"printf %s {base64.b64encode(piece).decode()} | base64 -d >> {path}"
+            try:
+                answer = self._exchange(words, PATIENCE_S, 30.0)
+            except _TooLongError:
+                self._limit = SHORT
+                continue
+            start += len(piece)
         if answer.code:
             raise self.failure(answer, f"writing {path}")
 
@@ -149,17 +173,21 @@ class SerialShell(Shell):
         sum_, size = cksum(script.encode())
         line = f"b={base64.b64encode(script.encode()).decode()} c='{sum_} {size}' n={nonce}; ls_\r".encode()
         deadline = time.monotonic() + timeout_s
-        bad = waited = 0
-        heard = b""
+        bad = waited = refused = 0
+        lines: dict[int, bytes] = {}
         while True:
             self._port.write(KILL_LINE + line)
-            answer, heard = self._hear(nonce, patience_s[min(waited, len(patience_s) - 1)])
+            heard = self._hear(nonce, patience_s[min(waited, len(patience_s) - 1)])
+            answer = _whole(nonce, heard, lines)
             if answer is not None:
                 return answer
             if heard.strip():
                 self.faults += 1
                 bad += 1
+                refused += b"?%" in heard
             waited += 1
+            if refused >= REFUSED_MAX and len(script) > SHORT:
+                raise _TooLongError
             if bad >= bad_max:
                 raise self._lossy(heard)
             if time.monotonic() > deadline:
@@ -183,8 +211,8 @@ class SerialShell(Shell):
             action="Is the cable still in, and the board on? Run the same command again: it goes on.",
         )
 
-    def _hear(self, nonce: str, patience_s: float) -> tuple[Answer | None, bytes]:
-        """Reads until the answer's end, or until nothing came for a while; whether it is whole, and what came."""
+    def _hear(self, nonce: str, patience_s: float) -> bytes:
+        """Reads until the answer's end, or until nothing came for a while."""
         seen = bytearray()
         quiet_since = time.monotonic()
         end = re.compile(rf"%{nonce}(=\d+\.\d+\.\d+|\?)%".encode())
@@ -193,9 +221,9 @@ class SerialShell(Shell):
                 continue
             seen += data
             quiet_since = time.monotonic()
-            if found := end.search(seen):
-                return (None if found[1] == b"?" else _whole(nonce, bytes(seen))), bytes(seen)
-        return None, bytes(seen)
+            if end.search(seen):
+                break
+        return bytes(seen)
 
     def bytes_a_second(self) -> float:
         """Returns what the line can carry at its speed."""
@@ -212,16 +240,26 @@ class SerialShell(Shell):
             return  # what broke it was said already
 
 
-def _whole(nonce: str, seen: bytes) -> Answer | None:
-    """Puts an answer together, or returns ``None`` if something of it is missing."""
+def _whole(nonce: str, seen: bytes, lines: dict[int, bytes]) -> Answer | None:
+    """Puts an answer together, or returns ``None`` if something of it is missing.
+
+    Args:
+        nonce: Of the exchange.
+        seen: What came.
+        lines: That came whole before; added to.
+    """
     end = re.search(rf"%{nonce}=(\d+)\.(\d+)\.(\d+)%".encode(), seen)
+    for index, piece in re.findall(rf"%{nonce}:(\d+):([A-Za-z0-9+/=]+)%".encode(), seen):
+        if len(piece) == WIDTH or int(index) not in lines:
+            lines[int(index)] = piece
     if end is None:
         return None
-    pieces = re.findall(rf"%{nonce}:([A-Za-z0-9+/=]*)%".encode(), seen[: end.start()])
+    count = -(-4 * -(-int(end[1]) // 3) // WIDTH)
     try:
-        text = base64.b64decode(b"".join(pieces), validate=True)
-    except ValueError:
+        text = base64.b64decode(b"".join(lines[index] for index in range(count)), validate=True)
+    except (ValueError, KeyError):
         return None
     if cksum(text) != (int(end[2]), int(end[1])):
+        lines.clear()  # one of them is another than it was sent
         return None
     return Answer(int(end[3]), text.decode("utf-8", "replace"))

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 from lineside_boards.provision.shell import Shell
 from lineside_boards.provision.steps import Step
+
+CLOCK_OFF_S = 60.0
+"""What certificates and logs bear."""
 
 _SERVER_RUNS = (
     "systemctl is-active --quiet ssh || systemctl is-active --quiet sshd || systemctl is-active --quiet ssh.socket"
@@ -38,6 +43,20 @@ def hostname_step(name: str) -> Step:
         )
 
     return Step(name=f"the host name is {name}", look=look, do=do)
+
+
+def clock_step() -> Step:
+    """Sets a clock that is wrong: a board without a battery wakes up years ago, where no certificate holds."""
+
+    def look(shell: Shell) -> str:
+        there = int(shell.ask("date +%s").strip() or 0)
+        off = there - time.time()
+        return "" if abs(off) <= CLOCK_OFF_S else f"{abs(off):.0f} s {'ahead' if off > 0 else 'behind'}"
+
+    def do(shell: Shell) -> None:
+        shell.ask(f"date -u -s @{time.time():.0f} >/dev/null && (hwclock -w 2>/dev/null || true)", root=True)
+
+    return Step(name="the clock is right", look=look, do=do, hint="Does another clock (NTP) set it back?")
 
 
 def key_step(user: str, keys: tuple[str, ...]) -> Step:
