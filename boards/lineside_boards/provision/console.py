@@ -28,6 +28,9 @@ ANSWER_S = 3.0
 POKES = 4
 """How often Enter is pressed on a line that says nothing before it counts as dead."""
 
+REFUSAL_S = 15.0
+"""login(1) waits some seconds before it says that a password is wrong."""
+
 LOGIN_S = 90.0
 """login(1) itself gives up after 60 s."""
 
@@ -87,8 +90,9 @@ class Console:
                 self.port.write(b"boot\r")
                 started += 1
                 continue
-            if found == "password":  # somebody's half login: the Enter of the next look is an empty password
+            if found == "password":  # somebody's half login, which our Enter has ended; login(1) takes its time
                 silent = 0
+                self._until(r"login: ?$", REFUSAL_S)
                 continue
             silent = silent + 1 if found in ("nothing", "unclear", "garbage", "boot loader") else 0
             if found == "booting" and told != found:

@@ -50,6 +50,9 @@ _ESCAPE = re.compile(
     r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[PX^_].*?\x1b\\|[ -/]*[0-~])", re.DOTALL
 )
 _PASSWORD = r"(?i)\b(pass(?:wor[dt]|phrase)|kennwort|mot de passe|contraseña)[^\n]{0,40}: ?$"
+TAIL = 1000
+"""Characters that say where a console is; what is older is history."""
+
 _KERNEL = r"^\[ *\d+\.\d{6}\]"
 _KERNEL_LINE = r"\[ *\d+\.\d{6}\] [^\n]*(\n|$)"
 _BOOT = rf"(?m)({_KERNEL}|^\[ +OK +\]|^ +Starting |^U-Boot |^NOTICE: |^Booting |^Uncompressing |^EFI stub)"
@@ -85,8 +88,9 @@ def state(raw: bytes) -> State:
         return "nothing"
     if _is_garbage(raw):
         return "garbage"
-    tail = clean(raw)[-1000:]
-    quiet = re.sub(rf"(?m){_KERNEL_LINE}", "", tail)  # what the kernel says behind a prompt doesn't hide it
+    text = clean(raw)
+    tail = text[-TAIL:]
+    quiet = re.sub(_KERNEL_LINE, "", text)[-TAIL:]  # what the kernel says behind a prompt doesn't hide it
     for name, pattern in _ENDS:
         if re.search(pattern, tail.rstrip("\n") if name == "panic" else quiet.rstrip("\n")):
             return name

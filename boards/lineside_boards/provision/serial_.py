@@ -35,7 +35,7 @@ _FUNCTION = r"""
 ls_() {
     if [ "$n" != "$ls_n" ]; then
         ls_s=$(printf %s "$b" | base64 -d 2>/dev/null; echo x)
-        if [ "$(printf %s "${ls_s%x}" | cksum)" != "$c" ]; then printf '%%%s?%%\n' "$n"; return; fi
+        if [ "$(printf %s "${ls_s%x}$n" | cksum)" != "$c" ]; then printf '%%%s?%%\n' "$n"; return; fi
         ls_o=$( (eval "${ls_s%x}") </dev/null 2>&1; echo "x$?")
         ls_r=${ls_o##*x}; ls_o=${ls_o%x*}; ls_n=$n
     fi
@@ -72,7 +72,7 @@ BAD_MAX = 12
 """Garbled exchanges in a row after which the line isn't one."""
 
 REFUSED_MAX = 2
-"""How often a request is garbled before it is sent in shorter pieces; one that was refused has not been run."""
+"""How often a request is refused before it is sent in shorter pieces."""
 
 
 class _TooLongError(Exception):
@@ -163,6 +163,9 @@ class SerialShell(Shell):
                 self._limit = SHORT
                 continue
             start += len(piece)
+        if not answer.code:
+            sum_, size = cksum(data)
+            answer = self._exchange(f'[ "$(cksum < {path})" = "{sum_} {size}" ]', PATIENCE_S, 30.0)
         if answer.code:
             raise self.failure(answer, f"writing {path}")
 
@@ -170,7 +173,7 @@ class SerialShell(Shell):
         """Asks until the answer has come whole."""
         self.exchanges += 1
         nonce = secrets.token_hex(4)
-        sum_, size = cksum(script.encode())
+        sum_, size = cksum(script.encode() + nonce.encode())
         line = f"b={base64.b64encode(script.encode()).decode()} c='{sum_} {size}' n={nonce}; ls_\r".encode()
         deadline = time.monotonic() + timeout_s
         bad = waited = refused = 0
@@ -186,7 +189,7 @@ class SerialShell(Shell):
                 bad += 1
                 refused += b"?%" in heard
             waited += 1
-            if refused >= REFUSED_MAX and len(script) > SHORT:
+            if refused == waited >= REFUSED_MAX and len(script) > SHORT:  # so it has not been run
                 raise _TooLongError
             if bad >= bad_max:
                 raise self._lossy(heard)

@@ -221,7 +221,12 @@ def _private_key(path: Path, password: Password) -> asyncssh.SSHKey:
     try:
         try:
             return asyncssh.read_private_key(path)
-        except asyncssh.KeyEncryptionError:
+        except (
+            asyncssh.KeyEncryptionError,
+            asyncssh.KeyImportError,
+        ):  # the one for the old format, the other for the new
+            if b"PRIVATE KEY" not in path.read_bytes():
+                raise
             return asyncssh.read_private_key(path, password(f"passphrase of {path}"))
     except OSError as error:
         raise InputNotFoundError(f"{path}: {error.strerror}") from error
@@ -332,6 +337,10 @@ async def _connect(
         ) from error
     except asyncssh.PermissionDenied as error:
         raise LoginError(f"{address} refuses the login: {error.reason}") from error
+    except asyncssh.DisconnectError as error:
+        if "authentication failures" in error.reason:
+            raise LoginError(f"{address} refuses the login: {error.reason}") from error
+        raise _unreachable(address, error) from error
     except (OSError, asyncio.TimeoutError, asyncssh.Error) as error:
         raise _unreachable(address, error) from error
 
