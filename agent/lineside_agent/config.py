@@ -40,6 +40,7 @@ from lineside_runtime.errors import ConfigError, InputNotFoundError
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
+Natural = Annotated[int, msgspec.Meta(ge=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 FilePath = Annotated[Path, msgspec.Meta(extra_json_schema={"type": "string"})]
 
@@ -135,13 +136,30 @@ class InspectConfig(_Strict, frozen=True, kw_only=True):
 
 
 class StoreConfig(_Strict, frozen=True, kw_only=True):
-    """What is kept.
+    """What is kept, and for how long. Verdicts come before pictures.
 
     Attributes:
         keep_images: Which frames are kept as PNG: none, those that were not passed, or all.
+        keep_unsure_from: Passes are kept whose nearest candidate reached at least this share of its threshold.
+        keep_good_every: One pass in so many is kept; 0 for none.
+        images_max_bytes: Of all kept images; beyond it the oldest go.
+        images_max_days: Older images go; ``None`` for no bound by age.
+        records_max_bytes: Of the database; beyond it the oldest records go, with a hub only those that it has.
+        records_max_days: Older records go likewise; ``None`` for no bound by age.
+        free_min_bytes: With less room on the disk no image is kept, and old ones make way for records.
+        writes_max_bytes_a_day: Beyond this pace no image is written and records are committed in larger groups;
+            ``None`` for no bound.
     """
 
     keep_images: Literal["none", "bad", "all"] = "none"
+    keep_unsure_from: Share | None = None
+    keep_good_every: Natural = 0
+    images_max_bytes: Natural = 2 << 30
+    images_max_days: Positive | None = None
+    records_max_bytes: Count = 2 << 30
+    records_max_days: Positive | None = None
+    free_min_bytes: Natural = 64 << 20
+    writes_max_bytes_a_day: Count | None = None
 
 
 class UpdateConfig(_Strict, frozen=True, kw_only=True):

@@ -84,7 +84,7 @@ class Daemon:
         self._threads: list[threading.Thread] = []
         self._active = ActiveInspector()
         self._configuration = Configuration(config, bring=self._bring_configuration, observe=self._configured)
-        self._archive = Archive(config.folder, self._configuration.effective.store.keep_images)
+        self._archive = Archive(config.folder, self._configuration.effective.store)
         self._store = Store(config.folder, archive=self._archive)
         self._outputs = [open_output(output) for output in config.line_io]
         self._camera = open_camera(config.camera)
@@ -112,7 +112,7 @@ class Daemon:
             active=self._active,
             inspect=config.inspect,
             configuration=self._configuration,
-            apply_store=lambda store: self._archive.use(store.keep_images),
+            apply_store=self._archive.use,
             bring=self._bring,
             observe=self._stepped,
             stop=self._stop,

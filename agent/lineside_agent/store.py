@@ -304,7 +304,7 @@ class Store:
         for item in group:
             if isinstance(item, _Entry) and item.frame is not None:
                 try:
-                    self._archive.save(item.frame, item.row.verdict)
+                    self._archive.save(item.frame, item.row)
                 except StoreError as error:
                     self.counts.images_lost += 1
                     log.error("image of part %r is lost: %s", item.row.part_id, error)
