@@ -139,6 +139,8 @@ class StoreConfig(_Strict, frozen=True, kw_only=True):
     """What is kept, and for how long. Verdicts come before pictures.
 
     Attributes:
+        commit_every_s: A record is on disk so long after its verdict at the latest. Each commit costs whole pages: at
+            ten parts a second 1.0 writes a fifth of what 0 does.
         keep_images: Which frames are kept as PNG: none, those that were not passed, or all.
         keep_unsure_from: Passes are kept whose nearest candidate reached at least this share of its threshold.
         keep_good_every: One pass in so many is kept; 0 for none.
@@ -151,6 +153,7 @@ class StoreConfig(_Strict, frozen=True, kw_only=True):
             ``None`` for no bound.
     """
 
+    commit_every_s: Annotated[float, msgspec.Meta(ge=0, le=60)] = 0.5
     keep_images: Literal["none", "bad", "all"] = "none"
     keep_unsure_from: Share | None = None
     keep_good_every: Natural = 0

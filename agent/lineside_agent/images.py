@@ -92,6 +92,10 @@ class Archive:
         """
         return self._folder / re.sub(r"[^A-Za-z0-9._-]+", "-", source).strip("-.") / f"{sequence:08d}.png"
 
+    def wants(self, row: ResultRow) -> bool:
+        """Returns whether the rules want the image of a record."""
+        return wanted(row, self._rules)
+
     def save(self, frame: Frame, row: ResultRow) -> Path | None:
         """Keeps a frame, if the rules say so and there is room.
 
@@ -106,7 +110,7 @@ class Archive:
             DiskFullError: There is no room.
             StoreError: The file could not be written.
         """
-        if not wanted(row, self._rules) or not self._has_leave():
+        if not self.wants(row) or not self._has_leave():
             return None
         path = self.path(frame.source, frame.sequence)
         done, png = cv2.imencode(".png", frame.image)
