@@ -100,7 +100,7 @@ class Daemon:
         )
         self._housekeeping = Housekeeping(self._archive, self._store, self._wear, self._stop)
         self._outputs = [open_output(output) for output in config.line_io]
-        self._camera = open_camera(config.camera)
+        self._camera = open_camera(config.camera, state=config.folder)
         self._queue = FrameQueue(config.camera.queue, self._stop)
         self._reader = Reader(
             self._camera,

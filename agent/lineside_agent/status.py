@@ -146,6 +146,7 @@ def _flow(sources: Sources) -> dict[str, Any]:
         "faults": pipeline.faults,
         "dropped": reader.counts.dropped,
         "camera_errors": reader.counts.camera_errors,
+        "camera_outages": reader.counts.outages,
         "camera_problem": _text(reader.problem),
         "fallbacks": 0 if loaded is None else loaded.session.fallback_count,
         "requested_device": pipeline.requested_device,
