@@ -41,6 +41,7 @@ peers)
     done <<TABLE
 mosquitto mosquitto tests/link, tests/hub, tests/fault: a broker with TLS and ACL
 socat socat tests/agent: a serial line
+mbpoll mbpoll tests/agent: a PLC that polls, by libmodbus; its library drives the simulated PLC
 zstd zstd tests/link: reads and makes our patches
 bsdiff bspatch tests/link: reads and makes our patches
 redis-server redis-server tests/runtime: the shared cache, single and as a cluster
