@@ -41,6 +41,7 @@ from lineside_runtime.errors import ConfigError, InputNotFoundError
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+EngineName = Annotated[str, msgspec.Meta(pattern="^[a-z0-9_-]+$")]
 FilePath = Annotated[Path, msgspec.Meta(extra_json_schema={"type": "string"})]
 
 
@@ -124,12 +125,18 @@ class InspectConfig(_Strict, frozen=True, kw_only=True):
     Attributes:
         confidence_threshold: Least score of a detection; ``None`` for the bundle's own.
         threads: Of the engine.
+        isolate: Engines that run in a process of their own, such as ``"ort"``: one that crashes costs the frames that
+            it was at, and not the agent.
+        engine_timeout_s: How long a call of an isolated engine may take before its process is ended; ``None`` for no
+            limit.
         health_frames: Real frames that a new bundle must inspect without an engine error before it counts as active.
         health_timeout_s: A new bundle also counts as active after so long without any error.
     """
 
     confidence_threshold: Share | None = None
     threads: Count = 1
+    isolate: tuple[EngineName, ...] = ()
+    engine_timeout_s: Positive | None = None
     health_frames: Count = 3
     health_timeout_s: Positive = 10.0
 

@@ -36,8 +36,7 @@ from lineside_agent.config import AgentConfig, read_config
 from lineside_agent.configuration import Configuration
 from lineside_agent.home import Home
 from lineside_agent.images import Archive
-from lineside_agent.line import make_frames, make_station
-from lineside_agent.line_io import open_output
+from lineside_agent.line import make_frames, make_station, open_lines
 from lineside_agent.pipeline import Pipeline
 from lineside_agent.reader import Reader
 from lineside_agent.self_update.machine import SelfMachine
@@ -91,7 +90,7 @@ class Daemon:
         self._configuration = Configuration(config, bring=self._bring_configuration, observe=self._configured)
         self._archive = Archive(config.folder, self._configuration.effective.store.keep_images)
         self._store = Store(config.folder, archive=self._archive)
-        self._outputs = [open_output(output) for output in config.line_io]
+        self._outputs = open_lines(config)
         self._camera = open_camera(config.camera)
         self._queue = make_frames(config, self._stop)
         self._reader = Reader(

@@ -8,14 +8,17 @@ from collections.abc import Callable, Sequence
 
 from lineside_agent.active import ActiveInspector
 from lineside_agent.config import AgentConfig, GateConfig, TriggerConfig
-from lineside_agent.line_io import LineOutput
+from lineside_agent.line_io import LineOutput, open_output
 from lineside_agent.line_io.gate import GateSettings
 from lineside_agent.line_io.handshake import Handshake, Settings
+from lineside_agent.line_io.local import NAME as LOCAL_NAME
+from lineside_agent.line_io.local import LocalPort
 from lineside_agent.reader import FrameQueue, Reader
 from lineside_agent.station import Station
 from lineside_agent.triggers import LatestFrame, TriggeredFrames
 from lineside_link.messages import ResultRow
 from lineside_models.frame import Frame
+from lineside_runtime.errors import ConfigError
 
 Frames = FrameQueue | LatestFrame | TriggeredFrames
 
@@ -33,6 +36,24 @@ def make_frames(config: AgentConfig, stop: threading.Event) -> Frames:
     if trigger.mode == "watch":
         return LatestFrame(stop)
     return TriggeredFrames(stop, frame_delay_s=trigger.frame_delay_ms / 1000)
+
+
+def open_lines(config: AgentConfig) -> list[LineOutput]:
+    """Makes every line of the configuration, and where the line triggers the local socket.
+
+    Args:
+        config: Of the agent.
+
+    Raises:
+        ConfigError: Two lines are one, or a plugin is none.
+    """
+    lines = [open_output(line, device=config.device, link=config.link) for line in config.line_io]
+    if config.trigger is not None and config.trigger.mode == "inspect":
+        lines.append(LocalPort(config.folder / LOCAL_NAME))
+    names = [line.name for line in lines]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ConfigError(f"$.line_io: {', '.join(sorted(twice))} is there twice")
+    return lines
 
 
 def make_station(
