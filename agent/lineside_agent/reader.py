@@ -17,6 +17,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 from lineside_agent.cameras import Camera, LostFrame, Shot
 from lineside_models.frame import Frame
@@ -123,6 +124,16 @@ class ReaderCounts:
     outages: int = 0
 
 
+class FrameSink(Protocol):
+    """What the camera's thread fills: `FrameQueue`, or what stands in its place where the line triggers."""
+
+    def put(self, shot: Shot, *, wait: bool) -> bool:
+        """As `FrameQueue.put`."""
+
+    def end(self) -> None:
+        """As `FrameQueue.end`."""
+
+
 class Reader:
     """Reads a camera in a thread of its own.
 
@@ -143,7 +154,7 @@ class Reader:
     def __init__(
         self,
         camera: Camera,
-        queue: FrameQueue,
+        queue: FrameSink,
         stop: threading.Event,
         *,
         rate_hz: float | None = None,

@@ -21,6 +21,7 @@ from lineside_agent.line_io import LineOutput
 from lineside_agent.pipeline import PipelineCounts
 from lineside_agent.reader import Reader
 from lineside_agent.self_update.updater import SelfUpdater
+from lineside_agent.station import Station
 from lineside_agent.store import Store
 from lineside_agent.updates import Machine
 from lineside_agent.wear import Wear
@@ -49,6 +50,7 @@ class Sources:
     wear: Wear
     active: ActiveInspector
     outputs: Sequence[LineOutput]
+    station: Station | None
     home: Home | None
     finished: bool
 
@@ -115,6 +117,7 @@ def _status(sources: Sources) -> dict[str, Any]:
         "databases_set_aside": store.counts.set_aside,
         "store_problem": _text(store.problem),
         "line_io": [{"name": out.name, "sent": out.sent, "missed": out.missed} for out in sources.outputs],
+        "line": None if sources.station is None else sources.station.status(),
         **_link(sources.home),
         **_agent(sources),
         **_configuration(sources.configuration),

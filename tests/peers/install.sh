@@ -48,6 +48,7 @@ gstreamer1.0-plugins-good /usr/lib/*/gstreamer-1.0/libgstrtp.so tests/agent: an 
 gstreamer1.0-plugins-ugly /usr/lib/*/gstreamer-1.0/libgstx264.so tests/agent: an RTSP camera
 gir1.2-aravis-0.8 /usr/lib/*/girepository-1.0/Aravis-0.8.typelib tests/agent: GigE cameras
 aravis-tools arv-fake-gv-camera-0.8 tests/agent: a GigE camera
+mbpoll mbpoll tests/agent: a PLC that polls, by libmodbus; its library drives the simulated PLC
 zstd zstd tests/link: reads and makes our patches
 bsdiff bspatch tests/link: reads and makes our patches
 redis-server redis-server tests/runtime: the shared cache, single and as a cluster
