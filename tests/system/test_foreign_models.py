@@ -155,8 +155,8 @@ def _page(outcomes: list[Outcome]) -> str:
     shipped = sum(bool(each.ships) for each in outcomes)
     taught = (
         "What they taught: opsets before 13 have no scales by channel and are raised; a Gemm's bias of shape (1, N),",
-        "as TensorFlow and JAX write it, is flattened; outputs whose length follows the input are compared whole; a model",
-        "that is quantised already is refused by its node.",
+        "as TensorFlow and JAX write it, is flattened; outputs whose length follows the input are compared whole; a",
+        "model that is quantised already is refused by its node.",
     )
     lines = [
         "# Other people's models through level 1",
