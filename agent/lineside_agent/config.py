@@ -40,6 +40,7 @@ from lineside_runtime.errors import ConfigError, InputNotFoundError
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
+Natural = Annotated[int, msgspec.Meta(ge=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 EngineName = Annotated[str, msgspec.Meta(pattern="^[a-z0-9_-]+$")]
 FilePath = Annotated[Path, msgspec.Meta(extra_json_schema={"type": "string"})]
@@ -90,18 +91,99 @@ class VideoCamera(_Camera, frozen=True, kw_only=True, tag="video", tag_field="ty
     loop: bool = False
 
 
-class V4l2Camera(_Camera, frozen=True, kw_only=True, tag="v4l2", tag_field="type"):
-    """A camera of the kernel, through OpenCV.
+class _LiveCamera(_Camera, frozen=True, kw_only=True):
+    """What every camera has that doesn't wait.
+
+    Attributes:
+        timeout_s: A camera that gives nothing for so long is lost: that is said, and it is opened again.
+        same_image_max_s: A camera whose picture doesn't change by a bit for so long is frozen; ``None`` for never, as
+            for a compressed picture of a still scene.
+    """
+
+    timeout_s: Positive = 2.0
+    same_image_max_s: Positive | None = None
+
+
+class V4l2Camera(_LiveCamera, frozen=True, kw_only=True, tag="v4l2", tag_field="type"):
+    """A camera of the kernel, such as one on USB, through OpenCV.
 
     Attributes:
         index: Number of the device, as in ``/dev/video0``.
         width: Asked of the camera, in pixels; 0 for its own.
         height: Asked of the camera, in pixels; 0 for its own.
+        exposure_us: In microseconds, rounded to the kernel's 100; ``None`` leaves the camera's own control on.
+        gain: In the driver's own unit; ``None`` leaves it.
     """
 
-    index: Annotated[int, msgspec.Meta(ge=0)] = 0
-    width: Annotated[int, msgspec.Meta(ge=0)] = 0
-    height: Annotated[int, msgspec.Meta(ge=0)] = 0
+    index: Natural = 0
+    width: Natural = 0
+    height: Natural = 0
+    exposure_us: Positive | None = None
+    gain: Annotated[float, msgspec.Meta(ge=0)] | None = None
+
+
+class RtspCamera(_LiveCamera, frozen=True, kw_only=True, tag="rtsp", tag_field="type"):
+    """A network camera, by PyAV.
+
+    Attributes:
+        url: Such as ``rtsp://user:password@10.0.0.9/stream1``; user and password are never shown.
+        transport: ``tcp`` or ``udp``.
+    """
+
+    url: Annotated[str, msgspec.Meta(pattern="^rtsps?://.")]
+    transport: Literal["tcp", "udp"] = "tcp"
+
+
+class AravisCamera(_LiveCamera, frozen=True, kw_only=True, tag="aravis", tag_field="type"):
+    """A GigE Vision or USB3 Vision camera, by Aravis.
+
+    Attributes:
+        address: Its IP address or the name that `lineside camera ls` shows; empty for the first that answers.
+        pixel_format: GenICam's name, such as ``Mono8`` or ``BayerRG8``; empty for the camera's own.
+        width: Of the region from the sensor's corner, in pixels; 0 for the camera's own.
+        height: As ``width``.
+        exposure_us: In microseconds; ``None`` leaves it.
+        gain_db: In decibels; ``None`` leaves it.
+        trigger: The camera's input that releases a frame, such as ``Line1``; empty for free run.
+    """
+
+    address: str = ""
+    pixel_format: str = ""
+    width: Natural = 0
+    height: Natural = 0
+    exposure_us: Positive | None = None
+    gain_db: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    trigger: str = ""
+
+
+class Picamera2Camera(_LiveCamera, frozen=True, kw_only=True, tag="picamera2", tag_field="type"):
+    """A camera on a Raspberry Pi's own connector, by picamera2 and libcamera.
+
+    Attributes:
+        index: As `lineside camera ls` shows it.
+        width: In pixels; 0 for picamera2's own.
+        height: As ``width``.
+        exposure_us: In microseconds; ``None`` leaves the camera's own control on.
+        gain: The sensor's, a factor from 1; ``None`` leaves it.
+    """
+
+    index: Natural = 0
+    width: Natural = 0
+    height: Natural = 0
+    exposure_us: Positive | None = None
+    gain: Annotated[float, msgspec.Meta(ge=1)] | None = None
+
+
+class PluginCamera(_Camera, frozen=True, kw_only=True, tag="plugin", tag_field="type"):
+    """A camera of somebody else's package, by its entry point in the group ``lineside.cameras``.
+
+    Attributes:
+        kind: The entry point's name.
+        options: What it understands; it refuses what it doesn't.
+    """
+
+    kind: str
+    options: dict[str, Any] = {}
 
 
 class SimulatorCamera(_Camera, frozen=True, kw_only=True, tag="simulator", tag_field="type"):
@@ -116,7 +198,16 @@ class SimulatorCamera(_Camera, frozen=True, kw_only=True, tag="simulator", tag_f
     seed: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
-CameraConfig = FolderCamera | VideoCamera | V4l2Camera | SimulatorCamera
+CameraConfig = (
+    FolderCamera
+    | VideoCamera
+    | V4l2Camera
+    | RtspCamera
+    | AravisCamera
+    | Picamera2Camera
+    | SimulatorCamera
+    | PluginCamera
+)
 
 
 class InspectConfig(_Strict, frozen=True, kw_only=True):
@@ -142,13 +233,33 @@ class InspectConfig(_Strict, frozen=True, kw_only=True):
 
 
 class StoreConfig(_Strict, frozen=True, kw_only=True):
-    """What is kept.
+    """What is kept, and for how long. Verdicts come before pictures.
 
     Attributes:
+        commit_every_s: A record is on disk so long after its verdict at the latest. Each commit costs whole pages: at
+            ten parts a second 1.0 writes a fifth of what 0 does.
         keep_images: Which frames are kept as PNG: none, those that were not passed, or all.
+        keep_unsure_from: Passes are kept whose nearest candidate reached at least this share of its threshold.
+        keep_good_every: One pass in so many is kept; 0 for none.
+        images_max_bytes: Of all kept images; beyond it the oldest go.
+        images_max_days: Older images go; ``None`` for no bound by age.
+        records_max_bytes: Of the database; beyond it the oldest records go, with a hub only those that it has.
+        records_max_days: Older records go likewise; ``None`` for no bound by age.
+        free_min_bytes: With less room on the disk no image is kept, and old ones make way for records.
+        writes_max_bytes_a_day: Beyond this pace no image is written and records are committed in larger groups;
+            ``None`` for no bound.
     """
 
+    commit_every_s: Annotated[float, msgspec.Meta(ge=0, le=60)] = 0.5
     keep_images: Literal["none", "bad", "all"] = "none"
+    keep_unsure_from: Share | None = None
+    keep_good_every: Natural = 0
+    images_max_bytes: Natural = 2 << 30
+    images_max_days: Positive | None = None
+    records_max_bytes: Count = 2 << 30
+    records_max_days: Positive | None = None
+    free_min_bytes: Natural = 64 << 20
+    writes_max_bytes_a_day: Count | None = None
 
 
 class UpdateConfig(_Strict, frozen=True, kw_only=True):

@@ -9,6 +9,7 @@
 | ``station`` | start, where the line triggers | stop | watches deadlines, the gate, and whether parts can be judged |
 | one a line | start, where the line triggers | stop | reads inputs, or sends what can take time |
 | ``store`` | start | stop | writes records |
+| ``housekeeping`` | start | stop | bounds what lies on the disk, and what is written to it a day |
 | ``outbox`` | start, with a link | stop | sends records until the hub has them |
 | ``identity`` | start, with a link | stop, or at once without a certificate | renews the certificate in time |
 | ``engines`` | start, with a link | all have answered | asks the engines what they can do, tells the hub |
@@ -32,9 +33,10 @@ from pathlib import Path
 
 from lineside_agent.active import ActiveInspector
 from lineside_agent.cameras import open_camera
-from lineside_agent.config import AgentConfig, read_config
+from lineside_agent.config import AgentConfig, StoreConfig, read_config
 from lineside_agent.configuration import Configuration
 from lineside_agent.home import Home
+from lineside_agent.housekeeping import Housekeeping
 from lineside_agent.images import Archive
 from lineside_agent.line import make_frames, make_station, open_lines
 from lineside_agent.pipeline import Pipeline
@@ -45,13 +47,14 @@ from lineside_agent.self_update.updater import SelfUpdater
 from lineside_agent.service.notify import Notifier
 from lineside_agent.slots import Slots
 from lineside_agent.station import Station
-from lineside_agent.status import Sources, write_status
+from lineside_agent.status import Sources, status_place, write_status
 from lineside_agent.stick import Imports
 from lineside_agent.store import Store
 from lineside_agent.triggers import TriggeredFrames
 from lineside_agent.updater import Progress, ShouldStop, Updater
 from lineside_agent.updates import RESTING, Machine, Wished
 from lineside_agent.vitals import Vitals
+from lineside_agent.wear import Wear
 from lineside_link.messages import BundleRef, ConfigRef, ConfigReport
 from lineside_runtime.errors import BrokerError, ConfigError
 
@@ -82,16 +85,26 @@ class Daemon:
         self._lock = _lock(config.folder)
         self._config = config
         self._observe = observe
+        self._status_path = status_place(config.folder)
         self._boot_id = secrets.token_hex(8)
         self._stop = threading.Event()
         self._defects: list[str] = []
         self._threads: list[threading.Thread] = []
         self._active = ActiveInspector()
         self._configuration = Configuration(config, bring=self._bring_configuration, observe=self._configured)
-        self._archive = Archive(config.folder, self._configuration.effective.store.keep_images)
-        self._store = Store(config.folder, archive=self._archive)
+        kept = self._configuration.effective.store
+        self._wear = Wear(config.folder, max_bytes_a_day=kept.writes_max_bytes_a_day)
+        self._archive = Archive(config.folder, kept, may_write=self._wear.may_write_picture)
+        self._store = Store(
+            config.folder,
+            archive=self._archive,
+            rules=kept,
+            confirmed_only=config.link is not None,
+            must_save=self._wear.must_save,
+        )
+        self._housekeeping = Housekeeping(self._archive, self._store, self._wear, self._stop)
         self._outputs = open_lines(config)
-        self._camera = open_camera(config.camera)
+        self._camera = open_camera(config.camera, state=config.folder)
         self._queue = make_frames(config, self._stop)
         self._reader = Reader(
             self._camera,
@@ -111,7 +124,7 @@ class Daemon:
             active=self._active,
             inspect=config.inspect,
             configuration=self._configuration,
-            apply_store=lambda store: self._archive.use(store.keep_images),
+            apply_store=self._use_store,
             bring=self._bring,
             observe=self._stepped,
             stop=self._stop,
@@ -171,6 +184,7 @@ class Daemon:
         Returns:
             0; 1 if the source failed; `DEFECT` after an internal error.
         """
+        self._start("housekeeping", self._housekeeping.run)
         self._start("update", self._updater.run)
         self._start("self-update", self._self_updater.run)
         self._start("camera", self._read)
@@ -258,6 +272,11 @@ class Daemon:
         if self._home is not None:
             self._home.report_configuration(report)
 
+    def _use_store(self, rules: StoreConfig) -> None:
+        self._archive.use(rules)
+        self._store.use(rules)
+        self._wear.use(rules.writes_max_bytes_a_day)
+
     def _start(self, name: str, work: Callable[[], None]) -> None:
         thread = threading.Thread(target=self._guarded, args=(name, work), name=name, daemon=True)
         self._threads.append(thread)
@@ -300,7 +319,7 @@ class Daemon:
 
     def _write_status(self) -> None:
         write_status(
-            self._config.folder / "status.json",
+            self._status_path,
             Sources(
                 config=self._config,
                 boot_id=self._boot_id,
@@ -311,6 +330,8 @@ class Daemon:
                 reader=self._reader,
                 pipeline=self._pipeline.counts,
                 store=self._store,
+                archive=self._archive,
+                wear=self._wear,
                 active=self._active,
                 outputs=self._outputs,
                 station=self._station,

@@ -167,6 +167,7 @@ def _row(inspection: Inspection, latency_ms: float, loaded: Loaded) -> ResultRow
         latency_ms=latency_ms,
         width=inspection.width,
         height=inspection.height,
+        near_miss=inspection.near_miss,
     )
 
 
