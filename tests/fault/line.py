@@ -135,7 +135,7 @@ topic = "cell/4"
         return self.plc
 
     def plc_triggers(self) -> int:
-        lines = (self.folder / "plc.log").read_text().splitlines()
+        *lines, _ = (self.folder / "plc.log").read_text().split("\n")  # the last one may be half written
         return int(json.loads(lines[-1])["triggers"]) if lines else 0
 
     # What goes wrong. Each returns when it is over.
@@ -162,12 +162,12 @@ topic = "cell/4"
         self.broker.start()
 
     def fill_disk(self, wait: Callable[[float], None]) -> None:
-        ballast = self.state / "ballast"
-        with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+        filler = self.state / "filler"
+        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
             while True:
                 file.write(b"\0" * 65536)
         wait(1.0)
-        ballast.unlink()
+        filler.unlink(missing_ok=True)
 
     def jump(self, hours: int) -> None:
         """The agent's wall clock is so far from the true one from now on."""
