@@ -28,6 +28,7 @@ NAMES = (
     "transfer",
     "results_in",
     "fleet",
+    "line_io",
     "others",
 )
 LONG = ("optimizer", "pruning", "boards")

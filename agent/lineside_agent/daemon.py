@@ -300,15 +300,15 @@ class Daemon:
         """Stops in the order of the flow, so that what was judged is recorded, and what is recorded is reported."""
         log.info("stopping")
         self._notifier.stopping()
+        if self._station is not None:
+            self._station.close()  # first of all: Ready goes, and what is under way is rejected
         for thread in self._threads:
             thread.join(10.0)
         if not self._camera.finite:
             self._pipeline.abandon(self._queue.drain())
-        if self._station is not None:
-            self._station.close()
-        self._store.close()
         for output in self._outputs:
-            output.close()
+            output.close()  # before the store: what a line still triggers has its record
+        self._store.close()
         self._write_status()
         if self._home is not None:
             self._home.close()

@@ -116,7 +116,9 @@ def _status(sources: Sources) -> dict[str, Any]:
         **_disk(sources),
         "databases_set_aside": store.counts.set_aside,
         "store_problem": _text(store.problem),
-        "line_io": [{"name": out.name, "sent": out.sent, "missed": out.missed} for out in sources.outputs],
+        "line_io": [
+            {"name": out.name, "open": out.is_open, "sent": out.sent, "missed": out.missed} for out in sources.outputs
+        ],
         "line": None if sources.station is None else sources.station.status(),
         **_link(sources.home),
         **_agent(sources),
