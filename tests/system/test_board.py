@@ -67,10 +67,14 @@ class Site:
 
     def start_hub(self) -> None:
         """Starts the hub, and has the broker read who is enrolled."""
-        self._broker.send_signal(signal.SIGHUP)
+        self.let_in()
         self._hub = self._start(
             [sys.executable, "-m", "lineside", "hub", "run", "--config", str(self.folder / "hub.toml")]
         )
+
+    def let_in(self) -> None:
+        """Has the broker read who is enrolled."""
+        self._broker.send_signal(signal.SIGHUP)
 
     def device(self) -> dict[str, Any]:
         """What the hub knows of the board; empty before it was ever there."""
