@@ -56,8 +56,6 @@ class Site:
         hosts = ("--host", "127.0.0.1", "--host", emulator.HOST)
         lineside("hub", "secure", "--hub", self.folder, *hosts, "--port", str(self.port))
         configuration = self.folder / "identity/mosquitto.conf"
-        if os.geteuid() == 0:
-            configuration.write_text(f"user root\n{configuration.read_text()}")
         self._log = (folder / "site.log").open("wb")
         self._broker = self._start([find_mosquitto(), "-c", str(configuration)])
         self._hub: subprocess.Popen[bytes] | None = None

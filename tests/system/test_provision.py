@@ -55,7 +55,6 @@ class Site:
         must("hub", "init", self.folder, "--site", "plant-1", "--group", GROUP)
         must("hub", "secure", "--hub", self.folder, "--host", "127.0.0.1", "--port", str(self.port))
         configuration = self.folder / "identity/mosquitto.conf"
-        configuration.write_text(f"user root\n{configuration.read_text()}")
         self._log: IO[bytes] = (folder / "site.log").open("wb")
         self.broker = self._start(find_mosquitto(), "-c", str(configuration))
         self._hub = self._start(

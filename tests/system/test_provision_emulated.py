@@ -1,4 +1,4 @@
-"""A board as its maker delivers it, on the Pi 5's core under qemu: over its serial console into the fleet, in one command.
+"""A board as its maker delivers it, on the Pi 5's core under qemu: by its serial console into the fleet.
 
 The system is the Debian image that ``--build`` makes, with a user, his password and nothing of ours. Its serial console
 is a pseudo-terminal, which pyserial opens; SSH is reached through a forwarded port, the broker through another one.
