@@ -636,6 +636,22 @@ def parse_config(data: bytes, folder: Path) -> AgentConfig:
     return _resolved(config, folder)
 
 
+def parse_camera(table: dict[str, Any]) -> CameraConfig:
+    """Reads a ``[camera]`` table; relative paths in it start at the working folder.
+
+    Args:
+        table: As it would stand in ``agent.toml``.
+
+    Raises:
+        ConfigError: An unknown key, a wrong type or a value out of range; the message names the path.
+    """
+    try:
+        camera: CameraConfig = msgspec.convert(table, CameraConfig, dec_hook=_decode_path)
+    except msgspec.ValidationError as error:
+        raise ConfigError(_with_path(str(error)).replace("$", "$.camera", 1)) from error
+    return camera
+
+
 def _check_line(config: AgentConfig) -> None:
     """What holds between the tables of the line."""
     trigger, gate = config.trigger, config.gate

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from lineside_agent.cameras.child import SYSTEM_PYTHON
 from tests.peers.programs import find_program, left_out
 from tests.peers.waiting import free_port
+
+SYSTEM_PYTHON = "/usr/bin/python3"
+"""Debian's, which has GObject's packages."""
 
 _SERVER = Path(__file__).with_name("rtsp_server.py")
 
