@@ -28,6 +28,7 @@ NAMES = (
     "transfer",
     "results_in",
     "fleet",
+    "wear",
     "others",
 )
 LONG = ("optimizer", "pruning", "boards")
