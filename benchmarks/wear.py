@@ -1,9 +1,9 @@
 """Bytes that a running agent writes to its disk a day, at ten parts a second, of which one in a hundred is kept.
 
 Three agents run side by side for a minute, each a process with the shipped detector on the line simulator: with the
-defaults; with one commit a record (the baseline: what a plain store with ``synchronous=FULL`` writes); and with a bound on
-a day's bytes that records alone exceed, which is the least that can be had. Their status lies in memory, as under systemd.
-The figures are the kernel's own (``/proc/PID/io``), between the first records and the end: the start isn't in them.
+defaults; with one commit a record (the baseline: what a plain store with ``synchronous=FULL`` writes); and with a bound
+on a day's bytes that records alone exceed, which is the least that can be had. Their status lies in memory, as under
+systemd. The figures are the kernel's own (``/proc/PID/io``), between the first records and the end: the start isn't in.
 """
 
 from __future__ import annotations
