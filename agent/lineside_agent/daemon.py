@@ -187,6 +187,7 @@ class Daemon:
         Returns:
             0; 1 if the source failed; `DEFECT` after an internal error.
         """
+        end_metrics = self._serve_metrics()
         self._start("housekeeping", self._housekeeping.run)
         self._start("update", self._updater.run)
         self._start("self-update", self._self_updater.run)
@@ -210,10 +211,18 @@ class Daemon:
                 self._stop.set()
             if self._config.exit_when_done and self._is_done():
                 self._stop.set()
+        end_metrics()
         self._end()
         if self._defects:
             return DEFECT
         return 1 if self._config.exit_when_done and self._reader.problem is not None else 0
+
+    def _serve_metrics(self) -> Callable[[], None]:
+        if self._config.metrics is None:
+            return lambda: None
+        from lineside_agent import metrics
+
+        return metrics.serve(self._config.metrics, self._status_path)
 
     def stop(self) -> None:
         """Ends `run`; from any thread or signal handler."""
