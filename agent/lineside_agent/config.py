@@ -490,6 +490,18 @@ class GateConfig(_Strict, frozen=True, kw_only=True):
     pulse_ms: Positive = 50.0
 
 
+class MetricsConfig(_Strict, frozen=True, kw_only=True):
+    """Where Prometheus may ask.
+
+    Attributes:
+        port: Of ``/metrics``.
+        address: To listen on; everybody who reaches it may read.
+    """
+
+    port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 9105
+    address: str = "127.0.0.1"
+
+
 class AgentConfig(_Strict, frozen=True, kw_only=True):
     """The whole file.
 
@@ -509,6 +521,7 @@ class AgentConfig(_Strict, frozen=True, kw_only=True):
         trigger: Who decides when a part is looked at; ``None`` for the camera.
         gate: Where the reject gate is; ``None`` if the line's PLC counts parts to it.
         transfer: How bundles come.
+        metrics: Where Prometheus may ask; ``None`` for nowhere.
     """
 
     device: str
@@ -526,6 +539,7 @@ class AgentConfig(_Strict, frozen=True, kw_only=True):
     trigger: TriggerConfig | None = None
     gate: GateConfig | None = None
     transfer: TransferConfig = TransferConfig()
+    metrics: MetricsConfig | None = None
 
 
 SETTABLE = ("inspect", "store")
@@ -634,6 +648,22 @@ def parse_config(data: bytes, folder: Path) -> AgentConfig:
         raise ConfigError("neither $.bundle nor $.link is there", expected="a bundle to run, or a hub that pushes one")
     _check_line(config)
     return _resolved(config, folder)
+
+
+def parse_camera(table: dict[str, Any]) -> CameraConfig:
+    """Reads a ``[camera]`` table; relative paths in it start at the working folder.
+
+    Args:
+        table: As it would stand in ``agent.toml``.
+
+    Raises:
+        ConfigError: An unknown key, a wrong type or a value out of range; the message names the path.
+    """
+    try:
+        camera: CameraConfig = msgspec.convert(table, CameraConfig, dec_hook=_decode_path)
+    except msgspec.ValidationError as error:
+        raise ConfigError(_with_path(str(error)).replace("$", "$.camera", 1)) from error
+    return camera
 
 
 def _check_line(config: AgentConfig) -> None:

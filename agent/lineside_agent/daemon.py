@@ -55,7 +55,8 @@ from lineside_agent.updater import Progress, ShouldStop, Updater
 from lineside_agent.updates import RESTING, Machine, Wished
 from lineside_agent.vitals import Vitals
 from lineside_agent.wear import Wear
-from lineside_link.messages import BundleRef, ConfigRef, ConfigReport
+from lineside_link.messages import BundleRef, ConfigRef, ConfigReport, ResultRow
+from lineside_models.frame import Frame
 from lineside_runtime.errors import BrokerError, ConfigError
 
 log = logging.getLogger("lineside.agent")
@@ -105,6 +106,8 @@ class Daemon:
         self._housekeeping = Housekeeping(self._archive, self._store, self._wear, self._stop)
         self._outputs = open_lines(config)
         self._camera = open_camera(config.camera, state=config.folder)
+        begin = self._store.next_sequence if self._camera.finite else self._store.resume
+        self._first = begin(self._camera.source)
         self._queue = make_frames(config, self._stop)
         self._reader = Reader(
             self._camera,
@@ -159,9 +162,9 @@ class Daemon:
             self._queue,
             trigger=trigger,
             outputs=self._outputs,
-            record=lambda row, frame: self._store.record(row, frame, wait=False),
+            record=self._record_at_once,
             source=self._camera.source,
-            next_number=self._store.next_sequence(self._camera.source),
+            next_number=self._first,
             active=self._active,
             reader=self._reader,
             stop=self._stop,
@@ -173,7 +176,7 @@ class Daemon:
             self._queue.get if station is None else station.take,
             self._active,
             outputs=self._outputs,
-            record=lambda row, frame: self._store.record(row, frame, wait=self._camera.finite),
+            record=self._record,
             stop=self._stop,
             deliver=None if station is None else station.deliver,
         )
@@ -184,6 +187,7 @@ class Daemon:
         Returns:
             0; 1 if the source failed; `DEFECT` after an internal error.
         """
+        end_metrics = self._serve_metrics()
         self._start("housekeeping", self._housekeeping.run)
         self._start("update", self._updater.run)
         self._start("self-update", self._self_updater.run)
@@ -207,10 +211,18 @@ class Daemon:
                 self._stop.set()
             if self._config.exit_when_done and self._is_done():
                 self._stop.set()
+        end_metrics()
         self._end()
         if self._defects:
             return DEFECT
         return 1 if self._config.exit_when_done and self._reader.problem is not None else 0
+
+    def _serve_metrics(self) -> Callable[[], None]:
+        if self._config.metrics is None:
+            return lambda: None
+        from lineside_agent import metrics
+
+        return metrics.serve(self._config.metrics, self._status_path)
 
     def stop(self) -> None:
         """Ends `run`; from any thread or signal handler."""
@@ -240,7 +252,14 @@ class Daemon:
 
     def _read(self) -> None:
         if self._active.wait(self._stop):
-            self._reader.run(self._store.next_sequence(self._camera.source))
+            self._reader.run(self._first)
+
+    def _record(self, row: ResultRow, frame: Frame | None) -> bool:
+        finite = self._camera.finite
+        return self._store.record(row, frame, wait=finite, is_live=not finite)
+
+    def _record_at_once(self, row: ResultRow, frame: Frame | None) -> bool:
+        return self._store.record(row, frame, wait=False, is_live=not self._camera.finite)
 
     def _stepped(self, machine: Machine, progress: float) -> None:
         if self._home is not None:

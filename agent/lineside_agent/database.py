@@ -45,12 +45,14 @@ class Facts(NamedTuple):
         last_seq: The last number given.
         acked: The hub's watermark.
         sequences: The last recorded sequence of each source.
+        reserved: The first number of each source that can't have been used yet; see `reserve`.
     """
 
     epoch: str
     last_seq: int
     acked: int
     sequences: Mapping[str, int]
+    reserved: Mapping[str, int] = {}
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -127,6 +129,8 @@ def _make_tables(database: sqlite_utils.Database, epoch: str) -> None:
         database.execute("INSERT OR IGNORE INTO meta (key, value) VALUES (?, ?)", (key, value))
 
 
+_RESERVED = "reserved:"
+
 _NEWEST = """
 WITH RECURSIVE sources (name) AS (
     SELECT min(source) FROM records
@@ -142,7 +146,8 @@ def _facts(connection: sqlite3.Connection) -> Facts:
     meta = dict(connection.execute("SELECT key, value FROM meta").fetchall())
     last_seq = connection.execute("SELECT coalesce(max(seq), 0) FROM records").fetchone()[0]
     sequences = {str(source): int(sequence) for source, sequence in connection.execute(_NEWEST)}
-    return Facts(meta["epoch"], int(last_seq), int(meta["acked"]), sequences)
+    reserved = {key[len(_RESERVED) :]: int(value) for key, value in meta.items() if key.startswith(_RESERVED)}
+    return Facts(meta["epoch"], int(last_seq), int(meta["acked"]), sequences, reserved)
 
 
 def insert(connection: sqlite3.Connection, rows: list[ResultRow]) -> int:
@@ -169,6 +174,12 @@ def mark(connection: sqlite3.Connection, marks: list[int], acked: int, last_seq:
         return acked
     connection.execute("UPDATE meta SET value = ? WHERE key = 'acked'", (str(marks[-1]),))
     return marks[-1]
+
+
+def reserve(connection: sqlite3.Connection, source: str, until: int) -> None:
+    """Writes down, inside the caller's transaction, that a source's numbers below ``until`` may be used from now on."""
+    query = "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
+    connection.execute(query, (_RESERVED + source, str(until)))
 
 
 _DELETE = f"""
