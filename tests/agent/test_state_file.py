@@ -59,7 +59,7 @@ NEWER = {
         '    moods: tuple[str, ...] = ("a",)\n',
     ),
     "lineside_link/messages.py": ("    latency_ms: float = 0.0\n", "    humidity: tuple[float, ...] = (0.5,)\n"),
-    "lineside_agent/store.py": (
+    "lineside_agent/database.py": (
         '    database["meta"].create({"key": str, "value": str}, pk="key", if_not_exists=True)\n',
         '    if "shift" not in database["records"].columns_dict:\n'
         '        database["records"].add_column("shift", str, not_null_default="early")\n',

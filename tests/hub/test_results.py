@@ -60,7 +60,7 @@ def test_a_row_is_stored_with_all_it_says(database: Database) -> None:
     assert stored.pop("device") == "cam-01"
     assert stored.pop("epoch") == "e1"
     said = msgspec.structs.asdict(row)
-    del said["detections"]
+    del said["detections"], said["near_miss"]  # which only chooses images, on the device
     assert stored == said
 
 
