@@ -139,9 +139,19 @@ class StoreConfig(_Strict, frozen=True, kw_only=True):
 
     Attributes:
         keep_images: Which frames are kept as PNG: none, those that were not passed, or all.
+        send_images: Whether kept frames are sent to the hub, behind everything else.
+        send_bytes_s: How fast at most, in bytes a second.
+        images_max_bytes: Of all kept frames; then the oldest go, those first that the hub has.
+        images_max_age_days: Then they go, whether the hub has them or not.
+        keep_free_bytes: Room on the disk that frames leave to everything else; below it none is kept.
     """
 
     keep_images: Literal["none", "bad", "all"] = "none"
+    send_images: bool = True
+    send_bytes_s: Positive = 250_000.0
+    images_max_bytes: Count = 2_000_000_000
+    images_max_age_days: Positive = 30.0
+    keep_free_bytes: Annotated[int, msgspec.Meta(ge=0)] = 100_000_000
 
 
 class UpdateConfig(_Strict, frozen=True, kw_only=True):

@@ -7,6 +7,8 @@
 | ``camera`` | first bundle | end of the source | reads frames into the queue |
 | ``pipeline`` | start | end of the source | waits for a bundle; judges, signals, records |
 | ``store`` | start | stop | writes records |
+| ``images`` | start | stop | takes kept images away that are too old or too many |
+| ``frames`` | start, with a link | stop | sends kept images, behind everything else |
 | ``outbox`` | start, with a link | stop | sends records until the hub has them |
 | ``identity`` | start, with a link | stop, or at once without a certificate | renews the certificate in time |
 | ``engines`` | start, with a link | all have answered | asks the engines what they can do, tells the hub |
@@ -30,13 +32,14 @@ from pathlib import Path
 
 from lineside_agent.active import ActiveInspector
 from lineside_agent.cameras import open_camera
-from lineside_agent.config import AgentConfig, read_config
+from lineside_agent.config import AgentConfig, StoreConfig, read_config
 from lineside_agent.configuration import Configuration
 from lineside_agent.home import Home
 from lineside_agent.images import Archive
 from lineside_agent.line_io import open_output
 from lineside_agent.pipeline import Pipeline
 from lineside_agent.reader import FrameQueue, Reader
+from lineside_agent.retention import Retention
 from lineside_agent.self_update.machine import SelfMachine
 from lineside_agent.self_update.slots import AgentSlots
 from lineside_agent.self_update.updater import SelfUpdater
@@ -84,8 +87,10 @@ class Daemon:
         self._threads: list[threading.Thread] = []
         self._active = ActiveInspector()
         self._configuration = Configuration(config, bring=self._bring_configuration, observe=self._configured)
-        self._archive = Archive(config.folder, self._configuration.effective.store.keep_images)
+        store = self._configuration.effective.store
+        self._archive = Archive(config.folder, store.keep_images, keep_free_bytes=store.keep_free_bytes)
         self._store = Store(config.folder, archive=self._archive)
+        self._retention = Retention(self._store, self._archive.folder, settings=self._store_settings, stop=self._stop)
         self._outputs = [open_output(output) for output in config.line_io]
         self._camera = open_camera(config.camera)
         self._queue = FrameQueue(config.camera.queue, self._stop)
@@ -104,7 +109,9 @@ class Daemon:
             record=lambda row, frame: self._store.record(row, frame, wait=self._camera.finite),
             stop=self._stop,
         )
-        self._home = Home(config, self._boot_id, self._store, self._stop) if config.link is not None else None
+        self._home = None
+        if config.link is not None:
+            self._home = Home(config, self._boot_id, self._store, self._stop, settings=self._store_settings)
         self._imports = Imports(config.folder, group=config.group, root=config.root)
         self._updater = Updater(
             config.folder,
@@ -112,7 +119,7 @@ class Daemon:
             active=self._active,
             inspect=config.inspect,
             configuration=self._configuration,
-            apply_store=lambda store: self._archive.use(store.keep_images),
+            apply_store=self._archive.use,
             bring=self._bring,
             observe=self._stepped,
             stop=self._stop,
@@ -147,10 +154,12 @@ class Daemon:
         self._start("self-update", self._self_updater.run)
         self._start("camera", self._read)
         self._start("pipeline", self._pipeline.run)
+        self._start("images", self._retention.run)
         if self._home is not None:
             self._home.report_configuration(self._configuration.report())
             self._home.start(self._updater, self._self_updater)
             self._start("outbox", self._home.outbox.run)
+            self._start("frames", self._home.frames.run)
             self._start("identity", self._home.keep_identity)
             self._start("engines", self._home.tell_engines)
         while not self._stop.wait(STATUS_EVERY_S if not self._config.exit_when_done else 0.1):
@@ -192,6 +201,9 @@ class Daemon:
     def _self_stepped(self, machine: SelfMachine) -> None:
         if self._home is not None and self._self_updater.in_slot:
             self._home.report_agent(machine)
+
+    def _store_settings(self) -> StoreConfig:
+        return self._configuration.effective.store
 
     def _read(self) -> None:
         if self._active.wait(self._stop):
@@ -244,7 +256,10 @@ class Daemon:
         """Whether every frame has its record, and every record is where it should be."""
         if any(thread.is_alive() for thread in self._threads if thread.name in ("camera", "pipeline")):
             return False
-        return self._store.flush(0.0) and (self._home is None or self._store.pending == 0)
+        if not self._store.flush(0.0):
+            return False
+        # Images are waited for as long as the hub takes them.
+        return self._home is None or (self._store.pending == 0 and self._home.frames.resting)
 
     def _end(self) -> None:
         """Stops in the order of the flow, so that what was judged is recorded, and what is recorded is reported."""
@@ -281,6 +296,7 @@ class Daemon:
                 active=self._active,
                 outputs=self._outputs,
                 home=self._home,
+                retention=self._retention,
                 finished=not any(thread.is_alive() for thread in self._threads if thread.name == "pipeline"),
             ),
         )

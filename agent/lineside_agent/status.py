@@ -19,7 +19,9 @@ from lineside_agent.home import Home
 from lineside_agent.line_io import LineOutput
 from lineside_agent.pipeline import PipelineCounts
 from lineside_agent.reader import Reader
+from lineside_agent.retention import Retention
 from lineside_agent.self_update.updater import SelfUpdater
+from lineside_agent.sending import SenderCounts
 from lineside_agent.store import Store
 from lineside_agent.updates import Machine
 from lineside_link.messages import ConfigReport
@@ -44,6 +46,7 @@ class Sources:
     active: ActiveInspector
     outputs: Sequence[LineOutput]
     home: Home | None
+    retention: Retention
     finished: bool
 
 
@@ -76,7 +79,7 @@ def _status(sources: Sources) -> dict[str, Any]:
         "error": None if machine.error is None else f"[{machine.error.code}] {machine.error.message}",
         **_flow(sources),
         "outbox_pending": store.pending,
-        "images_lost": store.counts.images_lost,
+        **_images(sources),
         "databases_set_aside": store.counts.set_aside,
         "store_problem": _text(store.problem),
         "line_io": [{"name": out.name, "sent": out.sent, "missed": out.missed} for out in sources.outputs],
@@ -119,6 +122,22 @@ def _flow(sources: Sources) -> dict[str, Any]:
         "recorded": store.counts.recorded,
         "repeated": store.counts.repeated,
         "lost": store.counts.lost,
+    }
+
+
+def _images(sources: Sources) -> dict[str, Any]:
+    store, retention = sources.store, sources.retention
+    sender = sources.home.frames.counts if sources.home is not None else SenderCounts()
+    return {
+        "images_kept": store.images.kept,
+        "images_bytes": store.images.size,
+        "images_unsent": store.images.unsent,
+        "images_lost": store.counts.images_lost,
+        "images_dropped": retention.dropped,
+        "images_dropped_unsent": retention.unsent,
+        "frames_sent": sender.sent,
+        "frames_refused": sender.refused,
+        "frames_problem": sender.problem or None,
     }
 
 

@@ -6,6 +6,7 @@ the two can't disagree; and a hub that was restored from a backup, and asks for 
 - ``seq`` is contiguous from 1 within the database's random ``epoch``, and given inside the transaction.
 - ``(source, sequence)`` is unique: a frame that comes twice is recorded once, and that is counted.
 - A database that is damaged is set aside under another name, and the line goes on with a new one and a new epoch.
+- A kept image has a row of its own (`kept`), written with its record.
 - A full disk doesn't stop the line: records wait in memory, `WAITING_MAX` of them, and what a live camera brings
   beyond that is counted as lost and said. A finite source waits instead.
 """
@@ -20,13 +21,15 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 import sqlite_utils
 
+from lineside_agent import kept
 from lineside_agent.images import Archive
+from lineside_agent.kept import ImageCounts, KeptImage, SavedImage
 from lineside_link.messages import ResultRow
 from lineside_models.frame import Frame
 from lineside_runtime.errors import DatabaseError, DiskFullError, StoreError
@@ -76,7 +79,17 @@ class _Watermark:
     seq: int
 
 
-_Item = _Entry | _Watermark
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Images:
+    """What became of images; said again if it is lost."""
+
+    epoch: str
+    sent: tuple[int, ...]
+    removed: tuple[int, ...]
+    done: threading.Event
+
+
+_Item = _Entry | _Watermark | _Images
 
 
 class Store:
@@ -98,6 +111,8 @@ class Store:
         self._waiting = 0
         self._commits = 0
         self._epoch, self._last_seq, self._acked = "", 0, 0
+        self._images = ImageCounts(0, 0, 0)
+        self._said_full = False
         self._prepare()  # may raise: without the last sequence nobody knows where to go on
         self._writer = threading.Thread(target=self._run, name="store", daemon=True)
         self._writer.start()
@@ -202,6 +217,68 @@ class Store:
         rows = (msgspec.json.decode(body, type=ResultRow) for _, body in found)
         return [msgspec.structs.replace(row, seq=seq) for (seq, _), row in zip(found, rows, strict=True)]
 
+    # -- kept images -------------------------------------------------------------------------------------------
+
+    @property
+    def images(self) -> ImageCounts:
+        """What is kept."""
+        with self._changed:
+            return self._images
+
+    def first_unsent_image(self) -> KeptImage | None:
+        """Returns the first image that the hub hasn't got, of a record that it has.
+
+        Raises:
+            DatabaseError: The database cannot be read.
+        """
+        with self._reading() as connection:
+            return kept.first_unsent(connection, self.watermark)
+
+    def oldest_images(self, limit: int) -> list[KeptImage]:
+        """Returns the images that go first when there is no room; see `kept.oldest`.
+
+        Raises:
+            DatabaseError: The database cannot be read.
+        """
+        with self._reading() as connection:
+            return kept.oldest(connection, limit)
+
+    def images_between(self, *, since_ns: int, before_ns: int, limit: int) -> list[KeptImage]:
+        """Returns images that were written in a time, by the device's clock.
+
+        Raises:
+            DatabaseError: The database cannot be read.
+        """
+        with self._reading() as connection:
+            return kept.written_before(connection, since_ns=since_ns, before_ns=before_ns, limit=limit)
+
+    def unknown_images(self, paths: Sequence[str]) -> list[str]:
+        """Returns which of these files belong to no record.
+
+        Raises:
+            DatabaseError: The database cannot be read.
+        """
+        with self._reading() as connection:
+            return [path for path in paths if not kept.is_known(connection, path)]
+
+    def note_images(self, epoch: str, *, sent: Sequence[int] = (), removed: Sequence[int] = ()) -> bool:
+        """Writes down what became of images; waits for the writer.
+
+        Args:
+            epoch: Of the database that they were read from; of another one nothing is noted.
+            sent: Records whose image the hub has, or refused for good.
+            removed: Records whose image is gone.
+
+        Returns:
+            Whether it is on disk; false while there is no room, and at the end.
+        """
+        done = threading.Event()
+        try:
+            self._queue.put(_Images(epoch, tuple(sent), tuple(removed), done), timeout=RETRY_S)
+        except queue.Full:
+            return False
+        return done.wait(5.0)
+
     def next_sequence(self, source: str) -> int:
         """Returns the number of the first frame of ``source`` after the last recorded one.
 
@@ -230,14 +307,14 @@ class Store:
     def _prepare(self) -> None:
         """Opens the database, or sets it aside and makes a new one."""
         try:
-            epoch, last_seq, acked = _open_schema(self._path)
+            epoch, last_seq, acked, images = _open_schema(self._path)
         except sqlite3.OperationalError as error:  # locked, unreadable, no room: it is whole, so it stays
             raise _explained(error, self._path) from error
         except sqlite3.DatabaseError as error:
             self._set_aside(error)
-            epoch, last_seq, acked = _open_schema(self._path)
+            epoch, last_seq, acked, images = _open_schema(self._path)
         with self._changed:
-            self._epoch, self._last_seq, self._acked = epoch, last_seq, acked
+            self._epoch, self._last_seq, self._acked, self._images = epoch, last_seq, acked, images
             self._changed.notify_all()
 
     def _set_aside(self, error: sqlite3.DatabaseError) -> None:
@@ -267,11 +344,11 @@ class Store:
     def _run(self) -> None:
         connection: sqlite3.Connection | None = None
         while (group := self._next_group()) is not None:
-            self._save_images(group)
+            saved = self._save_images(group)
             while True:
                 try:
                     connection = connection or _connect(self._path)
-                    self._commit(connection, group)
+                    self._commit(connection, group, saved)
                     break
                 except sqlite3.DatabaseError as error:
                     if connection is not None:
@@ -297,35 +374,58 @@ class Store:
                 group.append(self._queue.get_nowait())
         return group
 
-    def _save_images(self, group: list[_Item]) -> None:
+    def _save_images(self, group: list[_Item]) -> dict[tuple[str, int], SavedImage]:
         """The image comes before its record, so that a record never names an image that isn't there."""
+        saved: dict[tuple[str, int], SavedImage] = {}
         if self._archive is None:
-            return
+            return saved
         for item in group:
             if isinstance(item, _Entry) and item.frame is not None:
                 try:
-                    self._archive.save(item.frame, item.row.verdict)
+                    image = self._archive.save(item.frame, item.row.verdict)
                 except StoreError as error:
                     self.counts.images_lost += 1
-                    log.error("image of part %r is lost: %s", item.row.part_id, error)
+                    # Once while it lasts: the line goes on at tens of frames a second.
+                    log.log(
+                        logging.DEBUG if self._said_full else logging.ERROR,
+                        "image of part %r is lost: %s",
+                        item.row.part_id,
+                        error,
+                    )
+                    self._said_full = True
+                    continue
+                if image is not None:
+                    saved[item.row.source, item.row.sequence] = image
+                    self._said_full = False
+        return saved
 
-    def _commit(self, connection: sqlite3.Connection, group: list[_Item]) -> None:
+    def _commit(
+        self, connection: sqlite3.Connection, group: list[_Item], saved: dict[tuple[str, int], SavedImage]
+    ) -> None:
         """Writes a group in one transaction."""
         entries = [item.row for item in group if isinstance(item, _Entry)]
         marks = [item.seq for item in group if isinstance(item, _Watermark) and item.epoch == self._epoch]
         with connection:
             connection.execute("BEGIN IMMEDIATE")
-            last_seq = _insert(connection, entries)
+            last_seq, images = _insert(connection, entries, saved)
             acked = _mark(connection, marks, self._acked, last_seq)
-        self._committed(entries, last_seq, acked)
+            notes = [item for item in group if isinstance(item, _Images)]
+            for note in notes:
+                if note.epoch == self._epoch:
+                    images = images.plus(kept.mark_sent(connection, note.sent)).plus(
+                        kept.remove(connection, note.removed)
+                    )
+        self._committed(entries, last_seq, acked, self._images.plus(images))
+        for note in notes:
+            note.done.set()
 
-    def _committed(self, entries: list[ResultRow], last_seq: int, acked: int) -> None:
+    def _committed(self, entries: list[ResultRow], last_seq: int, acked: int, images: ImageCounts) -> None:
         with self._changed:
             written = last_seq - self._last_seq
             self.counts.recorded += written
             self.counts.repeated += len(entries) - written
             self._waiting -= len(entries)
-            self._last_seq, self._acked = last_seq, acked
+            self._last_seq, self._acked, self._images = last_seq, acked, images
             self._commits += 1
             if self.problem is not None:
                 log.warning("records are written again")
@@ -362,8 +462,8 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _open_schema(path: Path) -> tuple[str, int, int]:
-    """Makes the tables where they are missing; returns epoch, last ``seq`` and watermark."""
+def _open_schema(path: Path) -> tuple[str, int, int, ImageCounts]:
+    """Makes the tables where they are missing; returns epoch, last ``seq``, watermark and what images are kept."""
     with contextlib.closing(_connect(path)) as connection:
         problems = [text for (text,) in connection.execute("PRAGMA quick_check(1)") if text != "ok"]
         if problems:
@@ -374,21 +474,26 @@ def _open_schema(path: Path) -> tuple[str, int, int]:
             _make_tables(database)
         facts = dict(connection.execute("SELECT key, value FROM meta").fetchall())
         last_seq = connection.execute("SELECT coalesce(max(seq), 0) FROM records").fetchone()[0]
-    return facts["epoch"], int(last_seq), int(facts["acked"])
+        images = kept.count(connection)
+    return facts["epoch"], int(last_seq), int(facts["acked"]), images
 
 
 def _make_tables(database: sqlite_utils.Database) -> None:
     columns = {"seq": int, "source": str, "sequence": int, "verdict": str, "captured_at_ns": int, "body": bytes}
     database["records"].create(columns, pk="seq", not_null=set(columns), if_not_exists=True)
     database["records"].create_index(["source", "sequence"], unique=True, if_not_exists=True)
+    kept.make_table(database)
     database["meta"].create({"key": str, "value": str}, pk="key", if_not_exists=True)
     for key, value in (("epoch", secrets.token_hex(8)), ("acked", "0")):
         database.execute("INSERT OR IGNORE INTO meta (key, value) VALUES (?, ?)", (key, value))
 
 
-def _insert(connection: sqlite3.Connection, rows: list[ResultRow]) -> int:
-    """Inserts rows with the next numbers; returns the last number."""
+def _insert(
+    connection: sqlite3.Connection, rows: list[ResultRow], saved: dict[tuple[str, int], SavedImage]
+) -> tuple[int, ImageCounts]:
+    """Inserts rows with the next numbers, and their images; returns the last number, and what images that adds."""
     seq = int(connection.execute("SELECT coalesce(max(seq), 0) FROM records").fetchone()[0])
+    images = ImageCounts(0, 0, 0)
     columns = "seq, source, sequence, verdict, captured_at_ns, body"  # named: a newer agent may have added others
     query = f"INSERT OR IGNORE INTO records ({columns}) VALUES (?, ?, ?, ?, ?, ?)"
     for row in rows:
@@ -396,9 +501,11 @@ def _insert(connection: sqlite3.Connection, rows: list[ResultRow]) -> int:
         values = (seq + 1, row.source, row.sequence, row.verdict, row.captured_at_ns, body)
         if connection.execute(query, values).rowcount:
             seq += 1
+            if (image := saved.get((row.source, row.sequence))) is not None:
+                images = images.plus(kept.insert(connection, seq, image))
         else:
             log.warning("frame %d of %s is recorded already", row.sequence, row.source)
-    return seq
+    return seq, images
 
 
 def _mark(connection: sqlite3.Connection, marks: list[int], acked: int, last_seq: int) -> int:

@@ -252,6 +252,39 @@ def acknowledgements(url: str) -> dict[str, ResultsAck]:
         engine.dispose()
 
 
+class Statements:
+    """Runs one statement at a time, each in a transaction of its own.
+
+    Args:
+        url: ``postgresql+psycopg://…``.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._engine = engine_for(url)
+        self._ready = False
+
+    def __call__(self, text: str, parameters: dict[str, Any]) -> Sequence[Sequence[Any]]:
+        """Returns its rows.
+
+        Args:
+            text: With named parameters.
+            parameters: By name.
+
+        Raises:
+            DatabaseError: The server can't be asked.
+        """
+        with mapped_errors(), self._engine.begin() as connection:
+            if not self._ready:
+                prepare(connection)
+                self._ready = True
+            result = connection.execute(sa.text(text), parameters)
+            return [tuple(row) for row in result] if result.returns_rows else []
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._engine.dispose()
+
+
 def select(url: str, text: str, parameters: dict[str, object]) -> Iterator[Sequence[Any]]:
     """Yields the rows of a query; the server holds the rest.
 
