@@ -142,6 +142,7 @@ class Daemon:
             observe=self._self_stepped,
             stop=self._stop,
             update=config.update,
+            gate=self._home.gate if self._home is not None else None,
         )
 
     def run(self) -> int:

@@ -174,11 +174,11 @@ class Home:
         """As `Fetcher.bring`."""
         self._fetcher.bring(bundle, folder, progress, should_stop)
 
-    def gate(self, machine: Machine, fetching: bool) -> str:
+    def gate(self, machine: Machine | SelfMachine, fetching: bool) -> str:
         """Says what must be waited for: the maintenance window of the wish; empty for nothing.
 
         Args:
-            machine: Where the update stands.
+            machine: Where the update of the bundle, or of the agent, stands.
             fetching: Before the bundle is brought; else before it is changed over to.
         """
         return closed(machine.wish, self._clock.set_time(), fetching=fetching)
@@ -229,6 +229,7 @@ class Home:
                 previous=machine.previous,
                 wanted=machine.wanted,
                 error=machine.error,
+                waiting=self._self_updater.waiting if self._self_updater is not None else "",
             )
             self._publish_reported()
 

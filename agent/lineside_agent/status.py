@@ -164,6 +164,7 @@ def _agent(sources: Sources) -> dict[str, Any]:
         "agent_version": _version(),
         "agent_slot": machine.running_slot,
         "agent_state": machine.state,
+        "agent_waiting": sources.self_updater.waiting or None,
         "agent_on_trial": sources.self_updater.on_trial,
         "agent_error": None if machine.error is None else f"[{machine.error.code}] {machine.error.message}",
     }

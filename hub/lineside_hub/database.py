@@ -31,7 +31,7 @@ from pathlib import Path
 import msgspec
 
 from lineside_hub import migrations
-from lineside_link.messages import PARTS, BundleRef, Desired, ResultsAck, decode, encode
+from lineside_link.messages import PARTS, BundleRef, ConfigRef, Desired, ResultsAck, decode, encode
 from lineside_runtime.errors import DatabaseError, DiskFullError, InputNotFoundError, MissingExtraError
 from lineside_runtime.files import fsync_folder
 
@@ -184,7 +184,7 @@ class Database:
             part: Which part of it is asked for now, by its field's name; the others only come along.
         """
         known = self.wish(scope)
-        if wish.config is None and known is not None:
+        if wish.config is None and known is not None and not known.withdrawn:
             # A wish for a bundle alone must not make a device that was away forget how it is to run.
             wish = msgspec.structs.replace(wish, config=known.config)
         epoch, gen, now_ns = self.epoch, self.next_gen(), time.time_ns()
@@ -198,7 +198,7 @@ class Database:
             "VALUES (?, ?, ?, ?, ?, ?, ?)",
             row,
         )
-        subject: BundleRef | None = getattr(desired, part or "bundle")
+        subject: BundleRef | ConfigRef | None = getattr(desired, part or "bundle")
         identity = subject.identity if subject else ""
         kind = "withdrawn" if desired.withdrawn else "pushed"
         self.add_event(Event(at_ns=now_ns, device="", kind=kind, bundle=identity, detail=f"{scope} {gen}"))

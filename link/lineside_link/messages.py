@@ -25,8 +25,8 @@ State = Literal[
 ]
 
 
-PARTS = ("bundle", "agent")
-"""Fields of `Desired` that name something to run; each can be pushed without the other."""
+PARTS = ("bundle", "agent", "config")
+"""Fields of `Desired` that name what to run, or how; each can be pushed without the others."""
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,6 +83,11 @@ class ConfigRef(msgspec.Struct, frozen=True, kw_only=True):
     target: str
     sha256: str
 
+    @property
+    def identity(self) -> str:
+        """``config@`` and the begin of its hash."""
+        return f"config@{self.sha256[:12]}"
+
 
 class Desired(_Message, frozen=True, kw_only=True):
     """What a group or device should run.
@@ -138,6 +143,7 @@ class AgentReport(msgspec.Struct, frozen=True, kw_only=True):
         previous: What is whole in the other slot.
         wanted: The agent of the `Desired` that this answers.
         error: Why the wanted agent doesn't run, if so.
+        waiting: What it waits for, such as the maintenance window; empty if for nothing.
     """
 
     epoch: int = 0
@@ -147,6 +153,7 @@ class AgentReport(msgspec.Struct, frozen=True, kw_only=True):
     previous: BundleRef | None = None
     wanted: BundleRef | None = None
     error: Problem | None = None
+    waiting: str = ""
 
 
 class Transfer(msgspec.Struct, frozen=True, kw_only=True):
