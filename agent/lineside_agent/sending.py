@@ -5,12 +5,12 @@ that it is refused. Pieces of 16 KiB go out, four on their way at a time, no fas
 
 Invariants:
 
-- Only images of records that the hub has committed are offered, in order. What is ``stored`` is written down
-  (`kept`); a kill before that costs one more offer, which the hub answers from what it has.
+- Only images of records that the hub has committed are offered, in order. What is ``stored`` is written down with the
+  next records (`unsent`); a kill before that costs one more offer, which the hub answers from what it has.
 - Results and control come first: no piece goes out while rows wait to be sent or a bundle is being fetched, and no
   more than four pieces are ever ahead of a result.
 - Nothing here is waited for by the line. A hub that is away, full, or too old to answer is left alone for growing
-  pauses; images wait on the disk, within the bounds of `lineside_agent.retention`.
+  pauses; images wait on the disk, within the archive's bounds; what those took away unsent is said and counted.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lineside_agent.config import StoreConfig
-from lineside_agent.kept import KeptImage
 from lineside_agent.store import Store
+from lineside_agent.unsent import UnsentImage
 from lineside_link.messages import FRAME_PIECE_BYTES, FrameAnswer, FramePiece, decode, encode_piece
 from lineside_runtime.errors import DatabaseError
 from lineside_runtime.pauses import Pauses
@@ -50,7 +50,7 @@ class SenderCounts:
     Attributes:
         sent: Images that the hub has taken, or had.
         refused: Images that it refused for good.
-        missing: Images that were gone before they could be sent.
+        missing: Images that made room for others before they could be sent.
         bytes: Of pieces that went out.
         problem: Why images wait, for people; empty if they don't.
     """
@@ -98,11 +98,13 @@ class FrameSender:
         self._failures = 0
         self._free_at_s = 0.0
         self._link_lost = False
+        self._settled_through = ("", 0)
+        self._missing_before = False
 
     @property
     def resting(self) -> bool:
         """Whether there is nothing to send, or the hub doesn't take it now."""
-        return self._store.images.unsent == 0 or bool(self.counts.problem) or not self._settings().send_images
+        return self._store.unsent_images == 0 or bool(self.counts.problem) or not self._settings().send_images
 
     def connected(self) -> None:
         """Says that the link stands anew: a pause ends, and what was on its way is lost."""
@@ -127,7 +129,7 @@ class FrameSender:
         seen = 0
         while not self._stop.is_set():
             try:
-                image = self._store.first_unsent_image() if self._settings().send_images else None
+                image = self._next_image()
             except DatabaseError as error:
                 log.error("%s", error)
                 image = None
@@ -136,6 +138,16 @@ class FrameSender:
             elif self._wait_for_turn():
                 self._send_one(image)
 
+    def _next_image(self) -> UnsentImage | None:
+        if not self._settings().send_images:
+            return None
+        epoch, seq = self._settled_through
+        return self._store.first_unsent_image(seq if epoch == self._store.epoch else 0)
+
+    def _settle(self, epoch: str, seq: int) -> None:
+        self._settled_through = (epoch, seq)
+        self._store.settle_image(epoch, seq)
+
     def _wait_for_turn(self) -> bool:
         while not self._stop.is_set():
             if self._may_send():
@@ -143,15 +155,18 @@ class FrameSender:
             self._stop.wait(_POLL_S / 5)
         return False
 
-    def _send_one(self, image: KeptImage) -> None:
+    def _send_one(self, image: UnsentImage) -> None:
         epoch = self._store.epoch
         try:
             data = (self._folder / image.path).read_bytes()
         except OSError as error:
-            log.error("a kept image is gone before it was sent: %s", error)
+            if not self._missing_before:
+                log.warning("kept images made room before they were sent: %s, and maybe more", error)
+            self._missing_before = True
             self.counts.missing += 1
-            self._store.note_images(epoch, removed=[image.seq])
+            self._settle(epoch, image.seq)
             return
+        self._missing_before = False
         head = FramePiece(epoch=epoch, seq=image.seq, sha256=hashlib.sha256(data).hexdigest(), size=len(data))
         self._link_lost = False
         answer = self._carry(head, data)
@@ -216,7 +231,7 @@ class FrameSender:
                 return answer
         return None
 
-    def _settled(self, image: KeptImage, answer: FrameAnswer) -> None:
+    def _settled(self, image: UnsentImage, answer: FrameAnswer) -> None:
         if self.counts.problem:
             log.info("frames are sent again")
         self._failures, self.counts.problem = 0, ""
@@ -225,7 +240,7 @@ class FrameSender:
             log.error("the hub refuses the image of record %d: %s", image.seq, _reason(answer))
         else:
             self.counts.sent += 1
-        self._store.note_images(answer.epoch, sent=[image.seq])
+        self._settle(answer.epoch, image.seq)
 
     def _later(self, answer: FrameAnswer | None) -> None:
         """Leaves the hub alone for a while; said once, until it goes on."""
