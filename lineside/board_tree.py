@@ -84,12 +84,21 @@ class AgentTree:
         from lineside_agent.service.install import install
         from lineside_boards.payload import lay_out
 
-        payload = self._payload(tree.parent / "payload", target)
+        payload = self.payload_for(tree.parent / "payload", target)
         install(tree, payload=payload, foreign=True, say=say)
         configuration = lay_out(tree, self.agent, self.identify())
         parse_config(configuration.read_bytes(), configuration.parent)
 
-    def _payload(self, scratch: Path, target: Target) -> Payload:
+    def payload_for(self, scratch: Path, target: Target) -> Payload:
+        """Opens the payload that was given, or packs one.
+
+        Args:
+            scratch: A folder that isn't there yet.
+            target: The Python that runs it.
+
+        Raises:
+            PayloadError: The one that was given is for another system.
+        """
         from lineside_agent.self_update.pack import pack
         from lineside_agent.self_update.payload import open_payload
 
@@ -118,6 +127,8 @@ def _identity(options: argparse.Namespace) -> tuple[str, str, Callable[[], Ident
     """The broker's URL, the site, and what issues the identity."""
     from lineside_boards.payload import Identity
 
+    if getattr(options, "token", None) is not None:
+        return _by_token(options)
     if options.identity is not None:
         if not options.broker or not options.site:
             raise ConfigError("--identity needs --broker and --site", expected="all three")
@@ -131,6 +142,24 @@ def _identity(options: argparse.Namespace) -> tuple[str, str, Callable[[], Ident
         action = "Make a hub with `lineside hub init` and `lineside hub secure`, and give its folder."
         raise ConfigError("who the device is isn't told", expected="--hub DIR or --identity DIR", action=action)
     return _by_hub(options)
+
+
+def _by_token(options: argparse.Namespace) -> tuple[str, str, Callable[[], Identity]]:
+    """The board asks for its identity itself."""
+    from lineside_agent.identity import read_token
+
+    token = read_token(options.token)
+    if (token.device, token.group) != (options.name, options.group):
+        raise ConfigError(
+            f"{options.token} is another device's",
+            expected=f"{options.name} in {options.group}",
+            actual=f"{token.device} in {token.group}",
+        )
+
+    def identify() -> Identity:
+        raise PayloadError("a token's identity is made on the board")
+
+    return options.broker or token.url, options.site or token.site, identify
 
 
 def _by_hub(options: argparse.Namespace) -> tuple[str, str, Callable[[], Identity]]:

@@ -40,7 +40,9 @@ from lineside_runtime.errors import ConfigError, InputNotFoundError
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
+Natural = Annotated[int, msgspec.Meta(ge=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+EngineName = Annotated[str, msgspec.Meta(pattern="^[a-z0-9_-]+$")]
 FilePath = Annotated[Path, msgspec.Meta(extra_json_schema={"type": "string"})]
 
 
@@ -89,18 +91,99 @@ class VideoCamera(_Camera, frozen=True, kw_only=True, tag="video", tag_field="ty
     loop: bool = False
 
 
-class V4l2Camera(_Camera, frozen=True, kw_only=True, tag="v4l2", tag_field="type"):
-    """A camera of the kernel, through OpenCV.
+class _LiveCamera(_Camera, frozen=True, kw_only=True):
+    """What every camera has that doesn't wait.
+
+    Attributes:
+        timeout_s: A camera that gives nothing for so long is lost: that is said, and it is opened again.
+        same_image_max_s: A camera whose picture doesn't change by a bit for so long is frozen; ``None`` for never, as
+            for a compressed picture of a still scene.
+    """
+
+    timeout_s: Positive = 2.0
+    same_image_max_s: Positive | None = None
+
+
+class V4l2Camera(_LiveCamera, frozen=True, kw_only=True, tag="v4l2", tag_field="type"):
+    """A camera of the kernel, such as one on USB, through OpenCV.
 
     Attributes:
         index: Number of the device, as in ``/dev/video0``.
         width: Asked of the camera, in pixels; 0 for its own.
         height: Asked of the camera, in pixels; 0 for its own.
+        exposure_us: In microseconds, rounded to the kernel's 100; ``None`` leaves the camera's own control on.
+        gain: In the driver's own unit; ``None`` leaves it.
     """
 
-    index: Annotated[int, msgspec.Meta(ge=0)] = 0
-    width: Annotated[int, msgspec.Meta(ge=0)] = 0
-    height: Annotated[int, msgspec.Meta(ge=0)] = 0
+    index: Natural = 0
+    width: Natural = 0
+    height: Natural = 0
+    exposure_us: Positive | None = None
+    gain: Annotated[float, msgspec.Meta(ge=0)] | None = None
+
+
+class RtspCamera(_LiveCamera, frozen=True, kw_only=True, tag="rtsp", tag_field="type"):
+    """A network camera, by PyAV.
+
+    Attributes:
+        url: Such as ``rtsp://user:password@10.0.0.9/stream1``; user and password are never shown.
+        transport: ``tcp`` or ``udp``.
+    """
+
+    url: Annotated[str, msgspec.Meta(pattern="^rtsps?://.")]
+    transport: Literal["tcp", "udp"] = "tcp"
+
+
+class AravisCamera(_LiveCamera, frozen=True, kw_only=True, tag="aravis", tag_field="type"):
+    """A GigE Vision or USB3 Vision camera, by Aravis.
+
+    Attributes:
+        address: Its IP address or the name that `lineside camera ls` shows; empty for the first that answers.
+        pixel_format: GenICam's name, such as ``Mono8`` or ``BayerRG8``; empty for the camera's own.
+        width: Of the region from the sensor's corner, in pixels; 0 for the camera's own.
+        height: As ``width``.
+        exposure_us: In microseconds; ``None`` leaves it.
+        gain_db: In decibels; ``None`` leaves it.
+        trigger: The camera's input that releases a frame, such as ``Line1``; empty for free run.
+    """
+
+    address: str = ""
+    pixel_format: str = ""
+    width: Natural = 0
+    height: Natural = 0
+    exposure_us: Positive | None = None
+    gain_db: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    trigger: str = ""
+
+
+class Picamera2Camera(_LiveCamera, frozen=True, kw_only=True, tag="picamera2", tag_field="type"):
+    """A camera on a Raspberry Pi's own connector, by picamera2 and libcamera.
+
+    Attributes:
+        index: As `lineside camera ls` shows it.
+        width: In pixels; 0 for picamera2's own.
+        height: As ``width``.
+        exposure_us: In microseconds; ``None`` leaves the camera's own control on.
+        gain: The sensor's, a factor from 1; ``None`` leaves it.
+    """
+
+    index: Natural = 0
+    width: Natural = 0
+    height: Natural = 0
+    exposure_us: Positive | None = None
+    gain: Annotated[float, msgspec.Meta(ge=1)] | None = None
+
+
+class PluginCamera(_Camera, frozen=True, kw_only=True, tag="plugin", tag_field="type"):
+    """A camera of somebody else's package, by its entry point in the group ``lineside.cameras``.
+
+    Attributes:
+        kind: The entry point's name.
+        options: What it understands; it refuses what it doesn't.
+    """
+
+    kind: str
+    options: dict[str, Any] = {}
 
 
 class SimulatorCamera(_Camera, frozen=True, kw_only=True, tag="simulator", tag_field="type"):
@@ -115,7 +198,16 @@ class SimulatorCamera(_Camera, frozen=True, kw_only=True, tag="simulator", tag_f
     seed: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
-CameraConfig = FolderCamera | VideoCamera | V4l2Camera | SimulatorCamera
+CameraConfig = (
+    FolderCamera
+    | VideoCamera
+    | V4l2Camera
+    | RtspCamera
+    | AravisCamera
+    | Picamera2Camera
+    | SimulatorCamera
+    | PluginCamera
+)
 
 
 class InspectConfig(_Strict, frozen=True, kw_only=True):
@@ -124,24 +216,50 @@ class InspectConfig(_Strict, frozen=True, kw_only=True):
     Attributes:
         confidence_threshold: Least score of a detection; ``None`` for the bundle's own.
         threads: Of the engine.
+        isolate: Engines that run in a process of their own, such as ``"ort"``: one that crashes costs the frames that
+            it was at, and not the agent.
+        engine_timeout_s: How long a call of an isolated engine may take before its process is ended; ``None`` for no
+            limit.
         health_frames: Real frames that a new bundle must inspect without an engine error before it counts as active.
         health_timeout_s: A new bundle also counts as active after so long without any error.
     """
 
     confidence_threshold: Share | None = None
     threads: Count = 1
+    isolate: tuple[EngineName, ...] = ()
+    engine_timeout_s: Positive | None = None
     health_frames: Count = 3
     health_timeout_s: Positive = 10.0
 
 
 class StoreConfig(_Strict, frozen=True, kw_only=True):
-    """What is kept.
+    """What is kept, and for how long. Verdicts come before pictures.
 
     Attributes:
+        commit_every_s: A record is on disk so long after its verdict at the latest. Each commit costs whole pages: at
+            ten parts a second 1.0 writes a fifth of what 0 does.
         keep_images: Which frames are kept as PNG: none, those that were not passed, or all.
+        keep_unsure_from: Passes are kept whose nearest candidate reached at least this share of its threshold.
+        keep_good_every: One pass in so many is kept; 0 for none.
+        images_max_bytes: Of all kept images; beyond it the oldest go.
+        images_max_days: Older images go; ``None`` for no bound by age.
+        records_max_bytes: Of the database; beyond it the oldest records go, with a hub only those that it has.
+        records_max_days: Older records go likewise; ``None`` for no bound by age.
+        free_min_bytes: With less room on the disk no image is kept, and old ones make way for records.
+        writes_max_bytes_a_day: Beyond this pace no image is written and records are committed in larger groups;
+            ``None`` for no bound.
     """
 
+    commit_every_s: Annotated[float, msgspec.Meta(ge=0, le=60)] = 0.5
     keep_images: Literal["none", "bad", "all"] = "none"
+    keep_unsure_from: Share | None = None
+    keep_good_every: Natural = 0
+    images_max_bytes: Natural = 2 << 30
+    images_max_days: Positive | None = None
+    records_max_bytes: Count = 2 << 30
+    records_max_days: Positive | None = None
+    free_min_bytes: Natural = 64 << 20
+    writes_max_bytes_a_day: Count | None = None
 
 
 class UpdateConfig(_Strict, frozen=True, kw_only=True):
@@ -183,6 +301,195 @@ class SerialOutput(_Strict, frozen=True, kw_only=True, tag="serial", tag_field="
     timeout_s: Positive = 0.2
 
 
+Milliseconds = Annotated[float, msgspec.Meta(ge=0)]
+PortNumber = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+Unit = Annotated[int, msgspec.Meta(ge=1, le=247)]
+Register = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+
+
+class ModbusTcpServer(_Strict, frozen=True, kw_only=True, tag="modbus-tcp-server", tag_field="type"):
+    """The PLC polls the agent over TCP; the registers are in ``docs/modbus.md``.
+
+    Attributes:
+        host: Address of the interface that is listened on. Modbus has no password: not one that others reach.
+        port: 502 is Modbus' own and needs the right to it.
+    """
+
+    host: str = "127.0.0.1"
+    port: PortNumber = 502
+
+
+class _SerialLine(_Strict, frozen=True, kw_only=True):
+    """A serial line of Modbus RTU.
+
+    Attributes:
+        port: Such as ``/dev/ttyUSB0``.
+        baud: Bits a second.
+        parity: None, even or odd.
+        stop_bits: 1 or 2.
+        unit: The device id: the agent's own as a server, the PLC's as a client.
+    """
+
+    port: str
+    baud: Count = 19200
+    parity: Literal["N", "E", "O"] = "E"
+    stop_bits: Literal[1, 2] = 1
+    unit: Unit = 1
+
+
+class ModbusRtuServer(_SerialLine, frozen=True, kw_only=True, tag="modbus-rtu-server", tag_field="type"):
+    """The PLC polls the agent over a serial line."""
+
+
+class _Client(_Strict, frozen=True, kw_only=True):
+    """Where the two blocks lie in the PLC.
+
+    Attributes:
+        write_at: First of the PLC's holding registers that the agent writes.
+        read_at: First of those that it reads.
+        poll_ms: How often it reads.
+        timeout_s: How long an answer may take.
+    """
+
+    write_at: Register = 0
+    read_at: Register = 200
+    poll_ms: Positive = 5.0
+    timeout_s: Positive = 0.5
+
+
+class ModbusTcpClient(_Client, frozen=True, kw_only=True, tag="modbus-tcp-client", tag_field="type"):
+    """The agent writes to a PLC over TCP, and polls it.
+
+    Attributes:
+        host: Of the PLC.
+        port: 502 is Modbus' own.
+        unit: The PLC's device id.
+    """
+
+    host: str
+    port: PortNumber = 502
+    unit: Unit = 1
+
+
+class ModbusRtuClient(_Client, frozen=True, kw_only=True, tag="modbus-rtu-client", tag_field="type"):
+    """The agent is the master of a serial line, writes to a PLC on it, and polls it.
+
+    Attributes:
+        port: Such as ``/dev/ttyUSB0``.
+        baud: Bits a second.
+        parity: None, even or odd.
+        stop_bits: 1 or 2.
+        unit: The PLC's device id.
+    """
+
+    port: str
+    baud: Count = 19200
+    parity: Literal["N", "E", "O"] = "E"
+    stop_bits: Literal[1, 2] = 1
+    unit: Unit = 1
+
+
+Level = Literal["ready", "busy", "result_valid", "passed", "rejected", "fault", "gate", "challenge"]
+Input = Literal["trigger", "reset", "acknowledge", "challenge"]
+
+
+class GpioLines(_Strict, frozen=True, kw_only=True, tag="gpio", tag_field="type"):
+    """Lines of a GPIO chip, through libgpiod.
+
+    Attributes:
+        chip: Such as ``/dev/gpiochip0``.
+        outputs: Level to line: its name, or its number on the chip.
+        inputs: Input to line.
+        active_low: The lines, as written above, whose level is inverted.
+        debounce_us: What the kernel takes for one edge.
+        bias: Of the inputs.
+    """
+
+    chip: str
+    outputs: dict[Level, str | int] = {}
+    inputs: dict[Input, str | int] = {}
+    active_low: tuple[str | int, ...] = ()
+    debounce_us: Annotated[int, msgspec.Meta(ge=0)] = 0
+    bias: Literal["as-is", "disabled", "pull-up", "pull-down"] = "as-is"
+
+
+class MqttTopic(_Strict, frozen=True, kw_only=True, tag="mqtt", tag_field="type"):
+    """A topic of a broker, the hub's or another one: results out, triggers in.
+
+    Attributes:
+        topic: Below it lie ``result``, ``state``, ``trigger``, ``reset`` and ``challenge``.
+        link: The broker; ``None`` for that of ``[link]``.
+    """
+
+    topic: Annotated[str, msgspec.Meta(pattern="^[^+#]+$")]
+    link: LinkConfig | None = None
+
+
+class PluginLine(_Strict, frozen=True, kw_only=True, tag="plugin", tag_field="type"):
+    """Somebody else's protocol: a subclass of `lineside_agent.line_io.LineOutput`.
+
+    Attributes:
+        name: Of an entry point in the group ``lineside.line_io``, or ``module:Class``.
+        options: Given to the class by name.
+    """
+
+    name: str
+    options: dict[str, Any] = {}
+
+
+LineConfig = (
+    SerialOutput
+    | ModbusTcpServer
+    | ModbusRtuServer
+    | ModbusTcpClient
+    | ModbusRtuClient
+    | GpioLines
+    | MqttTopic
+    | PluginLine
+)
+
+
+class TriggerConfig(_Strict, frozen=True, kw_only=True):
+    """Who decides when a part is looked at; without this table each frame of the camera is one part.
+
+    Attributes:
+        mode: ``inspect``: each trigger of a line ends in exactly one verdict. ``watch``: no trigger, the latest frame
+            wins and the others are dropped.
+        deadline_ms: From trigger to verdict; without one by then the part is rejected.
+        debounce_ms: Edges of one input that are closer are one trigger.
+        queue: Parts that may be under way at once; further ones are rejected.
+        late_max: Late parts in a row that are a fault; 0 for never.
+        frame_delay_ms: How long the camera takes to bring a frame: what comes sooner was taken before the trigger.
+        camera_timeout_ms: A camera that gives nothing for so long takes Ready away.
+        acknowledge: Whether the line acknowledges each result.
+        challenge_parts: Known bad parts that must be rejected at the start of a shift, before Ready.
+    """
+
+    mode: Literal["inspect", "watch"] = "inspect"
+    deadline_ms: Positive = 200.0
+    debounce_ms: Milliseconds = 2.0
+    queue: Count = 1
+    late_max: Annotated[int, msgspec.Meta(ge=0)] = 3
+    frame_delay_ms: Milliseconds = 0.0
+    camera_timeout_ms: Positive = 2000.0
+    acknowledge: bool = False
+    challenge_parts: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+
+class GateConfig(_Strict, frozen=True, kw_only=True):
+    """Where the reject gate is, behind the camera; give one of the two.
+
+    Attributes:
+        delay_ms: In time; at least the deadline.
+        counts: In counts of the line's encoder.
+        pulse_ms: How long the gate stays open for one part.
+    """
+
+    delay_ms: Positive | None = None
+    counts: Count | None = None
+    pulse_ms: Positive = 50.0
+
+
 class AgentConfig(_Strict, frozen=True, kw_only=True):
     """The whole file.
 
@@ -198,7 +505,9 @@ class AgentConfig(_Strict, frozen=True, kw_only=True):
         inspect: How the bundle is run.
         store: What is kept.
         update: How a new agent proves itself.
-        line_io: Where verdicts are signalled.
+        line_io: Where verdicts are signalled, and triggers come from.
+        trigger: Who decides when a part is looked at; ``None`` for the camera.
+        gate: Where the reject gate is; ``None`` if the line's PLC counts parts to it.
         transfer: How bundles come.
     """
 
@@ -213,7 +522,9 @@ class AgentConfig(_Strict, frozen=True, kw_only=True):
     inspect: InspectConfig = InspectConfig()
     store: StoreConfig = StoreConfig()
     update: UpdateConfig = UpdateConfig()
-    line_io: tuple[SerialOutput, ...] = ()
+    line_io: tuple[LineConfig, ...] = ()
+    trigger: TriggerConfig | None = None
+    gate: GateConfig | None = None
     transfer: TransferConfig = TransferConfig()
 
 
@@ -321,7 +632,24 @@ def parse_config(data: bytes, folder: Path) -> AgentConfig:
         raise ConfigError("$.root is missing", expected="the path of root.json, since $.link is there")
     if config.link is None and config.bundle is None:
         raise ConfigError("neither $.bundle nor $.link is there", expected="a bundle to run, or a hub that pushes one")
+    _check_line(config)
     return _resolved(config, folder)
+
+
+def _check_line(config: AgentConfig) -> None:
+    """What holds between the tables of the line."""
+    trigger, gate = config.trigger, config.gate
+    if gate is not None:
+        if trigger is None or trigger.mode != "inspect":
+            raise ConfigError("$.gate needs a trigger", expected='$.trigger with mode = "inspect"')
+        if (gate.delay_ms is None) == (gate.counts is None):
+            raise ConfigError("$.gate", expected="one of delay_ms and counts")
+        if gate.delay_ms is not None and gate.delay_ms < trigger.deadline_ms:
+            expected = f"at least $.trigger.deadline_ms, {trigger.deadline_ms:g}"
+            raise ConfigError("$.gate.delay_ms", expected=expected, actual=f"{gate.delay_ms:g}")
+    for line in config.line_io:
+        if isinstance(line, MqttTopic) and line.link is None and config.link is None:
+            raise ConfigError("$.line_io: mqtt has no broker", expected="$.line_io.link or $.link")
 
 
 def _decode_path(kind: type, value: object) -> object:

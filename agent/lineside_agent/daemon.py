@@ -6,7 +6,10 @@
 | ``self-update`` | start | stop | follows wishes for the agent itself; on trial, proves this agent |
 | ``camera`` | first bundle | end of the source | reads frames into the queue |
 | ``pipeline`` | start | end of the source | waits for a bundle; judges, signals, records |
+| ``station`` | start, where the line triggers | stop | watches deadlines, the gate, and whether parts can be judged |
+| one a line | start, where the line triggers | stop | reads inputs, or sends what can take time |
 | ``store`` | start | stop | writes records |
+| ``housekeeping`` | start | stop | bounds what lies on the disk, and what is written to it a day |
 | ``outbox`` | start, with a link | stop | sends records until the hub has them |
 | ``identity`` | start, with a link | stop, or at once without a certificate | renews the certificate in time |
 | ``engines`` | start, with a link | all have answered | asks the engines what they can do, tells the hub |
@@ -30,24 +33,28 @@ from pathlib import Path
 
 from lineside_agent.active import ActiveInspector
 from lineside_agent.cameras import open_camera
-from lineside_agent.config import AgentConfig, read_config
+from lineside_agent.config import AgentConfig, StoreConfig, read_config
 from lineside_agent.configuration import Configuration
 from lineside_agent.home import Home
+from lineside_agent.housekeeping import Housekeeping
 from lineside_agent.images import Archive
-from lineside_agent.line_io import open_output
+from lineside_agent.line import make_frames, make_station, open_lines
 from lineside_agent.pipeline import Pipeline
-from lineside_agent.reader import FrameQueue, Reader
+from lineside_agent.reader import Reader
 from lineside_agent.self_update.machine import SelfMachine
 from lineside_agent.self_update.slots import AgentSlots
 from lineside_agent.self_update.updater import SelfUpdater
 from lineside_agent.service.notify import Notifier
 from lineside_agent.slots import Slots
-from lineside_agent.status import Sources, write_status
+from lineside_agent.station import Station
+from lineside_agent.status import Sources, status_place, write_status
 from lineside_agent.stick import Imports
 from lineside_agent.store import Store
+from lineside_agent.triggers import TriggeredFrames
 from lineside_agent.updater import Progress, ShouldStop, Updater
 from lineside_agent.updates import RESTING, Machine, Wished
 from lineside_agent.vitals import Vitals
+from lineside_agent.wear import Wear
 from lineside_link.messages import BundleRef, ConfigRef, ConfigReport
 from lineside_runtime.errors import BrokerError, ConfigError
 
@@ -78,17 +85,27 @@ class Daemon:
         self._lock = _lock(config.folder)
         self._config = config
         self._observe = observe
+        self._status_path = status_place(config.folder)
         self._boot_id = secrets.token_hex(8)
         self._stop = threading.Event()
         self._defects: list[str] = []
         self._threads: list[threading.Thread] = []
         self._active = ActiveInspector()
         self._configuration = Configuration(config, bring=self._bring_configuration, observe=self._configured)
-        self._archive = Archive(config.folder, self._configuration.effective.store.keep_images)
-        self._store = Store(config.folder, archive=self._archive)
-        self._outputs = [open_output(output) for output in config.line_io]
-        self._camera = open_camera(config.camera)
-        self._queue = FrameQueue(config.camera.queue, self._stop)
+        kept = self._configuration.effective.store
+        self._wear = Wear(config.folder, max_bytes_a_day=kept.writes_max_bytes_a_day)
+        self._archive = Archive(config.folder, kept, may_write=self._wear.may_write_picture)
+        self._store = Store(
+            config.folder,
+            archive=self._archive,
+            rules=kept,
+            confirmed_only=config.link is not None,
+            must_save=self._wear.must_save,
+        )
+        self._housekeeping = Housekeeping(self._archive, self._store, self._wear, self._stop)
+        self._outputs = open_lines(config)
+        self._camera = open_camera(config.camera, state=config.folder)
+        self._queue = make_frames(config, self._stop)
         self._reader = Reader(
             self._camera,
             self._queue,
@@ -97,13 +114,8 @@ class Daemon:
             frames=config.camera.frames,
             retry=not config.exit_when_done,
         )
-        self._pipeline = Pipeline(
-            self._queue.get,
-            self._active,
-            outputs=self._outputs,
-            record=lambda row, frame: self._store.record(row, frame, wait=self._camera.finite),
-            stop=self._stop,
-        )
+        self._station = self._make_station()
+        self._pipeline = self._make_pipeline()
         self._home = Home(config, self._boot_id, self._store, self._stop) if config.link is not None else None
         self._imports = Imports(config.folder, group=config.group, root=config.root)
         self._updater = Updater(
@@ -112,7 +124,7 @@ class Daemon:
             active=self._active,
             inspect=config.inspect,
             configuration=self._configuration,
-            apply_store=lambda store: self._archive.use(store.keep_images),
+            apply_store=self._use_store,
             bring=self._bring,
             observe=self._stepped,
             stop=self._stop,
@@ -125,6 +137,7 @@ class Daemon:
             active=self._active,
             store=self._store,
             notifier=self._notifier,
+            triggered=self._station is not None,
         )
         self._self_updater = SelfUpdater(
             config.folder,
@@ -137,16 +150,48 @@ class Daemon:
             update=config.update,
         )
 
+    def _make_station(self) -> Station | None:
+        trigger = self._config.trigger
+        if trigger is None or not isinstance(self._queue, TriggeredFrames):
+            return None
+        return make_station(
+            self._config,
+            self._queue,
+            trigger=trigger,
+            outputs=self._outputs,
+            record=lambda row, frame: self._store.record(row, frame, wait=False),
+            source=self._camera.source,
+            next_number=self._store.next_sequence(self._camera.source),
+            active=self._active,
+            reader=self._reader,
+            stop=self._stop,
+        )
+
+    def _make_pipeline(self) -> Pipeline:
+        station = self._station
+        return Pipeline(
+            self._queue.get if station is None else station.take,
+            self._active,
+            outputs=self._outputs,
+            record=lambda row, frame: self._store.record(row, frame, wait=self._camera.finite),
+            stop=self._stop,
+            deliver=None if station is None else station.deliver,
+        )
+
     def run(self) -> int:
         """Runs until SIGTERM, SIGINT, `stop`, or the end of the source with ``exit_when_done``.
 
         Returns:
             0; 1 if the source failed; `DEFECT` after an internal error.
         """
+        self._start("housekeeping", self._housekeeping.run)
         self._start("update", self._updater.run)
         self._start("self-update", self._self_updater.run)
         self._start("camera", self._read)
         self._start("pipeline", self._pipeline.run)
+        if self._station is not None:
+            self._station.listen()
+            self._start("station", self._station.run)
         if self._home is not None:
             self._home.report_configuration(self._configuration.report())
             self._home.start(self._updater, self._self_updater)
@@ -227,6 +272,11 @@ class Daemon:
         if self._home is not None:
             self._home.report_configuration(report)
 
+    def _use_store(self, rules: StoreConfig) -> None:
+        self._archive.use(rules)
+        self._store.use(rules)
+        self._wear.use(rules.writes_max_bytes_a_day)
+
     def _start(self, name: str, work: Callable[[], None]) -> None:
         thread = threading.Thread(target=self._guarded, args=(name, work), name=name, daemon=True)
         self._threads.append(thread)
@@ -254,6 +304,8 @@ class Daemon:
             thread.join(10.0)
         if not self._camera.finite:
             self._pipeline.abandon(self._queue.drain())
+        if self._station is not None:
+            self._station.close()
         self._store.close()
         for output in self._outputs:
             output.close()
@@ -267,7 +319,7 @@ class Daemon:
 
     def _write_status(self) -> None:
         write_status(
-            self._config.folder / "status.json",
+            self._status_path,
             Sources(
                 config=self._config,
                 boot_id=self._boot_id,
@@ -278,8 +330,11 @@ class Daemon:
                 reader=self._reader,
                 pipeline=self._pipeline.counts,
                 store=self._store,
+                archive=self._archive,
+                wear=self._wear,
                 active=self._active,
                 outputs=self._outputs,
+                station=self._station,
                 home=self._home,
                 finished=not any(thread.is_alive() for thread in self._threads if thread.name == "pipeline"),
             ),

@@ -245,7 +245,7 @@ def enroll(
         IdentityError: The hub refuses: the token was used, has expired, or is another device's.
         FetchError: Nobody answered in time.
     """
-    token = _read_token(token_file)
+    token = read_token(token_file)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if (folder / "cert.pem").exists():
         raise ConfigError(f"{folder} holds an identity already", action="Choose another folder.")
@@ -262,7 +262,13 @@ def enroll(
     return msgspec.structs.replace(config, certificate=str(folder / "cert.pem"), key=str(folder / "key.pem"))
 
 
-def _read_token(path: Path) -> Token:
+def read_token(path: Path) -> Token:
+    """Reads a token's file.
+
+    Raises:
+        InputNotFoundError: It isn't there.
+        ConfigError: It is no token.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -60,7 +60,7 @@ def load(slot: Slot, bundle: Bundle, config: InspectConfig) -> Loaded:
     Raises:
         LinesideError: Nothing here can run it.
     """
-    settings = Config(threads=config.threads)
+    settings = Config(threads=config.threads, isolate=config.isolate, isolated_timeout_s=config.engine_timeout_s)
     session = Session(fastest_first(bundle, settings), settings)
     try:
         inspector = Inspector(session)

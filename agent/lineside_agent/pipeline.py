@@ -1,6 +1,8 @@
 """The whole flow, on one page::
 
     frame ─► Inspector ─► line I/O ─► record (and with it the outbox)
+      ▲                     ▲
+      └─ trigger ── handshake            where the line triggers (`lineside_agent.station`)
 
 - Every frame ends in exactly one record. What can't be judged is a ``fault`` with its reason, and the line rejects.
 - The line comes first, the record right behind: the signal doesn't wait for the disk.
@@ -30,6 +32,7 @@ from lineside_runtime.errors import LinesideError
 log = logging.getLogger("lineside.pipeline")
 
 Record = Callable[[ResultRow, Frame | None], bool]
+Deliver = Callable[[ResultRow, Frame | None], object]
 Verdict = Literal["pass", "reject", "fault"]
 
 _ENGINE_ERRORS = (LinesideError, cv2.error, ValueError, ArithmeticError, MemoryError, RuntimeError, LookupError)
@@ -41,7 +44,8 @@ class PipelineCounts:
     """What the pipeline did; written by it alone.
 
     Attributes:
-        inspected: Frames that ended in a record, faults included.
+        taken: Frames that it was given.
+        inspected: Of those, that were judged and told on, faults included.
         passed: Of those.
         rejected: Of those.
         faults: Of those.
@@ -50,6 +54,7 @@ class PipelineCounts:
         latency_ms: Of the last judged frame.
     """
 
+    taken: int = 0
     inspected: int = 0
     passed: int = 0
     rejected: int = 0
@@ -68,6 +73,7 @@ class Pipeline:
         outputs: Where verdicts are signalled.
         record: Keeps a row.
         stop: Ends the wait for a first bundle.
+        deliver: Takes each row instead of ``outputs`` and ``record``, where the line triggers.
     """
 
     def __init__(
@@ -78,6 +84,7 @@ class Pipeline:
         outputs: Sequence[LineOutput],
         record: Record,
         stop: threading.Event,
+        deliver: Deliver | None = None,
     ) -> None:
         self.counts = PipelineCounts()
         self._take = take
@@ -85,17 +92,22 @@ class Pipeline:
         self._outputs = outputs
         self._record = record
         self._stop = stop
+        self._deliver = deliver or self._tell_and_record
 
     def run(self) -> None:
         """Runs in the caller's thread until the source ends or it is stopped."""
         while self._active.wait(self._stop) and (shot := self._take()) is not None:
+            self.counts.taken += 1
             row = self._judge(shot)
             if row is None:
                 return
-            for output in self._outputs:
-                output.signal(Signal(row.sequence, row.part_id, row.verdict))
-            self._record(row, shot if isinstance(shot, Frame) else None)
+            self._deliver(row, shot if isinstance(shot, Frame) else None)
             self._count(row)
+
+    def _tell_and_record(self, row: ResultRow, frame: Frame | None) -> None:
+        for output in self._outputs:
+            output.signal(Signal(row.sequence, row.part_id, row.verdict))
+        self._record(row, frame)
 
     def abandon(self, shots: Iterable[Shot]) -> None:
         """Records frames of a live camera that nobody will judge any more, since the agent stops."""
@@ -155,6 +167,7 @@ def _row(inspection: Inspection, latency_ms: float, loaded: Loaded) -> ResultRow
         latency_ms=latency_ms,
         width=inspection.width,
         height=inspection.height,
+        near_miss=inspection.near_miss,
     )
 
 

@@ -1,7 +1,8 @@
 """The camera's thread, and the queue between it and the pipeline.
 
 A finite source waits when the queue is full. A live camera doesn't: the frame that finds no room becomes a
-`LostFrame`, so that it ends in a record (verdict ``fault``) and never vanishes.
+`LostFrame`, so that it ends in a record (verdict ``fault``) and never vanishes. A live camera that is lost or frozen
+makes one such record as well, which is how the line hears of it, and is opened again with growing pauses.
 
 `FrameQueue` is our own because `queue.Queue` bounds everything alike: here images are bounded tightly, and the
 lost frames, which are small, keep their place in the order among them.
@@ -12,9 +13,11 @@ from __future__ import annotations
 import collections
 import dataclasses
 import logging
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 from lineside_agent.cameras import Camera, LostFrame, Shot
 from lineside_models.frame import Frame
@@ -25,7 +28,11 @@ log = logging.getLogger("lineside.camera")
 LOST_MAX = 10_000
 """Lost frames that may wait for their record; beyond that the camera's thread waits."""
 
+PAUSE_LEAST_S = 0.5
 PAUSE_MAX_S = 30.0
+
+PAUSE_JITTER = 0.7
+"""A pause is this share of its length at least: cameras that one switch took with it don't come back in step."""
 
 
 class FrameQueue:
@@ -107,12 +114,24 @@ class ReaderCounts:
     Attributes:
         frames: Frames that the camera gave.
         dropped: Those of them that found no room.
-        camera_errors: How often the camera failed.
+        camera_errors: How often the camera failed, tries to open it again included.
+        outages: How often it was lost, however many tries it took until it was back.
     """
 
     frames: int = 0
     dropped: int = 0
     camera_errors: int = 0
+    outages: int = 0
+
+
+class FrameSink(Protocol):
+    """What the camera's thread fills: `FrameQueue`, or what stands in its place where the line triggers."""
+
+    def put(self, shot: Shot, *, wait: bool) -> bool:
+        """As `FrameQueue.put`."""
+
+    def end(self) -> None:
+        """As `FrameQueue.end`."""
 
 
 class Reader:
@@ -135,7 +154,7 @@ class Reader:
     def __init__(
         self,
         camera: Camera,
-        queue: FrameQueue,
+        queue: FrameSink,
         stop: threading.Event,
         *,
         rate_hz: float | None = None,
@@ -152,6 +171,7 @@ class Reader:
         self._end_at = frames
         self._retry = retry
         self._due_s = 0.0
+        self._lost_at_s = 0.0
         self._next = 0
 
     def run(self, start_at: int) -> None:
@@ -161,21 +181,39 @@ class Reader:
             start_at: Sequence of the first frame.
         """
         self._next = start_at
-        pause_s = 0.5
+        pause_s = PAUSE_LEAST_S
         while not self._stop.is_set():
-            before = self._next
+            before = self.counts.frames
             try:
                 self._read()
                 break
             except CameraError as error:
                 self.counts.camera_errors += 1
-                self.problem = error
                 log.error("%s", error)
+                if self.problem is None:
+                    self._lost(error)
+                self.problem = error
             if not self._retry:
                 break
-            pause_s = 0.5 if self._next > before else min(PAUSE_MAX_S, 2 * pause_s)
-            self._stop.wait(pause_s)
+            pause_s = PAUSE_LEAST_S if self.counts.frames > before else min(PAUSE_MAX_S, 2 * pause_s)
+            self._stop.wait(pause_s * random.uniform(PAUSE_JITTER, 1.0))
         self._queue.end()
+
+    def _lost(self, error: CameraError) -> None:
+        """Tells the line, once an outage: what it brings meanwhile is seen by nobody. A finite source just waits."""
+        self.counts.outages += 1
+        self._lost_at_s = time.monotonic()
+        if self._camera.finite or self._at_end():
+            return
+        source, sequence = self._camera.source, self._next
+        part_id = f"{source}-{sequence:08d}"
+        self._queue.put(LostFrame(source, sequence, part_id, time.time_ns(), f"camera lost: {error}"), wait=False)
+        self._next = sequence + 1
+
+    def _is_back(self) -> None:
+        if self.problem is not None:
+            log.warning("%s gives frames again, after %.1f s", self._camera.source, time.monotonic() - self._lost_at_s)
+            self.problem = None
 
     def _read(self) -> None:
         if self._at_end():
@@ -183,7 +221,7 @@ class Reader:
         for shot in self._shots():
             if not self._pace():
                 return
-            self.problem = None
+            self._is_back()
             self.counts.frames += 1
             self.counts.dropped += not self._queue.put(shot, wait=self._camera.finite)
             self._next = shot.sequence + 1

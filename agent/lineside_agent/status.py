@@ -16,16 +16,21 @@ from typing import Any
 from lineside_agent.active import ActiveInspector
 from lineside_agent.config import AgentConfig
 from lineside_agent.home import Home
+from lineside_agent.images import Archive
 from lineside_agent.line_io import LineOutput
 from lineside_agent.pipeline import PipelineCounts
 from lineside_agent.reader import Reader
 from lineside_agent.self_update.updater import SelfUpdater
+from lineside_agent.station import Station
 from lineside_agent.store import Store
 from lineside_agent.updates import Machine
+from lineside_agent.wear import Wear
 from lineside_link.messages import ConfigReport
 from lineside_runtime.errors import LinesideError
 
 log = logging.getLogger("lineside.agent")
+
+NAME = "status.json"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,10 +46,42 @@ class Sources:
     reader: Reader
     pipeline: PipelineCounts
     store: Store
+    archive: Archive
+    wear: Wear
     active: ActiveInspector
     outputs: Sequence[LineOutput]
+    station: Station | None
     home: Home | None
     finished: bool
+
+
+def status_place(folder: Path, runtime: str | None = None) -> Path:
+    """Returns where the status is written: in memory where the service manager gives such a folder.
+
+    Written twice a second it would cost a disk 700 MB a day, and on a full one it would stay old. In the state folder
+    a link leads to it, so that whoever reads it there needn't know.
+
+    Args:
+        folder: The state folder.
+        runtime: Folders in memory, as systemd's ``RUNTIME_DIRECTORY`` names them.
+    """
+    runtime = os.environ.get("RUNTIME_DIRECTORY", "") if runtime is None else runtime
+    link = folder / NAME
+    first = runtime.partition(":")[0]
+    if not first or not Path(first).is_dir():
+        if link.is_symlink():
+            link.unlink()
+        return link
+    place = Path(first) / NAME
+    if not link.is_symlink() or link.readlink() != place:
+        temporary = link.with_name(f".{NAME}.link")
+        try:
+            temporary.unlink(missing_ok=True)
+            temporary.symlink_to(place)
+            temporary.replace(link)
+        except OSError as error:
+            log.warning("%s can't lead to %s: %s", link, place, error)
+    return place
 
 
 def write_status(path: Path, sources: Sources) -> None:
@@ -76,10 +113,11 @@ def _status(sources: Sources) -> dict[str, Any]:
         "error": None if machine.error is None else f"[{machine.error.code}] {machine.error.message}",
         **_flow(sources),
         "outbox_pending": store.pending,
-        "images_lost": store.counts.images_lost,
+        **_disk(sources),
         "databases_set_aside": store.counts.set_aside,
         "store_problem": _text(store.problem),
         "line_io": [{"name": out.name, "sent": out.sent, "missed": out.missed} for out in sources.outputs],
+        "line": None if sources.station is None else sources.station.status(),
         **_link(sources.home),
         **_agent(sources),
         **_configuration(sources.configuration),
@@ -111,6 +149,7 @@ def _flow(sources: Sources) -> dict[str, Any]:
         "faults": pipeline.faults,
         "dropped": reader.counts.dropped,
         "camera_errors": reader.counts.camera_errors,
+        "camera_outages": reader.counts.outages,
         "camera_problem": _text(reader.problem),
         "fallbacks": 0 if loaded is None else loaded.session.fallback_count,
         "requested_device": pipeline.requested_device,
@@ -119,6 +158,24 @@ def _flow(sources: Sources) -> dict[str, Any]:
         "recorded": store.counts.recorded,
         "repeated": store.counts.repeated,
         "lost": store.counts.lost,
+    }
+
+
+def _disk(sources: Sources) -> dict[str, Any]:
+    images, room, wear = sources.archive.counts, sources.store.room, sources.wear
+    return {
+        "images_kept": images.kept,
+        "images_lost": sources.store.counts.images_lost,
+        "images_skipped": images.skipped,
+        "images_removed": images.removed,
+        "images_bytes": images.bytes,
+        "images_problem": sources.archive.problem or None,
+        "records_bytes": room.used_bytes,
+        "records_removed": room.removed,
+        "written_bytes": wear.written_bytes,
+        "written_bytes_ever": wear.written_bytes_ever,
+        "written_bytes_a_day": wear.bytes_a_day,
+        "written_problem": wear.problem or None,
     }
 
 

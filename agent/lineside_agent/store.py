@@ -3,11 +3,13 @@
 The record is its own outbox row: what is above the hub's watermark must still go home. One row, one transaction, so
 the two can't disagree; and a hub that was restored from a backup, and asks for older rows again, gets them.
 
-- ``seq`` is contiguous from 1 within the database's random ``epoch``, and given inside the transaction.
-- ``(source, sequence)`` is unique: a frame that comes twice is recorded once, and that is counted.
+- Rows and their numbers are `database`'s; a frame that comes twice is recorded once, and that is counted.
+- A record is on disk ``commit_every_s`` after its verdict at the latest: each commit costs whole pages.
 - A database that is damaged is set aside under another name, and the line goes on with a new one and a new epoch.
-- A full disk doesn't stop the line: records wait in memory, `WAITING_MAX` of them, and what a live camera brings
-  beyond that is counted as lost and said. A finite source waits instead.
+- A full disk doesn't stop the line, not even at its start: images make way, then the ballast, then records that the hub
+  has. Meanwhile records wait in memory, `WAITING_MAX` of them, and what a live camera brings beyond that is counted as
+  lost and said. A finite source waits instead.
+- The oldest records go beyond the bounds of ``[store]``; with a hub only those that it has confirmed.
 """
 
 from __future__ import annotations
@@ -20,16 +22,18 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
-import sqlite_utils
 
+from lineside_agent import database
+from lineside_agent.config import StoreConfig
 from lineside_agent.images import Archive
+from lineside_agent.room import Room
 from lineside_link.messages import ResultRow
 from lineside_models.frame import Frame
-from lineside_runtime.errors import DatabaseError, DiskFullError, StoreError
+from lineside_runtime.errors import StoreError
 
 log = logging.getLogger("lineside.store")
 
@@ -39,8 +43,17 @@ WAITING_MAX = 1000
 GROUP_MAX = 100
 """Records a commit: at 50 a record costs a fortieth of a commit of its own (145 µs against 6.3 ms)."""
 
+SAVING_EVERY_S = 5.0
+"""Between commits while the day's allowance of writes is used up: 1.1 KB a record at ten a second."""
+
+IMAGES_WAITING_MAX = 16
+"""Images that may wait for the disk; what comes beyond is skipped, counted, and has its record."""
+
 RETRY_S = 0.5
 """Pause before the next try while the disk is full."""
+
+DAMAGED_MAX = 3
+"""Damaged databases that are kept for whoever looks into them."""
 
 NAME = "records.db"
 
@@ -85,20 +98,48 @@ class Store:
     Attributes:
         counts: What happened since the start.
         problem: Why records are waiting, or ``None``.
+        room: What makes way for records.
+
+    Args:
+        folder: The state folder.
+        archive: Where images go.
+        rules: The ``[store]`` table.
+        confirmed_only: Whether only records that the hub has may be deleted.
+        must_save: Whether the day's allowance of writes is used up.
+
+    Raises:
+        DatabaseError: Somebody else holds the database, or it may not be written.
     """
 
-    def __init__(self, folder: Path, *, archive: Archive | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        archive: Archive | None = None,
+        rules: StoreConfig | None = None,
+        confirmed_only: bool = False,
+        must_save: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.counts = StoreCounts()
         self.problem: StoreError | None = None
+        self.room = Room(folder, archive)
         self._path = folder / NAME
         self._archive = archive
+        self._rules = rules or StoreConfig()
+        self._confirmed_only = confirmed_only
+        self._must_save = must_save
         self._queue: queue.Queue[_Item] = queue.Queue(WAITING_MAX)
         self._changed = threading.Condition()
         self._closing = threading.Event()
+        self._hurry = threading.Event()
         self._waiting = 0
+        self._images = 0
         self._commits = 0
         self._epoch, self._last_seq, self._acked = "", 0, 0
-        self._prepare()  # may raise: without the last sequence nobody knows where to go on
+        self._sequences: dict[str, int] = {}
+        self._has_tables = False
+        self._damage: sqlite3.DatabaseError | None = None
+        self._prepare()
         self._writer = threading.Thread(target=self._run, name="store", daemon=True)
         self._writer.start()
 
@@ -113,6 +154,10 @@ class Store:
         with self._changed:
             return self._last_seq - self._acked + self._waiting
 
+    def use(self, rules: StoreConfig) -> None:
+        """Takes other rules, from the next commit on."""
+        self._rules = rules
+
     def record(self, row: ResultRow, frame: Frame | None = None, *, wait: bool = True) -> bool:
         """Hands a record to the writer.
 
@@ -126,15 +171,27 @@ class Store:
         """
         with self._changed:
             self._waiting += 1
+            frame = frame if self._takes_image(row, frame, wait=wait) else None
+            self._images += frame is not None
         try:
             self._queue.put(_Entry(row, frame), block=wait)
         except queue.Full:
             with self._changed:
                 self._waiting -= 1
+                self._images -= frame is not None
                 self.counts.lost += 1
             log.error("record of part %r is lost: %s", row.part_id, self.problem or "the disk is too slow")
             return False
         return True
+
+    def _takes_image(self, row: ResultRow, frame: Frame | None, *, wait: bool) -> bool:
+        """Whether an image may wait for the disk; a thousand records may, and as many images are a gigabyte."""
+        if frame is None or self._archive is None or not self._archive.wants(row):
+            return False
+        if self._changed.wait_for(lambda: self._images < IMAGES_WAITING_MAX, None if wait else 0.0):
+            return True
+        self._archive.counts.skipped += 1
+        return False
 
     def acknowledge(self, epoch: str, seq: int) -> None:
         """Takes the hub's watermark: all rows up to ``seq`` are committed there.
@@ -149,7 +206,7 @@ class Store:
             self._queue.put_nowait(_Watermark(epoch, seq))
 
     def flush(self, timeout_s: float) -> bool:
-        """Waits until every record that was handed over is on disk.
+        """Has every record that was handed over written now, and waits until it is.
 
         Args:
             timeout_s: At most so long.
@@ -158,6 +215,8 @@ class Store:
             Whether it is.
         """
         with self._changed:
+            if self._waiting:
+                self._hurry.set()
             return self._changed.wait_for(lambda: self._waiting == 0, timeout_s)
 
     def wait_change(self, seen: int, timeout_s: float) -> int:
@@ -197,20 +256,15 @@ class Store:
             DatabaseError: The database cannot be read.
         """
         query = "SELECT seq, body FROM records WHERE seq > ? ORDER BY seq LIMIT ?"
-        with self._reading() as connection:
+        with database.reading(self._path) as connection:
             found = connection.execute(query, (after, limit)).fetchall()
         rows = (msgspec.json.decode(body, type=ResultRow) for _, body in found)
         return [msgspec.structs.replace(row, seq=seq) for (seq, _), row in zip(found, rows, strict=True)]
 
     def next_sequence(self, source: str) -> int:
-        """Returns the number of the first frame of ``source`` after the last recorded one.
-
-        Raises:
-            DatabaseError: The database cannot be read.
-        """
-        with self._reading() as connection:
-            found = connection.execute("SELECT max(sequence) FROM records WHERE source = ?", (source,)).fetchone()
-        return 0 if found[0] is None else int(found[0]) + 1
+        """Returns the number of the first frame of ``source`` after the last recorded one."""
+        with self._changed:
+            return self._sequences.get(source, -1) + 1
 
     def close(self, timeout_s: float = 10.0) -> None:
         """Writes what is waiting and ends the writer.
@@ -228,17 +282,50 @@ class Store:
     # -- the database ------------------------------------------------------------------------------------------
 
     def _prepare(self) -> None:
-        """Opens the database, or sets it aside and makes a new one."""
+        """Opens the database, or sets it aside and makes a new one; a full disk leaves that to the writer."""
         try:
-            epoch, last_seq, acked = _open_schema(self._path)
-        except sqlite3.OperationalError as error:  # locked, unreadable, no room: it is whole, so it stays
-            raise _explained(error, self._path) from error
+            facts = self._open()
+        except sqlite3.OperationalError as error:  # locked, unreadable: it is whole, so it stays
+            raise database.explained(error, self._path) from error
         except sqlite3.DatabaseError as error:
             self._set_aside(error)
-            epoch, last_seq, acked = _open_schema(self._path)
+            facts = self._open()
         with self._changed:
-            self._epoch, self._last_seq, self._acked = epoch, last_seq, acked
+            self._epoch, self._last_seq, self._acked = facts.epoch, facts.last_seq, facts.acked
+            for source, sequence in facts.sequences.items():
+                self._sequences[source] = max(sequence, self._sequences.get(source, -1))
             self._changed.notify_all()
+        if self._has_tables and self._path.stat().st_size > database.CHECKED_AT_START_BYTES:
+            threading.Thread(target=self._check, name="store-check", daemon=True).start()
+
+    def _open(self) -> database.Facts:
+        epoch = secrets.token_hex(8)
+        facts = self._try_to_open(epoch)
+        if facts is None and self.room.make():
+            facts = self._try_to_open(epoch)
+        return facts or database.read_facts(self._path) or database.Facts(epoch, 0, 0, {})
+
+    def _try_to_open(self, epoch: str) -> database.Facts | None:
+        """Opens it or makes a new one; ``None`` where there is no room for what that needs."""
+        try:
+            facts = database.open_schema(self._path, epoch)
+        except sqlite3.OperationalError as error:
+            if not database.is_full(error, self._path):
+                raise
+            self._say_full(error)
+            return None
+        self._has_tables = True
+        return facts
+
+    def _check(self) -> None:
+        """Reads a large database beside the line; what is found is for the writer to act on."""
+        try:
+            with contextlib.closing(database.connect(self._path)) as connection:
+                database.check(connection)
+        except sqlite3.OperationalError as error:
+            log.warning("the database could not be checked: %s", error)
+        except sqlite3.DatabaseError as error:
+            self._damage = error
 
     def _set_aside(self, error: sqlite3.DatabaseError) -> None:
         aside = f"{NAME}.damaged-{time.time_ns()}"
@@ -247,15 +334,17 @@ class Store:
             if path.exists():
                 path.rename(path.with_name(aside + suffix))
         self.counts.set_aside += 1
+        self._has_tables = False
         log.error("the database is damaged (%s): set aside as %s; the line goes on with a new one", error, aside)
+        self._forget_damaged()
 
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        try:
-            with contextlib.closing(_connect(self._path)) as connection:
-                yield connection
-        except sqlite3.DatabaseError as error:
-            raise DatabaseError(f"{self._path}: {error}", action="It is set aside at the next write.") from error
+    def _forget_damaged(self) -> None:
+        """They are evidence, and the disk is not theirs: the newest few stay."""
+        whole = (path for path in self._path.parent.glob(f"{NAME}.damaged-*") if path.suffix[9:].isdigit())
+        for path in sorted(whole, key=lambda path: int(path.suffix[9:]))[:-DAMAGED_MAX]:
+            log.warning("%s is deleted: newer damaged databases are kept", path.name)
+            for suffix in ("", "-wal", "-shm"):
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
 
     # -- the writer thread -------------------------------------------------------------------------------------
 
@@ -267,11 +356,10 @@ class Store:
     def _run(self) -> None:
         connection: sqlite3.Connection | None = None
         while (group := self._next_group()) is not None:
-            self._save_images(group)
             while True:
                 try:
-                    connection = connection or _connect(self._path)
-                    self._commit(connection, group)
+                    connection = connection or database.connect(self._path)
+                    self._write(connection, group)
                     break
                 except sqlite3.DatabaseError as error:
                     if connection is not None:
@@ -284,39 +372,63 @@ class Store:
             connection.close()
 
     def _next_group(self) -> list[_Item] | None:
-        """Waits for something to write; ``None`` when closing and nothing is left."""
-        while True:
+        """Waits until something is due; ``None`` when closing and nothing is left, empty to tidy up."""
+        group: list[_Item] = []
+        due_s = 0.0
+        while len(group) < GROUP_MAX:
+            at_once = self._hurry.is_set() or self._closing.is_set() or (group and time.monotonic() >= due_s)
             try:
-                group = [self._queue.get(timeout=0.05)]
-                break
+                item = self._queue.get(timeout=0.001 if at_once else 0.05)
             except queue.Empty:
-                if self._closing.is_set():
+                if at_once and group:
+                    break
+                if self._closing.is_set() and not group:
                     return None
-        with contextlib.suppress(queue.Empty):
-            while len(group) < GROUP_MAX:
-                group.append(self._queue.get_nowait())
+                if not group and (self.room.is_asked or self._damage is not None):
+                    break
+                continue
+            due_s = due_s or time.monotonic() + self._commit_every_s()
+            group.append(self._without_image(item))
         return group
 
-    def _save_images(self, group: list[_Item]) -> None:
-        """The image comes before its record, so that a record never names an image that isn't there."""
-        if self._archive is None:
-            return
-        for item in group:
-            if isinstance(item, _Entry) and item.frame is not None:
-                try:
-                    self._archive.save(item.frame, item.row.verdict)
-                except StoreError as error:
-                    self.counts.images_lost += 1
-                    log.error("image of part %r is lost: %s", item.row.part_id, error)
+    def _commit_every_s(self) -> float:
+        every_s = self._rules.commit_every_s
+        return max(every_s, SAVING_EVERY_S) if self._must_save() else every_s
 
-    def _commit(self, connection: sqlite3.Connection, group: list[_Item]) -> None:
-        """Writes a group in one transaction."""
+    def _without_image(self, item: _Item) -> _Item:
+        """The image comes before its record, so that a record never names an image that isn't there."""
+        if not isinstance(item, _Entry) or item.frame is None:
+            return item
+        if self._archive is not None:
+            try:
+                self._archive.save(item.frame, item.row)
+            except StoreError as error:
+                self.counts.images_lost += 1
+                log.error("image of part %r is lost: %s", item.row.part_id, error)
+        with self._changed:
+            self._images -= 1
+            self._changed.notify_all()
+        return _Entry(item.row, None)
+
+    def _write(self, connection: sqlite3.Connection, group: list[_Item]) -> None:
+        """Writes a group in one transaction, and tidies up before where that is due."""
+        if self._damage is not None:
+            damage, self._damage = self._damage, None
+            raise damage
+        if not self._has_tables:
+            database.open_schema(self._path, self._epoch)
+            self._has_tables = True
+        if self.room.is_due:
+            through = self._acked if self._confirmed_only else self._last_seq
+            self.room.tidy(connection, self._rules, through=through)
+        if not group:
+            return
         entries = [item.row for item in group if isinstance(item, _Entry)]
         marks = [item.seq for item in group if isinstance(item, _Watermark) and item.epoch == self._epoch]
         with connection:
             connection.execute("BEGIN IMMEDIATE")
-            last_seq = _insert(connection, entries)
-            acked = _mark(connection, marks, self._acked, last_seq)
+            last_seq = database.insert(connection, entries)
+            acked = database.mark(connection, marks, self._acked, last_seq)
         self._committed(entries, last_seq, acked)
 
     def _committed(self, entries: list[ResultRow], last_seq: int, acked: int) -> None:
@@ -326,7 +438,11 @@ class Store:
             self.counts.repeated += len(entries) - written
             self._waiting -= len(entries)
             self._last_seq, self._acked = last_seq, acked
+            for row in entries:
+                self._sequences[row.source] = max(row.sequence, self._sequences.get(row.source, -1))
             self._commits += 1
+            if self._waiting == 0:
+                self._hurry.clear()
             if self.problem is not None:
                 log.warning("records are written again")
                 self.problem = None
@@ -334,83 +450,20 @@ class Store:
 
     def _failed(self, error: sqlite3.DatabaseError) -> None:
         """Says why nothing can be written, once; a damaged database is set aside. The group is tried again."""
-        if not _is_full(error) and not isinstance(error, sqlite3.OperationalError):
+        if database.is_full(error, self._path):
+            self._say_full(error)
+            self.room.make()
+        elif not isinstance(error, sqlite3.OperationalError):
             self._set_aside(error)
             try:
                 self._prepare()
             except (sqlite3.DatabaseError, StoreError) as again:
                 log.error("no new database yet: %s", again)
         elif self.problem is None:
-            self.problem = _explained(error, self._path)
+            self.problem = database.explained(error, self._path)
             log.error("%s; records wait in memory", self.problem)
 
-
-def _explained(error: sqlite3.DatabaseError, path: Path) -> StoreError:
-    if _is_full(error):
-        return DiskFullError(f"no room to write {path} ({error})")
-    return DatabaseError(f"{path}: {error}", action="See who else holds it and whether it may be written.")
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=5.0, isolation_level=None)
-    try:
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
-    except sqlite3.DatabaseError:
-        connection.close()
-        raise
-    return connection
-
-
-def _open_schema(path: Path) -> tuple[str, int, int]:
-    """Makes the tables where they are missing; returns epoch, last ``seq`` and watermark."""
-    with contextlib.closing(_connect(path)) as connection:
-        problems = [text for (text,) in connection.execute("PRAGMA quick_check(1)") if text != "ok"]
-        if problems:
-            raise sqlite3.DatabaseError(problems[0])
-        database = sqlite_utils.Database(connection)
-        with connection:
-            connection.execute("BEGIN IMMEDIATE")
-            _make_tables(database)
-        facts = dict(connection.execute("SELECT key, value FROM meta").fetchall())
-        last_seq = connection.execute("SELECT coalesce(max(seq), 0) FROM records").fetchone()[0]
-    return facts["epoch"], int(last_seq), int(facts["acked"])
-
-
-def _make_tables(database: sqlite_utils.Database) -> None:
-    columns = {"seq": int, "source": str, "sequence": int, "verdict": str, "captured_at_ns": int, "body": bytes}
-    database["records"].create(columns, pk="seq", not_null=set(columns), if_not_exists=True)
-    database["records"].create_index(["source", "sequence"], unique=True, if_not_exists=True)
-    database["meta"].create({"key": str, "value": str}, pk="key", if_not_exists=True)
-    for key, value in (("epoch", secrets.token_hex(8)), ("acked", "0")):
-        database.execute("INSERT OR IGNORE INTO meta (key, value) VALUES (?, ?)", (key, value))
-
-
-def _insert(connection: sqlite3.Connection, rows: list[ResultRow]) -> int:
-    """Inserts rows with the next numbers; returns the last number."""
-    seq = int(connection.execute("SELECT coalesce(max(seq), 0) FROM records").fetchone()[0])
-    columns = "seq, source, sequence, verdict, captured_at_ns, body"  # named: a newer agent may have added others
-    query = f"INSERT OR IGNORE INTO records ({columns}) VALUES (?, ?, ?, ?, ?, ?)"
-    for row in rows:
-        body = msgspec.json.encode(row)
-        values = (seq + 1, row.source, row.sequence, row.verdict, row.captured_at_ns, body)
-        if connection.execute(query, values).rowcount:
-            seq += 1
-        else:
-            log.warning("frame %d of %s is recorded already", row.sequence, row.source)
-    return seq
-
-
-def _mark(connection: sqlite3.Connection, marks: list[int], acked: int, last_seq: int) -> int:
-    """Writes the newest watermark down; returns it."""
-    if not marks or marks[-1] == acked:
-        return acked
-    if not 0 <= marks[-1] <= last_seq:
-        log.error("the hub confirms row %d, but there are only %d: is this database a copy?", marks[-1], last_seq)
-        return acked
-    connection.execute("UPDATE meta SET value = ? WHERE key = 'acked'", (str(marks[-1]),))
-    return marks[-1]
-
-
-def _is_full(error: sqlite3.DatabaseError) -> bool:
-    return "disk is full" in str(error) or "disk I/O error" in str(error)
+    def _say_full(self, error: sqlite3.DatabaseError) -> None:
+        if self.problem is None:
+            self.problem = database.explained(error, self._path)
+            log.error("%s; records wait in memory", self.problem)

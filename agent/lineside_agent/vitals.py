@@ -30,11 +30,20 @@ class Vitals:
         active: What judges them.
         store: Keeps the records.
         notifier: Hears of it.
+        triggered: Whether the line triggers: a frame that nobody wants is then no frame that waits.
     """
 
     def __init__(
-        self, *, reader: Reader, counts: PipelineCounts, active: ActiveInspector, store: Store, notifier: Notifier
+        self,
+        *,
+        reader: Reader,
+        counts: PipelineCounts,
+        active: ActiveInspector,
+        store: Store,
+        notifier: Notifier,
+        triggered: bool = False,
     ) -> None:
+        self._triggered = triggered
         self._reader = reader
         self._counts = counts
         self._active = active
@@ -79,7 +88,7 @@ class Vitals:
 
     def _see(self) -> Seen:
         # The camera's count first: a frame that is given and judged in between must not look as if it waited.
-        given = self._reader.counts.frames
+        given = self._counts.taken if self._triggered else self._reader.counts.frames
         return Seen(
             given=given,
             judged=self._counts.inspected,

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ _PATIENCE = """\
 TimeoutStartSec={start_s}
 WatchdogSec={watchdog_s}
 """
+DROP_IN = "etc/systemd/system/lineside-agent.service.d/emulator.conf"
 _START_S, _WATCHDOG_S = 180, 30
 """As in the agent's own unit."""
 
@@ -151,8 +153,6 @@ def lay_out(tree: Path, agent: Agent, identity: Identity) -> Path:
     Raises:
         PayloadError: TLS is wanted without a certificate.
     """
-    import tomli_w  # the host's alone
-
     home = tree / CONFIGURATION
     home.mkdir(parents=True, exist_ok=True)
     files = {
@@ -168,21 +168,41 @@ def lay_out(tree: Path, agent: Agent, identity: Identity) -> Path:
         (home / name).touch(mode=0o640)
         (home / name).write_bytes(path.read_bytes())
         (home / name).chmod(0o640 if name == "key.pem" else 0o644)
+    if agent.bundle is not None:
+        shutil.copytree(agent.bundle, tree / FACTORY)
+    (home / "agent.toml").write_text(agent_toml(agent, present))
+    _unit(tree)
+    if agent.patience > 1:
+        (tree / DROP_IN).parent.mkdir(parents=True)
+        (tree / DROP_IN).write_text(drop_in(agent.patience))
+    return home / "agent.toml"
+
+
+def agent_toml(agent: Agent, present: Container[str]) -> str:
+    """Returns the text of ``agent.toml``.
+
+    Args:
+        agent: What it says.
+        present: Names of the identity's files that are, or will be, beside it.
+    """
+    import tomli_w  # the host's alone
+
     link: dict[str, str] = {"url": agent.url, "site": agent.site}
     link |= {key: f"/{CONFIGURATION}/{name}" for key, name in _LINK_FILES.items() if name in present}
     table: dict[str, Any] = {"device": agent.device, "group": agent.group, "folder": STATE}
     table["root"] = f"/{CONFIGURATION}/root.json"
     if agent.bundle is not None:
-        shutil.copytree(agent.bundle, tree / FACTORY)
         table["bundle"] = f"/{FACTORY}"
-    (home / "agent.toml").write_text(tomli_w.dumps({**table, "link": link, "camera": agent.camera}))
-    _unit(tree)
-    if agent.patience > 1:
-        drop_in = tree / "etc/systemd/system/lineside-agent.service.d/emulator.conf"
-        drop_in.parent.mkdir(parents=True)
-        text = _PATIENCE.format(start_s=_START_S * agent.patience, watchdog_s=_WATCHDOG_S * agent.patience)
-        drop_in.write_text(text)
-    return home / "agent.toml"
+    return tomli_w.dumps({**table, "link": link, "camera": agent.camera})
+
+
+def drop_in(patience: int) -> str:
+    """Returns what gives the unit of an emulated board more time.
+
+    Args:
+        patience: How many times longer than on a board its start may take.
+    """
+    return _PATIENCE.format(start_s=_START_S * patience, watchdog_s=_WATCHDOG_S * patience)
 
 
 _LINK_FILES = {"ca": "ca.pem", "certificate": "cert.pem", "key": "key.pem"}

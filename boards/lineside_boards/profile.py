@@ -175,6 +175,24 @@ class FlashFacts(_Strict, frozen=True, kw_only=True):
     source: str
 
 
+class ConsoleFacts(_Strict, frozen=True, kw_only=True):
+    """Its serial console.
+
+    Attributes:
+        device: As the board calls it.
+        baud: Bits a second.
+        pins: Where ground, TX and RX are, in words; empty where there is no header for it.
+        note: What must be switched on first.
+        source: Where these facts stand; empty where the maker has no console, and 115200 is a custom only.
+    """
+
+    device: str = ""
+    baud: Annotated[int, msgspec.Meta(ge=300, le=4_000_000)] = 115200
+    pins: str = ""
+    note: str = ""
+    source: str = ""
+
+
 class Tested(_Strict, frozen=True, kw_only=True):
     """What of it we have run.
 
@@ -199,6 +217,7 @@ class Profile(_Strict, frozen=True, kw_only=True):
         thermal: When heat slows it down.
         image: How its image is laid out.
         flash: How the image gets onto it.
+        console: Its serial console.
         tested: What of it we have run.
         name: Of the file, without its ending.
     """
@@ -212,6 +231,7 @@ class Profile(_Strict, frozen=True, kw_only=True):
     image: ImageFacts
     flash: FlashFacts
     tested: Tested
+    console: ConsoleFacts = ConsoleFacts()
     name: str = ""
 
     @property

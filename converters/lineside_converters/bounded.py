@@ -26,7 +26,8 @@ import onnx
 from lineside_converters.compress.dynamic import is_dominated, quantize_products
 from lineside_converters.compress.macs import NodeMacs, count_macs
 from lineside_converters.compress.quantize import KINDS, first_convs, hash_feeds, quantize
-from lineside_converters.gates import Feed, Run, check_parity
+from lineside_converters.gates import Feed, Run
+from lineside_converters.parity import check_parity
 from lineside_converters.proving import Terms
 from lineside_converters.recipes import FLOAT_CONVS, CalibrationMethod, Precision
 from lineside_converters.report_parts import LayerChoice

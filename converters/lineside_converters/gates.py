@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from lineside_converters.report import Gate
 from lineside_converters.statistics import Drop, drop_of_mean
-from lineside_runtime.errors import AccuracyGateError, ParityGateError, SpeedGateError
+from lineside_runtime.errors import AccuracyGateError, SpeedGateError
 from lineside_runtime.tensors import Array
 
 Feed = Mapping[str, Array]
@@ -20,109 +20,6 @@ Run = Callable[[Feed], dict[str, Array]]
 ROUNDS = 10
 CALLS = 2
 WARM_ROUNDS = 1
-
-
-@dataclasses.dataclass(slots=True)
-class _Moments:
-    """Sums over all frames from which the centred correlation of two outputs follows, per channel.
-
-    Where the size of axis 1 changes from input to input, as the words of a text do, it is no channel: all of the output
-    is one then.
-    """
-
-    shape: tuple[int, ...] = ()
-    count: int = 0
-    a: npt.NDArray[np.float64] | float = 0.0
-    b: npt.NDArray[np.float64] | float = 0.0
-    aa: float = 0.0
-    bb: float = 0.0
-    ab: float = 0.0
-
-    def add(self, wanted: Array, found: Array) -> None:
-        """Adds one frame's outputs ``(B, C, ...)``."""
-        a, b = (_by_channel(array) for array in (wanted, found))
-        if self.count and self.shape != a.shape[:1]:
-            a, b = a.reshape(1, -1), b.reshape(1, -1)
-            self._join()
-        self.shape = a.shape[:1]
-        self.count += a.shape[1]
-        self.a = self.a + a.sum(1)
-        self.b = self.b + b.sum(1)
-        self.aa += float((a * a).sum())
-        self.bb += float((b * b).sum())
-        self.ab += float((a * b).sum())
-
-    def _join(self) -> None:
-        """Makes one channel of what was summed by several."""
-        self.count *= np.size(self.a)
-        self.a, self.b = np.sum(self.a, keepdims=True), np.sum(self.b, keepdims=True)
-
-    def correlation(self) -> float:
-        """Returns the cosine of both outputs after the wanted one's mean, per channel, is taken from each."""
-        mean = np.asarray(self.a) / self.count
-        ab = self.ab - float(mean @ (np.asarray(self.a) + np.asarray(self.b))) + self.count * float(mean @ mean)
-        aa = self.aa - self.count * float(mean @ mean)
-        bb = self.bb - 2 * float(mean @ np.asarray(self.b)) + self.count * float(mean @ mean)
-        floor = 1e-12 * max(self.aa, self.bb, 1e-300)  # what rounding leaves of a constant
-        if aa <= floor and bb <= floor:
-            return 1.0  # both constant and equal
-        return ab / float(np.sqrt(aa * bb)) if aa > floor and bb > floor else 0.0
-
-
-def _by_channel(array: Array) -> npt.NDArray[np.float64]:
-    values = array.astype(np.float64)
-    if values.ndim < 2:
-        return values.reshape(1, -1)
-    return np.moveaxis(values, 1, 0).reshape(values.shape[1], -1)
-
-
-def check_parity(reference: Run, candidate: Run, feeds: Sequence[Feed], *, min_correlation: float) -> Gate:
-    """Compares the outputs of two models on the same inputs.
-
-    The measure is the cosine over all frames after each channel's mean is taken away. Without that a map of logits that
-    are all near −4.6, as a detector's are where nothing is, has a cosine near 1 with any other such map.
-
-    Args:
-        reference: The model that was given.
-        candidate: What was made of it.
-        feeds: Inputs of both.
-        min_correlation: Least correlation of the worst output.
-
-    Raises:
-        ParityGateError: An output correlates less, is not finite, is missing or has another shape.
-    """
-    sums: dict[str, _Moments] = {}
-    for feed in feeds:
-        wanted, found = reference(feed), candidate(feed)
-        for name, array in wanted.items():
-            _check_comparable(name, array, found.get(name))
-            sums.setdefault(name, _Moments()).add(array, found[name])
-    figures = {name: moments.correlation() for name, moments in sums.items()}
-    worst = min(figures, key=figures.__getitem__)
-    listed = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
-    if not figures[worst] >= min_correlation:
-        raise ParityGateError(
-            f"output {worst!r} is not what the source model gives",
-            expected=f"correlation of at least {min_correlation}",
-            actual=listed,
-            action="Calibrate on frames that look like the line's, or use optimization_level=0.",
-        )
-    return Gate(
-        name="parity",
-        status="passed",
-        value=figures[worst],
-        limit=min_correlation,
-        detail=f"least correlation of an output with the source model's on {len(feeds)} frames: {listed}",
-    )
-
-
-def _check_comparable(name: str, wanted: Array, found: Array | None) -> None:
-    if found is None or found.shape != wanted.shape:
-        raise ParityGateError(
-            f"output {name!r}", expected=wanted.shape, actual="no such output" if found is None else found.shape
-        )
-    if not np.isfinite(found).all():
-        raise ParityGateError(f"output {name!r} has values that are not finite", action="Use optimization_level=0.")
 
 
 def check_accuracy(drop: Drop, *, metric: str, max_drop: float, where: str) -> Gate:

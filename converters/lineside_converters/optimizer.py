@@ -28,7 +28,7 @@ from lineside_converters.slimming import Effort, Slimmed, effort_of, slim, told
 from lineside_converters.source import SourceModel, open_source
 from lineside_converters.targets import find_target
 from lineside_converters.task import task_of
-from lineside_converters.voice import Count, Voice
+from lineside_converters.voice import Count, Voice, spoken
 from lineside_converters.work import Work, file_hash, opened
 from lineside_models.frame import Frame
 from lineside_models.vision.facts import from_arguments
@@ -144,7 +144,7 @@ class Optimizer:
             seed: Of everything that is drawn.
             effort: At levels 2 and 3, how much faster pruning is to make the model, how long is trained and how much
                 is tried: an `Effort`, or some of its fields.
-            on_progress: Told in words what is going on.
+            on_progress: Told in words what is going on; without it and ``on_count``, a terminal is.
             on_count: Told how much of a long step is done: its name, how many, of how many.
 
         Raises:
@@ -168,8 +168,8 @@ class Optimizer:
         self._trust, self._overwrite, self._memory = trust, overwrite, memory
         self._work = None if work is None else Path(work)
         self._effort = effort if isinstance(effort, Effort) else effort_of(effort or {})
-        say = on_progress or log.info
-        self._voice = Voice(say) if on_count is None else Voice(say, on_count)
+        self._on_progress, self._on_count = on_progress, on_count
+        self._voice = Voice(log.info)
 
     def run(self) -> OptimizeResult:
         """Opens, cleans, calibrates, quantises, converts, proves and packages. A failed gate leaves no bundle.
@@ -182,7 +182,7 @@ class Optimizer:
             AccuracyGateError: Accuracy drops by more than ``max_drop``.
             SpeedGateError: The new model is slower.
         """
-        with opened(self._work, self._voice.say) as work:
+        with spoken(self._on_progress, self._on_count) as self._voice, opened(self._work, self._voice.say) as work:
             source = self._open(work)
             manifest = self._manifest(source)
             out = self._out or Path(f"{manifest.name}-{manifest.version}-{self._recipe.precision}")

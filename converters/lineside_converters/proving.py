@@ -20,13 +20,13 @@ from lineside_converters.gates import (
     Times,
     check_accuracy,
     check_caller,
-    check_parity,
     check_speed,
     ratio_of,
     time_together,
     unproven_speed,
 )
 from lineside_converters.material import Material, TrueFrame
+from lineside_converters.parity import check_parity, reading_of
 from lineside_converters.recipes import Recipe
 from lineside_converters.report import Figures, Gate
 from lineside_converters.running import Place, Remembered, answers_of, loaded, place_for
@@ -244,13 +244,17 @@ def _through_parity(
     voice: Voice,
 ) -> _Subject | None:
     recipe, judged = terms.recipe, bool(terms.material.judged) or terms.metric is not None
-    limit = recipe.min_correlation if judged else recipe.min_correlation_alone
+    reading = reading_of(terms.manifest.postprocess)
     feeds = terms.material.calibration
     try:
         place = place_for(made.engine, terms.target.kind)
         run = stack.enter_context(_load(terms, made.file, place, made.variant.precision))
         gate = check_parity(
-            source, run, list(voice.through(feeds, f"{made.variant.name}: outputs")), min_correlation=limit
+            source,
+            run,
+            list(voice.through(feeds, f"{made.variant.name}: outputs")),
+            min_correlation=recipe.least(judged=judged, read=reading is not None),
+            reading=reading,
         )
     except _CANNOT as error:
         refused.append(_refused(made, error))

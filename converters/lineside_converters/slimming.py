@@ -61,6 +61,7 @@ class Effort:
         batch: Frames a step.
         threads: Of torch.
         bf16: Multiply in bfloat16 when fine-tuning: faster for dense convolutions where the processor does it itself.
+        teacher_bf16: The same for the teacher alone, which has no gradients; also faster for depthwise convolutions.
         trials: Networks that level 3 cuts, quantises and times.
         shortlist: How many of them it fine-tunes, each as long as level 2 does.
     """
@@ -74,6 +75,7 @@ class Effort:
     batch: int = 16
     threads: int = 1
     bf16: bool = False
+    teacher_bf16: bool = False
     trials: int = 40
     shortlist: int = 4
 
@@ -265,6 +267,7 @@ def tuition_of(effort: Effort, seed: int) -> Tuition:
         evaluate_every=max(1, effort.epochs // 4),
         threads=effort.threads,
         bf16=effort.bf16,
+        teacher_bf16=effort.teacher_bf16,
         seed=seed,
     )
 

@@ -1,4 +1,4 @@
-"""``lineside agent run|status|import|doctor|check|enroll|pack|install-service|uninstall-service``."""
+"""``lineside agent run|status|trigger|import|doctor|check|enroll|pack|install-service|uninstall-service``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lineside.commands.output import add_json, print_json, say
 from lineside_runtime.errors import InputNotFoundError
@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     status.add_argument("--config", type=Path, required=True, metavar="FILE", help="agent.toml")
     add_json(status)
     status.set_defaults(run=run_status)
+    _add_trigger(actions)
     stick = actions.add_parser(
         "import",
         help="take a bundle from a USB stick",
@@ -69,6 +70,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     enroll.set_defaults(run=run_enroll)
     _add_pack(actions)
     _add_service(actions)
+
+
+def _add_trigger(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    trigger = actions.add_parser(
+        "trigger",
+        help="have the agent on this machine look at a part now",
+        description="Triggers the agent on this machine, as the line would, and waits for the verdict. Ends with 1 if "
+        "the part is rejected. The agent's configuration needs a [trigger] table.",
+    )
+    trigger.add_argument("--config", type=Path, required=True, metavar="FILE", help="agent.toml")
+    trigger.add_argument("--part", default="", metavar="ID", help="the part's name for the record")
+    what = trigger.add_mutually_exclusive_group()
+    what.add_argument("--reset", action="store_true", help="no part: the operator's reset of a fault")
+    what.add_argument("--challenge", action="store_true", help="no part: a shift begins, challenge parts follow")
+    add_json(trigger)
+    trigger.set_defaults(run=run_trigger)
 
 
 def _add_pack(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -126,6 +143,22 @@ def run_agent(options: argparse.Namespace) -> int:
     from lineside_agent.daemon import run
 
     return run(options.config)
+
+
+def run_trigger(options: argparse.Namespace) -> int:
+    """Asks the agent on its local socket."""
+    from lineside_agent.config import read_config
+    from lineside_agent.line_io.local import Request, ask
+
+    config = read_config(options.config)
+    do: Literal["trigger", "reset", "challenge"]
+    do = "reset" if options.reset else "challenge" if options.challenge else "trigger"
+    told = ask(config.folder, Request(do, options.part))
+    if options.json:
+        print_json(told)
+    elif do == "trigger":
+        print(f"{told['verdict']}  {told['part_id']}  {told['code']}  {told['took_ms']:.1f} ms")
+    return 0 if do != "trigger" or told["verdict"] == "pass" else 1
 
 
 def run_import(options: argparse.Namespace) -> int:

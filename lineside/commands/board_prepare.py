@@ -65,7 +65,7 @@ def add_preparation(parser: argparse.ArgumentParser) -> None:
         help="instead of --hub: a folder with root.json, ca.pem, cert.pem, key.pem; needs --broker and --site",
     )
     _add_settings(parser.add_argument_group("first settings"))
-    _add_agent(parser.add_argument_group("the agent"))
+    add_agent(parser.add_argument_group("the agent"))
 
 
 def _add_settings(group: argparse._ArgumentGroup) -> None:
@@ -76,12 +76,18 @@ def _add_settings(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--password-hash-file", type=Path, metavar="FILE", help="holds a hash of `openssl passwd -6`; none: key only"
     )
+    add_wifi(group)
+
+
+def add_wifi(group: argparse._ArgumentGroup) -> None:
+    """Adds a wireless network; its password is never an option's value."""
     group.add_argument("--wifi", metavar="SSID", help="a wireless network; its password is asked for, or comes from")
     group.add_argument("--wifi-password-file", type=Path, metavar="FILE", help=f"this file, or from {WIFI_VARIABLE}")
     group.add_argument("--wifi-country", default="", metavar="CC", help="two letters, such as DE; needed with --wifi")
 
 
-def _add_agent(group: argparse._ArgumentGroup) -> None:
+def add_agent(group: argparse._ArgumentGroup) -> None:
+    """Adds what the agent is made of."""
     group.add_argument("--bundle", metavar="DIR", help="a bundle's folder or a shipped name to start with")
     group.add_argument(
         "--camera",
@@ -153,16 +159,26 @@ def _settings(options: argparse.Namespace) -> Settings:
 
     keys = tuple(line for path in options.ssh_key for line in _text(path).splitlines() if line.strip())
     return Settings(
-        hostname=options.name.lower().replace("_", "-").replace(".", "-"),
+        hostname=hostname(options.name),
         user=options.user,
         password_hash=_text(options.password_hash_file) if options.password_hash_file is not None else "",
         ssh_keys=keys,
-        wifi=_wifi(options),
+        wifi=wifi(options),
         instance=f"{options.name}-{secrets.token_hex(4)}",
     ).checked()
 
 
-def _wifi(options: argparse.Namespace) -> Wifi | None:
+def hostname(device: str) -> str:
+    """Returns the host name that a device's name becomes."""
+    return device.lower().replace("_", "-").replace(".", "-")
+
+
+def wifi(options: argparse.Namespace) -> Wifi | None:
+    """Returns the wireless network that the options name; asks for its password where it isn't told.
+
+    Raises:
+        ConfigError: Country or password are missing, or can't be used.
+    """
     from lineside_boards.first_boot.settings import Wifi, wpa_key
     from lineside_runtime.errors import ConfigError
 

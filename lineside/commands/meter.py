@@ -33,6 +33,16 @@ class Meter:
         if self._live and self._shown_at:
             sys.stderr.write("\n")
 
+    def of_total(self, done: int, total: int) -> None:
+        """Shows it as a share of a total that is known only now.
+
+        Args:
+            done: Bytes.
+            total: Bytes in all.
+        """
+        self._total = total
+        self.progress(done)
+
     def progress(self, done: int, what: str = "") -> None:
         """Shows it, a few times a second.
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +10,6 @@ import msgspec
 
 from lineside.commands.output import add_json, print_json, say
 from lineside.commands.places import bundle_place
-from lineside.extras import needs
 
 if TYPE_CHECKING:
     from lineside_converters.optimizer import OptimizeResult
@@ -72,8 +69,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Optimises, and prints the figures before and after."""
     from lineside.optimizer import Optimizer
+    from lineside_converters.voice import bars
 
-    with _counting() as count:
+    with bars() as count:
         result = Optimizer(
             options.model,
             target_device=options.target,
@@ -143,20 +141,3 @@ def _line(values: dict[str, Any]) -> str:
     memory = values.get("memory_bytes")
     peak = f"  peak {memory / 1e6:.0f} MB" if memory else ""
     return f"{values['latency_ms']:.2f} ms  {values['size_bytes'] / 1e6:.2f} MB{peak}"
-
-
-@contextlib.contextmanager
-def _counting() -> Iterator[Callable[[str, int, int], None]]:
-    """Shows a bar for each step that counts, on stderr."""
-    with needs("convert"):
-        from rich.console import Console
-        from rich.progress import Progress, TaskID
-    bars: dict[str, TaskID] = {}
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-
-        def count(what: str, done: int, total: int) -> None:
-            if what not in bars:
-                bars[what] = progress.add_task(what, total=total)
-            progress.update(bars[what], completed=done, total=total, visible=done < total)
-
-        yield count

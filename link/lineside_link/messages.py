@@ -358,6 +358,7 @@ class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
         width: Of the frame.
         height: Of the frame.
         error: Why there was no verdict, if so.
+        near_miss: How near the strongest candidate came that was no defect: its share of its threshold, 0 to 1.
     """
 
     seq: int
@@ -375,6 +376,7 @@ class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
     width: int = 0
     height: int = 0
     error: str = ""
+    near_miss: float = 0.0
 
 
 class Results(_Message, frozen=True, kw_only=True):

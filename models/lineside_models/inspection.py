@@ -50,6 +50,7 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
         used_device: Device that ran, such as ``ort/cpu:0``.
         width: Of the frame, in pixels.
         height: Of the frame, in pixels.
+        near_miss: How near the strongest candidate came that is no defect: its share of its threshold, 0 to 1.
     """
 
     part_id: str
@@ -64,3 +65,4 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     used_device: str = ""
     width: int = 0
     height: int = 0
+    near_miss: float = 0.0

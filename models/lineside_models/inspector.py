@@ -11,7 +11,7 @@ import numpy as np
 from lineside_models import preprocess
 from lineside_models.frame import Frame
 from lineside_models.inspection import Detection, Inspection, Timings
-from lineside_models.postprocess import decode, select
+from lineside_models.postprocess import decode, near_miss, select
 from lineside_models.preprocess import Letterbox
 from lineside_runtime.bundle import Manifest
 from lineside_runtime.errors import ConfigError
@@ -121,20 +121,24 @@ def _judge(batch: list[_Prepared], pinned: Pinned, threshold: float | None) -> l
     started_ns = time.perf_counter_ns()
     found = decode(prediction.outputs, manifest.postprocess, [prepared.letterbox for prepared in batch])
     detections = [select(one, manifest.postprocess, manifest.labels, threshold=threshold) for one in found]
+    misses = [near_miss(one, manifest.postprocess, manifest.labels, threshold=threshold) for one in found]
     postprocess_ms = (time.perf_counter_ns() - started_ns) / 1e6 / len(batch)
     inference_ms = prediction.inference_ms / len(batch)
     return [
         _verdict(
             prepared.frame,
             defects,
+            miss,
             prediction,
             Timings(preprocess_ms=prepared.preprocess_ms, inference_ms=inference_ms, postprocess_ms=postprocess_ms),
         )
-        for prepared, defects in zip(batch, detections, strict=True)
+        for prepared, defects, miss in zip(batch, detections, misses, strict=True)
     ]
 
 
-def _verdict(frame: Frame, defects: tuple[Detection, ...], prediction: Prediction, timings: Timings) -> Inspection:
+def _verdict(
+    frame: Frame, defects: tuple[Detection, ...], miss: float, prediction: Prediction, timings: Timings
+) -> Inspection:
     height, width = frame.size
     return Inspection(
         part_id=frame.part_id,
@@ -149,4 +153,5 @@ def _verdict(frame: Frame, defects: tuple[Detection, ...], prediction: Predictio
         used_device=prediction.used_device,
         width=width,
         height=height,
+        near_miss=miss,
     )

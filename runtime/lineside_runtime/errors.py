@@ -62,7 +62,12 @@
     │   ├── FlashError                  7004
     │   ├── ReadBackError               7005
     │   ├── PayloadError                7006
-    │   └── MissingProgramError         7007
+    │   ├── MissingProgramError         7007
+    │   ├── ConsoleError                7008
+    │   ├── BoardLinkError              7009
+    │   ├── HostKeyError                7010
+    │   ├── LoginError                  7011
+    │   └── ProvisionError              7012
     └── DemoError                       8001  a step of `lineside demo` did not happen
 
 An error says what was expected, what was found and what to do next. The vendor's own exception is
@@ -582,6 +587,41 @@ class MissingProgramError(BoardError):
 
     code = 7007
     default_action = "Install the package that the message names."
+
+
+class ConsoleError(BoardError):
+    """The serial console isn't where one can log in."""
+
+    code = 7008
+    default_action = "Look at it with `lineside board console PORT`; the message says what to check."
+
+
+class BoardLinkError(BoardError):
+    """The line to the board broke, or loses what is sent over it."""
+
+    code = 7009
+    default_action = "Mend the connection and run the same command again: it goes on where the board stands."
+
+
+class HostKeyError(BoardError):
+    """The SSH server's key isn't known, or isn't the one that is known."""
+
+    code = 7010
+    default_action = "Compare the fingerprint with the board's own console, and name it with --host-key."
+
+
+class LoginError(BoardError):
+    """The board refuses user, password or key, or the user may not become root there."""
+
+    code = 7011
+    default_action = "Check the user's name, password and key; sudo must be allowed to that user."
+
+
+class ProvisionError(BoardError):
+    """A step on the board didn't take, or the board isn't one that it can be done on."""
+
+    code = 7012
+    default_action = "Mend what the message names and run the same command again: it goes on where the board stands."
 
 
 class DemoError(LinesideError):

@@ -18,7 +18,7 @@ def _trim() -> Callable[[int], int] | None:
 
 
 def give_back() -> None:
-    """Returns the pages that hold nothing any more; takes 3 ms, so it is for when a model is unloaded."""
+    """Returns the pages that hold nothing any more; takes 3 ms, so it is for when a model was compiled or unloaded."""
     trim = _trim()
     if trim is not None:
         trim(0)

@@ -12,6 +12,7 @@ from lineside_agent.cameras import Camera, LostFrame, Shot, open_camera
 from lineside_agent.cameras.folder import FolderCamera
 from lineside_agent.cameras.opencv import V4l2Camera, VideoCamera
 from lineside_agent.cameras.simulator import SimulatorCamera
+from lineside_models import simulator
 from lineside_models.frame import Frame
 from lineside_models.simulator import render
 from lineside_runtime.errors import CameraError
@@ -112,7 +113,7 @@ def test_what_is_no_video_is_refused(tmp_path: Path) -> None:
 
 def test_camera_that_is_not_there_says_so() -> None:
     with pytest.raises(CameraError):
-        list(V4l2Camera(63).frames())
+        list(V4l2Camera(settings.V4l2Camera(index=63)).frames())
 
 
 def test_simulator_gives_the_same_parts_again_and_names_what_draws_them() -> None:
@@ -123,6 +124,44 @@ def test_simulator_gives_the_same_parts_again_and_names_what_draws_them() -> Non
     _, kind, seed = again[0].part_id.split("-")
     assert isinstance(again[0], Frame)
     np.testing.assert_array_equal(render(kind, int(seed)).image, again[0].image)  # type: ignore[arg-type]
+
+
+def test_new_files_have_the_numbers_after_those_given_wherever_they_sort(folder: Path, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    assert names(list(FolderCamera(folder, state=state).frames())) == ["a.JPG", "b.png", "sub/c.bmp"]
+    for name in ("0.png", "z.png", "aa.png"):
+        cv2.imwrite(str(folder / name), dark())
+    again = FolderCamera(folder, state=state)
+    assert [(shot.sequence, shot.part_id) for shot in again.frames(start_at=3)] == [
+        (3, "0.png"),
+        (4, "aa.png"),
+        (5, "z.png"),
+    ]
+    assert names(list(again.frames(start_at=1)))[:2] == ["b.png", "sub/c.bmp"]
+
+
+def test_number_that_was_cut_off_by_a_power_cut_is_given_again(folder: Path, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    list(FolderCamera(folder, state=state).frames())
+    (file,) = (state / "numbers").iterdir()
+    data = file.read_bytes()
+    file.write_bytes(data[:-4])
+    cv2.imwrite(str(folder / "0.png"), dark())
+    assert names(list(FolderCamera(folder, state=state).frames())) == ["a.JPG", "b.png", "0.png", "sub/c.bmp"]
+
+
+def test_numbers_of_two_sources_are_kept_apart(folder: Path, tmp_path: Path) -> None:
+    list(FolderCamera(folder, name="one", state=tmp_path).frames())
+    cv2.imwrite(str(folder / "0.png"), dark())
+    assert names(list(FolderCamera(folder, name="two", state=tmp_path).frames()))[0] == "0.png"
+
+
+def test_simulator_draws_no_frame_that_it_doesn_t_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+    monkeypatch.setattr(simulator, "render", lambda kind, seed: drawn.append(seed) or render(kind, seed))
+    (shot,) = itertools.islice(SimulatorCamera(7).frames(start_at=1_000_001), 1)
+    assert (shot.sequence, len(drawn)) == (1_000_001, 1)
+    assert shot.part_id.startswith("sim-pcb-")
 
 
 def test_foreign_errors_become_camera_errors() -> None:

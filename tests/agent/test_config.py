@@ -128,5 +128,14 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
 def test_schema_can_be_printed() -> None:
     schema = msgspec.json.schema(AgentConfig)
     camera = schema["$defs"]["AgentConfig"]["properties"]["camera"]
-    assert set(camera["discriminator"]["mapping"]) == {"folder", "video", "v4l2", "simulator"}
+    assert set(camera["discriminator"]["mapping"]) == {
+        "aravis",
+        "folder",
+        "picamera2",
+        "plugin",
+        "rtsp",
+        "simulator",
+        "v4l2",
+        "video",
+    }
     assert schema["$defs"]["FolderCamera"]["additionalProperties"] is False

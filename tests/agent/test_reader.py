@@ -103,6 +103,19 @@ def test_camera_that_fails_is_opened_again_where_it_failed(stop: threading.Event
     assert (reader.counts.camera_errors, reader.problem) == (1, None)
 
 
+def test_live_camera_that_is_lost_makes_one_fault_an_outage(stop: threading.Event) -> None:
+    queue = FrameQueue(100, stop)
+    camera = Numbers(8, finite=False, fail_at=(3, 4))  # fails, and fails again when it is opened again
+    reader = Reader(camera, queue, stop)
+    start(reader).join(20.0)
+    shots = take_all(queue)
+    assert [shot.sequence for shot in shots] == list(range(8))
+    assert [shot.sequence for shot in shots if isinstance(shot, LostFrame)] == [3]
+    assert isinstance(shots[3], LostFrame)
+    assert "camera lost: [2009] gone" in shots[3].reason
+    assert (reader.counts.camera_errors, reader.counts.outages, reader.problem) == (2, 1, None)
+
+
 def test_camera_that_fails_for_good_ends_a_batch_with_its_reason(stop: threading.Event) -> None:
     queue = FrameQueue(100, stop)
     reader = Reader(Numbers(6, fail_at=(3,)), queue, stop, retry=False)

@@ -36,7 +36,7 @@ def sysroot() -> Path:
         command = [program, "--arch=arm64", "--variant=extract", '--aptopt=Acquire::Languages "none"']
         run([*command, f"--include={packages}", SUITE, str(folder), _mirror()])
 
-    return _made(f"sysroot-{SUITE}", make)
+    return made(f"sysroot-{SUITE}", make)
 
 
 def kernel() -> Path:
@@ -58,7 +58,7 @@ def kernel() -> Path:
             package.unlink()
 
     find_program("dpkg-deb", "dpkg")
-    return _made(f"kernel-{SUITE}", make)
+    return made(f"kernel-{SUITE}", make)
 
 
 def agent() -> tuple[Payload, Path]:
@@ -110,7 +110,7 @@ def run(command: list[str], *, cwd: Path | None = None) -> None:
     assert done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
 
 
-def _made(name: str, make: Callable[[Path], None]) -> Path:
+def made(name: str, make: Callable[[Path], None]) -> Path:
     """A folder of the cache, made under another name first, and by one test process only."""
     CACHE.mkdir(parents=True, exist_ok=True)
     whole = CACHE / name

@@ -18,12 +18,12 @@ from lineside_converters.gates import (
     Feed,
     check_accuracy,
     check_caller,
-    check_parity,
     check_speed,
     time_together,
     unproven_speed,
 )
 from lineside_converters.material import Material, TrueFrame, feed_of
+from lineside_converters.parity import check_parity, reading_of
 from lineside_converters.proving import Made, Proof, Refused, Terms, choose_timed, fastest_of_each_engine, prove
 from lineside_converters.recipes import RECIPES, Recipe, recipe_for
 from lineside_converters.statistics import Drop
@@ -31,6 +31,7 @@ from lineside_converters.targets import find_target
 from lineside_converters.task import task_of
 from lineside_converters.voice import Voice
 from lineside_models.frame import Frame
+from lineside_runtime.bundle import Postprocess
 from lineside_runtime.errors import AccuracyGateError, ConvertError, ParityGateError, SpeedGateError
 from tests.converters import nets
 
@@ -81,6 +82,59 @@ def test_scrambled_weights_do_not_pass() -> None:
     assert caught.value.code == 6002
     assert "cls_8 " in str(caught.value.actual)
     assert caught.value.action
+
+
+HEAD = Postprocess(name="dfl_anchor_free", params={"strides": [8, 16], "reg_bins": 4})
+
+
+def maps(seed: int, *, low: float = -9.0) -> dict[str, np.ndarray]:
+    """Maps of a detector that sees one thing at stride 8 and nothing at stride 16."""
+    rng = np.random.default_rng(seed)
+    outputs = {f"cls_{stride}": rng.normal(low, 0.8, (1, 3, 64 // stride, 64 // stride)) for stride in (8, 16)}
+    outputs |= {f"box_{stride}": rng.normal(0, 2, (1, 16, 64 // stride, 64 // stride)) for stride in (8, 16)}
+    outputs["cls_8"][0, 1, 2:4, 3:5] = 3.0
+    outputs["box_8"][:, :, 2:4, 3:5] = np.random.default_rng(99).normal(0, 3, (1, 16, 2, 2))
+    return {name: array.astype(np.float32) for name, array in outputs.items()}
+
+
+def test_a_detector_is_compared_by_what_it_says_and_not_by_how_it_says_nothing() -> None:
+    gate = check_parity(
+        constant(**maps(0)), constant(**maps(1)), [{}], min_correlation=0.95, reading=reading_of(HEAD)
+    )  # fmt: skip
+    assert gate.value is not None and gate.value > 0.95
+    assert "scores" in gate.detail and "raw outputs: cls_8" in gate.detail
+    with pytest.raises(ParityGateError):  # its maps, as they are, have next to nothing in common
+        check_parity(constant(**maps(0)), constant(**maps(1)), [{}], min_correlation=0.95)
+
+
+def test_a_detector_that_sees_it_elsewhere_does_not_pass() -> None:
+    moved = maps(0)
+    moved["cls_8"] = np.roll(moved["cls_8"], 2, axis=3)
+    with pytest.raises(ParityGateError, match="scores"):
+        check_parity(constant(**maps(0)), constant(**moved), [{}], min_correlation=0.5, reading=reading_of(HEAD))
+
+
+def test_a_detector_that_draws_other_boxes_does_not_pass() -> None:
+    other = maps(0)
+    other["box_8"] = -other["box_8"]
+    with pytest.raises(ParityGateError, match="distances"):
+        check_parity(constant(**maps(0)), constant(**other), [{}], min_correlation=0.5, reading=reading_of(HEAD))
+
+
+def test_a_detector_that_sees_what_its_source_does_not_does_not_pass() -> None:
+    blind = maps(0)
+    blind["cls_8"][:] = -9
+    with pytest.raises(ParityGateError, match="scores"):
+        check_parity(constant(**blind), constant(**maps(0)), [{}], min_correlation=0.5, reading=reading_of(HEAD))
+
+
+def test_detectors_that_saw_nothing_are_compared_by_their_maps() -> None:
+    nothing = [{name: array - 20 for name, array in maps(seed).items()} for seed in (0, 1)]
+    check_parity(constant(**nothing[0]), constant(**nothing[0]), [{}], min_correlation=0.99, reading=reading_of(HEAD))
+    with pytest.raises(ParityGateError):
+        check_parity(
+            constant(**nothing[0]), constant(**nothing[1]), [{}], min_correlation=0.5, reading=reading_of(HEAD)
+        )
 
 
 def test_logits_that_are_all_low_do_not_pass_for_one_another() -> None:
@@ -243,7 +297,14 @@ def material(count: int = 12) -> Material:
     )
 
 
-LAX = dataclasses.replace(RECIPES[1], min_correlation=-1.0, min_correlation_alone=-1.0, max_slowdown=1e9)
+LAX = dataclasses.replace(
+    RECIPES[1],
+    min_correlation=-1.0,
+    min_correlation_alone=-1.0,
+    min_agreement=-1.0,
+    min_agreement_alone=-1.0,
+    max_slowdown=1e9,
+)
 
 
 def proved(folder: Path, one: bytes, two: bytes, recipe: Recipe, **options: object) -> Proof:
@@ -289,7 +350,7 @@ def test_a_model_made_slower_on_purpose_is_stopped_by_speed(tmp_path: Path) -> N
 
 def test_without_annotated_frames_parity_alone_is_stricter(tmp_path: Path) -> None:
     data = nets.convnet()
-    recipe = dataclasses.replace(LAX, min_correlation_alone=0.5)
+    recipe = dataclasses.replace(LAX, min_agreement_alone=0.5)
     blind = dataclasses.replace(material(), judged=(), judged_source="")
     with pytest.raises(ParityGateError):
         proved(tmp_path, data, scrambled(data), recipe, material=blind)

@@ -8,6 +8,8 @@
 | ``broker`` | ``mosquitto`` and ``embedded_broker``: the test runs twice |
 | ``redis_server`` | Debian's redis-server on a free loopback port |
 | ``redis_cluster`` | three of them as one cluster without replicas |
+| ``rtsp_server`` | GStreamer's RTSP server on a free loopback port; can be frozen and killed |
+| ``gige_camera`` | Aravis' GigE Vision camera at 127.0.0.1; can be frozen and killed |
 | ``fault_proxy`` | makes a `FaultProxy` in front of a port: cut, stall, refuse, flip bits |
 
 A broker has ``start``, ``stop``, ``kill``, ``restart`` (on the same port), ``url`` and ``config(client_id)``.
@@ -30,21 +32,28 @@ from tests.peers.brokers import (
     SecureMosquitto,
     find_mosquitto,
 )
+from tests.peers.cameras import CameraProcess, RtspServer, _gige_camera, _rtsp_server, gige_camera, rtsp_server
 from tests.peers.proxy import FaultProxy
 from tests.peers.redis_server import RedisServer, running_cluster, running_server
 from tests.peers.waiting import free_port, wait_for
 
 __all__ = [
     "Broker",
+    "CameraProcess",
     "EmbeddedBroker",
     "FaultProxy",
     "Mosquitto",
     "PasswordMosquitto",
     "RedisServer",
     "RefusingBroker",
+    "RtspServer",
     "SecureMosquitto",
+    "_gige_camera",
+    "_rtsp_server",
     "find_mosquitto",
     "free_port",
+    "gige_camera",
+    "rtsp_server",
     "wait_for",
 ]
 

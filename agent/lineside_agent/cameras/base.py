@@ -1,14 +1,27 @@
-"""`Camera`: the plug point. A kind of camera writes ``_frames`` and nothing else."""
+"""`Camera`: the plug point. A kind of camera writes ``_frames``; a live one writes ``_images`` and nothing else.
+
+What holds for every kind, and what ``lineside camera conformance`` checks:
+
+- Sequences are contiguous from ``start_at``, whatever the camera numbers itself.
+- No image is changed after it was given.
+- A live camera that gives nothing for its time-out raises `CameraError`; the reader opens it again with growing pauses.
+- What a vendor's code raises becomes a `CameraError` here, with the vendor's own as its cause.
+- Closing the iterator gives the device back, so that it can be opened again at once.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import cv2
+import numpy as np
+import xxhash
 
-from lineside_models.frame import Frame
+from lineside_models.frame import Frame, UInt8Array
 from lineside_runtime.errors import CameraError
 
 
@@ -63,3 +76,80 @@ class Camera(ABC):
     @abstractmethod
     def _frames(self, start_at: int) -> Iterator[Shot]:
         """Yields frames from ``start_at`` on; may raise `CameraError`, `OSError`, `cv2.error` or `ValueError`."""
+
+
+class Grab(NamedTuple):
+    """What a live camera gave once.
+
+    Attributes:
+        image: As in `Frame`, and nobody else's from now on; ``None`` if it was lost on its way.
+        captured_at_ns: As in `Frame`.
+        reason: Why there is no image.
+    """
+
+    image: UInt8Array | None
+    captured_at_ns: int
+    reason: str = ""
+
+
+class LiveCamera(Camera):
+    """A camera that doesn't wait: numbers its images, keeps to a rate, and notices one that shows the same for ever.
+
+    Args:
+        source: As in `Camera`.
+        rate_hz: Images a second at most; ``None`` for as fast as they come. What comes between isn't numbered.
+        same_image_max_s: A camera whose picture doesn't change by a bit for so long is frozen; ``None`` for never.
+    """
+
+    def __init__(self, source: str, *, rate_hz: float | None = None, same_image_max_s: float | None = None) -> None:
+        super().__init__(source, finite=False)
+        self._period_s = 0.0 if rate_hz is None else 1.0 / rate_hz
+        self._due_s = 0.0
+        self._same_max_s = same_image_max_s
+
+    def _frames(self, start_at: int) -> Iterator[Shot]:
+        sequence, same = start_at, _Same(self._same_max_s)
+        for image, captured_at_ns, reason in self._images():
+            if not self._is_due():
+                continue
+            now_s = time.monotonic()
+            self._due_s = (
+                self._due_s + self._period_s if self._due_s + self._period_s > now_s else now_s + self._period_s
+            )
+            part_id = f"{self.source}-{sequence:08d}"
+            if image is None:
+                yield LostFrame(self.source, sequence, part_id, captured_at_ns, reason)
+            else:
+                same.look(image, now_s, self.source)
+                yield Frame(image, self.source, sequence, part_id, captured_at_ns)
+            sequence += 1
+        raise CameraError(f"{self.source} gives no more frames", action="Check its cable; it is opened again.")
+
+    def _is_due(self) -> bool:
+        """Whether the next image would be taken; a kind may ask before it makes one."""
+        return not self._period_s or time.monotonic() >= self._due_s
+
+    @abstractmethod
+    def _images(self) -> Iterator[Grab]:
+        """Opens the camera and yields what it sees; raises as `Camera._frames` if nothing comes for its time-out."""
+
+
+class _Same:
+    """Notices that a picture doesn't change. A sensor's noise changes every one; a frozen firmware repeats the last."""
+
+    def __init__(self, max_s: float | None) -> None:
+        self._max_s = max_s
+        self._digest = b""
+        self._since_s = 0.0
+
+    def look(self, image: UInt8Array, now_s: float, source: str) -> None:
+        if self._max_s is None:
+            return
+        digest = xxhash.xxh3_128_digest(np.ascontiguousarray(image).data)
+        if digest != self._digest:
+            self._digest, self._since_s = digest, now_s
+        elif now_s - self._since_s > self._max_s:
+            raise CameraError(
+                f"{source} has shown the same picture for {now_s - self._since_s:.1f} s",
+                action="The camera is frozen; it is opened again. If it shows a still scene, set same_image_max_s.",
+            )

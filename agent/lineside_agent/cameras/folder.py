@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from lineside_agent.cameras.base import Camera, LostFrame, Shot
+from lineside_agent.cameras.numbers import Numbers
 from lineside_models.frame import Frame
 from lineside_runtime.errors import CameraError
 
@@ -20,16 +21,21 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 class FolderCamera(Camera):
     """Gives each image file below a folder once, in the order of its relative path, which is its ``part_id``.
 
+    Which file has which number is written down before the first is given, and files that come later have the numbers
+    after it, wherever their names sort.
+
     Args:
         path: The folder.
         name: What the records call the source; empty for ``folder:<path>``.
         loop: Whether the first follows the last.
+        state: Where the numbers are written down; ``None`` for nowhere: a new file may then shift them.
     """
 
-    def __init__(self, path: Path, *, name: str = "", loop: bool = False) -> None:
+    def __init__(self, path: Path, *, name: str = "", loop: bool = False, state: Path | None = None) -> None:
         super().__init__(name or f"folder:{path}", finite=True)
         self._path = path
         self._loop = loop
+        self._numbers = None if state is None else Numbers(state, self.source)
 
     def _frames(self, start_at: int) -> Iterator[Shot]:
         if not self._path.is_dir():
@@ -41,6 +47,8 @@ class FolderCamera(Camera):
         )
         if not names:
             raise CameraError(f"{self._path} holds no image", expected=", ".join(sorted(SUFFIXES)))
+        if self._numbers is not None:
+            names = self._numbers.extended(names)
         for sequence in itertools.count(start_at):
             if sequence >= len(names) and not self._loop:
                 return

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import math
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +13,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from lineside_agent.cameras.base import Camera, Shot
+from lineside_agent.cameras.base import Camera, Grab, LiveCamera, Shot
+from lineside_agent.config import V4l2Camera as V4l2Config
 from lineside_models.frame import Frame
 from lineside_runtime.errors import CameraError
+
+log = logging.getLogger("lineside.camera")
+
+EXPOSURE_MANUAL = 1
+"""``V4L2_EXPOSURE_MANUAL``: https://docs.kernel.org/userspace-api/media/v4l/ext-ctrls-camera.html"""
+
+EXPOSURE_UNIT_US = 100.0
+"""Of ``V4L2_CID_EXPOSURE_ABSOLUTE``, on the same page."""
 
 
 class VideoCamera(Camera):
@@ -45,30 +57,47 @@ class VideoCamera(Camera):
                 return
 
 
-class V4l2Camera(Camera):
-    """Gives what a camera of the kernel sees, as fast as it comes.
+class V4l2Camera(LiveCamera):
+    """Gives what a camera of the kernel sees.
 
     Args:
-        index: Number of the device, as in ``/dev/video0``.
-        name: What the records call the source; empty for ``v4l2:<index>``.
-        size: ``(height, width)`` asked of the camera in pixels, or ``None``.
+        config: Its table.
     """
 
-    def __init__(self, index: int, *, name: str = "", size: tuple[int, int] | None = None) -> None:
-        super().__init__(name or f"v4l2:{index}", finite=False)
-        self._index = index
-        self._size = size
+    def __init__(self, config: V4l2Config) -> None:
+        super().__init__(
+            config.name or f"v4l2:{config.index}", rate_hz=config.rate_hz, same_image_max_s=config.same_image_max_s
+        )
+        self._config = config
 
-    def _frames(self, start_at: int) -> Iterator[Shot]:
-        sequence = start_at
-        with _capture(self._index, cv2.CAP_V4L2) as capture:
-            if self._size is not None:
-                capture.set(cv2.CAP_PROP_FRAME_HEIGHT, self._size[0])
-                capture.set(cv2.CAP_PROP_FRAME_WIDTH, self._size[1])
+    def _images(self) -> Iterator[Grab]:
+        # OpenCV reads it once a process, in whole seconds, and has no property for it: the first camera's counts.
+        os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", str(math.ceil(self._config.timeout_s)))
+        with _capture(self._config.index, cv2.CAP_V4L2) as capture:
+            for key, value in _settings(self._config):
+                if not capture.set(key, value):
+                    log.warning("%s has no such setting: OpenCV's property %d", self.source, key)
             while capture.grab():
-                yield _retrieved(capture, self.source, sequence, f"{self.source}-{sequence:08d}")
-                sequence += 1
-        raise CameraError(f"{self.source} gives no more frames", action="Check its cable; it is opened again.")
+                captured_at_ns = time.time_ns()
+                if self._is_due():
+                    done, image = capture.retrieve()
+                    if not done or image is None:
+                        yield Grab(None, captured_at_ns, "it can't be decoded")
+                    else:
+                        yield Grab(np.asarray(image, np.uint8), captured_at_ns)
+
+
+def _settings(config: V4l2Config) -> Iterator[tuple[int, float]]:
+    if config.width and config.height:
+        yield cv2.CAP_PROP_FRAME_HEIGHT, config.height
+        yield cv2.CAP_PROP_FRAME_WIDTH, config.width
+    if config.rate_hz is not None:
+        yield cv2.CAP_PROP_FPS, config.rate_hz
+    if config.exposure_us is not None:
+        yield cv2.CAP_PROP_AUTO_EXPOSURE, EXPOSURE_MANUAL
+        yield cv2.CAP_PROP_EXPOSURE, max(1.0, round(config.exposure_us / EXPOSURE_UNIT_US))
+    if config.gain is not None:
+        yield cv2.CAP_PROP_GAIN, config.gain
 
 
 @contextlib.contextmanager

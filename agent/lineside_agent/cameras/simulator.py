@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Iterator
 
@@ -26,8 +25,8 @@ class SimulatorCamera(Camera):
         self._kinds = kinds
 
     def _frames(self, start_at: int) -> Iterator[Shot]:
-        frames = stream(self._seed, kinds=self._kinds)
-        for sequence, drawn in enumerate(itertools.islice(frames, start_at, None), start_at):
+        frames = stream(self._seed, kinds=self._kinds, start_at=start_at)
+        for sequence, drawn in enumerate(frames, start_at):
             yield Frame(
                 image=drawn.image,
                 source=self.source,

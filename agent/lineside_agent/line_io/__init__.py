@@ -2,18 +2,7 @@
 
 from __future__ import annotations
 
-from lineside_agent import config as settings
-from lineside_agent.line_io.base import LineOutput, Signal
+from lineside_agent.line_io.base import LineOutput, LinePort, Post, Signal
+from lineside_agent.line_io.opening import ENTRY_POINTS, open_output
 
-__all__ = ["LineOutput", "Signal", "open_output"]
-
-
-def open_output(config: settings.SerialOutput) -> LineOutput:
-    """Makes the output that the configuration describes; it is opened at the first signal.
-
-    Args:
-        config: One ``[[line_io]]`` table.
-    """
-    from lineside_agent.line_io.serial_ import SerialOutput
-
-    return SerialOutput(config.port, baud=config.baud, timeout_s=config.timeout_s)
+__all__ = ["ENTRY_POINTS", "LineOutput", "LinePort", "Post", "Signal", "open_output"]

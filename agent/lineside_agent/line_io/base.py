@@ -1,17 +1,28 @@
-"""`LineOutput`: the plug point. A protocol writes ``_open``, ``_send`` and ``_close``."""
+"""`LineOutput`: the plug point. A protocol that only tells verdicts writes ``_open``, ``_send`` and ``_close``.
+
+A protocol with inputs of its own, or with levels, overrides `LineOutput.listen`, `LineOutput.show` and
+`LineOutput.beat` as well; they are called where ``agent.toml`` has a ``[trigger]`` table, and do nothing by default.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
+import threading
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Literal
+
+from lineside_agent.line_io.handshake import Code, Event, LineState
 
 log = logging.getLogger("lineside.line_io")
 
 PAUSE_MIN_S = 0.5
 PAUSE_MAX_S = 30.0
+
+Post = Callable[[Event, float], None]
+"""Takes what a line's input saw, and when on the monotonic clock. From any thread; returns at once."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -19,14 +30,24 @@ class Signal:
     """What the line is told about one part.
 
     Attributes:
-        sequence: Number of the frame at its source.
+        sequence: Number of the frame at its source; of the trigger, where the line triggers.
         part_id: The inspected part.
         verdict: ``fault`` means that the line must reject: nobody has judged the part.
+        code: Why; `Code.NONE` where nobody triggers.
+        input: Name of the line that triggered; empty where nobody does.
+        tag: The number that this line gave its trigger; 0 for none.
+        took_ms: From trigger to answer.
+        deadline_s: On the monotonic clock: a pass that can't be told before is none; ``None`` for no such time.
     """
 
     sequence: int
     part_id: str
     verdict: Literal["pass", "reject", "fault"]
+    code: Code = Code.NONE
+    input: str = ""
+    tag: int = 0
+    took_ms: float = 0.0
+    deadline_s: float | None = None
 
 
 class LineOutput(ABC):
@@ -36,10 +57,14 @@ class LineOutput(ABC):
     `PAUSE_MIN_S` to `PAUSE_MAX_S`. Signals in between are counted as missed: no pass in time means reject.
 
     Attributes:
-        name: For logs and status.
+        name: For logs and status; an agent's lines have different ones.
         sent: Signals that went out.
         missed: Signals that did not.
+        waits: Whether sending can take time. Such a line gets a thread of its own where the line triggers, so that it
+            holds up neither the others nor their deadlines.
     """
+
+    waits = True
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -63,6 +88,23 @@ class LineOutput(ABC):
         self.missed += not done
         return done
 
+    def show(self, state: LineState) -> None:  # noqa: B027  # may stay as it is, and so may the next two
+        """Sets the levels of the handshake, where the protocol has such; never raises.
+
+        Args:
+            state: All of them.
+        """
+
+    def beat(self) -> None:  # noqa: B027
+        """Called ten times a second while the agent's handshake is alive, for protocols with a heartbeat."""
+
+    def listen(self, post: Post) -> None:  # noqa: B027
+        """Begins to read the line's inputs, where the protocol has such, in a thread of its own until `close`.
+
+        Args:
+            post: Takes what they say.
+        """
+
     def _try(self, signal: Signal) -> bool:
         if not self._is_open and time.monotonic() < self._retry_at_s:
             return False
@@ -80,15 +122,18 @@ class LineOutput(ABC):
 
     def _lost(self, error: OSError) -> None:
         log.error("%s: %s; tried again in %.1f s, the line must reject meanwhile", self.name, error, self._pause_s)
-        self.close()
+        self._disconnect()
         self._retry_at_s = time.monotonic() + self._pause_s
         self._pause_s = min(PAUSE_MAX_S, 2 * self._pause_s)
 
-    def close(self) -> None:
-        """Ends the connection; done twice it changes nothing."""
+    def _disconnect(self) -> None:
         if self._is_open:
             self._is_open = False
             self._close()
+
+    def close(self) -> None:
+        """Ends the connection; done twice it changes nothing."""
+        self._disconnect()
 
     @abstractmethod
     def _open(self) -> None:
@@ -101,3 +146,77 @@ class LineOutput(ABC):
     @abstractmethod
     def _close(self) -> None:
         """Ends the connection; doesn't raise."""
+
+
+class LinePort(LineOutput):
+    """A line with a thread of its own, which connects, reads inputs and connects anew; a protocol writes ``_serve``.
+
+    It is begun by `listen`, or by the first signal where nobody listens.
+
+    Attributes:
+        connected: Whether ``_serve`` has a connection; it says so itself.
+    """
+
+    waits = False
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.connected = False
+        self._closing = threading.Event()
+        self._post: Post | None = None
+        self._thread: threading.Thread | None = None
+
+    def listen(self, post: Post) -> None:
+        """As `LineOutput.listen`."""
+        self._post = post
+        self._begin()
+
+    def signal(self, signal: Signal) -> bool:
+        """As `LineOutput.signal`; what is told while there is no connection is missed."""
+        self._begin()
+        self._send(signal)
+        done = self.connected
+        self.sent += done
+        self.missed += not done
+        return done
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self._closing.set()
+        self._close()
+        if self._thread is not None:
+            self._thread.join(5.0)
+
+    def _say(self, event: Event, at_s: float | None = None) -> None:
+        if self._post is not None:
+            self._post(event, time.monotonic() if at_s is None else at_s)
+
+    def _begin(self) -> None:
+        if self._thread is None and not self._closing.is_set():
+            self._thread = threading.Thread(target=self._keep, name=self.name, daemon=True)
+            self._thread.start()
+
+    def _keep(self) -> None:
+        pause_s = PAUSE_MIN_S
+        while not self._closing.is_set():
+            started_s = time.monotonic()
+            try:
+                self._serve()
+            except OSError as error:
+                stood = time.monotonic() - started_s > PAUSE_MAX_S
+                pause_s = PAUSE_MIN_S if stood else pause_s
+                log.error("%s: %s; tried again in %.1f s, the line must reject meanwhile", self.name, error, pause_s)
+            finally:
+                self.connected = False
+            self._closing.wait(pause_s)
+            pause_s = min(PAUSE_MAX_S, 2 * pause_s)
+
+    @abstractmethod
+    def _serve(self) -> None:
+        """Connects and reads until ``_closing``; raises `OSError`."""
+
+    def _open(self) -> None:
+        """Not used: ``_serve`` connects."""
+
+    def _close(self) -> None:
+        """Wakes ``_serve`` up, if it doesn't look at ``_closing`` often enough by itself."""

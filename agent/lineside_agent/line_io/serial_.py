@@ -1,24 +1,58 @@
-"""Verdicts as lines of text over a serial port.
+"""Verdicts as lines of text over a serial port, and triggers the same way.
 
 One line a part, ASCII, ended by a line feed::
 
     V <sequence> <PASS|REJECT|FAULT> <part_id>
 
-``<sequence>`` is the frame's number at its source, in decimal digits. ``FAULT`` means that nobody has judged the part:
-reject it. A part whose line doesn't come in time is to be rejected too. After a restart of the agent the last line
-before it may come again. Characters of the part's name outside printable ASCII become ``_``.
+``<sequence>`` is the frame's number at its source, or the trigger's where the line triggers, in decimal digits.
+``FAULT`` means that nobody has judged the part: reject it. A part whose line doesn't come in time is to be rejected
+too. After a restart of the agent the last line before it may come again. Characters of the part's name outside
+printable ASCII become ``_``.
+
+Where ``agent.toml`` has a ``[trigger]`` table, the agent tells its levels whenever one of them changes::
+
+    S <READY|BUSY|WAIT> <fault code> <0|1: the gate>
+
+and the line may say::
+
+    T [<part_id>]      a part is in front of the camera
+    E <count>          the encoder's count
+    A                  the last result is taken
+    R                  the operator's reset
+    C                  a shift begins: challenge parts follow
+
+Other lines are said in the log and ignored.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
+import threading
+import time
 
 import serial
 
-from lineside_agent.line_io.base import LineOutput, Signal
+from lineside_agent.line_io.base import LineOutput, Post, Signal
+from lineside_agent.line_io.handshake import (
+    Acknowledged,
+    ChallengeAsked,
+    Encoder,
+    Event,
+    LineState,
+    ResetPressed,
+    Triggered,
+)
+
+log = logging.getLogger("lineside.line_io")
 
 WORDS = {"pass": "PASS", "reject": "REJECT", "fault": "FAULT"}
+
+LINE_MAX = 256
+"""Bytes of a line from outside; a longer one is noise."""
+
+READ_S = 0.1
 
 
 class SerialOutput(LineOutput):
@@ -36,10 +70,43 @@ class SerialOutput(LineOutput):
         self._baud = baud
         self._timeout_s = timeout_s
         self._port: serial.Serial | None = None
+        self._turn = threading.RLock()  # to open, to write and to close; reading needs none
+        self._closing = threading.Event()
+        self._reader: threading.Thread | None = None
+        self._state_line = b""
+
+    def signal(self, signal: Signal) -> bool:
+        """As `LineOutput.signal`."""
+        with self._turn:
+            return super().signal(signal)
+
+    def show(self, state: LineState) -> None:
+        """As `LineOutput.show`; levels that can't be told now are told when the port is open again."""
+        level = "READY" if state.ready else "BUSY" if state.busy else "WAIT"
+        line = f"S {level} {int(state.fault)} {int(state.gate)}\n".encode("ascii")
+        with self._turn:
+            if line != self._state_line:
+                self._state_line = line
+                self._tell_state()
+
+    def listen(self, post: Post) -> None:
+        """As `LineOutput.listen`."""
+        self._reader = threading.Thread(target=self._read, args=(post,), name=f"read {self.name}", daemon=True)
+        self._reader.start()
+
+    def close(self) -> None:
+        """As `LineOutput.close`."""
+        self._closing.set()
+        if self._reader is not None:
+            self._reader.join(2.0)
+        with self._turn:
+            super().close()
 
     def _open(self) -> None:
         # pyserial's SerialException is an OSError.
-        self._port = serial.Serial(self._port_name, self._baud, write_timeout=self._timeout_s, exclusive=True)
+        self._port = serial.Serial(
+            self._port_name, self._baud, timeout=READ_S, write_timeout=self._timeout_s, exclusive=True
+        )
 
     def _send(self, signal: Signal) -> None:
         if self._port is None:
@@ -52,8 +119,86 @@ class SerialOutput(LineOutput):
                 self._port.close()
             self._port = None
 
+    def _tell_state(self) -> None:
+        if self._port is not None and self._state_line:
+            try:
+                self._port.write(self._state_line)
+            except OSError as error:
+                self._lost(error)
+
+    def _read(self, post: Post) -> None:
+        buffer = bytearray()
+        while not self._closing.is_set():
+            port = self._opened()
+            if port is None:
+                buffer.clear()
+                self._closing.wait(READ_S)
+                continue
+            try:
+                buffer += port.read(max(1, port.in_waiting))
+            except (OSError, TypeError) as error:  # TypeError: pyserial's, when the writer closes it meanwhile
+                self._lost_by_reader(port, error)
+            at_s = time.monotonic()
+            while b"\n" in buffer:
+                line, _, rest = bytes(buffer).partition(b"\n")
+                buffer[:] = rest
+                self._heard(line, post, at_s)
+            if len(buffer) > LINE_MAX:
+                log.error("%s: %d bytes without a line's end are ignored", self.name, len(buffer))
+                buffer.clear()
+
+    def _opened(self) -> serial.Serial | None:
+        with self._turn:
+            if not self._is_open and time.monotonic() >= self._retry_at_s:
+                try:
+                    self._open()
+                    self._is_open = True
+                    log.info("%s is open", self.name)
+                    self._tell_state()
+                except OSError as error:
+                    self._lost(error)
+            return self._port
+
+    def _lost_by_reader(self, port: serial.Serial, error: Exception) -> None:
+        with self._turn:
+            if self._port is port:  # else the writer has closed it, and said so
+                self._lost(OSError(str(error)))
+
+    def _heard(self, line: bytes, post: Post, at_s: float) -> None:
+        event = event_of(line, self.name)
+        if event is None:
+            log.error("%s: %r means nothing here", self.name, line[:LINE_MAX])
+            return
+        post(event, at_s)
+        if isinstance(event, Acknowledged):
+            post(Acknowledged(False), at_s)
+
 
 def line_of(signal: Signal) -> bytes:
     """Returns the line of one part."""
     part_id = re.sub(r"[^!-~]", "_", signal.part_id)
     return f"V {signal.sequence} {WORDS[signal.verdict]} {part_id}\n".encode("ascii")
+
+
+def event_of(line: bytes, name: str) -> Event | None:
+    """Returns what a line from outside means; ``None`` for nothing.
+
+    Args:
+        line: Without its end.
+        name: Of the input.
+    """
+    words = line.decode("ascii", "replace").split()
+    match words:
+        case ["T"]:
+            return Triggered(name)
+        case ["T", part_id]:
+            return Triggered(name, part_id)
+        case ["E", count] if count.isdecimal() and int(count) < 1 << 32:
+            return Encoder(int(count))
+        case ["A"]:
+            return Acknowledged(True)
+        case ["R"]:
+            return ResetPressed()
+        case ["C"]:
+            return ChallengeAsked()
+    return None

@@ -49,8 +49,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     wifi: Wifi | None = None
     instance: str = ""
 
-    def checked(self) -> Settings:
+    def checked(self, *, root: bool = False) -> Settings:
         """Returns it, or says what of it can't be used.
+
+        Args:
+            root: Whether root may be who logs in: on a board that runs he is there already.
 
         Raises:
             ConfigError: A name breaks the rules, a key is none, or a line break hides in one of them.
@@ -59,7 +62,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigError(
                 "host name", expected="lower-case letters, digits and -, at most 63", actual=self.hostname
             )
-        if not _USER.fullmatch(self.user) or self.user in _NEVER:
+        if not _USER.fullmatch(self.user) or (self.user in _NEVER and not (root and self.user == "root")):
             raise ConfigError("user", expected=f"a Linux user's name, not {' or '.join(_NEVER)}", actual=self.user)
         if self.password_hash and not re.fullmatch(r"\$[56y]\$[^\s:]+", self.password_hash):
             raise ConfigError("password", expected="a hash as `openssl passwd -6` prints it")

@@ -123,7 +123,7 @@ def search(bench: Bench, folder: Path, *, sampler: Sampler, trials: int, seed: i
         )
         done = [each for each in study.trials if each.state == optuna.trial.TrialState.COMPLETE]
         study.sampler = _sampler(sampler, seed + len(done))
-        if not done:
+        if not done and sampler != "random":
             for start in _starts(bench.space):
                 study.enqueue_trial(start)
         tried = {each.number: _tried(each) for each in done}
@@ -156,11 +156,11 @@ def _sampler(name: Sampler, seed: int) -> optuna.samplers.BaseSampler:
 
 
 def _starts(space: Space) -> list[dict[str, Any]]:
-    """Returns choices that every search begins with: the whole network, and it evenly narrowed."""
+    """Returns what a search begins with: every stage left with the same share of its time, as level 2 does."""
     plain = {"size": space.sizes[0], "method": space.methods[0], "float_convs": space.float_convs[0]}
     return [
         {f"stage{number}": share for number in range(len(space.stages))} | plain | {"engine": engine}
-        for share in (1.0, 0.45)
+        for share in KEPT
         for engine in space.engines[:1]
     ]
 

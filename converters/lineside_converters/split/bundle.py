@@ -12,8 +12,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from lineside_converters.gates import check_parity
 from lineside_converters.package import check_free, golden_frame, put_in_place, sibling
+from lineside_converters.parity import check_parity
 from lineside_converters.split.choose import Chooser, Chosen
 from lineside_converters.split.graph import Cut, cut_in_two
 from lineside_converters.split.timing import Feed, Place

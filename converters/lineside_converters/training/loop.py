@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
@@ -23,6 +24,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from lineside_converters.training import checkpoint
 from lineside_converters.training.config import TrainProgress
+from lineside_converters.training.pages import kept_pages
 from lineside_runtime.errors import TrainingError
 
 EMA_DECAY = 0.998
@@ -185,7 +187,19 @@ def fit(
         TrainingError: The loss is no number any more.
     """
     clock = _Clock(run, plan)
-    stream = batches(run.step, clock.done)
+    with kept_pages(), contextlib.closing(batches(run.step, clock.done)) as stream:
+        _run_steps(run, plan, clock, stream, loss, evaluate, on_progress)
+
+
+def _run_steps(
+    run: Run,
+    plan: Plan,
+    clock: _Clock,
+    stream: Generator[B, None, None],
+    loss: Callable[[nn.Module, B], Tensor],
+    evaluate: Callable[[nn.Module], dict[str, float]],
+    on_progress: Callable[[TrainProgress], None],
+) -> None:
     if clock.done() < 1:
         run.starts.append({"step": run.step, **plan.settings})
     while clock.done() < 1:
@@ -208,7 +222,6 @@ def fit(
                 held=held,
             )
         )
-    stream.close()
 
 
 class _Clock:

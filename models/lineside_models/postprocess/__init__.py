@@ -34,6 +34,7 @@ __all__ = [
     "DflParams",
     "HeadParams",
     "decode",
+    "near_miss",
     "read_params",
     "recognise",
     "select",
@@ -109,6 +110,25 @@ def select(
             strict=True,
         )
     )
+
+
+def near_miss(
+    candidates: Candidates, how: Postprocess, labels: Sequence[str], *, threshold: float | None = None
+) -> float:
+    """Returns how near the strongest candidate came that isn't a defect: its share of its threshold, 0 to 1.
+
+    Args:
+        candidates: Of one frame, as given to `select`.
+        how: As given to `select`.
+        labels: As given to `select`.
+        threshold: As given to `select`.
+    """
+    if not len(candidates):
+        return 0.0
+    bars = thresholds_of(how, len(labels)) if threshold is None else np.full(len(labels), threshold)
+    bar = bars[candidates.labels]
+    below = candidates.scores < bar
+    return float((candidates.scores[below] / bar[below]).max()) if below.any() else 0.0
 
 
 def thresholds_of(how: Postprocess, classes: int) -> npt.NDArray[np.float64]:

@@ -99,15 +99,16 @@ def _draw_count(rng: np.random.Generator, kind: Kind) -> int:
     return int(rng.integers(1, _MOST_DEFECTS[kind] + 1))
 
 
-def stream(seed: int, *, kinds: Sequence[Kind] = ("steel", "pcb")) -> Iterator[SimulatedFrame]:
+def stream(seed: int, *, kinds: Sequence[Kind] = ("steel", "pcb"), start_at: int = 0) -> Iterator[SimulatedFrame]:
     """Renders frames without end, the kinds in turn.
 
     Args:
         seed: Of the whole stream; every frame has its own seed, derived from it and the frame's number.
         kinds: What passes by on the line.
+        start_at: Number of the first frame; those before it are not rendered.
 
     Yields:
         Frames; ``frame.seed`` renders the same one again.
     """
-    for number, kind in zip(itertools.count(), itertools.cycle(kinds)):
-        yield render(kind, int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
+    for number in itertools.count(start_at):
+        yield render(kinds[number % len(kinds)], int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))

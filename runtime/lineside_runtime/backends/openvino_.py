@@ -29,6 +29,7 @@ from lineside_runtime.errors import (
     PartialFallbackError,
     UnsupportedModelError,
 )
+from lineside_runtime.heap import give_back
 from lineside_runtime.logs import log
 from lineside_runtime.tensors import DYNAMIC, Array, DType, TensorSpec
 
@@ -119,6 +120,8 @@ class OpenVinoBackend(Backend):
             compiled = core.compile_model(read, device.handle, _properties(device, options))
         ports = _Ports(read, options)
         check = _ShapeCheck(core, model) if read.is_dynamic() else None
+        del read
+        give_back()  # compiling leaves holes, which the first run would not fill: 3 MB of ResNet-50's peak
         executable = OpenVinoExecutable(compiled, ports, check, options)
         if device.handle == AUTO:
             executable.shortfall = _auto_shortfall(compiled, device, options)

@@ -1,0 +1,211 @@
+"""A camera in a process of its own: Aravis and picamera2 live in the system's Python, which a slot doesn't see.
+
+That is the reason, and the second one as good: a driver that hangs or dies takes its process and not the agent, and is
+ended from outside. A copy through a pipe costs 0.1 ms a megapixel (ADR 0012). What the two say is `children.wire`'s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import logging
+import os
+import select
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+from lineside_agent.cameras.base import Grab, LiveCamera
+from lineside_agent.cameras.children import wire
+from lineside_models.frame import UInt8Array
+from lineside_runtime.errors import CameraError
+
+log = logging.getLogger("lineside.camera")
+
+SYSTEM_PYTHON = "/usr/bin/python3"
+OPEN_TIMEOUT_S = 10.0
+END_TIMEOUT_S = 4.0
+IMAGE_MAX_BYTES = 512 << 20
+"""More is no image but a pipe that was read from the wrong place."""
+
+_FOLDER = Path(__file__).parent / "children"
+
+_TO_BGR: Mapping[str, Callable[[UInt8Array], Any]] = {
+    "RGB8": lambda image: cv2.cvtColor(image, cv2.COLOR_RGB2BGR),
+    # GenICam names a mosaic by its first row, OpenCV's old names by its second: these are the new ones.
+    "BayerRG8": lambda image: cv2.cvtColor(image, cv2.COLOR_BayerRGGB2BGR),
+    "BayerGR8": lambda image: cv2.cvtColor(image, cv2.COLOR_BayerGRBG2BGR),
+    "BayerGB8": lambda image: cv2.cvtColor(image, cv2.COLOR_BayerGBRG2BGR),
+    "BayerBG8": lambda image: cv2.cvtColor(image, cv2.COLOR_BayerBGGR2BGR),
+}
+
+
+class Program(NamedTuple):
+    """What runs in the child.
+
+    Attributes:
+        script: In ``cameras/children``.
+        module: Of the vendor's, which its Python must have.
+        package: That brings it, on Debian and Raspberry Pi OS.
+    """
+
+    script: str
+    module: str
+    package: str
+
+
+class ChildCamera(LiveCamera):
+    """Gives what a child process sees.
+
+    Args:
+        source: As in `LiveCamera`.
+        program: What runs in it.
+        options: For the program, as JSON.
+        timeout_s: A child that says nothing for so long is ended, and its camera counts as lost.
+        rate_hz: As in `LiveCamera`.
+        same_image_max_s: As in `LiveCamera`.
+        must_show: Whether a child that only says that it is alive for ``timeout_s`` counts as lost as well.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        program: Program,
+        options: Mapping[str, Any],
+        *,
+        timeout_s: float,
+        rate_hz: float | None = None,
+        same_image_max_s: float | None = None,
+        must_show: bool = True,
+    ) -> None:
+        super().__init__(source, rate_hz=rate_hz, same_image_max_s=same_image_max_s)
+        self._program = program
+        self._options = dict(options)
+        self._timeout_s = timeout_s
+        self._must_show = must_show
+
+    def _images(self) -> Iterator[Grab]:
+        with _running(self._program, json.dumps(self._options)) as (process, file):
+            pipe = _Pipe(process, file, self.source)
+            shown_s, patience_s = time.monotonic(), OPEN_TIMEOUT_S
+            while True:
+                kind, grab = pipe.read(max(patience_s, 2 * wire.SAY_EVERY_S))
+                now_s = time.monotonic()
+                if kind == wire.ALIVE:
+                    if self._must_show and now_s - shown_s > patience_s:
+                        raise CameraError(f"{self.source}: nothing came for {now_s - shown_s:.1f} s", action=_LOOK)
+                    continue
+                yield grab
+                shown_s, patience_s = time.monotonic(), self._timeout_s
+
+
+_LOOK = "Look at the camera, its cable and power; it is opened again."
+
+
+class _Pipe:
+    """The agent's end."""
+
+    def __init__(self, process: subprocess.Popen[bytes], file: int, source: str) -> None:
+        self._process = process
+        self._source = source
+        self._file = file
+        self._poll = select.poll()
+        self._poll.register(self._file, select.POLLIN)
+
+    def read(self, timeout_s: float) -> tuple[int, Grab]:
+        """Reads a message; every part of it must come within the time-out."""
+        head = bytearray(wire.HEAD.size)
+        self._fill(memoryview(head), timeout_s)
+        magic, kind, encoding, height, width, captured_at_ns, size = wire.HEAD.unpack(head)
+        if magic != wire.MAGIC or size > IMAGE_MAX_BYTES or encoding >= len(wire.ENCODINGS):
+            raise CameraError(f"{self._source}: its process says what nobody understands", action=_LOOK)
+        payload = np.empty(size, np.uint8)
+        self._fill(payload.data, timeout_s)
+        if kind == wire.FRAME:
+            return kind, Grab(_image(payload, wire.ENCODINGS[encoding], height, width), captured_at_ns)
+        text = payload.tobytes().decode(errors="replace")
+        if kind == wire.FAILED:
+            raise CameraError(f"{self._source}: {text}", action=_LOOK)
+        return kind, Grab(None, captured_at_ns, text)
+
+    def _fill(self, into: memoryview, timeout_s: float) -> None:
+        while into:
+            if not self._poll.poll(1000 * timeout_s):
+                raise CameraError(f"{self._source}: its process has hung for {timeout_s:g} s", action=_LOOK)
+            count = os.readv(self._file, [into])
+            if not count:
+                code = self._process.wait(END_TIMEOUT_S)
+                raise CameraError(f"{self._source}: its process ended with {code}; the journal says why", action=_LOOK)
+            into = into[count:]
+
+
+def _image(payload: UInt8Array, encoding: str, height: int, width: int) -> UInt8Array:
+    shape = (height, width, 3) if encoding in ("BGR8", "RGB8") else (height, width)
+    if payload.size != int(np.prod(shape)):
+        raise CameraError(f"{encoding} {width} x {height}: {payload.size} bytes are no such image", action=_LOOK)
+    image = payload.reshape(shape)
+    return np.asarray(_TO_BGR[encoding](image), np.uint8) if encoding in _TO_BGR else image
+
+
+@contextlib.contextmanager
+def _running(program: Program, argument: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """Runs the program and gives it with what it says; at the end it is gone, whatever state it is in."""
+    command = [*command_of(program), argument]
+    ours, theirs = os.pipe()
+    with contextlib.ExitStack() as stack:
+        with contextlib.closing(os.fdopen(theirs, "wb")) as output:
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output)
+        stack.callback(_end, process)
+        stack.callback(os.close, ours)  # first: a child that waits for room in the pipe must see that nobody reads
+        yield process, ours
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Asks the child to give its camera back, and ends it if it doesn't: a driver may hang anywhere."""
+    if process.stdin is not None:
+        process.stdin.close()
+    try:
+        process.wait(END_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        log.warning("the camera's process %d doesn't end, and is killed", process.pid)
+        process.kill()
+        process.wait()
+
+
+def command_of(program: Program) -> list[str]:
+    """Returns how to run a program: by our own Python where it has the vendor's module, else by the system's.
+
+    Raises:
+        CameraError: Neither is there.
+    """
+    own = importlib.util.find_spec(program.module) is not None
+    python = sys.executable if own else SYSTEM_PYTHON
+    if not own and not shutil.which(python):
+        raise CameraError(f"{program.module} is not installed", action=f"apt install {program.package}")
+    return [python, "-E", "-s", str(_FOLDER / program.script)]
+
+
+def find(program: Program) -> list[dict[str, str]]:
+    """Lists the cameras that a program finds.
+
+    Raises:
+        CameraError: The vendor's module is not installed, or it fails.
+    """
+    try:
+        command = [*command_of(program), "list"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=OPEN_TIMEOUT_S)
+    except subprocess.TimeoutExpired as error:
+        raise CameraError(f"{program.module} did not answer within {OPEN_TIMEOUT_S:g} s") from error
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no word"])[-1]
+        raise CameraError(f"{program.module}: {last}", action=f"apt install {program.package}")
+    found: list[dict[str, str]] = json.loads(done.stdout)
+    return found

@@ -1,0 +1,93 @@
+"""Cameras on a Raspberry Pi's own connector by picamera2 and libcamera, in a process of their own.
+
+``python3 picamera2_.py list`` prints what is found; with options as JSON instead it gives frames as `wire` says.
+Written from the vendor's manual, untested on hardware: https://datasheets.raspberrypi.com/camera/picamera2-manual.pdf
+(4.2 configurations and their formats, 5 and appendix C controls, 6.3 requests).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from typing import Any
+
+from picamera2 import Picamera2
+from wire import SAY_EVERY_S, Pipe
+
+FORMAT = "RGB888"
+"""Whose bytes lie in memory as blue, green, red: the manual's appendix A."""
+
+
+def found() -> list[dict[str, str]]:
+    """Returns the cameras that libcamera knows."""
+    return [
+        {"index": str(place), "name": str(info.get("Model", "")), "id": str(info.get("Id", ""))}
+        for place, info in enumerate(Picamera2.global_camera_info())
+    ]
+
+
+def opened(options: dict[str, Any]) -> Any:
+    """Opens a camera and sets what the options name."""
+    camera = Picamera2(options["index"])
+    main: dict[str, Any] = {"format": FORMAT}
+    if options["width"] and options["height"]:
+        main["size"] = (options["width"], options["height"])
+    controls: dict[str, Any] = {}
+    if options["exposure_us"] is not None or options["gain"] is not None:
+        controls["AeEnable"] = False
+    if options["exposure_us"] is not None:
+        controls["ExposureTime"] = int(options["exposure_us"])
+    if options["gain"] is not None:
+        controls["AnalogueGain"] = float(options["gain"])
+    if options["rate_hz"] is not None:
+        frame_us = int(1e6 / options["rate_hz"])
+        controls["FrameDurationLimits"] = (frame_us, frame_us)
+    # queue=False: each request begins after it was asked for, so that no frame is older than its trigger.
+    camera.configure(camera.create_video_configuration(main=main, controls=controls, buffer_count=4, queue=False))
+    camera.start()
+    return camera
+
+
+def give(pipe: Pipe, camera: Any) -> None:
+    """Sends frames; libcamera says no word when a ribbon cable comes loose, so that the agent's own wait counts."""
+    while not pipe.ended.is_set():
+        request = camera.capture_request()
+        try:
+            pixels, facts = request.make_array("main"), request.get_metadata()
+        finally:
+            request.release()
+        # SensorTimestamp counts from the boot; the manual's appendix on metadata.
+        age_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - int(facts.get("SensorTimestamp", 0))
+        captured_at_ns = time.time_ns() - (age_ns if "SensorTimestamp" in facts else 0)
+        height, width = pixels.shape[:2]
+        pipe.frame(pixels.tobytes(), "BGR8", height, width, captured_at_ns)
+    camera.close()
+
+
+def main() -> None:
+    """Lists, or gives frames."""
+    if sys.argv[1] == "list":
+        sys.stdout.write(json.dumps(found()))
+        return
+    pipe, options = Pipe(), json.loads(sys.argv[1])
+    opening = threading.Event()
+    threading.Thread(target=_say_while, args=(pipe, opening), daemon=True).start()
+    try:
+        camera = opened(options)
+    except (RuntimeError, IndexError, ValueError) as error:
+        pipe.failed(f"can't be opened: {error}")
+        return
+    finally:
+        opening.set()
+    give(pipe, camera)
+
+
+def _say_while(pipe: Pipe, ended: threading.Event) -> None:
+    """libcamera takes seconds to open a camera on a slow card."""
+    while not ended.wait(SAY_EVERY_S):
+        pipe.alive()
+
+
+main()

@@ -1,0 +1,245 @@
+"""The tables of the records and every statement on them; who writes when is `store.Store`'s.
+
+- ``seq`` is contiguous from 1 within the database's random ``epoch``, and given inside the transaction.
+- ``(source, sequence)`` is unique: a frame that comes twice is recorded once.
+- Of each source the newest row stays whatever the bounds, and the very last one: numbers go on from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import sqlite_utils
+
+from lineside_link.messages import ResultRow
+from lineside_runtime.errors import DatabaseError, DiskFullError, StoreError
+
+log = logging.getLogger("lineside.store")
+
+PAGE_BYTES = 2048
+"""A commit writes whole pages. Bytes a record at one, ten, fifty records a commit: with 4096 bytes a page 13.6, 2.6 and
+1.2 KB, with 2048 9.7, 2.1 and 1.1, with 1024 8.1, 2.0 and 1.3."""
+
+CHECKED_AT_START_BYTES = 32 << 20
+"""A larger database is checked beside the line and not before it: reading it takes longer than a start may."""
+
+EVER_NS = 2**63 - 1
+"""Later than any capture."""
+
+NO_ROOM_BYTES = 256 << 10
+"""With less than that free, a file that can't be opened is one that can't be made."""
+
+
+class Facts(NamedTuple):
+    """What is known of the database.
+
+    Attributes:
+        epoch: Its random name.
+        last_seq: The last number given.
+        acked: The hub's watermark.
+        sequences: The last recorded sequence of each source.
+    """
+
+    epoch: str
+    last_seq: int
+    acked: int
+    sequences: Mapping[str, int]
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Opens it to write: ahead of the file, and durably with each commit.
+
+    Raises:
+        sqlite3.DatabaseError: It can't be opened.
+    """
+    connection = sqlite3.connect(path, timeout=5.0, isolation_level=None)
+    try:
+        connection.execute(f"PRAGMA page_size={PAGE_BYTES}")  # of a new one
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+    except sqlite3.DatabaseError:
+        connection.close()
+        raise
+    return connection
+
+
+def open_schema(path: Path, epoch: str) -> Facts:
+    """Makes the tables where they are missing.
+
+    Args:
+        path: Of the database.
+        epoch: For a new one.
+
+    Raises:
+        sqlite3.DatabaseError: It can't be opened, or it is damaged.
+    """
+    with contextlib.closing(connect(path)) as connection:
+        if _size(path) <= CHECKED_AT_START_BYTES:
+            check(connection)
+        database = sqlite_utils.Database(connection)
+        with connection:
+            connection.execute("BEGIN IMMEDIATE")
+            _make_tables(database, epoch)
+        return _facts(connection)
+
+
+def read_facts(path: Path) -> Facts | None:
+    """Reads what is known without writing a byte, as on a disk that has no room even for the shared index of the WAL.
+
+    Returns:
+        ``None`` if there is no database yet.
+
+    Raises:
+        sqlite3.DatabaseError: It can't be read, or it is damaged.
+    """
+    if not _size(path):
+        return None
+    with contextlib.closing(sqlite3.connect(path, timeout=5.0, isolation_level=None)) as connection:
+        connection.execute("PRAGMA locking_mode=EXCLUSIVE")  # so its index of the WAL is in memory
+        tables = connection.execute("SELECT count(*) FROM sqlite_master WHERE name IN ('records', 'meta')").fetchone()
+        return _facts(connection) if tables[0] == 2 else None
+
+
+def check(connection: sqlite3.Connection) -> None:
+    """Reads the whole database.
+
+    Raises:
+        sqlite3.DatabaseError: It is damaged.
+    """
+    problems = [text for (text,) in connection.execute("PRAGMA quick_check(1)") if text != "ok"]
+    if problems:
+        raise sqlite3.DatabaseError(problems[0])
+
+
+def _make_tables(database: sqlite_utils.Database, epoch: str) -> None:
+    columns = {"seq": int, "source": str, "sequence": int, "verdict": str, "captured_at_ns": int, "body": bytes}
+    database["records"].create(columns, pk="seq", not_null=set(columns), if_not_exists=True)
+    database["records"].create_index(["source", "sequence"], unique=True, if_not_exists=True)
+    database["meta"].create({"key": str, "value": str}, pk="key", if_not_exists=True)
+    for key, value in (("epoch", epoch), ("acked", "0")):
+        database.execute("INSERT OR IGNORE INTO meta (key, value) VALUES (?, ?)", (key, value))
+
+
+_NEWEST = """
+WITH RECURSIVE sources (name) AS (
+    SELECT min(source) FROM records
+    UNION ALL
+    SELECT (SELECT min(source) FROM records WHERE source > name) FROM sources WHERE name IS NOT NULL
+)
+SELECT name, (SELECT max(sequence) FROM records WHERE source = name) FROM sources WHERE name IS NOT NULL
+"""
+"""The newest of each source by hops through the index: a plain GROUP BY reads all of it."""
+
+
+def _facts(connection: sqlite3.Connection) -> Facts:
+    meta = dict(connection.execute("SELECT key, value FROM meta").fetchall())
+    last_seq = connection.execute("SELECT coalesce(max(seq), 0) FROM records").fetchone()[0]
+    sequences = {str(source): int(sequence) for source, sequence in connection.execute(_NEWEST)}
+    return Facts(meta["epoch"], int(last_seq), int(meta["acked"]), sequences)
+
+
+def insert(connection: sqlite3.Connection, rows: list[ResultRow]) -> int:
+    """Inserts rows with the next numbers, inside the caller's transaction; returns the last number."""
+    seq = int(connection.execute("SELECT coalesce(max(seq), 0) FROM records").fetchone()[0])
+    columns = "seq, source, sequence, verdict, captured_at_ns, body"  # named: a newer agent may have added others
+    query = f"INSERT OR IGNORE INTO records ({columns}) VALUES (?, ?, ?, ?, ?, ?)"
+    for row in rows:
+        body = msgspec.json.encode(row)
+        values = (seq + 1, row.source, row.sequence, row.verdict, row.captured_at_ns, body)
+        if connection.execute(query, values).rowcount:
+            seq += 1
+        else:
+            log.warning("frame %d of %s is recorded already", row.sequence, row.source)
+    return seq
+
+
+def mark(connection: sqlite3.Connection, marks: list[int], acked: int, last_seq: int) -> int:
+    """Writes the newest watermark down, inside the caller's transaction; returns it."""
+    if not marks or marks[-1] == acked:
+        return acked
+    if not 0 <= marks[-1] <= last_seq:
+        log.error("the hub confirms row %d, but there are only %d: is this database a copy?", marks[-1], last_seq)
+        return acked
+    connection.execute("UPDATE meta SET value = ? WHERE key = 'acked'", (str(marks[-1]),))
+    return marks[-1]
+
+
+_DELETE = f"""
+DELETE FROM records WHERE seq IN (
+    SELECT seq FROM records WHERE seq <= ? AND captured_at_ns < ?
+    AND seq < (SELECT max(seq) FROM records)
+    AND (source, sequence) NOT IN ({_NEWEST})
+    ORDER BY seq LIMIT ?
+)
+"""
+
+
+def delete_oldest(connection: sqlite3.Connection, *, through: int, before_ns: int, limit: int) -> int:
+    """Deletes the oldest rows in a transaction of its own.
+
+    Args:
+        connection: From `connect`.
+        through: Only rows up to this ``seq``.
+        before_ns: Only rows that were captured before.
+        limit: At most so many.
+
+    Returns:
+        How many were deleted.
+    """
+    return int(connection.execute(_DELETE, (through, before_ns, limit)).rowcount)
+
+
+def used_bytes(connection: sqlite3.Connection) -> int:
+    """Returns the size of the pages that hold something; what was deleted leaves pages that are used again."""
+    (size,), (pages,), (free,) = (
+        connection.execute(f"PRAGMA {name}").fetchone() for name in ("page_size", "page_count", "freelist_count")
+    )
+    return int(size) * (int(pages) - int(free))
+
+
+def free_pages(connection: sqlite3.Connection) -> int:
+    """Returns how many pages wait to be used again."""
+    return int(connection.execute("PRAGMA freelist_count").fetchone()[0])
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """Opens it to read.
+
+    Raises:
+        DatabaseError: It cannot be read.
+    """
+    try:
+        with contextlib.closing(connect(path)) as connection:
+            yield connection
+    except sqlite3.DatabaseError as error:
+        raise DatabaseError(f"{path}: {error}", action="It is set aside at the next write.") from error
+
+
+def is_full(error: sqlite3.DatabaseError, path: Path) -> bool:
+    """Returns whether an error means that there is no room."""
+    if "unable to open" in str(error):
+        found = os.statvfs(path.parent)
+        return found.f_bavail * found.f_frsize < NO_ROOM_BYTES
+    return "disk is full" in str(error) or "disk I/O error" in str(error)
+
+
+def explained(error: sqlite3.DatabaseError, path: Path) -> StoreError:
+    """Returns our error for SQLite's."""
+    if is_full(error, path):
+        return DiskFullError(f"no room to write {path} ({error})")
+    return DatabaseError(f"{path}: {error}", action="See who else holds it and whether it may be written.")
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

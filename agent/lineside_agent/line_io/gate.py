@@ -1,0 +1,104 @@
+"""`Gate`: the shift register of parts on their way to the reject gate. Pure: times and counts come in, levels go out.
+
+- A part is entered at its trigger and is rejected there unless a pass took it out: no pass in time means reject.
+- A part reaches the gate a time or a number of encoder counts after its trigger, never earlier.
+- Counts are those of a 32-bit encoder that may wrap around and never steps back by half its range.
+- Pulses that overlap become one longer pulse: each part has its whole pulse.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+
+COUNTS = 1 << 32
+"""An encoder counts up to here and begins at 0 again."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GateSettings:
+    """Where the gate is.
+
+    Attributes:
+        delay_s: Behind the trigger in time; ``None`` if it is told in counts.
+        counts: Behind the trigger in encoder counts; ``None`` if it is told in time.
+        pulse_s: How long it stays open for one part.
+    """
+
+    delay_s: float | None = None
+    counts: int | None = None
+    pulse_s: float = 0.05
+
+
+@dataclasses.dataclass(slots=True)
+class _Entry:
+    number: int
+    due_s: float
+    due_count: int
+
+
+class Gate:
+    """Parts between the camera and the gate.
+
+    Attributes:
+        is_open: What the gate should be now.
+        count: The encoder's last count; ``None`` before the first.
+
+    Args:
+        settings: Where the gate is.
+    """
+
+    def __init__(self, settings: GateSettings) -> None:
+        self.is_open = False
+        self.count: int | None = None
+        self._settings = settings
+        self._entries: collections.deque[_Entry] = collections.deque()
+        self._open_until_s = 0.0
+
+    @property
+    def needs_count(self) -> bool:
+        """Whether a trigger can't be timed, because the encoder has not been heard of."""
+        return self._settings.counts is not None and self.count is None
+
+    def enter(self, number: int, at_s: float) -> None:
+        """A part passes the camera.
+
+        Args:
+            number: Of its trigger.
+            at_s: When.
+        """
+        due_count = ((self.count or 0) + (self._settings.counts or 0)) % COUNTS
+        self._entries.append(_Entry(number, at_s + (self._settings.delay_s or 0.0), due_count))
+
+    def let_pass(self, number: int) -> None:
+        """Takes a part out: it was passed in time."""
+        self._entries = collections.deque(entry for entry in self._entries if entry.number != number)
+
+    def move(self, now_s: float) -> list[int]:
+        """Opens and closes the gate as the time and the count say.
+
+        Args:
+            now_s: On the clock of the triggers.
+
+        Returns:
+            The parts for which it was opened now.
+        """
+        reached = []
+        while self._entries and self._is_due(self._entries[0], now_s):
+            reached.append(self._entries.popleft().number)
+        if reached:
+            self._open_until_s = now_s + self._settings.pulse_s
+        self.is_open = now_s < self._open_until_s
+        return reached
+
+    def next_s(self) -> float | None:
+        """When `move` has something to do next, as far as time decides it."""
+        times = [self._open_until_s] if self.is_open else []
+        if self._entries and self._settings.delay_s is not None:
+            times.append(self._entries[0].due_s)
+        return min(times, default=None)
+
+    def _is_due(self, entry: _Entry, now_s: float) -> bool:
+        if self._settings.delay_s is not None:
+            return now_s >= entry.due_s
+        return self.count is not None and (self.count - entry.due_count) % COUNTS < COUNTS // 2

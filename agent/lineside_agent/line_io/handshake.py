@@ -1,0 +1,560 @@
+"""The handshake with the line: a pure state machine. Events go in with their time, actions come out; no I/O, no clock.
+
+What a PLC sees are levels (`LineState`)::
+
+    Ready        ──────┐                       ┌───────
+                       └───────────────────────┘
+    Trigger      ──────┌──┐───────────────────────────
+    Busy         ──────┌───────────────────────┐──────
+    ResultValid  ──┐                           ┌──────   falls with the next trigger, or when it is acknowledged
+                   └───────────────────────────┘
+    PassFail     ─ old ─┤        (off)          ├─ new ─   set together with ResultValid
+
+Invariants, held by ``tests/agent/line_io/test_handshake.py`` for any order of events:
+
+- Each trigger gets the next number and is answered exactly once, in order of the numbers. One that comes while the
+  agent is busy, not ready or at fault is answered too: reject.
+- A pass is told before its part's deadline or not at all. Without a verdict by then the answer is ``LATE``: reject.
+- What comes after the answer (an engine that was late) changes nothing any more.
+- `late_max` late answers in a row are a fault. A fault ends by the operator's reset only; Ready is off meanwhile.
+- While a challenge is on, Ready is off. It ends after so many parts, known to be bad, were rejected by judgement; one
+  that was passed is a fault, and it begins anew.
+- Two edges of one input within the debounce time are one trigger; the second is counted as a bounce.
+- With `acknowledge`, a result stays until the line has taken it, and those behind it wait.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import enum
+from typing import Literal
+
+from lineside_agent.line_io.gate import Gate, GateSettings
+
+Verdict = Literal["pass", "reject", "fault"]
+
+RESULTS_MAX = 64
+"""Results that may wait to be acknowledged; one more is a fault."""
+
+
+class Code(enum.IntEnum):
+    """Why a part was answered as it was: the handshake's ResultCode."""
+
+    NONE = 0
+    PASS = 1
+    REJECT = 2
+    NOT_JUDGED = 3
+    LATE = 4
+    BUSY = 5
+    NOT_READY = 6
+    NO_FRAME = 7
+    CHALLENGE_PASSED = 8
+    STOPPED = 9
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the line is told: everything but a pass means reject."""
+        return "pass" if self is Code.PASS else "reject" if self is Code.REJECT else "fault"
+
+
+class Fault(enum.IntEnum):
+    """Why the line must look after the agent."""
+
+    NONE = 0
+    LATE = 1
+    CHALLENGE = 2
+    RESULTS_NOT_TAKEN = 3
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Settings:
+    """How strict the handshake is.
+
+    Attributes:
+        deadline_s: From trigger to answer.
+        debounce_s: Edges of one input that are closer are one.
+        queue: Parts that may be under way; further ones are answered ``BUSY``.
+        late_max: Late answers in a row that are a fault; 0 for never.
+        acknowledge: Whether the line takes each result.
+        challenge_parts: Known bad parts that must be rejected before Ready; 0 for none.
+        gate: Where the gate is; ``None`` without one.
+    """
+
+    deadline_s: float
+    debounce_s: float = 0.0
+    queue: int = 1
+    late_max: int = 3
+    acknowledge: bool = False
+    challenge_parts: int = 0
+    gate: GateSettings | None = None
+
+
+# Events.
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Triggered:
+    """A part is in front of the camera.
+
+    Attributes:
+        input: What saw it, for the debounce.
+        part_id: As the line calls it; may be empty.
+        tag: The line's own number of the trigger, given back with the result; 0 for none.
+        edge: Whether it is an edge of a level, which can bounce.
+        missed: Whether its part has passed already, as its line finds out only now: it is answered and not judged.
+    """
+
+    input: str
+    part_id: str = ""
+    tag: int = 0
+    edge: bool = False
+    missed: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Judged:
+    """The pipeline has an answer."""
+
+    number: int
+    code: Code
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """The line's acknowledge input went on or off."""
+
+    on: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ResetPressed:
+    """The operator's reset."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ChallengeAsked:
+    """A shift begins: the known bad parts follow."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Availability:
+    """Whether parts can be judged at all.
+
+    Attributes:
+        problem: Why not; empty if they can.
+    """
+
+    problem: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Encoder:
+    """The encoder's count, modulo 2^32."""
+
+    count: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Tick:
+    """Nothing but time has passed."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Stopped:
+    """The agent ends."""
+
+
+Event = Triggered | Judged | Acknowledged | ResetPressed | ChallengeAsked | Availability | Encoder | Tick | Stopped
+
+
+# Actions.
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Begin:
+    """Take a frame and judge it.
+
+    Attributes:
+        number: Of the trigger.
+        part_id: As the line calls it; may be empty.
+        at_s: When it was triggered.
+        deadline_s: When it must be answered.
+    """
+
+    number: int
+    part_id: str
+    at_s: float
+    deadline_s: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Answer:
+    """Tell the line, and keep a record.
+
+    Attributes:
+        number: Of the trigger.
+        part_id: As the line calls it; may be empty.
+        input: What saw it.
+        tag: The number that this input gave it.
+        code: Why.
+        at_s: When it was triggered.
+        deadline_s: When the answer loses its worth.
+        took_s: From trigger to answer.
+        challenge: Whether it was a challenge part.
+        reason: More than the code says; may be empty.
+    """
+
+    number: int
+    part_id: str
+    input: str
+    tag: int
+    code: Code
+    at_s: float
+    deadline_s: float
+    took_s: float
+    challenge: bool = False
+    reason: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LineState:
+    """The levels that a line sees."""
+
+    ready: bool = False
+    busy: bool = False
+    result_valid: bool = False
+    passed: bool = False
+    fault: Fault = Fault.NONE
+    gate: bool = False
+    challenge: bool = False
+    result: Answer | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Show:
+    """Set the levels."""
+
+    state: LineState
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Say:
+    """Tell people."""
+
+    text: str
+    is_error: bool = True
+
+
+Action = Begin | Answer | Show | Say
+
+
+@dataclasses.dataclass(slots=True)
+class Counts:
+    """What happened since the start.
+
+    Attributes:
+        triggers: Parts that were triggered.
+        answered: Parts that were answered.
+        passed: Of those.
+        rejected: Of those: a defect was found.
+        faults: Of those: nobody has judged the part, and the line rejects it.
+        late: Of the faults.
+        refused: Of the faults: the agent was busy, not ready or at fault.
+        bounces: Edges that were no trigger.
+        too_late: Verdicts that came after their part's answer.
+        gated: Parts for which the gate was opened.
+    """
+
+    triggers: int = 0
+    answered: int = 0
+    passed: int = 0
+    rejected: int = 0
+    faults: int = 0
+    late: int = 0
+    refused: int = 0
+    bounces: int = 0
+    too_late: int = 0
+    gated: int = 0
+
+
+@dataclasses.dataclass(slots=True)
+class _Part:
+    begin: Begin
+    event: Triggered
+    challenge: bool
+    code: Code | None = None
+    reason: str = ""
+
+
+class Handshake:
+    """The machine.
+
+    Attributes:
+        counts: What happened.
+        fault: Why it is at fault.
+        problem: Why parts can't be judged; empty if they can.
+        challenge_left: Challenge parts that must still be rejected.
+
+    Args:
+        settings: How strict it is.
+        next_number: Number of the first trigger.
+    """
+
+    def __init__(self, settings: Settings, *, next_number: int = 0) -> None:
+        self.counts = Counts()
+        self.fault = Fault.NONE
+        self.problem = "starting"
+        self.challenge_left = settings.challenge_parts
+        self._settings = settings
+        self._next_number = next_number
+        self._gate = None if settings.gate is None else Gate(settings.gate)
+        self._open: collections.deque[_Part] = collections.deque()
+        self._results: collections.deque[Answer] = collections.deque()
+        self._last_result: Answer | None = None
+        self._result_valid = False
+        self._late_in_a_row = 0
+        self._edges_s: dict[str, float] = {}
+        self._shown: LineState | None = None
+        self._stopped = False
+        self._acknowledging = False
+
+    def step(self, event: Event, now_s: float) -> list[Action]:
+        """Takes one event.
+
+        Args:
+            event: What happened.
+            now_s: When, on a clock that never steps back; for a trigger, when it was given.
+
+        Returns:
+            What is to be done, in this order.
+        """
+        actions: list[Action] = []
+        match event:
+            case Triggered():
+                self._triggered(event, now_s, actions)
+            case Judged():
+                self._judged(event, now_s, actions)
+            case Acknowledged():
+                self._acknowledged(event)
+            case ResetPressed():
+                self._reset(actions)
+            case ChallengeAsked():
+                self._begin_challenge(actions)
+            case Availability():
+                self._available(event, actions)
+            case Encoder():
+                if self._gate is not None:
+                    self._gate.count = event.count % (1 << 32)
+            case Stopped():
+                self._stop()
+            case Tick():
+                pass
+        self._pass_time(now_s, actions)
+        self._show(actions)
+        return actions
+
+    def next_s(self) -> float | None:
+        """When `Tick` has something to do next; ``None`` for not before another event."""
+        times = [part.begin.deadline_s for part in self._open if part.code is None]
+        if self._gate is not None and (gate_s := self._gate.next_s()) is not None:
+            times.append(gate_s)
+        return min(times, default=None)
+
+    @property
+    def ready(self) -> bool:
+        """Whether a part may come that will be judged."""
+        able = not self.fault and not self._problem() and not self._stopped
+        return able and not self.challenge_left and self._has_room()
+
+    def is_open(self, number: int) -> bool:
+        """Whether this trigger has no answer yet."""
+        return any(part.begin.number == number for part in self._open)
+
+    # Events.
+
+    def _triggered(self, event: Triggered, now_s: float, actions: list[Action]) -> None:
+        if event.edge and self._is_bounce(event.input, now_s):
+            self.counts.bounces += 1
+            return
+        begin = Begin(self._next_number, event.part_id, now_s, now_s + self._settings.deadline_s)
+        self._next_number += 1
+        self.counts.triggers += 1
+        part = _Part(begin, event, challenge=self.challenge_left > 0)
+        self._refuse_or_begin(part, actions)
+        self._open.append(part)
+        if self._gate is not None:
+            self._gate.enter(begin.number, now_s)
+        if not self._settings.acknowledge:
+            self._result_valid = False
+
+    def _is_bounce(self, name: str, now_s: float) -> bool:
+        before_s = self._edges_s.get(name)
+        if before_s is not None and now_s - before_s < self._settings.debounce_s:
+            return True
+        self._edges_s[name] = now_s
+        return False
+
+    def _refuse_or_begin(self, part: _Part, actions: list[Action]) -> None:
+        if self._stopped:
+            part.code, part.reason = Code.STOPPED, "the agent was stopped"
+        elif self.fault:
+            part.code, part.reason = Code.NOT_READY, f"the line is at fault ({self.fault.name}) and was not reset"
+        elif problem := self._problem():
+            part.code, part.reason = Code.NOT_READY, problem
+        elif part.event.missed:
+            part.code, part.reason = Code.NOT_READY, "its line told of it too late"
+        elif not self._has_room():
+            part.code, part.reason = Code.BUSY, f"{len(self._open)} parts were under way"
+        else:
+            actions.append(part.begin)
+            return
+        self.counts.refused += 1
+        actions.append(Say(f"trigger {part.begin.number} is answered with reject, {part.code.name}: {part.reason}"))
+
+    def _judged(self, event: Judged, now_s: float, actions: list[Action]) -> None:
+        for part in self._open:
+            if part.begin.number == event.number and part.code is None:
+                if now_s < part.begin.deadline_s:
+                    part.code = event.code
+                return  # else it is late, and `_pass_time` says so
+        self.counts.too_late += 1
+        actions.append(Say(f"the verdict on trigger {event.number} came after its answer and is dropped"))
+
+    def _acknowledged(self, event: Acknowledged) -> None:
+        self._acknowledging = event.on
+        if self._settings.acknowledge and event.on and self._result_valid:
+            self._result_valid = False
+
+    def _reset(self, actions: list[Action]) -> None:
+        if self.fault:
+            actions.append(Say(f"the fault {self.fault.name} was reset", is_error=False))
+        self.fault, self._late_in_a_row = Fault.NONE, 0
+
+    def _begin_challenge(self, actions: list[Action]) -> None:
+        self.challenge_left = self._settings.challenge_parts
+        actions.append(Say(f"a challenge begins: {self.challenge_left} parts must be rejected", is_error=False))
+
+    def _available(self, event: Availability, actions: list[Action]) -> None:
+        if event.problem != self.problem:
+            text = f"not ready: {event.problem}" if event.problem else "parts can be judged"
+            actions.append(Say(text, is_error=bool(event.problem)))
+        self.problem = event.problem
+
+    def _stop(self) -> None:
+        self._stopped = True
+        for part in self._open:
+            if part.code is None:
+                part.code, part.reason = Code.STOPPED, "the agent was stopped"
+
+    # Time.
+
+    def _pass_time(self, now_s: float, actions: list[Action]) -> None:
+        for part in self._open:
+            if part.code is None and now_s >= part.begin.deadline_s:
+                part.code = Code.LATE
+        self._answer(now_s, actions)
+        if self._gate is None:
+            return
+        reached = self._gate.move(now_s)
+        self.counts.gated += len(reached)
+        for part in self._open:
+            if part.begin.number in reached:
+                part.code, part.reason = Code.LATE, "it reached the gate first"
+        self._answer(now_s, actions)
+
+    def _answer(self, now_s: float, actions: list[Action]) -> None:
+        """Answers what is decided, in order of the triggers."""
+        while self._open and self._open[0].code is not None:
+            part = self._open.popleft()
+            begin, code = part.begin, part.code or Code.LATE
+            if code is Code.PASS and now_s >= begin.deadline_s:
+                code = Code.LATE  # it waited for the answer of a part before it
+            if part.challenge:
+                code = self._challenged(code, actions)
+            if code is Code.PASS and self._gate is not None:
+                self._gate.let_pass(begin.number)
+            answer = Answer(
+                begin.number,
+                begin.part_id,
+                part.event.input,
+                part.event.tag,
+                code,
+                begin.at_s,
+                begin.deadline_s,
+                now_s - begin.at_s,
+                part.challenge,
+                part.reason,
+            )
+            self._count(code)
+            self._hold(answer, actions)
+            self._show(actions)
+            actions.append(answer)
+            self._note_lateness(code, actions)
+
+    def _challenged(self, code: Code, actions: list[Action]) -> Code:
+        if code is Code.REJECT:
+            self.challenge_left = max(0, self.challenge_left - 1)
+            return code
+        if code is not Code.PASS:
+            return code
+        self._set_fault(Fault.CHALLENGE, "a challenge part, known to be bad, was passed", actions)
+        self.challenge_left = self._settings.challenge_parts
+        return Code.CHALLENGE_PASSED
+
+    def _count(self, code: Code) -> None:
+        counts = self.counts
+        counts.answered += 1
+        counts.passed += code is Code.PASS
+        counts.rejected += code is Code.REJECT
+        counts.faults += code.verdict == "fault"
+        counts.late += code is Code.LATE
+
+    def _note_lateness(self, code: Code, actions: list[Action]) -> None:
+        if code in (Code.BUSY, Code.NOT_READY, Code.STOPPED):
+            return
+        self._late_in_a_row = self._late_in_a_row + 1 if code is Code.LATE else 0
+        if self._settings.late_max and self._late_in_a_row >= self._settings.late_max:
+            self._set_fault(Fault.LATE, f"{self._late_in_a_row} parts in a row were late", actions)
+
+    def _set_fault(self, fault: Fault, text: str, actions: list[Action]) -> None:
+        if not self.fault:
+            self.fault = fault
+            actions.append(Say(f"fault: {text}; the line must be reset by the operator"))
+
+    # What is shown.
+
+    def _hold(self, answer: Answer, actions: list[Action]) -> None:
+        if not self._settings.acknowledge:
+            self._last_result, self._result_valid = answer, True
+            return
+        self._results.append(answer)
+        if len(self._results) > RESULTS_MAX:
+            self._results.popleft()
+            self._set_fault(Fault.RESULTS_NOT_TAKEN, "the line doesn't acknowledge results", actions)
+
+    def _show(self, actions: list[Action]) -> None:
+        if self._results and not self._result_valid and not self._acknowledging:
+            self._last_result, self._result_valid = self._results.popleft(), True
+        state = LineState(
+            ready=self.ready,
+            busy=bool(self._open),
+            result_valid=self._result_valid,
+            passed=self._result_valid and self._last_result is not None and self._last_result.code is Code.PASS,
+            fault=self.fault,
+            gate=self._gate is not None and self._gate.is_open,
+            challenge=self.challenge_left > 0,
+            result=self._last_result,
+        )
+        if state != self._shown:
+            self._shown = state
+            actions.append(Show(state))
+
+    def _has_room(self) -> bool:
+        waiting = len(self._open) + (self._result_valid + len(self._results) if self._settings.acknowledge else 0)
+        return waiting < (1 if self.challenge_left else self._settings.queue)
+
+    def _problem(self) -> str:
+        if self._gate is not None and self._gate.needs_count:
+            return self.problem or "the encoder has not been heard of"
+        return self.problem

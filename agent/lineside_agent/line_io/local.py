@@ -1,0 +1,168 @@
+"""Triggers by a program on the same machine: a socket in the state folder, for ``lineside agent trigger`` and scripts.
+
+One JSON object a line each way; a connection may bring many. The answer to a trigger is the part's verdict::
+
+    {"do": "trigger", "part_id": "A-17"}  ->  {"number": 7, "part_id": "A-17", "verdict": "pass", "code": "PASS", ...}
+    {"do": "reset"}, {"do": "challenge"}  ->  {"done": true}
+
+Who may write to the socket may trigger: it is the agent's user and group.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import socketserver
+import threading
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from lineside_agent.line_io.base import LinePort, Signal
+from lineside_agent.line_io.handshake import ChallengeAsked, ResetPressed, Triggered
+from lineside_runtime.errors import InputNotFoundError, RequestError
+
+log = logging.getLogger("lineside.line_io")
+
+NAME = "line.sock"
+
+LINE_MAX = 4096
+
+ANSWER_S = 60.0
+"""Longest wait for a verdict, which comes within the deadline unless the agent ends."""
+
+
+class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a program asks for.
+
+    Attributes:
+        do: What.
+        part_id: Of the part that is in front of the camera.
+    """
+
+    do: Literal["trigger", "reset", "challenge"]
+    part_id: str = ""
+
+
+class LocalPort(LinePort):
+    """The socket.
+
+    Args:
+        path: Where it lies; a socket that a killed agent has left there is replaced.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("local")
+        self._path = path
+        self._changed = threading.Condition()
+        self._last_tag = 0
+        self._answers: dict[int, Signal | None] = {}
+        self._server: socketserver.ThreadingUnixStreamServer | None = None
+
+    def signal(self, signal: Signal) -> bool:
+        """Keeps the verdict for whoever has triggered here; nobody else is told."""
+        if signal.input == self.name:
+            with self._changed:
+                if signal.tag in self._answers:
+                    self._answers[signal.tag] = signal
+                    self.sent += 1
+                    self._changed.notify_all()
+        return True
+
+    def ask(self, request: Request) -> dict[str, Any]:
+        """Does what a program asks for, and waits for the verdict.
+
+        Args:
+            request: What.
+        """
+        if request.do != "trigger":
+            self._say(ResetPressed() if request.do == "reset" else ChallengeAsked())
+            return {"done": True}
+        with self._changed:
+            self._last_tag += 1
+            tag = self._last_tag
+            self._answers[tag] = None
+        self._say(Triggered(self.name, request.part_id, tag))
+        with self._changed:
+            self._changed.wait_for(lambda: self._answers[tag] is not None or self._closing.is_set(), ANSWER_S)
+            signal = self._answers.pop(tag)
+        return {"error": "no verdict: the agent ends"} if signal is None else _told(signal)
+
+    def _serve(self) -> None:
+        self._path.unlink(missing_ok=True)
+        port = self
+
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self) -> None:
+                with contextlib.suppress(OSError):  # whoever asked has gone
+                    while line := self.rfile.readline(LINE_MAX):
+                        self.wfile.write(_answered(port, line) + b"\n")
+
+        with socketserver.ThreadingUnixStreamServer(str(self._path), Handler) as server:
+            self._path.chmod(0o660)
+            server.daemon_threads = True
+            self._server, self.connected = server, True
+            if not self._closing.is_set():
+                server.serve_forever(poll_interval=0.2)
+            self._server = None
+        self._path.unlink(missing_ok=True)
+
+    def _send(self, signal: Signal) -> None:
+        """Not used: `signal` answers who has asked."""
+
+    def _close(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+        if self._server is not None:
+            self._server.shutdown()
+
+
+def ask(folder: Path, request: Request, *, timeout_s: float = ANSWER_S) -> dict[str, Any]:
+    """Asks the agent whose state is in this folder: the other end of the socket.
+
+    Args:
+        folder: The agent's state folder.
+        request: What for.
+        timeout_s: The longest wait.
+
+    Raises:
+        InputNotFoundError: No agent listens there.
+        RequestError: It can't do that, or has ended meanwhile.
+    """
+    path = folder / NAME
+    with socket.socket(socket.AF_UNIX) as line:
+        line.settimeout(timeout_s)
+        try:
+            line.connect(str(path))
+            line.sendall(msgspec.json.encode(request) + b"\n")
+            with line.makefile("rb") as answers:
+                answer = answers.readline()
+        except OSError as error:
+            action = "Start the agent with `lineside agent run`; its configuration needs a [trigger] table."
+            raise InputNotFoundError(f"{path}: {error}", action=action) from error
+    told: dict[str, Any] = msgspec.json.decode(answer) if answer else {"error": "the agent has ended"}
+    if "error" in told:
+        raise RequestError(told["error"], action="See the agent's log.")
+    return told
+
+
+def _answered(port: LocalPort, line: bytes) -> bytes:
+    try:
+        request = msgspec.json.decode(line, type=Request)
+    except msgspec.DecodeError as error:
+        return msgspec.json.encode({"error": str(error)})
+    return msgspec.json.encode(port.ask(request))
+
+
+def _told(signal: Signal) -> dict[str, Any]:
+    return {
+        "number": signal.sequence,
+        "part_id": signal.part_id,
+        "verdict": signal.verdict,
+        "code": signal.code.name,
+        "took_ms": round(signal.took_ms, 3),
+        "at_ns": time.time_ns(),
+    }

@@ -1,0 +1,123 @@
+"""Results and triggers over a topic of a broker. JSON, so that Node-RED and a person can read and write it::
+
+    <topic>/result     {"v": 1, "number": 7, "part_id": "A-17", "tag": 12, "verdict": "reject", "code": "REJECT", ...}
+    <topic>/state      {"v": 1, "ready": true, "busy": false, "fault": "NONE", "challenge": false}     retained
+    <topic>/trigger    {"part_id": "A-17", "tag": 12}, or nothing
+    <topic>/reset      anything
+    <topic>/challenge  anything
+
+A broker gives no time: the deadline runs from when the message came in. It may bring a message twice, and one that was
+published as retained at each connection: a trigger that repeats the tag before it is no new one.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+
+import msgspec
+
+from lineside_agent.line_io.base import LineOutput, Post, Signal
+from lineside_agent.line_io.handshake import ChallengeAsked, Fault, LineState, ResetPressed, Triggered
+from lineside_link.client import LinkClient
+from lineside_link.config import LinkConfig
+
+log = logging.getLogger("lineside.line_io")
+
+
+class _Trigger(msgspec.Struct):
+    part_id: str = ""
+    tag: int = 0
+
+
+class MqttLine(LineOutput):
+    """A topic. What can't be published at once is missed and not kept: it would come too late.
+
+    Args:
+        link: Of the broker.
+        topic: Without a ``/`` at its end.
+        client_id: Name at the broker.
+    """
+
+    def __init__(self, link: LinkConfig, topic: str, *, client_id: str) -> None:
+        super().__init__(f"mqtt {topic}")
+        self._topic = topic
+        self._state = _said(LineState())
+        self._client = LinkClient(link, client_id, will=(f"{topic}/state", self._state))
+        self._lock = threading.Lock()
+        self._last_tag = 0
+        self._post: Post | None = None
+
+    def signal(self, signal: Signal) -> bool:
+        """As `LineOutput.signal`."""
+        self._begin()
+        said = {
+            "v": 1,
+            "number": signal.sequence,
+            "part_id": signal.part_id,
+            "tag": signal.tag if signal.input == self.name else 0,
+            "verdict": signal.verdict,
+            "code": signal.code.name,
+            "took_ms": round(signal.took_ms, 3),
+        }
+        done = self._client.publish(f"{self._topic}/result", json.dumps(said).encode())
+        self.sent += done
+        self.missed += not done
+        return done
+
+    def show(self, state: LineState) -> None:
+        """As `LineOutput.show`."""
+        said = _said(state)
+        if said != self._state:
+            self._state = said
+            self._publish_state()
+
+    def listen(self, post: Post) -> None:
+        """As `LineOutput.listen`."""
+        self._post = post
+        self._client.subscribe(f"{self._topic}/trigger", self._triggered)
+        self._client.subscribe(f"{self._topic}/reset", lambda *_: post(ResetPressed(), time.monotonic()))
+        self._client.subscribe(f"{self._topic}/challenge", lambda *_: post(ChallengeAsked(), time.monotonic()))
+        self._client.on_connect(self._publish_state)
+        self._begin()
+
+    def _begin(self) -> None:
+        with self._lock:
+            if not self._is_open:
+                self._is_open = True
+                self._client.start()
+
+    def _close(self) -> None:
+        self._client.close(last=(f"{self._topic}/state", _said(LineState())))
+
+    def _open(self) -> None:
+        """Not used: the link connects by itself."""
+
+    def _send(self, signal: Signal) -> None:
+        """Not used: the link publishes."""
+
+    def _publish_state(self) -> None:
+        self._client.publish(f"{self._topic}/state", self._state, retain=True)
+
+    def _triggered(self, topic: str, payload: bytes) -> None:
+        """In the link's handler thread."""
+        at_s = time.monotonic()
+        try:
+            given = msgspec.json.decode(payload, type=_Trigger) if payload else _Trigger()
+        except msgspec.DecodeError as error:
+            log.error("%s: %r is no trigger: %s", topic, payload[:200], error)
+            return
+        if given.tag and given.tag == self._last_tag:
+            log.warning("%s: trigger %d came again", topic, given.tag)
+            return
+        self._last_tag = given.tag
+        if self._post is not None:
+            self._post(Triggered(self.name, given.part_id, given.tag), at_s)
+
+
+def _said(state: LineState) -> bytes:
+    fault: Fault = state.fault
+    said = {"v": 1, "ready": state.ready, "busy": state.busy, "fault": fault.name, "challenge": state.challenge}
+    return json.dumps(said).encode()

@@ -1,0 +1,189 @@
+"""Between the camera's thread and the pipeline, where the line triggers or only the latest frame counts.
+
+`TriggeredFrames` and `LatestFrame` stand in the place of `lineside_agent.reader.FrameQueue`, and the camera's thread
+sees no difference.
+
+- A triggered part gets the first frame that the camera gave after its trigger, also where the engine is still busy with
+  the part before it. A finite source gives its next frame to the next trigger, and waits in between.
+- In watch mode a frame that nobody has taken yet is replaced by the next one, and that is counted.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import threading
+import time
+from collections.abc import Callable
+
+from lineside_agent.cameras import Shot
+
+LOOK_S = 0.2
+"""How often a wait looks whether the agent stops."""
+
+
+@dataclasses.dataclass(slots=True)
+class _Wanted:
+    since_s: float
+    shot: Shot | None = None
+
+
+class TriggeredFrames:
+    """Gives each trigger its frame.
+
+    Args:
+        stop: Ends every wait.
+        frame_delay_s: A frame that arrives sooner after the trigger was taken before it, as the camera takes so long to
+            bring one.
+    """
+
+    def __init__(self, stop: threading.Event, *, frame_delay_s: float = 0.0) -> None:
+        self._stop = stop
+        self._frame_delay_s = frame_delay_s
+        self._wanted: collections.OrderedDict[int, _Wanted] = collections.OrderedDict()
+        self._ended = False
+        self._changed = threading.Condition()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the camera will give no more frames."""
+        return self._ended
+
+    def want(self, number: int, at_s: float) -> None:
+        """A part was triggered.
+
+        Args:
+            number: Of the trigger.
+            at_s: When, on the monotonic clock.
+        """
+        with self._changed:
+            self._wanted[number] = _Wanted(at_s + self._frame_delay_s)
+            self._changed.notify_all()
+
+    def grab(self, number: int, deadline_s: float) -> Shot | None:
+        """Waits for a part's frame.
+
+        Args:
+            number: As given to `want`.
+            deadline_s: At most until then, on the monotonic clock.
+
+        Returns:
+            Its frame; ``None`` if none came in time, it was answered meanwhile, the camera has ended, or the agent
+            stops.
+        """
+        with self._changed:
+            while (wanted := self._wanted.get(number)) is not None:
+                left_s = deadline_s - time.monotonic()
+                if left_s <= 0:
+                    return None  # also with a frame: there is no time left to judge it
+                if wanted.shot is not None or self._ended or self._stop.is_set():
+                    return wanted.shot
+                self._changed.wait(min(LOOK_S, left_s))
+            return None
+
+    def has_frame(self, number: int) -> bool:
+        """Whether a part's frame has come."""
+        with self._changed:
+            wanted = self._wanted.get(number)
+            return wanted is not None and wanted.shot is not None
+
+    def forget(self, number: int) -> None:
+        """A part was answered: its frame is not wanted any more."""
+        with self._changed:
+            self._wanted.pop(number, None)
+            self._changed.notify_all()
+
+    def put(self, shot: Shot, *, wait: bool) -> bool:
+        """Takes a frame of the camera.
+
+        Args:
+            shot: Any.
+            wait: Whether the camera can wait until somebody wants it; otherwise a frame that nobody wants is dropped.
+
+        Returns:
+            True: that nobody wants a frame between two parts is no loss.
+        """
+        now_s = time.monotonic()
+        with self._changed:
+            if wait:
+                self._wait(lambda: any(wanted.shot is None for wanted in self._wanted.values()))
+            for wanted in self._wanted.values():
+                if wanted.shot is None and (wait or wanted.since_s <= now_s):
+                    wanted.shot = shot
+                    if wait:
+                        break
+            self._changed.notify_all()
+        return True
+
+    def end(self) -> None:
+        """Says that no frame will follow."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def get(self) -> Shot | None:
+        """Nothing: each part's frame is got by `grab`."""
+        return None
+
+    def drain(self) -> list[Shot]:
+        """Nothing: what was triggered is answered by the handshake."""
+        return []
+
+    def _wait(self, condition: Callable[[], bool]) -> None:
+        while not condition() and not self._stop.is_set():
+            self._changed.wait(LOOK_S)
+
+
+class LatestFrame:
+    """Holds one frame, the latest.
+
+    Attributes:
+        replaced: Frames that were not looked at, because a later one came.
+
+    Args:
+        stop: Ends every wait.
+    """
+
+    def __init__(self, stop: threading.Event) -> None:
+        self.replaced = 0
+        self._stop = stop
+        self._shot: Shot | None = None
+        self._ended = False
+        self._changed = threading.Condition()
+
+    def put(self, shot: Shot, *, wait: bool) -> bool:
+        """Takes a frame; it replaces one that nobody has taken.
+
+        Args:
+            shot: Any.
+            wait: Ignored: a source that could wait is watched at its own pace as well.
+
+        Returns:
+            Whether no frame was replaced.
+        """
+        with self._changed:
+            replaces = self._shot is not None
+            self.replaced += replaces
+            self._shot = shot
+            self._changed.notify_all()
+            return not replaces
+
+    def get(self) -> Shot | None:
+        """Takes the latest frame; ``None`` when there will be no more, or when stopped."""
+        with self._changed:
+            while self._shot is None and not self._ended and not self._stop.is_set():
+                self._changed.wait(LOOK_S)
+            shot, self._shot = self._shot, None
+            return None if self._stop.is_set() else shot
+
+    def end(self) -> None:
+        """Says that no frame will follow."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def drain(self) -> list[Shot]:
+        """Takes what is left, also when stopped."""
+        with self._changed:
+            shot, self._shot = self._shot, None
+            return [] if shot is None else [shot]

@@ -1,0 +1,1 @@
+"""Setting up a board that already runs, over its serial console and over SSH."""

@@ -1,0 +1,132 @@
+"""`Facts`: what a board says of itself before anything of ours is on it; one script of sh(1), one line a fact."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+from lineside_boards import profile
+from lineside_boards.profile import BoardFacts, Profile
+from lineside_boards.provision.shell import Shell
+from lineside_runtime.errors import ProvisionError
+
+SCRIPT = r"""# what the board is
+fact() { printf '%s=%s\n' "$1" "$(printf %s "$2" | tr '\0\n' '  ')"; }
+fact user "$(id -un)"
+fact home "$HOME"
+fact hostname "$(cat /proc/sys/kernel/hostname)"
+fact architecture "$(uname -m)"
+fact python "$(/usr/bin/python3 -I -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)"
+fact glibc "$(getconf GNU_LIBC_VERSION 2>/dev/null)"
+fact system "$(. /etc/os-release 2>/dev/null; echo "$PRETTY_NAME")"
+fact model "$(cat /proc/device-tree/model 2>/dev/null || cat /sys/class/dmi/id/product_name 2>/dev/null)"
+fact compatible "$(tr '\0' ' ' < /proc/device-tree/compatible 2>/dev/null)"
+fact free_kib "$(df -Pk /opt 2>/dev/null | awk 'NR == 2 { print $4 }')"
+fact home_free_kib "$(df -Pk "$HOME" 2>/dev/null | awk 'NR == 2 { print $4 }')"
+[ -d /run/systemd/system ] && fact systemd yes
+if nmcli -t general status >/dev/null 2>&1; then fact manager networkmanager
+elif command -v netplan >/dev/null 2>&1 && [ -d /etc/netplan ]; then fact manager netplan
+elif [ -d /run/systemd/netif ]; then fact manager networkd
+elif command -v ifup >/dev/null 2>&1; then fact manager ifupdown
+fi
+for link in /sys/class/net/*; do
+    name=${link##*/}
+    if [ -e "$link/wireless" ] || [ -e "$link/phy80211" ]; then fact wireless "$name"
+    elif [ "$name" != lo ] && [ "$(cat "$link/type")" = 1 ]; then
+        if [ -e "$link/device" ]; then fact wire "$name"; else virtual="$virtual $name"; fi
+    fi
+done
+for name in $virtual; do fact wire "$name"; done
+ip -o addr show scope global 2>/dev/null | awk '{ print "address=" $2 " " $4 }'
+for key in /etc/ssh/ssh_host_*_key.pub; do [ -r "$key" ] && fact host_key "$(cut -d' ' -f1,2 "$key")"; done
+echo whole=yes
+"""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """A board, as it says.
+
+    Attributes:
+        user: Who is logged in.
+        home: His folder.
+        hostname: Its name in the network.
+        architecture: Such as ``aarch64``.
+        python: Of ``/usr/bin/python3``, such as ``3.13``; empty if there is none.
+        glibc: Such as ``2.41``; empty where it isn't told.
+        system: Such as ``Debian GNU/Linux 13 (trixie)``.
+        model: As its maker calls it.
+        compatible: The device tree's names.
+        free_bytes: Where the agent goes.
+        home_free_bytes: Where the payload is carried to.
+        systemd: Whether systemd runs there.
+        manager: Who manages its network: ``networkmanager``, ``netplan``, ``networkd``, ``ifupdown``, or empty.
+        wires: Its Ethernet interfaces, those of hardware first.
+        radios: Its Wi-Fi interfaces.
+        addresses: Interface and address with its prefix's length, of those that reach further than the board.
+        host_keys: Of its SSH server, as in a public key's file.
+    """
+
+    user: str
+    home: str
+    hostname: str
+    architecture: str
+    python: str
+    glibc: str
+    system: str
+    model: str
+    compatible: tuple[str, ...]
+    free_bytes: int
+    home_free_bytes: int
+    systemd: bool
+    manager: str
+    wires: tuple[str, ...]
+    radios: tuple[str, ...]
+    addresses: tuple[tuple[str, str], ...]
+    host_keys: tuple[str, ...]
+
+    def profile(self, name: str | None) -> Profile | None:
+        """Returns the profile of a name, or the one that fits the device tree; ``None`` if none does.
+
+        What is plugged into it isn't looked at: of several that fit, the one that asks for the least is taken.
+        """
+        if name is not None:
+            return profile.load(name)
+        fitting = [one for one in map(profile.load, profile.names()) if self._is(one.board)]
+        return min(fitting, key=lambda one: (len(one.board.accelerators), one.board.engine), default=None)
+
+    def _is(self, facts: BoardFacts) -> bool:
+        named = not (facts.compatible or self.compatible) or not set(facts.compatible).isdisjoint(self.compatible)
+        return named and facts.architecture == self.architecture
+
+
+def take(shell: Shell) -> Facts:
+    """Asks the board.
+
+    Raises:
+        ProvisionError: It isn't a Linux with the usual programs.
+        BoardLinkError: The line broke.
+    """
+    text = shell.ask(SCRIPT)
+    found: dict[str, list[str]] = {}
+    for name, value in re.findall(r"^(\w+)=(.*)$", text, re.MULTILINE):
+        found.setdefault(name, []).append(value.strip())
+    if "whole" not in found:
+        raise ProvisionError(f"{shell.where} isn't a Linux that we know", actual=text[-200:])
+
+    def one(name: str) -> str:
+        return found.get(name, [""])[0]
+
+    return Facts(
+        **{name: one(name) for name in ("user", "home", "hostname", "architecture", "python", "system", "model")},
+        glibc=one("glibc").removeprefix("glibc "),
+        manager=one("manager"),
+        compatible=tuple(one("compatible").split()),
+        free_bytes=1024 * int(one("free_kib") or 0),
+        home_free_bytes=1024 * int(one("home_free_kib") or 0),
+        systemd=one("systemd") == "yes",
+        wires=tuple(found.get("wire", ())),
+        radios=tuple(found.get("wireless", ())),
+        addresses=tuple((name, place) for name, _, place in (line.partition(" ") for line in found.get("address", ()))),
+        host_keys=tuple(found.get("host_key", ())),
+    )

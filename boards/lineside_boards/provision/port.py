@@ -1,0 +1,113 @@
+"""`Port`: a serial line by pyserial. An adapter that is pulled out, or a port that can't be had, is our error."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import time
+from collections.abc import Iterator
+
+import serial
+
+from lineside_runtime.errors import BoardLinkError, ConsoleError
+
+BAUD = 115200
+"""Of the consoles of a Raspberry Pi and a Jetson; a profile says where it is another."""
+
+BITS_A_BYTE = 10
+"""8N1: a start bit, eight of data, a stop bit."""
+
+READ_S = 0.05
+WRITE_TIMEOUT_S = 20.0
+PIECE = 64
+"""Bytes written at once; half of the smallest FIFO of a USB adapter, so that its hand-over is never late."""
+
+_WHY = {
+    errno.ENOENT: "is not there: is the adapter plugged in? `ls /dev/serial/by-id` shows the adapters.",
+    errno.EACCES: "may not be opened: add yourself to the group dialout, and log in again.",
+    errno.EPERM: "may not be opened: add yourself to the group dialout, and log in again.",
+    errno.EBUSY: "is used by another program: end it (`fuser` shows which).",
+    errno.EAGAIN: "is used by another program: end it (`fuser` shows which).",
+}
+
+
+class Port:
+    """A line that is open; no other program can open it meanwhile.
+
+    Args:
+        path: Such as ``/dev/ttyUSB0``, or a URL of pyserial's, such as ``rfc2217://host:2217``.
+        baud: Bits a second.
+
+    Raises:
+        ConsoleError: It can't be opened.
+    """
+
+    def __init__(self, path: str, *, baud: int = BAUD) -> None:
+        self.path = path
+        self.baud = baud
+        local = {} if "://" in path else {"exclusive": True}
+        try:
+            self._line = serial.serial_for_url(
+                path, baudrate=baud, timeout=READ_S, write_timeout=WRITE_TIMEOUT_S, **local
+            )
+        except (serial.SerialException, OSError, ValueError) as error:
+            number = getattr(error, "errno", None)
+            busy = "exclusively lock" in str(error)
+            why = _WHY[errno.EBUSY] if busy else _WHY.get(number or 0, f"can't be opened: {error}")
+            what, _, action = why.partition(": ")
+            raise ConsoleError(f"{path} {what}", action=f"{action[:1].upper()}{action[1:]}" or None) from error
+
+    def read(self) -> bytes:
+        """Returns what has come, after at most `READ_S`.
+
+        Raises:
+            BoardLinkError: The adapter is gone.
+        """
+        with self._lost():
+            data: bytes = self._line.read(max(1, self._line.in_waiting))
+            return data
+
+    def write(self, data: bytes) -> None:
+        """Sends everything.
+
+        Raises:
+            BoardLinkError: The adapter is gone, or takes nothing.
+        """
+        for start in range(0, len(data), PIECE):
+            with self._lost():
+                self._line.write(data[start : start + PIECE])
+                self._line.flush()
+
+    def silence(self, quiet_s: float, longest_s: float) -> bytes:
+        """Reads until nothing has come for a while; returns what came.
+
+        Args:
+            quiet_s: How long it must be silent.
+            longest_s: When to stop all the same.
+        """
+        seen, begun = bytearray(), time.monotonic()
+        last = begun
+        while time.monotonic() - last < quiet_s and time.monotonic() - begun < longest_s:
+            if data := self.read():
+                seen += data
+                last = time.monotonic()
+        return bytes(seen)
+
+    def close(self) -> None:
+        """Gives the line back."""
+        with contextlib.suppress(serial.SerialException, OSError):
+            self._line.close()
+
+    @contextlib.contextmanager
+    def _lost(self) -> Iterator[None]:
+        try:
+            yield
+        except (
+            serial.SerialException,
+            OSError,
+            TypeError,
+        ) as error:  # TypeError: pyserial's, of a port closed under it
+            raise BoardLinkError(
+                f"{self.path} is gone: {error}",
+                action="Plug the adapter in again and run the same command again: it goes on where the board stands.",
+            ) from error

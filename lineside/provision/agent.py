@@ -1,0 +1,258 @@
+"""The agent onto a board by SSH: payload, service, bundle, configuration, start; each looked at before and after.
+
+The board needs its system's Python 3 and nothing else: `lineside agent install-service` is run there from the payload's
+own wheels, unpacked beside it, before the slot that it makes exists.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lineside_agent.self_update import guard
+from lineside_agent.self_update.payload import Payload
+from lineside_agent.service.install import COMMAND, RECORD
+from lineside_boards import payload as boards_payload
+from lineside_boards.payload import CONFIGURATION, DROP_IN, FACTORY
+from lineside_boards.provision.carry import carry
+from lineside_boards.provision.facts import Facts
+from lineside_boards.provision.shell import Shell
+from lineside_boards.provision.ssh import SshShell
+from lineside_boards.provision.steps import Say, Step
+from lineside_runtime.errors import DiskFullError, ProvisionError
+
+Progress = Callable[[int, int], None]
+
+CACHE = ".cache/lineside"
+UNIT = "lineside-agent"
+INSTALL_S = 1800.0
+"""pip on an SD card, and on an emulated board, takes its time."""
+
+UNPACKED = 2.5
+"""Installed bytes a carried byte: 105 MB became 248 MB; the wheels that install it come on top while it is done."""
+
+_FIRST = ("lineside", "msgspec", "numpy", "packaging", "typing_extensions")
+"""What `install-service` imports."""
+
+_SLOT = f"""
+cd {guard.HOME}/current 2>/dev/null || exit 0
+[ -s /{RECORD} ] && cat {guard.DIGEST} 2>/dev/null
+"""
+
+
+@dataclasses.dataclass(slots=True)
+class Place:
+    """Where a payload goes.
+
+    Attributes:
+        shell: To the board.
+        facts: Of it.
+        progress: Told the bytes that are there, and all of them.
+        carried: Bytes that were carried.
+    """
+
+    shell: SshShell
+    facts: Facts
+    progress: Progress
+    carried: int = 0
+
+    @property
+    def cache(self) -> str:
+        """Folder of the user who logs in."""
+        return f"{self.facts.home}/{CACHE}"
+
+    def carry(self, folder: Path, name: str) -> str:
+        """Carries a folder into the cache; returns its place there."""
+        into = f"{self.cache}/{name}"
+        free = self.facts.home_free_bytes
+        carried, _ = carry(self.shell, folder, into=into, free_bytes=free, progress=self.progress)
+        self.carried += carried
+        return into
+
+
+def install_step(place: Place, payload: Payload, *, reinstall: bool) -> Step:
+    """Returns the step after which slot, units and guard are there.
+
+    Args:
+        place: Where.
+        payload: For the board's Python.
+        reinstall: Whether another agent that is there is overwritten.
+    """
+    manifest = payload.manifest
+
+    def look(shell: Shell) -> str:
+        there = shell.ask(_SLOT, root=True).strip()
+        if there and there != payload.digest and not reinstall:
+            raise ProvisionError(
+                "another agent is installed on the board",
+                expected=f"none, or {payload.digest[:16]} ({manifest.version})",
+                actual=there[:16],
+                action="Update it with `lineside push --agent`, or overwrite it with --reinstall.",
+            )
+        return "" if there == payload.digest else there or "no agent"
+
+    def do(shell: Shell) -> None:
+        needed = int(UNPACKED * manifest.size_bytes)
+        if place.facts.free_bytes < needed:
+            raise DiskFullError(
+                f"the board has {place.facts.free_bytes / 1e6:.0f} MB free in /opt",
+                needed_bytes=needed,
+                action="Free some space on the board, and run the same command again.",
+            )
+        folder = place.carry(payload.path, "payload")
+        answer = shell.run(_install_script(place.cache, folder, payload), root=True, timeout_s=INSTALL_S)
+        if answer.code:
+            raise shell.failure(answer, "agent install-service")
+
+    name = f"agent {manifest.version} for {manifest.tag} is installed"
+    return Step(name=name, look=look, do=do)
+
+
+def _install_script(cache: str, folder: str, payload: Payload) -> str:
+    names = [Path(name).name for name in payload.manifest.files]
+    first = [name for name in names if name.split("-")[0].lower() in _FIRST]
+    boot, lock = shlex.quote(f"{cache}/boot"), shlex.quote(f"{cache}/lock")
+    unpack = "\n".join(
+        f"/usr/bin/python3 -I -m zipfile -e {shlex.quote(f'{folder}/wheels/{name}')} {boot}" for name in first
+    )
+    return f"""# agent install-service
+set -e
+exec 9> {lock}
+flock -n 9 || {{ echo "another provisioning is still at work on this board"; exit 75; }}
+rm -rf {boot} && mkdir {boot}
+trap 'rm -rf {boot}' EXIT
+{unpack}
+systemctl stop {UNIT} 2>/dev/null || true
+cd {boot}
+/usr/bin/python3 -s -m lineside agent install-service --payload {shlex.quote(folder)} --no-start
+"""
+
+
+def bundle_step(place: Place, bundle: Path) -> Step:
+    """Returns the step after which the bundle to start with is there."""
+    files = {path.relative_to(bundle).as_posix(): path for path in sorted(bundle.rglob("*")) if path.is_file()}
+    lines = "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {name}\n" for name, path in files.items())
+    target = f"/{FACTORY}"
+
+    def look(shell: Shell) -> str:
+        script = f"cd {target} && sha256sum --quiet -c - && find . -type f | wc -l"
+        answer = shell.run(script, root=True, data=lines.encode(), timeout_s=300.0)
+        return (
+            "" if answer.code == 0 and answer.text.split()[-1:] == [str(len(files))] else "it isn't there, or differs"
+        )
+
+    def do(shell: Shell) -> None:
+        source = shlex.quote(place.carry(bundle, "bundle"))
+        new = f"{target}.new"
+        shell.ask(
+            f"# copy the bundle\nset -e\nrm -rf {new} && cp -r {source} {new} && chmod -R a+rX,go-w {new} && sync\n"
+            f"rm -rf {target} && mv {new} {target}",
+            root=True,
+            timeout_s=300.0,
+        )
+
+    return Step(name=f"the bundle to start with is {bundle.name}", look=look, do=do)
+
+
+def configuration_step(agent: boards_payload.Agent, present: set[str], say: Say) -> Step:
+    """Returns the step after which ``agent.toml`` is what was asked for; another one is kept beside it."""
+    wanted = {f"/{CONFIGURATION}/agent.toml": boards_payload.agent_toml(agent, present).encode()}
+    if agent.patience > 1:
+        wanted[f"/{DROP_IN}"] = boards_payload.drop_in(agent.patience).encode()
+
+    def look(shell: Shell) -> str:
+        differ = [path for path, data in wanted.items() if shell.digest(path) != hashlib.sha256(data).hexdigest()]
+        return f"{', '.join(differ)} is another" if differ else ""
+
+    def do(shell: Shell) -> None:
+        for path, data in wanted.items():
+            if shell.digest(path) not in ("", hashlib.sha256(data).hexdigest()):
+                shell.ask(f"cp -p {path} {path}.before", root=True)
+                say(f"{path} was another one: it is kept as {path}.before")
+            shell.write(path, data)
+
+    return Step(name="agent.toml is written", look=look, do=do)
+
+
+def start(shell: Shell, *, changed: bool, patience: int, say: Say) -> bool:
+    """Enables and starts the service, and waits until it has inspected its first frame.
+
+    Args:
+        shell: To the board.
+        changed: Whether something was changed that a running agent hasn't read.
+        patience: How many times longer than on a board it may take.
+        say: Told of each step.
+
+    Returns:
+        Whether it is active; not on a system that systemd doesn't run, where the next start does it.
+
+    Raises:
+        ProvisionError: It can't be started, or doesn't stay up; its last lines are in the message.
+    """
+    answer = shell.run(f"/{COMMAND} agent install-service", root=True, timeout_s=INSTALL_S)
+    if answer.code:
+        raise shell.failure(answer, "agent install-service")
+    if shell.run("[ -d /run/systemd/system ]").code:
+        say("systemd doesn't run on this board: the agent starts with its next start")
+        return False
+    if changed:
+        shell.ask(f"systemctl daemon-reload && systemctl restart --no-block {UNIT}", root=True)
+    say("waiting for the agent's first inspection")
+    timeout_s = 200 * patience
+    answer = shell.run(
+        f"n=0; while ! systemctl is-active --quiet {UNIT}; do\n"
+        f"n=$((n + 1)); [ $n -gt {timeout_s} ] && exit 1; sleep 1; done",
+        timeout_s=2 * timeout_s + 30.0,
+    )
+    if answer.code:
+        tail = shell.run("journalctl --namespace=lineside -n 6 -o cat --no-pager", root=True).text
+        raise ProvisionError(
+            f"the agent isn't active after {timeout_s} s: {' | '.join(tail.strip().splitlines())[-400:]}",
+            action="`journalctl --namespace=lineside` on the board says why; mend it and run the same command again.",
+        )
+    return True
+
+
+def look_at_board(shell: Shell) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Returns what ``board detect`` and ``board doctor`` say there.
+
+    Raises:
+        ProvisionError: The agent's own command doesn't run there.
+    """
+    answers: list[dict[str, Any]] = []
+    for action in ("detect", "doctor"):
+        answer = shell.run(f"/{COMMAND} board {action} --json 2>/dev/null", root=True, timeout_s=300.0)
+        try:
+            answers.append(json.loads(answer.text.strip().splitlines()[-1]))
+        except (ValueError, IndexError) as error:
+            raise ProvisionError(
+                f"board {action} gave no answer there", actual=f"{answer.code}: {answer.text[-200:]}"
+            ) from error
+    return answers[0], answers[1]["findings"]
+
+
+def tidy(place: Place) -> None:
+    """Removes what was only carried."""
+    cache = shlex.quote(place.cache)
+    place.shell.ask(f"rm -rf {cache}/payload {cache}/bundle {cache}/lock")
+
+
+class Joined(msgspec.Struct, frozen=True, kw_only=True):
+    """What the hub knows of the device.
+
+    Attributes:
+        up: Whether it is connected.
+        installed: The bundle that it runs.
+        results: How many the hub has.
+    """
+
+    up: bool = False
+    installed: str = ""
+    results: int = 0

@@ -1,0 +1,151 @@
+"""What registers mean, and that ``docs/modbus.md`` says the same."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lineside_agent.line_io.base import Signal
+from lineside_agent.line_io.handshake import (
+    Acknowledged,
+    Answer,
+    ChallengeAsked,
+    Code,
+    Encoder,
+    Fault,
+    LineState,
+    ResetPressed,
+    Triggered,
+)
+from lineside_agent.line_io.modbus_map import (
+    COILS,
+    CONTROL_BITS,
+    IN_FIELDS,
+    IN_REGISTERS,
+    OUT_FIELDS,
+    OUT_REGISTERS,
+    STATUS_BITS,
+    InBlock,
+    OutBlock,
+    text_of,
+    text_registers,
+)
+
+PAGE = Path(__file__).parents[3] / "docs" / "modbus.md"
+
+
+def triggers(events: list[object]) -> list[tuple[int, bool]]:
+    return [(event.tag, event.missed) for event in events if isinstance(event, Triggered)]
+
+
+def test_first_count_is_one_trigger_whatever_it_was_before() -> None:
+    block = InBlock("x")
+    assert triggers([*block.write_registers(0, [537])]) == [(537, False)]
+    assert triggers([*block.write_registers(0, [537])]) == []
+    assert triggers([*block.write_registers(0, [538])]) == [(538, False)]
+
+
+def test_counter_that_jumps_missed_the_parts_before_the_last() -> None:
+    block = InBlock("x")
+    block.write_registers(0, [65534])
+    assert triggers([*block.write_registers(0, [1])]) == [(65535, True), (0, True), (1, False)]
+
+
+def test_counter_that_begins_anew_is_one_trigger() -> None:
+    block = InBlock("x")
+    block.write_registers(0, [500])
+    assert triggers([*block.write_registers(0, [1])]) == [(1, False)]
+
+
+def test_what_was_counted_without_a_connection_is_missed() -> None:
+    block = InBlock("x")
+    block.adopt([7, *[0] * (IN_REGISTERS - 1)])
+    assert triggers([*block.adopt_again([9, *[0] * (IN_REGISTERS - 1)])]) == [(8, True), (9, True)]
+    assert triggers([*block.adopt_again([0, *[0] * (IN_REGISTERS - 1)])]) == []
+    assert triggers([*block.write_registers(0, [1])]) == [(1, False)]
+
+
+def test_one_write_brings_name_count_and_trigger_in_the_right_order() -> None:
+    events = InBlock("x").write_registers(0, [1, 0, 1, 5, *text_registers("A-7")])
+    assert events == [Encoder(65541), Triggered("x", "A-7", 1)]
+
+
+def test_levels_of_registers_and_coils_are_edges() -> None:
+    block = InBlock("x")
+    assert block.write_registers(1, [0b111]) == [Acknowledged(True), ResetPressed(), ChallengeAsked()]
+    assert block.write_registers(1, [0b110]) == [Acknowledged(False)]
+    assert block.write_coils(0, [True, True, True, True]) == [
+        Triggered("x", edge=True),
+        Acknowledged(True),
+        ResetPressed(),
+        ChallengeAsked(),
+    ]
+    assert block.write_coils(1, [False]) == [Acknowledged(False)]
+    assert block.write_coils(0, [True]) == []
+
+
+@given(st.integers(0, IN_REGISTERS - 1), st.lists(st.integers(0, 65535), min_size=1, max_size=IN_REGISTERS))
+def test_no_write_breaks_the_block(address: int, values: list[int]) -> None:
+    block = InBlock("x")
+    events = block.write_registers(address, values)
+    assert len(block.registers) == IN_REGISTERS
+    assert sum(isinstance(event, Triggered) and not event.missed for event in events) <= 1
+
+
+@given(st.text(max_size=60))
+def test_text_survives_as_ascii(text: str) -> None:
+    registers = text_registers(text)
+    assert len(registers) == 16
+    expected = text.encode("ascii", "replace")[:32].split(b"\0")[0].decode().strip()
+    assert text_of(registers) == expected
+
+
+def test_block_holds_the_levels_the_last_result_and_the_ring() -> None:
+    block = OutBlock("plc")
+    answer = Answer(70000, "A-7", "plc", 9, Code.REJECT, 0.0, 1.0, 0.0123)
+    block.show(LineState(result_valid=True, fault=Fault.LATE, result=answer))
+    for number in range(20):
+        block.tell(
+            Signal(
+                number, "p", "pass" if number % 2 else "fault", Code.PASS if number % 2 else Code.LATE, "plc", number
+            )
+        )
+    block.beat()
+    found = block.registers()
+    assert len(found) == OUT_REGISTERS
+    assert found[:4] == [1, 1, 0b10010100, 1]
+    assert found[4:9] == [1, 4464, 9, 2, 123]
+    assert [found[at + 1] for at in range(10, 20, 2)] == [20, 10, 0, 10, 10]
+    assert text_of(found[24:40]) == "A-7"
+    assert found[40:42] == [0, 20]
+    assert [found[42 + 4 * (number % 16) + 1] for number in range(4, 20)] == list(range(4, 20))
+
+
+def test_tag_of_another_line_is_not_given_back() -> None:
+    block = OutBlock("plc")
+    block.tell(Signal(3, "p", "pass", Code.PASS, "local", 7))
+    assert block.registers()[42:46] == [0, 3, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("heading", "fields"),
+    [("## What the PLC reads", OUT_FIELDS), ("## What the PLC writes", IN_FIELDS)],
+)
+def test_page_names_each_register(heading: str, fields: dict[str, int]) -> None:
+    section = PAGE.read_text().split(heading)[1].split("\n#")[0]
+    rows = re.findall(r"^\| (\d+)(?: – \d+)? \| `(\w+)`", section, re.M)
+    assert {name: int(address) for address, name in rows} == fields
+
+
+def test_page_names_each_bit_and_code() -> None:
+    page = PAGE.read_text()
+    for names, heading in ((STATUS_BITS, "### Status bits"), (COILS, "### Coils"), (CONTROL_BITS, "### Control bits")):
+        section = page.split(heading)[1].split("\n#")[0]
+        assert re.findall(r"^\| \d+ \| `(\w+)`", section, re.M) == list(names)
+    for codes, heading in ((Code, "### Result codes"), (Fault, "### Fault codes")):
+        section = page.split(heading)[1].split("\n#")[0]
+        assert re.findall(r"^\| (\d+) \| `(\w+)`", section, re.M) == [(str(int(code)), code.name) for code in codes]

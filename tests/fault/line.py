@@ -1,0 +1,273 @@
+"""A line with everything that can go wrong on it: the agent, a PLC in a process of its own, and whoever breaks things.
+
+The PLC (``tests/peers/plc.py``: libmodbus, nothing of ours) counts triggers and verdicts. Meanwhile, again and again:
+
+- the camera freezes: its next picture is a named pipe, and reading it blocks;
+- the engine, in a process of its own, is killed;
+- the broker is killed;
+- the disk is full (where a small one can be mounted);
+- the wall clock jumps by an hour, forth or back (for the agent alone: ``clock.c``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import psutil
+
+from lineside_agent.store import Store
+from lineside_hub.repository import Repository
+from lineside_link.messages import ResultRow
+from tests.peers.brokers import Mosquitto, find_mosquitto
+from tests.peers.programs import find_program
+from tests.peers.waiting import free_port, wait_for
+
+PLC = Path(__file__).parents[1] / "peers" / "plc.py"
+CLOCK = Path(__file__).with_name("clock.c")
+
+
+class Line:
+    """An agent on a folder of pictures, a broker, and a PLC.
+
+    Args:
+        folder: An empty one.
+        bundle: Path of the bundle.
+        images: What the camera gives, in turn.
+        deadline_ms: From trigger to verdict.
+        state: Where the agent keeps its state.
+    """
+
+    def __init__(
+        self, folder: Path, bundle: Path, images: list[Any], *, deadline_ms: float, state: Path | None = None
+    ) -> None:
+        self.folder = folder
+        self.state = state or folder / "state"
+        self.frames = folder / "frames"
+        self.frames.mkdir()
+        for number, image in enumerate(images):
+            cv2.imwrite(str(self.frames / f"{number:04d}.png"), image)
+        self.port = free_port()
+        self.broker = Mosquitto(folder / "broker", program=find_mosquitto())
+        self.broker.start()
+        Repository.create(folder / "hub", groups=["line"])
+        (folder / "root.json").write_bytes(Repository(folder / "hub").root_bytes())
+        (folder / "agent.toml").write_text(self._settings(bundle, deadline_ms))
+        self.clock = folder / "clock"
+        self.clock.write_bytes(bytes(8))
+        self._build_clock()
+        self.done: dict[str, int] = {}
+        self._start_agent()
+
+    def _build_clock(self) -> None:
+        built = str(self.folder / "clock.so")
+        compiler = [find_program("g++", "g++"), "-x", "c", "-O2", "-shared", "-fPIC"]
+        subprocess.run([*compiler, "-o", built, str(CLOCK), "-ldl"], check=True)
+
+    def _settings(self, bundle: Path, deadline_ms: float) -> str:
+        link = f'url = "{self.broker.url}"\nsite = "t0"\nreconnect_min_s = 0.05\nreconnect_max_s = 0.5\n'
+        return f"""
+device = "cam-1"
+group = "line"
+folder = "{self.state}"
+root = "root.json"
+bundle = "{bundle}"
+[link]
+{link}
+[camera]
+type = "folder"
+path = "frames"
+loop = true
+[inspect]
+isolate = ["ort"]
+[trigger]
+deadline_ms = {deadline_ms}
+camera_timeout_ms = 400
+[gate]
+delay_ms = {2 * deadline_ms}
+pulse_ms = 10
+[[line_io]]
+type = "modbus-tcp-server"
+port = {self.port}
+[[line_io]]
+type = "mqtt"
+topic = "cell/4"
+"""
+
+    def _start_agent(self) -> None:
+        environment = {**os.environ, "LD_PRELOAD": str(self.folder / "clock.so"), "CLOCK_OFFSET": str(self.clock)}
+        command = [sys.executable, "-m", "lineside_agent", "--config", str(self.folder / "agent.toml")]
+        with (self.folder / "agent.log").open("ab") as log:
+            self.agent = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        wait_for(lambda: self.line.get("ready"), 120.0, what="ready")
+
+    @property
+    def status(self) -> dict[str, Any]:
+        path = self.state / "status.json"
+        found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        return found
+
+    @property
+    def line(self) -> dict[str, Any]:
+        return self.status.get("line") or {}
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "agent.log").read_text()
+
+    def start_plc(self, parts: int, *, rush: float = 0.02, seed: int = 1) -> subprocess.Popen[str]:
+        command = [sys.executable, "-S", str(PLC), "127.0.0.1", str(self.port), str(parts)]
+        log = (self.folder / "plc.log").open("w")
+        with log:
+            return subprocess.Popen(
+                [*command, "--rush", str(rush), "--seed", str(seed)], stdout=subprocess.PIPE, stderr=log, text=True
+            )
+
+    def plc_triggers(self) -> int:
+        lines = (self.folder / "plc.log").read_text().splitlines()
+        return int(json.loads(lines[-1])["triggers"]) if lines else 0
+
+    # What goes wrong. Each returns when it is over.
+
+    def freeze(self, number: int, wait: Callable[[float], None]) -> None:
+        """The camera's next reading of one picture blocks."""
+        path = self.frames / f"{number:04d}.png"
+        aside = path.with_suffix(".aside")
+        path.rename(aside)
+        os.mkfifo(path)
+        wait(1.0)
+        with contextlib.suppress(OSError), open(path, "wb", opener=_without_waiting):
+            pass  # whoever reads is let go, and finds no picture
+        aside.replace(path)
+
+    def kill_engine(self) -> None:
+        for child in psutil.Process(self.agent.pid).children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+
+    def break_broker(self, wait: Callable[[float], None]) -> None:
+        self.broker.kill()
+        wait(1.0)
+        self.broker.start()
+
+    def fill_disk(self, wait: Callable[[float], None]) -> None:
+        ballast = self.state / "ballast"
+        with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+            while True:
+                file.write(b"\0" * 65536)
+        wait(1.0)
+        ballast.unlink()
+
+    def jump(self, hours: int) -> None:
+        """The agent's wall clock is so far from the true one from now on."""
+        with self.clock.open("r+b") as file:
+            file.write(struct.pack("=q", 3600 * hours))
+
+    def stop(self) -> None:
+        if self.agent.poll() is None:
+            self.agent.terminate()
+        self.agent.wait(60.0)
+
+    def end(self) -> None:
+        if self.agent.poll() is None:
+            self.agent.kill()
+            self.agent.wait()
+        self.broker.stop()
+
+    def rows(self) -> Iterator[ResultRow]:
+        store = Store(self.state)
+        after = 0
+        while rows := store.rows(after, 1000):
+            yield from rows
+            after = rows[-1].seq
+        store.close()
+
+
+def run(line: Line, parts: int, *, every: int, with_disk: bool) -> dict[str, Any]:
+    """Has the PLC trigger so many parts while one thing after the other goes wrong.
+
+    Args:
+        line: An agent and its surroundings.
+        parts: How many.
+        every: After so many parts something goes wrong.
+        with_disk: Whether the state lies on a disk that may be filled.
+
+    Returns:
+        What the PLC counted, and how often what went wrong.
+    """
+    plc = line.start_plc(parts)
+    ended = threading.Event()
+    faults: dict[str, Callable[[], None]] = {
+        "camera frozen": lambda: line.freeze(1, _wait(ended)),
+        "engine killed": line.kill_engine,
+        "broker gone": lambda: line.break_broker(_wait(ended)),
+        "clock forth": lambda: line.jump(1),
+        "clock back": lambda: line.jump(-1),
+    }
+    if with_disk:
+        faults["disk full"] = lambda: line.fill_disk(_wait(ended))
+    breaker = threading.Thread(target=_break, args=(line, faults, plc, ended, every))
+    breaker.start()
+    output, _ = plc.communicate()
+    ended.set()
+    breaker.join(30.0)
+    counted: dict[str, Any] = json.loads(output)
+    return {**counted, "faults": line.done}
+
+
+def _break(
+    line: Line,
+    faults: dict[str, Callable[[], None]],
+    plc: subprocess.Popen[str],
+    ended: threading.Event,
+    every: int,
+) -> None:
+    """One fault after so many parts, in turn."""
+    names = list(faults)
+    number = 0
+    while plc.poll() is None and not ended.is_set():
+        if line.plc_triggers() >= every * (number + 1):
+            name = names[number % len(names)]
+            faults[name]()
+            line.done[name] = line.done.get(name, 0) + 1
+            number += 1
+        ended.wait(0.05)
+
+
+def _wait(ended: threading.Event) -> Callable[[float], None]:
+    return lambda seconds: ended.wait(seconds) and None
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags & ~os.O_CREAT | os.O_NONBLOCK)
+
+
+def check(line: Line, counted: dict[str, Any], *, deadline_ms: float) -> None:
+    """Each trigger has exactly one verdict at the PLC, and exactly one record that says the same."""
+    assert counted["triggers"] == counted["verdicts"], counted
+    assert (counted["lost"], counted["twice"], counted["overrun"]) == (0, 0, 0), counted
+    assert counted["numbers_contiguous"], counted
+    codes: dict[str, int] = {}
+    verdicts: dict[str, int] = {}
+    sequence = -1
+    for row in line.rows():
+        sequence += 1
+        assert row.sequence == sequence
+        verdicts[row.verdict] = verdicts.get(row.verdict, 0) + 1
+        code = row.error.split(":")[0] if row.verdict == "fault" else row.verdict
+        codes[code] = codes.get(code, 0) + 1
+    assert sequence + 1 == counted["triggers"], line.status
+    told = {int(code): count for code, count in counted["codes"].items()}
+    assert verdicts.get("pass", 0) == told.get(1, 0)
+    assert verdicts.get("reject", 0) == told.get(2, 0)
+    assert codes.get("LATE", 0) == told.get(4, 0)
+    assert line.status["lost"] == 0

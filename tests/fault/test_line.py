@@ -1,0 +1,44 @@
+"""1,000 parts while the camera, the engine, the broker, the disk and the clock fail: one verdict each."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.agent.bundles import bright, dark, make_bundle
+from tests.fault.line import Line, check, run
+from tests.peers.programs import find_program
+
+pytestmark = pytest.mark.peer
+
+PARTS = 1000
+DEADLINE_MS = 400.0
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[Path | None]:
+    """A small disk for the state; ``None`` where none can be mounted."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "none", str(folder)], capture_output=True).returncode:
+        yield None
+        return
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_each_trigger_ends_in_exactly_one_verdict_whatever_fails(tmp_path: Path, state: Path | None) -> None:
+    find_program("mbpoll", "mbpoll")  # with libmodbus, by which the PLC speaks
+    bundle = make_bundle(tmp_path / "bundle")
+    line = Line(tmp_path, bundle.path, [dark(), bright(), dark()], deadline_ms=DEADLINE_MS, state=state)
+    try:
+        counted = run(line, PARTS, every=80, with_disk=state is not None)
+        line.stop()
+        check(line, counted, deadline_ms=DEADLINE_MS)
+        assert set(counted["faults"]) >= {"camera frozen", "engine killed", "broker gone", "clock forth", "clock back"}
+        assert int(counted["codes"]["1"]) > PARTS // 4  # the line went on between them
+    finally:
+        line.end()
