@@ -124,7 +124,10 @@ class Connection:
         self._socket: ReadAhead | None = None
         self._writing = threading.Lock()
         self._publisher_writes = context is None
+        self._write_failed = MQTTErrorCode.MQTT_ERR_SUCCESS
         self._wake_up, self._woken = socket.socketpair()
+        for end in (self._wake_up, self._woken):
+            end.setblocking(False)
         self._unsent: collections.deque[tuple[mqtt.MQTTMessageInfo, int]] = collections.deque()
         self._unsent_bytes = 0
         self._unsent_lock = threading.Lock()
@@ -171,8 +174,6 @@ class Connection:
             self._release()
 
     def _serve(self, selector: selectors.BaseSelector) -> MQTTErrorCode:
-        for end in (self._wake_up, self._woken):
-            end.setblocking(False)
         selector.register(self._woken, selectors.EVENT_READ)
         if self._socket is None:
             return MQTTErrorCode.MQTT_ERR_NO_CONN
@@ -180,7 +181,7 @@ class Connection:
         code = MQTTErrorCode.MQTT_ERR_SUCCESS
         while code == MQTTErrorCode.MQTT_ERR_SUCCESS and not self._ending.is_set():
             self._wait(selector, self._socket)
-            code = self._read(self._socket) or self._write() or self._paho.loop_misc()
+            code = self._write_failed or self._read(self._socket) or self._write() or self._paho.loop_misc()
         return code
 
     def _wait(self, selector: selectors.BaseSelector, sock: ReadAhead) -> None:
@@ -208,10 +209,10 @@ class Connection:
         """Writes what was queued if this thread may, and leaves the rest to the network thread."""
         if self._publisher_writes and self._writing.acquire(blocking=False):
             try:
-                self._paho.loop_write()  # a broken socket is found by the network thread as well
+                self._write_failed = self._paho.loop_write()
             finally:
                 self._writing.release()
-        if self._paho.want_write():
+        if self._write_failed != MQTTErrorCode.MQTT_ERR_SUCCESS or self._paho.want_write():
             self._wake()
 
     def _wake(self) -> None:

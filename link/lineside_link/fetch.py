@@ -379,7 +379,7 @@ class RepoClient:
             self._pulls += 1
             prefix = f"{self._nonce}-{self._pulls}"
             # What is asked for at a time bounds what arrives; an answer that nobody asked for must not fill memory.
-            mailbox = self._mailboxes[prefix] = collections.deque(maxlen=4 * WINDOW_MAX)
+            mailbox = self._mailboxes[prefix] = collections.deque(maxlen=2 * WINDOW_MAX)
         return prefix, mailbox
 
     def _close_mailbox(self, prefix: str, window: PullWindow) -> None:
