@@ -113,13 +113,12 @@ class Responder:
             self._take(device, requests)
 
     def _take(self, device: str, requests: list[RepoRequest]) -> None:
-        refused = []
+        joining = [request for request in requests if request.kind == "multicast" and self._join is not None]
+        for request in joining:
+            if self._join is not None:
+                self._join(device, request)
         with self._changed:
-            for request in requests:
-                if request.kind == "multicast" and self._join is not None:
-                    self._join(device, request)
-                elif not self.turns.offer(device, request):
-                    refused.append(request)
+            refused = [item for item in requests if item not in joining and not self.turns.offer(device, item)]
             if self.turns.another:  # who answers this device already sees what it asks for more
                 self._changed.notify()
         for request in refused:
