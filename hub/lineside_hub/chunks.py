@@ -2,13 +2,16 @@
 
 Equal pieces of two versions are stored once, and a piece can be checked by whoever holds its name. By default they lie
 in the hub's own folder; any filesystem that `fsspec` knows can hold them instead, by its URL. Whatever it is, it
-isn't trusted: a piece that hasn't its own hash is not served, and pushing its bundle again heals it.
+isn't trusted: who uses a piece compares it with the hash that a signed manifest names. A device does that with all that
+it is sent, so the hub hashes a piece for it only when it says that the piece came wrong; a rotten one counts as absent
+then, and pushing its bundle again heals it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,14 +56,19 @@ class FolderPlace:
     def __init__(self, folder: Path, *, largest_bytes: int = CHUNK_BYTES) -> None:
         self._folder = folder
         self._largest_bytes = largest_bytes
+        self._root = str(folder)
 
     def read(self, digest: str) -> bytes | None:
         """As `Place.read`."""
+        # A push reads thousands of them: pathlib and a buffered file took three times as long.
         try:
-            with self._path(digest).open("rb") as file:
-                return file.read(self._largest_bytes + 1)
+            descriptor = os.open(f"{self._root}/{digest[:2]}/{digest}", os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
+        try:
+            return os.read(descriptor, self._largest_bytes + 1)
+        finally:
+            os.close(descriptor)
 
     def write(self, digest: str, data: bytes) -> None:
         """As `Place.write`."""
@@ -228,3 +236,18 @@ class ChunkStore:
         self.rotten += 1
         _log.error("chunk %s is rotten and not served; push its bundle again to replace it", digest)
         return None
+
+    def get_unchecked(self, digest: str) -> bytes | None:
+        """Returns what stands under a name, for somebody who compares it with the hash himself.
+
+        Args:
+            digest: As for `get`.
+
+        Returns:
+            At most `CHUNK_BYTES` bytes; ``None`` if nothing stands there, or something larger than a piece.
+
+        Raises:
+            DatabaseError: The filesystem behind the URL can't be reached.
+        """
+        data = self.place.read(digest)
+        return data if data is None or len(data) <= CHUNK_BYTES else self.get(digest)

@@ -265,6 +265,7 @@ class RepoRequest(_Message, frozen=True, kw_only=True):
         part: Number of the piece.
         piece: Size of a piece in bytes; smaller ones of a chunk for a link that breaks often.
         base: Of ``deltas`` and ``multicast``: sha256 of the manifest of the bundle that is there; empty for none.
+        damaged: Of ``chunk``: it came with another hash, so the hub looks whether its own copy is whole.
     """
 
     id: str
@@ -273,6 +274,7 @@ class RepoRequest(_Message, frozen=True, kw_only=True):
     part: int = 0
     piece: int = CHUNK_BYTES
     base: str = ""
+    damaged: bool = False
 
 
 class RepoResponse(_Message, frozen=True, kw_only=True):
@@ -556,10 +558,20 @@ def decode_response(data: bytes) -> tuple[RepoResponse, bytes]:
     Raises:
         BadInputFormatError: It has no head.
     """
-    head, newline, body = data.partition(b"\n")
-    if not newline:
+    head, body = split_response(data)
+    return head, bytes(body)
+
+
+def split_response(data: bytes) -> tuple[RepoResponse, memoryview]:
+    """As `decode_response`, but the bytes are not copied.
+
+    Raises:
+        BadInputFormatError: It has no head.
+    """
+    end = data.find(b"\n")
+    if end < 0:
         raise BadInputFormatError("answer of the repository without a head", action="It is asked for again.")
-    return decode(head, RepoResponse), body
+    return decode(data[:end], RepoResponse), memoryview(data)[end + 1 :]
 
 
 def encode_piece(head: FramePiece, body: bytes = b"") -> bytes:
