@@ -239,6 +239,8 @@ class StoreConfig(_Strict, frozen=True, kw_only=True):
         commit_every_s: A record is on disk so long after its verdict at the latest. Each commit costs whole pages: at
             ten parts a second 1.0 writes a fifth of what 0 does.
         keep_images: Which frames are kept as PNG: none, those that were not passed, or all.
+        send_images: Whether kept frames are sent to the hub, behind everything else.
+        send_bytes_s: How fast at most, in bytes a second.
         keep_unsure_from: Passes are kept whose nearest candidate reached at least this share of its threshold.
         keep_good_every: One pass in so many is kept; 0 for none.
         images_max_bytes: Of all kept images; beyond it the oldest go.
@@ -252,6 +254,8 @@ class StoreConfig(_Strict, frozen=True, kw_only=True):
 
     commit_every_s: Annotated[float, msgspec.Meta(ge=0, le=60)] = 0.5
     keep_images: Literal["none", "bad", "all"] = "none"
+    send_images: bool = True
+    send_bytes_s: Positive = 250_000.0
     keep_unsure_from: Share | None = None
     keep_good_every: Natural = 0
     images_max_bytes: Natural = 2 << 30

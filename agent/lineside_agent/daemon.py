@@ -10,6 +10,7 @@
 | one a line | start, where the line triggers | stop | reads inputs, or sends what can take time |
 | ``store`` | start | stop | writes records |
 | ``housekeeping`` | start | stop | bounds what lies on the disk, and what is written to it a day |
+| ``frames`` | start, with a link | stop | sends kept images, behind everything else |
 | ``outbox`` | start, with a link | stop | sends records until the hub has them |
 | ``identity`` | start, with a link | stop, or at once without a certificate | renews the certificate in time |
 | ``engines`` | start, with a link | all have answered | asks the engines what they can do, tells the hub |
@@ -119,7 +120,9 @@ class Daemon:
         )
         self._station = self._make_station()
         self._pipeline = self._make_pipeline()
-        self._home = Home(config, self._boot_id, self._store, self._stop) if config.link is not None else None
+        self._home = None
+        if config.link is not None:
+            self._home = Home(config, self._boot_id, self._store, self._stop, settings=self._store_settings)
         self._imports = Imports(config.folder, group=config.group, root=config.root)
         self._updater = Updater(
             config.folder,
@@ -151,6 +154,7 @@ class Daemon:
             observe=self._self_stepped,
             stop=self._stop,
             update=config.update,
+            gate=self._home.gate if self._home is not None else None,
         )
 
     def _make_station(self) -> Station | None:
@@ -200,6 +204,7 @@ class Daemon:
             self._home.report_configuration(self._configuration.report())
             self._home.start(self._updater, self._self_updater)
             self._start("outbox", self._home.outbox.run)
+            self._start("frames", self._home.frames.run)
             self._start("identity", self._home.keep_identity)
             self._start("engines", self._home.tell_engines)
         while not self._stop.wait(STATUS_EVERY_S if not self._config.exit_when_done else 0.1):
@@ -249,6 +254,9 @@ class Daemon:
     def _self_stepped(self, machine: SelfMachine) -> None:
         if self._home is not None and self._self_updater.in_slot:
             self._home.report_agent(machine)
+
+    def _store_settings(self) -> StoreConfig:
+        return self._configuration.effective.store
 
     def _read(self) -> None:
         if self._active.wait(self._stop):
@@ -313,7 +321,10 @@ class Daemon:
         """Whether every frame has its record, and every record is where it should be."""
         if any(thread.is_alive() for thread in self._threads if thread.name in ("camera", "pipeline")):
             return False
-        return self._store.flush(0.0) and (self._home is None or self._store.pending == 0)
+        if not self._store.flush(0.0):
+            return False
+        # Images are waited for as long as the hub takes them.
+        return self._home is None or (self._store.pending == 0 and self._home.frames.resting)
 
     def _end(self) -> None:
         """Stops in the order of the flow, so that what was judged is recorded, and what is recorded is reported."""

@@ -11,6 +11,7 @@ the two can't disagree; and a hub that was restored from a backup, and asks for 
   lost and said. A finite source waits instead.
 - Numbers of a live camera are reserved on disk ahead of their use, so that after a power cut each that has no record
   becomes a row that says ``unrecorded`` (`Store.resume`): nothing vanishes without a trace.
+- A kept image that the hub is to have has a row of its own (`unsent`), written with its record.
 - The oldest records go beyond the bounds of ``[store]``; with a hub only those that it has confirmed.
 """
 
@@ -29,10 +30,11 @@ from pathlib import Path
 
 import msgspec
 
-from lineside_agent import database
+from lineside_agent import database, unsent
 from lineside_agent.config import StoreConfig
 from lineside_agent.images import Archive
 from lineside_agent.room import Room
+from lineside_agent.unsent import UnsentImage
 from lineside_link.messages import ResultRow
 from lineside_models.frame import Frame
 from lineside_runtime.errors import StoreError
@@ -92,6 +94,7 @@ class StoreCounts:
 class _Entry:
     row: ResultRow
     frame: Frame | None
+    image: str = ""
     is_live: bool = False
 
 
@@ -107,7 +110,15 @@ class _Watermark:
     seq: int
 
 
-_Item = _Entry | _Reservation | _Watermark
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Settled:
+    """The hub has the image of a record, or won't have it."""
+
+    epoch: str
+    seq: int
+
+
+_Item = _Entry | _Reservation | _Watermark | _Settled
 
 
 class Store:
@@ -152,6 +163,7 @@ class Store:
         self._hurry = threading.Event()
         self._waiting = 0
         self._images = 0
+        self._unsent = 0
         self._commits = 0
         self._epoch, self._last_seq, self._acked = "", 0, 0
         self._sequences: dict[str, int] = {}
@@ -194,7 +206,7 @@ class Store:
             frame = frame if self._takes_image(row, frame, wait=wait) else None
             self._images += frame is not None
         try:
-            self._queue.put(_Entry(row, frame, is_live), block=wait)
+            self._queue.put(_Entry(row, frame, is_live=is_live), block=wait)
         except queue.Full:
             with self._changed:
                 self._waiting -= 1
@@ -281,6 +293,37 @@ class Store:
         rows = (msgspec.json.decode(body, type=ResultRow) for _, body in found)
         return [msgspec.structs.replace(row, seq=seq) for (seq, _), row in zip(found, rows, strict=True)]
 
+    @property
+    def unsent_images(self) -> int:
+        """Kept images that the hub hasn't got."""
+        with self._changed:
+            return self._unsent
+
+    def first_unsent_image(self, after: int) -> UnsentImage | None:
+        """Returns the first image that the hub hasn't got, of a record that it has.
+
+        Args:
+            after: Only of later records.
+
+        Raises:
+            DatabaseError: The database cannot be read.
+        """
+        through = self.watermark
+        if after >= through or not self.unsent_images:
+            return None
+        with database.reading(self._path) as connection:
+            return unsent.first(connection, after=after, through=through)
+
+    def settle_image(self, epoch: str, seq: int) -> None:
+        """Says that the hub has an image, or won't have it; written with the next commit.
+
+        Args:
+            epoch: Of the database that the record is of; of another one nothing is noted.
+            seq: Of the record.
+        """
+        with contextlib.suppress(queue.Full):  # a full disk: it is offered once more after the next start
+            self._queue.put_nowait(_Settled(epoch, seq))
+
     def next_sequence(self, source: str) -> int:
         """Returns the number of the first frame of ``source`` after the last recorded one."""
         with self._changed:
@@ -337,6 +380,7 @@ class Store:
         with self._changed:
             self._epoch, self._last_seq, self._acked = facts.epoch, facts.last_seq, facts.acked
             self._reserved = {**self._reserved, **facts.reserved}
+            self._unsent = facts.unsent
             for source, sequence in facts.sequences.items():
                 self._sequences[source] = max(sequence, self._sequences.get(source, -1))
             self._changed.notify_all()
@@ -455,16 +499,19 @@ class Store:
         """The image comes before its record, so that a record never names an image that isn't there."""
         if not isinstance(item, _Entry) or item.frame is None:
             return item
+        image = None
         if self._archive is not None:
             try:
-                self._archive.save(item.frame, item.row)
+                image = self._archive.save(item.frame, item.row)
             except StoreError as error:
                 self.counts.images_lost += 1
                 log.error("image of part %r is lost: %s", item.row.part_id, error)
         with self._changed:
             self._images -= 1
             self._changed.notify_all()
-        return _Entry(item.row, None, item.is_live)
+        is_sent = image is not None and self._confirmed_only and self._rules.send_images
+        name = f"{image.parent.name}/{image.name}" if image is not None and is_sent else ""
+        return _Entry(item.row, None, name, item.is_live)
 
     def _write(self, connection: sqlite3.Connection, group: list[_Item]) -> None:
         """Writes a group in one transaction, and tidies up before where that is due."""
@@ -482,13 +529,21 @@ class Store:
         entries = [item.row for item in group if isinstance(item, _Entry)]
         marks = [item.seq for item in group if isinstance(item, _Watermark) and item.epoch == self._epoch]
         reserved = self._to_reserve(group)
+        images = {
+            (item.row.source, item.row.sequence): item.image
+            for item in group
+            if isinstance(item, _Entry) and item.image
+        }
+        settled = [item.seq for item in group if isinstance(item, _Settled) and item.epoch == self._epoch]
         with connection:
             connection.execute("BEGIN IMMEDIATE")
-            last_seq = database.insert(connection, entries)
+            last_seq = database.insert(connection, entries, images)
             acked = database.mark(connection, marks, self._acked, last_seq)
             for source, until in reserved.items():
                 database.reserve(connection, source, until)
-        self._committed(entries, last_seq, acked, reserved)
+            added = unsent.count(connection, after=self._last_seq) if images else 0
+            added -= unsent.settle(connection, settled)
+        self._committed(entries, last_seq, acked, reserved, added)
 
     def _to_reserve(self, group: list[_Item]) -> dict[str, int]:
         """What a group's sources need: as long as half of it is left, nothing."""
@@ -501,7 +556,9 @@ class Store:
                 wanted[source] = max(wanted.get(source, 0), last + 1 + ahead)
         return wanted
 
-    def _committed(self, entries: list[ResultRow], last_seq: int, acked: int, reserved: dict[str, int]) -> None:
+    def _committed(
+        self, entries: list[ResultRow], last_seq: int, acked: int, reserved: dict[str, int], unsent_added: int
+    ) -> None:
         with self._changed:
             self._reserved.update(reserved)
             written = last_seq - self._last_seq
@@ -509,6 +566,7 @@ class Store:
             self.counts.repeated += len(entries) - written
             self._waiting -= len(entries)
             self._last_seq, self._acked = last_seq, acked
+            self._unsent += unsent_added
             for row in entries:
                 self._sequences[row.source] = max(row.sequence, self._sequences.get(row.source, -1))
             self._commits += 1
