@@ -29,6 +29,7 @@ NAMES = (
     "results_in",
     "fleet",
     "line_io",
+    "wear",
     "others",
 )
 LONG = ("optimizer", "pruning", "boards")

@@ -2,13 +2,16 @@
 
 Equal pieces of two versions are stored once, and a piece can be checked by whoever holds its name. By default they lie
 in the hub's own folder; any filesystem that `fsspec` knows can hold them instead, by its URL. Whatever it is, it
-isn't trusted: a piece that hasn't its own hash is not served, and pushing its bundle again heals it.
+isn't trusted: who uses a piece compares it with the hash that a signed manifest names. A device does that with all that
+it is sent, so the hub hashes a piece for it only when it says that the piece came wrong; a rotten one counts as absent
+then, and pushing its bundle again heals it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,18 +46,29 @@ class Place(Protocol):
 
 
 class FolderPlace:
-    """A local folder: each piece is synced and renamed, so that a power cut leaves none half written."""
+    """A local folder: each piece is synced and renamed, so that a power cut leaves none half written.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: Which.
+        largest_bytes: Of a piece; no more than a byte beyond that is read.
+    """
+
+    def __init__(self, folder: Path, *, largest_bytes: int = CHUNK_BYTES) -> None:
         self._folder = folder
+        self._largest_bytes = largest_bytes
+        self._root = str(folder)
 
     def read(self, digest: str) -> bytes | None:
         """As `Place.read`."""
+        # A push reads thousands of them: pathlib and a buffered file took three times as long.
         try:
-            with self._path(digest).open("rb") as file:
-                return file.read(CHUNK_BYTES + 1)
+            descriptor = os.open(f"{self._root}/{digest[:2]}/{digest}", os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
+        try:
+            return os.read(descriptor, self._largest_bytes + 1)
+        finally:
+            os.close(descriptor)
 
     def write(self, digest: str, data: bytes) -> None:
         """As `Place.write`."""
@@ -84,13 +98,14 @@ class UrlPlace:
     Args:
         url: Such as ``file:///srv/chunks``, ``memory://chunks`` or ``s3://bucket/chunks``. What it needs to sign in
             comes from the filesystem's own configuration (``~/.config/fsspec``, the environment), never from the URL.
+        largest_bytes: As for `FolderPlace`.
 
     Raises:
         ConfigError: The URL is not usable, or holds a password.
         MissingExtraError: fsspec, or the package for this kind of URL, is not installed.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, largest_bytes: int = CHUNK_BYTES) -> None:
         if re.search(r"://[^/]*:[^/]*@", url):
             raise ConfigError(
                 "the URL of the chunks holds a password", action="Use the filesystem's own configuration."
@@ -104,6 +119,7 @@ class UrlPlace:
             raise MissingExtraError(f"no filesystem for {url.split('://')[0]}://: {error}", action=action) from error
         except (ValueError, OSError) as error:
             raise ConfigError("the URL of the chunks", expected="a URL that fsspec can use here", actual=url) from error
+        self._largest_bytes = largest_bytes
         self._root = str(path).rstrip("/")
         self._url = url
 
@@ -111,7 +127,7 @@ class UrlPlace:
         """As `Place.read`."""
         try:
             with self._fs.open(self._path(digest), "rb") as file:
-                data: bytes = file.read(CHUNK_BYTES + 1)
+                data: bytes = file.read(self._largest_bytes + 1)
                 return data
         except FileNotFoundError:
             return None
@@ -220,3 +236,18 @@ class ChunkStore:
         self.rotten += 1
         _log.error("chunk %s is rotten and not served; push its bundle again to replace it", digest)
         return None
+
+    def get_unchecked(self, digest: str) -> bytes | None:
+        """Returns what stands under a name, for somebody who compares it with the hash himself.
+
+        Args:
+            digest: As for `get`.
+
+        Returns:
+            At most `CHUNK_BYTES` bytes; ``None`` if nothing stands there, or something larger than a piece.
+
+        Raises:
+            DatabaseError: The filesystem behind the URL can't be reached.
+        """
+        data = self.place.read(digest)
+        return data if data is None or len(data) <= CHUNK_BYTES else self.get(digest)

@@ -101,23 +101,27 @@ class Responder:
         Raises:
             BadInputFormatError: Something in it is no request; what stands before that is taken.
         """
-        for line in payload.split(b"\n", DEVICE_WAITING_MAX):
-            self._count("requests")
-            try:
-                request = decode(line, RepoRequest)
-            except BadInputFormatError:
-                self._count("malformed")
-                raise
-            self._take(device, request)
+        requests: list[RepoRequest] = []
+        try:
+            for line in payload.split(b"\n", DEVICE_WAITING_MAX):
+                self._count("requests")
+                requests.append(decode(line, RepoRequest))
+        except BadInputFormatError:
+            self._count("malformed")
+            raise
+        finally:
+            self._take(device, requests)
 
-    def _take(self, device: str, request: RepoRequest) -> None:
-        if request.kind == "multicast" and self._join is not None:
-            self._join(device, request)
-            return
+    def _take(self, device: str, requests: list[RepoRequest]) -> None:
+        joining = [request for request in requests if request.kind == "multicast" and self._join is not None]
+        for request in joining:
+            if self._join is not None:
+                self._join(device, request)
         with self._changed:
-            taken = self.turns.offer(device, request)
-            self._changed.notify()
-        if not taken:
+            refused = [item for item in requests if item not in joining and not self.turns.offer(device, item)]
+            if self.turns.another:  # who answers this device already sees what it asks for more
+                self._changed.notify()
+        for request in refused:
             self._count("busy")
             self.reply(device, RepoResponse(id=request.id, status=503, part=request.part))
 
@@ -154,23 +158,31 @@ class Responder:
             return self.turns.sent_to_all(count, time.monotonic())
 
     def _run(self) -> None:
-        while (item := self._next()) is not None:
-            device, request = item
-            try:
-                head, body = self.respond(request)
-            except (OSError, DatabaseError) as error:
-                _log.error("%s %r cannot be read: %s", request.kind, request.path, error)
-                head, body = RepoResponse(id=request.id, status=503, part=request.part), b""
-            with self._changed:
-                self.turns.sent(device, len(body), time.monotonic())
-            self.reply(device, head, body)
+        sent = None
+        while (turn := self._next(sent)) is not None:
+            device, requests = turn
+            sent = device, sum(self._serve(device, request) for request in requests)
 
-    def _next(self) -> tuple[str, RepoRequest] | None:
-        """Waits for the next request that may be answered; ``None`` at the end."""
+    def _serve(self, device: str, request: RepoRequest) -> int:
+        """Answers a request; returns how many bytes that took."""
+        try:
+            head, body = self.respond(request)
+        except (OSError, DatabaseError) as error:
+            _log.error("%s %r cannot be read: %s", request.kind, request.path, error)
+            head, body = RepoResponse(id=request.id, status=503, part=request.part), b""
+        self.reply(device, head, body)
+        return len(body)
+
+    def _next(self, sent: tuple[str, int] | None) -> tuple[str, list[RepoRequest]] | None:
+        """Notes what was sent, and waits for the next requests that may be answered; ``None`` at the end."""
         with self._changed:
+            if sent is not None:
+                self.turns.sent(sent[0], sent[1], time.monotonic())
             while True:
                 turn = self.turns.take(time.monotonic())
                 if isinstance(turn, tuple):
+                    if self.turns.another:
+                        self._changed.notify()
                     return turn
                 if self._closing:
                     return None
@@ -189,12 +201,17 @@ class Responder:
 
     def _read(self, request: RepoRequest) -> bytes | None:
         if request.kind == "chunk":
-            return self._repository.chunks.get(request.path) if _CHUNK.fullmatch(request.path) else None
+            return self._read_chunk(request) if _CHUNK.fullmatch(request.path) else None
         folder = self._repository.folder
         if request.kind == "metadata" and _METADATA.fullmatch(request.path):
             return _read_file(folder / "metadata" / request.path)
         match = _TARGET.fullmatch(request.path) if request.kind == "target" else None
         return _read_file(folder / "targets" / match[1] / match[2]) if match else None
+
+    def _read_chunk(self, request: RepoRequest) -> bytes | None:
+        """The device compares every chunk with its hash; one that it calls damaged is looked at here as well."""
+        chunks = self._repository.chunks
+        return chunks.get(request.path) if request.damaged else chunks.get_unchecked(request.path)
 
     def _count(self, name: str, by: int = 1) -> None:
         with self._lock:

@@ -1,9 +1,13 @@
 """Puts checked chunks into the files of a bundle, and finds out after a kill what is there already.
 
 An unfinished file lies beside its final place as ``.<name>.<16 digits of its sha256>.part`` in its full size, so that
-its room is taken from the start and the disk cannot fill up half-way. It gets its name only when its whole
-hash is right and it is on the disk. After a kill every 64 KiB slot is hashed again, and what matches is kept:
-no note of progress can be wrong, because there is none.
+its room is taken from the start and the disk cannot fill up half-way. It gets its name only when every chunk in it
+has the hash that the signed manifest names and it is on the disk. After a kill every 64 KiB slot is hashed again, and
+what matches is kept: no note of progress can be wrong, because there is none.
+
+The chunks are all of the file, so its own hash is not taken here a second time on the way: whoever is about to use the
+bundle reads it back from the disk and compares it (`open_bundle`, the update machine's ``verifying``), which also finds
+what a disk did to it.
 
 Unfinished files are kept when a fetch stops or the hub is away. They are removed when the disk is full, because
 the line's records need the room first.
@@ -17,6 +21,7 @@ import errno
 import hashlib
 import logging
 import os
+import queue
 import shutil
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -66,38 +71,18 @@ class _File:
         part: Where it stands until then.
         entry: What it must become.
         filled: One byte a slot: whether the right chunk is in it.
-        digest: Of its first ``hashed`` slots, so that a file whose chunks come in order is not read again at its end.
-        hashed: How many slots ``digest`` has seen.
+        lacking: How many slots the right chunk is not in.
     """
 
     path: Path
     part: Path
     entry: FileEntry
     filled: bytearray
-    digest: hashlib._Hash = dataclasses.field(default_factory=hashlib.sha256)
-    hashed: int = 0
-
-    def write(self, index: int, body: bytes) -> None:
-        descriptor = os.open(self.part, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            if os.pwrite(descriptor, body, index * CHUNK_BYTES) != len(body):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.part))
-        finally:
-            os.close(descriptor)
-
-    def hash_on(self, index: int, body: bytes) -> None:
-        """Takes a slot that was filled into the whole file's hash, and those behind it that came before their turn."""
-        if index != self.hashed:
-            return
-        self.digest.update(body)
-        self.hashed += 1
-        while self.hashed < len(self.filled) and self.filled[self.hashed]:
-            self.digest.update(_read_slot(self.part, self.hashed))
-            self.hashed += 1
+    lacking: int
 
     @property
     def whole(self) -> bool:
-        return 0 not in self.filled
+        return self.lacking == 0
 
     def slot_bytes(self, index: int) -> int:
         return min(CHUNK_BYTES, self.entry.size - index * CHUNK_BYTES)
@@ -126,7 +111,9 @@ class Assembly:
         self.fetched_bytes = 0
         self._folder = folder
         self._open: dict[str, _File] = {}
-        self._flusher = _Flusher()
+        self._named: dict[str, _File] = {}
+        self._writer = _Writer()
+        self._whole_now = True  # an empty file is
         self._slots: dict[str, list[tuple[_File, int]]] = collections.defaultdict(list)
         self._entries = entries
 
@@ -199,7 +186,7 @@ class Assembly:
             else:
                 self.done_bytes += entry.size
                 return
-        self._open[relative] = _File(path, part, entry, bytearray(len(entry.chunks)))
+        self._open[relative] = _File(path, part, entry, bytearray(len(entry.chunks)), len(entry.chunks))
 
     def _check_room(self) -> None:
         files = self._open.values()
@@ -228,8 +215,8 @@ class Assembly:
             if hashlib.sha256(body).hexdigest() == digest:
                 self._write_slots(digest, body)
 
-    def put(self, digest: str, body: bytes) -> bool:
-        """Writes a chunk wherever it belongs, and finishes the files that it completes.
+    def put(self, digest: str, body: bytes | memoryview) -> bool:
+        """Writes a chunk wherever it belongs; the files that it completes are finished in the background.
 
         Args:
             digest: sha256 under which it was asked for.
@@ -240,44 +227,46 @@ class Assembly:
 
         Raises:
             DiskFullError: There is no room; no unfinished file is left.
-            BundleIntegrityError: All chunks of a file are right and its own hash is not: the manifest is wrong.
+            BundleIntegrityError: A file's only chunk is right and its own hash is not: the manifest is wrong.
         """
         if hashlib.sha256(body).hexdigest() != digest:
             return False
-        with self._disk_full_means_clean():
-            if digest in self._slots:
+        if digest in self._slots:
+            with self._disk_full_means_clean():
                 self.fetched_bytes += len(body)
                 self._write_slots(digest, body)
                 self._complete_whole()
         return True
 
-    def _write_slots(self, digest: str, body: bytes) -> None:
+    def _write_slots(self, digest: str, body: bytes | memoryview) -> None:
         for file, index in self._slots.pop(digest):
-            file.write(index, body)
+            self._writer.write(file.part, index, body)
             self._fill(file, index)
-            file.hash_on(index, body)
-            self._flusher.note(file.part, len(body))
 
     def _fill(self, file: _File, index: int) -> None:
         file.filled[index] = 1
+        file.lacking -= 1
         self.done_bytes += file.slot_bytes(index)
+        self._whole_now |= file.lacking == 0
 
     def _complete_whole(self) -> None:
+        if not self._whole_now:
+            return
+        self._whole_now = False
         for relative in [relative for relative, file in self._open.items() if file.whole]:
             file = self._open[relative]
-            self._flusher.wait()
-            _sync(file.part)
-            if _whole_digest(file) != file.entry.sha256:
-                file.part.unlink()
-                raise BundleIntegrityError(
-                    f"{file.path}: its chunks are right and its hash is not", expected=f"sha256 {file.entry.sha256}"
-                )
-            self._give_name(relative)
+            _check_only_chunk(file)
+            self._named[relative] = self._open.pop(relative)
+            self._writer.finish(file.part, file.path)
 
-    def _give_name(self, relative: str) -> None:
-        file = self._open.pop(relative)
-        file.part.replace(file.path)
-        fsync_folder(file.path.parent)
+    def settle(self) -> None:
+        """Waits until every file that is whole has its name.
+
+        Raises:
+            DiskFullError: There is no room; no unfinished file is left.
+        """
+        with self._disk_full_means_clean():
+            self._writer.wait()
 
     def rebuild(self, relative: str, blocks: Iterable[bytes]) -> None:
         """Writes an unfinished file that something else than chunks makes, such as a patch, and finishes it.
@@ -300,11 +289,12 @@ class Assembly:
                 self._scan(file)
                 raise
             self.done_bytes += file.entry.size
-            self._give_name(relative)
+            self._named[relative] = self._open.pop(relative)
+            file.part.replace(file.path)
 
     def _forget(self, file: _File) -> None:
         file.filled[:] = bytes(len(file.filled))
-        file.digest, file.hashed = hashlib.sha256(), 0
+        file.lacking = len(file.filled)
         for digest, places in list(self._slots.items()):
             places[:] = [place for place in places if place[0] is not file]
             if not places:
@@ -312,12 +302,24 @@ class Assembly:
 
     def discard(self) -> None:
         """Removes every unfinished file."""
-        for file in self._open.values():
+        self._writer.close()
+        for file in (*self._open.values(), *self._named.values()):
             file.part.unlink(missing_ok=True)
 
     def finish(self) -> None:
-        """Brings the names of all files to the disk."""
-        fsync_folder(self._folder)
+        """Waits until every file has its name, and brings the names to the disk.
+
+        Raises:
+            DiskFullError: There is no room; no unfinished file is left.
+        """
+        self.settle()
+        parents = {parent for relative in self._named for parent in Path(relative).parents}
+        for parent in parents | {Path()}:
+            fsync_folder(self._folder / parent)
+
+    def close(self) -> None:
+        """Ends what runs in the background; from then on nothing is written. Done twice it changes nothing."""
+        self._writer.close()
 
     @contextmanager
     def _disk_full_means_clean(self) -> Iterator[None]:
@@ -333,34 +335,78 @@ class Assembly:
             raise DiskFullError(path=str(self._folder), needed_bytes=self.total_bytes - self.done_bytes) from error
 
 
-class _Flusher:
-    """Brings a large file to the disk while more of it comes, so that its end doesn't wait for all of it."""
+class _Writer:
+    """Writes chunks into files; a thread brings them to the disk beside that and gives them their names.
+
+    One file is open at a time: chunks come in the order of the files, and opening it for each took longer than writing.
+    """
 
     def __init__(self) -> None:
+        self._path: Path | None = None
+        self._descriptor = -1
         self._unsynced = 0
+        self._jobs: queue.Queue[tuple[Path, Path | None] | None] = queue.Queue()
         self._thread: threading.Thread | None = None
         self._error: OSError | None = None
 
-    def note(self, path: Path, count: int) -> None:
-        """Notes bytes that were written; begins to flush when they are many and nothing is being flushed."""
-        self._unsynced += count
-        if self._unsynced >= FLUSH_BYTES and (self._thread is None or not self._thread.is_alive()):
-            self._unsynced = 0
-            self._thread = threading.Thread(target=self._flush, args=(path,), daemon=True)
-            self._thread.start()
-
-    def _flush(self, path: Path) -> None:
-        try:
-            _sync(path)
-        except OSError as error:  # raised by `wait`, in the thread that can act upon it
-            self._error = error
-
-    def wait(self) -> None:
-        """Waits for what is being flushed; raises what it met."""
-        if self._thread is not None:
-            self._thread.join()
+    def write(self, path: Path, index: int, body: bytes | memoryview) -> None:
+        """Writes one slot, and has the file flushed when much was written; raises what the thread met before."""
         if self._error is not None:
             raise self._error
+        if path != self._path:
+            self._close_file()
+            self._descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+            self._path = path
+        if os.pwrite(self._descriptor, body, index * CHUNK_BYTES) != len(body):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        self._unsynced += len(body)
+        if self._unsynced >= FLUSH_BYTES and self._jobs.empty():
+            self._unsynced = 0
+            self._have_done(path, None)
+
+    def finish(self, part: Path, path: Path) -> None:
+        """Has a file that is whole brought to the disk, and then renamed."""
+        if part == self._path:
+            self._close_file()
+        self._have_done(part, path)
+
+    def _have_done(self, part: Path, path: Path | None) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="link-disk", daemon=True)
+            self._thread.start()
+        self._jobs.put((part, path))
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            part, path = job
+            try:
+                if self._error is None:
+                    _sync(part)
+                    if path is not None:
+                        part.replace(path)
+            except OSError as error:  # raised by `write` or `wait`, in the thread that can act upon it
+                self._error = error
+            self._jobs.task_done()
+        self._jobs.task_done()
+
+    def wait(self) -> None:
+        """Waits until all of it is done; raises what the thread met."""
+        self._jobs.join()
+        if self._error is not None:
+            raise self._error
+
+    def _close_file(self) -> None:
+        if self._path is not None:
+            self._path = None
+            os.close(self._descriptor)
+
+    def close(self) -> None:
+        """Closes the file that is open, and ends the thread when it has done what it was given."""
+        self._close_file()
+        if self._thread is not None:
+            self._jobs.put(None)
+            self._thread.join()
+            self._thread = None
 
 
 def _places(bundle: Bundle) -> dict[str, tuple[Path, int]]:
@@ -386,13 +432,13 @@ def _hash_slots(path: Path) -> list[str]:
         return [hashlib.sha256(chunk).hexdigest() for chunk in iter(lambda: file.read(CHUNK_BYTES), b"")]
 
 
-def _whole_digest(file: _File) -> str:
-    """Returns the hash of the whole file; reads only what did not come in order."""
-    with file.part.open("rb", buffering=0) as source:
-        source.seek(file.hashed * CHUNK_BYTES)
-        while block := source.read(CHUNK_BYTES * 2):
-            file.digest.update(block)
-    return file.digest.hexdigest()
+def _check_only_chunk(file: _File) -> None:
+    """A file of one chunk has that chunk's hash: a manifest that says otherwise is found out here for nothing."""
+    if len(file.entry.chunks) == 1 and file.entry.chunks[0] != file.entry.sha256:
+        file.part.unlink()
+        raise BundleIntegrityError(
+            f"{file.path}: its chunk is right and its hash is not", expected=f"sha256 {file.entry.sha256}"
+        )
 
 
 def _write_whole(file: _File, blocks: Iterable[bytes]) -> None:

@@ -7,14 +7,23 @@ state) sends again from what it has on disk.
 
 Everything that arrives is handed over through one bounded queue, but for what somebody takes at once into a queue of
 its own; no work is done in the network thread.
+
+paho's packets are read and written by its calls for a loop of one's own (`loop_read`, `loop_write`, `loop_misc`):
+
+- Only the network thread reads.
+- Who publishes writes as well, as far as the socket takes it at once, so that a hub that sends chunks needs no
+  second thread for each. One thread writes at a time (``_writing``); what is left the network thread writes.
+- With TLS only the network thread writes too, because one must not read and write a TLS socket at the same time.
 """
 
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import logging
 import queue
+import selectors
 import socket
 import ssl
 import struct
@@ -24,10 +33,11 @@ from typing import Any
 
 import paho.mqtt.client as mqtt
 from paho.mqtt import MQTTException
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.reasoncodes import ReasonCode
 
 from lineside_link.config import LinkConfig
+from lineside_link.read_ahead import ReadAhead, ReadAheadClient
 from lineside_runtime.errors import BrokerError
 
 log = logging.getLogger("lineside.link")
@@ -36,6 +46,11 @@ UNSENT_MAX_BYTES = 16 << 20
 """What may wait for the socket or for PUBACK: beyond it `Connection.publish` refuses instead of filling memory."""
 
 CONNECT_TIMEOUT_S = 5.0
+
+READS_MAX = 64
+"""So many packets that are there already are taken before it is looked whether something is to be written."""
+
+_WAIT_S = 0.5
 
 _BROKEN = (OSError, ValueError, IndexError, struct.error, MQTTException)
 """What paho lets out of its loop for a broken socket or a malformed packet."""
@@ -106,7 +121,13 @@ class Connection:
         self._on_open = on_open
         self._leaving = threading.Event()
         self._ending = threading.Event()
-        self._socket: Any = None
+        self._socket: ReadAhead | None = None
+        self._writing = threading.Lock()
+        self._publisher_writes = context is None
+        self._write_failed = MQTTErrorCode.MQTT_ERR_SUCCESS
+        self._wake_up, self._woken = socket.socketpair()
+        for end in (self._wake_up, self._woken):
+            end.setblocking(False)
         self._unsent: collections.deque[tuple[mqtt.MQTTMessageInfo, int]] = collections.deque()
         self._unsent_bytes = 0
         self._unsent_lock = threading.Lock()
@@ -115,7 +136,7 @@ class Connection:
     def _make_client(
         self, client_id: str, context: ssl.SSLContext | None, will: tuple[str, bytes] | None
     ) -> mqtt.Client:
-        client = mqtt.Client(
+        client = ReadAheadClient(
             CallbackAPIVersion.VERSION2,
             client_id=client_id,
             clean_session=True,
@@ -132,9 +153,9 @@ class Connection:
         if will is not None:
             client.will_set(will[0], will[1], qos=1, retain=True)
         client.on_socket_open = self._socket_opened
-        # With this callback set, paho leaves all writing to the thread that runs `loop`; without it, a thread
-        # that publishes would write to the socket at the same time as the network thread.
-        client.on_socket_register_write = _leave_to_loop
+        # With this callback set, paho leaves all writing to `_write`; without it, a thread that publishes would write
+        # to the socket at the same time as the network thread.
+        client.on_socket_register_write = _leave_to_us
         client.on_connect = self._connected
         client.on_subscribe = self._subscribed
         client.on_message = self._arrived
@@ -145,18 +166,65 @@ class Connection:
         try:
             self._paho.connect(self._config.host, self._config.port, keepalive=self._config.keepalive_s)
             self._on_socket(self)
-            code = mqtt.MQTT_ERR_SUCCESS
-            while code == mqtt.MQTT_ERR_SUCCESS and not self._ending.is_set():
-                code = self._paho.loop(timeout=0.5)
-            self._note_end(mqtt.error_string(code))
+            with selectors.DefaultSelector() as selector:
+                self._note_end(mqtt.error_string(self._serve(selector)))
         except _BROKEN as error:
             self._note_end(str(error), error)
         finally:
             self._release()
 
+    def _serve(self, selector: selectors.BaseSelector) -> MQTTErrorCode:
+        selector.register(self._woken, selectors.EVENT_READ)
+        if self._socket is None:
+            return MQTTErrorCode.MQTT_ERR_NO_CONN
+        selector.register(self._socket, selectors.EVENT_READ)
+        code = MQTTErrorCode.MQTT_ERR_SUCCESS
+        while code == MQTTErrorCode.MQTT_ERR_SUCCESS and not self._ending.is_set():
+            self._wait(selector, self._socket)
+            code = self._write_failed or self._read(self._socket) or self._write() or self._paho.loop_misc()
+        return code
+
+    def _wait(self, selector: selectors.BaseSelector, sock: ReadAhead) -> None:
+        """Waits until something has arrived, can be written, or `_wake` is called."""
+        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._paho.want_write() else 0)
+        if selector.get_key(sock).events != wanted:
+            selector.modify(sock, wanted)
+        for key, _ in selector.select(0 if sock.pending() else _WAIT_S):
+            if key.fileobj is self._woken:
+                self._woken.recv(4096)
+
+    def _read(self, sock: ReadAhead) -> MQTTErrorCode:
+        """Takes what has arrived; `loop_read` takes one packet, or none if there is none."""
+        for _ in range(READS_MAX):
+            code = self._paho.loop_read()
+            if code != MQTTErrorCode.MQTT_ERR_SUCCESS or not sock.pending():
+                break
+        return code
+
+    def _write(self) -> MQTTErrorCode:
+        with self._writing:
+            return self._paho.loop_write() if self._paho.want_write() else MQTTErrorCode.MQTT_ERR_SUCCESS
+
+    def _flush(self) -> None:
+        """Writes what was queued if this thread may, and leaves the rest to the network thread."""
+        if self._publisher_writes and self._writing.acquire(blocking=False):
+            try:
+                self._write_failed = self._paho.loop_write()
+            finally:
+                self._writing.release()
+        if self._write_failed != MQTTErrorCode.MQTT_ERR_SUCCESS or self._paho.want_write():
+            self._wake()
+
+    def _wake(self) -> None:
+        # A full pipe wakes the network thread too; a closed one has nobody to wake.
+        with contextlib.suppress(OSError):
+            self._wake_up.send(b"\0")
+
     def _release(self) -> None:
         if self._socket is not None:
             self._socket.close()
+        self._wake_up.close()
+        self._woken.close()
         # Without the callbacks nothing points back here, so that paho's sockets close now and not at some collection.
         self._paho.on_connect = self._paho.on_subscribe = self._paho.on_message = self._paho.on_socket_open = None
 
@@ -177,8 +245,9 @@ class Connection:
             filters: Topic filter and QoS each.
         """
         code, mid = self._paho.subscribe(list(filters))
-        if code == mqtt.MQTT_ERR_SUCCESS and mid is not None:
+        if code == MQTTErrorCode.MQTT_ERR_SUCCESS and mid is not None:
             self.subscribing[mid] = tuple(topic for topic, _ in filters)
+        self._flush()
 
     def unsubscribe(self, topic: str) -> None:
         """Sends one UNSUBSCRIBE; what is on its way may still arrive.
@@ -187,6 +256,7 @@ class Connection:
             topic: Filter as it was subscribed to.
         """
         self._paho.unsubscribe(topic)
+        self._flush()
 
     def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool) -> mqtt.MQTTMessageInfo | None:
         """Hands a message to the socket.
@@ -206,20 +276,23 @@ class Connection:
             if self._unsent_bytes + len(payload) > UNSENT_MAX_BYTES:
                 return None
             info = self._paho.publish(topic, payload, qos=qos, retain=retain)
-            if info.rc != mqtt.MQTT_ERR_SUCCESS:
+            if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
                 return None
             self._unsent.append((info, len(payload)))
             self._unsent_bytes += len(payload)
-            return info
+        self._flush()
+        return info
 
     def disconnect(self) -> None:
         """Says goodbye to the broker, so that it forgets the last will."""
         self._leaving.set()
         self._paho.disconnect()
+        self._wake()
 
     def abort(self) -> None:
         """Ends the connection without a goodbye: the broker publishes the last will."""
         self._ending.set()
+        self._wake()
 
     # Callbacks: all run in the network thread.
 
@@ -266,8 +339,8 @@ class Connection:
         return True
 
 
-def _leave_to_loop(_client: mqtt.Client, _userdata: Any, _sock: Any) -> None:
-    """Nothing to do: `Connection.run` looks by itself whether something is to be written."""
+def _leave_to_us(_client: mqtt.Client, _userdata: Any, _sock: Any) -> None:
+    """Nothing to do: who queued something calls `Connection._flush`, and the network thread looks by itself."""
 
 
 _AUTHENTICATION = ("Bad user name or password", "Not authorized")

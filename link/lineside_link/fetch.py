@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lineside_link.assemble import FetchReport
 from lineside_link.client import LinkClient
-from lineside_link.messages import Deltas, Multicast, RepoRequest, RepoResponse, decode, decode_response, encode
+from lineside_link.messages import Deltas, Multicast, RepoRequest, RepoResponse, decode, encode, split_response
 from lineside_link.multicast import HEADROOM, Listener
 from lineside_link.pace import WINDOW_MAX, Pace
 from lineside_link.pull import Kind, Piece, PullWindow
@@ -33,7 +33,7 @@ _POLL_S = 0.2
 _DELTA_POLL_S = 0.5
 """How often the hub is asked whether it has made the patches."""
 
-Answer = tuple[Piece, RepoResponse, bytes]
+Answer = tuple[Piece, RepoResponse, memoryview]
 
 
 class FetchStopped(Exception):  # noqa: N818 - not an error: the caller asked for it
@@ -88,7 +88,7 @@ class RepoClient:
         self._stall_s = stall_s
         self._nonce = secrets.token_hex(4)
         self._arrived = threading.Condition()
-        self._mailboxes: dict[str, collections.deque[tuple[RepoResponse, bytes]]] = {}
+        self._mailboxes: dict[str, collections.deque[tuple[RepoResponse, memoryview]]] = {}
         self._pulls = 0
         self._connections = 0
         self._counters: collections.Counter[str] = collections.Counter()
@@ -140,10 +140,10 @@ class RepoClient:
             FetchError: As for `metadata`, or the file changed while it was read.
             FetchStopped: ``should_stop`` said so.
         """
-        first, body = self._one(Piece(kind, path), should_stop)
+        first, start_of_it = self._one(Piece(kind, path), should_stop)
         if first.size > max_bytes:
             raise FetchError(f"{path} at the hub", expected=f"at most {max_bytes} bytes", actual=f"{first.size} bytes")
-        yield body
+        yield start_of_it
         parts = -(-first.size // CHUNK_BYTES)
         for start in range(1, parts, self._window):
             wanted = [Piece(kind, path, part) for part in range(start, min(start + self._window, parts))]
@@ -151,13 +151,13 @@ class RepoClient:
             for piece, head, body in self.pull(collections.deque(wanted), should_stop=should_stop):
                 if head.size != first.size:
                     raise FetchError(f"{path} changed while it was read", expected=first.size, actual=head.size)
-                bodies[piece.part] = body
+                bodies[piece.part] = bytes(body)
             yield from (bodies[piece.part] for piece in wanted)
 
     def _one(self, piece: Piece, should_stop: Callable[[], bool]) -> tuple[RepoResponse, bytes]:
         with closing(self.pull(collections.deque([piece]), should_stop=should_stop)) as answers:
             _, head, body = next(answers)
-        return head, body
+        return head, bytes(body)
 
     def fetch_files(
         self,
@@ -353,7 +353,7 @@ class RepoClient:
                     self._counters["asked"] += payload.count(b"\n") + 1
 
     def _take(
-        self, mailbox: collections.deque[tuple[RepoResponse, bytes]], window: PullWindow, prefix: str
+        self, mailbox: collections.deque[tuple[RepoResponse, memoryview]], window: PullWindow, prefix: str
     ) -> Answer | None:
         with self._arrived:
             if not mailbox:
@@ -374,12 +374,12 @@ class RepoClient:
         _check_answer(piece, head, body)
         return piece, head, body
 
-    def _open_mailbox(self) -> tuple[str, collections.deque[tuple[RepoResponse, bytes]]]:
+    def _open_mailbox(self) -> tuple[str, collections.deque[tuple[RepoResponse, memoryview]]]:
         with self._arrived:
             self._pulls += 1
             prefix = f"{self._nonce}-{self._pulls}"
             # What is asked for at a time bounds what arrives; an answer that nobody asked for must not fill memory.
-            mailbox = self._mailboxes[prefix] = collections.deque(maxlen=4 * WINDOW_MAX)
+            mailbox = self._mailboxes[prefix] = collections.deque(maxlen=2 * WINDOW_MAX)
         return prefix, mailbox
 
     def _close_mailbox(self, prefix: str, window: PullWindow) -> None:
@@ -391,7 +391,7 @@ class RepoClient:
     # In the link's threads.
 
     def _receive(self, _topic: str, payload: bytes) -> None:
-        head, body = decode_response(payload)
+        head, body = split_response(payload)
         with self._arrived:
             mailbox = self._mailboxes.get(head.id.rpartition("-")[0])
             if mailbox is None:
@@ -412,7 +412,13 @@ class RepoClient:
 
 def _request(request_id: str, piece: Piece) -> RepoRequest:
     return RepoRequest(
-        id=request_id, kind=piece.kind, path=piece.path, part=piece.part, piece=piece.size, base=piece.base
+        id=request_id,
+        kind=piece.kind,
+        path=piece.path,
+        part=piece.part,
+        piece=piece.size,
+        base=piece.base,
+        damaged=piece.damaged,
     )
 
 
@@ -420,7 +426,7 @@ def _ignore_progress(_done: int, _total: int) -> None:
     """The caller doesn't want to know."""
 
 
-def _check_answer(piece: Piece, head: RepoResponse, body: bytes) -> None:
+def _check_answer(piece: Piece, head: RepoResponse, body: memoryview) -> None:
     if head.status == 404 and piece.kind in ("deltas", "multicast"):
         return
     if head.status == 404:

@@ -39,12 +39,14 @@ class Piece(NamedTuple):
     part: int = 0
     size: int = CHUNK_BYTES
     base: str = ""
+    damaged: bool = False
 
 
 @dataclasses.dataclass(slots=True)
 class _Pending:
     piece: Piece
     timeout_s: float
+    number: int
     ids: list[str] = dataclasses.field(default_factory=list)
     asked_at_s: float = 0.0
     order: int = 0
@@ -78,7 +80,9 @@ class PullWindow:
         self._timeout_s = timeout_s
         self._prefix = prefix
         self._asked = 0
-        self._pending: list[_Pending] = []
+        self._pending: dict[int, _Pending] = {}
+        self._opened = 0
+        self._quiet_until_s = 0.0
         self._by_id: dict[str, _Pending] = {}
         self._last_arrival_s = 0.0
         self._newest_answered = 0
@@ -99,15 +103,23 @@ class PullWindow:
         Args:
             now_s: Any clock that does not go back.
         """
-        for pending in self._pending:
+        room = self.window - len(self._pending)
+        fresh = min(room, len(self.wanted)) if room >= min(self.batch, len(self.wanted)) else 0
+        if fresh <= 0 and now_s < self._quiet_until_s:
+            return []
+        for pending in self._pending.values():
             if self._is_lost(pending, now_s):
                 pending.timeout_s = min(pending.timeout_s * TIMEOUT_GROWTH, TIMEOUT_MAX_S)
                 pending.send_at_s = now_s
-        room = self.window - len(self._pending)
-        while self.wanted and len(self._pending) < self.window and room >= min(self.batch, len(self.wanted)):
-            self._pending.append(_Pending(self.wanted.popleft(), self._timeout_s, send_at_s=now_s))
-        ready = [item for item in self._pending if item.send_at_s is not None and item.send_at_s <= now_s]
-        return [self._ask(item, now_s) for item in ready]
+        for _ in range(fresh):
+            self._opened += 1
+            self._pending[self._opened] = _Pending(
+                self.wanted.popleft(), self._timeout_s, number=self._opened, send_at_s=now_s
+            )
+        ready = [item for item in self._pending.values() if item.send_at_s is not None and item.send_at_s <= now_s]
+        asked = [self._ask(item, now_s) for item in ready]
+        self._quiet_until_s = min((_look_at_s(item) for item in self._pending.values()), default=now_s)
+        return asked
 
     def _is_lost(self, pending: _Pending, now_s: float) -> bool:
         if pending.send_at_s is not None:
@@ -128,10 +140,8 @@ class PullWindow:
 
     def next_due_s(self, now_s: float) -> float:
         """Returns how long nothing need be sent, in seconds, if nothing arrives."""
-        times = [
-            item.send_at_s if item.send_at_s is not None else item.asked_at_s + item.timeout_s for item in self._pending
-        ]
-        return max(0.0, min(times, default=now_s) - now_s)
+        soonest_s = min((_look_at_s(item) for item in self._pending.values()), default=now_s)
+        return max(0.0, soonest_s - now_s)
 
     def ask_all_again(self, now_s: float) -> None:
         """Forgets that anything was asked: the connection broke, and answers on it are lost.
@@ -139,8 +149,9 @@ class PullWindow:
         Args:
             now_s: As for `due`.
         """
-        for pending in self._pending:
+        for pending in self._pending.values():
             pending.send_at_s = now_s
+        self._quiet_until_s = now_s
 
     def answered(self, request_id: str, now_s: float) -> Piece | None:
         """Notes an answer and returns its piece, or ``None`` if it was answered before or never asked for.
@@ -152,7 +163,7 @@ class PullWindow:
         pending = self._by_id.get(request_id)
         if pending is None:
             return None
-        self._pending.remove(pending)
+        del self._pending[pending.number]
         for known in pending.ids:
             del self._by_id[known]
         self._last_arrival_s = now_s
@@ -172,3 +183,9 @@ class PullWindow:
         self.busy += 1
         pending.send_at_s = now_s + min(BUSY_PAUSE_S * 2**pending.busy, BUSY_PAUSE_MAX_S)
         pending.busy += 1
+        self._quiet_until_s = min(self._quiet_until_s, pending.send_at_s)
+
+
+def _look_at_s(pending: _Pending) -> float:
+    """From when on a question may have to be sent: before that nothing that arrives makes it due."""
+    return pending.send_at_s if pending.send_at_s is not None else pending.asked_at_s + pending.timeout_s

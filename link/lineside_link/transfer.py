@@ -23,6 +23,7 @@ from lineside_link import deltas
 from lineside_link.assemble import Assembly, FetchReport
 from lineside_link.messages import Patch
 from lineside_link.multicast import WORTH_BYTES
+from lineside_link.pace import WINDOW_MAX
 from lineside_link.pull import Piece
 from lineside_runtime.bundle import CHUNK_BYTES, Bundle, FileEntry, FileList
 from lineside_runtime.errors import BundleIntegrityError, DeltaError, DiskFullError
@@ -94,7 +95,7 @@ class Transfer:
         self._patches = Assembly({}, folder)
         self._patchings: dict[str, _Patching] = {}
         self._asking: collections.deque[str] = collections.deque()
-        self._partial: dict[str, dict[int, bytes]] = {}
+        self._partial: dict[str, dict[int, memoryview]] = {}
         self._mismatches: collections.Counter[str] = collections.Counter()
         self._multicast_bytes = 0
         self._patched = 0
@@ -102,6 +103,14 @@ class Transfer:
 
     def run(self) -> FetchReport:
         """Does it; see `lineside_link.fetch.RepoClient.fetch_files`."""
+        _keep_freed_memory()
+        try:
+            return self._run()
+        finally:
+            self._files.close()
+            self._patches.close()
+
+    def _run(self) -> FetchReport:
         installed = self._source.installed if self._source is not None else None
         self._files.prepare(installed)
         self._report()
@@ -182,7 +191,10 @@ class Transfer:
     def _apply_finished(self) -> None:
         """Applies each patch that is whole; a file that it does not make is asked for in chunks."""
         waiting = self._patches.unfinished
-        for name in [name for name in self._patchings if name not in waiting]:
+        whole = [name for name in self._patchings if name not in waiting]
+        if whole:
+            self._patches.settle()
+        for name in whole:
             item = self._patchings.pop(name)
             path = self._folder / name
             try:
@@ -257,9 +269,10 @@ class Transfer:
             size = self._repo.piece_bytes
             # 0 for what has come in the meantime, as a part of something else.
             pieces = -(-(self._patches.size_of(digest) or self._files.size_of(digest)) // size)
-            wanted.extend(Piece("chunk", digest, part, size) for part in range(pieces))
+            damaged = digest in self._mismatches
+            wanted.extend(Piece("chunk", digest, part, size, damaged=damaged) for part in range(pieces))
 
-    def _joined(self, piece: Piece, parts: int, body: bytes) -> bytes | None:
+    def _joined(self, piece: Piece, parts: int, body: memoryview) -> bytes | memoryview | None:
         """Returns the chunk once its last piece has come."""
         if parts == 1:
             return body
@@ -270,7 +283,7 @@ class Transfer:
         del self._partial[piece.path]
         return b"".join(pieces[part] for part in sorted(pieces))
 
-    def _put(self, digest: str, body: bytes) -> bool:
+    def _put(self, digest: str, body: bytes | memoryview) -> bool:
         """Writes a chunk where it belongs; false if it has another hash."""
         if self._patches.size_of(digest):
             right = self._patches.put(digest, body)
@@ -291,3 +304,12 @@ class Transfer:
                 f"chunk {digest} arrived {times} times with another hash",
                 action="The hub's store or the way to it is damaged: publish the bundle again and push it.",
             )
+
+
+def _keep_freed_memory() -> None:
+    """Has glibc keep what chunks leave free: it gave it back after each and the kernel cleared it for the next.
+
+    When a block of its own is freed, malloc takes it that blocks of this size come again (mallopt(3),
+    ``M_MMAP_THRESHOLD``), and keeps up to twice its size. It is never touched, so it costs nothing.
+    """
+    bytearray(WINDOW_MAX * CHUNK_BYTES)

@@ -45,3 +45,15 @@ def test_a_chunk_has_a_largest_size(store: ChunkStore) -> None:
     assert store.get(store.put(b"x" * CHUNK_BYTES)) == b"x" * CHUNK_BYTES
     with pytest.raises(BundleIntegrityError, match="too large"):
         store.put(b"x" * (CHUNK_BYTES + 1))
+
+
+def test_who_compares_the_hash_himself_gets_a_chunk_as_it_stands(store: ChunkStore, tmp_path: Path) -> None:
+    digest = store.put(b"abc")
+    assert store.get_unchecked(digest) == b"abc"
+    assert store.get_unchecked("0" * 64) is None
+    path = tmp_path / "chunks" / digest[:2] / digest
+    path.write_bytes(b"abd")
+    assert store.get_unchecked(digest) == b"abd"
+    path.write_bytes(b"x" * (CHUNK_BYTES + 1))
+    assert store.get_unchecked(digest) is None, "nothing larger than a chunk is sent"
+    assert store.rotten == 1

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lineside_hub.pacing import DEVICE_WAITING_MAX, Turns
+from lineside_hub.pacing import DEVICE_WAITING_MAX, TURN_MAX, Turns
 from lineside_link.messages import RepoRequest
 
 CHUNK = 64 * 1024
@@ -25,8 +25,8 @@ def served(turns: Turns, seconds: float, *, step_s: float = 0.001) -> collection
     while now_s < 100.0 + seconds:
         turn = turns.take(now_s)
         if isinstance(turn, tuple):
-            sent[turn[0]] += CHUNK
-            turns.sent(turn[0], CHUNK, now_s)
+            sent[turn[0]] += CHUNK * len(turn[1])
+            turns.sent(turn[0], CHUNK * len(turn[1]), now_s)
         elif turn is None:
             break
         else:
@@ -46,10 +46,39 @@ def test_devices_take_turns() -> None:
     asking(turns, greedy=50, modest=2)
     order = []
     while isinstance(turn := turns.take(0.0), tuple):
-        order.append(turn[0])
-    assert order[:4] == ["greedy", "modest", "greedy", "modest"]
-    assert len(order) == 52
+        order.append((turn[0], len(turn[1])))
+        turns.sent(turn[0], 0, 0.0)
+    assert order[:3] == [("greedy", TURN_MAX), ("modest", 2), ("greedy", TURN_MAX)]
+    assert sum(count for _, count in order) == 52
     assert turns.take(0.0) is None
+
+
+def test_a_device_that_is_being_answered_has_no_second_turn() -> None:
+    turns = Turns()
+    asking(turns, cam=TURN_MAX + 1)
+    first = turns.take(0.0)
+    assert isinstance(first, tuple)
+    assert [question.id for question in first[1]] == [str(number) for number in range(TURN_MAX)]
+    assert turns.take(0.0) is None, "another thread would overtake the answers"
+    assert not turns.another
+    asking(turns, other=1)
+    assert turns.another
+    second = turns.take(0.0)
+    assert isinstance(second, tuple)
+    assert second[0] == "other"
+    turns.sent("cam", TURN_MAX * CHUNK, 0.0)
+    last = turns.take(0.0)
+    assert isinstance(last, tuple)
+    assert (last[0], [question.id for question in last[1]]) == ("cam", [str(TURN_MAX)])
+
+
+@pytest.mark.parametrize("rates", [{"bytes_s": 1e6}, {"device_bytes_s": 1e6}])
+def test_where_there_is_a_rate_one_question_is_answered_at_a_time(rates: dict[str, float]) -> None:
+    turns = Turns(**rates)
+    asking(turns, cam=3)
+    turn = turns.take(0.0)
+    assert isinstance(turn, tuple)
+    assert len(turn[1]) == 1
 
 
 @pytest.mark.parametrize("rate", [200_000, 1_000_000])
@@ -84,7 +113,8 @@ def test_a_question_asked_again_waits_once_under_its_newest_id() -> None:
     assert len(turns) == 1
     turn = turns.take(0.0)
     assert isinstance(turn, tuple)
-    assert turn[1].id == "try-4"
+    assert [question.id for question in turn[1]] == ["try-4"]
+    turns.sent("cam", CHUNK, 0.0)
     assert turns.take(0.0) is None
 
 
@@ -104,7 +134,8 @@ def test_every_question_is_answered_once_in_whatever_order(steps: list[tuple[str
             turn = turns.take(0.0)
             assert (turn is None) == (not asked)
             if isinstance(turn, tuple):
-                asked.remove((turn[0], turn[1].path))
+                asked -= {(turn[0], question.path) for question in turn[1]}
+                turns.sent(turn[0], 0, 0.0)
         else:
             turns.offer(device, request(number))
             asked.add((device, request(number).path))

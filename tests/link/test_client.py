@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import queue
+import random
 import socket
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -263,6 +265,69 @@ def test_slow_handlers_hold_the_broker_back_and_lose_nothing(mosquitto: Broker, 
     release.set()
     wait_for(lambda: len(seen) == 900, 20)
     assert seen == [str(number).encode() for number in range(900)]
+
+
+def _threads_publish_at_once(sender: LinkClient, receiver: LinkClient, topic: str) -> None:
+    """Whole messages arrive, each thread's in its order, though the threads write to one socket."""
+    seen: dict[int, list[bytes]] = {number: [] for number in range(4)}
+    receiver.subscribe_direct(topic, lambda _topic, payload: seen[payload[0]].append(payload))
+    connected(receiver)
+    connected(sender)
+    rounds = 40
+
+    def body(number: int, turn: int) -> bytes:
+        return bytes([number, turn]) + random.Random(number * 1000 + turn).randbytes(60_000 + number * 5_000)
+
+    def publish(number: int) -> None:
+        for turn in range(rounds):
+            wait_for(partial(sender.publish, topic, body(number, turn), qos=0), 60)
+
+    threads = [threading.Thread(target=publish, args=(number,)) for number in seen]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    wait_for(lambda: all(len(messages) == rounds for messages in seen.values()), 60)
+    for number, messages in seen.items():
+        assert messages == [body(number, turn) for turn in range(rounds)]
+
+
+def test_threads_that_publish_at_once_do_not_tear_each_others_messages(
+    mosquitto: Broker, make_client: MakeClient
+) -> None:
+    config = mosquitto.config()
+    _threads_publish_at_once(make_client(config, "sender"), make_client(config, "receiver"), "large")
+
+
+def test_nor_do_they_with_tls(secure_mosquitto: SecureMosquitto, make_client: MakeClient) -> None:
+    hub, device = (
+        make_client(secure_mosquitto.config(), HUB_NAME),
+        make_client(secure_mosquitto.config("cam-1"), "cam-1"),
+    )
+    _threads_publish_at_once(hub, device, "ls/v1/t0/d/cam-1/repo/rsp")
+
+
+def test_publishing_while_the_broker_dies_is_refused_and_raises_nothing(
+    mosquitto: Broker, make_client: MakeClient
+) -> None:
+    client = connected(make_client(mosquitto.config(), "a"))
+    stop = threading.Event()
+
+    def publish() -> None:  # what it raises fails the test: warnings are errors, and pytest warns of it
+        while not stop.is_set():
+            client.publish("t", bytes(60_000), qos=0)
+
+    threads = [threading.Thread(target=publish) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for number in range(3):
+            mosquitto.restart()
+            wait_for(lambda wanted=number + 2: client.counters["connects"] >= wanted and client.connected, 60)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(30)
 
 
 def test_a_peer_that_takes_nothing_is_not_fed_without_end(

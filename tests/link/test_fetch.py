@@ -168,7 +168,36 @@ def test_a_chunk_that_stays_damaged_ends_the_fetch(
     assert not (tmp_path / "slot" / "weights.bin").exists()
 
 
-def test_a_manifest_whose_chunks_do_not_make_its_file_is_refused(
+def test_a_chunk_that_is_rotten_at_the_hub_is_found_there_when_the_device_complains(
+    repo: RepoClient, peer: RepoPeer, bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    digest = bundle.manifest.files["weights.bin"].chunks[7]
+    path = peer.repository.folder / "chunks" / digest[:2] / digest
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(FetchError, match="Publish the bundle") as caught:
+        repo.fetch_files(bundle.manifest, tmp_path / "slot")
+    assert caught.value.status == 404
+    assert peer.repository.chunks.rotten == 1
+    assert repo.counters["mismatches"] == 1, "it came once"
+    assert "is rotten and not served" in caplog.text
+    peer.repository.chunks.put(whole)
+    repo.fetch_files(bundle.manifest, tmp_path / "slot")
+    assert_whole(bundle, tmp_path / "slot")
+
+
+def test_a_file_of_several_chunks_that_its_own_hash_denies_is_refused_when_it_is_opened(
+    repo: RepoClient, bundle: Bundle, tmp_path: Path
+) -> None:
+    entry = bundle.manifest.files["weights.bin"]
+    wrong = FileEntry(size=entry.size, sha256="0" * 64, chunks=entry.chunks)
+    manifest = msgspec.structs.replace(bundle.manifest, files={"weights.bin": wrong})
+    repo.fetch_files(manifest, tmp_path / "slot")
+    with pytest.raises(BundleIntegrityError):
+        verify_file(tmp_path / "slot" / "weights.bin", wrong)
+
+
+def test_a_manifest_whose_chunk_does_not_make_its_file_is_refused(
     repo: RepoClient, bundle: Bundle, tmp_path: Path
 ) -> None:
     entry = bundle.manifest.files["labels.json"]

@@ -61,3 +61,20 @@ def test_the_time_between_two_pulls_does_not_count() -> None:
     pace.begin(1000.0)
     pace.arrived(600_000, 1000.6)
     assert pace.rate_bytes_s == pytest.approx(1e6, rel=0.1)
+
+
+def test_a_fast_link_is_known_before_a_small_bundle_has_come() -> None:
+    pace = Pace(8)
+    pace.begin(100.0)
+    for number in range(1, 33):
+        pace.arrived(CHUNK_BYTES, 100.0 + number * 0.001)
+    assert pace.window == WINDOW_MAX
+    assert pace.rate_bytes_s == pytest.approx(CHUNK_BYTES / 0.001, rel=0.1)
+
+
+def test_chunks_that_come_in_the_same_instant_say_nothing_yet() -> None:
+    pace = Pace(8)
+    pace.begin(100.0)
+    for _ in range(20):
+        pace.arrived(CHUNK_BYTES, 100.0)
+    assert (pace.window, pace.rate_bytes_s) == (8, None)
