@@ -28,6 +28,8 @@ NAMES = (
     "transfer",
     "results_in",
     "fleet",
+    "line_io",
+    "wear",
     "others",
 )
 LONG = ("optimizer", "pruning", "boards")

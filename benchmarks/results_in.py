@@ -206,8 +206,9 @@ def _postgres() -> Iterator[tuple[str, str]]:
 
 
 def _make_tables(url: str) -> None:
-    from lineside_hub.postgres import METADATA, engine_for
+    from lineside_hub.postgres import engine_for, prepare
 
     engine = engine_for(url)
-    METADATA.create_all(engine)
+    with engine.begin() as connection:
+        prepare(connection)
     engine.dispose()

@@ -30,6 +30,7 @@ COMMANDS = {
     "serve": "answer other programs over the Open Inference Protocol, REST and gRPC",
     "conformance": "put an engine through what every engine must do",
     "agent": "the daemon beside the line",
+    "camera": "the cameras here: list them, take frames, put one through what every camera must do",
     "board": "from a bare board to a device in the fleet: detect, prepare an image, flash a card",
     "hub": "the host's end: repository, results, broker for a first try",
     "push": "sign a bundle and push it to a group of devices",

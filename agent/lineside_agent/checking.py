@@ -1,8 +1,8 @@
 """`check`: whether this agent could take over here, found out without touching anything.
 
 A new agent is asked this in its own slot, by its own Python, while the old one goes on with the line: it reads the
-configuration and the state files, and runs the bundle that is installed on its golden input. What fails here never
-costs the line a second.
+configuration, that of the hub over it, and the state files, and runs the bundle that is installed on its golden input.
+What fails here never costs the line a second.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from lineside_agent.config import AgentConfig, read_config
+from lineside_agent.configuration import read_followed
 from lineside_agent.loaded import load
 from lineside_agent.self_update.machine import SelfMachine
 from lineside_agent.self_update.updater import STATE_NAME as SELF_STATE_NAME
@@ -52,7 +53,7 @@ def check(config_path: Path) -> Checked:
     Raises:
         LinesideError: What this agent can't work with.
     """
-    config = read_config(config_path)
+    config = read_followed(read_config(config_path))
     machine = peek_state(config.folder / STATE_NAME, Machine) or Machine()
     peek_state(config.folder / SELF_STATE_NAME, SelfMachine)
     _look_at_records(config.folder / DATABASE_NAME)

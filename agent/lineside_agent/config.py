@@ -239,6 +239,8 @@ class StoreConfig(_Strict, frozen=True, kw_only=True):
         commit_every_s: A record is on disk so long after its verdict at the latest. Each commit costs whole pages: at
             ten parts a second 1.0 writes a fifth of what 0 does.
         keep_images: Which frames are kept as PNG: none, those that were not passed, or all.
+        send_images: Whether kept frames are sent to the hub, behind everything else.
+        send_bytes_s: How fast at most, in bytes a second.
         keep_unsure_from: Passes are kept whose nearest candidate reached at least this share of its threshold.
         keep_good_every: One pass in so many is kept; 0 for none.
         images_max_bytes: Of all kept images; beyond it the oldest go.
@@ -252,6 +254,8 @@ class StoreConfig(_Strict, frozen=True, kw_only=True):
 
     commit_every_s: Annotated[float, msgspec.Meta(ge=0, le=60)] = 0.5
     keep_images: Literal["none", "bad", "all"] = "none"
+    send_images: bool = True
+    send_bytes_s: Positive = 250_000.0
     keep_unsure_from: Share | None = None
     keep_good_every: Natural = 0
     images_max_bytes: Natural = 2 << 30
@@ -490,6 +494,18 @@ class GateConfig(_Strict, frozen=True, kw_only=True):
     pulse_ms: Positive = 50.0
 
 
+class MetricsConfig(_Strict, frozen=True, kw_only=True):
+    """Where Prometheus may ask.
+
+    Attributes:
+        port: Of ``/metrics``.
+        address: To listen on; everybody who reaches it may read.
+    """
+
+    port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 9105
+    address: str = "127.0.0.1"
+
+
 class AgentConfig(_Strict, frozen=True, kw_only=True):
     """The whole file.
 
@@ -509,6 +525,7 @@ class AgentConfig(_Strict, frozen=True, kw_only=True):
         trigger: Who decides when a part is looked at; ``None`` for the camera.
         gate: Where the reject gate is; ``None`` if the line's PLC counts parts to it.
         transfer: How bundles come.
+        metrics: Where Prometheus may ask; ``None`` for nowhere.
     """
 
     device: str
@@ -526,6 +543,7 @@ class AgentConfig(_Strict, frozen=True, kw_only=True):
     trigger: TriggerConfig | None = None
     gate: GateConfig | None = None
     transfer: TransferConfig = TransferConfig()
+    metrics: MetricsConfig | None = None
 
 
 SETTABLE = ("inspect", "store")
@@ -634,6 +652,22 @@ def parse_config(data: bytes, folder: Path) -> AgentConfig:
         raise ConfigError("neither $.bundle nor $.link is there", expected="a bundle to run, or a hub that pushes one")
     _check_line(config)
     return _resolved(config, folder)
+
+
+def parse_camera(table: dict[str, Any]) -> CameraConfig:
+    """Reads a ``[camera]`` table; relative paths in it start at the working folder.
+
+    Args:
+        table: As it would stand in ``agent.toml``.
+
+    Raises:
+        ConfigError: An unknown key, a wrong type or a value out of range; the message names the path.
+    """
+    try:
+        camera: CameraConfig = msgspec.convert(table, CameraConfig, dec_hook=_decode_path)
+    except msgspec.ValidationError as error:
+        raise ConfigError(_with_path(str(error)).replace("$", "$.camera", 1)) from error
+    return camera
 
 
 def _check_line(config: AgentConfig) -> None:

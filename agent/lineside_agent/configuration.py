@@ -11,7 +11,8 @@ Invariants:
 - What is followed changes only after the new one was written down, applied and watched on real frames; a kill at any
   point starts with the one before.
 - ``agent.toml`` is never written. One that can't be used any more (an older agent) leaves it standing alone.
-- A refused configuration isn't tried again until the hub pushes a higher generation.
+- A refused configuration isn't tried again until the hub asks for one anew, under a higher generation: what only comes
+  along with something else that was pushed is no new question.
 - The bundle comes first: a configuration is looked at while the update machine rests.
 """
 
@@ -60,7 +61,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
         gen: Of that wish.
         trying: What is being tried, if it is.
         trials: Starts of the agent within this try.
-        refused: Wishes that failed, as ``epoch/gen/sha256``; the last few.
+        refused: Wishes that failed, as ``epoch/asked/sha256``; the last few.
         error: Why what is wanted isn't followed.
     """
 
@@ -72,6 +73,29 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     trials: int = 0
     refused: tuple[str, ...] = ()
     error: Problem | None = None
+
+
+def read_followed(local: AgentConfig) -> AgentConfig:
+    """Returns what would hold at the start of an agent, without touching anything.
+
+    Args:
+        local: From ``agent.toml``.
+
+    Raises:
+        ConfigError: The hub's configuration that is followed here can't be read, or not by this agent.
+    """
+    folder = local.folder / "configuration"
+    try:
+        state = msgspec.json.decode((folder / "state.json").read_bytes(), type=State)
+        if state.installed is None:
+            return local
+        return with_settings(local, (folder / f"{state.installed.sha256}.toml").read_bytes())
+    except FileNotFoundError as error:
+        if error.filename == str(folder / "state.json"):
+            return local
+        raise ConfigError(f"the hub's configuration is gone: {error}") from error
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the hub's configuration can't be read: {error}") from error
 
 
 class Configuration:
@@ -226,4 +250,4 @@ class Configuration:
 
 
 def _refusal(wish: Desired, wanted: ConfigRef) -> str:
-    return f"{wish.epoch}/{wish.gen}/{wanted.sha256}"
+    return f"{wish.epoch}/{wish.asked('config')}/{wanted.sha256}"

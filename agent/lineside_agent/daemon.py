@@ -10,6 +10,7 @@
 | one a line | start, where the line triggers | stop | reads inputs, or sends what can take time |
 | ``store`` | start | stop | writes records |
 | ``housekeeping`` | start | stop | bounds what lies on the disk, and what is written to it a day |
+| ``frames`` | start, with a link | stop | sends kept images, behind everything else |
 | ``outbox`` | start, with a link | stop | sends records until the hub has them |
 | ``identity`` | start, with a link | stop, or at once without a certificate | renews the certificate in time |
 | ``engines`` | start, with a link | all have answered | asks the engines what they can do, tells the hub |
@@ -55,7 +56,8 @@ from lineside_agent.updater import Progress, ShouldStop, Updater
 from lineside_agent.updates import RESTING, Machine, Wished
 from lineside_agent.vitals import Vitals
 from lineside_agent.wear import Wear
-from lineside_link.messages import BundleRef, ConfigRef, ConfigReport
+from lineside_link.messages import BundleRef, ConfigRef, ConfigReport, ResultRow
+from lineside_models.frame import Frame
 from lineside_runtime.errors import BrokerError, ConfigError
 
 log = logging.getLogger("lineside.agent")
@@ -105,6 +107,8 @@ class Daemon:
         self._housekeeping = Housekeeping(self._archive, self._store, self._wear, self._stop)
         self._outputs = open_lines(config)
         self._camera = open_camera(config.camera, state=config.folder)
+        begin = self._store.next_sequence if self._camera.finite else self._store.resume
+        self._first = begin(self._camera.source)
         self._queue = make_frames(config, self._stop)
         self._reader = Reader(
             self._camera,
@@ -116,7 +120,9 @@ class Daemon:
         )
         self._station = self._make_station()
         self._pipeline = self._make_pipeline()
-        self._home = Home(config, self._boot_id, self._store, self._stop) if config.link is not None else None
+        self._home = None
+        if config.link is not None:
+            self._home = Home(config, self._boot_id, self._store, self._stop, settings=self._store_settings)
         self._imports = Imports(config.folder, group=config.group, root=config.root)
         self._updater = Updater(
             config.folder,
@@ -148,6 +154,7 @@ class Daemon:
             observe=self._self_stepped,
             stop=self._stop,
             update=config.update,
+            gate=self._home.gate if self._home is not None else None,
         )
 
     def _make_station(self) -> Station | None:
@@ -159,9 +166,9 @@ class Daemon:
             self._queue,
             trigger=trigger,
             outputs=self._outputs,
-            record=lambda row, frame: self._store.record(row, frame, wait=False),
+            record=self._record_at_once,
             source=self._camera.source,
-            next_number=self._store.next_sequence(self._camera.source),
+            next_number=self._first,
             active=self._active,
             reader=self._reader,
             stop=self._stop,
@@ -173,7 +180,7 @@ class Daemon:
             self._queue.get if station is None else station.take,
             self._active,
             outputs=self._outputs,
-            record=lambda row, frame: self._store.record(row, frame, wait=self._camera.finite),
+            record=self._record,
             stop=self._stop,
             deliver=None if station is None else station.deliver,
         )
@@ -184,6 +191,7 @@ class Daemon:
         Returns:
             0; 1 if the source failed; `DEFECT` after an internal error.
         """
+        end_metrics = self._serve_metrics()
         self._start("housekeeping", self._housekeeping.run)
         self._start("update", self._updater.run)
         self._start("self-update", self._self_updater.run)
@@ -196,6 +204,7 @@ class Daemon:
             self._home.report_configuration(self._configuration.report())
             self._home.start(self._updater, self._self_updater)
             self._start("outbox", self._home.outbox.run)
+            self._start("frames", self._home.frames.run)
             self._start("identity", self._home.keep_identity)
             self._start("engines", self._home.tell_engines)
         while not self._stop.wait(STATUS_EVERY_S if not self._config.exit_when_done else 0.1):
@@ -207,10 +216,18 @@ class Daemon:
                 self._stop.set()
             if self._config.exit_when_done and self._is_done():
                 self._stop.set()
+        end_metrics()
         self._end()
         if self._defects:
             return DEFECT
         return 1 if self._config.exit_when_done and self._reader.problem is not None else 0
+
+    def _serve_metrics(self) -> Callable[[], None]:
+        if self._config.metrics is None:
+            return lambda: None
+        from lineside_agent import metrics
+
+        return metrics.serve(self._config.metrics, self._status_path)
 
     def stop(self) -> None:
         """Ends `run`; from any thread or signal handler."""
@@ -238,9 +255,19 @@ class Daemon:
         if self._home is not None and self._self_updater.in_slot:
             self._home.report_agent(machine)
 
+    def _store_settings(self) -> StoreConfig:
+        return self._configuration.effective.store
+
     def _read(self) -> None:
         if self._active.wait(self._stop):
-            self._reader.run(self._store.next_sequence(self._camera.source))
+            self._reader.run(self._first)
+
+    def _record(self, row: ResultRow, frame: Frame | None) -> bool:
+        finite = self._camera.finite
+        return self._store.record(row, frame, wait=finite, is_live=not finite)
+
+    def _record_at_once(self, row: ResultRow, frame: Frame | None) -> bool:
+        return self._store.record(row, frame, wait=False, is_live=not self._camera.finite)
 
     def _stepped(self, machine: Machine, progress: float) -> None:
         if self._home is not None:
@@ -294,21 +321,24 @@ class Daemon:
         """Whether every frame has its record, and every record is where it should be."""
         if any(thread.is_alive() for thread in self._threads if thread.name in ("camera", "pipeline")):
             return False
-        return self._store.flush(0.0) and (self._home is None or self._store.pending == 0)
+        if not self._store.flush(0.0):
+            return False
+        # Images are waited for as long as the hub takes them.
+        return self._home is None or (self._store.pending == 0 and self._home.frames.resting)
 
     def _end(self) -> None:
         """Stops in the order of the flow, so that what was judged is recorded, and what is recorded is reported."""
         log.info("stopping")
         self._notifier.stopping()
+        if self._station is not None:
+            self._station.close()  # first of all: Ready goes, and what is under way is rejected
         for thread in self._threads:
             thread.join(10.0)
         if not self._camera.finite:
             self._pipeline.abandon(self._queue.drain())
-        if self._station is not None:
-            self._station.close()
-        self._store.close()
         for output in self._outputs:
-            output.close()
+            output.close()  # before the store: what a line still triggers has its record
+        self._store.close()
         self._write_status()
         if self._home is not None:
             self._home.close()

@@ -18,6 +18,8 @@ from typing import NamedTuple
 import msgspec
 import sqlite_utils
 
+from lineside_agent import unsent
+from lineside_agent.unsent import UnsentImage
 from lineside_link.messages import ResultRow
 from lineside_runtime.errors import DatabaseError, DiskFullError, StoreError
 
@@ -45,12 +47,16 @@ class Facts(NamedTuple):
         last_seq: The last number given.
         acked: The hub's watermark.
         sequences: The last recorded sequence of each source.
+        reserved: The first number of each source that can't have been used yet; see `reserve`.
+        unsent: Images that the hub hasn't got.
     """
 
     epoch: str
     last_seq: int
     acked: int
     sequences: Mapping[str, int]
+    reserved: Mapping[str, int] = {}
+    unsent: int = 0
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -122,10 +128,13 @@ def _make_tables(database: sqlite_utils.Database, epoch: str) -> None:
     columns = {"seq": int, "source": str, "sequence": int, "verdict": str, "captured_at_ns": int, "body": bytes}
     database["records"].create(columns, pk="seq", not_null=set(columns), if_not_exists=True)
     database["records"].create_index(["source", "sequence"], unique=True, if_not_exists=True)
+    unsent.make_table(database)
     database["meta"].create({"key": str, "value": str}, pk="key", if_not_exists=True)
     for key, value in (("epoch", epoch), ("acked", "0")):
         database.execute("INSERT OR IGNORE INTO meta (key, value) VALUES (?, ?)", (key, value))
 
+
+_RESERVED = "reserved:"
 
 _NEWEST = """
 WITH RECURSIVE sources (name) AS (
@@ -142,11 +151,20 @@ def _facts(connection: sqlite3.Connection) -> Facts:
     meta = dict(connection.execute("SELECT key, value FROM meta").fetchall())
     last_seq = connection.execute("SELECT coalesce(max(seq), 0) FROM records").fetchone()[0]
     sequences = {str(source): int(sequence) for source, sequence in connection.execute(_NEWEST)}
-    return Facts(meta["epoch"], int(last_seq), int(meta["acked"]), sequences)
+    reserved = {key[len(_RESERVED) :]: int(value) for key, value in meta.items() if key.startswith(_RESERVED)}
+    return Facts(meta["epoch"], int(last_seq), int(meta["acked"]), sequences, reserved, unsent.count(connection))
 
 
-def insert(connection: sqlite3.Connection, rows: list[ResultRow]) -> int:
-    """Inserts rows with the next numbers, inside the caller's transaction; returns the last number."""
+def insert(
+    connection: sqlite3.Connection, rows: list[ResultRow], images: Mapping[tuple[str, int], str] | None = None
+) -> int:
+    """Inserts rows with the next numbers, inside the caller's transaction; returns the last number.
+
+    Args:
+        connection: From `connect`.
+        rows: Of records.
+        images: What must be sent with them: source and sequence to the image's path.
+    """
     seq = int(connection.execute("SELECT coalesce(max(seq), 0) FROM records").fetchone()[0])
     columns = "seq, source, sequence, verdict, captured_at_ns, body"  # named: a newer agent may have added others
     query = f"INSERT OR IGNORE INTO records ({columns}) VALUES (?, ?, ?, ?, ?, ?)"
@@ -155,6 +173,8 @@ def insert(connection: sqlite3.Connection, rows: list[ResultRow]) -> int:
         values = (seq + 1, row.source, row.sequence, row.verdict, row.captured_at_ns, body)
         if connection.execute(query, values).rowcount:
             seq += 1
+            if images and (path := images.get((row.source, row.sequence))) is not None:
+                unsent.insert(connection, UnsentImage(seq, path))
         else:
             log.warning("frame %d of %s is recorded already", row.sequence, row.source)
     return seq
@@ -169,6 +189,12 @@ def mark(connection: sqlite3.Connection, marks: list[int], acked: int, last_seq:
         return acked
     connection.execute("UPDATE meta SET value = ? WHERE key = 'acked'", (str(marks[-1]),))
     return marks[-1]
+
+
+def reserve(connection: sqlite3.Connection, source: str, until: int) -> None:
+    """Writes down, inside the caller's transaction, that a source's numbers below ``until`` may be used from now on."""
+    query = "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
+    connection.execute(query, (_RESERVED + source, str(until)))
 
 
 _DELETE = f"""

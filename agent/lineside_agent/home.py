@@ -6,12 +6,12 @@ import importlib.metadata
 import logging
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 
-from lineside_agent.config import AgentConfig
+from lineside_agent.config import AgentConfig, StoreConfig
 from lineside_agent.fetch import Fetcher
 from lineside_agent.identity import Identity
 from lineside_agent.maintenance import closed
@@ -20,6 +20,7 @@ from lineside_agent.self_update.guard import AgentSlot
 from lineside_agent.self_update.machine import SelfMachine
 from lineside_agent.self_update.slots import AgentSlots
 from lineside_agent.self_update.updater import SelfUpdater
+from lineside_agent.sending import FrameSender
 from lineside_agent.store import Store
 from lineside_agent.updater import Progress, ShouldStop, Updater
 from lineside_agent.updates import Machine, Origin, Wished
@@ -55,14 +56,24 @@ class Home:
         boot_id: Of this start.
         store: Where results are.
         stop: Ends the outbox, and the asking of engines.
+        settings: Gives the ``[store]`` table that holds now; the configuration's own if not given.
 
     Attributes:
         outbox: Sends results.
+        frames: Sends kept images.
         identity: Renews the certificate; ``None`` without one.
         name_conflicts: How often somebody else appeared under this device's name.
     """
 
-    def __init__(self, config: AgentConfig, boot_id: str, store: Store, stop: threading.Event) -> None:
+    def __init__(
+        self,
+        config: AgentConfig,
+        boot_id: str,
+        store: Store,
+        stop: threading.Event,
+        *,
+        settings: Callable[[], StoreConfig] | None = None,
+    ) -> None:
         if config.link is None or config.root is None:
             raise ConfigError("$.link and $.root belong together")
         self._config = config
@@ -94,6 +105,14 @@ class Home:
         trust = TrustStore(config.folder / "trust", _read_root(config.root), repo, self._clock)
         self._fetcher = Fetcher(config.group, trust=trust, repo=repo, installed=config.folder / "current")
         self.outbox = Outbox(store, self._publish_results, stop)
+        self.frames = FrameSender(
+            store,
+            config.folder / "images",
+            publish=self._publish_frame,
+            may_send=self._may_send_frames,
+            settings=settings or (lambda: config.store),
+            stop=stop,
+        )
 
     def start(self, updater: Updater, self_updater: SelfUpdater) -> None:
         """Subscribes and connects in the background.
@@ -109,6 +128,7 @@ class Home:
         self.client.subscribe(self._topics.device_desired(device), lambda _, data: self._wished("device", data))
         self.client.subscribe(self._topics.group_desired(group), lambda _, data: self._wished("group", data))
         self.client.subscribe(self._topics.results_ack(device), self.outbox.acknowledged)
+        self.client.subscribe(self._topics.frame_ack(device), self.frames.answered, qos=0)
         self.client.subscribe(self._topics.up(device), self._heard_of_myself)
         if self.identity is not None:
             self.client.subscribe(self._topics.certificate(device), self.identity.heard)
@@ -154,11 +174,11 @@ class Home:
         """As `Fetcher.bring`."""
         self._fetcher.bring(bundle, folder, progress, should_stop)
 
-    def gate(self, machine: Machine, fetching: bool) -> str:
+    def gate(self, machine: Machine | SelfMachine, fetching: bool) -> str:
         """Says what must be waited for: the maintenance window of the wish; empty for nothing.
 
         Args:
-            machine: Where the update stands.
+            machine: Where the update of the bundle, or of the agent, stands.
             fetching: Before the bundle is brought; else before it is changed over to.
         """
         return closed(machine.wish, self._clock.set_time(), fetching=fetching)
@@ -209,6 +229,7 @@ class Home:
                 previous=machine.previous,
                 wanted=machine.wanted,
                 error=machine.error,
+                waiting=self._self_updater.waiting if self._self_updater is not None else "",
             )
             self._publish_reported()
 
@@ -235,6 +256,15 @@ class Home:
     def _publish_results(self, payload: bytes) -> bool:
         return self.client.connected and self.client.publish(self._topics.results(self._config.device), payload, qos=1)
 
+    def _publish_frame(self, payload: bytes) -> bool:
+        return self.client.connected and self.client.publish(self._topics.frame(self._config.device), payload, qos=0)
+
+    def _may_send_frames(self) -> bool:
+        """Results and what the hub asks for come first."""
+        updaters = [updater for updater in (self._updater, self._self_updater) if updater is not None]
+        fetching = any(updater.machine.state == "fetching" for updater in updaters)
+        return self.client.connected and self.outbox.idle and not fetching
+
     # Handlers: all run in the link's handler thread.
 
     def _connected(self) -> None:
@@ -243,6 +273,7 @@ class Home:
         with self._lock:
             self._publish_reported()
         self.outbox.connected()
+        self.frames.connected()
         if self.identity is not None:
             self.identity.kick()
         if self._updater is not None:

@@ -83,13 +83,14 @@ def make_station(
         reader: Of the camera.
         stop: Ends it.
     """
+    waits = bool(getattr(config.camera, "trigger", ""))  # for its own input: that it gives nothing means nothing
     return Station(
         Handshake(_settings(trigger, config.gate), next_number=next_number),
         frames=frames,
         outputs=outputs,
         record=record,
         source=source,
-        problem=lambda: _problem(active, reader, frames, trigger.camera_timeout_ms / 1000),
+        problem=lambda: _problem(active, reader, frames, None if waits else trigger.camera_timeout_ms / 1000),
         stop=stop,
     )
 
@@ -111,7 +112,7 @@ def _gate(gate: GateConfig) -> GateSettings:
     return GateSettings(delay_s=delay_s, counts=gate.counts, pulse_s=gate.pulse_ms / 1000)
 
 
-def _problem(active: ActiveInspector, reader: Reader, frames: TriggeredFrames, timeout_s: float) -> str:
+def _problem(active: ActiveInspector, reader: Reader, frames: TriggeredFrames, timeout_s: float | None) -> str:
     """Why no part can be judged now; empty if one can."""
     if active.loaded is None:
         return "no bundle runs"
@@ -120,6 +121,6 @@ def _problem(active: ActiveInspector, reader: Reader, frames: TriggeredFrames, t
     if frames.ended:
         return "the camera's source has ended"
     asked_at_s = reader.asked_at_s
-    if asked_at_s is not None and time.monotonic() - asked_at_s > timeout_s:
+    if timeout_s is not None and asked_at_s is not None and time.monotonic() - asked_at_s > timeout_s:
         return f"the camera has given nothing for {timeout_s:g} s"
     return ""

@@ -54,6 +54,11 @@ class Outbox:
         self._timeout_s = ACK_TIMEOUT_S
         self._again.set()
 
+    @property
+    def idle(self) -> bool:
+        """Whether every row is on its way or at the hub."""
+        return self._sent >= self._store.last_seq
+
     def acknowledged(self, _topic: str, payload: bytes) -> None:
         """Takes the hub's answer.
 

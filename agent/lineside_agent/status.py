@@ -21,6 +21,7 @@ from lineside_agent.line_io import LineOutput
 from lineside_agent.pipeline import PipelineCounts
 from lineside_agent.reader import Reader
 from lineside_agent.self_update.updater import SelfUpdater
+from lineside_agent.sending import SenderCounts
 from lineside_agent.station import Station
 from lineside_agent.store import Store
 from lineside_agent.updates import Machine
@@ -116,7 +117,9 @@ def _status(sources: Sources) -> dict[str, Any]:
         **_disk(sources),
         "databases_set_aside": store.counts.set_aside,
         "store_problem": _text(store.problem),
-        "line_io": [{"name": out.name, "sent": out.sent, "missed": out.missed} for out in sources.outputs],
+        "line_io": [
+            {"name": out.name, "open": out.is_open, "sent": out.sent, "missed": out.missed} for out in sources.outputs
+        ],
         "line": None if sources.station is None else sources.station.status(),
         **_link(sources.home),
         **_agent(sources),
@@ -170,12 +173,25 @@ def _disk(sources: Sources) -> dict[str, Any]:
         "images_removed": images.removed,
         "images_bytes": images.bytes,
         "images_problem": sources.archive.problem or None,
+        **_frames(sources),
         "records_bytes": room.used_bytes,
         "records_removed": room.removed,
         "written_bytes": wear.written_bytes,
         "written_bytes_ever": wear.written_bytes_ever,
         "written_bytes_a_day": wear.bytes_a_day,
         "written_problem": wear.problem or None,
+    }
+
+
+def _frames(sources: Sources) -> dict[str, Any]:
+    """Images on their way to the hub."""
+    sender = sources.home.frames.counts if sources.home is not None else SenderCounts()
+    return {
+        "images_unsent": sources.store.unsent_images,
+        "frames_sent": sender.sent,
+        "frames_refused": sender.refused,
+        "frames_missing": sender.missing,
+        "frames_problem": sender.problem or None,
     }
 
 
@@ -202,6 +218,7 @@ def _agent(sources: Sources) -> dict[str, Any]:
         "agent_version": _version(),
         "agent_slot": machine.running_slot,
         "agent_state": machine.state,
+        "agent_waiting": sources.self_updater.waiting or None,
         "agent_on_trial": sources.self_updater.on_trial,
         "agent_error": None if machine.error is None else f"[{machine.error.code}] {machine.error.message}",
     }

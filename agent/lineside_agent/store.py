@@ -9,6 +9,9 @@ the two can't disagree; and a hub that was restored from a backup, and asks for 
 - A full disk doesn't stop the line, not even at its start: images make way, then the ballast, then records that the hub
   has. Meanwhile records wait in memory, `WAITING_MAX` of them, and what a live camera brings beyond that is counted as
   lost and said. A finite source waits instead.
+- Numbers of a live camera are reserved on disk ahead of their use, so that after a power cut each that has no record
+  becomes a row that says ``unrecorded`` (`Store.resume`): nothing vanishes without a trace.
+- A kept image that the hub is to have has a row of its own (`unsent`), written with its record.
 - The oldest records go beyond the bounds of ``[store]``; with a hub only those that it has confirmed.
 """
 
@@ -27,10 +30,11 @@ from pathlib import Path
 
 import msgspec
 
-from lineside_agent import database
+from lineside_agent import database, unsent
 from lineside_agent.config import StoreConfig
 from lineside_agent.images import Archive
 from lineside_agent.room import Room
+from lineside_agent.unsent import UnsentImage
 from lineside_link.messages import ResultRow
 from lineside_models.frame import Frame
 from lineside_runtime.errors import StoreError
@@ -48,6 +52,15 @@ SAVING_EVERY_S = 5.0
 
 IMAGES_WAITING_MAX = 16
 """Images that may wait for the disk; what comes beyond is skipped, counted, and has its record."""
+
+AHEAD_LEAST = 32
+"""Numbers that are reserved ahead, and after a power cut become rows at most that nobody used."""
+
+AHEAD_GROUPS = 4
+"""At a higher pace as many as so many commits bring, so that the next reservation is on disk before it is needed."""
+
+RESERVE_TIMEOUT_S = 5.0
+"""How long a start waits for the first reservation; on a full disk the line goes on without."""
 
 RETRY_S = 0.5
 """Pause before the next try while the disk is full."""
@@ -81,6 +94,14 @@ class StoreCounts:
 class _Entry:
     row: ResultRow
     frame: Frame | None
+    image: str = ""
+    is_live: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Reservation:
+    source: str
+    until: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -89,7 +110,15 @@ class _Watermark:
     seq: int
 
 
-_Item = _Entry | _Watermark
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Settled:
+    """The hub has the image of a record, or won't have it."""
+
+    epoch: str
+    seq: int
+
+
+_Item = _Entry | _Reservation | _Watermark | _Settled
 
 
 class Store:
@@ -134,9 +163,11 @@ class Store:
         self._hurry = threading.Event()
         self._waiting = 0
         self._images = 0
+        self._unsent = 0
         self._commits = 0
         self._epoch, self._last_seq, self._acked = "", 0, 0
         self._sequences: dict[str, int] = {}
+        self._reserved: dict[str, int] = {}
         self._has_tables = False
         self._damage: sqlite3.DatabaseError | None = None
         self._prepare()
@@ -158,13 +189,14 @@ class Store:
         """Takes other rules, from the next commit on."""
         self._rules = rules
 
-    def record(self, row: ResultRow, frame: Frame | None = None, *, wait: bool = True) -> bool:
+    def record(self, row: ResultRow, frame: Frame | None = None, *, wait: bool = True, is_live: bool = False) -> bool:
         """Hands a record to the writer.
 
         Args:
             row: Its ``seq`` is given later.
             frame: The frame, if its image may be kept.
             wait: Whether to wait for room when the disk is full, as a finite source can.
+            is_live: Whether its source gives no frame twice, so that numbers are reserved ahead for it.
 
         Returns:
             False if there was no room and the record is lost; that is counted and logged.
@@ -174,7 +206,7 @@ class Store:
             frame = frame if self._takes_image(row, frame, wait=wait) else None
             self._images += frame is not None
         try:
-            self._queue.put(_Entry(row, frame), block=wait)
+            self._queue.put(_Entry(row, frame, is_live=is_live), block=wait)
         except queue.Full:
             with self._changed:
                 self._waiting -= 1
@@ -261,10 +293,65 @@ class Store:
         rows = (msgspec.json.decode(body, type=ResultRow) for _, body in found)
         return [msgspec.structs.replace(row, seq=seq) for (seq, _), row in zip(found, rows, strict=True)]
 
+    @property
+    def unsent_images(self) -> int:
+        """Kept images that the hub hasn't got."""
+        with self._changed:
+            return self._unsent
+
+    def first_unsent_image(self, after: int) -> UnsentImage | None:
+        """Returns the first image that the hub hasn't got, of a record that it has.
+
+        Args:
+            after: Only of later records.
+
+        Raises:
+            DatabaseError: The database cannot be read.
+        """
+        through = self.watermark
+        if after >= through or not self.unsent_images:
+            return None
+        with database.reading(self._path) as connection:
+            return unsent.first(connection, after=after, through=through)
+
+    def settle_image(self, epoch: str, seq: int) -> None:
+        """Says that the hub has an image, or won't have it; written with the next commit.
+
+        Args:
+            epoch: Of the database that the record is of; of another one nothing is noted.
+            seq: Of the record.
+        """
+        with contextlib.suppress(queue.Full):  # a full disk: it is offered once more after the next start
+            self._queue.put_nowait(_Settled(epoch, seq))
+
     def next_sequence(self, source: str) -> int:
         """Returns the number of the first frame of ``source`` after the last recorded one."""
         with self._changed:
             return self._sequences.get(source, -1) + 1
+
+    def resume(self, source: str) -> int:
+        """Returns the number of the first frame of a live source, and reserves those from there on.
+
+        What was reserved before and has no record, as after a power cut, becomes a row that says so.
+
+        Args:
+            source: As in its records.
+        """
+        first = self.next_sequence(source)
+        with self._changed:
+            until = max(first, self._reserved.get(source, 0))
+        for sequence in range(first, until):
+            self.record(_unrecorded(source, sequence), is_live=True)
+        if until > first:
+            log.warning("%s: %d numbers from %d on have no record, as after a power cut", source, until - first, first)
+        with contextlib.suppress(queue.Full):
+            self._queue.put_nowait(_Reservation(source, until + AHEAD_LEAST))
+        with self._changed:
+            self._hurry.set()
+            self._changed.wait_for(
+                lambda: self._reserved.get(source, 0) > until or self.problem is not None, RESERVE_TIMEOUT_S
+            )
+        return until
 
     def close(self, timeout_s: float = 10.0) -> None:
         """Writes what is waiting and ends the writer.
@@ -292,6 +379,8 @@ class Store:
             facts = self._open()
         with self._changed:
             self._epoch, self._last_seq, self._acked = facts.epoch, facts.last_seq, facts.acked
+            self._reserved = {**self._reserved, **facts.reserved}
+            self._unsent = facts.unsent
             for source, sequence in facts.sequences.items():
                 self._sequences[source] = max(sequence, self._sequences.get(source, -1))
             self._changed.notify_all()
@@ -369,7 +458,18 @@ class Store:
                 if self._closing.wait(RETRY_S):
                     return
         if connection is not None:
+            self._give_back(connection)
             connection.close()
+
+    def _give_back(self, connection: sqlite3.Connection) -> None:
+        """At an orderly end no number is under way: what is reserved and has no record was never used."""
+        try:
+            with connection:
+                connection.execute("BEGIN IMMEDIATE")
+                for source in self._reserved:
+                    database.reserve(connection, source, self.next_sequence(source))
+        except sqlite3.DatabaseError as error:
+            log.warning("numbers stay reserved, and will be said to be unrecorded: %s", error)
 
     def _next_group(self) -> list[_Item] | None:
         """Waits until something is due; ``None`` when closing and nothing is left, empty to tidy up."""
@@ -399,16 +499,19 @@ class Store:
         """The image comes before its record, so that a record never names an image that isn't there."""
         if not isinstance(item, _Entry) or item.frame is None:
             return item
+        image = None
         if self._archive is not None:
             try:
-                self._archive.save(item.frame, item.row)
+                image = self._archive.save(item.frame, item.row)
             except StoreError as error:
                 self.counts.images_lost += 1
                 log.error("image of part %r is lost: %s", item.row.part_id, error)
         with self._changed:
             self._images -= 1
             self._changed.notify_all()
-        return _Entry(item.row, None)
+        is_sent = image is not None and self._confirmed_only and self._rules.send_images
+        name = f"{image.parent.name}/{image.name}" if image is not None and is_sent else ""
+        return _Entry(item.row, None, name, item.is_live)
 
     def _write(self, connection: sqlite3.Connection, group: list[_Item]) -> None:
         """Writes a group in one transaction, and tidies up before where that is due."""
@@ -425,19 +528,45 @@ class Store:
             return
         entries = [item.row for item in group if isinstance(item, _Entry)]
         marks = [item.seq for item in group if isinstance(item, _Watermark) and item.epoch == self._epoch]
+        reserved = self._to_reserve(group)
+        images = {
+            (item.row.source, item.row.sequence): item.image
+            for item in group
+            if isinstance(item, _Entry) and item.image
+        }
+        settled = [item.seq for item in group if isinstance(item, _Settled) and item.epoch == self._epoch]
         with connection:
             connection.execute("BEGIN IMMEDIATE")
-            last_seq = database.insert(connection, entries)
+            last_seq = database.insert(connection, entries, images)
             acked = database.mark(connection, marks, self._acked, last_seq)
-        self._committed(entries, last_seq, acked)
+            for source, until in reserved.items():
+                database.reserve(connection, source, until)
+            added = unsent.count(connection, after=self._last_seq) if images else 0
+            added -= unsent.settle(connection, settled)
+        self._committed(entries, last_seq, acked, reserved, added)
 
-    def _committed(self, entries: list[ResultRow], last_seq: int, acked: int) -> None:
+    def _to_reserve(self, group: list[_Item]) -> dict[str, int]:
+        """What a group's sources need: as long as half of it is left, nothing."""
+        wanted = {item.source: item.until for item in group if isinstance(item, _Reservation)}
+        live = [item.row for item in group if isinstance(item, _Entry) and item.is_live]
+        for source in {row.source for row in live}:
+            last = max(row.sequence for row in live if row.source == source)
+            ahead = max(AHEAD_LEAST, AHEAD_GROUPS * len(live), 2 * self._waiting)
+            if self._reserved.get(source, 0) - last < ahead / 2:
+                wanted[source] = max(wanted.get(source, 0), last + 1 + ahead)
+        return wanted
+
+    def _committed(
+        self, entries: list[ResultRow], last_seq: int, acked: int, reserved: dict[str, int], unsent_added: int
+    ) -> None:
         with self._changed:
+            self._reserved.update(reserved)
             written = last_seq - self._last_seq
             self.counts.recorded += written
             self.counts.repeated += len(entries) - written
             self._waiting -= len(entries)
             self._last_seq, self._acked = last_seq, acked
+            self._unsent += unsent_added
             for row in entries:
                 self._sequences[row.source] = max(row.sequence, self._sequences.get(row.source, -1))
             self._commits += 1
@@ -467,3 +596,15 @@ class Store:
         if self.problem is None:
             self.problem = database.explained(error, self._path)
             log.error("%s; records wait in memory", self.problem)
+
+
+def _unrecorded(source: str, sequence: int) -> ResultRow:
+    return ResultRow(
+        seq=0,
+        part_id=f"{source}-{sequence:08d}",
+        source=source,
+        sequence=sequence,
+        captured_at_ns=time.time_ns(),
+        verdict="fault",
+        error="unrecorded: the number was reserved and has no record; the power was cut, or the agent was killed",
+    )

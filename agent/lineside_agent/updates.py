@@ -25,7 +25,7 @@ Invariants, each held by a test:
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import msgspec
 
@@ -237,17 +237,27 @@ def _wished(machine: Machine, origin: Origin, desired: Desired | None) -> Step:
     if desired is None and known is None:
         return machine, ()
     if desired is not None and not _newer(known, desired):
-        return _with_window(machine, origin, known, desired), ()
+        return with_window(machine, origin, desired), ()
     field = {"device": "device_wish", "group": "group_wish"}[origin]
     heard = msgspec.structs.replace(machine, **{field: desired})
     return _look(heard) if heard.wish != machine.wish else (heard, ())
 
 
-def _with_window(machine: Machine, origin: Origin, known: Desired | None, desired: Desired) -> Machine:
-    """The same wish again may bring another maintenance window, and nothing else."""
+M = TypeVar("M", bound=msgspec.Struct)
+
+
+def with_window(machine: M, origin: Origin, desired: Desired) -> M:
+    """Returns the machine after it heard the same wish again, which may bring another maintenance window and no more.
+
+    Args:
+        machine: This one, or that of the agent's own update.
+        origin: Whose wish it is.
+        desired: What was heard.
+    """
+    field = {"device": "device_wish", "group": "group_wish"}[origin]
+    known: Desired | None = getattr(machine, field)
     if known is None or known.window == desired.window or (known.epoch, known.gen) != (desired.epoch, desired.gen):
         return machine
-    field = {"device": "device_wish", "group": "group_wish"}[origin]
     return msgspec.structs.replace(machine, **{field: msgspec.structs.replace(known, window=desired.window)})
 
 

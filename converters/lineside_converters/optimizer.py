@@ -269,8 +269,10 @@ class Optimizer:
         if slimmed is not None:
             report = told(report, slimmed)
         forms = _shipped(terms, proof)
+        reading = slimmed.postprocess if slimmed is not None else None
         manifest = msgspec.structs.replace(
             terms.manifest,
+            postprocess=reading or terms.manifest.postprocess,
             variants=tuple(form.variant for form in forms),
             speed="measured" if all(gate.status == "passed" for gate in report.gates) else "unproven",
         )

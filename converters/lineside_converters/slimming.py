@@ -30,6 +30,7 @@ from lineside_converters.report import Report
 from lineside_converters.report_parts import Candidate, Hypervolume, SensitivityCurve
 from lineside_converters.voice import Voice
 from lineside_converters.work import Work, file_hash
+from lineside_runtime.bundle import Postprocess
 from lineside_runtime.errors import ConfigError, MissingExtraError, PruningError
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 
 COSTING_FEEDS = 12
 """To quantise trial networks with: their ranges only have to be possible, for the speed."""
+
+FITTED = "score calibration and thresholds were fitted to the pruned network, on what was kept aside of the train fold"
 
 TRAINED_ON = "accuracy was judged on frames of the fold that the pruned model was fine-tuned on; give --fold val"
 
@@ -117,6 +120,7 @@ class Slimmed:
         curves: For the report.
         training: What the fine-tuning says of itself.
         notes: What a reader has to know.
+        postprocess: How its outputs are read, where scores and thresholds were fitted anew.
         candidates: All that level 3 measured.
         hypervolumes: Of what was found in its several ways.
     """
@@ -125,6 +129,7 @@ class Slimmed:
     curves: tuple[SensitivityCurve, ...]
     training: dict[str, Any]
     notes: tuple[str, ...] = ()
+    postprocess: Postprocess | None = None
     candidates: tuple[Candidate, ...] = ()
     hypervolumes: tuple[Hypervolume, ...] = ()
 
@@ -155,7 +160,18 @@ def slim(terms: Terms, data: Sequence[Path], fold: str, effort: Effort, work: Wo
     torch.set_num_threads(effort.threads)
     folder = work.folder / f"slim-{_key(terms, data, effort)}"
     folder.mkdir(parents=True, exist_ok=True)
-    return _slim_in(folder, terms, data, fold, effort, voice)
+    at = _prepare(folder, terms, data, effort, voice)
+    slimmed = _slim_in(at, terms, data, fold, effort, voice)
+    return _read_anew(at.school, slimmed)
+
+
+def _read_anew(school: School, slimmed: Slimmed) -> Slimmed:
+    """Fits scores and thresholds to the new network, where the lessons can: its scores aren't its teacher's."""
+    from lineside_converters.search.searching import OnnxModule
+
+    reading = school.lessons.reading(OnnxModule(slimmed.model, school.network))
+    notes = slimmed.notes if reading is None else (*slimmed.notes, FITTED)
+    return dataclasses.replace(slimmed, postprocess=reading, notes=notes)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -215,10 +231,10 @@ def _level2(at: _Prepared, terms: Terms, effort: Effort, voice: Voice) -> tuple[
     return plan, pruned, _told(at.found, plan, school, before, curve, effort)
 
 
-def _slim_in(folder: Path, terms: Terms, data: Sequence[Path], fold: str, effort: Effort, voice: Voice) -> Slimmed:
+def _slim_in(at: _Prepared, terms: Terms, data: Sequence[Path], fold: str, effort: Effort, voice: Voice) -> Slimmed:
     from lineside_converters.compress.prune.network import close_network
 
-    at = _prepare(folder, terms, data, effort, voice)
+    folder = at.folder
     plan, pruned, pruning = _level2(at, terms, effort, voice)
     curves = curves_of(at.found, plan)
     notes = (TRAINED_ON,) if data and fold == "train" else ()

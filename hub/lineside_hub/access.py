@@ -50,10 +50,12 @@ RIGHTS = (
     Right("device_desired", "device", "read", "write"),
     Right("repo_response", "device", "read", "write"),
     Right("results_ack", "device", "read", "write"),
+    Right("frame_ack", "device", "read", "write"),
     Right("certificate", "device", "read", "write", claim="read"),
     Right("up", "device", "readwrite", "read"),
     Right("reported", "device", "write", "read"),
     Right("results", "device", "write", "read"),
+    Right("frame", "device", "write", "read"),
     Right("repo_get", "device", "write", "read"),
     Right("certificate_request", "device", "write", "read", claim="write"),
 )

@@ -46,10 +46,16 @@ class Place(Protocol):
 
 
 class FolderPlace:
-    """A local folder: each piece is synced and renamed, so that a power cut leaves none half written."""
+    """A local folder: each piece is synced and renamed, so that a power cut leaves none half written.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: Which.
+        largest_bytes: Of a piece; no more than a byte beyond that is read.
+    """
+
+    def __init__(self, folder: Path, *, largest_bytes: int = CHUNK_BYTES) -> None:
         self._folder = folder
+        self._largest_bytes = largest_bytes
         self._root = str(folder)
 
     def read(self, digest: str) -> bytes | None:
@@ -60,7 +66,7 @@ class FolderPlace:
         except FileNotFoundError:
             return None
         try:
-            return os.read(descriptor, CHUNK_BYTES + 1)
+            return os.read(descriptor, self._largest_bytes + 1)
         finally:
             os.close(descriptor)
 
@@ -92,13 +98,14 @@ class UrlPlace:
     Args:
         url: Such as ``file:///srv/chunks``, ``memory://chunks`` or ``s3://bucket/chunks``. What it needs to sign in
             comes from the filesystem's own configuration (``~/.config/fsspec``, the environment), never from the URL.
+        largest_bytes: As for `FolderPlace`.
 
     Raises:
         ConfigError: The URL is not usable, or holds a password.
         MissingExtraError: fsspec, or the package for this kind of URL, is not installed.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, largest_bytes: int = CHUNK_BYTES) -> None:
         if re.search(r"://[^/]*:[^/]*@", url):
             raise ConfigError(
                 "the URL of the chunks holds a password", action="Use the filesystem's own configuration."
@@ -112,6 +119,7 @@ class UrlPlace:
             raise MissingExtraError(f"no filesystem for {url.split('://')[0]}://: {error}", action=action) from error
         except (ValueError, OSError) as error:
             raise ConfigError("the URL of the chunks", expected="a URL that fsspec can use here", actual=url) from error
+        self._largest_bytes = largest_bytes
         self._root = str(path).rstrip("/")
         self._url = url
 
@@ -119,7 +127,7 @@ class UrlPlace:
         """As `Place.read`."""
         try:
             with self._fs.open(self._path(digest), "rb") as file:
-                data: bytes = file.read(CHUNK_BYTES + 1)
+                data: bytes = file.read(self._largest_bytes + 1)
                 return data
         except FileNotFoundError:
             return None

@@ -55,6 +55,30 @@ class TransferConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     multicast_rate_bytes_s: Annotated[float, msgspec.Meta(ge=4096)] = 2_000_000.0
 
 
+class FramesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which frames are kept of what devices send: the ``[frames]`` table.
+
+    Attributes:
+        take: Whether any are taken; else devices are told to wait.
+        url: Where their content lies, by an fsspec URL; empty for ``frames`` in the hub's folder. No password in it.
+        max_bytes: Of all frames; then the oldest of the device that has most of them go.
+        max_age_days: Since they came; then they go.
+        frame_max_bytes: Of one.
+        rate_bytes_s: What all devices together may send, in bytes a second; 0 for no limit.
+        at_once: How many devices may send at the same time; the others wait.
+        keep_free_bytes: Room on the disk that frames leave to the results; below it devices are told to wait.
+    """
+
+    take: bool = True
+    url: str = ""
+    max_bytes: Annotated[int, msgspec.Meta(ge=1)] = 20_000_000_000
+    max_age_days: Annotated[float, msgspec.Meta(gt=0)] = 90.0
+    frame_max_bytes: Annotated[int, msgspec.Meta(ge=1024, le=1 << 28)] = 32 << 20
+    rate_bytes_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    at_once: Annotated[int, msgspec.Meta(ge=1)] = 32
+    keep_free_bytes: Annotated[int, msgspec.Meta(ge=0)] = 500_000_000
+
+
 class WindowConfig(MaintenanceWindow, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The ``[window]`` table: the message's fields, in which an unknown one is an error here."""
 
@@ -68,6 +92,7 @@ class HubConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         renew_every_s: How often the timestamp is signed again; it expires after a day.
         results: Where results go.
         transfer: How bundles go out.
+        frames: Which frames are kept.
         window: When devices may change over to what they should run; ``None`` for at once.
     """
 
@@ -76,6 +101,7 @@ class HubConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     renew_every_s: float = 3600.0
     results: ResultsConfig = ResultsConfig()
     transfer: TransferConfig = TransferConfig()
+    frames: FramesConfig = FramesConfig()
     window: WindowConfig | None = None
 
     def __post_init__(self) -> None:

@@ -10,10 +10,12 @@
 | ``rollouts`` | one rollout, as `lineside_hub.rollout.Rollout`; changed in one transaction with its wishes |
 | ``assignments`` | the group that a person has moved a device to |
 | ``events`` | one change: a device came, went, changed its state; a push; a message that could not be read |
+| ``frames`` | an image that belongs to a result; its content lies beside the database (`lineside_hub.frames`) |
 | ``meta`` | the hub's epoch and the last generation |
 
 WAL with ``synchronous=FULL``: what was committed survives a power cut. The file appears with all its tables
-at once, so a reader never meets half a schema; an older file is brought up to date when it is opened.
+at once, so a reader never meets half a schema; an older file is brought up to date when it is opened
+(`lineside_hub.migrations`).
 """
 
 from __future__ import annotations
@@ -25,84 +27,20 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
-import sqlite_utils
 
-from lineside_link.messages import PARTS, BundleRef, Desired, ResultsAck, decode, encode
-from lineside_runtime.errors import DatabaseError, DiskFullError, InputNotFoundError
+from lineside_hub import migrations
+from lineside_link.messages import PARTS, BundleRef, ConfigRef, Desired, ResultsAck, decode, encode
+from lineside_runtime.errors import DatabaseError, DiskFullError, InputNotFoundError, MissingExtraError
 from lineside_runtime.files import fsync_folder
-
-_MIGRATIONS: tuple[tuple[str, ...], ...] = (
-    (
-        "ALTER TABLE desired ADD COLUMN message TEXT",
-        "ALTER TABLE devices ADD COLUMN group_name TEXT NOT NULL DEFAULT ''",
-        "UPDATE devices SET group_name = coalesce(json_extract(birth, '$.group'), '') WHERE birth IS NOT NULL",
-        "CREATE TABLE rollouts (id TEXT PRIMARY KEY, group_name TEXT NOT NULL, kind TEXT NOT NULL, state TEXT NOT NULL,"
-        " created_at_ns INTEGER NOT NULL, changed_at_ns INTEGER NOT NULL, value TEXT NOT NULL)",
-        "CREATE TABLE assignments (device TEXT PRIMARY KEY, group_name TEXT NOT NULL, at_ns INTEGER NOT NULL)",
-        "CREATE INDEX results_by_part ON results (part_id)",
-        "CREATE INDEX results_by_time ON results (captured_at_ns)",
-    ),
-)
-"""What brings a file of schema 1, 2, … to the next one; each in one transaction."""
-
-SCHEMA = 1 + len(_MIGRATIONS)
-"""``user_version`` of the file that this release writes."""
 
 NAME = "hub.db"
 
 BUSY_TIMEOUT_S = 10.0
 
-_TABLES: dict[str, tuple[dict[str, type], Any, tuple[str, ...]]] = {
-    "results": (
-        {
-            "device": str,
-            "epoch": str,
-            "seq": int,
-            "part_id": str,
-            "source": str,
-            "sequence": int,
-            "captured_at_ns": int,
-            "verdict": str,
-            "detections": str,
-            "bundle": str,
-            "bundle_sha256": str,
-            "requested_device": str,
-            "used_device": str,
-            "latency_ms": float,
-            "width": int,
-            "height": int,
-            "error": str,
-            "received_at_ns": int,
-        },
-        ("device", "epoch", "seq"),
-        ("part_id", "verdict", "detections", "received_at_ns"),
-    ),
-    "quarantine": (
-        {"device": str, "epoch": str, "seq": int, "raw": bytes, "reason": str, "received_at_ns": int},
-        ("device", "epoch", "seq"),
-        ("raw", "reason"),
-    ),
-    "watermarks": ({"device": str, "epoch": str, "seq": int, "at_ns": int}, ("device", "epoch"), ("seq",)),
-    "devices": (
-        {"device": str, "up": int, "up_at_ns": int, "birth": str, "reported_at_ns": int, "reported": str},
-        "device",
-        (),
-    ),
-    "desired": (
-        {"scope": str, "epoch": int, "gen": int, "bundle": str, "rollout": str, "at_ns": int},
-        "scope",
-        ("epoch", "gen"),
-    ),
-    "events": (
-        {"id": int, "at_ns": int, "device": str, "kind": str, "bundle": str, "code": int, "detail": str},
-        "id",
-        ("at_ns", "device", "kind"),
-    ),
-    "meta": ({"key": str, "value": int}, "key", ("value",)),
-}
+_NOTHING = "0000"
+"""As `_revision` calls a file without tables."""
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -157,11 +95,12 @@ class Database:
             if not path.exists():
                 _create(path)
             connection = _connect(path)
-            found = _migrate(connection)
-        if found != SCHEMA:
-            connection.close()
-            action = "Use the release that wrote it, or a newer one."
-            raise DatabaseError(f"{path} has another schema", expected=SCHEMA, actual=found, action=action)
+            try:
+                if not migrations.is_current(_revision(connection), str(path)):
+                    _upgrade(path)
+            except BaseException:
+                connection.close()
+                raise
         return cls(path, connection)
 
     def close(self) -> None:
@@ -185,6 +124,10 @@ class Database:
                 if self.connection.in_transaction:
                     self.connection.execute("ROLLBACK")
                 raise
+
+    def errors(self) -> contextlib.AbstractContextManager[None]:
+        """Turns SQLite's errors within the block into ours."""
+        return mapped_errors(self.path)
 
     def query(self, sql: str, *parameters: object) -> list[sqlite3.Row]:
         """Returns all rows of a query.
@@ -241,7 +184,7 @@ class Database:
             part: Which part of it is asked for now, by its field's name; the others only come along.
         """
         known = self.wish(scope)
-        if wish.config is None and known is not None:
+        if wish.config is None and known is not None and not known.withdrawn:
             # A wish for a bundle alone must not make a device that was away forget how it is to run.
             wish = msgspec.structs.replace(wish, config=known.config)
         epoch, gen, now_ns = self.epoch, self.next_gen(), time.time_ns()
@@ -255,7 +198,7 @@ class Database:
             "VALUES (?, ?, ?, ?, ?, ?, ?)",
             row,
         )
-        subject: BundleRef | None = getattr(desired, part or "bundle")
+        subject: BundleRef | ConfigRef | None = getattr(desired, part or "bundle")
         identity = subject.identity if subject else ""
         kind = "withdrawn" if desired.withdrawn else "pushed"
         self.add_event(Event(at_ns=now_ns, device="", kind=kind, bundle=identity, detail=f"{scope} {gen}"))
@@ -328,14 +271,9 @@ def _connect(path: Path) -> sqlite3.Connection:
 def _create(path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix=".new-db-", dir=path.parent) as folder:
         new = Path(folder) / NAME
+        _upgrade(new)
         connection = _connect(new)
-        tables = sqlite_utils.Database(connection)
-        for name, (columns, key, not_null) in _TABLES.items():
-            tables.create_table(name, columns, pk=key, not_null=set(not_null))
-        tables["events"].create_index(["device", "at_ns"])
         connection.execute("INSERT INTO meta VALUES ('epoch', ?), ('gen', 0)", (_now_ms(),))
-        connection.execute("PRAGMA user_version = 1")
-        _migrate(connection)
         connection.close()
         # Closing checkpoints the log into the file. A link doesn't replace what another process made meanwhile.
         with contextlib.suppress(FileExistsError):
@@ -343,23 +281,40 @@ def _create(path: Path) -> None:
     fsync_folder(path.parent)
 
 
-def _migrate(connection: sqlite3.Connection) -> int:
-    """Brings an older file up to date and returns its schema; a newer or foreign one is left alone."""
-    found = int(connection.execute("PRAGMA user_version").fetchone()[0])
-    while 1 <= found < SCHEMA:
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            # Read again under the lock: another process may have been faster.
-            found = int(connection.execute("PRAGMA user_version").fetchone()[0])
-            for statement in _MIGRATIONS[found - 1] if found < SCHEMA else ():
-                connection.execute(statement)
-            found = min(found + 1, SCHEMA) if found < SCHEMA else found
-            connection.execute(f"PRAGMA user_version = {found}")
-            connection.execute("COMMIT")
-        except BaseException:
-            connection.execute("ROLLBACK")
-            raise
-    return found
+def _revision(connection: sqlite3.Connection) -> str:
+    """Returns the schema's revision; that of the first releases, which wrote only ``user_version``, by their number."""
+    if _is_stamped(connection):
+        return str(connection.execute(migrations.READ_REVISION).fetchone()[0])
+    return f"{connection.execute('PRAGMA user_version').fetchone()[0]:04d}"
+
+
+def _is_stamped(connection: sqlite3.Connection) -> bool:
+    named = "SELECT 1 FROM sqlite_master WHERE name = ?"
+    return connection.execute(named, (migrations.VERSION_TABLE,)).fetchone() is not None
+
+
+def _upgrade(path: Path) -> None:
+    """Makes the tables of a new file, or brings an older one up to date, in one transaction."""
+    try:
+        import sqlalchemy as sa
+    except ImportError as error:
+        action = "Install the extra: pip install 'lineside[convert]'."
+        raise MissingExtraError("an older or new database of a hub needs SQLAlchemy", action=action) from error
+    engine = sa.create_engine("sqlite://", creator=lambda: _connect(path), poolclass=sa.NullPool)
+    # Python's driver would begin no transaction before a change of the schema.
+    sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    try:
+        with engine.begin() as connection:
+            driver: sqlite3.Connection = connection.connection.driver_connection  # type: ignore[assignment]
+            found = _revision(driver)  # again, under the lock: another process may have been faster
+            if found == _NOTHING:
+                migrations.upgrade(connection)
+            elif not migrations.is_current(found, str(path)):
+                migrations.upgrade(connection, unstamped=None if _is_stamped(driver) else found)
+    except sa.exc.DBAPIError as error:
+        if isinstance(error.orig, sqlite3.Error):
+            raise error.orig from error
+        raise
 
 
 def _now_ms() -> int:

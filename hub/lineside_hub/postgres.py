@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from lineside_hub import migrations
 from lineside_hub.database import Event
 from lineside_hub.results import COLUMNS, Bad, Batch, Key, Sink, quarantined
 from lineside_link.messages import ResultRow, ResultsAck
@@ -37,6 +38,7 @@ CONNECT_TIMEOUT_S = 5
 """A server that doesn't answer at all must not hold the hub's threads for minutes."""
 
 METADATA = sa.MetaData()
+"""What this release reads and writes. `lineside_hub.migrations` makes the tables; a test holds the two together."""
 
 RESULTS = sa.Table(
     "results",
@@ -64,6 +66,19 @@ WATERMARKS = sa.Table(
     sa.Column("epoch", sa.Text, primary_key=True),
     sa.Column("seq", sa.BigInteger, nullable=False),
     sa.Column("at_ns", sa.BigInteger, nullable=False),
+)
+
+FRAMES = sa.Table(
+    "frames",
+    METADATA,
+    sa.Column("device", sa.Text, primary_key=True),
+    sa.Column("epoch", sa.Text, primary_key=True),
+    sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("sha256", sa.Text, nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("received_at_ns", sa.BigInteger, nullable=False),
+    sa.Index("frames_by_content", "sha256"),
+    sa.Index("frames_by_time", "received_at_ns"),
 )
 
 _ROW_COLUMNS = tuple(name for name in COLUMNS if name in ResultRow.__struct_fields__)
@@ -107,6 +122,35 @@ def mapped_errors() -> Iterator[None]:
         raise DatabaseError(f"PostgreSQL: {said}", action=action) from error
 
 
+def prepare(connection: sa.Connection) -> None:
+    """Makes the tables, or brings those of an older release up to date; inside the caller's transaction.
+
+    Raises:
+        DatabaseError: A newer release wrote them.
+    """
+    if (found := _revision(connection)) is not None and migrations.is_current(found, "the PostgreSQL database"):
+        return
+    # Until the end of the transaction: another hub, or a command beside it, may be about to do the same.
+    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock(hashtext('{migrations.VERSION_TABLE}'))")
+    found = _revision(connection)
+    if found is not None:
+        if not migrations.is_current(found, "the PostgreSQL database"):
+            migrations.upgrade(connection)
+        return
+    # The first release with PostgreSQL made these tables at once, and wrote no revision down.
+    migrations.upgrade(connection, unstamped="0001" if _has_table(connection, RESULTS.name) else None)
+
+
+def _revision(connection: sa.Connection) -> str | None:
+    if not _has_table(connection, migrations.VERSION_TABLE):
+        return None
+    return str(connection.exec_driver_sql(migrations.READ_REVISION).scalar_one())
+
+
+def _has_table(connection: sa.Connection, name: str) -> bool:
+    return connection.execute(sa.text("SELECT to_regclass(:name)"), {"name": name}).scalar() is not None
+
+
 class PostgresSink(Sink):
     """Writes into PostgreSQL, in a transaction of its own.
 
@@ -126,7 +170,7 @@ class PostgresSink(Sink):
         try:
             with mapped_errors(), self._engine.begin() as self._connection:
                 if not self._ready:
-                    METADATA.create_all(self._connection)
+                    prepare(self._connection)
                     self._ready = True
                 return self._store([_without_nul(batch) for batch in batches], time.time_ns())
         except DatabaseError:
@@ -199,13 +243,46 @@ def acknowledgements(url: str) -> dict[str, ResultsAck]:
     engine = engine_for(url)
     try:
         with mapped_errors(), engine.connect() as connection:
-            if not sa.inspect(connection).has_table(WATERMARKS.name):
+            if not _has_table(connection, WATERMARKS.name):
                 return {}
             newest = "SELECT DISTINCT ON (device) device, epoch, seq FROM watermarks ORDER BY device, at_ns DESC"
             rows = connection.execute(sa.text(newest))
             return {row.device: ResultsAck(epoch=row.epoch, seq=row.seq) for row in rows}
     finally:
         engine.dispose()
+
+
+class Statements:
+    """Runs one statement at a time, each in a transaction of its own.
+
+    Args:
+        url: ``postgresql+psycopg://…``.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._engine = engine_for(url)
+        self._ready = False
+
+    def __call__(self, text: str, parameters: dict[str, Any]) -> Sequence[Sequence[Any]]:
+        """Returns its rows.
+
+        Args:
+            text: With named parameters.
+            parameters: By name.
+
+        Raises:
+            DatabaseError: The server can't be asked.
+        """
+        with mapped_errors(), self._engine.begin() as connection:
+            if not self._ready:
+                prepare(connection)
+                self._ready = True
+            result = connection.execute(sa.text(text), parameters)
+            return [tuple(row) for row in result] if result.returns_rows else []
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._engine.dispose()
 
 
 def select(url: str, text: str, parameters: dict[str, object]) -> Iterator[Sequence[Any]]:
@@ -221,8 +298,8 @@ def select(url: str, text: str, parameters: dict[str, object]) -> Iterator[Seque
     """
     engine = engine_for(url)
     try:
-        with mapped_errors(), engine.connect() as connection:
-            METADATA.create_all(connection)
+        with mapped_errors(), engine.begin() as connection:
+            prepare(connection)
             streaming = connection.execution_options(yield_per=10_000)
             yield from (tuple(row) for row in streaming.execute(sa.text(text), parameters))
     finally:

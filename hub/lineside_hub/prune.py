@@ -19,6 +19,7 @@ from lineside_hub.database import Database
 from lineside_hub.lock import folder_lock
 from lineside_hub.metadata import MetadataFolder
 from lineside_hub.repository import Repository
+from lineside_hub.rollouts import Rollouts
 from lineside_link.messages import Reported, decode
 from lineside_runtime.bundle import MANIFEST_MAX_BYTES, parse_manifest
 from lineside_runtime.errors import LinesideError
@@ -81,15 +82,19 @@ def _in_use(home: Path) -> set[str]:
     database = Database.open(home)
     try:
         wishes = list(database.desired().values())
+        rollouts = Rollouts(database).list(unfinished=True)
         reports = [
             decode(row["reported"].encode(), Reported)
             for row in database.query("SELECT reported FROM devices WHERE reported IS NOT NULL")
         ]
     finally:
         database.close()
-    refs = [ref for wish in wishes for ref in (wish.bundle, wish.config)]
+    refs = [ref for wish in wishes for ref in (wish.bundle, wish.config, wish.agent)]
+    refs += [ref for rollout in rollouts for ref in (rollout.target, rollout.before)]
     for report in reports:
         refs += [report.installed, report.previous, report.wanted]
+        if report.agent is not None:
+            refs += [report.agent.installed, report.agent.previous, report.agent.wanted]
         if report.configuration is not None:
             refs += [report.configuration.installed, report.configuration.wanted]
     return {ref.target for ref in refs if ref is not None}

@@ -9,17 +9,22 @@ import dataclasses
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict
 
 import msgspec
 
 from lineside_agent.self_update.payload import open_payload
 from lineside_hub.database import Database
+from lineside_hub.first_agent import base_agent
 from lineside_hub.repository import Repository
 from lineside_hub.rollout import Kind, Plan
-from lineside_hub.rollouts import Rollouts, members, plan_for
+from lineside_hub.rollouts import CONFIG, Rollouts, as_target, members, plan_for
 from lineside_link.messages import BundleRef, ConfigRef, Desired
 from lineside_link.topics import check_name
 from lineside_runtime.bundle import open_bundle
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # typing's own from 3.11 on, which is where this runs
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -41,19 +46,39 @@ class PushResult:
     devices: tuple[str, ...] = ()
 
 
+class PlanOptions(TypedDict, total=False):
+    """How a rollout is to go about it; what is left out suits the size of the group.
+
+    Attributes:
+        canary: How many devices come first, or which; one if the group has several devices and no phases are given.
+        phases: Shares of the group that come after that, rising to 1.
+        max_failed: Share of failures at which the group goes back; 0.1, and 1 (never) for a group of one.
+        healthy_for_s: How long a stage must be well before the next begins; 60.
+    """
+
+    canary: int | tuple[str, ...] | None
+    phases: Sequence[float]
+    max_failed: float | None
+    healthy_for_s: float | None
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class ConfigPushed:
     """What the push of a configuration made.
 
     Attributes:
         ref: The signed configuration.
-        gen: Generation of the wish.
+        gen: Generation of the wish, or of the rollout's beginning.
         epoch: The hub's epoch.
+        rollout: Identifies the rollout.
+        devices: Which devices were given the wish before the group; empty where the whole group has it.
     """
 
     ref: ConfigRef
     gen: int
     epoch: int
+    rollout: str
+    devices: tuple[str, ...] = ()
 
 
 def push(
@@ -62,10 +87,7 @@ def push(
     *,
     group: str,
     passphrase: str | None = None,
-    canary: int | tuple[str, ...] | None = None,
-    phases: Sequence[float] = (),
-    max_failed: float | None = None,
-    healthy_for_s: float | None = None,
+    **plan: Unpack[PlanOptions],
 ) -> PushResult:
     """Verifies, signs and publishes a bundle, and begins to roll it out to a group.
 
@@ -74,10 +96,7 @@ def push(
         bundle_path: A bundle's folder.
         group: A group of the repository.
         passphrase: Opens the group's key, if it was made with one.
-        canary: How many devices come first, or which; one if the group has several devices and no phases are given.
-        phases: Shares of the group that come after that, rising to 1.
-        max_failed: Share of failures at which the group goes back; 0.1, and 1 (never) for a group of one.
-        healthy_for_s: How long a stage must be well before the next begins; 60.
+        plan: See `PlanOptions`.
 
     Raises:
         InputNotFoundError: No repository, bundle or key there.
@@ -88,15 +107,11 @@ def push(
         SignatureError: The passphrase does not open the group's key.
     """
     repository = Repository.open(folder, passphrase=passphrase)
-    database = Database.open(Path(folder))
-    try:
-        known = len(members(database, group))
-        plan = plan_for(known, canary=canary, phases=phases, max_failed=max_failed, healthy_for_s=healthy_for_s)
+    with closing(Database.open(Path(folder))) as database:
+        made = plan_for(len(members(database, group)), **plan)
         # publish reads and compares every file; once is enough.
         ref = repository.publish(open_bundle(bundle_path, verify=False), group)
-        return _roll_out(database, ref, group, plan)
-    finally:
-        database.close()
+        return _roll_out(database, ref, group, made)
 
 
 def push_agent(
@@ -105,65 +120,83 @@ def push_agent(
     *,
     group: str,
     passphrase: str | None = None,
-    canary: int | tuple[str, ...] | None = None,
-    phases: Sequence[float] = (),
-    max_failed: float | None = None,
-    healthy_for_s: float | None = None,
+    before: Path | str | None = None,
+    **plan: Unpack[PlanOptions],
 ) -> PushResult:
     """As `push`, for the agent itself: an agent's payload, which ``lineside agent pack`` made.
+
+    The first agent that a hub pushes takes the place of one that was put on the boards by hand. So that the group can
+    go back to that, it is signed too, and becomes what the group should run until its turn comes: given as ``before``,
+    or found among what is published, where all devices report the same.
 
     Args:
         folder: The hub's folder.
         payload_path: The payload's folder.
         group: A group of the repository.
         passphrase: As for `push`.
-        canary: As for `push`.
-        phases: As for `push`.
-        max_failed: As for `push`.
-        healthy_for_s: As for `push`.
+        before: The payload that the devices run now.
+        plan: See `PlanOptions`.
 
     Raises:
         InputNotFoundError: No repository, payload or key there.
         BundleFormatError: Not a payload.
         BundleIntegrityError: The payload is damaged.
-        RolloutError: As for `push`.
+        RolloutError: As for `push`, or a device runs another agent than ``before``.
         SignatureError: As for `push`.
     """
     repository = Repository.open(folder, passphrase=passphrase)
     with closing(Database.open(Path(folder))) as database:
-        known = len(members(database, group))
-        plan = plan_for(known, canary=canary, phases=phases, max_failed=max_failed, healthy_for_s=healthy_for_s)
+        made = plan_for(len(members(database, group)), **plan)
+        first = base_agent(repository, database, group, open_payload(before) if before is not None else None)
         ref = repository.publish_agent(open_payload(payload_path), group)
-        return _roll_out(database, ref, group, plan, kind="agent")
+        if first is not None:
+            _set_base(database, group, first, "agent")
+        return _roll_out(database, ref, group, made, kind="agent")
 
 
-def push_config(folder: Path | str, data: bytes, *, group: str, passphrase: str | None = None) -> ConfigPushed:
-    """Checks, signs and publishes a configuration, and makes it what the whole group follows.
+def push_config(
+    folder: Path | str,
+    data: bytes,
+    *,
+    group: str,
+    passphrase: str | None = None,
+    **plan: Unpack[PlanOptions],
+) -> ConfigPushed:
+    """Checks, signs and publishes a configuration, and begins to roll it out to a group.
+
+    A group that had none is given an empty one first, signed by the same key: ``agent.toml`` alone, to which it can go
+    back.
 
     Args:
         folder: The hub's folder.
         data: TOML: the part of ``agent.toml`` that a hub may set.
         group: A group of the repository.
         passphrase: Opens the group's key, if it was made with one.
+        plan: See `PlanOptions`.
 
     Raises:
         InputNotFoundError: No repository or key there.
         ConfigError: It breaks the agent's schema; the message names the path.
-        RolloutError: No such group.
+        RolloutError: As for `push`.
         SignatureError: The passphrase does not open the group's key.
     """
-    reference = Repository.open(folder, passphrase=passphrase).publish_config(data, group)
-    database = Database.open(Path(folder))
-    try:
-        with database.transaction():
-            known = database.wish(f"g/{group}")
-            wish = Desired(epoch=0, gen=0) if known is None else known
-            made = database.add_wish(
-                f"g/{group}", msgspec.structs.replace(wish, config=reference), rollout=wish.rollout
-            )
-            return ConfigPushed(reference, made.gen, made.epoch)
-    finally:
-        database.close()
+    repository = Repository.open(folder, passphrase=passphrase)
+    with closing(Database.open(Path(folder))) as database:
+        made = plan_for(len(members(database, group)), **plan)
+        reference = repository.publish_config(data, group)
+        known = database.wish(f"g/{group}")
+        if known is None or known.config is None:
+            _set_base(database, group, repository.publish_config(b"", group), CONFIG)
+        begun = _roll_out(database, as_target(reference), group, made, kind=CONFIG)
+        return ConfigPushed(reference, begun.gen, begun.epoch, begun.rollout, begun.devices)
+
+
+def _set_base(database: Database, group: str, base: BundleRef | ConfigRef, kind: Kind) -> None:
+    """Says what the group has without having been asked for it, so that whoever leaves a canary finds it."""
+    with database.transaction():
+        known = database.wish(f"g/{group}") or Desired(epoch=0, gen=0)
+        wish = msgspec.structs.replace(known, **{kind: base})
+        database.add_wish(f"g/{group}", wish, rollout=known.rollout, part=kind)
 
 
 def set_desired(folder: Path | str, ref: BundleRef, *, device: str | None = None) -> PushResult:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import datetime
+import hashlib
 import itertools
 import re
 import sqlite3
@@ -19,9 +20,10 @@ import msgspec
 
 from lineside_hub.config import HubConfig
 from lineside_hub.database import Database, mapped_errors
-from lineside_hub.results import COLUMNS
+from lineside_hub.frames.place import frame_place
+from lineside_hub.results import COLUMNS as RESULT_COLUMNS
 from lineside_runtime.errors import ConfigError, MissingExtraError
-from lineside_runtime.files import fsync_folder
+from lineside_runtime.files import fsync_folder, write_atomic
 
 BATCH_ROWS = 10_000
 
@@ -30,8 +32,15 @@ _AGO = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhdw])")
 
 _INTEGERS = frozenset({"seq", "sequence", "captured_at_ns", "width", "height", "received_at_ns"})
 
+COLUMNS = (*RESULT_COLUMNS, "frame")
+"""Of what is found: the table's, and the sha256 of the frame that was kept of it; empty for none."""
+
 Row = Sequence[Any]
-"""One result, in the order of `lineside_hub.results.COLUMNS`."""
+"""One result, in the order of `COLUMNS`."""
+
+
+_ORDER = ("captured_at_ns", "device", "epoch", "seq")
+_WITH_FRAMES = "LEFT JOIN frames f ON f.device = r.device AND f.epoch = r.epoch AND f.seq = r.seq"
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +53,7 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
         since_ns: Captured then or later, Unix time in ns.
         until_ns: Captured before.
         limit: So many of them at most, the newest.
+        with_frame: Only those of which a frame is here.
     """
 
     part_id: str = ""
@@ -52,26 +62,28 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     since_ns: int | None = None
     until_ns: int | None = None
     limit: int | None = None
+    with_frame: bool = False
 
     def sql(self) -> tuple[str, dict[str, object]]:
         """Returns the statement and its named parameters; oldest first."""
         conditions = {
-            "part_id = :part_id": self.part_id,
-            "device = :device": self.device,
-            "bundle = :bundle" if "@" in self.bundle else "bundle LIKE :bundle_any ESCAPE '!'": self.bundle,
-            "captured_at_ns >= :since_ns": self.since_ns,
-            "captured_at_ns < :until_ns": self.until_ns,
+            "r.part_id = :part_id": self.part_id,
+            "r.device = :device": self.device,
+            "r.bundle = :bundle" if "@" in self.bundle else "r.bundle LIKE :bundle_any ESCAPE '!'": self.bundle,
+            "r.captured_at_ns >= :since_ns": self.since_ns,
+            "r.captured_at_ns < :until_ns": self.until_ns,
+            "f.sha256 IS NOT NULL": "yes" if self.with_frame else "",
         }
         used = [text for text, value in conditions.items() if value not in ("", None)]
+        where = f" WHERE {' AND '.join(used)}" if used else ""
+        columns = ", ".join(f"r.{name}" for name in RESULT_COLUMNS)
+        text = f"SELECT {columns}, coalesce(f.sha256, '') AS frame FROM results r {_WITH_FRAMES}{where}"
+        if self.limit is not None:
+            newest = ", ".join(f"r.{name} DESC" for name in _ORDER)
+            text = f"SELECT * FROM ({text} ORDER BY {newest} LIMIT :limit) AS r"
+        text += f" ORDER BY {', '.join(f'r.{name}' for name in _ORDER)}"
         name = re.sub(r"([!%_])", r"!\1", self.bundle)
         parameters = {**msgspec.structs.asdict(self), "bundle_any": f"{name}@%"}
-        where = f" WHERE {' AND '.join(used)}" if used else ""
-        key = "captured_at_ns, device, epoch, seq"
-        text = f"SELECT {', '.join(COLUMNS)} FROM results{where}"
-        if self.limit is not None:
-            newest = ", ".join(f"{column} DESC" for column in key.split(", "))
-            text = f"SELECT * FROM ({text} ORDER BY {newest} LIMIT :limit) AS newest"
-        text += f" ORDER BY {key}"
         return text, {name: value for name, value in parameters.items() if f":{name}" in text}
 
 
@@ -167,6 +179,48 @@ def export(config: HubConfig, query: Query, path: Path) -> int:
         temporary.unlink(missing_ok=True)
     fsync_folder(path.parent)
     return written
+
+
+class FramesWritten(msgspec.Struct, frozen=True, kw_only=True):
+    """What an export of frames wrote.
+
+    Attributes:
+        folder: Where they are, each under the name that stands in the column ``frame``.
+        frames: How many; those that several results share are there once.
+        missing: How many a row speaks of and are gone: removed meanwhile, or restored without them.
+    """
+
+    folder: Path
+    frames: int
+    missing: int
+
+
+def export_frames(config: HubConfig, query: Query, folder: Path) -> FramesWritten:
+    """Writes the frames of results into a folder, as ``<sha256>.png``.
+
+    Args:
+        config: The hub's.
+        query: Which results.
+        folder: Is made if need be; frames that are there already are left alone.
+
+    Raises:
+        DatabaseError: Results or frames can't be read.
+        DiskFullError: There is no room.
+    """
+    place = frame_place(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = dict.fromkeys(row[-1] for row in results(config, msgspec.structs.replace(query, with_frame=True)))
+    missing = 0
+    for sha256 in wanted:
+        path = folder / f"{sha256}.png"
+        if path.exists():
+            continue
+        data = place.read(sha256)
+        if data is None or hashlib.sha256(data).hexdigest() != sha256:
+            missing += 1
+        else:
+            write_atomic(path, data)
+    return FramesWritten(folder=folder, frames=len(wanted) - missing, missing=missing)
 
 
 def _write_csv(rows: Iterator[Row], path: Path) -> int:

@@ -413,6 +413,22 @@ class Repository:
             raise TargetNotFoundError(f"{name}@{version} is not published for {group!r}", expected=sha256)
         return BundleRef(name=name, version=version, target=target, sha256=known.hashes["sha256"])
 
+    def find_agent(self, group: str, running: BundleRef) -> BundleRef | None:
+        """Returns the release that a device says it runs as it was published for its group, if it was.
+
+        Args:
+            group: Of the device.
+            running: As the device reports it, which doesn't know its target.
+
+        Raises:
+            RolloutError: There is no such group.
+        """
+        self._check_known(group)
+        for target, file in MetadataFolder(self._metadata).targets(group).targets.items():
+            if target.startswith(f"{group}/agent-") and file.hashes["sha256"] == running.sha256:
+                return BundleRef(name=AGENT_NAME, version=running.version, target=target, sha256=running.sha256)
+        return None
+
     def targets_of(self, group: str) -> tuple[str, ...]:
         """Returns the paths of everything that is signed for a group.
 

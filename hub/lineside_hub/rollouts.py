@@ -19,7 +19,17 @@ import msgspec
 from lineside_hub import rollout as machine
 from lineside_hub.database import Database, Event
 from lineside_hub.rollout import Kind, Ordered, Plan, Rollout, Stage, Verdict, View
-from lineside_link.messages import PARTS, AgentReport, BundleRef, Desired, Problem, Reported, decode
+from lineside_link.messages import (
+    PARTS,
+    AgentReport,
+    BundleRef,
+    ConfigRef,
+    ConfigReport,
+    Desired,
+    Problem,
+    Reported,
+    decode,
+)
 from lineside_runtime.errors import (
     BrokerError,
     DeviceBusyError,
@@ -37,6 +47,20 @@ _ROLLOUT = msgspec.json.Decoder(Rollout)
 
 KINDS: tuple[Kind, ...] = PARTS
 """Fields of `Desired` that can be rolled out."""
+
+CONFIG: Kind = "config"
+
+
+def as_target(ref: BundleRef | ConfigRef) -> BundleRef:
+    """Returns what a rollout calls its target: a configuration goes by the begin of its hash."""
+    if isinstance(ref, BundleRef):
+        return ref
+    return BundleRef(name=CONFIG, version=ref.sha256[:12], target=ref.target, sha256=ref.sha256)
+
+
+def _as_part(kind: Kind, ref: BundleRef | None) -> BundleRef | ConfigRef | None:
+    """Returns what stands in a wish for a target."""
+    return ConfigRef(target=ref.target, sha256=ref.sha256) if ref is not None and kind == CONFIG else ref
 
 
 def plan_for(
@@ -206,7 +230,8 @@ class Rollouts:
     def _take_over(self, group: str, kind: Kind) -> BundleRef | None:
         """Ends what runs, and returns what the group had before it."""
         wish = self._database.wish(f"g/{group}")
-        before: BundleRef | None = getattr(wish, kind) if wish is not None else None
+        part: BundleRef | ConfigRef | None = getattr(wish, kind) if wish is not None else None
+        before = as_target(part) if part is not None else None
         for known in self.list(unfinished=True, group=group):
             if known.kind == kind:
                 self._step(known, known, Ordered("supersede"))
@@ -231,6 +256,8 @@ class Rollouts:
 
     def _step(self, before: Rollout | None, rollout: Rollout, event: machine.Event) -> Rollout:
         after, actions = machine.step(rollout, event)
+        if after.state in ("rolled_back", "aborted") and rollout.unfinished:
+            after = self._with_stayers(rollout, after)
         if after == before and not actions:
             return after
         self._save(after)
@@ -239,6 +266,17 @@ class Rollouts:
         if before is None or (before.state, before.stage) != (after.state, after.stage):
             self._tell(after)
         return after
+
+    def _with_stayers(self, before: Rollout, ended: Rollout) -> Rollout:
+        """Where the group had nothing before, devices that took the target keep it: the reason says which."""
+        if ended.before is not None:
+            return ended
+        stay = [view.name for view in self.picture(before) if view.verdict == "healthy"]
+        if not stay:
+            return ended
+        shown = ", ".join(stay[:20]) + (f" and {len(stay) - 20} more" if len(stay) > 20 else "")
+        why = f"{shown} stay with {ended.target.identity}: the hub knows of no {ended.kind} that the group had before"
+        return msgspec.structs.replace(ended, reason=f"{ended.reason}; {why}")
 
     def _save(self, rollout: Rollout) -> None:
         now_ns, created_ns = time.time_ns(), int(rollout.created_at_s * 1e9)
@@ -252,14 +290,15 @@ class Rollouts:
         group_wish = self._database.wish(f"g/{rollout.group}") or Desired(epoch=0, gen=0)
         if isinstance(action, machine.WishGroup | machine.GroupBack):
             given = rollout.target if isinstance(action, machine.WishGroup) else rollout.before
-            wish = msgspec.structs.replace(group_wish, **{rollout.kind: given})
+            wish = msgspec.structs.replace(group_wish, **{rollout.kind: _as_part(rollout.kind, given)})
             self._database.add_wish(f"g/{rollout.group}", wish, rollout=rollout.id, part=rollout.kind)
             return
         scope = f"d/{action.device}"
         own = self._database.wish(scope)
         if isinstance(action, machine.WishDevice):
             if own is None or own.withdrawn or own.rollout == rollout.id:
-                wish = msgspec.structs.replace(group_wish, **{rollout.kind: rollout.target})
+                part = _as_part(rollout.kind, rollout.target)
+                wish = msgspec.structs.replace(group_wish, **{rollout.kind: part})
                 self._database.add_wish(scope, wish, rollout=rollout.id, part=rollout.kind)
         elif own is not None and own.rollout == rollout.id and not own.withdrawn:
             self._database.add_wish(scope, msgspec.structs.replace(own, withdrawn=True), rollout=rollout.id)
@@ -292,7 +331,7 @@ def _verdict(reported: str | None, asked: Desired | None, rollout: Rollout) -> V
     if reported is None or asked is None or asked.rollout != rollout.id:
         return "pending"
     whole = decode(reported.encode(), Reported)
-    said = whole.agent if rollout.kind == "agent" else whole
+    said = {"agent": whole.agent, CONFIG: whole.configuration}.get(rollout.kind, whole)
     if said is None:
         return "pending"
     if (said.epoch, said.gen) < (asked.epoch, asked.gen):
@@ -300,7 +339,7 @@ def _verdict(reported: str | None, asked: Desired | None, rollout: Rollout) -> V
     return judge(said, rollout.target)
 
 
-def judge(said: Reported | AgentReport, target: BundleRef) -> Verdict:
+def judge(said: Reported | AgentReport | ConfigReport, target: BundleRef) -> Verdict:
     """Returns what a report says of a target.
 
     Args:
@@ -309,6 +348,10 @@ def judge(said: Reported | AgentReport, target: BundleRef) -> Verdict:
     """
     if said.wanted is None or said.wanted.sha256 != target.sha256:
         return "pending"
+    if isinstance(said, ConfigReport):
+        if said.error is not None:
+            return "shed" if _was_shed(said.error) else "failed"
+        return "healthy" if said.installed is not None and said.installed.sha256 == target.sha256 else "pending"
     if said.state in ("failed", "rolled_back"):
         return "shed" if _was_shed(said.error) else "failed"
     has_it = said.installed is not None and said.installed.sha256 == target.sha256

@@ -3,6 +3,7 @@
 Threads and what they share (messages in queues, nothing else)::
 
     link handlers ──► Inbox      one writer: results, births, reports; acknowledges after the commit
+                 ├──► FrameInbox images of parts, behind the results
                  ├──► Responder  metadata, manifests, chunks and patches for the devices
                  ├──► Multicaster  chunks that many devices want at once
                  └──► Registrar  certificates for devices that ask
@@ -26,6 +27,7 @@ import msgspec
 from lineside_hub.config import HubConfig, load_config, turns
 from lineside_hub.database import Database
 from lineside_hub.deltas import DeltaMaker
+from lineside_hub.frames.inbox import FrameInbox
 from lineside_hub.inbox import Inbox, Kind
 from lineside_hub.multicast import Multicaster
 from lineside_hub.registrar import Registrar
@@ -34,7 +36,7 @@ from lineside_hub.responder import Responder
 from lineside_hub.rollouts import Rollouts
 from lineside_hub.secure import IDENTITY_NAME
 from lineside_link.client import LinkClient
-from lineside_link.messages import Desired, RepoRequest, ResultsAck, encode
+from lineside_link.messages import Desired, FrameAnswer, RepoRequest, ResultsAck, encode
 from lineside_link.topics import NAME, Topics
 from lineside_runtime.errors import LinesideError, StoreError
 
@@ -66,6 +68,7 @@ class Hub:
         self.repository = Repository.open(folder)
         self.link = LinkClient(config.link, f"lineside-hub-{config.link.site}")
         self.inbox = Inbox(folder, self._acknowledge, postgres_url=config.results.url)
+        self.frames = FrameInbox(config, self._answer_frame)
         self.deltas = DeltaMaker(folder)
         several = config.transfer.multicast_from > 0
         self.responder = Responder(
@@ -103,6 +106,7 @@ class Hub:
         """
         self._renew()
         self.inbox.start()
+        self.frames.start()
         self.deltas.start()
         self.responder.start()
         self.registrar.start()
@@ -112,6 +116,7 @@ class Hub:
         self.link.subscribe(f"{prefix}/d/+/up", self._taker("up"))
         self.link.subscribe(f"{prefix}/d/+/reported", self._taker("reported"))
         self.link.subscribe(f"{prefix}/repo/get/+", self._request, qos=0)
+        self.link.subscribe(self.topics.frame("+"), self._take_frame, qos=0)
         self.link.subscribe(self.topics.certificate_request("+"), self._request_certificate)
         self.link.on_connect(self._publish_everything)
         self.link.start()
@@ -125,6 +130,7 @@ class Hub:
         self.responder.close()
         self.registrar.close()
         self.deltas.close()
+        self.frames.close()
         self.inbox.close()
         self.link.close()
         if self._ticker.ident is not None:
@@ -134,7 +140,7 @@ class Hub:
     @property
     def healthy(self) -> bool:
         """Whether all threads of the hub and of its link run."""
-        return self.inbox.alive and self._ticker.is_alive() and not self.link.failed
+        return self.inbox.alive and self.frames.alive and self._ticker.is_alive() and not self.link.failed
 
     # Called in the handlers' thread of the link.
 
@@ -155,6 +161,11 @@ class Hub:
         if NAME.fullmatch(device):
             self.responder.offer(device, payload)
 
+    def _take_frame(self, topic: str, payload: bytes) -> None:
+        device = self.topics.device_of(topic)
+        if NAME.fullmatch(device) and payload:
+            self.frames.offer(device, payload)
+
     def _request_certificate(self, topic: str, payload: bytes) -> None:
         device = self.topics.device_of(topic)
         if NAME.fullmatch(device) and payload:
@@ -172,6 +183,10 @@ class Hub:
 
     def _answer(self, device: str, payload: bytes) -> bool:
         return self.link.publish(self.topics.repo_response(device), payload, qos=0)
+
+    def _answer_frame(self, device: str, answer: FrameAnswer) -> None:
+        # Not sent means no connection; the device offers its frame again.
+        self.link.publish(self.topics.frame_ack(device), encode(answer), qos=0)
 
     def _certify(self, device: str, payload: bytes) -> bool:
         return self.link.publish(self.topics.certificate(device), payload, retain=True)

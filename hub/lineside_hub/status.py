@@ -6,8 +6,12 @@ from pathlib import Path
 
 import msgspec
 
+from lineside_hub.config import HubConfig, load_config
 from lineside_hub.database import Database
+from lineside_hub.frames.rows import open_rows
 from lineside_hub.repository import WARN_BEFORE_DAYS, Repository
+from lineside_hub.secure import CONFIG_NAME
+from lineside_link.config import LinkConfig
 from lineside_runtime.errors import LinesideError
 
 
@@ -42,6 +46,8 @@ class HubStatus(msgspec.Struct, frozen=True, kw_only=True):
         devices: How many the hub has heard of.
         devices_up: How many of them are connected.
         results: How many are committed.
+        frames: How many are here.
+        frames_bytes: Of them.
         warnings: What a person must do, most urgent first; empty if nothing.
         roles: Of the repository.
     """
@@ -51,6 +57,8 @@ class HubStatus(msgspec.Struct, frozen=True, kw_only=True):
     devices: int
     devices_up: int
     results: int
+    frames: int
+    frames_bytes: int
     warnings: tuple[str, ...]
     roles: tuple[RoleStatus, ...]
 
@@ -112,17 +120,32 @@ def read_status(folder: Path | str) -> HubStatus:
     try:
         [counts] = database.query("SELECT count(*) AS devices, coalesce(sum(up), 0) AS up FROM devices")
         [gen] = database.query("SELECT value FROM meta WHERE key = 'gen'")
+        frames, frames_bytes = _frames(Path(folder), database)
         return HubStatus(
             epoch=database.epoch,
             gen=int(gen["value"]),
             devices=int(counts["devices"]),
             devices_up=int(counts["up"]),
             results=database.count_results(),
+            frames=frames,
+            frames_bytes=frames_bytes,
             warnings=tuple(_warnings(roles)),
             roles=roles,
         )
     finally:
         database.close()
+
+
+def _frames(folder: Path, database: Database) -> tuple[int, int]:
+    """Without a hub.toml, as where only the library is used, frames can only be in the folder."""
+    path = folder / CONFIG_NAME
+    link = LinkConfig(url="mqtt://127.0.0.1", site="none")
+    config = load_config(path) if path.is_file() else HubConfig(folder=str(folder), link=link)
+    rows = open_rows(config, database)
+    try:
+        return rows.total()
+    finally:
+        rows.close()
 
 
 def try_warnings(folder: Path | str) -> list[str]:

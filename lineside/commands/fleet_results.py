@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from lineside.commands.output import add_json, print_json, say
 from lineside.extras import needs
+from lineside_runtime.errors import InputError
 
 if TYPE_CHECKING:
+    from lineside_hub.config import HubConfig
     from lineside_hub.queries import Query
 
 SHOWN = 1000
@@ -35,6 +37,12 @@ def add(actions: Any) -> None:
         "--limit", type=int, metavar="N", help=f"the newest N (default: {SHOWN} on the screen, else all)"
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write into x.csv or x.parquet instead")
+    parser.add_argument("--with-frame", action="store_true", help="only those of which a frame was kept")
+    parser.add_argument(
+        "--frames",
+        action="store_true",
+        help="with --out: the kept frames too, into the folder x-frames, named as in the column `frame`",
+    )
     add_json(parser)
     parser.set_defaults(run=run)
 
@@ -43,8 +51,7 @@ def run(options: argparse.Namespace) -> int:
     """Prints or exports."""
     with needs("convert"):
         from lineside_hub.config import load_config
-        from lineside_hub.queries import Query, export, moment, results
-        from lineside_hub.results import COLUMNS
+        from lineside_hub.queries import COLUMNS, Query, moment, results
         from lineside_hub.secure import CONFIG_NAME
     config = load_config(options.hub / CONFIG_NAME)
     limit = options.limit if options.limit is not None or options.out is not None else SHOWN
@@ -55,14 +62,12 @@ def run(options: argparse.Namespace) -> int:
         since_ns=moment(options.since) if options.since else None,
         until_ns=moment(options.until) if options.until else None,
         limit=limit,
+        with_frame=options.with_frame,
     )
+    if options.frames and options.out is None:
+        raise InputError("--frames without --out", expected="the file that the frames go beside")
     if options.out is not None:
-        written = export(config, query, options.out)
-        if options.json:
-            print_json({"rows": written, "file": options.out})
-        else:
-            say(f"{written} results in {options.out}")
-        return 0
+        return _export(options, config, query)
     found = [dict(zip(COLUMNS, row, strict=True)) for row in results(config, query)]
     if options.json:
         print_json({"results": found})
@@ -71,12 +76,29 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _export(options: argparse.Namespace, config: HubConfig, query: Query) -> int:
+    from lineside_hub.queries import export, export_frames
+
+    written = export(config, query, options.out)
+    beside = options.out.with_name(f"{options.out.stem}-frames")
+    frames = export_frames(config, query, beside) if options.frames else None
+    if options.json:
+        print_json({"rows": written, "file": options.out} | ({"frames": frames} if frames is not None else {}))
+        return 0
+    say(f"{written} results in {options.out}")
+    if frames is not None:
+        gone = f"; {frames.missing} more are gone" if frames.missing else ""
+        say(f"{frames.frames} frames in {frames.folder}{gone}")
+    return 0
+
+
 def _print(found: list[dict[str, Any]], query: Query) -> None:
-    print(f"{'captured (UTC)':<25}{'device':<20}{'part':<24}{'verdict':<9}{'bundle':<28}detections")
+    print(f"{'captured (UTC)':<25}{'device':<20}{'part':<24}{'verdict':<9}{'bundle':<28}{'frame':<10}detections")
     for row in found:
         at = datetime.datetime.fromtimestamp(row["captured_at_ns"] / 1e9, datetime.timezone.utc)
         when = at.replace(tzinfo=None).isoformat(" ", "milliseconds")
         said = row["error"] or row["detections"]
-        print(f"{when:<25}{row['device']:<20}{row['part_id']:<24}{row['verdict']:<9}{row['bundle']:<28}{said}")
+        judged = f"{row['part_id']:<24}{row['verdict']:<9}{row['bundle']:<28}{row['frame'][:8] or '-':<10}"
+        print(f"{when:<25}{row['device']:<20}{judged}{said}")
     if len(found) == query.limit:
         say(f"the newest {query.limit}; --limit gives more, --out FILE all")

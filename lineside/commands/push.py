@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from lineside.commands.output import add_json, print_json
 from lineside.commands.passphrases import add_passphrase, passphrase
@@ -34,10 +35,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PAYLOAD",
         help="instead of a bundle: the agent itself, from `lineside agent pack`",
     )
+    parser.add_argument(
+        "--before",
+        type=Path,
+        metavar="PAYLOAD",
+        help="with --agent, where the hub never pushed one: what the devices run now; signed too, to go back to",
+    )
     parser.add_argument("--hub", type=Path, required=True, metavar="DIR", help="the hub's folder on this machine")
     parser.add_argument("--group", required=True, help="the group of devices")
     plan = parser.add_argument_group(
-        "rollout", "Without options a group of one gets the bundle at once, a larger one on one device first."
+        "rollout", "Without options a group of one gets it at once, a larger one on one device first."
     )
     plan.add_argument(
         "--canary",
@@ -73,18 +80,13 @@ def run(options: argparse.Namespace) -> int:
         return _run_config(options)
     with needs("convert"):
         from lineside_hub.push import push, push_agent
-    plan = {
-        "group": options.group,
-        "passphrase": passphrase(options),
-        "canary": options.canary,
-        "phases": options.phases,
-        "max_failed": options.max_failed,
-        "healthy_for_s": options.healthy_for,
-    }
+    if options.before is not None and options.agent is None:
+        raise InputError("--before without --agent", expected="the payload that takes its place")
+    plan = _plan(options)
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.bundle
         if options.agent is not None:
-            result = push_agent(options.hub, options.agent, **plan)
+            result = push_agent(options.hub, options.agent, before=options.before, **plan)
         else:
             if folder.suffix == ".lsb":
                 folder = unpack_archive(folder, Path(scratch) / "bundle").path
@@ -98,6 +100,17 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _plan(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "group": options.group,
+        "passphrase": passphrase(options),
+        "canary": options.canary,
+        "phases": options.phases,
+        "max_failed": options.max_failed,
+        "healthy_for_s": options.healthy_for,
+    }
+
+
 def _run_config(options: argparse.Namespace) -> int:
     with needs("convert"):
         from lineside_hub.push import push_config
@@ -105,11 +118,13 @@ def _run_config(options: argparse.Namespace) -> int:
         data = options.config.read_bytes()
     except OSError as error:
         raise InputNotFoundError(f"{options.config}: {error.strerror}", action="Give a file of TOML.") from error
-    result = push_config(options.hub, data, group=options.group, passphrase=passphrase(options))
+    result = push_config(options.hub, data, **_plan(options))
     if options.json:
         print_json(result)
     else:
-        print(f"{result.ref.target} is what {options.group} should follow now (generation {result.gen})")
+        first = f"{', '.join(result.devices)} first, then " if result.devices else ""
+        print(f"{result.ref.target} is what {first}{options.group} should follow now (generation {result.gen})")
+        print(f"watch it: lineside fleet rollout show {result.rollout} --hub {options.hub} --watch")
     return 0
 
 

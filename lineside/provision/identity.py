@@ -17,7 +17,7 @@ from lineside_agent.service.install import COMMAND
 from lineside_boards.payload import CONFIGURATION, Identity
 from lineside_boards.provision.shell import Shell
 from lineside_boards.provision.steps import Step
-from lineside_runtime.errors import ProvisionError
+from lineside_runtime.errors import InputNotFoundError, ProvisionError
 
 HOME = f"/{CONFIGURATION}"
 ENROLL_S = 120
@@ -47,7 +47,6 @@ class Issuer:
         identify: Issues it, to be carried to the board; ``None`` if the board asks for it itself.
         token: The file with the token for that.
         broker: Its URL as the board reaches it.
-        root: The update repository's ``root.json``.
     """
 
     device: str
@@ -56,7 +55,6 @@ class Issuer:
     identify: Callable[[], Identity] | None
     token: Path | None
     broker: str
-    root: bytes
 
 
 def issuer(options: argparse.Namespace, tree: AgentTree) -> Issuer:
@@ -77,24 +75,26 @@ def issuer(options: argparse.Namespace, tree: AgentTree) -> Issuer:
             identify=None,
             token=options.token,
             broker=broker,
-            root=token.root.encode(),
         )
     if options.identity is not None:
-        authority, known = (options.identity / "ca.pem").read_bytes() if secure else b"", lambda: True
-        root = (options.identity / "root.json").read_bytes()
+        authority, known = _authority(options.identity / "ca.pem") if secure else b"", lambda: True
     else:
         folder = Path(options.hub) / "identity"
-        authority = (folder / "ca.pem").read_bytes() if secure else b""
-        root = (Path(options.hub) / "root.json").read_bytes()
+        authority = _authority(folder / "ca.pem") if secure else b""
 
         def known() -> bool:
             from lineside_hub.identity import enrolled_devices
 
             return enrolled_devices(folder).get(device) == tree.agent.group
 
-    return Issuer(
-        device=device, authority=authority, known=known, identify=tree.identify, token=None, broker=broker, root=root
-    )
+    return Issuer(device=device, authority=authority, known=known, identify=tree.identify, token=None, broker=broker)
+
+
+def _authority(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputNotFoundError(f"{path}: {error.strerror}", action="`lineside hub secure` makes it.") from error
 
 
 def step(issuer: Issuer) -> Step:

@@ -166,14 +166,14 @@ def _over_serial(desk: Desk) -> tuple[Address, tuple[str, ...], int]:
 def _set_network(shell: SerialShell, desk: Desk, found: Facts, port: Port) -> int:
     try:
         return carry_out(network.steps(desk.wish, found), shell, say)
-    except ProvisionError as error:
+    except ProvisionError:
         size = _payload_bytes(desk.options.payload)
         hours = size * 4 / 3 / (port.baud / BITS_A_BYTE) / 3600
         say(
             f"without a network the agent can't be brought: its {size / 1e6:.0f} MB would take {hours:.1f} hours over "
             f"this line ({port.baud} baud), which lineside doesn't do; `lineside board flash` needs no network at all"
         )
-        raise error
+        raise
 
 
 def _payload_bytes(folder: Path | None) -> int:

@@ -25,8 +25,8 @@ State = Literal[
 ]
 
 
-PARTS = ("bundle", "agent")
-"""Fields of `Desired` that name something to run; each can be pushed without the other."""
+PARTS = ("bundle", "agent", "config")
+"""Fields of `Desired` that name what to run, or how; each can be pushed without the others."""
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,6 +83,11 @@ class ConfigRef(msgspec.Struct, frozen=True, kw_only=True):
     target: str
     sha256: str
 
+    @property
+    def identity(self) -> str:
+        """``config@`` and the begin of its hash."""
+        return f"config@{self.sha256[:12]}"
+
 
 class Desired(_Message, frozen=True, kw_only=True):
     """What a group or device should run.
@@ -138,6 +143,7 @@ class AgentReport(msgspec.Struct, frozen=True, kw_only=True):
         previous: What is whole in the other slot.
         wanted: The agent of the `Desired` that this answers.
         error: Why the wanted agent doesn't run, if so.
+        waiting: What it waits for, such as the maintenance window; empty if for nothing.
     """
 
     epoch: int = 0
@@ -147,6 +153,7 @@ class AgentReport(msgspec.Struct, frozen=True, kw_only=True):
     previous: BundleRef | None = None
     wanted: BundleRef | None = None
     error: Problem | None = None
+    waiting: str = ""
 
 
 class Transfer(msgspec.Struct, frozen=True, kw_only=True):
@@ -411,6 +418,59 @@ class ResultsAck(_Message, frozen=True, kw_only=True):
     window: int = 0
 
 
+FRAME_PIECE_BYTES = 16 * 1024
+"""What a device sends of a frame at a time: at 2 Mbit/s a result waits 65 ms behind it."""
+
+OFFER = -1
+"""`FramePiece.offset` of a message that only asks whether, and from where, the hub wants the frame."""
+
+
+class FramePiece(_Message, frozen=True, kw_only=True):
+    """Head of a piece of a kept frame on its way home; a newline and the bytes follow it.
+
+    Each says all of the frame, so that a hub that was killed meanwhile goes on with whatever piece comes next.
+
+    Attributes:
+        epoch: Of the device's database.
+        seq: Of the record that the frame belongs to.
+        sha256: Of the whole PNG file.
+        size: Of the whole file, in bytes.
+        offset: Where the bytes belong; `OFFER` without bytes.
+    """
+
+    epoch: str
+    seq: int
+    sha256: str
+    size: int
+    offset: int = OFFER
+
+
+class FrameAnswer(_Message, frozen=True, kw_only=True):
+    """What the hub says to a piece, or an offer.
+
+    Attributes:
+        epoch: As in the piece.
+        seq: As in the piece.
+        sha256: As in the piece.
+        status: ``send`` it; ``stored``: the device may forget it; ``wait`` and offer it again; ``refused`` for good.
+        have: Everything before this byte is there.
+        again: The piece doesn't follow what is there: go on at ``have``.
+        bytes_s: How fast the device may send, in bytes a second; 0 leaves it to the device.
+        wait_s: With ``wait``: how long.
+        error: Why it must wait, or is refused.
+    """
+
+    epoch: str
+    seq: int
+    sha256: str
+    status: Literal["send", "stored", "wait", "refused"]
+    have: int = 0
+    again: bool = False
+    bytes_s: int = 0
+    wait_s: float = 0.0
+    error: Problem | None = None
+
+
 class CertificateRequest(_Message, frozen=True, kw_only=True):
     """A device asks for a certificate: the first one with a token, the next ones with the one that it has.
 
@@ -514,6 +574,23 @@ def split_response(data: bytes) -> tuple[RepoResponse, memoryview]:
     return decode(data[:end], RepoResponse), memoryview(data)[end + 1 :]
 
 
+def encode_piece(head: FramePiece, body: bytes = b"") -> bytes:
+    """Returns the head as one line of JSON, a newline and the bytes."""
+    return _encoder.encode(head) + b"\n" + body
+
+
+def decode_piece(data: bytes) -> tuple[FramePiece, bytes]:
+    """Splits a piece of a frame.
+
+    Raises:
+        BadInputFormatError: It has no head.
+    """
+    head, newline, body = data.partition(b"\n")
+    if not newline:
+        raise BadInputFormatError("piece of a frame without a head", action="Nothing was done with it.")
+    return decode(head, FramePiece), body
+
+
 def schema() -> dict[str, Any]:
     """Returns the JSON Schema of all messages, by class name under ``$defs``."""
     kinds = (
@@ -526,6 +603,8 @@ def schema() -> dict[str, Any]:
         Multicast,
         Results,
         ResultsAck,
+        FramePiece,
+        FrameAnswer,
         CertificateRequest,
         CertificateAnswer,
     )

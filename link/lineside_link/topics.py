@@ -10,6 +10,8 @@
 | ``chunk/<target>/<sha256>`` | 0 | one chunk for all that want this target; ``end`` in place of the hash ends it |
 | ``d/<device>/res`` | 1 | `messages.Results` |
 | ``d/<device>/res/ack`` | 1, retained | `messages.ResultsAck` |
+| ``d/<device>/frame`` | 0 | `messages.FramePiece` header, newline, bytes |
+| ``d/<device>/frame/ack`` | 0 | `messages.FrameAnswer` |
 | ``d/<device>/csr`` | 1 | `messages.CertificateRequest` |
 | ``d/<device>/cert`` | 1, retained | `messages.CertificateAnswer` |
 """
@@ -106,6 +108,14 @@ class Topics:
     def results_ack(self, device: str) -> str:
         """The hub's watermark of a device's results."""
         return f"{self.prefix}/d/{device}/res/ack"
+
+    def frame(self, device: str) -> str:
+        """Kept frames of a device, piece by piece."""
+        return f"{self.prefix}/d/{device}/frame"
+
+    def frame_ack(self, device: str) -> str:
+        """The hub's answers to them."""
+        return f"{self.prefix}/d/{device}/frame/ack"
 
     def certificate_request(self, device: str) -> str:
         """A device's requests for a certificate."""

@@ -41,7 +41,8 @@
     │   ├── BrokerError                 4003
     │   ├── FetchError                  4004
     │   ├── DeltaError                  4010
-    │   └── IdentityError               4020
+    │   ├── IdentityError               4020
+    │   └── FrameError                  4030
     ├── UpdateError                     5xxx  update, rollout
     │   ├── GoldenMismatchError         5001
     │   ├── StagingError                5002
@@ -440,6 +441,13 @@ class IdentityError(StoreError):
 
     code = 4020
     default_action = "Make a new token with `lineside hub token DEVICE`, and enrol the device again."
+
+
+class FrameError(StoreError):
+    """A kept frame is refused by the hub: too large, not what its hash says, of no known record, or no image."""
+
+    code = 4030
+    default_action = "Nothing need be done: its record is kept. Look at the device if it happens often."
 
 
 class UpdateError(LinesideError):

@@ -49,7 +49,7 @@ def command(
     *,
     append: str,
     forward: tuple[int, int],
-    console: Path,
+    console: Path | None,
     memory_mib: int = 328,
     image: Path | None = None,
     ssh_port: int = 0,
@@ -61,7 +61,7 @@ def command(
         initrd: Compressed.
         append: The kernel's command line.
         forward: A port of `HOST` as the board sees it, and the port here that it leads to. Nothing else is reached.
-        console: File that the serial line is written to.
+        console: File that the serial line is written to; ``None`` for a pseudo-terminal, whose name qemu prints.
         memory_mib: The board's memory.
         image: A disk, changed by the board.
         ssh_port: Port here that leads to the board's port 22; 0 for none.
@@ -74,7 +74,15 @@ def command(
     parts = [qemu, "-M", "virt,gic-version=3", "-cpu", "cortex-a76", "-accel", "tcg,thread=multi", "-smp", "2"]
     parts += ["-m", str(memory_mib), "-kernel", str(kernel), "-initrd", str(initrd), "-append", append]
     parts += ["-nic", "none", "-netdev", network, "-device", "virtio-net-pci,netdev=n0,romfile="]
-    parts += ["-serial", f"file:{console}", "-display", "none", "-monitor", "none", "-no-reboot"]
+    parts += [
+        "-serial",
+        "pty" if console is None else f"file:{console}",
+        "-display",
+        "none",
+        "-monitor",
+        "none",
+        "-no-reboot",
+    ]
     if image is not None:
         # Without a cache of qemu's own, what the board has synced is on the disk when qemu is killed.
         drive = f"if=none,id=d0,file={image},format=raw,cache=writethrough"

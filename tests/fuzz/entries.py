@@ -6,6 +6,7 @@ the product's own, not copies: the hub's inbox, responder and registrar, the age
 
 from __future__ import annotations
 
+import collections
 import logging
 import zipfile
 from collections.abc import Callable
@@ -15,8 +16,12 @@ from lineside_agent.config import read_settings
 from lineside_agent.stick import Stick
 from lineside_agent.updates import Machine, Wished, step
 from lineside_hub import ceremony
+from lineside_hub.config import HubConfig
 from lineside_hub.database import Database
 from lineside_hub.fleet import Fleet, read_reported, read_up
+from lineside_hub.frames.inbox import FrameWorker
+from lineside_hub.frames.place import frame_place
+from lineside_hub.frames.rows import open_rows
 from lineside_hub.registrar import Registrar
 from lineside_hub.repository import Repository
 from lineside_hub.responder import Responder
@@ -28,6 +33,7 @@ from lineside_link.messages import (
     CertificateAnswer,
     CertificateRequest,
     Desired,
+    FrameAnswer,
     RepoRequest,
     ResultsAck,
     decode,
@@ -52,6 +58,15 @@ class Peers:
         self.sink = ResultsSink(self.database)
         self.fleet = Fleet(self.database)
         self.responder = Responder(self.repository, lambda _device, _payload: True)
+        config = HubConfig(folder=str(self.repository.folder), link=LinkConfig("mqtt://127.0.0.1:1", "t0"))
+        self.frames = FrameWorker(
+            config,
+            open_rows(config, self.database),
+            self.database,
+            place=frame_place(config),
+            counters=collections.Counter(),
+            answer=lambda _device, _answer: None,
+        )
         self.registrar = Registrar(folder / "no-authority", lambda _device, _payload: True)
         self.repo = RepoClient(LinkClient(LinkConfig("mqtt://127.0.0.1:1", "t0"), "cam-1"), TOPICS, "cam-1")
         self.machine = Machine()
@@ -96,6 +111,14 @@ class Peers:
     def results_ack(self, data: bytes) -> None:
         """``d/<device>/res/ack``."""
         decode(data, ResultsAck)
+
+    def frame(self, data: bytes) -> None:
+        """``d/<device>/frame``."""
+        self.frames.take("cam-1", data)
+
+    def frame_ack(self, data: bytes) -> None:
+        """``d/<device>/frame/ack``."""
+        decode(data, FrameAnswer)
 
     def certificate_request(self, data: bytes) -> None:
         """``d/<device>/csr``."""
@@ -145,6 +168,8 @@ def entries(folder: Path) -> dict[str, Entry]:
         "repo_response": peers.repo_response,
         "results": peers.results,
         "results_ack": peers.results_ack,
+        "frame": peers.frame,
+        "frame_ack": peers.frame_ack,
         "certificate_request": peers.certificate_request,
         "certificate": peers.certificate,
         "group_chunks": peers.group_chunks,

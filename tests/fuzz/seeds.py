@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import msgspec
+
 from lineside_link.messages import (
     BundleRef,
     CertificateAnswer,
     CertificateRequest,
     ConfigRef,
     Desired,
+    FrameAnswer,
+    FramePiece,
     Problem,
     RepoRequest,
     RepoResponse,
@@ -20,6 +24,7 @@ from lineside_link.messages import (
     ResultsAck,
     Up,
     encode,
+    encode_piece,
     encode_response,
 )
 
@@ -28,6 +33,7 @@ _CONFIG = ConfigRef(target="line/config-0.toml", sha256="0" * 64)
 _PROBLEM = Problem(code=3003, error="SignatureError", message="m")
 _DESIRED = encode(Desired(epoch=1, gen=2, bundle=_BUNDLE, config=_CONFIG, rollout="r"))
 _ROW = ResultRow(seq=1, part_id="p", verdict="reject", detections=(("scratch", 0.5, 1.0, 2.0, 3.0, 4.0),))
+_PIECE = FramePiece(epoch="e", seq=1, sha256="0" * 64, size=3)
 
 SEEDS: dict[str, tuple[bytes, ...]] = {
     "group_desired": (_DESIRED,),
@@ -45,6 +51,8 @@ SEEDS: dict[str, tuple[bytes, ...]] = {
     "repo_response": (encode_response(RepoResponse(id="1-1-1", status=200, size=3), b"abc"),),
     "results": (encode(Results(epoch="e", rows=(_ROW,), after=0, through=1)), b'{"epoch":"e","rows":[{"seq":1}]}'),
     "results_ack": (encode(ResultsAck(epoch="e", seq=1)),),
+    "frame": (encode_piece(_PIECE), encode_piece(msgspec.structs.replace(_PIECE, offset=0), b"abc")),
+    "frame_ack": (encode(FrameAnswer(epoch="e", seq=1, sha256="0" * 64, status="refused", error=_PROBLEM)),),
     "certificate_request": (encode(CertificateRequest(device="cam-1", csr="x", signer="token:a", signature="AA==")),),
     "certificate": (encode(CertificateAnswer(device="cam-1", request="0", status="refused", error=_PROBLEM)),),
     "group_chunks": (b'{"schema":1,"name":"a","version":"1","files":{}}',),

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import sqlite3
 from pathlib import Path
 
 import pytest
 
-from lineside_hub.database import SCHEMA, Database
+from lineside_hub.database import Database
 from lineside_hub.fleet import Fleet
 from lineside_hub.rollout import Plan, Rollout, Stage
 from lineside_hub.rollouts import Rollouts, members, plan_for
@@ -246,31 +245,6 @@ def consistent(plant: Plant) -> None:
             assert {name for name in plant.names if now[name] == rollout.target.version} == set(rollout.wished)
     if not running:
         assert now == dict.fromkeys(plant.names, "1")
-
-
-def test_a_file_of_the_first_schema_is_brought_up_to_date(tmp_path: Path) -> None:
-    plant = Plant(tmp_path)
-    wish = plant.database.set_desired(f"g/{GROUP}", OLD)
-    plant.database.close()
-    connection = sqlite3.connect(tmp_path / "hub.db", isolation_level=None)
-    for statement in (
-        "ALTER TABLE desired DROP COLUMN message",
-        "ALTER TABLE devices DROP COLUMN group_name",
-        "DROP TABLE rollouts",
-        "DROP TABLE assignments",
-        "DROP INDEX results_by_part",
-        "DROP INDEX results_by_time",
-        "PRAGMA user_version = 1",
-    ):
-        connection.execute(statement)
-    connection.close()
-    database = Database.open(tmp_path)
-    assert database.query("PRAGMA user_version")[0][0] == SCHEMA
-    (known,) = database.desired().values()  # that schema knew of no parts
-    assert (known.gens, known.asked("bundle"), known.bundle) == ({}, wish.asked("bundle"), wish.bundle)
-    assert members(database, GROUP) == ["cam-0", "cam-1", "cam-2"]
-    assert Rollouts(database).list() == []
-    database.close()
 
 
 def test_a_last_will_keeps_what_the_birth_said(plant: Plant) -> None:

@@ -87,7 +87,8 @@ class Line:
         database = Database.open(self.hub)
         try:
             with database.transaction():
-                return database.add_wish("g/line", Desired(epoch=0, gen=0, config=config, bundle=bundle)).gen
+                wish = Desired(epoch=0, gen=0, config=config, bundle=bundle)
+                return database.add_wish("g/line", wish, part="bundle" if config is None else "config").gen
         finally:
             database.close()
 

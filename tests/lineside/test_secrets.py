@@ -29,7 +29,7 @@ def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser
                 yield from parsers(child)
 
 
-@pytest.mark.parametrize("command", ["hub", "push", "agent", "fleet"])
+@pytest.mark.parametrize("command", ["hub", "push", "agent", "fleet", "board"])
 def test_no_option_takes_a_secret_itself(command: str) -> None:
     import importlib
 

@@ -32,7 +32,7 @@ from tests.peers.brokers import (
     SecureMosquitto,
     find_mosquitto,
 )
-from tests.peers.cameras import CameraProcess, RtspServer, _gige_camera, _rtsp_server, gige_camera, rtsp_server
+from tests.peers.cameras import CameraProcess, RtspServer, _rtsp_server, gige_camera, rtsp_server
 from tests.peers.proxy import FaultProxy
 from tests.peers.redis_server import RedisServer, running_cluster, running_server
 from tests.peers.waiting import free_port, wait_for
@@ -48,7 +48,6 @@ __all__ = [
     "RefusingBroker",
     "RtspServer",
     "SecureMosquitto",
-    "_gige_camera",
     "_rtsp_server",
     "find_mosquitto",
     "free_port",

@@ -34,16 +34,23 @@ exec env -i container=lineside PATH=/usr/sbin:/usr/bin:/sbin:/bin /usr/lib/syste
 """
 
 
-def make_root(folder: Path) -> Path:
-    """Returns a fresh Debian of this machine's architecture, with systemd and Python."""
+def make_root(folder: Path, *packages: str) -> Path:
+    """Returns a fresh Debian of this machine's architecture, with systemd and Python.
+
+    Args:
+        folder: A new one.
+        packages: More of Debian's packages in it.
+    """
     find_program("mmdebstrap", "mmdebstrap")
-    whole = CACHE / "root"
+    whole = CACHE / "-".join(["root", *packages])
     if not whole.is_dir():
-        shutil.rmtree(CACHE, ignore_errors=True)
-        CACHE.mkdir()
-        command = ["mmdebstrap", "--variant=minbase", "--include=systemd,python3,dbus", "trixie", str(CACHE / "new")]
+        CACHE.mkdir(exist_ok=True)
+        new = CACHE / f"new-{whole.name}"
+        shutil.rmtree(new, ignore_errors=True)
+        include = ",".join(["systemd", "python3", "dbus", *packages])
+        command = ["mmdebstrap", "--variant=minbase", f"--include={include}", "trixie", str(new)]
         subprocess.run(command, check=True, capture_output=True)
-        (CACHE / "new").rename(whole)
+        new.rename(whole)
     subprocess.run(["cp", "-a", "--reflink=auto", str(whole), str(folder)], check=True)
     return folder
 

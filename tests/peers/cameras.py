@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from lineside_agent.cameras.child import SYSTEM_PYTHON
 from tests.peers.programs import find_program, left_out
 from tests.peers.waiting import free_port
+
+SYSTEM_PYTHON = "/usr/bin/python3"
+"""Debian's, which has GObject's packages."""
+
+_GIGE_LOCK = Path(tempfile.gettempdir()) / "lineside-tests-gige.lock"
 
 _SERVER = Path(__file__).with_name("rtsp_server.py")
 
@@ -110,11 +116,6 @@ def _rtsp_server() -> Iterator[RtspServer]:
     yield from running_rtsp_server()
 
 
-@pytest.fixture(scope="session")
-def _gige_camera() -> Iterator[CameraProcess]:
-    yield from running_gige_camera()
-
-
 @pytest.fixture
 def rtsp_server(_rtsp_server: RtspServer) -> RtspServer:
     _rtsp_server.renew()
@@ -122,6 +123,7 @@ def rtsp_server(_rtsp_server: RtspServer) -> RtspServer:
 
 
 @pytest.fixture
-def gige_camera(_gige_camera: CameraProcess) -> CameraProcess:
-    _gige_camera.renew()
-    return _gige_camera
+def gige_camera() -> Iterator[CameraProcess]:
+    with _GIGE_LOCK.open("w") as lock:  # of all test processes here: the port is GigE Vision's only one
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield from running_gige_camera()

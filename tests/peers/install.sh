@@ -66,6 +66,8 @@ mmdebstrap mmdebstrap tests/boards: an arm64 tree to run our wheels in
 qemu-user-static qemu-aarch64-static tests/boards: arm64 programs on this processor
 qemu-system-arm qemu-system-aarch64 tests/boards, tests/system: a board with the Pi 5's core
 chromium chromium tests/demo: report.html in a real browser
+openssh-server sshd tests/boards, tests/lineside: a board that is reached by SSH
+sudo sudo tests/boards, tests/lineside: a user who may become root on a board
 systemd systemd-analyze tests/agent: the units, and how far they are locked up
 TABLE
     if [ -n "$missing" ]; then

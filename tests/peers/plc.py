@@ -26,6 +26,7 @@ READY, FAULT = 1 << 0, 1 << 4
 RESET = 1 << 1
 PASS, LATE = 1, 4
 REPLY_S = 2.0
+GIVE_UP_S = 120.0
 
 
 class Modbus:
@@ -41,7 +42,11 @@ class Modbus:
         self.errors = 0
 
     def connect(self) -> None:
+        """Again and again, since an agent may be busy; not for ever, since it may have ended."""
+        until_s = time.monotonic() + GIVE_UP_S
         while not self.connected:
+            if time.monotonic() > until_s:
+                raise SystemExit("nobody answers")
             self.connected = self.lib.modbus_connect(self.context) == 0
             if not self.connected:
                 self.failed()

@@ -56,8 +56,6 @@ class Site:
         hosts = ("--host", "127.0.0.1", "--host", emulator.HOST)
         lineside("hub", "secure", "--hub", self.folder, *hosts, "--port", str(self.port))
         configuration = self.folder / "identity/mosquitto.conf"
-        if os.geteuid() == 0:
-            configuration.write_text(f"user root\n{configuration.read_text()}")
         self._log = (folder / "site.log").open("wb")
         self._broker = self._start([find_mosquitto(), "-c", str(configuration)])
         self._hub: subprocess.Popen[bytes] | None = None
@@ -67,10 +65,14 @@ class Site:
 
     def start_hub(self) -> None:
         """Starts the hub, and has the broker read who is enrolled."""
-        self._broker.send_signal(signal.SIGHUP)
+        self.let_in()
         self._hub = self._start(
             [sys.executable, "-m", "lineside", "hub", "run", "--config", str(self.folder / "hub.toml")]
         )
+
+    def let_in(self) -> None:
+        """Has the broker read who is enrolled."""
+        self._broker.send_signal(signal.SIGHUP)
 
     def device(self) -> dict[str, Any]:
         """What the hub knows of the board; empty before it was ever there."""

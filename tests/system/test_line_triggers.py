@@ -1,6 +1,6 @@
 """100,000 parts by the shipped INT8 detector while everything fails again and again: one verdict each.
 
-`LINE_PARTS` sets another number. At the end the PLC's counts are printed: ``docs/line-triggers.md`` keeps them.
+`LINE_PARTS` sets another number. At the end the PLC's counts are printed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def test_hundred_thousand_triggers_end_in_as_many_verdicts(tmp_path: Path) -> No
         counted = run(line, PARTS, every=max(100, PARTS // 200), with_disk=state is not None)
         line.stop()
         print(json.dumps({**counted, "deadline_ms": DEADLINE_MS}), file=sys.stderr)
-        check(line, counted, deadline_ms=DEADLINE_MS)
+        check(line, counted)
     finally:
         line.end()
         if state is not None:

@@ -74,6 +74,11 @@ class LineOutput(ABC):
         self._pause_s = PAUSE_MIN_S
         self._retry_at_s = 0.0
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the line can be reached, as far as is known."""
+        return self._is_open
+
     def signal(self, signal: Signal) -> bool:
         """Tells the line; never raises and never waits longer than the protocol's time-out.
 
@@ -165,6 +170,11 @@ class LinePort(LineOutput):
         self._closing = threading.Event()
         self._post: Post | None = None
         self._thread: threading.Thread | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """As `LineOutput.is_open`."""
+        return self.connected
 
     def listen(self, post: Post) -> None:
         """As `LineOutput.listen`."""

@@ -102,6 +102,8 @@ class ModbusServer(LinePort):
             loop.call_soon_threadsafe(done.set)
 
     def _serve(self) -> None:
+        # A PLC that goes amid a request is an error to pymodbus, with a dump of the last traffic; to a line it is none.
+        logging.getLogger("pymodbus.logging").setLevel(logging.CRITICAL)
         asyncio.run(self._run())
 
     async def _run(self) -> None:

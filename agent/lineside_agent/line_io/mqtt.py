@@ -47,8 +47,14 @@ class MqttLine(LineOutput):
         self._state = _said(LineState())
         self._client = LinkClient(link, client_id, will=(f"{topic}/state", self._state))
         self._lock = threading.Lock()
+        self._started = False
         self._last_tag = 0
         self._post: Post | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """As `LineOutput.is_open`."""
+        return self._client.connected
 
     def signal(self, signal: Signal) -> bool:
         """As `LineOutput.signal`."""
@@ -85,12 +91,19 @@ class MqttLine(LineOutput):
 
     def _begin(self) -> None:
         with self._lock:
-            if not self._is_open:
-                self._is_open = True
+            if not self._started:
+                self._started = True
                 self._client.start()
 
+    def close(self) -> None:
+        """As `LineOutput.close`: says that it is not ready any more."""
+        with self._lock:
+            if self._started:
+                self._started = False
+                self._client.close(last=(f"{self._topic}/state", _said(LineState())))
+
     def _close(self) -> None:
-        self._client.close(last=(f"{self._topic}/state", _said(LineState())))
+        """Not used: `close` ends the link."""
 
     def _open(self) -> None:
         """Not used: the link connects by itself."""

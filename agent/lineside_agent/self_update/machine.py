@@ -17,7 +17,8 @@ Invariants, each held by a test:
 2. After a start ``installed`` is what runs, but for a trial: then it is still what ran before.
 3. ``installed`` becomes the wanted agent only in that agent itself, when its trial has ended well.
 4. An agent that runs in the slot it came from after a switch knows why, and doesn't try the same again.
-5. A lower ``gen`` of the same hub epoch is ignored, the same wish again changes nothing, a device's wish comes first.
+5. A lower ``gen`` of the same hub epoch is ignored, the same wish again changes nothing but its maintenance window, a
+   device's wish comes first.
 6. A wish that ended badly isn't tried again until the hub asks for an agent anew: a push of something else, under a
    higher ``gen``, that carries the same agent along, is no new question.
 """
@@ -29,7 +30,18 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from lineside_agent.self_update.guard import AgentSlot
-from lineside_agent.updates import INTERRUPTIBLE, RESTING, Broke, Done, Look, LookAgain, Origin, Wished, pause_s
+from lineside_agent.updates import (
+    INTERRUPTIBLE,
+    RESTING,
+    Broke,
+    Done,
+    Look,
+    LookAgain,
+    Origin,
+    Wished,
+    pause_s,
+    with_window,
+)
 from lineside_link.messages import BundleRef, Desired, Problem, State
 from lineside_runtime.errors import AgentUpdateError
 
@@ -187,7 +199,7 @@ def _wished(machine: SelfMachine, origin: Origin, desired: Desired | None) -> Se
     if desired is None and known is None:
         return machine, ()
     if desired is not None and known is not None and (desired.epoch, desired.gen) <= (known.epoch, known.gen):
-        return machine, ()
+        return with_window(machine, origin, desired), ()
     field = {"device": "device_wish", "group": "group_wish"}[origin]
     heard = msgspec.structs.replace(machine, **{field: desired})
     return _look(heard) if heard.wish != machine.wish else (heard, ())

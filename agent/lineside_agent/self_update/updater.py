@@ -50,6 +50,10 @@ _FOREIGN = (OSError, ValueError, RuntimeError, MemoryError, LookupError, subproc
 """What disk and programs may raise beside our own errors; a bad payload must not end the agent that works."""
 
 
+Gate = Callable[[SelfMachine, bool], str]
+"""Says what must be waited for before the payload is fetched (true) or made and changed over to (false)."""
+
+
 class Host(Protocol):
     """What the machine needs of the agent around it."""
 
@@ -78,6 +82,11 @@ class SelfUpdater:
         observe: Told of every step.
         stop: Ends the thread.
         update: The ``[update]`` table: on what terms a new agent is tried.
+        gate: Holds fetch and changeover back, as for bundles; ``None`` never does.
+
+    Attributes:
+        machine: Where the update stands.
+        waiting: What the gate waits for; empty if for nothing.
     """
 
     def __init__(
@@ -91,6 +100,7 @@ class SelfUpdater:
         observe: Callable[[SelfMachine], None],
         stop: threading.Event,
         update: UpdateConfig,
+        gate: Gate | None = None,
     ) -> None:
         self._path = folder / STATE_NAME
         self._config_path = config_path
@@ -100,6 +110,8 @@ class SelfUpdater:
         self._observe = observe
         self._stop = stop
         self._update = update
+        self._gate = gate
+        self.waiting = ""
         self._events: queue.Queue[SelfEvent | None] = queue.Queue()
         self._todo: collections.deque[SelfAction] = collections.deque()
         self.machine = read_state(self._path, SelfMachine) or SelfMachine()
@@ -208,6 +220,9 @@ class SelfUpdater:
             return self._fetch(action, self._slots)
         if isinstance(action, states.Verify):
             self._slots.verify(action.slot, action.agent)
+            # Here, where a newer wish is still heard and a start counts nothing: the window may be days away.
+            if not self._passes(action, fetching=False):
+                return None
         elif isinstance(action, states.Stage):
             self._slots.make(action.slot, self._slots.verify(action.slot, action.agent))
             self._let_it_look(self._slots, action)
@@ -229,8 +244,28 @@ class SelfUpdater:
                 return None
         if self._bring is None:
             raise BrokerError("no link to fetch an agent over", action="Add [link] to agent.toml.")
+        if not self._passes(action, fetching=True):
+            return None
         self._bring(action.agent, action.slot, slots, self._must_stop)
         return Done(action.attempt)
+
+    def _passes(self, action: states.Fetch | states.Verify, *, fetching: bool) -> bool:
+        """Waits at the gate; false if the agent ends or a newer wish came, which has its own actions."""
+        while self._gate is not None and not self._stop.is_set():
+            self._note_waiting(self._gate(self.machine, fetching))
+            if not self.waiting:
+                return True
+            self._wait(0.5)
+            if not self._is_current(action):
+                self._note_waiting("")
+                return False
+        return self._gate is None
+
+    def _note_waiting(self, reason: str) -> None:
+        if reason != self.waiting:
+            self.waiting = reason
+            log.info("%s: %s", self.machine.state, reason or "goes on")
+            self._observe(self.machine)
 
     def _must_stop(self) -> bool:
         return self._stop.is_set() or not self._events.empty()

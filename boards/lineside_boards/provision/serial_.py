@@ -27,7 +27,6 @@ import time
 from lineside_boards.provision import screen
 from lineside_boards.provision.cksum import cksum
 from lineside_boards.provision.console import INTERRUPT, KILL_LINE, LOSES, Console
-from lineside_boards.provision.port import BITS_A_BYTE
 from lineside_boards.provision.shell import Answer, Shell
 from lineside_runtime.errors import BoardLinkError
 
@@ -227,10 +226,6 @@ class SerialShell(Shell):
             if end.search(seen):
                 break
         return bytes(seen)
-
-    def bytes_a_second(self) -> float:
-        """Returns what the line can carry at its speed."""
-        return self._port.baud / BITS_A_BYTE
 
     def close(self) -> None:
         """Ends our shell; who was logged in before is so again, and who wasn't is logged out."""

@@ -25,9 +25,11 @@ from lineside_runtime.errors import BoardLinkError, ConfigError, HostKeyError, I
 
 T = TypeVar("T")
 
-CONNECT_S, LOGIN_S = 15.0, 120.0
-KEEPALIVE_S, KEEPALIVE_MAX = 10, 3
-"""A line over which nothing came for 30 s is gone."""
+CONNECT_S, LOGIN_S = 60.0, 180.0
+"""A person types a password, and an emulated board reckons its keys, in the second."""
+
+KEEPALIVE_S, KEEPALIVE_MAX = 10, 6
+"""A line over which nothing came for a minute is gone."""
 
 BLOCK = 256 * 1024
 
@@ -322,7 +324,7 @@ async def _connect(
             username=address.user,
             known_hosts=(host_keys, [], []),
             client_factory=lambda: _Client(whose, password),
-            connect_timeout=CONNECT_S,
+            connect_timeout=LOGIN_S,
             login_timeout=LOGIN_S,
             keepalive_interval=KEEPALIVE_S,
             keepalive_count_max=KEEPALIVE_MAX,

@@ -311,14 +311,21 @@ def finish(bench: Bench, choice: Choice, folder: Path, *, tuition: Tuition) -> F
 
 def score(bench: Bench, path: Path, choice: Choice) -> float:
     """Returns the mean of the lessons' figures of a model file on what was kept aside."""
-    runner = _OnnxModule(path, bench.school.network, choice.size)
+    runner = OnnxModule(path, bench.school.network, choice.size)
     return float(np.mean(list(bench.school.lessons.evaluate(runner).values())))
 
 
-class _OnnxModule(nn.Module):
+class OnnxModule(nn.Module):
     """A model file that answers like a module, so that the lessons can judge it."""
 
-    def __init__(self, path: Path, network: Network, share: float) -> None:
+    def __init__(self, path: Path, network: Network, share: float = 1.0) -> None:
+        """Loads the file.
+
+        Args:
+            path: Of an ONNX file.
+            network: That it was made of, which names the inputs and outputs.
+            share: Of the pictures' sides, that it sees.
+        """
         super().__init__()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
@@ -326,6 +333,7 @@ class _OnnxModule(nn.Module):
         self._network, self._share = network, share
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Runs the file."""
         feed = {self._network.input_name: shrunk(image, self._share).contiguous().numpy()}
         found = self._session.run(list(self._network.output_names), feed)
         return tuple(torch.from_numpy(each) for each in found)

@@ -14,10 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from lineside_converters.training.batches import Batch, Mixer
-from lineside_converters.training.heldout import find_all, map50
+from lineside_converters.training.calibrate import calibrate, choose_thresholds
+from lineside_converters.training.facts import postprocess
+from lineside_converters.training.heldout import find_all, judge, map50
 from lineside_converters.training.loss import detection_loss
 from lineside_converters.training.samples import Domain
 from lineside_converters.training.teaching import Outputs, Teaching, as_tuple
+from lineside_runtime.bundle import Postprocess
 
 B = TypeVar("B")
 Done = Callable[[int], float]
@@ -57,6 +60,13 @@ class Lessons(abc.ABC, Generic[B]):
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Returns figures on what was kept aside; more is better."""
 
+    def reading(self, model: nn.Module) -> Postprocess | None:
+        """Returns how a network's outputs are read, scores and thresholds fitted on what was kept aside.
+
+        ``None`` where nothing is fitted: then they are read as the teacher's.
+        """
+        return None
+
     def some(self, count: int, *, first: int = 0) -> list[Tensor]:
         """Returns the inputs of ``count`` batches as they are late in a run, when nothing odd is done to them."""
         stream = self.batches(first, lambda _: 1.0)
@@ -90,6 +100,13 @@ class DetectorLessons(Lessons[Batch]):
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Returns mAP@0.5 by domain."""
         return {domain.name: map50(domain.held, find_all(model, domain.held)) for domain in self._domains}
+
+    def reading(self, model: nn.Module) -> Postprocess:
+        """Returns the post-processing with a score calibration and thresholds of the network's own."""
+        held = [picture for domain in self._domains for picture in domain.held]
+        finds = judge(held, find_all(model, held))
+        maps = calibrate(finds)
+        return postprocess(maps, choose_thresholds(finds, maps))
 
 
 class FrameLessons(Lessons[Tensor]):

@@ -8,8 +8,8 @@ from lineside_runtime.errors import InputNotFoundError
 
 _FOLDER = Path(__file__).parent
 
-NAMES = ("surface-12", "surface-12-float")
-"""The INT8 detector of 12 surface defects, and the float model that it was made of."""
+NAMES = ("surface-12", "surface-12-slim", "surface-12-float")
+"""The INT8 detector of 12 surface defects, a narrower and faster one, and the float model that both were made of."""
 
 
 def path(name: str) -> Path:

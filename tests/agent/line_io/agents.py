@@ -39,7 +39,12 @@ class LineAgent:
             self.child = subprocess.Popen(command, stdout=log, stderr=log)
 
     def wait_ready(self) -> None:
-        wait_for(lambda: self.line.get("ready"), 60.0, what="ready")
+        """Until parts may come and every line can be reached."""
+        wait_for(self._is_ready, 120.0, what="ready")
+
+    def _is_ready(self) -> bool:
+        status = self.status
+        return bool(status and status["line"]["ready"] and all(line["open"] for line in status["line_io"]))
 
     @property
     def status(self) -> dict[str, Any]:

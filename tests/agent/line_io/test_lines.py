@@ -178,3 +178,14 @@ def test_class_of_somebody_elses_is_named_in_the_configuration() -> None:
 def test_plugin_that_is_none_is_an_error_of_the_configuration(name: str, options: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="plugin"):
         open_output(PluginLine(name=name, options=options))
+
+
+def test_watching_judges_the_latest_frame_and_counts_the_rest(start_line: StartLine) -> None:
+    camera = 'type = "folder"\npath = "frames"\nloop = true\nframes = 60\nrate_hz = 1000'
+    agent = start_line("", trigger='mode = "watch"', camera=camera)
+    wait_for(lambda: agent.status.get("source_finished"), 60.0, what="the end of the source")
+    status = agent.status
+    assert status["line"] is None
+    assert status["frames"] == 60 == status["inspected"] + status["dropped"]
+    agent.stop()
+    assert len(agent.rows()) == status["inspected"]

@@ -1,0 +1,240 @@
+"""What every camera must do, as checks that a stranger with the hardware can run: ``lineside camera conformance``.
+
+A check is a function; its docstring is what it says. It raises `Failed` with what it saw, or `Skipped` with why it
+doesn't apply.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import msgspec
+import numpy as np
+
+from lineside_agent.cameras import Camera, LostFrame, Shot, open_camera
+from lineside_agent.config import CameraConfig
+from lineside_models.frame import Frame
+from lineside_runtime.errors import LinesideError
+
+FRAMES = 20
+START_AT = 1000
+CLOCK_S = 10.0
+"""So far a camera's time may be from ours."""
+
+NOTICE_EXTRA_S = 5.0
+"""Beyond its time-out: one that is opened just then has a time-out of its own."""
+
+UNPLUG_S = 60.0
+"""So long a person may take."""
+
+
+class Failed(Exception):  # noqa: N818 - it is a verdict and no error
+    """The camera doesn't do what it must."""
+
+
+class Skipped(Exception):  # noqa: N818
+    """The check doesn't apply."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Subject:
+    """What is tried.
+
+    Attributes:
+        config: Its table.
+        say: Tells a person what to do; ``None`` where nobody is there.
+    """
+
+    config: CameraConfig
+    say: Callable[[str], object] | None = None
+
+    def open(self, **changes: object) -> Camera:
+        """Makes the camera, with other settings if need be."""
+        return open_camera(msgspec.structs.replace(self.config, **changes))
+
+    def take(self, count: int, start_at: int = 0, **changes: object) -> list[Shot]:
+        """Opens it, takes some frames and closes it."""
+        with closing(cast(Any, self.open(**changes).frames(start_at))) as frames:
+            return list(itertools.islice(frames, count))
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it doesn't wait."""
+        return not self.open().finite
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """Of one check.
+
+    Attributes:
+        check: What was asked.
+        result: Of it.
+        note: What was seen, or why it was left out.
+        seconds: It took.
+    """
+
+    check: str
+    result: Literal["pass", "fail", "skip"]
+    note: str
+    seconds: float
+
+
+def gives_frames(subject: Subject) -> str:
+    """It gives frames, and every one is an image"""
+    shots = subject.take(FRAMES)
+    lost = [shot.reason for shot in shots if isinstance(shot, LostFrame)]
+    if not shots or lost:
+        raise Failed(f"{len(lost)} of {len(shots)} frames were lost: {', '.join(sorted(set(lost)))}")
+    sizes = {shot.image.shape for shot in shots if isinstance(shot, Frame)}
+    return f"{len(shots)} frames, {' and '.join(map(str, sorted(sizes)))}"
+
+
+def counts_from_where_it_is_told(subject: Subject) -> str:
+    """Its numbers are contiguous from the one that it is asked for"""
+    given = [shot.sequence for shot in subject.take(5, START_AT)]
+    if subject.is_live and given != list(range(START_AT, START_AT + 5)):
+        raise Failed(f"{given}")
+    if not subject.is_live and given != list(range(START_AT, START_AT + len(given))):
+        raise Failed(f"{given}")
+    return f"{given}" if given else "it ends before that number"
+
+
+def leaves_images_alone(subject: Subject) -> str:
+    """No image is changed after it was given"""
+    images, sums = [], []
+    with closing(cast(Any, subject.open().frames())) as frames:
+        for shot in itertools.islice(frames, FRAMES):
+            if isinstance(shot, Frame):
+                images.append(shot.image)
+                sums.append(zlib.crc32(np.ascontiguousarray(shot.image).data))
+    changed = sum(zlib.crc32(np.ascontiguousarray(image).data) != was for image, was in zip(images, sums, strict=True))
+    if changed:
+        raise Failed(f"{changed} of {len(images)} were: their memory is used again")
+    return f"{len(images)} images"
+
+
+def tells_the_time(subject: Subject) -> str:
+    """Times of capture don't run backwards and are those of this clock"""
+    times_ns = [shot.captured_at_ns for shot in subject.take(FRAMES)]
+    if any(later < earlier for earlier, later in itertools.pairwise(times_ns)):
+        raise Failed("they run backwards")
+    off_s = (time.time_ns() - times_ns[-1]) / 1e9
+    if abs(off_s) > CLOCK_S:
+        raise Failed(f"the last is {off_s:.1f} s from now")
+    return f"the last was {1000 * off_s:.0f} ms ago when the camera was closed"
+
+
+def opens_again(subject: Subject) -> str:
+    """Closed and opened again at once, it gives frames, and nothing of it is left open"""
+    subject.take(1)  # what a library opens once and keeps is no leak
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    waits_s = []
+    for _ in range(3):
+        started_s = time.monotonic()
+        subject.take(1)
+        waits_s.append(time.monotonic() - started_s)
+    after = len(list(Path("/proc/self/fd").iterdir()))
+    if after > before:
+        raise Failed(f"{after - before} files are left open after three times")
+    return f"longest {max(waits_s):.2f} s to a frame and closed"
+
+
+def obeys_exposure(subject: Subject) -> str:
+    """A longer exposure gives a brighter picture"""
+    if not hasattr(subject.config, "exposure_us"):
+        raise Skipped("this kind of camera has none to set")
+    dark, bright = (_brightness(subject.take(8, exposure_us=value)) for value in (500.0, 20_000.0))
+    if max(dark, bright) < 3 or min(dark, bright) > 252:
+        raise Skipped("the scene is too dark or too bright to tell: light it")
+    if bright <= dark:
+        raise Failed(f"mean {dark:.1f} at 0.5 ms and {bright:.1f} at 20 ms")
+    return f"mean {dark:.1f} at 0.5 ms and {bright:.1f} at 20 ms"
+
+
+def notices_its_loss(subject: Subject) -> str:
+    """Unplugged, it is noticed within its time-out, and gives frames again when it is back"""
+    if subject.say is None:
+        raise Skipped("needs a person: --unplug")
+    if not subject.is_live:
+        raise Skipped("it has no cable")
+    last_s = _until_lost(subject, subject.say)
+    noticed_s = time.monotonic() - last_s
+    allowed_s = float(getattr(subject.config, "timeout_s", 2.0)) + NOTICE_EXTRA_S
+    if noticed_s > allowed_s:
+        raise Failed(f"noticed {noticed_s:.1f} s after the last frame; allowed are {allowed_s:.1f} s")
+    subject.say("plug it in again")
+    deadline_s = time.monotonic() + UNPLUG_S
+    while time.monotonic() < deadline_s:
+        try:
+            subject.take(1)
+        except LinesideError:
+            continue
+        return f"noticed {noticed_s:.1f} s after the last frame, and back"
+    raise Failed(f"it gave no frame within {UNPLUG_S:.0f} s")
+
+
+def _until_lost(subject: Subject, say: Callable[[str], object]) -> float:
+    """Returns when the last frame came, once the camera says that it is lost."""
+    last_s = time.monotonic()
+    deadline_s = last_s + UNPLUG_S
+    say(f"unplug the camera within {UNPLUG_S:.0f} s")
+    try:
+        with closing(cast(Any, subject.open().frames())) as frames:
+            for _ in frames:
+                last_s = time.monotonic()
+                if last_s > deadline_s:
+                    raise Failed("it was not unplugged, or goes on without its cable")
+    except LinesideError:
+        return last_s
+    raise Failed("it ended without saying why")
+
+
+def _brightness(shots: list[Shot]) -> float:
+    """Of the last image: the first ones may still be of the setting before."""
+    return float(next(shot.image.mean() for shot in reversed(shots) if isinstance(shot, Frame)))
+
+
+CHECKS: tuple[Callable[[Subject], str], ...] = (
+    gives_frames,
+    counts_from_where_it_is_told,
+    leaves_images_alone,
+    tells_the_time,
+    opens_again,
+    obeys_exposure,
+    notices_its_loss,
+)
+
+
+def run(subject: Subject) -> Iterator[Outcome]:
+    """Puts a camera through the checks, one after the other."""
+    for check in CHECKS:
+        started_s = time.monotonic()
+        result: Literal["pass", "fail", "skip"] = "pass"
+        try:
+            note = check(subject)
+        except Skipped as reason:
+            result, note = "skip", str(reason)
+        except (Failed, LinesideError) as reason:
+            result, note = "fail", str(reason)
+        yield Outcome(
+            check=(check.__doc__ or check.__name__).strip(),
+            result=result,
+            note=note,
+            seconds=round(time.monotonic() - started_s, 2),
+        )
+
+
+def facts(config: CameraConfig) -> dict[str, str]:
+    """What a report should say of where it was made; an address may hold a password, so that it isn't in it."""
+    system = os.uname()
+    model = Path("/proc/device-tree/model")
+    board = model.read_text(errors="replace").rstrip("\0") if model.exists() else system.nodename
+    return {"type": type(config).__struct_config__.tag or "", "kernel": system.release, "board": board}  # type: ignore[dict-item]

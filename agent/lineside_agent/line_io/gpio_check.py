@@ -1,0 +1,75 @@
+"""Whether GPIO works on this board: one output wired to one input, through the agent's own code.
+
+::
+
+    python -m lineside_agent.line_io.gpio_check /dev/gpiochip0 --out 17 --in 27
+
+It pulses the output as the handshake would set ``ready``, and counts the triggers that the input sees, with the time
+from setting to edge. On a desk ``gpio-sim`` or two pins and a wire do. No board has run it yet: whoever does, tell us.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import threading
+import time
+
+from lineside_agent.line_io.gpio import Gpio
+from lineside_agent.line_io.handshake import Event, LineState, Triggered
+
+PULSES = 100
+EDGE_S = 1.0
+
+
+def check(chip: str, output: str | int, input: str | int) -> dict[str, object]:
+    """Pulses the output and returns what the input saw.
+
+    Args:
+        chip: Such as ``/dev/gpiochip0``.
+        output: Name or number of a line.
+        input: Of the line that it is wired to.
+    """
+    edges: list[float] = []
+    seen = threading.Condition()
+
+    def post(event: Event, at_s: float) -> None:
+        if isinstance(event, Triggered):
+            with seen:
+                edges.append(at_s)
+                seen.notify_all()
+
+    line = Gpio(chip, outputs={"ready": output}, inputs={"trigger": input})
+    line.listen(post)
+    until_s = time.monotonic() + 5.0
+    while not line.connected and time.monotonic() < until_s:
+        time.sleep(0.01)
+    took_ms, opened = [], line.connected
+    for number in range(PULSES if opened else 0):
+        began_s = time.monotonic()
+        line.show(LineState(ready=True))
+        with seen:
+            if seen.wait_for(lambda number=number: len(edges) > number, EDGE_S):  # type: ignore[misc]
+                took_ms.append(1000 * (edges[number] - began_s))
+        line.show(LineState())
+    line.close()
+    middle = sorted(took_ms)[len(took_ms) // 2] if took_ms else None
+    return {"opened": opened, "pulses": PULSES, "edges": len(edges), "p50_ms": middle}
+
+
+def main() -> int:
+    """Runs the check; ends with 0 if each pulse was one edge."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("chip")
+    parser.add_argument("--out", required=True, help="name or number of the output")
+    parser.add_argument("--in", dest="into", required=True, help="name or number of the input that it is wired to")
+    options = parser.parse_args()
+    output, into = (int(text) if text.isdecimal() else text for text in (options.out, options.into))
+    found = check(options.chip, output, into)
+    sys.stdout.write(json.dumps(found) + "\n")
+    return 0 if found["edges"] == PULSES else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,135 @@
+"""``lineside camera ls|test|conformance``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lineside.commands.output import add_json, print_json, say
+from lineside_runtime.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lineside_agent.cameras.trying import Found
+    from lineside_agent.config import CameraConfig
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the actions."""
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    ls = actions.add_parser(
+        "ls",
+        help="the cameras that are found on this machine and its network",
+        description="Lists the cameras that are found, and what agent.toml must say to use each. RTSP cameras don't "
+        "announce themselves: try their address with `lineside camera test rtsp url=…`.",
+    )
+    add_json(ls)
+    ls.set_defaults(run=run_ls)
+    test = actions.add_parser(
+        "test",
+        help="take frames and say their rate, age and losses; the last as a JPEG",
+        description="Takes frames of a camera, says how many a second came, how old they were and which were lost, and "
+        "writes the last one as a JPEG. Ends with 1 if there is none.",
+    )
+    _add_camera(test)
+    test.add_argument("--frames", type=int, default=50, metavar="N", help="default: %(default)s")
+    test.add_argument("--out", type=Path, default=Path("camera.jpg"), metavar="FILE", help="default: %(default)s")
+    test.set_defaults(run=run_test)
+    conformance = actions.add_parser(
+        "conformance",
+        help="put a camera through what every camera must do",
+        description="Puts a camera through what every camera must do, and says what was seen. Ends with 1 if something "
+        "failed. Send us the output of --json for hardware that we call untested.",
+    )
+    _add_camera(conformance)
+    conformance.add_argument("--unplug", action="store_true", help="also have its cable pulled: you will be told when")
+    conformance.set_defaults(run=run_conformance)
+
+
+def _add_camera(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "type",
+        nargs="?",
+        help="rtsp, aravis, picamera2, v4l2, plugin, video, folder or simulator; see `lineside camera ls`",
+    )
+    parser.add_argument("setting", nargs="*", help="KEY=VALUE as in [camera], such as url=rtsp://10.0.0.9/stream1")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="the camera of this agent.toml instead")
+    add_json(parser)
+
+
+def run_ls(options: argparse.Namespace) -> int:
+    """Lists what is found."""
+    from lineside_agent.cameras.trying import find
+
+    found = find()
+    if options.json:
+        print_json({"cameras": [one._asdict() for one in found if not one.problem], "absent": _absent(found)})
+        return 0
+    for one in found:
+        if not one.problem:
+            print(f"{one.type:<10} {one.settings:<28} {one.name}")
+    for kind, problem in _absent(found).items():
+        say(f"{kind}: {problem}")
+    return 0
+
+
+def _absent(found: list[Found]) -> dict[str, str]:
+    return {one.type: one.problem for one in found if one.problem}
+
+
+def run_test(options: argparse.Namespace) -> int:
+    """Takes frames."""
+    from lineside_agent.cameras import open_camera
+    from lineside_agent.cameras.trying import try_camera, write_jpeg
+
+    if options.frames < 1:
+        raise ConfigError("--frames", expected="at least 1", actual=options.frames)
+    camera = open_camera(_camera(options))
+    tried, frame = try_camera(camera, frames=options.frames, seen=_progress(options.frames))
+    write_jpeg(frame, options.out)
+    if options.json:
+        print_json({"tried": tried, "jpeg": options.out})
+        return 0
+    colour = "colour" if tried.colour else "grey"
+    print(f"{tried.source}: {tried.width} x {tried.height}, {colour}, mean brightness {tried.brightness:g}")
+    print(f"  first frame after {tried.first_ms:g} ms, then {tried.rate_hz:g} a second")
+    print(f"  longest gap {tried.gap_max_ms:g} ms, age on arrival {tried.latency_ms:g} ms")
+    print(f"  {tried.lost} of {tried.frames} lost")
+    print(f"  {options.out}")
+    return 0
+
+
+def run_conformance(options: argparse.Namespace) -> int:
+    """Runs the checks."""
+    from lineside_agent.cameras.conformance import Subject, facts, run
+
+    config = _camera(options)
+    outcomes = []
+    for outcome in run(Subject(config, say if options.unplug else None)):
+        outcomes.append(outcome)
+        text = f"{outcome.result:<5} {outcome.check} ({outcome.seconds:g} s)\n      {outcome.note}"
+        print(text, file=sys.stderr if options.json else sys.stdout)
+    failed = sum(outcome.result == "fail" for outcome in outcomes)
+    if options.json:
+        print_json({**facts(config), "passed": not failed, "checks": outcomes})
+    return 1 if failed else 0
+
+
+def _camera(options: argparse.Namespace) -> CameraConfig:
+    from lineside_agent.cameras.trying import read_camera
+    from lineside_agent.config import read_config
+
+    if (options.config is None) == (options.type is None):
+        raise ConfigError("which camera is meant isn't clear", expected="either a type with its settings, or --config")
+    if options.config is not None:
+        return read_config(options.config).camera
+    return read_camera(options.type, options.setting)
+
+
+def _progress(total: int) -> Callable[[int], object]:
+    if not sys.stderr.isatty():
+        return lambda count: None
+    return lambda count: print(f"\r{count}/{total} frames", end="\n" if count == total else "", file=sys.stderr)

@@ -1,0 +1,63 @@
+"""GPIO as far as it goes without a chip; `lineside_agent.line_io.gpio_check` is for whoever has one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lineside_agent.config import GpioLines, parse_config
+from lineside_agent.line_io import Signal, open_output
+from lineside_agent.line_io.gpio import event_of, levels_of
+from lineside_agent.line_io.handshake import (
+    Acknowledged,
+    Answer,
+    ChallengeAsked,
+    Code,
+    Fault,
+    LineState,
+    ResetPressed,
+    Triggered,
+)
+from lineside_runtime.errors import ConfigError
+from tests.peers.waiting import wait_for
+
+HEAD = 'device = "c"\nfolder = "s"\nbundle = "b"\n[camera]\ntype = "simulator"\n[[line_io]]\ntype = "gpio"\n'
+
+
+def test_levels_are_those_of_the_handshake_and_rejected_is_no_mere_absence() -> None:
+    answer = Answer(1, "p", "x", 0, Code.REJECT, 0.0, 1.0, 0.5)
+    assert not any(levels_of(LineState()).values())
+    on = {
+        name
+        for name, level in levels_of(LineState(result_valid=True, fault=Fault.LATE, result=answer)).items()
+        if level
+    }
+    assert on == {"result_valid", "rejected", "fault"}
+
+
+def test_edges_mean_what_their_input_is_for() -> None:
+    assert event_of("trigger", True, "x") == Triggered("x", edge=True)
+    assert event_of("trigger", False, "x") is None
+    assert event_of("acknowledge", False, "x") == Acknowledged(False)
+    assert (event_of("reset", True, "x"), event_of("challenge", True, "x")) == (ResetPressed(), ChallengeAsked())
+
+
+def test_lines_are_named_or_numbered_and_anything_else_is_an_error() -> None:
+    text = HEAD + 'chip = "/dev/gpiochip0"\noutputs = { ready = 17, passed = "GPIO22" }\ninputs = { trigger = 27 }\n'
+    (line,) = parse_config(text.encode(), Path("/")).line_io
+    assert isinstance(line, GpioLines) and line.outputs == {"ready": 17, "passed": "GPIO22"}
+    with pytest.raises(ConfigError, match="lamp"):
+        parse_config((HEAD + 'chip = "c"\noutputs = { lamp = 17 }\n').encode(), Path("/"))
+
+
+def test_chip_that_is_not_there_is_said_and_tried_again(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    line = open_output(GpioLines(chip=str(tmp_path / "gpiochip9"), outputs={"ready": 1}, inputs={"trigger": 2}))
+    line.listen(lambda *_: None)
+    try:
+        wait_for(lambda: "tried again" in caplog.text)
+        line.show(LineState(ready=True))
+        assert not line.signal(Signal(1, "p", "pass"))
+        assert line.missed == 1
+    finally:
+        line.close()

@@ -1,0 +1,257 @@
+"""Databases of earlier releases open with this one, in SQLite and in PostgreSQL; killed half-way they are whole."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from lineside_hub import migrations
+from lineside_hub.database import Database
+from lineside_hub.postgres import METADATA, PostgresSink, engine_for, prepare, select
+from lineside_hub.results import read_batch
+from lineside_hub.rollouts import Rollouts, members
+from lineside_link.messages import ResultRow, Results, encode
+from lineside_runtime.errors import DatabaseError
+from tests.hub import old_databases
+from tests.peers.postgres import PostgresServer
+
+KILL_AT = """
+import os, signal, sys, sqlite3
+from pathlib import Path
+from lineside_hub import database
+count, at, connect = 0, int(sys.argv[2]), database._connect
+def step(statement):
+    global count
+    count += 1
+    if count == at:
+        os.kill(os.getpid(), signal.SIGKILL)
+def traced(path):
+    connection = connect(path)
+    connection.set_trace_callback(step)
+    return connection
+database._connect = traced
+database.Database.open(Path(sys.argv[1])).close()
+print(count)
+"""
+
+KILL_AT_POSTGRES = """
+import os, signal, sys
+import sqlalchemy as sa
+from lineside_hub.postgres import engine_for, prepare
+engine, at, count = engine_for(sys.argv[1]), int(sys.argv[2]), 0
+@sa.event.listens_for(engine, "before_cursor_execute")
+def step(*_):
+    global count
+    count += 1
+    if count == at:
+        os.kill(os.getpid(), signal.SIGKILL)
+with engine.begin() as connection:
+    prepare(connection)
+print(count)
+"""
+
+
+def child(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", script, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def revision(path: Path) -> str:
+    connection = sqlite3.connect(path)
+    try:
+        return str(connection.execute(migrations.READ_REVISION).fetchone()[0])
+    finally:
+        connection.close()
+
+
+def test_what_the_code_knows_is_what_lies_in_the_folder() -> None:
+    scripts = ScriptDirectory(str(Path(migrations.__file__).parent))
+    assert tuple(reversed([script.revision for script in scripts.walk_revisions()])) == migrations.REVISIONS
+    assert scripts.get_heads() == [migrations.HEAD]
+
+
+@pytest.mark.parametrize("schema", [1, 2])
+def test_an_older_file_opens_and_nothing_is_lost(tmp_path: Path, schema: int) -> None:
+    path = old_databases.make_sqlite(tmp_path, schema)
+    before = old_databases.content(path)
+    database = Database.open(tmp_path)
+    (wish,) = database.desired().values()  # the first schema knew of no parts
+    assert (wish.gen, wish.asked("bundle"), wish.bundle.identity if wish.bundle else "") == (3, 3, "m@1")
+    assert members(database, "line-a") == (["cam-0", "cam-1"] if schema == 1 else ["cam-0"])
+    assert Rollouts(database).list() == []
+    assert (database.epoch, database.count_results(), len(database.events())) == (7, 50, 2)
+    database.close()
+    assert old_databases.content(path) == before
+    (tmp_path / "new").mkdir()
+    Database.open(tmp_path / "new").close()
+    assert old_databases.shape(path) == old_databases.shape(tmp_path / "new" / "hub.db")
+    assert revision(path) == migrations.HEAD
+
+
+def test_an_older_release_refuses_the_file_of_this_one(tmp_path: Path) -> None:
+    """Schema 2 looked at ``user_version``, and took nothing but a 2."""
+    Database.open(tmp_path).close()
+    connection = sqlite3.connect(tmp_path / "hub.db")
+    assert connection.execute("PRAGMA user_version").fetchone()[0] == len(migrations.REVISIONS)
+    connection.close()
+
+
+def test_a_newer_file_is_refused_and_left_alone(tmp_path: Path) -> None:
+    Database.open(tmp_path).close()
+    connection = sqlite3.connect(tmp_path / "hub.db")
+    connection.execute(f"UPDATE {migrations.VERSION_TABLE} SET version_num = '0099'")
+    connection.commit()
+    connection.close()
+    with pytest.raises(DatabaseError, match="another schema") as caught:
+        Database.open(tmp_path)
+    assert (caught.value.code, caught.value.actual) == (4001, "0099")
+    assert revision(tmp_path / "hub.db") == "0099"
+
+
+def test_killed_at_any_statement_the_file_is_the_old_one_or_the_new_one(tmp_path: Path) -> None:
+    old_databases.make_sqlite(tmp_path, 1)
+    before = old_databases.content(tmp_path / "hub.db")
+    whole = tmp_path / "whole"
+    shutil.copytree(tmp_path, whole, ignore=shutil.ignore_patterns("whole"))
+    statements = int(child(KILL_AT, str(whole), "0").stdout)
+    old, new = old_databases.shape(tmp_path / "hub.db"), old_databases.shape(whole / "hub.db")
+    assert statements > 15
+    # Every third: a child costs a second, and the statements between two of these are of the same transaction.
+    for at in {*range(1, statements + 1, 3), statements - 1, statements}:
+        folder = tmp_path / f"killed-{at}"
+        shutil.copytree(tmp_path, folder, ignore=shutil.ignore_patterns("whole", "killed-*"))
+        assert child(KILL_AT, str(folder), str(at)).returncode == -signal.SIGKILL
+        assert old_databases.shape(folder / "hub.db") in (old, new), at
+        assert old_databases.content(folder / "hub.db") == before
+        Database.open(folder).close()
+        assert old_databases.shape(folder / "hub.db") == new
+        assert old_databases.content(folder / "hub.db") == before
+
+
+def test_processes_that_open_an_old_file_at_once_do_not_meet_in_it(tmp_path: Path) -> None:
+    path = old_databases.make_sqlite(tmp_path, 1)
+    before = old_databases.content(path)
+    command = [sys.executable, "-c", KILL_AT, str(tmp_path), "0"]
+    running = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for _ in range(4)]
+    ends = [(process.communicate(timeout=120)[1], process.returncode) for process in running]
+    assert [code for _, code in ends] == [0] * 4, ends
+    assert old_databases.content(path) == before
+    assert revision(path) == migrations.HEAD
+
+
+# -- PostgreSQL --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    started = PostgresServer()
+    started.start()
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def url(server: PostgresServer, request: pytest.FixtureRequest) -> str:
+    """A database of its own for each test."""
+    name = f"t{abs(hash(request.node.name)):x}"
+    engine = sa.create_engine(server.url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    engine.dispose()
+    return server.url.rsplit("/", 1)[0] + f"/{name}"
+
+
+def make_old(url: str) -> None:
+    engine = engine_for(url)
+    with engine.begin() as connection:
+        for statement in old_databases.POSTGRES:
+            connection.exec_driver_sql(statement)
+        for table, rows in old_databases.POSTGRES_ROWS.items():
+            marks = ", ".join(["%s"] * len(rows[0]))
+            connection.exec_driver_sql(f"INSERT INTO {table} VALUES ({marks})", rows)
+    engine.dispose()
+
+
+def rows_of(url: str) -> dict[str, list[tuple[Any, ...]]]:
+    """Read past the hub's own code, which would bring the tables up to date."""
+    engine = sa.create_engine(url)
+    with engine.connect() as connection:
+        found = {
+            table: sorted(tuple(row) for row in connection.exec_driver_sql(f"SELECT * FROM {table}"))
+            for table in old_databases.POSTGRES_ROWS
+        }
+    engine.dispose()
+    return found
+
+
+def tables_of(url: str) -> set[str]:
+    engine = sa.create_engine(url)
+    found = set(sa.inspect(engine).get_table_names())
+    engine.dispose()
+    return found
+
+
+OLD_TABLES = {"results", "quarantine", "watermarks"}
+NEW_TABLES = {*OLD_TABLES, "frames", migrations.VERSION_TABLE}
+
+
+def test_postgres_of_the_first_release_is_brought_up_to_date(url: str) -> None:
+    make_old(url)
+    before = rows_of(url)
+    assert len(list(select(url, "SELECT * FROM results", {}))) == 50
+    assert tables_of(url) == NEW_TABLES
+    assert rows_of(url) == before
+    sink = PostgresSink(url)
+    more = Results(epoch="e", rows=(ResultRow(seq=52, part_id="next", verdict="pass"),))
+    acks, events = sink.write([read_batch("cam-0", encode(more))])
+    sink.close()
+    assert (acks["cam-0"].seq, events) == (52, [])
+
+
+def test_what_the_migrations_make_in_postgres_is_what_the_code_reads(url: str) -> None:
+    engine = engine_for(url)
+    with engine.begin() as connection:
+        prepare(connection)
+        prepare(connection)
+        ours = MigrationContext.configure(connection, opts={"version_table": migrations.VERSION_TABLE})
+        assert compare_metadata(ours, METADATA) == []
+    engine.dispose()
+
+
+def test_postgres_of_a_newer_release_is_refused(url: str) -> None:
+    engine = engine_for(url)
+    with engine.begin() as connection:
+        prepare(connection)
+        connection.exec_driver_sql(f"UPDATE {migrations.VERSION_TABLE} SET version_num = '0099'")
+    engine.dispose()
+    sink = PostgresSink(url)
+    with pytest.raises(DatabaseError, match="another schema"):
+        sink.write([read_batch("cam-0", encode(Results(epoch="e", rows=())))])
+    sink.close()
+    with pytest.raises(DatabaseError, match="another schema"):
+        list(select(url, "SELECT 1", {}))
+
+
+def test_killed_half_way_postgres_has_the_old_tables(url: str) -> None:
+    make_old(url)
+    before = rows_of(url)
+    for at in (3, 8, 10):
+        assert child(KILL_AT_POSTGRES, url, str(at)).returncode == -signal.SIGKILL
+        assert tables_of(url) == OLD_TABLES
+        assert rows_of(url) == before
+    done = child(KILL_AT_POSTGRES, url, "0")
+    assert int(done.stdout) > 10, done.stderr
+    assert tables_of(url) == NEW_TABLES
+    assert rows_of(url) == before

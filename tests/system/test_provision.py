@@ -1,0 +1,263 @@
+"""Provisioning where it takes longest: under systemd with a hub and a broker, and killed at every step.
+
+The boards have this machine's own architecture, in namespaces, and need root. `test_provision_emulated` has the Pi 5's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from lineside_agent.self_update.pack import pack
+from lineside_agent.self_update.payload import Payload
+from tests.boards.payloads import board_python, small_payload
+from tests.peers.booted import Booted, make_root
+from tests.peers.brokers import find_mosquitto
+from tests.peers.small_board import USERS, SmallBoard
+from tests.peers.waiting import free_port, wait_for
+from tests.peers.wire import Wire
+
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="namespaces of its own need root"),
+    pytest.mark.timeout(1800),
+]
+GROUP = "line-3"
+
+
+def lineside(*arguments: str | Path, secret: str = "") -> subprocess.CompletedProcess[str]:
+    """Runs a command as a user does; a failure is the caller's to judge."""
+    environment = {**os.environ, "LINESIDE_BOARD_PASSWORD": secret} if secret else dict(os.environ)
+    command = [sys.executable, "-m", "lineside", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+def must(*arguments: str | Path, secret: str = "") -> str:
+    done = lineside(*arguments, secret=secret)
+    assert done.returncode == 0, f"lineside {arguments}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+class Site:
+    """A hub and a broker with mutual TLS on this machine."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "hub"
+        self.port = free_port()
+        must("hub", "init", self.folder, "--site", "plant-1", "--group", GROUP)
+        must("hub", "secure", "--hub", self.folder, "--host", "127.0.0.1", "--port", str(self.port))
+        configuration = self.folder / "identity/mosquitto.conf"
+        self._log: IO[bytes] = (folder / "site.log").open("wb")
+        self.broker = self._start(find_mosquitto(), "-c", str(configuration))
+        self._hub = self._start(
+            sys.executable, "-m", "lineside", "hub", "run", "--config", str(self.folder / "hub.toml")
+        )
+
+    def _start(self, *command: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(command, stdout=self._log, stderr=self._log)
+
+    def let_in(self) -> None:
+        """Has the broker read who is enrolled."""
+        self.broker.send_signal(signal.SIGHUP)
+
+    def stop(self) -> None:
+        for process in (self._hub, self.broker):
+            process.terminate()
+            process.wait(30)
+        self._log.close()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    site = Site(tmp_path_factory.mktemp("site"))
+    yield site
+    site.stop()
+
+
+@pytest.fixture(scope="module")
+def payload(tmp_path_factory: pytest.TempPathFactory) -> Payload:
+    return pack(tmp_path_factory.mktemp("pack") / "payload", python="3.13", architecture=platform.machine())
+
+
+class SshdBoard:
+    """A Debian with systemd and sshd, and a user who may sudo with a password."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = make_root(folder / "root", "openssh-server", "sudo", "iproute2", "procps")
+        self.port = free_port()
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "id")], check=True)
+        self.key = folder / "id.pub"
+        (self.root / "etc/ssh/sshd_config.d/port.conf").write_text(f"Port {self.port}\nListenAddress 127.0.0.1\n")
+        chroot = ["chroot", str(self.root)]
+        subprocess.run([*chroot, "useradd", "-m", "-s", "/bin/bash", "-G", "sudo", "admin"], check=True)
+        subprocess.run([*chroot, "chpasswd"], input=f"admin:{USERS['admin']}", text=True, check=True)
+        home = self.root / "home/admin/.ssh"
+        home.mkdir()
+        (home / "authorized_keys").write_text(self.key.read_text())
+        subprocess.run([*chroot, "chown", "-R", "admin:", "/home/admin/.ssh"], check=True)
+        host = (self.root / "etc/ssh/ssh_host_ed25519_key.pub").read_text()
+        self.fingerprint = subprocess.run(
+            ["ssh-keygen", "-lf", "-"], input=host, capture_output=True, text=True, check=True
+        ).stdout.split()[1]
+
+    def command(self, site: Site, payload: Payload, name: str) -> list[str | Path]:
+        return [
+            *("board", "provision", "--ssh", f"admin@127.0.0.1:{self.port}", "--host-key", self.fingerprint),
+            *("--ssh-key", self.key, "--name", name, "--group", GROUP, "--hub", site.folder, "--payload", payload.path),
+            *("--bundle", "surface-12", "--camera", "folder:/opt/lineside/factory/golden", "--board", "x86", "--json"),
+        ]
+
+
+def test_board_by_ssh_is_active_has_joined_and_inspects(site: Site, payload: Payload, tmp_path: Path) -> None:
+    board = SshdBoard(tmp_path)
+    with Booted(board.root) as booted:
+        wait_for(lambda: booted.show("ssh", "ActiveState") == "active", 60.0, what="sshd")
+        command = board.command(site, payload, "cam-07")
+        first = json.loads(must("board", "profiles", "x86", "--json"))
+        assert first["board"]["architecture"] == platform.machine()
+        started = subprocess.Popen(
+            [sys.executable, "-m", "lineside", *map(str, command), "--wait", "300"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "LINESIDE_BOARD_PASSWORD": USERS["admin"]},
+        )
+        try:
+            wait_for(lambda: started.poll() is not None or _enrolled(site, "cam-07"), 900.0, what="enrolled")
+            site.let_in()
+            out, err = started.communicate(timeout=900)
+        finally:
+            started.kill()
+            started.wait()
+        print(err)
+        assert started.returncode == 0, err
+        made = json.loads(out)
+        assert (made["active"], made["joined"]) == (True, True)
+        assert any(engine["name"] == "ort" and engine["available"] for engine in made["detected"]["engines"])
+        assert booted.show("lineside-agent", "User") == "lineside"
+        again = json.loads(must(*command, secret=USERS["admin"]))
+        assert (again["steps_done"], again["carried_bytes"], again["joined"]) == (0, 0, True)
+
+
+def _enrolled(site: Site, device: str) -> bool:
+    from lineside_hub.identity import enrolled_devices
+
+    return device in enrolled_devices(site.folder / "identity")
+
+
+def test_board_asks_for_its_certificate_itself_with_a_token(site: Site, payload: Payload, tmp_path: Path) -> None:
+    board = SshdBoard(tmp_path)
+    token = tmp_path / "token"
+    must("hub", "token", "cam-08", "--group", GROUP, "--hub", site.folder, "--out", token)
+    site.let_in()
+    with Booted(board.root) as booted:
+        wait_for(lambda: booted.show("ssh", "ActiveState") == "active", 60.0, what="sshd")
+        command = board.command(site, payload, "cam-08")
+        made = json.loads(must(*command, "--token", token, "--wait", "300", secret=USERS["admin"]))
+        assert (made["active"], made["joined"]) == (True, True)
+        assert "PRIVATE KEY" in (board.root / "etc/lineside/key.pem").read_text()
+        assert not (board.root / "etc/lineside/.token").exists()
+        again = json.loads(must(*command, "--token", token, secret=USERS["admin"]))
+        assert again["steps_done"] == 0, "a token that was used isn't asked again"
+
+
+def test_command_that_is_killed_at_every_step_comes_to_its_end(tmp_path: Path) -> None:
+    folder = tmp_path / "desk"
+    must("hub", "init", folder / "hub", "--site", "plant-1", "--group", GROUP)
+    must("hub", "secure", "--hub", folder / "hub", "--host", "10.0.0.5")
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "id")], check=True)
+    packed = small_payload(folder / "payload", python=board_python())
+    with Wire() as wire, SmallBoard(tmp_path / "board", tty=wire.board) as board:
+        command = [
+            *(sys.executable, "-m", "lineside", "board", "provision", "--serial", wire.desk, "--user", "admin"),
+            *("--address", f"127.0.0.1:{board.port}", "--name", "cam-07", "--group", GROUP, "--hub", folder / "hub"),
+            *("--ssh-key", folder / "id.pub", "--payload", packed.path, "--bundle", "surface-12", "--json"),
+        ]
+        environment = {**os.environ, "LINESIDE_BOARD_PASSWORD": USERS["admin"]}
+        kills = 0
+        for after in range(1, 40):
+            process = subprocess.Popen(
+                list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+            )
+            assert process.stderr is not None
+            lines: list[str] = []
+            for line in process.stderr:
+                lines.append(line.strip())
+                if len(lines) == after:
+                    process.kill()  # right behind this step, so in the middle of the next one
+                    break
+            out, _ = process.communicate()
+            if process.returncode == 0:
+                print(f"{kills} kills; the last words before each stand above; done after {after} tries")
+                break
+            assert process.returncode == -signal.SIGKILL, lines
+            kills += 1
+            print(f"killed behind: {lines[-1]}")
+        made = json.loads(out)
+        assert made["device"] == "cam-07"
+        assert kills >= 12
+        assert board.path("opt/lineside/current/digest").read_text() == packed.digest
+        assert board.run("lineside", "--version").startswith("lineside")
+
+
+@pytest.mark.parametrize("way", ["wires come off", "adapter pulled out"])
+def test_cable_that_goes_in_the_middle_is_said_and_the_next_try_goes_on(way: str, tmp_path: Path) -> None:
+    folder = tmp_path / "desk"
+    must("hub", "init", folder / "hub", "--site", "plant-1", "--group", GROUP)
+    must("hub", "secure", "--hub", folder / "hub", "--host", "10.0.0.5")
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "id")], check=True)
+    packed = small_payload(folder / "payload", python=board_python())
+    with Wire() as wire, SmallBoard(tmp_path / "board", tty=wire.board) as board:
+
+        def provision(desk: str) -> list[str]:
+            told = [
+                "--address",
+                f"127.0.0.1:{board.port}",
+                "--name",
+                "cam-07",
+                "--group",
+                GROUP,
+                "--hub",
+                folder / "hub",
+            ]
+            told += ["--ssh-key", folder / "id.pub", "--payload", packed.path, "--json"]
+            start = [sys.executable, "-m", "lineside", "board", "provision", "--serial", desk, "--user", "admin"]
+            return [*start, *map(str, told)]
+
+        process = subprocess.Popen(
+            provision(wire.desk),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "LINESIDE_BOARD_PASSWORD": USERS["admin"]},
+        )
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "host name is" in line:
+                if way == "wires come off":
+                    wire.cut()
+                else:
+                    wire.unplug()
+                break
+        rest = process.communicate()[1]
+        assert process.returncode == 1
+        assert "[7009]" in rest
+        assert "Run the same command again" in rest or "run the same command again" in rest
+        if way == "wires come off":
+            wire.cut(on=False)
+            done = subprocess.run(
+                provision(wire.desk),
+                capture_output=True,
+                text=True,
+                env={**os.environ, "LINESIDE_BOARD_PASSWORD": USERS["admin"]},
+            )
+            assert done.returncode == 0, done.stderr
+            assert "already so: the host name is cam-07" in done.stderr
