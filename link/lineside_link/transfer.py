@@ -312,4 +312,4 @@ def _keep_freed_memory() -> None:
     When a block of its own is freed, malloc takes it that blocks of this size come again (mallopt(3),
     ``M_MMAP_THRESHOLD``), and keeps up to twice its size. It is never touched, so it costs nothing.
     """
-    bytearray(WINDOW_MAX * CHUNK_BYTES)
+    bytes(WINDOW_MAX * CHUNK_BYTES)
