@@ -27,7 +27,6 @@ import fcntl
 import logging
 import os
 import secrets
-import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -59,6 +58,7 @@ from lineside_agent.wear import Wear
 from lineside_link.messages import BundleRef, ConfigRef, ConfigReport, ResultRow
 from lineside_models.frame import Frame
 from lineside_runtime.errors import BrokerError, ConfigError
+from lineside_runtime.signals import stopped_by
 
 log = logging.getLogger("lineside.agent")
 
@@ -230,7 +230,7 @@ class Daemon:
         return metrics.serve(self._config.metrics, self._status_path)
 
     def stop(self) -> None:
-        """Ends `run`; from any thread or signal handler."""
+        """Ends `run`; from any thread, but from no signal handler: it takes a lock that `run` may hold."""
         self._stop.set()
 
     # What the agent's own update asks, from its thread.
@@ -397,6 +397,5 @@ def run(config_path: Path | str, *, observe: Callable[[Machine], None] | None = 
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     daemon = Daemon(read_config(config_path), observe=observe, config_path=Path(config_path).resolve())
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: daemon.stop())
-    return daemon.run()
+    with stopped_by(daemon.stop):
+        return daemon.run()

@@ -16,11 +16,9 @@ Everything retained is published again on every connection, because retained sta
 from __future__ import annotations
 
 import logging
-import signal
 import threading
 import time
 from pathlib import Path
-from types import FrameType
 
 import msgspec
 
@@ -39,6 +37,7 @@ from lineside_link.client import LinkClient
 from lineside_link.messages import Desired, FrameAnswer, RepoRequest, ResultsAck, encode
 from lineside_link.topics import NAME, Topics
 from lineside_runtime.errors import LinesideError, StoreError
+from lineside_runtime.signals import stopped_by
 
 _log = logging.getLogger("lineside.hub")
 
@@ -289,18 +288,13 @@ def run(config_path: Path | str) -> int:
     """
     hub = Hub(load_config(config_path))
     stopping = threading.Event()
-
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        stopping.set()
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-    hub.start()
-    try:
-        while not stopping.wait(1.0):
-            if not hub.healthy:
-                _log.critical("a thread of the hub has ended; the process ends so that it is started again")
-                return 1
-    finally:
-        hub.close()
+    with stopped_by(stopping.set):
+        hub.start()
+        try:
+            while not stopping.wait(1.0):
+                if not hub.healthy:
+                    _log.critical("a thread of the hub has ended; the process ends so that it is started again")
+                    return 1
+        finally:
+            hub.close()
     return 0
