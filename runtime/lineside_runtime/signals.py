@@ -2,7 +2,7 @@
 
 A handler runs in the main thread between any two steps of what it was doing, also inside ``Event.wait`` while that
 holds the lock that ``Event.set`` needs: an agent that was told to end then stood still for good. So the handler does
-nothing: the interpreter writes the signal's number into a pipe (`signal.set_wakeup_fd`), and a thread reads it and acts.
+nothing: the interpreter writes its number into a pipe (`signal.set_wakeup_fd`), and a thread that reads it acts.
 """
 
 from __future__ import annotations
