@@ -14,7 +14,7 @@ from lineside_converters.decide.figures import Decision, Point, TypeDecision, ra
 from lineside_converters.decide.frames import Request, gather
 from lineside_converters.decide.outcomes import Bars, cross_fold, outcome
 from lineside_converters.decide.reliability import reliability
-from lineside_converters.decide.scoring import Progress, Scores, score
+from lineside_converters.decide.scoring import ENOUGH_GOOD, Progress, Scores, score
 from lineside_models.postprocess import thresholds_of, unsure_from_of
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.config import Config
@@ -76,9 +76,7 @@ def decide(
         fold=request.fold,
         frames_from=frames.said,
         bad_parts=int((~scores.good).sum()),
-        good_parts=dict(
-            collections.Counter(source for source, good in zip(scores.sources, scores.good, strict=True) if good)
-        ),
+        good_parts=_good_parts(scores),
         miss_cost=costs.miss,
         reject_cost=costs.reject,
         review_cost=costs.review,
@@ -103,9 +101,12 @@ def _of_type(scores: Scores, rows: Bools, label: int, costs: Costs) -> TypeScore
     shows = scores.shows[:, label]
     shown = scores.shows.sum(axis=0)
     enough = shown >= LEAST_BAD
-    good = scores.good if scores.good.any() else ~shows
+    good = scores.best[rows & scores.good, label]
+    if scores.rest_counts:
+        rest = scores.beside[rows & ~scores.good, label]
+        good = np.concatenate([good, rest[~np.isnan(rest)]])
     prior = costs.bad_share * shown[label] / max(1, shown[enough].sum())
-    return TypeScores(scores.best[rows & shows, label], scores.best[rows & good, label], float(prior))
+    return TypeScores(scores.best[rows & shows, label], good, float(prior))
 
 
 def _choose(scores: Scores, rows: Bools, *, costs: Costs, own: Bars) -> Bars:
@@ -133,7 +134,6 @@ def _type(scores: Scores, label: int, name: str, costs: Costs, chosen: Bars, own
         was=was,
         kept=kept,
         prior=0.0 if kept else mine.prior,
-        stand_ins=not scores.good.any(),
         miss=rate(int(mine.missed(floor)), bad),
         false_reject=rate(hit, good),
         unsure=rate(int(mine.hit(floor)) - hit, good),
@@ -163,16 +163,24 @@ def _point(scores: TypeScores, threshold: float, costs: Costs) -> Point:
     )
 
 
+def _good_parts(scores: Scores) -> dict[str, int]:
+    sources = [source for source, good in zip(scores.sources, scores.good, strict=True) if good]
+    if scores.rest_counts:
+        sources += [
+            f"{source}, beside defects" for source, good in zip(scores.sources, scores.good, strict=True) if not good
+        ]
+    return dict(collections.Counter(sources))
+
+
 def _notes(scores: Scores, labels: Sequence[str]) -> list[str]:
-    notes = []
-    if not scores.good.any():
+    notes, good = [], int(scores.good.sum())
+    if scores.rest_counts:
+        boxed = not np.isnan(scores.beside).any()
+        what = "what bad parts show beside their defects" if boxed else "bad parts of other types"
         notes.append(
-            "no good part was there: for each type, bad parts of other types stood in for good ones; false rejects and "
-            "the cost of whole parts are not known. Give photos of good parts"
+            f"only {good} good parts, fewer than {ENOUGH_GOOD}: {what} stood in for more. "
+            "Give photos of good parts (--good)"
         )
-    elif (good := int(scores.good.sum())) < 300:
-        _, high = wilson(0, good)
-        notes.append(f"{good} good parts: even none of them rejected would only say that less than {high:.1%} are")
     rare = [name for name, count in zip(labels, scores.shows.sum(axis=0), strict=True) if count < LEAST_BAD]
     if rare:
         notes.append(

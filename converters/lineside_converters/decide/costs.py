@@ -146,7 +146,9 @@ def wilson(count: int, of: int) -> tuple[float, float]:
 
 
 def cost_interval(parts: list[tuple[float, int, int]]) -> tuple[float, float]:
-    """Returns the 95 % interval of a sum of weighted shares, by drawing each share's parts again.
+    """Returns the 95 % interval of a sum of weighted shares: each is drawn from what its count leaves likely.
+
+    That is Jeffreys' posterior, Beta(count + ½, of − count + ½). Drawing the parts again would call a share of 0 sure.
 
     Args:
         parts: ``(weight, count, of)`` each: the cost is the sum of ``weight * count / of``.
@@ -155,6 +157,6 @@ def cost_interval(parts: list[tuple[float, int, int]]) -> tuple[float, float]:
     total = np.zeros(RESAMPLES)
     for weight, count, of in parts:
         if of:
-            total += weight * random.binomial(of, count / of, RESAMPLES) / of
+            total += weight * random.beta(count + 0.5, of - count + 0.5, RESAMPLES)
     low, high = np.quantile(total, (0.025, 0.975))
     return float(low), float(high)

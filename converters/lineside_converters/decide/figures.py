@@ -73,7 +73,6 @@ class TypeDecision(_Strict, frozen=True, kw_only=True):
         was: The bundle's own threshold.
         kept: Why the bundle's own threshold was kept; empty if one was chosen.
         prior: Share of all parts that are bad by this type.
-        stand_ins: Whether bad parts of other types stood in for good ones.
         miss: Bad parts of this type in which nothing of it reaches the threshold (or, with a band, its lower end).
         false_reject: Good parts that reach the threshold.
         unsure: Good parts in the band.
@@ -88,7 +87,6 @@ class TypeDecision(_Strict, frozen=True, kw_only=True):
     was: float
     kept: str = ""
     prior: float
-    stand_ins: bool
     miss: Rate
     false_reject: Rate
     unsure: Rate
@@ -103,9 +101,9 @@ class Outcome(_Strict, frozen=True, kw_only=True):
     Attributes:
         missed: Bad parts that pass, whatever their type.
         unsure_bad: Bad parts of which the verdict is unsure.
-        false_rejects: Good parts that are rejected; ``None`` where no good part was there.
+        false_rejects: Good parts that are rejected; ``None`` where nothing could stand for one.
         unsure_good: Good parts of which the verdict is unsure; likewise.
-        cost: Expected, a part; ``None`` where no good part was there.
+        cost: Expected, a part; ``None`` where nothing could stand for a good part.
         cost_low: Lower end of its 95 % interval.
         cost_high: Upper end.
     """
@@ -170,7 +168,7 @@ class Decision(_Strict, frozen=True, kw_only=True):
         fold: Of the data.
         frames_from: Which frames were scored, and what the model knew of them.
         bad_parts: How many frames show a defect.
-        good_parts: How many show none, by source.
+        good_parts: How many show none, by source; where they are too few, bad ones beside their defects stand in.
         miss_cost: Of a bad part that passes.
         reject_cost: Of a good part that is rejected.
         review_cost: Of a person's look at an unsure part; ``None`` if there is none.

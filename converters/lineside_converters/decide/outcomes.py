@@ -35,39 +35,35 @@ def outcome(scores: Scores, costs: Costs, bars: Bars) -> Outcome:
         costs: What errors cost.
         bars: The thresholds.
     """
-    return _counted(scores, costs, *_verdicts(scores, bars))
+    return _counted(scores, costs, _verdicts(scores.best, bars), _verdicts(scores.beside, bars))
 
 
-def _verdicts(scores: Scores, bars: Bars) -> tuple[Bools, Bools]:
-    """Returns which frames are rejected, and of which of the others the verdict is unsure."""
-    rejected = np.asarray((scores.best >= bars.bars).any(axis=1), bool)
-    return rejected, np.asarray(~rejected & (scores.best >= bars.floors).any(axis=1), bool)
+def _verdicts(best: Floats, bars: Bars) -> npt.NDArray[np.int64]:
+    """Returns 2 where a part is rejected, 1 where the verdict is unsure, 0 where it passes."""
+    rejected, unsure = (best >= bars.bars).any(axis=1), (best >= bars.floors).any(axis=1)
+    return np.asarray(np.where(rejected, 2, np.where(unsure, 1, 0)), np.int64)
 
 
-def _counted(scores: Scores, costs: Costs, rejected: Bools, unsure: Bools) -> Outcome:
-    bad, good = ~scores.good, scores.good
-    count = {
-        "missed": int((bad & ~rejected & ~unsure).sum()),
-        "unsure_bad": int((bad & unsure).sum()),
-        "false": int((good & rejected).sum()),
-        "unsure_good": int((good & unsure).sum()),
-    }
-    of_bad, of_good = int(bad.sum()), int(good.sum())
+def _counted(scores: Scores, costs: Costs, told: npt.NDArray[np.int64], rest: npt.NDArray[np.int64]) -> Outcome:
+    bad, good = told[~scores.good], told[scores.good]
+    if scores.rest_counts and not np.isnan(scores.beside).any():
+        good = np.concatenate([good, rest[~scores.good]])
     review = costs.review or 0.0
     parts = [
-        (costs.bad_share * costs.miss, count["missed"], of_bad),
-        (costs.bad_share * review, count["unsure_bad"], of_bad),
-        ((1 - costs.bad_share) * costs.reject, count["false"], of_good),
-        ((1 - costs.bad_share) * review, count["unsure_good"], of_good),
+        (costs.bad_share * costs.miss, int((bad == 0).sum()), len(bad)),
+        (costs.bad_share * review, int((bad == 1).sum()), len(bad)),
+        ((1 - costs.bad_share) * costs.reject, int((good == 2).sum()), len(good)),
+        ((1 - costs.bad_share) * review, int((good == 1).sum()), len(good)),
     ]
     low, high = cost_interval(parts)
-    known = of_good > 0
+    rates = [rate(count, of) for _, count, of in parts]
+    known = len(good) > 0
     return Outcome(
-        missed=rate(count["missed"], of_bad),
-        unsure_bad=rate(count["unsure_bad"], of_bad),
-        false_rejects=rate(count["false"], of_good) if known else None,
-        unsure_good=rate(count["unsure_good"], of_good) if known else None,
-        cost=sum(weight * each / of for weight, each, of in parts if of) if known else None,
+        missed=rates[0],
+        unsure_bad=rates[1],
+        false_rejects=rates[2] if known else None,
+        unsure_good=rates[3] if known else None,
+        cost=sum(weight * count / of for weight, count, of in parts if of) if known else None,
         cost_low=low if known else None,
         cost_high=high if known else None,
     )
@@ -82,11 +78,12 @@ def cross_fold(scores: Scores, costs: Costs, choose: Callable[[Bools], Bars]) ->
         choose: Returns the thresholds that are cheapest on the given frames.
     """
     fold = _folds(scores)
-    rejected, unsure = np.zeros(len(fold), bool), np.zeros(len(fold), bool)
+    told, rest = np.zeros(len(fold), np.int64), np.zeros(len(fold), np.int64)
     for number in range(FOLDS):
         here = fold == number
-        rejected[here], unsure[here] = (verdicts[here] for verdicts in _verdicts(scores, choose(~here)))
-    return _counted(scores, costs, rejected, unsure)
+        bars = choose(~here)
+        told[here], rest[here] = _verdicts(scores.best[here], bars), _verdicts(scores.beside[here], bars)
+    return _counted(scores, costs, told, rest)
 
 
 def _folds(scores: Scores) -> npt.NDArray[np.int64]:

@@ -12,11 +12,14 @@ import numpy.typing as npt
 from lineside_converters.decide.frames import Frames, read
 from lineside_converters.material import TrueFrame
 from lineside_models.inspector import Inspector
-from lineside_models.metrics import match_type
+from lineside_models.metrics import box_iou, match_type
 from lineside_models.postprocess import Candidates, check_labels
 from lineside_runtime.session import Session
 
 AT_ONCE = 4
+
+ENOUGH_GOOD = 100
+"""Good parts from which they alone say how often good parts are rejected."""
 
 Progress = Callable[[int, int], None]
 
@@ -44,15 +47,23 @@ class Scores:
 
     Attributes:
         best: ``(F, C)`` best score of each type in each frame; 0 where there is no candidate.
+        beside: ``(F, C)`` the same of candidates that touch no true box: what a good part would have shown there. Not a
+            number where the data has no boxes and the frame shows the type.
         shows: ``(F, C)`` whether each frame truly shows each type.
         sources: Where each frame is from.
         finds: Every candidate; empty where the data has no boxes.
     """
 
     best: npt.NDArray[np.float64]
+    beside: npt.NDArray[np.float64]
     shows: npt.NDArray[np.bool_]
     sources: tuple[str, ...]
     finds: Finds
+
+    @property
+    def rest_counts(self) -> bool:
+        """Whether what bad parts show beside their defects stands in for good parts, of which there are too few."""
+        return int(self.good.sum()) < ENOUGH_GOOD
 
     @property
     def good(self) -> npt.NDArray[np.bool_]:
@@ -85,12 +96,24 @@ def score(session: Session, frames: Frames, *, on_progress: Progress | None = No
         truths += [true.without_picture() for true in batch]
         if on_progress is not None:
             on_progress(len(truths), len(frames.makers))
-    best = np.zeros((len(found), len(labels)))
     shows = np.zeros((len(found), len(labels)), bool)
-    for number, (each, truth) in enumerate(zip(found, truths, strict=True)):
-        np.maximum.at(best[number], each.labels, each.scores.astype(np.float64))
+    for number, truth in enumerate(truths):
         shows[number, truth.labels] = True
-    return Scores(best, shows, frames.sources, _judged(truths, found, len(labels)) if frames.boxed else _nothing())
+    best = np.stack([_best(each, slice(None), len(labels)) for each in found])
+    if not frames.boxed:
+        return Scores(best, np.where(shows, np.nan, best), shows, frames.sources, _nothing())
+    beside = np.stack([_best(each, _apart(each, true), len(labels)) for each, true in zip(found, truths, strict=True)])
+    return Scores(best, beside, shows, frames.sources, _judged(truths, found, len(labels)))
+
+
+def _apart(found: Candidates, truth: TrueFrame) -> npt.NDArray[np.bool_]:
+    return np.asarray((box_iou(found.boxes, truth.boxes) == 0).all(axis=1), bool)
+
+
+def _best(found: Candidates, rows: slice | npt.NDArray[np.bool_], classes: int) -> npt.NDArray[np.float64]:
+    best = np.zeros(classes)
+    np.maximum.at(best, found.labels[rows], found.scores[rows].astype(np.float64))
+    return best
 
 
 def _judged(truths: list[TrueFrame], found: list[Candidates], classes: int) -> Finds:
