@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lineside_converters.decide.costs import Costs, TypeScores, choose, cost_interval, wilson
-from lineside_converters.decide.figures import Decision, Point, TypeDecision, rate
+from lineside_converters.decide.figures import Decision, Outcome, Point, TypeDecision, rate
 from lineside_converters.decide.frames import Request, gather
 from lineside_converters.decide.outcomes import Bars, cross_fold, outcome
 from lineside_converters.decide.reliability import reliability
@@ -69,6 +69,8 @@ def decide(
     own = _own(bundle)
     everything = np.ones(len(scores.best), bool)
     chosen = _choose(scores, everything, costs=costs, own=own)
+    before = outcome(scores, costs, own)
+    elsewhere = cross_fold(scores, costs, partial(_choose, scores, costs=costs, own=own))
     return Decision(
         bundle=bundle.manifest.identity,
         digest=bundle.digest,
@@ -82,11 +84,11 @@ def decide(
         review_cost=costs.review,
         bad_share=costs.bad_share,
         types=tuple(_type(scores, label, name, costs, chosen, own) for label, name in enumerate(labels)),
-        before=outcome(scores, costs, own),
+        before=before,
         after=outcome(scores, costs, chosen),
-        cross_fold=cross_fold(scores, costs, partial(_choose, scores, costs=costs, own=own)),
+        cross_fold=elsewhere,
         reliability=reliability(scores.finds, labels),
-        notes=(*frames.notes, *_notes(scores, labels)),
+        notes=(*frames.notes, *_notes(scores, labels), *_gain(before, elsewhere)),
     )
 
 
@@ -170,6 +172,15 @@ def _good_parts(scores: Scores) -> dict[str, int]:
             f"{source}, beside defects" for source, good in zip(scores.sources, scores.good, strict=True) if not good
         ]
     return dict(collections.Counter(sources))
+
+
+def _gain(before: Outcome, elsewhere: Outcome) -> list[str]:
+    if before.cost is None or elsewhere.cost is None or elsewhere.cost < before.cost:
+        return []
+    return [
+        "judged on frames that they were not chosen on, thresholds chosen so cost no less than the bundle's own: "
+        "there are too few frames to choose on"
+    ]
 
 
 def _notes(scores: Scores, labels: Sequence[str]) -> list[str]:

@@ -20,8 +20,6 @@ def page(decision: Decision) -> str:
     """Returns the page."""
     text = (importlib.resources.files(__package__) / "templates" / "decision.html.j2").read_text()
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters["rate"] = rate
-    environment.filters["cost"] = cost
     return environment.from_string(text).render(
         decision=decision,
         style=STYLE,

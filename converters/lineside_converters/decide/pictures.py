@@ -27,7 +27,7 @@ def curve(decision: TypeDecision, per: float) -> str:
     share = _vertical(0.0, 1.0, _RATES, _RATES_END)
     parts = [
         *_grid(),
-        *_levels(cost, [0.0, highest / 2, highest], lambda value: f"{value:.3g}"),
+        *_levels(cost, [0.0, highest / 2, highest], lambda value: f"{value:.0f}" if highest >= 10 else f"{value:.2g}"),
         *_levels(share, [0.0, 0.5, 1.0], lambda value: f"{value:.0%}"),
         _band(points, lambda p: cost(p.cost_low * per), lambda p: cost(p.cost_high * per), "c0"),
         _line(points, lambda p: cost(p.cost * per), "l0"),

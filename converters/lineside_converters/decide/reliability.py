@@ -90,7 +90,7 @@ def _bins(scores: Floats, right: npt.NDArray[np.bool_]) -> tuple[Bin, ...]:
 
 
 def _interval(scores: Floats, right: npt.NDArray[np.bool_], frames: npt.NDArray[np.int64]) -> tuple[float, float]:
-    """Frames are drawn with all their candidates, which aren't independent of each other."""
+    """Frames are drawn with all their candidates, which aren't independent. Drawing adds noise: it leans upwards."""
     random = np.random.default_rng(SEED)
     _, index = np.unique(frames, return_inverse=True)
     count = int(index.max()) + 1
