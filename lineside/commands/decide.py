@@ -117,7 +117,8 @@ def _print_table(decision: Decision) -> None:
         what = f"kept: {each.kept}" if each.kept else rate(each.miss)
         print(f"{each.type:<18}{each.was:>8.3f}{each.threshold:>8.3f}{unsure:>8}  {what}")
     for name, outcome in (("before", decision.before), ("now", decision.after), ("cross-fold", decision.cross_fold)):
-        print(f"{name}: missed {rate(outcome.missed)}, false rejects {rate(outcome.false_rejects)}")
+        print(f"{name}: missed {rate(outcome.missed)}, types missed {rate(outcome.missed_types)}")
+        print(f"{'':<{len(name)}}  false rejects {rate(outcome.false_rejects)}")
         print(f"{'':<{len(name)}}  cost of {PER} parts {cost(outcome)}")
     if decision.reliability is not None:
         one = decision.reliability

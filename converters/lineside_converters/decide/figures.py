@@ -100,6 +100,7 @@ class Outcome(_Strict, frozen=True, kw_only=True):
 
     Attributes:
         missed: Bad parts that pass, whatever their type.
+        missed_types: The same of each type on each bad part, as if it alone made it bad: what the cost counts.
         unsure_bad: Bad parts of which the verdict is unsure.
         false_rejects: Good parts that are rejected; ``None`` where nothing could stand for one.
         unsure_good: Good parts of which the verdict is unsure; likewise.
@@ -109,6 +110,7 @@ class Outcome(_Strict, frozen=True, kw_only=True):
     """
 
     missed: Rate
+    missed_types: Rate
     unsure_bad: Rate
     false_rejects: Rate | None
     unsure_good: Rate | None

@@ -39,19 +39,19 @@ def outcome(scores: Scores, costs: Costs, bars: Bars) -> Outcome:
 
 
 def _verdicts(best: Floats, bars: Bars) -> npt.NDArray[np.int64]:
-    """Returns 2 where a part is rejected, 1 where the verdict is unsure, 0 where it passes."""
-    rejected, unsure = (best >= bars.bars).any(axis=1), (best >= bars.floors).any(axis=1)
-    return np.asarray(np.where(rejected, 2, np.where(unsure, 1, 0)), np.int64)
+    """Returns ``(F, C)``: 2 where a type alone rejects the part, 1 where it makes it unsure, 0 where it passes it."""
+    return np.asarray(np.where(best >= bars.bars, 2, np.where(best >= bars.floors, 1, 0)), np.int64)
 
 
 def _counted(scores: Scores, costs: Costs, told: npt.NDArray[np.int64], rest: npt.NDArray[np.int64]) -> Outcome:
-    bad, good = told[~scores.good], told[scores.good]
+    bad, good = told[~scores.good].max(axis=1), told[scores.good].max(axis=1)
     if scores.rest_counts and not np.isnan(scores.beside).any():
-        good = np.concatenate([good, rest[~scores.good]])
+        good = np.concatenate([good, rest[~scores.good].max(axis=1)])
+    types = told[scores.shows]
     review = costs.review or 0.0
     parts = [
-        (costs.bad_share * costs.miss, int((bad == 0).sum()), len(bad)),
-        (costs.bad_share * review, int((bad == 1).sum()), len(bad)),
+        (costs.bad_share * costs.miss, int((types == 0).sum()), len(types)),
+        (costs.bad_share * review, int((types == 1).sum()), len(types)),
         ((1 - costs.bad_share) * costs.reject, int((good == 2).sum()), len(good)),
         ((1 - costs.bad_share) * review, int((good == 1).sum()), len(good)),
     ]
@@ -59,8 +59,9 @@ def _counted(scores: Scores, costs: Costs, told: npt.NDArray[np.int64], rest: np
     rates = [rate(count, of) for _, count, of in parts]
     known = len(good) > 0
     return Outcome(
-        missed=rates[0],
-        unsure_bad=rates[1],
+        missed=rate(int((bad == 0).sum()), len(bad)),
+        missed_types=rates[0],
+        unsure_bad=rate(int((bad == 1).sum()), len(bad)),
         false_rejects=rates[2] if known else None,
         unsure_good=rates[3] if known else None,
         cost=sum(weight * count / of for weight, count, of in parts if of) if known else None,
@@ -78,7 +79,7 @@ def cross_fold(scores: Scores, costs: Costs, choose: Callable[[Bools], Bars]) ->
         choose: Returns the thresholds that are cheapest on the given frames.
     """
     fold = _folds(scores)
-    told, rest = np.zeros(len(fold), np.int64), np.zeros(len(fold), np.int64)
+    told, rest = np.zeros(scores.best.shape, np.int64), np.zeros(scores.best.shape, np.int64)
     for number in range(FOLDS):
         here = fold == number
         bars = choose(~here)
