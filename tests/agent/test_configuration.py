@@ -226,6 +226,19 @@ def test_a_bad_one_is_refused_with_its_path_and_not_tried_again(rig: Rig) -> Non
     assert rig.threshold == 0.7
 
 
+def test_rules_of_a_type_that_the_bundle_hasnt_are_refused_and_what_ran_goes_on(rig: Rig) -> None:
+    running = rig.active.loaded
+    rig.want(1, "typo", b"[inspect.thresholds]\nbrigth = 0.4\n")
+    report = rig.wait(1, code=2001)
+    assert report.error is not None
+    assert "no type 'brigth'" in report.error.message
+    assert rig.active.loaded is running
+    rig.want(2, "right", b"[inspect.thresholds]\nbright = 0.4\n")
+    rig.wait(2)
+    assert rig.active.loaded is not None
+    assert rig.active.loaded.inspector.rules.thresholds == {"bright": 0.4}
+
+
 @pytest.mark.parametrize("error", [SignatureError("foreign"), DiskFullError("full"), FetchError("gone", status=404)])
 def test_what_is_not_signed_or_not_there_is_refused_with_its_code(rig: Rig, error: LinesideError) -> None:
     rig.errors = [error]
