@@ -1,4 +1,4 @@
-"""Rules from a file that could be pushed, read by the agent's own schema: what is tried at a desk is what a line gets."""
+"""Rules from a file that could be pushed, read by the agent's own schema: what is tried at a desk, a line gets."""
 
 from __future__ import annotations
 
