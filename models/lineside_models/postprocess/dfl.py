@@ -11,13 +11,13 @@ from lineside_models.postprocess.candidates import (
     Candidates,
     HeadParams,
     Outputs,
-    calibrated,
+    at_least,
     in_frame,
     logit_of,
     read,
     suppress,
 )
-from lineside_models.postprocess.dfl_cells import best_cells, cell_boxes, vote
+from lineside_models.postprocess.dfl_cells import best_cells, boxes_of, vote
 from lineside_models.preprocess import Letterbox
 from lineside_runtime.errors import BadInputFormatError, ConfigError
 
@@ -99,15 +99,16 @@ def _check_maps(outputs: Outputs, params: DflParams, frames: int) -> None:
 def _decode_frame(
     outputs: Outputs, params: DflParams, index: int, letterbox: Letterbox, least_score: float
 ) -> Candidates:
-    maps = [(outputs[f"cls_{stride}"][index], outputs[f"box_{stride}"][index]) for stride in params.strides]
-    cells = best_cells([logits for logits, _ in maps], params.strides, logit_of(params.score_min))
-    scores = calibrated(cells.logits, cells.labels, params.calibration)
-    wanted = np.flatnonzero(scores >= least_score)
-    wanted = wanted[np.argsort(-cells.logits[wanted], kind="stable")]
-    sides = [distances for _, distances in maps]
-    boxes = cell_boxes(cells, wanted, sides, params.reg_bins)
-    kept = suppress(boxes, cells.labels[wanted], params.nms_iou)
-    chosen, boxes = wanted[kept], boxes[kept]
+    maps, sides = ([outputs[f"{part}_{stride}"][index] for stride in params.strides] for part in ("cls", "box"))
+    cells = best_cells(maps, params.strides, logit_of(params.score_min))
+    found, scores = at_least(least_score, cells.logits, cells.labels, params.calibration)
+    if not len(found):
+        return Candidates(np.empty((0, 4), np.float32), scores, found)
+    order = np.argsort(-cells.logits[found], kind="stable")
+    wanted, scores = cells.take(found[order]), scores[order]
+    boxes = boxes_of(wanted, sides, params.reg_bins)
+    first = suppress(boxes, wanted.labels, params.nms_iou)
+    kept, boxes = wanted.take(first), boxes[first]
     if params.vote_iou < 1:
-        boxes = vote(cells, chosen, boxes, sides, reg_bins=params.reg_bins, least_iou=params.vote_iou)
-    return in_frame(boxes, scores[chosen], cells.labels[chosen], params, letterbox)[0]
+        boxes = vote(cells, kept, boxes, sides, bins=params.reg_bins, least_iou=params.vote_iou)
+    return in_frame(boxes, scores[first], kept.labels, params, letterbox)[0]
