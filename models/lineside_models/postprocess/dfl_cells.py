@@ -129,7 +129,7 @@ def boxes_of(cells: Cells, sides: Sequence[npt.NDArray[Any]], bins: int) -> Floa
     ends = np.searchsorted(cell, cells.grid.starts).tolist()
     parts = [
         each.reshape(4 * bins, -1).take(cell[start:end] - first, axis=1)
-        for each, first, start, end in zip(sides, cells.grid.starts, ends, ends[1:])
+        for each, first, start, end in zip(sides, cells.grid.starts[:-1], ends[:-1], ends[1:], strict=True)
         if end > start
     ]
     distances = _means(np.concatenate(parts, axis=1).astype(np.float32, copy=False), bins)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
@@ -15,8 +15,9 @@ import numpy as np
 
 from lineside_models.inspection import Inspection
 from lineside_models.inspector import Inspector
+from lineside_models.vision.crew import Crew
 from lineside_models.vision.facts import ModelFacts, from_arguments
-from lineside_models.vision.images import Image, frames
+from lineside_models.vision.images import Given, Image, frames, given
 from lineside_models.vision.wrap import wrap_onnx
 from lineside_runtime.bundle import Bundle, Postprocess, Preprocess, open_bundle
 from lineside_runtime.config import Config
@@ -32,6 +33,12 @@ from lineside_runtime.tensors import Array
 
 SHIPPED = Path(__file__).parent.parent / "zoo" / "surface-12"
 """The bundle that comes with lineside."""
+
+AT_ONCE = 4
+"""Images that one core takes at a time: enough to share what a call costs, few enough that no core waits for another."""
+
+AHEAD = 8
+"""Images that wait for each core, read or not, and verdicts that wait to be taken."""
 
 TORCH_SUFFIXES = frozenset({".pt", ".pth"})
 
@@ -92,7 +99,9 @@ class QualityInspector:
             path = SHIPPED if model_path is None else Path(model_path)
             source = self._source(path, given, trust, import_pt or self._import_pt)
             self.session = self._resources.enter_context(Session(source, config))
-            self._inspector = Inspector(self.session, batch_size=batch_size)
+            self._inspector = self._inspector_on(self.session)
+            self._crew = Crew(self._inspector, self._inspector_on, self._judge)
+            self._resources.callback(self._crew.close)
         except BaseException:
             self._resources.close()
             raise
@@ -112,11 +121,28 @@ class QualityInspector:
             BadInputFormatError: Something is no image.
             DeviceError: Every device failed.
         """
-        verdicts: list[Inspection] = []
-        source = frames(images)
-        while batch := list(islice(source, self._batch_size)):
-            verdicts += self._inspector.inspect_batch(batch, confidence_threshold=self._threshold)
-        return verdicts
+        return list(self.stream(images))
+
+    def stream(self, images: Image | Iterable[Image]) -> Iterator[Inspection]:
+        """Like `predict`, but gives each verdict as soon as those before it are there.
+
+        Several images are read and judged at once, one a core: not more than `AHEAD` of them for each core wait to be
+        taken, so that a folder of any length needs little memory. A lone image has all cores to itself.
+
+        Args:
+            images: As for `predict`, or an endless iterable.
+
+        Yields:
+            One verdict an image, in their order.
+
+        Raises:
+            LinesideError: As for `predict`, when it is the image's turn.
+        """
+        size = min(self._batch_size, AT_ONCE)
+        source = given(images)
+        batches = iter(lambda: list(islice(source, size)), [])
+        for verdicts in self._crew.run(batches, ahead=max(1, AHEAD // size)):
+            yield from verdicts
 
     def preprocess(self, images: Image | Iterable[Image]) -> Array:
         """Returns what the model would take, for `Session.predict`: one batch ``(N, C, H, W)``.
@@ -149,6 +175,12 @@ class QualityInspector:
     ) -> None:
         """Closes it."""
         self.close()
+
+    def _inspector_on(self, session: Session) -> Inspector:
+        return Inspector(session, batch_size=self._batch_size)
+
+    def _judge(self, inspector: Inspector, batch: list[Given]) -> list[Inspection]:
+        return inspector.inspect_batch([each.frame() for each in batch], confidence_threshold=self._threshold)
 
     def _source(self, path: Path, given: ModelFacts, trust: bool, import_pt: ImportPt) -> Bundle | Path:
         if path == SHIPPED and not path.exists():
