@@ -14,6 +14,7 @@ turns on the same files, and the figures are medians of the rounds' ratios.
 
 from __future__ import annotations
 
+import itertools
 import os
 import statistics
 import tempfile
@@ -59,9 +60,8 @@ def _kinds() -> dict[str, Any]:
 
 
 def _write(folder: Path, kind: Kind, files: int) -> list[Path]:
-    jpegs = []
-    for seed in range(min(DRAWN, files)):
-        jpegs.append(cv2.imencode(".jpg", render(kind, seed).image)[1].tobytes())
+    pictures = (render(kind, seed).image for seed in range(min(DRAWN, files)))
+    jpegs = [cv2.imencode(".jpg", picture)[1].tobytes() for picture in pictures]
     paths = [folder / f"{number:04d}.jpg" for number in range(files)]
     for number, path in enumerate(paths):
         path.write_bytes(jpegs[number % len(jpegs)])
@@ -93,7 +93,7 @@ class _Bare:
         marks.append(time.thread_time_ns())
         decode(outputs, self.manifest.postprocess, [letterbox], least_score=self.least)
         marks.append(time.thread_time_ns())
-        return tuple((end - start) / 1e6 for start, end in zip(marks[:-1], marks[1:], strict=True))
+        return tuple((end - start) / 1e6 for start, end in itertools.pairwise(marks))
 
 
 def _measure(paths: Sequence[Path], folder: Path) -> dict[str, Any]:

@@ -89,7 +89,7 @@ class Crew(Generic[T, R]):
                         waiting.append(pool.submit(self._work, next(batches)))
                     except StopIteration:
                         break
-                    except Exception as error:  # of who gives the images; raised when those before it are told
+                    except Exception as error:  # noqa: BLE001  whoever gives the images; raised in its turn
                         ended = error
                     while len(waiting) >= most or (waiting and waiting[0].done()):
                         yield waiting.popleft().result()

@@ -35,7 +35,7 @@ SHIPPED = Path(__file__).parent.parent / "zoo" / "surface-12"
 """The bundle that comes with lineside."""
 
 AT_ONCE = 4
-"""Images that one core takes at a time: enough to share what a call costs, few enough that no core waits for another."""
+"""Images that one core takes at a time: enough to share what a call costs, few enough that no core waits long."""
 
 AHEAD = 8
 """Images that wait for each core, read or not, and verdicts that wait to be taken."""
