@@ -181,7 +181,7 @@ def _matrices(report: Report) -> list[dict[str, Any]]:
 
 
 def shaded(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> list[tuple[str, list[tuple[int, int, bool]]]]:
-    """Returns a confusion matrix's rows: label, and of each cell count, percentage of the row, and whether it is right."""
+    """Returns the rows of a confusion matrix: label, and of each cell count, per cent of the row, and whether right."""
     rows = []
     for number, (label, counts) in enumerate(zip(labels, matrix, strict=True)):
         whole = sum(counts) or 1
