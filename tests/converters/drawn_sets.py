@@ -10,7 +10,10 @@ import cv2
 from lineside_models.labels import LABELS, PCB
 from lineside_models.simulator import render
 
-VOC_OBJECT = "<object><name>{name}</name><bndbox><xmin>{0}</xmin><ymin>{1}</ymin><xmax>{2}</xmax><ymax>{3}</ymax></bndbox></object>"
+VOC_OBJECT = (
+    "<object><name>{name}</name><bndbox>"
+    "<xmin>{0}</xmin><ymin>{1}</ymin><xmax>{2}</xmax><ymax>{3}</ymax></bndbox></object>"
+)
 
 
 def write_voc(root: Path, folds: dict[str, int], *, first_seed: int = 100) -> Path:

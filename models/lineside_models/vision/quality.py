@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from lineside_models.frame import Frame
 from lineside_models.inspection import Inspection
 from lineside_models.inspector import Inspector
 from lineside_models.vision.crew import Crew
@@ -25,6 +27,7 @@ from lineside_runtime.errors import (
     BadInputFormatError,
     ConfigError,
     InputNotFoundError,
+    LinesideError,
     MissingExtraError,
     UnsupportedModelError,
 )
@@ -44,6 +47,23 @@ TORCH_SUFFIXES = frozenset({".pt", ".pth"})
 
 ImportPt = Callable[[Path, bool], Path]
 """Takes a ``.pt`` file and whether it is trusted; gives an ONNX file in a new folder, which is removed after use."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Examined:
+    """An image and what became of it.
+
+    Attributes:
+        source: The file's path; empty for an array.
+        frame: Its pixels; ``None`` if it could not be read.
+        inspection: The verdict; ``None`` if it could not be read.
+        error: Why it could not be read.
+    """
+
+    source: str
+    frame: Frame | None
+    inspection: Inspection | None
+    error: LinesideError | None = None
 
 
 class QualityInspector:
@@ -138,11 +158,29 @@ class QualityInspector:
         Raises:
             LinesideError: As for `predict`, when it is the image's turn.
         """
+        for each in self.examine(images):
+            if each.error is not None:
+                raise each.error
+            if each.inspection is not None:
+                yield each.inspection
+
+    def examine(self, images: Image | Iterable[Image]) -> Iterator[Examined]:
+        """Like `stream`, with each image's pixels, and goes on behind an image that can't be read.
+
+        Args:
+            images: As for `stream`.
+
+        Yields:
+            An image each, in their order.
+
+        Raises:
+            LinesideError: As for `predict`, but for images that can't be read.
+        """
         size = min(self._batch_size, AT_ONCE)
         source = given(images)
         batches = iter(lambda: list(islice(source, size)), [])
-        for verdicts in self._crew.run(batches, ahead=max(1, AHEAD // size)):
-            yield from verdicts
+        for examined in self._crew.run(batches, ahead=max(1, AHEAD // size)):
+            yield from examined
 
     def preprocess(self, images: Image | Iterable[Image]) -> Array:
         """Returns what the model would take, for `Session.predict`: one batch ``(N, C, H, W)``.
@@ -179,8 +217,14 @@ class QualityInspector:
     def _inspector_on(self, session: Session) -> Inspector:
         return Inspector(session, batch_size=self._batch_size)
 
-    def _judge(self, inspector: Inspector, batch: list[Given]) -> list[Inspection]:
-        return inspector.inspect_batch([each.frame() for each in batch], confidence_threshold=self._threshold)
+    def _judge(self, inspector: Inspector, batch: list[Given]) -> list[Examined]:
+        read = [_read(each) for each in batch]
+        frames = [frame for frame, _ in read if frame is not None]
+        verdicts = iter(inspector.inspect_batch(frames, confidence_threshold=self._threshold) if frames else ())
+        return [
+            Examined(each.source, frame, None if frame is None else next(verdicts), error)
+            for each, (frame, error) in zip(batch, read, strict=True)
+        ]
 
     def _source(self, path: Path, given: ModelFacts, trust: bool, import_pt: ImportPt) -> Bundle | Path:
         if path == SHIPPED and not path.exists():
@@ -210,6 +254,13 @@ class QualityInspector:
             action="On a host, run pip install 'lineside[train]' and use lineside.vision.QualityInspector; "
             "for a device, make a bundle of it with lineside.Optimizer.",
         )
+
+
+def _read(given: Given) -> tuple[Frame | None, LinesideError | None]:
+    try:
+        return given.frame(), None
+    except (InputNotFoundError, BadInputFormatError) as error:
+        return None, error
 
 
 def _checked_threshold(value: object) -> float | None:
