@@ -241,7 +241,7 @@ class StoreConfig(_Strict, frozen=True, kw_only=True):
         send_images: Whether kept frames are sent to the hub, behind everything else.
         send_bytes_s: How fast at most, in bytes a second.
         keep_unsure_from: Unsure parts are kept, and passes whose nearest candidate reached at least this share of its
-            threshold.
+            threshold; below 0.5 not all are known.
         keep_good_every: One pass in so many is kept; 0 for none.
         images_max_bytes: Of all kept images; beyond it the oldest go.
         images_max_days: Older images go; ``None`` for no bound by age.

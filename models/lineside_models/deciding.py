@@ -17,7 +17,15 @@ import numpy as np
 import numpy.typing as npt
 
 from lineside_models.inspection import Detection, Verdict
-from lineside_models.postprocess import Candidates, as_detections, check_labels, thresholds_of, unsure_from_of
+from lineside_models.postprocess import (
+    NEAR_MISS_FROM,
+    Candidates,
+    as_detections,
+    check_labels,
+    nearest,
+    thresholds_of,
+    unsure_from_of,
+)
 from lineside_models.regions import Areas
 from lineside_models.rules import BUNDLES_OWN, OTHERS, Rules
 from lineside_runtime.bundle import Manifest
@@ -76,6 +84,11 @@ class Decider:
         self._areas: dict[tuple[int, int], Areas] = {}
         self._lock = threading.Lock()
 
+    @property
+    def least_score(self) -> float:
+        """The score below which no candidate can be a defect, a doubt, or a near miss that is told exactly."""
+        return float(np.minimum(self._floors, self._bars * NEAR_MISS_FROM).min(initial=1.0))
+
     def decide(self, candidates: Candidates, size: tuple[int, int]) -> Decision:
         """Judges the candidates of one frame.
 
@@ -96,7 +109,7 @@ class Decider:
         bad = counts & (candidates.scores >= bars)
         below = counts & ~bad
         doubtful = below & (candidates.scores >= self._floors[candidates.labels])
-        near = float((candidates.scores[below] / bars[below]).max()) if below.any() else 0.0
+        near = nearest(candidates.scores, bars, below)
         return Decision(as_detections(candidates, bad, labels), as_detections(candidates, doubtful, labels), near)
 
     def _counting(self, candidates: Candidates, areas: Areas | None) -> npt.NDArray[np.bool_]:

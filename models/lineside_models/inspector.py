@@ -119,7 +119,7 @@ class Inspector:
         """
         with self.session.pinned() as pinned:
             decider = self._decider_for(pinned.manifest, confidence_threshold)
-            found = self._find(frames, pinned)
+            found = self._find(frames, pinned, decider.least_score)
         return [_verdict(frame, finding, decider) for frame, finding in zip(frames, found, strict=True)]
 
     def find(self, frames: Sequence[Frame]) -> list[Finding]:
@@ -133,16 +133,16 @@ class Inspector:
             DeviceError: Every device failed.
         """
         with self.session.pinned() as pinned:
-            return self._find(frames, pinned)
+            return self._find(frames, pinned, 0.0)
 
     def prepare(self, frame: Frame) -> Array:
         """Returns what the model takes for a whole frame: ``(1, C, H, W)``."""
         return prepare(frame, self.session.manifest)
 
-    def _find(self, frames: Sequence[Frame], pinned: Pinned) -> list[Finding]:
+    def _find(self, frames: Sequence[Frame], pinned: Pinned, least_score: float) -> list[Finding]:
         answers = [_Answers() for _ in frames]
         for batch in self._batches(frames, pinned.manifest):
-            _run(batch, pinned, answers)
+            _run(batch, pinned, answers, least_score)
         return [_finding(each, frame.size) for each, frame in zip(answers, frames, strict=True)]
 
     def _batches(self, frames: Sequence[Frame], manifest: Manifest) -> Iterator[list[_Prepared]]:
@@ -181,12 +181,13 @@ def _free_batch(manifest: Manifest) -> bool:
     return any(spec.name == name and spec.shape and spec.shape[0] == DYNAMIC for spec in manifest.inputs)
 
 
-def _run(batch: list[_Prepared], pinned: Pinned, answers: list[_Answers]) -> None:
+def _run(batch: list[_Prepared], pinned: Pinned, answers: list[_Answers], least_score: float) -> None:
     manifest = pinned.manifest
     tensor = batch[0].tensor if len(batch) == 1 else np.concatenate([prepared.tensor for prepared in batch])
     prediction = pinned.infer({manifest.preprocess.input: tensor})
     started_ns = time.perf_counter_ns()
-    found = decode(prediction.outputs, manifest.postprocess, [prepared.letterbox for prepared in batch])
+    letterboxes = [prepared.letterbox for prepared in batch]
+    found = decode(prediction.outputs, manifest.postprocess, letterboxes, least_score=least_score)
     postprocess_ms = (time.perf_counter_ns() - started_ns) / 1e6 / len(batch)
     for prepared, candidates in zip(batch, found, strict=True):
         answer = answers[prepared.index]
