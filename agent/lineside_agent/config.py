@@ -578,7 +578,10 @@ def read_settings(data: bytes) -> dict[str, Any]:
             range; the message names the path, such as ``$.inspect.threads``.
     """
     if len(data) > SETTINGS_MAX_BYTES:
-        raise ConfigError("configuration", expected=f"at most {SETTINGS_MAX_BYTES} bytes", actual=len(data))
+        action = "Leave out what is as it was; a mask may have fewer pixels, or be a polygon."
+        raise ConfigError(
+            "configuration", expected=f"at most {SETTINGS_MAX_BYTES} bytes", actual=len(data), action=action
+        )
     try:
         given: dict[str, Any] = msgspec.toml.decode(data)
         foreign = [name for name in given if name not in SETTABLE]

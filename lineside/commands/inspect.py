@@ -108,12 +108,14 @@ class _Teller:
     def end(self, counts: Counts) -> None:
         """Prints the counts."""
         if self._json:
-            totals = {"inspected": counts.inspected, "rejected": counts.rejected, "unreadable": counts.unreadable}
+            names = ("inspected", "rejected", "unsure", "unreadable")
+            totals = {name: getattr(counts, name) for name in names}
             more = {"unreadable": self._unreadable, "counts": totals, "interrupted": counts.interrupted}
             print_json({"inspections": self._verdicts, **more})
         more = f", {counts.unreadable} not read" if counts.unreadable else ""
         stopped = ", interrupted" if counts.interrupted else ""
-        say(f"{counts.inspected} inspected, {counts.rejected} rejected{more}{stopped}")
+        doubts = f" ({counts.unsure} of them unsure)" if counts.unsure else ""
+        say(f"{counts.inspected} inspected, {counts.rejected} rejected{doubts}{more}{stopped}")
 
     def _step(self) -> None:
         self._done += 1

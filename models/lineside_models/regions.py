@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import cv2
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lineside_models.png import decode_png
-from lineside_runtime.errors import ConfigError
+from lineside_runtime.errors import ConfigError, InputNotFoundError
 
 RASTER_SIDE = 1024
 """Cells of the long side of what is looked up: an edge is right to a pixel, on larger frames to side / 1024."""
@@ -57,6 +58,26 @@ class Region(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         most = 1.0 if self.units == "share" else float("inf")
         if not all(0 <= side <= most and side < float("inf") for corner in self.polygon for side in corner):
             raise ValueError(f"a polygon's corners lie from 0 {'to 1 in shares of the frame' if most == 1 else 'on'}")
+
+    @classmethod
+    def from_png(cls, path: Path, kind: Literal["inspect", "ignore"], *, types: Sequence[str] = ()) -> Region:
+        """Returns the region that a mask's file paints.
+
+        Args:
+            path: Of a PNG, in any size; it is laid over the whole frame.
+            kind: What is done with its bright half.
+            types: That it holds for; empty for all.
+
+        Raises:
+            InputNotFoundError: There is no such file.
+            ConfigError: It is no mask.
+        """
+        try:
+            return cls(kind=kind, mask=path.read_bytes(), types=tuple(types))
+        except OSError as error:
+            raise InputNotFoundError(f"{path}: {error.strerror}", action="Give a PNG.") from error
+        except ValueError as error:
+            raise ConfigError(f"{path}: {error}", action="Paint the region white on black.") from error
 
     def _bright(self) -> npt.NDArray[np.bool_]:
         try:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -10,7 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from lineside_models.regions import RASTER_SIDE, Areas, Region
-from lineside_runtime.errors import ConfigError
+from lineside_runtime.errors import ConfigError, InputNotFoundError
 
 NAMES = ("dent", "hole")
 LEFT = ((0.0, 0.0), (0.5, 0.0), (0.5, 1.0), (0.0, 1.0))
@@ -102,6 +103,17 @@ def test_regions_that_leave_nothing_to_inspect_are_refused() -> None:
     whole = Region(kind="ignore", polygon=((0, 0), (1, 0), (1, 1), (0, 1)), types=("hole",))
     with pytest.raises(ConfigError, match="nothing to inspect for 'hole'"):
         Areas([whole], NAMES, SIZE)
+
+
+def test_a_painted_file_is_a_region(tmp_path: Path) -> None:
+    (tmp_path / "mask.png").write_bytes(_png(np.full((8, 8), 255, np.uint8)))
+    region = Region.from_png(tmp_path / "mask.png", "ignore", types=["dent"])
+    assert (region.kind, region.types) == ("ignore", ("dent",))
+    with pytest.raises(InputNotFoundError):
+        Region.from_png(tmp_path / "nowhere.png", "ignore")
+    (tmp_path / "no.png").write_bytes(b"GIF89a")
+    with pytest.raises(ConfigError, match="not a PNG"):
+        Region.from_png(tmp_path / "no.png", "ignore")
 
 
 def test_a_mask_travels_in_toml_as_base64() -> None:

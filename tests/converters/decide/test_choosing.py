@@ -244,6 +244,10 @@ def test_the_command_chooses_writes_and_prints(
     said = msgspec.json.decode(capsys.readouterr().out, type=Decision)
     assert open_bundle(out).manifest.postprocess.params["thresholds"] == [each.threshold for each in said.types]
     assert (tmp_path / "decided.decision.html").is_file()
+    assert main(["inspect", str(good), "--model", str(out), "--json"]) == 0
+    verdicts = json.loads(capsys.readouterr().out)["inspections"]
+    assert said.after.false_rejects is not None
+    assert sum(not verdict["passed"] for verdict in verdicts) == said.after.false_rejects.count
     assert (tmp_path / "c.toml").read_text().count("=") >= len(LABELS)
     assert main(["decide", *told, *more]) == 1  # something stands there
     assert "stands at" in json.loads(capsys.readouterr().out)["error"]["message"]
