@@ -17,7 +17,7 @@ from tests.converters import nets
 
 def test_frames_that_the_line_looks_at_in_pieces_are_judged_in_pieces(tmp_path: Path) -> None:
     plain = nets.bundle(tmp_path / "b", nets.cell_detector())
-    how = msgspec.structs.replace(plain.manifest.preprocess, slicing=Slicing(side_px=96, overlap=0.25, whole=False))
+    how = msgspec.structs.replace(plain.manifest.preprocess, slicing=Slicing(side_px=96, overlap=0.34, whole=False))
     sliced = Bundle(plain.path, msgspec.structs.replace(plain.manifest, preprocess=how), plain.digest)
     image = np.full((320, 320), 127, np.uint8)
     image[160:168, 200:208] = 255
