@@ -24,6 +24,9 @@ Floats = npt.NDArray[np.float64]
 SAME = 0.5
 """Share of the smaller box that must lie in the other (SAHI's ``match_threshold`` with ``IOS``)."""
 
+CANDIDATES_MAX = 1000
+"""Of all pieces of a frame, best first."""
+
 CUT = 0.02
 """A box that ends within this share of its piece's side of an inner edge was cut by it."""
 
@@ -97,8 +100,8 @@ def put_together(found: Sequence[tuple[Piece, Candidates]], size: tuple[int, int
     boxes, scores, labels, origin = [], [], [], []
     for label in np.unique(seen.labels):
         of = np.flatnonzero(seen.labels == label)
-        same = _same(seen.boxes[of], seen.pieces[of], seen.numbers[of])
-        for group in _groups(same, seen.numbers[of]):
+        views = _views(seen.boxes[of], seen.pieces[of], seen.numbers[of])
+        for group in _groups(views, seen.numbers[of].tolist()):
             members = of[group]
             whole = members[~seen.cut[members]]
             best = int(whole[0]) if len(whole) else int(members[0])
@@ -141,7 +144,7 @@ def _gather(found: Sequence[tuple[Piece, Candidates]], size: tuple[int, int]) ->
     high = (edges[:, 2:] - boxes[:, 2:] < near) & (edges[:, 2:] < frame)
     cut = np.asarray((low | high).any(axis=1), bool)
     scores = np.concatenate([each.scores for _, each in found])
-    order = np.argsort(-scores, kind="stable")
+    order = np.argsort(-scores, kind="stable")[:CANDIDATES_MAX]
     outlines: list[npt.NDArray[np.float32]] = []
     for piece, each in found:
         outlines += [outline + np.array([piece.x1, piece.y1], np.float32) for outline in each.outlines]
@@ -152,40 +155,56 @@ def _gather(found: Sequence[tuple[Piece, Candidates]], size: tuple[int, int]) ->
         numbers[order],
         edges[order],
         cut[order],
-        tuple(outlines[place] for place in order) if len(outlines) == len(order) else (),
+        tuple(outlines[place] for place in order) if outlines else (),
     )
 
 
-def _same(boxes: Floats, edges: Floats, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Returns ``(N, N)`` whether two boxes are views of one defect from two pieces."""
-    low = np.maximum(edges[:, None, :2], edges[None, :, :2])
-    high = np.minimum(edges[:, None, 2:], edges[None, :, 2:])
-    first_low, first_high = np.maximum(boxes[:, None, :2], low), np.minimum(boxes[:, None, 2:], high)
-    second_low, second_high = np.maximum(boxes[None, :, :2], low), np.minimum(boxes[None, :, 2:], high)
-    shared = np.clip(np.minimum(first_high, second_high) - np.maximum(first_low, second_low), 0, None).prod(axis=-1)
-    first = np.clip(first_high - first_low, 0, None).prod(axis=-1)
-    second = np.clip(second_high - second_low, 0, None).prod(axis=-1)
+def _views(boxes: Floats, edges: Floats, numbers: npt.NDArray[np.int64]) -> list[list[int]]:
+    """Returns for each box which others are views of the same defect from another piece."""
+    one, two = _touching(boxes)
+    apart = numbers[one] != numbers[two]
+    one, two = one[apart], two[apart]
+    low = np.maximum(edges[one, :2], edges[two, :2])
+    high = np.minimum(edges[one, 2:], edges[two, 2:])
+    first_low, first_high = np.maximum(boxes[one, :2], low), np.minimum(boxes[one, 2:], high)
+    second_low, second_high = np.maximum(boxes[two, :2], low), np.minimum(boxes[two, 2:], high)
+    shared = np.clip(np.minimum(first_high, second_high) - np.maximum(first_low, second_low), 0, None).prod(axis=1)
+    first = np.clip(first_high - first_low, 0, None).prod(axis=1)
+    second = np.clip(second_high - second_low, 0, None).prod(axis=1)
     smaller = np.minimum(first, second)
-    return np.asarray((numbers[:, None] != numbers[None]) & (smaller > 0) & (shared >= SAME * smaller), bool)
+    same = np.flatnonzero((smaller > 0) & (shared >= SAME * smaller))
+    views: list[list[int]] = [[] for _ in range(len(boxes))]
+    for left, right in zip(one[same].tolist(), two[same].tolist(), strict=True):
+        views[left].append(right)
+        views[right].append(left)
+    return views
 
 
-def _groups(same: npt.NDArray[np.bool_], numbers: npt.NDArray[np.int64]) -> list[list[int]]:
+def _touching(boxes: Floats) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Returns the pairs of boxes that overlap along x, by a sweep from left to right."""
+    order = np.argsort(boxes[:, 0], kind="stable")
+    behind = np.searchsorted(boxes[order, 0], boxes[order, 2], side="left")
+    counts = np.maximum(behind - np.arange(1, len(boxes) + 1), 0)
+    one = np.repeat(np.arange(len(boxes)), counts)
+    two = one + 1 + np.arange(len(one)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return order[one], order[two]
+
+
+def _groups(views: list[list[int]], numbers: list[int]) -> list[list[int]]:
     """Returns the views of each defect, best first. A piece has one view of a defect: its own NMS has seen to that."""
-    free = np.ones(len(numbers), bool)
+    free = [True] * len(numbers)
     groups: list[list[int]] = []
     for first in range(len(numbers)):
         if not free[first]:
             continue
-        group, taken, reached = [first], {int(numbers[first])}, same[first].copy()
+        group, taken, reached = [first], {numbers[first]}, set(views[first])
         free[first] = False
-        while True:
-            more = [n for n in np.flatnonzero(reached & free).tolist() if int(numbers[n]) not in taken]
-            if not more:
-                break
-            group.append(more[0])
-            taken.add(int(numbers[more[0]]))
-            free[more[0]] = False
-            reached |= same[more[0]]
+        while more := [view for view in reached if free[view] and numbers[view] not in taken]:
+            best = min(more)
+            group.append(best)
+            taken.add(numbers[best])
+            free[best] = False
+            reached.update(views[best])
         groups.append(sorted(group))
     return groups
 

@@ -28,6 +28,6 @@ def test_frames_that_the_line_looks_at_in_pieces_are_judged_in_pieces(tmp_path: 
     with Session(plain) as session:
         whole = judge(session, frame)
     np.testing.assert_array_equal(judged.candidates.boxes, found.candidates.boxes)
-    assert judged.candidates.scores.max() > 0.99
+    assert judged.candidates.scores.max() > 0.9
     assert len(whole.candidates) == 0 or whole.candidates.scores.max() < judged.candidates.scores.max()
     assert judged.timings.inference_ms > 0

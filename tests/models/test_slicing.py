@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 from lineside_models.metrics import box_iou
 from lineside_models.postprocess import Candidates
 from lineside_models.simulator import render
-from lineside_models.slicing import Piece, pieces, put_together
+from lineside_models.slicing import SAME, Piece, _gather, _views, pieces, put_together
 from lineside_models.vision import QualityInspector
 from lineside_runtime.bundle import Slicing
 
@@ -44,7 +46,7 @@ def test_the_whole_frame_is_a_piece_of_its_own_where_asked() -> None:
     assert pieces((300, 400), Slicing(side_px=400)) == pieces((300, 400), None) == (Piece(0, 0, 400, 300),)
 
 
-def _views(boxes: list[Box], size: tuple[int, int], slicing: Slicing) -> list[tuple[Piece, Candidates]]:
+def _seen_in(boxes: list[Box], size: tuple[int, int], slicing: Slicing) -> list[tuple[Piece, Candidates]]:
     """What a perfect detector sees in each piece: each box cut off at the piece's edges, slivers left out."""
     found = []
     for number, piece in enumerate(pieces(size, slicing)):
@@ -73,18 +75,18 @@ SEAMS = Slicing(side_px=200, overlap=0.2, whole=False)
     ],
 )
 def test_a_defect_across_seams_comes_back_as_one_and_whole(box: Box) -> None:
-    whole = put_together(_views([box], (520, 520), SEAMS), (520, 520))
+    whole = put_together(_seen_in([box], (520, 520), SEAMS), (520, 520))
     assert whole.boxes.tolist() == [list(box)]
 
 
 def test_neighbours_across_a_seam_stay_two() -> None:
     boxes: list[Box] = [(150, 40, 240, 80), (150, 90, 240, 130)]
-    whole = put_together(_views(boxes, (520, 520), SEAMS), (520, 520))
+    whole = put_together(_seen_in(boxes, (520, 520), SEAMS), (520, 520))
     assert sorted(whole.boxes.tolist()) == sorted(list(box) for box in boxes)
 
 
 def test_types_are_never_put_together() -> None:
-    (left, first), (right, second), *rest = _views([(150, 50, 240, 90)], (520, 520), SEAMS)
+    (left, first), (right, second), *rest = _seen_in([(150, 50, 240, 90)], (520, 520), SEAMS)
     other = Candidates(second.boxes, second.scores, second.labels + 1)
     whole = put_together([(left, first), (right, other), *rest], (520, 520))
     assert sorted(whole.labels.tolist()) == [0, 1]
@@ -115,8 +117,36 @@ def test_outlines_move_with_their_piece_and_end_where_boxes_were_joined() -> Non
     assert by_box[(420, 20, 460, 60)].tolist() == [[420, 20], [460, 60]]
 
 
+def test_views_are_those_of_all_pairs() -> None:
+    """The sweep, against every pair looked at by itself."""
+    random = np.random.default_rng(4)
+    found = []
+    for piece in pieces((500, 700), Slicing(side_px=250, overlap=0.3)):
+        low = random.uniform(0, 180, (12, 2))
+        boxes = np.concatenate([low, low + random.uniform(5, 120, (12, 2))], axis=1)
+        limit = np.array([piece.x2 - piece.x1, piece.y2 - piece.y1] * 2)
+        scores = np.sort(random.random(12).astype(np.float32))[::-1]
+        found.append((piece, Candidates(np.minimum(boxes, limit).astype(np.float32), scores, np.zeros(12, np.int64))))
+    seen = _gather(found, (500, 700))
+    views = _views(seen.boxes, seen.pieces, seen.numbers)
+    for one, two in itertools.combinations(range(len(seen.boxes)), 2):
+        shared = _cut(seen.pieces[one], seen.pieces[two])
+        first, second = _cut(seen.boxes[one], shared), _cut(seen.boxes[two], shared)
+        smaller = min(_area(first), _area(second))
+        same = smaller > 0 and _area(_cut(first, second)) >= SAME * smaller and seen.numbers[one] != seen.numbers[two]
+        assert (two in views[one]) == (one in views[two]) == same
+
+
+def _cut(one: np.ndarray, two: np.ndarray) -> np.ndarray:
+    return np.concatenate([np.maximum(one[:2], two[:2]), np.minimum(one[2:], two[2:])])
+
+
+def _area(box: np.ndarray) -> float:
+    return float(np.clip(box[2:] - box[:2], 0, None).prod())
+
+
 def test_nothing_found_is_nothing() -> None:
-    assert len(put_together(_views([], (520, 520), SEAMS), (520, 520))) == 0
+    assert len(put_together(_seen_in([], (520, 520), SEAMS), (520, 520))) == 0
 
 
 def test_a_large_board_whose_defects_the_whole_frame_hides_is_judged_in_pieces() -> None:
