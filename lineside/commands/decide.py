@@ -79,6 +79,7 @@ def run(options: argparse.Namespace) -> int:
     bundle = open_bundle(options.bundle)
     if options.out is not None:
         deciding.check_place(bundle, options.out, version=options.version, overwrite=options.overwrite)
+    deciding.check_files([path for path in (options.config, options.page) if path is not None])
     decision = deciding.decide(bundle, request, costs, on_progress=_progress)
     print(file=sys.stderr)
     if options.out is not None:

@@ -57,9 +57,19 @@ class Costs:
 
     def __post_init__(self) -> None:
         if not (0 < self.miss < np.inf and 0 < self.reject < np.inf):
-            raise ConfigError("costs", expected="a miss and a false reject above 0", actual=(self.miss, self.reject))
+            raise ConfigError(
+                "costs",
+                expected="a miss and a false reject above 0",
+                actual=f"{self.miss:g} and {self.reject:g}",
+                action="Give both in one unit.",
+            )
         if not 0 < self.bad_share < 1:
-            raise ConfigError("share of bad parts", expected="between 0 and 1", actual=self.bad_share)
+            raise ConfigError(
+                "share of bad parts",
+                expected="above 0 and below 1",
+                actual=self.bad_share,
+                action="Say how many of the line's parts are bad, such as 0.01.",
+            )
         if self.review is not None and not 0 < self.review < min(self.miss, self.reject):
             raise ConfigError(
                 "cost of a review",

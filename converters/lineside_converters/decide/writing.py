@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import os
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -13,7 +15,7 @@ import tomli_w
 from lineside_converters.decide.figures import Decision
 from lineside_converters.package import CARD_NAME, check_free, put_in_place, sibling
 from lineside_runtime.bundle import Bundle, open_bundle, write_manifest
-from lineside_runtime.errors import ConfigError
+from lineside_runtime.errors import ConfigError, InputError
 from lineside_runtime.files import write_atomic
 
 DECISION_NAME = "decision.json"
@@ -79,11 +81,28 @@ def check_place(bundle: Bundle, out: Path, *, version: str = "", overwrite: bool
     """
     version = version or next_version(bundle.manifest.version)
     if version == bundle.manifest.version:
-        raise ConfigError("version", expected="another one than the old bundle's", actual=version)
+        raise ConfigError(
+            "version", expected="another one than the old bundle's", actual=version, action="Give another."
+        )
     if out.exists() and out.samefile(bundle.path):
         raise ConfigError("out", expected="another folder than the old bundle's", actual=out, action="Give another.")
     check_free(out, overwrite=overwrite)
     return version
+
+
+def check_files(paths: Sequence[Path]) -> None:
+    """Makes the folders of files that are to be written, before anything is scored.
+
+    Raises:
+        InputError: A folder can't be made or written to.
+    """
+    for path in paths:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{path} can't be written: {error.strerror}", action="Give another place.") from error
+        if path.is_dir() or not os.access(path.parent, os.W_OK):
+            raise InputError(f"{path} can't be written", action="Give another place.")
 
 
 def write_figures(path: Path, decision: Decision) -> None:

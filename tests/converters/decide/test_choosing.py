@@ -251,5 +251,7 @@ def test_the_command_chooses_writes_and_prints(
     assert (tmp_path / "c.toml").read_text().count("=") >= len(LABELS)
     assert main(["decide", *told, *more]) == 1  # something stands there
     assert "stands at" in json.loads(capsys.readouterr().out)["error"]["message"]
+    assert main(["decide", *told, "--reject-cost", "1", "--page", str(out / "manifest.json" / "x.html")]) == 1
+    assert "can't be written" in capsys.readouterr().err
     assert main(["decide", *told, "--reject-cost", "0"]) == 1
     assert "above 0" in capsys.readouterr().err
