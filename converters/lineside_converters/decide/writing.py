@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import datetime
-import os
 import re
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -99,10 +99,12 @@ def check_files(paths: Sequence[Path]) -> None:
     for path in paths:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
         except OSError as error:
             raise InputError(f"{path} can't be written: {error.strerror}", action="Give another place.") from error
-        if path.is_dir() or not os.access(path.parent, os.W_OK):
-            raise InputError(f"{path} can't be written", action="Give another place.")
+        if path.is_dir():
+            raise InputError(f"{path} can't be written: it is a folder", action="Give another place.")
 
 
 def write_figures(path: Path, decision: Decision) -> None:
