@@ -59,6 +59,7 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
         height: Of the frame, in pixels.
         near_miss: How near the strongest candidate came that is no defect: its share of its threshold, 0 to 1.
             Exact from 0.5 on; what came no nearer may be told as less.
+        anomaly_score: How unlike good parts the frame is, 0 to 1; ``None`` where the model knows types of defects.
     """
 
     part_id: str
@@ -76,6 +77,7 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     width: int = 0
     height: int = 0
     near_miss: float = 0.0
+    anomaly_score: float | None = None
 
     def __post_init__(self) -> None:
         if self.passed != (self.verdict == "good"):

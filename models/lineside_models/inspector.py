@@ -119,7 +119,7 @@ class Inspector:
         """
         with self.session.pinned() as pinned:
             decider = self._decider_for(pinned.manifest, confidence_threshold)
-            found = self._find(frames, pinned, decider.least_score)
+            found = self._find(frames, pinned, _least_score(decider))
         return [_verdict(frame, finding, decider) for frame, finding in zip(frames, found, strict=True)]
 
     def find(self, frames: Sequence[Frame]) -> list[Finding]:
@@ -174,6 +174,15 @@ class Inspector:
 def prepare(frame: Frame, manifest: Manifest) -> Array:
     """Returns what the model of this manifest takes for a whole frame: ``(1, C, H, W)``."""
     return preprocess.prepare(frame.image, manifest.preprocess)[0]
+
+
+def _least_score(decider: Decider) -> float:
+    """An anomaly model's strongest region says how unlike good parts a frame is, however little that is."""
+    return 0.0 if decider.manifest.task == "anomaly" else decider.least_score
+
+
+def _anomaly_score(found: Candidates, manifest: Manifest) -> float | None:
+    return float(found.scores[0]) if manifest.task == "anomaly" and len(found) else None
 
 
 def _free_batch(manifest: Manifest) -> bool:
@@ -232,4 +241,5 @@ def _verdict(frame: Frame, finding: Finding, decider: Decider) -> Inspection:
         width=width,
         height=height,
         near_miss=decision.near_miss,
+        anomaly_score=_anomaly_score(finding.candidates, decider.manifest),
     )

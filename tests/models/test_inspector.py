@@ -63,6 +63,23 @@ def test_a_candidate_in_the_band_below_its_threshold_makes_a_part_unsure(session
     assert inspector.inspect(Frame(image=part((2, 5)))).verdict == "bad"
 
 
+def test_an_anomaly_models_score_is_told_of_good_parts_too_and_has_its_band(tmp_path: Path) -> None:
+    bundle = detector_bundle(tmp_path / "b")
+    how = msgspec.structs.replace(
+        bundle.manifest.postprocess, params={**bundle.manifest.postprocess.params, "unsure_from": [0.05, 0.9]}
+    )
+    manifest = msgspec.structs.replace(bundle.manifest, task="anomaly", postprocess=how)
+    with Session(Bundle(bundle.path, manifest, bundle.digest)) as session:
+        inspector = Inspector(session)
+        good = inspector.inspect(Frame(image=part((2, 5), grey=181)))  # logit -3.8: half its threshold isn't reached
+        doubtful = inspector.inspect(Frame(image=part((2, 5), grey=190)))  # logit -2
+        bad = inspector.inspect(Frame(image=part((2, 5))))
+    assert [each.verdict for each in (good, doubtful, bad)] == ["good", "unsure", "bad"]
+    assert good.anomaly_score == pytest.approx(0.022, abs=0.01)
+    assert doubtful.anomaly_score == pytest.approx(0.12, abs=0.01)
+    assert bad.anomaly_score is not None and bad.anomaly_score > 0.99
+
+
 def test_rules_are_checked_before_the_first_frame(session: Session) -> None:
     with pytest.raises(ConfigError, match="no type 'brigth'"):
         Inspector(session, rules=Rules(thresholds={"brigth": 0.3}))

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from lineside_converters.material import TrueFrame, own_labels, true_frame
+from lineside_converters.material import TrueFrame, own_labels, sample_frame, true_frame
 from lineside_converters.training.samples import DOMAINS, hold_out
 from lineside_models.datasets import Dataset, Sample, load_dataset
 from lineside_models.frame import Frame
@@ -90,8 +90,11 @@ def gather(bundle: Bundle, request: Request) -> Frames:
         notes += note
         boxed &= dataset.boxed
         for sample in samples:
-            own_labels(sample, dataset, labels)  # an unknown type is said before any work
-            makers.append(_of_sample(sample, dataset, labels, len(makers)))
+            if bundle.manifest.task == "anomaly":
+                makers.append(_of_any_type(sample, len(makers)))
+            else:
+                own_labels(sample, dataset, labels)  # an unknown type is said before any work
+                makers.append(_of_sample(sample, dataset, labels, len(makers)))
             sources.append(dataset.name)
     for folder in request.good:
         if not folder.is_dir():
@@ -152,6 +155,11 @@ def _training(bundle: Bundle, name: str) -> tuple[bool | None, float]:
 
 def _of_sample(sample: Sample, dataset: Dataset, labels: Sequence[str], number: int) -> Callable[[], TrueFrame]:
     return lambda: true_frame(sample, labels, number, dataset)
+
+
+def _of_any_type(sample: Sample, number: int) -> Callable[[], TrueFrame]:
+    """A model that knows good parts only has one label for whatever is wrong."""
+    return lambda: TrueFrame(sample_frame(sample, number), sample.boxes, np.zeros(len(sample.labels), np.int64))
 
 
 def _of_photo(path: Path, number: int) -> Callable[[], TrueFrame]:

@@ -132,6 +132,17 @@ def test_without_good_parts_bad_ones_beside_their_defects_stand_in(bundle: Bundl
     assert 0 < found.before.false_rejects.count < FRAMES  # three cells of ten are false alarms
 
 
+def test_for_a_model_of_good_parts_whatever_is_wrong_is_one_type(bundle: Bundle, data: Path, good: Path) -> None:
+    """The cells' first output fires in bright cells: it stands for a model that has one label."""
+    manifest = msgspec.structs.replace(bundle.manifest, task="anomaly")
+    anomaly = Bundle(bundle.path, manifest, bundle.digest)
+    found = decide(anomaly, Request(data=[data], fold="val", good=[good]), dataclasses.replace(COSTS, review=0.1))
+    first, *others = found.types
+    assert first.miss.of == FRAMES and not first.kept
+    assert first.unsure_from is not None
+    assert all(each.kept == "no frame shows it" for each in others)
+
+
 def test_only_what_training_held_out_is_taken_where_the_report_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
