@@ -18,6 +18,7 @@ from lineside_runtime.files import write_atomic
 
 NAMES = (
     "detector",
+    "decoding",
     "predict",
     "runtime",
     "balance",

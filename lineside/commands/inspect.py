@@ -49,10 +49,12 @@ def run(options: argparse.Namespace) -> int:
     from lineside.vision import QualityInspector
 
     if options.json and options.jsonl:
-        raise ConfigError("--json and --jsonl", expected="one of them")
+        raise ConfigError("--json and --jsonl", expected="one of them", action="")
     source = open_source(options.source).first(options.frames)
     if options.json and source.endless:
-        raise ConfigError("--json", expected="a source that ends, or --frames N", actual=" ".join(options.source))
+        raise ConfigError(
+            "--json", expected="a source that ends, or --frames N", actual=" ".join(options.source), action=""
+        )
     say_on = _Teller(options, source.count)
     with (
         Drawer(options.draw, options.video, rate_hz=source.rate_hz) as drawer,
