@@ -57,10 +57,12 @@ def run(options: argparse.Namespace) -> int:
     from lineside_agent.rules_file import load_rules
 
     if options.json and options.jsonl:
-        raise ConfigError("--json and --jsonl", expected="one of them")
+        raise ConfigError("--json and --jsonl", expected="one of them", action="")
     source = open_source(options.source).first(options.frames)
     if options.json and source.endless:
-        raise ConfigError("--json", expected="a source that ends, or --frames N", actual=" ".join(options.source))
+        raise ConfigError(
+            "--json", expected="a source that ends, or --frames N", actual=" ".join(options.source), action=""
+        )
     rules = None if options.rules is None else load_rules(options.rules)
     say_on = _Teller(options, source.count)
     with (

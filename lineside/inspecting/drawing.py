@@ -43,6 +43,7 @@ class Drawer:
                 "--video",
                 expected=f"a file that ends in {' or '.join(CODECS)}, and a video, camera or simulator as the source",
                 actual=f"{video.name} of {'photos' if rate_hz is None else 'frames'}",
+                action="Use --draw DIR for photos.",
             )
         self._folder, self._video, self._rate_hz = folder, video, rate_hz or 1.0
         self._part = None if video is None else video.with_name(f"{video.stem}.part{video.suffix}")
@@ -93,7 +94,7 @@ class Drawer:
             codec = cv2.VideoWriter.fourcc(*CODECS[part.suffix.lower()])
             self._writer, self._size = cv2.VideoWriter(str(part), codec, self._rate_hz, size), size
             if not self._writer.isOpened():
-                raise ConfigError("--video", expected="a file that can be written", actual=str(part))
+                raise ConfigError("--video", expected="a file that can be written", actual=str(part), action="")
         if size != self._size:
             raise BadInputFormatError(
                 "frames of a video", expected=f"all of one size, {self._size}", actual=size, action="Use --draw DIR."

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"})
 SIMULATOR = "simulator"
 RTSP = ("rtsp://", "rtsps://")
+ARGUMENTS = "Change the arguments; `lineside inspect --help` tells them."
 LIVE_RATE_HZ = 10.0
 """Of an annotated video of a source that has no rate of its own."""
 
@@ -69,7 +70,12 @@ def open_source(given: Sequence[str]) -> Source:
         return _camera(given[1:])
     if first.startswith(RTSP) or _is_simulator(first) or Path(first).suffix.lower() in VIDEO_SUFFIXES:
         if len(given) > 1:
-            raise ConfigError("sources", expected="one video, camera or simulator at a time", actual=", ".join(given))
+            raise ConfigError(
+                "sources",
+                expected="one video, camera or simulator at a time",
+                actual=", ".join(given),
+                action=ARGUMENTS,
+            )
         if first.startswith(RTSP):
             return _camera(["rtsp", f"url={first}"])
         return _simulator(first) if _is_simulator(first) else _video(Path(first))
@@ -120,7 +126,9 @@ def _camera(words: Sequence[str]) -> Source:
     from lineside_agent.cameras.trying import read_camera
 
     if not words:
-        raise ConfigError("camera", expected="its type and settings, such as: camera v4l2 index=0", actual="nothing")
+        raise ConfigError(
+            "camera", expected="its type and settings, such as: camera v4l2 index=0", actual="nothing", action=ARGUMENTS
+        )
     camera = open_camera(read_camera(words[0], list(words[1:])))
     return _of(camera, live=not camera.finite, endless=not camera.finite)
 
@@ -134,7 +142,9 @@ def _simulator(word: str) -> Source:
 
     seed = word.partition(":")[2] or "0"
     if not seed.isdecimal():
-        raise ConfigError("seed of the simulator", expected="a number from 0, such as simulator:7", actual=seed)
+        raise ConfigError(
+            "seed of the simulator", expected="a number from 0, such as simulator:7", actual=seed, action=ARGUMENTS
+        )
     return _of(SimulatorCamera(int(seed)), endless=True)
 
 

@@ -239,12 +239,8 @@ def precision_at_recalls(
 
 def box_iou(first: npt.NDArray[np.floating[Any]], second: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
     """Returns ``(N, M)`` overlaps, intersection over union, of ``(N, 4)`` with ``(M, 4)`` boxes."""
-    return pair_iou(first.astype(np.float64).T[:, :, None], second.astype(np.float64).T[:, None])
-
-
-def pair_iou(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Returns the overlaps of boxes ``(4, …)`` with others, each with its own, or as numpy broadcasts them."""
-    (left, top, right, bottom), (x1, y1, x2, y2) = first, second
+    left, top, right, bottom = (side[:, None] for side in first.astype(np.float64).T)
+    x1, y1, x2, y2 = second.astype(np.float64).T
     shared = np.maximum(np.minimum(right, x2) - np.maximum(left, x1), 0)
     shared *= np.maximum(np.minimum(bottom, y2) - np.maximum(top, y1), 0)
     union = (right - left) * (bottom - top) + (x2 - x1) * (y2 - y1) - shared

@@ -66,7 +66,8 @@ def fold_files(root: Path, fold: str) -> list[str] | None:
 
 
 def ap50(truth: Truth, predictions: list[dict]) -> dict[str, float]:
-    images = {name: number for number, name in enumerate(truth, 1)}
+    # Finds of one score in several images are ranked in the images' order, which is that of their paths.
+    images = {name: number for number, name in enumerate(sorted(truth, key=Path), 1)}
     types = sorted({kind for found in truth.values() for kind, _ in found} | {one["category"] for one in predictions})
     boxes = [(images[name], types.index(kind), box) for name, found in truth.items() for kind, box in found]
     judge = COCO()

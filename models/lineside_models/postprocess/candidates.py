@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -122,7 +123,7 @@ def logit(scores: npt.NDArray[Any]) -> Floats:
 
 def logit_of(score: float) -> np.float32:
     """Returns the logit of one probability between 0 and 1, both excluded."""
-    return np.float32(np.log(score / (1 - score)))
+    return np.float32(math.log(score / (1 - score)))
 
 
 def calibrated(logits: Floats, labels: Ints, calibration: tuple[tuple[float, float], ...]) -> Floats:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import threading
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lineside_models.metrics import pair_iou
 from lineside_models.postprocess.candidates import CANDIDATES_MAX, Floats, Ints, sigmoid
 from lineside_models.postprocess.grids import KEPT, fixed
 
@@ -23,7 +23,11 @@ SAMPLE_STEP = 61
 EXP_MAX = 80.0
 """Up to here a logit can be raised as it is without overflow."""
 
+HELD_MAX = 1 << 17
+"""Numbers that a thread keeps room for: a verdict's. Whoever decodes everything needs more, and waits for it anyway."""
+
 _ROUNDING_PX = 0.01
+_LOCAL = threading.local()
 _NO_VOTE = 1e-300
 
 
@@ -127,12 +131,11 @@ def boxes_of(cells: Cells, sides: Sequence[npt.NDArray[Any]], bins: int) -> Floa
     order = np.argsort(cells.cell, kind="stable")  # map after map
     cell = cells.cell[order]
     ends = np.searchsorted(cell, cells.grid.starts).tolist()
-    parts = [
-        each.reshape(4 * bins, -1).take(cell[start:end] - first, axis=1)
-        for each, first, start, end in zip(sides, cells.grid.starts[:-1], ends[:-1], ends[1:], strict=True)
-        if end > start
-    ]
-    distances = _means(np.concatenate(parts, axis=1).astype(np.float32, copy=False), bins)
+    logits = _workspace(4 * bins * len(cell)).reshape(4 * bins, -1)
+    for each, first, start, end in zip(sides, cells.grid.starts[:-1], ends[:-1], ends[1:], strict=True):
+        if end > start:
+            logits[:, start:end] = each.reshape(4 * bins, -1).take(cell[start:end] - first, axis=1)
+    distances = _means(logits.reshape(4, bins, -1))
     centre = cells.grid.centre.take(cell, axis=1)
     corners = np.concatenate([centre - distances[:2], centre + distances[2:]])
     corners *= cells.grid.stride.take(cell)
@@ -141,15 +144,27 @@ def boxes_of(cells: Cells, sides: Sequence[npt.NDArray[Any]], bins: int) -> Floa
     return boxes
 
 
-def _means(logits: Floats, bins: int) -> Floats:
-    """Returns ``(4, N)`` means of four distributions over 0, 1, 2 …, given as ``(4 * bins, N)`` logits."""
-    sides = logits.reshape(4, bins, -1)
-    if not logits.max() < EXP_MAX:
-        sides = sides - sides.max(axis=1, keepdims=True)
-    powers = np.exp(sides)
-    total = powers.sum(axis=1)
-    powers *= np.arange(bins, dtype=np.float32)[:, None]  # no product of matrices: BLAS would wake threads for it
-    return np.asarray(powers.sum(axis=1) / total, np.float32)
+def _means(sides: Floats) -> Floats:
+    """Returns ``(4, N)`` means of ``(4, bins, N)`` logits of distributions over 0, 1, 2 …; the logits are lost."""
+    if not sides.max() < EXP_MAX:
+        sides -= sides.max(axis=1, keepdims=True)
+    np.exp(sides, out=sides)
+    total = sides.sum(axis=1)
+    sides *= np.arange(sides.shape[1], dtype=np.float32)[:, None]  # no product of matrices: BLAS would wake threads
+    return np.asarray(sides.sum(axis=1) / total, np.float32)
+
+
+def _workspace(size: int, kind: type[np.floating[Any]] = np.float32) -> npt.NDArray[Any]:
+    """Returns so many numbers of this thread's own memory, with whatever is in them.
+
+    A fresh array of this size is memory that the system gives and takes back each time: that costs as much as the work.
+    """
+    held: npt.NDArray[Any] | None = getattr(_LOCAL, kind.__name__, None)
+    if held is None or len(held) < size:
+        held = np.empty(size, kind)
+        if size <= HELD_MAX:
+            setattr(_LOCAL, kind.__name__, held)
+    return held[:size]
 
 
 def vote(
@@ -175,13 +190,35 @@ def vote(
     voters = cells.take(np.flatnonzero(asked))
     column = (np.cumsum(asked) - 1).take(pair)
     around = boxes_of(voters, sides, bins).T.astype(np.float64)
-    mine = around.take(column, axis=1)
+    pairs = _workspace(11 * len(pair), np.float64).reshape(11, -1)
+    mine = around.take(column, axis=1, out=pairs[:4], mode="clip")
+    theirs = boxes.T.astype(np.float64).take(row, axis=1, out=pairs[4:8], mode="clip")
     weights = sigmoid(voters.logits).take(column)
-    weights *= pair_iou(boxes.T.astype(np.float64).take(row, axis=1), mine) >= least_iou
+    weights *= _overlaps(theirs, mine, pairs[8:]) >= least_iou
     starts = np.searchsorted(row, np.arange(len(boxes)))  # nobody has no pair: every box is near itself
     total = np.add.reduceat(weights, starts)
-    voted = (np.add.reduceat(mine * weights, starts, axis=1) / np.maximum(total, _NO_VOTE)).T
+    mine *= weights
+    voted = (np.add.reduceat(mine, starts, axis=1) / np.maximum(total, _NO_VOTE)).T
     return np.asarray(np.where(total[:, None] > 0, voted, boxes), np.float32)
+
+
+def _overlaps(
+    first: npt.NDArray[np.float64], second: npt.NDArray[np.float64], space: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Returns the overlaps ``(N,)`` of boxes ``(4, N)``, in the first of three rows ``(3, N)`` that may be written to.
+
+    The same numbers as `lineside_models.metrics.box_iou`, without memory of its own.
+    """
+    shared, side, other = space
+    np.subtract(np.minimum(first[2], second[2], out=side), np.maximum(first[0], second[0], out=shared), out=shared)
+    np.maximum(shared, 0, out=shared)
+    np.subtract(np.minimum(first[3], second[3], out=side), np.maximum(first[1], second[1], out=other), out=side)
+    shared *= np.maximum(side, 0, out=side)
+    union = np.multiply(np.subtract(first[2], first[0], out=side), np.subtract(first[3], first[1], out=other), out=side)
+    union += np.multiply(np.subtract(second[2], second[0], out=other), second[3] - second[1], out=other)
+    union -= shared
+    shared /= np.maximum(union, _NO_VOTE, out=union)
+    return shared
 
 
 def _may_overlap(cells: Cells, kept: Cells, boxes: Floats, least_iou: float) -> npt.NDArray[np.bool_]:
