@@ -102,8 +102,8 @@ class _Teller:
         """Prints the counts."""
         if self._json:
             totals = {"inspected": counts.inspected, "rejected": counts.rejected, "unreadable": counts.unreadable}
-            more = {"unreadable": self._unreadable, "counts": totals, "interrupted": counts.interrupted}
-            print_json({"inspections": self._verdicts, **more})
+            rest = {"unreadable": self._unreadable, "counts": totals, "interrupted": counts.interrupted}
+            print_json({"inspections": self._verdicts, **rest})
         more = f", {counts.unreadable} not read" if counts.unreadable else ""
         stopped = ", interrupted" if counts.interrupted else ""
         say(f"{counts.inspected} inspected, {counts.rejected} rejected{more}{stopped}")
