@@ -1,71 +1,53 @@
-"""What a training run is told, and what it tells."""
+"""What the training of a detector is told, and what every training tells."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from lineside_runtime.errors import TrainingError
+from lineside_converters.training.settings import FilePath, Settings
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainConfig:
-    """Settings of one run of the detector's training.
+class TrainConfig(Settings, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Settings of one run of the detector's training, beside those of every training.
 
     Attributes:
-        data: Folders of data sets that `lineside_models.datasets` knows; only their train folds are read.
-        out: Folder for checkpoints and results; made if it is not there.
-        epochs: Passes over the largest data set.
-        minutes: Wall time after which the schedule ends early but whole: the learning rate still falls to its end.
-        seed: Of everything random; with ``minutes=None`` two runs on one machine give the same weights.
-        batch: Canvases a step, of all domains together.
+        batch: Canvases a step, of all data sets together.
         canvas_px: Side of a training canvas, a multiple of 32.
+        canvas_sizes: Sides of which each batch draws one, multiples of 32; empty for ``canvas_px`` alone.
+        framing: How a picture becomes a canvas: ``scale`` shrinks or enlarges it whole, ``cut`` cuts canvases out of it
+            at its own scale, ``auto`` takes what its boxes need. By name of the data set's folder, or one for all.
+            neu-det and deeppcb have their own.
+        balance: Share of the pictures below which a type is shown more often, by the square root of what it lacks
+            (repeat-factor sampling: Gupta et al., arXiv:1908.03195); 0 shows every picture alike.
         learning_rate: Peak, of neck and heads; the trunk learns at 0.4 of it.
-        pcb_share: Share of a batch that is cut from circuit boards where both domains are given.
-        simulated_share: Share of each domain's canvases that comes from the line simulator.
+        pcb_share: Share of a batch that is cut from circuit boards where neu-det and deeppcb are both given.
+        simulated_share: Share of neu-det's and deeppcb's canvases that comes from the line simulator; other data sets
+            have nobody who draws them.
         held_share: Share of the train folds that is kept out to choose the checkpoint and calibrate the scores.
-        evaluate_every: Epochs between evaluations on that share.
-        threads: Of torch.
-        resume: Go on from ``out/checkpoint.pt``.
+        start: A bundle or ONNX file whose weights, and whose channels, the run begins with; ``None`` for the
+            architecture with a trunk that knows ImageNet.
     """
 
-    data: tuple[Path, ...]
-    out: Path
-    epochs: int = 60
-    minutes: float | None = None
-    seed: int = 0
-    batch: int = 24
     canvas_px: int = 224
-    learning_rate: float = 1.2e-3
+    canvas_sizes: tuple[int, ...] = ()
+    framing: Literal["auto", "scale", "cut"] | dict[str, Literal["auto", "scale", "cut"]] = "auto"
+    balance: float = 0.0
     pcb_share: float = 0.5
     simulated_share: float = 0.1
-    held_share: float = 0.08
-    evaluate_every: int = 4
-    threads: int = 2
-    resume: bool = False
+    start: FilePath | None = None
 
     def __post_init__(self) -> None:
-        self._check("data", bool(self.data), "at least one folder")
-        self._check("epochs", self.epochs >= 1, "1 or more")
-        self._check("minutes", self.minutes is None or self.minutes > 0, "more than 0, or None")
+        super().__post_init__()
         self._check("batch", self.batch >= 4, "4 or more")
-        self._check("canvas_px", self.canvas_px % 32 == 0 and self.canvas_px >= 64, "a multiple of 32, 64 or more")
-        self._check("learning_rate", 0 < self.learning_rate < 1, "between 0 and 1")
-        for name in ("pcb_share", "simulated_share"):
+        for name, sides in (("canvas_px", (self.canvas_px,)), ("canvas_sizes", self.canvas_sizes)):
+            self._check(name, all(s % 32 == 0 and s >= 64 for s in sides), "multiples of 32, 64 or more")
+        for name in ("pcb_share", "simulated_share", "balance"):
             self._check(name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
-        self._check("held_share", 0.01 <= self.held_share <= 0.5, "between 0.01 and 0.5")
-        self._check("evaluate_every", self.evaluate_every >= 1, "1 or more")
-        self._check("threads", self.threads >= 1, "1 or more")
-
-    def _check(self, name: str, good: bool, expected: str) -> None:
-        if not good:
-            raise TrainingError(f"{name} is not usable", expected=expected, actual=getattr(self, name))
-
-    def as_dict(self) -> dict[str, Any]:
-        """Returns the settings for ``training.json``; of folders only the names: no machine's paths travel."""
-        values: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
-        return values | {"data": [folder.name for folder in self.data], "out": self.out.name}
+        if isinstance(self.framing, dict):
+            names = {folder.resolve().name for folder in self.data}
+            self._check("framing", set(self.framing) <= names, f"names of {sorted(names)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +59,7 @@ class TrainProgress:
         step: Counted from 0 over the whole run.
         steps: Steps of the whole run if no time budget cuts it.
         loss: Of this step.
+        learning_rate: The highest of this step.
         elapsed_s: Training time so far, resumed parts included.
         remaining_s: Estimate.
         held: Figures on the held-out share, by name, after an evaluation; empty otherwise.
@@ -86,6 +69,7 @@ class TrainProgress:
     step: int
     steps: int
     loss: float
+    learning_rate: float
     elapsed_s: float
     remaining_s: float
     held: dict[str, float]
@@ -96,7 +80,7 @@ class TrainResult:
     """What a run leaves behind.
 
     Attributes:
-        weights: ``best.pt``, a state dict of ``surface_detector_lite0``.
+        weights: ``best.pt``, a state dict of ``surface_detector_lite0``, or of what the run started from.
         onnx: ``float.onnx``, the same weights as a graph.
         facts: ``training.json``.
         held_map50: Per domain, of the chosen weights on the held-out share of the train folds.

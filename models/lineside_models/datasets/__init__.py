@@ -2,6 +2,7 @@
 
 The layout is recognised from what lies in the folder:
 
+- ``boxes``: one table of boxes, ``boxes.csv`` (`table`);
 - ``neu-det`` and ``voc``: Pascal VOC, one XML file an image (`voc`);
 - ``deeppcb``: DeepPCB's own (`deeppcb`);
 - ``coco``: one JSON file a fold (`coco`);
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lineside_models.datasets import classes, coco, deeppcb, voc, yolo
+from lineside_models.datasets import classes, coco, deeppcb, table, voc, yolo
 from lineside_models.datasets.base import ALL, Dataset, Sample
 from lineside_runtime.errors import DatasetError, InputNotFoundError
 
@@ -41,6 +42,8 @@ def load_dataset(root: Path, fold: str = ALL, *, with_clean: bool = False) -> Da
     root = Path(root)
     if not root.is_dir():
         raise InputNotFoundError(f"no data folder at {root}", action="Give the folder that holds the images.")
+    if table.is_one(root):
+        return table.read(root, fold)
     if (root / "PCBData").is_dir():
         return deeppcb.read(root, fold, with_clean=with_clean)
     if coco.files_of(root):
@@ -55,7 +58,8 @@ def load_dataset(root: Path, fold: str = ALL, *, with_clean: bool = False) -> Da
         return classes.read_folders(root, fold)
     raise DatasetError(
         f"the layout of {root} is not known",
-        expected="Pascal VOC, COCO, YOLO, DeepPCB (PCBData/), a list of images with class numbers, or a folder a class",
+        expected="Pascal VOC, COCO, YOLO, DeepPCB (PCBData/), boxes.csv, a list of images with class numbers, or a "
+        "folder a class",
         actual=", ".join(sorted(entry.name for entry in root.iterdir())[:10]) or "an empty folder",
         action="Give the data set's own top folder.",
     )
