@@ -34,7 +34,7 @@ class TrainConfig(Settings, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     canvas_sizes: tuple[int, ...] = ()
     framing: Literal["auto", "scale", "cut"] | dict[str, Literal["auto", "scale", "cut"]] = "auto"
     balance: float = 0.0
-    pcb_share: float = 0.5
+    pcb_share: float = 1 / 3
     simulated_share: float = 0.1
     start: FilePath | None = None
 

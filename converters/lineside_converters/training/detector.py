@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lineside_converters.compress.prune.network import Network, close_network
 from lineside_converters.export import export_onnx
 from lineside_converters.training import checkpoint
 from lineside_converters.training.augment import Picture
@@ -23,6 +24,7 @@ from lineside_converters.training.facts import ARCHITECTURE, INPUT, OUTPUTS, pos
 from lineside_converters.training.lessons import DetectorLessons
 from lineside_converters.training.loop import BEST, CHECKPOINT, Plan, Run, fit, parameter_groups, start
 from lineside_converters.training.settings import write_settings
+from lineside_converters.training.starting import check_outputs, open_start
 from lineside_models.networks import build
 from lineside_models.networks.detector import SurfaceDetector, pretrained_detector
 from lineside_runtime.errors import TrainingError
@@ -53,7 +55,8 @@ def train(config: TrainConfig, on_progress: Callable[[TrainProgress], None]) -> 
     write_settings(config)
     mixer = Mixer(course.domains, canvases_per_domain(config, course.domains), config=config)
     lessons = DetectorLessons(course, mixer, epoch_steps=steps_per_epoch(mixer.counts, course.domains))
-    run = _start(config, mixer, course)
+    network = None if config.start is None else _given(config.start, mixer, course)
+    run = _start(config, mixer, course, network)
     plan = Plan(
         out=config.out,
         epochs=config.epochs,
@@ -67,11 +70,31 @@ def train(config: TrainConfig, on_progress: Callable[[TrainProgress], None]) -> 
         return lessons.true_loss(model(batch.images), batch)
 
     fit(run, plan, batches=lessons.batches, loss=loss, evaluate=lessons.evaluate, on_progress=on_progress)
-    return _finish(config, run, course, lessons)
+    return _finish(config, run, course, lessons, network)
 
 
-def _start(config: TrainConfig, mixer: Mixer, course: Course) -> Run:
+def _given(model: Path, mixer: Mixer, course: Course) -> Network:
+    """Opens what the run begins with, proved on some canvases of the data to come."""
+    frames = [mixer.batch(step, mosaics=False).images for step in range(_NORM_BATCHES)]
+    network = open_start(model, frames)
+    check_outputs(network, OUTPUTS, model)
+    with torch.no_grad():
+        types = network.module.eval()(frames[0][:1])[0].shape[1]
+    if types != len(course.labels):
+        raise TrainingError(
+            f"{model.name} can't be started from: it tells other types apart",
+            expected=f"{len(course.labels)} types: {', '.join(course.labels)}",
+            actual=f"{types} types",
+            action="Give a model that was trained for these types, or none.",
+        )
+    return network
+
+
+def _start(config: TrainConfig, mixer: Mixer, course: Course, network: Network | None) -> Run:
     resumed = checkpoint.load(config.out / CHECKPOINT) if config.resume else None
+    if network is not None:
+        groups = parameter_groups(network.module, lambda _: config.learning_rate)
+        return start(network.module, groups, resumed=resumed)
     if resumed is None:
         model = pretrained_detector(len(course.labels))
         _see_new_images(model, mixer)
@@ -106,25 +129,28 @@ def _see_new_images(model: SurfaceDetector, mixer: Mixer) -> None:
         norm.momentum = 0.1
 
 
-def _finish(config: TrainConfig, run: Run, course: Course, lessons: DetectorLessons) -> TrainResult:
-    model = _new_detector(course)
+def _finish(
+    config: TrainConfig, run: Run, course: Course, lessons: DetectorLessons, network: Network | None
+) -> TrainResult:
+    model = _new_detector(course) if network is None else network.module
     model.load_state_dict(checkpoint.load(config.out / BEST))
     held = lessons.evaluate(model)
     maps, thresholds = lessons.fitted(model)
-    difference = export_detector(model, config.out / "float.onnx")
+    onnx = config.out / "float.onnx"
+    difference = export_detector(model, onnx) if network is None else close_network(network, onnx, _two_sizes())
     result = TrainResult(
         weights=config.out / BEST,
-        onnx=config.out / "float.onnx",
+        onnx=onnx,
         facts=config.out / "training.json",
         held_map50=held,
         calibration=maps,
         thresholds=thresholds,
     )
-    _write_facts(run, course, result, difference)
+    _write_facts(config, run, course, result, difference)
     return result
 
 
-def export_detector(model: SurfaceDetector, path: Path) -> float:
+def export_detector(model: nn.Module, path: Path) -> float:
     """Writes the detector as ONNX: input ``image``, the six maps as outputs, batch, height and width free.
 
     Returns:
@@ -138,16 +164,20 @@ def export_detector(model: SurfaceDetector, path: Path) -> float:
     for name in OUTPUTS:
         stride = name.split("_")[1]
         axes[name] = {0: "batch", 2: f"height_{stride}", 3: f"width_{stride}"}
-    generator = torch.Generator().manual_seed(0)
-    example, wide = (torch.randn(shape, generator=generator) for shape in ((1, 1, 224, 224), (2, 1, 96, 160)))
+    example, wide = _two_sizes()
     return export_onnx(
         model, path, example=example, input_name=INPUT, output_names=OUTPUTS, dynamic_axes=axes, check=(wide,)
     )
 
 
-def _write_facts(run: Run, course: Course, result: TrainResult, difference: float) -> None:
+def _two_sizes() -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, generator=generator) for shape in ((1, 1, 224, 224), (2, 1, 96, 160))]
+
+
+def _write_facts(config: TrainConfig, run: Run, course: Course, result: TrainResult, difference: float) -> None:
     facts = {
-        "architecture": ARCHITECTURE,
+        "architecture": ARCHITECTURE if config.start is None else f"that of {config.start.name}",
         "labels": list(course.labels),
         "starts": run.starts,
         "images": {

@@ -40,22 +40,25 @@ class Divided:
     val: int = 0
 
 
-def read_divided(root: Path, settings: Settings) -> Divided:
+def read_divided(root: Path, settings: Settings, *, with_clean: bool = True) -> Divided:
     """Reads what can be learnt from in a folder, and holds a share of its parts out.
 
     Args:
         root: The data set's folder.
         settings: Of the run: shares, group, seed. Where folds are drawn here, they are written to
             ``settings.out / folds-<name>.csv``: as ``folds.csv`` in the data set's folder they hold for every command.
+        with_clean: Whether images on which nothing is annotated belong to it.
 
     Raises:
         DatasetError: The folder can't be read, or has too few parts.
     """
     group_of = groups_of(root, settings.group)
     if has_fold(root, "train"):
-        dataset, val = load_dataset(root, "train", with_clean=True), 0
+        dataset, val = load_dataset(root, "train", with_clean=with_clean), 0
     else:
         dataset, val = _drawn(root, settings, group_of)
+    if not with_clean:
+        dataset = dataclasses.replace(dataset, samples=tuple(s for s in dataset.samples if len(s.labels)))
     held, rest = hold_out(dataset.samples, share=settings.held_share, group_of=group_of)
     if not held or not rest:
         raise DatasetError(

@@ -1,8 +1,8 @@
 """``boxes.csv``: one row a box, for images in any folders.
 
-Its columns are ``image``, ``class``, ``x1``, ``y1``, ``x2``, ``y2``; paths start at the data set's folder, x2 and y2 are
-exclusive. ``folds.csv`` lists the images, with their folds. Without it the images are all that lie in the folders of
-those with boxes, but PNG files with a photo's name, which are masks.
+Its columns are ``image``, ``class``, ``x1``, ``y1``, ``x2``, ``y2``; paths start at the data set's folder, x2 and y2
+are exclusive. ``folds.csv`` lists the images, with their folds. Without it the images are all that lie in the folders
+of those with boxes, but PNG files with a photo's name, which are masks.
 
 An image without a row shows nothing. But where ``folds.csv`` has a column ``class`` and names one for it that has boxes
 elsewhere, it shows something of which nobody knows the place, and is left out.

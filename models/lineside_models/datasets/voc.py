@@ -1,8 +1,8 @@
 """Pascal VOC: one XML file an image, in ``annotations/`` by ``images/``, or ``Annotations/`` by ``JPEGImages/``.
 
 Folds come from ``folds.csv``, or from ``ImageSets/Main/<fold>.txt`` as the data set's own authors give them. A set that
-shows NEU-DET's types and no others is taken for NEU-DET; of all others the types are those that any of their images shows,
-whatever the fold.
+shows NEU-DET's types and no others is taken for NEU-DET; of all others the types are those that any of their images
+shows, whatever the fold.
 """
 
 from __future__ import annotations
