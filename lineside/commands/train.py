@@ -1,4 +1,4 @@
-"""``lineside train detector`` and ``lineside train classifier``."""
+"""``lineside train detector|classifier|segmenter``."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(metavar="KIND", required=True)
     _add_detector(kinds)
     _add_classifier(kinds)
+    _add_segmenter(kinds)
 
 
 def _add_detector(kinds: Any) -> None:
@@ -68,6 +69,25 @@ def _add_classifier(kinds: Any) -> None:
     classifier.set_defaults(run=_train_classifier)
 
 
+def _add_segmenter(kinds: Any) -> None:
+    with needs("convert"):
+        from lineside_converters.training.config_segmenter import SegmenterConfig
+    segmenter = kinds.add_parser(
+        "segmenter",
+        help="types and shapes: masks",
+        description="Trains a segmenter on images with masks: images/x.jpg by masks/x.png, or folders of a type each "
+        "with x.jpg beside x.png.",
+    )
+    options = Options(segmenter, SegmenterConfig)
+    options.add_common()
+    options.add("--side", "long side of the input", field="side_px", type=int, metavar="PX")
+    options.add("--channels", "width of the head", type=int, metavar="N")
+    options.add(
+        "--balance", "show types more often that fewer than this share of the pictures show", type=float, metavar="S"
+    )
+    segmenter.set_defaults(run=_train_segmenter)
+
+
 def _train_detector(options: argparse.Namespace) -> int:
     """Trains and says where the weights are."""
     with needs("train"):
@@ -95,5 +115,21 @@ def _train_classifier(options: argparse.Namespace) -> int:
         print_json(msgspec.to_builtins(result))
     else:
         print(f"top-1 on the {len(result.labels)} classes kept aside: {result.held_top1:.3f}")
+        print(f"wrote {config.out}: best.pt, float.onnx, training.json, curves.html, config.toml")
+    return 0
+
+
+def _train_segmenter(options: argparse.Namespace) -> int:
+    """Trains and says where the weights are."""
+    with needs("train"):
+        from lineside_converters.training.config_segmenter import SegmenterConfig
+        from lineside_converters.training.segmenter import train_segmenter
+    config = settings_of(options, SegmenterConfig)
+    result = train_segmenter(config, reporter())
+    if options.json:
+        print_json(msgspec.to_builtins(result))
+    else:
+        by_type = ", ".join(f"{name} {value:.3f}" for name, value in result.held_iou.items())
+        print(f"mean IoU on what was kept aside: {result.held_mean_iou:.3f} ({by_type})")
         print(f"wrote {config.out}: best.pt, float.onnx, training.json, curves.html, config.toml")
     return 0

@@ -85,7 +85,8 @@ class Mixer:
         self._seed = config.seed
         self._simulated_share = config.simulated_share
         self._laps = {
-            domain.name: Laps(repeat_factors(domain.train, config.balance), config.seed) for domain in domains
+            domain.name: Laps(repeat_factors([p.labels for p in domain.train], config.balance), config.seed)
+            for domain in domains
         }
 
     def batch(self, step: int, *, mosaics: bool) -> Batch:

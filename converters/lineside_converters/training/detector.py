@@ -25,13 +25,11 @@ from lineside_converters.training.lessons import DetectorLessons
 from lineside_converters.training.loop import BEST, CHECKPOINT, Plan, Run, fit, parameter_groups, start
 from lineside_converters.training.settings import write_settings
 from lineside_converters.training.starting import check_outputs, open_start
+from lineside_converters.training.trunk import NORM_BATCHES, rate_of, see_new_images
 from lineside_models.networks import build
 from lineside_models.networks.detector import SurfaceDetector, pretrained_detector
 from lineside_runtime.errors import TrainingError
 from lineside_runtime.files import write_atomic
-
-TRUNK_RATE = 0.4
-_NORM_BATCHES = 12
 
 
 def train(config: TrainConfig, on_progress: Callable[[TrainProgress], None]) -> TrainResult:
@@ -75,7 +73,7 @@ def train(config: TrainConfig, on_progress: Callable[[TrainProgress], None]) -> 
 
 def _given(model: Path, mixer: Mixer, course: Course) -> Network:
     """Opens what the run begins with, proved on some canvases of the data to come."""
-    frames = [mixer.batch(step, mosaics=False).images for step in range(_NORM_BATCHES)]
+    frames = [mixer.batch(step, mosaics=False).images for step in range(NORM_BATCHES)]
     network = open_start(model, frames)
     check_outputs(network, OUTPUTS, model)
     with torch.no_grad():
@@ -97,15 +95,11 @@ def _start(config: TrainConfig, mixer: Mixer, course: Course, network: Network |
         return start(network.module, groups, resumed=resumed)
     if resumed is None:
         model = pretrained_detector(len(course.labels))
-        _see_new_images(model, mixer)
+        see_new_images(model.trunk, (mixer.batch(step, mosaics=False).images for step in range(NORM_BATCHES)))
         model.trunk.freeze_early()
     else:
         model = _new_detector(course)
-
-    def rate_of(name: str) -> float:
-        return config.learning_rate * (TRUNK_RATE if name.startswith("trunk.") else 1.0)
-
-    return start(model, parameter_groups(model, rate_of), resumed=resumed)
+    return start(model, parameter_groups(model, rate_of(config.learning_rate)), resumed=resumed)
 
 
 def _new_detector(course: Course) -> SurfaceDetector:
@@ -113,20 +107,6 @@ def _new_detector(course: Course) -> SurfaceDetector:
     if not isinstance(model, SurfaceDetector):
         raise TrainingError(f"{ARCHITECTURE} is no surface detector", actual=type(model).__name__)
     return model
-
-
-@torch.no_grad()
-def _see_new_images(model: SurfaceDetector, mixer: Mixer) -> None:
-    """Estimates the trunk's batch norms again on the images to come: grey surfaces are no photos."""
-    norms = [m for m in model.trunk.modules() if isinstance(m, nn.BatchNorm2d)]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain average over the batches below
-    model.train()
-    for step in range(_NORM_BATCHES):
-        model.trunk(mixer.batch(step, mosaics=False).images)
-    for norm in norms:
-        norm.momentum = 0.1
 
 
 def _finish(

@@ -8,21 +8,19 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from lineside_converters.training.augment import Picture
 
-
-def repeat_factors(pictures: Sequence[Picture], threshold: float) -> NDArray[np.float64]:
+def repeat_factors(labels: Sequence[NDArray[np.int64]], threshold: float) -> NDArray[np.float64]:
     """Returns how often each picture is shown in a lap: repeat-factor sampling (Gupta et al., arXiv:1908.03195).
 
     A type that a share f of the pictures shows has the factor ``max(1, sqrt(threshold / f))``, and a picture the
     largest of its types'.
 
     Args:
-        pictures: With boxes; one without counts once.
+        labels: Of each picture, those that it shows; one that shows none counts once.
         threshold: Share from which a type is as frequent as need be; 0 leaves all factors at 1.
     """
-    factors = np.ones(len(pictures))
-    shown = [set(picture.labels.tolist()) for picture in pictures]
+    factors = np.ones(len(labels))
+    shown = [set(each.tolist()) for each in labels]
     for label in set().union(*shown):
         of = np.array([label in each for each in shown])
         factors[of] = np.maximum(factors[of], np.sqrt(threshold / of.mean()))

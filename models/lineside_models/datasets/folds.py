@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from lineside_models.datasets import classes, coco, table, voc, yolo
+from lineside_models.datasets import classes, coco, masks, table, voc, yolo
 from lineside_models.datasets.base import Sample, read_folds
 from lineside_runtime.errors import DatasetError
 
@@ -50,7 +50,7 @@ def base_of(root: Path) -> Path:
     found = voc.folders_of(root)
     if found:
         return found[1]
-    return root / "images" if yolo.is_one(root) else root
+    return root / "images" if yolo.is_one(root) or masks.is_pairs(root) else root
 
 
 def groups_of(root: Path, pattern: str = "") -> Callable[[Sample], str]:
