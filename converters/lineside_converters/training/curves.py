@@ -35,26 +35,31 @@ class Line:
     points: tuple[tuple[float, float], ...]
 
 
-def write_curves(out: Path, curve: Sequence[Row], losses: Sequence[Row], *, steps: int) -> None:
+def write_curves(out: Path, curve: Sequence[Row], losses: Sequence[Row], *, figure: str, steps: int) -> None:
     """Draws the page into a run's folder, whole or not at all.
 
     Args:
         out: The run's folder.
         curve: A row an evaluation, as `loop.Run` keeps them.
         losses: A row an epoch.
+        figure: What the evaluations measure.
         steps: Of the whole run.
     """
-    write_atomic(out / CURVES, page(out.resolve().name, curve, losses, steps=steps).encode())
+    write_atomic(out / CURVES, page(out.resolve().name, curve, losses, figure=figure, steps=steps).encode())
 
 
-def page(name: str, curve: Sequence[Row], losses: Sequence[Row], *, steps: int) -> str:
+def page(run: str, curve: Sequence[Row], losses: Sequence[Row], *, figure: str, steps: int) -> str:
     """Returns the page; see `write_curves`."""
     figures = [
-        Line(figure, tuple((row["step"], row[figure]) for row in curve if figure in row))
-        for figure in dict.fromkeys(key for row in curve for key in row if key not in _NOT_FIGURES)
+        Line(name, tuple((row["step"], row[name]) for row in curve if name in row))
+        for name in dict.fromkeys(key for row in curve for key in row if key not in _NOT_FIGURES)
     ]
     best = max(curve, key=_mean, default=None)
-    pictures = [("on what was kept aside", picture(figures, steps), [line.name for line in figures])] if figures else []
+    pictures = (
+        [(f"{figure} on what was kept aside", picture(figures, steps), [line.name for line in figures])]
+        if figures
+        else []
+    )
     for key, title in (("loss", "loss, mean of each epoch"), ("learning_rate", "learning rate, the highest")):
         line = Line(title, tuple((row["step"], row[key]) for row in losses))
         if line.points:
@@ -63,7 +68,7 @@ def page(name: str, curve: Sequence[Row], losses: Sequence[Row], *, steps: int) 
     text = (importlib.resources.files(__package__) / "templates" / "curves.html.j2").read_text()
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     return environment.from_string(text).render(
-        name=name,
+        name=run,
         style=STYLE,
         refresh_s=REFRESH_S if at < steps else 0,
         at=int(at),
@@ -71,8 +76,8 @@ def page(name: str, curve: Sequence[Row], losses: Sequence[Row], *, steps: int) 
         elapsed_s=curve[-1]["elapsed_s"] if curve else 0.0,
         pictures=pictures,
         colours=COLOURS,
+        figure=figure,
         best=best,
-        best_mean=_mean(best) if best else 0.0,
         rows=list(curve)[::-1],
         names=[line.name for line in figures],
     )

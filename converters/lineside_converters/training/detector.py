@@ -22,7 +22,7 @@ from lineside_converters.training.config import TrainConfig, TrainProgress, Trai
 from lineside_converters.training.course import Course, canvases_per_domain, load_course, steps_per_epoch
 from lineside_converters.training.facts import ARCHITECTURE, INPUT, OUTPUTS, postprocess
 from lineside_converters.training.lessons import DetectorLessons
-from lineside_converters.training.loop import BEST, CHECKPOINT, Plan, Run, fit, parameter_groups, start
+from lineside_converters.training.loop import BEST, CHECKPOINT, WARM_UP_STEPS, Plan, Run, fit, parameter_groups, start
 from lineside_converters.training.settings import write_settings
 from lineside_converters.training.starting import check_outputs, open_start
 from lineside_converters.training.trunk import NORM_BATCHES, rate_of, see_new_images
@@ -61,6 +61,8 @@ def train(config: TrainConfig, on_progress: Callable[[TrainProgress], None]) -> 
         epoch_steps=lessons.epoch_steps,
         minutes=config.minutes,
         evaluate_every=config.evaluate_every,
+        warm_up_steps=min(WARM_UP_STEPS, config.epochs * lessons.epoch_steps // 10),
+        figure="mAP@0.5",
         settings=config.as_dict(),
     )
 

@@ -120,6 +120,10 @@ def _drawn(
     settings.out.mkdir(parents=True, exist_ok=True)
     write_atomic(table, folds_csv(everything, fold_of, root, group_of).encode())
     log.warning(
-        "%s has no train fold: %d of its %d images are its val fold now, see %s", root, len(val), len(fold_of), table
+        "%s has no train fold: %d of its %d images are its val fold now; copy %s there as folds.csv to judge on them",
+        root,
+        len(val),
+        len(fold_of),
+        table,
     )
     return rest

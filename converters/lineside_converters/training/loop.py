@@ -107,6 +107,7 @@ class Plan:
         minutes: Wall time after which the schedule ends early but whole.
         evaluate_every: Epochs between evaluations.
         warm_up_steps: Steps in which the learning rate rises.
+        figure: What the evaluation measures, in words.
         settings: What a start of this run is told, for the record.
     """
 
@@ -116,6 +117,7 @@ class Plan:
     minutes: float | None = None
     evaluate_every: int = 1
     warm_up_steps: int = WARM_UP_STEPS
+    figure: str = "figures"
     settings: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -296,8 +298,9 @@ def _end_epoch(
         if score > run.best:
             run.best = score
             checkpoint.save(plan.out / BEST, plain(run.ema.module))
-        write_curves(plan.out, run.curve, run.losses, steps=round(run.step / share))
     checkpoint.save(plan.out / CHECKPOINT, run.state())
+    if held:
+        write_curves(plan.out, run.curve, run.losses, figure=plan.figure, steps=round(run.step / share))
     return held
 
 

@@ -19,7 +19,7 @@ from lineside_converters.training import checkpoint
 from lineside_converters.training.config import TrainProgress
 from lineside_converters.training.config_segmenter import SegmenterConfig
 from lineside_converters.training.facts import INPUT
-from lineside_converters.training.loop import BEST, CHECKPOINT, Plan, Run, fit, parameter_groups, start
+from lineside_converters.training.loop import BEST, CHECKPOINT, WARM_UP_STEPS, Plan, Run, fit, parameter_groups, start
 from lineside_converters.training.masked import MaskedData, load_masked
 from lineside_converters.training.masks import MaskBatch, MaskLessons, preprocess_of
 from lineside_converters.training.settings import write_settings
@@ -83,6 +83,8 @@ def train_segmenter(config: SegmenterConfig, on_progress: Callable[[TrainProgres
         epoch_steps=lessons.epoch_steps,
         minutes=config.minutes,
         evaluate_every=config.evaluate_every,
+        warm_up_steps=min(WARM_UP_STEPS, config.epochs * lessons.epoch_steps // 10),
+        figure="IoU",
         settings=config.as_dict(),
     )
 

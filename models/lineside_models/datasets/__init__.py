@@ -7,6 +7,7 @@ The layout is recognised from what lies in the folder:
 - ``deeppcb``: DeepPCB's own (`deeppcb`);
 - ``coco``: one JSON file a fold (`coco`);
 - ``yolo``: one text file an image (`yolo`);
+- ``masks``: images by masks, as boxes around what these show (`masks`);
 - ``list``: a list of images with the number of their class, as ImageNet's (`classes`);
 - ``folders``: a folder a class (`classes`).
 
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lineside_models.datasets import classes, coco, deeppcb, table, voc, yolo
+from lineside_models.datasets import classes, coco, deeppcb, masks, table, voc, yolo
 from lineside_models.datasets.base import ALL, Dataset, Sample
 from lineside_runtime.errors import DatasetError, InputNotFoundError
 
@@ -50,6 +51,8 @@ def load_dataset(root: Path, fold: str = ALL, *, with_clean: bool = False) -> Da
         return coco.read(root, fold)
     if voc.folders_of(root):
         return voc.read(root, fold)
+    if masks.is_pairs(root):
+        return masks.read(root, fold)
     if yolo.is_one(root):
         return yolo.read(root, fold)
     if classes.list_of(root):
@@ -58,8 +61,8 @@ def load_dataset(root: Path, fold: str = ALL, *, with_clean: bool = False) -> Da
         return classes.read_folders(root, fold)
     raise DatasetError(
         f"the layout of {root} is not known",
-        expected="Pascal VOC, COCO, YOLO, DeepPCB (PCBData/), boxes.csv, a list of images with class numbers, or a "
-        "folder a class",
+        expected="Pascal VOC, COCO, YOLO, DeepPCB (PCBData/), boxes.csv, images/ by masks/, a list of images with "
+        "class numbers, or a folder a class",
         actual=", ".join(sorted(entry.name for entry in root.iterdir())[:10]) or "an empty folder",
         action="Give the data set's own top folder.",
     )

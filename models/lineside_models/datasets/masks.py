@@ -19,10 +19,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from lineside_models.datasets.base import Sample, annotation_bytes, choose, images_in, not_empty, sample_of
+from lineside_models.datasets.base import Dataset, Sample, annotation_bytes, choose, images_in, not_empty, sample_of
 from lineside_runtime.errors import DatasetError, InputNotFoundError
 
 DEFECT = "defect"
+PIECE_MIN_PX = 12
+"""Smaller pieces of a mask are specks of the annotator's brush."""
+
 _LEVEL = 127
 
 
@@ -74,6 +77,30 @@ def load_masks(root: Path, fold: str) -> MaskDataset:
     if not root.is_dir():
         raise InputNotFoundError(f"no data folder at {root}", action="Give the folder that holds the images.")
     return _pairs(root, fold) if is_pairs(root) else _class_folders(root, fold)
+
+
+def read(root: Path, fold: str) -> Dataset:
+    """Reads one fold of ``pairs`` as boxes: one around each connected piece of a type of at least 12 pixels.
+
+    Raises:
+        DatasetError: As for `load_masks`.
+    """
+    found = load_masks(root, fold)
+    samples = []
+    for sample in found.samples:
+        pieces = _pieces(found.mask_of(sample))
+        samples.append(sample_of(sample.path, [box for _, box in pieces], [label for label, _ in pieces]))
+    return Dataset("masks", found.labels, tuple(samples), found.labels)
+
+
+def _pieces(mask: npt.NDArray[np.uint8]) -> list[tuple[int, tuple[float, ...]]]:
+    found = []
+    for value in np.unique(mask[mask > 0]).tolist():
+        _, _, facts, _ = cv2.connectedComponentsWithStats((mask == value).astype(np.uint8), connectivity=8)
+        for left, top, width, height, area in facts[1:].tolist():
+            if area >= PIECE_MIN_PX:
+                found.append((value - 1, (left, top, left + width, top + height)))
+    return found
 
 
 def _pairs(root: Path, fold: str) -> MaskDataset:
