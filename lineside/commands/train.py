@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 
-from lineside.commands.output import print_json
+from lineside.commands.output import print_json, say
 from lineside.commands.places import bundle_place
-from lineside.commands.training import Options, numbers, reporter, settings_of
+from lineside.commands.training import Options, numbers, reporter, settings_of, words
 from lineside.extras import needs
 
 
@@ -50,6 +50,17 @@ def _add_detector(kinds: Any) -> None:
         type=bundle_place,
         metavar="MODEL",
     )
+    options.add("--architecture", "lite0@N: a trunk with pyramid and heads of N channels", metavar="A")
+    options.add(
+        "--architectures",
+        "the best of these is taken: each trained shortly, timed as INT8 and judged, such as lite0@64,lite0@96",
+        type=words,
+        metavar="A,A",
+    )
+    options.add("--trial-epochs", "length of each of those trainings", type=int, metavar="N")
+    options.add("--max-ms", "longest time a frame that an architecture may take here", type=float, metavar="MS")
+    options.add("--qat", "teach the network to be INT8 where that costs more than half a point", action="store_true")
+    options.add("--qat-epochs", "length of that", type=int, metavar="N")
     detector.set_defaults(run=_train_detector)
 
 
@@ -92,9 +103,9 @@ def _train_detector(options: argparse.Namespace) -> int:
     """Trains and says where the weights are."""
     with needs("train"):
         from lineside_converters.training.config import TrainConfig
-        from lineside_converters.training.detector import train
+        from lineside_converters.training.shortlist import train_best
     config = settings_of(options, TrainConfig)
-    result = train(config, reporter())
+    result = train_best(config, reporter(), say)
     if options.json:
         print_json(result)
     else:

@@ -87,6 +87,11 @@ def numbers(text: str) -> tuple[int, ...]:
     return tuple(int(word) for word in text.split(","))
 
 
+def words(text: str) -> tuple[str, ...]:
+    """Reads ``a,b,c``."""
+    return tuple(text.split(","))
+
+
 def reporter() -> Callable[[TrainProgress], None]:
     """Returns a listener that prints a line every ten seconds and at every evaluation."""
     said_at_s = -SAY_EVERY_S

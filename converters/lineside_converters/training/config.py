@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from lineside_converters.training.settings import FilePath, Settings
+
+ARCHITECTURE = re.compile(r"lite0@([1-9]\d{0,3})")
+MAX_MS = "more than 0, and architectures to choose of"
+
+
+def channels_of(architecture: str) -> int:
+    """Returns the N of ``lite0@N``."""
+    found = ARCHITECTURE.fullmatch(architecture)
+    return int(found[1]) if found else 0
 
 
 class TrainConfig(Settings, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -26,6 +36,14 @@ class TrainConfig(Settings, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         simulated_share: Share of neu-det's and deeppcb's canvases that comes from the line simulator; other data sets
             have nobody who draws them.
         held_share: Share of the train folds that is kept out to choose the checkpoint and calibrate the scores.
+        architecture: ``lite0@N``, an EfficientNet-Lite0 trunk with pyramid and heads of N channels.
+        architectures: Of these the best is taken: each is trained for ``trial_epochs``, timed as INT8 in ONNX Runtime
+            on one thread and judged on what is kept aside. ``architecture`` is not looked at then.
+        trial_epochs: Length of each of those trainings.
+        max_ms: The longest time a frame that an architecture may take on this machine; ``None`` for any.
+        qat: Whether the network is taught to be INT8 (quantisation-aware fine-tuning) where INT8 costs more than half
+            a point of mAP@0.5 on what is kept aside.
+        qat_epochs: Length of that.
         start: A bundle or ONNX file whose weights, and whose channels, the run begins with; ``None`` for the
             architecture with a trunk that knows ImageNet.
     """
@@ -36,6 +54,12 @@ class TrainConfig(Settings, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     balance: float = 0.0
     pcb_share: float = 1 / 3
     simulated_share: float = 0.1
+    architecture: str = "lite0@96"
+    architectures: tuple[str, ...] = ()
+    trial_epochs: int = 5
+    max_ms: float | None = None
+    qat: bool = False
+    qat_epochs: int = 6
     start: FilePath | None = None
 
     def __post_init__(self) -> None:
@@ -45,6 +69,15 @@ class TrainConfig(Settings, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             self._check(name, all(s % 32 == 0 and s >= 64 for s in sides), "multiples of 32, 64 or more")
         for name in ("pcb_share", "simulated_share", "balance"):
             self._check(name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
+        for name in (self.architecture, *self.architectures):
+            good = ARCHITECTURE.fullmatch(name) is not None and 16 <= channels_of(name) <= 256
+            self._check(
+                "architectures" if name in self.architectures else "architecture", good, "lite0@16 to lite0@256"
+            )
+        for name in ("trial_epochs", "qat_epochs"):
+            self._check(name, getattr(self, name) >= 1, "1 or more")
+        self._check("max_ms", self.max_ms is None or (self.max_ms > 0 and bool(self.architectures)), MAX_MS)
+        self._check("architectures", not self.architectures or self.start is None, "none beside start")
         if isinstance(self.framing, dict):
             names = {folder.resolve().name for folder in self.data}
             self._check("framing", set(self.framing) <= names, f"names of {sorted(names)}")
@@ -80,10 +113,12 @@ class TrainResult:
     """What a run leaves behind.
 
     Attributes:
-        weights: ``best.pt``, a state dict of ``surface_detector_lite0``, or of what the run started from.
+        weights: ``best.pt``, a state dict of ``surface_detector_lite0``, or of what the run started from; without what
+            quantisation-aware fine-tuning changed, which is in ``float.onnx`` alone.
         onnx: ``float.onnx``, the same weights as a graph.
         facts: ``training.json``.
         held_map50: Per domain, of the chosen weights on the held-out share of the train folds.
+        qat: What quantisation-aware fine-tuning did, as `qat.Taught` says it; ``None`` where it was not asked for.
         calibration: Per label ``(a, b)``: probability of being right = sigmoid(a × logit + b).
         thresholds: Per label, on the calibrated score.
     """
@@ -92,5 +127,6 @@ class TrainResult:
     onnx: Path
     facts: Path
     held_map50: dict[str, float]
+    qat: dict[str, Any] | None
     calibration: tuple[tuple[float, float], ...]
     thresholds: tuple[float, ...]

@@ -18,11 +18,12 @@ from lineside_converters.export import export_onnx
 from lineside_converters.training import checkpoint
 from lineside_converters.training.augment import Picture
 from lineside_converters.training.batches import Batch, Mixer
-from lineside_converters.training.config import TrainConfig, TrainProgress, TrainResult
+from lineside_converters.training.config import TrainConfig, TrainProgress, TrainResult, channels_of
 from lineside_converters.training.course import Course, canvases_per_domain, load_course, steps_per_epoch
 from lineside_converters.training.facts import ARCHITECTURE, INPUT, OUTPUTS, postprocess
 from lineside_converters.training.lessons import DetectorLessons
 from lineside_converters.training.loop import BEST, CHECKPOINT, WARM_UP_STEPS, Plan, Run, fit, parameter_groups, start
+from lineside_converters.training.qat import teach_int8
 from lineside_converters.training.settings import write_settings
 from lineside_converters.training.starting import check_outputs, open_start
 from lineside_converters.training.trunk import NORM_BATCHES, rate_of, see_new_images
@@ -70,7 +71,7 @@ def train(config: TrainConfig, on_progress: Callable[[TrainProgress], None]) -> 
         return lessons.true_loss(model(batch.images), batch)
 
     fit(run, plan, batches=lessons.batches, loss=loss, evaluate=lessons.evaluate, on_progress=on_progress)
-    return _finish(config, run, course, lessons, network)
+    return _finish(config, run, course, lessons, network, on_progress)
 
 
 def _given(model: Path, mixer: Mixer, course: Course) -> Network:
@@ -96,35 +97,46 @@ def _start(config: TrainConfig, mixer: Mixer, course: Course, network: Network |
         groups = parameter_groups(network.module, lambda _: config.learning_rate)
         return start(network.module, groups, resumed=resumed)
     if resumed is None:
-        model = pretrained_detector(len(course.labels))
+        model = pretrained_detector(len(course.labels), channels=channels_of(config.architecture))
         see_new_images(model.trunk, (mixer.batch(step, mosaics=False).images for step in range(NORM_BATCHES)))
         model.trunk.freeze_early()
     else:
-        model = _new_detector(course)
+        model = _new_detector(config, course)
     return start(model, parameter_groups(model, rate_of(config.learning_rate)), resumed=resumed)
 
 
-def _new_detector(course: Course) -> SurfaceDetector:
-    model = build(ARCHITECTURE, num_classes=len(course.labels))
+def _new_detector(config: TrainConfig, course: Course) -> SurfaceDetector:
+    model = build(ARCHITECTURE, num_classes=len(course.labels), channels=channels_of(config.architecture))
     if not isinstance(model, SurfaceDetector):
         raise TrainingError(f"{ARCHITECTURE} is no surface detector", actual=type(model).__name__)
     return model
 
 
 def _finish(
-    config: TrainConfig, run: Run, course: Course, lessons: DetectorLessons, network: Network | None
+    config: TrainConfig,
+    run: Run,
+    course: Course,
+    lessons: DetectorLessons,
+    network: Network | None,
+    on_progress: Callable[[TrainProgress], None],
 ) -> TrainResult:
-    model = _new_detector(course) if network is None else network.module
+    model: nn.Module = _new_detector(config, course) if network is None else network.module
     model.load_state_dict(checkpoint.load(config.out / BEST))
-    held = lessons.evaluate(model)
-    maps, thresholds = lessons.fitted(model)
     onnx = config.out / "float.onnx"
     difference = export_detector(model, onnx) if network is None else close_network(network, onnx, _two_sizes())
+    taught = None
+    if config.qat:
+        taught = teach_int8(config, course, lessons, onnx, export=export_detector, on_progress=on_progress)
+        if taught.model is not None:
+            model, difference = taught.model, export_detector(taught.model, onnx)
+    held = lessons.evaluate(model)
+    maps, thresholds = lessons.fitted(model)
     result = TrainResult(
         weights=config.out / BEST,
         onnx=onnx,
         facts=config.out / "training.json",
         held_map50=held,
+        qat=None if taught is None else taught.as_dict(),
         calibration=maps,
         thresholds=thresholds,
     )
@@ -160,6 +172,7 @@ def _two_sizes() -> list[Tensor]:
 def _write_facts(config: TrainConfig, run: Run, course: Course, result: TrainResult, difference: float) -> None:
     facts = {
         "architecture": ARCHITECTURE if config.start is None else f"that of {config.start.name}",
+        "channels": channels_of(config.architecture) if config.start is None else None,
         "labels": list(course.labels),
         "starts": run.starts,
         "images": {
@@ -177,6 +190,7 @@ def _write_facts(config: TrainConfig, run: Run, course: Course, result: TrainRes
         "curve": run.curve,
         "losses": run.losses,
         "held_map50": result.held_map50,
+        "qat": result.qat,
         "preprocess": msgspec.to_builtins(course.preprocess),
         "postprocess": msgspec.to_builtins(postprocess(result.calibration, result.thresholds)),
         "calibration": [list(pair) for pair in result.calibration],

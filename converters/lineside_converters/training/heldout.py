@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from lineside_converters.training.augment import Picture
@@ -33,12 +34,29 @@ def find_all(model: nn.Module, pictures: Sequence[Picture], how: Preprocess = PR
         What each may show, with raw scores, boxes in its own pixels.
     """
     model.eval()
+
+    def run(images: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        tensor = torch.from_numpy(images).to(memory_format=torch.channels_last)
+        return [value.numpy() for value in model(tensor)]
+
+    return find_with(run, pictures, how)
+
+
+def find_with(
+    run: Callable[[NDArray[np.float32]], Sequence[NDArray[np.float32]]], pictures: Sequence[Picture], how: Preprocess
+) -> list[Candidates]:
+    """Runs whatever answers like the network over pictures; see `find_all`.
+
+    Args:
+        run: Given ``(B, 1, H, W)``, the six maps in the order of `facts.OUTPUTS`.
+        pictures: Of any size.
+        how: They become the input.
+    """
     found: dict[int, Candidates] = {}
     for first in range(0, len(pictures), _AT_ONCE):
         images = [picture.image for picture in pictures[first : first + _AT_ONCE]]
         for batch in prepare_batch(images, how):
-            tensor = torch.from_numpy(batch.tensor).to(memory_format=torch.channels_last)
-            maps = {name: value.numpy() for name, value in zip(OUTPUTS, model(tensor), strict=True)}
+            maps = dict(zip(OUTPUTS, run(batch.tensor), strict=True))
             answers = decode(maps, postprocess(), batch.letterboxes)
             found.update(zip((first + index for index in batch.indices), answers, strict=True))
     return [found[number] for number in range(len(pictures))]

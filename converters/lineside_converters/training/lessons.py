@@ -91,6 +91,11 @@ class DetectorLessons(Lessons[Batch]):
         """Yields mixed canvases, with mosaics until the last fifth of the run."""
         return self._mixer.stream(first_step, mosaics_at=lambda step: done(step) < MOSAICS_UNTIL)
 
+    def late_batches(self, first_step: int, done: Done) -> Generator[Batch, None, None]:
+        """Yields canvases as they are late in a run, without mosaics."""
+        del done
+        return self.batches(first_step, lambda _: 1.0)
+
     def images(self, batch: Batch) -> Tensor:
         """Returns ``(B, 1, S, S)``."""
         return batch.images

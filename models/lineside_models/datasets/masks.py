@@ -94,7 +94,7 @@ def read(root: Path, fold: str) -> Dataset:
 
 
 def _pieces(mask: npt.NDArray[np.uint8]) -> list[tuple[int, tuple[float, ...]]]:
-    found = []
+    found: list[tuple[int, tuple[float, ...]]] = []
     for value in np.unique(mask[mask > 0]).tolist():
         _, _, facts, _ = cv2.connectedComponentsWithStats((mask == value).astype(np.uint8), connectivity=8)
         for left, top, width, height, area in facts[1:].tolist():

@@ -108,7 +108,7 @@ def close_network(network: Network, path: Path, frames: Sequence[Tensor]) -> flo
     module = copy.deepcopy(network.module).eval()
     example, *rest = frames
     return export_onnx(
-        _Tupled(module),
+        Tupled(module),
         path,
         example=example,
         input_name=network.input_name,
@@ -132,7 +132,7 @@ def _small(module: nn.Module, frame: Tensor) -> Tensor:
     return shrunk
 
 
-class _Tupled(nn.Module):
+class Tupled(nn.Module):
     """Gives a tuple whatever the module gives: the exporter names its members."""
 
     def __init__(self, module: nn.Module) -> None:
@@ -140,6 +140,7 @@ class _Tupled(nn.Module):
         self.module = module
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Returns the module's outputs."""
         return as_tuple(self.module(image))
 
 
