@@ -45,16 +45,17 @@ def test_rounding_convolutions_answer_as_onnx_runtimes_int8_does(tmp_path: Path)
     axes = {"image": {0: "batch"}, "out": {0: "batch"}}
     export_onnx(net, tmp_path / "f.onnx", example=image, input_name="image", output_names=["out"], dynamic_axes=axes)
     quantize(tmp_path / "f.onnx", tmp_path / "q.onnx", feeds=[{"image": image.numpy()}])
-    (theirs,) = ort.InferenceSession(tmp_path / "q.onnx").run(None, {"image": image.numpy()})
+    as_defined = ort.SessionOptions()  # fused kernels saturate on processors without VNNI, by another sum
+    as_defined.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    (theirs,) = ort.InferenceSession(tmp_path / "q.onnx", as_defined).run(None, {"image": image.numpy()})
     wanted = net(image).detach().numpy()
-    names = fake_quantise(net, floats=0)
+    names = fake_quantise(net, floats=0, answering={"4"})
     assert names == ["0", "2", "4"]
     net.train()(image)  # sees the ranges
     ours = net.eval()(image).detach().numpy()
     lost = np.abs(theirs - wanted).mean()
-    assert lost > 0 and np.abs(ours - wanted).mean() == pytest.approx(lost, rel=0.5)
-    # What is lost is lost alike: they agree with each other better than with the float network.
-    assert np.corrcoef((ours - wanted).ravel(), (theirs - wanted).ravel())[0, 1] > 0.6
+    assert np.abs(ours - wanted).mean() == pytest.approx(lost, rel=0.1)
+    assert np.abs(ours - theirs).mean() < 0.2 * lost
 
 
 def test_the_first_stay_in_float_and_plain_ones_come_back_with_the_same_weights() -> None:
@@ -72,11 +73,11 @@ def test_gradients_go_through_and_ranges_follow_in_training_only() -> None:
     image = torch.linspace(-1, 3, 16).reshape(1, 1, 4, 4)
     layer.train()(image).sum().backward()
     assert layer.weight.grad is not None and float(layer.weight.grad.abs()) > 0
-    assert (float(layer.low), float(layer.high)) == (-1.0, 3.0)
+    assert (float(layer.rounded_input.low), float(layer.rounded_input.high)) == (-1.0, 3.0)
     layer.eval()(image * 10)
-    assert float(layer.high) == 3.0
+    assert float(layer.rounded_input.high) == 3.0
     layer.train()(image * 2)
-    assert 3.0 < float(layer.high) < 6.0
+    assert 3.0 < float(layer.rounded_input.high) < 6.0
 
 
 def trial(name: str, ms: float, map50: float) -> Trial:

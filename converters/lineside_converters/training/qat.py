@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from lineside_converters.compress.prune.network import Tupled
+from lineside_converters.compress.prune.network import Tupled, answering
 from lineside_converters.recipes import FLOAT_CONVS
 from lineside_converters.training import checkpoint
 from lineside_converters.training.batches import Batch
@@ -99,8 +99,9 @@ def _fine_tuned(
     config: TrainConfig, lessons: DetectorLessons, folder: Path, on_progress: Callable[[TrainProgress], None]
 ) -> nn.Module:
     """Trains with rounding convolutions, and returns the network without them."""
-    model = Tupled(read(folder / "before" / "clean.onnx").module.requires_grad_(True))
-    names = fake_quantise(model, floats=FLOAT_CONVS["detection"])
+    module = read(folder / "before" / "clean.onnx").module.requires_grad_(True)
+    names = fake_quantise(module, floats=FLOAT_CONVS["detection"], answering=answering(module))
+    model = Tupled(module)
     resumed = config.resume and (folder / CHECKPOINT).exists()
     groups = parameter_groups(model, lambda _: config.learning_rate * RATE)
     run = start(model, groups, resumed=checkpoint.load(folder / CHECKPOINT) if resumed else None)
@@ -118,7 +119,7 @@ def _fine_tuned(
 
     fit(run, plan, batches=lessons.late_batches, loss=loss, evaluate=lessons.evaluate, on_progress=on_progress)
     model.load_state_dict(checkpoint.load(folder / BEST))
-    plain_again(model, names)
+    plain_again(module, names)
     return model.eval()
 
 

@@ -190,7 +190,7 @@ def put_norms_back(module: nn.Module, frames: Iterable[Tensor]) -> None:
         frames: Inputs on which the statistics are counted.
     """
     convs = {name: found for name, found in module.named_modules() if isinstance(found, nn.Conv2d)}
-    for name in _normed(module) | _last(module):
+    for name in _normed(module) | answering(module):
         convs.pop(name, None)
     moments = {name: _Moments(conv.out_channels) for name, conv in convs.items()}
     hooks = [
@@ -256,7 +256,8 @@ def _normed(module: nn.Module) -> set[str]:
     return found
 
 
-def _last(module: nn.Module) -> set[str]:
+def answering(module: nn.Module) -> set[str]:
+    """Returns the names of the modules of a ``torch.fx.GraphModule`` whose answer is an output of the whole."""
     graph = getattr(module, "graph", None)
     if graph is None:
         return set()
