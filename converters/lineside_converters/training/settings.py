@@ -114,7 +114,9 @@ def read_settings(kind: type[S], file: Path | None, given: Mapping[str, Any]) ->
     except msgspec.ValidationError as error:
         where = "the settings" if file is None else str(file)
         raise ConfigError(
-            f"{where}: {error}", action="See `lineside config schema train-detector` for what can be said."
+            f"{where}: {error}",
+            action="Say it in the file of --config or by hand; `lineside config schema train-detector` (or "
+            "train-classifier, train-segmenter) lists what can be said.",
         ) from error
 
 
