@@ -20,6 +20,8 @@ from lineside_converters.training.detector import train  # noqa: E402
 from lineside_converters.training.fake import FakeQuantConv2d, fake_quantise, plain_again  # noqa: E402
 from lineside_converters.training.shortlist import Trial, choose, table, train_best  # noqa: E402
 from lineside_models.networks import from_state_dict  # noqa: E402
+from lineside_runtime.backend import LoadOptions  # noqa: E402
+from lineside_runtime.backends.ort_session import session_options  # noqa: E402
 from lineside_runtime.errors import TrainingError  # noqa: E402
 from tests.converters.training_sets import write_coco  # noqa: E402
 
@@ -45,9 +47,8 @@ def test_rounding_convolutions_answer_as_onnx_runtimes_int8_does(tmp_path: Path)
     axes = {"image": {0: "batch"}, "out": {0: "batch"}}
     export_onnx(net, tmp_path / "f.onnx", example=image, input_name="image", output_names=["out"], dynamic_axes=axes)
     quantize(tmp_path / "f.onnx", tmp_path / "q.onnx", feeds=[{"image": image.numpy()}])
-    as_defined = ort.SessionOptions()  # fused kernels saturate on processors without VNNI, by another sum
-    as_defined.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    (theirs,) = ort.InferenceSession(tmp_path / "q.onnx", as_defined).run(None, {"image": image.numpy()})
+    exact = session_options(LoadOptions(threads=1))
+    (theirs,) = ort.InferenceSession(tmp_path / "q.onnx", exact).run(None, {"image": image.numpy()})
     wanted = net(image).detach().numpy()
     names = fake_quantise(net, floats=0, answering={"4"})
     assert names == ["0", "2", "4"]

@@ -18,6 +18,8 @@ from lineside_converters.training.course import Course
 from lineside_converters.training.facts import INPUT, OUTPUTS
 from lineside_converters.training.heldout import find_with, map50
 from lineside_models.preprocess import prepare
+from lineside_runtime.backend import LoadOptions
+from lineside_runtime.backends.ort_session import session_options
 
 TIMED_FRAMES = 4
 _CLEAN, _INT8 = "clean.onnx", "int8.onnx"
@@ -69,8 +71,7 @@ def latencies_ms(models: Mapping[str, Path], course: Course) -> dict[str, float]
 
 
 def _loaded(model: Path) -> Run:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
+    options = session_options(LoadOptions(threads=1))  # the runtime's own: its sums are exact
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     return lambda feed: dict(zip(OUTPUTS, session.run(list(OUTPUTS), dict(feed)), strict=True))
 
