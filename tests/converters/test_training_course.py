@@ -18,8 +18,11 @@ from lineside_converters.training.augment import Picture  # noqa: E402
 from lineside_converters.training.batches import Mixer  # noqa: E402
 from lineside_converters.training.config import TrainConfig  # noqa: E402
 from lineside_converters.training.course import as_seen, canvases_per_domain, load_course  # noqa: E402
+from lineside_converters.training.detector import export_detector  # noqa: E402
 from lineside_converters.training.framing import OWN, choose_framing, preprocess_for  # noqa: E402
+from lineside_converters.training.starting import open_start, with_types  # noqa: E402
 from lineside_models.labels import LABELS  # noqa: E402
+from lineside_models.networks.detector import PRIOR, SurfaceDetector  # noqa: E402
 from lineside_models.preprocess import prepare  # noqa: E402
 from lineside_runtime.errors import DatasetError, TrainingError  # noqa: E402
 from tests.converters.training_sets import write_coco, write_steel  # noqa: E402
@@ -118,6 +121,21 @@ def test_images_without_boxes_and_sets_with_too_few_are_refused(tmp_path: Path) 
         load_course(config(tmp_path / "classes"))
     with pytest.raises(DatasetError, match="too few"):
         load_course(config(write_coco(tmp_path / "one", 1)))
+
+
+def test_a_start_with_other_types_gets_new_score_heads_and_keeps_all_else(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    export_detector(SurfaceDetector(12, channels=16).eval(), tmp_path / "twelve.onnx")
+    frames = [torch.randn(2, 1, 64, 64, generator=torch.Generator().manual_seed(n)) for n in range(2)]
+    network = open_start(tmp_path / "twelve.onnx", frames)
+    with torch.no_grad():
+        before = network.module.eval()(frames[0])
+        assert not with_types(network, 12)
+        assert with_types(network, 2)
+        after = network.module.eval()(frames[0])
+    assert [tuple(each.shape[1:]) for each in after[:3]] == [(2, 8, 8), (2, 4, 4), (2, 2, 2)]
+    assert all(torch.equal(old, new) for old, new in zip(before[3:], after[3:], strict=True))
+    assert float(after[0].sigmoid().mean()) == pytest.approx(PRIOR, rel=0.2)
 
 
 @pytest.mark.slow

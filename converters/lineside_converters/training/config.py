@@ -44,8 +44,8 @@ class TrainConfig(Settings, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         qat: Whether the network is taught to be INT8 (quantisation-aware fine-tuning) where INT8 costs more than half
             a point of mAP@0.5 on what is kept aside.
         qat_epochs: Length of that.
-        start: A bundle or ONNX file whose weights, and whose channels, the run begins with; ``None`` for the
-            architecture with a trunk that knows ImageNet.
+        start: A bundle or ONNX file whose weights, and whose channels, the run begins with; where it tells other types
+            apart, its score heads begin anew. ``None`` for ``architecture`` with a trunk that knows ImageNet.
     """
 
     canvas_px: int = 224

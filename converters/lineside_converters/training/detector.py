@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import platform
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -25,12 +26,14 @@ from lineside_converters.training.lessons import DetectorLessons
 from lineside_converters.training.loop import BEST, CHECKPOINT, WARM_UP_STEPS, Plan, Run, fit, parameter_groups, start
 from lineside_converters.training.qat import teach_int8
 from lineside_converters.training.settings import write_settings
-from lineside_converters.training.starting import check_outputs, open_start
+from lineside_converters.training.starting import check_outputs, open_start, with_types
 from lineside_converters.training.trunk import NORM_BATCHES, rate_of, see_new_images
 from lineside_models.networks import build
 from lineside_models.networks.detector import SurfaceDetector, pretrained_detector
 from lineside_runtime.errors import TrainingError
 from lineside_runtime.files import write_atomic
+
+log = logging.getLogger("lineside.training")
 
 
 def train(config: TrainConfig, on_progress: Callable[[TrainProgress], None]) -> TrainResult:
@@ -79,15 +82,8 @@ def _given(model: Path, mixer: Mixer, course: Course) -> Network:
     frames = [mixer.batch(step, mosaics=False).images for step in range(NORM_BATCHES)]
     network = open_start(model, frames)
     check_outputs(network, OUTPUTS, model)
-    with torch.no_grad():
-        types = network.module.eval()(frames[0][:1])[0].shape[1]
-    if types != len(course.labels):
-        raise TrainingError(
-            f"{model.name} can't be started from: it tells other types apart",
-            expected=f"{len(course.labels)} types: {', '.join(course.labels)}",
-            actual=f"{types} types",
-            action="Give a model that was trained for these types, or none.",
-        )
+    if with_types(network, len(course.labels)):
+        log.info("%s tells other types apart: its score heads begin anew", model.name)
     return network
 
 
