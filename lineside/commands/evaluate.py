@@ -83,7 +83,7 @@ def _print(result: dict[str, Any]) -> None:
     print(f"{result['bundle']} on {result['dataset']}, fold {result['fold']}: {result['frames']} frames")
     if result["task"] == "classification":
         print(f"top-1 {result['top1']:.3f} {_between(result['top1_interval'])}   macro F1 {result['f1_macro']:.3f}")
-        columns = ("precision", "recall", "f1", "support")
+        columns: tuple[str, ...] = ("precision", "recall", "f1", "support")
     else:
         _print_detector(result)
         columns = ("ap50", "precision", "recall", "f1_image", "support")

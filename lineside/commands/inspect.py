@@ -112,8 +112,8 @@ class _Teller:
         if self._json:
             names = ("inspected", "rejected", "unsure", "unreadable")
             totals = {name: getattr(counts, name) for name in names}
-            more = {"unreadable": self._unreadable, "counts": totals, "interrupted": counts.interrupted}
-            print_json({"inspections": self._verdicts, **more})
+            rest = {"unreadable": self._unreadable, "counts": totals, "interrupted": counts.interrupted}
+            print_json({"inspections": self._verdicts, **rest})
         more = f", {counts.unreadable} not read" if counts.unreadable else ""
         stopped = ", interrupted" if counts.interrupted else ""
         doubts = f" ({counts.unsure} of them unsure)" if counts.unsure else ""

@@ -43,7 +43,8 @@ def folders(tmp_path_factory):
 
 
 def settings(folders, out, **more):
-    common = {"epochs": 2, "batch": 4, "canvas_px": 64, "threads": 1, "simulated_share": 0.0, "held_share": 0.3}
+    common = {"epochs": 2, "batch": 4, "canvas_px": 64, "canvas_sizes": (64, 96), "balance": 0.4, "pcb_share": 0.5}
+    common |= {"threads": 1, "simulated_share": 0.0, "held_share": 0.3}
     return TrainConfig(data=folders, out=out, **(common | {"evaluate_every": 1} | more))
 
 
@@ -82,8 +83,11 @@ def test_progress_counts_every_step_and_tells_of_evaluations(whole_run):
     assert all(np.isfinite(p.loss) for p in heard)
 
 
-def test_a_killed_run_goes_on_to_the_very_same_weights(whole_run, folders, tmp_path):
+def test_a_killed_run_goes_on_to_the_very_same_weights_on_the_same_curve(whole_run, folders, tmp_path):
+    before = []
+
     def kill_in_the_second_epoch(progress):
+        before.append(progress)
         if progress.epoch == 1:
             raise KilledError
 
@@ -97,7 +101,13 @@ def test_a_killed_run_goes_on_to_the_very_same_weights(whole_run, folders, tmp_p
     again = checkpoint.load(tmp_path / "checkpoint.pt")["model"]
     assert all(torch.equal(whole[name], again[name]) for name in whole)
     assert resumed.thresholds == whole_run[0].thresholds
-    assert [s["resume"] for s in json.loads(resumed.facts.read_text())["starts"]] == [False, True]
+    ours, theirs = (json.loads(run.facts.read_text()) for run in (resumed, whole_run[0]))
+    assert [s["resume"] for s in ours["starts"]] == [False, True]
+    assert ours["losses"] == theirs["losses"] and len(ours["losses"]) == 2
+    figures = [[{k: v for k, v in row.items() if k != "elapsed_s"} for row in run["curve"]] for run in (ours, theirs)]
+    assert figures[0] == figures[1]
+    both = {p.step: p.loss for p in (*before, *heard)}
+    assert both == {p.step: p.loss for p in whole_run[1]}
 
 
 def test_a_time_budget_ends_the_run_early_and_with_a_whole_result(folders, tmp_path):

@@ -163,7 +163,7 @@ def _card(decision: Decision) -> str:
         "",
         f"Chosen with `lineside decide` from `{decision.bundle}`: {_terms(decision)}; on {decision.frames_from}.",
         f"Expected, by thresholds chosen on the other frames: {honest.missed.share:.1%} of the bad parts missed "
-        f"({honest.missed.low:.1%} to {honest.missed.high:.1%})"
+        f"({honest.missed.low:.1%} to {honest.missed.high:.1%}), {honest.missed_types.share:.1%} of the types on them"
         + (
             "; false rejects are not known, as no good part was there."
             if honest.false_rejects is None

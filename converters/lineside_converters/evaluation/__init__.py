@@ -41,4 +41,5 @@ def judge(bundle: Bundle | Path | str, root: Path, asked: Asked) -> DetectorEval
         task = session.manifest.task
         if task not in JUDGES:
             raise ConfigError("task of the bundle", expected=" or ".join(sorted(JUDGES)), actual=task)
-        return JUDGES[task](session, Path(root), asked)
+        result: DetectorEvaluation | ClassifierEvaluation = JUDGES[task](session, Path(root), asked)
+        return result

@@ -6,8 +6,10 @@ import dataclasses
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from lineside_converters.disagreeing import confusion_of, judgement_of
 from lineside_converters.evaluate import Latency, find, latency_of, spread
@@ -133,7 +135,7 @@ def _of_one_type(sample: Sample) -> Sample:
     return dataclasses.replace(sample, labels=types)
 
 
-def _figures(types: np.ndarray, found: Sequence[Candidates], labels: Sequence[str]) -> dict[str, object]:
+def _figures(types: npt.NDArray[np.int64], found: Sequence[Candidates], labels: Sequence[str]) -> dict[str, Any]:
     answers = np.array([each.labels[0] if len(each) else -1 for each in found], np.int64)
     per_class = {labels[label]: _type_figures(types == label, answers == label) for label in np.unique(types).tolist()}
     right = int((answers == types).sum())
@@ -148,7 +150,7 @@ def _figures(types: np.ndarray, found: Sequence[Candidates], labels: Sequence[st
     }
 
 
-def _type_figures(there: np.ndarray, said: np.ndarray) -> TypeFigures:
+def _type_figures(there: npt.NDArray[np.bool_], said: npt.NDArray[np.bool_]) -> TypeFigures:
     counts = Counts(int((there & said).sum()), int((~there & said).sum()), int((there & ~said).sum()))
     return TypeFigures(precision=counts.precision, recall=counts.recall, f1=counts.f1, support=int(there.sum()))
 

@@ -138,7 +138,7 @@ def _bars(session: Session) -> dict[str, float]:
 
 def _intervals(
     session: Session, dataset: Dataset, truths: Sequence[TrueFrame], found: Sequence[Candidates]
-) -> dict[str, Interval]:
+) -> dict[str, Any]:
     labels, bars = session.manifest.labels, np.array(list(_bars(session).values()))
     counts = []
     for truth, each in zip(truths, found, strict=True):

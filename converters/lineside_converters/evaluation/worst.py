@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from lineside_converters.disagreeing import Judgement, counted, detections_of, judgement_of, listed
 from lineside_converters.evaluation.parts import WorstFrame
@@ -55,7 +56,7 @@ def _frame(judgement: Judgement, sample: Sample, truth: TrueFrame, found: Candid
     )
 
 
-def _right(truth: TrueFrame, found: Candidates, *, whole: bool) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def _right(truth: TrueFrame, found: Candidates, *, whole: bool) -> npt.NDArray[np.bool_]:
     """Returns ``(N,)`` whether each find is of a type that is there, and in its place."""
     if whole:
         return np.isin(found.labels, truth.labels)

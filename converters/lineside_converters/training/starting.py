@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx
-from torch import Tensor
+from torch import Tensor, nn
 
 from lineside_converters.compress.cleanup import clean_graph
 from lineside_converters.compress.dequantize import dequantize, is_quantized
 from lineside_converters.compress.prune.network import Network, open_network
+from lineside_models.networks.detector import PRIOR, STRIDES
 from lineside_runtime.bundle import Bundle, open_bundle
 from lineside_runtime.errors import InputNotFoundError, TrainingError, UnsupportedModelError
 
@@ -58,6 +61,33 @@ def check_outputs(network: Network, expected: Sequence[str], model: Path) -> Non
             actual=list(network.output_names),
             action="Give a surface detector of lineside, such as surface-12.",
         )
+
+
+def with_types(network: Network, types: int) -> bool:
+    """Gives a detector score heads for so many types, where it has others; all else stays as it was taught.
+
+    Args:
+        network: A surface detector; changed in place.
+        types: How many types it is to tell apart.
+
+    Returns:
+        Whether the heads are new.
+    """
+    graph: Any = network.module.graph
+    answers = next(node for node in graph.nodes if node.op == "output").args[0]
+    heads = [str(node.target) for node in answers[: len(STRIDES)]]
+    old = [network.module.get_submodule(name) for name in heads]
+    if all(isinstance(each, nn.Conv2d) and each.out_channels == types for each in old):
+        return False
+    for name, each in zip(heads, old, strict=True):
+        if not isinstance(each, nn.Conv2d):
+            raise TrainingError("the scores come from no convolution", actual=type(each).__name__)
+        new = nn.Conv2d(each.in_channels, types, each.kernel_size)  # type: ignore[arg-type]  # torch's stubs
+        nn.init.normal_(new.weight, std=0.01)
+        nn.init.constant_(new.get_parameter("bias"), -math.log((1 - PRIOR) / PRIOR))
+        parent, _, child = name.rpartition(".")
+        setattr(network.module.get_submodule(parent), child, new)
+    return True
 
 
 def _best_variant(bundle: Bundle) -> Path:

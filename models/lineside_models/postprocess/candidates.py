@@ -121,9 +121,9 @@ def logit(scores: npt.NDArray[Any]) -> Floats:
     return np.asarray(np.log(inside / (1 - inside)), np.float32)
 
 
-def logit_of(score: float) -> np.float32:
-    """Returns the logit of one probability between 0 and 1, both excluded."""
-    return np.float32(math.log(score / (1 - score)))
+def logit_of(score: float) -> float:
+    """Returns the logit of one probability between 0 and 1, both excluded, as a map of float32 holds it."""
+    return float(np.float32(math.log(score / (1 - score))))
 
 
 def calibrated(logits: Floats, labels: Ints, calibration: tuple[tuple[float, float], ...]) -> Floats:

@@ -82,7 +82,7 @@ def grid_of(shapes: tuple[tuple[int, int], ...], strides: tuple[int, ...]) -> Gr
     return Grid(tuple(starts), fixed(centre), fixed(stride), fixed(centre * stride))
 
 
-def best_cells(maps: Sequence[npt.NDArray[Any]], strides: tuple[int, ...], floor: np.float32) -> Cells:
+def best_cells(maps: Sequence[npt.NDArray[Any]], strides: tuple[int, ...], floor: float) -> Cells:
     """Returns the cells whose logit lies above the floor, at most `CANDIDATES_MAX`.
 
     Of equals those of the first map are taken, there those of the first label.
@@ -108,7 +108,7 @@ def best_cells(maps: Sequence[npt.NDArray[Any]], strides: tuple[int, ...], floor
     return Cells(logits, labels, place - labels * cells, grid)
 
 
-def _above(flat: Floats, floor: np.float32) -> Ints:
+def _above(flat: Floats, floor: float) -> Ints:
     """Returns where values above the floor stand, with luck only some more than the `CANDIDATES_MAX` highest."""
     sample = flat[::SAMPLE_STEP]
     rank = len(sample) - 2 * CANDIDATES_MAX // SAMPLE_STEP
@@ -218,7 +218,7 @@ def _overlaps(
     union += np.multiply(np.subtract(second[2], second[0], out=other), second[3] - second[1], out=other)
     union -= shared
     shared /= np.maximum(union, _NO_VOTE, out=union)
-    return shared
+    return np.asarray(shared, np.float64)
 
 
 def _may_overlap(cells: Cells, kept: Cells, boxes: Floats, least_iou: float) -> npt.NDArray[np.bool_]:
@@ -235,4 +235,4 @@ def _may_overlap(cells: Cells, kept: Cells, boxes: Floats, least_iou: float) -> 
     near &= x <= high[:, :1]
     near &= y >= low[:, 1:]
     near &= y <= high[:, 1:]
-    return near
+    return np.asarray(near, bool)
