@@ -6,19 +6,20 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from lineside_converters.material import TrueFrame, own_labels, sample_frame, true_frame
-from lineside_converters.training.samples import DOMAINS, hold_out
+from lineside_converters.training.samples import DOMAINS, hold_out, part_of
 from lineside_models.datasets import Dataset, Sample, load_dataset
+from lineside_models.datasets.folds import groups_of, has_fold
 from lineside_models.frame import Frame
 from lineside_models.labels import LABELS
 from lineside_models.simulator import Kind, render
 from lineside_models.vision.images import image_files, read_image
 from lineside_runtime.bundle import Bundle
-from lineside_runtime.errors import DatasetError, InputNotFoundError
+from lineside_runtime.errors import InputNotFoundError
 
 SIMULATOR_SEED = 3_000_017
 """Clean frames of the simulator begin here: neither training nor the optimizer's judging draws from this stream."""
@@ -85,7 +86,7 @@ def gather(bundle: Bundle, request: Request) -> Frames:
     said, notes, boxed = [], [], True
     for folder in request.data:
         dataset = load_dataset(folder, request.fold, with_clean=True)
-        samples, words, note = _chosen(bundle, dataset, request)
+        samples, words, note = _chosen(bundle, dataset, folder, request)
         said.append(words)
         notes += note
         boxed &= dataset.boxed
@@ -95,7 +96,7 @@ def gather(bundle: Bundle, request: Request) -> Frames:
             else:
                 own_labels(sample, dataset, labels)  # an unknown type is said before any work
                 makers.append(_of_sample(sample, dataset, labels, len(makers)))
-            sources.append(dataset.name)
+            sources.append(folder.resolve().name)
     for folder in request.good:
         if not folder.is_dir():
             raise InputNotFoundError(f"no folder of good parts at {folder}", action="Give a folder of photos.")
@@ -107,7 +108,7 @@ def gather(bundle: Bundle, request: Request) -> Frames:
         sources.append("line simulator")
     if request.simulated and not set(LABELS) <= set(labels):
         notes.append("the simulator draws steel strip and bare boards, and this bundle was made for something else")
-    names = tuple(sorted(set(sources[: len(sources)])))
+    names = tuple(sorted(set(sources)))
     return Frames(tuple(makers), tuple(sources), names, "; ".join(said), boxed, tuple(notes))
 
 
@@ -117,40 +118,41 @@ def read(frames: Frames) -> Iterator[TrueFrame]:
         yield make()
 
 
-def _chosen(bundle: Bundle, dataset: Dataset, request: Request) -> tuple[Sequence[Sample], str, list[str]]:
+def _chosen(
+    bundle: Bundle, dataset: Dataset, folder: Path, request: Request
+) -> tuple[Sequence[Sample], str, list[str]]:
     """Returns the frames of one data set, the words for them, and what must be said."""
-    everything = dataset.samples
-    trained_on, share = _training(bundle, dataset.name)
-    if request.fold != "train" or not trained_on:
-        known = "" if trained_on is not None else "; the bundle doesn't say what it was trained on"
-        of = f"all {len(everything)} frames of {dataset.name}, fold {request.fold}{known}"
-        warns = request.fold in ("train", "all") and trained_on is None
-        warning = f"{dataset.name}: if the bundle was trained on these frames, its scores on them are too good"
-        return everything, of, [warning] if warns else []
-    if request.take == "held" and share and dataset.name in DOMAINS:
-        held, _ = hold_out(everything, share=share)
-        if not held:
-            raise DatasetError(f"{dataset.name}: training held nothing out of fold {request.fold}")
-        of = f"{len(held)} of {len(everything)} frames of {dataset.name}, fold train: those that training held out"
-        return held, of, [f"{dataset.name}: training chose its checkpoint and calibrated its scores on these frames"]
-    of = f"all {len(everything)} frames of {dataset.name}, fold train, which the bundle was trained on"
+    everything, name = dataset.samples, folder.resolve().name
+    told, start = _training(bundle, {dataset.name, name})
+    if request.fold not in ("train", "all") or (told and start is None):
+        return everything, f"all {len(everything)} frames of {name}, fold {request.fold}", []
+    if start is None:
+        of = f"all {len(everything)} frames of {name}, fold {request.fold}"
+        of += "; the bundle doesn't say what it was trained on"
+        return everything, of, [f"{name}: if the bundle was trained on these frames, its scores on them are too good"]
+    share = float(start.get("held_share", 0.0))
+    if request.take == "held" and request.fold == "train" and share and has_fold(folder, "train"):
+        group_of = part_of if dataset.name in DOMAINS else groups_of(folder, str(start.get("group", "")))
+        held, _ = hold_out(everything, share=share, group_of=group_of)
+        of = f"{len(held)} of {len(everything)} frames of {name}, fold train: those that training held out"
+        return held, of, [f"{name}: training chose its checkpoint and calibrated its scores on these frames"]
+    of = f"all {len(everything)} frames of {name}, fold {request.fold}, which the bundle was trained on"
     note = (
-        f"{dataset.name}: the bundle was trained on these frames: its scores on them are too good, so that thresholds"
+        f"{name}: the bundle was trained on these frames: its scores on them are too good, so that thresholds come out"
     )
-    return everything, of, [f"{note} come out too high and transfer badly"]
+    return everything, of, [f"{note} too high and transfer badly"]
 
 
-def _training(bundle: Bundle, name: str) -> tuple[bool | None, float]:
-    """Returns whether the bundle's report says that it was trained on this data, and the share that was held out."""
+def _training(bundle: Bundle, names: set[str]) -> tuple[bool, dict[str, Any] | None]:
+    """Returns whether the bundle's report tells of its training, and the last start that read one of these folders."""
     if "report.json" not in bundle.manifest.files:
-        return None, 0.0
+        return False, None
     training = json.loads(bundle.file("report.json").read_bytes()).get("training") or {}
     starts = training.get("starts") or []
-    if not starts:
-        return None, 0.0
-    on = {Path(folder).name for start in starts for folder in start.get("data", ())}
-    shares = {float(start.get("held_share", 0.0)) for start in starts}
-    return name in on, shares.pop() if len(shares) == 1 else 0.0
+    mine = [start for start in starts if names & {Path(folder).name for folder in start.get("data", ())}]
+    if len({start.get("held_share", 0.0) for start in mine}) > 1:  # what one start held out another has learnt from
+        return True, {**mine[-1], "held_share": 0.0}
+    return bool(starts), mine[-1] if mine else None
 
 
 def _of_sample(sample: Sample, dataset: Dataset, labels: Sequence[str], number: int) -> Callable[[], TrueFrame]:

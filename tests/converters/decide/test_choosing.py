@@ -17,6 +17,7 @@ from lineside.cli import main
 from lineside_agent.config import AgentConfig, SimulatorCamera, with_settings
 from lineside_converters.decide import Costs, Decision, Request, decide, settings_of, write_bundle, write_page
 from lineside_converters.decide.writing import next_version
+from lineside_converters.training.samples import hold_out
 from lineside_models.datasets import load_dataset
 from lineside_models.inspector import Inspector
 from lineside_models.labels import LABELS
@@ -143,22 +144,34 @@ def test_for_a_model_of_good_parts_whatever_is_wrong_is_one_type(bundle: Bundle,
     assert all(each.kept == "no frame shows it" for each in others)
 
 
-def test_only_what_training_held_out_is_taken_where_the_report_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data = nets.write_cells_dataset(tmp_path / "neu-det", 120, fold="train")
-    name = load_dataset(data, "train").name
-    monkeypatch.setitem(__import__("lineside_converters.training.samples", fromlist=["DOMAINS"]).DOMAINS, name, "steel")
-    made = nets.bundle(tmp_path / "b", nets.cell_detector())
-    start = {"data": [f"elsewhere/{name}"], "held_share": 0.2}
+def _trained(folder: Path, data: str, *, held_share: float) -> Bundle:
+    """A bundle whose report tells of a training, as the optimizer writes it."""
+    made = nets.bundle(folder, nets.cell_detector())
+    start = {"data": [f"elsewhere/{data}"], "held_share": held_share}
     (made.path / "report.json").write_text(json.dumps({"training": {"starts": [start]}}))
-    trained = write_manifest(made.path, made.manifest)
+    return write_manifest(made.path, made.manifest)
+
+
+def test_only_what_training_held_out_is_taken_where_the_report_says_so(tmp_path: Path) -> None:
+    data = nets.write_cells_dataset(tmp_path / "parts", 120, fold="train")
+    trained = _trained(tmp_path / "b", "parts", held_share=0.2)
     held = decide(trained, Request(data=[data], fold="train"), COSTS)
-    assert held.bad_parts == 24
-    assert "24 of 120" in held.frames_from
+    assert "24 of 120 frames of parts" in held.frames_from
+    aside, rest = hold_out(load_dataset(data, "train").samples, share=0.2)
+    assert (held.bad_parts, len(aside), len(rest)) == (24, 24, 96)
     everything = decide(trained, Request(data=[data], fold="train", take="all"), COSTS)
     assert everything.bad_parts == 120
     assert any("trained on these frames" in note for note in everything.notes)
+
+
+def test_what_a_bundle_was_trained_on_is_said_as_far_as_it_is_known(bundle: Bundle, tmp_path: Path) -> None:
+    data = nets.write_cells_dataset(tmp_path / "parts", 30, fold="train")
+    unknown = decide(bundle, Request(data=[data], fold="train"), COSTS)
+    assert "doesn't say what it was trained on" in unknown.frames_from
+    assert any("if the bundle was trained" in note for note in unknown.notes)
+    foreign = decide(_trained(tmp_path / "b", "other", held_share=0.2), Request(data=[data], fold="train"), COSTS)
+    assert foreign.frames_from == "all 30 frames of parts, fold train"
+    assert not any("trained" in note for note in foreign.notes)
 
 
 def test_the_new_bundle_differs_in_thresholds_and_version_only(
