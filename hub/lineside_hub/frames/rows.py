@@ -116,11 +116,24 @@ def open_rows(config: HubConfig, database: Database) -> Rows:
     Raises:
         DatabaseError: PostgreSQL's driver can't be used.
     """
+    return Rows(*open_runner(config, database))
+
+
+def open_runner(config: HubConfig, database: Database) -> tuple[Runner, Callable[[], None]]:
+    """Returns what runs statements where the results are, and what ends it.
+
+    Args:
+        config: The hub's.
+        database: The caller's own connection to ``hub.db``.
+
+    Raises:
+        DatabaseError: PostgreSQL's driver can't be used.
+    """
     if config.results.url:
         from lineside_hub.postgres import Statements
 
         statements = Statements(config.results.url)
-        return Rows(statements, statements.close)
+        return statements, statements.close
 
     def run(text: str, parameters: dict[str, Any]) -> Sequence[Sequence[Any]]:
         if text.startswith("SELECT"):
@@ -130,4 +143,4 @@ def open_rows(config: HubConfig, database: Database) -> Rows:
             connection.execute(text, parameters)
         return []
 
-    return Rows(run, lambda: None)
+    return run, lambda: None
