@@ -101,6 +101,8 @@ def _table(devices: list[DeviceSummary]) -> RenderableType:
         table.add_row(device.name, group, up, state, device.installed or "-", _agent(device), str(device.results))
         if device.error:
             table.add_row("", "", "", "", device.error)
+        for alarm in device.drift:
+            table.add_row("", "", "", "drift", alarm)
         if device.agent_error:
             table.add_row("", "", "", "", "", device.agent_error)
     return table
@@ -133,6 +135,7 @@ def run_show(options: argparse.Namespace) -> int:
         "own wish": own.bundle.identity if own and own.bundle else "",
         "group's wish": group.bundle.identity if group and group.bundle else "",
         "error": about.error,
+        "drift": "; ".join(about.drift) or (said.drift.state if said and said.drift else ""),
         "free": f"{said.free_bytes / 1e9:.1f} GB" if said and said.free_bytes else "",
         "results": str(about.results),
     }

@@ -192,6 +192,32 @@ class ConfigReport(msgspec.Struct, frozen=True, kw_only=True):
     error: Problem | None = None
 
 
+class DriftAlarm(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that has changed on a line.
+
+    Attributes:
+        name: What, such as ``sharpness-low``, ``bad-high`` or ``type:scratches``.
+        since_ns: Unix time at which the alarm began.
+        text: For people, with the figures.
+    """
+
+    name: str
+    since_ns: int
+    text: str = ""
+
+
+class DriftReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether a device's camera and its model's verdicts still look as they did when they were learned.
+
+    Attributes:
+        state: ``learning`` or ``watching``.
+        alarms: What has changed; none while all is well.
+    """
+
+    state: Literal["learning", "watching"]
+    alarms: tuple[DriftAlarm, ...] = ()
+
+
 class Reported(_Message, frozen=True, kw_only=True):
     """What a device runs, and how the last wish went.
 
@@ -211,6 +237,7 @@ class Reported(_Message, frozen=True, kw_only=True):
         configuration: Which configuration it follows.
         waiting: What it waits for, such as the maintenance window; empty if for nothing.
         transfer: How the last fetch went; ``None`` before the first.
+        drift: Whether the line has changed; ``None`` from an agent that doesn't watch that.
     """
 
     device: str
@@ -228,6 +255,7 @@ class Reported(_Message, frozen=True, kw_only=True):
     configuration: ConfigReport | None = None
     waiting: str = ""
     transfer: Transfer | None = None
+    drift: DriftReport | None = None
 
 
 class Up(_Message, frozen=True, kw_only=True):
