@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tty
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from lineside_link.topics import Topics
 from lineside_runtime.bundle import Bundle
 from tests.agent.bundles import bright, dark, make_bundle
 from tests.peers import Broker
-from tests.peers.waiting import wait_for
+from tests.peers.waiting import free_port, wait_for
 
 Start = Callable[..., "Agent"]
 
@@ -281,3 +282,28 @@ def test_agent_inspects_without_a_broker(start: Start, embedded_broker: Broker, 
     assert "4003" in agent.status["link_problem"]
     embedded_broker.start()
     wait_for(lambda: agent.status["connected"], 40.0)
+
+
+def test_a_lamp_that_fails_is_told_to_people_to_prometheus_and_to_the_hub(
+    start: Start, embedded_broker: Broker, listener: Listener, tmp_path: Path
+) -> None:
+    root = Repository.create(tmp_path / "hub", groups=["default"]).root_bytes()
+    (tmp_path / "root.json").write_bytes(root)
+    rng = np.random.default_rng(1)
+    for number in range(180):
+        grey = 100 if number < 120 else 60
+        noise = rng.integers(grey, grey + 20, (96, 96), dtype=np.uint8)
+        cv2.imwrite(str(tmp_path / "frames" / f"{number:04d}.png"), noise)
+    link = f'[link]\nurl = "{embedded_broker.url}"\nsite = "t0"\nreconnect_max_s = 0.5\n'
+    port = free_port()
+    drift = f"[drift]\nreference_frames = 100\n[metrics]\nport = {port}\n"
+    agent = start(frames=0, top='root = "root.json"', tables=link + drift)
+    wait_for(lambda: agent.status.get("drift", {}).get("alarm"), 60.0)
+    wait_for(lambda: listener.reports and listener.reports[-1].drift and listener.reports[-1].drift.alarms, 30.0)
+    report = listener.reports[-1].drift
+    assert report is not None
+    assert "brightness-low" in {alarm.name for alarm in report.alarms}
+    assert "brightness-low: brightness is" in agent.log
+    assert any(text.startswith("brightness-low") for text in agent.status["drift"]["alarms"])
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+        assert 'lineside_drift_alarm{device="cam-1"} 1.0' in answer.read().decode()
