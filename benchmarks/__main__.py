@@ -30,6 +30,7 @@ NAMES = (
     "fleet",
     "line_io",
     "wear",
+    "drift",
     "others",
 )
 LONG = ("optimizer", "pruning", "boards")

@@ -1,7 +1,7 @@
 """Brightness, contrast and sharpness of a frame, in about a tenth of a millisecond whatever its size.
 
-Only some rows and columns are looked at, each at the camera's own resolution: that is where focus shows. Of a colour
-frame it is the green channel, which most of a sensor's pixels see.
+Only some pairs of neighbouring rows are looked at, at the camera's own resolution: that is where focus shows. Of a
+colour frame it is the green channel, which most of a sensor's pixels see.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 PIXELS = 48_000
-"""So many are looked at in rows, and as many in columns."""
+"""So many are looked at, and those below them."""
 
 _TINY = 1e-3
 
@@ -42,16 +42,16 @@ def describe(image: NDArray[np.uint8]) -> Descriptors:
     """
     grey = image if image.ndim == 2 else image[..., 1]
     height, width = grey.shape
-    step = max(1, round(height * width / PIXELS))
-    rows = np.ascontiguousarray(grey[:: min(step, max(1, height // 2))])
-    columns = np.ascontiguousarray(grey[:, :: min(step, max(1, width // 2))].T)
-    mean, deviation = cv2.meanStdDev(rows)
+    step = max(2, round(height * width / PIXELS))
+    step = min(step, max(2, height // 4))
+    upper = np.ascontiguousarray(grey[: max(1, height - 1) : step])
+    lower = np.ascontiguousarray(grey[1::step])
+    mean, deviation = cv2.meanStdDev(upper)
     brightness, contrast = float(mean[0, 0]), float(deviation[0, 0])
-    energy = (_energy(rows) + _energy(columns)) / 2
+    energy = (_energy(upper[:, 1:], upper[:, :-1]) + _energy(upper[: len(lower)], lower)) / 2
     return Descriptors(brightness, contrast, math.log10((energy + _TINY) / (contrast**2 + _TINY)))
 
 
-def _energy(lines: NDArray[np.uint8]) -> float:
-    """Mean square of the difference of neighbours along the lines, ``(lines, pixels)``."""
-    later, earlier = lines[:, 1:], lines[:, :-1]
-    return cv2.norm(later, earlier, cv2.NORM_L2SQR) / max(1, later.size)
+def _energy(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> float:
+    """Mean square of the difference of two arrays of one shape."""
+    return cv2.norm(first, second, cv2.NORM_L2SQR) / first.size if first.size else 0.0
