@@ -40,6 +40,7 @@ from lineside_agent.home import Home
 from lineside_agent.housekeeping import Housekeeping
 from lineside_agent.images import Archive
 from lineside_agent.line import make_frames, make_station, open_lines
+from lineside_agent.marks import Marks
 from lineside_agent.pipeline import Pipeline
 from lineside_agent.reader import Reader
 from lineside_agent.self_update.machine import SelfMachine
@@ -58,7 +59,7 @@ from lineside_agent.vitals import Vitals
 from lineside_agent.wear import Wear
 from lineside_link.messages import BundleRef, ConfigRef, ConfigReport, DriftReport, ResultRow
 from lineside_models.frame import Frame
-from lineside_runtime.errors import BrokerError, ConfigError
+from lineside_runtime.errors import BrokerError, ConfigError, StoreError
 from lineside_runtime.signals import stopped_by
 
 log = logging.getLogger("lineside.agent")
@@ -125,6 +126,7 @@ class Daemon:
         self._home = None
         if config.link is not None:
             self._home = Home(config, self._boot_id, self._store, self._stop, settings=self._store_settings)
+        self._marks = Marks(config.folder)
         self._imports = Imports(config.folder, group=config.group, root=config.root)
         self._updater = Updater(
             config.folder,
@@ -219,6 +221,7 @@ class Daemon:
         while not self._stop.wait(STATUS_EVERY_S if not self._config.exit_when_done else 0.1):
             self._write_status()
             self._look_for_sticks()
+            self._look_for_marks()
             if self._drift is not None:
                 self._drift.look()
             self._vitals.look(self._updater.machine)
@@ -308,6 +311,15 @@ class Daemon:
         machine = self._updater.machine
         if machine.state in RESTING:
             self._imports.done(machine.epoch, machine.gen)
+
+    def _look_for_marks(self) -> None:
+        try:
+            marks = self._marks.look()
+        except StoreError as error:
+            log.error("what operators said is not reported: %s", error)
+            return
+        if marks is not None and self._home is not None:
+            self._home.report_marks(marks)
 
     def _bring_configuration(self, config: ConfigRef, should_stop: Callable[[], bool]) -> bytes:
         if self._home is None:

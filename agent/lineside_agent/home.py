@@ -35,6 +35,7 @@ from lineside_link.messages import (
     ConfigReport,
     Desired,
     DriftReport,
+    Mark,
     Reported,
     Up,
     decode,
@@ -86,6 +87,7 @@ class Home:
         self._agent: AgentReport | None = None
         self._configuration: ConfigReport | None = None
         self._drift: DriftReport | None = None
+        self._marks: tuple[Mark, ...] = ()
         self._updater: Updater | None = None
         self._self_updater: SelfUpdater | None = None
         self._born = False
@@ -182,6 +184,16 @@ class Home:
             self._drift = report
             self._publish_reported()
 
+    def report_marks(self, marks: tuple[Mark, ...]) -> None:
+        """Publishes what operators said of verdicts, together with the last report.
+
+        Args:
+            marks: From `lineside_agent.marks.Marks.look`.
+        """
+        with self._lock:
+            self._marks = marks
+            self._publish_reported()
+
     def bring(self, bundle: BundleRef, folder: Path, progress: Progress, should_stop: ShouldStop) -> None:
         """As `Fetcher.bring`."""
         self._fetcher.bring(bundle, folder, progress, should_stop)
@@ -263,7 +275,11 @@ class Home:
     def _publish_reported(self) -> None:
         if self._reported is not None and self.client.connected:
             said = msgspec.structs.replace(
-                self._reported, configuration=self._configuration, agent=self._agent, drift=self._drift
+                self._reported,
+                configuration=self._configuration,
+                agent=self._agent,
+                drift=self._drift,
+                marks=self._marks,
             )
             self.client.publish(self._topics.reported(self._config.device), encode(said), qos=1, retain=True)
 

@@ -218,6 +218,28 @@ class DriftReport(msgspec.Struct, frozen=True, kw_only=True):
     alarms: tuple[DriftAlarm, ...] = ()
 
 
+MARKS_MAX = 200
+"""Marks that a device reports; older ones are at the hub long since."""
+
+
+class Mark(msgspec.Struct, frozen=True, kw_only=True):
+    """What an operator said of a verdict, beside the line.
+
+    Attributes:
+        epoch: Of the device's database.
+        seq: Of the record.
+        at_ns: Unix time at which it was said; of two marks on one record the later one counts.
+        wrong: Whether the verdict is wrong; false takes that back.
+        note: For whoever corrects it.
+    """
+
+    epoch: str
+    seq: int
+    at_ns: int
+    wrong: bool = True
+    note: str = ""
+
+
 class Reported(_Message, frozen=True, kw_only=True):
     """What a device runs, and how the last wish went.
 
@@ -238,6 +260,7 @@ class Reported(_Message, frozen=True, kw_only=True):
         waiting: What it waits for, such as the maintenance window; empty if for nothing.
         transfer: How the last fetch went; ``None`` before the first.
         drift: Whether the line has changed; ``None`` from an agent that doesn't watch that.
+        marks: The last `MARKS_MAX` that operators made, in every report: told again they change nothing.
     """
 
     device: str
@@ -256,6 +279,7 @@ class Reported(_Message, frozen=True, kw_only=True):
     waiting: str = ""
     transfer: Transfer | None = None
     drift: DriftReport | None = None
+    marks: tuple[Mark, ...] = ()
 
 
 class Up(_Message, frozen=True, kw_only=True):

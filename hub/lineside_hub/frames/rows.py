@@ -116,23 +116,23 @@ def open_rows(config: HubConfig, database: Database) -> Rows:
     Raises:
         DatabaseError: PostgreSQL's driver can't be used.
     """
-    return Rows(*open_runner(config, database))
+    return Rows(*open_runner(config.results.url, database))
 
 
-def open_runner(config: HubConfig, database: Database) -> tuple[Runner, Callable[[], None]]:
+def open_runner(url: str, database: Database) -> tuple[Runner, Callable[[], None]]:
     """Returns what runs statements where the results are, and what ends it.
 
     Args:
-        config: The hub's.
+        url: Of PostgreSQL, where the results are there; empty for ``hub.db``.
         database: The caller's own connection to ``hub.db``.
 
     Raises:
         DatabaseError: PostgreSQL's driver can't be used.
     """
-    if config.results.url:
+    if url:
         from lineside_hub.postgres import Statements
 
-        statements = Statements(config.results.url)
+        statements = Statements(url)
         return statements, statements.close
 
     def run(text: str, parameters: dict[str, Any]) -> Sequence[Sequence[Any]]:

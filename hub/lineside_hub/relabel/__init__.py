@@ -3,6 +3,7 @@
 | file | what |
 | --- | --- |
 | `reviews` | the table ``reviews``: what people said of a result |
+| `operators` | what operators said beside the line, out of the devices' reports |
 | `selection` | which results go to people: unsure, bad, marked as wrong |
 | `coco` | the file that annotation tools read and write |
 | `exporting` | frames and the model's boxes into a folder for such a tool |

@@ -15,7 +15,7 @@ from lineside_hub.frames.place import frame_place
 from lineside_hub.relabel import catalogue, coco
 from lineside_hub.relabel.catalogue import Catalogue, Known, known_of
 from lineside_hub.relabel.labels import labels_of
-from lineside_hub.relabel.selection import Choice, Picked, pick
+from lineside_hub.relabel.selection import Choice, Picked, count_without_frame, pick
 from lineside_runtime.errors import DatasetError, InputNotFoundError
 from lineside_runtime.files import fsync_folder, write_atomic
 
@@ -67,12 +67,11 @@ def export(config: HubConfig, choice: Choice, folder: Path, *, bundle: Path | No
     results = pick(config, choice)
     first: dict[str, Picked] = {}
     for result in sorted(results, key=lambda one: not one.wrong):  # what a person called wrong stands first in the file
-        if result.frame:
-            first.setdefault(result.frame, result)
-    without = sum(not result.frame for result in results)
+        first.setdefault(result.frame, result)
+    without = count_without_frame(config, choice)
     if not first:
         raise _nothing(choice, without)
-    labels = labels_of(Path(config.folder), first.values(), bundle)
+    labels = labels_of(Path(config.folder), results, bundle)
     labels += tuple(dict.fromkeys(box[0] for one in first.values() for box in one.boxes if box[0] not in labels))
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -100,7 +99,8 @@ def _nothing(choice: Choice, without_frame: int) -> InputNotFoundError:
     if without_frame:
         return InputNotFoundError(
             f"none of the {without_frame} chosen results has a frame at the hub",
-            action='Keep frames on the devices: keep_images and keep_unsure_from under "[store]" in agent.toml.',
+            action="They come behind the results; which ones a device keeps say keep_images and keep_unsure_from under "
+            "[store] in its agent.toml.",
         )
     action = "Widen the choice: --verdict all, an earlier --since, or --again for what was corrected already."
     return InputNotFoundError(f"no result is to be looked at (--verdict {choice.verdict})", action=action)

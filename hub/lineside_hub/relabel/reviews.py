@@ -17,6 +17,7 @@ import msgspec
 from lineside_hub.config import HubConfig
 from lineside_hub.database import Database
 from lineside_hub.frames.rows import Key, Runner, open_runner
+from lineside_link.messages import Mark
 from lineside_runtime.errors import ConfigError, InputNotFoundError
 
 
@@ -85,12 +86,29 @@ class Reviews:
             note: For whoever corrects it.
             by: Who says so.
         """
+        mark = Mark(epoch=key.epoch, seq=key.seq, at_ns=time.time_ns(), wrong=wrong, note=note)
+        later = "CASE WHEN excluded.marked_at_ns > reviews.marked_at_ns THEN excluded.marked_at_ns "
+        # A device whose clock is ahead must not have the last word for ever.
+        self._mark(key.device, mark, by=by, at=f"{later} ELSE reviews.marked_at_ns + 1 END")
+
+    def take(self, device: str, mark: Mark) -> None:
+        """Takes what an operator said at a device, unless something was said later.
+
+        Args:
+            device: His.
+            mark: What he said.
+        """
+        self._mark(device, mark, by=f"at {device}", only="excluded.marked_at_ns > reviews.marked_at_ns")
+
+    def _mark(
+        self, device: str, mark: Mark, *, by: str, at: str = "excluded.marked_at_ns", only: str = "1 = 1"
+    ) -> None:
         self._run(
             "INSERT INTO reviews (device, epoch, seq, wrong, note, marked_by, marked_at_ns, boxes, corrected_by, "
-            "corrected_at_ns) VALUES (:device, :epoch, :seq, :wrong, :note, :by, :now_ns, '', '', 0) "
+            "corrected_at_ns) VALUES (:device, :epoch, :seq, :wrong, :note, :by, :at_ns, '', '', 0) "
             "ON CONFLICT (device, epoch, seq) DO UPDATE SET wrong = excluded.wrong, note = excluded.note, "
-            "marked_by = excluded.marked_by, marked_at_ns = excluded.marked_at_ns",
-            {**key._asdict(), "wrong": int(wrong), "note": note, "by": by, "now_ns": time.time_ns()},
+            f"marked_by = excluded.marked_by, marked_at_ns = {at} WHERE {only}",
+            {"device": device, "by": by, **msgspec.structs.asdict(mark), "wrong": int(mark.wrong)},
         )
 
     def correct(self, sha256: str, *, boxes: str, by: str, at_ns: int) -> None:
@@ -124,7 +142,7 @@ def open_reviews(config: HubConfig) -> Iterator[Reviews]:
         DatabaseError: They can't be read.
     """
     with closing(Database.open(Path(config.folder))) as database:
-        run, close = open_runner(config, database)
+        run, close = open_runner(config.results.url, database)
         try:
             yield Reviews(run)
         finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
@@ -43,8 +43,8 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
             ``all``; what a person called wrong belongs to each of them.
         device: Only of this one; empty for all.
         since_ns: Captured then or later, Unix time in ns.
-        limit: So many at most, the newest.
-        again: Those too that a person has corrected already.
+        limit: So many at most, the newest of which there is a frame.
+        again: Those too that a person has corrected already, and nobody has called wrong since.
     """
 
     verdict: Verdict = "unsure"
@@ -69,7 +69,7 @@ class Picked(msgspec.Struct, frozen=True, kw_only=True):
         bundle_sha256: Digest of its manifest.
         width: Of the frame, in pixels.
         height: Of the frame, in pixels.
-        frame: sha256 of its image; empty where the hub has none.
+        frame: sha256 of its image.
         wrong: Whether a person called the verdict wrong.
         note: What he said with it.
     """
@@ -91,7 +91,7 @@ class Picked(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def pick(config: HubConfig, choice: Choice) -> list[Picked]:
-    """Returns the results that are chosen, oldest first.
+    """Returns the results that are chosen and of which the hub has a frame, oldest first.
 
     Args:
         config: The hub's.
@@ -104,6 +104,31 @@ def pick(config: HubConfig, choice: Choice) -> list[Picked]:
     """
     if choice.limit is not None and choice.limit < 1:
         raise ConfigError("limit", expected="1 or more", actual=choice.limit)
+    where, parameters = _where(choice)
+    order = "r.captured_at_ns DESC, r.device, r.epoch, r.seq DESC"
+    text = f"{_select()} WHERE {where} AND f.sha256 IS NOT NULL ORDER BY {order}"
+    if choice.limit is not None:
+        text += " LIMIT :limit"
+        parameters["limit"] = choice.limit
+    return [*_picked(config, text, parameters)][::-1]
+
+
+def count_without_frame(config: HubConfig, choice: Choice) -> int:
+    """Returns how many results are chosen, whatever the limit, of which the hub has no frame.
+
+    Args:
+        config: The hub's.
+        choice: Which.
+
+    Raises:
+        DatabaseError: They can't be read.
+    """
+    where, parameters = _where(choice)
+    text = f"SELECT count(*) FROM {_joined()} WHERE {where} AND f.sha256 IS NULL"
+    return int(_run(config, text, parameters)[0][0])
+
+
+def _where(choice: Choice) -> tuple[str, dict[str, Any]]:
     conditions = [f"({_VERDICT_SQL[choice.verdict]} OR v.wrong = 1)"]
     parameters: dict[str, Any] = {}
     if choice.device:
@@ -113,12 +138,10 @@ def pick(config: HubConfig, choice: Choice) -> list[Picked]:
         conditions.append("r.captured_at_ns >= :since_ns")
         parameters["since_ns"] = choice.since_ns
     if not choice.again:
-        conditions.append("coalesce(v.corrected_at_ns, 0) = 0")
-    text = f"{_select()} WHERE {' AND '.join(conditions)} ORDER BY r.captured_at_ns DESC, r.device, r.epoch, r.seq DESC"
-    if choice.limit is not None:
-        text += " LIMIT :limit"
-        parameters["limit"] = choice.limit
-    return [*_picked(config, text, parameters)][::-1]
+        conditions.append(
+            "(coalesce(v.corrected_at_ns, 0) = 0 OR (v.wrong = 1 AND v.marked_at_ns > v.corrected_at_ns))"
+        )
+    return " AND ".join(conditions), parameters
 
 
 def of_frames(config: HubConfig, frames: list[str]) -> list[Picked]:
@@ -138,21 +161,25 @@ def of_frames(config: HubConfig, frames: list[str]) -> list[Picked]:
 
 def _select() -> str:
     columns = ", ".join(f"r.{name}" for name in _COLUMNS)
+    return f"SELECT {columns}, f.sha256, coalesce(v.wrong, 0), coalesce(v.note, '') FROM {_joined()}"
+
+
+def _joined() -> str:
     same = "{0}.device = r.device AND {0}.epoch = r.epoch AND {0}.seq = r.seq"
-    return (
-        f"SELECT {columns}, coalesce(f.sha256, ''), coalesce(v.wrong, 0), coalesce(v.note, '') FROM results r "
-        f"LEFT JOIN frames f ON {same.format('f')} LEFT JOIN reviews v ON {same.format('v')}"
-    )
+    return f"results r LEFT JOIN frames f ON {same.format('f')} LEFT JOIN reviews v ON {same.format('v')}"
+
+
+def _run(config: HubConfig, text: str, parameters: dict[str, Any]) -> Sequence[Sequence[Any]]:
+    with closing(Database.open(Path(config.folder))) as database:
+        run, close = open_runner(config.results.url, database)
+        try:
+            return run(text, parameters)
+        finally:
+            close()
 
 
 def _picked(config: HubConfig, text: str, parameters: dict[str, Any]) -> Iterator[Picked]:
-    with closing(Database.open(Path(config.folder))) as database:
-        run, close = open_runner(config, database)
-        try:
-            rows = run(text, parameters)
-        finally:
-            close()
-    for row in rows:
+    for row in _run(config, text, parameters):
         known = dict(zip((*_COLUMNS, "frame", "wrong", "note"), row, strict=True))
         known["boxes"] = _boxes(known.pop("detections"), f"{known['device']} {known['epoch']} {known['seq']}")
         known |= {name: known[name] or 0 for name in ("captured_at_ns", "width", "height")}  # of the first releases
