@@ -182,7 +182,7 @@ def test_the_hub_remembers_what_was_corrected_and_has_the_images_for_a_file_alon
 
 
 def test_a_person_says_which_verdict_was_wrong(hub: HubConfig, judged: Judged, tmp_path: Path) -> None:
-    rejected = [row.part_id for row in judged[0] if row.verdict == "reject"]
+    rejected = [row.part_id for row in judged[0][: PARTS - 1] if row.verdict == "reject"]
     passed = next(row.part_id for row in judged[0] if row.verdict == "pass")
     assert [one.part_id for one in pick(hub, Choice(verdict="bad"))] == rejected
     with pytest.raises(InputNotFoundError):
