@@ -21,6 +21,7 @@ COMMANDS = {
     "demo": "the whole line in one go: compress, sign, push, inspect, push again, roll back, report",
     "inspect": "verdicts for photos or a folder of them",
     "evaluate": "measure a bundle on an annotated data set",
+    "decide": "choose a bundle's thresholds for what a miss and a false reject cost",
     "optimize": "make a float model smaller and faster, proven on the same frames",
     "train": "train a model on annotated data",
     "distill": "teach a smaller model what a larger one knows",

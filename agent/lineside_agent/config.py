@@ -36,12 +36,12 @@ import msgspec
 
 from lineside_link.config import LinkConfig
 from lineside_link.topics import check_name
+from lineside_models.rules import Rules, Share
 from lineside_runtime.errors import ConfigError, InputNotFoundError
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Natural = Annotated[int, msgspec.Meta(ge=0)]
-Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 EngineName = Annotated[str, msgspec.Meta(pattern="^[a-z0-9_-]+$")]
 FilePath = Annotated[Path, msgspec.Meta(extra_json_schema={"type": "string"})]
 
@@ -210,11 +210,10 @@ CameraConfig = (
 )
 
 
-class InspectConfig(_Strict, frozen=True, kw_only=True):
-    """How the bundle is run.
+class InspectConfig(Rules, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How the bundle is run, and by `lineside_models.rules.Rules` what counts as a defect.
 
     Attributes:
-        confidence_threshold: Least score of a detection; ``None`` for the bundle's own.
         threads: Of the engine.
         isolate: Engines that run in a process of their own, such as ``"ort"``: one that crashes costs the frames that
             it was at, and not the agent.
@@ -224,7 +223,6 @@ class InspectConfig(_Strict, frozen=True, kw_only=True):
         health_timeout_s: A new bundle also counts as active after so long without any error.
     """
 
-    confidence_threshold: Share | None = None
     threads: Count = 1
     isolate: tuple[EngineName, ...] = ()
     engine_timeout_s: Positive | None = None
@@ -238,10 +236,12 @@ class StoreConfig(_Strict, frozen=True, kw_only=True):
     Attributes:
         commit_every_s: A record is on disk so long after its verdict at the latest. Each commit costs whole pages: at
             ten parts a second 1.0 writes a fifth of what 0 does.
-        keep_images: Which frames are kept as PNG: none, those that were not passed, or all.
+        keep_images: Which frames are kept as PNG: none, those of which the verdict was unsure, all that were not
+            passed, or all.
         send_images: Whether kept frames are sent to the hub, behind everything else.
         send_bytes_s: How fast at most, in bytes a second.
-        keep_unsure_from: Passes are kept whose nearest candidate reached at least this share of its threshold.
+        keep_unsure_from: Unsure parts are kept, and passes whose nearest candidate reached at least this share of its
+            threshold.
         keep_good_every: One pass in so many is kept; 0 for none.
         images_max_bytes: Of all kept images; beyond it the oldest go.
         images_max_days: Older images go; ``None`` for no bound by age.
@@ -253,7 +253,7 @@ class StoreConfig(_Strict, frozen=True, kw_only=True):
     """
 
     commit_every_s: Annotated[float, msgspec.Meta(ge=0, le=60)] = 0.5
-    keep_images: Literal["none", "bad", "all"] = "none"
+    keep_images: Literal["none", "unsure", "bad", "all"] = "none"
     send_images: bool = True
     send_bytes_s: Positive = 250_000.0
     keep_unsure_from: Share | None = None
@@ -393,7 +393,7 @@ class ModbusRtuClient(_Client, frozen=True, kw_only=True, tag="modbus-rtu-client
     unit: Unit = 1
 
 
-Level = Literal["ready", "busy", "result_valid", "passed", "rejected", "fault", "gate", "challenge"]
+Level = Literal["ready", "busy", "result_valid", "passed", "rejected", "unsure", "fault", "gate", "challenge"]
 Input = Literal["trigger", "reset", "acknowledge", "challenge"]
 
 
@@ -622,13 +622,17 @@ def with_settings(config: AgentConfig, data: bytes) -> AgentConfig:
         data: TOML from the hub.
 
     Raises:
-        ConfigError: As `read_settings`.
+        ConfigError: As `read_settings`, or what it sets and what ``agent.toml`` says contradict each other.
     """
     changes: dict[str, Any] = {}
     for name, value in read_settings(data).items():
         if isinstance(value, dict):
             value = {**msgspec.to_builtins(getattr(config, name), enc_hook=str), **value}
-        changes[name] = msgspec.convert(value, _FIELDS[name].type, dec_hook=_decode_path)
+        try:
+            changes[name] = msgspec.convert(value, _FIELDS[name].type, dec_hook=_decode_path)
+        except msgspec.ValidationError as error:
+            where = _with_path(str(error)).replace("$", f"$.{name}", 1)
+            raise ConfigError(f"over agent.toml: {where}") from error
     return msgspec.structs.replace(config, **changes)
 
 

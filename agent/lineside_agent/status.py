@@ -152,6 +152,7 @@ def _flow(sources: Sources) -> dict[str, Any]:
         "inspected": pipeline.inspected,
         "passed": pipeline.passed,
         "rejected": pipeline.rejected,
+        "unsure": pipeline.unsure,
         "faults": pipeline.faults,
         "dropped": reader.counts.dropped,
         "camera_errors": reader.counts.camera_errors,

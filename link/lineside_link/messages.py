@@ -407,7 +407,8 @@ class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
         source: Where the frame came from.
         sequence: Number of the frame at its source.
         captured_at_ns: Unix time of the capture.
-        verdict: ``pass``, ``reject`` (a defect was found) or ``fault`` (no verdict was possible: the line rejects).
+        verdict: ``pass``, ``reject`` (a defect was found, or see ``unsure``) or ``fault`` (no verdict was possible: the
+            line rejects).
         detections: ``[type, score, x1, y1, x2, y2]`` each; boxes in pixels of the frame.
         bundle: ``name@version`` that judged.
         bundle_sha256: Digest of its manifest.
@@ -418,6 +419,9 @@ class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
         height: Of the frame.
         error: Why there was no verdict, if so.
         near_miss: How near the strongest candidate came that was no defect: its share of its threshold, 0 to 1.
+        unsure: The verdict is ``reject`` because the bundle was unsure: a person is to look. A field of its own, so
+            that a hub that doesn't know of it reads a reject.
+        doubtful: As ``detections``: what it was unsure of.
     """
 
     seq: int
@@ -436,6 +440,8 @@ class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
     height: int = 0
     error: str = ""
     near_miss: float = 0.0
+    unsure: bool = False
+    doubtful: tuple[tuple[str, float, float, float, float, float], ...] = ()
 
 
 class Results(_Message, frozen=True, kw_only=True):

@@ -54,6 +54,8 @@ class HeadParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         calibration: ``(a, b)`` a class: the probability of being right is ``sigmoid(a * logit + b)``.
             Empty: the raw score.
         thresholds: Calibrated score a class from which a candidate counts as a defect. Empty: 0.5.
+        unsure_from: Calibrated score a class from which a candidate below its threshold makes a part unsure. Empty:
+            none does.
     """
 
     nms_iou: float = 0.6
@@ -61,6 +63,7 @@ class HeadParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     max_detections: int = 100
     calibration: tuple[tuple[float, float], ...] = ()
     thresholds: tuple[float, ...] = ()
+    unsure_from: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.max_detections < 1 or not 0 < self.nms_iou <= 1 or not 0 < self.score_min < 1:

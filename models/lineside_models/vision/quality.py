@@ -11,10 +11,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from lineside_models.inspection import Inspection
 from lineside_models.inspector import Inspector
+from lineside_models.regions import Region
+from lineside_models.rules import OTHERS, Rules, read_rules
 from lineside_models.vision.facts import ModelFacts, from_arguments
 from lineside_models.vision.images import Image, frames
 from lineside_models.vision.wrap import wrap_onnx
@@ -56,6 +59,8 @@ class QualityInspector:
         batch_size: int = 16,
         *,
         config: Config | None = None,
+        regions: Sequence[Region | Mapping[str, Any]] = (),
+        rules: Rules | Mapping[str, Any] | None = None,
         labels: Sequence[str] | None = None,
         preprocess: Preprocess | Mapping[str, Any] | None = None,
         postprocess: Postprocess | Mapping[str, Any] | None = None,
@@ -69,6 +74,9 @@ class QualityInspector:
             confidence_threshold: Least score of a defect, 0 to 1; ``None`` for the bundle's own, by type.
             batch_size: At most so many images of one size go through the model at once.
             config: Where it may run.
+            regions: Where on the frame defects count: polygons or masks to inspect or to ignore.
+            rules: What else turns findings into a verdict: thresholds and bands of doubt by type, least sizes, slicing.
+                A threshold in them comes before ``confidence_threshold``.
             labels: Class names of a bare ``.onnx`` or ``.pt``, in the order of its outputs.
             preprocess: How an image becomes the input of a bare model.
             postprocess: How the outputs of a bare model become detections.
@@ -84,7 +92,7 @@ class QualityInspector:
             ConfigError: A value out of range.
             LinesideError: As for `Session`.
         """
-        self._threshold = _checked_threshold(confidence_threshold)
+        decides = _rules_of(_checked_threshold(confidence_threshold), regions, rules)
         self._batch_size = _checked_batch_size(batch_size)
         self._resources = ExitStack()
         try:
@@ -92,7 +100,7 @@ class QualityInspector:
             path = SHIPPED if model_path is None else Path(model_path)
             source = self._source(path, given, trust, import_pt or self._import_pt)
             self.session = self._resources.enter_context(Session(source, config))
-            self._inspector = Inspector(self.session, batch_size=batch_size)
+            self._inspector = Inspector(self.session, batch_size=batch_size, rules=decides)
         except BaseException:
             self._resources.close()
             raise
@@ -115,7 +123,7 @@ class QualityInspector:
         verdicts: list[Inspection] = []
         source = frames(images)
         while batch := list(islice(source, self._batch_size)):
-            verdicts += self._inspector.inspect_batch(batch, confidence_threshold=self._threshold)
+            verdicts += self._inspector.inspect_batch(batch)
         return verdicts
 
     def preprocess(self, images: Image | Iterable[Image]) -> Array:
@@ -178,6 +186,24 @@ class QualityInspector:
             action="On a host, run pip install 'lineside[train]' and use lineside.vision.QualityInspector; "
             "for a device, make a bundle of it with lineside.Optimizer.",
         )
+
+
+def _rules_of(
+    threshold: float | None, regions: Sequence[Region | Mapping[str, Any]], rules: Rules | Mapping[str, Any] | None
+) -> Rules:
+    """Returns one set of rules from what a caller may give apart.
+
+    Raises:
+        ConfigError: One of them is unknown, of a wrong type or out of range.
+    """
+    if isinstance(rules, Rules):
+        rules = msgspec.structs.asdict(rules)
+    given = dict(rules or {})
+    if given.get("confidence_threshold") is None and OTHERS not in given.get("thresholds", {}):
+        given["confidence_threshold"] = threshold
+    if regions:
+        given["regions"] = [*given.get("regions", ()), *regions]
+    return read_rules(given)
 
 
 def _checked_threshold(value: object) -> float | None:

@@ -1,0 +1,194 @@
+"""Large frames in overlapping pieces, and what was found in them put together again.
+
+As in SAHI (Akyon et al. 2022, arXiv:2202.06934): the pieces lie on a grid, the last ones against the frame's edge, and
+the whole frame may be one more of them. Putting together looks at what two pieces both saw: two boxes of one type are
+one defect if, cut to the area that both pieces show, the smaller lies in the other by half or more. So the two halves
+of a defect on a seam meet in the overlap, however long each half is; SAHI compares whole boxes and leaves long halves
+apart.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lineside_models.postprocess import Candidates
+from lineside_runtime.bundle import Slicing
+
+Floats = npt.NDArray[np.float64]
+
+SAME = 0.5
+"""Share of the smaller box that must lie in the other (SAHI's ``match_threshold`` with ``IOS``)."""
+
+CUT = 0.02
+"""A box that ends within this share of its piece's side of an inner edge was cut by it."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a frame that goes through the model by itself.
+
+    Attributes:
+        x1: Left edge, in pixels of the frame.
+        y1: Upper edge.
+        x2: Right edge, exclusive.
+        y2: Lower edge, exclusive.
+    """
+
+    x1: int
+    y1: int
+    x2: int
+    y2: int
+
+
+def pieces(size: tuple[int, int], slicing: Slicing | None) -> tuple[Piece, ...]:
+    """Returns how a frame is cut.
+
+    Args:
+        size: ``(height, width)`` of the frame in pixels.
+        slicing: How; ``None`` for not at all.
+
+    Returns:
+        The frame as one piece, if it is not to be cut or is no larger than a piece.
+    """
+    height, width = size
+    whole = Piece(0, 0, width, height)
+    if slicing is None or max(size) <= slicing.side_px:
+        return (whole,)
+    side = slicing.side_px
+    cut = tuple(
+        Piece(x, y, min(x + side, width), min(y + side, height))
+        for y in _starts(height, slicing)
+        for x in _starts(width, slicing)
+    )
+    return (*cut, whole) if slicing.whole else cut
+
+
+def _starts(length: int, slicing: Slicing) -> list[int]:
+    """Returns where pieces begin along one side, evenly spread, each sharing at least the overlap with the next."""
+    last = length - slicing.side_px
+    if last <= 0:
+        return [0]
+    steps = int(np.ceil(last / max(1.0, slicing.side_px * (1 - slicing.overlap))))
+    return [round(number * last / steps) for number in range(steps + 1)]
+
+
+def put_together(found: Sequence[tuple[Piece, Candidates]], size: tuple[int, int]) -> Candidates:
+    """Returns what all pieces of a frame show, each defect once.
+
+    Of the boxes of one defect the best that no edge cut is kept; if every one was cut, the box around all of them.
+
+    Args:
+        found: Each piece with its candidates, boxes in pixels of the piece.
+        size: ``(height, width)`` of the frame in pixels.
+
+    Returns:
+        The candidates of the frame, highest score first; each with the highest score of its boxes.
+    """
+    if len(found) == 1:
+        return found[0][1]
+    seen = _gather(found, size)
+    if not len(seen.scores):
+        return found[0][1]
+    boxes, scores, labels, origin = [], [], [], []
+    for label in np.unique(seen.labels):
+        of = np.flatnonzero(seen.labels == label)
+        same = _same(seen.boxes[of], seen.pieces[of], seen.numbers[of])
+        for group in _groups(same, seen.numbers[of]):
+            members = of[group]
+            whole = members[~seen.cut[members]]
+            best = int(whole[0]) if len(whole) else int(members[0])
+            alone = bool(len(whole)) or len(members) == 1
+            boxes.append(seen.boxes[best] if alone else _around(seen.boxes[members]))
+            scores.append(seen.scores[members[0]])
+            labels.append(label)
+            origin.append(best if alone else -1)
+    order = np.argsort(-np.array(scores), kind="stable")
+    empty = np.empty((0, 2), np.float32)
+    return Candidates(
+        np.array(boxes, np.float32)[order],
+        np.array(scores, np.float32)[order],
+        np.array(labels, np.int64)[order],
+        tuple(seen.outlines[origin[n]] if origin[n] >= 0 else empty for n in order) if seen.outlines else (),
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Seen:
+    """All candidates of all pieces in pixels of the frame, highest score first; ``cut`` by an inner edge or not."""
+
+    boxes: Floats
+    scores: npt.NDArray[Any]
+    labels: npt.NDArray[np.int64]
+    numbers: npt.NDArray[np.int64]
+    pieces: Floats
+    cut: npt.NDArray[np.bool_]
+    outlines: tuple[npt.NDArray[np.float32], ...]
+
+
+def _gather(found: Sequence[tuple[Piece, Candidates]], size: tuple[int, int]) -> _Seen:
+    counts = [len(each) for _, each in found]
+    numbers = np.repeat(np.arange(len(found)), counts)
+    edges = np.array([dataclasses.astuple(piece) for piece, _ in found], np.float64)[numbers]
+    boxes = np.concatenate([each.boxes for _, each in found]).astype(np.float64) + np.tile(edges[:, :2], 2)
+    near = CUT * (edges[:, 2:] - edges[:, :2])
+    frame = np.array([size[1], size[0]], np.float64)
+    low = (boxes[:, :2] - edges[:, :2] < near) & (edges[:, :2] > 0)
+    high = (edges[:, 2:] - boxes[:, 2:] < near) & (edges[:, 2:] < frame)
+    cut = np.asarray((low | high).any(axis=1), bool)
+    scores = np.concatenate([each.scores for _, each in found])
+    order = np.argsort(-scores, kind="stable")
+    outlines: list[npt.NDArray[np.float32]] = []
+    for piece, each in found:
+        outlines += [outline + np.array([piece.x1, piece.y1], np.float32) for outline in each.outlines]
+    return _Seen(
+        boxes[order],
+        scores[order],
+        np.concatenate([each.labels for _, each in found])[order],
+        numbers[order],
+        edges[order],
+        cut[order],
+        tuple(outlines[place] for place in order) if len(outlines) == len(order) else (),
+    )
+
+
+def _same(boxes: Floats, edges: Floats, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Returns ``(N, N)`` whether two boxes are views of one defect from two pieces."""
+    low = np.maximum(edges[:, None, :2], edges[None, :, :2])
+    high = np.minimum(edges[:, None, 2:], edges[None, :, 2:])
+    first_low, first_high = np.maximum(boxes[:, None, :2], low), np.minimum(boxes[:, None, 2:], high)
+    second_low, second_high = np.maximum(boxes[None, :, :2], low), np.minimum(boxes[None, :, 2:], high)
+    shared = np.clip(np.minimum(first_high, second_high) - np.maximum(first_low, second_low), 0, None).prod(axis=-1)
+    first = np.clip(first_high - first_low, 0, None).prod(axis=-1)
+    second = np.clip(second_high - second_low, 0, None).prod(axis=-1)
+    smaller = np.minimum(first, second)
+    return np.asarray((numbers[:, None] != numbers[None]) & (smaller > 0) & (shared >= SAME * smaller), bool)
+
+
+def _groups(same: npt.NDArray[np.bool_], numbers: npt.NDArray[np.int64]) -> list[list[int]]:
+    """Returns the views of each defect, best first. A piece has one view of a defect: its own NMS has seen to that."""
+    free = np.ones(len(numbers), bool)
+    groups: list[list[int]] = []
+    for first in range(len(numbers)):
+        if not free[first]:
+            continue
+        group, taken, reached = [first], {int(numbers[first])}, same[first].copy()
+        free[first] = False
+        while True:
+            more = [n for n in np.flatnonzero(reached & free).tolist() if int(numbers[n]) not in taken]
+            if not more:
+                break
+            group.append(more[0])
+            taken.add(int(numbers[more[0]]))
+            free[more[0]] = False
+            reached |= same[more[0]]
+        groups.append(sorted(group))
+    return groups
+
+
+def _around(boxes: Floats) -> Floats:
+    return np.concatenate([boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)])
