@@ -200,7 +200,7 @@ def _judgement(row: ResultRow) -> Judgement:
     return Judgement(
         bundle=row.bundle_sha256,
         passed=row.verdict == "pass",
-        unsure=False,
+        unsure=row.unsure,
         types=tuple(sorted({found[0] for found in row.detections})),
         near_miss=row.near_miss,
     )

@@ -130,6 +130,15 @@ def test_faults_say_nothing_of_the_parts_and_lost_frames_nothing_of_the_camera(l
     assert (status["frames_learned"], status["verdicts_learned"]) == (0, 0)
 
 
+def test_parts_that_the_model_is_unsure_of_are_counted_by_themselves(line: Line) -> None:
+    line.run(120)
+    for _ in range(60):
+        row = ResultRow(seq=0, part_id="p", verdict="reject", unsure=True, bundle_sha256="b" * 64)
+        line.monitor.observe(row, None)
+    line.monitor.look()
+    assert [alarm.name for alarm in line.reports[-1].alarms] == ["unsure-high"]
+
+
 def test_stopping_the_line_needs_a_line_that_triggers() -> None:
     text = b'device = "d"\nfolder = "s"\nbundle = "b"\n[camera]\ntype = "simulator"\n[drift]\nstops_line = true\n'
     with pytest.raises(ConfigError, match=r"stops_line"):

@@ -18,7 +18,7 @@ from lineside_hub.relabel.operators import OperatorMarks
 from lineside_hub.relabel.reviews import mark, open_reviews
 from lineside_hub.relabel.selection import Choice, count_without_frame, pick
 from lineside_hub.repository import Repository
-from lineside_hub.results import read_batch
+from lineside_hub.results import ResultsSink, read_batch
 from lineside_link.config import LinkConfig
 from lineside_link.messages import Mark, Reported, ResultRow, Results, encode
 from lineside_models import zoo
@@ -116,3 +116,16 @@ def test_types_come_from_what_was_published_or_from_the_bundle_that_is_named(hub
     with pytest.raises(InputNotFoundError, match="own@1"):
         labels_of(folder, [unknown])
     assert labels_of(folder, [unknown], zoo.path("surface-12")) == LABELS
+
+
+def test_what_the_model_was_unsure_of_goes_out_with_what_it_was_unsure_of(hub: HubConfig) -> None:
+    doubt = ("pitted_surface", 0.4, 10.0, 20.0, 60.0, 80.0)
+    row = ResultRow(seq=1, part_id="u-1", verdict="reject", unsure=True, doubtful=(doubt,), width=200, height=200)
+    with closing(Database.open(Path(hub.folder))) as database:
+        with database.transaction():
+            ResultsSink(database).write([read_batch("cam-9", encode(Results(epoch="e", rows=(row,))))])
+        with closing(open_rows(hub, database)) as frames:
+            frames.add(Kept(Key("cam-9", "e", 1), FRAME, 10), 1)
+    assert [(one.part_id, one.verdict, one.boxes) for one in pick(hub, Choice())] == [("u-1", "unsure", (doubt,))]
+    assert "u-1" not in [one.part_id for one in pick(hub, Choice(verdict="bad"))]
+    assert "u-1" in [one.part_id for one in pick(hub, Choice(verdict="all"))]
