@@ -1,4 +1,4 @@
-"""``lineside relabel export|import|mark``."""
+"""``lineside relabel export|import|report|mark``."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     _add_export(actions)
     _add_import(actions)
+    _add_report(actions)
     _add_mark(actions)
 
 
@@ -79,6 +80,17 @@ def _add_import(actions: Any) -> None:
     load.set_defaults(run=run_import)
 
 
+def _add_report(actions: Any) -> None:
+    report = actions.add_parser(
+        "report",
+        help="where the model and people disagree, over all that was corrected",
+        description="Prints what people changed: boxes kept, moved, added and deleted, and the confusion of types.",
+    )
+    report.add_argument("dataset", type=Path, metavar="DATASET", help="that `relabel import` made")
+    add_json(report)
+    report.set_defaults(run=run_report)
+
+
 def _add_mark(actions: Any) -> None:
     mark = actions.add_parser(
         "mark",
@@ -100,7 +112,10 @@ def _add_mark(actions: Any) -> None:
 
 def _add_bundle(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--bundle", type=bundle_place, metavar="BUNDLE", help="whose types count, where the hub doesn't know the bundle"
+        "--bundle",
+        type=bundle_place,
+        metavar="BUNDLE",
+        help="whose types count, such as where the hub doesn't know the bundle that judged",
     )
 
 
@@ -163,10 +178,32 @@ def _print(done: Imported) -> None:
         print(f"{done.left_out} exported images are not in the file and count as not looked at")
     if done.repeated_boxes:
         print(f"{done.repeated_boxes} boxes were there twice")
-    print("boxes: " + ", ".join(f"{count} {kind}" for kind, count in done.boxes.items()))
-    for model, persons in done.confusion.items():
+    _print_changes(done.boxes, done.confusion)
+
+
+def _print_changes(boxes: dict[str, int], confusion: dict[str, dict[str, int]]) -> None:
+    print("boxes: " + ", ".join(f"{count} {kind}" for kind, count in boxes.items()))
+    for model, persons in confusion.items():
         said = ", ".join(f"{person} {count}" for person, count in persons.items())
         print(f"  the model said {model:<18} people say {said}")
+
+
+def run_report(options: argparse.Namespace) -> int:
+    """Prints what people changed."""
+    with needs("convert"):
+        from lineside_hub.relabel.reporting import report
+    done = report(options.dataset)
+    if options.json:
+        print_json(done)
+        return 0
+    print(
+        f"{done.dataset}: {done.images} images, {done.good} of them without a box; model and people agree on "
+        f"{done.agreed:.0%}"
+    )
+    for name, counts in (("fold", done.folds), ("by", done.people), ("bundle", done.bundles)):
+        print(f"{name}: " + ", ".join(f"{count} {key or '-'}" for key, count in counts.items()))
+    _print_changes(done.boxes, done.confusion)
+    return 0
 
 
 def run_mark(options: argparse.Namespace) -> int:

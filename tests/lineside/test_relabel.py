@@ -29,6 +29,10 @@ def test_frames_go_out_come_back_and_the_shipped_detector_is_judged_on_them(
     assert told(capsys, "import", out, "--hub", hub, "--into", dataset, "--by", "a")["unchanged"] == PARTS - 1
     assert main(["relabel", "import", out, "--into", dataset]) == 0
     assert "kept" in capsys.readouterr().out
+    report = told(capsys, "report", dataset)
+    assert (report["images"], report["agreed"], report["people"]) == (PARTS - 1, 1.0, {"a": PARTS - 1})
+    assert main(["relabel", "report", dataset]) == 0
+    assert "agree on 100%" in capsys.readouterr().out
     assert main(["evaluate", "surface-12-slim", "--data", dataset, "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert (figures["frames"], figures["f1_boxes"], figures["map50"]) == (PARTS - 1, 1.0, pytest.approx(1.0, abs=0.01))
@@ -40,6 +44,7 @@ def test_frames_go_out_come_back_and_the_shipped_detector_is_judged_on_them(
         (["export", "--hub", "nowhere", "--out", "x"], 2002),
         (["import", "nowhere.json", "--into", "x"], 2002),
         (["import", "nowhere.json"], 2000),
+        (["report", "nowhere"], 2002),
         (["mark", "p", "--hub", "nowhere", "--wrong"], 2002),
     ],
 )

@@ -13,5 +13,6 @@
 | `changes` | the model's boxes beside a person's: kept, moved, another type, added, deleted |
 | `folds` | which fold a frame goes into: its group's |
 | `collection` | the data set that corrected frames become, with its history and its folds |
+| `reporting` | where model and people disagree, over the whole history |
 | `importing` | a corrected file into the data set, and into ``reviews`` |
 """

@@ -15,7 +15,7 @@ is healed by the next import. ``folds.csv`` may be changed by hand: an image sta
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -119,21 +119,24 @@ class Collection:
         pattern = self.settings.group
         return {_file(line.image): folds.group_of(line.image.part_id, pattern) for line in self.current().values()}
 
-    def write(self, images: Mapping[str, bytes]) -> None:
+    def write(self, images: Iterable[str], read: Callable[[str], bytes]) -> None:
         """Writes everything: first the images, then the history, then what is made from it.
 
         Args:
-            images: Content by sha256 of those that may not be there yet.
+            images: sha256 of those that may not be there yet.
+            read: Gives the content of one.
 
         Raises:
             DiskFullError: There is no room; the next import goes on.
         """
-        for name in (IMAGES, ANNOTATIONS):
-            (self._folder / name).mkdir(parents=True, exist_ok=True)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        # First of all: without it the next import would take the rest for somebody else's.
         _put(self._folder / NAME, msgspec.json.format(msgspec.json.encode(self.settings), indent=1) + b"\n")
-        for sha256, data in images.items():
+        for name in (IMAGES, ANNOTATIONS):
+            (self._folder / name).mkdir(exist_ok=True)
+        for sha256 in images:
             if not (path := self._folder / IMAGES / f"{sha256}.png").is_file():
-                write_atomic(path, data)
+                write_atomic(path, read(sha256))
         _put(self._folder / HISTORY, b"".join(msgspec.json.encode(line) + b"\n" for line in self.history))
         fold_of = self.folds()
         _put(self._folder / FOLDS, folds.encode(fold_of, self._groups()))
@@ -191,9 +194,14 @@ def check_place(folder: Path) -> None:
     """
     if not folder.exists() or (folder / NAME).is_file():
         return
-    if not folder.is_dir() or any(path.name != LOCK_NAME for path in folder.iterdir()):
+    if not folder.is_dir() or any(map(_is_foreign, folder.iterdir())):
         action = "Name another folder; `lineside train --data` takes several."
         raise DatasetError(f"{folder} holds something that relabel import didn't make", action=action)
+
+
+def _is_foreign(path: Path) -> bool:
+    """Neither the lock nor what a killed import has left half written."""
+    return path.name != LOCK_NAME and not path.name.startswith(f".{NAME}.")
 
 
 def _settings(path: Path) -> Settings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import hashlib
 import time
 from collections.abc import Sequence
@@ -16,8 +17,9 @@ from lineside_hub.lock import folder_lock
 from lineside_hub.relabel import catalogue, changes, coco
 from lineside_hub.relabel.catalogue import Catalogue
 from lineside_hub.relabel.checking import Corrected, check, frames_of
-from lineside_hub.relabel.collection import Collection, Correction, check_place, open_collection
+from lineside_hub.relabel.collection import Collection, Correction, open_collection
 from lineside_hub.relabel.exporting import ANNOTATIONS, IMAGES
+from lineside_hub.relabel.labels import labels_of
 from lineside_hub.relabel.reviews import open_reviews
 from lineside_runtime.errors import DatasetError, InputError, InputNotFoundError
 
@@ -73,7 +75,7 @@ def import_corrections(
         into: The data set's folder; ``None`` for ``relabelled`` in the hub's.
         by: Who corrected.
         new_types: Types that people may have used although the model doesn't know them.
-        bundle: Whose types count, where neither folder nor hub knows.
+        bundle: Whose types count, instead of those that went out.
         val_share: Of a new data set: share of the groups in the fold ``val``.
         group: Of a new data set: finds the group in a part's id.
 
@@ -89,17 +91,20 @@ def import_corrections(
     file = coco.read(source / ANNOTATIONS if source.is_dir() else source)
     known = _catalogue(folder, file, hub, bundle)
     found = check(file, known, new_types=new_types)
-    images = _images(folder / IMAGES, found, hub)
+    images = _Images(folder / IMAGES, hub)
+    for one in found:
+        images.read(one.known.sha256)
     place = into if into is not None else Path(hub.folder if hub is not None else "") / FOLDER
     used = [label for label in new_types if any(box[0] == label for one in found for box in one.boxes)]
-    check_place(place)
+    settings = functools.partial(open_collection, labels=(*known.labels, *used), val_share=val_share, group=group)
+    settings(place)  # what it refuses it refuses before anything is made
     place.mkdir(parents=True, exist_ok=True)
     with folder_lock(place):
-        collection = open_collection(place, labels=(*known.labels, *used), val_share=val_share, group=group)
+        collection = settings(place)
         before = collection.current()
         lines = [_correction(one, by) for one in found]
         fresh = [line for line in lines if collection.add(line)]
-        collection.write(images)
+        collection.write((one.known.sha256 for one in found), images.read)
     if hub is not None:
         _tell(hub, lines)
     return _imported(place, collection, found, lines=lines, fresh=fresh, had=set(before), exported=len(known.images))
@@ -108,7 +113,7 @@ def import_corrections(
 def _catalogue(folder: Path, file: coco.File, hub: HubConfig | None, bundle: Path | None) -> Catalogue:
     known = catalogue.read(folder)
     if known is not None:
-        return known
+        return known if bundle is None else msgspec.structs.replace(known, labels=labels_of(folder, (), bundle))
     if hub is None:
         raise InputNotFoundError(
             f"{folder / catalogue.NAME} is not there, which says what was exported",
@@ -117,14 +122,17 @@ def _catalogue(folder: Path, file: coco.File, hub: HubConfig | None, bundle: Pat
     return catalogue.from_hub(hub, frames_of(file), bundle)
 
 
-def _images(folder: Path, found: Sequence[Corrected], hub: HubConfig | None) -> dict[str, bytes]:
-    """Every image's content, whose hash is its name."""
-    place = frame_place(hub) if hub is not None else None
-    images: dict[str, bytes] = {}
-    for one in found:
-        sha256 = one.known.sha256
-        path = folder / f"{sha256}.png"
-        data = path.read_bytes() if path.is_file() else place.read(sha256) if place is not None else None
+class _Images:
+    """Where the images' content is: one after the other, since all of them may be more than the memory holds."""
+
+    def __init__(self, folder: Path, hub: HubConfig | None) -> None:
+        self._folder = folder
+        self._place = frame_place(hub) if hub is not None else None
+
+    def read(self, sha256: str) -> bytes:
+        """Returns the content of an image, whose hash is its name."""
+        path = self._folder / f"{sha256}.png"
+        data = path.read_bytes() if path.is_file() else self._place.read(sha256) if self._place is not None else None
         if data is None:
             action = "Keep the folder that was exported together, or name the hub with --hub."
             raise InputNotFoundError(f"the image {path} is gone", action=action)
@@ -132,8 +140,7 @@ def _images(folder: Path, found: Sequence[Corrected], hub: HubConfig | None) -> 
         if actual != sha256:
             action = "Export again: a model must not learn from another image than the line saw."
             raise DatasetError(f"the image {path} was changed", expected=sha256, actual=actual, action=action)
-        images[sha256] = data
-    return images
+        return data
 
 
 def _correction(one: Corrected, by: str) -> Correction:

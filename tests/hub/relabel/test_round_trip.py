@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -136,6 +139,39 @@ def test_an_import_that_was_killed_half_way_is_healed_by_the_next(hub: HubConfig
     assert files(tmp_path / "set") == whole
 
 
+KILL_AT = """
+import os, signal, sys
+from pathlib import Path
+from lineside_hub.relabel import collection, importing
+calls, at, write = 0, int(sys.argv[3]), collection.write_atomic
+def killed(path, data):
+    global calls
+    calls += 1
+    if calls == at:
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(path, data)
+collection.write_atomic = killed
+importing.import_corrections(Path(sys.argv[1]), into=Path(sys.argv[2]), by="anna")
+"""
+
+
+def test_killed_at_any_write_the_history_is_whole_and_the_next_import_ends_it(hub: HubConfig, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    send_out(hub, out)
+    take_in(out, tmp_path / "whole")
+    whole = set(files(tmp_path / "whole"))
+    writes = len(whole) - 1  # the lock is none
+    for at in (1, 3, writes - 2, writes):
+        place = tmp_path / f"at-{at}"
+        command = [sys.executable, "-c", KILL_AT, str(out), str(place), str(at)]
+        assert subprocess.run(command, timeout=120, check=False).returncode == -signal.SIGKILL
+        assert take_in(out, place).images == PARTS - 1
+        assert set(files(place)) == whole
+        lines = (place / "corrections.jsonl").read_text().splitlines()
+        assert len({json.loads(line)["image"]["sha256"] for line in lines}) == len(lines) == PARTS - 1
+        assert len(load_dataset(place).samples) == PARTS - 1
+
+
 def test_frames_of_one_group_stay_in_one_fold_and_where_they_are(
     hub: HubConfig, judged: Judged, tmp_path: Path
 ) -> None:
@@ -235,6 +271,14 @@ def test_what_is_wrong_with_a_corrected_file_is_said_and_nothing_is_written(
     with pytest.raises(DatasetError, match=said) as caught:
         take_in(tmp_path / "out", tmp_path / "set")
     assert caught.value.code == 2008
+    assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize("options", [{"val_share": 1.5}, {"group": "("}])
+def test_settings_out_of_range_make_nothing(hub: HubConfig, tmp_path: Path, options: dict[str, Any]) -> None:
+    send_out(hub, tmp_path / "out")
+    with pytest.raises(ConfigError):
+        take_in(tmp_path / "out", tmp_path / "set", **options)
     assert not (tmp_path / "set").exists()
 
 
