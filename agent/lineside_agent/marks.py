@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -18,8 +19,10 @@ import msgspec
 from lineside_agent import database
 from lineside_agent.state_file import peek_state, read_state, write_state
 from lineside_agent.store import NAME as RECORDS
-from lineside_link.messages import MARKS_MAX, Mark, ResultRow
-from lineside_runtime.errors import InputNotFoundError
+from lineside_link.messages import MARKS_MAX, NOTE_MAX, Mark, ResultRow
+from lineside_runtime.errors import ConfigError, InputNotFoundError
+
+log = logging.getLogger("lineside.agent")
 
 NAME = "marks.json"
 _LOCK = "marks.lock"
@@ -65,10 +68,13 @@ def add(folder: Path, part_id: str, *, wrong: bool, note: str = "") -> Marked:
         note: For whoever corrects it.
 
     Raises:
+        ConfigError: The note is too long.
         InputNotFoundError: There are no records, or none of this part.
         DatabaseError: They can't be read.
         DiskFullError: There is no room for the mark.
     """
+    if len(note) > NOTE_MAX:
+        raise ConfigError("note", expected=f"at most {NOTE_MAX} characters", actual=len(note))
     if not (folder / RECORDS).is_file():
         raise InputNotFoundError(f"no records in {folder}", action="Start the agent with `lineside agent run` first.")
     with database.reading(folder / RECORDS) as connection:
@@ -82,6 +88,8 @@ def add(folder: Path, part_id: str, *, wrong: bool, note: str = "") -> Marked:
         before = (read_state(folder / NAME, Said) or Said()).marks
         others = tuple(each for each in before if (each.epoch, each.seq) != (mark.epoch, mark.seq))
         write_state(folder / NAME, Said(marks=(*others, mark)[-MARKS_MAX:]))
+        if len(others) >= MARKS_MAX:
+            log.warning("the oldest mark is told to the hub no longer: only the last %d are", MARKS_MAX)
     return _marked(row, mark)
 
 

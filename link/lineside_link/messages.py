@@ -210,16 +210,19 @@ class DriftReport(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a device's camera and its model's verdicts still look as they did when they were learned.
 
     Attributes:
-        state: ``learning`` or ``watching``.
+        learning: Whether it still learns how things look, or what a new bundle says.
         alarms: What has changed; none while all is well.
     """
 
-    state: Literal["learning", "watching"]
+    learning: bool = False
     alarms: tuple[DriftAlarm, ...] = ()
 
 
-MARKS_MAX = 200
+MARKS_MAX = 50
 """Marks that a device reports; older ones are at the hub long since."""
+
+NOTE_MAX = 200
+"""Characters of a mark's note: all marks stand in every report."""
 
 
 class Mark(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,8 +10,8 @@ import pytest
 from lineside.cli import main
 from lineside_agent.marks import Marks, add
 from lineside_agent.store import Store
-from lineside_link.messages import MARKS_MAX, ResultRow
-from lineside_runtime.errors import InputNotFoundError, StoreError
+from lineside_link.messages import MARKS_MAX, NOTE_MAX, ResultRow
+from lineside_runtime.errors import ConfigError, InputNotFoundError, StoreError
 
 NAMES = ("A-1", 'quoted "A-1"', "A-1", "B-2")
 
@@ -47,6 +47,11 @@ def test_a_part_that_is_not_there_is_an_error(state: Path, tmp_path: Path) -> No
         with pytest.raises(InputNotFoundError):
             add(folder, part, wrong=True)
     assert not (state / "marks.json").exists()
+
+
+def test_a_note_that_would_make_every_report_long_is_refused(state: Path) -> None:
+    with pytest.raises(ConfigError, match="note"):
+        add(state, "A-1", wrong=True, note="x" * (NOTE_MAX + 1))
 
 
 def test_only_so_many_are_reported(state: Path) -> None:

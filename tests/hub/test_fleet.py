@@ -64,7 +64,7 @@ def test_a_drift_alarm_is_told_when_it_begins_and_when_it_ends(database: Databas
     blurred = DriftAlarm(name="sharpness-low", since_ns=5, text="sharpness-low: sharpness is -1.7, learned was -1.1")
     wave = DriftAlarm(name="type:pits", since_ns=6)
     for alarms in ((), (blurred,), (blurred,), (blurred, wave), (wave,)):
-        report(database, state="idle", drift=DriftReport(state="watching", alarms=alarms))
+        report(database, state="idle", drift=DriftReport(alarms=alarms))
     report(database, state="idle")
     details = [event.detail for event in database.events(kind="drift")]
     assert details == [blurred.text, "type:pits", "over: sharpness-low", "over: type:pits"]

@@ -68,7 +68,7 @@ def test_a_drift_alarm_of_a_device_is_shown(hub: Path, capsys: pytest.CaptureFix
     alarm = DriftAlarm(name="bad-high", since_ns=1, text="bad-high: 30% of the parts are bad, 2.0% is well")
     database = Database.open(hub)
     with database.transaction():
-        drift = DriftReport(state="watching", alarms=(alarm,))
+        drift = DriftReport(alarms=(alarm,))
         Fleet(database).write_reported(Reported(device="cam-2", state="active", drift=drift))
     database.close()
     assert "30% of the parts" in " ".join(told(capsys, "ls", "--hub", str(hub)).split())

@@ -163,9 +163,7 @@ class DriftMonitor:
             alarms = tuple(
                 DriftAlarm(name=name, since_ns=since, text=self._text(name)) for name, since in self._since_ns.items()
             )
-            return DriftReport(
-                state="watching" if all(self._known()) else "learning", alarms=_steady(alarms, self._told)
-            )
+            return DriftReport(learning=not all(self._known()), alarms=_steady(alarms, self._told))
 
     def problem(self) -> str:
         """Returns why the line must not go on; empty if it may, or if alarms don't stop it."""
@@ -178,7 +176,7 @@ class DriftMonitor:
             learned, recent = self._watch.learned, dict(self._watch.recent)
             tests = {name: test.value / test.limit for name, test in self._watch.tests()}
         return {
-            "state": report.state,
+            "state": "learning" if report.learning else "watching",
             "alarm": bool(report.alarms),
             "alarms": [alarm.text for alarm in report.alarms],
             "alarms_ever": self._ever,

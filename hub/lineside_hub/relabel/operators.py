@@ -5,12 +5,10 @@ from __future__ import annotations
 import logging
 
 from lineside_hub.relabel.reviews import Reviews
-from lineside_link.messages import MARKS_MAX, Mark, Reported
+from lineside_link.messages import MARKS_MAX, NOTE_MAX, Mark, Reported
 from lineside_runtime.errors import StoreError
 
 _log = logging.getLogger("lineside.hub.relabel")
-
-NOTE_MAX = 500
 
 
 class OperatorMarks:

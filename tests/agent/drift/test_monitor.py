@@ -71,8 +71,8 @@ def test_it_learns_then_says_an_alarm_once_and_that_it_is_over(line: Line, caplo
 def test_the_hub_is_told_of_each_change_once(line: Line) -> None:
     line.run(160)
     line.run(60, sigma=1.5)
-    states = [(report.state, bool(report.alarms)) for report in line.reports]
-    assert states[:2] == [("learning", False), ("watching", False)]
+    states = [(report.learning, bool(report.alarms)) for report in line.reports]
+    assert states[:2] == [(True, False), (False, False)]
     assert all(alarms for _, alarms in states[2:])
     names = [tuple(alarm.name for alarm in report.alarms) for report in line.reports[1:]]
     assert len(set(names)) == len(names), "no report twice"

@@ -20,7 +20,7 @@ from lineside_hub.relabel.selection import Choice, count_without_frame, pick
 from lineside_hub.repository import Repository
 from lineside_hub.results import ResultsSink, read_batch
 from lineside_link.config import LinkConfig
-from lineside_link.messages import Mark, Reported, ResultRow, Results, encode
+from lineside_link.messages import NOTE_MAX, Mark, Reported, ResultRow, Results, encode
 from lineside_models import zoo
 from lineside_models.labels import LABELS
 from lineside_runtime.bundle import open_bundle
@@ -74,7 +74,7 @@ def test_what_operators_say_is_taken_once_and_a_later_word_at_the_hub_counts(hub
         for report in reports:
             marks.take(report)
         (seen,) = pick(hub, Choice(verdict="wrong"))
-        assert (seen.seq, seen.note) == (2, ("rim" * 1000)[:500])
+        assert (seen.seq, seen.note) == (2, ("rim" * 1000)[:NOTE_MAX])
         mark(hub, seen.part_id, wrong=False, by="anna")
         assert pick(hub, Choice(verdict="wrong")) == []
         OperatorMarks(reviews).take(reports[0])  # after a restart of the hub
