@@ -21,7 +21,12 @@ TAIL = 0.02
 RISK = 0.01
 """Chance that the learned shares are too low for any of the tests."""
 
-_RIDGE = 1e-9
+LEAST_SHARE = Descriptors(brightness=0.05, contrast=0.1, sharpness=0.0)
+LEAST = Descriptors(brightness=1.0, contrast=1.0, sharpness=0.1)
+"""A change from the median by less than this share of it, or less than that, is none: the picture of a camera in a box
+differs by a tenth of a grey value from frame to frame, and by a few as the lamp warms up."""
+
+_FAR = 3.0
 
 
 class Tail(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,19 +111,20 @@ def learn_frames(samples: Sequence[Descriptors]) -> FrameReference:
     """
     values = np.array(samples, float)
     half = len(values) // 2
+    median = np.median(values, 0)
+    least = np.maximum(np.array(LEAST_SHARE) * np.abs(median), np.array(LEAST))
     mean = values[:half].mean(0)
-    spread = np.cov(values[:half], rowvar=False)
-    # A descriptor that never changes, as of a still picture, would have no inverse.
-    precision = np.linalg.inv(spread + np.diag(_RIDGE + _RIDGE * np.diag(spread)))
+    # However still the camera's picture is, the least change is so many standard deviations, and so far at most.
+    precision = np.linalg.inv(np.cov(values[:half], rowvar=False) + np.diag((least / _FAR) ** 2))
     far = [distance(sample, mean, precision) for sample in values[half:]]
     return FrameReference(
         frames=len(values),
-        median=tuple(np.median(values, 0).tolist()),
-        low=tuple(_mirrored(upper_tail((-column).tolist())) for column in values.T),
-        high=tuple(upper_tail(column.tolist()) for column in values.T),
+        median=tuple(median.tolist()),
+        low=tuple(_mirrored(_beyond(-column, margin)) for column, margin in zip(values.T, least.tolist(), strict=True)),
+        high=tuple(_beyond(column, margin) for column, margin in zip(values.T, least.tolist(), strict=True)),
         mean=tuple(mean.tolist()),
         precision=tuple(tuple(row) for row in precision.tolist()),
-        distance=upper_tail(far),
+        distance=_at_least(upper_tail(far), _FAR**2),
     )
 
 
@@ -149,6 +155,16 @@ def upper_tail(values: Sequence[float]) -> Tail:
     """Returns the upper end: frames strictly beyond it are counted later."""
     beyond = max(1, round(TAIL * len(values)))
     return Tail(bound=sorted(values)[-beyond], count=beyond - 1, frames=len(values))
+
+
+def _beyond(column: NDArray[np.float64], margin: float) -> Tail:
+    """The upper end, but no nearer to the median than the least change."""
+    return _at_least(upper_tail(column.tolist()), float(np.median(column)) + margin)
+
+
+def _at_least(tail: Tail, bound: float) -> Tail:
+    """The end further out: fewer frames lie beyond it then, never more, so that its count still bounds them."""
+    return msgspec.structs.replace(tail, bound=max(tail.bound, bound))
 
 
 def _mirrored(tail: Tail) -> Tail:

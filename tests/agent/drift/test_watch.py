@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lineside_agent.drift.descriptors import describe
+from lineside_agent.drift.descriptors import Descriptors, describe
 from lineside_agent.drift.watch import Rules, Watch
 from tests.agent.drift.frames import RENDERED, TYPES, blurred, clean, darker, drawn, images, judgement
 
@@ -123,6 +123,23 @@ def test_another_bundle_is_learned_anew_and_the_camera_is_not() -> None:
     for _ in range(RULES.reference_frames + 500):
         watch.hear(judgement(rng, bad=0.9, bundle="new"), TYPES)
     assert watch.alarms() == (), "nine of ten is what the new one says from the start"
+
+
+def test_a_still_camera_may_change_by_a_little_and_not_by_more() -> None:
+    """Frames differ by a tenth of a grey value: each later one is beyond all that were learned, and not far away."""
+
+    def frames(count: int, light: float) -> list[Descriptors]:
+        rng = np.random.default_rng(int(100 * light))
+        return [
+            Descriptors(*(np.array([light * 120, light * 30, -1.0]) + rng.normal(0, [0.1, 0.05, 0.005])))
+            for _ in range(count)
+        ]
+
+    for light, alarms in ((0.97, False), (1.03, False), (0.88, True), (1.12, True)):
+        watch = Watch(RULES)
+        for frame in frames(RULES.reference_frames, 1.0) + frames(100, light):
+            watch.see(frame)
+        assert bool(watch.alarms()) is alarms, (light, watch.alarms())
 
 
 def test_a_picture_that_never_changes_can_be_learned() -> None:
