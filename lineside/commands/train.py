@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from lineside.commands.output import add_json, print_json
+from lineside.commands.places import bundle_place
 from lineside.commands.training import reporter
 from lineside.extras import needs
 
@@ -38,6 +39,12 @@ def _add_detector(kinds: Any) -> None:
     )
     detector.add_argument(
         "--learning-rate", type=float, default=1.2e-3, metavar="R", help="its peak (default: %(default)s)"
+    )
+    detector.add_argument(
+        "--start",
+        type=bundle_place,
+        metavar="MODEL",
+        help="go on from a bundle (also an INT8 one, or a shipped one's name) or .onnx file, with its channels",
     )
     _add_common(detector)
     detector.set_defaults(run=_train_detector)
@@ -89,6 +96,7 @@ def _train_detector(options: argparse.Namespace) -> int:
             learning_rate=options.learning_rate,
             seed=options.seed,
             threads=options.threads,
+            start=options.start,
             resume=options.resume,
         ),
         reporter(),

@@ -20,11 +20,13 @@ from lineside_converters.training.facts import OUTPUTS, PREPROCESS  # noqa: E402
 from lineside_converters.training.heldout import find_all, judge, map50  # noqa: E402
 from lineside_converters.training.loop import FINAL_RATE, rate_factor  # noqa: E402
 from lineside_converters.training.loss import detection_loss  # noqa: E402
+from lineside_models import zoo  # noqa: E402
 from lineside_models.labels import LABELS  # noqa: E402
 from lineside_models.networks import from_state_dict  # noqa: E402
 from lineside_models.networks.detector import PRIOR, pretrained_detector  # noqa: E402
 from lineside_models.postprocess import Candidates, read_params  # noqa: E402
 from lineside_runtime.errors import TrainingError  # noqa: E402
+from tests.converters.nets import convnet  # noqa: E402
 from tests.converters.training_sets import write_boards, write_steel  # noqa: E402
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
@@ -103,6 +105,22 @@ def test_a_time_budget_ends_the_run_early_and_with_a_whole_result(folders, tmp_p
     result = train(settings(folders, tmp_path, epochs=10_000, minutes=0.02), heard.append)
     assert len(heard) < 1000
     assert heard[-1].held and result.onnx.exists()
+
+
+def test_a_run_goes_on_from_a_shipped_int8_bundle_with_its_channels(folders, tmp_path):
+    start = zoo.path("surface-12-slim")
+    result = train(settings(folders, tmp_path / "on", start=start, epochs=1, learning_rate=1e-5), lambda _: None)
+    assert result.onnx.stat().st_size < 4_500_000, "the slim network has less than half of the whole one's weights"
+    fresh = train(settings(folders, tmp_path / "fresh", epochs=1, learning_rate=1e-5), lambda _: None)
+    assert result.held_map50["pcb"] > fresh.held_map50["pcb"] + 0.2, "it knows what the bundle knew"
+    facts = json.loads(result.facts.read_text())
+    assert facts["starts"][0]["start"] == "surface-12-slim"
+
+
+def test_a_model_of_another_kind_is_no_start(folders, tmp_path):
+    (tmp_path / "net.onnx").write_bytes(convnet())
+    with pytest.raises(TrainingError, match="outputs are others"):
+        train(settings(folders, tmp_path / "out", start=tmp_path / "net.onnx"), lambda _: None)
 
 
 def test_resuming_where_nothing_was_begun_is_refused(folders, tmp_path):

@@ -27,6 +27,8 @@ class TrainConfig:
         held_share: Share of the train folds that is kept out to choose the checkpoint and calibrate the scores.
         evaluate_every: Epochs between evaluations on that share.
         threads: Of torch.
+        start: A bundle or ONNX file whose weights, and whose channels, the run begins with; ``None`` for the
+            architecture with a trunk that knows ImageNet.
         resume: Go on from ``out/checkpoint.pt``.
     """
 
@@ -43,6 +45,7 @@ class TrainConfig:
     held_share: float = 0.08
     evaluate_every: int = 4
     threads: int = 2
+    start: Path | None = None
     resume: bool = False
 
     def __post_init__(self) -> None:
@@ -65,7 +68,8 @@ class TrainConfig:
     def as_dict(self) -> dict[str, Any]:
         """Returns the settings for ``training.json``; of folders only the names: no machine's paths travel."""
         values: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
-        return values | {"data": [folder.name for folder in self.data], "out": self.out.name}
+        start = None if self.start is None else self.start.name
+        return values | {"data": [folder.name for folder in self.data], "out": self.out.name, "start": start}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +100,7 @@ class TrainResult:
     """What a run leaves behind.
 
     Attributes:
-        weights: ``best.pt``, a state dict of ``surface_detector_lite0``.
+        weights: ``best.pt``, a state dict of ``surface_detector_lite0``, or of what the run started from.
         onnx: ``float.onnx``, the same weights as a graph.
         facts: ``training.json``.
         held_map50: Per domain, of the chosen weights on the held-out share of the train folds.

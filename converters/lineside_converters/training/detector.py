@@ -13,6 +13,7 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
+from lineside_converters.compress.prune.network import Network, close_network
 from lineside_converters.export import export_onnx
 from lineside_converters.training import checkpoint
 from lineside_converters.training.batches import Batch, Mixer
@@ -23,6 +24,7 @@ from lineside_converters.training.heldout import find_all, judge, map50
 from lineside_converters.training.lessons import DetectorLessons
 from lineside_converters.training.loop import BEST, CHECKPOINT, Plan, Run, fit, parameter_groups, start
 from lineside_converters.training.samples import Domain, load_domain
+from lineside_converters.training.starting import check_outputs, open_start
 from lineside_models.labels import LABELS
 from lineside_models.networks import build
 from lineside_models.networks.detector import SurfaceDetector, pretrained_detector
@@ -54,7 +56,8 @@ def train(config: TrainConfig, on_progress: Callable[[TrainProgress], None]) -> 
     )
     mixer = Mixer(domains, canvases_per_domain(config, domains), config=config)
     lessons = DetectorLessons(domains, mixer, epoch_steps=steps_per_epoch(mixer.counts, domains))
-    run = _start(config, mixer)
+    network = None if config.start is None else _given(config.start, mixer)
+    run = _start(config, mixer, network)
     plan = Plan(
         out=config.out,
         epochs=config.epochs,
@@ -68,7 +71,7 @@ def train(config: TrainConfig, on_progress: Callable[[TrainProgress], None]) -> 
         return lessons.true_loss(model(batch.images), batch)
 
     fit(run, plan, batches=lessons.batches, loss=loss, evaluate=lessons.evaluate, on_progress=on_progress)
-    return _finish(config, run, domains)
+    return _finish(config, run, domains, network)
 
 
 def canvases_per_domain(config: TrainConfig, domains: tuple[Domain, ...]) -> tuple[int, ...]:
@@ -92,8 +95,18 @@ def steps_per_epoch(counts: tuple[int, ...], domains: tuple[Domain, ...]) -> int
     return math.ceil(size / count)
 
 
-def _start(config: TrainConfig, mixer: Mixer) -> Run:
+def _given(model: Path, mixer: Mixer) -> Network:
+    """Opens what the run begins with, proved on some canvases of the data to come."""
+    network = open_start(model, [mixer.batch(step, mosaics=False).images for step in range(_NORM_BATCHES)])
+    check_outputs(network, OUTPUTS, model)
+    return network
+
+
+def _start(config: TrainConfig, mixer: Mixer, network: Network | None) -> Run:
     resumed = checkpoint.load(config.out / CHECKPOINT) if config.resume else None
+    if network is not None:
+        groups = parameter_groups(network.module, lambda _: config.learning_rate)
+        return start(network.module, groups, resumed=resumed)
     if resumed is None:
         model = pretrained_detector(len(LABELS))
         _see_new_images(model, mixer)
@@ -128,15 +141,16 @@ def _see_new_images(model: SurfaceDetector, mixer: Mixer) -> None:
         norm.momentum = 0.1
 
 
-def _finish(config: TrainConfig, run: Run, domains: tuple[Domain, ...]) -> TrainResult:
-    model = _new_detector()
+def _finish(config: TrainConfig, run: Run, domains: tuple[Domain, ...], network: Network | None) -> TrainResult:
+    model = _new_detector() if network is None else network.module
     model.load_state_dict(checkpoint.load(config.out / BEST))
     found = [find_all(model, domain.held) for domain in domains]
     held: dict[str, float] = {d.name: map50(d.held, each) for d, each in zip(domains, found, strict=True)}
     finds = judge([p for domain in domains for p in domain.held], [each for part in found for each in part])
     maps = calibrate(finds)
     thresholds = choose_thresholds(finds, maps)
-    difference = export_detector(model, config.out / "float.onnx")
+    onnx = config.out / "float.onnx"
+    difference = export_detector(model, onnx) if network is None else close_network(network, onnx, _two_sizes())
     result = TrainResult(
         weights=config.out / BEST,
         onnx=config.out / "float.onnx",
@@ -149,7 +163,7 @@ def _finish(config: TrainConfig, run: Run, domains: tuple[Domain, ...]) -> Train
     return result
 
 
-def export_detector(model: SurfaceDetector, path: Path) -> float:
+def export_detector(model: nn.Module, path: Path) -> float:
     """Writes the detector as ONNX: input ``image``, the six maps as outputs, batch, height and width free.
 
     Returns:
@@ -163,18 +177,22 @@ def export_detector(model: SurfaceDetector, path: Path) -> float:
     for name in OUTPUTS:
         stride = name.split("_")[1]
         axes[name] = {0: "batch", 2: f"height_{stride}", 3: f"width_{stride}"}
-    generator = torch.Generator().manual_seed(0)
-    example, wide = (torch.randn(shape, generator=generator) for shape in ((1, 1, 224, 224), (2, 1, 96, 160)))
+    example, wide = _two_sizes()
     return export_onnx(
         model, path, example=example, input_name=INPUT, output_names=OUTPUTS, dynamic_axes=axes, check=(wide,)
     )
+
+
+def _two_sizes() -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, generator=generator) for shape in ((1, 1, 224, 224), (2, 1, 96, 160))]
 
 
 def _write_facts(
     config: TrainConfig, run: Run, domains: tuple[Domain, ...], result: TrainResult, difference: float
 ) -> None:
     facts = {
-        "architecture": ARCHITECTURE,
+        "architecture": ARCHITECTURE if config.start is None else f"that of {config.start.name}",
         "labels": list(LABELS),
         "starts": run.starts,
         "images": {d.name: {"train": len(d.train), "clean": len(d.clean), "held": len(d.held)} for d in domains},
