@@ -35,6 +35,7 @@ COMMANDS = {
     "board": "from a bare board to a device in the fleet: detect, prepare an image, flash a card",
     "hub": "the host's end: repository, results, broker for a first try",
     "push": "sign a bundle and push it to a group of devices",
+    "relabel": "frames from the line to people who correct them, and back into training",
     "fleet": "what the hub knows of its devices",
     "config": "the schema of the configuration files",
 }

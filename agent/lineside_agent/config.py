@@ -506,6 +506,25 @@ class MetricsConfig(_Strict, frozen=True, kw_only=True):
     address: str = "127.0.0.1"
 
 
+class DriftConfig(_Strict, frozen=True, kw_only=True):
+    """When an alarm says that the line has changed; the table alone, without a key, is enough.
+
+    Attributes:
+        reference_frames: So many frames are learned first: the line must be well meanwhile.
+        false_alarm_frames: Within n frames the chance of a false alarm is n divided by this at most.
+        odds_ratio: Rise that is looked for in the odds of what is counted; a smaller one finds less, later.
+        bad_share: Share of bad parts that is well, instead of the one that is learned.
+        stops_line: Whether an alarm takes Ready away, where the line triggers; until it is cleared by
+            ``lineside agent drift``.
+    """
+
+    reference_frames: Annotated[int, msgspec.Meta(ge=100, le=100_000)] = 500
+    false_alarm_frames: Annotated[float, msgspec.Meta(ge=1000)] = 1e6
+    odds_ratio: Annotated[float, msgspec.Meta(ge=1.2, le=100)] = 3.0
+    bad_share: Annotated[float, msgspec.Meta(gt=0, lt=1)] | None = None
+    stops_line: bool = False
+
+
 class AgentConfig(_Strict, frozen=True, kw_only=True):
     """The whole file.
 
@@ -526,6 +545,7 @@ class AgentConfig(_Strict, frozen=True, kw_only=True):
         gate: Where the reject gate is; ``None`` if the line's PLC counts parts to it.
         transfer: How bundles come.
         metrics: Where Prometheus may ask; ``None`` for nowhere.
+        drift: When an alarm says that the line has changed; ``None`` for never.
     """
 
     device: str
@@ -544,6 +564,7 @@ class AgentConfig(_Strict, frozen=True, kw_only=True):
     gate: GateConfig | None = None
     transfer: TransferConfig = TransferConfig()
     metrics: MetricsConfig | None = None
+    drift: DriftConfig | None = None
 
 
 SETTABLE = ("inspect", "store")
@@ -688,6 +709,8 @@ def _check_line(config: AgentConfig) -> None:
         if gate.delay_ms is not None and gate.delay_ms < trigger.deadline_ms:
             expected = f"at least $.trigger.deadline_ms, {trigger.deadline_ms:g}"
             raise ConfigError("$.gate.delay_ms", expected=expected, actual=f"{gate.delay_ms:g}")
+    if config.drift is not None and config.drift.stops_line and (trigger is None or trigger.mode != "inspect"):
+        raise ConfigError("$.drift.stops_line needs a trigger", expected='$.trigger with mode = "inspect"')
     for line in config.line_io:
         if isinstance(line, MqttTopic) and line.link is None and config.link is None:
             raise ConfigError("$.line_io: mqtt has no broker", expected="$.line_io.link or $.link")

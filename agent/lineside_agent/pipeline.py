@@ -35,6 +35,7 @@ log = logging.getLogger("lineside.pipeline")
 
 Record = Callable[[ResultRow, Frame | None], bool]
 Deliver = Callable[[ResultRow, Frame | None], object]
+Observe = Callable[[ResultRow, Frame | None], object]
 Verdict = Literal["pass", "reject", "fault"]
 
 _ENGINE_ERRORS = (LinesideError, cv2.error, ValueError, ArithmeticError, MemoryError, RuntimeError, LookupError)
@@ -78,6 +79,7 @@ class Pipeline:
         record: Keeps a row.
         stop: Ends the wait for a first bundle.
         deliver: Takes each row instead of ``outputs`` and ``record``, where the line triggers.
+        observe: Looks at each frame after all that.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class Pipeline:
         record: Record,
         stop: threading.Event,
         deliver: Deliver | None = None,
+        observe: Observe | None = None,
     ) -> None:
         self.counts = PipelineCounts()
         self._take = take
@@ -97,6 +100,7 @@ class Pipeline:
         self._record = record
         self._stop = stop
         self._deliver = deliver or self._tell_and_record
+        self._observe = observe
 
     def run(self) -> None:
         """Runs in the caller's thread until the source ends or it is stopped."""
@@ -105,8 +109,11 @@ class Pipeline:
             row = self._judge(shot)
             if row is None:
                 return
-            self._deliver(row, shot if isinstance(shot, Frame) else None)
+            frame = shot if isinstance(shot, Frame) else None
+            self._deliver(row, frame)
             self._count(row)
+            if self._observe is not None:
+                self._observe(row, frame)
 
     def _tell_and_record(self, row: ResultRow, frame: Frame | None) -> None:
         for output in self._outputs:
