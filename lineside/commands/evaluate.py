@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=bundle_place, help="a bundle's folder, or the name of a shipped bundle")
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="an annotated data set")
     parser.add_argument("--fold", default="all", help="which fold of its folds.csv (default: %(default)s)")
-    parser.add_argument("--max-frames", type=_count, metavar="N", help="at most so many frames, spread over all")
+    parser.add_argument("--max-frames", type=_number, metavar="N", help="at most so many frames, spread over all")
     parser.add_argument(
         "--clean-simulated",
         type=_count,
@@ -29,9 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--choose-on",
-        default="train",
         metavar="FOLD",
-        help="fold on which the thresholds' common factor for 99%% recall is chosen (default: %(default)s)",
+        help="fold on which the thresholds' common factor for 99%% recall is chosen (default: train, if there is one)",
     )
     parser.add_argument("--html", type=Path, metavar="FILE", help="write one page with curves and the worst frames")
     parser.add_argument(
@@ -46,6 +45,8 @@ def run(options: argparse.Namespace) -> int:
     with needs("convert"):
         from lineside_converters.evaluation import Asked, judge
         from lineside_converters.evaluation.page import write_page_of
+    from lineside_runtime.files import make_place
+
     asked = Asked(
         fold=options.fold,
         max_frames=options.max_frames,
@@ -54,6 +55,8 @@ def run(options: argparse.Namespace) -> int:
         predictions=options.predictions,
         on_progress=_progress,
     )
+    if options.html is not None:
+        make_place(options.html)
     result = judge(options.bundle, options.data, asked)
     print(file=sys.stderr)
     if options.html is not None:
@@ -70,6 +73,13 @@ def _count(text: str) -> int:
     number = int(text)
     if number < 0:
         raise argparse.ArgumentTypeError("a number from 0")
+    return number
+
+
+def _number(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("a number from 1")
     return number
 
 

@@ -205,6 +205,22 @@ def test_a_fold_that_there_is_not_is_named(steel: Path) -> None:
         judge(SLIM, steel, Asked(fold="vla"))
 
 
+def test_a_fold_to_choose_on_that_was_named_must_be_there(steel: Path) -> None:
+    with pytest.raises(DatasetError, match="train or val"):
+        judge(SLIM, steel, Asked(fold="val", max_frames=2, choose_on="trian", clean_simulated=1))
+
+
+def test_no_frame_at_all_is_an_error(steel: Path) -> None:
+    with pytest.raises(DatasetError, match="no samples"):
+        judge(SLIM, steel, Asked(fold="val", max_frames=0))
+
+
+def test_a_place_that_cannot_be_written_to_is_said_before_the_work(steel: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="can't be written"):
+        judge(SLIM, steel, Asked(fold="val", predictions=tmp_path / "file" / "finds.json"))
+
+
 def test_clean_simulator_frames_come_from_a_stream_of_their_own() -> None:
     from lineside_converters.evaluation.goods import simulated
 

@@ -11,6 +11,7 @@ from lineside_converters.evaluation.classifier import ClassifierEvaluation, judg
 from lineside_converters.evaluation.detector import DetectorEvaluation, judge_detector
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.errors import ConfigError
+from lineside_runtime.files import make_place
 from lineside_runtime.session import Session
 
 __all__ = ["JUDGES", "Asked", "ClassifierEvaluation", "DetectorEvaluation", "judge"]
@@ -34,9 +35,11 @@ def judge(bundle: Bundle | Path | str, root: Path, asked: Asked) -> DetectorEval
         The figures, as they travel in JSON: what the judge of the bundle's task gives.
 
     Raises:
-        ConfigError: Nobody judges the bundle's task.
+        ConfigError: Nobody judges the bundle's task, or the finds can't be written where they shall be.
         LinesideError: As for the task's judge and `Session`.
     """
+    if asked.predictions is not None:
+        make_place(asked.predictions)
     with Session(bundle, asked.config) as session:
         task = session.manifest.task
         if task not in JUDGES:

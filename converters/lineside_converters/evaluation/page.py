@@ -21,7 +21,7 @@ from lineside_converters.report_page.page import shaded
 from lineside_models.datasets import load_dataset
 from lineside_models.inspection import Detection
 from lineside_models.postprocess import select
-from lineside_runtime.files import write_atomic
+from lineside_runtime.files import make_place, write_atomic
 from lineside_runtime.session import Session
 
 
@@ -48,7 +48,7 @@ def write_page(path: Path, result: Any, pictures: Sequence[Picture] = ()) -> Non
         result: What a judge gave.
         pictures: Of its worst frames.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_place(path)
     write_atomic(path, page(result, pictures).encode())
 
 
