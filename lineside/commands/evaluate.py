@@ -89,21 +89,30 @@ def _progress(done: int, total: int) -> None:
 
 
 def _print(result: dict[str, Any]) -> None:
-    latency = result["latency_ms"]
     print(f"{result['bundle']} on {result['dataset']}, fold {result['fold']}: {result['frames']} frames")
-    if result["task"] == "classification":
-        print(f"top-1 {result['top1']:.3f} {_between(result['top1_interval'])}   macro F1 {result['f1_macro']:.3f}")
-        columns: tuple[str, ...] = ("precision", "recall", "f1", "support")
-    else:
-        _print_detector(result)
-        columns = ("ap50", "precision", "recall", "f1_image", "support")
-    print(f"latency p50 {latency['p50']:.2f} ms, p95 {latency['p95']:.2f} ms on {result['used_device']}")
+    columns = PRINTERS.get(result["task"], _print_others)(result)
+    if columns:
+        _print_types(result["per_class"], columns)
+
+
+def _print_types(per_class: dict[str, dict[str, Any]], columns: tuple[str, ...]) -> None:
     print(f"{'type':<22}" + "".join(f"{name:>11}" for name in columns))
-    for name, figures in result["per_class"].items():
+    for name, figures in per_class.items():
         print(f"{name:<22}" + "".join(f"{_cell(figures[column]):>11}" for column in columns))
 
 
-def _print_detector(result: dict[str, Any]) -> None:
+def _print_latency(result: dict[str, Any]) -> None:
+    latency = result["latency_ms"]
+    print(f"latency p50 {latency['p50']:.2f} ms, p95 {latency['p95']:.2f} ms on {result['used_device']}")
+
+
+def _print_classifier(result: dict[str, Any]) -> tuple[str, ...]:
+    print(f"top-1 {result['top1']:.3f} {_between(result['top1_interval'])}   macro F1 {result['f1_macro']:.3f}")
+    _print_latency(result)
+    return "precision", "recall", "f1", "support"
+
+
+def _print_detector(result: dict[str, Any]) -> tuple[str, ...]:
     print(f"mAP@0.5 {result['map50']:.3f} {_between(result['map50_interval'])}")
     print(f"image F1 {result['f1']:.3f} {_between(result['f1_interval'])}   box F1 {result['f1_boxes']:.3f}")
     verdict = result["good_or_bad"]
@@ -113,6 +122,19 @@ def _print_detector(result: dict[str, Any]) -> None:
     for each in verdict["at_recall"]:
         words = f"false rejects at {each['wanted']:.0%} recall, thresholds x {each['factor']:.3f}"
         _print_rates(f"{words} (chosen on {each['chosen_on']})", each["false_rejects"])
+    _print_latency(result)
+    return "ap50", "precision", "recall", "f1_image", "support"
+
+
+def _print_others(result: dict[str, Any]) -> tuple[str, ...]:
+    for name, value in result.items():
+        if isinstance(value, (int, float)) and name != "frames":
+            print(f"{name} {_cell(value)}")
+    return ()
+
+
+PRINTERS = {"classification": _print_classifier, "detection": _print_detector}
+"""By task; of another one the figures are printed as they are."""
 
 
 def _print_rates(title: str, rates: list[dict[str, Any]]) -> None:

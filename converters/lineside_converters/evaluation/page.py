@@ -21,8 +21,12 @@ from lineside_converters.report_page.page import shaded
 from lineside_models.datasets import load_dataset
 from lineside_models.inspection import Detection
 from lineside_models.postprocess import select
+from lineside_runtime.errors import ConfigError
 from lineside_runtime.files import make_place, write_atomic
 from lineside_runtime.session import Session
+
+TASKS = ("classification", "detection")
+"""That the page knows how to show."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -53,8 +57,14 @@ def write_page(path: Path, result: Any, pictures: Sequence[Picture] = ()) -> Non
 
 
 def page(result: Any, pictures: Sequence[Picture] = ()) -> str:
-    """Returns the page."""
+    """Returns the page.
+
+    Raises:
+        ConfigError: There is no page for this task.
+    """
     values = msgspec.to_builtins(result)
+    if values["task"] not in TASKS:
+        raise ConfigError("the page of an evaluation", expected=" or ".join(TASKS), actual=values["task"], action="")
     curves = getattr(result, "curves", {})
     return _template().render(
         r=values,
