@@ -175,7 +175,7 @@ def vote(
     Args:
         cells: All that may vote.
         kept: ``N`` of them.
-        boxes: ``(N, 4)`` theirs.
+        boxes: ``(N, 4)`` theirs, finite.
         sides: As for `boxes_of`.
         bins: As for `boxes_of`.
         least_iou: Overlap from which a box votes.
@@ -190,6 +190,8 @@ def vote(
     voters = cells.take(np.flatnonzero(asked))
     column = (np.cumsum(asked) - 1).take(pair)
     around = boxes_of(voters, sides, bins).T.astype(np.float64)
+    if not np.isfinite(around.sum()):
+        around[:, ~np.isfinite(around).all(axis=0)] = 0  # without area: no vote
     pairs = _workspace(11 * len(pair), np.float64).reshape(11, -1)
     mine = around.take(column, axis=1, out=pairs[:4], mode="clip")
     theirs = boxes.T.astype(np.float64).take(row, axis=1, out=pairs[4:8], mode="clip")
