@@ -147,7 +147,8 @@ def boxes_of(cells: Cells, sides: Sequence[npt.NDArray[Any]], bins: int) -> Floa
 def _means(sides: Floats) -> Floats:
     """Returns ``(4, N)`` means of ``(4, bins, N)`` logits of distributions over 0, 1, 2 …; the logits are lost."""
     if not sides.max() < EXP_MAX:
-        sides -= sides.max(axis=1, keepdims=True)
+        with np.errstate(invalid="ignore"):  # of an infinite one: its box is no number, and left out
+            sides -= sides.max(axis=1, keepdims=True)
     np.exp(sides, out=sides)
     total = sides.sum(axis=1)
     sides *= np.arange(sides.shape[1], dtype=np.float32)[:, None]  # no product of matrices: BLAS would wake threads
