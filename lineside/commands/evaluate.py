@@ -126,6 +126,14 @@ def _print_detector(result: dict[str, Any]) -> tuple[str, ...]:
     return "ap50", "precision", "recall", "f1_image", "support"
 
 
+def _print_segmenter(result: dict[str, Any]) -> tuple[str, ...]:
+    print(f"mean IoU {result['mean_iou']:.3f} {_between(result['mean_iou_interval'])}   image F1 {result['f1']:.3f}")
+    if result["false_rejects"] is not None:
+        _print_rates("false rejects", [result["false_rejects"]])
+    _print_latency(result)
+    return "iou", "precision", "recall", "f1_image", "support"
+
+
 def _print_others(result: dict[str, Any]) -> tuple[str, ...]:
     for name, value in result.items():
         if isinstance(value, (int, float)) and name != "frames":
@@ -133,7 +141,7 @@ def _print_others(result: dict[str, Any]) -> tuple[str, ...]:
     return ()
 
 
-PRINTERS = {"classification": _print_classifier, "detection": _print_detector}
+PRINTERS = {"classification": _print_classifier, "detection": _print_detector, "segmentation": _print_segmenter}
 """By task; of another one the figures are printed as they are."""
 
 
