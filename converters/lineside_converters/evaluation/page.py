@@ -142,7 +142,7 @@ def tinted(image: UInt8Array, mask: UInt8Array, labels: Sequence[str]) -> UInt8A
     shown = mask > 0
     drawn = drawn.copy()
     drawn[shown] = (0.45 * drawn[shown] + 0.55 * colours[mask[shown]]).astype(np.uint8)
-    return drawn
+    return np.asarray(drawn, np.uint8)
 
 
 def _tiles(r: dict[str, Any]) -> list[tuple[str, str]]:
