@@ -181,13 +181,17 @@ def suppress(boxes: Floats, labels: Ints, most_iou: float) -> Ints:
         most_iou: Boxes that overlap more are one.
 
     Returns:
-        Label after label, in each the best first.
+        Label after label, in each the best first. What isn't a number is left out: it overlaps with nothing, and
+        OpenCV would leave out the others.
     """
     if not len(boxes):
         return np.empty(0, np.int64)
+    apart = 2.0 * float(np.abs(boxes).max()) + 1
+    if not apart < np.inf:
+        real = np.flatnonzero(np.isfinite(boxes).all(axis=1))
+        return real[suppress(boxes[real], labels[real], most_iou)]
     sized = boxes.astype(np.float64)
     sized[:, 2:] = boxes[:, 2:] - boxes[:, :2]
-    apart = 2.0 * float(np.abs(boxes).max()) + 1
     if len(boxes) <= TOGETHER_MAX and apart < _APART_MAX:
         sized[:, 0] += labels * apart
         kept = _not_doubled(sized, most_iou)
