@@ -51,6 +51,7 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
         width: Of the frame, in pixels.
         height: Of the frame, in pixels.
         near_miss: How near the strongest candidate came that is no defect: its share of its threshold, 0 to 1.
+        anomaly_score: How unlike good parts the frame is, 0 to 1; ``None`` where the model knows types of defects.
     """
 
     part_id: str
@@ -66,3 +67,4 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     width: int = 0
     height: int = 0
     near_miss: float = 0.0
+    anomaly_score: float | None = None

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lineside_models.inspection import Detection
+from lineside_models.postprocess.anomaly import anomaly_maps, heat_map
 from lineside_models.postprocess.candidates import Candidates, HeadParams, Outputs
 from lineside_models.postprocess.classify import classification
 from lineside_models.postprocess.dense import fcos, retinanet
@@ -34,6 +35,7 @@ __all__ = [
     "DflParams",
     "HeadParams",
     "decode",
+    "heat_map",
     "near_miss",
     "read_params",
     "recognise",
@@ -144,6 +146,7 @@ def thresholds_of(how: Postprocess, classes: int) -> npt.NDArray[np.float64]:
 
 
 DECODERS: dict[str, Decoder] = {
+    "anomaly_maps": anomaly_maps,
     "classification": classification,
     "detections": detections,
     "dfl_anchor_free": dfl_anchor_free,
