@@ -21,6 +21,7 @@ COMMANDS = {
     "demo": "the whole line in one go: compress, sign, push, inspect, push again, roll back, report",
     "inspect": "verdicts for photos or a folder of them",
     "evaluate": "measure a bundle on an annotated data set",
+    "learn-good": "learn from good parts alone, on the device's own CPU: an anomaly model",
     "optimize": "make a float model smaller and faster, proven on the same frames",
     "train": "train a model on annotated data",
     "distill": "teach a smaller model what a larger one knows",
@@ -83,5 +84,5 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
         if name == wanted:
-            importlib.import_module(f"lineside.commands.{name}").add_arguments(command)
+            importlib.import_module(f"lineside.commands.{name.replace('-', '_')}").add_arguments(command)
     return parser

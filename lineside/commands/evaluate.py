@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from lineside.commands import evaluate_anomaly
 from lineside.commands.output import add_json, print_json
 from lineside.commands.places import bundle_place
 from lineside.extras import needs
@@ -17,7 +18,13 @@ from lineside.extras import needs
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the bundle, the data and what to take of it."""
     parser.add_argument("bundle", type=bundle_place, help="a bundle's folder, or the name of a shipped bundle")
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="an annotated data set")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="an annotated data set; for an anomaly model, good and bad parts in folders",
+    )
     parser.add_argument("--fold", default="all", help="which fold of its folds.csv (default: %(default)s)")
     parser.add_argument("--max-frames", type=int, metavar="N", help="at most so many frames")
     add_json(parser)
@@ -31,6 +38,8 @@ def run(options: argparse.Namespace) -> int:
     from lineside_models.datasets import load_dataset
     from lineside_runtime.bundle import open_bundle
 
+    if open_bundle(options.bundle).manifest.task == "anomaly":
+        return evaluate_anomaly.run(options)
     dataset = load_dataset(options.data, options.fold)
     result = evaluate(
         open_bundle(options.bundle), dataset, fold=options.fold, max_frames=options.max_frames, on_progress=_progress

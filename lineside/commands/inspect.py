@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 
@@ -11,6 +12,9 @@ from lineside.commands.output import add_json, print_json, say
 from lineside_models.draw import annotate
 from lineside_models.inspection import Inspection
 from lineside_runtime.errors import InputNotFoundError
+
+if TYPE_CHECKING:
+    from lineside.vision import QualityInspector
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,8 +40,8 @@ def run(options: argparse.Namespace) -> int:
     with QualityInspector(options.model, confidence_threshold=options.threshold) as inspector:
         for path in options.images:
             verdicts += inspector.predict(path)
-    if options.draw is not None:
-        _draw(verdicts, options.draw)
+        if options.draw is not None:
+            _draw(verdicts, options.draw, inspector)
     if options.json:
         print_json({"inspections": verdicts})
         return 0
@@ -49,10 +53,11 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _draw(verdicts: list[Inspection], folder: Path) -> None:
+def _draw(verdicts: list[Inspection], folder: Path, inspector: QualityInspector) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for index, verdict in enumerate(verdicts):
         image = cv2.imread(verdict.source, cv2.IMREAD_COLOR)
         if image is not None:
             name = f"{index:05d}-{Path(verdict.source).stem}.png"
-            cv2.imwrite(str(folder / name), annotate(image, verdict.detections))
+            heat = None if verdict.anomaly_score is None else inspector.heat_map(verdict.source)
+            cv2.imwrite(str(folder / name), annotate(image, verdict.detections, heat=heat))

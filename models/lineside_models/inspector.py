@@ -11,7 +11,7 @@ import numpy as np
 from lineside_models import preprocess
 from lineside_models.frame import Frame
 from lineside_models.inspection import Detection, Inspection, Timings
-from lineside_models.postprocess import decode, near_miss, select
+from lineside_models.postprocess import Candidates, decode, near_miss, select
 from lineside_models.preprocess import Letterbox
 from lineside_runtime.bundle import Manifest
 from lineside_runtime.errors import ConfigError
@@ -129,15 +129,25 @@ def _judge(batch: list[_Prepared], pinned: Pinned, threshold: float | None) -> l
             prepared.frame,
             defects,
             miss,
+            _anomaly_score(one, manifest),
             prediction,
             Timings(preprocess_ms=prepared.preprocess_ms, inference_ms=inference_ms, postprocess_ms=postprocess_ms),
         )
-        for prepared, defects, miss in zip(batch, detections, misses, strict=True)
+        for prepared, one, defects, miss in zip(batch, found, detections, misses, strict=True)
     ]
 
 
+def _anomaly_score(found: Candidates, manifest: Manifest) -> float | None:
+    return float(found.scores[0]) if manifest.task == "anomaly" and len(found) else None
+
+
 def _verdict(
-    frame: Frame, defects: tuple[Detection, ...], miss: float, prediction: Prediction, timings: Timings
+    frame: Frame,
+    defects: tuple[Detection, ...],
+    miss: float,
+    anomaly_score: float | None,
+    prediction: Prediction,
+    timings: Timings,
 ) -> Inspection:
     height, width = frame.size
     return Inspection(
@@ -154,4 +164,5 @@ def _verdict(
         width=width,
         height=height,
         near_miss=miss,
+        anomaly_score=anomaly_score,
     )

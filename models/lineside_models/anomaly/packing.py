@@ -64,7 +64,7 @@ def write_bundle(
         write_atomic(folder / variant.file, model_bytes(learnt))
         write_atomic(folder / "labels.json", msgspec.json.encode([LABEL]))
         write_atomic(
-            folder / "report.json", msgspec.json.format(msgspec.json.encode(_report(learnt, source)), indent=1)
+            folder / "report.json", msgspec.json.format(msgspec.json.encode(report_of(learnt, source)), indent=1)
         )
         write_atomic(folder / "model_card.md", _card(learnt, name, source).encode())
         manifest = _manifest(learnt, folder / variant.file, name, version)
@@ -125,7 +125,8 @@ def _manifest(learnt: Learnt, model: Path, name: str, version: str) -> Manifest:
     )
 
 
-def _report(learnt: Learnt, source: str) -> dict[str, object]:
+def report_of(learnt: Learnt, source: str) -> dict[str, object]:
+    """Returns how the bundle was made, as it stands in its ``report.json``."""
     return {
         "schema": 1,
         "task": "anomaly",

@@ -18,14 +18,14 @@ from lineside_models.postprocess.candidates import (
     Floats,
     HeadParams,
     Outputs,
-    calibrated,
     check_shape,
     only,
     read,
+    sigmoid,
 )
 from lineside_models.postprocess.masks import cell_size, outline
 from lineside_models.preprocess import Letterbox
-from lineside_runtime.errors import BadInputFormatError, ConfigError
+from lineside_runtime.errors import BadInputFormatError
 
 
 class AnomalyParams(HeadParams, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -94,12 +94,13 @@ def _summed(maps: Sequence[Floats]) -> Floats:
     return np.asarray(sum(cv2.resize(one, (width, height), interpolation=cv2.INTER_LINEAR) for one in maps), np.float32)
 
 
-def _scores(sums: Floats, params: AnomalyParams) -> Floats:
-    return calibrated(sums, np.zeros(sums.shape, np.int64), params.calibration)
+def _scores(sums: npt.NDArray[Any], params: AnomalyParams) -> Floats:
+    slope, shift = params.calibration[0]
+    return sigmoid(slope * sums + shift).astype(np.float32)
 
 
 def _frame(maps: Sequence[Floats], params: AnomalyParams, letterbox: Letterbox) -> Candidates:
-    whole = _scores(np.array([sum(float(one.max()) for one in maps)], np.float32), params)[0]
+    whole = _scores(np.array(sum(float(one.max()) for one in maps)), params)
     summed = _summed(maps)
     peak = np.unravel_index(int(summed.argmax()), summed.shape)
     middle = (float(np.median(summed)) + float(summed[peak])) / 2
@@ -123,8 +124,6 @@ def _frame(maps: Sequence[Floats], params: AnomalyParams, letterbox: Letterbox) 
 def _level(params: AnomalyParams) -> float:
     """Returns the sum at which a cell's score is ``region_score``."""
     slope, shift = params.calibration[0]
-    if slope <= 0:
-        raise ConfigError("postprocess.params.calibration", expected="a slope above 0", actual=slope)
     return float((np.log(params.region_score / (1 - params.region_score)) - shift) / slope)
 
 
