@@ -14,7 +14,7 @@ from lineside_models.inspection import Inspection
 from lineside_runtime.errors import InputNotFoundError
 
 if TYPE_CHECKING:
-    from lineside.vision import QualityInspector
+    from lineside_models.vision import QualityInspector as DeviceInspector
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _draw(verdicts: list[Inspection], folder: Path, inspector: QualityInspector) -> None:
+def _draw(verdicts: list[Inspection], folder: Path, inspector: DeviceInspector) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for index, verdict in enumerate(verdicts):
         image = cv2.imread(verdict.source, cv2.IMREAD_COLOR)

@@ -86,8 +86,6 @@ def run(options: argparse.Namespace) -> int:
     print(f"{bundle.manifest.identity}: {learnt.frames} frames, {sum(learnt.seconds.values()):.1f} s")
     print(f"bank {learnt.bank_bytes} bytes, bundle {bundle.manifest.size_bytes} bytes")
     above = report["left_out_above_bar"]
-    print(
-        f"{above} of {learnt.frames} frames lay above the bar when they were left out; expected {options.quantile} below"
-    )
+    print(f"{above} of {learnt.frames} frames lay above the bar when each was left out")
     print(bundle.path)
     return 0

@@ -88,7 +88,7 @@ def learn_bank(features: Floats, owners: Ints, *, entries: int, seed: int) -> Ba
 
 
 def _whitening(features: Floats, mean: npt.NDArray[np.float64]) -> Floats:
-    """Returns ``(C, C)``: along each principal direction, one over the root of its variance and `SHRINK` of the mean."""
+    """Returns ``(C, C)``: along each principal direction, 1 / √(its variance + `SHRINK` of their mean)."""
     centred = features - mean.astype(np.float32)
     covariance = (centred.T @ centred).astype(np.float64) / max(1, len(features) - 1)
     variances, directions = np.linalg.eigh(covariance)

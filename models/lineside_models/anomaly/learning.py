@@ -26,6 +26,7 @@ from lineside_runtime.bundle import Bundle, open_bundle
 from lineside_runtime.config import Config
 from lineside_runtime.errors import ConfigError, InputError
 from lineside_runtime.session import Session
+from lineside_runtime.tensors import Array
 
 FRAMES_MIN = 10
 """With fewer, nothing can be said of how good parts differ."""
@@ -165,7 +166,7 @@ def _mirrored(image: UInt8Array) -> Iterable[UInt8Array]:
     yield np.ascontiguousarray(image[::-1])
 
 
-def _cells(features: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> Floats:
+def _cells(features: Array) -> Floats:
     """Returns ``(1, C, h, w)`` as ``(cells, C)``."""
     return np.ascontiguousarray(features[0].reshape(features.shape[1], -1).T, np.float32)
 

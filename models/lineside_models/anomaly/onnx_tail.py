@@ -1,8 +1,8 @@
 """Adding weights to an ONNX file without the ``onnx`` package, which a device doesn't carry.
 
-An ONNX file is one protobuf message, and protobuf joins messages that stand one behind the other: fields that repeat are
-appended, messages inside are merged (https://protobuf.dev/programming-guides/encoding/#last-one-wins). So weights join a
-graph that lies on the disk as bytes behind it. The graph itself, its nodes included, was written on the host.
+An ONNX file is one protobuf message, and protobuf joins messages that stand one behind the other: fields that repeat
+are appended, messages inside are merged (https://protobuf.dev/programming-guides/encoding/#last-one-wins). So weights
+join a graph as bytes behind its own. The graph itself, its nodes included, was written on the host.
 """
 
 from __future__ import annotations

@@ -160,14 +160,14 @@ def _card(learnt: Learnt, name: str, source: str) -> str:
 
 _CARD = """# {name}
 
-Says how unlike good parts a frame is, and where. Learnt from {frames} frames of good parts ({source}) and from nothing else: no defect
-was seen, and none has a name here.
+Says how unlike good parts a frame is, and where. Learnt from {frames} frames of good parts ({source}) and from nothing
+else: no defect was seen, and none has a name here.
 
-- **How**: features of `{features}` (INT8), compared with banks of {entries} features of good frames, {bank_bytes} bytes (PatchCore,
-  arXiv:2106.08265).
-- **Score**: 0.5 is the bar, below which an estimated {quantile} of good frames stay (Gumbel's distribution, fitted to the frames' own scores,
-  each by a bank without it); half of the good frames stay below 0.05. It is no probability of a defect: nobody knows how
-  often parts are bad. {above} of the {frames} frames lay above the bar when they were left out.
-- **Can't**: know good parts that look unlike those it learnt from (another light, camera, variant): learn again, from all of
-  them. Frames of one and the same part make the bar too low.
+- **How**: features of `{features}` (INT8), compared with banks of {entries} features of good frames,
+  {bank_bytes} bytes (PatchCore, arXiv:2106.08265).
+- **Score**: 0.5 is the bar, below which an estimated {quantile} of good frames stay (Gumbel's distribution, fitted to
+  the frames' own scores, each by a bank without it); half of the good frames stay below 0.05. It is no probability of
+  a defect: nobody knows how often parts are bad. {above} of the {frames} frames lay above the bar when left out.
+- **Can't**: know good parts that look unlike those it learnt from (another light, camera, variant): learn again, from
+  all of them. Frames of one and the same part make the bar too low.
 """

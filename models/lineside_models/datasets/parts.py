@@ -3,8 +3,8 @@
 - a folder a class, ``<class>/[Imgs/]x.jpg``, one of them good; a ``x.png`` beside ``x.jpg`` is a mask. magnetic-tile.
 - ``<fold>/<class>/x.png``, with masks in ``ground_truth/<class>/x_mask.png``. MVTec AD.
 
-A class is good whose folder is called ``good``, ``ok``, ``free``, ``normal`` or ``clean``, also with something before it,
-such as ``MT_Free``. A ``folds.csv`` divides the first layout.
+A class is good whose folder is called ``good``, ``ok``, ``free``, ``normal`` or ``clean``, also with something before
+it, such as ``MT_Free``. A ``folds.csv`` divides the first layout.
 """
 
 from __future__ import annotations
