@@ -1,11 +1,13 @@
 """``make bench``: runs every benchmark, prints one JSON object and writes each under ``benchmarks/results/``.
 
-python -m benchmarks [NAME ...]
+python -m benchmarks [NAME ...] [--minutes M]
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib
+import inspect
 import json
 import sys
 from importlib.metadata import version
@@ -18,6 +20,8 @@ from lineside_runtime.files import write_atomic
 
 NAMES = (
     "detector",
+    "decoding",
+    "predict",
     "runtime",
     "balance",
     "isolation",
@@ -32,7 +36,7 @@ NAMES = (
     "wear",
     "others",
 )
-LONG = ("optimizer", "pruning", "boards")
+LONG = ("optimizer", "pruning", "boards", "yolo11n")
 """Those that train, download or build first, for up to an hour: run by name only."""
 RESULTS = Path(__file__).parent / "results"
 TOOLS = ("lineside", "onnxruntime", "numpy", "opencv-python-headless", "paho-mqtt", "amqtt")
@@ -43,13 +47,23 @@ def conditions() -> dict[str, object]:
     return {**msgspec.structs.asdict(machine()), "tools": {name: version(name) for name in TOOLS}}
 
 
-def main(names: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     """Runs the named benchmarks, or all."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"one of {', '.join((*NAMES, *LONG))}; all but the long"
+    )
+    parser.add_argument("--minutes", type=float, metavar="M", help="of training, for those that train (yolo11n)")
+    options = parser.parse_args(arguments)
     RESULTS.mkdir(exist_ok=True)
     found = {}
-    for name in names or NAMES:
+    for name in options.names or NAMES:
         print(f"benchmark {name} ...", file=sys.stderr, flush=True)
-        found[name] = importlib.import_module(f"benchmarks.{name}").run()
+        run = importlib.import_module(f"benchmarks.{name}").run
+        trains = "minutes" in inspect.signature(run).parameters
+        if options.minutes is not None and not trains:
+            parser.error(f"{name} trains nothing: leave out --minutes")
+        found[name] = run(minutes=options.minutes) if trains else run()
         written = {"machine": conditions(), **found[name]}
         write_atomic(RESULTS / f"{name}.json", (json.dumps(written, indent=1) + "\n").encode())
     print(json.dumps(found))

@@ -241,7 +241,8 @@ class StoreConfig(_Strict, frozen=True, kw_only=True):
         keep_images: Which frames are kept as PNG: none, those that were not passed, or all.
         send_images: Whether kept frames are sent to the hub, behind everything else.
         send_bytes_s: How fast at most, in bytes a second.
-        keep_unsure_from: Passes are kept whose nearest candidate reached at least this share of its threshold.
+        keep_unsure_from: Passes are kept whose nearest candidate reached at least this share of its threshold; below
+            0.5 not all are known.
         keep_good_every: One pass in so many is kept; 0 for none.
         images_max_bytes: Of all kept images; beyond it the oldest go.
         images_max_days: Older images go; ``None`` for no bound by age.

@@ -126,12 +126,12 @@ def differing_frames(judged: Judgement) -> list[Differing]:
         before, after = judged.counting(one), judged.counting(two)
         weight = _alone(before, after, judged.whole) + _alone(after, before, judged.whole)
         if weight > 0:
-            drawn = [_detections(each, judged.labels) for each in (before, after)]
+            drawn = [detections_of(each, judged.labels) for each in (before, after)]
             said = Disagreement(
                 frame=frame.frame.part_id or f"{frame.frame.source} {frame.frame.sequence}".strip(),
-                truth=_counted([judged.labels[label] for label in frame.labels]),
-                before=_listed(drawn[0]),
-                after=_listed(drawn[1]),
+                truth=counted([judged.labels[label] for label in frame.labels]),
+                before=listed(drawn[0]),
+                after=listed(drawn[1]),
             )
             found.append(Differing(said, number, drawn[0], drawn[1], weight))
     return sorted(found, key=lambda each: -each.weight)
@@ -194,17 +194,20 @@ def _largest(
     return small, [*(names[index] for index in kept), OTHERS]
 
 
-def _detections(found: Candidates, labels: Sequence[str]) -> tuple[Detection, ...]:
+def detections_of(found: Candidates, labels: Sequence[str]) -> tuple[Detection, ...]:
+    """Returns candidates as detections, for drawing and for words."""
     return tuple(
         Detection(type=labels[label], score=float(score), box=(float(b[0]), float(b[1]), float(b[2]), float(b[3])))
         for label, score, b in zip(found.labels, found.scores, found.boxes, strict=True)
     )
 
 
-def _listed(found: Sequence[Detection]) -> str:
+def listed(found: Sequence[Detection]) -> str:
+    """Returns finds in words, with their scores."""
     return ", ".join(f"{each.type} {each.score:.2f}" for each in found) or NOTHING
 
 
-def _counted(names: Sequence[str]) -> str:
+def counted(names: Sequence[str]) -> str:
+    """Returns types in words, each with its number where there are several."""
     counts = {name: names.count(name) for name in dict.fromkeys(names)}
     return ", ".join(f"{count} × {name}" if count > 1 else name for name, count in counts.items()) or NOTHING

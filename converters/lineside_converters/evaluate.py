@@ -127,33 +127,41 @@ def evaluate(
         BadInputFormatError: A file is no image.
         LinesideError: As for `Session`.
     """
-    samples = _spread(dataset.samples, max_frames)
+    samples = spread(dataset.samples, max_frames)
     if not samples:
         raise DatasetError(f"{dataset.name} has no samples to judge on", expected="at least one", actual=0)
     with Session(bundle, config) as session:
         labels = session.manifest.labels
-        _check_labels(dataset, labels)
+        check_labels(dataset, labels)
         frames = (true_frame(sample, labels, number, dataset) for number, sample in enumerate(samples))
         truths, judged = find(session, frames, total=len(samples), on_progress=on_progress)
-        figures = metrics.evaluate(
-            truths,
-            [each.candidates for each in judged],
-            labels=labels,
-            thresholds=thresholds_of(session.manifest.postprocess, len(labels)),
-        )
-        return Evaluation(
-            bundle=session.manifest.identity,
-            digest=session.bundle.digest,
-            variant=session.variant,
-            dataset=dataset.name,
-            fold=fold,
-            frames=len(samples),
-            map50=figures.map50,
-            **_of_types(figures, [label for label in labels if label in dataset.labels]),
-            latency_ms=_latency([each.timings for each in judged]),
-            requested_device=session.requested_device,
-            used_device=", ".join(sorted({each.used_device for each in judged})),
-        )
+        return figures_of(session, dataset, fold, truths, judged)
+
+
+def figures_of(
+    session: Session, dataset: Dataset, fold: str, truths: Sequence[TrueFrame], judged: Sequence[Judged]
+) -> Evaluation:
+    """Returns the figures of what `find` found in the frames of a data set."""
+    labels = session.manifest.labels
+    figures = metrics.evaluate(
+        truths,
+        [each.candidates for each in judged],
+        labels=labels,
+        thresholds=thresholds_of(session.manifest.postprocess, len(labels)),
+    )
+    return Evaluation(
+        bundle=session.manifest.identity,
+        digest=session.bundle.digest,
+        variant=session.variant,
+        dataset=dataset.name,
+        fold=fold,
+        frames=len(truths),
+        map50=figures.map50,
+        **_of_types(figures, [label for label in labels if label in dataset.labels]),
+        latency_ms=latency_of([each.timings for each in judged]),
+        requested_device=session.requested_device,
+        used_device=", ".join(sorted({each.used_device for each in judged})),
+    )
 
 
 def find(
@@ -182,12 +190,18 @@ def find(
     return truths, judged
 
 
-def _spread(samples: Sequence[Sample], most: int | None) -> list[Sample]:
+def spread(samples: Sequence[Sample], most: int | None) -> list[Sample]:
+    """Returns at most so many samples, evenly spread."""
     count = len(samples) if most is None else max(0, min(most, len(samples)))
     return [samples[number * len(samples) // count] for number in range(count)]
 
 
-def _check_labels(dataset: Dataset, labels: Sequence[str]) -> None:
+def check_labels(dataset: Dataset, labels: Sequence[str]) -> None:
+    """Refuses a data set with types that the bundle doesn't know.
+
+    Raises:
+        DatasetError: There is one.
+    """
     unknown = [label for label in dataset.labels if label not in labels]
     if unknown:
         raise DatasetError(
@@ -224,7 +238,8 @@ def _class_figures(each: metrics.ClassMetrics) -> ClassFigures:
     )
 
 
-def _latency(timings: Sequence[Timings]) -> Latency:
+def latency_of(timings: Sequence[Timings]) -> Latency:
+    """Returns the percentiles of each stage over the frames."""
     total = _stage([each.total_ms for each in timings])
     return Latency(
         p50=total.p50,

@@ -77,6 +77,8 @@ def _trace(
             # Deprecated, and kept: both exporters write the same nodes for our networks; the new one needs onnxscript
             # and reaches opset 17 only by converting down from 18.
             warnings.simplefilter("ignore", DeprecationWarning)
+            # What a trace takes for constant is proved by the comparison on the other sizes below.
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]  # as their docs
             torch.onnx.export(
                 model,
                 (example,),

@@ -8,7 +8,8 @@ from typing import Literal
 from lineside_runtime.errors import ConvertError
 
 CalibrationMethod = Literal["minmax", "entropy", "percentile"]
-Activation = Literal["u8s8", "s8s8"]
+Activation = Literal["u8s8", "u8s7", "s8s8"]
+"""Signedness and bits of activations and weights; ``u8s7`` is for x86 without VNNI (`lineside_runtime.vnni`)."""
 Precision = Literal["fp32", "int8"]
 
 

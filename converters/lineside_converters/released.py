@@ -46,7 +46,7 @@ def read_training(run: Path) -> tuple[ModelFacts, dict[str, Any]]:
         raise InputNotFoundError(
             f"{run} holds no finished training run",
             expected="training.json and float.onnx",
-            action="Let `lineside train detector` end; --resume goes on with a run that was cut off.",
+            action="Let `lineside train` end; --resume goes on with a run that was cut off.",
         )
     try:
         content: dict[str, Any] = msgspec.json.decode(path.read_bytes())
@@ -69,7 +69,7 @@ def build_from_training(
     overwrite: bool = False,
     on_progress: Callable[[str], None] | None = None,
 ) -> OptimizeResult:
-    """Makes a bundle of a finished training run of the surface detector, with its score calibration and thresholds.
+    """Makes a bundle of a finished training run, with its score calibration and thresholds.
 
     Args:
         run: The folder that `lineside train` wrote: ``float.onnx`` and ``training.json``.

@@ -190,13 +190,80 @@ def _resample(frames: int, drop: Callable[[Weights], float], confidence: float, 
 
 
 def _drop(before: float, after: float, drops: Floats, confidence: float, frames: int) -> Drop:
-    low, high = np.quantile(drops, ((1 - confidence) / 2, (1 + confidence) / 2))
+    low, high = _ends(drops, confidence)
     return Drop(
         before=before,
         after=after,
-        low=float(low),
-        high=float(high),
+        low=low,
+        high=high,
         confidence=confidence,
         frames=frames,
         resamples=len(drops),
     )
+
+
+def interval_of_map50(
+    truths: Sequence[Truth],
+    found: Sequence[Found],
+    *,
+    types: int,
+    confidence: float = CONFIDENCE,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+) -> tuple[float, float]:
+    """Returns the ends of the interval of one model's mean average precision, images drawn with all that is on them.
+
+    Args:
+        truths: What is truly in each image.
+        found: What the model finds in them, in the same order; all candidates.
+        types: As for `drop_of_map50`.
+        confidence: Of the interval, between 0 and 1.
+        resamples: How many.
+        seed: Of the draws.
+
+    Raises:
+        BadInputFormatError: No images, lists that differ in length, or a confidence out of range.
+    """
+    if not truths or len(truths) != len(found):
+        raise BadInputFormatError(
+            "truth and findings",
+            expected="two lists of one length, not empty",
+            actual=f"{len(truths)} and {len(found)} images",
+            action="",
+        )
+    model = [_Ranked.of(truths, found, label, 0.5) for label in range(types)]
+    values = _resample(
+        len(truths), lambda weights: _mean_precision(model, weights), confidence, resamples=resamples, seed=seed
+    )
+    return _ends(values, confidence)
+
+
+def interval_of_f1(
+    counts: npt.ArrayLike, *, confidence: float = CONFIDENCE, resamples: int = RESAMPLES, seed: int = SEED
+) -> tuple[float, float]:
+    """Returns the ends of the interval of an F1 that is summed over images.
+
+    Args:
+        counts: ``(images, 3)`` true positives, false positives and false negatives.
+        confidence: Of the interval, between 0 and 1.
+        resamples: How many.
+        seed: Of the draws.
+
+    Raises:
+        BadInputFormatError: No images, another shape, or a confidence out of range.
+    """
+    table = np.asarray(counts, np.float64)
+    if table.ndim != 2 or table.shape[1] != 3 or not len(table):
+        raise BadInputFormatError("counts", expected="(images, 3), not empty", actual=table.shape, action="")
+
+    def f1(weights: Weights) -> float:
+        right, false, missed = weights @ table
+        whole = 2 * right + false + missed
+        return float(2 * right / whole) if whole else 1.0
+
+    return _ends(_resample(len(table), f1, confidence, resamples=resamples, seed=seed), confidence)
+
+
+def _ends(values: Floats, confidence: float) -> tuple[float, float]:
+    low, high = np.quantile(values, ((1 - confidence) / 2, (1 + confidence) / 2))
+    return float(low), float(high)

@@ -45,6 +45,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     made.add_argument("--name", required=True, help="name of the model")
     made.add_argument("--version", default="1.0.0", help="of the bundle (default: %(default)s)")
     made.add_argument("--level", type=int, default=1, help="0: float; 1: INT8 (default: %(default)s)")
+    made.add_argument(
+        "--data",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="annotated data to calibrate and compare accuracy on; repeatable; without any, drawn frames",
+    )
+    made.add_argument("--fold", default="train", help="of the data (default: %(default)s)")
     made.add_argument("--card", type=Path, metavar="FILE", help="text that opens the model card")
     made.add_argument("--overwrite", action="store_true", help="replace the bundle that stands there")
     made.set_defaults(run=run_from_run)
@@ -129,6 +138,8 @@ def run_from_run(options: argparse.Namespace) -> int:
         version=options.version,
         level=options.level,
         card=options.card.read_text() if options.card is not None else "",
+        data=options.data,
+        fold=options.fold,
         overwrite=options.overwrite,
         on_progress=say,
     )

@@ -10,7 +10,7 @@ import msgspec
 
 from lineside_runtime.errors import InputError
 
-SCHEMAS = ("agent", "hub", "messages")
+SCHEMAS = ("agent", "hub", "messages", "train-detector", "train-classifier", "train-segmenter")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,4 +44,16 @@ def _schema(of: str) -> dict[str, Any]:
         from lineside_link import messages
 
         return messages.schema()
+    if of == "train-detector":
+        from lineside_converters.training.config import TrainConfig
+
+        return msgspec.json.schema(TrainConfig)
+    if of == "train-classifier":
+        from lineside_converters.training.config_classifier import ClassifierConfig
+
+        return msgspec.json.schema(ClassifierConfig)
+    if of == "train-segmenter":
+        from lineside_converters.training.config_segmenter import SegmenterConfig
+
+        return msgspec.json.schema(SegmenterConfig)
     raise InputError(f"no schema of {of!r}", expected=", ".join(SCHEMAS))

@@ -9,47 +9,68 @@ from typing import Any
 
 import msgspec
 
-from lineside.commands import evaluate_anomaly
-from lineside.commands.output import add_json, print_json
+from lineside.commands.output import add_json, print_json, say
 from lineside.commands.places import bundle_place
 from lineside.extras import needs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the bundle, the data and what to take of it."""
+    """Adds the bundle, the data, what to take of it and what to write."""
     parser.add_argument("bundle", type=bundle_place, help="a bundle's folder, or the name of a shipped bundle")
-    parser.add_argument(
-        "--data",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="an annotated data set; for an anomaly model, good and bad parts in folders",
-    )
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="an annotated data set")
     parser.add_argument("--fold", default="all", help="which fold of its folds.csv (default: %(default)s)")
-    parser.add_argument("--max-frames", type=int, metavar="N", help="at most so many frames")
+    parser.add_argument("--max-frames", type=_count, metavar="N", help="at most so many frames, spread over all")
+    parser.add_argument(
+        "--clean-simulated",
+        type=_count,
+        default=0,
+        metavar="N",
+        help="so many clean simulator frames are good parts too",
+    )
+    parser.add_argument(
+        "--choose-on",
+        default="train",
+        metavar="FOLD",
+        help="fold on which the thresholds' common factor for 99%% recall is chosen (default: %(default)s)",
+    )
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write one page with curves and the worst frames")
+    parser.add_argument(
+        "--predictions", type=Path, metavar="FILE", help="write every find in COCO's result format (detectors)"
+    )
     add_json(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Evaluates and prints a table or JSON."""
+    """Evaluates, prints a table or JSON, and writes a page and the finds where asked."""
     with needs("convert"):
-        from lineside_converters.evaluate import evaluate
-    from lineside_models.datasets import load_dataset
-    from lineside_runtime.bundle import open_bundle
-
-    if open_bundle(options.bundle).manifest.task == "anomaly":
-        return evaluate_anomaly.run(options)
-    dataset = load_dataset(options.data, options.fold)
-    result = evaluate(
-        open_bundle(options.bundle), dataset, fold=options.fold, max_frames=options.max_frames, on_progress=_progress
+        from lineside_converters.evaluation import Asked, judge
+        from lineside_converters.evaluation.page import write_page_of
+    asked = Asked(
+        fold=options.fold,
+        max_frames=options.max_frames,
+        clean_simulated=options.clean_simulated,
+        choose_on=options.choose_on,
+        predictions=options.predictions,
+        on_progress=_progress,
     )
+    result = judge(options.bundle, options.data, asked)
     print(file=sys.stderr)
+    if options.html is not None:
+        write_page_of(options.html, result, options.bundle, options.data)
+        say(f"page: {options.html}")
     if options.json:
         print_json(result)
     else:
-        _print_table(msgspec.to_builtins(result))
+        _print(msgspec.to_builtins(result))
     return 0
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError("a number from 0")
+    return number
 
 
 def _progress(done: int, total: int) -> None:
@@ -57,15 +78,51 @@ def _progress(done: int, total: int) -> None:
         print(f"\r{done} of {total} frames", end="", file=sys.stderr, flush=True)
 
 
-def _print_table(result: dict[str, Any]) -> None:
+def _print(result: dict[str, Any]) -> None:
     latency = result["latency_ms"]
     print(f"{result['bundle']} on {result['dataset']}, fold {result['fold']}: {result['frames']} frames")
-    print(f"mAP@0.5 {result['map50']:.3f}   image F1 {result['f1']:.3f}   box F1 {result['f1_boxes']:.3f}")
+    if result["task"] == "classification":
+        print(f"top-1 {result['top1']:.3f} {_between(result['top1_interval'])}   macro F1 {result['f1_macro']:.3f}")
+        columns: tuple[str, ...] = ("precision", "recall", "f1", "support")
+    elif result["task"] == "anomaly":
+        pixels = "" if result["auroc_pixels"] is None else f"   of pixels {result['auroc_pixels']:.3f}"
+        print(f"AUROC {result['auroc']:.3f}{pixels}")
+        print(f"false rejects {result['false_rejects']:.3f} of {result['good']} good   recall {result['recall']:.3f}")
+        columns = ("auroc", "recall", "support")
+    else:
+        _print_detector(result)
+        columns = ("ap50", "precision", "recall", "f1_image", "support")
     print(f"latency p50 {latency['p50']:.2f} ms, p95 {latency['p95']:.2f} ms on {result['used_device']}")
-    print(f"{'type':<18}{'AP@0.5':>8}{'precision':>11}{'recall':>8}{'image F1':>10}{'boxes':>7}")
+    print(f"{'type':<22}" + "".join(f"{name:>11}" for name in columns))
     for name, figures in result["per_class"].items():
-        ap50 = "-" if figures["ap50"] is None else f"{figures['ap50']:.3f}"
-        print(
-            f"{name:<18}{ap50:>8}{figures['precision']:>11.3f}{figures['recall']:>8.3f}"
-            f"{figures['f1_image']:>10.3f}{figures['support']:>7}"
-        )
+        print(f"{name:<22}" + "".join(f"{_cell(figures[column]):>11}" for column in columns))
+
+
+def _print_detector(result: dict[str, Any]) -> None:
+    print(f"mAP@0.5 {result['map50']:.3f} {_between(result['map50_interval'])}")
+    print(f"image F1 {result['f1']:.3f} {_between(result['f1_interval'])}   box F1 {result['f1_boxes']:.3f}")
+    verdict = result["good_or_bad"]
+    if verdict["false_rejects"]:
+        print(f"good or bad: F1 {verdict['f1']:.3f}, recall {verdict['recall']['rate']:.3f}")
+        _print_rates("false rejects at the bundle's thresholds", verdict["false_rejects"])
+    for each in verdict["at_recall"]:
+        words = f"false rejects at {each['wanted']:.0%} recall, thresholds x {each['factor']:.3f}"
+        _print_rates(f"{words} (chosen on {each['chosen_on']})", each["false_rejects"])
+
+
+def _print_rates(title: str, rates: list[dict[str, Any]]) -> None:
+    print(f"{title}:")
+    for each in rates:
+        percent = {key: each["interval"][key] * 100 for key in ("low", "high")}
+        interval = f"[{percent['low']:.2f}, {percent['high']:.2f}]"
+        print(f"  {each['source']}: {each['rejected']} of {each['parts']}, {each['rate'] * 100:.2f} % {interval}")
+
+
+def _between(interval: dict[str, Any]) -> str:
+    return f"[{interval['low']:.3f}, {interval['high']:.3f}]"
+
+
+def _cell(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return str(value) if isinstance(value, int) else f"{value:.3f}"

@@ -3,61 +3,130 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import cv2
+from typing import TYPE_CHECKING, Any
 
 from lineside.commands.output import add_json, print_json, say
-from lineside_models.draw import annotate
-from lineside_models.inspection import Inspection
-from lineside_runtime.errors import InputNotFoundError
+from lineside_runtime.errors import ConfigError, LinesideError
 
 if TYPE_CHECKING:
-    from lineside_models.vision import QualityInspector as DeviceInspector
+    from lineside.inspecting.walk import Counts
+    from lineside_models.inspection import Inspection
+
+INTERRUPTED = 130
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what to inspect and with what."""
-    parser.add_argument("images", nargs="+", type=Path, help="photos, or folders of photos")
+    """Adds what to inspect, with what, and what to write."""
+    parser.add_argument(
+        "source",
+        nargs="+",
+        help="photos and folders of photos (with the folders below); or a video file; `simulator` or `simulator:SEED`; "
+        "rtsp://…; or `camera` with its type and settings, such as: camera v4l2 index=0",
+    )
     parser.add_argument("--model", type=Path, help="a bundle, .onnx or .pt file (default: the shipped bundle)")
     parser.add_argument(
         "--threshold", type=float, metavar="P", help="least score of a defect (default: the bundle's own, by type)"
     )
+    parser.add_argument("--frames", type=_count, metavar="N", help="at most so many frames")
     parser.add_argument("--draw", type=Path, metavar="DIR", help="write annotated PNGs here")
+    parser.add_argument("--video", type=Path, metavar="FILE", help="write one annotated .mp4 or .avi")
+    parser.add_argument("--jsonl", action="store_true", help="one JSON object a frame on stdout, as they come")
     add_json(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints a line a photo, or one JSON object, and draws where asked."""
+    """Inspects, prints a line a frame or JSON, and draws where asked.
+
+    Returns:
+        0, 1 if something could not be read, 130 after Ctrl-C.
+    """
+    from lineside.inspecting.drawing import Drawer
+    from lineside.inspecting.sources import open_source
+    from lineside.inspecting.walk import walk
     from lineside.vision import QualityInspector
 
-    missing = [path for path in options.images if not path.exists()]
-    if missing:
-        raise InputNotFoundError(f"{missing[0]} is not there", action="Give photos or folders of photos.")
-    verdicts: list[Inspection] = []
-    with QualityInspector(options.model, confidence_threshold=options.threshold) as inspector:
-        for path in options.images:
-            verdicts += inspector.predict(path)
-        if options.draw is not None:
-            _draw(verdicts, options.draw, inspector)
-    if options.json:
-        print_json({"inspections": verdicts})
-        return 0
-    for verdict in verdicts:
-        found = ", ".join(f"{one.type} {one.score:.2f}" for one in verdict.detections)
-        print(f"{'PASS  ' if verdict.passed else 'REJECT'}  {verdict.source}  {found}")
-    rejected = sum(not verdict.passed for verdict in verdicts)
-    say(f"{len(verdicts)} inspected, {rejected} rejected")
-    return 0
+    if options.json and options.jsonl:
+        raise ConfigError("--json and --jsonl", expected="one of them", action="")
+    source = open_source(options.source).first(options.frames)
+    if options.json and source.endless:
+        raise ConfigError(
+            "--json", expected="a source that ends, or --frames N", actual=" ".join(options.source), action=""
+        )
+    say_on = _Teller(options, source.count)
+    with (
+        Drawer(options.draw, options.video, rate_hz=source.rate_hz) as drawer,
+        QualityInspector(options.model, confidence_threshold=options.threshold) as inspector,
+    ):
+        counts = walk(inspector, source, drawer, on_verdict=say_on.verdict, on_unreadable=say_on.unreadable)
+    say_on.end(counts)
+    if counts.interrupted:
+        return INTERRUPTED
+    return 1 if counts.unreadable else 0
 
 
-def _draw(verdicts: list[Inspection], folder: Path, inspector: DeviceInspector) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for index, verdict in enumerate(verdicts):
-        image = cv2.imread(verdict.source, cv2.IMREAD_COLOR)
-        if image is not None:
-            name = f"{index:05d}-{Path(verdict.source).stem}.png"
-            heat = None if verdict.anomaly_score is None else inspector.heat_map(verdict.source)
-            cv2.imwrite(str(folder / name), annotate(image, verdict.detections, heat=heat))
+class _Teller:
+    """Prints verdicts as the options say."""
+
+    def __init__(self, options: argparse.Namespace, count: int | None) -> None:
+        self._json, self._jsonl = options.json, options.jsonl
+        self._verdicts: list[Inspection] = []
+        self._unreadable: list[dict[str, Any]] = []
+        self._count, self._done = count, 0
+        self._progress = sys.stderr.isatty() and not (sys.stdout.isatty() and not options.json)
+
+    def verdict(self, one: Inspection) -> None:
+        """Prints or keeps a verdict."""
+        if self._json:
+            self._verdicts.append(one)
+        elif self._jsonl:
+            print_json(one)
+        else:
+            found = ", ".join(f"{each.type} {each.score:.2f}" for each in one.detections)
+            print(f"{'PASS  ' if one.passed else 'REJECT'}  {one.source} {_number(one)} {found}".rstrip(), flush=True)
+        self._step()
+
+    def unreadable(self, name: str, why: LinesideError | str) -> None:
+        """Says what could not be read."""
+        told = why.as_dict() if isinstance(why, LinesideError) else {"message": why}
+        if self._json:
+            self._unreadable.append({"source": name, "error": told})
+        elif self._jsonl:
+            print_json({"source": name, "error": told})
+        say(f"not read: {why}" if isinstance(why, LinesideError) else f"not read: {name}: {why}")
+        self._step()
+
+    def end(self, counts: Counts) -> None:
+        """Prints the counts."""
+        if self._json:
+            totals = {"inspected": counts.inspected, "rejected": counts.rejected, "unreadable": counts.unreadable}
+            rest = {"unreadable": self._unreadable, "counts": totals, "interrupted": counts.interrupted}
+            print_json({"inspections": self._verdicts, **rest})
+        more = f", {counts.unreadable} not read" if counts.unreadable else ""
+        stopped = ", interrupted" if counts.interrupted else ""
+        say(f"{counts.inspected} inspected, {counts.rejected} rejected{more}{stopped}")
+
+    def _step(self) -> None:
+        self._done += 1
+        if self._progress and (self._done % 10 == 0 or self._done == self._count):
+            whole = "" if self._count is None else f" of {self._count}"
+            print(
+                f"\r{self._done}{whole} frames",
+                end="\n" if self._done == self._count else "",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+def _number(one: Inspection) -> str:
+    """Returns the frame's number where it is not a file of its own."""
+    return "" if Path(one.source).stem == one.part_id else f"#{one.sequence}"
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("a number from 1")
+    return number

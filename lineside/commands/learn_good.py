@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Learns, writes the bundle, and says what was learnt."""
-    from lineside.good_frames import good_frames
+    from lineside.inspecting.good_frames import good_frames
     from lineside_models.anomaly.learning import Lesson, learn
     from lineside_models.anomaly.packing import report_of, write_bundle
     from lineside_runtime.placing import check_free

@@ -1,15 +1,15 @@
-"""``lineside train detector`` and ``lineside train classifier``."""
+"""``lineside train detector|classifier|segmenter``."""
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from lineside.commands.output import add_json, print_json
-from lineside.commands.training import reporter
+from lineside.commands.output import print_json, say
+from lineside.commands.places import bundle_place
+from lineside.commands.training import Options, numbers, reporter, settings_of, words
 from lineside.extras import needs
 
 
@@ -18,112 +18,129 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(metavar="KIND", required=True)
     _add_detector(kinds)
     _add_classifier(kinds)
+    _add_segmenter(kinds)
 
 
 def _add_detector(kinds: Any) -> None:
+    with needs("convert"):
+        from lineside_converters.training.config import TrainConfig
     detector = kinds.add_parser(
         "detector",
-        help="the 12-type surface detector",
-        description="Trains the surface detector on neu-det and deeppcb folders plus simulator frames.",
+        help="types and places: boxes",
+        description="Trains a detector on folders of annotated images (Pascal VOC, COCO, YOLO, boxes.csv) with the "
+        "types that they annotate; on neu-det and deeppcb, with simulator frames, the surface detector of 12 types.",
     )
-    detector.add_argument(
-        "--data", type=Path, action="append", required=True, metavar="DIR", help="an annotated data set; repeatable"
+    options = Options(detector, TrainConfig)
+    options.add_common()
+    options.add("--canvas", "side of a training canvas", field="canvas_px", type=int, metavar="PX")
+    options.add(
+        "--canvas-sizes", "sides of which each step draws one, such as 192,224,256", type=numbers, metavar="PX,PX"
     )
-    detector.add_argument("--out", type=Path, required=True, metavar="DIR", help="checkpoints, weights and curve")
-    detector.add_argument("--epochs", type=int, default=60, help="passes over the data (default: %(default)s)")
-    detector.add_argument("--minutes", type=float, metavar="M", help="end the schedule after so many minutes")
-    detector.add_argument("--batch", type=int, default=24, help="frames a step (default: %(default)s)")
-    detector.add_argument(
-        "--pcb-share", type=float, default=1 / 3, metavar="S", help="share of circuit boards in a step (default: 1/3)"
+    options.add(
+        "--framing", "bring whole pictures to the canvas, or cut it out of them", choices=["auto", "scale", "cut"]
     )
-    detector.add_argument(
-        "--learning-rate", type=float, default=1.2e-3, metavar="R", help="its peak (default: %(default)s)"
+    options.add(
+        "--balance", "show types more often that fewer than this share of the pictures show", type=float, metavar="S"
     )
-    _add_common(detector)
+    options.add("--pcb-share", "share of circuit boards in a step, beside neu-det", type=float, metavar="S")
+    options.add("--simulated-share", "share of drawn frames, of the 12 types", type=float, metavar="S")
+    options.add(
+        "--start",
+        "go on from a bundle (also an INT8 one, or a shipped one's name) or .onnx file, with its channels",
+        type=bundle_place,
+        metavar="MODEL",
+    )
+    options.add("--architecture", "lite0@N: a trunk with pyramid and heads of N channels", metavar="A")
+    options.add(
+        "--architectures",
+        "the best of these is taken: each trained shortly, timed as INT8 and judged, such as lite0@64,lite0@96",
+        type=words,
+        metavar="A,A",
+    )
+    options.add("--trial-epochs", "length of each of those trainings", type=int, metavar="N")
+    options.add("--max-ms", "longest time a frame that an architecture may take here", type=float, metavar="MS")
+    options.add("--qat", "teach the network to be INT8 where that costs more than half a point", action="store_true")
+    options.add("--qat-epochs", "length of that", type=int, metavar="N")
     detector.set_defaults(run=_train_detector)
 
 
 def _add_classifier(kinds: Any) -> None:
+    with needs("convert"):
+        from lineside_converters.training.config_classifier import ClassifierConfig
     classifier = kinds.add_parser(
         "classifier",
         help="one type for a whole picture: a ResNet-18 for grey pictures, from random weights",
         description="Trains a ResNet-18 on folders of classes; of images with boxes, on what is in the largest box.",
     )
-    classifier.add_argument(
-        "--data", type=Path, action="append", required=True, metavar="DIR", help="a data set; repeatable"
-    )
-    classifier.add_argument("--out", type=Path, required=True, metavar="DIR", help="checkpoints, weights and curve")
-    classifier.add_argument("--epochs", type=int, default=30, help="passes over the data (default: %(default)s)")
-    classifier.add_argument("--minutes", type=float, metavar="M", help="end the schedule after so many minutes")
-    classifier.add_argument("--batch", type=int, default=32, help="pictures a step (default: %(default)s)")
-    classifier.add_argument("--side", type=int, default=64, metavar="PX", help="of the input (default: %(default)s)")
-    classifier.add_argument("--width", type=float, default=1.0, metavar="W", help="factor on the channels (default: 1)")
-    classifier.add_argument(
-        "--learning-rate", type=float, default=1.5e-3, metavar="R", help="its peak (default: %(default)s)"
-    )
-    classifier.add_argument("--bf16", action="store_true", help="multiply in bfloat16, where the processor does")
-    _add_common(classifier)
+    options = Options(classifier, ClassifierConfig)
+    options.add_common()
+    options.add("--side", "of the input", field="side_px", type=int, metavar="PX")
+    options.add("--width", "factor on the channels", type=float, metavar="W")
+    options.add("--bf16", "multiply in bfloat16, where the processor does", action="store_true")
     classifier.set_defaults(run=_train_classifier)
 
 
-def _add_common(kind: argparse.ArgumentParser) -> None:
-    kind.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    kind.add_argument("--threads", type=int, default=2, help="default: %(default)s")
-    kind.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
-    add_json(kind)
+def _add_segmenter(kinds: Any) -> None:
+    with needs("convert"):
+        from lineside_converters.training.config_segmenter import SegmenterConfig
+    segmenter = kinds.add_parser(
+        "segmenter",
+        help="types and shapes: masks",
+        description="Trains a segmenter on images with masks: images/x.jpg by masks/x.png, or folders of a type each "
+        "with x.jpg beside x.png.",
+    )
+    options = Options(segmenter, SegmenterConfig)
+    options.add_common()
+    options.add("--side", "long side of the input", field="side_px", type=int, metavar="PX")
+    options.add("--channels", "width of the head", type=int, metavar="N")
+    options.add(
+        "--balance", "show types more often that fewer than this share of the pictures show", type=float, metavar="S"
+    )
+    segmenter.set_defaults(run=_train_segmenter)
 
 
 def _train_detector(options: argparse.Namespace) -> int:
     """Trains and says where the weights are."""
     with needs("train"):
         from lineside_converters.training.config import TrainConfig
-        from lineside_converters.training.detector import train
-    result = train(
-        TrainConfig(
-            data=tuple(options.data),
-            out=options.out,
-            epochs=options.epochs,
-            minutes=options.minutes,
-            batch=options.batch,
-            pcb_share=options.pcb_share,
-            learning_rate=options.learning_rate,
-            seed=options.seed,
-            threads=options.threads,
-            resume=options.resume,
-        ),
-        reporter(),
-    )
+        from lineside_converters.training.shortlist import train_best
+    config = settings_of(options, TrainConfig)
+    result = train_best(config, reporter(), say)
     if options.json:
         print_json(result)
     else:
-        print(f"wrote {options.out}: best.pt, float.onnx, training.json")
+        figures = ", ".join(f"{name} {value:.3f}" for name, value in result.held_map50.items())
+        print(f"mAP@0.5 on what was kept aside: {figures}")
+        print(f"wrote {config.out}: best.pt, float.onnx, training.json, curves.html, config.toml")
     return 0
 
 
 def _train_classifier(options: argparse.Namespace) -> int:
     """Trains and says where the weights are."""
     with needs("train"):
-        from lineside_converters.training.classifier import ClassifierConfig, train_classifier
-    result = train_classifier(
-        ClassifierConfig(
-            data=tuple(options.data),
-            out=options.out,
-            epochs=options.epochs,
-            minutes=options.minutes,
-            batch=options.batch,
-            side_px=options.side,
-            width=options.width,
-            learning_rate=options.learning_rate,
-            seed=options.seed,
-            threads=options.threads,
-            bf16=options.bf16,
-            resume=options.resume,
-        ),
-        reporter(),
-    )
+        from lineside_converters.training.classifier import train_classifier
+        from lineside_converters.training.config_classifier import ClassifierConfig
+    config = settings_of(options, ClassifierConfig)
+    result = train_classifier(config, reporter())
     if options.json:
         print_json(msgspec.to_builtins(result))
     else:
         print(f"top-1 on the {len(result.labels)} classes kept aside: {result.held_top1:.3f}")
-        print(f"wrote {options.out}: best.pt, float.onnx, training.json")
+        print(f"wrote {config.out}: best.pt, float.onnx, training.json, curves.html, config.toml")
+    return 0
+
+
+def _train_segmenter(options: argparse.Namespace) -> int:
+    """Trains and says where the weights are."""
+    with needs("train"):
+        from lineside_converters.training.config_segmenter import SegmenterConfig
+        from lineside_converters.training.segmenter import train_segmenter
+    config = settings_of(options, SegmenterConfig)
+    result = train_segmenter(config, reporter())
+    if options.json:
+        print_json(msgspec.to_builtins(result))
+    else:
+        by_type = ", ".join(f"{name} {value:.3f}" for name, value in result.held_iou.items())
+        print(f"mean IoU on what was kept aside: {result.held_mean_iou:.3f} ({by_type})")
+        print(f"wrote {config.out}: best.pt, float.onnx, training.json, curves.html, config.toml")
     return 0

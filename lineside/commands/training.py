@@ -1,17 +1,95 @@
-"""What the commands that train say while they do."""
+"""What the commands that train share: settings from a file and by hand, and what is said meanwhile."""
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from lineside.commands.output import say
+import msgspec
+
+from lineside.commands.output import add_json, say
 
 if TYPE_CHECKING:
     from lineside_converters.training.config import TrainProgress
+    from lineside_converters.training.settings import Settings
+
+    S = TypeVar("S", bound=Settings)
 
 SAY_EVERY_S = 10.0
+
+
+class Options:
+    """Adds options that stand for fields of the settings: one that isn't given leaves the file's or the default.
+
+    Args:
+        parser: Of the command.
+        kind: The settings.
+    """
+
+    def __init__(self, parser: argparse.ArgumentParser, kind: type[Settings]) -> None:
+        self._parser, self._kind = parser, kind
+        self._defaults = {field.name: field.default for field in msgspec.structs.fields(kind)}
+
+    def add(self, flag: str, text: str, *, field: str = "", **more: Any) -> None:
+        """Adds one.
+
+        Args:
+            flag: Such as ``--batch``.
+            text: Its help; the default is added.
+            field: Of the settings, where it isn't called like the flag.
+            **more: For argparse.
+        """
+        name = field or flag.removeprefix("--").replace("-", "_")
+        default = self._defaults[name]
+        if default not in (msgspec.NODEFAULT, None, False, "", ()):
+            shown = f"{default:.3g}" if isinstance(default, float) else default
+            text = f"{text} (default: {shown})"
+        self._parser.add_argument(flag, dest=name, default=argparse.SUPPRESS, help=text, **more)
+
+    def add_common(self) -> None:
+        """Adds what all trainings have."""
+        self._parser.add_argument(
+            "--config", type=Path, metavar="FILE", help="a TOML file of settings; what is said here comes before it"
+        )
+        self.add("--data", "an annotated data set; repeatable", type=Path, action="append", metavar="DIR")
+        self.add("--out", "checkpoints, weights, curves and the settings used", type=Path, metavar="DIR")
+        self.add("--epochs", "passes over the data", type=int)
+        self.add("--minutes", "end the schedule after so many minutes", type=float, metavar="M")
+        self.add("--batch", "pictures a step", type=int)
+        self.add("--learning-rate", "its peak", type=float, metavar="R")
+        self.add("--held-share", "of the train fold, kept out to choose by", type=float, metavar="S")
+        self.add("--val-share", "put aside as val fold where there are no folds", type=float, metavar="S")
+        self.add("--group", "regular expression on a file's path: what it matches names the part", metavar="REGEX")
+        self.add("--evaluate-every", "epochs between evaluations", type=int, metavar="N")
+        self.add("--seed", "of everything random", type=int)
+        self.add("--threads", "of torch", type=int)
+        self.add("--resume", "go on from the last checkpoint in --out", action="store_true")
+        add_json(self._parser)
+
+
+def settings_of(options: argparse.Namespace, kind: type[S]) -> S:
+    """Returns the settings: the file's, and over them what was said by hand.
+
+    Raises:
+        ConfigError: The file or an option is not usable.
+    """
+    from lineside_converters.training.settings import read_settings
+
+    given = {name: value for name, value in vars(options).items() if name in kind.__struct_fields__}
+    return read_settings(kind, options.config, given)
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """Reads ``192,224,256``."""
+    return tuple(int(word) for word in text.split(","))
+
+
+def words(text: str) -> tuple[str, ...]:
+    """Reads ``a,b,c``."""
+    return tuple(text.split(","))
 
 
 def reporter() -> Callable[[TrainProgress], None]:
@@ -27,7 +105,7 @@ def reporter() -> Callable[[TrainProgress], None]:
         held = "".join(f"  {name} {value:.3f}" for name, value in progress.held.items())
         say(
             f"epoch {progress.epoch}  step {progress.step} of {progress.steps}  loss {progress.loss:.3f}  "
-            f"{progress.elapsed_s:.0f} s, {progress.remaining_s:.0f} s to go{held}"
+            f"rate {progress.learning_rate:.1e}  {progress.elapsed_s:.0f} s, {progress.remaining_s:.0f} s to go{held}"
         )
 
     return report

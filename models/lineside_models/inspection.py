@@ -51,6 +51,7 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
         width: Of the frame, in pixels.
         height: Of the frame, in pixels.
         near_miss: How near the strongest candidate came that is no defect: its share of its threshold, 0 to 1.
+            Exact from 0.5 on; what came no nearer may be told as less.
         anomaly_score: How unlike good parts the frame is, 0 to 1; ``None`` where the model knows types of defects.
     """
 

@@ -11,7 +11,7 @@ import numpy as np
 from lineside_models import preprocess
 from lineside_models.frame import Frame
 from lineside_models.inspection import Detection, Inspection, Timings
-from lineside_models.postprocess import Candidates, decode, near_miss, select
+from lineside_models.postprocess import Candidates, decode, least_wanted, near_miss, select
 from lineside_models.preprocess import Letterbox
 from lineside_runtime.bundle import Manifest
 from lineside_runtime.errors import ConfigError
@@ -119,7 +119,9 @@ def _judge(batch: list[_Prepared], pinned: Pinned, threshold: float | None) -> l
     tensor = batch[0].tensor if len(batch) == 1 else np.concatenate([prepared.tensor for prepared in batch])
     prediction = pinned.infer({manifest.preprocess.input: tensor})
     started_ns = time.perf_counter_ns()
-    found = decode(prediction.outputs, manifest.postprocess, [prepared.letterbox for prepared in batch])
+    least = least_wanted(manifest.postprocess, len(manifest.labels), threshold=threshold)
+    letterboxes = [prepared.letterbox for prepared in batch]
+    found = decode(prediction.outputs, manifest.postprocess, letterboxes, least_score=least)
     detections = [select(one, manifest.postprocess, manifest.labels, threshold=threshold) for one in found]
     misses = [near_miss(one, manifest.postprocess, manifest.labels, threshold=threshold) for one in found]
     postprocess_ms = (time.perf_counter_ns() - started_ns) / 1e6 / len(batch)

@@ -215,19 +215,35 @@ def weighted_precision(right: Bools, weights: npt.NDArray[np.int64], truths: int
         weights: ``(N,)`` how many detections each stands for, 0 or more.
         truths: How many true boxes there are, 1 at least.
     """
-    hits, seen = np.cumsum(right * weights), np.cumsum(weights)
+    return float(precision_at_recalls(right, truths, weights).mean())
+
+
+def precision_at_recalls(
+    right: Bools, truths: int, weights: npt.NDArray[np.int64] | None = None
+) -> npt.NDArray[np.float64]:
+    """Returns the best precision ``(101,)`` at each recall from 0 to 1 or a higher one; 0 where it isn't reached.
+
+    Args:
+        right: ``(N,)`` whether each detection matched a true box of its own, highest score first.
+        truths: How many true boxes there are, 1 at least.
+        weights: ``(N,)`` how many detections each stands for; ``None`` for one.
+    """
+    given = np.ones(len(right), np.int64) if weights is None else weights
+    hits, seen = np.cumsum(right * given), np.cumsum(given)
     recall = hits / truths
     precision = np.divide(hits, seen, out=np.zeros(len(seen)), where=seen > 0)
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
     place = np.searchsorted(recall, np.linspace(0, 1, RECALL_POINTS), side="left")
-    return float(np.append(envelope, 0.0)[place].mean())
+    return np.asarray(np.append(envelope, 0.0)[place], np.float64)
 
 
 def box_iou(first: npt.NDArray[np.floating[Any]], second: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
     """Returns ``(N, M)`` overlaps, intersection over union, of ``(N, 4)`` with ``(M, 4)`` boxes."""
-    a, b = first.astype(np.float64)[:, None], second.astype(np.float64)[None]
-    shared = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None).prod(axis=-1)
-    union = (a[..., 2:] - a[..., :2]).prod(axis=-1) + (b[..., 2:] - b[..., :2]).prod(axis=-1) - shared
+    left, top, right, bottom = (side[:, None] for side in first.astype(np.float64).T)
+    x1, y1, x2, y2 = second.astype(np.float64).T
+    shared = np.maximum(np.minimum(right, x2) - np.maximum(left, x1), 0)
+    shared *= np.maximum(np.minimum(bottom, y2) - np.maximum(top, y1), 0)
+    union = (right - left) * (bottom - top) + (x2 - x1) * (y2 - y1) - shared
     return np.asarray(np.divide(shared, union, out=np.zeros_like(shared), where=union > 0), np.float64)
 
 

@@ -52,7 +52,7 @@ class Letterbox:
         """Maps ``(N, 4)`` boxes ``x1, y1, x2, y2`` of the input to the frame, cut off at its edges."""
         scale = np.array([self.scale_x, self.scale_y] * 2, np.float32)
         edges = np.array([self.width, self.height] * 2, np.float32)
-        return np.asarray(np.clip(boxes / scale, np.float32(0), edges), np.float32)
+        return np.asarray(np.minimum(np.maximum(boxes / scale, np.float32(0)), edges), np.float32)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -14,6 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 from lineside_converters.compress.cleanup import clean_graph
 from lineside_converters.compress.dynamic import is_dominated, matrix_share, quantize_products
 from lineside_converters.compress.macs import count_macs
+from lineside_runtime.backend import LoadOptions
+from lineside_runtime.backends.ort_session import session_options
 from lineside_runtime.errors import CalibrationError, GraphError
 from tests.converters import nets
 
@@ -72,7 +74,8 @@ def _words(length: int = 20, seed: int = 1) -> dict[str, np.ndarray]:
 
 
 def _vector(model: Path, feed: dict[str, np.ndarray]) -> np.ndarray:
-    return ort.InferenceSession(model, providers=["CPUExecutionProvider"]).run(None, feed)[0]
+    options = session_options(LoadOptions(threads=1))  # as on a device: exact sums on every processor
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"]).run(None, feed)[0]
 
 
 def test_multiplications_are_those_of_the_textbook(clean: Path) -> None:

@@ -61,7 +61,6 @@ def test_the_file_computes_what_the_model_does_and_carries_its_metadata(tmp_path
     )
 
 
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_a_graph_that_is_right_only_for_the_traced_size_is_refused_and_not_written(tmp_path):
     with pytest.raises(ParityGateError, match="does not compute") as caught:
         export(SizeBound(), tmp_path / "m.onnx", check=[torch.ones(1, 1, 4, 7)])

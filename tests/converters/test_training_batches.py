@@ -13,7 +13,9 @@ torch = pytest.importorskip("torch", reason="the train extra is not installed")
 
 from lineside_converters.training.batches import Mixer, collate  # noqa: E402
 from lineside_converters.training.config import TrainConfig  # noqa: E402
-from lineside_converters.training.detector import canvases_per_domain, steps_per_epoch  # noqa: E402
+from lineside_converters.training.course import canvases_per_domain, steps_per_epoch  # noqa: E402
+from lineside_converters.training.framing import PCB  # noqa: E402
+from lineside_converters.training.framing import STEEL as STEEL_FRAMING  # noqa: E402
 from lineside_converters.training.samples import Domain, hold_out, load_domain, simulate_pictures  # noqa: E402
 from lineside_models.datasets import Sample  # noqa: E402
 from lineside_models.labels import STEEL  # noqa: E402
@@ -24,7 +26,9 @@ pytestmark = pytest.mark.torch
 
 
 def settings(**more):
-    return TrainConfig(data=(Path("steel"), Path("pcb")), out=Path("out"), **({"canvas_px": 64, "batch": 8} | more))
+    return TrainConfig(
+        data=(Path("steel"), Path("pcb")), out=Path("out"), **({"canvas_px": 64, "batch": 8, "pcb_share": 0.5} | more)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +43,7 @@ def domains():
                 clean=tuple(p for p in pictures if not len(p.boxes)),
                 held=(),
                 simulated=pictures,
+                framing=STEEL_FRAMING if name == "steel" else PCB,
             )
         )
     return tuple(made)
@@ -105,7 +110,7 @@ def test_one_lap_shows_every_picture_once(domains):
 
 
 def test_simulated_frames_come_as_often_as_asked(domains):
-    steel = Domain("steel", domains[0].train[:1], (), (), domains[0].simulated)
+    steel = Domain("steel", domains[0].train[:1], (), (), domains[0].simulated, STEEL_FRAMING)
     maker = mixer((steel,), simulated_share=0.25)
     rng = np.random.default_rng(0)
     real = sum(maker._pick(steel, rng, number) is steel.train[0] for number in range(2000))

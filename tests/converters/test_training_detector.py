@@ -20,11 +20,13 @@ from lineside_converters.training.facts import OUTPUTS, PREPROCESS  # noqa: E402
 from lineside_converters.training.heldout import find_all, judge, map50  # noqa: E402
 from lineside_converters.training.loop import FINAL_RATE, rate_factor  # noqa: E402
 from lineside_converters.training.loss import detection_loss  # noqa: E402
+from lineside_models import zoo  # noqa: E402
 from lineside_models.labels import LABELS  # noqa: E402
 from lineside_models.networks import from_state_dict  # noqa: E402
 from lineside_models.networks.detector import PRIOR, pretrained_detector  # noqa: E402
 from lineside_models.postprocess import Candidates, read_params  # noqa: E402
 from lineside_runtime.errors import TrainingError  # noqa: E402
+from tests.converters.nets import convnet  # noqa: E402
 from tests.converters.training_sets import write_boards, write_steel  # noqa: E402
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
@@ -41,7 +43,8 @@ def folders(tmp_path_factory):
 
 
 def settings(folders, out, **more):
-    common = {"epochs": 2, "batch": 4, "canvas_px": 64, "threads": 1, "simulated_share": 0.0, "held_share": 0.3}
+    common = {"epochs": 2, "batch": 4, "canvas_px": 64, "canvas_sizes": (64, 96), "balance": 0.4, "pcb_share": 0.5}
+    common |= {"threads": 1, "simulated_share": 0.0, "held_share": 0.3}
     return TrainConfig(data=folders, out=out, **(common | {"evaluate_every": 1} | more))
 
 
@@ -80,8 +83,11 @@ def test_progress_counts_every_step_and_tells_of_evaluations(whole_run):
     assert all(np.isfinite(p.loss) for p in heard)
 
 
-def test_a_killed_run_goes_on_to_the_very_same_weights(whole_run, folders, tmp_path):
+def test_a_killed_run_goes_on_to_the_very_same_weights_on_the_same_curve(whole_run, folders, tmp_path):
+    before = []
+
     def kill_in_the_second_epoch(progress):
+        before.append(progress)
         if progress.epoch == 1:
             raise KilledError
 
@@ -95,7 +101,13 @@ def test_a_killed_run_goes_on_to_the_very_same_weights(whole_run, folders, tmp_p
     again = checkpoint.load(tmp_path / "checkpoint.pt")["model"]
     assert all(torch.equal(whole[name], again[name]) for name in whole)
     assert resumed.thresholds == whole_run[0].thresholds
-    assert [s["resume"] for s in json.loads(resumed.facts.read_text())["starts"]] == [False, True]
+    ours, theirs = (json.loads(run.facts.read_text()) for run in (resumed, whole_run[0]))
+    assert [s["resume"] for s in ours["starts"]] == [False, True]
+    assert ours["losses"] == theirs["losses"] and len(ours["losses"]) == 2
+    figures = [[{k: v for k, v in row.items() if k != "elapsed_s"} for row in run["curve"]] for run in (ours, theirs)]
+    assert figures[0] == figures[1]
+    both = {p.step: p.loss for p in (*before, *heard)}
+    assert both == {p.step: p.loss for p in whole_run[1]}
 
 
 def test_a_time_budget_ends_the_run_early_and_with_a_whole_result(folders, tmp_path):
@@ -103,6 +115,22 @@ def test_a_time_budget_ends_the_run_early_and_with_a_whole_result(folders, tmp_p
     result = train(settings(folders, tmp_path, epochs=10_000, minutes=0.02), heard.append)
     assert len(heard) < 1000
     assert heard[-1].held and result.onnx.exists()
+
+
+def test_a_run_goes_on_from_a_shipped_int8_bundle_with_its_channels(folders, tmp_path):
+    start = zoo.path("surface-12-slim")
+    result = train(settings(folders, tmp_path / "on", start=start, epochs=1, learning_rate=1e-5), lambda _: None)
+    assert result.onnx.stat().st_size < 4_500_000, "the slim network has less than half of the whole one's weights"
+    fresh = train(settings(folders, tmp_path / "fresh", epochs=1, learning_rate=1e-5), lambda _: None)
+    assert result.held_map50["pcb"] > fresh.held_map50["pcb"] + 0.2, "it knows what the bundle knew"
+    facts = json.loads(result.facts.read_text())
+    assert facts["starts"][0]["start"] == "surface-12-slim"
+
+
+def test_a_model_of_another_kind_is_no_start(folders, tmp_path):
+    (tmp_path / "net.onnx").write_bytes(convnet())
+    with pytest.raises(TrainingError, match="outputs are others"):
+        train(settings(folders, tmp_path / "out", start=tmp_path / "net.onnx"), lambda _: None)
 
 
 def test_resuming_where_nothing_was_begun_is_refused(folders, tmp_path):

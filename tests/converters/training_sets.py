@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import cv2
+import numpy as np
 
 from lineside_models.labels import LABELS, PCB
 from lineside_models.simulator import render
@@ -47,3 +49,52 @@ def write_boards(root: Path, count: int) -> Path:
         rows.append(f"group1/1/{number}_test.jpg,train,1")
     (root / "folds.csv").write_text("\n".join(rows) + "\n")
     return root
+
+
+def write_coco(root: Path, count: int, *, side: int = 96) -> Path:
+    """Writes ``count`` photos of dark and bright squares in COCO's layout, without folds; every sixth shows nothing.
+
+    Images ``p<n>-a`` and ``p<n>-b`` show one part.
+    """
+    (root / "annotations").mkdir(parents=True)
+    (root / "images").mkdir()
+    images, annotations = [], []
+    for number in range(count):
+        image, boxes, kinds = squares(number, side)
+        name = f"p{number // 2}-{'ab'[number % 2]}.png"
+        cv2.imwrite(str(root / "images" / name), image)
+        images.append({"id": number, "file_name": name})
+        for (x1, y1, x2, y2), kind in zip(boxes, kinds, strict=True):
+            box = [x1, y1, x2 - x1, y2 - y1]
+            annotations.append({"image_id": number, "category_id": 7 if kind else 3, "bbox": box, "iscrowd": 0})
+    categories = [{"id": 3, "name": "dent"}, {"id": 7, "name": "flash"}]
+    content = {"images": images, "categories": categories, "annotations": annotations}
+    (root / "annotations" / "instances_default.json").write_text(json.dumps(content))
+    return root
+
+
+def write_masks(root: Path, count: int, *, side: int = 64) -> Path:
+    """Writes ``count`` photos of dark and bright squares with masks of 1 and 2; every sixth shows nothing."""
+    (root / "images").mkdir(parents=True)
+    (root / "masks").mkdir()
+    (root / "classes.txt").write_text("dent\nflash\n")
+    for number in range(count):
+        image, boxes, kinds = squares(number, side)
+        mask = np.zeros((side, side), np.uint8)
+        for (x1, y1, x2, y2), kind in zip(boxes, kinds, strict=True):
+            mask[y1:y2, x1:x2] = kind + 1
+        cv2.imwrite(str(root / "images" / f"m{number}.jpg"), image)
+        cv2.imwrite(str(root / "masks" / f"m{number}.png"), mask)
+    return root
+
+
+def squares(number: int, side: int) -> tuple[np.ndarray, list[tuple[int, int, int, int]], list[int]]:
+    """Draws a noisy grey picture with a dark (0) or a bright (1) square, or none; its box and which it is."""
+    rng = np.random.default_rng(number)
+    image = rng.integers(100, 130, (side, side)).astype(np.uint8)
+    if number % 6 == 5:
+        return image, [], []
+    length, kind = int(rng.integers(side // 4, side // 2)), number % 2
+    x, y = (int(v) for v in rng.integers(0, side - length, 2))
+    image[y : y + length, x : x + length] = 240 if kind else 10
+    return image, [(x, y, x + length, y + length)], [kind]

@@ -51,15 +51,16 @@ import sys
 from lineside_hub.chunks import ChunkStore
 from lineside_hub.server import run
 
-whole = ChunkStore.get
+def damaging(whole):
+    def get(self, digest):
+        data = whole(self, digest)
+        if digest != sys.argv[2]:
+            return data
+        return data[:1000] if sys.argv[3] == "truncated chunk" else bytes([data[0] ^ 1]) + data[1:]
 
-def get(self, digest):
-    data = whole(self, digest)
-    if digest != sys.argv[2]:
-        return data
-    return data[:1000] if sys.argv[3] == "truncated chunk" else bytes([data[0] ^ 1]) + data[1:]
+    return get
 
-ChunkStore.get = get
+ChunkStore.get, ChunkStore.get_unchecked = damaging(ChunkStore.get), damaging(ChunkStore.get_unchecked)
 sys.exit(run(sys.argv[1]))
 """
 """A hub in somebody else's hands: it gives one chunk with other bytes than were signed."""
@@ -206,6 +207,10 @@ class Site:
 
     def wait_inspected(self, count: int) -> None:
         wait_for(lambda: self.status.get("inspected", 0) >= count, TIMEOUT_S, what=f"{count} frames")
+
+    def wait_installed(self, identity: str) -> None:
+        """Waits until the status, which is written twice a second, says that this bundle is installed."""
+        wait_for(lambda: self.status.get("installed") == identity, TIMEOUT_S, what=identity)
 
     def wait_synced(self) -> None:
         """Waits until the hub has every frame."""

@@ -66,7 +66,7 @@ def test_agent_killed_in_a_state_ends_in_the_new_model(site: Site, bundles: dict
     site.wait_state("active", gen)
     site.wait_synced()
     site.check_nothing_lost_nothing_twice()
-    assert site.status["installed"] == "bright-spots@2.0.0"
+    site.wait_installed("bright-spots@2.0.0")
     assert {bundle for _, _, bundle in site.results()} == {"bright-spots@1.0.0", "bright-spots@2.0.0"}
 
 
@@ -134,7 +134,7 @@ def check_refused(site: Site, gen: int, code: int) -> None:
     assert {found for kind, found, _ in site.events() if kind == "failed"} == {code}
     site.wait_synced()
     site.check_nothing_lost_nothing_twice()
-    assert site.status["installed"] == "bright-spots@1.0.0"
+    site.wait_installed("bright-spots@1.0.0")
 
 
 @pytest.mark.parametrize("damage", ["flipped bit", "truncated chunk"])

@@ -12,7 +12,7 @@ import logging
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -150,18 +150,30 @@ def _fetch_closure(
     raise StagingError(f"the payload is never complete: {', '.join(missing)} is missing")
 
 
-def _needs(folder: Path, markers: dict[str, str], extras: Sequence[str]) -> Iterator[Requirement]:
-    """Yields what every wheel requires on the board; extras count where lineside itself, or who requires it, asks."""
+def _needs(folder: Path, markers: dict[str, str], extras: Sequence[str]) -> list[Requirement]:
+    """Returns what the wheels require on the board; an extra counts where lineside or a wheel that is needed asks.
+
+    A package's ``dev`` extra may ask for its own ``lint``: nobody here asked for ``dev``, so that asks for nothing.
+    """
     asked: dict[str, set[str]] = {"lineside": set(extras)}
     requirements = {name: _requires(path) for name, path in _wheels(folder).items()}
-    for needs in requirements.values():
-        for need in needs:
-            asked.setdefault(canonicalize_name(need.name), set()).update(need.extras)
-    for name, needs in requirements.items():
-        for need in needs:
-            environments = [{**markers, "extra": extra} for extra in ("", *sorted(asked.get(name, ())))]
-            if need.marker is None or any(need.marker.evaluate(environment) for environment in environments):
-                yield need
+    while True:
+        active = [
+            need
+            for name, needs in requirements.items()
+            for need in needs
+            if _applies(need, markers, asked.get(name, set()))
+        ]
+        found = {name: set(of) for name, of in asked.items()}
+        for need in active:
+            found.setdefault(canonicalize_name(need.name), set()).update(need.extras)
+        if found == asked:
+            return active
+        asked = found
+
+
+def _applies(need: Requirement, markers: dict[str, str], extras: set[str]) -> bool:
+    return need.marker is None or any(need.marker.evaluate({**markers, "extra": extra}) for extra in ("", *extras))
 
 
 def _wheels(folder: Path) -> dict[str, Path]:

@@ -23,6 +23,7 @@ from lineside_converters.compress.quantiser import blame, check_float, quiet, ti
 from lineside_converters.recipes import Activation, CalibrationMethod
 from lineside_runtime.errors import CalibrationError, GraphError
 from lineside_runtime.tensors import Array
+from lineside_runtime.vnni import WEIGHT_BITS_KEY
 
 Feed = Mapping[str, Array]
 
@@ -34,7 +35,11 @@ METHODS: dict[CalibrationMethod, OrtMethod] = {
 KINDS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 """Operators that are worth it; what lies between them follows."""
 
-ACTIVATIONS = {"u8s8": QuantType.QUInt8, "s8s8": QuantType.QInt8}
+ACTIVATIONS: dict[Activation, QuantType] = {
+    "u8s8": QuantType.QUInt8,
+    "u8s7": QuantType.QUInt8,
+    "s8s8": QuantType.QInt8,
+}
 
 _CAN_KEEP_RANGES = "calibration_cache_path" in inspect.signature(quantize_static).parameters
 """Newer releases of ONNX Runtime can keep the ranges beside the model, so that they are calibrated once."""
@@ -125,7 +130,8 @@ def quantize(
         target: ONNX file to write, with the source's inputs, outputs and metadata.
         feeds: Calibration inputs by name, each with the batch dimension; sizes may differ.
         method: How ranges are taken from what was seen.
-        activation: ``u8s8``, or ``s8s8`` with zero points of 0, as TensorRT and Arm's kernels want them.
+        activation: ``u8s8``; ``u8s7`` with weights of 7 bits, which the file then says in its metadata; or ``s8s8``
+            with zero points of 0, as TensorRT and Arm's kernels want them.
         per_channel: Whether each channel of a weight has a scale of its own.
         exclude: Names of nodes that stay in float.
         only: Names of the only nodes that are quantised; all that can be if empty.
@@ -151,6 +157,7 @@ def quantize(
                 per_channel=per_channel,
                 activation_type=ACTIVATIONS[activation],
                 weight_type=QuantType.QInt8,
+                reduce_range=activation == "u8s7",
                 calibrate_method=METHODS[method],
                 nodes_to_exclude=sorted(exclude),
                 nodes_to_quantize=sorted(only),
@@ -164,6 +171,8 @@ def quantize(
         raise GraphError(blame(model, error), actual=first_line(error)) from error
     if ranges is not None and half is not None and half.exists():
         half.replace(ranges)
+    if activation == "u8s7":
+        model.metadata_props.add(key=WEIGHT_BITS_KEY, value="7")
     tidy(model, target, marks=("QuantizeLinear",), kinds=" or ".join(KINDS))
 
 

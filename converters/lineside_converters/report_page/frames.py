@@ -59,14 +59,15 @@ def draw_frames(differing: Sequence[Differing], frames: Sequence[TrueFrame], *, 
             truth=each.said.truth,
             before=each.said.before,
             after=each.said.after,
-            before_jpeg=_jpeg(frames[each.number].frame.image, () if whole else each.before, whole),
-            after_jpeg=_jpeg(frames[each.number].frame.image, () if whole else each.after, whole),
+            before_jpeg=jpeg_of(frames[each.number].frame.image, () if whole else each.before, whole),
+            after_jpeg=jpeg_of(frames[each.number].frame.image, () if whole else each.after, whole),
         )
         for each in differing[:SHOWN_MAX]
     ]
 
 
-def _jpeg(image: UInt8Array, found: Sequence[Detection], whole: bool) -> str:
+def jpeg_of(image: UInt8Array, found: Sequence[Detection], whole: bool) -> str:
+    """Returns a frame with what was found drawn on it, unless that is of the frame as a whole, small, in base64."""
     drawn = image if whole else annotate(image, found)
     scale = min(1.0, SIDE_MAX / max(drawn.shape[:2]))
     if scale < 1:

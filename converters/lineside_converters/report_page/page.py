@@ -18,7 +18,7 @@ import jinja2
 from lineside_converters.report import Report
 from lineside_converters.report_page import pictures
 from lineside_converters.report_page.frames import ShownFrame
-from lineside_runtime.benchmark.looks import STYLE
+from lineside_converters.report_page.looks import PAGE_STYLE
 from lineside_runtime.files import write_atomic
 
 PAGE_NAME = "report.html"
@@ -54,7 +54,7 @@ def page(report: Report, shown: Sequence[ShownFrame] = ()) -> str:
     limit = next((gate.limit for gate in report.gates if gate.name == "accuracy"), None)
     return _template().render(
         report=report,
-        style=STYLE,
+        style=PAGE_STYLE,
         rows=_rows(report),
         tiles=_tiles(report),
         shown=shown,
@@ -176,12 +176,15 @@ def _matrices(report: Report) -> list[dict[str, Any]]:
     found = report.confusion
     if found is None:
         return []
-    made = []
-    for name, matrix in (("before", found.before), ("after", found.after)):
-        rows = []
-        for number, (label, counts) in enumerate(zip(found.labels, matrix, strict=True)):
-            whole = sum(counts) or 1
-            cells = [(count, round(count / whole * 100), number == place) for place, count in enumerate(counts)]
-            rows.append((label, cells))
-        made.append({"name": name, "rows": rows})
-    return made
+    both = (("before", found.before), ("after", found.after))
+    return [{"name": name, "rows": shaded(found.labels, matrix)} for name, matrix in both]
+
+
+def shaded(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> list[tuple[str, list[tuple[int, int, bool]]]]:
+    """Returns the rows of a confusion matrix: label, and of each cell count, per cent of the row, and whether right."""
+    rows = []
+    for number, (label, counts) in enumerate(zip(labels, matrix, strict=True)):
+        whole = sum(counts) or 1
+        cells = [(count, round(count / whole * 100), number == place) for place, count in enumerate(counts)]
+        rows.append((label, cells))
+    return rows

@@ -1,4 +1,4 @@
-"""Mixed batches: in every one both domains, so that batch-norm statistics are those of one mixture."""
+"""Mixed batches: in every one all data sets, so that batch-norm statistics are those of one mixture."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ from torch import Tensor
 
 from lineside_converters.training.augment import Picture, flip, mosaic, place, relight
 from lineside_converters.training.config import TrainConfig
+from lineside_converters.training.drawing import Laps, repeat_factors
 from lineside_converters.training.facts import MEAN, STD
 from lineside_converters.training.samples import Domain
 
 MOSAIC_SHARE = 0.3
-# Steel defects are textures that stay themselves when cut; a circuit defect that has lost half of itself does not.
-KEPT_SHARE = {"steel": 0.25, "pcb": 0.5}
+CLEAN_SHARE = 0.12  # of the canvases, where there are pictures without defects
+MOSAIC_ZOOM = (0.6, 1.1)  # of pictures that are scaled
+ANYWHERE_SHARE = 0.18  # of the canvases that are cut: at no defect in particular
+_SIZES, _LAPS = 7, 1 << 30
 B_co = TypeVar("B_co", covariant=True)
 _AHEAD = 3  # batches made ahead of the step that trains
 
@@ -78,18 +81,28 @@ class Mixer:
         """Takes the domains and how many canvases of each a batch holds."""
         self._domains = domains
         self.counts = counts
-        self._size = config.canvas_px
+        self._sizes = config.canvas_sizes or (config.canvas_px,)
         self._seed = config.seed
         self._simulated_share = config.simulated_share
+        self._laps = {
+            domain.name: Laps(repeat_factors([p.labels for p in domain.train], config.balance), config.seed)
+            for domain in domains
+        }
 
     def batch(self, step: int, *, mosaics: bool) -> Batch:
         """Makes the batch of one step."""
         rng = np.random.default_rng((self._seed, step))
+        size = self.size_at(step)
         pictures: list[Picture] = []
         for domain, count in zip(self._domains, self.counts, strict=True):
-            first = step * count
-            pictures += [self._canvas(domain, rng, first + i, mosaics=mosaics) for i in range(count)]
+            cutter = _Cutter(domain, size, rng, self._pick)
+            pictures += [cutter.canvas(step * count + i, mosaics=mosaics) for i in range(count)]
         return collate(pictures)
+
+    def size_at(self, step: int) -> int:
+        """Returns the side of the canvases of a step in pixels: one of the sizes, drawn anew for each."""
+        rng = np.random.default_rng((self._seed, step, _SIZES))
+        return self._sizes[int(rng.integers(len(self._sizes)))]
 
     def stream(self, first_step: int, *, mosaics_at: Callable[[int], bool]) -> Generator[Batch, None, None]:
         """Yields batches from ``first_step`` on, made in a thread a few steps ahead.
@@ -100,49 +113,67 @@ class Mixer:
         """
         return ahead(lambda step, *, strong: self.batch(step, mosaics=strong), first_step, mosaics_at)
 
-    def _canvas(self, domain: Domain, rng: np.random.Generator, number: int, *, mosaics: bool) -> Picture:
-        cut = self._steel if domain.name == "steel" else self._pcb
-        if mosaics and rng.random() < MOSAIC_SHARE:
-            parts = [cut(domain, rng, number, small=True)]
-            parts += [cut(domain, rng, int(rng.integers(1 << 30)), small=True) for _ in range(3)]
-            picture = mosaic(parts, rng, kept_share=KEPT_SHARE[domain.name])
-        else:
-            picture = cut(domain, rng, number, small=False)
-        picture = flip(picture, rng, turn=domain.name == "pcb")
-        return Picture(relight(picture.image, rng), picture.boxes, picture.labels)
-
-    def _steel(self, domain: Domain, rng: np.random.Generator, number: int, *, small: bool) -> Picture:
-        picture = self._pick(domain, rng, number)
-        low, high = (0.6, 1.1) if small else (0.8, 1.5)
-        scale = self._size / max(picture.image.shape) * rng.uniform(low, high)
-        return self._lay(picture, rng, scale, kept_share=KEPT_SHARE["steel"])
-
-    def _pcb(self, domain: Domain, rng: np.random.Generator, number: int, *, small: bool) -> Picture:
-        del small  # the scale of the pixels is the camera's and stays
-        roll = rng.random()
-        if roll < 0.12 and domain.clean:
-            return self._lay(_any(domain.clean, rng), rng, 1.0, kept_share=KEPT_SHARE["pcb"])
-        picture = self._pick(domain, rng, number)
-        if roll < 0.3 or not len(picture.boxes):
-            return self._lay(picture, rng, 1.0, kept_share=KEPT_SHARE["pcb"])
-        box = picture.boxes[rng.integers(len(picture.boxes))]
-        centre = (box[:2] + box[2:]) / 2
-        offset = rng.uniform(0.15, 0.85, 2) * self._size
-        limit = np.array(picture.image.shape[::-1]) - self._size
-        corner = np.round(np.clip(centre - offset, 0, np.maximum(limit, 0)))
-        return place(picture, scale=1.0, x=-corner[0], y=-corner[1], size=self._size, kept_share=KEPT_SHARE["pcb"])
-
     def _pick(self, domain: Domain, rng: np.random.Generator, number: int) -> Picture:
         if domain.simulated and rng.random() < self._simulated_share:
             return _any(domain.simulated, rng)
-        lap, place_in_lap = divmod(number, len(domain.train))
-        order = np.random.default_rng((self._seed, lap, len(domain.train))).permutation(len(domain.train))
-        return domain.train[int(order[place_in_lap])]
+        return domain.train[self._laps[domain.name](number)]
 
-    def _lay(self, picture: Picture, rng: np.random.Generator, scale: float, *, kept_share: float) -> Picture:
+
+_Pick = Callable[[Domain, np.random.Generator, int], Picture]
+
+
+@dataclass(frozen=True, slots=True)
+class _Cutter:
+    """Makes the canvases of one data set in one batch."""
+
+    domain: Domain
+    size: int
+    rng: np.random.Generator
+    pick: _Pick
+
+    def canvas(self, number: int, *, mosaics: bool) -> Picture:
+        rng, framing = self.rng, self.domain.framing
+        cut = self._scaled if framing.kind == "scale" else self._cut
+        if mosaics and rng.random() < MOSAIC_SHARE:
+            parts = [cut(number, small=True)]
+            parts += [cut(int(rng.integers(_LAPS)), small=True) for _ in range(3)]
+            picture = mosaic(parts, rng, kept_share=framing.kept_share)
+        else:
+            picture = cut(number, small=False)
+        picture = flip(picture, rng, turn=framing.turn)
+        return Picture(relight(picture.image, rng), picture.boxes, picture.labels)
+
+    def _scaled(self, number: int, *, small: bool) -> Picture:
+        clean = self.domain.clean and self.rng.random() < CLEAN_SHARE
+        picture = _any(self.domain.clean, self.rng) if clean else self.pick(self.domain, self.rng, number)
+        low, high = MOSAIC_ZOOM if small else self.domain.framing.zoom
+        return self._lay(picture, self.size / max(picture.image.shape) * self.rng.uniform(low, high))
+
+    def _cut(self, number: int, *, small: bool) -> Picture:
+        del small  # the scale of the pixels is the camera's and stays
+        roll = self.rng.random()
+        scale = self._zoom()
+        if roll < CLEAN_SHARE and self.domain.clean:
+            return self._lay(_any(self.domain.clean, self.rng), scale)
+        picture = self.pick(self.domain, self.rng, number)
+        if roll < CLEAN_SHARE + ANYWHERE_SHARE or not len(picture.boxes):
+            return self._lay(picture, scale)
+        box = picture.boxes[self.rng.integers(len(picture.boxes))] * scale
+        centre = (box[:2] + box[2:]) / 2
+        offset = self.rng.uniform(0.15, 0.85, 2) * self.size
+        limit = np.array(picture.image.shape[::-1]) * scale - self.size
+        corner = np.round(np.clip(centre - offset, 0, np.maximum(limit, 0)))
+        kept = self.domain.framing.kept_share
+        return place(picture, scale=scale, x=-corner[0], y=-corner[1], size=self.size, kept_share=kept)
+
+    def _zoom(self) -> float:
+        low, high = self.domain.framing.zoom
+        return low if low == high else float(self.rng.uniform(low, high))
+
+    def _lay(self, picture: Picture, scale: float) -> Picture:
         height, width = picture.image.shape
-        x, y = (float(np.round(rng.uniform(0, 1) * (self._size - scale * side))) for side in (width, height))
-        return place(picture, scale=scale, x=x, y=y, size=self._size, kept_share=kept_share)
+        x, y = (float(np.round(self.rng.uniform(0, 1) * (self.size - scale * side))) for side in (width, height))
+        return place(picture, scale=scale, x=x, y=y, size=self.size, kept_share=self.domain.framing.kept_share)
 
 
 def _any(pictures: tuple[Picture, ...], rng: np.random.Generator) -> Picture:

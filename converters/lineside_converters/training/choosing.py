@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lineside_converters.training.batches import Mixer
 from lineside_converters.training.classes import ClassLessons, Look, load_classes
 from lineside_converters.training.config import TrainConfig
-from lineside_converters.training.detector import canvases_per_domain, steps_per_epoch
+from lineside_converters.training.course import Course, canvases_per_domain, steps_per_epoch
 from lineside_converters.training.facts import PREPROCESS
 from lineside_converters.training.lessons import DetectorLessons, FrameLessons, Lessons
 from lineside_converters.training.samples import DOMAINS, load_domain
@@ -72,12 +72,20 @@ def detector_lessons(data: Sequence[Path], *, batch: int = 16, seed: int = 0) ->
         seed: Of everything random.
     """
     config = TrainConfig(
-        data=tuple(data), out=Path(), batch=batch, seed=seed, pcb_share=PCB_SHARE, simulated_share=SIMULATED_SHARE
+        data=tuple(data),
+        out=Path(),
+        batch=batch,
+        seed=seed,
+        pcb_share=PCB_SHARE,
+        simulated_share=SIMULATED_SHARE,
+        held_share=HELD_SHARE,
     )
-    domains = tuple(load_domain(folder, held_share=HELD_SHARE, simulate=True) for folder in data)
-    counts = canvases_per_domain(config, domains)
-    mixer = Mixer(domains, counts, config=config)
-    return DetectorLessons(domains, mixer, epoch_steps=steps_per_epoch(counts, domains))
+    course = Course(
+        LABELS, PREPROCESS, tuple(load_domain(folder, held_share=HELD_SHARE, simulate=True) for folder in data)
+    )
+    counts = canvases_per_domain(config, course.domains)
+    mixer = Mixer(course.domains, counts, config=config)
+    return DetectorLessons(course, mixer, epoch_steps=steps_per_epoch(counts, course.domains))
 
 
 def look_of(preprocess: Preprocess) -> Look | None:

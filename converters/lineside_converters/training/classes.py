@@ -16,9 +16,11 @@ from torch.nn import functional as F
 
 from lineside_converters.training.augment import relight
 from lineside_converters.training.batches import ahead
+from lineside_converters.training.dividing import read_divided
 from lineside_converters.training.facts import MEAN, STD
 from lineside_converters.training.lessons import Done, Lessons
 from lineside_converters.training.samples import hold_out
+from lineside_converters.training.settings import Settings
 from lineside_converters.training.teaching import Outputs, as_tuple
 from lineside_models.datasets import Dataset, Sample, load_dataset
 from lineside_runtime.errors import DatasetError
@@ -93,6 +95,7 @@ def load_classes(
     held_share: float,
     fold: str = "train",
     labels: tuple[str, ...] | None = None,
+    settings: Settings | None = None,
 ) -> ClassData:
     """Reads data sets of any layout that `lineside_models.datasets` knows.
 
@@ -104,21 +107,33 @@ def load_classes(
         held_share: Share of the parts to keep aside, of each class alike; the same ones every time.
         fold: Of the data sets.
         labels: The classes in the order of the network's outputs; those of the data sets if not given.
+        settings: Of a training, which say how data are divided; ``None`` where nothing may be drawn.
 
     Raises:
         DatasetError: A folder can't be read, or there are too few pictures.
     """
-    sets = [load_dataset(folder, fold) for folder in folders]
-    names = labels or tuple(dict.fromkeys(label for each in sets for label in each.labels))
+    sets = [_divided(folder, fold, held_share, settings) for folder in folders]
+    names = labels or tuple(dict.fromkeys(label for each, _, _ in sets for label in each.labels))
     train: list[tuple[NDArray[np.uint8], int]] = []
     held: list[tuple[NDArray[np.uint8], int]] = []
-    for each in sets:
-        aside, rest = hold_out(each.samples, share=held_share)
+    for each, rest, aside in sets:
         train += [read_crop(sample, each, names, look) for sample in rest]
         held += [read_crop(sample, each, names, look) for sample in aside]
     if not train or not held:
         raise DatasetError("too few pictures to keep some aside", actual=len(train) + len(held))
     return ClassData(names, _stack(train), _stack(held), look)
+
+
+def _divided(
+    folder: Path, fold: str, held_share: float, settings: Settings | None
+) -> tuple[Dataset, list[Sample], list[Sample]]:
+    """Returns a data set, what to learn from, and what to keep aside."""
+    if settings is not None:
+        found = read_divided(folder, settings, with_clean=False)
+        return found.dataset, found.rest, found.held
+    dataset = load_dataset(folder, fold)
+    held, rest = hold_out(dataset.samples, share=held_share)
+    return dataset, rest, held
 
 
 def read_all(folders: Sequence[Path], labels: tuple[str, ...], *, look: Look, fold: str) -> Crops:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import torch
@@ -17,77 +15,19 @@ from torch import nn
 from lineside_converters.export import export_onnx
 from lineside_converters.training.classes import ClassLessons, Look, load_classes
 from lineside_converters.training.config import TrainProgress
+from lineside_converters.training.config_classifier import ClassifierConfig as ClassifierConfig
 from lineside_converters.training.facts import INPUT, MEAN, STD
 from lineside_converters.training.loop import BEST
+from lineside_converters.training.settings import write_settings
 from lineside_converters.training.taught import Tuition, teach
 from lineside_converters.training.teaching import LogitTeaching
 from lineside_models.networks.classifier import resnet18
 from lineside_models.vision.facts import METADATA_KEY, ModelFacts
 from lineside_runtime.bundle import Postprocess, Preprocess
-from lineside_runtime.errors import TrainingError
 from lineside_runtime.files import write_atomic
 
 OUTPUT = "logits"
 NETWORK = "surface_classifier_resnet18"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClassifierConfig:
-    """Settings of one run of the classifier's training.
-
-    Attributes:
-        data: Folders of data sets; only their train folds are read.
-        out: Folder for checkpoints and results; made if it is not there. A run that stands there is gone on with only
-            with ``resume``.
-        epochs: Passes over the data.
-        minutes: Wall time after which the schedule ends early but whole.
-        seed: Of everything random.
-        batch: Pictures a step.
-        side_px: Side of the square input, a multiple of 32.
-        width: Factor on the ResNet-18's channels.
-        learning_rate: Peak.
-        held_share: Share of the train folds that is kept out to choose the checkpoint.
-        evaluate_every: Epochs between evaluations on that share.
-        threads: Of torch.
-        bf16: Multiply in bfloat16: faster where the processor does it itself.
-        resume: Go on from ``out/checkpoint.pt``, if it is there.
-    """
-
-    data: tuple[Path, ...]
-    out: Path
-    epochs: int = 30
-    minutes: float | None = None
-    seed: int = 0
-    batch: int = 32
-    side_px: int = 64
-    width: float = 1.0
-    learning_rate: float = 1.5e-3
-    held_share: float = 0.1
-    evaluate_every: int = 2
-    threads: int = 2
-    bf16: bool = False
-    resume: bool = False
-
-    def __post_init__(self) -> None:
-        self._check("data", bool(self.data), "at least one folder")
-        self._check("epochs", self.epochs >= 1, "1 or more")
-        self._check("minutes", self.minutes is None or self.minutes > 0, "more than 0, or None")
-        self._check("batch", self.batch >= 2, "2 or more")
-        self._check("side_px", self.side_px % 32 == 0 and self.side_px >= 32, "a multiple of 32")
-        self._check("width", 0.1 <= self.width <= 4, "between 0.1 and 4")
-        self._check("learning_rate", 0 < self.learning_rate < 1, "between 0 and 1")
-        self._check("held_share", 0.01 <= self.held_share <= 0.5, "between 0.01 and 0.5")
-        self._check("evaluate_every", self.evaluate_every >= 1, "1 or more")
-        self._check("threads", self.threads >= 1, "1 or more")
-
-    def _check(self, name: str, good: bool, expected: str) -> None:
-        if not good:
-            raise TrainingError(f"{name} is not usable", expected=expected, actual=getattr(self, name))
-
-    def as_dict(self) -> dict[str, Any]:
-        """Returns the settings for ``training.json``; of folders only the names: no machine's paths travel."""
-        values: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
-        return values | {"data": [folder.name for folder in self.data], "out": self.out.name}
 
 
 class ClassifierResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,7 +64,8 @@ def train_classifier(config: ClassifierConfig, on_progress: Callable[[TrainProgr
     config.out.mkdir(parents=True, exist_ok=True)
     if not config.resume:
         (config.out / "checkpoint.pt").unlink(missing_ok=True)
-    data = load_classes(config.data, look=Look(config.side_px), held_share=config.held_share)
+    data = load_classes(config.data, look=Look(config.side_px), held_share=config.held_share, settings=config)
+    write_settings(config)
     lessons = ClassLessons(data, batch=config.batch, seed=config.seed)
     model = resnet18(len(data.labels), width=config.width, seed=config.seed)
     curve = teach(

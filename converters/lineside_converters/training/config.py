@@ -1,71 +1,86 @@
-"""What a training run is told, and what it tells."""
+"""What the training of a detector is told, and what every training tells."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from lineside_runtime.errors import TrainingError
+from lineside_converters.training.settings import FilePath, Settings
+
+ARCHITECTURE = re.compile(r"lite0@([1-9]\d{0,3})")
+MAX_MS = "more than 0, and architectures to choose of"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainConfig:
-    """Settings of one run of the detector's training.
+def channels_of(architecture: str) -> int:
+    """Returns the N of ``lite0@N``."""
+    found = ARCHITECTURE.fullmatch(architecture)
+    return int(found[1]) if found else 0
+
+
+class TrainConfig(Settings, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Settings of one run of the detector's training, beside those of every training.
 
     Attributes:
-        data: Folders of data sets that `lineside_models.datasets` knows; only their train folds are read.
-        out: Folder for checkpoints and results; made if it is not there.
-        epochs: Passes over the largest data set.
-        minutes: Wall time after which the schedule ends early but whole: the learning rate still falls to its end.
-        seed: Of everything random; with ``minutes=None`` two runs on one machine give the same weights.
-        batch: Canvases a step, of all domains together.
+        batch: Canvases a step, of all data sets together.
         canvas_px: Side of a training canvas, a multiple of 32.
+        canvas_sizes: Sides of which each batch draws one, multiples of 32; empty for ``canvas_px`` alone.
+        framing: How a picture becomes a canvas: ``scale`` shrinks or enlarges it whole, ``cut`` cuts canvases out of it
+            at its own scale, ``auto`` takes what its boxes need. By name of the data set's folder, or one for all.
+            neu-det and deeppcb have their own.
+        balance: Share of the pictures below which a type is shown more often, by the square root of what it lacks
+            (repeat-factor sampling: Gupta et al., arXiv:1908.03195); 0 shows every picture alike.
         learning_rate: Peak, of neck and heads; the trunk learns at 0.4 of it.
-        pcb_share: Share of a batch that is cut from circuit boards where both domains are given.
-        simulated_share: Share of each domain's canvases that comes from the line simulator.
+        pcb_share: Share of a batch that is cut from circuit boards where neu-det and deeppcb are both given.
+        simulated_share: Share of neu-det's and deeppcb's canvases that comes from the line simulator; other data sets
+            have nobody who draws them.
         held_share: Share of the train folds that is kept out to choose the checkpoint and calibrate the scores.
-        evaluate_every: Epochs between evaluations on that share.
-        threads: Of torch.
-        resume: Go on from ``out/checkpoint.pt``.
+        architecture: ``lite0@N``, an EfficientNet-Lite0 trunk with pyramid and heads of N channels.
+        architectures: Of these the best is taken: each is trained for ``trial_epochs``, timed as INT8 in ONNX Runtime
+            on one thread and judged on what is kept aside. ``architecture`` is not looked at then.
+        trial_epochs: Length of each of those trainings.
+        max_ms: The longest time a frame that an architecture may take on this machine; ``None`` for any.
+        qat: Whether the network is taught to be INT8 (quantisation-aware fine-tuning) where INT8 costs more than half
+            a point of mAP@0.5 on what is kept aside.
+        qat_epochs: Length of that.
+        start: A bundle or ONNX file whose weights, and whose channels, the run begins with; where it tells other types
+            apart, its score heads begin anew. ``None`` for ``architecture`` with a trunk that knows ImageNet.
     """
 
-    data: tuple[Path, ...]
-    out: Path
-    epochs: int = 60
-    minutes: float | None = None
-    seed: int = 0
-    batch: int = 24
     canvas_px: int = 224
-    learning_rate: float = 1.2e-3
-    pcb_share: float = 0.5
+    canvas_sizes: tuple[int, ...] = ()
+    framing: Literal["auto", "scale", "cut"] | dict[str, Literal["auto", "scale", "cut"]] = "auto"
+    balance: float = 0.0
+    pcb_share: float = 1 / 3
     simulated_share: float = 0.1
-    held_share: float = 0.08
-    evaluate_every: int = 4
-    threads: int = 2
-    resume: bool = False
+    architecture: str = "lite0@96"
+    architectures: tuple[str, ...] = ()
+    trial_epochs: int = 5
+    max_ms: float | None = None
+    qat: bool = False
+    qat_epochs: int = 6
+    start: FilePath | None = None
 
     def __post_init__(self) -> None:
-        self._check("data", bool(self.data), "at least one folder")
-        self._check("epochs", self.epochs >= 1, "1 or more")
-        self._check("minutes", self.minutes is None or self.minutes > 0, "more than 0, or None")
+        super().__post_init__()
         self._check("batch", self.batch >= 4, "4 or more")
-        self._check("canvas_px", self.canvas_px % 32 == 0 and self.canvas_px >= 64, "a multiple of 32, 64 or more")
-        self._check("learning_rate", 0 < self.learning_rate < 1, "between 0 and 1")
-        for name in ("pcb_share", "simulated_share"):
+        for name, sides in (("canvas_px", (self.canvas_px,)), ("canvas_sizes", self.canvas_sizes)):
+            self._check(name, all(s % 32 == 0 and s >= 64 for s in sides), "multiples of 32, 64 or more")
+        for name in ("pcb_share", "simulated_share", "balance"):
             self._check(name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
-        self._check("held_share", 0.01 <= self.held_share <= 0.5, "between 0.01 and 0.5")
-        self._check("evaluate_every", self.evaluate_every >= 1, "1 or more")
-        self._check("threads", self.threads >= 1, "1 or more")
-
-    def _check(self, name: str, good: bool, expected: str) -> None:
-        if not good:
-            raise TrainingError(f"{name} is not usable", expected=expected, actual=getattr(self, name))
-
-    def as_dict(self) -> dict[str, Any]:
-        """Returns the settings for ``training.json``; of folders only the names: no machine's paths travel."""
-        values: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
-        return values | {"data": [folder.name for folder in self.data], "out": self.out.name}
+        for name in (self.architecture, *self.architectures):
+            good = ARCHITECTURE.fullmatch(name) is not None and 16 <= channels_of(name) <= 256
+            self._check(
+                "architectures" if name in self.architectures else "architecture", good, "lite0@16 to lite0@256"
+            )
+        for name in ("trial_epochs", "qat_epochs"):
+            self._check(name, getattr(self, name) >= 1, "1 or more")
+        self._check("max_ms", self.max_ms is None or (self.max_ms > 0 and bool(self.architectures)), MAX_MS)
+        self._check("architectures", not self.architectures or self.start is None, "none beside start")
+        if isinstance(self.framing, dict):
+            names = {folder.resolve().name for folder in self.data}
+            self._check("framing", set(self.framing) <= names, f"names of {sorted(names)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +92,7 @@ class TrainProgress:
         step: Counted from 0 over the whole run.
         steps: Steps of the whole run if no time budget cuts it.
         loss: Of this step.
+        learning_rate: The highest of this step.
         elapsed_s: Training time so far, resumed parts included.
         remaining_s: Estimate.
         held: Figures on the held-out share, by name, after an evaluation; empty otherwise.
@@ -86,6 +102,7 @@ class TrainProgress:
     step: int
     steps: int
     loss: float
+    learning_rate: float
     elapsed_s: float
     remaining_s: float
     held: dict[str, float]
@@ -96,10 +113,12 @@ class TrainResult:
     """What a run leaves behind.
 
     Attributes:
-        weights: ``best.pt``, a state dict of ``surface_detector_lite0``.
+        weights: ``best.pt``, a state dict of ``surface_detector_lite0``, or of what the run started from; without what
+            quantisation-aware fine-tuning changed, which is in ``float.onnx`` alone.
         onnx: ``float.onnx``, the same weights as a graph.
         facts: ``training.json``.
         held_map50: Per domain, of the chosen weights on the held-out share of the train folds.
+        qat: What quantisation-aware fine-tuning did, as `qat.Taught` says it; ``None`` where it was not asked for.
         calibration: Per label ``(a, b)``: probability of being right = sigmoid(a × logit + b).
         thresholds: Per label, on the calibrated score.
     """
@@ -108,5 +127,6 @@ class TrainResult:
     onnx: Path
     facts: Path
     held_map50: dict[str, float]
+    qat: dict[str, Any] | None
     calibration: tuple[tuple[float, float], ...]
     thresholds: tuple[float, ...]

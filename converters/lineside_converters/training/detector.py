@@ -1,42 +1,46 @@
-"""Training of the surface detector, on one page."""
+"""Training of a detector, on one page."""
 
 from __future__ import annotations
 
 import json
-import math
+import logging
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lineside_converters.compress.prune.network import Network, close_network
 from lineside_converters.export import export_onnx
 from lineside_converters.training import checkpoint
+from lineside_converters.training.augment import Picture
 from lineside_converters.training.batches import Batch, Mixer
-from lineside_converters.training.calibrate import calibrate, choose_thresholds
-from lineside_converters.training.config import TrainConfig, TrainProgress, TrainResult
-from lineside_converters.training.facts import ARCHITECTURE, INPUT, OUTPUTS, PREPROCESS, postprocess
-from lineside_converters.training.heldout import find_all, judge, map50
+from lineside_converters.training.config import TrainConfig, TrainProgress, TrainResult, channels_of
+from lineside_converters.training.course import Course, canvases_per_domain, load_course, steps_per_epoch
+from lineside_converters.training.facts import ARCHITECTURE, INPUT, OUTPUTS, postprocess
 from lineside_converters.training.lessons import DetectorLessons
-from lineside_converters.training.loop import BEST, CHECKPOINT, Plan, Run, fit, parameter_groups, start
-from lineside_converters.training.samples import Domain, load_domain
-from lineside_models.labels import LABELS
+from lineside_converters.training.loop import BEST, CHECKPOINT, WARM_UP_STEPS, Plan, Run, fit, parameter_groups, start
+from lineside_converters.training.qat import teach_int8
+from lineside_converters.training.settings import write_settings
+from lineside_converters.training.starting import check_outputs, open_start, with_types
+from lineside_converters.training.trunk import NORM_BATCHES, rate_of, see_new_images
 from lineside_models.networks import build
 from lineside_models.networks.detector import SurfaceDetector, pretrained_detector
 from lineside_runtime.errors import TrainingError
 from lineside_runtime.files import write_atomic
 
-TRUNK_RATE = 0.4
-_NORM_BATCHES = 12
+log = logging.getLogger("lineside.training")
 
 
 def train(config: TrainConfig, on_progress: Callable[[TrainProgress], None]) -> TrainResult:
     """Trains the detector on the train folds, chooses the best weights and calibrates their scores.
 
-    Writes ``checkpoint.pt`` (each epoch), ``best.pt``, ``float.onnx`` and ``training.json`` into ``config.out``.
+    Writes ``config.toml``, ``checkpoint.pt`` (each epoch), ``curves.html`` and ``best.pt`` (each evaluation),
+    ``float.onnx`` and ``training.json`` into ``config.out``.
 
     Args:
         config: The run's settings.
@@ -49,18 +53,20 @@ def train(config: TrainConfig, on_progress: Callable[[TrainProgress], None]) -> 
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     config.out.mkdir(parents=True, exist_ok=True)
-    domains = tuple(
-        load_domain(folder, held_share=config.held_share, simulate=config.simulated_share > 0) for folder in config.data
-    )
-    mixer = Mixer(domains, canvases_per_domain(config, domains), config=config)
-    lessons = DetectorLessons(domains, mixer, epoch_steps=steps_per_epoch(mixer.counts, domains))
-    run = _start(config, mixer)
+    course = load_course(config)
+    write_settings(config)
+    mixer = Mixer(course.domains, canvases_per_domain(config, course.domains), config=config)
+    lessons = DetectorLessons(course, mixer, epoch_steps=steps_per_epoch(mixer.counts, course.domains))
+    network = None if config.start is None else _given(config.start, mixer, course)
+    run = _start(config, mixer, course, network)
     plan = Plan(
         out=config.out,
         epochs=config.epochs,
         epoch_steps=lessons.epoch_steps,
         minutes=config.minutes,
         evaluate_every=config.evaluate_every,
+        warm_up_steps=min(WARM_UP_STEPS, config.epochs * lessons.epoch_steps // 10),
+        figure="mAP@0.5",
         settings=config.as_dict(),
     )
 
@@ -68,88 +74,73 @@ def train(config: TrainConfig, on_progress: Callable[[TrainProgress], None]) -> 
         return lessons.true_loss(model(batch.images), batch)
 
     fit(run, plan, batches=lessons.batches, loss=loss, evaluate=lessons.evaluate, on_progress=on_progress)
-    return _finish(config, run, domains)
+    return _finish(config, run, course, lessons, network, on_progress)
 
 
-def canvases_per_domain(config: TrainConfig, domains: tuple[Domain, ...]) -> tuple[int, ...]:
-    """Returns how many canvases of each domain a batch holds; each domain has at least one.
-
-    Raises:
-        TrainingError: Two data folders are of one domain.
-    """
-    names = [domain.name for domain in domains]
-    if len(set(names)) != len(names):
-        raise TrainingError("two data folders are of one domain", expected="one of each", actual=names)
-    if len(domains) == 1:
-        return (config.batch,)
-    pcb = min(max(1, round(config.batch * config.pcb_share)), config.batch - 1)
-    return tuple(pcb if name == "pcb" else config.batch - pcb for name in names)
+def _given(model: Path, mixer: Mixer, course: Course) -> Network:
+    """Opens what the run begins with, proved on some canvases of the data to come."""
+    frames = [mixer.batch(step, mosaics=False).images for step in range(NORM_BATCHES)]
+    network = open_start(model, frames)
+    check_outputs(network, OUTPUTS, model)
+    if with_types(network, len(course.labels)):
+        log.info("%s tells other types apart: its score heads begin anew", model.name)
+    return network
 
 
-def steps_per_epoch(counts: tuple[int, ...], domains: tuple[Domain, ...]) -> int:
-    """Returns after how many steps the largest data set has been seen once."""
-    size, count = max((len(domain.train), count) for domain, count in zip(domains, counts, strict=True))
-    return math.ceil(size / count)
-
-
-def _start(config: TrainConfig, mixer: Mixer) -> Run:
+def _start(config: TrainConfig, mixer: Mixer, course: Course, network: Network | None) -> Run:
     resumed = checkpoint.load(config.out / CHECKPOINT) if config.resume else None
+    if network is not None:
+        groups = parameter_groups(network.module, lambda _: config.learning_rate)
+        return start(network.module, groups, resumed=resumed)
     if resumed is None:
-        model = pretrained_detector(len(LABELS))
-        _see_new_images(model, mixer)
+        model = pretrained_detector(len(course.labels), channels=channels_of(config.architecture))
+        see_new_images(model.trunk, (mixer.batch(step, mosaics=False).images for step in range(NORM_BATCHES)))
         model.trunk.freeze_early()
     else:
-        model = _new_detector()
-
-    def rate_of(name: str) -> float:
-        return config.learning_rate * (TRUNK_RATE if name.startswith("trunk.") else 1.0)
-
-    return start(model, parameter_groups(model, rate_of), resumed=resumed)
+        model = _new_detector(config, course)
+    return start(model, parameter_groups(model, rate_of(config.learning_rate)), resumed=resumed)
 
 
-def _new_detector() -> SurfaceDetector:
-    model = build(ARCHITECTURE, num_classes=len(LABELS))
+def _new_detector(config: TrainConfig, course: Course) -> SurfaceDetector:
+    model = build(ARCHITECTURE, num_classes=len(course.labels), channels=channels_of(config.architecture))
     if not isinstance(model, SurfaceDetector):
         raise TrainingError(f"{ARCHITECTURE} is no surface detector", actual=type(model).__name__)
     return model
 
 
-@torch.no_grad()
-def _see_new_images(model: SurfaceDetector, mixer: Mixer) -> None:
-    """Estimates the trunk's batch norms again on the images to come: grey surfaces are no photos."""
-    norms = [m for m in model.trunk.modules() if isinstance(m, nn.BatchNorm2d)]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain average over the batches below
-    model.train()
-    for step in range(_NORM_BATCHES):
-        model.trunk(mixer.batch(step, mosaics=False).images)
-    for norm in norms:
-        norm.momentum = 0.1
-
-
-def _finish(config: TrainConfig, run: Run, domains: tuple[Domain, ...]) -> TrainResult:
-    model = _new_detector()
+def _finish(
+    config: TrainConfig,
+    run: Run,
+    course: Course,
+    lessons: DetectorLessons,
+    network: Network | None,
+    on_progress: Callable[[TrainProgress], None],
+) -> TrainResult:
+    model: nn.Module = _new_detector(config, course) if network is None else network.module
     model.load_state_dict(checkpoint.load(config.out / BEST))
-    found = [find_all(model, domain.held) for domain in domains]
-    held: dict[str, float] = {d.name: map50(d.held, each) for d, each in zip(domains, found, strict=True)}
-    finds = judge([p for domain in domains for p in domain.held], [each for part in found for each in part])
-    maps = calibrate(finds)
-    thresholds = choose_thresholds(finds, maps)
-    difference = export_detector(model, config.out / "float.onnx")
+    onnx = config.out / "float.onnx"
+    difference = export_detector(model, onnx) if network is None else close_network(network, onnx, _two_sizes())
+    taught = None
+    if config.qat:
+        taught = teach_int8(config, course, lessons, onnx, export=export_detector, on_progress=on_progress)
+        if taught.model is not None:
+            model, difference = taught.model, export_detector(taught.model, onnx)
+    held = lessons.evaluate(model)
+    maps, thresholds = lessons.fitted(model)
     result = TrainResult(
         weights=config.out / BEST,
-        onnx=config.out / "float.onnx",
+        onnx=onnx,
         facts=config.out / "training.json",
         held_map50=held,
+        qat=None if taught is None else taught.as_dict(),
         calibration=maps,
         thresholds=thresholds,
     )
-    _write_facts(config, run, domains, result, difference)
+    _write_facts(config, run, course, result, difference)
     return result
 
 
-def export_detector(model: SurfaceDetector, path: Path) -> float:
+def export_detector(model: nn.Module, path: Path) -> float:
     """Writes the detector as ONNX: input ``image``, the six maps as outputs, batch, height and width free.
 
     Returns:
@@ -163,26 +154,40 @@ def export_detector(model: SurfaceDetector, path: Path) -> float:
     for name in OUTPUTS:
         stride = name.split("_")[1]
         axes[name] = {0: "batch", 2: f"height_{stride}", 3: f"width_{stride}"}
-    generator = torch.Generator().manual_seed(0)
-    example, wide = (torch.randn(shape, generator=generator) for shape in ((1, 1, 224, 224), (2, 1, 96, 160)))
+    example, wide = _two_sizes()
     return export_onnx(
         model, path, example=example, input_name=INPUT, output_names=OUTPUTS, dynamic_axes=axes, check=(wide,)
     )
 
 
-def _write_facts(
-    config: TrainConfig, run: Run, domains: tuple[Domain, ...], result: TrainResult, difference: float
-) -> None:
+def _two_sizes() -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, generator=generator) for shape in ((1, 1, 224, 224), (2, 1, 96, 160))]
+
+
+def _write_facts(config: TrainConfig, run: Run, course: Course, result: TrainResult, difference: float) -> None:
     facts = {
-        "architecture": ARCHITECTURE,
-        "labels": list(LABELS),
+        "architecture": ARCHITECTURE if config.start is None else f"that of {config.start.name}",
+        "channels": channels_of(config.architecture) if config.start is None else None,
+        "labels": list(course.labels),
         "starts": run.starts,
-        "images": {d.name: {"train": len(d.train), "clean": len(d.clean), "held": len(d.held)} for d in domains},
+        "images": {
+            d.name: {
+                "train": len(d.train),
+                "clean": len(d.clean),
+                "held": len(d.held),
+                "framing": d.framing.kind,
+                "boxes": _boxes_of(d.train, course.labels),
+            }
+            for d in course.domains
+        },
         "steps": run.step,
         "elapsed_s": round(run.elapsed_s, 1),
         "curve": run.curve,
+        "losses": run.losses,
         "held_map50": result.held_map50,
-        "preprocess": msgspec.to_builtins(PREPROCESS),
+        "qat": result.qat,
+        "preprocess": msgspec.to_builtins(course.preprocess),
         "postprocess": msgspec.to_builtins(postprocess(result.calibration, result.thresholds)),
         "calibration": [list(pair) for pair in result.calibration],
         "thresholds": list(result.thresholds),
@@ -191,3 +196,8 @@ def _write_facts(
         "python": platform.python_version(),
     }
     write_atomic(result.facts, json.dumps(facts, indent=2).encode())
+
+
+def _boxes_of(pictures: Sequence[Picture], labels: Sequence[str]) -> dict[str, int]:
+    counts = np.bincount(np.concatenate([picture.labels for picture in pictures]), minlength=len(labels))
+    return {label: int(count) for label, count in zip(labels, counts, strict=True) if count}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from lineside_converters.training.augment import Picture
@@ -15,41 +16,60 @@ from lineside_models.labels import LABELS
 from lineside_models.metrics import evaluate, match
 from lineside_models.postprocess import Candidates, decode
 from lineside_models.preprocess import prepare_batch
+from lineside_runtime.bundle import Preprocess
 
 _AT_ONCE = 4
 
 
 @torch.no_grad()
-def find_all(model: nn.Module, pictures: Sequence[Picture]) -> list[Candidates]:
+def find_all(model: nn.Module, pictures: Sequence[Picture], how: Preprocess = PREPROCESS) -> list[Candidates]:
     """Runs the network over pictures.
 
     Args:
         model: Is put into evaluation mode.
         pictures: Of any size.
+        how: They become the network's input.
 
     Returns:
         What each may show, with raw scores, boxes in its own pixels.
     """
     model.eval()
+
+    def run(images: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        tensor = torch.from_numpy(images).to(memory_format=torch.channels_last)
+        return [value.numpy() for value in model(tensor)]
+
+    return find_with(run, pictures, how)
+
+
+def find_with(
+    run: Callable[[NDArray[np.float32]], Sequence[NDArray[np.float32]]], pictures: Sequence[Picture], how: Preprocess
+) -> list[Candidates]:
+    """Runs whatever answers like the network over pictures; see `find_all`.
+
+    Args:
+        run: Given ``(B, 1, H, W)``, the six maps in the order of `facts.OUTPUTS`.
+        pictures: Of any size.
+        how: They become the input.
+    """
     found: dict[int, Candidates] = {}
     for first in range(0, len(pictures), _AT_ONCE):
         images = [picture.image for picture in pictures[first : first + _AT_ONCE]]
-        for batch in prepare_batch(images, PREPROCESS):
-            tensor = torch.from_numpy(batch.tensor).to(memory_format=torch.channels_last)
-            maps = {name: value.numpy() for name, value in zip(OUTPUTS, model(tensor), strict=True)}
+        for batch in prepare_batch(images, how):
+            maps = dict(zip(OUTPUTS, run(batch.tensor), strict=True))
             answers = decode(maps, postprocess(), batch.letterboxes)
             found.update(zip((first + index for index in batch.indices), answers, strict=True))
     return [found[number] for number in range(len(pictures))]
 
 
-def map50(pictures: Sequence[Picture], found: Sequence[Candidates]) -> float:
+def map50(pictures: Sequence[Picture], found: Sequence[Candidates], labels: Sequence[str] = LABELS) -> float:
     """Returns mAP@0.5 over the types that the pictures show."""
-    return evaluate(pictures, found, labels=LABELS, thresholds=0.5).map50
+    return evaluate(pictures, found, labels=labels, thresholds=0.5).map50
 
 
-def judge(pictures: Sequence[Picture], found: Sequence[Candidates]) -> Finds:
+def judge(pictures: Sequence[Picture], found: Sequence[Candidates], types: int = len(LABELS)) -> Finds:
     """Says of every find whether it is right, and of every picture what it shows."""
-    present = np.zeros((len(pictures), len(LABELS)), bool)
+    present = np.zeros((len(pictures), types), bool)
     right = []
     for number, (picture, each) in enumerate(zip(pictures, found, strict=True)):
         present[number, picture.labels] = True
@@ -60,9 +80,7 @@ def judge(pictures: Sequence[Picture], found: Sequence[Candidates]) -> Finds:
         right=np.concatenate(right),
         images=np.repeat(np.arange(len(found)), [len(each) for each in found]),
         present=present,
-        truths=sum(
-            (np.bincount(picture.labels, minlength=len(LABELS)) for picture in pictures), np.zeros(len(LABELS), int)
-        ),
+        truths=sum((np.bincount(picture.labels, minlength=types) for picture in pictures), np.zeros(types, int)),
     )
 
 

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from lineside_converters.training.batches import Batch, Mixer
 from lineside_converters.training.calibrate import calibrate, choose_thresholds
+from lineside_converters.training.course import Course
 from lineside_converters.training.facts import postprocess
 from lineside_converters.training.heldout import find_all, judge, map50
 from lineside_converters.training.loss import detection_loss
-from lineside_converters.training.samples import Domain
 from lineside_converters.training.teaching import Outputs, Teaching, as_tuple
 from lineside_runtime.bundle import Postprocess
 
@@ -77,17 +77,24 @@ class Lessons(abc.ABC, Generic[B]):
 
 
 class DetectorLessons(Lessons[Batch]):
-    """Steel and boards for the surface detector."""
+    """Pictures with boxes, of one or more data sets."""
 
-    def __init__(self, domains: tuple[Domain, ...], mixer: Mixer, *, epoch_steps: int) -> None:
-        """Takes what `lineside_converters.training.samples` read."""
-        self._domains, self._mixer = domains, mixer
+    def __init__(self, course: Course, mixer: Mixer, *, epoch_steps: int) -> None:
+        """Takes what `lineside_converters.training.course` read."""
+        self._course, self._mixer = course, mixer
         self.epoch_steps = epoch_steps
-        self.facts = {d.name: {"train": len(d.train), "clean": len(d.clean), "held": len(d.held)} for d in domains}
+        self.facts = {
+            d.name: {"train": len(d.train), "clean": len(d.clean), "held": len(d.held)} for d in course.domains
+        }
 
     def batches(self, first_step: int, done: Done) -> Generator[Batch, None, None]:
         """Yields mixed canvases, with mosaics until the last fifth of the run."""
         return self._mixer.stream(first_step, mosaics_at=lambda step: done(step) < MOSAICS_UNTIL)
+
+    def late_batches(self, first_step: int, done: Done) -> Generator[Batch, None, None]:
+        """Yields canvases as they are late in a run, without mosaics."""
+        del done
+        return self.batches(first_step, lambda _: 1.0)
 
     def images(self, batch: Batch) -> Tensor:
         """Returns ``(B, 1, S, S)``."""
@@ -98,15 +105,21 @@ class DetectorLessons(Lessons[Batch]):
         return detection_loss(tuple(outputs), true_boxes=batch.boxes, true_labels=batch.labels).total
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Returns mAP@0.5 by domain."""
-        return {domain.name: map50(domain.held, find_all(model, domain.held)) for domain in self._domains}
+        """Returns mAP@0.5 by data set."""
+        how, labels = self._course.preprocess, self._course.labels
+        return {each.name: map50(each.held, find_all(model, each.held, how), labels) for each in self._course.domains}
 
     def reading(self, model: nn.Module) -> Postprocess:
         """Returns the post-processing with a score calibration and thresholds of the network's own."""
-        held = [picture for domain in self._domains for picture in domain.held]
-        finds = judge(held, find_all(model, held))
+        maps, thresholds = self.fitted(model)
+        return postprocess(maps, thresholds)
+
+    def fitted(self, model: nn.Module) -> tuple[tuple[tuple[float, float], ...], tuple[float, ...]]:
+        """Returns a score calibration and a threshold of each type, fitted on what was kept aside."""
+        held = [picture for domain in self._course.domains for picture in domain.held]
+        finds = judge(held, find_all(model, held, self._course.preprocess), len(self._course.labels))
         maps = calibrate(finds)
-        return postprocess(maps, choose_thresholds(finds, maps))
+        return maps, choose_thresholds(finds, maps)
 
 
 class FrameLessons(Lessons[Tensor]):

@@ -24,6 +24,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from lineside_converters.training import checkpoint
 from lineside_converters.training.config import TrainProgress
+from lineside_converters.training.curves import write_curves
 from lineside_converters.training.pages import kept_pages
 from lineside_runtime.errors import TrainingError
 
@@ -44,7 +45,19 @@ _log = logging.getLogger("lineside.training")
 
 @dataclass(slots=True)
 class Run:
-    """What changes while training; what a checkpoint holds."""
+    """What changes while training; what a checkpoint holds.
+
+    Attributes:
+        model: The network.
+        ema: Its moving average.
+        optimizer: With the learning rates.
+        step: Steps so far.
+        elapsed_s: Training time so far.
+        best: Mean of the figures of the best evaluation.
+        curve: A row an evaluation: ``step``, ``elapsed_s`` and the figures by name.
+        losses: A row an epoch: ``step``, ``loss``, the mean of its steps, and ``learning_rate``, its last.
+        starts: The settings of each start.
+    """
 
     model: nn.Module
     ema: AveragedModel
@@ -53,6 +66,7 @@ class Run:
     elapsed_s: float = 0.0
     best: float = -math.inf
     curve: list[dict[str, float]] = field(default_factory=list)
+    losses: list[dict[str, float]] = field(default_factory=list)
     starts: list[dict[str, Any]] = field(default_factory=list)
 
     def state(self) -> dict[str, Any]:
@@ -65,6 +79,7 @@ class Run:
             "elapsed_s": self.elapsed_s,
             "best": self.best,
             "curve": self.curve,
+            "losses": self.losses,
             "starts": self.starts,
         }
 
@@ -78,6 +93,7 @@ class Run:
             group["peak"] = peak  # the rate is this run's, also where it was resumed because the old one ran away
         self.step, self.elapsed_s, self.best = state["step"], state["elapsed_s"], state["best"]
         self.curve, self.starts = state["curve"], state["starts"]
+        self.losses = state.get("losses", [])  # checkpoints of before had none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,12 +101,13 @@ class Plan:
     """How long a run lasts and where it is kept.
 
     Attributes:
-        out: Folder of ``checkpoint.pt`` and ``best.pt``.
+        out: Folder of ``checkpoint.pt``, ``best.pt`` and ``curves.html``, which is drawn anew at each evaluation.
         epochs: Passes over the data.
         epoch_steps: Steps of one pass.
         minutes: Wall time after which the schedule ends early but whole.
         evaluate_every: Epochs between evaluations.
         warm_up_steps: Steps in which the learning rate rises.
+        figure: What the evaluation measures, in words.
         settings: What a start of this run is told, for the record.
     """
 
@@ -100,6 +117,7 @@ class Plan:
     minutes: float | None = None
     evaluate_every: int = 1
     warm_up_steps: int = WARM_UP_STEPS
+    figure: str = "figures"
     settings: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -202,14 +220,18 @@ def _run_steps(
 ) -> None:
     if clock.done() < 1:
         run.starts.append({"step": run.step, **plan.settings})
+    epoch_losses: list[float] = []
     while clock.done() < 1:
         value = _step(run, plan, loss, next(stream), clock.done())
+        epoch_losses.append(value)
         run.step += 1
         run.elapsed_s = clock.elapsed_s()
         held: dict[str, float] = {}
         over = clock.done() >= 1
         if run.step % plan.epoch_steps == 0 or over:
-            held = _end_epoch(run, plan, evaluate, last=over)
+            run.losses.append({"step": run.step, "loss": float(np.mean(epoch_losses)), "learning_rate": _rate(run)})
+            epoch_losses = []
+            held = _end_epoch(run, plan, evaluate, share=min(1.0, clock.done()))
         remaining = run.elapsed_s / max(clock.done(), 1e-6) * (1 - clock.done())
         on_progress(
             TrainProgress(
@@ -217,11 +239,16 @@ def _run_steps(
                 step=run.step - 1,
                 steps=plan.steps,
                 loss=value,
+                learning_rate=_rate(run),
                 elapsed_s=run.elapsed_s,
                 remaining_s=max(0.0, remaining),
                 held=held,
             )
         )
+
+
+def _rate(run: Run) -> float:
+    return float(max(group["lr"] for group in run.optimizer.param_groups))
 
 
 class _Clock:
@@ -261,10 +288,10 @@ def _step(run: Run, plan: Plan, loss: Callable[[nn.Module, B], Tensor], batch: B
 
 
 def _end_epoch(
-    run: Run, plan: Plan, evaluate: Callable[[nn.Module], dict[str, float]], *, last: bool
+    run: Run, plan: Plan, evaluate: Callable[[nn.Module], dict[str, float]], *, share: float
 ) -> dict[str, float]:
     held: dict[str, float] = {}
-    if last or run.step // plan.epoch_steps % plan.evaluate_every == 0:
+    if share >= 1 or run.step // plan.epoch_steps % plan.evaluate_every == 0:
         held = evaluate(run.ema.module)
         run.curve.append({"step": run.step, "elapsed_s": round(run.elapsed_s, 1)} | held)
         score = float(np.mean(list(held.values())))
@@ -272,6 +299,8 @@ def _end_epoch(
             run.best = score
             checkpoint.save(plan.out / BEST, plain(run.ema.module))
     checkpoint.save(plan.out / CHECKPOINT, run.state())
+    if held:
+        write_curves(plan.out, run.curve, run.losses, figure=plan.figure, steps=round(run.step / share))
     return held
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +11,13 @@ import cv2
 import numpy as np
 
 from lineside_converters.training.augment import Picture
+from lineside_converters.training.framing import PCB, STEEL, Framing
 from lineside_models.datasets import Sample, load_dataset
 from lineside_models.simulator import Kind, render
 from lineside_runtime.errors import DatasetError
 
 DOMAINS: dict[str, Kind] = {"neu-det": "steel", "deeppcb": "pcb"}
+_FRAMINGS = {"steel": STEEL, "pcb": PCB}
 # Seeds of the frames to learn from; demo and tests count from 0 or draw out of 2**32, so that they meet none of these.
 SIMULATED_SEED = 1_000_000
 SIMULATED_FRAMES = {"steel": 300, "pcb": 60}
@@ -26,18 +28,20 @@ class Domain:
     """One kind of surface.
 
     Attributes:
-        name: ``steel`` (whole images, scaled to the canvas) or ``pcb`` (canvases cut out at native scale).
+        name: ``steel``, ``pcb``, or the data set's folder.
         train: With defects, to learn from.
         clean: Without defects, to learn from.
         held: Kept out of training.
         simulated: From the line simulator, to learn from.
+        framing: How its pictures become canvases.
     """
 
-    name: Kind
+    name: str
     train: tuple[Picture, ...]
     clean: tuple[Picture, ...]
     held: tuple[Picture, ...]
     simulated: tuple[Picture, ...]
+    framing: Framing
 
 
 def load_domain(root: Path, *, held_share: float, simulate: bool) -> Domain:
@@ -65,18 +69,30 @@ def load_domain(root: Path, *, held_share: float, simulate: bool) -> Domain:
         clean=tuple(p for p in pictures if not len(p.boxes)),
         held=tuple(read_picture(sample) for sample in held),
         simulated=tuple(simulate_pictures(name, SIMULATED_FRAMES[name])) if simulate else (),
+        framing=_FRAMINGS[name],
     )
 
 
-def hold_out(samples: Iterable[Sample], *, share: float) -> tuple[list[Sample], list[Sample]]:
+def part_of(sample: Sample) -> str:
+    """Returns the name that a board and its clean template share; of other samples the file's own."""
+    return sample.part_id.removesuffix("_test").removesuffix("_temp")
+
+
+def hold_out(
+    samples: Iterable[Sample], *, share: float, group_of: Callable[[Sample], str] = part_of
+) -> tuple[list[Sample], list[Sample]]:
     """Splits samples by part, every type of defect alike, into (held, rest).
 
     A part's images stay on one side. The order is by a hash of the part's name, so that a new image moves no other.
+
+    Args:
+        samples: What to split.
+        share: Of the parts to hold out.
+        group_of: Names the part that a sample shows.
     """
     parts: dict[str, list[Sample]] = {}
     for sample in samples:
-        part = sample.part_id.removesuffix("_test").removesuffix("_temp")  # a board and its clean template
-        parts.setdefault(part, []).append(sample)
+        parts.setdefault(group_of(sample), []).append(sample)
 
     def order(part: str) -> tuple[int, str]:
         first = next((int(s.labels[0]) for s in parts[part] if len(s.labels)), -1)

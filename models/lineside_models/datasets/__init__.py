@@ -2,10 +2,12 @@
 
 The layout is recognised from what lies in the folder:
 
+- ``boxes``: one table of boxes, ``boxes.csv`` (`table`);
 - ``neu-det`` and ``voc``: Pascal VOC, one XML file an image (`voc`);
 - ``deeppcb``: DeepPCB's own (`deeppcb`);
 - ``coco``: one JSON file a fold (`coco`);
 - ``yolo``: one text file an image (`yolo`);
+- ``masks``: images by masks, as boxes around what these show (`masks`);
 - ``list``: a list of images with the number of their class, as ImageNet's (`classes`);
 - ``folders``: a folder a class (`classes`).
 
@@ -16,7 +18,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lineside_models.datasets import classes, coco, deeppcb, voc, yolo
+from lineside_models.datasets import classes, coco, deeppcb, masks, table, voc, yolo
 from lineside_models.datasets.base import ALL, Dataset, Sample
 from lineside_runtime.errors import DatasetError, InputNotFoundError
 
@@ -41,12 +43,16 @@ def load_dataset(root: Path, fold: str = ALL, *, with_clean: bool = False) -> Da
     root = Path(root)
     if not root.is_dir():
         raise InputNotFoundError(f"no data folder at {root}", action="Give the folder that holds the images.")
+    if table.is_one(root):
+        return table.read(root, fold)
     if (root / "PCBData").is_dir():
         return deeppcb.read(root, fold, with_clean=with_clean)
     if coco.files_of(root):
         return coco.read(root, fold)
     if voc.folders_of(root):
         return voc.read(root, fold)
+    if masks.is_pairs(root):
+        return masks.read(root, fold)
     if yolo.is_one(root):
         return yolo.read(root, fold)
     if classes.list_of(root):
@@ -55,7 +61,8 @@ def load_dataset(root: Path, fold: str = ALL, *, with_clean: bool = False) -> Da
         return classes.read_folders(root, fold)
     raise DatasetError(
         f"the layout of {root} is not known",
-        expected="Pascal VOC, COCO, YOLO, DeepPCB (PCBData/), a list of images with class numbers, or a folder a class",
+        expected="Pascal VOC, COCO, YOLO, DeepPCB (PCBData/), boxes.csv, images/ by masks/, a list of images with "
+        "class numbers, or a folder a class",
         actual=", ".join(sorted(entry.name for entry in root.iterdir())[:10]) or "an empty folder",
         action="Give the data set's own top folder.",
     )

@@ -79,7 +79,7 @@ def choose(root: Path, fold: str, everything: list[Path], folder: Path) -> list[
     if not table.is_file():
         log.warning("%s has no folds.csv: fold %r is taken as all %d images", root, fold, len(everything))
         return not_empty(everything, root)
-    fold_of = _read_folds(table)
+    fold_of = read_folds(table)
     if fold not in fold_of.values():
         raise unknown_fold(table, fold, set(fold_of.values()))
     return sorted(folder / name for name, its_fold in fold_of.items() if its_fold == fold)
@@ -106,7 +106,12 @@ def not_empty(images: list[Path], root: Path) -> list[Path]:
     return images
 
 
-def _read_folds(table: Path) -> dict[str, str]:
+def read_folds(table: Path) -> dict[str, str]:
+    """Reads ``folds.csv``: the fold of each image's path.
+
+    Raises:
+        DatasetError: A column is missing, or a row is damaged.
+    """
     with table.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.DictReader(file)
         missing = {"image", "fold"} - set(rows.fieldnames or ())

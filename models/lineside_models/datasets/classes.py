@@ -85,6 +85,14 @@ def has_folders(root: Path) -> bool:
     )
 
 
+def folds_of(root: Path) -> tuple[str, ...]:
+    """Returns the names of the folders that stand for folds, as in ``<fold>/<class>/*.jpg``; none elsewhere."""
+    top = _folders(root)
+    if list_of(root) or any(images_in(one) for one in top):
+        return ()
+    return tuple(one.name for one in top)
+
+
 def read_folders(root: Path, fold: str) -> Dataset:
     """Reads a folder a class.
 

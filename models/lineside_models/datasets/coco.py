@@ -16,6 +16,7 @@ from lineside_models.datasets.base import (
     Dataset,
     annotation_bytes,
     check_box,
+    choose,
     inside,
     not_empty,
     sample_of,
@@ -61,17 +62,25 @@ def files_of(root: Path) -> dict[str, Path]:
 def read(root: Path, fold: str) -> Dataset:
     """Reads one fold; ``train`` finds ``instances_train2017.json`` too. Crowds are left out, as the set's own tools do.
 
+    Where a ``folds.csv`` lies beside one JSON file for all, it divides the images; its paths start at ``root``.
+
     Raises:
         DatasetError: As for `load_dataset`.
     """
     files = files_of(root)
     chosen = [path for name, path in files.items() if fold in (ALL, name) or name.rstrip("0123456789") == fold]
+    divided = not chosen and (root / "folds.csv").is_file()
+    if divided:
+        chosen = list(files.values())
     if not chosen:
         raise unknown_fold(root, fold, set(files))
     parsed = {path: _parse(path) for path in chosen}
     names = tuple(dict.fromkeys(one.name for each in parsed.values() for one in each.categories))
     samples = [sample for path, each in parsed.items() for sample in _samples(root, path, each, names)]
     not_empty([sample[0] for sample in samples], root)
+    if divided:
+        wanted = set(choose(root, fold, [sample[0] for sample in samples], root))
+        samples = [sample for sample in samples if sample[0] in wanted]
     return Dataset("coco", names, tuple(sample_of(*sample) for sample in sorted(samples)), names)
 
 

@@ -1,7 +1,8 @@
 """Pascal VOC: one XML file an image, in ``annotations/`` by ``images/``, or ``Annotations/`` by ``JPEGImages/``.
 
 Folds come from ``folds.csv``, or from ``ImageSets/Main/<fold>.txt`` as the data set's own authors give them. A set that
-shows any of NEU-DET's types is taken for NEU-DET, and a name that is none of its six is an error there.
+shows NEU-DET's types and no others is taken for NEU-DET; of all others the types are those that any of their images
+shows, whatever the fold.
 """
 
 from __future__ import annotations
@@ -52,17 +53,13 @@ def read(root: Path, fold: str) -> Dataset:
     annotations, images = folders_of(root) or (root, root)
     everything = [image_beside(images, path.stem) for path in sorted(annotations.glob("*.xml"))]
     chosen = _choose(root, fold, everything, images)
-    objects = {image: _objects(annotations / f"{image.stem}.xml") for image in chosen}
+    objects = {image: _objects(annotations / f"{image.stem}.xml") for image in {*everything, *chosen}}
     shown = {one.name for found in objects.values() for one in found}
-    steel = not shown or not shown.isdisjoint(STEEL)
+    steel = shown <= set(STEEL)
     names, vocabulary = (STEEL, LABELS) if steel else (tuple(sorted(shown)), tuple(sorted(shown)))
-    for found in objects.values():
-        for one in found:
-            if one.name not in names:
-                raise DatasetError(one.where, expected=f"a name of {', '.join(names)}", actual=repr(one.name))
     samples = tuple(
-        sample_of(image, [one.box for one in found], [vocabulary.index(one.name) for one in found])
-        for image, found in objects.items()
+        sample_of(image, [one.box for one in objects[image]], [vocabulary.index(one.name) for one in objects[image]])
+        for image in chosen
     )
     return Dataset("neu-det" if steel else "voc", names, samples, vocabulary)
 

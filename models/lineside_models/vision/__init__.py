@@ -5,6 +5,6 @@ On a host, ``lineside.vision`` is the same with ``.pt`` files on top.
 
 from __future__ import annotations
 
-from lineside_models.vision.quality import QualityInspector
+from lineside_models.vision.quality import Examined, QualityInspector
 
-__all__ = ["QualityInspector"]
+__all__ = ["Examined", "QualityInspector"]

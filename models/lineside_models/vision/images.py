@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -21,6 +22,55 @@ Image = Union[str, Path, "np.typing.NDArray[np.uint8]", Frame]
 _ACCEPTED = "a path, a folder, an array (H, W, 3) or (H, W) uint8, a Frame, or a list of these"
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Given:
+    """An image that a caller gave, read when its turn comes.
+
+    Attributes:
+        image: A file, an array or a frame.
+        source: The file's path; empty for an array.
+        part_id: The file's name without its ending.
+        sequence: Its number among those that were given.
+    """
+
+    image: Path | Frame | np.typing.NDArray[np.uint8]
+    source: str
+    part_id: str
+    sequence: int
+
+    def frame(self) -> Frame:
+        """Reads it.
+
+        Raises:
+            InputNotFoundError: The file is not there.
+            BadInputFormatError: The file is no image, or the array is of another kind.
+        """
+        if isinstance(self.image, Frame):
+            return self.image
+        pixels = read_image(self.image) if isinstance(self.image, Path) else self.image
+        return Frame(
+            image=pixels,
+            source=self.source,
+            sequence=self.sequence,
+            part_id=self.part_id,
+            captured_at_ns=time.time_ns(),
+        )
+
+
+def given(images: Image | Iterable[Image]) -> Iterator[Given]:
+    """Yields what a caller gave, image by image, without reading a file.
+
+    Args:
+        images: As for `frames`.
+
+    Raises:
+        InputNotFoundError: A folder holds no image.
+        BadInputFormatError: An object of another kind was given.
+    """
+    for sequence, (image, source, part_id) in enumerate(_flat(images)):
+        yield Given(image, source, part_id, sequence)
+
+
 def frames(images: Image | Iterable[Image]) -> Iterator[Frame]:
     """Yields a frame for each image, reading files only when their turn comes.
 
@@ -32,12 +82,7 @@ def frames(images: Image | Iterable[Image]) -> Iterator[Frame]:
         InputNotFoundError: A path is not there, or a folder holds no image.
         BadInputFormatError: A file is no image, or an array or object of another kind was given.
     """
-    for sequence, (image, source, part_id) in enumerate(_flat(images)):
-        if isinstance(image, Frame):
-            yield image
-            continue
-        pixels = read_image(image) if isinstance(image, Path) else image
-        yield Frame(image=pixels, source=source, sequence=sequence, part_id=part_id, captured_at_ns=time.time_ns())
+    return (each.frame() for each in given(images))
 
 
 def read_image(path: Path) -> np.typing.NDArray[np.uint8]:

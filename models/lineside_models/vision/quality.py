@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
@@ -14,11 +15,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lineside_models.frame import Frame
 from lineside_models.inspection import Inspection
 from lineside_models.inspector import Inspector
+from lineside_models.vision.crew import Crew
 from lineside_models.vision.facts import ModelFacts, from_arguments
 from lineside_models.vision.heat import heat_of
-from lineside_models.vision.images import Image, frames
+from lineside_models.vision.images import Given, Image, frames, given
 from lineside_models.vision.wrap import wrap_onnx
 from lineside_runtime.bundle import Bundle, Postprocess, Preprocess, open_bundle
 from lineside_runtime.config import Config
@@ -26,6 +29,7 @@ from lineside_runtime.errors import (
     BadInputFormatError,
     ConfigError,
     InputNotFoundError,
+    LinesideError,
     MissingExtraError,
     UnsupportedModelError,
 )
@@ -35,10 +39,33 @@ from lineside_runtime.tensors import Array
 SHIPPED = Path(__file__).parent.parent / "zoo" / "surface-12"
 """The bundle that comes with lineside."""
 
+AT_ONCE = 4
+"""Images that one core takes at a time: enough to share what a call costs, few enough that no core waits long."""
+
+AHEAD = 8
+"""Images that wait for each core, read or not, and verdicts that wait to be taken."""
+
 TORCH_SUFFIXES = frozenset({".pt", ".pth"})
 
 ImportPt = Callable[[Path, bool], Path]
 """Takes a ``.pt`` file and whether it is trusted; gives an ONNX file in a new folder, which is removed after use."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Examined:
+    """An image and what became of it.
+
+    Attributes:
+        source: The file's path; empty for an array.
+        frame: Its pixels; ``None`` if it could not be read.
+        inspection: The verdict; ``None`` if it could not be read.
+        error: Why it could not be read.
+    """
+
+    source: str
+    frame: Frame | None
+    inspection: Inspection | None
+    error: LinesideError | None = None
 
 
 class QualityInspector:
@@ -94,7 +121,9 @@ class QualityInspector:
             path = SHIPPED if model_path is None else Path(model_path)
             source = self._source(path, given, trust, import_pt or self._import_pt)
             self.session = self._resources.enter_context(Session(source, config))
-            self._inspector = Inspector(self.session, batch_size=batch_size)
+            self._inspector = self._inspector_on(self.session)
+            self._crew = Crew(self._inspector, self._inspector_on, self._judge)
+            self._resources.callback(self._crew.close)
         except BaseException:
             self._resources.close()
             raise
@@ -114,11 +143,46 @@ class QualityInspector:
             BadInputFormatError: Something is no image.
             DeviceError: Every device failed.
         """
-        verdicts: list[Inspection] = []
-        source = frames(images)
-        while batch := list(islice(source, self._batch_size)):
-            verdicts += self._inspector.inspect_batch(batch, confidence_threshold=self._threshold)
-        return verdicts
+        return list(self.stream(images))
+
+    def stream(self, images: Image | Iterable[Image]) -> Iterator[Inspection]:
+        """Like `predict`, but gives each verdict as soon as those before it are there.
+
+        Several images are read and judged at once, one a core: not more than `AHEAD` of them for each core wait to be
+        taken, so that a folder of any length needs little memory. A lone image has all cores to itself.
+
+        Args:
+            images: As for `predict`, or an endless iterable.
+
+        Yields:
+            One verdict an image, in their order.
+
+        Raises:
+            LinesideError: As for `predict`, when it is the image's turn.
+        """
+        for each in self.examine(images):
+            if each.error is not None:
+                raise each.error
+            if each.inspection is not None:
+                yield each.inspection
+
+    def examine(self, images: Image | Iterable[Image]) -> Iterator[Examined]:
+        """Like `stream`, with each image's pixels, and goes on behind an image that can't be read.
+
+        Args:
+            images: As for `stream`.
+
+        Yields:
+            An image each, in their order.
+
+        Raises:
+            LinesideError: As for `predict`, but for images that can't be read.
+        """
+        size = min(self._batch_size, AT_ONCE)
+        source = given(images)
+        batches = iter(lambda: list(islice(source, size)), [])
+        for examined in self._crew.run(batches, ahead=max(1, AHEAD // size)):
+            yield from examined
 
     def preprocess(self, images: Image | Iterable[Image]) -> Array:
         """Returns what the model would take, for `Session.predict`: one batch ``(N, C, H, W)``.
@@ -166,6 +230,18 @@ class QualityInspector:
         """Closes it."""
         self.close()
 
+    def _inspector_on(self, session: Session) -> Inspector:
+        return Inspector(session, batch_size=self._batch_size)
+
+    def _judge(self, inspector: Inspector, batch: list[Given]) -> list[Examined]:
+        read = [_read(each) for each in batch]
+        frames = [frame for frame, _ in read if frame is not None]
+        verdicts = iter(inspector.inspect_batch(frames, confidence_threshold=self._threshold) if frames else ())
+        return [
+            Examined(each.source, frame, None if frame is None else next(verdicts), error)
+            for each, (frame, error) in zip(batch, read, strict=True)
+        ]
+
     def _source(self, path: Path, given: ModelFacts, trust: bool, import_pt: ImportPt) -> Bundle | Path:
         if path == SHIPPED and not path.exists():
             raise InputNotFoundError("this build of lineside ships no model", action="Give model_path.")
@@ -194,6 +270,13 @@ class QualityInspector:
             action="On a host, run pip install 'lineside[train]' and use lineside.vision.QualityInspector; "
             "for a device, make a bundle of it with lineside.Optimizer.",
         )
+
+
+def _read(given: Given) -> tuple[Frame | None, LinesideError | None]:
+    try:
+        return given.frame(), None
+    except (InputNotFoundError, BadInputFormatError) as error:
+        return None, error
 
 
 def _checked_threshold(value: object) -> float | None:

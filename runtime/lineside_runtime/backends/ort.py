@@ -6,6 +6,7 @@ been run by us; the others follow https://onnxruntime.ai/docs/execution-provider
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any, get_args
 
@@ -29,6 +30,7 @@ from lineside_runtime.errors import (
     UnsupportedModelError,
 )
 from lineside_runtime.tensors import DYNAMIC, DType, TensorSpec
+from lineside_runtime.vnni import WEIGHT_BITS_KEY, cuts_sums
 
 ERRORS: dict[str, dict[str, type[LinesideError]]] = {
     "Fail": {},
@@ -75,6 +77,9 @@ class OrtBackend(Backend):
     def _load(self, model: Path, device: Device, options: LoadOptions) -> Executable:
         with on_cores(options.cores):  # its threads stay where they are started
             opened = ort_providers.open_session(model, device.handle, options, session_options)
+            if cuts_sums() and _has_small_weights(opened.session):  # their sums can't be cut off: the fast kernels do
+                fast = functools.partial(session_options, exact_sums=False)
+                opened = ort_providers.open_session(model, device.handle, options, fast)
         executable = executable_of(opened.session, options)
         executable.shortfall = opened.shortfall
         return executable
@@ -90,6 +95,10 @@ class OrtBackend(Backend):
         if kind is None and stage == "run" and isinstance(error, (ValueError, TypeError)):
             kind = BadInputFormatError
         return (kind or EngineError)(f"onnxruntime {stage}: {text or type(error).__name__}")
+
+
+def _has_small_weights(session: Any) -> bool:
+    return bool(session.get_modelmeta().custom_metadata_map.get(WEIGHT_BITS_KEY) == "7")
 
 
 class OnnxFacts(msgspec.Struct, frozen=True):

@@ -61,8 +61,11 @@ def test_bad_agent_is_taken_back_and_the_old_one_runs(home: Home, tmp_path: Path
     with Supervisor(
         home.folder, ["agent", "run"], log=tmp_path / "log", watchdog_s=3.0, start_s=3.0 if "before" in kind else 60.0
     ) as systemd:
-        wait_for(lambda: home.current() == "a" and systemd.heard[-1:] == ["WATCHDOG=1"], 60.0, what=kind)
-        assert home.trial() is None
+        wait_for(
+            lambda: home.current() == "a" and home.trial() is None and systemd.heard[-1:] == ["WATCHDOG=1"],
+            60.0,
+            what=kind,
+        )
         assert systemd.results[:ends] == [result] * ends
     verdict = home.verdict()
     assert verdict is not None

@@ -9,7 +9,7 @@ import shutil
 import sys
 import sysconfig
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -37,13 +37,16 @@ BASE_PYTHON = str(Path(sys.base_prefix) / "bin" / f"python{running_python()}")
 """Stands for the system's Python of a board."""
 
 
-def write_wheel(folder: Path, name: str, version: str, files: Mapping[str, bytes]) -> Path:
+def write_wheel(
+    folder: Path, name: str, version: str, files: Mapping[str, bytes], *, requires: Sequence[str] = ()
+) -> Path:
     """Writes a wheel (PEP 427) of pure Python."""
+    needs = "".join(f"Requires-Dist: {need}\n" for need in requires)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}-{version}-py3-none-any.whl"
     info = f"{name}-{version}.dist-info"
     about = {
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n".encode(),
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}".encode(),
         f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     content = {**files, **about}

@@ -108,7 +108,7 @@ def close_network(network: Network, path: Path, frames: Sequence[Tensor]) -> flo
     module = copy.deepcopy(network.module).eval()
     example, *rest = frames
     return export_onnx(
-        _Tupled(module),
+        Tupled(module),
         path,
         example=example,
         input_name=network.input_name,
@@ -132,7 +132,7 @@ def _small(module: nn.Module, frame: Tensor) -> Tensor:
     return shrunk
 
 
-class _Tupled(nn.Module):
+class Tupled(nn.Module):
     """Gives a tuple whatever the module gives: the exporter names its members."""
 
     def __init__(self, module: nn.Module) -> None:
@@ -140,6 +140,7 @@ class _Tupled(nn.Module):
         self.module = module
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Returns the module's outputs."""
         return as_tuple(self.module(image))
 
 
@@ -189,7 +190,7 @@ def put_norms_back(module: nn.Module, frames: Iterable[Tensor]) -> None:
         frames: Inputs on which the statistics are counted.
     """
     convs = {name: found for name, found in module.named_modules() if isinstance(found, nn.Conv2d)}
-    for name in _normed(module) | _last(module):
+    for name in _normed(module) | answering(module):
         convs.pop(name, None)
     moments = {name: _Moments(conv.out_channels) for name, conv in convs.items()}
     hooks = [
@@ -255,7 +256,8 @@ def _normed(module: nn.Module) -> set[str]:
     return found
 
 
-def _last(module: nn.Module) -> set[str]:
+def answering(module: nn.Module) -> set[str]:
+    """Returns the names of the modules of a ``torch.fx.GraphModule`` whose answer is an output of the whole."""
     graph = getattr(module, "graph", None)
     if graph is None:
         return set()

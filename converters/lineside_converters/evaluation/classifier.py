@@ -1,0 +1,160 @@
+"""The judge of classifiers: one type a frame, and the surest answer counts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lineside_converters.disagreeing import confusion_of, judgement_of
+from lineside_converters.evaluate import Latency, find, latency_of, spread
+from lineside_converters.evaluation.asked import Asked
+from lineside_converters.evaluation.parts import Interval, Matrix, WorstFrame
+from lineside_converters.evaluation.worst import worst_of
+from lineside_converters.material import TrueFrame, TrueFrames, true_frame
+from lineside_converters.report_parts import Strict
+from lineside_models.datasets import Sample, load_dataset
+from lineside_models.metrics import Counts
+from lineside_models.postprocess import Candidates
+from lineside_models.rates import CONFIDENCE, wilson
+from lineside_runtime.errors import ConfigError, DatasetError
+from lineside_runtime.session import Session
+
+
+class TypeFigures(Strict, frozen=True, kw_only=True):
+    """Figures of one type.
+
+    Attributes:
+        precision: Of the frames that were taken for it.
+        recall: Of the frames that show it.
+        f1: Harmonic mean of the two.
+        support: Frames that show it.
+    """
+
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+class ClassifierEvaluation(Strict, frozen=True, kw_only=True):
+    """The figures of a classifier on one fold.
+
+    Attributes:
+        task: ``classification``.
+        bundle: ``name@version``.
+        digest: sha256 of the bundle's manifest.
+        variant: That was judged.
+        dataset: Name of the data set.
+        fold: Of the data set.
+        frames: How many.
+        top1: Share of the frames whose surest type is right.
+        top1_interval: Of it.
+        top5: Share of the frames whose type is among the five surest; ``None`` with fewer than six types.
+        f1_macro: Mean of the types' ``f1``, over those that the frames show.
+        per_class: By type that the frames show.
+        confusion: What was taken for what.
+        latency_ms: From the frame to its finds, and by stage.
+        requested_device: Asked for.
+        used_device: Every device that answered.
+        worst_frames: The surest of the wrong answers first.
+    """
+
+    task: str = "classification"
+    bundle: str
+    digest: str
+    variant: str
+    dataset: str
+    fold: str
+    frames: int
+    top1: float
+    top1_interval: Interval
+    top5: float | None
+    f1_macro: float
+    per_class: dict[str, TypeFigures]
+    confusion: Matrix
+    latency_ms: Latency
+    requested_device: str
+    used_device: str
+    worst_frames: tuple[WorstFrame, ...]
+
+
+def judge_classifier(session: Session, root: Path, asked: Asked) -> ClassifierEvaluation:
+    """Judges a classifier on frames of one type each.
+
+    Args:
+        session: Holds the bundle.
+        root: Of the data set.
+        asked: What of it.
+
+    Raises:
+        ConfigError: Predictions or clean simulator frames were asked for, which are a detector's.
+        DatasetError: A frame shows no type or several.
+        LinesideError: As for `load_dataset` and `Session`.
+    """
+    if asked.predictions is not None or asked.clean_simulated:
+        raise ConfigError("predictions and clean simulator frames", expected="a detector", actual="a classifier")
+    dataset = load_dataset(root, asked.fold)
+    samples = [_of_one_type(sample) for sample in spread(dataset.samples, asked.max_frames)]
+    labels = session.manifest.labels
+    frames = TrueFrames([partial(true_frame, one, labels, number, dataset) for number, one in enumerate(samples)])
+    truths, judged = find(session, frames, total=len(samples), on_progress=asked.on_progress)
+    found = [each.candidates for each in judged]
+    types = np.array([truth.labels[0] for truth in truths], np.int64)
+    return ClassifierEvaluation(
+        bundle=session.manifest.identity,
+        digest=session.bundle.digest,
+        variant=session.variant,
+        dataset=dataset.name,
+        fold=asked.fold,
+        frames=len(samples),
+        **_figures(types, found, labels),
+        confusion=_matrix(session, truths, found),
+        latency_ms=latency_of([each.timings for each in judged]),
+        requested_device=session.requested_device,
+        used_device=", ".join(sorted({each.used_device for each in judged})),
+        worst_frames=worst_of(session.manifest, root, samples, truths, found),
+    )
+
+
+def _of_one_type(sample: Sample) -> Sample:
+    """Returns the sample with its type once: boxes of one type say what the frame shows too."""
+    types = np.unique(sample.labels)
+    if len(types) != 1:
+        raise DatasetError(
+            f"{sample.path}: what it shows",
+            expected="one type a frame, for a classifier",
+            actual=f"{len(types)} types",
+            action="Give a data set with a folder a class, or a list of images with class numbers.",
+        )
+    return dataclasses.replace(sample, labels=types)
+
+
+def _figures(types: npt.NDArray[np.int64], found: Sequence[Candidates], labels: Sequence[str]) -> dict[str, Any]:
+    answers = np.array([each.labels[0] if len(each) else -1 for each in found], np.int64)
+    per_class = {labels[label]: _type_figures(types == label, answers == label) for label in np.unique(types).tolist()}
+    right = int((answers == types).sum())
+    low, high = wilson(right, len(types))
+    among = [label in each.labels[:5] for label, each in zip(types, found, strict=True)]
+    return {
+        "top1": right / len(types),
+        "top1_interval": Interval(low=low, high=high, confidence=CONFIDENCE, method="wilson"),
+        "top5": float(np.mean(among)) if len(labels) > 5 else None,
+        "f1_macro": float(np.mean([each.f1 for each in per_class.values()])),
+        "per_class": per_class,
+    }
+
+
+def _type_figures(there: npt.NDArray[np.bool_], said: npt.NDArray[np.bool_]) -> TypeFigures:
+    counts = Counts(int((there & said).sum()), int((~there & said).sum()), int((there & ~said).sum()))
+    return TypeFigures(precision=counts.precision, recall=counts.recall, f1=counts.f1, support=int(there.sum()))
+
+
+def _matrix(session: Session, truths: Sequence[TrueFrame], found: Sequence[Candidates]) -> Matrix:
+    confusion = confusion_of(judgement_of(session.manifest, truths, found, found))
+    return Matrix(labels=confusion.labels, counts=confusion.before)

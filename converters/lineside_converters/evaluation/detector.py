@@ -1,0 +1,185 @@
+"""The judge of detectors, also of those that give outlines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from lineside_converters.disagreeing import confusion_of, judgement_of
+from lineside_converters.evaluate import Evaluation, check_labels, figures_of, find, spread
+from lineside_converters.evaluation.asked import Asked, Steps
+from lineside_converters.evaluation.goods import Floats, good_or_bad, simulated, strengths, templates
+from lineside_converters.evaluation.parts import Curve, GoodOrBad, Interval, Matrix, WorstFrame
+from lineside_converters.evaluation.predictions import write_predictions
+from lineside_converters.evaluation.worst import worst_of
+from lineside_converters.material import TrueFrame, TrueFrames, true_frame
+from lineside_converters.statistics import CONFIDENCE, interval_of_f1, interval_of_map50
+from lineside_models.datasets import Dataset, Sample, load_dataset
+from lineside_models.metrics import RECALL_POINTS, Matched, match_type, precision_at_recalls
+from lineside_models.postprocess import Candidates, thresholds_of
+from lineside_runtime.errors import DatasetError
+from lineside_runtime.session import Session
+
+
+class DetectorEvaluation(Evaluation, frozen=True, kw_only=True):
+    """The figures of a detector on one fold: those of `Evaluation`, and these.
+
+    Attributes:
+        task: ``detection``.
+        map50_interval: Of ``map50``.
+        f1_interval: Of ``f1``.
+        thresholds: From which a find counts, by type of the data set: the bundle's own.
+        confusion: At those thresholds.
+        curves: By type; none for a type that no image shows.
+        good_or_bad: The verdict on whole parts.
+        worst_frames: The worst first.
+    """
+
+    task: str = "detection"
+    map50_interval: Interval
+    f1_interval: Interval
+    thresholds: dict[str, float]
+    confusion: Matrix
+    curves: dict[str, Curve]
+    good_or_bad: GoodOrBad
+    worst_frames: tuple[WorstFrame, ...]
+
+
+def judge_detector(session: Session, root: Path, asked: Asked) -> DetectorEvaluation:
+    """Judges a detector on annotated frames, and on good parts where there are some.
+
+    Args:
+        session: Holds the bundle.
+        root: Of the data set.
+        asked: What of it, and what to write.
+
+    Raises:
+        DatasetError: The data have no boxes or no frame, or show a type that the bundle doesn't know.
+        LinesideError: As for `load_dataset` and `Session`.
+    """
+    dataset = load_dataset(root, asked.fold)
+    _check(dataset, session.manifest.labels)
+    samples = spread(dataset.samples, asked.max_frames)
+    goods = [*templates(root, dataset, asked.fold), *simulated(asked.clean_simulated, dataset.labels)]
+    others = _to_choose_on(root, samples, asked) if goods or any(not len(one.labels) for one in samples) else []
+    steps = Steps(asked.on_progress, len(samples) + sum(each.count for each in goods) + len(others))
+
+    truths, judged = find(session, _frames(session, samples, dataset), on_progress=steps.told)
+    found = [each.candidates for each in judged]
+    if asked.predictions is not None:
+        write_predictions(asked.predictions, root, samples, found, session.manifest.labels)
+    strong = _strengths(session, found)
+    bad = np.array([len(truth.labels) > 0 for truth in truths], bool)
+    good = [(f"frames without a defect, fold {asked.fold}", strong[~bad])] if (~bad).any() else []
+    good += [(each.source, _strong_in(session, each.frames, steps)) for each in goods]
+    chosen = (
+        [(f"fold {asked.choose_on}", _strong_in(session, _frames(session, others, dataset), steps))] if others else []
+    )
+    chosen.append(("the judged frames themselves", strong[bad]))
+    figures = msgspec.structs.asdict(figures_of(session, dataset, asked.fold, truths, judged))
+    return DetectorEvaluation(
+        **figures,
+        **_intervals(session, dataset, truths, found),
+        thresholds={name: bar for name, bar in _bars(session).items() if name in dataset.labels},
+        confusion=_matrix(session, truths, found),
+        curves=_curves(session, dataset, truths, found),
+        good_or_bad=good_or_bad(strong[bad], good, chosen),
+        worst_frames=worst_of(session.manifest, root, samples, truths, found),
+    )
+
+
+def _check(dataset: Dataset, labels: Sequence[str]) -> None:
+    if not dataset.boxed:
+        raise DatasetError(
+            f"{dataset.name} says what whole images show, and the bundle is a detector",
+            expected="boxes",
+            actual="a type an image",
+            action="Give a data set with boxes, or a classifier.",
+        )
+    check_labels(dataset, labels)
+
+
+def _frames(session: Session, samples: Sequence[Sample], dataset: Dataset) -> TrueFrames:
+    labels = session.manifest.labels
+    return TrueFrames([partial(true_frame, one, labels, number, dataset) for number, one in enumerate(samples)])
+
+
+def _to_choose_on(root: Path, judged: Sequence[Sample], asked: Asked) -> list[Sample]:
+    """Returns the bad frames of the fold to choose on; none if there is no such fold, or it is judged itself."""
+    try:
+        samples = load_dataset(root, asked.choose_on).samples if asked.choose_on != asked.fold else ()
+    except DatasetError:  # no such fold
+        return []
+    paths = {one.path for one in judged}
+    if any(one.path in paths for one in samples):
+        return []
+    return spread([one for one in samples if len(one.labels)], asked.max_frames)
+
+
+def _strengths(session: Session, found: Sequence[Candidates]) -> Floats:
+    return strengths(found, np.array(list(_bars(session).values())))
+
+
+def _strong_in(session: Session, frames: Any, steps: Steps) -> Floats:
+    _, judged = find(session, frames, on_progress=steps.told)
+    return _strengths(session, [each.candidates for each in judged])
+
+
+def _bars(session: Session) -> dict[str, float]:
+    manifest = session.manifest
+    bars = thresholds_of(manifest.postprocess, len(manifest.labels)).tolist()
+    return dict(zip(manifest.labels, bars, strict=True))
+
+
+def _intervals(
+    session: Session, dataset: Dataset, truths: Sequence[TrueFrame], found: Sequence[Candidates]
+) -> dict[str, Any]:
+    labels, bars = session.manifest.labels, np.array(list(_bars(session).values()))
+    counts = []
+    for truth, each in zip(truths, found, strict=True):
+        own = [label for label, name in enumerate(labels) if name in dataset.labels]
+        there = np.isin(own, truth.labels)
+        said = np.isin(own, each.labels[each.scores >= bars[each.labels]])
+        counts.append(((there & said).sum(), (~there & said).sum(), (there & ~said).sum()))
+    ends = {
+        "map50_interval": interval_of_map50(truths, found, types=len(labels)),
+        "f1_interval": interval_of_f1(counts),
+    }
+    return {
+        name: Interval(low=low, high=high, confidence=CONFIDENCE, method="bootstrap")
+        for name, (low, high) in ends.items()
+    }
+
+
+def _matrix(session: Session, truths: Sequence[TrueFrame], found: Sequence[Candidates]) -> Matrix:
+    confusion = confusion_of(judgement_of(session.manifest, truths, found, found))
+    return Matrix(labels=confusion.labels, counts=confusion.before)
+
+
+def _curves(
+    session: Session, dataset: Dataset, truths: Sequence[TrueFrame], found: Sequence[Candidates]
+) -> dict[str, Curve]:
+    made = {}
+    for label, (name, bar) in enumerate(_bars(session).items()):
+        matched = match_type(truths, found, label)
+        if name in dataset.labels and matched.truths.sum():
+            made[name] = _curve(matched, bar)
+    return made
+
+
+def _curve(matched: Matched, bar: float) -> Curve:
+    count = int(matched.truths.sum())
+    order = np.argsort(-matched.scores, kind="stable")
+    right, above = matched.right[order], int((matched.scores >= bar).sum())
+    hits = int(right[:above].sum())
+    return Curve(
+        recall=tuple(round(float(recall), 2) for recall in np.linspace(0, 1, RECALL_POINTS)),
+        precision=tuple(round(float(each), 4) for each in precision_at_recalls(right, count)),
+        recall_at_threshold=hits / count,
+        precision_at_threshold=hits / above if above else 1.0,
+    )

@@ -1,0 +1,143 @@
+"""The page of an evaluation: its JSON for people, with the worst frames drawn; no script, no other file."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.resources
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import msgspec
+
+from lineside_converters.evaluation.curves import precision_recall
+from lineside_converters.evaluation.parts import WorstFrame
+from lineside_converters.judging import judge
+from lineside_converters.material import true_frame
+from lineside_converters.report_page.frames import SHOWN_MAX, jpeg_of
+from lineside_converters.report_page.looks import PAGE_STYLE
+from lineside_converters.report_page.page import shaded
+from lineside_models.datasets import load_dataset
+from lineside_models.inspection import Detection
+from lineside_models.postprocess import select
+from lineside_runtime.errors import ConfigError
+from lineside_runtime.files import write_atomic
+from lineside_runtime.session import Session
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Picture:
+    """One of the worst frames, drawn.
+
+    Attributes:
+        said: What is wrong with it.
+        truth_jpeg: The frame with what is there, base64.
+        found_jpeg: The frame with what was found, base64.
+    """
+
+    said: WorstFrame
+    truth_jpeg: str
+    found_jpeg: str
+
+
+def write_page(path: Path, result: Any, pictures: Sequence[Picture] = ()) -> None:
+    """Writes the page of an evaluation, whole or not at all.
+
+    Args:
+        path: Of the page.
+        result: What a judge gave.
+        pictures: Of its worst frames.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, page(result, pictures).encode())
+
+
+def page(result: Any, pictures: Sequence[Picture] = ()) -> str:
+    """Returns the page."""
+    values = msgspec.to_builtins(result)
+    curves = getattr(result, "curves", {})
+    return _template().render(
+        r=values,
+        style=PAGE_STYLE,
+        tiles=_tiles(values),
+        curves=precision_recall(curves, {name: result.per_class[name].ap50 for name in curves}) if curves else "",
+        matrix=shaded(values["confusion"]["labels"], values["confusion"]["counts"]),
+        pictures=pictures,
+    )
+
+
+def draw_worst(session: Session, root: Path, fold: str, worst: Sequence[WorstFrame]) -> list[Picture]:
+    """Draws the first few of the worst frames, truth beside find.
+
+    Args:
+        session: Holds the bundle that was judged.
+        root: Of the data set.
+        fold: That was judged.
+        worst: The worst first.
+
+    Raises:
+        LinesideError: As for `load_dataset` and `Session`.
+    """
+    manifest, dataset = session.manifest, load_dataset(root, fold)
+    whole = manifest.task == "classification"
+    by_path = {sample.path: sample for sample in dataset.samples}
+    made = []
+    for said in worst[:SHOWN_MAX]:
+        truth = true_frame(by_path[root / said.file], manifest.labels, 0, dataset)
+        image, boxes = truth.frame.image, zip(truth.labels.tolist(), truth.boxes.tolist(), strict=not whole)
+        there = [Detection(type=manifest.labels[label], score=1.0, box=tuple(box)) for label, box in boxes]
+        found = select(judge(session, truth.frame).candidates, manifest.postprocess, manifest.labels)
+        made.append(Picture(said, jpeg_of(image, there, whole), jpeg_of(image, found, whole)))
+    return made
+
+
+def _tiles(r: dict[str, Any]) -> list[tuple[str, str]]:
+    """Returns the figures that a reader looks for first, each with its words."""
+    if r["task"] == "classification":
+        found = [(f"{r['top1']:.3f}", f"top-1, {_between(r['top1_interval'])}"), (f"{r['f1_macro']:.3f}", "macro F1")]
+    else:
+        found = [
+            (f"{r['map50']:.3f}", f"mAP@0.5, {_between(r['map50_interval'])}"),
+            (f"{r['f1']:.3f}", f"F1: is this type in this image? {_between(r['f1_interval'])}"),
+        ]
+        if r["good_or_bad"]["false_rejects"]:
+            found.append((f"{r['good_or_bad']['f1']:.3f}", "F1: good or bad part?"))
+        for each in r["good_or_bad"]["at_recall"][:1]:
+            rate = each["false_rejects"][-1]
+            words = f"false rejects at {each['wanted']:.0%} recall, {_between(rate['interval'], '{:.2%}')}"
+            found.append((f"{rate['rate']:.2%}", words))
+    return [*found, (f"{r['latency_ms']['p50']:.1f} ms", f"a frame, the median, on {r['used_device']}")]
+
+
+def _between(interval: dict[str, Any], form: str = "{:.3f}") -> str:
+    return f"{form.format(interval['low'])} to {form.format(interval['high'])} at {interval['confidence']:.0%}"
+
+
+def _template() -> jinja2.Template:
+    text = (importlib.resources.files(__package__) / "templates" / "evaluation.html.j2").read_text()
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.filters["between"] = _between
+    return environment.from_string(text)
+
+
+def write_page_of(path: Path, result: Any, bundle: Path, root: Path) -> None:
+    """Draws the worst frames of an evaluation and writes its page.
+
+    Args:
+        path: Of the page.
+        result: What a judge gave.
+        bundle: That was judged.
+        root: Of the data set.
+
+    Raises:
+        ConfigError: There is no page of this task yet.
+        LinesideError: As for `Session`.
+    """
+    if result.task == "anomaly":
+        raise ConfigError(
+            "--html", expected="a detector or a classifier", actual=result.task, action="Use --json for its figures."
+        )
+    with Session(bundle) as session:
+        pictures = draw_worst(session, root, result.fold, result.worst_frames)
+    write_page(path, result, pictures)

@@ -1,0 +1,125 @@
+"""The parts of an evaluation's JSON. Keys are stable: new ones may come, none changes its meaning or goes."""
+
+from __future__ import annotations
+
+from lineside_converters.report_parts import Strict
+
+
+class Interval(Strict, frozen=True, kw_only=True):
+    """Between which values a figure lies.
+
+    Attributes:
+        low: Lower end.
+        high: Upper end.
+        confidence: That it holds the true value.
+        method: ``bootstrap`` over frames, or ``wilson``.
+    """
+
+    low: float
+    high: float
+    confidence: float
+    method: str
+
+
+class Matrix(Strict, frozen=True, kw_only=True):
+    """What was taken for what: rows are the truth, columns the answer, ``nothing`` is a miss or a false find.
+
+    Attributes:
+        labels: Of rows and columns; types that neither are there nor are found have none.
+        counts: By row.
+    """
+
+    labels: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+
+
+class Curve(Strict, frozen=True, kw_only=True):
+    """Precision against recall of one type, as COCO reads it: the best precision at this recall or a higher one.
+
+    Attributes:
+        recall: 0 to 1 in steps of 0.01.
+        precision: At each; 0 where the recall isn't reached.
+        recall_at_threshold: Where the type's threshold lies on it.
+        precision_at_threshold: There.
+    """
+
+    recall: tuple[float, ...]
+    precision: tuple[float, ...]
+    recall_at_threshold: float
+    precision_at_threshold: float
+
+
+class Rate(Strict, frozen=True, kw_only=True):
+    """How many of some parts were rejected.
+
+    Attributes:
+        source: Of the parts; ``all`` for all together.
+        parts: How many.
+        rejected: Of them.
+        rate: ``rejected / parts``.
+        interval: Of the rate.
+    """
+
+    source: str
+    parts: int
+    rejected: int
+    rate: float
+    interval: Interval
+
+
+class AtRecall(Strict, frozen=True, kw_only=True):
+    """False rejects where all thresholds are turned, by one factor, until this share of the bad parts is rejected.
+
+    Attributes:
+        wanted: Share of the bad parts that the factor was chosen for.
+        chosen_on: Frames that it was chosen on.
+        factor: That all thresholds are multiplied by.
+        recall: Bad parts of the judged frames that are rejected with it.
+        false_rejects: Good parts that are rejected with it, by source, then all.
+    """
+
+    wanted: float
+    chosen_on: str
+    factor: float
+    recall: Rate
+    false_rejects: tuple[Rate, ...]
+
+
+class GoodOrBad(Strict, frozen=True, kw_only=True):
+    """The verdict on whole parts. A bad part that is rejected, whatever the reason, is right.
+
+    Attributes:
+        f1: Of the bad parts, at the thresholds as they are.
+        precision: Of the rejects.
+        recall: Bad parts that are rejected.
+        false_rejects: Good parts that are rejected, by source, then all; empty where there are no good parts.
+        at_recall: False rejects at a wanted recall, one entry for each set of frames that it was chosen on.
+    """
+
+    f1: float
+    precision: float
+    recall: Rate
+    false_rejects: tuple[Rate, ...]
+    at_recall: tuple[AtRecall, ...]
+
+
+class WorstFrame(Strict, frozen=True, kw_only=True):
+    """A frame that the model is most wrong about.
+
+    Attributes:
+        frame: Its name.
+        file: Below the data set's folder.
+        truth: What is there.
+        found: What the model says, above the thresholds.
+        missed: True boxes that it did not find; 1 where the whole frame was taken for another type.
+        false: Finds where nothing of the type is.
+        weight: By which they are sorted: what was missed, and the scores of the false finds.
+    """
+
+    frame: str
+    file: str
+    truth: str
+    found: str
+    missed: int
+    false: int
+    weight: float

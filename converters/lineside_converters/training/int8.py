@@ -1,0 +1,88 @@
+"""A detector's INT8 form while it is trained: what it costs in accuracy and what it takes in time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from lineside_converters.compress.cleanup import clean_graph, load_graph
+from lineside_converters.compress.quantize import Feed, first_convs, quantize
+from lineside_converters.gates import Run, time_together
+from lineside_converters.recipes import FLOAT_CONVS, RECIPES
+from lineside_converters.training.augment import Picture
+from lineside_converters.training.course import Course
+from lineside_converters.training.facts import INPUT, OUTPUTS
+from lineside_converters.training.heldout import find_with, map50
+from lineside_models.preprocess import prepare
+from lineside_runtime.backend import LoadOptions
+from lineside_runtime.backends.ort_session import session_options
+
+TIMED_FRAMES = 4
+_CLEAN, _INT8 = "clean.onnx", "int8.onnx"
+
+
+def quantise(source: Path, folder: Path, course: Course) -> Path:
+    """Makes the INT8 form that level 1 tries first, calibrated on pictures to learn from.
+
+    Args:
+        source: The float ONNX file.
+        folder: For ``clean.onnx`` and ``int8.onnx``.
+        course: Its pictures.
+
+    Returns:
+        The INT8 file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    clean, int8 = folder / _CLEAN, folder / _INT8
+    clean_graph(source, clean)
+    frames = _spread(course, RECIPES[1].calibration_frames)
+    exclude = first_convs(load_graph(clean), FLOAT_CONVS["detection"])
+    quantize(clean, int8, feeds=[_feed(each, course) for each in frames], exclude=exclude)
+    return int8
+
+
+def held_map50(model: Path, course: Course) -> dict[str, float]:
+    """Returns mAP@0.5 by data set of an ONNX file, float or INT8, on what was kept aside."""
+    run = _loaded(model)
+
+    def answer(images: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        found = run({INPUT: images})
+        return [np.asarray(found[name], np.float32) for name in OUTPUTS]
+
+    how, labels = course.preprocess, course.labels
+    return {each.name: map50(each.held, find_with(answer, each.held, how), labels) for each in course.domains}
+
+
+def latencies_ms(models: Mapping[str, Path], course: Course) -> dict[str, float]:
+    """Returns the median milliseconds a frame of each model: ONNX Runtime, one thread, interleaved.
+
+    Args:
+        models: ONNX files by name.
+        course: Frames are some of its held pictures, as they reach the network at the line.
+    """
+    held = [picture for domain in course.domains for picture in domain.held]
+    feeds = [_feed(held[number * len(held) // TIMED_FRAMES], course) for number in range(TIMED_FRAMES)]
+    times = time_together({name: _loaded(path) for name, path in models.items()}, feeds)
+    return {name: each.mean_of_medians_ms for name, each in times.items()}
+
+
+def _loaded(model: Path) -> Run:
+    options = session_options(LoadOptions(threads=1))  # the runtime's own: its sums are exact
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return lambda feed: dict(zip(OUTPUTS, session.run(list(OUTPUTS), dict(feed)), strict=True))
+
+
+def _feed(picture: Picture, course: Course) -> Feed:
+    return {INPUT: prepare(picture.image, course.preprocess)[0]}
+
+
+def _spread(course: Course, most: int) -> list[Picture]:
+    found: list[Picture] = []
+    for domain in course.domains:
+        count = min(-(-most // len(course.domains)), len(domain.train))
+        found += [domain.train[number * len(domain.train) // count] for number in range(count)]
+    return found

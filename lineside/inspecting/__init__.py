@@ -1,0 +1,1 @@
+"""``lineside inspect``: what is inspected, the walk over it, and what is drawn."""

@@ -1,0 +1,138 @@
+"""Which folds a folder has, which images show one part, and a division of images that divides no part."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from lineside_models.datasets import classes, coco, masks, table, voc, yolo
+from lineside_models.datasets.base import Sample, read_folds
+from lineside_runtime.errors import DatasetError
+
+FOLDS = "folds.csv"
+_GROUPS = ("group", "part")
+_PAIR = re.compile(r"_(test|temp)$")  # a board and its defect-free template
+
+
+def folds_of(root: Path) -> tuple[str, ...]:
+    """Returns the names of a folder's folds, sorted; none where the data set doesn't divide itself.
+
+    Raises:
+        DatasetError: ``folds.csv`` is damaged.
+    """
+    if (root / FOLDS).is_file():
+        return tuple(sorted(set(read_folds(root / FOLDS).values())))
+    if coco.files_of(root):
+        return tuple(sorted(coco.files_of(root)))
+    lists = root / "ImageSets" / "Main"
+    if voc.folders_of(root):
+        return tuple(sorted(path.stem for path in lists.glob("*.txt")))
+    if yolo.is_one(root):
+        return tuple(sorted(entry.name for entry in (root / "images").iterdir() if entry.is_dir()))
+    return classes.folds_of(root)
+
+
+def has_fold(root: Path, fold: str) -> bool:
+    """Returns whether the folder has a fold of this name; ``train2017`` counts as ``train``."""
+    return any(name == fold or name.rstrip("0123456789") == fold for name in folds_of(root))
+
+
+def base_of(root: Path) -> Path:
+    """Returns the folder that the paths in ``folds.csv`` start at."""
+    if not table.is_one(root) and (root / "PCBData").is_dir():
+        return root / "PCBData"
+    if table.is_one(root) or coco.files_of(root):
+        return root
+    found = voc.folders_of(root)
+    if found:
+        return found[1]
+    return root / "images" if yolo.is_one(root) or masks.is_pairs(root) else root
+
+
+def groups_of(root: Path, pattern: str = "") -> Callable[[Sample], str]:
+    """Returns what names the part that an image shows.
+
+    Args:
+        root: The data set's folder.
+        pattern: A regular expression on the image's path below `base_of`; its first group, or all that it matched, is
+            the part. Empty: the column ``group`` or ``part`` of ``folds.csv``, or one that ends in ``_group``; without
+            such a column the file's name.
+
+    Raises:
+        DatasetError: The pattern is no regular expression.
+    """
+    base = base_of(root)
+    if pattern:
+        try:
+            compiled = re.compile(pattern)
+        except re.error as error:
+            raise DatasetError(
+                f"group {pattern!r} is not usable",
+                expected="a regular expression",
+                actual=error,
+                action="Give another pattern.",
+            ) from error
+        return lambda sample: _matched(compiled, _below(sample.path, base))
+    column = _column(root / FOLDS)
+    return lambda sample: column.get(_below(sample.path, base)) or _PAIR.sub("", sample.part_id)
+
+
+def divide(samples: Iterable[Sample], group_of: Callable[[Sample], str], *, share: float, seed: int) -> set[Path]:
+    """Draws about a share of the images, every type alike, so that a part's images stay together.
+
+    The order is by a hash of the part's name and the seed, so that a new image moves no other across much.
+
+    Returns:
+        The paths that were drawn.
+    """
+    parts: dict[str, list[Sample]] = {}
+    for sample in samples:
+        parts.setdefault(group_of(sample), []).append(sample)
+
+    def order(part: str) -> tuple[int, str]:
+        first = next((int(s.labels[0]) for s in parts[part] if len(s.labels)), -1)
+        return first, hashlib.sha256(f"{seed} {part}".encode()).hexdigest()
+
+    every = max(2, round(1 / share))
+    chosen = [part for number, part in enumerate(sorted(parts, key=order)) if number % every == every // 2]
+    return {sample.path for part in chosen for sample in parts[part]}
+
+
+def folds_csv(
+    samples: Sequence[Sample], fold_of: Mapping[Path, str], root: Path, group_of: Callable[[Sample], str]
+) -> str:
+    """Returns a ``folds.csv`` that divides a folder as ``fold_of`` says."""
+    out = io.StringIO()
+    rows = csv.writer(out, lineterminator="\n")
+    rows.writerow(["image", "group", "fold"])
+    base = base_of(root)
+    for sample in samples:
+        rows.writerow([_below(sample.path, base), group_of(sample), fold_of[sample.path]])
+    return out.getvalue()
+
+
+def _below(path: Path, base: Path) -> str:
+    return path.relative_to(base).as_posix() if path.is_relative_to(base) else path.name
+
+
+def _matched(pattern: re.Pattern[str], name: str) -> str:
+    found = pattern.search(name)
+    if found is None:
+        raise DatasetError(
+            f"the group of {name} isn't known", expected=f"a path that matches {pattern.pattern}", actual=name
+        )
+    return found[1] if pattern.groups else found[0]
+
+
+def _column(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        return {}
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = csv.DictReader(file)
+        names = rows.fieldnames or ()
+        name = next((n for n in names if n in _GROUPS or n.endswith("_group")), None)
+        return {} if name is None else {row["image"]: row[name] for row in rows if row.get("image")}

@@ -1,0 +1,166 @@
+"""Images with masks: which pixels show which type.
+
+- ``pairs``: ``images/x.jpg`` by ``masks/x.png``. With the names in ``classes.txt`` a pixel of value k shows the k-th of
+  them, and 0 nothing; without it every pixel above 127 shows a ``defect``.
+- ``class folders``: ``<class>/[Imgs/]x.jpg`` beside ``x.png``, as magnetic-tile has them: pixels above 127 show the
+  folder's class. Where a ``boxes.csv`` names the images' classes, those names are taken. Folders whose masks are all
+  empty are good parts and no class.
+
+``folds.csv`` divides both; its paths start at ``images/`` or at the data set's folder.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from lineside_models.datasets.base import Dataset, Sample, annotation_bytes, choose, images_in, not_empty, sample_of
+from lineside_runtime.errors import DatasetError, InputNotFoundError
+
+DEFECT = "defect"
+PIECE_MIN_PX = 12
+"""Smaller pieces of a mask are specks of the annotator's brush."""
+
+_LEVEL = 127
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class MaskDataset:
+    """The images of one fold.
+
+    Attributes:
+        labels: The types; in a mask the k-th, counted from 0, has the value k + 1.
+        samples: In the order of their paths; ``labels`` are the types that the mask shows, and there are no boxes.
+        masks: The mask's file of every image.
+        level: Pixels above it show the sample's only type; ``None`` where they hold the types' numbers.
+    """
+
+    labels: tuple[str, ...]
+    samples: tuple[Sample, ...]
+    masks: dict[Path, Path]
+    level: int | None
+
+    def mask_of(self, sample: Sample) -> npt.NDArray[np.uint8]:
+        """Reads a sample's mask ``(H, W) uint8``: 0 for nothing, k + 1 for the k-th label.
+
+        Raises:
+            DatasetError: The file is no mask, or shows a type without a name.
+        """
+        mask = _read(self.masks[sample.path])
+        if self.level is None:
+            return mask
+        number = int(sample.labels[0]) + 1 if len(sample.labels) else 0
+        return np.where(mask > self.level, number, 0).astype(np.uint8)
+
+
+def is_pairs(root: Path) -> bool:
+    """Returns whether a folder holds ``images`` by ``masks``."""
+    return (root / "images").is_dir() and (root / "masks").is_dir()
+
+
+def load_masks(root: Path, fold: str) -> MaskDataset:
+    """Reads which image has which mask and what it shows; masks are decoded for that.
+
+    Args:
+        root: The data set's folder.
+        fold: Name of a fold, or ``all``; in a folder without ``folds.csv`` every fold is everything.
+
+    Raises:
+        InputNotFoundError: There is no such folder.
+        DatasetError: The layout or the fold isn't known, or a mask is damaged or missing.
+    """
+    if not root.is_dir():
+        raise InputNotFoundError(f"no data folder at {root}", action="Give the folder that holds the images.")
+    return _pairs(root, fold) if is_pairs(root) else _class_folders(root, fold)
+
+
+def read(root: Path, fold: str) -> Dataset:
+    """Reads one fold of ``pairs`` as boxes: one around each connected piece of a type of at least 12 pixels.
+
+    Raises:
+        DatasetError: As for `load_masks`.
+    """
+    found = load_masks(root, fold)
+    samples = []
+    for sample in found.samples:
+        pieces = _pieces(found.mask_of(sample))
+        samples.append(sample_of(sample.path, [box for _, box in pieces], [label for label, _ in pieces]))
+    return Dataset("masks", found.labels, tuple(samples), found.labels)
+
+
+def _pieces(mask: npt.NDArray[np.uint8]) -> list[tuple[int, tuple[float, ...]]]:
+    found: list[tuple[int, tuple[float, ...]]] = []
+    for value in np.unique(mask[mask > 0]).tolist():
+        _, _, facts, _ = cv2.connectedComponentsWithStats((mask == value).astype(np.uint8), connectivity=8)
+        for left, top, width, height, area in facts[1:].tolist():
+            if area >= PIECE_MIN_PX:
+                found.append((value - 1, (left, top, left + width, top + height)))
+    return found
+
+
+def _pairs(root: Path, fold: str) -> MaskDataset:
+    names_file = root / "classes.txt"
+    named = names_file.is_file()
+    labels = tuple(line.strip() for line in annotation_bytes(names_file).decode().splitlines()) if named else (DEFECT,)
+    masks = {image: root / "masks" / f"{image.stem}.png" for image in images_in(root / "images")}
+    chosen = choose(root, fold, not_empty(sorted(masks), root), root / "images")
+    samples = []
+    for image in chosen:
+        mask = _read(masks.get(image, root / "masks" / f"{image.stem}.png"))
+        shown = (
+            sorted(int(value) - 1 for value in np.unique(mask) if value) if named else [0] * bool((mask > 127).any())
+        )
+        if shown and shown[-1] >= len(labels):
+            raise DatasetError(
+                f"{masks[image]} shows the type {shown[-1] + 1}", expected=f"at most {len(labels)}, as in classes.txt"
+            )
+        samples.append(sample_of(image, [], shown))
+    return MaskDataset(labels, tuple(samples), masks, None if named else _LEVEL)
+
+
+def _class_folders(root: Path, fold: str) -> MaskDataset:
+    masks = {image: image.with_suffix(".png") for image in _photos(root)}
+    if not masks:
+        raise DatasetError(
+            f"{root} holds no images with masks",
+            expected="images/x.jpg by masks/x.png, or <class>/x.jpg beside <class>/x.png",
+            action="Give the data set's own top folder.",
+        )
+    shows = {image: bool((_read(mask) > _LEVEL).any()) for image, mask in masks.items()}
+    named = _names(root)
+    class_of = {image.relative_to(root).parts[0]: "" for image, shown in shows.items() if shown}
+    for folder in class_of:
+        class_of[folder] = next((name for path, name in named.items() if path.parts[0] == folder), folder)
+    labels = tuple(sorted(set(class_of.values())))
+    samples = []
+    for image in choose(root, fold, sorted(masks), root):
+        folder = image.relative_to(root).parts[0]
+        samples.append(sample_of(image, [], [labels.index(class_of[folder])] if shows.get(image) else []))
+    return MaskDataset(labels, tuple(samples), masks, _LEVEL)
+
+
+def _photos(root: Path) -> list[Path]:
+    folders = [entry for entry in sorted(root.iterdir()) if entry.is_dir() and not entry.name.startswith(".")]
+    inner = [one for folder in folders for one in (folder, *sorted(e for e in folder.iterdir() if e.is_dir()))]
+    photos = [image for one in inner for image in images_in(one) if image.suffix.lower() != ".png"]
+    return [image for image in photos if image.with_suffix(".png").is_file()]
+
+
+def _names(root: Path) -> dict[Path, str]:
+    table = root / "boxes.csv"
+    if not table.is_file():
+        return {}
+    with table.open(newline="", encoding="utf-8-sig") as file:
+        return {Path(row["image"]): row["class"] for row in csv.DictReader(file) if row.get("image")}
+
+
+def _read(path: Path) -> npt.NDArray[np.uint8]:
+    mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if path.is_file() else None
+    if mask is None:
+        raise DatasetError(f"the mask {path} cannot be read", expected="a PNG file with an image's name")
+    return np.asarray(mask if mask.ndim == 2 else mask[..., :3].max(2), np.uint8)

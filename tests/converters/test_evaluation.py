@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from lineside_converters.evaluation import Asked, ClassifierEvaluation, DetectorEvaluation, judge
+from lineside_converters.evaluation.page import write_page_of
+from lineside_models import zoo
+from lineside_models.simulator import render
+from lineside_runtime.bundle import Manifest, Postprocess, Preprocess, Variant, write_manifest
+from lineside_runtime.errors import ConfigError, DatasetError
+from lineside_runtime.tensors import TensorSpec
+from tests.converters import drawn_sets
+from tests.runtime.onnx_models import FLOAT, graph
+
+SLIM = zoo.path("surface-12-slim")
+OUTSIDE = Path(__file__).with_name("outside_map50.py")
+
+
+def outside(predictions: Path, data: Path, fold: str) -> dict:
+    """Runs somebody else's judge, which can't see lineside."""
+    command = [sys.executable, "-I", OUTSIDE, predictions, data, fold]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=predictions.parent)
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def steel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return drawn_sets.write_voc(tmp_path_factory.mktemp("steel") / "data", {"train": 14, "val": 18})
+
+
+@pytest.fixture(scope="module")
+def judged(steel: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[DetectorEvaluation, Path]:
+    predictions = tmp_path_factory.mktemp("out") / "finds.json"
+    return judge(SLIM, steel, Asked(fold="val", clean_simulated=6, predictions=predictions)), predictions
+
+
+def test_somebody_else_finds_the_same_map_in_the_finds_that_were_written(
+    judged: tuple[DetectorEvaluation, Path], steel: Path
+) -> None:
+    result, predictions = judged
+    theirs = outside(predictions, steel, "val")
+    assert result.map50 == pytest.approx(theirs["map50"], abs=1e-6)
+    ours = {name: each.ap50 for name, each in result.per_class.items() if each.ap50 is not None}
+    assert len(ours) > 3
+    assert ours == pytest.approx(theirs["ap50"], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "write", [lambda root: drawn_sets.write_coco(root, 4), lambda root: drawn_sets.write_deeppcb(root, {"val": 4})]
+)
+def test_it_is_the_same_with_boards_in_other_layouts(tmp_path: Path, write) -> None:
+    data = write(tmp_path / "data")
+    predictions = tmp_path / "finds.json"
+    result = judge(SLIM, data, Asked(fold="val", predictions=predictions))
+    assert result.map50 == pytest.approx(outside(predictions, data, "val")["map50"], abs=1e-6)
+    low, high = result.map50_interval.low, result.map50_interval.high
+    assert 0 <= low <= result.map50 <= high <= 1
+
+
+def test_curves_pass_through_the_figures_and_enclose_the_average_precision(judged) -> None:
+    result, _ = judged
+    assert set(result.curves) == {name for name, each in result.per_class.items() if each.support}
+    for name, curve in result.curves.items():
+        assert np.mean(curve.precision) == pytest.approx(result.per_class[name].ap50, abs=1e-4)
+        assert curve.recall_at_threshold == result.per_class[name].recall
+        assert curve.precision_at_threshold == result.per_class[name].precision
+        assert list(curve.precision) == sorted(curve.precision, reverse=True)
+
+
+def test_the_matrix_counts_every_true_box_once(judged) -> None:
+    result, _ = judged
+    by_type = {label: sum(row) for label, row in zip(result.confusion.labels, result.confusion.counts, strict=True)}
+    for name, each in result.per_class.items():
+        assert by_type.get(name, 0) == each.support
+
+
+def test_good_parts_come_from_the_fold_and_the_simulator_and_the_factor_from_the_train_fold(
+    judged, steel: Path
+) -> None:
+    result, _ = judged
+    verdict = result.good_or_bad
+    clean = sum(
+        "<object>" not in (steel / "annotations" / f"s{seed}.xml").read_text() for seed in range(114, 132)
+    )  # the val fold
+    assert [(each.source, each.parts) for each in verdict.false_rejects] == [
+        ("frames without a defect, fold val", clean),
+        ("clean simulator frames (steel)", 6),
+        ("all", clean + 6),
+    ]
+    assert verdict.recall.parts == 18 - clean
+    assert [each.chosen_on for each in verdict.at_recall] == ["fold train", "the judged frames themselves"]
+    on_itself = verdict.at_recall[-1]
+    assert on_itself.recall.rate >= 0.99
+    for each in (*verdict.false_rejects, *on_itself.false_rejects):
+        assert each.interval.low <= each.rate <= each.interval.high
+        assert each.interval.method == "wilson"
+
+
+def test_templates_of_the_train_fold_are_no_good_parts(tmp_path: Path) -> None:
+    data = drawn_sets.write_deeppcb(tmp_path / "data", {"train": 2, "val": 3})
+    rates = {}
+    for fold in ("val", "all"):
+        verdict = judge(SLIM, data, Asked(fold=fold)).good_or_bad
+        rates[fold] = [(each.source, each.parts) for each in verdict.false_rejects]
+    assert rates["val"] == [("templates of deeppcb, fold val", 3), ("all", 3)]
+    assert rates["all"] == [("templates of deeppcb, fold all", 3), ("all", 3)]
+
+
+def test_the_worst_frame_is_one_with_most_wrong(judged) -> None:
+    result, _ = judged
+    weights = [each.weight for each in result.worst_frames]
+    assert weights == sorted(weights, reverse=True)
+    assert all(each.missed + each.false > 0 for each in result.worst_frames)
+    missed = sum(each.missed for each in result.worst_frames)
+    assert missed == sum(row[-1] + sum(row[:-1]) for row in result.confusion.counts[:-1]) - sum(
+        round(each.recall * each.support) for each in result.per_class.values()
+    )
+
+
+def test_the_page_stands_alone_and_shows_truth_beside_find(judged, steel: Path, tmp_path: Path) -> None:
+    result, _ = judged
+    page = tmp_path / "below" / "page.html"
+    write_page_of(page, result, SLIM, steel)
+    text = page.read_text()
+    assert not re.search(r'(src|href)="(?!data:)', text)
+    assert "<script" not in text
+    assert text.count("data:image/jpeg;base64,") == 2 * min(12, len(result.worst_frames))
+    assert all(name in text for name in result.per_class)
+    assert f"{result.map50:.3f}" in text
+
+
+def classifier(folder: Path, labels: tuple[str, ...]) -> Path:
+    """Writes a classifier that says ``bright`` the more, the brighter a frame is."""
+    from onnx import helper, numpy_helper
+
+    values = {"slope": np.array([[20.0, -20.0]], np.float32)}
+    nodes = [
+        *(helper.make_node("Constant", [], [n], value=numpy_helper.from_array(v, n)) for n, v in values.items()),
+        helper.make_node("GlobalAveragePool", ["image"], ["mean"]),
+        helper.make_node("Flatten", ["mean"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "slope"], ["scores"]),
+    ]
+    (folder / "onnx").mkdir(parents=True)
+    data = graph(nodes, [("image", FLOAT, ["n", 1, 32, 32])], [("scores", FLOAT, ["n", 2])])
+    (folder / "onnx" / "model.onnx").write_bytes(data)
+    manifest = Manifest(
+        name="bright-or-dark",
+        version="1",
+        task="classification",
+        created_at="2026-01-01T00:00:00+00:00",
+        labels=labels,
+        inputs=(TensorSpec(name="image", shape=(-1, 1, 32, 32), dtype="float32"),),
+        outputs=(TensorSpec(name="scores", shape=(-1, 2), dtype="float32"),),
+        preprocess=Preprocess(input="image", colour="grey", size=(32, 32), mean=(128.0,), std=(128.0,)),
+        postprocess=Postprocess(name="classification"),
+        variants=(Variant(name="onnx", format="onnx", file="onnx/model.onnx", level=0, precision="fp32"),),
+    )
+    return write_manifest(folder, manifest).path
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Two classes; two of the dark pictures are bright ones."""
+    root = tmp_path / "pictures"
+    for name, levels in (("bright", [220] * 6), ("dark", [30] * 4 + [200] * 2)):
+        (root / name).mkdir(parents=True)
+        for number, level in enumerate(levels):
+            cv2.imwrite(str(root / name / f"{number}.png"), np.full((32, 32), level, np.uint8))
+    return root
+
+
+def test_a_classifier_is_judged_by_its_surest_answer(tmp_path: Path, pictures: Path) -> None:
+    bundle = classifier(tmp_path / "bundle", ("bright", "dark"))
+    result = judge(bundle, pictures, Asked())
+    assert isinstance(result, ClassifierEvaluation)
+    assert (result.frames, result.top1, result.top5) == (12, 10 / 12, None)
+    assert result.confusion.counts == ((6, 0), (2, 4))
+    assert result.per_class["dark"].recall == pytest.approx(4 / 6)
+    assert result.top1_interval.low < 10 / 12 < result.top1_interval.high
+    assert [each.truth for each in result.worst_frames] == ["dark", "dark"]
+    write_page_of(tmp_path / "page.html", result, bundle, pictures)
+    assert (tmp_path / "page.html").read_text().count("data:image/jpeg;base64,") == 4
+
+
+def test_what_does_not_fit_the_task_is_refused(tmp_path: Path, pictures: Path, steel: Path) -> None:
+    bundle = classifier(tmp_path / "bundle", ("bright", "dark"))
+    with pytest.raises(ConfigError, match="predictions"):
+        judge(bundle, pictures, Asked(predictions=tmp_path / "finds.json"))
+    with pytest.raises(DatasetError, match="boxes"):
+        judge(SLIM, pictures, Asked())
+    with pytest.raises(DatasetError, match="one type a frame"):
+        judge(bundle, steel, Asked())
+
+
+def test_a_fold_that_there_is_not_is_named(steel: Path) -> None:
+    with pytest.raises(DatasetError, match="train or val"):
+        judge(SLIM, steel, Asked(fold="vla"))
+
+
+def test_clean_simulator_frames_come_from_a_stream_of_their_own() -> None:
+    from lineside_converters.evaluation.goods import simulated
+
+    (parts,) = simulated(2, ("open",))
+    first, second = parts.frames
+    assert not np.array_equal(first.frame.image, second.frame.image)
+    assert not np.array_equal(first.frame.image, render("pcb", 0, defects=0).image)

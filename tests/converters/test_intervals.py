@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import bootstrap
+
+from lineside_converters.statistics import interval_of_f1, interval_of_map50
+from lineside_models.metrics import evaluate
+from lineside_models.postprocess import Candidates
+from lineside_models.simulator import render
+from lineside_runtime.errors import BadInputFormatError
+
+
+def test_the_interval_of_an_f1_is_about_scipys() -> None:
+    random = np.random.default_rng(3)
+    counts = random.integers(0, 3, (80, 3))
+
+    def f1(right: np.ndarray, false: np.ndarray, missed: np.ndarray, axis: int = -1) -> np.ndarray:
+        return 2 * right.sum(axis) / (2 * right.sum(axis) + false.sum(axis) + missed.sum(axis))
+
+    theirs = bootstrap(
+        tuple(counts.T), f1, paired=True, vectorized=True, method="percentile", n_resamples=4000, rng=random
+    ).confidence_interval
+    assert interval_of_f1(counts) == pytest.approx((theirs.low, theirs.high), abs=0.015)
+
+
+def test_the_interval_of_map_holds_the_map_and_is_narrower_with_more_images() -> None:
+    random = np.random.default_rng(5)
+    truths, found = [], []
+    for seed in range(60):
+        frame = render("steel", seed, defects=2)
+        keep = random.random(len(frame.labels)) < 0.7
+        truths.append(frame)
+        scores = random.random(int(keep.sum())).astype(np.float32)
+        found.append(Candidates(frame.boxes[keep], scores, frame.labels[keep]))
+    widths = []
+    for count in (20, 60):
+        low, high = interval_of_map50(truths[:count], found[:count], types=12, resamples=200)
+        labels = [str(number) for number in range(12)]
+        assert low <= evaluate(truths[:count], found[:count], labels=labels, thresholds=0.5).map50 <= high
+        widths.append(high - low)
+    assert widths[1] < widths[0]
+
+
+def test_images_and_finds_must_be_of_one_number() -> None:
+    with pytest.raises(BadInputFormatError):
+        interval_of_map50([render("steel", 1)], [], types=12)
+    with pytest.raises(BadInputFormatError):
+        interval_of_f1(np.zeros((0, 3)))

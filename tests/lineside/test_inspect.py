@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from lineside.cli import main
+from lineside.inspecting.sources import open_source
+from lineside_models.simulator import render
+from lineside_runtime.errors import BadInputFormatError, ConfigError, InputNotFoundError
+from tests.models.small_detector import detector_bundle
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return detector_bundle(tmp_path / "bundle").path
+
+
+def part(bright: bool) -> np.ndarray:
+    image = np.full((64, 64, 3), 120, np.uint8)
+    if bright:
+        image[16:32, 16:32] = 250
+    return image
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Six photos, three of them in a folder below, and a file that is none."""
+    folder = tmp_path / "photos"
+    (folder / "below").mkdir(parents=True)
+    for number in range(6):
+        cv2.imwrite(str(folder / ("below" if number >= 3 else "") / f"{number}.png"), part(number % 2 == 0))
+    (folder / "4b.jpg").write_bytes(b"no picture")
+    (folder / "notes.txt").write_text("not looked at")
+    return folder
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    path = tmp_path / "line.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 12, (64, 64))
+    for number in range(9):
+        writer.write(part(number % 3 == 0))
+    writer.release()
+    return path
+
+
+def test_a_folder_is_inspected_with_those_below_and_goes_on_behind_a_damaged_file(
+    model: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["inspect", str(photos), "--model", str(model)]) == 1
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert [line.split()[0] for line in lines] == ["REJECT", "PASS", "REJECT", "PASS", "REJECT", "PASS"]
+    assert [Path(line.split()[1]).relative_to(photos).as_posix() for line in lines] == [
+        "0.png",
+        "1.png",
+        "2.png",
+        "below/3.png",
+        "below/4.png",
+        "below/5.png",
+    ]
+    assert "4b.jpg is not an image" in err
+    assert err.strip().endswith("6 inspected, 3 rejected, 1 not read")
+
+
+def test_json_has_the_verdicts_and_what_was_not_read(
+    model: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["inspect", str(photos), "--model", str(model), "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert [one["passed"] for one in told["inspections"]] == [False, True, False, True, False, True]
+    assert [(Path(one["source"]).name, one["error"]["code"]) for one in told["unreadable"]] == [("4b.jpg", 2003)]
+    assert told["counts"] == {"inspected": 6, "rejected": 3, "unreadable": 1}
+    assert told["interrupted"] is False
+
+
+def test_json_lines_come_in_the_order_of_the_frames(
+    model: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["inspect", str(photos), "--model", str(model), "--jsonl"])
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [Path(one["source"]).name for one in told] == [
+        "0.png",
+        "1.png",
+        "2.png",
+        "4b.jpg",
+        "3.png",
+        "4.png",
+        "5.png",
+    ]
+    assert [one.get("passed") for one in told] == [False, True, False, None, True, False, True]
+
+
+def test_every_verdict_is_drawn(model: Path, photos: Path, tmp_path: Path) -> None:
+    drawn = tmp_path / "drawn" / "here"
+    main(["inspect", str(photos), "--model", str(model), "--draw", str(drawn)])
+    assert [path.name for path in sorted(drawn.iterdir())] == [f"{number:05d}-{number}.png" for number in range(6)]
+    reject, good = (cv2.imread(str(drawn / f"{number:05d}-{number}.png")) for number in (0, 1))
+    assert reject[5, 300].tolist() == [40, 40, 190]  # the banner of a reject, BGR
+    assert good[5, 300].tolist() == [84, 130, 0]
+
+
+def test_a_video_becomes_a_video_with_the_verdicts(
+    model: Path, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out" / "drawn.mp4"
+    assert main(["inspect", str(video), "--model", str(model), "--video", str(out)]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["REJECT", "PASS", "PASS"] * 3
+    capture = cv2.VideoCapture(str(out))
+    frames = []
+    while (got := capture.read())[0]:
+        frames.append(got[1])
+    assert (len(frames), capture.get(cv2.CAP_PROP_FPS)) == (9, 12)
+    red = [float(frame[5:10, 300:].mean(axis=(0, 1))[2]) for frame in frames]
+    assert [value > 120 for value in red] == [True, False, False] * 3
+    assert [path.name for path in out.parent.iterdir()] == ["drawn.mp4"]
+
+
+def test_the_simulator_is_a_source_and_ends_at_the_wanted_frame(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["inspect", "simulator:7", "--frames", "3", "--model", str(model), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["inspections"]
+    assert [one["sequence"] for one in told] == [0, 1, 2]
+    seed = int(told[0]["part_id"].split("-")[-1])
+    assert (told[0]["height"], told[0]["width"]) == render("steel", seed).image.shape[:2]
+
+
+def test_ctrl_c_ends_with_the_count_and_130(model: Path) -> None:
+    command = [sys.executable, "-m", "lineside", "inspect", "simulator", "--jsonl", "--model", str(model)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        told = []
+        for line in process.stdout:
+            told.append(json.loads(line))
+            if len(told) == 5:
+                process.send_signal(signal.SIGINT)
+        err = process.stderr.read()
+    assert process.returncode == 130
+    assert [one["sequence"] for one in told] == list(range(len(told)))
+    assert f"{len(told)} inspected" in err
+    assert "interrupted" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        (["nothing.png"], InputNotFoundError, "not there"),
+        (["nothing.mp4"], InputNotFoundError, "not there"),
+        (["simulator:x"], ConfigError, "seed"),
+        (["camera"], ConfigError, "camera"),
+        (["camera", "v4l2", "colour=1"], ConfigError, "colour"),
+        (["simulator", "photos"], ConfigError, "one video, camera or simulator"),
+    ],
+)
+def test_sources_that_are_none_are_named(given: list[str], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        open_source(given)
+
+
+def test_files_of_other_kinds_are_refused(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInputFormatError, match="neither a photo nor a video"):
+        open_source([str(photos / "notes.txt")])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputNotFoundError, match="no image"):
+        open_source([str(tmp_path / "empty")])
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video")
+    with pytest.raises(BadInputFormatError, match="no video"):
+        open_source([str(broken)])
+
+
+@pytest.mark.parametrize(
+    "more", [["--json"], ["--json", "--jsonl", "--frames", "2"], ["--video", "x.gif", "--frames", "2"]]
+)
+def test_options_that_contradict_each_other_are_refused(
+    model: Path, more: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["inspect", "simulator", "--model", str(model), *more]) == 1
+    assert "[2001]" in capsys.readouterr().err

@@ -1,0 +1,183 @@
+"""Data sets with a table of boxes or with masks; folds that are there, and folds that are drawn."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from lineside_models.datasets import load_dataset
+from lineside_models.datasets.folds import divide, folds_csv, folds_of, groups_of, has_fold
+from lineside_models.datasets.masks import load_masks
+from lineside_runtime.errors import DatasetError, InputNotFoundError
+
+
+def photo(path: Path, side: int = 20) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), np.full((side, side), 90, np.uint8))
+    return path
+
+
+@pytest.fixture
+def tiles(tmp_path: Path) -> Path:
+    """Tiles in folders by class, as magnetic-tile has them: two chipped, one cracked without a box, one good."""
+    for name in ("T_Chip/Imgs/a0", "T_Chip/Imgs/a1", "T_Crack/Imgs/c0", "T_Crack/Imgs/c1", "T_Free/Imgs/f0"):
+        photo(tmp_path / f"{name}.jpg")
+        mask = np.zeros((20, 20), np.uint8)
+        if "Free" not in name:
+            mask[2:8, 3:12] = 255
+        cv2.imwrite(str(tmp_path / f"{name}.png"), mask)
+    (tmp_path / "boxes.csv").write_text(
+        "image,class,x1,y1,x2,y2\nT_Chip/Imgs/a0.jpg,chip,3,2,12,8\nT_Chip/Imgs/a1.jpg,chip,3,2,12,8\n"
+        "T_Chip/Imgs/a1.jpg,chip,0,0,2,2\nT_Crack/Imgs/c0.jpg,crack,3,2,12,8\n"
+    )
+    (tmp_path / "folds.csv").write_text(
+        "image,class,tile_group,fold\nT_Chip/Imgs/a0.jpg,T_Chip,1,train\nT_Chip/Imgs/a1.jpg,T_Chip,1,train\n"
+        "T_Crack/Imgs/c0.jpg,T_Crack,2,val\nT_Crack/Imgs/c1.jpg,T_Crack,2,val\nT_Free/Imgs/f0.jpg,T_Free,3,train\n"
+    )
+    return tmp_path
+
+
+def test_a_table_of_boxes_gives_boxes_good_images_and_leaves_out_what_nobody_placed(tiles: Path) -> None:
+    dataset = load_dataset(tiles, "train")
+    assert (dataset.name, dataset.labels) == ("boxes", ("chip", "crack"))
+    assert [(s.part_id, len(s.boxes)) for s in dataset.samples] == [("a0", 1), ("a1", 2), ("f0", 0)]
+    np.testing.assert_array_equal(dataset.samples[1].boxes, [[3, 2, 12, 8], [0, 0, 2, 2]])
+    assert [s.part_id for s in load_dataset(tiles, "val").samples] == ["c0"]
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        ("image,class,x1,y1,x2\n", "line 1"),
+        ("image,class,x1,y1,x2,y2\na.jpg,chip,1,1,b,4\n", "line 2"),
+        ("image,class,x1,y1,x2,y2\na.jpg,chip,5,1,3,4\n", "line 2"),
+        ("image,class,x1,y1,x2,y2\n../a.jpg,chip,1,1,3,4\n", "line 2"),
+        ("image,class,x1,y1,x2,y2\n", "no box"),
+    ],
+)
+def test_a_damaged_table_is_named_with_its_line(tmp_path: Path, table: str, says: str) -> None:
+    (tmp_path / "boxes.csv").write_text(table)
+    with pytest.raises(DatasetError, match=says):
+        load_dataset(tmp_path)
+
+
+def test_without_folds_the_images_are_those_of_the_folders_and_masks_are_none(tiles: Path) -> None:
+    (tiles / "folds.csv").unlink()
+    assert [s.path.suffix for s in load_dataset(tiles).samples] == [".jpg"] * 4
+
+
+def test_masks_beside_photos_have_their_folders_type_by_its_name_in_the_table(tiles: Path) -> None:
+    found = load_masks(tiles, "train")
+    assert found.labels == ("chip", "crack")
+    assert [s.labels.tolist() for s in found.samples] == [[0], [0], []]
+    assert np.unique(load_masks(tiles, "val").mask_of(load_masks(tiles, "val").samples[0])).tolist() == [0, 2]
+    (tiles / "boxes.csv").unlink()
+    assert load_masks(tiles, "train").labels == ("T_Chip", "T_Crack")
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    (tmp_path / "masks").mkdir()
+    for number in range(2):
+        photo(tmp_path / "images" / f"{number}.jpg")
+        cv2.imwrite(str(tmp_path / "masks" / f"{number}.png"), np.full((20, 20), 2 * number, np.uint8))
+    (tmp_path / "classes.txt").write_text("dent\nflash\n")
+    return tmp_path
+
+
+def test_pairs_hold_the_numbers_of_their_types(pairs: Path) -> None:
+    found = load_masks(pairs, "all")
+    assert [s.labels.tolist() for s in found.samples] == [[], [1]]
+    assert np.unique(found.mask_of(found.samples[1])).tolist() == [2]
+
+
+def test_without_names_every_bright_pixel_is_a_defect(pairs: Path) -> None:
+    (pairs / "classes.txt").unlink()
+    cv2.imwrite(str(pairs / "masks" / "1.png"), np.full((20, 20), 255, np.uint8))
+    found = load_masks(pairs, "all")
+    assert found.labels == ("defect",)
+    assert [int(found.mask_of(s).max()) for s in found.samples] == [0, 1]
+
+
+def test_a_mask_that_is_missing_or_shows_a_nameless_type_is_named(pairs: Path) -> None:
+    (pairs / "classes.txt").write_text("dent\n")
+    with pytest.raises(DatasetError, match=r"1\.png.*type 2"):
+        load_masks(pairs, "all")
+    (pairs / "masks" / "1.png").unlink()
+    with pytest.raises(DatasetError, match=r"1\.png"):
+        load_masks(pairs, "all")
+    with pytest.raises(InputNotFoundError):
+        load_masks(pairs / "nowhere", "all")
+
+
+def test_the_boxes_of_masks_are_their_pieces(pairs: Path) -> None:
+    mask = np.zeros((20, 20), np.uint8)
+    mask[2:8, 3:12], mask[12:18, 10:15], mask[19, 0] = 1, 2, 1
+    cv2.imwrite(str(pairs / "masks" / "1.png"), mask)
+    dataset = load_dataset(pairs)
+    assert (dataset.name, dataset.labels) == ("masks", ("dent", "flash"))
+    np.testing.assert_array_equal(dataset.samples[1].boxes, [[3, 2, 12, 8], [10, 12, 15, 18]])
+    assert dataset.samples[1].labels.tolist() == [0, 1] and not len(dataset.samples[0].boxes)
+
+
+def coco(root: Path, count: int = 40) -> Path:
+    (root / "annotations").mkdir()
+    images = [{"id": n, "file_name": f"p{n // 2}-{n % 2}.jpg"} for n in range(count)]
+    for image in images:
+        photo(root / "images" / str(image["file_name"]))
+    content = {
+        "images": images,
+        "categories": [{"id": 1, "name": "dent"}, {"id": 2, "name": "hole"}],
+        "annotations": [{"image_id": n, "category_id": 1 + n // 2 % 2, "bbox": [1, 1, 9, 9]} for n in range(count)],
+    }
+    (root / "annotations" / "instances_default.json").write_text(json.dumps(content))
+    return root
+
+
+def test_folds_are_found_where_the_layout_has_them(tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    assert folds_of(tiles) == ("train", "val") and has_fold(tiles, "train") and not has_fold(tiles, "test")
+    one_file = coco(tmp_path_factory.mktemp("coco"))
+    assert folds_of(one_file) == ("default",) and not has_fold(one_file, "train")
+    (one_file / "annotations" / "instances_default.json").rename(one_file / "annotations" / "instances_train2017.json")
+    assert has_fold(one_file, "train")
+    yolo = tmp_path_factory.mktemp("yolo")
+    photo(yolo / "images" / "train" / "a.jpg")
+    (yolo / "labels").mkdir()
+    assert folds_of(yolo) == ("train",)
+
+
+def test_a_part_is_what_the_table_the_pattern_or_the_files_name_says(tiles: Path, tmp_path: Path) -> None:
+    samples = load_dataset(tiles).samples
+    assert [groups_of(tiles)(s) for s in samples] == ["1", "1", "2", "3"]
+    assert [groups_of(tiles, r"T_(\w+)/")(s) for s in samples] == ["Chip", "Chip", "Crack", "Free"]
+    (tiles / "folds.csv").unlink()
+    assert groups_of(tiles)(samples[0]) == "a0"
+    with pytest.raises(DatasetError, match="group"):
+        groups_of(tiles, "(")
+    with pytest.raises(DatasetError, match=r"a0\.jpg"):
+        groups_of(tiles, "nothing like it")(samples[0])
+
+
+def test_a_drawn_fold_divides_no_part_takes_each_type_and_is_read_back(tmp_path: Path) -> None:
+    root = coco(tmp_path)
+    samples = load_dataset(root).samples
+    group_of = groups_of(root, r"(p\d+)-")
+    val = divide(samples, group_of, share=0.2, seed=3)
+    assert len(val) == pytest.approx(8, abs=2)
+    assert not {group_of(s) for s in samples if s.path in val} & {group_of(s) for s in samples if s.path not in val}
+    assert {int(s.labels[0]) for s in samples if s.path in val} == {0, 1}
+    assert val == divide(samples[::-1], group_of, share=0.2, seed=3) != divide(samples, group_of, share=0.2, seed=4)
+    fold_of = {s.path: "val" if s.path in val else "train" for s in samples}
+    (root / "folds.csv").write_text(folds_csv(samples, fold_of, root, group_of))
+    assert {s.path for s in load_dataset(root, "val").samples} == val
+    rows = list(csv.DictReader(io.StringIO((root / "folds.csv").read_text())))
+    assert {row["group"] for row in rows} == {f"p{n}" for n in range(20)}
+    assert groups_of(root)(samples[0]) == "p0"
+    with pytest.raises(DatasetError, match="no fold 'test'"):
+        load_dataset(root, "test")

@@ -1,0 +1,57 @@
+"""One convolution in the QDQ form whose sums are as large as they get."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from lineside_runtime.vnni import WEIGHT_BITS_KEY
+
+CHANNELS, FILTERS = 64, 16
+
+
+def write_largest_sums(path: Path, bits: int) -> npt.NDArray[np.float32]:
+    """Writes it, and returns what every filter gives in the middle of a picture of 255.
+
+    Args:
+        path: Of the ONNX file.
+        bits: Of its weights.
+    """
+    largest = 2 ** (bits - 1) - 1
+    signs = np.where(np.arange(FILTERS) % 2, -1, 1)
+    weights = (signs[:, None, None, None] * largest * np.ones((FILTERS, CHANNELS, 3, 3))).astype(np.int8)
+    top = float(255 * largest * CHANNELS * 9)
+    scale = 2 * top / 255
+    constants = {
+        "w": weights,
+        "one": np.array(1, np.float32),
+        "u0": np.array(0, np.uint8),
+        "i0": np.array(0, np.int8),
+        "scale": np.array(scale, np.float32),
+        "u128": np.array(128, np.uint8),
+    }
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "one", "u0"], ["xq"]),
+        helper.make_node("DequantizeLinear", ["xq", "one", "u0"], ["xf"]),
+        helper.make_node("DequantizeLinear", ["w", "one", "i0"], ["wf"]),
+        helper.make_node("Conv", ["xf", "wf"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("QuantizeLinear", ["c", "scale", "u128"], ["cq"]),
+        helper.make_node("DequantizeLinear", ["cq", "scale", "u128"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "sums",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, CHANNELS, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, FILTERS, 8, 8])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    if bits == 7:
+        model.metadata_props.add(key=WEIGHT_BITS_KEY, value="7")
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+    return (signs * top).astype(np.float32)
