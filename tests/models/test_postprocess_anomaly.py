@@ -86,5 +86,5 @@ def test_a_missing_map_and_wrong_parameters_are_named() -> None:
     with pytest.raises(BadInputFormatError, match="map of distances"):
         decode({"fine": _maps()["fine"]}, HOW, [BOX])
     for params in ({"maps": [], "calibration": [[1, 0]]}, {"maps": ["a"]}, {"maps": ["a"], "calibration": [[-1, 0]]}):
-        with pytest.raises(ConfigError, match="postprocess.params"):
+        with pytest.raises(ConfigError, match=r"postprocess\.params"):
             decode(_maps(), Postprocess(name="anomaly_maps", params=params), [BOX])

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from lineside_models.anomaly.coreset import Floats, Ints, choose_spread
 
-SHRINK = 1.0
+SHRINK = 4.0
 """How much of the mean variance is added to each direction's own before features are scaled by it. 0 would whiten them
 and blow up noise, more leaves them as they are; chosen on magnetic-tile's train fold."""
 
