@@ -57,8 +57,8 @@ CALIBRATION_FRAMES = 24
 
 FLOAT_CONVS = 12
 """First convolutions that stay in float, with the sums and means of features. On frames of magnetic-tile's train fold
-the features were off by 0.38 and 0.55 of what differs within a frame (at the two strides) with all of it in INT8, by 0.27
-and 0.35 with the first 3 in float, by 0.12 and 0.20 with 12."""
+the features were off by 0.38 and 0.55 of what differs within a frame (at the two strides) with all of it in INT8, by
+0.27 and 0.35 with the first 3 in float, by 0.12 and 0.20 with 12."""
 
 _PREPROCESS = Preprocess(input="image", colour="grey", resize="stretch", size=(SIDE, SIDE), mean=(127.0,), std=(128.0,))
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import zlib
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -140,7 +141,7 @@ def _features(
     how = source.manifest.preprocess
     names = [spec.name for spec in source.manifest.outputs]
     looks: list[list[list[Floats]]] = [[[] for _ in names] for _ in range(3 if lesson.mirror else 1)]
-    count = 0
+    count, pictures = 0, set()
     with Session(source, Config(threads=lesson.threads)) as session:
         for frame in frames:
             for look, image in zip(looks, _mirrored(frame.image), strict=False):
@@ -148,14 +149,15 @@ def _features(
                 for place, name in zip(look, names, strict=True):
                     place.append(_cells(outputs[name]))
             count += 1
+            pictures.add(zlib.crc32(np.ascontiguousarray(frame.image)))
             if count % 10 == 0:
                 on_progress(f"{count} frames")
-    if count < FRAMES_MIN:
+    if len(pictures) < FRAMES_MIN:
         raise InputError(
-            "too few frames to learn from",
+            "too few different pictures to learn from",
             expected=f"{FRAMES_MIN} at least, better 50",
-            actual=count,
-            action="Give more frames of good parts.",
+            actual=len(pictures),
+            action="Give more frames of good parts, each of another part.",
         )
     return [np.stack([cells for look in looks for cells in look[scale]]) for scale in range(len(names))], count
 
