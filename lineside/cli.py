@@ -22,6 +22,7 @@ COMMANDS = {
     "inspect": "verdicts for photos or a folder of them",
     "evaluate": "measure a bundle on an annotated data set",
     "decide": "choose a bundle's thresholds for what a miss and a false reject cost",
+    "learn-good": "learn from good parts alone, on the device's own CPU: an anomaly model",
     "optimize": "make a float model smaller and faster, proven on the same frames",
     "train": "train a model on annotated data",
     "distill": "teach a smaller model what a larger one knows",
@@ -85,5 +86,5 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
         if name == wanted:
-            importlib.import_module(f"lineside.commands.{name}").add_arguments(command)
+            importlib.import_module(f"lineside.commands.{name.replace('-', '_')}").add_arguments(command)
     return parser

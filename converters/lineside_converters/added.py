@@ -17,7 +17,7 @@ import msgspec
 from lineside_converters.accounts import kept_figures
 from lineside_converters.convert import Format
 from lineside_converters.material import Material, gather
-from lineside_converters.package import CARD_NAME, build_bundle, check_free
+from lineside_converters.package import CARD_NAME, build_bundle
 from lineside_converters.proving import Made, Proved, Terms, prove
 from lineside_converters.recipes import recipe_for
 from lineside_converters.report import Report, read_report
@@ -29,6 +29,7 @@ from lineside_runtime import registry
 from lineside_runtime.bundle import Bundle, Variant, files_of, open_bundle
 from lineside_runtime.devices import DeviceKind
 from lineside_runtime.errors import ConfigError, InputNotFoundError, UnsupportedModelError
+from lineside_runtime.placing import check_free
 
 FORMATS: dict[str, Format] = {
     "hailo": "hailo",

@@ -19,7 +19,7 @@ from lineside_converters.compress.cleanup import clean_graph
 from lineside_converters.forms import float_form, make_forms
 from lineside_converters.material import gather
 from lineside_converters.memory import measure_peaks
-from lineside_converters.package import build_bundle, check_free
+from lineside_converters.package import build_bundle
 from lineside_converters.proving import CallerMetric, Made, Proof, Terms, prove
 from lineside_converters.recipes import recipe_for
 from lineside_converters.report import Figures, Report, now
@@ -34,6 +34,7 @@ from lineside_models.frame import Frame
 from lineside_models.vision.facts import from_arguments
 from lineside_runtime.bundle import Bundle, Manifest, Postprocess, Preprocess
 from lineside_runtime.errors import ConfigError
+from lineside_runtime.placing import check_free
 from lineside_runtime.tensors import Array
 
 if TYPE_CHECKING:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -16,7 +13,6 @@ from lineside_models.frame import Frame
 from lineside_models.golden import record
 from lineside_models.simulator import render
 from lineside_runtime.bundle import (
-    MANIFEST_NAME,
     Bundle,
     Golden,
     Manifest,
@@ -26,8 +22,9 @@ from lineside_runtime.bundle import (
     write_manifest,
 )
 from lineside_runtime.config import Config
-from lineside_runtime.errors import BundleFormatError, InputError
-from lineside_runtime.files import fsync_folder, write_atomic
+from lineside_runtime.errors import BundleFormatError
+from lineside_runtime.files import write_atomic
+from lineside_runtime.placing import check_free, put_in_place, sibling
 from lineside_runtime.session import Session
 
 LABELS_NAME = "labels.json"
@@ -90,34 +87,6 @@ def build_bundle(
     return open_bundle(out, verify=False)
 
 
-def check_free(out: Path, *, overwrite: bool) -> None:
-    """Refuses a place that a bundle may not take.
-
-    Raises:
-        InputError: Something stands there, and it is no bundle or ``overwrite`` was not said.
-    """
-    if not out.exists() and not out.is_symlink():
-        return
-    if not (out / MANIFEST_NAME).is_file() or out.is_symlink():
-        raise InputError(f"{out} is in the way and is no bundle", action="Give another folder with out.")
-    if not overwrite:
-        raise InputError(
-            f"a bundle stands at {out} already", action="Give another folder with out, or say overwrite=True."
-        )
-
-
-@contextmanager
-def sibling(out: Path) -> Iterator[Path]:
-    """Makes a hidden folder beside ``out`` to put a bundle together in; it is gone afterwards, if still there."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
-    folder.chmod(0o755)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def _copy_models(folder: Path, manifest: Manifest, models: Mapping[str, Path]) -> None:
     for variant in manifest.variants:
         check_relative(variant.file)
@@ -137,22 +106,3 @@ def _record_golden(folder: Path, manifest: Manifest, frame: Frame, engine: str) 
     unproved = write_manifest(folder, msgspec.structs.replace(manifest, golden=None))
     with Session(unproved, Config(engines=(engine,))) as session:
         return record(session, folder, frame)
-
-
-def put_in_place(folder: Path, out: Path) -> None:
-    """Renames the whole folder; an old bundle steps aside first and comes back if that fails."""
-    for path in (*folder.rglob("*"), folder):
-        if path.is_dir():
-            fsync_folder(path)
-    if not out.exists():
-        folder.rename(out)
-    else:
-        aside = folder.with_suffix(".old")
-        out.rename(aside)
-        try:
-            folder.rename(out)
-        except OSError:
-            aside.rename(out)
-            raise
-        shutil.rmtree(aside)
-    fsync_folder(out.parent)

@@ -112,6 +112,14 @@ def _print_classifier(result: dict[str, Any]) -> tuple[str, ...]:
     return "precision", "recall", "f1", "support"
 
 
+def _print_anomaly(result: dict[str, Any]) -> tuple[str, ...]:
+    pixels = "" if result["auroc_pixels"] is None else f"   of pixels {result['auroc_pixels']:.3f}"
+    print(f"AUROC {result['auroc']:.3f}{pixels}")
+    print(f"false rejects {result['false_rejects']:.3f} of {result['good']} good   recall {result['recall']:.3f}")
+    _print_latency(result)
+    return "auroc", "recall", "support"
+
+
 def _print_detector(result: dict[str, Any]) -> tuple[str, ...]:
     print(f"mAP@0.5 {result['map50']:.3f} {_between(result['map50_interval'])}")
     print(f"image F1 {result['f1']:.3f} {_between(result['f1_interval'])}   box F1 {result['f1_boxes']:.3f}")
@@ -141,7 +149,12 @@ def _print_others(result: dict[str, Any]) -> tuple[str, ...]:
     return ()
 
 
-PRINTERS = {"classification": _print_classifier, "detection": _print_detector, "segmentation": _print_segmenter}
+PRINTERS = {
+    "anomaly": _print_anomaly,
+    "classification": _print_classifier,
+    "detection": _print_detector,
+    "segmentation": _print_segmenter,
+}
 """By task; of another one the figures are printed as they are."""
 
 

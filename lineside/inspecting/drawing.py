@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -54,8 +55,13 @@ class Drawer:
             if place is not None:
                 make_place(place)
 
-    def draw(self, frame: Frame, verdict: Inspection) -> None:
+    def draw(self, frame: Frame, verdict: Inspection, heat: Callable[[Frame], npt.NDArray[np.float32]]) -> None:
         """Draws one verdict.
+
+        Args:
+            frame: As it was judged.
+            verdict: On it.
+            heat: Gives the heat map of a frame; asked where a model of good parts has judged.
 
         Raises:
             BadInputFormatError: The video's frames are not of one size.
@@ -63,7 +69,8 @@ class Drawer:
         """
         if self._folder is None and self._video is None:
             return
-        drawn = annotate(frame.image, verdict.detections, doubtful=verdict.doubtful, title=verdict.part_id)
+        hot = None if verdict.anomaly_score is None else heat(frame)
+        drawn = annotate(frame.image, verdict.detections, doubtful=verdict.doubtful, title=verdict.part_id, heat=hot)
         if self._folder is not None:
             name = f"{self._count:05d}-{Path(verdict.part_id or 'frame').name}.png"
             write_atomic(self._folder / name, cv2.imencode(".png", drawn)[1].tobytes())

@@ -69,7 +69,7 @@ def walk(
                 counts.unreadable += 1
                 on_unreadable(each.source, each.error)
             if each.frame is not None and each.inspection is not None:
-                drawer.draw(each.frame, each.inspection)
+                drawer.draw(each.frame, each.inspection, inspector.heat_map)
                 counts.inspected += 1
                 counts.rejected += not each.inspection.passed
                 counts.unsure += each.inspection.verdict == "unsure"

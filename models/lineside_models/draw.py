@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from lineside_models.frame import UInt8Array, check_image
 from lineside_models.inspection import Detection
@@ -17,6 +18,9 @@ Colour = tuple[int, int, int]
 
 READABLE_SIDE = 480
 """Frames with a shorter long side are enlarged by a whole number, so that the labels don't hide them."""
+
+HEAT_WEIGHT = 0.65
+"""Of a heat map's colour where it is hottest; the rest is the frame."""
 
 _PALETTE: tuple[Colour, ...] = (
     (0, 159, 230),
@@ -53,6 +57,7 @@ def annotate(
     doubtful: Sequence[Detection] = (),
     verdict: str | None = None,
     title: str = "",
+    heat: npt.NDArray[np.float32] | None = None,
 ) -> UInt8Array:
     """Draws detections and verdict.
 
@@ -63,6 +68,7 @@ def annotate(
         verdict: ``pass``, ``reject``, ``unsure`` or ``fault``; ``None``: reject if anything was found, else unsure if
             anything is doubtful.
         title: Stands at the right of the banner, such as the part's number.
+        heat: ``(H, W)``, 0 to 1: how unlike good parts each pixel is; laid over the frame where it is above 0.
 
     Returns:
         ``(H', W', 3) uint8`` BGR: the frame, small ones enlarged, below a banner with the verdict in words.
@@ -76,6 +82,7 @@ def annotate(
         raise BadInputFormatError("verdict", expected=" or ".join(_VERDICTS), actual=verdict, action="")
     factor = max(1, -(-READABLE_SIDE // max(image.shape[:2])))
     coloured = image if image.ndim == 3 else np.asarray(cv2.cvtColor(image, cv2.COLOR_GRAY2BGR), np.uint8)
+    coloured = coloured if heat is None else _heated(coloured, heat)
     canvas = np.asarray(coloured.repeat(factor, axis=0).repeat(factor, axis=1), np.uint8)
     for detection in doubtful:
         _draw_dashed(canvas, _corners(detection, factor))
@@ -87,6 +94,16 @@ def annotate(
     for detection in doubtful:
         _draw_label(canvas, detection, factor, taken, doubt=True)
     return np.vstack([_banner(canvas.shape[1], verdict, detections, title), canvas])
+
+
+def _heated(image: UInt8Array, heat: npt.NDArray[np.float32]) -> UInt8Array:
+    """Returns the frame, redder and brighter the hotter it is; where it is cold, it is as it was."""
+    if heat.shape != image.shape[:2]:
+        raise BadInputFormatError("heat map", expected=image.shape[:2], actual=heat.shape, action="")
+    share = np.clip(heat, 0, 1)
+    colours = cv2.applyColorMap((255 * share).astype(np.uint8), cv2.COLORMAP_INFERNO)
+    weight = (HEAT_WEIGHT * np.sqrt(share))[..., None]
+    return np.asarray(image * (1 - weight) + colours * weight, np.uint8)
 
 
 def colour_of(defect_type: str) -> Colour:

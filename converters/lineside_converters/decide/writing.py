@@ -13,10 +13,11 @@ import msgspec
 import tomli_w
 
 from lineside_converters.decide.figures import Decision
-from lineside_converters.package import CARD_NAME, check_free, put_in_place, sibling
+from lineside_converters.package import CARD_NAME
 from lineside_runtime.bundle import Bundle, open_bundle, write_manifest
 from lineside_runtime.errors import ConfigError, InputError
 from lineside_runtime.files import write_atomic
+from lineside_runtime.placing import check_free, put_in_place, sibling
 
 DECISION_NAME = "decision.json"
 _MARK = "## Thresholds"

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lineside_converters.evaluation.anomaly import AnomalyEvaluation, judge_anomaly
 from lineside_converters.evaluation.asked import Asked
 from lineside_converters.evaluation.classifier import ClassifierEvaluation, judge_classifier
 from lineside_converters.evaluation.detector import DetectorEvaluation, judge_detector
@@ -15,16 +16,26 @@ from lineside_runtime.errors import ConfigError
 from lineside_runtime.files import make_place
 from lineside_runtime.session import Session
 
-__all__ = ["JUDGES", "Asked", "ClassifierEvaluation", "DetectorEvaluation", "SegmenterEvaluation", "judge", "task_of"]
+__all__ = [
+    "JUDGES",
+    "AnomalyEvaluation",
+    "Asked",
+    "ClassifierEvaluation",
+    "DetectorEvaluation",
+    "SegmenterEvaluation",
+    "judge",
+    "task_of",
+]
 
 JUDGES: dict[str, Callable[[Session, Path, Asked], Any]] = {
+    "anomaly": judge_anomaly,
     "classification": judge_classifier,
     "detection": judge_detector,
     "segmentation": judge_segmenter,
 }
 """Judges by task, see `task_of`. A new one is added here."""
 
-Result = DetectorEvaluation | ClassifierEvaluation | SegmenterEvaluation
+Result = DetectorEvaluation | ClassifierEvaluation | SegmenterEvaluation | AnomalyEvaluation
 
 
 def task_of(manifest: Manifest) -> str:

@@ -189,8 +189,13 @@ def write_page_of(path: Path, result: Any, bundle: Path, root: Path) -> None:
         root: Of the data set.
 
     Raises:
+        ConfigError: There is no page of this task yet.
         LinesideError: As for `Session`.
     """
+    if result.task == "anomaly":
+        raise ConfigError(
+            "--html", expected="a detector or a classifier", actual=result.task, action="Use --json for its figures."
+        )
     with Session(bundle) as session:
         whose = draw_masks if result.task == "segmentation" else draw_worst
         pictures = whose(session, root, result.fold, result.worst_frames)

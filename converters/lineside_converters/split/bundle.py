@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from lineside_converters.package import check_free, golden_frame, put_in_place, sibling
+from lineside_converters.package import golden_frame
 from lineside_converters.parity import check_parity
 from lineside_converters.split.choose import Chooser, Chosen
 from lineside_converters.split.graph import Cut, cut_in_two
@@ -32,6 +32,7 @@ from lineside_runtime.bundle import (
 from lineside_runtime.config import Config
 from lineside_runtime.errors import ConfigError, IncompatibleBundleError, ParityGateError
 from lineside_runtime.files import write_atomic
+from lineside_runtime.placing import check_free, put_in_place, sibling
 from lineside_runtime.session import Session
 
 REPORT_NAME = "split.json"

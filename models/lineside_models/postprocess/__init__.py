@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lineside_models.inspection import Detection
+from lineside_models.postprocess.anomaly import anomaly_maps, heat_map
 from lineside_models.postprocess.candidates import Candidates, HeadParams, Outputs
 from lineside_models.postprocess.classify import classification
 from lineside_models.postprocess.dense import fcos, retinanet
@@ -36,6 +37,7 @@ __all__ = [
     "as_detections",
     "check_labels",
     "decode",
+    "heat_map",
     "least_wanted",
     "near_miss",
     "nearest",
@@ -96,6 +98,8 @@ def least_wanted(how: Postprocess, classes: int, *, threshold: float | None = No
     Raises:
         ConfigError: The manifest's thresholds and labels differ in number.
     """
+    if how.name == "anomaly_maps":
+        return 0.0  # its strongest region is the frame's score, however small
     lowest = thresholds_of(how, classes).min() if threshold is None else threshold
     return float(lowest) * NEAR_MISS_FROM
 
@@ -220,6 +224,7 @@ def _one_each(how: Postprocess, name: str, classes: int, default: float) -> npt.
 
 
 DECODERS: dict[str, Decoder] = {
+    "anomaly_maps": anomaly_maps,
     "classification": classification,
     "detections": detections,
     "dfl_anchor_free": dfl_anchor_free,

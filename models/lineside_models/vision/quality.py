@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from lineside_models.frame import Frame
 from lineside_models.inspection import Inspection
@@ -22,6 +23,7 @@ from lineside_models.regions import Region
 from lineside_models.rules import OTHERS, Rules, read_rules
 from lineside_models.vision.crew import Crew
 from lineside_models.vision.facts import ModelFacts, from_arguments
+from lineside_models.vision.heat import heat_of
 from lineside_models.vision.images import Given, Image, frames, given
 from lineside_models.vision.wrap import wrap_onnx
 from lineside_runtime.bundle import Bundle, Postprocess, Preprocess, open_bundle
@@ -207,6 +209,20 @@ class QualityInspector:
                 action="Give them apart.",
             )
         return np.concatenate(tensors)
+
+    def heat_map(self, image: Image) -> npt.NDArray[np.float32]:
+        """Returns how unlike good parts each pixel of one image is, by a model that knows good parts only.
+
+        Returns:
+            ``(H, W) float32``, 0 to 1, in the image's pixels.
+
+        Raises:
+            ConfigError: The model is of another task, which has no such map.
+            InputNotFoundError: A path is not there.
+            BadInputFormatError: It is no image, or more than one.
+            DeviceError: Every device failed.
+        """
+        return heat_of(self.session, list(islice(frames(image), 2)))
 
     def close(self) -> None:
         """Gives the device back and removes temporary files; done twice it changes nothing."""

@@ -1,0 +1,185 @@
+"""The judge of models of good parts: do they score bad parts above good ones, and do they say where?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from lineside_converters.evaluate import Latency, latency_of
+from lineside_converters.evaluation.asked import Asked
+from lineside_converters.report_parts import Strict
+from lineside_models.datasets.parts import Part, load_parts, read_mask
+from lineside_models.frame import Frame
+from lineside_models.inspection import Inspection
+from lineside_models.inspector import Inspector
+from lineside_models.ranking import auroc
+from lineside_models.vision.heat import heat_of
+from lineside_models.vision.images import read_image
+from lineside_runtime.errors import ConfigError, DatasetError
+from lineside_runtime.session import Session
+
+Heat = npt.NDArray[np.float32]
+
+PIXELS_SIDE = 128
+"""Heat maps and masks are compared at this size: 75 frames then take no gigabyte, and maps are coarser anyway."""
+
+
+class KindFigures(Strict, frozen=True, kw_only=True):
+    """Figures of one kind of defect.
+
+    Attributes:
+        auroc: Against all good frames.
+        recall: Share of its frames that are rejected at the bundle's threshold.
+        support: Its frames.
+    """
+
+    auroc: float
+    recall: float
+    support: int
+
+
+class AnomalyEvaluation(Strict, frozen=True, kw_only=True):
+    """The figures of a model of good parts on one fold.
+
+    Attributes:
+        task: ``anomaly``.
+        bundle: ``name@version``.
+        digest: sha256 of the bundle's manifest.
+        variant: That was judged.
+        dataset: Name of the data set's folder.
+        fold: Of the data set.
+        frames: How many.
+        good: Of those.
+        auroc: Of the frames' scores, by Mann and Whitney.
+        auroc_pixels: Of the heat maps' pixels against the masks, good frames included; ``None`` without masks.
+        false_rejects: Share of the good frames that are rejected at the bundle's threshold.
+        recall: Share of the bad ones.
+        per_class: By kind of defect.
+        latency_ms: From the frame to the verdict, one frame at a time, and by stage.
+        requested_device: Asked for.
+        used_device: Every device that answered.
+    """
+
+    task: str = "anomaly"
+    bundle: str
+    digest: str
+    variant: str
+    dataset: str
+    fold: str
+    frames: int
+    good: int
+    auroc: float
+    auroc_pixels: float | None
+    false_rejects: float
+    recall: float
+    per_class: dict[str, KindFigures]
+    latency_ms: Latency
+    requested_device: str
+    used_device: str
+
+
+def judge_anomaly(session: Session, root: Path, asked: Asked) -> AnomalyEvaluation:
+    """Judges a model of good parts on good and bad ones.
+
+    Args:
+        session: Holds the bundle.
+        root: Of a data set in the layouts of `load_parts`.
+        asked: What of it.
+
+    Raises:
+        ConfigError: Predictions or clean simulator frames were asked for, which are a detector's.
+        DatasetError: There are only good or only bad parts.
+        BadInputFormatError: A file is no image.
+        LinesideError: As for `load_parts` and `Session`.
+    """
+    if asked.predictions is not None or asked.clean_simulated:
+        raise ConfigError("predictions and clean simulator frames", expected="a detector", actual="an anomaly model")
+    found = load_parts(root, asked.fold)
+    chosen = _spread(found.parts, asked.max_frames)
+    if len({part.good for part in chosen}) != 2:
+        raise DatasetError(
+            f"{root}, fold {asked.fold!r}", expected="good parts and bad ones", actual=f"{len(chosen)} frames of one"
+        )
+    verdicts, heats = _look(session, chosen, asked)
+    return AnomalyEvaluation(
+        bundle=session.manifest.identity,
+        digest=session.bundle.digest,
+        variant=session.variant,
+        dataset=found.name,
+        fold=asked.fold,
+        frames=len(chosen),
+        auroc_pixels=_of_pixels(chosen, heats),
+        latency_ms=latency_of([one.timings for one in verdicts]),
+        requested_device=session.requested_device,
+        used_device=", ".join(sorted({one.used_device for one in verdicts})),
+        **_of_frames(chosen, verdicts),
+    )
+
+
+def _spread(parts: Sequence[Part], most: int | None) -> list[Part]:
+    count = len(parts) if most is None else min(most, len(parts))
+    return [parts[number * len(parts) // count] for number in range(count)]
+
+
+def _look(session: Session, parts: Sequence[Part], asked: Asked) -> tuple[list[Inspection], list[Heat]]:
+    """Returns verdict and heat map of each part."""
+    inspector = Inspector(session, batch_size=1)
+    verdicts, heats = [], []
+    for number, part in enumerate(parts):
+        frame = Frame(image=read_image(part.path), source=str(part.path), part_id=part.path.stem)
+        heats.append(_small(heat_of(session, [frame])))  # which also warms up
+        verdicts.append(inspector.inspect(frame))
+        if asked.on_progress is not None:
+            asked.on_progress(number + 1, len(parts))
+    return verdicts, heats
+
+
+def _of_frames(parts: Sequence[Part], verdicts: Sequence[Inspection]) -> dict[str, Any]:
+    scores = np.array([one.anomaly_score or 0.0 for one in verdicts])
+    rejected = np.array([not one.passed for one in verdicts])
+    good = np.array([part.good for part in parts])
+    kinds = {kind: np.array([part.kind == kind for part in parts]) for kind in {p.kind for p in parts if not p.good}}
+    return {
+        "good": int(good.sum()),
+        "auroc": auroc(scores[good], scores[~good]),
+        "false_rejects": float(rejected[good].mean()),
+        "recall": float(rejected[~good].mean()),
+        "per_class": {
+            kind: KindFigures(
+                auroc=auroc(scores[good], scores[mine]),
+                recall=float(rejected[mine].mean()),
+                support=int(mine.sum()),
+            )
+            for kind, mine in sorted(kinds.items())
+        },
+    }
+
+
+def _of_pixels(parts: Sequence[Part], heats: Sequence[npt.NDArray[np.float32]]) -> float | None:
+    """Returns AUROC over pixels of good frames and of bad ones that have a mask."""
+    inside, outside = [], []
+    for part, heat in zip(parts, heats, strict=True):
+        if part.mask is None and not part.good:
+            continue
+        mask = np.zeros(heat.shape, np.bool_) if part.mask is None else _small_mask(part.mask)
+        inside.append(heat[mask])
+        outside.append(heat[~mask])
+    if not any(each.size for each in inside):
+        return None
+    return auroc(np.concatenate(outside), np.concatenate(inside))
+
+
+def _small(heat: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    side = (PIXELS_SIDE, PIXELS_SIDE)
+    return np.asarray(cv2.resize(heat, side, interpolation=cv2.INTER_AREA), np.float32)
+
+
+def _small_mask(path: Path) -> npt.NDArray[np.bool_]:
+    """Returns the mask at that size; a pixel that is a defect anywhere stays one, so that thin cracks don't vanish."""
+    share = cv2.resize(read_mask(path).astype(np.float32), (PIXELS_SIDE, PIXELS_SIDE), interpolation=cv2.INTER_AREA)
+    return np.asarray(share > 0)

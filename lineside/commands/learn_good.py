@@ -1,0 +1,91 @@
+"""``lineside learn-good``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from lineside.commands.output import add_json, print_json, say
+from lineside_models.anomaly.learning import BANK_BYTES, FRAMES_MIN, QUANTILE
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds where good parts are seen, how many, and what is made of them."""
+    parser.add_argument(
+        "--source",
+        required=True,
+        nargs="+",
+        metavar="S",
+        help="good parts: a folder of photos, a video, a data set with a folder of good ones, or a camera as "
+        "`lineside camera test` takes it, such as: v4l2 index=0",
+    )
+    parser.add_argument("--fold", default="all", help="of a data set with folds (default: %(default)s)")
+    parser.add_argument(
+        "--frames",
+        type=int,
+        default=50,
+        metavar="N",
+        help=f"how many, {FRAMES_MIN} at least; spread over what is there, or the next N of a camera "
+        "(default: %(default)s)",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="the folder to make")
+    parser.add_argument("--name", help="of the bundle (default: the folder's name)")
+    parser.add_argument("--version", default="1.0.0", help="of the bundle (default: %(default)s)")
+    parser.add_argument(
+        "--bank-bytes", type=int, default=BANK_BYTES, metavar="B", help="of what is remembered (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--quantile",
+        type=float,
+        default=QUANTILE,
+        metavar="Q",
+        help="share of good parts that are to pass (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--no-mirror", action="store_true", help="a good part's mirror image isn't good: for print, asymmetric parts"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="default: %(default)s")
+    parser.add_argument("--overwrite", action="store_true", help="replace the bundle that stands there")
+    add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Learns, writes the bundle, and says what was learnt."""
+    from lineside.inspecting.good_frames import good_frames
+    from lineside_models.anomaly.learning import Lesson, learn
+    from lineside_models.anomaly.packing import report_of, write_bundle
+    from lineside_runtime.placing import check_free
+
+    check_free(options.out, overwrite=options.overwrite)
+    lesson = Lesson(
+        bank_bytes=options.bank_bytes,
+        quantile=options.quantile,
+        mirror=not options.no_mirror,
+        seed=options.seed,
+        threads=options.threads,
+    )
+    lesson.check()
+    frames = good_frames(options.source, options.frames, fold=options.fold)
+    learnt = learn(frames, lesson, on_progress=say if sys.stderr.isatty() else lambda text: None)
+    source = " ".join(options.source)
+    bundle = write_bundle(
+        learnt,
+        options.out,
+        name=options.name or options.out.name,
+        version=options.version,
+        source=source,
+        overwrite=options.overwrite,
+    )
+    report = report_of(learnt, source)
+    if options.json:
+        print_json({"bundle": bundle.path, "digest": bundle.digest, **report})
+        return 0
+    print(f"{bundle.manifest.identity}: {learnt.frames} frames, {sum(learnt.seconds.values()):.1f} s")
+    print(f"bank {learnt.bank_bytes} bytes, bundle {bundle.manifest.size_bytes} bytes")
+    above = report["left_out_above_bar"]
+    print(f"{above} of {learnt.frames} frames lay above the bar when each was left out")
+    print(bundle.path)
+    return 0

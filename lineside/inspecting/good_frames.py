@@ -1,0 +1,83 @@
+"""Frames of good parts, from wherever they are: photos, a data set, a video or a camera."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from typing import cast
+
+from lineside_agent.cameras import Shot, open_camera
+from lineside_agent.cameras.trying import read_camera
+from lineside_agent.config import CameraConfig, VideoCamera
+from lineside_models.datasets.parts import has_good, load_parts
+from lineside_models.frame import Frame
+from lineside_models.vision.images import SUFFIXES, image_files, read_image
+from lineside_runtime.errors import CameraError, ConfigError, InputNotFoundError
+
+
+def good_frames(source: Sequence[str], count: int, *, fold: str = "all") -> Iterator[Frame]:
+    """Yields frames, reading each only when its turn comes.
+
+    Args:
+        source: One path, or a camera's type and settings, such as ``("rtsp", "url=rtsp://10.0.0.9/a")``.
+        count: How many; of photos and videos they are spread over what is there.
+        fold: Of a data set.
+
+    Raises:
+        ConfigError: Fewer than one frame is asked for, or the camera's settings are wrong.
+        InputNotFoundError: There is no such path, or a folder holds no image.
+        BadInputFormatError: A photo is no image.
+        DatasetError: The data set has no such fold, or no good part in it.
+        CameraError: The camera or the video gives no frames.
+    """
+    if count < 1:
+        raise ConfigError("frames", expected="at least 1", actual=count)
+    path = Path(source[0])
+    if len(source) > 1 or not (path.exists() or path.suffix or "/" in source[0]):
+        return _of_camera(source, count)
+    if path.is_dir():
+        return _of_files(_photos(path, fold), count)
+    if not path.is_file():
+        raise InputNotFoundError(f"{path} is not there", action="Give a folder, a video, a data set or a camera.")
+    if path.suffix.lower() in SUFFIXES:
+        return _of_files([path], count)
+    return _of_video(path, count)
+
+
+def _photos(folder: Path, fold: str) -> list[Path]:
+    if has_good(folder):
+        return [part.path for part in load_parts(folder, fold).parts if part.good]
+    return image_files(folder)
+
+
+def _of_files(files: Sequence[Path], count: int) -> Iterator[Frame]:
+    for sequence, file in enumerate(spread(files, count)):
+        yield Frame(image=read_image(file), source=str(file), sequence=sequence, part_id=file.stem)
+
+
+def spread(files: Sequence[Path], count: int) -> list[Path]:
+    """Returns ``count`` of the files at equal steps, or all if there are no more."""
+    taken = min(count, len(files))
+    return [files[number * len(files) // taken] for number in range(taken)]
+
+
+def _of_camera(source: Sequence[str], count: int) -> Iterator[Frame]:
+    return islice(_shots(read_camera(source[0], list(source[1:]))), count)
+
+
+def _shots(config: CameraConfig) -> Iterator[Frame]:
+    with closing(cast("Generator[Shot]", open_camera(config).frames())) as shots:  # which gives the camera back
+        yield from (shot for shot in shots if isinstance(shot, Frame))
+
+
+def _of_video(path: Path, count: int) -> Iterator[Frame]:
+    """Goes through the video twice: how many frames it has is known only at its end."""
+    config = VideoCamera(path=path)
+    total = sum(1 for _ in _shots(config))
+    if not total:
+        raise CameraError(f"{path} gives no frames", action="Give a video that OpenCV reads.")
+    taken = min(count, total)
+    wanted = {number * total // taken for number in range(taken)}
+    yield from (frame for number, frame in enumerate(_shots(config)) if number in wanted)

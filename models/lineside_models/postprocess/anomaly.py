@@ -1,0 +1,143 @@
+"""``anomaly_maps``: how far each cell is from everything that good parts show, at one or more scales.
+
+A map's values are in standard deviations of good frames. The frame's score comes from the sum over the scales of their
+greatest values, wherever these lie; where the defect is, from the sum of the maps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from lineside_models.postprocess.candidates import (
+    Candidates,
+    Floats,
+    HeadParams,
+    Outputs,
+    check_shape,
+    only,
+    read,
+    sigmoid,
+)
+from lineside_models.postprocess.masks import cell_size, outline
+from lineside_models.preprocess import Letterbox
+from lineside_runtime.errors import BadInputFormatError
+
+
+class AnomalyParams(HeadParams, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Parameters of ``anomaly_maps``, beside those of all heads; ``calibration`` has one pair, for the sum.
+
+    Attributes:
+        maps: Names of the outputs, the finest first.
+        region_score: Cells whose own score reaches this belong to a region. Where none does, the region is what rises
+            above the middle between the frame's median cell and its peak, so that there always is one.
+    """
+
+    maps: tuple[str, ...]
+    region_score: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.maps or len(self.calibration) != 1 or not 0 < self.region_score < 1:
+            raise ValueError("maps must be named, calibration be one pair, and region_score lie between 0 and 1")
+
+
+def anomaly_maps(outputs: Outputs, params: Mapping[str, Any], letterboxes: Sequence[Letterbox]) -> list[Candidates]:
+    """Gives each region that stands out with its box, outline and score; the strongest has the frame's score.
+
+    There is always one, so that a frame that is good says how nearly it wasn't.
+    """
+    checked = read(params, AnomalyParams)
+    maps = _maps(outputs, checked, len(letterboxes))
+    return [_frame([one[number] for one in maps], checked, box) for number, box in enumerate(letterboxes)]
+
+
+def heat_map(outputs: Outputs, params: Mapping[str, Any], letterbox: Letterbox) -> Floats:
+    """Returns each pixel's own score for one frame, ``(H, W) float32`` from 0 to 1 in the frame's pixels.
+
+    Args:
+        outputs: Of a batch of one.
+        params: The manifest's parameters of ``anomaly_maps``.
+        letterbox: Of the frame.
+
+    Raises:
+        ConfigError: A parameter is unknown or out of range.
+        BadInputFormatError: An output is missing or has another shape.
+    """
+    checked = read(params, AnomalyParams)
+    summed = _summed([one[0] for one in _maps(outputs, checked, 1)])
+    height, width = letterbox.canvas
+    spread = cv2.resize(summed, (width, height), interpolation=cv2.INTER_LINEAR)
+    shown = spread[: round(letterbox.height * letterbox.scale_y), : round(letterbox.width * letterbox.scale_x)]
+    placed = cv2.resize(shown, (letterbox.width, letterbox.height), interpolation=cv2.INTER_LINEAR)
+    return _scores(np.asarray(placed, np.float32), checked)
+
+
+def _maps(outputs: Outputs, params: AnomalyParams, frames: int) -> list[Floats]:
+    """Returns ``(B, h, w)`` a scale."""
+    found = []
+    for name in params.maps:
+        values = only(outputs, name, "a map of distances")
+        check_shape(values, (frames, 1, None, None), "a map of distances")
+        if not np.isfinite(values).all():
+            raise BadInputFormatError(f"the map {name!r} holds what is no number", action="Verify the bundle.")
+        found.append(np.asarray(values[:, 0], np.float32))
+    return found
+
+
+def _summed(maps: Sequence[Floats]) -> Floats:
+    height, width = maps[0].shape
+    return np.asarray(sum(cv2.resize(one, (width, height), interpolation=cv2.INTER_LINEAR) for one in maps), np.float32)
+
+
+def _scores(sums: npt.NDArray[Any], params: AnomalyParams) -> Floats:
+    slope, shift = params.calibration[0]
+    return sigmoid(slope * sums + shift).astype(np.float32)
+
+
+def _frame(maps: Sequence[Floats], params: AnomalyParams, letterbox: Letterbox) -> Candidates:
+    whole = _scores(np.array(sum(float(one.max()) for one in maps)), params)
+    summed = _summed(maps)
+    peak = np.unravel_index(int(summed.argmax()), summed.shape)
+    middle = (float(np.median(summed)) + float(summed[peak])) / 2
+    members = summed >= min(_level(params), middle)
+    pieces = _pieces(members, _scores(summed, params), letterbox)
+    here = next(number for number, (_, _, piece) in enumerate(pieces) if piece[peak])
+    scores = np.array([each[0] for each in pieces], np.float32)
+    scores[here] = max(whole, scores.max())
+    order = np.argsort(-scores, kind="stable")
+    kept = [int(place) for place in order if place == here or scores[place] >= params.score_min]
+    kept = kept[: params.max_detections]
+    corner, step = (0, 0), cell_size((summed.shape[0], summed.shape[1]), letterbox)
+    return Candidates(
+        boxes=np.array([pieces[place][1] for place in kept], np.float32).reshape(-1, 4),
+        scores=scores[kept],
+        labels=np.zeros(len(kept), np.int64),
+        outlines=tuple(outline(pieces[place][2], corner, step, letterbox) for place in kept),
+    )
+
+
+def _level(params: AnomalyParams) -> float:
+    """Returns the sum at which a cell's score is ``region_score``."""
+    slope, shift = params.calibration[0]
+    return float((np.log(params.region_score / (1 - params.region_score)) - shift) / slope)
+
+
+def _pieces(
+    members: npt.NDArray[np.bool_], scores: Floats, letterbox: Letterbox
+) -> list[tuple[float, Floats, npt.NDArray[np.bool_]]]:
+    """Returns the greatest score, the box in the frame, and the cells of each connected piece."""
+    count, marks, facts, _ = cv2.connectedComponentsWithStats(members.astype(np.uint8), connectivity=8)
+    step = np.tile(cell_size((members.shape[0], members.shape[1]), letterbox), 2)
+    edges = np.array([letterbox.width, letterbox.height] * 2, np.float32)
+    found = []
+    for mark in range(1, count):
+        left, top, width, height, _ = (int(value) for value in facts[mark])
+        piece = marks == mark
+        corners = np.array([left, top, left + width, top + height], np.float32) * step
+        found.append((float(scores[piece].max()), np.asarray(np.clip(corners, 0, edges), np.float32), piece))
+    return found

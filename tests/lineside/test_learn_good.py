@@ -1,0 +1,89 @@
+"""``lineside learn-good``, and what its bundle does in the other commands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from scipy.stats import mannwhitneyu
+
+from lineside.cli import main
+from lineside_models.simulator import render
+
+GOOD = 12
+TRIES = 4
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("boards")
+    rows = ["image,fold"]
+    for kind in ("good", "stain"):
+        (root / kind).mkdir()
+        for number in range(GOOD + TRIES if kind == "good" else TRIES):
+            image = render("steel", seed=number + 100 * (kind == "stain"), defects=0).image.copy()
+            if kind == "stain":
+                cv2.circle(image, (120, 90), 4 + 6 * number, (250,) * 3, -1)
+            assert cv2.imwrite(str(root / kind / f"{number:02d}.png"), image)
+            rows.append(f"{kind}/{number:02d}.png,{'train' if kind == 'good' and number < GOOD else 'val'}")
+    (root / "folds.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def bundle(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("made") / "boards"
+    assert main(["learn-good", "--source", str(data), "--fold", "train", "--frames", "12", "--out", str(out)]) == 0
+    return out
+
+
+def test_it_learns_from_the_good_ones_of_the_fold(bundle: Path) -> None:
+    report = json.loads((bundle / "report.json").read_text())
+    assert report["frames"] == GOOD
+    assert len(report["left_out"]) == GOOD
+    assert main(["bundle", "verify", str(bundle)]) == 0
+
+
+def test_evaluate_gives_the_auroc_that_scipy_gives_of_inspects_scores(
+    bundle: Path, data: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(bundle), "--data", str(data), "--fold", "val", "--json"]) == 0
+    result = json.loads(capfd.readouterr().out)
+    assert (result["frames"], result["good"]) == (2 * TRIES, TRIES)
+    good = [str(data / "good" / f"{number:02d}.png") for number in range(GOOD, GOOD + TRIES)]
+    assert main(["inspect", *good, str(data / "stain"), "--model", str(bundle), "--json"]) == 0
+    verdicts = json.loads(capfd.readouterr().out)["inspections"]
+    scores = [one["anomaly_score"] for one in verdicts]
+    wanted = mannwhitneyu(scores[TRIES:], scores[:TRIES]).statistic / TRIES**2
+    assert result["auroc"] == pytest.approx(wanted, abs=1e-9)
+    assert result["recall"] == np.mean([not one["passed"] for one in verdicts[TRIES:]])
+    assert result["per_class"]["stain"]["auroc"] == result["auroc"]
+
+
+def test_a_drawn_frame_shows_heat_where_the_stain_is(bundle: Path, data: Path, tmp_path: Path) -> None:
+    stained = data / "stain" / "01.png"
+    assert main(["inspect", str(stained), "--model", str(bundle), "--draw", str(tmp_path / "drawn")]) == 0
+    (drawn,) = (tmp_path / "drawn").iterdir()
+    picture, frame = cv2.imread(str(drawn)), cv2.imread(str(stained))
+    assert picture is not None
+    assert frame is not None
+    factor = picture.shape[1] // frame.shape[1]  # small frames are enlarged, below a banner
+    below = picture[picture.shape[0] - factor * frame.shape[0] :: factor, ::factor].astype(int)
+    changed = np.abs(below - frame).sum(axis=2)
+    assert changed[85:95, 130:138].mean() > 3 * changed[-20:, :20].mean()
+
+
+def test_wrong_wishes_are_told(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def said(*arguments: str) -> str:
+        assert main(["learn-good", "--out", str(tmp_path / "x"), *arguments]) == 1
+        return capfd.readouterr().err
+
+    assert "[2002]" in said("--source", str(tmp_path / "nowhere.mp4"))
+    assert "[2001]" in said("--source", str(data), "--frames", "0")
+    assert "too few different pictures" in said("--source", str(data), "--frames", "3")
+    assert "[2008]" in said("--source", str(data), "--fold", "test")
+    assert "[2001]" in said("--source", "nocamera", "key=1")
+    assert not (tmp_path / "x").exists()
