@@ -85,7 +85,7 @@ def _try_all(
     floats: dict[str, Path] = {}
     forms: dict[str, Path] = {}
     for name in config.architectures:
-        say(f"{name}: {config.trial_epochs} epochs")
+        say(f"trying {name}, epochs: {config.trial_epochs}")
         out = config.out / "trials" / name
         resume = config.resume and (out / "checkpoint.pt").exists()
         trial = msgspec.structs.replace(
