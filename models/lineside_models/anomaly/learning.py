@@ -149,7 +149,7 @@ def _features(
                 for place, name in zip(look, names, strict=True):
                     place.append(_cells(outputs[name]))
             count += 1
-            pictures.add(zlib.crc32(np.ascontiguousarray(frame.image)))
+            pictures.add(zlib.crc32(frame.image.tobytes()))
             if count % 10 == 0:
                 on_progress(f"{count} frames")
     if len(pictures) < FRAMES_MIN:
