@@ -34,6 +34,7 @@ NAMES = (
     "fleet",
     "line_io",
     "wear",
+    "drift",
     "others",
 )
 LONG = ("optimizer", "pruning", "boards", "yolo11n")

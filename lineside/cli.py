@@ -21,6 +21,7 @@ COMMANDS = {
     "demo": "the whole line in one go: compress, sign, push, inspect, push again, roll back, report",
     "inspect": "verdicts for photos or a folder of them",
     "evaluate": "measure a bundle on an annotated data set",
+    "decide": "choose a bundle's thresholds for what a miss and a false reject cost",
     "learn-good": "learn from good parts alone, on the device's own CPU: an anomaly model",
     "optimize": "make a float model smaller and faster, proven on the same frames",
     "train": "train a model on annotated data",
@@ -35,6 +36,7 @@ COMMANDS = {
     "board": "from a bare board to a device in the fleet: detect, prepare an image, flash a card",
     "hub": "the host's end: repository, results, broker for a first try",
     "push": "sign a bundle and push it to a group of devices",
+    "relabel": "frames from the line to people who correct them, and back into training",
     "fleet": "what the hub knows of its devices",
     "config": "the schema of the configuration files",
 }

@@ -36,12 +36,12 @@ import msgspec
 
 from lineside_link.config import LinkConfig
 from lineside_link.topics import check_name
+from lineside_models.rules import Rules, Share
 from lineside_runtime.errors import ConfigError, InputNotFoundError
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Natural = Annotated[int, msgspec.Meta(ge=0)]
-Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 EngineName = Annotated[str, msgspec.Meta(pattern="^[a-z0-9_-]+$")]
 FilePath = Annotated[Path, msgspec.Meta(extra_json_schema={"type": "string"})]
 
@@ -210,11 +210,10 @@ CameraConfig = (
 )
 
 
-class InspectConfig(_Strict, frozen=True, kw_only=True):
-    """How the bundle is run.
+class InspectConfig(Rules, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How the bundle is run, and by `lineside_models.rules.Rules` what counts as a defect.
 
     Attributes:
-        confidence_threshold: Least score of a detection; ``None`` for the bundle's own.
         threads: Of the engine.
         isolate: Engines that run in a process of their own, such as ``"ort"``: one that crashes costs the frames that
             it was at, and not the agent.
@@ -224,7 +223,6 @@ class InspectConfig(_Strict, frozen=True, kw_only=True):
         health_timeout_s: A new bundle also counts as active after so long without any error.
     """
 
-    confidence_threshold: Share | None = None
     threads: Count = 1
     isolate: tuple[EngineName, ...] = ()
     engine_timeout_s: Positive | None = None
@@ -238,11 +236,12 @@ class StoreConfig(_Strict, frozen=True, kw_only=True):
     Attributes:
         commit_every_s: A record is on disk so long after its verdict at the latest. Each commit costs whole pages: at
             ten parts a second 1.0 writes a fifth of what 0 does.
-        keep_images: Which frames are kept as PNG: none, those that were not passed, or all.
+        keep_images: Which frames are kept as PNG: none, those of which the verdict was unsure, all that were not
+            passed, or all.
         send_images: Whether kept frames are sent to the hub, behind everything else.
         send_bytes_s: How fast at most, in bytes a second.
-        keep_unsure_from: Passes are kept whose nearest candidate reached at least this share of its threshold; below
-            0.5 not all are known.
+        keep_unsure_from: Unsure parts are kept, and passes whose nearest candidate reached at least this share of its
+            threshold; below 0.5 not all are known.
         keep_good_every: One pass in so many is kept; 0 for none.
         images_max_bytes: Of all kept images; beyond it the oldest go.
         images_max_days: Older images go; ``None`` for no bound by age.
@@ -254,7 +253,7 @@ class StoreConfig(_Strict, frozen=True, kw_only=True):
     """
 
     commit_every_s: Annotated[float, msgspec.Meta(ge=0, le=60)] = 0.5
-    keep_images: Literal["none", "bad", "all"] = "none"
+    keep_images: Literal["none", "unsure", "bad", "all"] = "none"
     send_images: bool = True
     send_bytes_s: Positive = 250_000.0
     keep_unsure_from: Share | None = None
@@ -394,7 +393,7 @@ class ModbusRtuClient(_Client, frozen=True, kw_only=True, tag="modbus-rtu-client
     unit: Unit = 1
 
 
-Level = Literal["ready", "busy", "result_valid", "passed", "rejected", "fault", "gate", "challenge"]
+Level = Literal["ready", "busy", "result_valid", "passed", "rejected", "unsure", "fault", "gate", "challenge"]
 Input = Literal["trigger", "reset", "acknowledge", "challenge"]
 
 
@@ -507,6 +506,25 @@ class MetricsConfig(_Strict, frozen=True, kw_only=True):
     address: str = "127.0.0.1"
 
 
+class DriftConfig(_Strict, frozen=True, kw_only=True):
+    """When an alarm says that the line has changed; the table alone, without a key, is enough.
+
+    Attributes:
+        reference_frames: So many frames are learned first: the line must be well meanwhile.
+        false_alarm_frames: Within n frames the chance of a false alarm is n divided by this at most.
+        odds_ratio: Rise that is looked for in the odds of what is counted; a smaller one finds less, later.
+        bad_share: Share of bad parts that is well, instead of the one that is learned.
+        stops_line: Whether an alarm takes Ready away, where the line triggers; until it is cleared by
+            ``lineside agent drift``.
+    """
+
+    reference_frames: Annotated[int, msgspec.Meta(ge=100, le=100_000)] = 500
+    false_alarm_frames: Annotated[float, msgspec.Meta(ge=1000)] = 1e6
+    odds_ratio: Annotated[float, msgspec.Meta(ge=1.2, le=100)] = 3.0
+    bad_share: Annotated[float, msgspec.Meta(gt=0, lt=1)] | None = None
+    stops_line: bool = False
+
+
 class AgentConfig(_Strict, frozen=True, kw_only=True):
     """The whole file.
 
@@ -527,6 +545,7 @@ class AgentConfig(_Strict, frozen=True, kw_only=True):
         gate: Where the reject gate is; ``None`` if the line's PLC counts parts to it.
         transfer: How bundles come.
         metrics: Where Prometheus may ask; ``None`` for nowhere.
+        drift: When an alarm says that the line has changed; ``None`` for never.
     """
 
     device: str
@@ -545,6 +564,7 @@ class AgentConfig(_Strict, frozen=True, kw_only=True):
     gate: GateConfig | None = None
     transfer: TransferConfig = TransferConfig()
     metrics: MetricsConfig | None = None
+    drift: DriftConfig | None = None
 
 
 SETTABLE = ("inspect", "store")
@@ -579,7 +599,10 @@ def read_settings(data: bytes) -> dict[str, Any]:
             range; the message names the path, such as ``$.inspect.threads``.
     """
     if len(data) > SETTINGS_MAX_BYTES:
-        raise ConfigError("configuration", expected=f"at most {SETTINGS_MAX_BYTES} bytes", actual=len(data))
+        action = "Leave out what is as it was; a mask may have fewer pixels, or be a polygon."
+        raise ConfigError(
+            "configuration", expected=f"at most {SETTINGS_MAX_BYTES} bytes", actual=len(data), action=action
+        )
     try:
         given: dict[str, Any] = msgspec.toml.decode(data)
         foreign = [name for name in given if name not in SETTABLE]
@@ -602,13 +625,17 @@ def with_settings(config: AgentConfig, data: bytes) -> AgentConfig:
         data: TOML from the hub.
 
     Raises:
-        ConfigError: As `read_settings`.
+        ConfigError: As `read_settings`, or what it sets and what ``agent.toml`` says contradict each other.
     """
     changes: dict[str, Any] = {}
     for name, value in read_settings(data).items():
         if isinstance(value, dict):
             value = {**msgspec.to_builtins(getattr(config, name), enc_hook=str), **value}
-        changes[name] = msgspec.convert(value, _FIELDS[name].type, dec_hook=_decode_path)
+        try:
+            changes[name] = msgspec.convert(value, _FIELDS[name].type, dec_hook=_decode_path)
+        except msgspec.ValidationError as error:
+            where = _with_path(str(error)).replace("$", f"$.{name}", 1)
+            raise ConfigError(f"over agent.toml: {where}") from error
     return msgspec.structs.replace(config, **changes)
 
 
@@ -682,6 +709,8 @@ def _check_line(config: AgentConfig) -> None:
         if gate.delay_ms is not None and gate.delay_ms < trigger.deadline_ms:
             expected = f"at least $.trigger.deadline_ms, {trigger.deadline_ms:g}"
             raise ConfigError("$.gate.delay_ms", expected=expected, actual=f"{gate.delay_ms:g}")
+    if config.drift is not None and config.drift.stops_line and (trigger is None or trigger.mode != "inspect"):
+        raise ConfigError("$.drift.stops_line needs a trigger", expected='$.trigger with mode = "inspect"')
     for line in config.line_io:
         if isinstance(line, MqttTopic) and line.link is None and config.link is None:
             raise ConfigError("$.line_io: mqtt has no broker", expected="$.line_io.link or $.link")

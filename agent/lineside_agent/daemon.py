@@ -35,10 +35,12 @@ from lineside_agent.active import ActiveInspector
 from lineside_agent.cameras import open_camera
 from lineside_agent.config import AgentConfig, StoreConfig, read_config
 from lineside_agent.configuration import Configuration
+from lineside_agent.drift.monitor import DriftMonitor
 from lineside_agent.home import Home
 from lineside_agent.housekeeping import Housekeeping
 from lineside_agent.images import Archive
 from lineside_agent.line import make_frames, make_station, open_lines
+from lineside_agent.marks import Marks
 from lineside_agent.pipeline import Pipeline
 from lineside_agent.reader import Reader
 from lineside_agent.self_update.machine import SelfMachine
@@ -55,9 +57,9 @@ from lineside_agent.updater import Progress, ShouldStop, Updater
 from lineside_agent.updates import RESTING, Machine, Wished
 from lineside_agent.vitals import Vitals
 from lineside_agent.wear import Wear
-from lineside_link.messages import BundleRef, ConfigRef, ConfigReport, ResultRow
+from lineside_link.messages import BundleRef, ConfigRef, ConfigReport, DriftReport, ResultRow
 from lineside_models.frame import Frame
-from lineside_runtime.errors import BrokerError, ConfigError
+from lineside_runtime.errors import BrokerError, ConfigError, StoreError
 from lineside_runtime.signals import stopped_by
 
 log = logging.getLogger("lineside.agent")
@@ -118,11 +120,13 @@ class Daemon:
             frames=config.camera.frames,
             retry=not config.exit_when_done,
         )
+        self._drift = self._make_drift()
         self._station = self._make_station()
         self._pipeline = self._make_pipeline()
         self._home = None
         if config.link is not None:
             self._home = Home(config, self._boot_id, self._store, self._stop, settings=self._store_settings)
+        self._marks = Marks(config.folder)
         self._imports = Imports(config.folder, group=config.group, root=config.root)
         self._updater = Updater(
             config.folder,
@@ -157,6 +161,11 @@ class Daemon:
             gate=self._home.gate if self._home is not None else None,
         )
 
+    def _make_drift(self) -> DriftMonitor | None:
+        if self._config.drift is None:
+            return None
+        return DriftMonitor(self._config.folder, self._config.drift, types=self._types, report=self._tell_drift)
+
     def _make_station(self) -> Station | None:
         trigger = self._config.trigger
         if trigger is None or not isinstance(self._queue, TriggeredFrames):
@@ -172,6 +181,7 @@ class Daemon:
             active=self._active,
             reader=self._reader,
             stop=self._stop,
+            halt=self._drift.problem if self._drift is not None else lambda: "",
         )
 
     def _make_pipeline(self) -> Pipeline:
@@ -183,6 +193,7 @@ class Daemon:
             record=self._record,
             stop=self._stop,
             deliver=None if station is None else station.deliver,
+            observe=self._drift.observe if self._drift is not None else None,
         )
 
     def run(self) -> int:
@@ -210,6 +221,9 @@ class Daemon:
         while not self._stop.wait(STATUS_EVERY_S if not self._config.exit_when_done else 0.1):
             self._write_status()
             self._look_for_sticks()
+            self._look_for_marks()
+            if self._drift is not None:
+                self._drift.look()
             self._vitals.look(self._updater.machine)
             if not self._store.alive:
                 self._defects.append("store")
@@ -269,6 +283,14 @@ class Daemon:
     def _record_at_once(self, row: ResultRow, frame: Frame | None) -> bool:
         return self._store.record(row, frame, wait=False, is_live=not self._camera.finite)
 
+    def _types(self) -> tuple[str, ...]:
+        loaded = self._active.loaded
+        return () if loaded is None else loaded.bundle.manifest.labels
+
+    def _tell_drift(self, report: DriftReport) -> None:
+        if self._home is not None:
+            self._home.report_drift(report)
+
     def _stepped(self, machine: Machine, progress: float) -> None:
         if self._home is not None:
             self._home.report(machine, progress)
@@ -289,6 +311,15 @@ class Daemon:
         machine = self._updater.machine
         if machine.state in RESTING:
             self._imports.done(machine.epoch, machine.gen)
+
+    def _look_for_marks(self) -> None:
+        try:
+            marks = self._marks.look()
+        except StoreError as error:
+            log.error("what operators said is not reported: %s", error)
+            return
+        if marks is not None and self._home is not None:
+            self._home.report_marks(marks)
 
     def _bring_configuration(self, config: ConfigRef, should_stop: Callable[[], bool]) -> bytes:
         if self._home is None:
@@ -339,6 +370,8 @@ class Daemon:
         for output in self._outputs:
             output.close()  # before the store: what a line still triggers has its record
         self._store.close()
+        if self._drift is not None:
+            self._drift.save(now=True)
         self._write_status()
         if self._home is not None:
             self._home.close()
@@ -365,6 +398,7 @@ class Daemon:
                 active=self._active,
                 outputs=self._outputs,
                 station=self._station,
+                drift=self._drift,
                 home=self._home,
                 finished=not any(thread.is_alive() for thread in self._threads if thread.name == "pipeline"),
             ),

@@ -180,6 +180,21 @@ def insert(
     return seq
 
 
+def last_of_part(connection: sqlite3.Connection, part_id: str) -> tuple[str, ResultRow] | None:
+    """Returns the epoch and the newest record of a part, with its number; ``None`` if there is none.
+
+    The part is no column: the records are looked through from the newest on.
+    """
+    needle = b'"part_id":' + msgspec.json.encode(part_id) + b","
+    query = "SELECT seq, body FROM records WHERE instr(body, ?) > 0 ORDER BY seq DESC"
+    (epoch,) = connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
+    for seq, body in connection.execute(query, (needle,)):
+        row = msgspec.json.decode(body, type=ResultRow)
+        if row.part_id == part_id:
+            return str(epoch), msgspec.structs.replace(row, seq=int(seq))
+    return None
+
+
 def mark(connection: sqlite3.Connection, marks: list[int], acked: int, last_seq: int) -> int:
     """Writes the newest watermark down, inside the caller's transaction; returns it."""
     if not marks or marks[-1] == acked:

@@ -123,6 +123,9 @@ def _line(seen: Look) -> Iterator[Finding]:
             yield _error(what, "Check the cable and the other end; a verdict that isn't heard must count as reject.")
     if aside := status.get("databases_set_aside", 0):
         yield _warning(f"{aside} damaged databases were set aside", "Check the disk; they lie in the state folder.")
+    for alarm in (status.get("drift") or {}).get("alarms", ()):
+        action = "Look at lens, lamp and parts; then `lineside agent drift --clear`, or --relearn if it was meant."
+        yield _warning(f"the line has changed: {alarm}", action)
     if status.get("fallbacks", 0):
         what = f"the engine fell back {status['fallbacks']} times, to {status.get('used_device')}"
         yield _warning(what, "`lineside devices` says what is wrong with the other.")

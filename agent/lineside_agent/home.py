@@ -34,6 +34,8 @@ from lineside_link.messages import (
     ConfigRef,
     ConfigReport,
     Desired,
+    DriftReport,
+    Mark,
     Reported,
     Up,
     decode,
@@ -84,6 +86,8 @@ class Home:
         self._reported: Reported | None = None
         self._agent: AgentReport | None = None
         self._configuration: ConfigReport | None = None
+        self._drift: DriftReport | None = None
+        self._marks: tuple[Mark, ...] = ()
         self._updater: Updater | None = None
         self._self_updater: SelfUpdater | None = None
         self._born = False
@@ -170,6 +174,26 @@ class Home:
             self._configuration = report
             self._publish_reported()
 
+    def report_drift(self, report: DriftReport) -> None:
+        """Publishes whether the line has changed, together with the last report.
+
+        Args:
+            report: From `lineside_agent.drift.monitor.DriftMonitor.report`.
+        """
+        with self._lock:
+            self._drift = report
+            self._publish_reported()
+
+    def report_marks(self, marks: tuple[Mark, ...]) -> None:
+        """Publishes what operators said of verdicts, together with the last report.
+
+        Args:
+            marks: From `lineside_agent.marks.Marks.look`.
+        """
+        with self._lock:
+            self._marks = marks
+            self._publish_reported()
+
     def bring(self, bundle: BundleRef, folder: Path, progress: Progress, should_stop: ShouldStop) -> None:
         """As `Fetcher.bring`."""
         self._fetcher.bring(bundle, folder, progress, should_stop)
@@ -250,8 +274,14 @@ class Home:
 
     def _publish_reported(self) -> None:
         if self._reported is not None and self.client.connected:
-            said = encode(msgspec.structs.replace(self._reported, configuration=self._configuration, agent=self._agent))
-            self.client.publish(self._topics.reported(self._config.device), said, qos=1, retain=True)
+            said = msgspec.structs.replace(
+                self._reported,
+                configuration=self._configuration,
+                agent=self._agent,
+                drift=self._drift,
+                marks=self._marks,
+            )
+            self.client.publish(self._topics.reported(self._config.device), encode(said), qos=1, retain=True)
 
     def _publish_results(self, payload: bytes) -> bool:
         return self.client.connected and self.client.publish(self._topics.results(self._config.device), payload, qos=1)

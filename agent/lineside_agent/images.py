@@ -1,6 +1,7 @@
 """The image archive: which frames are kept, where, and for how long.
 
-- Frames that were not passed can be kept, passes that nearly weren't, and one pass in so many.
+- Frames that were not passed can be kept, or only those of which the verdict was unsure; passes that nearly weren't;
+  and one pass in so many.
 - Verdicts come before pictures: where the disk has less than ``free_min_bytes``, or the day's budget of writes is used
   up, no image is kept, and that is counted.
 - The archive is bounded by bytes and by age; the oldest images go first (`sweep`).
@@ -175,10 +176,12 @@ def wanted(row: ResultRow, rules: StoreConfig) -> bool:
     """
     if rules.keep_images == "all":
         return True
+    if row.unsure and (rules.keep_images == "unsure" or rules.keep_unsure_from is not None):
+        return True
     if row.verdict != "pass":
         return rules.keep_images == "bad"
-    unsure = rules.keep_unsure_from is not None and row.near_miss >= rules.keep_unsure_from
-    return unsure or (rules.keep_good_every > 0 and row.sequence % rules.keep_good_every == 0)
+    near = rules.keep_unsure_from is not None and row.near_miss >= rules.keep_unsure_from
+    return near or (rules.keep_good_every > 0 and row.sequence % rules.keep_good_every == 0)
 
 
 def _images(folder: Path) -> Iterator[_Kept]:

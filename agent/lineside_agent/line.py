@@ -68,6 +68,7 @@ def make_station(
     active: ActiveInspector,
     reader: Reader,
     stop: threading.Event,
+    halt: Callable[[], str] = lambda: "",
 ) -> Station:
     """Makes the station of a line that triggers.
 
@@ -82,6 +83,7 @@ def make_station(
         active: Holds the bundle.
         reader: Of the camera.
         stop: Ends it.
+        halt: Says why the line must not go on although parts can be judged; empty if it may.
     """
     waits = bool(getattr(config.camera, "trigger", ""))  # for its own input: that it gives nothing means nothing
     return Station(
@@ -90,7 +92,7 @@ def make_station(
         outputs=outputs,
         record=record,
         source=source,
-        problem=lambda: _problem(active, reader, frames, None if waits else trigger.camera_timeout_ms / 1000),
+        problem=lambda: _problem(active, reader, frames, None if waits else trigger.camera_timeout_ms / 1000) or halt(),
         stop=stop,
     )
 

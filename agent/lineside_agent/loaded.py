@@ -23,15 +23,13 @@ class Loaded:
         slot: Where it lies.
         bundle: What it is.
         session: Its engine.
-        inspector: Its judgement.
-        confidence_threshold: Least score of a detection; ``None`` for the bundle's own.
+        inspector: Its judgement, with the ``[inspect]`` table's rules.
     """
 
     slot: Slot
     bundle: Bundle
     session: Session
     inspector: Inspector
-    confidence_threshold: float | None = None
 
     def inspect(self, frame: Frame) -> Inspection:
         """Judges a frame.
@@ -42,7 +40,7 @@ class Loaded:
         Raises:
             LinesideError: No device could run it.
         """
-        return self.inspector.inspect(frame, confidence_threshold=self.confidence_threshold)
+        return self.inspector.inspect(frame)
 
     def close(self) -> None:
         """Gives its device back."""
@@ -58,16 +56,17 @@ def load(slot: Slot, bundle: Bundle, config: InspectConfig) -> Loaded:
         config: The ``[inspect]`` table.
 
     Raises:
+        ConfigError: The table's rules don't fit the bundle.
         LinesideError: Nothing here can run it.
     """
     settings = Config(threads=config.threads, isolate=config.isolate, isolated_timeout_s=config.engine_timeout_s)
     session = Session(fastest_first(bundle, settings), settings)
     try:
-        inspector = Inspector(session)
+        inspector = Inspector(session, rules=config)
     except BaseException:
         session.close()
         raise
-    return Loaded(slot, bundle, session, inspector, config.confidence_threshold)
+    return Loaded(slot, bundle, session, inspector)
 
 
 def reference(bundle: Bundle, target: str = "") -> BundleRef:

@@ -22,9 +22,11 @@ log = logging.getLogger("lineside.agent")
 
 COUNTERS = frozenset(
     {
-        *("frames", "inspected", "passed", "rejected", "faults", "dropped", "camera_errors", "camera_outages"),
+        *("frames", "inspected", "passed", "rejected", "unsure", "faults", "dropped", "camera_errors"),
+        "camera_outages",
         *("fallbacks", "recorded", "repeated", "lost", "images_kept", "images_lost", "images_skipped"),
         *("images_removed", "records_removed", "written_bytes", "written_bytes_ever", "databases_set_aside", "resent"),
+        "drift_alarms_ever",
     }
 )
 """What only grows while the agent runs; the rest goes up and down."""

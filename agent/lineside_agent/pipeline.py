@@ -5,6 +5,7 @@
       └─ trigger ── handshake            where the line triggers (`lineside_agent.station`)
 
 - Every frame ends in exactly one record. What can't be judged is a ``fault`` with its reason, and the line rejects.
+- What the bundle is unsure of is rejected as well; the record says so, and a person gets to see it.
 - The line comes first, the record right behind: the signal doesn't wait for the disk.
 - A bundle is exchanged between two frames, never within one; while there is none, frames wait at the camera.
 """
@@ -23,6 +24,7 @@ import cv2
 from lineside_agent.active import ActiveInspector
 from lineside_agent.cameras import LostFrame, Shot
 from lineside_agent.line_io import LineOutput, Signal
+from lineside_agent.line_io.codes import code_of
 from lineside_agent.loaded import Loaded
 from lineside_link.messages import ResultRow
 from lineside_models.frame import Frame
@@ -33,6 +35,7 @@ log = logging.getLogger("lineside.pipeline")
 
 Record = Callable[[ResultRow, Frame | None], bool]
 Deliver = Callable[[ResultRow, Frame | None], object]
+Observe = Callable[[ResultRow, Frame | None], object]
 Verdict = Literal["pass", "reject", "fault"]
 
 _ENGINE_ERRORS = (LinesideError, cv2.error, ValueError, ArithmeticError, MemoryError, RuntimeError, LookupError)
@@ -48,6 +51,7 @@ class PipelineCounts:
         inspected: Of those, that were judged and told on, faults included.
         passed: Of those.
         rejected: Of those.
+        unsure: Of the rejected.
         faults: Of those.
         requested_device: Of the last judged frame.
         used_device: Of the last judged frame.
@@ -58,6 +62,7 @@ class PipelineCounts:
     inspected: int = 0
     passed: int = 0
     rejected: int = 0
+    unsure: int = 0
     faults: int = 0
     requested_device: str = ""
     used_device: str = ""
@@ -74,6 +79,7 @@ class Pipeline:
         record: Keeps a row.
         stop: Ends the wait for a first bundle.
         deliver: Takes each row instead of ``outputs`` and ``record``, where the line triggers.
+        observe: Looks at each frame after all that.
     """
 
     def __init__(
@@ -85,6 +91,7 @@ class Pipeline:
         record: Record,
         stop: threading.Event,
         deliver: Deliver | None = None,
+        observe: Observe | None = None,
     ) -> None:
         self.counts = PipelineCounts()
         self._take = take
@@ -93,6 +100,7 @@ class Pipeline:
         self._record = record
         self._stop = stop
         self._deliver = deliver or self._tell_and_record
+        self._observe = observe
 
     def run(self) -> None:
         """Runs in the caller's thread until the source ends or it is stopped."""
@@ -101,12 +109,15 @@ class Pipeline:
             row = self._judge(shot)
             if row is None:
                 return
-            self._deliver(row, shot if isinstance(shot, Frame) else None)
+            frame = shot if isinstance(shot, Frame) else None
+            self._deliver(row, frame)
             self._count(row)
+            if self._observe is not None:
+                self._observe(row, frame)
 
     def _tell_and_record(self, row: ResultRow, frame: Frame | None) -> None:
         for output in self._outputs:
-            output.signal(Signal(row.sequence, row.part_id, row.verdict))
+            output.signal(Signal(row.sequence, row.part_id, row.verdict, code_of(row, has_frame=frame is not None)))
         self._record(row, frame)
 
     def abandon(self, shots: Iterable[Shot]) -> None:
@@ -144,6 +155,7 @@ class Pipeline:
         counts = self.counts
         counts.passed += row.verdict == "pass"
         counts.rejected += row.verdict == "reject"
+        counts.unsure += row.unsure
         counts.faults += row.verdict == "fault"
         if row.verdict != "fault":
             counts.requested_device, counts.used_device = row.requested_device, row.used_device
@@ -159,7 +171,9 @@ def _row(inspection: Inspection, latency_ms: float, loaded: Loaded) -> ResultRow
         sequence=inspection.sequence,
         captured_at_ns=inspection.captured_at_ns,
         verdict="pass" if inspection.passed else "reject",
+        unsure=inspection.verdict == "unsure",
         detections=tuple((found.type, found.score, *found.box) for found in inspection.detections),
+        doubtful=tuple((found.type, found.score, *found.box) for found in inspection.doubtful),
         bundle=inspection.bundle,
         bundle_sha256=loaded.bundle.digest,
         requested_device=inspection.requested_device,

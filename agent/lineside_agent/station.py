@@ -25,6 +25,7 @@ import msgspec
 
 from lineside_agent.cameras import Shot
 from lineside_agent.line_io.base import LineOutput, Signal
+from lineside_agent.line_io.codes import code_of
 from lineside_agent.line_io.handshake import (
     Action,
     Answer,
@@ -169,7 +170,9 @@ class Station:
         """
         with self._changed:
             self._judged[row.sequence] = (row, frame)
-            self._do(self.machine.step(Judged(row.sequence, _code(row, frame)), time.monotonic()))
+            self._do(
+                self.machine.step(Judged(row.sequence, code_of(row, has_frame=frame is not None)), time.monotonic())
+            )
             if not self.machine.is_open(row.sequence):
                 self._judged.pop(row.sequence, None)
             self._changed.notify_all()
@@ -300,12 +303,6 @@ def _for_part(shot: Shot, begin: Begin) -> Shot:
     """The camera's frame under the number and the name of the part that it shows."""
     part_id = begin.part_id or shot.part_id
     return dataclasses.replace(shot, sequence=begin.number, part_id=part_id)
-
-
-def _code(row: ResultRow, frame: Frame | None) -> Code:
-    if row.verdict == "fault":
-        return Code.NOT_JUDGED if frame is not None else Code.NO_FRAME
-    return Code.PASS if row.verdict == "pass" else Code.REJECT
 
 
 def _with_part(row: ResultRow, part_id: str) -> ResultRow:

@@ -15,6 +15,7 @@ from typing import Any
 
 from lineside_agent.active import ActiveInspector
 from lineside_agent.config import AgentConfig
+from lineside_agent.drift.monitor import DriftMonitor
 from lineside_agent.home import Home
 from lineside_agent.images import Archive
 from lineside_agent.line_io import LineOutput
@@ -52,6 +53,7 @@ class Sources:
     active: ActiveInspector
     outputs: Sequence[LineOutput]
     station: Station | None
+    drift: DriftMonitor | None
     home: Home | None
     finished: bool
 
@@ -121,6 +123,7 @@ def _status(sources: Sources) -> dict[str, Any]:
             {"name": out.name, "open": out.is_open, "sent": out.sent, "missed": out.missed} for out in sources.outputs
         ],
         "line": None if sources.station is None else sources.station.status(),
+        "drift": None if sources.drift is None else sources.drift.status(),
         **_link(sources.home),
         **_agent(sources),
         **_configuration(sources.configuration),
@@ -149,6 +152,7 @@ def _flow(sources: Sources) -> dict[str, Any]:
         "inspected": pipeline.inspected,
         "passed": pipeline.passed,
         "rejected": pipeline.rejected,
+        "unsure": pipeline.unsure,
         "faults": pipeline.faults,
         "dropped": reader.counts.dropped,
         "camera_errors": reader.counts.camera_errors,

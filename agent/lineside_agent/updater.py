@@ -26,6 +26,7 @@ from lineside_link.fetch import FetchStopped
 from lineside_link.messages import BundleRef, Problem
 from lineside_models.frame import Frame
 from lineside_models.golden import read_png, replay
+from lineside_models.inspector import Inspector
 from lineside_runtime.errors import (
     BrokerError,
     EngineError,
@@ -268,7 +269,8 @@ class Updater:
         self._staged = load(slot, bundle, self._inspect)
         report = replay(self._staged.session, bundle)
         if bundle.manifest.golden is not None:  # the decoder too must get through a frame before the line relies on it
-            self._staged.inspect(Frame(image=read_png(bundle.file(bundle.manifest.golden.frame))))
+            frame = Frame(image=read_png(bundle.file(bundle.manifest.golden.frame)))
+            Inspector(self._staged.session).inspect(frame)  # without the line's regions, which fit its camera's frames
         log.info("%s: golden input replayed on %s", bundle.manifest.identity, report.used_device)
 
     def _switch(self, slot: Slot) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 import time
 
+import msgspec
+
 from lineside_models.frame import Frame
 from lineside_models.inspection import Timings
+from lineside_models.inspector import Inspector
 from lineside_models.postprocess import Candidates, decode, least_wanted
 from lineside_models.preprocess import prepare
 from lineside_runtime.session import Session
@@ -18,7 +21,8 @@ class Judged:
 
     Attributes:
         candidates: Every find above the raw ``score_min``, before the thresholds of the verdict.
-        timings: By stage, as on the line: decoding what a verdict needs, and not everything.
+        timings: By stage, as on the line: decoding what a verdict needs, and not everything; of a frame in pieces the
+            sum, and everything decoded.
         used_device: Where it ran.
     """
 
@@ -35,6 +39,9 @@ def judge(session: Session, frame: Frame) -> Judged:
         DeviceError: Every device failed.
     """
     manifest = session.manifest
+    if manifest.preprocess.slicing is not msgspec.UNSET:
+        finding = Inspector(session).find([frame])[0]
+        return Judged(finding.candidates, finding.timings, finding.prediction.used_device)
     started_ns = time.perf_counter_ns()
     tensor, letterbox = prepare(frame.image, manifest.preprocess)
     prepared_ns = time.perf_counter_ns()

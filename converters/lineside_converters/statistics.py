@@ -267,3 +267,39 @@ def interval_of_f1(
 def _ends(values: Floats, confidence: float) -> tuple[float, float]:
     low, high = np.quantile(values, ((1 - confidence) / 2, (1 + confidence) / 2))
     return float(low), float(high)
+
+
+def interval_of_mean_iou(
+    shared: npt.ArrayLike,
+    union: npt.ArrayLike,
+    *,
+    confidence: float = CONFIDENCE,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+) -> tuple[float, float]:
+    """Returns the ends of the interval of a mean IoU, pixels summed over the images that were drawn.
+
+    Args:
+        shared: ``(images, types)`` pixels that mask and answer both show.
+        union: ``(images, types)`` pixels that one of them shows.
+        confidence: Of the interval, between 0 and 1.
+        resamples: How many.
+        seed: Of the draws.
+
+    Raises:
+        BadInputFormatError: No images, two shapes, or a confidence out of range.
+    """
+    both, either = np.asarray(shared, np.float64), np.asarray(union, np.float64)
+    if both.ndim != 2 or both.shape != either.shape or not both.size:
+        raise BadInputFormatError(
+            "pixels by image and type",
+            expected="two arrays (images, types), not empty",
+            actual=f"{both.shape} and {either.shape}",
+            action="",
+        )
+
+    def mean(weights: Weights) -> float:
+        whole = weights @ either
+        return float(np.mean((weights @ both)[whole > 0] / whole[whole > 0])) if (whole > 0).any() else 0.0
+
+    return _ends(_resample(len(both), mean, confidence, resamples=resamples, seed=seed), confidence)

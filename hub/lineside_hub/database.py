@@ -11,6 +11,7 @@
 | ``assignments`` | the group that a person has moved a device to |
 | ``events`` | one change: a device came, went, changed its state; a push; a message that could not be read |
 | ``frames`` | an image that belongs to a result; its content lies beside the database (`lineside_hub.frames`) |
+| ``reviews`` | what people said of a result: that it is wrong, and its right boxes (`lineside_hub.relabel`) |
 | ``meta`` | the hub's epoch and the last generation |
 
 WAL with ``synchronous=FULL``: what was committed survives a power cut. The file appears with all its tables
@@ -50,7 +51,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
         at_ns: Unix time at the hub.
         device: Whom it is about; empty for the hub itself.
         kind: ``up``, ``down``, a state of `lineside_link.messages.STATES`, ``pushed``, ``withdrawn``, ``agent``
-            (its own update), ``rollout``, ``moved``, ``malformed`` or ``conflict``.
+            (its own update), ``rollout``, ``moved``, ``frames``, ``drift`` (an alarm began or ended), ``malformed`` or
+            ``conflict``.
         bundle: ``name@version``, if it is about one.
         code: Of the error, if there was one.
         detail: For people.

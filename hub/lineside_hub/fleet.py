@@ -7,6 +7,7 @@ only what differs from the last one becomes an event. A report whose progress al
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 
 import msgspec
 
@@ -77,6 +78,8 @@ class Fleet:
             self._database.add_event(_event(message, now_ns))
         if message.agent is not None and (old is None or old.agent is None or _told(old.agent) != _told(message.agent)):
             self._database.add_event(_agent_event(message.device, message.agent, now_ns))
+        for event in _drift_events(message, old, now_ns):
+            self._database.add_event(event)
 
     def _last(self, device: str, column: str) -> str | None:
         rows = self._database.query(f"SELECT {column} FROM devices WHERE device = ?", device)
@@ -95,6 +98,15 @@ class Fleet:
 def _gist(message: Reported) -> tuple[object, ...]:
     code = message.error.code if message.error else None
     return (message.epoch, message.gen, message.state, message.installed, message.wanted, code)
+
+
+def _drift_events(message: Reported, old: Reported | None, now_ns: int) -> Iterator[Event]:
+    """An event each alarm that begins or ends."""
+    before = {alarm.name: alarm for alarm in (old.drift.alarms if old is not None and old.drift is not None else ())}
+    after = {alarm.name: alarm for alarm in (message.drift.alarms if message.drift is not None else ())}
+    for name in sorted(before.keys() ^ after.keys()):
+        detail = after[name].text or name if name in after else f"over: {name}"
+        yield Event(at_ns=now_ns, device=message.device, kind="drift", detail=detail)
 
 
 def _told(report: AgentReport) -> tuple[object, ...]:

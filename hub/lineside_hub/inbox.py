@@ -20,6 +20,9 @@ import msgspec
 
 from lineside_hub.database import Database, Event
 from lineside_hub.fleet import Fleet, read_reported, read_up
+from lineside_hub.frames.rows import open_runner
+from lineside_hub.relabel.operators import OperatorMarks
+from lineside_hub.relabel.reviews import Reviews
 from lineside_hub.results import Batch, ResultsSink, Sink, read_batch
 from lineside_link.messages import Reported, ResultsAck, Up
 from lineside_runtime.errors import BadInputFormatError, StoreError
@@ -109,11 +112,13 @@ class Inbox:
     def _run(self) -> None:
         database = Database.open(self._folder)
         try:
-            writer = _Writer(database, self._sink(database), self.counters)
+            run, close = open_runner(self._postgres_url, database)
+            writer = _Writer(database, self._sink(database), self.counters, marks=OperatorMarks(Reviews(run)))
             going_on = True
             while going_on:
                 group, going_on = self._take()
                 self._write(writer, group)
+            close()
         finally:
             database.close()
 
@@ -155,11 +160,14 @@ _Message = Batch | Up | Reported | Event
 
 
 class _Writer:
-    def __init__(self, database: Database, sink: Sink, counters: collections.Counter[str]) -> None:
+    def __init__(
+        self, database: Database, sink: Sink, counters: collections.Counter[str], *, marks: OperatorMarks
+    ) -> None:
         self._database = database
         self._counters = counters
         self._sink = sink
         self._fleet = Fleet(database)
+        self._marks = marks
         self._said: dict[str, str] = {}
 
     def read(self, item: Item) -> list[_Message]:
@@ -196,6 +204,9 @@ class _Writer:
         except StoreError:
             self._sink.forget()
             raise
+        for message in messages:
+            if isinstance(message, Reported):
+                self._marks.take(message)
         self._counters["rows"] += sum(len(batch.rows) for batch in batches)
         self._counters["repeats"] = self._sink.repeats
         self._counters["conflicts"] = self._sink.conflicts

@@ -36,6 +36,7 @@ class DeviceSummary(msgspec.Struct, frozen=True, kw_only=True):
         agent_state: State of the agent's own update; empty where it can't be updated.
         agent_error: Why the wanted agent doesn't run; empty if it does.
         said_group: The group that it says it belongs to, where a person has moved it and it doesn't know yet.
+        drift: What has changed on its line, one text an alarm; none while all is well, or nobody watches.
     """
 
     name: str
@@ -52,6 +53,7 @@ class DeviceSummary(msgspec.Struct, frozen=True, kw_only=True):
     agent_state: str = ""
     agent_error: str = ""
     said_group: str = ""
+    drift: tuple[str, ...] = ()
 
 
 class DeviceDetail(msgspec.Struct, frozen=True, kw_only=True):
@@ -193,4 +195,5 @@ def _summary(row: sqlite3.Row, results: int) -> DeviceSummary:
         agent_state=report.agent.state if report.agent else "",
         agent_error=f"[{own.code}] {own.message}" if (own := report.agent and report.agent.error) else "",
         said_group=said if assigned and said != assigned else "",
+        drift=tuple(alarm.text or alarm.name for alarm in report.drift.alarms) if report.drift is not None else (),
     )

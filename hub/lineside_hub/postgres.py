@@ -81,6 +81,21 @@ FRAMES = sa.Table(
     sa.Index("frames_by_time", "received_at_ns"),
 )
 
+REVIEWS = sa.Table(
+    "reviews",
+    METADATA,
+    sa.Column("device", sa.Text, primary_key=True),
+    sa.Column("epoch", sa.Text, primary_key=True),
+    sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("wrong", sa.BigInteger, nullable=False),
+    sa.Column("note", sa.Text, nullable=False),
+    sa.Column("marked_by", sa.Text, nullable=False),
+    sa.Column("marked_at_ns", sa.BigInteger, nullable=False),
+    sa.Column("boxes", sa.Text, nullable=False),
+    sa.Column("corrected_by", sa.Text, nullable=False),
+    sa.Column("corrected_at_ns", sa.BigInteger, nullable=False),
+)
+
 _ROW_COLUMNS = tuple(name for name in COLUMNS if name in ResultRow.__struct_fields__)
 
 _INSERT = sa.text(

@@ -16,6 +16,7 @@ import abc
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import msgspec
 
@@ -52,6 +53,9 @@ _INSERT = (
     f"INSERT INTO results ({', '.join(COLUMNS)}) VALUES ({', '.join('?' for _ in COLUMNS)}) "
     "ON CONFLICT (device, epoch, seq) DO NOTHING"
 )
+
+UNSURE = "unsure"
+"""The verdict under which the table holds a reject that is a doubt, with ``doubtful`` as its detections."""
 
 _INT64 = 2**63
 
@@ -132,7 +136,7 @@ def read_batch(device: str, payload: bytes) -> Batch:
         return _read_rows(device, payload)
     _check_envelope(device, whole.v, whole.epoch)
     if all(_in_range(row) for row in whole.rows):
-        return Batch(device, whole.epoch, [*whole.rows], [], *_span(whole))
+        return Batch(device, whole.epoch, [_as_kept(row) for row in whole.rows], [], *_span(whole))
     return _read_rows(device, payload)
 
 
@@ -146,6 +150,19 @@ def _read_rows(device: str, payload: bytes) -> Batch:
     for raw in envelope.rows:
         _read_row(batch, bytes(raw))
     return batch
+
+
+def _as_kept(row: ResultRow) -> ResultRow:
+    """Returns the row as the table holds it: an unsure one with its own verdict, and what it was unsure of."""
+    if not row.unsure:
+        return row
+    changes: dict[str, Any] = {"verdict": UNSURE, "detections": row.detections or row.doubtful}
+    return msgspec.structs.replace(row, **changes)
+
+
+def _plain(content: tuple[object, ...]) -> tuple[object, ...]:
+    """What a hub of before would have kept: it read an unsure part as a reject."""
+    return tuple("reject" if part == UNSURE else part for part in content[2:]) + content[:2]
 
 
 def _span(message: _Batch | _Envelope) -> tuple[int, int]:
@@ -162,7 +179,7 @@ def _read_row(batch: Batch, raw: bytes) -> None:
     try:
         row = msgspec.json.decode(raw, type=ResultRow)
         _check_integers(row)
-        batch.rows.append(row)
+        batch.rows.append(_as_kept(row))
     except (*_UNREADABLE, BadInputFormatError) as error:
         batch.unreadable.append((_seq_of(batch.device, raw), raw, str(error)))
 
@@ -279,7 +296,7 @@ class Sink(abc.ABC):
         known = dict(there)
         for row in batch.rows:
             content = known.get(row.seq)
-            if content is not None and content != (row.part_id, row.captured_at_ns, row.verdict):
+            if content is not None and _plain(content) != _plain((row.part_id, row.captured_at_ns, row.verdict)):
                 self.conflicts += 1
                 detail = f"epoch {batch.epoch} seq {row.seq}: {content[0]} is there, {row.part_id} came and is dropped"
                 events.append(

@@ -1,4 +1,4 @@
-"""``lineside agent run|status|trigger|import|doctor|check|enroll|pack|install-service|uninstall-service``."""
+"""``lineside agent run|status|trigger|drift|mark|import|doctor|check|enroll|pack|(un)install-service``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
+from lineside.commands import agent_drift, agent_mark
 from lineside.commands.output import add_json, print_json, say
 from lineside_runtime.errors import InputNotFoundError
 
@@ -27,6 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_json(status)
     status.set_defaults(run=run_status)
     _add_trigger(actions)
+    agent_drift.add(actions)
+    agent_mark.add(actions)
     stick = actions.add_parser(
         "import",
         help="take a bundle from a USB stick",

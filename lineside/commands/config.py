@@ -1,20 +1,23 @@
-"""``lineside config schema``."""
+"""``lineside config schema|mask``."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from lineside.extras import needs
 from lineside_runtime.errors import InputError
 
 SCHEMAS = ("agent", "hub", "messages", "train-detector", "train-classifier", "train-segmenter")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the one action."""
+    """Adds the actions."""
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     schema = actions.add_parser(
         "schema",
@@ -23,11 +26,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     schema.add_argument("of", choices=SCHEMAS, nargs="?", default="agent", help="which (default: %(default)s)")
     schema.set_defaults(run=run)
+    mask = actions.add_parser(
+        "mask",
+        help="a painted PNG as a region for agent.toml or `lineside push --config`",
+        description="Prints a painted PNG, white on black, as TOML of a region to inspect or to ignore.",
+    )
+    mask.add_argument("png", type=Path, help="the mask; it is laid over the whole frame")
+    mask.add_argument("--kind", choices=("inspect", "ignore"), required=True, help="what is done with its white part")
+    mask.add_argument("--types", nargs="+", default=[], metavar="TYPE", help="defect types it holds for (default: all)")
+    mask.set_defaults(run=run_mask)
 
 
 def run(options: argparse.Namespace) -> int:
     """Prints a JSON Schema on stdout."""
     print(json.dumps(_schema(options.of), indent=2))
+    return 0
+
+
+def run_mask(options: argparse.Namespace) -> int:
+    """Prints a region as TOML on stdout, small enough to be signed."""
+    from lineside_agent.config import read_settings
+    from lineside_models.regions import Region
+
+    region = Region.from_png(options.png, options.kind, types=options.types)
+    with needs("convert"):
+        text = msgspec.toml.encode({"inspect": {"regions": [region]}})
+    read_settings(text)
+    sys.stdout.write(text.decode())
     return 0
 
 

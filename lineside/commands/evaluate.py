@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=bundle_place, help="a bundle's folder, or the name of a shipped bundle")
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="an annotated data set")
     parser.add_argument("--fold", default="all", help="which fold of its folds.csv (default: %(default)s)")
-    parser.add_argument("--max-frames", type=_count, metavar="N", help="at most so many frames, spread over all")
+    parser.add_argument("--max-frames", type=_number, metavar="N", help="at most so many frames, spread over all")
     parser.add_argument(
         "--clean-simulated",
         type=_count,
@@ -29,9 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--choose-on",
-        default="train",
         metavar="FOLD",
-        help="fold on which the thresholds' common factor for 99%% recall is chosen (default: %(default)s)",
+        help="fold on which the thresholds' common factor for 99%% recall is chosen (default: train, if there is one)",
     )
     parser.add_argument("--html", type=Path, metavar="FILE", help="write one page with curves and the worst frames")
     parser.add_argument(
@@ -46,6 +45,8 @@ def run(options: argparse.Namespace) -> int:
     with needs("convert"):
         from lineside_converters.evaluation import Asked, judge
         from lineside_converters.evaluation.page import write_page_of
+    from lineside_runtime.files import make_place
+
     asked = Asked(
         fold=options.fold,
         max_frames=options.max_frames,
@@ -54,6 +55,8 @@ def run(options: argparse.Namespace) -> int:
         predictions=options.predictions,
         on_progress=_progress,
     )
+    if options.html is not None:
+        make_place(options.html)
     result = judge(options.bundle, options.data, asked)
     print(file=sys.stderr)
     if options.html is not None:
@@ -73,32 +76,51 @@ def _count(text: str) -> int:
     return number
 
 
+def _number(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("a number from 1")
+    return number
+
+
 def _progress(done: int, total: int) -> None:
     if done % 10 == 0 or done == total:
         print(f"\r{done} of {total} frames", end="", file=sys.stderr, flush=True)
 
 
 def _print(result: dict[str, Any]) -> None:
-    latency = result["latency_ms"]
     print(f"{result['bundle']} on {result['dataset']}, fold {result['fold']}: {result['frames']} frames")
-    if result["task"] == "classification":
-        print(f"top-1 {result['top1']:.3f} {_between(result['top1_interval'])}   macro F1 {result['f1_macro']:.3f}")
-        columns: tuple[str, ...] = ("precision", "recall", "f1", "support")
-    elif result["task"] == "anomaly":
-        pixels = "" if result["auroc_pixels"] is None else f"   of pixels {result['auroc_pixels']:.3f}"
-        print(f"AUROC {result['auroc']:.3f}{pixels}")
-        print(f"false rejects {result['false_rejects']:.3f} of {result['good']} good   recall {result['recall']:.3f}")
-        columns = ("auroc", "recall", "support")
-    else:
-        _print_detector(result)
-        columns = ("ap50", "precision", "recall", "f1_image", "support")
-    print(f"latency p50 {latency['p50']:.2f} ms, p95 {latency['p95']:.2f} ms on {result['used_device']}")
+    columns = PRINTERS.get(result["task"], _print_others)(result)
+    if columns:
+        _print_types(result["per_class"], columns)
+
+
+def _print_types(per_class: dict[str, dict[str, Any]], columns: tuple[str, ...]) -> None:
     print(f"{'type':<22}" + "".join(f"{name:>11}" for name in columns))
-    for name, figures in result["per_class"].items():
+    for name, figures in per_class.items():
         print(f"{name:<22}" + "".join(f"{_cell(figures[column]):>11}" for column in columns))
 
 
-def _print_detector(result: dict[str, Any]) -> None:
+def _print_latency(result: dict[str, Any]) -> None:
+    latency = result["latency_ms"]
+    print(f"latency p50 {latency['p50']:.2f} ms, p95 {latency['p95']:.2f} ms on {result['used_device']}")
+
+
+def _print_classifier(result: dict[str, Any]) -> tuple[str, ...]:
+    print(f"top-1 {result['top1']:.3f} {_between(result['top1_interval'])}   macro F1 {result['f1_macro']:.3f}")
+    _print_latency(result)
+    return "precision", "recall", "f1", "support"
+
+
+def _print_anomaly(result: dict[str, Any]) -> tuple[str, ...]:
+    pixels = "" if result["auroc_pixels"] is None else f"   of pixels {result['auroc_pixels']:.3f}"
+    print(f"AUROC {result['auroc']:.3f}{pixels}")
+    print(f"false rejects {result['false_rejects']:.3f} of {result['good']} good   recall {result['recall']:.3f}")
+    _print_latency(result)
+    return "auroc", "recall", "support"
+
+
+def _print_detector(result: dict[str, Any]) -> tuple[str, ...]:
     print(f"mAP@0.5 {result['map50']:.3f} {_between(result['map50_interval'])}")
     print(f"image F1 {result['f1']:.3f} {_between(result['f1_interval'])}   box F1 {result['f1_boxes']:.3f}")
     verdict = result["good_or_bad"]
@@ -108,6 +130,32 @@ def _print_detector(result: dict[str, Any]) -> None:
     for each in verdict["at_recall"]:
         words = f"false rejects at {each['wanted']:.0%} recall, thresholds x {each['factor']:.3f}"
         _print_rates(f"{words} (chosen on {each['chosen_on']})", each["false_rejects"])
+    _print_latency(result)
+    return "ap50", "precision", "recall", "f1_image", "support"
+
+
+def _print_segmenter(result: dict[str, Any]) -> tuple[str, ...]:
+    print(f"mean IoU {result['mean_iou']:.3f} {_between(result['mean_iou_interval'])}   image F1 {result['f1']:.3f}")
+    if result["false_rejects"] is not None:
+        _print_rates("false rejects", [result["false_rejects"]])
+    _print_latency(result)
+    return "iou", "precision", "recall", "f1_image", "support"
+
+
+def _print_others(result: dict[str, Any]) -> tuple[str, ...]:
+    for name, value in result.items():
+        if isinstance(value, (int, float)) and name != "frames":
+            print(f"{name} {_cell(value)}")
+    return ()
+
+
+PRINTERS = {
+    "anomaly": _print_anomaly,
+    "classification": _print_classifier,
+    "detection": _print_detector,
+    "segmentation": _print_segmenter,
+}
+"""By task; of another one the figures are printed as they are."""
 
 
 def _print_rates(title: str, rates: list[dict[str, Any]]) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from lineside_hub.database import Event
     from lineside_hub.listing import DeviceSummary
+    from lineside_link.messages import DriftReport
 
 FOLLOW_S = 0.5
 
@@ -101,6 +102,8 @@ def _table(devices: list[DeviceSummary]) -> RenderableType:
         table.add_row(device.name, group, up, state, device.installed or "-", _agent(device), str(device.results))
         if device.error:
             table.add_row("", "", "", "", device.error)
+        for alarm in device.drift:
+            table.add_row("", "", "", "drift", alarm)
         if device.agent_error:
             table.add_row("", "", "", "", "", device.agent_error)
     return table
@@ -133,12 +136,17 @@ def run_show(options: argparse.Namespace) -> int:
         "own wish": own.bundle.identity if own and own.bundle else "",
         "group's wish": group.bundle.identity if group and group.bundle else "",
         "error": about.error,
+        "drift": "; ".join(about.drift) or (_drift(said.drift) if said and said.drift else ""),
         "free": f"{said.free_bytes / 1e9:.1f} GB" if said and said.free_bytes else "",
         "results": str(about.results),
     }
     for name, value in lines.items():
         print(f"{name:<14}{value or '-'}")
     return 0
+
+
+def _drift(report: DriftReport) -> str:
+    return "learning" if report.learning else "none"
 
 
 def run_logs(options: argparse.Namespace) -> int:

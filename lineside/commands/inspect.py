@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lineside_models.inspection import Inspection
 
 INTERRUPTED = 130
+WORDS = {"good": "PASS  ", "bad": "REJECT", "unsure": "UNSURE"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, help="a bundle, .onnx or .pt file (default: the shipped bundle)")
     parser.add_argument(
         "--threshold", type=float, metavar="P", help="least score of a defect (default: the bundle's own, by type)"
+    )
+    parser.add_argument(
+        "--rules",
+        type=Path,
+        metavar="FILE",
+        help="TOML as for `lineside push --config`: what its [inspect] says counts",
     )
     parser.add_argument("--frames", type=_count, metavar="N", help="at most so many frames")
     parser.add_argument("--draw", type=Path, metavar="DIR", help="write annotated PNGs here")
@@ -47,6 +54,7 @@ def run(options: argparse.Namespace) -> int:
     from lineside.inspecting.sources import open_source
     from lineside.inspecting.walk import walk
     from lineside.vision import QualityInspector
+    from lineside_agent.rules_file import load_rules
 
     if options.json and options.jsonl:
         raise ConfigError("--json and --jsonl", expected="one of them", action="")
@@ -55,10 +63,11 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError(
             "--json", expected="a source that ends, or --frames N", actual=" ".join(options.source), action=""
         )
+    rules = None if options.rules is None else load_rules(options.rules)
     say_on = _Teller(options, source.count)
     with (
         Drawer(options.draw, options.video, rate_hz=source.rate_hz) as drawer,
-        QualityInspector(options.model, confidence_threshold=options.threshold) as inspector,
+        QualityInspector(options.model, confidence_threshold=options.threshold, rules=rules) as inspector,
     ):
         counts = walk(inspector, source, drawer, on_verdict=say_on.verdict, on_unreadable=say_on.unreadable)
     say_on.end(counts)
@@ -84,8 +93,8 @@ class _Teller:
         elif self._jsonl:
             print_json(one)
         else:
-            found = ", ".join(f"{each.type} {each.score:.2f}" for each in one.detections)
-            print(f"{'PASS  ' if one.passed else 'REJECT'}  {one.source} {_number(one)} {found}".rstrip(), flush=True)
+            found = ", ".join(f"{each.type} {each.score:.2f}" for each in one.detections or one.doubtful)
+            print(f"{WORDS[one.verdict]}  {one.source} {_number(one)} {found}".rstrip(), flush=True)
         self._step()
 
     def unreadable(self, name: str, why: LinesideError | str) -> None:
@@ -101,12 +110,14 @@ class _Teller:
     def end(self, counts: Counts) -> None:
         """Prints the counts."""
         if self._json:
-            totals = {"inspected": counts.inspected, "rejected": counts.rejected, "unreadable": counts.unreadable}
+            names = ("inspected", "rejected", "unsure", "unreadable")
+            totals = {name: getattr(counts, name) for name in names}
             rest = {"unreadable": self._unreadable, "counts": totals, "interrupted": counts.interrupted}
             print_json({"inspections": self._verdicts, **rest})
         more = f", {counts.unreadable} not read" if counts.unreadable else ""
         stopped = ", interrupted" if counts.interrupted else ""
-        say(f"{counts.inspected} inspected, {counts.rejected} rejected{more}{stopped}")
+        doubts = f" ({counts.unsure} of them unsure)" if counts.unsure else ""
+        say(f"{counts.inspected} inspected, {counts.rejected} rejected{doubts}{more}{stopped}")
 
     def _step(self) -> None:
         self._done += 1

@@ -139,7 +139,7 @@ def _ticks(results: Sequence[Row], order: Sequence[str], x: Callable[[int], floa
         if row.bundle not in order:
             continue
         index = order.index(row.bundle)
-        y, height = top + index * lane, {"reject": 26, "pass": 14, "fault": 30}[row.verdict]
+        y, height = top + index * lane, {"reject": 26, "unsure": 26, "pass": 14, "fault": 30}[row.verdict]
         at = x(row.captured_at_ns)
         parts.append(
             f'<rect class="tick {SERIES[index % len(SERIES)]} {row.verdict}" x="{at - 1:.1f}" y="{y + 30 - height}" '

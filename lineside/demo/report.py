@@ -74,7 +74,7 @@ def write_report(data: ReportData) -> Path:
         figures=_compare(data.outcome.float, data.outcome.int8),
         types=types,
         type_bars=charts.bars(types.most_common()),
-        verdicts={kind: verdicts.get(kind, 0) for kind in ("pass", "reject", "fault")},
+        verdicts={kind: verdicts.get(kind, 0) for kind in ("pass", "reject", "unsure", "fault")},
         shown=len(shown),
         pictures=[_picture(row, annotated[row.sequence]) for row in shown],
     )

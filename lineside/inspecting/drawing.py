@@ -14,7 +14,7 @@ from lineside_models.draw import annotate
 from lineside_models.frame import Frame
 from lineside_models.inspection import Inspection
 from lineside_runtime.errors import BadInputFormatError, ConfigError
-from lineside_runtime.files import write_atomic
+from lineside_runtime.files import make_place, write_atomic
 
 CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
 """What every build of OpenCV's wheel can write, by the file's ending."""
@@ -37,7 +37,7 @@ class Drawer:
             rate_hz: Of the video's frames; photos have none.
 
         Raises:
-            ConfigError: The video's ending is unknown, or the source has no rate.
+            ConfigError: The video's ending is unknown, the source has no rate, or a place can't be written to.
         """
         if video is not None and (video.suffix.lower() not in CODECS or rate_hz is None):
             raise ConfigError(
@@ -51,9 +51,9 @@ class Drawer:
         self._writer: cv2.VideoWriter | None = None
         self._size = (0, 0)
         self._count = 0
-        for place in (folder, None if video is None else video.parent):
+        for place in (None if folder is None else folder / "frame.png", self._part):
             if place is not None:
-                place.mkdir(parents=True, exist_ok=True)
+                make_place(place)
 
     def draw(self, frame: Frame, verdict: Inspection, heat: Callable[[Frame], npt.NDArray[np.float32]]) -> None:
         """Draws one verdict.
@@ -70,7 +70,7 @@ class Drawer:
         if self._folder is None and self._video is None:
             return
         hot = None if verdict.anomaly_score is None else heat(frame)
-        drawn = annotate(frame.image, verdict.detections, title=verdict.part_id, heat=hot)
+        drawn = annotate(frame.image, verdict.detections, doubtful=verdict.doubtful, title=verdict.part_id, heat=hot)
         if self._folder is not None:
             name = f"{self._count:05d}-{Path(verdict.part_id or 'frame').name}.png"
             write_atomic(self._folder / name, cv2.imencode(".png", drawn)[1].tobytes())

@@ -19,12 +19,14 @@ class Counts:
     Attributes:
         inspected: Frames with a verdict.
         rejected: Of them, those that did not pass.
+        unsure: Of the rejected, those of which the verdict was unsure.
         unreadable: Photos that could not be read, and frames that a camera could not give.
         interrupted: Whether somebody pressed Ctrl-C before the end.
     """
 
     inspected: int = 0
     rejected: int = 0
+    unsure: int = 0
     unreadable: int = 0
     interrupted: bool = False
 
@@ -70,6 +72,7 @@ def walk(
                 drawer.draw(each.frame, each.inspection, inspector.heat_map)
                 counts.inspected += 1
                 counts.rejected += not each.inspection.passed
+                counts.unsure += each.inspection.verdict == "unsure"
                 on_verdict(each.inspection)
     except KeyboardInterrupt:
         counts.interrupted = True

@@ -192,6 +192,57 @@ class ConfigReport(msgspec.Struct, frozen=True, kw_only=True):
     error: Problem | None = None
 
 
+class DriftAlarm(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that has changed on a line.
+
+    Attributes:
+        name: What, such as ``sharpness-low``, ``bad-high`` or ``type:scratches``.
+        since_ns: Unix time at which the alarm began.
+        text: For people, with the figures.
+    """
+
+    name: str
+    since_ns: int
+    text: str = ""
+
+
+class DriftReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether a device's camera and its model's verdicts still look as they did when they were learned.
+
+    Attributes:
+        learning: Whether it still learns how things look, or what a new bundle says.
+        alarms: What has changed; none while all is well.
+    """
+
+    learning: bool = False
+    alarms: tuple[DriftAlarm, ...] = ()
+
+
+MARKS_MAX = 50
+"""Marks that a device reports; older ones are at the hub long since."""
+
+NOTE_MAX = 200
+"""Characters of a mark's note: all marks stand in every report."""
+
+
+class Mark(msgspec.Struct, frozen=True, kw_only=True):
+    """What an operator said of a verdict, beside the line.
+
+    Attributes:
+        epoch: Of the device's database.
+        seq: Of the record.
+        at_ns: Unix time at which it was said; of two marks on one record the later one counts.
+        wrong: Whether the verdict is wrong; false takes that back.
+        note: For whoever corrects it.
+    """
+
+    epoch: str
+    seq: int
+    at_ns: int
+    wrong: bool = True
+    note: str = ""
+
+
 class Reported(_Message, frozen=True, kw_only=True):
     """What a device runs, and how the last wish went.
 
@@ -211,6 +262,8 @@ class Reported(_Message, frozen=True, kw_only=True):
         configuration: Which configuration it follows.
         waiting: What it waits for, such as the maintenance window; empty if for nothing.
         transfer: How the last fetch went; ``None`` before the first.
+        drift: Whether the line has changed; ``None`` from an agent that doesn't watch that.
+        marks: The last `MARKS_MAX` that operators made, in every report: told again they change nothing.
     """
 
     device: str
@@ -228,6 +281,8 @@ class Reported(_Message, frozen=True, kw_only=True):
     configuration: ConfigReport | None = None
     waiting: str = ""
     transfer: Transfer | None = None
+    drift: DriftReport | None = None
+    marks: tuple[Mark, ...] = ()
 
 
 class Up(_Message, frozen=True, kw_only=True):
@@ -355,7 +410,8 @@ class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
         source: Where the frame came from.
         sequence: Number of the frame at its source.
         captured_at_ns: Unix time of the capture.
-        verdict: ``pass``, ``reject`` (a defect was found) or ``fault`` (no verdict was possible: the line rejects).
+        verdict: ``pass``, ``reject`` (a defect was found, or see ``unsure``) or ``fault`` (no verdict was possible: the
+            line rejects).
         detections: ``[type, score, x1, y1, x2, y2]`` each; boxes in pixels of the frame.
         bundle: ``name@version`` that judged.
         bundle_sha256: Digest of its manifest.
@@ -366,6 +422,9 @@ class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
         height: Of the frame.
         error: Why there was no verdict, if so.
         near_miss: How near the strongest candidate came that was no defect: its share of its threshold, 0 to 1.
+        unsure: The verdict is ``reject`` because the bundle was unsure: a person is to look. A field of its own, so
+            that a hub that doesn't know of it reads a reject.
+        doubtful: As ``detections``: what it was unsure of.
     """
 
     seq: int
@@ -384,6 +443,8 @@ class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
     height: int = 0
     error: str = ""
     near_miss: float = 0.0
+    unsure: bool = False
+    doubtful: tuple[tuple[str, float, float, float, float, float], ...] = ()
 
 
 class Results(_Message, frozen=True, kw_only=True):

@@ -32,12 +32,17 @@ _PALETTE: tuple[Colour, ...] = (
 )
 """BGR. Six colours of Okabe and Ito (2008) that people with any colour vision tell apart."""
 
+DOUBT: Colour = (150, 40, 110)
+"""BGR of what the verdict was unsure of, whatever its type: dashed, in the colour of the verdict."""
+
 _VERDICTS: dict[str, tuple[str, Colour]] = {
     "pass": ("PASS", (84, 130, 0)),
     "reject": ("REJECT", (40, 40, 190)),
+    "unsure": ("UNSURE: a person must look", DOUBT),
     "fault": ("FAULT: no verdict", (0, 120, 200)),
 }
 
+_DASH_PX = 7
 _BANNER_PX = 34
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _TEXT_SCALE = 0.5
@@ -49,6 +54,7 @@ def annotate(
     image: UInt8Array,
     detections: Sequence[Detection],
     *,
+    doubtful: Sequence[Detection] = (),
     verdict: str | None = None,
     title: str = "",
     heat: npt.NDArray[np.float32] | None = None,
@@ -58,7 +64,9 @@ def annotate(
     Args:
         image: ``(H, W, 3) uint8`` BGR or ``(H, W) uint8`` grey; it is not changed.
         detections: What was found, boxes in pixels of ``image``.
-        verdict: ``pass``, ``reject`` or ``fault``; ``None``: reject if anything was found.
+        doubtful: What the verdict was unsure of; drawn dashed.
+        verdict: ``pass``, ``reject``, ``unsure`` or ``fault``; ``None``: reject if anything was found, else unsure if
+            anything is doubtful.
         title: Stands at the right of the banner, such as the part's number.
         heat: ``(H, W)``, 0 to 1: how unlike good parts each pixel is; laid over the frame where it is above 0.
 
@@ -69,18 +77,22 @@ def annotate(
         BadInputFormatError: ``image`` is no image, or the verdict is unknown.
     """
     check_image(image)
-    verdict = verdict or ("reject" if detections else "pass")
+    verdict = verdict or ("reject" if detections else "unsure" if doubtful else "pass")
     if verdict not in _VERDICTS:
         raise BadInputFormatError("verdict", expected=" or ".join(_VERDICTS), actual=verdict, action="")
     factor = max(1, -(-READABLE_SIDE // max(image.shape[:2])))
     coloured = image if image.ndim == 3 else np.asarray(cv2.cvtColor(image, cv2.COLOR_GRAY2BGR), np.uint8)
     coloured = coloured if heat is None else _heated(coloured, heat)
     canvas = np.asarray(coloured.repeat(factor, axis=0).repeat(factor, axis=1), np.uint8)
+    for detection in doubtful:
+        _draw_dashed(canvas, _corners(detection, factor))
     for detection in detections:
         _draw_box(canvas, detection, factor)
     taken: list[tuple[int, int, int, int]] = []
     for detection in detections:  # after all boxes, so that none runs through a label
         _draw_label(canvas, detection, factor, taken)
+    for detection in doubtful:
+        _draw_label(canvas, detection, factor, taken, doubt=True)
     return np.vstack([_banner(canvas.shape[1], verdict, detections, title), canvas])
 
 
@@ -117,13 +129,31 @@ def _draw_box(canvas: UInt8Array, detection: Detection, factor: int) -> None:
         cv2.polylines(canvas, [corners], True, colour_of(detection.type), 1)
 
 
-def _draw_label(canvas: UInt8Array, detection: Detection, factor: int, taken: list[tuple[int, int, int, int]]) -> None:
-    text = f"{detection.type} {detection.score:.2f}"
+def _draw_dashed(canvas: UInt8Array, corners: tuple[int, int, int, int]) -> None:
+    x1, y1, x2, y2 = corners
+    for colour, thick in ((_LIGHT, 4), (DOUBT, 2)):
+        for x in range(x1, x2 + 1, 2 * _DASH_PX):
+            for y in (y1, y2):
+                cv2.line(canvas, (x, y), (min(x + _DASH_PX, x2), y), colour, thick)
+        for y in range(y1, y2 + 1, 2 * _DASH_PX):
+            for x in (x1, x2):
+                cv2.line(canvas, (x, y), (x, min(y + _DASH_PX, y2)), colour, thick)
+
+
+def _draw_label(
+    canvas: UInt8Array,
+    detection: Detection,
+    factor: int,
+    taken: list[tuple[int, int, int, int]],
+    *,
+    doubt: bool = False,
+) -> None:
+    text = f"{detection.type} {detection.score:.2f}{'?' if doubt else ''}"
     (width, height), below = cv2.getTextSize(text, _FONT, _TEXT_SCALE, 1)
     wide, high = width + 8, height + below + 5
     x, y = _label_place(canvas.shape[:2], _corners(detection, factor), (wide, high), taken)
     taken.append((x, y, x + wide, y + high))
-    colour = colour_of(detection.type)
+    colour = DOUBT if doubt else colour_of(detection.type)
     cv2.rectangle(canvas, (x, y), (x + wide, y + high), _DARK, -1)
     cv2.rectangle(canvas, (x + 1, y + 1), (x + wide - 1, y + high - 1), colour, -1)
     cv2.putText(canvas, text, (x + 4, y + height + 3), _FONT, _TEXT_SCALE, _on(colour), 1, cv2.LINE_AA)

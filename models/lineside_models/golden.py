@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import struct
 from pathlib import Path
 
 import cv2
@@ -13,14 +12,12 @@ import numpy.typing as npt
 
 from lineside_models.frame import Frame
 from lineside_models.inspector import prepare
+from lineside_models.png import decode_png
 from lineside_runtime.bundle import Bundle, Golden
 from lineside_runtime.errors import BundleFormatError, GoldenMismatchError
 from lineside_runtime.files import write_atomic
 from lineside_runtime.session import Session
 from lineside_runtime.tensors import Array
-
-PIXELS_MAX = 1 << 26
-"""64 megapixels: more than a line camera's frame, and far less than a compressed bomb."""
 
 ARRAY_MAX_BYTES = 1 << 28
 HEADER_MAX_BYTES = 10_000
@@ -100,19 +97,12 @@ def read_png(path: Path) -> npt.NDArray[np.uint8]:
     """Reads a PNG whose size was bounded before it is unpacked.
 
     Raises:
-        BundleFormatError: It is no PNG, or has more than `PIXELS_MAX` pixels.
+        BundleFormatError: It is no PNG, or has more than `lineside_models.png.PIXELS_MAX` pixels.
     """
-    data = path.read_bytes()
-    # https://www.w3.org/TR/png-3/#11IHDR: signature, length, "IHDR", width, height
-    if data[:8] != b"\x89PNG\r\n\x1a\n" or data[12:16] != b"IHDR" or len(data) < 24:
-        raise BundleFormatError(f"{path} is not a PNG")
-    width, height = struct.unpack(">II", data[16:24])
-    if width * height > PIXELS_MAX:
-        raise BundleFormatError(f"{path}", expected=f"at most {PIXELS_MAX} pixels", actual=f"{width} × {height}")
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_ANYCOLOR)
-    if image is None or image.dtype != np.uint8:
-        raise BundleFormatError(f"{path} is a damaged PNG")
-    return np.asarray(image, np.uint8)
+    try:
+        return decode_png(path.read_bytes())
+    except ValueError as error:
+        raise BundleFormatError(f"{path}: {error}") from error
 
 
 def read_array(path: Path) -> Array:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
+
+Verdict = Literal["good", "bad", "unsure"]
+"""``unsure``: no defect, but a person is to look. On the line only ``good`` passes."""
 
 
 class Detection(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,8 +47,10 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
         source: Where the frame came from.
         sequence: Number of the frame at its source.
         captured_at_ns: Unix time of the capture in nanoseconds.
-        passed: True if no defect was found.
+        passed: True if the verdict is ``good``; on the line everything else is a reject.
+        verdict: ``good``, ``bad`` (a defect was found) or ``unsure``.
         detections: The defects, highest score first.
+        doubtful: What the verdict was unsure of: candidates in their type's band below the threshold.
         timings: Time by stage.
         bundle: ``name@version`` of the bundle that judged.
         requested_device: Device that the configuration asked for, such as ``cpu:0``.
@@ -60,7 +67,9 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     sequence: int = 0
     captured_at_ns: int = 0
     passed: bool
+    verdict: Verdict
     detections: tuple[Detection, ...] = ()
+    doubtful: tuple[Detection, ...] = ()
     timings: Timings = Timings()
     bundle: str = ""
     requested_device: str = ""
@@ -69,3 +78,7 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     height: int = 0
     near_miss: float = 0.0
     anomaly_score: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.passed != (self.verdict == "good"):
+            raise ValueError(f"a part that is {self.verdict} can't have passed = {self.passed}")

@@ -6,13 +6,17 @@ import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 
+import msgspec
 import numpy as np
 
 from lineside_models import preprocess
+from lineside_models.deciding import Decider, Decision
 from lineside_models.frame import Frame
-from lineside_models.inspection import Detection, Inspection, Timings
-from lineside_models.postprocess import Candidates, decode, least_wanted, near_miss, select
+from lineside_models.inspection import Inspection, Timings
+from lineside_models.postprocess import Candidates, decode
 from lineside_models.preprocess import Letterbox
+from lineside_models.rules import BUNDLES_OWN, Rules
+from lineside_models.slicing import Piece, pieces, put_together
 from lineside_runtime.bundle import Manifest
 from lineside_runtime.errors import ConfigError
 from lineside_runtime.session import Pinned, Prediction, Session
@@ -21,13 +25,39 @@ from lineside_runtime.tensors import DYNAMIC, Array
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Prepared:
-    """A frame on its way: its place among those given, its tensor, how it lies in it, and the time that took."""
+    """A piece of a frame on its way: of which frame, its tensor, how it lies in it, and the time that took."""
 
     index: int
-    frame: Frame
+    piece: Piece
     tensor: Array
     letterbox: Letterbox
     preprocess_ms: float
+
+
+@dataclasses.dataclass(slots=True)
+class _Answers:
+    """What came back of one frame so far."""
+
+    found: list[tuple[Piece, Candidates]] = dataclasses.field(default_factory=list)
+    last: Prediction | None = None
+    preprocess_ms: float = 0.0
+    inference_ms: float = 0.0
+    postprocess_ms: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Finding:
+    """Everything that a frame may show, before it is decided upon.
+
+    Attributes:
+        candidates: Of the whole frame, those of its pieces put together.
+        timings: By stage, the sum of its pieces.
+        prediction: The last one, for bundle and devices.
+    """
+
+    candidates: Candidates
+    timings: Timings
+    prediction: Prediction
 
 
 class Inspector:
@@ -35,32 +65,40 @@ class Inspector:
 
     The session may be reloaded at any time: each frame is prepared, run and decoded by the manifest of the bundle
     that answers it.
+
+    Attributes:
+        session: Holds the bundle.
+        rules: Laid over the bundle's own.
     """
 
-    def __init__(self, session: Session, *, batch_size: int = 16) -> None:
+    def __init__(self, session: Session, *, batch_size: int = 16, rules: Rules = BUNDLES_OWN) -> None:
         """Makes an inspector.
 
         Args:
             session: Stays the caller's to close.
-            batch_size: At most so many frames go through the model at once.
+            batch_size: At most so many frames, or pieces of frames, go through the model at once.
+            rules: Laid over the bundle's own.
 
         Raises:
-            ConfigError: ``batch_size`` is below 1.
+            ConfigError: ``batch_size`` is below 1, or the rules don't fit the bundle.
         """
         if batch_size < 1:
             raise ConfigError("batch_size", expected="an integer of at least 1", actual=batch_size)
         self.session = session
+        self.rules = rules
         self._batch_size = batch_size
+        self._decider = Decider(session.manifest, rules)
 
     def inspect(self, frame: Frame, *, confidence_threshold: float | None = None) -> Inspection:
         """Judges one frame.
 
         Args:
             frame: What a camera gave.
-            confidence_threshold: Least score of a defect, 0 to 1; ``None`` for the bundle's own, by type.
+            confidence_threshold: Least score of a defect, 0 to 1, instead of any other threshold; ``None`` for the
+                rules' or the bundle's own, by type.
 
         Raises:
-            ConfigError: The bundle's post-processing is not known here.
+            ConfigError: The bundle's post-processing is not known here, or the rules don't fit the bundle or the frame.
             DeviceError: Every device failed.
         """
         return self.inspect_batch([frame], confidence_threshold=confidence_threshold)[0]
@@ -70,43 +108,81 @@ class Inspector:
 
         Args:
             frames: In any sizes.
-            confidence_threshold: Least score of a defect, 0 to 1; ``None`` for the bundle's own, by type.
+            confidence_threshold: As for `inspect`.
 
         Returns:
             One verdict a frame, in their order. A frame's share of its batch's time is its ``inference_ms``.
 
         Raises:
+            ConfigError: As for `inspect`.
+            DeviceError: Every device failed.
+        """
+        with self.session.pinned() as pinned:
+            decider = self._decider_for(pinned.manifest, confidence_threshold)
+            found = self._find(frames, pinned, _least_score(decider))
+        return [_verdict(frame, finding, decider) for frame, finding in zip(frames, found, strict=True)]
+
+    def find(self, frames: Sequence[Frame]) -> list[Finding]:
+        """Returns everything that frames may show, above the raw floor: what evaluations and thresholds are made of.
+
+        Args:
+            frames: In any sizes.
+
+        Raises:
             ConfigError: The bundle's post-processing is not known here.
             DeviceError: Every device failed.
         """
-        verdicts: dict[int, Inspection] = {}
         with self.session.pinned() as pinned:
-            for batch in self._batches(frames, pinned.manifest):
-                for prepared, verdict in zip(batch, _judge(batch, pinned, confidence_threshold), strict=True):
-                    verdicts[prepared.index] = verdict
-        return [verdicts[index] for index in range(len(frames))]
+            return self._find(frames, pinned, 0.0)
 
     def prepare(self, frame: Frame) -> Array:
-        """Returns what the model takes for a frame: ``(1, C, H, W)``."""
+        """Returns what the model takes for a whole frame: ``(1, C, H, W)``."""
         return prepare(frame, self.session.manifest)
+
+    def _find(self, frames: Sequence[Frame], pinned: Pinned, least_score: float) -> list[Finding]:
+        answers = [_Answers() for _ in frames]
+        for batch in self._batches(frames, pinned.manifest):
+            _run(batch, pinned, answers, least_score)
+        return [_finding(each, frame.size) for each, frame in zip(answers, frames, strict=True)]
 
     def _batches(self, frames: Sequence[Frame], manifest: Manifest) -> Iterator[list[_Prepared]]:
         size = self._batch_size if _free_batch(manifest) else 1
+        own = manifest.preprocess.slicing
+        slicing = self.rules.slicing_of(None if own is msgspec.UNSET else own)
         waiting: dict[tuple[int, ...], list[_Prepared]] = {}
         for index, frame in enumerate(frames):
-            started_ns = time.perf_counter_ns()
-            tensor, letterbox = preprocess.prepare(frame.image, manifest.preprocess)
-            prepared = _Prepared(index, frame, tensor, letterbox, (time.perf_counter_ns() - started_ns) / 1e6)
-            batch = waiting.setdefault(tensor.shape, [])
-            batch.append(prepared)
-            if len(batch) == size:
-                yield waiting.pop(tensor.shape)
+            for piece in pieces(frame.size, slicing):
+                started_ns = time.perf_counter_ns()
+                image = frame.image[piece.y1 : piece.y2, piece.x1 : piece.x2]
+                tensor, letterbox = preprocess.prepare(image, manifest.preprocess)
+                took_ms = (time.perf_counter_ns() - started_ns) / 1e6
+                batch = waiting.setdefault(tensor.shape, [])
+                batch.append(_Prepared(index, piece, tensor, letterbox, took_ms))
+                if len(batch) == size:
+                    yield waiting.pop(tensor.shape)
         yield from waiting.values()
+
+    def _decider_for(self, manifest: Manifest, threshold: float | None) -> Decider:
+        if threshold is not None:
+            only = {"confidence_threshold": threshold, "thresholds": {}, "unsure_from": {}}
+            return Decider(manifest, msgspec.structs.replace(self.rules, **only))
+        if self._decider.manifest is not manifest:  # the session was reloaded
+            self._decider = Decider(manifest, self.rules)
+        return self._decider
 
 
 def prepare(frame: Frame, manifest: Manifest) -> Array:
-    """Returns what the model of this manifest takes for a frame: ``(1, C, H, W)``."""
+    """Returns what the model of this manifest takes for a whole frame: ``(1, C, H, W)``."""
     return preprocess.prepare(frame.image, manifest.preprocess)[0]
+
+
+def _least_score(decider: Decider) -> float:
+    """An anomaly model's strongest region says how unlike good parts a frame is, however little that is."""
+    return 0.0 if decider.manifest.task == "anomaly" else decider.least_score
+
+
+def _anomaly_score(found: Candidates, manifest: Manifest) -> float | None:
+    return float(found.scores[0]) if manifest.task == "anomaly" and len(found) else None
 
 
 def _free_batch(manifest: Manifest) -> bool:
@@ -114,57 +190,56 @@ def _free_batch(manifest: Manifest) -> bool:
     return any(spec.name == name and spec.shape and spec.shape[0] == DYNAMIC for spec in manifest.inputs)
 
 
-def _judge(batch: list[_Prepared], pinned: Pinned, threshold: float | None) -> list[Inspection]:
+def _run(batch: list[_Prepared], pinned: Pinned, answers: list[_Answers], least_score: float) -> None:
     manifest = pinned.manifest
     tensor = batch[0].tensor if len(batch) == 1 else np.concatenate([prepared.tensor for prepared in batch])
     prediction = pinned.infer({manifest.preprocess.input: tensor})
     started_ns = time.perf_counter_ns()
-    least = least_wanted(manifest.postprocess, len(manifest.labels), threshold=threshold)
     letterboxes = [prepared.letterbox for prepared in batch]
-    found = decode(prediction.outputs, manifest.postprocess, letterboxes, least_score=least)
-    detections = [select(one, manifest.postprocess, manifest.labels, threshold=threshold) for one in found]
-    misses = [near_miss(one, manifest.postprocess, manifest.labels, threshold=threshold) for one in found]
+    found = decode(prediction.outputs, manifest.postprocess, letterboxes, least_score=least_score)
     postprocess_ms = (time.perf_counter_ns() - started_ns) / 1e6 / len(batch)
-    inference_ms = prediction.inference_ms / len(batch)
-    return [
-        _verdict(
-            prepared.frame,
-            defects,
-            miss,
-            _anomaly_score(one, manifest),
-            prediction,
-            Timings(preprocess_ms=prepared.preprocess_ms, inference_ms=inference_ms, postprocess_ms=postprocess_ms),
-        )
-        for prepared, one, defects, miss in zip(batch, found, detections, misses, strict=True)
-    ]
+    for prepared, candidates in zip(batch, found, strict=True):
+        answer = answers[prepared.index]
+        answer.found.append((prepared.piece, candidates))
+        answer.last = prediction
+        answer.preprocess_ms += prepared.preprocess_ms
+        answer.inference_ms += prediction.inference_ms / len(batch)
+        answer.postprocess_ms += postprocess_ms
 
 
-def _anomaly_score(found: Candidates, manifest: Manifest) -> float | None:
-    return float(found.scores[0]) if manifest.task == "anomaly" and len(found) else None
+def _finding(answer: _Answers, size: tuple[int, int]) -> Finding:
+    assert answer.last is not None  # every frame has a piece
+    started_ns = time.perf_counter_ns()
+    candidates = put_together(answer.found, size)
+    timings = Timings(
+        preprocess_ms=answer.preprocess_ms,
+        inference_ms=answer.inference_ms,
+        postprocess_ms=answer.postprocess_ms + (time.perf_counter_ns() - started_ns) / 1e6,
+    )
+    return Finding(candidates, timings, answer.last)
 
 
-def _verdict(
-    frame: Frame,
-    defects: tuple[Detection, ...],
-    miss: float,
-    anomaly_score: float | None,
-    prediction: Prediction,
-    timings: Timings,
-) -> Inspection:
+def _verdict(frame: Frame, finding: Finding, decider: Decider) -> Inspection:
+    started_ns = time.perf_counter_ns()
+    decision: Decision = decider.decide(finding.candidates, frame.size)
+    decided_ms = (time.perf_counter_ns() - started_ns) / 1e6
+    timings, prediction = finding.timings, finding.prediction
     height, width = frame.size
     return Inspection(
         part_id=frame.part_id,
         source=frame.source,
         sequence=frame.sequence,
         captured_at_ns=frame.captured_at_ns,
-        passed=not defects,
-        detections=defects,
-        timings=timings,
+        passed=decision.verdict == "good",
+        verdict=decision.verdict,
+        detections=decision.detections,
+        doubtful=decision.doubtful,
+        timings=msgspec.structs.replace(timings, postprocess_ms=timings.postprocess_ms + decided_ms),
         bundle=prediction.bundle,
         requested_device=prediction.requested_device,
         used_device=prediction.used_device,
         width=width,
         height=height,
-        near_miss=miss,
-        anomaly_score=anomaly_score,
+        near_miss=decision.near_miss,
+        anomaly_score=_anomaly_score(finding.candidates, decider.manifest),
     )

@@ -21,7 +21,7 @@ import hashlib
 import os
 import stat
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 
@@ -78,6 +78,20 @@ class FileList(Protocol):
         """Sum of their sizes."""
 
 
+class Slicing(_Strict, frozen=True, kw_only=True):
+    """How a frame that is too large for the model's input is looked at in overlapping pieces.
+
+    Attributes:
+        side_px: Of the square pieces, in pixels of the frame. A frame that is no larger is looked at whole.
+        overlap: Share of a piece's side that its neighbour shows too; at least the size of a small defect.
+        whole: Whether the whole frame is looked at as well, for defects that are larger than a piece.
+    """
+
+    side_px: Annotated[int, msgspec.Meta(ge=32)]
+    overlap: Annotated[float, msgspec.Meta(ge=0, le=0.75)] = 0.2
+    whole: bool = True
+
+
 class Preprocess(_Strict, frozen=True, kw_only=True):
     """How an image becomes the model's input.
 
@@ -93,6 +107,8 @@ class Preprocess(_Strict, frozen=True, kw_only=True):
         pad_value: Grey value of the padding, 0 to 255.
         mean: Subtracted from each channel, in units of 0 to 255.
         std: Divides each channel, in units of 0 to 255.
+        slicing: How large frames are looked at in pieces; not written where they aren't, so that agents that don't know
+            of it read the manifest.
     """
 
     input: str
@@ -105,6 +121,7 @@ class Preprocess(_Strict, frozen=True, kw_only=True):
     pad_value: int = 114
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
+    slicing: Slicing | msgspec.UnsetType = msgspec.UNSET
 
 
 class Postprocess(_Strict, frozen=True, kw_only=True):
@@ -192,8 +209,8 @@ class Manifest(_Strict, frozen=True, kw_only=True):
         name: Name of the model, such as ``surface-12``.
         version: Version of the bundle, such as ``1.0.0``.
         created_at: ISO 8601 time in UTC.
-        task: What the model does; ``anomaly`` where it knows good parts only; ``generic`` where nobody but the
-            caller reads its outputs.
+        task: What the model does; ``anomaly`` where it knows good parts only; ``generic`` where nobody reads its
+            outputs but the caller.
         labels: Class names in the order of the model's outputs.
         inputs: The model's inputs.
         outputs: The model's outputs.

@@ -6,7 +6,7 @@ import errno
 import os
 from pathlib import Path
 
-from lineside_runtime.errors import DiskFullError
+from lineside_runtime.errors import ConfigError, DiskFullError
 
 
 def fsync_folder(folder: Path) -> None:
@@ -20,6 +20,25 @@ def fsync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def make_place(path: Path) -> None:
+    """Makes the folder that a file is to stand in, so that who works for minutes first knows that it can be written.
+
+    Raises:
+        ConfigError: That folder can't be made or written to, or a folder stands where the file is to stand.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        written = os.access(path.parent, os.W_OK) and not path.is_dir()
+    except OSError:
+        written = False
+    if not written:
+        raise ConfigError(
+            f"{path} can't be written",
+            expected="a file in a folder that can be made and written to",
+            action="Name another place.",
+        )
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:

@@ -17,7 +17,8 @@ from lineside_agent.updates import Wished
 from lineside_link.fetch import FetchStopped
 from lineside_link.messages import ConfigRef, ConfigReport, Desired
 from lineside_models.frame import Frame
-from lineside_runtime.bundle import Bundle
+from lineside_models.regions import Region
+from lineside_runtime.bundle import Bundle, Slicing
 from lineside_runtime.errors import ConfigError, DiskFullError, FetchError, LinesideError, SignatureError
 from tests.agent.bundles import bright, make_bundle
 from tests.peers.waiting import wait_for
@@ -35,11 +36,54 @@ def test_what_the_hub_sets_is_laid_over_agent_toml(tmp_path: Path) -> None:
     assert with_settings(local(tmp_path), b"") == local(tmp_path)
 
 
+RULES = b"""
+[inspect]
+px_per_mm = 48.0
+unsure_from = { scratches = 0.2 }
+min_size_mm = { "*" = 0.1, pin-hole = 0.05 }
+slicing = { side_px = 640, overlap = 0.25 }
+
+[inspect.thresholds]
+scratches = 0.4
+"rolled-in_scale" = 0.6
+
+[[inspect.regions]]
+kind = "ignore"
+polygon = [[0, 0], [0.1, 0], [0.1, 0.1]]
+types = ["scratches"]
+"""
+
+
+def test_the_hub_sets_thresholds_bands_regions_sizes_and_slicing(tmp_path: Path) -> None:
+    laid = with_settings(local(tmp_path), RULES).inspect
+    assert laid.thresholds == {"scratches": 0.4, "rolled-in_scale": 0.6}
+    assert laid.unsure_from == {"scratches": 0.2}
+    assert (laid.min_size_mm, laid.px_per_mm) == ({"*": 0.1, "pin-hole": 0.05}, 48.0)
+    assert laid.regions == (Region(kind="ignore", polygon=((0.0, 0.0), (0.1, 0.0), (0.1, 0.1)), types=("scratches",)),)
+    assert laid.slicing == Slicing(side_px=640, overlap=0.25)
+    assert laid.health_frames == 2
+
+
+def test_what_contradicts_agent_toml_is_refused_and_not_raised_as_something_else(tmp_path: Path) -> None:
+    config = AgentConfig(
+        device="cam-1", folder=tmp_path, camera=SimulatorCamera(), inspect=InspectConfig(confidence_threshold=0.9)
+    )
+    with pytest.raises(ConfigError, match=r"over agent\.toml: .*give one"):
+        with_settings(config, b"[inspect.thresholds]\n'*' = 0.3\n")
+
+
 @pytest.mark.parametrize(
     ("toml", "path"),
     [
         (b"[inspect]\nconfidence_threshold = 1.5\n", r"\$\.inspect\.confidence_threshold"),
         (b"[inspect]\nthreads = 'many'\n", r"\$\.inspect\.threads"),
+        (b"[inspect.thresholds]\nscratches = 2.0\n", r"\$\.inspect\.thresholds"),
+        (
+            b"[[inspect.regions]]\nkind = 'ignore'\npolygon = [[0, 0], [1, 1]]\n",
+            r"three corners.*\$\.inspect\.regions\[0\]",
+        ),
+        (b"[[inspect.regions]]\nkind = 'ignore'\nmask = 'R0lGODlh'\n", "not a PNG"),
+        (b"[inspect.slicing]\nside_px = 640\noverlap = 2.0\n", r"\$\.inspect\.slicing\.overlap"),
         (b"[inspect]\ntreshold = 0.5\n", r"\$\.inspect\.treshold"),
         (b"[store]\nkeep_images = 'some'\n", r"\$\.store\.keep_images"),
         (b"[link]\nurl = 'mqtt://evil'\n", r"\$\.link can't be set by a hub"),
@@ -120,7 +164,7 @@ class Rig:
     @property
     def threshold(self) -> float | None:
         loaded = self.active.loaded
-        return loaded.confidence_threshold if loaded is not None else None
+        return loaded.inspector.rules.confidence_threshold if loaded is not None else None
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +224,19 @@ def test_a_bad_one_is_refused_with_its_path_and_not_tried_again(rig: Rig) -> Non
     rig.wait(3)
     assert rig.brought == brought + 1
     assert rig.threshold == 0.7
+
+
+def test_rules_of_a_type_that_the_bundle_hasnt_are_refused_and_what_ran_goes_on(rig: Rig) -> None:
+    running = rig.active.loaded
+    rig.want(1, "typo", b"[inspect.thresholds]\nbrigth = 0.4\n")
+    report = rig.wait(1, code=2001)
+    assert report.error is not None
+    assert "no type 'brigth'" in report.error.message
+    assert rig.active.loaded is running
+    rig.want(2, "right", b"[inspect.thresholds]\nbright = 0.4\n")
+    rig.wait(2)
+    assert rig.active.loaded is not None
+    assert rig.active.loaded.inspector.rules.thresholds == {"bright": 0.4}
 
 
 @pytest.mark.parametrize("error", [SignatureError("foreign"), DiskFullError("full"), FetchError("gone", status=404)])

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tty
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ import cv2
 import numpy as np
 import pytest
 
+from lineside_agent.drift.monitor import ask
+from lineside_agent.line_io.local import Request
+from lineside_agent.line_io.local import ask as trigger
 from lineside_agent.store import Store
 from lineside_hub.repository import Repository
 from lineside_link.client import LinkClient
@@ -25,7 +29,7 @@ from lineside_link.topics import Topics
 from lineside_runtime.bundle import Bundle
 from tests.agent.bundles import bright, dark, make_bundle
 from tests.peers import Broker
-from tests.peers.waiting import wait_for
+from tests.peers.waiting import free_port, wait_for
 
 Start = Callable[..., "Agent"]
 
@@ -281,3 +285,48 @@ def test_agent_inspects_without_a_broker(start: Start, embedded_broker: Broker, 
     assert "4003" in agent.status["link_problem"]
     embedded_broker.start()
     wait_for(lambda: agent.status["connected"], 40.0)
+
+
+def test_a_lamp_that_fails_is_told_to_people_to_prometheus_and_to_the_hub(
+    start: Start, embedded_broker: Broker, listener: Listener, tmp_path: Path
+) -> None:
+    root = Repository.create(tmp_path / "hub", groups=["default"]).root_bytes()
+    (tmp_path / "root.json").write_bytes(root)
+    rng = np.random.default_rng(1)
+    for number in range(180):
+        grey = 100 if number < 120 else 60
+        noise = rng.integers(grey, grey + 20, (96, 96), dtype=np.uint8)
+        cv2.imwrite(str(tmp_path / "frames" / f"{number:04d}.png"), noise)
+    link = f'[link]\nurl = "{embedded_broker.url}"\nsite = "t0"\nreconnect_max_s = 0.5\n'
+    port = free_port()
+    drift = f"[drift]\nreference_frames = 100\n[metrics]\nport = {port}\n"
+    agent = start(frames=0, top='root = "root.json"', tables=link + drift)
+    wait_for(lambda: agent.status.get("drift", {}).get("alarm"), 60.0)
+    wait_for(lambda: listener.reports and listener.reports[-1].drift and listener.reports[-1].drift.alarms, 30.0)
+    report = listener.reports[-1].drift
+    assert report is not None
+    assert "brightness-low" in {alarm.name for alarm in report.alarms}
+    assert "brightness-low: brightness is" in agent.log
+    assert any(text.startswith("brightness-low") for text in agent.status["drift"]["alarms"])
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+        assert 'lineside_drift_alarm{device="cam-1"} 1.0' in answer.read().decode()
+
+
+def test_a_line_that_drift_stops_rejects_until_a_person_clears_it(start: Start, tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    for number in range(200):
+        grey = 100 if number < 110 else 60
+        noise = rng.integers(grey, grey + 20, (96, 96), dtype=np.uint8)
+        cv2.imwrite(str(tmp_path / "frames" / f"{number:04d}.png"), noise)
+    tables = "[trigger]\ndeadline_ms = 20000\n[drift]\nreference_frames = 100\nstops_line = true\n"
+    agent = start(frames=0, top="", tables=tables)
+    wait_for(lambda: (agent.status.get("line") or {}).get("ready"), 60.0)
+    codes = []
+    while len(codes) < 150 and "NOT_READY" not in codes:
+        codes.append(trigger(agent.state, Request("trigger"))["code"])
+    assert 110 < len(codes) < 150, codes
+    assert set(codes[:-1]) == {"PASS"}
+    wait_for(lambda: "brightness-low" in ((agent.status.get("line") or {}).get("problem") or ""))
+    ask(agent.state, "clear")
+    wait_for(lambda: (agent.status.get("line") or {}).get("ready"))
+    assert trigger(agent.state, Request("trigger"))["code"] == "PASS"

@@ -58,6 +58,7 @@ def status(**changes: Any) -> dict[str, Any]:
         ("error", "7 records are lost", status(lost=7)),
         ("warning", "5% of the frames", status(faults=50)),
         ("error", "missed 3 verdicts", status(line_io=[{"name": "serial", "missed": 3}])),
+        ("warning", "has changed: sharpness-low", status(drift={"alarms": ["sharpness-low: sharpness is -2"]})),
         ("warning", "can't be reached", {"broker_problem": "refused"}),
         ("warning", "is not connected: bad certificate", status(connected=False, link_problem="bad certificate")),
         ("error", "another agent is connected as cam-1", status(name_conflicts=1)),

@@ -20,9 +20,15 @@ IMAGE = np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)
 
 
 def row(
-    sequence: int = 1, verdict: Literal["pass", "reject", "fault"] = "pass", near_miss: float = 0.0, source: str = "cam"
+    sequence: int = 1,
+    verdict: Literal["pass", "reject", "fault"] = "pass",
+    near_miss: float = 0.0,
+    source: str = "cam",
+    unsure: bool = False,
 ) -> ResultRow:
-    return ResultRow(seq=0, part_id="p", source=source, sequence=sequence, verdict=verdict, near_miss=near_miss)
+    return ResultRow(
+        seq=0, part_id="p", source=source, sequence=sequence, verdict=verdict, near_miss=near_miss, unsure=unsure
+    )
 
 
 def save(archive: Archive, *sequences: int, days_ago: float = 0.0) -> list[Path]:
@@ -46,6 +52,11 @@ def save(archive: Archive, *sequences: int, days_ago: float = 0.0) -> list[Path]
         (StoreConfig(keep_images="all"), row(), True),
         (StoreConfig(keep_unsure_from=0.8), row(near_miss=0.81), True),
         (StoreConfig(keep_unsure_from=0.8), row(near_miss=0.79), False),
+        (StoreConfig(keep_unsure_from=0.8), row(verdict="reject", unsure=True), True),
+        (StoreConfig(keep_images="unsure"), row(verdict="reject", unsure=True), True),
+        (StoreConfig(keep_images="unsure"), row(verdict="reject"), False),
+        (StoreConfig(keep_images="bad"), row(verdict="reject", unsure=True), True),
+        (StoreConfig(), row(verdict="reject", unsure=True), False),
         (StoreConfig(keep_good_every=10), row(20), True),
         (StoreConfig(keep_good_every=10), row(21), False),
         (StoreConfig(keep_good_every=10), row(20, "reject"), False),

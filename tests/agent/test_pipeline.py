@@ -12,10 +12,12 @@ from lineside_agent.active import ActiveInspector
 from lineside_agent.cameras import LostFrame, Shot
 from lineside_agent.config import InspectConfig
 from lineside_agent.line_io import LineOutput, Signal
+from lineside_agent.line_io.handshake import Code
 from lineside_agent.loaded import Loaded, load
 from lineside_agent.pipeline import Pipeline
 from lineside_link.messages import ResultRow
 from lineside_models.frame import Frame
+from lineside_runtime.errors import ConfigError
 from tests.agent.bundles import bright, dark, make_bundle
 from tests.peers.waiting import wait_for
 
@@ -103,6 +105,29 @@ def test_verdict_carries_where_it_comes_from(bench: Bench, loaded: Loaded) -> No
     assert rejected.latency_ms > 0
 
 
+def test_unsure_part_is_rejected_and_said_to_be_unsure(bench: Bench, loaded: Loaded) -> None:
+    rules = InspectConfig(unsure_from={"bright": 0.2})
+    doubting = load(loaded.slot, loaded.bundle, rules)
+    bench.active.swap(doubting)
+    try:
+        unsure, good = bench.run(frame(0, np.full((96, 96, 3), 122, np.uint8)), frame(1, dark()))
+    finally:
+        doubting.close()
+    assert (unsure.verdict, unsure.unsure, unsure.detections) == ("reject", True, ())
+    assert {found[0] for found in unsure.doubtful} == {"bright"}
+    assert 0.2 <= unsure.doubtful[0][1] < 0.5
+    assert (good.verdict, good.unsure, good.doubtful) == ("pass", False, ())
+    told = [entry for entry in bench.log if isinstance(entry, Signal)]
+    assert [(signal.verdict, signal.code) for signal in told] == [("reject", Code.UNSURE), ("pass", Code.PASS)]
+    counts = bench.pipeline.counts
+    assert (counts.passed, counts.rejected, counts.unsure) == (1, 1, 1)
+
+
+def test_rules_that_dont_fit_the_bundle_are_refused_when_it_is_loaded(loaded: Loaded) -> None:
+    with pytest.raises(ConfigError, match="no type 'scratches'"):
+        load(loaded.slot, loaded.bundle, InspectConfig(thresholds={"scratches": 0.4}))
+
+
 def test_line_is_told_before_the_record_is_kept(bench: Bench, loaded: Loaded) -> None:
     bench.active.swap(loaded)
     bench.run(frame(0, dark()), frame(1, bright()))
@@ -114,7 +139,7 @@ def test_frame_without_an_image_is_a_fault_and_the_line_rejects(bench: Bench, lo
     bench.active.swap(loaded)
     (row,) = bench.run(LostFrame("cam", 3, "p3", 7, "damaged"))
     assert (row.verdict, row.error, row.sequence) == ("fault", "damaged", 3)
-    assert bench.log[0] == Signal(3, "p3", "fault")
+    assert bench.log[0] == Signal(3, "p3", "fault", Code.NO_FRAME)
 
 
 def test_engine_error_is_a_fault_with_its_reason_and_the_line_goes_on(bench: Bench, fragile: Loaded) -> None:

@@ -19,6 +19,7 @@ from lineside_agent.updates import Machine, Wished
 from lineside_link.fetch import FetchStopped
 from lineside_link.messages import BundleRef, Desired
 from lineside_models.frame import Frame
+from lineside_models.regions import Region
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.errors import BundleIntegrityError, DiskFullError, FetchError, LinesideError
 from tests.agent.bundles import break_golden, bright, make_bundle
@@ -36,6 +37,7 @@ class Rim:
         self.fetches = 0
         self.hold: threading.Event | None = None
         self.health_timeout_s = 0.3
+        self.regions: tuple[Region, ...] = ()
         self.closed = {True: "", False: ""}
         """What fetch (true) and changeover (false) wait for."""
         self.start()
@@ -51,7 +53,7 @@ class Rim:
             self.folder,
             slots=self.slots,
             active=self.active,
-            inspect=InspectConfig(health_frames=2, health_timeout_s=self.health_timeout_s),
+            inspect=InspectConfig(health_frames=2, health_timeout_s=self.health_timeout_s, regions=self.regions),
             bring=self.bring,
             observe=lambda machine, _: self.seen.append(machine),
             stop=self.stop,
@@ -142,6 +144,15 @@ def test_bundle_is_installed_and_runs(running: Rim) -> None:
     assert running.slots.current() == "a"
     walked = [state for state in running.states() if state != "idle"]
     assert walked[:1] + walked[-5:] == ["fetching", "verifying", "staged", "switching", "health_check", "active"]
+
+
+def test_regions_of_the_lines_camera_need_not_fit_the_golden_frame(rim: Rim, bundles: dict[str, Bundle]) -> None:
+    rim.end()
+    corners = ((900.0, 900.0), (990.0, 900.0), (990.0, 990.0))
+    rim.regions = (Region(kind="inspect", units="px", polygon=corners),)
+    rim.start()
+    rim.want(1, bundles["1"])
+    rim.wait("active", 1)
 
 
 def test_next_bundle_goes_to_the_other_slot(running: Rim, bundles: dict[str, Bundle]) -> None:

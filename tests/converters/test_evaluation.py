@@ -10,7 +10,13 @@ import cv2
 import numpy as np
 import pytest
 
-from lineside_converters.evaluation import Asked, ClassifierEvaluation, DetectorEvaluation, judge
+from lineside_converters.evaluation import (
+    Asked,
+    ClassifierEvaluation,
+    DetectorEvaluation,
+    SegmenterEvaluation,
+    judge,
+)
 from lineside_converters.evaluation.page import write_page_of
 from lineside_models import zoo
 from lineside_models.simulator import render
@@ -205,6 +211,22 @@ def test_a_fold_that_there_is_not_is_named(steel: Path) -> None:
         judge(SLIM, steel, Asked(fold="vla"))
 
 
+def test_a_fold_to_choose_on_that_was_named_must_be_there(steel: Path) -> None:
+    with pytest.raises(DatasetError, match="train or val"):
+        judge(SLIM, steel, Asked(fold="val", max_frames=2, choose_on="trian", clean_simulated=1))
+
+
+def test_no_frame_at_all_is_an_error(steel: Path) -> None:
+    with pytest.raises(DatasetError, match="no samples"):
+        judge(SLIM, steel, Asked(fold="val", max_frames=0))
+
+
+def test_a_place_that_cannot_be_written_to_is_said_before_the_work(steel: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="can't be written"):
+        judge(SLIM, steel, Asked(fold="val", predictions=tmp_path / "file" / "finds.json"))
+
+
 def test_clean_simulator_frames_come_from_a_stream_of_their_own() -> None:
     from lineside_converters.evaluation.goods import simulated
 
@@ -212,3 +234,67 @@ def test_clean_simulator_frames_come_from_a_stream_of_their_own() -> None:
     first, second = parts.frames
     assert not np.array_equal(first.frame.image, second.frame.image)
     assert not np.array_equal(first.frame.image, render("pcb", 0, defects=0).image)
+
+
+def segmenter(folder: Path) -> Path:
+    """Writes a segmenter that takes bright pixels for ``bright``."""
+    from onnx import helper, numpy_helper
+
+    values = {"slope": np.array([-10.0, 10.0], np.float32).reshape(2, 1, 1, 1), "offset": np.zeros(2, np.float32)}
+    nodes = [
+        *(helper.make_node("Constant", [], [n], value=numpy_helper.from_array(v, n)) for n, v in values.items()),
+        helper.make_node("Conv", ["image", "slope", "offset"], ["scores"]),
+    ]
+    (folder / "onnx").mkdir(parents=True)
+    data = graph(nodes, [("image", FLOAT, ["n", 1, "h", "w"])], [("scores", FLOAT, ["n", 2, "h", "w"])])
+    (folder / "onnx" / "model.onnx").write_bytes(data)
+    manifest = Manifest(
+        name="bright-pixels",
+        version="1",
+        task="detection",
+        created_at="2026-01-01T00:00:00+00:00",
+        labels=("bright",),
+        inputs=(TensorSpec(name="image", shape=(-1, 1, -1, -1), dtype="float32"),),
+        outputs=(TensorSpec(name="scores", shape=(-1, 2, -1, -1), dtype="float32"),),
+        preprocess=Preprocess(
+            input="image",
+            colour="grey",
+            min_side=64,
+            max_side=64,
+            multiple_of=64,
+            mean=(128.0,),
+            std=(128.0,),
+        ),
+        postprocess=Postprocess(name="segmentation"),
+        variants=(Variant(name="onnx", format="onnx", file="onnx/model.onnx", level=0, precision="fp32"),),
+    )
+    return write_manifest(folder, manifest).path
+
+
+def test_a_segmenter_is_judged_by_the_pixels_of_masks(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    for part in ("images", "masks"):
+        (data / part).mkdir(parents=True)
+    (data / "classes.txt").write_text("bright\n")
+    for number, (left, bright) in enumerate(
+        ((8, True), (12, True), (0, False))
+    ):  # the input is twice as large, and padded
+        image, mask = np.full((16, 32), 20, np.uint8), np.zeros((16, 32), np.uint8)
+        if bright:
+            image[4:12, 8:16] = 220
+            mask[4:12, left : left + 8] = 1  # the second mask lies 4 pixels beside what is bright
+        cv2.imwrite(str(data / "images" / f"{number}.png"), image)
+        cv2.imwrite(str(data / "masks" / f"{number}.png"), mask)
+    bundle = segmenter(tmp_path / "bundle")
+    result = judge(bundle, data, Asked())
+    assert isinstance(result, SegmenterEvaluation)
+    assert result.mean_iou == pytest.approx((64 + 32) / (64 + 96))
+    assert result.per_class["bright"].support == 128
+    assert result.f1 == 1.0
+    assert result.false_rejects is not None
+    assert (result.false_rejects.parts, result.false_rejects.rejected) == (1, 0)
+    assert sum(map(sum, result.confusion.counts)) == 3 * 16 * 32
+    assert result.worst_frames[0].frame == "1"
+    assert result.mean_iou_interval.low <= result.mean_iou <= result.mean_iou_interval.high
+    write_page_of(tmp_path / "page.html", result, bundle, data)
+    assert (tmp_path / "page.html").read_text().count("data:image/jpeg;base64,") == 2 * len(result.worst_frames)

@@ -56,7 +56,11 @@ SEEDS: dict[str, tuple[bytes, ...]] = {
     "certificate_request": (encode(CertificateRequest(device="cam-1", csr="x", signer="token:a", signature="AA==")),),
     "certificate": (encode(CertificateAnswer(device="cam-1", request="0", status="refused", error=_PROBLEM)),),
     "group_chunks": (b'{"schema":1,"name":"a","version":"1","files":{}}',),
-    "settings": (b"[inspect]\nconfidence_threshold = 0.5\nthreads = 2\n[store]\nkeep_images = 'all'\n",),
+    "settings": (
+        b"[inspect]\nconfidence_threshold = 0.5\nthreads = 2\n[store]\nkeep_images = 'all'\n",
+        b"[inspect]\nthresholds = {a = 0.5}\nslicing = {side_px = 640}\n"
+        b"[[inspect.regions]]\nkind = 'ignore'\nmask = 'iVBORw0KGgo='\n",
+    ),
     "archive": (_DESIRED,),
     "root_draft": (b'{"signatures":[],"signed":{"_type":"root","version":1,"keys":{},"roles":{}}}',),
 }

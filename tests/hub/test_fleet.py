@@ -6,7 +6,7 @@ import pytest
 
 from lineside_hub.database import Database, Event
 from lineside_hub.fleet import Fleet, read_reported, read_up
-from lineside_link.messages import BundleRef, Problem, Reported, Up, encode
+from lineside_link.messages import BundleRef, DriftAlarm, DriftReport, Problem, Reported, Up, encode
 from lineside_runtime.errors import BadInputFormatError
 
 OLD = BundleRef(name="surface", version="1.0.0", target="a/surface-1.0.0.json", sha256="0" * 64)
@@ -58,6 +58,16 @@ def test_the_last_report_is_kept_whole(database: Database) -> None:
     row = database.query("SELECT * FROM devices")[0]
     assert read_reported("cam-01", row["reported"].encode()).free_bytes == 77
     assert row["up"] is None
+
+
+def test_a_drift_alarm_is_told_when_it_begins_and_when_it_ends(database: Database) -> None:
+    blurred = DriftAlarm(name="sharpness-low", since_ns=5, text="sharpness-low: sharpness is -1.7, learned was -1.1")
+    wave = DriftAlarm(name="type:pits", since_ns=6)
+    for alarms in ((), (blurred,), (blurred,), (blurred, wave), (wave,)):
+        report(database, state="idle", drift=DriftReport(alarms=alarms))
+    report(database, state="idle")
+    details = [event.detail for event in database.events(kind="drift")]
+    assert details == [blurred.text, "type:pits", "over: sharpness-low", "over: type:pits"]
 
 
 def test_coming_and_going_is_told_by_boot(database: Database) -> None:

@@ -204,7 +204,7 @@ def tables_of(url: str) -> set[str]:
 
 
 OLD_TABLES = {"results", "quarantine", "watermarks"}
-NEW_TABLES = {*OLD_TABLES, "frames", migrations.VERSION_TABLE}
+NEW_TABLES = {*OLD_TABLES, "frames", "reviews", migrations.VERSION_TABLE}
 
 
 def test_postgres_of_the_first_release_is_brought_up_to_date(url: str) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -61,7 +62,38 @@ def test_a_row_is_stored_with_all_it_says(database: Database) -> None:
     assert stored.pop("epoch") == "e1"
     said = msgspec.structs.asdict(row)
     del said["detections"], said["near_miss"]  # which only chooses images, on the device
+    del said["unsure"], said["doubtful"]  # which stand in the columns of verdict and detections
     assert stored == said
+
+
+def unsure(seq: int, **changes: Any) -> ResultRow:
+    doubt = ("scratch", 0.3, 1.0, 2.0, 3.5, 4.0)
+    row = ResultRow(
+        seq=seq, part_id=f"part-{seq}", captured_at_ns=seq, verdict="reject", unsure=True, doubtful=(doubt,)
+    )
+    return msgspec.structs.replace(row, **changes)
+
+
+def test_an_unsure_part_is_kept_as_such_with_what_was_doubtful(database: Database) -> None:
+    write(database, encode(Results(epoch="e1", rows=(unsure(1),))))
+    (stored,) = database.query("SELECT verdict, detections FROM results")
+    assert stored[0] == "unsure"
+    assert json.loads(stored[1]) == [["scratch", 0.3, 1.0, 2.0, 3.5, 4.0]]
+
+
+def test_a_hub_that_doesnt_know_of_unsure_reads_a_reject() -> None:
+    """Its row has the fields of before, and unknown ones are passed over."""
+    before = msgspec.defstruct(
+        "Before", [("seq", int), ("part_id", str), ("verdict", Literal["pass", "reject", "fault"])]
+    )
+    assert msgspec.json.decode(msgspec.json.encode(unsure(1)), type=before).verdict == "reject"
+
+
+def test_a_row_that_an_older_hub_kept_as_a_reject_is_no_conflict_when_it_comes_again(database: Database) -> None:
+    plain = unsure(1, unsure=False, doubtful=())
+    write(database, encode(Results(epoch="e1", rows=(plain,))))
+    assert write(database, encode(Results(epoch="e1", rows=(unsure(1),)))).seq == 1
+    assert database.events() == []
 
 
 def test_the_acknowledgement_is_the_highest_contiguous_row(database: Database) -> None:

@@ -15,7 +15,7 @@ from lineside_hub.fleet import Fleet
 from lineside_hub.repository import Repository
 from lineside_hub.results import ResultsSink, read_batch
 from lineside_hub.simulate.bundles import make
-from lineside_link.messages import Reported, ResultRow, Results, Up, encode
+from lineside_link.messages import DriftAlarm, DriftReport, Reported, ResultRow, Results, Up, encode
 
 GROUP = "line-a"
 
@@ -62,6 +62,20 @@ def test_ls_and_show_say_where_devices_stand(hub: Path, capsys: pytest.CaptureFi
     devices = json.loads(told(capsys, "ls", "--hub", str(hub), "--json"))["devices"]
     assert [(device["name"], device["results"]) for device in devices] == [(f"cam-{n}", 1) for n in (1, 2, 3)]
     assert main(["fleet", "show", "cam-9", "--hub", str(hub)]) == 1
+
+
+def test_a_drift_alarm_of_a_device_is_shown(hub: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    alarm = DriftAlarm(name="bad-high", since_ns=1, text="bad-high: 30% of the parts are bad, 2.0% is well")
+    database = Database.open(hub)
+    with database.transaction():
+        drift = DriftReport(alarms=(alarm,))
+        Fleet(database).write_reported(Reported(device="cam-2", state="active", drift=drift))
+    database.close()
+    assert "30% of the parts" in " ".join(told(capsys, "ls", "--hub", str(hub)).split())
+    assert alarm.text in told(capsys, "show", "cam-2", "--hub", str(hub))
+    assert alarm.text in told(capsys, "logs", "cam-2", "--hub", str(hub))
+    devices = json.loads(told(capsys, "ls", "--hub", str(hub), "--json"))["devices"]
+    assert [device["drift"] for device in devices] == [[], [alarm.text], []]
 
 
 def test_push_takes_a_plan_and_rollout_shows_pauses_and_aborts_it(

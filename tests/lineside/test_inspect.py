@@ -78,8 +78,19 @@ def test_json_has_the_verdicts_and_what_was_not_read(
     told = json.loads(capsys.readouterr().out)
     assert [one["passed"] for one in told["inspections"]] == [False, True, False, True, False, True]
     assert [(Path(one["source"]).name, one["error"]["code"]) for one in told["unreadable"]] == [("4b.jpg", 2003)]
-    assert told["counts"] == {"inspected": 6, "rejected": 3, "unreadable": 1}
+    assert told["counts"] == {"inspected": 6, "rejected": 3, "unsure": 0, "unreadable": 1}
     assert told["interrupted"] is False
+
+
+def test_rules_of_a_file_make_parts_unsure(
+    model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rules = tmp_path / "rules.toml"
+    rules.write_text('[inspect]\nthresholds = { "*" = 1.0 }\nunsure_from = { "*" = 0.5 }\n')
+    main(["inspect", str(photos), "--model", str(model), "--rules", str(rules)])
+    out, err = capsys.readouterr()
+    assert [line.split()[0] for line in out.splitlines()] == ["UNSURE", "PASS", "UNSURE", "PASS", "UNSURE", "PASS"]
+    assert "3 rejected (3 of them unsure)" in err
 
 
 def test_json_lines_come_in_the_order_of_the_frames(

@@ -18,9 +18,12 @@ from lineside_link.messages import (
     CertificateRequest,
     Deltas,
     Desired,
+    DriftAlarm,
+    DriftReport,
     FrameAnswer,
     FramePiece,
     MaintenanceWindow,
+    Mark,
     Multicast,
     Patch,
     Problem,
@@ -72,6 +75,11 @@ windows = st.builds(
     days=st.lists(st.sampled_from(["mon", "sun"]), max_size=2).map(tuple),
     fetch=st.sampled_from(["at_once", "in_window"]),
 )
+drifts = st.builds(
+    DriftReport,
+    learning=st.booleans(),
+    alarms=st.lists(st.builds(DriftAlarm, name=text, since_ns=count, text=text), max_size=2).map(tuple),
+)
 KINDS: dict[type[Any], st.SearchStrategy[Any]] = {
     Desired: st.builds(
         Desired, epoch=count, gen=count, bundle=refs | st.none(), rollout=text, window=windows | st.none()
@@ -85,6 +93,10 @@ KINDS: dict[type[Any], st.SearchStrategy[Any]] = {
         installed=refs | st.none(),
         error=problems | st.none(),
         progress=numbers,
+        drift=drifts | st.none(),
+        marks=st.lists(
+            st.builds(Mark, epoch=text, seq=count, at_ns=count, wrong=st.booleans(), note=text), max_size=2
+        ).map(tuple),
     ),
     Up: st.builds(Up, device=text, up=st.booleans(), boot_id=text, devices=st.lists(text, max_size=3).map(tuple)),
     RepoRequest: st.builds(

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lineside_models.draw import READABLE_SIDE, annotate, colour_of
+from lineside_models.draw import DOUBT, READABLE_SIDE, annotate, colour_of
 from lineside_models.inspection import Detection
 from lineside_models.labels import PCB, STEEL
 from lineside_runtime.errors import BadInputFormatError
@@ -57,6 +57,20 @@ def test_without_a_verdict_a_finding_rejects() -> None:
     np.testing.assert_array_equal(annotate(image, found), annotate(image, found, verdict="reject"))
 
 
+def test_what_is_doubtful_is_dashed_in_the_colour_of_its_verdict() -> None:
+    image = np.full((500, 500), 90, np.uint8)
+    doubts = [_detection((100, 300, 200, 400))]
+    drawn = annotate(image, (), doubtful=doubts)
+    np.testing.assert_array_equal(drawn, annotate(image, (), doubtful=doubts, verdict="unsure"))
+    assert (drawn[2, -2] == np.array(DOUBT)).all()
+    side = (drawn[BANNER:][350:360, 100:101] == np.array(DOUBT)).all(axis=2)
+    along = (drawn[BANNER:][320:380, 100] == np.array(DOUBT)).all(axis=1)
+    assert side.any() or along.any()
+    assert not along.all()
+    solid = annotate(image, doubts)[BANNER:]
+    assert not (solid == np.array(DOUBT)).all(axis=2).any()
+
+
 def test_types_of_one_line_have_colours_of_their_own() -> None:
     assert len({colour_of(name) for name in STEEL}) == len({colour_of(name) for name in PCB}) == 6
     assert colour_of("somebody's own type") == colour_of("somebody's own type")
@@ -88,7 +102,7 @@ def test_a_title_is_drawn_where_there_is_room() -> None:
 
 
 def test_nonsense_is_refused() -> None:
-    with pytest.raises(BadInputFormatError, match="pass or reject or fault"):
+    with pytest.raises(BadInputFormatError, match="pass or reject or unsure or fault"):
         annotate(np.zeros((9, 9), np.uint8), (), verdict="maybe")
     with pytest.raises(BadInputFormatError):
         annotate(np.zeros((9, 9), np.float32), ())  # type: ignore[arg-type]

@@ -5,11 +5,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from lineside_models.frame import Frame
 from lineside_models.inspector import Inspector
+from lineside_models.rules import Rules
+from lineside_runtime.bundle import Bundle, Slicing
 from lineside_runtime.config import Config
 from lineside_runtime.errors import ConfigError, LinesideError
 from lineside_runtime.session import Session
@@ -48,6 +51,66 @@ def test_the_threshold_is_the_bundles_by_type_or_the_callers(session: Session) -
     assert inspector.inspect(lightly_dark).passed
     assert not inspector.inspect(lightly_dark, confidence_threshold=0.5).passed
     assert inspector.inspect(Frame(image=part((1, 1))), confidence_threshold=1.0).passed
+
+
+def test_a_candidate_in_the_band_below_its_threshold_makes_a_part_unsure(session: Session) -> None:
+    inspector = Inspector(session, rules=Rules(unsure_from={"dark": 0.8}))
+    verdict = inspector.inspect(Frame(image=part((1, 1), grey=42)))  # 0.83, below the 0.9 of its type
+    assert (verdict.verdict, verdict.passed) == ("unsure", False)
+    assert verdict.detections == ()
+    assert [found.type for found in verdict.doubtful] == ["dark"]
+    assert inspector.inspect(Frame(image=part())).verdict == "good"
+    assert inspector.inspect(Frame(image=part((2, 5)))).verdict == "bad"
+
+
+def test_an_anomaly_models_score_is_told_of_good_parts_too_and_has_its_band(tmp_path: Path) -> None:
+    bundle = detector_bundle(tmp_path / "b")
+    how = msgspec.structs.replace(
+        bundle.manifest.postprocess, params={**bundle.manifest.postprocess.params, "unsure_from": [0.05, 0.9]}
+    )
+    manifest = msgspec.structs.replace(bundle.manifest, task="anomaly", postprocess=how)
+    with Session(Bundle(bundle.path, manifest, bundle.digest)) as session:
+        inspector = Inspector(session)
+        good = inspector.inspect(Frame(image=part((2, 5), grey=181)))  # logit -3.8: half its threshold isn't reached
+        doubtful = inspector.inspect(Frame(image=part((2, 5), grey=190)))  # logit -2
+        bad = inspector.inspect(Frame(image=part((2, 5))))
+    assert [each.verdict for each in (good, doubtful, bad)] == ["good", "unsure", "bad"]
+    assert good.anomaly_score == pytest.approx(0.022, abs=0.01)
+    assert doubtful.anomaly_score == pytest.approx(0.12, abs=0.01)
+    assert bad.anomaly_score is not None and bad.anomaly_score > 0.99
+
+
+def test_rules_are_checked_before_the_first_frame(session: Session) -> None:
+    with pytest.raises(ConfigError, match="no type 'brigth'"):
+        Inspector(session, rules=Rules(thresholds={"brigth": 0.3}))
+
+
+def test_slicing_of_the_manifest_gives_what_slicing_by_rules_gives(tmp_path: Path) -> None:
+    bundle = detector_bundle(tmp_path / "b")
+    image = part((1, 1), (1, 13), (9, 9), size=(96, 128))
+    slicing = Slicing(side_px=64, overlap=0.25)
+    manifest = bundle.manifest
+    how = msgspec.structs.replace(manifest.preprocess, slicing=slicing)
+    sliced = Bundle(bundle.path, msgspec.structs.replace(manifest, preprocess=how), bundle.digest)
+    with Session(bundle) as plain, Session(sliced) as own:
+        by_rules = Inspector(plain, rules=Rules(slicing=slicing)).inspect(Frame(image=image))
+        by_manifest = Inspector(own).inspect(Frame(image=image))
+        off = Inspector(own, rules=Rules(slicing="off")).inspect(Frame(image=image))
+        whole = Inspector(plain).inspect(Frame(image=image))
+    assert by_rules.detections == by_manifest.detections
+    assert len(by_rules.detections) == 3
+    assert off.detections == whole.detections
+
+
+def test_pieces_of_several_frames_share_batches_and_find_their_frames(session: Session) -> None:
+    inspector = Inspector(session, batch_size=5, rules=Rules(slicing=Slicing(side_px=64, overlap=0.0, whole=False)))
+    frames = [Frame(image=part((4, column), size=(128, 128)), sequence=column) for column in range(0, 16, 3)]
+    for frame, verdict in zip(frames, inspector.inspect_batch(frames), strict=True):
+        (found,) = verdict.detections
+        column = frame.sequence
+        assert found.box == pytest.approx((max(0, column * 8 - 4), 28, min(128, column * 8 + 12), 44), abs=8)
+        assert verdict.sequence == column
+    assert session.calls == 5  # six frames of four pieces, five at once
 
 
 def test_boxes_are_in_pixels_of_the_frame_and_not_of_the_tensor(session: Session) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lineside_models.metrics import box_iou
-from lineside_models.postprocess import Candidates, decode, near_miss, read_params, select, thresholds_of
+from lineside_models.postprocess import Candidates, decode, read_params, select, thresholds_of
 from lineside_models.preprocess import Letterbox
 from lineside_runtime.bundle import Postprocess
 from lineside_runtime.errors import BadInputFormatError, ConfigError
@@ -218,16 +218,6 @@ def test_select_takes_the_manifest_s_thresholds_or_one_for_all() -> None:
     assert [each.type for each in select(found, _how(thresholds=[0.95, 0.5, 0.2]), NAMES, threshold=0.85)] == ["dent"]
     assert [each.type for each in select(found, _how(), NAMES)] == ["dent", "hole"]
     assert len(select(found, _how(), NAMES, threshold=0.0)) == 3
-
-
-def test_near_miss_is_the_largest_share_of_its_threshold_that_found_no_defect() -> None:
-    found = Candidates(
-        boxes=np.zeros((3, 4), np.float32), scores=np.array([0.9, 0.6, 0.3], np.float32), labels=np.array([0, 1, 2])
-    )
-    assert near_miss(found, _how(thresholds=[0.95, 0.5, 0.4]), NAMES) == pytest.approx(0.9 / 0.95)
-    assert near_miss(found, _how(thresholds=[0.5, 0.5, 0.4]), NAMES) == pytest.approx(0.75)
-    assert near_miss(found, _how(), NAMES, threshold=0.2) == 0.0
-    assert near_miss(Candidates(np.zeros((0, 4), np.float32), found.scores[:0], found.labels[:0]), _how(), NAMES) == 0.0
 
 
 def test_thresholds_must_be_one_a_type() -> None:

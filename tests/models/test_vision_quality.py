@@ -13,6 +13,7 @@ import onnx
 import pytest
 
 import lineside.vision
+from lineside_models.simulator import render
 from lineside_models.vision import QualityInspector
 from lineside_models.vision.facts import EXAMPLE, METADATA_KEY
 from lineside_runtime.archive import pack_archive
@@ -230,6 +231,31 @@ def test_files_that_are_no_models(tmp_path: Path, name: str, content: bytes | No
 def test_values_out_of_range_are_refused_before_anything_is_loaded(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(options))):
         QualityInspector("nowhere", **options)
+
+
+def test_regions_and_rules_decide_what_counts() -> None:
+    frame = render("pcb", 7, defects=5)
+    with QualityInspector(confidence_threshold=None) as inspector:
+        (everywhere,) = inspector.predict(frame.image)
+    left = {"kind": "inspect", "polygon": [[0, 0], [0.5, 0], [0.5, 1], [0, 1]]}
+    with QualityInspector(confidence_threshold=None, regions=[left]) as inspector:
+        (verdict,) = inspector.predict(frame.image)
+    middles = [(found.box[0] + found.box[2]) / 2 for found in everywhere.detections]
+    assert 0 < len(verdict.detections) < len(everywhere.detections)
+    assert len(verdict.detections) == sum(middle < 320 for middle in middles)
+    with QualityInspector(
+        confidence_threshold=0.9, rules={"thresholds": {"*": 0.999}, "unsure_from": {"*": 0.2}}
+    ) as each:
+        (doubt,) = each.predict(frame.image)
+    assert (doubt.verdict, doubt.passed) == ("unsure", False)
+    assert doubt.doubtful
+
+
+def test_rules_that_dont_fit_are_refused() -> None:
+    with pytest.raises(ConfigError, match="polygon"):
+        QualityInspector(regions=[{"kind": "inspect"}])
+    with pytest.raises(ConfigError, match="no type 'scratch'"):
+        QualityInspector(rules={"thresholds": {"scratch": 0.4}})
 
 
 def test_no_temporary_file_remains(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

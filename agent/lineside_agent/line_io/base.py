@@ -33,7 +33,7 @@ class Signal:
         sequence: Number of the frame at its source; of the trigger, where the line triggers.
         part_id: The inspected part.
         verdict: ``fault`` means that the line must reject: nobody has judged the part.
-        code: Why; `Code.NONE` where nobody triggers.
+        code: Why.
         input: Name of the line that triggered; empty where nobody does.
         tag: The number that this line gave its trigger; 0 for none.
         took_ms: From trigger to answer.

@@ -164,6 +164,7 @@ def levels_of(state: LineState) -> dict[Level, bool]:
         "result_valid": state.result_valid,
         "passed": state.passed,
         "rejected": state.result_valid and result is not None and result.code is not Code.PASS,
+        "unsure": state.result_valid and result is not None and result.code is Code.UNSURE,
         "fault": bool(state.fault),
         "gate": state.gate,
         "challenge": state.challenge,

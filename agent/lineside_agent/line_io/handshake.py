@@ -18,7 +18,7 @@ Invariants, held by ``tests/agent/line_io/test_handshake.py`` for any order of e
 - What comes after the answer (an engine that was late) changes nothing any more.
 - `late_max` late answers in a row are a fault. A fault ends by the operator's reset only; Ready is off meanwhile.
 - While a challenge is on, Ready is off. It ends after so many parts, known to be bad, were rejected by judgement; one
-  that was passed is a fault, and it begins anew.
+  that was passed is a fault, and it begins anew. One of which the verdict was unsure counts as neither.
 - Two edges of one input within the debounce time are one trigger; the second is counted as a bounce.
 - With `acknowledge`, a result stays until the line has taken it, and those behind it wait.
 """
@@ -51,11 +51,12 @@ class Code(enum.IntEnum):
     NO_FRAME = 7
     CHALLENGE_PASSED = 8
     STOPPED = 9
+    UNSURE = 10
 
     @property
     def verdict(self) -> Verdict:
         """What the line is told: everything but a pass means reject."""
-        return "pass" if self is Code.PASS else "reject" if self is Code.REJECT else "fault"
+        return "pass" if self is Code.PASS else "reject" if self in (Code.REJECT, Code.UNSURE) else "fault"
 
 
 class Fault(enum.IntEnum):
@@ -257,7 +258,8 @@ class Counts:
         triggers: Parts that were triggered.
         answered: Parts that were answered.
         passed: Of those.
-        rejected: Of those: a defect was found.
+        rejected: Of those: a defect was found, or the verdict was unsure.
+        unsure: Of the rejected.
         faults: Of those: nobody has judged the part, and the line rejects it.
         late: Of the faults.
         refused: Of the faults: the agent was busy, not ready or at fault.
@@ -270,6 +272,7 @@ class Counts:
     answered: int = 0
     passed: int = 0
     rejected: int = 0
+    unsure: int = 0
     faults: int = 0
     late: int = 0
     refused: int = 0
@@ -506,7 +509,8 @@ class Handshake:
         counts = self.counts
         counts.answered += 1
         counts.passed += code is Code.PASS
-        counts.rejected += code is Code.REJECT
+        counts.rejected += code.verdict == "reject"
+        counts.unsure += code is Code.UNSURE
         counts.faults += code.verdict == "fault"
         counts.late += code is Code.LATE
 

@@ -55,6 +55,7 @@ OUT_FIELDS = {
     "faults": 16,
     "late": 18,
     "refused": 20,
+    "unsure": 22,
     "result_part_id": 24,
     "ring_count": 40,
     "ring": 42,
@@ -118,6 +119,7 @@ class OutBlock:
         tallies["answered"] += 1
         tallies["passed"] += signal.verdict == "pass"
         tallies["rejected"] += signal.verdict == "reject"
+        tallies["unsure"] += code is Code.UNSURE
         tallies["faults"] += signal.verdict == "fault"
         tallies["late"] += code is Code.LATE
         tallies["refused"] += code in (Code.BUSY, Code.NOT_READY, Code.STOPPED)
@@ -138,7 +140,7 @@ class OutBlock:
         found[2] = sum(bit << place for place, bit in enumerate(self.bits()))
         found[3] = int(self._state.fault)
         self._put_result(found)
-        for name in ("answered", "passed", "rejected", "faults", "late", "refused"):
+        for name in ("answered", "passed", "rejected", "faults", "late", "refused", "unsure"):
             at = OUT_FIELDS[name]
             found[at : at + 2] = high_low(self._tallies[name])
         found[40:42] = high_low(self._tallies["answered"])

@@ -10,20 +10,38 @@ from lineside_converters.evaluation.anomaly import AnomalyEvaluation, judge_anom
 from lineside_converters.evaluation.asked import Asked
 from lineside_converters.evaluation.classifier import ClassifierEvaluation, judge_classifier
 from lineside_converters.evaluation.detector import DetectorEvaluation, judge_detector
-from lineside_runtime.bundle import Bundle
+from lineside_converters.evaluation.segmenter import SegmenterEvaluation, judge_segmenter
+from lineside_runtime.bundle import Bundle, Manifest
 from lineside_runtime.errors import ConfigError
+from lineside_runtime.files import make_place
 from lineside_runtime.session import Session
 
-Result = DetectorEvaluation | ClassifierEvaluation | AnomalyEvaluation
-
-__all__ = ["JUDGES", "AnomalyEvaluation", "Asked", "ClassifierEvaluation", "DetectorEvaluation", "judge"]
+__all__ = [
+    "JUDGES",
+    "AnomalyEvaluation",
+    "Asked",
+    "ClassifierEvaluation",
+    "DetectorEvaluation",
+    "SegmenterEvaluation",
+    "judge",
+    "task_of",
+]
 
 JUDGES: dict[str, Callable[[Session, Path, Asked], Any]] = {
     "anomaly": judge_anomaly,
     "classification": judge_classifier,
     "detection": judge_detector,
+    "segmentation": judge_segmenter,
 }
-"""Judges by the task that a manifest gives. A new one is added here."""
+"""Judges by task, see `task_of`. A new one is added here."""
+
+Result = DetectorEvaluation | ClassifierEvaluation | SegmenterEvaluation | AnomalyEvaluation
+
+
+def task_of(manifest: Manifest) -> str:
+    """Returns what a bundle does: the manifest's task, and ``segmentation`` for a detector that sorts pixels."""
+    pixels = manifest.task == "detection" and manifest.postprocess.name == "segmentation"
+    return "segmentation" if pixels else manifest.task
 
 
 def judge(bundle: Bundle | Path | str, root: Path, asked: Asked) -> Result:
@@ -38,11 +56,13 @@ def judge(bundle: Bundle | Path | str, root: Path, asked: Asked) -> Result:
         The figures, as they travel in JSON: what the judge of the bundle's task gives.
 
     Raises:
-        ConfigError: Nobody judges the bundle's task.
+        ConfigError: Nobody judges the bundle's task, or the finds can't be written where they shall be.
         LinesideError: As for the task's judge and `Session`.
     """
+    if asked.predictions is not None:
+        make_place(asked.predictions)
     with Session(bundle, asked.config) as session:
-        task = session.manifest.task
+        task = task_of(session.manifest)
         if task not in JUDGES:
             raise ConfigError("task of the bundle", expected=" or ".join(sorted(JUDGES)), actual=task)
         result: Result = JUDGES[task](session, Path(root), asked)

@@ -20,8 +20,8 @@ class Asked:
         fold: Of the data set.
         max_frames: At most so many frames, spread over all; ``None`` for all.
         clean_simulated: So many clean simulator frames are good parts too.
-        choose_on: Fold that the factor for a wanted recall is chosen on; left out where the data set has none of that
-            name or it is the one that is judged.
+        choose_on: Fold that the factor for a wanted recall is chosen on; ``None`` for the train fold, if there is one.
+            It is left out where it is the one that is judged.
         predictions: File for all finds in COCO's result format; ``None`` for none.
         config: Where the bundle may run.
         on_progress: Told how many frames of how many are done.
@@ -30,7 +30,7 @@ class Asked:
     fold: str = ALL
     max_frames: int | None = None
     clean_simulated: int = 0
-    choose_on: str = "train"
+    choose_on: str | None = None
     predictions: Path | None = None
     config: Config | None = None
     on_progress: Progress | None = None

@@ -101,6 +101,8 @@ def judge_classifier(session: Session, root: Path, asked: Asked) -> ClassifierEv
         raise ConfigError("predictions and clean simulator frames", expected="a detector", actual="a classifier")
     dataset = load_dataset(root, asked.fold)
     samples = [_of_one_type(sample) for sample in spread(dataset.samples, asked.max_frames)]
+    if not samples:
+        raise DatasetError(f"{dataset.name} has no samples to judge on", expected="at least one", actual=0)
     labels = session.manifest.labels
     frames = TrueFrames([partial(true_frame, one, labels, number, dataset) for number, one in enumerate(samples)])
     truths, judged = find(session, frames, total=len(samples), on_progress=asked.on_progress)

@@ -25,6 +25,8 @@ from lineside_models.postprocess import Candidates, thresholds_of
 from lineside_runtime.errors import DatasetError
 from lineside_runtime.session import Session
 
+TRAIN = "train"
+
 
 class DetectorEvaluation(Evaluation, frozen=True, kw_only=True):
     """The figures of a detector on one fold: those of `Evaluation`, and these.
@@ -65,6 +67,8 @@ def judge_detector(session: Session, root: Path, asked: Asked) -> DetectorEvalua
     dataset = load_dataset(root, asked.fold)
     _check(dataset, session.manifest.labels)
     samples = spread(dataset.samples, asked.max_frames)
+    if not samples:
+        raise DatasetError(f"{dataset.name} has no samples to judge on", expected="at least one", actual=0)
     goods = [*templates(root, dataset, asked.fold), *simulated(asked.clean_simulated, dataset.labels)]
     others = _to_choose_on(root, samples, asked) if goods or any(not len(one.labels) for one in samples) else []
     steps = Steps(asked.on_progress, len(samples) + sum(each.count for each in goods) + len(others))
@@ -78,7 +82,9 @@ def judge_detector(session: Session, root: Path, asked: Asked) -> DetectorEvalua
     good = [(f"frames without a defect, fold {asked.fold}", strong[~bad])] if (~bad).any() else []
     good += [(each.source, _strong_in(session, each.frames, steps)) for each in goods]
     chosen = (
-        [(f"fold {asked.choose_on}", _strong_in(session, _frames(session, others, dataset), steps))] if others else []
+        [(f"fold {asked.choose_on or TRAIN}", _strong_in(session, _frames(session, others, dataset), steps))]
+        if others
+        else []
     )
     chosen.append(("the judged frames themselves", strong[bad]))
     figures = msgspec.structs.asdict(figures_of(session, dataset, asked.fold, truths, judged))
@@ -111,10 +117,13 @@ def _frames(session: Session, samples: Sequence[Sample], dataset: Dataset) -> Tr
 
 def _to_choose_on(root: Path, judged: Sequence[Sample], asked: Asked) -> list[Sample]:
     """Returns the bad frames of the fold to choose on; none if there is no such fold, or it is judged itself."""
+    fold = asked.choose_on or TRAIN
     try:
-        samples = load_dataset(root, asked.choose_on).samples if asked.choose_on != asked.fold else ()
-    except DatasetError:  # no such fold
-        return []
+        samples = load_dataset(root, fold).samples if fold != asked.fold else ()
+    except DatasetError:
+        if asked.choose_on is not None:
+            raise
+        return []  # nobody has named it, and there is none
     paths = {one.path for one in judged}
     if any(one.path in paths for one in samples):
         return []

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import jinja2
 import msgspec
+import numpy as np
 
 from lineside_converters.evaluation.curves import precision_recall
 from lineside_converters.evaluation.parts import WorstFrame
@@ -19,11 +21,20 @@ from lineside_converters.report_page.frames import SHOWN_MAX, jpeg_of
 from lineside_converters.report_page.looks import PAGE_STYLE
 from lineside_converters.report_page.page import shaded
 from lineside_models.datasets import load_dataset
+from lineside_models.datasets.masks import load_masks
+from lineside_models.draw import colour_of
+from lineside_models.frame import UInt8Array
 from lineside_models.inspection import Detection
 from lineside_models.postprocess import select
+from lineside_models.postprocess.segment import pixel_labels
+from lineside_models.preprocess import prepare
+from lineside_models.vision.images import read_image
 from lineside_runtime.errors import ConfigError
-from lineside_runtime.files import write_atomic
+from lineside_runtime.files import make_place, write_atomic
 from lineside_runtime.session import Session
+
+TASKS = ("classification", "detection", "segmentation")
+"""That the page knows how to show."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -49,13 +60,19 @@ def write_page(path: Path, result: Any, pictures: Sequence[Picture] = ()) -> Non
         result: What a judge gave.
         pictures: Of its worst frames.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_place(path)
     write_atomic(path, page(result, pictures).encode())
 
 
 def page(result: Any, pictures: Sequence[Picture] = ()) -> str:
-    """Returns the page."""
+    """Returns the page.
+
+    Raises:
+        ConfigError: There is no page for this task.
+    """
     values = msgspec.to_builtins(result)
+    if values["task"] not in TASKS:
+        raise ConfigError("the page of an evaluation", expected=" or ".join(TASKS), actual=values["task"], action="")
     curves = getattr(result, "curves", {})
     return _template().render(
         r=values,
@@ -92,10 +109,51 @@ def draw_worst(session: Session, root: Path, fold: str, worst: Sequence[WorstFra
     return made
 
 
+def draw_masks(session: Session, root: Path, fold: str, worst: Sequence[WorstFrame]) -> list[Picture]:
+    """Draws the first few of the worst frames of a segmenter, mask beside answer, as a tint on the frame.
+
+    Args:
+        session: Holds the bundle that was judged.
+        root: Of the data set.
+        fold: That was judged.
+        worst: The worst first.
+
+    Raises:
+        LinesideError: As for `load_masks` and `Session`.
+    """
+    manifest, data = session.manifest, load_masks(root, fold)
+    by_path = {sample.path: sample for sample in data.samples}
+    made = []
+    for said in worst[:SHOWN_MAX]:
+        sample = by_path[root / said.file]
+        image = read_image(sample.path)
+        tensor, letterbox = prepare(image, manifest.preprocess)
+        outputs = session.predict({manifest.preprocess.input: tensor})
+        found = pixel_labels(outputs, manifest.postprocess.params, [letterbox])[0]
+        pair = (tinted(image, data.mask_of(sample), data.labels), tinted(image, found, manifest.labels))
+        made.append(Picture(said, *(jpeg_of(each, (), True) for each in pair)))
+    return made
+
+
+def tinted(image: UInt8Array, mask: UInt8Array, labels: Sequence[str]) -> UInt8Array:
+    """Returns a frame on which each class of a mask, 0 for nothing, is tinted in its colour."""
+    drawn = image if image.ndim == 3 else np.asarray(cv2.cvtColor(image, cv2.COLOR_GRAY2BGR), np.uint8)
+    colours = np.array([(0, 0, 0), *(colour_of(name) for name in labels)], np.float32)
+    shown = mask > 0
+    drawn = drawn.copy()
+    drawn[shown] = (0.45 * drawn[shown] + 0.55 * colours[mask[shown]]).astype(np.uint8)
+    return np.asarray(drawn, np.uint8)
+
+
 def _tiles(r: dict[str, Any]) -> list[tuple[str, str]]:
     """Returns the figures that a reader looks for first, each with its words."""
     if r["task"] == "classification":
         found = [(f"{r['top1']:.3f}", f"top-1, {_between(r['top1_interval'])}"), (f"{r['f1_macro']:.3f}", "macro F1")]
+    elif r["task"] == "segmentation":
+        found = [
+            (f"{r['mean_iou']:.3f}", f"mean IoU, {_between(r['mean_iou_interval'])}"),
+            (f"{r['f1']:.3f}", "F1: is this type in this image?"),
+        ]
     else:
         found = [
             (f"{r['map50']:.3f}", f"mAP@0.5, {_between(r['map50_interval'])}"),
@@ -139,5 +197,6 @@ def write_page_of(path: Path, result: Any, bundle: Path, root: Path) -> None:
             "--html", expected="a detector or a classifier", actual=result.task, action="Use --json for its figures."
         )
     with Session(bundle) as session:
-        pictures = draw_worst(session, root, result.fold, result.worst_frames)
+        whose = draw_masks if result.task == "segmentation" else draw_worst
+        pictures = whose(session, root, result.fold, result.worst_frames)
     write_page(path, result, pictures)

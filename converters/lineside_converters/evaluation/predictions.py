@@ -38,7 +38,6 @@ def write_predictions(
             size = [x1, y1, x2 - x1, y2 - y1]
             row = {"image_id": number, "category_id": label + 1, "bbox": size, "score": score}
             rows.append({**row, "file_name": name, "category": labels[label]})
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, msgspec.json.encode(rows))
 
 

@@ -116,11 +116,24 @@ def open_rows(config: HubConfig, database: Database) -> Rows:
     Raises:
         DatabaseError: PostgreSQL's driver can't be used.
     """
-    if config.results.url:
+    return Rows(*open_runner(config.results.url, database))
+
+
+def open_runner(url: str, database: Database) -> tuple[Runner, Callable[[], None]]:
+    """Returns what runs statements where the results are, and what ends it.
+
+    Args:
+        url: Of PostgreSQL, where the results are there; empty for ``hub.db``.
+        database: The caller's own connection to ``hub.db``.
+
+    Raises:
+        DatabaseError: PostgreSQL's driver can't be used.
+    """
+    if url:
         from lineside_hub.postgres import Statements
 
-        statements = Statements(config.results.url)
-        return Rows(statements, statements.close)
+        statements = Statements(url)
+        return statements, statements.close
 
     def run(text: str, parameters: dict[str, Any]) -> Sequence[Sequence[Any]]:
         if text.startswith("SELECT"):
@@ -130,4 +143,4 @@ def open_rows(config: HubConfig, database: Database) -> Rows:
             connection.execute(text, parameters)
         return []
 
-    return Rows(run, lambda: None)
+    return run, lambda: None

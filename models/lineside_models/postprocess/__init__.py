@@ -34,14 +34,18 @@ __all__ = [
     "Decoder",
     "DflParams",
     "HeadParams",
+    "as_detections",
+    "check_labels",
     "decode",
     "heat_map",
     "least_wanted",
     "near_miss",
+    "nearest",
     "read_params",
     "recognise",
     "select",
     "thresholds_of",
+    "unsure_from_of",
 ]
 
 _NO_OUTLINE = np.empty((0, 2), np.float32)
@@ -118,13 +122,33 @@ def select(
         ConfigError: The manifest's thresholds and labels differ in number, or the model has more classes than labels.
     """
     bars = thresholds_of(how, len(labels)) if threshold is None else np.full(len(labels), threshold)
+    check_labels(candidates, labels)
+    return as_detections(candidates, candidates.scores >= bars[candidates.labels], labels)
+
+
+def check_labels(candidates: Candidates, labels: Sequence[str]) -> None:
+    """Refuses candidates of a class that has no label.
+
+    Raises:
+        ConfigError: The model has more classes than labels.
+    """
     if len(candidates) and candidates.labels.max() >= len(labels):
         raise ConfigError(
             "the model has more classes than the bundle has labels",
             expected=f"at least {candidates.labels.max() + 1} labels",
             actual=len(labels),
         )
-    keep = np.flatnonzero(candidates.scores >= bars[candidates.labels])
+
+
+def as_detections(candidates: Candidates, keep: npt.NDArray[np.bool_], labels: Sequence[str]) -> tuple[Detection, ...]:
+    """Returns some of the candidates as detections, in their order.
+
+    Args:
+        candidates: Of one frame.
+        keep: ``(N,)`` which of them.
+        labels: The bundle's.
+    """
+    places = np.flatnonzero(keep)
     outlines = candidates.outlines or (_NO_OUTLINE,) * len(candidates)
     return tuple(
         Detection(
@@ -134,10 +158,10 @@ def select(
             outline=tuple((x, y) for x, y in outlines[place].tolist()),
         )
         for place, label, score, box in zip(
-            keep.tolist(),
-            candidates.labels[keep].tolist(),
-            candidates.scores[keep].tolist(),
-            candidates.boxes[keep].tolist(),
+            places.tolist(),
+            candidates.labels[places].tolist(),
+            candidates.scores[places].tolist(),
+            candidates.boxes[places].tolist(),
             strict=True,
         )
     )
@@ -160,8 +184,18 @@ def near_miss(
         return 0.0
     bars = thresholds_of(how, len(labels)) if threshold is None else np.full(len(labels), threshold)
     bar = bars[candidates.labels]
-    below = candidates.scores < bar
-    return float((candidates.scores[below] / bar[below]).max()) if below.any() else 0.0
+    return nearest(candidates.scores, bar, candidates.scores < bar)
+
+
+def nearest(scores: npt.NDArray[Any], bars: npt.NDArray[np.float64], below: npt.NDArray[np.bool_]) -> float:
+    """Returns the largest share of its threshold that any of some scores has, 0 of none.
+
+    Args:
+        scores: ``(N,)``.
+        bars: ``(N,)`` the threshold of each.
+        below: ``(N,)`` which of them.
+    """
+    return float((scores[below] / bars[below]).max()) if below.any() else 0.0
 
 
 def thresholds_of(how: Postprocess, classes: int) -> npt.NDArray[np.float64]:
@@ -170,9 +204,22 @@ def thresholds_of(how: Postprocess, classes: int) -> npt.NDArray[np.float64]:
     Raises:
         ConfigError: There is not one for each class.
     """
-    given = how.params.get("thresholds") or (DEFAULT_THRESHOLD,) * classes
+    return _one_each(how, "thresholds", classes, DEFAULT_THRESHOLD)
+
+
+def unsure_from_of(how: Postprocess, classes: int) -> npt.NDArray[np.float64]:
+    """Returns the score of each class from which the manifest is unsure, infinite where it has no such band.
+
+    Raises:
+        ConfigError: There is not one for each class.
+    """
+    return _one_each(how, "unsure_from", classes, np.inf)
+
+
+def _one_each(how: Postprocess, name: str, classes: int, default: float) -> npt.NDArray[np.float64]:
+    given = how.params.get(name) or (default,) * classes
     if len(given) != classes:
-        raise ConfigError("postprocess.params.thresholds", expected=f"{classes} numbers", actual=len(given))
+        raise ConfigError(f"postprocess.params.{name}", expected=f"{classes} numbers", actual=len(given))
     return np.array(given, np.float64)
 
 

@@ -69,6 +69,8 @@ class HeadParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         calibration: ``(a, b)`` a class: the probability of being right is ``sigmoid(a * logit + b)``.
             Empty: the raw score.
         thresholds: Calibrated score a class from which a candidate counts as a defect. Empty: 0.5.
+        unsure_from: Calibrated score a class from which a candidate below its threshold makes a part unsure. Empty:
+            none does.
     """
 
     nms_iou: float = 0.6
@@ -76,6 +78,7 @@ class HeadParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     max_detections: int = 100
     calibration: tuple[tuple[float, float], ...] = ()
     thresholds: tuple[float, ...] = ()
+    unsure_from: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.max_detections < 1 or not 0 < self.nms_iou <= 1 or not 0 < self.score_min < 1:
@@ -178,13 +181,17 @@ def suppress(boxes: Floats, labels: Ints, most_iou: float) -> Ints:
         most_iou: Boxes that overlap more are one.
 
     Returns:
-        Label after label, in each the best first.
+        Label after label, in each the best first. What isn't a number is left out: it overlaps with nothing, and
+        OpenCV would leave out the others.
     """
     if not len(boxes):
         return np.empty(0, np.int64)
+    apart = 2.0 * float(np.abs(boxes).max()) + 1
+    if not apart < np.inf:
+        real = np.flatnonzero(np.isfinite(boxes).all(axis=1))
+        return real[suppress(boxes[real], labels[real], most_iou)]
     sized = boxes.astype(np.float64)
     sized[:, 2:] = boxes[:, 2:] - boxes[:, :2]
-    apart = 2.0 * float(np.abs(boxes).max()) + 1
     if len(boxes) <= TOGETHER_MAX and apart < _APART_MAX:
         sized[:, 0] += labels * apart
         kept = _not_doubled(sized, most_iou)

@@ -147,7 +147,8 @@ def boxes_of(cells: Cells, sides: Sequence[npt.NDArray[Any]], bins: int) -> Floa
 def _means(sides: Floats) -> Floats:
     """Returns ``(4, N)`` means of ``(4, bins, N)`` logits of distributions over 0, 1, 2 …; the logits are lost."""
     if not sides.max() < EXP_MAX:
-        sides -= sides.max(axis=1, keepdims=True)
+        with np.errstate(invalid="ignore"):  # of an infinite one: its box is no number, and left out
+            sides -= sides.max(axis=1, keepdims=True)
     np.exp(sides, out=sides)
     total = sides.sum(axis=1)
     sides *= np.arange(sides.shape[1], dtype=np.float32)[:, None]  # no product of matrices: BLAS would wake threads
@@ -175,7 +176,7 @@ def vote(
     Args:
         cells: All that may vote.
         kept: ``N`` of them.
-        boxes: ``(N, 4)`` theirs.
+        boxes: ``(N, 4)`` theirs, finite.
         sides: As for `boxes_of`.
         bins: As for `boxes_of`.
         least_iou: Overlap from which a box votes.
@@ -190,6 +191,8 @@ def vote(
     voters = cells.take(np.flatnonzero(asked))
     column = (np.cumsum(asked) - 1).take(pair)
     around = boxes_of(voters, sides, bins).T.astype(np.float64)
+    if not np.isfinite(around.sum()):
+        around[:, ~np.isfinite(around).all(axis=0)] = 0  # without area: no vote
     pairs = _workspace(11 * len(pair), np.float64).reshape(11, -1)
     mine = around.take(column, axis=1, out=pairs[:4], mode="clip")
     theirs = boxes.T.astype(np.float64).take(row, axis=1, out=pairs[4:8], mode="clip")

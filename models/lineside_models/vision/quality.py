@@ -12,12 +12,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from lineside_models.frame import Frame
 from lineside_models.inspection import Inspection
 from lineside_models.inspector import Inspector
+from lineside_models.regions import Region
+from lineside_models.rules import OTHERS, Rules, read_rules
 from lineside_models.vision.crew import Crew
 from lineside_models.vision.facts import ModelFacts, from_arguments
 from lineside_models.vision.heat import heat_of
@@ -85,6 +88,8 @@ class QualityInspector:
         batch_size: int = 16,
         *,
         config: Config | None = None,
+        regions: Sequence[Region | Mapping[str, Any]] = (),
+        rules: Rules | Mapping[str, Any] | None = None,
         labels: Sequence[str] | None = None,
         preprocess: Preprocess | Mapping[str, Any] | None = None,
         postprocess: Postprocess | Mapping[str, Any] | None = None,
@@ -98,6 +103,9 @@ class QualityInspector:
             confidence_threshold: Least score of a defect, 0 to 1; ``None`` for the bundle's own, by type.
             batch_size: At most so many images of one size go through the model at once.
             config: Where it may run.
+            regions: Where on the frame defects count: polygons or masks to inspect or to ignore.
+            rules: What else turns findings into a verdict: thresholds and bands of doubt by type, least sizes, slicing.
+                A threshold in them comes before ``confidence_threshold``.
             labels: Class names of a bare ``.onnx`` or ``.pt``, in the order of its outputs.
             preprocess: How an image becomes the input of a bare model.
             postprocess: How the outputs of a bare model become detections.
@@ -113,7 +121,7 @@ class QualityInspector:
             ConfigError: A value out of range.
             LinesideError: As for `Session`.
         """
-        self._threshold = _checked_threshold(confidence_threshold)
+        self._rules = _rules_of(_checked_threshold(confidence_threshold), regions, rules)
         self._batch_size = _checked_batch_size(batch_size)
         self._resources = ExitStack()
         try:
@@ -231,12 +239,12 @@ class QualityInspector:
         self.close()
 
     def _inspector_on(self, session: Session) -> Inspector:
-        return Inspector(session, batch_size=self._batch_size)
+        return Inspector(session, batch_size=self._batch_size, rules=self._rules)
 
     def _judge(self, inspector: Inspector, batch: list[Given]) -> list[Examined]:
         read = [_read(each) for each in batch]
         frames = [frame for frame, _ in read if frame is not None]
-        verdicts = iter(inspector.inspect_batch(frames, confidence_threshold=self._threshold) if frames else ())
+        verdicts = iter(inspector.inspect_batch(frames) if frames else ())
         return [
             Examined(each.source, frame, None if frame is None else next(verdicts), error)
             for each, (frame, error) in zip(batch, read, strict=True)
@@ -270,6 +278,24 @@ class QualityInspector:
             action="On a host, run pip install 'lineside[train]' and use lineside.vision.QualityInspector; "
             "for a device, make a bundle of it with lineside.Optimizer.",
         )
+
+
+def _rules_of(
+    threshold: float | None, regions: Sequence[Region | Mapping[str, Any]], rules: Rules | Mapping[str, Any] | None
+) -> Rules:
+    """Returns one set of rules from what a caller may give apart.
+
+    Raises:
+        ConfigError: One of them is unknown, of a wrong type or out of range.
+    """
+    if isinstance(rules, Rules):
+        rules = msgspec.structs.asdict(rules)
+    given = dict(rules or {})
+    if given.get("confidence_threshold") is None and OTHERS not in given.get("thresholds", {}):
+        given["confidence_threshold"] = threshold
+    if regions:
+        given["regions"] = [*given.get("regions", ()), *regions]
+    return read_rules(given)
 
 
 def _read(given: Given) -> tuple[Frame | None, LinesideError | None]:

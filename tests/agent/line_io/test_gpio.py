@@ -36,6 +36,12 @@ def test_levels_are_those_of_the_handshake_and_rejected_is_no_mere_absence() -> 
     assert on == {"result_valid", "rejected", "fault"}
 
 
+def test_an_unsure_part_is_rejected_and_has_a_level_of_its_own() -> None:
+    answer = Answer(1, "p", "x", 0, Code.UNSURE, 0.0, 1.0, 0.5)
+    levels = levels_of(LineState(result_valid=True, result=answer))
+    assert {name for name, level in levels.items() if level} == {"result_valid", "rejected", "unsure"}
+
+
 def test_edges_mean_what_their_input_is_for() -> None:
     assert event_of("trigger", True, "x") == Triggered("x", edge=True)
     assert event_of("trigger", False, "x") is None

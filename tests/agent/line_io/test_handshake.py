@@ -75,7 +75,7 @@ SETTINGS = st.builds(
     challenge_parts=st.integers(0, 2),
     gate=st.sampled_from([None, GateSettings(delay_s=0.15, pulse_s=0.03), GateSettings(counts=50, pulse_s=0.03)]),
 )
-JUDGEMENTS = (Code.PASS, Code.REJECT, Code.NOT_JUDGED, Code.NO_FRAME)
+JUDGEMENTS = (Code.PASS, Code.REJECT, Code.UNSURE, Code.NOT_JUDGED, Code.NO_FRAME)
 EVENTS = st.one_of(
     st.builds(
         Triggered, input=st.sampled_from(["a", "b"]), edge=st.booleans(), missed=st.sampled_from([False] * 5 + [True])
@@ -282,6 +282,25 @@ def test_challenge_part_that_passes_is_rejected_and_a_fault_and_the_challenge_be
     assert line.state.fault is Fault.CHALLENGE
     line.step(ResetPressed())
     assert line.machine.challenge_left == 2 and not line.state.ready
+
+
+def test_challenge_part_of_which_the_verdict_is_unsure_counts_as_neither() -> None:
+    line = Line(dataclasses.replace(PLAIN, challenge_parts=1))
+    line.trigger()
+    line.step(Judged(0, Code.UNSURE))
+    assert line.codes == [Code.UNSURE]
+    assert line.machine.challenge_left == 1
+    assert line.state.fault is Fault.NONE and not line.state.passed
+
+
+def test_an_unsure_part_is_rejected_and_counted_apart() -> None:
+    line = Line(PLAIN)
+    for number, code in enumerate((Code.UNSURE, Code.REJECT, Code.PASS)):
+        line.trigger(0.1)
+        line.step(Judged(number, code), 0.01)
+    counts = line.machine.counts
+    assert (counts.passed, counts.rejected, counts.unsure, counts.faults) == (1, 2, 1, 0)
+    assert [answer.code.verdict for answer in line.answers] == ["reject", "reject", "pass"]
 
 
 def test_shift_that_begins_asks_for_the_challenge_again() -> None:

@@ -125,6 +125,16 @@ def test_block_holds_the_levels_the_last_result_and_the_ring() -> None:
     assert [found[42 + 4 * (number % 16) + 1] for number in range(4, 20)] == list(range(4, 20))
 
 
+def test_an_unsure_part_is_a_reject_with_a_code_and_a_count_of_its_own() -> None:
+    block = OutBlock("plc")
+    block.tell(Signal(3, "p", "reject", Code.UNSURE, "plc", 7))
+    block.tell(Signal(4, "p", "reject", Code.REJECT, "plc", 8))
+    found = block.registers()
+    assert found[14:16] == [0, 2]
+    assert found[22:24] == [0, 1]
+    assert found[42:50] == [0, 3, 7, 10, 0, 4, 8, 2]
+
+
 def test_tag_of_another_line_is_not_given_back() -> None:
     block = OutBlock("plc")
     block.tell(Signal(3, "p", "pass", Code.PASS, "local", 7))

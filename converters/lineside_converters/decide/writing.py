@@ -1,0 +1,178 @@
+"""Where chosen thresholds go: into a new version of the bundle, or into TOML that a hub signs."""
+
+from __future__ import annotations
+
+import datetime
+import re
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import tomli_w
+
+from lineside_converters.decide.figures import Decision
+from lineside_converters.package import CARD_NAME
+from lineside_runtime.bundle import Bundle, open_bundle, write_manifest
+from lineside_runtime.errors import ConfigError, InputError
+from lineside_runtime.files import write_atomic
+from lineside_runtime.placing import check_free, put_in_place, sibling
+
+DECISION_NAME = "decision.json"
+_MARK = "## Thresholds"
+
+
+def write_bundle(
+    bundle: Bundle, decision: Decision, out: Path, *, version: str = "", overwrite: bool = False
+) -> Bundle:
+    """Writes the bundle again with other thresholds; everything else stays, bit for bit.
+
+    Args:
+        bundle: The old one; it stays as it is.
+        decision: What was chosen for it.
+        out: The folder to make.
+        version: Of the new bundle; the old one's with its last number one higher if empty.
+        overwrite: Whether a bundle that stands at ``out`` is replaced.
+
+    Returns:
+        The bundle, opened and verified.
+
+    Raises:
+        InputError: Something stands at ``out``.
+        ConfigError: The old version has no last number to raise, or the new one is the old one.
+        BundleError: The old bundle is damaged.
+        DiskFullError: There is no room; nothing half-written remains.
+    """
+    version = check_place(bundle, out, version=version, overwrite=overwrite)
+    how = bundle.manifest.postprocess
+    params = {name: value for name, value in how.params.items() if name not in ("thresholds", "unsure_from")}
+    params["thresholds"] = [each.threshold for each in decision.types]
+    if any(each.unsure_from is not None for each in decision.types):
+        params["unsure_from"] = [_floor(each.threshold, each.unsure_from) for each in decision.types]
+    manifest = msgspec.structs.replace(
+        bundle.manifest,
+        version=version,
+        created_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        postprocess=msgspec.structs.replace(how, params=params),
+    )
+    with sibling(out) as folder:
+        for relative in bundle.manifest.files:
+            (folder / relative).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(bundle.file(relative), folder / relative)
+        write_atomic(folder / DECISION_NAME, _as_json(without_curves(decision)))
+        card = folder / CARD_NAME
+        if card.is_file():
+            write_atomic(card, f"{card.read_text().partition(_MARK)[0].rstrip()}\n\n{_card(decision)}".encode())
+        write_manifest(folder, manifest)
+        open_bundle(folder)
+        put_in_place(folder, out)
+    return open_bundle(out, verify=False)
+
+
+def check_place(bundle: Bundle, out: Path, *, version: str = "", overwrite: bool = False) -> str:
+    """Refuses what `write_bundle` would, before anything is scored.
+
+    Returns:
+        The new bundle's version.
+
+    Raises:
+        InputError: As for `write_bundle`.
+        ConfigError: As for `write_bundle`.
+    """
+    version = version or next_version(bundle.manifest.version)
+    if version == bundle.manifest.version:
+        raise ConfigError(
+            "version", expected="another one than the old bundle's", actual=version, action="Give another."
+        )
+    if out.exists() and out.samefile(bundle.path):
+        raise ConfigError("out", expected="another folder than the old bundle's", actual=out, action="Give another.")
+    check_free(out, overwrite=overwrite)
+    return version
+
+
+def check_files(paths: Sequence[Path]) -> None:
+    """Makes the folders of files that are to be written, before anything is scored.
+
+    Raises:
+        InputError: A folder can't be made or written to.
+    """
+    for path in paths:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
+        except OSError as error:
+            raise InputError(f"{path} can't be written: {error.strerror}", action="Give another place.") from error
+        if path.is_dir():
+            raise InputError(f"{path} can't be written: it is a folder", action="Give another place.")
+
+
+def write_figures(path: Path, decision: Decision) -> None:
+    """Writes everything as JSON, curves too."""
+    write_atomic(path, _as_json(decision))
+
+
+def without_curves(decision: Decision) -> Decision:
+    """Returns what travels in a bundle: the curves are larger than all the rest of it but the model."""
+    types = tuple(msgspec.structs.replace(each, curve=()) for each in decision.types)
+    return msgspec.structs.replace(decision, types=types)
+
+
+def settings_of(decision: Decision) -> str:
+    """Returns the thresholds as TOML for ``lineside push --config``, or for ``agent.toml``."""
+    inspect: dict[str, dict[str, float]] = {"thresholds": {each.type: each.threshold for each in decision.types}}
+    bands = {each.type: each.unsure_from for each in decision.types if each.unsure_from is not None}
+    if bands:
+        inspect["unsure_from"] = bands
+    head = f"# Thresholds for {decision.bundle}: {_terms(decision)}.\n# Chosen on {decision.frames_from}.\n"
+    return head + tomli_w.dumps({"inspect": inspect})
+
+
+def next_version(version: str) -> str:
+    """Returns the version with its last number one higher.
+
+    Raises:
+        ConfigError: It doesn't end with a number.
+    """
+    found = re.fullmatch(r"(.*?)(\d+)", version)
+    if found is None:
+        raise ConfigError("version", expected="one that ends with a number", actual=version, action="Give --version.")
+    return f"{found[1]}{int(found[2]) + 1}"
+
+
+def _as_json(decision: Decision) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(decision), indent=1)
+
+
+def _floor(threshold: float, unsure_from: float | None) -> float:
+    return threshold if unsure_from is None else unsure_from
+
+
+def _terms(decision: Decision) -> str:
+    review = "" if decision.review_cost is None else f", a review {decision.review_cost:g}"
+    return (
+        f"a miss costs {decision.miss_cost:g}, a false reject {decision.reject_cost:g}{review}, "
+        f"{decision.bad_share:.2%} of the parts are bad"
+    )
+
+
+def _card(decision: Decision) -> str:
+    honest = decision.cross_fold
+    lines = [
+        _MARK,
+        "",
+        f"Chosen with `lineside decide` from `{decision.bundle}`: {_terms(decision)}; on {decision.frames_from}.",
+        f"Expected, by thresholds chosen on the other frames: {honest.missed.share:.1%} of the bad parts missed "
+        f"({honest.missed.low:.1%} to {honest.missed.high:.1%}), {honest.missed_types.share:.1%} of the types on them"
+        + (
+            "; false rejects are not known, as no good part was there."
+            if honest.false_rejects is None
+            else f", {honest.false_rejects.share:.1%} of the good ones rejected "
+            f"({honest.false_rejects.low:.1%} to {honest.false_rejects.high:.1%})."
+        ),
+        "Figures of box and image F1 above hold for the thresholds before.",
+        *(f"- {note}" for note in decision.notes),
+        "",
+    ]
+    return "\n".join(lines)

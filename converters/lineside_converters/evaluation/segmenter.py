@@ -1,0 +1,250 @@
+"""The judge of segmenters: the class of every pixel against a mask."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lineside_converters.evaluate import Latency, latency_of, spread
+from lineside_converters.evaluation.asked import Asked
+from lineside_converters.evaluation.parts import Interval, Matrix, Rate, WorstFrame
+from lineside_converters.evaluation.predictions import file_name
+from lineside_converters.report_parts import Strict
+from lineside_converters.statistics import CONFIDENCE, interval_of_mean_iou
+from lineside_models.datasets import Sample
+from lineside_models.datasets.masks import MaskDataset, load_masks
+from lineside_models.inspection import Timings
+from lineside_models.metrics import Counts
+from lineside_models.postprocess.segment import pixel_labels
+from lineside_models.preprocess import prepare
+from lineside_models.rates import wilson
+from lineside_models.vision.images import read_image
+from lineside_runtime.errors import ConfigError, DatasetError
+from lineside_runtime.session import Session
+
+NOTHING = "nothing"
+WORST_MAX = 24
+
+Pixels = npt.NDArray[np.int64]
+
+
+class MaskFigures(Strict, frozen=True, kw_only=True):
+    """Figures of one type.
+
+    Attributes:
+        iou: Pixels that mask and answer both show, over those that one of them shows, in all frames.
+        precision: Of the pixels that were taken for it.
+        recall: Of the pixels that show it.
+        f1_image: Is this type in this image? By any pixel.
+        support: Pixels that show it.
+        support_images: Images that show it.
+    """
+
+    iou: float
+    precision: float
+    recall: float
+    f1_image: float
+    support: int
+    support_images: int
+
+
+class SegmenterEvaluation(Strict, frozen=True, kw_only=True):
+    """The figures of a segmenter on one fold.
+
+    Attributes:
+        task: ``segmentation``.
+        bundle: ``name@version``.
+        digest: sha256 of the bundle's manifest.
+        variant: That was judged.
+        dataset: ``masks``.
+        fold: Of the data set.
+        frames: How many.
+        mean_iou: Mean of ``iou`` over the types that the masks show.
+        mean_iou_interval: Of it.
+        f1: By image and type, summed over the types.
+        false_rejects: Frames without a defect in which some pixel is taken for one; ``None`` where there are none.
+        per_class: By type that the masks show.
+        confusion: Pixels.
+        latency_ms: From the frame to the class of its pixels, and by stage.
+        requested_device: Asked for.
+        used_device: Every device that answered.
+        worst_frames: Those with the lowest IoU first; ``weight`` is 1 less it.
+    """
+
+    task: str = "segmentation"
+    bundle: str
+    digest: str
+    variant: str
+    dataset: str
+    fold: str
+    frames: int
+    mean_iou: float
+    mean_iou_interval: Interval
+    f1: float
+    false_rejects: Rate | None
+    per_class: dict[str, MaskFigures]
+    confusion: Matrix
+    latency_ms: Latency
+    requested_device: str
+    used_device: str
+    worst_frames: tuple[WorstFrame, ...]
+
+
+def judge_segmenter(session: Session, root: Path, asked: Asked) -> SegmenterEvaluation:
+    """Judges a segmenter on images with masks.
+
+    Args:
+        session: Holds the bundle.
+        root: Of the data set.
+        asked: What of it.
+
+    Raises:
+        ConfigError: Predictions or clean simulator frames were asked for, which are a detector's.
+        DatasetError: There is no frame or no mask, or a type that the bundle doesn't know.
+        LinesideError: As for `Session`.
+    """
+    if asked.predictions is not None or asked.clean_simulated:
+        raise ConfigError("predictions and clean simulator frames", expected="a detector", actual="a segmenter")
+    data, labels = load_masks(root, asked.fold), session.manifest.labels
+    samples = spread(data.samples, asked.max_frames)
+    unknown = sorted(set(data.labels) - set(labels))
+    if unknown or not samples:
+        raise DatasetError(
+            f"masks of {root}",
+            expected=f"at least one, and only types of {', '.join(labels)}",
+            actual=", ".join(unknown) or "no frame",
+            action="Give data of the bundle's own types.",
+        )
+    tables, timings = [], []
+    for number, sample in enumerate(samples):
+        table, timing = _one(session, data, sample)
+        tables.append(table)
+        timings.append(timing)
+        if asked.on_progress is not None:
+            asked.on_progress(number + 1, len(samples))
+    counts = np.stack(tables)
+    return SegmenterEvaluation(
+        bundle=session.manifest.identity,
+        digest=session.bundle.digest,
+        variant=session.variant,
+        dataset="masks",
+        fold=asked.fold,
+        frames=len(samples),
+        **_figures(counts, labels),
+        confusion=_matrix(counts.sum(axis=0), labels),
+        latency_ms=latency_of(timings),
+        requested_device=session.requested_device,
+        used_device=session.used_device,
+        worst_frames=_worst(root, samples, counts, labels),
+    )
+
+
+def _one(session: Session, data: MaskDataset, sample: Sample) -> tuple[Pixels, Timings]:
+    """Returns how many pixels ``(true, said)`` of each pair of classes a frame has; class 0 is nothing."""
+    manifest, image = session.manifest, read_image(sample.path)
+    marks = [time.perf_counter_ns()]
+    tensor, letterbox = prepare(image, manifest.preprocess)
+    marks.append(time.perf_counter_ns())
+    outputs = session.predict({manifest.preprocess.input: tensor})
+    marks.append(time.perf_counter_ns())
+    said = pixel_labels(outputs, manifest.postprocess.params, [letterbox])[0]
+    marks.append(time.perf_counter_ns())
+    mask = data.mask_of(sample)
+    if mask.shape != said.shape:
+        raise DatasetError(f"the mask of {sample.path}", expected=f"{said.shape} pixels", actual=mask.shape)
+    own = np.array([0, *(manifest.labels.index(name) + 1 for name in data.labels)])
+    classes = len(manifest.labels) + 1
+    table = np.bincount((own[mask].astype(np.int64) * classes + said).reshape(-1), minlength=classes * classes)
+    spent = [(end - start) / 1e6 for start, end in itertools.pairwise(marks)]
+    timings = Timings(preprocess_ms=spent[0], inference_ms=spent[1], postprocess_ms=spent[2])
+    return table.reshape(classes, classes), timings
+
+
+def _overlaps(counts: Pixels) -> tuple[Pixels, Pixels]:
+    """Returns shared and joint pixels ``(frames, types)``, without those of nothing."""
+    shared = np.diagonal(counts, axis1=1, axis2=2)
+    union = counts.sum(axis=2) + counts.sum(axis=1) - shared
+    return shared[:, 1:], union[:, 1:]
+
+
+def _figures(counts: Pixels, labels: Sequence[str]) -> dict[str, Any]:
+    shared, union = _overlaps(counts)
+    true, said = counts.sum(axis=2)[:, 1:], counts.sum(axis=1)[:, 1:]
+    shown = [label for label in range(len(labels)) if true[:, label].any()]
+    images = {label: _images(true[:, label] > 0, said[:, label] > 0) for label in range(len(labels))}
+    per_class = {
+        labels[k]: MaskFigures(
+            iou=_share(shared[:, k].sum(), union[:, k].sum()),
+            precision=_share(shared[:, k].sum(), said[:, k].sum()),
+            recall=_share(shared[:, k].sum(), true[:, k].sum()),
+            f1_image=images[k].f1,
+            support=int(true[:, k].sum()),
+            support_images=int((true[:, k] > 0).sum()),
+        )
+        for k in shown
+    }
+    low, high = interval_of_mean_iou(shared[:, shown], union[:, shown]) if shown else (0.0, 0.0)
+    right, false, missed = (sum(getattr(each, name) for each in images.values()) for name in ("tp", "fp", "fn"))
+    return {
+        "mean_iou": float(np.mean([each.iou for each in per_class.values()])) if per_class else 0.0,
+        "mean_iou_interval": Interval(low=low, high=high, confidence=CONFIDENCE, method="bootstrap"),
+        "f1": Counts(right, false, missed).f1,
+        "false_rejects": _false_rejects(true, said),
+        "per_class": per_class,
+    }
+
+
+def _false_rejects(true: Pixels, said: Pixels) -> Rate | None:
+    good = ~true.any(axis=1)
+    parts, rejected = int(good.sum()), int(said[good].any(axis=1).sum())
+    if not parts:
+        return None
+    low, high = wilson(rejected, parts)
+    interval = Interval(low=low, high=high, confidence=CONFIDENCE, method="wilson")
+    return Rate(
+        source="frames without a defect", parts=parts, rejected=rejected, rate=rejected / parts, interval=interval
+    )
+
+
+def _images(there: npt.NDArray[np.bool_], said: npt.NDArray[np.bool_]) -> Counts:
+    return Counts(int((there & said).sum()), int((~there & said).sum()), int((there & ~said).sum()))
+
+
+def _matrix(counts: Pixels, labels: Sequence[str]) -> Matrix:
+    """Returns the pixels by class, nothing last."""
+    order = [*range(1, len(labels) + 1), 0]
+    rows = counts[np.ix_(order, order)].tolist()
+    return Matrix(labels=(*labels, NOTHING), counts=tuple(tuple(row) for row in rows))
+
+
+def _worst(root: Path, samples: Sequence[Sample], counts: Pixels, labels: Sequence[str]) -> tuple[WorstFrame, ...]:
+    shared, union = _overlaps(counts)
+    rows = []
+    for sample, table, both, either in zip(samples, counts, shared.sum(axis=1), union.sum(axis=1), strict=True):
+        there, said = table.sum(axis=1)[1:] > 0, table.sum(axis=0)[1:] > 0
+        rows.append(
+            WorstFrame(
+                frame=sample.part_id,
+                file=file_name(sample, root),
+                truth=_names(there, labels),
+                found=_names(said, labels),
+                missed=int((there & ~said).sum()),
+                false=int((said & ~there).sum()),
+                weight=round(1 - float(_share(both, either)), 4),
+            )
+        )
+    return tuple(sorted((row for row in rows if row.weight > 0), key=lambda row: -row.weight)[:WORST_MAX])
+
+
+def _names(shown: npt.NDArray[np.bool_], labels: Sequence[str]) -> str:
+    return ", ".join(name for name, there in zip(labels, shown.tolist(), strict=True) if there) or NOTHING
+
+
+def _share(part: np.int64 | int, whole: np.int64 | int) -> float:
+    return float(part / whole) if whole else 1.0

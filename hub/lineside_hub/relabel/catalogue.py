@@ -1,0 +1,126 @@
+"""What is known of the images that went to people: ``export.json`` beside them, or the hub itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from lineside_hub.config import HubConfig
+from lineside_hub.relabel.labels import labels_of
+from lineside_hub.relabel.selection import Box, Picked, of_frames
+from lineside_runtime.errors import DatasetError, InputNotFoundError
+from lineside_runtime.files import write_atomic
+
+NAME = "export.json"
+FORMAT = 1
+
+
+class Known(msgspec.Struct, frozen=True, kw_only=True):
+    """One image as it went out.
+
+    Attributes:
+        sha256: Of its file.
+        width: In pixels.
+        height: In pixels.
+        device: That saw it.
+        epoch: Of the device's database.
+        seq: Of the result in it.
+        part_id: The part that it shows.
+        captured_at_ns: Unix time of the capture.
+        verdict: What the device said.
+        bundle: ``name@version`` that judged.
+        bundle_sha256: Digest of its manifest.
+        boxes: The model's.
+    """
+
+    sha256: str
+    width: int
+    height: int
+    device: str
+    epoch: str
+    seq: int
+    part_id: str
+    captured_at_ns: int
+    verdict: str
+    bundle: str
+    bundle_sha256: str
+    boxes: tuple[Box, ...] = ()
+
+
+class Catalogue(msgspec.Struct, frozen=True, kw_only=True):
+    """All images that may come back.
+
+    Attributes:
+        labels: The types that the model knows, in the order of its outputs.
+        images: Each once.
+        format: Of this file.
+    """
+
+    labels: tuple[str, ...]
+    images: tuple[Known, ...]
+    format: int = FORMAT
+
+    def by_name(self) -> dict[str, Known]:
+        """Returns the images by their sha256."""
+        return {image.sha256: image for image in self.images}
+
+
+def known_of(result: Picked, *, size: tuple[int, int] | None = None) -> Known:
+    """Returns what is known of a result's image.
+
+    Args:
+        result: With a frame.
+        size: Width and height of the file, where they were read; those of the result if not.
+    """
+    width, height = size or (result.width, result.height)
+    names = set(Known.__struct_fields__) - {"sha256", "width", "height"}
+    same = {name: getattr(result, name) for name in names}
+    return Known(sha256=result.frame, width=width, height=height, **same)
+
+
+def write(folder: Path, catalogue: Catalogue) -> None:
+    """Writes ``export.json`` into a folder."""
+    write_atomic(folder / NAME, msgspec.json.format(msgspec.json.encode(catalogue), indent=1))
+
+
+def read(folder: Path) -> Catalogue | None:
+    """Reads ``export.json`` of a folder; ``None`` if there is none.
+
+    Raises:
+        DatasetError: It is damaged, or of a newer release.
+    """
+    path = folder / NAME
+    try:
+        catalogue = msgspec.json.decode(path.read_bytes(), type=Catalogue)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path} can't be read: {error}", action="Export again.") from error
+    if catalogue.format > FORMAT:
+        raise DatasetError(f"{path} is of a newer release", expected=f"format {FORMAT}", actual=catalogue.format)
+    return catalogue
+
+
+def from_hub(config: HubConfig, frames: list[str], bundle: Path | None = None) -> Catalogue:
+    """Asks a hub for images by their sha256; those that it doesn't know are left out.
+
+    Args:
+        config: The hub's.
+        frames: Each once.
+        bundle: As in `labels_of`.
+
+    Raises:
+        InputNotFoundError: Nobody here knows the types of the bundle that judged.
+        DatabaseError: The hub can't be asked.
+    """
+    found = of_frames(config, frames)
+    first: dict[str, Picked] = {}
+    for result in found:
+        first.setdefault(result.frame, result)
+    if not first:
+        raise InputNotFoundError(
+            "none of the images is a frame of this hub", action="Give the folder that `lineside relabel export` made."
+        )
+    labels = labels_of(Path(config.folder), found, bundle)
+    return Catalogue(labels=labels, images=tuple(known_of(result) for result in first.values()))

@@ -1,0 +1,259 @@
+"""`Collection`: the data set that corrected frames become, and what became of each.
+
+::
+
+    <folder>/
+    ├── relabel.json                     what it is: its types, its share of val, its groups
+    ├── corrections.jsonl                the history: a line each time a person gave a frame other boxes
+    ├── folds.csv                        image, fold, group
+    ├── images/<sha256>.png
+    └── annotations/instances_<fold>.json
+
+The history is what counts; the annotations are made from its last line of each image, so that a kill between two files
+is healed by the next import. ``folds.csv`` may be changed by hand: an image stays in the fold that stands there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from lineside_hub.lock import LOCK_NAME
+from lineside_hub.relabel import coco, folds
+from lineside_hub.relabel.catalogue import Known
+from lineside_hub.relabel.changes import Change
+from lineside_hub.relabel.checking import Truth
+from lineside_runtime.errors import ConfigError, DatasetError
+from lineside_runtime.files import write_atomic
+
+NAME, HISTORY, FOLDS, IMAGES, ANNOTATIONS = "relabel.json", "corrections.jsonl", "folds.csv", "images", "annotations"
+FORMAT = 1
+VAL_SHARE = 0.2
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What holds for the whole data set.
+
+    Attributes:
+        labels: Its types: the model's in the order of its outputs, then those that people added.
+        val_share: Share of the groups that go to the fold ``val``.
+        group: Finds the group in a part's id; see `folds.group_of`.
+        format: Of the files.
+    """
+
+    labels: tuple[str, ...]
+    val_share: float = VAL_SHARE
+    group: str = ""
+    format: int = FORMAT
+
+
+class Correction(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of the history.
+
+    Attributes:
+        at: When, ISO 8601, UTC.
+        by: Who.
+        image: What it was, with the model's boxes.
+        changes: What the person did to them.
+    """
+
+    at: str
+    by: str
+    image: Known
+    changes: tuple[Change, ...]
+
+    @property
+    def boxes(self) -> tuple[Truth, ...]:
+        """The person's boxes, sorted."""
+        return tuple(sorted(change.person for change in self.changes if change.person is not None))
+
+
+class Collection:
+    """A data set of corrected frames.
+
+    Args:
+        folder: Its own; see `open_collection`.
+        settings: What holds for it.
+        history: Oldest first.
+        folds_known: Image to fold, by ``folds.csv``.
+
+    Attributes:
+        settings: What holds for it.
+        history: Oldest first.
+    """
+
+    def __init__(
+        self, folder: Path, settings: Settings, history: Sequence[Correction], folds_known: Mapping[str, str]
+    ) -> None:
+        self.settings = settings
+        self.history = list(history)
+        self._folder = folder
+        self._folds_known = dict(folds_known)
+
+    def current(self) -> dict[str, Correction]:
+        """Returns the last correction of each image, by its sha256."""
+        return {line.image.sha256: line for line in self.history}
+
+    def add(self, correction: Correction) -> bool:
+        """Takes a correction; one that says what is there already changes nothing.
+
+        Args:
+            correction: Its types are among the settings' labels.
+
+        Returns:
+            Whether it was new.
+        """
+        last = self.current().get(correction.image.sha256)
+        if last is not None and last.boxes == correction.boxes:
+            return False
+        self.history.append(correction)
+        return True
+
+    def folds(self) -> dict[str, str]:
+        """Returns the fold of each image, by its file's name."""
+        return folds.assign(self._groups(), self._folds_known, val_share=self.settings.val_share)
+
+    def _groups(self) -> dict[str, str]:
+        pattern = self.settings.group
+        return {_file(line.image): folds.group_of(line.image.part_id, pattern) for line in self.current().values()}
+
+    def write(self, images: Iterable[str], read: Callable[[str], bytes]) -> None:
+        """Writes everything: first the images, then the history, then what is made from it.
+
+        Args:
+            images: sha256 of those that may not be there yet.
+            read: Gives the content of one.
+
+        Raises:
+            DiskFullError: There is no room; the next import goes on.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        # First of all: without it the next import would take the rest for somebody else's.
+        _put(self._folder / NAME, msgspec.json.format(msgspec.json.encode(self.settings), indent=1) + b"\n")
+        for name in (IMAGES, ANNOTATIONS):
+            (self._folder / name).mkdir(exist_ok=True)
+        for sha256 in images:
+            if not (path := self._folder / IMAGES / f"{sha256}.png").is_file():
+                write_atomic(path, read(sha256))
+        _put(self._folder / HISTORY, b"".join(msgspec.json.encode(line) + b"\n" for line in self.history))
+        fold_of = self.folds()
+        _put(self._folder / FOLDS, folds.encode(fold_of, self._groups()))
+        for fold in sorted(set(fold_of.values())):
+            lines = [line for line in self.current().values() if fold_of[_file(line.image)] == fold]
+            _put(
+                self._folder / ANNOTATIONS / f"instances_{fold}.json",
+                coco.encode(_file_of(lines, self.settings.labels)),
+            )
+        self._remove_empty(set(fold_of.values()))
+
+    def _remove_empty(self, used: set[str]) -> None:
+        """A fold that nobody is in any more, since ``folds.csv`` was changed by hand."""
+        for path in (self._folder / ANNOTATIONS).glob("instances_*.json"):
+            if path.stem.removeprefix("instances_") not in used:
+                path.unlink()
+
+
+def open_collection(
+    folder: Path, *, labels: Sequence[str], val_share: float | None = None, group: str | None = None
+) -> Collection:
+    """Opens a data set, or begins one in a folder that is new or empty.
+
+    Args:
+        folder: Its own.
+        labels: Types that it must know; new ones are added behind those that it has.
+        val_share: Of a new one; of one that is there it can't be changed. ``None`` for what it has, or a fifth.
+        group: Likewise; ``None`` for what it has, or a group a part.
+
+    Raises:
+        DatasetError: The folder holds something else, or is damaged.
+        ConfigError: Share or group are out of range, or others than it has.
+    """
+    if val_share is not None and not 0 <= val_share < 1:
+        raise ConfigError("share of val", expected="from 0 to below 1", actual=val_share)
+    folds.check_pattern(group or "")
+    check_place(folder)
+    if not (folder / NAME).is_file():
+        share = VAL_SHARE if val_share is None else val_share
+        return Collection(folder, Settings(labels=tuple(labels), val_share=share, group=group or ""), [], {})
+    settings = _settings(folder / NAME)
+    for name, given, there in (("val share", val_share, settings.val_share), ("group", group, settings.group)):
+        if given is not None and given != there:
+            raise ConfigError(f"{name} of {folder} can't be changed", expected=there, actual=given)
+    more = tuple(label for label in labels if label not in settings.labels)
+    settings = msgspec.structs.replace(settings, labels=settings.labels + more)
+    return Collection(folder, settings, _history(folder / HISTORY), folds.read(folder / FOLDS))
+
+
+def check_place(folder: Path) -> None:
+    """Refuses a folder that holds something else.
+
+    Raises:
+        DatasetError: It does, or it is a file.
+    """
+    if not folder.exists() or (folder / NAME).is_file():
+        return
+    if not folder.is_dir() or any(map(_is_foreign, folder.iterdir())):
+        action = "Name another folder; `lineside train --data` takes several."
+        raise DatasetError(f"{folder} holds something that relabel import didn't make", action=action)
+
+
+def _is_foreign(path: Path) -> bool:
+    """Neither the lock nor what a killed import has left half written."""
+    return path.name != LOCK_NAME and not path.name.startswith(f".{NAME}.")
+
+
+def _settings(path: Path) -> Settings:
+    try:
+        settings = msgspec.json.decode(path.read_bytes(), type=Settings)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path} can't be read: {error}") from error
+    if settings.format > FORMAT:
+        raise DatasetError(f"{path} is of a newer release", expected=f"format {FORMAT}", actual=settings.format)
+    return settings
+
+
+def _history(path: Path) -> list[Correction]:
+    found: list[Correction] = []
+    try:
+        for line in path.read_bytes().splitlines() if path.is_file() else []:
+            found.append(msgspec.json.decode(line, type=Correction))  # noqa: PERF401 - its length says which line
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path}: line {len(found) + 1}: {error}") from error
+    return found
+
+
+def _file(image: Known) -> str:
+    return f"{image.sha256}.png"
+
+
+def _file_of(lines: Sequence[Correction], labels: tuple[str, ...]) -> coco.File:
+    images: list[coco.Image] = []
+    annotations: list[coco.Annotation] = []
+    for image_id, line in enumerate(sorted(lines, key=lambda line: line.image.sha256), 1):
+        known = line.image
+        images.append(
+            coco.Image(
+                id=image_id,
+                file_name=_file(known),
+                width=known.width,
+                height=known.height,
+                date_captured=coco.utc(known.captured_at_ns),
+                device=known.device,
+                part_id=known.part_id,
+                bundle=known.bundle,
+                bundle_sha256=known.bundle_sha256,
+            )
+        )
+        for label, *box in line.boxes:
+            number = len(annotations) + 1
+            category = labels.index(label) + 1
+            annotations.append(coco.annotation(number, image_id, category, box=tuple(box), score=1.0))
+    return coco.File(images=tuple(images), annotations=tuple(annotations), categories=coco.categories(labels))
+
+
+def _put(path: Path, data: bytes) -> None:
+    """Writes a file unless it says so already: an import that changes nothing touches nothing."""
+    if not path.is_file() or path.read_bytes() != data:
+        write_atomic(path, data)

@@ -1,0 +1,188 @@
+"""The table ``reviews``: what people said of results. In the database where the results are, to be joined.
+
+A result has one review: whether a person calls its verdict wrong, and the boxes that he gave it. Said again, the last
+word counts. One statement each, and the same ones for SQLite and PostgreSQL.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+
+from lineside_hub.config import HubConfig
+from lineside_hub.database import Database
+from lineside_hub.frames.rows import Key, Runner, open_runner
+from lineside_link.messages import Mark
+from lineside_runtime.errors import ConfigError, InputNotFoundError
+
+
+class Seen(msgspec.Struct, frozen=True, kw_only=True):
+    """A result of a part.
+
+    Attributes:
+        device: That saw it.
+        epoch: Of the device's database.
+        seq: In it.
+        captured_at_ns: Unix time of the capture.
+        verdict: What the device said.
+        has_frame: Whether its frame is at the hub.
+    """
+
+    device: str
+    epoch: str
+    seq: int
+    captured_at_ns: int
+    verdict: str
+    has_frame: bool
+
+
+class Reviews:
+    """The reviews of one hub.
+
+    Args:
+        run: Runs a statement where the results are.
+    """
+
+    def __init__(self, run: Runner) -> None:
+        self._run = run
+
+    def results_of(self, part_id: str, device: str = "") -> list[Seen]:
+        """Returns the results of a part, oldest first.
+
+        Args:
+            part_id: Of the part.
+            device: Only of this one; empty for all.
+        """
+        text = (
+            "SELECT r.device, r.epoch, r.seq, r.captured_at_ns, r.verdict, f.sha256 FROM results r LEFT JOIN frames f "
+            "ON f.device = r.device AND f.epoch = r.epoch AND f.seq = r.seq WHERE r.part_id = :part_id"
+        )
+        text += " AND r.device = :device" if device else ""
+        given = {"part_id": part_id} | ({"device": device} if device else {})
+        found = self._run(f"{text} ORDER BY r.captured_at_ns, r.device, r.seq", given)
+        return [
+            Seen(
+                device=row[0],
+                epoch=row[1],
+                seq=int(row[2]),
+                captured_at_ns=int(row[3] or 0),
+                verdict=row[4],
+                has_frame=row[5] is not None,
+            )
+            for row in found
+        ]
+
+    def mark(self, key: Key, *, wrong: bool, note: str, by: str) -> None:
+        """Says that a verdict is wrong, or takes that back; the boxes that a person gave stay.
+
+        Args:
+            key: Of the result.
+            wrong: Which of the two.
+            note: For whoever corrects it.
+            by: Who says so.
+        """
+        mark = Mark(epoch=key.epoch, seq=key.seq, at_ns=time.time_ns(), wrong=wrong, note=note)
+        later = "CASE WHEN excluded.marked_at_ns > reviews.marked_at_ns THEN excluded.marked_at_ns "
+        # A device whose clock is ahead must not have the last word for ever.
+        self._mark(key.device, mark, by=by, at=f"{later} ELSE reviews.marked_at_ns + 1 END")
+
+    def take(self, device: str, mark: Mark) -> None:
+        """Takes what an operator said at a device, unless something was said later.
+
+        Args:
+            device: His.
+            mark: What he said.
+        """
+        self._mark(device, mark, by=f"at {device}", only="excluded.marked_at_ns > reviews.marked_at_ns")
+
+    def _mark(
+        self, device: str, mark: Mark, *, by: str, at: str = "excluded.marked_at_ns", only: str = "1 = 1"
+    ) -> None:
+        self._run(
+            "INSERT INTO reviews (device, epoch, seq, wrong, note, marked_by, marked_at_ns, boxes, corrected_by, "
+            "corrected_at_ns) VALUES (:device, :epoch, :seq, :wrong, :note, :by, :at_ns, '', '', 0) "
+            "ON CONFLICT (device, epoch, seq) DO UPDATE SET wrong = excluded.wrong, note = excluded.note, "
+            f"marked_by = excluded.marked_by, marked_at_ns = {at} WHERE {only}",
+            {"device": device, "by": by, **msgspec.structs.asdict(mark), "wrong": int(mark.wrong)},
+        )
+
+    def correct(self, sha256: str, *, boxes: str, by: str, at_ns: int) -> None:
+        """Keeps the boxes that a person gave a frame, for every result that has it; the same ones change nothing.
+
+        Args:
+            sha256: Of the frame.
+            boxes: ``[[type, x1, y1, x2, y2], …]`` as JSON, in pixels of the frame.
+            by: Who gave them.
+            at_ns: When, Unix time.
+        """
+        self._run(
+            "INSERT INTO reviews (device, epoch, seq, wrong, note, marked_by, marked_at_ns, boxes, corrected_by, "
+            "corrected_at_ns) SELECT device, epoch, seq, 0, '', '', 0, :boxes, :by, :at_ns FROM frames "
+            "WHERE sha256 = :sha256 ON CONFLICT (device, epoch, seq) DO UPDATE SET boxes = excluded.boxes, "
+            "corrected_by = excluded.corrected_by, corrected_at_ns = excluded.corrected_at_ns "
+            "WHERE reviews.boxes <> excluded.boxes",
+            {"sha256": sha256, "boxes": boxes, "by": by, "at_ns": at_ns},
+        )
+
+
+@contextlib.contextmanager
+def open_reviews(config: HubConfig) -> Iterator[Reviews]:
+    """Opens the reviews of a hub, wherever it keeps its results.
+
+    Args:
+        config: The hub's.
+
+    Raises:
+        InputNotFoundError: There is no such hub.
+        DatabaseError: They can't be read.
+    """
+    with closing(Database.open(Path(config.folder))) as database:
+        run, close = open_runner(config.results.url, database)
+        try:
+            yield Reviews(run)
+        finally:
+            close()
+
+
+def mark(
+    config: HubConfig, part_id: str, *, wrong: bool, device: str = "", newest: bool = False, note: str = "", by: str
+) -> Seen:
+    """Says that the verdict on a part is wrong, or takes that back.
+
+    Args:
+        config: The hub's.
+        part_id: Of the part.
+        wrong: Which of the two.
+        device: That saw it; needed where several did.
+        newest: Of several results the last one.
+        note: For whoever corrects it.
+        by: Who says so.
+
+    Returns:
+        The result that was marked.
+
+    Raises:
+        InputNotFoundError: The hub has no result of this part.
+        ConfigError: It has several, and nothing says which.
+        DatabaseError: The hub's database can't be used.
+    """
+    with open_reviews(config) as reviews:
+        found = reviews.results_of(part_id, device)
+        if not found:
+            action = "`lineside fleet results --part ID` shows what there is."
+            raise InputNotFoundError(f"the hub has no result of part {part_id!r}", actual=device or None, action=action)
+        if len(found) > 1 and not newest:
+            raise ConfigError(
+                f"{len(found)} results of part {part_id!r}",
+                expected="one",
+                actual=", ".join(sorted({each.device for each in found})),
+                action="Name the device with --device, or take the last one with --newest.",
+            )
+        seen = found[-1]
+        reviews.mark(Key(seen.device, seen.epoch, seen.seq), wrong=wrong, note=note, by=by)
+    return seen

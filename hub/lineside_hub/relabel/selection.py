@@ -1,0 +1,195 @@
+"""Which results go to people: the unsure, the bad, and those that somebody called wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from lineside_hub.config import HubConfig
+from lineside_hub.database import Database
+from lineside_hub.frames.rows import open_runner
+from lineside_runtime.errors import BadInputFormatError, ConfigError
+
+Verdict = Literal["unsure", "bad", "wrong", "all"]
+
+VERDICTS: tuple[Verdict, ...] = ("unsure", "bad", "wrong", "all")
+
+Box = tuple[str, float, float, float, float, float]
+"""``type, score, x1, y1, x2, y2`` in pixels of the frame, x2 and y2 exclusive; of a person's the score is 1."""
+
+_COLUMNS = (
+    *("device", "epoch", "seq", "part_id", "captured_at_ns", "verdict", "detections"),
+    *("bundle", "bundle_sha256", "width", "height"),
+)
+
+_VERDICT_SQL = {
+    "unsure": "r.verdict = 'unsure'",
+    "bad": "r.verdict NOT IN ('pass', 'unsure')",
+    "wrong": "1 = 0",
+    "all": "1 = 1",
+}
+"""Beside each of them come those that a person called wrong."""
+
+
+class Choice(msgspec.Struct, frozen=True, kw_only=True):
+    """Which results.
+
+    Attributes:
+        verdict: ``unsure``, ``bad`` (a defect was found, or no verdict was possible), ``wrong`` (a person says so) or
+            ``all``; what a person called wrong belongs to each of them.
+        device: Only of this one; empty for all.
+        since_ns: Captured then or later, Unix time in ns.
+        limit: So many at most, the newest of which there is a frame.
+        again: Those too that a person has corrected already, and nobody has called wrong since.
+    """
+
+    verdict: Verdict = "unsure"
+    device: str = ""
+    since_ns: int | None = None
+    limit: int | None = None
+    again: bool = False
+
+
+class Picked(msgspec.Struct, frozen=True, kw_only=True):
+    """One result that goes to people.
+
+    Attributes:
+        device: That saw the part.
+        epoch: Of the device's database.
+        seq: In it.
+        part_id: The part.
+        captured_at_ns: Unix time of the capture.
+        verdict: What the device said.
+        boxes: The model's.
+        bundle: ``name@version`` that judged.
+        bundle_sha256: Digest of its manifest.
+        width: Of the frame, in pixels.
+        height: Of the frame, in pixels.
+        frame: sha256 of its image.
+        wrong: Whether a person called the verdict wrong.
+        note: What he said with it.
+    """
+
+    device: str
+    epoch: str
+    seq: int
+    part_id: str
+    captured_at_ns: int
+    verdict: str
+    boxes: tuple[Box, ...]
+    bundle: str
+    bundle_sha256: str
+    width: int
+    height: int
+    frame: str
+    wrong: bool = False
+    note: str = ""
+
+
+def pick(config: HubConfig, choice: Choice) -> list[Picked]:
+    """Returns the results that are chosen and of which the hub has a frame, oldest first.
+
+    Args:
+        config: The hub's.
+        choice: Which.
+
+    Raises:
+        ConfigError: The limit is below 1.
+        DatabaseError: They can't be read.
+        BadInputFormatError: The boxes of one can't be read.
+    """
+    if choice.limit is not None and choice.limit < 1:
+        raise ConfigError("limit", expected="1 or more", actual=choice.limit)
+    where, parameters = _where(choice)
+    order = "r.captured_at_ns DESC, r.device, r.epoch, r.seq DESC"
+    text = f"{_select()} WHERE {where} AND f.sha256 IS NOT NULL ORDER BY {order}"
+    if choice.limit is not None:
+        text += " LIMIT :limit"
+        parameters["limit"] = choice.limit
+    return [*_picked(config, text, parameters)][::-1]
+
+
+def count_without_frame(config: HubConfig, choice: Choice) -> int:
+    """Returns how many results are chosen, whatever the limit, of which the hub has no frame.
+
+    Args:
+        config: The hub's.
+        choice: Which.
+
+    Raises:
+        DatabaseError: They can't be read.
+    """
+    where, parameters = _where(choice)
+    text = f"SELECT count(*) FROM {_joined()} WHERE {where} AND f.sha256 IS NULL"
+    return int(_run(config, text, parameters)[0][0])
+
+
+def _where(choice: Choice) -> tuple[str, dict[str, Any]]:
+    conditions = [f"({_VERDICT_SQL[choice.verdict]} OR v.wrong = 1)"]
+    parameters: dict[str, Any] = {}
+    if choice.device:
+        conditions.append("r.device = :device")
+        parameters["device"] = choice.device
+    if choice.since_ns is not None:
+        conditions.append("r.captured_at_ns >= :since_ns")
+        parameters["since_ns"] = choice.since_ns
+    if not choice.again:
+        conditions.append(
+            "(coalesce(v.corrected_at_ns, 0) = 0 OR (v.wrong = 1 AND v.marked_at_ns > v.corrected_at_ns))"
+        )
+    return " AND ".join(conditions), parameters
+
+
+def of_frames(config: HubConfig, frames: list[str]) -> list[Picked]:
+    """Returns the results that have these frames.
+
+    Args:
+        config: The hub's.
+        frames: sha256 of each.
+
+    Raises:
+        DatabaseError: They can't be read.
+        BadInputFormatError: The boxes of one can't be read.
+    """
+    text = f"{_select()} WHERE f.sha256 = :sha256 ORDER BY r.captured_at_ns, r.device, r.epoch, r.seq"
+    return [row for sha256 in frames for row in _picked(config, text, {"sha256": sha256})]
+
+
+def _select() -> str:
+    columns = ", ".join(f"r.{name}" for name in _COLUMNS)
+    return f"SELECT {columns}, f.sha256, coalesce(v.wrong, 0), coalesce(v.note, '') FROM {_joined()}"
+
+
+def _joined() -> str:
+    same = "{0}.device = r.device AND {0}.epoch = r.epoch AND {0}.seq = r.seq"
+    return f"results r LEFT JOIN frames f ON {same.format('f')} LEFT JOIN reviews v ON {same.format('v')}"
+
+
+def _run(config: HubConfig, text: str, parameters: dict[str, Any]) -> Sequence[Sequence[Any]]:
+    with closing(Database.open(Path(config.folder))) as database:
+        run, close = open_runner(config.results.url, database)
+        try:
+            return run(text, parameters)
+        finally:
+            close()
+
+
+def _picked(config: HubConfig, text: str, parameters: dict[str, Any]) -> Iterator[Picked]:
+    for row in _run(config, text, parameters):
+        known = dict(zip((*_COLUMNS, "frame", "wrong", "note"), row, strict=True))
+        known["boxes"] = _boxes(known.pop("detections"), f"{known['device']} {known['epoch']} {known['seq']}")
+        known |= {name: known[name] or 0 for name in ("captured_at_ns", "width", "height")}  # of the first releases
+        known |= {"bundle": known["bundle"] or "", "bundle_sha256": known["bundle_sha256"] or ""}
+        yield Picked(**(known | {"wrong": bool(known["wrong"])}))
+
+
+def _boxes(detections: str, where: str) -> tuple[Box, ...]:
+    try:
+        found = msgspec.json.decode(detections, type=list[list[Any]])
+        return tuple(msgspec.convert(one[:6], Box) for one in found)
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise BadInputFormatError(f"detections of {where}: {error}", action="The hub's database is damaged.") from error

@@ -1,0 +1,128 @@
+"""``lineside decide``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lineside.commands.output import add_json, print_json, say
+from lineside.commands.places import bundle_place
+from lineside.extras import needs
+from lineside_runtime.bundle import open_bundle
+from lineside_runtime.files import write_atomic
+
+if TYPE_CHECKING:
+    from lineside_converters.decide import Decision
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the bundle, the frames, the costs and where the thresholds go."""
+    parser.add_argument("bundle", type=bundle_place, help="a bundle's folder, or the name of a shipped bundle")
+    parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="DIR", help="annotated data sets")
+    parser.add_argument("--fold", default="train", help="which fold of the data (default: %(default)s)")
+    parser.add_argument(
+        "--take",
+        choices=("held", "all"),
+        default="held",
+        help="of a fold that the bundle was trained on: what training held out, if known, or all (%(default)s)",
+    )
+    parser.add_argument(
+        "--good", type=Path, nargs="+", default=[], metavar="DIR", help="photos of good parts, beside the data's own"
+    )
+    parser.add_argument(
+        "--simulated",
+        type=_count,
+        default=0,
+        metavar="N",
+        help="so many clean frames of the line simulator are good parts too",
+    )
+    costs = parser.add_argument_group("costs", "In any one unit; only their ratios count.")
+    costs.add_argument("--miss-cost", type=float, required=True, metavar="C", help="of a bad part that passes")
+    costs.add_argument("--reject-cost", type=float, required=True, metavar="C", help="of a good part that is rejected")
+    costs.add_argument(
+        "--review-cost",
+        type=float,
+        metavar="C",
+        help="of a person's look at an unsure part (default: nothing is unsure)",
+    )
+    costs.add_argument(
+        "--bad-share",
+        type=float,
+        default=0.01,
+        metavar="P",
+        help="share of the parts that are bad (default: %(default)s)",
+    )
+    to = parser.add_argument_group("where they go", "Without any of these they are only printed.")
+    to.add_argument(
+        "--out", type=Path, metavar="BUNDLE", help="a new version of the bundle; its page and JSON beside it"
+    )
+    to.add_argument("--version", default="", help="of the new bundle (default: the old one's, last number one higher)")
+    to.add_argument("--overwrite", action="store_true", help="replace the bundle that stands there")
+    to.add_argument("--config", type=Path, metavar="FILE", help="TOML for `lineside push --config`")
+    to.add_argument("--page", type=Path, metavar="FILE", help="the page with the curves")
+    add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Chooses, writes, and prints a table or JSON."""
+    with needs("convert"):
+        from lineside_converters import decide as deciding
+    costs = deciding.Costs(
+        miss=options.miss_cost, reject=options.reject_cost, review=options.review_cost, bad_share=options.bad_share
+    )
+    request = deciding.Request(
+        data=options.data, fold=options.fold, take=options.take, good=options.good, simulated=options.simulated
+    )
+    bundle = open_bundle(options.bundle)
+    if options.out is not None:
+        deciding.check_place(bundle, options.out, version=options.version, overwrite=options.overwrite)
+    deciding.check_files([path for path in (options.config, options.page) if path is not None])
+    decision = deciding.decide(bundle, request, costs, on_progress=_progress)
+    print(file=sys.stderr)
+    if options.out is not None:
+        deciding.write_bundle(bundle, decision, options.out, version=options.version, overwrite=options.overwrite)
+        deciding.write_page(options.out.with_name(f"{options.out.name}.decision.html"), decision)
+        deciding.write_figures(options.out.with_name(f"{options.out.name}.decision.json"), decision)
+    if options.config is not None:
+        write_atomic(options.config, deciding.settings_of(decision).encode())
+    if options.page is not None:
+        deciding.write_page(options.page, decision)
+    if options.json:
+        print_json(decision)
+    else:
+        _print_table(decision)
+    return 0
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"a number of frames, not {text!r}")
+    return int(text)
+
+
+def _progress(done: int, total: int) -> None:
+    print(f"\r{done} of {total} frames", end="", file=sys.stderr, flush=True)
+
+
+def _print_table(decision: Decision) -> None:
+    from lineside_converters.decide.page import PER, cost, rate
+
+    print(f"{decision.bundle}: {decision.bad_parts} bad and {sum(decision.good_parts.values())} good parts")
+    print(f"scores from {decision.frames_from}")
+    print(f"{'type':<18}{'before':>8}{'now':>8}{'unsure':>8}  missed")
+    for each in decision.types:
+        unsure = "-" if each.unsure_from is None else f"{each.unsure_from:.3f}"
+        what = f"kept: {each.kept}" if each.kept else rate(each.miss)
+        print(f"{each.type:<18}{each.was:>8.3f}{each.threshold:>8.3f}{unsure:>8}  {what}")
+    for name, outcome in (("before", decision.before), ("now", decision.after), ("cross-fold", decision.cross_fold)):
+        print(f"{name}: missed {rate(outcome.missed)}, types missed {rate(outcome.missed_types)}")
+        print(f"{'':<{len(name)}}  false rejects {rate(outcome.false_rejects)}")
+        print(f"{'':<{len(name)}}  cost of {PER} parts {cost(outcome)}")
+    if decision.reliability is not None:
+        one = decision.reliability
+        print(f"calibration error {one.ece:.3f} ({one.low:.3f} - {one.high:.3f}), {one.candidates} candidates")
+    for note in decision.notes:
+        say(f"note: {note}")

@@ -1,0 +1,231 @@
+"""``lineside relabel export|import|report|mark``."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lineside.commands.output import add_json, print_json, say
+from lineside.commands.places import bundle_place
+from lineside.extras import needs
+
+if TYPE_CHECKING:
+    from lineside_hub.relabel.importing import Imported
+
+VERDICTS = ("unsure", "bad", "wrong", "all")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the actions."""
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    _add_export(actions)
+    _add_import(actions)
+    _add_report(actions)
+    _add_mark(actions)
+
+
+def _add_export(actions: Any) -> None:
+    export = actions.add_parser(
+        "export",
+        help="frames that people shall look at, as COCO with the model's boxes",
+        description="Writes the frames of results into a folder: images/, and annotations.json in COCO's format with "
+        "the model's boxes and scores, which annotation tools import. What a person called wrong comes first and "
+        "belongs to every choice; what was corrected already is left out.",
+    )
+    export.add_argument("--hub", type=Path, required=True, metavar="DIR", help="the hub's folder, with its hub.toml")
+    export.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder")
+    export.add_argument(
+        "--verdict",
+        choices=VERDICTS,
+        default="unsure",
+        help="bad: a defect was found, or no verdict was possible; wrong: only what a person called so "
+        "(default: %(default)s)",
+    )
+    export.add_argument("--device", default="", help="only of this device")
+    export.add_argument("--since", metavar="TIME", help="captured then or later: 2026-11-24, 90m, 2h or 7d ago")
+    export.add_argument("--limit", type=int, metavar="N", help="the newest N")
+    export.add_argument("--again", action="store_true", help="those too that were corrected already")
+    _add_bundle(export)
+    add_json(export)
+    export.set_defaults(run=run_export)
+
+
+def _add_import(actions: Any) -> None:
+    load = actions.add_parser(
+        "import",
+        help="take the corrected COCO file into a data set to train on",
+        description="Checks a corrected COCO file and makes, or extends, a data set that `lineside train` and "
+        "`lineside evaluate` read. Images that the file leaves out count as not looked at, images without a box as "
+        "good parts. Done twice it changes nothing.",
+    )
+    load.add_argument("source", type=Path, metavar="FOLDER|FILE", help="the exported folder, or the corrected file")
+    load.add_argument("--hub", type=Path, metavar="DIR", help="the hub's folder, which is told what was corrected")
+    load.add_argument("--into", type=Path, metavar="DATASET", help="the data set (default: relabelled in the hub's)")
+    load.add_argument("--by", default="", metavar="NAME", help="who corrected (default: you)")
+    load.add_argument(
+        "--new-type", action="append", default=[], metavar="NAME", help="a type that the model doesn't know; repeatable"
+    )
+    load.add_argument(
+        "--val-share", type=float, metavar="S", help="of a new data set: share of the parts in fold val (default: 0.2)"
+    )
+    load.add_argument(
+        "--group",
+        metavar="REGEX",
+        help="of a new data set: what it finds in a part's id, such as its lot, stays in one fold (default: the part)",
+    )
+    _add_bundle(load)
+    add_json(load)
+    load.set_defaults(run=run_import)
+
+
+def _add_report(actions: Any) -> None:
+    report = actions.add_parser(
+        "report",
+        help="where the model and people disagree, over all that was corrected",
+        description="Prints what people changed: boxes kept, moved, added and deleted, and the confusion of types.",
+    )
+    report.add_argument("dataset", type=Path, metavar="DATASET", help="that `relabel import` made")
+    add_json(report)
+    report.set_defaults(run=run_report)
+
+
+def _add_mark(actions: Any) -> None:
+    mark = actions.add_parser(
+        "mark",
+        help="say that the verdict on a part was wrong",
+        description="Marks a result of a part, so that the next export selects it.",
+    )
+    mark.add_argument("part", metavar="PART_ID")
+    mark.add_argument("--hub", type=Path, required=True, metavar="DIR", help="the hub's folder, with its hub.toml")
+    which = mark.add_mutually_exclusive_group(required=True)
+    which.add_argument("--wrong", action="store_true", help="the verdict is wrong")
+    which.add_argument("--right", action="store_true", help="it is right: takes the mark back")
+    mark.add_argument("--note", default="", help="for whoever corrects it")
+    mark.add_argument("--device", default="", help="which of several devices that saw the part")
+    mark.add_argument("--newest", action="store_true", help="of several results the last one")
+    mark.add_argument("--by", default="", metavar="NAME", help="who says so (default: you)")
+    add_json(mark)
+    mark.set_defaults(run=run_mark)
+
+
+def _add_bundle(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--bundle",
+        type=bundle_place,
+        metavar="BUNDLE",
+        help="whose types count, such as where the hub doesn't know the bundle that judged",
+    )
+
+
+def run_export(options: argparse.Namespace) -> int:
+    """Writes the folder."""
+    with needs("convert"):
+        from lineside_hub.config import load_config
+        from lineside_hub.queries import moment
+        from lineside_hub.relabel.exporting import export
+        from lineside_hub.relabel.selection import Choice
+        from lineside_hub.secure import CONFIG_NAME
+    choice = Choice(
+        verdict=options.verdict,
+        device=options.device,
+        since_ns=moment(options.since) if options.since else None,
+        limit=options.limit,
+        again=options.again,
+    )
+    done = export(load_config(options.hub / CONFIG_NAME), choice, options.out, bundle=options.bundle)
+    if options.json:
+        print_json(done)
+        return 0
+    say(f"{done.images} images with {done.boxes} boxes of the model in {done.folder}; {done.marked} called wrong")
+    if done.without_frame:
+        say(f"{done.without_frame} more results have no frame at the hub")
+    if done.missing:
+        say(f"{done.missing} frames are gone at the hub, or damaged")
+    say(f"correct {done.folder / 'annotations.json'} with a tool, save it there as COCO, then: lineside relabel import")
+    return 0
+
+
+def run_import(options: argparse.Namespace) -> int:
+    """Takes the file."""
+    with needs("convert"):
+        from lineside_hub.config import load_config
+        from lineside_hub.relabel.importing import import_corrections
+        from lineside_hub.secure import CONFIG_NAME
+    done = import_corrections(
+        options.source,
+        hub=load_config(options.hub / CONFIG_NAME) if options.hub is not None else None,
+        into=options.into,
+        by=options.by or getpass.getuser(),
+        new_types=options.new_type,
+        bundle=options.bundle,
+        val_share=options.val_share,
+        group=options.group,
+    )
+    if options.json:
+        print_json(done)
+    else:
+        _print(done)
+    return 0
+
+
+def _print(done: Imported) -> None:
+    folds = ", ".join(f"{count} in {fold}" for fold, count in done.folds.items())
+    print(f"{done.dataset}: {folds}")
+    print(f"{done.images} images: {done.new} new, {done.corrected} corrected again, {done.unchanged} as before")
+    if done.left_out:
+        print(f"{done.left_out} exported images are not in the file and count as not looked at")
+    if done.repeated_boxes:
+        print(f"{done.repeated_boxes} boxes were there twice")
+    _print_changes(done.boxes, done.confusion)
+
+
+def _print_changes(boxes: dict[str, int], confusion: dict[str, dict[str, int]]) -> None:
+    print("boxes: " + ", ".join(f"{count} {kind}" for kind, count in boxes.items()))
+    for model, persons in confusion.items():
+        said = ", ".join(f"{person} {count}" for person, count in persons.items())
+        print(f"  the model said {model:<18} people say {said}")
+
+
+def run_report(options: argparse.Namespace) -> int:
+    """Prints what people changed."""
+    with needs("convert"):
+        from lineside_hub.relabel.reporting import report
+    done = report(options.dataset)
+    if options.json:
+        print_json(done)
+        return 0
+    print(
+        f"{done.dataset}: {done.images} images, {done.good} of them without a box; model and people agree on "
+        f"{done.agreed:.0%}"
+    )
+    for name, counts in (("fold", done.folds), ("by", done.people), ("bundle", done.bundles)):
+        print(f"{name}: " + ", ".join(f"{count} {key or '-'}" for key, count in counts.items()))
+    _print_changes(done.boxes, done.confusion)
+    return 0
+
+
+def run_mark(options: argparse.Namespace) -> int:
+    """Marks a result."""
+    with needs("convert"):
+        from lineside_hub.config import load_config
+        from lineside_hub.relabel.reviews import mark
+        from lineside_hub.secure import CONFIG_NAME
+    seen = mark(
+        load_config(options.hub / CONFIG_NAME),
+        options.part,
+        wrong=options.wrong,
+        device=options.device,
+        newest=options.newest,
+        note=options.note,
+        by=options.by or getpass.getuser(),
+    )
+    if options.json:
+        print_json(seen)
+        return 0
+    what = "wrong" if options.wrong else "right"
+    say(f"{seen.verdict} on part {options.part} by {seen.device} is {what}")
+    if options.wrong and not seen.has_frame:
+        say("its frame is not at the hub: no export can bring it")
+    return 0

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lineside.cli import main
+from tests.converters import drawn_sets
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return drawn_sets.write_voc(tmp_path_factory.mktemp("steel") / "data", {"train": 3, "val": 4})
+
+
+def test_json_on_stdout_and_the_rest_in_files(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["evaluate", "surface-12-slim", "--data", str(data), "--fold", "val", "--json", "--clean-simulated", "2"]
+    files = tmp_path / "out" / "page.html", tmp_path / "out" / "finds.json"
+    assert main([*command, "--html", str(files[0]), "--predictions", str(files[1])]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert {"map50", "map50_interval", "f1", "good_or_bad", "curves", "confusion", "worst_frames"} <= set(told)
+    assert told["frames"] == 4
+    assert "</html>" in files[0].read_text()
+    assert all({"image_id", "category_id", "bbox", "score"} <= set(one) for one in json.loads(files[1].read_text()))
+
+
+def test_a_table_for_people(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "surface-12-slim", "--data", str(data), "--max-frames", "3"]) == 0
+    out = capsys.readouterr().out
+    assert "3 frames" in out.splitlines()[0]
+    assert "mAP@0.5" in out
+    assert "scratches" in out
+
+
+def test_a_page_that_cannot_be_written_is_said_at_once(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    page = tmp_path / "file" / "page.html"
+    assert main(["evaluate", "surface-12-slim", "--data", str(data), "--html", str(page)]) == 1
+    assert "[2001]" in capsys.readouterr().err
