@@ -274,11 +274,15 @@ def test_a_wrong_parameter_is_named(name: str) -> None:
         decode({}, how(name, treshold=0.5), [WHOLE])
 
 
+NEEDED = {"anomaly_maps": {"maps": ["o"], "calibration": [[1.0, 0.0]]}}
+"""Parameters without which a decoder isn't."""
+
+
 @pytest.mark.parametrize("name", sorted(set(DECODERS) - {"dfl_anchor_free", "ssd"}))
 @pytest.mark.parametrize("shape", [(), (1,), (2, 3), (1, 3, 1), (1, 2, 3, 4, 5)])
 def test_outputs_of_no_such_head_are_refused(name: str, shape: tuple[int, ...]) -> None:
     with pytest.raises(BadInputFormatError) as caught:
-        decode({"o": np.zeros(shape, np.float32)}, how(name), [WHOLE])
+        decode({"o": np.zeros(shape, np.float32)}, how(name, **NEEDED.get(name, {})), [WHOLE])
     assert caught.value.expected is not None
 
 
