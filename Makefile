@@ -52,7 +52,7 @@ demo: $(VENV)/.convert
 	$(BIN)/lineside demo --out $(OUT)
 
 test: $(VENV)/.dev peers
-	$(BIN)/python -m pytest tests --ignore tests/system --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest tests --ignore tests/system --numprocesses 2 --dist loadfile --durations 15
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -65,7 +65,7 @@ class Responder:
         multicast_bytes_s: int = 0,
     ) -> None:
         self.counters: collections.Counter[str] = collections.Counter()
-        self.turns = turns or Turns()
+        self.turns = Turns() if turns is None else turns  # empty ones are false
         self._repository = repository
         self._answer = answer
         self._maker = maker

@@ -71,7 +71,7 @@ def test_kernel_that_talks_all_the_time_changes_nothing(wire: Wire, port: Port, 
     talker = threading.Thread(target=talk)
     talker.start()
     try:
-        shell = shell_on(port)
+        shell = shell_on(port, patience_s=90.0)
         for number in range(5):
             assert shell.run(f"seq {number} {number + 60}").text.split() == [str(n) for n in range(number, number + 61)]
         shell.close()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lineside_hub.pacing import DEVICE_WAITING_MAX
+from lineside_hub.pacing import DEVICE_WAITING_MAX, Turns
 from lineside_hub.repository import Repository
 from lineside_hub.responder import Responder
 from lineside_link.messages import RepoRequest, RepoResponse, decode_response, encode
@@ -98,6 +98,19 @@ def test_nothing_outside_is_reached(responder: Responder, repository: Repository
 @given(st.sampled_from(["metadata", "target", "chunk"]), st.text(alphabet="./\\ab0139.json-line\0\n%~*", max_size=40))
 def test_no_name_at_all_reaches_a_key_or_raises(responder: Responder, kind: str, path: str) -> None:
     assert b"PRIVATE KEY" not in ask(responder, kind, path)[1]
+
+
+def test_a_device_is_sent_no_more_than_its_rate(repository: Repository) -> None:
+    answers: queue.Queue[bytes] = queue.Queue()
+    turns = Turns(device_bytes_s=1.0)  # the first answer fills an hour
+    responder = Responder(repository, lambda _, payload: answers.put(payload) is None, turns=turns)
+    responder.start()
+    for number in range(2):
+        responder.offer("cam-01", encode(RepoRequest(id=str(number), kind="metadata", path="1.root.json")))
+        assert answers.get(timeout=5) if number == 0 else True
+    with pytest.raises(queue.Empty):
+        answers.get(timeout=0.3)
+    responder.close()
 
 
 def test_requests_are_answered_in_threads_and_too_many_are_told_so(repository: Repository) -> None:
