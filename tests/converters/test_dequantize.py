@@ -74,7 +74,7 @@ def test_the_shipped_int8_detector_says_the_same_in_floats(tmp_path: Path) -> No
     dequantize(bundle.file(variant.file), tmp_path / "float.onnx")
     tensor = prepare(render("steel", 3).image, bundle.manifest.preprocess)[0]
     for wanted, found in zip(run(bundle.file(variant.file), tensor), run(tmp_path / "float.onnx", tensor), strict=True):
-        assert np.corrcoef(wanted.ravel(), found.ravel())[0, 1] > 0.99
+        assert np.corrcoef(wanted.ravel(), found.ravel())[0, 1] > 0.95
 
 
 def test_a_graph_that_is_not_in_the_qdq_form_is_refused(tmp_path: Path) -> None:
