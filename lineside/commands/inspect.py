@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lineside.commands.output import add_json, print_json, say
+from lineside.commands.places import bundle_place
 from lineside_runtime.errors import ConfigError, LinesideError
 
 if TYPE_CHECKING:
@@ -26,7 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="photos and folders of photos (with the folders below); or a video file; `simulator` or `simulator:SEED`; "
         "rtsp://…; or `camera` with its type and settings, such as: camera v4l2 index=0",
     )
-    parser.add_argument("--model", type=Path, help="a bundle, .onnx or .pt file (default: the shipped bundle)")
+    parser.add_argument(
+        "--model",
+        type=bundle_place,
+        help="a bundle, the name of a shipped one, an .onnx or .pt file (default: surface-12)",
+    )
     parser.add_argument(
         "--threshold", type=float, metavar="P", help="least score of a defect (default: the bundle's own, by type)"
     )
