@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lineside_models.postprocess import decode, heat_map, near_miss, select
+from lineside_models.postprocess import decode, heat_map, nearest, select
 from lineside_models.preprocess import Letterbox
 from lineside_runtime.bundle import Postprocess
 from lineside_runtime.errors import BadInputFormatError, ConfigError
@@ -55,7 +55,8 @@ def test_a_good_frame_passes_and_says_how_near_it_came() -> None:
     (found,) = decode(_maps(), HOW, [BOX])
     assert len(found) == 1
     assert select(found, HOW, LABELS) == ()
-    assert near_miss(found, HOW, LABELS) == pytest.approx(float(found.scores[0]) / 0.5, rel=1e-5)
+    near = nearest(found.scores, np.array([0.5]), found.scores < 0.5)
+    assert near == pytest.approx(float(found.scores[0]) / 0.5, rel=1e-5)
     assert select(found, HOW, LABELS, threshold=0.0) != ()
 
 

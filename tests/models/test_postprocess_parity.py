@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from lineside_models import zoo
-from lineside_models.postprocess import Candidates, decode, least_wanted, near_miss, select
+from lineside_models.deciding import Decider
+from lineside_models.postprocess import Candidates, decode, least_wanted, select
 from lineside_models.preprocess import Letterbox, prepare
+from lineside_models.rules import Rules
 from lineside_models.simulator import Kind, render
 from lineside_runtime.bundle import Postprocess
 from lineside_runtime.config import Config
@@ -61,7 +63,9 @@ def test_what_is_decoded_for_a_verdict_is_the_beginning_of_everything(session: S
         assert found.boxes == pytest.approx(everything.boxes[:count], abs=1e-3)
         defects, all_defects = (select(each, how, labels, threshold=threshold) for each in (found, everything))
         assert [(one.type, one.score) for one in defects] == [(one.type, one.score) for one in all_defects]
-        near, exact = (near_miss(each, how, labels, threshold=threshold) for each in (found, everything))
+        decider = Decider(session.manifest, Rules(confidence_threshold=threshold))
+        size = (letterbox.height, letterbox.width)
+        near, exact = (decider.decide(each, size).near_miss for each in (found, everything))
         assert near == exact if exact >= 0.5 else near <= exact
 
 

@@ -132,6 +132,7 @@ class _Cutter:
     pick: _Pick
 
     def canvas(self, number: int, *, mosaics: bool) -> Picture:
+        """Returns the picture of this number on a canvas, or four of them as a mosaic, turned and lit at random."""
         rng, framing = self.rng, self.domain.framing
         cut = self._scaled if framing.kind == "scale" else self._cut
         if mosaics and rng.random() < MOSAIC_SHARE:

@@ -39,7 +39,6 @@ __all__ = [
     "decode",
     "heat_map",
     "least_wanted",
-    "near_miss",
     "nearest",
     "read_params",
     "recognise",
@@ -165,26 +164,6 @@ def as_detections(candidates: Candidates, keep: npt.NDArray[np.bool_], labels: S
             strict=True,
         )
     )
-
-
-def near_miss(
-    candidates: Candidates, how: Postprocess, labels: Sequence[str], *, threshold: float | None = None
-) -> float:
-    """Returns how near the strongest candidate came that isn't a defect: its share of its threshold, 0 to 1.
-
-    Of candidates that were decoded from `least_wanted` on, it is exact from `NEAR_MISS_FROM` on, and below may be less.
-
-    Args:
-        candidates: Of one frame, as given to `select`.
-        how: As given to `select`.
-        labels: As given to `select`.
-        threshold: As given to `select`.
-    """
-    if not len(candidates):
-        return 0.0
-    bars = thresholds_of(how, len(labels)) if threshold is None else np.full(len(labels), threshold)
-    bar = bars[candidates.labels]
-    return nearest(candidates.scores, bar, candidates.scores < bar)
 
 
 def nearest(scores: npt.NDArray[Any], bars: npt.NDArray[np.float64], below: npt.NDArray[np.bool_]) -> float:
