@@ -6,20 +6,21 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from lineside_converters.compress.cleanup import clean_graph, load_graph
 from lineside_converters.compress.quantize import Feed, first_convs, quantize
 from lineside_converters.gates import Run, time_together
 from lineside_converters.recipes import FLOAT_CONVS, RECIPES
+from lineside_converters.running import place_for
+from lineside_converters.targets import find_target
 from lineside_converters.training.augment import Picture
 from lineside_converters.training.course import Course
 from lineside_converters.training.facts import INPUT, OUTPUTS
 from lineside_converters.training.heldout import find_with, map50
 from lineside_models.preprocess import prepare
+from lineside_runtime import registry
 from lineside_runtime.backend import LoadOptions
-from lineside_runtime.backends.ort_session import session_options
 
 TIMED_FRAMES = 4
 _CLEAN, _INT8 = "clean.onnx", "int8.onnx"
@@ -41,7 +42,8 @@ def quantise(source: Path, folder: Path, course: Course) -> Path:
     clean_graph(source, clean)
     frames = _spread(course, RECIPES[1].calibration_frames)
     exclude = first_convs(load_graph(clean), FLOAT_CONVS["detection"])
-    quantize(clean, int8, feeds=[_feed(each, course) for each in frames], exclude=exclude)
+    feeds = [_feed(each, course) for each in frames]
+    quantize(clean, int8, feeds=feeds, activation=find_target("cpu").activation, exclude=exclude)
     return int8
 
 
@@ -71,9 +73,8 @@ def latencies_ms(models: Mapping[str, Path], course: Course) -> dict[str, float]
 
 
 def _loaded(model: Path) -> Run:
-    options = session_options(LoadOptions(threads=1))  # the runtime's own: its sums are exact
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    return lambda feed: dict(zip(OUTPUTS, session.run(list(OUTPUTS), dict(feed)), strict=True))
+    """Loads as a device does, so that weights of 7 bits get the kernels that are fast with them."""
+    return registry.backend("ort").load(model, place_for("ort", "cpu").device, LoadOptions(threads=1)).run
 
 
 def _feed(picture: Picture, course: Course) -> Feed:
