@@ -162,7 +162,7 @@ def _terms(old: Bundle, new: NewVariant, material: Material) -> Terms:
         material=material,
         recipe=recipe,
         target=Target(name=new.kind, kind=new.kind, engines=(new.engine,), here=True, source="the vendor's compiler"),
-        task=task_of(old.manifest),
+        task=task_of(old.manifest, masks=material.masks),
         max_drop=0.0,
     )
 

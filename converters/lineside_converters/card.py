@@ -35,29 +35,30 @@ def write_card(manifest: Manifest, report: Report, *, given: str = "") -> str:
 
 
 def _build(report: Report) -> str:
+    metric = report.metric
     lines = [
         _MARK,
         "",
         f"`{report.model}`, made {report.made_at} from `{report.source.name}` "
         f"(sha256 `{report.source.sha256[:16]}…`): level {report.level}, {report.recipe}.",
         "",
-        "| | ms a frame | p95 | bytes | mAP@0.5 |",
+        f"| | ms a frame | p95 | bytes | {metric.name if metric else 'mAP@0.5'} |",
         "| --- | --- | --- | --- | --- |",
-        _row("float", report.float),
+        _row("float", report.float, metric.before if metric else report.float.map50),
     ]
     if report.int8 is not None:
-        lines.append(_row("INT8", report.int8))
+        lines.append(_row("INT8", report.int8, metric.after if metric else report.int8.map50))
     lines += ["", f"Measured on {report.machine.cpu}, {report.machine.threads} thread."]
     if report.accuracy_on:
-        lines.append(f"mAP on {report.accuracy_on}, the same ones for both.")
+        lines.append(f"{metric.name if metric else 'mAP@0.5'} on {report.accuracy_on}, the same ones for both.")
     if report.calibration is not None:
         lines.append(f"Calibrated on {report.calibration.source}.")
     lines += ["", *(_gate(gate) for gate in report.gates), *(f"- {note}" for note in report.notes), ""]
     return "\n".join(lines)
 
 
-def _row(name: str, figures: Figures) -> str:
-    accuracy = "not measured" if figures.map50 is None else f"{figures.map50:.3f}"
+def _row(name: str, figures: Figures, metric: float | None) -> str:
+    accuracy = "not measured" if metric is None else f"{metric:.3f}"
     return f"| {name} | {figures.latency_ms:.2f} | {figures.latency_p95_ms:.2f} | {figures.size_bytes} | {accuracy} |"
 
 

@@ -20,7 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lineside_converters.compress.quantize import Feed
-from lineside_models.datasets import Dataset, Sample, load_dataset
+from lineside_converters.pixels import Mask
+from lineside_converters.task import sorts_pixels
+from lineside_models.datasets import Dataset, Sample, load_dataset, masks
 from lineside_models.frame import Frame
 from lineside_models.labels import LABELS
 from lineside_models.preprocess import prepare
@@ -49,14 +51,17 @@ class TrueFrame:
         boxes: ``(N, 4) float32``, ``x1, y1, x2, y2`` in pixels, x2 and y2 exclusive; none where the whole frame has one
             type.
         labels: ``(N,) int64``, indices into the model's own labels.
+        mask: ``(H, W)``, the class of each pixel: 0 for nothing, k + 1 for the model's k-th label; ``None`` where
+            nobody has drawn one.
     """
 
     frame: Frame
     boxes: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int64]
+    mask: Mask | None = None
 
     def without_picture(self) -> TrueFrame:
-        """Returns the truth alone, with one pixel for a picture, so that a long evaluation holds no pictures."""
+        """Returns boxes and types alone, with one pixel for a picture, so that a long evaluation holds no pictures."""
         pixel = dataclasses.replace(self.frame, image=np.zeros((1, 1), np.uint8))
         return TrueFrame(pixel, self.boxes, self.labels)
 
@@ -96,6 +101,7 @@ class Material:
         judged: Annotated frames; empty if the model's labels are none that anybody here has drawn or annotated.
         judged_source: Where they come from, for people; empty if there are none.
         simulated_truth: Whether accuracy can only be measured on drawn frames.
+        masks: Whether the annotated frames have masks, which a model that sorts pixels is judged by.
     """
 
     calibration: tuple[Feed, ...]
@@ -104,6 +110,7 @@ class Material:
     judged: Sequence[TrueFrame]
     judged_source: str
     simulated_truth: bool
+    masks: bool = False
 
 
 def gather(
@@ -153,7 +160,13 @@ def gather(
         judged=judged,
         judged_source=judged_source,
         simulated_truth=not data,
+        masks=bool(data) and all(has_masks(folder, manifest) for folder in data),
     )
+
+
+def has_masks(folder: Path, manifest: Manifest) -> bool:
+    """Returns whether a model sorts pixels and the folder holds masks to compare with."""
+    return sorts_pixels(manifest) and folder.is_dir() and masks.is_one(folder)
 
 
 def feed_of(frame: Frame, manifest: Manifest) -> Feed:
@@ -178,21 +191,28 @@ def _annotated(manifest: Manifest, data: Sequence[Path], fold: str, limit: int) 
     """Returns frames to calibrate and choose on, frames to judge on, and their source."""
     tuning, judged = TrueFrames(), TrueFrames()
     for folder in data:
-        dataset = load_dataset(folder, fold)
+        drawn = masks.load_masks(folder, fold) if has_masks(folder, manifest) else None
+        dataset = masks.boxes_of(drawn) if drawn is not None else load_dataset(folder, fold)
         samples = dataset.samples
         size = min(-(-limit // len(data)), max(1, len(samples) // 2))
         taken, rest = _split(samples, size, -(-DATA_JUDGED // len(data)))
-        tuning += _lazily(taken, dataset, manifest.labels, len(tuning))
-        judged += _lazily(rest, dataset, manifest.labels, len(judged))
+        tuning += _lazily(taken, dataset, manifest.labels, len(tuning), drawn)
+        judged += _lazily(rest, dataset, manifest.labels, len(judged), drawn)
     return tuning, judged, f"{' and '.join(folder.name for folder in data)}, fold {fold}"
 
 
-def _lazily(samples: Sequence[Sample], dataset: Dataset, labels: Sequence[str], first: int) -> TrueFrames:
+def _lazily(
+    samples: Sequence[Sample],
+    dataset: Dataset,
+    labels: Sequence[str],
+    first: int,
+    drawn: masks.MaskDataset | None,
+) -> TrueFrames:
     for sample in samples:
         own_labels(sample, dataset, labels)  # an unknown type is said before any work
 
     return TrueFrames(
-        [partial(true_frame, sample, labels, first + number, dataset) for number, sample in enumerate(samples)]
+        [partial(true_frame, sample, labels, first + number, dataset, drawn) for number, sample in enumerate(samples)]
     )
 
 
@@ -286,7 +306,13 @@ def sample_frame(sample: Sample, sequence: int) -> Frame:
     return Frame(image=read_image(sample.path), source=folder, sequence=sequence, part_id=sample.part_id)
 
 
-def true_frame(sample: Sample, labels: Sequence[str], sequence: int, dataset: Dataset | None = None) -> TrueFrame:
+def true_frame(
+    sample: Sample,
+    labels: Sequence[str],
+    sequence: int,
+    dataset: Dataset | None = None,
+    drawn: masks.MaskDataset | None = None,
+) -> TrueFrame:
     """Reads a data set's sample with its truth, as far as the model knows the types.
 
     Args:
@@ -294,12 +320,15 @@ def true_frame(sample: Sample, labels: Sequence[str], sequence: int, dataset: Da
         labels: The model's.
         sequence: Number of the frame.
         dataset: Where the sample is from; its labels are lineside's own if ``None``.
+        drawn: The masks of the data set; ``None`` where it has none.
 
     Raises:
         CalibrationError: The model doesn't know a type that the sample shows.
         BadInputFormatError: The file is no image.
+        DatasetError: The mask's file is damaged.
     """
-    return TrueFrame(sample_frame(sample, sequence), sample.boxes, own_labels(sample, dataset, labels))
+    mask = None if drawn is None else drawn.mask_at(sample.path, labels)
+    return TrueFrame(sample_frame(sample, sequence), sample.boxes, own_labels(sample, dataset, labels), mask)
 
 
 def own_labels(sample: Sample, dataset: Dataset | None, labels: Sequence[str]) -> npt.NDArray[np.int64]:

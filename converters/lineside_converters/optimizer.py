@@ -232,7 +232,7 @@ class Optimizer:
             material=material,
             recipe=self._recipe,
             target=self._target,
-            task=task_of(manifest),
+            task=task_of(manifest, masks=material.masks),
             metric=self._metric,
             max_drop=self._max_drop,
             seed=self._seed,

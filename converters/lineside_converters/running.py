@@ -106,12 +106,14 @@ def answers_of(
 
     Raises:
         DeviceError: A model failed.
+        DatasetError: A frame's mask is damaged, or of another size than the frame.
     """
     truths: list[TrueFrame] = []
     answers: dict[str, list[Candidates]] = {name: [] for name in runs}
     for frame in voice.through(frames, what):
         tensor, letterbox = prepare(frame.frame.image, manifest.preprocess)
         for name, run in runs.items():
-            answers[name].append(read_answer(run({manifest.preprocess.input: tensor}), manifest, letterbox))
+            outputs = run({manifest.preprocess.input: tensor})
+            answers[name].append(read_answer(outputs, manifest, letterbox, frame.mask))
         truths.append(frame.without_picture())
     return truths, answers

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from lineside_converters.pixels import mean_iou
 from lineside_models.metrics import Bools, Found, Truth, match_type, weighted_precision
 from lineside_runtime.errors import BadInputFormatError
 
@@ -145,6 +146,43 @@ def drop_of_map50(
     drops = _resample(count, drop, confidence, resamples=resamples, seed=seed)
     whole = both(np.ones(count, np.int64))
     return _drop(*whole, drops, confidence, count)
+
+
+def drop_of_mean_iou(
+    before: npt.ArrayLike,
+    after: npt.ArrayLike,
+    *,
+    confidence: float = CONFIDENCE,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+) -> Drop:
+    """Returns the drop of a mean IoU, pixels summed over the images that were drawn.
+
+    Args:
+        before: ``(images, classes, classes)`` pixels by true and by said class of the source model, 0 for nothing.
+        after: Of the new model, in the same order.
+        confidence: Of the interval, between 0 and 1.
+        resamples: How many.
+        seed: Of the draws.
+
+    Raises:
+        BadInputFormatError: No images, two shapes, or a confidence out of range.
+    """
+    a, b = np.asarray(before, np.int64), np.asarray(after, np.int64)
+    if a.ndim != 3 or a.shape != b.shape or not len(a):
+        raise BadInputFormatError(
+            "pixels by image and class",
+            expected="two arrays (images, classes, classes), not empty",
+            actual=f"{a.shape} and {b.shape}",
+            action="",
+        )
+
+    def drop(weights: Weights) -> float:
+        first, second = (mean_iou(np.tensordot(weights, tables, 1)[None]) for tables in (a, b))
+        return first - second
+
+    drops = _resample(len(a), drop, confidence, resamples=resamples, seed=seed)
+    return _drop(mean_iou(a), mean_iou(b), drops, confidence, len(a))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

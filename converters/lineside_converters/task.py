@@ -2,6 +2,7 @@
 
 - detection: mAP@0.5 over every find above the least raw score;
 - classification: top-1;
+- a detector that sorts pixels, where the frames have masks: mean IoU;
 - generic: nobody here reads the outputs; outputs are compared, and a metric is the caller's (`Optimizer(metric=…)`).
 """
 
@@ -14,9 +15,11 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from lineside_converters.statistics import Drop, drop_of_map50, drop_of_mean
+from lineside_converters.pixels import Mask, Sorted, count_pixels, mean_iou
+from lineside_converters.statistics import Drop, drop_of_map50, drop_of_mean, drop_of_mean_iou
 from lineside_models import metrics
 from lineside_models.postprocess import Candidates, decode
+from lineside_models.postprocess.segment import pixel_labels
 from lineside_models.preprocess import Letterbox
 from lineside_runtime.bundle import Manifest
 from lineside_runtime.tensors import Array
@@ -50,9 +53,20 @@ class Task(Protocol):
         """Returns how much lower the metric is afterwards, with its interval."""
 
 
-def read_answer(outputs: Mapping[str, Array], manifest: Manifest, letterbox: Letterbox) -> Candidates:
-    """Returns what the outputs say of one frame."""
-    return decode(outputs, manifest.postprocess, [letterbox])[0]
+def read_answer(
+    outputs: Mapping[str, Array], manifest: Manifest, letterbox: Letterbox, mask: Mask | None = None
+) -> Candidates:
+    """Returns what the outputs say of one frame; with its mask, how its pixels compare as well.
+
+    Raises:
+        DatasetError: The mask is of another size than the frame.
+    """
+    found = decode(outputs, manifest.postprocess, [letterbox])[0]
+    if mask is None:
+        return found
+    said = pixel_labels(outputs, manifest.postprocess.params, [letterbox])[0]
+    table = count_pixels(mask, said, len(manifest.labels) + 1, where="a judged frame")
+    return Sorted(found.boxes, found.scores, found.labels, found.outlines, table=table)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -94,6 +108,27 @@ class Classification:
         return drop_of_mean(_right(truths, before), _right(truths, after), seed=seed)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Segmentation:
+    """A type for every pixel, compared with masks; what was found must be `Sorted`."""
+
+    metric: str = "mean IoU"
+
+    def score(self, truths: Sequence[Truth], answers: Sequence[Candidates]) -> float:
+        """Returns the mean over the types of shared over joint pixels."""
+        return mean_iou(_tables(answers))
+
+    def drop(
+        self, truths: Sequence[Truth], before: Sequence[Candidates], after: Sequence[Candidates], *, seed: int
+    ) -> Drop:
+        """Returns its drop."""
+        return drop_of_mean_iou(_tables(before), _tables(after), seed=seed)
+
+
+def _tables(answers: Sequence[Candidates]) -> npt.NDArray[np.int64]:
+    return np.stack([answer.table for answer in answers if isinstance(answer, Sorted)])
+
+
 def top(answer: Candidates) -> int:
     """Returns the likeliest type of a frame; -1 if there is none."""
     return int(answer.labels[np.argmax(answer.scores)]) if len(answer) else -1
@@ -114,10 +149,22 @@ def expected_drop(before: Sequence[Candidates], after: Sequence[Candidates]) -> 
     return float(np.mean(losses))
 
 
-def task_of(manifest: Manifest) -> Task | None:
-    """Returns how the model is judged; ``None`` where its outputs are for the caller alone."""
+def sorts_pixels(manifest: Manifest) -> bool:
+    """Returns whether a model gives every pixel a type."""
+    return manifest.task == "detection" and manifest.postprocess.name == "segmentation"
+
+
+def task_of(manifest: Manifest, *, masks: bool = False) -> Task | None:
+    """Returns how the model is judged; ``None`` where its outputs are for the caller alone.
+
+    Args:
+        manifest: The model's.
+        masks: Whether the frames that it is judged on have masks.
+    """
     if manifest.task == "generic":
         return None
+    if masks and sorts_pixels(manifest):
+        return Segmentation()
     return Classification() if manifest.task == "classification" else Detection(manifest.labels)
 
 

@@ -23,7 +23,7 @@ from lineside_models.simulator import render
 from lineside_runtime.bundle import Manifest, Postprocess, Preprocess, Variant, write_manifest
 from lineside_runtime.errors import ConfigError, DatasetError
 from lineside_runtime.tensors import TensorSpec
-from tests.converters import drawn_sets
+from tests.converters import bright, drawn_sets
 from tests.runtime.onnx_models import FLOAT, graph
 
 SLIM = zoo.path("surface-12-slim")
@@ -236,56 +236,10 @@ def test_clean_simulator_frames_come_from_a_stream_of_their_own() -> None:
     assert not np.array_equal(first.frame.image, render("pcb", 0, defects=0).image)
 
 
-def segmenter(folder: Path) -> Path:
-    """Writes a segmenter that takes bright pixels for ``bright``."""
-    from onnx import helper, numpy_helper
-
-    values = {"slope": np.array([-10.0, 10.0], np.float32).reshape(2, 1, 1, 1), "offset": np.zeros(2, np.float32)}
-    nodes = [
-        *(helper.make_node("Constant", [], [n], value=numpy_helper.from_array(v, n)) for n, v in values.items()),
-        helper.make_node("Conv", ["image", "slope", "offset"], ["scores"]),
-    ]
-    (folder / "onnx").mkdir(parents=True)
-    data = graph(nodes, [("image", FLOAT, ["n", 1, "h", "w"])], [("scores", FLOAT, ["n", 2, "h", "w"])])
-    (folder / "onnx" / "model.onnx").write_bytes(data)
-    manifest = Manifest(
-        name="bright-pixels",
-        version="1",
-        task="detection",
-        created_at="2026-01-01T00:00:00+00:00",
-        labels=("bright",),
-        inputs=(TensorSpec(name="image", shape=(-1, 1, -1, -1), dtype="float32"),),
-        outputs=(TensorSpec(name="scores", shape=(-1, 2, -1, -1), dtype="float32"),),
-        preprocess=Preprocess(
-            input="image",
-            colour="grey",
-            min_side=64,
-            max_side=64,
-            multiple_of=64,
-            mean=(128.0,),
-            std=(128.0,),
-        ),
-        postprocess=Postprocess(name="segmentation"),
-        variants=(Variant(name="onnx", format="onnx", file="onnx/model.onnx", level=0, precision="fp32"),),
-    )
-    return write_manifest(folder, manifest).path
-
-
 def test_a_segmenter_is_judged_by_the_pixels_of_masks(tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    for part in ("images", "masks"):
-        (data / part).mkdir(parents=True)
-    (data / "classes.txt").write_text("bright\n")
-    for number, (left, bright) in enumerate(
-        ((8, True), (12, True), (0, False))
-    ):  # the input is twice as large, and padded
-        image, mask = np.full((16, 32), 20, np.uint8), np.zeros((16, 32), np.uint8)
-        if bright:
-            image[4:12, 8:16] = 220
-            mask[4:12, left : left + 8] = 1  # the second mask lies 4 pixels beside what is bright
-        cv2.imwrite(str(data / "images" / f"{number}.png"), image)
-        cv2.imwrite(str(data / "masks" / f"{number}.png"), mask)
-    bundle = segmenter(tmp_path / "bundle")
+    # The input is twice as large, and padded; the second mask lies 4 pixels beside what is bright.
+    data = bright.photos(tmp_path / "data", (0, 4, None))
+    bundle = bright.segmenter(tmp_path / "bundle")
     result = judge(bundle, data, Asked())
     assert isinstance(result, SegmenterEvaluation)
     assert result.mean_iou == pytest.approx((64 + 32) / (64 + 96))

@@ -11,6 +11,7 @@ from lineside_converters.evaluation.asked import Asked
 from lineside_converters.evaluation.classifier import ClassifierEvaluation, judge_classifier
 from lineside_converters.evaluation.detector import DetectorEvaluation, judge_detector
 from lineside_converters.evaluation.segmenter import SegmenterEvaluation, judge_segmenter
+from lineside_converters.task import sorts_pixels
 from lineside_runtime.bundle import Bundle, Manifest
 from lineside_runtime.errors import ConfigError
 from lineside_runtime.files import make_place
@@ -40,8 +41,7 @@ Result = DetectorEvaluation | ClassifierEvaluation | SegmenterEvaluation | Anoma
 
 def task_of(manifest: Manifest) -> str:
     """Returns what a bundle does: the manifest's task, and ``segmentation`` for a detector that sorts pixels."""
-    pixels = manifest.task == "detection" and manifest.postprocess.name == "segmentation"
-    return "segmentation" if pixels else manifest.task
+    return "segmentation" if sorts_pixels(manifest) else manifest.task
 
 
 def judge(bundle: Bundle | Path | str, root: Path, asked: Asked) -> Result:

@@ -15,6 +15,7 @@ from lineside_converters.evaluate import Latency, latency_of, spread
 from lineside_converters.evaluation.asked import Asked
 from lineside_converters.evaluation.parts import Interval, Matrix, Rate, WorstFrame
 from lineside_converters.evaluation.predictions import file_name
+from lineside_converters.pixels import Pixels, count_pixels, mean_iou, overlaps, shown_in
 from lineside_converters.report_parts import Strict
 from lineside_converters.statistics import CONFIDENCE, interval_of_mean_iou
 from lineside_models.datasets import Sample
@@ -30,8 +31,6 @@ from lineside_runtime.session import Session
 
 NOTHING = "nothing"
 WORST_MAX = 24
-
-Pixels = npt.NDArray[np.int64]
 
 
 class MaskFigures(Strict, frozen=True, kw_only=True):
@@ -155,28 +154,17 @@ def _one(session: Session, data: MaskDataset, sample: Sample) -> tuple[Pixels, T
     marks.append(time.perf_counter_ns())
     said = pixel_labels(outputs, manifest.postprocess.params, [letterbox])[0]
     marks.append(time.perf_counter_ns())
-    mask = data.mask_of(sample)
-    if mask.shape != said.shape:
-        raise DatasetError(f"the mask of {sample.path}", expected=f"{said.shape} pixels", actual=mask.shape)
-    own = np.array([0, *(manifest.labels.index(name) + 1 for name in data.labels)])
-    classes = len(manifest.labels) + 1
-    table = np.bincount((own[mask].astype(np.int64) * classes + said).reshape(-1), minlength=classes * classes)
+    own = np.array([0, *(manifest.labels.index(name) + 1 for name in data.labels)], np.uint8)
+    table = count_pixels(own[data.mask_of(sample)], said, len(manifest.labels) + 1, where=str(sample.path))
     spent = [(end - start) / 1e6 for start, end in itertools.pairwise(marks)]
     timings = Timings(preprocess_ms=spent[0], inference_ms=spent[1], postprocess_ms=spent[2])
-    return table.reshape(classes, classes), timings
-
-
-def _overlaps(counts: Pixels) -> tuple[Pixels, Pixels]:
-    """Returns shared and joint pixels ``(frames, types)``, without those of nothing."""
-    shared = np.diagonal(counts, axis1=1, axis2=2)
-    union = counts.sum(axis=2) + counts.sum(axis=1) - shared
-    return shared[:, 1:], union[:, 1:]
+    return table, timings
 
 
 def _figures(counts: Pixels, labels: Sequence[str]) -> dict[str, Any]:
-    shared, union = _overlaps(counts)
+    shared, union = overlaps(counts)
     true, said = counts.sum(axis=2)[:, 1:], counts.sum(axis=1)[:, 1:]
-    shown = [label for label in range(len(labels)) if true[:, label].any()]
+    shown = shown_in(counts).tolist()
     images = {label: _images(true[:, label] > 0, said[:, label] > 0) for label in range(len(labels))}
     per_class = {
         labels[k]: MaskFigures(
@@ -192,7 +180,7 @@ def _figures(counts: Pixels, labels: Sequence[str]) -> dict[str, Any]:
     low, high = interval_of_mean_iou(shared[:, shown], union[:, shown]) if shown else (0.0, 0.0)
     right, false, missed = (sum(getattr(each, name) for each in images.values()) for name in ("tp", "fp", "fn"))
     return {
-        "mean_iou": float(np.mean([each.iou for each in per_class.values()])) if per_class else 0.0,
+        "mean_iou": mean_iou(counts),
         "mean_iou_interval": Interval(low=low, high=high, confidence=CONFIDENCE, method="bootstrap"),
         "f1": Counts(right, false, missed).f1,
         "false_rejects": _false_rejects(true, said),
@@ -224,7 +212,7 @@ def _matrix(counts: Pixels, labels: Sequence[str]) -> Matrix:
 
 
 def _worst(root: Path, samples: Sequence[Sample], counts: Pixels, labels: Sequence[str]) -> tuple[WorstFrame, ...]:
-    shared, union = _overlaps(counts)
+    shared, union = overlaps(counts)
     rows = []
     for sample, table, both, either in zip(samples, counts, shared.sum(axis=1), union.sum(axis=1), strict=True):
         there, said = table.sum(axis=1)[1:] > 0, table.sum(axis=0)[1:] > 0

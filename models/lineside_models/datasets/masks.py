@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -57,6 +58,28 @@ class MaskDataset:
         number = int(sample.labels[0]) + 1 if len(sample.labels) else 0
         return np.where(mask > self.level, number, 0).astype(np.uint8)
 
+    def mask_at(self, path: Path, labels: Sequence[str]) -> npt.NDArray[np.uint8]:
+        """Reads the mask of an image as a model numbers the types: k + 1 for the k-th of its ``labels``.
+
+        Raises:
+            DatasetError: As for `mask_of`; or the model doesn't know one of the data set's types.
+        """
+        unknown = sorted(set(self.labels) - set(labels))
+        if unknown:
+            raise DatasetError(
+                f"the masks beside {path.name}",
+                expected=f"only types of {', '.join(labels)}",
+                actual=", ".join(unknown),
+                action="Give data of the model's own types.",
+            )
+        own = np.array([0, *(list(labels).index(name) + 1 for name in self.labels)], np.uint8)
+        return np.asarray(own[self.mask_of(next(sample for sample in self.samples if sample.path == path))])
+
+
+def is_one(root: Path) -> bool:
+    """Returns whether a folder holds images with masks."""
+    return is_pairs(root) or bool(_photos(root))
+
 
 def is_pairs(root: Path) -> bool:
     """Returns whether a folder holds ``images`` by ``masks``."""
@@ -85,7 +108,15 @@ def read(root: Path, fold: str) -> Dataset:
     Raises:
         DatasetError: As for `load_masks`.
     """
-    found = load_masks(root, fold)
+    return boxes_of(load_masks(root, fold))
+
+
+def boxes_of(found: MaskDataset) -> Dataset:
+    """Reads every mask: its images with one box around each connected piece of a type of at least 12 pixels.
+
+    Raises:
+        DatasetError: A mask is damaged.
+    """
     samples = []
     for sample in found.samples:
         pieces = _pieces(found.mask_of(sample))

@@ -1,0 +1,64 @@
+"""Counting pixels: of what class they are, and for what class they are taken."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+
+from lineside_models.postprocess import Candidates
+from lineside_runtime.errors import DatasetError
+
+Pixels = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.uint8]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Sorted(Candidates):
+    """What a segmenter says of a frame with a mask: its pieces, and how its pixels compare with the mask.
+
+    Attributes:
+        table: ``(classes, classes)``, pixels by true and by said class; 0 is nothing, k + 1 the k-th label.
+    """
+
+    table: Pixels
+
+
+def count_pixels(mask: Mask, said: Mask, classes: int, *, where: str) -> Pixels:
+    """Returns how many pixels ``(true, said)`` of each pair of classes a frame has.
+
+    Args:
+        mask: ``(H, W)``, the true class of each pixel.
+        said: ``(H, W)``, the class that it is taken for.
+        classes: Their number, nothing included.
+        where: The frame, for the error.
+
+    Raises:
+        DatasetError: The mask is of another size than the frame.
+    """
+    if mask.shape != said.shape:
+        raise DatasetError(f"the mask of {where}", expected=f"{said.shape} pixels", actual=mask.shape)
+    pairs = mask.astype(np.int64) * classes + said
+    return np.bincount(pairs.reshape(-1), minlength=classes * classes).reshape(classes, classes)
+
+
+def overlaps(tables: Pixels) -> tuple[Pixels, Pixels]:
+    """Returns shared and joint pixels ``(frames, labels)`` of `(frames, classes, classes)`, without nothing's."""
+    shared = np.diagonal(tables, axis1=1, axis2=2)
+    union = tables.sum(axis=2) + tables.sum(axis=1) - shared
+    return shared[:, 1:], union[:, 1:]
+
+
+def shown_in(tables: Pixels) -> npt.NDArray[np.int64]:
+    """Returns the labels that any of the masks shows."""
+    return np.flatnonzero(tables.sum(axis=2)[:, 1:].any(axis=0))
+
+
+def mean_iou(tables: Pixels) -> float:
+    """Returns the mean over the types that the masks show of shared over joint pixels, of all frames together.
+
+    0 where no mask shows anything.
+    """
+    shared, union = (counts[:, shown_in(tables)].sum(axis=0) for counts in overlaps(tables))
+    return float(np.mean(shared / union)) if len(union) else 0.0

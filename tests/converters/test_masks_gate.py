@@ -1,0 +1,101 @@
+"""A segmenter is judged by the pixels of masks where a data set has them, and stopped where it finds fewer."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lineside_converters.material import gather
+from lineside_converters.proving import Made, Proof, Terms, prove
+from lineside_converters.recipes import RECIPES
+from lineside_converters.statistics import drop_of_mean_iou
+from lineside_converters.targets import find_target
+from lineside_converters.task import Detection, Segmentation, task_of
+from lineside_converters.voice import Voice
+from lineside_runtime.errors import AccuracyGateError, BadInputFormatError, CalibrationError
+from tests.converters import bright, training_sets
+
+LAX = dataclasses.replace(
+    RECIPES[1], min_correlation=-1.0, min_correlation_alone=-1.0, min_agreement=-1.0, min_agreement_alone=-1.0,
+    max_slowdown=1e9,
+)  # fmt: skip
+
+
+def proved(folder: Path, bar: float, *, max_drop: float = 0.02) -> Proof:
+    """Proves the segmenter with a higher bar beside itself on six photos, of which one shows nothing."""
+    source, made = folder / "source.onnx", folder / "made.onnx"
+    source.write_bytes(bright.network())
+    made.write_bytes(bright.network(bar))
+    data = bright.photos(folder / "data", (0, 0, 1, 2, None, 0), size=(64, 64))
+    material = gather(bright.manifest(), limit=4, data=(data,), fold="all")
+    terms = Terms(
+        source=source, clean=source, manifest=bright.manifest(), material=material, recipe=LAX,
+        target=find_target("cpu"), task=task_of(bright.manifest(), masks=material.masks), max_drop=max_drop,
+    )  # fmt: skip
+    return prove(terms, [Made(variant=bright.manifest().variants[0], engine="ort", file=made)], Voice(lambda _: None))
+
+
+def test_the_figure_is_the_iou_of_the_judged_masks(tmp_path: Path) -> None:
+    proof = proved(tmp_path, bar=0.84, max_drop=1.0)
+    (candidate,) = proof.proved
+    assert candidate.drop is not None
+    # A bar of 0.84 is 235.5: four of the square's eight columns, 250 to 237, are still above it.
+    shown = [number for number in range(6) if number != 4]
+    judged = [int(truth.frame.part_id or 0) for truth in proof.truths]
+    assert set(judged) < {*shown, 4}
+    shift = {0: 0, 1: 0, 2: 1, 3: 2, 5: 0}
+    before = [(8 - shift[n], 8 + shift[n]) for n in judged if n in shift]
+    after = [(4 - shift[n], 8 + shift[n]) for n in judged if n in shift]
+    for said, pairs in ((candidate.drop.before, before), (candidate.drop.after, after)):
+        shared, union = (sum(column) for column in zip(*pairs, strict=True))
+        assert said == pytest.approx(shared / union)
+
+
+def test_one_that_finds_fewer_pixels_is_stopped(tmp_path: Path) -> None:
+    with pytest.raises(AccuracyGateError, match="mean IoU"):
+        proved(tmp_path, bar=0.84)
+
+
+def test_where_there_are_boxes_only_a_segmenter_is_judged_by_its_pieces(tmp_path: Path) -> None:
+    assert isinstance(task_of(bright.manifest(), masks=True), Segmentation)
+    assert isinstance(task_of(bright.manifest()), Detection)
+    material = gather(bright.manifest(), limit=4)
+    assert not material.masks
+
+
+def test_a_type_that_the_model_does_not_know_is_refused(tmp_path: Path) -> None:
+    data = training_sets.write_masks(tmp_path / "data", 6)
+    with pytest.raises(CalibrationError, match="dent") as caught:
+        gather(bright.manifest(), limit=4, data=(data,), fold="all")
+    assert "bright" in str(caught.value)
+
+
+def test_the_interval_is_that_of_images_drawn_the_long_way() -> None:
+    rng = np.random.default_rng(7)
+    before = rng.integers(0, 40, (25, 3, 3))
+    after = before.copy()
+    moved = rng.integers(0, 15, (25, 2))
+    after[:, 1, 1] -= np.minimum(moved[:, 0], after[:, 1, 1])
+    after[:, 1, 0] += np.minimum(moved[:, 0], before[:, 1, 1])
+    found = drop_of_mean_iou(before, after, resamples=400, seed=3)
+
+    def iou(tables: np.ndarray) -> float:
+        whole = tables.sum(axis=0)
+        each = [whole[k, k] / (whole[k].sum() + whole[:, k].sum() - whole[k, k]) for k in (1, 2)]
+        return float(np.mean(each))
+
+    random = np.random.default_rng(3)
+    drops = []
+    for _ in range(400):
+        chosen = random.integers(25, size=25)
+        drops.append(iou(before[chosen]) - iou(after[chosen]))
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(drops, (0.025, 0.975))))
+    assert found.drop == pytest.approx(iou(before) - iou(after)) and found.drop > 0
+
+
+def test_tables_of_two_sizes_are_refused() -> None:
+    with pytest.raises(BadInputFormatError):
+        drop_of_mean_iou(np.zeros((2, 3, 3)), np.zeros((2, 2, 2)))
