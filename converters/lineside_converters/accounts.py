@@ -100,7 +100,8 @@ def _judgement(terms: Terms, proof: Proof) -> Judgement:
 def _recipe(terms: Terms, chosen: Chosen) -> str:
     if terms.recipe.precision == "fp32":
         return terms.recipe.name
-    return f"{terms.recipe.name}, {terms.target.activation.upper()}, {chosen.plan.method}"
+    corrected = ", biases corrected" if chosen.plan.corrected else ""
+    return f"{terms.recipe.name}, {terms.target.activation.upper()}, {chosen.plan.method}{corrected}"
 
 
 def _calibration(terms: Terms, chosen: Chosen) -> CalibrationFacts:

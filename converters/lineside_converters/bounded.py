@@ -4,8 +4,9 @@ Everything here is decided on the calibration inputs and the tuning frames, neve
 
 1. The plain plan: the first calibration of the recipe, the first convolutions in float where the task wants that.
 2. If the metric on the tuning frames drops by more than is allowed, the recipe's other calibrations.
-3. If none holds, each layer is made INT8 alone and the harm that does to the outputs measured; then the layers that
-   hurt most go to float, one, two, four, … of them, until the metric holds or half of the multiplications are float.
+3. If none holds, the best of them with its biases corrected.
+4. If that doesn't hold, each layer is made INT8 alone and the harm to the outputs measured; then the layers that hurt
+   most go to float, one, two, four, … of them, until the metric holds or half of the multiplications are float.
 
 Where nobody has annotated the frames, a classifier's drop is estimated from the source model's own probabilities
 (`task.expected_drop`); a detector's is left to the parity gate. Where the outputs are the caller's alone, the plan has
@@ -23,6 +24,7 @@ import msgspec
 import numpy as np
 import onnx
 
+from lineside_converters.compress.bias import correct_biases
 from lineside_converters.compress.dynamic import is_dominated, quantize_products
 from lineside_converters.compress.macs import NodeMacs, count_macs
 from lineside_converters.compress.quantize import KINDS, first_convs, hash_feeds, quantize
@@ -55,11 +57,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         method: How ranges are taken; ``dynamic`` takes them while the model runs, for models of matrix products.
         float_nodes: Names of nodes that stay in float.
+        corrected: Whether biases are corrected.
         why: In a few words.
     """
 
     method: Method
     float_nodes: tuple[str, ...] = ()
+    corrected: bool = False
     why: str = "quantised"
 
 
@@ -131,7 +135,7 @@ class Bounded:
                 best = found
         if best is None:
             raise GraphError("the recipe has no calibration", action="")
-        best = self._to_float(best)
+        best = self._to_float(self._corrected(best))
         return best, self.int8(best.plan)
 
     def int8(self, plan: Plan) -> Path:
@@ -151,6 +155,10 @@ class Bounded:
                 exclude=plan.float_nodes,
                 ranges=self._ranges(plan.method),
             )
+            if plan.corrected:
+                self._voice.say("correct biases")
+                correct_biases(self._terms.clean, folder / "int8.onnx", folder / "corrected.onnx", feeds=self._feeds)
+                (folder / "corrected.onnx").replace(folder / "int8.onnx")
 
         return self._work.step("int8", self._key(plan), make) / "int8.onnx"
 
@@ -160,6 +168,7 @@ class Bounded:
             **self._inputs,
             "method": plan.method,
             "float": plan.float_nodes,
+            **({"corrected": True} if plan.corrected else {}),
             "activation": target.activation,
             "per_channel": target.per_channel,
         }
@@ -227,8 +236,22 @@ class Bounded:
         threads = self._terms.target.threads
         return loaded(model, place_for("ort", "cpu"), self._terms.manifest, precision=precision, threads=threads)
 
+    def _corrected(self, best: Chosen) -> Chosen:
+        """Returns the plan with its biases corrected, if that is better."""
+        if best.plan.method == DYNAMIC:
+            return best
+        try:
+            found = self._try(msgspec.structs.replace(best.plan, corrected=True))
+        except GraphError as error:
+            self._voice.say(f"biases stay as they are: {error.message}")
+            return best
+        self._voice.say(f"biases corrected: drop of {found.tuning_drop:.4f} on the tuning frames")
+        return found if (found.tuning_drop or 0.0) < (best.tuning_drop or 0.0) else best
+
     def _to_float(self, start: Chosen) -> Chosen:
         """Takes the layers that hurt most to float until the metric holds."""
+        if start.held:
+            return start
         harms = self._work.value("harms", self._key(start.plan), lambda: self._harms(start.plan), tuple[Harm, ...])
         if start.plan.method == DYNAMIC:
             return start
@@ -240,7 +263,7 @@ class Bounded:
             floats = {*start.plan.float_nodes, *(harm.node for harm in harms[:count])}
             if sum(macs.get(name, 0) for name in floats) > FLOAT_SHARE_MAX * total:
                 break
-            plan = Plan(method=start.plan.method, float_nodes=tuple(sorted(floats)), why="hurt the outputs most")
+            plan = msgspec.structs.replace(start.plan, float_nodes=tuple(sorted(floats)), why="hurt the outputs most")
             found = self._try(plan)
             self._voice.say(f"{count} layers in float: drop of {found.tuning_drop:.4f} on the tuning frames")
             if found.held:

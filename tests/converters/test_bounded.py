@@ -189,3 +189,18 @@ def test_a_file_that_the_engine_cannot_load_is_said_to_be_the_quantisers(
     with opened(None, lambda text: None) as work, pytest.raises(GraphError, match="quantiser") as caught:
         Bounded(given, work, Voice(lambda text: None)).choose()
     assert caught.value.actual is not None
+
+
+def test_biases_are_corrected_before_anything_goes_to_float(tmp_path: Path) -> None:
+    given = terms(tmp_path, outlier=1.0, max_drop=-1.0)  # nothing can hold that: every way is tried
+    biased = onnx.load(given.clean)
+    for node in biased.graph.node:
+        if node.op_type == "Conv":
+            node.input.append(f"{node.name}_bias")
+            biased.graph.initializer.append(numpy_helper.from_array(np.full(8, 0.1, np.float32), f"{node.name}_bias"))
+    onnx.save(biased, given.clean)
+    said: list[str] = []
+    with opened(None, lambda text: None) as work:
+        Bounded(given, work, Voice(said.append)).choose()
+    order = [said.index(next(line for line in said if words in line)) for words in ("biases corrected", "1 layers in")]
+    assert order == sorted(order)
