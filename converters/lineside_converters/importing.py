@@ -6,6 +6,7 @@ torch is imported here and only when a ``.pt`` or a module is read.
 from __future__ import annotations
 
 import pickle
+import shutil
 import tempfile
 import warnings
 import zipfile
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from lineside_converters.yolo_checkpoint import export_yolo, is_yolo_checkpoint
 from lineside_models.labels import LABELS
 from lineside_models.vision.facts import METADATA_KEY, ModelFacts
 from lineside_runtime.errors import (
@@ -43,7 +45,8 @@ def import_pt(path: Path, trust: bool = False) -> Path:
     """Exports a ``.pt`` file to ONNX.
 
     Args:
-        path: A state dict of a known architecture, also under ``state_dict`` or ``model`` in a checkpoint.
+        path: A state dict of a known architecture, also under ``state_dict`` or ``model`` in a checkpoint; or what
+            ``ultralytics`` trained, where its program is here.
         trust: Read a pickled module although reading it runs code from it: only for files that you made yourself.
 
     Returns:
@@ -64,10 +67,28 @@ def import_pt(path: Path, trust: bool = False) -> Path:
         raise UnsupportedModelError(
             f"{path} is too large", expected=f"{PT_MAX_BYTES} bytes at most", actual=path.stat().st_size
         )
+    if is_yolo_checkpoint(path):
+        return _export_yolo(path, trust)
     _refuse_archives(path)
     model = _model_of(_load(path, trust), path)
     folder = Path(tempfile.mkdtemp(prefix="lineside-import-"))
     return _export(model, folder / f"{path.stem}.onnx")
+
+
+def _export_yolo(path: Path, trust: bool) -> Path:
+    if not trust:
+        raise UnsafeModelError(
+            f"{path} is a pickled module of ultralytics",
+            expected="an ONNX file, or a plain state dict",
+            action=f"Run yolo export model={path.name} format=onnx and give the .onnx file, or say trust=True "
+            "(--trust) if you made the file yourself.",
+        )
+    folder = Path(tempfile.mkdtemp(prefix="lineside-import-"))
+    try:
+        return export_yolo(path, folder)
+    except LinesideError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def import_module(module: torch.nn.Module, target: Path, given: ModelFacts, example: Array | None = None) -> Path:

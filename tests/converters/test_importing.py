@@ -6,6 +6,8 @@ import os
 import pickle
 import subprocess
 import sys
+import tempfile
+import types
 import warnings
 from pathlib import Path
 
@@ -22,7 +24,9 @@ from lineside_models.networks import build  # noqa: E402
 from lineside_models.vision.facts import ModelFacts, from_metadata  # noqa: E402
 from lineside_runtime.backends.ort import read_onnx  # noqa: E402
 from lineside_runtime.errors import (  # noqa: E402
+    ConvertError,
     InputNotFoundError,
+    MissingExtraError,
     UnsafeModelError,
     UnsupportedModelError,
 )
@@ -93,6 +97,47 @@ def test_a_pickled_module_needs_trust(network: torch.nn.Module, tmp_path: Path) 
     assert caught.value.code == 2005
     assert "trust=True" in caught.value.action
     assert import_pt(path, trust=True).is_file()
+
+
+class Head(torch.nn.Linear):
+    """Stands in a pickle under a name of ultralytics' modules."""
+
+
+def yolo_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    name = "ultralytics.nn.tasks"
+    for module in ("ultralytics", "ultralytics.nn", name):
+        monkeypatch.setitem(sys.modules, module, types.ModuleType(module))
+    monkeypatch.setattr(sys.modules[name], "Head", Head, raising=False)
+    monkeypatch.setattr(Head, "__module__", name)
+    torch.save({"model": Head(2, 2), "epoch": 3}, folder / "best.pt")
+    return folder / "best.pt"
+
+
+def test_a_file_of_ultralytics_is_told_from_its_names_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = yolo_file(tmp_path, monkeypatch)
+    with pytest.raises(UnsafeModelError, match="ultralytics") as caught:
+        import_pt(path)
+    assert "yolo export model=best.pt format=onnx" in caught.value.action
+
+
+def test_without_its_program_the_way_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = yolo_file(tmp_path, monkeypatch)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(MissingExtraError, match="ultralytics"):
+        import_pt(path, trust=True)
+
+
+def test_what_its_program_says_when_it_fails_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = yolo_file(tmp_path, monkeypatch)
+    program = tmp_path / "yolo"
+    program.write_text("#!/bin/sh\necho 'cannot find a tail' >&2\nexit 3\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    before = set(Path(tempfile.gettempdir()).glob("lineside-import-*"))
+    with pytest.raises(ConvertError, match="cannot find a tail"):
+        import_pt(path, trust=True)
+    assert set(Path(tempfile.gettempdir()).glob("lineside-import-*")) <= before
 
 
 def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:

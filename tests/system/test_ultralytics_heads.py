@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from lineside_converters.importing import import_pt
 from lineside_models.metrics import box_iou
 from lineside_models.postprocess import Candidates, decode, recognise
 from lineside_models.preprocess import prepare
@@ -24,12 +26,13 @@ from tests.peers.environments import environment
 SCRIPT = Path(__file__).parent / "ultralytics_export.py"
 SIDE = 320
 SETTINGS = {"score_min": 0.25, "nms_iou": 0.7, "max_detections": 300}
+NEEDS = ["ultralytics>=8.3,<9", "onnxruntime>=1.20,<2", "onnx>=1.17,<2"]
 NETWORKS = ("yolov8n", "yolo11n-seg", "yolov10n")
 
 
 @pytest.fixture(scope="module")
 def exports(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    python = environment("ultralytics", ["ultralytics>=8.3,<9", "onnxruntime>=1.20,<2", "onnx>=1.17,<2"])
+    python = environment("ultralytics", NEEDS)
     folder = tmp_path_factory.mktemp("exports")
     image = cv2.resize(render("pcb", 3).image, (SIDE, SIDE))
     cv2.imwrite(str(folder / "part.png"), image)
@@ -64,6 +67,24 @@ def test_the_same_boxes_are_found(name: str, exports: tuple[Path, dict[str, Any]
         near = (found.labels == label) & (np.abs(found.scores - score) < 1e-3)
         assert near.any()
         assert box_iou(np.array([box], np.float32), found.boxes[near]).max() > 0.99
+
+
+def test_a_checkpoint_becomes_what_ultralytics_exports_of_it(
+    exports: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = exports
+    program = environment("ultralytics", NEEDS).parent
+    monkeypatch.setenv("PATH", f"{program}{os.pathsep}{os.environ['PATH']}")
+    exported = import_pt(folder / "trained.pt", trust=True)
+    assert list(exported.parent.glob("*.onnx")) == [exported]
+    known = from_ultralytics(read_onnx(exported))
+    assert known.labels is not None and known.preprocess is not None and known.preprocess.size == (SIDE, SIDE)
+    tensor, _ = prepare(cv2.imread(str(folder / "part.png")), known.preprocess)  # type: ignore[arg-type]
+    found = [
+        onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"]).run(None, {"images": tensor})[0]
+        for model in (folder / "trained.onnx", exported)
+    ]
+    assert np.array_equal(*found) and found[0].std() > 1
 
 
 def test_masks_cover_much_the_same(exports: tuple[Path, dict[str, Any]]) -> None:

@@ -1,4 +1,5 @@
-"""Runs in an environment that has ``ultralytics``: exports models of random weights and says what it finds with them.
+"""Runs in an environment that has ``ultralytics``: exports models of random weights, saves one, and says what it
+finds with them.
 
 Usage: python ultralytics_export.py IMAGE FOLDER. Prints one JSON object: file name to boxes, scores and labels.
 """
@@ -40,6 +41,14 @@ def main(image: str, folder: str) -> None:
             "scores": result.boxes.conf.tolist(),
             "labels": [int(label) for label in result.boxes.cls.tolist()],
         }
+    model = YOLO("yolov8n.yaml")
+    torch.manual_seed(0)
+    _enliven(model.model, image, NETWORKS["yolov8n"])
+    model.save("trained.pt")
+    checkpoint = torch.load("trained.pt", weights_only=False)
+    checkpoint["train_args"] = {"imgsz": SIDE, "task": "detect"}  # what its trainer notes, and its exporter reads
+    torch.save(checkpoint, "trained.pt")
+    YOLO("trained.pt").export(format="onnx", opset=17, simplify=False)
     print("RESULT " + json.dumps(found))
 
 

@@ -105,7 +105,7 @@ def _is_stored(node: NodeProto, stored: Mapping[str, onnx.TensorProto]) -> bool:
     """Tells whether a node is integers of 32 bits with their scale."""
     if node.op_type != "DequantizeLinear" or not {node.input[0], node.input[1]} <= set(stored):
         return False
-    return stored[node.input[0]].data_type == onnx.TensorProto.INT32
+    return bool(stored[node.input[0]].data_type == onnx.TensorProto.INT32)
 
 
 def _means(model: onnx.ModelProto, names: Sequence[str], feeds: Sequence[Feed]) -> dict[str, Floats]:
