@@ -494,6 +494,52 @@ class GateConfig(_Strict, frozen=True, kw_only=True):
     pulse_ms: Positive = 50.0
 
 
+class RecipeCamera(_Strict, frozen=True, kw_only=True):
+    """What a recipe sets at a camera, in that camera's own units; ``None`` for what stands in its table.
+
+    Attributes:
+        exposure_us: In microseconds.
+        gain: As in the table of a ``v4l2`` or ``picamera2`` camera.
+        gain_db: As in the table of an ``aravis`` camera.
+    """
+
+    exposure_us: Positive | None = None
+    gain: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    gain_db: Annotated[float, msgspec.Meta(ge=0)] | None = None
+
+
+class RecipeGate(_Strict, frozen=True, kw_only=True):
+    """Where the reject gate is for one product; in time or in counts, as ``[gate]`` says it.
+
+    Attributes:
+        delay_ms: In time; at least the deadline.
+        counts: In counts of the line's encoder.
+    """
+
+    delay_ms: Positive | None = None
+    counts: Count | None = None
+
+
+class RecipeConfig(_Strict, frozen=True, kw_only=True):
+    """How one product is inspected. The line changes over from one to another between two parts.
+
+    Attributes:
+        name: Printable ASCII without spaces, as it stands in the records and on the line.
+        number: By which Modbus asks for it; ``None`` for its place among the recipes, from 1.
+        bundle: A bundle folder of its own; ``None`` for the bundle that is installed, by ``bundle`` or by the hub.
+        inspect: Laid over ``[inspect]``, key by key.
+        camera: Exposure and gain.
+        gate: Where the reject gate is; ``None`` for where ``[gate]`` says.
+    """
+
+    name: Annotated[str, msgspec.Meta(pattern="^[!-~]{1,32}$")]
+    number: Annotated[int, msgspec.Meta(ge=1, le=65535)] | None = None
+    bundle: FilePath | None = None
+    inspect: dict[str, Any] = {}
+    camera: RecipeCamera = RecipeCamera()
+    gate: RecipeGate | None = None
+
+
 class MetricsConfig(_Strict, frozen=True, kw_only=True):
     """Where Prometheus may ask.
 
@@ -546,6 +592,7 @@ class AgentConfig(_Strict, frozen=True, kw_only=True):
         transfer: How bundles come.
         metrics: Where Prometheus may ask; ``None`` for nowhere.
         drift: When an alarm says that the line has changed; ``None`` for never.
+        recipe: The products that the line changes between; the first runs until another is asked for.
     """
 
     device: str
@@ -565,6 +612,7 @@ class AgentConfig(_Strict, frozen=True, kw_only=True):
     transfer: TransferConfig = TransferConfig()
     metrics: MetricsConfig | None = None
     drift: DriftConfig | None = None
+    recipe: tuple[RecipeConfig, ...] = ()
 
 
 SETTABLE = ("inspect", "store")
@@ -636,7 +684,89 @@ def with_settings(config: AgentConfig, data: bytes) -> AgentConfig:
         except msgspec.ValidationError as error:
             where = _with_path(str(error)).replace("$", f"$.{name}", 1)
             raise ConfigError(f"over agent.toml: {where}") from error
-    return msgspec.structs.replace(config, **changes)
+    laid = msgspec.structs.replace(config, **changes)
+    check_recipes(laid)
+    return laid
+
+
+def inspect_of(inspect: InspectConfig, recipe: RecipeConfig) -> InspectConfig:
+    """Returns what holds when a recipe is laid over ``[inspect]``, key by key.
+
+    Args:
+        inspect: The table.
+        recipe: Any.
+
+    Raises:
+        ConfigError: An unknown key, a wrong type or a value out of range, or both contradict each other; the message
+            names the path.
+    """
+    value = {**msgspec.to_builtins(inspect, enc_hook=str), **recipe.inspect}
+    try:
+        return msgspec.convert(value, InspectConfig)
+    except msgspec.ValidationError as error:
+        where = f"$.recipe[{recipe.name}].inspect"
+        raise ConfigError(_with_path(str(error)).replace("$", where, 1)) from error
+
+
+def camera_of(camera: CameraConfig, recipe: RecipeConfig) -> CameraConfig:
+    """Returns a camera's table with what a recipe sets at it.
+
+    Args:
+        camera: Any.
+        recipe: Any.
+
+    Raises:
+        ConfigError: This kind of camera has no such setting.
+    """
+    changes = {name: value for name in _RECIPE_CAMERA if (value := getattr(recipe.camera, name)) is not None}
+    if strange := [name for name in changes if not hasattr(camera, name)]:
+        kind = str(msgspec.structs.asdict(camera).get("kind") or type(camera).__name__)
+        path = f"$.recipe[{recipe.name}].camera.{strange[0]}"
+        raise ConfigError(f"{path}: this camera has no such setting", expected="a camera that has", actual=kind)
+    return msgspec.structs.replace(camera, **changes)
+
+
+_RECIPE_CAMERA = tuple(field.name for field in msgspec.structs.fields(RecipeCamera))
+
+
+def check_recipes(config: AgentConfig) -> None:
+    """Checks what holds between the recipes and the other tables.
+
+    Args:
+        config: Whole.
+
+    Raises:
+        ConfigError: Two recipes have one name or number, or one doesn't fit ``[inspect]``, ``[camera]`` or ``[gate]``.
+    """
+    names = [recipe.name for recipe in config.recipe]
+    numbers = [str(recipe.number or place) for place, recipe in enumerate(config.recipe, 1)]
+    for what, values in (("name", names), ("number", numbers)):
+        if twice := {value for value in values if values.count(value) > 1}:
+            raise ConfigError(f"$.recipe: two have one {what}", actual=", ".join(sorted(twice)))
+    for recipe in config.recipe:
+        inspect_of(config.inspect, recipe)
+        camera_of(config.camera, recipe)
+        _check_recipe_gate(config, recipe)
+    for name in _RECIPE_CAMERA:
+        told = [getattr(recipe.camera, name) is not None for recipe in config.recipe]
+        if any(told) and not all(told) and getattr(config.camera, name, None) is None:
+            # A camera keeps what it was told last, so the next product would be seen with the exposure of this one.
+            expected = f"{name} in [camera], or in the camera table of every recipe"
+            raise ConfigError(f"$.recipe: some set {name} and others don't", expected=expected)
+
+
+def _check_recipe_gate(config: AgentConfig, recipe: RecipeConfig) -> None:
+    gate, path = recipe.gate, f"$.recipe[{recipe.name}].gate"
+    if gate is None:
+        return
+    if config.gate is None or config.trigger is None:
+        raise ConfigError(f"{path} needs $.gate")
+    key = "delay_ms" if config.gate.delay_ms is not None else "counts"
+    if getattr(gate, key) is None or (gate.delay_ms is None) == (gate.counts is None):
+        raise ConfigError(path, expected=f"{key} alone, as in $.gate")
+    if gate.delay_ms is not None and gate.delay_ms < config.trigger.deadline_ms:
+        expected = f"at least $.trigger.deadline_ms, {config.trigger.deadline_ms:g}"
+        raise ConfigError(f"{path}.delay_ms", expected=expected, actual=f"{gate.delay_ms:g}")
 
 
 def read_config(path: Path | str) -> AgentConfig:
@@ -679,6 +809,7 @@ def parse_config(data: bytes, folder: Path) -> AgentConfig:
     if config.link is None and config.bundle is None:
         raise ConfigError("neither $.bundle nor $.link is there", expected="a bundle to run, or a hub that pushes one")
     _check_line(config)
+    check_recipes(config)
     return _resolved(config, folder)
 
 
@@ -741,6 +872,10 @@ def _resolved(config: AgentConfig, folder: Path) -> AgentConfig:
         changes["camera"] = msgspec.structs.replace(config.camera, path=folder / config.camera.path)
     if config.link is not None:
         changes["link"] = _resolved_link(config.link, folder)
+    changes["recipe"] = tuple(
+        recipe if recipe.bundle is None else msgspec.structs.replace(recipe, bundle=folder / recipe.bundle)
+        for recipe in config.recipe
+    )
     return msgspec.structs.replace(config, **changes)
 
 

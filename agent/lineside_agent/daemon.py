@@ -28,11 +28,13 @@ import logging
 import os
 import secrets
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from lineside_agent.active import ActiveInspector
 from lineside_agent.cameras import open_camera
+from lineside_agent.changeover import Changeover
 from lineside_agent.config import AgentConfig, StoreConfig, read_config
 from lineside_agent.configuration import Configuration
 from lineside_agent.drift.monitor import DriftMonitor
@@ -40,9 +42,11 @@ from lineside_agent.home import Home
 from lineside_agent.housekeeping import Housekeeping
 from lineside_agent.images import Archive
 from lineside_agent.line import make_frames, make_station, open_lines
+from lineside_agent.line_io.handshake import Event, RecipeRefused, RecipeRuns, SelectRecipe
 from lineside_agent.marks import Marks
 from lineside_agent.pipeline import Pipeline
 from lineside_agent.reader import Reader
+from lineside_agent.recipes import Recipes
 from lineside_agent.self_update.machine import SelfMachine
 from lineside_agent.self_update.slots import AgentSlots
 from lineside_agent.self_update.updater import SelfUpdater
@@ -108,7 +112,8 @@ class Daemon:
         )
         self._housekeeping = Housekeeping(self._archive, self._store, self._wear, self._stop)
         self._outputs = open_lines(config)
-        self._camera = open_camera(config.camera, state=config.folder)
+        self._recipes = Recipes(config.folder, config.recipe)
+        self._camera = open_camera(self._recipes.camera(config.camera), state=config.folder)
         begin = self._store.next_sequence if self._camera.finite else self._store.resume
         self._first = begin(self._camera.source)
         self._queue = make_frames(config, self._stop)
@@ -139,7 +144,10 @@ class Daemon:
             observe=self._stepped,
             stop=self._stop,
             gate=self._home.gate if self._home is not None else None,
+            recipes=self._recipes,
+            prepare=self._make_changeover().prepare,
         )
+        self._recipes.attach(wake=self._updater.wake, tell=self._tell_recipe)
         self._notifier = Notifier()
         self._vitals = Vitals(
             reader=self._reader,
@@ -181,8 +189,14 @@ class Daemon:
             active=self._active,
             reader=self._reader,
             stop=self._stop,
+            recipes=self._recipes,
             halt=self._drift.problem if self._drift is not None else lambda: "",
         )
+
+    def _make_changeover(self) -> Changeover:
+        station = self._station
+        wait_idle = station.wait_idle if station is not None else lambda: not self._stop.is_set()
+        return Changeover(self._config, self._recipes, self._reader, wait_idle=wait_idle)
 
     def _make_pipeline(self) -> Pipeline:
         station = self._station
@@ -211,6 +225,9 @@ class Daemon:
         if self._station is not None:
             self._station.listen()
             self._start("station", self._station.run)
+        elif self._config.recipe:
+            for output in self._outputs:
+                output.listen(self._hear_recipe)
         if self._home is not None:
             self._home.report_configuration(self._configuration.report())
             self._home.start(self._updater, self._self_updater)
@@ -282,6 +299,17 @@ class Daemon:
 
     def _record_at_once(self, row: ResultRow, frame: Frame | None) -> bool:
         return self._store.record(row, frame, wait=False, is_live=not self._camera.finite)
+
+    def _hear_recipe(self, event: Event | SelectRecipe, at_s: float) -> None:
+        """On a line without triggers nothing else is heard."""
+        if isinstance(event, SelectRecipe):
+            self._recipes.select(event)
+
+    def _tell_recipe(self, event: RecipeRuns | RecipeRefused) -> None:
+        if self._station is not None:
+            self._station.post(event, time.monotonic())
+        if self._home is not None:
+            self._home.report_recipe(self._recipes.name)
 
     def _types(self) -> tuple[str, ...]:
         loaded = self._active.loaded
@@ -396,6 +424,7 @@ class Daemon:
                 archive=self._archive,
                 wear=self._wear,
                 active=self._active,
+                recipes=self._recipes,
                 outputs=self._outputs,
                 station=self._station,
                 drift=self._drift,

@@ -88,6 +88,7 @@ class Home:
         self._configuration: ConfigReport | None = None
         self._drift: DriftReport | None = None
         self._marks: tuple[Mark, ...] = ()
+        self._recipe = ""
         self._updater: Updater | None = None
         self._self_updater: SelfUpdater | None = None
         self._born = False
@@ -194,6 +195,16 @@ class Home:
             self._marks = marks
             self._publish_reported()
 
+    def report_recipe(self, name: str) -> None:
+        """Publishes which recipe runs, together with the last report.
+
+        Args:
+            name: Of the recipe; empty without one.
+        """
+        with self._lock:
+            self._recipe = name
+            self._publish_reported()
+
     def bring(self, bundle: BundleRef, folder: Path, progress: Progress, should_stop: ShouldStop) -> None:
         """As `Fetcher.bring`."""
         self._fetcher.bring(bundle, folder, progress, should_stop)
@@ -280,6 +291,7 @@ class Home:
                 agent=self._agent,
                 drift=self._drift,
                 marks=self._marks,
+                recipe=self._recipe,
             )
             self.client.publish(self._topics.reported(self._config.device), encode(said), qos=1, retain=True)
 

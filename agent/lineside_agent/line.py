@@ -14,6 +14,7 @@ from lineside_agent.line_io.handshake import Handshake, Settings
 from lineside_agent.line_io.local import NAME as LOCAL_NAME
 from lineside_agent.line_io.local import LocalPort
 from lineside_agent.reader import FrameQueue, Reader
+from lineside_agent.recipes import Recipes
 from lineside_agent.station import Station
 from lineside_agent.triggers import LatestFrame, TriggeredFrames
 from lineside_link.messages import ResultRow
@@ -39,7 +40,7 @@ def make_frames(config: AgentConfig, stop: threading.Event) -> Frames:
 
 
 def open_lines(config: AgentConfig) -> list[LineOutput]:
-    """Makes every line of the configuration, and where the line triggers the local socket.
+    """Makes every line of the configuration, and the local socket where the line triggers or has recipes.
 
     Args:
         config: Of the agent.
@@ -48,8 +49,9 @@ def open_lines(config: AgentConfig) -> list[LineOutput]:
         ConfigError: Two lines are one, or a plugin is none.
     """
     lines = [open_output(line, device=config.device, link=config.link) for line in config.line_io]
-    if config.trigger is not None and config.trigger.mode == "inspect":
-        lines.append(LocalPort(config.folder / LOCAL_NAME))
+    triggers = config.trigger is not None and config.trigger.mode == "inspect"
+    if triggers or config.recipe:
+        lines.append(LocalPort(config.folder / LOCAL_NAME, triggers=triggers))
     names = [line.name for line in lines]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ConfigError(f"$.line_io: {', '.join(sorted(twice))} is there twice")
@@ -68,6 +70,7 @@ def make_station(
     active: ActiveInspector,
     reader: Reader,
     stop: threading.Event,
+    recipes: Recipes,
     halt: Callable[[], str] = lambda: "",
 ) -> Station:
     """Makes the station of a line that triggers.
@@ -83,17 +86,25 @@ def make_station(
         active: Holds the bundle.
         reader: Of the camera.
         stop: Ends it.
+        recipes: What the line may change between.
         halt: Says why the line must not go on although parts can be judged; empty if it may.
     """
     waits = bool(getattr(config.camera, "trigger", ""))  # for its own input: that it gives nothing means nothing
+    timeout_s = None if waits else trigger.camera_timeout_ms / 1000
+
+    def problem() -> str:
+        return recipes.problem or _problem(active, reader, frames, timeout_s) or halt()
+
     return Station(
         Handshake(_settings(trigger, config.gate), next_number=next_number),
         frames=frames,
         outputs=outputs,
         record=record,
         source=source,
-        problem=lambda: _problem(active, reader, frames, None if waits else trigger.camera_timeout_ms / 1000) or halt(),
+        problem=problem,
         stop=stop,
+        recipe=lambda: recipes.name,
+        select=recipes.select,
     )
 
 

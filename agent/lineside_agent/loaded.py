@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+import msgspec
+
 from lineside_agent.config import InspectConfig
 from lineside_agent.fastest import fastest_first
 from lineside_agent.updates import Slot
@@ -24,12 +26,14 @@ class Loaded:
         bundle: What it is.
         session: Its engine.
         inspector: Its judgement, with the ``[inspect]`` table's rules.
+        recipe: Name of the recipe whose rules these are; empty without one.
     """
 
     slot: Slot
     bundle: Bundle
     session: Session
     inspector: Inspector
+    recipe: str = ""
 
     def inspect(self, frame: Frame) -> Inspection:
         """Judges a frame.
@@ -40,20 +44,22 @@ class Loaded:
         Raises:
             LinesideError: No device could run it.
         """
-        return self.inspector.inspect(frame)
+        inspection = self.inspector.inspect(frame)
+        return msgspec.structs.replace(inspection, recipe=self.recipe) if self.recipe else inspection
 
     def close(self) -> None:
         """Gives its device back."""
         self.session.close()
 
 
-def load(slot: Slot, bundle: Bundle, config: InspectConfig) -> Loaded:
+def load(slot: Slot, bundle: Bundle, config: InspectConfig, *, recipe: str = "") -> Loaded:
     """Loads a bundle on this device.
 
     Args:
         slot: Where it lies.
         bundle: What it is.
         config: The ``[inspect]`` table.
+        recipe: Name of the recipe that is laid over it.
 
     Raises:
         ConfigError: The table's rules don't fit the bundle.
@@ -66,7 +72,7 @@ def load(slot: Slot, bundle: Bundle, config: InspectConfig) -> Loaded:
     except BaseException:
         session.close()
         raise
-    return Loaded(slot, bundle, session, inspector)
+    return Loaded(slot, bundle, session, inspector, recipe)
 
 
 def reference(bundle: Bundle, target: str = "") -> BundleRef:

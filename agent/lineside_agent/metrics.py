@@ -23,7 +23,7 @@ log = logging.getLogger("lineside.agent")
 COUNTERS = frozenset(
     {
         *("frames", "inspected", "passed", "rejected", "unsure", "faults", "dropped", "camera_errors"),
-        "camera_outages",
+        *("camera_outages", "changeovers"),
         *("fallbacks", "recorded", "repeated", "lost", "images_kept", "images_lost", "images_skipped"),
         *("images_removed", "records_removed", "written_bytes", "written_bytes_ever", "databases_set_aside", "resent"),
         "drift_alarms_ever",

@@ -123,14 +123,14 @@ class Pipeline:
     def abandon(self, shots: Iterable[Shot]) -> None:
         """Records frames of a live camera that nobody will judge any more, since the agent stops."""
         for shot in shots:
-            row = _fault(shot, "the agent was stopped before this frame was judged")
+            row = _fault(shot, "the agent was stopped before this frame was judged", recipe=self._active.recipe)
             self._record(row, shot if isinstance(shot, Frame) else None)
             self._count(row)
 
     def _judge(self, shot: Shot) -> ResultRow | None:
         if isinstance(shot, LostFrame):
             log.error("part %r is a fault: %s", shot.part_id, shot.reason)
-            return _fault(shot, shot.reason)
+            return _fault(shot, shot.reason, recipe=self._active.recipe)
         while True:
             with self._active.use() as loaded:
                 if loaded is not None:
@@ -146,7 +146,7 @@ class Pipeline:
         except _ENGINE_ERRORS as error:
             log.error("part %r is a fault: %s", frame.part_id, error, exc_info=not isinstance(error, LinesideError))
             self._active.judged(loaded, str(error))
-            return _fault(frame, str(error), loaded)
+            return _fault(frame, str(error), loaded, recipe=loaded.recipe)
         self._active.judged(loaded, "")
         latency_ms = 1000 * (time.perf_counter() - started_s)
         return _row(inspection, latency_ms, loaded)
@@ -182,10 +182,11 @@ def _row(inspection: Inspection, latency_ms: float, loaded: Loaded) -> ResultRow
         width=inspection.width,
         height=inspection.height,
         near_miss=inspection.near_miss,
+        recipe=inspection.recipe,
     )
 
 
-def _fault(shot: Shot, reason: str, loaded: Loaded | None = None) -> ResultRow:
+def _fault(shot: Shot, reason: str, loaded: Loaded | None = None, *, recipe: str = "") -> ResultRow:
     height, width = shot.size if isinstance(shot, Frame) else (0, 0)
     return ResultRow(
         seq=0,
@@ -201,4 +202,5 @@ def _fault(shot: Shot, reason: str, loaded: Loaded | None = None) -> ResultRow:
         width=width,
         height=height,
         error=reason,
+        recipe=recipe,
     )

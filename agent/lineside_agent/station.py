@@ -37,6 +37,7 @@ from lineside_agent.line_io.handshake import (
     Judged,
     LineState,
     Say,
+    SelectRecipe,
     Show,
     Stopped,
     Tick,
@@ -103,6 +104,8 @@ class Station:
         source: What the records call the source.
         problem: Says why parts can't be judged; empty if they can.
         stop: Ends it.
+        recipe: Says under which recipe parts are judged; empty without one.
+        select: Takes what a line says of the next product.
     """
 
     def __init__(
@@ -115,6 +118,8 @@ class Station:
         source: str,
         problem: Callable[[], str],
         stop: threading.Event,
+        recipe: Callable[[], str] = lambda: "",
+        select: Callable[[SelectRecipe], None] = lambda _: None,
     ) -> None:
         self.machine = machine
         self.frames = frames
@@ -123,6 +128,8 @@ class Station:
         self._record = record
         self._source = source
         self._problem = problem
+        self._recipe = recipe
+        self._select = select
         self._stop = stop
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
@@ -137,19 +144,29 @@ class Station:
         for output in self._outputs:
             output.listen(self.post)
 
-    def post(self, event: Event, at_s: float) -> None:
+    def post(self, event: Event | SelectRecipe, at_s: float) -> None:
         """Takes what a line's input saw.
 
         Args:
             event: What.
             at_s: When, on the monotonic clock.
         """
+        if isinstance(event, SelectRecipe):
+            self._select(event)  # not under the lock: it may come back here at once
         with self._changed:
-            if isinstance(event, Triggered):
+            if isinstance(event, (Triggered, SelectRecipe)):
                 self._do(self.machine.step(Availability(self._problem()), at_s))
-            self._do(self.machine.step(event, at_s))
+            if not isinstance(event, SelectRecipe):
+                self._do(self.machine.step(event, at_s))
             self._changed.notify_all()
         os.eventfd_write(self._wake, 1)
+
+    def wait_idle(self) -> bool:
+        """Waits until no part is under way, at most until its deadline; false if the agent stops meanwhile."""
+        with self._changed:
+            while not self.machine.is_idle and not self._stop.is_set():
+                self._changed.wait(LOOK_S)
+            return not self._stop.is_set()
 
     def take(self) -> Shot | None:
         """Waits for the next part's frame, which bears the trigger's number; ``None`` at the end."""
@@ -274,6 +291,7 @@ class Station:
             captured_at_ns=captured_at_ns,
             verdict=answer.code.verdict,
             error=self._reason(answer),
+            recipe=self._recipe(),
         )
         return row, frame
 

@@ -21,6 +21,7 @@ from lineside_agent.images import Archive
 from lineside_agent.line_io import LineOutput
 from lineside_agent.pipeline import PipelineCounts
 from lineside_agent.reader import Reader
+from lineside_agent.recipes import Recipes
 from lineside_agent.self_update.updater import SelfUpdater
 from lineside_agent.sending import SenderCounts
 from lineside_agent.station import Station
@@ -51,6 +52,7 @@ class Sources:
     archive: Archive
     wear: Wear
     active: ActiveInspector
+    recipes: Recipes
     outputs: Sequence[LineOutput]
     station: Station | None
     drift: DriftMonitor | None
@@ -114,6 +116,7 @@ def _status(sources: Sources) -> dict[str, Any]:
         "previous": machine.previous.identity if machine.previous else None,
         "wanted": machine.wanted.identity if machine.wanted else None,
         "error": None if machine.error is None else f"[{machine.error.code}] {machine.error.message}",
+        **sources.recipes.status(),
         **_flow(sources),
         "outbox_pending": store.pending,
         **_disk(sources),

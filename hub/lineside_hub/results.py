@@ -46,6 +46,7 @@ COLUMNS = (
     "height",
     "error",
     "received_at_ns",
+    "recipe",
 )
 """Of the table ``results``, in both databases."""
 
@@ -62,7 +63,7 @@ _INT64 = 2**63
 Key = tuple[str, str]
 """Device and epoch."""
 
-Values = tuple[str, str, int, str, str, int, int, str, str, str, str, str, str, float, int, int, str, int]
+Values = tuple[str, str, int, str, str, int, int, str, str, str, str, str, str, float, int, int, str, int, str]
 """One row of the table, in the order of `COLUMNS`."""
 
 Bad = tuple[str, str, int, bytes, str, int]
@@ -355,6 +356,7 @@ def _values(batch: Batch, row: ResultRow, now_ns: int) -> Values:
         row.height,
         row.error,
         now_ns,
+        row.recipe,
     )
 
 

@@ -264,6 +264,7 @@ class Reported(_Message, frozen=True, kw_only=True):
         transfer: How the last fetch went; ``None`` before the first.
         drift: Whether the line has changed; ``None`` from an agent that doesn't watch that.
         marks: The last `MARKS_MAX` that operators made, in every report: told again they change nothing.
+        recipe: Name of the recipe that runs; empty on a line without recipes.
     """
 
     device: str
@@ -283,6 +284,7 @@ class Reported(_Message, frozen=True, kw_only=True):
     transfer: Transfer | None = None
     drift: DriftReport | None = None
     marks: tuple[Mark, ...] = ()
+    recipe: str = ""
 
 
 class Up(_Message, frozen=True, kw_only=True):
@@ -425,6 +427,7 @@ class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
         unsure: The verdict is ``reject`` because the bundle was unsure: a person is to look. A field of its own, so
             that a hub that doesn't know of it reads a reject.
         doubtful: As ``detections``: what it was unsure of.
+        recipe: Name of the product's recipe under which the part was judged; empty on a line without recipes.
     """
 
     seq: int
@@ -445,6 +448,7 @@ class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
     near_miss: float = 0.0
     unsure: bool = False
     doubtful: tuple[tuple[str, float, float, float, float, float], ...] = ()
+    recipe: str = ""
 
 
 class Results(_Message, frozen=True, kw_only=True):

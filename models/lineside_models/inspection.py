@@ -60,6 +60,7 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
         near_miss: How near the strongest candidate came that is no defect: its share of its threshold, 0 to 1.
             Exact from 0.5 on; what came no nearer may be told as less.
         anomaly_score: How unlike good parts the frame is, 0 to 1; ``None`` where the model knows types of defects.
+        recipe: Name of the product's recipe under which an agent judged; empty without one.
     """
 
     part_id: str
@@ -78,6 +79,7 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     height: int = 0
     near_miss: float = 0.0
     anomaly_score: float | None = None
+    recipe: str = ""
 
     def __post_init__(self) -> None:
         if self.passed != (self.verdict == "good"):

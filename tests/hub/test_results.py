@@ -53,6 +53,7 @@ def test_a_row_is_stored_with_all_it_says(database: Database) -> None:
         width=640,
         height=480,
         error="",
+        recipe="housing-a",
     )
     write(database, encode(Results(epoch="e1", rows=(row,))))
     stored = dict(database.query("SELECT * FROM results")[0])

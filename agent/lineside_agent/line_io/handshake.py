@@ -21,6 +21,7 @@ Invariants, held by ``tests/agent/line_io/test_handshake.py`` for any order of e
   that was passed is a fault, and it begins anew. One of which the verdict was unsure counts as neither.
 - Two edges of one input within the debounce time are one trigger; the second is counted as a bounce.
 - With `acknowledge`, a result stays until the line has taken it, and those behind it wait.
+- A recipe that the line asked for and that can't run is a fault; it ends by one that runs, or by the reset.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import enum
+from collections.abc import Callable
 from typing import Literal
 
 from lineside_agent.line_io.gate import Gate, GateSettings
@@ -66,6 +68,7 @@ class Fault(enum.IntEnum):
     LATE = 1
     CHALLENGE = 2
     RESULTS_NOT_TAKEN = 3
+    RECIPE = 4
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -166,7 +169,58 @@ class Stopped:
     """The agent ends."""
 
 
-Event = Triggered | Judged | Acknowledged | ResetPressed | ChallengeAsked | Availability | Encoder | Tick | Stopped
+@dataclasses.dataclass(frozen=True, slots=True)
+class RecipeRuns:
+    """A recipe runs from the next part on.
+
+    Attributes:
+        name: Of the recipe.
+        number: By which Modbus asks for it.
+        gate_delay_s: Where its parts meet the gate, in time; ``None`` for where the settings say.
+        gate_counts: The same in counts of the encoder.
+    """
+
+    name: str
+    number: int
+    gate_delay_s: float | None = None
+    gate_counts: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RecipeRefused:
+    """The recipe that the line asked for can't run."""
+
+    reason: str
+
+
+Event = (
+    Triggered
+    | Judged
+    | Acknowledged
+    | ResetPressed
+    | ChallengeAsked
+    | Availability
+    | Encoder
+    | Tick
+    | Stopped
+    | RecipeRuns
+    | RecipeRefused
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SelectRecipe:
+    """Another product follows. It is no event of this machine: its recipe is loaded first.
+
+    Attributes:
+        recipe: Its name or its number.
+        input: Who asks.
+        answer: Takes why it can't run, empty if it runs; ``None`` for a line, which hears of it by its fault.
+    """
+
+    recipe: str | int
+    input: str
+    answer: Callable[[str], None] | None = None
 
 
 # Actions.
@@ -230,6 +284,8 @@ class LineState:
     gate: bool = False
     challenge: bool = False
     result: Answer | None = None
+    recipe: str = ""
+    recipe_number: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -321,6 +377,7 @@ class Handshake:
         self._shown: LineState | None = None
         self._stopped = False
         self._acknowledging = False
+        self._recipe = RecipeRuns("", 0)
 
     def step(self, event: Event, now_s: float) -> list[Action]:
         """Takes one event.
@@ -351,6 +408,10 @@ class Handshake:
                     self._gate.count = event.count % (1 << 32)
             case Stopped():
                 self._stop()
+            case RecipeRuns():
+                self._change_over(event)
+            case RecipeRefused():
+                self._set_fault(Fault.RECIPE, f"the recipe can't run: {event.reason}", actions)
             case Tick():
                 pass
         self._pass_time(now_s, actions)
@@ -363,6 +424,11 @@ class Handshake:
         if self._gate is not None and (gate_s := self._gate.next_s()) is not None:
             times.append(gate_s)
         return min(times, default=None)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no part is under way."""
+        return not self._open
 
     @property
     def ready(self) -> bool:
@@ -443,6 +509,20 @@ class Handshake:
             text = f"not ready: {event.problem}" if event.problem else "parts can be judged"
             actions.append(Say(text, is_error=bool(event.problem)))
         self.problem = event.problem
+
+    def _change_over(self, event: RecipeRuns) -> None:
+        self._recipe = event
+        if self.fault is Fault.RECIPE:
+            self.fault = Fault.NONE
+        if self._gate is not None and self._settings.gate is not None:
+            gate = self._settings.gate
+            self._gate.use(
+                dataclasses.replace(
+                    gate,
+                    delay_s=gate.delay_s if event.gate_delay_s is None else event.gate_delay_s,
+                    counts=gate.counts if event.gate_counts is None else event.gate_counts,
+                )
+            )
 
     def _stop(self) -> None:
         self._stopped = True
@@ -549,6 +629,8 @@ class Handshake:
             gate=self._gate is not None and self._gate.is_open,
             challenge=self.challenge_left > 0,
             result=self._last_result,
+            recipe=self._recipe.name,
+            recipe_number=self._recipe.number,
         )
         if state != self._shown:
             self._shown = state
