@@ -494,6 +494,35 @@ class GateConfig(_Strict, frozen=True, kw_only=True):
     pulse_ms: Positive = 50.0
 
 
+class DegradeConfig(_Strict, frozen=True, kw_only=True):
+    """What is given up, one step after the other, while the box is hot or the line late; the table alone is enough.
+
+    Attributes:
+        steps: In this order. ``images``: of parts that were passed none are kept. ``variant``: the bundle's faster
+            variant judges; also any single part that would be late otherwise. ``rate``: fewer frames in watch mode.
+        hot_c: From here on it is too hot; ``None`` for 5 °C below where this kind of board slows itself down, or 80.
+        cool_by_c: So far below it is cool again.
+        late_share: Share of parts that are late, or would be, from which on it is too slow.
+        hold_s: Strain before each step.
+        relief_s: Without strain before each step back.
+        look_every_s: How often the board is asked.
+        variant: Name of the faster variant; empty for the one that is fastest when they are timed here.
+        rate_hz: Frames a second, with the step ``rate``.
+        system: Where ``sys`` and ``proc`` are: another folder in a container that has the host's mounted.
+    """
+
+    steps: tuple[Literal["images", "variant", "rate"], ...] = ("images", "variant", "rate")
+    hot_c: Positive | None = None
+    cool_by_c: Positive = 8.0
+    late_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.05
+    hold_s: Positive = 10.0
+    relief_s: Positive = 60.0
+    look_every_s: Positive = 5.0
+    variant: str = ""
+    rate_hz: Positive = 2.0
+    system: FilePath = Path("/")
+
+
 class RecipeCamera(_Strict, frozen=True, kw_only=True):
     """What a recipe sets at a camera, in that camera's own units; ``None`` for what stands in its table.
 
@@ -592,6 +621,7 @@ class AgentConfig(_Strict, frozen=True, kw_only=True):
         transfer: How bundles come.
         metrics: Where Prometheus may ask; ``None`` for nowhere.
         drift: When an alarm says that the line has changed; ``None`` for never.
+        degrade: What is given up while the box is hot or the line late; ``None`` for nothing.
         recipe: The products that the line changes between; the first runs until another is asked for.
     """
 
@@ -612,6 +642,7 @@ class AgentConfig(_Strict, frozen=True, kw_only=True):
     transfer: TransferConfig = TransferConfig()
     metrics: MetricsConfig | None = None
     drift: DriftConfig | None = None
+    degrade: DegradeConfig | None = None
     recipe: tuple[RecipeConfig, ...] = ()
 
 
@@ -872,6 +903,8 @@ def _resolved(config: AgentConfig, folder: Path) -> AgentConfig:
         changes["camera"] = msgspec.structs.replace(config.camera, path=folder / config.camera.path)
     if config.link is not None:
         changes["link"] = _resolved_link(config.link, folder)
+    if config.degrade is not None:
+        changes["degrade"] = msgspec.structs.replace(config.degrade, system=folder / config.degrade.system)
     changes["recipe"] = tuple(
         recipe if recipe.bundle is None else msgspec.structs.replace(recipe, bundle=folder / recipe.bundle)
         for recipe in config.recipe

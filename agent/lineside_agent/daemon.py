@@ -37,7 +37,9 @@ from lineside_agent.cameras import open_camera
 from lineside_agent.changeover import Changeover
 from lineside_agent.config import AgentConfig, StoreConfig, read_config
 from lineside_agent.configuration import Configuration
+from lineside_agent.degradation import Degradation, Pace, pace_of
 from lineside_agent.drift.monitor import DriftMonitor
+from lineside_agent.haste import Haste
 from lineside_agent.home import Home
 from lineside_agent.housekeeping import Housekeeping
 from lineside_agent.images import Archive
@@ -56,7 +58,7 @@ from lineside_agent.station import Station
 from lineside_agent.status import Sources, status_place, write_status
 from lineside_agent.stick import Imports
 from lineside_agent.store import Store
-from lineside_agent.triggers import TriggeredFrames
+from lineside_agent.triggers import LatestFrame, TriggeredFrames
 from lineside_agent.updater import Progress, ShouldStop, Updater
 from lineside_agent.updates import RESTING, Machine, Wished
 from lineside_agent.vitals import Vitals
@@ -127,6 +129,7 @@ class Daemon:
         )
         self._drift = self._make_drift()
         self._station = self._make_station()
+        self._haste = Haste() if self._station is None else Haste(self._station.left_s)
         self._pipeline = self._make_pipeline()
         self._home = None
         if config.link is not None:
@@ -146,7 +149,9 @@ class Daemon:
             gate=self._home.gate if self._home is not None else None,
             recipes=self._recipes,
             prepare=self._make_changeover().prepare,
+            degrade=config.degrade,
         )
+        self._degradation = self._make_degradation()
         self._recipes.attach(wake=self._updater.wake, tell=self._tell_recipe)
         self._notifier = Notifier()
         self._vitals = Vitals(
@@ -198,6 +203,28 @@ class Daemon:
         wait_idle = station.wait_idle if station is not None else lambda: not self._stop.is_set()
         return Changeover(self._config, self._recipes, self._reader, wait_idle=wait_idle)
 
+    def _make_degradation(self) -> Degradation | None:
+        if self._config.degrade is None:
+            return None
+        return Degradation(
+            self._config.degrade,
+            archive=self._archive,
+            active=self._active,
+            haste=self._haste,
+            frames=self._queue if isinstance(self._queue, LatestFrame) else None,
+            pace=pace_of(self._config, self._late_parts, self._dropped_frames),
+            report=self._home.report_degradation if self._home is not None else lambda _: None,
+        )
+
+    def _late_parts(self) -> Pace:
+        if self._station is None:
+            return Pace(0, 0)
+        counts = self._station.machine.counts
+        return Pace(counts.answered, counts.late + self._haste.hurried)
+
+    def _dropped_frames(self) -> Pace:
+        return Pace(self._reader.counts.frames, self._reader.counts.dropped)
+
     def _make_pipeline(self) -> Pipeline:
         station = self._station
         return Pipeline(
@@ -208,6 +235,7 @@ class Daemon:
             stop=self._stop,
             deliver=None if station is None else station.deliver,
             observe=self._drift.observe if self._drift is not None else None,
+            haste=self._haste,
         )
 
     def run(self) -> int:
@@ -241,6 +269,8 @@ class Daemon:
             self._look_for_marks()
             if self._drift is not None:
                 self._drift.look()
+            if self._degradation is not None:
+                self._degradation.look()
             self._vitals.look(self._updater.machine)
             if not self._store.alive:
                 self._defects.append("store")
@@ -428,6 +458,7 @@ class Daemon:
                 outputs=self._outputs,
                 station=self._station,
                 drift=self._drift,
+                degradation=self._degradation,
                 home=self._home,
                 finished=not any(thread.is_alive() for thread in self._threads if thread.name == "pipeline"),
             ),

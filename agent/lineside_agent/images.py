@@ -78,11 +78,16 @@ class Archive:
         self._folder = folder / "images"
         self._rules = rules
         self._may_write = may_write
+        self._restrained = False
         self._sweeping = threading.Lock()
 
     def use(self, rules: StoreConfig) -> None:
         """Takes other rules, from the next frame on."""
         self._rules = rules
+
+    def restrain(self, on: bool) -> None:
+        """Keeps images of parts that were passed no more, or again; of the others as the rules say."""
+        self._restrained = on
 
     def path(self, source: str, sequence: int) -> Path:
         """Returns where the image of a frame is, or would be.
@@ -95,7 +100,7 @@ class Archive:
 
     def wants(self, row: ResultRow) -> bool:
         """Returns whether the rules want the image of a record."""
-        return wanted(row, self._rules)
+        return not (self._restrained and row.verdict == "pass") and wanted(row, self._rules)
 
     def save(self, frame: Frame, row: ResultRow) -> Path | None:
         """Keeps a frame, if the rules say so and there is room.

@@ -6,7 +6,8 @@ import dataclasses
 
 import msgspec
 
-from lineside_agent.config import InspectConfig
+from lineside_agent.config import DegradeConfig, InspectConfig
+from lineside_agent.faster import Fast, load_faster
 from lineside_agent.fastest import fastest_first
 from lineside_agent.updates import Slot
 from lineside_link.messages import BundleRef
@@ -27,6 +28,7 @@ class Loaded:
         session: Its engine.
         inspector: Its judgement, with the ``[inspect]`` table's rules.
         recipe: Name of the recipe whose rules these are; empty without one.
+        fast: The bundle's faster variant; ``None`` if there is none, or none is wanted.
     """
 
     slot: Slot
@@ -34,25 +36,36 @@ class Loaded:
     session: Session
     inspector: Inspector
     recipe: str = ""
+    fast: Fast | None = None
 
-    def inspect(self, frame: Frame) -> Inspection:
-        """Judges a frame.
+    def inspect(self, frame: Frame, *, fast: bool = False) -> Inspection:
+        """Judges a frame, and says under which recipe and by which variant.
 
         Args:
             frame: Any.
+            fast: Whether by the faster variant, if there is one.
 
         Raises:
             LinesideError: No device could run it.
         """
-        inspection = self.inspector.inspect(frame)
-        return msgspec.structs.replace(inspection, recipe=self.recipe) if self.recipe else inspection
+        by = self.fast if fast and self.fast is not None else self
+        return msgspec.structs.replace(
+            by.inspector.inspect(frame),
+            recipe=self.recipe,
+            requested_variant=self.session.variant,
+            used_variant=by.session.variant,
+        )
 
     def close(self) -> None:
         """Gives its device back."""
         self.session.close()
+        if self.fast is not None:
+            self.fast.session.close()
 
 
-def load(slot: Slot, bundle: Bundle, config: InspectConfig, *, recipe: str = "") -> Loaded:
+def load(
+    slot: Slot, bundle: Bundle, config: InspectConfig, *, recipe: str = "", degrade: DegradeConfig | None = None
+) -> Loaded:
     """Loads a bundle on this device.
 
     Args:
@@ -60,6 +73,7 @@ def load(slot: Slot, bundle: Bundle, config: InspectConfig, *, recipe: str = "")
         bundle: What it is.
         config: The ``[inspect]`` table.
         recipe: Name of the recipe that is laid over it.
+        degrade: The ``[degrade]`` table: whether a faster variant is loaded beside it.
 
     Raises:
         ConfigError: The table's rules don't fit the bundle.
@@ -69,10 +83,11 @@ def load(slot: Slot, bundle: Bundle, config: InspectConfig, *, recipe: str = "")
     session = Session(fastest_first(bundle, settings), settings)
     try:
         inspector = Inspector(session, rules=config)
+        fast = load_faster(bundle, session, settings, config, degrade)
     except BaseException:
         session.close()
         raise
-    return Loaded(slot, bundle, session, inspector, recipe)
+    return Loaded(slot, bundle, session, inspector, recipe, fast)
 
 
 def reference(bundle: Bundle, target: str = "") -> BundleRef:

@@ -26,7 +26,7 @@ COUNTERS = frozenset(
         *("camera_outages", "changeovers"),
         *("fallbacks", "recorded", "repeated", "lost", "images_kept", "images_lost", "images_skipped"),
         *("images_removed", "records_removed", "written_bytes", "written_bytes_ever", "databases_set_aside", "resent"),
-        "drift_alarms_ever",
+        *("drift_alarms_ever", "degradation_steps_ever", "degradation_hurried"),
     }
 )
 """What only grows while the agent runs; the rest goes up and down."""

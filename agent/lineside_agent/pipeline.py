@@ -23,6 +23,7 @@ import cv2
 
 from lineside_agent.active import ActiveInspector
 from lineside_agent.cameras import LostFrame, Shot
+from lineside_agent.haste import Haste
 from lineside_agent.line_io import LineOutput, Signal
 from lineside_agent.line_io.codes import code_of
 from lineside_agent.loaded import Loaded
@@ -80,6 +81,7 @@ class Pipeline:
         stop: Ends the wait for a first bundle.
         deliver: Takes each row instead of ``outputs`` and ``record``, where the line triggers.
         observe: Looks at each frame after all that.
+        haste: Says which frames the bundle's faster variant judges.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class Pipeline:
         stop: threading.Event,
         deliver: Deliver | None = None,
         observe: Observe | None = None,
+        haste: Haste | None = None,
     ) -> None:
         self.counts = PipelineCounts()
         self._take = take
@@ -101,6 +104,7 @@ class Pipeline:
         self._stop = stop
         self._deliver = deliver or self._tell_and_record
         self._observe = observe
+        self._haste = haste or Haste()
 
     def run(self) -> None:
         """Runs in the caller's thread until the source ends or it is stopped."""
@@ -140,16 +144,18 @@ class Pipeline:
                 return None  # stopped: it has no record, so a finite source gives it again
 
     def _inspect(self, loaded: Loaded, frame: Frame) -> ResultRow:
+        fast = self._haste.chooses_fast(loaded, frame)
         started_s = time.perf_counter()
         try:
-            inspection = loaded.inspect(frame)
+            inspection = loaded.inspect(frame, fast=fast)
         except _ENGINE_ERRORS as error:
             log.error("part %r is a fault: %s", frame.part_id, error, exc_info=not isinstance(error, LinesideError))
             self._active.judged(loaded, str(error))
             return _fault(frame, str(error), loaded, recipe=loaded.recipe)
         self._active.judged(loaded, "")
-        latency_ms = 1000 * (time.perf_counter() - started_s)
-        return _row(inspection, latency_ms, loaded)
+        took_s = time.perf_counter() - started_s
+        self._haste.took(took_s, fast=fast)
+        return _row(inspection, 1000 * took_s, loaded)
 
     def _count(self, row: ResultRow) -> None:
         counts = self.counts
@@ -183,6 +189,8 @@ def _row(inspection: Inspection, latency_ms: float, loaded: Loaded) -> ResultRow
         height=inspection.height,
         near_miss=inspection.near_miss,
         recipe=inspection.recipe,
+        requested_variant=inspection.requested_variant,
+        used_variant=inspection.used_variant,
     )
 
 

@@ -161,6 +161,16 @@ class Station:
             self._changed.notify_all()
         os.eventfd_write(self._wake, 1)
 
+    def left_s(self, number: int) -> float | None:
+        """Returns how long a part still has until its deadline; ``None`` if it is answered.
+
+        Args:
+            number: Of its trigger.
+        """
+        with self._lock:
+            deadline_s = self.machine.deadline_s(number)
+        return None if deadline_s is None else deadline_s - time.monotonic()
+
     def wait_idle(self) -> bool:
         """Waits until no part is under way, at most until its deadline; false if the agent stops meanwhile."""
         with self._changed:

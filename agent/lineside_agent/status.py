@@ -15,6 +15,7 @@ from typing import Any
 
 from lineside_agent.active import ActiveInspector
 from lineside_agent.config import AgentConfig
+from lineside_agent.degradation import Degradation
 from lineside_agent.drift.monitor import DriftMonitor
 from lineside_agent.home import Home
 from lineside_agent.images import Archive
@@ -56,6 +57,7 @@ class Sources:
     outputs: Sequence[LineOutput]
     station: Station | None
     drift: DriftMonitor | None
+    degradation: Degradation | None
     home: Home | None
     finished: bool
 
@@ -127,6 +129,7 @@ def _status(sources: Sources) -> dict[str, Any]:
         ],
         "line": None if sources.station is None else sources.station.status(),
         "drift": None if sources.drift is None else sources.drift.status(),
+        "degradation": None if sources.degradation is None else sources.degradation.status(),
         **_link(sources.home),
         **_agent(sources),
         **_configuration(sources.configuration),

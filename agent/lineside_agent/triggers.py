@@ -139,6 +139,7 @@ class LatestFrame:
 
     Attributes:
         replaced: Frames that were not looked at, because a later one came.
+        least_period_s: At least so long lies between two frames that are taken; 0 for as many as there are.
 
     Args:
         stop: Ends every wait.
@@ -146,6 +147,8 @@ class LatestFrame:
 
     def __init__(self, stop: threading.Event) -> None:
         self.replaced = 0
+        self.least_period_s = 0.0
+        self._taken_at_s = 0.0
         self._stop = stop
         self._shot: Shot | None = None
         self._ended = False
@@ -171,10 +174,15 @@ class LatestFrame:
     def get(self) -> Shot | None:
         """Takes the latest frame; ``None`` when there will be no more, or when stopped."""
         with self._changed:
-            while self._shot is None and not self._ended and not self._stop.is_set():
-                self._changed.wait(LOOK_S)
+            while ((self._shot is None and not self._ended) or self._early_s() > 0) and not self._stop.is_set():
+                self._changed.wait(min(LOOK_S, self._early_s() or LOOK_S))
             shot, self._shot = self._shot, None
+            self._taken_at_s = time.monotonic()
             return None if self._stop.is_set() else shot
+
+    def _early_s(self) -> float:
+        """How long the next frame must still wait."""
+        return max(0.0, self._taken_at_s + self.least_period_s - time.monotonic()) if self.least_period_s else 0.0
 
     def end(self) -> None:
         """Says that no frame will follow."""

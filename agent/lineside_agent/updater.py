@@ -16,7 +16,7 @@ from pathlib import Path
 
 from lineside_agent import updates
 from lineside_agent.active import ActiveInspector
-from lineside_agent.config import AgentConfig, InspectConfig, RecipeConfig, StoreConfig
+from lineside_agent.config import AgentConfig, DegradeConfig, InspectConfig, RecipeConfig, StoreConfig
 from lineside_agent.configuration import Configuration
 from lineside_agent.loaded import Loaded, load, reference
 from lineside_agent.recipes import Recipes
@@ -74,6 +74,7 @@ class Updater:
         stop: Ends the thread.
         gate: Holds fetch and changeover back; ``None`` never does.
         recipes: What the line may change between; carried out here, since here is who owns what runs.
+        degrade: The ``[degrade]`` table: whether a faster variant is loaded beside each bundle.
         prepare: Makes the line stand and its cameras see as the chosen recipe says, before its first part.
 
     Attributes:
@@ -96,6 +97,7 @@ class Updater:
         gate: Gate | None = None,
         recipes: Recipes | None = None,
         prepare: Callable[[], None] = lambda: None,
+        degrade: DegradeConfig | None = None,
     ) -> None:
         self._path = folder / STATE_NAME
         self._slots = slots
@@ -109,6 +111,7 @@ class Updater:
         self._gate = gate
         self._recipes = recipes or Recipes(folder)
         self._prepare = prepare
+        self._degrade = degrade
         self.waiting = ""
         self._events: queue.Queue[Event | None] = queue.Queue()
         self._todo: collections.deque[Action] = collections.deque()
@@ -292,7 +295,7 @@ class Updater:
     def _stage(self, slot: Slot) -> None:
         self._close_staged()
         bundle = self._slots.open(slot)
-        self._staged = load(slot, bundle, self._inspect, recipe=self._recipes.name)
+        self._staged = load(slot, bundle, self._inspect, recipe=self._recipes.name, degrade=self._degrade)
         report = replay(self._staged.session, bundle)
         if bundle.manifest.golden is not None:  # the decoder too must get through a frame before the line relies on it
             frame = Frame(image=read_png(bundle.file(bundle.manifest.golden.frame)))
@@ -318,7 +321,7 @@ class Updater:
         if running is None or wanted == self._inspect:
             self._use_store(config.store)
             return
-        fresh = load(running.slot, running.bundle, wanted, recipe=self._recipes.name)
+        fresh = load(running.slot, running.bundle, wanted, recipe=self._recipes.name, degrade=self._degrade)
         try:
             replay(fresh.session, running.bundle)
             self._active.swap(fresh)
@@ -359,7 +362,7 @@ class Updater:
         elif self._kept is not None and self._kept.slot == slot:
             fresh = self._kept
         else:
-            fresh = load(slot, self._slots.open(slot), self._inspect, recipe=self._recipes.name)
+            fresh = load(slot, self._slots.open(slot), self._inspect, recipe=self._recipes.name, degrade=self._degrade)
         if slot is not None:
             self._point_to(slot)
         if fresh is not running:
@@ -384,7 +387,7 @@ class Updater:
         if own is None and slot is None:
             return None
         bundle = self._slots.open(slot or "factory") if own is None else open_bundle(own)
-        fresh = load(slot or "factory", bundle, self._inspect, recipe=self._recipes.name)
+        fresh = load(slot or "factory", bundle, self._inspect, recipe=self._recipes.name, degrade=self._degrade)
         try:
             if own is not None and bundle.manifest.golden is not None:
                 replay(fresh.session, bundle)

@@ -47,6 +47,8 @@ COLUMNS = (
     "error",
     "received_at_ns",
     "recipe",
+    "requested_variant",
+    "used_variant",
 )
 """Of the table ``results``, in both databases."""
 
@@ -63,7 +65,7 @@ _INT64 = 2**63
 Key = tuple[str, str]
 """Device and epoch."""
 
-Values = tuple[str, str, int, str, str, int, int, str, str, str, str, str, str, float, int, int, str, int, str]
+Values = tuple[Any, ...]
 """One row of the table, in the order of `COLUMNS`."""
 
 Bad = tuple[str, str, int, bytes, str, int]
@@ -357,6 +359,8 @@ def _values(batch: Batch, row: ResultRow, now_ns: int) -> Values:
         row.error,
         now_ns,
         row.recipe,
+        row.requested_variant,
+        row.used_variant,
     )
 
 

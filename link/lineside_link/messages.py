@@ -218,6 +218,18 @@ class DriftReport(msgspec.Struct, frozen=True, kw_only=True):
     alarms: tuple[DriftAlarm, ...] = ()
 
 
+class DegradationReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What a device gives up because it is hot or late.
+
+    Attributes:
+        steps: In order, such as ``images`` and ``variant``; none while all is well.
+        reason: Why the last one was taken.
+    """
+
+    steps: tuple[str, ...] = ()
+    reason: str = ""
+
+
 MARKS_MAX = 50
 """Marks that a device reports; older ones are at the hub long since."""
 
@@ -265,6 +277,7 @@ class Reported(_Message, frozen=True, kw_only=True):
         drift: Whether the line has changed; ``None`` from an agent that doesn't watch that.
         marks: The last `MARKS_MAX` that operators made, in every report: told again they change nothing.
         recipe: Name of the recipe that runs; empty on a line without recipes.
+        degradation: What is given up for heat or lateness; ``None`` from an agent that gives up nothing.
     """
 
     device: str
@@ -285,6 +298,7 @@ class Reported(_Message, frozen=True, kw_only=True):
     drift: DriftReport | None = None
     marks: tuple[Mark, ...] = ()
     recipe: str = ""
+    degradation: DegradationReport | None = None
 
 
 class Up(_Message, frozen=True, kw_only=True):
@@ -428,6 +442,8 @@ class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
             that a hub that doesn't know of it reads a reject.
         doubtful: As ``detections``: what it was unsure of.
         recipe: Name of the product's recipe under which the part was judged; empty on a line without recipes.
+        requested_variant: Variant of the bundle that was to judge.
+        used_variant: Variant that judged: a faster one where the part would have been late, or the box was hot.
     """
 
     seq: int
@@ -449,6 +465,8 @@ class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
     unsure: bool = False
     doubtful: tuple[tuple[str, float, float, float, float, float], ...] = ()
     recipe: str = ""
+    requested_variant: str = ""
+    used_variant: str = ""
 
 
 class Results(_Message, frozen=True, kw_only=True):

@@ -54,6 +54,8 @@ def test_a_row_is_stored_with_all_it_says(database: Database) -> None:
         height=480,
         error="",
         recipe="housing-a",
+        requested_variant="onnx-fp32",
+        used_variant="onnx-int8",
     )
     write(database, encode(Results(epoch="e1", rows=(row,))))
     stored = dict(database.query("SELECT * FROM results")[0])

@@ -440,6 +440,10 @@ class Handshake:
         """Whether this trigger has no answer yet."""
         return any(part.begin.number == number for part in self._open)
 
+    def deadline_s(self, number: int) -> float | None:
+        """When a trigger must be answered; ``None`` if it was."""
+        return next((part.begin.deadline_s for part in self._open if part.begin.number == number), None)
+
     # Events.
 
     def _triggered(self, event: Triggered, now_s: float, actions: list[Action]) -> None:
