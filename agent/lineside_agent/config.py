@@ -29,6 +29,7 @@ An unknown key is an error that names its path, such as ``$.camera.fps``.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -59,12 +60,15 @@ class _Camera(_Strict, frozen=True, kw_only=True):
         rate_hz: Frames a second; ``None`` for as fast as they come.
         frames: How many frames in all; ``None`` for no end.
         queue: Frames that may wait for the engine.
+        inspect: Of several cameras, what counts as a defect in this one's pictures (thresholds, regions, sizes): laid
+            over ``[inspect]`` and over the recipe, key by key.
     """
 
     name: str = ""
     rate_hz: Positive | None = None
     frames: Count | None = None
     queue: Count = 8
+    inspect: dict[str, Any] = {}
 
 
 class FolderCamera(_Camera, frozen=True, kw_only=True, tag="folder", tag_field="type"):
@@ -463,6 +467,8 @@ class TriggerConfig(_Strict, frozen=True, kw_only=True):
         debounce_ms: Edges of one input that are closer are one trigger.
         queue: Parts that may be under way at once; further ones are rejected.
         late_max: Late parts in a row that are a fault; 0 for never.
+        frame_timeout_ms: Of several cameras, how long after the trigger each may take to bring its frame; a part that
+            misses one by then is rejected, and the record names the camera. ``None`` for half of the deadline.
         frame_delay_ms: How long the camera takes to bring a frame: what comes sooner was taken before the trigger.
         camera_timeout_ms: A camera that gives nothing for so long takes Ready away.
         acknowledge: Whether the line acknowledges each result.
@@ -474,6 +480,7 @@ class TriggerConfig(_Strict, frozen=True, kw_only=True):
     debounce_ms: Milliseconds = 2.0
     queue: Count = 1
     late_max: Annotated[int, msgspec.Meta(ge=0)] = 3
+    frame_timeout_ms: Positive | None = None
     frame_delay_ms: Milliseconds = 0.0
     camera_timeout_ms: Positive = 2000.0
     acknowledge: bool = False
@@ -508,7 +515,7 @@ class DegradeConfig(_Strict, frozen=True, kw_only=True):
         look_every_s: How often the board is asked.
         variant: Name of the faster variant; empty for the one that is fastest when they are timed here.
         rate_hz: Frames a second, with the step ``rate``.
-        system: Where ``sys`` and ``proc`` are: another folder in a container that has the host's mounted.
+        system: Where ``sys`` and ``proc`` are, for a container that has the host's mounted; ``None`` for ``/``.
     """
 
     steps: tuple[Literal["images", "variant", "rate"], ...] = ("images", "variant", "rate")
@@ -520,7 +527,7 @@ class DegradeConfig(_Strict, frozen=True, kw_only=True):
     look_every_s: Positive = 5.0
     variant: str = ""
     rate_hz: Positive = 2.0
-    system: FilePath = Path("/")
+    system: FilePath | None = None
 
 
 class RecipeCamera(_Strict, frozen=True, kw_only=True):
@@ -557,7 +564,8 @@ class RecipeConfig(_Strict, frozen=True, kw_only=True):
         number: By which Modbus asks for it; ``None`` for its place among the recipes, from 1.
         bundle: A bundle folder of its own; ``None`` for the bundle that is installed, by ``bundle`` or by the hub.
         inspect: Laid over ``[inspect]``, key by key.
-        camera: Exposure and gain.
+        camera: Exposure and gain, on a line with one camera.
+        cameras: The same by the camera's name, on a line with several.
         gate: Where the reject gate is; ``None`` for where ``[gate]`` says.
     """
 
@@ -566,6 +574,7 @@ class RecipeConfig(_Strict, frozen=True, kw_only=True):
     bundle: FilePath | None = None
     inspect: dict[str, Any] = {}
     camera: RecipeCamera = RecipeCamera()
+    cameras: dict[str, RecipeCamera] = {}
     gate: RecipeGate | None = None
 
 
@@ -607,7 +616,7 @@ class AgentConfig(_Strict, frozen=True, kw_only=True):
         device: Name of this device; the common name of its certificate.
         group: The group that it belongs to.
         folder: Where the agent keeps its state.
-        camera: Where frames come from.
+        camera: Where frames come from; ``[[camera]]`` for several cameras that see each part together.
         link: How to reach the hub's broker; ``None`` to work alone.
         root: The TUF root to trust at first; needed with ``link``.
         bundle: A bundle folder to run until one is pushed.
@@ -628,7 +637,7 @@ class AgentConfig(_Strict, frozen=True, kw_only=True):
     device: str
     group: str = "default"
     folder: FilePath
-    camera: CameraConfig
+    camera: CameraConfig | tuple[CameraConfig, ...]
     link: LinkConfig | None = None
     root: FilePath | None = None
     bundle: FilePath | None = None
@@ -644,6 +653,11 @@ class AgentConfig(_Strict, frozen=True, kw_only=True):
     drift: DriftConfig | None = None
     degrade: DegradeConfig | None = None
     recipe: tuple[RecipeConfig, ...] = ()
+
+    @property
+    def cameras(self) -> tuple[CameraConfig, ...]:
+        """All cameras, also where there is one."""
+        return self.camera if isinstance(self.camera, tuple) else (self.camera,)
 
 
 SETTABLE = ("inspect", "store")
@@ -731,12 +745,33 @@ def inspect_of(inspect: InspectConfig, recipe: RecipeConfig) -> InspectConfig:
         ConfigError: An unknown key, a wrong type or a value out of range, or both contradict each other; the message
             names the path.
     """
-    value = {**msgspec.to_builtins(inspect, enc_hook=str), **recipe.inspect}
+    return _laid_over(inspect, recipe.inspect, f"$.recipe[{recipe.name}].inspect")
+
+
+def rules_of(inspect: InspectConfig, camera: CameraConfig) -> InspectConfig:
+    """Returns what holds for one of several cameras.
+
+    Args:
+        inspect: The table, with the recipe that runs.
+        camera: Any.
+
+    Raises:
+        ConfigError: As `inspect_of`, or the key says how a bundle is run, which is the same for all cameras.
+    """
+    path = f"$.camera[{camera.name}].inspect"
+    if strange := camera.inspect.keys() & _ENGINE_KEYS:
+        raise ConfigError(f"{path}.{min(strange)} is the same for all cameras", expected=f"$.inspect.{min(strange)}")
+    return _laid_over(inspect, camera.inspect, path)
+
+
+_ENGINE_KEYS = frozenset(InspectConfig.__struct_fields__) - frozenset(Rules.__struct_fields__)
+
+
+def _laid_over(inspect: InspectConfig, given: dict[str, Any], path: str) -> InspectConfig:
     try:
-        return msgspec.convert(value, InspectConfig)
+        return msgspec.convert({**msgspec.to_builtins(inspect, enc_hook=str), **given}, InspectConfig)
     except msgspec.ValidationError as error:
-        where = f"$.recipe[{recipe.name}].inspect"
-        raise ConfigError(_with_path(str(error)).replace("$", where, 1)) from error
+        raise ConfigError(_with_path(str(error)).replace("$", path, 1)) from error
 
 
 def camera_of(camera: CameraConfig, recipe: RecipeConfig) -> CameraConfig:
@@ -749,7 +784,8 @@ def camera_of(camera: CameraConfig, recipe: RecipeConfig) -> CameraConfig:
     Raises:
         ConfigError: This kind of camera has no such setting.
     """
-    changes = {name: value for name in _RECIPE_CAMERA if (value := getattr(recipe.camera, name)) is not None}
+    told = recipe.cameras.get(camera.name, recipe.camera)
+    changes = {name: value for name in _RECIPE_CAMERA if (value := getattr(told, name)) is not None}
     if strange := [name for name in changes if not hasattr(camera, name)]:
         kind = str(msgspec.structs.asdict(camera).get("kind") or type(camera).__name__)
         path = f"$.recipe[{recipe.name}].camera.{strange[0]}"
@@ -774,14 +810,31 @@ def check_recipes(config: AgentConfig) -> None:
     for what, values in (("name", names), ("number", numbers)):
         if twice := {value for value in values if values.count(value) > 1}:
             raise ConfigError(f"$.recipe: two have one {what}", actual=", ".join(sorted(twice)))
+    for inspect in (config.inspect, *(inspect_of(config.inspect, recipe) for recipe in config.recipe)):
+        for camera in config.cameras:
+            rules_of(inspect, camera)
     for recipe in config.recipe:
-        inspect_of(config.inspect, recipe)
-        camera_of(config.camera, recipe)
+        _check_recipe_cameras(config, recipe)
         _check_recipe_gate(config, recipe)
+    for camera in config.cameras:
+        _check_exposures([camera_of(camera, recipe) for recipe in config.recipe])
+
+
+def _check_recipe_cameras(config: AgentConfig, recipe: RecipeConfig) -> None:
+    names, path = [camera.name for camera in config.cameras], f"$.recipe[{recipe.name}]"
+    if len(names) > 1 and recipe.camera != RecipeCamera():
+        raise ConfigError(f"{path}.camera: there are several", expected=f"cameras.{names[0]}")
+    if strange := recipe.cameras.keys() - set(names):
+        raise ConfigError(f"{path}.cameras.{min(strange)}: no such camera", expected=", ".join(filter(None, names)))
+    for camera in config.cameras:
+        camera_of(camera, recipe)
+
+
+def _check_exposures(tables: Sequence[CameraConfig]) -> None:
+    """A camera keeps what it was told last, so the next product would be seen with the exposure of this one."""
     for name in _RECIPE_CAMERA:
-        told = [getattr(recipe.camera, name) is not None for recipe in config.recipe]
-        if any(told) and not all(told) and getattr(config.camera, name, None) is None:
-            # A camera keeps what it was told last, so the next product would be seen with the exposure of this one.
+        told = [getattr(table, name, None) is not None for table in tables]
+        if any(told) and not all(told):
             expected = f"{name} in [camera], or in the camera table of every recipe"
             raise ConfigError(f"$.recipe: some set {name} and others don't", expected=expected)
 
@@ -863,6 +916,12 @@ def parse_camera(table: dict[str, Any]) -> CameraConfig:
 def _check_line(config: AgentConfig) -> None:
     """What holds between the tables of the line."""
     trigger, gate = config.trigger, config.gate
+    if len(config.cameras) != 1:
+        _check_cameras(config)
+    elif config.cameras[0].inspect:
+        raise ConfigError("$.camera.inspect is for several cameras", expected="$.inspect")
+    elif trigger is not None and trigger.frame_timeout_ms is not None:
+        raise ConfigError("$.trigger.frame_timeout_ms is for several cameras", expected="deadline_ms alone")
     if gate is not None:
         if trigger is None or trigger.mode != "inspect":
             raise ConfigError("$.gate needs a trigger", expected='$.trigger with mode = "inspect"')
@@ -876,6 +935,17 @@ def _check_line(config: AgentConfig) -> None:
     for line in config.line_io:
         if isinstance(line, MqttTopic) and line.link is None and config.link is None:
             raise ConfigError("$.line_io: mqtt has no broker", expected="$.line_io.link or $.link")
+
+
+def _check_cameras(config: AgentConfig) -> None:
+    names = [camera.name for camera in config.cameras]
+    if not names:
+        raise ConfigError("$.camera is empty", expected="a camera")
+    if config.trigger is None or config.trigger.mode != "inspect":
+        expected = '$.trigger with mode = "inspect", which says when a part is in front of all of them'
+        raise ConfigError("several $.camera need a trigger", expected=expected)
+    if not all(names) or len(set(names)) < len(names):
+        raise ConfigError("$.camera: each of several needs a name of its own", actual=", ".join(names))
 
 
 def _decode_path(kind: type, value: object) -> object:
@@ -899,17 +969,23 @@ def _resolved(config: AgentConfig, folder: Path) -> AgentConfig:
     changes: dict[str, object] = {
         field: folder / value for field in ("folder", "root", "bundle") if (value := getattr(config, field)) is not None
     }
-    if isinstance(config.camera, (FolderCamera, VideoCamera)):
-        changes["camera"] = msgspec.structs.replace(config.camera, path=folder / config.camera.path)
+    cameras = tuple(_resolved_camera(camera, folder) for camera in config.cameras)
+    changes["camera"] = cameras if isinstance(config.camera, tuple) else cameras[0]
     if config.link is not None:
         changes["link"] = _resolved_link(config.link, folder)
-    if config.degrade is not None:
+    if config.degrade is not None and config.degrade.system is not None:
         changes["degrade"] = msgspec.structs.replace(config.degrade, system=folder / config.degrade.system)
     changes["recipe"] = tuple(
         recipe if recipe.bundle is None else msgspec.structs.replace(recipe, bundle=folder / recipe.bundle)
         for recipe in config.recipe
     )
     return msgspec.structs.replace(config, **changes)
+
+
+def _resolved_camera(camera: CameraConfig, folder: Path) -> CameraConfig:
+    if isinstance(camera, (FolderCamera, VideoCamera)):
+        return msgspec.structs.replace(camera, path=folder / camera.path)
+    return camera
 
 
 def _resolved_link(link: LinkConfig, folder: Path) -> LinkConfig:

@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from lineside_agent.active import ActiveInspector
@@ -28,6 +29,8 @@ HOT_C = 80.0
 """Where nobody knows when the board slows down."""
 
 BELOW_THROTTLING_C = 5.0
+
+ROOT = Path("/")
 
 
 class Pace(NamedTuple):
@@ -86,7 +89,7 @@ class Degradation:
         if self._looked_at_s is not None and now_s - self._looked_at_s < self._config.look_every_s:
             return
         self._looked_at_s = now_s
-        root = self._config.system
+        root = self._config.system or ROOT
         strain = Strain(temperature_c(root), throttling(root) or (), self._late_share())
         before = self._ladder.steps
         with self._lock:
@@ -105,7 +108,7 @@ class Degradation:
 
     def _possible(self) -> tuple[Step, ...]:
         loaded = self._active.loaded
-        possible: list[Step] = ["images"]
+        possible: list[Step] = ["images"] if self._archive.keeps_passes else []
         if loaded is not None and loaded.fast is not None:
             possible.append("variant")
         if self._frames is not None:
@@ -159,7 +162,7 @@ def bars(config: DegradeConfig) -> Bars:
 
 
 def _hot_c(config: DegradeConfig) -> float:
-    names = set(detect(config.system).compatible)
+    names = set(detect(config.system or ROOT).compatible)
     known = (
         found.thermal.throttle_c for found in map(profile.load, profile.names()) if names & set(found.board.compatible)
     )

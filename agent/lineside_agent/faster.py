@@ -7,6 +7,7 @@ variants of a bundle have one input, so none can be faster by a smaller picture.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from lineside_agent.config import DegradeConfig, InspectConfig
@@ -30,15 +31,22 @@ class Fast(NamedTuple):
         session: Its engine.
         inspector: Its judgement.
         usual_ms: What the variant that judges otherwise needs for a call here; 0 if it wasn't timed.
+        cameras: As in `lineside_agent.loaded.Loaded`.
     """
 
     session: Session
     inspector: Inspector
     usual_ms: float
+    cameras: Mapping[str, Inspector]
 
 
 def load_faster(
-    bundle: Bundle, usual: Session, settings: Config, rules: InspectConfig, degrade: DegradeConfig | None
+    bundle: Bundle,
+    usual: Session,
+    settings: Config,
+    rules: InspectConfig,
+    degrade: DegradeConfig | None,
+    by_camera: Mapping[str, InspectConfig],
 ) -> Fast | None:
     """Loads the faster variant; ``None`` if none is wanted or the bundle has none.
 
@@ -48,6 +56,7 @@ def load_faster(
         settings: Under which it runs.
         rules: The ``[inspect]`` table.
         degrade: The ``[degrade]`` table.
+        by_camera: Rules of cameras that have their own.
 
     Raises:
         ConfigError: The table names a variant that the bundle hasn't.
@@ -67,7 +76,8 @@ def load_faster(
         return None
     try:
         session.warm_up()
-        return Fast(session, Inspector(session, rules=rules), usual_ms)
+        cameras = {name: Inspector(session, rules=own) for name, own in by_camera.items()}
+        return Fast(session, Inspector(session, rules=rules), usual_ms, cameras)
     except BaseException:
         session.close()
         raise

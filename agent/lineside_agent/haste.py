@@ -44,12 +44,13 @@ class Haste:
         """What the better variant is taken to need for a frame; 0 before the first."""
         return self._mean_s + DEVIATIONS * self._deviation_s
 
-    def chooses_fast(self, loaded: Loaded, frame: Frame) -> bool:
+    def chooses_fast(self, loaded: Loaded, frame: Frame, frames_left: int = 1) -> bool:
         """Returns whether the faster variant is to judge a frame.
 
         Args:
             loaded: What judges; without a faster variant there is nothing to choose.
             frame: With its trigger's number.
+            frames_left: Of its part, this one among them, where several cameras see it.
         """
         if loaded.fast is None:
             return False
@@ -58,7 +59,7 @@ class Haste:
         if self.always:
             return True
         left_s = self._left_s(frame.sequence)
-        if left_s is None or left_s >= self.expected_s:
+        if left_s is None or left_s >= frames_left * self.expected_s:
             return False
         self.hurried += 1
         self._mean_s, self._deviation_s = FORGET * self._mean_s, FORGET * self._deviation_s
@@ -71,6 +72,8 @@ class Haste:
             seconds: What it needed.
             fast: Whether by the faster variant, which says nothing of the better one.
         """
-        if not fast:
+        if not fast and not self._mean_s:
+            self._mean_s = seconds
+        elif not fast:
             self._deviation_s += WEIGHT * (abs(seconds - self._mean_s) - self._deviation_s)
             self._mean_s += WEIGHT * (seconds - self._mean_s)

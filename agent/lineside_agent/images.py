@@ -85,6 +85,12 @@ class Archive:
         """Takes other rules, from the next frame on."""
         self._rules = rules
 
+    @property
+    def keeps_passes(self) -> bool:
+        """Whether the rules want images of parts that were passed, so that there is something to give up."""
+        rules = self._rules
+        return rules.keep_images == "all" or rules.keep_good_every > 0 or rules.keep_unsure_from is not None
+
     def restrain(self, on: bool) -> None:
         """Keeps images of parts that were passed no more, or again; of the others as the rules say."""
         self._restrained = on

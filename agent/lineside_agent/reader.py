@@ -195,6 +195,11 @@ class Reader:
             raise CameraError(f"{camera.source} shows nothing {timeout_s:g} s after its settings were changed")
 
     @property
+    def source(self) -> str:
+        """What the records call the camera."""
+        return self._camera.source
+
+    @property
     def _is_running(self) -> bool:
         return self._begun and not self._ended
 

@@ -66,7 +66,7 @@ class Recipes:
     Attributes:
         current: What runs, or will be loaded next; ``None`` on a line without recipes.
         problem: Why no part may come; empty if they may.
-        error: Why the last recipe that was asked for doesn't run; empty if it does.
+        error: Why the last recipe that the line asked for doesn't run; empty if it does.
         changeovers: How often another recipe was begun since the start.
 
     Args:
@@ -242,8 +242,8 @@ class Recipes:
     def _refuse(self, asked: SelectRecipe, error: Exception) -> None:
         text = _text(error)
         log.error("recipe %s, asked for by %s, is refused, %s goes on: %s", asked.recipe, asked.input, self.name, text)
-        self.error = text
         if asked.answer is None:
+            self.error = text
             self._tell(RecipeRefused(text))
         else:
             asked.answer(text)

@@ -43,9 +43,9 @@ from lineside_agent.line_io.handshake import (
     Tick,
     Triggered,
 )
-from lineside_agent.triggers import TriggeredFrames
+from lineside_agent.triggers import PartFrames, TriggeredFrames
+from lineside_agent.views import Seen, Views, has_picture
 from lineside_link.messages import ResultRow
-from lineside_models.frame import Frame
 
 log = logging.getLogger("lineside.line_io")
 
@@ -112,9 +112,9 @@ class Station:
         self,
         machine: Handshake,
         *,
-        frames: TriggeredFrames,
+        frames: TriggeredFrames | PartFrames,
         outputs: Sequence[LineOutput],
-        record: Callable[[ResultRow, Frame | None], object],
+        record: Callable[[ResultRow, Seen | None], object],
         source: str,
         problem: Callable[[], str],
         stop: threading.Event,
@@ -134,7 +134,7 @@ class Station:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._begun: collections.deque[Begin] = collections.deque()
-        self._judged: dict[int, tuple[ResultRow, Frame | None]] = {}
+        self._judged: dict[int, tuple[ResultRow, Seen | None]] = {}
         self._triggered_at_ns: dict[int, int] = {}
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
@@ -178,8 +178,12 @@ class Station:
                 self._changed.wait(LOOK_S)
             return not self._stop.is_set()
 
-    def take(self) -> Shot | None:
-        """Waits for the next part's frame, which bears the trigger's number; ``None`` at the end."""
+    def take(self) -> Shot | Views | None:
+        """Waits for what the camera, or all of them, saw of the next part, under its trigger's number.
+
+        Returns:
+            ``None`` at the end.
+        """
         while (begin := self._next_begun()) is not None:
             shot = self.frames.grab(begin.number, begin.deadline_s)
             if shot is not None:
@@ -188,18 +192,17 @@ class Station:
                 self.post(Judged(begin.number, Code.NO_FRAME), time.monotonic())
         return None
 
-    def deliver(self, row: ResultRow, frame: Frame | None) -> None:
+    def deliver(self, row: ResultRow, frame: Seen | None) -> None:
         """Takes what the pipeline says about a part.
 
         Args:
             row: With the trigger's number as its sequence.
-            frame: Its frame, if there is one.
+            frame: Its frame, if there is one; what all cameras saw, where there are several.
         """
+        code = code_of(row, has_frame=has_picture(frame, row))
         with self._changed:
             self._judged[row.sequence] = (row, frame)
-            self._do(
-                self.machine.step(Judged(row.sequence, code_of(row, has_frame=frame is not None)), time.monotonic())
-            )
+            self._do(self.machine.step(Judged(row.sequence, code), time.monotonic()))
             if not self.machine.is_open(row.sequence):
                 self._judged.pop(row.sequence, None)
             self._changed.notify_all()
@@ -284,7 +287,7 @@ class Station:
         self.frames.forget(answer.number)
         self._record(row, frame)
 
-    def _row(self, answer: Answer) -> tuple[ResultRow, Frame | None]:
+    def _row(self, answer: Answer) -> tuple[ResultRow, Seen | None]:
         """The record of what the line is told; with what was found, if that is what it is told."""
         captured_at_ns = self._triggered_at_ns.pop(answer.number, None) or time.time_ns()
         judged, frame = self._judged.pop(answer.number, (None, None))
@@ -307,7 +310,8 @@ class Station:
 
     def _reason(self, answer: Answer) -> str:
         if answer.code is Code.LATE and not answer.reason:
-            stage = "no verdict" if self.frames.has_frame(answer.number) else "no frame of the camera"
+            is_there = self.frames.has_frame(answer.number)
+            stage = "no verdict" if is_there else self.frames.missing(answer.number)
             return f"LATE: {stage} within {1000 * (answer.deadline_s - answer.at_s):.0f} ms of the trigger"
         return f"{answer.code.name}: {answer.reason}" if answer.reason else answer.code.name
 
@@ -327,9 +331,12 @@ def _in_time(signal: Signal, name: str) -> Signal:
     return dataclasses.replace(signal, verdict="fault", code=Code.LATE)
 
 
-def _for_part(shot: Shot, begin: Begin) -> Shot:
+def _for_part(shot: Shot | Views, begin: Begin) -> Shot | Views:
     """The camera's frame under the number and the name of the part that it shows."""
     part_id = begin.part_id or shot.part_id
+    if isinstance(shot, Views):
+        shots = tuple(dataclasses.replace(one, sequence=begin.number, part_id=part_id) for one in shot.shots)
+        return dataclasses.replace(shot, shots=shots, sequence=begin.number, part_id=part_id)
     return dataclasses.replace(shot, sequence=begin.number, part_id=part_id)
 
 

@@ -21,8 +21,8 @@ from lineside_agent.home import Home
 from lineside_agent.images import Archive
 from lineside_agent.line_io import LineOutput
 from lineside_agent.pipeline import PipelineCounts
-from lineside_agent.reader import Reader
 from lineside_agent.recipes import Recipes
+from lineside_agent.rig import Rig
 from lineside_agent.self_update.updater import SelfUpdater
 from lineside_agent.sending import SenderCounts
 from lineside_agent.station import Station
@@ -47,7 +47,7 @@ class Sources:
     self_updater: SelfUpdater
     ready: bool
     configuration: ConfigReport
-    reader: Reader
+    rig: Rig
     pipeline: PipelineCounts
     store: Store
     archive: Archive
@@ -150,20 +150,22 @@ def _configuration(report: ConfigReport) -> dict[str, Any]:
 
 
 def _flow(sources: Sources) -> dict[str, Any]:
-    reader, pipeline, store = sources.reader, sources.pipeline, sources.store
+    rig, pipeline, store = sources.rig, sources.pipeline, sources.store
+    counts = rig.counts
     loaded = sources.active.loaded
     return {
         "source_finished": sources.finished,
-        "frames": reader.counts.frames,
+        "frames": counts.frames,
         "inspected": pipeline.inspected,
         "passed": pipeline.passed,
         "rejected": pipeline.rejected,
         "unsure": pipeline.unsure,
         "faults": pipeline.faults,
-        "dropped": reader.counts.dropped,
-        "camera_errors": reader.counts.camera_errors,
-        "camera_outages": reader.counts.outages,
-        "camera_problem": _text(reader.problem),
+        "dropped": counts.dropped,
+        "camera_errors": counts.camera_errors,
+        "camera_outages": counts.outages,
+        "camera_problem": _text(rig.problem),
+        "cameras": rig.status(),
         "fallbacks": 0 if loaded is None else loaded.session.fallback_count,
         "requested_device": pipeline.requested_device,
         "used_device": pipeline.used_device,

@@ -11,12 +11,12 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lineside_agent import updates
 from lineside_agent.active import ActiveInspector
-from lineside_agent.config import AgentConfig, DegradeConfig, InspectConfig, RecipeConfig, StoreConfig
+from lineside_agent.config import AgentConfig, CameraConfig, DegradeConfig, InspectConfig, RecipeConfig, StoreConfig
 from lineside_agent.configuration import Configuration
 from lineside_agent.loaded import Loaded, load, reference
 from lineside_agent.recipes import Recipes
@@ -28,7 +28,7 @@ from lineside_link.messages import BundleRef, Problem
 from lineside_models.frame import Frame
 from lineside_models.golden import read_png, replay
 from lineside_models.inspector import Inspector
-from lineside_runtime.bundle import open_bundle
+from lineside_runtime.bundle import Bundle, open_bundle
 from lineside_runtime.errors import (
     BrokerError,
     EngineError,
@@ -75,6 +75,7 @@ class Updater:
         gate: Holds fetch and changeover back; ``None`` never does.
         recipes: What the line may change between; carried out here, since here is who owns what runs.
         degrade: The ``[degrade]`` table: whether a faster variant is loaded beside each bundle.
+        cameras: Of several cameras, those that may have rules of their own.
         prepare: Makes the line stand and its cameras see as the chosen recipe says, before its first part.
 
     Attributes:
@@ -98,6 +99,7 @@ class Updater:
         recipes: Recipes | None = None,
         prepare: Callable[[], None] = lambda: None,
         degrade: DegradeConfig | None = None,
+        cameras: Sequence[CameraConfig] = (),
     ) -> None:
         self._path = folder / STATE_NAME
         self._slots = slots
@@ -112,6 +114,7 @@ class Updater:
         self._recipes = recipes or Recipes(folder)
         self._prepare = prepare
         self._degrade = degrade
+        self._cameras = tuple(cameras)
         self.waiting = ""
         self._events: queue.Queue[Event | None] = queue.Queue()
         self._todo: collections.deque[Action] = collections.deque()
@@ -295,7 +298,7 @@ class Updater:
     def _stage(self, slot: Slot) -> None:
         self._close_staged()
         bundle = self._slots.open(slot)
-        self._staged = load(slot, bundle, self._inspect, recipe=self._recipes.name, degrade=self._degrade)
+        self._staged = self._open(slot, bundle, self._inspect)
         report = replay(self._staged.session, bundle)
         if bundle.manifest.golden is not None:  # the decoder too must get through a frame before the line relies on it
             frame = Frame(image=read_png(bundle.file(bundle.manifest.golden.frame)))
@@ -321,7 +324,7 @@ class Updater:
         if running is None or wanted == self._inspect:
             self._use_store(config.store)
             return
-        fresh = load(running.slot, running.bundle, wanted, recipe=self._recipes.name, degrade=self._degrade)
+        fresh = self._open(running.slot, running.bundle, wanted)
         try:
             replay(fresh.session, running.bundle)
             self._active.swap(fresh)
@@ -362,7 +365,7 @@ class Updater:
         elif self._kept is not None and self._kept.slot == slot:
             fresh = self._kept
         else:
-            fresh = load(slot, self._slots.open(slot), self._inspect, recipe=self._recipes.name, degrade=self._degrade)
+            fresh = self._open(slot, self._slots.open(slot), self._inspect)
         if slot is not None:
             self._point_to(slot)
         if fresh is not running:
@@ -387,7 +390,7 @@ class Updater:
         if own is None and slot is None:
             return None
         bundle = self._slots.open(slot or "factory") if own is None else open_bundle(own)
-        fresh = load(slot or "factory", bundle, self._inspect, recipe=self._recipes.name, degrade=self._degrade)
+        fresh = self._open(slot or "factory", bundle, self._inspect)
         try:
             if own is not None and bundle.manifest.golden is not None:
                 replay(fresh.session, bundle)
@@ -433,6 +436,9 @@ class Updater:
             log.error("going back to recipe %s: %s", self._recipes.name, error)
 
     # -- what an action needs ----------------------------------------------------------------------------------
+
+    def _open(self, slot: Slot, bundle: Bundle, inspect: InspectConfig) -> Loaded:
+        return load(slot, bundle, inspect, recipe=self._recipes.name, degrade=self._degrade, cameras=self._cameras)
 
     def _point_to(self, slot: Slot) -> None:
         """The link follows what runs; ``update.json`` is what counts, so a full disk is no reason to stop."""

@@ -49,6 +49,7 @@ COLUMNS = (
     "recipe",
     "requested_variant",
     "used_variant",
+    "views",
 )
 """Of the table ``results``, in both databases."""
 
@@ -361,6 +362,7 @@ def _values(batch: Batch, row: ResultRow, now_ns: int) -> Values:
         row.recipe,
         row.requested_variant,
         row.used_variant,
+        msgspec.json.encode(row.views).decode() if row.views else "[]",
     )
 
 

@@ -417,6 +417,38 @@ class Multicast(_Message, frozen=True, kw_only=True):
     bytes_s: int
 
 
+class View(msgspec.Struct, frozen=True, kw_only=True):
+    """What one of several cameras saw of a part.
+
+    Attributes:
+        source: The camera's name.
+        captured_at_ns: Unix time of the capture.
+        verdict: As in `ResultRow`, on this camera's picture alone.
+        unsure: As in `ResultRow`.
+        detections: As in `ResultRow`; boxes in pixels of this camera's frame.
+        doubtful: As ``detections``.
+        width: Of the frame.
+        height: Of the frame.
+        latency_ms: From this frame to its verdict.
+        near_miss: As in `ResultRow`.
+        used_variant: As in `ResultRow`.
+        error: Why there was no verdict on it, if so.
+    """
+
+    source: str
+    captured_at_ns: int = 0
+    verdict: Literal["pass", "reject", "fault"]
+    unsure: bool = False
+    detections: tuple[tuple[str, float, float, float, float, float], ...] = ()
+    doubtful: tuple[tuple[str, float, float, float, float, float], ...] = ()
+    width: int = 0
+    height: int = 0
+    latency_ms: float = 0.0
+    near_miss: float = 0.0
+    used_variant: str = ""
+    error: str = ""
+
+
 class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
     """One record of the device's outbox.
 
@@ -444,6 +476,8 @@ class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
         recipe: Name of the product's recipe under which the part was judged; empty on a line without recipes.
         requested_variant: Variant of the bundle that was to judge.
         used_variant: Variant that judged: a faster one where the part would have been late, or the box was hot.
+        views: Where several cameras saw the part, what each of them saw; ``detections`` and the frame's size are then
+            those of the camera that decided.
     """
 
     seq: int
@@ -467,6 +501,7 @@ class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
     recipe: str = ""
     requested_variant: str = ""
     used_variant: str = ""
+    views: tuple[View, ...] = ()
 
 
 class Results(_Message, frozen=True, kw_only=True):

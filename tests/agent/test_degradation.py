@@ -104,6 +104,15 @@ def test_a_part_that_would_be_late_is_judged_by_the_faster_variant_and_says_so(l
     assert haste.hurried == 2
 
 
+def test_a_variant_that_was_not_timed_is_learned_from_its_first_frame(bundle: Bundle) -> None:
+    made = load("a", bundle, InspectConfig(), degrade=DegradeConfig(variant=FAST))
+    haste = Haste(lambda _: 1.0)
+    assert not haste.chooses_fast(made, Frame(image=dark()))
+    haste.took(2.0, fast=False)
+    assert haste.chooses_fast(made, Frame(image=dark()))
+    made.close()
+
+
 def test_a_part_without_a_deadline_is_in_no_hurry(loaded: Loaded) -> None:
     haste = Haste()
     assert [row.used_variant for row in run(loaded, haste, shots(0, 1))] == [SLOW, SLOW]
@@ -190,6 +199,13 @@ def raspberry_pi_5_files(root: Path, *, temperature: str, throttled: str = "0") 
     (folder / "get_throttled").write_text(f"{throttled}\n")
 
 
+def test_an_archive_that_keeps_no_passes_has_nothing_to_give_up(tmp_path: Path, loaded: Loaded) -> None:
+    bench = Bench(raspberry_pi_5(tmp_path, temperature="79000"), loaded)
+    bench.archive.use(StoreConfig(keep_images="bad"))
+    bench.look(4)
+    assert bench.degradation.status()["steps"] == ["variant", "rate"]
+
+
 def test_a_pi_whose_firmware_throttles_now_is_strained_at_any_temperature(tmp_path: Path, loaded: Loaded) -> None:
     bench = Bench(raspberry_pi_5(tmp_path), loaded)
     raspberry_pi_5_files(tmp_path, temperature="50000", throttled="40000")  # it was, since the start
@@ -238,7 +254,8 @@ def test_an_agent_on_a_hot_board_says_so_judges_by_the_faster_variant_and_recove
     board = tmp_path / "board"
     board.mkdir()
     raspberry_pi_5(board)
-    table = f'[degrade]\nsystem = "{board}"\nhold_s = 0.1\nrelief_s = 0.1\nlook_every_s = 0.1\n'
+    table = f'[store]\nkeep_images = "all"\n[degrade]\nsystem = "{board}"\n'
+    table += "hold_s = 0.1\nrelief_s = 0.1\nlook_every_s = 0.1\n"
     agent = LineAgent(tmp_path, bundle, table)
     try:
         agent.wait_ready()

@@ -174,9 +174,9 @@ def test_gige_camera_goes_on_with_another_exposure(gige_camera: CameraProcess, r
 def test_gige_camera_that_waits_for_its_input_can_be_told_another_exposure(
     gige_camera: CameraProcess, run: Run
 ) -> None:
-    running = run(gige(trigger="Line1", rate_hz=None))
+    running = run(gige(trigger="Software", rate_hz=None))
     wait_for(lambda: running.reader.asked_at_s is not None)
-    second = open_camera(gige(trigger="Line1", rate_hz=None, exposure_us=20000.0))
+    second = open_camera(gige(trigger="Software", rate_hz=None, exposure_us=20000.0))
     running.reader.exchange(second, PATIENCE_S)
     assert second.shows.is_set()
 

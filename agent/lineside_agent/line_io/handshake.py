@@ -61,6 +61,10 @@ class Code(enum.IntEnum):
         return "pass" if self is Code.PASS else "reject" if self in (Code.REJECT, Code.UNSURE) else "fault"
 
 
+REFUSALS = frozenset((Code.BUSY, Code.NOT_READY, Code.STOPPED))
+"""Of parts that were refused at their trigger, or when the agent ended: nothing that comes later changes that."""
+
+
 class Fault(enum.IntEnum):
     """Why the line must look after the agent."""
 
@@ -546,7 +550,7 @@ class Handshake:
         reached = self._gate.move(now_s)
         self.counts.gated += len(reached)
         for part in self._open:
-            if part.begin.number in reached:
+            if part.begin.number in reached and part.code not in REFUSALS:
                 part.code, part.reason = Code.LATE, "it reached the gate first"
         self._answer(now_s, actions)
 
