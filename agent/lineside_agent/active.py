@@ -29,6 +29,12 @@ class ActiveInspector:
         with self._changed:
             return self._loaded
 
+    @property
+    def recipe(self) -> str:
+        """Name of the recipe under which the next frame is judged; empty without one."""
+        loaded = self.loaded
+        return "" if loaded is None else loaded.recipe
+
     def swap(self, loaded: Loaded | None) -> Loaded | None:
         """Makes ``loaded`` the one that the next frame uses, and waits for the frame that still uses the old one.
 

@@ -17,6 +17,7 @@ import msgspec
 from lineside_agent.config import AgentConfig, read_config
 from lineside_agent.configuration import read_followed
 from lineside_agent.loaded import load
+from lineside_agent.recipes import Recipes
 from lineside_agent.self_update.machine import SelfMachine
 from lineside_agent.self_update.updater import STATE_NAME as SELF_STATE_NAME
 from lineside_agent.slots import Slots
@@ -78,7 +79,8 @@ def _run_bundle(config: AgentConfig, machine: Machine) -> tuple[str, str]:
     if slot is None:
         return "", ""
     bundle = Slots(config.folder, config.bundle).open(slot)
-    loaded = load(slot, bundle, config.inspect)
+    recipes = Recipes(config.folder, config.recipe)
+    loaded = load(slot, bundle, config.inspect if recipes.bundle is not None else recipes.over(config.inspect))
     try:
         used = replay(loaded.session, bundle).used_device if bundle.manifest.golden is not None else ""
     finally:

@@ -29,6 +29,7 @@ An unknown key is an error that names its path, such as ``$.camera.fps``.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -59,12 +60,15 @@ class _Camera(_Strict, frozen=True, kw_only=True):
         rate_hz: Frames a second; ``None`` for as fast as they come.
         frames: How many frames in all; ``None`` for no end.
         queue: Frames that may wait for the engine.
+        inspect: Of several cameras, what counts as a defect in this one's pictures (thresholds, regions, sizes): laid
+            over ``[inspect]`` and over the recipe, key by key.
     """
 
     name: str = ""
     rate_hz: Positive | None = None
     frames: Count | None = None
     queue: Count = 8
+    inspect: dict[str, Any] = {}
 
 
 class FolderCamera(_Camera, frozen=True, kw_only=True, tag="folder", tag_field="type"):
@@ -463,6 +467,8 @@ class TriggerConfig(_Strict, frozen=True, kw_only=True):
         debounce_ms: Edges of one input that are closer are one trigger.
         queue: Parts that may be under way at once; further ones are rejected.
         late_max: Late parts in a row that are a fault; 0 for never.
+        frame_timeout_ms: Of several cameras, how long after the trigger each may take to bring its frame; a part that
+            misses one by then is rejected, and the record names the camera. ``None`` for half of the deadline.
         frame_delay_ms: How long the camera takes to bring a frame: what comes sooner was taken before the trigger.
         camera_timeout_ms: A camera that gives nothing for so long takes Ready away.
         acknowledge: Whether the line acknowledges each result.
@@ -474,6 +480,7 @@ class TriggerConfig(_Strict, frozen=True, kw_only=True):
     debounce_ms: Milliseconds = 2.0
     queue: Count = 1
     late_max: Annotated[int, msgspec.Meta(ge=0)] = 3
+    frame_timeout_ms: Positive | None = None
     frame_delay_ms: Milliseconds = 0.0
     camera_timeout_ms: Positive = 2000.0
     acknowledge: bool = False
@@ -492,6 +499,83 @@ class GateConfig(_Strict, frozen=True, kw_only=True):
     delay_ms: Positive | None = None
     counts: Count | None = None
     pulse_ms: Positive = 50.0
+
+
+class DegradeConfig(_Strict, frozen=True, kw_only=True):
+    """What is given up, one step after the other, while the box is hot or the line late; the table alone is enough.
+
+    Attributes:
+        steps: In this order. ``images``: of parts that were passed none are kept. ``variant``: the bundle's faster
+            variant judges; also any single part that would be late otherwise. ``rate``: fewer frames in watch mode.
+        hot_c: From here on it is too hot; ``None`` for 5 °C below where this kind of board slows itself down, or 80.
+        cool_by_c: So far below it is cool again.
+        late_share: Share of parts that are late, or would be, from which on it is too slow.
+        hold_s: Strain before each step.
+        relief_s: Without strain before each step back.
+        look_every_s: How often the board is asked.
+        variant: Name of the faster variant; empty for the one that is fastest when they are timed here.
+        rate_hz: Frames a second, with the step ``rate``.
+        system: Where ``sys`` and ``proc`` are, for a container that has the host's mounted; ``None`` for ``/``.
+    """
+
+    steps: tuple[Literal["images", "variant", "rate"], ...] = ("images", "variant", "rate")
+    hot_c: Positive | None = None
+    cool_by_c: Positive = 8.0
+    late_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.05
+    hold_s: Positive = 10.0
+    relief_s: Positive = 60.0
+    look_every_s: Positive = 5.0
+    variant: str = ""
+    rate_hz: Positive = 2.0
+    system: FilePath | None = None
+
+
+class RecipeCamera(_Strict, frozen=True, kw_only=True):
+    """What a recipe sets at a camera, in that camera's own units; ``None`` for what stands in its table.
+
+    Attributes:
+        exposure_us: In microseconds.
+        gain: As in the table of a ``v4l2`` or ``picamera2`` camera.
+        gain_db: As in the table of an ``aravis`` camera.
+    """
+
+    exposure_us: Positive | None = None
+    gain: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    gain_db: Annotated[float, msgspec.Meta(ge=0)] | None = None
+
+
+class RecipeGate(_Strict, frozen=True, kw_only=True):
+    """Where the reject gate is for one product; in time or in counts, as ``[gate]`` says it.
+
+    Attributes:
+        delay_ms: In time; at least the deadline.
+        counts: In counts of the line's encoder.
+    """
+
+    delay_ms: Positive | None = None
+    counts: Count | None = None
+
+
+class RecipeConfig(_Strict, frozen=True, kw_only=True):
+    """How one product is inspected. The line changes over from one to another between two parts.
+
+    Attributes:
+        name: Printable ASCII without spaces, as it stands in the records and on the line.
+        number: By which Modbus asks for it; ``None`` for its place among the recipes, from 1.
+        bundle: A bundle folder of its own; ``None`` for the bundle that is installed, by ``bundle`` or by the hub.
+        inspect: Laid over ``[inspect]``, key by key.
+        camera: Exposure and gain, on a line with one camera.
+        cameras: The same by the camera's name, on a line with several.
+        gate: Where the reject gate is; ``None`` for where ``[gate]`` says.
+    """
+
+    name: Annotated[str, msgspec.Meta(pattern="^[!-~]{1,32}$")]
+    number: Annotated[int, msgspec.Meta(ge=1, le=65535)] | None = None
+    bundle: FilePath | None = None
+    inspect: dict[str, Any] = {}
+    camera: RecipeCamera = RecipeCamera()
+    cameras: dict[str, RecipeCamera] = {}
+    gate: RecipeGate | None = None
 
 
 class MetricsConfig(_Strict, frozen=True, kw_only=True):
@@ -532,7 +616,7 @@ class AgentConfig(_Strict, frozen=True, kw_only=True):
         device: Name of this device; the common name of its certificate.
         group: The group that it belongs to.
         folder: Where the agent keeps its state.
-        camera: Where frames come from.
+        camera: Where frames come from; ``[[camera]]`` for several cameras that see each part together.
         link: How to reach the hub's broker; ``None`` to work alone.
         root: The TUF root to trust at first; needed with ``link``.
         bundle: A bundle folder to run until one is pushed.
@@ -546,12 +630,14 @@ class AgentConfig(_Strict, frozen=True, kw_only=True):
         transfer: How bundles come.
         metrics: Where Prometheus may ask; ``None`` for nowhere.
         drift: When an alarm says that the line has changed; ``None`` for never.
+        degrade: What is given up while the box is hot or the line late; ``None`` for nothing.
+        recipe: The products that the line changes between; the first runs until another is asked for.
     """
 
     device: str
     group: str = "default"
     folder: FilePath
-    camera: CameraConfig
+    camera: CameraConfig | tuple[CameraConfig, ...]
     link: LinkConfig | None = None
     root: FilePath | None = None
     bundle: FilePath | None = None
@@ -565,6 +651,13 @@ class AgentConfig(_Strict, frozen=True, kw_only=True):
     transfer: TransferConfig = TransferConfig()
     metrics: MetricsConfig | None = None
     drift: DriftConfig | None = None
+    degrade: DegradeConfig | None = None
+    recipe: tuple[RecipeConfig, ...] = ()
+
+    @property
+    def cameras(self) -> tuple[CameraConfig, ...]:
+        """All cameras, also where there is one."""
+        return self.camera if isinstance(self.camera, tuple) else (self.camera,)
 
 
 SETTABLE = ("inspect", "store")
@@ -636,7 +729,128 @@ def with_settings(config: AgentConfig, data: bytes) -> AgentConfig:
         except msgspec.ValidationError as error:
             where = _with_path(str(error)).replace("$", f"$.{name}", 1)
             raise ConfigError(f"over agent.toml: {where}") from error
-    return msgspec.structs.replace(config, **changes)
+    laid = msgspec.structs.replace(config, **changes)
+    check_recipes(laid)
+    return laid
+
+
+def inspect_of(inspect: InspectConfig, recipe: RecipeConfig) -> InspectConfig:
+    """Returns what holds when a recipe is laid over ``[inspect]``, key by key.
+
+    Args:
+        inspect: The table.
+        recipe: Any.
+
+    Raises:
+        ConfigError: An unknown key, a wrong type or a value out of range, or both contradict each other; the message
+            names the path.
+    """
+    return _laid_over(inspect, recipe.inspect, f"$.recipe[{recipe.name}].inspect")
+
+
+def rules_of(inspect: InspectConfig, camera: CameraConfig) -> InspectConfig:
+    """Returns what holds for one of several cameras.
+
+    Args:
+        inspect: The table, with the recipe that runs.
+        camera: Any.
+
+    Raises:
+        ConfigError: As `inspect_of`, or the key says how a bundle is run, which is the same for all cameras.
+    """
+    path = f"$.camera[{camera.name}].inspect"
+    if strange := camera.inspect.keys() & _ENGINE_KEYS:
+        raise ConfigError(f"{path}.{min(strange)} is the same for all cameras", expected=f"$.inspect.{min(strange)}")
+    return _laid_over(inspect, camera.inspect, path)
+
+
+_ENGINE_KEYS = frozenset(InspectConfig.__struct_fields__) - frozenset(Rules.__struct_fields__)
+
+
+def _laid_over(inspect: InspectConfig, given: dict[str, Any], path: str) -> InspectConfig:
+    try:
+        return msgspec.convert({**msgspec.to_builtins(inspect, enc_hook=str), **given}, InspectConfig)
+    except msgspec.ValidationError as error:
+        raise ConfigError(_with_path(str(error)).replace("$", path, 1)) from error
+
+
+def camera_of(camera: CameraConfig, recipe: RecipeConfig) -> CameraConfig:
+    """Returns a camera's table with what a recipe sets at it.
+
+    Args:
+        camera: Any.
+        recipe: Any.
+
+    Raises:
+        ConfigError: This kind of camera has no such setting.
+    """
+    told = recipe.cameras.get(camera.name, recipe.camera)
+    changes = {name: value for name in _RECIPE_CAMERA if (value := getattr(told, name)) is not None}
+    if strange := [name for name in changes if not hasattr(camera, name)]:
+        kind = str(msgspec.structs.asdict(camera).get("kind") or type(camera).__name__)
+        path = f"$.recipe[{recipe.name}].camera.{strange[0]}"
+        raise ConfigError(f"{path}: this camera has no such setting", expected="a camera that has", actual=kind)
+    return msgspec.structs.replace(camera, **changes)
+
+
+_RECIPE_CAMERA = tuple(field.name for field in msgspec.structs.fields(RecipeCamera))
+
+
+def check_recipes(config: AgentConfig) -> None:
+    """Checks what holds between the recipes and the other tables.
+
+    Args:
+        config: Whole.
+
+    Raises:
+        ConfigError: Two recipes have one name or number, or one doesn't fit ``[inspect]``, ``[camera]`` or ``[gate]``.
+    """
+    names = [recipe.name for recipe in config.recipe]
+    numbers = [str(recipe.number or place) for place, recipe in enumerate(config.recipe, 1)]
+    for what, values in (("name", names), ("number", numbers)):
+        if twice := {value for value in values if values.count(value) > 1}:
+            raise ConfigError(f"$.recipe: two have one {what}", actual=", ".join(sorted(twice)))
+    for inspect in (config.inspect, *(inspect_of(config.inspect, recipe) for recipe in config.recipe)):
+        for camera in config.cameras:
+            rules_of(inspect, camera)
+    for recipe in config.recipe:
+        _check_recipe_cameras(config, recipe)
+        _check_recipe_gate(config, recipe)
+    for camera in config.cameras:
+        _check_exposures([camera_of(camera, recipe) for recipe in config.recipe])
+
+
+def _check_recipe_cameras(config: AgentConfig, recipe: RecipeConfig) -> None:
+    names, path = [camera.name for camera in config.cameras], f"$.recipe[{recipe.name}]"
+    if len(names) > 1 and recipe.camera != RecipeCamera():
+        raise ConfigError(f"{path}.camera: there are several", expected=f"cameras.{names[0]}")
+    if strange := recipe.cameras.keys() - set(names):
+        raise ConfigError(f"{path}.cameras.{min(strange)}: no such camera", expected=", ".join(filter(None, names)))
+    for camera in config.cameras:
+        camera_of(camera, recipe)
+
+
+def _check_exposures(tables: Sequence[CameraConfig]) -> None:
+    """A camera keeps what it was told last, so the next product would be seen with the exposure of this one."""
+    for name in _RECIPE_CAMERA:
+        told = [getattr(table, name, None) is not None for table in tables]
+        if any(told) and not all(told):
+            expected = f"{name} in [camera], or in the camera table of every recipe"
+            raise ConfigError(f"$.recipe: some set {name} and others don't", expected=expected)
+
+
+def _check_recipe_gate(config: AgentConfig, recipe: RecipeConfig) -> None:
+    gate, path = recipe.gate, f"$.recipe[{recipe.name}].gate"
+    if gate is None:
+        return
+    if config.gate is None or config.trigger is None:
+        raise ConfigError(f"{path} needs $.gate")
+    key = "delay_ms" if config.gate.delay_ms is not None else "counts"
+    if getattr(gate, key) is None or (gate.delay_ms is None) == (gate.counts is None):
+        raise ConfigError(path, expected=f"{key} alone, as in $.gate")
+    if gate.delay_ms is not None and gate.delay_ms < config.trigger.deadline_ms:
+        expected = f"at least $.trigger.deadline_ms, {config.trigger.deadline_ms:g}"
+        raise ConfigError(f"{path}.delay_ms", expected=expected, actual=f"{gate.delay_ms:g}")
 
 
 def read_config(path: Path | str) -> AgentConfig:
@@ -679,6 +893,7 @@ def parse_config(data: bytes, folder: Path) -> AgentConfig:
     if config.link is None and config.bundle is None:
         raise ConfigError("neither $.bundle nor $.link is there", expected="a bundle to run, or a hub that pushes one")
     _check_line(config)
+    check_recipes(config)
     return _resolved(config, folder)
 
 
@@ -701,6 +916,12 @@ def parse_camera(table: dict[str, Any]) -> CameraConfig:
 def _check_line(config: AgentConfig) -> None:
     """What holds between the tables of the line."""
     trigger, gate = config.trigger, config.gate
+    if len(config.cameras) != 1:
+        _check_cameras(config)
+    elif config.cameras[0].inspect:
+        raise ConfigError("$.camera.inspect is for several cameras", expected="$.inspect")
+    elif trigger is not None and trigger.frame_timeout_ms is not None:
+        raise ConfigError("$.trigger.frame_timeout_ms is for several cameras", expected="deadline_ms alone")
     if gate is not None:
         if trigger is None or trigger.mode != "inspect":
             raise ConfigError("$.gate needs a trigger", expected='$.trigger with mode = "inspect"')
@@ -714,6 +935,17 @@ def _check_line(config: AgentConfig) -> None:
     for line in config.line_io:
         if isinstance(line, MqttTopic) and line.link is None and config.link is None:
             raise ConfigError("$.line_io: mqtt has no broker", expected="$.line_io.link or $.link")
+
+
+def _check_cameras(config: AgentConfig) -> None:
+    names = [camera.name for camera in config.cameras]
+    if not names:
+        raise ConfigError("$.camera is empty", expected="a camera")
+    if config.trigger is None or config.trigger.mode != "inspect":
+        expected = '$.trigger with mode = "inspect", which says when a part is in front of all of them'
+        raise ConfigError("several $.camera need a trigger", expected=expected)
+    if not all(names) or len(set(names)) < len(names):
+        raise ConfigError("$.camera: each of several needs a name of its own", actual=", ".join(names))
 
 
 def _decode_path(kind: type, value: object) -> object:
@@ -737,11 +969,23 @@ def _resolved(config: AgentConfig, folder: Path) -> AgentConfig:
     changes: dict[str, object] = {
         field: folder / value for field in ("folder", "root", "bundle") if (value := getattr(config, field)) is not None
     }
-    if isinstance(config.camera, (FolderCamera, VideoCamera)):
-        changes["camera"] = msgspec.structs.replace(config.camera, path=folder / config.camera.path)
+    cameras = tuple(_resolved_camera(camera, folder) for camera in config.cameras)
+    changes["camera"] = cameras if isinstance(config.camera, tuple) else cameras[0]
     if config.link is not None:
         changes["link"] = _resolved_link(config.link, folder)
+    if config.degrade is not None and config.degrade.system is not None:
+        changes["degrade"] = msgspec.structs.replace(config.degrade, system=folder / config.degrade.system)
+    changes["recipe"] = tuple(
+        recipe if recipe.bundle is None else msgspec.structs.replace(recipe, bundle=folder / recipe.bundle)
+        for recipe in config.recipe
+    )
     return msgspec.structs.replace(config, **changes)
+
+
+def _resolved_camera(camera: CameraConfig, folder: Path) -> CameraConfig:
+    if isinstance(camera, (FolderCamera, VideoCamera)):
+        return msgspec.structs.replace(camera, path=folder / camera.path)
+    return camera
 
 
 def _resolved_link(link: LinkConfig, folder: Path) -> LinkConfig:

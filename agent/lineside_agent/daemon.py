@@ -4,7 +4,7 @@
 | --- | --- | --- | --- |
 | ``update`` | start | stop | loads the installed bundle, follows wishes |
 | ``self-update`` | start | stop | follows wishes for the agent itself; on trial, proves this agent |
-| ``camera`` | first bundle | end of the source | reads frames into the queue |
+| ``camera``, ``camera 1``, … | first bundle | end of the source | reads one camera's frames into its queue |
 | ``pipeline`` | start | end of the source | waits for a bundle; judges, signals, records |
 | ``station`` | start, where the line triggers | stop | watches deadlines, the gate, and whether parts can be judged |
 | one a line | start, where the line triggers | stop | reads inputs, or sends what can take time |
@@ -28,21 +28,26 @@ import logging
 import os
 import secrets
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from lineside_agent.active import ActiveInspector
-from lineside_agent.cameras import open_camera
+from lineside_agent.changeover import Changeover
 from lineside_agent.config import AgentConfig, StoreConfig, read_config
 from lineside_agent.configuration import Configuration
+from lineside_agent.degradation import Degradation, Pace, pace_of
 from lineside_agent.drift.monitor import DriftMonitor
+from lineside_agent.haste import Haste
 from lineside_agent.home import Home
 from lineside_agent.housekeeping import Housekeeping
 from lineside_agent.images import Archive
-from lineside_agent.line import make_frames, make_station, open_lines
+from lineside_agent.line import make_frames, make_station, open_lines, sinks_of
+from lineside_agent.line_io.handshake import Event, RecipeRefused, RecipeRuns, SelectRecipe
 from lineside_agent.marks import Marks
 from lineside_agent.pipeline import Pipeline
-from lineside_agent.reader import Reader
+from lineside_agent.recipes import Recipes
+from lineside_agent.rig import Rig
 from lineside_agent.self_update.machine import SelfMachine
 from lineside_agent.self_update.slots import AgentSlots
 from lineside_agent.self_update.updater import SelfUpdater
@@ -52,13 +57,13 @@ from lineside_agent.station import Station
 from lineside_agent.status import Sources, status_place, write_status
 from lineside_agent.stick import Imports
 from lineside_agent.store import Store
-from lineside_agent.triggers import TriggeredFrames
+from lineside_agent.triggers import LatestFrame, PartFrames, TriggeredFrames
 from lineside_agent.updater import Progress, ShouldStop, Updater
 from lineside_agent.updates import RESTING, Machine, Wished
+from lineside_agent.views import Seen, frames_of
 from lineside_agent.vitals import Vitals
 from lineside_agent.wear import Wear
 from lineside_link.messages import BundleRef, ConfigRef, ConfigReport, DriftReport, ResultRow
-from lineside_models.frame import Frame
 from lineside_runtime.errors import BrokerError, ConfigError, StoreError
 from lineside_runtime.signals import stopped_by
 
@@ -108,20 +113,14 @@ class Daemon:
         )
         self._housekeeping = Housekeeping(self._archive, self._store, self._wear, self._stop)
         self._outputs = open_lines(config)
-        self._camera = open_camera(config.camera, state=config.folder)
-        begin = self._store.next_sequence if self._camera.finite else self._store.resume
-        self._first = begin(self._camera.source)
+        self._recipes = Recipes(config.folder, config.recipe)
         self._queue = make_frames(config, self._stop)
-        self._reader = Reader(
-            self._camera,
-            self._queue,
-            self._stop,
-            rate_hz=config.camera.rate_hz,
-            frames=config.camera.frames,
-            retry=not config.exit_when_done,
-        )
+        self._rig = Rig(config, self._recipes, sinks_of(self._queue), self._stop)
+        begin = self._store.next_sequence if self._rig.finite else self._store.resume
+        self._first = begin(self._rig.source)
         self._drift = self._make_drift()
         self._station = self._make_station()
+        self._haste = Haste() if self._station is None else Haste(self._station.left_s)
         self._pipeline = self._make_pipeline()
         self._home = None
         if config.link is not None:
@@ -139,10 +138,16 @@ class Daemon:
             observe=self._stepped,
             stop=self._stop,
             gate=self._home.gate if self._home is not None else None,
+            recipes=self._recipes,
+            prepare=self._make_changeover().prepare,
+            degrade=config.degrade,
+            cameras=config.cameras,
         )
+        self._degradation = self._make_degradation()
+        self._recipes.attach(wake=self._updater.wake, tell=self._tell_recipe)
         self._notifier = Notifier()
         self._vitals = Vitals(
-            reader=self._reader,
+            rig=self._rig,
             counts=self._pipeline.counts,
             active=self._active,
             store=self._store,
@@ -168,7 +173,7 @@ class Daemon:
 
     def _make_station(self) -> Station | None:
         trigger = self._config.trigger
-        if trigger is None or not isinstance(self._queue, TriggeredFrames):
+        if trigger is None or not isinstance(self._queue, (TriggeredFrames, PartFrames)):
             return None
         return make_station(
             self._config,
@@ -176,13 +181,40 @@ class Daemon:
             trigger=trigger,
             outputs=self._outputs,
             record=self._record_at_once,
-            source=self._camera.source,
             next_number=self._first,
             active=self._active,
-            reader=self._reader,
+            rig=self._rig,
             stop=self._stop,
+            recipes=self._recipes,
             halt=self._drift.problem if self._drift is not None else lambda: "",
         )
+
+    def _make_changeover(self) -> Changeover:
+        station = self._station
+        wait_idle = station.wait_idle if station is not None else lambda: not self._stop.is_set()
+        return Changeover(self._rig, wait_idle=wait_idle)
+
+    def _make_degradation(self) -> Degradation | None:
+        if self._config.degrade is None:
+            return None
+        return Degradation(
+            self._config.degrade,
+            archive=self._archive,
+            active=self._active,
+            haste=self._haste,
+            frames=self._queue if isinstance(self._queue, LatestFrame) else None,
+            pace=pace_of(self._config, self._late_parts, self._dropped_frames),
+            report=self._home.report_degradation if self._home is not None else lambda _: None,
+        )
+
+    def _late_parts(self) -> Pace:
+        if self._station is None:
+            return Pace(0, 0)
+        counts = self._station.machine.counts
+        return Pace(counts.answered, counts.late + self._haste.hurried)
+
+    def _dropped_frames(self) -> Pace:
+        return Pace(self._rig.counts.frames, self._rig.counts.dropped)
 
     def _make_pipeline(self) -> Pipeline:
         station = self._station
@@ -194,6 +226,7 @@ class Daemon:
             stop=self._stop,
             deliver=None if station is None else station.deliver,
             observe=self._drift.observe if self._drift is not None else None,
+            haste=self._haste,
         )
 
     def run(self) -> int:
@@ -206,11 +239,15 @@ class Daemon:
         self._start("housekeeping", self._housekeeping.run)
         self._start("update", self._updater.run)
         self._start("self-update", self._self_updater.run)
-        self._start("camera", self._read)
+        for name, read in self._rig.threads(self._first, lambda: self._active.wait(self._stop)).items():
+            self._start(name, read)
         self._start("pipeline", self._pipeline.run)
         if self._station is not None:
             self._station.listen()
             self._start("station", self._station.run)
+        elif self._config.recipe:
+            for output in self._outputs:
+                output.listen(self._hear_recipe)
         if self._home is not None:
             self._home.report_configuration(self._configuration.report())
             self._home.start(self._updater, self._self_updater)
@@ -224,6 +261,8 @@ class Daemon:
             self._look_for_marks()
             if self._drift is not None:
                 self._drift.look()
+            if self._degradation is not None:
+                self._degradation.look()
             self._vitals.look(self._updater.machine)
             if not self._store.alive:
                 self._defects.append("store")
@@ -234,7 +273,7 @@ class Daemon:
         self._end()
         if self._defects:
             return DEFECT
-        return 1 if self._config.exit_when_done and self._reader.problem is not None else 0
+        return 1 if self._config.exit_when_done and self._rig.problem is not None else 0
 
     def _serve_metrics(self) -> Callable[[], None]:
         if self._config.metrics is None:
@@ -272,16 +311,23 @@ class Daemon:
     def _store_settings(self) -> StoreConfig:
         return self._configuration.effective.store
 
-    def _read(self) -> None:
-        if self._active.wait(self._stop):
-            self._reader.run(self._first)
+    def _record(self, row: ResultRow, seen: Seen | None) -> bool:
+        finite = self._rig.finite
+        return self._store.record(row, frames_of(seen, row), wait=finite, is_live=not finite)
 
-    def _record(self, row: ResultRow, frame: Frame | None) -> bool:
-        finite = self._camera.finite
-        return self._store.record(row, frame, wait=finite, is_live=not finite)
+    def _record_at_once(self, row: ResultRow, seen: Seen | None) -> bool:
+        return self._store.record(row, frames_of(seen, row), wait=False, is_live=not self._rig.finite)
 
-    def _record_at_once(self, row: ResultRow, frame: Frame | None) -> bool:
-        return self._store.record(row, frame, wait=False, is_live=not self._camera.finite)
+    def _hear_recipe(self, event: Event | SelectRecipe, at_s: float) -> None:
+        """On a line without triggers nothing else is heard."""
+        if isinstance(event, SelectRecipe):
+            self._recipes.select(event)
+
+    def _tell_recipe(self, event: RecipeRuns | RecipeRefused) -> None:
+        if self._station is not None:
+            self._station.post(event, time.monotonic())
+        if self._home is not None:
+            self._home.report_recipe(self._recipes.name)
 
     def _types(self) -> tuple[str, ...]:
         loaded = self._active.loaded
@@ -350,7 +396,8 @@ class Daemon:
 
     def _is_done(self) -> bool:
         """Whether every frame has its record, and every record is where it should be."""
-        if any(thread.is_alive() for thread in self._threads if thread.name in ("camera", "pipeline")):
+        flow = [thread for thread in self._threads if thread.name.split()[0] in ("camera", "pipeline")]
+        if any(thread.is_alive() for thread in flow):
             return False
         if not self._store.flush(0.0):
             return False
@@ -365,7 +412,7 @@ class Daemon:
             self._station.close()  # first of all: Ready goes, and what is under way is rejected
         for thread in self._threads:
             thread.join(10.0)
-        if not self._camera.finite:
+        if not self._rig.finite:
             self._pipeline.abandon(self._queue.drain())
         for output in self._outputs:
             output.close()  # before the store: what a line still triggers has its record
@@ -390,15 +437,17 @@ class Daemon:
                 self_updater=self._self_updater,
                 ready=self._vitals.ready,
                 configuration=self._configuration.report(),
-                reader=self._reader,
+                rig=self._rig,
                 pipeline=self._pipeline.counts,
                 store=self._store,
                 archive=self._archive,
                 wear=self._wear,
                 active=self._active,
+                recipes=self._recipes,
                 outputs=self._outputs,
                 station=self._station,
                 drift=self._drift,
+                degradation=self._degradation,
                 home=self._home,
                 finished=not any(thread.is_alive() for thread in self._threads if thread.name == "pipeline"),
             ),

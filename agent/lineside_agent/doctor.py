@@ -107,6 +107,13 @@ def _line(seen: Look) -> Iterator[Finding]:
     status = seen.status
     if status.get("camera_problem"):
         yield _error(status["camera_problem"], "Look at the camera, its cable and power; it is opened again by itself.")
+    if status.get("recipe_problem"):
+        yield _error(f"recipe: {status['recipe_problem']}", "`lineside agent recipe` lists those that there are.")
+    degradation = status.get("degradation") or {}
+    if degradation.get("steps"):
+        given_up = ", ".join(degradation["steps"])
+        what = f"the agent gives up {given_up}: {degradation.get('reason')}"
+        yield _warning(what, "Give the housing air, or the line a faster box; it is taken back by itself.")
     if status.get("store_problem"):
         yield _error(status["store_problem"], "Make room; records wait in memory, a thousand of them.")
     if status.get("installed") is None and status:

@@ -73,12 +73,17 @@ def fastest_first(bundle: Bundle, config: Config) -> Bundle:
     return _with(bundle, tuple(ordered))
 
 
+def only(bundle: Bundle, variant: Variant) -> Bundle:
+    """Returns the bundle as if it had one variant alone."""
+    return _with(bundle, (variant,))
+
+
 def _with(bundle: Bundle, variants: tuple[Variant, ...]) -> Bundle:
     return Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, variants=variants), bundle.digest)
 
 
 def _measure(bundle: Bundle, config: Config) -> Found:
-    timed = [_time(bundle, variant, config) for variant in bundle.manifest.variants]
+    timed = [time_variant(bundle, variant, config) for variant in bundle.manifest.variants]
     able = sorted((one for one in timed if one.ms is not None), key=lambda one: one.ms or 0.0)
     if not able:
         raise NoDeviceError(
@@ -96,8 +101,15 @@ def _measure(bundle: Bundle, config: Config) -> Found:
     return found
 
 
-def _time(bundle: Bundle, variant: Variant, config: Config) -> Timed:
-    alone = _with(bundle, (variant,))
+def time_variant(bundle: Bundle, variant: Variant, config: Config) -> Timed:
+    """Times one variant on this device.
+
+    Args:
+        bundle: That holds it.
+        variant: Any of its.
+        config: Under which it is to run.
+    """
+    alone = only(bundle, variant)
     try:
         candidate = choose(alone.manifest, config).at(0)
         if candidate is None:

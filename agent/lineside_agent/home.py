@@ -33,6 +33,7 @@ from lineside_link.messages import (
     BundleRef,
     ConfigRef,
     ConfigReport,
+    DegradationReport,
     Desired,
     DriftReport,
     Mark,
@@ -88,6 +89,8 @@ class Home:
         self._configuration: ConfigReport | None = None
         self._drift: DriftReport | None = None
         self._marks: tuple[Mark, ...] = ()
+        self._recipe = ""
+        self._degradation: DegradationReport | None = None
         self._updater: Updater | None = None
         self._self_updater: SelfUpdater | None = None
         self._born = False
@@ -194,6 +197,26 @@ class Home:
             self._marks = marks
             self._publish_reported()
 
+    def report_degradation(self, report: DegradationReport) -> None:
+        """Publishes what is given up for heat or lateness, together with the last report.
+
+        Args:
+            report: From `lineside_agent.degradation.Degradation.report`.
+        """
+        with self._lock:
+            self._degradation = report
+            self._publish_reported()
+
+    def report_recipe(self, name: str) -> None:
+        """Publishes which recipe runs, together with the last report.
+
+        Args:
+            name: Of the recipe; empty without one.
+        """
+        with self._lock:
+            self._recipe = name
+            self._publish_reported()
+
     def bring(self, bundle: BundleRef, folder: Path, progress: Progress, should_stop: ShouldStop) -> None:
         """As `Fetcher.bring`."""
         self._fetcher.bring(bundle, folder, progress, should_stop)
@@ -280,6 +303,8 @@ class Home:
                 agent=self._agent,
                 drift=self._drift,
                 marks=self._marks,
+                recipe=self._recipe,
+                degradation=self._degradation,
             )
             self.client.publish(self._topics.reported(self._config.device), encode(said), qos=1, retain=True)
 

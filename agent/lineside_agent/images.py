@@ -78,11 +78,22 @@ class Archive:
         self._folder = folder / "images"
         self._rules = rules
         self._may_write = may_write
+        self._restrained = False
         self._sweeping = threading.Lock()
 
     def use(self, rules: StoreConfig) -> None:
         """Takes other rules, from the next frame on."""
         self._rules = rules
+
+    @property
+    def keeps_passes(self) -> bool:
+        """Whether the rules want images of parts that were passed, so that there is something to give up."""
+        rules = self._rules
+        return rules.keep_images == "all" or rules.keep_good_every > 0 or rules.keep_unsure_from is not None
+
+    def restrain(self, on: bool) -> None:
+        """Keeps images of parts that were passed no more, or again; of the others as the rules say."""
+        self._restrained = on
 
     def path(self, source: str, sequence: int) -> Path:
         """Returns where the image of a frame is, or would be.
@@ -95,7 +106,7 @@ class Archive:
 
     def wants(self, row: ResultRow) -> bool:
         """Returns whether the rules want the image of a record."""
-        return wanted(row, self._rules)
+        return not (self._restrained and row.verdict == "pass") and wanted(row, self._rules)
 
     def save(self, frame: Frame, row: ResultRow) -> Path | None:
         """Keeps a frame, if the rules say so and there is room.

@@ -14,17 +14,27 @@ from lineside_agent.line_io.handshake import Handshake, Settings
 from lineside_agent.line_io.local import NAME as LOCAL_NAME
 from lineside_agent.line_io.local import LocalPort
 from lineside_agent.reader import FrameQueue, Reader
+from lineside_agent.recipes import Recipes
+from lineside_agent.rig import Rig
 from lineside_agent.station import Station
-from lineside_agent.triggers import LatestFrame, TriggeredFrames
+from lineside_agent.triggers import LatestFrame, PartFrames, TriggeredFrames
+from lineside_agent.views import Seen
 from lineside_link.messages import ResultRow
-from lineside_models.frame import Frame
 from lineside_runtime.errors import ConfigError
 
-Frames = FrameQueue | LatestFrame | TriggeredFrames
+Frames = FrameQueue | LatestFrame | TriggeredFrames | PartFrames
+
+SHARE_OF_DEADLINE = 0.5
+"""That each of several cameras may take to bring its frame, unless ``frame_timeout_ms`` says otherwise."""
+
+
+def sinks_of(frames: Frames) -> Sequence[FrameQueue | LatestFrame | TriggeredFrames]:
+    """Returns what each camera's thread fills."""
+    return frames.cameras if isinstance(frames, PartFrames) else (frames,)
 
 
 def make_frames(config: AgentConfig, stop: threading.Event) -> Frames:
-    """Makes what the camera's thread fills.
+    """Makes what the cameras' threads fill.
 
     Args:
         config: Of the agent.
@@ -32,14 +42,19 @@ def make_frames(config: AgentConfig, stop: threading.Event) -> Frames:
     """
     trigger = config.trigger
     if trigger is None:
-        return FrameQueue(config.camera.queue, stop)
+        return FrameQueue(config.cameras[0].queue, stop)
     if trigger.mode == "watch":
         return LatestFrame(stop)
-    return TriggeredFrames(stop, frame_delay_s=trigger.frame_delay_ms / 1000)
+    delay_s = trigger.frame_delay_ms / 1000
+    names = [camera.name for camera in config.cameras]
+    if len(names) == 1:
+        return TriggeredFrames(stop, frame_delay_s=delay_s)
+    timeout_ms = trigger.frame_timeout_ms or SHARE_OF_DEADLINE * trigger.deadline_ms
+    return PartFrames(names, stop, frame_timeout_s=timeout_ms / 1000, frame_delay_s=delay_s)
 
 
 def open_lines(config: AgentConfig) -> list[LineOutput]:
-    """Makes every line of the configuration, and where the line triggers the local socket.
+    """Makes every line of the configuration, and the local socket where the line triggers or has recipes.
 
     Args:
         config: Of the agent.
@@ -48,8 +63,9 @@ def open_lines(config: AgentConfig) -> list[LineOutput]:
         ConfigError: Two lines are one, or a plugin is none.
     """
     lines = [open_output(line, device=config.device, link=config.link) for line in config.line_io]
-    if config.trigger is not None and config.trigger.mode == "inspect":
-        lines.append(LocalPort(config.folder / LOCAL_NAME))
+    triggers = config.trigger is not None and config.trigger.mode == "inspect"
+    if triggers or config.recipe:
+        lines.append(LocalPort(config.folder / LOCAL_NAME, triggers=triggers))
     names = [line.name for line in lines]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ConfigError(f"$.line_io: {', '.join(sorted(twice))} is there twice")
@@ -58,42 +74,55 @@ def open_lines(config: AgentConfig) -> list[LineOutput]:
 
 def make_station(
     config: AgentConfig,
-    frames: TriggeredFrames,
+    frames: TriggeredFrames | PartFrames,
     *,
     trigger: TriggerConfig,
     outputs: Sequence[LineOutput],
-    record: Callable[[ResultRow, Frame | None], object],
-    source: str,
+    record: Callable[[ResultRow, Seen | None], object],
     next_number: int,
     active: ActiveInspector,
-    reader: Reader,
+    rig: Rig,
     stop: threading.Event,
+    recipes: Recipes,
     halt: Callable[[], str] = lambda: "",
 ) -> Station:
     """Makes the station of a line that triggers.
 
     Args:
         config: Of the agent.
-        frames: What the camera's thread fills.
+        frames: What the cameras' threads fill.
         trigger: The ``[trigger]`` table.
         outputs: The lines.
         record: Keeps a row, at once.
-        source: What the records call the source.
         next_number: Of the first trigger.
         active: Holds the bundle.
-        reader: Of the camera.
+        rig: The cameras.
         stop: Ends it.
+        recipes: What the line may change between.
         halt: Says why the line must not go on although parts can be judged; empty if it may.
     """
-    waits = bool(getattr(config.camera, "trigger", ""))  # for its own input: that it gives nothing means nothing
+    # One that waits for its own input: that it gives nothing means nothing.
+    waits = [bool(getattr(camera, "trigger", "")) for camera in config.cameras]
+    timeouts_s = [None if one else trigger.camera_timeout_ms / 1000 for one in waits]
+    watched = tuple(zip(rig.readers, timeouts_s, strict=True))
+
+    def problem() -> str:
+        if recipes.problem or active.loaded is None:
+            return recipes.problem or "no bundle runs"
+        silent = next((said for reader, timeout_s in watched if (said := _silence(reader, timeout_s))), "")
+        ended = "the camera's source has ended" if frames.ended else ""
+        return silent or ended or halt()
+
     return Station(
         Handshake(_settings(trigger, config.gate), next_number=next_number),
         frames=frames,
         outputs=outputs,
         record=record,
-        source=source,
-        problem=lambda: _problem(active, reader, frames, None if waits else trigger.camera_timeout_ms / 1000) or halt(),
+        source=rig.source,
+        problem=problem,
         stop=stop,
+        recipe=lambda: recipes.name,
+        select=recipes.select,
     )
 
 
@@ -114,15 +143,11 @@ def _gate(gate: GateConfig) -> GateSettings:
     return GateSettings(delay_s=delay_s, counts=gate.counts, pulse_s=gate.pulse_ms / 1000)
 
 
-def _problem(active: ActiveInspector, reader: Reader, frames: TriggeredFrames, timeout_s: float | None) -> str:
-    """Why no part can be judged now; empty if one can."""
-    if active.loaded is None:
-        return "no bundle runs"
+def _silence(reader: Reader, timeout_s: float | None) -> str:
+    """Why a camera gives nothing; empty if it does."""
     if reader.problem is not None:
         return str(reader.problem)
-    if frames.ended:
-        return "the camera's source has ended"
     asked_at_s = reader.asked_at_s
     if timeout_s is not None and asked_at_s is not None and time.monotonic() - asked_at_s > timeout_s:
-        return f"the camera has given nothing for {timeout_s:g} s"
+        return f"the camera {reader.source} has given nothing for {timeout_s:g} s"
     return ""

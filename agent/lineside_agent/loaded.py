@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 
-from lineside_agent.config import InspectConfig
+import msgspec
+
+from lineside_agent.config import CameraConfig, DegradeConfig, InspectConfig, rules_of
+from lineside_agent.faster import Fast, load_faster
 from lineside_agent.fastest import fastest_first
 from lineside_agent.updates import Slot
 from lineside_link.messages import BundleRef
@@ -24,36 +28,62 @@ class Loaded:
         bundle: What it is.
         session: Its engine.
         inspector: Its judgement, with the ``[inspect]`` table's rules.
+        recipe: Name of the recipe whose rules these are; empty without one.
+        cameras: Of several cameras, the judgement on those that have rules of their own, by the camera's name.
+        fast: The bundle's faster variant; ``None`` if there is none, or none is wanted.
     """
 
     slot: Slot
     bundle: Bundle
     session: Session
     inspector: Inspector
+    recipe: str = ""
+    fast: Fast | None = None
+    cameras: Mapping[str, Inspector] = dataclasses.field(default_factory=dict)
 
-    def inspect(self, frame: Frame) -> Inspection:
-        """Judges a frame.
+    def inspect(self, frame: Frame, *, fast: bool = False) -> Inspection:
+        """Judges a frame, and says under which recipe and by which variant.
 
         Args:
             frame: Any.
+            fast: Whether by the faster variant, if there is one.
 
         Raises:
             LinesideError: No device could run it.
         """
-        return self.inspector.inspect(frame)
+        by = self.fast if fast and self.fast is not None else self
+        return msgspec.structs.replace(
+            by.cameras.get(frame.source, by.inspector).inspect(frame),
+            recipe=self.recipe,
+            requested_variant=self.session.variant,
+            used_variant=by.session.variant,
+        )
 
     def close(self) -> None:
         """Gives its device back."""
         self.session.close()
+        if self.fast is not None:
+            self.fast.session.close()
 
 
-def load(slot: Slot, bundle: Bundle, config: InspectConfig) -> Loaded:
+def load(
+    slot: Slot,
+    bundle: Bundle,
+    config: InspectConfig,
+    *,
+    recipe: str = "",
+    degrade: DegradeConfig | None = None,
+    cameras: Sequence[CameraConfig] = (),
+) -> Loaded:
     """Loads a bundle on this device.
 
     Args:
         slot: Where it lies.
         bundle: What it is.
         config: The ``[inspect]`` table.
+        recipe: Name of the recipe that is laid over it.
+        degrade: The ``[degrade]`` table: whether a faster variant is loaded beside it.
+        cameras: Those that may have rules of their own.
 
     Raises:
         ConfigError: The table's rules don't fit the bundle.
@@ -63,10 +93,13 @@ def load(slot: Slot, bundle: Bundle, config: InspectConfig) -> Loaded:
     session = Session(fastest_first(bundle, settings), settings)
     try:
         inspector = Inspector(session, rules=config)
+        own = {camera.name: rules_of(config, camera) for camera in cameras if camera.inspect}
+        judges = {name: Inspector(session, rules=rules) for name, rules in own.items()}
+        fast = load_faster(bundle, session, settings, config, degrade, own)
     except BaseException:
         session.close()
         raise
-    return Loaded(slot, bundle, session, inspector)
+    return Loaded(slot, bundle, session, inspector, recipe, fast, judges)
 
 
 def reference(bundle: Bundle, target: str = "") -> BundleRef:

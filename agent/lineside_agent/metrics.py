@@ -23,10 +23,10 @@ log = logging.getLogger("lineside.agent")
 COUNTERS = frozenset(
     {
         *("frames", "inspected", "passed", "rejected", "unsure", "faults", "dropped", "camera_errors"),
-        "camera_outages",
+        *("camera_outages", "changeovers"),
         *("fallbacks", "recorded", "repeated", "lost", "images_kept", "images_lost", "images_skipped"),
         *("images_removed", "records_removed", "written_bytes", "written_bytes_ever", "databases_set_aside", "resent"),
-        "drift_alarms_ever",
+        *("drift_alarms_ever", "degradation_steps_ever", "degradation_hurried"),
     }
 )
 """What only grows while the agent runs; the rest goes up and down."""

@@ -5,6 +5,7 @@
       └─ trigger ── handshake            where the line triggers (`lineside_agent.station`)
 
 - Every frame ends in exactly one record. What can't be judged is a ``fault`` with its reason, and the line rejects.
+- Where several cameras see each part, it ends in one record all the same, judged by one bundle.
 - What the bundle is unsure of is rejected as well; the record says so, and a person gets to see it.
 - The line comes first, the record right behind: the signal doesn't wait for the disk.
 - A bundle is exchanged between two frames, never within one; while there is none, frames wait at the camera.
@@ -23,9 +24,11 @@ import cv2
 
 from lineside_agent.active import ActiveInspector
 from lineside_agent.cameras import LostFrame, Shot
+from lineside_agent.haste import Haste
 from lineside_agent.line_io import LineOutput, Signal
 from lineside_agent.line_io.codes import code_of
 from lineside_agent.loaded import Loaded
+from lineside_agent.views import Seen, Views, has_picture, put_together
 from lineside_link.messages import ResultRow
 from lineside_models.frame import Frame
 from lineside_models.inspection import Inspection
@@ -33,9 +36,9 @@ from lineside_runtime.errors import LinesideError
 
 log = logging.getLogger("lineside.pipeline")
 
-Record = Callable[[ResultRow, Frame | None], bool]
-Deliver = Callable[[ResultRow, Frame | None], object]
-Observe = Callable[[ResultRow, Frame | None], object]
+Record = Callable[[ResultRow, Seen | None], bool]
+Deliver = Callable[[ResultRow, Seen | None], object]
+Observe = Callable[[ResultRow, Seen | None], object]
 Verdict = Literal["pass", "reject", "fault"]
 
 _ENGINE_ERRORS = (LinesideError, cv2.error, ValueError, ArithmeticError, MemoryError, RuntimeError, LookupError)
@@ -73,18 +76,19 @@ class Pipeline:
     """Takes frames until there are none.
 
     Args:
-        take: Gives the next frame, or ``None`` at the end.
+        take: Gives the next frame, or what several cameras saw of the next part; ``None`` at the end.
         active: Holds the bundle that runs.
         outputs: Where verdicts are signalled.
         record: Keeps a row.
         stop: Ends the wait for a first bundle.
         deliver: Takes each row instead of ``outputs`` and ``record``, where the line triggers.
         observe: Looks at each frame after all that.
+        haste: Says which frames the bundle's faster variant judges.
     """
 
     def __init__(
         self,
-        take: Callable[[], Shot | None],
+        take: Callable[[], Shot | Views | None],
         active: ActiveInspector,
         *,
         outputs: Sequence[LineOutput],
@@ -92,6 +96,7 @@ class Pipeline:
         stop: threading.Event,
         deliver: Deliver | None = None,
         observe: Observe | None = None,
+        haste: Haste | None = None,
     ) -> None:
         self.counts = PipelineCounts()
         self._take = take
@@ -101,6 +106,7 @@ class Pipeline:
         self._stop = stop
         self._deliver = deliver or self._tell_and_record
         self._observe = observe
+        self._haste = haste or Haste()
 
     def run(self) -> None:
         """Runs in the caller's thread until the source ends or it is stopped."""
@@ -109,47 +115,60 @@ class Pipeline:
             row = self._judge(shot)
             if row is None:
                 return
-            frame = shot if isinstance(shot, Frame) else None
-            self._deliver(row, frame)
+            seen = None if isinstance(shot, LostFrame) else shot
+            self._deliver(row, seen)
             self._count(row)
             if self._observe is not None:
-                self._observe(row, frame)
+                self._observe(row, seen)
 
-    def _tell_and_record(self, row: ResultRow, frame: Frame | None) -> None:
+    def _tell_and_record(self, row: ResultRow, seen: Seen | None) -> None:
+        code = code_of(row, has_frame=has_picture(seen, row))
         for output in self._outputs:
-            output.signal(Signal(row.sequence, row.part_id, row.verdict, code_of(row, has_frame=frame is not None)))
-        self._record(row, frame)
+            output.signal(Signal(row.sequence, row.part_id, row.verdict, code))
+        self._record(row, seen)
 
     def abandon(self, shots: Iterable[Shot]) -> None:
         """Records frames of a live camera that nobody will judge any more, since the agent stops."""
         for shot in shots:
-            row = _fault(shot, "the agent was stopped before this frame was judged")
+            row = _fault(shot, "the agent was stopped before this frame was judged", recipe=self._active.recipe)
             self._record(row, shot if isinstance(shot, Frame) else None)
             self._count(row)
 
-    def _judge(self, shot: Shot) -> ResultRow | None:
+    def _judge(self, shot: Shot | Views) -> ResultRow | None:
         if isinstance(shot, LostFrame):
-            log.error("part %r is a fault: %s", shot.part_id, shot.reason)
-            return _fault(shot, shot.reason)
+            return self._lost(shot)
         while True:
             with self._active.use() as loaded:
                 if loaded is not None:
-                    return self._inspect(loaded, shot)
+                    return self._judge_by(loaded, shot)
             # The bundle was taken away after this frame was taken: the frame waits for the next bundle.
             if not self._active.wait(self._stop):
                 return None  # stopped: it has no record, so a finite source gives it again
 
-    def _inspect(self, loaded: Loaded, frame: Frame) -> ResultRow:
+    def _judge_by(self, loaded: Loaded, shot: Shot | Views, frames_left: int = 1) -> ResultRow:
+        if isinstance(shot, Views):
+            left = range(len(shot.shots), 0, -1)
+            rows = [self._judge_by(loaded, one, count) for one, count in zip(shot.shots, left, strict=True)]
+            return put_together(shot, rows)
+        return self._lost(shot) if isinstance(shot, LostFrame) else self._inspect(loaded, shot, frames_left)
+
+    def _lost(self, shot: LostFrame) -> ResultRow:
+        log.error("part %r is a fault: %s: %s", shot.part_id, shot.source, shot.reason)
+        return _fault(shot, shot.reason, recipe=self._active.recipe)
+
+    def _inspect(self, loaded: Loaded, frame: Frame, frames_left: int) -> ResultRow:
+        fast = self._haste.chooses_fast(loaded, frame, frames_left)
         started_s = time.perf_counter()
         try:
-            inspection = loaded.inspect(frame)
+            inspection = loaded.inspect(frame, fast=fast)
         except _ENGINE_ERRORS as error:
             log.error("part %r is a fault: %s", frame.part_id, error, exc_info=not isinstance(error, LinesideError))
             self._active.judged(loaded, str(error))
-            return _fault(frame, str(error), loaded)
+            return _fault(frame, str(error), loaded, recipe=loaded.recipe)
         self._active.judged(loaded, "")
-        latency_ms = 1000 * (time.perf_counter() - started_s)
-        return _row(inspection, latency_ms, loaded)
+        took_s = time.perf_counter() - started_s
+        self._haste.took(took_s, fast=fast)
+        return _row(inspection, 1000 * took_s, loaded)
 
     def _count(self, row: ResultRow) -> None:
         counts = self.counts
@@ -182,10 +201,13 @@ def _row(inspection: Inspection, latency_ms: float, loaded: Loaded) -> ResultRow
         width=inspection.width,
         height=inspection.height,
         near_miss=inspection.near_miss,
+        recipe=inspection.recipe,
+        requested_variant=inspection.requested_variant,
+        used_variant=inspection.used_variant,
     )
 
 
-def _fault(shot: Shot, reason: str, loaded: Loaded | None = None) -> ResultRow:
+def _fault(shot: Shot, reason: str, loaded: Loaded | None = None, *, recipe: str = "") -> ResultRow:
     height, width = shot.size if isinstance(shot, Frame) else (0, 0)
     return ResultRow(
         seq=0,
@@ -201,4 +223,5 @@ def _fault(shot: Shot, reason: str, loaded: Loaded | None = None) -> ResultRow:
         width=width,
         height=height,
         error=reason,
+        recipe=recipe,
     )

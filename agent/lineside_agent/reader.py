@@ -11,12 +11,13 @@ lost frames, which are small, keep their place in the order among them.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Protocol
 
 from lineside_agent.cameras import Camera, LostFrame, Shot
@@ -173,6 +174,34 @@ class Reader:
         self._due_s = 0.0
         self._lost_at_s = 0.0
         self._next = 0
+        self._incoming: Camera | None = None
+        self._hurry = threading.Event()
+        self._begun = self._ended = False
+
+    def exchange(self, camera: Camera, timeout_s: float) -> None:
+        """Goes on with another camera of the same source: the one that runs gives its device back first.
+
+        Args:
+            camera: Such as the same one with another exposure.
+            timeout_s: The longest wait until it is open and shows something.
+
+        Raises:
+            CameraError: It shows nothing; it is tried again and again all the same.
+        """
+        old, self._incoming = self._camera, camera
+        old.ending.set()
+        self._hurry.set()
+        if self._is_running and not camera.shows.wait(timeout_s):
+            raise CameraError(f"{camera.source} shows nothing {timeout_s:g} s after its settings were changed")
+
+    @property
+    def source(self) -> str:
+        """What the records call the camera."""
+        return self._camera.source
+
+    @property
+    def _is_running(self) -> bool:
+        return self._begun and not self._ended
 
     def run(self, start_at: int) -> None:
         """Reads until the source ends, the limit is reached or it is stopped; then ends the queue.
@@ -180,14 +209,19 @@ class Reader:
         Args:
             start_at: Sequence of the first frame.
         """
-        self._next = start_at
+        self._next, self._begun = start_at, True
         pause_s = PAUSE_LEAST_S
         while not self._stop.is_set():
             before = self.counts.frames
+            self._take_incoming()
             try:
                 self._read()
-                break
+                if self._incoming is None:
+                    break
+                continue
             except CameraError as error:
+                if self._incoming is not None:
+                    continue  # it was asked to end
                 self.counts.camera_errors += 1
                 log.error("%s", error)
                 if self.problem is None:
@@ -196,8 +230,22 @@ class Reader:
             if not self._retry:
                 break
             pause_s = PAUSE_LEAST_S if self.counts.frames > before else min(PAUSE_MAX_S, 2 * pause_s)
-            self._stop.wait(pause_s * random.uniform(PAUSE_JITTER, 1.0))
+            self._pause(pause_s * random.uniform(PAUSE_JITTER, 1.0))
+        self._ended = True
         self._queue.end()
+
+    def _take_incoming(self) -> None:
+        self._hurry.clear()
+        camera, self._incoming = self._incoming, None
+        if camera is not None:
+            self._camera = camera
+
+    def _pause(self, pause_s: float) -> None:
+        """Waits; a stop ends it within a while, another camera at once."""
+        until_s = time.monotonic() + pause_s
+        while not self._stop.is_set() and (left_s := until_s - time.monotonic()) > 0:
+            if self._hurry.wait(min(left_s, 0.2)):
+                return
 
     def _lost(self, error: CameraError) -> None:
         """Tells the line, once an outage: what it brings meanwhile is seen by nobody. A finite source just waits."""
@@ -218,28 +266,33 @@ class Reader:
     def _read(self) -> None:
         if self._at_end():
             return
-        for shot in self._shots():
-            if not self._pace():
-                return
-            self._is_back()
-            self.counts.frames += 1
-            self.counts.dropped += not self._queue.put(shot, wait=self._camera.finite)
-            self._next = shot.sequence + 1
-            if self._at_end():
-                return
+        with contextlib.closing(self._shots()) as shots:  # which gives the camera back
+            for shot in shots:
+                if not self._pace():
+                    return
+                self._is_back()
+                self.counts.frames += 1
+                self.counts.dropped += not self._queue.put(shot, wait=self._camera.finite)
+                self._next = shot.sequence + 1
+                if self._at_end() or self._incoming is not None:
+                    return
 
-    def _shots(self) -> Iterator[Shot]:
+    def _shots(self) -> Generator[Shot, None, None]:
         """The camera's frames; whoever watches can see that one is being waited for."""
         shots = self._camera.frames(self._next)
-        while True:
-            self.asked_at_s = time.monotonic()
-            try:
-                shot = next(shots, None)
-            finally:
-                self.asked_at_s = None
-            if shot is None:
-                return
-            yield shot
+        try:
+            while True:
+                self.asked_at_s = time.monotonic()
+                try:
+                    shot = next(shots, None)
+                finally:
+                    self.asked_at_s = None
+                if shot is None:
+                    return
+                yield shot
+        finally:
+            if isinstance(shots, Generator):
+                shots.close()
 
     def _at_end(self) -> bool:
         return self._stop.is_set() or (self._end_at is not None and self._next >= self._end_at)

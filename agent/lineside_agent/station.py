@@ -37,14 +37,15 @@ from lineside_agent.line_io.handshake import (
     Judged,
     LineState,
     Say,
+    SelectRecipe,
     Show,
     Stopped,
     Tick,
     Triggered,
 )
-from lineside_agent.triggers import TriggeredFrames
+from lineside_agent.triggers import PartFrames, TriggeredFrames
+from lineside_agent.views import Seen, Views, has_picture
 from lineside_link.messages import ResultRow
-from lineside_models.frame import Frame
 
 log = logging.getLogger("lineside.line_io")
 
@@ -103,18 +104,22 @@ class Station:
         source: What the records call the source.
         problem: Says why parts can't be judged; empty if they can.
         stop: Ends it.
+        recipe: Says under which recipe parts are judged; empty without one.
+        select: Takes what a line says of the next product.
     """
 
     def __init__(
         self,
         machine: Handshake,
         *,
-        frames: TriggeredFrames,
+        frames: TriggeredFrames | PartFrames,
         outputs: Sequence[LineOutput],
-        record: Callable[[ResultRow, Frame | None], object],
+        record: Callable[[ResultRow, Seen | None], object],
         source: str,
         problem: Callable[[], str],
         stop: threading.Event,
+        recipe: Callable[[], str] = lambda: "",
+        select: Callable[[SelectRecipe], None] = lambda _: None,
     ) -> None:
         self.machine = machine
         self.frames = frames
@@ -123,11 +128,13 @@ class Station:
         self._record = record
         self._source = source
         self._problem = problem
+        self._recipe = recipe
+        self._select = select
         self._stop = stop
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._begun: collections.deque[Begin] = collections.deque()
-        self._judged: dict[int, tuple[ResultRow, Frame | None]] = {}
+        self._judged: dict[int, tuple[ResultRow, Seen | None]] = {}
         self._triggered_at_ns: dict[int, int] = {}
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
@@ -137,22 +144,46 @@ class Station:
         for output in self._outputs:
             output.listen(self.post)
 
-    def post(self, event: Event, at_s: float) -> None:
+    def post(self, event: Event | SelectRecipe, at_s: float) -> None:
         """Takes what a line's input saw.
 
         Args:
             event: What.
             at_s: When, on the monotonic clock.
         """
+        if isinstance(event, SelectRecipe):
+            self._select(event)  # not under the lock: it may come back here at once
         with self._changed:
-            if isinstance(event, Triggered):
+            if isinstance(event, (Triggered, SelectRecipe)):
                 self._do(self.machine.step(Availability(self._problem()), at_s))
-            self._do(self.machine.step(event, at_s))
+            if not isinstance(event, SelectRecipe):
+                self._do(self.machine.step(event, at_s))
             self._changed.notify_all()
         os.eventfd_write(self._wake, 1)
 
-    def take(self) -> Shot | None:
-        """Waits for the next part's frame, which bears the trigger's number; ``None`` at the end."""
+    def left_s(self, number: int) -> float | None:
+        """Returns how long a part still has until its deadline; ``None`` if it is answered.
+
+        Args:
+            number: Of its trigger.
+        """
+        with self._lock:
+            deadline_s = self.machine.deadline_s(number)
+        return None if deadline_s is None else deadline_s - time.monotonic()
+
+    def wait_idle(self) -> bool:
+        """Waits until no part is under way, at most until its deadline; false if the agent stops meanwhile."""
+        with self._changed:
+            while not self.machine.is_idle and not self._stop.is_set():
+                self._changed.wait(LOOK_S)
+            return not self._stop.is_set()
+
+    def take(self) -> Shot | Views | None:
+        """Waits for what the camera, or all of them, saw of the next part, under its trigger's number.
+
+        Returns:
+            ``None`` at the end.
+        """
         while (begin := self._next_begun()) is not None:
             shot = self.frames.grab(begin.number, begin.deadline_s)
             if shot is not None:
@@ -161,18 +192,17 @@ class Station:
                 self.post(Judged(begin.number, Code.NO_FRAME), time.monotonic())
         return None
 
-    def deliver(self, row: ResultRow, frame: Frame | None) -> None:
+    def deliver(self, row: ResultRow, frame: Seen | None) -> None:
         """Takes what the pipeline says about a part.
 
         Args:
             row: With the trigger's number as its sequence.
-            frame: Its frame, if there is one.
+            frame: Its frame, if there is one; what all cameras saw, where there are several.
         """
+        code = code_of(row, has_frame=has_picture(frame, row))
         with self._changed:
             self._judged[row.sequence] = (row, frame)
-            self._do(
-                self.machine.step(Judged(row.sequence, code_of(row, has_frame=frame is not None)), time.monotonic())
-            )
+            self._do(self.machine.step(Judged(row.sequence, code), time.monotonic()))
             if not self.machine.is_open(row.sequence):
                 self._judged.pop(row.sequence, None)
             self._changed.notify_all()
@@ -257,7 +287,7 @@ class Station:
         self.frames.forget(answer.number)
         self._record(row, frame)
 
-    def _row(self, answer: Answer) -> tuple[ResultRow, Frame | None]:
+    def _row(self, answer: Answer) -> tuple[ResultRow, Seen | None]:
         """The record of what the line is told; with what was found, if that is what it is told."""
         captured_at_ns = self._triggered_at_ns.pop(answer.number, None) or time.time_ns()
         judged, frame = self._judged.pop(answer.number, (None, None))
@@ -274,12 +304,14 @@ class Station:
             captured_at_ns=captured_at_ns,
             verdict=answer.code.verdict,
             error=self._reason(answer),
+            recipe=self._recipe(),
         )
         return row, frame
 
     def _reason(self, answer: Answer) -> str:
         if answer.code is Code.LATE and not answer.reason:
-            stage = "no verdict" if self.frames.has_frame(answer.number) else "no frame of the camera"
+            is_there = self.frames.has_frame(answer.number)
+            stage = "no verdict" if is_there else self.frames.missing(answer.number)
             return f"LATE: {stage} within {1000 * (answer.deadline_s - answer.at_s):.0f} ms of the trigger"
         return f"{answer.code.name}: {answer.reason}" if answer.reason else answer.code.name
 
@@ -299,9 +331,12 @@ def _in_time(signal: Signal, name: str) -> Signal:
     return dataclasses.replace(signal, verdict="fault", code=Code.LATE)
 
 
-def _for_part(shot: Shot, begin: Begin) -> Shot:
+def _for_part(shot: Shot | Views, begin: Begin) -> Shot | Views:
     """The camera's frame under the number and the name of the part that it shows."""
     part_id = begin.part_id or shot.part_id
+    if isinstance(shot, Views):
+        shots = tuple(dataclasses.replace(one, sequence=begin.number, part_id=part_id) for one in shot.shots)
+        return dataclasses.replace(shot, shots=shots, sequence=begin.number, part_id=part_id)
     return dataclasses.replace(shot, sequence=begin.number, part_id=part_id)
 
 

@@ -15,12 +15,14 @@ from typing import Any
 
 from lineside_agent.active import ActiveInspector
 from lineside_agent.config import AgentConfig
+from lineside_agent.degradation import Degradation
 from lineside_agent.drift.monitor import DriftMonitor
 from lineside_agent.home import Home
 from lineside_agent.images import Archive
 from lineside_agent.line_io import LineOutput
 from lineside_agent.pipeline import PipelineCounts
-from lineside_agent.reader import Reader
+from lineside_agent.recipes import Recipes
+from lineside_agent.rig import Rig
 from lineside_agent.self_update.updater import SelfUpdater
 from lineside_agent.sending import SenderCounts
 from lineside_agent.station import Station
@@ -45,15 +47,17 @@ class Sources:
     self_updater: SelfUpdater
     ready: bool
     configuration: ConfigReport
-    reader: Reader
+    rig: Rig
     pipeline: PipelineCounts
     store: Store
     archive: Archive
     wear: Wear
     active: ActiveInspector
+    recipes: Recipes
     outputs: Sequence[LineOutput]
     station: Station | None
     drift: DriftMonitor | None
+    degradation: Degradation | None
     home: Home | None
     finished: bool
 
@@ -114,6 +118,7 @@ def _status(sources: Sources) -> dict[str, Any]:
         "previous": machine.previous.identity if machine.previous else None,
         "wanted": machine.wanted.identity if machine.wanted else None,
         "error": None if machine.error is None else f"[{machine.error.code}] {machine.error.message}",
+        **sources.recipes.status(),
         **_flow(sources),
         "outbox_pending": store.pending,
         **_disk(sources),
@@ -124,6 +129,7 @@ def _status(sources: Sources) -> dict[str, Any]:
         ],
         "line": None if sources.station is None else sources.station.status(),
         "drift": None if sources.drift is None else sources.drift.status(),
+        "degradation": None if sources.degradation is None else sources.degradation.status(),
         **_link(sources.home),
         **_agent(sources),
         **_configuration(sources.configuration),
@@ -144,20 +150,22 @@ def _configuration(report: ConfigReport) -> dict[str, Any]:
 
 
 def _flow(sources: Sources) -> dict[str, Any]:
-    reader, pipeline, store = sources.reader, sources.pipeline, sources.store
+    rig, pipeline, store = sources.rig, sources.pipeline, sources.store
+    counts = rig.counts
     loaded = sources.active.loaded
     return {
         "source_finished": sources.finished,
-        "frames": reader.counts.frames,
+        "frames": counts.frames,
         "inspected": pipeline.inspected,
         "passed": pipeline.passed,
         "rejected": pipeline.rejected,
         "unsure": pipeline.unsure,
         "faults": pipeline.faults,
-        "dropped": reader.counts.dropped,
-        "camera_errors": reader.counts.camera_errors,
-        "camera_outages": reader.counts.outages,
-        "camera_problem": _text(reader.problem),
+        "dropped": counts.dropped,
+        "camera_errors": counts.camera_errors,
+        "camera_outages": counts.outages,
+        "camera_problem": _text(rig.problem),
+        "cameras": rig.status(),
         "fallbacks": 0 if loaded is None else loaded.session.fallback_count,
         "requested_device": pipeline.requested_device,
         "used_device": pipeline.used_device,

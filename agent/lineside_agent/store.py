@@ -25,7 +25,7 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -93,7 +93,7 @@ class StoreCounts:
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Entry:
     row: ResultRow
-    frame: Frame | None
+    frames: tuple[Frame, ...] = ()
     image: str = ""
     is_live: bool = False
 
@@ -189,40 +189,49 @@ class Store:
         """Takes other rules, from the next commit on."""
         self._rules = rules
 
-    def record(self, row: ResultRow, frame: Frame | None = None, *, wait: bool = True, is_live: bool = False) -> bool:
+    def record(
+        self,
+        row: ResultRow,
+        frame: Frame | Sequence[Frame] | None = None,
+        *,
+        wait: bool = True,
+        is_live: bool = False,
+    ) -> bool:
         """Hands a record to the writer.
 
         Args:
             row: Its ``seq`` is given later.
-            frame: The frame, if its image may be kept.
+            frame: The frame, if its image may be kept; of several cameras all of them, that which the hub is to have
+                first.
             wait: Whether to wait for room when the disk is full, as a finite source can.
             is_live: Whether its source gives no frame twice, so that numbers are reserved ahead for it.
 
         Returns:
             False if there was no room and the record is lost; that is counted and logged.
         """
+        frames = () if frame is None else (frame,) if isinstance(frame, Frame) else tuple(frame)
         with self._changed:
             self._waiting += 1
-            frame = frame if self._takes_image(row, frame, wait=wait) else None
-            self._images += frame is not None
+            frames = frames if self._takes_images(row, frames, wait=wait) else ()
+            self._images += len(frames)
         try:
-            self._queue.put(_Entry(row, frame, is_live=is_live), block=wait)
+            self._queue.put(_Entry(row, frames, is_live=is_live), block=wait)
         except queue.Full:
             with self._changed:
                 self._waiting -= 1
-                self._images -= frame is not None
+                self._images -= len(frames)
                 self.counts.lost += 1
             log.error("record of part %r is lost: %s", row.part_id, self.problem or "the disk is too slow")
             return False
         return True
 
-    def _takes_image(self, row: ResultRow, frame: Frame | None, *, wait: bool) -> bool:
-        """Whether an image may wait for the disk; a thousand records may, and as many images are a gigabyte."""
-        if frame is None or self._archive is None or not self._archive.wants(row):
+    def _takes_images(self, row: ResultRow, frames: tuple[Frame, ...], *, wait: bool) -> bool:
+        """Whether images may wait for the disk; a thousand records may, and as many images are a gigabyte."""
+        if not frames or self._archive is None or not self._archive.wants(row):
             return False
         if self._changed.wait_for(lambda: self._images < IMAGES_WAITING_MAX, None if wait else 0.0):
             return True
-        self._archive.counts.skipped += 1
+        self._archive.counts.skipped += len(frames)
         return False
 
     def acknowledge(self, epoch: str, seq: int) -> None:
@@ -488,30 +497,34 @@ class Store:
                     break
                 continue
             due_s = due_s or time.monotonic() + self._commit_every_s()
-            group.append(self._without_image(item))
+            group.append(self._without_images(item))
         return group
 
     def _commit_every_s(self) -> float:
         every_s = self._rules.commit_every_s
         return max(every_s, SAVING_EVERY_S) if self._must_save() else every_s
 
-    def _without_image(self, item: _Item) -> _Item:
-        """The image comes before its record, so that a record never names an image that isn't there."""
-        if not isinstance(item, _Entry) or item.frame is None:
+    def _without_images(self, item: _Item) -> _Item:
+        """The images come before their record, so that a record never names an image that isn't there."""
+        if not isinstance(item, _Entry) or not item.frames:
             return item
-        image = None
-        if self._archive is not None:
-            try:
-                image = self._archive.save(item.frame, item.row)
-            except StoreError as error:
-                self.counts.images_lost += 1
-                log.error("image of part %r is lost: %s", item.row.part_id, error)
+        images = [self._saved(frame, item.row) for frame in item.frames]
         with self._changed:
-            self._images -= 1
+            self._images -= len(item.frames)
             self._changed.notify_all()
-        is_sent = image is not None and self._confirmed_only and self._rules.send_images
-        name = f"{image.parent.name}/{image.name}" if image is not None and is_sent else ""
-        return _Entry(item.row, None, name, item.is_live)
+        image = images[0] if self._confirmed_only and self._rules.send_images else None
+        name = "" if image is None else f"{image.parent.name}/{image.name}"
+        return _Entry(item.row, (), name, item.is_live)
+
+    def _saved(self, frame: Frame, row: ResultRow) -> Path | None:
+        if self._archive is None:
+            return None
+        try:
+            return self._archive.save(frame, row)
+        except StoreError as error:
+            self.counts.images_lost += 1
+            log.error("image of part %r is lost: %s", row.part_id, error)
+            return None
 
     def _write(self, connection: sqlite3.Connection, group: list[_Item]) -> None:
         """Writes a group in one transaction, and tidies up before where that is due."""

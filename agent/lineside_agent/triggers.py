@@ -5,6 +5,7 @@ sees no difference.
 
 - A triggered part gets the first frame that the camera gave after its trigger, also where the engine is still busy with
   the part before it. A finite source gives its next frame to the next trigger, and waits in between.
+- Where several cameras see each part, `PartFrames` has one `TriggeredFrames` a camera, and gives what all of them saw.
 - In watch mode a frame that nobody has taken yet is replaced by the next one, and that is counted.
 """
 
@@ -14,9 +15,10 @@ import collections
 import dataclasses
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from lineside_agent.cameras import Shot
+from lineside_agent.cameras import LostFrame, Shot
+from lineside_agent.views import Views, source_of
 
 LOOK_S = 0.2
 """How often a wait looks whether the agent stops."""
@@ -81,11 +83,20 @@ class TriggeredFrames:
                 self._changed.wait(min(LOOK_S, left_s))
             return None
 
+    def wants(self, number: int) -> bool:
+        """Whether a part has no answer yet."""
+        with self._changed:
+            return number in self._wanted
+
     def has_frame(self, number: int) -> bool:
         """Whether a part's frame has come."""
         with self._changed:
             wanted = self._wanted.get(number)
             return wanted is not None and wanted.shot is not None
+
+    def missing(self, number: int) -> str:
+        """Says which frame has not come, for the record."""
+        return "no frame of the camera"
 
     def forget(self, number: int) -> None:
         """A part was answered: its frame is not wanted any more."""
@@ -134,11 +145,97 @@ class TriggeredFrames:
             self._changed.wait(LOOK_S)
 
 
+class PartFrames:
+    """Gives each trigger the frames of all cameras.
+
+    Attributes:
+        cameras: What each camera's thread fills, in the cameras' order.
+
+    Args:
+        names: Of the cameras, as their frames bear them.
+        stop: Ends every wait.
+        frame_timeout_s: How long after the trigger a camera may bring its frame.
+        frame_delay_s: As in `TriggeredFrames`.
+    """
+
+    def __init__(
+        self, names: Sequence[str], stop: threading.Event, *, frame_timeout_s: float, frame_delay_s: float = 0.0
+    ) -> None:
+        self.cameras = tuple(TriggeredFrames(stop, frame_delay_s=frame_delay_s) for _ in names)
+        self._names = tuple(names)
+        self._stop = stop
+        self._frame_timeout_s = frame_timeout_s
+        self._until_s: dict[int, float] = {}
+
+    @property
+    def ended(self) -> bool:
+        """Whether one of the cameras will give no more frames."""
+        return any(camera.ended for camera in self.cameras)
+
+    def want(self, number: int, at_s: float) -> None:
+        """As `TriggeredFrames.want`, of every camera."""
+        self._until_s[number] = at_s + self._frame_timeout_s
+        for camera in self.cameras:
+            camera.want(number, at_s)
+
+    def grab(self, number: int, deadline_s: float) -> Views | None:
+        """Waits for a part's frames.
+
+        Args:
+            number: As given to `want`.
+            deadline_s: Of the part, on the monotonic clock.
+
+        Returns:
+            What the cameras saw; of one that gave nothing in time a lost frame with the reason. ``None`` if the part
+            was answered meanwhile, or the agent stops.
+        """
+        until_s = min(deadline_s, self._until_s.get(number, deadline_s))
+        shots = [camera.grab(number, until_s) for camera in self.cameras]
+        if self._stop.is_set() or not all(camera.wants(number) for camera in self.cameras):
+            return None
+        first = next((shot for shot in shots if shot is not None), None)
+        part_id = f"trigger-{number}" if first is None else first.part_id
+        seen = tuple(
+            shot if shot is not None else self._lost(place, number, part_id) for place, shot in enumerate(shots)
+        )
+        return Views(seen, source_of(self._names), number, part_id)
+
+    def _lost(self, place: int, number: int, part_id: str) -> LostFrame:
+        reason = f"the camera gave no frame within {1000 * self._frame_timeout_s:.0f} ms of the trigger"
+        if self.cameras[place].ended:
+            reason = "the camera's source has ended"
+        return LostFrame(self._names[place], number, part_id, time.time_ns(), reason)
+
+    def has_frame(self, number: int) -> bool:
+        """Whether all frames of a part have come."""
+        return all(camera.has_frame(number) for camera in self.cameras)
+
+    def missing(self, number: int) -> str:
+        """As `TriggeredFrames.missing`."""
+        lacking = [name for name, one in zip(self._names, self.cameras, strict=True) if not one.has_frame(number)]
+        return f"no frame of {', '.join(lacking)}"
+
+    def forget(self, number: int) -> None:
+        """As `TriggeredFrames.forget`, of every camera."""
+        self._until_s.pop(number, None)
+        for camera in self.cameras:
+            camera.forget(number)
+
+    def get(self) -> Shot | None:
+        """Nothing: each part's frames are got by `grab`."""
+        return None
+
+    def drain(self) -> list[Shot]:
+        """Nothing: what was triggered is answered by the handshake."""
+        return []
+
+
 class LatestFrame:
     """Holds one frame, the latest.
 
     Attributes:
         replaced: Frames that were not looked at, because a later one came.
+        least_period_s: At least so long lies between two frames that are taken; 0 for as many as there are.
 
     Args:
         stop: Ends every wait.
@@ -146,6 +243,8 @@ class LatestFrame:
 
     def __init__(self, stop: threading.Event) -> None:
         self.replaced = 0
+        self.least_period_s = 0.0
+        self._taken_at_s = 0.0
         self._stop = stop
         self._shot: Shot | None = None
         self._ended = False
@@ -171,10 +270,15 @@ class LatestFrame:
     def get(self) -> Shot | None:
         """Takes the latest frame; ``None`` when there will be no more, or when stopped."""
         with self._changed:
-            while self._shot is None and not self._ended and not self._stop.is_set():
-                self._changed.wait(LOOK_S)
+            while ((self._shot is None and not self._ended) or self._early_s() > 0) and not self._stop.is_set():
+                self._changed.wait(min(LOOK_S, self._early_s() or LOOK_S))
             shot, self._shot = self._shot, None
+            self._taken_at_s = time.monotonic()
             return None if self._stop.is_set() else shot
+
+    def _early_s(self) -> float:
+        """How long the next frame must still wait."""
+        return max(0.0, self._taken_at_s + self.least_period_s - time.monotonic()) if self.least_period_s else 0.0
 
     def end(self) -> None:
         """Says that no frame will follow."""

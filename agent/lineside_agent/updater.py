@@ -11,14 +11,15 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lineside_agent import updates
 from lineside_agent.active import ActiveInspector
-from lineside_agent.config import AgentConfig, InspectConfig, StoreConfig
+from lineside_agent.config import AgentConfig, CameraConfig, DegradeConfig, InspectConfig, RecipeConfig, StoreConfig
 from lineside_agent.configuration import Configuration
 from lineside_agent.loaded import Loaded, load, reference
+from lineside_agent.recipes import Recipes
 from lineside_agent.slots import Slots
 from lineside_agent.state_file import read_state, write_state
 from lineside_agent.updates import Action, Broke, Done, Event, LoadFailed, Look, Machine, Slot, Started, Wished, step
@@ -27,6 +28,7 @@ from lineside_link.messages import BundleRef, Problem
 from lineside_models.frame import Frame
 from lineside_models.golden import read_png, replay
 from lineside_models.inspector import Inspector
+from lineside_runtime.bundle import Bundle, open_bundle
 from lineside_runtime.errors import (
     BrokerError,
     EngineError,
@@ -71,6 +73,10 @@ class Updater:
         observe: Told of every step.
         stop: Ends the thread.
         gate: Holds fetch and changeover back; ``None`` never does.
+        recipes: What the line may change between; carried out here, since here is who owns what runs.
+        degrade: The ``[degrade]`` table: whether a faster variant is loaded beside each bundle.
+        cameras: Of several cameras, those that may have rules of their own.
+        prepare: Makes the line stand and its cameras see as the chosen recipe says, before its first part.
 
     Attributes:
         machine: Where the update stands.
@@ -90,6 +96,10 @@ class Updater:
         configuration: Configuration | None = None,
         apply_store: Callable[[StoreConfig], None] | None = None,
         gate: Gate | None = None,
+        recipes: Recipes | None = None,
+        prepare: Callable[[], None] = lambda: None,
+        degrade: DegradeConfig | None = None,
+        cameras: Sequence[CameraConfig] = (),
     ) -> None:
         self._path = folder / STATE_NAME
         self._slots = slots
@@ -101,6 +111,10 @@ class Updater:
         self._observe = observe
         self._stop = stop
         self._gate = gate
+        self._recipes = recipes or Recipes(folder)
+        self._prepare = prepare
+        self._degrade = degrade
+        self._cameras = tuple(cameras)
         self.waiting = ""
         self._events: queue.Queue[Event | None] = queue.Queue()
         self._todo: collections.deque[Action] = collections.deque()
@@ -110,8 +124,13 @@ class Updater:
         self.machine = self._read()
 
     @property
-    def _inspect(self) -> InspectConfig:
+    def _table(self) -> InspectConfig:
+        """The ``[inspect]`` table that holds, without the recipe."""
         return self._local_inspect if self._configuration is None else self._configuration.effective.inspect
+
+    @property
+    def _inspect(self) -> InspectConfig:
+        return self._recipes.over(self._table)
 
     def post(self, event: Wished) -> None:
         """Hands a wish over; from any thread."""
@@ -123,11 +142,18 @@ class Updater:
             self._configuration.kick()
         self._events.put(None)
 
+    def wake(self) -> None:
+        """Says that another recipe is asked for."""
+        self._events.put(None)
+
     def run(self) -> None:
         """Runs in the caller's thread until stopped."""
         self._step(Started(self._factory()))
+        if self._recipes.bundle is not None and not any(isinstance(action, updates.Load) for action in self._todo):
+            self._active.swap(self._own_at_start())  # nothing is installed, and nothing need be
         while not self._stop.is_set():
             self._take_events()
+            self._change_over()
             if self._todo:
                 self._act(self._todo.popleft())
             else:
@@ -238,15 +264,21 @@ class Updater:
 
     def _passes(self, action: updates.Fetch | updates.Verify, *, fetching: bool) -> bool:
         """Waits at the gate; false if the agent ends or a newer wish came, which has its own actions."""
-        while self._gate is not None and not self._stop.is_set():
-            self._note_waiting(self._gate(self.machine, fetching))
+        while not self._stop.is_set():
+            self._note_waiting(self._reason_to_wait(fetching=fetching))
             if not self.waiting:
                 return True
             self._wait(0.5)
+            self._change_over()
             if not self._is_current(action):
                 self._note_waiting("")
                 return False
-        return self._gate is None
+        return False
+
+    def _reason_to_wait(self, *, fetching: bool) -> str:
+        if not fetching and self._recipes.bundle is not None:
+            return f"recipe {self._recipes.name} runs a bundle of its own; the installed one is updated after it"
+        return "" if self._gate is None else self._gate(self.machine, fetching)
 
     def _note_waiting(self, reason: str) -> None:
         if reason != self.waiting:
@@ -266,7 +298,7 @@ class Updater:
     def _stage(self, slot: Slot) -> None:
         self._close_staged()
         bundle = self._slots.open(slot)
-        self._staged = load(slot, bundle, self._inspect)
+        self._staged = self._open(slot, bundle, self._inspect)
         report = replay(self._staged.session, bundle)
         if bundle.manifest.golden is not None:  # the decoder too must get through a frame before the line relies on it
             frame = Frame(image=read_png(bundle.file(bundle.manifest.golden.frame)))
@@ -288,15 +320,15 @@ class Updater:
         Raises:
             LinesideError: It can't run so; nothing has changed.
         """
-        running = self._active.loaded
-        if running is None or config.inspect == self._inspect:
+        running, wanted = self._active.loaded, self._recipes.over(config.inspect)
+        if running is None or wanted == self._inspect:
             self._use_store(config.store)
             return
-        fresh = load(running.slot, running.bundle, config.inspect)
+        fresh = self._open(running.slot, running.bundle, wanted)
         try:
             replay(fresh.session, running.bundle)
             self._active.swap(fresh)
-            self._watch(config.inspect)
+            self._watch(wanted)
         except BaseException:
             if self._active.loaded is fresh:
                 self._active.swap(running)
@@ -324,14 +356,16 @@ class Updater:
     def _load(self, slot: Slot | None) -> None:
         """Makes a slot the one that runs; what is still in memory is not read again."""
         running = self._active.loaded
-        if slot is None:
+        if self._recipes.bundle is not None:
+            fresh = running or self._own_at_start()
+        elif slot is None:
             fresh = None
         elif running is not None and running.slot == slot:
             fresh = running
         elif self._kept is not None and self._kept.slot == slot:
             fresh = self._kept
         else:
-            fresh = load(slot, self._slots.open(slot), self._inspect)
+            fresh = self._open(slot, self._slots.open(slot), self._inspect)
         if slot is not None:
             self._point_to(slot)
         if fresh is not running:
@@ -339,6 +373,72 @@ class Updater:
             if old is not None and old is not self._staged:
                 old.close()
         self._kept = None
+
+    # -- recipes -----------------------------------------------------------------------------------------------
+
+    def _own_at_start(self) -> Loaded | None:
+        """The bundle that the chosen recipe brings; that it can't run says nothing of what is installed."""
+        try:
+            return self._load_recipe()
+        except (LinesideError, *_FOREIGN) as error:
+            self._recipes.stopped(error)
+            return None
+
+    def _load_recipe(self) -> Loaded | None:
+        """Loads what the chosen recipe runs; ``None`` if nothing is installed and it brings no bundle."""
+        own, slot = self._recipes.bundle, self.machine.installed_slot
+        if own is None and slot is None:
+            return None
+        bundle = self._slots.open(slot or "factory") if own is None else open_bundle(own)
+        fresh = self._open(slot or "factory", bundle, self._inspect)
+        try:
+            if own is not None and bundle.manifest.golden is not None:
+                replay(fresh.session, bundle)
+        except BaseException:
+            fresh.close()
+            raise
+        return fresh
+
+    def _change_over(self) -> None:
+        """Goes over to the recipe that is asked for, if one is; an update that is being tried ends first."""
+        if self.machine.state in updates.RISKY or not self._recipes.is_wanted:
+            return
+        wish, started_s = self._recipes.begin(), time.monotonic()
+        if wish is None:
+            return
+        before = self._recipes.current
+        try:
+            self._recipes.choose(wish.recipe)
+            self._swap_recipe()
+        except (LinesideError, *_FOREIGN) as error:
+            self._go_back(before)
+            self._recipes.failed(wish, error)
+        else:
+            self._recipes.done(wish, started_s)
+
+    def _swap_recipe(self) -> None:
+        fresh = self._load_recipe()
+        try:
+            self._prepare()
+        except BaseException:
+            if fresh is not None:
+                fresh.close()
+            raise
+        old = self._active.swap(fresh)
+        if old is not None and old is not self._kept:
+            old.close()
+
+    def _go_back(self, before: RecipeConfig | None) -> None:
+        try:
+            self._recipes.choose(before)
+            self._prepare()
+        except (LinesideError, *_FOREIGN) as error:
+            log.error("going back to recipe %s: %s", self._recipes.name, error)
+
+    # -- what an action needs ----------------------------------------------------------------------------------
+
+    def _open(self, slot: Slot, bundle: Bundle, inspect: InspectConfig) -> Loaded:
+        return load(slot, bundle, inspect, recipe=self._recipes.name, degrade=self._degrade, cameras=self._cameras)
 
     def _point_to(self, slot: Slot) -> None:
         """The link follows what runs; ``update.json`` is what counts, so a full disk is no reason to stop."""

@@ -8,7 +8,7 @@ import time
 from lineside_agent.active import ActiveInspector
 from lineside_agent.pipeline import PipelineCounts
 from lineside_agent.pulse import Pulse, Seen
-from lineside_agent.reader import Reader
+from lineside_agent.rig import Rig
 from lineside_agent.service.notify import Notifier
 from lineside_agent.store import Store
 from lineside_agent.updates import RISKY, Machine
@@ -25,7 +25,7 @@ class Vitals:
     """Looks at the others twice a second, from the main thread.
 
     Args:
-        reader: Gives frames.
+        rig: Gives frames.
         counts: Of the pipeline.
         active: What judges them.
         store: Keeps the records.
@@ -36,7 +36,7 @@ class Vitals:
     def __init__(
         self,
         *,
-        reader: Reader,
+        rig: Rig,
         counts: PipelineCounts,
         active: ActiveInspector,
         store: Store,
@@ -44,7 +44,7 @@ class Vitals:
         triggered: bool = False,
     ) -> None:
         self._triggered = triggered
-        self._reader = reader
+        self._rig = rig
         self._counts = counts
         self._active = active
         self._store = store
@@ -88,14 +88,14 @@ class Vitals:
 
     def _see(self) -> Seen:
         # The camera's count first: a frame that is given and judged in between must not look as if it waited.
-        given = self._counts.taken if self._triggered else self._reader.counts.frames
+        given = self._counts.taken if self._triggered else self._rig.counts.frames
         return Seen(
             given=given,
             judged=self._counts.inspected,
             faults=self._counts.faults,
             loaded=self._active.loaded is not None,
             excused=self._store.problem is not None,
-            camera_since_s=self._reader.asked_at_s,
+            camera_since_s=self._rig.asked_at_s,
         )
 
     def _has_inferred(self, machine: Machine, now_s: float) -> bool:

@@ -51,8 +51,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
         at_ns: Unix time at the hub.
         device: Whom it is about; empty for the hub itself.
         kind: ``up``, ``down``, a state of `lineside_link.messages.STATES`, ``pushed``, ``withdrawn``, ``agent``
-            (its own update), ``rollout``, ``moved``, ``frames``, ``drift`` (an alarm began or ended), ``malformed`` or
-            ``conflict``.
+            (its own update), ``rollout``, ``moved``, ``frames``, ``drift`` (an alarm began or ended), ``recipe``
+            (another product), ``degraded`` (what is given up for heat or lateness), ``malformed`` or ``conflict``.
         bundle: ``name@version``, if it is about one.
         code: Of the error, if there was one.
         detail: For people.

@@ -78,7 +78,7 @@ class Fleet:
             self._database.add_event(_event(message, now_ns))
         if message.agent is not None and (old is None or old.agent is None or _told(old.agent) != _told(message.agent)):
             self._database.add_event(_agent_event(message.device, message.agent, now_ns))
-        for event in _drift_events(message, old, now_ns):
+        for event in (*_drift_events(message, old, now_ns), *_line_events(message, old, now_ns)):
             self._database.add_event(event)
 
     def _last(self, device: str, column: str) -> str | None:
@@ -107,6 +107,17 @@ def _drift_events(message: Reported, old: Reported | None, now_ns: int) -> Itera
     for name in sorted(before.keys() ^ after.keys()):
         detail = after[name].text or name if name in after else f"over: {name}"
         yield Event(at_ns=now_ns, device=message.device, kind="drift", detail=detail)
+
+
+def _line_events(message: Reported, old: Reported | None, now_ns: int) -> Iterator[Event]:
+    """An event each change of product, and each change of what is given up for heat or lateness."""
+    if message.recipe != (old.recipe if old is not None else ""):
+        yield Event(at_ns=now_ns, device=message.device, kind="recipe", detail=message.recipe or "none")
+    before = old.degradation.steps if old is not None and old.degradation is not None else ()
+    now = message.degradation
+    if now is not None and now.steps != before:
+        detail = f"{', '.join(now.steps)}: {now.reason}" if now.steps else "over"
+        yield Event(at_ns=now_ns, device=message.device, kind="degraded", detail=detail)
 
 
 def _told(report: AgentReport) -> tuple[object, ...]:

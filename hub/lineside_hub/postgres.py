@@ -339,5 +339,6 @@ def _without_nul(batch: Batch) -> Batch:
 
 
 def _has_nul(row: ResultRow) -> bool:
-    texts = row.part_id, row.source, row.bundle, row.bundle_sha256, row.requested_device, row.used_device, row.error
-    return any("\0" in text for text in texts)
+    texts = row.part_id, row.source, row.bundle, row.bundle_sha256, row.error, row.recipe
+    used = row.requested_device, row.used_device, row.requested_variant, row.used_variant
+    return any("\0" in text for text in (*texts, *used))

@@ -46,6 +46,10 @@ COLUMNS = (
     "height",
     "error",
     "received_at_ns",
+    "recipe",
+    "requested_variant",
+    "used_variant",
+    "views",
 )
 """Of the table ``results``, in both databases."""
 
@@ -62,7 +66,7 @@ _INT64 = 2**63
 Key = tuple[str, str]
 """Device and epoch."""
 
-Values = tuple[str, str, int, str, str, int, int, str, str, str, str, str, str, float, int, int, str, int]
+Values = tuple[Any, ...]
 """One row of the table, in the order of `COLUMNS`."""
 
 Bad = tuple[str, str, int, bytes, str, int]
@@ -355,6 +359,10 @@ def _values(batch: Batch, row: ResultRow, now_ns: int) -> Values:
         row.height,
         row.error,
         now_ns,
+        row.recipe,
+        row.requested_variant,
+        row.used_variant,
+        msgspec.json.encode(row.views).decode() if row.views else "[]",
     )
 
 

@@ -1,4 +1,4 @@
-"""``lineside agent run|status|trigger|drift|mark|import|doctor|check|enroll|pack|(un)install-service``."""
+"""``lineside agent run|status|trigger|recipe|drift|mark|import|doctor|check|enroll|pack|(un)install-service``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
-from lineside.commands import agent_drift, agent_mark
+from lineside.commands import agent_drift, agent_mark, agent_recipe
 from lineside.commands.output import add_json, print_json, say
 from lineside_runtime.errors import InputNotFoundError
 
@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_json(status)
     status.set_defaults(run=run_status)
     _add_trigger(actions)
+    agent_recipe.add(actions)
     agent_drift.add(actions)
     agent_mark.add(actions)
     stick = actions.add_parser(

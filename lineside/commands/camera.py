@@ -57,6 +57,7 @@ def _add_camera(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("setting", nargs="*", help="KEY=VALUE as in [camera], such as url=rtsp://10.0.0.9/stream1")
     parser.add_argument("--config", type=Path, metavar="FILE", help="the camera of this agent.toml instead")
+    parser.add_argument("--name", default="", metavar="NAME", help="with --config: which of several cameras")
     add_json(parser)
 
 
@@ -125,7 +126,7 @@ def _camera(options: argparse.Namespace) -> CameraConfig:
     if (options.config is None) == (options.type is None):
         raise ConfigError("which camera is meant isn't clear", expected="either a type with its settings, or --config")
     if options.config is not None:
-        return read_config(options.config).camera
+        return _named(read_config(options.config).cameras, options.name)
     return read_camera(options.type, options.setting)
 
 
@@ -133,3 +134,12 @@ def _progress(total: int) -> Callable[[int], object]:
     if not sys.stderr.isatty():
         return lambda count: None
     return lambda count: print(f"\r{count}/{total} frames", end="\n" if count == total else "", file=sys.stderr)
+
+
+def _named(cameras: tuple[CameraConfig, ...], name: str) -> CameraConfig:
+    """The one that is meant of a configuration's cameras."""
+    found = [camera for camera in cameras if not name or camera.name == name]
+    if len(found) != 1:
+        names = ", ".join(camera.name for camera in cameras)
+        raise ConfigError("which camera is meant isn't clear", expected=f"--name with one of {names}")
+    return found[0]

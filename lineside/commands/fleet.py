@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from lineside_hub.database import Event
     from lineside_hub.listing import DeviceSummary
-    from lineside_link.messages import DriftReport
+    from lineside_link.messages import DegradationReport, DriftReport
 
 FOLLOW_S = 0.5
 
@@ -137,6 +137,8 @@ def run_show(options: argparse.Namespace) -> int:
         "group's wish": group.bundle.identity if group and group.bundle else "",
         "error": about.error,
         "drift": "; ".join(about.drift) or (_drift(said.drift) if said and said.drift else ""),
+        "recipe": said.recipe if said else "",
+        "gives up": _given_up(said.degradation) if said and said.degradation else "",
         "free": f"{said.free_bytes / 1e9:.1f} GB" if said and said.free_bytes else "",
         "results": str(about.results),
     }
@@ -147,6 +149,10 @@ def run_show(options: argparse.Namespace) -> int:
 
 def _drift(report: DriftReport) -> str:
     return "learning" if report.learning else "none"
+
+
+def _given_up(report: DegradationReport) -> str:
+    return f"{', '.join(report.steps)}: {report.reason}" if report.steps else "nothing"
 
 
 def run_logs(options: argparse.Namespace) -> int:

@@ -218,6 +218,18 @@ class DriftReport(msgspec.Struct, frozen=True, kw_only=True):
     alarms: tuple[DriftAlarm, ...] = ()
 
 
+class DegradationReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What a device gives up because it is hot or late.
+
+    Attributes:
+        steps: In order, such as ``images`` and ``variant``; none while all is well.
+        reason: Why the last one was taken.
+    """
+
+    steps: tuple[str, ...] = ()
+    reason: str = ""
+
+
 MARKS_MAX = 50
 """Marks that a device reports; older ones are at the hub long since."""
 
@@ -264,6 +276,8 @@ class Reported(_Message, frozen=True, kw_only=True):
         transfer: How the last fetch went; ``None`` before the first.
         drift: Whether the line has changed; ``None`` from an agent that doesn't watch that.
         marks: The last `MARKS_MAX` that operators made, in every report: told again they change nothing.
+        recipe: Name of the recipe that runs; empty on a line without recipes.
+        degradation: What is given up for heat or lateness; ``None`` from an agent that gives up nothing.
     """
 
     device: str
@@ -283,6 +297,8 @@ class Reported(_Message, frozen=True, kw_only=True):
     transfer: Transfer | None = None
     drift: DriftReport | None = None
     marks: tuple[Mark, ...] = ()
+    recipe: str = ""
+    degradation: DegradationReport | None = None
 
 
 class Up(_Message, frozen=True, kw_only=True):
@@ -401,6 +417,38 @@ class Multicast(_Message, frozen=True, kw_only=True):
     bytes_s: int
 
 
+class View(msgspec.Struct, frozen=True, kw_only=True):
+    """What one of several cameras saw of a part.
+
+    Attributes:
+        source: The camera's name.
+        captured_at_ns: Unix time of the capture.
+        verdict: As in `ResultRow`, on this camera's picture alone.
+        unsure: As in `ResultRow`.
+        detections: As in `ResultRow`; boxes in pixels of this camera's frame.
+        doubtful: As ``detections``.
+        width: Of the frame.
+        height: Of the frame.
+        latency_ms: From this frame to its verdict.
+        near_miss: As in `ResultRow`.
+        used_variant: As in `ResultRow`.
+        error: Why there was no verdict on it, if so.
+    """
+
+    source: str
+    captured_at_ns: int = 0
+    verdict: Literal["pass", "reject", "fault"]
+    unsure: bool = False
+    detections: tuple[tuple[str, float, float, float, float, float], ...] = ()
+    doubtful: tuple[tuple[str, float, float, float, float, float], ...] = ()
+    width: int = 0
+    height: int = 0
+    latency_ms: float = 0.0
+    near_miss: float = 0.0
+    used_variant: str = ""
+    error: str = ""
+
+
 class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
     """One record of the device's outbox.
 
@@ -425,6 +473,11 @@ class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
         unsure: The verdict is ``reject`` because the bundle was unsure: a person is to look. A field of its own, so
             that a hub that doesn't know of it reads a reject.
         doubtful: As ``detections``: what it was unsure of.
+        recipe: Name of the product's recipe under which the part was judged; empty on a line without recipes.
+        requested_variant: Variant of the bundle that was to judge.
+        used_variant: Variant that judged: a faster one where the part would have been late, or the box was hot.
+        views: Where several cameras saw the part, what each of them saw; ``detections`` and the frame's size are then
+            those of the camera that decided.
     """
 
     seq: int
@@ -445,6 +498,10 @@ class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
     near_miss: float = 0.0
     unsure: bool = False
     doubtful: tuple[tuple[str, float, float, float, float, float], ...] = ()
+    recipe: str = ""
+    requested_variant: str = ""
+    used_variant: str = ""
+    views: tuple[View, ...] = ()
 
 
 class Results(_Message, frozen=True, kw_only=True):

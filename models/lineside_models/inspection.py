@@ -60,6 +60,9 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
         near_miss: How near the strongest candidate came that is no defect: its share of its threshold, 0 to 1.
             Exact from 0.5 on; what came no nearer may be told as less.
         anomaly_score: How unlike good parts the frame is, 0 to 1; ``None`` where the model knows types of defects.
+        requested_variant: Variant of the bundle that was to judge, where an agent chooses; empty elsewhere.
+        used_variant: Variant that judged: a faster one where the frame would have been late, or the box is hot.
+        recipe: Name of the product's recipe under which an agent judged; empty without one.
     """
 
     part_id: str
@@ -78,6 +81,9 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     height: int = 0
     near_miss: float = 0.0
     anomaly_score: float | None = None
+    recipe: str = ""
+    requested_variant: str = ""
+    used_variant: str = ""
 
     def __post_init__(self) -> None:
         if self.passed != (self.verdict == "good"):

@@ -26,7 +26,8 @@
     │   ├── DatasetError                2008
     │   ├── CameraError                 2009
     │   ├── UnknownHeadError            2010
-    │   └── RequestError                2011
+    │   ├── RequestError                2011
+    │   └── RecipeError                 2020
     ├── BundleError                     3xxx  bundle, signature, compatibility
     │   ├── BundleFormatError           3001
     │   ├── BundleIntegrityError        3002
@@ -313,6 +314,13 @@ class RequestError(InputError):
     ) -> None:
         self.status = status
         super().__init__(message, expected=expected, actual=actual, action=action)
+
+
+class RecipeError(InputError):
+    """A recipe is asked for that the agent's configuration doesn't name, or that can't run on this device."""
+
+    code = 2020
+    default_action = "`lineside agent recipe` lists those that there are; what ran before is still loaded."
 
 
 class BundleError(LinesideError):

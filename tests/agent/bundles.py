@@ -22,6 +22,9 @@ LABELS = ("bright", "other")
 BINS = 4
 STRIDES = (8, 16, 32)
 
+FAST = "onnx-fast"
+"""Name of the second variant of a bundle with a burden."""
+
 
 def bright(height: int = 96, width: int = 96) -> np.ndarray:
     """A frame that must be rejected."""
@@ -43,6 +46,7 @@ def make_bundle(
     ballast: int = 0,
     golden: bool = True,
     fragile: bool = False,
+    burden: int = 0,
 ) -> Bundle:
     """Builds a bundle.
 
@@ -53,21 +57,26 @@ def make_bundle(
         ballast: Size of a further file of noise, in bytes.
         golden: Whether a golden input is recorded.
         fragile: Whether the engine fails on every frame that is not 96 pixels square, as the golden input is.
+        burden: Channels of a convolution that changes nothing: the first variant then needs many times what the second
+            one does, `FAST`, which finds the same.
     """
     model_path = folder / "onnx-fp32" / "model.onnx"
     model_path.parent.mkdir(parents=True)
-    model_path.write_bytes(_model(gain, fragile).SerializeToString())
+    model_path.write_bytes(_model(gain, fragile, burden).SerializeToString())
+    if burden:
+        (folder / FAST).mkdir()
+        (folder / FAST / "model.onnx").write_bytes(_model(gain, fragile).SerializeToString())
     (folder / "labels.json").write_text('["bright", "other"]')
     if ballast:
         noise = np.random.default_rng(int(version[0])).bytes(ballast)
         (folder / "ballast.bin").write_bytes(noise)
-    manifest = _manifest(version)
+    manifest = _manifest(version, has_fast=bool(burden))
     bundle = write_manifest(folder, manifest)
     if not golden:
         return bundle
     with Session(bundle) as session:
         made = record(session, folder, Frame(image=bright()))
-    return write_manifest(folder, _manifest(version, made))
+    return write_manifest(folder, _manifest(version, made, has_fast=bool(burden)))
 
 
 def break_golden(bundle: Bundle) -> Bundle:
@@ -80,7 +89,18 @@ def break_golden(bundle: Bundle) -> Bundle:
     return write_manifest(bundle.path, bundle.manifest)
 
 
-def _manifest(version: str, golden: object = None) -> Manifest:
+def _variant(name: str, level: int) -> Variant:
+    return Variant(
+        name=name,
+        format="onnx",
+        file=f"{name}/model.onnx",
+        level=level,
+        precision="fp32",
+        requires={"onnxruntime": ">=1.20"},
+    )
+
+
+def _manifest(version: str, golden: object = None, *, has_fast: bool = False) -> Manifest:
     outputs = []
     for stride in STRIDES:
         outputs.append(TensorSpec(name=f"cls_{stride}", shape=(-1, len(LABELS), -1, -1), layout="NCHW"))
@@ -94,27 +114,34 @@ def _manifest(version: str, golden: object = None) -> Manifest:
         outputs=tuple(outputs),
         preprocess=Preprocess(input="image", colour="grey", min_side=96, max_side=96, std=(255.0,)),
         postprocess=Postprocess(name="dfl_anchor_free", params={"strides": list(STRIDES), "reg_bins": BINS}),
-        variants=(
-            Variant(
-                name="onnx-fp32",
-                format="onnx",
-                file="onnx-fp32/model.onnx",
-                level=0,
-                precision="fp32",
-                requires={"onnxruntime": ">=1.20"},
-            ),
-        ),
+        variants=(_variant("onnx-fp32", 0), *([_variant(FAST, 2)] if has_fast else [])),
         golden=golden,  # type: ignore[arg-type]
     )
 
 
-def _model(gain: float, fragile: bool) -> onnx.ModelProto:
+def _burdened(source: str, channels: int, nodes: list[onnx.NodeProto], weights: list[onnx.TensorProto]) -> str:
+    """Adds what costs time and changes nothing: 0 x max(0, convolutions) + the image."""
+    rng = np.random.default_rng(0)
+    for name, shape in (("burden_a", (channels, 1, 3, 3)), ("burden_b", (channels, channels, 3, 3))):
+        weights.append(numpy_helper.from_array(rng.normal(0, 0.1, shape).astype(np.float32), name))
+    weights.append(numpy_helper.from_array(np.zeros((1, channels, 1, 1), np.float32), "burden_c"))
+    nodes.append(helper.make_node("Conv", [source, "burden_a"], ["burden_1"], pads=[1, 1, 1, 1]))
+    nodes.append(helper.make_node("Conv", ["burden_1", "burden_b"], ["burden_2"], pads=[1, 1, 1, 1]))
+    nodes.append(helper.make_node("Relu", ["burden_2"], ["burden_3"]))
+    nodes.append(helper.make_node("Conv", ["burden_3", "burden_c"], ["burden_4"]))
+    nodes.append(helper.make_node("Add", ["burden_4", source], ["burdened"]))
+    return "burdened"
+
+
+def _model(gain: float, fragile: bool, burden: int = 0) -> onnx.ModelProto:
     nodes, weights, outputs = [], [], []
     source = "image"
     if fragile:
         source = "square"
         weights.append(numpy_helper.from_array(np.array([-1, 1, 96, 96], np.int64), "size"))
         nodes.append(helper.make_node("Reshape", ["image", "size"], [source]))
+    if burden:
+        source = _burdened(source, burden, nodes, weights)
     for stride in STRIDES:
         mean = np.full((len(LABELS), 1, stride, stride), gain / stride**2, np.float32)
         mean[1] = 0.0

@@ -127,8 +127,9 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_schema_can_be_printed() -> None:
     schema = msgspec.json.schema(AgentConfig)
-    camera = schema["$defs"]["AgentConfig"]["properties"]["camera"]
-    assert set(camera["discriminator"]["mapping"]) == {
+    several, one = schema["$defs"]["AgentConfig"]["properties"]["camera"]["anyOf"]
+    assert several["items"] == one
+    assert set(one["discriminator"]["mapping"]) == {
         "aravis",
         "folder",
         "picamera2",

@@ -28,6 +28,7 @@ from lineside_link.messages import Reported, Up, decode, encode
 from lineside_link.topics import Topics
 from lineside_runtime.bundle import Bundle
 from tests.agent.bundles import bright, dark, make_bundle
+from tests.boards.machines import raspberry_pi_5
 from tests.peers import Broker
 from tests.peers.waiting import free_port, wait_for
 
@@ -310,6 +311,27 @@ def test_a_lamp_that_fails_is_told_to_people_to_prometheus_and_to_the_hub(
     assert any(text.startswith("brightness-low") for text in agent.status["drift"]["alarms"])
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
         assert 'lineside_drift_alarm{device="cam-1"} 1.0' in answer.read().decode()
+
+
+def test_the_recipe_and_what_is_given_up_are_reported(
+    start: Start, embedded_broker: Broker, listener: Listener, tmp_path: Path
+) -> None:
+    (tmp_path / "root.json").write_bytes(Repository.create(tmp_path / "hub", groups=["default"]).root_bytes())
+    (tmp_path / "board").mkdir()
+    raspberry_pi_5(tmp_path / "board", temperature="79000")
+    link = f'[link]\nurl = "{embedded_broker.url}"\nsite = "t0"\nreconnect_max_s = 0.5\n'
+    tables = (
+        f'{link}[store]\nkeep_images = "all"\n[degrade]\nsystem = "board"\nhold_s = 0.1\nlook_every_s = 0.1\n'
+        '[[recipe]]\nname = "housing-a"\n[[recipe]]\nname = "housing-b"\n'
+    )
+    agent = start(top='root = "root.json"', tables=tables)
+    wait_for(lambda: listener.reports and listener.reports[-1].degradation, 60.0, what="a report of the step")
+    report = listener.reports[-1]
+    assert report.recipe == "housing-a"
+    assert report.degradation is not None
+    assert (report.degradation.steps, report.degradation.reason) == (("images",), "79 °C, hot from 75 °C on")
+    assert trigger(agent.state, Request("recipe", recipe="housing-b"))["done"]
+    wait_for(lambda: listener.reports[-1].recipe == "housing-b", 30.0, what="a report of the recipe")
 
 
 def test_a_line_that_drift_stops_rejects_until_a_person_clears_it(start: Start, tmp_path: Path) -> None:

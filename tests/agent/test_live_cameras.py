@@ -159,6 +159,28 @@ def test_gige_exposure_and_gain_reach_the_camera(gige_camera: CameraProcess) -> 
     assert brightness(exposure_us=1000.0, gain_db=0.0) < brightness(exposure_us=1000.0, gain_db=10.0)
 
 
+def test_gige_camera_goes_on_with_another_exposure(gige_camera: CameraProcess, run: Run) -> None:
+    running = run(gige(exposure_us=1000.0))
+    running.wait_for_more()
+    before = [shot for shot in running.shots if isinstance(shot, Frame)][-1]
+    running.reader.exchange(open_camera(gige(exposure_us=20000.0)), PATIENCE_S)
+    running.wait_for_more()
+    after = [shot for shot in running.shots if isinstance(shot, Frame)][-1]
+    assert after.image.mean() > before.image.mean()
+    assert [shot.sequence for shot in running.shots] == list(range(len(running.shots)))
+    assert (running.reader.counts.camera_errors, lost(running)) == (0, 0)
+
+
+def test_gige_camera_that_waits_for_its_input_can_be_told_another_exposure(
+    gige_camera: CameraProcess, run: Run
+) -> None:
+    running = run(gige(trigger="Software", rate_hz=None))
+    wait_for(lambda: running.reader.asked_at_s is not None)
+    second = open_camera(gige(trigger="Software", rate_hz=None, exposure_us=20000.0))
+    running.reader.exchange(second, PATIENCE_S)
+    assert second.shows.is_set()
+
+
 def test_gige_camera_is_found(gige_camera: CameraProcess) -> None:
     assert any(found["serial"] == "LINE1" and found["address"] == "127.0.0.1" for found in find(ARAVIS))
 

@@ -105,3 +105,19 @@ def test_watching_takes_the_latest_frame_and_counts_the_others() -> None:
     assert frames.replaced == 2
     frames.end()
     assert frames.get() is None
+
+
+def test_watching_at_a_lower_rate_takes_the_latest_frame_of_each_period() -> None:
+    frames = LatestFrame(threading.Event())
+    frames.put(frame(0), wait=False)
+    assert frames.get() is not None
+    frames.least_period_s = 3600.0
+    frames.put(frame(1), wait=False)
+    took: list[object] = []
+    taker = threading.Thread(target=lambda: took.append(frames.get()))
+    taker.start()
+    frames.put(frame(2), wait=False)
+    assert not took
+    frames.least_period_s = 0.0
+    taker.join(20.0)
+    assert [shot.sequence for shot in took] == [2]  # type: ignore[attr-defined]

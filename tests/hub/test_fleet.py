@@ -6,7 +6,7 @@ import pytest
 
 from lineside_hub.database import Database, Event
 from lineside_hub.fleet import Fleet, read_reported, read_up
-from lineside_link.messages import BundleRef, DriftAlarm, DriftReport, Problem, Reported, Up, encode
+from lineside_link.messages import BundleRef, DegradationReport, DriftAlarm, DriftReport, Problem, Reported, Up, encode
 from lineside_runtime.errors import BadInputFormatError
 
 OLD = BundleRef(name="surface", version="1.0.0", target="a/surface-1.0.0.json", sha256="0" * 64)
@@ -68,6 +68,15 @@ def test_a_drift_alarm_is_told_when_it_begins_and_when_it_ends(database: Databas
     report(database, state="idle")
     details = [event.detail for event in database.events(kind="drift")]
     assert details == [blurred.text, "type:pits", "over: sharpness-low", "over: type:pits"]
+
+
+def test_another_product_and_what_is_given_up_are_told_when_they_change(database: Database) -> None:
+    hot = DegradationReport(steps=("images",), reason="79 °C, hot from 75 °C on")
+    for recipe, degradation in (("a", None), ("a", hot), ("b", hot), ("b", DegradationReport())):
+        report(database, state="idle", recipe=recipe, degradation=degradation)
+        report(database, state="idle", recipe=recipe, degradation=degradation)
+    assert [event.detail for event in database.events(kind="recipe")] == ["a", "b"]
+    assert [event.detail for event in database.events(kind="degraded")] == [f"images: {hot.reason}", "over"]
 
 
 def test_coming_and_going_is_told_by_boot(database: Database) -> None:

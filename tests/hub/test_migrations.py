@@ -185,12 +185,12 @@ def make_old(url: str) -> None:
 
 
 def rows_of(url: str) -> dict[str, list[tuple[Any, ...]]]:
-    """Read past the hub's own code, which would bring the tables up to date."""
+    """In the first release's columns, and past the hub's own code, which would bring the tables up to date."""
     engine = sa.create_engine(url)
     with engine.connect() as connection:
         found = {
-            table: sorted(tuple(row) for row in connection.exec_driver_sql(f"SELECT * FROM {table}"))
-            for table in old_databases.POSTGRES_ROWS
+            table: sorted(tuple(row)[: len(rows[0])] for row in connection.exec_driver_sql(f"SELECT * FROM {table}"))
+            for table, rows in old_databases.POSTGRES_ROWS.items()
         }
     engine.dispose()
     return found

@@ -53,6 +53,9 @@ def test_a_row_is_stored_with_all_it_says(database: Database) -> None:
         width=640,
         height=480,
         error="",
+        recipe="housing-a",
+        requested_variant="onnx-fp32",
+        used_variant="onnx-int8",
     )
     write(database, encode(Results(epoch="e1", rows=(row,))))
     stored = dict(database.query("SELECT * FROM results")[0])
@@ -62,6 +65,7 @@ def test_a_row_is_stored_with_all_it_says(database: Database) -> None:
     assert stored.pop("epoch") == "e1"
     said = msgspec.structs.asdict(row)
     del said["detections"], said["near_miss"]  # which only chooses images, on the device
+    assert (stored.pop("views"), said.pop("views")) == ("[]", ())
     del said["unsure"], said["doubtful"]  # which stand in the columns of verdict and detections
     assert stored == said
 

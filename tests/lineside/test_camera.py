@@ -49,6 +49,17 @@ def test_camera_of_a_configuration_is_tried(tmp_path: Path, capsys: pytest.Captu
     assert answer["tried"]["source"] == "simulator:0"
 
 
+def test_one_of_several_cameras_of_a_configuration_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cameras = "".join(f'[[camera]]\ntype = "simulator"\nname = "{name}"\n' for name in ("top", "side"))
+    config = tmp_path / "agent.toml"
+    config.write_text(f'device = "a"\nfolder = "s"\nbundle = "b"\n{cameras}[trigger]\n')
+    out = str(tmp_path / "x.jpg")
+    answer = ask(capsys, "test", "--config", str(config), "--name", "side", "--frames", "1", "--out", out)
+    assert answer["tried"]["source"] == "side"
+    assert main(["camera", "test", "--config", str(config), "--frames", "1", "--out", out]) != 0
+    assert "--name with one of top, side" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -12,6 +12,7 @@ What holds for every kind, and what ``lineside camera conformance`` checks:
 from __future__ import annotations
 
 import dataclasses
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -53,11 +54,15 @@ class Camera(ABC):
     Attributes:
         source: What the records call it; the agent goes on after its last record.
         finite: Whether it ends by itself and can wait: it then gives each frame once, whatever happens in between.
+        shows: Set once it has been opened and has been heard of.
+        ending: Set when somebody wants its frames to end, where it waits for its own trigger input and gives none.
     """
 
     def __init__(self, source: str, *, finite: bool) -> None:
         self.source = source
         self.finite = finite
+        self.shows = threading.Event()
+        self.ending = threading.Event()
 
     def frames(self, start_at: int = 0) -> Iterator[Shot]:
         """Yields frames in order of their sequence.
@@ -69,7 +74,9 @@ class Camera(ABC):
             CameraError: It gives no frames, or none any more.
         """
         try:
-            yield from self._frames(start_at)
+            for shot in self._frames(start_at):
+                self.shows.set()
+                yield shot
         except (OSError, cv2.error, ValueError) as error:
             raise CameraError(f"{self.source}: {error}", action="Look at the camera; it is opened again.") from error
 

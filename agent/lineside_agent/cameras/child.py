@@ -103,6 +103,9 @@ class ChildCamera(LiveCamera):
             shown_s, patience_s = time.monotonic(), OPEN_TIMEOUT_S
             while True:
                 kind, grab = pipe.read(max(patience_s, 2 * wire.SAY_EVERY_S))
+                self.shows.set()
+                if self.ending.is_set():
+                    return
                 now_s = time.monotonic()
                 if kind == wire.ALIVE:
                     if self._must_show and now_s - shown_s > patience_s:

@@ -1,7 +1,8 @@
 """`DriftMonitor`: the rim of the watch: after the line was told, each frame is looked at here.
 
 What was learned lies in ``drift.json``. A person who has cleaned the lens says ``clear``; one who has changed the lamp,
-the camera or the product says ``relearn`` (`ask`).
+the camera or the product says ``relearn`` (`ask`). Where the line changes between recipes each has its own, and goes on
+with it when its product comes back.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
 import msgspec
 
@@ -20,6 +22,7 @@ from lineside_agent.drift.descriptors import Descriptors, describe
 from lineside_agent.drift.reference import Judgement
 from lineside_agent.drift.watch import Learned, Rules, Watch
 from lineside_agent.state_file import read_state, write_state
+from lineside_agent.views import Seen, Views
 from lineside_link.messages import DriftAlarm, DriftReport, ResultRow
 from lineside_models.frame import Frame
 from lineside_runtime.errors import InputNotFoundError, LinesideError
@@ -55,6 +58,8 @@ class DriftMonitor:
         types: Callable[[], Sequence[str]],
         report: Callable[[DriftReport], None] = lambda _: None,
     ) -> None:
+        self._folder = folder
+        self._recipe = ""
         self._path = folder / NAME
         self._request = folder / REQUEST
         self._config = config
@@ -75,22 +80,36 @@ class DriftMonitor:
         self._saved = self._known()
         self._told: DriftReport | None = None
 
-    def observe(self, row: ResultRow, frame: Frame | None) -> None:
+    def observe(self, row: ResultRow, seen: Seen | None) -> None:
         """Takes what became of a frame; in the pipeline's thread, after the line was told.
 
         Args:
             row: Its record. A fault says nothing of the parts.
-            frame: Its image, if there is one.
+            seen: Its image, if there is one; of several cameras the first one's is watched.
         """
-        seen = None if frame is None else describe(frame.image)
+        frame = seen.shots[0] if isinstance(seen, Views) else seen
+        described = describe(frame.image) if isinstance(frame, Frame) else None
+        if row.recipe != self._recipe:
+            self._go_on_with(row.recipe)
         with self._lock:
-            if seen is not None:
-                self._watch.see(seen)
+            if described is not None:
+                self._watch.see(described)
             if row.verdict != "fault" and row.bundle_sha256:
                 self._watch.hear(_judgement(row), self._types())
             alarms = set(self._watch.alarms())
             if alarms != self._since_ns.keys():
                 self._changed(alarms)
+
+    def _go_on_with(self, recipe: str) -> None:
+        """Puts away what was learned of one product, and takes what is known of the next."""
+        if self._recipe:
+            self.save(now=True)
+        path = self._folder / f"drift-{quote(recipe, safe='')}.json" if recipe else self._folder / NAME
+        watch = Watch(self._rules, read_state(path, Learned))
+        with self._lock:
+            self._recipe, self._path, self._watch = recipe, path, watch
+            self._saved = self._known()
+            self._changed(set(watch.alarms()))
 
     def _changed(self, alarms: set[str]) -> None:
         for name in self._since_ns.keys() - alarms:
@@ -148,10 +167,11 @@ class DriftMonitor:
             self._saved, self._saved_at_s = known, time.monotonic()
             learned = self._watch.learned
             kept = msgspec.structs.replace(learned, samples=list(learned.samples), judged=list(learned.judged))
+            path = self._path
         try:  # outside of the lock: the line must not wait for the disk
-            write_state(self._path, kept)
+            write_state(path, kept)
         except (LinesideError, OSError) as error:
-            log.error("%s can't be written, what was learned is not kept over a restart: %s", self._path, error)
+            log.error("%s can't be written, what was learned is not kept over a restart: %s", path, error)
 
     def _known(self) -> tuple[bool, str]:
         learned = self._watch.learned

@@ -14,14 +14,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Literal
 
-from lineside_agent.line_io.handshake import Code, Event, LineState
+from lineside_agent.line_io.handshake import Code, Event, LineState, SelectRecipe
 
 log = logging.getLogger("lineside.line_io")
 
 PAUSE_MIN_S = 0.5
 PAUSE_MAX_S = 30.0
 
-Post = Callable[[Event, float], None]
+Post = Callable[[Event | SelectRecipe, float], None]
 """Takes what a line's input saw, and when on the monotonic clock. From any thread; returns at once."""
 
 
@@ -197,7 +197,7 @@ class LinePort(LineOutput):
         if self._thread is not None:
             self._thread.join(5.0)
 
-    def _say(self, event: Event, at_s: float | None = None) -> None:
+    def _say(self, event: Event | SelectRecipe, at_s: float | None = None) -> None:
         if self._post is not None:
             self._post(event, time.monotonic() if at_s is None else at_s)
 

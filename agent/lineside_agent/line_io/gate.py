@@ -4,6 +4,7 @@
 - A part reaches the gate a time or a number of encoder counts after its trigger, never earlier.
 - Counts are those of a 32-bit encoder that may wrap around and never steps back by half its range.
 - Pulses that overlap become one longer pulse: each part has its whole pulse.
+- Another place of the gate counts from the next part on; those on their way keep theirs, whichever comes first.
 """
 
 from __future__ import annotations
@@ -60,6 +61,14 @@ class Gate:
         """Whether a trigger can't be timed, because the encoder has not been heard of."""
         return self._settings.counts is not None and self.count is None
 
+    def use(self, settings: GateSettings) -> None:
+        """Takes another place of the gate, of the same kind, for the parts that follow.
+
+        Args:
+            settings: In time or in counts, as before.
+        """
+        self._settings = settings
+
     def enter(self, number: int, at_s: float) -> None:
         """A part passes the camera.
 
@@ -83,10 +92,9 @@ class Gate:
         Returns:
             The parts for which it was opened now.
         """
-        reached = []
-        while self._entries and self._is_due(self._entries[0], now_s):
-            reached.append(self._entries.popleft().number)
+        reached = [entry.number for entry in self._entries if self._is_due(entry, now_s)]
         if reached:
+            self._entries = collections.deque(entry for entry in self._entries if entry.number not in reached)
             self._open_until_s = now_s + self._settings.pulse_s
         self.is_open = now_s < self._open_until_s
         return reached
@@ -95,7 +103,7 @@ class Gate:
         """When `move` has something to do next, as far as time decides it."""
         times = [self._open_until_s] if self.is_open else []
         if self._entries and self._settings.delay_s is not None:
-            times.append(self._entries[0].due_s)
+            times.append(min(entry.due_s for entry in self._entries))
         return min(times, default=None)
 
     def _is_due(self, entry: _Entry, now_s: float) -> bool:

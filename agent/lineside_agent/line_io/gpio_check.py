@@ -17,7 +17,7 @@ import threading
 import time
 
 from lineside_agent.line_io.gpio import Gpio
-from lineside_agent.line_io.handshake import Event, LineState, Triggered
+from lineside_agent.line_io.handshake import Event, LineState, SelectRecipe, Triggered
 
 PULSES = 100
 EDGE_S = 1.0
@@ -34,7 +34,7 @@ def check(chip: str, output: str | int, input: str | int) -> dict[str, object]:
     edges: list[float] = []
     seen = threading.Condition()
 
-    def post(event: Event, at_s: float) -> None:
+    def post(event: Event | SelectRecipe, at_s: float) -> None:
         if isinstance(event, Triggered):
             with seen:
                 edges.append(at_s)

@@ -21,6 +21,7 @@ Invariants, held by ``tests/agent/line_io/test_handshake.py`` for any order of e
   that was passed is a fault, and it begins anew. One of which the verdict was unsure counts as neither.
 - Two edges of one input within the debounce time are one trigger; the second is counted as a bounce.
 - With `acknowledge`, a result stays until the line has taken it, and those behind it wait.
+- A recipe that the line asked for and that can't run is a fault; it ends by one that runs, or by the reset.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import enum
+from collections.abc import Callable
 from typing import Literal
 
 from lineside_agent.line_io.gate import Gate, GateSettings
@@ -59,6 +61,10 @@ class Code(enum.IntEnum):
         return "pass" if self is Code.PASS else "reject" if self in (Code.REJECT, Code.UNSURE) else "fault"
 
 
+REFUSALS = frozenset((Code.BUSY, Code.NOT_READY, Code.STOPPED))
+"""Of parts that were refused at their trigger, or when the agent ended: nothing that comes later changes that."""
+
+
 class Fault(enum.IntEnum):
     """Why the line must look after the agent."""
 
@@ -66,6 +72,7 @@ class Fault(enum.IntEnum):
     LATE = 1
     CHALLENGE = 2
     RESULTS_NOT_TAKEN = 3
+    RECIPE = 4
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -166,7 +173,58 @@ class Stopped:
     """The agent ends."""
 
 
-Event = Triggered | Judged | Acknowledged | ResetPressed | ChallengeAsked | Availability | Encoder | Tick | Stopped
+@dataclasses.dataclass(frozen=True, slots=True)
+class RecipeRuns:
+    """A recipe runs from the next part on.
+
+    Attributes:
+        name: Of the recipe.
+        number: By which Modbus asks for it.
+        gate_delay_s: Where its parts meet the gate, in time; ``None`` for where the settings say.
+        gate_counts: The same in counts of the encoder.
+    """
+
+    name: str
+    number: int
+    gate_delay_s: float | None = None
+    gate_counts: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RecipeRefused:
+    """The recipe that the line asked for can't run."""
+
+    reason: str
+
+
+Event = (
+    Triggered
+    | Judged
+    | Acknowledged
+    | ResetPressed
+    | ChallengeAsked
+    | Availability
+    | Encoder
+    | Tick
+    | Stopped
+    | RecipeRuns
+    | RecipeRefused
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SelectRecipe:
+    """Another product follows. It is no event of this machine: its recipe is loaded first.
+
+    Attributes:
+        recipe: Its name or its number.
+        input: Who asks.
+        answer: Takes why it can't run, empty if it runs; ``None`` for a line, which hears of it by its fault.
+    """
+
+    recipe: str | int
+    input: str
+    answer: Callable[[str], None] | None = None
 
 
 # Actions.
@@ -230,6 +288,8 @@ class LineState:
     gate: bool = False
     challenge: bool = False
     result: Answer | None = None
+    recipe: str = ""
+    recipe_number: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -321,6 +381,7 @@ class Handshake:
         self._shown: LineState | None = None
         self._stopped = False
         self._acknowledging = False
+        self._recipe = RecipeRuns("", 0)
 
     def step(self, event: Event, now_s: float) -> list[Action]:
         """Takes one event.
@@ -351,6 +412,10 @@ class Handshake:
                     self._gate.count = event.count % (1 << 32)
             case Stopped():
                 self._stop()
+            case RecipeRuns():
+                self._change_over(event)
+            case RecipeRefused():
+                self._set_fault(Fault.RECIPE, f"the recipe can't run: {event.reason}", actions)
             case Tick():
                 pass
         self._pass_time(now_s, actions)
@@ -365,6 +430,11 @@ class Handshake:
         return min(times, default=None)
 
     @property
+    def is_idle(self) -> bool:
+        """Whether no part is under way."""
+        return not self._open
+
+    @property
     def ready(self) -> bool:
         """Whether a part may come that will be judged."""
         able = not self.fault and not self._problem() and not self._stopped
@@ -373,6 +443,10 @@ class Handshake:
     def is_open(self, number: int) -> bool:
         """Whether this trigger has no answer yet."""
         return any(part.begin.number == number for part in self._open)
+
+    def deadline_s(self, number: int) -> float | None:
+        """When a trigger must be answered; ``None`` if it was."""
+        return next((part.begin.deadline_s for part in self._open if part.begin.number == number), None)
 
     # Events.
 
@@ -444,6 +518,20 @@ class Handshake:
             actions.append(Say(text, is_error=bool(event.problem)))
         self.problem = event.problem
 
+    def _change_over(self, event: RecipeRuns) -> None:
+        self._recipe = event
+        if self.fault is Fault.RECIPE:
+            self.fault = Fault.NONE
+        if self._gate is not None and self._settings.gate is not None:
+            gate = self._settings.gate
+            self._gate.use(
+                dataclasses.replace(
+                    gate,
+                    delay_s=gate.delay_s if event.gate_delay_s is None else event.gate_delay_s,
+                    counts=gate.counts if event.gate_counts is None else event.gate_counts,
+                )
+            )
+
     def _stop(self) -> None:
         self._stopped = True
         for part in self._open:
@@ -462,7 +550,7 @@ class Handshake:
         reached = self._gate.move(now_s)
         self.counts.gated += len(reached)
         for part in self._open:
-            if part.begin.number in reached:
+            if part.begin.number in reached and part.code not in REFUSALS:
                 part.code, part.reason = Code.LATE, "it reached the gate first"
         self._answer(now_s, actions)
 
@@ -549,6 +637,8 @@ class Handshake:
             gate=self._gate is not None and self._gate.is_open,
             challenge=self.challenge_left > 0,
             result=self._last_result,
+            recipe=self._recipe.name,
+            recipe_number=self._recipe.number,
         )
         if state != self._shown:
             self._shown = state

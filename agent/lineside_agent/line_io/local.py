@@ -4,8 +4,10 @@ One JSON object a line each way; a connection may bring many. The answer to a tr
 
     {"do": "trigger", "part_id": "A-17"}  ->  {"number": 7, "part_id": "A-17", "verdict": "pass", "code": "PASS", ...}
     {"do": "reset"}, {"do": "challenge"}  ->  {"done": true}
+    {"do": "recipe", "recipe": "B"}       ->  {"done": true} when it runs, or {"error": "…"}
 
-Who may write to the socket may trigger: it is the agent's user and group.
+On a line without triggers only a recipe can be asked for. Who may write to the socket may trigger: it is the agent's
+user and group.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from typing import Any, Literal
 import msgspec
 
 from lineside_agent.line_io.base import LinePort, Signal
-from lineside_agent.line_io.handshake import ChallengeAsked, ResetPressed, Triggered
+from lineside_agent.line_io.handshake import ChallengeAsked, ResetPressed, SelectRecipe, Triggered
 from lineside_runtime.errors import InputNotFoundError, RequestError
 
 log = logging.getLogger("lineside.line_io")
@@ -41,10 +43,12 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         do: What.
         part_id: Of the part that is in front of the camera.
+        recipe: Of the product that follows.
     """
 
-    do: Literal["trigger", "reset", "challenge"]
+    do: Literal["trigger", "reset", "challenge", "recipe"]
     part_id: str = ""
+    recipe: str = ""
 
 
 class LocalPort(LinePort):
@@ -52,11 +56,13 @@ class LocalPort(LinePort):
 
     Args:
         path: Where it lies; a socket that a killed agent has left there is replaced.
+        triggers: Whether the line triggers; otherwise only a recipe can be asked for.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, triggers: bool = True) -> None:
         super().__init__("local")
         self._path = path
+        self._triggers = triggers
         self._changed = threading.Condition()
         self._last_tag = 0
         self._answers: dict[int, Signal | None] = {}
@@ -78,6 +84,10 @@ class LocalPort(LinePort):
         Args:
             request: What.
         """
+        if request.do == "recipe":
+            return self._ask_for_recipe(request.recipe)
+        if not self._triggers:
+            return {"error": "this agent's configuration has no [trigger] table"}
         if request.do != "trigger":
             self._say(ResetPressed() if request.do == "reset" else ChallengeAsked())
             return {"done": True}
@@ -90,6 +100,21 @@ class LocalPort(LinePort):
             self._changed.wait_for(lambda: self._answers[tag] is not None or self._closing.is_set(), ANSWER_S)
             signal = self._answers.pop(tag)
         return {"error": "no verdict: the agent ends"} if signal is None else _told(signal)
+
+    def _ask_for_recipe(self, name: str) -> dict[str, Any]:
+        came: list[str] = []
+
+        def answer(error: str) -> None:
+            with self._changed:
+                came.append(error)
+                self._changed.notify_all()
+
+        self._say(SelectRecipe(name, self.name, answer))
+        with self._changed:
+            self._changed.wait_for(lambda: came or self._closing.is_set(), ANSWER_S)
+        if not came:
+            return {"error": "no answer: the agent ends, or its update takes long; `lineside agent status` says which"}
+        return {"error": came[0]} if came[0] else {"done": True, "recipe": name}
 
     def _serve(self) -> None:
         self._path.unlink(missing_ok=True)
@@ -141,7 +166,9 @@ def ask(folder: Path, request: Request, *, timeout_s: float = ANSWER_S) -> dict[
             with line.makefile("rb") as answers:
                 answer = answers.readline()
         except OSError as error:
-            action = "Start the agent with `lineside agent run`; its configuration needs a [trigger] table."
+            action = (
+                "Start the agent with `lineside agent run`; its configuration needs a [trigger] or a [[recipe]] table."
+            )
             raise InputNotFoundError(f"{path}: {error}", action=action) from error
     told: dict[str, Any] = msgspec.json.decode(answer) if answer else {"error": "the agent has ended"}
     if "error" in told:

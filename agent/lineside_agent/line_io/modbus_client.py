@@ -14,7 +14,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from lineside_agent.line_io.base import LinePort, Signal
-from lineside_agent.line_io.handshake import Event, LineState
+from lineside_agent.line_io.handshake import Event, LineState, SelectRecipe
 from lineside_agent.line_io.modbus_map import IN_REGISTERS, InBlock, OutBlock
 from lineside_agent.line_io.modbus_server import Rtu, Tcp
 
@@ -102,11 +102,8 @@ class ModbusClient(LinePort):
     def _meet(self, client: ModbusTcpClient | ModbusSerialClient) -> None:
         """The first look: what stands there is where the PLC's counter begins, or what was missed."""
         registers = self._read(client)
-        if self._met:
-            for event in self._in.adopt_again(registers):
-                self._say(event)
-        else:
-            self._in.adopt(registers)
+        for event in self._in.adopt_again(registers) if self._met else self._in.adopt(registers):
+            self._say(event)
         self._met = self.connected = True
         log.info("%s is open", self.name)
         with self._changed:
@@ -121,7 +118,7 @@ class ModbusClient(LinePort):
         if answer.isError():
             raise OSError(f"registers from {self._write_at} can't be written: {answer}")
 
-    def _poll(self, client: ModbusTcpClient | ModbusSerialClient) -> list[Event]:
+    def _poll(self, client: ModbusTcpClient | ModbusSerialClient) -> list[Event | SelectRecipe]:
         registers = self._read(client)
         return [] if registers == self._in.registers else self._in.write_registers(0, registers)
 

@@ -21,6 +21,7 @@ from lineside_agent.line_io.handshake import (
     Event,
     LineState,
     ResetPressed,
+    SelectRecipe,
     Triggered,
 )
 
@@ -49,6 +50,7 @@ OUT_FIELDS = {
     "result_tag": 6,
     "result_code": 7,
     "result_took": 8,
+    "recipe": 9,
     "answered": 10,
     "passed": 12,
     "rejected": 14,
@@ -64,10 +66,10 @@ OUT_FIELDS = {
 
 OUT_REGISTERS = OUT_FIELDS["ring"] + 4 * RING
 
-IN_FIELDS = {"trigger_counter": 0, "control": 1, "encoder": 2, "part_id": 4}
+IN_FIELDS = {"trigger_counter": 0, "control": 1, "encoder": 2, "part_id": 4, "recipe": 20}
 """Where the PLC's fields begin."""
 
-IN_REGISTERS = IN_FIELDS["part_id"] + TEXT_REGISTERS
+IN_REGISTERS = IN_FIELDS["recipe"] + 1
 
 JUMP_MAX = 1000
 """A trigger counter that moves on by more has begun anew."""
@@ -139,6 +141,7 @@ class OutBlock:
         found[0], found[1] = VERSION, self._heartbeat
         found[2] = sum(bit << place for place, bit in enumerate(self.bits()))
         found[3] = int(self._state.fault)
+        found[OUT_FIELDS["recipe"]] = self._state.recipe_number
         self._put_result(found)
         for name in ("answered", "passed", "rejected", "faults", "late", "refused", "unsure"):
             at = OUT_FIELDS[name]
@@ -188,16 +191,17 @@ class InBlock:
         """What was written last."""
         return list(self._coils)
 
-    def adopt(self, registers: Sequence[int]) -> None:
-        """Takes what was there before the agent came: levels and counters, but no trigger.
+    def adopt(self, registers: Sequence[int]) -> list[Event | SelectRecipe]:
+        """Takes what was there before the agent came: levels and counters, but no trigger; the recipe counts.
 
         Args:
             registers: `IN_REGISTERS` of them.
         """
         self._registers = list(registers)
         self._started = True
+        return [*self._recipe()]
 
-    def adopt_again(self, registers: Sequence[int]) -> list[Event]:
+    def adopt_again(self, registers: Sequence[int]) -> list[Event | SelectRecipe]:
         """Takes what was written while there was no connection: its parts have passed by, and are answered as missed.
 
         Args:
@@ -205,9 +209,11 @@ class InBlock:
         """
         steps = (registers[0] - self._registers[0]) & 0xFFFF
         self._registers = list(registers)
-        return self._missed(registers[0], steps) if steps <= JUMP_MAX else []
+        missed: list[Event | SelectRecipe] = []
+        missed += self._missed(registers[0], steps) if steps <= JUMP_MAX else []
+        return missed + self._recipe()
 
-    def write_registers(self, address: int, values: Sequence[int]) -> list[Event]:
+    def write_registers(self, address: int, values: Sequence[int]) -> list[Event | SelectRecipe]:
         """Takes registers that were written in one request.
 
         Args:
@@ -215,13 +221,17 @@ class InBlock:
             values: 16 bits each.
 
         Returns:
-            What it means: the part's name and the encoder first, the triggers last.
+            What it means: the recipe, the part's name and the encoder first, the triggers last. A recipe that is
+            written alone is asked for also if it stood there; one in a longer write only if it changes.
         """
         before = list(self._registers)
         self._registers[address : address + len(values)] = values
         del self._registers[IN_REGISTERS:]
         now = self._registers
-        events: list[Event] = []
+        recipe_at = IN_FIELDS["recipe"]
+        events: list[Event | SelectRecipe] = []
+        if address == recipe_at or now[recipe_at] != before[recipe_at]:
+            events += self._recipe()
         if now[2:4] != before[2:4] or address <= IN_FIELDS["encoder"] < address + len(values):
             events.append(Encoder(now[2] << 16 | now[3]))
         events += self._levels(CONTROL_BITS, before[1], now[1])
@@ -248,6 +258,11 @@ class InBlock:
             elif is_on and not was_on:
                 events += self._risen(name)
         return events
+
+    def _recipe(self) -> list[SelectRecipe]:
+        """What the register asks for; 0 for nothing."""
+        number = self._registers[IN_FIELDS["recipe"]]
+        return [SelectRecipe(number, self._input)] if number else []
 
     def _risen(self, name: str) -> list[Event]:
         if name == "trigger":

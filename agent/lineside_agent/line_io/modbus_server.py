@@ -17,7 +17,7 @@ import time
 from typing import TYPE_CHECKING
 
 from lineside_agent.line_io.base import LinePort, Signal
-from lineside_agent.line_io.handshake import Event, LineState
+from lineside_agent.line_io.handshake import Event, LineState, SelectRecipe
 from lineside_agent.line_io.modbus_map import COILS, IN_REGISTERS, OUT_REGISTERS, STATUS_BITS, InBlock, OutBlock
 
 if TYPE_CHECKING:
@@ -148,11 +148,11 @@ class ModbusServer(LinePort):
         """pymodbus asks before it reads or writes ``current``, the registers of one kind from ``start`` on."""
         now_s = time.monotonic()
         with self._lock:
-            events: list[Event] = []
+            events: list[Event | SelectRecipe] = []
             if values is not None and function in (5, 15):
-                events = self._in.write_coils(address, [bool(value) for value in values])
+                events += self._in.write_coils(address, [bool(value) for value in values])
             elif values is not None:
-                events = self._in.write_registers(address, [int(value) for value in values])
+                events += self._in.write_registers(address, [int(value) for value in values])
             elif function == 4:
                 current[:] = self._out.registers()
             elif function == 2:

@@ -1,10 +1,12 @@
 """Results and triggers over a topic of a broker. JSON, so that Node-RED and a person can read and write it::
 
     <topic>/result     {"v": 1, "number": 7, "part_id": "A-17", "tag": 12, "verdict": "reject", "code": "REJECT", ...}
-    <topic>/state      {"v": 1, "ready": true, "busy": false, "fault": "NONE", "challenge": false}     retained
+    <topic>/state      {"v": 1, "ready": true, "busy": false, "fault": "NONE", "challenge": false, "recipe": "A"}
+                       retained
     <topic>/trigger    {"part_id": "A-17", "tag": 12}, or nothing
     <topic>/reset      anything
     <topic>/challenge  anything
+    <topic>/recipe     {"recipe": "B"}: another product follows; may be retained
 
 A broker gives no time: the deadline runs from when the message came in. It may bring a message twice, and one that was
 published as retained at each connection: a trigger that repeats the tag before it is no new one.
@@ -20,7 +22,14 @@ import time
 import msgspec
 
 from lineside_agent.line_io.base import LineOutput, Post, Signal
-from lineside_agent.line_io.handshake import ChallengeAsked, Fault, LineState, ResetPressed, Triggered
+from lineside_agent.line_io.handshake import (
+    ChallengeAsked,
+    Fault,
+    LineState,
+    ResetPressed,
+    SelectRecipe,
+    Triggered,
+)
 from lineside_link.client import LinkClient
 from lineside_link.config import LinkConfig
 
@@ -30,6 +39,10 @@ log = logging.getLogger("lineside.line_io")
 class _Trigger(msgspec.Struct):
     part_id: str = ""
     tag: int = 0
+
+
+class _Recipe(msgspec.Struct):
+    recipe: str
 
 
 class MqttLine(LineOutput):
@@ -86,6 +99,7 @@ class MqttLine(LineOutput):
         self._client.subscribe(f"{self._topic}/trigger", self._triggered)
         self._client.subscribe(f"{self._topic}/reset", lambda *_: post(ResetPressed(), time.monotonic()))
         self._client.subscribe(f"{self._topic}/challenge", lambda *_: post(ChallengeAsked(), time.monotonic()))
+        self._client.subscribe(f"{self._topic}/recipe", self._recipe_asked)
         self._client.on_connect(self._publish_state)
         self._begin()
 
@@ -129,8 +143,25 @@ class MqttLine(LineOutput):
         if self._post is not None:
             self._post(Triggered(self.name, given.part_id, given.tag), at_s)
 
+    def _recipe_asked(self, topic: str, payload: bytes) -> None:
+        """In the link's handler thread."""
+        try:
+            given = msgspec.json.decode(payload, type=_Recipe)
+        except msgspec.DecodeError as error:
+            log.error("%s: %r names no recipe: %s", topic, payload[:200], error)
+            return
+        if self._post is not None:
+            self._post(SelectRecipe(given.recipe, self.name), time.monotonic())
+
 
 def _said(state: LineState) -> bytes:
     fault: Fault = state.fault
-    said = {"v": 1, "ready": state.ready, "busy": state.busy, "fault": fault.name, "challenge": state.challenge}
+    said = {
+        "v": 1,
+        "ready": state.ready,
+        "busy": state.busy,
+        "fault": fault.name,
+        "challenge": state.challenge,
+        "recipe": state.recipe,
+    }
     return json.dumps(said).encode()

@@ -12,6 +12,7 @@ come again. Characters of the part's name outside printable ASCII become ``_``.
 Where ``agent.toml`` has a ``[trigger]`` table, the agent tells its levels whenever one of them changes::
 
     S <READY|BUSY|WAIT> <fault code> <0|1: the gate>
+    P <recipe>         which recipe runs; only on a line with recipes
 
 and the line may say::
 
@@ -20,6 +21,7 @@ and the line may say::
     A                  the last result is taken
     R                  the operator's reset
     C                  a shift begins: challenge parts follow
+    P <recipe>         another product follows: its recipe, by name
 
 Other lines are said in the log and ignored.
 """
@@ -42,6 +44,7 @@ from lineside_agent.line_io.handshake import (
     Event,
     LineState,
     ResetPressed,
+    SelectRecipe,
     Triggered,
 )
 
@@ -74,6 +77,7 @@ class SerialOutput(LineOutput):
         self._closing = threading.Event()
         self._reader: threading.Thread | None = None
         self._state_line = b""
+        self._recipe_line = b""
 
     def signal(self, signal: Signal) -> bool:
         """As `LineOutput.signal`."""
@@ -84,10 +88,14 @@ class SerialOutput(LineOutput):
         """As `LineOutput.show`; levels that can't be told now are told when the port is open again."""
         level = "READY" if state.ready else "BUSY" if state.busy else "WAIT"
         line = f"S {level} {int(state.fault)} {int(state.gate)}\n".encode("ascii")
+        recipe = f"P {state.recipe}\n".encode("ascii") if state.recipe else b""
         with self._turn:
+            if recipe != self._recipe_line:
+                self._recipe_line = recipe
+                self._tell(recipe)
             if line != self._state_line:
                 self._state_line = line
-                self._tell_state()
+                self._tell(line)
 
     def listen(self, post: Post) -> None:
         """As `LineOutput.listen`."""
@@ -119,10 +127,10 @@ class SerialOutput(LineOutput):
                 self._port.close()
             self._port = None
 
-    def _tell_state(self) -> None:
-        if self._port is not None and self._state_line:
+    def _tell(self, line: bytes) -> None:
+        if self._port is not None and line:
             try:
-                self._port.write(self._state_line)
+                self._port.write(line)
             except OSError as error:
                 self._lost(error)
 
@@ -154,7 +162,8 @@ class SerialOutput(LineOutput):
                     self._open()
                     self._is_open = True
                     log.info("%s is open", self.name)
-                    self._tell_state()
+                    self._tell(self._recipe_line)
+                    self._tell(self._state_line)
                 except OSError as error:
                     self._lost(error)
             return self._port
@@ -180,7 +189,7 @@ def line_of(signal: Signal) -> bytes:
     return f"V {signal.sequence} {WORDS[signal.verdict]} {part_id}\n".encode("ascii")
 
 
-def event_of(line: bytes, name: str) -> Event | None:
+def event_of(line: bytes, name: str) -> Event | SelectRecipe | None:
     """Returns what a line from outside means; ``None`` for nothing.
 
     Args:
@@ -201,4 +210,6 @@ def event_of(line: bytes, name: str) -> Event | None:
             return ResetPressed()
         case ["C"]:
             return ChallengeAsked()
+        case ["P", recipe]:
+            return SelectRecipe(recipe, name)
     return None

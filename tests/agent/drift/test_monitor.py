@@ -28,7 +28,7 @@ class Line:
         self.monitor = DriftMonitor(folder, config, types=lambda: LABELS, report=self.reports.append)
         self._rng = np.random.default_rng(3)
 
-    def run(self, frames: int, *, sigma: float = 0.0, bad: float = 0.05) -> None:
+    def run(self, frames: int, *, sigma: float = 0.0, bad: float = 0.05, recipe: str = "") -> None:
         for _ in range(frames):
             image = blurred(images()[int(self._rng.integers(len(images())))], sigma)
             is_bad = bool(self._rng.random() < bad)
@@ -38,6 +38,7 @@ class Line:
                 verdict="reject" if is_bad else "pass",
                 detections=(("scratches", 0.9, 1, 2, 3, 4),) if is_bad else (),
                 bundle_sha256="b" * 64,
+                recipe=recipe,
             )
             self.monitor.observe(row, Frame(image=image))
             self.monitor.look()
@@ -144,3 +145,20 @@ def test_stopping_the_line_needs_a_line_that_triggers() -> None:
     with pytest.raises(ConfigError, match=r"stops_line"):
         parse_config(text, Path("/"))
     assert parse_config(text + b"[trigger]\n", Path("/")).drift == DriftConfig(stops_line=True)
+
+
+def test_each_recipe_has_what_was_learned_of_its_product(tmp_path: Path) -> None:
+    line = Line(tmp_path)
+    line.run(120, recipe="sharp")
+    line.run(120, sigma=1.5, recipe="soft/matt")
+    assert line.monitor.status()["state"] == "watching"
+    assert not line.monitor.status()["alarm"]
+    again = Line(tmp_path)  # the next start
+    again.run(60, recipe="sharp")
+    assert (again.monitor.status()["state"], again.monitor.status()["alarm"]) == ("watching", False)
+    again.run(60, recipe="soft/matt", sigma=1.5)
+    assert not again.monitor.status()["alarm"]
+    again.run(60, recipe="sharp", sigma=1.5)
+    assert any(text.startswith("sharpness-low") for text in again.monitor.status()["alarms"])
+    again.run(1, recipe="soft/matt", sigma=1.5)
+    assert not again.monitor.status()["alarm"]

@@ -29,7 +29,8 @@ class LineAgent:
             cv2.imwrite(str(folder / "frames" / f"{number}.png"), bright() if number else dark())
         camera = camera or 'type = "folder"\npath = "frames"\nloop = true'
         top = f'device = "cam-1"\nfolder = "state"\nbundle = "{bundle.path}"\n'
-        text = f"{top}[camera]\n{camera}\n[trigger]\ndeadline_ms = 5000\n{trigger}\n{tables}"
+        camera = camera if camera.startswith("[[camera]]") else f"[camera]\n{camera}"
+        text = f"{top}{camera}\n[trigger]\ndeadline_ms = 5000\n{trigger}\n{tables}"
         (folder / "agent.toml").write_text(text)
         self.start()
 

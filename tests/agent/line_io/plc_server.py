@@ -1,7 +1,7 @@
 """A PLC that is a Modbus server, as a process of its own: pymodbus and the standard library, nothing of ours.
 
-Orders come on stdin, one a line: ``trigger [text]``, ``level BIT 0|1``. Each is answered on stdout by ``ok``. ``dump``
-prints the registers that the agent has written.
+Orders come on stdin, one a line: ``trigger [text]``, ``level BIT 0|1``, ``recipe NUMBER``. Each is answered on stdout
+by ``ok``. ``dump`` prints the registers that the agent has written.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ async def main(where: str) -> None:
             bit, on = int(words[1]), int(words[2])
             control = control & ~(1 << bit) | on << bit
             await server.async_setValues(3, 6, READ + 1, [control])
+        elif words[0] == "recipe":
+            await server.async_setValues(3, 6, READ + 20, [int(words[1])])
         print(json.dumps(await server.async_getValues(3, 3, WRITTEN, 106)) if words[0] == "dump" else "ok", flush=True)
 
 

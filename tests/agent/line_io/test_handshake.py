@@ -23,6 +23,8 @@ from lineside_agent.line_io.handshake import (
     Handshake,
     Judged,
     LineState,
+    RecipeRefused,
+    RecipeRuns,
     ResetPressed,
     Settings,
     Show,
@@ -374,3 +376,43 @@ def test_numbers_go_on_after_a_restart() -> None:
     line.trigger()
     line.step(Judged(41, Code.PASS), 0.01)
     assert [answer.number for answer in line.answers] == [41]
+
+
+def test_recipe_that_cannot_run_is_a_fault_until_one_runs_or_a_person_resets() -> None:
+    line = Line(Settings(deadline_s=1.0))
+    line.step(RecipeRuns("a", 1))
+    assert line.state.ready and (line.state.recipe, line.state.recipe_number) == ("a", 1)
+    line.step(RecipeRefused("unknown"))
+    assert (line.state.fault, line.state.ready, line.state.recipe) == (Fault.RECIPE, False, "a")
+    line.trigger()
+    assert line.answers[-1].code is Code.NOT_READY
+    line.step(RecipeRuns("b", 2))
+    assert line.state.ready and line.state.recipe == "b"
+    line.step(RecipeRefused("unknown"))
+    line.step(ResetPressed())
+    assert line.state.ready and line.state.recipe == "b"
+
+
+def test_recipe_ends_no_fault_of_another_kind() -> None:
+    line = Line(Settings(deadline_s=1.0, late_max=1))
+    line.trigger()
+    line.step(Tick(), 1.0)
+    assert line.state.fault is Fault.LATE
+    line.step(RecipeRuns("b", 2))
+    assert line.state.fault is Fault.LATE
+
+
+def test_gate_of_the_next_product_counts_from_its_first_part_on() -> None:
+    line = Line(Settings(deadline_s=0.1, queue=2, gate=GateSettings(delay_s=1.0, pulse_s=0.05)))
+    line.trigger()
+    line.step(Judged(0, Code.REJECT))
+    line.step(RecipeRuns("near", 2, gate_delay_s=0.3))
+    line.trigger(0.1)
+    line.step(Judged(1, Code.REJECT))
+    assert not line.state.gate
+    line.step(Tick(), 0.31)
+    assert line.state.gate and line.machine.counts.gated == 1  # the second part, which is there first
+    line.step(Tick(), 0.1)
+    assert not line.state.gate
+    line.step(Tick(), 0.5)
+    assert line.state.gate and line.machine.counts.gated == 2

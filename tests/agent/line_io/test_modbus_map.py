@@ -19,6 +19,7 @@ from lineside_agent.line_io.handshake import (
     Fault,
     LineState,
     ResetPressed,
+    SelectRecipe,
     Triggered,
 )
 from lineside_agent.line_io.modbus_map import (
@@ -69,6 +70,18 @@ def test_what_was_counted_without_a_connection_is_missed() -> None:
     assert triggers([*block.write_registers(0, [1])]) == [(1, False)]
 
 
+def test_recipe_is_asked_for_by_a_write_of_its_own_by_a_change_and_at_the_first_look() -> None:
+    block, wish = InBlock("x"), SelectRecipe(7, "x")
+    assert block.write_registers(20, [7]) == [wish]
+    assert block.write_registers(20, [7]) == [wish]  # alone: also if it stood there
+    registers = [1, *[0] * 19, 7]
+    assert block.write_registers(0, registers) == [Encoder(0), Triggered("x", "", 1)]
+    assert block.write_registers(0, [2, *[0] * 19, 8]) == [SelectRecipe(8, "x"), Encoder(0), Triggered("x", "", 2)]
+    assert block.write_registers(20, [0]) == []
+    assert InBlock("x").adopt(registers) == [wish]
+    assert wish in block.adopt_again(registers)
+
+
 def test_one_write_brings_name_count_and_trigger_in_the_right_order() -> None:
     events = InBlock("x").write_registers(0, [1, 0, 1, 5, *text_registers("A-7")])
     assert events == [Encoder(65541), Triggered("x", "A-7", 1)]
@@ -107,7 +120,7 @@ def test_text_survives_as_ascii(text: str) -> None:
 def test_block_holds_the_levels_the_last_result_and_the_ring() -> None:
     block = OutBlock("plc")
     answer = Answer(70000, "A-7", "plc", 9, Code.REJECT, 0.0, 1.0, 0.0123)
-    block.show(LineState(result_valid=True, fault=Fault.LATE, result=answer))
+    block.show(LineState(result_valid=True, fault=Fault.LATE, result=answer, recipe="b", recipe_number=7))
     for number in range(20):
         block.tell(
             Signal(
@@ -118,7 +131,7 @@ def test_block_holds_the_levels_the_last_result_and_the_ring() -> None:
     found = block.registers()
     assert len(found) == OUT_REGISTERS
     assert found[:4] == [1, 1, 0b10010100, 1]
-    assert found[4:9] == [1, 4464, 9, 2, 123]
+    assert found[4:10] == [1, 4464, 9, 2, 123, 7]
     assert [found[at + 1] for at in range(10, 20, 2)] == [20, 10, 0, 10, 10]
     assert text_of(found[24:40]) == "A-7"
     assert found[40:42] == [0, 20]

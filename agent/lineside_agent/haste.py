@@ -1,0 +1,79 @@
+"""`Haste`: which frames are judged by the bundle's faster variant: those that would be late, or all while it is hot.
+
+What a frame will take is told from those before it: a mean and a mean deviation that follow the last dozen. After an
+outlier the guess comes down again with each frame that was judged in haste, so that the better variant gets its turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from lineside_agent.loaded import Loaded
+from lineside_models.frame import Frame
+
+WEIGHT = 1 / 12
+"""Of the newest frame in mean and deviation."""
+
+DEVIATIONS = 3.0
+"""A frame is taken to need the mean and so many mean deviations."""
+
+FORGET = 0.98
+
+
+class Haste:
+    """Chooses for each frame; of the pipeline's thread alone, but for `always`.
+
+    Attributes:
+        always: Whether every frame is judged by the faster variant.
+        hurried: Frames that would have been late, and were judged by it.
+
+    Args:
+        left_s: How long a frame's part still has until its deadline, by the frame's number; ``None`` without one.
+    """
+
+    def __init__(self, left_s: Callable[[int], float | None] = lambda _: None) -> None:
+        self.always = False
+        self.hurried = 0
+        self._left_s = left_s
+        self._of: Loaded | None = None
+        self._mean_s = 0.0
+        self._deviation_s = 0.0
+
+    @property
+    def expected_s(self) -> float:
+        """What the better variant is taken to need for a frame; 0 before the first."""
+        return self._mean_s + DEVIATIONS * self._deviation_s
+
+    def chooses_fast(self, loaded: Loaded, frame: Frame, frames_left: int = 1) -> bool:
+        """Returns whether the faster variant is to judge a frame.
+
+        Args:
+            loaded: What judges; without a faster variant there is nothing to choose.
+            frame: With its trigger's number.
+            frames_left: Of its part, this one among them, where several cameras see it.
+        """
+        if loaded.fast is None:
+            return False
+        if loaded is not self._of:
+            self._of, self._mean_s, self._deviation_s = loaded, loaded.fast.usual_ms / 1000, 0.0
+        if self.always:
+            return True
+        left_s = self._left_s(frame.sequence)
+        if left_s is None or left_s >= frames_left * self.expected_s:
+            return False
+        self.hurried += 1
+        self._mean_s, self._deviation_s = FORGET * self._mean_s, FORGET * self._deviation_s
+        return True
+
+    def took(self, seconds: float, *, fast: bool) -> None:
+        """Learns from a frame that was judged.
+
+        Args:
+            seconds: What it needed.
+            fast: Whether by the faster variant, which says nothing of the better one.
+        """
+        if not fast and not self._mean_s:
+            self._mean_s = seconds
+        elif not fast:
+            self._deviation_s += WEIGHT * (abs(seconds - self._mean_s) - self._deviation_s)
+            self._mean_s += WEIGHT * (seconds - self._mean_s)

@@ -1,0 +1,168 @@
+"""The line changes between products: by Modbus, text, MQTT, the local socket and the command line; each part's record
+says by which recipe it was judged."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import subprocess
+import sys
+import tty
+from pathlib import Path
+
+import pytest
+
+from lineside_agent.line_io.local import Request, ask
+from lineside_link.client import LinkClient
+from lineside_runtime.errors import RequestError
+from tests.agent.line_io.conftest import StartLine
+from tests.agent.line_io.test_mbpoll import DISCRETE, HOLDING, INPUT, Poll
+from tests.agent.line_io.test_modbus_client import plc_server
+from tests.peers.brokers import Mosquitto, find_mosquitto
+from tests.peers.waiting import free_port, wait_for
+
+RECIPES = """
+[[recipe]]
+name = "plain"
+
+[[recipe]]
+name = "lenient"
+number = 7
+[recipe.inspect]
+min_size_px = { "*" = 1000 }
+"""
+"""Under the second every part passes."""
+
+
+@pytest.mark.peer
+def test_modbus_register_changes_over_and_an_unknown_number_is_a_fault(start_line: StartLine) -> None:
+    port = free_port()
+    agent = start_line(f'[[line_io]]\ntype = "modbus-tcp-server"\nport = {port}\n{RECIPES}')
+    agent.wait_ready()
+    poll = Poll(port)
+    assert poll.run(INPUT, 9) == [1]
+    poll.run(HOLDING, 0, 1)
+    wait_for(lambda: agent.line["answered"] == 1)
+    poll.run(HOLDING, 20, 7)
+    wait_for(lambda: poll.run(INPUT, 9) == [7] and poll.run(DISCRETE, 0) == [1], 30.0, what="ready with recipe 7")
+    poll.run(HOLDING, 0, 2)  # a bright part, which this recipe passes
+    wait_for(lambda: poll.run(INPUT, 40, count=2) == [0, 2])
+    poll.run(HOLDING, 20, 9)
+    wait_for(lambda: poll.run(INPUT, 3) == [4], what="fault RECIPE")
+    assert poll.run(DISCRETE, 0, count=5)[0] == 0
+    poll.run(HOLDING, 0, 3)
+    wait_for(lambda: poll.run(INPUT, 40, count=2) == [0, 3])
+    poll.run(HOLDING, 20, 1)
+    wait_for(lambda: poll.run(INPUT, 9) == [1] and poll.run(DISCRETE, 0) == [1], 30.0, what="ready with recipe 1")
+    assert poll.run(INPUT, 3) == [0]
+    assert [poll.run(INPUT, 42 + 4 * part + 3) for part in range(3)] == [[1], [1], [6]]
+    agent.stop()
+    assert [(row.verdict, row.recipe) for row in agent.rows()] == [
+        ("pass", "plain"),
+        ("pass", "lenient"),
+        ("fault", "lenient"),
+    ]
+    assert "[2020]" in agent.log
+
+
+def test_plc_that_is_the_server_says_the_recipe_and_it_counts_from_the_connection_on(start_line: StartLine) -> None:
+    port = free_port()
+    with plc_server(str(port)) as plc:
+        plc.order("recipe 7")
+        line = f'[[line_io]]\ntype = "modbus-tcp-client"\nhost = "127.0.0.1"\nport = {port}\nunit = 3\n'
+        start_line(line + RECIPES)
+        wait_for(lambda: plc.registers[9] == 7 and plc.registers[2] & 1, 60.0, what="ready with recipe 7")
+        plc.order("recipe 1")
+        wait_for(lambda: plc.registers[9] == 1 and plc.registers[2] & 1, 30.0, what="ready with recipe 1")
+
+
+def test_text_names_the_recipe_and_is_told_which_runs(start_line: StartLine, tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    tty.setraw(ours)
+    tty.setraw(theirs)
+    heard = bytearray()
+
+    def lines() -> list[bytes]:
+        os.set_blocking(ours, False)
+        with contextlib.suppress(BlockingIOError):
+            heard.extend(os.read(ours, 65536))
+        return bytes(heard).splitlines()
+
+    start_line(f'[[line_io]]\ntype = "serial"\nport = "{os.ttyname(theirs)}"\n{RECIPES}')
+    wait_for(lambda: lines()[-1:] == [b"S READY 0 0"], 60.0, what="ready")
+    assert b"P plain" in lines()
+    os.write(ours, b"P lenient\n")
+    wait_for(lambda: b"P lenient" in lines() and lines()[-1] == b"S READY 0 0", 30.0, what="ready again")
+    assert b"S WAIT 0 0" in lines()
+    os.write(ours, b"P nonsense\n")
+    wait_for(lambda: lines()[-1] == b"S WAIT 4 0", what="fault RECIPE")
+    os.write(ours, b"R\n")  # the operator has looked
+    wait_for(lambda: lines()[-1] == b"S READY 0 0", what="ready after the reset")
+    os.close(ours)
+    os.close(theirs)
+
+
+@pytest.mark.peer
+def test_mqtt_message_changes_over_and_the_state_says_so(start_line: StartLine, tmp_path: Path) -> None:
+    broker = Mosquitto(tmp_path / "broker", program=find_mosquitto())
+    broker.start()
+    link = f'link = {{ url = "{broker.url}", site = "t0", reconnect_min_s = 0.05, reconnect_max_s = 0.2 }}'
+    start_line(f'[[line_io]]\ntype = "mqtt"\ntopic = "cell/4"\n{link}\n{RECIPES}')
+    states: list[dict[str, object]] = []
+    client = LinkClient(broker.config(), "plc")
+    client.subscribe("cell/4/state", lambda _, data: states.append(json.loads(data)))
+    client.start()
+    try:
+        wait_for(lambda: states and states[-1]["ready"], 60.0, what="ready")
+        assert states[-1]["recipe"] == "plain"
+        client.publish("cell/4/recipe", b"not json")
+        client.publish("cell/4/recipe", b'{"recipe": "lenient"}')
+        wait_for(lambda: states[-1]["recipe"] == "lenient" and states[-1]["ready"], 30.0, what="lenient")
+    finally:
+        client.close()
+        broker.stop()
+
+
+def test_command_changes_over_lists_and_refuses_and_a_restart_keeps_it(start_line: StartLine) -> None:
+    agent = start_line(RECIPES)
+    agent.wait_ready()
+    toml = str(agent.folder / "agent.toml")
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "lineside", "agent", "recipe", "--config", toml, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+    done = run("lenient")
+    assert (done.returncode, done.stderr) == (0, "recipe lenient runs\n")
+    assert [ask(agent.state, Request("trigger"))["verdict"] for _ in range(2)] == ["pass", "pass"]
+    done = run("nonsense", "--json")
+    assert done.returncode != 0
+    assert json.loads(done.stdout or done.stderr)["error"]["code"] == 2020
+    with pytest.raises(RequestError, match="no recipe 'other'"):
+        ask(agent.state, Request("recipe", recipe="other"))
+    assert agent.line["fault"] is None  # who asked was told
+    agent.stop()
+    agent.start()
+    agent.wait_ready()
+    assert run().stdout == "  plain\n* lenient\n"
+    assert json.loads(run("--json").stdout)["recipe"] == "lenient"
+
+
+def test_line_without_triggers_changes_over_by_its_socket(start_line: StartLine) -> None:
+    camera = 'type = "folder"\npath = "frames"\nloop = true\nrate_hz = 20'
+    agent = start_line(RECIPES, trigger='mode = "watch"', camera=camera)
+    wait_for(lambda: agent.status.get("rejected"), 60.0, what="a bright frame")
+    with pytest.raises(RequestError, match=r"no \[trigger\] table"):
+        ask(agent.state, Request("trigger"))
+    assert ask(agent.state, Request("recipe", recipe="lenient")) == {"done": True, "recipe": "lenient"}
+    wait_for(lambda: agent.status["recipe"] == "lenient")
+    rejected, inspected = agent.status["rejected"], agent.status["inspected"]
+    wait_for(lambda: agent.status["inspected"] > inspected + 20, 30.0, what="more frames")
+    assert agent.status["rejected"] == rejected
+    agent.stop()
+    rows = agent.rows()
+    changed = next(place for place, row in enumerate(rows) if row.recipe == "lenient")
+    assert {row.recipe for row in rows[:changed]} == {"plain"}
+    assert {(row.recipe, row.verdict) for row in rows[changed:]} == {("lenient", "pass")}

@@ -1,0 +1,298 @@
+"""Changing over from one product to another: with real bundles and engines, and what survives a restart."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lineside_agent.active import ActiveInspector
+from lineside_agent.config import AgentConfig, InspectConfig, RecipeConfig, parse_config
+from lineside_agent.line_io.handshake import RecipeRefused, RecipeRuns, SelectRecipe
+from lineside_agent.pipeline import Pipeline
+from lineside_agent.recipes import Recipes
+from lineside_agent.slots import Slots
+from lineside_agent.updater import Updater
+from lineside_agent.updates import Wished
+from lineside_link.messages import BundleRef, Desired, ResultRow
+from lineside_models.frame import Frame
+from lineside_runtime.bundle import Bundle
+from lineside_runtime.errors import CameraError, ConfigError, RecipeError
+from tests.agent.bundles import make_bundle
+from tests.peers.waiting import wait_for
+
+STRICT = RecipeConfig(name="strict", inspect={"confidence_threshold": 0.5})
+LENIENT = RecipeConfig(name="lenient", number=7, inspect={"confidence_threshold": 0.95})
+DOUBTFUL = np.full((96, 96, 3), 140, np.uint8)
+"""Scores 0.88: a reject under `STRICT`, a pass under `LENIENT`."""
+
+
+class Line:
+    """An updater with its recipes and a pipeline of one frame; `end` and `start` are a restart of the agent."""
+
+    def __init__(self, folder: Path, factory: Bundle | None, recipes: tuple[RecipeConfig, ...]) -> None:
+        self.folder = folder
+        self.factory = factory
+        self.configured = recipes
+        self.prepared: list[str] = []
+        self.camera_problem = ""
+        self.start()
+
+    def start(self) -> None:
+        self.told: list[RecipeRuns | RecipeRefused] = []
+        self.stop = threading.Event()
+        self.active = ActiveInspector()
+        self.recipes = Recipes(self.folder, self.configured)
+        self.updater = Updater(
+            self.folder,
+            slots=Slots(self.folder, None if self.factory is None else self.factory.path),
+            active=self.active,
+            inspect=InspectConfig(health_frames=1, health_timeout_s=0.2),
+            bring=None,
+            observe=lambda *_: None,
+            stop=self.stop,
+            recipes=self.recipes,
+            prepare=self.prepare,
+        )
+        self.recipes.attach(wake=self.updater.wake, tell=self.told.append)
+        self.thread = threading.Thread(target=self.updater.run)
+        self.thread.start()
+
+    def prepare(self) -> None:
+        if self.camera_problem and self.recipes.name == "lenient":
+            raise CameraError(self.camera_problem)
+        self.prepared.append(self.recipes.name)
+
+    def end(self) -> None:
+        self.stop.set()
+        self.thread.join(20.0)
+        if (loaded := self.active.swap(None)) is not None:
+            loaded.close()
+
+    def ask(self, recipe: str | int) -> str:
+        """As a program asks: returns why it can't run, empty if it runs."""
+        answers: list[str] = []
+        self.recipes.select(SelectRecipe(recipe, "test", answers.append))
+        wait_for(lambda: answers, 30.0, what="an answer")
+        return answers[0]
+
+    def judge(self) -> ResultRow:
+        wait_for(lambda: self.active.loaded is not None, 30.0, what="a bundle")
+        rows: list[ResultRow] = []
+        shots = [Frame(image=DOUBTFUL, source="cam", sequence=0, part_id="p")]
+        pipeline = Pipeline(
+            lambda: shots.pop() if shots else None,
+            self.active,
+            outputs=[],
+            record=lambda row, _: not rows.append(row),  # type: ignore[func-returns-value]
+            stop=self.stop,
+        )
+        pipeline.run()
+        return rows[0]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return make_bundle(tmp_path_factory.mktemp("one") / "b")
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return make_bundle(tmp_path_factory.mktemp("two") / "b", version="2.0.0")
+
+
+@pytest.fixture
+def lines() -> Iterator[list[Line]]:
+    made: list[Line] = []
+    yield made
+    for line in made:
+        line.end()
+
+
+def test_a_changeover_changes_the_verdict_and_the_record_says_by_which_recipe(
+    lines: list[Line], tmp_path: Path, bundle: Bundle
+) -> None:
+    lines.append(line := Line(tmp_path, bundle, (STRICT, LENIENT)))
+    first = line.judge()
+    assert (first.verdict, first.recipe) == ("reject", "strict")
+    assert line.ask("lenient") == ""
+    second = line.judge()
+    assert (second.verdict, second.recipe) == ("pass", "lenient")
+    assert line.ask(1) == ""
+    assert line.judge().recipe == "strict"
+    assert line.told == [RecipeRuns("strict", 1), RecipeRuns("lenient", 7), RecipeRuns("strict", 1)]
+    assert line.prepared == ["lenient", "strict"]
+    assert line.recipes.status()["changeovers"] == 2
+
+
+def test_parts_may_not_come_from_the_wish_on(lines: list[Line], tmp_path: Path, bundle: Bundle) -> None:
+    lines.append(line := Line(tmp_path, bundle, (STRICT, LENIENT)))
+    line.judge()
+    answers: list[str] = []
+    line.recipes.select(SelectRecipe("lenient", "test", answers.append))
+    assert answers or line.recipes.problem == "changing over to recipe lenient"
+    wait_for(lambda: answers)
+    assert line.recipes.problem == ""
+
+
+def test_the_chosen_recipe_survives_a_restart(lines: list[Line], tmp_path: Path, bundle: Bundle) -> None:
+    lines.append(line := Line(tmp_path, bundle, (STRICT, LENIENT)))
+    assert line.ask("lenient") == ""
+    line.end()
+    line.start()
+    assert line.told == [RecipeRuns("lenient", 7)]
+    assert line.judge().verdict == "pass"
+
+
+def test_a_recipe_that_was_chosen_and_is_gone_is_said_and_is_a_fault(
+    lines: list[Line], tmp_path: Path, bundle: Bundle
+) -> None:
+    lines.append(line := Line(tmp_path, bundle, (STRICT, LENIENT)))
+    assert line.ask("lenient") == ""
+    line.end()
+    line.configured = (STRICT,)
+    line.start()
+    assert [type(event) for event in line.told] == [RecipeRuns, RecipeRefused]
+    assert "there is no recipe 'lenient'" in line.recipes.status()["recipe_problem"]
+    assert line.ask("strict") == ""
+    assert line.recipes.status()["recipe_problem"] is None
+
+
+def test_an_unknown_recipe_is_refused_and_the_old_one_goes_on(
+    lines: list[Line], tmp_path: Path, bundle: Bundle
+) -> None:
+    lines.append(line := Line(tmp_path, bundle, (STRICT, LENIENT)))
+    assert line.ask("nonsense").startswith("[2020] there is no recipe 'nonsense'")
+    assert line.told == [RecipeRuns("strict", 1)]  # who asked was told; the line need not stand
+    line.recipes.select(SelectRecipe(9, "plc"))
+    assert isinstance(line.told[-1], RecipeRefused)
+    assert line.judge().recipe == "strict"
+
+
+def test_a_recipe_with_a_bundle_of_its_own_runs_it_also_after_a_restart(
+    lines: list[Line], tmp_path: Path, bundle: Bundle, other: Bundle
+) -> None:
+    own = RecipeConfig(name="own", bundle=other.path)
+    lines.append(line := Line(tmp_path, bundle, (STRICT, own)))
+    assert line.judge().bundle == "bright-spots@1.0.0"
+    assert line.ask("own") == ""
+    row = line.judge()
+    assert (row.bundle, row.recipe) == ("bright-spots@2.0.0", "own")
+    line.end()
+    line.start()
+    assert line.judge().bundle == "bright-spots@2.0.0"
+    assert line.ask("strict") == ""
+    assert line.judge().bundle == "bright-spots@1.0.0"
+
+
+def test_a_recipe_with_a_bundle_of_its_own_needs_no_installed_one(
+    lines: list[Line], tmp_path: Path, other: Bundle
+) -> None:
+    lines.append(line := Line(tmp_path, None, (RecipeConfig(name="own", bundle=other.path),)))
+    assert line.judge().bundle == "bright-spots@2.0.0"
+
+
+def test_an_update_waits_while_a_recipe_runs_its_own_bundle(
+    lines: list[Line], tmp_path: Path, bundle: Bundle, other: Bundle
+) -> None:
+    own = RecipeConfig(name="own", bundle=other.path)
+    lines.append(line := Line(tmp_path, bundle, (own, STRICT)))
+    line.judge()
+    pushed = make_bundle(tmp_path / "pushed", version="3.0.0")
+    line.updater._bring = lambda ref, folder, *_: shutil.copytree(pushed.path, folder, dirs_exist_ok=True)
+    ref = BundleRef(name="bright-spots", version="3.0.0", target="default/x.json", sha256=pushed.digest)
+    line.updater.post(Wished("group", Desired(epoch=1, gen=1, bundle=ref)))
+    wait_for(lambda: line.updater.waiting, 30.0, what="the update waits")
+    assert "recipe own runs a bundle of its own" in line.updater.waiting
+    assert line.judge().bundle == "bright-spots@2.0.0"
+    assert line.ask("strict") == ""  # also while the update waits
+    wait_for(lambda: line.updater.machine.state == "active" and line.updater.machine.gen == 1, 30.0, what="updated")
+    row = line.judge()
+    assert (row.bundle, row.recipe) == ("bright-spots@3.0.0", "strict")
+
+
+def test_a_bundle_that_is_damaged_leaves_the_old_recipe(lines: list[Line], tmp_path: Path, bundle: Bundle) -> None:
+    (tmp_path / "empty").mkdir()
+    broken = RecipeConfig(name="broken", bundle=tmp_path / "empty")
+    lines.append(line := Line(tmp_path, bundle, (STRICT, broken)))
+    line.judge()
+    assert "manifest.json" in line.ask("broken")
+    assert (line.judge().recipe, line.recipes.name) == ("strict", "strict")
+    line.end()
+    line.start()
+    assert line.judge().recipe == "strict"
+
+
+def test_a_bundle_that_is_damaged_at_the_start_lets_nothing_pass_until_another_is_asked_for(
+    lines: list[Line], tmp_path: Path, bundle: Bundle
+) -> None:
+    (tmp_path / "empty").mkdir()
+    broken = RecipeConfig(name="broken", bundle=tmp_path / "empty")
+    lines.append(line := Line(tmp_path, bundle, (broken, STRICT)))
+    wait_for(lambda: line.recipes.problem, 30.0, what="said")
+    assert line.active.loaded is None
+    assert line.updater.machine.state == "active"  # nothing is wrong with what is installed
+    assert "manifest.json" in line.ask("broken")
+    assert line.ask("strict") == ""
+    assert line.judge().recipe == "strict"
+
+
+def test_a_camera_that_shows_nothing_leaves_the_old_recipe(lines: list[Line], tmp_path: Path, bundle: Bundle) -> None:
+    lines.append(line := Line(tmp_path, bundle, (STRICT, LENIENT)))
+    line.judge()
+    line.camera_problem = "dark"
+    assert line.ask("lenient").startswith("[2009] dark")
+    assert line.judge().recipe == "strict"
+    assert line.prepared == ["strict"]  # and its camera is as it was
+
+
+# -- configuration -------------------------------------------------------------------------------------------------
+
+HEAD = 'device = "c"\nfolder = "state"\nbundle = "b"\n'
+CAMERA = '[camera]\ntype = "v4l2"\n'
+TRIGGER = "[trigger]\ndeadline_ms = 100\n[gate]\ndelay_ms = 300\n"
+
+
+def parse(text: str, camera: str = CAMERA) -> AgentConfig:
+    return parse_config((HEAD + camera + text).encode(), Path("/etc/lineside"))
+
+
+def test_recipes_are_read_and_their_bundles_lie_beside_the_file() -> None:
+    text = (
+        f'{TRIGGER}[[recipe]]\nname = "a"\nbundle = "bundles/a"\n[recipe.inspect]\nconfidence_threshold = 0.4\n'
+        '[recipe.camera]\nexposure_us = 800\n[recipe.gate]\ndelay_ms = 500\n[[recipe]]\nname = "b"\nnumber = 9\n'
+        "[recipe.camera]\nexposure_us = 900\n"
+    )
+    first, second = parse(text).recipe
+    assert (first.name, first.bundle, first.camera.exposure_us) == ("a", Path("/etc/lineside/bundles/a"), 800.0)
+    assert (second.number, second.gate) == (9, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[[recipe]]\nname = "a"\n[[recipe]]\nname = "a"\n', "two have one name"),
+        ('[[recipe]]\nname = "a"\nnumber = 2\n[[recipe]]\nname = "b"\n', "two have one number"),
+        ('[[recipe]]\nname = "a b"\n', r"\$\.recipe\[0\]\.name"),
+        ('[[recipe]]\nname = "a"\n[recipe.inspect]\nfps = 3\n', r"\$\.recipe\[a\]\.inspect\.fps is not a known key"),
+        ('[[recipe]]\nname = "a"\n[recipe.inspect]\nmin_inside = 3\n', r"\$\.recipe\[a\]\.inspect\.min_inside"),
+        ('[[recipe]]\nname = "a"\n[recipe.camera]\ngain_db = 3\n', r"\$\.recipe\[a\]\.camera\.gain_db"),
+        ('[[recipe]]\nname = "a"\n[recipe.camera]\ngain = 3\n[[recipe]]\nname = "b"\n', "some set gain and others"),
+        ('[[recipe]]\nname = "a"\n[recipe.gate]\ndelay_ms = 300\n', r"\$\.recipe\[a\]\.gate needs \$\.gate"),
+        (f'{TRIGGER}[[recipe]]\nname = "a"\n[recipe.gate]\ncounts = 300\n', "delay_ms alone"),
+        (f'{TRIGGER}[[recipe]]\nname = "a"\n[recipe.gate]\ndelay_ms = 30\n', "deadline_ms"),
+    ],
+)
+def test_recipes_that_do_not_fit_are_refused_with_their_path(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse(text)
+
+
+def test_an_unknown_name_says_which_there_are(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        Recipes(tmp_path, (STRICT, LENIENT)).find("other")
+    assert (caught.value.code, caught.value.expected) == (2020, "strict (1), lenient (7)")
