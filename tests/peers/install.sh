@@ -63,6 +63,7 @@ e2fsprogs debugfs tests/boards: ext4 inside images
 xz-utils xz tests/boards: compressed images
 libarchive13t64 /usr/lib/*/libarchive.so.13 tests/system: file systems made of archives
 mmdebstrap mmdebstrap tests/boards: an arm64 tree to run our wheels in
+arch-test arch-test tests/system: whether this machine runs arm64 programs, which a Debian image is built with
 qemu-user-static qemu-aarch64-static tests/boards: arm64 programs on this processor
 qemu-system-arm qemu-system-aarch64 tests/boards, tests/system: a board with the Pi 5's core
 chromium chromium tests/demo: report.html in a real browser
