@@ -5,10 +5,13 @@ Nothing here is run for the other processor while it is made: packages are only 
 
 from __future__ import annotations
 
+import atexit
 import fcntl
+import functools
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,16 +65,18 @@ def kernel() -> Path:
     return made(f"kernel-{SUITE}", make)
 
 
+@functools.cache
 def payload() -> Payload:
     """Returns a payload of this source tree for arm64, with what `qemu-virt` carries.
 
-    What it needs is fetched once; lineside's own wheel is built each time.
+    What it needs is fetched once; lineside's own wheel is built once a run of the tests.
     """
     CACHE.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="payload-", dir=CACHE))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     with (CACHE / ".agent.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        shutil.rmtree(CACHE / "payload", ignore_errors=True)
-        return _packed(CACHE / "payload", WHEELS)
+        return _packed(folder / "payload", WHEELS)
 
 
 def agent() -> tuple[Payload, Path]:

@@ -20,6 +20,8 @@ from tests.boards.volatile import VolatileDisk
 from tests.peers.waiting import wait_for
 
 MEMORY_MIB = 1024
+PATIENCE = "systemd.default_device_timeout_sec=3600 systemd.default_timeout_start_sec=3600"
+"""An emulator on a busy machine brings a disk after minutes."""
 HOST_CACHE = arm64.ROOT / ".cache"
 """In the place of the user's: Debian is built there once."""
 
@@ -97,7 +99,7 @@ class EmulatedBoard:
         with FatVolume(image, find(partitions(image), "bootfs", "fat")) as boot:
             (folder / "vmlinuz").write_bytes(boot.read("vmlinuz"))
             (folder / "initrd.img").write_bytes(boot.read("initrd.img"))
-            self._append = f"{boot.read('cmdline.txt').decode().strip()} {append}".strip()
+            self._append = f"{boot.read('cmdline.txt').decode().strip()} {PATIENCE} {append}".strip()
 
     def on(self) -> None:
         """Gives it power."""
