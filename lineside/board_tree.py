@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from lineside_boards.profile import Profile
 
 
+_OPTIONS_SAY = {"device", "group", "folder", "root", "bundle", "link"}
+"""Keys of agent.toml that are made of the command's options."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class AgentTree:
     """What is laid out.
@@ -44,26 +48,35 @@ class AgentTree:
         """Reads the options; whatever of them can't be used is said here.
 
         Raises:
-            ConfigError: Hub, broker or site are not told, or a name can't be used.
+            ConfigError: Hub, broker or site are not told, or a name or ``--config`` can't be used.
             InputNotFoundError: A file isn't there.
             BundleError: The bundle is damaged.
         """
-        from lineside_boards.payload import Agent
+        from lineside_agent.config import parse_config
+        from lineside_boards.payload import CONFIGURATION, Agent, agent_toml
         from lineside_link.topics import check_name
 
         check_name(options.name, "device")
         check_name(options.group, "group")
         url, site, identify = _identity(options)
+        more = _more(options.config)
+        camera = more.pop("camera", None)
+        if camera is not None and options.camera is not None:
+            raise ConfigError(f"{options.config} has a [camera], and --camera is given", expected="one of the two")
+        agent = Agent(
+            device=options.name,
+            group=options.group,
+            url=url,
+            site=site,
+            camera=_camera(options.camera, profile) if camera is None else camera,
+            more=more,
+            bundle=_bundle(options.bundle),
+            patience=profile.board.patience,
+        )
+        files = ("ca.pem", "cert.pem", "key.pem") if url.startswith("mqtts:") else ()
+        parse_config(agent_toml(agent, files).encode(), Path("/", CONFIGURATION))
         return cls(
-            agent=Agent(
-                device=options.name,
-                group=options.group,
-                url=url,
-                site=site,
-                camera=_camera(options.camera, profile),
-                bundle=_bundle(options.bundle),
-                patience=profile.board.patience,
-            ),
+            agent=agent,
             identify=identify,
             profile=profile,
             payload=options.payload,
@@ -194,6 +207,27 @@ def _camera(given: str | None, profile: Profile) -> dict[str, Any]:
     if kind in ("v4l2", "simulator"):
         return {"type": kind, "rate_hz": 2.0} if kind == "simulator" else {"type": kind}
     raise ConfigError("--camera", expected="v4l2, simulator or folder:/absolute/path", actual=kind)
+
+
+def _more(path: Path | None) -> dict[str, Any]:
+    """Tables of agent.toml out of a file; the agent's own reader checks them with the rest."""
+    import msgspec
+
+    if path is None:
+        return {}
+    try:
+        found: dict[str, Any] = msgspec.toml.decode(path.read_bytes())
+    except OSError as error:
+        raise InputNotFoundError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is no TOML: {error}") from error
+    if own := sorted(set(found) & _OPTIONS_SAY):
+        raise ConfigError(
+            f"{path}: what the options say can't stand in it",
+            expected="other keys of agent.toml",
+            actual=", ".join(own),
+        )
+    return found
 
 
 def _bundle(given: str | None) -> Path | None:

@@ -98,6 +98,7 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True):
         url: Of the broker.
         site: Name of the site.
         camera: The table ``[camera]`` of agent.toml.
+        more: Its other tables, such as ``[trigger]``; without those that are written from the attributes above.
         bundle: A bundle's folder to start with, or ``None``.
         patience: How many times longer than on a board its start may take.
     """
@@ -107,6 +108,7 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True):
     url: str
     site: str
     camera: dict[str, Any]
+    more: dict[str, Any] = {}
     bundle: Path | None = None
     patience: int = 1
 
@@ -193,7 +195,7 @@ def agent_toml(agent: Agent, present: Container[str]) -> str:
     table["root"] = f"/{CONFIGURATION}/root.json"
     if agent.bundle is not None:
         table["bundle"] = f"/{FACTORY}"
-    return tomli_w.dumps({**table, "link": link, "camera": agent.camera})
+    return tomli_w.dumps({**table, "link": link, "camera": agent.camera, **agent.more})
 
 
 def drop_in(patience: int) -> str:

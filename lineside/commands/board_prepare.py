@@ -94,6 +94,12 @@ def add_agent(group: argparse._ArgumentGroup) -> None:
         metavar="KIND",
         help="v4l2, simulator, or folder:/path/on/the/board (default: v4l2 where the board has a camera connector)",
     )
+    group.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="more of agent.toml, such as [camera], [trigger], [[line_io]], [store]",
+    )
     group.add_argument("--payload", type=Path, metavar="DIR", help="from `lineside agent pack`; default: packed now")
     group.add_argument(
         "--wheel", type=Path, metavar="FILE", help="lineside's wheel to pack; default: built from this source"

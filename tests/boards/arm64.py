@@ -5,10 +5,13 @@ Nothing here is run for the other processor while it is made: packages are only 
 
 from __future__ import annotations
 
+import atexit
 import fcntl
+import functools
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,7 +26,8 @@ from tests.peers.programs import find_program
 
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".cache/boards"
-PYTHON = "3.13"
+WHEELS = CACHE / "wheels"
+PYTHON, EXTRAS = "3.13", ("gpio",)
 TIMEOUT_S = 240
 
 
@@ -61,25 +65,32 @@ def kernel() -> Path:
     return made(f"kernel-{SUITE}", make)
 
 
-def agent() -> tuple[Payload, Path]:
-    """Returns a payload of this source tree for arm64, and a system's tree with it in slot ``a``.
+@functools.cache
+def payload() -> Payload:
+    """Returns a payload of this source tree for arm64, with what `qemu-virt` carries.
 
-    What it needs is fetched once; lineside's own wheel is built each time, and with it a changed slot.
+    What it needs is fetched once; lineside's own wheel is built once a run of the tests.
     """
-    wheels = CACHE / "wheels"
-    payload_folder = CACHE / "payload"
     CACHE.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="payload-", dir=CACHE))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     with (CACHE / ".agent.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        shutil.rmtree(payload_folder, ignore_errors=True)
-        payload = _packed(payload_folder, wheels)
-        tree = CACHE / f"agent-{payload.digest[:16]}"
+        return _packed(folder / "payload", WHEELS)
+
+
+def agent() -> tuple[Payload, Path]:
+    """Returns `payload`, and a system's tree with it in slot ``a``, which is made anew when it has changed."""
+    packed = payload()
+    with (CACHE / ".agent.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        tree = CACHE / f"agent-{packed.digest[:16]}"
         if not (tree / ".whole").exists():
             for old in CACHE.glob("agent-*"):
                 shutil.rmtree(old)
-            install(tree, payload=payload, foreign=True)
+            install(tree, payload=packed, foreign=True)
             (tree / ".whole").touch()
-    return payload, tree
+    return packed, tree
 
 
 def _packed(folder: Path, wheels: Path) -> Payload:
@@ -88,11 +99,11 @@ def _packed(folder: Path, wheels: Path) -> Payload:
 
     if wheels.is_dir():
         try:
-            return pack(folder, wheels=wheels, python=PYTHON)
+            return pack(folder, wheels=wheels, python=PYTHON, extras=EXTRAS)
         except StagingError:
             shutil.rmtree(wheels)
             shutil.rmtree(folder, ignore_errors=True)
-    pack(folder, python=PYTHON)
+    pack(folder, python=PYTHON, extras=EXTRAS)
     shutil.copytree(folder / "wheels", wheels)
     for own in wheels.glob("lineside-*.whl"):
         own.unlink()

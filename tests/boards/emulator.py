@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import re
+import signal
 import subprocess
 import threading
 import time
@@ -16,6 +18,7 @@ from lineside_boards.image import initramfs
 from tests.boards import arm64
 from tests.peers.brokers import Mosquitto, find_mosquitto
 from tests.peers.programs import find_program
+from tests.peers.waiting import wait_for
 
 HOST = "10.0.2.100"
 """Under which a board reaches a port of this machine."""
@@ -51,8 +54,9 @@ def command(
     forward: tuple[int, int],
     console: Path | None,
     memory_mib: int = 328,
-    image: Path | None = None,
+    disk: str = "",
     ssh_port: int = 0,
+    ports: Path | None = None,
 ) -> list[str]:
     """Returns qemu's command.
 
@@ -63,8 +67,9 @@ def command(
         forward: A port of `HOST` as the board sees it, and the port here that it leads to. Nothing else is reached.
         console: File that the serial line is written to; ``None`` for a pseudo-terminal, whose name qemu prints.
         memory_mib: The board's memory.
-        image: A disk, changed by the board.
+        disk: A raw disk, changed by the board: a file, or the URL of a server.
         ssh_port: Port here that leads to the board's port 22; 0 for none.
+        ports: Folder for qemu's own ports: ``qmp``, and ``qtest`` for the board's lines.
     """
     qemu, socat = find_program("qemu-system-aarch64", "qemu-system-arm"), find_program("socat", "socat")
     there, here = forward
@@ -74,20 +79,50 @@ def command(
     parts = [qemu, "-M", "virt,gic-version=3", "-cpu", "cortex-a76", "-accel", "tcg,thread=multi", "-smp", "2"]
     parts += ["-m", str(memory_mib), "-kernel", str(kernel), "-initrd", str(initrd), "-append", append]
     parts += ["-nic", "none", "-netdev", network, "-device", "virtio-net-pci,netdev=n0,romfile="]
-    parts += [
-        "-serial",
-        "pty" if console is None else f"file:{console}",
-        "-display",
-        "none",
-        "-monitor",
-        "none",
-        "-no-reboot",
-    ]
-    if image is not None:
-        # Without a cache of qemu's own, what the board has synced is on the disk when qemu is killed.
-        drive = f"if=none,id=d0,file={image},format=raw,cache=writethrough"
-        parts += ["-drive", drive, "-device", "virtio-blk-pci,drive=d0"]
+    parts += ["-chardev", "pty,id=c0" if console is None else f"file,id=c0,path={console},append=on"]
+    parts += ["-serial", "chardev:c0", "-display", "none", "-monitor", "none", "-no-reboot"]
+    if disk:
+        # qemu keeps nothing back, and passes on each flush of the board's.
+        parts += ["-drive", f"if=none,id=d0,file={disk},format=raw,cache=none", "-device", "virtio-blk-pci,drive=d0"]
+    if ports is not None:
+        parts += ["-qmp", f"unix:{ports / 'qmp'},server=on,wait=off"]
+        parts += ["-qtest", f"unix:{ports / 'qtest'},server=on,wait=off", "-qtest-log", "none"]
     return parts
+
+
+class Running:
+    """qemu, started.
+
+    Args:
+        command: Of `command`.
+        log: File for what it prints.
+    """
+
+    def __init__(self, command: list[str], log: Path) -> None:
+        self._log = log
+        with log.open("wb") as file:
+            self._process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+
+    def terminal(self) -> str:
+        """Returns the name of the pseudo-terminal that is its serial line."""
+        found: list[str] = []
+
+        def look() -> bool:
+            found.extend(re.findall(r"redirected to (/dev/pts/\d+)", self._log.read_text(errors="replace")))
+            assert self._process.poll() is None, self._log.read_text(errors="replace")
+            return bool(found)
+
+        wait_for(look, 60.0, what="qemu's pseudo-terminal")
+        return found[0]
+
+    def stand_still(self) -> None:
+        """Stops it between two instructions."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def kill(self) -> None:
+        """Ends it at once."""
+        self._process.kill()
+        self._process.wait(30)
 
 
 def boot_to_message(folder: Path) -> tuple[float, str]:

@@ -35,6 +35,11 @@ def test_nothing_is_claimed_of_hardware_that_nobody_has(name: str) -> None:
     assert profile.load(name).tested.hardware == "nothing"
 
 
+@pytest.mark.parametrize("name", ["jetson-orin-nano", "qemu-virt", "rk3588", *PIS])
+def test_board_with_gpio_lines_carries_what_switches_them(name: str) -> None:
+    assert "gpio" in profile.load(name).python.extras
+
+
 def test_unknown_board_lists_the_known_ones() -> None:
     with pytest.raises(UnknownBoardError, match="rpi5-hailo"):
         profile.load("rpi6")

@@ -153,3 +153,46 @@ def test_agents_own_reader_accepts_the_configuration_of_a_plain_broker(
     assert config["link"] == {"url": "mqtt://10.0.0.5", "site": "plant-1"}
     assert config["camera"]["type"] == "simulator"
     assert b"TimeoutStartSec=1800" in root.read("/etc/systemd/system/lineside-agent.service.d/emulator.conf")
+
+
+LINE = """
+[camera]
+type = "rtsp"
+url = "rtsp://10.0.0.9/stream"
+
+[[line_io]]
+type = "gpio"
+chip = "/dev/gpiochip0"
+outputs = { rejected = 17 }
+"""
+
+
+def test_rest_of_the_agents_configuration_comes_from_a_file(desk: Desk, tmp_path: Path) -> None:
+    more = tmp_path / "more.toml"
+    more.write_text(LINE)
+    out = tmp_path / "out.img"
+    assert prepare(desk, out, config=str(more)) == 0
+    found = tomllib.loads(Ext4Volume(out, partitions(out)[1]).read("/etc/lineside/agent.toml").decode())
+    wanted = tomllib.loads(LINE)
+    assert (found["camera"], found["line_io"]) == (wanted["camera"], wanted["line_io"])
+    assert (found["device"], found["link"]["site"]) == ("cam-07", "plant-1")
+
+
+@pytest.mark.parametrize(
+    ("text", "extra", "words"),
+    [
+        ('device = "cam-08"\n', [], "got device"),
+        (LINE, ["--camera", "v4l2"], "expected one of the two"),
+        (LINE.replace("rejected", "lamp"), [], "lamp"),
+        ("[camera\n", [], "is no TOML"),
+    ],
+)
+def test_file_that_the_agent_could_not_use_is_said_before_anything_is_copied(
+    desk: Desk, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, extra: list[str], words: str
+) -> None:
+    more = tmp_path / "more.toml"
+    more.write_text(text)
+    assert prepare(desk, tmp_path / "out.img", extra, config=str(more)) == 1
+    told = capsys.readouterr().err
+    assert words in told
+    assert "is the root" not in told

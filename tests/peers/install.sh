@@ -63,8 +63,11 @@ e2fsprogs debugfs tests/boards: ext4 inside images
 xz-utils xz tests/boards: compressed images
 libarchive13t64 /usr/lib/*/libarchive.so.13 tests/system: file systems made of archives
 mmdebstrap mmdebstrap tests/boards: an arm64 tree to run our wheels in
+arch-test arch-test tests/system: whether this machine runs arm64 programs, which a Debian image is built with
 qemu-user-static qemu-aarch64-static tests/boards: arm64 programs on this processor
 qemu-system-arm qemu-system-aarch64 tests/boards, tests/system: a board with the Pi 5's core
+nbdkit nbdkit tests/boards, tests/system: a disk that forgets what was not flushed when its power is cut
+qemu-utils qemu-io tests/boards: asks that disk
 chromium chromium tests/demo: report.html in a real browser
 openssh-server sshd tests/boards, tests/lineside: a board that is reached by SSH
 sudo sudo tests/boards, tests/lineside: a user who may become root on a board

@@ -1,220 +1,229 @@
-"""T3: an image that our own command made boots on the Pi 5's core and joins the fleet; nothing is told it by hand.
+"""T3: an image that one command of ours made boots on the Pi 5's core and joins; nothing is told it by hand.
 
-``make test-system`` runs it. The base image is built once (some minutes, ``.cache/boards``).
-``LINESIDE_POWER_CUTS`` says how often power is cut during updates (default 20).
+``make test-system`` runs it. Debian is built once (some minutes, ``.cache/lineside``). The tests go on with one board,
+in the order in which they stand here.
+
+- ``LINESIDE_BOARD_FOLDER``: keep hub and card there; another run goes on with them, also with one test alone.
+- ``LINESIDE_POWER_CUTS``: how often power is cut during updates (default 20).
 """
 
 from __future__ import annotations
 
-import json
 import os
 import random
-import signal
-import subprocess
-import sys
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from lineside_boards.image import build
-from lineside_boards.image.fat import FatVolume
-from lineside_boards.image.programs import run
-from lineside_boards.image.table import find, partitions
-from tests.boards import arm64, emulator
-from tests.peers.brokers import find_mosquitto
-from tests.peers.waiting import free_port, wait_for
+from tests.boards import arm64
+from tests.boards.powered import EmulatedBoard, prepared, repaired_root
+from tests.boards.site import GROUP, NAME, Site, lineside, say
+from tests.peers.waiting import wait_for
 
-JOIN_TIMEOUT_S, STEP_TIMEOUT_S = 900, 900
-"""Generous: two emulated cores on a busy machine."""
+pytestmark = pytest.mark.timeout(6 * 3600)
 
-NAME, GROUP = "cam-07", "line-3"
+TIMEOUT_S = 3600
+"""Of any step. Generous: two emulated cores on a busy machine."""
+
+READY, PASSED, REJECTED = 4, 5, 6
+TRIGGER = 0
+LINE = f"""
+[camera]
+type = "folder"
+path = "/opt/lineside/factory/golden"
+loop = true
+
+[trigger]
+deadline_ms = 600000.0
+late_max = 0
+
+[[line_io]]
+type = "gpio"
+chip = "/dev/gpiochip0"
+outputs = {{ ready = {READY}, passed = {PASSED}, rejected = {REJECTED} }}
+inputs = {{ trigger = {TRIGGER} }}
+"""
+"""The board inspects when the chip's line says so. Line 3 of qemu's chip is the power button."""
+
+BAD = """
+import sys
+if sys.argv[1:3] == ["agent", "run"]:
+    sys.exit("this version was never tried")
+"""
+"""Passes the look that is taken at it before the switch, and can't run."""
 
 
-def say(text: str) -> None:
-    """A line of the log that is kept."""
-    print(f"[{time.strftime('%H:%M:%S')}] {text}", flush=True)
-
-
-def lineside(*arguments: str | Path) -> str:
-    """Runs a command as a user does."""
-    done = subprocess.run([sys.executable, "-m", "lineside", *map(str, arguments)], capture_output=True, text=True)
-    assert done.returncode == 0, f"lineside {arguments}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
-
-
-class Site:
-    """A hub and a broker with mutual TLS on this machine."""
+class Fleet:
+    """A site, and a board of one command."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder / "hub"
-        self.port = free_port()
-        lineside("hub", "init", self.folder, "--site", "plant-1", "--group", GROUP)
-        hosts = ("--host", "127.0.0.1", "--host", emulator.HOST)
-        lineside("hub", "secure", "--hub", self.folder, *hosts, "--port", str(self.port))
-        configuration = self.folder / "identity/mosquitto.conf"
-        self._log = (folder / "site.log").open("wb")
-        self._broker = self._start([find_mosquitto(), "-c", str(configuration)])
-        self._hub: subprocess.Popen[bytes] | None = None
+        self.folder = folder
+        self.site = Site(folder)
+        self.image = prepared(folder, self.site, LINE)
+        self.site.start_hub()
+        self.board = EmulatedBoard(folder, self.image, self.site.port)
+        self._is_on = False
 
-    def _start(self, command: list[str]) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(command, stdout=self._log, stderr=self._log)
-
-    def start_hub(self) -> None:
-        """Starts the hub, and has the broker read who is enrolled."""
-        self.let_in()
-        self._hub = self._start(
-            [sys.executable, "-m", "lineside", "hub", "run", "--config", str(self.folder / "hub.toml")]
-        )
-
-    def let_in(self) -> None:
-        """Has the broker read who is enrolled."""
-        self._broker.send_signal(signal.SIGHUP)
-
-    def device(self) -> dict[str, Any]:
-        """What the hub knows of the board; empty before it was ever there."""
-        listed = json.loads(lineside("fleet", "ls", "--hub", self.folder, "--json"))["devices"]
-        found: list[dict[str, Any]] = [row for row in listed if row["name"] == NAME]
-        return found[0] if found else {}
-
-    def stop(self) -> None:
-        """Ends both."""
-        for process in (self._hub, self._broker):
-            if process is not None:
-                process.terminate()
-                process.wait(30)
-        self._log.close()
-
-
-class EmulatedBoard:
-    """A board that is switched on and off."""
-
-    def __init__(self, folder: Path, image: Path, port: int) -> None:
-        self._folder, self.image, self._port = folder, image, port
-        self.console = folder / "console.log"
-        self._process: subprocess.Popen[bytes] | None = None
-        with FatVolume(image, find(partitions(image), "bootfs", "fat")) as boot:
-            (folder / "vmlinuz").write_bytes(boot.read("vmlinuz"))
-            (folder / "initrd.img").write_bytes(boot.read("initrd.img"))
-            self._append = boot.read("cmdline.txt").decode().strip()
-
-    def on(self) -> None:
-        """Gives it power."""
-        command = emulator.command(
-            self._folder / "vmlinuz",
-            self._folder / "initrd.img",
-            append=self._append,
-            forward=(8883, self._port),
-            console=self.console,
-            memory_mib=1024,
-            image=self.image,
-        )
-        self._process = subprocess.Popen(command)
+    def on(self) -> float:
+        """Has the board run, and returns when it got power."""
+        if not self._is_on:
+            self.began_s = time.monotonic()
+            self.board.on()
+            self._is_on = True
+        return self.began_s
 
     def cut(self) -> None:
-        """Takes its power away."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait(30)
-            self._process = None
+        """Takes the board's power away."""
+        self.board.cut()
+        self._is_on = False
+
+    def wait_joined(self) -> None:
+        """Returns when the hub has met the board since it got power."""
+        say_of = f"{NAME} in the fleet; console: {self.board.console}"
+        self.site.wait_until(TIMEOUT_S, what=say_of, up=True)
+
+    def inspect(self, parts: int) -> None:
+        """Has so many parts inspected, one after the other, as a PLC would."""
+        pins = self.board.pins
+        for _ in range(parts):
+            wait_for(lambda: pins.level(READY), TIMEOUT_S, what="Ready", every_s=0.05)
+            rejects, passes = pins.rises(REJECTED), pins.rises(PASSED)
+            pins.set(TRIGGER, True)
+            wait_for(
+                lambda before=rejects + passes: pins.rises(REJECTED) + pins.rises(PASSED) > before,  # type: ignore[misc]
+                TIMEOUT_S,
+                what="a verdict on the chip's lines",
+                every_s=0.05,
+            )
+            pins.set(TRIGGER, False)
+
+    def stop(self) -> None:
+        """Ends everything."""
+        self.cut()
+        self.site.stop()
 
 
 @pytest.fixture(scope="module")
-def base() -> Path:
-    """The Debian image that ``--build`` makes."""
-    image = arm64.CACHE / f"debian-{build.SUITE}-arm64-{build.recipe()}.img"
-    if not image.is_file():
-        arm64.CACHE.mkdir(parents=True, exist_ok=True)
-        say("building the base image")
-        build.build(image, say=say)
-    return image
-
-
-@pytest.fixture(scope="module")
-def fleet(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, EmulatedBoard]]:
-    """A site, and a board of one command that is switched on."""
-    folder = tmp_path_factory.mktemp("fleet")
-    payload, _ = arm64.agent()
-    site = Site(folder)
-    image = folder / "pi.img"
-    begun = time.monotonic()
-    printed = lineside(
-        *(
-            "board",
-            "prepare",
-            "--board",
-            "qemu-virt",
-            "--image",
-            base,
-            "--out",
-            image,
-            "--name",
-            NAME,
-            "--group",
-            GROUP,
-        ),
-        *("--broker", f"mqtts://{emulator.HOST}:8883", "--hub", site.folder, "--bundle", "surface-12"),
-        *("--payload", payload.path, "--camera", "folder:/opt/lineside/factory/golden"),
-    )
-    say(f"{printed.strip()} ({time.monotonic() - begun:.1f} s)")
-    site.start_hub()
-    board = EmulatedBoard(folder, image, site.port)
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    kept = os.environ.get("LINESIDE_BOARD_FOLDER")
+    folder = Path(kept) if kept else tmp_path_factory.mktemp("fleet")
+    folder.mkdir(parents=True, exist_ok=True)
+    fleet = Fleet(folder)
     try:
-        board.on()
-        yield site, board
+        yield fleet
     finally:
-        board.cut()
-        site.stop()
+        fleet.stop()
 
 
-def joined(site: Site) -> bool:
-    return bool(site.device().get("up"))
-
-
-def test_board_joins_over_mutual_tls_and_its_results_arrive(fleet: tuple[Site, EmulatedBoard]) -> None:
-    site, board = fleet
-    begun = time.monotonic()
-    wait_for(lambda: joined(site), JOIN_TIMEOUT_S, what=f"{NAME} in the fleet; console: {board.console}")
+def test_board_joins_over_mutual_tls_and_its_results_arrive(fleet: Fleet) -> None:
+    begun = fleet.on()
+    fleet.wait_joined()
     say(f"power to joined: {time.monotonic() - begun:.1f} s")
-    assert f"{NAME} login:" in board.console.read_text(errors="replace"), "cloud-init has named it"
-    assert str(site.device()["installed"]).startswith("surface-12@")
-    wait_for(lambda: site.device()["results"] >= 2, STEP_TIMEOUT_S, what="results at the hub")
+    assert fleet.board.said(f"{NAME} login:"), "cloud-init has named it"
+    assert fleet.site.device()["installed"].startswith("surface-12")
+    before = fleet.site.device()["results"]
+    fleet.inspect(2)
+    fleet.site.wait_until(TIMEOUT_S, what="results at the hub", results=before + 2)
     say(f"power to two results at the hub: {time.monotonic() - begun:.1f} s")
 
 
-def test_pushed_bundle_becomes_active_without_a_hand_on_the_board(fleet: tuple[Site, EmulatedBoard]) -> None:
-    site, _ = fleet
+def test_reject_is_on_the_chips_line_for_each_bad_part(fleet: Fleet) -> None:
+    fleet.on()
+    fleet.wait_joined()
+    pins = fleet.board.pins
+    rejects, passes, before = pins.rises(REJECTED), pins.rises(PASSED), fleet.site.device()["results"]
+    fleet.inspect(5)
+    assert (pins.rises(REJECTED) - rejects, pins.rises(PASSED) - passes) == (5, 0), "the golden frame has a defect"
+    fleet.site.wait_until(TIMEOUT_S, what="their records at the hub", results=before + 5)
+    assert fleet.site.verdicts()[-5:] == [("reject", "")] * 5
+    say("5 edges on the trigger's line, 5 rejects on the reject's line, 5 records at the hub")
+
+
+def test_pushed_bundle_becomes_active_without_a_hand_on_the_board(fleet: Fleet) -> None:
+    fleet.on()
+    fleet.wait_joined()
     begun = time.monotonic()
-    lineside("push", "surface-12-float", "--hub", site.folder, "--group", GROUP)
-    wait_for(lambda: _runs(site, "surface-12-float@1.0.0"), STEP_TIMEOUT_S, what="the pushed bundle")
+    lineside("push", "surface-12-float", "--hub", fleet.site.folder, "--group", GROUP)
+    _wait_runs(fleet, "surface-12-float")
     say(f"push to active: {time.monotonic() - begun:.1f} s")
-    count = site.device()["results"]
-    wait_for(lambda: site.device()["results"] > count, STEP_TIMEOUT_S, what="results of the new bundle")
+    before = fleet.site.device()["results"]
+    fleet.inspect(1)
+    fleet.site.wait_until(TIMEOUT_S, what="a result of the new bundle", results=before + 1)
 
 
-def test_board_whose_power_is_cut_during_updates_always_comes_back(fleet: tuple[Site, EmulatedBoard]) -> None:
-    site, board = fleet
-    noise = random.Random(8)
+def test_bad_agent_goes_back_to_the_old_slot(fleet: Fleet, tmp_path: Path) -> None:
+    fleet.on()
+    fleet.wait_joined()
+    old = fleet.site.device()["agent"]
+    bad = _bad_payload(tmp_path)
+    begun = time.monotonic()
+    lineside("push", "--agent", bad, "--before", arm64.payload().path, "--hub", fleet.site.folder, "--group", GROUP)
+    fleet.site.wait_until(2 * TIMEOUT_S, what="the agent that went back", agent_state="rolled_back", up=True)
+    device = fleet.site.device()
+    say(f"a bad agent was pushed, tried and taken back in {time.monotonic() - begun:.0f} s: {device['agent_error']}")
+    assert device["agent"] == old
+    assert "ended again and again" in device["agent_error"]
+    before = device["results"]
+    fleet.inspect(1)
+    fleet.site.wait_until(TIMEOUT_S, what="a result of the old agent", results=before + 1)
+    fleet.cut()
+    fleet.on()
+    fleet.wait_joined()
+    assert fleet.site.device()["agent"] == old, "it stays so over a start"
+
+
+def test_board_whose_power_is_cut_during_updates_always_comes_back(fleet: Fleet, tmp_path: Path) -> None:
+    fleet.on()
+    fleet.wait_joined()
     cuts = int(os.environ.get("LINESIDE_POWER_CUTS", "20"))
+    noise = random.Random(os.environ.get("LINESIDE_POWER_SEED", "8"))
     for number in range(1, cuts + 1):
-        wanted = ("surface-12", "surface-12-float")[number % 2]
-        lineside("push", wanted, "--hub", site.folder, "--group", GROUP)
+        wanted = "surface-12-float" if fleet.site.device()["installed"].startswith("surface-12@") else "surface-12"
+        lineside("push", wanted, "--hub", fleet.site.folder, "--group", GROUP)
         wait_s = noise.uniform(0.2, 40)
         threading.Event().wait(wait_s)
-        state = site.device().get("state")
-        board.cut()
-        begun = time.monotonic()
-        board.on()
-        wait_for(lambda name=wanted: _runs(site, f"{name}@1.0.0"), JOIN_TIMEOUT_S, what=f"{wanted} after cut {number}")
-        say(f"cut {number} after {wait_s:.1f} s ({state}): {wanted} runs {time.monotonic() - begun:.0f} s later")
-    board.cut()
-    root = find(partitions(board.image), "rootfs", "ext4")
-    run("e2fsck", "-fp", f"{board.image}?offset={root.start}", codes=(0, 1))  # 1: the journal was replayed
+        state = fleet.site.device().get("state")
+        fleet.cut()
+        begun = fleet.on()
+        _wait_runs(fleet, wanted)
+        took_s = time.monotonic() - begun
+        say(f"cut {number} after {wait_s:.1f} s ({state}): {wanted} runs {took_s:.0f} s after power came back")
+    fleet.cut()
+    repaired_root(fleet.image, tmp_path / "root")
+    say("the card's file system is sound")
 
 
-def _runs(site: Site, identity: str) -> bool:
-    device = site.device()
-    return bool(device.get("up")) and device.get("installed") == identity and device.get("state") == "active"
+def _wait_runs(fleet: Fleet, bundle: str) -> None:
+    what = f"{bundle} on the board; console: {fleet.board.console}"
+    fleet.site.wait_until(TIMEOUT_S, what=what, up=True, installed=f"{bundle}@1.0.0", state="active")
+
+
+def _bad_payload(folder: Path) -> Path:
+    """A payload like the board's own, of a later version that can't run."""
+    payload = arm64.payload().path
+    (own,) = payload.glob("wheels/lineside-*.whl")
+    version = own.name.split("-")[1]
+    about = f"lineside-{version}.dist-info"
+    wheel = folder / own.name.replace(f"-{version}-", "-99.0-")
+    with zipfile.ZipFile(own) as source, zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as target:
+        for name in source.namelist():
+            data = source.read(name)
+            if name == "lineside/__main__.py":
+                data = BAD.encode() + data
+            elif name.startswith(f"{about}/"):
+                data = data.replace(f"\nVersion: {version}\n".encode(), b"\nVersion: 99.0\n")
+                data = data.replace(about.encode(), b"lineside-99.0.dist-info")
+            target.writestr(name.replace(about, "lineside-99.0.dist-info"), data)
+    wheels = folder / "wheels"
+    wheels.mkdir()
+    for one in payload.glob("wheels/*.whl"):
+        if one != own:
+            (wheels / one.name).hardlink_to(one)
+    extras = [part for extra in arm64.EXTRAS for part in ("--extra", extra)]
+    python = ("--python", arm64.PYTHON, "--arch", "aarch64")
+    lineside("agent", "pack", folder / "bad", "--wheel", wheel, "--wheels", wheels, *python, *extras)
+    return folder / "bad"

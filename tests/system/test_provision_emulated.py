@@ -8,27 +8,24 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import shutil
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 import pytest
 
 from lineside_boards.first_boot import cloud_init
 from lineside_boards.first_boot.settings import Settings
-from lineside_boards.image import build
 from lineside_boards.image.fat import FatVolume
 from lineside_boards.image.table import find, partitions
 from lineside_hub.identity import enrolled_devices
 from tests.boards import arm64, emulator
+from tests.boards.powered import EmulatedBoard, base_image
+from tests.boards.site import GROUP, NAME, Site, lineside, say
 from tests.peers.waiting import free_port, wait_for
-from tests.system.test_board import GROUP, NAME, Site, lineside, say
 
 pytestmark = pytest.mark.timeout(7200)
 
@@ -37,73 +34,34 @@ PROVISION_S = 5400
 """Generous: two emulated cores on a busy machine install 25 wheels."""
 
 
-class DeliveredBoard:
-    """A board that runs, and of which only the serial console is known."""
-
-    def __init__(self, folder: Path, base: Path, site: Site) -> None:
-        image = folder / "board.img"
-        shutil.copyfile(base, image)
-        command = ["openssl", "passwd", "-6", "-stdin"]
-        hashed = subprocess.run(command, input=PASSWORD, capture_output=True, text=True, check=True).stdout.strip()
-        with FatVolume(image, find(partitions(image), "bootfs", "fat")) as boot:
-            cloud_init.apply(
-                boot, Settings(hostname="factory", user="admin", password_hash=hashed, instance="delivered")
-            )
-            (folder / "vmlinuz").write_bytes(boot.read("vmlinuz"))
-            (folder / "initrd.img").write_bytes(boot.read("initrd.img"))
-            append = boot.read("cmdline.txt").decode().strip()
-        self.ssh_port = free_port()
-        start = emulator.command(
-            folder / "vmlinuz",
-            folder / "initrd.img",
-            append=append,
-            forward=(8883, site.port),
-            console=None,
-            memory_mib=1024,
-            image=image,
-            ssh_port=self.ssh_port,
-        )
-        self._log = folder / "qemu.log"
-        self._file: IO[bytes] = self._log.open("wb")
-        self._process = subprocess.Popen(start, stdout=self._file, stderr=subprocess.STDOUT)
-        wait_for(lambda: self._console() is not None, 60.0, what="qemu's pseudo-terminal")
-        self.tty = str(self._console())
-
-    def _console(self) -> str | None:
-        found = re.search(r"redirected to (/dev/pts/\d+)", self._log.read_text(errors="replace"))
-        return found[1] if found else None
-
-    def off(self) -> None:
-        self._process.kill()
-        self._process.wait(30)
-        self._file.close()
-
-
-@pytest.fixture(scope="module")
-def base() -> Path:
-    image = arm64.CACHE / f"debian-{build.SUITE}-arm64-{build.recipe()}.img"
-    if not image.is_file():
-        arm64.CACHE.mkdir(parents=True, exist_ok=True)
-        say("building the base image")
-        build.build(image, say=say)
+def delivered_card(folder: Path) -> Path:
+    """The Debian that ``--build`` makes, with a user of its maker's."""
+    base = base_image()
+    image = folder / "board.img"
+    subprocess.run(["cp", "--sparse=always", "--reflink=auto", base, image], check=True)
+    command = ["openssl", "passwd", "-6", "-stdin"]
+    hashed = subprocess.run(command, input=PASSWORD, capture_output=True, text=True, check=True).stdout.strip()
+    with FatVolume(image, find(partitions(image), "bootfs", "fat")) as boot:
+        cloud_init.apply(boot, Settings(hostname="factory", user="admin", password_hash=hashed, instance="delivered"))
     return image
 
 
 @pytest.fixture
-def delivered(base: Path, tmp_path: Path) -> Iterator[tuple[Site, DeliveredBoard, Path]]:
-    payload, _ = arm64.agent()
+def delivered(tmp_path: Path) -> Iterator[tuple[Site, EmulatedBoard, Path]]:
+    payload = arm64.payload()
     site = Site(tmp_path)
     site.start_hub()
-    board = DeliveredBoard(tmp_path, base, site)
+    board = EmulatedBoard(tmp_path, delivered_card(tmp_path), site.port, ssh_port=free_port(), pty=True)
+    board.on()
     try:
         yield site, board, payload.path
     finally:
-        board.off()
+        board.cut()
         site.stop()
 
 
 def test_delivered_board_joins_by_its_serial_console(
-    delivered: tuple[Site, DeliveredBoard, Path], tmp_path: Path
+    delivered: tuple[Site, EmulatedBoard, Path], tmp_path: Path
 ) -> None:
     site, board, payload = delivered
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "id")], check=True)
@@ -154,6 +112,7 @@ def test_delivered_board_joins_by_its_serial_console(
             lambda: process.poll() is not None or NAME in enrolled_devices(site.folder / "identity"),
             PROVISION_S,
             what="the identity",
+            every_s=1.0,
         )
         site.let_in()
         assert process.stdout is not None
@@ -171,7 +130,7 @@ def test_delivered_board_joins_by_its_serial_console(
     )
     assert (made["board"], made["active"], made["joined"]) == ("qemu-virt", True, True)
     assert made["detected"]["architecture"] == "aarch64"
-    wait_for(lambda: site.device()["results"] >= 2, 900.0, what="results at the hub")
+    site.wait_until(900.0, what="results at the hub", results=2)
     again = json.loads(
         subprocess.run(
             [sys.executable, "-m", "lineside", *command],

@@ -7,13 +7,14 @@
 
 Nothing is mounted: mmdebstrap makes a tar, ``mke2fs -d`` a file system of it, `FatVolume` fills the other one. The
 packages' own scripts run under qemu-user, so the machine must run arm64 programs (package qemu-user-static with
-binfmt). The mirror is the one that this machine's apt uses.
+binfmt), which is looked at first. The mirror is the one that this machine's apt uses.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+import subprocess
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
@@ -24,13 +25,14 @@ from lineside_boards.image import initramfs
 from lineside_boards.image.ext4 import Ext4Volume
 from lineside_boards.image.fat import FatVolume
 from lineside_boards.image.mbr import write_mbr
-from lineside_boards.image.programs import run
+from lineside_boards.image.programs import find, run
 from lineside_boards.image.table import Partition
 from lineside_runtime.errors import ImageError
 
 Say = Callable[[str], None]
 
-SUITE = "trixie"
+SUITE, ARCHITECTURE = "trixie", "arm64"
+PROGRAMS = ("mmdebstrap", "arch-test", "mke2fs", "debugfs", "mkfs.vfat")
 MIB = 1 << 20
 BOOT_START, BOOT_BYTES, ROOT_BYTES = 8 * MIB, 128 * MIB, 1900 * MIB
 DISK_ID = 0x6C736964
@@ -81,9 +83,11 @@ def build(out: Path, *, say: Say, mirror: str | None = None, archive: Path | Non
         archive: A tar of such a Debian that was made before, by `debootstrap`.
 
     Raises:
-        MissingProgramError: mmdebstrap, e2fsprogs or dosfstools are not installed.
-        ImageError: One of them failed.
+        MissingProgramError: mmdebstrap, arch-test, e2fsprogs or dosfstools are not installed.
+        ImageError: This machine runs no arm64 programs, or one of those failed.
     """
+    if archive is None:
+        check_host()
     with tempfile.TemporaryDirectory(prefix=".build-", dir=out.resolve().parent) as name:
         scratch = Path(name)
         if archive is None:
@@ -100,6 +104,27 @@ def build(out: Path, *, say: Say, mirror: str | None = None, archive: Path | Non
         _fill_boot(image, archive, scratch)
         image.replace(out)
     say(f"made {out}: {out.stat().st_size / 1e6:.0f} MB")
+
+
+def check_host(architecture: str = ARCHITECTURE) -> None:
+    """Looks whether this machine can build: minutes are not spent on what can't come to its end.
+
+    Args:
+        architecture: Of the image, by Debian's name.
+
+    Raises:
+        MissingProgramError: A program isn't installed; the message names its package.
+        ImageError: This machine runs no arm64 programs.
+    """
+    for name in PROGRAMS:
+        find(name)
+    if subprocess.run([find("arch-test"), architecture], capture_output=True).returncode != 0:
+        raise ImageError(
+            f"this machine runs no {architecture} programs, and the image's packages have scripts that must run",
+            expected=f"`arch-test {architecture}` says ok",
+            action="Install the emulator and have the kernel use it: apt install qemu-user-static binfmt-support; "
+            "then, if need be, systemctl restart systemd-binfmt.",
+        )
 
 
 def recipe() -> str:
@@ -126,7 +151,7 @@ def debootstrap(archive: Path, mirror: str) -> None:
     """Makes a tar of a Debian; minutes, since the packages' own scripts run under emulation."""
     run(
         "mmdebstrap",
-        "--arch=arm64",
+        f"--arch={ARCHITECTURE}",
         "--variant=minbase",
         "--format=tar",
         f"--include={','.join(PACKAGES)}",

@@ -16,6 +16,7 @@ PACKAGES = {
     "mke2fs": "e2fsprogs",
     "mkfs.vfat": "dosfstools",
     "mmdebstrap": "mmdebstrap",
+    "arch-test": "arch-test",
     "apt-get": "apt",
     "dpkg-deb": "dpkg",
 }

@@ -1,0 +1,50 @@
+"""A disk that forgets what wasn't flushed when its power is cut, as a card with a cache of its own may.
+
+::
+
+    qemu ──NBD──► nbdkit, its cache filter in write-back mode ──► the image file
+                       └── kept in memory only, until the board flushes
+
+What the board has flushed is in the image and stays; what it only wrote is lost, all of it. Not simulated: a card that
+loses some of it and keeps the rest, one that reorders across a flush, one that lies about a flush, and half a sector.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from tests.peers.programs import find_program
+from tests.peers.waiting import wait_for
+
+
+class VolatileDisk:
+    """The disk.
+
+    Args:
+        image: Holds what was flushed.
+        socket: Path of the NBD server's socket.
+    """
+
+    def __init__(self, image: Path, socket: Path) -> None:
+        self.image, self.socket = image, socket
+        self._server: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Under which qemu's programs open it."""
+        return f"nbd+unix:///?socket={self.socket}"
+
+    def on(self) -> None:
+        """Gives it power."""
+        self.socket.unlink(missing_ok=True)
+        command = [find_program("nbdkit", "nbdkit"), "--foreground", "--exit-with-parent", "--unix", str(self.socket)]
+        self._server = subprocess.Popen([*command, "--filter=cache", "file", str(self.image), "cache=writeback"])
+        wait_for(self.socket.exists, 30.0, what="nbdkit's socket")
+
+    def cut(self) -> None:
+        """Takes its power away: what wasn't flushed is gone."""
+        if self._server is not None:
+            self._server.kill()
+            self._server.wait(30)
+            self._server = None
