@@ -65,7 +65,7 @@ class Peers:
         self.database = Database.open(self.repository.folder)
         self.sink = ResultsSink(self.database)
         self.fleet = Fleet(self.database)
-        self.responder = Responder(self.repository, lambda _device, _payload: True)
+        self.responder = Responder(self.repository, lambda _device, _head, _body: True)
         config = HubConfig(folder=str(self.repository.folder), link=LinkConfig("mqtt://127.0.0.1:1", "t0"))
         self.frames = FrameWorker(
             config,
