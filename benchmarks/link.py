@@ -62,7 +62,7 @@ def _measure(bundle: Bundle, port: int, folder: Path) -> dict[str, list[float]]:
     repository.publish(bundle, "line")
     link = LinkConfig(url=f"mqtt://127.0.0.1:{port}", site="bench")
     hub, device = LinkClient(link, "hub"), LinkClient(link, DEVICE)
-    responder = Responder(repository, lambda to, data: hub.publish(TOPICS.repo_response(to), data, qos=0))
+    responder = Responder(repository, lambda to, *pieces: hub.send(TOPICS.repo_response(to), *pieces))
     hub.subscribe(TOPICS.repo_get("+"), lambda topic, data: responder.offer(TOPICS.device_of(topic), data), qos=0)
     repo = RepoClient(device, TOPICS, DEVICE)
     responder.start()

@@ -19,7 +19,7 @@ import msgspec
 from lineside_hub.deltas import DeltaMaker
 from lineside_hub.pacing import DEVICE_WAITING_MAX, Turns
 from lineside_hub.repository import Repository
-from lineside_link.messages import FEATURES, RepoRequest, RepoResponse, decode, encode_response
+from lineside_link.messages import FEATURES, RepoRequest, RepoResponse, decode, encode_head
 from lineside_link.pace import PIECE_MIN_BYTES
 from lineside_link.topics import NAME
 from lineside_runtime.bundle import CHUNK_BYTES
@@ -42,7 +42,7 @@ class Responder:
 
     Args:
         repository: What to serve from.
-        answer: Called in a worker's thread with a device and the payload for it; says whether it was sent.
+        answer: Called in a worker's thread with a device and the two pieces of the payload for it; whether it was sent.
         turns: Who is answered when; without limits if not given.
         maker: Has patches made; without one there are none.
         join: Takes a device and its request to be sent a target together with others, and answers it by `reply`
@@ -57,7 +57,7 @@ class Responder:
     def __init__(
         self,
         repository: Repository,
-        answer: Callable[[str, bytes], bool],
+        answer: Callable[[str, bytes, bytes], bool],
         *,
         turns: Turns | None = None,
         maker: DeltaMaker | None = None,
@@ -196,7 +196,7 @@ class Responder:
             head: Of the answer.
             body: Of the answer.
         """
-        if not self._answer(device, encode_response(head, body)):
+        if not self._answer(device, encode_head(head), body):
             self._count("not_sent")
 
     def _read(self, request: RepoRequest) -> bytes | None:

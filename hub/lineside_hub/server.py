@@ -180,8 +180,8 @@ class Hub:
         # Not sent means no connection; all acknowledgements are published again on the next one.
         self.link.publish(self.topics.results_ack(device), encode(ack), retain=True)
 
-    def _answer(self, device: str, payload: bytes) -> bool:
-        return self.link.publish(self.topics.repo_response(device), payload, qos=0)
+    def _answer(self, device: str, head: bytes, body: bytes) -> bool:
+        return self.link.send(self.topics.repo_response(device), head, body)
 
     def _answer_frame(self, device: str, answer: FrameAnswer) -> None:
         # Not sent means no connection; the device offers its frame again.

@@ -24,8 +24,7 @@ import os
 import queue
 import shutil
 import threading
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from lineside_runtime.bundle import CHUNK_BYTES, Bundle, FileEntry, check_relative, verify_file
@@ -116,6 +115,7 @@ class Assembly:
         self._whole_now = True  # an empty file is
         self._slots: dict[str, list[tuple[_File, int]]] = collections.defaultdict(list)
         self._entries = entries
+        self._clean_when_full = _CleanWhenFull(self)
 
     @property
     def missing(self) -> list[str]:
@@ -158,7 +158,7 @@ class Assembly:
             DiskFullError: There is no room; no unfinished file is left.
             BundleFormatError: A path leaves the folder.
         """
-        with self._disk_full_means_clean():
+        with self._clean_when_full:
             self._folder.mkdir(parents=True, exist_ok=True)
             for relative, entry in self._entries.items():
                 check_relative(relative)
@@ -232,7 +232,7 @@ class Assembly:
         if hashlib.sha256(body).hexdigest() != digest:
             return False
         if digest in self._slots:
-            with self._disk_full_means_clean():
+            with self._clean_when_full:
                 self.fetched_bytes += len(body)
                 self._write_slots(digest, body)
                 self._complete_whole()
@@ -265,7 +265,7 @@ class Assembly:
         Raises:
             DiskFullError: There is no room; no unfinished file is left.
         """
-        with self._disk_full_means_clean():
+        with self._clean_when_full:
             self._writer.wait()
 
     def rebuild(self, relative: str, blocks: Iterable[bytes]) -> None:
@@ -280,7 +280,7 @@ class Assembly:
             DiskFullError: There is no room; no unfinished file is left.
         """
         file = self._open[relative]
-        with self._disk_full_means_clean():
+        with self._clean_when_full:
             self.done_bytes -= file.filled_bytes
             self._forget(file)
             try:
@@ -321,18 +321,34 @@ class Assembly:
         """Ends what runs in the background; from then on nothing is written. Done twice it changes nothing."""
         self._writer.close()
 
-    @contextmanager
-    def _disk_full_means_clean(self) -> Iterator[None]:
-        try:
-            yield
-        except DiskFullError:
+    def note_full(self, error: BaseException) -> None:
+        """Removes every unfinished file if the disk is full.
+
+        Args:
+            error: What ended a piece of work.
+
+        Raises:
+            DiskFullError: The disk is full, and the error doesn't say so itself.
+        """
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or isinstance(error, DiskFullError):
             self.discard()
-            raise
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            self.discard()
+        if full:
             raise DiskFullError(path=str(self._folder), needed_bytes=self.total_bytes - self.done_bytes) from error
+
+
+class _CleanWhenFull:
+    """A block in which a full disk removes the unfinished files; entered for each chunk, so it is made once."""
+
+    def __init__(self, assembly: Assembly) -> None:
+        self._assembly = assembly
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if error is not None:
+            self._assembly.note_full(error)
 
 
 class _Writer:
@@ -353,7 +369,7 @@ class _Writer:
         """Writes one slot, and has the file flushed when much was written; raises what the thread met before."""
         if self._error is not None:
             raise self._error
-        if path != self._path:
+        if path is not self._path:
             self._close_file()
             self._descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
             self._path = path

@@ -34,6 +34,9 @@ log = logging.getLogger("lineside.link")
 Handler = Callable[[str, bytes], None]
 """Takes the topic and the payload."""
 
+DirectHandler = Callable[[str, bytearray], None]
+"""As `Handler`; the payload is its own."""
+
 EVENTS_MAX = 256
 """Messages that may wait for their handlers: 16 MiB of chunks."""
 
@@ -67,7 +70,7 @@ class LinkClient:
         self._lock = threading.RLock()
         self._events: queue.Queue[Event | None] = queue.Queue(EVENTS_MAX)
         self._subscriptions: dict[str, tuple[Handler, int]] = {}
-        self._direct: dict[str, Handler] = {}
+        self._direct: dict[str, DirectHandler] = {}
         self._hooks: list[Callable[[], None]] = []
         self._early_hooks: list[Callable[[], None]] = []
         self._counters: collections.Counter[str] = collections.Counter()
@@ -128,7 +131,7 @@ class LinkClient:
         with self._lock:
             self._hooks.append(hook)
 
-    def subscribe_direct(self, topic: str, handler: Handler) -> None:
+    def subscribe_direct(self, topic: str, handler: DirectHandler) -> None:
         """As `subscribe` with QoS 0, for chunks that come by the thousand: ``handler`` runs in the network thread.
 
         Args:
@@ -137,7 +140,7 @@ class LinkClient:
         """
         with self._lock:
             self._direct[topic] = handler
-        self.subscribe(topic, handler, qos=0)
+        self.subscribe(topic, lambda name, payload: handler(name, bytearray(payload)), qos=0)
 
     def on_begin(self, hook: Callable[[], None]) -> None:
         """Calls ``hook`` in the network thread on each connection as soon as `ask` works.
@@ -161,7 +164,7 @@ class LinkClient:
         Returns:
             Whether it was handed over.
         """
-        return self._publish(topic, payload, qos=0, retain=False, early=True) is not None
+        return self._send(topic, payload, early=True)
 
     @property
     def can_ask(self) -> bool:
@@ -192,7 +195,21 @@ class LinkClient:
             Whether it was handed over. That is no proof of delivery: a broker may lose what it acknowledged.
             ``False`` means that there is no connection or that 16 MiB wait already, and nothing was kept.
         """
+        if qos == 0 and not retain:
+            return self._send(topic, payload)
         return self._publish(topic, payload, qos=qos, retain=retain) is not None
+
+    def send(self, topic: str, *pieces: bytes) -> bool:
+        """As `publish` with QoS 0, for a message whose pieces lie in different places: they are not put together.
+
+        Args:
+            topic: Where to.
+            pieces: What, one behind the other; must not change any more.
+
+        Returns:
+            As `publish`.
+        """
+        return self._send(topic, *pieces)
 
     def wait_connected(self, timeout_s: float) -> bool:
         """Waits until the broker has answered all subscriptions.
@@ -273,20 +290,28 @@ class LinkClient:
 
     # Sending.
 
-    def _publish(
-        self, topic: str, payload: bytes, *, qos: int, retain: bool, early: bool = False
-    ) -> MQTTMessageInfo | None:
+    def _send(self, topic: str, *pieces: bytes, early: bool = False) -> bool:
+        with self._lock:
+            connection = self._connection if early or self._ready.is_set() else None
+            sent = connection is not None and connection.send(topic, *pieces)
+            self._count_sent(topic, sum(map(len, pieces)) if sent else None)
+        return sent
+
+    def _publish(self, topic: str, payload: bytes, *, qos: int, retain: bool) -> MQTTMessageInfo | None:
         with self._lock:
             info = None
-            if self._connection is not None and (early or self._ready.is_set()):
+            if self._connection is not None and self._ready.is_set():
                 info = self._connection.publish(topic, payload, qos=qos, retain=retain)
-            if info is None:
-                self._counters["not_sent"] += 1
-                log.debug("not sent, no connection or too much unsent: %s", topic)
-                return None
+            self._count_sent(topic, None if info is None else len(payload))
+        return info
+
+    def _count_sent(self, topic: str, size: int | None) -> None:
+        if size is None:
+            self._counters["not_sent"] += 1
+            log.debug("not sent, no connection or too much unsent: %s", topic)
+        else:
             self._counters["published"] += 1
-            self._counters["published_bytes"] += len(payload)
-            return info
+            self._counters["published_bytes"] += size
 
     def _publish_last(self, last: tuple[str, bytes], timeout_s: float) -> None:
         info = self._publish(last[0], last[1], qos=1, retain=True)
@@ -383,7 +408,7 @@ class LinkClient:
         if not subscribing:
             connection.hand_over(Opened(connection))
 
-    def _take_direct(self, topic: str, payload: bytes) -> bool:
+    def _take_direct(self, topic: str, payload: bytearray) -> bool:
         handler = self._direct.get(topic)
         if handler is None:
             return False

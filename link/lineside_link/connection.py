@@ -8,12 +8,15 @@ state) sends again from what it has on disk.
 Everything that arrives is handed over through one bounded queue, but for what somebody takes at once into a queue of
 its own; no work is done in the network thread.
 
-paho's packets are read and written by its calls for a loop of one's own (`loop_read`, `loop_write`, `loop_misc`):
+The protocol is paho's, by its calls for a loop of one's own (`loop_read`, `loop_write`, `loop_misc`), but for messages
+of QoS 0, which are what comes by the thousand: `ReadAhead` takes them before paho sees them, and `send` puts them into
+the socket where they lie.
 
 - Only the network thread reads.
 - Who publishes writes as well, as far as the socket takes it at once, so that a hub that sends chunks needs no
   second thread for each. One thread writes at a time (``_writing``); what is left the network thread writes.
 - With TLS only the network thread writes too, because one must not read and write a TLS socket at the same time.
+- No packet begins before the one that was begun has gone out whole, whoever's it is.
 """
 
 from __future__ import annotations
@@ -37,6 +40,8 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.reasoncodes import ReasonCode
 
 from lineside_link.config import LinkConfig
+from lineside_link.outgoing import Outgoing
+from lineside_link.packets import publish_head, split_publish
 from lineside_link.read_ahead import ReadAhead, ReadAheadClient
 from lineside_runtime.errors import BrokerError
 
@@ -106,7 +111,7 @@ class Connection:
         context: ssl.SSLContext | None,
         will: tuple[str, bytes] | None,
         events: queue.Queue[Event | None],
-        direct: Callable[[str, bytes], bool],
+        direct: Callable[[str, bytearray], bool],
         on_socket: Callable[[Connection], None],
         on_open: Callable[[Connection], None],
     ) -> None:
@@ -128,6 +133,7 @@ class Connection:
         self._wake_up, self._woken = socket.socketpair()
         for end in (self._wake_up, self._woken):
             end.setblocking(False)
+        self._outgoing = Outgoing()
         self._unsent: collections.deque[tuple[mqtt.MQTTMessageInfo, int]] = collections.deque()
         self._unsent_bytes = 0
         self._unsent_lock = threading.Lock()
@@ -135,7 +141,7 @@ class Connection:
 
     def _make_client(
         self, client_id: str, context: ssl.SSLContext | None, will: tuple[str, bytes] | None
-    ) -> mqtt.Client:
+    ) -> ReadAheadClient:
         client = ReadAheadClient(
             CallbackAPIVersion.VERSION2,
             client_id=client_id,
@@ -186,33 +192,64 @@ class Connection:
 
     def _wait(self, selector: selectors.BaseSelector, sock: ReadAhead) -> None:
         """Waits until something has arrived, can be written, or `_wake` is called."""
-        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._paho.want_write() else 0)
+        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._wants_write() else 0)
         if selector.get_key(sock).events != wanted:
             selector.modify(sock, wanted)
-        for key, _ in selector.select(0 if sock.pending() else _WAIT_S):
+        for key, _ in selector.select(_WAIT_S if sock.drained else 0):
             if key.fileobj is self._woken:
                 self._woken.recv(4096)
 
     def _read(self, sock: ReadAhead) -> MQTTErrorCode:
-        """Takes what has arrived; `loop_read` takes one packet, or none if there is none."""
+        """Takes what has arrived."""
+        taken = 0
+        code = MQTTErrorCode.MQTT_ERR_SUCCESS
         for _ in range(READS_MAX):
-            code = self._paho.loop_read()
-            if code != MQTTErrorCode.MQTT_ERR_SUCCESS or not sock.pending():
+            packet = sock.take()
+            if packet is not None:
+                taken += 1
+                self._take(packet)
+            elif sock.for_paho:
+                code = self._paho.loop_read()
+            if code != MQTTErrorCode.MQTT_ERR_SUCCESS or sock.drained:
                 break
+        if taken:
+            self._paho.note_received()
         return code
+
+    def _wants_write(self) -> bool:
+        return bool(self._outgoing) or self._paho.want_write()
 
     def _write(self) -> MQTTErrorCode:
         with self._writing:
-            return self._paho.loop_write() if self._paho.want_write() else MQTTErrorCode.MQTT_ERR_SUCCESS
+            return self._write_on() if self._wants_write() else MQTTErrorCode.MQTT_ERR_SUCCESS
+
+    def _write_on(self) -> MQTTErrorCode:
+        """Writes what the socket takes: what was begun, paho's, ours; before a goodbye all of ours first."""
+        sock = self._socket
+        if sock is None:
+            return MQTTErrorCode.MQTT_ERR_NO_CONN
+        if (self._outgoing.begun or self._leaving.is_set()) and not self._outgoing.write(
+            sock, all_of_it=self._leaving.is_set()
+        ):
+            return MQTTErrorCode.MQTT_ERR_SUCCESS
+        if self._paho.want_write():
+            code = self._paho.loop_write()
+            if code != MQTTErrorCode.MQTT_ERR_SUCCESS or self._paho.want_write():
+                return code
+        self._outgoing.write(sock, all_of_it=True)
+        return MQTTErrorCode.MQTT_ERR_SUCCESS
 
     def _flush(self) -> None:
         """Writes what was queued if this thread may, and leaves the rest to the network thread."""
         if self._publisher_writes and self._writing.acquire(blocking=False):
             try:
-                self._write_failed = self._paho.loop_write()
+                self._write_failed = self._write_on()
+            except OSError as error:
+                self._note_end(str(error), error)
+                self._write_failed = MQTTErrorCode.MQTT_ERR_CONN_LOST
             finally:
                 self._writing.release()
-        if self._write_failed != MQTTErrorCode.MQTT_ERR_SUCCESS or self._paho.want_write():
+        if self._write_failed != MQTTErrorCode.MQTT_ERR_SUCCESS or self._wants_write():
             self._wake()
 
     def _wake(self) -> None:
@@ -258,8 +295,32 @@ class Connection:
         self._paho.unsubscribe(topic)
         self._flush()
 
+    def send(self, topic: str, *pieces: bytes) -> bool:
+        """Hands a message of QoS 0 to the socket, which takes it from where it lies.
+
+        Args:
+            topic: Where to.
+            pieces: What, one behind the other; must not change any more.
+
+        Returns:
+            Whether it was taken; not if too much waits already.
+        """
+        size = sum(map(len, pieces))
+        head = publish_head(topic.encode(), size)
+        with self._unsent_lock:
+            if self._unsent_now() + size > UNSENT_MAX_BYTES:
+                return False
+            self._outgoing.append((head, *pieces))
+        self._flush()
+        return True
+
+    def _unsent_now(self) -> int:
+        while self._unsent and self._unsent[0][0].is_published():
+            self._unsent_bytes -= self._unsent.popleft()[1]
+        return self._unsent_bytes + self._outgoing.waiting_bytes
+
     def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool) -> mqtt.MQTTMessageInfo | None:
-        """Hands a message to the socket.
+        """Hands a message to the socket by way of paho, which keeps it until the broker has acknowledged it.
 
         Args:
             topic: Where to.
@@ -271,9 +332,7 @@ class Connection:
             paho's handle, or ``None`` if too much waits already.
         """
         with self._unsent_lock:
-            while self._unsent and self._unsent[0][0].is_published():
-                self._unsent_bytes -= self._unsent.popleft()[1]
-            if self._unsent_bytes + len(payload) > UNSENT_MAX_BYTES:
+            if self._unsent_now() + len(payload) > UNSENT_MAX_BYTES:
                 return None
             info = self._paho.publish(topic, payload, qos=qos, retain=retain)
             if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
@@ -316,11 +375,21 @@ class Connection:
 
     def _arrived(self, _client: mqtt.Client, _userdata: Any, message: mqtt.MQTTMessage) -> None:
         try:
-            topic, payload = message.topic, bytes(message.payload)
-            if not self._direct(topic, payload):
-                self.hand_over(Message(topic, payload))
+            self._pass_on(message.topic, bytearray(message.payload))
         except UnicodeDecodeError as error:
             log.error("a message on a topic that is not UTF-8 was dropped: %s", error)
+
+    def _take(self, packet: bytearray) -> None:
+        try:
+            topic, payload = split_publish(packet)
+        except UnicodeDecodeError as error:
+            log.error("a message on a topic that is not UTF-8 was dropped: %s", error)
+        else:
+            self._pass_on(topic, payload)
+
+    def _pass_on(self, topic: str, payload: bytearray) -> None:
+        if not self._direct(topic, payload):
+            self.hand_over(Message(topic, bytes(payload)))
 
     def hand_over(self, event: Event) -> None:
         """Puts an event into the queue; waits while it is full.

@@ -30,6 +30,9 @@ METADATA_MAX_BYTES = 8 << 20
 _POLL_S = 0.2
 """How often ``should_stop`` is looked at while nothing arrives."""
 
+_TAKEN_AT_ONCE = 8
+"""So many answers are handled before it is looked whether something is to be asked: half a megabyte of chunks."""
+
 _DELTA_POLL_S = 0.5
 """How often the hub is asked whether it has made the patches."""
 
@@ -320,13 +323,12 @@ class RepoClient:
                     self.pace.broke()
                     window.ask_all_again(time.monotonic())
                 self._send_due(window)
-                answer = self._take(mailbox, window, prefix)
-                if answer is not None:
+                for answer in self._take(mailbox, window):
                     progress_at_s = time.monotonic()
                     if answer[0].kind == "chunk":  # the others are too small to measure by
                         self.pace.arrived(len(answer[2]), progress_at_s)
-                    window.window = self.pace.window
                     yield answer
+                window.window = self.pace.window
         finally:
             self._close_mailbox(prefix, window)
 
@@ -353,26 +355,26 @@ class RepoClient:
                     self._counters["asked"] += payload.count(b"\n") + 1
 
     def _take(
-        self, mailbox: collections.deque[tuple[RepoResponse, memoryview]], window: PullWindow, prefix: str
-    ) -> Answer | None:
+        self, mailbox: collections.deque[tuple[RepoResponse, memoryview]], window: PullWindow
+    ) -> Iterator[Answer]:
+        """Waits until something has come, and yields what has; looking after the questions takes turns with that."""
         with self._arrived:
             if not mailbox:
                 due_s = window.next_due_s(time.monotonic()) if self._client.can_ask else _POLL_S
                 self._arrived.wait(min(max(due_s, 0.01), _POLL_S))
-            if not mailbox:
-                return None
-            head, body = mailbox.popleft()
+            here = [mailbox.popleft() for _ in range(min(len(mailbox), _TAKEN_AT_ONCE))]
         now_s = time.monotonic()
-        if head.status == 503:
-            window.refused_busy(head.id, now_s)
-            return None
-        piece = window.answered(head.id, now_s)
-        if piece is None:
-            with self._arrived:
-                self._counters["late"] += 1
-            return None
-        _check_answer(piece, head, body)
-        return piece, head, body
+        for head, body in here:
+            if head.status == 503:
+                window.refused_busy(head.id, now_s)
+                continue
+            piece = window.answered(head.id, now_s)
+            if piece is None:
+                with self._arrived:
+                    self._counters["late"] += 1
+                continue
+            _check_answer(piece, head, body)
+            yield piece, head, body
 
     def _open_mailbox(self) -> tuple[str, collections.deque[tuple[RepoResponse, memoryview]]]:
         with self._arrived:
@@ -390,7 +392,7 @@ class RepoClient:
 
     # In the link's threads.
 
-    def _receive(self, _topic: str, payload: bytes) -> None:
+    def _receive(self, _topic: str, payload: bytes | bytearray) -> None:
         head, body = split_response(payload)
         with self._arrived:
             mailbox = self._mailboxes.get(head.id.rpartition("-")[0])

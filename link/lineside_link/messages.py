@@ -639,7 +639,7 @@ def encode(message: _Message) -> bytes:
     return _encoder.encode(message)
 
 
-def decode(data: bytes, kind: type[M]) -> M:
+def decode(data: bytes | bytearray, kind: type[M]) -> M:
     """Reads a message.
 
     Args:
@@ -665,9 +665,14 @@ def decode(data: bytes, kind: type[M]) -> M:
     return message
 
 
+def encode_head(head: RepoResponse) -> bytes:
+    """Returns the head of an answer as one line of JSON and a newline; its bytes follow."""
+    return _encoder.encode(head) + b"\n"
+
+
 def encode_response(head: RepoResponse, body: bytes = b"") -> bytes:
     """Returns the head as one line of JSON, a newline and the bytes."""
-    return _encoder.encode(head) + b"\n" + body
+    return encode_head(head) + body
 
 
 def decode_response(data: bytes) -> tuple[RepoResponse, bytes]:
@@ -680,7 +685,7 @@ def decode_response(data: bytes) -> tuple[RepoResponse, bytes]:
     return head, bytes(body)
 
 
-def split_response(data: bytes) -> tuple[RepoResponse, memoryview]:
+def split_response(data: bytes | bytearray) -> tuple[RepoResponse, memoryview]:
     """As `decode_response`, but the bytes are not copied.
 
     Raises:

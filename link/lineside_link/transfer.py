@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -306,10 +307,11 @@ class Transfer:
             )
 
 
+@functools.cache
 def _keep_freed_memory() -> None:
     """Has glibc keep what chunks leave free: it gave it back after each and the kernel cleared it for the next.
 
     When a block of its own is freed, malloc takes it that blocks of this size come again (mallopt(3),
-    ``M_MMAP_THRESHOLD``), and keeps up to twice its size. It is never touched, so it costs nothing.
+    ``M_MMAP_THRESHOLD``), and keeps up to twice its size. It is never touched, and made once a process.
     """
     bytes(WINDOW_MAX * CHUNK_BYTES)

@@ -10,27 +10,37 @@ Each entry gets its share of the time in a process of its own.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 REGRESSIONS = Path(__file__).parent / "regressions"
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Fuzzes; returns 1 if anything was found.
+
+    Args:
+        arguments: Of the command line.
+    """
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz")
     parser.add_argument("--seconds", type=int, default=3600, help="for all entries together (default: %(default)s)")
     parser.add_argument("--entry", help="only this one")
     parser.add_argument("--corpus", type=Path, default=Path("fuzz-corpus"), help="default: %(default)s")
     parser.add_argument("--in-process", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.in_process:
         return run(options.entry, options.corpus, options.seconds)
-    from tests.fuzz.entries import entries
+    from tests.fuzz.seeds import SEEDS
 
-    with tempfile.TemporaryDirectory() as scratch:
-        names = [options.entry] if options.entry else sorted(entries(Path(scratch)))
+    if options.entry is not None and options.entry not in SEEDS:
+        parser.error(f"--entry {options.entry}: there is none of this name; there are {', '.join(sorted(SEEDS))}")
+    if importlib.util.find_spec("atheris") is None:
+        parser.error("atheris is not installed: pip install 'lineside[fuzz]', or `make fuzz`, which does that")
+    names = [options.entry] if options.entry else sorted(SEEDS)
     found = []
     for name in names:
         share = max(1, options.seconds // len(names))
@@ -57,8 +67,8 @@ def run(name: str, corpus: Path, seconds: int) -> int:
     scratch = tempfile.TemporaryDirectory()
     entry = entries(Path(scratch.name))[name]
     arguments = [
-        sys.argv[0], str(folder), f"-max_total_time={seconds}", "-max_len=4096", "-rss_limit_mb=2048",
-        f"-artifact_prefix={folder}/", "-verbosity=0", "-timeout=20",
+        sys.argv[0], str(folder), f"-max_total_time={seconds}", "-max_len=8192", "-rss_limit_mb=2048",
+        f"-artifact_prefix={folder}/", "-verbosity=0", "-print_final_stats=1", "-timeout=20",
     ]  # fmt: skip
     known = REGRESSIONS / name
     if known.is_dir():

@@ -6,6 +6,7 @@ the product's own, not copies: the hub's inbox, responder and registrar, the age
 
 from __future__ import annotations
 
+import bz2
 import collections
 import logging
 import zipfile
@@ -26,14 +27,18 @@ from lineside_hub.registrar import Registrar
 from lineside_hub.repository import Repository
 from lineside_hub.responder import Responder
 from lineside_hub.results import ResultsSink, read_batch
+from lineside_link import deltas
 from lineside_link.client import LinkClient
 from lineside_link.config import LinkConfig
 from lineside_link.fetch import RepoClient
 from lineside_link.messages import (
     CertificateAnswer,
     CertificateRequest,
+    Deltas,
     Desired,
     FrameAnswer,
+    Multicast,
+    PatchFormat,
     RepoRequest,
     ResultsAck,
     decode,
@@ -44,6 +49,9 @@ from lineside_runtime.bundle import parse_manifest
 from lineside_runtime.errors import LinesideError
 
 TOPICS = Topics("t0")
+PATCHED_BYTES = 4096
+"""What every fuzzed patch claims to make."""
+
 Entry = Callable[[bytes], None]
 
 
@@ -57,7 +65,7 @@ class Peers:
         self.database = Database.open(self.repository.folder)
         self.sink = ResultsSink(self.database)
         self.fleet = Fleet(self.database)
-        self.responder = Responder(self.repository, lambda _device, _payload: True)
+        self.responder = Responder(self.repository, lambda _device, _head, _body: True)
         config = HubConfig(folder=str(self.repository.folder), link=LinkConfig("mqtt://127.0.0.1:1", "t0"))
         self.frames = FrameWorker(
             config,
@@ -71,6 +79,8 @@ class Peers:
         self.repo = RepoClient(LinkClient(LinkConfig("mqtt://127.0.0.1:1", "t0"), "cam-1"), TOPICS, "cam-1")
         self.machine = Machine()
         self.stick = folder / "fuzzed.lsb"
+        self.base = folder / "base.bin"
+        self.base.write_bytes(bytes(range(256)) * (PATCHED_BYTES // 256))
 
     def desired(self, data: bytes) -> None:
         """``g/<group>/desired``, ``d/<device>/desired``: decoded, and through the update machine."""
@@ -97,6 +107,35 @@ class Peers:
         """``d/<device>/repo/rsp``."""
         decode_response(data)
         self.repo._receive("", data)
+
+    def described_patches(self, data: bytes) -> None:
+        """What the hub says of the patches that it has: in ``d/<device>/repo/rsp``."""
+        for patch in decode(data, Deltas).patches:
+            deltas.fits(patch, PATCHED_BYTES, PATCHED_BYTES)
+
+    def described_multicast(self, data: bytes) -> None:
+        """What the hub says that it will send to all: in ``d/<device>/repo/rsp``."""
+        decode(data, Multicast)
+
+    def patch_zstd(self, data: bytes) -> None:
+        """A patch by zstd, which the hub sends and nobody has signed."""
+        self._apply("zstd", data)
+
+    def patch_bsdiff4(self, data: bytes) -> None:
+        """A patch by bsdiff4: as it is, and the bytes as its three parts, so that bzip2 doesn't stop most of them."""
+        parts = [*data.split(b"|", 2), b"", b"", b""]
+        packed = [bz2.compress(part) for part in parts[:3]]
+        sizes = (len(packed[0]), len(packed[1]), PATCHED_BYTES)
+        head = b"BSDIFF40" + b"".join(size.to_bytes(8, "little") for size in sizes)
+        try:
+            self._apply("bsdiff4", data)
+        except LinesideError:
+            self._apply("bsdiff4", head + b"".join(packed))
+
+    def _apply(self, kind: PatchFormat, data: bytes) -> None:
+        made = sum(len(block) for block in deltas.apply(kind, self.base, data, PATCHED_BYTES))
+        if made != PATCHED_BYTES:
+            raise ValueError(f"a patch made {made} bytes")
 
     def results(self, data: bytes) -> None:
         """``d/<device>/res``: read and written, and undone so that the database stays small."""
@@ -174,7 +213,14 @@ def entries(folder: Path) -> dict[str, Entry]:
         "certificate": peers.certificate,
         "group_chunks": peers.group_chunks,
     }
-    return topics | {"settings": peers.settings, "archive": peers.archive, "root_draft": peers.root_draft}
+    patches = {
+        "described_patches": peers.described_patches,
+        "described_multicast": peers.described_multicast,
+        "patch_zstd": peers.patch_zstd,
+        "patch_bsdiff4": peers.patch_bsdiff4,
+    }
+    files = {"settings": peers.settings, "archive": peers.archive, "root_draft": peers.root_draft}
+    return topics | patches | files
 
 
 def guarded(entry: Entry, data: bytes) -> None:

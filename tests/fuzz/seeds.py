@@ -7,14 +7,18 @@ from pathlib import Path
 
 import msgspec
 
+from lineside_link import deltas
 from lineside_link.messages import (
     BundleRef,
     CertificateAnswer,
     CertificateRequest,
     ConfigRef,
+    Deltas,
     Desired,
     FrameAnswer,
     FramePiece,
+    Multicast,
+    Patch,
     Problem,
     RepoRequest,
     RepoResponse,
@@ -34,6 +38,10 @@ _PROBLEM = Problem(code=3003, error="SignatureError", message="m")
 _DESIRED = encode(Desired(epoch=1, gen=2, bundle=_BUNDLE, config=_CONFIG, rollout="r"))
 _ROW = ResultRow(seq=1, part_id="p", verdict="reject", detections=(("scratch", 0.5, 1.0, 2.0, 3.0, 4.0),))
 _PIECE = FramePiece(epoch="e", seq=1, sha256="0" * 64, size=3)
+_PATCH = Patch(file="0" * 64, base="1" * 64, format="zstd", size=9, sha256="2" * 64, chunks=("2" * 64,))
+_OLD = bytes(range(256)) * 16
+_NEW = _OLD[:2000] + b"another" + _OLD[2007:]
+_CONTROL = b"".join(value.to_bytes(8, "little") for value in (4096, 0, 0))
 
 SEEDS: dict[str, tuple[bytes, ...]] = {
     "group_desired": (_DESIRED,),
@@ -49,6 +57,10 @@ SEEDS: dict[str, tuple[bytes, ...]] = {
         )
     ),
     "repo_response": (encode_response(RepoResponse(id="1-1-1", status=200, size=3), b"abc"),),
+    "described_patches": (encode(Deltas(patches=(_PATCH,))),),
+    "described_multicast": (encode(Multicast(id="1", chunks=3, bytes_s=9)),),
+    "patch_zstd": (deltas.make("zstd", _OLD, _NEW), deltas.make("zstd", b"", _NEW)),
+    "patch_bsdiff4": (deltas.make("bsdiff4", _OLD, _NEW), _CONTROL + b"|" + bytes(4096) + b"|"),
     "results": (encode(Results(epoch="e", rows=(_ROW,), after=0, through=1)), b'{"epoch":"e","rows":[{"seq":1}]}'),
     "results_ack": (encode(ResultsAck(epoch="e", seq=1)),),
     "frame": (encode_piece(_PIECE), encode_piece(msgspec.structs.replace(_PIECE, offset=0), b"abc")),

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from lineside_hub.access import RIGHTS
+from tests.fuzz.__main__ import main
 from tests.fuzz.entries import Entry, entries, guarded
 from tests.fuzz.seeds import SEEDS
 
@@ -29,6 +30,21 @@ def every(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Entry]
 def test_every_topic_has_its_entry_and_every_entry_its_seed(every: dict[str, Entry]) -> None:
     assert {right.topic for right in RIGHTS} <= set(every)
     assert set(every) == set(SEEDS)
+
+
+def test_an_entry_that_is_not_there_is_refused_with_the_names_of_those_that_are(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--entry", "desird"])
+    assert ended.value.code == 2
+    assert "--entry desird" in (said := capsys.readouterr().err) and "group_desired, patch_bsdiff4" in said
+
+
+def test_seeded_patches_make_what_they_claim(every: dict[str, Entry]) -> None:
+    for name in ("patch_zstd", "patch_bsdiff4"):
+        for data in SEEDS[name]:
+            every[name](data)  # raises if not
 
 
 @pytest.mark.parametrize("name", sorted(SEEDS))

@@ -16,7 +16,7 @@ from lineside_runtime.errors import FetchError
 
 class DirectSource:
     def __init__(self, repository: Repository) -> None:
-        self._responder = Responder(repository, lambda _device, _payload: True)
+        self._responder = Responder(repository, lambda _device, _head, _body: True)
 
     def stream(
         self, kind: Kind, path: str, *, max_bytes: int, should_stop: Callable[[], bool] | None = None

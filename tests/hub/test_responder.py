@@ -21,7 +21,7 @@ GROUP = "line-a"
 
 @pytest.fixture
 def responder(repository: Repository) -> Responder:
-    return Responder(repository, lambda device, payload: True)
+    return Responder(repository, lambda _device, _head, _body: True)
 
 
 def ask(responder: Responder, kind: str, path: str, part: int = 0) -> tuple[RepoResponse, bytes]:
@@ -103,7 +103,7 @@ def test_no_name_at_all_reaches_a_key_or_raises(responder: Responder, kind: str,
 def test_a_device_is_sent_no_more_than_its_rate(repository: Repository) -> None:
     answers: queue.Queue[bytes] = queue.Queue()
     turns = Turns(device_bytes_s=1.0)  # the first answer fills an hour
-    responder = Responder(repository, lambda _, payload: answers.put(payload) is None, turns=turns)
+    responder = Responder(repository, lambda _, head, body: answers.put(head + body) is None, turns=turns)
     responder.start()
     for number in range(2):
         responder.offer("cam-01", encode(RepoRequest(id=str(number), kind="metadata", path="1.root.json")))
@@ -115,7 +115,7 @@ def test_a_device_is_sent_no_more_than_its_rate(repository: Repository) -> None:
 
 def test_requests_are_answered_in_threads_and_too_many_are_told_so(repository: Repository) -> None:
     answers: queue.Queue[tuple[str, bytes]] = queue.Queue()
-    responder = Responder(repository, lambda device, payload: answers.put((device, payload)) is None)
+    responder = Responder(repository, lambda device, head, body: answers.put((device, head + body)) is None)
     for number in range(DEVICE_WAITING_MAX + 3):
         responder.offer("cam-01", encode(RepoRequest(id=str(number), kind="metadata", path="1.root.json", part=number)))
     statuses = [decode_response(answers.get(timeout=5)[1])[0].status for _ in range(3)]
@@ -130,7 +130,7 @@ def test_requests_are_answered_in_threads_and_too_many_are_told_so(repository: R
 
 def test_what_is_asked_again_while_it_waits_is_answered_once_under_the_newest_id(repository: Repository) -> None:
     answers: queue.Queue[tuple[str, bytes]] = queue.Queue()
-    responder = Responder(repository, lambda device, payload: answers.put((device, payload)) is None)
+    responder = Responder(repository, lambda device, head, body: answers.put((device, head + body)) is None)
     for number in range(5):
         responder.offer("cam-01", encode(RepoRequest(id=str(number), kind="metadata", path="1.root.json")))
     responder.start()
@@ -141,7 +141,7 @@ def test_what_is_asked_again_while_it_waits_is_answered_once_under_the_newest_id
 
 def test_several_requests_share_a_message(repository: Repository) -> None:
     answers: queue.Queue[tuple[str, bytes]] = queue.Queue()
-    responder = Responder(repository, lambda device, payload: answers.put((device, payload)) is None)
+    responder = Responder(repository, lambda device, head, body: answers.put((device, head + body)) is None)
     requests = [RepoRequest(id=str(number), kind="metadata", path="1.root.json", part=number) for number in range(3)]
     with pytest.raises(BadInputFormatError):
         responder.offer("cam-01", b"\n".join([*map(encode, requests), b"{}", encode(requests[0])]))
@@ -164,7 +164,7 @@ def test_what_is_no_request_has_a_code(responder: Responder) -> None:
 
 
 def test_an_answer_that_could_not_be_sent_is_counted(repository: Repository) -> None:
-    responder = Responder(repository, lambda device, payload: False)
+    responder = Responder(repository, lambda _device, _head, _body: False)
     responder.start()
     responder.offer("cam-01", encode(RepoRequest(id="1", kind="metadata", path="1.root.json")))
     responder.close()

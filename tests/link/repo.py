@@ -54,8 +54,8 @@ class RepoPeer:
     def _asked(self, topic: str, payload: bytes) -> None:
         self._responder.offer(TOPICS.device_of(topic), payload)
 
-    def _answer(self, device: str, payload: bytes) -> bool:
-        spoiled = self.spoil(*decode_response(payload))
+    def _answer(self, device: str, head: bytes, body: bytes) -> bool:
+        spoiled = self.spoil(*decode_response(head + body))
         self.answered += 1
         if spoiled is None:
             return True
