@@ -102,5 +102,5 @@ def unpack(packed: Tensor, block: int) -> Tensor:
     blocks = packed.shape[1] // (block + _SCALE.itemsize)
     length = blocks * block
     values = packed[:, :length].contiguous().view(torch.int8).view(len(packed), blocks, block).float()
-    scales = packed[:, length:].contiguous().view(_SCALE).float()[..., None]
+    scales = packed[:, length:].clone().view(_SCALE).float()[..., None]  # a copy: views need an even offset
     return values.mul_(scales).view(len(packed), length)
