@@ -4,6 +4,7 @@
 #   make test         all tests against real peers
 #   make check        format, lint, types, import rules
 #   make bench        benchmarks, JSON under benchmarks/results/
+#   make bench-training  training on several workers: bytes, waiting, accuracy, deaths (an hour; root for the wire)
 #   make test-system  whole journeys and faults that take longer than CI has
 #   make fuzz         coverage-guided fuzzing of every topic's payload, an hour (SECONDS=3600)
 #   make setup        the development environment in .venv
@@ -19,7 +20,7 @@ SUDO := $(shell if [ "$$(id -u)" = 0 ]; then echo env; else command -v sudo; fi)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 OUT ?= demo-out
 
-.PHONY: help setup demo test check bench test-system fuzz proto peers clean
+.PHONY: help setup demo test check bench bench-training test-system fuzz proto peers clean
 .DEFAULT_GOAL := help
 
 help:
@@ -62,6 +63,9 @@ check: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
+
+bench-training: $(VENV)/.dev
+	$(BIN)/python -m benchmarks training
 
 test-system: $(VENV)/.dev peers
 	$(BIN)/python -m pytest tests/system --timeout 1800

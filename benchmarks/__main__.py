@@ -37,7 +37,7 @@ NAMES = (
     "drift",
     "others",
 )
-LONG = ("optimizer", "pruning", "boards", "yolo11n")
+LONG = ("optimizer", "pruning", "training", "boards", "yolo11n")
 """Those that train, download or build first, for up to an hour: run by name only."""
 RESULTS = Path(__file__).parent / "results"
 TOOLS = ("lineside", "onnxruntime", "numpy", "opencv-python-headless", "paho-mqtt", "amqtt")

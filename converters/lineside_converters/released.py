@@ -56,6 +56,29 @@ def read_training(run: Path) -> tuple[ModelFacts, dict[str, Any]]:
     return ModelFacts(labels=read.labels, preprocess=read.preprocess, postprocess=read.postprocess), content
 
 
+def facts_of_run(run: Path) -> dict[str, Any]:
+    """Returns what the `Optimizer` must be told of a finished run besides its ``float.onnx``, as keyword arguments.
+
+    A classifier's graph says itself how it is used.
+
+    Raises:
+        InputNotFoundError: The run has not ended, or the folder is another.
+        TrainingError: ``training.json`` is damaged.
+    """
+    path = run / "training.json"
+    if path.is_file() and (run / "float.onnx").is_file():
+        content = msgspec.json.decode(path.read_bytes())
+        if "preprocess" not in content:
+            return {"training": content}
+    facts, training = read_training(run)
+    return {
+        "labels": facts.labels,
+        "preprocess": facts.preprocess,
+        "postprocess": facts.postprocess,
+        "training": training,
+    }
+
+
 def build_from_training(
     run: Path,
     out: Path,

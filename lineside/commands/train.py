@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-import msgspec
-
 from lineside.commands.output import print_json, say
 from lineside.commands.places import bundle_place
+from lineside.commands.train_then import add_then, check_then, go_on, with_then
+from lineside.commands.train_together import add_together, cluster_of, learn_together
 from lineside.commands.training import Options, numbers, reporter, settings_of, words
 from lineside.extras import needs
 
@@ -61,6 +61,8 @@ def _add_detector(kinds: Any) -> None:
     options.add("--max-ms", "longest time a frame that an architecture may take here", type=float, metavar="MS")
     options.add("--qat", "teach the network to be INT8 where that costs more than half a point", action="store_true")
     options.add("--qat-epochs", "length of that", type=int, metavar="N")
+    add_together(detector)
+    add_then(detector)
     detector.set_defaults(run=_train_detector)
 
 
@@ -77,6 +79,8 @@ def _add_classifier(kinds: Any) -> None:
     options.add("--side", "of the input", field="side_px", type=int, metavar="PX")
     options.add("--width", "factor on the channels", type=float, metavar="W")
     options.add("--bf16", "multiply in bfloat16, where the processor does", action="store_true")
+    add_together(classifier)
+    add_then(classifier)
     classifier.set_defaults(run=_train_classifier)
 
 
@@ -96,6 +100,8 @@ def _add_segmenter(kinds: Any) -> None:
     options.add(
         "--balance", "show types more often that fewer than this share of the pictures show", type=float, metavar="S"
     )
+    add_together(segmenter)
+    add_then(segmenter)
     segmenter.set_defaults(run=_train_segmenter)
 
 
@@ -104,10 +110,14 @@ def _train_detector(options: argparse.Namespace) -> int:
     with needs("train"):
         from lineside_converters.training.config import TrainConfig
         from lineside_converters.training.shortlist import train_best
+    check_then(options)
     config = settings_of(options, TrainConfig)
+    if (cluster := cluster_of(options)) is not None:
+        return learn_together("detector", config, cluster, options)
     result = train_best(config, reporter(), say)
+    then = go_on(options, config)
     if options.json:
-        print_json(result)
+        print_json(with_then(result, then))
     else:
         figures = ", ".join(f"{name} {value:.3f}" for name, value in result.held_map50.items())
         print(f"mAP@0.5 on what was kept aside: {figures}")
@@ -120,10 +130,14 @@ def _train_classifier(options: argparse.Namespace) -> int:
     with needs("train"):
         from lineside_converters.training.classifier import train_classifier
         from lineside_converters.training.config_classifier import ClassifierConfig
+    check_then(options)
     config = settings_of(options, ClassifierConfig)
+    if (cluster := cluster_of(options)) is not None:
+        return learn_together("classifier", config, cluster, options)
     result = train_classifier(config, reporter())
+    then = go_on(options, config)
     if options.json:
-        print_json(msgspec.to_builtins(result))
+        print_json(with_then(result, then))
     else:
         print(f"top-1 on the {len(result.labels)} classes kept aside: {result.held_top1:.3f}")
         print(f"wrote {config.out}: best.pt, float.onnx, training.json, curves.html, config.toml")
@@ -135,10 +149,14 @@ def _train_segmenter(options: argparse.Namespace) -> int:
     with needs("train"):
         from lineside_converters.training.config_segmenter import SegmenterConfig
         from lineside_converters.training.segmenter import train_segmenter
+    check_then(options)
     config = settings_of(options, SegmenterConfig)
+    if (cluster := cluster_of(options)) is not None:
+        return learn_together("segmenter", config, cluster, options)
     result = train_segmenter(config, reporter())
+    then = go_on(options, config)
     if options.json:
-        print_json(msgspec.to_builtins(result))
+        print_json(with_then(result, then))
     else:
         by_type = ", ".join(f"{name} {value:.3f}" for name, value in result.held_iou.items())
         print(f"mean IoU on what was kept aside: {result.held_mean_iou:.3f} ({by_type})")

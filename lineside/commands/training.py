@@ -62,7 +62,12 @@ class Options:
         self.add("--learning-rate", "its peak", type=float, metavar="R")
         self.add("--held-share", "of the train fold, kept out to choose by", type=float, metavar="S")
         self.add("--val-share", "put aside as val fold where there are no folds", type=float, metavar="S")
-        self.add("--group", "regular expression on a file's path: what it matches names the part", metavar="REGEX")
+        self.add(
+            "--parts",
+            "regular expression on a file's path: what it matches names the part",
+            field="group",
+            metavar="REGEX",
+        )
         self.add("--evaluate-every", "epochs between evaluations", type=int, metavar="N")
         self.add("--seed", "of everything random", type=int)
         self.add("--threads", "of torch", type=int)

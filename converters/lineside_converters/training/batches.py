@@ -17,6 +17,7 @@ from lineside_converters.training.config import TrainConfig
 from lineside_converters.training.drawing import Laps, repeat_factors
 from lineside_converters.training.facts import MEAN, STD
 from lineside_converters.training.samples import Domain
+from lineside_converters.training.strategy import Part, Parts, rng_of, whole
 
 MOSAIC_SHARE = 0.3
 CLEAN_SHARE = 0.12  # of the canvases, where there are pictures without defects
@@ -77,10 +78,12 @@ def ahead(make: Maker[B_co], first_step: int, strong_at: Callable[[int], bool]) 
 class Mixer:
     """Makes the batch of any step from the seed and the step's number alone, so that a resumed run sees the same."""
 
-    def __init__(self, domains: tuple[Domain, ...], counts: tuple[int, ...], *, config: TrainConfig) -> None:
-        """Takes the domains and how many canvases of each a batch holds."""
+    def __init__(
+        self, domains: tuple[Domain, ...], counts: tuple[int, ...], *, config: TrainConfig, part: Parts = whole
+    ) -> None:
+        """Takes the domains, how many canvases of each a batch holds, and which rows of a batch are made here."""
         self._domains = domains
-        self.counts = counts
+        self.counts, self._part = counts, part
         self._sizes = config.canvas_sizes or (config.canvas_px,)
         self._seed = config.seed
         self._simulated_share = config.simulated_share
@@ -91,13 +94,24 @@ class Mixer:
 
     def batch(self, step: int, *, mosaics: bool) -> Batch:
         """Makes the batch of one step."""
-        rng = np.random.default_rng((self._seed, step))
+        part = self._part(step)
+        rng = rng_of(self._seed, step, part)
         size = self.size_at(step)
-        pictures: list[Picture] = []
-        for domain, count in zip(self._domains, self.counts, strict=True):
-            cutter = _Cutter(domain, size, rng, self._pick)
-            pictures += [cutter.canvas(step * count + i, mosaics=mosaics) for i in range(count)]
-        return collate(pictures)
+        cutters = [_Cutter(domain, size, rng, self._pick) for domain in self._domains]
+        return collate(
+            [
+                cutters[which].canvas(step * self.counts[which] + number, mosaics=mosaics)
+                for which, number in self._rows(part)
+            ]
+        )
+
+    def _rows(self, part: Part | None) -> list[tuple[int, int]]:
+        """Returns domain and number of each canvas; all domains are mixed in every part, as they are in the batch."""
+        rows = [(which, number) for which, count in enumerate(self.counts) for number in range(count)]
+        if part is None:
+            return rows
+        rows.sort(key=lambda row: (row[1] + 0.5) / self.counts[row[0]])
+        return rows[part.rows(len(rows))]
 
     def size_at(self, step: int) -> int:
         """Returns the side of the canvases of a step in pixels: one of the sizes, drawn anew for each."""

@@ -21,6 +21,7 @@ from lineside_converters.training.facts import MEAN, STD
 from lineside_converters.training.lessons import Done, Lessons
 from lineside_converters.training.samples import hold_out
 from lineside_converters.training.settings import Settings
+from lineside_converters.training.strategy import Parts, rng_of, whole
 from lineside_converters.training.teaching import Outputs, as_tuple
 from lineside_models.datasets import Dataset, Sample, load_dataset
 from lineside_runtime.errors import DatasetError
@@ -195,15 +196,16 @@ class ClassBatch:
 class ClassLessons(Lessons[ClassBatch]):
     """Pictures of one class each."""
 
-    def __init__(self, data: ClassData, *, batch: int, seed: int) -> None:
+    def __init__(self, data: ClassData, *, batch: int, seed: int, part: Parts = whole) -> None:
         """Takes the data.
 
         Args:
             data: What is learnt from.
             batch: Pictures a step.
             seed: Of the order and of what is done to the pictures.
+            part: Which rows of a step's batch are made here.
         """
-        self._data, self._size, self._seed = data, batch, seed
+        self._data, self._size, self._seed, self._part = data, batch, seed, part
         self.epoch_steps = max(1, len(data.train.labels) // batch)
         self.facts: dict[str, Any] = {
             "classes": len(data.labels),
@@ -228,10 +230,13 @@ class ClassLessons(Lessons[ClassBatch]):
         return {"top1": float((classify(model, self._data.held, self._data.look) == self._data.held.labels).mean())}
 
     def _batch(self, step: int, *, strong: bool) -> ClassBatch:
-        rng = np.random.default_rng((self._seed, step))
+        part = self._part(step)
+        rng = rng_of(self._seed, step, part)
         lap, at = divmod(step, self.epoch_steps)
         order = np.random.default_rng((self._seed, 1, lap)).permutation(len(self._data.train.labels))
         chosen = order[at * self._size : (at + 1) * self._size]
+        if part is not None:
+            chosen = chosen[part.rows(len(chosen))]
         images = [self._shown(self._data.train.images[i], rng, strong=strong) for i in chosen]
         return ClassBatch(
             to_tensor(np.stack(images), self._data.look), torch.from_numpy(self._data.train.labels[chosen])

@@ -13,12 +13,14 @@ import torch
 from torch import nn
 
 from lineside_converters.export import export_onnx
-from lineside_converters.training.classes import ClassLessons, Look, load_classes
+from lineside_converters.training import checkpoint
+from lineside_converters.training.classes import ClassData, ClassLessons, Look, load_classes
 from lineside_converters.training.config import TrainProgress
 from lineside_converters.training.config_classifier import ClassifierConfig as ClassifierConfig
 from lineside_converters.training.facts import INPUT, MEAN, STD
 from lineside_converters.training.loop import BEST
 from lineside_converters.training.settings import write_settings
+from lineside_converters.training.strategy import ALONE, Strategy
 from lineside_converters.training.taught import Tuition, teach
 from lineside_converters.training.teaching import LogitTeaching
 from lineside_models.networks.classifier import resnet18
@@ -61,12 +63,19 @@ def train_classifier(config: ClassifierConfig, on_progress: Callable[[TrainProgr
         TrainingError: The settings or the checkpoint are not usable, or the loss is no number any more.
         DatasetError: A data folder is not usable.
     """
+    return learn_classifier(config, on_progress, ALONE)()
+
+
+def learn_classifier(
+    config: ClassifierConfig, on_progress: Callable[[TrainProgress], None], strategy: Strategy
+) -> Callable[[], ClassifierResult]:
+    """Does what all workers do of `train_classifier`, and returns the rest, which only the first one calls."""
     config.out.mkdir(parents=True, exist_ok=True)
     if not config.resume:
         (config.out / "checkpoint.pt").unlink(missing_ok=True)
     data = load_classes(config.data, look=Look(config.side_px), held_share=config.held_share, settings=config)
     write_settings(config)
-    lessons = ClassLessons(data, batch=config.batch, seed=config.seed)
+    lessons = ClassLessons(data, batch=config.batch, seed=config.seed, part=strategy.part)
     model = resnet18(len(data.labels), width=config.width, seed=config.seed)
     curve = teach(
         model,
@@ -84,7 +93,17 @@ def train_classifier(config: ClassifierConfig, on_progress: Callable[[TrainProgr
         ),
         out=config.out,
         on_progress=on_progress,
+        strategy=strategy,
     )
+    return lambda: _finish(config, data, lessons, curve)
+
+
+def _finish(
+    config: ClassifierConfig, data: ClassData, lessons: ClassLessons, curve: list[dict[str, float]]
+) -> ClassifierResult:
+    model = resnet18(len(data.labels), width=config.width, seed=config.seed)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+    model.load_state_dict(checkpoint.load(config.out / BEST))
     difference = export_classifier(model, config.out / "float.onnx", labels=data.labels, side_px=config.side_px)
     top1 = lessons.evaluate(model)["top1"]
     facts = {

@@ -27,6 +27,7 @@ from lineside_converters.training.loop import BEST, CHECKPOINT, WARM_UP_STEPS, P
 from lineside_converters.training.qat import teach_int8
 from lineside_converters.training.settings import write_settings
 from lineside_converters.training.starting import check_outputs, open_start, with_types
+from lineside_converters.training.strategy import ALONE, Strategy
 from lineside_converters.training.trunk import NORM_BATCHES, rate_of, see_new_images
 from lineside_models.networks import build
 from lineside_models.networks.detector import SurfaceDetector, pretrained_detector
@@ -50,15 +51,23 @@ def train(config: TrainConfig, on_progress: Callable[[TrainProgress], None]) -> 
         TrainingError: The settings or the checkpoint are not usable, or the loss is no number any more.
         DatasetError: A data folder is not usable.
     """
+    return learn(config, on_progress, ALONE)()
+
+
+def learn(
+    config: TrainConfig, on_progress: Callable[[TrainProgress], None], strategy: Strategy
+) -> Callable[[], TrainResult]:
+    """Does what all workers do of `train`, and returns the rest, which only the first one calls."""
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     config.out.mkdir(parents=True, exist_ok=True)
     course = load_course(config)
     write_settings(config)
-    mixer = Mixer(course.domains, canvases_per_domain(config, course.domains), config=config)
+    counts = canvases_per_domain(config, course.domains)
+    mixer = Mixer(course.domains, counts, config=config, part=strategy.part)
     lessons = DetectorLessons(course, mixer, epoch_steps=steps_per_epoch(mixer.counts, course.domains))
     network = None if config.start is None else _given(config.start, mixer, course)
-    run = _start(config, mixer, course, network)
+    run = _start(config, mixer, course, network, strategy)
     plan = Plan(
         out=config.out,
         epochs=config.epochs,
@@ -73,8 +82,16 @@ def train(config: TrainConfig, on_progress: Callable[[TrainProgress], None]) -> 
     def loss(model: nn.Module, batch: Batch) -> Tensor:
         return lessons.true_loss(model(batch.images), batch)
 
-    fit(run, plan, batches=lessons.batches, loss=loss, evaluate=lessons.evaluate, on_progress=on_progress)
-    return _finish(config, run, course, lessons, network, on_progress)
+    fit(
+        run,
+        plan,
+        batches=lessons.batches,
+        loss=loss,
+        evaluate=lessons.evaluate,
+        on_progress=on_progress,
+        strategy=strategy,
+    )
+    return lambda: _finish(config, run, course, lessons, network, on_progress)
 
 
 def _given(model: Path, mixer: Mixer, course: Course) -> Network:
@@ -87,18 +104,18 @@ def _given(model: Path, mixer: Mixer, course: Course) -> Network:
     return network
 
 
-def _start(config: TrainConfig, mixer: Mixer, course: Course, network: Network | None) -> Run:
+def _start(config: TrainConfig, mixer: Mixer, course: Course, network: Network | None, strategy: Strategy) -> Run:
     resumed = checkpoint.load(config.out / CHECKPOINT) if config.resume else None
     if network is not None:
         groups = parameter_groups(network.module, lambda _: config.learning_rate)
-        return start(network.module, groups, resumed=resumed)
+        return start(network.module, groups, resumed=resumed, strategy=strategy)
     if resumed is None:
         model = pretrained_detector(len(course.labels), channels=channels_of(config.architecture))
         see_new_images(model.trunk, (mixer.batch(step, mosaics=False).images for step in range(NORM_BATCHES)))
         model.trunk.freeze_early()
     else:
         model = _new_detector(config, course)
-    return start(model, parameter_groups(model, rate_of(config.learning_rate)), resumed=resumed)
+    return start(model, parameter_groups(model, rate_of(config.learning_rate)), resumed=resumed, strategy=strategy)
 
 
 def _new_detector(config: TrainConfig, course: Course) -> SurfaceDetector:

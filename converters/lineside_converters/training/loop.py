@@ -26,6 +26,7 @@ from lineside_converters.training import checkpoint
 from lineside_converters.training.config import TrainProgress
 from lineside_converters.training.curves import write_curves
 from lineside_converters.training.pages import kept_pages
+from lineside_converters.training.strategy import ALONE, Strategy
 from lineside_runtime.errors import TrainingError
 
 EMA_DECAY = 0.998
@@ -61,7 +62,7 @@ class Run:
 
     model: nn.Module
     ema: AveragedModel
-    optimizer: torch.optim.AdamW
+    optimizer: torch.optim.Optimizer
     step: int = 0
     elapsed_s: float = 0.0
     best: float = -math.inf
@@ -126,19 +127,26 @@ class Plan:
         return self.epochs * self.epoch_steps
 
 
-def start(model: nn.Module, groups: list[dict[str, Any]], *, resumed: dict[str, Any] | None = None) -> Run:
+def start(
+    model: nn.Module,
+    groups: list[dict[str, Any]],
+    *,
+    resumed: dict[str, Any] | None = None,
+    strategy: Strategy = ALONE,
+) -> Run:
     """Returns a run at its beginning, or where a checkpoint left it.
 
     Args:
         model: The network that is trained.
         groups: Of its parameters, each with its ``peak`` learning rate.
         resumed: A checkpoint's content.
+        strategy: Who trains.
     """
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
     ema = AveragedModel(model, multi_avg_fn=_average, use_buffers=True)
-    run = Run(model, ema, torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY))
+    run = Run(model, ema, strategy.prepare(model, ema, groups))
     if resumed is not None:
-        run.restore(resumed)
+        strategy.restore(run, resumed)
         _log.info("resumed at step %d, after %.0f s of training", run.step, run.elapsed_s)
     return run
 
@@ -190,6 +198,7 @@ def fit(
     loss: Callable[[nn.Module, B], Tensor],
     evaluate: Callable[[nn.Module], dict[str, float]],
     on_progress: Callable[[TrainProgress], None],
+    strategy: Strategy = ALONE,
 ) -> None:
     """Trains to the end of the plan, and leaves the best averaged weights in ``best.pt``.
 
@@ -200,13 +209,14 @@ def fit(
         loss: Of the network on a batch.
         evaluate: Figures of the averaged network; the mean of them is what "best" means.
         on_progress: Called after every step, in this thread.
+        strategy: Who trains.
 
     Raises:
         TrainingError: The loss is no number any more.
     """
-    clock = _Clock(run, plan)
+    clock = _Clock(run, plan, strategy)
     with kept_pages(), contextlib.closing(batches(run.step, clock.done)) as stream:
-        _run_steps(run, plan, clock, stream, loss, evaluate, on_progress)
+        _run_steps(run, plan, clock, stream, loss, evaluate, on_progress, strategy)
 
 
 def _run_steps(
@@ -217,21 +227,23 @@ def _run_steps(
     loss: Callable[[nn.Module, B], Tensor],
     evaluate: Callable[[nn.Module], dict[str, float]],
     on_progress: Callable[[TrainProgress], None],
+    strategy: Strategy,
 ) -> None:
     if clock.done() < 1:
         run.starts.append({"step": run.step, **plan.settings})
     epoch_losses: list[float] = []
-    while clock.done() < 1:
-        value = _step(run, plan, loss, next(stream), clock.done())
+    while (done := clock.agreed()) < 1:
+        value = _step(run, plan, loss, next(stream), done, strategy)
         epoch_losses.append(value)
         run.step += 1
         run.elapsed_s = clock.elapsed_s()
         held: dict[str, float] = {}
-        over = clock.done() >= 1
+        over = clock.agreed() >= 1
         if run.step % plan.epoch_steps == 0 or over:
-            run.losses.append({"step": run.step, "loss": float(np.mean(epoch_losses)), "learning_rate": _rate(run)})
+            mean = strategy.mean(float(np.mean(epoch_losses)))
+            run.losses.append({"step": run.step, "loss": mean, "learning_rate": _rate(run)})
             epoch_losses = []
-            held = _end_epoch(run, plan, evaluate, share=min(1.0, clock.done()))
+            held = _end_epoch(run, plan, evaluate, strategy, over=over, share=min(1.0, clock.done()))
         remaining = run.elapsed_s / max(clock.done(), 1e-6) * (1 - clock.done())
         on_progress(
             TrainProgress(
@@ -254,8 +266,8 @@ def _rate(run: Run) -> float:
 class _Clock:
     """How much of a run is over: the larger of its share of the steps and of the minutes."""
 
-    def __init__(self, run: Run, plan: Plan) -> None:
-        self._run = run
+    def __init__(self, run: Run, plan: Plan, strategy: Strategy) -> None:
+        self._run, self._strategy = run, strategy
         self._steps = plan.steps
         self._budget_s = None if plan.minutes is None else 60 * plan.minutes
         self._began = time.monotonic() - run.elapsed_s
@@ -267,12 +279,18 @@ class _Clock:
         by_steps = (self._run.step if step is None else step) / self._steps
         return by_steps if self._budget_s is None else max(by_steps, self.elapsed_s() / self._budget_s)
 
+    def agreed(self) -> float:
+        """Returns it for now, the same on all workers, whose clocks differ."""
+        return self.done() if self._budget_s is None else self._strategy.agree(self.done())
 
-def _step(run: Run, plan: Plan, loss: Callable[[nn.Module, B], Tensor], batch: B, done: float) -> float:
+
+def _step(
+    run: Run, plan: Plan, loss: Callable[[nn.Module, B], Tensor], batch: B, done: float, strategy: Strategy
+) -> float:
     for group in run.optimizer.param_groups:
         group["lr"] = group["peak"] * rate_factor(run.step, done, warm_up_steps=plan.warm_up_steps)
     run.model.train()
-    total = loss(run.model, batch)
+    total = strategy.forward(run, loss, batch)
     value = float(total.detach())
     if not math.isfinite(value):
         raise TrainingError(
@@ -280,30 +298,38 @@ def _step(run: Run, plan: Plan, loss: Callable[[nn.Module, B], Tensor], batch: B
             action="Resume with a smaller learning rate; the checkpoint is whole.",
         )
     run.optimizer.zero_grad(set_to_none=True)
-    torch.autograd.backward(total)
+    strategy.backward(run, total)
     nn.utils.clip_grad_norm_(run.model.parameters(), GRADIENT_NORM)
     run.optimizer.step()
     run.ema.update_parameters(run.model)
+    strategy.step_ended(run)
     return value
 
 
 def _end_epoch(
-    run: Run, plan: Plan, evaluate: Callable[[nn.Module], dict[str, float]], *, share: float
+    run: Run,
+    plan: Plan,
+    evaluate: Callable[[nn.Module], dict[str, float]],
+    strategy: Strategy,
+    *,
+    over: bool,
+    share: float,
 ) -> dict[str, float]:
     held: dict[str, float] = {}
-    if share >= 1 or run.step // plan.epoch_steps % plan.evaluate_every == 0:
-        held = evaluate(run.ema.module)
+    if over or run.step // plan.epoch_steps % plan.evaluate_every == 0:
+        held = strategy.evaluate(run, evaluate)
         run.curve.append({"step": run.step, "elapsed_s": round(run.elapsed_s, 1)} | held)
         score = float(np.mean(list(held.values())))
         if score > run.best:
             run.best = score
-            checkpoint.save(plan.out / BEST, plain(run.ema.module))
-    checkpoint.save(plan.out / CHECKPOINT, run.state())
-    if held:
+            _save(plan.out / BEST, strategy.best(run), strategy)
+    _save(plan.out / CHECKPOINT, strategy.state(run), strategy)
+    if held and strategy.rank == 0:
         write_curves(plan.out, run.curve, run.losses, figure=plan.figure, steps=round(run.step / share))
+    strategy.saved(run, plan.out, held)
     return held
 
 
-def plain(model: nn.Module) -> dict[str, Tensor]:
-    """Returns a copy of a network's state."""
-    return {name: tensor.detach().contiguous().clone() for name, tensor in model.state_dict().items()}
+def _save(path: Path, state: dict[str, Any], strategy: Strategy) -> None:
+    if strategy.rank == 0:
+        checkpoint.save(path, state)

@@ -18,6 +18,7 @@ from lineside_converters.training.drawing import Laps, repeat_factors
 from lineside_converters.training.facts import INPUT, MEAN, STD
 from lineside_converters.training.lessons import Done, Lessons
 from lineside_converters.training.masked import Masked, MaskedData
+from lineside_converters.training.strategy import Parts, rng_of, whole
 from lineside_converters.training.teaching import Outputs
 from lineside_models.preprocess import prepare
 from lineside_runtime.bundle import Preprocess
@@ -44,7 +45,9 @@ class MaskBatch:
 class MaskLessons(Lessons[MaskBatch]):
     """Pictures with masks."""
 
-    def __init__(self, data: MaskedData, *, how: Preprocess, batch: int, balance: float, seed: int) -> None:
+    def __init__(
+        self, data: MaskedData, *, how: Preprocess, batch: int, balance: float, seed: int, part: Parts = whole
+    ) -> None:
         """Takes the pictures.
 
         Args:
@@ -53,8 +56,9 @@ class MaskLessons(Lessons[MaskBatch]):
             batch: Canvases a step.
             balance: See `drawing.repeat_factors`.
             seed: Of the order and of what is done to the pictures.
+            part: Which rows of a step's batch are made here.
         """
-        self._data, self._how = data, how
+        self._data, self._how, self._part = data, how, part
         self.labels = data.labels
         self._laps = Laps(repeat_factors([each.labels for each in data.train], balance), seed)
         self._batch, self._seed = batch, seed
@@ -89,8 +93,10 @@ class MaskLessons(Lessons[MaskBatch]):
         return {name: value for name, value in zip(self.labels, iou_of(table), strict=True) if value is not None}
 
     def _make(self, step: int, *, strong: bool) -> MaskBatch:
-        rng = np.random.default_rng((self._seed, step))
-        chosen = [self._data.train[self._laps(step * self._batch + number)] for number in range(self._batch)]
+        part = self._part(step)
+        rng = rng_of(self._seed, step, part)
+        numbers = range(self._batch) if part is None else range(self._batch)[part.rows(self._batch)]
+        chosen = [self._data.train[self._laps(step * self._batch + number)] for number in numbers]
         canvases = [_canvas(each, rng, self._how.max_side, strong=strong) for each in chosen]
         images = (np.stack([image for image, _ in canvases])[:, None].astype(np.float32) - MEAN) / STD
         masks = torch.from_numpy(np.stack([mask for _, mask in canvases]).astype(np.int64))

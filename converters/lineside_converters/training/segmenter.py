@@ -23,6 +23,7 @@ from lineside_converters.training.loop import BEST, CHECKPOINT, WARM_UP_STEPS, P
 from lineside_converters.training.masked import MaskedData, load_masked
 from lineside_converters.training.masks import MaskBatch, MaskLessons, preprocess_of
 from lineside_converters.training.settings import write_settings
+from lineside_converters.training.strategy import ALONE, Strategy
 from lineside_converters.training.trunk import NORM_BATCHES, rate_of, see_new_images
 from lineside_models.networks.segmenter import STRIDE, SurfaceSegmenter, pretrained_segmenter
 from lineside_runtime.bundle import Postprocess
@@ -68,15 +69,27 @@ def train_segmenter(config: SegmenterConfig, on_progress: Callable[[TrainProgres
         TrainingError: The settings or the checkpoint are not usable, or the loss is no number any more.
         DatasetError: A data folder is not usable.
     """
+    return learn_segmenter(config, on_progress, ALONE)()
+
+
+def learn_segmenter(
+    config: SegmenterConfig, on_progress: Callable[[TrainProgress], None], strategy: Strategy
+) -> Callable[[], SegmenterResult]:
+    """Does what all workers do of `train_segmenter`, and returns the rest, which only the first one calls."""
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     config.out.mkdir(parents=True, exist_ok=True)
     data = load_masked(config)
     write_settings(config)
     lessons = MaskLessons(
-        data, how=preprocess_of(config.side_px), batch=config.batch, balance=config.balance, seed=config.seed
+        data,
+        how=preprocess_of(config.side_px),
+        batch=config.batch,
+        balance=config.balance,
+        seed=config.seed,
+        part=strategy.part,
     )
-    run = _start(config, lessons)
+    run = _start(config, lessons, strategy)
     plan = Plan(
         out=config.out,
         epochs=config.epochs,
@@ -91,11 +104,19 @@ def train_segmenter(config: SegmenterConfig, on_progress: Callable[[TrainProgres
     def loss(model: nn.Module, batch: MaskBatch) -> Tensor:
         return lessons.true_loss((model(batch.images),), batch)
 
-    fit(run, plan, batches=lessons.batches, loss=loss, evaluate=lessons.evaluate, on_progress=on_progress)
-    return _finish(config, run, lessons, data)
+    fit(
+        run,
+        plan,
+        batches=lessons.batches,
+        loss=loss,
+        evaluate=lessons.evaluate,
+        on_progress=on_progress,
+        strategy=strategy,
+    )
+    return lambda: _finish(config, run, lessons, data)
 
 
-def _start(config: SegmenterConfig, lessons: MaskLessons) -> Run:
+def _start(config: SegmenterConfig, lessons: MaskLessons, strategy: Strategy) -> Run:
     resumed = checkpoint.load(config.out / CHECKPOINT) if config.resume else None
     if resumed is None:
         model = pretrained_segmenter(len(lessons.labels), channels=config.channels)
@@ -103,7 +124,7 @@ def _start(config: SegmenterConfig, lessons: MaskLessons) -> Run:
         model.trunk.freeze_early()
     else:
         model = SurfaceSegmenter(len(lessons.labels), channels=config.channels)
-    return start(model, parameter_groups(model, rate_of(config.learning_rate)), resumed=resumed)
+    return start(model, parameter_groups(model, rate_of(config.learning_rate)), resumed=resumed, strategy=strategy)
 
 
 def _finish(config: SegmenterConfig, run: Run, lessons: MaskLessons, data: MaskedData) -> SegmenterResult:

@@ -15,6 +15,7 @@ from lineside_converters.training.config import TrainProgress
 from lineside_converters.training.features import Pupil, tapped
 from lineside_converters.training.lessons import Lessons
 from lineside_converters.training.loop import BEST, CHECKPOINT, Plan, fit, parameter_groups, start
+from lineside_converters.training.strategy import ALONE, Strategy
 from lineside_converters.training.teaching import Teaching, as_tuple
 
 B = TypeVar("B")
@@ -67,8 +68,11 @@ def teach(
     tuition: Tuition,
     out: Path,
     on_progress: Callable[[TrainProgress], None],
+    strategy: Strategy = ALONE,
 ) -> list[dict[str, float]]:
     """Trains a student to the end, or goes on with a run that was cut off, and loads its best weights into it.
+
+    Of several workers none loads them: they stand in ``best.pt`` of the first one.
 
     Args:
         student: Changed in place.
@@ -78,6 +82,7 @@ def teach(
         tuition: The settings.
         out: Folder of the checkpoints; a run that stands there is gone on with.
         on_progress: Called after every step.
+        strategy: Who trains.
 
     Returns:
         The curve: the figures at each evaluation.
@@ -96,7 +101,7 @@ def teach(
     model: nn.Module = Pupil(student, teacher, lessons) if featured and teacher is not None else student
 
     resumed = checkpoint.load(out / CHECKPOINT) if (out / CHECKPOINT).exists() else None
-    run = start(model, parameter_groups(model, lambda _: tuition.learning_rate), resumed=resumed)
+    run = start(model, parameter_groups(model, lambda _: tuition.learning_rate), resumed=resumed, strategy=strategy)
     plan = Plan(
         out=out,
         epochs=tuition.epochs,
@@ -113,8 +118,10 @@ def teach(
         loss=_loss_of(teacher, lessons, teaching, tuition),
         evaluate=lessons.evaluate,
         on_progress=on_progress,
+        strategy=strategy,
     )
-    model.load_state_dict(checkpoint.load(out / BEST))
+    if strategy.world == 1:
+        model.load_state_dict(checkpoint.load(out / BEST))
     return run.curve
 
 

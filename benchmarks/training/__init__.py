@@ -1,0 +1,16 @@
+"""Training on several workers: bytes, waiting, accuracy, deaths. Finished seeds are kept in ``benchmarks/.training/``.
+
+make bench-training, or a part: python -m benchmarks.training.wire (loop, kills, accuracy)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+PARTS = ("wire", "loop", "accuracy", "kills")
+
+
+def run() -> dict[str, Any]:
+    """Runs every part."""
+    return {name: importlib.import_module(f"benchmarks.training.{name}").run() for name in PARTS}

@@ -1,0 +1,118 @@
+"""A worker is killed five times in a run on Ray: it finishes, loses at most an epoch each time, and learns the same.
+
+python -m benchmarks.training.kills
+
+A small segmenter on drawn pictures, two workers, gradients as bytes with error feedback. The run is made once unbroken
+and once with kills (SIGKILL of the first and the second worker in turn, in the middle of an epoch). As the batch of a
+step follows from the seed, both must give the same loss of every epoch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from lineside_converters.training import checkpoint
+from lineside_converters.training.cluster.config import ClusterConfig
+from lineside_converters.training.cluster.launch import train_on_ray
+from lineside_converters.training.config import TrainProgress
+from lineside_converters.training.config_segmenter import SegmenterConfig
+
+KILLS, EPOCHS, BATCH = 5, 7, 6
+
+
+@dataclass
+class Killer:
+    """Kills a worker in the middle of each epoch but the first, until it has killed often enough.
+
+    Attributes:
+        lost_steps: Of each kill, steps that had to be made again.
+    """
+
+    kills: int
+    epoch_steps: int = 0
+    pids: dict[int, int] = field(default_factory=dict)
+    lost_steps: list[int] = field(default_factory=list)
+    _killed_at: int | None = None
+    _next_epoch: int = 1
+
+    def workers(self, pids: dict[int, int]) -> None:
+        """Is told who runs now."""
+        self.pids = pids
+
+    def progress(self, told: TrainProgress) -> None:
+        """Kills where it is time, and notes from where the run goes on after it."""
+        if self._killed_at is not None:
+            if told.step < self._killed_at:
+                self.lost_steps.append(self._killed_at - told.step)
+                self._killed_at = None
+            return
+        if len(self.lost_steps) < self.kills and told.epoch >= self._next_epoch and not told.held and self.pids:
+            victim = self.pids[len(self.lost_steps) % len(self.pids)]
+            print(f"killing {victim} in epoch {told.epoch}, step {told.step}", file=sys.stderr, flush=True)
+            self._killed_at, self._next_epoch, self.pids = told.step + 1, told.epoch + 1, {}
+            os.kill(victim, signal.SIGKILL)
+
+
+def write_pictures(root: Path, count: int = 72, side: int = 64) -> Path:
+    """Writes pictures of dark and bright squares with their masks."""
+    for name in ("images", "masks"):
+        (root / name).mkdir(parents=True)
+    (root / "classes.txt").write_text("dent\nflash\n")
+    for number in range(count):
+        rng = np.random.default_rng(number)
+        image, mask = rng.integers(100, 130, (side, side)).astype(np.uint8), np.zeros((side, side), np.uint8)
+        length, kind = int(rng.integers(side // 4, side // 2)), number % 2
+        x, y = (int(value) for value in rng.integers(0, side - length, 2))
+        image[y : y + length, x : x + length] = 240 if kind else 10
+        mask[y : y + length, x : x + length] = kind + 1
+        cv2.imwrite(str(root / "images" / f"m{number}.jpg"), image)
+        cv2.imwrite(str(root / "masks" / f"m{number}.png"), mask)
+    return root
+
+
+def run(kills: int = KILLS) -> dict[str, Any]:
+    """Trains unbroken and with kills, and compares."""
+    with tempfile.TemporaryDirectory() as scratch:
+        data = write_pictures(Path(scratch) / "squares")
+        found = {name: _train(data, Path(scratch) / name, count) for name, count in (("whole", 0), ("killed", kills))}
+    whole, killed = found["whole"], found["killed"]
+    return {
+        "kills": len(killed["lost_steps"]),
+        "restarts": killed["restarts"],
+        "lost_steps": killed["lost_steps"],
+        "epoch_steps": whole["epoch_steps"],
+        "same_losses": whole["losses"] == killed["losses"],
+        "losses": {"whole": whole["losses"], "killed": killed["losses"]},
+        "held_mean_iou": {"whole": whole["iou"], "killed": killed["iou"]},
+    }
+
+
+def _train(data: Path, out: Path, kills: int) -> dict[str, Any]:
+    settings = SegmenterConfig(
+        data=(data,), out=out, epochs=EPOCHS, batch=BATCH, side_px=64, channels=16, threads=1, evaluate_every=1
+    )
+    cluster = ClusterConfig(workers=2, gradients="int8", sharding="ddp", max_failures=kills + 1)
+    killer = Killer(kills)
+    ended = train_on_ray("segmenter", settings, cluster, killer.progress, on_workers=killer.workers)
+    state = checkpoint.load(out / "checkpoint.pt")
+    return {
+        "losses": [row["loss"] for row in state["losses"]],
+        "epoch_steps": int(state["losses"][0]["step"]),
+        "lost_steps": killer.lost_steps,
+        "restarts": ended.cost.restarts,
+        "iou": ended.result["held_mean_iou"],
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(run(), indent=1))

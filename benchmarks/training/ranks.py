@@ -1,0 +1,41 @@
+"""Processes of one gloo group on this machine."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+
+def together(work: Callable[..., None], *arguments: Any, world: int = 2) -> None:
+    """Runs a module-level function in processes of one group, each on one thread; rank 0's own output counts."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    mp.spawn(_run, args=(work, arguments, world, port), nprocs=world, join=True)
+
+
+def _run(rank: int, work: Callable[..., None], arguments: tuple[Any, ...], world: int, port: int) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo")
+    join(rank, world)
+    work(*arguments)
+    leave()
+
+
+def join(rank: int, world: int) -> None:
+    """Joins the group that the environment names."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=world)
+
+
+def leave() -> None:
+    """Leaves once all are done, without ending in a race of destructors."""
+    dist.barrier()
+    sys.stdout.flush()
+    dist.destroy_process_group()

@@ -1,0 +1,68 @@
+"""Bytes and waiting of each scheme over a link of a set rate, beside torch's own DDP and FSDP2.
+
+python -m benchmarks.training.wire
+
+Two workers in network namespaces; the link is shaped until torch's DDP spends 42 % of a step communicating. Then every
+case makes one step after the other in turn, with a step of the same network without communication beside it. Bytes are
+the interface's own counters, which nothing here counts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from typing import Any
+
+from benchmarks.training.namespaces import ADDRESSES, PORT, link, missing
+
+SHARE = 0.42
+
+
+def run() -> dict[str, Any]:
+    """Runs both workers, and returns what the first one measured."""
+    absent = missing()
+    if absent is not None:
+        return {"skipped": absent}
+    with link() as both:
+        workers = []
+        for rank, name in enumerate(both.names):
+            environment = os.environ | {
+                "MASTER_ADDR": ADDRESSES[0],
+                "MASTER_PORT": str(PORT),
+                "GLOO_SOCKET_IFNAME": name,
+                "OMP_NUM_THREADS": "1",
+            }
+            words = both.command(rank, sys.executable, "-m", "benchmarks.training.wire_worker", str(rank), name)
+            workers.append(subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True))
+        texts = [worker.communicate(timeout=900)[0] for worker in workers]
+    if any(worker.returncode for worker in workers):
+        raise RuntimeError(f"a worker ended with {[worker.returncode for worker in workers]}")
+    rows = [json.loads(text.strip().splitlines()[-1]) for text in texts]
+    return joined(*rows)
+
+
+def joined(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """Joins both workers' rows: medians of their steps, means over the two."""
+    cases = {}
+    for name in first["cases"]:
+        both = [each["cases"][name] for each in (first, second)]
+        shares = [1 - statistics.median(each["alone_s"]) / statistics.median(each["step_s"]) for each in both]
+        cases[name] = {
+            "interface_bytes_a_step": statistics.mean(each["interface_bytes"] / len(each["step_s"]) for each in both),
+            "reported_bytes_a_step": statistics.mean(each["reported_bytes"] / len(each["step_s"]) for each in both),
+            "communication_share": statistics.mean(shares),
+            "reported_share": statistics.mean(each["reported_share"] for each in both),
+            "step_ms": 1e3 * statistics.mean(statistics.median(each["step_s"]) for each in both),
+            "alone_ms": 1e3 * statistics.mean(statistics.median(each["alone_s"]) for each in both),
+        }
+    ddp, fsdp = (cases[name]["interface_bytes_a_step"] for name in ("torch ddp", "torch fsdp"))
+    for name, case in cases.items():
+        case["bytes_of_torch"] = case["interface_bytes_a_step"] / (fsdp if "fsdp" in name else ddp)
+    return {"network": first["network"], "rate_mbit": first["rate_mbit"], "load": first["load"], "cases": cases}
+
+
+if __name__ == "__main__":
+    print(json.dumps(run(), indent=1))

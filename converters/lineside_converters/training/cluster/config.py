@@ -1,0 +1,48 @@
+"""What training on several workers is told, beside the settings of the training itself."""
+
+from __future__ import annotations
+
+import msgspec
+
+from lineside_runtime.errors import TrainingError
+
+LAYOUT_NAMES = ("auto", "ddp", "zero1", "fsdp")
+SCHEME_NAMES = ("auto", "fp32", "bf16", "int8", "low-rank")
+
+
+class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Who trains, and how they share the work.
+
+    Attributes:
+        workers: Processes, each with a part of every batch.
+        gpus: Whether each has a GPU of its own; untested, for want of two of them.
+        address: Of a Ray cluster: ``auto``, ``host:port`` or ``ray://host:port``; empty starts Ray on this machine.
+        storage: Folder or fsspec URL that every node reaches, for checkpoints; empty for the run's own folder, which
+            serves one machine or a shared file system.
+        sharding: ``auto``, ``ddp``, ``zero1`` or ``fsdp``.
+        gradients: ``auto``, ``fp32``, ``bf16``, ``int8`` or ``low-rank``.
+        measured_shares: Whether a slow worker gets fewer rows of a batch. Which ones then depends on the clock, so
+            that two runs with one seed are no longer the same.
+        max_failures: How often the workers begin again from the last checkpoint after one has died.
+    """
+
+    workers: int
+    gpus: bool = False
+    address: str = ""
+    storage: str = ""
+    sharding: str = "auto"
+    gradients: str = "auto"
+    measured_shares: bool = False
+    max_failures: int = 3
+
+    def __post_init__(self) -> None:
+        self._check("workers", self.workers >= 1, "1 or more")
+        self._check("max_failures", self.max_failures >= 0, "0 or more")
+        self._check("sharding", self.sharding in LAYOUT_NAMES, f"one of {', '.join(LAYOUT_NAMES)}")
+        self._check("gradients", self.gradients in SCHEME_NAMES, f"one of {', '.join(SCHEME_NAMES)}")
+
+    def _check(self, name: str, good: bool, expected: str) -> None:
+        if not good:
+            raise TrainingError(
+                f"{name} is not usable", expected=expected, actual=getattr(self, name), action="Give another value."
+            )

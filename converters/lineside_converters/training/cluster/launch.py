@@ -1,0 +1,269 @@
+"""Training on Ray from the driver's side: starts or joins Ray, follows the workers, and brings the result home.
+
+Ray places the workers, starts them again from the last checkpoint when one dies, and keeps checkpoints. The call of
+`TorchTrainer.fit` is itself a task of the cluster, so that it is the same through a Ray client, whose machine is no
+part of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lineside_converters.training.cluster.config import ClusterConfig
+from lineside_converters.training.cluster.cost import CostReport, Figures, report
+from lineside_converters.training.cluster.job import Job, run_worker
+from lineside_converters.training.cluster.pages import write_pages
+from lineside_converters.training.config import TrainProgress
+from lineside_converters.training.curves import CURVES
+from lineside_converters.training.settings import Settings
+from lineside_runtime.errors import InputNotFoundError, LinesideError, TrainingError
+from lineside_runtime.files import write_atomic
+
+STATE = "ray.json"
+"""Name in a run's folder of where its checkpoints are, so that it can be gone on with."""
+
+OBJECT_STORE_BYTES = 200 << 20
+"""Of a Ray that is started here: nothing large goes through it."""
+
+LOOKED_EVERY_S = 0.2
+log = logging.getLogger("lineside.training")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterResult:
+    """What training on several workers leaves behind.
+
+    Attributes:
+        result: What training of that kind returns, as plain values; its files are in the run's folder.
+        cost: What it cost; also ``report.json`` and ``report.html``.
+    """
+
+    result: dict[str, Any]
+    cost: CostReport
+
+
+@dataclass(slots=True)
+class Heard:
+    """What the workers have told the driver.
+
+    Attributes:
+        starts: How often the first worker has begun.
+        pids: Of the workers that run now, by rank, on their machines.
+        costs: By rank.
+        result: Of the training.
+        failed: An error that trying again wouldn't mend.
+    """
+
+    starts: int = 0
+    pids: dict[int, int] = field(default_factory=dict)
+    costs: dict[int, Figures] = field(default_factory=dict)
+    result: dict[str, Any] | None = None
+    failed: LinesideError | None = None
+
+
+def train_on_ray(
+    kind: str,
+    settings: Settings,
+    cluster: ClusterConfig,
+    on_progress: Callable[[TrainProgress], None],
+    *,
+    on_workers: Callable[[dict[int, int]], None] = lambda _: None,
+) -> ClusterResult:
+    """Trains on several workers; the run's folder holds afterwards what training alone leaves, and the cost report.
+
+    Args:
+        kind: ``detector``, ``classifier`` or ``segmenter``.
+        settings: Of the training; with ``resume`` the run in its folder is gone on with. Every node must reach the
+            data by the same path.
+        cluster: Who trains.
+        on_progress: Called about once a second.
+        on_workers: Called with the process of every worker, by rank, each time that all have begun.
+
+    Raises:
+        TrainingError: Ray or its workers failed more often than ``max_failures``, or as for training alone.
+        DatasetError: As for training alone.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    settings.out.mkdir(parents=True, exist_ok=True)
+    name, storage = _place(settings, cluster)
+    job = Job(kind=kind, settings=_plain(settings), cluster=cluster, out=str(settings.out))
+    with ExitStack() as stack:
+        ray = _start(cluster, stack)
+        from ray.util.queue import Queue
+
+        queue = Queue(actor_options={"num_cpus": 0})
+        stack.callback(queue.shutdown, force=True)
+        task = ray.remote(_fit).options(num_cpus=0, max_retries=0)
+        running = task.remote(msgspec.json.encode(job), queue, name, storage, cluster)
+        heard = _follow(ray, running, queue, settings.out, cluster, on_progress, on_workers)
+        kept = _end(ray, running)
+        _bring_home(kept, settings.out)
+    if heard.result is None or len(heard.costs) < cluster.workers:
+        raise TrainingError("the workers ended without a result", actual=f"reports of {sorted(heard.costs)}")
+    epochs = settings.epochs
+    cost = report([heard.costs[rank] for rank in range(cluster.workers)], epochs=epochs, restarts=heard.starts - 1)
+    write_pages(settings.out, cost)
+    return ClusterResult(result=heard.result, cost=cost)
+
+
+def _place(settings: Settings, cluster: ClusterConfig) -> tuple[str, str]:
+    """Returns the run's name and where its checkpoints go: those of before where it is resumed."""
+    path = settings.out / STATE
+    if settings.resume:
+        try:
+            known = msgspec.json.decode(path.read_bytes(), type=dict[str, str])
+        except OSError as error:
+            raise InputNotFoundError(
+                f"{settings.out} holds no run of several workers", action="Start it without --resume."
+            ) from error
+        return known["name"], known["storage"]
+    name = f"{settings.out.resolve().name}-{time.time_ns():x}"
+    storage = cluster.storage or str(settings.out.resolve() / "ray")
+    write_atomic(path, msgspec.json.encode({"name": name, "storage": storage}))
+    return name, storage
+
+
+def _plain(settings: Settings) -> dict[str, Any]:
+    """Returns the settings with paths that hold wherever a worker runs."""
+    values = {name: getattr(settings, name) for name in settings.__struct_fields__}
+    values["data"] = [str(Path(each).resolve()) for each in values["data"]]
+    if values.get("start") is not None:
+        values["start"] = str(Path(values["start"]).resolve())
+    found: dict[str, Any] = msgspec.to_builtins(values, enc_hook=str)
+    return found
+
+
+def _start(cluster: ClusterConfig, stack: ExitStack) -> Any:
+    """Joins the cluster, or starts Ray on this machine and ends it afterwards."""
+    import ray
+
+    if ray.is_initialized():
+        return ray
+    try:
+        if cluster.address:
+            ray.init(cluster.address, log_to_driver=False, logging_level=logging.WARNING)
+        else:
+            ray.init(
+                num_cpus=max(cluster.workers, os.cpu_count() or 1),
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+            )
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        raise TrainingError(
+            "Ray cannot be reached" if cluster.address else "Ray cannot be started",
+            actual=error,
+            action="`ray status` on the head node says whether it runs; --address takes host:port or ray://host:port.",
+        ) from error
+    stack.callback(ray.shutdown)
+    return ray
+
+
+def _fit(job: bytes, queue: Any, name: str, storage: str, cluster: ClusterConfig) -> Any:
+    """Runs the trainer; a task of the cluster. Returns the last checkpoint."""
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    filesystem, path = _storage(storage)
+    trainer = TorchTrainer(
+        run_worker,
+        train_loop_config={"job": job, "tell": queue},
+        scaling_config=ScalingConfig(num_workers=cluster.workers, use_gpu=cluster.gpus),
+        torch_config=TorchConfig(backend="nccl" if cluster.gpus else "gloo"),
+        run_config=RunConfig(
+            name=name,
+            storage_path=path,
+            storage_filesystem=filesystem,
+            failure_config=FailureConfig(max_failures=cluster.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    return trainer.fit().checkpoint
+
+
+def _storage(storage: str) -> tuple[Any, str]:
+    """Returns the file system that Ray writes to, and the path there."""
+    if "://" not in storage:
+        return None, storage
+    import fsspec
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+    filesystem, path = fsspec.core.url_to_fs(storage)
+    return PyFileSystem(FSSpecHandler(filesystem)), path
+
+
+def _follow(
+    ray: Any,
+    running: Any,
+    queue: Any,
+    out: Path,
+    cluster: ClusterConfig,
+    on_progress: Callable[[TrainProgress], None],
+    on_workers: Callable[[dict[int, int]], None],
+) -> Heard:
+    """Listens to the workers until the task ends, or one of them says that it makes no sense to go on."""
+    heard = Heard()
+    ended = False
+    while not ended and heard.failed is None:
+        ended = bool(ray.wait([running], timeout=LOOKED_EVERY_S)[0])
+        for word, value in queue.get_nowait_batch(queue.qsize()):
+            _hear(heard, word, value, out, on_progress)
+            if word == "begun" and len(heard.pids) == cluster.workers:
+                on_workers(dict(heard.pids))
+    if heard.failed is not None:
+        ray.cancel(running, force=True)
+        raise heard.failed
+    return heard
+
+
+def _hear(heard: Heard, word: str, value: Any, out: Path, on_progress: Callable[[TrainProgress], None]) -> None:
+    if word == "progress":
+        on_progress(value)
+    elif word == "page":
+        write_atomic(out / CURVES, value)
+    elif word == "cost":
+        heard.costs[value[0]] = msgspec.convert(value[1], Figures)
+    elif word == "result":
+        heard.result = value
+    elif word == "failed":
+        heard.failed = value
+    elif word == "begun":
+        if value["rank"] == 0:
+            heard.starts += 1
+        if value["rank"] in heard.pids:
+            heard.pids.clear()
+        heard.pids[value["rank"]] = value["pid"]
+        log.info("worker %d begins%s", value["rank"], " from the last checkpoint" if value["resumed"] else "")
+
+
+def _end(ray: Any, running: Any) -> Any:
+    """Returns the last checkpoint, or says why there is none."""
+    try:
+        return ray.get(running)
+    except ray.exceptions.RayError as error:
+        raise TrainingError(
+            "training on Ray has failed",
+            actual=str(error).strip().splitlines()[-1],
+            action="--resume goes on from the last checkpoint; --max-failures says how many deaths are borne.",
+        ) from error
+
+
+def _bring_home(kept: Any, out: Path) -> None:
+    """Copies the result's files into the run's folder."""
+    if kept is None:
+        raise TrainingError("Ray has kept no checkpoint")
+    with kept.as_directory() as folder:
+        for file in Path(folder).iterdir():
+            if file.is_file() and not file.name.startswith("."):
+                write_atomic(out / file.name, file.read_bytes())
