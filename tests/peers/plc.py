@@ -2,11 +2,12 @@
 
 It triggers parts over Modbus TCP by the agent's trigger counter, polls the register block, and counts what it is told::
 
-    python plc.py HOST PORT PARTS [--rush SHARE] [--rate HZ] [--seed N]
+    python plc.py HOST PORT PARTS [--rush SHARE] [--rate HZ] [--cycle-ms MS] [--seed N]
 
 Each part is triggered when the agent is ready, or when it has not been for 50 ms: what stands on a line comes. With
 ``--rush``, that share of the parts comes right behind the one before, ready or not. A fault is reset as an operator
-would.
+would. It polls as fast as it is answered, or once in a cycle of so many milliseconds. SIGTERM ends the triggering: the
+parts that are under way are waited for, and summed up are those that were triggered.
 Progress goes to stderr, one object at the end to stdout.
 """
 
@@ -18,8 +19,10 @@ import ctypes
 import ctypes.util
 import json
 import random
+import signal
 import sys
 import time
+from types import FrameType
 
 BLOCK, RING_AT, RING = 106, 42, 16
 READY, FAULT = 1 << 0, 1 << 4
@@ -76,8 +79,10 @@ class Modbus:
 
 
 class Plc:
-    def __init__(self, bus: Modbus) -> None:
+    def __init__(self, bus: Modbus, *, cycle_s: float = 0.0) -> None:
         self.bus = bus
+        self.cycle_s = cycle_s
+        self.ends = False
         self.triggers = 0
         self.started_s: dict[int, float] = {}
         self.codes: collections.Counter[int] = collections.Counter()
@@ -93,6 +98,8 @@ class Plc:
 
     def look(self) -> list[int]:
         """One poll: takes every answer that is new in the ring."""
+        if self.cycle_s:
+            time.sleep(self.cycle_s)
         block = self.bus.read()
         now_s = time.monotonic()
         self.beats.add(block[1])
@@ -125,6 +132,10 @@ class Plc:
         self.started_s[self.triggers] = time.monotonic()
         self.started_s.pop(self.triggers - 1000, None)
         self.bus.write(0, [self.triggers & 0xFFFF, 0, 0, 0, *text])
+
+    def end(self, _number: int, _frame: FrameType | None) -> None:
+        """A signal's handler: no further part is triggered."""
+        self.ends = True
 
     def await_ready(self) -> None:
         """A part comes when the agent is ready, or 50 ms later all the same; a fault is reset."""
@@ -175,12 +186,14 @@ def main() -> int:
     parser.add_argument("parts", type=int)
     parser.add_argument("--rush", type=float, default=0.0)
     parser.add_argument("--rate", type=float, default=0.0)
+    parser.add_argument("--cycle-ms", type=float, default=0.0)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     chance = random.Random(options.seed)
-    plc = Plc(Modbus(options.host, options.port))
+    plc = Plc(Modbus(options.host, options.port), cycle_s=options.cycle_ms / 1000)
+    signal.signal(signal.SIGTERM, plc.end)
     due_s = time.monotonic()
-    while plc.triggers < options.parts:
+    while plc.triggers < options.parts and not plc.ends:
         if options.rate:
             due_s = max(due_s + 1 / options.rate, time.monotonic() - 1.0)
             while time.monotonic() < due_s:
