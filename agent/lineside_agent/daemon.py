@@ -5,7 +5,7 @@
 | ``update`` | start | stop | loads the installed bundle, follows wishes |
 | ``self-update`` | start | stop | follows wishes for the agent itself; on trial, proves this agent |
 | ``camera`` | first bundle | end of the source | reads frames into the queue |
-| ``pipeline`` | start | end of the source | waits for a bundle; judges, signals, records |
+| ``pipeline``, ``workers`` of them | start | end of the source | waits for a bundle; judges, signals, records |
 | ``station`` | start, where the line triggers | stop | watches deadlines, the gate, and whether parts can be judged |
 | one a line | start, where the line triggers | stop | reads inputs, or sends what can take time |
 | ``store`` | start | stop | writes records |
@@ -109,8 +109,8 @@ class Daemon:
         self._housekeeping = Housekeeping(self._archive, self._store, self._wear, self._stop)
         self._outputs = open_lines(config)
         self._camera = open_camera(config.camera, state=config.folder)
-        begin = self._store.next_sequence if self._camera.finite else self._store.resume
-        self._first = begin(self._camera.source)
+        self._first_frame = self._store.next_sequence(self._camera.source)
+        self._first = self._first_number()
         self._queue = make_frames(config, self._stop)
         self._reader = Reader(
             self._camera,
@@ -161,6 +161,13 @@ class Daemon:
             gate=self._home.gate if self._home is not None else None,
         )
 
+    def _first_number(self) -> int:
+        """Of the next record; a live camera's and a line's are reserved: neither gives its part a second time."""
+        triggered = self._config.trigger is not None and self._config.trigger.mode == "inspect"
+        if self._camera.finite and not triggered:
+            return self._first_frame
+        return self._store.resume(self._camera.source)
+
     def _make_drift(self) -> DriftMonitor | None:
         if self._config.drift is None:
             return None
@@ -207,7 +214,8 @@ class Daemon:
         self._start("update", self._updater.run)
         self._start("self-update", self._self_updater.run)
         self._start("camera", self._read)
-        self._start("pipeline", self._pipeline.run)
+        for _ in range(self._config.inspect.workers):
+            self._start("pipeline", self._pipeline.run)
         if self._station is not None:
             self._station.listen()
             self._start("station", self._station.run)
@@ -274,14 +282,14 @@ class Daemon:
 
     def _read(self) -> None:
         if self._active.wait(self._stop):
-            self._reader.run(self._first)
+            self._reader.run(self._first_frame if self._camera.finite else self._first)
 
     def _record(self, row: ResultRow, frame: Frame | None) -> bool:
         finite = self._camera.finite
         return self._store.record(row, frame, wait=finite, is_live=not finite)
 
     def _record_at_once(self, row: ResultRow, frame: Frame | None) -> bool:
-        return self._store.record(row, frame, wait=False, is_live=not self._camera.finite)
+        return self._store.record(row, frame, wait=False, is_live=True)
 
     def _types(self) -> tuple[str, ...]:
         loaded = self._active.loaded
