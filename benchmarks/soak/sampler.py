@@ -3,8 +3,8 @@
     python -I -S sampler.py PID SECONDS EVERY_S STATUS_JSON
 
 Memory is ``/proc/PID/smaps_rollup``'s, in bytes: resident (RSS), its proportional share (PSS), and what is the process'
-own and lies in no file (anonymous, with what of it was swapped out). Handles are the entries of ``/proc/PID/fd`` by what
-they lead to. Frames come from the agent's ``status.json``. It ends with the process, or when the time is over.
+own and lies in no file (anonymous, with what of it was swapped out). Handles are the entries of ``/proc/PID/fd`` by
+what they lead to. Frames come from the agent's ``status.json``. It ends with the process, or when the time is over.
 """
 
 import collections
@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import time
+from pathlib import Path
 
 KINDS = ("socket:", "anon_inode:", "pipe:", "/dev/")
 
@@ -19,11 +20,10 @@ KINDS = ("socket:", "anon_inode:", "pipe:", "/dev/")
 def memory(pid: int) -> dict[str, int]:
     """Bytes by name."""
     found = {}
-    with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
-        for line in file:
-            name, _, rest = line.partition(":")
-            if rest.endswith("kB\n"):
-                found[name] = 1024 * int(rest.split()[0])
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        name, _, rest = line.partition(":")
+        if rest.endswith("kB"):
+            found[name] = 1024 * int(rest.split()[0])
     return {
         "rss_bytes": found["Rss"],
         "pss_bytes": found["Pss"],
@@ -34,9 +34,9 @@ def memory(pid: int) -> dict[str, int]:
 def handles(pid: int) -> dict[str, int]:
     """How many, by kind; a handle that is closed meanwhile isn't there."""
     kinds: collections.Counter[str] = collections.Counter()
-    for name in os.listdir(f"/proc/{pid}/fd"):
+    for handle in Path(f"/proc/{pid}/fd").iterdir():
         try:
-            target = os.readlink(f"/proc/{pid}/fd/{name}")
+            target = str(handle.readlink())
         except FileNotFoundError:
             continue
         kinds[next((kind.strip(":") for kind in KINDS if target.startswith(kind)), "file")] += 1
@@ -45,15 +45,13 @@ def handles(pid: int) -> dict[str, int]:
 
 def processor_s(pid: int) -> float:
     """Seconds of processor time, user and system."""
-    with open(f"/proc/{pid}/stat", encoding="ascii") as file:
-        fields = file.read().rpartition(")")[2].split()
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def frames(status_path: str) -> int:
     """Frames that were inspected so far."""
-    with open(status_path, encoding="utf-8") as file:
-        return int(json.load(file)["inspected"])
+    return int(json.loads(Path(status_path).read_text())["inspected"])
 
 
 def main() -> int:
@@ -69,7 +67,7 @@ def main() -> int:
                 **memory(pid),
                 "handles": sum(by_kind.values()),
                 "handles_by_kind": by_kind,
-                "threads": len(os.listdir(f"/proc/{pid}/task")),
+                "threads": len(list(Path(f"/proc/{pid}/task").iterdir())),
                 "processor_s": processor_s(pid),
                 "frames": frames(status_path),
             }
