@@ -6,6 +6,7 @@
 #   make bench        benchmarks, JSON under benchmarks/results/
 #   make bench-training  training on several workers: bytes, waiting, accuracy, deaths (an hour; root for the wire)
 #   make test-system  whole journeys and faults that take longer than CI has
+#   make soak         the agent at full speed for two hours (SECONDS=7200), memory and file handles watched from outside
 #   make fuzz         coverage-guided fuzzing of every topic's payload, an hour (SECONDS=3600)
 #   make setup        the development environment in .venv
 #   make proto        compile the inference protocol's messages again, after a change of the .proto
@@ -19,8 +20,9 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 SUDO := $(shell if [ "$$(id -u)" = 0 ]; then echo env; else command -v sudo; fi)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 OUT ?= demo-out
+SOAK_OUT ?= soak-out
 
-.PHONY: help setup demo test check bench bench-training test-system fuzz proto peers clean
+.PHONY: help setup demo test check bench bench-training test-system soak fuzz proto peers clean
 .DEFAULT_GOAL := help
 
 help:
@@ -70,6 +72,9 @@ bench-training: $(VENV)/.dev
 test-system: $(VENV)/.dev peers
 	$(BIN)/python -m pytest tests/system --timeout 1800
 
+soak: $(VENV)/.dev peers
+	$(BIN)/python -m benchmarks.soak --seconds $(or $(SECONDS),7200) --out $(SOAK_OUT)
+
 fuzz: $(VENV)/.dev
 	$(PIP) --editable '.[fuzz]'
 	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),3600)
@@ -80,4 +85,4 @@ proto: $(VENV)/.dev
 	$(BIN)/python -m grpc_tools.protoc -I $(PROTO) --descriptor_set_out=$(PROTO)/open_inference.binpb open_inference.proto
 
 clean:
-	rm -rf $(VENV) demo-out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) demo-out soak-out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

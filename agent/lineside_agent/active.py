@@ -18,7 +18,7 @@ class ActiveInspector:
 
     def __init__(self) -> None:
         self._loaded: Loaded | None = None
-        self._in_use: Loaded | None = None
+        self._in_use: list[Loaded] = []
         self._changed = threading.Condition()
         self._good = 0
         self._broken = ""
@@ -36,7 +36,7 @@ class ActiveInspector:
         return "" if loaded is None else loaded.recipe
 
     def swap(self, loaded: Loaded | None) -> Loaded | None:
-        """Makes ``loaded`` the one that the next frame uses, and waits for the frame that still uses the old one.
+        """Makes ``loaded`` the one that the next frame uses, and waits for the frames that still use the old one.
 
         Args:
             loaded: The new one; ``None`` makes the line wait.
@@ -48,7 +48,7 @@ class ActiveInspector:
             old, self._loaded = self._loaded, loaded
             self._good, self._broken = 0, ""
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self._in_use is None or self._in_use is loaded)
+            self._changed.wait_for(lambda: all(used is loaded for used in self._in_use))
             return old
 
     def wait(self, stop: threading.Event) -> bool:
@@ -67,15 +67,22 @@ class ActiveInspector:
 
     @contextlib.contextmanager
     def use(self) -> Iterator[Loaded | None]:
-        """Gives what runs now, and keeps it open meanwhile. One thread may do so at a time."""
+        """Gives what runs now, and keeps it open meanwhile."""
         with self._changed:
-            self._in_use = self._loaded
+            used = self._loaded
+            if used is not None:
+                self._in_use.append(used)
         try:
-            yield self._in_use
+            yield used
         finally:
-            with self._changed:
-                self._in_use = None
-                self._changed.notify_all()
+            if used is not None:
+                with self._changed:
+                    self._give_back(used)
+                    self._changed.notify_all()
+
+    def _give_back(self, used: Loaded) -> None:
+        """One use less; by identity, as two bundles that are equal may be open at once."""
+        del self._in_use[next(place for place, each in enumerate(self._in_use) if each is used)]
 
     def judged(self, loaded: Loaded, reason: str) -> None:
         """Notes how a frame went, for the health check.

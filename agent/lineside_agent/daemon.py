@@ -5,7 +5,7 @@
 | ``update`` | start | stop | loads the installed bundle, follows wishes |
 | ``self-update`` | start | stop | follows wishes for the agent itself; on trial, proves this agent |
 | ``camera``, ``camera 1``, … | first bundle | end of the source | reads one camera's frames into its queue |
-| ``pipeline`` | start | end of the source | waits for a bundle; judges, signals, records |
+| ``pipeline``, ``workers`` of them | start | end of the source | waits for a bundle; judges, signals, records |
 | ``station`` | start, where the line triggers | stop | watches deadlines, the gate, and whether parts can be judged |
 | one a line | start, where the line triggers | stop | reads inputs, or sends what can take time |
 | ``store`` | start | stop | writes records |
@@ -116,8 +116,8 @@ class Daemon:
         self._recipes = Recipes(config.folder, config.recipe)
         self._queue = make_frames(config, self._stop)
         self._rig = Rig(config, self._recipes, sinks_of(self._queue), self._stop)
-        begin = self._store.next_sequence if self._rig.finite else self._store.resume
-        self._first = begin(self._rig.source)
+        self._first_frame = self._store.next_sequence(self._rig.source)
+        self._first = self._first_number()
         self._drift = self._make_drift()
         self._station = self._make_station()
         self._haste = Haste() if self._station is None else Haste(self._station.left_s)
@@ -165,6 +165,13 @@ class Daemon:
             update=config.update,
             gate=self._home.gate if self._home is not None else None,
         )
+
+    def _first_number(self) -> int:
+        """Of the next record; a live camera's and a line's are reserved: neither gives its part a second time."""
+        triggered = self._config.trigger is not None and self._config.trigger.mode == "inspect"
+        if self._rig.finite and not triggered:
+            return self._first_frame
+        return self._store.resume(self._rig.source)
 
     def _make_drift(self) -> DriftMonitor | None:
         if self._config.drift is None:
@@ -239,9 +246,11 @@ class Daemon:
         self._start("housekeeping", self._housekeeping.run)
         self._start("update", self._updater.run)
         self._start("self-update", self._self_updater.run)
-        for name, read in self._rig.threads(self._first, lambda: self._active.wait(self._stop)).items():
+        first = self._first_frame if self._rig.finite else self._first
+        for name, read in self._rig.threads(first, lambda: self._active.wait(self._stop)).items():
             self._start(name, read)
-        self._start("pipeline", self._pipeline.run)
+        for _ in range(self._config.inspect.workers):
+            self._start("pipeline", self._pipeline.run)
         if self._station is not None:
             self._station.listen()
             self._start("station", self._station.run)
@@ -316,7 +325,7 @@ class Daemon:
         return self._store.record(row, frames_of(seen, row), wait=finite, is_live=not finite)
 
     def _record_at_once(self, row: ResultRow, seen: Seen | None) -> bool:
-        return self._store.record(row, frames_of(seen, row), wait=False, is_live=not self._rig.finite)
+        return self._store.record(row, frames_of(seen, row), wait=False, is_live=True)
 
     def _hear_recipe(self, event: Event | SelectRecipe, at_s: float) -> None:
         """On a line without triggers nothing else is heard."""

@@ -6,8 +6,10 @@ outlier the guess comes down again with each frame that was judged in haste, so 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
+from lineside_agent.faster import Fast
 from lineside_agent.loaded import Loaded
 from lineside_models.frame import Frame
 
@@ -21,7 +23,7 @@ FORGET = 0.98
 
 
 class Haste:
-    """Chooses for each frame; of the pipeline's thread alone, but for `always`.
+    """Chooses for each frame; from any thread.
 
     Attributes:
         always: Whether every frame is judged by the faster variant.
@@ -34,6 +36,7 @@ class Haste:
     def __init__(self, left_s: Callable[[int], float | None] = lambda _: None) -> None:
         self.always = False
         self.hurried = 0
+        self._lock = threading.Lock()
         self._left_s = left_s
         self._of: Loaded | None = None
         self._mean_s = 0.0
@@ -54,8 +57,12 @@ class Haste:
         """
         if loaded.fast is None:
             return False
+        with self._lock:
+            return self._choose(loaded, loaded.fast, frame, frames_left)
+
+    def _choose(self, loaded: Loaded, faster: Fast, frame: Frame, frames_left: int) -> bool:
         if loaded is not self._of:
-            self._of, self._mean_s, self._deviation_s = loaded, loaded.fast.usual_ms / 1000, 0.0
+            self._of, self._mean_s, self._deviation_s = loaded, faster.usual_ms / 1000, 0.0
         if self.always:
             return True
         left_s = self._left_s(frame.sequence)
@@ -72,8 +79,11 @@ class Haste:
             seconds: What it needed.
             fast: Whether by the faster variant, which says nothing of the better one.
         """
-        if not fast and not self._mean_s:
-            self._mean_s = seconds
-        elif not fast:
+        if fast:
+            return
+        with self._lock:
+            if not self._mean_s:
+                self._mean_s = seconds
+                return
             self._deviation_s += WEIGHT * (abs(seconds - self._mean_s) - self._deviation_s)
             self._mean_s += WEIGHT * (seconds - self._mean_s)

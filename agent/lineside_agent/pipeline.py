@@ -9,6 +9,8 @@
 - What the bundle is unsure of is rejected as well; the record says so, and a person gets to see it.
 - The line comes first, the record right behind: the signal doesn't wait for the disk.
 - A bundle is exchanged between two frames, never within one; while there is none, frames wait at the camera.
+- Several threads may run it (``[inspect] workers``): each judges a frame of its own, and what they found leaves in the
+  order in which the frames came.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from lineside_agent.haste import Haste
 from lineside_agent.line_io import LineOutput, Signal
 from lineside_agent.line_io.codes import code_of
 from lineside_agent.loaded import Loaded
+from lineside_agent.turns import Turns
 from lineside_agent.views import Seen, Views, has_picture, put_together
 from lineside_link.messages import ResultRow
 from lineside_models.frame import Frame
@@ -107,19 +110,35 @@ class Pipeline:
         self._deliver = deliver or self._tell_and_record
         self._observe = observe
         self._haste = haste or Haste()
+        self._taking = threading.Lock()
+        self._turns = Turns()
 
     def run(self) -> None:
-        """Runs in the caller's thread until the source ends or it is stopped."""
-        while self._active.wait(self._stop) and (shot := self._take()) is not None:
+        """Runs in the caller's thread until the source ends or it is stopped; any number of threads may."""
+        while (taken := self._next()) is not None:
+            turn, shot = taken
+            with self._turns.kept(turn):
+                row = self._judge(shot)
+                if row is None:
+                    self._turns.end()
+                    return
+                if not self._turns.wait(turn):
+                    return
+                self._tell_on(row, None if isinstance(shot, LostFrame) else shot)
+
+    def _next(self) -> tuple[int, Shot | Views] | None:
+        """The next frame and its place in the order; ``None`` at the end."""
+        with self._taking:
+            if not self._active.wait(self._stop) or (shot := self._take()) is None:
+                return None
             self.counts.taken += 1
-            row = self._judge(shot)
-            if row is None:
-                return
-            seen = None if isinstance(shot, LostFrame) else shot
-            self._deliver(row, seen)
-            self._count(row)
-            if self._observe is not None:
-                self._observe(row, seen)
+            return self.counts.taken, shot
+
+    def _tell_on(self, row: ResultRow, seen: Seen | None) -> None:
+        self._deliver(row, seen)
+        self._count(row)
+        if self._observe is not None:
+            self._observe(row, seen)
 
     def _tell_and_record(self, row: ResultRow, seen: Seen | None) -> None:
         code = code_of(row, has_frame=has_picture(seen, row))

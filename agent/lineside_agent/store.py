@@ -9,8 +9,8 @@ the two can't disagree; and a hub that was restored from a backup, and asks for 
 - A full disk doesn't stop the line, not even at its start: images make way, then the ballast, then records that the hub
   has. Meanwhile records wait in memory, `WAITING_MAX` of them, and what a live camera brings beyond that is counted as
   lost and said. A finite source waits instead.
-- Numbers of a live camera are reserved on disk ahead of their use, so that after a power cut each that has no record
-  becomes a row that says ``unrecorded`` (`Store.resume`): nothing vanishes without a trace.
+- Numbers of a live camera, and of a line's triggers, are reserved on disk ahead of their use, so that after a power cut
+  each that has no record becomes a row that says ``unrecorded`` (`Store.resume`): nothing vanishes without a trace.
 - A kept image that the hub is to have has a row of its own (`unsent`), written with its record.
 - The oldest records go beyond the bounds of ``[store]``; with a hub only those that it has confirmed.
 """
@@ -204,7 +204,7 @@ class Store:
             frame: The frame, if its image may be kept; of several cameras all of them, that which the hub is to have
                 first.
             wait: Whether to wait for room when the disk is full, as a finite source can.
-            is_live: Whether its source gives no frame twice, so that numbers are reserved ahead for it.
+            is_live: Whether its source gives no part twice, so that numbers are reserved ahead for it.
 
         Returns:
             False if there was no room and the record is lost; that is counted and logged.
@@ -214,6 +214,8 @@ class Store:
             self._waiting += 1
             frames = frames if self._takes_images(row, frames, wait=wait) else ()
             self._images += len(frames)
+            if is_live and self._reserved.get(row.source, 0) - row.sequence < AHEAD_LEAST // 4:
+                self._hurry.set()  # the line is faster than its commits: the next numbers must be on disk before
         try:
             self._queue.put(_Entry(row, frames, is_live=is_live), block=wait)
         except queue.Full:

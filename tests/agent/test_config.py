@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from lineside_agent.config import AgentConfig, FolderCamera, SerialOutput, parse_config, read_config
+from lineside_models import zoo
 from lineside_runtime.errors import ConfigError, InputNotFoundError
 
 WHOLE = """
@@ -46,6 +47,7 @@ def parse(text: str) -> AgentConfig:
 
 def test_whole_file_is_read_and_paths_start_at_it(tmp_path: Path) -> None:
     (tmp_path / "agent.toml").write_text(WHOLE)
+    (tmp_path / "surface-12").mkdir()
     config = read_config(tmp_path / "agent.toml")
     assert config.folder == tmp_path / "state"
     assert config.root == tmp_path / "root.json"
@@ -55,6 +57,11 @@ def test_whole_file_is_read_and_paths_start_at_it(tmp_path: Path) -> None:
     assert config.camera == FolderCamera(path=tmp_path / "frames", rate_hz=10.0, frames=60)
     assert config.line_io == (SerialOutput(port="/dev/ttyUSB0"),)
     assert (config.inspect.confidence_threshold, config.inspect.threads) == (0.9, 2)
+
+
+def test_shipped_bundle_is_found_by_its_name() -> None:
+    assert parse(WHOLE).bundle == zoo.path("surface-12")
+    assert parse(WHOLE.replace('"surface-12"', '"another"')).bundle == Path("/etc/lineside/another")
 
 
 def test_absolute_path_stays() -> None:

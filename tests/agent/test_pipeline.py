@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 
+import cv2
 import numpy as np
 import pytest
 
@@ -192,6 +193,70 @@ def test_swap_falls_between_two_frames(bench: Bench, loaded: Loaded, fragile: Lo
 def test_frames_that_nobody_judges_any_more_are_recorded(bench: Bench) -> None:
     bench.pipeline.abandon([frame(0, dark()), LostFrame("cam", 1, "p1", 0, "x")])
     assert [(row.sequence, row.verdict) for row in bench.rows] == [(0, "fault"), (1, "fault")]
+
+
+def test_what_workers_find_leaves_in_the_order_in_which_the_frames_came(bench: Bench, loaded: Loaded) -> None:
+    bench.active.swap(loaded)
+    images = [
+        cv2.resize(dark() if number % 2 else bright(), (96 + 400 * (number % 3 == 0), 96)) for number in range(60)
+    ]
+    bench.shots += [frame(number, image) for number, image in enumerate(images)]
+    threads = [threading.Thread(target=bench.pipeline.run) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60.0)
+    assert [row.sequence for row in bench.rows] == list(range(60))
+    told = [entry.sequence if isinstance(entry, (Signal, ResultRow)) else -1 for entry in bench.log]
+    assert told == [number for number in range(60) for _ in range(2)], "each is told, then recorded, then the next one"
+    assert (bench.pipeline.counts.taken, bench.pipeline.counts.inspected) == (60, 60)
+
+
+def test_worker_that_ends_by_a_defect_lets_no_later_frame_be_recorded(bench: Bench, loaded: Loaded) -> None:
+    bench.active.swap(loaded)
+    arrived = threading.Barrier(2)
+
+    def judge(shot: Shot) -> ResultRow | None:
+        arrived.wait(20.0)
+        if shot.sequence == 0:
+            raise AssertionError("a defect")
+        return judged(shot)
+
+    judged = bench.pipeline._judge
+    bench.pipeline._judge = judge  # type: ignore[method-assign]
+    bench.shots += [frame(0, dark()), frame(1, dark())]
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            bench.pipeline.run()
+        except AssertionError as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20.0)
+    assert len(failed) == 1
+    assert bench.rows == []
+
+
+def test_swap_waits_for_every_worker_that_uses_the_old_bundle(loaded: Loaded, fragile: Loaded) -> None:
+    active = ActiveInspector()
+    active.swap(loaded)
+    with active.use() as first:
+        with active.use() as second:
+            assert first is second is loaded
+            swapping = threading.Thread(target=lambda: active.swap(fragile))
+            swapping.start()
+            wait_for(lambda: active.loaded is fragile, 10.0)
+        swapping.join(0.2)
+        assert swapping.is_alive()
+        with active.use() as third:
+            assert third is fragile
+    swapping.join(20.0)
+    assert not swapping.is_alive()
 
 
 def test_watch_ends_at_enough_good_frames(bench: Bench, loaded: Loaded) -> None:

@@ -8,8 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from lineside_agent import database
 from lineside_agent.config import StoreConfig
-from lineside_agent.store import AHEAD_LEAST, Store
+from lineside_agent.store import AHEAD_LEAST, NAME, Store
 from lineside_link.messages import ResultRow
 from tests.peers.waiting import wait_for
 
@@ -80,6 +81,20 @@ def test_first_start_that_is_cut_off_before_its_first_frame_is_seen_too(tmp_path
     assert sequences(second) == list(range(AHEAD_LEAST))
     second.close()
     first.close()
+
+
+def test_line_that_is_faster_than_its_commits_has_its_numbers_on_disk_before_it_uses_them(tmp_path: Path) -> None:
+    store = Store(tmp_path, rules=StoreConfig(commit_every_s=60.0))
+    assert store.resume("cam") == 0
+    for sequence in range(AHEAD_LEAST - 2):
+        store.record(row(sequence), is_live=True)
+
+    def reserved() -> int:
+        facts = database.read_facts(tmp_path / NAME)
+        return 0 if facts is None else facts.reserved["cam"]
+
+    wait_for(lambda: reserved() >= AHEAD_LEAST + AHEAD_LEAST // 2)
+    store.close()
 
 
 def test_sources_that_can_give_a_frame_again_reserve_nothing(tmp_path: Path) -> None:

@@ -33,6 +33,9 @@ from tests.peers.programs import find_program
 from tests.peers.waiting import free_port, wait_for
 
 PLC = Path(__file__).parents[1] / "peers" / "plc.py"
+CYCLE_MS = 2.0
+"""A PLC's own cycle is one to twenty; one that polls without a pause takes a core from what it watches."""
+
 CLOCK = Path(__file__).with_name("clock.c")
 
 
@@ -130,7 +133,10 @@ topic = "cell/4"
         log = (self.folder / "plc.log").open("w")
         with log:
             self.plc = subprocess.Popen(
-                [*command, "--rush", str(rush), "--seed", str(seed)], stdout=subprocess.PIPE, stderr=log, text=True
+                [*command, "--rush", str(rush), "--seed", str(seed), "--cycle-ms", str(CYCLE_MS)],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
             )
         return self.plc
 

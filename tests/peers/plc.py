@@ -2,11 +2,15 @@
 
 It triggers parts over Modbus TCP by the agent's trigger counter, polls the register block, and counts what it is told::
 
-    python plc.py HOST PORT PARTS [--rush SHARE] [--rate HZ] [--seed N]
+    python plc.py HOST PORT PARTS [--rush SHARE] [--rate HZ] [--cycle-ms MS] [--seed N] [--mortal] [--answers FILE]
 
 Each part is triggered when the agent is ready, or when it has not been for 50 ms: what stands on a line comes. With
 ``--rush``, that share of the parts comes right behind the one before, ready or not. A fault is reset as an operator
-would.
+would. It polls as fast as it is answered, or once in a cycle of so many milliseconds. SIGTERM ends the triggering: the
+parts that are under way are waited for, and summed up are those that were triggered.
+With ``--mortal`` the agent may be killed at any moment: a part that was under way then is given up, as it would be on a
+line, and is never triggered twice; the summary names every answer. ``--answers`` writes each to a file, one JSON array
+a line: the part, the code, when it was triggered (seconds of the monotonic clock) and the milliseconds that it took.
 Progress goes to stderr, one object at the end to stdout.
 """
 
@@ -18,8 +22,11 @@ import ctypes
 import ctypes.util
 import json
 import random
+import signal
 import sys
 import time
+from types import FrameType
+from typing import TextIO
 
 BLOCK, RING_AT, RING = 106, 42, 16
 READY, FAULT = 1 << 0, 1 << 4
@@ -40,6 +47,7 @@ class Modbus:
         self.lib.modbus_set_response_timeout(self.context, int(REPLY_S), 0)
         self.connected = False
         self.errors = 0
+        self.breaks = 0
 
     def connect(self) -> None:
         """Again and again, since an agent may be busy; not for ever, since it may have ended."""
@@ -54,6 +62,7 @@ class Modbus:
 
     def failed(self) -> None:
         self.errors += 1
+        self.breaks += self.connected
         self.connected = False
         self.lib.modbus_close(self.context)
 
@@ -67,17 +76,30 @@ class Modbus:
 
     def write(self, address: int, values: list[int]) -> None:
         """Until it is confirmed: saying the same counter again is no second trigger."""
+        while not self.write_once(address, values):
+            pass
+
+    def write_once(self, address: int, values: list[int]) -> bool:
+        """Whether it was confirmed."""
         registers = (ctypes.c_uint16 * len(values))(*values)
-        while True:
-            self.connect()
-            if self.lib.modbus_write_registers(self.context, address, len(values), registers) == len(values):
-                return
-            self.failed()
+        self.connect()
+        if self.lib.modbus_write_registers(self.context, address, len(values), registers) == len(values):
+            return True
+        self.failed()
+        return False
 
 
 class Plc:
-    def __init__(self, bus: Modbus) -> None:
+    def __init__(self, bus: Modbus, *, cycle_s: float = 0.0, mortal: bool = False) -> None:
         self.bus = bus
+        self.cycle_s = cycle_s
+        self.mortal = mortal
+        self.breaks = 0
+        self.answers: TextIO | None = None
+        self.told: list[tuple[int, int, int]] = []
+        self.given_up: set[int] = set()
+        self.unconfirmed: set[int] = set()
+        self.ends = False
         self.triggers = 0
         self.started_s: dict[int, float] = {}
         self.codes: collections.Counter[int] = collections.Counter()
@@ -93,10 +115,17 @@ class Plc:
 
     def look(self) -> list[int]:
         """One poll: takes every answer that is new in the ring."""
+        if self.cycle_s:
+            time.sleep(self.cycle_s)
         block = self.bus.read()
         now_s = time.monotonic()
         self.beats.add(block[1])
         count = block[40] << 16 | block[41]
+        if self.mortal and self.breaks != self.bus.breaks:
+            self.breaks = self.bus.breaks
+            if not self.is_same_agent(block, count):
+                self.seen = 0
+                self.give_up()
         if count - self.seen > RING:
             self.overrun += count - self.seen - RING
             self.seen = count - RING
@@ -107,12 +136,30 @@ class Plc:
             self.verdicts[part] += 1
             self.codes[code] += 1
             self.numbers.append(number)
+            self.told.append((part, number, code))
+            self.given_up.discard(part)
             took_ms = 1000 * (now_s - self.started_s[part])
             self.took_ms.append(took_ms)
+            if self.answers is not None:
+                print(json.dumps([part, code, self.started_s[part], took_ms]), file=self.answers)
             if code == PASS:
                 self.pass_ms.append(took_ms)
         self.seen = count
         return block
+
+    def is_same_agent(self, block: list[int], count: int) -> bool:
+        """Whether it still knows what it said last; one that was started anew counts from nothing."""
+        if not self.told or count < self.seen:
+            return False
+        at = RING_AT + 4 * ((self.seen - 1) % RING)
+        return self.seen > 0 and (block[at] << 16 | block[at + 1]) == self.told[-1][1]
+
+    def give_up(self) -> None:
+        """Whoever had the parts that are under way is dead."""
+        self.given_up |= {part for part in self.started_s if not self.verdicts[part]}
+
+    def is_answered(self) -> bool:
+        return sum(self.verdicts.values()) + len(self.given_up) >= self.triggers
 
     def part_of(self, tag: int) -> int:
         """The counter has 16 bits and parts go on: the latest part with this counter."""
@@ -124,7 +171,16 @@ class Plc:
         text = [name[at] << 8 | name[at + 1] for at in range(0, 32, 2)]
         self.started_s[self.triggers] = time.monotonic()
         self.started_s.pop(self.triggers - 1000, None)
-        self.bus.write(0, [self.triggers & 0xFFFF, 0, 0, 0, *text])
+        values = [self.triggers & 0xFFFF, 0, 0, 0, *text]
+        if not self.mortal:
+            self.bus.write(0, values)
+        elif not self.bus.write_once(0, values):
+            self.unconfirmed.add(self.triggers)
+            self.give_up()
+
+    def end(self, _number: int, _frame: FrameType | None) -> None:
+        """A signal's handler: no further part is triggered."""
+        self.ends = True
 
     def await_ready(self) -> None:
         """A part comes when the agent is ready, or 50 ms later all the same; a fault is reset."""
@@ -141,7 +197,7 @@ class Plc:
     def await_answers(self, limit_s: float) -> bool:
         """Until each part has its verdict, or too long."""
         until_s = time.monotonic() + limit_s
-        while sum(self.verdicts.values()) < self.triggers:
+        while not self.is_answered():
             if time.monotonic() > until_s:
                 return False
             self.look()
@@ -165,6 +221,7 @@ class Plc:
             "p99_ms": at(0.99),
             "max_ms": took[-1],
             "slowest_pass_ms": max(self.pass_ms, default=0.0),
+            **({"told": self.told, "unconfirmed": sorted(self.unconfirmed)} if self.mortal else {}),
         }
 
 
@@ -175,12 +232,17 @@ def main() -> int:
     parser.add_argument("parts", type=int)
     parser.add_argument("--rush", type=float, default=0.0)
     parser.add_argument("--rate", type=float, default=0.0)
+    parser.add_argument("--cycle-ms", type=float, default=0.0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--mortal", action="store_true")
+    parser.add_argument("--answers", type=argparse.FileType("w"))
     options = parser.parse_args()
     chance = random.Random(options.seed)
-    plc = Plc(Modbus(options.host, options.port))
+    plc = Plc(Modbus(options.host, options.port), cycle_s=options.cycle_ms / 1000, mortal=options.mortal)
+    plc.answers = options.answers
+    signal.signal(signal.SIGTERM, plc.end)
     due_s = time.monotonic()
-    while plc.triggers < options.parts:
+    while plc.triggers < options.parts and not plc.ends:
         if options.rate:
             due_s = max(due_s + 1 / options.rate, time.monotonic() - 1.0)
             while time.monotonic() < due_s:

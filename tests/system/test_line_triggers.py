@@ -1,6 +1,7 @@
 """100,000 parts by the shipped INT8 detector while everything fails again and again: one verdict each.
 
-`LINE_PARTS` sets another number. At the end the PLC's counts are printed.
+`LINE_PARTS` sets another number; SIGTERM to the PLC (`tests/peers/plc.py`) ends with those that were triggered. At the
+end the PLC's counts are printed.
 """
 
 from __future__ import annotations

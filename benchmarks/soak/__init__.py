@@ -1,0 +1,150 @@
+"""``make soak``: the agent at full speed for hours; memory and file handles must stay where they are.
+
+The agent runs the shipped INT8 detector on pictures of 640×480 from a folder, again and again, as fast as it can; its
+records and kept pictures go home over mosquitto to a hub, and its verdicts to a topic. `sampler` looks at it from
+outside, in a process that imports nothing of ours. `verdict` judges what it saw, `chart` draws it. Bounds of the store
+are low, so that old pictures and records already go while the run lasts.
+
+Results lie in one folder: ``soak.json``, ``soak.svg`` and ``samples.jsonl``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import msgspec
+import numpy as np
+import tomli_w
+
+from benchmarks.soak import chart, verdict
+from lineside_hub.identity import HUB_NAME
+from lineside_hub.repository import Repository
+from lineside_models import zoo
+from lineside_models.simulator import render
+from tests.peers.brokers import Mosquitto, find_mosquitto
+
+SAMPLER = Path(__file__).with_name("sampler.py")
+PICTURES = 32
+SIZE = (640, 480)
+BUNDLE = "surface-12-slim"
+KEPT_EVERY = 20
+"""One pass in twenty; of the pictures four in five are no pass, and keeping those would be a test of PNG."""
+
+EVERY_S = 5.0
+SAMPLES_MIN = 60
+"""A short run is sampled more often, so that there is something to judge."""
+
+DEVICE, GROUP, SITE = "soak-1", "line", "plant"
+START_S = 120.0
+
+
+def run(*, seconds: float, out: Path) -> dict[str, Any]:
+    """Runs it.
+
+    Args:
+        seconds: How long frames run.
+        out: Where the results go; made.
+
+    Returns:
+        As `verdict.judge`, with what the agent said of itself at the end under ``agent``.
+
+    Raises:
+        RuntimeError: The agent ended by itself, or never started.
+        ValueError: It was too short to judge.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="lineside-soak-") as folder, _site(Path(folder)) as agent:
+        status_path = Path(folder) / "state" / "status.json"
+        _await_frames(agent, status_path, Path(folder) / "agent.log")
+        samples = _sampled(agent.pid, seconds, status_path, out / "samples.jsonl")
+        status = json.loads(status_path.read_text())
+        if agent.poll() is not None:
+            raise RuntimeError((Path(folder) / "agent.log").read_text()[-4000:])
+    found = verdict.judge(samples)
+    kept = ("inspected", "recorded", "lost", "faults", "outbox_pending", "images_kept", "images_removed", "frames_sent")
+    kept += ("records_removed", "records_bytes", "resent", "store_problem", "frames_problem")
+    found["agent"] = {name: status[name] for name in kept}
+    (out / "soak.svg").write_text(chart.draw(samples, warm_up=verdict.WARM_UP))
+    (out / "soak.json").write_text(json.dumps(found, indent=1) + "\n")
+    return found
+
+
+@contextlib.contextmanager
+def _site(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Broker, hub and agent; gives the agent."""
+    broker = Mosquitto(folder / "broker", program=find_mosquitto())
+    broker.start()
+    repository = Repository.create(folder / "hub", groups=[GROUP])
+    (folder / "root.json").write_bytes(repository.root_bytes())
+    _write_pictures(folder / "frames")
+    _write_configurations(folder, broker)
+    children = []
+    try:
+        for name, module in (("hub", ["lineside_hub", "run"]), ("agent", ["lineside_agent"])):
+            with (folder / f"{name}.log").open("wb") as log:
+                command = [sys.executable, "-m", *module, "--config", str(folder / f"{name}.toml")]
+                children.append(subprocess.Popen(command, stdout=log, stderr=log))
+        yield children[-1]
+    finally:
+        for child in reversed(children):
+            child.terminate()
+            child.wait(60.0)
+        broker.stop()
+
+
+def _write_pictures(folder: Path) -> None:
+    """Steel with and without defects as JPEG."""
+    folder.mkdir()
+    for seed in range(PICTURES):
+        image = cv2.resize(np.asarray(render("steel", seed).image), SIZE)
+        cv2.imwrite(str(folder / f"{seed:04d}.jpg"), image, [cv2.IMWRITE_JPEG_QUALITY, 90])
+
+
+def _write_configurations(folder: Path, broker: Mosquitto) -> None:
+    def link(name: str) -> dict[str, Any]:
+        values: Mapping[str, Any] = msgspec.to_builtins(broker.config(name, site=SITE))
+        return {key: value for key, value in values.items() if value is not None}
+
+    (folder / "hub.toml").write_text(tomli_w.dumps({"folder": "hub", "link": link(HUB_NAME)}))
+    agent = {
+        "device": DEVICE,
+        "group": GROUP,
+        "folder": "state",
+        "root": "root.json",
+        "bundle": str(zoo.path(BUNDLE)),
+        "link": link(DEVICE),
+        "camera": {"type": "folder", "path": "frames", "loop": True},
+        "line_io": [{"type": "mqtt", "topic": "cell/4"}],
+        "store": {
+            "keep_good_every": KEPT_EVERY,
+            "images_max_bytes": 50_000_000,
+            "records_max_bytes": 20_000_000,
+            "writes_max_bytes_a_day": 20_000_000_000,
+        },
+    }
+    (folder / "agent.toml").write_text(tomli_w.dumps(agent))
+
+
+def _await_frames(agent: subprocess.Popen[bytes], status_path: Path, log: Path) -> None:
+    until_s = time.monotonic() + START_S
+    while not (status_path.exists() and json.loads(status_path.read_text())["recorded"]):
+        if agent.poll() is not None or time.monotonic() > until_s:
+            raise RuntimeError(log.read_text()[-4000:])
+        time.sleep(0.2)
+
+
+def _sampled(pid: int, seconds: float, status_path: Path, kept: Path) -> list[dict[str, Any]]:
+    every_s = min(EVERY_S, seconds / SAMPLES_MIN)
+    command = [sys.executable, "-I", "-S", str(SAMPLER), str(pid), str(seconds), str(every_s), str(status_path)]
+    with kept.open("w") as file:
+        subprocess.run(command, stdout=file, check=True)
+    return [json.loads(line) for line in kept.read_text().splitlines()]

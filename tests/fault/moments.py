@@ -1,0 +1,216 @@
+"""``kill -9`` of an agent at random moments, while a PLC triggers parts and records go home over mosquitto to a hub.
+
+What must hold is read from outside, of a dead agent's files: by the ``sqlite3`` program and by plain SQL, with nothing
+of ours. The PLC (``tests/peers/plc.py``) says what the line was told.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import tomli_w
+import tomllib
+
+from lineside_models import zoo
+from lineside_models.simulator import render
+from tests.fault.line import CYCLE_MS, PLC
+from tests.fault.plant import DEVICE, TIMEOUT_S, Site
+from tests.peers.programs import find_program
+from tests.peers.waiting import free_port, wait_for
+
+PICTURES = 16
+IN_START = 0.3
+"""Share of the kills that fall within the time that a start takes."""
+
+LOAD_S = 1.5
+"""The others fall within so long behind its first judged part."""
+
+PASS, REJECT, UNSURE = 1, 2, 10
+
+
+class Row(NamedTuple):
+    """A record as it lies on the device's disk."""
+
+    seq: int
+    sequence: int
+    verdict: str
+    part_id: str
+    error: str
+
+
+def prepare(site: Site) -> int:
+    """Makes the site's agent one that a PLC triggers; returns the port."""
+    port = free_port()
+    for path in (site.folder / "frames").iterdir():
+        path.unlink()
+    for seed in range(PICTURES):
+        cv2.imwrite(str(site.folder / "frames" / f"{seed:04d}.png"), np.asarray(render("steel", seed).image))
+    agent = tomllib.loads((site.folder / "agent.toml").read_text())
+    agent["bundle"] = str(zoo.path("surface-12-slim"))
+    agent["camera"] = {"type": "folder", "path": "frames", "loop": True}
+    agent["trigger"] = {"deadline_ms": 200.0}
+    agent["line_io"] = [{"type": "modbus-tcp-server", "port": port}]
+    (site.folder / "agent.toml").write_text(tomli_w.dumps(agent))
+    return port
+
+
+def run(site: Site, rounds: int, *, seed: int) -> dict[str, Any]:
+    """Kills the agent so often, and checks its disk each time.
+
+    Args:
+        site: Of which only the broker runs.
+        rounds: How often.
+        seed: Of the moments.
+
+    Returns:
+        What was counted.
+    """
+    sqlite3_program = find_program("sqlite3", "sqlite3")
+    port = prepare(site)
+    site.start_hub()
+    chance = random.Random(seed)
+    start_s = _start(site)
+    plc = _start_plc(site, port)
+    counts: Counter[str] = Counter()
+    try:
+        for _ in range(rounds):
+            _wait_moment(site, chance, start_s, counts)
+            assert site.alive("agent"), site.log("agent")[-3000:]
+            site.kill("agent")
+            check_dead(site, sqlite3_program)
+            (site.state / "status.json").unlink(missing_ok=True)
+            site.start_agent()
+        wait_for(lambda: _is_judging(site), TIMEOUT_S, what="a verdict after the last kill")
+        time.sleep(LOAD_S)
+        plc.send_signal(signal.SIGTERM)
+        told = json.loads(plc.communicate(timeout=TIMEOUT_S)[0])
+    finally:
+        if plc.poll() is None:
+            plc.kill()
+            plc.wait()
+    wait_for(lambda: site.status.get("outbox_pending") == 0, TIMEOUT_S, what=f"all at the hub: {site.status}")
+    site.end()
+    check_dead(site, sqlite3_program)
+    return {"kills": rounds, "seed": seed, **counts, **check_told(site, told)}
+
+
+def _start(site: Site) -> float:
+    began_s = time.monotonic()
+    site.start_agent()
+    wait_for(lambda: _is_ready(site), TIMEOUT_S, what="the first Ready")
+    return time.monotonic() - began_s
+
+
+def _is_ready(site: Site) -> bool:
+    return bool((site.status.get("line") or {}).get("ready"))
+
+
+def _is_judging(site: Site) -> bool:
+    """Whether the agent that runs now has judged a part: between two parts it is ready for too short a time to see."""
+    line = site.status.get("line") or {}
+    return bool(line.get("passed", 0) + line.get("rejected", 0))
+
+
+def _start_plc(site: Site, port: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-S", str(PLC), "127.0.0.1", str(port), str(10**9), "--mortal", "--rush", "0.05"]
+    with (site.folder / "plc.log").open("w") as log:
+        return subprocess.Popen([*command, "--cycle-ms", str(CYCLE_MS)], stdout=subprocess.PIPE, stderr=log, text=True)
+
+
+def _wait_moment(site: Site, chance: random.Random, start_s: float, counts: Counter[str]) -> None:
+    if chance.random() < IN_START:
+        counts["kills_in_start"] += 1
+        time.sleep(chance.uniform(0.0, start_s))
+        return
+    wait_for(lambda: _is_judging(site), TIMEOUT_S, what="a verdict")
+    time.sleep(chance.uniform(0.0, LOAD_S))
+
+
+def check_dead(site: Site, sqlite3_program: str) -> None:
+    """The database of an agent that doesn't run is sound, and says nothing else than what the hub has."""
+    epoch, acked, rows = read_records(site.state, sqlite3_program)
+    assert not list(site.state.glob("records.db.damaged-*"))
+    assert [row.sequence for row in rows] == list(range(len(rows))), "each number has one row, in order"
+    at_hub = hub_rows(site, epoch)
+    assert set(range(1, acked + 1)) <= set(at_hub), "what the hub has acknowledged it has"
+    here = {row.seq: (row.sequence, row.verdict, row.part_id) for row in rows}
+    assert {seq: here.get(seq) for seq in at_hub} == at_hub, "what the hub has is on the device too, and the same"
+
+
+def read_records(state: Path, sqlite3_program: str) -> tuple[str, int, list[Row]]:
+    """Reads a copy, so that nothing is mended on the way: epoch, the hub's watermark, and the rows by ``seq``."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("records.db", "records.db-wal"):
+            if (state / name).exists():
+                shutil.copy(state / name, folder)
+        copy = Path(folder) / "records.db"
+        done = subprocess.run(
+            [sqlite3_program, str(copy), "PRAGMA integrity_check"], capture_output=True, text=True, check=True
+        )
+        assert done.stdout == "ok\n", done.stdout
+        with contextlib.closing(sqlite3.connect(copy)) as connection:
+            meta = dict(connection.execute("SELECT key, value FROM meta").fetchall())
+            found = connection.execute("SELECT seq, sequence, verdict, body FROM records ORDER BY seq").fetchall()
+    rows = []
+    for seq, sequence, verdict, body in found:
+        content = json.loads(body)
+        rows.append(Row(seq, sequence, verdict, content["part_id"], content.get("error", "")))
+    return meta["epoch"], int(meta["acked"]), rows
+
+
+def hub_rows(site: Site, epoch: str) -> dict[int, tuple[int, str, str]]:
+    """What the hub has committed, by ``seq``."""
+    query = "SELECT seq, sequence, verdict, part_id FROM results WHERE device = ? AND epoch = ?"
+    with contextlib.closing(sqlite3.connect(site.hub_folder / "hub.db", timeout=10.0)) as connection:
+        found = connection.execute(query, (DEVICE, epoch)).fetchall()
+    return {
+        seq: (sequence, "reject" if verdict == "unsure" else verdict, part) for seq, sequence, verdict, part in found
+    }
+
+
+def check_told(site: Site, told: dict[str, Any]) -> dict[str, Any]:
+    """Each triggered part has its record or its row ``unrecorded``; a record says what the line was told."""
+    epoch, acked, rows = read_records(site.state, find_program("sqlite3", "sqlite3"))
+    by_number = {row.sequence: row for row in rows}
+    named = Counter(row.part_id for row in rows)
+    unrecorded = {row.sequence for row in rows if row.error.startswith("unrecorded")}
+    answers = [(part, by_number[number], code) for part, number, code in told["told"]]
+    numbers = [number for _, number, _ in told["told"]]
+    assert len(numbers) == len(set(numbers)), "no number was told twice"
+    parts = Counter(part for part, _, _ in told["told"])
+    assert max(parts.values()) == 1, "no part was told twice"
+    kept = [(part, row, code) for part, row, code in answers if row.sequence not in unrecorded]
+    assert [row.part_id for _, row, _ in kept] == [f"part-{part}" for part, _, _ in kept]
+    assert [row.verdict for _, row, _ in kept] == [_verdict(code) for _, _, code in kept]
+    confirmed = set(range(1, told["triggers"] + 1)) - set(told["unconfirmed"])
+    without = [part for part in sorted(confirmed - set(parts)) if not named[f"part-{part}"]]
+    told_unrecorded = len(answers) - len(kept)
+    assert len(without) <= len(unrecorded) - told_unrecorded, "a trigger vanished without a trace"
+    assert acked == len(rows) == len(hub_rows(site, epoch))
+    return {
+        "triggers": told["triggers"],
+        "told": len(answers),
+        "records": len(rows),
+        "told_and_unrecorded": told_unrecorded,
+        "neither_told_nor_recorded": len(without),
+        "rows_unrecorded": len(unrecorded),
+        "at_the_hub": acked,
+    }
+
+
+def _verdict(code: int) -> str:
+    return "pass" if code == PASS else "reject" if code in (REJECT, UNSURE) else "fault"
