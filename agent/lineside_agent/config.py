@@ -37,7 +37,6 @@ import msgspec
 
 from lineside_link.config import LinkConfig
 from lineside_link.topics import check_name
-from lineside_models import zoo
 from lineside_models.rules import Rules, Share
 from lineside_runtime.errors import ConfigError, InputNotFoundError
 
@@ -976,8 +975,8 @@ def _resolved(config: AgentConfig, folder: Path) -> AgentConfig:
     }
     cameras = tuple(_resolved_camera(camera, folder) for camera in config.cameras)
     changes["camera"] = cameras if isinstance(config.camera, tuple) else cameras[0]
-    if config.bundle is not None and str(config.bundle) in zoo.NAMES and not (folder / config.bundle).exists():
-        changes["bundle"] = zoo.path(str(config.bundle))
+    if config.bundle is not None:
+        changes["bundle"] = _installed_or_shipped(config.bundle, folder)
     if config.link is not None:
         changes["link"] = _resolved_link(config.link, folder)
     if config.degrade is not None and config.degrade.system is not None:
@@ -993,6 +992,15 @@ def _resolved_camera(camera: CameraConfig, folder: Path) -> CameraConfig:
     if isinstance(camera, (FolderCamera, VideoCamera)):
         return msgspec.structs.replace(camera, path=folder / camera.path)
     return camera
+
+
+def _installed_or_shipped(bundle: Path, folder: Path) -> Path:
+    """Returns the bundle's folder; a bare name that is no folder here may be a shipped one's."""
+    if len(bundle.parts) > 1 or bundle.is_absolute() or (folder / bundle).exists():
+        return folder / bundle
+    from lineside_models import zoo  # an agent may be installed without the shipped bundles
+
+    return zoo.path(str(bundle)) if str(bundle) in zoo.NAMES else folder / bundle
 
 
 def _resolved_link(link: LinkConfig, folder: Path) -> LinkConfig:

@@ -32,6 +32,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
+
 from lineside_agent.active import ActiveInspector
 from lineside_agent.changeover import Changeover
 from lineside_agent.config import AgentConfig, StoreConfig, read_config
@@ -249,8 +251,7 @@ class Daemon:
         first = self._first_frame if self._rig.finite else self._first
         for name, read in self._rig.threads(first, lambda: self._active.wait(self._stop)).items():
             self._start(name, read)
-        for _ in range(self._config.inspect.workers):
-            self._start("pipeline", self._pipeline.run)
+        self._start_workers()
         if self._station is not None:
             self._station.listen()
             self._start("station", self._station.run)
@@ -283,6 +284,14 @@ class Daemon:
         if self._defects:
             return DEFECT
         return 1 if self._config.exit_when_done and self._rig.problem is not None else 0
+
+    def _start_workers(self) -> None:
+        workers = self._config.inspect.workers
+        if workers > 1:
+            # They have the cores: OpenCV's own threads took 0.3 ms of processor time a frame (640x480) and saved none.
+            cv2.setNumThreads(1)
+        for _ in range(workers):
+            self._start("pipeline", self._pipeline.run)
 
     def _serve_metrics(self) -> Callable[[], None]:
         if self._config.metrics is None:

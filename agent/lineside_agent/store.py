@@ -352,7 +352,7 @@ class Store:
         with self._changed:
             until = max(first, self._reserved.get(source, 0))
         for sequence in range(first, until):
-            self.record(_unrecorded(source, sequence), is_live=True)
+            self.record(_unrecorded(source, sequence))  # not live: they say nothing of the line's pace
         if until > first:
             log.warning("%s: %d numbers from %d on have no record, as after a power cut", source, until - first, first)
         with contextlib.suppress(queue.Full):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
-from lineside_agent import database
 from lineside_agent.config import StoreConfig
 from lineside_agent.store import AHEAD_LEAST, NAME, Store
 from lineside_link.messages import ResultRow
@@ -37,6 +38,13 @@ def row(sequence: int, source: str = "cam") -> ResultRow:
 def sequences(store: Store) -> list[int]:
     assert store.flush(30.0)
     return [found.sequence for found in store.rows(0, 1_000_000)]
+
+
+def reserved(folder: Path) -> int:
+    """The first number that can't have been used yet, as it lies on disk."""
+    with contextlib.closing(sqlite3.connect(folder / NAME, timeout=10.0)) as connection:
+        (found,) = connection.execute("SELECT value FROM meta WHERE key = 'reserved:cam'").fetchone()
+    return int(found)
 
 
 def test_every_number_that_the_line_heard_has_its_row_after_a_kill(tmp_path: Path) -> None:
@@ -79,6 +87,7 @@ def test_first_start_that_is_cut_off_before_its_first_frame_is_seen_too(tmp_path
     second = Store(tmp_path)  # as after a kill: the first one was never closed
     assert second.resume("cam") == AHEAD_LEAST
     assert sequences(second) == list(range(AHEAD_LEAST))
+    assert reserved(tmp_path) == 2 * AHEAD_LEAST, "what a kill left behind is no pace to reserve for"
     second.close()
     first.close()
 
@@ -88,12 +97,7 @@ def test_line_that_is_faster_than_its_commits_has_its_numbers_on_disk_before_it_
     assert store.resume("cam") == 0
     for sequence in range(AHEAD_LEAST - 2):
         store.record(row(sequence), is_live=True)
-
-    def reserved() -> int:
-        facts = database.read_facts(tmp_path / NAME)
-        return 0 if facts is None else facts.reserved["cam"]
-
-    wait_for(lambda: reserved() >= AHEAD_LEAST + AHEAD_LEAST // 2)
+    wait_for(lambda: reserved(tmp_path) >= AHEAD_LEAST + AHEAD_LEAST // 2)
     store.close()
 
 
