@@ -26,7 +26,7 @@ from typing import Any
 import msgspec
 
 from lineside_agent.config import CameraConfig, InspectConfig, RecipeConfig, camera_of, inspect_of
-from lineside_agent.line_io.handshake import RecipeRefused, RecipeRuns, SelectRecipe
+from lineside_agent.line_io.handshake import CHANGING_OVER, RecipeRefused, RecipeRuns, SelectRecipe
 from lineside_agent.state_file import read_state, write_state
 from lineside_runtime.errors import LinesideError, RecipeError, StoreError
 
@@ -170,7 +170,7 @@ class Recipes:
             done = recipe is self.current and not self.problem
             if not done:
                 self._wish = RecipeWish(recipe, asked)
-                self.problem = f"changing over to recipe {recipe.name}"
+                self.problem = f"{CHANGING_OVER} {recipe.name}"
         if before is not None:
             _answer(before.asked, f"recipe {recipe.name} was asked for instead")
         if done:
@@ -232,7 +232,7 @@ class Recipes:
 
     def _end(self) -> None:
         with self._lock:
-            self.problem = "" if self._wish is None else f"changing over to recipe {self._wish.recipe.name}"
+            self.problem = "" if self._wish is None else f"{CHANGING_OVER} {self._wish.recipe.name}"
 
     def _taken(self, recipe: RecipeConfig, asked: SelectRecipe) -> None:
         self.error = ""

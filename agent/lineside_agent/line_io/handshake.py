@@ -40,6 +40,10 @@ RESULTS_MAX = 64
 """Results that may wait to be acknowledged; one more is a fault."""
 
 
+CHANGING_OVER = "changing over to recipe"
+"""Begins a reason not to be ready that is no error: another product follows."""
+
+
 class Code(enum.IntEnum):
     """Why a part was answered as it was: the handshake's ResultCode."""
 
@@ -515,7 +519,8 @@ class Handshake:
     def _available(self, event: Availability, actions: list[Action]) -> None:
         if event.problem != self.problem:
             text = f"not ready: {event.problem}" if event.problem else "parts can be judged"
-            actions.append(Say(text, is_error=bool(event.problem)))
+            is_planned = event.problem.startswith(CHANGING_OVER)
+            actions.append(Say(text, is_error=bool(event.problem) and not is_planned))
         self.problem = event.problem
 
     def _change_over(self, event: RecipeRuns) -> None:

@@ -26,6 +26,7 @@ from lineside_agent.line_io.handshake import (
     RecipeRefused,
     RecipeRuns,
     ResetPressed,
+    Say,
     Settings,
     Show,
     Stopped,
@@ -416,3 +417,11 @@ def test_gate_of_the_next_product_counts_from_its_first_part_on() -> None:
     assert not line.state.gate
     line.step(Tick(), 0.5)
     assert line.state.gate and line.machine.counts.gated == 2
+
+
+def test_changeover_is_said_and_is_no_error() -> None:
+    line = Line(Settings(deadline_s=1.0))
+    said = [action for action in line.step(Availability("changing over to recipe b")) if isinstance(action, Say)]
+    assert [(one.text, one.is_error) for one in said] == [("not ready: changing over to recipe b", False)]
+    said = [action for action in line.step(Availability("no bundle runs")) if isinstance(action, Say)]
+    assert [one.is_error for one in said] == [True]
