@@ -12,7 +12,7 @@ from lineside_runtime.errors import InputNotFoundError, SignatureError
 VARIABLE = "LINESIDE_PASSPHRASE"
 
 
-def add_passphrase(parser: argparse.ArgumentParser) -> None:
+def add_passphrase(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """Adds the options that say where the passphrase of the offline keys is; never the passphrase itself."""
     ways = parser.add_mutually_exclusive_group()
     ways.add_argument(

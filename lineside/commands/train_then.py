@@ -59,6 +59,12 @@ def check_then(options: argparse.Namespace) -> None:
     Raises:
         InputError: Pushing needs a hub and a group, or a group is named and nothing is pushed.
     """
+    for name, good, expected in (
+        ("max_drop", 0 <= options.max_drop <= 1, "0 to 1"),
+        ("level", 0 <= options.level <= 3, "0 to 3"),
+    ):
+        if not good:
+            raise InputError(f"{name} is not usable", expected=expected, actual=getattr(options, name))
     pushes = "push" in options.then
     if pushes and (options.hub is None or not options.push_group):
         raise InputError("--then push without where to", expected="--hub DIR and --group NAME")

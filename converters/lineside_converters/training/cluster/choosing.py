@@ -20,7 +20,7 @@ from lineside_converters.training.cluster.exchange import Exchange
 from lineside_converters.training.cluster.gradients import SCHEMES
 from lineside_converters.training.cluster.gradients.scheme import Bundled
 
-SHOWN_EQUAL = ("fp32", "bf16")
+SHOWN_EQUAL = ("fp32",)
 """Schemes whose final accuracy has been shown to be float32's (docs/training-on-ray.md); ``auto`` takes no others."""
 
 TRIED_VALUES = 8_000_000

@@ -139,7 +139,9 @@ class Replicated(Layout):
     def prepare(self, model: nn.Module, ema: AveragedModel, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """Wraps it; running statistics stay each worker's own until an epoch ends."""
         del ema
-        self.module = DistributedDataParallel(model, bucket_cap_mb=BUCKET_MB, **{_SYNC_BUFFERS: False})
+        options: dict[str, Any] = {"bucket_cap_mb": BUCKET_MB, _SYNC_BUFFERS: False}
+        self._replica = model
+        self.module = DistributedDataParallel(model, **options)
         # torch looks at the hook's annotations and can't read those of a module whose annotations are strings
         self.module.register_comm_hook(None, lambda state, bucket: self._scheme.hook(state, bucket))
         return self._optimizer(groups)
@@ -150,7 +152,7 @@ class Replicated(Layout):
     def use(self, scheme: Scheme) -> None:
         """Hands buckets to the scheme."""
         self._scheme = scheme
-        scheme.watch(self.module.module)
+        scheme.watch(self._replica)
 
     def settle(self, scheme: Scheme, backward_ended_s: float) -> float:
         """Returns the time between the last bucket's hand-over and the end of the backward pass."""
@@ -224,7 +226,8 @@ class FullySharded(Layout):
         names = {id(each): name for name, each in model.named_parameters()}
         named = [{**group, "params": [names[id(each)] for each in group["params"]]} for group in groups]
         for each in (model, ema.module):
-            each.to(memory_format=torch.contiguous_format)  # FSDP2 takes no other
+            # FSDP2 takes no other
+            each.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's stubs lack it
         mesh = init_device_mesh(next(model.parameters()).device.type, (dist.get_world_size(),))
         shard(model, mesh)
         shard(ema.module, mesh)

@@ -22,7 +22,7 @@ def write_pages(out: Path, cost: CostReport) -> None:
 
 def page(run: str, cost: CostReport) -> str:
     """Returns the page."""
-    rows = [
+    rows: list[tuple[str, ...]] = [
         ("workers", str(cost.workers)),
         ("which of them keeps what", f"{cost.layout}: {cost.layout_why}"),
         ("gradients travel as", f"{cost.scheme}: {cost.scheme_why}"),
@@ -35,7 +35,7 @@ def page(run: str, cost: CostReport) -> str:
         ("begun again from a checkpoint", f"{cost.restarts} times"),
         ("measured on", f"{cost.steps} steps"),
     ]
-    more = [
+    more: list[tuple[str, ...]] = [
         (
             str(each.workers),
             f"{1e3 * each.step_s:.0f} ms",

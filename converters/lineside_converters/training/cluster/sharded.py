@@ -56,7 +56,7 @@ class PlainGather(_Allocates, AllGather):
     ) -> dist.Work | None:
         """Gathers."""
         began_s = time.perf_counter()
-        work = gather_into(output_tensor, input_tensor, group=group, async_op=async_op)
+        work: dist.Work | None = gather_into(output_tensor, input_tensor, group=group, async_op=async_op)
         self._counted.bytes_sent += (group.size() - 1) * input_tensor.nbytes
         self._counted.waited_s += time.perf_counter() - began_s
         return work
@@ -99,7 +99,7 @@ class PlainReduceScatter(_Allocates, ReduceScatter):
     ) -> dist.Work | None:
         """Reduces. gloo has no reduce-scatter: torch gives it an all-reduce, of twice the bytes."""
         began_s = time.perf_counter()
-        work = reduce_scatter_into(output_tensor, input_tensor, op=op, group=group, async_op=async_op)
+        work: dist.Work | None = reduce_scatter_into(output_tensor, input_tensor, op=op, group=group, async_op=async_op)
         twice = 2 if input_tensor.device.type == "cpu" else 1
         self._counted.bytes_sent += twice * (group.size() - 1) * output_tensor.nbytes
         self._counted.waited_s += time.perf_counter() - began_s

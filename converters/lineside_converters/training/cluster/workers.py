@@ -252,7 +252,7 @@ class Workers(Strategy):
         flat = torch.cat([each.flatten().float() for each in floats])
         dist.all_reduce(flat)
         flat /= self.world
-        for each, part in zip(floats, flat.split([each.numel() for each in floats]), strict=True):
+        for each, part in zip(floats, torch.split(flat, [each.numel() for each in floats]), strict=True):
             each.copy_(part.view(each.shape))
 
     def best(self, run: Run) -> dict[str, Tensor]:

@@ -102,5 +102,5 @@ def unpack(packed: Tensor, block: int) -> Tensor:
     blocks = packed.shape[1] // (block + _SCALE.itemsize)
     length = blocks * block
     values = packed[:, :length].contiguous().view(torch.int8).view(len(packed), blocks, block).float()
-    scales = packed[:, length:].clone().view(_SCALE).float()[..., None]  # a copy: views need an even offset
-    return values.mul_(scales).view(len(packed), length)
+    scales = packed[:, length:].flatten().clone().view(_SCALE)  # a copy: a view as two bytes needs an even offset
+    return values.mul_(scales.float().view(len(packed), blocks, 1)).view(len(packed), length)

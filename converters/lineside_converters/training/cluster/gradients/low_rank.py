@@ -66,14 +66,15 @@ class LowRank(Scheme):
         flat = torch.cat([each.flatten() for each in factors])
         mean = self.exchange.sum((flat / self.exchange.world).to(torch.bfloat16)).float()
         return [
-            part.view(each.shape) for part, each in zip(mean.split([f.numel() for f in factors]), factors, strict=True)
+            part.view(each.shape)
+            for part, each in zip(torch.split(mean, [f.numel() for f in factors]), factors, strict=True)
         ]
 
     def _average_vectors(self, vectors: list[Tensor]) -> None:
         if not vectors:
             return
         mean = self.exchange.sum(torch.cat(vectors)).div_(self.exchange.world)
-        for vector, part in zip(vectors, mean.split([each.numel() for each in vectors]), strict=True):
+        for vector, part in zip(vectors, torch.split(mean, [each.numel() for each in vectors]), strict=True):
             vector.copy_(part)
 
     @classmethod

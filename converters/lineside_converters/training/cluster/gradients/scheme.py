@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from lineside_converters.training.cluster.exchange import Exchange
@@ -67,7 +66,7 @@ class Residuals:
 
 def parts_of(flat: Tensor, shapes: Sequence[torch.Size]) -> Sequence[Tensor]:
     """Returns views of a flat tensor, one a shape."""
-    return flat.split([shape.numel() for shape in shapes])
+    return torch.split(flat, [shape.numel() for shape in shapes])
 
 
 class Scheme(abc.ABC):
@@ -105,8 +104,13 @@ class Scheme(abc.ABC):
         """Remembers the names of a model's parameters."""
         self._names = {id(parameter): name for name, parameter in model.named_parameters()}
 
-    def hook(self, state: object, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
-        """Averages a bucket beside the backward pass: `torch.nn.parallel.DistributedDataParallel` calls this."""
+    def hook(self, state: object, bucket: Any) -> torch.futures.Future[Tensor]:
+        """Averages a bucket beside the backward pass: `torch.nn.parallel.DistributedDataParallel` calls this.
+
+        Args:
+            state: Not used.
+            bucket: A `torch.distributed.GradBucket`.
+        """
         del state
         parameters = bucket.parameters()
         bundled = Bundled(
