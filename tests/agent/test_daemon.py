@@ -134,8 +134,9 @@ def test_threshold_of_the_configuration_counts(start: Start, tmp_path: Path, thr
     assert agent.status["rejected"] == rejected
 
 
-def test_terminated_agent_ends_cleanly_and_goes_on_later(start: Start) -> None:
-    agent = start(frames=40, camera="rate_hz = 20.0")
+@pytest.mark.parametrize("workers", [1, 3])
+def test_terminated_agent_ends_cleanly_and_goes_on_later(start: Start, workers: int) -> None:
+    agent = start(frames=40, camera="rate_hz = 20.0", tables=f"[inspect]\nworkers = {workers}\n")
     wait_for(lambda: agent.status.get("inspected", 0) > 4, 30.0)
     agent.child.send_signal(signal.SIGTERM)
     assert agent.wait(20.0) == 0
