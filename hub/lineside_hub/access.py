@@ -107,6 +107,34 @@ def access_list(site: str, devices: Mapping[str, str], claims: Mapping[str, str]
     )
 
 
+def missing_rights(
+    text: str, site: str, devices: Mapping[str, str], claims: Mapping[str, str] | None = None
+) -> list[tuple[str, str]]:
+    """Returns what an access list lacks that `access_list` would write today: the user, and the way and topic.
+
+    Args:
+        text: Of mosquitto's ``acl_file``.
+        site: As for `entries`, with ``devices`` and ``claims``.
+
+    Raises:
+        ConfigError: As for `entries`.
+    """
+    there: dict[str, set[str]] = {}
+    user = ""
+    for line in text.splitlines():
+        word, _, rest = line.strip().partition(" ")
+        if word == "user":
+            user = rest.strip()
+        elif word == "topic":
+            there.setdefault(user, set()).add(rest.strip())
+    return [
+        (entry.user, f"{way} {topic}")
+        for entry in entries(site, devices, claims)
+        for topic, way in entry.rights
+        if f"{way} {topic}" not in there.get(entry.user, set())
+    ]
+
+
 def emqx_rules(site: str, devices: Mapping[str, str], claims: Mapping[str, str] | None = None) -> str:
     """Returns the text of EMQX's ``acl.conf``; arguments and errors as `entries`.
 

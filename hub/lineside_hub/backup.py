@@ -1,7 +1,8 @@
 """Backup and restore of a hub.
 
 A backup is one tar file: the database as SQLite's own backup gives it (consistent while the hub writes), the
-repository under its lock, keys, identity, and the chunks if they lie in the hub's folder.
+repository under its lock, keys, identity, and the chunks and the frames if they lie in the hub's folder. What says that
+a frame is here, although it didn't come along, goes in the restore: a device that still has the frame sends it again.
 
 After a restore two things differ from what devices remember, and both are mended here: the hub's generations start a
 new epoch, and the signed versions would be older than what devices have seen, which they take for an attack. TUF's way
@@ -24,9 +25,13 @@ from pathlib import Path
 from typing import IO
 
 from lineside_hub import database as hub_database
+from lineside_hub.chunks import FolderPlace
+from lineside_hub.config import load_config
 from lineside_hub.database import Database, mapped_errors
+from lineside_hub.frames.place import NAME as FRAMES_NAME
 from lineside_hub.lock import LOCK_NAME, folder_lock
 from lineside_hub.repository import Repository
+from lineside_hub.secure import CONFIG_NAME
 from lineside_runtime.errors import BundleFormatError, InputError, InputNotFoundError, SignatureError
 from lineside_runtime.files import fsync_folder
 
@@ -44,12 +49,14 @@ class BackedUp:
         files: How many it holds.
         bytes: Its size.
         chunks: Whether the chunks are in it.
+        frames: How many images of parts are in it.
     """
 
     path: Path
     files: int
     bytes: int
     chunks: bool
+    frames: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,14 +68,18 @@ class Restored:
         epoch: The new one.
         rotated: Whether snapshot and timestamp have new keys; if not, `lineside hub keys rotate snapshot timestamp`
             with the root keys is needed before devices that saw later versions accept anything.
+        frames_missing: Frames that the database knew and the backup has not.
     """
 
     folder: Path
     epoch: int
     rotated: bool
+    frames_missing: int = 0
 
 
-def backup(folder: Path | str, out: Path, *, chunks: bool = True, offline_keys: bool = True) -> BackedUp:
+def backup(
+    folder: Path | str, out: Path, *, chunks: bool = True, offline_keys: bool = True, frames: bool = True
+) -> BackedUp:
     """Writes a backup; the hub may run meanwhile, only pushes and renewals wait.
 
     Args:
@@ -76,6 +87,7 @@ def backup(folder: Path | str, out: Path, *, chunks: bool = True, offline_keys: 
         out: The file to make, mode 0600: keys are in it.
         chunks: Whether to take the content of the bundles along.
         offline_keys: Whether to take the keys of persons along; they are as encrypted as they are on disk.
+        frames: Whether to take the images of parts along.
 
     Raises:
         InputNotFoundError: There is no repository.
@@ -95,11 +107,23 @@ def backup(folder: Path | str, out: Path, *, chunks: bool = True, offline_keys: 
                 for path in _files(home, chunks=local, offline_keys=offline_keys):
                     tar.add(path, arcname=str(path.relative_to(home)), recursive=False)
                     count += 1
+                kept = _add_frames(tar, home) if frames else 0
         temporary.replace(out)
     finally:
         temporary.unlink(missing_ok=True)
     fsync_folder(out.resolve().parent)
-    return BackedUp(path=out, files=count + 1, bytes=out.stat().st_size, chunks=local)
+    return BackedUp(path=out, files=count + kept + 1, bytes=out.stat().st_size, chunks=local, frames=kept)
+
+
+def _add_frames(tar: tarfile.TarFile, home: Path) -> int:
+    """Adds the images that lie here; one that retention takes away meanwhile is left out."""
+    count = 0
+    for digest in sorted(FolderPlace(home / FRAMES_NAME).names()):
+        path = home / FRAMES_NAME / digest[:2] / digest
+        with contextlib.suppress(FileNotFoundError):
+            tar.add(path, arcname=str(path.relative_to(home)))
+            count += 1
+    return count
 
 
 @contextlib.contextmanager
@@ -165,6 +189,7 @@ def restore(archive: Path, folder: Path, *, passphrase: str | None = None) -> Re
     repository = Repository.open(folder, passphrase=passphrase)
     database = Database.open(folder)
     try:
+        missing = _forget_frames(database, folder)
         epoch = database.new_epoch()
         with database.transaction():
             database.add_event(
@@ -172,7 +197,19 @@ def restore(archive: Path, folder: Path, *, passphrase: str | None = None) -> Re
             )
     finally:
         database.close()
-    return Restored(folder=folder, epoch=epoch, rotated=_rotate(repository))
+    return Restored(folder=folder, epoch=epoch, rotated=_rotate(repository), frames_missing=missing)
+
+
+def _forget_frames(database: Database, folder: Path) -> int:
+    """Takes the rows of frames away that should lie in the folder and don't."""
+    config_path = folder / CONFIG_NAME
+    if config_path.is_file() and load_config(config_path).frames.url:
+        return 0
+    here = set(FolderPlace(folder / FRAMES_NAME).names())
+    lost = [row["sha256"] for row in database.query("SELECT DISTINCT sha256 FROM frames") if row["sha256"] not in here]
+    with database.transaction() as connection:
+        removed = [connection.execute("DELETE FROM frames WHERE sha256 = ?", (digest,)).rowcount for digest in lost]
+    return sum(removed)
 
 
 def _rotate(repository: Repository) -> bool:

@@ -14,7 +14,7 @@ from lineside_hub.queries import count_by_device
 from lineside_hub.rollout import Count, Rollout, count
 from lineside_hub.rollouts import Rollouts
 from lineside_hub.secure import CONFIG_NAME
-from lineside_link.messages import Desired, Reported, Up, decode
+from lineside_link.messages import ConfigReport, Desired, Reported, Up, decode
 from lineside_runtime.errors import InputNotFoundError
 
 
@@ -37,6 +37,10 @@ class DeviceSummary(msgspec.Struct, frozen=True, kw_only=True):
         agent_error: Why the wanted agent doesn't run; empty if it does.
         said_group: The group that it says it belongs to, where a person has moved it and it doesn't know yet.
         drift: What has changed on its line, one text an alarm; none while all is well, or nobody watches.
+        configuration: ``config@`` and the begin of the hash of what it follows from the hub; empty for its own
+            its own ``agent.toml`` alone.
+        wanted_configuration: The one that it was last told to follow; empty for none.
+        configuration_error: Why it doesn't follow that; empty if it does.
     """
 
     name: str
@@ -54,6 +58,9 @@ class DeviceSummary(msgspec.Struct, frozen=True, kw_only=True):
     agent_error: str = ""
     said_group: str = ""
     drift: tuple[str, ...] = ()
+    configuration: str = ""
+    wanted_configuration: str = ""
+    configuration_error: str = ""
 
 
 class DeviceDetail(msgspec.Struct, frozen=True, kw_only=True):
@@ -180,6 +187,7 @@ def _summary(row: sqlite3.Row, results: int) -> DeviceSummary:
     name, up, birth, reported, said, assigned = tuple(row)
     born = decode(birth.encode(), Up) if birth else Up(device=name, up=False, boot_id="")
     report = decode(reported.encode(), Reported) if reported else Reported(device=name)
+    follows = report.configuration or ConfigReport()
     return DeviceSummary(
         name=name,
         up=bool(up),
@@ -196,4 +204,7 @@ def _summary(row: sqlite3.Row, results: int) -> DeviceSummary:
         agent_error=f"[{own.code}] {own.message}" if (own := report.agent and report.agent.error) else "",
         said_group=said if assigned and said != assigned else "",
         drift=tuple(alarm.text or alarm.name for alarm in report.drift.alarms) if report.drift is not None else (),
+        configuration=follows.installed.identity if follows.installed else "",
+        wanted_configuration=follows.wanted.identity if follows.wanted else "",
+        configuration_error=f"[{follows.error.code}] {follows.error.message}" if follows.error else "",
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import tomli_w
 
-from lineside_hub.access import access_list, mosquitto_configuration
+from lineside_hub.access import access_list, missing_rights, mosquitto_configuration
 from lineside_hub.config import HubConfig, load_config
 from lineside_hub.identity import TOKEN_HOURS, Authority, Credentials, Token, enrolled_devices, read_claims
 from lineside_hub.lock import folder_lock
@@ -173,6 +173,36 @@ def reassign(folder: Path | str, device: str, *, group: str) -> Path:
     text = access_list(load_config(home / CONFIG_NAME).link.site, enrolled_devices(identity), read_claims(identity))
     write_atomic(identity / ACCESS_NAME, text.encode(), mode=0o600)
     return identity / ACCESS_NAME
+
+
+def old_access_list(folder: Path | str) -> str | None:
+    """Returns what is wrong with the broker's access list if it lacks a topic that this release uses, as one sentence.
+
+    An older release wrote it; mosquitto then drops what is published there without a word.
+
+    Args:
+        folder: The hub's folder.
+
+    Returns:
+        What it lacks and what to do; ``None`` if it lacks nothing, or if there is none.
+
+    Raises:
+        ConfigError: ``hub.toml`` cannot be read.
+    """
+    home = Path(folder).resolve()
+    path, identity = home / IDENTITY_NAME / ACCESS_NAME, home / IDENTITY_NAME
+    if not path.is_file() or not (home / CONFIG_NAME).is_file():
+        return None
+    site = load_config(home / CONFIG_NAME).link.site
+    missing = missing_rights(path.read_text(encoding="utf-8"), site, enrolled_devices(identity), read_claims(identity))
+    if not missing:
+        return None
+    user, right = missing[0]
+    others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+    return (
+        f"{ACCESS_NAME} is older than this release: {user} lacks '{right}'{others}. "
+        f"Write it anew, `lineside hub acl --hub {home} > {path}`, and send mosquitto SIGHUP"
+    )
 
 
 def _write_access(authority: Authority, config: HubConfig) -> None:

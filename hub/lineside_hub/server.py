@@ -32,7 +32,7 @@ from lineside_hub.registrar import Registrar
 from lineside_hub.repository import Repository
 from lineside_hub.responder import Responder
 from lineside_hub.rollouts import Rollouts
-from lineside_hub.secure import IDENTITY_NAME
+from lineside_hub.secure import IDENTITY_NAME, old_access_list
 from lineside_link.client import LinkClient
 from lineside_link.messages import Desired, FrameAnswer, RepoRequest, ResultsAck, encode
 from lineside_link.topics import NAME, Topics
@@ -104,6 +104,9 @@ class Hub:
             ConfigError: A certificate, key or password file cannot be read.
         """
         self._renew()
+        old = old_access_list(self.repository.folder)
+        if old is not None:
+            _log.warning("%s", old)
         self.inbox.start()
         self.frames.start()
         self.deltas.start()

@@ -10,7 +10,7 @@ from lineside_hub.config import HubConfig, load_config
 from lineside_hub.database import Database
 from lineside_hub.frames.rows import open_rows
 from lineside_hub.repository import WARN_BEFORE_DAYS, Repository
-from lineside_hub.secure import CONFIG_NAME
+from lineside_hub.secure import CONFIG_NAME, old_access_list
 from lineside_link.config import LinkConfig
 from lineside_runtime.errors import LinesideError
 
@@ -81,7 +81,7 @@ def role_statuses(repository: Repository) -> tuple[RoleStatus, ...]:
 
 
 def warnings(folder: Path | str) -> list[str]:
-    """Returns what a person must do about the signatures, most urgent first; an empty list if nothing.
+    """Returns what a person must do about signatures and access list, most urgent first; an empty list if nothing.
 
     Args:
         folder: The hub's folder.
@@ -89,11 +89,11 @@ def warnings(folder: Path | str) -> list[str]:
     Raises:
         InputNotFoundError: There is no repository.
     """
-    return _warnings(role_statuses(Repository.open(folder)))
+    return _warnings(role_statuses(Repository.open(folder)), old_access_list(folder))
 
 
-def _warnings(roles: tuple[RoleStatus, ...]) -> list[str]:
-    said = []
+def _warnings(roles: tuple[RoleStatus, ...], access: str | None) -> list[str]:
+    said = [access] if access is not None else []
     for role in sorted(roles, key=lambda role: role.days_left):
         ends = (
             f"{role.role} has expired" if role.days_left <= 0 else f"{role.role} expires in {role.days_left:.0f} days"
@@ -129,7 +129,7 @@ def read_status(folder: Path | str) -> HubStatus:
             results=database.count_results(),
             frames=frames,
             frames_bytes=frames_bytes,
-            warnings=tuple(_warnings(roles)),
+            warnings=tuple(_warnings(roles, old_access_list(folder))),
             roles=roles,
         )
     finally:

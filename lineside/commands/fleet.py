@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from lineside_hub.database import Event
     from lineside_hub.listing import DeviceSummary
-    from lineside_link.messages import DegradationReport, DriftReport
+    from lineside_link.messages import DegradationReport, Desired, DriftReport
 
 FOLLOW_S = 0.5
 
@@ -93,20 +93,29 @@ def _table(devices: list[DeviceSummary]) -> RenderableType:
     from rich.table import Table
 
     table = Table(box=None, header_style="bold")
-    for name in ("device", "group", "up", "state", "runs", "agent", "results"):
+    for name in ("device", "group", "up", "state", "runs", "config", "agent", "results"):
         table.add_column(name, justify="right" if name == "results" else "left", overflow="fold")
     for device in devices:
         state = f"{device.state} {device.progress:.0%}" if device.state == "fetching" else device.state
         group = f"{device.group} (says {device.said_group})" if device.said_group else device.group
         up = "yes" if device.up else "no"
-        table.add_row(device.name, group, up, state, device.installed or "-", _agent(device), str(device.results))
+        runs, config = device.installed or "-", _config(device)
+        table.add_row(device.name, group, up, state, runs, config, _agent(device), str(device.results))
         if device.error:
             table.add_row("", "", "", "", device.error)
         for alarm in device.drift:
             table.add_row("", "", "", "drift", alarm)
+        if device.configuration_error:
+            table.add_row("", "", "", "", "", device.configuration_error)
         if device.agent_error:
-            table.add_row("", "", "", "", "", device.agent_error)
+            table.add_row("", "", "", "", "", "", device.agent_error)
     return table
+
+
+def _config(device: DeviceSummary) -> str:
+    """What it follows, without the word that is the column's name, and what it should if that is another."""
+    has, wanted = (name.removeprefix("config@") for name in (device.configuration, device.wanted_configuration))
+    return f"{has or 'own'}, wanted {wanted}" if wanted and wanted != has else has or "-"
 
 
 def _agent(device: DeviceSummary) -> str:
@@ -133,9 +142,10 @@ def run_show(options: argparse.Namespace) -> int:
         "state": f"{about.state}, generation {said.gen}" if said else about.state,
         "runs": about.installed,
         "before": said.previous.identity if said and said.previous else "",
-        "own wish": own.bundle.identity if own and own.bundle else "",
-        "group's wish": group.bundle.identity if group and group.bundle else "",
-        "error": about.error,
+        "configuration": about.configuration or "its own agent.toml",
+        "own wish": _wish(own),
+        "group's wish": _wish(group),
+        "error": "; ".join(text for text in (about.error, about.configuration_error) if text),
         "drift": "; ".join(about.drift) or (_drift(said.drift) if said and said.drift else ""),
         "recipe": said.recipe if said else "",
         "gives up": _given_up(said.degradation) if said and said.degradation else "",
@@ -143,8 +153,14 @@ def run_show(options: argparse.Namespace) -> int:
         "results": str(about.results),
     }
     for name, value in lines.items():
-        print(f"{name:<14}{value or '-'}")
+        print(f"{name:<15}{value or '-'}")
     return 0
+
+
+def _wish(wish: Desired | None) -> str:
+    """The bundle and the configuration that are wished for."""
+    parts = (wish.bundle, wish.config) if wish is not None else ()
+    return ", ".join(part.identity for part in parts if part is not None)
 
 
 def _drift(report: DriftReport) -> str:

@@ -17,10 +17,12 @@ def add_actions(actions: Any) -> None:
     backup = actions.add_parser(
         "backup",
         help="everything in one file, while the hub runs",
-        description="Writes the database, repository, keys and identity into one file; the hub may run meanwhile.",
+        description="Writes the database, repository, keys, identity and the images of parts into one file; the hub "
+        "may run meanwhile.",
     )
     backup.add_argument("--out", type=Path, required=True, metavar="FILE.tar", help="only its owner can read it")
     backup.add_argument("--without-chunks", action="store_true", help="leave the content of the bundles out")
+    backup.add_argument("--without-frames", action="store_true", help="leave the images of parts out")
     backup.add_argument("--without-keys", action="store_true", help="leave the keys of persons out")
     _add_hub(backup)
     add_json(backup)
@@ -75,7 +77,13 @@ def run_backup(options: argparse.Namespace) -> int:
     """Writes a backup."""
     with needs("convert"):
         from lineside_hub.backup import backup
-    made = backup(options.hub, options.out, chunks=not options.without_chunks, offline_keys=not options.without_keys)
+    made = backup(
+        options.hub,
+        options.out,
+        chunks=not options.without_chunks,
+        offline_keys=not options.without_keys,
+        frames=not options.without_frames,
+    )
     if options.json:
         print_json(made)
     else:
@@ -92,6 +100,10 @@ def run_restore(options: argparse.Namespace) -> int:
         print_json(made)
         return 0
     say(f"{made.folder} is in epoch {made.epoch}; make sure that the old hub never runs again")
+    if made.frames_missing:
+        say(
+            f"{made.frames_missing} images of parts are not in the backup; devices that still have them send them again"
+        )
     if not made.rotated:
         say("bring the root keys: lineside hub keys rotate snapshot timestamp, or devices take it for a rollback")
     return 0

@@ -132,8 +132,14 @@ def _run(options: argparse.Namespace) -> None:
                 trust.refresh()
             else:
                 data = trust.fetch_target(options.target_name, None)
-                kept.parent.mkdir(parents=True, exist_ok=True)
-                kept.write_bytes(data)
+                _keep(kept, data)
+
+
+def _keep(path: Path, data: bytes) -> None:
+    """Writes what is new: the suite tells downloads by the time at which a file was written."""
+    if not path.is_file() or path.read_bytes() != data:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
 
 
 def _kept(options: argparse.Namespace) -> Path | None:

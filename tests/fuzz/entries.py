@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import bz2
 import collections
+import contextlib
 import logging
+import socket
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -44,6 +46,8 @@ from lineside_link.messages import (
     decode,
     decode_response,
 )
+from lineside_link.packets import split_publish
+from lineside_link.read_ahead import ReadAhead
 from lineside_link.topics import Topics
 from lineside_runtime.bundle import parse_manifest
 from lineside_runtime.errors import LinesideError
@@ -107,6 +111,27 @@ class Peers:
         """``d/<device>/repo/rsp``."""
         decode_response(data)
         self.repo._receive("", data)
+
+    def stream(self, data: bytes) -> None:
+        """What a broker writes into the socket, before any topic is known: divided between paho and us."""
+        near, far = socket.socketpair()
+        with near, far:
+            near.setblocking(False)
+            far.sendall(data)
+            far.close()
+            ahead = ReadAhead(near)
+            seen = 0
+            while seen <= len(data):
+                packet = ahead.take()
+                if packet is not None:
+                    seen += 2 + len(packet)
+                    with contextlib.suppress(ValueError):  # ends the connection
+                        split_publish(packet)
+                elif ahead.for_paho and (piece := ahead.recv(1000)):
+                    seen += len(piece)
+                else:
+                    return
+            raise ValueError("more was read than was written")
 
     def described_patches(self, data: bytes) -> None:
         """What the hub says of the patches that it has: in ``d/<device>/repo/rsp``."""
@@ -214,6 +239,7 @@ def entries(folder: Path) -> dict[str, Entry]:
         "group_chunks": peers.group_chunks,
     }
     patches = {
+        "stream": peers.stream,
         "described_patches": peers.described_patches,
         "described_multicast": peers.described_multicast,
         "patch_zstd": peers.patch_zstd,

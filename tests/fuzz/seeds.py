@@ -31,6 +31,7 @@ from lineside_link.messages import (
     encode_piece,
     encode_response,
 )
+from lineside_link.packets import publish_head
 
 _BUNDLE = BundleRef(name="surface", version="1.0.0", target="line/surface-1.0.0.json", sha256="0" * 64)
 _CONFIG = ConfigRef(target="line/config-0.toml", sha256="0" * 64)
@@ -57,6 +58,15 @@ SEEDS: dict[str, tuple[bytes, ...]] = {
         )
     ),
     "repo_response": (encode_response(RepoResponse(id="1-1-1", status=200, size=3), b"abc"),),
+    "stream": (
+        publish_head(b"a/b", 3)
+        + b"abc"
+        + b"\xd0\x00"
+        + b"\x32\x06\x00\x01t\x00\x07x"
+        + publish_head(b"c", 200)
+        + bytes(200),
+        b"\x20\x02\x00\x00\x90\x03\x00\x01\x00\x30\xff\xff\xff\xff\x7f",
+    ),
     "described_patches": (encode(Deltas(patches=(_PATCH,))),),
     "described_multicast": (encode(Multicast(id="1", chunks=3, bytes_s=9)),),
     "patch_zstd": (deltas.make("zstd", _OLD, _NEW), deltas.make("zstd", b"", _NEW)),

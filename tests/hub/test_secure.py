@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from lineside.cli import main
 from lineside_hub.config import load_config
-from lineside_hub.secure import enroll, secure
+from lineside_hub.repository import Repository
+from lineside_hub.secure import enroll, old_access_list, secure
+from lineside_hub.status import warnings
 from lineside_runtime.errors import ConfigError, InputNotFoundError, SignatureError
 
 
@@ -53,3 +56,19 @@ def test_enrolling_needs_an_authority_and_its_passphrase(hub: Path) -> None:
     with pytest.raises(SignatureError):
         enroll(hub, "cam-07", group="line-3", passphrase="guess")
     assert enroll(hub, "cam-07", group="line-3", passphrase="four words make one").certificate.is_file()
+
+
+def test_an_access_list_of_an_older_release_is_said_to_be_one(hub: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Repository.create(hub, groups=["line-a"])
+    secure(hub, hosts=["127.0.0.1"], port=8883)
+    enroll(hub, "cam-1", group="line-a")
+    assert old_access_list(hub) is None and warnings(hub) == []
+    path = hub / "identity" / "mosquitto.acl"
+    path.write_text("".join(line for line in path.read_text().splitlines(True) if not line.endswith("/frame\n")))
+    [said] = warnings(hub)
+    assert "cam-1 lacks 'write ls/v1/" in said or "lineside-hub lacks 'read ls/v1/" in said
+    assert "1 more" in said and f"lineside hub acl --hub {hub.resolve()} > {path.resolve()}" in said
+    capsys.readouterr()
+    assert main(["hub", "acl", "--hub", str(hub)]) == 0
+    path.write_text(capsys.readouterr().out)
+    assert old_access_list(hub) is None, "what the warning says to do helps"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import sqlite3
@@ -16,11 +17,14 @@ import pytest
 from lineside.cli import main
 from lineside_hub.backup import backup, restore
 from lineside_hub.chunks import URL_NAME, ChunkStore, FolderPlace, UrlPlace
+from lineside_hub.config import HubConfig
 from lineside_hub.database import Database
+from lineside_hub.frames.rows import Kept, Key, open_rows
 from lineside_hub.prune import prune
 from lineside_hub.push import push, push_config
 from lineside_hub.repository import Repository
 from lineside_hub.results import ResultsSink, read_batch
+from lineside_link.config import LinkConfig
 from lineside_link.messages import ResultRow, Results, encode
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.errors import (
@@ -237,6 +241,32 @@ def test_what_is_no_backup_and_what_leaves_the_folder(tmp_path: Path) -> None:
     assert not (tmp_path / "evil").exists()
     with pytest.raises(InputError):
         restore(tmp_path / "junk.tar", tmp_path)
+
+
+def test_images_come_along_and_one_that_does_not_is_asked_for_again(repository: Repository, tmp_path: Path) -> None:
+    home = repository.folder
+    place = FolderPlace(home / "frames")
+    database = Database.open(home)
+    config = HubConfig(folder=str(home), link=LinkConfig("mqtt://127.0.0.1", "t"))
+    rows = open_rows(config, database)
+    digests = []
+    for seq, content in enumerate((b"first", b"second"), 1):
+        digests.append(hashlib.sha256(content).hexdigest())
+        place.write(digests[-1], content)
+        rows.add(Kept(Key("cam-1", "e", seq), digests[-1], len(content)), 1)
+    database.close()
+    place.remove(digests[1])  # as retention does while the backup is taken
+    for number, frames in enumerate((True, False)):
+        made = backup(home, tmp_path / f"{number}.tar", frames=frames)
+        assert made.frames == int(frames)
+        restored = restore(made.path, tmp_path / f"again-{number}")
+        assert restored.frames_missing == (1 if frames else 2)
+        again = Database.open(restored.folder)
+        known = open_rows(config, again)
+        assert known.digest(Key("cam-1", "e", 1)) == (digests[0] if frames else None)
+        assert known.digest(Key("cam-1", "e", 2)) is None
+        again.close()
+        assert FolderPlace(restored.folder / "frames").read(digests[0]) == (b"first" if frames else None)
 
 
 def test_the_commands_back_up_and_restore(

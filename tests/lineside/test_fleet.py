@@ -15,7 +15,18 @@ from lineside_hub.fleet import Fleet
 from lineside_hub.repository import Repository
 from lineside_hub.results import ResultsSink, read_batch
 from lineside_hub.simulate.bundles import make
-from lineside_link.messages import DriftAlarm, DriftReport, Reported, ResultRow, Results, Up, encode
+from lineside_link.messages import (
+    ConfigRef,
+    ConfigReport,
+    DriftAlarm,
+    DriftReport,
+    Problem,
+    Reported,
+    ResultRow,
+    Results,
+    Up,
+    encode,
+)
 
 GROUP = "line-a"
 
@@ -38,6 +49,27 @@ def hub(tmp_path: Path) -> Path:
             sink.write([read_batch(name, encode(Results(epoch="e", rows=(row,))))])
     database.close()
     return folder
+
+
+def test_ls_and_show_say_which_configuration_a_device_follows_and_should(
+    hub: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    strict, loose = (ConfigRef(target=f"{GROUP}/config-{digit * 16}.toml", sha256=digit * 64) for digit in "ab")
+    error = Problem(code=2001, error="ConfigError", message="$.inspect.threads: Expected `int`")
+    database = Database.open(hub)
+    with database.transaction():
+        follows = ConfigReport(installed=strict, wanted=strict)
+        Fleet(database).write_reported(Reported(device="cam-1", configuration=follows))
+        refused = ConfigReport(wanted=loose, error=error)
+        Fleet(database).write_reported(Reported(device="cam-2", configuration=refused))
+    database.close()
+    lines = {line.split()[0]: line for line in told(capsys, "ls", "--hub", str(hub)).splitlines() if line.split()}
+    assert "aaaaaaaaaaaa" in lines["cam-1"] and "wanted" not in lines["cam-1"]
+    devices = json.loads(told(capsys, "ls", "--hub", str(hub), "--json"))["devices"]
+    assert [device["configuration"] for device in devices] == ["config@aaaaaaaaaaaa", "", ""]
+    assert [device["wanted_configuration"] for device in devices] == ["config@aaaaaaaaaaaa", "config@bbbbbbbbbbbb", ""]
+    shown = told(capsys, "show", "cam-2", "--hub", str(hub))
+    assert "its own agent.toml" in shown and "[2001] $.inspect.threads" in shown
 
 
 @pytest.fixture

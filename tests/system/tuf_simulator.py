@@ -183,3 +183,7 @@ class Client:
     def downloaded(self) -> list[bytes]:
         paths = [path for path in self.targets.rglob("*") if path.is_file()]
         return [path.read_bytes() for path in sorted(paths, key=lambda path: path.stat().st_mtime_ns)]
+
+    def written_at_ns(self) -> list[int]:
+        """When each downloaded file was written."""
+        return sorted(path.stat().st_mtime_ns for path in self.targets.rglob("*") if path.is_file())
