@@ -417,6 +417,7 @@ def test_another_content_than_was_signed_is_not_kept(repo: Simulator, client: Cl
     assert client.downloaded() == [b"genuine"]
 
 
+@pytest.mark.timeout(3600)
 @pytest.mark.skipif("TUF_CONFORMANCE" not in os.environ, reason="TUF_CONFORMANCE names no checkout of the suite")
 def test_the_whole_suite() -> None:
     """In the suite's own environment, if it has one (``env`` or ``.venv`` in the checkout), else in this one."""
