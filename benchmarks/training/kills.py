@@ -27,7 +27,7 @@ from lineside_converters.training.cluster.launch import train_on_ray
 from lineside_converters.training.config import TrainProgress
 from lineside_converters.training.config_segmenter import SegmenterConfig
 
-KILLS, EPOCHS, BATCH = 5, 7, 6
+KILLS, EPOCHS, BATCH = 5, 12, 6
 
 
 @dataclass
