@@ -63,7 +63,7 @@ class Killer:
             os.kill(victim, signal.SIGKILL)
 
 
-def write_pictures(root: Path, count: int = 72, side: int = 64) -> Path:
+def write_pictures(root: Path, count: int = 160, side: int = 64) -> Path:
     """Writes pictures of dark and bright squares with their masks."""
     for name in ("images", "masks"):
         (root / name).mkdir(parents=True)
