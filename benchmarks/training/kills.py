@@ -2,8 +2,8 @@
 
 python -m benchmarks.training.kills
 
-A small segmenter on drawn pictures, two workers, gradients as bytes with error feedback. The run is made once unbroken
-and once with kills (SIGKILL of the first and the second worker in turn, in the middle of an epoch). As the batch of a
+A small segmenter on drawn pictures, two workers, gradients of low rank with error feedback. The run is made unbroken
+and with kills (SIGKILL of the first and the second worker in turn, in the middle of an epoch). As the batch of a
 step follows from the seed, both must give the same loss of every epoch.
 """
 
@@ -27,7 +27,7 @@ from lineside_converters.training.cluster.launch import train_on_ray
 from lineside_converters.training.config import TrainProgress
 from lineside_converters.training.config_segmenter import SegmenterConfig
 
-KILLS, EPOCHS, BATCH = 5, 7, 6
+KILLS, EPOCHS, BATCH = 5, 12, 6
 
 
 @dataclass
@@ -63,7 +63,7 @@ class Killer:
             os.kill(victim, signal.SIGKILL)
 
 
-def write_pictures(root: Path, count: int = 72, side: int = 64) -> Path:
+def write_pictures(root: Path, count: int = 160, side: int = 64) -> Path:
     """Writes pictures of dark and bright squares with their masks."""
     for name in ("images", "masks"):
         (root / name).mkdir(parents=True)
@@ -101,7 +101,7 @@ def _train(data: Path, out: Path, kills: int) -> dict[str, Any]:
     settings = SegmenterConfig(
         data=(data,), out=out, epochs=EPOCHS, batch=BATCH, side_px=64, channels=16, threads=1, evaluate_every=1
     )
-    cluster = ClusterConfig(workers=2, gradients="int8", sharding="ddp", max_failures=kills + 1)
+    cluster = ClusterConfig(workers=2, gradients="low-rank", sharding="ddp", max_failures=kills + 1)
     killer = Killer(kills)
     ended = train_on_ray("segmenter", settings, cluster, killer.progress, on_workers=killer.workers)
     state = checkpoint.load(out / "checkpoint.pt")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -86,7 +88,8 @@ def learn_together(kind: str, settings: Settings, cluster: ClusterConfig, option
         import ray  # noqa: F401  # says which extra is missing before anything is begun
 
         from lineside_converters.training.cluster.launch import train_on_ray
-    found = train_on_ray(kind, settings, cluster, reporter())
+    with contextlib.redirect_stdout(sys.stderr):  # Ray prints there that a worker has died
+        found = train_on_ray(kind, settings, cluster, reporter())
     then = go_on(options, settings)
     if options.json:
         print_json({**summary(found), **then})

@@ -16,7 +16,7 @@ from lineside.cli import main
 from lineside.commands.train_then import add_then, go_on
 from lineside_converters.training.config_classifier import ClassifierConfig
 from lineside_runtime.bundle import open_bundle
-from lineside_runtime.errors import ConvertError
+from lineside_runtime.errors import UnsupportedModelError
 
 pytestmark = pytest.mark.torch
 
@@ -70,9 +70,9 @@ def test_a_model_that_cannot_be_optimised_ends_it_with_its_code_and_nothing_is_p
     parser = argparse.ArgumentParser()
     add_then(parser)
     options = parser.parse_args(["--then", "optimize,push", "--hub", str(hub), "--group", "canary"])
-    with pytest.raises(ConvertError) as caught:
+    with pytest.raises(UnsupportedModelError) as caught:
         go_on(options, ClassifierConfig(data=(data,), out=out))
-    assert 6000 <= caught.value.code < 7000
+    assert caught.value.code == 2007
     assert {path: path.stat().st_mtime_ns for path in hub.rglob("*") if path.is_file()} == before
     assert not (out / "bundle").exists()
 

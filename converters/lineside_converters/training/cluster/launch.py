@@ -34,6 +34,9 @@ STATE = "ray.json"
 OBJECT_STORE_BYTES = 200 << 20
 """Of a Ray that is started here: nothing large goes through it."""
 
+RAY_SECONDS = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5", "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300"}
+"""Ray's own settings: a checkpoint counts once Ray has looked, which it does every two seconds otherwise."""
+
 LOOKED_EVERY_S = 0.2
 log = logging.getLogger("lineside.training")
 
@@ -175,6 +178,8 @@ def _fit(job: bytes, queue: Any, name: str, storage: str, cluster: ClusterConfig
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    for variable, seconds in RAY_SECONDS.items():
+        os.environ.setdefault(variable, seconds)
     filesystem, path = _storage(storage)
     trainer = TorchTrainer(
         run_worker,

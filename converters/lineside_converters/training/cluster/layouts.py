@@ -240,7 +240,7 @@ class FullySharded(Layout):
         self._reducers = {}
         for name, module in sharded_modules(self.module).items():
             if scheme.name == "int8":
-                self._reducers[name] = Int8ReduceScatter(self._exchange)
+                self._reducers[name] = Int8ReduceScatter(self._exchange, lambda: scheme.warming_up)
                 module.set_custom_reduce_scatter(self._reducers[name])
                 module.set_custom_all_gather(HalfGather(self._counted))
             else:

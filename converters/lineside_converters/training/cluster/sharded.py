@@ -7,7 +7,7 @@ its gradients go as bytes with error feedback to whoever keeps them. The shares 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -112,8 +112,9 @@ class Int8ReduceScatter(_Allocates, ReduceScatter):
     Runs in the exchange's thread and in its group; `Exchange.drain` must be called before the gradients are looked at.
     """
 
-    def __init__(self, exchange: Exchange) -> None:
-        self._exchange = exchange
+    def __init__(self, exchange: Exchange, warming_up: Callable[[], bool] = lambda: False) -> None:
+        """Takes the collectives, and what says whether gradients still travel in float32."""
+        self._exchange, self._warming_up = exchange, warming_up
         self.residual: Tensor | None = None
 
     def __call__(
@@ -126,9 +127,12 @@ class Int8ReduceScatter(_Allocates, ReduceScatter):
     ) -> dist.Work | None:
         """Reduces to the mean, whatever ``op`` says of sum and mean: FSDP asks for the mean."""
         del group, op, async_op
+        plain = self._warming_up()
 
         def job() -> Tensor:
             rows = input_tensor.view(self._exchange.world, -1)
+            if plain:
+                return output_tensor.copy_(self._exchange.sum(rows)[self._exchange.rank] / self._exchange.world)
             if self.residual is None or self.residual.shape != rows.shape:
                 self.residual = torch.zeros_like(rows)
             wanted = rows + self.residual

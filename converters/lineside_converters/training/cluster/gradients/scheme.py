@@ -100,6 +100,11 @@ class Scheme(abc.ABC):
         """Says which step comes."""
         self._step = step
 
+    @property
+    def warming_up(self) -> bool:
+        """Whether gradients still travel in float32."""
+        return self._step < self._warm_up_steps
+
     def watch(self, model: nn.Module) -> None:
         """Remembers the names of a model's parameters."""
         self._names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -118,7 +123,7 @@ class Scheme(abc.ABC):
             tuple(self._names[id(each)] for each in parameters),
             tuple(each.shape for each in parameters),
         )
-        work = self._plain if self._step < self._warm_up_steps else self.average
+        work = self._plain if self.warming_up else self.average
         if bucket.is_last():
             self.handed_over_s = time.perf_counter()
         return self.exchange.later(lambda: work(bundled), bundled.flat.device)
