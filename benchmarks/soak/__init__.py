@@ -37,8 +37,8 @@ PICTURES = 32
 SIZE = (640, 480)
 BUNDLE = "surface-12-slim"
 KEPT_EVERY = 21
-"""One pass in so many, no multiple of what divides `PICTURES`, so that each picture has its turn. Of the pictures four in
-five are no pass, and keeping those would be a test of PNG."""
+"""One pass in so many; it has no divisor in common with `PICTURES`, so that each picture has its turn. Of the pictures
+four in five are no pass, and keeping those would be a test of PNG."""
 
 EVERY_S = 5.0
 SAMPLES_MIN = 60
