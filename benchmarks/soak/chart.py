@@ -45,7 +45,7 @@ def draw(samples: Sequence[Mapping[str, Any]], *, warm_up: float) -> str:
         f'<rect width="100%" height="100%" fill="#fff"/><text x="{LEFT}" y="24" class="title">'
         f"{samples[-1]['frames'] - samples[0]['frames']:,} frames in {end_s / 60:.0f} minutes</text>"
         f'<rect x="{LEFT}" y="{TOP}" width="{wide * warm_up:.1f}" height="{high}" fill="#f4f4f4"/>'
-        f'<text x="{LEFT + 6}" y="{TOP + 16}">warm-up</text>'
+        f'<text x="{LEFT + 6}" y="{TOP + high - 8}">warm-up</text>'
     ]
     for step in range(5):
         y = TOP + high * (1 - step / 4)
