@@ -1,0 +1,121 @@
+"""``agent.toml``: everything that the agent is told, read into strict structs.
+
+::
+
+    device = "cam-07"
+    group  = "line-1"
+    folder = "state"              # relative paths start at this file
+    root   = "root.json"          # the TUF root that was put on the device by hand
+
+    [link]
+    url  = "mqtt://10.0.0.5"
+    site = "plant-1"
+
+    [camera]
+    type = "folder"
+    path = "frames"
+    rate_hz = 10.0
+
+    [store]
+    keep_images = "bad"
+
+    [[line_io]]
+    type = "serial"
+    port = "/dev/ttyUSB0"
+
+An unknown key is an error that names its path, such as ``$.camera.fps``.
+"""
+
+from __future__ import annotations
+
+from lineside_agent.config.cameras import (
+    AravisCamera,
+    CameraConfig,
+    FolderCamera,
+    Picamera2Camera,
+    PluginCamera,
+    RtspCamera,
+    SimulatorCamera,
+    V4l2Camera,
+    VideoCamera,
+)
+from lineside_agent.config.checks import check_recipes
+from lineside_agent.config.laid_over import camera_of, inspect_of, rules_of
+from lineside_agent.config.line_io import (
+    GpioLines,
+    Input,
+    Level,
+    LineConfig,
+    ModbusRtuClient,
+    ModbusRtuServer,
+    ModbusTcpClient,
+    ModbusTcpServer,
+    MqttTopic,
+    PluginLine,
+    SerialOutput,
+)
+from lineside_agent.config.reading import parse_camera, parse_config, read_config
+from lineside_agent.config.settings import SETTABLE, SETTINGS_MAX_BYTES, Settings, read_settings, with_settings
+from lineside_agent.config.tables import (
+    DegradeConfig,
+    DriftConfig,
+    GateConfig,
+    InspectConfig,
+    MetricsConfig,
+    RecipeCamera,
+    RecipeConfig,
+    RecipeGate,
+    StoreConfig,
+    TransferConfig,
+    TriggerConfig,
+    UpdateConfig,
+)
+from lineside_agent.config.whole import AgentConfig
+
+__all__ = [
+    "SETTABLE",
+    "SETTINGS_MAX_BYTES",
+    "AgentConfig",
+    "AravisCamera",
+    "CameraConfig",
+    "DegradeConfig",
+    "DriftConfig",
+    "FolderCamera",
+    "GateConfig",
+    "GpioLines",
+    "Input",
+    "InspectConfig",
+    "Level",
+    "LineConfig",
+    "MetricsConfig",
+    "ModbusRtuClient",
+    "ModbusRtuServer",
+    "ModbusTcpClient",
+    "ModbusTcpServer",
+    "MqttTopic",
+    "Picamera2Camera",
+    "PluginCamera",
+    "PluginLine",
+    "RecipeCamera",
+    "RecipeConfig",
+    "RecipeGate",
+    "RtspCamera",
+    "SerialOutput",
+    "Settings",
+    "SimulatorCamera",
+    "StoreConfig",
+    "TransferConfig",
+    "TriggerConfig",
+    "UpdateConfig",
+    "V4l2Camera",
+    "VideoCamera",
+    "camera_of",
+    "check_recipes",
+    "inspect_of",
+    "parse_camera",
+    "parse_config",
+    "read_config",
+    "read_settings",
+    "rules_of",
+    "with_settings",
+]

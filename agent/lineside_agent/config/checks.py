@@ -1,0 +1,104 @@
+"""What must hold between the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lineside_agent.config.cameras import CameraConfig
+from lineside_agent.config.laid_over import RECIPE_CAMERA, camera_of, inspect_of, rules_of
+from lineside_agent.config.line_io import MqttTopic
+from lineside_agent.config.tables import RecipeCamera, RecipeConfig
+from lineside_agent.config.whole import AgentConfig
+from lineside_runtime.errors import ConfigError
+
+
+def check_recipes(config: AgentConfig) -> None:
+    """Checks what holds between the recipes and the other tables.
+
+    Args:
+        config: Whole.
+
+    Raises:
+        ConfigError: Two recipes have one name or number, or one doesn't fit ``[inspect]``, ``[camera]`` or ``[gate]``.
+    """
+    names = [recipe.name for recipe in config.recipe]
+    numbers = [str(recipe.number or place) for place, recipe in enumerate(config.recipe, 1)]
+    for what, values in (("name", names), ("number", numbers)):
+        if twice := {value for value in values if values.count(value) > 1}:
+            raise ConfigError(f"$.recipe: two have one {what}", actual=", ".join(sorted(twice)))
+    for inspect in (config.inspect, *(inspect_of(config.inspect, recipe) for recipe in config.recipe)):
+        for camera in config.cameras:
+            rules_of(inspect, camera)
+    for recipe in config.recipe:
+        _check_recipe_cameras(config, recipe)
+        _check_recipe_gate(config, recipe)
+    for camera in config.cameras:
+        _check_exposures([camera_of(camera, recipe) for recipe in config.recipe])
+
+
+def _check_recipe_cameras(config: AgentConfig, recipe: RecipeConfig) -> None:
+    names, path = [camera.name for camera in config.cameras], f"$.recipe[{recipe.name}]"
+    if len(names) > 1 and recipe.camera != RecipeCamera():
+        raise ConfigError(f"{path}.camera: there are several", expected=f"cameras.{names[0]}")
+    if strange := recipe.cameras.keys() - set(names):
+        raise ConfigError(f"{path}.cameras.{min(strange)}: no such camera", expected=", ".join(filter(None, names)))
+    for camera in config.cameras:
+        camera_of(camera, recipe)
+
+
+def _check_exposures(tables: Sequence[CameraConfig]) -> None:
+    """A camera keeps what it was told last, so the next product would be seen with the exposure of this one."""
+    for name in RECIPE_CAMERA:
+        told = [getattr(table, name, None) is not None for table in tables]
+        if any(told) and not all(told):
+            expected = f"{name} in [camera], or in the camera table of every recipe"
+            raise ConfigError(f"$.recipe: some set {name} and others don't", expected=expected)
+
+
+def _check_recipe_gate(config: AgentConfig, recipe: RecipeConfig) -> None:
+    gate, path = recipe.gate, f"$.recipe[{recipe.name}].gate"
+    if gate is None:
+        return
+    if config.gate is None or config.trigger is None:
+        raise ConfigError(f"{path} needs $.gate")
+    key = "delay_ms" if config.gate.delay_ms is not None else "counts"
+    if getattr(gate, key) is None or (gate.delay_ms is None) == (gate.counts is None):
+        raise ConfigError(path, expected=f"{key} alone, as in $.gate")
+    if gate.delay_ms is not None and gate.delay_ms < config.trigger.deadline_ms:
+        expected = f"at least $.trigger.deadline_ms, {config.trigger.deadline_ms:g}"
+        raise ConfigError(f"{path}.delay_ms", expected=expected, actual=f"{gate.delay_ms:g}")
+
+
+def check_line(config: AgentConfig) -> None:
+    """What holds between the tables of the line."""
+    trigger, gate = config.trigger, config.gate
+    if len(config.cameras) != 1:
+        _check_cameras(config)
+    elif config.cameras[0].inspect:
+        raise ConfigError("$.camera.inspect is for several cameras", expected="$.inspect")
+    elif trigger is not None and trigger.frame_timeout_ms is not None:
+        raise ConfigError("$.trigger.frame_timeout_ms is for several cameras", expected="deadline_ms alone")
+    if gate is not None:
+        if trigger is None or trigger.mode != "inspect":
+            raise ConfigError("$.gate needs a trigger", expected='$.trigger with mode = "inspect"')
+        if (gate.delay_ms is None) == (gate.counts is None):
+            raise ConfigError("$.gate", expected="one of delay_ms and counts")
+        if gate.delay_ms is not None and gate.delay_ms < trigger.deadline_ms:
+            expected = f"at least $.trigger.deadline_ms, {trigger.deadline_ms:g}"
+            raise ConfigError("$.gate.delay_ms", expected=expected, actual=f"{gate.delay_ms:g}")
+    if config.drift is not None and config.drift.stops_line and (trigger is None or trigger.mode != "inspect"):
+        raise ConfigError("$.drift.stops_line needs a trigger", expected='$.trigger with mode = "inspect"')
+    for line in config.line_io:
+        if isinstance(line, MqttTopic) and line.link is None and config.link is None:
+            raise ConfigError("$.line_io: mqtt has no broker", expected="$.line_io.link or $.link")
+
+
+def _check_cameras(config: AgentConfig) -> None:
+    names = [camera.name for camera in config.cameras]
+    if not names:
+        raise ConfigError("$.camera is empty", expected="a camera")
+    if config.trigger is None or config.trigger.mode != "inspect":
+        expected = '$.trigger with mode = "inspect", which says when a part is in front of all of them'
+        raise ConfigError("several $.camera need a trigger", expected=expected)
+    if not all(names) or len(set(names)) < len(names):
+        raise ConfigError("$.camera: each of several needs a name of its own", actual=", ".join(names))

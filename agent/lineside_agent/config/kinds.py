@@ -1,0 +1,38 @@
+"""Kinds of values that several tables have, and what every table is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+
+
+Natural = Annotated[int, msgspec.Meta(ge=0)]
+
+
+EngineName = Annotated[str, msgspec.Meta(pattern="^[a-z0-9_-]+$")]
+
+
+FilePath = Annotated[Path, msgspec.Meta(extra_json_schema={"type": "string"})]
+
+
+class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A table: an unknown key is an error, and nothing in it changes."""
+
+
+Milliseconds = Annotated[float, msgspec.Meta(ge=0)]
+
+
+PortNumber = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+
+
+Unit = Annotated[int, msgspec.Meta(ge=1, le=247)]
+
+
+Register = Annotated[int, msgspec.Meta(ge=0, le=65535)]

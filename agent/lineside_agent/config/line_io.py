@@ -1,0 +1,168 @@
+"""``[[line_io]]``: how the line is spoken with, one struct a protocol."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from lineside_agent.config.kinds import Count, PortNumber, Positive, Register, Strict, Unit
+from lineside_link.config import LinkConfig
+
+
+class SerialOutput(Strict, frozen=True, kw_only=True, tag="serial", tag_field="type"):
+    """A serial line to the gate or PLC.
+
+    Attributes:
+        port: Such as ``/dev/ttyUSB0``.
+        baud: Bits a second.
+        timeout_s: The longest that a verdict may hold the line up.
+    """
+
+    port: str
+    baud: Count = 115200
+    timeout_s: Positive = 0.2
+
+
+class ModbusTcpServer(Strict, frozen=True, kw_only=True, tag="modbus-tcp-server", tag_field="type"):
+    """The PLC polls the agent over TCP; the registers are in ``docs/modbus.md``.
+
+    Attributes:
+        host: Address of the interface that is listened on. Modbus has no password: not one that others reach.
+        port: 502 is Modbus' own and needs the right to it.
+    """
+
+    host: str = "127.0.0.1"
+    port: PortNumber = 502
+
+
+class _SerialLine(Strict, frozen=True, kw_only=True):
+    """A serial line of Modbus RTU.
+
+    Attributes:
+        port: Such as ``/dev/ttyUSB0``.
+        baud: Bits a second.
+        parity: None, even or odd.
+        stop_bits: 1 or 2.
+        unit: The device id: the agent's own as a server, the PLC's as a client.
+    """
+
+    port: str
+    baud: Count = 19200
+    parity: Literal["N", "E", "O"] = "E"
+    stop_bits: Literal[1, 2] = 1
+    unit: Unit = 1
+
+
+class ModbusRtuServer(_SerialLine, frozen=True, kw_only=True, tag="modbus-rtu-server", tag_field="type"):
+    """The PLC polls the agent over a serial line."""
+
+
+class _Client(Strict, frozen=True, kw_only=True):
+    """Where the two blocks lie in the PLC.
+
+    Attributes:
+        write_at: First of the PLC's holding registers that the agent writes.
+        read_at: First of those that it reads.
+        poll_ms: How often it reads.
+        timeout_s: How long an answer may take.
+    """
+
+    write_at: Register = 0
+    read_at: Register = 200
+    poll_ms: Positive = 5.0
+    timeout_s: Positive = 0.5
+
+
+class ModbusTcpClient(_Client, frozen=True, kw_only=True, tag="modbus-tcp-client", tag_field="type"):
+    """The agent writes to a PLC over TCP, and polls it.
+
+    Attributes:
+        host: Of the PLC.
+        port: 502 is Modbus' own.
+        unit: The PLC's device id.
+    """
+
+    host: str
+    port: PortNumber = 502
+    unit: Unit = 1
+
+
+class ModbusRtuClient(_Client, frozen=True, kw_only=True, tag="modbus-rtu-client", tag_field="type"):
+    """The agent is the master of a serial line, writes to a PLC on it, and polls it.
+
+    Attributes:
+        port: Such as ``/dev/ttyUSB0``.
+        baud: Bits a second.
+        parity: None, even or odd.
+        stop_bits: 1 or 2.
+        unit: The PLC's device id.
+    """
+
+    port: str
+    baud: Count = 19200
+    parity: Literal["N", "E", "O"] = "E"
+    stop_bits: Literal[1, 2] = 1
+    unit: Unit = 1
+
+
+Level = Literal["ready", "busy", "result_valid", "passed", "rejected", "unsure", "fault", "gate", "challenge"]
+
+
+Input = Literal["trigger", "reset", "acknowledge", "challenge"]
+
+
+class GpioLines(Strict, frozen=True, kw_only=True, tag="gpio", tag_field="type"):
+    """Lines of a GPIO chip, through libgpiod.
+
+    Attributes:
+        chip: Such as ``/dev/gpiochip0``.
+        outputs: Level to line: its name, or its number on the chip.
+        inputs: Input to line.
+        active_low: The lines, as written above, whose level is inverted.
+        debounce_us: What the kernel takes for one edge.
+        bias: Of the inputs.
+    """
+
+    chip: str
+    outputs: dict[Level, str | int] = msgspec.field(default_factory=dict)
+    inputs: dict[Input, str | int] = msgspec.field(default_factory=dict)
+    active_low: tuple[str | int, ...] = ()
+    debounce_us: Annotated[int, msgspec.Meta(ge=0)] = 0
+    bias: Literal["as-is", "disabled", "pull-up", "pull-down"] = "as-is"
+
+
+class MqttTopic(Strict, frozen=True, kw_only=True, tag="mqtt", tag_field="type"):
+    """A topic of a broker, the hub's or another one: results out, triggers in.
+
+    Attributes:
+        topic: Below it lie ``result``, ``state``, ``trigger``, ``reset`` and ``challenge``.
+        link: The broker; ``None`` for that of ``[link]``.
+    """
+
+    topic: Annotated[str, msgspec.Meta(pattern="^[^+#]+$")]
+    link: LinkConfig | None = None
+
+
+class PluginLine(Strict, frozen=True, kw_only=True, tag="plugin", tag_field="type"):
+    """Somebody else's protocol: a subclass of `lineside_agent.line_io.LineOutput`.
+
+    Attributes:
+        name: Of an entry point in the group ``lineside.line_io``, or ``module:Class``.
+        options: Given to the class by name.
+    """
+
+    name: str
+    options: dict[str, Any] = msgspec.field(default_factory=dict)
+
+
+LineConfig = (
+    SerialOutput
+    | ModbusTcpServer
+    | ModbusRtuServer
+    | ModbusTcpClient
+    | ModbusRtuClient
+    | GpioLines
+    | MqttTopic
+    | PluginLine
+)

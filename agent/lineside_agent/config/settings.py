@@ -1,0 +1,88 @@
+"""What a hub may set of it by a signed configuration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from lineside_agent.config.checks import check_recipes
+from lineside_agent.config.decoding import decode_path, with_path
+from lineside_agent.config.whole import AgentConfig
+from lineside_runtime.errors import ConfigError
+
+SETTABLE = ("inspect", "store")
+"""The tables that a signed configuration from the hub may set. Never who the device is, whom it trusts, where its
+frames come from or what its outputs are wired to: that belongs to who stands beside it."""
+
+
+SETTINGS_MAX_BYTES = 64 * 1024
+
+
+_FIELDS = {field.name: field for field in msgspec.structs.fields(AgentConfig)}
+
+
+Settings = msgspec.defstruct(
+    "Settings",
+    [(name, _FIELDS[name].type, _FIELDS[name].default) for name in SETTABLE],
+    frozen=True,
+    forbid_unknown_fields=True,
+    kw_only=True,
+)
+"""The part of `AgentConfig` that a hub may set."""
+
+
+def read_settings(data: bytes) -> dict[str, Any]:
+    """Reads a configuration from the hub and checks it against the agent's own schema.
+
+    Args:
+        data: TOML.
+
+    Returns:
+        The tables that it sets, as they stand in it.
+
+    Raises:
+        ConfigError: Not TOML, too large, a table that a hub may not set, an unknown key, a wrong type or a value out of
+            range; the message names the path, such as ``$.inspect.threads``.
+    """
+    if len(data) > SETTINGS_MAX_BYTES:
+        action = "Leave out what is as it was; a mask may have fewer pixels, or be a polygon."
+        raise ConfigError(
+            "configuration", expected=f"at most {SETTINGS_MAX_BYTES} bytes", actual=len(data), action=action
+        )
+    try:
+        given: dict[str, Any] = msgspec.toml.decode(data)
+        foreign = [name for name in given if name not in SETTABLE]
+        if foreign:
+            action = "The rest of agent.toml is set on the device."
+            raise ConfigError(f"$.{foreign[0]} can't be set by a hub", expected=", ".join(SETTABLE), action=action)
+        msgspec.convert(given, Settings, dec_hook=decode_path)
+    except msgspec.ValidationError as error:
+        raise ConfigError(with_path(str(error))) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"the configuration is not TOML: {error}") from error
+    return given
+
+
+def with_settings(config: AgentConfig, data: bytes) -> AgentConfig:
+    """Returns what holds when the hub's configuration is laid over ``agent.toml``, key by key.
+
+    Args:
+        config: From ``agent.toml``.
+        data: TOML from the hub.
+
+    Raises:
+        ConfigError: As `read_settings`, or what it sets and what ``agent.toml`` says contradict each other.
+    """
+    changes: dict[str, Any] = {}
+    for name, value in read_settings(data).items():
+        if isinstance(value, dict):
+            value = {**msgspec.to_builtins(getattr(config, name), enc_hook=str), **value}
+        try:
+            changes[name] = msgspec.convert(value, _FIELDS[name].type, dec_hook=decode_path)
+        except msgspec.ValidationError as error:
+            where = with_path(str(error)).replace("$", f"$.{name}", 1)
+            raise ConfigError(f"over agent.toml: {where}") from error
+    laid = msgspec.structs.replace(config, **changes)
+    check_recipes(laid)
+    return laid

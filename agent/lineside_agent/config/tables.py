@@ -1,0 +1,247 @@
+"""The other tables: how parts are judged, kept, triggered and changed over."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from lineside_agent.config.kinds import Count, EngineName, FilePath, Milliseconds, Natural, Positive, Strict
+from lineside_models.rules import Rules, Share
+
+
+class InspectConfig(Rules, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How the bundle is run, and by `lineside_models.rules.Rules` what counts as a defect.
+
+    Attributes:
+        threads: Of the engine, for one frame.
+        workers: Frames that are judged at once, each by a thread of its own; their verdicts leave in order. Read at the
+            agent's start. On a machine of several cores that is the faster way to use them than `threads`, where frames
+            come faster than one can be judged; one frame takes as long as before, and each worker needs memory.
+        isolate: Engines that run in a process of their own, such as ``"ort"``: one that crashes costs the frames that
+            it was at, and not the agent.
+        engine_timeout_s: How long a call of an isolated engine may take before its process is ended; ``None`` for no
+            limit.
+        health_frames: Real frames that a new bundle must inspect without an engine error before it counts as active.
+        health_timeout_s: A new bundle also counts as active after so long without any error.
+    """
+
+    threads: Count = 1
+    workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    isolate: tuple[EngineName, ...] = ()
+    engine_timeout_s: Positive | None = None
+    health_frames: Count = 3
+    health_timeout_s: Positive = 10.0
+
+
+class StoreConfig(Strict, frozen=True, kw_only=True):
+    """What is kept, and for how long. Verdicts come before pictures.
+
+    Attributes:
+        commit_every_s: A record is on disk so long after its verdict at the latest. Each commit costs whole pages: at
+            ten parts a second 1.0 writes a fifth of what 0 does.
+        keep_images: Which frames are kept as PNG: none, those of which the verdict was unsure, all that were not
+            passed, or all.
+        send_images: Whether kept frames are sent to the hub, behind everything else.
+        send_bytes_s: How fast at most, in bytes a second.
+        keep_unsure_from: Unsure parts are kept, and passes whose nearest candidate reached at least this share of its
+            threshold; below 0.5 not all are known.
+        keep_good_every: One pass in so many is kept; 0 for none.
+        images_max_bytes: Of all kept images; beyond it the oldest go.
+        images_max_days: Older images go; ``None`` for no bound by age.
+        records_max_bytes: Of the database; beyond it the oldest records go, with a hub only those that it has.
+        records_max_days: Older records go likewise; ``None`` for no bound by age.
+        free_min_bytes: With less room on the disk no image is kept, and old ones make way for records.
+        writes_max_bytes_a_day: Beyond this pace no image is written and records are committed in larger groups;
+            ``None`` for no bound.
+    """
+
+    commit_every_s: Annotated[float, msgspec.Meta(ge=0, le=60)] = 0.5
+    keep_images: Literal["none", "unsure", "bad", "all"] = "none"
+    send_images: bool = True
+    send_bytes_s: Positive = 250_000.0
+    keep_unsure_from: Share | None = None
+    keep_good_every: Natural = 0
+    images_max_bytes: Natural = 2 << 30
+    images_max_days: Positive | None = None
+    records_max_bytes: Count = 2 << 30
+    records_max_days: Positive | None = None
+    free_min_bytes: Natural = 64 << 20
+    writes_max_bytes_a_day: Count | None = None
+
+
+class UpdateConfig(Strict, frozen=True, kw_only=True):
+    """How a new agent proves itself, where the agent runs as a service.
+
+    Attributes:
+        healthy_s: How long it must be healthy, and have met the hub, before it stays.
+        deadline_s: How long it may take for that; then the one before it comes back.
+    """
+
+    healthy_s: Positive = 120.0
+    deadline_s: Positive = 900.0
+
+
+class TransferConfig(Strict, frozen=True, kw_only=True):
+    """How bundles come.
+
+    Attributes:
+        multicast: Whether to take part in what the hub sends to all devices at once; ``false`` for a link that is slow
+            or paid for by the byte.
+        delta_wait_s: How long the hub may take to make patches before the files come whole.
+    """
+
+    multicast: bool = True
+    delta_wait_s: Positive = 20.0
+
+
+class TriggerConfig(Strict, frozen=True, kw_only=True):
+    """Who decides when a part is looked at; without this table each frame of the camera is one part.
+
+    Attributes:
+        mode: ``inspect``: each trigger of a line ends in exactly one verdict. ``watch``: no trigger, the latest frame
+            wins and the others are dropped.
+        deadline_ms: From trigger to verdict; without one by then the part is rejected.
+        debounce_ms: Edges of one input that are closer are one trigger.
+        queue: Parts that may be under way at once; further ones are rejected.
+        late_max: Late parts in a row that are a fault; 0 for never.
+        frame_timeout_ms: Of several cameras, how long after the trigger each may take to bring its frame; a part that
+            misses one by then is rejected, and the record names the camera. ``None`` for half of the deadline.
+        frame_delay_ms: How long the camera takes to bring a frame: what comes sooner was taken before the trigger.
+        camera_timeout_ms: A camera that gives nothing for so long takes Ready away.
+        acknowledge: Whether the line acknowledges each result.
+        challenge_parts: Known bad parts that must be rejected at the start of a shift, before Ready.
+    """
+
+    mode: Literal["inspect", "watch"] = "inspect"
+    deadline_ms: Positive = 200.0
+    debounce_ms: Milliseconds = 2.0
+    queue: Count = 1
+    late_max: Annotated[int, msgspec.Meta(ge=0)] = 3
+    frame_timeout_ms: Positive | None = None
+    frame_delay_ms: Milliseconds = 0.0
+    camera_timeout_ms: Positive = 2000.0
+    acknowledge: bool = False
+    challenge_parts: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+
+class GateConfig(Strict, frozen=True, kw_only=True):
+    """Where the reject gate is, behind the camera; give one of the two.
+
+    Attributes:
+        delay_ms: In time; at least the deadline.
+        counts: In counts of the line's encoder.
+        pulse_ms: How long the gate stays open for one part.
+    """
+
+    delay_ms: Positive | None = None
+    counts: Count | None = None
+    pulse_ms: Positive = 50.0
+
+
+class DegradeConfig(Strict, frozen=True, kw_only=True):
+    """What is given up, one step after the other, while the box is hot or the line late; the table alone is enough.
+
+    Attributes:
+        steps: In this order. ``images``: of parts that were passed none are kept. ``variant``: the bundle's faster
+            variant judges; also any single part that would be late otherwise. ``rate``: fewer frames in watch mode.
+        hot_c: From here on it is too hot; ``None`` for 5 °C below where this kind of board slows itself down, or 80.
+        cool_by_c: So far below it is cool again.
+        late_share: Share of parts that are late, or would be, from which on it is too slow.
+        hold_s: Strain before each step.
+        relief_s: Without strain before each step back.
+        look_every_s: How often the board is asked.
+        variant: Name of the faster variant; empty for the one that is fastest when they are timed here.
+        rate_hz: Frames a second, with the step ``rate``.
+        system: Where ``sys`` and ``proc`` are, for a container that has the host's mounted; ``None`` for ``/``.
+    """
+
+    steps: tuple[Literal["images", "variant", "rate"], ...] = ("images", "variant", "rate")
+    hot_c: Positive | None = None
+    cool_by_c: Positive = 8.0
+    late_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.05
+    hold_s: Positive = 10.0
+    relief_s: Positive = 60.0
+    look_every_s: Positive = 5.0
+    variant: str = ""
+    rate_hz: Positive = 2.0
+    system: FilePath | None = None
+
+
+class RecipeCamera(Strict, frozen=True, kw_only=True):
+    """What a recipe sets at a camera, in that camera's own units; ``None`` for what stands in its table.
+
+    Attributes:
+        exposure_us: In microseconds.
+        gain: As in the table of a ``v4l2`` or ``picamera2`` camera.
+        gain_db: As in the table of an ``aravis`` camera.
+    """
+
+    exposure_us: Positive | None = None
+    gain: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    gain_db: Annotated[float, msgspec.Meta(ge=0)] | None = None
+
+
+class RecipeGate(Strict, frozen=True, kw_only=True):
+    """Where the reject gate is for one product; in time or in counts, as ``[gate]`` says it.
+
+    Attributes:
+        delay_ms: In time; at least the deadline.
+        counts: In counts of the line's encoder.
+    """
+
+    delay_ms: Positive | None = None
+    counts: Count | None = None
+
+
+class RecipeConfig(Strict, frozen=True, kw_only=True):
+    """How one product is inspected. The line changes over from one to another between two parts.
+
+    Attributes:
+        name: Printable ASCII without spaces, as it stands in the records and on the line.
+        number: By which Modbus asks for it; ``None`` for its place among the recipes, from 1.
+        bundle: A bundle folder of its own; ``None`` for the bundle that is installed, by ``bundle`` or by the hub.
+        inspect: Laid over ``[inspect]``, key by key.
+        camera: Exposure and gain, on a line with one camera.
+        cameras: The same by the camera's name, on a line with several.
+        gate: Where the reject gate is; ``None`` for where ``[gate]`` says.
+    """
+
+    name: Annotated[str, msgspec.Meta(pattern="^[!-~]{1,32}$")]
+    number: Annotated[int, msgspec.Meta(ge=1, le=65535)] | None = None
+    bundle: FilePath | None = None
+    inspect: dict[str, Any] = msgspec.field(default_factory=dict)
+    camera: RecipeCamera = RecipeCamera()
+    cameras: dict[str, RecipeCamera] = msgspec.field(default_factory=dict)
+    gate: RecipeGate | None = None
+
+
+class MetricsConfig(Strict, frozen=True, kw_only=True):
+    """Where Prometheus may ask.
+
+    Attributes:
+        port: Of ``/metrics``.
+        address: To listen on; everybody who reaches it may read.
+    """
+
+    port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 9105
+    address: str = "127.0.0.1"
+
+
+class DriftConfig(Strict, frozen=True, kw_only=True):
+    """When an alarm says that the line has changed; the table alone, without a key, is enough.
+
+    Attributes:
+        reference_frames: So many frames are learned first: the line must be well meanwhile.
+        false_alarm_frames: Within n frames the chance of a false alarm is n divided by this at most.
+        odds_ratio: Rise that is looked for in the odds of what is counted; a smaller one finds less, later.
+        bad_share: Share of bad parts that is well, instead of the one that is learned.
+        stops_line: Whether an alarm takes Ready away, where the line triggers; until it is cleared by
+            ``lineside agent drift``.
+    """
+
+    reference_frames: Annotated[int, msgspec.Meta(ge=100, le=100_000)] = 500
+    false_alarm_frames: Annotated[float, msgspec.Meta(ge=1000)] = 1e6
+    odds_ratio: Annotated[float, msgspec.Meta(ge=1.2, le=100)] = 3.0
+    bad_share: Annotated[float, msgspec.Meta(gt=0, lt=1)] | None = None
+    stops_line: bool = False

@@ -1,0 +1,71 @@
+"""`AgentConfig`: all of ``agent.toml``."""
+
+from __future__ import annotations
+
+from lineside_agent.config.cameras import CameraConfig
+from lineside_agent.config.kinds import FilePath, Strict
+from lineside_agent.config.line_io import LineConfig
+from lineside_agent.config.tables import (
+    DegradeConfig,
+    DriftConfig,
+    GateConfig,
+    InspectConfig,
+    MetricsConfig,
+    RecipeConfig,
+    StoreConfig,
+    TransferConfig,
+    TriggerConfig,
+    UpdateConfig,
+)
+from lineside_link.config import LinkConfig
+
+
+class AgentConfig(Strict, frozen=True, kw_only=True):
+    """The whole file.
+
+    Attributes:
+        device: Name of this device; the common name of its certificate.
+        group: The group that it belongs to.
+        folder: Where the agent keeps its state.
+        camera: Where frames come from; ``[[camera]]`` for several cameras that see each part together.
+        link: How to reach the hub's broker; ``None`` to work alone.
+        root: The TUF root to trust at first; needed with ``link``.
+        bundle: A bundle folder to run until one is pushed, or the name of a shipped one, where there is no such folder.
+        exit_when_done: Whether to end after the last frame, once every record is on disk and, with a link, at the hub.
+        inspect: How the bundle is run.
+        store: What is kept.
+        update: How a new agent proves itself.
+        line_io: Where verdicts are signalled, and triggers come from.
+        trigger: Who decides when a part is looked at; ``None`` for the camera.
+        gate: Where the reject gate is; ``None`` if the line's PLC counts parts to it.
+        transfer: How bundles come.
+        metrics: Where Prometheus may ask; ``None`` for nowhere.
+        drift: When an alarm says that the line has changed; ``None`` for never.
+        degrade: What is given up while the box is hot or the line late; ``None`` for nothing.
+        recipe: The products that the line changes between; the first runs until another is asked for.
+    """
+
+    device: str
+    group: str = "default"
+    folder: FilePath
+    camera: CameraConfig | tuple[CameraConfig, ...]
+    link: LinkConfig | None = None
+    root: FilePath | None = None
+    bundle: FilePath | None = None
+    exit_when_done: bool = False
+    inspect: InspectConfig = InspectConfig()
+    store: StoreConfig = StoreConfig()
+    update: UpdateConfig = UpdateConfig()
+    line_io: tuple[LineConfig, ...] = ()
+    trigger: TriggerConfig | None = None
+    gate: GateConfig | None = None
+    transfer: TransferConfig = TransferConfig()
+    metrics: MetricsConfig | None = None
+    drift: DriftConfig | None = None
+    degrade: DegradeConfig | None = None
+    recipe: tuple[RecipeConfig, ...] = ()
+
+    @property
+    def cameras(self) -> tuple[CameraConfig, ...]:
+        """All cameras, also where there is one."""
+        return self.camera if isinstance(self.camera, tuple) else (self.camera,)
