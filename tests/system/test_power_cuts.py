@@ -110,7 +110,7 @@ class Plc:
         if words[:1] == ["V"] and len(words) == 4:
             self.told[words[3]] = (int(words[1]), words[2])
             self._waits_for = ""
-        if words[:2] == ["S", "READY"] and not self._waits_for:
+        if "READY" in words and not self._waits_for:  # also behind the rest of a line that was torn
             self.is_ready.set()
             threading.Event().wait(self._pauses.uniform(0, 0.3))
             self._waits_for = f"p-{self.next:06d}"
@@ -256,7 +256,7 @@ def test_power_cuts_lose_no_part_without_a_trace(line: tuple[Site, Board], tmp_p
         begun = time.monotonic()
         thread = threading.Thread(target=plc.serve, args=(board.on(),))
         thread.start()
-        wait_for(plc.is_ready.is_set, TIMEOUT_S, what="Ready on the serial line", every_s=0.05)
+        wait_for(plc.is_ready.is_set, TIMEOUT_S, what=f"Ready on the serial line: {plc.heard}", every_s=0.05)
         ready_s = time.monotonic() - begun
         # So many parts at least, however slow this machine is; the last start shows what the last cut has left.
         parts = noise.randrange(5) if number <= cuts else 3
