@@ -179,6 +179,7 @@ def test_gige_camera_that_waits_for_its_input_can_be_told_another_exposure(
     second = open_camera(gige(trigger="Software", rate_hz=None, exposure_us=20000.0))
     running.reader.exchange(second, PATIENCE_S)
     assert second.shows.is_set()
+    gige_camera.kill()  # the reader waits for an input that nobody gives: its end would be waited for in vain
 
 
 def test_gige_camera_is_found(gige_camera: CameraProcess) -> None:
