@@ -94,6 +94,7 @@ class Plc:
         self.is_ready = threading.Event()
         self._pauses = pauses
         self._waits_for = ""
+        self._may_trigger = False
 
     def serve(self, tty: str) -> None:
         """Works at a serial line until it ends."""
@@ -110,7 +111,10 @@ class Plc:
         if words[:1] == ["V"] and len(words) == 4:
             self.told[words[3]] = (int(words[1]), words[2])
             self._waits_for = ""
-        if "READY" in words and not self._waits_for:  # also behind the rest of a line that was torn
+        if level := {"READY", "BUSY", "WAIT"}.intersection(words):  # also behind the rest of a line that was torn
+            self._may_trigger = "READY" in level
+        if self._may_trigger and not self._waits_for:
+            self._may_trigger = False
             self.is_ready.set()
             threading.Event().wait(self._pauses.uniform(0, 0.3))
             self._waits_for = f"p-{self.next:06d}"
@@ -260,7 +264,7 @@ def test_power_cuts_lose_no_part_without_a_trace(line: tuple[Site, Board], tmp_p
         ready_s = time.monotonic() - begun
         # So many parts at least, however slow this machine is; the last start shows what the last cut has left.
         parts = noise.randrange(5) if number <= cuts else 3
-        wait_for(lambda: len(plc.told) >= parts, TIMEOUT_S, what=f"{parts} verdicts", every_s=0.05)  # noqa: B023
+        wait_for(lambda: len(plc.told) >= parts, TIMEOUT_S, what=f"{parts} verdicts: {plc.heard[-9:]}", every_s=0.05)  # noqa: B023
         threading.Event().wait(noise.uniform(0.0, 4.0))
         wait_s = time.monotonic() - begun - ready_s
         board.cut()

@@ -14,7 +14,7 @@ Where ``agent.toml`` has a ``[trigger]`` table, the agent tells its levels whene
     S <READY|BUSY|WAIT> <fault code> <0|1: the gate>
     P <recipe>         which recipe runs; only on a line with recipes
 
-and the line may say::
+An empty line ends one that was torn when the port was lost. And the line may say::
 
     T [<part_id>]      a part is in front of the camera
     E <count>          the encoder's count
@@ -78,6 +78,7 @@ class SerialOutput(LineOutput):
         self._reader: threading.Thread | None = None
         self._state_line = b""
         self._recipe_line = b""
+        self._was_open = False
 
     def signal(self, signal: Signal) -> bool:
         """As `LineOutput.signal`."""
@@ -115,6 +116,9 @@ class SerialOutput(LineOutput):
         self._port = serial.Serial(
             self._port_name, self._baud, timeout=READ_S, write_timeout=self._timeout_s, exclusive=True
         )
+        if self._was_open:
+            self._port.write(b"\n")  # ends a line that the loss has torn, which the next one would be glued to
+        self._was_open = True
 
     def _send(self, signal: Signal) -> None:
         if self._port is None:

@@ -87,6 +87,7 @@ def test_lost_port_is_opened_again(line: Line, output: LineOutput) -> None:
     wait_for(lambda: output.signal(Signal(2, "p", "reject")))
     wait_for(lambda: b"V 2 REJECT p" in line.heard())
     assert output.missed >= 1
+    assert line.heard()[0] == b"", "what the loss has torn is ended, or the next line would be glued to it"
 
 
 def test_line_that_reads_nothing_holds_up_for_its_time_out_at_most(output: LineOutput) -> None:
