@@ -211,8 +211,12 @@ def _lazily(
     for sample in samples:
         own_labels(sample, dataset, labels)  # an unknown type is said before any work
 
+    shown = {} if drawn is None else {sample.path: partial(drawn.mask_for, sample, labels) for sample in drawn.samples}
     return TrueFrames(
-        [partial(true_frame, sample, labels, first + number, dataset, drawn) for number, sample in enumerate(samples)]
+        [
+            partial(true_frame, sample, labels, first + number, dataset, shown.get(sample.path))
+            for number, sample in enumerate(samples)
+        ]
     )
 
 
@@ -311,7 +315,7 @@ def true_frame(
     labels: Sequence[str],
     sequence: int,
     dataset: Dataset | None = None,
-    drawn: masks.MaskDataset | None = None,
+    read_mask: Callable[[], Mask] | None = None,
 ) -> TrueFrame:
     """Reads a data set's sample with its truth, as far as the model knows the types.
 
@@ -320,14 +324,14 @@ def true_frame(
         labels: The model's.
         sequence: Number of the frame.
         dataset: Where the sample is from; its labels are lineside's own if ``None``.
-        drawn: The masks of the data set; ``None`` where it has none.
+        read_mask: Reads the sample's mask; ``None`` where there is none.
 
     Raises:
         CalibrationError: The model doesn't know a type that the sample shows.
         BadInputFormatError: The file is no image.
         DatasetError: The mask's file is damaged.
     """
-    mask = None if drawn is None else drawn.mask_at(sample.path, labels)
+    mask = None if read_mask is None else read_mask()
     return TrueFrame(sample_frame(sample, sequence), sample.boxes, own_labels(sample, dataset, labels), mask)
 
 

@@ -55,10 +55,21 @@ def shown_in(tables: Pixels) -> npt.NDArray[np.int64]:
     return np.flatnonzero(tables.sum(axis=2)[:, 1:].any(axis=0))
 
 
-def mean_iou(tables: Pixels) -> float:
-    """Returns the mean over the types that the masks show of shared over joint pixels, of all frames together.
+def iou_of(table: Pixels) -> list[float | None]:
+    """Returns the IoU of each label.
 
-    0 where no mask shows anything.
+    Args:
+        table: ``(classes, classes)``, pixels by true and by said class, such as the sum over frames.
+
+    Returns:
+        One value a label; ``None`` where no pixel shows it.
     """
-    shared, union = (counts[:, shown_in(tables)].sum(axis=0) for counts in overlaps(tables))
-    return float(np.mean(shared / union)) if len(union) else 0.0
+    shared, union = (counts[0] for counts in overlaps(table[None]))
+    shown = table[1:].any(axis=1)
+    return [float(shared[n] / union[n]) if shown[n] else None for n in range(len(shown))]
+
+
+def mean_iou(tables: Pixels) -> float:
+    """Returns the mean of `iou_of` over the labels that the masks show, all frames together; 0 where they show none."""
+    found = [value for value in iou_of(tables.sum(axis=0)) if value is not None]
+    return float(np.mean(found)) if found else 0.0

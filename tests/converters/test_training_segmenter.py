@@ -12,10 +12,11 @@ torch = pytest.importorskip("torch", reason="the train extra is not installed")
 
 import onnxruntime as ort  # noqa: E402
 
+from lineside_converters.pixels import iou_of  # noqa: E402
 from lineside_converters.released import build_from_training  # noqa: E402
 from lineside_converters.training.config_segmenter import SegmenterConfig  # noqa: E402
 from lineside_converters.training.masked import load_masked  # noqa: E402
-from lineside_converters.training.masks import MaskLessons, dice_loss, iou_of, preprocess_of, segment  # noqa: E402
+from lineside_converters.training.masks import MaskLessons, dice_loss, preprocess_of, segment  # noqa: E402
 from lineside_converters.training.segmenter import area_min, train_segmenter  # noqa: E402
 from lineside_models.networks import from_state_dict  # noqa: E402
 from lineside_models.postprocess import decode  # noqa: E402

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lineside_converters.pixels import iou_of
 from lineside_converters.training.augment import relight
 from lineside_converters.training.batches import ahead
 from lineside_converters.training.drawing import Laps, repeat_factors
@@ -147,20 +148,6 @@ def segment(model: nn.Module, image: NDArray[np.uint8], how: Preprocess) -> NDAr
     inside = maps[:, :, : max(1, height), : max(1, width)]
     whole = F.interpolate(inside, size=image.shape, mode="bilinear", align_corners=False)
     return np.asarray(whole[0].argmax(0).numpy(), np.int64)
-
-
-def iou_of(table: NDArray[np.int64]) -> list[float | None]:
-    """Returns the IoU of each type but the background.
-
-    Args:
-        table: ``(C, C)`` pixels by what they show and what they were taken for.
-
-    Returns:
-        One value a type; ``None`` where no pixel shows it.
-    """
-    right = np.diag(table)
-    union = table.sum(0) + table.sum(1) - right
-    return [float(right[n] / union[n]) if table[n].sum() else None for n in range(1, len(table))]
 
 
 def preprocess_of(side_px: int) -> Preprocess:

@@ -58,8 +58,8 @@ class MaskDataset:
         number = int(sample.labels[0]) + 1 if len(sample.labels) else 0
         return np.where(mask > self.level, number, 0).astype(np.uint8)
 
-    def mask_at(self, path: Path, labels: Sequence[str]) -> npt.NDArray[np.uint8]:
-        """Reads the mask of an image as a model numbers the types: k + 1 for the k-th of its ``labels``.
+    def mask_for(self, sample: Sample, labels: Sequence[str]) -> npt.NDArray[np.uint8]:
+        """Reads a sample's mask as a model numbers the types: k + 1 for the k-th of its ``labels``.
 
         Raises:
             DatasetError: As for `mask_of`; or the model doesn't know one of the data set's types.
@@ -67,13 +67,13 @@ class MaskDataset:
         unknown = sorted(set(self.labels) - set(labels))
         if unknown:
             raise DatasetError(
-                f"the masks beside {path.name}",
+                f"the masks beside {sample.path.name}",
                 expected=f"only types of {', '.join(labels)}",
                 actual=", ".join(unknown),
                 action="Give data of the model's own types.",
             )
         own = np.array([0, *(list(labels).index(name) + 1 for name in self.labels)], np.uint8)
-        return np.asarray(own[self.mask_of(next(sample for sample in self.samples if sample.path == path))])
+        return np.asarray(own[self.mask_of(sample)])
 
 
 def is_one(root: Path) -> bool:
