@@ -65,8 +65,8 @@ def iou_of(table: Pixels) -> list[float | None]:
         One value a label; ``None`` where no pixel shows it.
     """
     shared, union = (counts[0] for counts in overlaps(table[None]))
-    shown = table[1:].any(axis=1)
-    return [float(shared[n] / union[n]) if shown[n] else None for n in range(len(shown))]
+    shown = set(shown_in(table[None]).tolist())
+    return [float(shared[n] / union[n]) if n in shown else None for n in range(len(union))]
 
 
 def mean_iou(tables: Pixels) -> float:
