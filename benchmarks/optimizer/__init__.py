@@ -10,7 +10,7 @@ import importlib
 import sys
 from typing import Any
 
-ROWS = ("level1", "text_encoder", "others")
+ROWS = ("level1", "biases", "text_encoder", "others")
 
 
 def run() -> dict[str, Any]:
