@@ -22,6 +22,17 @@ from tests.peers.waiting import wait_for
 MEMORY_MIB = 1024
 PATIENCE = "systemd.default_device_timeout_sec=3600 systemd.default_timeout_start_sec=3600"
 """An emulator on a busy machine brings a disk after minutes."""
+TRIGGERED = """
+[camera]
+type = "folder"
+path = "/opt/lineside/factory/golden"
+loop = true
+
+[trigger]
+deadline_ms = 600000.0
+late_max = 0
+"""
+"""Of ``agent.toml``: parts that the line triggers, and as long to judge one as an emulator may need."""
 HOST_CACHE = arm64.ROOT / ".cache"
 """In the place of the user's: Debian is built there once."""
 

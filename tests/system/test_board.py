@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from tests.boards import arm64
-from tests.boards.powered import EmulatedBoard, prepared, repaired_root
+from tests.boards.powered import TRIGGERED, EmulatedBoard, prepared, repaired_root
 from tests.boards.site import GROUP, NAME, Site, lineside, say
 from tests.peers.waiting import wait_for
 
@@ -31,16 +31,7 @@ TIMEOUT_S = 3600
 
 READY, PASSED, REJECTED = 4, 5, 6
 TRIGGER = 0
-LINE = f"""
-[camera]
-type = "folder"
-path = "/opt/lineside/factory/golden"
-loop = true
-
-[trigger]
-deadline_ms = 600000.0
-late_max = 0
-
+LINE = f"""{TRIGGERED}
 [[line_io]]
 type = "gpio"
 chip = "/dev/gpiochip0"

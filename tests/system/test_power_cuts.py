@@ -34,7 +34,7 @@ import serial
 
 from lineside_boards.image import initramfs
 from tests.boards import arm64, emulator
-from tests.boards.powered import prepared, repaired_root
+from tests.boards.powered import TRIGGERED, prepared, repaired_root
 from tests.boards.site import NAME, Site, say
 from tests.boards.volatile import VolatileDisk
 from tests.peers.waiting import wait_for
@@ -45,16 +45,7 @@ TIMEOUT_S = 3600
 """Of any wait. Generous: two emulated cores on a busy machine."""
 
 STATE = "/var/lib/lineside"
-LINE = """
-[camera]
-type = "folder"
-path = "/opt/lineside/factory/golden"
-loop = true
-
-[trigger]
-deadline_ms = 600000.0
-late_max = 0
-
+LINE = f"""{TRIGGERED}
 [[line_io]]
 type = "serial"
 port = "/dev/ttyAMA0"

@@ -6,6 +6,7 @@ its gradients go as bytes with error feedback to whoever keeps them. The shares 
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -37,6 +38,18 @@ class Counted:
         self.bytes_sent = 0.0
         self.waited_s = 0.0
 
+    @contextlib.contextmanager
+    def collective(self, sent_bytes: int) -> Iterator[None]:
+        """A collective that the training thread stands in.
+
+        Args:
+            sent_bytes: What this worker sends in it.
+        """
+        began_s = time.perf_counter()
+        yield
+        self.bytes_sent += sent_bytes
+        self.waited_s += time.perf_counter() - began_s
+
 
 class _Allocates:
     """Memory for a collective, as torch's own take it."""
@@ -45,49 +58,43 @@ class _Allocates:
         return torch.empty(*size, dtype=dtype, device=device)
 
 
-class PlainGather(_Allocates, AllGather):
-    """Parameters as they are."""
+class _Counts(_Allocates):
+    """Counts what it sends and how long the training thread stands in it."""
 
     def __init__(self, counted: Counted) -> None:
         self._counted = counted
+
+
+class PlainGather(_Counts, AllGather):
+    """Parameters as they are."""
 
     def __call__(
         self, output_tensor: Tensor, input_tensor: Tensor, group: dist.ProcessGroup, async_op: bool = False
     ) -> dist.Work | None:
         """Gathers."""
-        began_s = time.perf_counter()
-        work: dist.Work | None = gather_into(output_tensor, input_tensor, group=group, async_op=async_op)
-        self._counted.bytes_sent += (group.size() - 1) * input_tensor.nbytes
-        self._counted.waited_s += time.perf_counter() - began_s
+        with self._counted.collective((group.size() - 1) * input_tensor.nbytes):
+            work: dist.Work | None = gather_into(output_tensor, input_tensor, group=group, async_op=async_op)
         return work
 
 
-class HalfGather(_Allocates, AllGather):
+class HalfGather(_Counts, AllGather):
     """Parameters rounded to bfloat16 on their way; the network computes in float32 with them."""
-
-    def __init__(self, counted: Counted) -> None:
-        self._counted = counted
 
     def __call__(
         self, output_tensor: Tensor, input_tensor: Tensor, group: dist.ProcessGroup, async_op: bool = False
     ) -> dist.Work | None:
         """Gathers, also what is this worker's own as it is rounded: all workers compute with the same values."""
         del async_op  # the values are there when this returns
-        began_s = time.perf_counter()
-        half = input_tensor.to(torch.bfloat16)
-        found = torch.empty(output_tensor.shape, dtype=torch.bfloat16, device=output_tensor.device)
-        gather_into(found, half, group=group)
-        output_tensor.copy_(found)
-        self._counted.bytes_sent += (group.size() - 1) * half.nbytes
-        self._counted.waited_s += time.perf_counter() - began_s
+        with self._counted.collective((group.size() - 1) * input_tensor.numel() * torch.bfloat16.itemsize):
+            half = input_tensor.to(torch.bfloat16)
+            found = torch.empty(output_tensor.shape, dtype=torch.bfloat16, device=output_tensor.device)
+            gather_into(found, half, group=group)
+            output_tensor.copy_(found)
         return None
 
 
-class PlainReduceScatter(_Allocates, ReduceScatter):
+class PlainReduceScatter(_Counts, ReduceScatter):
     """Gradients as they are, as torch sends them."""
-
-    def __init__(self, counted: Counted) -> None:
-        self._counted = counted
 
     def __call__(
         self,
@@ -98,11 +105,11 @@ class PlainReduceScatter(_Allocates, ReduceScatter):
         async_op: bool = False,
     ) -> dist.Work | None:
         """Reduces. gloo has no reduce-scatter: torch gives it an all-reduce, of twice the bytes."""
-        began_s = time.perf_counter()
-        work: dist.Work | None = reduce_scatter_into(output_tensor, input_tensor, op=op, group=group, async_op=async_op)
         twice = 2 if input_tensor.device.type == "cpu" else 1
-        self._counted.bytes_sent += twice * (group.size() - 1) * output_tensor.nbytes
-        self._counted.waited_s += time.perf_counter() - began_s
+        with self._counted.collective(twice * (group.size() - 1) * output_tensor.nbytes):
+            work: dist.Work | None = reduce_scatter_into(
+                output_tensor, input_tensor, op=op, group=group, async_op=async_op
+            )
         return work
 
 
