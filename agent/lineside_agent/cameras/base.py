@@ -15,7 +15,7 @@ import dataclasses
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import NamedTuple
 
 import cv2
@@ -73,12 +73,16 @@ class Camera(ABC):
         Raises:
             CameraError: It gives no frames, or none any more.
         """
+        shots = self._frames(start_at)
         try:
-            for shot in self._frames(start_at):
+            for shot in shots:
                 self.shows.set()
                 yield shot
         except (OSError, cv2.error, ValueError) as error:
             raise CameraError(f"{self.source}: {error}", action="Look at the camera; it is opened again.") from error
+        finally:
+            if isinstance(shots, Generator):
+                shots.close()  # which gives the camera back
 
     @abstractmethod
     def _frames(self, start_at: int) -> Iterator[Shot]:

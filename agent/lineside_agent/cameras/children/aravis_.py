@@ -61,6 +61,7 @@ def opened(options: dict[str, Any]) -> Any:
         raise ValueError("another program controls the camera, or did until a few seconds ago")
     if options["pixel_format"]:
         camera.set_pixel_format_from_string(options["pixel_format"])
+    encoding_of(camera.get_pixel_format(), camera)  # said before anything is waited for
     if options["width"] and options["height"]:
         camera.set_region(0, 0, options["width"], options["height"])
     if options["exposure_us"] is not None:
@@ -76,6 +77,15 @@ def opened(options: dict[str, Any]) -> Any:
     if camera.is_gv_device():
         camera.gv_auto_packet_size()
     return camera
+
+
+def encoding_of(pixel_format: int, camera: Any) -> str:
+    """Returns how the pipe names a pixel format; raises where nobody here reads it."""
+    encoding = FORMATS.get(pixel_format)
+    if encoding is None:
+        own = camera.get_pixel_format_as_string()
+        raise ValueError(f"nobody here reads pixels as {own}: set pixel_format to one of {', '.join(ENCODINGS)}")
+    return encoding
 
 
 def give(pipe: Pipe, camera: Any, options: dict[str, Any]) -> None:
@@ -109,10 +119,7 @@ def send(pipe: Pipe, buffer: Any, camera: Any) -> None:
     if buffer.get_status() != Aravis.BufferStatus.SUCCESS:
         pipe.lost(f"damaged on its way: {buffer.get_status().value_nick}", captured_at_ns)
         return
-    encoding = FORMATS.get(buffer.get_image_pixel_format())
-    if encoding is None:
-        own = camera.get_pixel_format_as_string()
-        raise ValueError(f"nobody here reads pixels as {own}: set pixel_format to one of {', '.join(ENCODINGS)}")
+    encoding = encoding_of(buffer.get_image_pixel_format(), camera)
     height, width = buffer.get_image_height(), buffer.get_image_width()
     size = height * width * (3 if encoding in ("BGR8", "RGB8") else 1)
     pipe.frame(memoryview(buffer.get_data())[:size], encoding, height, width, captured_at_ns)
