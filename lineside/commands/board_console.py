@@ -34,8 +34,7 @@ def run(options: argparse.Namespace) -> int:
     with Terminal(log=options.log) as terminal:
         port = Port(options.port, baud=baud)
         try:
-            say(f"{options.port} at {baud} baud; Ctrl-] ends it")
-            terminal.run(port)
+            terminal.run(port, greeting=f"{options.port} at {baud} baud; Ctrl-] ends it")
         finally:
             port.close()
     say(f"\nleft {options.port}")

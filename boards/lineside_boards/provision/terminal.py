@@ -53,14 +53,20 @@ class Terminal:
             with contextlib.suppress(OSError):
                 self._log.close()
 
-    def run(self, port: Port) -> None:
+    def run(self, port: Port, *, greeting: str) -> None:
         """Joins terminal and line until Ctrl-].
+
+        Args:
+            port: The line.
+            greeting: Is shown once every key goes to the board, Ctrl-C too; not before.
 
         Raises:
             BoardLinkError: The adapter is gone.
             DiskFullError: There is no room for the log.
         """
-        tty.setraw(self._keys)
+        # Not TCSAFLUSH, which is tty's default: what was typed meanwhile would be lost.
+        tty.setraw(self._keys, termios.TCSADRAIN)
+        os.write(self._screen, f"{greeting}\r\n".encode())
         while True:
             if select.select([self._keys], [], [], 0)[0]:
                 typed = os.read(self._keys, 4096)
