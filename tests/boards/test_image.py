@@ -4,6 +4,7 @@ import json
 import lzma
 import os
 import random
+import shutil
 import subprocess
 import zlib
 from pathlib import Path
@@ -16,7 +17,7 @@ from lineside_boards.image.ext4 import Ext4Volume
 from lineside_boards.image.fat import FatVolume
 from lineside_boards.image.mbr import disk_id, write_mbr
 from lineside_boards.image.table import Partition, find, partitions
-from lineside_runtime.errors import ImageError, InputNotFoundError
+from lineside_runtime.errors import ImageError, InputNotFoundError, ReadBackError
 from tests.boards.images import MIB, check_file_systems, jetpack, raspberry_pi_os, run
 
 
@@ -173,6 +174,39 @@ def test_tree_is_written_twice_and_stays_whole(image: Path, tmp_path: Path) -> N
         Ext4Volume(image, root).write_tree(tree)
     assert Ext4Volume(image, root).read("/opt/x/file") == b"second, and longer than before"
     check_file_systems(image, tmp_path)
+
+
+@pytest.mark.parametrize("place", ["opt/big/folder/f401", "opt/big/one", "opt/small/link", "etc/one", "etc/link"])
+def test_what_reads_back_otherwise_is_found(
+    image: Path, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A debugfs in front of the real one changes one file of the image behind each writing."""
+    tree = tmp_path / "tree"
+    for folder in ("opt/big/folder", "opt/small", "etc"):
+        (tree / folder).mkdir(parents=True)
+    for path in (*(f"opt/big/folder/f{number}" for number in range(405)), "opt/big/one", "opt/small/one", "etc/one"):
+        (tree / path).write_text(path)
+    for path in ("opt/small/link", "etc/link"):
+        (tree / path).symlink_to("one")
+    real = shutil.which("debugfs", path=f"{os.environ['PATH']}:/usr/sbin")
+    change = f'symlink "/{place}" "two"' if place.endswith("link") else f'write "{tree}/etc/one2" "/{place}"'
+    liar = tmp_path / "bin" / "debugfs"
+    liar.parent.mkdir()
+    liar.write_text(
+        f"""#!/bin/sh
+{real} "$@" || exit
+[ "$1" = -w ] || exit 0
+for target; do :; done
+printf '%s\n' 'rm "/{place}"' '{change}' | {real} -w -f - "$target" >&2
+"""
+    )
+    liar.chmod(0o755)
+    volume = Ext4Volume(image, find(partitions(image), "rootfs", "ext4"))
+    volume.write_tree(tree)
+    (tree / "etc/one2").write_text("another")
+    monkeypatch.setenv("PATH", f"{liar.parent}:{os.environ['PATH']}")
+    with pytest.raises(ReadBackError, match=rf"{Path(place).name}\b.* differs"):
+        volume.write_tree(tree)
 
 
 def test_no_room_is_said_before_anything_is_written(image: Path, tmp_path: Path) -> None:

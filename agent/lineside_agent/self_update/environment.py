@@ -91,7 +91,8 @@ def _install(payload: Payload, folder: Path, site: Path, *, foreign: bool) -> No
     requirements.write_text(_requirements(payload))
     tags = [*for_target(manifest.python, manifest.architecture), "--no-compile"] if foreign else []
     pip = [str(payload.path / manifest.wheel_of("pip") / "pip")]
-    run_pip(pip, ["install", "--target", str(site), *tags, "--requirement", str(requirements)], scratch=folder)
+    arguments = ["install", "--target", str(site), *tags, "--requirement", str(requirements)]
+    run_pip(pip, arguments, scratch=folder, behind=not foreign)
     requirements.unlink()
     for note in site.glob("*.dist-info/direct_url.json"):  # where the wheel lay on the machine that ran pip
         note.unlink()
@@ -115,14 +116,17 @@ def _requirements(payload: Payload) -> str:
     return "\n".join([*lines, ""])
 
 
-def run_pip(pip: Sequence[str], arguments: Sequence[str], *, scratch: Path, offline: bool = True) -> None:
-    """Runs pip behind everything else that wants the processor.
+def run_pip(
+    pip: Sequence[str], arguments: Sequence[str], *, scratch: Path, offline: bool = True, behind: bool = False
+) -> None:
+    """Runs pip.
 
     Args:
         pip: How Python runs it: a path in its wheel, ``pip-….whl/pip``, or ``-m pip``.
         arguments: Of pip.
         scratch: For its temporary files: on the target's disk, where they can be renamed.
         offline: Whether it may look nowhere, heeds no configuration, and takes exactly what it is given.
+        behind: Whether it runs behind everything else that wants the processor: a line is inspected meanwhile.
 
     Raises:
         StagingError: It failed; its last lines are in the message.
@@ -137,7 +141,7 @@ def run_pip(pip: Sequence[str], arguments: Sequence[str], *, scratch: Path, offl
         environment["PIP_CONFIG_FILE"] = os.devnull
         options += ["--no-cache-dir"]
         arguments = [*arguments, "--no-index", "--no-deps", "--require-hashes"]
-    command = ["nice", "-n", "19", sys.executable, *pip, *options, *arguments]
+    command = [*(["nice", "-n", "19"] if behind else []), sys.executable, *pip, *options, *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=INSTALL_TIMEOUT_S)
     except subprocess.TimeoutExpired as error:

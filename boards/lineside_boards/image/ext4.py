@@ -9,9 +9,11 @@ from __future__ import annotations
 import filecmp
 import os
 import re
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -24,6 +26,12 @@ _ENTRY = re.compile(r"/(\d+)/(\d{6})/(\d+)/(\d+)/(.+?)/(\d*)/")
 _PROMPT = "debugfs: "
 _HEADROOM = 1.1
 """Free blocks that must be there for each block of data: folders and extents need some too."""
+
+_READERS = 2
+"""debugfs that read back side by side: one reads as fast as one core unpacks extents and copies."""
+
+_WHOLE = 400
+"""Files of a folder that is read back with one command; a larger one is taken apart, so that the readers share it."""
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -165,24 +173,32 @@ class Ext4Volume:
             yield f'write "{_quotable(str(tree / relative))}" "{place}"'
 
     def _compare(self, tree: Path) -> None:
-        """Reads back: the top folders that were written to are dumped and compared file by file."""
-        with tempfile.TemporaryDirectory(prefix=".read-back-", dir=tree.parent) as scratch:
-            roots = _own_roots(tree)
-            script = Path(scratch, "script")
-            lines = []
-            for number, (relative, whole) in enumerate(roots):
-                verb = "rdump" if whole else "dump"
-                target = Path(scratch, str(number))
-                if whole:
-                    target.mkdir()
-                lines.append(f'{verb} "/{relative}" "{target}"')
-            script.write_text("\n".join([*lines, ""]))
-            self._run_script(str(script), writable=False)
-            for number, (relative, whole) in enumerate(roots):
-                found = (
-                    Path(scratch, str(number), PurePosixPath(relative).name) if whole else Path(scratch, str(number))
-                )
-                _check_same(tree / relative, found, relative)
+        """Reads back: what was written is dumped and compared file by file, by several debugfs side by side."""
+        shares = _shares(_own_roots(tree), _READERS)
+        with (
+            tempfile.TemporaryDirectory(prefix=".read-back-", dir=tree.parent) as scratch,
+            ThreadPoolExecutor(_READERS) as readers,
+        ):
+            folders = [Path(scratch, str(number)) for number in range(len(shares))]
+            for done in [
+                readers.submit(self._compare_share, tree, share, folder)
+                for share, folder in zip(shares, folders, strict=True)
+            ]:
+                done.result()
+
+    def _compare_share(self, tree: Path, paths: list[Path], scratch: Path) -> None:
+        scratch.mkdir()
+        lines = []
+        for number, path in enumerate(paths):
+            target = scratch / str(number)
+            target.mkdir()
+            lines.append(f'rdump "/{path.relative_to(tree)}" "{target}"')
+        script = scratch / "script"
+        script.write_text("\n".join([*lines, ""]))
+        self._run_script(str(script), writable=False)
+        for number, path in enumerate(paths):
+            _check_same(path, scratch / str(number) / path.name, str(path.relative_to(tree)))
+            shutil.rmtree(scratch / str(number))
 
     def _lists(self, folders: list[str]) -> dict[str, dict[str, Entry]]:
         with tempfile.NamedTemporaryFile("w", suffix=".debugfs", encoding="utf-8") as script:
@@ -224,38 +240,57 @@ def _walk(tree: Path) -> Iterator[tuple[str, int, int]]:
             yield str(path.relative_to(tree)), told.st_mode, told.st_size if stat.S_ISREG(told.st_mode) else 0
 
 
-def _own_roots(tree: Path) -> list[tuple[str, bool]]:
-    """What to read back: files and links one by one, but whole folders below ``opt``, where nobody else's files are."""
-    roots: list[tuple[str, bool]] = []
-    for path in sorted(tree.iterdir()):
-        if path.name == "opt":
-            roots += [(f"opt/{one.name}", True) for one in sorted(path.iterdir())]
-        else:
-            roots += [
-                (str(Path(folder, name).relative_to(tree)), False)
-                for folder, _, names in os.walk(path)
-                for name in sorted(names)
-                if not Path(folder, name).is_symlink()
-            ]
+def _own_roots(tree: Path) -> list[Path]:
+    """What to read back: files and links one by one; below ``opt``, where nobody else's files are, whole folders."""
+    roots: list[Path] = []
+    for top in sorted(tree.iterdir()):
+        for folder, folders, names in os.walk(top):
+            links = [name for name in folders if Path(folder, name).is_symlink()]
+            roots += [Path(folder, name) for name in sorted([*names, *links])]
+            if top.name == "opt":
+                whole = [name for name in folders if name not in links and _count(Path(folder, name)) <= _WHOLE]
+                roots += [Path(folder, name) for name in sorted(whole)]
+                folders[:] = [name for name in folders if name not in whole]
     return roots
+
+
+def _shares(roots: list[Path], count: int) -> list[list[Path]]:
+    """Deals roots out so that each share has about the same number of bytes, the largest first."""
+    shares: list[list[Path]] = [[] for _ in range(count)]
+    sizes = [0] * count
+    for size, root in sorted(((_bytes_of(root), root) for root in roots), reverse=True):
+        least = sizes.index(min(sizes))
+        shares[least].append(root)
+        sizes[least] += size
+    return [share for share in shares if share]
+
+
+def _count(folder: Path) -> int:
+    return sum(len(names) for _, _, names in os.walk(folder))
+
+
+def _bytes_of(path: Path) -> int:
+    if not path.is_dir() or path.is_symlink():
+        return path.lstat().st_size
+    return sum(Path(folder, name).lstat().st_size for folder, _, names in os.walk(path) for name in names)
 
 
 def _check_same(wanted: Path, found: Path, relative: str) -> None:
     if not wanted.is_dir() or wanted.is_symlink():
-        if not found.is_file() or not filecmp.cmp(wanted, found, shallow=False):
+        if not _is_same(wanted, found):
             raise ReadBackError(f"/{relative} of the image differs from what was written")
         return
-    for folder, _, names in os.walk(wanted):
+    for folder, folders, names in os.walk(wanted):
         other = found / Path(folder).relative_to(wanted)
-        for name in names:
-            mine, its = Path(folder, name), other / name
-            same = (
-                its.is_symlink() and mine.readlink() == its.readlink()
-                if mine.is_symlink()
-                else its.is_file() and filecmp.cmp(mine, its, shallow=False)
-            )
-            if not same:
+        for name in [*names, *(name for name in folders if Path(folder, name).is_symlink())]:
+            if not _is_same(Path(folder, name), other / name):
                 raise ReadBackError(f"{name} under /{relative} of the image differs from what was written")
+
+
+def _is_same(wanted: Path, found: Path) -> bool:
+    if wanted.is_symlink():
+        return found.is_symlink() and wanted.readlink() == found.readlink()
+    return found.is_file() and not found.is_symlink() and filecmp.cmp(wanted, found, shallow=False)
 
 
 def _quotable(text: str) -> str:
