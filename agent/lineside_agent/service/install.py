@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -52,6 +53,8 @@ _WANTS = {
 """What ``systemctl enable`` would link."""
 
 _JOURNAL = ("systemd-journald@{}.socket", "systemd-journald-varlink@{}.socket", "systemd-journald@{}.service")
+
+_JOURNAL_ATTEMPTS, _JOURNAL_PAUSE_S = 10, 0.5
 
 _STARTED = ("lineside-guard.timer", "lineside-agent.service")
 
@@ -171,7 +174,8 @@ def uninstall(root: Path | str = "/", *, purge: bool = False, say: Say = log.inf
     live = base == Path("/")
     if live:
         _systemctl("disable", "--now", *_STARTED)
-        _systemctl("stop", *(unit.format("lineside") for unit in _JOURNAL))
+        _systemctl("stop", "lineside-guard.service")  # the timer may just have started it
+        _stop_journal()
     for place in (HOME, *((STATE, CONFIGURATION) if purge else ())):
         shutil.rmtree(base / place, ignore_errors=True)
     for journal in (base / "var/log/journal").glob("*.lineside") if purge else ():
@@ -240,6 +244,22 @@ def _wake(start: bool) -> None:
     _systemctl("daemon-reload")
     if start:
         _systemctl("enable", "--now", *_STARTED)
+
+
+def _stop_journal() -> None:
+    """A last line that waits in the socket has systemd start the journal again, which cancels the stop."""
+    units = [unit.format("lineside") for unit in _JOURNAL]
+    for _ in range(_JOURNAL_ATTEMPTS - 1):
+        try:
+            _systemctl("stop", *units)
+        except StagingError as error:  # noqa: PERF203 - a few times at most
+            if "canceled" not in str(error):
+                raise
+            log.info("the journal was wanted again while it was stopped; stopped once more")
+            time.sleep(_JOURNAL_PAUSE_S)
+        else:
+            return
+    _systemctl("stop", *units)
 
 
 def _systemctl(*arguments: str) -> None:
