@@ -1,7 +1,8 @@
 """`Profile`: everything that differs from board to board, as data; no other file asks which board this is.
 
 One file a board under ``profiles/``; a new board is a new file. Each table that states facts names its ``source``, and
-``[tested]`` says what we have run: on hardware nothing. An unknown key is an error that names its path.
+its ``unconfirmed`` what nobody has found in a page yet; ``[tested]`` says what we have run: on hardware nothing. An
+unknown key is an error that names its path.
 """
 
 from __future__ import annotations
@@ -29,7 +30,24 @@ class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     pass
 
 
-class BoardFacts(_Strict, frozen=True, kw_only=True):
+class Facts(_Strict, frozen=True, kw_only=True):
+    """A table of facts.
+
+    Attributes:
+        unconfirmed: Its keys that no page which was read confirms; ``source`` where the page at that address wasn't
+            read itself. Choices of our own, such as an order of engines, need no page. The pages' words stand in
+            ``docs/boards.md``.
+    """
+
+    unconfirmed: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.unconfirmed) - set(self.__struct_fields__))
+        if unknown:
+            raise ValueError(f"unconfirmed: no key {', '.join(unknown)} in this table")
+
+
+class BoardFacts(Facts, frozen=True, kw_only=True):
     """What the board is.
 
     Attributes:
@@ -53,7 +71,7 @@ class BoardFacts(_Strict, frozen=True, kw_only=True):
     source: str
 
 
-class PythonFacts(_Strict, frozen=True, kw_only=True):
+class PythonFacts(Facts, frozen=True, kw_only=True):
     """The Python of the board's system, which runs the agent.
 
     Attributes:
@@ -75,7 +93,7 @@ class PythonFacts(_Strict, frozen=True, kw_only=True):
     source: str
 
 
-class EngineFacts(_Strict, frozen=True, kw_only=True):
+class EngineFacts(Facts, frozen=True, kw_only=True):
     """Which engines serve it.
 
     Attributes:
@@ -89,7 +107,7 @@ class EngineFacts(_Strict, frozen=True, kw_only=True):
     source: str
 
 
-class OptimizeFacts(_Strict, frozen=True, kw_only=True):
+class OptimizeFacts(Facts, frozen=True, kw_only=True):
     """What its engines need of a compressed model, for ``lineside optimize --target``.
 
     Attributes:
@@ -111,7 +129,7 @@ class OptimizeFacts(_Strict, frozen=True, kw_only=True):
     source: str
 
 
-class CameraFacts(_Strict, frozen=True, kw_only=True):
+class CameraFacts(Facts, frozen=True, kw_only=True):
     """How frames come in.
 
     Attributes:
@@ -126,7 +144,7 @@ class CameraFacts(_Strict, frozen=True, kw_only=True):
     source: str
 
 
-class ThermalFacts(_Strict, frozen=True, kw_only=True):
+class ThermalFacts(Facts, frozen=True, kw_only=True):
     """When heat slows it down.
 
     Attributes:
@@ -140,7 +158,7 @@ class ThermalFacts(_Strict, frozen=True, kw_only=True):
     source: str
 
 
-class ImageFacts(_Strict, frozen=True, kw_only=True):
+class ImageFacts(Facts, frozen=True, kw_only=True):
     """How its system's image is laid out.
 
     Attributes:
@@ -160,7 +178,7 @@ class ImageFacts(_Strict, frozen=True, kw_only=True):
     source: str
 
 
-class FlashFacts(_Strict, frozen=True, kw_only=True):
+class FlashFacts(Facts, frozen=True, kw_only=True):
     """How the image gets onto it.
 
     Attributes:
@@ -175,7 +193,7 @@ class FlashFacts(_Strict, frozen=True, kw_only=True):
     source: str
 
 
-class ConsoleFacts(_Strict, frozen=True, kw_only=True):
+class ConsoleFacts(Facts, frozen=True, kw_only=True):
     """Its serial console.
 
     Attributes:

@@ -54,7 +54,8 @@ def _page(one: Profile) -> list[str]:
         if not isinstance(facts, msgspec.Struct):
             continue
         lines += ["", f"[{table}]"]
-        for key, value in msgspec.structs.asdict(facts).items():
+        last = sorted(msgspec.structs.asdict(facts).items(), key=lambda item: item[0] == "unconfirmed")
+        for key, value in last:
             shown = ", ".join(value) if isinstance(value, tuple) else value
             lines += [f"  {key}: {shown}"] if shown not in ("", None) else []
     return lines

@@ -30,6 +30,23 @@ def test_each_profile_says_where_its_facts_stand_and_names_real_engines(name: st
     assert set(one.optimize.engines) <= set(one.engines.order)
 
 
+@pytest.mark.parametrize("name", WANTED)
+def test_what_no_page_confirms_is_told_in_the_guide(name: str) -> None:
+    guide = (Path(__file__).parents[2] / "docs/boards.md").read_text()
+    rows = [line.split("|") for line in guide.partition("**Not confirmed**")[2].splitlines() if line.startswith("|")]
+    told = {key.strip("` ") for row in rows if name in row[1].replace(" ", "").split(",") for key in row[2].split(",")}
+    tables = msgspec.structs.asdict(profile.load(name)).items()
+    facts = {table: one for table, one in tables if isinstance(one, profile.Facts)}
+    assert told == {f"{table}.{key}" for table, one in facts.items() for key in one.unconfirmed}
+
+
+def test_only_a_key_of_the_table_can_be_unconfirmed() -> None:
+    text = (Path(profile.__file__).parent / "profiles/rpi5.toml").read_text()
+    assert text.count('unconfirmed = ["note", "pins"]') == 1
+    with pytest.raises(ConfigError, match=r"no key pinz in this table.*console"):
+        profile.parse(text.replace('"pins"]', '"pinz"]').encode(), "rpi5")
+
+
 @pytest.mark.parametrize("name", [name for name in WANTED if not name.startswith("x86")])
 def test_nothing_is_claimed_of_hardware_that_nobody_has(name: str) -> None:
     assert profile.load(name).tested.hardware == "nothing"
