@@ -41,13 +41,16 @@ class _Known:
     needs: str
 
 
-_HAILO = "HailoRT and its driver, of one version (Raspberry Pi OS: apt install hailo-all)"
+_HAILO = "HailoRT and its driver, of one version (Raspberry Pi OS: apt install dkms hailo-all)"
 _HAILO10 = "HailoRT 5 and its driver, of one version (Raspberry Pi OS: apt install hailo-h10-all)"
 _CORAL = "the gasket and apex drivers and libedgetpu"
 _CORAL_USB = "libedgetpu"
 _NVIDIA = "NVIDIA's driver, and TensorRT or onnxruntime-gpu"
 _INTEL_GPU = "intel-opencl-icd or level-zero with intel-level-zero-gpu, and pip install 'lineside[openvino]'"
-_INTEL_NPU = "Intel's NPU driver (intel-level-zero-npu), and pip install 'lineside[openvino]'"
+_INTEL_NPU = (
+    "Intel's NPU driver (intel-level-zero-npu, intel-driver-compiler-npu, intel-fw-npu), "
+    "and pip install 'lineside[openvino]'"
+)
 _AMD_NPU = "AMD's XDNA driver and onnxruntime with VitisAI"
 _AMD_GPU = "ROCm and onnxruntime with MIGraphX, or Mesa's Vulkan driver and pip install 'lineside[ncnn]'"
 _ROCKCHIP = "the vendor's kernel with its rknpu driver, librknnrt.so, and pip install rknn-toolkit-lite2"

@@ -66,7 +66,7 @@ _BUILTIN = {
     ),
     "hailo": _Builtin(
         "lineside_runtime.backends.hailo:HailoBackend",
-        "install HailoRT; on Raspberry Pi OS, apt install hailo-all",
+        "install HailoRT; on Raspberry Pi OS, apt install dkms hailo-all",
         ("hailo_platform",),
         frozenset({"hailo"}),
         _NPU,
