@@ -97,13 +97,15 @@ class EmulatedBoard:
 
     Attributes:
         pins: The lines of its GPIO chip, watched since it got power.
+        ssh_port: As given.
+        tty: The pseudo-terminal that is its console.
     """
 
     def __init__(
         self, folder: Path, image: Path, port: int, *, ssh_port: int = 0, pty: bool = False, append: str = ""
     ) -> None:
         self.image, self.console, self.tty = image, folder / "console.log", ""
-        self._folder, self._port, self._ssh_port, self._pty = folder, port, ssh_port, pty
+        self._folder, self._port, self.ssh_port, self._pty = folder, port, ssh_port, pty
         self._disk = VolatileDisk(image, folder / "disk")
         self._process: emulator.Running | None = None
         self.pins: Pins
@@ -125,7 +127,7 @@ class EmulatedBoard:
             console=None if self._pty else self.console,
             memory_mib=MEMORY_MIB,
             disk=self._disk.url,
-            ssh_port=self._ssh_port,
+            ssh_port=self.ssh_port,
             ports=self._folder,
         )
         self._process = emulator.Running(command, self._folder / "qemu.log")
