@@ -42,10 +42,12 @@ class FrameQueue:
     Args:
         images: How many images may wait.
         stop: Ends every wait.
+        ahead: How many of a source that waits itself, if that is fewer: more would only be held in memory.
     """
 
-    def __init__(self, images: int, stop: threading.Event) -> None:
+    def __init__(self, images: int, stop: threading.Event, *, ahead: int | None = None) -> None:
         self._images_max = images
+        self._ahead = images if ahead is None else min(ahead, images)
         self._stop = stop
         self._shots: collections.deque[Shot] = collections.deque()
         self._images = 0
@@ -64,7 +66,8 @@ class FrameQueue:
         """
         with self._changed:
             if wait or len(self._shots) >= LOST_MAX + self._images_max:
-                self._wait(lambda: self._images < self._images_max)
+                room = self._ahead if wait else self._images_max
+                self._wait(lambda: self._images < room)
             if wait and self._stop.is_set():
                 return True  # a finite source gives it again after the next start
             keep = not isinstance(shot, Frame) or self._images < self._images_max
