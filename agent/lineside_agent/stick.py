@@ -21,9 +21,8 @@ from typing import TYPE_CHECKING
 
 from lineside_agent.updater import Progress, ShouldStop
 from lineside_link.clock import ClockFloor
-from lineside_link.pull import FetchStopped
 from lineside_link.messages import BundleRef, Desired, decode
-from lineside_link.pull import Kind
+from lineside_link.pull import FetchStopped, Kind
 from lineside_runtime.archive import SIGNED_PREFIX
 from lineside_runtime.bundle import CHUNK_BYTES, MANIFEST_NAME, Manifest, parse_manifest
 from lineside_runtime.errors import (

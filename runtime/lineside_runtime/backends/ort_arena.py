@@ -1,4 +1,4 @@
-"""One arena for all that ONNX Runtime computes in a process that is sparing with memory (`lineside_runtime.heap.spare`).
+"""One arena for all that ONNX Runtime computes in a process that spares memory (`lineside_runtime.heap.spare`).
 
 A session's own arena begins with 1 MB and doubles; from the second call on its memory pattern takes one block more of
 what the first call needed. For `surface-12` at 640x480 that made 100 MB of 38 MB that are in use at once. In one region
