@@ -168,6 +168,7 @@ def _flow(sources: Sources) -> dict[str, Any]:
         "camera_outages": counts.outages,
         "camera_problem": _text(rig.problem),
         "cameras": rig.status(),
+        "engine_restarts": 0 if loaded is None else loaded.session.engine_restarts,
         "fallbacks": 0 if loaded is None else loaded.session.fallback_count,
         "requested_device": pipeline.requested_device,
         "used_device": pipeline.used_device,

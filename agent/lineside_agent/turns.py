@@ -12,8 +12,8 @@ AHEAD = 4
 class Turns:
     """Numbers from 1, each taken by one thread.
 
-    Whoever is done leaves what is to be done with its result, and goes on to the next frame. The thread whose turn it is
-    does so for itself and for those behind it that wait: nobody waits for a thread to wake up.
+    Whoever is done leaves what is to be done with its result, and goes on to the next frame. The thread whose turn it
+    is does that for itself and for those that are ready behind it: nobody waits for a thread to wake up.
     `concurrent.futures` gives results in order only to a thread that waits for them.
     """
 

@@ -8,6 +8,7 @@ import pty
 import signal
 import subprocess
 import sys
+import time
 import tty
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 
 from lineside_agent.drift.monitor import ask
@@ -105,6 +107,25 @@ def test_batch_without_a_hub_ends_with_a_verdict_a_frame(start: Start) -> None:
     assert agent.parts() == [(f"{n:04d}.png", "reject" if n % 2 else "pass") for n in range(6)]
     (images,) = (agent.state / "images").iterdir()
     assert sorted(path.name for path in images.iterdir()) == ["00000001.png", "00000003.png", "00000005.png"]
+
+
+def test_an_engine_whose_process_is_killed_is_started_again_and_nothing_takes_over(start: Start) -> None:
+    isolated = '[inspect]\nisolate = ["ort"]\n'
+    agent = start(top="", camera="loop = true\nrate_hz = 20.0", tables=isolated)
+    wait_for(lambda: agent.status.get("inspected", 0) > 0, 60)
+    for kill in range(1, 4):
+        (engine,) = psutil.Process(agent.child.pid).children()
+        assert "bootstrap.py" in " ".join(engine.cmdline())
+        engine.kill()
+        at_s = time.monotonic()
+        wait_for(lambda: agent.status["engine_restarts"] == kill, 60)  # noqa: B023  it is called in this round
+        before = agent.status["inspected"]
+        wait_for(lambda: agent.status["inspected"] > before + 10, 60)  # noqa: B023
+        time.sleep(max(0.0, at_s + 2**kill - time.monotonic()))  # the next one is started at once only after a pause
+    status = agent.status
+    assert (status["requested_device"], status["used_device"], status["faults"]) == ("cpu:0", "ort/cpu:0", 0)
+    assert "openvino" not in Path(f"/proc/{agent.child.pid}/maps").read_text(), "no other engine was loaded"
+    assert agent.log.count("ort/cpu:0 answers again, in a new process") == 3
 
 
 def test_damaged_image_is_a_fault_and_not_a_crash(start: Start, tmp_path: Path) -> None:
