@@ -269,7 +269,7 @@ class Daemon:
                 output.listen(self._hear_recipe)
         if self._home is not None:
             self._home.report_configuration(self._configuration.report())
-            self._home.start(self._updater, self._self_updater)
+            self._home.start(self._updater, self._self_updater, self._recipes)
             self._start("outbox", self._home.outbox.run)
             self._start("frames", self._home.frames.run)
             self._start("identity", self._home.keep_identity)

@@ -16,7 +16,7 @@ FORGOTTEN_AFTER_S = 600.0
 class Restarts:
     """Of one engine on one device. Not locked: the caller's lock holds.
 
-    A process that was killed, or that crashes now and then, is started again at once, and one call waits for it to load.
+    A process that was killed, or that crashes now and then, is started again at once, and one call waits for it.
     One that crashes within the pause after its last crash isn't: then the next device answers until that is over. It
     doubles with each crash, so an engine that only ever crashes is soon left alone for minutes.
 
