@@ -17,8 +17,8 @@ def add(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "recipe",
         help="another product follows on a device's line",
         description="Asks a device to change over to one of the recipes in its agent.toml, between two parts, and "
-        "waits until it runs. Parts that come meanwhile are rejected. The device must be there now, and its agent.toml must "
-        "say recipe_from_hub = true.",
+        "waits until it runs. Parts that come meanwhile are rejected. The device must be there now, and its "
+        "agent.toml must say recipe_from_hub = true.",
     )
     recipe.add_argument("device", help="its name")
     recipe.add_argument("recipe", help="name of the recipe")
