@@ -26,8 +26,8 @@ from pathlib import Path
 import msgspec
 
 from lineside_agent.config import AgentConfig, with_settings
-from lineside_link.fetch import FetchStopped
 from lineside_link.messages import ConfigRef, ConfigReport, Desired, Problem
+from lineside_link.pull import FetchStopped
 from lineside_runtime.errors import BrokerError, ConfigError, FetchError, LinesideError, StagingError, StoreError
 from lineside_runtime.files import write_atomic
 from lineside_runtime.pauses import Pauses

@@ -31,6 +31,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 
@@ -41,7 +42,6 @@ from lineside_agent.configuration import Configuration
 from lineside_agent.degradation import Degradation, Pace, pace_of
 from lineside_agent.drift.monitor import DriftMonitor
 from lineside_agent.haste import Haste
-from lineside_agent.home import Home
 from lineside_agent.housekeeping import Housekeeping
 from lineside_agent.images import Archive
 from lineside_agent.line import make_frames, make_station, open_lines, sinks_of
@@ -66,8 +66,12 @@ from lineside_agent.views import Seen, frames_of
 from lineside_agent.vitals import Vitals
 from lineside_agent.wear import Wear
 from lineside_link.messages import BundleRef, ConfigRef, ConfigReport, DriftReport, ResultRow
+from lineside_runtime import heap
 from lineside_runtime.errors import BrokerError, ConfigError, StoreError
 from lineside_runtime.signals import stopped_by
+
+if TYPE_CHECKING:
+    from lineside_agent.home import Home
 
 log = logging.getLogger("lineside.agent")
 
@@ -124,9 +128,7 @@ class Daemon:
         self._station = self._make_station()
         self._haste = Haste() if self._station is None else Haste(self._station.left_s)
         self._pipeline = self._make_pipeline()
-        self._home = None
-        if config.link is not None:
-            self._home = Home(config, self._boot_id, self._store, self._stop, settings=self._store_settings)
+        self._home = self._make_home()
         self._marks = Marks(config.folder)
         self._imports = Imports(config.folder, group=config.group, root=config.root)
         self._updater = Updater(
@@ -174,6 +176,13 @@ class Daemon:
         if self._rig.finite and not triggered:
             return self._first_frame
         return self._store.resume(self._rig.source)
+
+    def _make_home(self) -> Home | None:
+        if self._config.link is None:
+            return None
+        from lineside_agent.home import Home  # what checks signatures keeps 12 MB: only who has a hub pays for it
+
+        return Home(self._config, self._boot_id, self._store, self._stop, settings=self._store_settings)
 
     def _make_drift(self) -> DriftMonitor | None:
         if self._config.drift is None:
@@ -260,7 +269,7 @@ class Daemon:
                 output.listen(self._hear_recipe)
         if self._home is not None:
             self._home.report_configuration(self._configuration.report())
-            self._home.start(self._updater, self._self_updater)
+            self._home.start(self._updater, self._self_updater, self._recipes)
             self._start("outbox", self._home.outbox.run)
             self._start("frames", self._home.frames.run)
             self._start("identity", self._home.keep_identity)
@@ -496,6 +505,7 @@ def run(config_path: Path | str, *, observe: Callable[[Machine], None] | None = 
     Raises:
         LinesideError: The configuration or a file that it names is not usable.
     """
+    heap.spare()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     daemon = Daemon(read_config(config_path), observe=observe, config_path=Path(config_path).resolve())
     with stopped_by(daemon.stop):

@@ -13,15 +13,18 @@ import os
 import sqlite3
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
-import sqlite_utils
 
 from lineside_agent import unsent
+from lineside_agent.tables import tables_of
 from lineside_agent.unsent import UnsentImage
 from lineside_link.messages import ResultRow
 from lineside_runtime.errors import DatabaseError, DiskFullError, StoreError
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
 
 log = logging.getLogger("lineside.store")
 
@@ -89,7 +92,7 @@ def open_schema(path: Path, epoch: str) -> Facts:
     with contextlib.closing(connect(path)) as connection:
         if _size(path) <= CHECKED_AT_START_BYTES:
             check(connection)
-        database = sqlite_utils.Database(connection)
+        database = tables_of(connection)
         with connection:
             connection.execute("BEGIN IMMEDIATE")
             _make_tables(database, epoch)
@@ -124,7 +127,7 @@ def check(connection: sqlite3.Connection) -> None:
         raise sqlite3.DatabaseError(problems[0])
 
 
-def _make_tables(database: sqlite_utils.Database, epoch: str) -> None:
+def _make_tables(database: Database, epoch: str) -> None:
     columns = {"seq": int, "source": str, "sequence": int, "verdict": str, "captured_at_ns": int, "body": bytes}
     database["records"].create(columns, pk="seq", not_null=set(columns), if_not_exists=True)
     database["records"].create_index(["source", "sequence"], unique=True, if_not_exists=True)

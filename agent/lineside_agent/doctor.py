@@ -133,7 +133,10 @@ def _line(seen: Look) -> Iterator[Finding]:
     for alarm in (status.get("drift") or {}).get("alarms", ()):
         action = "Look at lens, lamp and parts; then `lineside agent drift --clear`, or --relearn if it was meant."
         yield _warning(f"the line has changed: {alarm}", action)
-    if status.get("fallbacks", 0):
+    restarts = status.get("engine_restarts", 0)
+    if restarts:
+        yield _warning(f"the engine's process ended {restarts} times and was started again", "The journal says how.")
+    if status.get("fallbacks", 0) > restarts:
         what = f"the engine fell back {status['fallbacks']} times, to {status.get('used_device')}"
         yield _warning(what, "`lineside devices` says what is wrong with the other.")
 

@@ -59,7 +59,7 @@ class Fetcher:
             BundleError: Metadata, manifest or a chunk is forged, old, expired or damaged.
             FetchError: The hub doesn't answer.
             DiskFullError: There is no room.
-            lineside_link.fetch.FetchStopped: Asked to.
+            lineside_link.pull.FetchStopped: Asked to.
         """
         data = self._signed(bundle, should_stop)
         manifest = parse_manifest(data)
@@ -93,7 +93,7 @@ class Fetcher:
             BundleError: Metadata, manifest or a chunk is forged, old, expired or damaged.
             FetchError: The hub doesn't answer.
             DiskFullError: There is no room.
-            lineside_link.fetch.FetchStopped: Asked to.
+            lineside_link.pull.FetchStopped: Asked to.
         """
         data = self._signed(agent, should_stop)
         manifest = parse_agent_manifest(data)
@@ -121,7 +121,7 @@ class Fetcher:
             BundleError: Metadata or content is forged, old, expired or damaged.
             FetchError: The hub doesn't answer.
             DiskFullError: There is no room.
-            lineside_link.fetch.FetchStopped: Asked to.
+            lineside_link.pull.FetchStopped: Asked to.
         """
         self._check_group(config.target)
         with self._checking:

@@ -16,6 +16,8 @@ from lineside_agent.fetch import Fetcher
 from lineside_agent.identity import Identity
 from lineside_agent.maintenance import closed
 from lineside_agent.outbox import Outbox
+from lineside_agent.recipe_command import RecipeCommands
+from lineside_agent.recipes import Recipes
 from lineside_agent.self_update.guard import AgentSlot
 from lineside_agent.self_update.machine import SelfMachine
 from lineside_agent.self_update.slots import AgentSlots
@@ -121,12 +123,13 @@ class Home:
             stop=stop,
         )
 
-    def start(self, updater: Updater, self_updater: SelfUpdater) -> None:
+    def start(self, updater: Updater, self_updater: SelfUpdater, recipes: Recipes) -> None:
         """Subscribes and connects in the background.
 
         Args:
             updater: Follows the wishes for bundles.
             self_updater: Follows those for the agent itself.
+            recipes: Follow the hub's command, where ``agent.toml`` lets it give one.
         """
         self._updater = updater
         self._self_updater = self_updater
@@ -137,6 +140,13 @@ class Home:
         self.client.subscribe(self._topics.results_ack(device), self.outbox.acknowledged)
         self.client.subscribe(self._topics.frame_ack(device), self.frames.answered, qos=0)
         self.client.subscribe(self._topics.up(device), self._heard_of_myself)
+        answers = self._topics.recipe_answer(device)
+        commands = RecipeCommands(
+            recipes,
+            allowed=self._config.recipe_from_hub,
+            publish=lambda answer: self.client.publish(answers, answer, qos=0),
+        )
+        self.client.subscribe(self._topics.recipe_command(device), commands.heard, qos=0)
         if self.identity is not None:
             self.client.subscribe(self._topics.certificate(device), self.identity.heard)
         self.client.on_connect(self._connected)

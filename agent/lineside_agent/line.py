@@ -42,7 +42,7 @@ def make_frames(config: AgentConfig, stop: threading.Event) -> Frames:
     """
     trigger = config.trigger
     if trigger is None:
-        return FrameQueue(config.cameras[0].queue, stop)
+        return FrameQueue(config.cameras[0].queue, stop, ahead=config.inspect.workers + 1)
     if trigger.mode == "watch":
         return LatestFrame(stop)
     delay_s = trigger.frame_delay_ms / 1000

@@ -24,7 +24,16 @@ COUNTERS = frozenset(
     {
         *("frames", "inspected", "passed", "rejected", "unsure", "faults", "dropped", "camera_errors"),
         *("camera_outages", "changeovers"),
-        *("fallbacks", "recorded", "repeated", "lost", "images_kept", "images_lost", "images_skipped"),
+        *(
+            "fallbacks",
+            "engine_restarts",
+            "recorded",
+            "repeated",
+            "lost",
+            "images_kept",
+            "images_lost",
+            "images_skipped",
+        ),
         *("images_removed", "records_removed", "written_bytes", "written_bytes_ever", "databases_set_aside", "resent"),
         *("drift_alarms_ever", "degradation_steps_ever", "degradation_hurried"),
     }

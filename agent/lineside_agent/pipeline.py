@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import threading
 import time
@@ -117,14 +118,15 @@ class Pipeline:
         """Runs in the caller's thread until the source ends or it is stopped; any number of threads may."""
         while (taken := self._next()) is not None:
             turn, shot = taken
-            with self._turns.kept(turn):
+            row = None
+            try:
                 row = self._judge(shot)
+            finally:
                 if row is None:
-                    self._turns.end()
-                    return
-                if not self._turns.wait(turn):
-                    return
-                self._tell_on(row, None if isinstance(shot, LostFrame) else shot)
+                    self._turns.end(turn)
+            seen = None if isinstance(shot, LostFrame) else shot
+            if row is None or not self._turns.tell(turn, functools.partial(self._tell_on, row, seen)):
+                return
 
     def _next(self) -> tuple[int, Shot | Views] | None:
         """The next frame and its place in the order; ``None`` at the end."""

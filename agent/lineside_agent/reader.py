@@ -42,15 +42,19 @@ class FrameQueue:
     Args:
         images: How many images may wait.
         stop: Ends every wait.
+        ahead: How many of a source that waits itself, if that is fewer: more would only be held in memory.
     """
 
-    def __init__(self, images: int, stop: threading.Event) -> None:
+    def __init__(self, images: int, stop: threading.Event, *, ahead: int | None = None) -> None:
         self._images_max = images
+        self._ahead = images if ahead is None else min(ahead, images)
         self._stop = stop
         self._shots: collections.deque[Shot] = collections.deque()
         self._images = 0
         self._ended = False
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._room = threading.Condition(self._lock)
+        self._filled = threading.Condition(self._lock)
 
     def put(self, shot: Shot, *, wait: bool) -> bool:
         """Appends a frame.
@@ -62,32 +66,33 @@ class FrameQueue:
         Returns:
             Whether it was appended with its image.
         """
-        with self._changed:
+        with self._lock:
             if wait or len(self._shots) >= LOST_MAX + self._images_max:
-                self._wait(lambda: self._images < self._images_max)
+                room = self._ahead if wait else self._images_max
+                self._wait(self._room, lambda: self._images < room)
             if wait and self._stop.is_set():
                 return True  # a finite source gives it again after the next start
             keep = not isinstance(shot, Frame) or self._images < self._images_max
             kept = shot if keep else _without_image(shot, f"{self._images} frames were waiting for the engine")
             self._shots.append(kept)
             self._images += isinstance(kept, Frame)
-            self._changed.notify_all()
+            self._filled.notify()
             return keep
 
     def get(self) -> Shot | None:
         """Takes the oldest frame; ``None`` when there will be no more, or when stopped."""
-        with self._changed:
-            self._wait(lambda: bool(self._shots) or self._ended)
+        with self._lock:
+            self._wait(self._filled, lambda: bool(self._shots) or self._ended)
             if self._stop.is_set() or not self._shots:
                 return None
             shot = self._shots.popleft()
             self._images -= isinstance(shot, Frame)
-            self._changed.notify_all()
+            self._room.notify()
             return shot
 
     def drain(self) -> list[Shot]:
         """Takes everything that is left, also when stopped."""
-        with self._changed:
+        with self._lock:
             left = list(self._shots)
             self._shots.clear()
             self._images = 0
@@ -95,13 +100,13 @@ class FrameQueue:
 
     def end(self) -> None:
         """Says that no frame will follow."""
-        with self._changed:
+        with self._lock:
             self._ended = True
-            self._changed.notify_all()
+            self._filled.notify_all()
 
-    def _wait(self, condition: Callable[[], bool]) -> None:
+    def _wait(self, changed: threading.Condition, condition: Callable[[], bool]) -> None:
         while not condition() and not self._stop.is_set():
-            self._changed.wait(0.2)
+            changed.wait(0.2)
 
 
 def _without_image(shot: Shot, reason: str) -> LostFrame:

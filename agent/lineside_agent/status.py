@@ -11,13 +11,12 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lineside_agent.active import ActiveInspector
 from lineside_agent.config import AgentConfig
 from lineside_agent.degradation import Degradation
 from lineside_agent.drift.monitor import DriftMonitor
-from lineside_agent.home import Home
 from lineside_agent.images import Archive
 from lineside_agent.line_io import LineOutput
 from lineside_agent.pipeline import PipelineCounts
@@ -31,6 +30,9 @@ from lineside_agent.updates import Machine
 from lineside_agent.wear import Wear
 from lineside_link.messages import ConfigReport
 from lineside_runtime.errors import LinesideError
+
+if TYPE_CHECKING:
+    from lineside_agent.home import Home
 
 log = logging.getLogger("lineside.agent")
 
@@ -166,6 +168,7 @@ def _flow(sources: Sources) -> dict[str, Any]:
         "camera_outages": counts.outages,
         "camera_problem": _text(rig.problem),
         "cameras": rig.status(),
+        "engine_restarts": 0 if loaded is None else loaded.session.engine_restarts,
         "fallbacks": 0 if loaded is None else loaded.session.fallback_count,
         "requested_device": pipeline.requested_device,
         "used_device": pipeline.used_device,

@@ -17,13 +17,12 @@ import struct
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lineside_agent.updater import Progress, ShouldStop
 from lineside_link.clock import ClockFloor
-from lineside_link.fetch import FetchStopped
 from lineside_link.messages import BundleRef, Desired, decode
-from lineside_link.pull import Kind
-from lineside_link.trust import TrustStore
+from lineside_link.pull import FetchStopped, Kind
 from lineside_runtime.archive import SIGNED_PREFIX
 from lineside_runtime.bundle import CHUNK_BYTES, MANIFEST_NAME, Manifest, parse_manifest
 from lineside_runtime.errors import (
@@ -35,6 +34,9 @@ from lineside_runtime.errors import (
     SignatureError,
 )
 from lineside_runtime.files import fsync_folder, write_atomic
+
+if TYPE_CHECKING:
+    from lineside_link.trust import TrustStore
 
 log = logging.getLogger("lineside.stick")
 
@@ -105,7 +107,7 @@ class Stick:
             SignatureError: It is of another group, or not signed for it.
             BundleError: Metadata, manifest or content is forged, old, expired or damaged.
             DiskFullError: There is no room.
-            lineside_link.fetch.FetchStopped: Asked to.
+            lineside_link.pull.FetchStopped: Asked to.
         """
         data, manifest = self._manifest(bundle, trust=trust, group=group, should_stop=should_stop)
         done = 0
@@ -205,6 +207,8 @@ def stick_trust(stick: Stick, folder: Path, root: Path | None) -> TrustStore:
     except OSError as error:
         action = "Copy the hub's root.json to the device and name it under `root` in agent.toml."
         raise InputNotFoundError(f"no TUF root to check the stick with: {error.strerror}", action=action) from error
+    from lineside_link.trust import TrustStore  # only who has a stick pays for it
+
     return TrustStore(folder / "trust", data, stick, ClockFloor(folder / "clock"))
 
 

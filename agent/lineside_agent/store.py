@@ -161,6 +161,7 @@ class Store:
         self._changed = threading.Condition()
         self._closing = threading.Event()
         self._hurry = threading.Event()
+        self._wake = threading.Event()
         self._waiting = 0
         self._images = 0
         self._unsent = 0
@@ -216,6 +217,7 @@ class Store:
             self._images += len(frames)
             if is_live and self._reserved.get(row.source, 0) - row.sequence < AHEAD_LEAST // 4:
                 self._hurry.set()  # the line is faster than its commits: the next numbers must be on disk before
+            wake = bool(frames) or self._hurry.is_set() or self._waiting >= GROUP_MAX
         try:
             self._queue.put(_Entry(row, frames, is_live=is_live), block=wait)
         except queue.Full:
@@ -225,6 +227,8 @@ class Store:
                 self.counts.lost += 1
             log.error("record of part %r is lost: %s", row.part_id, self.problem or "the disk is too slow")
             return False
+        if wake:
+            self._wake.set()
         return True
 
     def _takes_images(self, row: ResultRow, frames: tuple[Frame, ...], *, wait: bool) -> bool:
@@ -260,6 +264,7 @@ class Store:
         with self._changed:
             if self._waiting:
                 self._hurry.set()
+                self._wake.set()
             return self._changed.wait_for(lambda: self._waiting == 0, timeout_s)
 
     def wait_change(self, seen: int, timeout_s: float) -> int:
@@ -359,6 +364,7 @@ class Store:
             self._queue.put_nowait(_Reservation(source, until + AHEAD_LEAST))
         with self._changed:
             self._hurry.set()
+            self._wake.set()
             self._changed.wait_for(
                 lambda: self._reserved.get(source, 0) > until or self.problem is not None, RESERVE_TIMEOUT_S
             )
@@ -371,6 +377,7 @@ class Store:
             timeout_s: Records that are still waiting after so long, because the disk is full, are counted as lost.
         """
         self._closing.set()
+        self._wake.set()
         self._writer.join(timeout_s)
         with self._changed:
             if self._waiting:
@@ -487,15 +494,20 @@ class Store:
         group: list[_Item] = []
         due_s = 0.0
         while len(group) < GROUP_MAX:
-            at_once = self._hurry.is_set() or self._closing.is_set() or (group and time.monotonic() >= due_s)
+            left_s = due_s - time.monotonic() if group else 0.0
+            at_once = self._hurry.is_set() or self._closing.is_set() or (group and left_s <= 0)
             try:
-                item = self._queue.get(timeout=0.001 if at_once else 0.05)
+                item = self._queue.get(not group, 0.001 if at_once else 0.05)
             except queue.Empty:
                 if at_once and group:
                     break
-                if self._closing.is_set() and not group:
+                if group:  # not woken by each record, which took as much processor time as to write it
+                    self._wake.wait(left_s)
+                    self._wake.clear()
+                    continue
+                if self._closing.is_set():
                     return None
-                if not group and (self.room.is_asked or self._damage is not None):
+                if self.room.is_asked or self._damage is not None:
                     break
                 continue
             due_s = due_s or time.monotonic() + self._commit_every_s()

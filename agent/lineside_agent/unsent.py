@@ -8,9 +8,10 @@ is counted.
 from __future__ import annotations
 
 import sqlite3
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import sqlite_utils
+if TYPE_CHECKING:
+    from sqlite_utils import Database
 
 NAME = "unsent"
 
@@ -27,7 +28,7 @@ class UnsentImage(NamedTuple):
     path: str
 
 
-def make_table(database: sqlite_utils.Database) -> None:
+def make_table(database: Database) -> None:
     """Makes the table where it is missing: an agent of an earlier release had none."""
     database[NAME].create({"seq": int, "path": str}, pk="seq", not_null={"path"}, if_not_exists=True)
 

@@ -23,8 +23,8 @@ from lineside_agent.recipes import Recipes
 from lineside_agent.slots import Slots
 from lineside_agent.state_file import read_state, write_state
 from lineside_agent.updates import Action, Broke, Done, Event, LoadFailed, Look, Machine, Slot, Started, Wished, step
-from lineside_link.fetch import FetchStopped
 from lineside_link.messages import BundleRef, Problem
+from lineside_link.pull import FetchStopped
 from lineside_models.frame import Frame
 from lineside_models.golden import read_png, replay
 from lineside_models.inspector import Inspector

@@ -51,6 +51,8 @@ RIGHTS = (
     Right("repo_response", "device", "read", "write"),
     Right("results_ack", "device", "read", "write"),
     Right("frame_ack", "device", "read", "write"),
+    Right("recipe_command", "device", "read", "write"),
+    Right("recipe_answer", "device", "write", "read"),
     Right("certificate", "device", "read", "write", claim="read"),
     Right("up", "device", "readwrite", "read"),
     Right("reported", "device", "write", "read"),

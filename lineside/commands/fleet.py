@@ -1,4 +1,4 @@
-"""``lineside fleet ls|show|logs|rollout|results|move|release|simulate``."""
+"""``lineside fleet ls|show|logs|rollout|results|recipe|move|release|simulate``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lineside.commands import fleet_results, fleet_rollout, fleet_simulate
+from lineside.commands import fleet_recipe, fleet_results, fleet_rollout, fleet_simulate
 from lineside.commands.live import add_watch, draw
 from lineside.commands.output import add_json, print_json, say
 from lineside.extras import needs
@@ -47,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     logs.set_defaults(run=run_logs)
     fleet_rollout.add(actions)
     fleet_results.add(actions)
+    fleet_recipe.add(actions)
     move = actions.add_parser(
         "move",
         help="move a device to another group",

@@ -16,7 +16,7 @@ from lineside_link.client import LinkClient
 from lineside_link.messages import Deltas, Multicast, RepoRequest, RepoResponse, decode, encode, split_response
 from lineside_link.multicast import HEADROOM, Listener
 from lineside_link.pace import WINDOW_MAX, Pace
-from lineside_link.pull import Kind, Piece, PullWindow
+from lineside_link.pull import FetchStopped, Kind, Piece, PullWindow
 from lineside_link.topics import Topics
 from lineside_link.transfer import Source, Transfer
 from lineside_runtime.bundle import CHUNK_BYTES, MANIFEST_MAX_BYTES, FileList
@@ -37,10 +37,6 @@ _DELTA_POLL_S = 0.5
 """How often the hub is asked whether it has made the patches."""
 
 Answer = tuple[Piece, RepoResponse, memoryview]
-
-
-class FetchStopped(Exception):  # noqa: N818 - not an error: the caller asked for it
-    """``should_stop`` said so; what has arrived is kept, and the next call goes on from there."""
 
 
 def _never() -> bool:

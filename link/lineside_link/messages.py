@@ -563,6 +563,32 @@ class FramePiece(_Message, frozen=True, kw_only=True):
     offset: int = OFFER
 
 
+class RecipeCommand(_Message, frozen=True, kw_only=True):
+    """Asks a device to change over to another recipe, now: it is not kept for one that is away.
+
+    Attributes:
+        id: Chosen by who asks. It is said again until there is an answer, and carried out once.
+        recipe: Name of one of the device's recipes.
+    """
+
+    id: str
+    recipe: str
+
+
+class RecipeAnswer(_Message, frozen=True, kw_only=True):
+    """How a changeover went.
+
+    Attributes:
+        id: Of the command.
+        recipe: Name of the recipe that runs now.
+        error: Why it isn't the one that was asked for; ``None`` if it is.
+    """
+
+    id: str
+    recipe: str
+    error: Problem | None = None
+
+
 class FrameAnswer(_Message, frozen=True, kw_only=True):
     """What the hub says to a piece, or an offer.
 

@@ -31,6 +31,10 @@ BUSY_PAUSE_S = 0.2
 BUSY_PAUSE_MAX_S = 5.0
 
 
+class FetchStopped(Exception):  # noqa: N818 - not an error: the caller asked for it
+    """``should_stop`` said so; what has arrived is kept, and the next call goes on from there."""
+
+
 class Piece(NamedTuple):
     """Names what is asked for, as in `lineside_link.messages.RepoRequest`."""
 

@@ -12,6 +12,8 @@
 | ``d/<device>/res/ack`` | 1, retained | `messages.ResultsAck` |
 | ``d/<device>/frame`` | 0 | `messages.FramePiece` header, newline, bytes |
 | ``d/<device>/frame/ack`` | 0 | `messages.FrameAnswer` |
+| ``d/<device>/cmd/recipe`` | 0 | `messages.RecipeCommand` |
+| ``d/<device>/cmd/recipe/ack`` | 0 | `messages.RecipeAnswer` |
 | ``d/<device>/csr`` | 1 | `messages.CertificateRequest` |
 | ``d/<device>/cert`` | 1, retained | `messages.CertificateAnswer` |
 """
@@ -116,6 +118,14 @@ class Topics:
     def frame_ack(self, device: str) -> str:
         """The hub's answers to them."""
         return f"{self.prefix}/d/{device}/frame/ack"
+
+    def recipe_command(self, device: str) -> str:
+        """Asks a device to change over to another recipe."""
+        return f"{self.prefix}/d/{device}/cmd/recipe"
+
+    def recipe_answer(self, device: str) -> str:
+        """How that went."""
+        return f"{self.prefix}/d/{device}/cmd/recipe/ack"
 
     def certificate_request(self, device: str) -> str:
         """A device's requests for a certificate."""

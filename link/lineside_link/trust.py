@@ -176,7 +176,7 @@ class TrustStore:
             TargetNotFoundError: No role that may name this path names it.
             FetchError: The hub does not answer.
             DiskFullError: There is no room for the metadata.
-            lineside_link.fetch.FetchStopped: ``should_stop`` said so.
+            lineside_link.pull.FetchStopped: ``should_stop`` said so.
         """
         with _tuf_errors_mapped(target_path):
             updater = self._refreshed(should_stop)

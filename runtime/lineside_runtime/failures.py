@@ -40,6 +40,7 @@ class Failures:
         self._lock = threading.Lock()
         self._kept: deque[Fallback] = deque(maxlen=FAILURES_KEPT)
         self._count = 0
+        self._restarts = 0
 
     def add(self, device: str, during: Literal["probe", "load", "run"], error: LinesideError) -> None:
         """Logs, counts and keeps a failure."""
@@ -47,6 +48,16 @@ class Failures:
         with self._lock:
             self._count += 1
             self._kept.append(Fallback(device, during, error.code, str(error), time.time_ns()))
+
+    def restarted(self) -> None:
+        """Counts an engine's process that was started again."""
+        with self._lock:
+            self._restarts += 1
+
+    @property
+    def restarts(self) -> int:
+        """How many processes of engines were started again."""
+        return self._restarts
 
     @property
     def count(self) -> int:

@@ -6,6 +6,8 @@ Invariants:
 - A device that failed while another one answered is taken out, and tried again after a pause that doubles.
 - If no device answers a call, none is taken out: then it is the call and not the devices.
 - Each failure is logged, counted and kept with its reason; each answer says who was asked and who answered.
+- An engine's process that ended is started again for the call that it was at, unless another device is loaded for that
+  or it ends too often (`restarts`); what had to take over meanwhile is unloaded a while after it is back.
 - Where a device has no room, what can be freed is freed and the call is tried there once more.
 """
 
@@ -56,6 +58,9 @@ __all__ = ["Config", "DeviceShare", "Failures", "Fallback", "Placement", "Plan",
 
 _FALLS_BACK = (DeviceError, UnsupportedModelError)  # another engine may read what this one can't
 
+TAKER_KEPT_S = 60.0
+"""So long a device that took over stays loaded when the one before it is back: it may be needed again soon."""
+
 
 class Placement:
     """Serves one bundle.
@@ -99,6 +104,7 @@ class Placement:
         self._limit = 1 if config.fallback_strategy == "error" else None
         self._slots: tuple[Slot, ...] = ()
         self._ailing = False
+        self._takers_until_s = 0.0
         self._closed = False
         self._zeros_work = True
         self._lock = threading.Lock()
@@ -158,7 +164,7 @@ class Placement:
         asked = order[0]
         if self._ailing:
             return self._run_in_turn(self._healthy_first(order), inputs, asked, [])
-        answer = self.attempt(asked, inputs, asked)
+        answer = self.attempt(asked, inputs, asked, may_restart=True)
         if isinstance(answer, Prediction):
             return answer
         return self._run_in_turn(itertools.chain(order[1:], self._new_slots(len(order))), inputs, asked, [answer])
@@ -180,7 +186,7 @@ class Placement:
     ) -> Prediction:
         for slot in order:
             beside = self.given(plan, slot) if plan is not None else 1
-            answer = self.attempt(slot, inputs, asked)
+            answer = self.attempt(slot, inputs, asked, may_restart=not failed)
             if isinstance(answer, Failed):
                 failed.append(answer)
                 continue
@@ -199,13 +205,21 @@ class Placement:
             action="They are tried again after a pause; the log says when.",
         )
 
-    def attempt(self, slot: Slot, inputs: Mapping[str, Array], asked: Slot) -> Prediction | Failed:
+    def attempt(
+        self, slot: Slot, inputs: Mapping[str, Array], asked: Slot, *, may_restart: bool = False
+    ) -> Prediction | Failed:
         """Runs a call on one device; a failure is noted, and what it means is for the caller to say.
+
+        Args:
+            slot: The device.
+            inputs: Array by input name.
+            asked: The device that was asked for.
+            may_restart: Whether there is time to start an engine's process again, should it end.
 
         Raises:
             InputError: The engine refuses the inputs.
         """
-        failures, relieved = slot.failures, False
+        failures, relieved, restarted = slot.failures, False, False
         while True:
             used = slot.executable
             if used is None:
@@ -229,14 +243,41 @@ class Placement:
                 if not relieved and _relieved(error):
                     relieved = True
                     continue
+                if may_restart and not restarted and self._restart(slot, used, error):
+                    restarted = True
+                    continue
                 return self._failed(slot, used, error, failures)
             finally:
                 used.users.pop()  # `Shared.leave`
                 if used.retired:
                     used.close_if_unused()
+            if restarted:
+                log.warning("%s answers again, in a new process", slot.candidate)
             return Prediction(
                 outputs, asked.device, slot.engine_and_device, slot is not asked, elapsed_ms, self._identity
             )
+
+    def _restart(self, slot: Slot, used: Shared[Executable], error: LinesideError) -> bool:
+        """Lets go of an engine's process that ended, so that it is loaded anew; false if another device is to answer.
+
+        A call that hung is not given a second time: it would hang the line twice as long.
+        """
+        if not isinstance(error, EngineCrashedError) or isinstance(error.__cause__, TimeoutError):
+            return False
+        with self._lock:
+            if slot.failures or self._closed or (self._standby is not None and self._standby.slot is not None):
+                return False
+            first = slot.executable is used
+            if first and not slot.restarts.crashed(self._clock_s()):
+                return False
+            if first:
+                slot.executable = None
+        if first:
+            used.retire()
+            self._failures.add(slot.engine_and_device, "run", error)
+            self._failures.restarted()
+            log.warning("%s is started again in a new process, crash %d", slot.candidate, slot.restarts.crashes)
+        return True
 
     def _failed(self, slot: Slot, used: Shared[Executable] | None, error: LinesideError, failures: int) -> Failed:
         self._failures.add(slot.engine_and_device, "run" if used else "load", error)
@@ -425,6 +466,8 @@ class Placement:
             yield from self._new_slots(len(order))
             return
         now = self._clock_s()
+        if now >= self._takers_until_s:
+            self._let_go_of_takers()
         due = [slot for slot in order if slot.hung and slot.retry_at_s <= now]
         with self._lock:
             ready = [slot for slot in order if slot.retry_at_s <= now and not slot.hung]
@@ -538,13 +581,13 @@ class Placement:
             used, slot.executable = slot.executable, None
             slot.failures += 1
             slot.hung = hung
-            slot.retry_at_s = self._clock_s() + pause_s(slot.failures)
+            slot.retry_at_s = max(self._clock_s() + pause_s(slot.failures), slot.restarts.next_at_s)
             if hung:
                 slot.loading = threading.Lock()  # whoever hangs may hold the old one
             self._ailing = True
 
         def finish() -> None:
-            log.warning("%s is taken out and tried again in %.0f s", slot.candidate, pause_s(slot.failures))
+            log.warning("%s is taken out and tried again in %.0f s", slot.candidate, slot.retry_at_s - self._clock_s())
             if used is not None:
                 if hung:
                     _abandon(used)
@@ -560,6 +603,21 @@ class Placement:
         """Takes a device back in."""
         with self._lock:
             slot.failures, slot.retry_at_s, slot.hung = 0, 0.0, False
+            self._takers_until_s = self._clock_s() + TAKER_KEPT_S
+            self._ailing = any(one.failures for one in self._slots) or bool(self._takers())
+
+    def _takers(self) -> list[Slot]:
+        """The devices that are loaded only because another one was out, which is back."""
+        if self._config.standby:
+            return []
+        loaded = [slot for slot in self._slots if self.in_use(slot)]
+        return [slot for slot in loaded[1:] if slot not in self.replicas]
+
+    def _let_go_of_takers(self) -> None:
+        for slot in self._takers():
+            log.info("%s is unloaded: %s answers", slot.candidate, self.leader)
+            self.let_go(slot)
+        with self._lock:
             self._ailing = any(one.failures for one in self._slots)
 
     def give_up(self, failed: Iterable[Failed]) -> None:

@@ -304,6 +304,11 @@ class Session:
         return self._failures.count
 
     @property
+    def engine_restarts(self) -> int:
+        """How many processes of isolated engines ended and were started again; see `Config.isolate`."""
+        return self._failures.restarts
+
+    @property
     def calls(self) -> int:
         """How many calls were answered."""
         return self._calls.value

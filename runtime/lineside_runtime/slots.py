@@ -12,6 +12,7 @@ from lineside_runtime.balancer import Load
 from lineside_runtime.candidates import Candidate
 from lineside_runtime.errors import LinesideError
 from lineside_runtime.pauses import Pauses
+from lineside_runtime.restarts import Restarts
 from lineside_runtime.shared import Shared
 
 RETRY_FIRST_S = 1.0
@@ -32,6 +33,7 @@ class Slot:
         load: What the balancer knows of it.
         cores: The processor cores that its calls may use; ``None`` for all.
         loading: Held by the thread that loads it.
+        restarts: How often its engine's process was started again.
     """
 
     def __init__(self, candidate: Candidate, load: Load, cores: tuple[int, ...] | None = None) -> None:
@@ -45,6 +47,7 @@ class Slot:
         self.load = load
         self.cores = cores
         self.loading = threading.Lock()
+        self.restarts = Restarts()
 
 
 class Failed(msgspec.Struct, frozen=True):

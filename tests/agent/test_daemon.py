@@ -8,6 +8,7 @@ import pty
 import signal
 import subprocess
 import sys
+import time
 import tty
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 
 from lineside_agent.drift.monitor import ask
@@ -24,7 +26,7 @@ from lineside_agent.line_io.local import ask as trigger
 from lineside_agent.store import Store
 from lineside_hub.repository import Repository
 from lineside_link.client import LinkClient
-from lineside_link.messages import Reported, Up, decode, encode
+from lineside_link.messages import RecipeAnswer, RecipeCommand, Reported, Up, decode, encode
 from lineside_link.topics import Topics
 from lineside_runtime.bundle import Bundle
 from tests.agent.bundles import bright, dark, make_bundle
@@ -105,6 +107,25 @@ def test_batch_without_a_hub_ends_with_a_verdict_a_frame(start: Start) -> None:
     assert agent.parts() == [(f"{n:04d}.png", "reject" if n % 2 else "pass") for n in range(6)]
     (images,) = (agent.state / "images").iterdir()
     assert sorted(path.name for path in images.iterdir()) == ["00000001.png", "00000003.png", "00000005.png"]
+
+
+def test_an_engine_whose_process_is_killed_is_started_again_and_nothing_takes_over(start: Start) -> None:
+    isolated = '[inspect]\nisolate = ["ort"]\n'
+    agent = start(top="", camera="loop = true\nrate_hz = 20.0", tables=isolated)
+    wait_for(lambda: agent.status.get("inspected", 0) > 0, 60)
+    for kill in range(1, 4):
+        (engine,) = psutil.Process(agent.child.pid).children()
+        assert "bootstrap.py" in " ".join(engine.cmdline())
+        engine.kill()
+        at_s = time.monotonic()
+        wait_for(lambda: agent.status["engine_restarts"] == kill, 60)  # noqa: B023  it is called in this round
+        before = agent.status["inspected"]
+        wait_for(lambda: agent.status["inspected"] > before + 10, 60)  # noqa: B023
+        time.sleep(max(0.0, at_s + 2**kill - time.monotonic()))  # the next one is started at once only after a pause
+    status = agent.status
+    assert (status["requested_device"], status["used_device"], status["faults"]) == ("cpu:0", "ort/cpu:0", 0)
+    assert "openvino" not in Path(f"/proc/{agent.child.pid}/maps").read_text(), "no other engine was loaded"
+    assert agent.log.count("ort/cpu:0 answers again, in a new process") == 3
 
 
 def test_damaged_image_is_a_fault_and_not_a_crash(start: Start, tmp_path: Path) -> None:
@@ -333,6 +354,48 @@ def test_the_recipe_and_what_is_given_up_are_reported(
     assert (report.degradation.steps, report.degradation.reason) == (("images",), "79 °C, hot from 75 °C on")
     assert trigger(agent.state, Request("recipe", recipe="housing-b"))["done"]
     wait_for(lambda: listener.reports[-1].recipe == "housing-b", 30.0, what="a report of the recipe")
+
+
+def test_the_hub_changes_the_recipe_where_it_may_and_once_however_often_it_says_so(
+    start: Start, embedded_broker: Broker, listener: Listener, tmp_path: Path
+) -> None:
+    hub = tmp_path / "hub"
+    (tmp_path / "root.json").write_bytes(Repository.create(hub, groups=["default"]).root_bytes())
+    link = f'[link]\nurl = "{embedded_broker.url}"\nsite = "t0"\n'
+    (hub / "hub.toml").write_text(f'folder = "."\n{link}')
+    tables = f'{link}[[recipe]]\nname = "housing-a"\n[[recipe]]\nname = "housing-b"\n'
+
+    def ask_for(recipe: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "lineside", "fleet", "recipe", "cam-1", recipe, "--hub", str(hub)]
+        return subprocess.run([*command, "--timeout", "60"], capture_output=True, text=True, timeout=120, check=False)
+
+    agent = start(top='root = "root.json"', tables=tables)
+    wait_for(lambda: agent.status.get("connected"), 60.0)
+    refused = ask_for("housing-b")
+    assert refused.returncode != 0
+    assert "recipe_from_hub = true" in refused.stderr
+    assert (agent.status["recipe"], agent.status["changeovers"]) == ("housing-a", 0)
+    agent.child.terminate()
+    agent.wait(20.0)
+
+    agent = start(top='root = "root.json"\nrecipe_from_hub = true', tables=tables)
+    wait_for(lambda: agent.child.poll() is None and agent.status.get("connected"), 60.0)
+    done = ask_for("housing-b")
+    assert (done.returncode, done.stdout + done.stderr) == (0, "cam-1: recipe housing-b runs\n")
+    wait_for(lambda: agent.status["recipe"] == "housing-b")
+    unknown = ask_for("housing-x")
+    assert unknown.returncode != 0
+    assert "housing-a (1), housing-b (2)" in unknown.stderr
+    assert "2020" in unknown.stderr
+    answers: list[RecipeAnswer] = []
+    topics = Topics("t0")
+    listener.client.subscribe(topics.recipe_answer("cam-1"), lambda _, data: answers.append(decode(data, RecipeAnswer)))
+    again = encode(RecipeCommand(id="same", recipe="housing-a"))
+    for count in range(1, 4):
+        listener.client.publish(topics.recipe_command("cam-1"), again, qos=0)
+        wait_for(lambda: len(answers) >= count, 30.0)  # noqa: B023
+    assert {(answer.id, answer.recipe, answer.error) for answer in answers} == {("same", "housing-a", None)}
+    wait_for(lambda: agent.status["changeovers"] == 2, what="one to b, and one back for three commands")
 
 
 def test_a_line_that_drift_stops_rejects_until_a_person_clears_it(start: Start, tmp_path: Path) -> None:

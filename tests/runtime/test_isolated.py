@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import pytest
 from lineside_runtime import registry
 from lineside_runtime.backend import Executable, LoadOptions
 from lineside_runtime.bundle import Bundle
+from lineside_runtime.candidates import choose
 from lineside_runtime.config import Config
 from lineside_runtime.errors import (
     BadInputFormatError,
@@ -37,6 +39,7 @@ from lineside_runtime.errors import (
 from lineside_runtime.isolated import engine as isolation
 from lineside_runtime.isolated.engine import IsolatedBackend, isolated
 from lineside_runtime.isolated.messages import EngineSaid
+from lineside_runtime.placement import TAKER_KEPT_S, Failures, Placement
 from lineside_runtime.session import Session
 from lineside_runtime.tensors import TensorSpec
 from tests.peers.waiting import wait_for
@@ -63,6 +66,13 @@ def nothing_stays(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     wait_for(lambda: set(psutil.Process().children()) <= others, what="the engines' processes end")
     wait_for(lambda: not _ties() - ties, what="sockets, pipes and shared memory are closed")
     assert set(Path("/dev/shm").iterdir()) <= named
+
+
+class Clock:
+    now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
 
 
 def _ties() -> set[str]:
@@ -371,10 +381,66 @@ def test_a_killed_engine_loses_no_call_and_answers_none_twice(doubling: Bundle) 
         list(pool.map(ask, range(asked)))
         assert sorted(number for number, _, _ in answers) == list(range(asked))
         assert all(value == 2 * number for number, value, _ in answers)
-        assert {used for _, _, used in answers} == {"ort/cpu:0", "openvino/cpu:0"}
+        assert {used for _, _, used in answers} == {"ort/cpu:0"}, "it was started again, and nobody had to take over"
+        assert session.engine_restarts == 1
         assert {fallback.code for fallback in session.fallbacks} == {1009}
         assert "SIGKILL" in session.fallbacks[0].reason
-        wait_for(lambda: session.infer(X).used_device == "ort/cpu:0", what="the engine is started again")
+
+
+def test_an_engine_that_is_killed_again_and_again_is_started_again_and_again(doubling: Bundle) -> None:
+    config, clock = Config(engines=("ort", "openvino"), isolate=("ort",), threads=1), Clock()
+    failures = Failures()
+    placement = Placement(doubling, choose(doubling.manifest, config), config, failures, clock_s=clock)
+    with closing(placement):
+        seen = {process_of("ort")}
+        for kill in range(1, 6):
+            clock.now_s += 2**kill  # longer than the pause after the last one
+            os.kill(process_of("ort"), signal.SIGKILL)
+            assert placement.run({"x": X}).used_device == "ort/cpu:0"
+            seen.add(process_of("ort"))
+            assert (len(seen), failures.restarts) == (kill + 1, kill)
+        assert [str(one) for one in placement.candidates] == ["ort/cpu:0"], "the other engine was never needed"
+
+
+def test_an_engine_that_ends_too_often_is_left_alone_for_growing_pauses(doubling: Bundle) -> None:
+    config, clock = Config(engines=("ort", "openvino"), isolate=("ort",), threads=1), Clock()
+    failures = Failures()
+    placement = Placement(doubling, choose(doubling.manifest, config), config, failures, clock_s=clock)
+    with closing(placement):
+        pauses = []
+        for _ in range(4):
+            os.kill(process_of("ort"), signal.SIGKILL)
+            began_s = clock.now_s
+            while placement.run({"x": X}).used_device != "ort/cpu:0":
+                clock.now_s += 0.5
+            pauses.append(clock.now_s - began_s)
+        assert pauses == [0.0, 2.0, 0.0, 8.0], "the second and fourth come within the pause of the one before"
+        assert placement.candidates[1].backend.name == "openvino"
+        assert placement._slots[1].executable is not None, "it may be needed again soon"
+        clock.now_s += TAKER_KEPT_S
+        placement.run({"x": X})
+        assert placement._slots[1].executable is None
+        assert placement.run({"x": X}).used_device == "ort/cpu:0"
+
+
+def test_an_input_that_ends_the_engine_ends_it_twice_and_no_more(wild: None, tmp_path: Path) -> None:
+    inputs = (TensorSpec(name="do", shape=(1,), dtype="int32"), TensorSpec(name="x", shape=(-1, 4)))
+    bundle = make_bundle(tmp_path / "b", scaler(1.0), (inputs, (TensorSpec(name="x", shape=(-1, 4)),)))
+    with Session(bundle, Config(engines=("wild",), isolate=("wild",))) as session:
+        with pytest.raises(EngineCrashedError, match="SIGSEGV"):
+            session.predict(told("segfault"))
+        assert session.engine_restarts == 1
+        np.testing.assert_array_equal(session.predict(told("echo"))["x"], told("echo")["x"])
+
+
+def test_a_call_that_hangs_is_not_given_to_a_new_process(wild: None, tmp_path: Path) -> None:
+    inputs = (TensorSpec(name="do", shape=(1,), dtype="int32"), TensorSpec(name="x", shape=(-1, 4)))
+    bundle = make_bundle(tmp_path / "b", scaler(1.0), (inputs, (TensorSpec(name="x", shape=(-1, 4)),)))
+    with Session(bundle, Config(engines=("wild",), isolate=("wild",), isolated_timeout_s=0.3)) as session:
+        session.predict(told("echo"))
+        with pytest.raises(EngineCrashedError, match="did not answer"):
+            session.predict(told("hang"))
+        assert session.engine_restarts == 0
 
 
 def test_a_submitted_call_that_hangs_costs_the_child_and_not_a_thread(wild: None, tmp_path: Path) -> None:
@@ -389,11 +455,9 @@ def test_a_submitted_call_that_hangs_costs_the_child_and_not_a_thread(wild: None
         assert any("wild/cpu:0" in fallback.device for fallback in session.fallbacks)
 
 
-def test_a_lone_engine_that_was_killed_answers_the_next_call(doubling: Bundle) -> None:
+def test_a_lone_engine_that_was_killed_answers_the_call_all_the_same(doubling: Bundle) -> None:
     with Session(doubling, Config(engines=("ort",), isolate=("ort",))) as session:
         os.kill(process_of("ort"), signal.SIGKILL)
-        with pytest.raises(EngineCrashedError):
-            session.predict(X)
         np.testing.assert_array_equal(session.predict(X)["y"], 2 * X)
 
 

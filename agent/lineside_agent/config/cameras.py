@@ -17,7 +17,8 @@ class _Camera(Strict, frozen=True, kw_only=True):
             the last record of this name, so another name begins from the start.
         rate_hz: Frames a second; ``None`` for as fast as they come.
         frames: How many frames in all; ``None`` for no end.
-        queue: Frames that may wait for the engine.
+        queue: Frames that may wait for the engine; of a source that waits itself (folder, video, simulator) one more
+            than there are workers is enough.
         inspect: Of several cameras, what counts as a defect in this one's pictures (thresholds, regions, sizes): laid
             over ``[inspect]`` and over the recipe, key by key.
     """

@@ -43,6 +43,7 @@ class AgentConfig(Strict, frozen=True, kw_only=True):
         drift: When an alarm says that the line has changed; ``None`` for never.
         degrade: What is given up while the box is hot or the line late; ``None`` for nothing.
         recipe: The products that the line changes between; the first runs until another is asked for.
+        recipe_from_hub: Whether the hub may ask for one (`lineside fleet recipe`), beside the line and whoever is here.
     """
 
     device: str
@@ -64,6 +65,7 @@ class AgentConfig(Strict, frozen=True, kw_only=True):
     drift: DriftConfig | None = None
     degrade: DegradeConfig | None = None
     recipe: tuple[RecipeConfig, ...] = ()
+    recipe_from_hub: bool = False
 
     @property
     def cameras(self) -> tuple[CameraConfig, ...]:

@@ -27,8 +27,8 @@ from lineside_agent.self_update.slots import AgentSlots
 from lineside_agent.state_file import read_state, write_state
 from lineside_agent.updater import ShouldStop, as_problem, is_transient
 from lineside_agent.updates import RESTING, Broke, Done, Look, LookAgain, Wished
-from lineside_link.fetch import FetchStopped
 from lineside_link.messages import BundleRef
+from lineside_link.pull import FetchStopped
 from lineside_runtime.errors import AgentUpdateError, BrokerError, LinesideError
 
 log = logging.getLogger("lineside.self_update")

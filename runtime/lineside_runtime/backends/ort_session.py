@@ -15,6 +15,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as vendor
 from lineside_runtime.affinity import on_cores
 from lineside_runtime.backend import Executable, Fetch, LoadOptions, OperatorTime
 from lineside_runtime.backends.options import operator_library, threads_of
+from lineside_runtime.backends.ort_arena import share_arena
 from lineside_runtime.backends.ort_bound import MAX_BYTES, Buffers
 from lineside_runtime.backends.ort_providers import cuda_card
 from lineside_runtime.backends.profile import Sums
@@ -206,6 +207,7 @@ def session_options(options: LoadOptions, *, exact_sums: bool = True) -> Any:
     """
     result = onnxruntime.SessionOptions()
     result.inter_op_num_threads = 1
+    share_arena(result)
     result.add_session_config_entry("session.x64quantprecision", "1" if exact_sums else "0")
     result.log_severity_level = 4  # what fails is raised, and logged by the session with its device
     threads = threads_of(options)

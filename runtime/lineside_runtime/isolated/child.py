@@ -19,7 +19,7 @@ import threading
 
 import msgspec
 
-from lineside_runtime import registry
+from lineside_runtime import heap, registry
 from lineside_runtime.backend import Backend, Executable
 from lineside_runtime.errors import DeviceError, EngineError, LinesideError
 from lineside_runtime.isolated import messages
@@ -36,6 +36,7 @@ def serve(control: int, life: int) -> None:
         life: Descriptor of the read end of a pipe on which nothing is ever sent.
     """
     _die_with_the_parent(life)
+    heap.spare()  # nobody else lives here
     faulthandler.enable()
     for one in (signal.SIGINT, signal.SIGTERM):  # meant for the parent, which may still want answers
         signal.signal(one, signal.SIG_IGN)

@@ -1,0 +1,71 @@
+"""`RecipeCommands`: what the hub asks of the recipes, carried out once and answered each time that it is said."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from lineside_agent.line_io.handshake import SelectRecipe
+from lineside_agent.recipes import Recipes
+from lineside_link.messages import Problem, RecipeAnswer, RecipeCommand, decode, encode
+from lineside_runtime.errors import RecipeError
+
+log = logging.getLogger("lineside.agent")
+
+
+class RecipeCommands:
+    """One command at a time, the newest counts; from any thread.
+
+    Args:
+        recipes: Who changes over.
+        allowed: Whether ``agent.toml`` lets the hub do that.
+        publish: Sends an answer; what gets lost is asked for again.
+    """
+
+    def __init__(self, recipes: Recipes, *, allowed: bool, publish: Callable[[bytes], object]) -> None:
+        self._recipes = recipes
+        self._allowed = allowed
+        self._publish = publish
+        self._lock = threading.Lock()
+        self._id = ""
+        self._answer: RecipeAnswer | None = None
+
+    def heard(self, _topic: str, payload: bytes) -> None:
+        """Takes a command.
+
+        Args:
+            payload: A `RecipeCommand`.
+
+        Raises:
+            BadInputFormatError: It is none.
+        """
+        asked = decode(payload, RecipeCommand)
+        with self._lock:
+            known, answer = asked.id == self._id, self._answer
+            if not known:
+                self._id, self._answer = asked.id, None
+        if known and answer is not None:
+            self._publish(encode(answer))
+        elif not known:
+            self._carry_out(asked)
+
+    def _carry_out(self, asked: RecipeCommand) -> None:
+        if not self._allowed:
+            error = RecipeError(
+                "the hub may not change this device's recipe",
+                action="Set recipe_from_hub = true in its agent.toml, where the line's own control need not be asked.",
+            )
+            log.warning("recipe %s, asked for by the hub, is refused: %s", asked.recipe, error.message)
+            self._done(asked.id, str(error))
+            return
+        answer = SelectRecipe(asked.recipe, "the hub", lambda error: self._done(asked.id, error))
+        self._recipes.select(answer)
+
+    def _done(self, command: str, error: str) -> None:
+        problem = Problem(code=RecipeError.code, error="RecipeError", message=error) if error else None
+        answer = RecipeAnswer(id=command, recipe=self._recipes.name, error=problem)
+        with self._lock:
+            if command == self._id:
+                self._answer = answer
+        self._publish(encode(answer))

@@ -1,0 +1,88 @@
+"""What the agent must not keep in memory: what nobody here needs, and more of the engine's tensors than are in use."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lineside_agent.reader import FrameQueue
+from lineside_models.frame import Frame
+from tests.peers.waiting import wait_for
+
+STARTED = """
+import json, sys
+import lineside_agent.daemon
+before = sorted(sys.modules)
+import sqlite3
+from lineside_agent.tables import tables_of
+tables_of(sqlite3.connect(":memory:"))["parts"].insert({"part": 1, "name": "a"})
+import pandas
+print(json.dumps({"before": before, "late": pandas.LATE}))
+"""
+
+JUDGED = """
+import sys
+from pathlib import Path
+import numpy as np
+from lineside_models import zoo
+from lineside_runtime import heap
+from lineside_runtime.session import Config, Session
+if sys.argv[1] == "sparing":
+    heap.spare()
+image = np.random.default_rng(1).normal(size=(1, 1, 480, 640)).astype(np.float32)
+with Session(zoo.path("surface-12"), Config(threads=1, engines=("ort",))) as session:
+    for _ in range(3):
+        found = session.predict(image)
+    held = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon")]
+    np.savez(sys.argv[2], held=int(held[0].split()[1]), **found)
+"""
+
+
+def test_an_agent_without_a_hub_imports_neither_signatures_nor_pandas(tmp_path: Path) -> None:
+    (tmp_path / "pandas.py").write_text("LATE = True\n")
+    path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    command = [sys.executable, "-c", STARTED]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=True)
+    said = json.loads(done.stdout)
+    assert said["late"], "who wants pandas afterwards must get it"
+    assert not {"pandas", "tuf", "cryptography", "paho.mqtt.client", "sqlite_utils"} & set(said["before"])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory as Linux counts it")
+def test_a_sparing_process_holds_less_and_finds_the_same(tmp_path: Path) -> None:
+    found = {}
+    for way in ("sparing", "plain"):
+        target = tmp_path / f"{way}.npz"
+        subprocess.run([sys.executable, "-c", JUDGED, way, str(target)], check=True, timeout=120)
+        found[way] = dict(np.load(target))
+    sparing, plain = (int(found[way].pop("held")) for way in ("sparing", "plain"))
+    assert sparing < plain - 30_000, "kB: 38 MB are in use at once, and were held more than twice"
+    for name, array in found["plain"].items():
+        np.testing.assert_array_equal(found["sparing"][name], array)
+
+
+def test_a_source_that_waits_itself_is_read_no_further_ahead_than_it_must() -> None:
+    stop = threading.Event()
+    queue = FrameQueue(8, stop, ahead=2)
+    given: list[int] = []
+
+    def give() -> None:
+        for sequence in range(6):
+            queue.put(Frame(image=np.zeros((4, 4), np.uint8), sequence=sequence), wait=True)
+            given.append(sequence)
+
+    thread = threading.Thread(target=give)
+    thread.start()
+    wait_for(lambda: len(given) == 2)
+    assert [queue.get() is not None for _ in range(6)] == [True] * 6
+    thread.join(5.0)
+    live = [queue.put(Frame(image=np.zeros((4, 4), np.uint8), sequence=one), wait=False) for one in range(9)]
+    assert live == [True] * 8 + [False]
+    stop.set()
