@@ -168,7 +168,8 @@ def vote(cells: Cells, boxes: Floats, kept: Ints, *, above: float, least_iou: fl
     voters = int(np.count_nonzero(cells.logits > above))
     if not np.isfinite(boxes[:voters].sum()):
         boxes = np.where(np.isfinite(boxes).all(axis=1, keepdims=True), boxes, np.float32(0))  # without area: no vote
-    labels, weights = cells.labels[:voters], 1 / (1 + np.exp(-cells.logits[:voters]))
+    labels = cells.labels[:voters]
+    weights = np.asarray(1 / (1 + np.exp(-cells.logits[:voters])), np.float32)
     mine, types = boxes[kept], cells.labels[kept]
     if len(kept) * voters <= PAIRS_TOGETHER:
         return _means_around(mine, boxes[:voters], weights * (types[:, None] == labels), least_iou)
