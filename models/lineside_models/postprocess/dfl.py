@@ -122,7 +122,8 @@ def _decode_frame(
     kept = wanted[suppress(boxes[wanted], cells.labels[wanted], params.nms_iou)]
     labels = cells.labels[kept]
     scores = calibrated(cells.logits[kept], labels, params.calibration)
-    kept_boxes = boxes[kept]
-    if params.vote_iou < 1:
-        kept_boxes = vote(cells, boxes, kept, above=params.votes_above, least_iou=params.vote_iou)
-    return in_frame(kept_boxes, scores, labels, params, letterbox)[0].reaching(least_score)
+    placed = boxes[kept]
+    if params.vote_iou < 1 and len(kept):
+        voters = int(np.count_nonzero(cells.logits > params.votes_above))
+        placed = vote(cells, boxes, kept, voters, least_iou=params.vote_iou)
+    return in_frame(placed, scores, labels, params, letterbox)[0].reaching(least_score)

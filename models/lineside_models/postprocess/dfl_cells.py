@@ -26,6 +26,7 @@ HELD_MAX = 1 << 17
 PAIRS_TOGETHER = 4096
 """Pairs of boxes up to this number are looked at in one go; more than that label by label, each with its own only."""
 
+_TINY = np.float32(1e-9)
 _LOCAL = threading.local()
 
 
@@ -155,45 +156,44 @@ def _workspace(size: int) -> Floats:
     return held[:size]
 
 
-def vote(cells: Cells, boxes: Floats, kept: Ints, *, above: float, least_iou: float) -> Floats:
-    """Returns the kept boxes, each the mean of those of its type around it, weighted by their raw scores.
+def vote(cells: Cells, boxes: Floats, kept: Ints, voters: int, *, least_iou: float) -> Floats:
+    """Returns the kept boxes, each the mean of the voters of its type around it, weighted by their raw scores.
 
     Args:
         cells: All that were decoded, best first.
         boxes: ``(N, 4)`` theirs.
-        kept: Which of them are kept; finite.
-        above: Logit above which a cell has a vote. Where nobody around has one, a box stays as it is.
+        kept: Numbers of those that are kept; finite. Where nobody around has a vote, a box stays as it is.
+        voters: So many of the best have a vote.
         least_iou: Overlap from which a box votes.
     """
-    voters = int(np.count_nonzero(cells.logits > above))
-    if not np.isfinite(boxes[:voters].sum()):
-        boxes = np.where(np.isfinite(boxes).all(axis=1, keepdims=True), boxes, np.float32(0))  # without area: no vote
-    labels = cells.labels[:voters]
+    around = boxes[:voters]
+    if not np.isfinite(around.sum()):
+        around = np.where(np.isfinite(around).all(axis=1, keepdims=True), around, np.float32(0))  # no area: no vote
+    mine, types, labels = boxes[kept], cells.labels[kept], cells.labels[:voters]
     weights = np.asarray(1 / (1 + np.exp(-cells.logits[:voters])), np.float32)
-    mine, types = boxes[kept], cells.labels[kept]
     if len(kept) * voters <= PAIRS_TOGETHER:
-        return _means_around(mine, boxes[:voters], weights * (types[:, None] == labels), least_iou)
+        return _means_around(mine, around, weights * (types[:, None] == labels), least_iou)
     for label in set(types.tolist()):
         asked, asking = np.flatnonzero(labels == label), np.flatnonzero(types == label)
-        mine[asking] = _means_around(mine[asking], boxes[asked], weights[asked], least_iou)
+        mine[asking] = _means_around(mine[asking], around[asked], weights[asked], least_iou)
     return mine
 
 
 def _means_around(boxes: Floats, voters: Floats, weights: Floats, least_iou: float) -> Floats:
     """Returns boxes ``(N, 4)`` moved to the mean of the ``(M, 4)`` around them; weights are ``(M,)`` or ``(N, M)``."""
-    first, second = boxes.T.astype(np.float64)[:, :, None], voters.T.astype(np.float64)[:, None]
+    first, second = boxes.T[:, :, None], voters.T[:, None]
     sides = np.minimum(first[2:], second[2:])
     sides -= np.maximum(first[:2], second[:2])
     np.maximum(sides, 0, out=sides)
     shared = sides[0] * sides[1]
-    whole = _areas(first) + _areas(second)
-    whole -= shared
-    weights = weights * ((shared >= least_iou * whole) & (whole > 0))
+    # As intersection over union, without dividing; what has no area overlaps with nothing.
+    near = shared * np.float32(1 + 1 / least_iou) >= np.maximum(_areas(first) + _areas(second), _TINY)
+    weights = weights * near
     total = weights.sum(axis=1)[:, None]
     sums = np.einsum("kn,nc->kc", weights, voters)  # no product of matrices: BLAS would wake threads
-    return np.asarray(np.where(total > 0, sums / np.where(total > 0, total, 1), boxes), np.float32)
+    return np.divide(sums, total, out=boxes, where=total > 0)
 
 
-def _areas(corners: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _areas(corners: Floats) -> Floats:
     """Returns the areas of boxes whose corners' coordinates are the first dimension."""
-    return np.asarray((corners[2] - corners[0]) * (corners[3] - corners[1]), np.float64)
+    return np.asarray((corners[2] - corners[0]) * (corners[3] - corners[1]), np.float32)
