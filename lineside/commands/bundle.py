@@ -1,11 +1,11 @@
-"""``lineside bundle show|verify|pack|unpack|from-run|add-variant|split``."""
+"""``lineside bundle show|verify|pack|unpack|from-run|add-variant|refit|split``."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from lineside.commands import bundle_add_variant, bundle_split
+from lineside.commands import bundle_add_variant, bundle_refit, bundle_split
 from lineside.commands.output import add_json, print_json, say
 from lineside.commands.places import bundle_place
 from lineside.extras import needs
@@ -62,6 +62,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "add-variant",
             help="join what a vendor's compiler made",
             description="Writes a new bundle with one more variant, through the gates where its engine is here.",
+        )
+    )
+    bundle_refit.add_arguments(
+        actions.add_parser(
+            "refit",
+            help="fit a detector's scores and thresholds again",
+            description="Fits a detector's score calibration and thresholds on what its own engine says of frames that "
+            "it has not learnt, and writes a new version of the bundle. Thresholds by cost: lineside decide.",
         )
     )
     bundle_split.add_arguments(

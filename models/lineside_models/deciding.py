@@ -85,9 +85,9 @@ class Decider:
         self._lock = threading.Lock()
 
     @property
-    def least_score(self) -> float:
-        """The score below which no candidate can be a defect, a doubt, or a near miss that is told exactly."""
-        return float(np.minimum(self._floors, self._bars * NEAR_MISS_FROM).min(initial=1.0))
+    def least_score(self) -> Floats:
+        """``(C,)`` the score below which nothing of a type can be a defect, a doubt, or a near miss told exactly."""
+        return np.minimum(self._floors, self._bars * NEAR_MISS_FROM) if len(self._bars) else np.ones(1)
 
     def decide(self, candidates: Candidates, size: tuple[int, int]) -> Decision:
         """Judges the candidates of one frame.

@@ -13,11 +13,11 @@ from lineside_models import preprocess
 from lineside_models.deciding import Decider, Decision
 from lineside_models.frame import Frame
 from lineside_models.inspection import Inspection, Timings
-from lineside_models.postprocess import Candidates, decode
+from lineside_models.postprocess import Candidates, Least, decode
 from lineside_models.preprocess import Letterbox
 from lineside_models.rules import BUNDLES_OWN, Rules
 from lineside_models.slicing import Piece, pieces, put_together
-from lineside_runtime.bundle import Manifest
+from lineside_runtime.bundle import Manifest, Slicing
 from lineside_runtime.errors import ConfigError
 from lineside_runtime.session import Pinned, Prediction, Session
 from lineside_runtime.tensors import DYNAMIC, Array
@@ -119,7 +119,10 @@ class Inspector:
         """
         with self.session.pinned() as pinned:
             decider = self._decider_for(pinned.manifest, confidence_threshold)
-            found = self._find(frames, pinned, _least_score(decider))
+            least = _least_score(decider)
+            if self._slicing(pinned.manifest) is not None:
+                least = float(np.min(least))  # what an edge cut in two may be surer in the other piece
+            found = self._find(frames, pinned, least)
         return [_verdict(frame, finding, decider) for frame, finding in zip(frames, found, strict=True)]
 
     def find(self, frames: Sequence[Frame]) -> list[Finding]:
@@ -139,7 +142,7 @@ class Inspector:
         """Returns what the model takes for a whole frame: ``(1, C, H, W)``."""
         return prepare(frame, self.session.manifest)
 
-    def _find(self, frames: Sequence[Frame], pinned: Pinned, least_score: float) -> list[Finding]:
+    def _find(self, frames: Sequence[Frame], pinned: Pinned, least_score: Least) -> list[Finding]:
         answers = [_Answers() for _ in frames]
         for batch in self._batches(frames, pinned.manifest):
             _run(batch, pinned, answers, least_score)
@@ -147,8 +150,7 @@ class Inspector:
 
     def _batches(self, frames: Sequence[Frame], manifest: Manifest) -> Iterator[list[_Prepared]]:
         size = self._batch_size if _free_batch(manifest) else 1
-        own = manifest.preprocess.slicing
-        slicing = self.rules.slicing_of(None if own is msgspec.UNSET else own)
+        slicing = self._slicing(manifest)
         waiting: dict[tuple[int, ...], list[_Prepared]] = {}
         for index, frame in enumerate(frames):
             for piece in pieces(frame.size, slicing):
@@ -161,6 +163,10 @@ class Inspector:
                 if len(batch) == size:
                     yield waiting.pop(tensor.shape)
         yield from waiting.values()
+
+    def _slicing(self, manifest: Manifest) -> Slicing | None:
+        own = manifest.preprocess.slicing
+        return self.rules.slicing_of(None if own is msgspec.UNSET else own)
 
     def _decider_for(self, manifest: Manifest, threshold: float | None) -> Decider:
         if threshold is not None:
@@ -176,7 +182,7 @@ def prepare(frame: Frame, manifest: Manifest) -> Array:
     return preprocess.prepare(frame.image, manifest.preprocess)[0]
 
 
-def _least_score(decider: Decider) -> float:
+def _least_score(decider: Decider) -> Least:
     """An anomaly model's strongest region says how unlike good parts a frame is, however little that is."""
     return 0.0 if decider.manifest.task == "anomaly" else decider.least_score
 
@@ -190,7 +196,7 @@ def _free_batch(manifest: Manifest) -> bool:
     return any(spec.name == name and spec.shape and spec.shape[0] == DYNAMIC for spec in manifest.inputs)
 
 
-def _run(batch: list[_Prepared], pinned: Pinned, answers: list[_Answers], least_score: float) -> None:
+def _run(batch: list[_Prepared], pinned: Pinned, answers: list[_Answers], least_score: Least) -> None:
     manifest = pinned.manifest
     tensor = batch[0].tensor if len(batch) == 1 else np.concatenate([prepared.tensor for prepared in batch])
     prediction = pinned.infer({manifest.preprocess.input: tensor})

@@ -30,7 +30,7 @@ def decode(outputs: Mapping[str, npt.NDArray[Any]], params: Mapping[str, Any], w
     found = []
     for number in kept:
         slope, shift = params["calibration"][cells[number][2]]
-        voted = _voted(cells, boxes, number, params["vote_iou"])
+        voted = _voted(cells, boxes, number, params)
         x1, y1, x2, y2 = (max(0.0, voted[0]), max(0.0, voted[1]), min(width, voted[2]), min(height, voted[3]))
         if x2 > x1 and y2 > y1:
             found.append((cells[number][2], _sigmoid(slope * -cells[number][0] + shift), (x1, y1, x2, y2)))
@@ -49,11 +49,14 @@ def _box(sides: npt.NDArray[Any], params: Mapping[str, Any], level: int, y: int,
     return tuple(side * stride for side in corners)  # type: ignore[return-value]
 
 
-def _voted(cells: Sequence[Any], boxes: Sequence[Box], number: int, least_iou: float) -> Box:
+def _voted(cells: Sequence[Any], boxes: Sequence[Box], number: int, params: Mapping[str, Any]) -> Box:
     sums, total = [0.0] * 4, 0.0
+    if params["vote_iou"] == 1:
+        return boxes[number]
     for other, box in enumerate(boxes):
-        if cells[other][2] == cells[number][2] and iou(boxes[number], box) >= least_iou:
-            weight = _sigmoid(-cells[other][0])
+        weight = _sigmoid(-cells[other][0])
+        asked = cells[other][2] == cells[number][2] and weight > params.get("vote_from", 0)
+        if asked and iou(boxes[number], box) >= params["vote_iou"]:
             total += weight
             sums = [old + weight * side for old, side in zip(sums, box, strict=True)]
     return tuple(each / total for each in sums) if total else boxes[number]  # type: ignore[return-value]

@@ -49,24 +49,41 @@ def test_fast_decoding_finds_what_plain_decoding_finds(session: Session, kind: K
 
 
 @pytest.mark.parametrize(("kind", "seed"), [("steel", 5), ("steel", 6), ("pcb", 5), ("pcb", 6)])
-def test_what_is_decoded_for_a_verdict_is_the_beginning_of_everything(session: Session, kind: Kind, seed: int) -> None:
+def test_what_is_decoded_for_a_verdict_is_what_everything_has_from_there_on(
+    session: Session, kind: Kind, seed: int
+) -> None:
     outputs, letterbox = outputs_of(session, kind, seed)
     how, labels = session.manifest.postprocess, session.manifest.labels
     (everything,) = decode(outputs, how, [letterbox])
     for threshold in (None, 0.9, 0.2):
         least = least_wanted(how, len(labels), threshold=threshold)
         (found,) = decode(outputs, how, [letterbox], least_score=least)
-        count = int((everything.scores >= least).sum())
-        assert len(found) == count
-        assert np.array_equal(found.labels, everything.labels[:count])
-        assert np.array_equal(found.scores, everything.scores[:count])
-        assert found.boxes == pytest.approx(everything.boxes[:count], abs=1e-3)
+        from_there = everything.reaching(least)
+        assert len(from_there) == int((everything.scores >= least[everything.labels]).sum())
+        assert np.array_equal(found.labels, from_there.labels)
+        assert np.array_equal(found.scores, from_there.scores)
+        assert found.boxes == pytest.approx(from_there.boxes, abs=1e-3)
         defects, all_defects = (select(each, how, labels, threshold=threshold) for each in (found, everything))
         assert [(one.type, one.score) for one in defects] == [(one.type, one.score) for one in all_defects]
         decider = Decider(session.manifest, Rules(confidence_threshold=threshold))
         size = (letterbox.height, letterbox.width)
         near, exact = (decider.decide(each, size).near_miss for each in (found, everything))
         assert near == exact if exact >= 0.5 else near <= exact
+
+
+@pytest.mark.parametrize("kind", ["steel", "pcb"])
+@pytest.mark.parametrize(("vote_iou", "vote_from"), [(1.0, 0.0), (0.5, 0.3)])
+def test_who_has_no_vote_moves_no_box(session: Session, kind: Kind, vote_iou: float, vote_from: float) -> None:
+    outputs, letterbox = outputs_of(session, kind, 11)
+    params = full_params(session, vote_iou=vote_iou, vote_from=vote_from)
+    how, scale = Postprocess(name="dfl_anchor_free", params=params), letterbox.scale_x
+    plain = slow_dfl.decode(outputs, params, letterbox.width * scale, letterbox.height * scale)
+    whole = Letterbox(1.0, 1.0, *letterbox.whole[2:].astype(int).tolist())
+    (found,) = decode(outputs, how, [whole])
+    assert_same(found, plain)
+    (sure,) = decode(outputs, how, [whole], least_score=0.05)
+    assert 0 < len(sure) < len(found)
+    assert sure.boxes == pytest.approx(found.boxes[: len(sure)], abs=1e-3)
 
 
 def test_of_equal_scores_the_first_are_kept() -> None:

@@ -6,8 +6,9 @@ import datetime
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import tomli_w
@@ -20,7 +21,10 @@ from lineside_runtime.files import write_atomic
 from lineside_runtime.placing import check_free, put_in_place, sibling
 
 DECISION_NAME = "decision.json"
-_MARK = "## Thresholds"
+MARK = "## Thresholds"
+"""What begins the part of a model card that is written anew with other thresholds."""
+
+_CHOSEN = ("thresholds", "unsure_from")
 
 
 def write_bundle(
@@ -44,26 +48,54 @@ def write_bundle(
         BundleError: The old bundle is damaged.
         DiskFullError: There is no room; nothing half-written remains.
     """
-    version = check_place(bundle, out, version=version, overwrite=overwrite)
-    how = bundle.manifest.postprocess
-    params = {name: value for name, value in how.params.items() if name not in ("thresholds", "unsure_from")}
+    params = {name: value for name, value in bundle.manifest.postprocess.params.items() if name not in _CHOSEN}
     params["thresholds"] = [each.threshold for each in decision.types]
     if any(each.unsure_from is not None for each in decision.types):
         params["unsure_from"] = [_floor(each.threshold, each.unsure_from) for each in decision.types]
+    files = {DECISION_NAME: _as_json(without_curves(decision))}
+    return write_reading(bundle, params, out, card=_card(decision), files=files, version=version, overwrite=overwrite)
+
+
+def write_reading(
+    bundle: Bundle,
+    params: Mapping[str, Any],
+    out: Path,
+    *,
+    card: str,
+    files: Mapping[str, bytes] | None = None,
+    version: str = "",
+    overwrite: bool = False,
+) -> Bundle:
+    """Writes a bundle again whose outputs are read with other parameters; everything else stays, bit for bit.
+
+    Args:
+        bundle: The old one; it stays as it is.
+        params: Of the post-processing.
+        out: The folder to make.
+        card: What the model card says of it, in place of what it said of the thresholds before.
+        files: More files, by path in the bundle.
+        version: As for `write_bundle`.
+        overwrite: As for `write_bundle`.
+
+    Raises:
+        LinesideError: As for `write_bundle`.
+    """
+    version = check_place(bundle, out, version=version, overwrite=overwrite)
     manifest = msgspec.structs.replace(
         bundle.manifest,
         version=version,
         created_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        postprocess=msgspec.structs.replace(how, params=params),
+        postprocess=msgspec.structs.replace(bundle.manifest.postprocess, params=dict(params)),
     )
     with sibling(out) as folder:
         for relative in bundle.manifest.files:
             (folder / relative).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(bundle.file(relative), folder / relative)
-        write_atomic(folder / DECISION_NAME, _as_json(without_curves(decision)))
-        card = folder / CARD_NAME
-        if card.is_file():
-            write_atomic(card, f"{card.read_text().partition(_MARK)[0].rstrip()}\n\n{_card(decision)}".encode())
+        for relative, content in (files or {}).items():
+            write_atomic(folder / relative, content)
+        old = folder / CARD_NAME
+        if old.is_file():
+            write_atomic(old, f"{old.read_text().partition(MARK)[0].rstrip()}\n\n{card}".encode())
         write_manifest(folder, manifest)
         open_bundle(folder)
         put_in_place(folder, out)
@@ -160,7 +192,7 @@ def _terms(decision: Decision) -> str:
 def _card(decision: Decision) -> str:
     honest = decision.cross_fold
     lines = [
-        _MARK,
+        MARK,
         "",
         f"Chosen with `lineside decide` from `{decision.bundle}`: {_terms(decision)}; on {decision.frames_from}.",
         f"Expected, by thresholds chosen on the other frames: {honest.missed.share:.1%} of the bad parts missed "

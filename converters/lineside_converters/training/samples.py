@@ -21,6 +21,9 @@ _FRAMINGS = {"steel": STEEL, "pcb": PCB}
 # Seeds of the frames to learn from; demo and tests count from 0 or draw out of 2**32, so that they meet none of these.
 SIMULATED_SEED = 1_000_000
 SIMULATED_FRAMES = {"steel": 300, "pcb": 60}
+CLEAN_SEED = SIMULATED_SEED + 500_000
+CLEAN_FRAMES = {"steel": 200, "pcb": 40}
+"""Drawn good frames to learn from: neu-det shows none, and boards have their templates beside these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,7 @@ class Domain:
     Attributes:
         name: ``steel``, ``pcb``, or the data set's folder.
         train: With defects, to learn from.
-        clean: Without defects, to learn from.
+        clean: Without defects, to learn from; with drawn ones among them where there are simulated frames.
         held: Kept out of training.
         simulated: From the line simulator, to learn from.
         framing: How its pictures become canvases.
@@ -63,12 +66,14 @@ def load_domain(root: Path, *, held_share: float, simulate: bool) -> Domain:
         raise DatasetError(f"{dataset.name} has too few images to keep some aside", actual=len(dataset.samples))
     pictures = [read_picture(sample) for sample in rest]
     name = DOMAINS[dataset.name]
+    drawn = tuple(simulate_pictures(name, SIMULATED_FRAMES[name])) if simulate else ()
+    good = tuple(simulate_pictures(name, CLEAN_FRAMES[name], first_seed=CLEAN_SEED, defects=0)) if simulate else ()
     return Domain(
         name,
         train=tuple(p for p in pictures if len(p.boxes)),
-        clean=tuple(p for p in pictures if not len(p.boxes)),
+        clean=(*(p for p in pictures if not len(p.boxes)), *good),
         held=tuple(read_picture(sample) for sample in held),
-        simulated=tuple(simulate_pictures(name, SIMULATED_FRAMES[name])) if simulate else (),
+        simulated=drawn,
         framing=_FRAMINGS[name],
     )
 
@@ -118,9 +123,18 @@ def read_picture(sample: Sample) -> Picture:
     return Picture(np.asarray(image, np.uint8), sample.boxes, sample.labels)
 
 
-def simulate_pictures(kind: Kind, count: int) -> Iterable[Picture]:
-    """Renders ``count`` frames of the line simulator in grey."""
+def simulate_pictures(
+    kind: Kind, count: int, *, first_seed: int = SIMULATED_SEED, defects: int | None = None
+) -> Iterable[Picture]:
+    """Renders ``count`` frames of the line simulator in grey, with seeds from ``first_seed`` on.
+
+    Args:
+        kind: Of surface.
+        count: How many frames.
+        first_seed: The others follow it.
+        defects: Of each frame at most, 0 for good ones; as the simulator likes if not given.
+    """
     for number in range(count):
-        frame = render(kind, seed=SIMULATED_SEED + number)
+        frame = render(kind, seed=first_seed + number, defects=defects)
         grey = cv2.cvtColor(frame.image, cv2.COLOR_BGR2GRAY)
         yield Picture(np.asarray(grey, np.uint8), np.asarray(frame.boxes, np.float32).reshape(-1, 4), frame.labels)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from lineside_models.inspection import Detection
 from lineside_models.postprocess.anomaly import anomaly_maps, heat_map
-from lineside_models.postprocess.candidates import Candidates, HeadParams, Outputs
+from lineside_models.postprocess.candidates import Candidates, HeadParams, Least, Outputs
 from lineside_models.postprocess.classify import classification
 from lineside_models.postprocess.dense import fcos, retinanet
 from lineside_models.postprocess.dfl import DflParams, dfl_anchor_free, read_params
@@ -34,6 +34,7 @@ __all__ = [
     "Decoder",
     "DflParams",
     "HeadParams",
+    "Least",
     "as_detections",
     "check_labels",
     "decode",
@@ -59,7 +60,7 @@ Decoder = Callable[[Outputs, Mapping[str, Any], Sequence[Letterbox]], list[Candi
 
 
 def decode(
-    outputs: Outputs, how: Postprocess, letterboxes: Sequence[Letterbox], *, least_score: float = 0.0
+    outputs: Outputs, how: Postprocess, letterboxes: Sequence[Letterbox], *, least_score: Least = 0.0
 ) -> list[Candidates]:
     """Turns the model's outputs into what each frame may show.
 
@@ -67,8 +68,8 @@ def decode(
         outputs: By name, the batch first.
         how: The manifest's post-processing.
         letterboxes: Of the frames of the batch, from `lineside_models.preprocess.prepare`.
-        least_score: Candidates with a smaller score aren't wanted; a verdict needs none below `least_wanted`, and
-            lineside's own detector then has a fraction of the work.
+        least_score: Candidates with a smaller score, of their type where there is one a type, aren't wanted; a verdict
+            needs none below `least_wanted`, and lineside's own detector then has a fraction of the work.
 
     Returns:
         The candidates above the raw ``score_min``, a frame each: all of them, which is what an evaluation needs, or
@@ -83,11 +84,11 @@ def decode(
     if how.name == "dfl_anchor_free":
         return dfl_anchor_free(outputs, how.params, letterboxes, least_score=least_score)
     found = DECODERS[how.name](outputs, how.params, letterboxes)
-    return [each.first(int(np.count_nonzero(each.scores >= least_score))) for each in found]
+    return [each.reaching(least_score) for each in found]
 
 
-def least_wanted(how: Postprocess, classes: int, *, threshold: float | None = None) -> float:
-    """Returns the score below which no candidate can be a defect, or a near miss that is told exactly.
+def least_wanted(how: Postprocess, classes: int, *, threshold: float | None = None) -> npt.NDArray[np.float64]:
+    """Returns ``(C,)`` the score below which no candidate can be a defect of its type, or a near miss told exactly.
 
     Args:
         how: The manifest's post-processing.
@@ -98,9 +99,9 @@ def least_wanted(how: Postprocess, classes: int, *, threshold: float | None = No
         ConfigError: The manifest's thresholds and labels differ in number.
     """
     if how.name == "anomaly_maps":
-        return 0.0  # its strongest region is the frame's score, however small
-    lowest = thresholds_of(how, classes).min() if threshold is None else threshold
-    return float(lowest) * NEAR_MISS_FROM
+        return np.zeros(classes)  # its strongest region is the frame's score, however small
+    bars = thresholds_of(how, classes) if threshold is None else np.full(classes, threshold)
+    return bars * NEAR_MISS_FROM
 
 
 def select(

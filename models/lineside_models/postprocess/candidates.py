@@ -19,6 +19,8 @@ from lineside_runtime.errors import BadInputFormatError, ConfigError
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 Outputs = Mapping[str, npt.NDArray[Any]]
+Least = float | npt.NDArray[np.float64]
+"""The score below which no candidate is wanted, of all types or ``(C,)`` one a type."""
 
 CANDIDATES_MAX = 1000
 """Cells a frame that are decoded, best first; the usual figure of one-stage detectors (FCOS, RetinaNet)."""
@@ -30,6 +32,7 @@ square of their number, is less label by label."""
 _APART_MAX = 1e6  # up to here moving costs no digit of a box that counts
 ROUNDING = 1e-3
 
+_SCORE_MIN = 1e-7
 _LOGIT_MAX = 80.0  # beyond it exp overflows, and the score is 0 or 1 anyway
 
 
@@ -52,11 +55,13 @@ class Candidates:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def first(self, count: int) -> Candidates:
-        """Returns the best few."""
-        if count >= len(self):
+    def reaching(self, least_score: Least) -> Candidates:
+        """Returns those with this score or a higher one, of their type where there is one a type."""
+        keep = self.scores >= least_of(least_score, self.labels)
+        if keep.all():
             return self
-        return Candidates(self.boxes[:count], self.scores[:count], self.labels[:count], self.outlines[:count])
+        outlines = tuple(each for each, kept in zip(self.outlines, keep.tolist(), strict=False) if kept)
+        return Candidates(self.boxes[keep], self.scores[keep], self.labels[keep], outlines)
 
 
 class HeadParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -146,23 +151,42 @@ def calibrated(logits: Floats, labels: Ints, calibration: tuple[tuple[float, flo
     return sigmoid(exponent).astype(np.float32)
 
 
-def at_least(
-    score: float, logits: Floats, labels: Ints, calibration: tuple[tuple[float, float], ...]
-) -> tuple[Ints, Floats]:
-    """Returns which logits have this calibrated score or a higher one, and their scores.
+def least_of(least_score: Least, labels: Ints) -> Least:
+    """Returns the score below which candidates of these labels aren't wanted.
 
-    Raises:
-        ConfigError: As for `calibrated`.
+    What has no label in the bundle counts as the last one: `lineside_models.postprocess.check_labels` is to meet it.
     """
-    maybe = np.arange(len(logits))
-    if 0 < score < 1 and not (calibration and len(labels) and labels.max() >= len(calibration)):
-        bar = float(np.log(score / (1 - score))) - ROUNDING  # looked at closely only from just below it on
-        slope, shift = pairs_of(calibration or ((1.0, 0.0),))
-        bars = (bar - shift) / slope
-        maybe = np.flatnonzero(logits >= (bars[labels] if calibration else bars))
-    scores = calibrated(logits[maybe], labels[maybe], calibration)
-    real = np.flatnonzero(scores >= score)
-    return maybe[real], scores[real]
+    return least_score.take(labels, mode="clip") if isinstance(least_score, np.ndarray) else least_score
+
+
+def floors_of(
+    least_score: Least, classes: int, calibration: tuple[tuple[float, float], ...], *, lowest: float
+) -> npt.NDArray[np.float64]:
+    """Returns ``(C,)`` the logit of each type below which no calibrated score reaches the least that is wanted.
+
+    They lie lower by a rounding: who looks for a score has to look closely at what lies above them.
+
+    Args:
+        least_score: See `Least`.
+        classes: How many types there are.
+        calibration: ``(a, b)`` a class, or empty.
+        lowest: No floor lies below this logit.
+    """
+    each = tuple(least_score.tolist()) if isinstance(least_score, np.ndarray) else (least_score,)
+    return _floors(each, classes, calibration, lowest)
+
+
+@functools.lru_cache(maxsize=16)
+def _floors(
+    least_scores: tuple[float, ...], classes: int, calibration: tuple[tuple[float, float], ...], lowest: float
+) -> npt.NDArray[np.float64]:
+    wanted = np.array(least_scores).take(np.arange(classes), mode="clip")
+    bars = np.clip(wanted, _SCORE_MIN, 1 - _SCORE_MIN)
+    slope, shift = pairs_of(calibration or ((1.0, 0.0),) * classes)
+    reached = (np.log(bars / (1 - bars)) - ROUNDING - shift) / slope
+    floors = np.where(wanted > 0, np.maximum(reached, lowest), lowest)
+    floors.setflags(write=False)
+    return floors
 
 
 @functools.lru_cache(maxsize=16)

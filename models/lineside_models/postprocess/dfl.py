@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,8 +11,10 @@ import numpy as np
 from lineside_models.postprocess.candidates import (
     Candidates,
     HeadParams,
+    Least,
     Outputs,
-    at_least,
+    calibrated,
+    floors_of,
     in_frame,
     logit_of,
     read,
@@ -30,16 +33,26 @@ class DflParams(HeadParams, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         reg_bins: Bins of the distance distribution of one side.
         vote_iou: A kept box becomes the mean, weighted by score, of all boxes of its type that overlap it by this or
             more (Gidaris and Komodakis 2015, arXiv:1505.01749): loose textures have no one outline. 1: it stays.
+        vote_from: Raw score above which a box has a vote. A verdict has to decode all that vote, and voters with small
+            scores then cost more than all the rest.
     """
 
     strides: tuple[int, ...] = (8, 16, 32)
     reg_bins: int = 16
     vote_iou: float = 1.0
+    vote_from: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.strides or min(self.strides) < 1 or self.reg_bins < 2 or not 0 < self.vote_iou <= 1:
             raise ValueError("strides must be positive, reg_bins above 1, vote_iou between 0 and 1")
+        if not 0 <= self.vote_from < 1:
+            raise ValueError("vote_from must lie between 0 and 1")
+
+    @property
+    def votes_above(self) -> float:
+        """The logit above which a box has a vote; infinite where there is no voting."""
+        return logit_of(max(self.vote_from, self.score_min)) if self.vote_iou < 1 else math.inf
 
 
 def read_params(params: Mapping[str, Any]) -> DflParams:
@@ -52,7 +65,7 @@ def read_params(params: Mapping[str, Any]) -> DflParams:
 
 
 def dfl_anchor_free(
-    outputs: Outputs, params: Mapping[str, Any], letterboxes: Sequence[Letterbox], *, least_score: float = 0.0
+    outputs: Outputs, params: Mapping[str, Any], letterboxes: Sequence[Letterbox], *, least_score: Least = 0.0
 ) -> list[Candidates]:
     """Maps ``cls_<stride>`` of logits and ``box_<stride>`` of distance distributions.
 
@@ -63,9 +76,9 @@ def dfl_anchor_free(
         outputs: By name, the batch first.
         params: The manifest's, see `DflParams`.
         letterboxes: Of the frames of the batch.
-        least_score: Candidates with a smaller calibrated score aren't wanted. The others are the same as without it,
-            at a fraction of the work: suppression looks up the order only, and of the boxes that have no vote in them
-            none is decoded.
+        least_score: Candidates with a smaller calibrated score, of their type where there is one a type, aren't
+            wanted. The others are the same as without it, at a fraction of the work: a box is suppressed only by better
+            ones of its type, and of the rest only what has a vote is decoded.
     """
     checked = read_params(params)
     _check_maps(outputs, checked, len(letterboxes))
@@ -97,18 +110,20 @@ def _check_maps(outputs: Outputs, params: DflParams, frames: int) -> None:
 
 
 def _decode_frame(
-    outputs: Outputs, params: DflParams, index: int, letterbox: Letterbox, least_score: float
+    outputs: Outputs, params: DflParams, index: int, letterbox: Letterbox, least_score: Least
 ) -> Candidates:
     maps, sides = ([outputs[f"{part}_{stride}"][index] for stride in params.strides] for part in ("cls", "box"))
-    cells = best_cells(maps, params.strides, logit_of(params.score_min))
-    found, scores = at_least(least_score, cells.logits, cells.labels, params.calibration)
-    if not len(found):
-        return Candidates(np.empty((0, 4), np.float32), scores, found)
-    order = np.argsort(-cells.logits[found], kind="stable")
-    wanted, scores = cells.take(found[order]), scores[order]
-    boxes = boxes_of(wanted, sides, params.reg_bins)
-    first = suppress(boxes, wanted.labels, params.nms_iou)
-    kept, boxes = wanted.take(first), boxes[first]
-    if params.vote_iou < 1:
-        boxes = vote(cells, kept, boxes, sides, bins=params.reg_bins, least_iou=params.vote_iou)
-    return in_frame(boxes, scores[first], kept.labels, params, letterbox)[0]
+    floors = floors_of(least_score, len(maps[0]), params.calibration, lowest=logit_of(params.score_min))
+    cells = best_cells(maps, params.strides, np.minimum(floors, params.votes_above))
+    wanted = np.flatnonzero(cells.logits > floors[cells.labels])
+    if not len(wanted):
+        return Candidates(np.empty((0, 4), np.float32), np.empty(0, np.float32), wanted)
+    boxes = boxes_of(cells, sides, params.reg_bins)
+    kept = wanted[suppress(boxes[wanted], cells.labels[wanted], params.nms_iou)]
+    labels = cells.labels[kept]
+    scores = calibrated(cells.logits[kept], labels, params.calibration)
+    placed = boxes[kept]
+    if params.vote_iou < 1 and len(kept):
+        voters = int(np.count_nonzero(cells.logits > params.votes_above))
+        placed = vote(cells, boxes, kept, voters, least_iou=params.vote_iou)
+    return in_frame(placed, scores, labels, params, letterbox)[0].reaching(least_score)

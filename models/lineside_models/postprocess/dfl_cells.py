@@ -14,11 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lineside_models.postprocess.candidates import CANDIDATES_MAX, Floats, Ints, sigmoid
+from lineside_models.postprocess.candidates import CANDIDATES_MAX, Floats, Ints
 from lineside_models.postprocess.grids import KEPT, fixed
-
-SAMPLE_STEP = 61
-"""Of so many logits one is looked at to guess a floor that few pass; a prime, so that it doesn't follow the columns."""
 
 EXP_MAX = 80.0
 """Up to here a logit can be raised as it is without overflow."""
@@ -26,9 +23,11 @@ EXP_MAX = 80.0
 HELD_MAX = 1 << 17
 """Numbers that a thread keeps room for: a verdict's. Whoever decodes everything needs more, and waits for it anyway."""
 
-_ROUNDING_PX = 0.01
+PAIRS_TOGETHER = 4096
+"""Pairs of boxes up to this number are looked at in one go; more than that label by label, each with its own only."""
+
+_TINY = np.float32(1e-9)
 _LOCAL = threading.local()
-_NO_VOTE = 1e-300
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -39,13 +38,11 @@ class Grid:
         starts: Number of the first cell of each map, and how many there are in all.
         centre: ``(2, cells)`` x and y of a cell's centre, in strides.
         stride: ``(cells,)`` in pixels of the input.
-        place: ``(2, cells)`` x and y of a cell's centre, in pixels of the input.
     """
 
     starts: tuple[int, ...]
     centre: Floats
     stride: Floats
-    place: Floats
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -53,9 +50,9 @@ class Cells:
     """The best cells of one frame; one with two labels is in it twice.
 
     Attributes:
-        logits: ``(N,)``.
-        labels: ``(N,)`` indices of types, rising.
-        cell: ``(N,)`` numbers in the grid; rising where the label is one.
+        logits: ``(N,)``, falling.
+        labels: ``(N,)`` indices of types.
+        cell: ``(N,)`` numbers in the grid.
         grid: Of the maps.
     """
 
@@ -79,45 +76,36 @@ def grid_of(shapes: tuple[tuple[int, int], ...], strides: tuple[int, ...]) -> Gr
         sizes.append(np.full(height * width, step, np.float32))
         starts.append(starts[-1] + height * width)
     centre, stride = np.concatenate(centres, axis=1), np.concatenate(sizes)
-    return Grid(tuple(starts), fixed(centre), fixed(stride), fixed(centre * stride))
+    return Grid(tuple(starts), fixed(centre), fixed(stride))
 
 
-def best_cells(maps: Sequence[npt.NDArray[Any]], strides: tuple[int, ...], floor: float) -> Cells:
-    """Returns the cells whose logit lies above the floor, at most `CANDIDATES_MAX`.
+def best_cells(maps: Sequence[npt.NDArray[Any]], strides: tuple[int, ...], floors: npt.NDArray[np.float64]) -> Cells:
+    """Returns the cells whose logit lies above the floor of its type, best first, at most `CANDIDATES_MAX`.
 
-    Of equals those of the first map are taken, there those of the first label.
+    Of equals those of the first map come first, there those of the first label. The limit is one on the best cells of
+    all types: what lies below its type's floor, and above the lowest of the floors, counts for it.
 
     Args:
         maps: ``(C, H, W)`` of class logits, one a stride.
         strides: In pixels of the input.
-        floor: Logit.
+        floors: ``(C,)`` logits.
     """
     grid = grid_of(tuple((logits.shape[1], logits.shape[2]) for logits in maps), strides)
-    joined = np.concatenate([logits.reshape(len(logits), -1) for logits in maps], axis=1)
-    flat = joined.reshape(-1).astype(np.float32, copy=False)
-    place = _above(flat, floor)
-    cells, logits = joined.shape[1], flat[place]
-    if len(place) > CANDIDATES_MAX:
-        last = len(logits) - CANDIDATES_MAX
-        least = np.partition(logits, last)[last]
-        keep, equal = logits > least, np.flatnonzero(logits == least)
-        level = np.searchsorted(grid.starts, place[equal] % cells, side="right")
-        keep[equal[np.argsort(level, kind="stable")][: CANDIDATES_MAX - np.count_nonzero(keep)]] = True
-        place, logits = place[keep], logits[keep]
-    labels = place // cells
-    return Cells(logits, labels, place - labels * cells, grid)
-
-
-def _above(flat: Floats, floor: float) -> Ints:
-    """Returns where values above the floor stand, with luck only some more than the `CANDIDATES_MAX` highest."""
-    sample = flat[::SAMPLE_STEP]
-    rank = len(sample) - 2 * CANDIDATES_MAX // SAMPLE_STEP
-    guess = np.partition(sample, rank)[rank] if rank > 0 else floor
-    if guess > floor:
-        places = np.flatnonzero(flat > guess)
-        if len(places) >= CANDIDATES_MAX:
-            return places
-    return np.flatnonzero(flat > floor)
+    least = np.float32(floors.min())
+    logits, labels, cells = [], [], []
+    for start, end, each in zip(grid.starts[:-1], grid.starts[1:], maps, strict=True):
+        flat = each.reshape(-1).astype(np.float32, copy=False)
+        (place,) = (flat > least).nonzero()
+        label = place // (end - start)
+        logits.append(flat.take(place))
+        labels.append(label)
+        cells.append(place - label * (end - start) + start)
+    found = Cells(np.concatenate(logits), np.concatenate(labels), np.concatenate(cells), grid)
+    if len(found.logits) > CANDIDATES_MAX:
+        last = len(found.logits) - CANDIDATES_MAX
+        found = found.take(np.flatnonzero(found.logits >= np.partition(found.logits, last)[last]))
+    order = np.argsort(-found.logits, kind="stable")[:CANDIDATES_MAX]
+    return found.take(order[found.logits[order] > floors[found.labels[order]]])
 
 
 def boxes_of(cells: Cells, sides: Sequence[npt.NDArray[Any]], bins: int) -> Floats:
@@ -155,87 +143,57 @@ def _means(sides: Floats) -> Floats:
     return np.asarray(sides.sum(axis=1) / total, np.float32)
 
 
-def _workspace(size: int, kind: type[np.floating[Any]] = np.float32) -> npt.NDArray[Any]:
+def _workspace(size: int) -> Floats:
     """Returns so many numbers of this thread's own memory, with whatever is in them.
 
     A fresh array of this size is memory that the system gives and takes back each time: that costs as much as the work.
     """
-    held: npt.NDArray[Any] | None = getattr(_LOCAL, kind.__name__, None)
+    held: Floats | None = getattr(_LOCAL, "held", None)
     if held is None or len(held) < size:
-        held = np.empty(size, kind)
+        held = np.empty(size, np.float32)
         if size <= HELD_MAX:
-            setattr(_LOCAL, kind.__name__, held)
+            _LOCAL.held = held
     return held[:size]
 
 
-def vote(
-    cells: Cells, kept: Cells, boxes: Floats, sides: Sequence[npt.NDArray[Any]], *, bins: int, least_iou: float
-) -> Floats:
-    """Returns the kept boxes, each the mean of those of its type around it, weighted by their raw scores.
+def vote(cells: Cells, boxes: Floats, kept: Ints, voters: int, *, least_iou: float) -> Floats:
+    """Returns the kept boxes, each the mean of the voters of its type around it, weighted by their raw scores.
 
     Args:
-        cells: All that may vote.
-        kept: ``N`` of them.
-        boxes: ``(N, 4)`` theirs, finite.
-        sides: As for `boxes_of`.
-        bins: As for `boxes_of`.
+        cells: All that were decoded, best first.
+        boxes: ``(N, 4)`` theirs.
+        kept: Numbers of those that are kept; finite. Where nobody around has a vote, a box stays as it is.
+        voters: So many of the best have a vote.
         least_iou: Overlap from which a box votes.
     """
-    if not len(boxes):
-        return boxes
-    pair = np.flatnonzero(_may_overlap(cells, kept, boxes, least_iou))
-    row = pair // len(cells.cell)
-    pair -= row * len(cells.cell)
-    asked = np.zeros(len(cells.cell), bool)
-    asked[pair] = True
-    voters = cells.take(np.flatnonzero(asked))
-    column = (np.cumsum(asked) - 1).take(pair)
-    around = boxes_of(voters, sides, bins).T.astype(np.float64)
+    around = boxes[:voters]
     if not np.isfinite(around.sum()):
-        around[:, ~np.isfinite(around).all(axis=0)] = 0  # without area: no vote
-    pairs = _workspace(11 * len(pair), np.float64).reshape(11, -1)
-    mine = around.take(column, axis=1, out=pairs[:4], mode="clip")
-    theirs = boxes.T.astype(np.float64).take(row, axis=1, out=pairs[4:8], mode="clip")
-    weights = sigmoid(voters.logits).take(column)
-    weights *= _overlaps(theirs, mine, pairs[8:]) >= least_iou
-    starts = np.searchsorted(row, np.arange(len(boxes)))  # nobody has no pair: every box is near itself
-    total = np.add.reduceat(weights, starts)
-    mine *= weights
-    voted = (np.add.reduceat(mine, starts, axis=1) / np.maximum(total, _NO_VOTE)).T
-    return np.asarray(np.where(total[:, None] > 0, voted, boxes), np.float32)
+        around = np.where(np.isfinite(around).all(axis=1, keepdims=True), around, np.float32(0))  # no area: no vote
+    mine, types, labels = boxes[kept], cells.labels[kept], cells.labels[:voters]
+    weights = np.asarray(1 / (1 + np.exp(-cells.logits[:voters])), np.float32)
+    if len(kept) * voters <= PAIRS_TOGETHER:
+        return _means_around(mine, around, weights * (types[:, None] == labels), least_iou)
+    for label in set(types.tolist()):
+        asked, asking = np.flatnonzero(labels == label), np.flatnonzero(types == label)
+        mine[asking] = _means_around(mine[asking], around[asked], weights[asked], least_iou)
+    return mine
 
 
-def _overlaps(
-    first: npt.NDArray[np.float64], second: npt.NDArray[np.float64], space: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    """Returns the overlaps ``(N,)`` of boxes ``(4, N)``, in the first of three rows ``(3, N)`` that may be written to.
-
-    The same numbers as `lineside_models.metrics.box_iou`, without memory of its own.
-    """
-    shared, side, other = space
-    np.subtract(np.minimum(first[2], second[2], out=side), np.maximum(first[0], second[0], out=shared), out=shared)
-    np.maximum(shared, 0, out=shared)
-    np.subtract(np.minimum(first[3], second[3], out=side), np.maximum(first[1], second[1], out=other), out=side)
-    shared *= np.maximum(side, 0, out=side)
-    union = np.multiply(np.subtract(first[2], first[0], out=side), np.subtract(first[3], first[1], out=other), out=side)
-    union += np.multiply(np.subtract(second[2], second[0], out=other), second[3] - second[1], out=other)
-    union -= shared
-    shared /= np.maximum(union, _NO_VOTE, out=union)
-    return np.asarray(shared, np.float64)
+def _means_around(boxes: Floats, voters: Floats, weights: Floats, least_iou: float) -> Floats:
+    """Returns boxes ``(N, 4)`` moved to the mean of the ``(M, 4)`` around them; weights are ``(M,)`` or ``(N, M)``."""
+    first, second = boxes.T[:, :, None], voters.T[:, None]
+    sides = np.minimum(first[2:], second[2:])
+    sides -= np.maximum(first[:2], second[:2])
+    np.maximum(sides, 0, out=sides)
+    shared = sides[0] * sides[1]
+    # As intersection over union, without dividing; what has no area overlaps with nothing.
+    near = shared * np.float32(1 + 1 / least_iou) >= np.maximum(_areas(first) + _areas(second), _TINY)
+    weights = weights * near
+    total = weights.sum(axis=1)[:, None]
+    sums = np.einsum("kn,nc->kc", weights, voters)  # no product of matrices: BLAS would wake threads
+    return np.divide(sums, total, out=boxes, where=total > 0)
 
 
-def _may_overlap(cells: Cells, kept: Cells, boxes: Floats, least_iou: float) -> npt.NDArray[np.bool_]:
-    """Returns ``(N, cells)``: one label, and not so far off that the boxes can't overlap by ``least_iou``.
-
-    A cell's centre lies in its box. Of a box that overlaps by t, on each axis at most (1 - t) lies outside, and what
-    lies inside is no longer than the other box: so its centre is at most (1 - t) / t sides of that away from it.
-    """
-    reach = (boxes[:, 2:] - boxes[:, :2]) * np.float32((1 - least_iou) / least_iou) + np.float32(_ROUNDING_PX)
-    low, high = boxes[:, :2] - reach, boxes[:, 2:] + reach
-    x, y = cells.grid.place.take(cells.cell, axis=1)
-    near = kept.labels[:, None] == cells.labels
-    near &= x >= low[:, :1]
-    near &= x <= high[:, :1]
-    near &= y >= low[:, 1:]
-    near &= y <= high[:, 1:]
-    return np.asarray(near, bool)
+def _areas(corners: Floats) -> Floats:
+    """Returns the areas of boxes whose corners' coordinates are the first dimension."""
+    return np.asarray((corners[2] - corners[0]) * (corners[3] - corners[1]), np.float32)
