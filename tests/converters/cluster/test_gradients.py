@@ -126,8 +126,19 @@ def test_bytes_round_to_half_a_step_of_their_block_and_keep_what_is_no_number() 
     values = torch.randn((2, 64), generator=torch.Generator().manual_seed(0))
     values[1, 3] = float("nan")
     values[0, :16] = 0
-    found = unpack(pack(values, 16), 16)
+    kept = values.clone()
+    found = torch.stack([unpack(each, torch.empty(64), 16) for each in pack(list(kept), 64, 16)])
     step = values[0].view(4, 16).abs().amax(1, keepdim=True) / 127
     assert ((found[0] - values[0]).view(4, 16).abs() <= step * (0.5 + 127 * 2**-8)).all()
     assert found[1, :16].isnan().all() and not found[1, 16:].isnan().any()
     assert torch.equal(found[0, :16], values[0, :16])
+    torch.testing.assert_close(found[0] + kept[0], values[0])  # what was rounded away is what stays
+    assert float(kept[0, 16:].abs().min()) > 0
+
+
+def test_a_shorter_row_is_packed_as_if_zeros_followed() -> None:
+    values = torch.randn(50, generator=torch.Generator().manual_seed(1))
+    packed = pack([values.clone(), torch.nn.functional.pad(values, (0, 14)), values[:0]], 64, 16)
+    assert torch.equal(packed[0], packed[1])
+    assert torch.equal(unpack(packed[0], torch.empty(50), 16), unpack(packed[1], torch.empty(64), 16)[:50])
+    assert not packed[2].any()

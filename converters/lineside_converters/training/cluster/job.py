@@ -18,6 +18,7 @@ import torch.distributed as dist
 from lineside_converters.training.cluster.config import ClusterConfig
 from lineside_converters.training.cluster.cost import Figures as CostFigures
 from lineside_converters.training.cluster.kinds import KINDS
+from lineside_converters.training.cluster.storage import write_list
 from lineside_converters.training.cluster.workers import Together, Workers, own_file
 from lineside_converters.training.config import TrainProgress
 from lineside_converters.training.curves import CURVES
@@ -49,7 +50,8 @@ def run_worker(said: dict[str, Any]) -> None:
     """Trains as one of the workers that Ray started.
 
     Args:
-        said: ``job``: a `Job` as JSON; ``tell``: a queue of the driver's, that takes pairs of a word and a value.
+        said: ``job``: a `Job` as JSON; ``tell``: a queue of the driver's, that takes pairs of a word and a value;
+            ``begin``: Ray's checkpoint of an earlier driver to go on from, or ``None``.
     """
     import ray.train
     import ray.train.torch
@@ -59,7 +61,7 @@ def run_worker(said: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory(prefix="lineside-worker-") as scratch:
         out = Path(scratch) / "run"
         out.mkdir()
-        resumed = _fetch(ray.train.get_checkpoint(), out)
+        resumed = _fetch(ray.train.get_checkpoint() or said["begin"], out)
         _tell(said, "begun", {"rank": dist.get_rank(), "pid": os.getpid(), "resumed": resumed})
         try:
             _train(job, out, resumed, ray.train.torch.get_device(), lambda word, value: _tell(said, word, value))
@@ -94,7 +96,7 @@ def _train(job: Job, out: Path, resumed: bool, device: torch.device, tell: Calla
     )
 
     def saved(run: Run, folder: Path, figures: dict[str, float]) -> None:
-        _report(run, folder, figures, workers.rank)
+        _report(run, folder, figures, workers)
         if workers.rank == 0 and (folder / CURVES).exists():
             tell("page", (folder / CURVES).read_bytes())
 
@@ -121,15 +123,16 @@ def _teller(tell: Callable[[str, Any], None], rank: int) -> Callable[[TrainProgr
     return on_progress
 
 
-def _report(run: Run, out: Path, figures: dict[str, float], rank: int) -> None:
+def _report(run: Run, out: Path, figures: dict[str, float], worker: Workers) -> None:
     """Hands a checkpoint to Ray: the first worker's files, and of each what only it has."""
     import ray.train
 
-    names = [own_file(out, rank).name, *(_OF_THE_FIRST if rank == 0 else ())]
+    names = [own_file(out, worker.rank).name, *(_OF_THE_FIRST if worker.rank == 0 else ())]
     with tempfile.TemporaryDirectory(prefix="lineside-checkpoint-") as folder:
         for name in names:
             if (out / name).exists():
                 shutil.copy2(out / name, folder)
+        write_list(Path(folder), rank=worker.rank, step=run.step, world=worker.world)
         ray.train.report({"step": run.step, **figures}, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
 

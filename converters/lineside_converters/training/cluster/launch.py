@@ -22,6 +22,7 @@ from lineside_converters.training.cluster.config import ClusterConfig
 from lineside_converters.training.cluster.cost import CostReport, Figures, report
 from lineside_converters.training.cluster.job import Job, run_worker
 from lineside_converters.training.cluster.pages import write_pages
+from lineside_converters.training.cluster.storage import contents, file_system, last_whole
 from lineside_converters.training.config import TrainProgress
 from lineside_converters.training.curves import CURVES
 from lineside_converters.training.settings import Settings
@@ -31,6 +32,12 @@ from lineside_runtime.files import write_atomic
 STATE = "ray.json"
 """Name in a run's folder of where its checkpoints are, so that it can be gone on with."""
 
+CLIENT = "ray://"
+"""How an address of Ray's client begins, whose machine is no node."""
+
+ON_HEAD = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}
+"""What must outlive any other node runs on the head node, with which the cluster ends anyway; Ray's own name for it."""
+
 OBJECT_STORE_BYTES = 200 << 20
 """Of a Ray that is started here: nothing large goes through it."""
 
@@ -39,6 +46,18 @@ RAY_SECONDS = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5", "RAY_TRAIN_WORKER_GRO
 
 LOOKED_EVERY_S = 0.2
 log = logging.getLogger("lineside.training")
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a run's checkpoints are.
+
+    Attributes:
+        names: What Ray calls the run: another name each time that a driver has begun or gone on with it.
+        storage: Folder or URL.
+    """
+
+    names: tuple[str, ...]
+    storage: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,20 +116,20 @@ def train_on_ray(
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    _check_reach(cluster)
     settings.out.mkdir(parents=True, exist_ok=True)
-    name, storage = _place(settings, cluster)
+    place = _place(settings, cluster)
     job = Job(kind=kind, settings=_plain(settings), cluster=cluster, out=str(settings.out))
     with ExitStack() as stack:
         ray = _start(cluster, stack)
         from ray.util.queue import Queue
 
-        queue = Queue(actor_options={"num_cpus": 0})
+        queue = Queue(actor_options=dict(ON_HEAD))
         stack.callback(queue.shutdown, force=True)
-        task = ray.remote(_fit).options(num_cpus=0, max_retries=0)
-        running = task.remote(msgspec.json.encode(job), queue, name, storage, cluster)
+        task = ray.remote(_fit).options(**ON_HEAD, max_retries=0)
+        running = task.remote(msgspec.json.encode(job), queue, place, cluster)
         heard = _follow(ray, running, queue, settings.out, cluster, on_progress, on_workers)
-        kept = _end(ray, running)
-        _bring_home(kept, settings.out)
+        _bring_home(_end(ray, running), settings.out)
     if heard.result is None or len(heard.costs) < cluster.workers:
         raise TrainingError("the workers ended without a result", actual=f"reports of {sorted(heard.costs)}")
     epochs = settings.epochs
@@ -119,21 +138,36 @@ def train_on_ray(
     return ClusterResult(result=heard.result, cost=cost)
 
 
-def _place(settings: Settings, cluster: ClusterConfig) -> tuple[str, str]:
-    """Returns the run's name and where its checkpoints go: those of before where it is resumed."""
+def _check_reach(cluster: ClusterConfig) -> None:
+    """Says where checkpoints can't be: on the machine of a Ray client, which is no part of the cluster."""
+    if cluster.address.startswith(CLIENT) and not cluster.storage:
+        raise TrainingError(
+            f"--address {CLIENT} without --storage",
+            expected="a folder or URL that every node reaches",
+            actual="checkpoints in --out, which is on this machine",
+            action="Give --storage, or run the command on a node of the cluster with --address auto.",
+        )
+
+
+def _place(settings: Settings, cluster: ClusterConfig) -> Place:
+    """Returns where the run's checkpoints go: to those of before where it is resumed, under a new name."""
     path = settings.out / STATE
+    known = Place(names=(), storage=_absolute(cluster.storage or str(settings.out / "ray")))
     if settings.resume:
         try:
-            known = msgspec.json.decode(path.read_bytes(), type=dict[str, str])
+            known = msgspec.json.decode(path.read_bytes(), type=Place)
         except OSError as error:
             raise InputNotFoundError(
                 f"{settings.out} holds no run of several workers", action="Start it without --resume."
             ) from error
-        return known["name"], known["storage"]
     name = f"{settings.out.resolve().name}-{time.time_ns():x}"
-    storage = cluster.storage or str(settings.out.resolve() / "ray")
-    write_atomic(path, msgspec.json.encode({"name": name, "storage": storage}))
-    return name, storage
+    place = Place(names=(*known.names, name), storage=known.storage)
+    write_atomic(path, msgspec.json.encode(place))
+    return place
+
+
+def _absolute(storage: str) -> str:
+    return storage if "://" in storage else str(Path(storage).expanduser().resolve())
 
 
 def _plain(settings: Settings) -> dict[str, Any]:
@@ -173,39 +207,30 @@ def _start(cluster: ClusterConfig, stack: ExitStack) -> Any:
     return ray
 
 
-def _fit(job: bytes, queue: Any, name: str, storage: str, cluster: ClusterConfig) -> Any:
-    """Runs the trainer; a task of the cluster. Returns the last checkpoint."""
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+def _fit(job: bytes, queue: Any, place: Place, cluster: ClusterConfig) -> dict[str, bytes]:
+    """Runs the trainer; a task of the cluster. Returns the files of the result."""
+    from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     for variable, seconds in RAY_SECONDS.items():
         os.environ.setdefault(variable, seconds)
-    filesystem, path = _storage(storage)
+    filesystem, path = file_system(place.storage)
+    begin = last_whole(filesystem, path, place.names[:-1])
     trainer = TorchTrainer(
         run_worker,
-        train_loop_config={"job": job, "tell": queue},
+        train_loop_config={"job": job, "tell": queue, "begin": begin and Checkpoint(begin, filesystem)},
         scaling_config=ScalingConfig(num_workers=cluster.workers, use_gpu=cluster.gpus),
         torch_config=TorchConfig(backend="nccl" if cluster.gpus else "gloo"),
         run_config=RunConfig(
-            name=name,
+            name=place.names[-1],
             storage_path=path,
             storage_filesystem=filesystem,
             failure_config=FailureConfig(max_failures=cluster.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),
     )
-    return trainer.fit().checkpoint
-
-
-def _storage(storage: str) -> tuple[Any, str]:
-    """Returns the file system that Ray writes to, and the path there."""
-    if "://" not in storage:
-        return None, storage
-    import fsspec
-    from pyarrow.fs import FSSpecHandler, PyFileSystem
-
-    filesystem, path = fsspec.core.url_to_fs(storage)
-    return PyFileSystem(FSSpecHandler(filesystem)), path
+    kept = trainer.fit().checkpoint
+    return {} if kept is None else contents(kept.filesystem, kept.path)
 
 
 def _follow(
@@ -252,23 +277,26 @@ def _hear(heard: Heard, word: str, value: Any, out: Path, on_progress: Callable[
         log.info("worker %d begins%s", value["rank"], " from the last checkpoint" if value["resumed"] else "")
 
 
-def _end(ray: Any, running: Any) -> Any:
-    """Returns the last checkpoint, or says why there is none."""
+def _end(ray: Any, running: Any) -> dict[str, bytes]:
+    """Returns the result's files, or says why there are none."""
     try:
-        return ray.get(running)
+        found: dict[str, bytes] = ray.get(running)
     except ray.exceptions.RayError as error:
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, LinesideError):
+            raise cause from error
         raise TrainingError(
             "training on Ray has failed",
             actual=str(error).strip().splitlines()[-1],
             action="--resume goes on from the last checkpoint; --max-failures says how many deaths are borne.",
         ) from error
+    return found
 
 
-def _bring_home(kept: Any, out: Path) -> None:
-    """Copies the result's files into the run's folder."""
-    if kept is None:
+def _bring_home(files: dict[str, bytes], out: Path) -> None:
+    """Writes the result's files into the run's folder."""
+    if not files:
         raise TrainingError("Ray has kept no checkpoint")
-    with kept.as_directory() as folder:
-        for file in Path(folder).iterdir():
-            if file.is_file() and not file.name.startswith("."):
-                write_atomic(out / file.name, file.read_bytes())
+    for name, content in files.items():
+        if not name.startswith("."):
+            write_atomic(out / name, content)

@@ -139,7 +139,12 @@ class Replicated(Layout):
     def prepare(self, model: nn.Module, ema: AveragedModel, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """Wraps it; running statistics stay each worker's own until an epoch ends."""
         del ema
-        options: dict[str, Any] = {"bucket_cap_mb": BUCKET_MB, _SYNC_BUFFERS: False}
+        # gradients stay in the buckets that travel: they aren't copied in and out
+        options: dict[str, Any] = {
+            "bucket_cap_mb": BUCKET_MB,
+            "gradient_as_bucket_view": True,
+            _SYNC_BUFFERS: False,
+        }
         self._replica = model
         self.module = DistributedDataParallel(model, **options)
         # torch looks at the hook's annotations and can't read those of a module whose annotations are strings

@@ -20,7 +20,7 @@ from torch.distributed.fsdp._fully_shard._fsdp_api import AllGather, ReduceScatt
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lineside_converters.training.cluster.exchange import Exchange, gather_into, reduce_scatter_into
-from lineside_converters.training.cluster.gradients.int8 import block_of, pack, unpack
+from lineside_converters.training.cluster.gradients.int8 import block_of, mean_of, pack
 
 GROUP_VALUES = 100_000
 """A child with so many parameters travels by itself; the rest with the root."""
@@ -142,14 +142,11 @@ class Int8ReduceScatter(_Allocates, ReduceScatter):
                 return output_tensor.copy_(self._exchange.sum(rows)[self._exchange.rank] / self._exchange.world)
             if self.residual is None or self.residual.shape != rows.shape:
                 self.residual = torch.zeros_like(rows)
-            wanted = rows + self.residual
-            length = wanted.shape[1]
-            block = block_of(length, 1)
-            padded = nn.functional.pad(wanted, (0, -length % block))
-            sent = pack(padded, block)
-            self.residual.copy_(wanted - unpack(sent, block)[:, :length])
-            mean = unpack(self._exchange.swap(sent), block).mean(0)[:length]
-            return output_tensor.copy_(mean)
+            wanted = self.residual.add_(rows)
+            block = block_of(rows.shape[1], 1)
+            length = -(-rows.shape[1] // block) * block
+            mean = mean_of(self._exchange.swap(pack(list(wanted), length, block)), block)
+            return output_tensor.copy_(mean[: rows.shape[1]])
 
         self._exchange.later(job, output_tensor.device)
         return None

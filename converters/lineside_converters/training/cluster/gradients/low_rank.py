@@ -4,6 +4,9 @@ A step of power iteration from the last step's right factor: the left one is ave
 right one is averaged. What the product doesn't hold is added to the next step's gradients. Both factors travel in
 bfloat16; vectors, and matrices too small to gain, travel as they are beside the left factor. torch has this as a hook
 as well; it chains its collectives by callbacks (see `lineside_converters.training.cluster.exchange`).
+
+Factors lie as their transposes, ``(RANK, n)``: products with so few columns then read a weight's gradients once, where
+those with ``(n, RANK)`` took four times as long. What is kept back is summed, and lessened, in its own place.
 """
 
 from __future__ import annotations
@@ -35,20 +38,23 @@ class LowRank(Scheme):
 
     def average(self, bundled: Bundled) -> Tensor:
         """Returns the mean of the products, the same bits on every worker."""
-        kept = self._residuals.of(bundled)
+        kept = parts_of(self._residuals.of(bundled), bundled.shapes)
         parts = parts_of(bundled.flat, bundled.shapes)
         thin = [n for n, shape in enumerate(bundled.shapes) if gains(shape)]
         rest = [n for n in range(len(parts)) if n not in set(thin)]
-        matrices = [_matrix(parts[n].add_(parts_of(kept, bundled.shapes)[n]), bundled.shapes[n]) for n in thin]
-        rights = [self._start(bundled.names[n], each) for n, each in zip(thin, matrices, strict=True)]
-        lefts = self._mean_of([each @ right for each, right in zip(matrices, rights, strict=True)])
-        lefts = [torch.linalg.qr(left)[0] for left in lefts]
-        rights = self._mean_of([each.T @ left for each, left in zip(matrices, lefts, strict=True)])
+        wanted = [_matrix(kept[n], bundled.shapes[n]) for n in thin]
+        lefts = self._mean_of(
+            [
+                self._start(bundled.names[n], each) @ each.add_(_matrix(parts[n], bundled.shapes[n])).T
+                for n, each in zip(thin, wanted, strict=True)
+            ]
+        )
+        lefts = [torch.linalg.qr(left.T)[0].T.contiguous() for left in lefts]
+        rights = self._mean_of([left @ each for each, left in zip(wanted, lefts, strict=True)])
         self._average_vectors([parts[n] for n in rest])
-        for n, matrix, left, right in zip(thin, matrices, lefts, rights, strict=True):
-            product = left @ right.T
-            _matrix(parts_of(kept, bundled.shapes)[n], bundled.shapes[n]).copy_(matrix - product)
-            matrix.copy_(product)
+        for n, each, left, right in zip(thin, wanted, lefts, rights, strict=True):
+            found = torch.mm(left.T, right, out=_matrix(parts[n], bundled.shapes[n]))
+            each.sub_(found)  # what the product doesn't hold
             self._right[bundled.names[n]] = right
         return bundled.flat
 
@@ -58,13 +64,13 @@ class LowRank(Scheme):
         if known is not None and torch.isfinite(known).all() and known.any():
             return known
         generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
-        return torch.randn((matrix.shape[1], RANK), generator=generator).to(matrix.device)
+        return torch.randn((RANK, matrix.shape[1]), generator=generator).to(matrix.device)
 
     def _mean_of(self, factors: list[Tensor]) -> list[Tensor]:
         if not factors:
             return []
-        flat = torch.cat([each.flatten() for each in factors])
-        mean = self.exchange.sum((flat / self.exchange.world).to(torch.bfloat16)).float()
+        flat = torch.cat([each.flatten() for each in factors]).div_(self.exchange.world)
+        mean = self.exchange.sum(flat.to(torch.bfloat16)).float()
         return [
             part.view(each.shape)
             for part, each in zip(torch.split(mean, [f.numel() for f in factors]), factors, strict=True)

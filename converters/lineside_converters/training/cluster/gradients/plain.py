@@ -33,7 +33,7 @@ class BFloat16(Scheme):
 
     def average(self, bundled: Bundled) -> Tensor:
         """Returns the mean; divided before it is sent, so that the sum stays as small as a gradient."""
-        half = (bundled.flat / self.exchange.world).to(torch.bfloat16)
+        half = bundled.flat.div_(self.exchange.world).to(torch.bfloat16)
         return bundled.flat.copy_(self.exchange.sum(half))
 
     @classmethod
