@@ -79,7 +79,7 @@ def _add_login(group: argparse._ArgumentGroup) -> None:
         type=float,
         default=300.0,
         metavar="S",
-        help="for a board that starts (default: %(default)s s)",
+        help="for a board that starts, or says nothing yet (default: %(default)s s)",
     )
 
 

@@ -140,6 +140,31 @@ def test_silent_line_says_what_to_check(port: Port, monkeypatch: pytest.MonkeyPa
     assert "--baud" in str(caught.value)
 
 
+def test_board_whose_kernel_is_quiet_is_waited_for(wire: Wire, port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console_module, "ANSWER_S", 0.5)
+    said: list[str] = []
+    console = Console(port, said.append)
+    failed: list[Exception] = []
+
+    def reach() -> None:
+        try:
+            console.reach_shell("admin", nobody, boot_timeout_s=60)
+        except ConsoleError as error:
+            failed.append(error)
+
+    reacher = threading.Thread(target=reach)
+    reacher.start()
+    try:
+        wait_for(lambda: any("nothing comes from the board yet" in line for line in said), 30.0, what="the hint")
+        with BashAtWire(wire):
+            reacher.join(30.0)
+            assert not reacher.is_alive()
+    finally:
+        reacher.join(60.0)
+    assert failed == []
+    assert len(said) == 1
+
+
 def test_wrong_speed_says_so(wire: Wire, port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(console_module, "ANSWER_S", 0.5)
     wire.say(bytes([0xFE, 0x00, 0xE0, 0x8C, 0xF8]) * 20)

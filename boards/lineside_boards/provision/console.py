@@ -26,7 +26,7 @@ Say = Callable[[str], None]
 QUIET_S = 0.4
 ANSWER_S = 3.0
 POKES = 4
-"""How often Enter is pressed on a line that says nothing before it counts as dead."""
+"""How often a key is pressed before a person is told that nothing comes, or an unclear line is given up."""
 
 REFUSAL_S = 15.0
 """login(1) waits some seconds before it says that a password is wrong."""
@@ -63,7 +63,7 @@ class Console:
         Args:
             user: Logs in, where a login is asked for.
             password: Is asked for his password, if the board wants one.
-            boot_timeout_s: How long a start may take.
+            boot_timeout_s: How long a start may take, and so how long the line may be silent.
 
         Raises:
             ConsoleError: There is no login and no shell; the message says what to check.
@@ -98,7 +98,11 @@ class Console:
             if found == "booting" and told != found:
                 told = found
                 self._say("the board is starting; waiting for its login")
-            waiting = found == "booting" and time.monotonic() < deadline
+            if found == "nothing" and silent == POKES:
+                # A kernel that is told `quiet` says nothing for as long as the start takes.
+                what, action = screen.CHECK[found]
+                self._say(f"{what} yet; waiting up to {boot_timeout_s:g} s in all (--boot-timeout). {action}")
+            waiting = found in ("booting", "nothing") and time.monotonic() < deadline
             if not waiting and (silent >= POKES or (found in screen.CHECK and silent == 0)):
                 what, action = screen.CHECK.get(found, screen.CHECK["unclear"])
                 raise ConsoleError(f"{self.port.path}: {what}", action=action)
