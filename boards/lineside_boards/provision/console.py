@@ -79,7 +79,7 @@ class Console:
         """Returns ``login`` or ``shell``."""
         deadline = time.monotonic() + boot_timeout_s
         silent = started = 0
-        told = ""
+        told, hinted = "", False
         while True:
             found = self._poke(silent, gently=told != "booting")
             if found in ("login", "shell"):
@@ -98,7 +98,8 @@ class Console:
             if found == "booting" and told != found:
                 told = found
                 self._say("the board is starting; waiting for its login")
-            if found == "nothing" and silent == POKES:
+            if found == "nothing" and silent == POKES and not hinted:
+                hinted = True
                 # A kernel that is told `quiet` says nothing for as long as the start takes.
                 what, action = screen.CHECK[found]
                 self._say(f"{what} yet; waiting up to {boot_timeout_s:g} s in all (--boot-timeout). {action}")
