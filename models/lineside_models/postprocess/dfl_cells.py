@@ -191,7 +191,8 @@ def _means_around(boxes: Floats, voters: Floats, weights: Floats, least_iou: flo
     weights = weights * near
     total = weights.sum(axis=1)[:, None]
     sums = np.einsum("kn,nc->kc", weights, voters)  # no product of matrices: BLAS would wake threads
-    return np.divide(sums, total, out=boxes, where=total > 0)
+    np.divide(sums, total, out=boxes, where=total > 0)
+    return boxes
 
 
 def _areas(corners: Floats) -> Floats:
