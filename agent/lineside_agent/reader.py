@@ -198,6 +198,11 @@ class Reader:
         if self._is_running and not camera.shows.wait(timeout_s):
             raise CameraError(f"{camera.source} shows nothing {timeout_s:g} s after its settings were changed")
 
+    def end(self) -> None:
+        """Has a camera that waits for its own trigger input end; the caller has set ``stop``."""
+        self._camera.ending.set()
+        self._hurry.set()
+
     @property
     def source(self) -> str:
         """What the records call the camera."""

@@ -101,7 +101,7 @@ class Camera(ABC):
         source: What the records call it; the agent goes on after its last record.
         finite: Whether it ends by itself and can wait: it then gives each frame once, whatever happens in between.
         shows: Set once it has been opened and has been heard of.
-        ending: Set when somebody wants its frames to end, where it waits for its own trigger input and gives none.
+        ending: Set when its frames are to end, also where it waits for its own trigger input and gives none.
     """
 
     def __init__(self, source: str, *, finite: bool) -> None:
