@@ -84,11 +84,14 @@ def processor_s(pid: int) -> float:
 
 
 def memory_bytes(pid: int) -> dict[str, int]:
-    """Resident and most resident bytes of a process, as the kernel says."""
+    """Bytes of a process, as the kernel says: resident, at most, anonymous, and its proportional share (PSS)."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     found = {name: rest.split() for name, _, rest in (line.partition(":") for line in lines)}
+    rolled = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    share = next(line.split()[1] for line in rolled if line.startswith("Pss:"))
     return {
         "resident": 1024 * int(found["VmRSS"][0]),
         "most": 1024 * int(found["VmHWM"][0]),
         "anonymous": 1024 * int(found["RssAnon"][0]),
+        "proportional": 1024 * int(share),
     }

@@ -437,6 +437,7 @@ class Daemon:
         self._notifier.stopping()
         if self._station is not None:
             self._station.close()  # first of all: Ready goes, and what is under way is rejected
+        self._rig.end()
         for thread in self._threads:
             thread.join(10.0)
         if not self._rig.finite:

@@ -26,7 +26,7 @@ from typing import Literal
 import cv2
 
 from lineside_agent.active import ActiveInspector
-from lineside_agent.cameras import LostFrame, Shot
+from lineside_agent.cameras import Given, LostFrame, Shot, opened
 from lineside_agent.haste import Haste
 from lineside_agent.line_io import LineOutput, Signal
 from lineside_agent.line_io.codes import code_of
@@ -92,7 +92,7 @@ class Pipeline:
 
     def __init__(
         self,
-        take: Callable[[], Shot | Views | None],
+        take: Callable[[], Given | Views | None],
         active: ActiveInspector,
         *,
         outputs: Sequence[LineOutput],
@@ -117,9 +117,10 @@ class Pipeline:
     def run(self) -> None:
         """Runs in the caller's thread until the source ends or it is stopped; any number of threads may."""
         while (taken := self._next()) is not None:
-            turn, shot = taken
+            turn, given = taken
             row = None
             try:
+                shot = given if isinstance(given, Views) else opened(given)
                 row = self._judge(shot)
             finally:
                 if row is None:
@@ -128,7 +129,7 @@ class Pipeline:
             if row is None or not self._turns.tell(turn, functools.partial(self._tell_on, row, seen)):
                 return
 
-    def _next(self) -> tuple[int, Shot | Views] | None:
+    def _next(self) -> tuple[int, Given | Views] | None:
         """The next frame and its place in the order; ``None`` at the end."""
         with self._taking:
             if not self._active.wait(self._stop) or (shot := self._take()) is None:
@@ -148,9 +149,9 @@ class Pipeline:
             output.signal(Signal(row.sequence, row.part_id, row.verdict, code))
         self._record(row, seen)
 
-    def abandon(self, shots: Iterable[Shot]) -> None:
+    def abandon(self, shots: Iterable[Given]) -> None:
         """Records frames of a live camera that nobody will judge any more, since the agent stops."""
-        for shot in shots:
+        for shot in map(opened, shots):
             row = _fault(shot, "the agent was stopped before this frame was judged", recipe=self._active.recipe)
             self._record(row, shot if isinstance(shot, Frame) else None)
             self._count(row)

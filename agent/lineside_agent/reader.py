@@ -20,8 +20,7 @@ import time
 from collections.abc import Callable, Generator
 from typing import Protocol
 
-from lineside_agent.cameras import Camera, LostFrame, Shot
-from lineside_models.frame import Frame
+from lineside_agent.cameras import Camera, Given, LostFrame
 from lineside_runtime.errors import CameraError
 
 log = logging.getLogger("lineside.camera")
@@ -49,14 +48,14 @@ class FrameQueue:
         self._images_max = images
         self._ahead = images if ahead is None else min(ahead, images)
         self._stop = stop
-        self._shots: collections.deque[Shot] = collections.deque()
+        self._shots: collections.deque[Given] = collections.deque()
         self._images = 0
         self._ended = False
         self._lock = threading.Lock()
         self._room = threading.Condition(self._lock)
         self._filled = threading.Condition(self._lock)
 
-    def put(self, shot: Shot, *, wait: bool) -> bool:
+    def put(self, shot: Given, *, wait: bool) -> bool:
         """Appends a frame.
 
         Args:
@@ -72,25 +71,25 @@ class FrameQueue:
                 self._wait(self._room, lambda: self._images < room)
             if wait and self._stop.is_set():
                 return True  # a finite source gives it again after the next start
-            keep = not isinstance(shot, Frame) or self._images < self._images_max
+            keep = isinstance(shot, LostFrame) or self._images < self._images_max
             kept = shot if keep else _without_image(shot, f"{self._images} frames were waiting for the engine")
             self._shots.append(kept)
-            self._images += isinstance(kept, Frame)
+            self._images += not isinstance(kept, LostFrame)
             self._filled.notify()
             return keep
 
-    def get(self) -> Shot | None:
+    def get(self) -> Given | None:
         """Takes the oldest frame; ``None`` when there will be no more, or when stopped."""
         with self._lock:
             self._wait(self._filled, lambda: bool(self._shots) or self._ended)
             if self._stop.is_set() or not self._shots:
                 return None
             shot = self._shots.popleft()
-            self._images -= isinstance(shot, Frame)
+            self._images -= not isinstance(shot, LostFrame)
             self._room.notify()
             return shot
 
-    def drain(self) -> list[Shot]:
+    def drain(self) -> list[Given]:
         """Takes everything that is left, also when stopped."""
         with self._lock:
             left = list(self._shots)
@@ -109,7 +108,7 @@ class FrameQueue:
             changed.wait(0.2)
 
 
-def _without_image(shot: Shot, reason: str) -> LostFrame:
+def _without_image(shot: Given, reason: str) -> LostFrame:
     return LostFrame(shot.source, shot.sequence, shot.part_id, shot.captured_at_ns, reason)
 
 
@@ -133,7 +132,7 @@ class ReaderCounts:
 class FrameSink(Protocol):
     """What the camera's thread fills: `FrameQueue`, or what stands in its place where the line triggers."""
 
-    def put(self, shot: Shot, *, wait: bool) -> bool:
+    def put(self, shot: Given, *, wait: bool) -> bool:
         """As `FrameQueue.put`."""
 
     def end(self) -> None:
@@ -198,6 +197,11 @@ class Reader:
         self._hurry.set()
         if self._is_running and not camera.shows.wait(timeout_s):
             raise CameraError(f"{camera.source} shows nothing {timeout_s:g} s after its settings were changed")
+
+    def end(self) -> None:
+        """Has a camera that waits for its own trigger input end; the caller has set ``stop``."""
+        self._camera.ending.set()
+        self._hurry.set()
 
     @property
     def source(self) -> str:
@@ -282,9 +286,9 @@ class Reader:
                 if self._at_end() or self._incoming is not None:
                     return
 
-    def _shots(self) -> Generator[Shot, None, None]:
+    def _shots(self) -> Generator[Given, None, None]:
         """The camera's frames; whoever watches can see that one is being waited for."""
-        shots = self._camera.frames(self._next)
+        shots = self._camera.given(self._next)
         try:
             while True:
                 self.asked_at_s = time.monotonic()

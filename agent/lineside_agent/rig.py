@@ -80,6 +80,11 @@ class Rig:
         names = [f"camera {place}" if place else "camera" for place in range(len(self.readers))]
         return {name: work(reader) for name, reader in zip(names, self.readers, strict=True)}
 
+    def end(self) -> None:
+        """Has cameras end that wait for their own trigger input and get none; the caller has set ``stop``."""
+        for reader in self.readers:
+            reader.end()
+
     @property
     def counts(self) -> ReaderCounts:
         """The sums over all cameras."""

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from lineside_agent.cameras import LostFrame, Shot
+from lineside_agent.cameras import Given, LostFrame, Shot, opened
 from lineside_agent.views import Views, source_of
 
 LOOK_S = 0.2
@@ -104,7 +104,7 @@ class TriggeredFrames:
             self._wanted.pop(number, None)
             self._changed.notify_all()
 
-    def put(self, shot: Shot, *, wait: bool) -> bool:
+    def put(self, shot: Given, *, wait: bool) -> bool:
         """Takes a frame of the camera.
 
         Args:
@@ -115,12 +115,13 @@ class TriggeredFrames:
             True: that nobody wants a frame between two parts is no loss.
         """
         now_s = time.monotonic()
+        picture = opened(shot)  # here, so that it is ready when its trigger comes
         with self._changed:
             if wait:
                 self._wait(lambda: any(wanted.shot is None for wanted in self._wanted.values()))
             for wanted in self._wanted.values():
                 if wanted.shot is None and (wait or wanted.since_s <= now_s):
-                    wanted.shot = shot
+                    wanted.shot = picture
                     if wait:
                         break
             self._changed.notify_all()
@@ -246,11 +247,11 @@ class LatestFrame:
         self.least_period_s = 0.0
         self._taken_at_s = 0.0
         self._stop = stop
-        self._shot: Shot | None = None
+        self._shot: Given | None = None
         self._ended = False
         self._changed = threading.Condition()
 
-    def put(self, shot: Shot, *, wait: bool) -> bool:
+    def put(self, shot: Given, *, wait: bool) -> bool:
         """Takes a frame; it replaces one that nobody has taken.
 
         Args:
@@ -267,7 +268,7 @@ class LatestFrame:
             self._changed.notify_all()
             return not replaces
 
-    def get(self) -> Shot | None:
+    def get(self) -> Given | None:
         """Takes the latest frame; ``None`` when there will be no more, or when stopped."""
         with self._changed:
             while ((self._shot is None and not self._ended) or self._early_s() > 0) and not self._stop.is_set():
@@ -286,7 +287,7 @@ class LatestFrame:
             self._ended = True
             self._changed.notify_all()
 
-    def drain(self) -> list[Shot]:
+    def drain(self) -> list[Given]:
         """Takes what is left, also when stopped."""
         with self._changed:
             shot, self._shot = self._shot, None

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from lineside_agent import config as settings
@@ -64,6 +65,10 @@ class Running:
 
     def _take(self) -> None:
         self.shots.extend(iter(self.queue.get, None))
+
+    @property
+    def is_alive(self) -> bool:
+        return any(thread.is_alive() for thread in self._threads)
 
     def wait_for_more(self) -> None:
         before = self.reader.counts.frames
@@ -214,6 +219,17 @@ def test_camera_that_waits_for_its_trigger_is_not_lost(gige_camera: CameraProces
     assert running.reader.problem is None
     gige_camera.kill()
     wait_for(lambda: running.reader.problem is not None, PATIENCE_S, what="the loss, although nothing was waited for")
+
+
+def test_camera_that_waits_for_its_trigger_ends_with_the_agent(gige_camera: CameraProcess, run: Run) -> None:
+    before = set(psutil.Process().children())
+    running = run(gige(trigger="Software"))  # nobody gives it
+    wait_for(lambda: running.reader.asked_at_s is not None, PATIENCE_S)
+    wait_for(lambda: set(psutil.Process().children()) - before, PATIENCE_S, what="the camera's own process")
+    running.stop.set()
+    running.reader.end()
+    wait_for(lambda: not running.is_alive, PATIENCE_S, what="its thread")
+    assert not set(psutil.Process().children()) - before
 
 
 def test_one_dead_camera_stops_no_other(gige_camera: CameraProcess, rtsp_server: RtspServer, run: Run) -> None:

@@ -10,10 +10,10 @@ import importlib.metadata
 from pathlib import Path
 
 from lineside_agent import config as settings
-from lineside_agent.cameras.base import Camera, Grab, LiveCamera, LostFrame, Shot
+from lineside_agent.cameras.base import Camera, EncodedFrame, Given, Grab, LiveCamera, LostFrame, Shot, opened
 from lineside_runtime.errors import ConfigError
 
-__all__ = ["Camera", "Grab", "LiveCamera", "LostFrame", "Shot", "open_camera"]
+__all__ = ["Camera", "EncodedFrame", "Given", "Grab", "LiveCamera", "LostFrame", "Shot", "open_camera", "opened"]
 
 ENTRY_POINTS = "lineside.cameras"
 

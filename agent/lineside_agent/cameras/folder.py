@@ -7,12 +7,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 
-from lineside_agent.cameras.base import Camera, LostFrame, Shot
+from lineside_agent.cameras.base import Camera, EncodedFrame, Given, LostFrame, Shot, opened
 from lineside_agent.cameras.numbers import Numbers
-from lineside_models.frame import Frame
 from lineside_runtime.errors import CameraError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
@@ -37,7 +35,14 @@ class FolderCamera(Camera):
         self._loop = loop
         self._numbers = None if state is None else Numbers(state, self.source)
 
+    def given(self, start_at: int = 0) -> Iterator[Given]:
+        """As `frames`, not decoded."""
+        return self._files(start_at)
+
     def _frames(self, start_at: int) -> Iterator[Shot]:
+        return map(opened, self._files(start_at))
+
+    def _files(self, start_at: int) -> Iterator[Given]:
         if not self._path.is_dir():
             raise CameraError(f"{self._path} is not a folder", action="Correct $.camera.path.")
         names = sorted(
@@ -54,19 +59,10 @@ class FolderCamera(Camera):
                 return
             yield self._read(sequence, names[sequence % len(names)])
 
-    def _read(self, sequence: int, name: str) -> Shot:
+    def _read(self, sequence: int, name: str) -> Given:
         captured_at_ns = time.time_ns()
         try:
-            image = cv2.imdecode(np.fromfile(self._path / name, np.uint8), cv2.IMREAD_COLOR)
-            reason = "" if image is not None else "not an image that can be decoded"
-        except (OSError, cv2.error) as error:
-            image, reason = None, str(error)
-        if image is None:
-            return LostFrame(self.source, sequence, name, captured_at_ns, f"{name}: {reason}")
-        return Frame(
-            image=np.asarray(image, np.uint8),
-            source=self.source,
-            sequence=sequence,
-            part_id=name,
-            captured_at_ns=captured_at_ns,
-        )
+            data = np.fromfile(self._path / name, np.uint8)
+        except OSError as error:
+            return LostFrame(self.source, sequence, name, captured_at_ns, f"{name}: {error}")
+        return EncodedFrame(data, self.source, sequence, name, captured_at_ns)
