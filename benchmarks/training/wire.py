@@ -4,7 +4,11 @@ python -m benchmarks.training.wire
 
 Two workers in network namespaces; the link is shaped until torch's DDP spends 42 % of a step communicating. Then every
 case makes one step after the other in turn, with a step of the same network without communication beside it. Bytes are
-the interface's own counters, which nothing here counts.
+the interface's own counters, which nothing here counts. With few pictures a step the work of compressing, which doesn't
+depend on them, weighs most; so both a small batch and one as people train with are measured, each with its own rate.
+
+``WIRE_BATCHES=16,32``, ``WIRE_STEPS=6``, ``WIRE_RATE=`` (Mbit/s, found if not given) and ``WIRE_CASES=fp32,low-rank``
+choose what is measured.
 """
 
 from __future__ import annotations
@@ -19,13 +23,19 @@ from typing import Any
 from benchmarks.training.namespaces import ADDRESSES, PORT, link, missing
 
 SHARE = 0.42
+BATCHES = tuple(int(word) for word in os.environ.get("WIRE_BATCHES", "16,32").split(","))
 
 
 def run() -> dict[str, Any]:
-    """Runs both workers, and returns what the first one measured."""
+    """Measures with each number of pictures a worker and step."""
     absent = missing()
     if absent is not None:
         return {"skipped": absent}
+    return {f"{batch} pictures": measured(batch) for batch in BATCHES}
+
+
+def measured(batch: int) -> dict[str, Any]:
+    """Runs both workers, and returns what they measured."""
     with link() as both:
         workers = []
         for rank, name in enumerate(both.names):
@@ -35,7 +45,8 @@ def run() -> dict[str, Any]:
                 "GLOO_SOCKET_IFNAME": name,
                 "OMP_NUM_THREADS": "1",
             }
-            words = both.command(rank, sys.executable, "-m", "benchmarks.training.wire_worker", str(rank), name)
+            program = ["-m", "benchmarks.training.wire_worker", str(rank), name, str(batch)]
+            words = both.command(rank, sys.executable, *program)
             workers.append(subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True))
         texts = [worker.communicate(timeout=900)[0] for worker in workers]
     if any(worker.returncode for worker in workers):
@@ -58,9 +69,9 @@ def joined(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
             "step_ms": 1e3 * statistics.mean(statistics.median(each["step_s"]) for each in both),
             "alone_ms": 1e3 * statistics.mean(statistics.median(each["alone_s"]) for each in both),
         }
-    ddp, fsdp = (cases[name]["interface_bytes_a_step"] for name in ("torch ddp", "torch fsdp"))
     for name, case in cases.items():
-        case["bytes_of_torch"] = case["interface_bytes_a_step"] / (fsdp if "fsdp" in name else ddp)
+        torchs = cases.get("torch fsdp" if "fsdp" in name else "torch ddp", case)
+        case["bytes_of_torch"] = case["interface_bytes_a_step"] / torchs["interface_bytes_a_step"]
     return {"network": first["network"], "rate_mbit": first["rate_mbit"], "load": first["load"], "cases": cases}
 
 

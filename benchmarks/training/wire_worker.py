@@ -30,7 +30,7 @@ from lineside_converters.training.loop import parameter_groups, start
 
 STEPS = int(os.environ.get("WIRE_STEPS", "6"))
 WARM_UP = 3
-BATCH, SIDE_PX, TYPES = 16, 64, 12
+SIDE_PX, TYPES = 64, 12
 CASES = {
     "fp32": ("ddp", "fp32"),
     "bf16": ("ddp", "bf16"),
@@ -39,6 +39,7 @@ CASES = {
     "zero1 low-rank": ("zero1", "low-rank"),
     "fsdp int8": ("fsdp", "int8"),
 }
+WANTED = os.environ.get("WIRE_CASES", "torch fsdp," + ",".join(CASES)).split(",")
 Step = Callable[[], None]
 
 
@@ -106,7 +107,7 @@ def bare(model: nn.Module, images: Tensor, labels: Tensor) -> Step:
 
 def ours(layout: str, scheme: str, images: Tensor, labels: Tensor) -> Case:
     """Returns a case of ours: what the loop does in a step, without the moving average, which torch's has not."""
-    how = Together(layout=layout, scheme=scheme, batch=2 * BATCH, warm_up_steps=0)
+    how = Together(layout=layout, scheme=scheme, batch=2 * len(images), warm_up_steps=0)
     workers = Workers(how, torch.device("cpu"), Path(tempfile.mkdtemp()), lambda *_: None)
     model = network()
     run = start(model, parameter_groups(model, lambda _: 1e-3), strategy=workers)
@@ -164,11 +165,11 @@ def _both(seconds: float) -> float:
     return float(value) / 2
 
 
-def main(rank: int, interface: str) -> None:
+def main(rank: int, interface: str, batch: int) -> None:
     """Measures every case, and prints one line of JSON."""
     join(rank, 2)
-    images = torch.randn((BATCH, 3, SIDE_PX, SIDE_PX), generator=torch.Generator().manual_seed(rank))
-    labels = torch.arange(BATCH) % TYPES
+    images = torch.randn((batch, 3, SIDE_PX, SIDE_PX), generator=torch.Generator().manual_seed(rank))
+    labels = torch.arange(batch) % TYPES
     alone = bare(network(), images, labels)
     ddp = bare(DistributedDataParallel(network()), images, labels)
     for step in (alone, ddp, alone, ddp):
@@ -177,8 +178,9 @@ def main(rank: int, interface: str) -> None:
     nothing: Callable[[], float] = lambda: 0.0  # noqa: E731  # torch reports none
     cases = {"torch ddp": Case(ddp, nothing, nothing)}
     set_rate(interface, 10_000)
-    cases["torch fsdp"] = Case(torch_fsdp(images, labels), nothing, nothing)
-    cases |= {name: ours(layout, scheme, images, labels) for name, (layout, scheme) in CASES.items()}
+    if "torch fsdp" in WANTED:
+        cases["torch fsdp"] = Case(torch_fsdp(images, labels), nothing, nothing)
+    cases |= {name: ours(*CASES[name], images, labels) for name in WANTED if name in CASES}
     for case in cases.values():
         for _ in range(WARM_UP):
             case.step()
@@ -189,7 +191,7 @@ def main(rank: int, interface: str) -> None:
             case.measure(alone, counters)
     rows = {name: case.row() for name, case in cases.items()}
     content = {
-        "network": f"torchvision's ResNet-18, {TYPES} types, {BATCH} pictures of {SIDE_PX} px a worker",
+        "network": f"torchvision's ResNet-18, {TYPES} types, {batch} pictures of {SIDE_PX} px a worker",
         "rate_mbit": rate,
         "load": os.getloadavg()[0],
         "cases": rows,
@@ -199,4 +201,4 @@ def main(rank: int, interface: str) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])
+    main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

@@ -197,11 +197,12 @@ def _start(cluster: ClusterConfig, stack: ExitStack) -> Any:
                 log_to_driver=False,
                 logging_level=logging.WARNING,
             )
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError, ImportError, ray.exceptions.RayError) as error:
         raise TrainingError(
             "Ray cannot be reached" if cluster.address else "Ray cannot be started",
             actual=error,
-            action="`ray status` on the head node says whether it runs; --address takes host:port or ray://host:port.",
+            action="`ray status` on the head node says whether it runs; --address takes host:port or ray://host:port. "
+            "Where the cluster asks for a token: RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH.",
         ) from error
     stack.callback(ray.shutdown)
     return ray
