@@ -122,6 +122,9 @@ def test_delivered_board_joins_by_its_serial_console(
         process.kill()
         process.wait()
         listener.join(30)
+        for end in (process.stdout, process.stderr):
+            assert end is not None
+            end.close()
     assert process.returncode == 0, "".join(lines[-10:])
     made = json.loads(out)
     say(
