@@ -23,8 +23,9 @@ from lineside_agent.updates import Action, Broke, Done, Event, Look, Machine, Or
 from lineside_link.client import LinkClient
 from lineside_link.clock import ClockFloor
 from lineside_link.config import LinkConfig
-from lineside_link.fetch import FetchStopped, RepoClient
+from lineside_link.fetch import RepoClient
 from lineside_link.messages import Desired, Problem, Reported, Up, decode, encode
+from lineside_link.pull import FetchStopped
 from lineside_link.topics import Topics
 from lineside_link.trust import TrustStore
 from lineside_runtime.errors import BrokerError, EngineError, FetchError, LinesideError
