@@ -34,6 +34,7 @@ NAMES = (
     "fleet",
     "pipeline",
     "agent_start",
+    "agent_memory",
     "line_io",
     "hot_swap",
     "wear",

@@ -63,14 +63,14 @@ def agent(folder: Path, settings: Mapping[str, Any], *, bundle: str) -> Iterator
         process.wait(30.0)
 
 
-def wait_recorded(folder: Path, count: int) -> None:
+def wait_recorded(folder: Path, count: int, *, timeout_s: float = START_S) -> None:
     """Waits until the agent has recorded so many frames.
 
     Raises:
-        RuntimeError: It hasn't after a minute.
+        RuntimeError: It hasn't in time.
     """
     status = folder / "state" / "status.json"
-    until_s = time.monotonic() + START_S
+    until_s = time.monotonic() + timeout_s
     while not (status.exists() and json.loads(status.read_text())["recorded"] >= count):
         if time.monotonic() > until_s:
             raise RuntimeError((folder / "agent.log").read_text()[-4000:])

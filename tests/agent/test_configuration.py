@@ -14,8 +14,8 @@ from lineside_agent.configuration import MAX_TRIALS, Configuration
 from lineside_agent.slots import Slots
 from lineside_agent.updater import Updater
 from lineside_agent.updates import Wished
-from lineside_link.fetch import FetchStopped
 from lineside_link.messages import ConfigRef, ConfigReport, Desired
+from lineside_link.pull import FetchStopped
 from lineside_models.frame import Frame
 from lineside_models.regions import Region
 from lineside_runtime.bundle import Bundle, Slicing

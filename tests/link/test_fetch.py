@@ -18,8 +18,9 @@ import pytest
 
 from lineside_hub.repository import Repository
 from lineside_link.client import LinkClient
-from lineside_link.fetch import FetchStopped, RepoClient
+from lineside_link.fetch import RepoClient
 from lineside_link.messages import RepoResponse, encode_response
+from lineside_link.pull import FetchStopped
 from lineside_runtime.bundle import CHUNK_BYTES, Bundle, FileEntry, verify_file
 from lineside_runtime.errors import BundleIntegrityError, DiskFullError, FetchError
 from tests.link.repo import TOPICS, RepoPeer, make_bundle, noise

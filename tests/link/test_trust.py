@@ -19,8 +19,9 @@ from lineside_hub.keys import KeyRing
 from lineside_hub.repository import Repository
 from lineside_link.client import LinkClient
 from lineside_link.clock import ClockFloor
-from lineside_link.fetch import FetchStopped, RepoClient
+from lineside_link.fetch import RepoClient
 from lineside_link.messages import BundleRef
+from lineside_link.pull import FetchStopped
 from lineside_link.trust import MAPPED, TrustStore, _tuf_errors_mapped
 from lineside_runtime.bundle import Bundle, parse_manifest
 from lineside_runtime.errors import (
