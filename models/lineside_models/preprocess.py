@@ -50,9 +50,21 @@ class Letterbox:
 
     def to_frame(self, boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Maps ``(N, 4)`` boxes ``x1, y1, x2, y2`` of the input to the frame, cut off at its edges."""
-        scale = np.array([self.scale_x, self.scale_y] * 2, np.float32)
-        edges = np.array([self.width, self.height] * 2, np.float32)
-        return np.asarray(np.minimum(np.maximum(boxes / scale, np.float32(0)), edges), np.float32)
+        scale, edges = _corners(self.scale_x, self.scale_y, self.width, self.height)
+        placed = np.asarray(boxes / scale, np.float32)
+        np.maximum(placed, 0, out=placed)
+        return np.minimum(placed, edges, out=placed)
+
+
+@functools.lru_cache(maxsize=16)
+def _corners(
+    scale_x: float, scale_y: float, width: int, height: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Returns the scale and the edges as a box has them, ``(4,)`` each; a line's frames are of one size."""
+    scale, edges = (np.array(pair * 2, np.float32) for pair in ((scale_x, scale_y), (width, height)))
+    for each in (scale, edges):
+        each.setflags(write=False)
+    return scale, edges
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

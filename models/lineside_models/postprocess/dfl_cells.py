@@ -96,10 +96,15 @@ def best_cells(maps: Sequence[npt.NDArray[Any]], strides: tuple[int, ...], floor
     for start, end, each in zip(grid.starts[:-1], grid.starts[1:], maps, strict=True):
         flat = each.reshape(-1).astype(np.float32, copy=False)
         (place,) = (flat > least).nonzero()
+        if not len(place):
+            continue
         label = place // (end - start)
         logits.append(flat.take(place))
         labels.append(label)
         cells.append(place - label * (end - start) + start)
+    if not logits:
+        nothing = np.empty(0, np.int64)
+        return Cells(np.empty(0, np.float32), nothing, nothing, grid)
     found = Cells(np.concatenate(logits), np.concatenate(labels), np.concatenate(cells), grid)
     if len(found.logits) > CANDIDATES_MAX:
         last = len(found.logits) - CANDIDATES_MAX
@@ -139,8 +144,13 @@ def _means(sides: Floats) -> Floats:
             sides -= sides.max(axis=1, keepdims=True)
     np.exp(sides, out=sides)
     total = sides.sum(axis=1)
-    sides *= np.arange(sides.shape[1], dtype=np.float32)[:, None]  # no product of matrices: BLAS would wake threads
+    sides *= _steps(sides.shape[1])  # no product of matrices: BLAS would wake threads
     return np.asarray(sides.sum(axis=1) / total, np.float32)
+
+
+@functools.lru_cache(maxsize=KEPT)
+def _steps(bins: int) -> Floats:
+    return fixed(np.arange(bins, dtype=np.float32)[:, None])
 
 
 def _workspace(size: int) -> Floats:
@@ -191,8 +201,7 @@ def _means_around(boxes: Floats, voters: Floats, weights: Floats, least_iou: flo
     weights = weights * near
     total = weights.sum(axis=1)[:, None]
     sums = np.einsum("kn,nc->kc", weights, voters)  # no product of matrices: BLAS would wake threads
-    np.divide(sums, total, out=boxes, where=total > 0)
-    return boxes
+    return np.asarray(np.divide(sums, total, out=boxes, where=total > 0), np.float32)
 
 
 def _areas(corners: Floats) -> Floats:
