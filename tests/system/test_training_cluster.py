@@ -22,6 +22,7 @@ import pytest
 pytest.importorskip("ray", reason="the ray extra is not installed")
 
 from benchmarks.training.kills import write_pictures
+from tests.peers.sftp import Served
 from tests.peers.waiting import wait_for
 from tests.system.ray_cluster import Cluster, cluster
 
@@ -154,7 +155,7 @@ def test_a_storage_that_goes_away_in_a_checkpoint_leaves_only_whole_ones(
     data: Path, unbroken: list[float], tmp_path: Path
 ) -> None:
     pytest.importorskip("sshfs", reason="sshfs is not installed")
-    with _sftp(tmp_path / "served", "checkpoint.pt", "3") as server:
+    with Served(tmp_path / "served", "checkpoint.pt", "3") as server:
         run = Command(data, tmp_path / "run", "--storage", f"sftp://anybody@127.0.0.1:{server.port}/runs")
         found = run.end()
         assert server.process.poll() is None and "cut at" in server.said()
@@ -163,36 +164,6 @@ def test_a_storage_that_goes_away_in_a_checkpoint_leaves_only_whole_ones(
     assert (run.out / "float.onnx").exists() and not (run.out / "ray").exists()
     kept = sorted((tmp_path / "served" / "runs").glob("*/checkpoint_*"))
     assert len(kept) >= 2
-
-
-class Served:
-    """`tests.system.sftp_peer` in a process of its own.
-
-    Attributes:
-        port: Where it listens.
-    """
-
-    def __init__(self, folder: Path, *fault: str) -> None:
-        self.log = folder.with_suffix(".log")
-        with self.log.open("wb") as stream:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.system.sftp_peer", str(folder), *fault], stdout=stream
-            )
-        wait_for(lambda: "\n" in self.said(), 60, every_s=0.2)
-        self.port = int(self.said().split()[0])
-
-    def said(self) -> str:
-        return self.log.read_text()
-
-    def __enter__(self) -> Served:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.wait()
-
-
-_sftp = Served
 
 
 def _runs(process: psutil.Process) -> bool:

@@ -1,4 +1,4 @@
-"""Which checkpoints are whole: on disk, and on an fsspec file system that isn't this machine's."""
+"""Which checkpoints are whole: on disk, on an fsspec file system that isn't this machine's, and on a real server."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from lineside_converters.training.cluster.launch import train_on_ray
 from lineside_converters.training.cluster.storage import contents, file_system, last_whole, write_list
 from lineside_converters.training.config_segmenter import SegmenterConfig
 from lineside_runtime.errors import InputNotFoundError, TrainingError
+from tests.peers.sftp import Served
 
 pytestmark = pytest.mark.torch
 NAMES = ("run-1", "run-2")
@@ -80,6 +81,29 @@ def test_the_last_whole_one_is_taken_whatever_lies_after_it(place: tuple[Any, st
     checkpoint(place, "run-2/checkpoint_2026-11-25_10-06", tmp_path, step=100)
     later = last_whole(filesystem, root, NAMES)
     assert later is not None and later.endswith("run-2/checkpoint_2026-11-25_10-06")
+
+
+def test_a_connection_that_breaks_in_a_file_leaves_only_whole_ones(tmp_path: Path) -> None:
+    sshfs = pytest.importorskip("sshfs", reason="sshfs is not installed")
+    import asyncssh
+
+    with Served(tmp_path / "served", "checkpoint.pt", "3") as server:
+        url = f"sftp://anybody@127.0.0.1:{server.port}/kept"
+        for minute in (0, 1):
+            checkpoint(file_system(url), f"run-1/checkpoint_10-0{minute}", tmp_path, step=20 * (minute + 1))
+        with pytest.raises((OSError, asyncssh.Error)):
+            checkpoint(file_system(url), "run-1/checkpoint_10-02", tmp_path, step=60)
+        assert "cut at" in server.said()
+        sshfs.SSHFileSystem.clear_instance_cache()  # as in another process
+        filesystem, root = file_system(url)
+        whole = last_whole(filesystem, root, NAMES)
+        assert whole is not None and whole.endswith("10-01")
+        assert contents(filesystem, whole)["checkpoint.pt"] == b"checkpoint.pt of 40"
+        checkpoint((filesystem, root), "run-2/checkpoint_10-03", tmp_path, step=60)
+        later = last_whole(filesystem, root, NAMES)
+        assert later is not None and later.endswith("10-03")
+        sshfs.SSHFileSystem.clear_instance_cache()
+    assert (tmp_path / "served/kept/run-1/checkpoint_10-02").is_dir()
 
 
 def test_a_protocol_that_nobody_knows_is_said() -> None:
