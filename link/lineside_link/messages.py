@@ -754,6 +754,8 @@ def schema() -> dict[str, Any]:
         ResultsAck,
         FramePiece,
         FrameAnswer,
+        RecipeCommand,
+        RecipeAnswer,
         CertificateRequest,
         CertificateAnswer,
     )

@@ -27,6 +27,8 @@ from lineside_link.messages import (
     Multicast,
     Patch,
     Problem,
+    RecipeAnswer,
+    RecipeCommand,
     RepoRequest,
     RepoResponse,
     Reported,
@@ -106,6 +108,8 @@ KINDS: dict[type[Any], st.SearchStrategy[Any]] = {
     Results: st.builds(Results, epoch=text, rows=st.lists(rows, max_size=3).map(tuple)),
     ResultsAck: st.builds(ResultsAck, epoch=text, seq=count),
     FramePiece: st.builds(FramePiece, epoch=text, seq=count, sha256=text, size=count, offset=count),
+    RecipeCommand: st.builds(RecipeCommand, id=text, recipe=text),
+    RecipeAnswer: st.builds(RecipeAnswer, id=text, recipe=text, error=problems | st.none()),
     FrameAnswer: st.builds(
         FrameAnswer,
         epoch=text,
