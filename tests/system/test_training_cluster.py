@@ -120,8 +120,9 @@ def test_a_node_that_dies_whole_costs_no_epoch_that_was_over(
     run = Command(data, tmp_path / "run", "--address", own.address, environment=own.environment)
     wait_for(lambda: run.evaluated(1), RUN_S, every_s=0.2)
     own.kill(second)
-    own.add()  # another machine takes its place
+    third = own.add()  # another machine takes its place
     found = run.end()
+    own.kill(third)
     assert found["restarts"] == 1
     assert run.losses() == unbroken
 
@@ -129,9 +130,11 @@ def test_a_node_that_dies_whole_costs_no_epoch_that_was_over(
 def test_rays_client_trains_and_files_come_home(
     data: Path, own: Cluster, unbroken: list[float], tmp_path: Path
 ) -> None:
+    second = own.add()
     words = ("--address", own.client, "--storage", str(tmp_path / "kept"))
     run = Command(data, tmp_path / "run", *words, environment=own.environment)
     found = run.end()
+    own.kill(second)
     assert run.losses() == unbroken
     assert Path(str(found["onnx"])) == run.out / "float.onnx"
     assert (run.out / "float.onnx").stat().st_size > 100_000 and (run.out / "curves.html").exists()
