@@ -41,7 +41,7 @@ class Cluster:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             "RAY_raylet_start_wait_time_s": str(round(START_S)),
-            "TIMEOUT_FOR_SPECIFIC_SERVER_S": str(round(START_S)),  # of its client's server, the same
+            "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": str(round(START_S)),
             "OMP_NUM_THREADS": "1",
         }
         self.address, self.client = f"127.0.0.1:{port}", f"ray://127.0.0.1:{client}"

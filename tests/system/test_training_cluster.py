@@ -120,8 +120,9 @@ def test_a_node_that_dies_whole_costs_no_epoch_that_was_over(
     run = Command(data, tmp_path / "run", "--address", own.address, environment=own.environment)
     wait_for(lambda: run.evaluated(1), RUN_S, every_s=0.2)
     own.kill(second)
-    own.add()  # another machine takes its place
+    third = own.add()  # another machine takes its place
     found = run.end()
+    own.kill(third)
     assert found["restarts"] == 1
     assert run.losses() == unbroken
 
@@ -129,9 +130,11 @@ def test_a_node_that_dies_whole_costs_no_epoch_that_was_over(
 def test_rays_client_trains_and_files_come_home(
     data: Path, own: Cluster, unbroken: list[float], tmp_path: Path
 ) -> None:
+    second = own.add()
     words = ("--address", own.client, "--storage", str(tmp_path / "kept"))
     run = Command(data, tmp_path / "run", *words, environment=own.environment)
     found = run.end()
+    own.kill(second)
     assert run.losses() == unbroken
     assert Path(str(found["onnx"])) == run.out / "float.onnx"
     assert (run.out / "float.onnx").stat().st_size > 100_000 and (run.out / "curves.html").exists()
@@ -143,12 +146,14 @@ def test_a_killed_command_is_gone_on_with(data: Path, unbroken: list[float], tmp
     started = psutil.Process(first.process.pid).children(recursive=True)
     first.process.send_signal(signal.SIGKILL)
     first.process.wait()
-    wait_for(lambda: not any(_runs(each) for each in started), 60, every_s=0.2)  # Ray's own processes end with it
+    wait_for(lambda: not any(_runs(each) and not _is_agent(each) for each in started), 120, every_s=0.2)
+    for each in filter(_runs, started):
+        each.kill()  # two agents of Ray's may stay, which train nothing
     assert not (tmp_path / "run" / "training.json").exists()
     second = Command(data, tmp_path / "run", "--resume")
     second.end()
     assert second.losses() == unbroken
-    assert "from the last checkpoint" in second.said() or _starts(second.out) == 2
+    assert _starts(second.out) == 2
 
 
 def test_a_storage_that_goes_away_in_a_checkpoint_leaves_only_whole_ones(
@@ -171,6 +176,13 @@ def _runs(process: psutil.Process) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def _is_agent(process: psutil.Process) -> bool:
+    try:
+        return "Agent" in " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _starts(out: Path) -> int:

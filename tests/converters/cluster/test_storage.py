@@ -61,6 +61,8 @@ def test_the_last_whole_one_is_taken_whatever_lies_after_it(place: tuple[Any, st
     assert whole is not None and whole.endswith("10-01")
     assert contents(filesystem, whole)["checkpoint.pt"] == b"checkpoint.pt of 40"
 
+    put(place, "run-1", "checkpoint_manager_snapshot.json", b'{"cut o')  # Ray's own book
+    assert last_whole(filesystem, root, NAMES) == whole
     cut = "run-1/checkpoint_2026-11-25_10-02"
     checkpoint(place, cut, tmp_path, step=60)
     put(place, cut, "checkpoint.pt", b"checkpoint.pt o")  # half of it

@@ -77,11 +77,15 @@ def last_whole(filesystem: Any, path: str, names: Sequence[str]) -> str | None:
         names: Of the run's parts as Ray knows them, the last one last.
     """
     for name in reversed(names):
-        found = [each for each in _entries(filesystem, f"{path}/{name}") if each.base_name.startswith(_FOLDERS)]
-        for folder in sorted((each.path for each in found), reverse=True):
+        found = [each.path for each in _entries(filesystem, f"{path}/{name}") if _may_be_one(each)]
+        for folder in sorted(found, reverse=True):
             if _is_whole(filesystem, folder):
                 return str(folder)
     return None
+
+
+def _may_be_one(entry: Any) -> bool:
+    return not entry.is_file and entry.base_name.startswith(_FOLDERS)  # Ray's book begins so too, and is a file
 
 
 def _is_whole(filesystem: Any, folder: str) -> bool:
