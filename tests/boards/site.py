@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from lineside_hub.identity import enrolled_devices
 from lineside_hub.listing import list_devices
 from tests.boards.emulator import HOST
 from tests.peers.brokers import find_mosquitto
@@ -65,6 +66,11 @@ class Site:
         self.let_in()
         config = str(self.folder / "hub.toml")
         self._hub = self._start(sys.executable, "-m", "lineside", "hub", "run", "--config", config)
+
+    def enrolled(self, device: str) -> bool:
+        """Whether the broker would let a device in, if it read its list again."""
+        identity = self.folder / "identity"
+        return device in enrolled_devices(identity) and f"user {device}\n" in (identity / "mosquitto.acl").read_text()
 
     def let_in(self) -> None:
         """Has the broker read who is enrolled."""

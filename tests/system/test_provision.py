@@ -148,9 +148,11 @@ def test_board_by_ssh_is_active_has_joined_and_inspects(site: Site, payload: Pay
 
 
 def _enrolled(site: Site, device: str) -> bool:
+    """Whether the broker would let it in, if it read its list again."""
     from lineside_hub.identity import enrolled_devices
 
-    return device in enrolled_devices(site.folder / "identity")
+    identity = site.folder / "identity"
+    return device in enrolled_devices(identity) and f"user {device}\n" in (identity / "mosquitto.acl").read_text()
 
 
 def test_board_asks_for_its_certificate_itself_with_a_token(site: Site, payload: Payload, tmp_path: Path) -> None:

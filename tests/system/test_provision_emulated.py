@@ -21,7 +21,6 @@ from lineside_boards.first_boot import cloud_init
 from lineside_boards.first_boot.settings import Settings
 from lineside_boards.image.fat import FatVolume
 from lineside_boards.image.table import find, partitions
-from lineside_hub.identity import enrolled_devices
 from tests.boards import arm64, emulator
 from tests.boards.powered import EmulatedBoard, base_image
 from tests.boards.site import GROUP, NAME, Site, lineside, say
@@ -109,7 +108,7 @@ def test_delivered_board_joins_by_its_serial_console(
     listener.start()
     try:
         wait_for(
-            lambda: process.poll() is not None or NAME in enrolled_devices(site.folder / "identity"),
+            lambda: process.poll() is not None or site.enrolled(NAME),
             PROVISION_S,
             what="the identity",
             every_s=1.0,
