@@ -85,7 +85,7 @@ def last_whole(filesystem: Any, path: str, names: Sequence[str]) -> str | None:
 
 
 def _may_be_one(entry: Any) -> bool:
-    return not entry.is_file and entry.base_name.startswith(_FOLDERS)  # Ray's book begins so too, and is a file
+    return bool(not entry.is_file and entry.base_name.startswith(_FOLDERS))  # Ray's book begins so too, and is a file
 
 
 def _is_whole(filesystem: Any, folder: str) -> bool:
