@@ -15,7 +15,9 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from lineside_agent.config import read_settings
+from lineside_agent.config import RecipeConfig, read_settings
+from lineside_agent.recipe_command import RecipeCommands
+from lineside_agent.recipes import Recipes
 from lineside_agent.stick import Stick
 from lineside_agent.updates import Machine, Wished, step
 from lineside_hub import ceremony
@@ -41,6 +43,7 @@ from lineside_link.messages import (
     FrameAnswer,
     Multicast,
     PatchFormat,
+    RecipeAnswer,
     RepoRequest,
     ResultsAck,
     decode,
@@ -82,6 +85,8 @@ class Peers:
         self.registrar = Registrar(folder / "no-authority", lambda _device, _payload: True)
         self.repo = RepoClient(LinkClient(LinkConfig("mqtt://127.0.0.1:1", "t0"), "cam-1"), TOPICS, "cam-1")
         self.machine = Machine()
+        recipes = Recipes(folder, (RecipeConfig(name="a"), RecipeConfig(name="b")))
+        self.recipes = RecipeCommands(recipes, allowed=True, publish=lambda _: None)
         self.stick = folder / "fuzzed.lsb"
         self.base = folder / "base.bin"
         self.base.write_bytes(bytes(range(256)) * (PATCHED_BYTES // 256))
@@ -102,6 +107,14 @@ class Peers:
         message = read_up("cam-1", data)
         with self.database.transaction():
             self.fleet.write_up(message)
+
+    def recipe_command(self, data: bytes) -> None:
+        """``d/<device>/cmd/recipe``: asked for of the recipes themselves."""
+        self.recipes.heard("", data)
+
+    def recipe_answer(self, data: bytes) -> None:
+        """``d/<device>/cmd/recipe/ack``."""
+        decode(data, RecipeAnswer)
 
     def repo_get(self, data: bytes) -> None:
         """``repo/get/<device>``: no request reaches outside the three folders."""
@@ -237,6 +250,8 @@ def entries(folder: Path) -> dict[str, Entry]:
         "certificate_request": peers.certificate_request,
         "certificate": peers.certificate,
         "group_chunks": peers.group_chunks,
+        "recipe_command": peers.recipe_command,
+        "recipe_answer": peers.recipe_answer,
     }
     patches = {
         "stream": peers.stream,

@@ -20,6 +20,8 @@ from lineside_link.messages import (
     Multicast,
     Patch,
     Problem,
+    RecipeAnswer,
+    RecipeCommand,
     RepoRequest,
     RepoResponse,
     Reported,
@@ -48,6 +50,8 @@ SEEDS: dict[str, tuple[bytes, ...]] = {
     "group_desired": (_DESIRED,),
     "device_desired": (_DESIRED,),
     "reported": (encode(Reported(device="cam-1", state="failed", installed=_BUNDLE, error=_PROBLEM)),),
+    "recipe_command": (encode(RecipeCommand(id="1", recipe="b")),),
+    "recipe_answer": (encode(RecipeAnswer(id="1", recipe="a", error=_PROBLEM)),),
     "up": (encode(Up(device="cam-1", up=True, boot_id="b", devices=("ort/cpu:0",), engines={"ort": "1"})),),
     "repo_get": tuple(
         encode(RepoRequest(id="1", kind=kind, path=path))  # type: ignore[arg-type]
