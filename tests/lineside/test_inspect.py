@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -148,7 +149,13 @@ def test_the_simulator_is_a_source_and_ends_at_the_wanted_frame(
 def test_ctrl_c_ends_with_the_count_and_130(model: Path) -> None:
     command = [sys.executable, "-m", "lineside", "inspect", "simulator", "--jsonl", "--model", str(model)]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ,
+        # A shell starts what runs behind it with SIGINT ignored, and so the tests, and so the command.
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert process.stdout is not None and process.stderr is not None
         told = []
