@@ -95,6 +95,7 @@ class Home:
         self._degradation: DegradationReport | None = None
         self._updater: Updater | None = None
         self._self_updater: SelfUpdater | None = None
+        self._leaving = False
         self._born = False
         self.name_conflicts = 0
         will = (self._topics.up(config.device), encode(Up(device=config.device, up=False, boot_id=boot_id)))
@@ -302,6 +303,7 @@ class Home:
 
     def close(self) -> None:
         """Says goodbye: ``up`` false."""
+        self._leaving = True
         goodbye = Up(device=self._config.device, up=False, boot_id=self._boot_id, group=self._config.group)
         self.client.close(last=(self._topics.up(self._config.device), encode(goodbye)))
 
@@ -364,7 +366,8 @@ class Home:
         if heard.boot_id == self._boot_id and heard.up:
             self._born = True
         elif not heard.up:
-            if self._born:  # the last will of a connection that the broker gave up only now
+            # The last will of a connection that the broker gave up only now; our own goodbye comes back like it.
+            if self._born and not self._leaving:
                 self._publish_birth()
         elif self._born:
             self.name_conflicts += 1
