@@ -101,10 +101,13 @@ def its_memory_does_not_grow_with_each_load(subject: Subject) -> str:
         return done
 
     cycles(CYCLES_WARM, time.monotonic() + CYCLES_MAX_S / 4)
-    before = _resident_bytes()
-    count = cycles(CYCLES, time.monotonic() + CYCLES_MAX_S)
-    grown = _resident_bytes() - before
-    allowed = min(GROWTH_MAX_BYTES, GROWTH_MAX_PER_CYCLE_BYTES * count)
+    for _ in range(2):  # a leak grows again; a pool of the driver's that grew once doesn't
+        before = _resident_bytes()
+        count = cycles(CYCLES, time.monotonic() + CYCLES_MAX_S)
+        grown = _resident_bytes() - before
+        allowed = min(GROWTH_MAX_BYTES, GROWTH_MAX_PER_CYCLE_BYTES * count)
+        if grown <= allowed:
+            break
     if grown > allowed:
         raise CheckFailed(f"{count} times {model.network.name}: grown by {grown >> 10} KiB, allowed {allowed >> 10}")
     return f"{count} times {model.network.name}: {grown >> 10:+d} KiB of {before >> 20} MiB"
