@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lineside_models.postprocess.candidates import CANDIDATES_MAX, Floats, Ints
+from lineside_models.postprocess.candidates import CANDIDATES_MAX, Floats, Ints, sigmoid
 from lineside_models.postprocess.grids import KEPT, fixed
 
 EXP_MAX = 80.0
@@ -180,7 +180,7 @@ def vote(cells: Cells, boxes: Floats, kept: Ints, voters: int, *, least_iou: flo
     if not np.isfinite(around.sum()):
         around = np.where(np.isfinite(around).all(axis=1, keepdims=True), around, np.float32(0))  # no area: no vote
     mine, types, labels = boxes[kept], cells.labels[kept], cells.labels[:voters]
-    weights = np.asarray(1 / (1 + np.exp(-cells.logits[:voters])), np.float32)
+    weights = sigmoid(cells.logits[:voters]).astype(np.float32)
     if len(kept) * voters <= PAIRS_TOGETHER:
         return _means_around(mine, around, weights * (types[:, None] == labels), least_iou)
     for label in set(types.tolist()):
