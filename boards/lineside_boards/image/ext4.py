@@ -7,6 +7,7 @@ systemd-tmpfiles. A path with a line break or a quotation mark is refused, since
 from __future__ import annotations
 
 import filecmp
+import itertools
 import os
 import re
 import shutil
@@ -180,11 +181,7 @@ class Ext4Volume:
             ThreadPoolExecutor(_READERS) as readers,
         ):
             folders = [Path(scratch, str(number)) for number in range(len(shares))]
-            for done in [
-                readers.submit(self._compare_share, tree, share, folder)
-                for share, folder in zip(shares, folders, strict=True)
-            ]:
-                done.result()
+            list(readers.map(self._compare_share, itertools.repeat(tree), shares, folders))  # what one raises, too
 
     def _compare_share(self, tree: Path, paths: list[Path], scratch: Path) -> None:
         scratch.mkdir()
