@@ -60,6 +60,7 @@ def test_the_last_whole_one_is_taken_whatever_lies_after_it(place: tuple[Any, st
     whole = last_whole(filesystem, root, NAMES)
     assert whole is not None and whole.endswith("10-01")
     assert contents(filesystem, whole)["checkpoint.pt"] == b"checkpoint.pt of 40"
+    assert not [name for name in contents(filesystem, whole) if name.startswith("files-")]
 
     put(place, "run-1", "checkpoint_manager_snapshot.json", b'{"cut o')  # Ray's own book
     assert last_whole(filesystem, root, NAMES) == whole

@@ -303,5 +303,4 @@ def _bring_home(files: dict[str, bytes], out: Path) -> None:
     if not files:
         raise TrainingError("Ray has kept no checkpoint")
     for name, content in files.items():
-        if not name.startswith("."):
-            write_atomic(out / name, content)
+        write_atomic(out / name, content)

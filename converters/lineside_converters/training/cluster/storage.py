@@ -7,6 +7,7 @@ that is gone on with looks for the last checkpoint whose lists agree with what i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import msgspec
 from lineside_runtime.errors import TrainingError
 
 _LIST = "files-{}.json"
+_LISTS = re.compile(r"files-\d+\.json")
 _FOLDERS = "checkpoint_"  # Ray's own name, with the time after it
 
 
@@ -113,8 +115,10 @@ def _read_list(filesystem: Any, folder: str, rank: int, names: dict[str, int]) -
 
 
 def contents(filesystem: Any, folder: str) -> dict[str, bytes]:
-    """Returns a folder's files by name."""
-    return {each.base_name: _read(filesystem, each.path) for each in _entries(filesystem, folder) if each.is_file}
+    """Returns a checkpoint's files by name; the workers' lists and what is hidden are no part of a result."""
+    files = [each for each in _entries(filesystem, folder) if each.is_file]
+    own = [each for each in files if not (each.base_name.startswith(".") or _LISTS.fullmatch(each.base_name))]
+    return {each.base_name: _read(filesystem, each.path) for each in own}
 
 
 def _entries(filesystem: Any, folder: str) -> list[Any]:
