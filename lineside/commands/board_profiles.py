@@ -54,8 +54,8 @@ def _page(one: Profile) -> list[str]:
         if not isinstance(facts, msgspec.Struct):
             continue
         lines += ["", f"[{table}]"]
-        last = sorted(msgspec.structs.asdict(facts).items(), key=lambda item: item[0] == "unconfirmed")
-        for key, value in last:
+        values = sorted(msgspec.structs.asdict(facts).items(), key=lambda item: item[0] == "unconfirmed")
+        for key, value in values:
             shown = ", ".join(value) if isinstance(value, tuple) else value
             lines += [f"  {key}: {shown}"] if shown not in ("", None) else []
     return lines

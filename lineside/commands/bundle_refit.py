@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from lineside.commands.judged_frames import add_frames
 from lineside.commands.output import add_json, print_json, say
 from lineside.commands.places import bundle_place
 from lineside.extras import needs
@@ -17,19 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what `lineside bundle refit` takes."""
     parser.add_argument("bundle", type=bundle_place, help="a detector's folder, or the name of a shipped bundle")
     parser.add_argument("out", type=Path, help="the folder to make")
-    parser.add_argument(
-        "--data", type=Path, nargs="+", required=True, metavar="DIR", help="annotated data sets, with boxes"
-    )
-    parser.add_argument("--fold", default="train", help="which fold of the data (default: %(default)s)")
-    parser.add_argument(
-        "--take",
-        choices=("held", "all"),
-        default="held",
-        help="of a fold that the bundle was trained on: what training held out, if known, or all (%(default)s)",
-    )
-    parser.add_argument(
-        "--simulated", type=int, default=0, metavar="N", help="so many clean frames of the line simulator as well"
-    )
+    add_frames(parser)
     parser.add_argument(
         "--set",
         dest="changes",

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lineside.commands.judged_frames import add_frames
 from lineside.commands.output import add_json, print_json, say
 from lineside.commands.places import bundle_place
 from lineside.extras import needs
@@ -20,23 +21,9 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the bundle, the frames, the costs and where the thresholds go."""
     parser.add_argument("bundle", type=bundle_place, help="a bundle's folder, or the name of a shipped bundle")
-    parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="DIR", help="annotated data sets")
-    parser.add_argument("--fold", default="train", help="which fold of the data (default: %(default)s)")
-    parser.add_argument(
-        "--take",
-        choices=("held", "all"),
-        default="held",
-        help="of a fold that the bundle was trained on: what training held out, if known, or all (%(default)s)",
-    )
+    add_frames(parser)
     parser.add_argument(
         "--good", type=Path, nargs="+", default=[], metavar="DIR", help="photos of good parts, beside the data's own"
-    )
-    parser.add_argument(
-        "--simulated",
-        type=_count,
-        default=0,
-        metavar="N",
-        help="so many clean frames of the line simulator are good parts too",
     )
     costs = parser.add_argument_group("costs", "In any one unit; only their ratios count.")
     costs.add_argument("--miss-cost", type=float, required=True, metavar="C", help="of a bad part that passes")
@@ -95,12 +82,6 @@ def run(options: argparse.Namespace) -> int:
     else:
         _print_table(decision)
     return 0
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"a number of frames, not {text!r}")
-    return int(text)
 
 
 def _progress(done: int, total: int) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import datetime
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lineside.commands import fleet_recipe, fleet_results, fleet_rollout, fleet_simulate
 from lineside.commands.live import add_watch, draw
 from lineside.commands.output import add_json, print_json, say
+from lineside.commands.places import add_hub
 from lineside.extras import needs
 
 if TYPE_CHECKING:
@@ -68,11 +68,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_json(release)
     release.set_defaults(run=run_release)
     fleet_simulate.add(actions)
-
-
-def add_hub(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--hub``."""
-    parser.add_argument("--hub", type=Path, required=True, metavar="DIR", help="the hub's folder on this machine")
 
 
 def run_ls(options: argparse.Namespace) -> int:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from lineside.commands.output import add_json, print_json, say
+from lineside.commands.places import add_hub
 from lineside.extras import needs
 
 TIMEOUT_S = 60.0
@@ -23,7 +23,7 @@ def add(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     recipe.add_argument("device", help="its name")
     recipe.add_argument("recipe", help="name of the recipe")
     recipe.add_argument("--timeout", type=float, default=TIMEOUT_S, metavar="S", help="seconds to wait (default: 60)")
-    recipe.add_argument("--hub", type=Path, required=True, metavar="DIR", help="the hub's folder on this machine")
+    add_hub(recipe)
     add_json(recipe)
     recipe.set_defaults(run=run)
 

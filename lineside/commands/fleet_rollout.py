@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lineside.commands.live import add_watch, draw
 from lineside.commands.output import add_json, print_json, say
+from lineside.commands.places import add_hub
 from lineside.extras import needs
 
 if TYPE_CHECKING:
@@ -22,13 +22,13 @@ def add(actions: Any) -> None:
     rollout = actions.add_parser("rollout", help="list, watch, pause, resume or abort rollouts")
     orders = rollout.add_subparsers(metavar="ACTION", required=True)
     ls = orders.add_parser("ls", help="all rollouts, oldest first", description="Lists the rollouts.")
-    _add_hub(ls)
+    add_hub(ls)
     ls.add_argument("--group", help="only of this group")
     add_watch(ls)
     ls.set_defaults(run=run_show, rollout=None)
     show = orders.add_parser("show", help="one rollout and its devices", description="Shows one rollout.")
     show.add_argument("rollout", help="its id, from `push` or `rollout ls`")
-    _add_hub(show)
+    add_hub(show)
     add_watch(show)
     show.set_defaults(run=run_show, group=None)
     told = {
@@ -39,13 +39,9 @@ def add(actions: Any) -> None:
     for order, summary in told.items():
         parser = orders.add_parser(order, help=summary, description=summary[0].upper() + summary[1:] + ".")
         parser.add_argument("rollout", help="its id")
-        _add_hub(parser)
+        add_hub(parser)
         add_json(parser)
         parser.set_defaults(run=run_order, order=order)
-
-
-def _add_hub(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--hub", type=Path, required=True, metavar="DIR", help="the hub's folder on this machine")
 
 
 def run_show(options: argparse.Namespace) -> int:

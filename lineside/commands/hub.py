@@ -8,6 +8,7 @@ from pathlib import Path
 from lineside.commands import hub_identity, hub_keys, hub_store
 from lineside.commands.output import say
 from lineside.commands.passphrases import add_passphrase, passphrase
+from lineside.commands.places import add_hub
 from lineside.extras import needs
 from lineside_runtime.files import write_atomic
 
@@ -79,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         description="Makes a key for a group and lets it sign for that group alone.",
     )
     group.add_argument("name", help="of the group")
-    group.add_argument("--hub", type=Path, required=True, metavar="DIR", help="the hub's folder on this machine")
+    add_hub(group)
     group.add_argument("--online", action="store_true", help="its key stays with the hub, so that a machine may push")
     add_passphrase(group)
     group.set_defaults(run=run_add_group)

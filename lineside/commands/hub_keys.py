@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lineside.commands.output import add_json, print_json, say
 from lineside.commands.passphrases import add_passphrase, passphrase
+from lineside.commands.places import add_hub
 from lineside.extras import needs
 
 if TYPE_CHECKING:
@@ -30,14 +31,14 @@ def add_actions(actions: Any) -> None:
         help="expiries, keys, devices, and what a person must do",
         description="Says what the hub needs a person for; ends with 1 if there is something.",
     )
-    _add_hub(status)
+    add_hub(status)
     add_json(status)
     status.set_defaults(run=run_status)
 
 
 def _add_everyday(keys: Any) -> None:
     ls = keys.add_parser("ls", help="every role, its keys and when it expires", description="Lists the roles.")
-    _add_hub(ls)
+    add_hub(ls)
     add_json(ls)
     ls.set_defaults(run=run_ls)
     rotate = keys.add_parser(
@@ -51,7 +52,7 @@ def _add_everyday(keys: Any) -> None:
     where.add_argument("--online", action="store_true", help="a group's new key stays with the hub: for a canary")
     where.add_argument("--offline", action="store_true", help="a group's new key is a person's")
     _add_draft(rotate)
-    _add_hub(rotate)
+    add_hub(rotate)
     add_passphrase(rotate)
     rotate.set_defaults(run=run_rotate)
     revoke = keys.add_parser(
@@ -62,7 +63,7 @@ def _add_everyday(keys: Any) -> None:
     revoke.add_argument("role", help="root or a group")
     revoke.add_argument("--key", metavar="ID", help="which of the root keys (the beginning of its id)")
     _add_draft(revoke)
-    _add_hub(revoke)
+    add_hub(revoke)
     add_passphrase(revoke)
     revoke.set_defaults(run=run_revoke)
     renew = keys.add_parser(
@@ -71,7 +72,7 @@ def _add_everyday(keys: Any) -> None:
         description="Signs root, targets and groups once more, so that they live on.",
     )
     renew.add_argument("role", nargs="*", help="root, targets or a group (default: all of them)")
-    _add_hub(renew)
+    add_hub(renew)
     add_passphrase(renew)
     renew.set_defaults(run=run_renew)
 
@@ -94,7 +95,7 @@ def _add_ceremony(keys: Any) -> None:
     draft.add_argument("--remove", action="append", default=[], metavar="ID", help="key to take away; repeatable")
     draft.add_argument("--threshold", type=int, metavar="N", help="how many root keys must sign from then on")
     draft.add_argument("--out", type=Path, required=True, metavar="FILE", help="the draft")
-    _add_hub(draft)
+    add_hub(draft)
     draft.set_defaults(run=run_draft)
     sign = keys.add_parser("sign", help="add one's signature to a draft", description="Signs a draft.")
     sign.add_argument("draft", type=Path)
@@ -103,13 +104,9 @@ def _add_ceremony(keys: Any) -> None:
     sign.set_defaults(run=run_sign)
     publish = keys.add_parser("publish", help="make a signed draft the root", description="Publishes a draft.")
     publish.add_argument("draft", type=Path)
-    _add_hub(publish)
+    add_hub(publish)
     add_passphrase(publish)
     publish.set_defaults(run=run_publish)
-
-
-def _add_hub(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--hub", type=Path, required=True, metavar="DIR", help="the hub's folder on this machine")
 
 
 def _add_draft(parser: argparse.ArgumentParser) -> None:

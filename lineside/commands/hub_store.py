@@ -8,6 +8,7 @@ from typing import Any
 
 from lineside.commands.output import add_json, print_json, say
 from lineside.commands.passphrases import add_passphrase, passphrase
+from lineside.commands.places import add_hub
 from lineside.extras import needs
 from lineside_runtime.errors import InputError
 
@@ -24,7 +25,7 @@ def add_actions(actions: Any) -> None:
     backup.add_argument("--without-chunks", action="store_true", help="leave the content of the bundles out")
     backup.add_argument("--without-frames", action="store_true", help="leave the images of parts out")
     backup.add_argument("--without-keys", action="store_true", help="leave the keys of persons out")
-    _add_hub(backup)
+    add_hub(backup)
     add_json(backup)
     backup.set_defaults(run=run_backup)
     restore = actions.add_parser(
@@ -47,7 +48,7 @@ def add_actions(actions: Any) -> None:
         "--keep", type=int, default=3, metavar="N", help="newest versions that stay (default: %(default)s)"
     )
     prune.add_argument("--yes", action="store_true", help="remove it; without this nothing is changed")
-    _add_hub(prune)
+    add_hub(prune)
     add_passphrase(prune)
     add_json(prune)
     prune.set_defaults(run=run_prune)
@@ -63,14 +64,10 @@ def add_actions(actions: Any) -> None:
     export.add_argument(
         "--days", type=float, default=7.0, help="how long devices take it (default: %(default)s, up to 30)"
     )
-    _add_hub(export)
+    add_hub(export)
     add_passphrase(export)
     add_json(export)
     export.set_defaults(run=run_export)
-
-
-def _add_hub(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--hub", type=Path, required=True, metavar="DIR", help="the hub's folder on this machine")
 
 
 def run_backup(options: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 from lineside.commands.output import add_json, print_json
 from lineside.commands.passphrases import add_passphrase, passphrase
-from lineside.commands.places import bundle_place
+from lineside.commands.places import add_hub, bundle_place
 from lineside.extras import needs
 from lineside_runtime.archive import unpack_archive
 from lineside_runtime.errors import InputError, InputNotFoundError
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PAYLOAD",
         help="with --agent, where the hub never pushed one: what the devices run now; signed too, to go back to",
     )
-    parser.add_argument("--hub", type=Path, required=True, metavar="DIR", help="the hub's folder on this machine")
+    add_hub(parser)
     parser.add_argument("--group", required=True, help="the group of devices")
     plan = parser.add_argument_group(
         "rollout", "Without options a group of one gets it at once, a larger one on one device first."
