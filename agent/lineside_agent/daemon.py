@@ -4,10 +4,7 @@
 | --- | --- | --- | --- |
 | ``update`` | start | stop | loads the installed bundle, follows wishes |
 | ``self-update`` | start | stop | follows wishes for the agent itself; on trial, proves this agent |
-| ``camera``, ``camera 1``, … | first bundle | end of the source | reads one camera's frames into its queue |
-| ``pipeline``, ``workers`` of them | start | end of the source | waits for a bundle; judges, signals, records |
-| ``station`` | start, where the line triggers | stop | watches deadlines, the gate, and whether parts can be judged |
-| one a line | start, where the line triggers | stop | reads inputs, or sends what can take time |
+| those of `flow` | start | end of the source, or stop | read frames, judge them, talk to the line |
 | ``store`` | start | stop | writes records |
 | ``housekeeping`` | start | stop | bounds what lies on the disk, and what is written to it a day |
 | ``frames`` | start, with a link | stop | sends kept images, behind everything else |
@@ -28,44 +25,31 @@ import logging
 import os
 import secrets
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import cv2
-
 from lineside_agent.active import ActiveInspector
-from lineside_agent.changeover import Changeover
 from lineside_agent.config import AgentConfig, StoreConfig, read_config
 from lineside_agent.configuration import Configuration
-from lineside_agent.degradation import Degradation, Pace, pace_of
-from lineside_agent.drift.monitor import DriftMonitor
-from lineside_agent.haste import Haste
-from lineside_agent.housekeeping import Housekeeping
-from lineside_agent.images import Archive
-from lineside_agent.line import make_frames, make_station, open_lines, sinks_of
-from lineside_agent.line_io.handshake import Event, RecipeRefused, RecipeRuns, SelectRecipe
+from lineside_agent.flow import Flow
+from lineside_agent.keeping import Keeping
+from lineside_agent.line_io.handshake import RecipeRefused, RecipeRuns
 from lineside_agent.marks import Marks
-from lineside_agent.pipeline import Pipeline
 from lineside_agent.recipes import Recipes
-from lineside_agent.rig import Rig
+from lineside_agent.rim import ShouldStop
 from lineside_agent.self_update.machine import SelfMachine
 from lineside_agent.self_update.slots import AgentSlots
 from lineside_agent.self_update.updater import SelfUpdater
 from lineside_agent.service.notify import Notifier
 from lineside_agent.slots import Slots
-from lineside_agent.station import Station
 from lineside_agent.status import Sources, status_place, write_status
 from lineside_agent.stick import Imports
-from lineside_agent.store import Store
-from lineside_agent.triggers import LatestFrame, PartFrames, TriggeredFrames
-from lineside_agent.updater import Progress, ShouldStop, Updater
-from lineside_agent.updates import RESTING, Machine, Wished
-from lineside_agent.views import Seen, frames_of
+from lineside_agent.updater import Progress, Updater
+from lineside_agent.updates import Machine
 from lineside_agent.vitals import Vitals
-from lineside_agent.wear import Wear
-from lineside_link.messages import BundleRef, ConfigRef, ConfigReport, DriftReport, ResultRow
+from lineside_agent.wishes import RESTING, Wished
+from lineside_link.messages import BundleRef, ConfigRef, ConfigReport, DriftReport
 from lineside_runtime import heap
 from lineside_runtime.errors import BrokerError, ConfigError, StoreError
 from lineside_runtime.signals import stopped_by
@@ -107,27 +91,16 @@ class Daemon:
         self._threads: list[threading.Thread] = []
         self._active = ActiveInspector()
         self._configuration = Configuration(config, bring=self._bring_configuration, observe=self._configured)
-        kept = self._configuration.effective.store
-        self._wear = Wear(config.folder, max_bytes_a_day=kept.writes_max_bytes_a_day)
-        self._archive = Archive(config.folder, kept, may_write=self._wear.may_write_picture)
-        self._store = Store(
-            config.folder,
-            archive=self._archive,
-            rules=kept,
-            confirmed_only=config.link is not None,
-            must_save=self._wear.must_save,
-        )
-        self._housekeeping = Housekeeping(self._archive, self._store, self._wear, self._stop)
-        self._outputs = open_lines(config)
+        self._keeping = Keeping(config, self._store_settings(), self._stop)
         self._recipes = Recipes(config.folder, config.recipe)
-        self._queue = make_frames(config, self._stop)
-        self._rig = Rig(config, self._recipes, sinks_of(self._queue), self._stop)
-        self._first_frame = self._store.next_sequence(self._rig.source)
-        self._first = self._first_number()
-        self._drift = self._make_drift()
-        self._station = self._make_station()
-        self._haste = Haste() if self._station is None else Haste(self._station.left_s)
-        self._pipeline = self._make_pipeline()
+        self._flow = Flow(
+            config,
+            active=self._active,
+            recipes=self._recipes,
+            store=self._keeping.store,
+            stop=self._stop,
+            tell_drift=self._tell_drift,
+        )
         self._home = self._make_home()
         self._marks = Marks(config.folder)
         self._imports = Imports(config.folder, group=config.group, root=config.root)
@@ -137,26 +110,27 @@ class Daemon:
             active=self._active,
             inspect=config.inspect,
             configuration=self._configuration,
-            apply_store=self._use_store,
+            apply_store=self._keeping.use,
             bring=self._bring,
             observe=self._stepped,
             stop=self._stop,
             gate=self._home.gate if self._home is not None else None,
             recipes=self._recipes,
-            prepare=self._make_changeover().prepare,
+            prepare=self._flow.changeover().prepare,
             degrade=config.degrade,
             cameras=config.cameras,
         )
-        self._degradation = self._make_degradation()
+        report = self._home.report_degradation if self._home is not None else lambda _: None
+        self._degradation = self._flow.degradation(self._keeping.archive, report)
         self._recipes.attach(wake=self._updater.wake, tell=self._tell_recipe)
         self._notifier = Notifier()
         self._vitals = Vitals(
-            rig=self._rig,
-            counts=self._pipeline.counts,
+            rig=self._flow.rig,
+            counts=self._flow.pipeline.counts,
             active=self._active,
-            store=self._store,
+            store=self._keeping.store,
             notifier=self._notifier,
-            triggered=self._station is not None,
+            triggered=self._flow.station is not None,
         )
         self._self_updater = SelfUpdater(
             config.folder,
@@ -170,82 +144,12 @@ class Daemon:
             gate=self._home.gate if self._home is not None else None,
         )
 
-    def _first_number(self) -> int:
-        """Of the next record; a live camera's and a line's are reserved: neither gives its part a second time."""
-        triggered = self._config.trigger is not None and self._config.trigger.mode == "inspect"
-        if self._rig.finite and not triggered:
-            return self._first_frame
-        return self._store.resume(self._rig.source)
-
     def _make_home(self) -> Home | None:
         if self._config.link is None:
             return None
         from lineside_agent.home import Home  # what checks signatures keeps 12 MB: only who has a hub pays for it
 
-        return Home(self._config, self._boot_id, self._store, self._stop, settings=self._store_settings)
-
-    def _make_drift(self) -> DriftMonitor | None:
-        if self._config.drift is None:
-            return None
-        return DriftMonitor(self._config.folder, self._config.drift, types=self._types, report=self._tell_drift)
-
-    def _make_station(self) -> Station | None:
-        trigger = self._config.trigger
-        if trigger is None or not isinstance(self._queue, (TriggeredFrames, PartFrames)):
-            return None
-        return make_station(
-            self._config,
-            self._queue,
-            trigger=trigger,
-            outputs=self._outputs,
-            record=self._record_at_once,
-            next_number=self._first,
-            active=self._active,
-            rig=self._rig,
-            stop=self._stop,
-            recipes=self._recipes,
-            halt=self._drift.problem if self._drift is not None else lambda: "",
-        )
-
-    def _make_changeover(self) -> Changeover:
-        station = self._station
-        wait_idle = station.wait_idle if station is not None else lambda: not self._stop.is_set()
-        return Changeover(self._rig, wait_idle=wait_idle)
-
-    def _make_degradation(self) -> Degradation | None:
-        if self._config.degrade is None:
-            return None
-        return Degradation(
-            self._config.degrade,
-            archive=self._archive,
-            active=self._active,
-            haste=self._haste,
-            frames=self._queue if isinstance(self._queue, LatestFrame) else None,
-            pace=pace_of(self._config, self._late_parts, self._dropped_frames),
-            report=self._home.report_degradation if self._home is not None else lambda _: None,
-        )
-
-    def _late_parts(self) -> Pace:
-        if self._station is None:
-            return Pace(0, 0)
-        counts = self._station.machine.counts
-        return Pace(counts.answered, counts.late + self._haste.hurried)
-
-    def _dropped_frames(self) -> Pace:
-        return Pace(self._rig.counts.frames, self._rig.counts.dropped)
-
-    def _make_pipeline(self) -> Pipeline:
-        station = self._station
-        return Pipeline(
-            self._queue.get if station is None else station.take,
-            self._active,
-            outputs=self._outputs,
-            record=self._record,
-            stop=self._stop,
-            deliver=None if station is None else station.deliver,
-            observe=self._drift.observe if self._drift is not None else None,
-            haste=self._haste,
-        )
+        return Home(self._config, self._boot_id, self._keeping.store, self._stop, settings=self._store_settings)
 
     def run(self) -> int:
         """Runs until SIGTERM, SIGINT, `stop`, or the end of the source with ``exit_when_done``.
@@ -254,19 +158,10 @@ class Daemon:
             0; 1 if the source failed; `DEFECT` after an internal error.
         """
         end_metrics = self._serve_metrics()
-        self._start("housekeeping", self._housekeeping.run)
+        self._start("housekeeping", self._keeping.housekeeping.run)
         self._start("update", self._updater.run)
         self._start("self-update", self._self_updater.run)
-        first = self._first_frame if self._rig.finite else self._first
-        for name, read in self._rig.threads(first, lambda: self._active.wait(self._stop)).items():
-            self._start(name, read)
-        self._start_workers()
-        if self._station is not None:
-            self._station.listen()
-            self._start("station", self._station.run)
-        elif self._config.recipe:
-            for output in self._outputs:
-                output.listen(self._hear_recipe)
+        self._flow.start(self._start)
         if self._home is not None:
             self._home.report_configuration(self._configuration.report())
             self._home.start(self._updater, self._self_updater, self._recipes)
@@ -278,12 +173,12 @@ class Daemon:
             self._write_status()
             self._look_for_sticks()
             self._look_for_marks()
-            if self._drift is not None:
-                self._drift.look()
+            if self._flow.drift is not None:
+                self._flow.drift.look()
             if self._degradation is not None:
                 self._degradation.look()
             self._vitals.look(self._updater.machine)
-            if not self._store.alive:
+            if not self._keeping.store.alive:
                 self._defects.append("store")
                 self._stop.set()
             if self._config.exit_when_done and self._is_done():
@@ -292,15 +187,7 @@ class Daemon:
         self._end()
         if self._defects:
             return DEFECT
-        return 1 if self._config.exit_when_done and self._rig.problem is not None else 0
-
-    def _start_workers(self) -> None:
-        workers = self._config.inspect.workers
-        if workers > 1:
-            # They have the cores: OpenCV's own threads took 0.3 ms of processor time a frame (640x480) and saved none.
-            cv2.setNumThreads(1)
-        for _ in range(workers):
-            self._start("pipeline", self._pipeline.run)
+        return 1 if self._config.exit_when_done and self._flow.rig.problem is not None else 0
 
     def _serve_metrics(self) -> Callable[[], None]:
         if self._config.metrics is None:
@@ -338,27 +225,10 @@ class Daemon:
     def _store_settings(self) -> StoreConfig:
         return self._configuration.effective.store
 
-    def _record(self, row: ResultRow, seen: Seen | None) -> bool:
-        finite = self._rig.finite
-        return self._store.record(row, frames_of(seen, row), wait=finite, is_live=not finite)
-
-    def _record_at_once(self, row: ResultRow, seen: Seen | None) -> bool:
-        return self._store.record(row, frames_of(seen, row), wait=False, is_live=True)
-
-    def _hear_recipe(self, event: Event | SelectRecipe, at_s: float) -> None:
-        """On a line without triggers nothing else is heard."""
-        if isinstance(event, SelectRecipe):
-            self._recipes.select(event)
-
     def _tell_recipe(self, event: RecipeRuns | RecipeRefused) -> None:
-        if self._station is not None:
-            self._station.post(event, time.monotonic())
+        self._flow.tell_recipe(event)
         if self._home is not None:
             self._home.report_recipe(self._recipes.name)
-
-    def _types(self) -> tuple[str, ...]:
-        loaded = self._active.loaded
-        return () if loaded is None else loaded.bundle.manifest.labels
 
     def _tell_drift(self, report: DriftReport) -> None:
         if self._home is not None:
@@ -403,11 +273,6 @@ class Daemon:
         if self._home is not None:
             self._home.report_configuration(report)
 
-    def _use_store(self, rules: StoreConfig) -> None:
-        self._archive.use(rules)
-        self._store.use(rules)
-        self._wear.use(rules.writes_max_bytes_a_day)
-
     def _start(self, name: str, work: Callable[[], None]) -> None:
         thread = threading.Thread(target=self._guarded, args=(name, work), name=name, daemon=True)
         self._threads.append(thread)
@@ -426,27 +291,22 @@ class Daemon:
         flow = [thread for thread in self._threads if thread.name.split()[0] in ("camera", "pipeline")]
         if any(thread.is_alive() for thread in flow):
             return False
-        if not self._store.flush(0.0):
+        if not self._keeping.store.flush(0.0):
             return False
         # Images are waited for as long as the hub takes them.
-        return self._home is None or (self._store.pending == 0 and self._home.frames.resting)
+        return self._home is None or (self._keeping.store.pending == 0 and self._home.frames.resting)
 
     def _end(self) -> None:
         """Stops in the order of the flow, so that what was judged is recorded, and what is recorded is reported."""
         log.info("stopping")
         self._notifier.stopping()
-        if self._station is not None:
-            self._station.close()  # first of all: Ready goes, and what is under way is rejected
-        self._rig.end()
+        self._flow.stop_taking()
         for thread in self._threads:
             thread.join(10.0)
-        if not self._rig.finite:
-            self._pipeline.abandon(self._queue.drain())
-        for output in self._outputs:
-            output.close()  # before the store: what a line still triggers has its record
-        self._store.close()
-        if self._drift is not None:
-            self._drift.save(now=True)
+        self._flow.close()
+        self._keeping.store.close()
+        if self._flow.drift is not None:
+            self._flow.drift.save(now=True)
         self._write_status()
         if self._home is not None:
             self._home.close()
@@ -465,16 +325,16 @@ class Daemon:
                 self_updater=self._self_updater,
                 ready=self._vitals.ready,
                 configuration=self._configuration.report(),
-                rig=self._rig,
-                pipeline=self._pipeline.counts,
-                store=self._store,
-                archive=self._archive,
-                wear=self._wear,
+                rig=self._flow.rig,
+                pipeline=self._flow.pipeline.counts,
+                store=self._keeping.store,
+                archive=self._keeping.archive,
+                wear=self._keeping.wear,
                 active=self._active,
                 recipes=self._recipes,
-                outputs=self._outputs,
-                station=self._station,
-                drift=self._drift,
+                outputs=self._flow.outputs,
+                station=self._flow.station,
+                drift=self._flow.drift,
                 degradation=self._degradation,
                 home=self._home,
                 finished=not any(thread.is_alive() for thread in self._threads if thread.name == "pipeline"),

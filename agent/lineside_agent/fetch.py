@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lineside_agent.config import SETTINGS_MAX_BYTES
+from lineside_agent.rim import ShouldStop
 from lineside_agent.self_update.payload import MANIFEST_NAME as AGENT_MANIFEST_NAME
 from lineside_agent.self_update.payload import AgentManifest, parse_agent_manifest
-from lineside_agent.updater import Progress, ShouldStop
+from lineside_agent.updater import Progress
 from lineside_link.fetch import RepoClient
 from lineside_link.messages import BundleRef, ConfigRef, Transfer
 from lineside_link.transfer import Source

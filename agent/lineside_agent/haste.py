@@ -53,7 +53,8 @@ class Haste:
         Args:
             loaded: What judges; without a faster variant there is nothing to choose.
             frame: With its trigger's number.
-            frames_left: Of its part, this one among them, where several cameras see it.
+            frames_left: How many must be judged one after the other until its part's verdict, this one among them; more
+                than one where several cameras see the part.
         """
         if loaded.fast is None:
             return False

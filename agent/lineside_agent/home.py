@@ -18,14 +18,16 @@ from lineside_agent.maintenance import closed
 from lineside_agent.outbox import Outbox
 from lineside_agent.recipe_command import RecipeCommands
 from lineside_agent.recipes import Recipes
+from lineside_agent.rim import ShouldStop
 from lineside_agent.self_update.guard import AgentSlot
 from lineside_agent.self_update.machine import SelfMachine
 from lineside_agent.self_update.slots import AgentSlots
 from lineside_agent.self_update.updater import SelfUpdater
 from lineside_agent.sending import FrameSender
 from lineside_agent.store import Store
-from lineside_agent.updater import Progress, ShouldStop, Updater
-from lineside_agent.updates import Machine, Origin, Wished
+from lineside_agent.updater import Progress, Updater
+from lineside_agent.updates import Machine
+from lineside_agent.wishes import Origin, Wished
 from lineside_boards.detect import detect
 from lineside_link.client import LinkClient
 from lineside_link.clock import ClockFloor

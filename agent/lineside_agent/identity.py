@@ -56,6 +56,7 @@ ASK_AGAIN_S = 60.0
 """After how long without an answer a request is sent again; the same request gets the same answer."""
 
 ENROLL_AGAIN_S = 5.0
+"""The same for a first certificate, where a person stands beside the device."""
 
 
 class Token(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,8 +114,9 @@ class Identity:
         """
         if payload:
             answer = decode(payload, CertificateAnswer)
-            self._answers = {answer.request: answer}
-            self._wake.set()
+            if final(answer):  # one that says that a person must sign may come after the person's
+                self._answers = {answer.request: answer}
+                self._wake.set()
 
     def kick(self) -> None:
         """Says that the link stands anew."""
@@ -176,7 +178,7 @@ class Identity:
                 client.publish(topics.certificate_request(self._device), encode(request))
             self._wait(ASK_AGAIN_S, stop)
             answer = self._answers.get(digest)
-            if answer is not None and answer.status != "waiting":
+            if answer is not None:
                 self._take(answer, key)
                 client.use(self.config())
                 return
@@ -197,6 +199,15 @@ class Identity:
 
     def _with(self, pair: Path) -> LinkConfig:
         return msgspec.structs.replace(self._given, certificate=str(pair / "cert.pem"), key=str(pair / "key.pem"))
+
+
+def final(answer: CertificateAnswer) -> bool:
+    """Whether nothing more is to come: it was issued or refused, and no person needs to sign.
+
+    Args:
+        answer: Of the hub.
+    """
+    return answer.status != "waiting"
 
 
 def issued_pem(answer: CertificateAnswer, *, authority: bytes, device: str, key: object) -> bytes:
@@ -323,27 +334,30 @@ def _ask(
     digest = hashlib.sha256(request.csr.encode()).hexdigest()
     name = common_name(read_certificate(token.certificate.encode()).subject)
     client = LinkClient(config, name, now=clock.now)
-    answered: list[CertificateAnswer] = []
-    arrived = threading.Event()
+    last: list[CertificateAnswer] = []  # one that says that a person must sign may come after it
+    waits, arrived = threading.Event(), threading.Event()
 
     def heard(_topic: str, payload: bytes) -> None:
         if payload and (answer := decode(payload, CertificateAnswer)).request == digest:
-            answered.append(answer)
-            arrived.set()
+            if final(answer):
+                last.append(answer)
+                arrived.set()
+            else:
+                waits.set()
 
     client.subscribe(topics.certificate(token.device), heard)
     client.start()
-    deadline = time.monotonic() + timeout_s
+    ask_at = time.monotonic()
+    deadline = ask_at + timeout_s
     told = ""
     try:
-        while time.monotonic() < deadline:
-            if client.connected:
+        while (now := time.monotonic()) < deadline:
+            if client.connected and now >= ask_at:
                 client.publish(topics.certificate_request(token.device), encode(request))
-            arrived.wait(ENROLL_AGAIN_S if client.connected else 0.2)
-            arrived.clear()
-            if answered and answered[-1].status != "waiting":
-                return issued_pem(answered[-1], authority=token.ca.encode(), device=token.device, key=key)
-            state = _state(client, answered)
+                ask_at = now + ENROLL_AGAIN_S
+            if arrived.wait(0.2):
+                return issued_pem(last[0], authority=token.ca.encode(), device=token.device, key=key)
+            state = _state(client, waits=waits.is_set())
             if state != told:
                 told = state
                 say(state)
@@ -354,8 +368,8 @@ def _ask(
     )
 
 
-def _state(client: LinkClient, answered: list[CertificateAnswer]) -> str:
-    if answered:
+def _state(client: LinkClient, *, waits: bool) -> str:
+    if waits:
         return "a person must sign at the hub: lineside hub sign"
     if client.connected:
         return "connected; waiting for the hub"

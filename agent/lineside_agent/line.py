@@ -10,7 +10,7 @@ from lineside_agent.active import ActiveInspector
 from lineside_agent.config import AgentConfig, GateConfig, TriggerConfig
 from lineside_agent.line_io import LineOutput, open_output
 from lineside_agent.line_io.gate import GateSettings
-from lineside_agent.line_io.handshake import Handshake, Settings
+from lineside_agent.line_io.handshake import NO_BUNDLE, Handshake, Settings
 from lineside_agent.line_io.local import NAME as LOCAL_NAME
 from lineside_agent.line_io.local import LocalPort
 from lineside_agent.reader import FrameQueue, Reader
@@ -108,7 +108,7 @@ def make_station(
 
     def problem() -> str:
         if recipes.problem or active.loaded is None:
-            return recipes.problem or "no bundle runs"
+            return recipes.problem or NO_BUNDLE
         silent = next((said for reader, timeout_s in watched if (said := _silence(reader, timeout_s))), "")
         ended = "the camera's source has ended" if frames.ended else ""
         return silent or ended or halt()

@@ -86,11 +86,14 @@ def load(
         cameras: Those that may have rules of their own.
 
     Raises:
-        ConfigError: The table's rules don't fit the bundle.
+        ConfigError: The table's rules don't fit the bundle, or it has no variant of the name.
         LinesideError: Nothing here can run it.
     """
     settings = Config(threads=config.threads, isolate=config.isolate, isolated_timeout_s=config.engine_timeout_s)
-    session = Session(fastest_first(bundle, settings), settings)
+    if config.variant:
+        session = Session(bundle, msgspec.structs.replace(settings, variant=config.variant))
+    else:
+        session = Session(fastest_first(bundle, settings), settings)
     try:
         inspector = Inspector(session, rules=config)
         own = {camera.name: rules_of(config, camera) for camera in cameras if camera.inspect}

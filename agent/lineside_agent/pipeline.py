@@ -10,7 +10,7 @@
 - The line comes first, the record right behind: the signal doesn't wait for the disk.
 - A bundle is exchanged between two frames, never within one; while there is none, frames wait at the camera.
 - Several threads may run it (``[inspect] workers``): each judges a frame of its own, and what they found leaves in the
-  order in which the frames came.
+  order in which the frames came. What several cameras saw of one part is judged by as many threads at once.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -27,6 +28,7 @@ import cv2
 
 from lineside_agent.active import ActiveInspector
 from lineside_agent.cameras import Given, LostFrame, Shot, opened
+from lineside_agent.crew import Crew
 from lineside_agent.haste import Haste
 from lineside_agent.line_io import LineOutput, Signal
 from lineside_agent.line_io.codes import code_of
@@ -88,6 +90,7 @@ class Pipeline:
         deliver: Takes each row instead of ``outputs`` and ``record``, where the line triggers.
         observe: Looks at each frame after all that.
         haste: Says which frames the bundle's faster variant judges.
+        at_once: Frames of one part, where several cameras see it, that are judged at once.
     """
 
     def __init__(
@@ -101,6 +104,7 @@ class Pipeline:
         deliver: Deliver | None = None,
         observe: Observe | None = None,
         haste: Haste | None = None,
+        at_once: int = 1,
     ) -> None:
         self.counts = PipelineCounts()
         self._take = take
@@ -113,6 +117,7 @@ class Pipeline:
         self._haste = haste or Haste()
         self._taking = threading.Lock()
         self._turns = Turns()
+        self._crew = Crew(at_once, "view")
 
     def run(self) -> None:
         """Runs in the caller's thread until the source ends or it is stopped; any number of threads may."""
@@ -156,6 +161,10 @@ class Pipeline:
             self._record(row, shot if isinstance(shot, Frame) else None)
             self._count(row)
 
+    def close(self) -> None:
+        """Ends its threads, when nobody runs it any more."""
+        self._crew.close()
+
     def _judge(self, shot: Shot | Views) -> ResultRow | None:
         if isinstance(shot, LostFrame):
             return self._lost(shot)
@@ -167,11 +176,18 @@ class Pipeline:
             if not self._active.wait(self._stop):
                 return None  # stopped: it has no record, so a finite source gives it again
 
-    def _judge_by(self, loaded: Loaded, shot: Shot | Views, frames_left: int = 1) -> ResultRow:
-        if isinstance(shot, Views):
-            left = range(len(shot.shots), 0, -1)
-            rows = [self._judge_by(loaded, one, count) for one, count in zip(shot.shots, left, strict=True)]
-            return put_together(shot, rows)
+    def _judge_by(self, loaded: Loaded, shot: Shot | Views) -> ResultRow:
+        if not isinstance(shot, Views):
+            return self._judge_one(loaded, shot)
+        started_s = time.perf_counter()
+        count, size = len(shot.shots), self._crew.size
+        # Those that are still to be judged in front of the last one's verdict, this one among them.
+        left = [math.ceil((count - place) / size) for place in range(count)]
+        pieces = tuple(zip(shot.shots, left, strict=True))
+        rows = self._crew.do(lambda piece: self._judge_one(loaded, *piece), pieces)
+        return put_together(shot, rows, 1000 * (time.perf_counter() - started_s))
+
+    def _judge_one(self, loaded: Loaded, shot: Shot, frames_left: int = 1) -> ResultRow:
         return self._lost(shot) if isinstance(shot, LostFrame) else self._inspect(loaded, shot, frames_left)
 
     def _lost(self, shot: LostFrame) -> ResultRow:

@@ -19,7 +19,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lineside_agent.updater import Progress, ShouldStop
+from lineside_agent.rim import ShouldStop
+from lineside_agent.updater import Progress
 from lineside_link.clock import ClockFloor
 from lineside_link.messages import BundleRef, Desired, decode
 from lineside_link.pull import FetchStopped, Kind

@@ -1,14 +1,11 @@
 """The update machine's rim: files, link and engine. The decisions are all in `updates`.
 
-Each step is written down before it is acted upon, in ``update.json``. If there is no room to write it down, nothing is
-done, and the wish ends as refused with that reason.
+Each step is written down before it is acted upon, in ``update.json``.
 """
 
 from __future__ import annotations
 
-import collections
 import logging
-import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -20,35 +17,22 @@ from lineside_agent.config import AgentConfig, CameraConfig, DegradeConfig, Insp
 from lineside_agent.configuration import Configuration
 from lineside_agent.loaded import Loaded, load, reference
 from lineside_agent.recipes import Recipes
+from lineside_agent.rim import FOREIGN, LOOK_S, Rim, ShouldStop, as_problem
 from lineside_agent.slots import Slots
-from lineside_agent.state_file import read_state, write_state
-from lineside_agent.updates import Action, Broke, Done, Event, LoadFailed, Look, Machine, Slot, Started, Wished, step
-from lineside_link.messages import BundleRef, Problem
-from lineside_link.pull import FetchStopped
+from lineside_agent.state_file import read_state
+from lineside_agent.updates import Action, Event, LoadFailed, Machine, Slot, Started, step
+from lineside_agent.wishes import RESTING, Done, Look, LookAgain
+from lineside_link.messages import BundleRef
 from lineside_models.frame import Frame
 from lineside_models.golden import read_png, replay
 from lineside_models.inspector import Inspector
 from lineside_runtime.bundle import Bundle, open_bundle
-from lineside_runtime.errors import (
-    BrokerError,
-    EngineError,
-    FetchError,
-    LinesideError,
-    StagingError,
-    StoreError,
-)
+from lineside_runtime.errors import BrokerError, EngineError, LinesideError, StagingError
 
 log = logging.getLogger("lineside.update")
 
 STATE_NAME = "update.json"
-TRANSIENT = (BrokerError, FetchError)
-"""Errors after which the same again may go well without anybody doing anything."""
-
-_FOREIGN = (OSError, ValueError, RuntimeError, MemoryError, LookupError)
-"""What disk and engine may raise beside our own errors; a bad bundle must not end the agent."""
-
 Progress = Callable[[int, int], None]
-ShouldStop = Callable[[], bool]
 Bring = Callable[[BundleRef, Path, Progress, ShouldStop], None]
 """Brings a bundle's files into a folder: `fetch.Fetcher.bring`."""
 
@@ -59,7 +43,7 @@ Observe = Callable[[Machine, float], None]
 """Takes the machine after it was written down and before it is acted upon, and the fetched share."""
 
 
-class Updater:
+class Updater(Rim[Machine, Event, Action]):
     """Runs the update machine in a thread of its own.
 
     Args:
@@ -77,11 +61,9 @@ class Updater:
         degrade: The ``[degrade]`` table: whether a faster variant is loaded beside each bundle.
         cameras: Of several cameras, those that may have rules of their own.
         prepare: Makes the line stand and its cameras see as the chosen recipe says, before its first part.
-
-    Attributes:
-        machine: Where the update stands.
-        waiting: What the gate waits for; empty if for nothing.
     """
+
+    log = log
 
     def __init__(
         self,
@@ -101,7 +83,6 @@ class Updater:
         degrade: DegradeConfig | None = None,
         cameras: Sequence[CameraConfig] = (),
     ) -> None:
-        self._path = folder / STATE_NAME
         self._slots = slots
         self._active = active
         self._local_inspect = inspect
@@ -109,19 +90,16 @@ class Updater:
         self._apply_store = apply_store
         self._bring = bring
         self._observe = observe
-        self._stop = stop
         self._gate = gate
         self._recipes = recipes or Recipes(folder)
         self._prepare = prepare
         self._degrade = degrade
         self._cameras = tuple(cameras)
-        self.waiting = ""
-        self._events: queue.Queue[Event | None] = queue.Queue()
-        self._todo: collections.deque[Action] = collections.deque()
         self._staged: Loaded | None = None
         self._kept: Loaded | None = None
         self._progress = 0.0
-        self.machine = self._read()
+        path = folder / STATE_NAME
+        super().__init__(path, self._read(path), step=step, stop=stop)
 
     @property
     def _table(self) -> InspectConfig:
@@ -132,15 +110,11 @@ class Updater:
     def _inspect(self) -> InspectConfig:
         return self._recipes.over(self._table)
 
-    def post(self, event: Wished) -> None:
-        """Hands a wish over; from any thread."""
-        self._events.put(event)
-
     def kick(self) -> None:
         """Says that the link stands anew: a pause before the next fetch ends at once."""
         if self._configuration is not None:
             self._configuration.kick()
-        self._events.put(None)
+        super().kick()
 
     def wake(self) -> None:
         """Says that another recipe is asked for."""
@@ -157,78 +131,39 @@ class Updater:
             if self._todo:
                 self._act(self._todo.popleft())
             else:
-                if self._configuration is not None and self.machine.state in updates.RESTING:
+                if self._configuration is not None and self.machine.state in RESTING:
                     self._configuration.follow(self.machine.wish, self._reconfigure, self._must_stop)
-                self._wait(0.2)
+                self._wait(LOOK_S)
         for loaded in {id(held): held for held in (self._staged, self._kept) if held is not None}.values():
             if loaded is not self._active.loaded:
                 loaded.close()
 
-    def _wait(self, timeout_s: float) -> bool:
-        """Waits for an event, and handles it; false if none came."""
-        try:
-            event = self._events.get(timeout=timeout_s)
-        except queue.Empty:
-            return False
-        if event is not None:
-            self._step(event)
-        return True
+    # -- around a step -----------------------------------------------------------------------------------------
 
-    def _take_events(self) -> None:
-        while not self._events.empty() and not self._stop.is_set():
-            self._wait(0.0)
-
-    # -- one step ----------------------------------------------------------------------------------------------
-
-    def _step(self, event: Event) -> None:
-        before = self.machine
-        after, actions = step(before, event)
-        if after != before:
-            after, actions = self._write_down(after, actions)
-            if after.state != before.state or after.error != before.error:
-                _log(after)
-        self.machine = after
-        if after.state != "fetching" or after.attempt != before.attempt:
+    def _changed(self, before: Machine) -> None:
+        if self.machine.state != "fetching" or self.machine.attempt != before.attempt:
             self._progress = 0.0
-        self._todo = collections.deque(action for action in self._todo if self._is_current(action))
-        self._todo.extend(actions)
-        if after != before:
-            self._observe(after, self._progress)
+        self._tell()
 
-    def _write_down(self, machine: Machine, actions: tuple[Action, ...]) -> updates.Step:
-        try:
-            write_state(self._path, machine)
-        except (LinesideError, OSError) as error:
-            log.error("%s can't be written: %s", self._path, error)
-            if machine.state not in updates.RESTING:
-                return step(machine, Broke(machine.attempt, as_problem(error)))
-        return machine, actions
-
-    def _is_current(self, action: Action) -> bool:
-        return getattr(action, "attempt", self.machine.attempt) == self.machine.attempt
-
-    def _act(self, action: Action) -> None:
-        try:
-            event = self._carry_out(action)
-        except FetchStopped:
-            self._todo.appendleft(action)
-            return
-        except (LinesideError, *_FOREIGN) as error:
-            event = self._failed(action, error)
-        if event is not None:
-            self._step(event)
-        if not self._todo and self.machine.state in updates.RESTING:
-            self._tidy()
+    def _tell(self) -> None:
+        self._observe(self.machine, self._progress)
 
     def _failed(self, action: Action, error: Exception) -> Event:
         if isinstance(action, updates.Load):
             return LoadFailed(action.slot or "a", as_problem(error))
-        return Broke(self.machine.attempt, as_problem(error), transient=is_transient(error))
+        return super()._failed(action, error)
+
+    def _acted(self) -> None:
+        if not self._todo and self.machine.state in RESTING:
+            self._tidy()
+
+    def _meanwhile(self) -> None:
+        self._change_over()
 
     # -- the actions -------------------------------------------------------------------------------------------
 
     def _carry_out(self, action: Action) -> Event | None:
-        if isinstance(action, updates.LookAgain):
+        if isinstance(action, LookAgain):
             return Look()
         if isinstance(action, updates.Load):
             self._load(action.slot)
@@ -248,12 +183,8 @@ class Updater:
         return Done(action.attempt)
 
     def _fetch(self, action: updates.Fetch) -> Event | None:
-        until_s = time.monotonic() + action.pause_s
-        while (left_s := until_s - time.monotonic()) > 0 and not self._stop.is_set():
-            if self._wait(min(left_s, 0.2)):  # a newer wish, or the link is back
-                if self._is_current(action) and action not in self._todo:
-                    self._todo.appendleft(action._replace(pause_s=0.0))
-                return None
+        if not self._pauses(action, action.pause_s, at_once=action._replace(pause_s=0.0)):
+            return None
         if self._bring is None:
             raise BrokerError("no link to fetch a bundle over", action="Add [link] to agent.toml.")
         if not self._passes(action, fetching=True):
@@ -262,38 +193,16 @@ class Updater:
         self._bring(action.bundle, folder, self._note_progress, self._must_stop)
         return Done(action.attempt)
 
-    def _passes(self, action: updates.Fetch | updates.Verify, *, fetching: bool) -> bool:
-        """Waits at the gate; false if the agent ends or a newer wish came, which has its own actions."""
-        while not self._stop.is_set():
-            self._note_waiting(self._reason_to_wait(fetching=fetching))
-            if not self.waiting:
-                return True
-            self._wait(0.5)
-            self._change_over()
-            if not self._is_current(action):
-                self._note_waiting("")
-                return False
-        return False
-
     def _reason_to_wait(self, *, fetching: bool) -> str:
         if not fetching and self._recipes.bundle is not None:
             return f"recipe {self._recipes.name} runs a bundle of its own; the installed one is updated after it"
         return "" if self._gate is None else self._gate(self.machine, fetching)
 
-    def _note_waiting(self, reason: str) -> None:
-        if reason != self.waiting:
-            self.waiting = reason
-            log.info("%s: %s", self.machine.state, reason or "goes on")
-            self._observe(self.machine, self._progress)
-
-    def _must_stop(self) -> bool:
-        return self._stop.is_set() or not self._events.empty()
-
     def _note_progress(self, done: int, total: int) -> None:
         share = done / total if total else 1.0
         if share - self._progress >= 0.1 or share == 1.0 != self._progress:
             self._progress = share
-            self._observe(self.machine, share)
+            self._tell()
 
     def _stage(self, slot: Slot) -> None:
         self._close_staged()
@@ -380,7 +289,7 @@ class Updater:
         """The bundle that the chosen recipe brings; that it can't run says nothing of what is installed."""
         try:
             return self._load_recipe()
-        except (LinesideError, *_FOREIGN) as error:
+        except (LinesideError, *FOREIGN) as error:
             self._recipes.stopped(error)
             return None
 
@@ -410,7 +319,7 @@ class Updater:
         try:
             self._recipes.choose(wish.recipe)
             self._swap_recipe()
-        except (LinesideError, *_FOREIGN) as error:
+        except (LinesideError, *FOREIGN) as error:
             self._go_back(before)
             self._recipes.failed(wish, error)
         else:
@@ -432,7 +341,7 @@ class Updater:
         try:
             self._recipes.choose(before)
             self._prepare()
-        except (LinesideError, *_FOREIGN) as error:
+        except (LinesideError, *FOREIGN) as error:
             log.error("going back to recipe %s: %s", self._recipes.name, error)
 
     # -- what an action needs ----------------------------------------------------------------------------------
@@ -470,9 +379,9 @@ class Updater:
                 log.error("the bundle that agent.toml names can't be used: %s", error)
             return None
 
-    def _read(self) -> Machine:
-        existed = self._path.exists()
-        machine = read_state(self._path, Machine)
+    def _read(self, path: Path) -> Machine:
+        existed = path.exists()
+        machine = read_state(path, Machine)
         if machine is not None:
             return machine
         return self._recovered() if existed else Machine()
@@ -488,30 +397,3 @@ class Updater:
             log.error("slot %s can't be used: %s", slot, error)
             return Machine()
         return Machine(state="active", installed=installed, installed_slot=slot)
-
-
-def is_transient(error: Exception) -> bool:
-    """Returns whether the same again may go well.
-
-    A hub that answers that it has not what its own metadata names will not have it the next time either.
-    """
-    return isinstance(error, TRANSIENT) and getattr(error, "status", 0) != 404
-
-
-def as_problem(error: Exception) -> Problem:
-    """Returns an error as it travels; a foreign one as ours."""
-    known = error if isinstance(error, LinesideError) else _mapped(error)
-    return Problem(**known.as_dict())
-
-
-def _mapped(error: Exception) -> LinesideError:
-    kind = StoreError if isinstance(error, OSError) else StagingError
-    return kind(f"{type(error).__name__}: {error}")
-
-
-def _log(machine: Machine) -> None:
-    bundle = machine.wanted.identity if machine.wanted else "nothing wanted"
-    if machine.error is None:
-        log.info("%s: %s", machine.state, bundle)
-    else:
-        log.error("%s: %s: [%d] %s", machine.state, bundle, machine.error.code, machine.error.message)

@@ -25,37 +25,43 @@ Invariants, each held by a test:
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple
 
 import msgspec
 
+from lineside_agent.wishes import (
+    INTERRUPTIBLE,
+    REFUSED_MAX,
+    RESTING,
+    Broke,
+    Done,
+    Look,
+    LookAgain,
+    Wished,
+    Wishes,
+    hear,
+    is_same,
+    pause_s,
+    wish_id,
+)
 from lineside_link.messages import BundleRef, Desired, Problem, State
 from lineside_runtime.errors import StagingError
-from lineside_runtime.pauses import Pauses
 
 Slot = Literal["a", "b", "factory"]
 """``a`` and ``b`` take turns; ``factory`` is the folder that the configuration names, which is never written."""
 
-Origin = Literal["device", "group"]
-
-RESTING: tuple[State, ...] = ("idle", "active", "rolled_back", "failed")
-INTERRUPTIBLE: tuple[State, ...] = ("fetching", "verifying", "staged")
 RISKY: tuple[State, ...] = ("staged", "switching", "health_check")
 """States in which the new bundle's engine runs inside this process, and could end it."""
 
 MAX_TRIALS = 5
 """More than a power cut, an operator and a watchdog make by chance in the few seconds of one attempt."""
 
-MAX_PAUSE_S = 60.0
 
-
-class Machine(msgspec.Struct, frozen=True, kw_only=True):
+class Machine(Wishes, frozen=True, kw_only=True):
     """Where the device stands. Unknown fields are ignored: a newer agent may have written them (`state_file`).
 
     Attributes:
         state: See the module.
-        device_wish: Newest wish for this device.
-        group_wish: Newest wish for its group.
         epoch: Of the wish that is being, or was last, answered.
         gen: Of the same wish.
         wanted: Bundle of the same wish.
@@ -73,8 +79,6 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     state: State = "idle"
-    device_wish: Desired | None = None
-    group_wish: Desired | None = None
     epoch: int = 0
     gen: int = 0
     wanted: BundleRef | None = None
@@ -89,12 +93,6 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     tries: int = 0
     trials: int = 0
     refused: tuple[str, ...] = ()
-
-    @property
-    def wish(self) -> Desired | None:
-        """The wish that counts: the device's own, unless it was withdrawn, before its group's."""
-        own = self.device_wish
-        return own if own is not None and not own.withdrawn else self.group_wish
 
 
 DECODER = msgspec.json.Decoder(Machine)
@@ -111,42 +109,11 @@ class Started(NamedTuple):
     factory: BundleRef | None = None
 
 
-class Wished(NamedTuple):
-    """A retained wish came; ``None`` where it was withdrawn."""
-
-    origin: Origin
-    desired: Desired | None
-
-
-class Done(NamedTuple):
-    """The action of the present state went well."""
-
-    attempt: int
-
-
-class Broke(NamedTuple):
-    """The action of the present state went wrong.
-
-    Attributes:
-        attempt: Which one.
-        problem: Why.
-        transient: Whether the same again may go well, as with a link that is down.
-    """
-
-    attempt: int
-    problem: Problem
-    transient: bool = False
-
-
 class LoadFailed(NamedTuple):
     """What was installed can't be loaded any more: its disk is damaged, or its engine is gone."""
 
     slot: Slot
     problem: Problem
-
-
-class Look(NamedTuple):
-    """Look whether there is a wish to follow."""
 
 
 Event = Started | Wished | Done | Broke | LoadFailed | Look
@@ -195,10 +162,6 @@ class Load(NamedTuple):
     slot: Slot | None
 
 
-class LookAgain(NamedTuple):
-    """Report where the machine stands, then feed `Look`."""
-
-
 Action = Fetch | Verify | Stage | Switch | CheckHealth | Load | LookAgain
 Step = tuple[Machine, tuple[Action, ...]]
 
@@ -213,7 +176,8 @@ def step(machine: Machine, event: Event) -> Step:
     if isinstance(event, Started):
         return _started(machine, event.factory)
     if isinstance(event, Wished):
-        return _wished(machine, event.origin, event.desired)
+        heard, is_news = hear(machine, event.origin, event.desired)
+        return _look(heard) if is_news else (heard, ())
     if isinstance(event, LoadFailed):
         return _load_failed(machine, event.slot, event.problem)
     if isinstance(event, Look):
@@ -223,68 +187,21 @@ def step(machine: Machine, event: Event) -> Step:
     return _done(machine) if isinstance(event, Done) else _broke(machine, event)
 
 
-def pause_s(tries: int) -> float:
-    """Returns how long to wait before the next fetch: 1 s, doubled each time, at most `MAX_PAUSE_S`."""
-    return Pauses(1.0, MAX_PAUSE_S).after(tries) if tries else 0.0
-
-
-def _newer(known: Desired | None, desired: Desired) -> bool:
-    return known is None or (desired.epoch, desired.gen) > (known.epoch, known.gen)
-
-
-def _wished(machine: Machine, origin: Origin, desired: Desired | None) -> Step:
-    known = machine.device_wish if origin == "device" else machine.group_wish
-    if desired is None and known is None:
-        return machine, ()
-    if desired is not None and not _newer(known, desired):
-        return with_window(machine, origin, desired), ()
-    field = {"device": "device_wish", "group": "group_wish"}[origin]
-    heard = msgspec.structs.replace(machine, **{field: desired})
-    return _look(heard) if heard.wish != machine.wish else (heard, ())
-
-
-M = TypeVar("M", bound=msgspec.Struct)
-
-
-def with_window(machine: M, origin: Origin, desired: Desired) -> M:
-    """Returns the machine after it heard the same wish again, which may bring another maintenance window and no more.
-
-    Args:
-        machine: This one, or that of the agent's own update.
-        origin: Whose wish it is.
-        desired: What was heard.
-    """
-    field = {"device": "device_wish", "group": "group_wish"}[origin]
-    known: Desired | None = getattr(machine, field)
-    if known is None or known.window == desired.window or (known.epoch, known.gen) != (desired.epoch, desired.gen):
-        return machine
-    return msgspec.structs.replace(machine, **{field: msgspec.structs.replace(known, window=desired.window)})
-
-
 def _look(machine: Machine) -> Step:
     """Follows the wish that counts, if it is another than the one that is being followed."""
     wish = machine.wish
     if wish is None or machine.state not in (*RESTING, *INTERRUPTIBLE):
         return machine, ()
-    if wish.bundle is None or _same(wish.bundle, machine.installed):
+    if wish.bundle is None or is_same(wish.bundle, machine.installed):
         return _answer(machine, wish), ()
-    refusal = _refusal(wish.epoch, wish.asked("bundle"), wish.bundle)
-    if refusal in machine.refused or (machine.state in INTERRUPTIBLE and _followed(machine, wish)):
+    name = wish_id(wish.epoch, wish.asked("bundle"), wish.bundle)
+    if name in machine.refused or (machine.state in INTERRUPTIBLE and _followed(machine, wish)):
         return machine, ()
     return _begin(machine, wish)
 
 
-def _same(bundle: BundleRef, other: BundleRef | None) -> bool:
-    return other is not None and bundle.sha256 == other.sha256
-
-
 def _followed(machine: Machine, wish: Desired) -> bool:
     return (machine.epoch, machine.gen, machine.wanted) == (wish.epoch, wish.gen, wish.bundle)
-
-
-def _refusal(epoch: int, asked: int, bundle: BundleRef | None) -> str:
-    """Names a wish that ended badly; one that brings the same bundle along with something else is no new one."""
-    return f"{epoch}/{asked}/{bundle.sha256 if bundle else ''}"
 
 
 def _answer(machine: Machine, wish: Desired) -> Machine:
@@ -393,7 +310,7 @@ def _give_up(machine: Machine, problem: Problem) -> Step:
         attempt=machine.attempt + 1,
         tries=0,
         trials=0,
-        refused=(*machine.refused, _refusal(machine.epoch, machine.asked or machine.gen, machine.wanted))[-16:],
+        refused=(*machine.refused, wish_id(machine.epoch, machine.asked or machine.gen, machine.wanted))[-REFUSED_MAX:],
     )
     return ended, ((Load(machine.installed_slot), LookAgain()) if back else (LookAgain(),))
 

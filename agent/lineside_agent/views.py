@@ -48,12 +48,13 @@ def source_of(names: Sequence[str]) -> str:
     return "+".join(names)
 
 
-def put_together(part: Views, rows: Sequence[ResultRow]) -> ResultRow:
+def put_together(part: Views, rows: Sequence[ResultRow], latency_ms: float) -> ResultRow:
     """Returns the part's record.
 
     Args:
         part: What was seen.
         rows: Of each of its shots, in their order.
+        latency_ms: Of all of them together.
     """
     decided = min(rows, key=_rank)
     errors = "; ".join(f"{row.source}: {row.error}" for row in rows if row.error)
@@ -63,7 +64,7 @@ def put_together(part: Views, rows: Sequence[ResultRow]) -> ResultRow:
         sequence=part.sequence,
         part_id=part.part_id,
         captured_at_ns=part.captured_at_ns,
-        latency_ms=sum(row.latency_ms for row in rows),
+        latency_ms=latency_ms,
         near_miss=max(row.near_miss for row in rows),
         error=errors,
         views=tuple(_view(row) for row in rows),

@@ -237,13 +237,9 @@ class Authority:
         """
         with folder_lock(self.folder):
             registry = Registry.read(self.folder)
-            public, claim = _check_signer(registry, request)
-            # Asked again, because the answer was lost: the same key gets the same certificate.
-            for known in registry.of(request.device):
-                if read_certificate(known.certificate.encode()).public_key() == public:
-                    return known.certificate.encode()
-            if claim is not None and claim.issued:
-                raise IdentityError(f"token {claim.id} was used before, with another key")
+            public, claim, known = _check(registry, request)
+            if known is not None:
+                return known.certificate.encode()
             issued = self._issue(registry, request.device, public, kind="device")
             if claim is not None:
                 registry.claims[claim.id] = msgspec.structs.replace(claim, issued=issued.serial)
@@ -401,6 +397,36 @@ def _check_signer(registry: Registry, request: CertificateRequest) -> tuple[ec.E
     if not isinstance(signer, ec.EllipticCurvePublicKey):
         raise IdentityError(f"certificate {serial}", expected="an elliptic curve key")
     return check_request(request, signer), claim
+
+
+def _check(
+    registry: Registry, request: CertificateRequest
+) -> tuple[ec.EllipticCurvePublicKey, Claim | None, Issued | None]:
+    """Returns what `_check_signer` does, and what the same key was given before: the answer to that was lost."""
+    public, claim = _check_signer(registry, request)
+    for known in registry.of(request.device):
+        if read_certificate(known.certificate.encode()).public_key() == public:
+            return public, claim, known
+    if claim is not None and claim.issued:
+        raise IdentityError(f"token {claim.id} was used before, with another key")
+    return public, claim, None
+
+
+def certified(folder: Path, request: CertificateRequest) -> bytes | None:
+    """Checks a request as far as that goes without the authority's key; the caller holds the folder's lock.
+
+    Args:
+        folder: The authority's.
+        request: As it came.
+
+    Returns:
+        The certificate in PEM that was issued for the same key before, or ``None`` if one is to be issued.
+
+    Raises:
+        IdentityError: As `Authority.answer`.
+    """
+    _, _, known = _check(Registry.read(folder), request)
+    return known.certificate.encode() if known is not None else None
 
 
 def _check_device(device: str, group: str) -> None:

@@ -15,10 +15,17 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from lineside_hub.identity import Authority
+from lineside_hub.identity import Authority, certified
+from lineside_hub.lock import folder_lock
 from lineside_link.messages import CertificateAnswer, CertificateRequest, Problem, decode, encode
 from lineside_link.topics import NAME
-from lineside_runtime.errors import BadInputFormatError, InputNotFoundError, LinesideError, SignatureError
+from lineside_runtime.errors import (
+    BadInputFormatError,
+    IdentityError,
+    InputNotFoundError,
+    LinesideError,
+    SignatureError,
+)
 from lineside_runtime.files import write_atomic
 
 _log = logging.getLogger("lineside.hub.identity")
@@ -91,10 +98,21 @@ class Registrar:
         try:
             authority = Authority.open(self._folder, passphrase=os.environ.get(PASSPHRASE_VARIABLE))
         except SignatureError:
-            return self._put_by(request)
+            return _answered(request, self._certified_or_put_by)
         return answer(authority, request)
 
-    def _put_by(self, request: CertificateRequest) -> CertificateAnswer:
+    def _certified_or_put_by(self, request: CertificateRequest) -> bytes | None:
+        """Returns what a person has signed already, or leaves the request for one, under one lock with `sign_waiting`.
+
+        A device asks again until it is answered: what it asked just before the person signed must not wait anew.
+        """
+        with folder_lock(self._folder):
+            certificate = certified(self._folder, request)
+            if certificate is None:
+                self._put_by(request)
+        return certificate
+
+    def _put_by(self, request: CertificateRequest) -> None:
         folder = self._folder / "requests"
         folder.mkdir(exist_ok=True, mode=0o700)
         path = folder / f"{request.device}.request.json"
@@ -102,7 +120,6 @@ class Registrar:
             raise BadInputFormatError("too many requests wait for a person", action="`lineside hub sign` signs them.")
         write_atomic(path, encode(request), mode=0o600)
         _log.warning("%s waits for its certificate: `lineside hub sign %s`", request.device, request.device)
-        return CertificateAnswer(device=request.device, request=_digest(request), status="waiting")
 
 
 def answer(authority: Authority, request: CertificateRequest) -> CertificateAnswer:
@@ -112,14 +129,21 @@ def answer(authority: Authority, request: CertificateRequest) -> CertificateAnsw
         authority: Signs.
         request: As it came.
     """
+    return _answered(request, authority.answer)
+
+
+def _answered(request: CertificateRequest, certify: Callable[[CertificateRequest], bytes | None]) -> CertificateAnswer:
+    """Says what `certify` did; its ``None`` means that a person must sign."""
     digest = _digest(request)
     try:
-        certificate = authority.answer(request)
-    except LinesideError as error:
+        certificate = certify(request)
+    except IdentityError as error:
         _log.warning("a request for a certificate was refused: %s", error)
         problem = Problem(**error.as_dict())
         return CertificateAnswer(device=request.device, request=digest, status="refused", error=problem)
-    _log.info("%s has a new certificate", request.device)
+    if certificate is None:
+        return CertificateAnswer(device=request.device, request=digest, status="waiting")
+    _log.info("%s has its certificate", request.device)
     return CertificateAnswer(device=request.device, request=digest, status="issued", certificate=certificate.decode())
 
 

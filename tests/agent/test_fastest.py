@@ -9,10 +9,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from lineside_agent.config import InspectConfig
 from lineside_agent.fastest import SUFFIX, fastest_first
+from lineside_agent.loaded import load
 from lineside_runtime.bundle import Bundle, Variant, write_manifest
 from lineside_runtime.config import Config
-from lineside_runtime.errors import NoDeviceError
+from lineside_runtime.errors import ConfigError, NoDeviceError
 from lineside_runtime.session import Session
 from tests.converters import nets
 
@@ -82,3 +84,14 @@ def test_where_nothing_runs_it_says_so(tmp_path: Path) -> None:
     bundle = two_forms(tmp_path / "bundle", kinds=("npu",))
     with pytest.raises(NoDeviceError, match="nothing here runs"):
         fastest_first(bundle, Config(threads=1, engines=("hailo",)))
+
+
+def test_the_variant_that_the_configuration_names_judges(tmp_path: Path) -> None:
+    bundle = two_forms(tmp_path / "bundle")
+    for name in ("shallow", "deep"):
+        made = load("a", bundle, InspectConfig(variant=name))
+        assert made.session.variant == name
+        made.close()
+    assert not (tmp_path / f"bundle{SUFFIX}").exists(), "who names one has nothing measured"
+    with pytest.raises(ConfigError, match="no 'steep'"):
+        load("a", bundle, InspectConfig(variant="steep"))

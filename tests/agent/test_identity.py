@@ -5,10 +5,12 @@ from __future__ import annotations
 import datetime
 import json
 import logging
+import queue
 import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,7 +19,7 @@ import pytest
 from cryptography import x509
 
 from lineside.cli import main
-from lineside_agent.identity import Identity, Token, enroll
+from lineside_agent.identity import ENROLL_AGAIN_S, Identity, Token, enroll
 from lineside_hub import identity as authority_module
 from lineside_hub.identity import Authority
 from lineside_hub.registrar import Registrar, sign_waiting, waiting
@@ -28,7 +30,7 @@ from lineside_link.clock import ClockFloor
 from lineside_link.config import LinkConfig
 from lineside_link.messages import CertificateAnswer, CertificateRequest, decode, encode
 from lineside_link.topics import Topics
-from lineside_runtime.errors import ConfigError, FetchError, IdentityError, InputNotFoundError
+from lineside_runtime.errors import ConfigError, FetchError, IdentityError, InputNotFoundError, SignatureError
 from tests.peers import SecureMosquitto, find_mosquitto, wait_for
 
 TOPICS = Topics("t0")
@@ -43,6 +45,8 @@ class Site:
         self.broker.start()
         self.link = LinkClient(self.broker.config(), "lineside-hub")
         self.registrar = Registrar(self.authority.folder, self._publish)
+        self.late_word = False
+        """Whether each answer is followed by one that says that a person must sign."""
         self.link.subscribe(TOPICS.certificate_request("+"), self._asked)
         self.link.start()
         self.registrar.start()
@@ -52,7 +56,12 @@ class Site:
         self.registrar.offer(TOPICS.device_of(topic), payload)
 
     def _publish(self, device: str, payload: bytes) -> bool:
-        return self.link.publish(TOPICS.certificate(device), payload, retain=True)
+        published = self.link.publish(TOPICS.certificate(device), payload, retain=True)
+        if self.late_word:
+            answer = decode(payload, CertificateAnswer)
+            waits = CertificateAnswer(device=device, request=answer.request, status="waiting")
+            self.link.publish(TOPICS.certificate(device), encode(waits), retain=True)
+        return published
 
     def token(self, folder: Path, device: str = "cam-1", *, hours: float = 1.0) -> Path:
         made = self.authority.token(device, group="line", hours=hours)
@@ -188,34 +197,73 @@ def test_without_the_hub_it_says_what_it_waits_for(tmp_path: Path) -> None:
     assert not list((tmp_path / "own").glob(".claim*"))
 
 
+@pytest.fixture
+def locked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hub that was not given the passphrase of the authority's key."""
+
+    def refuse(folder: Path, *, passphrase: str | None = None) -> Authority:
+        raise SignatureError("the authority's key cannot be opened")
+
+    monkeypatch.setattr("lineside_hub.registrar.Authority.open", refuse)
+
+
+@pytest.mark.usefixtures("locked")
 def test_a_person_signs_where_the_hub_has_no_passphrase(
-    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    site: Site, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     token = site.token(tmp_path)
-    asleep = threading.Event()
-    opened = Authority.open
-
-    def locked(folder: Path, *, passphrase: str | None = None) -> Authority:
-        from lineside_runtime.errors import SignatureError
-
-        if not asleep.is_set():
-            raise SignatureError("the authority's key cannot be opened")
-        return opened(folder, passphrase=passphrase)
-
-    monkeypatch.setattr("lineside_hub.registrar.Authority.open", locked)
     said: list[str] = []
     result: list[LinkConfig] = []
     device = threading.Thread(
         target=lambda: result.append(enroll(token, tmp_path / "own", timeout_s=60, say=said.append))
     )
+    began = time.monotonic()
     device.start()
     wait_for(lambda: waiting(site.authority.folder) == ["cam-1"], 30, what="the request to wait")
     wait_for(lambda: any("lineside hub sign" in line for line in said), 30, what="the device to say so")
+    threading.Event().wait(1.0)
+    asked = caplog.text.count("cam-1 waits for its certificate")
+    assert 1 <= asked <= 1 + (time.monotonic() - began) / ENROLL_AGAIN_S, "an answer is no reason to ask again"
     with pytest.raises(InputNotFoundError):
         sign_waiting(site.authority, "cam-2")
     sign_waiting(site.authority, "cam-1")
     wait_for(lambda: site.registrar.publish_signed() is None and bool(result), 30, what="the certificate")
     device.join(30)
+    assert (tmp_path / "own" / "cert.pem").exists()
+
+
+@pytest.mark.usefixtures("locked")
+def test_what_was_signed_does_not_wait_for_a_person_again(tmp_path: Path) -> None:
+    authority = Authority.create(tmp_path / "ca", site="t0")
+    token = authority.token("cam-1", group="line")
+    by = read_key(token.key.encode())
+    answers: queue.Queue[CertificateAnswer] = queue.Queue()
+    registrar = Registrar(
+        authority.folder, lambda _device, payload: answers.put(decode(payload, CertificateAnswer)) is None
+    )
+    registrar.start()
+
+    def ask(request: CertificateRequest) -> CertificateAnswer:
+        registrar.offer("cam-1", encode(request))
+        return answers.get(timeout=20)
+
+    request = make_request("cam-1", new_key(), signer=f"token:{token.id}", by=by)
+    forged = make_request("cam-1", new_key(), signer=f"token:{token.id}", by=new_key())
+    assert ask(forged).status == "refused"
+    assert waiting(authority.folder) == [], "a person is not asked to sign what nobody may have"
+    assert ask(request).status == "waiting"
+    assert waiting(authority.folder) == ["cam-1"]
+    signed = sign_waiting(authority, "cam-1")
+    again = ask(request)  # it was under way when the person signed
+    assert (again.status, again.certificate) == ("issued", signed.certificate)
+    assert ask(make_request("cam-1", new_key(), signer=f"token:{token.id}", by=by)).status == "refused"
+    assert waiting(authority.folder) == []
+    registrar.close()
+
+
+def test_a_late_word_that_a_person_must_sign_undoes_no_answer(site: Site, tmp_path: Path) -> None:
+    site.late_word = True
+    enroll(site.token(tmp_path), tmp_path / "own", timeout_s=60)
     assert (tmp_path / "own" / "cert.pem").exists()
 
 
@@ -249,6 +297,7 @@ def test_a_certificate_is_renewed_in_time_though_the_clock_is_unset(site: Site, 
     folder.mkdir()
     seen = ClockFloor(folder / "clock")
     seen.raise_to(now + datetime.timedelta(days=600))  # 130 days before its end
+    site.late_word = True
     unset = Clock(datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc))
     identity = renewing(site, folder, link, unset)
     assert identity.due()

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from lineside_agent.maintenance import closed
-from lineside_agent.updates import Machine, Wished, step
+from lineside_agent.updates import Machine, step
+from lineside_agent.wishes import Wished
 from lineside_link.clock import RELEASED, ClockFloor
 from lineside_link.messages import BundleRef, Desired, MaintenanceWindow
 

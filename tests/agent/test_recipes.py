@@ -17,7 +17,7 @@ from lineside_agent.pipeline import Pipeline
 from lineside_agent.recipes import Recipes
 from lineside_agent.slots import Slots
 from lineside_agent.updater import Updater
-from lineside_agent.updates import Wished
+from lineside_agent.wishes import Wished
 from lineside_link.messages import BundleRef, Desired, ResultRow
 from lineside_models.frame import Frame
 from lineside_runtime.bundle import Bundle

@@ -15,7 +15,8 @@ from lineside_agent.config import InspectConfig
 from lineside_agent.loaded import reference
 from lineside_agent.slots import Slots
 from lineside_agent.updater import STATE_NAME, Updater
-from lineside_agent.updates import Machine, Wished
+from lineside_agent.updates import Machine
+from lineside_agent.wishes import Wished
 from lineside_link.messages import BundleRef, Desired
 from lineside_link.pull import FetchStopped
 from lineside_models.frame import Frame

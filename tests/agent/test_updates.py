@@ -9,26 +9,20 @@ from hypothesis import strategies as st
 
 from lineside_agent.updates import (
     MAX_TRIALS,
-    RESTING,
     Action,
-    Broke,
     CheckHealth,
-    Done,
     Event,
     Fetch,
     Load,
     LoadFailed,
-    Look,
-    LookAgain,
     Machine,
     Stage,
     Started,
     Switch,
     Verify,
-    Wished,
-    pause_s,
     step,
 )
+from lineside_agent.wishes import RESTING, Broke, Done, Look, LookAgain, Wished, pause_s
 from lineside_link.messages import BundleRef, Desired, Problem
 
 PROBLEM = Problem(code=3002, error="BundleIntegrityError", message="damaged")

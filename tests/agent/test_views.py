@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from lineside_agent.images import Archive
 from lineside_agent.line_io.codes import code_of
 from lineside_agent.line_io.handshake import Code
 from lineside_agent.line_io.local import Request, ask
-from lineside_agent.loaded import load
+from lineside_agent.loaded import Loaded, load
 from lineside_agent.pipeline import Pipeline
 from lineside_agent.store import Store
 from lineside_agent.triggers import PartFrames
@@ -33,6 +34,7 @@ from lineside_hub.database import Database
 from lineside_hub.results import ResultsSink, read_batch
 from lineside_link.messages import ResultRow, Results, decode, encode
 from lineside_models.frame import Frame
+from lineside_models.inspection import Inspection
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.errors import ConfigError
 from tests.agent.bundles import bright, dark, make_bundle
@@ -59,22 +61,28 @@ def part(**images: np.ndarray | None) -> Views:
 # -- one verdict ---------------------------------------------------------------------------------------------------
 
 
-def judged(bundle: Bundle, *parts: Seen, cameras: Sequence[CameraConfig] = ()) -> list[tuple[ResultRow, Seen | None]]:
+def judged(
+    bundle: Bundle, *parts: Seen, cameras: Sequence[CameraConfig] = (), at_once: int = 1
+) -> list[tuple[ResultRow, Seen | None]]:
     found: list[tuple[ResultRow, Seen | None]] = []
     active, left = ActiveInspector(), list(parts)
     loaded = load("a", bundle, InspectConfig(), cameras=cameras)
     active.swap(loaded)
-    Pipeline(
+    pipeline = Pipeline(
         lambda: left.pop(0) if left else None,
         active,
         outputs=[],
         record=lambda row, seen: not found.append((row, seen)),  # type: ignore[func-returns-value]
         stop=threading.Event(),
-    ).run()
+        at_once=at_once,
+    )
+    pipeline.run()
+    pipeline.close()
     loaded.close()
     return found
 
 
+@pytest.mark.parametrize("at_once", [1, 2])
 @pytest.mark.parametrize(
     ("top", "side", "verdict", "code", "decides"),
     [
@@ -87,9 +95,15 @@ def judged(bundle: Bundle, *parts: Seen, cameras: Sequence[CameraConfig] = ()) -
     ],
 )
 def test_any_camera_that_rejects_rejects_the_part_and_all_are_in_its_record(
-    bundle: Bundle, top: np.ndarray | None, side: np.ndarray | None, verdict: str, code: Code, decides: str
+    bundle: Bundle,
+    top: np.ndarray | None,
+    side: np.ndarray | None,
+    verdict: str,
+    code: Code,
+    decides: str,
+    at_once: int,
 ) -> None:
-    ((row, seen),) = judged(bundle, part(top=top, side=side))
+    ((row, seen),) = judged(bundle, part(top=top, side=side), at_once=at_once)
     assert (row.source, row.sequence, row.part_id, row.verdict) == ("top+side", 7, "A-1", verdict)
     assert code_of(row, has_frame=has_picture(seen, row)) is code
     assert [view.source for view in row.views] == ["top", "side"]
@@ -104,6 +118,37 @@ def test_any_camera_that_rejects_rejects_the_part_and_all_are_in_its_record(
     images = [frame.source for frame in frames_of(seen, row)]
     assert images[:1] == ([decides] if by_name[decides].width else images[:1])
     assert set(images) == {name for name, image in (("top", top), ("side", side)) if image is not None}
+
+
+class Meeting(Loaded):
+    """Judges only when two pictures are being judged."""
+
+    place = threading.Barrier(2)
+
+    def inspect(self, frame: Frame, *, fast: bool = False) -> Inspection:
+        self.place.wait(20.0)
+        return super().inspect(frame, fast=fast)
+
+
+def test_pictures_of_a_part_are_judged_at_once(bundle: Bundle) -> None:
+    rows: list[ResultRow] = []
+    active, left = ActiveInspector(), [part(top=dark(), side=bright(), back=dark(), front=dark())]
+    whole = load("a", bundle, InspectConfig())
+    active.swap(Meeting(**{field.name: getattr(whole, field.name) for field in dataclasses.fields(whole)}))
+    pipeline = Pipeline(
+        lambda: left.pop(0) if left else None,
+        active,
+        outputs=[],
+        record=lambda row, _: not rows.append(row),  # type: ignore[func-returns-value]
+        stop=threading.Event(),
+        at_once=2,
+    )
+    pipeline.run()
+    pipeline.close()
+    whole.close()
+    (row,) = rows
+    assert [view.verdict for view in row.views] == ["pass", "reject", "pass", "pass"]
+    assert max(view.latency_ms for view in row.views) <= row.latency_ms
 
 
 def test_what_counts_as_a_defect_can_be_another_thing_for_each_camera(bundle: Bundle) -> None:
@@ -141,7 +186,7 @@ _ROWS = st.builds(
 @given(st.lists(_ROWS, min_size=2, max_size=5))
 def test_a_part_passes_only_if_every_picture_does(rows: list[ResultRow]) -> None:
     images = part(a=None, b=None)
-    row = put_together(images, rows)
+    row = put_together(images, rows, 1.0)
     assert (row.verdict == "pass") == all(each.verdict == "pass" for each in rows)
     assert (row.verdict == "reject") == any(each.verdict == "reject" for each in rows)
 
@@ -150,9 +195,9 @@ def test_doubt_of_one_camera_is_the_parts_doubt_unless_another_rejects() -> None
     sure = ResultRow(seq=0, part_id="p", source="top", verdict="pass")
     unsure = msgspec.structs.replace(sure, source="side", verdict="reject", unsure=True)
     images = part(top=dark(), side=dark())
-    assert put_together(images, [sure, unsure]).unsure
+    assert put_together(images, [sure, unsure], 1.0).unsure
     bad = msgspec.structs.replace(sure, verdict="reject")
-    row = put_together(images, [bad, unsure])
+    row = put_together(images, [bad, unsure], 1.0)
     assert (row.verdict, row.unsure, [view.unsure for view in row.views]) == ("reject", False, [False, True])
 
 
@@ -265,7 +310,8 @@ def test_cameras_that_do_not_fit_are_refused_with_their_path(text: str, message:
 # -- the whole agent -----------------------------------------------------------------------------------------------
 
 
-def test_agent_with_two_cameras_gives_one_verdict_a_part(tmp_path: Path, bundle: Bundle) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_agent_with_two_cameras_gives_one_verdict_a_part(tmp_path: Path, bundle: Bundle, workers: int) -> None:
     for name, images in (("top", (dark(), dark(), bright())), ("side", (dark(), bright(), bright()))):
         (tmp_path / name).mkdir()
         for number, image in enumerate(images):
@@ -273,7 +319,8 @@ def test_agent_with_two_cameras_gives_one_verdict_a_part(tmp_path: Path, bundle:
     cameras = "".join(
         f'[[camera]]\ntype = "folder"\nname = "{name}"\npath = "{name}"\nloop = true\n' for name in ("top", "side")
     )
-    agent = LineAgent(tmp_path, bundle, '[store]\nkeep_images = "bad"\n', camera=cameras)
+    tables = f'[store]\nkeep_images = "bad"\n[inspect]\nworkers = {workers}\n'
+    agent = LineAgent(tmp_path, bundle, tables, camera=cameras)
     try:
         agent.wait_ready()
         told = [ask(agent.state, Request("trigger", f"A-{number}"))["verdict"] for number in range(3)]

@@ -60,7 +60,7 @@ def prepare(site: Site) -> int:
     for seed in range(PICTURES):
         cv2.imwrite(str(site.folder / "frames" / f"{seed:04d}.png"), np.asarray(render("steel", seed).image))
     agent = tomllib.loads((site.folder / "agent.toml").read_text())
-    agent["bundle"] = str(zoo.path("surface-12-slim"))
+    agent["bundle"] = str(zoo.path("surface-12"))
     agent["camera"] = {"type": "folder", "path": "frames", "loop": True}
     agent["trigger"] = {"deadline_ms": 200.0}
     agent["line_io"] = [{"type": "modbus-tcp-server", "port": port}]

@@ -226,9 +226,11 @@ class Groups(RuleBasedStateMachine):
         for action in actions:
             self.carry_out(action, before, event)
         if isinstance(event, Observed):
-            again = step(after, event)
+            again, more = step(after, event)
             waiting = self.plan.healthy_for_s == 0  # a stage that needs no time is over at once
-            assert again == (after, ()) or waiting
+            if after.stage != before.stage:  # and one that this look has entered begins its time with the next one
+                again = msgspec.structs.replace(again, settled_at_s=after.settled_at_s)
+            assert (again, more) == (after, ()) or waiting
         if isinstance(event, Observed | Started) and after.unfinished:
             assert count(after, event.devices).share <= self.plan.max_failed
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -129,7 +130,8 @@ def test_prune_says_first_and_takes_only_what_nobody_can_want(
 def test_prune_keeps_configurations_that_are_followed(repository: Repository) -> None:
     for number in range(4):
         push_config(repository.folder, b"[inspect]\nthreads = %d\n" % (number + 1), group=GROUP)
-    last = {wish.config.target for wish in Database.open(repository.folder).desired().values() if wish.config}
+    with contextlib.closing(Database.open(repository.folder)) as database:
+        last = {wish.config.target for wish in database.desired().values() if wish.config}
     prune(repository.folder, keep=1, dry_run=False)
     assert last <= set(repository.targets_of(GROUP))
 

@@ -37,7 +37,7 @@ from pathlib import Path
 from lineside_agent.config import UpdateConfig
 from lineside_agent.self_update.slots import AgentSlots
 from lineside_agent.self_update.updater import SelfUpdater
-from lineside_agent.updates import RESTING, Wished
+from lineside_agent.wishes import RESTING, Wished
 from lineside_link.messages import BundleRef, Desired
 
 state, shelf, digest = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]

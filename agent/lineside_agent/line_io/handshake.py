@@ -43,6 +43,12 @@ RESULTS_MAX = 64
 CHANGING_OVER = "changing over to recipe"
 """Begins a reason not to be ready that is no error: another product follows."""
 
+STARTING = "starting"
+"""What comes first."""
+
+NO_BUNDLE = "no bundle runs"
+"""A reason not to be ready. Right behind `STARTING` it is the way of every start and no error; later it is one."""
+
 
 class Code(enum.IntEnum):
     """Why a part was answered as it was: the handshake's ResultCode."""
@@ -371,7 +377,7 @@ class Handshake:
     def __init__(self, settings: Settings, *, next_number: int = 0) -> None:
         self.counts = Counts()
         self.fault = Fault.NONE
-        self.problem = "starting"
+        self.problem = STARTING
         self.challenge_left = settings.challenge_parts
         self._settings = settings
         self._next_number = next_number
@@ -519,7 +525,8 @@ class Handshake:
     def _available(self, event: Availability, actions: list[Action]) -> None:
         if event.problem != self.problem:
             text = f"not ready: {event.problem}" if event.problem else "parts can be judged"
-            is_planned = event.problem.startswith(CHANGING_OVER)
+            is_start = (self.problem, event.problem) == (STARTING, NO_BUNDLE)
+            is_planned = is_start or event.problem.startswith(CHANGING_OVER)
             actions.append(Say(text, is_error=bool(event.problem) and not is_planned))
         self.problem = event.problem
 

@@ -30,17 +30,20 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from lineside_agent.self_update.guard import AgentSlot
-from lineside_agent.updates import (
+from lineside_agent.wishes import (
     INTERRUPTIBLE,
+    REFUSED_MAX,
     RESTING,
     Broke,
     Done,
     Look,
     LookAgain,
-    Origin,
     Wished,
+    Wishes,
+    hear,
+    is_same,
     pause_s,
-    with_window,
+    wish_id,
 )
 from lineside_link.messages import BundleRef, Desired, Problem, State
 from lineside_runtime.errors import AgentUpdateError
@@ -52,13 +55,11 @@ KIND: Literal["agent"] = "agent"
 """The part of a wish that this machine follows."""
 
 
-class SelfMachine(msgspec.Struct, frozen=True, kw_only=True):
+class SelfMachine(Wishes, frozen=True, kw_only=True):
     """Where the device stands. Unknown fields are kept out of the way: a newer agent may have written them.
 
     Attributes:
         state: See the module.
-        device_wish: Newest wish for this device.
-        group_wish: Newest wish for its group.
         epoch: Of the wish that is being, or was last, answered.
         gen: Of the same wish.
         wanted: Agent of the same wish.
@@ -76,8 +77,6 @@ class SelfMachine(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     state: State = "idle"
-    device_wish: Desired | None = None
-    group_wish: Desired | None = None
     epoch: int = 0
     gen: int = 0
     wanted: BundleRef | None = None
@@ -94,15 +93,9 @@ class SelfMachine(msgspec.Struct, frozen=True, kw_only=True):
     refused: tuple[str, ...] = ()
 
     @property
-    def wish(self) -> Desired | None:
-        """The wish that counts: the device's own, unless it was withdrawn, before its group's."""
-        own = self.device_wish
-        return own if own is not None and not own.withdrawn else self.group_wish
-
-    @property
     def wish_id(self) -> str:
         """Names the wish that is being answered; stands in the guard's trial and verdict."""
-        return _wish_id(self.epoch, self.asked, self.wanted)
+        return wish_id(self.epoch, self.asked, self.wanted)
 
 
 class Started(NamedTuple):
@@ -186,7 +179,8 @@ def step(machine: SelfMachine, event: SelfEvent) -> SelfStep:
     if isinstance(event, Started):
         return _started(machine, event)
     if isinstance(event, Wished):
-        return _wished(machine, event.origin, event.desired)
+        heard, is_news = hear(machine, event.origin, event.desired)
+        return _look(heard) if is_news else (heard, ())
     if isinstance(event, Look):
         return _look(machine)
     if event.attempt != machine.attempt or machine.state in RESTING:
@@ -194,37 +188,18 @@ def step(machine: SelfMachine, event: SelfEvent) -> SelfStep:
     return _done(machine) if isinstance(event, Done) else _broke(machine, event)
 
 
-def _wished(machine: SelfMachine, origin: Origin, desired: Desired | None) -> SelfStep:
-    known = machine.device_wish if origin == "device" else machine.group_wish
-    if desired is None and known is None:
-        return machine, ()
-    if desired is not None and known is not None and (desired.epoch, desired.gen) <= (known.epoch, known.gen):
-        return with_window(machine, origin, desired), ()
-    field = {"device": "device_wish", "group": "group_wish"}[origin]
-    heard = msgspec.structs.replace(machine, **{field: desired})
-    return _look(heard) if heard.wish != machine.wish else (heard, ())
-
-
 def _look(machine: SelfMachine) -> SelfStep:
     """Follows the wish that counts, if it is another than the one that is being followed."""
     wish = machine.wish
     if wish is None or machine.state not in (*RESTING, *INTERRUPTIBLE):
         return machine, ()
-    if wish.agent is None or _same(wish.agent, machine.installed):
+    if wish.agent is None or is_same(wish.agent, machine.installed):
         return _answer(machine, wish), ()
-    if _wish_id(wish.epoch, wish.asked(KIND), wish.agent) in machine.refused:
+    if wish_id(wish.epoch, wish.asked(KIND), wish.agent) in machine.refused:
         return _refuse_again(machine, wish), ()
     if machine.state in INTERRUPTIBLE and machine.wanted == wish.agent and machine.epoch == wish.epoch:
         return msgspec.structs.replace(machine, gen=wish.gen), ()  # something else was pushed meanwhile
     return _begin(machine, wish)
-
-
-def _same(agent: BundleRef, other: BundleRef | None) -> bool:
-    return other is not None and agent.sha256 == other.sha256
-
-
-def _wish_id(epoch: int, asked: int, agent: BundleRef | None) -> str:
-    return f"{epoch}/{asked}/{agent.sha256 if agent else ''}"
 
 
 def _answer(machine: SelfMachine, wish: Desired) -> SelfMachine:
@@ -348,7 +323,7 @@ def _give_up(machine: SelfMachine, problem: Problem) -> SelfStep:
         attempt=machine.attempt + 1,
         tries=0,
         starts=0,
-        refused=(*machine.refused, machine.wish_id)[-16:],
+        refused=(*machine.refused, machine.wish_id)[-REFUSED_MAX:],
     )
     stay = (Stay(machine.running_slot),) if switched and machine.running_slot is not None else ()
     return ended, (*stay, LookAgain())
@@ -372,7 +347,7 @@ def _started(machine: SelfMachine, event: Started) -> SelfStep:
 
 def _present(machine: SelfMachine, event: Started) -> SelfMachine:
     """What runs is what is installed, whoever put it there."""
-    if _same(event.running, machine.installed) if event.running else machine.installed is None:
+    if is_same(event.running, machine.installed) if event.running else machine.installed is None:
         return msgspec.structs.replace(machine, installed_slot=event.slot)
     state = machine.state
     if state in ("idle", "active"):

@@ -7,11 +7,9 @@ three steps on disk, in this order, and may be cut anywhere: the machine says ``
 
 from __future__ import annotations
 
-import collections
 import json
 import logging
 import os
-import queue
 import subprocess
 import threading
 import time
@@ -20,16 +18,15 @@ from pathlib import Path
 from typing import Protocol
 
 from lineside_agent.config import UpdateConfig
+from lineside_agent.rim import FOREIGN, LOOK_S, Rim, ShouldStop
 from lineside_agent.self_update import machine as states
 from lineside_agent.self_update.guard import AgentSlot, Trial, is_overdue, read_clock
 from lineside_agent.self_update.machine import SelfAction, SelfEvent, SelfMachine, Started, step
 from lineside_agent.self_update.slots import AgentSlots
-from lineside_agent.state_file import read_state, write_state
-from lineside_agent.updater import ShouldStop, as_problem, is_transient
-from lineside_agent.updates import RESTING, Broke, Done, Look, LookAgain, Wished
+from lineside_agent.state_file import read_state
+from lineside_agent.wishes import Done, Look, LookAgain
 from lineside_link.messages import BundleRef
-from lineside_link.pull import FetchStopped
-from lineside_runtime.errors import AgentUpdateError, BrokerError, LinesideError
+from lineside_runtime.errors import AgentUpdateError, BrokerError
 
 log = logging.getLogger("lineside.self_update")
 
@@ -45,10 +42,6 @@ CONTACT_EVERY_S = 5.0
 
 Bring = Callable[[BundleRef, AgentSlot, AgentSlots, ShouldStop], None]
 """Brings a payload into a slot: `home.Home.bring_agent`."""
-
-_FOREIGN = (OSError, ValueError, RuntimeError, MemoryError, LookupError, subprocess.SubprocessError)
-"""What disk and programs may raise beside our own errors; a bad payload must not end the agent that works."""
-
 
 Gate = Callable[[SelfMachine, bool], str]
 """Says what must be waited for before the payload is fetched (true) or made and changed over to (false)."""
@@ -70,7 +63,7 @@ class Host(Protocol):
         """Ends the process in good order, to be started again."""
 
 
-class SelfUpdater:
+class SelfUpdater(Rim[SelfMachine, SelfEvent, SelfAction]):
     """Runs the self-update machine in a thread of its own.
 
     Args:
@@ -83,11 +76,10 @@ class SelfUpdater:
         stop: Ends the thread.
         update: The ``[update]`` table: on what terms a new agent is tried.
         gate: Holds fetch and changeover back, as for bundles; ``None`` never does.
-
-    Attributes:
-        machine: Where the update stands.
-        waiting: What the gate waits for; empty if for nothing.
     """
+
+    log = log
+    foreign = (*FOREIGN, subprocess.SubprocessError)
 
     def __init__(
         self,
@@ -102,27 +94,15 @@ class SelfUpdater:
         update: UpdateConfig,
         gate: Gate | None = None,
     ) -> None:
-        self._path = folder / STATE_NAME
+        path = folder / STATE_NAME
+        super().__init__(path, read_state(path, SelfMachine) or SelfMachine(), step=step, stop=stop)
         self._config_path = config_path
         self._slots = slots
         self._bring = bring
         self._host = host
         self._observe = observe
-        self._stop = stop
         self._update = update
         self._gate = gate
-        self.waiting = ""
-        self._events: queue.Queue[SelfEvent | None] = queue.Queue()
-        self._todo: collections.deque[SelfAction] = collections.deque()
-        self.machine = read_state(self._path, SelfMachine) or SelfMachine()
-
-    def post(self, event: Wished) -> None:
-        """Hands a wish over; from any thread."""
-        self._events.put(event)
-
-    def kick(self) -> None:
-        """Says that the link stands anew: a pause before the next fetch ends at once."""
-        self._events.put(None)
 
     @property
     def in_slot(self) -> bool:
@@ -139,12 +119,11 @@ class SelfUpdater:
         """Runs in the caller's thread until stopped."""
         self._step(self._started())
         while not self._stop.is_set():
-            while not self._events.empty() and not self._stop.is_set():
-                self._wait(0.0)
+            self._take_events()
             if self._todo:
                 self._act(self._todo.popleft())
             else:
-                self._wait(0.2)
+                self._wait(LOOK_S)
 
     def _trial(self) -> Trial | None:
         return None if self._slots is None else self._slots.home.trial()
@@ -161,53 +140,11 @@ class SelfUpdater:
             str(verdict.get("wish", "")),
         )
 
-    def _wait(self, timeout_s: float) -> bool:
-        """Waits for an event, and handles it; false if none came."""
-        try:
-            event = self._events.get(timeout=timeout_s)
-        except queue.Empty:
-            return False
-        if event is not None:
-            self._step(event)
-        return True
+    def _tell(self) -> None:
+        self._observe(self.machine)
 
-    # -- one step ----------------------------------------------------------------------------------------------
-
-    def _step(self, event: SelfEvent) -> None:
-        before = self.machine
-        after, actions = step(before, event)
-        if after != before:
-            after, actions = self._write_down(after, actions)
-            if after.state != before.state or after.error != before.error:
-                _log(after)
-        self.machine = after
-        self._todo = collections.deque(action for action in self._todo if self._is_current(action))
-        self._todo.extend(actions)
-        if after != before:
-            self._observe(after)
-
-    def _write_down(self, machine: SelfMachine, actions: tuple[SelfAction, ...]) -> states.SelfStep:
-        try:
-            write_state(self._path, machine)
-        except (LinesideError, OSError) as error:
-            log.error("%s can't be written: %s", self._path, error)
-            if machine.state not in RESTING:
-                return step(machine, Broke(machine.attempt, as_problem(error)))
-        return machine, actions
-
-    def _is_current(self, action: SelfAction) -> bool:
-        return getattr(action, "attempt", self.machine.attempt) == self.machine.attempt
-
-    def _act(self, action: SelfAction) -> None:
-        try:
-            event = self._carry_out(action)
-        except FetchStopped:
-            self._todo.appendleft(action)
-            return
-        except (LinesideError, *_FOREIGN) as error:
-            event = Broke(self.machine.attempt, as_problem(error), transient=is_transient(error))
-        if event is not None:
-            self._step(event)
+    def _reason_to_wait(self, *, fetching: bool) -> str:
+        return "" if self._gate is None else self._gate(self.machine, fetching)
 
     # -- the actions -------------------------------------------------------------------------------------------
 
@@ -236,39 +173,14 @@ class SelfUpdater:
         return Done(action.attempt)
 
     def _fetch(self, action: states.Fetch, slots: AgentSlots) -> SelfEvent | None:
-        until_s = time.monotonic() + action.pause_s
-        while (left_s := until_s - time.monotonic()) > 0 and not self._stop.is_set():
-            if self._wait(min(left_s, 0.2)):  # a newer wish, or the link is back
-                if self._is_current(action) and action not in self._todo:
-                    self._todo.appendleft(action._replace(pause_s=0.0))
-                return None
+        if not self._pauses(action, action.pause_s, at_once=action._replace(pause_s=0.0)):
+            return None
         if self._bring is None:
             raise BrokerError("no link to fetch an agent over", action="Add [link] to agent.toml.")
         if not self._passes(action, fetching=True):
             return None
         self._bring(action.agent, action.slot, slots, self._must_stop)
         return Done(action.attempt)
-
-    def _passes(self, action: states.Fetch | states.Verify, *, fetching: bool) -> bool:
-        """Waits at the gate; false if the agent ends or a newer wish came, which has its own actions."""
-        while self._gate is not None and not self._stop.is_set():
-            self._note_waiting(self._gate(self.machine, fetching))
-            if not self.waiting:
-                return True
-            self._wait(0.5)
-            if not self._is_current(action):
-                self._note_waiting("")
-                return False
-        return self._gate is None
-
-    def _note_waiting(self, reason: str) -> None:
-        if reason != self.waiting:
-            self.waiting = reason
-            log.info("%s: %s", self.machine.state, reason or "goes on")
-            self._observe(self.machine)
-
-    def _must_stop(self) -> bool:
-        return self._stop.is_set() or not self._events.empty()
 
     def _let_it_look(self, slots: AgentSlots, action: states.Stage) -> None:
         """Runs ``lineside agent check`` with the new agent's own Python, while the line goes on."""
@@ -353,11 +265,3 @@ def _reason(done: subprocess.CompletedProcess[str]) -> str:
         return str(json.loads(done.stdout)["error"]["message"])
     except (ValueError, LookupError, TypeError):
         return " | ".join(done.stderr.strip().splitlines()[-2:]) or "it says nothing"
-
-
-def _log(machine: SelfMachine) -> None:
-    agent = machine.wanted.identity if machine.wanted else "nothing wanted"
-    if machine.error is None:
-        log.info("%s: %s", machine.state, agent)
-    else:
-        log.error("%s: %s: [%d] %s", machine.state, agent, machine.error.code, machine.error.message)

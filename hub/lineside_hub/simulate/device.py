@@ -19,7 +19,8 @@ import msgspec
 from lineside_agent import updates
 from lineside_agent.fetch import Fetcher
 from lineside_agent.slots import Slots
-from lineside_agent.updates import Action, Broke, Done, Event, Look, Machine, Origin, Started, Wished, step
+from lineside_agent.updates import Action, Event, Machine, Started, step
+from lineside_agent.wishes import Broke, Done, Look, LookAgain, Origin, Wished
 from lineside_link.client import LinkClient
 from lineside_link.clock import ClockFloor
 from lineside_link.config import LinkConfig
@@ -233,7 +234,7 @@ class SimulatedDevice:
             return Broke(self.machine.attempt, Problem(**known.as_dict()), transient=transient)
 
     def _carry_out(self, action: Action) -> Event | None:
-        if isinstance(action, updates.LookAgain):
+        if isinstance(action, LookAgain):
             return Look()
         if isinstance(action, updates.Load):
             return None

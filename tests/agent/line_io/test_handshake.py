@@ -419,6 +419,18 @@ def test_gate_of_the_next_product_counts_from_its_first_part_on() -> None:
     assert line.state.gate and line.machine.counts.gated == 2
 
 
+def test_the_way_of_every_start_is_said_and_is_no_error() -> None:
+    machine = Handshake(Settings(deadline_s=1.0), next_number=1)
+    first = machine.step(Availability("no bundle runs"), 0.0)
+    later = machine.step(Availability("the camera top has given nothing for 2 s"), 0.1)
+    said = [(one.text, one.is_error) for one in (*first, *later) if isinstance(one, Say)]
+    assert said[0] == ("not ready: no bundle runs", False)
+    assert said[1][1]
+    other = Handshake(Settings(deadline_s=1.0), next_number=1)
+    (first_of_all,) = [one for one in other.step(Availability("recipe b can't run"), 0.0) if isinstance(one, Say)]
+    assert first_of_all.is_error, "a start that goes wrong is one"
+
+
 def test_changeover_is_said_and_is_no_error() -> None:
     line = Line(Settings(deadline_s=1.0))
     said = [action for action in line.step(Availability("changing over to recipe b")) if isinstance(action, Say)]

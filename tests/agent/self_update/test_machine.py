@@ -22,7 +22,7 @@ from lineside_agent.self_update.machine import (
     Verify,
     step,
 )
-from lineside_agent.updates import RESTING, Broke, Done, Look, LookAgain, Wished
+from lineside_agent.wishes import RESTING, Broke, Done, Look, LookAgain, Wished
 from lineside_link.messages import BundleRef, Desired, Problem
 
 PROBLEM = Problem(code=5002, error="StagingError", message="no")

@@ -16,7 +16,7 @@ from lineside_agent.self_update.payload import Payload
 from lineside_agent.self_update.slots import AgentSlots
 from lineside_agent.self_update.updater import SelfUpdater
 from lineside_agent.updater import ShouldStop
-from lineside_agent.updates import Wished
+from lineside_agent.wishes import Wished
 from lineside_link.messages import BundleRef, Desired
 from tests.agent.self_update.wheels import make_payload, write_wheel
 from tests.peers.waiting import wait_for

@@ -90,7 +90,10 @@ def program_wheel(folder: Path, version: str, source: str) -> Path:
 
 
 def pip_wheel() -> Path:
-    return next((Path(ensurepip.__file__).parent / "_bundled").glob("pip-*.whl"))
+    """Python's own copy of pip; Debian keeps it in a folder of its own."""
+    own, debian = Path(ensurepip.__file__).parent / "_bundled", sysconfig.get_config_var("WHEEL_PKG_DIR")
+    (found, *_) = (path for folder in (own, debian) if folder for path in sorted(Path(folder).glob("pip-*.whl")))
+    return found
 
 
 def make_payload(folder: Path, wheel: Path, *, architecture: str | None = None, python: str | None = None) -> Payload:

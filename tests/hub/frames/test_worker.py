@@ -57,6 +57,16 @@ def rows(device_rows: int) -> bytes:
     return encode(Results(epoch="e", rows=made))
 
 
+OPENED: list[Hub] = []
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    yield
+    while OPENED:
+        OPENED.pop().database.close()
+
+
 class Hub:
     """A worker, and a device that speaks with it without a broker in between."""
 
@@ -67,6 +77,7 @@ class Hub:
         self.rows = open_rows(self.config, self.database)
         self.answers: list[tuple[str, FrameAnswer]] = []
         self.begin()
+        OPENED.append(self)
 
     def begin(self) -> None:
         """As a start of the process."""

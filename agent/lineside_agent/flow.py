@@ -1,0 +1,230 @@
+"""`Flow`: all that stands between the cameras and the record, put together and started.
+
+| thread | from | to | does |
+| --- | --- | --- | --- |
+| ``camera``, ``camera 1``, … | first bundle | end of the source | reads one camera's frames into its queue |
+| ``pipeline``, ``workers`` of them | start | end of the source | waits for a bundle; judges, signals, records |
+| ``view``, as many | first part, where several cameras see it | stop | judge what the cameras saw of one part |
+| ``station`` | start, where the line triggers | stop | watches deadlines, the gate, and whether parts can be judged |
+| one a line | start, where the line triggers | stop | reads inputs, or sends what can take time |
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import cv2
+
+from lineside_agent.active import ActiveInspector
+from lineside_agent.changeover import Changeover
+from lineside_agent.config import AgentConfig
+from lineside_agent.degradation import Degradation, Pace, pace_of
+from lineside_agent.drift.monitor import DriftMonitor
+from lineside_agent.haste import Haste
+from lineside_agent.images import Archive
+from lineside_agent.line import make_frames, make_station, open_lines, sinks_of
+from lineside_agent.line_io.handshake import Event, RecipeRefused, RecipeRuns, SelectRecipe
+from lineside_agent.pipeline import Pipeline
+from lineside_agent.recipes import Recipes
+from lineside_agent.rig import Rig
+from lineside_agent.station import Station
+from lineside_agent.store import Store
+from lineside_agent.triggers import LatestFrame, PartFrames, TriggeredFrames
+from lineside_agent.views import Seen, frames_of
+from lineside_link.messages import DegradationReport, DriftReport, ResultRow
+
+Start = Callable[[str, Callable[[], None]], None]
+"""Starts a thread of that name."""
+
+
+class Flow:
+    """The way of a part through one agent.
+
+    Attributes:
+        outputs: The lines.
+        rig: The cameras.
+        station: Where the line triggers; else ``None``.
+        pipeline: What judges.
+        drift: What watches whether the line changes; ``None`` where it isn't asked for.
+
+    Args:
+        config: Of the agent.
+        active: Holds the bundle that runs.
+        recipes: What the line may change between.
+        store: Keeps the records.
+        stop: Ends everything.
+        tell_drift: Told what `drift` found.
+
+    Raises:
+        LinesideError: A line or a camera can't be had as it is configured.
+    """
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        *,
+        active: ActiveInspector,
+        recipes: Recipes,
+        store: Store,
+        stop: threading.Event,
+        tell_drift: Callable[[DriftReport], None],
+    ) -> None:
+        self._config = config
+        self._active = active
+        self._recipes = recipes
+        self._store = store
+        self._stop = stop
+        self.outputs = open_lines(config)
+        self._frames = make_frames(config, stop)
+        self.rig = Rig(config, recipes, sinks_of(self._frames), stop)
+        self._first_frame = store.next_sequence(self.rig.source)
+        self._first = self._first_number()
+        self.drift = self._make_drift(tell_drift)
+        self.station = self._make_station()
+        self._haste = Haste() if self.station is None else Haste(self.station.left_s)
+        self.pipeline = self._make_pipeline()
+
+    def _first_number(self) -> int:
+        """Of the next record; a live camera's and a line's are reserved: neither gives its part a second time."""
+        triggered = self._config.trigger is not None and self._config.trigger.mode == "inspect"
+        if self.rig.finite and not triggered:
+            return self._first_frame
+        return self._store.resume(self.rig.source)
+
+    def _make_drift(self, tell: Callable[[DriftReport], None]) -> DriftMonitor | None:
+        if self._config.drift is None:
+            return None
+        return DriftMonitor(self._config.folder, self._config.drift, types=self._types, report=tell)
+
+    def _types(self) -> tuple[str, ...]:
+        loaded = self._active.loaded
+        return () if loaded is None else loaded.bundle.manifest.labels
+
+    def _make_station(self) -> Station | None:
+        trigger = self._config.trigger
+        if trigger is None or not isinstance(self._frames, (TriggeredFrames, PartFrames)):
+            return None
+        return make_station(
+            self._config,
+            self._frames,
+            trigger=trigger,
+            outputs=self.outputs,
+            record=self._record_at_once,
+            next_number=self._first,
+            active=self._active,
+            rig=self.rig,
+            stop=self._stop,
+            recipes=self._recipes,
+            halt=self.drift.problem if self.drift is not None else lambda: "",
+        )
+
+    def _make_pipeline(self) -> Pipeline:
+        station = self.station
+        return Pipeline(
+            self._frames.get if station is None else station.take,
+            self._active,
+            outputs=self.outputs,
+            record=self._record,
+            stop=self._stop,
+            deliver=None if station is None else station.deliver,
+            observe=self.drift.observe if self.drift is not None else None,
+            haste=self._haste,
+            at_once=self._config.inspect.workers,
+        )
+
+    # -- for those who stand beside it -------------------------------------------------------------------------
+
+    def changeover(self) -> Changeover:
+        """Returns what brings the cameras from one product to the next, between two parts."""
+        station = self.station
+        wait_idle = station.wait_idle if station is not None else lambda: not self._stop.is_set()
+        return Changeover(self.rig, wait_idle=wait_idle)
+
+    def degradation(self, archive: Archive, report: Callable[[DegradationReport], None]) -> Degradation | None:
+        """Returns what gives things up for heat and lateness; ``None`` where it isn't asked for.
+
+        Args:
+            archive: Keeps fewer images then.
+            report: Told what is given up.
+        """
+        if self._config.degrade is None:
+            return None
+        return Degradation(
+            self._config.degrade,
+            archive=archive,
+            active=self._active,
+            haste=self._haste,
+            frames=self._frames if isinstance(self._frames, LatestFrame) else None,
+            pace=pace_of(self._config, self._late_parts, self._dropped_frames),
+            report=report,
+        )
+
+    def _late_parts(self) -> Pace:
+        if self.station is None:
+            return Pace(0, 0)
+        counts = self.station.machine.counts
+        return Pace(counts.answered, counts.late + self._haste.hurried)
+
+    def _dropped_frames(self) -> Pace:
+        return Pace(self.rig.counts.frames, self.rig.counts.dropped)
+
+    def tell_recipe(self, event: RecipeRuns | RecipeRefused) -> None:
+        """Tells the line how a changeover went.
+
+        Args:
+            event: How.
+        """
+        if self.station is not None:
+            self.station.post(event, time.monotonic())
+
+    # -- what runs -----------------------------------------------------------------------------------------------
+
+    def start(self, start: Start) -> None:
+        """Starts the threads.
+
+        Args:
+            start: Starts one.
+        """
+        first = self._first_frame if self.rig.finite else self._first
+        for name, read in self.rig.threads(first, lambda: self._active.wait(self._stop)).items():
+            start(name, read)
+        workers = self._config.inspect.workers
+        if workers > 1:
+            # They have the cores: OpenCV's own threads took 0.3 ms of processor time a frame (640x480) and saved none.
+            cv2.setNumThreads(1)
+        for _ in range(workers):
+            start("pipeline", self.pipeline.run)
+        if self.station is not None:
+            self.station.listen()
+            start("station", self.station.run)
+        elif self._config.recipe:
+            for output in self.outputs:
+                output.listen(self._hear_recipe)
+
+    def _hear_recipe(self, event: Event | SelectRecipe, at_s: float) -> None:
+        """On a line without triggers nothing else is heard."""
+        if isinstance(event, SelectRecipe):
+            self._recipes.select(event)
+
+    def _record(self, row: ResultRow, seen: Seen | None) -> bool:
+        finite = self.rig.finite
+        return self._store.record(row, frames_of(seen, row), wait=finite, is_live=not finite)
+
+    def _record_at_once(self, row: ResultRow, seen: Seen | None) -> bool:
+        return self._store.record(row, frames_of(seen, row), wait=False, is_live=True)
+
+    def stop_taking(self) -> None:
+        """Takes no more parts; the caller has set ``stop``, and waits for the threads."""
+        if self.station is not None:
+            self.station.close()  # first of all: Ready goes, and what is under way is rejected
+        self.rig.end()
+
+    def close(self) -> None:
+        """Records what nobody judged, and closes the lines; the store is still open: what a line triggers is kept."""
+        self.pipeline.close()
+        if not self.rig.finite:
+            self.pipeline.abandon(self._frames.drain())
+        for output in self.outputs:
+            output.close()

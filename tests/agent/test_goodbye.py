@@ -1,0 +1,89 @@
+"""The agent's own goodbye comes back to it before the connection ends, and is not answered with a birth."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lineside_agent.config import AgentConfig, InspectConfig, SimulatorCamera
+from lineside_agent.home import Home
+from lineside_agent.store import Store
+from lineside_hub.repository import Repository
+from lineside_link.client import LinkClient
+from lineside_link.messages import Up, decode
+from lineside_link.topics import Topics
+from tests.peers import Broker
+from tests.peers.waiting import wait_for
+
+ECHO_S = 0.5
+"""So long the connection stays up behind the goodbye: an answer to it would come in a few milliseconds."""
+
+
+@pytest.fixture
+def home(embedded_broker: Broker, tmp_path: Path) -> Iterator[Home]:
+    root = Repository.create(tmp_path / "hub", groups=["default"]).root_bytes()
+    (tmp_path / "root.json").write_bytes(root)
+    config = AgentConfig(
+        device="cam-1",
+        folder=tmp_path,
+        camera=SimulatorCamera(),
+        inspect=InspectConfig(),
+        root=tmp_path / "root.json",
+        link=embedded_broker.config("cam-1"),
+    )
+    store = Store(tmp_path)
+    made = Home(config, "boot-1", store, threading.Event())
+    idle: Any = SimpleNamespace(post=lambda _: None, kick=lambda: None, machine=SimpleNamespace(state="idle"))
+    made.start(idle, idle, idle)
+    yield made
+    made.client.close()
+    store.close()
+
+
+@pytest.fixture
+def ups(embedded_broker: Broker) -> Iterator[list[bool]]:
+    found: list[bool] = []
+    client = LinkClient(embedded_broker.config("listener"), "listener")
+    topic = Topics("t0").up("cam-1")
+    client.subscribe(topic, lambda _, data: found.append(decode(data, Up).up))
+    client.start()
+    assert client.wait_connected(10.0)
+    yield found
+    client.close()
+
+
+def test_a_goodbye_that_comes_back_while_the_connection_stands_is_the_last_word(
+    home: Home, ups: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[bool] = []
+    home.client.subscribe(Topics("t0").up("cam-1"), _also(home, heard))
+    wait_for(lambda: ups and ups[-1] and heard and heard[-1], 30.0, what="the birth, here and at the agent")
+    at_once = home.client.close
+
+    def slowly(**how: Any) -> None:
+        topic, goodbye = how["last"]
+        home.client.publish(topic, goodbye, qos=1, retain=True)
+        wait_for(lambda: False in heard, 10.0, what="the goodbye, at the agent")
+        time.sleep(ECHO_S)
+        at_once()
+
+    monkeypatch.setattr(home.client, "close", slowly)
+    home.close()
+    wait_for(lambda: False in ups, 10.0)
+    assert ups[ups.index(False) :] == [False]
+
+
+def _also(home: Home, heard: list[bool]) -> Callable[[str, bytes], None]:
+    """The agent's own handler, and a note that it was called."""
+
+    def handle(topic: str, payload: bytes) -> None:
+        home._heard_of_myself(topic, payload)
+        heard.append(decode(payload, Up).up)
+
+    return handle
