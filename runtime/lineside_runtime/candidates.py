@@ -148,13 +148,13 @@ def choose(
         At least one candidate.
 
     Raises:
-        ConfigError: `Config.isolate` names an engine that isn't known.
+        ConfigError: `Config.isolate` names an engine that isn't known, `Config.variant` a variant that isn't there.
         IncompatibleBundleError: The bundle has no variant of this level, or needs other engine versions.
         NoDeviceError: Nothing here can run it.
         DeviceError: ``fallback_strategy`` is ``error`` and an engine that was asked for by name can't be used.
     """
     _check_isolated(config)
-    search = _Search(of_level(manifest, level), config, on_absent)
+    search = _Search(_named_first(manifest, of_level(manifest, level), config.variant), config, on_absent)
     search.look_for_named()
     kinds = kind_order(config, share)
     choice = Choice(
@@ -215,6 +215,18 @@ def of_level(manifest: Manifest, level: int | None) -> tuple[Variant, ...]:
             action="Ask for a level that it has, or build one with lineside.Optimizer(optimization_level=…).",
         )
     return variants
+
+
+def _named_first(manifest: Manifest, variants: tuple[Variant, ...], name: str | None) -> tuple[Variant, ...]:
+    """Puts the variant that was asked for before the others, which stay for devices that can't run it."""
+    known = [variant.name for variant in manifest.variants]
+    if name is not None and name not in known:
+        raise ConfigError(
+            f"variant: {manifest.identity} has no {name!r}",
+            expected=f"one of {', '.join(known)}",
+            action="`lineside bundle show` lists a bundle's variants.",
+        )
+    return variants if name is None else tuple(sorted(variants, key=lambda variant: variant.name != name))
 
 
 class _Search:

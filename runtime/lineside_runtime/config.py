@@ -37,6 +37,8 @@ class Config(msgspec.Struct, frozen=True):
         cores: Numbers of the processor cores that a call on a CPU may use, such as ``[2, 3]``; ``None`` leaves it to
             the system. An engine that can't keep to them refuses when a model is loaded.
         operator_libraries: Third parties' operators, by engine: ``{"ort": ["/opt/acme/liboperators.so"]}``.
+        variant: Name of the bundle's variant that is tried before the others, such as one that looks once and is
+            faster; ``None`` for the manifest's order.
         engines: Names of the engines that may be used, in the order of preference; ``None`` for all installed ones.
         isolate: Engines that run in a process of their own, so that a crash takes only that with it: ``"ort"``, or
             ``"litert=/opt/tflite/bin/python"`` for one that lives in another Python. See ``docs/runtime-isolation.md``.
@@ -73,6 +75,7 @@ class Config(msgspec.Struct, frozen=True):
     cache: CacheConfig | None = None
     cores: tuple[int, ...] | None = None
     operator_libraries: Mapping[str, tuple[str, ...]] = {}
+    variant: str | None = None
 
     def __post_init__(self) -> None:
         """Checks every key.
@@ -88,6 +91,8 @@ class Config(msgspec.Struct, frozen=True):
             )
         if self.threads is not None and not (_is_number(self.threads, int) and 1 <= self.threads <= THREADS_MAX):
             raise ConfigError("threads", expected=f"None or an integer 1 to {THREADS_MAX}", actual=repr(self.threads))
+        if self.variant is not None and not (isinstance(self.variant, str) and self.variant):
+            raise ConfigError("variant", expected="None or a variant's name", actual=repr(self.variant))
         if self.engines is not None:
             msgspec.structs.force_setattr(self, "engines", _engine_names(self.engines))
         msgspec.structs.force_setattr(self, "isolate", _isolated(self.isolate, self.engines))

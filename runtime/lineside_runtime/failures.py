@@ -44,10 +44,11 @@ class Failures:
 
     def add(self, device: str, during: Literal["probe", "load", "run"], error: LinesideError) -> None:
         """Logs, counts and keeps a failure."""
-        log.warning("%s failed during %s: %s", device, during, error)
+        reason = str(error)  # whoever keeps a log record must not keep the frames of an error, and their memory
+        log.warning("%s failed during %s: %s", device, during, reason)
         with self._lock:
             self._count += 1
-            self._kept.append(Fallback(device, during, error.code, str(error), time.time_ns()))
+            self._kept.append(Fallback(device, during, error.code, reason, time.time_ns()))
 
     def restarted(self) -> None:
         """Counts an engine's process that was started again."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +76,8 @@ def test_a_fault_is_found_by_the_check_that_looks_for_it(fault: str, folder: Pat
     (check,) = [check for check in CHECKS if title(check) == FAULTS[fault]]
     report = run(one, [check])
     leaked.clear()
+    if fault == "ignores cores" and len(os.sched_getaffinity(0)) == 1:
+        pytest.skip(report.outcomes[0].detail)
     assert report.outcomes[0].verdict == "failed", report.outcomes[0].detail
     assert not report.conforms
 

@@ -10,12 +10,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import msgspec
 import pytest
 
 from lineside_runtime import hardware, registry
+from lineside_runtime.bundle import write_manifest
 from lineside_runtime.candidates import choose
 from lineside_runtime.config import Config
-from lineside_runtime.errors import EngineMissingError, LinesideError
+from lineside_runtime.errors import ConfigError, EngineMissingError, LinesideError
+from lineside_runtime.session import Session
 from tests.runtime.onnx_models import SWISH_SPECS, make_bundle, openvino_only, scaler
 
 ENGINE_MODULES = ("onnxruntime", "openvino", "torch", "ncnn", "ai_edge_litert", "tflite_runtime", "tensorrt", "onnx")
@@ -136,3 +139,24 @@ def test_what_the_registry_knows_of_an_engine_is_what_the_engine_says(name: str)
     assert not known.formats or engine.formats == known.formats
     assert {device.kind for device in engine.probe()} <= known.kinds
     assert engine.untested_kinds <= known.kinds
+
+
+def test_the_variant_that_was_asked_for_is_tried_first(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "b", scaler(2.0))
+    (only,) = bundle.manifest.variants
+    forms = tuple(msgspec.structs.replace(only, name=name) for name in ("deep", "shallow"))
+    manifest = msgspec.structs.replace(bundle.manifest, variants=forms)
+    bundle = write_manifest(bundle.path, manifest)
+
+    def first(**asked: Any) -> str:
+        candidate = choose(manifest, Config(**asked)).at(0)
+        assert candidate is not None
+        return candidate.variant.name
+
+    assert first() == first(variant="deep") == "deep"
+    assert first(variant="shallow") == first(variant="shallow", engines=("openvino", "ort")) == "shallow"
+    with Session(bundle, Config(threads=1, variant="shallow")) as session:
+        assert session.variant == "shallow"
+    with pytest.raises(ConfigError, match="no 'steep'") as raised:
+        first(variant="steep")
+    assert raised.value.expected == "one of deep, shallow"

@@ -31,6 +31,8 @@ def test_the_customers_line_is_the_default() -> None:
         ("threads", 1.5),
         ("threads", True),
         ("threads", 100_000),
+        ("variant", ""),
+        ("variant", 3),
         ("engines", "ort"),
         ("engines", ()),
         ("engines", ("ort", "ort")),

@@ -10,8 +10,10 @@ import pytest
 
 from lineside_models import zoo
 from lineside_models.golden import replay
+from lineside_runtime import vnni
 from lineside_runtime.backend import LoadOptions
 from lineside_runtime.backends.ort import OrtBackend
+from lineside_runtime.backends.ort_session import session_options
 from lineside_runtime.bundle import open_bundle
 from lineside_runtime.devices import Device
 from lineside_runtime.session import Session
@@ -58,6 +60,16 @@ def test_this_processor_is_judged_rightly(tmp_path: Path) -> None:
     (found,) = session.run(None, {"x": np.full((1, 64, 8, 8), 255, np.float32)})
     wrong = not np.allclose(found[0, :, 4, 4], expected, rtol=0.01)
     assert wrong == cuts_sums()
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_the_exact_kernels_are_asked_for_only_where_the_fast_ones_cut_sums_off(
+    monkeypatch: pytest.MonkeyPatch, cut: bool
+) -> None:
+    """With VNNI they would take more than twice as long for the same sums."""
+    monkeypatch.setattr(vnni, "cuts_sums", lambda: cut)
+    options = session_options(LoadOptions(threads=1))
+    assert options.get_session_config_entry("session.x64quantprecision") == str(int(cut))
 
 
 def test_the_shipped_bundle_says_the_same_as_in_exact_arithmetic() -> None:

@@ -254,6 +254,14 @@ class Dispatcher:
             answer = self._placement.attempt(lane.slot, inputs, job.plan.asked)
         except BaseException as error:  # noqa: BLE001  the caller's, as in every executor: a dead worker loses calls
             answer = error
+        try:
+            self._served(lane, worker, job, turn, answer)
+        finally:  # an error's traceback leads to this frame, a call to its error: that circle holds an engine's memory
+            del job, answer, inputs
+
+    def _served(
+        self, lane: Lane, worker: Worker, job: Job, turn: int, answer: Prediction | Failed | BaseException
+    ) -> None:
         with self._lock:
             worker.job = None
             lane.suspect = False
