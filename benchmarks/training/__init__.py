@@ -1,6 +1,8 @@
-"""Training on several workers: bytes, waiting, accuracy, deaths. Finished seeds are kept in ``benchmarks/.training/``.
+"""Training on several workers: bytes, waiting, prediction, accuracy, deaths.
 
-make bench-training, or a part: python -m benchmarks.training.wire (loop, kills, accuracy)
+Finished seeds of the accuracy are kept in ``benchmarks/.training/``.
+
+make bench-training, or a part: python -m benchmarks.training.wire (more_workers, loop, kills, accuracy)
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-PARTS = ("wire", "loop", "accuracy", "kills")
+PARTS = ("wire", "more_workers", "loop", "accuracy", "kills")
 
 
 def run() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Two network namespaces and a link of a given rate between them: needs root and iproute2."""
+"""Network namespaces that a switch joins, for workers over a link of a given rate: needs root and iproute2."""
 
 from __future__ import annotations
 
@@ -6,26 +6,58 @@ import contextlib
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 PORT = 29511
-ADDRESSES = ("10.77.0.1", "10.77.0.2")
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A veth pair with an end in each namespace.
+    """A switch in a namespace of its own, and a cable to each worker's.
 
     Attributes:
-        names: Of the namespaces, and of the interface in each.
+        names: Of the workers' namespaces, and of the interface in each.
     """
 
-    names: tuple[str, str]
+    names: tuple[str, ...]
 
     def command(self, rank: int, *words: str) -> list[str]:
         """Returns a command that runs at one end."""
         return ["ip", "netns", "exec", self.names[rank], *words]
+
+    def _environment(self, rank: int) -> dict[str, str]:
+        """Returns what a worker of torch needs to know, beside its own environment."""
+        return os.environ | {
+            "MASTER_ADDR": _address(0),
+            "MASTER_PORT": str(PORT),
+            "GLOO_SOCKET_IFNAME": self.names[rank],
+            "OMP_NUM_THREADS": "1",
+        }
+
+    def last_lines(self, *words: str, timeout_s: float = 900.0) -> list[str]:
+        """Runs a Python program in each namespace, and returns the last line that each printed.
+
+        Args:
+            words: Its arguments to Python; behind them come the rank, the number of workers and the interface.
+            timeout_s: For each.
+
+        Raises:
+            RuntimeError: One of them failed.
+        """
+        running = []
+        for rank, name in enumerate(self.names):
+            command = self.command(rank, sys.executable, *words, str(rank), str(len(self.names)), name)
+            running.append(subprocess.Popen(command, env=self._environment(rank), stdout=subprocess.PIPE, text=True))
+        texts = [each.communicate(timeout=timeout_s)[0] for each in running]
+        if any(each.returncode for each in running):
+            raise RuntimeError(f"a worker ended with {[each.returncode for each in running]}")
+        return [text.strip().splitlines()[-1] for text in texts]
+
+
+def _address(rank: int) -> str:
+    return f"10.77.0.{rank + 1}"
 
 
 def missing() -> str | None:
@@ -36,21 +68,31 @@ def missing() -> str | None:
     return f"{' and '.join(absent)} of Debian's iproute2" if absent else None
 
 
+def set_rate(interface: str, rate_mbit: float) -> None:
+    """Shapes what an end sends."""
+    words = f"tc qdisc replace dev {interface} root tbf rate {rate_mbit:.0f}mbit burst 512kb latency 800ms"
+    _run(*words.split())
+
+
 @contextlib.contextmanager
-def link() -> Iterator[Link]:
-    """Makes both namespaces and the pair, and takes them away again."""
-    names = (f"ls{os.getpid()}a", f"ls{os.getpid()}b")
+def link(workers: int = 2) -> Iterator[Link]:
+    """Makes the namespaces and their cables, and takes them away again."""
+    switch = f"ls{os.getpid()}s"
+    names = tuple(f"ls{os.getpid()}n{rank}" for rank in range(workers))
     try:
-        for name in names:
+        _run("ip", "netns", "add", switch)
+        _run("ip", "-n", switch, "link", "add", "switch", "type", "bridge")
+        _run("ip", "-n", switch, "link", "set", "switch", "up")
+        for rank, name in enumerate(names):
             _run("ip", "netns", "add", name)
-        _run("ip", "link", "add", names[0], "netns", names[0], "type", "veth", "peer", names[1], "netns", names[1])
-        for name, address in zip(names, ADDRESSES, strict=True):
-            _run("ip", "-n", name, "address", "add", f"{address}/24", "dev", name)
+            _run("ip", "link", "add", name, "netns", name, "type", "veth", "peer", name, "netns", switch)
+            _run("ip", "-n", switch, "link", "set", name, "master", "switch", "up")
+            _run("ip", "-n", name, "address", "add", f"{_address(rank)}/24", "dev", name)
             _run("ip", "-n", name, "link", "set", "lo", "up")
             _run("ip", "-n", name, "link", "set", name, "up")
         yield Link(names)
     finally:
-        for name in names:
+        for name in (switch, *names):
             subprocess.run(["ip", "netns", "delete", name], check=False, stderr=subprocess.DEVNULL)
 
 

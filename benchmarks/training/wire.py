@@ -16,11 +16,9 @@ from __future__ import annotations
 import json
 import os
 import statistics
-import subprocess
-import sys
 from typing import Any
 
-from benchmarks.training.namespaces import ADDRESSES, PORT, link, missing
+from benchmarks.training.namespaces import link, missing
 
 SHARE = 0.42
 BATCHES = tuple(int(word) for word in os.environ.get("WIRE_BATCHES", "16,32").split(","))
@@ -37,21 +35,7 @@ def run() -> dict[str, Any]:
 def measured(batch: int) -> dict[str, Any]:
     """Runs both workers, and returns what they measured."""
     with link() as both:
-        workers = []
-        for rank, name in enumerate(both.names):
-            environment = os.environ | {
-                "MASTER_ADDR": ADDRESSES[0],
-                "MASTER_PORT": str(PORT),
-                "GLOO_SOCKET_IFNAME": name,
-                "OMP_NUM_THREADS": "1",
-            }
-            program = ["-m", "benchmarks.training.wire_worker", str(rank), name, str(batch)]
-            words = both.command(rank, sys.executable, *program)
-            workers.append(subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True))
-        texts = [worker.communicate(timeout=900)[0] for worker in workers]
-    if any(worker.returncode for worker in workers):
-        raise RuntimeError(f"a worker ended with {[worker.returncode for worker in workers]}")
-    rows = [json.loads(text.strip().splitlines()[-1]) for text in texts]
+        rows = [json.loads(line) for line in both.last_lines("-m", "benchmarks.training.wire_worker", str(batch))]
     return joined(*rows)
 
 

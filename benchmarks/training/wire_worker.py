@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,10 +17,10 @@ import torch.distributed as dist
 import torchvision
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
+from benchmarks.training import namespaces
 from benchmarks.training.ranks import join, leave
 from benchmarks.training.wire import SHARE
 from lineside_converters.training.cluster.sharded import shard
@@ -134,14 +133,12 @@ def torch_fsdp(images: Tensor, labels: Tensor) -> Step:
     """Returns a step of FSDP2 with torch's own collectives."""
     model = network()
     shard(model, init_device_mesh("cpu", (2,)))
-    assert isinstance(model, FSDPModule)
     return bare(model, images, labels)
 
 
 def set_rate(interface: str, rate_mbit: float) -> None:
-    """Shapes what this end sends."""
-    words = f"tc qdisc replace dev {interface} root tbf rate {rate_mbit:.0f}mbit burst 512kb latency 800ms"
-    subprocess.run(words.split(), check=True)
+    """Shapes what this end sends, at both ends."""
+    namespaces.set_rate(interface, rate_mbit)
     dist.barrier()
 
 
@@ -165,9 +162,9 @@ def _both(seconds: float) -> float:
     return float(value) / 2
 
 
-def main(rank: int, interface: str, batch: int) -> None:
+def main(batch: int, rank: int, workers: int, interface: str) -> None:
     """Measures every case, and prints one line of JSON."""
-    join(rank, 2)
+    join(rank, workers)
     images = torch.randn((batch, 3, SIDE_PX, SIDE_PX), generator=torch.Generator().manual_seed(rank))
     labels = torch.arange(batch) % TYPES
     alone = bare(network(), images, labels)
@@ -201,4 +198,4 @@ def main(rank: int, interface: str, batch: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lineside_converters.compress.cleanup import clean_graph
 from lineside_converters.compress.dequantize import dequantize, is_quantized
+from lineside_converters.compress.mirror import is_mirrored
 from lineside_converters.compress.prune.network import Network, open_network
 from lineside_models.networks.detector import PRIOR, STRIDES
 from lineside_runtime.bundle import Bundle, open_bundle
@@ -93,7 +94,7 @@ def with_types(network: Network, types: int) -> bool:
 def _best_variant(bundle: Bundle) -> Path:
     for precision in PRECISIONS:
         for variant in bundle.manifest.variants:
-            if (variant.format, variant.precision) == ("onnx", precision):
+            if (variant.format, variant.precision) == ("onnx", precision) and not is_mirrored(variant):
                 return bundle.file(variant.file)
     raise UnsupportedModelError(
         f"{bundle.manifest.identity} has no weights to start from",

@@ -7,7 +7,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the train extra is not installed")
 
 from lineside_converters.training.cluster.choosing import choose, last_share_of  # noqa: E402
-from lineside_converters.training.cluster.cost import Figures, report  # noqa: E402
+from lineside_converters.training.cluster.cost import Exchanged, Figures, report  # noqa: E402
 from lineside_converters.training.cluster.layouts import layout_for  # noqa: E402
 
 ALL = ("fp32", "bf16", "int8", "low-rank")
@@ -47,7 +47,7 @@ def test_the_layout_follows_from_the_size_against_a_workers_memory(memory: float
     assert found == name and "MB of state" in why
 
 
-def figures(waited_s: float, backward_s: float) -> Figures:
+def figures(waited_s: float, exchanged: Exchanged = ()) -> Figures:
     return Figures(
         steps=10,
         seconds=10 * (0.4 + waited_s),
@@ -56,22 +56,33 @@ def figures(waited_s: float, backward_s: float) -> Figures:
         bytes_sent=10 * 45e6,
         step_s=0.4 + waited_s,
         compute_s=0.4,
-        backward_s=backward_s,
         memory_bytes=1000,
         layout="ddp",
         layout_why="",
         scheme="fp32",
         scheme_why="",
         shares=(0.5, 0.5),
+        exchanged=exchanged,
     )
 
 
 def test_the_report_adds_workers_up_and_foretells_a_ring() -> None:
-    found = report([figures(0.3, 0.25)] * 2, epochs=3, restarts=1)
+    # handed over 0.2 s before the end of the backward pass, at its end; through 0.1 s and 0.3 s behind it
+    found = report([figures(0.3, ((0.2, 0.3), (0.0, 0.2)))] * 2, epochs=3, restarts=1)
     assert found.communication_share == pytest.approx(0.3 / 0.7)
     assert found.samples_per_second == pytest.approx(2 * 16 / 0.7)
     four = found.predicted[0]
     assert four.workers == 4
     assert four.bytes_per_step == pytest.approx(45e6 * 1.5)
-    assert four.step_s == pytest.approx(0.4 + (0.3 + 0.25) * 1.5 - 0.25)
-    assert report([figures(0.0, 0.0)], epochs=1, restarts=0).predicted == ()
+    assert four.step_s == pytest.approx(0.4 + 1.5 * 0.5 - 0.2)
+    assert report([figures(0.0)], epochs=1, restarts=0).predicted == ()
+
+
+def test_what_the_backward_pass_has_room_for_is_not_waited_for_by_more_workers() -> None:
+    found = report([figures(0.02, ((0.2, 0.1), (0.0, 0.02)))] * 2, epochs=1, restarts=0)
+    assert found.predicted[0].step_s == pytest.approx(0.4 + 1.5 * 0.02)
+
+
+def test_without_the_bundles_waiting_grows_as_the_bytes_do() -> None:
+    found = report([figures(0.3)] * 2, epochs=1, restarts=0)
+    assert found.predicted[0].step_s == pytest.approx(0.4 + 1.5 * 0.3)

@@ -1,21 +1,32 @@
 """What a step costs: bytes on the wire, waiting, samples a second, memory; and what more workers would cost.
 
-The prediction knows what was measured of fewer workers: a worker computes its part of a batch, sends what its scheme
-sends with so many of them, and waits for what the backward pass doesn't hide. It assumes parts of the same size, the
-same kind of worker, and a link that gives each worker what it gave before; it knows nothing of switches.
+The prediction plays a measured step of fewer workers again: gradients are handed over when they were, one bundle after
+the other travels, each for as much longer as its scheme sends more with so many workers, and what isn't through at the
+end of the backward pass is waited for. It assumes parts of the same size, the same kind of worker, and a link that
+gives each worker what it gave before; it knows nothing of switches. ``benchmarks.training.more_workers`` checks it.
 """
 
 from __future__ import annotations
 
 import resource
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 
+from lineside_converters.training.cluster.exchange import Handed
+
 LEAST_STEPS = 5
 """So many steps after the last change of scheme are enough to say what a step costs."""
+
+Exchanged = tuple[tuple[float, float], ...]
+"""Of each bundle of gradients: seconds before the last one's that it was handed over, and that it travelled."""
+
+
+def relative(handed: Sequence[Handed]) -> Exchanged:
+    """Returns the bundles of a step with their times before the last one's hand-over."""
+    return tuple((handed[-1].at_s - each.at_s, each.seconds) for each in handed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +40,7 @@ class Step:
         backward_s: Backward pass, without the waiting.
         rows: This worker's samples.
         bytes_sent: By this worker.
+        exchanged: Its gradients, where nothing else is waited for.
     """
 
     seconds: float
@@ -37,6 +49,7 @@ class Step:
     backward_s: float
     rows: int
     bytes_sent: float
+    exchanged: Exchanged = ()
 
 
 @dataclass(slots=True)
@@ -68,13 +81,13 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
         bytes_sent: In them.
         step_s: Median.
         compute_s: Median of what isn't waiting.
-        backward_s: Median, without waiting.
         memory_bytes: Peak resident memory of the process.
         layout: Which worker keeps what.
         layout_why: Why.
         scheme: How gradients travelled at the end.
         scheme_why: Why.
         shares: Of a batch, by worker, at the end.
+        exchanged: A step's gradients, medians; empty where more than them is waited for.
     """
 
     steps: int
@@ -84,13 +97,13 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     bytes_sent: float
     step_s: float
     compute_s: float
-    backward_s: float
     memory_bytes: int
     layout: str
     layout_why: str
     scheme: str
     scheme_why: str
     shares: tuple[float, ...]
+    exchanged: Exchanged = ()
 
 
 def figures_of(
@@ -106,13 +119,22 @@ def figures_of(
         bytes_sent=sum(each.bytes_sent for each in steps),
         step_s=_median([each.seconds for each in steps]),
         compute_s=_median([each.seconds - each.waited_s for each in steps]),
-        backward_s=_median([each.backward_s for each in steps]),
         memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         layout=layout,
         layout_why=layout_why,
         scheme=scheme,
         scheme_why=scheme_why,
         shares=tuple(shares),
+        exchanged=_middle([each.exchanged for each in steps], statistics.median),
+    )
+
+
+def _middle(steps: Sequence[Exchanged], middle: Callable[[Sequence[float]], float]) -> Exchanged:
+    """Joins bundle by bundle those that were cut as the last one was: DDP cuts anew after its first step."""
+    alike = [each for each in steps if len(each) == len(steps[-1])]
+    return tuple(
+        (middle([before_s for before_s, _ in same]), middle([seconds for _, seconds in same]))
+        for same in zip(*alike, strict=True)
     )
 
 
@@ -198,24 +220,23 @@ def report(workers: Sequence[Figures], *, epochs: int, restarts: int) -> CostRep
     )
     if count == 1:
         return base
-    hidden_s = mean(each.backward_s for each in workers)
-    more = tuple(predict(base, workers=count * factor, backward_s=hidden_s) for factor in (2, 4))
+    exchanged = _middle([each.exchanged for each in workers], mean)
+    more = tuple(predict(base, workers=count * factor, exchanged=exchanged) for factor in (2, 4))
     return msgspec.structs.replace(base, predicted=more)
 
 
-def predict(of: CostReport, *, workers: int, backward_s: float) -> Prediction:
+def predict(of: CostReport, *, workers: int, exchanged: Exchanged) -> Prediction:
     """Predicts a step of more workers from one of fewer.
 
     Args:
         of: Measured, with at least two workers.
         workers: Of the prediction.
-        backward_s: Backward pass, beside which gradients travel. What travelled beside it isn't seen, so that waiting
-            is taken to grow as the bytes do: too little where it was nearly hidden before.
+        exchanged: A step's gradients; without them all that was waited is taken to grow as the bytes do.
     """
     growth = ((workers - 1) / workers) / ((of.workers - 1) / of.workers)
     waited_s = of.step_s - of.compute_s
-    beside_s = backward_s if waited_s > 0.1 * of.step_s else 0.0
-    waits_s = max(waited_s, (waited_s + beside_s) * growth - beside_s)
+    more_s = _left_over(exchanged, growth) - _left_over(exchanged, 1.0) if exchanged else waited_s * (growth - 1)
+    waits_s = waited_s + more_s
     step_s = of.compute_s + waits_s
     rows = of.samples_per_second * of.step_s / of.workers
     return Prediction(
@@ -225,6 +246,14 @@ def predict(of: CostReport, *, workers: int, backward_s: float) -> Prediction:
         communication_share=waits_s / step_s,
         samples_per_second=workers * rows / step_s,
     )
+
+
+def _left_over(exchanged: Exchanged, growth: float) -> float:
+    """Returns the seconds behind the last hand-over at which the last bundle is through."""
+    through_s = -exchanged[0][0]
+    for before_s, seconds in exchanged:
+        through_s = max(through_s, -before_s) + seconds * growth
+    return through_s
 
 
 def _median(values: list[float]) -> float:

@@ -8,8 +8,10 @@ thread of one group runs them as they were handed in, while autograd goes on wit
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,6 +21,19 @@ from torch import Tensor
 # torch 2.13 calls them so, and warns of the names of before
 gather_into = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 reduce_scatter_into = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """A job that the thread has done.
+
+    Attributes:
+        at_s: When it was handed in, by `time.perf_counter`.
+        seconds: That it took, without waiting for those before it.
+    """
+
+    at_s: float
+    seconds: float
 
 
 class Exchange:
@@ -39,6 +54,7 @@ class Exchange:
         self.bytes_sent = 0
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="exchange")
         self._pending: list[Future[None]] = []
+        self._done: list[Handed] = []
 
     def later(self, job: Callable[[], Tensor], device: torch.device) -> torch.futures.Future[Tensor]:
         """Hands a job to the thread; what it raises comes out of the future.
@@ -49,21 +65,26 @@ class Exchange:
         """
         found: torch.futures.Future[Tensor] = torch.futures.Future()
         ready = torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
+        at_s = time.perf_counter()
 
         def run() -> None:
+            began_s = time.perf_counter()
             try:
                 found.set_result(_on_side_stream(job, ready, device))
             except BaseException as error:  # noqa: BLE001  # it belongs to whoever waits
                 found.set_exception(error)  # type: ignore[arg-type]  # torch's stub says type
+            self._done.append(Handed(at_s, time.perf_counter() - began_s))
 
         self._pending.append(self._pool.submit(run))
         return found
 
-    def drain(self) -> None:
-        """Waits until all that was handed in is done."""
+    def drain(self) -> tuple[Handed, ...]:
+        """Waits until all that was handed in is done, and returns what was done since the last time."""
         for each in self._pending:
             each.result()
         self._pending.clear()
+        done, self._done = tuple(self._done), []
+        return done
 
     def close(self) -> None:
         """Ends the thread."""

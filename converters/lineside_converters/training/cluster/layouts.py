@@ -11,6 +11,7 @@ import copy
 import inspect
 import time
 import warnings
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -21,7 +22,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from lineside_converters.training.cluster.exchange import Exchange
+from lineside_converters.training.cluster.exchange import Exchange, Handed
 from lineside_converters.training.cluster.gradients import Scheme
 from lineside_converters.training.cluster.sharded import (
     Counted,
@@ -47,6 +48,19 @@ _SYNC_BUFFERS = next(  # torch 2.13 renamed it, and warns of the name of before
 
 BUCKET_MB = 25.0
 """Gradients that travel together: torch's own value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What a step's gradients took.
+
+    Attributes:
+        waited_s: The training thread waited.
+        handed: What was exchanged beside the backward pass, in order; empty where more than that is waited for.
+    """
+
+    waited_s: float
+    handed: tuple[Handed, ...] = ()
 
 
 class Layout(abc.ABC):
@@ -82,8 +96,8 @@ class Layout(abc.ABC):
         """Sends gradients by this scheme from the next step on."""
 
     @abc.abstractmethod
-    def settle(self, scheme: Scheme, backward_ended_s: float) -> float:
-        """Waits for the gradients, and returns the seconds that the training thread has waited in this step."""
+    def settle(self, scheme: Scheme, backward_ended_s: float) -> Settled:
+        """Waits for the gradients, and returns how long the training thread has waited in this step."""
 
     def whole(self, module: nn.Module) -> dict[str, Tensor]:
         """Returns a network's state with every tensor whole; all workers must call it alike."""
@@ -159,10 +173,10 @@ class Replicated(Layout):
         self._scheme = scheme
         scheme.watch(self._replica)
 
-    def settle(self, scheme: Scheme, backward_ended_s: float) -> float:
+    def settle(self, scheme: Scheme, backward_ended_s: float) -> Settled:
         """Returns the time between the last bucket's hand-over and the end of the backward pass."""
-        scheme.exchange.drain()
-        return max(0.0, backward_ended_s - scheme.handed_over_s)
+        handed = scheme.exchange.drain()
+        return Settled(max(0.0, backward_ended_s - handed[-1].at_s), handed)
 
 
 class OptimizerSharded(Replicated):
@@ -252,12 +266,12 @@ class FullySharded(Layout):
                 module.set_custom_reduce_scatter(PlainReduceScatter(self._counted))
                 module.set_custom_all_gather(PlainGather(self._counted))
 
-    def settle(self, scheme: Scheme, backward_ended_s: float) -> float:
+    def settle(self, scheme: Scheme, backward_ended_s: float) -> Settled:
         """Waits for what is still under way, and returns the time in collectives."""
         scheme.exchange.drain()
         waited_s = self._counted.waited_s - self._waited_s + time.perf_counter() - backward_ended_s
         self._waited_s = self._counted.waited_s
-        return waited_s
+        return Settled(waited_s)
 
     def averaged(self, ema: AveragedModel) -> nn.Module | None:
         """Returns a plain network with the averaged state."""

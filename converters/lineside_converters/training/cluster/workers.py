@@ -20,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel
 from lineside_converters.training import checkpoint
 from lineside_converters.training.cluster import choosing
 from lineside_converters.training.cluster.cost import Figures as CostFigures
-from lineside_converters.training.cluster.cost import Meter, Step, figures_of
+from lineside_converters.training.cluster.cost import Meter, Step, figures_of, relative
 from lineside_converters.training.cluster.exchange import Exchange, gather_into
 from lineside_converters.training.cluster.gradients import SCHEMES, Scheme
 from lineside_converters.training.cluster.layouts import (
@@ -160,8 +160,8 @@ class Workers(Strategy):
         began_s = time.perf_counter()
         torch.autograd.backward(total * self._weight(run.step))
         ended_s = time.perf_counter()
-        self._waited_s = self.layout.settle(self.scheme, ended_s)
-        self._backward_s = time.perf_counter() - began_s - self._waited_s
+        self._settled = self.layout.settle(self.scheme, ended_s)
+        self._backward_s = time.perf_counter() - began_s - self._settled.waited_s
 
     def _weight(self, step: int) -> float:
         return self._rows(step) * self.world / self.how.batch if self.how.batch else 1.0
@@ -175,11 +175,12 @@ class Workers(Strategy):
         self.meter.steps.append(
             Step(
                 seconds=step_s,
-                waited_s=min(self._waited_s, step_s),
+                waited_s=min(self._settled.waited_s, step_s),
                 forward_s=self._forward_s,
                 backward_s=self._backward_s,
                 rows=self._rows(run.step),
                 bytes_sent=self._bytes_sent() - self._sent,
+                exchanged=relative(self._settled.handed),
             )
         )
         if self._alone_s and len(self.meter.steps) == DECIDED_AT:

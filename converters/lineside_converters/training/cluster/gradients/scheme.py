@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -76,8 +75,6 @@ class Scheme(abc.ABC):
         name: What the command line calls it.
         lossless: Whether the average is that of float32.
         exchange: The collectives, with their count of bytes.
-        handed_over_s: `time.perf_counter` at which the last bundle of a step was handed over: nothing but waiting
-            comes after it.
     """
 
     name: ClassVar[str]
@@ -92,7 +89,6 @@ class Scheme(abc.ABC):
                 the gradients change most.
         """
         self.exchange = exchange
-        self.handed_over_s = 0.0
         self._warm_up_steps, self._step = warm_up_steps, 0
         self._names: dict[int, str] = {}
 
@@ -124,8 +120,6 @@ class Scheme(abc.ABC):
             tuple(each.shape for each in parameters),
         )
         work = self._plain if self.warming_up else self.average
-        if bucket.is_last():
-            self.handed_over_s = time.perf_counter()
         return self.exchange.later(lambda: work(bundled), bundled.flat.device)
 
     def _plain(self, bundled: Bundled) -> Tensor:
