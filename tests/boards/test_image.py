@@ -125,8 +125,14 @@ def test_fat_files_are_what_mtools_reads(image: Path, tmp_path: Path) -> None:
 
 
 def test_full_fat_partition_is_an_error(image: Path) -> None:
-    with FatVolume(image, partitions(image)[0]) as volume, pytest.raises((ImageError, Exception), match="FAT"):
+    with FatVolume(image, partitions(image)[0]) as volume, pytest.raises(ImageError, match="FAT"):
         volume.write("big", bytes(60 * MIB))
+
+
+def test_what_could_not_be_written_is_said_at_the_end_at_the_latest(image: Path) -> None:
+    boot = partitions(image)[0]
+    with pytest.raises(ImageError, match="behind the partition"), FatVolume(image, boot) as volume:
+        volume._window.write(boot.size, 1, bytes(512))
 
 
 def test_what_is_no_fat_is_refused(image: Path) -> None:

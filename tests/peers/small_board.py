@@ -34,6 +34,8 @@ for one in bin sbin lib lib64; do [ -e "/usr/$one" ] && ln -s "usr/$one" "$one";
 for one in pam.d security login.defs nsswitch.conf ld.so.conf ld.so.conf.d ld.so.cache alternatives; do
     [ -e "/etc/$one" ] && cp -a "/etc/$one" etc/
 done
+mkdir -p etc/ssl/certs  # Debian's own pip reads this file and no other, as soon as it starts
+[ -e /etc/ssl/certs/ca-certificates.crt ] && cp -L /etc/ssl/certs/ca-certificates.crt etc/ssl/certs/
 rm -rf usr/lib/lineside usr/local/bin/lineside usr/lib/systemd/system/lineside-*
 ln -s ../usr/lib/os-release etc/os-release
 mount -t proc proc proc

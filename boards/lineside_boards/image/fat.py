@@ -21,10 +21,14 @@ from lineside_runtime.errors import ImageError, ReadBackError
 
 
 class _Window(Disk):  # type: ignore[misc]  # fatfs-ng has no type information
-    """The sectors of one partition of a file."""
+    """The sectors of one partition of a file.
+
+    FatFs calls this from C, where an exception can't pass: Python only prints it. So it is kept for `check`.
+    """
 
     def __init__(self, path: Path, part: Partition) -> None:
         super().__init__()
+        self._problem: OSError | None = None
         self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         self._part = part
 
@@ -45,9 +49,18 @@ class _Window(Disk):  # type: ignore[misc]  # fatfs-ng has no type information
 
     def write(self, sector: int, count: int, buff: bytes) -> None:
         data = memoryview(buff)[: count * SECTOR]
-        if sector + count > self._part.size // SECTOR:
-            raise OSError(f"write behind the partition: sector {sector + count}")
-        os.pwrite(self._descriptor, data, self._part.start + sector * SECTOR)
+        try:
+            if sector + count > self._part.size // SECTOR:
+                raise OSError(f"write behind the partition: sector {sector + count}")
+            os.pwrite(self._descriptor, data, self._part.start + sector * SECTOR)
+        except OSError as error:
+            self._problem = self._problem or error
+
+    def check(self) -> None:
+        """Raises what went wrong since the last time, once."""
+        problem, self._problem = self._problem, None
+        if problem is not None:
+            raise problem
 
     def close(self) -> None:
         os.close(self._descriptor)
@@ -80,8 +93,14 @@ class FatVolume:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._fat.unmount()
-        self._window.close()
+        try:
+            if kind is None:
+                with self._errors("/", "written to its end"):
+                    self._fat.unmount()
+            else:
+                self._fat.unmount()  # what went wrong before is what is told
+        finally:
+            self._window.close()
 
     def exists(self, path: str) -> bool:
         """Returns whether a file or folder is there."""
@@ -93,7 +112,7 @@ class FatVolume:
         Raises:
             ImageError: It can't be read.
         """
-        with _errors(folder, "read"):
+        with self._errors(folder, "read"):
             return list(self._files.listdir(_rooted(folder)))
 
     def read(self, path: str) -> bytes:
@@ -102,7 +121,7 @@ class FatVolume:
         Raises:
             ImageError: It isn't there or can't be read.
         """
-        with _errors(path, "read"):
+        with self._errors(path, "read"):
             return bytes(self._files.read_file(_rooted(path)))
 
     def write(self, path: str, data: bytes) -> None:
@@ -112,7 +131,7 @@ class FatVolume:
             ImageError: There is no room, or the file system is damaged.
             ReadBackError: What is read back is something else.
         """
-        with _errors(path, "written"):
+        with self._errors(path, "written"):
             if self.exists(path):
                 self._files.remove(_rooted(path))
             self._files.write_file(_rooted(path), data)
@@ -123,14 +142,14 @@ class FatVolume:
                 action="Is the partition full?",
             )
 
-
-@contextlib.contextmanager
-def _errors(path: str, verb: str) -> Iterator[None]:
-    """fatfs-ng raises OSError, its own class, plain Exception, and SystemError where there is no room."""
-    try:
-        yield
-    except Exception as error:
-        raise ImageError(f"{path} of the FAT partition can't be {verb}: {error}", action="Is it full?") from error
+    @contextlib.contextmanager
+    def _errors(self, path: str, verb: str) -> Iterator[None]:
+        """fatfs-ng raises OSError, its own class and plain Exception."""
+        try:
+            yield
+            self._window.check()
+        except Exception as error:
+            raise ImageError(f"{path} of the FAT partition can't be {verb}: {error}", action="Is it full?") from error
 
 
 def _rooted(path: str) -> str:
