@@ -4,7 +4,7 @@
 #   make test         all tests against real peers
 #   make check        format, lint, types, import rules
 #   make bench        benchmarks, JSON under benchmarks/results/
-#   make bench-training  training on several workers: bytes, waiting, deaths (an hour; root for the wire), accuracy (hours)
+#   make bench-training  training on several workers: bytes, waiting, prediction, deaths (an hour; root for the wire), accuracy (an hour)
 #   make test-system  whole journeys and faults that take longer than CI has
 #   make soak         the agent at full speed for two hours (SECONDS=7200), memory and file handles watched from outside
 #   make fuzz         coverage-guided fuzzing of every topic's payload, an hour (SECONDS=3600)

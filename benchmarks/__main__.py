@@ -37,6 +37,7 @@ NAMES = (
     "agent_memory",
     "line_io",
     "hot_swap",
+    "views",
     "wear",
     "drift",
     "others",

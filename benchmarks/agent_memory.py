@@ -11,31 +11,30 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.agents import agent, memory_bytes, wait_recorded, write_pictures
+from benchmarks.agents import LOOKS, agent, memory_bytes, wait_recorded, write_pictures
 from lineside_hub.repository import Repository
 
 FRAMES = 100
 BAR_BYTES = 150_000_000
 SIZES = {"200x200": None, "640x480": (640, 480)}
-BUNDLES = ("surface-12", "surface-12-slim")
 NOBODY = {"link": {"url": "mqtt://127.0.0.1:9", "site": "bench"}, "root": "root.json"}
 
 
 def run() -> dict[str, Any]:
     """Measures bytes."""
     found: dict[str, Any] = {"bar": {"resident_bytes": BAR_BYTES}, "frames": FRAMES}
-    for bundle in BUNDLES:
+    for look, variant in LOOKS.items():
         for name, size in SIZES.items():
             for hub in (False, True):
                 with tempfile.TemporaryDirectory() as folder:
-                    found[f"{bundle}_{name}{'_hub' if hub else ''}"] = _measured(Path(folder), bundle, size, hub=hub)
+                    found[f"{look}_{name}{'_hub' if hub else ''}"] = _measured(Path(folder), variant, size, hub=hub)
     return found
 
 
-def _measured(folder: Path, bundle: str, size: tuple[int, int] | None, *, hub: bool) -> dict[str, int]:
+def _measured(folder: Path, variant: str | None, size: tuple[int, int] | None, *, hub: bool) -> dict[str, int]:
     write_pictures(folder / "frames", 16, size=size)
     if hub:
         (folder / "root.json").write_bytes(Repository.create(folder / "hub", groups=["default"]).root_bytes())
-    with agent(folder, {"camera": {"rate_hz": 20.0}, **(NOBODY if hub else {})}, bundle=bundle) as process:
+    with agent(folder, {"camera": {"rate_hz": 20.0}, **(NOBODY if hub else {})}, variant=variant) as process:
         wait_recorded(folder, FRAMES, timeout_s=600.0)
         return memory_bytes(process.pid)

@@ -14,38 +14,37 @@ import tty
 from pathlib import Path
 from typing import Any
 
-from benchmarks.agents import START_S, agent, write_pictures
+from benchmarks.agents import LOOKS, START_S, agent, write_pictures
 
 STARTS = 5
 BAR_S = 3.0
 SIZES = {"200x200": None, "640x480": (640, 480)}
-BUNDLES = ("surface-12", "surface-12-slim")
 
 
 def run() -> dict[str, Any]:
     """Measures seconds."""
     found: dict[str, Any] = {"bar": {"first_verdict_s": BAR_S}}
-    for bundle in BUNDLES:
+    for look, variant in LOOKS.items():
         for name, size in SIZES.items():
             with tempfile.TemporaryDirectory() as folder:
-                found[f"{bundle}_{name}"] = _measured(Path(folder), bundle, size)
+                found[f"{look}_{name}"] = _measured(Path(folder), variant, size)
     return found
 
 
-def _measured(folder: Path, bundle: str, size: tuple[int, int] | None) -> dict[str, Any]:
+def _measured(folder: Path, variant: str | None, size: tuple[int, int] | None) -> dict[str, Any]:
     write_pictures(folder / "frames", 16, size=size)
-    starts = [_started(folder, bundle) for _ in range(STARTS)]
+    starts = [_started(folder, variant) for _ in range(STARTS)]
     return {"first_verdict_s": {"median": round(statistics.median(starts), 3), "most": round(max(starts), 3)}}
 
 
-def _started(folder: Path, bundle: str) -> float:
+def _started(folder: Path, variant: str | None) -> float:
     """Seconds to the first verdict."""
     ours, theirs = os.openpty()
     tty.setraw(theirs)
     settings = {"line_io": [{"type": "serial", "port": os.ttyname(theirs)}], "camera": {"rate_hz": 20.0}}
     try:
         began_s = time.monotonic()
-        with agent(folder, settings, bundle=bundle):
+        with agent(folder, settings, variant=variant):
             _await_verdict(ours)
             return time.monotonic() - began_s
     finally:

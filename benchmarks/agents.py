@@ -20,6 +20,10 @@ from lineside_models.simulator import render
 
 START_S = 60.0
 
+BUNDLE = "surface-12"
+LOOKS = {"surface-12": None, "surface-12_one_look": "onnx-int8"}
+"""The shipped detector as it is, and its variant that looks once."""
+
 
 def write_pictures(folder: Path, count: int, *, size: tuple[int, int] | None = None, suffix: str = ".jpg") -> None:
     """Writes steel with and without defects.
@@ -37,20 +41,23 @@ def write_pictures(folder: Path, count: int, *, size: tuple[int, int] | None = N
 
 
 @contextlib.contextmanager
-def agent(folder: Path, settings: Mapping[str, Any], *, bundle: str) -> Iterator[subprocess.Popen[bytes]]:
+def agent(
+    folder: Path, settings: Mapping[str, Any], *, variant: str | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     """Starts an agent on the pictures in ``folder/frames``, again and again, and ends it.
 
     Args:
         folder: Where its configuration, log and state are.
         settings: Tables of ``agent.toml`` beside those.
-        bundle: Name of a shipped one.
+        variant: Of the shipped detector, instead of its first one.
 
     Raises:
         RuntimeError: On leaving: it had ended by itself.
     """
     camera = {"type": "folder", "path": "frames", "loop": True, **settings.get("camera", {})}
-    top = {"device": "bench", "folder": "state", "bundle": str(zoo.path(bundle))}
-    (folder / "agent.toml").write_text(tomli_w.dumps({**top, **settings, "camera": camera}))
+    top = {"device": "bench", "folder": "state", "bundle": str(zoo.path(BUNDLE))}
+    inspect = {**settings.get("inspect", {}), **({} if variant is None else {"variant": variant})}
+    (folder / "agent.toml").write_text(tomli_w.dumps({**top, **settings, "camera": camera, "inspect": inspect}))
     with (folder / "agent.log").open("wb") as log:
         command = [sys.executable, "-m", "lineside_agent", "--config", str(folder / "agent.toml")]
         process = subprocess.Popen(command, stdout=log, stderr=log)
@@ -75,12 +82,6 @@ def wait_recorded(folder: Path, count: int, *, timeout_s: float = START_S) -> No
         if time.monotonic() > until_s:
             raise RuntimeError((folder / "agent.log").read_text()[-4000:])
         time.sleep(0.1)
-
-
-def processor_s(pid: int) -> float:
-    """Seconds of processor time of a process, as the kernel says."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / 100
 
 
 def memory_bytes(pid: int) -> dict[str, int]:

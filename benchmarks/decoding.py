@@ -25,7 +25,8 @@ from lineside_models.vision.images import read_image
 from lineside_runtime.config import Config
 from lineside_runtime.session import Session
 
-BUNDLES = ("surface-12", "surface-12-slim")
+BUNDLES = ("surface-12", "surface-12-float")
+"""The first without box voting, the second with it."""
 SETS: tuple[tuple[str, Kind], ...] = (("neu-det", "steel"), ("deeppcb", "pcb"))
 FRAMES = 24
 ROUNDS = 30

@@ -30,7 +30,7 @@ from tests.peers.brokers import Mosquitto, find_mosquitto
 from tests.peers.waiting import free_port
 
 PLC = Path(__file__).parents[1] / "tests" / "peers" / "plc.py"
-BUNDLE = "surface-12-slim"
+BUNDLE = "surface-12"
 RATE_HZ = 20.0
 SWAPS = 8
 PAUSE_S = 8.0

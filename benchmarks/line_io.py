@@ -1,4 +1,5 @@
-"""Trigger to reject on the wire: a PLC in another process, over Modbus TCP, the shipped INT8 detectors, one thread.
+"""Trigger to reject on the wire: a PLC in another process, over Modbus TCP, the shipped INT8 detector with two
+looks and one, one thread.
 
 The PLC is ``tests/peers/plc.py`` (libmodbus, nothing of ours), which polls once a millisecond. Its clock runs from
 before it writes the trigger until it has read the answer. Parts come at a steady rate, as on a belt, and then one right
@@ -19,6 +20,7 @@ from typing import Any
 
 import cv2
 
+from benchmarks.agents import BUNDLE, LOOKS
 from benchmarks.timing import spread
 from lineside.demo.processes import free_port
 from lineside_models import zoo
@@ -29,7 +31,6 @@ from lineside_runtime.placement import Config
 from lineside_runtime.session import Session
 
 PLC = Path(__file__).parents[1] / "tests" / "peers" / "plc.py"
-BUNDLES = ("surface-12", "surface-12-slim")
 PARTS = 1000
 CYCLE_MS = 1.0
 RATE_HZ = 20.0
@@ -40,17 +41,17 @@ BAR_MS = {"p50": 25.0, "p99": 80.0}
 def run() -> dict[str, Any]:
     """Measures milliseconds."""
     images = [render("steel", seed).image for seed in range(PICTURES)]
-    found = {name: _measured(name, images) for name in BUNDLES}
+    found = {look: _measured(variant, images) for look, variant in LOOKS.items()}
     return {"baseline": "the same detector in a bare loop, ORT, 1 thread", "bar_ms": BAR_MS, **found}
 
 
-def _measured(bundle: str, images: list[Any]) -> dict[str, Any]:
+def _measured(variant: str | None, images: list[Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         port = free_port()
-        agent = _start(Path(folder), bundle, images, port)
+        agent = _start(Path(folder), variant, images, port)
         try:
             belt = _plc(port, "--rate", str(RATE_HZ))
-            bare = _bare(bundle, images)
+            bare = _bare(variant, images)
             quick = _plc(port)
         finally:
             agent.terminate()
@@ -58,15 +59,16 @@ def _measured(bundle: str, images: list[Any]) -> dict[str, Any]:
     return {f"belt_{RATE_HZ:.0f}_hz": belt, "as_fast_as_answered": quick, "bare_inspection_ms": bare}
 
 
-def _start(folder: Path, bundle: str, images: list[Any], port: int) -> subprocess.Popen[bytes]:
+def _start(folder: Path, variant: str | None, images: list[Any], port: int) -> subprocess.Popen[bytes]:
     (folder / "frames").mkdir()
     for number, image in enumerate(images):
         cv2.imwrite(str(folder / "frames" / f"{number:04d}.png"), image)
     line = f'[[line_io]]\ntype = "modbus-tcp-server"\nport = {port}\n'
     camera = '[camera]\ntype = "folder"\npath = "frames"\nloop = true\n'
     trigger = "[trigger]\ndeadline_ms = 200\n"
-    top = f'device = "bench"\nfolder = "state"\nbundle = "{zoo.path(bundle)}"\n'
-    (folder / "agent.toml").write_text(top + camera + trigger + line)
+    top = f'device = "bench"\nfolder = "state"\nbundle = "{zoo.path(BUNDLE)}"\n'
+    inspect = "" if variant is None else f'[inspect]\nvariant = "{variant}"\n'
+    (folder / "agent.toml").write_text(top + camera + trigger + line + inspect)
     command = [sys.executable, "-m", "lineside_agent", "--config", str(folder / "agent.toml")]
     with (folder / "agent.log").open("wb") as log:
         agent = subprocess.Popen(command, stdout=log, stderr=log)
@@ -96,9 +98,9 @@ def _plc(port: int, *options: str) -> dict[str, Any]:
     return {name: counted[name] for name in kept}
 
 
-def _bare(bundle: str, images: list[Any]) -> dict[str, float]:
+def _bare(variant: str | None, images: list[Any]) -> dict[str, float]:
     took: list[float] = []
-    with Session(zoo.path(bundle), Config(threads=1, engines=("ort",))) as session:
+    with Session(zoo.path(BUNDLE), Config(threads=1, engines=("ort",), variant=variant)) as session:
         inspector = Inspector(session)
         for number in range(PARTS // 3):
             frame = Frame(image=images[number % len(images)])

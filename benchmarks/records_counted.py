@@ -1,12 +1,15 @@
 """How many records an agent commits in a while, counted in its database by plain SQL; imports nothing of ours::
 
-    python -I -S records_counted.py RECORDS_DB SECONDS
+    python -I -S records_counted.py RECORDS_DB SECONDS PID
 
-The count begins at a commit and ends at one. One JSON object goes to stdout.
+The count begins at a commit and ends at one, and so does the processor time of the process PID, as the kernel says. One
+JSON object goes to stdout.
 """
 
 import contextlib
 import json
+import os
+import pathlib
 import sqlite3
 import sys
 import time
@@ -26,13 +29,21 @@ def next_commit(path: str) -> tuple[int, float]:
     return now, time.monotonic()
 
 
+def processor_s(pid: int) -> float:
+    """Seconds of processor time of a process."""
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def main() -> int:
     """Counts."""
-    path, seconds = sys.argv[1], float(sys.argv[2])
+    path, seconds, pid = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
     first, began_s = next_commit(path)
+    used_s = processor_s(pid)
     time.sleep(seconds)
     end, ended_s = next_commit(path)
-    print(json.dumps({"records": end - first, "seconds": ended_s - began_s}))
+    used_s = processor_s(pid) - used_s
+    print(json.dumps({"records": end - first, "seconds": ended_s - began_s, "processor_s": used_s}))
     return 0
 
 

@@ -58,7 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help(sys.stderr)
         return 2
     logging.basicConfig(
-        level=options.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        level=(options.log_level or getattr(options, "usual_log_level", "warning")).upper(),
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     try:
         return int(options.run(options))
@@ -79,7 +81,9 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lineside", description="Inspect parts on the line with small INT8 models.")
     parser.add_argument("--version", action="version", version=f"lineside {__version__}")
     parser.add_argument(
-        "--log-level", default="warning", choices=["debug", "info", "warning", "error"], help="what goes to stderr"
+        "--log-level",
+        choices=["debug", "info", "warning", "error"],
+        help="what goes to stderr (default: warning; info for agent, hub and broker)",
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     wanted = next((argument for argument in arguments if argument in COMMANDS), None)

@@ -26,6 +26,8 @@ from pathlib import Path
 import msgspec
 
 from lineside_agent.config import AgentConfig, with_settings
+from lineside_agent.rim import FOREIGN, TRANSIENT, ShouldStop
+from lineside_agent.wishes import REFUSED_MAX, wish_id
 from lineside_link.messages import ConfigRef, ConfigReport, Desired, Problem
 from lineside_link.pull import FetchStopped
 from lineside_runtime.errors import BrokerError, ConfigError, FetchError, LinesideError, StagingError, StoreError
@@ -37,13 +39,8 @@ log = logging.getLogger("lineside.configuration")
 MAX_TRIALS = 3
 """Starts of the agent that may end within one try of a configuration."""
 
-_TRANSIENT = (BrokerError, FetchError)
 _PAUSES = Pauses(1.0, 60.0)
 
-_FOREIGN = (OSError, ValueError, RuntimeError, MemoryError, LookupError)
-"""What disk and engine may raise beside our own errors; a bad configuration must not end the agent."""
-
-ShouldStop = Callable[[], bool]
 BringConfiguration = Callable[[ConfigRef, ShouldStop], bytes]
 """Brings a signed configuration: `fetch.Fetcher.bring_configuration`."""
 
@@ -143,7 +140,7 @@ class Configuration:
             should_stop: Looked at while fetching.
         """
         wanted = None if wish is None else wish.config
-        if wish is None or wanted is None or _refusal(wish, wanted) in self.state.refused:
+        if wish is None or wanted is None or wish_id(wish.epoch, wish.asked("config"), wanted) in self.state.refused:
             return
         if self.state.installed is not None and self.state.installed.sha256 == wanted.sha256:
             self._answer(wish, wanted)
@@ -154,12 +151,12 @@ class Configuration:
             self._try(wish, wanted, apply, should_stop)
         except FetchStopped:
             return
-        except _TRANSIENT as error:
+        except TRANSIENT as error:
             if error.code != FetchError.code or getattr(error, "status", 0) != 404:
                 self._later(wish, wanted, error)
             else:
                 self._refuse(wish, wanted, error)
-        except (LinesideError, *_FOREIGN) as error:
+        except (LinesideError, *FOREIGN) as error:
             known = error if isinstance(error, LinesideError) else StagingError(f"{type(error).__name__}: {error}")
             self._refuse(wish, wanted, known)
 
@@ -202,7 +199,7 @@ class Configuration:
 
     def _refuse(self, wish: Desired, wanted: ConfigRef, error: LinesideError) -> None:
         log.error("configuration %s is refused: %s", wanted.sha256[:12], error)
-        refused = (*self.state.refused, _refusal(wish, wanted))[-16:]
+        refused = (*self.state.refused, wish_id(wish.epoch, wish.asked("config"), wanted))[-REFUSED_MAX:]
         self._change(self._asked(wish, wanted, error=Problem(**error.as_dict()), refused=refused))
 
     def _change(self, state: State, *, tell: bool = True) -> None:
@@ -247,7 +244,3 @@ class Configuration:
             log.error("the hub's configuration can't be followed, agent.toml stands alone: %s", error)
             self.state = msgspec.structs.replace(self.state, installed=None)
             return self._local
-
-
-def _refusal(wish: Desired, wanted: ConfigRef) -> str:
-    return f"{wish.epoch}/{wish.asked('config')}/{wanted.sha256}"

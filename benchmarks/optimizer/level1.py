@@ -2,7 +2,7 @@
 
 - EfficientNet-Lite0 (385 M multiply-accumulates, ImageNet weights) is calibrated on 100 training photos, tuned on 64
   photos of ``imagenet-val-subset`` and judged on the others.
-- ResNet-50 (4.1 G) has drawn weights: speed and memory only.
+- ResNet-50 (4.1 G) has drawn weights: speed and memory only, whatever its answers are.
 
 Baseline: the float file in ONNX Runtime, one thread, the same frames, interleaved. ``memory_ratio`` compares peaks of
 fresh processes. Every variant that the bundle keeps is told; the ratios are of the first, the fastest.
@@ -36,6 +36,9 @@ BARS = {
     "lite0": {"speedup": 2.5, "drop": 0.005, "size_ratio": 0.28},
     "resnet50": {"speedup": 3.5, "memory_ratio": 0.57},
 }
+UNJUDGED = ("--max-drop", "1")
+"""Drawn weights give nearly even odds, which any rounding changes: a bound on them would only put layers into float."""
+
 KEYS = ("speedup", "metric", "drop", "ci", "size_ratio", "memory_ratio", "variants")
 
 
@@ -48,7 +51,7 @@ def run() -> dict[str, Any]:
             "baseline": "the float file in ONNX Runtime, one thread, interleaved",
             "bars": BARS,
             "lite0": _optimize(networks.lite0_float(), Path(folder), *photos, *judged),
-            "resnet50": _optimize(networks.resnet50_float(), Path(folder), *photos),
+            "resnet50": _optimize(networks.resnet50_float(), Path(folder), *photos, *UNJUDGED),
         }
 
 

@@ -41,7 +41,7 @@ def optimise() -> OptimizeResult:
         data=[shared(name) for name in SETS],
         fold="train",
         max_drop=1.0,  # judged below, on the val folds
-        name="surface-12-slim",
+        name="surface-12",
         out=HOME / "detector.bundle",
         work=HOME / "detector",
         overwrite=True,

@@ -35,7 +35,7 @@ from tests.peers.brokers import Mosquitto, find_mosquitto
 SAMPLER = Path(__file__).with_name("sampler.py")
 PICTURES = 32
 SIZE = (640, 480)
-BUNDLE = "surface-12-slim"
+BUNDLE = "surface-12"
 KEPT_EVERY = 21
 """One pass in so many; it has no divisor in common with `PICTURES`, so that each picture has its turn. Every other
 picture is of a good part; keeping those that are no pass would be a test of PNG."""

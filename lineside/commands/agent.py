@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "run", help="run the daemon in the foreground", description="Runs the daemon in the foreground until SIGTERM."
     )
     start.add_argument("--config", type=Path, required=True, metavar="FILE", help="agent.toml")
-    start.set_defaults(run=run_agent)
+    start.set_defaults(run=run_agent, usual_log_level="info")
     status = actions.add_parser(
         "status", help="what the agent on this machine is doing", description="Reads the agent's status file."
     )

@@ -1,11 +1,11 @@
-"""``lineside bundle show|verify|pack|unpack|from-run|add-variant|refit|split``."""
+"""``lineside bundle show|verify|pack|unpack|from-run|add-variant|refit|mirror|split``."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from lineside.commands import bundle_add_variant, bundle_refit, bundle_split
+from lineside.commands import bundle_add_variant, bundle_mirror, bundle_refit, bundle_split
 from lineside.commands.output import add_json, print_json, say
 from lineside.commands.places import bundle_place
 from lineside.extras import needs
@@ -70,6 +70,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help="fit a detector's scores and thresholds again",
             description="Fits a detector's score calibration and thresholds on what its own engine says of frames that "
             "it has not learnt, and writes a new version of the bundle. Thresholds by cost: lineside decide.",
+        )
+    )
+    bundle_mirror.add_arguments(
+        actions.add_parser(
+            "mirror",
+            help="a detector that looks at the mirror image too",
+            description="Writes a detector's bundle with a variant that looks at each frame and its mirror image, and "
+            "takes the mean: it finds more, in the time of two frames, and is refused where it doesn't. The variant "
+            "that looks once stays, for devices that are hot or late. Not for parts whose mirror image is a defect.",
         )
     )
     bundle_split.add_arguments(

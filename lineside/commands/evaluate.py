@@ -32,6 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLD",
         help="fold on which the thresholds' common factor for 99%% recall is chosen (default: train, if there is one)",
     )
+    parser.add_argument(
+        "--variant", metavar="NAME", help="of the bundle's variants the one to judge (default: the first that runs)"
+    )
     parser.add_argument("--html", type=Path, metavar="FILE", help="write one page with curves and the worst frames")
     parser.add_argument(
         "--predictions", type=Path, metavar="FILE", help="write every find in COCO's result format (detectors)"
@@ -45,6 +48,7 @@ def run(options: argparse.Namespace) -> int:
     with needs("convert"):
         from lineside_converters.evaluation import Asked, judge
         from lineside_converters.evaluation.page import write_page_of
+    from lineside_runtime.config import Config
     from lineside_runtime.files import make_place
 
     asked = Asked(
@@ -53,6 +57,7 @@ def run(options: argparse.Namespace) -> int:
         clean_simulated=options.clean_simulated,
         choose_on=options.choose_on,
         predictions=options.predictions,
+        config=Config(variant=options.variant),
         on_progress=_progress,
     )
     if options.html is not None:

@@ -43,14 +43,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     init.set_defaults(run=run_init)
     start = actions.add_parser("run", help="run the hub in the foreground", description="Runs the hub until SIGTERM.")
     start.add_argument("--config", type=Path, required=True, metavar="FILE", help="hub.toml")
-    start.set_defaults(run=run_hub)
+    start.set_defaults(run=run_hub, usual_log_level="info")
     broker = actions.add_parser(
         "broker",
         help="the embedded broker, for a first try on one machine",
         description="Runs an MQTT broker on the loopback interface, without passwords, until SIGTERM.",
     )
     broker.add_argument("--port", type=int, default=1883, help="default: %(default)s")
-    broker.set_defaults(run=run_broker)
+    broker.set_defaults(run=run_broker, usual_log_level="info")
     secure = actions.add_parser(
         "secure",
         help="an authority, certificates and mosquitto's files for mutual TLS",

@@ -33,6 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a bundle, the name of a shipped one, an .onnx or .pt file (default: surface-12)",
     )
     parser.add_argument(
+        "--variant",
+        metavar="NAME",
+        help="of the bundle's variants the one that judges (default: the first that runs)",
+    )
+    parser.add_argument(
         "--threshold", type=float, metavar="P", help="least score of a defect (default: the bundle's own, by type)"
     )
     parser.add_argument(
@@ -60,6 +65,7 @@ def run(options: argparse.Namespace) -> int:
     from lineside.inspecting.walk import walk
     from lineside.vision import QualityInspector
     from lineside_agent.rules_file import load_rules
+    from lineside_runtime.config import Config
 
     if options.json and options.jsonl:
         raise ConfigError("--json and --jsonl", expected="one of them", action="")
@@ -72,7 +78,9 @@ def run(options: argparse.Namespace) -> int:
     say_on = _Teller(options, source.count)
     with (
         Drawer(options.draw, options.video, rate_hz=source.rate_hz) as drawer,
-        QualityInspector(options.model, confidence_threshold=options.threshold, rules=rules) as inspector,
+        QualityInspector(
+            options.model, confidence_threshold=options.threshold, rules=rules, config=Config(variant=options.variant)
+        ) as inspector,
     ):
         counts = walk(inspector, source, drawer, on_verdict=say_on.verdict, on_unreadable=say_on.unreadable)
     say_on.end(counts)

@@ -13,7 +13,7 @@ from lineside_agent.config import AgentConfig, InspectConfig, SimulatorCamera, S
 from lineside_agent.configuration import MAX_TRIALS, Configuration
 from lineside_agent.slots import Slots
 from lineside_agent.updater import Updater
-from lineside_agent.updates import Wished
+from lineside_agent.wishes import Wished
 from lineside_link.messages import ConfigRef, ConfigReport, Desired
 from lineside_link.pull import FetchStopped
 from lineside_models.frame import Frame

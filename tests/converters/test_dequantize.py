@@ -18,6 +18,7 @@ from lineside_models.preprocess import prepare
 from lineside_models.simulator import render
 from lineside_runtime.bundle import open_bundle
 from lineside_runtime.errors import GraphError
+from lineside_runtime.vnni import WEIGHT_BITS_KEY
 from tests.converters import nets
 
 
@@ -69,9 +70,14 @@ def test_the_float_form_bounds_what_the_quantiser_bounded(tmp_path: Path, bound:
 
 
 def test_the_shipped_int8_detector_says_the_same_in_floats(tmp_path: Path) -> None:
-    bundle = open_bundle(zoo.path("surface-12-slim"))
-    (variant,) = bundle.manifest.variants
+    bundle = open_bundle(zoo.path("surface-12"))
+    variant = bundle.manifest.variants[-1]  # that looks once
     dequantize(bundle.file(variant.file), tmp_path / "float.onnx")
+    said = [
+        {entry.key for entry in onnx.load(path).metadata_props}
+        for path in (bundle.file(variant.file), tmp_path / "float.onnx")
+    ]
+    assert said[0] - said[1] == {WEIGHT_BITS_KEY}, "floats have no such bits"
     tensor = prepare(render("steel", 3).image, bundle.manifest.preprocess)[0]
     for wanted, found in zip(run(bundle.file(variant.file), tensor), run(tmp_path / "float.onnx", tensor), strict=True):
         assert np.corrcoef(wanted.ravel(), found.ravel())[0, 1] > 0.95

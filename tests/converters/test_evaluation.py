@@ -26,7 +26,7 @@ from lineside_runtime.tensors import TensorSpec
 from tests.converters import bright, drawn_sets
 from tests.runtime.onnx_models import FLOAT, graph
 
-SLIM = zoo.path("surface-12-slim")
+SLIM = zoo.path("surface-12")
 OUTSIDE = Path(__file__).with_name("outside_map50.py")
 
 

@@ -16,8 +16,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lineside_converters.compress.cleanup import clean_graph
 from lineside_converters.compress.quantize import first_convs, hash_feeds, quantize
+from lineside_converters.recipes import Activation
 from lineside_models.vision.facts import METADATA_KEY
 from lineside_runtime.errors import CalibrationError, GraphError, InputNotFoundError
+from lineside_runtime.vnni import WEIGHT_BITS_KEY
 from tests.converters import nets
 
 
@@ -231,3 +233,17 @@ def test_a_bias_as_tensorflow_exports_it_is_quantised_by_channel(tmp_path: Path)
     assert list(bias.dims) == [4]
     tensor = rng.normal(size=(3, 8)).astype(np.float32)
     assert np.allclose(run(source, tensor)[0], run(target, tensor)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(("activation", "said"), [("u8s7", ["7"]), ("u8s8", [])])
+def test_how_many_bits_weights_have_is_said_once_whatever_the_source_said_of_its_own(
+    tmp_path: Path, clean: Path, activation: Activation, said: list[str]
+) -> None:
+    """A network that was trained on from an INT8 file of 7 bits brings its metadata along."""
+    model = onnx.load(clean)
+    model.metadata_props.add(key=WEIGHT_BITS_KEY, value="7")
+    onnx.save(model, tmp_path / "source.onnx")
+    feeds = [{"image": np.random.default_rng(0).random((1, 1, 32, 32), np.float32)}]
+    quantize(tmp_path / "source.onnx", tmp_path / "int8.onnx", feeds=feeds, activation=activation)
+    metadata = onnx.load(tmp_path / "int8.onnx").metadata_props
+    assert [entry.value for entry in metadata if entry.key == WEIGHT_BITS_KEY] == said

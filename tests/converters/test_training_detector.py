@@ -118,13 +118,13 @@ def test_a_time_budget_ends_the_run_early_and_with_a_whole_result(folders, tmp_p
 
 
 def test_a_run_goes_on_from_a_shipped_int8_bundle_with_its_channels(folders, tmp_path):
-    start = zoo.path("surface-12-slim")
+    start = zoo.path("surface-12")
     result = train(settings(folders, tmp_path / "on", start=start, epochs=1, learning_rate=1e-5), lambda _: None)
     assert result.onnx.stat().st_size < 4_500_000, "the slim network has less than half of the whole one's weights"
     fresh = train(settings(folders, tmp_path / "fresh", epochs=1, learning_rate=1e-5), lambda _: None)
     assert result.held_map50["pcb"] > fresh.held_map50["pcb"] + 0.2, "it knows what the bundle knew"
     facts = json.loads(result.facts.read_text())
-    assert facts["starts"][0]["start"] == "surface-12-slim"
+    assert facts["starts"][0]["start"] == "surface-12"
 
 
 def test_a_model_of_another_kind_is_no_start(folders, tmp_path):

@@ -19,7 +19,8 @@ from lineside_agent.config import RecipeConfig, read_settings
 from lineside_agent.recipe_command import RecipeCommands
 from lineside_agent.recipes import Recipes
 from lineside_agent.stick import Stick
-from lineside_agent.updates import Machine, Wished, step
+from lineside_agent.updates import Machine, step
+from lineside_agent.wishes import Wished
 from lineside_hub import ceremony
 from lineside_hub.config import HubConfig
 from lineside_hub.database import Database

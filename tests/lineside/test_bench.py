@@ -52,9 +52,9 @@ def test_json_is_one_object_with_before_and_after(capsys: pytest.CaptureFixture[
         assert sum(kind["share"] for kind in one["bottleneck"]["kinds"]) == pytest.approx(1)
     assert after["size_bytes"] < before["size_bytes"]
     assert after["latency_ratio"]["rounds"] == found["rounds"] == 4
-    assert after["accuracy"]["source"].startswith("report.json of surface-12@1.0.0")
+    assert after["accuracy"]["source"].startswith("report.json of surface-12")
     assert "warm after" in printed.err
-    assert "surface-12@1.0.0" in page.read_text()
+    assert shipped[1] in page.read_text()
 
 
 def test_engines_of_one_bundle_are_compared_and_printed(capsys: pytest.CaptureFixture[str], doubler: Bundle) -> None:

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from lineside.cli import COMMANDS, main
@@ -32,6 +34,22 @@ def test_help_of_each_command_says_what_it_is_for(command: str) -> None:
     first_words = COMMANDS[command].split()[0]
     assert first_words.lower() in done.stdout.lower()
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize(("level", "is_told"), [((), True), (("--log-level", "warning"), False)])
+def test_an_agent_says_what_it_does_unless_it_is_asked_not_to(
+    tmp_path: Path, level: tuple[str, ...], is_told: bool
+) -> None:
+    (tmp_path / "frames").mkdir()
+    cv2.imwrite(str(tmp_path / "frames" / "0.png"), np.full((200, 200, 3), 128, np.uint8))
+    (tmp_path / "agent.toml").write_text(
+        'device = "cam-1"\nfolder = "state"\nbundle = "surface-12"\nexit_when_done = true\n'
+        '[camera]\ntype = "folder"\npath = "frames"\n'
+    )
+    done = lineside(*level, "agent", "run", "--config", str(tmp_path / "agent.toml"))
+    assert done.returncode == 0, done.stderr
+    assert (" INFO lineside." in done.stderr) == is_told
+    assert " ERROR " not in done.stderr
 
 
 def test_no_command_prints_help_and_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:

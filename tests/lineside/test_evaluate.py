@@ -15,7 +15,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_json_on_stdout_and_the_rest_in_files(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["evaluate", "surface-12-slim", "--data", str(data), "--fold", "val", "--json", "--clean-simulated", "2"]
+    command = ["evaluate", "surface-12", "--data", str(data), "--fold", "val", "--json", "--clean-simulated", "2"]
     files = tmp_path / "out" / "page.html", tmp_path / "out" / "finds.json"
     assert main([*command, "--html", str(files[0]), "--predictions", str(files[1])]) == 0
     told = json.loads(capsys.readouterr().out)
@@ -26,11 +26,23 @@ def test_json_on_stdout_and_the_rest_in_files(data: Path, tmp_path: Path, capsys
 
 
 def test_a_table_for_people(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["evaluate", "surface-12-slim", "--data", str(data), "--max-frames", "3"]) == 0
+    assert main(["evaluate", "surface-12", "--data", str(data), "--max-frames", "3"]) == 0
     out = capsys.readouterr().out
     assert "3 frames" in out.splitlines()[0]
     assert "mAP@0.5" in out
     assert "scratches" in out
+
+
+def test_the_variant_that_is_named_is_judged(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["evaluate", "surface-12", "--data", str(data), "--max-frames", "2", "--json"]
+    told = {}
+    for name, extra in (("", []), ("onnx-int8", ["--variant", "onnx-int8", "--html", str(tmp_path / "page.html")])):
+        assert main([*command, *extra]) == 0
+        told[name] = json.loads(capsys.readouterr().out)["variant"]
+    assert told == {"": "onnx-int8-mirrored", "onnx-int8": "onnx-int8"}
+    assert main([*command, "--variant", "onnx-fp64"]) == 1
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert (error["code"], error["expected"]) == (2001, "one of onnx-int8-mirrored, onnx-int8")
 
 
 def test_a_page_that_cannot_be_written_is_said_at_once(
@@ -38,5 +50,5 @@ def test_a_page_that_cannot_be_written_is_said_at_once(
 ) -> None:
     (tmp_path / "file").write_text("")
     page = tmp_path / "file" / "page.html"
-    assert main(["evaluate", "surface-12-slim", "--data", str(data), "--html", str(page)]) == 1
+    assert main(["evaluate", "surface-12", "--data", str(data), "--html", str(page)]) == 1
     assert "[2001]" in capsys.readouterr().err

@@ -210,6 +210,6 @@ def test_options_that_contradict_each_other_are_refused(
 
 
 def test_a_shipped_bundle_is_found_by_its_name(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["inspect", str(photos / "0.png"), "--model", "surface-12-slim", "--json"]) == 0
+    assert main(["inspect", str(photos / "0.png"), "--model", "surface-12", "--json"]) == 0
     (verdict,) = json.loads(capsys.readouterr().out)["inspections"]
-    assert verdict["bundle"].startswith("surface-12-slim@")
+    assert verdict["bundle"].startswith("surface-12@")

@@ -33,7 +33,7 @@ def test_frames_go_out_come_back_and_the_shipped_detector_is_judged_on_them(
     assert (report["images"], report["agreed"], report["people"]) == (PARTS - 1, 1.0, {"a": PARTS - 1})
     assert main(["relabel", "report", dataset]) == 0
     assert "agree on 100%" in capsys.readouterr().out
-    assert main(["evaluate", "surface-12-slim", "--data", dataset, "--json"]) == 0
+    assert main(["evaluate", "surface-12", "--data", dataset, "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert (figures["frames"], figures["f1_boxes"], figures["map50"]) == (PARTS - 1, 1.0, pytest.approx(1.0, abs=0.01))
 

@@ -153,7 +153,7 @@ def test_a_bundle_needs_a_name_and_a_free_place(learnt: Learnt, tmp_path: Path) 
 
 def test_other_models_have_no_heat_map() -> None:
     with (
-        QualityInspector(zoo.path("surface-12-slim"), config=ONE) as inspector,
+        QualityInspector(zoo.path("surface-12"), config=ONE) as inspector,
         pytest.raises(ConfigError, match="heat"),
     ):
         inspector.heat_map(_frame(1))

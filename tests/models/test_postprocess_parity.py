@@ -15,7 +15,7 @@ from lineside_runtime.session import Session
 from tests.models import slow_dfl
 
 
-@pytest.fixture(scope="module", params=["surface-12", "surface-12-slim"])
+@pytest.fixture(scope="module", params=["surface-12", "surface-12-float"])
 def session(request):
     with Session(zoo.path(request.param), Config(threads=1)) as opened:
         yield opened
@@ -74,7 +74,7 @@ def test_what_is_decoded_for_a_verdict_is_what_everything_has_from_there_on(
 @pytest.mark.parametrize("kind", ["steel", "pcb"])
 @pytest.mark.parametrize(("vote_iou", "vote_from"), [(1.0, 0.0), (0.5, 0.3)])
 def test_who_has_no_vote_moves_no_box(session: Session, kind: Kind, vote_iou: float, vote_from: float) -> None:
-    outputs, letterbox = outputs_of(session, kind, 11)
+    outputs, letterbox = outputs_of(session, kind, 12)
     params = full_params(session, vote_iou=vote_iou, vote_from=vote_from)
     how, scale = Postprocess(name="dfl_anchor_free", params=params), letterbox.scale_x
     plain = slow_dfl.decode(outputs, params, letterbox.width * scale, letterbox.height * scale)

@@ -75,10 +75,11 @@ def test_the_first_file_that_is_no_image_is_named_after_the_verdicts_before_it(b
         assert len(inspector.predict(sorted(photos.iterdir())[:10])) == 10  # and goes on
 
 
-def test_an_endless_source_is_taken_only_a_little_ahead(bundle: Path) -> None:
+@pytest.mark.parametrize("config", [Config(), Config(threads=64)], ids=["a batch a core", "one batch at a time"])
+def test_an_endless_source_is_taken_only_a_little_ahead(bundle: Path, config: Config) -> None:
     taken = itertools.count()
-    source = (Frame(image=picture(1), sequence=next(taken)) for _ in itertools.repeat(None))
-    with QualityInspector(bundle, None) as inspector:
+    source = (Frame(image=picture(1), sequence=next(taken)) for _ in range(5000))  # as good as endless
+    with QualityInspector(bundle, None, config=config) as inspector:
         verdicts = list(itertools.islice(inspector.stream(source), 50))
     assert [one.sequence for one in verdicts] == list(range(50))
     assert next(taken) <= 50 + (CORES + 1) * (AHEAD + 4)

@@ -14,10 +14,13 @@ class InspectConfig(Rules, frozen=True, forbid_unknown_fields=True, kw_only=True
     """How the bundle is run, and by `lineside_models.rules.Rules` what counts as a defect.
 
     Attributes:
+        variant: Name of the bundle's variant that judges, such as one that looks once and is faster; empty for the
+            bundle's own first one, or the fastest where its maker has not measured. The others stay for fallback.
         threads: Of the engine, for one frame.
         workers: Frames that are judged at once, each by a thread of its own; their verdicts leave in order. Read at the
             agent's start. On a machine of several cores that is the faster way to use them than `threads`, where frames
-            come faster than one can be judged; one frame takes as long as before, and each worker needs memory.
+            come faster than one can be judged, or several cameras see each part; one frame takes as long as before, and
+            each worker needs memory.
         isolate: Engines that run in a process of their own, such as ``"ort"``: one that crashes costs the frames that
             it was at, and not the agent.
         engine_timeout_s: How long a call of an isolated engine may take before its process is ended; ``None`` for no
@@ -26,6 +29,7 @@ class InspectConfig(Rules, frozen=True, forbid_unknown_fields=True, kw_only=True
         health_timeout_s: A new bundle also counts as active after so long without any error.
     """
 
+    variant: str = ""
     threads: Count = 1
     workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     isolate: tuple[EngineName, ...] = ()

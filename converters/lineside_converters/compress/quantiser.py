@@ -12,6 +12,7 @@ import onnx
 
 from lineside_converters.compress.cleanup import PER_CHANNEL_OPSET, opset_of
 from lineside_runtime.errors import GraphError
+from lineside_runtime.vnni import WEIGHT_BITS_KEY
 
 METADATA_MARK = "onnx.infer"
 """The quantiser's own mark of a prepared graph, which has no place in what is shipped."""
@@ -120,3 +121,14 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         root.removeFilter(ours)
+
+
+def say_weight_bits(model: onnx.ModelProto, bits: int | None) -> None:
+    """Writes into the metadata how many bits INT8 weights use.
+
+    Args:
+        model: Changed in place.
+        bits: Fewer than 8; ``None`` takes away what was said of weights that the model no longer has.
+    """
+    properties = {entry.key: entry.value for entry in model.metadata_props if entry.key != WEIGHT_BITS_KEY}
+    onnx.helper.set_model_props(model, properties | ({} if bits is None else {WEIGHT_BITS_KEY: str(bits)}))

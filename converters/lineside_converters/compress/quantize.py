@@ -19,11 +19,10 @@ from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.calibrate import CalibrationDataReader
 
 from lineside_converters.compress.cleanup import first_line, vendor_errors
-from lineside_converters.compress.quantiser import blame, check_float, quiet, tidy
+from lineside_converters.compress.quantiser import blame, check_float, quiet, say_weight_bits, tidy
 from lineside_converters.recipes import Activation, CalibrationMethod
 from lineside_runtime.errors import CalibrationError, GraphError
 from lineside_runtime.tensors import Array
-from lineside_runtime.vnni import WEIGHT_BITS_KEY
 
 Feed = Mapping[str, Array]
 
@@ -171,8 +170,7 @@ def quantize(
         raise GraphError(blame(model, error), actual=first_line(error)) from error
     if ranges is not None and half is not None and half.exists():
         half.replace(ranges)
-    if activation == "u8s7":
-        model.metadata_props.add(key=WEIGHT_BITS_KEY, value="7")
+    say_weight_bits(model, 7 if activation == "u8s7" else None)
     tidy(model, target, marks=("QuantizeLinear",), kinds=" or ".join(KINDS))
 
 

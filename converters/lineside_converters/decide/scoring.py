@@ -71,6 +71,33 @@ class Scores:
         return np.asarray(~self.shows.any(axis=1), bool)
 
 
+def find(
+    session: Session, frames: Frames, *, on_progress: Progress | None = None
+) -> tuple[list[TrueFrame], list[Candidates]]:
+    """Runs the frames through the bundle: what is truly in each, without its picture, and every candidate.
+
+    Args:
+        session: Holds the bundle.
+        frames: From `lineside_converters.decide.frames.gather`.
+        on_progress: Told how many frames of how many are done.
+
+    Raises:
+        LinesideError: As for `score`.
+    """
+    inspector = Inspector(session, batch_size=AT_ONCE)
+    truths: list[TrueFrame] = []
+    found: list[Candidates] = []
+    source = read(frames)
+    while batch := list(islice(source, AT_ONCE)):
+        for finding in inspector.find([true.frame for true in batch]):
+            check_labels(finding.candidates, session.manifest.labels)
+            found.append(finding.candidates)
+        truths += [true.without_picture() for true in batch]
+        if on_progress is not None:
+            on_progress(len(truths), len(frames.makers))
+    return truths, found
+
+
 def score(session: Session, frames: Frames, *, on_progress: Progress | None = None) -> Scores:
     """Runs the frames through the bundle, cut into pieces where its manifest says so.
 
@@ -84,18 +111,8 @@ def score(session: Session, frames: Frames, *, on_progress: Progress | None = No
         ConfigError: The bundle's decoder or labels don't fit its model.
         DeviceError: Every device failed.
     """
-    inspector = Inspector(session, batch_size=AT_ONCE)
     labels = session.manifest.labels
-    truths: list[TrueFrame] = []
-    found: list[Candidates] = []
-    source = read(frames)
-    while batch := list(islice(source, AT_ONCE)):
-        for finding in inspector.find([true.frame for true in batch]):
-            check_labels(finding.candidates, labels)
-            found.append(finding.candidates)
-        truths += [true.without_picture() for true in batch]
-        if on_progress is not None:
-            on_progress(len(truths), len(frames.makers))
+    truths, found = find(session, frames, on_progress=on_progress)
     shows = np.zeros((len(found), len(labels)), bool)
     for number, truth in enumerate(truths):
         shows[number, truth.labels] = True

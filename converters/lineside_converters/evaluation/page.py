@@ -29,6 +29,7 @@ from lineside_models.postprocess import select
 from lineside_models.postprocess.segment import pixel_labels
 from lineside_models.preprocess import prepare
 from lineside_models.vision.images import read_image
+from lineside_runtime.config import Config
 from lineside_runtime.errors import ConfigError
 from lineside_runtime.files import make_place, write_atomic
 from lineside_runtime.session import Session
@@ -196,7 +197,7 @@ def write_page_of(path: Path, result: Any, bundle: Path, root: Path) -> None:
         raise ConfigError(
             "--html", expected="a detector or a classifier", actual=result.task, action="Use --json for its figures."
         )
-    with Session(bundle) as session:
+    with Session(bundle, Config(variant=result.variant)) as session:
         whose = draw_masks if result.task == "segmentation" else draw_worst
         pictures = whose(session, root, result.fold, result.worst_frames)
     write_page(path, result, pictures)

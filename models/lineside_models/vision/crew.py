@@ -8,6 +8,7 @@ second session is opened for this, whose calls use one.
 from __future__ import annotations
 
 import collections
+import itertools
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -66,7 +67,7 @@ class Crew(Generic[T, R]):
             return
         if second is None or self.workers == 1:
             yield self._judge(self._inspector, first)
-            for batch in () if second is None else (second, *batches):
+            for batch in () if second is None else itertools.chain((second,), batches):
                 yield self._judge(self._inspector, batch)
             return
         self._open_single()

@@ -40,7 +40,7 @@ from lineside_runtime.session import ARCHIVE_SUFFIX, Session
 from lineside_runtime.tensors import Array
 
 SHIPPED = Path(__file__).parent.parent / "zoo" / "surface-12"
-"""The bundle that comes with lineside."""
+"""The detector that comes with lineside."""
 
 AT_ONCE = 4
 """Images that one core takes at a time: enough to share what a call costs, few enough that no core waits long."""
@@ -76,7 +76,7 @@ class QualityInspector:
 
     ::
 
-        with QualityInspector(confidence_threshold=0.9) as inspector:
+        with QualityInspector() as inspector:
             for verdict in inspector.predict("photos/"):
                 print(verdict.part_id, verdict.passed, verdict.detections)
     """
@@ -84,7 +84,7 @@ class QualityInspector:
     def __init__(
         self,
         model_path: Path | str | None = None,
-        confidence_threshold: float | None = 0.9,
+        confidence_threshold: float | None = None,
         batch_size: int = 16,
         *,
         config: Config | None = None,
@@ -100,7 +100,8 @@ class QualityInspector:
 
         Args:
             model_path: A bundle's folder, a ``.lsb``, ``.onnx`` or ``.pt`` file; ``None`` for the shipped bundle.
-            confidence_threshold: Least score of a defect, 0 to 1; ``None`` for the bundle's own, by type.
+            confidence_threshold: Least score of a defect, 0 to 1; if not given, the bundle's own, by type: they were
+                chosen for what a miss and a false reject cost.
             batch_size: At most so many images of one size go through the model at once.
             config: Where it may run.
             regions: Where on the frame defects count: polygons or masks to inspect or to ignore.

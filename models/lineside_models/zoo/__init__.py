@@ -8,9 +8,9 @@ from lineside_runtime.errors import InputNotFoundError
 
 _FOLDER = Path(__file__).parent
 
-NAMES = ("surface-12", "surface-12-slim", "surface-12-float", "patch-features")
-"""The INT8 detector of 12 surface defects, a narrower and faster one, the float model that both were made of; and the
-features that models of good parts are made with."""
+NAMES = ("surface-12", "surface-12-float", "patch-features")
+"""The INT8 detector of 12 surface defects, the wider float model that it was made of, and the features that models of
+good parts are made with."""
 
 
 def path(name: str) -> Path:

@@ -46,7 +46,7 @@ def image_f1(bundle: Bundle, folder: Path) -> float:
 
 
 def test_thresholds_are_better_on_the_frames_that_they_are_fitted_on(strip: Path, tmp_path: Path) -> None:
-    old = open_bundle(zoo.path("surface-12-slim"))
+    old = open_bundle(zoo.path("surface-12"))
     request = Request(data=[strip], fold="train", take="all")
     done = refit(old, request, tmp_path / "new", changes={"nms_iou": 0.5}, version="9.0.0")
     new = done.bundle.manifest
@@ -64,7 +64,7 @@ def test_a_command_says_what_it_fitted_and_refuses_what_it_cannot(
     strip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "new"
-    call = ["bundle", "refit", "surface-12-slim", str(out), "--data", str(strip), "--take", "all", "--json"]
+    call = ["bundle", "refit", "surface-12", str(out), "--data", str(strip), "--take", "all", "--json"]
     assert main([*call, "--set", "vote_iou=1", "--simulated", "2"]) == 0
     said = json.loads(capsys.readouterr().out)
     params = open_bundle(out).manifest.postprocess.params
@@ -72,7 +72,7 @@ def test_a_command_says_what_it_fitted_and_refuses_what_it_cannot(
     assert list(said["thresholds"].values()) == params["thresholds"]
     with pytest.raises(ConfigError):
         refit(
-            open_bundle(zoo.path("surface-12-slim")),
+            open_bundle(zoo.path("surface-12")),
             Request(data=[strip], fold="train", take="all"),
             tmp_path / "other",
             changes={"no_such": 1},

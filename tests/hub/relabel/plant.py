@@ -31,7 +31,7 @@ CLEAN = (1, 4)
 
 def inspected() -> tuple[list[ResultRow], list[bytes]]:
     """Rows and images of the parts, judged by the shipped detector."""
-    bundle = open_bundle(zoo.path("surface-12-slim"))
+    bundle = open_bundle(zoo.path("surface-12"))
     rows, images = [], []
     with Session(bundle) as session:
         inspector = Inspector(session)

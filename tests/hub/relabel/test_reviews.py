@@ -107,7 +107,7 @@ def test_a_limit_below_one_is_refused(hub: HubConfig) -> None:
 def test_types_come_from_what_was_published_or_from_the_bundle_that_is_named(hub: HubConfig, tmp_path: Path) -> None:
     folder = tmp_path / "with-keys"
     repository = Repository.create(folder, groups=["line-a"], passphrase=None)
-    bundle = open_bundle(zoo.path("surface-12-slim"))
+    bundle = open_bundle(zoo.path("surface-12"))
     reference = repository.publish(bundle, "line-a")
     (seen, *_) = pick(hub, Choice(verdict="all"))
     published = msgspec.structs.replace(seen, bundle=reference.identity, bundle_sha256=reference.sha256)
