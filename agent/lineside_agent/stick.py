@@ -228,19 +228,33 @@ class Imports:
         self._root = root
         self._known: dict[str, Path] = {}
         self._gens: dict[str, tuple[int, int]] = {}
+        self._unread: dict[Path, tuple[int, int]] = {}
 
     def look(self) -> list[Desired]:
-        """Returns the wishes of archives that are new; one that can't be read is said and removed."""
+        """Returns the wishes of archives that are new.
+
+        One that can't be read may still be on its way, copied here by hand: it stays as long as it changes from look
+        to look. After that it is said and removed.
+        """
         found = []
         for path in sorted((self._folder / FOLDER).glob("[!.]*.lsb")):
             if path in self._known.values():
                 continue
             try:
+                state = path.stat()
                 wish = Stick(path).wish()
+            except FileNotFoundError:
+                continue
             except LinesideError as error:
+                seen = (state.st_size, state.st_mtime_ns)
+                if self._unread.get(path) != seen:
+                    self._unread[path] = seen
+                    continue
                 log.error("%s is no stick's archive: %s", path.name, error)
                 path.unlink(missing_ok=True)
+                self._unread.pop(path)
                 continue
+            self._unread.pop(path, None)
             if wish.bundle is not None:
                 self._known[wish.bundle.sha256] = path
                 self._gens[wish.bundle.sha256] = (wish.epoch, wish.gen)

@@ -195,7 +195,21 @@ def test_what_cannot_be_read_in_the_import_folder_is_removed_and_said(tmp_path: 
     (tmp_path / "import" / ".half.lsb.tmp").write_bytes(b"half")
     imports = Imports(tmp_path, group=GROUP, root=None)
     assert imports.look() == []
+    assert imports.look() == []
     assert not (tmp_path / "import" / "junk.lsb").exists()
+
+
+def test_an_archive_that_is_still_being_copied_is_left_until_it_is_whole(exported: Exported, tmp_path: Path) -> None:
+    (tmp_path / "import").mkdir()
+    data = exported.path.read_bytes()
+    imports = Imports(tmp_path, group=GROUP, root=None)
+    with (tmp_path / "import" / "by-hand.lsb").open("wb") as copy:
+        for start in range(0, len(data), len(data) // 3):
+            assert imports.look() == []
+            copy.write(data[start : start + len(data) // 3])
+            copy.flush()
+    [wish] = imports.look()
+    assert wish.bundle == exported.ref
 
 
 def test_an_archive_stays_until_its_wish_is_answered(exported: Exported, tmp_path: Path) -> None:
@@ -241,13 +255,13 @@ def test_an_agent_without_a_link_takes_a_stick_and_refuses_a_forged_one(
         # Put there past the command, as whoever has the disk can: the agent checks it itself, and goes on.
         newer = export(repository.folder, make_bundle(tmp_path / "newer", version="2.0.0", gain=30.0), group=GROUP,
                        out=tmp_path / "newer.lsb")  # fmt: skip
-        shutil.copy(rewritten(newer.path, spoil("model.onnx")), box / "state" / "import" / "evil.lsb")
+        shutil.copyfile(rewritten(newer.path, spoil("model.onnx")), box / "state" / "import" / "evil.lsb")
         wait_for(lambda: "[3002]" in str(json.loads(status.read_text())["error"]), 60, what="the refusal")
         assert json.loads(status.read_text())["installed"] == "bright-spots@1.0.0"
         assert agent.poll() is None
         replayed = Desired(epoch=1, gen=1, bundle=decode(encode(Stick(newer.path).wish()), Desired).bundle)
         old = rewritten(newer.path, lambda files: files.update({WISH_NAME: encode(replayed)}))
-        shutil.copy(old, box / "state" / "import" / "old.lsb")
+        shutil.copyfile(old, box / "state" / "import" / "old.lsb")
         wait_for(lambda: not (box / "state" / "import" / "old.lsb").exists(), 60, what="the old wish to be dropped")
         assert json.loads(status.read_text())["installed"] == "bright-spots@1.0.0"
     finally:
