@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from lineside_agent.config import DegradeConfig, InspectConfig
-from lineside_agent.fastest import Timed, only, time_variant
+from lineside_agent.fastest import Timed, named, only, time_variant
 from lineside_models.inspector import Inspector
 from lineside_runtime.bundle import Bundle, Variant
 from lineside_runtime.config import Config
@@ -86,11 +86,8 @@ def load_faster(
 def _choose(bundle: Bundle, usual: str, settings: Config, wanted: str) -> tuple[Variant, float] | None:
     manifest = bundle.manifest
     if wanted:
-        named = next((variant for variant in manifest.variants if variant.name == wanted), None)
-        if named is None:
-            known = ", ".join(variant.name for variant in manifest.variants)
-            raise ConfigError(f"$.degrade.variant: {manifest.identity} has no {wanted!r}", expected=f"one of {known}")
-        return None if wanted == usual else (named, 0.0)
+        variant = named(bundle, wanted, where="$.degrade.variant")
+        return None if wanted == usual else (variant, 0.0)
     if len(manifest.variants) < 2:
         return None
     timed: dict[str, Timed] = {variant.name: time_variant(bundle, variant, settings) for variant in manifest.variants}

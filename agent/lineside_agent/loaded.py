@@ -9,7 +9,7 @@ import msgspec
 
 from lineside_agent.config import CameraConfig, DegradeConfig, InspectConfig, rules_of
 from lineside_agent.faster import Fast, load_faster
-from lineside_agent.fastest import fastest_first
+from lineside_agent.fastest import fastest_first, named
 from lineside_agent.updates import Slot
 from lineside_link.messages import BundleRef
 from lineside_models.frame import Frame
@@ -91,6 +91,7 @@ def load(
     """
     settings = Config(threads=config.threads, isolate=config.isolate, isolated_timeout_s=config.engine_timeout_s)
     if config.variant:
+        named(bundle, config.variant, where="$.inspect.variant")
         session = Session(bundle, msgspec.structs.replace(settings, variant=config.variant))
     else:
         session = Session(fastest_first(bundle, settings), settings)

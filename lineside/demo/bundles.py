@@ -49,7 +49,7 @@ def compress(
         optimization_level=1,
         out=out,
         frames=frames,
-        name="surface-12",
+        name="surface-12-demo",
         version=version,
         on_progress=on_progress,
     )

@@ -73,10 +73,10 @@ def test_two_bundles_go_live_while_frames_run_and_the_broken_one_is_refused(
     simulated: tuple[Path, dict[str, Any]],
 ) -> None:
     _, said = simulated
-    assert said["activated"] == ["surface-12@1.0.0", "surface-12@1.1.0"]
-    assert [refused["bundle"] for refused in said["rolled_back"]] == ["surface-12@1.2.0"]
+    assert said["activated"] == ["surface-12-demo@1.0.0", "surface-12-demo@1.1.0"]
+    assert [refused["bundle"] for refused in said["rolled_back"]] == ["surface-12-demo@1.2.0"]
     assert said["rolled_back"][0]["code"] == 5001
-    assert set(said["frames_by_bundle"]) == {"surface-12@1.0.0", "surface-12@1.1.0"}
+    assert set(said["frames_by_bundle"]) == {"surface-12-demo@1.0.0", "surface-12-demo@1.1.0"}
     assert all(amount > 0 for amount in said["frames_by_bundle"].values())
     assert said["broker_restarted"] is True
 
