@@ -13,6 +13,7 @@ ours with ImageNet's in its trunk, as each does where nothing is fetched: the pr
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
 import subprocess
@@ -49,7 +50,8 @@ HOME = networks.HOME / "yolo11n"
 SIZES: dict[int, Kind] = {224: "steel", 640: "pcb"}
 ROUNDS = {224: 60, 640: 15}
 CALIBRATION_FRAMES = 16
-THREADS = 2
+THREADS = len(os.sched_getaffinity(0))
+"""Of both trainings: the cores that this process may use."""
 SEED = 0
 
 
