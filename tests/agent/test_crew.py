@@ -17,6 +17,7 @@ def threads() -> list[threading.Thread]:
 
 @pytest.fixture
 def crew() -> Crew:
+    wait_for(lambda: not threads(), what="the end of the threads of the test before")
     return Crew(3, "crew under test")
 
 

@@ -87,6 +87,7 @@ class Mosquitto(Broker):
     def __init__(self, folder: Path, *, program: str, port: int | None = None) -> None:
         super().__init__(folder, port=port)
         self._program = program
+        self._began = 0
 
     def _text(self) -> str:
         return (
@@ -101,6 +102,14 @@ class Mosquitto(Broker):
             text += "user root\n"  # it would become a user that cannot read the test's folder
         configuration.write_text(text)
         return [self._program, "-c", str(configuration)]
+
+    def start(self) -> None:
+        self._began = self.log.stat().st_size if self.log.exists() else 0
+        super().start()
+
+    def _answers(self) -> bool:
+        # It listens before it handles signals, and a SIGHUP in between would end it; when it says that, it does both.
+        return super()._answers() and b" running" in self.log.read_bytes()[self._began :]
 
 
 class PasswordMosquitto(Mosquitto):
