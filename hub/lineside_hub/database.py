@@ -278,9 +278,8 @@ def _create(path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix=".new-db-", dir=path.parent) as folder:
         new = Path(folder) / NAME
         _upgrade(new)
-        connection = _connect(new)
-        connection.execute("INSERT INTO meta VALUES ('epoch', ?), ('gen', 0)", (_now_ms(),))
-        connection.close()
+        with contextlib.closing(_connect(new)) as connection:
+            connection.execute("INSERT INTO meta VALUES ('epoch', ?), ('gen', 0)", (_now_ms(),))
         # Closing checkpoints the log into the file. A link doesn't replace what another process made meanwhile.
         with contextlib.suppress(FileExistsError):
             os.link(new, path)
