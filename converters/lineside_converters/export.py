@@ -13,6 +13,7 @@ import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 
+from lineside_converters.compress.names import shorten_names
 from lineside_runtime.errors import GraphError, ParityGateError
 from lineside_runtime.files import write_atomic
 
@@ -90,6 +91,7 @@ def _trace(
                 dynamo=False,
             )
             graph = onnx.load(file)
+            shorten_names(graph)
     except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
         raise GraphError("the model cannot be exported to ONNX", actual=str(error).splitlines()[0]) from error
     for key, value in metadata.items():
