@@ -62,3 +62,18 @@ def test_a_graph_with_graphs_in_it_stays() -> None:
     before = model.SerializeToString()
     shorten_names(model)
     assert model.SerializeToString() == before
+
+
+def test_no_tensor_gets_the_name_of_another() -> None:
+    model = renamed()
+    there = f"{LAYER}_output_0"  # what the first convolution's output would become
+    (other, *_) = model.graph.node[1].output
+    for node in model.graph.node:
+        node.input[:] = [there if name == other else name for name in node.input]
+        node.output[:] = [there if name == other else name for name in node.output]
+    before = answers(model)
+    shorten_names(model)
+    onnx.checker.check_model(model, full_check=True)
+    np.testing.assert_array_equal(answers(model), before)
+    outputs = [name for node in model.graph.node for name in node.output]
+    assert len(set(outputs)) == len(outputs)

@@ -25,6 +25,7 @@ def shorten_names(model: onnx.ModelProto) -> None:
         return
     taken = {node.name for node in graph.node if len(node.name) <= LONGEST}
     fixed = {entry.name for entry in (*graph.input, *graph.output, *graph.initializer)}
+    handed = fixed | {name for node in graph.node for name in node.output}
     tensors: dict[str, str] = {}
     for node in graph.node:
         if len(node.name) > LONGEST:
@@ -32,7 +33,8 @@ def shorten_names(model: onnx.ModelProto) -> None:
             taken.add(node.name)
         for place, output in enumerate(node.output):
             if len(output) > LONGEST and output not in fixed:
-                tensors[output] = f"{node.name}_output_{place}"
+                tensors[output] = _free(f"{node.name}_output_{place}", handed)
+                handed.add(tensors[output])
     for node in graph.node:
         node.input[:] = [tensors.get(name, name) for name in node.input]
         node.output[:] = [tensors.get(name, name) for name in node.output]
