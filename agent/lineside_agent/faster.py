@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from lineside_agent.config import DegradeConfig, InspectConfig
-from lineside_agent.fastest import Timed, named, only, time_variant
+from lineside_agent.fastest import Timed, only, time_variant
 from lineside_models.inspector import Inspector
 from lineside_runtime.bundle import Bundle, Variant
+from lineside_runtime.candidates import named
 from lineside_runtime.config import Config
 from lineside_runtime.errors import ConfigError, LinesideError
 from lineside_runtime.session import Session
@@ -86,7 +87,7 @@ def load_faster(
 def _choose(bundle: Bundle, usual: str, settings: Config, wanted: str) -> tuple[Variant, float] | None:
     manifest = bundle.manifest
     if wanted:
-        variant = named(bundle, wanted, where="$.degrade.variant")
+        variant = named(manifest, wanted, where="$.degrade.variant")
         return None if wanted == usual else (variant, 0.0)
     if len(manifest.variants) < 2:
         return None

@@ -15,7 +15,7 @@ import msgspec
 from lineside_runtime.bundle import Bundle, Variant
 from lineside_runtime.candidates import choose
 from lineside_runtime.config import Config
-from lineside_runtime.errors import ConfigError, LinesideError, NoDeviceError
+from lineside_runtime.errors import LinesideError, NoDeviceError
 from lineside_runtime.files import write_atomic
 from lineside_runtime.inputs import sample_inputs
 from lineside_runtime.measure import time_calls
@@ -71,28 +71,6 @@ def fastest_first(bundle: Bundle, config: Config) -> Bundle:
     place = {one.variant: number for number, one in enumerate(found.timed)}
     ordered = sorted(bundle.manifest.variants, key=lambda variant: place.get(variant.name, len(place)))
     return _with(bundle, tuple(ordered))
-
-
-def named(bundle: Bundle, wanted: str, *, where: str) -> Variant:
-    """Returns the variant of a name.
-
-    Args:
-        bundle: Any.
-        wanted: The name, as agent.toml gives it.
-        where: Its place in agent.toml, such as ``$.inspect.variant``.
-
-    Raises:
-        ConfigError: The bundle has none of that name.
-    """
-    manifest = bundle.manifest
-    for variant in manifest.variants:
-        if variant.name == wanted:
-            return variant
-    raise ConfigError(
-        f"{where}: {manifest.identity} has no {wanted!r}",
-        expected=f"one of {', '.join(variant.name for variant in manifest.variants)}",
-        action="`lineside bundle show` lists a bundle's variants.",
-    )
 
 
 def only(bundle: Bundle, variant: Variant) -> Bundle:

@@ -9,13 +9,14 @@ import msgspec
 
 from lineside_agent.config import CameraConfig, DegradeConfig, InspectConfig, rules_of
 from lineside_agent.faster import Fast, load_faster
-from lineside_agent.fastest import fastest_first, named
+from lineside_agent.fastest import fastest_first
 from lineside_agent.updates import Slot
 from lineside_link.messages import BundleRef
 from lineside_models.frame import Frame
 from lineside_models.inspection import Inspection
 from lineside_models.inspector import Inspector
 from lineside_runtime.bundle import Bundle
+from lineside_runtime.candidates import named
 from lineside_runtime.session import Config, Session
 
 
@@ -91,7 +92,7 @@ def load(
     """
     settings = Config(threads=config.threads, isolate=config.isolate, isolated_timeout_s=config.engine_timeout_s)
     if config.variant:
-        named(bundle, config.variant, where="$.inspect.variant")
+        named(bundle.manifest, config.variant, where="$.inspect.variant")
         session = Session(bundle, msgspec.structs.replace(settings, variant=config.variant))
     else:
         session = Session(fastest_first(bundle, settings), settings)

@@ -217,16 +217,33 @@ def of_level(manifest: Manifest, level: int | None) -> tuple[Variant, ...]:
     return variants
 
 
+def named(manifest: Manifest, name: str, *, where: str = "variant") -> Variant:
+    """Returns the variant of a name.
+
+    Args:
+        manifest: Any.
+        name: As somebody wrote it.
+        where: Where it was written, for the message, such as ``$.inspect.variant``.
+
+    Raises:
+        ConfigError: The bundle has none of that name.
+    """
+    for variant in manifest.variants:
+        if variant.name == name:
+            return variant
+    raise ConfigError(
+        f"{where}: {manifest.identity} has no {name!r}",
+        expected=f"one of {', '.join(variant.name for variant in manifest.variants)}",
+        action="`lineside bundle show` lists a bundle's variants.",
+    )
+
+
 def _named_first(manifest: Manifest, variants: tuple[Variant, ...], name: str | None) -> tuple[Variant, ...]:
     """Puts the variant that was asked for before the others, which stay for devices that can't run it."""
-    known = [variant.name for variant in manifest.variants]
-    if name is not None and name not in known:
-        raise ConfigError(
-            f"variant: {manifest.identity} has no {name!r}",
-            expected=f"one of {', '.join(known)}",
-            action="`lineside bundle show` lists a bundle's variants.",
-        )
-    return variants if name is None else tuple(sorted(variants, key=lambda variant: variant.name != name))
+    if name is None:
+        return variants
+    first = named(manifest, name)
+    return tuple(sorted(variants, key=lambda variant: variant.name != first.name))
 
 
 class _Search:
