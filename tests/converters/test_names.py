@@ -67,7 +67,7 @@ def test_a_graph_with_graphs_in_it_stays() -> None:
 def test_no_tensor_gets_the_name_of_another() -> None:
     model = renamed()
     there = f"{LAYER}_output_0"  # what the first convolution's output would become
-    (other, *_) = model.graph.node[1].output
+    (other,) = next(node.output for node in model.graph.node if node.op_type == "Relu")
     for node in model.graph.node:
         node.input[:] = [there if name == other else name for name in node.input]
         node.output[:] = [there if name == other else name for name in node.output]
