@@ -33,7 +33,9 @@ from lineside_models.vision.facts import ModelFacts
 SETS = ("x-sdd", "neu-det")
 SIDE = 64
 EPOCHS = 18
-EFFORT = Effort(speedup=2.2, epochs=8, batch=32, learning_rate=1e-3, true_weight=1.0, teach_weight=1.0, bf16=True)
+EFFORT = Effort(
+    speedup=2.2, epochs=8, batch=32, learning_rate=1e-3, true_weight=1.0, teach_weight=1.0, threads=1, bf16=True
+)
 BARS = {"int8": 5.0, "drop": 1.0}
 
 

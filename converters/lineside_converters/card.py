@@ -47,7 +47,7 @@ def _build(report: Report) -> str:
         _row("float", report.float, metric.before if metric else report.float.map50),
     ]
     if report.int8 is not None:
-        lines.append(_row("INT8", report.int8, metric.after if metric else report.int8.map50))
+        lines.append(_row(_precision(report), report.int8, metric.after if metric else report.int8.map50))
     lines += ["", f"Measured on {report.machine.cpu}, {report.machine.threads} thread."]
     if report.accuracy_on:
         lines.append(f"{metric.name if metric else 'mAP@0.5'} on {report.accuracy_on}, the same ones for both.")
@@ -55,6 +55,11 @@ def _build(report: Report) -> str:
         lines.append(f"Calibrated on {report.calibration.source}.")
     lines += ["", *(_gate(gate) for gate in report.gates), *(f"- {note}" for note in report.notes), ""]
     return "\n".join(lines)
+
+
+def _precision(report: Report) -> str:
+    """Returns what the fastest variant is."""
+    return report.variants[0].precision.upper() if report.variants else "INT8"
 
 
 def _row(name: str, figures: Figures, metric: float | None) -> str:

@@ -48,12 +48,17 @@ def make_forms(
                 _make_one(maker, terms, plan, int8, work, made, absent, voice)
     if not made:
         for maker in makers_for(EVERY_BOARD):
-            _make_one(maker, terms, plan, int8, work, made, absent, voice)
+            if not _superfluous(maker, terms):
+                _make_one(maker, terms, plan, int8, work, made, absent, voice)
     return made, absent
 
 
 def _superfluous(maker: Maker, terms: Terms) -> bool:
-    """Returns whether the one float ONNX file serves the engine as well."""
+    """Returns whether it is for other devices, or the one float ONNX file serves the engine as well."""
+    if maker.kinds and terms.target.kind not in maker.kinds:
+        return True
+    if maker.precision == "fp16" and maker.format == "onnx":
+        return terms.recipe.precision == "fp32"
     reads = registry.may_read(maker.engine, "onnx", terms.target.kind)
     return terms.recipe.precision == "fp32" and maker.format != "onnx" and reads
 

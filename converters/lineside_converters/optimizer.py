@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ from lineside_converters.source import SourceModel, open_source
 from lineside_converters.targets import find_target
 from lineside_converters.task import task_of
 from lineside_converters.voice import Count, Voice, spoken
-from lineside_converters.work import Work, file_hash, opened
+from lineside_converters.work import Work, file_hash, opened, opened_until_done
 from lineside_models.frame import Frame
 from lineside_models.vision.facts import from_arguments
 from lineside_runtime.bundle import Bundle, Manifest, Postprocess, Preprocess
@@ -50,7 +51,7 @@ class OptimizeResult:
     Attributes:
         bundle: The new bundle, opened.
         float_figures: Of the source model, in ONNX Runtime.
-        int8_figures: Of the bundle's fastest INT8 variant on the same frames; ``None`` at level 0.
+        int8_figures: Of the bundle's fastest variant on the same frames, INT8 or FP16; ``None`` at level 0.
         report: All that was measured; also the bundle's ``report.json``.
         proof: The same with every answer, for who wants to look at them.
         slimmed: What levels 2 and 3 made before it was quantised; ``None`` below.
@@ -140,7 +141,8 @@ class Optimizer:
             training: What the training says of itself, for ``report.json``; the source bundle's if not given.
             trust: Read a ``.pt`` although reading it can run code from it: only for files that you made yourself.
             overwrite: Whether a bundle that stands at ``out`` is replaced.
-            work: Folder that keeps finished steps, so that a run that was killed goes on where it was.
+            work: Folder that keeps finished steps, so that a run that was killed goes on where it was. Not given,
+                levels 2 and 3 keep them beside ``out``, in ``<out>.work``, until all is done.
             memory: Whether the peak memory of fresh processes is measured too; takes some seconds a variant.
             seed: Of everything that is drawn.
             effort: At levels 2 and 3, how much faster pruning is to make the model, how long is trained and how much
@@ -183,7 +185,7 @@ class Optimizer:
             AccuracyGateError: Accuracy drops by more than ``max_drop``.
             SpeedGateError: The new model is slower.
         """
-        with spoken(self._on_progress, self._on_count) as self._voice, opened(self._work, self._voice.say) as work:
+        with spoken(self._on_progress, self._on_count) as self._voice, self._workplace() as work:
             source = self._open(work)
             manifest = self._manifest(source)
             out = self._out or Path(f"{manifest.name}-{manifest.version}-{self._recipe.precision}")
@@ -200,6 +202,14 @@ class Optimizer:
             if self._memory:
                 proof = measure_peaks(terms, proof, work.folder, self._voice)
             return self._package(out, source, terms, proof, chosen, int8, slimmed)
+
+    def _workplace(self) -> AbstractContextManager[Work]:
+        """What takes minutes is made again after a kill; what takes hours is kept, asked for or not."""
+        if self._work is not None or not self._recipe.slims:
+            return opened(self._work, self._voice.say)
+        named = type(self._model).__name__ if not isinstance(self._model, Path) else self._model.stem
+        place = self._out or Path(f"{named}-level{self._recipe.level}")
+        return opened_until_done(place.with_name(f"{place.name}.work"), self._voice.say)
 
     def _open(self, work: Work) -> SourceModel:
         folder = work.folder / "source"

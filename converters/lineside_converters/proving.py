@@ -405,17 +405,26 @@ def _first_error(refused: Sequence[Refused]) -> LinesideError:
 
 
 def fastest_of_each_engine(proved: Sequence[Proved]) -> tuple[list[Proved], list[Refused]]:
-    """Returns the fastest form for each engine, fastest engine first, and the others with the reason."""
+    """Returns the fastest form for each engine, fastest engine first, and the others with the reason.
+
+    Where speed could not be measured on the target, that is the fastest of each precision: how INT8 and FP16 compare
+    there, no other device can tell.
+    """
     best: dict[str, Proved] = {}
-    others: list[tuple[Proved, Proved]] = []
+    worse: list[Proved] = []
     for one in proved:
-        have = best.setdefault(one.made.engine, one)
+        have = best.setdefault(_rivals(one), one)
         if have is not one:
-            better, worse = (one, have) if _beats(one, have) else (have, one)
-            best[one.made.engine] = better
-            others.append((worse, better))
+            better, other = (one, have) if _beats(one, have) else (have, one)
+            best[_rivals(one)] = better
+            worse.append(other)
     kept = sorted(best.values(), key=lambda one: one.figures.latency_ms)
-    return kept, [_outrun(worse, best[worse.made.engine]) for worse, _ in others]
+    return kept, [_outrun(other, best[_rivals(other)]) for other in worse]
+
+
+def _rivals(one: Proved) -> str:
+    unproven = any(gate.status == "unproven" for gate in one.gates)
+    return f"{one.made.engine} {one.made.variant.precision if unproven else ''}"
 
 
 def _beats(one: Proved, other: Proved) -> bool:

@@ -130,7 +130,8 @@ class Report(Strict, frozen=True, kw_only=True):
         source: The model that it was made of.
         machine: Where it was measured.
         float: Figures of the float model.
-        int8: Figures of the INT8 model; ``None`` where nothing was quantised.
+        int8: Figures of the fastest variant, which is FP16 where that is faster than INT8 (the first of ``variants``);
+            ``None`` where nothing was quantised.
         calibration: What the INT8 ranges were taken from.
         gates: What was proved.
         accuracy_on: The annotated frames of the accuracy figures; empty if accuracy was not measured.

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,12 +43,19 @@ if TYPE_CHECKING:
     from lineside_converters.training.config import TrainProgress
     from lineside_converters.training.taught import Tuition
 
+log = logging.getLogger("lineside.convert")
+
 COSTING_FEEDS = 12
 """To quantise trial networks with: their ranges only have to be possible, for the speed."""
 
 FITTED = "score calibration and thresholds were fitted to the pruned network, on what was kept aside of the train fold"
 
 TRAINED_ON = "accuracy was judged on frames of the fold that the pruned model was fine-tuned on; give --fold val"
+
+TIMED_ELSEWHERE = (
+    "channels were chosen by what the INT8 form takes in ONNX Runtime on the processor of the machine that optimized, "
+    "not on {target}; the times of the trials are that machine's too"
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +70,7 @@ class Effort:
         true_weight: Of the loss against what is annotated.
         teach_weight: Of the loss against the whole model's answers.
         batch: Frames a step.
-        threads: Of torch.
+        threads: Of torch; ``None``: as many as it takes by itself. Another number gives other last digits.
         bf16: Multiply in bfloat16 when fine-tuning: faster for dense convolutions where the processor does it itself.
         teacher_bf16: The same for the teacher alone, which has no gradients; also faster for depthwise convolutions.
         trials: Networks that level 3 cuts, quantises and times.
@@ -76,7 +84,7 @@ class Effort:
     true_weight: float = 0.5
     teach_weight: float = 3.0
     batch: int = 16
-    threads: int = 1
+    threads: int | None = None
     bf16: bool = False
     teacher_bf16: bool = False
     trials: int = 40
@@ -87,7 +95,7 @@ class Effort:
             ("speedup", 1 < self.speedup <= 20, "more than 1, at most 20"),
             ("epochs", self.epochs >= 1, "1 or more"),
             ("minutes", self.minutes is None or self.minutes > 0, "more than 0, or None"),
-            ("threads", self.threads >= 1, "1 or more"),
+            ("threads", self.threads is None or self.threads >= 1, "1 or more, or None"),
             ("trials", self.trials >= 2, "2 or more"),
             ("shortlist", self.shortlist >= 1, "1 or more"),
         ):
@@ -157,11 +165,13 @@ def slim(terms: Terms, data: Sequence[Path], fold: str, effort: Effort, work: Wo
         raise MissingExtraError(
             "levels 2 and 3 need torch and torch-pruning", action="Run pip install 'lineside[train]'."
         ) from error
-    torch.set_num_threads(effort.threads)
+    if effort.threads is not None:
+        torch.set_num_threads(effort.threads)
     folder = work.folder / f"slim-{_key(terms, data, effort)}"
     folder.mkdir(parents=True, exist_ok=True)
+    notes = _notes(terms, data, fold)
     at = _prepare(folder, terms, data, effort, voice)
-    slimmed = _slim_in(at, terms, data, fold, effort, voice)
+    slimmed = _slim_in(dataclasses.replace(at, notes=notes), terms, effort, voice)
     return _read_anew(at.school, slimmed)
 
 
@@ -182,6 +192,7 @@ class _Prepared:
     school: School
     found: Sensitivity
     shrink: Shrink
+    notes: tuple[str, ...] = ()
 
 
 def _prepare(folder: Path, terms: Terms, data: Sequence[Path], effort: Effort, voice: Voice) -> _Prepared:
@@ -231,18 +242,28 @@ def _level2(at: _Prepared, terms: Terms, effort: Effort, voice: Voice) -> tuple[
     return plan, pruned, _told(at.found, plan, school, before, curve, effort)
 
 
-def _slim_in(at: _Prepared, terms: Terms, data: Sequence[Path], fold: str, effort: Effort, voice: Voice) -> Slimmed:
+def _slim_in(at: _Prepared, terms: Terms, effort: Effort, voice: Voice) -> Slimmed:
     from lineside_converters.compress.prune.network import close_network
 
     folder = at.folder
     plan, pruned, pruning = _level2(at, terms, effort, voice)
     curves = curves_of(at.found, plan)
-    notes = (TRAINED_ON,) if data and fold == "train" else ()
+    notes = at.notes
     if terms.recipe.searches:
         return _search_in(at, terms, pruned, Slimmed(folder, curves, {"pruning": pruning}, notes), effort, voice)
     close_network(pruned, folder / "pruned.onnx", at.school.frames)
     clean_graph(folder / "pruned.onnx", folder / "clean.onnx")
     return Slimmed(folder / "clean.onnx", curves, {"pruning": pruning}, notes)
+
+
+def _notes(terms: Terms, data: Sequence[Path], fold: str) -> tuple[str, ...]:
+    notes = []
+    if data and fold == "train":
+        notes.append(TRAINED_ON)
+    if not terms.target.here or terms.target.kind != "cpu":
+        notes.append(TIMED_ELSEWHERE.format(target=terms.target.name))
+        log.warning("%s: %s", terms.manifest.identity, notes[-1])
+    return tuple(notes)
 
 
 def _search_in(at: _Prepared, terms: Terms, pruned: Network, level2: Slimmed, effort: Effort, voice: Voice) -> Slimmed:
@@ -272,6 +293,8 @@ def _search_in(at: _Prepared, terms: Terms, pruned: Network, level2: Slimmed, ef
 
 def tuition_of(effort: Effort, seed: int) -> Tuition:
     """Returns the settings of the fine-tuning."""
+    import torch
+
     from lineside_converters.training.taught import Tuition
 
     return Tuition(
@@ -281,7 +304,7 @@ def tuition_of(effort: Effort, seed: int) -> Tuition:
         epochs=effort.epochs,
         minutes=effort.minutes,
         evaluate_every=max(1, effort.epochs // 4),
-        threads=effort.threads,
+        threads=effort.threads or torch.get_num_threads(),
         bf16=effort.bf16,
         teacher_bf16=effort.teacher_bf16,
         seed=seed,

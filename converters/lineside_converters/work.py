@@ -90,6 +90,25 @@ def opened(folder: Path | None, say: Say) -> Iterator[Work]:
         with tempfile.TemporaryDirectory(prefix="lineside-optimizer-") as temporary:
             yield Work(Path(temporary), lambda text: None)
         return
+    with _locked(folder):
+        yield Work(folder, say)
+
+
+@contextlib.contextmanager
+def opened_until_done(folder: Path, say: Say) -> Iterator[Work]:
+    """Opens a folder to work in that is removed once the work is done, and stays if it ends in an error or a kill.
+
+    Raises:
+        ConfigError: Another process works there.
+    """
+    with _locked(folder):
+        say(f"finished steps are kept in {folder} until all is done: after a kill the same call goes on there")
+        yield Work(folder, say)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -101,7 +120,7 @@ def opened(folder: Path | None, say: Say) -> Iterator[Work]:
             ) from error
         for half in folder.glob(f"{_HALF}*"):  # a killed run's
             shutil.rmtree(half, ignore_errors=True)
-        yield Work(folder, say)
+        yield
     finally:
         os.close(lock)
 

@@ -53,7 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace the bundle that stands there")
     parser.add_argument("--version", metavar="V", help="version of the new bundle")
     parser.add_argument("--trust", action="store_true", help="read a .pt file that could run code: only your own")
-    parser.add_argument("--work", type=Path, metavar="DIR", help="keep finished steps here, to go on after a kill")
+    parser.add_argument(
+        "--work",
+        type=Path,
+        metavar="DIR",
+        help="keep finished steps here, to go on after a kill; else levels 2 and 3 use BUNDLE.work till done",
+    )
     parser.add_argument("--seed", type=int, default=20, metavar="N", help="of everything drawn (default: %(default)s)")
     taught = parser.add_argument_group("levels 2 and 3")
     taught.add_argument("--speedup", type=float, metavar="X", help="that pruning alone is to bring (default: 2.1)")
@@ -120,7 +125,7 @@ def summary(result: OptimizeResult) -> dict[str, Any]:
 
 
 def _print(result: OptimizeResult) -> None:
-    figures = {"float": result.float_figures, "int8": result.int8_figures}
+    figures = {"float": result.float_figures, result.bundle.manifest.variants[0].precision: result.int8_figures}
     for name, values in figures.items():
         if values is not None:
             print(f"{name:<6} {_line(msgspec.to_builtins(values))}")

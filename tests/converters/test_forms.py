@@ -5,14 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx.reference import ReferenceEvaluator
 
+from lineside_agent.fastest import fastest_first
 from lineside_converters.convert import MAKERS, Order, makers_for
+from lineside_converters.convert.onnx_half import make as make_half
 from lineside_converters.optimizer import Optimizer
 from lineside_converters.targets import find_target
 from lineside_models.frame import Frame
 from lineside_models.simulator import render
 from lineside_runtime import registry
+from lineside_runtime.config import Config
 from lineside_runtime.errors import ConfigError, GraphError
 from lineside_runtime.vnni import cuts_sums
 from tests.converters import nets
@@ -63,6 +68,52 @@ def test_a_target_elsewhere_keeps_int8_and_float_for_the_device_to_choose(tmp_pa
     assert any("speed unproven" in note for note in result.report.notes)
     hailo = [one for one in result.report.variants if one.engine == "hailo"]
     assert hailo == [] or ("add-variant" in hailo[0].why and not hailo[0].kept)
+
+
+@pytest.mark.parametrize("target", ["cuda:0", "rocm"])
+def test_a_gpu_gets_fp16_beside_int8_and_times_both_itself(target: str, tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").write_bytes(nets.convnet())
+    result = Optimizer(tmp_path / "net.onnx", target, 1, out=tmp_path / "out", frames=FRAMES, max_drop=1.0).run()
+    manifest = result.bundle.manifest
+    assert sorted(variant.name for variant in manifest.variants) == ["onnx-fp16", "onnx-fp32", "onnx-int8"]
+    assert manifest.speed == "unproven"
+    half = result.bundle.file("onnx-fp16/model.onnx")
+    kinds = {onnx.TensorProto.DataType.Name(tensor.data_type) for tensor in onnx.load(half).graph.initializer}
+    assert "FLOAT16" in kinds
+    assert half.stat().st_size < 0.6 * result.bundle.file("onnx-fp32/model.onnx").stat().st_size
+    assert fastest_first(result.bundle, Config()).manifest.variants[0].precision in ("int8", "fp32")  # on this CPU
+
+
+def test_a_processor_gets_no_fp16_and_level_0_none_either(tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").write_bytes(nets.convnet())
+    model = tmp_path / "net.onnx"
+    made = Optimizer(model, "rpi5", 1, out=tmp_path / "one", frames=FRAMES, max_drop=1.0).run().bundle.manifest
+    assert "fp16" not in {variant.precision for variant in made.variants if variant.format == "onnx"}
+    made = Optimizer(model, "cuda:0", 0, out=tmp_path / "zero", frames=FRAMES, max_drop=1.0).run().bundle.manifest
+    assert [variant.precision for variant in made.variants] == ["fp32"]
+
+
+def test_what_fp16_cannot_hold_stays_in_float32(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    graph = onnx.load_from_string(nets.convnet())
+    place, conv = next((at, node) for at, node in enumerate(graph.graph.node) if node.op_type == "Conv")
+    (out,) = conv.output
+    conv.output[0] = "raw"
+    for name, factor in (("grown", 1e7), ("shrunk", 1e-7)):  # beyond 65504, and back
+        graph.graph.initializer.append(onnx.numpy_helper.from_array(np.array(factor, np.float32), name))
+    graph.graph.node.insert(place + 1, onnx.helper.make_node("Mul", ["raw", "grown"], ["far"], name="grow"))
+    graph.graph.node.insert(place + 2, onnx.helper.make_node("Mul", ["far", "shrunk"], [out], name="shrink"))
+    onnx.save(graph, tmp_path / "net.onnx")
+    feeds = nets.feeds(nets.noise(1))
+    order = Order(clean=tmp_path / "net.onnx", int8=None, manifest=nets.manifest(), feeds=feeds, folder=tmp_path)
+    half = make_half(order)
+    assert "2 nodes stay in float32" in caplog.text and "grow" in caplog.text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "net.onnx"]
+    # ONNX's reference computes what a file says: ONNX Runtime on a CPU would compute FP16 in float32.
+    wanted = ReferenceEvaluator(str(tmp_path / "net.onnx")).run(None, feeds[0])
+    found = ReferenceEvaluator(str(half)).run(None, feeds[0])
+    for one, two in zip(wanted, found, strict=True):
+        assert two.dtype == np.float32
+        assert np.corrcoef(one.ravel(), two.ravel())[0, 1] > 0.999
 
 
 def test_openvinos_files_compute_what_the_int8_graph_does(tmp_path: Path) -> None:

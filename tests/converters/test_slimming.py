@@ -18,7 +18,7 @@ from lineside_converters.compress.distill import distill, macs, open_school, ope
 from lineside_converters.compress.prune import pruning  # noqa: E402
 from lineside_converters.optimizer import Optimizer  # noqa: E402
 from lineside_converters.report import read_report  # noqa: E402
-from lineside_converters.slimming import TRAINED_ON, Effort  # noqa: E402
+from lineside_converters.slimming import TIMED_ELSEWHERE, TRAINED_ON, Effort  # noqa: E402
 from lineside_converters.training.classes import ClassLessons, Look, load_classes  # noqa: E402
 from lineside_converters.training.classifier import ClassifierConfig, export_classifier, train_classifier  # noqa: E402
 from lineside_converters.training.taught import Tuition, teach  # noqa: E402
@@ -29,7 +29,7 @@ from tests.converters.small_nets import Blocks, bars  # noqa: E402
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
 LABELS = ("lying", "slanting", "upright")
-QUICK = Effort(speedup=1.15, epochs=8, batch=16, learning_rate=4e-3, true_weight=1.0, teach_weight=1.0)
+QUICK = Effort(speedup=1.15, epochs=8, batch=16, learning_rate=4e-3, true_weight=1.0, teach_weight=1.0, threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +82,7 @@ def test_level_2_ships_a_narrower_model_that_answers_alike(model, folder, tmp_pa
     result = optimizer(model, folder, tmp_path, 2, on_progress=said.append).run()
     report = read_report(result.bundle.path)
     assert report.level == 2 and report.curves and TRAINED_ON in report.notes
+    assert TIMED_ELSEWHERE.format(target="rpi5") in report.notes
     assert any(curve.chosen > 0 for curve in report.curves)
     for curve in report.curves:
         assert curve.ratios[0] == 0 and list(curve.metrics) == sorted(curve.metrics, reverse=True)
@@ -145,7 +146,9 @@ def test_more_speed_than_there_is_ends_in_an_error_and_no_bundle(model, folder, 
     assert not (tmp_path / "bundle").exists()
 
 
-@pytest.mark.parametrize("wrong", [{"speedup": 1.0}, {"epochs": 0}, {"minutes": 0.0}, {"trials": 1}, {"shortlist": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"speedup": 1.0}, {"epochs": 0}, {"minutes": 0.0}, {"threads": 0}, {"trials": 1}, {"shortlist": 0}]
+)
 def test_an_effort_out_of_range_is_refused(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         Effort(**wrong)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lineside_converters.work import opened
+from lineside_converters.work import opened, opened_until_done
 from lineside_runtime.errors import ConfigError
 
 
@@ -63,4 +63,22 @@ def test_without_a_folder_everything_is_gone_at_the_end() -> None:
     with opened(None, lambda text: None) as work:
         place = work.step("clean", {}, lambda folder: None)
         assert place.is_dir()
+    assert not place.exists()
+
+
+def test_work_that_nobody_asked_to_keep_is_kept_until_it_is_done(tmp_path: Path) -> None:
+    place, calls, said = tmp_path / "out.work", [], []
+
+    def make(folder: Path) -> None:
+        calls.append(folder.name)
+
+    with pytest.raises(KeyboardInterrupt), opened_until_done(place, said.append) as work:
+        work.step("clean", {}, make)
+        raise KeyboardInterrupt
+    assert place.is_dir()
+    assert str(place) in said[0]
+    with opened_until_done(place, said.append) as work:
+        work.step("clean", {}, make)
+    assert len(calls) == 1
+    assert said[-1] == "clean: done by an earlier run"
     assert not place.exists()

@@ -18,6 +18,7 @@ import msgspec
 from lineside_converters.compress.quantize import Feed
 from lineside_converters.recipes import Activation, Precision
 from lineside_runtime.bundle import Manifest
+from lineside_runtime.devices import DeviceKind
 
 Format = Literal["onnx", "openvino", "tflite", "ncnn", "torch", "tensorrt", "hailo", "rknn"]
 
@@ -59,6 +60,7 @@ class Maker:
         needs: Python modules that must be there.
         install: How to get them.
         target: Module and function, which takes an `Order` and returns the file.
+        kinds: Of device, that it is made for; empty for all.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Maker:
     needs: tuple[str, ...]
     install: str
     target: str
+    kinds: tuple[DeviceKind, ...] = ()
 
     def missing(self) -> str:
         """Returns why it can't work here; empty if it can."""
@@ -104,6 +107,18 @@ MAKERS = (
         needs=(),
         install="",
         target=f"{_HERE}.onnx_qdq:make",
+    ),
+    Maker(
+        name="onnx",
+        engine="ort",
+        package="onnxruntime",
+        requires=">=1.20",
+        format="onnx",
+        precision="fp16",
+        needs=(),
+        install="",
+        target=f"{_HERE}.onnx_half:make",
+        kinds=("gpu",),
     ),
     Maker(
         name="openvino",

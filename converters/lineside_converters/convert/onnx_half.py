@@ -1,0 +1,83 @@
+"""ONNX in FP16, for ONNX Runtime on a GPU: half the bytes, and what its matrix units are fast with.
+
+Why beside INT8: of quantised operators ONNX Runtime's CUDA build has QuantizeLinear, DequantizeLinear and MatMulInteger
+(https://github.com/microsoft/onnxruntime/blob/main/docs/FAQ.md), so a convolution between them is computed in float
+unless TensorRT takes it. Inputs and outputs stay float32, as the manifest says. The conversion is ONNX Runtime's own.
+
+BF16 isn't made: its CUDA kernels have it for Conv from operator set 22 on, and not for Clip, pooling and ConvTranspose
+(https://github.com/microsoft/onnxruntime/blob/main/docs/OperatorKernels.md).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnxruntime.quantization.calibrate import MinMaxCalibrater
+
+from lineside_converters.compress.cleanup import first_line
+from lineside_converters.compress.quantize import Feed, FeedReader
+from lineside_converters.convert import Order
+from lineside_runtime.errors import GraphError
+
+HOLDS = 65504.0
+"""The largest number of FP16."""
+
+HEADROOM = 2.0
+"""How much larger than on the calibration frames values may be on the line."""
+
+log = logging.getLogger("lineside.convert")
+
+
+def make(order: Order) -> Path:
+    """Writes the cleaned float graph in FP16; nodes whose values it can't hold stay in float32.
+
+    Raises:
+        GraphError: An operator has no such form.
+    """
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
+
+    target = order.folder / "model.onnx"
+    model = onnx.shape_inference.infer_shapes(onnx.load(order.clean))
+    large = too_large(model, order.feeds, order.folder)
+    if large:
+        log.warning("%s: %d nodes stay in float32, as FP16 can't hold their values: %s", target, len(large), large)
+    try:
+        half = convert_float_to_float16(model, keep_io_types=True, node_block_list=large)
+        OnnxModel(half).remove_cascaded_cast_nodes()  # from one node in float32 to the next, by way of FP16
+        OnnxModel.graph_topological_sort(half.graph)  # casts were put at the end
+        onnx.checker.check_model(half)
+    except (ValueError, RuntimeError, AssertionError, onnx.checker.ValidationError) as error:
+        raise GraphError("this graph has no form in FP16", actual=first_line(error)) from error
+    onnx.save(half, target)
+    return target
+
+
+def too_large(model: onnx.ModelProto, feeds: Sequence[Feed], folder: Path) -> list[str]:
+    """Returns the names of nodes that take or give what FP16 can't hold, with headroom.
+
+    No gate sees that: ONNX Runtime's CPU computes an FP16 file in float32.
+
+    Args:
+        model: A cleaned graph with its shapes.
+        feeds: Calibration inputs.
+        folder: To work in; nothing stays there.
+    """
+    plain, counted = folder / "shaped.onnx", folder / "counted.onnx"
+    onnx.save(model, plain)
+    try:
+        seen = MinMaxCalibrater(plain, augmented_model_path=str(counted))
+        seen.augment_graph()
+        seen.create_inference_session()
+        for feed in feeds:  # one at a time, as they may differ in size
+            seen.collect_data(FeedReader([feed]))
+        ranges = {name: data.range_value for name, data in seen.compute_data().items()}
+    finally:
+        plain.unlink()
+        counted.unlink(missing_ok=True)
+    large = {name for name, ends in ranges.items() if np.abs(np.stack(ends)).max() * HEADROOM > HOLDS}
+    return [node.name for node in model.graph.node if large & {*node.input, *node.output}]
