@@ -34,7 +34,7 @@ from lineside_agent.config import AgentConfig, StoreConfig, read_config
 from lineside_agent.configuration import Configuration
 from lineside_agent.flow import Flow
 from lineside_agent.keeping import Keeping
-from lineside_agent.line_io.handshake import RecipeRefused, RecipeRuns
+from lineside_agent.line_io.events import RecipeRefused, RecipeRuns
 from lineside_agent.marks import Marks
 from lineside_agent.recipes import Recipes
 from lineside_agent.rim import ShouldStop

@@ -25,7 +25,7 @@ from lineside_agent.drift.monitor import DriftMonitor
 from lineside_agent.haste import Haste
 from lineside_agent.images import Archive
 from lineside_agent.line import make_frames, make_station, open_lines, sinks_of
-from lineside_agent.line_io.handshake import Event, RecipeRefused, RecipeRuns, SelectRecipe
+from lineside_agent.line_io.events import Event, RecipeRefused, RecipeRuns, SelectRecipe
 from lineside_agent.pipeline import Pipeline
 from lineside_agent.recipes import Recipes
 from lineside_agent.rig import Rig

@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from lineside_agent.active import ActiveInspector
 from lineside_agent.config import AgentConfig, GateConfig, TriggerConfig
 from lineside_agent.line_io import LineOutput, open_output
+from lineside_agent.line_io.events import NO_BUNDLE
 from lineside_agent.line_io.gate import GateSettings
-from lineside_agent.line_io.handshake import NO_BUNDLE, Handshake, Settings
+from lineside_agent.line_io.handshake import Handshake, Settings
 from lineside_agent.line_io.local import NAME as LOCAL_NAME
 from lineside_agent.line_io.local import LocalPort
 from lineside_agent.reader import FrameQueue, Reader

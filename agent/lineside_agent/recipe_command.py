@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 
-from lineside_agent.line_io.handshake import SelectRecipe
+from lineside_agent.line_io.events import SelectRecipe
 from lineside_agent.recipes import Recipes
 from lineside_link.messages import Problem, RecipeAnswer, RecipeCommand, decode, encode
 from lineside_runtime.errors import RecipeError

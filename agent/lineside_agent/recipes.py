@@ -26,7 +26,7 @@ from typing import Any
 import msgspec
 
 from lineside_agent.config import CameraConfig, InspectConfig, RecipeConfig, camera_of, inspect_of
-from lineside_agent.line_io.handshake import CHANGING_OVER, RecipeRefused, RecipeRuns, SelectRecipe
+from lineside_agent.line_io.events import CHANGING_OVER, RecipeRefused, RecipeRuns, SelectRecipe
 from lineside_agent.state_file import read_state, write_state
 from lineside_runtime.errors import LinesideError, RecipeError, StoreError
 

@@ -26,14 +26,13 @@ import msgspec
 from lineside_agent.cameras import Shot
 from lineside_agent.line_io.base import LineOutput, Signal
 from lineside_agent.line_io.codes import code_of
-from lineside_agent.line_io.handshake import (
+from lineside_agent.line_io.events import (
     Action,
     Answer,
     Availability,
     Begin,
     Code,
     Event,
-    Handshake,
     Judged,
     LineState,
     Say,
@@ -43,6 +42,7 @@ from lineside_agent.line_io.handshake import (
     Tick,
     Triggered,
 )
+from lineside_agent.line_io.handshake import Handshake
 from lineside_agent.triggers import PartFrames, TriggeredFrames
 from lineside_agent.views import Seen, Views, has_picture
 from lineside_link.messages import ResultRow

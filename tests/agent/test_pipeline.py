@@ -13,7 +13,7 @@ from lineside_agent.active import ActiveInspector
 from lineside_agent.cameras import LostFrame, Shot
 from lineside_agent.config import InspectConfig
 from lineside_agent.line_io import LineOutput, Signal
-from lineside_agent.line_io.handshake import Code
+from lineside_agent.line_io.events import Code
 from lineside_agent.loaded import Loaded, load
 from lineside_agent.pipeline import Pipeline
 from lineside_link.messages import ResultRow

@@ -12,7 +12,7 @@ import pytest
 
 from lineside_agent.active import ActiveInspector
 from lineside_agent.config import AgentConfig, InspectConfig, RecipeConfig, parse_config
-from lineside_agent.line_io.handshake import RecipeRefused, RecipeRuns, SelectRecipe
+from lineside_agent.line_io.events import RecipeRefused, RecipeRuns, SelectRecipe
 from lineside_agent.pipeline import Pipeline
 from lineside_agent.recipes import Recipes
 from lineside_agent.slots import Slots

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from lineside_agent.line_io import LineOutput, Signal
-from lineside_agent.line_io.handshake import Code, Handshake, LineState, Settings, Triggered
+from lineside_agent.line_io.events import Code, LineState, Triggered
+from lineside_agent.line_io.handshake import Handshake, Settings
 from lineside_agent.station import Station
 from lineside_agent.triggers import TriggeredFrames
 from lineside_link.messages import ResultRow

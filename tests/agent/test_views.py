@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import msgspec
@@ -23,7 +24,7 @@ from lineside_agent.cameras import LostFrame
 from lineside_agent.config import CameraConfig, InspectConfig, SimulatorCamera, StoreConfig, parse_config
 from lineside_agent.images import Archive
 from lineside_agent.line_io.codes import code_of
-from lineside_agent.line_io.handshake import Code
+from lineside_agent.line_io.events import Code
 from lineside_agent.line_io.local import Request, ask
 from lineside_agent.loaded import Loaded, load
 from lineside_agent.pipeline import Pipeline
@@ -367,8 +368,14 @@ def test_a_dead_camera_rejects_with_its_name_takes_ready_away_and_stops_no_other
         rtsp_server.freeze()
         wait_for(lambda: ask(agent.state, Request("trigger", "A-1"))["code"] == "NO_FRAME", 20.0, what="no frame")
         wait_for(lambda: "net" in (agent.line["problem"] or ""), 30.0, what="not ready, with the camera's name")
-        told = ask(agent.state, Request("trigger", "A-2"))
-        assert (told["verdict"], told["code"]) == ("fault", "NOT_READY")
+        told: dict[str, Any] = {}
+
+        def refused() -> bool:  # on a busy machine a picture that was on its way may come after the silence was noticed
+            told.update(ask(agent.state, Request("trigger", "A-2")))
+            return bool(told["code"] == "NOT_READY")
+
+        wait_for(refused, 20.0, what="a part that is refused")
+        assert told["verdict"] == "fault"
         rtsp_server.kill()
         rtsp_server.start()
         wait_for(lambda: agent.line["ready"], 60.0, what="ready again")

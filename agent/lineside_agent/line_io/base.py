@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Literal
 
-from lineside_agent.line_io.handshake import Code, Event, LineState, SelectRecipe
+from lineside_agent.line_io.events import Code, Event, LineState, SelectRecipe
 
 log = logging.getLogger("lineside.line_io")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lineside_agent.line_io.handshake import Code
+from lineside_agent.line_io.events import Code
 from lineside_link.messages import ResultRow
 
 

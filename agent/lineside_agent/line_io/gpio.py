@@ -19,15 +19,7 @@ from typing import TYPE_CHECKING
 
 from lineside_agent.config import Input, Level
 from lineside_agent.line_io.base import LinePort, Signal
-from lineside_agent.line_io.handshake import (
-    Acknowledged,
-    ChallengeAsked,
-    Code,
-    Event,
-    LineState,
-    ResetPressed,
-    Triggered,
-)
+from lineside_agent.line_io.events import Acknowledged, ChallengeAsked, Code, Event, LineState, ResetPressed, Triggered
 
 if TYPE_CHECKING:
     import gpiod

@@ -16,8 +16,8 @@ import sys
 import threading
 import time
 
+from lineside_agent.line_io.events import Event, LineState, SelectRecipe, Triggered
 from lineside_agent.line_io.gpio import Gpio
-from lineside_agent.line_io.handshake import Event, LineState, SelectRecipe, Triggered
 
 PULSES = 100
 EDGE_S = 1.0

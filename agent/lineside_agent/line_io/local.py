@@ -24,7 +24,7 @@ from typing import Any, Literal
 import msgspec
 
 from lineside_agent.line_io.base import LinePort, Signal
-from lineside_agent.line_io.handshake import ChallengeAsked, ResetPressed, SelectRecipe, Triggered
+from lineside_agent.line_io.events import ChallengeAsked, ResetPressed, SelectRecipe, Triggered
 from lineside_runtime.errors import InputNotFoundError, RequestError
 
 log = logging.getLogger("lineside.line_io")

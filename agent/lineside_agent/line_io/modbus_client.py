@@ -14,7 +14,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from lineside_agent.line_io.base import LinePort, Signal
-from lineside_agent.line_io.handshake import Event, LineState, SelectRecipe
+from lineside_agent.line_io.events import Event, LineState, SelectRecipe
 from lineside_agent.line_io.modbus_map import IN_REGISTERS, InBlock, OutBlock
 from lineside_agent.line_io.modbus_server import Rtu, Tcp
 

@@ -13,7 +13,7 @@ import collections
 from collections.abc import Sequence
 
 from lineside_agent.line_io.base import Signal
-from lineside_agent.line_io.handshake import (
+from lineside_agent.line_io.events import (
     Acknowledged,
     ChallengeAsked,
     Code,

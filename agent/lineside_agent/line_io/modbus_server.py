@@ -17,7 +17,7 @@ import time
 from typing import TYPE_CHECKING
 
 from lineside_agent.line_io.base import LinePort, Signal
-from lineside_agent.line_io.handshake import Event, LineState, SelectRecipe
+from lineside_agent.line_io.events import Event, LineState, SelectRecipe
 from lineside_agent.line_io.modbus_map import COILS, IN_REGISTERS, OUT_REGISTERS, STATUS_BITS, InBlock, OutBlock
 
 if TYPE_CHECKING:

@@ -22,14 +22,7 @@ import time
 import msgspec
 
 from lineside_agent.line_io.base import LineOutput, Post, Signal
-from lineside_agent.line_io.handshake import (
-    ChallengeAsked,
-    Fault,
-    LineState,
-    ResetPressed,
-    SelectRecipe,
-    Triggered,
-)
+from lineside_agent.line_io.events import ChallengeAsked, Fault, LineState, ResetPressed, SelectRecipe, Triggered
 from lineside_link.client import LinkClient
 from lineside_link.config import LinkConfig
 

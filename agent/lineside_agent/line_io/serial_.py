@@ -37,7 +37,7 @@ import time
 import serial
 
 from lineside_agent.line_io.base import LineOutput, Post, Signal
-from lineside_agent.line_io.handshake import (
+from lineside_agent.line_io.events import (
     Acknowledged,
     ChallengeAsked,
     Encoder,

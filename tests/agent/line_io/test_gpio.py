@@ -8,8 +8,7 @@ import pytest
 
 from lineside_agent.config import GpioLines, parse_config
 from lineside_agent.line_io import Signal, open_output
-from lineside_agent.line_io.gpio import event_of, levels_of
-from lineside_agent.line_io.handshake import (
+from lineside_agent.line_io.events import (
     Acknowledged,
     Answer,
     ChallengeAsked,
@@ -19,6 +18,7 @@ from lineside_agent.line_io.handshake import (
     ResetPressed,
     Triggered,
 )
+from lineside_agent.line_io.gpio import event_of, levels_of
 from lineside_runtime.errors import ConfigError
 from tests.peers.waiting import wait_for
 

@@ -8,8 +8,7 @@ import dataclasses
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lineside_agent.line_io.gate import GateSettings
-from lineside_agent.line_io.handshake import (
+from lineside_agent.line_io.events import (
     Acknowledged,
     Action,
     Answer,
@@ -20,19 +19,19 @@ from lineside_agent.line_io.handshake import (
     Encoder,
     Event,
     Fault,
-    Handshake,
     Judged,
     LineState,
     RecipeRefused,
     RecipeRuns,
     ResetPressed,
     Say,
-    Settings,
     Show,
     Stopped,
     Tick,
     Triggered,
 )
+from lineside_agent.line_io.gate import GateSettings
+from lineside_agent.line_io.handshake import Handshake, Settings
 
 
 class Line:

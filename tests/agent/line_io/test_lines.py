@@ -17,7 +17,7 @@ import pytest
 
 from lineside_agent.config import PluginLine
 from lineside_agent.line_io import LineOutput, Signal, open_output
-from lineside_agent.line_io.handshake import Acknowledged, ChallengeAsked, Encoder, ResetPressed, Triggered
+from lineside_agent.line_io.events import Acknowledged, ChallengeAsked, Encoder, ResetPressed, Triggered
 from lineside_agent.line_io.serial_ import event_of
 from lineside_link.client import LinkClient
 from lineside_runtime.errors import ConfigError

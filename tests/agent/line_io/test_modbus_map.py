@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lineside_agent.line_io.base import Signal
-from lineside_agent.line_io.handshake import (
+from lineside_agent.line_io.events import (
     Acknowledged,
     Answer,
     ChallengeAsked,
