@@ -140,6 +140,8 @@ def _metric(terms: Terms, best: Proved) -> MetricChange | None:
 def kept_figures(one: Proved) -> VariantFigures:
     """Returns what the report says of a variant that ships."""
     accuracy = "" if one.drop is None else f", accuracy drops by {one.drop.drop:.4f}"
+    unproven = any(gate.status == "unproven" for gate in one.gates)
+    elsewhere = ", which is not the target: the device measures for itself" if unproven else ""
     return VariantFigures(
         name=one.made.variant.name,
         engine=one.made.engine,
@@ -147,7 +149,7 @@ def kept_figures(one: Proved) -> VariantFigures:
         latency_ms=one.figures.latency_ms,
         size_bytes=one.made.size_bytes,
         kept=True,
-        why=f"{1 / one.ratio:.2f} times as fast as the source model in onnxruntime, measured on {one.place}"
+        why=f"{1 / one.ratio:.2f} times as fast as the source model in onnxruntime, measured on {one.place}{elsewhere}"
         f"; least correlation of an output {one.correlation:.4f}{accuracy}",
     )
 

@@ -407,8 +407,8 @@ def _first_error(refused: Sequence[Refused]) -> LinesideError:
 def fastest_of_each_engine(proved: Sequence[Proved]) -> tuple[list[Proved], list[Refused]]:
     """Returns the fastest form for each engine, fastest engine first, and the others with the reason.
 
-    Where speed could not be measured on the target, that is the fastest of each precision: how INT8 and FP16 compare
-    there, no other device can tell.
+    Where speed could not be measured on the target, that is the fastest of each precision, in the order of the target's
+    engines: how INT8 and FP16 compare there, no other device can tell.
     """
     best: dict[str, Proved] = {}
     worse: list[Proved] = []
@@ -418,13 +418,18 @@ def fastest_of_each_engine(proved: Sequence[Proved]) -> tuple[list[Proved], list
             better, other = (one, have) if _beats(one, have) else (have, one)
             best[_rivals(one)] = better
             worse.append(other)
-    kept = sorted(best.values(), key=lambda one: one.figures.latency_ms)
+    kept = list(best.values())
+    if not any(_is_unproven(one) for one in kept):
+        kept.sort(key=lambda one: one.figures.latency_ms)
     return kept, [_outrun(other, best[_rivals(other)]) for other in worse]
 
 
 def _rivals(one: Proved) -> str:
-    unproven = any(gate.status == "unproven" for gate in one.gates)
-    return f"{one.made.engine} {one.made.variant.precision if unproven else ''}"
+    return f"{one.made.engine} {one.made.variant.precision if _is_unproven(one) else ''}"
+
+
+def _is_unproven(one: Proved) -> bool:
+    return any(gate.status == "unproven" for gate in one.gates)
 
 
 def _beats(one: Proved, other: Proved) -> bool:

@@ -108,6 +108,10 @@ _FIGURES: tuple[tuple[str, str, Callable[[float], str]], ...] = (
 """Rows of the table before and after: name, field of `Figures`, how it is written."""
 
 
+def _is_measured(report: Report) -> bool:
+    return all(gate.status == "passed" for gate in report.gates if gate.name == "speed")
+
+
 def _rows(report: Report) -> list[Row]:
     one, two = report.float, report.int8
     more = ("throughput_fps",)
@@ -150,7 +154,8 @@ def _tiles(report: Report) -> list[tuple[str, str]]:
     one, two, metric = report.float, report.int8, report.metric
     found = []
     if two is not None:
-        found.append((f"{one.latency_ms / two.latency_ms:.2f} ×", "as fast as the source model"))
+        where = "" if _is_measured(report) else ", here; the target is elsewhere and measures for itself"
+        found.append((f"{one.latency_ms / two.latency_ms:.2f} ×", f"as fast as the source model{where}"))
         found.append((f"{two.size_bytes / one.size_bytes:.2f} ×", "its size"))
         if one.memory_bytes and two.memory_bytes:
             found.append((f"{two.memory_bytes / one.memory_bytes:.2f} ×", "its peak memory"))
