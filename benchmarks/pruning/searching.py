@@ -26,7 +26,7 @@ from lineside_converters.compress.prune.pruning import (
 from lineside_converters.material import gather
 from lineside_converters.proving import Terms
 from lineside_converters.recipes import recipe_for
-from lineside_converters.search.finding import Budget, accounts, find, judge_level2, space_for
+from lineside_converters.search.finding import Budget, accounts, find, judge, space_for, timed_together
 from lineside_converters.search.searching import Bench, Finished
 from lineside_converters.slimming import shrinker, tuition_of
 from lineside_converters.source import open_source
@@ -89,7 +89,7 @@ def _level2(bench: Bench, folder: Path, speedup: float) -> list[Finished]:
         out=place,
         on_progress=lambda _: None,
     )
-    return judge_level2(bench, pruned, place / "judged")
+    return judge(bench, pruned, place / "judged")
 
 
 def run() -> dict[str, Any]:
@@ -104,7 +104,7 @@ def run() -> dict[str, Any]:
         "search": find(bench, budget, folder / "search"),
         "random": find(bench, budget, folder / "random", sampler="random"),
     }
-    candidates, areas = accounts(series, None)
+    candidates, areas = accounts(timed_together(bench, series), None)
     values = {each.series: round(each.value, 4) for each in areas}
     return {
         "baseline": "level 2 at three speeds; random search of the same space, trials and shortlist",

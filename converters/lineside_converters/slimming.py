@@ -13,6 +13,7 @@ best.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
@@ -56,6 +57,8 @@ TIMED_ELSEWHERE = (
     "channels were chosen by what the INT8 form takes in ONNX Runtime on the processor of the machine that optimized, "
     "not on {target}; the times of the trials are that machine's too"
 )
+
+NOT_NARROWED = "no narrower network held the metric and the parity gate: the whole one ships, in INT8 as of level 1"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,19 +275,33 @@ def _search_in(at: _Prepared, terms: Terms, pruned: Network, level2: Slimmed, ef
 
     bench = Bench(terms, at.school, at.found, finding.space_for(terms, at.school, at.found), voice)
     budget = finding.Budget(trials=effort.trials, shortlist=effort.shortlist, tuition=tuition_of(effort, terms.seed))
-    series = {
-        finding.LEVEL2: finding.judge_level2(bench, pruned, at.folder / "level2"),
-        finding.SEARCH: finding.find(bench, budget, at.folder / "search"),
-    }
+    series = finding.timed_together(
+        bench,
+        {
+            finding.WHOLE: finding.judge(bench, at.school.network, at.folder / "whole"),
+            finding.LEVEL2: finding.judge(bench, pruned, at.folder / "level2"),
+            finding.SEARCH: finding.find(bench, budget, at.folder / "search"),
+        },
+    )
     source = float(np.mean(list(level2.training["pruning"]["whole"].values())))
-    everything = [each for group in series.values() for each in group]
-    shipped = finding.choose(everything, source_metric=source, max_drop=terms.max_drop)
-    voice.say(f"search: ships {shipped.choice}, {shipped.latency_ms:.2f} ms, {shipped.metric:.4f}")
+    shipped = finding.choose(
+        [each for group in series.values() for each in group],
+        source_metric=source,
+        max_drop=terms.max_drop,
+        passes=functools.partial(finding.answers_alike, terms),
+    )
     candidates, areas = finding.accounts(series, shipped)
-    told_of = {"trials": effort.trials, "shortlist": effort.shortlist, "shipped": str(shipped.choice)}
+    what = next(each.what for each in candidates if each.shipped)
+    voice.say(f"search: ships {what}, {shipped.latency_ms:.2f} ms, {shipped.metric:.4f}")
+    notes = level2.notes
+    if shipped in series[finding.WHOLE]:
+        notes = (*notes, NOT_NARROWED)
+        log.warning("%s: %s", terms.manifest.identity, NOT_NARROWED)
+    told_of = {"trials": effort.trials, "shortlist": effort.shortlist, "shipped": what}
     return dataclasses.replace(
         level2,
         model=Path(shipped.model),
+        notes=notes,
         training={**level2.training, "search": told_of},
         candidates=candidates,
         hypervolumes=areas,

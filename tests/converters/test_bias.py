@@ -10,7 +10,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from lineside_converters.compress.bias import correct_biases
+from lineside_converters.compress.bias import _means, correct_biases
 from lineside_converters.compress.cleanup import clean_graph
 from lineside_converters.compress.quantize import quantize
 from lineside_runtime.errors import CalibrationError, GraphError
@@ -96,3 +96,22 @@ def test_inputs_of_another_shape_are_refused(tmp_path: Path) -> None:
     wrong = [{"image": np.zeros((1, 3, SIDE + 1, SIDE), np.float32)}]
     with pytest.raises(CalibrationError):
         correct_biases(clean, tmp_path / "plain.onnx", tmp_path / "corrected.onnx", feeds=wrong)
+
+
+def test_a_branch_of_an_if_has_what_it_takes_from_outside() -> None:
+    def branch(name: str, factor: float) -> onnx.GraphProto:
+        by = helper.make_node("Constant", [], [f"by_{name}"], value_float=factor)
+        out = helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+        return helper.make_graph([by, helper.make_node("Mul", ["inner", f"by_{name}"], [name])], name, [], [out])
+
+    nodes = [
+        helper.make_node("Relu", ["x"], ["inner"]),  # read by the branches alone
+        helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=0),
+        helper.make_node("Cast", ["sum"], ["yes"], to=TensorProto.BOOL),
+        helper.make_node("If", ["yes"], ["y"], then_branch=branch("twice", 2.0), else_branch=branch("once", 1.0)),
+    ]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3]) for name in "xy")
+    opset = helper.make_opsetid("", 17)
+    model = helper.make_model(helper.make_graph(nodes, "g", [x], [y]), opset_imports=[opset], ir_version=9)
+    found = _means(model, ["y"], [{"x": np.array([[1.0, -1.0, 3.0]], np.float32)}])
+    assert found["y"].tolist() == [2.0, 0.0, 6.0]

@@ -16,7 +16,7 @@ from lineside_converters.compress.prune.network import open_network  # noqa: E40
 from lineside_converters.compress.prune.pruning import fold_norms, measure_sensitivity  # noqa: E402
 from lineside_converters.recipes import recipe_for  # noqa: E402
 from lineside_converters.search import searching  # noqa: E402
-from lineside_converters.search.finding import Budget, accounts, choose, find, space_for  # noqa: E402
+from lineside_converters.search.finding import Budget, accounts, choose, find, judge, space_for, timed_together  # noqa: E402
 from lineside_converters.search.fronts import front, hypervolume  # noqa: E402
 from lineside_converters.search.searching import Bench, Finished, Tried, search, shortlist  # noqa: E402
 from lineside_converters.search.space import Choice, widths_of  # noqa: E402
@@ -82,6 +82,10 @@ def test_less_time_left_is_fewer_channels(bench):
     assert sum(narrow.values()) < sum(whole.values())
 
 
+def imagined(_, choice):
+    return Tried(choice=choice, latency_ms=sum(choice.kept), harm=1.0 - min(choice.kept))
+
+
 class KilledError(BaseException):
     """Stands for a kill."""
 
@@ -94,29 +98,63 @@ def test_a_killed_search_keeps_its_trials_and_goes_on(bench, tmp_path, monkeypat
             made.append(None)
             raise KilledError
         made.append(choice)
-        return 1.0 + sum(choice.kept), 1.0 - min(choice.kept)
+        return Tried(choice=choice, latency_ms=1.0 + sum(choice.kept), harm=1.0 - min(choice.kept))
 
     monkeypatch.setattr(searching, "try_out", fake)
     with pytest.raises(KilledError):
         search(bench, tmp_path, sampler="nsga2", trials=6, seed=3)
     tried = search(bench, tmp_path, sampler="nsga2", trials=6, seed=3)
     assert [each.choice for each in tried[:3]] == made[:3] and len(tried) == 6 and len(made) == 7
-    assert set(tried[0].choice.kept) == {1.0}
+    assert set(tried[0].choice.kept) == {0.8}
     assert search(bench, tmp_path, sampler="nsga2", trials=6, seed=3) == tried
 
 
 def test_the_same_seed_proposes_the_same(bench, tmp_path, monkeypatch):
-    monkeypatch.setattr(searching, "try_out", lambda _, choice: (sum(choice.kept), 1.0 - min(choice.kept)))
+    monkeypatch.setattr(searching, "try_out", imagined)
     one, two = (search(bench, tmp_path / name, sampler="random", trials=6, seed=5) for name in ("one", "two"))
     assert one == two
 
 
-def test_the_shortlist_is_spread_over_the_front():
+def test_the_shortlist_is_the_fastest_and_what_covers_most():
     choice = Choice((1.0,), 1.0, "minmax", 0, "ort")
-    tried = [Tried(choice=choice, latency_ms=float(ms), harm=10.0 - ms) for ms in range(10)]
-    tried.append(Tried(choice=choice, latency_ms=9.5, harm=9.0))
-    assert [each.latency_ms for each in shortlist(tried, 3)] == [0.0, 4.0, 9.0]
-    assert len(shortlist(tried[:2], 3)) == 2
+
+    def tries(*points):
+        return [Tried(choice=choice, latency_ms=ms, harm=harm) for ms, harm in points]
+
+    even = tries(*((float(ms), 10.0 - ms) for ms in range(10)), (9.5, 9.0))
+    assert [each.latency_ms for each in shortlist(even, 2)] == [0.0, 5.0]
+    assert len(shortlist(even[:2], 3)) == 2
+    knee = tries((1.0, 3.0), (1.1, 2.9), (1.2, 2.8), (1.3, 2.7), (2.0, 1.0), (6.0, 0.9))
+    assert [each.latency_ms for each in shortlist(knee, 2)] == [1.0, 2.0]
+
+
+def test_a_search_begins_with_even_shares_and_with_narrow_networks_for_small_pictures(bench, tmp_path, monkeypatch):
+    monkeypatch.setattr(searching, "try_out", imagined)
+    tried = search(bench, tmp_path, sampler="nsga2", trials=9, seed=5)
+    begun = [(each.choice.size, *set(each.choice.kept)) for each in tried]
+    assert begun == [(1.0, s) for s in (0.8, 0.6, 0.45, 0.3, 0.2)] + [(z, s) for z in (0.875, 0.75) for s in (0.3, 0.2)]
+
+
+def test_a_trial_is_timed_on_every_engine_and_takes_the_fastest(bench, monkeypatch):
+    took = {"slow": 3.0, "fast": 1.0, "other": 2.0}
+    monkeypatch.setattr(searching, "measure", lambda _bench, _path, choice: took[choice.engine])
+    space = dataclasses.replace(bench.space, engines=tuple(took))
+    choice = Choice((0.6,) * len(space.stages), 1.0, "minmax", 0, "slow")
+    tried = searching.try_out(dataclasses.replace(bench, space=space), choice)
+    assert (tried.choice.engine, tried.latency_ms) == ("fast", 1.0)
+    assert tried.harm > 0
+
+
+def test_what_is_compared_is_timed_together_each_on_its_own_input(bench, tmp_path):
+    whole = judge(bench, bench.school.network, tmp_path / "whole")
+    small = [dataclasses.replace(whole[0].choice, size=0.75)]
+    (tmp_path / "small").mkdir()
+    path = searching.quantised(bench, bench.school.network, small[0], tmp_path / "small")
+    other = Finished(choice=small[0], latency_ms=1e9, metric=0.5, model=str(path.with_name("clean.onnx")))
+    told = timed_together(bench, {"whole": whole, "small": [other]})
+    assert [each.metric for each in told["small"]] == [0.5]
+    assert 0 < told["small"][0].latency_ms < 1e3
+    assert len(told["whole"]) == len(whole)
 
 
 def test_a_real_search_finds_fine_tuned_and_measured_networks(bench, tmp_path):
@@ -137,8 +175,17 @@ def finished(latency_ms, metric, size=1.0):
 
 def test_the_fastest_that_is_good_enough_is_shipped_and_never_for_another_input():
     points = [finished(3.0, 0.95), finished(1.0, 0.93), finished(0.5, 0.6), finished(0.2, 0.99, size=0.75)]
-    assert choose(points, source_metric=0.95, max_drop=0.03) is points[1]
-    assert choose(points, source_metric=0.99, max_drop=0.0) is points[0]
+
+    def chosen(source_metric, max_drop, refused=()):
+        return choose(
+            points, source_metric=source_metric, max_drop=max_drop, passes=lambda one: points.index(one) not in refused
+        )
+
+    assert chosen(0.95, 0.03) is points[1]
+    assert chosen(0.99, 0.0) is points[0]
+    assert chosen(0.95, 0.03, refused=[1]) is points[0]
+    assert chosen(0.95, 0.03, refused=[0, 1]) is points[2]
+    assert chosen(0.95, 0.03, refused=[0, 1, 2]) is points[1]  # the gate says why
 
 
 def test_the_account_marks_the_front_and_measures_every_series_against_one_point():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -18,7 +19,8 @@ from lineside_converters.compress.distill import distill, macs, open_school, ope
 from lineside_converters.compress.prune import pruning  # noqa: E402
 from lineside_converters.optimizer import Optimizer  # noqa: E402
 from lineside_converters.report import read_report  # noqa: E402
-from lineside_converters.slimming import TIMED_ELSEWHERE, TRAINED_ON, Effort  # noqa: E402
+from lineside_converters.search import finding  # noqa: E402
+from lineside_converters.slimming import NOT_NARROWED, TIMED_ELSEWHERE, TRAINED_ON, Effort  # noqa: E402
 from lineside_converters.training.classes import ClassLessons, Look, load_classes  # noqa: E402
 from lineside_converters.training.classifier import ClassifierConfig, export_classifier, train_classifier  # noqa: E402
 from lineside_converters.training.taught import Tuition, teach  # noqa: E402
@@ -101,9 +103,23 @@ def test_level_3_tells_the_front_of_all_that_it_measured(model, folder, tmp_path
     effort = dataclasses.replace(QUICK, trials=3, shortlist=1)
     result = optimizer(model, folder, tmp_path, 3, effort=effort, max_drop=0.5).run()
     report = read_report(result.bundle.path)
-    assert {each.series for each in report.candidates} == {"level 2", "search"}
-    assert {each.series for each in report.hypervolumes} == {"level 2", "search"}
+    assert {each.series for each in report.candidates} == {"whole network", "level 2", "search"}
+    assert {each.series for each in report.hypervolumes} == {"whole network", "level 2", "search"}
     assert sum(each.shipped for each in report.candidates) == 1 and any(each.front for each in report.candidates)
+
+
+def test_level_3_ships_the_whole_network_where_no_narrower_one_answers_alike(
+    model, folder, tmp_path, counting, monkeypatch
+):
+    pytest.importorskip("optuna", reason="the train extra is not installed")
+    monkeypatch.setattr(finding, "answers_alike", lambda terms, one: Path(one.model).parent.name == "whole")
+    effort = dataclasses.replace(QUICK, trials=2, shortlist=1)
+    result = optimizer(model, folder, tmp_path, 3, effort=effort, max_drop=0.5).run()
+    assert NOT_NARROWED in result.report.notes
+    (shipped,) = (each for each in result.report.candidates if each.shipped)
+    assert shipped.series == "whole network"
+    float_weights = sum(np.prod(each.dims) for each in onnx.load(model).graph.initializer)
+    assert sum(np.prod(each.dims) for each in onnx.load(result.slimmed.model).graph.initializer) == float_weights
 
 
 def test_without_data_the_whole_models_answers_are_taught_and_that_is_said(model, tmp_path, counting):

@@ -55,6 +55,7 @@ def outcomes() -> Iterator[dict[str, Outcome]]:
         DOCS.write_text(_page([found[model.name] for model in FOREIGN]))
 
 
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("model", FOREIGN, ids=lambda model: model.name)
 def test_it_ships_within_its_gates_or_is_refused_with_the_right_reason(
     model: Foreign, tmp_path: Path, outcomes: dict[str, Outcome]

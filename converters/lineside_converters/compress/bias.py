@@ -127,6 +127,13 @@ def _means(model: onnx.ModelProto, names: Sequence[str], feeds: Sequence[Feed]) 
     return {name: total / len(feeds) for name, total in sums.items()}
 
 
+def _read_by(node: NodeProto) -> set[str]:
+    """Returns the tensors that a node reads, with those that an If's branches or a Loop's body take from outside."""
+    inside = [attribute.g for attribute in node.attribute if attribute.HasField("g")]
+    inside += [graph for attribute in node.attribute for graph in attribute.graphs]
+    return {*node.input, *(name for graph in inside for each in graph.node for name in _read_by(each))}
+
+
 def _up_to(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
     """Returns what of a graph is needed for some inner tensors, with these as outputs.
 
@@ -136,7 +143,7 @@ def _up_to(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
     for node in reversed(model.graph.node):
         if needed.intersection(node.output):
             nodes.append(node)
-            needed.update(node.input)
+            needed.update(_read_by(node))
     shown = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
     shown.graph.name = model.graph.name
     shown.graph.node.extend(reversed(nodes))

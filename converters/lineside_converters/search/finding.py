@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -12,9 +12,11 @@ from lineside_converters.compress.distill import School
 from lineside_converters.compress.prune.cost import called
 from lineside_converters.compress.prune.network import Network
 from lineside_converters.compress.prune.pruning import Sensitivity
+from lineside_converters.parity import check_parity, reading_of
 from lineside_converters.proving import Terms
 from lineside_converters.recipes import FLOAT_CONVS
 from lineside_converters.report_parts import Candidate, Hypervolume
+from lineside_converters.running import loaded, place_for
 from lineside_converters.search.fronts import Point, front, hypervolume
 from lineside_converters.search.searching import (
     Bench,
@@ -22,6 +24,7 @@ from lineside_converters.search.searching import (
     Sampler,
     finish,
     measure,
+    measure_together,
     points,
     quantised,
     score,
@@ -33,9 +36,9 @@ from lineside_converters.search.space import Choice, Space, stages_of
 from lineside_converters.training.taught import Tuition
 from lineside_converters.training.teaching import LogitTeaching, as_tuple
 from lineside_runtime import registry
-from lineside_runtime.errors import EngineMissingError
+from lineside_runtime.errors import EngineMissingError, ParityGateError
 
-SEARCH, LEVEL2, RANDOM, SOURCE = "search", "level 2", "random", "source"
+SEARCH, LEVEL2, WHOLE = "search", "level 2", "whole network"
 
 SIZES = (1.0, 0.875, 0.75)
 REFERENCE_SLOWDOWN = 1.05
@@ -112,13 +115,19 @@ def find(bench: Bench, budget: Budget, folder: Path, *, sampler: Sampler = "nsga
     ]
 
 
-def judge_level2(bench: Bench, slim: Network, folder: Path) -> list[Finished]:
-    """Measures what level 2 made as the search's networks are measured: on every engine, with the plain recipe."""
+def judge(bench: Bench, network: Network, folder: Path) -> list[Finished]:
+    """Measures a network as the search's are measured: on every engine, with the plain recipe.
+
+    Args:
+        bench: What it is measured with.
+        network: The whole one, or what level 2 made.
+        folder: To keep its files in.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     found = []
     for engine in bench.space.engines:
         choice = Choice((), 1.0, bench.space.methods[0], bench.space.float_convs[0], engine)
-        path = quantised(bench, slim, choice, folder)
+        path = quantised(bench, network, choice, folder)
         found.append(
             Finished(
                 choice=choice,
@@ -128,6 +137,12 @@ def judge_level2(bench: Bench, slim: Network, folder: Path) -> list[Finished]:
             )
         )
     return found
+
+
+def timed_together(bench: Bench, series: Mapping[str, Sequence[Finished]]) -> dict[str, list[Finished]]:
+    """Returns the series with latencies that were measured in turn."""
+    timed = iter(measure_together(bench, [each for group in series.values() for each in group]))
+    return {name: [next(timed) for _ in group] for name, group in series.items()}
 
 
 def reference_of(found: Sequence[Point]) -> Point:
@@ -152,7 +167,7 @@ def accounts(
             latency_ms=each.latency_ms,
             metric=each.metric,
             series=name,
-            what=str(each.choice) if each.choice.kept else f"level 2, {each.choice.engine}",
+            what=str(each.choice) if each.choice.kept else f"{name}, {each.choice.engine}",
             front=number in best,
             shipped=each is shipped,
         )
@@ -164,12 +179,45 @@ def accounts(
     return candidates, areas
 
 
-def choose(found: Sequence[Finished], *, source_metric: float, max_drop: float) -> Finished:
+def choose(
+    found: Sequence[Finished], *, source_metric: float, max_drop: float, passes: Callable[[Finished], bool]
+) -> Finished:
     """Returns what is shipped: the fastest whose metric is good enough, else the best there is.
 
     Networks for another input size are left out: the bundle's pre-processing is the source model's, and so are the
     inputs of the gates.
+
+    Args:
+        found: All that was finished, the whole network among it.
+        source_metric: Of the source model.
+        max_drop: How much lower it may be.
+        passes: Whether the parity gate would let a network through, as far as its float form tells. The metric doesn't:
+            it may not see what changed, where nothing is annotated.
     """
     own = [each for each in found if each.choice.size == 1]
-    good = [each for each in own if each.metric >= source_metric - max_drop]
-    return min(good, key=lambda each: each.latency_ms) if good else max(own, key=lambda each: each.metric)
+    good = sorted((each for each in own if each.metric >= source_metric - max_drop), key=lambda each: each.latency_ms)
+    rest = sorted((each for each in own if each not in good), key=lambda each: -each.metric)
+    return next((each for each in (*good, *rest) if passes(each)), (*good, *rest)[0])
+
+
+def answers_alike(terms: Terms, one: Finished) -> bool:
+    """Returns whether a network's float form answers as the parity gate wants it, on the calibration inputs."""
+    cpu = place_for("ort", "cpu")
+    reading = reading_of(terms.manifest.postprocess)
+    judged = bool(terms.material.judged) or terms.metric is not None
+    threads = terms.target.threads
+    with (
+        loaded(terms.source, cpu, terms.manifest, precision="fp32", threads=threads) as source,
+        loaded(Path(one.model), cpu, terms.manifest, precision="fp32", threads=threads) as run,
+    ):
+        try:
+            check_parity(
+                source,
+                run,
+                terms.material.calibration,
+                min_correlation=terms.recipe.least(judged=judged, read=reading is not None),
+                reading=reading,
+            )
+        except ParityGateError:
+            return False
+    return True

@@ -31,10 +31,10 @@ from lineside_converters.compress.distill import School
 from lineside_converters.compress.prune.network import Network, close_network, count_norms_again
 from lineside_converters.compress.prune.pruning import Sensitivity, narrowed
 from lineside_converters.compress.quantize import first_convs, quantize
-from lineside_converters.gates import time_together
+from lineside_converters.gates import Feed, Run, time_together
 from lineside_converters.proving import Terms
 from lineside_converters.running import loaded, place_for
-from lineside_converters.search.fronts import Point, front
+from lineside_converters.search.fronts import Point, front, hypervolume
 from lineside_converters.search.space import Choice, Space, widths_of
 from lineside_converters.training.config import TrainProgress
 from lineside_converters.training.taught import Tuition, teach
@@ -47,6 +47,7 @@ KEPT = (1.0, 0.8, 0.6, 0.45, 0.3, 0.2)
 
 NORM_BATCHES, PROXY_BATCHES = 3, 2
 TIMED_ROUNDS = 8
+TIMED_TOGETHER = 16
 CALIBRATED_ON = 12
 POPULATION = 12
 
@@ -57,8 +58,8 @@ class Tried(msgspec.Struct, frozen=True, kw_only=True):
     """A trial: not trained.
 
     Attributes:
-        choice: What was tried.
-        latency_ms: Measured.
+        choice: What was tried, with the engine that was fastest.
+        latency_ms: Measured on it.
         harm: Against the whole model, right after it was cut.
     """
 
@@ -130,10 +131,10 @@ def search(bench: Bench, folder: Path, *, sampler: Sampler, trials: int, seed: i
         while len(tried) < trials:
             trial = study.ask()
             choice = _choose(trial, bench.space)
-            latency_ms, harm = try_out(bench, choice)
-            trial.set_user_attr("choice", msgspec.json.encode(choice).decode())
-            study.tell(trial, [latency_ms, harm])
-            tried[trial.number] = Tried(choice=choice, latency_ms=latency_ms, harm=harm)
+            it = try_out(bench, choice)
+            trial.set_user_attr("choice", msgspec.json.encode(it.choice).decode())
+            study.tell(trial, [it.latency_ms, it.harm])
+            tried[trial.number] = it
             bench.voice.count(f"search ({sampler})", len(tried), trials)
     return [tried[number] for number in sorted(tried)]
 
@@ -156,12 +157,16 @@ def _sampler(name: Sampler, seed: int) -> optuna.samplers.BaseSampler:
 
 
 def _starts(space: Space) -> list[dict[str, Any]]:
-    """Returns what a search begins with: every stage left with the same share of its time, as level 2 does."""
-    plain = {"size": space.sizes[0], "method": space.methods[0], "float_convs": space.float_convs[0]}
+    """Returns what a search begins with: every stage left with the same share of its time, as level 2 does.
+
+    The sensitivity curves have shared out what is inside a stage, and few other choices beat these. Smaller pictures
+    begin with less, as that is where they are fastest. The whole network is judged apart.
+    """
+    plain = {"method": space.methods[0], "float_convs": space.float_convs[0]}
+    shares = [(size, share) for size in space.sizes for share in (KEPT[1:] if size == space.sizes[0] else KEPT[-2:])]
     return [
-        {f"stage{number}": share for number in range(len(space.stages))} | plain | {"engine": engine}
-        for share in KEPT
-        for engine in space.engines[:1]
+        {f"stage{number}": share for number in range(len(space.stages))} | {"size": size} | plain
+        for size, share in shares
     ]
 
 
@@ -171,7 +176,7 @@ def _choose(trial: optuna.Trial, space: Space) -> Choice:
         size=trial.suggest_categorical("size", space.sizes),
         method=trial.suggest_categorical("method", space.methods),
         float_convs=trial.suggest_categorical("float_convs", space.float_convs),
-        engine=trial.suggest_categorical("engine", space.engines),
+        engine=space.engines[0],
     )
 
 
@@ -190,18 +195,25 @@ def _quiet() -> Any:
         optuna.logging.set_verbosity(before)
 
 
-def try_out(bench: Bench, choice: Choice) -> tuple[float, float]:
-    """Cuts a network, measures its INT8 form's latency, and how far its answers are from the whole one's."""
+def try_out(bench: Bench, choice: Choice) -> Tried:
+    """Cuts a network, times its INT8 form on every engine, and measures how far its answers are from the whole one's.
+
+    Args:
+        bench: What it is made with.
+        choice: What is tried; its engine is replaced by the fastest one.
+    """
     network = cut(bench, choice)
     with _workshop() as folder:
         path = quantised(bench, network, choice, folder)
-        latency_ms = measure(bench, path, choice)
+        on_each = [dataclasses.replace(choice, engine=engine) for engine in bench.space.engines]
+        took_ms = [measure(bench, path, each) for each in on_each]
+    fastest = int(np.argmin(took_ms))
     batches = bench.school.lessons.some(PROXY_BATCHES, first=1000)
     sized = Sized(network.module, choice.size)
     harms = [
         bench.school.teaching.harm(_answer(sized, batch), _answer(bench.school.teacher, batch)) for batch in batches
     ]
-    return latency_ms, float(np.mean(harms))
+    return Tried(choice=on_each[fastest], latency_ms=took_ms[fastest], harm=float(np.mean(harms)))
 
 
 def cut(bench: Bench, choice: Choice) -> Network:
@@ -266,13 +278,58 @@ def measure(bench: Bench, path: Path, choice: Choice) -> float:
     return math.exp(float(np.mean(np.log(best))))
 
 
+def measure_together(bench: Bench, finished: Sequence[Finished]) -> list[Finished]:
+    """Times what was finished once more, all of it in turn: what was timed an hour apart can't be compared.
+
+    Args:
+        bench: What they were made with.
+        finished: Each with its INT8 form beside its float one.
+
+    Returns:
+        The same with these latencies: geometric mean over the frames' sizes of the medians.
+    """
+    name = bench.school.network.input_name
+    with contextlib.ExitStack() as stack:
+        runs = []
+        for each in finished:
+            path, place = Path(each.model).with_name("int8.onnx"), place_for(each.choice.engine, "cpu")
+            threads = bench.terms.target.threads
+            runs.append(
+                stack.enter_context(loaded(path, place, bench.terms.manifest, precision="int8", threads=threads))
+            )
+        logs = np.zeros((len(bench.school.frames), len(finished)))
+        for row, frame in enumerate(bench.school.frames):
+            seen = [{name: shrunk(frame, each.choice.size).numpy()} for each in finished]
+            timed = {str(at): _fed(run, feed) for at, (run, feed) in enumerate(zip(runs, seen, strict=True))}
+            times = time_together(timed, [{}], rounds=TIMED_TOGETHER)
+            logs[row] = [math.log(times[str(at)].mean_of_medians_ms) for at in range(len(finished))]
+    latencies = np.exp(logs.mean(0))
+    return [msgspec.structs.replace(each, latency_ms=float(ms)) for each, ms in zip(finished, latencies, strict=True)]
+
+
+def _fed(run: Run, feed: Feed) -> Run:
+    """Returns what runs a model on its own input, whatever it is given: each has its own size."""
+    return lambda _: run(feed)
+
+
 def shortlist(tried: Sequence[Tried], count: int) -> list[Tried]:
-    """Returns at most so many trials of the front of latency and harm, spread over it from end to end."""
-    kept = [tried[index] for index in front([(each.latency_ms, -each.harm) for each in tried])]
+    """Returns at most so many trials of the front of latency and harm, the fastest first.
+
+    That is the fastest one, then always the one with which they cover most of the plane together: where the front has a
+    knee, and not where it has many points.
+    """
+    points = [(each.latency_ms, -each.harm) for each in tried]
+    kept = front(points)
     if len(kept) <= count:
-        return kept
-    places = {round(at) for at in np.linspace(0, len(kept) - 1, count)}
-    return [kept[place] for place in sorted(places)]
+        return [tried[index] for index in kept]
+    ends = [points[index] for index in kept]
+    reference = (1.05 * max(latency for latency, _ in ends), min(metric for _, metric in ends) - 1e-9)
+    chosen, rest = [kept[0]], kept[1:]
+    while len(chosen) < count:
+        best = max(rest, key=lambda index: hypervolume([points[each] for each in (*chosen, index)], reference))
+        chosen.append(best)
+        rest.remove(best)
+    return [tried[index] for index in sorted(chosen, key=kept.index)]
 
 
 def finish(bench: Bench, choice: Choice, folder: Path, *, tuition: Tuition) -> Finished:
