@@ -22,6 +22,7 @@ import onnxruntime as ort
 from onnx import NodeProto, numpy_helper
 
 from lineside_converters.compress.cleanup import first_line, vendor_errors
+from lineside_converters.compress.order import read_by
 from lineside_runtime.errors import CalibrationError, GraphError
 from lineside_runtime.tensors import Array
 
@@ -127,13 +128,6 @@ def _means(model: onnx.ModelProto, names: Sequence[str], feeds: Sequence[Feed]) 
     return {name: total / len(feeds) for name, total in sums.items()}
 
 
-def _read_by(node: NodeProto) -> set[str]:
-    """Returns the tensors that a node reads, with those that an If's branches or a Loop's body take from outside."""
-    inside = [attribute.g for attribute in node.attribute if attribute.HasField("g")]
-    inside += [graph for attribute in node.attribute for graph in attribute.graphs]
-    return {*node.input, *(name for graph in inside for each in graph.node for name in _read_by(each))}
-
-
 def _up_to(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
     """Returns what of a graph is needed for some inner tensors, with these as outputs.
 
@@ -143,7 +137,7 @@ def _up_to(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
     for node in reversed(model.graph.node):
         if needed.intersection(node.output):
             nodes.append(node)
-            needed.update(_read_by(node))
+            needed.update(read_by(node))
     shown = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
     shown.graph.name = model.graph.name
     shown.graph.node.extend(reversed(nodes))

@@ -11,6 +11,7 @@ from pathlib import Path
 import onnx
 
 from lineside_converters.compress.cleanup import PER_CHANNEL_OPSET, opset_of
+from lineside_converters.compress.order import put_in_order
 from lineside_runtime.errors import GraphError
 from lineside_runtime.vnni import WEIGHT_BITS_KEY
 
@@ -98,6 +99,7 @@ def tidy(source: onnx.ModelProto, target: Path, *, marks: Collection[str], kinds
     for entry in source.metadata_props:
         if entry.key != METADATA_MARK:
             model.metadata_props.add(key=entry.key, value=entry.value)
+    put_in_order(model.graph)
     # Names are given out in the order of a set; sorted, equal inputs give equal files.
     values = sorted(model.graph.value_info, key=lambda value: value.name)
     weights = sorted(model.graph.initializer, key=lambda tensor: tensor.name)

@@ -19,6 +19,7 @@ import onnx
 from onnxruntime.quantization.calibrate import MinMaxCalibrater
 
 from lineside_converters.compress.cleanup import first_line
+from lineside_converters.compress.order import put_in_order
 from lineside_converters.compress.quantize import Feed, FeedReader
 from lineside_converters.convert import Order
 from lineside_runtime.errors import GraphError
@@ -49,7 +50,7 @@ def make(order: Order) -> Path:
     try:
         half = convert_float_to_float16(model, keep_io_types=True, node_block_list=large)
         OnnxModel(half).remove_cascaded_cast_nodes()  # from one node in float32 to the next, by way of FP16
-        OnnxModel.graph_topological_sort(half.graph)  # casts were put at the end
+        put_in_order(half.graph)  # casts were put at the end
         onnx.checker.check_model(half)
     except (ValueError, RuntimeError, AssertionError, onnx.checker.ValidationError) as error:
         raise GraphError("this graph has no form in FP16", actual=first_line(error)) from error
