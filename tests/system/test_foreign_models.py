@@ -7,6 +7,7 @@ is hidden in how the optimizer measures. ``docs/foreign-models.md`` is written b
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import statistics
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ import pytest
 
 from lineside_converters.optimizer import Optimizer, OptimizeResult
 from lineside_converters.report import read_report
+from lineside_runtime.benchmark.machine import machine
 from lineside_runtime.errors import AccuracyGateError, GraphError, LinesideError, ParityGateError, SpeedGateError
 from tests.system.foreign import FOREIGN, Feed, Foreign
 
@@ -30,6 +32,10 @@ MIN_CORRELATION = 0.85
 
 MAX_SLOWDOWN = 1.25
 """Of the shipped file against the source, both by hand; the gate asks for 1 and this machine is not alone."""
+
+TAUGHT = """What they taught: opsets before 13 have no scales by channel and are raised; a Gemm's bias of shape (1, N),
+as TensorFlow and JAX write it, is flattened; outputs whose length follows the input are compared whole; a model that
+is quantised already is refused by its node; what an If's branches read from outside stands before it."""
 
 GATES = (ParityGateError, AccuracyGateError, SpeedGateError)
 
@@ -66,7 +72,7 @@ def test_it_ships_within_its_gates_or_is_refused_with_the_right_reason(
         result = Optimizer(model.path, "cpu", 1, out=tmp_path / "bundle", frames=feeds).run()
     except LinesideError as error:
         assert not (tmp_path / "bundle").exists()
-        outcome.refused = f"{error.code}: {error}"
+        outcome.refused = str(error)
         _check_refusal(model, error)
     else:
         assert not model.refusal, "it should have been refused"
@@ -161,6 +167,9 @@ def _page(outcomes: list[Outcome]) -> str:
         f"{len(outcomes) - shipped} are refused, none crashed. *Fresh*: correlation with the source model on {FRESH}",
         "inputs that the optimizer never saw, by ONNX Runtime. Nobody's labels are used, so no accuracy is claimed.",
         "",
+        f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {machine().cpu}, ONNX Runtime {onnxruntime.__version__}, "
+        "one thread.",
+        "",
         "| model | what it does | package | outcome | speed-up | size | fresh |",
         "| --- | --- | --- | --- | ---: | ---: | ---: |",
     ]  # fmt: skip
@@ -169,4 +178,4 @@ def _page(outcomes: list[Outcome]) -> str:
         package = f"`{each.model.wheel}`"
         row = (each.model.name, each.model.task, package, outcome, each.speed, each.smaller, each.correlation)
         lines.append(f"| {' | '.join(row)} |")
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, "", TAUGHT, ""])
