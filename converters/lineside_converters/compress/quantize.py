@@ -20,6 +20,7 @@ from onnxruntime.quantization.calibrate import CalibrationDataReader
 
 from lineside_converters.compress.cleanup import first_line, vendor_errors
 from lineside_converters.compress.quantiser import blame, check_float, quiet, say_weight_bits, tidy
+from lineside_converters.compress.ranges import largest
 from lineside_converters.recipes import Activation, CalibrationMethod
 from lineside_runtime.errors import CalibrationError, GraphError
 from lineside_runtime.tensors import Array
@@ -39,6 +40,9 @@ ACTIVATIONS: dict[Activation, QuantType] = {
     "u8s7": QuantType.QUInt8,
     "s8s8": QuantType.QInt8,
 }
+
+GROWTH_MAX = 30.0
+"""Of a tensor's values from the first calibration input to all of them, for entropy calibration: 4000 bins."""
 
 _CAN_KEEP_RANGES = "calibration_cache_path" in inspect.signature(quantize_static).parameters
 """Newer releases of ONNX Runtime can keep the ranges beside the model, so that they are calibrated once."""
@@ -100,6 +104,30 @@ def check_feeds(feeds: Sequence[Feed]) -> None:
         )
 
 
+def check_growth(model: onnx.ModelProto, feeds: Sequence[Feed]) -> None:
+    """Refuses entropy calibration where it would take hours.
+
+    ONNX Runtime's histogram has 128 bins over the first input's values and grows by as many as later inputs need; the
+    time that it then searches for grows with the square of their number.
+
+    Raises:
+        GraphError: A tensor's values grow too far from the first input to the others.
+    """
+    try:
+        first, ever = largest(model, feeds)
+    except vendor_errors() as error:
+        raise CalibrationError("the model does not run on the calibration frames", actual=first_line(error)) from error
+    grown = {name: ever[name] / value for name, value in first.items() if value > 0}
+    worst = max(grown, key=grown.__getitem__, default=None)
+    if worst is not None and grown[worst] > GROWTH_MAX:
+        raise GraphError(
+            "entropy calibration would take hours",
+            expected=f"values at most {GROWTH_MAX:g} times those of the first calibration input",
+            actual=f"{grown[worst]:.0f} times in {worst!r}",
+            action="Use another calibration.",
+        )
+
+
 def hash_feeds(feeds: Sequence[Feed]) -> str:
     """Returns the sha256 over name, shape, type and content of all inputs, hexadecimal."""
     digest = hashlib.sha256()
@@ -143,6 +171,8 @@ def quantize(
     check_feeds(feeds)
     model = onnx.load(source)
     check_float(model, KINDS)
+    if method == "entropy" and not (ranges and ranges.exists()):
+        check_growth(model, feeds)
     half = None if ranges is None or ranges.exists() else ranges.with_suffix(".half")  # it is written in place
     keep: dict[str, Any] = {"calibration_cache_path": half or ranges} if ranges and _CAN_KEEP_RANGES else {}
     symmetric = activation == "s8s8"

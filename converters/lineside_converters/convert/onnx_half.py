@@ -14,13 +14,12 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import onnx
-from onnxruntime.quantization.calibrate import MinMaxCalibrater
 
 from lineside_converters.compress.cleanup import first_line
 from lineside_converters.compress.order import put_in_order
-from lineside_converters.compress.quantize import Feed, FeedReader
+from lineside_converters.compress.quantize import Feed
+from lineside_converters.compress.ranges import largest
 from lineside_converters.convert import Order
 from lineside_runtime.errors import GraphError
 
@@ -44,7 +43,7 @@ def make(order: Order) -> Path:
 
     target = order.folder / "model.onnx"
     model = onnx.shape_inference.infer_shapes(onnx.load(order.clean))
-    large = too_large(model, order.feeds, order.folder)
+    large = too_large(model, order.feeds)
     if large:
         log.warning("%s: %d nodes stay in float32, as FP16 can't hold their values: %s", target, len(large), large)
     try:
@@ -58,27 +57,15 @@ def make(order: Order) -> Path:
     return target
 
 
-def too_large(model: onnx.ModelProto, feeds: Sequence[Feed], folder: Path) -> list[str]:
+def too_large(model: onnx.ModelProto, feeds: Sequence[Feed]) -> list[str]:
     """Returns the names of nodes that take or give what FP16 can't hold, with headroom.
 
     No gate sees that: ONNX Runtime's CPU computes an FP16 file in float32.
 
     Args:
-        model: A cleaned graph with its shapes.
+        model: A cleaned graph.
         feeds: Calibration inputs.
-        folder: To work in; nothing stays there.
     """
-    plain, counted = folder / "shaped.onnx", folder / "counted.onnx"
-    onnx.save(model, plain)
-    try:
-        seen = MinMaxCalibrater(plain, augmented_model_path=str(counted))
-        seen.augment_graph()
-        seen.create_inference_session()
-        for feed in feeds:  # one at a time, as they may differ in size
-            seen.collect_data(FeedReader([feed]))
-        ranges = {name: data.range_value for name, data in seen.compute_data().items()}
-    finally:
-        plain.unlink()
-        counted.unlink(missing_ok=True)
-    large = {name for name, ends in ranges.items() if np.abs(np.stack(ends)).max() * HEADROOM > HOLDS}
+    _, ever = largest(model, feeds)
+    large = {name for name, value in ever.items() if value * HEADROOM > HOLDS}
     return [node.name for node in model.graph.node if large & {*node.input, *node.output}]
