@@ -117,9 +117,10 @@ def _calibration(terms: Terms, chosen: Chosen) -> CalibrationFacts:
 def _not_held(chosen: Chosen, terms: Terms) -> list[str]:
     if chosen.held or chosen.tuning_drop is None or terms.task is None:  # then the parity gate decides
         return []
+    decided = "the judged frames" if terms.material.judged else "the agreement of the outputs"
     return [
         f"on the tuning frames the metric drops by {chosen.tuning_drop:.4f}, more than {terms.max_drop:g}, whatever "
-        "stays in float; the judged frames decided"
+        f"stays in float; {decided} decided"
     ]
 
 
