@@ -250,7 +250,7 @@ def _slim_in(at: _Prepared, terms: Terms, effort: Effort, voice: Voice) -> Slimm
 
     folder = at.folder
     plan, pruned, pruning = _level2(at, terms, effort, voice)
-    curves = curves_of(at.found, plan)
+    curves = curves_of(at.found, plan.widths)
     notes = at.notes
     if terms.recipe.searches:
         return _search_in(at, terms, pruned, Slimmed(folder, curves, {"pruning": pruning}, notes), effort, voice)
@@ -272,6 +272,7 @@ def _notes(terms: Terms, data: Sequence[Path], fold: str) -> tuple[str, ...]:
 def _search_in(at: _Prepared, terms: Terms, pruned: Network, level2: Slimmed, effort: Effort, voice: Voice) -> Slimmed:
     from lineside_converters.search import finding
     from lineside_converters.search.searching import Bench
+    from lineside_converters.search.space import widths_of
 
     bench = Bench(terms, at.school, at.found, finding.space_for(terms, at.school, at.found), voice)
     budget = finding.Budget(trials=effort.trials, shortlist=effort.shortlist, tuition=tuition_of(effort, terms.seed))
@@ -293,7 +294,10 @@ def _search_in(at: _Prepared, terms: Terms, pruned: Network, level2: Slimmed, ef
     candidates, areas = finding.accounts(series, shipped)
     what = next(each.what for each in candidates if each.shipped)
     voice.say(f"search: ships {what}, {shipped.latency_ms:.2f} ms, {shipped.metric:.4f}")
-    notes = level2.notes
+    notes, curves = level2.notes, level2.curves
+    if shipped not in series[finding.LEVEL2]:
+        kept = shipped.choice.kept or (1.0,) * len(bench.space.stages)
+        curves = curves_of(at.found, widths_of(at.found, bench.space, kept))
     if shipped in series[finding.WHOLE]:
         notes = (*notes, NOT_NARROWED)
         log.warning("%s: %s", terms.manifest.identity, NOT_NARROWED)
@@ -302,6 +306,7 @@ def _search_in(at: _Prepared, terms: Terms, pruned: Network, level2: Slimmed, ef
         level2,
         model=Path(shipped.model),
         notes=notes,
+        curves=curves,
         training={**level2.training, "search": told_of},
         candidates=candidates,
         hypervolumes=areas,
@@ -349,14 +354,14 @@ def shrinker(terms: Terms, name: str = "trial") -> Any:
     return shrink
 
 
-def curves_of(found: Sensitivity, plan: PrunePlan) -> tuple[SensitivityCurve, ...]:
+def curves_of(found: Sensitivity, widths: Mapping[str, int]) -> tuple[SensitivityCurve, ...]:
     """Returns the sensitivity as a report draws it: minus the harm is the metric, 0 is the whole network's."""
     return tuple(
         SensitivityCurve(
             layer=curve.group,
             ratios=tuple(round(1 - kept, 6) for kept in curve.kept),
             metrics=tuple(-harm for harm in curve.harm),
-            chosen=round(1 - plan.widths[curve.group] / found.widths[curve.group], 6),
+            chosen=round(1 - widths[curve.group] / found.widths[curve.group], 6),
         )
         for curve in found.groups
     )

@@ -118,6 +118,7 @@ def test_level_3_ships_the_whole_network_where_no_narrower_one_answers_alike(
     assert NOT_NARROWED in result.report.notes
     (shipped,) = (each for each in result.report.candidates if each.shipped)
     assert shipped.series == "whole network"
+    assert {curve.chosen for curve in result.report.curves} == {0.0}
     float_weights = sum(np.prod(each.dims) for each in onnx.load(model).graph.initializer)
     assert sum(np.prod(each.dims) for each in onnx.load(result.slimmed.model).graph.initializer) == float_weights
 
