@@ -141,8 +141,7 @@ def _metric(terms: Terms, best: Proved) -> MetricChange | None:
 def kept_figures(one: Proved) -> VariantFigures:
     """Returns what the report says of a variant that ships."""
     accuracy = "" if one.drop is None else f", accuracy drops by {one.drop.drop:.4f}"
-    unproven = any(gate.status == "unproven" for gate in one.gates)
-    elsewhere = ", which is not the target: the device measures for itself" if unproven else ""
+    elsewhere = ", which is not the target: the device measures for itself" if one.unproven else ""
     return VariantFigures(
         name=one.made.variant.name,
         engine=one.made.engine,

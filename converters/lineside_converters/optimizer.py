@@ -54,7 +54,7 @@ class OptimizeResult:
         int8_figures: Of the bundle's fastest variant on the same frames, INT8 or FP16; ``None`` at level 0.
         report: All that was measured; also the bundle's ``report.json``.
         proof: The same with every answer, for who wants to look at them.
-        slimmed: What levels 2 and 3 made before it was quantised; ``None`` below.
+        slimmed: What levels 2 and 3 made before it was quantised; ``None`` below. Kept with ``work`` alone.
     """
 
     bundle: Bundle

@@ -95,6 +95,11 @@ class Proved:
     drop: Drop | None
     answers: Sequence[Candidates]
 
+    @property
+    def unproven(self) -> bool:
+        """Whether a gate could not be measured, because the target is elsewhere."""
+        return any(gate.status == "unproven" for gate in self.gates)
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
@@ -419,17 +424,13 @@ def fastest_of_each_engine(proved: Sequence[Proved]) -> tuple[list[Proved], list
             best[_rivals(one)] = better
             worse.append(other)
     kept = list(best.values())
-    if not any(_is_unproven(one) for one in kept):
+    if not any(one.unproven for one in kept):
         kept.sort(key=lambda one: one.figures.latency_ms)
     return kept, [_outrun(other, best[_rivals(other)]) for other in worse]
 
 
 def _rivals(one: Proved) -> str:
-    return f"{one.made.engine} {one.made.variant.precision if _is_unproven(one) else ''}"
-
-
-def _is_unproven(one: Proved) -> bool:
-    return any(gate.status == "unproven" for gate in one.gates)
+    return f"{one.made.engine} {one.made.variant.precision if one.unproven else ''}"
 
 
 def _beats(one: Proved, other: Proved) -> bool:

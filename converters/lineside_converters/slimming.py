@@ -174,8 +174,8 @@ def slim(terms: Terms, data: Sequence[Path], fold: str, effort: Effort, work: Wo
     folder.mkdir(parents=True, exist_ok=True)
     notes = _notes(terms, data, fold)
     at = _prepare(folder, terms, data, effort, voice)
-    slimmed = _slim_in(dataclasses.replace(at, notes=notes), terms, effort, voice)
-    return _read_anew(at.school, slimmed)
+    slimmed = _slim_in(at, terms, effort, voice)
+    return _read_anew(at.school, dataclasses.replace(slimmed, notes=(*notes, *slimmed.notes)))
 
 
 def _read_anew(school: School, slimmed: Slimmed) -> Slimmed:
@@ -195,7 +195,6 @@ class _Prepared:
     school: School
     found: Sensitivity
     shrink: Shrink
-    notes: tuple[str, ...] = ()
 
 
 def _prepare(folder: Path, terms: Terms, data: Sequence[Path], effort: Effort, voice: Voice) -> _Prepared:
@@ -251,12 +250,11 @@ def _slim_in(at: _Prepared, terms: Terms, effort: Effort, voice: Voice) -> Slimm
     folder = at.folder
     plan, pruned, pruning = _level2(at, terms, effort, voice)
     curves = curves_of(at.found, plan.widths)
-    notes = at.notes
     if terms.recipe.searches:
-        return _search_in(at, terms, pruned, Slimmed(folder, curves, {"pruning": pruning}, notes), effort, voice)
+        return _search_in(at, terms, pruned, Slimmed(folder, curves, {"pruning": pruning}), effort, voice)
     close_network(pruned, folder / "pruned.onnx", at.school.frames)
     clean_graph(folder / "pruned.onnx", folder / "clean.onnx")
-    return Slimmed(folder / "clean.onnx", curves, {"pruning": pruning}, notes)
+    return Slimmed(folder / "clean.onnx", curves, {"pruning": pruning})
 
 
 def _notes(terms: Terms, data: Sequence[Path], fold: str) -> tuple[str, ...]:

@@ -112,6 +112,7 @@ def check_growth(model: onnx.ModelProto, feeds: Sequence[Feed]) -> None:
 
     Raises:
         GraphError: A tensor's values grow too far from the first input to the others.
+        CalibrationError: The model doesn't run on the inputs.
     """
     try:
         first, ever = largest(model, feeds)

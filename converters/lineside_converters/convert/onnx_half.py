@@ -42,7 +42,7 @@ def make(order: Order) -> Path:
     from onnxruntime.transformers.onnx_model import OnnxModel
 
     target = order.folder / "model.onnx"
-    model = onnx.shape_inference.infer_shapes(onnx.load(order.clean))
+    model = onnx.load(order.clean)
     large = too_large(model, order.feeds)
     if large:
         log.warning("%s: %d nodes stay in float32, as FP16 can't hold their values: %s", target, len(large), large)
