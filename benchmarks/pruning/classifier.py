@@ -69,17 +69,19 @@ def trained() -> ClassifierResult:
 
 
 def crops_folder(labels: tuple[str, ...]) -> Path:
-    """Writes the pictures that are learnt from as a folder a class, for the gates and the calibration."""
+    """Writes both folds' pictures as a folder a class: train for calibration and choices, val for the gates."""
     root = HOME / "classifier" / "crops"
-    look = Look(SIDE)
-    if not root.is_dir():
-        crops = read_all([shared(name) for name in SETS], labels, look=look, fold="train")
-        half = root.with_suffix(".half")
+    for fold in ("train", "val"):
+        if (root / fold).is_dir():
+            continue
+        crops = read_all([shared(name) for name in SETS], labels, look=Look(SIDE), fold=fold)
+        half = root.with_name(f"{fold}.half")
         for number, (image, label) in enumerate(zip(crops.images, crops.labels, strict=True)):
-            folder = half / "train" / labels[label]
+            folder = half / labels[label]
             folder.mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(folder / f"{number}.png"), image)
-        half.rename(root)
+        root.mkdir(parents=True, exist_ok=True)
+        half.rename(root / fold)
     return root
 
 

@@ -100,6 +100,7 @@ class Material:
         tuning: Annotated frames that may be chosen on; empty if there are none.
         judged: Annotated frames; empty if the model's labels are none that anybody here has drawn or annotated.
         judged_source: Where they come from, for people; empty if there are none.
+        judged_files: Their images, where they lie in files.
         simulated_truth: Whether accuracy can only be measured on drawn frames.
         masks: Whether the annotated frames have masks, which a model that sorts pixels is judged by.
     """
@@ -110,6 +111,7 @@ class Material:
     judged: Sequence[TrueFrame]
     judged_source: str
     simulated_truth: bool
+    judged_files: frozenset[Path] = frozenset()
     masks: bool = False
 
 
@@ -120,11 +122,12 @@ def gather(
     frames: object = None,
     data: Sequence[Path] = (),
     fold: str = "train",
+    judge_fold: str | None = None,
 ) -> Material:
     """Collects the inputs that a caller gave, or draws some.
 
     Calibration inputs are ``frames`` if given, else images of ``data``, else the simulator's. Accuracy is compared on
-    other images of ``data`` if given, else on the simulator's.
+    other images of ``data`` if given, those of ``judge_fold`` or else of ``fold``; else on the simulator's.
 
     Args:
         manifest: Of the source model.
@@ -132,7 +135,8 @@ def gather(
         frames: Frames of the line, images, a folder of photos, or the model's own inputs: arrays, or dictionaries of
             arrays by input name.
         data: Folders that `lineside_models.datasets` knows; each gives its share.
-        fold: Of the data.
+        fold: Of the data: to calibrate and to choose on.
+        judge_fold: Of the data: to judge on; a folder without any folds gives other frames than those of ``fold``.
 
     Raises:
         CalibrationError: What was given holds no usable input, or nothing was given and the model takes no image.
@@ -140,16 +144,17 @@ def gather(
         DatasetError: The data folder is of no known layout, or damaged.
     """
     calibration: list[Feed] = []
-    source, tuning = "", TrueFrames()
+    source, tuning, files = "", TrueFrames(), frozenset[Path]()
     if frames is not None:
         calibration, source = _given(frames, manifest, limit)
     judged, judged_source = _drawn(manifest.labels, SIMULATOR_SEED, SIMULATED_JUDGED)
     if data:
-        tuning, judged, where = _annotated(manifest, data, fold, limit)
-        judged_source = f"{len(judged)} frames of {where}"
+        tuning, judged, files = _annotated(manifest, data, fold, judge_fold or fold, limit)
+        names = " and ".join(folder.name for folder in data)
+        judged_source = f"{len(judged)} frames of {names}, fold {judge_fold or fold}"
         if frames is None:
             calibration = [feed_of(one.frame, manifest) for one in tuning]
-            source = f"{len(calibration)} frames of {where}"
+            source = f"{len(calibration)} frames of {names}, fold {fold}"
     if not calibration:
         tuning, drawn, source = _simulated(manifest, min(limit, SIMULATED_CALIBRATION))
         calibration = [feed_of(frame, manifest) for frame in drawn]
@@ -159,6 +164,7 @@ def gather(
         tuning=tuning,
         judged=judged,
         judged_source=judged_source,
+        judged_files=files,
         simulated_truth=not data,
         masks=bool(data) and all(has_masks(folder, manifest) for folder in data),
     )
@@ -187,18 +193,31 @@ def _simulated(manifest: Manifest, count: int) -> tuple[TrueFrames, list[Frame],
     return tuning, pictures, f"{len(pictures)} frames of the line simulator"
 
 
-def _annotated(manifest: Manifest, data: Sequence[Path], fold: str, limit: int) -> tuple[TrueFrames, TrueFrames, str]:
-    """Returns frames to calibrate and choose on, frames to judge on, and their source."""
-    tuning, judged = TrueFrames(), TrueFrames()
+def _annotated(
+    manifest: Manifest, data: Sequence[Path], fold: str, judge_fold: str, limit: int
+) -> tuple[TrueFrames, TrueFrames, frozenset[Path]]:
+    """Returns frames to calibrate and choose on, frames to judge on, and the files of those."""
+    tuning, judged, files = TrueFrames(), TrueFrames(), set[Path]()
+    most, most_judged = -(-limit // len(data)), -(-DATA_JUDGED // len(data))
     for folder in data:
-        drawn = masks.load_masks(folder, fold) if has_masks(folder, manifest) else None
-        dataset = masks.boxes_of(drawn) if drawn is not None else load_dataset(folder, fold)
+        dataset, drawn = _read(folder, fold, manifest)
         samples = dataset.samples
-        size = min(-(-limit // len(data)), max(1, len(samples) // 2))
-        taken, rest = _split(samples, size, -(-DATA_JUDGED // len(data)))
+        taken, rest = _split(samples, min(most, max(1, len(samples) // 2)), most_judged)
         tuning += _lazily(taken, dataset, manifest.labels, len(tuning), drawn)
+        if judge_fold != fold:
+            dataset, drawn = _read(folder, judge_fold, manifest)
+            seen = {sample.path for sample in taken}  # a folder without folds gives the same ones for every name
+            _, rest = _split([one for one in dataset.samples if one.path not in seen], 0, most_judged)
         judged += _lazily(rest, dataset, manifest.labels, len(judged), drawn)
-    return tuning, judged, f"{' and '.join(folder.name for folder in data)}, fold {fold}"
+        files |= {sample.path for sample in rest}
+    return tuning, judged, frozenset(files)
+
+
+def _read(folder: Path, fold: str, manifest: Manifest) -> tuple[Dataset, masks.MaskDataset | None]:
+    if not has_masks(folder, manifest):
+        return load_dataset(folder, fold), None
+    drawn = masks.load_masks(folder, fold)
+    return masks.boxes_of(drawn), drawn
 
 
 def _lazily(

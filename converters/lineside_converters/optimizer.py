@@ -25,7 +25,7 @@ from lineside_converters.proving import CallerMetric, Made, Proof, Terms, prove
 from lineside_converters.recipes import recipe_for
 from lineside_converters.report import Figures, Report, now
 from lineside_converters.report_page.page import beside
-from lineside_converters.slimming import Effort, Slimmed, effort_of, slim, told
+from lineside_converters.slimming import Effort, Slimmed, effort_of, slim, told, unlearnt_fold
 from lineside_converters.source import SourceModel, open_source
 from lineside_converters.targets import find_target
 from lineside_converters.task import task_of
@@ -100,6 +100,7 @@ class Optimizer:
         frames: Iterable[Frame | Array | Mapping[str, Array]] | Path | str | None = None,
         data: Path | str | Sequence[Path | str] | None = None,
         fold: str = "train",
+        judge_fold: str | None = None,
         metric: CallerMetric | None = None,
         max_drop: float = 0.02,
         version: str | None = None,
@@ -129,7 +130,9 @@ class Optimizer:
             frames: What to calibrate on: frames of the line, images, a folder of photos, or the model's own inputs;
                 else images of ``data``, else the line simulator's.
             data: Folder with annotated images, or several, to compare accuracy on.
-            fold: Of ``data``.
+            fold: Of ``data``: to calibrate and to choose on.
+            judge_fold: Of ``data``: that accuracy is judged on. Not given, other frames of ``fold``; where levels 2
+                and 3 learn from those, the val fold if all of ``data`` have one.
             metric: The caller's own measure, for models whose outputs nobody here reads.
             max_drop: How much lower the task's metric may be, 0 to 1.
             version: Of the new bundle; the source's with its last number one higher if not given.
@@ -161,7 +164,7 @@ class Optimizer:
         self._frames = _checked_frames(frames)
         folders: Sequence[Path | str] = () if data is None else (data,) if isinstance(data, (str, Path)) else data
         self._data = tuple(Path(folder) for folder in folders)
-        self._fold, self._metric = fold, metric
+        self._fold, self._judge_fold, self._metric = fold, judge_fold, metric
         if isinstance(max_drop, bool) or not isinstance(max_drop, (int, float)) or not 0 <= max_drop <= 1:
             raise ConfigError("max_drop", expected="a number 0 to 1", actual=repr(max_drop))
         self._max_drop, self._seed = float(max_drop), seed
@@ -234,7 +237,10 @@ class Optimizer:
 
     def _terms(self, source: SourceModel, manifest: Manifest, clean: Path) -> Terms:
         limit = self._recipe.calibration_frames
-        material = gather(manifest, limit=limit, frames=self._frames, data=self._data, fold=self._fold)
+        judged = self._judge_fold or (unlearnt_fold(self._data, self._fold) if self._recipe.slims else self._fold)
+        material = gather(
+            manifest, limit=limit, frames=self._frames, data=self._data, fold=self._fold, judge_fold=judged
+        )
         terms = Terms(
             source=source.model,
             clean=clean,
@@ -254,7 +260,7 @@ class Optimizer:
     def _slim(self, terms: Terms, work: Work) -> Slimmed | None:
         if not self._recipe.slims:
             return None
-        return slim(terms, self._data, self._fold, self._effort, work, self._voice)
+        return slim(terms, self._data, self._effort, work, self._voice)
 
     def _quantise(self, terms: Terms, work: Work) -> tuple[Chosen, Path | None]:
         if self._recipe.precision == "fp32":

@@ -32,6 +32,8 @@ from lineside_converters.report import Report
 from lineside_converters.report_parts import Candidate, Hypervolume, SensitivityCurve
 from lineside_converters.voice import Voice
 from lineside_converters.work import Work, file_hash
+from lineside_models.datasets import ALL, load_dataset
+from lineside_models.datasets.folds import has_fold
 from lineside_runtime.bundle import Postprocess
 from lineside_runtime.errors import ConfigError, MissingExtraError, PruningError
 
@@ -51,7 +53,9 @@ COSTING_FEEDS = 12
 
 FITTED = "score calibration and thresholds were fitted to the pruned network, on what was kept aside of the train fold"
 
-TRAINED_ON = "accuracy was judged on frames of the fold that the pruned model was fine-tuned on; give --fold val"
+LEARNT_FOLD, VAL_FOLD = "train", "val"
+
+TRAINED_ON = "accuracy was judged on frames that the pruned model was fine-tuned on; give --judge-fold, of none of them"
 
 TIMED_ELSEWHERE = (
     "channels were chosen by what the INT8 form takes in ONNX Runtime on the processor of the machine that optimized, "
@@ -98,6 +102,10 @@ class Effort:
             ("speedup", 1 < self.speedup <= 20, "more than 1, at most 20"),
             ("epochs", self.epochs >= 1, "1 or more"),
             ("minutes", self.minutes is None or self.minutes > 0, "more than 0, or None"),
+            ("learning_rate", self.learning_rate > 0, "more than 0"),
+            ("true_weight", self.true_weight >= 0, "0 or more"),
+            ("teach_weight", self.teach_weight >= 0, "0 or more"),
+            ("batch", self.batch >= 1, "1 or more"),
             ("threads", self.threads is None or self.threads >= 1, "1 or more, or None"),
             ("trials", self.trials >= 2, "2 or more"),
             ("shortlist", self.shortlist >= 1, "1 or more"),
@@ -145,13 +153,18 @@ class Slimmed:
     hypervolumes: tuple[Hypervolume, ...] = ()
 
 
-def slim(terms: Terms, data: Sequence[Path], fold: str, effort: Effort, work: Work, voice: Voice) -> Slimmed:
+def unlearnt_fold(data: Sequence[Path], fold: str) -> str:
+    """Returns the fold to judge on where no other is asked for: val if all have one and ``fold`` is learnt from."""
+    learnt = fold in (LEARNT_FOLD, ALL)
+    return VAL_FOLD if data and learnt and all(root.is_dir() and has_fold(root, VAL_FOLD) for root in data) else fold
+
+
+def slim(terms: Terms, data: Sequence[Path], effort: Effort, work: Work, voice: Voice) -> Slimmed:
     """Prunes the model and teaches it again.
 
     Args:
         terms: Its ``clean`` is what is pruned.
         data: Annotated data; its train fold is learnt from.
-        fold: That the gates judge on, for the notes.
         effort: How much, and how long.
         work: Keeps what was measured, chosen and taught.
         voice: Told what is done.
@@ -172,7 +185,7 @@ def slim(terms: Terms, data: Sequence[Path], fold: str, effort: Effort, work: Wo
         torch.set_num_threads(effort.threads)
     folder = work.folder / f"slim-{_key(terms, data, effort)}"
     folder.mkdir(parents=True, exist_ok=True)
-    notes = _notes(terms, data, fold)
+    notes = _notes(terms, data)
     at = _prepare(folder, terms, data, effort, voice)
     slimmed = _slim_in(at, terms, effort, voice)
     return _read_anew(at.school, dataclasses.replace(slimmed, notes=(*notes, *slimmed.notes)))
@@ -257,14 +270,19 @@ def _slim_in(at: _Prepared, terms: Terms, effort: Effort, voice: Voice) -> Slimm
     return Slimmed(folder / "clean.onnx", curves, {"pruning": pruning})
 
 
-def _notes(terms: Terms, data: Sequence[Path], fold: str) -> tuple[str, ...]:
+def _notes(terms: Terms, data: Sequence[Path]) -> tuple[str, ...]:
     notes = []
-    if data and fold == "train":
+    if any(terms.material.judged_files & _learnt_files(root) for root in data):
         notes.append(TRAINED_ON)
     if not terms.target.here or terms.target.kind != "cpu":
         notes.append(TIMED_ELSEWHERE.format(target=terms.target.name))
         log.warning("%s: %s", terms.manifest.identity, notes[-1])
     return tuple(notes)
+
+
+def _learnt_files(root: Path) -> set[Path]:
+    fold = LEARNT_FOLD if has_fold(root, LEARNT_FOLD) else ALL
+    return {sample.path for sample in load_dataset(root, fold).samples}
 
 
 def _search_in(at: _Prepared, terms: Terms, pruned: Network, level2: Slimmed, effort: Effort, voice: Voice) -> Slimmed:

@@ -39,9 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--minutes", type=float, metavar="M", help="end the schedule after so many minutes")
     parser.add_argument("--batch", type=int, default=16, help="frames a step (default: %(default)s)")
     parser.add_argument("--learning-rate", type=float, metavar="R", help="its peak (default: 0.0015)")
+    parser.add_argument("--true-weight", type=float, metavar="W", help="of the loss against the truth (default: 0.5)")
+    parser.add_argument("--teach-weight", type=float, metavar="W", help="against the teacher's answers (default: 1)")
     parser.add_argument("--features", type=float, metavar="W", help="weight of the features (default: 0.1; 0: none)")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--threads", type=int, default=2, help="default: %(default)s")
+    parser.add_argument("--bf16", action="store_true", help="train in bfloat16: faster with AVX512-BF16")
     parser.add_argument("--trust", action="store_true", help="read a .pt file that could run code: only your own")
     add_json(parser)
     parser.set_defaults(run=run)
@@ -56,7 +59,10 @@ def run(options: argparse.Namespace) -> int:
         epochs=options.epochs,
         minutes=options.minutes,
         learning_rate=options.learning_rate or DEFAULT.learning_rate,
+        true_weight=DEFAULT.true_weight if options.true_weight is None else options.true_weight,
+        teach_weight=DEFAULT.teach_weight if options.teach_weight is None else options.teach_weight,
         feature_weight=DEFAULT.feature_weight if options.features is None else options.features,
+        bf16=options.bf16,
         seed=options.seed,
         threads=options.threads,
     )

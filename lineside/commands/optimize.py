@@ -15,8 +15,21 @@ if TYPE_CHECKING:
     from lineside_converters.optimizer import OptimizeResult
 
 
-EFFORT = ("speedup", "epochs", "minutes", "trials", "shortlist")
-"""Options that say how much levels 2 and 3 do; what isn't given is the optimizer's own default."""
+EFFORT = (
+    "speedup",
+    "epochs",
+    "minutes",
+    "learning_rate",
+    "true_weight",
+    "teach_weight",
+    "batch",
+    "threads",
+    "bf16",
+    "teacher_bf16",
+    "trials",
+    "shortlist",
+)
+"""Options that say how much levels 2 and 3 do, and how; what isn't given is the optimizer's own default."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +57,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="annotated data: calibration and accuracy; levels 2 and 3 learn from its train fold; repeatable",
     )
-    parser.add_argument("--fold", default="train", help="which fold of the data (default: %(default)s)")
+    parser.add_argument(
+        "--fold", default="train", help="of the data, to calibrate and to choose on (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--judge-fold",
+        metavar="FOLD",
+        help="of the data, that accuracy is judged on (default: other frames of --fold; at levels 2 and 3 val if any)",
+    )
     parser.add_argument("--images", type=Path, metavar="DIR", help="photos without annotations: calibration only")
     parser.add_argument(
         "--max-drop", type=float, default=0.02, metavar="D", help="of the task's metric, 0 to 1 (default: %(default)s)"
@@ -64,6 +84,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     taught.add_argument("--speedup", type=float, metavar="X", help="that pruning alone is to bring (default: 2.1)")
     taught.add_argument("--epochs", type=int, metavar="N", help="of fine-tuning (default: 20)")
     taught.add_argument("--minutes", type=float, metavar="M", help="end fine-tuning early but whole after so many")
+    taught.add_argument("--learning-rate", type=float, metavar="R", help="its peak (default: 0.0006)")
+    taught.add_argument("--true-weight", type=float, metavar="W", help="of the loss against the truth (default: 0.5)")
+    taught.add_argument("--teach-weight", type=float, metavar="W", help="against the whole model (default: 3)")
+    taught.add_argument("--batch", type=int, metavar="N", help="frames a step (default: 16)")
+    taught.add_argument("--threads", type=int, metavar="N", help="of torch (default: as many as it takes)")
+    taught.add_argument(
+        "--bf16", action="store_true", default=None, help="fine-tune in bfloat16: faster with AVX512-BF16"
+    )
+    taught.add_argument("--teacher-bf16", action="store_true", default=None, help="bfloat16 for the whole model alone")
     taught.add_argument("--trials", type=int, metavar="N", help="networks that level 3 tries (default: 40)")
     taught.add_argument("--shortlist", type=int, metavar="N", help="networks that level 3 fine-tunes (default: 4)")
     parser.add_argument("--no-memory", action="store_true", help="leave out the peak memory of fresh processes")
@@ -85,6 +114,7 @@ def run(options: argparse.Namespace) -> int:
             frames=options.images,
             data=options.data,
             fold=options.fold,
+            judge_fold=options.judge_fold,
             max_drop=options.max_drop,
             version=options.version,
             trust=options.trust,
@@ -111,6 +141,7 @@ def summary(result: OptimizeResult) -> dict[str, Any]:
         "digest": result.bundle.digest,
         "speedup": result.speedup,
         "metric": None if metric is None else metric.name,
+        "judged_on": result.report.accuracy_on,
         "drop": None if metric is None else metric.before - metric.after,
         "ci": None if metric is None else [metric.low, metric.high],
         "size_ratio": result.size_ratio,
@@ -133,7 +164,7 @@ def _print(result: OptimizeResult) -> None:
     if metric is not None:
         print(
             f"{metric.name} {metric.before:.4f} → {metric.after:.4f}, {metric.confidence:.0%} interval of the drop "
-            f"{metric.low:+.4f} to {metric.high:+.4f} on {metric.frames} frames"
+            f"{metric.low:+.4f} to {metric.high:+.4f} on {result.report.accuracy_on or f'{metric.frames} frames'}"
         )
     for one in result.report.variants:
         print(f"{'kept' if one.kept else 'left out':<9} {one.name}: {one.why}")

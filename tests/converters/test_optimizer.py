@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from lineside_converters.accounts import NOT_MEASURED, SIMULATED_ONLY
+from lineside_converters.material import gather
 from lineside_converters.optimizer import Optimizer, OptimizeResult, next_version
 from lineside_converters.report import read_report
 from lineside_models import golden
@@ -23,6 +24,7 @@ from lineside_runtime.errors import (
     CalibrationError,
     ConfigError,
     ConvertError,
+    DatasetError,
     InputError,
     InputNotFoundError,
     MissingModelFactsError,
@@ -136,6 +138,32 @@ def test_accuracy_is_compared_on_annotated_data_where_there_is_some(tmp_path: Pa
     assert result.report.accuracy_on == "6 frames of cells, fold train"
     assert 0.2 < result.float_figures.map50 < 1
     assert result.report.notes == ()
+
+
+def test_frames_of_another_fold_are_judged_and_of_none_but_that(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(nets.cell_detector())
+    data = nets.write_cells_dataset(tmp_path / "cells", 12, fold="train")
+    lines = (data / "folds.csv").read_text().splitlines()
+    (data / "folds.csv").write_text("\n".join([*lines[:8], *(line.replace("train", "val") for line in lines[8:])]))
+    how = {"optimization_level": 0, "data": data, "judge_fold": "val"}
+    result = Optimizer(tmp_path / "model.onnx", out=tmp_path / "out", **how).run()
+    assert result.report.accuracy_on == "5 frames of cells, fold val"
+    assert sorted(str(truth.frame.part_id) for truth in result.proof.truths) == [
+        "part_10", "part_11", "part_7", "part_8", "part_9",
+    ]  # fmt: skip
+    with pytest.raises(DatasetError, match="no fold 'test'"):
+        Optimizer(tmp_path / "model.onnx", out=tmp_path / "none", **how | {"judge_fold": "test"}).run()
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_folder_without_folds_is_not_judged_on_what_it_is_calibrated_on(tmp_path: Path) -> None:
+    data = nets.write_cells_dataset(tmp_path / "cells", 12)
+    (data / "folds.csv").unlink()
+    (tmp_path / "model.onnx").write_bytes(nets.cell_detector())
+    manifest = Optimizer(tmp_path / "model.onnx", optimization_level=0, out=tmp_path / "out").run().bundle.manifest
+    material = gather(manifest, limit=100, data=(data,), fold="train", judge_fold="val")
+    seen = {part: {truth.frame.part_id for truth in part} for part in (material.tuning, material.judged)}
+    assert [len(parts) for parts in seen.values()] == [6, 6] and not set.intersection(*seen.values())
 
 
 def test_types_that_nobody_can_judge_are_said_to_be_unjudged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -98,6 +100,21 @@ def test_level_2_ships_a_narrower_model_that_answers_alike(model, folder, tmp_pa
     assert again.slimmed.model == result.slimmed.model and "sensitivity: as measured before" in said
 
 
+def test_a_val_fold_is_judged_where_there_is_one_and_never_learnt_from(model, folder, tmp_path, counting):
+    divided = tmp_path / "bars"
+    shutil.copytree(folder, divided)
+    images = sorted(path.relative_to(divided) for path in divided.rglob("*.png"))
+    rows = [f"{path},{'val' if number % 3 == 0 else 'train'}" for number, path in enumerate(images)]
+    (divided / "folds.csv").write_text("\n".join(["image,fold", *rows]))
+    report = optimizer(model, divided, tmp_path, 2).run().report
+    assert report.accuracy_on == "40 frames of bars, fold val" and TRAINED_ON not in report.notes
+    assert report.calibration.source.endswith("fold train")
+    learnt = report.training["pruning"]["data"]
+    assert learnt["train"] + learnt["held"] == 80
+    asked = optimizer(model, divided, tmp_path, 2, judge_fold="all", overwrite=True).run().report
+    assert asked.accuracy_on.endswith("fold all") and TRAINED_ON in asked.notes
+
+
 def test_level_3_tells_the_front_of_all_that_it_measured(model, folder, tmp_path, counting):
     pytest.importorskip("optuna", reason="the train extra is not installed")
     effort = dataclasses.replace(QUICK, trials=3, shortlist=1)
@@ -164,11 +181,55 @@ def test_more_speed_than_there_is_ends_in_an_error_and_no_bundle(model, folder, 
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"speedup": 1.0}, {"epochs": 0}, {"minutes": 0.0}, {"threads": 0}, {"trials": 1}, {"shortlist": 0}]
+    "wrong",
+    [
+        {"speedup": 1.0},
+        {"epochs": 0},
+        {"minutes": 0.0},
+        {"learning_rate": 0.0},
+        {"true_weight": -0.1},
+        {"teach_weight": -1.0},
+        {"batch": 0},
+        {"threads": 0},
+        {"trials": 1},
+        {"shortlist": 0},
+    ],
 )
 def test_an_effort_out_of_range_is_refused(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         Effort(**wrong)
+
+
+def test_every_field_of_an_effort_is_an_option(monkeypatch, tmp_path):
+    from lineside.cli import main
+    from lineside_converters import optimizer as module
+
+    given = {
+        "speedup": 1.7, "epochs": 3, "minutes": 4.0, "learning_rate": 0.002, "true_weight": 0.25, "teach_weight": 0.0,
+        "batch": 8, "threads": 1, "bf16": True, "teacher_bf16": True, "trials": 5, "shortlist": 2,
+    }  # fmt: skip
+    assert given.keys() == {field.name for field in dataclasses.fields(Effort)}
+    taken = []
+    monkeypatch.setattr(module, "effort_of", lambda fields: taken.append(fields) or Effort(epochs=0))
+    words = ["optimize", "model.onnx", "--level", "2", "--out", str(tmp_path / "out")]
+    for name, value in given.items():
+        words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    assert main(words) == 1 and main(words[:6]) == 1  # the effort of no epochs is refused
+    assert taken == [given, {}]
+
+
+def test_the_command_prunes_and_says_where_accuracy_was_judged(model, folder, tmp_path, counting, capsys):
+    from lineside.cli import main
+
+    words = ["optimize", str(model), "--level", "2", "--target", "rpi5", "--data", str(folder), "--max-drop", "0.2"]
+    words += ["--speedup", "1.15", "--epochs", "8", "--learning-rate", "4e-3", "--true-weight", "1", "--no-memory"]
+    words += ["--teach-weight", "1", "--threads", "1", "--out", str(tmp_path / "bundle"), "--json"]
+    assert main(words) == 0
+    found = json.loads(capsys.readouterr().out)
+    effort = read_report(tmp_path / "bundle").training["pruning"]["effort"]
+    assert effort == dataclasses.asdict(QUICK)
+    assert found["judged_on"].endswith(f"frames of {folder.name}, fold train")
+    assert not (tmp_path / "bundle.work").exists()
 
 
 def test_an_effort_of_unknown_fields_or_of_words_is_refused(model):
