@@ -2,9 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 from lineside.extras import needs
 
 with needs("convert"):
+    from lineside_converters.elsewhere import Clock
     from lineside_converters.optimizer import Optimizer
 
-__all__ = ["Optimizer"]
+__all__ = ["Clock", "Optimizer", "device_clock"]
+
+
+def device_clock(
+    hub: Path | str, device: str, *, passphrase: str | None = None, say: Callable[[str], None] = lambda _: None
+) -> Clock:
+    """Returns a device of the fleet as what times the forms for the optimizer's speed gate.
+
+    ::
+
+        clock = device_clock("/srv/hub", "bench-pi")
+        lineside.Optimizer("detector.onnx", "rpi5", 1, data="photos", clock=clock).run()
+
+    Args:
+        hub: The hub's folder.
+        device: The device's name; its ``agent.toml`` says ``time_for_hub = true``.
+        passphrase: Opens the key of the device's group, if it was made with one.
+        say: Told how far the device is.
+
+    Raises:
+        InputNotFoundError: There is no hub.
+        RolloutError: The hub has never heard of the device.
+    """
+    from lineside_hub.timing import DeviceClock
+
+    return DeviceClock(hub, device, passphrase=passphrase, say=say)

@@ -11,6 +11,7 @@
 | ``outbox`` | start, with a link | stop | sends records until the hub has them |
 | ``identity`` | start, with a link | stop, or at once without a certificate | renews the certificate in time |
 | ``engines`` | start, with a link | all have answered | asks the engines what they can do, tells the hub |
+| ``timing`` | start, with ``time_for_hub`` | stop | has bundles timed that the hub asks about |
 | ``link-…`` | start, with a link | stop | stays connected |
 | main | start | stop | writes ``status.json``, feeds the watchdog, waits for SIGTERM |
 
@@ -169,6 +170,8 @@ class Daemon:
             self._start("frames", self._home.frames.run)
             self._start("identity", self._home.keep_identity)
             self._start("engines", self._home.tell_engines)
+            if self._config.time_for_hub:
+                self._start("timing", self._time_for_hub)
         while not self._stop.wait(STATUS_EVERY_S if not self._config.exit_when_done else 0.1):
             self._write_status()
             self._look_for_sticks()
@@ -188,6 +191,10 @@ class Daemon:
         if self._defects:
             return DEFECT
         return 1 if self._config.exit_when_done and self._flow.rig.problem is not None else 0
+
+    def _time_for_hub(self) -> None:
+        if self._home is not None:
+            self._home.timing.run(self._stop, lambda: self._flow.pipeline.counts.inspected)
 
     def _serve_metrics(self) -> Callable[[], None]:
         if self._config.metrics is None:

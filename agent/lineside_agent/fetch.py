@@ -12,11 +12,12 @@ from lineside_agent.rim import ShouldStop
 from lineside_agent.self_update.payload import MANIFEST_NAME as AGENT_MANIFEST_NAME
 from lineside_agent.self_update.payload import AgentManifest, parse_agent_manifest
 from lineside_agent.updater import Progress
+from lineside_link.assemble import FetchReport
 from lineside_link.fetch import RepoClient
-from lineside_link.messages import BundleRef, ConfigRef, Transfer
+from lineside_link.messages import TRIAL_SUFFIX, BundleRef, ConfigRef, Transfer
 from lineside_link.transfer import Source
 from lineside_link.trust import TrustStore
-from lineside_runtime.bundle import MANIFEST_NAME, Bundle, open_bundle, parse_manifest
+from lineside_runtime.bundle import MANIFEST_NAME, Bundle, Manifest, open_bundle, parse_manifest
 from lineside_runtime.errors import BundleFormatError, LinesideError, SignatureError
 from lineside_runtime.files import write_atomic
 
@@ -56,19 +57,15 @@ class Fetcher:
             should_stop: Asked between pieces.
 
         Raises:
-            SignatureError: It is of another group, or not signed for it.
+            SignatureError: It is of another group, not signed for it, or signed to be timed only.
             BundleError: Metadata, manifest or a chunk is forged, old, expired or damaged.
             FetchError: The hub doesn't answer.
             DiskFullError: There is no room.
             lineside_link.pull.FetchStopped: Asked to.
         """
-        data = self._signed(bundle, should_stop)
-        manifest = parse_manifest(data)
-        if manifest.identity != bundle.identity:
-            raise BundleFormatError("another bundle", expected=bundle.identity, actual=manifest.identity)
-        source = Source(bundle.target, bundle.sha256, self._open_installed())
-        report = self._repo.fetch_files(manifest, folder, source=source, on_progress=progress, should_stop=should_stop)
-        write_atomic(folder / MANIFEST_NAME, data)
+        if bundle.target.endswith(TRIAL_SUFFIX):
+            raise SignatureError(f"{bundle.target} was signed to be timed, not to be run", actual=bundle.target)
+        manifest, report = self._bring(bundle, folder, progress, should_stop)
         self.last = Transfer(
             link_bytes=report.fetched_bytes,
             multicast_bytes=report.multicast_bytes,
@@ -79,6 +76,22 @@ class Fetcher:
         log.info(
             "%s: %d bytes over the link for %d of files", bundle.identity, report.fetched_bytes, manifest.size_bytes
         )
+
+    def bring_trial(self, bundle: BundleRef, folder: Path, progress: Progress, should_stop: ShouldStop) -> None:
+        """As `bring`, for a bundle that is to be timed: also one that may not run here."""
+        self._bring(bundle, folder, progress, should_stop)
+
+    def _bring(
+        self, bundle: BundleRef, folder: Path, progress: Progress, should_stop: ShouldStop
+    ) -> tuple[Manifest, FetchReport]:
+        data = self._signed(bundle, should_stop)
+        manifest = parse_manifest(data)
+        if manifest.identity != bundle.identity:
+            raise BundleFormatError("another bundle", expected=bundle.identity, actual=manifest.identity)
+        source = Source(bundle.target, bundle.sha256, self._open_installed())
+        report = self._repo.fetch_files(manifest, folder, source=source, on_progress=progress, should_stop=should_stop)
+        write_atomic(folder / MANIFEST_NAME, data)
+        return manifest, report
 
     def bring_agent(self, agent: BundleRef, folder: Path, seed: Seed, should_stop: ShouldStop) -> None:
         """Brings an agent's payload into a folder; done again it goes on where it ended.

@@ -25,6 +25,7 @@ from lineside_agent.self_update.slots import AgentSlots
 from lineside_agent.self_update.updater import SelfUpdater
 from lineside_agent.sending import FrameSender
 from lineside_agent.store import Store
+from lineside_agent.time_command import TimeCommands
 from lineside_agent.updater import Progress, Updater
 from lineside_agent.updates import Machine
 from lineside_agent.wishes import Origin, Wished
@@ -68,6 +69,7 @@ class Home:
     Attributes:
         outbox: Sends results.
         frames: Sends kept images.
+        timing: Times bundles for the hub, where ``agent.toml`` lets it ask.
         identity: Renews the certificate; ``None`` without one.
         name_conflicts: How often somebody else appeared under this device's name.
     """
@@ -116,6 +118,15 @@ class Home:
         )
         trust = TrustStore(config.folder / "trust", _read_root(config.root), repo, self._clock)
         self._fetcher = Fetcher(config.group, trust=trust, repo=repo, installed=config.folder / "current")
+        times = self._topics.time_answer(config.device)
+        self.timing = TimeCommands(
+            config.folder,
+            allowed=config.time_for_hub,
+            board=detect().model,
+            inspect=config.inspect,
+            bring=self._fetcher.bring_trial,
+            publish=lambda answer: self.client.publish(times, answer, qos=0),
+        )
         self.outbox = Outbox(store, self._publish_results, stop)
         self.frames = FrameSender(
             store,
@@ -150,6 +161,7 @@ class Home:
             publish=lambda answer: self.client.publish(answers, answer, qos=0),
         )
         self.client.subscribe(self._topics.recipe_command(device), commands.heard, qos=0)
+        self.client.subscribe(self._topics.time_command(device), self.timing.heard, qos=0)
         if self.identity is not None:
             self.client.subscribe(self._topics.certificate(device), self.identity.heard)
         self.client.on_connect(self._connected)

@@ -90,7 +90,7 @@ def load(
         ConfigError: The table's rules don't fit the bundle, or it has no variant of the name.
         LinesideError: Nothing here can run it.
     """
-    settings = Config(threads=config.threads, isolate=config.isolate, isolated_timeout_s=config.engine_timeout_s)
+    settings = engine_settings(config)
     if config.variant:
         named(bundle.manifest, config.variant, where="$.inspect.variant")
         session = Session(bundle, msgspec.structs.replace(settings, variant=config.variant))
@@ -105,6 +105,11 @@ def load(
         session.close()
         raise
     return Loaded(slot, bundle, session, inspector, recipe, fast, judges)
+
+
+def engine_settings(config: InspectConfig) -> Config:
+    """Returns under which settings engines run here."""
+    return Config(threads=config.threads, isolate=config.isolate, isolated_timeout_s=config.engine_timeout_s)
 
 
 def reference(bundle: Bundle, target: str = "") -> BundleRef:

@@ -67,12 +67,13 @@ def report_of(
         recipe=_recipe(terms, chosen),
         source=source,
         machine=this_machine(terms.target.threads),
+        timed_on=best.timed_on,
         float=proof.reference if int8 else best.figures,
         int8=best.figures if int8 else None,
         calibration=_calibration(terms, chosen) if int8 else None,
         gates=best.gates,
         accuracy_on=terms.material.judged_source if best.drop is not None and terms.metric is None else "",
-        notes=(*notes_of(terms), *_not_held(chosen, terms), *unproven),
+        notes=(*notes_of(terms), *_not_held(chosen, terms), *proof.notes, *unproven),
         training=dict(training),
         metric=_metric(terms, best),
         layers=layers,
@@ -142,6 +143,7 @@ def kept_figures(one: Proved) -> VariantFigures:
     """Returns what the report says of a variant that ships."""
     accuracy = "" if one.drop is None else f", accuracy drops by {one.drop.drop:.4f}"
     elsewhere = ", which is not the target: the device measures for itself" if one.unproven else ""
+    where = one.timed_on or f"{one.place}{elsewhere}"
     return VariantFigures(
         name=one.made.variant.name,
         engine=one.made.engine,
@@ -149,8 +151,8 @@ def kept_figures(one: Proved) -> VariantFigures:
         latency_ms=one.figures.latency_ms,
         size_bytes=one.made.size_bytes,
         kept=True,
-        why=f"{1 / one.ratio:.2f} times as fast as the source model in onnxruntime, measured on {one.place}{elsewhere}"
-        f"; least correlation of an output {one.correlation:.4f}{accuracy}",
+        why=f"{1 / one.ratio:.2f} times as fast as the source model in onnxruntime, measured on {where}; "
+        f"least correlation of an output {one.correlation:.4f}{accuracy}",
     )
 
 

@@ -48,7 +48,8 @@ def _build(report: Report) -> str:
     ]
     if report.int8 is not None:
         lines.append(_row(_precision(report), report.int8, metric.after if metric else report.int8.map50))
-    lines += ["", f"Measured on {report.machine.cpu}, {report.machine.threads} thread."]
+    here = f"{report.machine.cpu}, {report.machine.threads} thread"
+    lines += ["", f"Timed on {report.timed_on}; all else on {here}." if report.timed_on else f"Measured on {here}."]
     if report.accuracy_on:
         lines.append(f"{metric.name if metric else 'mAP@0.5'} on {report.accuracy_on}, the same ones for both.")
     if report.calibration is not None:

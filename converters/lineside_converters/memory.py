@@ -10,11 +10,12 @@ from pathlib import Path
 import msgspec
 
 from lineside_converters.proving import Made, Proof, Terms
+from lineside_converters.trial import trial
 from lineside_converters.voice import Voice
 from lineside_runtime.benchmark.contestants import Contestant, Entry
 from lineside_runtime.benchmark.process import Process
 from lineside_runtime.benchmark.protocol import AskMemory, Held, Timed, Turn
-from lineside_runtime.bundle import Bundle, Variant, files_of, write_manifest
+from lineside_runtime.bundle import Bundle, Variant
 from lineside_runtime.config import Config
 
 RUNS = 3
@@ -40,7 +41,7 @@ def measure_peaks(terms: Terms, proof: Proof, folder: Path, voice: Voice) -> Pro
     for form in voice.through(forms, "memory"):
         place = folder / f"memory-{form.variant.name}"
         try:
-            peaks.append(_peak(trial(place, terms, form), form, terms))
+            peaks.append(_peak(trial(place, terms, [_anywhere(form)]), form, terms))
         finally:
             shutil.rmtree(place, ignore_errors=True)
     before, *after = peaks
@@ -54,16 +55,8 @@ def measure_peaks(terms: Terms, proof: Proof, folder: Path, voice: Voice) -> Pro
     )
 
 
-def trial(folder: Path, terms: Terms, form: Made) -> Bundle:
-    """Returns an unproved bundle around a form of the model, to be measured as it would run."""
-    shutil.rmtree(folder, ignore_errors=True)
-    target = folder / form.variant.file
-    target.parent.mkdir(parents=True)
-    names = zip(files_of(form.variant.format, form.file.name), files_of(form.variant.format, target.name), strict=True)
-    for source, name in names:
-        shutil.copyfile(form.file.parent / source, target.parent / name)
-    variant = msgspec.structs.replace(form.variant, device_kinds=("npu", "gpu", "cpu"))
-    return write_manifest(folder, msgspec.structs.replace(terms.manifest, variants=(variant,), golden=None, files={}))
+def _anywhere(form: Made) -> Made:
+    return dataclasses.replace(form, variant=msgspec.structs.replace(form.variant, device_kinds=("npu", "gpu", "cpu")))
 
 
 def _peak(bundle: Bundle, form: Made, terms: Terms) -> int | None:

@@ -17,6 +17,7 @@ from lineside_converters.accounts import differing_of, notes_of, report_of, writ
 from lineside_converters.bounded import Bounded, Chosen, Plan, layer_choices
 from lineside_converters.card import write_card
 from lineside_converters.compress.cleanup import clean_graph
+from lineside_converters.elsewhere import Clock, Elsewhere
 from lineside_converters.forms import float_form, make_forms
 from lineside_converters.material import gather
 from lineside_converters.memory import measure_peaks
@@ -116,6 +117,7 @@ class Optimizer:
         memory: bool = False,
         seed: int = 20,
         effort: Effort | Mapping[str, Any] | None = None,
+        clock: Clock | None = None,
         on_progress: Callable[[str], None] | None = None,
         on_count: Count | None = None,
     ) -> None:
@@ -150,6 +152,8 @@ class Optimizer:
             seed: Of everything that is drawn.
             effort: At levels 2 and 3, how much faster pruning is to make the model, how long is trained and how much
                 is tried: an `Effort`, or some of its fields.
+            clock: A device where an agent runs, which times the forms for the speed gate, such as
+                `lineside.optimizer.device_clock` makes; else this machine does where it is such a target.
             on_progress: Told in words what is going on; without it and ``on_count``, a terminal is.
             on_count: Told how much of a long step is done: its name, how many, of how many.
 
@@ -174,6 +178,9 @@ class Optimizer:
         self._trust, self._overwrite, self._memory = trust, overwrite, memory
         self._work = None if work is None else Path(work)
         self._effort = effort if isinstance(effort, Effort) else effort_of(effort or {})
+        self._clock = clock
+        if clock is not None:
+            self._target = dataclasses.replace(self._target, here=False)
         self._on_progress, self._on_count = on_progress, on_count
         self._voice = Voice(log.info)
 
@@ -187,6 +194,8 @@ class Optimizer:
             ParityGateError: The outputs differ too much from the source model's.
             AccuracyGateError: Accuracy drops by more than ``max_drop``.
             SpeedGateError: The new model is slower.
+            BrokerError: The device that is to time it doesn't answer.
+            TimingError: It may not or can't.
         """
         with spoken(self._on_progress, self._on_count) as self._voice, self._workplace() as work:
             source = self._open(work)
@@ -194,13 +203,15 @@ class Optimizer:
             out = self._out or Path(f"{manifest.name}-{manifest.version}-{self._recipe.precision}")
             check_free(out, overwrite=self._overwrite)
             self._voice.say(f"{source.facts.name}: level {self._recipe.level}, {self._recipe.name}")
+            if self._clock is not None:
+                self._voice.say(f"{self._clock.device} is there, {self._clock.check() or 'a board of no known kind'}")
             terms = self._terms(source, manifest, self._clean(source, work))
             slimmed = self._slim(terms, work)
             if slimmed is not None:
                 terms = dataclasses.replace(terms, clean=slimmed.model)
             chosen, int8 = self._quantise(terms, work)
             made, absent = make_forms(terms, chosen.plan, int8, work, self._voice)
-            proof = prove(terms, made, self._voice)
+            proof = self._prove(terms, made, work)
             proof = dataclasses.replace(proof, refused=(*absent, *proof.refused))
             if self._memory:
                 proof = measure_peaks(terms, proof, work.folder, self._voice)
@@ -267,6 +278,13 @@ class Optimizer:
             return Chosen(plan=Plan(method="minmax", why="level 0")), None
         self._voice.say(f"calibrate on {terms.material.calibration_source}")
         return Bounded(terms, work, self._voice).choose()
+
+    def _prove(self, terms: Terms, made: Sequence[Made], work: Work) -> Proof:
+        if self._clock is None:
+            return prove(terms, made, self._voice)
+        elsewhere = Elsewhere(terms, self._clock, work.folder, self._voice)
+        proof = prove(terms, made, self._voice, elsewhere.settle)
+        return dataclasses.replace(proof, notes=elsewhere.notes)
 
     def _package(
         self,

@@ -84,6 +84,7 @@ class Proved:
         correlation: Least of an output with the source model's.
         drop: Of the task's metric; ``None`` if that was not measured.
         answers: What it says of the judged frames.
+        timed_on: The device that timed it, where that isn't this machine; empty otherwise.
     """
 
     made: Made
@@ -94,6 +95,7 @@ class Proved:
     correlation: float
     drop: Drop | None
     answers: Sequence[Candidates]
+    timed_on: str = ""
 
     @property
     def unproven(self) -> bool:
@@ -134,6 +136,7 @@ class Proof:
         refused: What may not, with the reasons.
         truths: Of the judged frames, without their pictures.
         answers: What the source model says of them.
+        notes: What a reader has to know of how it was measured.
     """
 
     reference: Figures
@@ -141,6 +144,7 @@ class Proof:
     refused: tuple[Refused, ...]
     truths: Sequence[TrueFrame]
     answers: Sequence[Candidates]
+    notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,13 +189,18 @@ class _Subject:
     answers: Sequence[Candidates] = ()
 
 
-def prove(terms: Terms, candidates: Sequence[Made], voice: Voice) -> Proof:
+Settle = Callable[[list[Proved], list[Refused]], "tuple[Times | None, list[Proved]]"]
+"""Puts the speed gate to times of another machine: `lineside_converters.elsewhere.Elsewhere.settle`."""
+
+
+def prove(terms: Terms, candidates: Sequence[Made], voice: Voice, settle: Settle | None = None) -> Proof:
     """Measures candidates beside the source model.
 
     Args:
         terms: What they must prove, and on what.
         candidates: In the order of the target's engines.
         voice: Told what was found.
+        settle: Times what passed the other gates elsewhere.
 
     Raises:
         ParityGateError: No candidate passes, and the first one's outputs differ by too much.
@@ -213,12 +222,17 @@ def prove(terms: Terms, candidates: Sequence[Made], voice: Voice) -> Proof:
         truths, answers = _through_accuracy(terms, source, subjects, refused, voice)
         feeds = choose_timed(terms.material.calibration)
         times = _time(terms, source, subjects, feeds, stack, voice)
-        proved = [one for subject in subjects if (one := _through_speed(terms, subject, times, refused, voice))]
+        says = voice if settle is None else Voice(lambda _: None)  # whoever settles it says so
+        proved = [one for subject in subjects if (one := _through_speed(terms, subject, times, refused, says))]
+    reference = times[_SOURCE]
+    if settle is not None:
+        found, proved = settle(proved, refused)
+        reference = found or reference
     if not proved:
         raise _first_error(refused)
     kept, slower = fastest_of_each_engine(proved)
     return Proof(
-        reference=_figures(times[_SOURCE], terms.source.stat().st_size, terms.task, _before(proved)),
+        reference=_figures(reference, terms.source.stat().st_size, terms.task, _before(proved)),
         proved=tuple(kept),
         refused=(*refused, *slower),
         truths=truths,
@@ -262,7 +276,7 @@ def _through_parity(
             reading=reading,
         )
     except _CANNOT as error:
-        refused.append(_refused(made, error))
+        refused.append(refuse(made, error))
         voice.say(f"{made.variant.name}: left out: {error}")
         return None
     voice.say(f"{made.variant.name}: parity: {gate.detail}")
@@ -297,7 +311,7 @@ def _through_accuracy(
                 continue
         except ConvertError as error:
             subjects.remove(subject)
-            refused.append(_refused(subject.made, error))
+            refused.append(refuse(subject.made, error))
             voice.say(f"{name}: left out: {error}")
         else:
             subject.gates.append(gate)
@@ -356,7 +370,7 @@ def _through_speed(
         else:
             gate = check_speed(reference, own, max_slowdown=limit, where=where)
     except ConvertError as error:
-        refused.append(_refused(made, error, own.mean_of_medians_ms))
+        refused.append(refuse(made, error, own.mean_of_medians_ms))
         voice.say(f"{made.variant.name}: left out: {error}")
         return None
     voice.say(f"{made.variant.name}: speed: {gate.detail}")
@@ -391,7 +405,8 @@ def _before(proved: Sequence[Proved]) -> float | None:
     return next((one.drop.before for one in proved if one.drop is not None), None)
 
 
-def _refused(made: Made, error: LinesideError, latency_ms: float | None = None) -> Refused:
+def refuse(made: Made, error: LinesideError, latency_ms: float | None = None) -> Refused:
+    """Returns what is said of a form that failed."""
     return Refused(
         name=made.variant.name,
         engine=made.engine,

@@ -129,6 +129,7 @@ class Report(Strict, frozen=True, kw_only=True):
         recipe: Its name.
         source: The model that it was made of.
         machine: Where it was measured.
+        timed_on: The device whose times they are, where an agent measured them; empty if they are the machine's.
         float: Figures of the float model.
         int8: Figures of the fastest variant, which is FP16 where that is faster than INT8 (the first of ``variants``);
             ``None`` where nothing was quantised.
@@ -154,6 +155,7 @@ class Report(Strict, frozen=True, kw_only=True):
     recipe: str
     source: SourceFacts
     machine: Machine
+    timed_on: str = ""
     float: Figures
     int8: Figures | None = None
     calibration: CalibrationFacts | None = None

@@ -53,6 +53,8 @@ RIGHTS = (
     Right("frame_ack", "device", "read", "write"),
     Right("recipe_command", "device", "read", "write"),
     Right("recipe_answer", "device", "write", "read"),
+    Right("time_command", "device", "read", "write"),
+    Right("time_answer", "device", "write", "read"),
     Right("certificate", "device", "read", "write", claim="read"),
     Right("up", "device", "readwrite", "read"),
     Right("reported", "device", "write", "read"),

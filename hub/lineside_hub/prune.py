@@ -20,7 +20,7 @@ from lineside_hub.lock import folder_lock
 from lineside_hub.metadata import MetadataFolder
 from lineside_hub.repository import Repository
 from lineside_hub.rollouts import Rollouts
-from lineside_link.messages import Reported, decode
+from lineside_link.messages import TRIAL_SUFFIX, Reported, decode
 from lineside_runtime.bundle import MANIFEST_MAX_BYTES, parse_manifest
 from lineside_runtime.errors import LinesideError
 
@@ -106,6 +106,10 @@ def _old_targets(repository: Repository, group: str, wanted: set[str], keep: int
     old = []
     times = {target: repository.published_at(target) for target in repository.targets_of(group)}
     for target in sorted(times, key=lambda target: times[target], reverse=True):
+        if target.endswith(TRIAL_SUFFIX):  # its time is over, or it is being timed right now
+            if times[target] < (datetime.datetime.now() - GRACE).timestamp():
+                old.append(target)
+            continue
         name = target.rsplit("-", 1)[0]
         kept[name] += 1
         if kept[name] > keep and target not in wanted:

@@ -46,7 +46,7 @@ from lineside_hub.chunks import ChunkStore, place_of
 from lineside_hub.keys import KeyRing
 from lineside_hub.lock import folder_lock
 from lineside_hub.metadata import GROUP_LIFETIME_DAYS, LIFETIME_DAYS, ONLINE, TOP_LEVEL, MetadataFolder, prepare
-from lineside_link.messages import BundleRef, ConfigRef
+from lineside_link.messages import TRIAL_SUFFIX, BundleRef, ConfigRef
 from lineside_link.topics import check_name
 from lineside_runtime.bundle import CHUNK_BYTES, MANIFEST_NAME, Bundle, FileList
 from lineside_runtime.errors import (
@@ -319,20 +319,53 @@ class Repository:
 
         return self.change_root(change)
 
-    def publish(self, bundle: Bundle, group: str) -> BundleRef:
+    def publish(self, bundle: Bundle, group: str, *, trial: bool = False) -> BundleRef:
         """Verifies a bundle, stores its content and signs its manifest for a group.
 
         Publishing the same bundle again changes nothing, but replaces chunks that have rotted.
+
+        Args:
+            bundle: What is signed.
+            group: Of the devices that it is for.
+            trial: Signs it to be timed only: no device runs it. Another content of the same name takes its place.
 
         Raises:
             BundleIntegrityError: The bundle's files are not what its manifest says.
             RolloutError: There is no such group, or this name and version are published with another content.
             SignatureError: The passphrase does not open the group's key, or it is not the key trusted for the group.
         """
-        reference, manifest = _describe(bundle, group)
+        reference, manifest = _describe(bundle, group, TRIAL_SUFFIX if trial else ".json")
         bundle.verify()
+        if trial:
+            self.withdraw(reference.target)
         self._publish(reference, manifest, _pieces(bundle.path, bundle.manifest))
         return reference
+
+    def withdraw(self, target: str) -> None:
+        """Takes a target out of what is signed, if it is there; its chunks stay until `lineside hub prune`.
+
+        Args:
+            target: Its path.
+
+        Raises:
+            RolloutError: There is no such group.
+            SignatureError: The passphrase does not open the group's key.
+        """
+        with folder_lock(self.folder):
+            group = target.split("/")[0]
+            if target in self.targets_of(group):
+                self.withdraw_targets({group: [target]})
+
+    def check_key(self, group: str) -> None:
+        """Opens a group's key, before work that ends in a signature.
+
+        Raises:
+            RolloutError: There is no such group.
+            InputNotFoundError: Its key is not here.
+            SignatureError: The passphrase does not open it.
+        """
+        self._check_known(group)
+        self._signers(group)
 
     def publish_agent(self, payload: Payload, group: str) -> BundleRef:
         """As `publish`, for an agent's payload.
@@ -675,14 +708,16 @@ def _pieces(folder: Path, manifest: FileList) -> Iterator[tuple[bytes, str]]:
                 yield file.read(CHUNK_BYTES), digest
 
 
-def _describe(bundle: Bundle, group: str) -> tuple[BundleRef, bytes]:
+def _describe(bundle: Bundle, group: str, suffix: str) -> tuple[BundleRef, bytes]:
     name = check_name(bundle.manifest.name, "bundle")
     version = check_name(bundle.manifest.version, "version")
+    if version.endswith(TRIAL_SUFFIX.removesuffix(".json")):
+        raise ConfigError("version", expected="no '.trial' at its end, which marks what is only timed", actual=version)
     manifest = (bundle.path / MANIFEST_NAME).read_bytes()
     digest = hashlib.sha256(manifest).hexdigest()
     if digest != bundle.digest:
         raise BundleIntegrityError(f"{bundle.path}: the manifest changed", expected=bundle.digest, actual=digest)
-    target = f"{group}/{name}-{version}.json"
+    target = f"{group}/{name}-{version}{suffix}"
     return BundleRef(name=name, version=version, target=target, sha256=digest), manifest
 
 

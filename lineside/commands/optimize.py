@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from lineside.commands.output import add_json, print_json, say
+from lineside.commands.passphrases import add_passphrase, passphrase
 from lineside.commands.places import bundle_place
+from lineside_runtime.errors import InputError
 
 if TYPE_CHECKING:
     from lineside_converters.optimizer import OptimizeResult
@@ -95,6 +97,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     taught.add_argument("--teacher-bf16", action="store_true", default=None, help="bfloat16 for the whole model alone")
     taught.add_argument("--trials", type=int, metavar="N", help="networks that level 3 tries (default: 40)")
     taught.add_argument("--shortlist", type=int, metavar="N", help="networks that level 3 fine-tunes (default: 4)")
+    there = parser.add_argument_group(
+        "speed on another device",
+        "An agent of the fleet times the forms for the speed gate; they are signed to be timed only, and not run. Its "
+        "agent.toml says time_for_hub = true.",
+    )
+    there.add_argument("--on", metavar="DEVICE", help="its name; without it this machine, where it is such a target")
+    there.add_argument("--hub", type=Path, metavar="DIR", help="with --on: the hub's folder on this machine")
+    add_passphrase(there)
     parser.add_argument("--no-memory", action="store_true", help="leave out the peak memory of fresh processes")
     add_json(parser)
     parser.set_defaults(run=run)
@@ -102,9 +112,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Optimises, and prints the figures before and after."""
-    from lineside.optimizer import Optimizer
+    from lineside.optimizer import Optimizer, device_clock
     from lineside_converters.voice import bars
 
+    if (options.on is None) != (options.hub is None):
+        raise InputError("--on and --hub belong together", expected="the device that times, and its hub's folder")
+    clock = options.on and device_clock(options.hub, options.on, passphrase=passphrase(options), say=say)
     with bars() as count:
         result = Optimizer(
             options.model,
@@ -123,6 +136,7 @@ def run(options: argparse.Namespace) -> int:
             memory=not options.no_memory,
             seed=options.seed,
             effort={name: value for name in EFFORT if (value := getattr(options, name)) is not None},
+            clock=clock,
             on_progress=say,
             on_count=count,
         ).run()
@@ -140,6 +154,7 @@ def summary(result: OptimizeResult) -> dict[str, Any]:
         "bundle": str(result.bundle.path),
         "digest": result.bundle.digest,
         "speedup": result.speedup,
+        "timed_on": result.report.timed_on,
         "metric": None if metric is None else metric.name,
         "judged_on": result.report.accuracy_on,
         "drop": None if metric is None else metric.before - metric.after,

@@ -33,6 +33,10 @@ class _Message(msgspec.Struct, frozen=True, kw_only=True):
     v: int = VERSION
 
 
+TRIAL_SUFFIX = ".trial.json"
+"""How the path of a target ends that is signed to be timed and never to be run: nobody has proved it."""
+
+
 class BundleRef(msgspec.Struct, frozen=True, kw_only=True):
     """Names one bundle.
 
@@ -589,6 +593,58 @@ class RecipeAnswer(_Message, frozen=True, kw_only=True):
     error: Problem | None = None
 
 
+class TimeCommand(_Message, frozen=True, kw_only=True):
+    """Asks a device to fetch a bundle, time its variants and forget it, now: what runs there goes on running.
+
+    Attributes:
+        id: Chosen by who asks. It is said again while the device works, and carried out once.
+        bundle: What to time; ``None`` asks only whether the device would.
+        rounds: How many turns each variant has.
+    """
+
+    id: str
+    bundle: BundleRef | None = None
+    rounds: int = 10
+
+
+class VariantTimes(msgspec.Struct, frozen=True, kw_only=True):
+    """What was measured of one variant.
+
+    Attributes:
+        variant: Its name.
+        device: That ran it, such as ``ort/cpu:0``; empty if nothing there can.
+        rounds_ms: Median time of a warm call in each round; the same round of another variant lies right beside it.
+        why: Why nothing there runs it.
+    """
+
+    variant: str
+    device: str = ""
+    rounds_ms: tuple[float, ...] = ()
+    why: str = ""
+
+
+class TimeAnswer(_Message, frozen=True, kw_only=True):
+    """How far that is.
+
+    Attributes:
+        id: Of the command.
+        state: ``ready`` where no bundle was named; ``done`` and ``failed`` are the last.
+        progress: Share of the fetch that is done.
+        board: What the device is.
+        variants: Of the bundle, in its order; empty before ``done``.
+        inspected: Frames that the line judged meanwhile: it shares the processor.
+        error: Why it failed.
+    """
+
+    id: str
+    state: Literal["ready", "fetching", "timing", "done", "failed"]
+    progress: float = 0.0
+    board: str = ""
+    variants: tuple[VariantTimes, ...] = ()
+    inspected: int = 0
+    error: Problem | None = None
+
+
 class FrameAnswer(_Message, frozen=True, kw_only=True):
     """What the hub says to a piece, or an offer.
 
@@ -756,6 +812,8 @@ def schema() -> dict[str, Any]:
         FrameAnswer,
         RecipeCommand,
         RecipeAnswer,
+        TimeCommand,
+        TimeAnswer,
         CertificateRequest,
         CertificateAnswer,
     )

@@ -14,6 +14,8 @@
 | ``d/<device>/frame/ack`` | 0 | `messages.FrameAnswer` |
 | ``d/<device>/cmd/recipe`` | 0 | `messages.RecipeCommand` |
 | ``d/<device>/cmd/recipe/ack`` | 0 | `messages.RecipeAnswer` |
+| ``d/<device>/cmd/time`` | 0 | `messages.TimeCommand` |
+| ``d/<device>/cmd/time/ack`` | 0 | `messages.TimeAnswer` |
 | ``d/<device>/csr`` | 1 | `messages.CertificateRequest` |
 | ``d/<device>/cert`` | 1, retained | `messages.CertificateAnswer` |
 """
@@ -126,6 +128,14 @@ class Topics:
     def recipe_answer(self, device: str) -> str:
         """How that went."""
         return f"{self.prefix}/d/{device}/cmd/recipe/ack"
+
+    def time_command(self, device: str) -> str:
+        """Asks a device to time a bundle."""
+        return f"{self.prefix}/d/{device}/cmd/time"
+
+    def time_answer(self, device: str) -> str:
+        """How far that is."""
+        return f"{self.prefix}/d/{device}/cmd/time/ack"
 
     def certificate_request(self, device: str) -> str:
         """A device's requests for a certificate."""

@@ -48,7 +48,8 @@
     │   ├── GoldenMismatchError         5001
     │   ├── StagingError                5002
     │   ├── RolloutError                5003
-    │   └── AgentUpdateError            5004
+    │   ├── AgentUpdateError            5004
+    │   └── TimingError                 5005
     ├── ConvertError                    6xxx  converter, gates
     │   ├── GraphError                  6001
     │   ├── ParityGateError             6002
@@ -491,6 +492,13 @@ class AgentUpdateError(UpdateError):
 
     code = 5004
     default_action = "The device's journal says why; correct the agent, pack it under another version and push it."
+
+
+class TimingError(UpdateError):
+    """A device doesn't time a bundle for the hub, or could not."""
+
+    code = 5005
+    default_action = "`lineside fleet show` says whether it is there; its log says more."
 
 
 class ConvertError(LinesideError):

@@ -15,10 +15,11 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from lineside_agent.config import RecipeConfig, read_settings
+from lineside_agent.config import InspectConfig, RecipeConfig, read_settings
 from lineside_agent.recipe_command import RecipeCommands
 from lineside_agent.recipes import Recipes
 from lineside_agent.stick import Stick
+from lineside_agent.time_command import TimeCommands
 from lineside_agent.updates import Machine, step
 from lineside_agent.wishes import Wished
 from lineside_hub import ceremony
@@ -47,6 +48,7 @@ from lineside_link.messages import (
     RecipeAnswer,
     RepoRequest,
     ResultsAck,
+    TimeAnswer,
     decode,
     decode_response,
 )
@@ -88,6 +90,14 @@ class Peers:
         self.machine = Machine()
         recipes = Recipes(folder, (RecipeConfig(name="a"), RecipeConfig(name="b")))
         self.recipes = RecipeCommands(recipes, allowed=True, publish=lambda _: None)
+        self.timing = TimeCommands(
+            folder,
+            allowed=True,
+            board="",
+            inspect=InspectConfig(),
+            bring=lambda *_: None,
+            publish=lambda _: None,
+        )
         self.stick = folder / "fuzzed.lsb"
         self.base = folder / "base.bin"
         self.base.write_bytes(bytes(range(256)) * (PATCHED_BYTES // 256))
@@ -116,6 +126,14 @@ class Peers:
     def recipe_answer(self, data: bytes) -> None:
         """``d/<device>/cmd/recipe/ack``."""
         decode(data, RecipeAnswer)
+
+    def time_command(self, data: bytes) -> None:
+        """``d/<device>/cmd/time``: taken, and never carried out here."""
+        self.timing.heard("", data)
+
+    def time_answer(self, data: bytes) -> None:
+        """``d/<device>/cmd/time/ack``."""
+        decode(data, TimeAnswer)
 
     def repo_get(self, data: bytes) -> None:
         """``repo/get/<device>``: no request reaches outside the three folders."""
@@ -253,6 +271,8 @@ def entries(folder: Path) -> dict[str, Entry]:
         "group_chunks": peers.group_chunks,
         "recipe_command": peers.recipe_command,
         "recipe_answer": peers.recipe_answer,
+        "time_command": peers.time_command,
+        "time_answer": peers.time_answer,
     }
     patches = {
         "stream": peers.stream,

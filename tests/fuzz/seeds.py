@@ -28,7 +28,10 @@ from lineside_link.messages import (
     ResultRow,
     Results,
     ResultsAck,
+    TimeAnswer,
+    TimeCommand,
     Up,
+    VariantTimes,
     encode,
     encode_piece,
     encode_response,
@@ -52,6 +55,10 @@ SEEDS: dict[str, tuple[bytes, ...]] = {
     "reported": (encode(Reported(device="cam-1", state="failed", installed=_BUNDLE, error=_PROBLEM)),),
     "recipe_command": (encode(RecipeCommand(id="1", recipe="b")),),
     "recipe_answer": (encode(RecipeAnswer(id="1", recipe="a", error=_PROBLEM)),),
+    "time_command": (encode(TimeCommand(id="1", bundle=_BUNDLE)), encode(TimeCommand(id="2"))),
+    "time_answer": (
+        encode(TimeAnswer(id="1", state="done", variants=(VariantTimes(variant="a", device="d", rounds_ms=(1.0,)),))),
+    ),
     "up": (encode(Up(device="cam-1", up=True, boot_id="b", devices=("ort/cpu:0",), engines={"ort": "1"})),),
     "repo_get": tuple(
         encode(RepoRequest(id="1", kind=kind, path=path))  # type: ignore[arg-type]

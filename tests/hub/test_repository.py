@@ -22,7 +22,7 @@ from tuf.ngclient.fetcher import FetcherInterface
 from lineside_hub.keys import KeyRing
 from lineside_hub.metadata import MetadataFolder
 from lineside_hub.repository import Repository
-from lineside_link.messages import BundleRef
+from lineside_link.messages import TRIAL_SUFFIX, BundleRef
 from lineside_runtime.bundle import Bundle, open_bundle, parse_manifest
 from lineside_runtime.errors import (
     BundleIntegrityError,
@@ -121,6 +121,25 @@ def test_one_name_and_version_never_gets_another_content(repository: Repository,
     repository.publish(make_bundle("1.0.0"), GROUP)
     with pytest.raises(RolloutError, match="another content"):
         repository.publish(make_bundle("1.0.0", content=b"other"), GROUP)
+
+
+def test_a_trial_is_signed_beside_the_bundle_of_the_same_name_and_withdrawn(
+    repository: Repository, client: Callable[[], Updater], make_bundle: Make
+) -> None:
+    bundle = make_bundle("1.0.0")
+    run, trial = repository.publish(bundle, GROUP), repository.publish(bundle, GROUP, trial=True)
+    assert (run.target, trial.target) == (f"{GROUP}/surface-1.0.0.json", f"{GROUP}/surface-1.0.0{TRIAL_SUFFIX}")
+    assert client().get_targetinfo(trial.target) is not None
+    another = repository.publish(make_bundle("1.0.0", content=b"another"), GROUP, trial=True)
+    assert another.target == trial.target and another.sha256 != trial.sha256
+    for _ in range(2):
+        repository.withdraw(trial.target)
+        assert repository.targets_of(GROUP) == (run.target,)
+    assert [path.name.partition(".")[2] for path in (repository.folder / "targets" / GROUP).iterdir()] == [
+        "surface-1.0.0.json"
+    ]
+    with pytest.raises(ConfigError, match=r"\.trial"):
+        repository.publish(make_bundle("1.trial"), GROUP)
 
 
 def test_a_damaged_bundle_is_not_signed(

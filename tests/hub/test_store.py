@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import json
+import os
 import sqlite3
 import stat
 import tarfile
@@ -125,6 +126,16 @@ def test_prune_says_first_and_takes_only_what_nobody_can_want(
     with pytest.raises(SystemExit):
         main(["hub", "prune", "--keep", "x", "--hub", str(repository.folder)])
     assert main(["hub", "prune", "--keep", "0", "--hub", str(repository.folder)]) == 1
+
+
+def test_prune_takes_trials_that_a_killed_command_left(repository: Repository, make_bundle: Make) -> None:
+    for version in ("1.0.0", "2.0.0"):
+        repository.publish(make_bundle(version, content=version.encode()), GROUP, trial=True)
+    (old,) = (repository.folder / "targets" / GROUP).glob("*.surface-1.0.0.trial.json")
+    os.utime(old, (1.0, 1.0))
+    found = prune(repository.folder, keep=1, dry_run=False)
+    assert found.targets == (f"{GROUP}/surface-1.0.0.trial.json",) and found.chunks == 1
+    assert repository.targets_of(GROUP) == (f"{GROUP}/surface-2.0.0.trial.json",)
 
 
 def test_prune_keeps_configurations_that_are_followed(repository: Repository) -> None:

@@ -35,7 +35,10 @@ from lineside_link.messages import (
     ResultRow,
     Results,
     ResultsAck,
+    TimeAnswer,
+    TimeCommand,
     Up,
+    VariantTimes,
     decode,
     decode_response,
     encode,
@@ -110,6 +113,21 @@ KINDS: dict[type[Any], st.SearchStrategy[Any]] = {
     FramePiece: st.builds(FramePiece, epoch=text, seq=count, sha256=text, size=count, offset=count),
     RecipeCommand: st.builds(RecipeCommand, id=text, recipe=text),
     RecipeAnswer: st.builds(RecipeAnswer, id=text, recipe=text, error=problems | st.none()),
+    TimeCommand: st.builds(TimeCommand, id=text, bundle=refs | st.none(), rounds=count),
+    TimeAnswer: st.builds(
+        TimeAnswer,
+        id=text,
+        state=st.sampled_from(["ready", "fetching", "timing", "done", "failed"]),
+        progress=numbers,
+        variants=st.lists(
+            st.builds(
+                VariantTimes, variant=text, device=text, rounds_ms=st.lists(numbers, max_size=3).map(tuple), why=text
+            ),
+            max_size=2,
+        ).map(tuple),
+        inspected=count,
+        error=problems | st.none(),
+    ),
     FrameAnswer: st.builds(
         FrameAnswer,
         epoch=text,

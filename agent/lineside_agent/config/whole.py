@@ -44,6 +44,8 @@ class AgentConfig(Strict, frozen=True, kw_only=True):
         degrade: What is given up while the box is hot or the line late; ``None`` for nothing.
         recipe: The products that the line changes between; the first runs until another is asked for.
         recipe_from_hub: Whether the hub may ask for one (`lineside fleet recipe`), beside the line and whoever is here.
+        time_for_hub: Whether the hub may have bundles timed here that are not to run (`lineside optimize --on`): that
+            takes cores from the line for a minute or so.
     """
 
     device: str
@@ -66,6 +68,7 @@ class AgentConfig(Strict, frozen=True, kw_only=True):
     degrade: DegradeConfig | None = None
     recipe: tuple[RecipeConfig, ...] = ()
     recipe_from_hub: bool = False
+    time_for_hub: bool = False
 
     @property
     def cameras(self) -> tuple[CameraConfig, ...]:

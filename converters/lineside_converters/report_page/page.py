@@ -155,6 +155,7 @@ def _tiles(report: Report) -> list[tuple[str, str]]:
     found = []
     if two is not None:
         where = "" if _is_measured(report) else ", here; the target is elsewhere and measures for itself"
+        where = f" on {report.timed_on}" if report.timed_on else where
         found.append((f"{one.latency_ms / two.latency_ms:.2f} ×", f"as fast as the source model{where}"))
         found.append((f"{two.size_bytes / one.size_bytes:.2f} ×", "its size"))
         if one.memory_bytes and two.memory_bytes:

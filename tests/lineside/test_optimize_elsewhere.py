@@ -1,0 +1,266 @@
+"""``lineside optimize --on DEVICE``: an agent times the forms for the speed gate, and runs none of them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import statistics
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import psutil
+import pytest
+
+pytest.importorskip("onnx", reason="the convert extra is not installed")
+
+from lineside.cli import main
+from lineside.optimizer import device_clock
+from lineside_agent.status import status_place
+from lineside_converters.elsewhere import SOURCE
+from lineside_converters.optimizer import Optimizer
+from lineside_hub.config import load_config
+from lineside_hub.repository import Repository
+from lineside_hub.server import Hub
+from lineside_hub.timing import DeviceClock
+from lineside_link.client import LinkClient
+from lineside_link.messages import TRIAL_SUFFIX, TimeAnswer, VariantTimes, decode
+from lineside_link.topics import Topics
+from lineside_models.simulator import render
+from lineside_runtime.bundle import open_bundle
+from lineside_runtime.errors import BrokerError, RolloutError, SpeedGateError, TimingError
+from tests.agent.bundles import dark, make_bundle
+from tests.converters import nets
+from tests.peers import Broker
+from tests.peers.waiting import wait_for
+
+SITE, DEVICE = "t0", "bench-1"
+TOPICS = Topics(SITE)
+
+
+class Bench:
+    """A hub, and a board on a bench whose agent inspects frames of its own meanwhile."""
+
+    def __init__(self, folder: Path, broker: Broker, *, top: str) -> None:
+        self.hub = folder / "hub"
+        repository = Repository.create(self.hub, groups=["default"])
+        link = f'[link]\nurl = "{broker.url}"\nsite = "{SITE}"\nreconnect_max_s = 0.5\n'
+        (self.hub / "hub.toml").write_text(f'folder = "{self.hub}"\n{link}')
+        (folder / "root.json").write_bytes(repository.root_bytes())
+        (folder / "frames").mkdir()
+        cv2.imwrite(str(folder / "frames" / "0.png"), dark())
+        self.state = folder / "state"
+        runs = make_bundle(folder / "runs").path
+        (folder / "agent.toml").write_text(
+            f'device = "{DEVICE}"\nfolder = "state"\nroot = "root.json"\nbundle = "{runs}"\n'
+            f'{top}\n[camera]\ntype = "folder"\npath = "frames"\nloop = true\nrate_hz = 20.0\n{link}'
+        )
+        self._log = folder / "agent.log"
+        self.server = Hub(load_config(self.hub / "hub.toml"))
+        self.server.start()
+        with self._log.open("ab") as log:
+            command = [sys.executable, "-m", "lineside_agent", "--config", str(folder / "agent.toml")]
+            self.agent = subprocess.Popen(command, stdout=log, stderr=log)
+        self.answers: list[TimeAnswer] = []
+        self.listener = LinkClient(load_config(self.hub / "hub.toml").link, "listener")
+        self.listener.subscribe(
+            TOPICS.time_answer(DEVICE), lambda _, data: self.answers.append(decode(data, TimeAnswer)), qos=0
+        )
+        self.listener.start()
+        wait_for(
+            lambda: self.knows_device() and self.status.get("inspected"), 60.0, what="the agent's birth at the hub"
+        )
+
+    def knows_device(self) -> bool:
+        try:
+            DeviceClock(self.hub, DEVICE)
+        except RolloutError:
+            return False
+        return True
+
+    @property
+    def status(self) -> dict[str, object]:
+        path = status_place(self.state)
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def close(self) -> None:
+        self.listener.close()
+        self.agent.terminate()
+        self.agent.wait(30.0)
+        self.server.close()
+
+
+@pytest.fixture
+def make_bench(tmp_path: Path, embedded_broker: Broker) -> Iterator[Callable[..., Bench]]:
+    made: list[Bench] = []
+
+    def make(top: str = "time_for_hub = true") -> Bench:
+        made.append(Bench(tmp_path, embedded_broker, top=top))
+        return made[-1]
+
+    yield make
+    for bench in made:
+        bench.close()
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "surface-float.onnx"
+    path.write_bytes(nets.convnet())
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    (tmp_path / "photos").mkdir()
+    for seed in range(4):
+        cv2.imwrite(str(tmp_path / "photos" / f"{seed}.png"), render("steel", seed).image)
+    return tmp_path / "photos"
+
+
+def test_the_figures_are_the_devices_and_nothing_of_the_trial_stays(
+    make_bench: Callable[..., Bench], model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench, out = make_bench(), tmp_path / "out"
+    words = ["optimize", str(model), "--target", "rpi5", "--images", str(photos), "--out", str(out), "--no-memory"]
+    assert main([*words, "--on", DEVICE, "--hub", str(bench.hub), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+
+    (last,) = {answer.id: answer for answer in bench.answers if answer.state == "done"}.values()
+    times = {one.variant: one.rounds_ms for one in last.variants}
+    bundle = open_bundle(out)
+    tried = {one["name"] for one in found["variants"] if one["latency_ms"] is not None}
+    assert set(times) == {*tried, SOURCE, "onnx-fp32"}
+    best = min(statistics.median(times[name]) for name in (SOURCE, "onnx-fp32"))
+    for one in found["variants"]:
+        if one["name"] in times:
+            assert one["latency_ms"] == pytest.approx(statistics.median(times[one["name"]]))
+            assert not one["kept"] or one["latency_ms"] < 1.1 * best
+    fastest = bundle.manifest.variants[0].name
+    ratios = [one / other for one, other in zip(times[fastest], times[SOURCE], strict=True)]
+    assert found["speedup"] == pytest.approx(1 / statistics.median(ratios))
+    assert found["int8"]["latency_ms"] == pytest.approx(statistics.median(times[fastest]))
+    assert found["float"]["latency_ms"] == pytest.approx(statistics.median(times[SOURCE]))
+    assert found["timed_on"].startswith(f"{DEVICE} (") and found["timed_on"].endswith("ort/cpu:0")
+    assert {gate["name"]: gate["status"] for gate in found["gates"]}["speed"] == "passed"
+    assert bundle.manifest.speed == "measured" and fastest != "onnx-fp32"
+    assert any("frames of its line while it timed" in note for note in found["notes"])
+    assert f"Timed on {found['timed_on']}" in (out / "model_card.md").read_text()
+    assert found["timed_on"] in (out / "report.html").read_text()
+
+    repository = Repository.open(bench.hub)
+    assert [target for target in repository.targets_of("default") if target.endswith(TRIAL_SUFFIX)] == []
+    assert list((bench.hub / "targets").rglob("*.trial.json")) == []
+    wait_for(lambda: not (bench.state / "trial").exists(), what="the trial to be forgotten")
+    assert (bench.status["installed"], bench.status["faults"]) == ("bright-spots@1.0.0", 0)
+
+
+def test_a_device_that_does_not_let_it_is_asked_before_any_work(
+    make_bench: Callable[..., Bench], model: Path, photos: Path, tmp_path: Path
+) -> None:
+    bench = make_bench(top="")
+    said: list[str] = []
+    optimizer = Optimizer(
+        model,
+        "rpi5",
+        frames=photos,
+        out=tmp_path / "out",
+        clock=device_clock(bench.hub, DEVICE),
+        on_progress=said.append,
+    )
+    with pytest.raises(TimingError, match="may not have bundles timed") as caught:
+        optimizer.run()
+    assert caught.value.code == 5005 and "time_for_hub = true" in caught.value.action
+    assert not (tmp_path / "out").exists() and not any("calibrat" in text for text in said)
+
+
+def test_a_timing_that_dies_is_told_and_the_line_goes_on(
+    make_bench: Callable[..., Bench], model: Path, photos: Path, tmp_path: Path
+) -> None:
+    bench = make_bench()
+    killed = threading.Event()
+
+    def kill() -> None:
+        while not killed.is_set():
+            for child in psutil.Process(bench.agent.pid).children():
+                with contextlib.suppress(psutil.Error):  # an engine that was asked what it can do has ended
+                    if "lineside_agent.timing" in child.cmdline():
+                        child.kill()
+                        killed.set()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    clock = device_clock(bench.hub, DEVICE)
+    with pytest.raises(TimingError, match=r"\[1009\].*SIGKILL"):
+        Optimizer(model, "rpi5", frames=photos, out=tmp_path / "out", clock=clock).run()
+    killed.set()
+    killer.join()
+    assert not (tmp_path / "out").exists()
+    before = bench.status["inspected"]
+    wait_for(lambda: bench.status["inspected"] > before, what="the line to go on")  # type: ignore[operator]
+    assert Optimizer(model, "rpi5", frames=photos, out=tmp_path / "out", clock=clock).run().bundle.manifest.speed == (
+        "measured"
+    )
+
+
+def test_a_device_that_is_away_and_one_that_nobody_knows_are_errors(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench()
+    bench.agent.kill()
+    bench.agent.wait()
+    with pytest.raises(BrokerError, match=f"{DEVICE} doesn't answer"):
+        DeviceClock(bench.hub, DEVICE, silence_s=1.5).check()
+    with pytest.raises(RolloutError, match="not heard of bench-2"):
+        device_clock(bench.hub, "bench-2")
+
+
+class Planted:
+    """A device with times of our choice: no model is slower as INT8 on every machine."""
+
+    device = "planted"
+
+    def __init__(self, times: dict[str, tuple[float, ...]]) -> None:
+        self._times = times
+
+    def check(self) -> str:
+        return "a board"
+
+    def time(self, bundle: Path, *, rounds: int) -> TimeAnswer:
+        names = [variant.name for variant in open_bundle(bundle).manifest.variants]
+        made = [
+            VariantTimes(variant=name, device="ort/cpu:0", rounds_ms=self._times[name])
+            if name in self._times
+            else VariantTimes(variant=name, why="no room")
+            for name in names
+        ]
+        return TimeAnswer(id="1", state="done", board="a board", variants=tuple(made))
+
+
+def test_a_form_that_is_slower_there_is_not_shipped(model: Path, photos: Path, tmp_path: Path) -> None:
+    slow = Planted({SOURCE: (2.0, 3.0, 2.0), "onnx-fp32": (2.0, 2.0, 2.0), "onnx-int8": (2.1, 3.1, 2.1)})
+    with pytest.raises(SpeedGateError, match=r"1\.05.*planted \(a board\), ort/cpu:0"):
+        Optimizer(model, "cpu", frames=photos, out=tmp_path / "out", clock=slow).run()
+    assert not (tmp_path / "out").exists()
+
+
+def test_where_no_float_model_runs_speed_stays_unproven(model: Path, photos: Path, tmp_path: Path) -> None:
+    result = Optimizer(
+        model, "cpu", frames=photos, out=tmp_path / "out", clock=Planted({"onnx-int8": (1.0, 1.0)})
+    ).run()
+    assert result.bundle.manifest.speed == "unproven" and result.report.timed_on == ""
+    assert any("no float model that runs on planted (a board) was here" in note for note in result.report.notes)
+
+
+def test_a_form_that_does_not_run_there_is_left_out(model: Path, photos: Path, tmp_path: Path) -> None:
+    from lineside_runtime.errors import NoDeviceError
+
+    with pytest.raises(NoDeviceError, match="doesn't run onnx-int8: no room"):
+        Optimizer(
+            model, "cpu", frames=photos, out=tmp_path / "out", clock=Planted({SOURCE: (1.0,), "onnx-fp32": (1.0,)})
+        ).run()
