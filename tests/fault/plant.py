@@ -100,9 +100,14 @@ class Site:
         self._write_frames()
         self._write_configurations(rate_hz)
 
-    def _write_frames(self) -> None:
-        (self.folder / "frames").mkdir()
-        for number in range(self.frames):
+    def add_frames(self, count: int) -> None:
+        """Gives the camera more images; it finds them at its next start."""
+        first, self.frames = self.frames, self.frames + count
+        self._write_frames(first)
+
+    def _write_frames(self, first: int = 0) -> None:
+        (self.folder / "frames").mkdir(exist_ok=True)
+        for number in range(first, self.frames):
             cv2.imwrite(str(self.folder / "frames" / f"{number:04d}.png"), bright() if number % 2 else dark())
 
     def _write_configurations(self, rate_hz: float) -> None:

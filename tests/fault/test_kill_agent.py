@@ -17,8 +17,6 @@ pytestmark = pytest.mark.slow
 
 FRAMES = 120
 RATE_HZ = 25.0
-FRAMES_OF_A_FETCH = 300
-"""On a busy machine a whole fetch and the switch take longer than the frames of the other tests last."""
 
 Make = Callable[..., Site]
 
@@ -60,7 +58,7 @@ def site(make: Make, bundles: dict[str, Bundle]) -> Site:
 
 @pytest.mark.parametrize("state", ["fetching", "verifying", "staged", "switching", "health_check", "active"])
 def test_agent_killed_in_a_state_ends_in_the_new_model(make: Make, bundles: dict[str, Bundle], state: str) -> None:
-    site = started(make(frames=FRAMES_OF_A_FETCH if state in ("fetching", "verifying") else FRAMES), bundles["1"])
+    site = started(make(), bundles["1"])
     site.wait_inspected(5)
     site.kill("agent")
     gen = site.push(bundles["2"])
@@ -73,6 +71,13 @@ def test_agent_killed_in_a_state_ends_in_the_new_model(make: Make, bundles: dict
     site.wait_synced()
     site.check_nothing_lost_nothing_twice()
     site.wait_installed("bright-spots@2.0.0")
+    if {bundle for _, _, bundle in site.results()} == {"bright-spots@1.0.0"}:
+        # On a busy machine the frames are over before the update is.
+        site.kill("agent")
+        site.add_frames(20)
+        site.start_agent()
+        site.wait_synced()
+        site.check_nothing_lost_nothing_twice()
     assert {bundle for _, _, bundle in site.results()} == {"bright-spots@1.0.0", "bright-spots@2.0.0"}
 
 
