@@ -16,6 +16,7 @@ import pytest
 
 from lineside_boards import profile
 from lineside_boards.detect import Board
+from tests.agent.test_fastest import two_forms
 from tests.boards import arm64, emulator
 from tests.peers.programs import find_program
 
@@ -30,20 +31,25 @@ def emulated() -> list[str]:
     return [qemu, "-cpu", "cortex-a76", "-L", str(sysroot), str(sysroot / f"usr/bin/python{arm64.PYTHON}")]
 
 
-def test_payload_runs_on_the_boards_instructions_with_the_same_sums(emulated: list[str]) -> None:
-    payload, tree = arm64.agent()
-    script = Path(__file__).with_name("on_arm64.py")
-    here = json.loads(subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stdout)
+def run_there(emulated: list[str], tree: Path, *words: str) -> str:
+    """Runs the board's Python with the payload's packages, and returns what it says."""
     environment = {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(arm64.site_packages(tree)),
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     done = subprocess.run(
-        [*emulated, str(script)], capture_output=True, text=True, env=environment, timeout=arm64.TIMEOUT_S
+        [*emulated, *words], capture_output=True, text=True, env=environment, timeout=arm64.TIMEOUT_S, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    there = json.loads(done.stdout)
+    return done.stdout
+
+
+def test_payload_runs_on_the_boards_instructions_with_the_same_sums(emulated: list[str]) -> None:
+    payload, tree = arm64.agent()
+    script = Path(__file__).with_name("on_arm64.py")
+    here = json.loads(subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stdout)
+    there = json.loads(run_there(emulated, tree, str(script)))
     assert (there["machine"], there["python"]) == ("aarch64", arm64.PYTHON)
     assert there["jpeg_mean"] == pytest.approx(here["jpeg_mean"], abs=0.1)
     assert there["input_mean"] == pytest.approx(here["input_mean"], abs=0.01), "OpenCV rounds a pixel otherwise"
@@ -52,6 +58,15 @@ def test_payload_runs_on_the_boards_instructions_with_the_same_sums(emulated: li
     installed = sum(path.lstat().st_size for path in tree.rglob("*"))
     assert installed < INSTALLED_BYTES_MAX
     assert payload.manifest.size_bytes < CARRIED_BYTES_MAX
+
+
+def test_the_optimizers_trial_is_timed_on_the_boards_instructions(emulated: list[str], tmp_path: Path) -> None:
+    _, tree = arm64.agent()
+    bundle = two_forms(tmp_path / "bundle")
+    deep, shallow = json.loads(run_there(emulated, tree, "-m", "lineside_agent.timing", str(bundle.path), "3", "{}"))
+    assert (deep["device"], shallow["device"]) == ("ort/cpu:0", "ort/cpu:0")
+    for round_ms, other_ms in zip(deep["rounds_ms"], shallow["rounds_ms"], strict=True):
+        assert round_ms > other_ms > 0
 
 
 def test_board_of_the_pis_core_boots_and_its_message_arrives(tmp_path: Path) -> None:
