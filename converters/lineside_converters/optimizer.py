@@ -20,8 +20,8 @@ from lineside_converters.compress.cleanup import clean_graph
 from lineside_converters.elsewhere import Clock, Elsewhere
 from lineside_converters.forms import float_form, make_forms
 from lineside_converters.material import gather
-from lineside_converters.memory import measure_peaks
 from lineside_converters.package import build_bundle
+from lineside_converters.processes import measure_processes
 from lineside_converters.proving import CallerMetric, Made, Proof, Terms, prove
 from lineside_converters.recipes import recipe_for
 from lineside_converters.report import Figures, Report, now
@@ -79,6 +79,12 @@ class OptimizeResult:
     def memory_ratio(self) -> float | None:
         """Peak memory of a process of its own that runs it as a share of the source model's, if it was measured."""
         before, after = self.float_figures.memory_bytes, self.proof.proved[0].figures.memory_bytes
+        return after / before if before and after else None
+
+    @property
+    def throughput_ratio(self) -> float | None:
+        """Frames a second, with a caller for each core, in terms of the source model's, if they were measured."""
+        before, after = self.float_figures.throughput_fps, self.proof.proved[0].figures.throughput_fps
         return after / before if before and after else None
 
 
@@ -148,7 +154,7 @@ class Optimizer:
             overwrite: Whether a bundle that stands at ``out`` is replaced.
             work: Folder that keeps finished steps, so that a run that was killed goes on where it was. Not given,
                 levels 2 and 3 keep them beside ``out``, in ``<out>.work``, until all is done.
-            memory: Whether the peak memory of fresh processes is measured too; takes some seconds a variant.
+            memory: Whether peak memory and throughput of fresh processes are measured too: some seconds a variant.
             seed: Of everything that is drawn.
             effort: At levels 2 and 3, how much faster pruning is to make the model, how long is trained and how much
                 is tried: an `Effort`, or some of its fields.
@@ -214,7 +220,7 @@ class Optimizer:
             proof = self._prove(terms, made, work)
             proof = dataclasses.replace(proof, refused=(*absent, *proof.refused))
             if self._memory:
-                proof = measure_peaks(terms, proof, work.folder, self._voice)
+                proof = measure_processes(terms, proof, work.folder, self._voice)
             return self._package(out, source, terms, proof, chosen, int8, slimmed)
 
     def _workplace(self) -> AbstractContextManager[Work]:

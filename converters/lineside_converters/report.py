@@ -40,7 +40,7 @@ class Figures(Strict, frozen=True, kw_only=True):
         latency_p95_ms: 95th percentile over all timed calls.
         size_bytes: Of the model's file.
         map50: Mean average precision at an overlap of 0.5; ``None`` if it was not measured.
-        throughput_fps: Frames a second with as many at a time as suit the engine; ``None`` if not measured.
+        throughput_fps: Frames a second of a process of its own with a caller for each core; ``None`` if not measured.
         memory_bytes: Peak of a process of its own that loads and runs the model; ``None`` if not measured.
     """
 

@@ -105,7 +105,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     there.add_argument("--on", metavar="DEVICE", help="its name; without it this machine, where it is such a target")
     there.add_argument("--hub", type=Path, metavar="DIR", help="with --on: the hub's folder on this machine")
     add_passphrase(there)
-    parser.add_argument("--no-memory", action="store_true", help="leave out the peak memory of fresh processes")
+    parser.add_argument(
+        "--no-memory", action="store_true", help="leave out peak memory and throughput of fresh processes"
+    )
     add_json(parser)
     parser.set_defaults(run=run)
 
@@ -161,6 +163,7 @@ def summary(result: OptimizeResult) -> dict[str, Any]:
         "ci": None if metric is None else [metric.low, metric.high],
         "size_ratio": result.size_ratio,
         "memory_ratio": result.memory_ratio,
+        "throughput_ratio": result.throughput_ratio,
         "variants": result.report.variants,
         "gates": result.report.gates,
         "notes": result.report.notes,
@@ -191,4 +194,5 @@ def _print(result: OptimizeResult) -> None:
 def _line(values: dict[str, Any]) -> str:
     memory = values.get("memory_bytes")
     peak = f"  peak {memory / 1e6:.0f} MB" if memory else ""
-    return f"{values['latency_ms']:.2f} ms  {values['size_bytes'] / 1e6:.2f} MB{peak}"
+    rate = f"  {values['throughput_fps']:.1f} frames/s" if values.get("throughput_fps") else ""
+    return f"{values['latency_ms']:.2f} ms{rate}  {values['size_bytes'] / 1e6:.2f} MB{peak}"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 
 from lineside_converters.accounts import NOT_MEASURED, SIMULATED_ONLY
@@ -138,6 +139,35 @@ def test_accuracy_is_compared_on_annotated_data_where_there_is_some(tmp_path: Pa
     assert result.report.accuracy_on == "6 frames of cells, fold train"
     assert 0.2 < result.float_figures.map50 < 1
     assert result.report.notes == ()
+
+
+def test_peak_memory_and_throughput_are_of_processes_of_their_own(tmp_path: Path) -> None:
+    network = nets.load(nets.convnet())
+    ballast = onnx.numpy_helper.from_array(np.ones((96, 1 << 18), np.float32), "ballast")  # 100 MB that level 0 folds
+    graph = network.graph
+    graph.initializer.extend([ballast, onnx.numpy_helper.from_array(np.float32(0.0), "nothing")])
+    name = graph.output[0].name
+    last = next(node for node in graph.node if name in node.output)
+    last.output[list(last.output).index(name)] = "light"
+    graph.node.extend(
+        [
+            onnx.helper.make_node("ReduceSum", ["ballast"], ["sum"], keepdims=0),
+            onnx.helper.make_node("Mul", ["sum", "nothing"], ["weightless"]),
+            onnx.helper.make_node("Add", ["light", "weightless"], [name]),
+        ]
+    )
+    onnx.save(network, tmp_path / "heavy.onnx")
+    result = Optimizer(
+        tmp_path / "heavy.onnx", optimization_level=1, out=tmp_path / "out", frames=frames(2), memory=True
+    ).run()
+    before, after = result.float_figures, result.proof.proved[0].figures
+    assert before.memory_bytes is not None and after.memory_bytes is not None
+    assert before.memory_bytes - after.memory_bytes > 80e6
+    assert result.memory_ratio == after.memory_bytes / before.memory_bytes
+    assert before.throughput_fps is not None and after.throughput_fps is not None
+    assert result.throughput_ratio == after.throughput_fps / before.throughput_fps > 0
+    assert "frames/s" in (tmp_path / "out" / "report.html").read_text()
+    assert list(tmp_path.rglob("alone-*")) == []
 
 
 def test_frames_of_another_fold_are_judged_and_of_none_but_that(tmp_path: Path) -> None:

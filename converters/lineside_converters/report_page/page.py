@@ -101,7 +101,7 @@ def _ms(value: float) -> str:
 _FIGURES: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("latency, mean of the frames' medians", "latency_ms", _ms),
     ("latency, 95th percentile", "latency_p95_ms", _ms),
-    ("throughput", "throughput_fps", "{:.1f} frames/s".format),
+    ("throughput, a caller for each core", "throughput_fps", "{:.1f} frames/s".format),
     ("peak memory", "memory_bytes", _megabytes),
     ("size of the model", "size_bytes", _megabytes),
 )

@@ -1,0 +1,113 @@
+"""Peak memory and throughput: fresh processes that load a model as a user would and run it.
+
+Memory is measured one process after the other. For throughput all are there at once and work in turn, each with as many
+callers as the engine's calls leave cores for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from lineside_converters.proving import Made, Proof, Terms
+from lineside_converters.report import Figures
+from lineside_converters.trial import trial
+from lineside_converters.voice import Voice
+from lineside_runtime.benchmark.contestants import Contestant, Entry
+from lineside_runtime.benchmark.process import Process
+from lineside_runtime.benchmark.protocol import AskMemory, Held, Timed, Turn, Warm, Warmed
+from lineside_runtime.bundle import Bundle, Variant
+from lineside_runtime.config import Config
+
+RUNS = 3
+CALLS = 20
+_MB = 1 << 20
+
+TURNS = 5
+TURN_S = 0.4
+TURN_CALLS = (8, 400)
+"""Least and most calls of a turn, of each caller."""
+
+
+def measure_processes(terms: Terms, proof: Proof, folder: Path, voice: Voice) -> Proof:
+    """Returns the proof with peak memory and throughput of the source model and of each form that may be shipped.
+
+    Args:
+        terms: What was proved, with the source model.
+        proof: What was measured so far.
+        folder: To put bundles together in.
+        voice: Told what is measured.
+
+    Raises:
+        LinesideError: One can't be loaded in a process of its own.
+    """
+    source = Variant(name="source", format="onnx", file="source/model.onnx", level=0, precision="fp32")
+    forms = [Made(variant=source, engine="ort", file=terms.source), *(one.made for one in proof.proved)]
+    places = [folder / f"alone-{form.variant.name}" for form in forms]
+    try:
+        entries = [
+            _entry(trial(place, terms, [_anywhere(form)]), form, terms)
+            for place, form in zip(places, forms, strict=True)
+        ]
+        peaks = [_peak(entry) for entry in voice.through(entries, "memory")]
+        rates = _rates(entries, terms, voice)
+    finally:
+        for place in places:
+            shutil.rmtree(place, ignore_errors=True)
+    figures = [proof.reference, *(one.figures for one in proof.proved)]
+    before, *after = map(_with, figures, peaks, rates)
+    proved = zip(proof.proved, after, strict=True)
+    return dataclasses.replace(
+        proof, reference=before, proved=tuple(dataclasses.replace(one, figures=new) for one, new in proved)
+    )
+
+
+def _with(figures: Figures, peak: int | None, rate: float) -> Figures:
+    return msgspec.structs.replace(figures, memory_bytes=peak, throughput_fps=rate)
+
+
+def _anywhere(form: Made) -> Made:
+    return dataclasses.replace(form, variant=msgspec.structs.replace(form.variant, device_kinds=("npu", "gpu", "cpu")))
+
+
+def _entry(bundle: Bundle, form: Made, terms: Terms) -> Entry:
+    config = Config(engines=(form.engine,), threads=terms.target.threads)
+    return Entry(form.variant.name, bundle, Contestant(bundle, config))
+
+
+def _peak(entry: Entry) -> int | None:
+    peaks = []
+    for _ in range(RUNS):
+        with Process(entry) as process:
+            process.ask(Turn(calls=CALLS), Timed)
+            peaks.append(process.ask(AskMemory(), Held).peak_mb)
+    known = [peak for peak in peaks if peak is not None]
+    return round(statistics.median(known) * _MB) if known else None
+
+
+def _rates(entries: Sequence[Entry], terms: Terms, voice: Voice) -> list[float]:
+    """Returns frames a second of each, the median of its turns."""
+    callers = max(1, len(os.sched_getaffinity(0)) // terms.target.threads)
+    several = [
+        dataclasses.replace(one, contestant=dataclasses.replace(one.contestant, streams=callers)) for one in entries
+    ]
+    with contextlib.ExitStack() as stack:
+        processes = [stack.enter_context(Process(one)) for one in several]
+        warmed = [process.ask(Warm(), Warmed) for process in processes]
+        least, most = TURN_CALLS
+        calls = [callers * min(most, max(least, round(1e3 * TURN_S / one.call_ms))) for one in warmed]
+        found: list[list[float]] = [[] for _ in processes]
+        for turn in range(TURNS):
+            order = range(len(processes)) if turn % 2 else reversed(range(len(processes)))
+            for number in order:
+                timed = processes[number].ask(Turn(calls=calls[number]), Timed)
+                found[number].append(len(timed.times_ms) / timed.wall_s)
+            voice.count("throughput", turn + 1, TURNS)
+    return [statistics.median(each) for each in found]
