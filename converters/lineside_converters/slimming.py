@@ -53,6 +53,9 @@ COSTING_FEEDS = 12
 
 FITTED = "score calibration and thresholds were fitted to the pruned network, on what was kept aside of the train fold"
 
+MEASURED_BY = ("batch", "threads")
+"""What of an effort sensitivity depends on."""
+
 LEARNT_FOLD, VAL_FOLD = "train", "val"
 
 TRAINED_ON = "accuracy was judged on frames that the pruned model was fine-tuned on; give --judge-fold, of none of them"
@@ -186,7 +189,7 @@ def slim(terms: Terms, data: Sequence[Path], effort: Effort, work: Work, voice: 
     folder = work.folder / f"slim-{_key(terms, data, effort)}"
     folder.mkdir(parents=True, exist_ok=True)
     notes = _notes(terms, data)
-    at = _prepare(folder, terms, data, effort, voice)
+    at = _prepare(folder, terms, data, effort, work, voice)
     slimmed = _slim_in(at, terms, effort, voice)
     return _read_anew(at.school, dataclasses.replace(slimmed, notes=(*notes, *slimmed.notes)))
 
@@ -210,19 +213,23 @@ class _Prepared:
     shrink: Shrink
 
 
-def _prepare(folder: Path, terms: Terms, data: Sequence[Path], effort: Effort, voice: Voice) -> _Prepared:
+def _prepare(folder: Path, terms: Terms, data: Sequence[Path], effort: Effort, work: Work, voice: Voice) -> _Prepared:
     from lineside_converters.compress.distill import school_of
     from lineside_converters.compress.prune.pruning import measure_sensitivity
 
     school = school_of(terms.clean, terms.manifest, data, _frames(terms), batch=effort.batch, seed=terms.seed)
     shrink = shrinker(terms)
+    measured = (
+        work.folder / f"sensitivity-{_key(terms, data, effort, MEASURED_BY)}"
+    )  # of every speed and schedule alike
+    measured.mkdir(exist_ok=True)
     found = measure_sensitivity(
         school.network,
         school.lessons,
         school.teaching,
         frame=school.frames[0],
         seed=terms.seed,
-        work=folder,
+        work=measured,
         say=voice.say,
         shrink=shrink,
     )
@@ -423,12 +430,13 @@ def _teller(voice: Voice) -> Any:
     return tell
 
 
-def _key(terms: Terms, data: Sequence[Path], effort: Effort) -> str:
+def _key(terms: Terms, data: Sequence[Path], effort: Effort, fields: Sequence[str] = ()) -> str:
+    told = {name: value for name, value in dataclasses.asdict(effort).items() if not fields or name in fields}
     inputs = {
         "clean": file_hash(terms.clean),
         "feeds": hash_feeds(terms.material.calibration),
         "data": [folder.name for folder in data],
-        "effort": dataclasses.asdict(effort),
+        "effort": {name: float(value) if type(value) is int else value for name, value in told.items()},  # 62 is 62.0
         "seed": terms.seed,
         "target": [terms.target.activation, terms.target.per_channel],
     }
