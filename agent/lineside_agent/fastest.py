@@ -1,8 +1,8 @@
 """Choosing at staging what a bundle's maker could not measure: the fastest of its variants, on this very device.
 
 A bundle whose manifest says ``speed: unproven`` holds the INT8 and the float form of a model that nobody has timed on
-such a device. Each is loaded, timed with the bundle's golden frame, and the manifest's order changed for this process;
-what was found lies beside the slot's bundle as ``speed.json``, so that a restart doesn't measure again.
+such a device. Each is loaded, timed with an input of one frame's shape, and the manifest's order changed for this
+process; what was found lies beside the slot's bundle as ``speed.json``, so that a restart doesn't measure again.
 """
 
 from __future__ import annotations

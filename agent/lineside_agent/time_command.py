@@ -123,7 +123,7 @@ class TimeCommands:
         self._place.mkdir()
         self._bring(asked.bundle, self._place, self._note_progress, should_stop)
         self._tell(state="timing", progress=1.0)
-        times = time_in_child(self._place, self._inspect, rounds, should_stop)
+        times = time_in_child(self._place, self._inspect, rounds, asked.shapes, should_stop)
         self._tell(state="done", variants=times, inspected=inspected() - before)
 
     def _note_progress(self, done: int, total: int) -> None:

@@ -2,18 +2,20 @@
 
 Of its own, because a bundle that nobody has proved may take its engine down, and what an engine keeps goes with it.
 
-python -m lineside_agent.timing FOLDER ROUNDS INSPECT
+python -m lineside_agent.timing FOLDER ROUNDS SHAPES INSPECT
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -25,11 +27,11 @@ from lineside_agent.rim import ShouldStop
 from lineside_link.messages import VariantTimes
 from lineside_link.pull import FetchStopped
 from lineside_runtime.backend import Executable
-from lineside_runtime.bundle import Bundle, open_bundle
+from lineside_runtime.benchmark.material import noise
+from lineside_runtime.bundle import Bundle, Manifest, open_bundle
 from lineside_runtime.candidates import choose
 from lineside_runtime.config import Config
-from lineside_runtime.errors import EngineCrashedError, EngineError, LinesideError, NoDeviceError
-from lineside_runtime.inputs import sample_inputs
+from lineside_runtime.errors import BadInputFormatError, EngineCrashedError, EngineError, LinesideError, NoDeviceError
 from lineside_runtime.tensors import Array
 
 CALLS = 2
@@ -39,6 +41,11 @@ LEAST_ROUNDS = 3
 LONG_S = 120.0
 """After so long `LEAST_ROUNDS` are enough: the line shares the processor."""
 
+VALUES_MAX = 1 << 26
+"""Of one input: a frame of 20 megapixels in colour; who asks for more is mistaken, and would fill the memory."""
+
+Shapes = Sequence[dict[str, tuple[int, ...]]]
+
 TIMEOUT_S = 900.0
 _LOOK_S = 0.2
 _WORDS_MAX = 300
@@ -46,7 +53,7 @@ _FAILED = 3
 
 
 def time_in_child(
-    folder: Path, inspect: InspectConfig, rounds: int, should_stop: ShouldStop
+    folder: Path, inspect: InspectConfig, rounds: int, shapes: Shapes, should_stop: ShouldStop
 ) -> tuple[VariantTimes, ...]:
     """Times the variants of a bundle in a process of their own.
 
@@ -54,6 +61,7 @@ def time_in_child(
         folder: The bundle's.
         inspect: The ``[inspect]`` table, under which it would run.
         rounds: How many turns each variant has.
+        shapes: See `time_in_turn`.
         should_stop: Asked now and then.
 
     Returns:
@@ -67,7 +75,7 @@ def time_in_child(
     """
     words = [sys.executable, "-m", "lineside_agent.timing", str(folder), str(rounds)]
     child = subprocess.Popen(
-        [*words, msgspec.json.encode(inspect).decode()],
+        [*words, *(msgspec.json.encode(value).decode() for value in (shapes, inspect))],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
@@ -98,20 +106,23 @@ def _wait(child: subprocess.Popen[bytes], should_stop: ShouldStop) -> tuple[byte
     raise EngineError(f"the timing did not end within {TIMEOUT_S:g} s and was killed")
 
 
-def time_in_turn(bundle: Bundle, config: Config, rounds: int) -> tuple[VariantTimes, ...]:
+def time_in_turn(bundle: Bundle, config: Config, rounds: int, shapes: Shapes = ()) -> tuple[VariantTimes, ...]:
     """Times the variants of a bundle in turn, so that whatever else the device does strikes all of them.
 
     Args:
         bundle: Any.
         config: Under which it would run.
         rounds: How many turns each variant has; fewer where they take very long.
+        shapes: Of the inputs by name, of each kind of frame; none: what one frame has by the manifest.
 
     Raises:
+        BadInputFormatError: The bundle takes no input of such a shape, or it is too large.
         NoDeviceError: Nothing here runs any of them.
     """
+    inputs = [_noise(bundle.manifest, one) for one in shapes or (None,)]
     whys: dict[str, str] = {}
     loaded: dict[str, tuple[str, Executable]] = {}
-    taken: dict[str, list[float]] = {}
+    taken: dict[str, list[tuple[float, ...]]] = {}
     with contextlib.ExitStack() as stack:
         for variant in bundle.manifest.variants:
             alone = only(bundle, variant)
@@ -121,7 +132,7 @@ def time_in_turn(bundle: Bundle, config: Config, rounds: int) -> tuple[VariantTi
                     raise NoDeviceError("nothing here runs it")
                 executable = candidate.load(alone, config)
                 stack.callback(executable.close)
-                executable.run(sample_inputs(alone.manifest))
+                executable.run(inputs[0])
             except LinesideError as error:
                 whys[variant.name] = str(error)
             else:
@@ -130,10 +141,10 @@ def time_in_turn(bundle: Bundle, config: Config, rounds: int) -> tuple[VariantTi
         if not loaded:
             actual = "; ".join(f"{name}: {why}" for name, why in whys.items())
             raise NoDeviceError(f"nothing here runs {bundle.manifest.identity}", actual=actual)
-        inputs, started_s = sample_inputs(bundle.manifest), time.monotonic()
+        started_s = time.monotonic()
         for turn in range(rounds):
             for name in list(loaded) if turn % 2 else list(loaded)[::-1]:
-                taken[name].append(_turn_ms(loaded[name][1], inputs))
+                taken[name].append(tuple(_turn_ms(loaded[name][1], one) for one in inputs))
             if turn + 1 >= LEAST_ROUNDS and time.monotonic() - started_s > LONG_S:
                 break
     return tuple(
@@ -142,6 +153,13 @@ def time_in_turn(bundle: Bundle, config: Config, rounds: int) -> tuple[VariantTi
         else VariantTimes(variant=name, why=whys[name])
         for name in (variant.name for variant in bundle.manifest.variants)
     )
+
+
+def _noise(manifest: Manifest, shapes: dict[str, tuple[int, ...]] | None) -> dict[str, Array]:
+    for name, shape in (shapes or {}).items():
+        if any(size < 0 for size in shape) or math.prod(shape) > VALUES_MAX:
+            raise BadInputFormatError(f"input {name!r}", expected=f"at most {VALUES_MAX} values", actual=list(shape))
+    return noise(manifest, 1, shapes)
 
 
 def _turn_ms(executable: Executable, inputs: dict[str, Array]) -> float:
@@ -156,12 +174,13 @@ def _turn_ms(executable: Executable, inputs: dict[str, Array]) -> float:
 
 def main() -> int:
     """Times the bundle that the command line names; only the times go to stdout, whatever an engine prints."""
-    folder, rounds, inspect = sys.argv[1:]
+    folder, rounds, shapes, inspect = sys.argv[1:]
     with os.fdopen(os.dup(1), "wb") as out:
         os.dup2(2, 1)
         try:
             settings = engine_settings(msgspec.json.decode(inspect, type=InspectConfig))
-            times = time_in_turn(open_bundle(folder), settings, int(rounds))
+            frames = msgspec.json.decode(shapes, type=tuple[dict[str, tuple[int, ...]], ...])
+            times = time_in_turn(open_bundle(folder), settings, int(rounds), frames)
         except LinesideError as error:
             sys.stderr.write(f"{error}\n")
             return _FAILED

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from lineside_converters.forms import float_form
 from lineside_converters.gates import ROUNDS, Times, check_speed, ratio_of, unproven_speed
-from lineside_converters.proving import Made, Proved, Refused, Terms, refuse
+from lineside_converters.proving import Made, Proved, Refused, Terms, one_of_each_shape, refuse
 from lineside_converters.trial import trial
 from lineside_converters.voice import Voice
 from lineside_link.messages import TimeAnswer, VariantTimes
@@ -40,8 +41,8 @@ class Clock(Protocol):
         """Returns what the device is, or raises where it can't or may not time anything."""
         ...
 
-    def time(self, bundle: Path, *, rounds: int) -> TimeAnswer:
-        """Returns the times of a bundle's variants, measured in turn."""
+    def time(self, bundle: Path, *, rounds: int, shapes: Sequence[dict[str, tuple[int, ...]]]) -> TimeAnswer:
+        """Returns the times of a bundle's variants, measured in turn, with inputs of each of the shapes."""
         ...
 
 
@@ -80,7 +81,8 @@ class Elsewhere:
         if not proved:
             return None, proved
         self._voice.say(f"{self._clock.device} times {', '.join(one.made.variant.name for one in proved)}")
-        answer = self._clock.time(self._bundle([one.made for one in proved]), rounds=2 * ROUNDS)
+        frames = [{name: array.shape for name, array in feed.items()} for feed in one_of_each_shape(self._terms)]
+        answer = self._clock.time(self._bundle([one.made for one in proved]), rounds=2 * ROUNDS, shapes=frames)
         self.where = f"{self._clock.device} ({answer.board})" if answer.board else self._clock.device
         if answer.inspected:
             self.notes = (f"{self.where} inspected {answer.inspected} frames of its line while it timed",)
@@ -137,4 +139,4 @@ class Elsewhere:
 
 
 def _times(one: VariantTimes) -> Times:
-    return Times(np.array(one.rounds_ms, np.float64)[:, None])
+    return Times(np.array(one.rounds_ms, np.float64))

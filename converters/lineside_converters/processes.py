@@ -1,7 +1,7 @@
 """Peak memory and throughput: fresh processes that load a model as a user would and run it.
 
-Memory is measured one process after the other. For throughput all are there at once and work in turn, each with as many
-callers as the engine's calls leave cores for.
+Memory is measured one process after the other, with the largest frame. For throughput all are there at once and work
+in turn, each with as many callers as the engine's calls leave cores for, with a frame of each shape.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
-from lineside_converters.proving import Made, Proof, Terms
+from lineside_converters.gates import Feed
+from lineside_converters.proving import Made, Proof, Terms, one_of_each_shape
 from lineside_converters.report import Figures
 from lineside_converters.trial import trial
 from lineside_converters.voice import Voice
@@ -51,16 +53,22 @@ def measure_processes(terms: Terms, proof: Proof, folder: Path, voice: Voice) ->
     source = Variant(name="source", format="onnx", file="source/model.onnx", level=0, precision="fp32")
     forms = [Made(variant=source, engine="ort", file=terms.source), *(one.made for one in proof.proved)]
     places = [folder / f"alone-{form.variant.name}" for form in forms]
+    shapes = one_of_each_shape(terms)
+    inputs = [_saved(folder / f"alone-{number}.npz", feed) for number, feed in enumerate(shapes)]
+    largest = max(zip(inputs, shapes, strict=True), key=lambda one: sum(array.size for array in one[1].values()))[0]
     try:
         entries = [
             _entry(trial(place, terms, [_anywhere(form)]), form, terms)
             for place, form in zip(places, forms, strict=True)
         ]
-        peaks = [_peak(entry) for entry in voice.through(entries, "memory")]
-        rates = _rates(entries, terms, voice)
+        peaks = [_peak(entry, largest) for entry in voice.through(entries, "memory")]
+        each = [_rates(entries, path, terms) for path in voice.through(inputs, "throughput")]
     finally:
         for place in places:
             shutil.rmtree(place, ignore_errors=True)
+        for path in inputs:
+            path.unlink(missing_ok=True)
+    rates = [statistics.harmonic_mean(of_one) for of_one in zip(*each, strict=True)]
     figures = [proof.reference, *(one.figures for one in proof.proved)]
     before, *after = map(_with, figures, peaks, rates)
     proved = zip(proof.proved, after, strict=True)
@@ -82,24 +90,29 @@ def _entry(bundle: Bundle, form: Made, terms: Terms) -> Entry:
     return Entry(form.variant.name, bundle, Contestant(bundle, config))
 
 
-def _peak(entry: Entry) -> int | None:
+def _saved(path: Path, feed: Feed) -> Path:
+    np.savez(path, **feed)  # type: ignore[arg-type]  # numpy types its allow_pickle into the arrays
+    return path
+
+
+def _peak(entry: Entry, inputs: Path) -> int | None:
     peaks = []
     for _ in range(RUNS):
-        with Process(entry) as process:
+        with Process(entry, inputs) as process:
             process.ask(Turn(calls=CALLS), Timed)
             peaks.append(process.ask(AskMemory(), Held).peak_mb)
     known = [peak for peak in peaks if peak is not None]
     return round(statistics.median(known) * _MB) if known else None
 
 
-def _rates(entries: Sequence[Entry], terms: Terms, voice: Voice) -> list[float]:
-    """Returns frames a second of each, the median of its turns."""
+def _rates(entries: Sequence[Entry], inputs: Path, terms: Terms) -> list[float]:
+    """Returns frames a second of each with one input, the median of its turns."""
     callers = max(1, len(os.sched_getaffinity(0)) // terms.target.threads)
     several = [
         dataclasses.replace(one, contestant=dataclasses.replace(one.contestant, streams=callers)) for one in entries
     ]
     with contextlib.ExitStack() as stack:
-        processes = [stack.enter_context(Process(one)) for one in several]
+        processes = [stack.enter_context(Process(one, inputs)) for one in several]
         warmed = [process.ask(Warm(), Warmed) for process in processes]
         least, most = TURN_CALLS
         calls = [callers * min(most, max(least, round(1e3 * TURN_S / one.call_ms))) for one in warmed]
@@ -109,5 +122,4 @@ def _rates(entries: Sequence[Entry], terms: Terms, voice: Voice) -> list[float]:
             for number in order:
                 timed = processes[number].ask(Turn(calls=calls[number]), Timed)
                 found[number].append(len(timed.times_ms) / timed.wall_s)
-            voice.count("throughput", turn + 1, TURNS)
     return [statistics.median(each) for each in found]

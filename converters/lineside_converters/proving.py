@@ -248,6 +248,12 @@ def choose_timed(feeds: Sequence[Feed]) -> list[Feed]:
     return [feed for group in by_shape.values() for feed in group[:TIMED_PER_SHAPE]][:TIMED_MAX]
 
 
+def one_of_each_shape(terms: Terms) -> list[Feed]:
+    """Returns a calibration input of each shape that is timed."""
+    feeds = choose_timed(terms.material.calibration)
+    return list({tuple(array.shape for array in feed.values()): feed for feed in feeds}.values())
+
+
 def _load(
     terms: Terms, model: Path, place: Place, precision: Literal["fp32", "fp16", "int8"]
 ) -> contextlib.AbstractContextManager[Run]:

@@ -7,7 +7,7 @@ when its times are here. Its chunks stay until `lineside hub prune`: the bundle 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from lineside_link.messages import BundleRef, TimeAnswer, TimeCommand
 from lineside_link.topics import Topics, check_name
 from lineside_runtime.bundle import open_bundle
 from lineside_runtime.errors import RolloutError, TimingError
+
+Shapes = Sequence[dict[str, tuple[int, ...]]]
 
 SILENCE_S = 60.0
 """A device answers each second while it works."""
@@ -79,12 +81,13 @@ class DeviceClock:
         self._repository.check_key(self._group)
         return self._ask(None, 1).board
 
-    def time(self, bundle: Path, *, rounds: int) -> TimeAnswer:
+    def time(self, bundle: Path, *, rounds: int, shapes: Shapes = ()) -> TimeAnswer:
         """Times the variants of a bundle there, in turn.
 
         Args:
             bundle: Its folder.
             rounds: How many turns each variant has.
+            shapes: Of the inputs by name, of each kind of frame; none: what one frame has by the manifest.
 
         Returns:
             The device's last answer.
@@ -97,11 +100,11 @@ class DeviceClock:
         """
         reference = self._repository.publish(open_bundle(bundle, verify=False), self._group, trial=True)
         try:
-            return self._ask(reference, rounds)
+            return self._ask(reference, rounds, shapes)
         finally:
             self._repository.withdraw(reference.target)
 
-    def _ask(self, bundle: BundleRef | None, rounds: int) -> TimeAnswer:
+    def _ask(self, bundle: BundleRef | None, rounds: int, shapes: Shapes = ()) -> TimeAnswer:
         told = ""
 
         def is_last(answer: TimeAnswer) -> bool:
@@ -114,7 +117,7 @@ class DeviceClock:
         answer = ask(
             self._config,
             self.device,
-            TimeCommand(id=secrets.token_hex(8), bundle=bundle, rounds=rounds),
+            TimeCommand(id=secrets.token_hex(8), bundle=bundle, rounds=rounds, shapes=tuple(shapes)),
             TimeAnswer,
             topics=(Topics.time_command, Topics.time_answer),
             silence_s=self._silence_s,

@@ -600,11 +600,13 @@ class TimeCommand(_Message, frozen=True, kw_only=True):
         id: Chosen by who asks. It is said again while the device works, and carried out once.
         bundle: What to time; ``None`` asks only whether the device would.
         rounds: How many turns each variant has.
+        shapes: Of the inputs by name, of each kind of frame that is to be timed; none: one frame's by the manifest.
     """
 
     id: str
     bundle: BundleRef | None = None
     rounds: int = 10
+    shapes: tuple[dict[str, tuple[int, ...]], ...] = ()
 
 
 class VariantTimes(msgspec.Struct, frozen=True, kw_only=True):
@@ -613,13 +615,14 @@ class VariantTimes(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         variant: Its name.
         device: That ran it, such as ``ort/cpu:0``; empty if nothing there can.
-        rounds_ms: Median time of a warm call in each round; the same round of another variant lies right beside it.
+        rounds_ms: Median time of a warm call in each round, with an input of each shape; the same round of another
+            variant lies right beside it.
         why: Why nothing there runs it.
     """
 
     variant: str
     device: str = ""
-    rounds_ms: tuple[float, ...] = ()
+    rounds_ms: tuple[tuple[float, ...], ...] = ()
     why: str = ""
 
 

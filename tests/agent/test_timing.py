@@ -21,6 +21,7 @@ from tests.agent.test_fastest import two_forms
 from tests.peers.waiting import wait_for
 
 RULES = InspectConfig(threads=1)
+SHAPES = ({"image": (1, 1, 96, 96)}, {"image": (1, 1, 192, 192)})
 BUNDLE = BundleRef(name="surface", version="1", target=f"line/surface-1{TRIAL_SUFFIX}", sha256="0" * 64)
 
 
@@ -30,32 +31,45 @@ def never() -> bool:
 
 def test_the_deeper_network_takes_longer_in_every_round(tmp_path: Path) -> None:
     bundle = two_forms(tmp_path / "bundle")
-    deep, shallow = time_in_child(bundle.path, RULES, 6, never)
+    deep, shallow = time_in_child(bundle.path, RULES, 6, SHAPES, never)
     assert (deep.variant, deep.device, shallow.variant) == ("deep", "ort/cpu:0", "shallow")
     assert len(deep.rounds_ms) == len(shallow.rounds_ms) == 6
-    assert statistics.median(a / b for a, b in zip(deep.rounds_ms, shallow.rounds_ms, strict=True)) > 3
+    for shape in range(2):
+        rounds = zip(deep.rounds_ms, shallow.rounds_ms, strict=True)
+        assert statistics.median(one[shape] / other[shape] for one, other in rounds) > 3
+    assert statistics.median(large / small for small, large in deep.rounds_ms) > 1.5
 
 
 def test_what_does_not_run_says_why_and_the_others_are_timed(tmp_path: Path) -> None:
     bundle = two_forms(tmp_path / "bundle")
     (tmp_path / "bundle" / "shallow" / "model.onnx").write_bytes(b"not a model")
-    deep, shallow = time_in_child(write_manifest(bundle.path, bundle.manifest).path, RULES, 3, never)
+    deep, shallow = time_in_child(write_manifest(bundle.path, bundle.manifest).path, RULES, 3, (), never)
     assert len(deep.rounds_ms) == 3 and not shallow.rounds_ms and shallow.why
 
 
 def test_a_bundle_of_which_nothing_runs_and_a_damaged_one_are_errors(tmp_path: Path) -> None:
     bundle = two_forms(tmp_path / "bundle", kinds=("npu",))
     with pytest.raises(EngineError, match="nothing here runs"):
-        time_in_child(bundle.path, RULES, 3, never)
+        time_in_child(bundle.path, RULES, 3, (), never)
     (bundle.path / "deep" / "model.onnx").write_bytes(b"another")
     with pytest.raises(EngineError, match=r"\[3002\]"):
-        time_in_child(bundle.path, RULES, 3, never)
+        time_in_child(bundle.path, RULES, 3, (), never)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 96, 96), (1, 1, 1 << 14, 1 << 14), (1, 1, -5, 96), (96,)])
+def test_shapes_that_the_bundle_does_not_take_or_that_would_fill_the_memory_are_errors(
+    tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    bundle = two_forms(tmp_path / "bundle")
+    for shapes in (({"image": shape},), ({"picture": (1, 1, 96, 96)},)):
+        with pytest.raises(EngineError, match=r"\[2003\]"):
+            time_in_child(bundle.path, RULES, 3, shapes, never)
 
 
 def test_a_stop_ends_the_process(tmp_path: Path) -> None:
     bundle = two_forms(tmp_path / "bundle")
     with pytest.raises(FetchStopped):
-        time_in_child(bundle.path, RULES, 100, lambda: True)
+        time_in_child(bundle.path, RULES, 100, (), lambda: True)
 
 
 def test_what_is_signed_to_be_timed_is_never_brought_to_be_run(tmp_path: Path) -> None:

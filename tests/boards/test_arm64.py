@@ -63,9 +63,11 @@ def test_payload_runs_on_the_boards_instructions_with_the_same_sums(emulated: li
 def test_the_optimizers_trial_is_timed_on_the_boards_instructions(emulated: list[str], tmp_path: Path) -> None:
     _, tree = arm64.agent()
     bundle = two_forms(tmp_path / "bundle")
-    deep, shallow = json.loads(run_there(emulated, tree, "-m", "lineside_agent.timing", str(bundle.path), "3", "{}"))
+    deep, shallow = json.loads(
+        run_there(emulated, tree, "-m", "lineside_agent.timing", str(bundle.path), "3", "[]", "{}")
+    )
     assert (deep["device"], shallow["device"]) == ("ort/cpu:0", "ort/cpu:0")
-    for round_ms, other_ms in zip(deep["rounds_ms"], shallow["rounds_ms"], strict=True):
+    for (round_ms,), (other_ms,) in zip(deep["rounds_ms"], shallow["rounds_ms"], strict=True):
         assert round_ms > other_ms > 0
 
 

@@ -57,7 +57,9 @@ SEEDS: dict[str, tuple[bytes, ...]] = {
     "recipe_answer": (encode(RecipeAnswer(id="1", recipe="a", error=_PROBLEM)),),
     "time_command": (encode(TimeCommand(id="1", bundle=_BUNDLE)), encode(TimeCommand(id="2"))),
     "time_answer": (
-        encode(TimeAnswer(id="1", state="done", variants=(VariantTimes(variant="a", device="d", rounds_ms=(1.0,)),))),
+        encode(
+            TimeAnswer(id="1", state="done", variants=(VariantTimes(variant="a", device="d", rounds_ms=((1.0,),)),))
+        ),
     ),
     "up": (encode(Up(device="cam-1", up=True, boot_id="b", devices=("ort/cpu:0",), engines={"ort": "1"})),),
     "repo_get": tuple(

@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -134,7 +134,7 @@ def test_the_figures_are_the_devices_and_nothing_of_the_trial_stays(
     found = json.loads(capsys.readouterr().out)
 
     (last,) = {answer.id: answer for answer in bench.answers if answer.state == "done"}.values()
-    times = {one.variant: one.rounds_ms for one in last.variants}
+    times = {one.variant: [ms for (ms,) in one.rounds_ms] for one in last.variants}
     bundle = open_bundle(out)
     tried = {one["name"] for one in found["variants"] if one["latency_ms"] is not None}
     assert set(times) == {*tried, SOURCE, "onnx-fp32"}
@@ -231,10 +231,11 @@ class Planted:
     def check(self) -> str:
         return "a board"
 
-    def time(self, bundle: Path, *, rounds: int) -> TimeAnswer:
+    def time(self, bundle: Path, *, rounds: int, shapes: Sequence[dict[str, tuple[int, ...]]]) -> TimeAnswer:
+        assert len(shapes) == 1
         names = [variant.name for variant in open_bundle(bundle).manifest.variants]
         made = [
-            VariantTimes(variant=name, device="ort/cpu:0", rounds_ms=self._times[name])
+            VariantTimes(variant=name, device="ort/cpu:0", rounds_ms=tuple((ms,) for ms in self._times[name]))
             if name in self._times
             else VariantTimes(variant=name, why="no room")
             for name in names

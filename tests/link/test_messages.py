@@ -113,16 +113,16 @@ KINDS: dict[type[Any], st.SearchStrategy[Any]] = {
     FramePiece: st.builds(FramePiece, epoch=text, seq=count, sha256=text, size=count, offset=count),
     RecipeCommand: st.builds(RecipeCommand, id=text, recipe=text),
     RecipeAnswer: st.builds(RecipeAnswer, id=text, recipe=text, error=problems | st.none()),
-    TimeCommand: st.builds(TimeCommand, id=text, bundle=refs | st.none(), rounds=count),
+    TimeCommand: st.builds(
+        TimeCommand, id=text, bundle=refs | st.none(), rounds=count, shapes=st.just(({"image": (1, 3)},))
+    ),
     TimeAnswer: st.builds(
         TimeAnswer,
         id=text,
         state=st.sampled_from(["ready", "fetching", "timing", "done", "failed"]),
         progress=numbers,
         variants=st.lists(
-            st.builds(
-                VariantTimes, variant=text, device=text, rounds_ms=st.lists(numbers, max_size=3).map(tuple), why=text
-            ),
+            st.builds(VariantTimes, variant=text, device=text, rounds_ms=st.just(((1.5, 2.5), (1.0, 2.0))), why=text),
             max_size=2,
         ).map(tuple),
         inspected=count,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,20 +16,29 @@ SEED = 7
 NOISE = f"noise: grey values 0 to 255 as the manifest normalises them (seed {SEED}), whole numbers are 0"
 
 
-def noise(manifest: Manifest, batch: int) -> dict[str, Array]:
+def noise(manifest: Manifest, batch: int, shapes: Mapping[str, tuple[int, ...]] | None = None) -> dict[str, Array]:
     """Returns inputs of one call with ``batch`` frames.
 
     Not zeros: some kernels are faster on them. The same numbers each time.
 
+    Args:
+        manifest: Of the bundle.
+        batch: Frames in the call.
+        shapes: Of each input, instead of the one that a frame has.
+
     Raises:
-        BadInputFormatError: The model's batch is fixed, and it is another one.
+        BadInputFormatError: The model's batch is fixed, and it is another one; or a shape is missing or doesn't fit.
     """
+    if shapes is not None and set(shapes) != {spec.name for spec in manifest.inputs}:
+        raise BadInputFormatError("shapes", expected=[spec.name for spec in manifest.inputs], actual=sorted(shapes))
     random = np.random.default_rng(SEED)
     mean, std = (float(np.mean(values)) for values in (manifest.preprocess.mean, manifest.preprocess.std))
     found: dict[str, Array] = {}
     for spec, zeros in zip(manifest.inputs, sample_inputs(manifest).values(), strict=True):
         main = spec.name == manifest.preprocess.input
-        shape = _batched(spec, zeros.shape, batch, main=main)
+        shape = _batched(spec, zeros.shape, batch, main=main) if shapes is None else shapes[spec.name]
+        if shapes is not None:
+            spec.check(np.broadcast_to(np.zeros((), spec.dtype), shape))  # takes no memory, however large
         if spec.dtype.startswith("float"):
             scale, shift = (255 / std, -mean / std) if main else (1.0, 0.0)
             found[spec.name] = (random.random(shape, np.float32) * scale + shift).astype(spec.dtype)
