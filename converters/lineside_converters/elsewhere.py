@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -82,7 +83,11 @@ class Elsewhere:
             return None, proved
         self._voice.say(f"{self._clock.device} times {', '.join(one.made.variant.name for one in proved)}")
         frames = [{name: array.shape for name, array in feed.items()} for feed in one_of_each_shape(self._terms)]
-        answer = self._clock.time(self._bundle([one.made for one in proved]), rounds=2 * ROUNDS, shapes=frames)
+        bundle = self._bundle([one.made for one in proved])
+        try:
+            answer = self._clock.time(bundle, rounds=2 * ROUNDS, shapes=frames)
+        finally:
+            shutil.rmtree(bundle, ignore_errors=True)
         self.where = f"{self._clock.device} ({answer.board})" if answer.board else self._clock.device
         if answer.inspected:
             self.notes = (f"{self.where} inspected {answer.inspected} frames of its line while it timed",)

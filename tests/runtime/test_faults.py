@@ -180,7 +180,7 @@ def test_not_one_call_is_lost_or_answered_twice_whatever_happens_to_two_of_three
                 thread.start()
             for thread in threads:
                 thread.join(PATIENCE_S)
-        eventually(lambda: session.submit_counts.late > 0)
+        # Whether a late answer still finds its device open is luck here; `test_submit` counts them.
         counts = session.submit_counts
     assert ledger.ends == Counter(range(callers * each)), "each ends once"
     assert ledger.wrong == []
