@@ -113,7 +113,7 @@ def make_bench(tmp_path: Path, embedded_broker: Broker) -> Iterator[Callable[...
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     path = tmp_path / "surface-float.onnx"
-    path.write_bytes(nets.convnet())
+    path.write_bytes(nets.convnet(depth=24))  # dense convolutions, which are faster as INT8 on every processor
     return path
 
 
@@ -129,7 +129,7 @@ def test_the_figures_are_the_devices_and_nothing_of_the_trial_stays(
     make_bench: Callable[..., Bench], model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bench, out = make_bench(), tmp_path / "out"
-    words = ["optimize", str(model), "--target", "rpi5", "--images", str(photos), "--out", str(out), "--no-memory"]
+    words = ["optimize", str(model), "--target", "cpu", "--images", str(photos), "--out", str(out), "--no-memory"]
     assert main([*words, "--on", DEVICE, "--hub", str(bench.hub), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
 
@@ -138,11 +138,12 @@ def test_the_figures_are_the_devices_and_nothing_of_the_trial_stays(
     bundle = open_bundle(out)
     tried = {one["name"] for one in found["variants"] if one["latency_ms"] is not None}
     assert set(times) == {*tried, SOURCE, "onnx-fp32"}
-    best = min(statistics.median(times[name]) for name in (SOURCE, "onnx-fp32"))
+    reference = times[min((SOURCE, "onnx-fp32"), key=lambda name: statistics.median(times[name]))]
     for one in found["variants"]:
         if one["name"] in times:
             assert one["latency_ms"] == pytest.approx(statistics.median(times[one["name"]]))
-            assert not one["kept"] or one["latency_ms"] < 1.1 * best
+            rounds = zip(times[one["name"]], reference, strict=True)
+            assert one["kept"] == (statistics.median(form / other for form, other in rounds) <= 1)
     fastest = bundle.manifest.variants[0].name
     ratios = [one / other for one, other in zip(times[fastest], times[SOURCE], strict=True)]
     assert found["speedup"] == pytest.approx(1 / statistics.median(ratios))
@@ -199,13 +200,13 @@ def test_a_timing_that_dies_is_told_and_the_line_goes_on(
     killer.start()
     clock = device_clock(bench.hub, DEVICE)
     with pytest.raises(TimingError, match=r"\[1009\].*SIGKILL"):
-        Optimizer(model, "rpi5", frames=photos, out=tmp_path / "out", clock=clock).run()
+        Optimizer(model, "cpu", frames=photos, out=tmp_path / "out", clock=clock).run()
     killed.set()
     killer.join()
     assert not (tmp_path / "out").exists()
     before = bench.status["inspected"]
     wait_for(lambda: bench.status["inspected"] > before, what="the line to go on")  # type: ignore[operator]
-    assert Optimizer(model, "rpi5", frames=photos, out=tmp_path / "out", clock=clock).run().bundle.manifest.speed == (
+    assert Optimizer(model, "cpu", frames=photos, out=tmp_path / "out", clock=clock).run().bundle.manifest.speed == (
         "measured"
     )
 
