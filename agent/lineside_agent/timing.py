@@ -11,11 +11,9 @@ import contextlib
 import math
 import os
 import signal
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -24,7 +22,7 @@ from lineside_agent.config import InspectConfig
 from lineside_agent.fastest import only
 from lineside_agent.loaded import engine_settings
 from lineside_agent.rim import ShouldStop
-from lineside_link.messages import VariantTimes
+from lineside_link.messages import Shapes, VariantTimes
 from lineside_link.pull import FetchStopped
 from lineside_runtime.backend import Executable
 from lineside_runtime.benchmark.material import noise
@@ -32,6 +30,7 @@ from lineside_runtime.bundle import Bundle, Manifest, open_bundle
 from lineside_runtime.candidates import choose
 from lineside_runtime.config import Config
 from lineside_runtime.errors import BadInputFormatError, EngineCrashedError, EngineError, LinesideError, NoDeviceError
+from lineside_runtime.measure import time_calls
 from lineside_runtime.tensors import Array
 
 CALLS = 2
@@ -43,8 +42,6 @@ LONG_S = 120.0
 
 VALUES_MAX = 1 << 26
 """Of one input: a frame of 20 megapixels in colour; who asks for more is mistaken, and would fill the memory."""
-
-Shapes = Sequence[dict[str, tuple[int, ...]]]
 
 TIMEOUT_S = 900.0
 _LOOK_S = 0.2
@@ -144,7 +141,7 @@ def time_in_turn(bundle: Bundle, config: Config, rounds: int, shapes: Shapes = (
         started_s = time.monotonic()
         for turn in range(rounds):
             for name in list(loaded) if turn % 2 else list(loaded)[::-1]:
-                taken[name].append(tuple(_turn_ms(loaded[name][1], one) for one in inputs))
+                taken[name].append(tuple(time_calls(loaded[name][1], one, warm=1, calls=CALLS) for one in inputs))
             if turn + 1 >= LEAST_ROUNDS and time.monotonic() - started_s > LONG_S:
                 break
     return tuple(
@@ -160,16 +157,6 @@ def _noise(manifest: Manifest, shapes: dict[str, tuple[int, ...]] | None) -> dic
         if any(size < 0 for size in shape) or math.prod(shape) > VALUES_MAX:
             raise BadInputFormatError(f"input {name!r}", expected=f"at most {VALUES_MAX} values", actual=list(shape))
     return noise(manifest, 1, shapes)
-
-
-def _turn_ms(executable: Executable, inputs: dict[str, Array]) -> float:
-    executable.run(inputs)
-    samples = []
-    for _ in range(CALLS):
-        started_ns = time.perf_counter_ns()
-        executable.run(inputs)
-        samples.append((time.perf_counter_ns() - started_ns) / 1e6)
-    return statistics.median(samples)
 
 
 def main() -> int:

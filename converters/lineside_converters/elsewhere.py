@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import secrets
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -21,7 +20,7 @@ from lineside_converters.gates import ROUNDS, Times, check_speed, ratio_of, unpr
 from lineside_converters.proving import Made, Proved, Refused, Terms, one_of_each_shape, refuse
 from lineside_converters.trial import trial
 from lineside_converters.voice import Voice
-from lineside_link.messages import TimeAnswer, VariantTimes
+from lineside_link.messages import Shapes, TimeAnswer, VariantTimes
 from lineside_runtime.errors import ConvertError, LinesideError, NoDeviceError
 
 SOURCE = "source-fp32"
@@ -42,7 +41,7 @@ class Clock(Protocol):
         """Returns what the device is, or raises where it can't or may not time anything."""
         ...
 
-    def time(self, bundle: Path, *, rounds: int, shapes: Sequence[dict[str, tuple[int, ...]]]) -> TimeAnswer:
+    def time(self, bundle: Path, *, rounds: int, shapes: Shapes) -> TimeAnswer:
         """Returns the times of a bundle's variants, measured in turn, with inputs of each of the shapes."""
         ...
 

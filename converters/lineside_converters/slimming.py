@@ -219,9 +219,8 @@ def _prepare(folder: Path, terms: Terms, data: Sequence[Path], effort: Effort, w
 
     school = school_of(terms.clean, terms.manifest, data, _frames(terms), batch=effort.batch, seed=terms.seed)
     shrink = shrinker(terms)
-    measured = (
-        work.folder / f"sensitivity-{_key(terms, data, effort, MEASURED_BY)}"
-    )  # of every speed and schedule alike
+    # Of every speed and schedule alike.
+    measured = work.folder / f"sensitivity-{_key(terms, data, effort, MEASURED_BY)}"
     measured.mkdir(exist_ok=True)
     found = measure_sensitivity(
         school.network,

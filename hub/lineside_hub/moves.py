@@ -67,7 +67,7 @@ def move(folder: Path | str, device: str, group: str) -> Moved:
     access_list = reassign(home, device, group=group) if (home / IDENTITY_NAME / "ca.pem").exists() else None
     database = Database.open(home)
     try:
-        said, before = _groups_of(database, device)
+        said, before = groups_of(database, device)
         if access_list is None and not said:
             raise RolloutError(f"no device {device!r} has reported itself", action="`lineside fleet ls` lists them.")
         if before != group:
@@ -77,7 +77,8 @@ def move(folder: Path | str, device: str, group: str) -> Moved:
     return Moved(device=device, before=before, group=group, access_list=access_list, said=said)
 
 
-def _groups_of(database: Database, device: str) -> tuple[str, str]:
+def groups_of(database: Database, device: str) -> tuple[str, str]:
+    """Returns the group that a device says it is of and the one that counts; empty where the hub never heard of it."""
     rows = database.query(
         "SELECT d.group_name AS said, coalesce(a.group_name, d.group_name) AS counts "
         "FROM devices d LEFT JOIN assignments a ON a.device = d.device WHERE d.device = ?",

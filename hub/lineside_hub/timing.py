@@ -7,21 +7,20 @@ when its times are here. Its chunks stay until `lineside hub prune`: the bundle 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 from lineside_hub.asking import ask
 from lineside_hub.config import load_config
 from lineside_hub.database import Database
+from lineside_hub.moves import groups_of
 from lineside_hub.repository import Repository
 from lineside_hub.secure import CONFIG_NAME
-from lineside_link.messages import BundleRef, TimeAnswer, TimeCommand
+from lineside_link.messages import BundleRef, Shapes, TimeAnswer, TimeCommand
 from lineside_link.topics import Topics, check_name
 from lineside_runtime.bundle import open_bundle
 from lineside_runtime.errors import RolloutError, TimingError
-
-Shapes = Sequence[dict[str, tuple[int, ...]]]
 
 SILENCE_S = 60.0
 """A device answers each second while it works."""
@@ -57,12 +56,7 @@ class DeviceClock:
         self._repository = Repository.open(folder, passphrase=passphrase)
         self._silence_s, self._say = silence_s, say
         with closing(Database.open(Path(folder))) as database:
-            rows = database.query(
-                "SELECT coalesce(a.group_name, d.group_name) AS counts FROM devices d "
-                "LEFT JOIN assignments a ON a.device = d.device WHERE d.device = ?",
-                device,
-            )
-        self._group = next((row["counts"] for row in rows), "")
+            _, self._group = groups_of(database, device)
         if not self._group:
             action = "`lineside fleet ls` lists the devices; the hub must run once while the device is there."
             raise RolloutError(f"the hub has not heard of {device}", action=action)

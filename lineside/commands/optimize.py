@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,23 +16,6 @@ from lineside_runtime.errors import InputError
 
 if TYPE_CHECKING:
     from lineside_converters.optimizer import OptimizeResult
-
-
-EFFORT = (
-    "speedup",
-    "epochs",
-    "minutes",
-    "learning_rate",
-    "true_weight",
-    "teach_weight",
-    "batch",
-    "threads",
-    "bf16",
-    "teacher_bf16",
-    "trials",
-    "shortlist",
-)
-"""Options that say how much levels 2 and 3 do, and how; what isn't given is the optimizer's own default."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -115,11 +99,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Optimises, and prints the figures before and after."""
     from lineside.optimizer import Optimizer, device_clock
+    from lineside_converters.slimming import Effort
     from lineside_converters.voice import bars
 
     if (options.on is None) != (options.hub is None):
         raise InputError("--on and --hub belong together", expected="the device that times, and its hub's folder")
     clock = options.on and device_clock(options.hub, options.on, passphrase=passphrase(options), say=say)
+    asked = [field.name for field in dataclasses.fields(Effort)]  # each is an option
     with bars() as count:
         result = Optimizer(
             options.model,
@@ -137,7 +123,7 @@ def run(options: argparse.Namespace) -> int:
             work=options.work,
             memory=not options.no_memory,
             seed=options.seed,
-            effort={name: value for name in EFFORT if (value := getattr(options, name)) is not None},
+            effort={name: value for name in asked if (value := getattr(options, name)) is not None},
             clock=clock,
             on_progress=say,
             on_count=count,

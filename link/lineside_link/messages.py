@@ -6,6 +6,7 @@ ignored and a version apart by one is understood, so that a fleet can be half up
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -591,6 +592,10 @@ class RecipeAnswer(_Message, frozen=True, kw_only=True):
     id: str
     recipe: str
     error: Problem | None = None
+
+
+Shapes = Sequence[dict[str, tuple[int, ...]]]
+"""Of a model's inputs by name, one for each kind of frame that is timed."""
 
 
 class TimeCommand(_Message, frozen=True, kw_only=True):

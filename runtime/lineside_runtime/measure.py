@@ -55,12 +55,21 @@ def _measure(bundle: Bundle, candidate: Candidate, config: Config) -> float:
             executable.close()
 
 
-def time_calls(executable: Executable, inputs: dict[str, Array]) -> float:
-    """Returns the median time of a warm call in milliseconds."""
-    for _ in range(WARM_CALLS):
+def time_calls(
+    executable: Executable, inputs: dict[str, Array], *, warm: int = WARM_CALLS, calls: int = TIMED_CALLS
+) -> float:
+    """Returns the median time of a warm call in milliseconds.
+
+    Args:
+        executable: What is timed.
+        inputs: Of each call.
+        warm: Calls before, which aren't timed.
+        calls: Timed ones.
+    """
+    for _ in range(warm):
         executable.run(inputs)
     samples = []
-    for _ in range(TIMED_CALLS):
+    for _ in range(calls):
         started_ns = time.perf_counter_ns()
         executable.run(inputs)
         samples.append((time.perf_counter_ns() - started_ns) / 1e6)
