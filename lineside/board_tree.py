@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lineside.commands.output import say
 from lineside.commands.places import bundle_place
 from lineside.extras import needs
+from lineside_runtime.decoding import decode_toml
 from lineside_runtime.errors import ConfigError, InputNotFoundError, PayloadError
 
 if TYPE_CHECKING:
@@ -211,12 +212,11 @@ def _camera(given: str | None, profile: Profile) -> dict[str, Any]:
 
 def _more(path: Path | None) -> dict[str, Any]:
     """Tables of agent.toml out of a file; the agent's own reader checks them with the rest."""
-    import msgspec
 
     if path is None:
         return {}
     try:
-        found: dict[str, Any] = msgspec.toml.decode(path.read_bytes())
+        found: dict[str, Any] = decode_toml(path.read_bytes())
     except OSError as error:
         raise InputNotFoundError(f"{path}: {error.strerror}") from error
     except ValueError as error:

@@ -30,6 +30,7 @@ from lineside_agent.rim import FOREIGN, TRANSIENT, ShouldStop
 from lineside_agent.wishes import REFUSED_MAX, wish_id
 from lineside_link.messages import ConfigRef, ConfigReport, Desired, Problem
 from lineside_link.pull import FetchStopped
+from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import BrokerError, ConfigError, FetchError, LinesideError, StagingError, StoreError
 from lineside_runtime.files import write_atomic
 from lineside_runtime.pauses import Pauses
@@ -83,7 +84,7 @@ def read_followed(local: AgentConfig) -> AgentConfig:
     """
     folder = local.folder / "configuration"
     try:
-        state = msgspec.json.decode((folder / "state.json").read_bytes(), type=State)
+        state = decode_json((folder / "state.json").read_bytes(), type=State)
         if state.installed is None:
             return local
         return with_settings(local, (folder / f"{state.installed.sha256}.toml").read_bytes())
@@ -91,7 +92,7 @@ def read_followed(local: AgentConfig) -> AgentConfig:
         if error.filename == str(folder / "state.json"):
             return local
         raise ConfigError(f"the hub's configuration is gone: {error}") from error
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (OSError, msgspec.DecodeError) as error:
         raise ConfigError(f"the hub's configuration can't be read: {error}") from error
 
 
@@ -226,10 +227,10 @@ class Configuration:
     def _read(self) -> State:
         path = self._folder / "state.json"
         try:
-            return msgspec.json.decode(path.read_bytes(), type=State)
+            return decode_json(path.read_bytes(), type=State)
         except FileNotFoundError:
             return State()
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except msgspec.DecodeError as error:
             aside = path.with_name(f"state.json.damaged-{time.time_ns()}")
             path.rename(aside)
             log.error("%s is damaged (%s): set aside; agent.toml stands alone until the hub is heard", path, error)

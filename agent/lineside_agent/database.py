@@ -21,6 +21,7 @@ from lineside_agent import unsent
 from lineside_agent.tables import tables_of
 from lineside_agent.unsent import UnsentImage
 from lineside_link.messages import ResultRow
+from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import DatabaseError, DiskFullError, StoreError
 
 if TYPE_CHECKING:
@@ -192,7 +193,7 @@ def last_of_part(connection: sqlite3.Connection, part_id: str) -> tuple[str, Res
     query = "SELECT seq, body FROM records WHERE instr(body, ?) > 0 ORDER BY seq DESC"
     (epoch,) = connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
     for seq, body in connection.execute(query, (needle,)):
-        row = msgspec.json.decode(body, type=ResultRow)
+        row = decode_json(body, type=ResultRow)
         if row.part_id == part_id:
             return str(epoch), msgspec.structs.replace(row, seq=int(seq))
     return None

@@ -15,6 +15,7 @@ import msgspec
 from lineside_runtime.bundle import Bundle, Variant
 from lineside_runtime.candidates import choose
 from lineside_runtime.config import Config
+from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import LinesideError, NoDeviceError
 from lineside_runtime.files import write_atomic
 from lineside_runtime.inputs import sample_inputs
@@ -132,7 +133,7 @@ def _place(bundle: Bundle) -> Path:
 def _read(bundle: Bundle) -> Found | None:
     """Returns what an earlier start has measured for this very bundle; ``None`` if there is nothing to trust."""
     try:
-        found = msgspec.json.decode(_place(bundle).read_bytes(), type=Found)
+        found = decode_json(_place(bundle).read_bytes(), type=Found)
     except (OSError, msgspec.DecodeError):
         return None
     return found if found.digest == bundle.digest else None

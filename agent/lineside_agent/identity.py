@@ -40,6 +40,7 @@ from lineside_link.clock import ClockFloor
 from lineside_link.config import LinkConfig
 from lineside_link.messages import CertificateAnswer, decode, encode
 from lineside_link.topics import Topics
+from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import ConfigError, FetchError, IdentityError, InputNotFoundError, LinesideError
 from lineside_runtime.files import fsync_folder, write_atomic
 
@@ -287,8 +288,8 @@ def read_token(path: Path) -> Token:
             f"{path}: {error.strerror}", action="`lineside hub token DEVICE` makes one."
         ) from error
     try:
-        return msgspec.json.decode(data, type=Token)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return decode_json(data, type=Token)
+    except msgspec.DecodeError as error:
         # The decoder's words are left out: they could quote the secret.
         raise ConfigError(f"{path} is no token", action="`lineside hub token DEVICE` makes one.") from error
 

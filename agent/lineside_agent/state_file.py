@@ -19,6 +19,7 @@ from typing import TypeVar
 
 import msgspec
 
+from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import StoreError
 from lineside_runtime.files import write_atomic
 
@@ -46,13 +47,13 @@ def peek_state(path: Path, kind: type[S]) -> S | None:
     """
     try:
         data = path.read_bytes()
-        head = msgspec.json.decode(data, type=_Head)
+        head = decode_json(data, type=_Head)
         if head.format > FORMAT:
             raise StoreError(f"{path} is of a newer format", expected=f"at most {FORMAT}", actual=head.format)
-        return msgspec.json.decode(data, type=kind)
+        return decode_json(data, type=kind)
     except FileNotFoundError:
         return None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except msgspec.DecodeError as error:
         raise StoreError(f"{path} is damaged: {error}", action="The agent sets it aside at its start.") from error
 
 

@@ -37,6 +37,7 @@ from lineside_agent.room import Room
 from lineside_agent.unsent import UnsentImage
 from lineside_link.messages import ResultRow
 from lineside_models.frame import Frame
+from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import StoreError
 
 log = logging.getLogger("lineside.store")
@@ -306,7 +307,7 @@ class Store:
         query = "SELECT seq, body FROM records WHERE seq > ? ORDER BY seq LIMIT ?"
         with database.reading(self._path) as connection:
             found = connection.execute(query, (after, limit)).fetchall()
-        rows = (msgspec.json.decode(body, type=ResultRow) for _, body in found)
+        rows = (decode_json(body, type=ResultRow) for _, body in found)
         return [msgspec.structs.replace(row, seq=seq) for (seq, _), row in zip(found, rows, strict=True)]
 
     @property

@@ -29,6 +29,7 @@ from lineside_runtime.benchmark.material import noise
 from lineside_runtime.bundle import Bundle, Manifest, open_bundle
 from lineside_runtime.candidates import choose
 from lineside_runtime.config import Config
+from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import BadInputFormatError, EngineCrashedError, EngineError, LinesideError, NoDeviceError
 from lineside_runtime.measure import time_calls
 from lineside_runtime.tensors import Array
@@ -90,7 +91,7 @@ def time_in_child(
     if child.returncode:
         how = f"status {child.returncode}" if child.returncode > 0 else signal.Signals(-child.returncode).name
         raise EngineCrashedError(f"the timing ended with {how}: {last}", action="What runs there goes on running.")
-    return msgspec.json.decode(out, type=tuple[VariantTimes, ...])
+    return decode_json(out, type=tuple[VariantTimes, ...])
 
 
 def _wait(child: subprocess.Popen[bytes], should_stop: ShouldStop) -> tuple[bytes, bytes]:
@@ -165,8 +166,8 @@ def main() -> int:
     with os.fdopen(os.dup(1), "wb") as out:
         os.dup2(2, 1)
         try:
-            settings = engine_settings(msgspec.json.decode(inspect, type=InspectConfig))
-            frames = msgspec.json.decode(shapes, type=tuple[dict[str, tuple[int, ...]], ...])
+            settings = engine_settings(decode_json(inspect, type=InspectConfig))
+            frames = decode_json(shapes, type=tuple[dict[str, tuple[int, ...]], ...])
             times = time_in_turn(open_bundle(folder), settings, int(rounds), frames)
         except LinesideError as error:
             sys.stderr.write(f"{error}\n")

@@ -45,6 +45,7 @@ from lineside_agent.wishes import (
     wish_id,
 )
 from lineside_link.messages import BundleRef, Desired, Problem, State
+from lineside_runtime.decoding import JsonDecoder
 from lineside_runtime.errors import StagingError
 
 Slot = Literal["a", "b", "factory"]
@@ -95,7 +96,7 @@ class Machine(Wishes, frozen=True, kw_only=True):
     refused: tuple[str, ...] = ()
 
 
-DECODER = msgspec.json.Decoder(Machine)
+DECODER = JsonDecoder(Machine)
 """Made in the thread that imports this: msgspec 0.22 crashes where two threads decode a class for the first time."""
 
 

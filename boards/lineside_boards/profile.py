@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from lineside_boards.detect import Board
+from lineside_runtime.decoding import decode_toml
 from lineside_runtime.errors import ConfigError, UnknownBoardError
 
 Architecture = Literal["aarch64", "x86_64"]
@@ -305,8 +306,8 @@ def parse(data: bytes, name: str) -> Profile:
         ConfigError: It breaks the format; the message names the path in it.
     """
     try:
-        profile = msgspec.toml.decode(data, type=Profile)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        profile = decode_toml(data, type=Profile)
+    except msgspec.DecodeError as error:
         raise ConfigError(f"profile {name}: {error}", action="Correct the profile.") from error
     return msgspec.structs.replace(profile, name=name)
 

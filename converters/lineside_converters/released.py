@@ -11,6 +11,7 @@ import msgspec
 from lineside_converters.optimizer import Optimizer, OptimizeResult
 from lineside_models.vision.facts import ModelFacts
 from lineside_runtime.bundle import Postprocess, Preprocess
+from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import InputNotFoundError, TrainingError
 
 
@@ -49,9 +50,9 @@ def read_training(run: Path) -> tuple[ModelFacts, dict[str, Any]]:
             action="Let `lineside train` end; --resume goes on with a run that was cut off.",
         )
     try:
-        content: dict[str, Any] = msgspec.json.decode(path.read_bytes())
+        content: dict[str, Any] = decode_json(path.read_bytes())
         read = msgspec.convert(content, TrainingFacts)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except msgspec.DecodeError as error:
         raise TrainingError(f"{path}: {error}") from error
     return ModelFacts(labels=read.labels, preprocess=read.preprocess, postprocess=read.postprocess), content
 
@@ -67,7 +68,7 @@ def facts_of_run(run: Path) -> dict[str, Any]:
     """
     path = run / "training.json"
     if path.is_file() and (run / "float.onnx").is_file():
-        content = msgspec.json.decode(path.read_bytes())
+        content = decode_json(path.read_bytes())
         if "preprocess" not in content:
             return {"training": content}
     facts, training = read_training(run)

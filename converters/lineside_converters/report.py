@@ -22,6 +22,7 @@ from lineside_converters.report_parts import (
     Strict,
     VariantFigures,
 )
+from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import BundleFormatError
 from lineside_runtime.files import write_atomic
 
@@ -210,7 +211,7 @@ def read_report(folder: Path) -> Report:
     path = folder / REPORT_NAME
     try:
         data = path.read_bytes()
-        schema = msgspec.json.decode(data, type=_Numbered).schema
+        schema = decode_json(data, type=_Numbered).schema
         if schema > SCHEMA:
             raise BundleFormatError(
                 f"{path} is of a newer lineside",
@@ -218,7 +219,7 @@ def read_report(folder: Path) -> Report:
                 actual=schema,
                 action="Update it.",
             )
-        return msgspec.json.decode(data, type=Report)
+        return decode_json(data, type=Report)
     except (OSError, msgspec.DecodeError) as error:
         raise BundleFormatError(f"{path}: {error}") from error
 

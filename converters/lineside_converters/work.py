@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 
 from lineside_converters.voice import Say
+from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import ConfigError
 from lineside_runtime.files import fsync_folder
 
@@ -72,7 +73,7 @@ class Work:
         def write(folder: Path) -> None:
             (folder / "value.json").write_bytes(msgspec.json.encode(make()))
 
-        return msgspec.json.decode((self.step(name, inputs, write) / "value.json").read_bytes(), type=kind)
+        return decode_json((self.step(name, inputs, write) / "value.json").read_bytes(), type=kind)
 
     def _key(self, inputs: Mapping[str, Any]) -> str:
         data = msgspec.json.encode({"tools": self._tools, **inputs}, order="sorted")

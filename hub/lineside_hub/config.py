@@ -12,6 +12,7 @@ from lineside_hub.pacing import Turns
 from lineside_link.config import LinkConfig
 from lineside_link.messages import MaintenanceWindow
 from lineside_link.window import check_window
+from lineside_runtime.decoding import decode_toml
 from lineside_runtime.errors import ConfigError, InputNotFoundError
 
 
@@ -133,9 +134,9 @@ def load_config(path: Path | str) -> HubConfig:
     """
     file = Path(path)
     try:
-        config = msgspec.toml.decode(file.read_bytes(), type=HubConfig)
+        config = decode_toml(file.read_bytes(), type=HubConfig)
     except (FileNotFoundError, IsADirectoryError) as error:
         raise InputNotFoundError(f"no configuration at {file}", action="Give the path of hub.toml.") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except msgspec.DecodeError as error:
         raise ConfigError(f"{file}: {error}") from error
     return msgspec.structs.replace(config, folder=str((file.parent / config.folder).resolve()))

@@ -33,6 +33,7 @@ import msgspec
 
 from lineside_hub import migrations
 from lineside_link.messages import PARTS, BundleRef, ConfigRef, Desired, ResultsAck, decode, encode
+from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import DatabaseError, DiskFullError, InputNotFoundError, MissingExtraError
 from lineside_runtime.files import fsync_folder
 
@@ -245,7 +246,7 @@ class Database:
 def _desired(row: sqlite3.Row) -> Desired:
     if row["message"]:  # the columns count: a new epoch is written there alone
         return msgspec.structs.replace(decode(row["message"].encode(), Desired), epoch=row["epoch"], gen=row["gen"])
-    bundle = msgspec.json.decode(row["bundle"], type=BundleRef) if row["bundle"] else None
+    bundle = decode_json(row["bundle"], type=BundleRef) if row["bundle"] else None
     return Desired(epoch=row["epoch"], gen=row["gen"], bundle=bundle, rollout=row["rollout"] or "")
 
 

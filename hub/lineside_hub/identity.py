@@ -41,6 +41,7 @@ from lineside_hub.registry import Claim, Issued, Kind, Registry
 from lineside_link.certificates import check_request, key_bytes, new_key, read_certificate
 from lineside_link.messages import CertificateRequest
 from lineside_link.topics import check_name
+from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import ConfigError, IdentityError, InputNotFoundError, SignatureError
 from lineside_runtime.files import write_atomic
 
@@ -448,7 +449,7 @@ def enrolled_devices(folder: Path) -> dict[str, str]:
         folder: The authority's.
     """
     path = folder / "enrolled.json"
-    return msgspec.json.decode(path.read_bytes(), type=dict[str, str]) if path.exists() else {}
+    return decode_json(path.read_bytes(), type=dict[str, str]) if path.exists() else {}
 
 
 def _builder(

@@ -12,6 +12,7 @@ from typing import Literal
 
 import msgspec
 
+from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import DatabaseError
 from lineside_runtime.files import write_atomic
 
@@ -80,10 +81,10 @@ class Registry(msgspec.Struct, kw_only=True):
         """
         path = folder / NAME
         try:
-            return msgspec.json.decode(path.read_bytes(), type=Registry)
+            return decode_json(path.read_bytes(), type=Registry)
         except FileNotFoundError:
             return cls()
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except msgspec.DecodeError as error:
             action = "Restore the hub from a backup: without it nobody knows what is revoked."
             raise DatabaseError(f"{path} is damaged: {error}", action=action) from error
 

@@ -22,10 +22,8 @@ import msgspec
 
 from lineside_hub.database import Database, Event
 from lineside_link.messages import VERSION, ResultRow, Results, ResultsAck
+from lineside_runtime.decoding import JsonDecoder, decode_json
 from lineside_runtime.errors import BadInputFormatError, DatabaseError
-
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What msgspec raises; the last for brackets without end, which would otherwise end the writer."""
 
 COLUMNS = (
     "device",
@@ -101,7 +99,7 @@ class _Seq(msgspec.Struct, frozen=True):
     seq: int
 
 
-_decode = msgspec.json.Decoder(_Batch).decode
+_decode = JsonDecoder(_Batch).decode
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -136,7 +134,7 @@ def read_batch(device: str, payload: bytes) -> Batch:
     """
     try:
         whole = _decode(payload)
-    except _UNREADABLE:
+    except msgspec.DecodeError:
         return _read_rows(device, payload)
     _check_envelope(device, whole.v, whole.epoch)
     if all(_in_range(row) for row in whole.rows):
@@ -146,8 +144,8 @@ def read_batch(device: str, payload: bytes) -> Batch:
 
 def _read_rows(device: str, payload: bytes) -> Batch:
     try:
-        envelope = msgspec.json.decode(payload, type=_Envelope)
-    except _UNREADABLE as error:
+        envelope = decode_json(payload, type=_Envelope)
+    except msgspec.DecodeError as error:
         raise BadInputFormatError(f"{Results.__name__} message of {device}: {error}", action="") from error
     _check_envelope(device, envelope.v, envelope.epoch)
     batch = Batch(device, envelope.epoch, [], [], *_span(envelope))
@@ -181,10 +179,10 @@ def _check_envelope(device: str, version: int, epoch: str) -> None:
 
 def _read_row(batch: Batch, raw: bytes) -> None:
     try:
-        row = msgspec.json.decode(raw, type=ResultRow)
+        row = decode_json(raw, type=ResultRow)
         _check_integers(row)
         batch.rows.append(_as_kept(row))
-    except (*_UNREADABLE, BadInputFormatError) as error:
+    except (msgspec.DecodeError, BadInputFormatError) as error:
         batch.unreadable.append((_seq_of(batch.device, raw), raw, str(error)))
 
 
@@ -205,8 +203,8 @@ def _check_integers(row: ResultRow) -> None:
 
 def _seq_of(device: str, raw: bytes) -> int:
     try:
-        seq = msgspec.json.decode(raw, type=_Seq).seq
-    except _UNREADABLE as error:
+        seq = decode_json(raw, type=_Seq).seq
+    except msgspec.DecodeError as error:
         raise BadInputFormatError(f"results of {device}: a row without seq: {error}", action="") from error
     if not 1 <= seq < 2**63:
         raise BadInputFormatError(f"results of {device}: seq out of range", actual=seq, action="")

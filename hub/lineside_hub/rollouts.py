@@ -30,6 +30,7 @@ from lineside_link.messages import (
     Reported,
     decode,
 )
+from lineside_runtime.decoding import JsonDecoder
 from lineside_runtime.errors import (
     BrokerError,
     DeviceBusyError,
@@ -43,7 +44,7 @@ _log = logging.getLogger("lineside.hub.rollout")
 SHED = frozenset(kind.code for kind in (DeviceBusyError, OverloadedError, BrokerError, FetchError))
 """Codes of attempts that failed for want of something that was busy or away, not of the bundle or the device."""
 
-_ROLLOUT = msgspec.json.Decoder(Rollout)
+_ROLLOUT = JsonDecoder(Rollout)
 
 KINDS: tuple[Kind, ...] = PARTS
 """Fields of `Desired` that can be rolled out."""

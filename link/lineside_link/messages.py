@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from lineside_runtime.bundle import CHUNK_BYTES
+from lineside_runtime.decoding import JsonDecoder, decode_json
 from lineside_runtime.errors import BadInputFormatError
 
 VERSION = 1
@@ -713,9 +714,7 @@ class CertificateAnswer(_Message, frozen=True, kw_only=True):
     error: Problem | None = None
 
 
-_DECODERS: dict[type, msgspec.json.Decoder[Any]] = {
-    kind: msgspec.json.Decoder(kind) for kind in _Message.__subclasses__()
-}
+_DECODERS: dict[type, JsonDecoder[Any]] = {kind: JsonDecoder(kind) for kind in _Message.__subclasses__()}
 """Made while this module is imported, in one thread: two threads that decode a class for the first time at the same
 time crash the process (msgspec 0.22; what a class looks like is worked out at its first use, without a lock)."""
 
@@ -741,7 +740,7 @@ def decode(data: bytes | bytearray, kind: type[M]) -> M:
     """
     try:
         message: M = _DECODERS[kind].decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # the last: brackets without end
+    except msgspec.DecodeError as error:  # the last: brackets without end
         raise BadInputFormatError(
             f"{kind.__name__} message: {error}", action="Nothing was done with it; look at who sends on this topic."
         ) from error
@@ -828,5 +827,5 @@ def schema() -> dict[str, Any]:
     _, components = msgspec.json.schema_components(kinds, ref_template="#/$defs/{name}")
     described = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$defs": components}
     # Once through JSON, so that defaults are lists as every validator knows them, and not tuples.
-    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(described))
+    plain: dict[str, Any] = decode_json(msgspec.json.encode(described))
     return plain

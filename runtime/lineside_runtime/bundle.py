@@ -25,6 +25,7 @@ from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 
+from lineside_runtime.decoding import JsonDecoder
 from lineside_runtime.errors import (
     BundleFormatError,
     BundleIntegrityError,
@@ -283,7 +284,7 @@ class Bundle:
             verify_file(self.path / relative, entry)
 
 
-_MANIFEST = msgspec.json.Decoder(Manifest)
+_MANIFEST = JsonDecoder(Manifest)
 """Made in the thread that imports this: msgspec 0.22 crashes where two threads decode a class for the first time."""
 
 
@@ -301,7 +302,7 @@ def parse_manifest(data: bytes) -> Manifest:
         raise BundleFormatError("manifest too large", expected=f"at most {MANIFEST_MAX_BYTES} bytes", actual=len(data))
     try:
         manifest = _MANIFEST.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except msgspec.DecodeError as error:
         raise BundleFormatError(f"manifest: {error}", action="Build the bundle again with this release.") from error
     if manifest.schema != SCHEMA:
         raise BundleFormatError(

@@ -20,6 +20,7 @@ import msgspec
 
 from lineside_runtime import registry
 from lineside_runtime.accelerators import Accelerator
+from lineside_runtime.decoding import decode_json
 from lineside_runtime.devices import Device, DeviceKind
 from lineside_runtime.errors import DeviceError, EngineMissingError
 
@@ -170,7 +171,7 @@ def _ask(name: str, timeout_s: float) -> EngineReport:
         return _broken(name, f"it did not answer within {timeout_s:g} s{_end(child)}: does its driver hang?")
     if child.returncode:
         return _broken(name, f"asking it ended with {_how(child.returncode)}{_last_line(words)}")
-    return msgspec.json.decode(out, type=EngineReport)
+    return decode_json(out, type=EngineReport)
 
 
 def _end(child: subprocess.Popen[bytes]) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from lineside_agent.cameras.base import Camera, LostFrame
 from lineside_agent.config import CameraConfig, parse_camera
 from lineside_models.frame import Frame
+from lineside_runtime.decoding import decode_toml
 from lineside_runtime.errors import CameraError, ConfigError
 
 
@@ -87,7 +88,7 @@ def read_camera(kind: str, pairs: list[str]) -> CameraConfig:
         if not equals:
             raise ConfigError(f"{pair!r} is no setting", expected="key=value")
         try:
-            table[key] = msgspec.toml.decode(f"value = {value}")["value"]
+            table[key] = decode_toml(f"value = {value}")["value"]
         except msgspec.DecodeError:
             table[key] = value
     return parse_camera(table)

@@ -13,6 +13,7 @@ from lineside_agent.config.decoding import decode_path, with_path
 from lineside_agent.config.whole import AgentConfig
 from lineside_link.config import LinkConfig
 from lineside_link.topics import check_name
+from lineside_runtime.decoding import decode_toml
 from lineside_runtime.errors import ConfigError, InputNotFoundError
 
 
@@ -44,10 +45,10 @@ def parse_config(data: bytes, folder: Path) -> AgentConfig:
         ConfigError: Not TOML, an unknown key, a wrong type or a value out of range; the message names the path.
     """
     try:
-        config = msgspec.toml.decode(data, type=AgentConfig, dec_hook=decode_path)
+        config = decode_toml(data, type=AgentConfig, dec_hook=decode_path)
     except msgspec.ValidationError as error:
         raise ConfigError(with_path(str(error))) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except msgspec.DecodeError as error:
         raise ConfigError(f"agent.toml is not TOML: {error}") from error
     check_name(config.device, "device")
     check_name(config.group, "group")

@@ -9,6 +9,7 @@ import msgspec
 from lineside_agent.config.checks import check_recipes
 from lineside_agent.config.decoding import decode_path, with_path
 from lineside_agent.config.whole import AgentConfig
+from lineside_runtime.decoding import decode_toml
 from lineside_runtime.errors import ConfigError
 
 SETTABLE = ("inspect", "store")
@@ -51,7 +52,7 @@ def read_settings(data: bytes) -> dict[str, Any]:
             "configuration", expected=f"at most {SETTINGS_MAX_BYTES} bytes", actual=len(data), action=action
         )
     try:
-        given: dict[str, Any] = msgspec.toml.decode(data)
+        given: dict[str, Any] = decode_toml(data)
         foreign = [name for name in given if name not in SETTABLE]
         if foreign:
             action = "The rest of agent.toml is set on the device."
@@ -59,7 +60,7 @@ def read_settings(data: bytes) -> dict[str, Any]:
         msgspec.convert(given, Settings, dec_hook=decode_path)
     except msgspec.ValidationError as error:
         raise ConfigError(with_path(str(error))) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except msgspec.DecodeError as error:
         raise ConfigError(f"the configuration is not TOML: {error}") from error
     return given
 

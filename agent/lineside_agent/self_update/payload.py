@@ -21,6 +21,7 @@ from pathlib import Path
 import msgspec
 
 from lineside_runtime.bundle import FILES_MAX, MANIFEST_MAX_BYTES, FileEntry, check_relative, verify_file
+from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import BundleFormatError, IncompatibleBundleError, InputNotFoundError
 
 SCHEMA = 1
@@ -130,8 +131,8 @@ def parse_agent_manifest(data: bytes) -> AgentManifest:
     if len(data) > MANIFEST_MAX_BYTES:
         raise BundleFormatError(f"{MANIFEST_NAME} too large", expected=f"at most {MANIFEST_MAX_BYTES} bytes")
     try:
-        manifest = msgspec.json.decode(data, type=AgentManifest)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        manifest = decode_json(data, type=AgentManifest)
+    except msgspec.DecodeError as error:
         raise BundleFormatError(f"{MANIFEST_NAME}: {error}", action="Pack the payload again.") from error
     if manifest.schema != SCHEMA:
         raise BundleFormatError(f"{MANIFEST_NAME} of another schema", expected=SCHEMA, actual=manifest.schema)

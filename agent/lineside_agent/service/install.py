@@ -21,6 +21,7 @@ import msgspec
 from lineside_agent.self_update import guard
 from lineside_agent.self_update.environment import make_environment
 from lineside_agent.self_update.payload import MANIFEST_NAME, WHEELS, Payload
+from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import ConfigError, InputNotFoundError, StagingError
 from lineside_runtime.files import fsync_folder, write_atomic
 
@@ -199,7 +200,7 @@ def _data(name: str) -> bytes:
 
 def _read_record(base: Path) -> Installed:
     try:
-        return msgspec.json.decode((base / RECORD).read_bytes(), type=Installed)
+        return decode_json((base / RECORD).read_bytes(), type=Installed)
     except FileNotFoundError:
         return Installed()
     except msgspec.DecodeError as error:

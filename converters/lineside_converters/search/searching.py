@@ -40,6 +40,7 @@ from lineside_converters.training.config import TrainProgress
 from lineside_converters.training.taught import Tuition, teach
 from lineside_converters.training.teaching import as_tuple
 from lineside_converters.voice import Voice
+from lineside_runtime.decoding import decode_json
 from lineside_runtime.files import write_atomic
 
 KEPT = (1.0, 0.8, 0.6, 0.45, 0.3, 0.2)
@@ -181,7 +182,7 @@ def _choose(trial: optuna.Trial, space: Space) -> Choice:
 
 
 def _tried(trial: optuna.trial.FrozenTrial) -> Tried:
-    choice = msgspec.json.decode(trial.user_attrs["choice"], type=Choice)
+    choice = decode_json(trial.user_attrs["choice"], type=Choice)
     return Tried(choice=choice, latency_ms=trial.values[0], harm=trial.values[1])
 
 
@@ -343,7 +344,7 @@ def finish(bench: Bench, choice: Choice, folder: Path, *, tuition: Tuition) -> F
     """
     done = folder / "finished.json"
     if done.exists():
-        return msgspec.json.decode(done.read_bytes(), type=Finished)
+        return decode_json(done.read_bytes(), type=Finished)
     network = cut(bench, choice)
     school = bench.school
     teach(

@@ -19,6 +19,7 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
+from lineside_runtime.decoding import decode_toml
 from lineside_runtime.errors import ConfigError, InputNotFoundError, TrainingError
 from lineside_runtime.files import write_atomic
 
@@ -134,10 +135,10 @@ def write_settings(settings: Settings) -> None:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        content = msgspec.toml.decode(file.read_bytes())
+        content = decode_toml(file.read_bytes())
     except OSError as error:
         raise InputNotFoundError(f"{file}: {error.strerror}", action="Give the path of a TOML file.") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except msgspec.DecodeError as error:
         raise ConfigError(f"{file} is not TOML: {error}") from error
     folder = file.resolve().parent
     for name in _PATHS:

@@ -12,6 +12,7 @@ from lineside_converters.training.config import TrainConfig, TrainProgress, Trai
 from lineside_converters.training.course import Course, load_course
 from lineside_converters.training.detector import train
 from lineside_converters.training.int8 import held_map50, latencies_ms, quantise
+from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import TrainingError
 from lineside_runtime.files import write_atomic
 
@@ -72,7 +73,7 @@ def _known(config: TrainConfig) -> list[Trial]:
     if not config.resume or not path.is_file():
         return []
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=list[Trial])
+        found = decode_json(path.read_bytes(), type=list[Trial])
     except msgspec.DecodeError as error:
         raise TrainingError(f"{path} is damaged", actual=error, action="Start again without resume.") from error
     return found if {each.architecture for each in found} == set(config.architectures) else []

@@ -9,6 +9,7 @@ import msgspec
 from lineside_hub.config import HubConfig
 from lineside_hub.relabel.labels import labels_of
 from lineside_hub.relabel.selection import Box, Picked, of_frames
+from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import DatasetError, InputNotFoundError
 from lineside_runtime.files import write_atomic
 
@@ -92,10 +93,10 @@ def read(folder: Path) -> Catalogue | None:
     """
     path = folder / NAME
     try:
-        catalogue = msgspec.json.decode(path.read_bytes(), type=Catalogue)
+        catalogue = decode_json(path.read_bytes(), type=Catalogue)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (OSError, msgspec.DecodeError) as error:
         raise DatasetError(f"{path} can't be read: {error}", action="Export again.") from error
     if catalogue.format > FORMAT:
         raise DatasetError(f"{path} is of a newer release", expected=f"format {FORMAT}", actual=catalogue.format)

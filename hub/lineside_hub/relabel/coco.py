@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import DatasetError, InputNotFoundError
 
 FILE_MAX_BYTES = 1 << 30
@@ -134,9 +135,9 @@ def read(path: Path) -> File:
     try:
         if path.stat().st_size > FILE_MAX_BYTES:
             raise DatasetError(f"{path} is too large", expected=f"at most {FILE_MAX_BYTES} bytes")
-        return msgspec.json.decode(path.read_bytes(), type=File)
+        return decode_json(path.read_bytes(), type=File)
     except OSError as error:
         raise InputNotFoundError(f"{path}: {error.strerror}", action="Give the corrected COCO file.") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except msgspec.DecodeError as error:
         action = "Export from the annotation tool as COCO, for detection."
         raise DatasetError(f"{path} is no COCO file: {error}", action=action) from error

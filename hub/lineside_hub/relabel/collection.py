@@ -25,6 +25,7 @@ from lineside_hub.relabel import coco, folds
 from lineside_hub.relabel.catalogue import Known
 from lineside_hub.relabel.changes import Change
 from lineside_hub.relabel.checking import Truth
+from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import ConfigError, DatasetError
 from lineside_runtime.files import write_atomic
 
@@ -206,8 +207,8 @@ def _is_foreign(path: Path) -> bool:
 
 def _settings(path: Path) -> Settings:
     try:
-        settings = msgspec.json.decode(path.read_bytes(), type=Settings)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        settings = decode_json(path.read_bytes(), type=Settings)
+    except (OSError, msgspec.DecodeError) as error:
         raise DatasetError(f"{path} can't be read: {error}") from error
     if settings.format > FORMAT:
         raise DatasetError(f"{path} is of a newer release", expected=f"format {FORMAT}", actual=settings.format)
@@ -218,8 +219,8 @@ def _history(path: Path) -> list[Correction]:
     found: list[Correction] = []
     try:
         for line in path.read_bytes().splitlines() if path.is_file() else []:
-            found.append(msgspec.json.decode(line, type=Correction))  # noqa: PERF401 - its length says which line
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            found.append(decode_json(line, type=Correction))  # noqa: PERF401 - its length says which line
+    except msgspec.DecodeError as error:
         raise DatasetError(f"{path}: line {len(found) + 1}: {error}") from error
     return found
 

@@ -12,6 +12,7 @@ import msgspec
 from lineside_hub.config import HubConfig
 from lineside_hub.database import Database
 from lineside_hub.frames.rows import open_runner
+from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import BadInputFormatError, ConfigError
 
 Verdict = Literal["unsure", "bad", "wrong", "all"]
@@ -189,7 +190,7 @@ def _picked(config: HubConfig, text: str, parameters: dict[str, Any]) -> Iterato
 
 def _boxes(detections: str, where: str) -> tuple[Box, ...]:
     try:
-        found = msgspec.json.decode(detections, type=list[list[Any]])
+        found = decode_json(detections, type=list[list[Any]])
         return tuple(msgspec.convert(one[:6], Box) for one in found)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except msgspec.DecodeError as error:
         raise BadInputFormatError(f"detections of {where}: {error}", action="The hub's database is damaged.") from error

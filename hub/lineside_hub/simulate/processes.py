@@ -16,11 +16,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import msgspec
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
 from lineside_link.config import LinkConfig
+from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import BrokerError, RolloutError
 
 _log = logging.getLogger("lineside.hub.simulate")
@@ -87,7 +87,7 @@ class Child:
         if not line:
             self.process.wait(10)
             self.check()
-        answer: dict[str, Any] = msgspec.json.decode(line)
+        answer: dict[str, Any] = decode_json(line)
         return answer
 
     def peak_rss_bytes(self) -> int:

@@ -17,6 +17,7 @@ import msgspec
 
 from lineside_hub.simulate.device import SimulatedDevice
 from lineside_link.config import LinkConfig
+from lineside_runtime.decoding import decode_json
 
 THREADS = 6
 """That fetch at a time in one process; a device that has nothing to do holds none of them."""
@@ -49,7 +50,7 @@ def main(path: str) -> int:
     logging.getLogger("lineside").setLevel(logging.CRITICAL)  # failing and vanishing is what these devices are for
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    orders = msgspec.json.decode(Path(path).read_bytes(), type=Orders)
+    orders = decode_json(Path(path).read_bytes(), type=Orders)
     with ThreadPoolExecutor(THREADS) as threads, ThreadPoolExecutor(THREADS) as switches:
 
         def schedule(device: SimulatedDevice) -> None:

@@ -22,6 +22,7 @@ from lineside_models.datasets.base import (
     sample_of,
     unknown_fold,
 )
+from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import DatasetError
 
 FILE_MAX_BYTES = 1 << 30
@@ -86,8 +87,8 @@ def read(root: Path, fold: str) -> Dataset:
 
 def _parse(path: Path) -> _File:
     try:
-        return msgspec.json.decode(annotation_bytes(path, FILE_MAX_BYTES), type=_File)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return decode_json(annotation_bytes(path, FILE_MAX_BYTES), type=_File)
+    except msgspec.DecodeError as error:
         raise DatasetError(f"{path} is no COCO file: {error}", action="Give COCO's instances file.") from error
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from lineside_runtime.bundle import Postprocess, Preprocess
+from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import ConfigError, MissingModelFactsError
 from lineside_runtime.tensors import DYNAMIC
 
@@ -118,7 +119,7 @@ def from_metadata(onnx: OnnxFacts, where: str) -> ModelFacts:
     if text is None:
         return ModelFacts()
     try:
-        values = msgspec.json.decode(text)
+        values = decode_json(text)
     except msgspec.DecodeError as error:
         raise ConfigError(
             f"{where}: metadata {METADATA_KEY!r} is not JSON: {error}", action="Write it again."

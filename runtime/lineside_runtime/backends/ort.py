@@ -20,6 +20,7 @@ from lineside_runtime.backend import Backend, Compatibility, Executable, LoadOpt
 from lineside_runtime.backends import ort_providers
 from lineside_runtime.backends.messages import complaint
 from lineside_runtime.backends.ort_session import OrtExecutable, element_type, executable_of, session_options
+from lineside_runtime.decoding import decode_json
 from lineside_runtime.devices import Device
 from lineside_runtime.errors import (
     BadInputFormatError,
@@ -148,7 +149,7 @@ def read_metadata(path: Path, key: str) -> Any:
     """
     text = read_onnx(path).metadata.get(key)
     try:
-        return None if text is None else msgspec.json.decode(text)
+        return None if text is None else decode_json(text)
     except msgspec.DecodeError as error:
         raise BundleFormatError(f"{path}: metadata {key!r} is not JSON", actual=text) from error
 

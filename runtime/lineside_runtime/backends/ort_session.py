@@ -20,6 +20,7 @@ from lineside_runtime.backends.ort_arena import share_arena
 from lineside_runtime.backends.ort_bound import MAX_BYTES, Buffers
 from lineside_runtime.backends.ort_providers import cuda_card
 from lineside_runtime.backends.profile import Sums
+from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import BadInputFormatError, DeviceError
 from lineside_runtime.tensors import Array, DType
 
@@ -155,7 +156,7 @@ def _operator_times(profile: bytes) -> tuple[OperatorTime, ...]:
     sums = Sums()
     sums.add(
         (event.name.removesuffix(_KERNEL), str(event.args.get("op_name", "")), event.dur)
-        for event in msgspec.json.decode(profile, type=list[_Event])
+        for event in decode_json(profile, type=list[_Event])
         if event.cat == "Node" and event.name.endswith(_KERNEL)
     )
     return sums.means()

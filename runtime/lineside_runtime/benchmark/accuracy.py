@@ -8,6 +8,7 @@ import msgspec
 
 from lineside_runtime.bundle import Bundle, Variant
 from lineside_runtime.config import Config
+from lineside_runtime.decoding import decode_json
 
 REPORT_NAME = "report.json"
 
@@ -48,7 +49,7 @@ def from_report(bundle: Bundle, variant: Variant) -> Accuracy | None:
     if REPORT_NAME not in bundle.manifest.files:
         return None
     try:
-        report = msgspec.json.decode(bundle.file(REPORT_NAME).read_bytes(), type=_Report)
+        report = decode_json(bundle.file(REPORT_NAME).read_bytes(), type=_Report)
     except (OSError, msgspec.DecodeError):  # missing, or of another release: then it says nothing here
         return None
     figures = report.int8 if variant.precision == "int8" else report.float

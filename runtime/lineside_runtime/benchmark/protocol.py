@@ -7,6 +7,7 @@ from typing import Any, cast
 import msgspec
 
 from lineside_runtime.config import Config
+from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import EngineError, LinesideError
 
 
@@ -176,12 +177,12 @@ def encode(message: _Message) -> bytes:
 
 def decode_command(line: bytes) -> Command:
     """Reads a command."""
-    return cast("Command", msgspec.json.decode(line, type=Command))
+    return cast("Command", decode_json(line, type=Command))
 
 
 def decode_reply(line: bytes) -> Reply:
     """Reads a reply."""
-    return cast("Reply", msgspec.json.decode(line, type=Reply))
+    return cast("Reply", decode_json(line, type=Reply))
 
 
 def failed(error: LinesideError) -> Failed:

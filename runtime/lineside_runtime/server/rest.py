@@ -22,6 +22,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import LinesideError, OverloadedError, RequestError
 from lineside_runtime.server import metrics
 from lineside_runtime.server.access import Access
@@ -190,8 +191,8 @@ class RestApi:
         held = [0]
         try:
             body = await self._body(request, SMALL_BODY_BYTES, held)
-            return msgspec.json.decode(body, type=dict[str, Any]) if body else {}
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+            return decode_json(body, type=dict[str, Any]) if body else {}
+        except msgspec.DecodeError as error:
             raise RequestError(f"the request is not as the protocol says: {error}") from error
         finally:
             self._budget.give_back(held[0])

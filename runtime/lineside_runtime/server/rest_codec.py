@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from lineside_runtime.decoding import JsonDecoder
 from lineside_runtime.errors import RequestError
 from lineside_runtime.server.calls import InferAnswer, InferRequest, refuse_tensor_parameters, timeout_of
 from lineside_runtime.server.wire import GivenTensor, datatype_of, to_bytes
@@ -42,7 +43,7 @@ class _Request(msgspec.Struct):
     outputs: list[_Output] = []
 
 
-_REQUEST = msgspec.json.Decoder(_Request)
+_REQUEST = JsonDecoder(_Request)
 """Made before any thread runs: msgspec 0.22 crashes where two threads decode a class for the first time at once."""
 
 
@@ -120,7 +121,7 @@ def parse_request(model: str, version: str, body: bytes | bytearray, header_leng
     length = _header_length(header_length, len(view))
     try:
         request = _REQUEST.decode(view[:length])
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+    except msgspec.DecodeError as error:
         raise RequestError(f"the request is not as the protocol says: {error}") from error
     blobs = view[length:]
     inputs: list[GivenTensor] = []

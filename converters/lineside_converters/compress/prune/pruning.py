@@ -25,6 +25,7 @@ from lineside_converters.compress.prune.sensitivity import Curve, measure_curves
 from lineside_converters.compress.prune.solve import choose_widths, predicted_harm
 from lineside_converters.training.lessons import Lessons
 from lineside_converters.training.teaching import Teaching
+from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import PruningError
 from lineside_runtime.files import write_atomic
 
@@ -113,7 +114,7 @@ def measure_sensitivity(
     source = _fingerprint(network.module, type(teaching).__name__, seed, shrink is not None)
     kept = work / "sensitivity.json"
     if kept.exists():
-        found = msgspec.json.decode(kept.read_bytes(), type=Sensitivity)
+        found = decode_json(kept.read_bytes(), type=Sensitivity)
         if found.source == source:
             say("sensitivity: as measured before")
             return found
@@ -158,7 +159,7 @@ def plan_pruning(
     """
     kept = work / "plan.json"
     if kept.exists():
-        before = msgspec.json.decode(kept.read_bytes(), type=PrunePlan)
+        before = decode_json(kept.read_bytes(), type=PrunePlan)
         if before.speedup == speedup and before.widths.keys() == found.widths.keys():
             say(f"widths: as chosen before, {before.measured_speedup:.2f} times the speed")
             return before

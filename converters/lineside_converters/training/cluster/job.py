@@ -24,6 +24,7 @@ from lineside_converters.training.config import TrainProgress
 from lineside_converters.training.curves import CURVES
 from lineside_converters.training.loop import BEST, CHECKPOINT, Run
 from lineside_converters.training.settings import USED
+from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import LinesideError
 
 TELL_EVERY_S = 1.0
@@ -57,7 +58,7 @@ def run_worker(said: dict[str, Any]) -> None:
     import ray.train.torch
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    job = msgspec.json.decode(said["job"], type=Job)
+    job = decode_json(said["job"], type=Job)
     with tempfile.TemporaryDirectory(prefix="lineside-worker-") as scratch:
         out = Path(scratch) / "run"
         out.mkdir()

@@ -26,6 +26,7 @@ from lineside_converters.training.cluster.storage import contents, file_system, 
 from lineside_converters.training.config import TrainProgress
 from lineside_converters.training.curves import CURVES
 from lineside_converters.training.settings import Settings
+from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import InputNotFoundError, LinesideError, TrainingError
 from lineside_runtime.files import write_atomic
 
@@ -158,7 +159,7 @@ def _place(settings: Settings, cluster: ClusterConfig) -> Place:
     known = Place(names=(), storage=_absolute(cluster.storage or str(settings.out / "ray")))
     if settings.resume:
         try:
-            known = msgspec.json.decode(path.read_bytes(), type=Place)
+            known = decode_json(path.read_bytes(), type=Place)
         except OSError as error:
             raise InputNotFoundError(
                 f"{settings.out} holds no run of several workers", action="Start it without --resume."

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import TrainingError
 
 _LIST = "files-{}.json"
@@ -109,7 +110,7 @@ def _read_list(filesystem: Any, folder: str, rank: int, names: dict[str, int]) -
     if name not in names:
         return None
     try:
-        return msgspec.json.decode(_read(filesystem, f"{folder}/{name}"), type=Listed)
+        return decode_json(_read(filesystem, f"{folder}/{name}"), type=Listed)
     except msgspec.DecodeError:
         return None
 
