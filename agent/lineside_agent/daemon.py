@@ -158,6 +158,7 @@ class Daemon:
         Returns:
             0; 1 if the source failed; `DEFECT` after an internal error.
         """
+        threading.excepthook = self._thread_died
         end_metrics = self._serve_metrics()
         self._start("housekeeping", self._keeping.housekeeping.run)
         self._start("update", self._updater.run)
@@ -281,17 +282,20 @@ class Daemon:
             self._home.report_configuration(report)
 
     def _start(self, name: str, work: Callable[[], None]) -> None:
-        thread = threading.Thread(target=self._guarded, args=(name, work), name=name, daemon=True)
+        thread = threading.Thread(target=work, name=name, daemon=True)
         self._threads.append(thread)
         thread.start()
 
-    def _guarded(self, name: str, work: Callable[[], None]) -> None:
-        try:
-            work()
-        except Exception:  # the daemon's top: said, and the process ends
-            log.exception("thread %s ended by a defect", name)
-            self._defects.append(name)
-            self._stop.set()
+    def _thread_died(self, death: threading.ExceptHookArgs) -> None:
+        """Ends the process when any of its threads ends by an exception, a line's or the broker link's too.
+
+        The line's Ready is taken off on the way out, and whoever supervises the agent starts it again.
+        """
+        name = death.thread.name if death.thread is not None else "unknown"
+        cause = death.exc_value or death.exc_type()
+        log.critical("thread %s ended by a defect", name, exc_info=cause)
+        self._defects.append(name)
+        self._stop.set()
 
     def _is_done(self) -> bool:
         """Whether every frame has its record, and every record is where it should be."""

@@ -33,6 +33,7 @@ class Code(enum.IntEnum):
     CHALLENGE_PASSED = 8
     STOPPED = 9
     UNSURE = 10
+    BAD_TRIGGER = 11
 
     @property
     def verdict(self) -> Verdict:
@@ -40,7 +41,7 @@ class Code(enum.IntEnum):
         return "pass" if self is Code.PASS else "reject" if self in (Code.REJECT, Code.UNSURE) else "fault"
 
 
-REFUSALS = frozenset((Code.BUSY, Code.NOT_READY, Code.STOPPED))
+REFUSALS = frozenset((Code.BUSY, Code.NOT_READY, Code.STOPPED, Code.BAD_TRIGGER))
 """Of parts that were refused at their trigger, or when the agent ended: nothing that comes later changes that."""
 
 
@@ -52,6 +53,17 @@ class Fault(enum.IntEnum):
     CHALLENGE = 2
     RESULTS_NOT_TAKEN = 3
     RECIPE = 4
+
+
+PART_ID_MAX = 128
+"""Characters of a part id."""
+
+
+def part_id_problem(part_id: str) -> str:
+    """Returns why a line's part id can't be taken, empty if it can: at most `PART_ID_MAX` printable characters."""
+    if len(part_id) > PART_ID_MAX:
+        return f"a part id of {len(part_id)} characters, at most {PART_ID_MAX} are allowed"
+    return "" if part_id.isprintable() else "a part id with characters that can't be printed"
 
 
 # Events.
@@ -67,6 +79,7 @@ class Triggered:
         tag: The line's own number of the trigger, given back with the result; 0 for none.
         edge: Whether it is an edge of a level, which can bounce.
         missed: Whether its part has passed already, as its line finds out only now: it is answered and not judged.
+        malformed: Why the line's message is no valid trigger; empty if it is one. The part is answered and not judged.
     """
 
     input: str
@@ -74,6 +87,7 @@ class Triggered:
     tag: int = 0
     edge: bool = False
     missed: bool = False
+    malformed: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ What a PLC sees are levels (`LineState`)::
 Invariants, held by ``tests/agent/line_io/test_handshake.py`` for any order of events:
 
 - Each trigger gets the next number and is answered exactly once, in order of the numbers. One that comes while the
-  agent is busy, not ready or at fault is answered too: reject.
+  agent is busy, not ready or at fault is answered too, and so is one that is malformed: reject.
 - A pass is told before its part's deadline or not at all. Without a verdict by then the answer is ``LATE``: reject.
 - What comes after the answer (an engine that was late) changes nothing any more.
 - `late_max` late answers in a row are a fault. A fault ends by the operator's reset only; Ready is off meanwhile.
@@ -54,6 +54,7 @@ from lineside_agent.line_io.events import (
     Stopped,
     Tick,
     Triggered,
+    part_id_problem,
 )
 from lineside_agent.line_io.gate import Gate, GateSettings
 
@@ -96,7 +97,8 @@ class Counts:
         unsure: Of the rejected.
         faults: Of those: nobody has judged the part, and the line rejects it.
         late: Of the faults.
-        refused: Of the faults: the agent was busy, not ready or at fault.
+        refused: Of the faults: the agent was busy, not ready or at fault, or the trigger was malformed.
+        malformed: Of the refused: the line's message was no valid trigger.
         bounces: Edges that were no trigger.
         too_late: Verdicts that came after their part's answer.
         gated: Parts for which the gate was opened.
@@ -110,6 +112,7 @@ class Counts:
     faults: int = 0
     late: int = 0
     refused: int = 0
+    malformed: int = 0
     bounces: int = 0
     too_late: int = 0
     gated: int = 0
@@ -228,6 +231,8 @@ class Handshake:
         if event.edge and self._is_bounce(event.input, now_s):
             self.counts.bounces += 1
             return
+        if bad := event.malformed or part_id_problem(event.part_id):
+            event = dataclasses.replace(event, part_id="", malformed=bad)
         begin = Begin(self._next_number, event.part_id, now_s, now_s + self._settings.deadline_s)
         self._next_number += 1
         self.counts.triggers += 1
@@ -249,6 +254,9 @@ class Handshake:
     def _refuse_or_begin(self, part: _Part, actions: list[Action]) -> None:
         if self._stopped:
             part.code, part.reason = Code.STOPPED, "the agent was stopped"
+        elif part.event.malformed:
+            part.code, part.reason = Code.BAD_TRIGGER, part.event.malformed
+            self.counts.malformed += 1
         elif self.fault:
             part.code, part.reason = Code.NOT_READY, f"the line is at fault ({self.fault.name}) and was not reset"
         elif problem := self._problem():
@@ -379,7 +387,7 @@ class Handshake:
         counts.late += code is Code.LATE
 
     def _note_lateness(self, code: Code, actions: list[Action]) -> None:
-        if code in (Code.BUSY, Code.NOT_READY, Code.STOPPED):
+        if code in REFUSALS:
             return
         self._late_in_a_row = self._late_in_a_row + 1 if code is Code.LATE else 0
         if self._settings.late_max and self._late_in_a_row >= self._settings.late_max:

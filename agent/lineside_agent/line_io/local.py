@@ -25,6 +25,7 @@ import msgspec
 
 from lineside_agent.line_io.base import LinePort, Signal
 from lineside_agent.line_io.events import ChallengeAsked, ResetPressed, SelectRecipe, Triggered
+from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import InputNotFoundError, RequestError
 
 log = logging.getLogger("lineside.line_io")
@@ -170,7 +171,7 @@ def ask(folder: Path, request: Request, *, timeout_s: float = ANSWER_S) -> dict[
                 "Start the agent with `lineside agent run`; its configuration needs a [trigger] or a [[recipe]] table."
             )
             raise InputNotFoundError(f"{path}: {error}", action=action) from error
-    told: dict[str, Any] = msgspec.json.decode(answer) if answer else {"error": "the agent has ended"}
+    told: dict[str, Any] = decode_json(answer) if answer else {"error": "the agent has ended"}
     if "error" in told:
         raise RequestError(told["error"], action="See the agent's log.")
     return told
@@ -178,7 +179,7 @@ def ask(folder: Path, request: Request, *, timeout_s: float = ANSWER_S) -> dict[
 
 def _answered(port: LocalPort, line: bytes) -> bytes:
     try:
-        request = msgspec.json.decode(line, type=Request)
+        request = decode_json(line, type=Request)
     except msgspec.DecodeError as error:
         return msgspec.json.encode({"error": str(error)})
     return msgspec.json.encode(port.ask(request))

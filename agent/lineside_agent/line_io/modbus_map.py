@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from lineside_agent.line_io.base import Signal
 from lineside_agent.line_io.events import (
+    REFUSALS,
     Acknowledged,
     ChallengeAsked,
     Code,
@@ -124,7 +125,7 @@ class OutBlock:
         tallies["unsure"] += code is Code.UNSURE
         tallies["faults"] += signal.verdict == "fault"
         tallies["late"] += code is Code.LATE
-        tallies["refused"] += code in (Code.BUSY, Code.NOT_READY, Code.STOPPED)
+        tallies["refused"] += code in REFUSALS
         self._ring.append((signal.sequence, self._tag(signal), code))
         del self._ring[:-RING]
         self._last = signal

@@ -8,6 +8,9 @@
     <topic>/challenge  anything
     <topic>/recipe     {"recipe": "B"}: another product follows; may be retained
 
+A trigger of any other form is answered with reject, code ``BAD_TRIGGER``; so is a part id that is longer than 128
+characters or can't be printed.
+
 A broker gives no time: the deadline runs from when the message came in. It may bring a message twice, and one that was
 published as retained at each connection: a trigger that repeats the tag before it is no new one.
 """
@@ -25,6 +28,7 @@ from lineside_agent.line_io.base import LineOutput, Post, Signal
 from lineside_agent.line_io.events import ChallengeAsked, Fault, LineState, ResetPressed, SelectRecipe, Triggered
 from lineside_link.client import LinkClient
 from lineside_link.config import LinkConfig
+from lineside_runtime.decoding import decode_json
 
 log = logging.getLogger("lineside.line_io")
 
@@ -125,9 +129,10 @@ class MqttLine(LineOutput):
         """In the link's handler thread."""
         at_s = time.monotonic()
         try:
-            given = msgspec.json.decode(payload, type=_Trigger) if payload else _Trigger()
+            given = decode_json(payload, type=_Trigger) if payload else _Trigger()
         except msgspec.DecodeError as error:
-            log.error("%s: %r is no trigger: %s", topic, payload[:200], error)
+            if self._post is not None:
+                self._post(Triggered(self.name, malformed=f"{payload[:200]!r} on {topic}: {error}"), at_s)
             return
         if given.tag and given.tag == self._last_tag:
             log.warning("%s: trigger %d came again", topic, given.tag)
@@ -139,7 +144,7 @@ class MqttLine(LineOutput):
     def _recipe_asked(self, topic: str, payload: bytes) -> None:
         """In the link's handler thread."""
         try:
-            given = msgspec.json.decode(payload, type=_Recipe)
+            given = decode_json(payload, type=_Recipe)
         except msgspec.DecodeError as error:
             log.error("%s: %r names no recipe: %s", topic, payload[:200], error)
             return

@@ -16,14 +16,15 @@ Where ``agent.toml`` has a ``[trigger]`` table, the agent tells its levels whene
 
 An empty line ends one that was torn when the port was lost. And the line may say::
 
-    T [<part_id>]      a part is in front of the camera
+    T [<part_id>]      a part is in front of the camera; the id: at most 128 printable ASCII characters, no space
     E <count>          the encoder's count
     A                  the last result is taken
     R                  the operator's reset
     C                  a shift begins: challenge parts follow
     P <recipe>         another product follows: its recipe, by name
 
-Other lines are said in the log and ignored.
+A ``T`` with anything else behind it is answered with reject: ``V <sequence> FAULT trigger-<sequence>``. Other lines are
+logged and ignored.
 """
 
 from __future__ import annotations
@@ -204,8 +205,10 @@ def event_of(line: bytes, name: str) -> Event | SelectRecipe | None:
     match words:
         case ["T"]:
             return Triggered(name)
-        case ["T", part_id]:
+        case ["T", part_id] if part_id.isascii():
             return Triggered(name, part_id)
+        case ["T", *_]:
+            return Triggered(name, malformed=f"{line[:LINE_MAX]!r}: one ASCII word may follow T")
         case ["E", count] if count.isdecimal() and int(count) < 1 << 32:
             return Encoder(int(count))
         case ["A"]:

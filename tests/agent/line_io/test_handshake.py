@@ -80,7 +80,12 @@ SETTINGS = st.builds(
 JUDGEMENTS = (Code.PASS, Code.REJECT, Code.UNSURE, Code.NOT_JUDGED, Code.NO_FRAME)
 EVENTS = st.one_of(
     st.builds(
-        Triggered, input=st.sampled_from(["a", "b"]), edge=st.booleans(), missed=st.sampled_from([False] * 5 + [True])
+        Triggered,
+        input=st.sampled_from(["a", "b"]),
+        edge=st.booleans(),
+        missed=st.sampled_from([False] * 5 + [True]),
+        malformed=st.sampled_from([""] * 5 + ["no trigger"]),
+        part_id=st.sampled_from(["A-1", "", "A\n1", "A" * 129]),
     ),
     st.builds(Judged, number=st.integers(0, 12), code=st.sampled_from(JUDGEMENTS)),
     st.builds(Acknowledged, on=st.booleans()),
@@ -107,7 +112,7 @@ def test_each_trigger_is_answered_exactly_once_and_in_order(made: Settings, step
     assert [answer.number for answer in line.answers] == list(range(counts.triggers))
     assert counts.answered == counts.triggers == counts.passed + counts.rejected + counts.faults
     begun = [action.number for action in line.actions if isinstance(action, Begin)]
-    refused = {Code.BUSY, Code.NOT_READY}
+    refused = {Code.BUSY, Code.NOT_READY, Code.BAD_TRIGGER}
     assert counts.refused == sum(code in refused for code in line.codes) == counts.triggers - len(begun)
 
 

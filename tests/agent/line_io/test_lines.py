@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from lineside_agent.config import PluginLine
+from lineside_agent.daemon import DEFECT
 from lineside_agent.line_io import LineOutput, Signal, open_output
 from lineside_agent.line_io.events import Acknowledged, ChallengeAsked, Encoder, ResetPressed, Triggered
 from lineside_agent.line_io.serial_ import event_of
@@ -67,6 +68,26 @@ def test_text_triggers_parts_and_tells_levels_and_verdicts(start_line: StartLine
     assert "b'nonsense' means nothing here" in agent.log
 
 
+def test_malformed_triggers_over_text_are_rejected_recorded_and_counted(
+    start_line: StartLine, text: Text, tmp_path: Path
+) -> None:
+    agent = start_line(f'[[line_io]]\ntype = "serial"\nport = "{tmp_path / "ttyLINE"}"\n')
+    wait_for(lambda: b"S READY 0 0" in text.heard(), 60.0, what="ready")
+    text.say("T part 7 left\n")
+    wait_for(lambda: b"V 0 FAULT trigger-0" in text.heard())
+    text.say(f"T {'A' * 129}\n")
+    wait_for(lambda: b"V 1 FAULT trigger-1" in text.heard())
+    text.say("T A-18\n")
+    wait_for(lambda: b"V 2 PASS A-18" in text.heard())
+    wait_for(lambda: agent.line.get("answered") == 3)
+    assert (agent.line["malformed"], agent.line["refused"], agent.line["faults"]) == (2, 2, 2)
+    assert agent.stop() == 0
+    rows = agent.rows()
+    assert [(row.sequence, row.verdict) for row in rows] == [(0, "fault"), (1, "fault"), (2, "pass")]
+    assert rows[0].error == "BAD_TRIGGER: b'T part 7 left': one ASCII word may follow T"
+    assert rows[1].error == "BAD_TRIGGER: a part id of 129 characters, at most 128 are allowed"
+
+
 @pytest.mark.parametrize(
     ("line", "event"),
     [
@@ -78,7 +99,8 @@ def test_text_triggers_parts_and_tells_levels_and_verdicts(start_line: StartLine
         (b"A", Acknowledged(True)),
         (b"R", ResetPressed()),
         (b"C", ChallengeAsked()),
-        (b"T a b", None),
+        (b"T a b", Triggered("x", malformed="b'T a b': one ASCII word may follow T")),
+        (b"T \xff", Triggered("x", malformed="b'T \\xff': one ASCII word may follow T")),
         (b"", None),
         (b"\xff\x00", None),
     ],
@@ -107,15 +129,48 @@ def test_mqtt_triggers_and_tells_and_a_broker_that_goes_stops_nothing(start_line
         result = heard[0][1]
         assert (result["part_id"], result["tag"], result["verdict"], result["code"]) == ("A-1", 5, "pass", "PASS")
         client.publish("cell/4/trigger", b"not json")
+        wait_for(lambda: len(heard) == 2)
         before = len(states)
         broker.restart()
         wait_for(lambda: client.connected and len(states) > before and states[-1]["ready"], 20.0, what="ready again")
         client.publish("cell/4/trigger", b"")
-        wait_for(lambda: len(heard) == 2, 20.0)
-        assert heard[1][1]["verdict"] == "reject"
-        wait_for(lambda: agent.line.get("triggers") == 2)
+        wait_for(lambda: len(heard) == 3, 20.0)
+        assert heard[2][1]["verdict"] == "reject"
+        wait_for(lambda: agent.line.get("triggers") == 3)
         assert agent.stop() == 0
         wait_for(lambda: not states[-1]["ready"], what="the agent's goodbye")
+    finally:
+        client.close()
+        broker.stop()
+
+
+@pytest.mark.peer
+def test_bytes_that_are_no_text_neither_stop_an_mqtt_line_nor_lose_a_part(
+    start_line: StartLine, tmp_path: Path
+) -> None:
+    broker = Mosquitto(tmp_path / "broker", program=find_mosquitto())
+    broker.start()
+    link = f'link = {{ url = "{broker.url}", site = "t0", reconnect_min_s = 0.05, reconnect_max_s = 0.2 }}'
+    client = LinkClient(broker.config(), "plc")
+    heard: list[dict[str, object]] = []
+    client.subscribe("cell/4/result", lambda _, data: heard.append(json.loads(data)))
+    client.start()
+    try:
+        assert client.wait_connected(20.0)
+        client.publish("cell/4/recipe", b'{"recipe": "\xff"}', retain=True)  # heard of at each connection
+        agent = start_line(f'[[line_io]]\ntype = "mqtt"\ntopic = "cell/4"\n{link}\n')
+        agent.wait_ready()
+        malformed = [b"MQ-2", b'{"part_id": "\xff"}', b'{"zz": ' + b"[" * 100_000 + b"}", b'{"part_id": 7}', b"\xff"]
+        malformed += [b'{"part_id": "\\u001b[2J"}', json.dumps({"part_id": "A" * 129}).encode()]
+        for payload in malformed:
+            client.publish("cell/4/trigger", payload)
+        wait_for(lambda: len(heard) == len(malformed), what="an answer for each")
+        assert {(told["verdict"], told["code"]) for told in heard} == {("fault", "BAD_TRIGGER")}
+        client.publish("cell/4/trigger", b'{"part_id": "A-1", "tag": 5}')
+        wait_for(lambda: len(heard) == len(malformed) + 1)
+        assert (heard[-1]["part_id"], heard[-1]["code"]) == ("A-1", "PASS")
+        assert agent.stop() == 0
+        assert [row.sequence for row in agent.rows()] == list(range(len(malformed) + 1))
     finally:
         client.close()
         broker.stop()
@@ -169,6 +224,44 @@ def test_class_of_somebody_elses_is_named_in_the_configuration() -> None:
     made = open_output(PluginLine(name=f"{__name__}:Lamp", options={"colour": "red"}))
     assert made.name == "lamp red"
     assert made.signal(Signal(1, "p", "reject"))
+
+
+DYING_READER = """
+import threading
+from pathlib import Path
+
+from lineside_agent.line_io import LineOutput
+
+
+class DyingReader(LineOutput):
+    def listen(self, post):
+        threading.Thread(target=self._read, name="dying reader").start()
+
+    def _read(self):
+        while not Path("fail").exists():
+            threading.Event().wait(0.02)
+        raise KeyError("a defect of the plug-in")
+
+    def _open(self): ...
+    def _send(self, signal): ...
+    def _close(self): ...
+"""
+
+
+def test_agent_whose_line_thread_dies_takes_ready_off_and_ends(
+    start_line: StartLine, text: Text, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dying.py").write_text(DYING_READER)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.chdir(tmp_path)
+    plugin = '[[line_io]]\ntype = "plugin"\nname = "dying:DyingReader"\noptions = { name = "x" }\n'
+    agent = start_line(f'{plugin}[[line_io]]\ntype = "serial"\nport = "{tmp_path / "ttyLINE"}"\n')
+    wait_for(lambda: b"S READY 0 0" in text.heard(), 60.0, what="ready")
+    (tmp_path / "fail").touch()
+    assert agent.child.wait(60.0) == DEFECT
+    wait_for(lambda: text.heard()[-1] == b"S WAIT 0 0", what="Ready off")
+    assert "thread dying reader ended by a defect" in agent.log
+    assert "a defect of the plug-in" in agent.log
 
 
 @pytest.mark.parametrize(
