@@ -6,14 +6,17 @@ only what differs from the last one becomes an event. A report whose progress al
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 
 from lineside_hub.database import Database, Event
 from lineside_link.messages import AgentReport, Reported, Up, decode, encode
 from lineside_runtime.errors import BadInputFormatError
+
+log = logging.getLogger("lineside.hub")
 
 
 def read_up(device: str, payload: bytes) -> Up:
@@ -46,10 +49,17 @@ def _check_speaker(device: str, speaker: str) -> None:
 
 
 class Fleet:
-    """Writes what devices say, inside the caller's transaction."""
+    """Writes what devices say, inside the caller's transaction.
 
-    def __init__(self, database: Database) -> None:
+    Args:
+        database: Of the hub.
+        group_of: Returns the group that a device is enrolled for, ``None`` if it is not enrolled. It counts, and not
+            the one that the device names.
+    """
+
+    def __init__(self, database: Database, *, group_of: Callable[[str], str | None] = lambda _: None) -> None:
         self._database = database
+        self._group_of = group_of
 
     def write_up(self, message: Up) -> None:
         """Keeps a birth or will; a change of presence or of the boot is an event."""
@@ -62,6 +72,7 @@ class Fleet:
         self._keep(
             message.device, ("up", "up_at_ns", "birth", "group_name"), (int(message.up), now_ns, said, kept.group)
         )
+        self._assign_enrolled(message, old.group if old is not None else "", now_ns)
         was = (old.up, old.boot_id) if old else (False, "")
         if (message.up, message.boot_id) != was and (message.up or was[0]):
             detail = f"boot {message.boot_id}" + (f", {message.board}" if message.board else "")
@@ -80,6 +91,23 @@ class Fleet:
             self._database.add_event(_agent_event(message.device, message.agent, now_ns))
         for event in (*_drift_events(message, old, now_ns), *_line_events(message, old, now_ns)):
             self._database.add_event(event)
+
+    def _assign_enrolled(self, message: Up, said_before: str, now_ns: int) -> None:
+        """Puts an enrolled device into the group that it is enrolled for, whatever group it names."""
+        enrolled = self._group_of(message.device)
+        if enrolled is None or not message.up:
+            return
+        rows = self._database.query("SELECT group_name FROM assignments WHERE device = ?", message.device)
+        assigned = rows[0]["group_name"] if rows else None
+        if assigned != enrolled and (assigned is not None or message.group != enrolled):
+            self._database.connection.execute(
+                "INSERT OR REPLACE INTO assignments VALUES (?, ?, ?)", (message.device, enrolled, now_ns)
+            )
+        moved = assigned == enrolled  # by a person: its agent.toml may still name the group before
+        if message.group != enrolled and message.group != said_before and not moved:
+            detail = f"says that it is of group {message.group!r}, but is enrolled for {enrolled!r}: refused"
+            self._database.add_event(Event(at_ns=now_ns, device=message.device, kind="security", detail=detail))
+            log.warning("%s %s", message.device, detail)
 
     def _last(self, device: str, column: str) -> str | None:
         rows = self._database.query(f"SELECT {column} FROM devices WHERE device = ?", device)

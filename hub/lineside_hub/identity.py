@@ -452,6 +452,30 @@ def enrolled_devices(folder: Path) -> dict[str, str]:
     return decode_json(path.read_bytes(), type=dict[str, str]) if path.exists() else {}
 
 
+class EnrolledGroups:
+    """The groups of enrolled devices, read again when the file has changed; from any thread.
+
+    Args:
+        folder: The authority's; without one no device is enrolled.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._seen: tuple[int, int, int] | None = None
+        self._groups: dict[str, str] = {}
+
+    def group_of(self, device: str) -> str | None:
+        """Returns the group that a device is enrolled for; ``None`` if it is not enrolled."""
+        try:
+            found = (self._folder / "enrolled.json").stat()
+        except OSError:
+            return None
+        seen = (found.st_ino, found.st_mtime_ns, found.st_size)
+        if seen != self._seen:
+            self._groups, self._seen = enrolled_devices(self._folder), seen
+        return self._groups.get(device)
+
+
 def _builder(
     subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey, days: float
 ) -> x509.CertificateBuilder:

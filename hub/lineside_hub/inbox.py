@@ -21,9 +21,11 @@ import msgspec
 from lineside_hub.database import Database, Event
 from lineside_hub.fleet import Fleet, read_reported, read_up
 from lineside_hub.frames.rows import open_runner
+from lineside_hub.identity import EnrolledGroups
 from lineside_hub.relabel.operators import OperatorMarks
 from lineside_hub.relabel.reviews import Reviews
 from lineside_hub.results import Batch, ResultsSink, Sink, read_batch
+from lineside_hub.secure import IDENTITY_NAME
 from lineside_link.messages import Reported, ResultsAck, Up
 from lineside_runtime.errors import BadInputFormatError, StoreError
 
@@ -112,8 +114,11 @@ class Inbox:
     def _run(self) -> None:
         database = Database.open(self._folder)
         try:
+            groups = EnrolledGroups(self._folder / IDENTITY_NAME)
             run, close = open_runner(self._postgres_url, database)
-            writer = _Writer(database, self._sink(database), self.counters, marks=OperatorMarks(Reviews(run)))
+            writer = _Writer(
+                database, self._sink(database), self.counters, marks=OperatorMarks(Reviews(run)), groups=groups
+            )
             going_on = True
             while going_on:
                 group, going_on = self._take()
@@ -161,12 +166,18 @@ _Message = Batch | Up | Reported | Event
 
 class _Writer:
     def __init__(
-        self, database: Database, sink: Sink, counters: collections.Counter[str], *, marks: OperatorMarks
+        self,
+        database: Database,
+        sink: Sink,
+        counters: collections.Counter[str],
+        *,
+        marks: OperatorMarks,
+        groups: EnrolledGroups,
     ) -> None:
         self._database = database
         self._counters = counters
         self._sink = sink
-        self._fleet = Fleet(database)
+        self._fleet = Fleet(database, group_of=groups.group_of)
         self._marks = marks
         self._said: dict[str, str] = {}
 

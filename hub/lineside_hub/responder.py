@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+from tuf.api.metadata import TOP_LEVEL_ROLE_NAMES
 
 from lineside_hub.deltas import DeltaMaker
 from lineside_hub.pacing import DEVICE_WAITING_MAX, Turns
@@ -32,7 +33,11 @@ THREADS = 2
 FILE_MAX_BYTES = 16 << 20
 """No metadata or manifest is anywhere near; a larger file is not served."""
 
+FOREIGN_MAX = 1000
+"""Pairs of device and group whose refusal is logged, each once."""
+
 _METADATA = re.compile(rf"timestamp\.json|[1-9][0-9]{{0,9}}\.{NAME.pattern}\.json")
+_ROLE = re.compile(rf"[0-9]+\.({NAME.pattern})\.json")
 _TARGET = re.compile(rf"({NAME.pattern})/([0-9a-f]{{64}}\.[A-Za-z0-9][A-Za-z0-9._-]{{0,160}}\.(?:json|toml))")
 _CHUNK = re.compile(r"[0-9a-f]{64}")
 
@@ -48,9 +53,12 @@ class Responder:
         join: Takes a device and its request to be sent a target together with others, and answers it by `reply`
             later; without one nothing is sent to all.
         multicast_bytes_s: How fast is sent to all, so that slow devices don't join.
+        group_of: Returns the group that a device is enrolled for, ``None`` if it is not enrolled. An enrolled device
+            gets the metadata and targets of no other group.
 
     Attributes:
-        counters: ``requests``, ``served``, ``not_found``, ``busy``, ``malformed``, ``not_sent``, ``bytes``.
+        counters: ``requests``, ``served``, ``not_found``, ``busy``, ``malformed``, ``foreign`` (another group's),
+            ``not_sent``, ``bytes``.
         turns: As given.
     """
 
@@ -63,6 +71,7 @@ class Responder:
         maker: DeltaMaker | None = None,
         join: Callable[[str, RepoRequest], None] | None = None,
         multicast_bytes_s: int = 0,
+        group_of: Callable[[str], str | None] = lambda _: None,
     ) -> None:
         self.counters: collections.Counter[str] = collections.Counter()
         self.turns = Turns() if turns is None else turns  # empty ones are false
@@ -71,6 +80,8 @@ class Responder:
         self._maker = maker
         self._join = join
         self._multicast_bytes_s = multicast_bytes_s
+        self._group_of = group_of
+        self._foreign: set[tuple[str, str]] = set()
         offered = {"batches": True, "pieces": True, "deltas": maker is not None, "multicast": join is not None}
         self._knows = tuple(name for name in FEATURES if offered[name])
         self._changed = threading.Condition()
@@ -113,6 +124,7 @@ class Responder:
             self._take(device, requests)
 
     def _take(self, device: str, requests: list[RepoRequest]) -> None:
+        requests = [request for request in requests if not self._refuse_foreign(device, request)]
         joining = [request for request in requests if request.kind == "multicast" and self._join is not None]
         for request in joining:
             if self._join is not None:
@@ -124,6 +136,18 @@ class Responder:
         for request in refused:
             self._count("busy")
             self.reply(device, RepoResponse(id=request.id, status=503, part=request.part))
+
+    def _refuse_foreign(self, device: str, request: RepoRequest) -> bool:
+        """Answers a request for another group's files with 404; returns whether it was one."""
+        named, enrolled = _group_named(request), self._group_of(device)
+        if not named or enrolled is None or named == enrolled:
+            return False
+        self._count("foreign")
+        if (device, named) not in self._foreign and len(self._foreign) < FOREIGN_MAX:
+            self._foreign.add((device, named))
+            _log.warning("%s, enrolled for %r, asked for files of group %r: refused", device, enrolled, named)
+        self.reply(device, RepoResponse(id=request.id, status=404, part=request.part))
+        return True
 
     def respond(self, request: RepoRequest) -> tuple[RepoResponse, bytes]:
         """Returns the answer to a request: 200 with one piece, 202 for what is being made, or 404."""
@@ -216,6 +240,14 @@ class Responder:
     def _count(self, name: str, by: int = 1) -> None:
         with self._lock:
             self.counters[name] += by
+
+
+def _group_named(request: RepoRequest) -> str:
+    """Returns the group whose files a request is for; empty for what belongs to no group, or is named by its hash."""
+    if request.kind in ("target", "multicast"):
+        return request.path.partition("/")[0]
+    match = _ROLE.fullmatch(request.path) if request.kind == "metadata" else None
+    return match[1] if match and match[1] not in TOP_LEVEL_ROLE_NAMES else ""
 
 
 def _read_file(path: Path) -> bytes | None:

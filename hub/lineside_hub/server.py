@@ -26,6 +26,7 @@ from lineside_hub.config import HubConfig, load_config, turns
 from lineside_hub.database import Database
 from lineside_hub.deltas import DeltaMaker
 from lineside_hub.frames.inbox import FrameInbox
+from lineside_hub.identity import EnrolledGroups
 from lineside_hub.inbox import Inbox, Kind
 from lineside_hub.multicast import Multicaster
 from lineside_hub.registrar import Registrar
@@ -77,6 +78,7 @@ class Hub:
             maker=self.deltas,
             join=self._join if several else None,
             multicast_bytes_s=int(config.transfer.multicast_rate_bytes_s),
+            group_of=EnrolledGroups(folder / IDENTITY_NAME).group_of,
         )
         self.multicast = Multicaster(
             self.repository,

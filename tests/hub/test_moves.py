@@ -9,6 +9,7 @@ import tomli_w
 
 from lineside_hub.database import Database
 from lineside_hub.fleet import Fleet
+from lineside_hub.identity import EnrolledGroups
 from lineside_hub.listing import list_devices
 from lineside_hub.moves import move
 from lineside_hub.repository import Repository
@@ -31,7 +32,8 @@ def hub(tmp_path: Path) -> Path:
 def be_born(hub: Path, group: str = "line-a") -> None:
     database = Database.open(hub)
     with database.transaction():
-        Fleet(database).write_up(Up(device="cam-1", up=True, boot_id="b", group=group))
+        enrolled = EnrolledGroups(hub / "identity")
+        Fleet(database, group_of=enrolled.group_of).write_up(Up(device="cam-1", up=True, boot_id="b", group=group))
     database.close()
 
 
@@ -90,3 +92,37 @@ def test_moving_twice_changes_nothing_and_the_unknown_is_refused(hub: Path) -> N
         move(hub, "cam-9", "line-b")
     with pytest.raises(ConfigError):
         move(hub, "cam/1", "line-b")
+
+
+def security_events(hub: Path) -> list[str]:
+    database = Database.open(hub)
+    try:
+        return [event.detail for event in database.events(kind="security")]
+    finally:
+        database.close()
+
+
+def test_device_belongs_to_the_group_that_it_is_enrolled_for_whatever_it_says(hub: Path) -> None:
+    secure(hub, hosts=["127.0.0.1"], port=8883)
+    enroll(hub, "cam-1", group="line-a")
+    be_born(hub, "line-a")
+    assert security_events(hub) == []
+    for _ in range(2):  # a birth is retained: the hub hears of it again at each connection
+        be_born(hub, "line-b")
+        assert groups(hub) == (["cam-1"], [])
+    assert security_events(hub) == ["says that it is of group 'line-b', but is enrolled for 'line-a': refused"]
+    (device,) = list_devices(hub)
+    assert (device.group, device.said_group) == ("line-a", "line-b")
+    enroll(hub, "cam-1", group="line-b")
+    be_born(hub, "line-b")
+    assert groups(hub) == ([], ["cam-1"])
+
+
+def test_moved_device_that_still_names_its_old_group_is_no_attack(hub: Path) -> None:
+    secure(hub, hosts=["127.0.0.1"], port=8883)
+    enroll(hub, "cam-1", group="line-a")
+    be_born(hub, "line-a")
+    move(hub, "cam-1", "line-b")
+    be_born(hub, "line-a")
+    assert groups(hub) == ([], ["cam-1"])
+    assert security_events(hub) == []

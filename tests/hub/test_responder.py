@@ -4,6 +4,7 @@ import hashlib
 import queue
 import random
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -169,3 +170,33 @@ def test_an_answer_that_could_not_be_sent_is_counted(repository: Repository) -> 
     responder.offer("cam-01", encode(RepoRequest(id="1", kind="metadata", path="1.root.json")))
     responder.close()
     assert responder.counters["not_sent"] == 1
+
+
+def test_an_enrolled_device_gets_no_file_of_another_group(tmp_path: Path, make_bundle: Callable[..., Bundle]) -> None:
+    repository = Repository.create(tmp_path / "two-groups", groups=[GROUP, "line-b"])
+    ref, own = (repository.publish(make_bundle("1.0.0"), group) for group in (GROUP, "line-b"))
+    answers: queue.Queue[RepoResponse] = queue.Queue()
+    joined: list[str] = []
+    responder = Responder(
+        repository,
+        lambda _, head, body: answers.put(decode_response(head + body)[0]) is None,
+        join=lambda device, _: joined.append(device),
+        group_of={"cam-2": "line-b"}.get,
+    )
+    responder.start()
+
+    def status_of(device: str, kind: str, path: str) -> int:
+        responder.offer(device, encode(RepoRequest(id="1", kind=kind, path=path)))  # type: ignore[arg-type]
+        return answers.get(timeout=60).status
+
+    try:
+        manifest = f"{GROUP}/{ref.sha256}.surface-1.0.0.json"
+        assert status_of("cam-2", "target", manifest) == 404
+        assert status_of("cam-2", "metadata", f"2.{GROUP}.json") == 404
+        assert status_of("cam-2", "multicast", ref.target) == 404
+        assert (joined, responder.counters["foreign"]) == ([], 3)
+        assert status_of("cam-2", "target", f"line-b/{own.sha256}.surface-1.0.0.json") == 200
+        assert status_of("cam-2", "metadata", "1.root.json") == 200
+        assert status_of("not-enrolled", "target", manifest) == 200
+    finally:
+        responder.close()
