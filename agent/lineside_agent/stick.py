@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING
 from lineside_agent.rim import ShouldStop
 from lineside_agent.updater import Progress
 from lineside_link.clock import ClockFloor
-from lineside_link.messages import BundleRef, Desired, decode
+from lineside_link.messages import DESIRED_FIELD, BundleRef, Desired, decode
 from lineside_link.pull import FetchStopped, Kind
 from lineside_runtime.archive import SIGNED_PREFIX
 from lineside_runtime.bundle import CHUNK_BYTES, MANIFEST_NAME, Manifest, parse_manifest
 from lineside_runtime.errors import (
+    BundleError,
     BundleFormatError,
     BundleIntegrityError,
     FetchError,
@@ -65,13 +66,39 @@ class Stick:
         self.path = path
 
     def wish(self) -> Desired:
-        """Reads what the stick wants.
+        """Reads what the stick wants; nobody has signed it until `signed_wish`.
 
         Raises:
             BundleFormatError: It is no exported archive.
             BadInputFormatError: Its wish can't be read.
         """
-        desired = decode(self._read(WISH_NAME, WISH_MAX_BYTES), Desired)
+        return self._wish(self._read(WISH_NAME, WISH_MAX_BYTES))
+
+    def signed_wish(self, trust: TrustStore) -> Desired:
+        """Reads what the stick wants, and checks that the hub has signed it.
+
+        Args:
+            trust: The device's own, with this archive as its source.
+
+        Raises:
+            SignatureError: The wish is another one than the stick's timestamp names, or a signature is missing.
+            BundleError: Metadata is forged, old, expired or damaged.
+        """
+        data = self._read(WISH_NAME, WISH_MAX_BYTES)
+        wish = self._wish(data)
+        trust.refresh()
+        signed = trust.timestamp_field(DESIRED_FIELD)
+        if signed != hashlib.sha256(data).hexdigest():
+            raise SignatureError(
+                f"{self.path}: its desired state is not the one that the hub signed",
+                expected=f"sha256 {signed}" if signed else "a timestamp that names it",
+                actual=f"sha256 {hashlib.sha256(data).hexdigest()}",
+                action="Export it again with `lineside hub export` of this release.",
+            )
+        return wish
+
+    def _wish(self, data: bytes) -> Desired:
+        desired = decode(data, Desired)
         if desired.bundle is None:
             raise BundleFormatError(f"{self.path} wants nothing", action="Export it again with `lineside hub export`.")
         return desired
@@ -137,7 +164,7 @@ class Stick:
         Returns:
             What the stick wants.
         """
-        bundle = self.wish().bundle
+        bundle = self.signed_wish(trust).bundle
         if bundle is None:
             raise BundleFormatError(f"{self.path} wants nothing")
         _, manifest = self._manifest(bundle, trust=trust, group=group, should_stop=lambda: False)
@@ -242,7 +269,8 @@ class Imports:
                 continue
             try:
                 state = path.stat()
-                wish = Stick(path).wish()
+                stick = Stick(path)
+                wish = stick.wish()
             except FileNotFoundError:
                 continue
             except LinesideError as error:
@@ -253,6 +281,18 @@ class Imports:
                 log.error("%s is no stick's archive: %s", path.name, error)
                 path.unlink(missing_ok=True)
                 self._unread.pop(path)
+                continue
+            try:
+                wish = stick.signed_wish(stick_trust(stick, self._folder, self._root))
+            except (BundleError, FetchError) as error:
+                log.error("%s is refused and removed: %s", path.name, error)
+                path.unlink(missing_ok=True)
+                self._unread.pop(path, None)
+                continue
+            except LinesideError as error:  # no root, no room: the archive may be good, and is tried at each look
+                if self._unread.get(path) != (state.st_size, 0):
+                    self._unread[path] = (state.st_size, 0)
+                    log.error("%s can't be checked: %s", path.name, error)
                 continue
             self._unread.pop(path, None)
             if wish.bundle is not None:

@@ -89,6 +89,7 @@ class Fleet:
             self._database.add_event(_event(message, now_ns))
         if message.agent is not None and (old is None or old.agent is None or _told(old.agent) != _told(message.agent)):
             self._database.add_event(_agent_event(message.device, message.agent, now_ns))
+        self._warn_of_foreign_epoch(message, old, now_ns)
         for event in (*_drift_events(message, old, now_ns), *_line_events(message, old, now_ns)):
             self._database.add_event(event)
 
@@ -106,6 +107,14 @@ class Fleet:
         moved = assigned == enrolled  # by a person: its agent.toml may still name the group before
         if message.group != enrolled and message.group != said_before and not moved:
             detail = f"says that it is of group {message.group!r}, but is enrolled for {enrolled!r}: refused"
+            self._database.add_event(Event(at_ns=now_ns, device=message.device, kind="security", detail=detail))
+            log.warning("%s %s", message.device, detail)
+
+    def _warn_of_foreign_epoch(self, message: Reported, old: Reported | None, now_ns: int) -> None:
+        """A device that has heard of a later epoch than the hub's ignores whatever the hub asks for."""
+        epoch = self._database.epoch
+        if message.epoch > epoch and (old is None or old.epoch != message.epoch):
+            detail = f"follows epoch {message.epoch}, which this hub (epoch {epoch}) has not issued: it ignores the hub"
             self._database.add_event(Event(at_ns=now_ns, device=message.device, kind="security", detail=detail))
             log.warning("%s %s", message.device, detail)
 

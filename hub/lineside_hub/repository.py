@@ -46,7 +46,7 @@ from lineside_hub.chunks import ChunkStore, place_of
 from lineside_hub.keys import KeyRing
 from lineside_hub.lock import folder_lock
 from lineside_hub.metadata import GROUP_LIFETIME_DAYS, LIFETIME_DAYS, ONLINE, TOP_LEVEL, MetadataFolder, prepare
-from lineside_link.messages import TRIAL_SUFFIX, BundleRef, ConfigRef
+from lineside_link.messages import DESIRED_FIELD, TRIAL_SUFFIX, BundleRef, ConfigRef
 from lineside_link.topics import check_name
 from lineside_runtime.bundle import CHUNK_BYTES, MANIFEST_NAME, Bundle, FileList
 from lineside_runtime.errors import (
@@ -515,11 +515,12 @@ class Repository:
         folder = self.folder / "targets" / group
         return [path for path in folder.glob(f"*.{name}") if path.name.partition(".")[2] == name]
 
-    def sign_for_stick(self, *, days: float) -> dict[str, bytes]:
+    def sign_for_stick(self, desired: bytes, *, days: float) -> dict[str, bytes]:
         """Signs a snapshot and a timestamp that live for some days, and the hub itself newer ones with the usual life.
 
         Args:
-            days: How long the stick's timestamp lives.
+            desired: The desired state that the medium carries; the medium's timestamp names its sha256.
+            days: How long the medium's timestamp lives.
 
         Returns:
             All metadata of this state, under ``tuf/metadata/`` as a device asks for it.
@@ -532,10 +533,12 @@ class Repository:
             # Over the air this one stands for a moment only: the hub's own, with the usual life, follows at once.
             stick = edit.open(Timestamp.type)
             stick.signed.snapshot_meta = edit.snapshot_info
+            stick.signed.unrecognized_fields[DESIRED_FIELD] = hashlib.sha256(desired).hexdigest()
             prepare(Timestamp.type, stick, days=days)
             self._sign_and_write(edit, Timestamp.type, stick)
             files = self._chain_files(edit)
-            edit.do_timestamp(force=True)
+            with edit.edit_timestamp() as timestamp:
+                del timestamp.unrecognized_fields[DESIRED_FIELD]
         return {f"tuf/metadata/{name}": data for name, data in files.items()}
 
     def _sign_and_write(self, edit: MetadataFolder, role: str, md: Metadata[Any]) -> None:

@@ -2,6 +2,7 @@
 
 The archive is the bundle as always (`lineside_runtime.archive`), and beside it ``tuf/``: signed metadata and the wish.
 A device verifies it exactly as over the air and remembers the versions that it saw; the stick itself is not trusted.
+The timestamp names the sha256 of the wish, so that nobody can write another generation into it.
 
 A timestamp lives for a day, which is short for a stick. So the export carries one of its own that lives for some days,
 and the hub signs itself a newer one at once: over the air nothing lives longer than before, and a device that has heard
@@ -78,11 +79,12 @@ def export(
         ref = repository.publish(bundle, group)
     else:
         ref = repository.find(group, name=bundle[0], version=bundle[1])
-    metadata = repository.sign_for_stick(days=days)
     wish = _wish(home, ref)
+    desired = encode(wish)
+    metadata = repository.sign_for_stick(desired, days=days)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=out.resolve().parent) as scratch:
         whole = _collect(repository, ref, Path(scratch) / "bundle")
-        _write(whole, {**metadata, "tuf/desired.json": encode(wish)}, out)
+        _write(whole, {**metadata, "tuf/desired.json": desired}, out)
     return Exported(path=out, ref=ref, gen=wish.gen, days=days)
 
 

@@ -754,6 +754,10 @@ def decode(data: bytes | bytearray, kind: type[M]) -> M:
     return message
 
 
+DESIRED_FIELD = "x-lineside-desired-sha256"
+"""Field of a carried medium's TUF timestamp: sha256 of the `Desired` that lies beside it."""
+
+
 def encode_head(head: RepoResponse) -> bytes:
     """Returns the head of an answer as one line of JSON and a newline; its bytes follow."""
     return _encoder.encode(head) + b"\n"

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Protocol
 
 from tuf.api import exceptions as tuf_errors
-from tuf.api.metadata import TargetFile
+from tuf.api.metadata import Metadata, TargetFile, Timestamp
 from tuf.ngclient.config import UpdaterConfig
 from tuf.ngclient.fetcher import FetcherInterface
 from tuf.ngclient.updater import Updater
@@ -144,6 +144,11 @@ class TrustStore:
         with _tuf_errors_mapped("metadata"):
             self._refreshed(should_stop)
             self._keep()
+
+    def timestamp_field(self, name: str) -> object:
+        """Returns a further field of the timestamp that was checked last, by `refresh`; ``None`` if it has none."""
+        timestamp = Metadata[Timestamp].from_file(str(self._metadata / "timestamp.json")).signed
+        return timestamp.unrecognized_fields.get(name)
 
     def refresh_and_fetch_manifest(
         self, target_path: str, sha256: str, *, should_stop: Callable[[], bool] = _never

@@ -102,3 +102,12 @@ def test_an_event_reads_back_as_it_was(database: Database) -> None:
     with database.transaction():
         database.add_event(event)
     assert database.events() == [event]
+
+
+def test_a_device_that_follows_an_epoch_that_the_hub_never_issued_is_told_of_once(database: Database) -> None:
+    report(database, epoch=database.epoch, gen=1, state="active")
+    for progress in (0.0, 0.5):
+        report(database, epoch=2**62, gen=1, state="active", progress=progress)
+    (event,) = database.events(kind="security")
+    assert event.device == "cam-01"
+    assert str(2**62) in event.detail
