@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import pydoc
 import subprocess
 import sys
 
@@ -15,6 +18,20 @@ def test_public_names_are_sorted_and_all_there() -> None:
     assert dir(lineside) == lineside.__all__
     for name in lineside.__all__:
         assert getattr(lineside, name) is not None
+
+
+PUBLIC = ("lineside", "lineside.vision", "lineside_runtime", "lineside_models", "lineside_agent", "lineside_link")
+PUBLIC += ("lineside_boards", "lineside_converters", "lineside_hub")
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_every_public_object_has_a_signature_and_help(module: str) -> None:
+    public = importlib.import_module(module)
+    for name in getattr(public, "__all__", []):
+        found = getattr(public, name)
+        if callable(found):
+            assert inspect.signature(found) is not None
+            assert name in pydoc.render_doc(found)
 
 
 def test_unknown_name_is_an_attribute_error() -> None:
