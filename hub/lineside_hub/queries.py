@@ -158,7 +158,7 @@ def export(config: HubConfig, query: Query, path: Path) -> int:
     Args:
         config: The hub's.
         query: Which.
-        path: Ends with ``.csv`` or ``.parquet``.
+        path: Ends with ``.csv`` or ``.parquet``. In CSV a text that begins like a formula gets an apostrophe before it.
 
     Returns:
         How many.
@@ -229,8 +229,13 @@ def _write_csv(rows: Iterator[Row], path: Path) -> int:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for written, row in enumerate(rows, start=1):  # noqa: B007 - counts
-            writer.writerow(row)
+            writer.writerow(map(_cell, row))
     return written
+
+
+def _cell(value: object) -> object:
+    """A text that a spreadsheet would take for a formula gets an apostrophe before it (OWASP, "CSV Injection")."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def _write_parquet(rows: Iterator[Row], path: Path) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lineside.commands import agent_drift, agent_mark, agent_recipe
-from lineside.commands.output import add_json, print_json, say
+from lineside.commands.output import add_json, print_json, say, show
 from lineside_runtime.errors import InputNotFoundError
 
 
@@ -161,7 +161,7 @@ def run_trigger(options: argparse.Namespace) -> int:
     if options.json:
         print_json(told)
     elif do == "trigger":
-        print(f"{told['verdict']}  {told['part_id']}  {told['code']}  {told['took_ms']:.1f} ms")
+        show(f"{told['verdict']}  {told['part_id']}  {told['code']}  {told['took_ms']:.1f} ms")
     return 0 if do != "trigger" or told["verdict"] == "pass" else 1
 
 
@@ -224,9 +224,9 @@ def run_enroll(options: argparse.Namespace) -> int:
         print_json({"link": link, "root": options.out / "root.json"})
         return 0
     say(f"enrolled; {options.token_file} is used and can be deleted. In agent.toml:")
-    print(f'root = "{options.out / "root.json"}"\n\n[link]')
+    show(f'root = "{options.out / "root.json"}"\n\n[link]')
     for name in ("url", "site", "ca", "certificate", "key"):
-        print(f'{name} = "{getattr(link, name)}"')
+        show(f'{name} = "{getattr(link, name)}"')
     return 0
 
 
@@ -244,7 +244,7 @@ def run_status(options: argparse.Namespace) -> int:
         return 0
     width = max(len(key) for key in status)
     for key, value in status.items():
-        print(f"{key:<{width}}  {value}")
+        show(f"{key:<{width}}  {value}")
     return 0
 
 
@@ -257,9 +257,9 @@ def run_doctor(options: argparse.Namespace) -> int:
         print_json({"findings": findings})
     else:
         for finding in findings:
-            print(f"{finding.level:>7}  {finding.what}\n{'':>7}  -> {finding.action}")
+            show(f"{finding.level:>7}  {finding.what}\n{'':>7}  -> {finding.action}")
         if not findings:
-            print("nothing to complain about")
+            show("nothing to complain about")
     return 1 if any(finding.level == "error" for finding in findings) else 0
 
 
@@ -271,7 +271,7 @@ def run_check(options: argparse.Namespace) -> int:
     if options.json:
         print_json(found)
     else:
-        print(f"agent {found.agent_version} can run {found.bundle or 'no bundle yet'} as {found.device}")
+        show(f"agent {found.agent_version} can run {found.bundle or 'no bundle yet'} as {found.device}")
     return 0
 
 
@@ -295,7 +295,7 @@ def run_pack(options: argparse.Namespace) -> int:
         print_json({"path": str(payload.path), **about, "sha256": payload.digest, "size_bytes": manifest.size_bytes})
     else:
         size = f"{len(manifest.files)} wheels, {manifest.size_bytes / 1e6:.1f} MB"
-        print(f"{payload.path}: agent {manifest.version} for {manifest.tag}, {size}")
+        show(f"{payload.path}: agent {manifest.version} for {manifest.tag}, {size}")
     return 0
 
 

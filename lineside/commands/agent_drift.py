@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lineside.commands.output import add_json, print_json, say
+from lineside.commands.output import add_json, print_json, say, show
 from lineside_runtime.errors import InputNotFoundError
 
 
@@ -52,5 +52,5 @@ def run(options: argparse.Namespace) -> int:
         print_json(drift)
     else:
         for key, value in drift.items():
-            print(f"{key:<18}{value}")
+            show(f"{key:<18}{value}")
     return int(drift["alarm"])

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lineside.commands.output import add_json, print_json, say
+from lineside.commands.output import add_json, print_json, say, show
 
 
 def add(actions: Any) -> None:
@@ -55,7 +55,7 @@ def _list(options: argparse.Namespace, folder: Path, names: list[str]) -> int:
         print_json({"recipe": running, "recipes": names, "problem": problem})
         return 0
     for name in names:
-        print(f"{'*' if name == running else ' '} {name}")
+        show(f"{'*' if name == running else ' '} {name}")
     if not names:
         say("this agent's configuration has no recipes")
     if problem:

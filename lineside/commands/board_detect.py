@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lineside.commands.board_profiles import Actions
-from lineside.commands.output import add_json, print_json
+from lineside.commands.output import add_json, print_json, show
 
 if TYPE_CHECKING:
     from lineside_boards.inventory import FoundAccelerator, Inventory
@@ -51,7 +51,7 @@ def run_detect(options: argparse.Namespace) -> int:
     if options.json:
         print_json(found)
     else:
-        print("\n".join(_page(found)))
+        show("\n".join(_page(found)))
     return 0
 
 
@@ -66,11 +66,11 @@ def run_doctor(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"board": found.board, "model": found.model, "findings": findings})
     else:
-        print(f"{found.model}: profile {name or 'none'}")
+        show(f"{found.model}: profile {name or 'none'}")
         for finding in findings:
-            print(f"{finding.level:>7}  {finding.what}\n{'':>7}  -> {finding.action}")
+            show(f"{finding.level:>7}  {finding.what}\n{'':>7}  -> {finding.action}")
         if not findings:
-            print("nothing to complain about")
+            show("nothing to complain about")
     return 1 if any(finding.level == "error" for finding in findings) else 0
 
 

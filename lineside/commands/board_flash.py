@@ -10,7 +10,7 @@ from pathlib import Path
 from lineside.commands.board_prepare import add_preparation, cache_folder, prepare_image
 from lineside.commands.board_profiles import Actions
 from lineside.commands.meter import Meter
-from lineside.commands.output import add_json, print_json, say
+from lineside.commands.output import add_json, print_json, say, show
 from lineside.extras import needs
 from lineside_boards import disk as disks
 from lineside_runtime.errors import UnsafeTargetError
@@ -93,5 +93,5 @@ def _write(image: Path, options: argparse.Namespace, *, bmap: Path | None = None
     if options.json:
         print_json(made)
     else:
-        print(f"{made.device}: {made.written_bytes / 1e6:.0f} MB written and read back; put it into the board")
+        show(f"{made.device}: {made.written_bytes / 1e6:.0f} MB written and read back; put it into the board")
     return 0

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from lineside.commands.board_profiles import Actions
 from lineside.commands.meter import Meter
-from lineside.commands.output import add_json, print_json, say
+from lineside.commands.output import add_json, print_json, say, show
 from lineside.commands.passphrases import add_passphrase
 from lineside.extras import needs
 from lineside_runtime.errors import InputNotFoundError
@@ -112,7 +112,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json(made)
     else:
-        print(
+        show(
             f"{made.image}: {made.size_bytes / 1e6:.0f} MB, {made.files} files of the agent, told by {made.first_boot}"
         )
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from lineside.commands.output import add_json, print_json
+from lineside.commands.output import add_json, print_json, show
 
 if TYPE_CHECKING:
     from lineside_boards.profile import Profile
@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
         if options.json:
             print_json(one)
         else:
-            print("\n".join(_page(one)))
+            show("\n".join(_page(one)))
         return 0
     everything = [profile.load(name) for name in profile.names()]
     if options.json:
@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     for one in everything:
         tested = "" if one.tested.hardware != "nothing" else "  (untested on hardware)"
-        print(f"{one.name:<17} {one.board.title:<33} {', '.join(one.engines.order)}{tested}")
+        show(f"{one.name:<17} {one.board.title:<33} {', '.join(one.engines.order)}{tested}")
     return 0
 
 

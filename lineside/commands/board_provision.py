@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from lineside.commands.board_prepare import HUB_VARIABLE, add_agent, add_wifi, hostname, wifi
 from lineside.commands.board_profiles import Actions
-from lineside.commands.output import add_json, print_json, say
+from lineside.commands.output import add_json, print_json, say, show
 from lineside.commands.passphrases import add_passphrase
 from lineside.extras import needs
 from lineside.provision.secrets_ import Secrets, add_secrets, confirm
@@ -120,7 +120,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json(made)
     else:
-        print("\n".join(_page(made)))
+        show("\n".join(_page(made)))
     return 1 if made.joined is False else 0
 
 

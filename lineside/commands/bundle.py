@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from lineside.commands import bundle_add_variant, bundle_mirror, bundle_refit, bundle_split
-from lineside.commands.output import add_json, print_json, say
+from lineside.commands.output import add_json, print_json, say, show
 from lineside.commands.places import bundle_place
 from lineside.extras import needs
 from lineside_runtime.archive import pack_archive, unpack_archive
@@ -102,20 +102,20 @@ def run_show(options: argparse.Namespace) -> int:
 
 def _print_summary(bundle: Bundle) -> None:
     manifest = bundle.manifest
-    print(f"{manifest.identity}  ({manifest.task}, {manifest.size_bytes / 1e6:.2f} MB, made {manifest.created_at})")
-    print(f"digest   {bundle.digest}")
-    print(f"labels   {', '.join(manifest.labels)}")
+    show(f"{manifest.identity}  ({manifest.task}, {manifest.size_bytes / 1e6:.2f} MB, made {manifest.created_at})")
+    show(f"digest   {bundle.digest}")
+    show(f"labels   {', '.join(manifest.labels)}")
     for spec in manifest.inputs:
-        print(f"input    {spec.describe()}")
+        show(f"input    {spec.describe()}")
     for spec in manifest.outputs:
-        print(f"output   {spec.describe()}")
-    print(f"decoder  {manifest.postprocess.name}")
+        show(f"output   {spec.describe()}")
+    show(f"decoder  {manifest.postprocess.name}")
     for variant in manifest.variants:
         kinds = "/".join(variant.device_kinds)
-        print(f"variant  {variant.name}: {variant.format} {variant.precision}, level {variant.level}, for {kinds}")
+        show(f"variant  {variant.name}: {variant.format} {variant.precision}, level {variant.level}, for {kinds}")
         for stage in variant.stages:
-            print(f"stage    {variant.name}:{stage.name}: {stage.share:.0%} of the compute")
-    print(f"golden   {'yes' if manifest.golden else 'none: the health check can only load it'}")
+            show(f"stage    {variant.name}:{stage.name}: {stage.share:.0%} of the compute")
+    show(f"golden   {'yes' if manifest.golden else 'none: the health check can only load it'}")
 
 
 def run_verify(options: argparse.Namespace) -> int:
@@ -124,7 +124,7 @@ def run_verify(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"bundle": bundle.manifest.identity, "digest": bundle.digest, "files": len(bundle.manifest.files)})
     else:
-        print(f"{bundle.manifest.identity}: all {len(bundle.manifest.files)} files are as the manifest says")
+        show(f"{bundle.manifest.identity}: all {len(bundle.manifest.files)} files are as the manifest says")
     return 0
 
 
@@ -160,5 +160,5 @@ def run_from_run(options: argparse.Namespace) -> int:
         overwrite=options.overwrite,
         on_progress=say,
     )
-    print(result.bundle.path)
+    show(result.bundle.path)
     return 0

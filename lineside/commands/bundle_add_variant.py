@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import get_args
 
-from lineside.commands.output import add_json, print_json, say
+from lineside.commands.output import add_json, print_json, say, show
 from lineside.commands.places import bundle_place
 from lineside.extras import needs
 from lineside_runtime.devices import DeviceKind
@@ -68,5 +68,5 @@ def run(options: argparse.Namespace) -> int:
             {"bundle": str(made.path), "digest": made.digest, "speed": made.manifest.speed, "variants": variants}
         )
     else:
-        print(made.path)
+        show(made.path)
     return 0

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from lineside.commands.judged_frames import add_frames
-from lineside.commands.output import add_json, print_json, say
+from lineside.commands.output import add_json, print_json, say, show
 from lineside.commands.places import bundle_place
 from lineside.extras import needs
 from lineside_runtime.bundle import open_bundle
@@ -43,10 +43,10 @@ def run_mirror(options: argparse.Namespace) -> int:
         made = {"bundle": done.bundle.path, "digest": done.bundle.digest, "variant": done.variant}
         print_json({**made, **figures, "frames": done.frames})
         return 0
-    print(
+    show(
         f"{done.variant}: mAP@0.5 {drop.before:.4f} -> {drop.after:.4f} ({gain['low']:+.4f} to {gain['high']:+.4f}) "
         f"on {done.frames}; {done.slowdown:.2f} x the time"
     )
-    print("scores are a little other ones now: fit them with `lineside bundle refit`")
-    print(done.bundle.path)
+    show("scores are a little other ones now: fit them with `lineside bundle refit`")
+    show(done.bundle.path)
     return 0

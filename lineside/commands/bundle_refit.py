@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lineside.commands.judged_frames import add_frames
-from lineside.commands.output import add_json, print_json, say
+from lineside.commands.output import add_json, print_json, say, show
 from lineside.commands.places import bundle_place
 from lineside.extras import needs
 from lineside_runtime.bundle import open_bundle
@@ -57,11 +57,11 @@ def run_refit(options: argparse.Namespace) -> int:
         print_json({"bundle": done.bundle.path, "digest": done.bundle.digest, **figures})
         return 0
     for label, threshold in thresholds.items():
-        print(f"{threshold:6.3f}  {label}")
-    print(
+        show(f"{threshold:6.3f}  {label}")
+    show(
         f"image F1 on {done.frames}: {done.f1_before:.3f} before, {done.f1:.3f} now, the best there is on these frames"
     )
-    print(done.bundle.path)
+    show(done.bundle.path)
     return 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lineside.commands.output import add_json, print_json, say
+from lineside.commands.output import add_json, print_json, say, show
 from lineside.commands.places import bundle_place
 from lineside.extras import needs
 from lineside_runtime.bundle import open_bundle
@@ -50,10 +50,10 @@ def run_split(options: argparse.Namespace) -> int:
         print_json(split.summary())
         return 0
     for place, stage_ms in zip(best.places, best.stage_ms, strict=True):
-        print(f"{stage_ms:7.2f} ms  {place}")
+        show(f"{stage_ms:7.2f} ms  {place}")
     for name, whole_ms in split.chosen.whole_ms.items():
-        print(f"{whole_ms:7.2f} ms  whole on {name}")
-    print(f"{split.chosen.gain:.2f} times the frames of the best device alone, cut at {best.cut}")
+        show(f"{whole_ms:7.2f} ms  whole on {name}")
+    show(f"{split.chosen.gain:.2f} times the frames of the best device alone, cut at {best.cut}")
     cores = "" if config.stage_cores is None else f", stage_cores={config.stage_cores}"
-    print(f"run it with Config(stage_engines={config.stage_engines}{cores})")
+    show(f"run it with Config(stage_engines={config.stage_engines}{cores})")
     return 0

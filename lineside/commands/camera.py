@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lineside.commands.output import add_json, print_json, say
+from lineside.commands.output import add_json, print_json, say, show
 from lineside_runtime.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def run_ls(options: argparse.Namespace) -> int:
         return 0
     for one in found:
         if not one.problem:
-            print(f"{one.type:<10} {one.settings:<28} {one.name}")
+            show(f"{one.type:<10} {one.settings:<28} {one.name}")
     for kind, problem in _absent(found).items():
         say(f"{kind}: {problem}")
     return 0
@@ -95,11 +95,11 @@ def run_test(options: argparse.Namespace) -> int:
         print_json({"tried": tried, "jpeg": options.out})
         return 0
     colour = "colour" if tried.colour else "grey"
-    print(f"{tried.source}: {tried.width} x {tried.height}, {colour}, mean brightness {tried.brightness:g}")
-    print(f"  first frame after {tried.first_ms:g} ms, then {tried.rate_hz:g} a second")
-    print(f"  longest gap {tried.gap_max_ms:g} ms, age on arrival {tried.latency_ms:g} ms")
-    print(f"  {tried.lost} of {tried.frames} lost")
-    print(f"  {options.out}")
+    show(f"{tried.source}: {tried.width} x {tried.height}, {colour}, mean brightness {tried.brightness:g}")
+    show(f"  first frame after {tried.first_ms:g} ms, then {tried.rate_hz:g} a second")
+    show(f"  longest gap {tried.gap_max_ms:g} ms, age on arrival {tried.latency_ms:g} ms")
+    show(f"  {tried.lost} of {tried.frames} lost")
+    show(f"  {options.out}")
     return 0
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lineside.commands.judged_frames import add_frames
-from lineside.commands.output import add_json, print_json, say
+from lineside.commands.output import add_json, print_json, say, show
 from lineside.commands.places import bundle_place
 from lineside.extras import needs
 from lineside_runtime.bundle import open_bundle
@@ -91,19 +91,19 @@ def _progress(done: int, total: int) -> None:
 def _print_table(decision: Decision) -> None:
     from lineside_converters.decide.page import PER, cost, rate
 
-    print(f"{decision.bundle}: {decision.bad_parts} bad and {sum(decision.good_parts.values())} good parts")
-    print(f"scores from {decision.frames_from}")
-    print(f"{'type':<18}{'before':>8}{'now':>8}{'unsure':>8}  missed")
+    show(f"{decision.bundle}: {decision.bad_parts} bad and {sum(decision.good_parts.values())} good parts")
+    show(f"scores from {decision.frames_from}")
+    show(f"{'type':<18}{'before':>8}{'now':>8}{'unsure':>8}  missed")
     for each in decision.types:
         unsure = "-" if each.unsure_from is None else f"{each.unsure_from:.3f}"
         what = f"kept: {each.kept}" if each.kept else rate(each.miss)
-        print(f"{each.type:<18}{each.was:>8.3f}{each.threshold:>8.3f}{unsure:>8}  {what}")
+        show(f"{each.type:<18}{each.was:>8.3f}{each.threshold:>8.3f}{unsure:>8}  {what}")
     for name, outcome in (("before", decision.before), ("now", decision.after), ("cross-fold", decision.cross_fold)):
-        print(f"{name}: missed {rate(outcome.missed)}, types missed {rate(outcome.missed_types)}")
-        print(f"{'':<{len(name)}}  false rejects {rate(outcome.false_rejects)}")
-        print(f"{'':<{len(name)}}  cost of {PER} parts {cost(outcome)}")
+        show(f"{name}: missed {rate(outcome.missed)}, types missed {rate(outcome.missed_types)}")
+        show(f"{'':<{len(name)}}  false rejects {rate(outcome.false_rejects)}")
+        show(f"{'':<{len(name)}}  cost of {PER} parts {cost(outcome)}")
     if decision.reliability is not None:
         one = decision.reliability
-        print(f"calibration error {one.ece:.3f} ({one.low:.3f} - {one.high:.3f}), {one.candidates} candidates")
+        show(f"calibration error {one.ece:.3f} ({one.low:.3f} - {one.high:.3f}), {one.candidates} candidates")
     for note in decision.notes:
         say(f"note: {note}")

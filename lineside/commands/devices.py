@@ -7,7 +7,7 @@ import platform
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from lineside.commands.output import add_json, print_json
+from lineside.commands.output import add_json, print_json, show
 from lineside_boards.detect import UNKNOWN, Board, detect
 from lineside_runtime import accelerators, drivers, probing
 from lineside_runtime.accelerators import Accelerator
@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json({**_machine(board), "engines": reports, "accelerators": _as_json(found, unused)})
         return 0
-    print("\n".join(_page(board, reports, unused)))
+    show("\n".join(_page(board, reports, unused)))
     return 0
 
 

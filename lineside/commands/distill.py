@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from lineside.commands.output import add_json, print_json, say
+from lineside.commands.output import add_json, print_json, say, show
 from lineside.commands.places import bundle_place
 from lineside.commands.training import reporter
 from lineside.extras import needs
@@ -77,6 +77,6 @@ def run(options: argparse.Namespace) -> int:
             ("teacher", result.teacher_macs, result.teacher),
             ("student", result.student_macs, result.student),
         ):
-            print(f"{name}  {macs / 1e6:.1f} M MACs  {figures}")
-        print(f"wrote {result.onnx}")
+            show(f"{name}  {macs / 1e6:.1f} M MACs  {figures}")
+        show(f"wrote {result.onnx}")
     return 0

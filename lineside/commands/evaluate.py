@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from lineside.commands.output import add_json, print_json, say
+from lineside.commands.output import add_json, print_json, say, show
 from lineside.commands.places import bundle_place
 from lineside.extras import needs
 
@@ -94,43 +94,43 @@ def _progress(done: int, total: int) -> None:
 
 
 def _print(result: dict[str, Any]) -> None:
-    print(f"{result['bundle']} on {result['dataset']}, fold {result['fold']}: {result['frames']} frames")
+    show(f"{result['bundle']} on {result['dataset']}, fold {result['fold']}: {result['frames']} frames")
     columns = PRINTERS.get(result["task"], _print_others)(result)
     if columns:
         _print_types(result["per_class"], columns)
 
 
 def _print_types(per_class: dict[str, dict[str, Any]], columns: tuple[str, ...]) -> None:
-    print(f"{'type':<22}" + "".join(f"{name:>11}" for name in columns))
+    show(f"{'type':<22}" + "".join(f"{name:>11}" for name in columns))
     for name, figures in per_class.items():
-        print(f"{name:<22}" + "".join(f"{_cell(figures[column]):>11}" for column in columns))
+        show(f"{name:<22}" + "".join(f"{_cell(figures[column]):>11}" for column in columns))
 
 
 def _print_latency(result: dict[str, Any]) -> None:
     latency = result["latency_ms"]
-    print(f"latency p50 {latency['p50']:.2f} ms, p95 {latency['p95']:.2f} ms on {result['used_device']}")
+    show(f"latency p50 {latency['p50']:.2f} ms, p95 {latency['p95']:.2f} ms on {result['used_device']}")
 
 
 def _print_classifier(result: dict[str, Any]) -> tuple[str, ...]:
-    print(f"top-1 {result['top1']:.3f} {_between(result['top1_interval'])}   macro F1 {result['f1_macro']:.3f}")
+    show(f"top-1 {result['top1']:.3f} {_between(result['top1_interval'])}   macro F1 {result['f1_macro']:.3f}")
     _print_latency(result)
     return "precision", "recall", "f1", "support"
 
 
 def _print_anomaly(result: dict[str, Any]) -> tuple[str, ...]:
     pixels = "" if result["auroc_pixels"] is None else f"   of pixels {result['auroc_pixels']:.3f}"
-    print(f"AUROC {result['auroc']:.3f}{pixels}")
-    print(f"false rejects {result['false_rejects']:.3f} of {result['good']} good   recall {result['recall']:.3f}")
+    show(f"AUROC {result['auroc']:.3f}{pixels}")
+    show(f"false rejects {result['false_rejects']:.3f} of {result['good']} good   recall {result['recall']:.3f}")
     _print_latency(result)
     return "auroc", "recall", "support"
 
 
 def _print_detector(result: dict[str, Any]) -> tuple[str, ...]:
-    print(f"mAP@0.5 {result['map50']:.3f} {_between(result['map50_interval'])}")
-    print(f"image F1 {result['f1']:.3f} {_between(result['f1_interval'])}   box F1 {result['f1_boxes']:.3f}")
+    show(f"mAP@0.5 {result['map50']:.3f} {_between(result['map50_interval'])}")
+    show(f"image F1 {result['f1']:.3f} {_between(result['f1_interval'])}   box F1 {result['f1_boxes']:.3f}")
     verdict = result["good_or_bad"]
     if verdict["false_rejects"]:
-        print(f"good or bad: F1 {verdict['f1']:.3f}, recall {verdict['recall']['rate']:.3f}")
+        show(f"good or bad: F1 {verdict['f1']:.3f}, recall {verdict['recall']['rate']:.3f}")
         _print_rates("false rejects at the bundle's thresholds", verdict["false_rejects"])
     for each in verdict["at_recall"]:
         words = f"false rejects at {each['wanted']:.0%} recall, thresholds x {each['factor']:.3f}"
@@ -140,7 +140,7 @@ def _print_detector(result: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _print_segmenter(result: dict[str, Any]) -> tuple[str, ...]:
-    print(f"mean IoU {result['mean_iou']:.3f} {_between(result['mean_iou_interval'])}   image F1 {result['f1']:.3f}")
+    show(f"mean IoU {result['mean_iou']:.3f} {_between(result['mean_iou_interval'])}   image F1 {result['f1']:.3f}")
     if result["false_rejects"] is not None:
         _print_rates("false rejects", [result["false_rejects"]])
     _print_latency(result)
@@ -150,7 +150,7 @@ def _print_segmenter(result: dict[str, Any]) -> tuple[str, ...]:
 def _print_others(result: dict[str, Any]) -> tuple[str, ...]:
     for name, value in result.items():
         if isinstance(value, (int, float)) and name != "frames":
-            print(f"{name} {_cell(value)}")
+            show(f"{name} {_cell(value)}")
     return ()
 
 
@@ -164,11 +164,11 @@ PRINTERS = {
 
 
 def _print_rates(title: str, rates: list[dict[str, Any]]) -> None:
-    print(f"{title}:")
+    show(f"{title}:")
     for each in rates:
         percent = {key: each["interval"][key] * 100 for key in ("low", "high")}
         interval = f"[{percent['low']:.2f}, {percent['high']:.2f}]"
-        print(f"  {each['source']}: {each['rejected']} of {each['parts']}, {each['rate'] * 100:.2f} % {interval}")
+        show(f"  {each['source']}: {each['rejected']} of {each['parts']}, {each['rate'] * 100:.2f} % {interval}")
 
 
 def _between(interval: dict[str, Any]) -> str:

@@ -8,8 +8,8 @@ import time
 from typing import TYPE_CHECKING
 
 from lineside.commands import fleet_recipe, fleet_results, fleet_rollout, fleet_simulate
-from lineside.commands.live import add_watch, draw
-from lineside.commands.output import add_json, print_json, say
+from lineside.commands.live import add_row, add_watch, draw
+from lineside.commands.output import add_json, print_json, say, show
 from lineside.commands.places import add_hub
 from lineside.extras import needs
 
@@ -96,15 +96,15 @@ def _table(devices: list[DeviceSummary]) -> RenderableType:
         group = f"{device.group} (says {device.said_group})" if device.said_group else device.group
         up = "yes" if device.up else "no"
         runs, config = device.installed or "-", _config(device)
-        table.add_row(device.name, group, up, state, runs, config, _agent(device), str(device.results))
+        add_row(table, device.name, group, up, state, runs, config, _agent(device), str(device.results))
         if device.error:
-            table.add_row("", "", "", "", device.error)
+            add_row(table, "", "", "", "", device.error)
         for alarm in device.drift:
-            table.add_row("", "", "", "drift", alarm)
+            add_row(table, "", "", "", "drift", alarm)
         if device.configuration_error:
-            table.add_row("", "", "", "", "", device.configuration_error)
+            add_row(table, "", "", "", "", "", device.configuration_error)
         if device.agent_error:
-            table.add_row("", "", "", "", "", "", device.agent_error)
+            add_row(table, "", "", "", "", "", "", device.agent_error)
     return table
 
 
@@ -149,7 +149,7 @@ def run_show(options: argparse.Namespace) -> int:
         "results": str(about.results),
     }
     for name, value in lines.items():
-        print(f"{name:<15}{value or '-'}")
+        show(f"{name:<15}{value or '-'}")
     return 0
 
 
@@ -178,7 +178,7 @@ def run_logs(options: argparse.Namespace) -> int:
     seen = 0
     while True:
         for seen, event in entries:  # noqa: B007 - the last one's number
-            print(_line(event), flush=True)
+            show(_line(event), flush=True)
         if not options.follow:
             return 0
         time.sleep(FOLLOW_S)

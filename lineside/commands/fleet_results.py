@@ -7,7 +7,7 @@ import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lineside.commands.output import add_json, print_json, say
+from lineside.commands.output import add_json, print_json, say, show
 from lineside.extras import needs
 from lineside_runtime.errors import InputError
 
@@ -93,12 +93,12 @@ def _export(options: argparse.Namespace, config: HubConfig, query: Query) -> int
 
 
 def _print(found: list[dict[str, Any]], query: Query) -> None:
-    print(f"{'captured (UTC)':<25}{'device':<20}{'part':<24}{'verdict':<9}{'bundle':<28}{'frame':<10}detections")
+    show(f"{'captured (UTC)':<25}{'device':<20}{'part':<24}{'verdict':<9}{'bundle':<28}{'frame':<10}detections")
     for row in found:
         at = datetime.datetime.fromtimestamp(row["captured_at_ns"] / 1e9, datetime.timezone.utc)
         when = at.replace(tzinfo=None).isoformat(" ", "milliseconds")
         said = row["error"] or row["detections"]
         judged = f"{row['part_id']:<24}{row['verdict']:<9}{row['bundle']:<28}{row['frame'][:8] or '-':<10}"
-        print(f"{when:<25}{row['device']:<20}{judged}{said}")
+        show(f"{when:<25}{row['device']:<20}{judged}{said}")
     if len(found) == query.limit:
         say(f"the newest {query.limit}; --limit gives more, --out FILE all")

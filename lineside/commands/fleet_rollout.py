@@ -6,7 +6,7 @@ import argparse
 import datetime
 from typing import TYPE_CHECKING, Any
 
-from lineside.commands.live import add_watch, draw
+from lineside.commands.live import add_row, add_watch, draw
 from lineside.commands.output import add_json, print_json, say
 from lineside.commands.places import add_hub
 from lineside.extras import needs
@@ -67,9 +67,9 @@ def _picture(rollouts: list[RolloutSummary], *, one: bool) -> tuple[RenderableTy
     for name in ("rollout", "what", "state", "phase", "healthy", "failed", "working", "away", "since"):
         table.add_column(name, justify="right" if name in ("healthy", "failed", "working", "away") else "left")
     for summary in rollouts:
-        table.add_row(*_cells(summary))
+        add_row(table, *_cells(summary))
         if summary.rollout.reason:
-            table.add_row("", summary.rollout.reason)
+            add_row(table, "", summary.rollout.reason)
     return table, one and not rollouts[0].rollout.unfinished
 
 

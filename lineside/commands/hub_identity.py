@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from lineside.commands.output import say
+from lineside.commands.output import say, show
 from lineside.commands.passphrases import add_passphrase, passphrase
 from lineside.extras import needs
 
@@ -86,7 +86,7 @@ def run_sign(options: argparse.Namespace) -> int:
     folder = options.hub / IDENTITY_NAME
     if not options.device:
         for name in waiting(folder):
-            print(name)
+            show(name)
         return 0
     authority = Authority.open(folder, passphrase=passphrase(options))
     code = 0

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lineside.commands.output import add_json, print_json, say
+from lineside.commands.output import add_json, print_json, say, show
 from lineside.commands.passphrases import add_passphrase, passphrase
 from lineside.commands.places import add_hub
 from lineside.extras import needs
@@ -129,12 +129,12 @@ def run_status(options: argparse.Namespace) -> int:
     if options.json:
         print_json(status)
     else:
-        print(
+        show(
             f"{status.devices_up} of {status.devices} devices connected, {status.results} results, epoch {status.epoch}"
         )
         _print_roles(status.roles)
         for warning in status.warnings:
-            print(f"! {warning}")
+            show(f"! {warning}")
     return 1 if status.warnings else 0
 
 
@@ -151,12 +151,12 @@ def run_ls(options: argparse.Namespace) -> int:
 
 
 def _print_roles(roles: Any) -> None:
-    print(f"{'role':<16}{'expires in':>12}  {'renewed by':<12}{'keys':<8}{'here':<6}ids")
+    show(f"{'role':<16}{'expires in':>12}  {'renewed by':<12}{'keys':<8}{'here':<6}ids")
     for role in roles:
         needed = f"{role.threshold}/{len(role.keys)}"
         ids = " ".join(keyid[:12] for keyid in role.keys)
         days = f"{role.days_left:.1f} days"
-        print(f"{role.role:<16}{days:>12}  {role.renewed_by:<12}{needed:<8}{role.at_hand:<6}{ids}")
+        show(f"{role.role:<16}{days:>12}  {role.renewed_by:<12}{needed:<8}{role.at_hand:<6}{ids}")
 
 
 def run_rotate(options: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from lineside.commands.output import add_json, print_json, say
+from lineside.commands.output import add_json, print_json, say, show
 from lineside.commands.passphrases import add_passphrase, passphrase
 from lineside.commands.places import add_hub
 from lineside.extras import needs
@@ -117,7 +117,7 @@ def run_prune(options: argparse.Namespace) -> int:
         print_json({"removed": options.yes, "found": found})
         return 0
     for target in found.targets:
-        print(target)
+        show(target)
     verb = "removed" if options.yes else "would go, with --yes"
     say(f"{len(found.targets)} targets, {found.chunks} chunks, {len(found.metadata)} metadata files {verb}")
     return 0

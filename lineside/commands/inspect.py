@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lineside.commands.output import add_json, print_json, say
+from lineside.commands.output import add_json, print_json, say, show
 from lineside.commands.places import bundle_place
 from lineside_runtime.errors import ConfigError, LinesideError
 
@@ -107,7 +107,7 @@ class _Teller:
             print_json(one)
         else:
             found = ", ".join(f"{each.type} {each.score:.2f}" for each in one.detections or one.doubtful)
-            print(f"{WORDS[one.verdict]}  {one.source} {_number(one)} {found}".rstrip(), flush=True)
+            show(f"{WORDS[one.verdict]}  {one.source} {_number(one)} {found}".rstrip(), flush=True)
         self._step()
 
     def unreadable(self, name: str, why: LinesideError | str) -> None:

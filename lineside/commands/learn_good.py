@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from lineside.commands.output import add_json, print_json, say
+from lineside.commands.output import add_json, print_json, say, show
 from lineside_models.anomaly.learning import BANK_BYTES, FRAMES_MIN, QUANTILE
 
 
@@ -83,9 +83,9 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"bundle": bundle.path, "digest": bundle.digest, **report})
         return 0
-    print(f"{bundle.manifest.identity}: {learnt.frames} frames, {sum(learnt.seconds.values()):.1f} s")
-    print(f"bank {learnt.bank_bytes} bytes, bundle {bundle.manifest.size_bytes} bytes")
+    show(f"{bundle.manifest.identity}: {learnt.frames} frames, {sum(learnt.seconds.values()):.1f} s")
+    show(f"bank {learnt.bank_bytes} bytes, bundle {bundle.manifest.size_bytes} bytes")
     above = report["left_out_above_bar"]
-    print(f"{above} of {learnt.frames} frames lay above the bar when each was left out")
-    print(bundle.path)
+    show(f"{above} of {learnt.frames} frames lay above the bar when each was left out")
+    show(bundle.path)
     return 0

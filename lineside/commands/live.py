@@ -8,10 +8,12 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from lineside.commands.output import printable
 from lineside.extras import needs
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.table import Table
 
 REDRAW_S = 1.0
 WIDE = 240
@@ -45,3 +47,10 @@ def draw(look: Callable[[], tuple[RenderableType, bool]], *, watch: bool) -> Non
             time.sleep(REDRAW_S)
             picture, done = look()
             live.update(picture, refresh=True)
+
+
+def add_row(table: Table, *cells: str) -> None:
+    """Adds a row of plain text: what devices say is neither markup nor an escape sequence."""
+    from rich.text import Text
+
+    table.add_row(*(Text(printable(cell)) for cell in cells))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from lineside.commands.output import add_json, print_json, say
+from lineside.commands.output import add_json, print_json, say, show
 from lineside.commands.passphrases import add_passphrase, passphrase
 from lineside.commands.places import bundle_place
 from lineside_runtime.errors import InputError
@@ -163,18 +163,18 @@ def _print(result: OptimizeResult) -> None:
     figures = {"float": result.float_figures, result.bundle.manifest.variants[0].precision: result.int8_figures}
     for name, values in figures.items():
         if values is not None:
-            print(f"{name:<6} {_line(msgspec.to_builtins(values))}")
+            show(f"{name:<6} {_line(msgspec.to_builtins(values))}")
     metric = result.report.metric
     if metric is not None:
-        print(
+        show(
             f"{metric.name} {metric.before:.4f} → {metric.after:.4f}, {metric.confidence:.0%} interval of the drop "
             f"{metric.low:+.4f} to {metric.high:+.4f} on {result.report.accuracy_on or f'{metric.frames} frames'}"
         )
     for one in result.report.variants:
-        print(f"{'kept' if one.kept else 'left out':<9} {one.name}: {one.why}")
+        show(f"{'kept' if one.kept else 'left out':<9} {one.name}: {one.why}")
     for note in result.report.notes:
-        print(f"note      {note}")
-    print(f"wrote {result.bundle.path}")
+        show(f"note      {note}")
+    show(f"wrote {result.bundle.path}")
 
 
 def _line(values: dict[str, Any]) -> str:

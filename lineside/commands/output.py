@@ -28,5 +28,19 @@ def _as_text(value: Any) -> str:
 
 
 def say(text: str = "") -> None:
-    """Prints a line for people, on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """Prints lines for people, on stderr; as `show`."""
+    print(printable(text), file=sys.stderr, flush=True)
+
+
+def show(text: object = "", *, flush: bool = False) -> None:
+    """Prints lines for people, on stdout. Names come from devices and files: what could steer a terminal is escaped."""
+    print(printable(str(text)), flush=flush)
+
+
+def printable(text: str) -> str:
+    """Returns a text whose control and formatting characters, but for newline and tab, are written as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() or char in "\n\t\xa0" else char.encode("unicode_escape").decode() for char in text
+    )

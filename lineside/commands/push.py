@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from lineside.commands.output import add_json, print_json
+from lineside.commands.output import add_json, print_json, show
 from lineside.commands.passphrases import add_passphrase, passphrase
 from lineside.commands.places import add_hub, bundle_place
 from lineside.extras import needs
@@ -95,8 +95,8 @@ def run(options: argparse.Namespace) -> int:
         print_json(result)
     else:
         first = f"{', '.join(result.devices)} first, then " if result.devices else ""
-        print(f"{result.ref.identity} is what {first}{options.group} should run now (generation {result.gen})")
-        print(f"watch it: lineside fleet rollout show {result.rollout} --hub {options.hub} --watch")
+        show(f"{result.ref.identity} is what {first}{options.group} should run now (generation {result.gen})")
+        show(f"watch it: lineside fleet rollout show {result.rollout} --hub {options.hub} --watch")
     return 0
 
 
@@ -123,8 +123,8 @@ def _run_config(options: argparse.Namespace) -> int:
         print_json(result)
     else:
         first = f"{', '.join(result.devices)} first, then " if result.devices else ""
-        print(f"{result.ref.target} is what {first}{options.group} should follow now (generation {result.gen})")
-        print(f"watch it: lineside fleet rollout show {result.rollout} --hub {options.hub} --watch")
+        show(f"{result.ref.target} is what {first}{options.group} should follow now (generation {result.gen})")
+        show(f"watch it: lineside fleet rollout show {result.rollout} --hub {options.hub} --watch")
     return 0
 
 

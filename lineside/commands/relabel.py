@@ -7,7 +7,7 @@ import getpass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lineside.commands.output import add_json, print_json, say
+from lineside.commands.output import add_json, print_json, say, show
 from lineside.commands.places import bundle_place
 from lineside.extras import needs
 
@@ -172,20 +172,20 @@ def run_import(options: argparse.Namespace) -> int:
 
 def _print(done: Imported) -> None:
     folds = ", ".join(f"{count} in {fold}" for fold, count in done.folds.items())
-    print(f"{done.dataset}: {folds}")
-    print(f"{done.images} images: {done.new} new, {done.corrected} corrected again, {done.unchanged} as before")
+    show(f"{done.dataset}: {folds}")
+    show(f"{done.images} images: {done.new} new, {done.corrected} corrected again, {done.unchanged} as before")
     if done.left_out:
-        print(f"{done.left_out} exported images are not in the file and count as not looked at")
+        show(f"{done.left_out} exported images are not in the file and count as not looked at")
     if done.repeated_boxes:
-        print(f"{done.repeated_boxes} boxes were there twice")
+        show(f"{done.repeated_boxes} boxes were there twice")
     _print_changes(done.boxes, done.confusion)
 
 
 def _print_changes(boxes: dict[str, int], confusion: dict[str, dict[str, int]]) -> None:
-    print("boxes: " + ", ".join(f"{count} {kind}" for kind, count in boxes.items()))
+    show("boxes: " + ", ".join(f"{count} {kind}" for kind, count in boxes.items()))
     for model, persons in confusion.items():
         said = ", ".join(f"{person} {count}" for person, count in persons.items())
-        print(f"  the model said {model:<18} people say {said}")
+        show(f"  the model said {model:<18} people say {said}")
 
 
 def run_report(options: argparse.Namespace) -> int:
@@ -196,12 +196,12 @@ def run_report(options: argparse.Namespace) -> int:
     if options.json:
         print_json(done)
         return 0
-    print(
+    show(
         f"{done.dataset}: {done.images} images, {done.good} of them without a box; model and people agree on "
         f"{done.agreed:.0%}"
     )
     for name, counts in (("fold", done.folds), ("by", done.people), ("bundle", done.bundles)):
-        print(f"{name}: " + ", ".join(f"{count} {key or '-'}" for key, count in counts.items()))
+        show(f"{name}: " + ", ".join(f"{count} {key or '-'}" for key, count in counts.items()))
     _print_changes(done.boxes, done.confusion)
     return 0
 

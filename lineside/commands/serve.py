@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from lineside import __version__
-from lineside.commands.output import add_json, print_json
+from lineside.commands.output import add_json, print_json, show
 from lineside.commands.places import bundle_place
 from lineside.extras import needs
 from lineside_runtime.cache.config import CacheConfig
@@ -126,7 +126,7 @@ def run(options: argparse.Namespace) -> int:
         if options.json:
             print_json({"http": running.http, "grpc": running.grpc, "models": models})
         else:
-            print(f"serving {', '.join(models)} at {running.http}/v2 and grpc://{running.grpc}", flush=True)
+            show(f"serving {', '.join(models)} at {running.http}/v2 and grpc://{running.grpc}", flush=True)
 
     binding = Binding(
         host=options.host,

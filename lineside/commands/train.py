@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from lineside.commands.output import print_json, say
+from lineside.commands.output import print_json, say, show
 from lineside.commands.places import bundle_place
 from lineside.commands.train_then import add_then, check_then, go_on, with_then
 from lineside.commands.train_together import add_together, cluster_of, learn_together
@@ -120,8 +120,8 @@ def _train_detector(options: argparse.Namespace) -> int:
         print_json(with_then(result, then))
     else:
         figures = ", ".join(f"{name} {value:.3f}" for name, value in result.held_map50.items())
-        print(f"mAP@0.5 on what was kept aside: {figures}")
-        print(f"wrote {config.out}: best.pt, float.onnx, training.json, curves.html, config.toml")
+        show(f"mAP@0.5 on what was kept aside: {figures}")
+        show(f"wrote {config.out}: best.pt, float.onnx, training.json, curves.html, config.toml")
     return 0
 
 
@@ -139,8 +139,8 @@ def _train_classifier(options: argparse.Namespace) -> int:
     if options.json:
         print_json(with_then(result, then))
     else:
-        print(f"top-1 on the {len(result.labels)} classes kept aside: {result.held_top1:.3f}")
-        print(f"wrote {config.out}: best.pt, float.onnx, training.json, curves.html, config.toml")
+        show(f"top-1 on the {len(result.labels)} classes kept aside: {result.held_top1:.3f}")
+        show(f"wrote {config.out}: best.pt, float.onnx, training.json, curves.html, config.toml")
     return 0
 
 
@@ -159,6 +159,6 @@ def _train_segmenter(options: argparse.Namespace) -> int:
         print_json(with_then(result, then))
     else:
         by_type = ", ".join(f"{name} {value:.3f}" for name, value in result.held_iou.items())
-        print(f"mean IoU on what was kept aside: {result.held_mean_iou:.3f} ({by_type})")
-        print(f"wrote {config.out}: best.pt, float.onnx, training.json, curves.html, config.toml")
+        show(f"mean IoU on what was kept aside: {result.held_mean_iou:.3f} ({by_type})")
+        show(f"wrote {config.out}: best.pt, float.onnx, training.json, curves.html, config.toml")
     return 0

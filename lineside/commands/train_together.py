@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from lineside.commands.output import print_json
+from lineside.commands.output import print_json, show
 from lineside.commands.train_then import go_on
 from lineside.commands.training import reporter
 from lineside.extras import needs
@@ -95,7 +95,7 @@ def learn_together(kind: str, settings: Settings, cluster: ClusterConfig, option
         print_json({**summary(found), **then})
     else:
         _print(found)
-        print(f"wrote {settings.out}: best.pt, float.onnx, training.json, report.html, curves.html, config.toml")
+        show(f"wrote {settings.out}: best.pt, float.onnx, training.json, report.html, curves.html, config.toml")
     return 0
 
 
@@ -113,11 +113,11 @@ def _print(found: ClusterResult) -> None:
     cost = found.cost
     for name, value in found.result.items():
         if name.startswith("held_"):
-            print(f"{name.removeprefix('held_')} on what was kept aside: {value}")
-    print(
+            show(f"{name.removeprefix('held_')} on what was kept aside: {value}")
+    show(
         f"{cost.workers} workers, {cost.layout}, gradients as {cost.scheme}: {cost.samples_per_second:.1f} samples/s, "
         f"{cost.bytes_per_step / 1e6:.2f} MB sent a step and worker, {cost.communication_share:.1%} of a step waiting"
     )
-    print(f"why {cost.scheme}: {cost.scheme_why}")
+    show(f"why {cost.scheme}: {cost.scheme_why}")
     if cost.restarts:
-        print(f"begun again from a checkpoint: {cost.restarts} times")
+        show(f"begun again from a checkpoint: {cost.restarts} times")

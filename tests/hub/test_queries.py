@@ -100,3 +100,20 @@ def test_a_part_is_found_by_an_index(config: HubConfig) -> None:
     plan = " ".join(str(tuple(row)) for row in database.connection.execute(f"EXPLAIN QUERY PLAN {text}", parameters))
     database.close()
     assert "results_by_part" in plan
+
+
+def test_part_ids_that_look_like_formulas_are_text_in_csv(config: HubConfig, tmp_path: Path) -> None:
+    formulas = ("=cmd|'/C calc'!A0", "+1", "-1", "@SUM(1+1)", "\t=1")
+    rows = tuple(
+        ResultRow(seq=seq, part_id=part_id, captured_at_ns=seq, verdict="pass")
+        for seq, part_id in enumerate(formulas, 1)
+    )
+    database = Database.open(Path(config.folder))
+    with database.transaction():
+        ResultsSink(database).write([read_batch("cam-03", encode(Results(epoch="e", rows=rows)))])
+    database.close()
+    export(config, Query(device="cam-03"), tmp_path / "x.csv")
+    with (tmp_path / "x.csv").open(newline="") as file:
+        assert [row["part_id"] for row in csv.DictReader(file)] == [f"'{formula}" for formula in formulas]
+    export(config, Query(device="cam-03"), tmp_path / "x.parquet")
+    assert pq.read_table(tmp_path / "x.parquet")["part_id"].to_pylist() == list(formulas)

@@ -179,3 +179,19 @@ def test_every_action_explains_itself(command: str, capsys: pytest.CaptureFixtur
         main(["fleet", *command.split(), "--help"])
     assert ended.value.code == 0
     assert f"usage: lineside fleet {command}" in capsys.readouterr().out
+
+
+def test_text_of_a_hostile_device_steers_no_terminal(hub: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hostile = "\x1b[2J\x1b]0;owned\x07\x9b31m\u202e[red]x"
+    database = Database.open(hub)
+    with database.transaction():
+        Fleet(database).write_up(Up(device="cam-1", up=True, boot_id=hostile, group=hostile, board=hostile))
+        problem = Problem(code=5001, error="Error", message=hostile)
+        Fleet(database).write_reported(Reported(device="cam-1", state="failed", error=problem, recipe=hostile))
+        row = ResultRow(seq=2, part_id=hostile, captured_at_ns=10**18, verdict="fault", error=hostile, source=hostile)
+        ResultsSink(database).write([read_batch("cam-1", encode(Results(epoch="e", rows=(row,))))])
+    database.close()
+    for words in (("ls",), ("show", "cam-1"), ("logs", "cam-1"), ("results", "--device", "cam-1")):
+        shown = told(capsys, *words, "--hub", str(hub))
+        assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(shown), words
+        assert "\\x1b[2J" in shown and "[red]" in shown, words
