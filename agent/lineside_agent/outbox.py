@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 
 from lineside_agent.store import Store
-from lineside_link.messages import Results, ResultsAck, decode, encode
+from lineside_link.messages import MESSAGE_MAX_BYTES, Results, ResultsAck, decode, encode
 from lineside_runtime.errors import DatabaseError
 
 log = logging.getLogger("lineside.outbox")
@@ -116,7 +116,12 @@ class Outbox:
         through = rows[-1].seq if rows else min(last, self._sent + room)
         if through <= self._sent or epoch != self._store.epoch:
             return False
-        if not self._publish(encode(Results(epoch=epoch, rows=tuple(rows), after=self._sent, through=through))):
+        message = encode(Results(epoch=epoch, rows=tuple(rows), after=self._sent, through=through))
+        while len(message) > MESSAGE_MAX_BYTES and len(rows) > 1:
+            rows = rows[: len(rows) // 2]
+            through = rows[-1].seq
+            message = encode(Results(epoch=epoch, rows=tuple(rows), after=self._sent, through=through))
+        if not self._publish(message):
             return False
         if self._sent == watermark:
             self._moved_at_s = time.monotonic()

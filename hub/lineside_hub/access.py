@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from lineside_hub.identity import HUB_NAME, Credentials
+from lineside_link.messages import MESSAGE_MAX_BYTES
 from lineside_link.topics import Topics, check_name
 
 Way = Literal["read", "write", "readwrite", "none"]
@@ -221,5 +222,6 @@ def mosquitto_configuration(
         "persistence false",
         "set_tcp_nodelay true",
         "max_queued_messages 2000",
+        f"message_size_limit {MESSAGE_MAX_BYTES}",
     ]
     return "\n".join(lines) + "\n"

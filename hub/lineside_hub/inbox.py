@@ -26,7 +26,7 @@ from lineside_hub.relabel.operators import OperatorMarks
 from lineside_hub.relabel.reviews import Reviews
 from lineside_hub.results import Batch, ResultsSink, Sink, read_batch
 from lineside_hub.secure import IDENTITY_NAME
-from lineside_link.messages import Reported, ResultsAck, Up
+from lineside_link.messages import MESSAGE_MAX_BYTES, Reported, ResultsAck, Up
 from lineside_runtime.errors import BadInputFormatError, StoreError
 
 _log = logging.getLogger("lineside.hub.inbox")
@@ -35,6 +35,7 @@ Kind = Literal["results", "up", "reported"]
 Item = tuple[Kind, str, bytes]
 
 WAITING_MAX = 2000
+WAITING_MAX_BYTES = 64 << 20
 """Messages that may wait. A device has a bounded window of unacknowledged rows, so this is a wall, not a buffer."""
 
 GROUP_MAX = 100
@@ -57,7 +58,7 @@ class Inbox:
 
     Attributes:
         counters: ``messages``, ``rows``, ``malformed``, ``dropped``, ``write_errors``, ``repeats``, ``conflicts``,
-            ``held_back``.
+            ``too_large``, ``held_back``.
     """
 
     def __init__(self, folder: Path, acknowledge: Callable[[str, ResultsAck], None], *, postgres_url: str = "") -> None:
@@ -66,6 +67,7 @@ class Inbox:
         self._postgres_url = postgres_url
         self._acknowledge = acknowledge
         self._waiting: queue.Queue[Item | None] = queue.Queue(WAITING_MAX)
+        self._room = _ByteBudget(WAITING_MAX_BYTES)
         self._thread = threading.Thread(target=self._run, name="hub-writer", daemon=True)
 
     def start(self) -> None:
@@ -78,13 +80,29 @@ class Inbox:
         Returns:
             Whether there was room; if not, it is dropped, counted and logged, and its device sends it again.
         """
+        if len(payload) > MESSAGE_MAX_BYTES:
+            self.counters["too_large"] += 1
+            _log.warning("a message (%s) of %s was dropped: %d bytes", kind, device, len(payload))
+            return False
+        if not self._room.acquire(len(payload), timeout_s=1.0):
+            return self._drop(kind, device)
         try:
             self._waiting.put((kind, device, payload), timeout=1.0)
         except queue.Full:
-            self.counters["dropped"] += 1
-            _log.warning("a message (%s) of %s was dropped: %d wait for the disk", kind, device, WAITING_MAX)
-            return False
+            self._room.release(len(payload))
+            return self._drop(kind, device)
         return True
+
+    def _drop(self, kind: Kind, device: str) -> bool:
+        self.counters["dropped"] += 1
+        _log.warning(
+            "a message (%s) of %s was dropped: %d bytes in %d messages wait for the disk",
+            kind,
+            device,
+            self._room.held,
+            self._waiting.qsize(),
+        )
+        return False
 
     def close(self, *, timeout_s: float = 10.0) -> None:
         """Writes what waits and ends the thread."""
@@ -139,6 +157,7 @@ class Inbox:
         item = self._waiting.get()
         while item is not None:
             group.append(item)
+            self._room.release(len(item[2]))
             if len(group) == GROUP_MAX or self._waiting.empty():
                 return group, True
             item = self._waiting.get()
@@ -159,6 +178,29 @@ class Inbox:
         self.counters["held_back"] += behind
         for device, ack in acks.items():
             self._acknowledge(device, msgspec.structs.replace(ack, window=WINDOW_BEHIND) if behind else ack)
+
+
+class _ByteBudget:
+    """Bounds the bytes that wait; from any thread."""
+
+    def __init__(self, most: int) -> None:
+        self.held = 0
+        self._most = most
+        self._changed = threading.Condition()
+
+    def acquire(self, count: int, *, timeout_s: float) -> bool:
+        """Takes a share, waiting a while for room; returns whether there was room."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self.held + count <= self._most, timeout_s):
+                return False
+            self.held += count
+            return True
+
+    def release(self, count: int) -> None:
+        """Gives a share back."""
+        with self._changed:
+            self.held -= count
+            self._changed.notify_all()
 
 
 _Message = Batch | Up | Reported | Event

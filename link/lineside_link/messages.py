@@ -754,6 +754,9 @@ def decode(data: bytes | bytearray, kind: type[M]) -> M:
     return message
 
 
+MESSAGE_MAX_BYTES = 1 << 20
+"""The largest payload that a device sends and the hub takes; the generated broker configuration refuses more."""
+
 DESIRED_FIELD = "x-lineside-desired-sha256"
 """Field of a carried medium's TUF timestamp: sha256 of the `Desired` that lies beside it."""
 

@@ -11,7 +11,7 @@ import pytest
 from lineside_agent import outbox as module
 from lineside_agent.outbox import BATCH_ROWS, WINDOW_ROWS, Outbox
 from lineside_agent.store import Store
-from lineside_link.messages import ResultRow, Results, ResultsAck, decode, encode
+from lineside_link.messages import MESSAGE_MAX_BYTES, ResultRow, Results, ResultsAck, decode, encode
 from lineside_runtime.errors import BadInputFormatError
 from tests.peers.waiting import wait_for
 
@@ -161,3 +161,17 @@ def test_repeats_to_a_silent_hub_come_ever_more_rarely(bench: Bench, monkeypatch
     bench.ack(1)
     bench.fill(1)
     wait_for(lambda: bench.hub.seqs[-1] == 2)
+
+
+def test_rows_with_much_in_them_go_in_messages_that_the_broker_takes(bench: Bench) -> None:
+    detections = (("scratch", 0.123456, 1000.123, 1000.123, 1000.123, 1000.123),) * 1000
+    for sequence in range(60):
+        row = ResultRow(seq=0, part_id="p", source="c", sequence=sequence, verdict="reject", detections=detections)
+        bench.store.record(row)
+    assert bench.store.flush(60.0)
+    bench.thread.start()
+    wait_for(lambda: len(bench.hub.seqs) == 60, 60.0)
+    assert bench.hub.seqs == list(range(1, 61))
+    sizes = [len(encode(batch)) for batch in bench.hub.batches]
+    assert len(sizes) > 2
+    assert max(sizes) <= MESSAGE_MAX_BYTES

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from lineside_hub.inbox import WAITING_MAX, Inbox
+from lineside_hub.inbox import WAITING_MAX, WAITING_MAX_BYTES, Inbox
 from lineside_hub.push import push
 from lineside_hub.repository import Repository
 from lineside_link.clock import ClockFloor
 from lineside_link.fetch import RepoClient
-from lineside_link.messages import Desired, ResultsAck, decode
+from lineside_link.messages import MESSAGE_MAX_BYTES, Desired, ResultsAck, decode
 from lineside_link.topics import Topics
 from lineside_link.trust import TrustStore
 from lineside_runtime.bundle import Bundle, parse_manifest
@@ -106,3 +106,17 @@ def test_a_flood_is_dropped_by_count_and_never_acknowledged(
     assert acks == []
     assert inbox.counters["malformed"] == WAITING_MAX
     assert caplog.text.count("Results message of cam-01") == 1
+
+
+def test_messages_that_wait_are_bounded_in_bytes_too(repository: Repository, caplog: pytest.LogCaptureFixture) -> None:
+    inbox = Inbox(repository.folder, lambda _device, _ack: None)
+    assert not inbox.offer("results", "cam-01", b"B" * (MESSAGE_MAX_BYTES + 1))
+    assert inbox.counters["too_large"] == 1
+    full = WAITING_MAX_BYTES // MESSAGE_MAX_BYTES
+    assert all(inbox.offer("results", "cam-01", b"B" * MESSAGE_MAX_BYTES) for _ in range(full))
+    assert not inbox.offer("results", "cam-01", b"{}")
+    assert inbox.counters["dropped"] == 1
+    assert f"{WAITING_MAX_BYTES} bytes in {full} messages wait" in caplog.text
+    inbox.start()
+    inbox.close()
+    assert inbox.counters["malformed"] == full, "what waited was read, and made room"

@@ -31,7 +31,7 @@ import msgspec
 from lineside_hub.chunks import Place
 from lineside_hub.config import HubConfig
 from lineside_hub.database import Database, Event
-from lineside_hub.frames.image import check_image
+from lineside_hub.frames.image import check_head, check_image
 from lineside_hub.frames.parts import Parts
 from lineside_hub.frames.place import frame_place, free_bytes
 from lineside_hub.frames.retention import orphans, sweep
@@ -240,12 +240,14 @@ class FrameWorker:
         key, limit = _key(device, piece), self._config.frames.frame_max_bytes
         if not 0 < piece.size <= limit:
             raise FrameError("a frame is too large", expected=f"1 to {limit} bytes", actual=piece.size)
-        if self._rows.record_size(key) is None:
+        size = self._rows.record_size(key)
+        if size is None:
             raise FrameError(f"a frame of no known record: {key.epoch} {key.seq}")
         there = self._rows.digest(key)
         if there is not None and there != piece.sha256:
             raise FrameError("another frame of this record is there", expected=there, actual=piece.sha256)
-        if self._is_whole(piece):
+        if (data := self._whole(piece)) is not None:
+            check_head(data, width=size[0], height=size[1])
             return self._stored(key, piece, repeated=there is not None)
         if (waits := self._reason_to_wait(device)) is not None:
             return self._must_wait(piece, *waits)
@@ -255,9 +257,11 @@ class FrameWorker:
         self._arriving[device] = known
         return self._arrived(device, piece, known) if have == piece.size else self._send(piece, have, again=True)
 
-    def _is_whole(self, piece: FramePiece) -> bool:
+    def _whole(self, piece: FramePiece) -> bytes | None:
+        """Returns the image that is stored under this hash already; ``None`` for none, or a damaged one."""
         data = self._place.read(piece.sha256)
-        return data is not None and len(data) == piece.size and hashlib.sha256(data).hexdigest() == piece.sha256
+        whole = data is not None and len(data) == piece.size and hashlib.sha256(data).hexdigest() == piece.sha256
+        return data if whole else None
 
     def _reason_to_wait(self, device: str) -> tuple[float, StoreError | None] | None:
         if not self._config.frames.take:

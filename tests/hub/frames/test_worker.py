@@ -47,10 +47,14 @@ def png(number: int, *, side: int = SIDE) -> bytes:
     return bytes(cv2.imencode(".png", noise)[1].tobytes())
 
 
-def rows(device_rows: int) -> bytes:
+def png_of(image: np.ndarray) -> bytes:
+    return bytes(cv2.imencode(".png", image)[1].tobytes())
+
+
+def rows(device_rows: int, width: int = SIDE) -> bytes:
     made = tuple(
         ResultRow(
-            seq=seq, part_id=f"p{seq}", captured_at_ns=seq, verdict="reject", bundle="m@1", width=SIDE, height=SIDE
+            seq=seq, part_id=f"p{seq}", captured_at_ns=seq, verdict="reject", bundle="m@1", width=width, height=SIDE
         )
         for seq in range(1, device_rows + 1)
     )
@@ -92,10 +96,10 @@ class Hub:
             answer=lambda device, answer: self.answers.append((device, answer)),
         )
 
-    def record(self, *devices: str, count: int = 5) -> None:
+    def record(self, *devices: str, count: int = 5, width: int = SIDE) -> None:
         for device in devices:
             with self.database.transaction():
-                ResultsSink(self.database).write([read_batch(device, rows(count))])
+                ResultsSink(self.database).write([read_batch(device, rows(count, width))])
 
     def say(self, head: FramePiece, body: bytes = b"", *, device: str = "cam-1") -> FrameAnswer:
         self.worker.take(device, encode_piece(head, body))
@@ -176,6 +180,8 @@ def test_what_is_no_frame_of_a_record_is_refused_with_its_code(hub: Hub) -> None
         "cut short": hub.send(1, good[:-20] + good[-12:]),
         "something behind it": hub.send(1, good + b"<script>"),
         "of another size": hub.send(1, png(1, side=32)),
+        "16 bits": hub.send(1, png_of(np.zeros((SIDE, SIDE, 3), np.uint16))),
+        "with alpha": hub.send(1, png_of(np.zeros((SIDE, SIDE, 4), np.uint8))),
         "a bomb": hub.send(1, good[:16] + b"\x7f\xff\xff\xff" * 2 + good[24:]),
         "empty middle": hub.send(1, b"\x89PNG\r\n\x1a\n" + bytes(4) + b"IHDR" + bytes(40) + good[-12:]),
     }
@@ -196,6 +202,15 @@ def test_what_is_no_frame_of_a_record_is_refused_with_its_code(hub: Hub) -> None
     assert hub.send(1, good).status == "stored", "a good one still comes in"
     other = hub.say(head_of(1, png(2)))
     assert (other.status, other.error.code if other.error else 0) == ("refused", 4030), "a second image of one record"
+
+
+def test_an_image_that_is_there_already_must_be_of_the_records_size_too(hub: Hub) -> None:
+    data = png(1)
+    assert hub.send(2, data).status == "stored"
+    hub.record("cam-3", width=SIDE + 1)
+    answer = hub.say(head_of(1, data), device="cam-3")
+    assert (answer.status, answer.error.code if answer.error else 0) == ("refused", 4030)
+    assert hub.rows.digest(Key("cam-3", "e", 1)) is None
 
 
 @pytest.mark.parametrize(
