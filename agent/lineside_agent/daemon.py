@@ -181,6 +181,8 @@ class Daemon:
                 self._flow.drift.look()
             if self._degradation is not None:
                 self._degradation.look()
+            if self._home is not None:
+                self._home.look()
             self._vitals.look(self._updater.machine)
             if not self._keeping.store.alive:
                 self._defects.append("store")

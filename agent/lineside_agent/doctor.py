@@ -150,6 +150,8 @@ def _link(seen: Look) -> Iterator[Finding]:
     elif seen.status and not seen.status.get("connected"):
         reason = seen.status.get("link_problem") or "it doesn't say why"
         yield _warning(f"{url} answers, and the agent is not connected: {reason}", "Check certificates and the broker.")
+    elif seen.status.get("link_problem"):
+        yield _error(seen.status["link_problem"], "Check the broker's access list: lineside hub acl.")
     if seen.status.get("outbox_pending", 0) > OUTBOX_MANY:
         what = f"{seen.status['outbox_pending']} records wait for the hub"
         yield _warning(what, "They are kept and sent when it answers; see that the hub runs.")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+import math
 import shutil
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -50,10 +52,14 @@ from lineside_link.messages import (
 from lineside_link.topics import Topics
 from lineside_link.trust import TrustStore
 from lineside_runtime import probing, registry
-from lineside_runtime.errors import ConfigError, FetchError, InputNotFoundError
+from lineside_runtime.errors import BrokerError, ConfigError, FetchError, InputNotFoundError, LinesideError
+from lineside_runtime.pauses import Pauses
 from lineside_runtime.probing import EngineReport
 
 log = logging.getLogger("lineside.agent")
+
+ECHO = Pauses(10.0, 300.0)
+"""How long after connecting the device's own birth must have come back, and that again after each reconnection."""
 
 
 class Home:
@@ -101,6 +107,8 @@ class Home:
         self._self_updater: SelfUpdater | None = None
         self._leaving = False
         self._born = False
+        self._deaf = 0
+        self._echo_due_s = math.inf
         self.name_conflicts = 0
         will = (self._topics.up(config.device), encode(Up(device=config.device, up=False, boot_id=boot_id)))
         self._clock = ClockFloor(config.folder / "clock")
@@ -305,6 +313,29 @@ class Home:
             )
             self._publish_reported()
 
+    @property
+    def problem(self) -> LinesideError | None:
+        """Why the hub can't be reached, or can be and does not hear this device; ``None`` if all is well."""
+        return self.client.last_error or (self._deaf_error() if self._deaf and not self._born else None)
+
+    def look(self) -> None:
+        """Connects anew where the broker passes on nothing of this device: its access list may not know it yet.
+
+        MQTT 3.1.1 acknowledges a subscription and a message that the access list denies like any other; but the
+        device's own birth does not come back then.
+        """
+        if self.client.connected and not self._born and not self._leaving and time.monotonic() > self._echo_due_s:
+            self._deaf += 1
+            self._echo_due_s = math.inf
+            log.error("%s", self._deaf_error())
+            self.client.reconnect()
+
+    def _deaf_error(self) -> BrokerError:
+        return BrokerError(
+            f"{self.client.config.url} takes and brings nothing of {self._config.device}",
+            action="Have the broker read its access list (for mosquitto: SIGHUP); the device connects anew by itself.",
+        )
+
     def met_hub(self) -> bool:
         """Asks the hub for its timestamp and returns whether it answered: the way that the next update comes by."""
         if not self.client.connected:
@@ -350,6 +381,7 @@ class Home:
 
     def _connected(self) -> None:
         self._born = False
+        self._echo_due_s = time.monotonic() + ECHO.after(self._deaf + 1)
         self._publish_birth()
         with self._lock:
             self._publish_reported()
@@ -378,7 +410,7 @@ class Home:
             return
         heard = decode(payload, Up)
         if heard.boot_id == self._boot_id and heard.up:
-            self._born = True
+            self._born, self._deaf = True, 0
         elif not heard.up:
             # The last will of a connection that the broker gave up only now; our own goodbye comes back like it.
             if self._born and not self._leaving:

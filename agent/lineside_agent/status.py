@@ -215,7 +215,7 @@ def _link(home: Home | None) -> dict[str, Any]:
         return {"connected": False, "link_problem": None, "resent": 0, "name_conflicts": 0}
     return {
         "connected": home.client.connected,
-        "link_problem": _text(home.client.last_error),
+        "link_problem": _text(home.problem),
         "resent": home.outbox.resent,
         "name_conflicts": home.name_conflicts,
     }

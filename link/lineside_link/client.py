@@ -248,6 +248,13 @@ class LinkClient:
         with self._lock:
             return dict(self._counters)
 
+    def reconnect(self) -> None:
+        """Ends the present connection with a goodbye and connects anew, after the usual pause."""
+        with self._lock:
+            connection = self._connection
+        if connection is not None:
+            connection.disconnect()
+
     def close(self, *, last: tuple[str, bytes] | None = None, timeout_s: float = 3.0) -> None:
         """Ends the connection for good; done twice it changes nothing.
 

@@ -1,0 +1,84 @@
+"""A device whose broker does not know it yet is told so, and hears of everything once the broker does."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lineside_agent import home as module
+from lineside_agent.config import AgentConfig, InspectConfig, SimulatorCamera
+from lineside_agent.home import Home
+from lineside_agent.store import Store
+from lineside_hub.repository import Repository
+from lineside_link.client import LinkClient
+from lineside_link.messages import Desired, encode
+from lineside_link.topics import Topics
+from lineside_runtime.pauses import Pauses
+from tests.peers.brokers import SecureMosquitto
+from tests.peers.waiting import wait_for
+
+pytestmark = pytest.mark.peer
+
+
+@pytest.fixture
+def wishes() -> list[object]:
+    return []
+
+
+@pytest.fixture
+def home(
+    secure_mosquitto: SecureMosquitto, tmp_path: Path, wishes: list[object], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Home]:
+    monkeypatch.setattr(module, "ECHO", Pauses(0.5, 1.0))
+    folder = tmp_path / "device"
+    folder.mkdir()
+    (folder / "root.json").write_bytes(Repository.create(tmp_path / "hub", groups=["line"]).root_bytes())
+    credentials = secure_mosquitto.authority.enroll("cam-1", group="line")  # the broker hears nothing of it
+    config = AgentConfig(
+        device="cam-1",
+        group="line",
+        folder=folder,
+        camera=SimulatorCamera(),
+        inspect=InspectConfig(),
+        root=folder / "root.json",
+        link=secure_mosquitto.config_with(credentials),
+    )
+    store = Store(folder)
+    made = Home(config, "boot-1", store, threading.Event())
+    idle: Any = SimpleNamespace(post=wishes.append, kick=lambda: None, machine=SimpleNamespace(state="idle"))
+    made.start(idle, idle, idle)
+    yield made
+    made.client.close()
+    store.close()
+
+
+def test_device_that_connects_before_the_access_list_knows_it_recovers(
+    secure_mosquitto: SecureMosquitto, home: Home, wishes: list[object]
+) -> None:
+    hub = LinkClient(secure_mosquitto.config(), "lineside-hub")
+    hub.start()
+    assert hub.wait_connected(30.0)
+    hub.publish(Topics("t0").group_desired("line"), encode(Desired(epoch=1, gen=7)), retain=True)
+
+    def deaf() -> bool:
+        home.look()
+        return "takes and brings nothing of cam-1" in str(home.problem)
+
+    try:
+        wait_for(deaf, 60.0, what="the problem")
+        assert wishes == []
+        secure_mosquitto.reload()
+
+        def hears() -> bool:
+            home.look()
+            return bool(wishes)
+
+        wait_for(hears, 60.0, what="the desired state")
+        wait_for(lambda: home.problem is None, 60.0, what="no problem any more")
+    finally:
+        hub.close()
