@@ -87,6 +87,7 @@ class Daemon:
         self._observe = observe
         self._status_path = status_place(config.folder)
         self._boot_id = secrets.token_hex(8)
+        self._leave = threading.Event()
         self._stop = threading.Event()
         self._defects: list[str] = []
         self._threads: list[threading.Thread] = []
@@ -173,7 +174,7 @@ class Daemon:
             self._start("engines", self._home.tell_engines)
             if self._config.time_for_hub:
                 self._start("timing", self._time_for_hub)
-        while not self._stop.wait(STATUS_EVERY_S if not self._config.exit_when_done else 0.1):
+        while not self._leave.wait(STATUS_EVERY_S if not self._config.exit_when_done else 0.1):
             self._write_status()
             self._look_for_sticks()
             self._look_for_marks()
@@ -186,10 +187,13 @@ class Daemon:
             self._vitals.look(self._updater.machine)
             if not self._keeping.store.alive:
                 self._defects.append("store")
-                self._stop.set()
+                self._leave.set()
             if self._config.exit_when_done and self._is_done():
-                self._stop.set()
+                self._leave.set()
         end_metrics()
+        self._notifier.stopping()
+        self._flow.retire()
+        self._stop.set()
         self._end()
         if self._defects:
             return DEFECT
@@ -208,7 +212,7 @@ class Daemon:
 
     def stop(self) -> None:
         """Ends `run`; from any thread, but from no signal handler: it takes a lock that `run` may hold."""
-        self._stop.set()
+        self._leave.set()
 
     # What the agent's own update asks, from its thread.
 
@@ -297,7 +301,7 @@ class Daemon:
         cause = death.exc_value or death.exc_type()
         log.critical("thread %s ended by a defect", name, exc_info=cause)
         self._defects.append(name)
-        self._stop.set()
+        self._leave.set()
 
     def _is_done(self) -> bool:
         """Whether every frame has its record, and every record is where it should be."""
@@ -312,7 +316,6 @@ class Daemon:
     def _end(self) -> None:
         """Stops in the order of the flow, so that what was judged is recorded, and what is recorded is reported."""
         log.info("stopping")
-        self._notifier.stopping()
         self._flow.stop_taking()
         for thread in self._threads:
             thread.join(10.0)

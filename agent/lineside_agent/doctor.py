@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from lineside_agent.config import AgentConfig, read_config
+from lineside_agent.config import AgentConfig, GpioLines, read_config
 from lineside_agent.self_update.guard import HOME, Home, Trial
 from lineside_agent.service.install import installed_files
 from lineside_boards import inventory, profile
@@ -105,6 +105,10 @@ def _running(seen: Look) -> Iterator[Finding]:
 
 def _line(seen: Look) -> Iterator[Finding]:
     status = seen.status
+    for line in seen.config.line_io if seen.config is not None else ():
+        if isinstance(line, GpioLines) and "gate" in line.outputs:
+            what = f"{line.chip}: the gate is energised to reject: without power, wire or agent it lets every part pass"
+            yield _warning(what, "Use the output `gate_pass` and a gate that rejects without a signal.")
     if status.get("camera_problem"):
         yield _error(status["camera_problem"], "Look at the camera, its cable and power; it is opened again by itself.")
     if status.get("recipe_problem"):

@@ -38,6 +38,11 @@ from lineside_link.messages import DegradationReport, DriftReport, ResultRow
 Start = Callable[[str, Callable[[], None]], None]
 """Starts a thread of that name."""
 
+COUNTED_GATE_MS = 10_000.0
+"""How long a planned stop waits for an encoder that counts parts to the gate."""
+
+RETIRE_MARGIN_S = 0.5
+
 
 class Flow:
     """The way of a part through one agent.
@@ -214,6 +219,14 @@ class Flow:
 
     def _record_at_once(self, row: ResultRow, seen: Seen | None) -> bool:
         return self._store.record(row, frames_of(seen, row), wait=False, is_live=True)
+
+    def retire(self) -> None:
+        """Ends a triggering line as planned: `Station.retire`, for as long as the last part needs to the gate."""
+        trigger, gate = self._config.trigger, self._config.gate
+        if self.station is None or trigger is None:
+            return
+        gate_ms = 0.0 if gate is None else (gate.delay_ms or COUNTED_GATE_MS) + gate.pulse_ms
+        self.station.retire((trigger.deadline_ms + gate_ms) / 1000 + RETIRE_MARGIN_S)
 
     def stop_taking(self) -> None:
         """Takes no more parts; the caller has set ``stop``, and waits for the threads."""

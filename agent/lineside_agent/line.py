@@ -11,6 +11,7 @@ from lineside_agent.config import AgentConfig, GateConfig, TriggerConfig
 from lineside_agent.line_io import LineOutput, open_output
 from lineside_agent.line_io.events import NO_BUNDLE
 from lineside_agent.line_io.gate import GateSettings
+from lineside_agent.line_io.gate_queue import GateQueueFile
 from lineside_agent.line_io.handshake import Handshake, Settings
 from lineside_agent.line_io.local import NAME as LOCAL_NAME
 from lineside_agent.line_io.local import LocalPort
@@ -124,6 +125,7 @@ def make_station(
         stop=stop,
         recipe=lambda: recipes.name,
         select=recipes.select,
+        gate_queue=GateQueueFile(config.folder) if config.gate is not None else None,
     )
 
 

@@ -35,6 +35,7 @@ from lineside_agent.line_io.events import (
     Event,
     Judged,
     LineState,
+    Retiring,
     Say,
     SelectRecipe,
     Show,
@@ -42,6 +43,7 @@ from lineside_agent.line_io.events import (
     Tick,
     Triggered,
 )
+from lineside_agent.line_io.gate_queue import GateQueueFile
 from lineside_agent.line_io.handshake import Handshake
 from lineside_agent.triggers import PartFrames, TriggeredFrames
 from lineside_agent.views import Seen, Views, has_picture
@@ -106,6 +108,7 @@ class Station:
         stop: Ends it.
         recipe: Says under which recipe parts are judged; empty without one.
         select: Takes what a line says of the next product.
+        gate_queue: Keeps the parts on their way to the gate over a restart; ``None`` without a gate.
     """
 
     def __init__(
@@ -120,6 +123,7 @@ class Station:
         stop: threading.Event,
         recipe: Callable[[], str] = lambda: "",
         select: Callable[[SelectRecipe], None] = lambda _: None,
+        gate_queue: GateQueueFile | None = None,
     ) -> None:
         self.machine = machine
         self.frames = frames
@@ -130,6 +134,7 @@ class Station:
         self._problem = problem
         self._recipe = recipe
         self._select = select
+        self._gate_queue = gate_queue
         self._stop = stop
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
@@ -139,7 +144,14 @@ class Station:
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def listen(self) -> None:
-        """Begins to read the lines' inputs."""
+        """Begins to read the lines' inputs; parts that were on their way to the gate before a restart still meet it."""
+        if self._gate_queue is not None:
+            kept = self._gate_queue.read()
+            late = self.machine.restore_gate(kept, time.monotonic())
+            if late:
+                log.error("%d parts to be rejected passed the gate while no agent ran: triggers %s", len(late), late)
+            if len(kept) > len(late):
+                log.warning("%d parts are on their way to the gate since before this start", len(kept) - len(late))
         self.post(Availability(self._problem()), time.monotonic())
         for output in self._outputs:
             output.listen(self.post)
@@ -236,15 +248,33 @@ class Station:
             if wait_s > 0 and select.select([self._wake], [], [], wait_s)[0]:
                 os.eventfd_read(self._wake)
 
+    def retire(self, timeout_s: float) -> None:
+        """Takes Ready away, and waits until what is under way is answered and has met the gate.
+
+        Args:
+            timeout_s: At most so long, as for an encoder that has stopped.
+        """
+        self.post(Retiring(), time.monotonic())
+        until_s = time.monotonic() + timeout_s
+        with self._changed:
+            while not self.machine.is_drained and time.monotonic() < until_s and not self._stop.is_set():
+                self._changed.wait(LOOK_S)
+            if left := self.machine.gate_queue:
+                log.error("%d parts have not reached the gate; the next start goes on with them", len(left))
+
     def close(self) -> None:
         """Answers what is under way with reject, takes Ready away and ends the slow lines' threads."""
         self.post(Stopped(), time.monotonic())
         for sender in self._senders.values():
             sender.close()
+        if self._gate_queue is not None:
+            self._gate_queue.close()
 
     # What the machine says; under the lock.
 
     def _do(self, actions: list[Action]) -> None:
+        if self._gate_queue is not None:
+            self._gate_queue.write(self.machine.gate_queue)
         for action in actions:
             match action:
                 case Begin():

@@ -82,6 +82,17 @@ def test_finding_names_what_was_seen_and_what_to_do(level: str, words: str, chan
     assert finding.action
 
 
+def test_gate_that_is_energised_to_reject_is_warned_of() -> None:
+    for output, findings in (("gate", 1), ("gate_pass", 0)):
+        gpio = (
+            f'[trigger]\n[gate]\ndelay_ms = 500\n[[line_io]]\ntype = "gpio"\nchip = "c"\noutputs = {{ {output} = 1 }}\n'
+        )
+        config = parse_config(CONFIG + gpio.encode(), Path("/nowhere"))
+        found = [finding.what for finding in examine(well(config=config))]
+        assert len(found) == findings, found
+        assert all("energised to reject" in what for what in found)
+
+
 def test_worst_comes_first() -> None:
     found = examine(well(free_bytes=0, changed_files=None, certificate_days=-1.0))
     assert [finding.level for finding in found] == ["error", "warning", "note"]

@@ -106,7 +106,11 @@ class ModbusRtuClient(_Client, frozen=True, kw_only=True, tag="modbus-rtu-client
     unit: Unit = 1
 
 
-Level = Literal["ready", "busy", "result_valid", "passed", "rejected", "unsure", "fault", "gate", "challenge"]
+Level = Literal[
+    "ready", "busy", "result_valid", "passed", "rejected", "unsure", "fault", "gate", "gate_pass", "challenge"
+]
+"""``gate`` is on while a part must be rejected (energise to reject), ``gate_pass`` while parts may pass and an agent
+runs (energise to pass): it is off with a broken wire or a dead agent, so that the gate rejects then."""
 
 
 Input = Literal["trigger", "reset", "acknowledge", "challenge"]

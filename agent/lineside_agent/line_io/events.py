@@ -139,6 +139,11 @@ class Tick:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Retiring:
+    """The agent is to end: no further part is judged, those under way are, and the gate fires for each of them."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Stopped:
     """The agent ends."""
 
@@ -176,6 +181,7 @@ Event = (
     | Availability
     | Encoder
     | Tick
+    | Retiring
     | Stopped
     | RecipeRuns
     | RecipeRefused

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+from collections.abc import Iterable
 
 COUNTS = 1 << 32
 """An encoder counts up to here and begins at 0 again."""
@@ -31,8 +32,16 @@ class GateSettings:
     pulse_s: float = 0.05
 
 
-@dataclasses.dataclass(slots=True)
-class _Entry:
+@dataclasses.dataclass(frozen=True, slots=True)
+class GateEntry:
+    """A part on its way to the gate, which is to be rejected there.
+
+    Attributes:
+        number: Of its trigger.
+        due_s: When it reaches the gate, on the clock of the triggers.
+        due_count: At which count of the encoder it does.
+    """
+
     number: int
     due_s: float
     due_count: int
@@ -53,13 +62,38 @@ class Gate:
         self.is_open = False
         self.count: int | None = None
         self._settings = settings
-        self._entries: collections.deque[_Entry] = collections.deque()
+        self._entries: collections.deque[GateEntry] = collections.deque()
         self._open_until_s = 0.0
 
     @property
     def needs_count(self) -> bool:
         """Whether a trigger can't be timed, because the encoder has not been heard of."""
         return self._settings.counts is not None and self.count is None
+
+    @property
+    def queue(self) -> tuple[GateEntry, ...]:
+        """The parts on their way, which a restart must know of."""
+        return tuple(self._entries)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no part is on its way and the gate is closed."""
+        return not self._entries and not self.is_open
+
+    def restore(self, entries: Iterable[GateEntry], now_s: float) -> list[int]:
+        """Takes the parts that were on their way when the process before this one ended.
+
+        Args:
+            entries: Its `queue`.
+            now_s: On the clock of the triggers, which went on meanwhile.
+
+        Returns:
+            The parts that have reached the gate already: a pulse now would meet another part.
+        """
+        in_time = self._settings.delay_s is not None
+        late = [entry.number for entry in entries if in_time and entry.due_s <= now_s]
+        self._entries.extendleft(reversed([entry for entry in entries if entry.number not in late]))
+        return late
 
     def use(self, settings: GateSettings) -> None:
         """Takes another place of the gate, of the same kind, for the parts that follow.
@@ -77,7 +111,7 @@ class Gate:
             at_s: When.
         """
         due_count = ((self.count or 0) + (self._settings.counts or 0)) % COUNTS
-        self._entries.append(_Entry(number, at_s + (self._settings.delay_s or 0.0), due_count))
+        self._entries.append(GateEntry(number, at_s + (self._settings.delay_s or 0.0), due_count))
 
     def let_pass(self, number: int) -> None:
         """Takes a part out: it was passed in time."""
@@ -106,7 +140,7 @@ class Gate:
             times.append(min(entry.due_s for entry in self._entries))
         return min(times, default=None)
 
-    def _is_due(self, entry: _Entry, now_s: float) -> bool:
+    def _is_due(self, entry: GateEntry, now_s: float) -> bool:
         if self._settings.delay_s is not None:
             return now_s >= entry.due_s
         return self.count is not None and (self.count - entry.due_count) % COUNTS < COUNTS // 2

@@ -159,6 +159,7 @@ def levels_of(state: LineState) -> dict[Level, bool]:
         "unsure": state.result_valid and result is not None and result.code is Code.UNSURE,
         "fault": bool(state.fault),
         "gate": state.gate,
+        "gate_pass": not state.gate,
         "challenge": state.challenge,
     }
 

@@ -21,6 +21,7 @@ Invariants, held by ``tests/agent/line_io/test_handshake.py`` for any order of e
   that was passed is a fault, and it begins anew. One of which the verdict was unsure counts as neither.
 - Two edges of one input within the debounce time are one trigger; the second is counted as a bounce.
 - With `acknowledge`, a result stays until the line has taken it, and those behind it wait.
+- A planned stop takes Ready off first; what is under way then is judged, and meets the gate.
 - A recipe that the line asked for and that can't run is a fault; it ends by one that runs, or by the reset.
 """
 
@@ -28,6 +29,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+from collections.abc import Sequence
 
 from lineside_agent.line_io.events import (
     CHANGING_OVER,
@@ -49,6 +51,7 @@ from lineside_agent.line_io.events import (
     RecipeRefused,
     RecipeRuns,
     ResetPressed,
+    Retiring,
     Say,
     Show,
     Stopped,
@@ -56,7 +59,7 @@ from lineside_agent.line_io.events import (
     Triggered,
     part_id_problem,
 )
-from lineside_agent.line_io.gate import Gate, GateSettings
+from lineside_agent.line_io.gate import Gate, GateEntry, GateSettings
 
 RESULTS_MAX = 64
 """Results that may wait to be acknowledged; one more is a fault."""
@@ -156,6 +159,7 @@ class Handshake:
         self._late_in_a_row = 0
         self._edges_s: dict[str, float] = {}
         self._shown: LineState | None = None
+        self._retiring = False
         self._stopped = False
         self._acknowledging = False
         self._recipe = RecipeRuns("", 0)
@@ -187,6 +191,8 @@ class Handshake:
             case Encoder():
                 if self._gate is not None:
                     self._gate.count = event.count % (1 << 32)
+            case Retiring():
+                self._retiring = True
             case Stopped():
                 self._stop()
             case RecipeRuns():
@@ -212,9 +218,23 @@ class Handshake:
         return not self._open
 
     @property
+    def is_drained(self) -> bool:
+        """Whether no part is under way and none is on its way to the gate."""
+        return self.is_idle and (self._gate is None or self._gate.is_idle)
+
+    @property
+    def gate_queue(self) -> tuple[GateEntry, ...]:
+        """The parts on their way to the gate."""
+        return () if self._gate is None else self._gate.queue
+
+    def restore_gate(self, entries: Sequence[GateEntry], now_s: float) -> list[int]:
+        """As `Gate.restore`; without a gate all entries are late."""
+        return [entry.number for entry in entries] if self._gate is None else self._gate.restore(entries, now_s)
+
+    @property
     def ready(self) -> bool:
         """Whether a part may come that will be judged."""
-        able = not self.fault and not self._problem() and not self._stopped
+        able = not self.fault and not self._problem() and not self._retiring and not self._stopped
         return able and not self.challenge_left and self._has_room()
 
     def is_open(self, number: int) -> bool:
@@ -252,7 +272,7 @@ class Handshake:
         return False
 
     def _refuse_or_begin(self, part: _Part, actions: list[Action]) -> None:
-        if self._stopped:
+        if self._stopped or self._retiring:
             part.code, part.reason = Code.STOPPED, "the agent was stopped"
         elif part.event.malformed:
             part.code, part.reason = Code.BAD_TRIGGER, part.event.malformed

@@ -27,19 +27,22 @@ HEAD = 'device = "c"\nfolder = "s"\nbundle = "b"\n[camera]\ntype = "simulator"\n
 
 def test_levels_are_those_of_the_handshake_and_rejected_is_no_mere_absence() -> None:
     answer = Answer(1, "p", "x", 0, Code.REJECT, 0.0, 1.0, 0.5)
-    assert not any(levels_of(LineState()).values())
+    levels = levels_of(LineState())
+    assert levels.pop("gate_pass"), "parts may pass while none must be rejected"
+    assert not any(levels.values())
+    assert not levels_of(LineState(gate=True))["gate_pass"]
     on = {
         name
         for name, level in levels_of(LineState(result_valid=True, fault=Fault.LATE, result=answer)).items()
         if level
     }
-    assert on == {"result_valid", "rejected", "fault"}
+    assert on == {"result_valid", "rejected", "fault", "gate_pass"}
 
 
 def test_an_unsure_part_is_rejected_and_has_a_level_of_its_own() -> None:
     answer = Answer(1, "p", "x", 0, Code.UNSURE, 0.0, 1.0, 0.5)
     levels = levels_of(LineState(result_valid=True, result=answer))
-    assert {name for name, level in levels.items() if level} == {"result_valid", "rejected", "unsure"}
+    assert {name for name, level in levels.items() if level} == {"result_valid", "rejected", "unsure", "gate_pass"}
 
 
 def test_edges_mean_what_their_input_is_for() -> None:

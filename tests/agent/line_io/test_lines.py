@@ -226,6 +226,19 @@ def test_class_of_somebody_elses_is_named_in_the_configuration() -> None:
     assert made.signal(Signal(1, "p", "reject"))
 
 
+def test_sigterm_between_trigger_and_gate_still_opens_the_gate(
+    start_line: StartLine, text: Text, tmp_path: Path
+) -> None:
+    tables = f'[[line_io]]\ntype = "serial"\nport = "{tmp_path / "ttyLINE"}"\n[gate]\ndelay_ms = 6000\npulse_ms = 200\n'
+    agent = start_line(tables)
+    wait_for(lambda: b"S READY 0 0" in text.heard(), 60.0, what="ready")
+    text.say("T A-1\nT A-2\n")
+    wait_for(lambda: b"V 1 REJECT A-2" in text.heard() or b"V 1 FAULT A-2" in text.heard(), what="the verdicts")
+    assert agent.stop() == 0
+    wait_for(lambda: any(line.startswith(b"S WAIT 0 1") for line in text.heard()), what="the gate, open, Ready off")
+    assert text.heard()[-1] == b"S WAIT 0 0"
+
+
 DYING_READER = """
 import threading
 from pathlib import Path
