@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import msgspec
 import pytest
 import tomli_w
 
@@ -22,8 +21,8 @@ from lineside_hub.repository import Repository
 from lineside_link.client import LinkClient, LinkConfig
 from lineside_link.messages import ResultRow, Results, ResultsAck, decode, encode
 from lineside_link.topics import Topics
-from lineside_runtime.bundle import Bundle, Manifest, Postprocess, Preprocess, Variant, write_manifest
-from lineside_runtime.tensors import TensorSpec
+from lineside_runtime.bundle import Bundle
+from tests.worlds.bundles import make_opaque_bundle
 
 SITE = "test"
 GROUP = "line-a"
@@ -248,22 +247,6 @@ def make_bundle(tmp_path: Path) -> BundleMaker:
 
     def make(version: str, *, name: str = "surface", content: bytes = b"model") -> Bundle:
         folder = tmp_path / "bundles" / f"{name}-{version}-{len(list(tmp_path.glob('bundles/*')))}"
-        (folder / "onnx-int8").mkdir(parents=True)
-        (folder / "onnx-int8" / "model.onnx").write_bytes(content)
-        (folder / "labels.json").write_bytes(msgspec.json.encode(["scratch"]))
-        spec = TensorSpec(name="image", shape=(-1, 1, 224, 224), layout="NCHW")
-        variant = Variant(name="onnx-int8", format="onnx", file="onnx-int8/model.onnx", level=1, precision="int8")
-        manifest = Manifest(
-            name=name,
-            version=version,
-            created_at="2026-11-24T00:00:00Z",
-            labels=("scratch",),
-            inputs=(spec,),
-            outputs=(spec,),
-            preprocess=Preprocess(input="image", colour="grey"),
-            postprocess=Postprocess(name="dfl_anchor_free"),
-            variants=(variant,),
-        )
-        return write_manifest(folder, manifest)
+        return make_opaque_bundle(folder, name=name, version=version, model=content)
 
     return make
