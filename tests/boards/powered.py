@@ -40,7 +40,7 @@ HOST_CACHE = arm64.ROOT / ".cache"
 
 
 def base_image() -> Path:
-    """Returns the Debian image that ``--build`` makes, from the same place."""
+    """Returns the Debian image that ``--build`` makes, from the same place; skips the test where none can be built."""
     place = HOST_CACHE / f"lineside/debian-{build.SUITE}-arm64-{build.recipe()}.img"
     if not place.is_file():
         try:
@@ -78,7 +78,6 @@ def prepared(folder: Path, site: Site, line: str) -> Path:
     image = folder / "pi.img"
     if image.exists():
         return image
-    base_image()
     (folder / "line.toml").write_text(line)
     begun = time.monotonic()
     with pytest.MonkeyPatch.context() as patch:

@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 
 from tests.boards import arm64
-from tests.boards.powered import TRIGGERED, EmulatedBoard, prepared, repaired_root
+from tests.boards.powered import TRIGGERED, EmulatedBoard, base_image, prepared, repaired_root
 from tests.boards.site import GROUP, NAME, Site, lineside, say, shipped
 from tests.peers.waiting import wait_for
 
@@ -112,6 +112,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     kept = os.environ.get("LINESIDE_BOARD_FOLDER")
     folder = Path(kept) if kept else tmp_path_factory.mktemp("fleet")
     folder.mkdir(parents=True, exist_ok=True)
+    base_image()
     fleet = Fleet(folder)
     try:
         yield fleet
