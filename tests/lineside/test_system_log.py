@@ -93,5 +93,5 @@ def test_page_without_markers_is_refused() -> None:
 
 
 def test_log_has_no_folders_of_the_machine_and_no_package_index() -> None:
-    line = f"{ROOT}/tests: {tempfile.gettempdir()}/pytest-0 https://user:word@index.example/simple http://127.0.0.1:80/"
+    line = f"\x1b[33m{ROOT}/tests\x1b[0m: {tempfile.gettempdir()}/pytest-0 https://user:word@index.example/simple http://127.0.0.1:80/"
     assert shown(line) == "./tests: TMP/pytest-0 URL http://127.0.0.1:80/"

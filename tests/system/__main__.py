@@ -75,12 +75,21 @@ def check(every: list[str]) -> int:
 
 def run_file(name: str) -> Entry:
     """Runs one test file in a process of its own, its output shown while it is written."""
-    began, began_s, load = datetime.datetime.now(datetime.timezone.utc), time.monotonic(), os.getloadavg()[0]
+    began, began_s, load = datetime.datetime.now(datetime.timezone.utc), time.monotonic(), round(os.getloadavg()[0], 1)
     commit, dirty = _git("rev-parse", "HEAD"), bool(_git("status", "--porcelain", "-uno", "--", ".", *_not_the_log()))
     with tempfile.TemporaryDirectory(prefix="system-") as scratch:
         junit = Path(scratch) / "junit.xml"
         command = [sys.executable, "-m", "pytest", f"tests/system/{name}", "--verbose", "--capture=no", "--color=no"]
-        command += ["--tb=short", "--timeout", str(TIMEOUT_S), "-p", "no:cacheprovider", "--junitxml", str(junit)]
+        command += [
+            "--no-header",
+            "--tb=short",
+            "--timeout",
+            str(TIMEOUT_S),
+            "-p",
+            "no:cacheprovider",
+            "--junitxml",
+            str(junit),
+        ]
         output = []
         with subprocess.Popen(
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"

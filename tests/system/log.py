@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import tempfile
 from pathlib import Path
 from xml.etree import ElementTree
@@ -13,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 LOG = ROOT / "docs/system/log.json"
 PAGE = ROOT / "docs/test-system.md"
 BEGIN, END = "<!-- figures: system-tests -->", "<!-- end figures -->"
-TAIL_LINES = 80
+TAIL_LINES, LINE_CHARACTERS = 80, 300
 
 
 class NotRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,14 +101,16 @@ def _first_line(text: str) -> str:
 
 
 def shown(line: str) -> str:
-    """Returns a line without this machine's folders and without addresses of package indexes."""
-    line = line.replace(str(ROOT), ".").replace(f"{tempfile.gettempdir()}/", "TMP/").replace(str(Path.home()), "~")
+    """Returns a line without colours, this machine's folders, and addresses of package indexes."""
+    line = re.sub(r"\x1b\[[0-9;]*m", "", line)
+    line = line.replace(sys.prefix, ".venv").replace(str(ROOT), ".")
+    line = line.replace(f"{tempfile.gettempdir()}/", "TMP/").replace(str(Path.home()), "~")
     return re.sub(r"https?://(?!127\.0\.0\.1|localhost)[^\s'\")]+", "URL", line)
 
 
 def tail(output: str) -> tuple[str, ...]:
     """Returns the last lines of an output as they may be published."""
-    return tuple(shown(line.rstrip()) for line in output.splitlines()[-TAIL_LINES:])
+    return tuple(shown(line.rstrip())[:LINE_CHARACTERS] for line in output.splitlines()[-TAIL_LINES:])
 
 
 def render(entries: dict[str, Entry], files: list[str]) -> str:
