@@ -5,7 +5,7 @@
 #   make check        format, lint, types, import rules
 #   make bench        benchmarks, JSON under benchmarks/results/
 #   make bench-training  training on several workers: bytes, waiting, prediction, deaths (an hour; root for the wire), accuracy (an hour)
-#   make test-system  whole journeys and faults that take longer than CI has
+#   make test-system  whole journeys and faults that take longer than CI has, one file after the other, logged in docs/system (FILES="test_board test_pnnx")
 #   make soak         the agent at full speed for two hours (SECONDS=7200), memory and file handles watched from outside
 #   make fuzz         coverage-guided fuzzing of every topic's payload, an hour (SECONDS=3600)
 #   make setup        the development environment in .venv
@@ -62,6 +62,7 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.system --check
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
@@ -70,7 +71,7 @@ bench-training: $(VENV)/.dev
 	$(BIN)/python -m benchmarks training
 
 test-system: $(VENV)/.dev peers
-	$(BIN)/python -m pytest tests/system --timeout 1800
+	$(BIN)/python -m tests.system $(FILES)
 
 soak: $(VENV)/.dev peers
 	$(BIN)/python -m benchmarks.soak --seconds $(or $(SECONDS),7200) --out $(SOAK_OUT)

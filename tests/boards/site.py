@@ -16,6 +16,8 @@ from typing import Any
 
 from lineside_hub.identity import enrolled_devices
 from lineside_hub.listing import list_devices
+from lineside_models import zoo
+from lineside_runtime.bundle import open_bundle
 from tests.boards.emulator import HOST
 from tests.peers.brokers import find_mosquitto
 from tests.peers.waiting import free_port, wait_for
@@ -33,6 +35,11 @@ def lineside(*arguments: str | Path) -> str:
     done = subprocess.run([sys.executable, "-m", "lineside", *map(str, arguments)], capture_output=True, text=True)
     assert done.returncode == 0, f"lineside {arguments}\n{done.stdout}\n{done.stderr}"
     return done.stdout
+
+
+def shipped(name: str) -> str:
+    """Returns ``name@version`` of a shipped bundle, as its manifest has it."""
+    return open_bundle(zoo.path(name)).manifest.identity
 
 
 class Site:
@@ -86,6 +93,17 @@ class Site:
         with contextlib.closing(sqlite3.connect(self.folder / "hub.db", timeout=30)) as connection:
             query = "SELECT verdict, error FROM results WHERE device = ? ORDER BY seq"
             return connection.execute(query, (NAME,)).fetchall()
+
+    def states(self, bundle: str, *, since_ns: int) -> dict[str, int]:
+        """Returns the states of the board's update to a bundle, and when the hub received each first.
+
+        Args:
+            bundle: ``name@version``.
+            since_ns: Unix time; earlier reports are not looked at.
+        """
+        with contextlib.closing(sqlite3.connect(self.folder / "hub.db", timeout=30)) as connection:
+            query = "SELECT kind, min(at_ns) FROM events WHERE device = ? AND bundle = ? AND at_ns > ? GROUP BY kind"
+            return dict(connection.execute(query, (NAME, bundle, since_ns)).fetchall())
 
     def wait_until(self, timeout_s: float, *, what: str, **wanted: Any) -> None:
         """Returns when the hub's row of the board has these values; a number may be larger.

@@ -34,7 +34,7 @@ import serial
 
 from lineside_boards.image import initramfs
 from tests.boards import arm64, emulator
-from tests.boards.powered import TRIGGERED, prepared, repaired_root
+from tests.boards.powered import TRIGGERED, base_image, prepared, repaired_root
 from tests.boards.site import NAME, Site, say
 from tests.boards.volatile import VolatileDisk
 from tests.peers.waiting import wait_for
@@ -226,6 +226,7 @@ def line(tmp_path: Path) -> Iterator[tuple[Site, Board]]:
     kept = os.environ.get("LINESIDE_BOARD_FOLDER")
     folder = Path(kept) if kept else tmp_path
     folder.mkdir(parents=True, exist_ok=True)
+    base_image()
     site = Site(folder)
     image = prepared(folder, site, LINE)
     site.start_hub()

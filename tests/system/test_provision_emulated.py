@@ -47,12 +47,12 @@ def delivered_card(folder: Path) -> Path:
 
 @pytest.fixture
 def delivered(tmp_path: Path) -> Iterator[tuple[Site, EmulatedBoard, Path]]:
-    payload = arm64.payload()
+    payload, card = arm64.payload(), delivered_card(tmp_path)
     site = Site(tmp_path)
-    site.start_hub()
-    board = EmulatedBoard(tmp_path, delivered_card(tmp_path), site.port, ssh_port=free_port(), pty=True)
-    board.on()
+    board = EmulatedBoard(tmp_path, card, site.port, ssh_port=free_port(), pty=True)
     try:
+        site.start_hub()
+        board.on()
         yield site, board, payload.path
     finally:
         board.cut()
