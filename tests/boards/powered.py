@@ -16,10 +16,11 @@ from lineside_boards.image.table import find, partitions
 from lineside_runtime.errors import ImageError, MissingProgramError
 from tests.boards import arm64, emulator
 from tests.boards.pins import Pins
-from tests.boards.site import GROUP, NAME, Site, lineside, say
+from tests.boards.site import GROUP, NAME, BoardSite, say
 from tests.boards.volatile import VolatileDisk
 from tests.peers.programs import left_out
 from tests.peers.waiting import wait_for
+from tests.worlds.secure_site import lineside
 
 MEMORY_MIB = 1024
 PATIENCE = "systemd.default_device_timeout_sec=3600 systemd.default_timeout_start_sec=3600"
@@ -67,7 +68,7 @@ def repaired_root(image: Path, out: Path) -> Ext4Volume:
     return Ext4Volume(out, msgspec.structs.replace(part, start=0))
 
 
-def prepared(folder: Path, site: Site, line: str) -> Path:
+def prepared(folder: Path, site: BoardSite, line: str) -> Path:
     """Returns the card that one command makes, or the one that is there of an earlier run.
 
     Args:

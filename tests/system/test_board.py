@@ -24,8 +24,9 @@ import pytest
 
 from tests.boards import arm64
 from tests.boards.powered import TRIGGERED, EmulatedBoard, base_image, prepared, repaired_root
-from tests.boards.site import GROUP, NAME, Site, lineside, say, shipped
+from tests.boards.site import GROUP, NAME, BoardSite, say, shipped
 from tests.peers.waiting import wait_for
+from tests.worlds.secure_site import lineside
 
 pytestmark = pytest.mark.timeout(6 * 3600)
 
@@ -62,7 +63,7 @@ class Fleet:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.site = Site(folder)
+        self.site = BoardSite(folder)
         self.image = prepared(folder, self.site, LINE)
         self.site.start_hub()
         self.board = EmulatedBoard(folder, self.image, self.site.port)
