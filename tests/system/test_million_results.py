@@ -120,7 +120,8 @@ def test_each_of_a_million_results_arrives_once(tmp_path: Path) -> None:
             wait_for(lambda: progress(database) >= threshold, STALLED_S, what=f"row {threshold}")  # noqa: B023
             who = ("hub", "devices", "broker", "devices", "hub")[number % 5]
             kills[who] += 1
-            {"hub": hub, "broker": broker, "devices": dice.choice(devices)}[who].restart()
+            victims: dict[str, Child | Mosquitto] = {"hub": hub, "broker": broker, "devices": dice.choice(devices)}
+            victims[who].restart()
         wait_for(lambda: progress(database) >= RESULTS, STALLED_S, what="the last row")
         seconds = time.monotonic() - began
     finally:
