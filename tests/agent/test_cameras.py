@@ -16,7 +16,7 @@ from lineside_models import simulator
 from lineside_models.frame import Frame
 from lineside_models.simulator import render
 from lineside_runtime.errors import CameraError
-from tests.agent.bundles import bright, dark
+from tests.worlds.bundles import bright, dark
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from lineside_agent.checking import check
 from lineside_agent.configuration import State
 from lineside_link.messages import ConfigRef
 from lineside_runtime.errors import ConfigError
-from tests.agent.bundles import make_bundle
+from tests.worlds.bundles import make_bundle
 
 
 @pytest.fixture

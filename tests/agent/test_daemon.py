@@ -29,10 +29,10 @@ from lineside_link.client import LinkClient
 from lineside_link.messages import RecipeAnswer, RecipeCommand, Reported, Up, decode, encode
 from lineside_link.topics import Topics
 from lineside_runtime.bundle import Bundle
-from tests.agent.bundles import bright, dark, make_bundle
 from tests.boards.machines import raspberry_pi_5
 from tests.peers import Broker
 from tests.peers.waiting import free_port, wait_for
+from tests.worlds.bundles import bright, dark, make_bundle
 
 Start = Callable[..., "Agent"]
 

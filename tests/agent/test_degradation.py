@@ -24,10 +24,10 @@ from lineside_link.messages import DegradationReport, ResultRow
 from lineside_models.frame import Frame
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.errors import ConfigError
-from tests.agent.bundles import FAST, bright, dark, make_bundle
 from tests.agent.line_io.agents import LineAgent
 from tests.boards.machines import jetson_orin_nano, raspberry_pi_5
 from tests.peers.waiting import wait_for
+from tests.worlds.bundles import FAST, bright, dark, make_bundle
 
 SLOW = "onnx-fp32"
 ROW = ResultRow(seq=0, part_id="p", verdict="pass")

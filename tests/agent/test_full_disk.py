@@ -15,9 +15,9 @@ import pytest
 
 from lineside_agent.store import Store
 from lineside_runtime.bundle import Bundle
-from tests.agent.bundles import bright, dark, make_bundle
 from tests.peers.small_disk import SmallDisk, mounted
 from tests.peers.waiting import wait_for
+from tests.worlds.bundles import bright, dark, make_bundle
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ from lineside_agent.pipeline import Pipeline
 from lineside_link.messages import ResultRow
 from lineside_models.frame import Frame
 from lineside_runtime.errors import ConfigError
-from tests.agent.bundles import bright, dark, make_bundle
 from tests.peers.waiting import wait_for
+from tests.worlds.bundles import bright, dark, make_bundle
 
 
 class Told(LineOutput):

@@ -22,8 +22,8 @@ from lineside_link.messages import BundleRef, Desired, ResultRow
 from lineside_models.frame import Frame
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.errors import CameraError, ConfigError, RecipeError
-from tests.agent.bundles import make_bundle
 from tests.peers.waiting import wait_for
+from tests.worlds.bundles import make_bundle
 
 STRICT = RecipeConfig(name="strict", inspect={"confidence_threshold": 0.5})
 LENIENT = RecipeConfig(name="lenient", number=7, inspect={"confidence_threshold": 0.95})

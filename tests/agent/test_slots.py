@@ -8,7 +8,7 @@ import pytest
 from lineside_agent.slots import Slots
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.errors import BundleFormatError, BundleIntegrityError, InputNotFoundError
-from tests.agent.bundles import make_bundle
+from tests.worlds.bundles import make_bundle
 
 
 @pytest.fixture

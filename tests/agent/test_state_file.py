@@ -14,8 +14,8 @@ import pytest
 from lineside_agent.self_update.environment import make_environment
 from lineside_agent.state_file import FORMAT, peek_state, read_state, write_state
 from lineside_runtime.errors import StoreError
-from tests.agent.bundles import bright, dark, make_bundle
 from tests.agent.self_update.wheels import BASE_PYTHON, make_payload, tree_files, tree_wheel
+from tests.worlds.bundles import bright, dark, make_bundle
 
 
 class Old(msgspec.Struct):

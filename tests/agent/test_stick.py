@@ -34,9 +34,9 @@ from lineside_runtime.errors import (
     SignatureError,
     TargetNotFoundError,
 )
-from tests.agent.bundles import bright, dark, make_bundle
 from tests.hub.sources import device
 from tests.peers import wait_for
+from tests.worlds.bundles import bright, dark, make_bundle
 
 GROUP = "line"
 

@@ -38,10 +38,10 @@ from lineside_models.frame import Frame
 from lineside_models.inspection import Inspection
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.errors import ConfigError
-from tests.agent.bundles import bright, dark, make_bundle
 from tests.agent.line_io.agents import LineAgent
 from tests.peers import RtspServer
 from tests.peers.waiting import wait_for
+from tests.worlds.bundles import bright, dark, make_bundle
 
 
 @pytest.fixture(scope="module")

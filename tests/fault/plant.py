@@ -26,9 +26,9 @@ from lineside_hub.push import push
 from lineside_hub.repository import Repository
 from lineside_link.config import LinkConfig
 from lineside_runtime.bundle import Bundle
-from tests.agent.bundles import bright, dark
 from tests.peers.brokers import Broker, EmbeddedBroker, SecureMosquitto
 from tests.peers.waiting import wait_for
+from tests.worlds.bundles import bright, dark
 
 GROUP, DEVICE, SITE = "line", "cam-1", "t0"
 TIMEOUT_S = 60.0

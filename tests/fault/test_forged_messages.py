@@ -13,9 +13,9 @@ from lineside_hub.database import Database
 from lineside_link.client import LinkClient
 from lineside_link.messages import BundleRef, Desired, encode
 from lineside_link.topics import Topics
-from tests.agent.bundles import make_bundle
 from tests.fault.plant import DEVICE, GROUP, SITE, Site
 from tests.peers.waiting import wait_for
+from tests.worlds.bundles import make_bundle
 
 pytestmark = pytest.mark.slow
 

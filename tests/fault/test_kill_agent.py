@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from lineside_runtime.bundle import Bundle
-from tests.agent.bundles import break_golden, make_bundle
 from tests.fault.plant import Site
 from tests.peers.waiting import wait_for
+from tests.worlds.bundles import break_golden, make_bundle
 
 pytestmark = pytest.mark.slow
 

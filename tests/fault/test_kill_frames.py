@@ -16,9 +16,9 @@ import tomllib
 
 from lineside_hub.config import load_config
 from lineside_hub.queries import Query, export_frames
-from tests.agent.bundles import bright, dark, make_bundle
 from tests.fault.plant import TIMEOUT_S, Site
 from tests.peers import Broker, wait_for
+from tests.worlds.bundles import bright, dark, make_bundle
 
 pytestmark = [pytest.mark.slow, pytest.mark.peer]
 

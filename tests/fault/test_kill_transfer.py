@@ -13,9 +13,9 @@ import pytest
 from lineside_hub.listing import list_devices
 from lineside_link.messages import Reported, Transfer, decode
 from lineside_runtime.bundle import Bundle, write_manifest
-from tests.agent.bundles import make_bundle
 from tests.fault.plant import DEVICE, Site
 from tests.peers.waiting import wait_for
+from tests.worlds.bundles import make_bundle
 
 pytestmark = pytest.mark.slow
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.agent.bundles import bright, dark, make_bundle
 from tests.fault.line import Line, check, run
 from tests.peers.programs import find_program
+from tests.worlds.bundles import bright, dark, make_bundle
 
 pytestmark = pytest.mark.peer
 

@@ -9,9 +9,9 @@ import pytest
 
 from lineside_hub.push import set_desired
 from lineside_hub.repository import Repository
-from tests.agent.bundles import break_golden, make_bundle
 from tests.fault.plant import DEVICE, GROUP, Site
 from tests.peers.brokers import SecureMosquitto, find_mosquitto
+from tests.worlds.bundles import break_golden, make_bundle
 
 pytestmark = [pytest.mark.slow, pytest.mark.peer]
 

@@ -14,9 +14,9 @@ import cv2
 from lineside.cli import main
 from lineside_hub.database import Database
 from lineside_link.messages import BundleRef, ConfigRef, Desired, Reported, decode
-from tests.agent.bundles import bright, dark, make_bundle
 from tests.peers import Broker
 from tests.peers.waiting import wait_for
+from tests.worlds.bundles import bright, dark, make_bundle
 
 
 class Line:

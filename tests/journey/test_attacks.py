@@ -25,9 +25,9 @@ from lineside_link.config import LinkConfig
 from lineside_link.messages import BundleRef, Desired, encode
 from lineside_link.topics import Topics
 from lineside_runtime.bundle import MANIFEST_MAX_BYTES
-from tests.agent.bundles import make_bundle
 from tests.journey.line import Line
 from tests.peers import Broker, wait_for
+from tests.worlds.bundles import make_bundle
 
 pytestmark = pytest.mark.peer
 

@@ -14,9 +14,9 @@ from lineside_hub.push import push_config
 from lineside_hub.repository import Repository
 from lineside_link.messages import ConfigRef
 from lineside_runtime.errors import ConfigError
-from tests.agent.bundles import make_bundle
 from tests.journey.line import Line
 from tests.peers import Broker, wait_for
+from tests.worlds.bundles import make_bundle
 
 pytestmark = pytest.mark.peer
 

@@ -15,8 +15,8 @@ import pytest
 from lineside_link.client import LinkClient
 from lineside_link.config import LinkConfig
 from lineside_link.topics import Topics
-from tests.agent.bundles import bright, dark, make_bundle
 from tests.peers import find_mosquitto, free_port, wait_for
+from tests.worlds.bundles import bright, dark, make_bundle
 
 pytestmark = pytest.mark.peer
 

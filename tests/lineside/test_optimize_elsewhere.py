@@ -33,10 +33,10 @@ from lineside_link.topics import Topics
 from lineside_models.simulator import render
 from lineside_runtime.bundle import open_bundle
 from lineside_runtime.errors import BrokerError, RolloutError, SpeedGateError, TimingError
-from tests.agent.bundles import dark, make_bundle
 from tests.converters import nets
 from tests.peers import Broker
 from tests.peers.waiting import wait_for
+from tests.worlds.bundles import dark, make_bundle
 
 SITE, DEVICE = "t0", "bench-1"
 TOPICS = Topics(SITE)

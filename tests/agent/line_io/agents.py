@@ -14,8 +14,8 @@ import cv2
 from lineside_agent.store import Store
 from lineside_link.messages import ResultRow
 from lineside_runtime.bundle import Bundle
-from tests.agent.bundles import bright, dark
 from tests.peers.waiting import wait_for
+from tests.worlds.bundles import bright, dark
 
 
 class LineAgent:

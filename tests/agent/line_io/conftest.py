@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from lineside_runtime.bundle import Bundle
-from tests.agent.bundles import make_bundle
 from tests.agent.line_io.agents import LineAgent
+from tests.worlds.bundles import make_bundle
 
 StartLine = Callable[..., LineAgent]
 

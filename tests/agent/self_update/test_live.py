@@ -12,11 +12,11 @@ from lineside_agent.self_update.payload import Payload
 from lineside_agent.service.install import fill_slot
 from lineside_hub.listing import DeviceSummary, list_devices
 from lineside_hub.push import push_agent
-from tests.agent.bundles import make_bundle
 from tests.agent.self_update.wheels import BASE_PYTHON, make_payload, tree_files, tree_wheel
 from tests.fault.plant import GROUP, Site
 from tests.peers.supervisor import Supervisor
 from tests.peers.waiting import wait_for
+from tests.worlds.bundles import make_bundle
 
 TIMEOUT_S = 180.0
 
