@@ -83,10 +83,11 @@ def test_older_agent_goes_on_with_what_a_newer_one_wrote(tmp_path: Path) -> None
     pythons = {}
     for version, wheel in (("1.0.0", tree_wheel(tmp_path / "w", "1.0.0")), ("2.0.0", new)):
         make_environment(make_payload(tmp_path / version, wheel), tmp_path / f"v{version}", python=BASE_PYTHON)
-        pythons[version] = tmp_path / f"v{version}" / "bin/python"
+        pythons[version] = str(tmp_path / f"v{version}" / "bin/python")
     bundle = make_bundle(tmp_path / "bundle")
     (tmp_path / "frames").mkdir()
-    (tmp_path / "agent.toml").write_text(
+    config = str(tmp_path / "agent.toml")
+    Path(config).write_text(
         f'device = "cam-1"\nfolder = "state"\nbundle = "{bundle.path}"\nexit_when_done = true\n'
         '[camera]\ntype = "folder"\npath = "frames"\n'
     )
@@ -94,7 +95,7 @@ def test_older_agent_goes_on_with_what_a_newer_one_wrote(tmp_path: Path) -> None
         for frame in (2 * number, 2 * number + 1):
             cv2.imwrite(str(tmp_path / "frames" / f"{frame:04d}.png"), bright() if frame % 2 else dark())
         for what in ("check", "run"):
-            command = [pythons[version], "-I", "-m", "lineside", "agent", what, "--config", tmp_path / "agent.toml"]
+            command = [pythons[version], "-I", "-m", "lineside", "agent", what, "--config", config]
             done = subprocess.run(command, capture_output=True, text=True, timeout=120)
             assert done.returncode == 0, done.stderr
         status = json.loads((tmp_path / "state/status.json").read_bytes())

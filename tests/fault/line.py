@@ -253,7 +253,10 @@ def _break(
 
 
 def _wait(ended: threading.Event) -> Callable[[float], None]:
-    return lambda seconds: ended.wait(seconds) and None
+    def wait(seconds: float) -> None:
+        ended.wait(seconds)
+
+    return wait
 
 
 def check(line: Line, counted: dict[str, Any]) -> None:

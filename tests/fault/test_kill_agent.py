@@ -130,7 +130,7 @@ def test_hub_and_broker_killed_under_way_lose_and_repeat_no_result(site: Site, b
         site.kill("hub")
         site.broker.kill()
         before = site.status["inspected"]
-        wait_for(lambda before=before: site.status["inspected"] > before, what="frames without hub and broker")
+        wait_for(lambda: site.status["inspected"] > before, what="frames without hub and broker")  # noqa: B023
         site.broker.start()
         site.start_hub()
     site.wait_state("active", gen)

@@ -65,7 +65,7 @@ def plant(tmp_path: Path) -> Path:
     return folder
 
 
-def link_of(plant: Path, name: str) -> dict[str, str]:
+def link_of(plant: Path, name: str) -> dict[str, Any]:
     configuration = (plant / "identity" / "mosquitto.conf").read_text()
     port = configuration.split("listener ")[1].split()[0]
     issued = plant / "identity" / "issued" / name
