@@ -44,6 +44,13 @@ def make_repository(folder: Path, groups: Sequence[str]) -> Repository:
     return Repository.open(folder)
 
 
+def make_trusted_repository(folder: Path, groups: Sequence[str] = ("default",)) -> Repository:
+    """Makes a repository in ``folder/hub``, and writes its ``root.json`` into ``folder`` for an agent there."""
+    repository = make_repository(folder / "hub", groups)
+    (folder / "root.json").write_bytes(repository.root_bytes())
+    return repository
+
+
 def link_table(link: LinkConfig) -> dict[str, Any]:
     """Returns the ``[link]`` table of a configuration file."""
     values: dict[str, Any] = msgspec.to_builtins(link)
@@ -73,7 +80,7 @@ class HubProcess(ChildProcess):
 
     def __init__(self, folder: Path, log: Path) -> None:
         self.config_path = folder / "hub.toml"
-        super().__init__([sys.executable, "-m", "lineside_hub", "run", "--config", self.config_path], log)
+        super().__init__([sys.executable, "-m", "lineside_hub", "run", "--config", str(self.config_path)], log)
 
 
 def query(folder: Path, statement: str, *values: object) -> list[Any]:
@@ -81,7 +88,7 @@ def query(folder: Path, statement: str, *values: object) -> list[Any]:
     path = folder / "hub.db"
     if not path.exists():
         return []
-    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=30.0)) as connection:
+    with contextlib.closing(sqlite3.connect(path, timeout=30.0)) as connection:
         return connection.execute(statement, values).fetchall()
 
 

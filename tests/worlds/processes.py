@@ -49,7 +49,8 @@ class ChildProcess:
 
     @property
     def log(self) -> str:
-        return self.log_path.read_text()
+        """What it has written; empty before its first start."""
+        return self.log_path.read_text() if self.log_path.exists() else ""
 
     def signal(self, number: int) -> None:
         self.child.send_signal(number)

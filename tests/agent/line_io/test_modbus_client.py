@@ -77,7 +77,7 @@ def test_plc_is_written_to_and_its_counter_triggers(start_line: StartLine) -> No
         wait_for(beats, what="the heartbeat")
         assert agent.stop() == 0
         assert not plc.registers[2] & 1
-    assert [row.part_id for row in agent.rows()] == ["AB-7", "1.png"]
+    assert [row.part_id for row in agent.rows()] == ["AB-7", "0001.png"]
 
 
 def test_plc_that_comes_back_has_its_missed_triggers_answered_and_not_judged(start_line: StartLine) -> None:
