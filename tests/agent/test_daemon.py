@@ -365,7 +365,7 @@ def test_a_line_that_drift_stops_rejects_until_a_person_clears_it(start: Start, 
     tables = "[trigger]\ndeadline_ms = 20000\n[drift]\nreference_frames = 100\nstops_line = true\n"
     agent = start(frames=0, exit_when_done=False, tables=tables)
     wait_for(lambda: (agent.status.get("line") or {}).get("ready"), 60.0)
-    codes = []
+    codes: list[str] = []
     while len(codes) < 150 and "NOT_READY" not in codes:
         codes.append(trigger(agent.state, Request("trigger"))["code"])
     assert 110 < len(codes) < 150, codes

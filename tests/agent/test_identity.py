@@ -227,7 +227,12 @@ def test_a_person_signs_where_the_hub_has_no_passphrase(
     with pytest.raises(InputNotFoundError):
         sign_waiting(service.authority, "cam-2")
     sign_waiting(service.authority, "cam-1")
-    wait_for(lambda: service.registrar.publish_signed() is None and bool(result), 30, what="the certificate")
+
+    def answered() -> bool:
+        service.registrar.publish_signed()
+        return bool(result)
+
+    wait_for(answered, 30, what="the certificate")
     device.join(30)
     assert (tmp_path / "own" / "cert.pem").exists()
 
@@ -238,9 +243,12 @@ def test_what_was_signed_does_not_wait_for_a_person_again(tmp_path: Path) -> Non
     token = authority.token("cam-1", group="line")
     by = read_key(token.key.encode())
     answers: queue.Queue[CertificateAnswer] = queue.Queue()
-    registrar = Registrar(
-        authority.folder, lambda _device, payload: answers.put(decode(payload, CertificateAnswer)) is None
-    )
+
+    def publish(_device: str, payload: bytes) -> bool:
+        answers.put(decode(payload, CertificateAnswer))
+        return True
+
+    registrar = Registrar(authority.folder, publish)
     registrar.start()
 
     def ask(request: CertificateRequest) -> CertificateAnswer:
@@ -338,7 +346,7 @@ def test_a_clock_in_1970_connects_and_an_expired_broker_does_not(service: Enroll
             if reached:
                 assert client.wait_connected(20), client.last_error
             else:
-                wait_for(lambda client=client: client.last_error is not None, 20, what="the refusal")
+                wait_for(lambda: client.last_error is not None, 20, what="the refusal")  # noqa: B023
                 assert "expired" in str(client.last_error)
         finally:
             client.close()

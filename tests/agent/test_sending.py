@@ -29,6 +29,7 @@ from lineside_hub.results import ResultsSink, read_batch
 from lineside_link.config import LinkConfig
 from lineside_link.messages import FrameAnswer, ResultRow, Results, decode_piece, encode
 from lineside_models.frame import Frame
+from lineside_runtime.pauses import Pauses
 from tests.peers.waiting import wait_for
 
 DEVICE = "cam-1"
@@ -129,7 +130,7 @@ class FrameExchange:
 @pytest.fixture
 def exchange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FrameExchange]:
     monkeypatch.setattr(sending, "ANSWER_TIMEOUT_S", 0.3)
-    monkeypatch.setattr(sending, "_PAUSES", sending.Pauses(0.05, 0.2))
+    monkeypatch.setattr(sending, "_PAUSES", Pauses(0.05, 0.2))
     made = FrameExchange(tmp_path)
     yield made
     made.end_sender()

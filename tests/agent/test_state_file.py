@@ -83,13 +83,13 @@ def test_older_agent_goes_on_with_what_a_newer_one_wrote(tmp_path: Path) -> None
     pythons = {}
     for version, wheel in (("1.0.0", tree_wheel(tmp_path / "w", "1.0.0")), ("2.0.0", new)):
         make_environment(make_payload(tmp_path / version, wheel), tmp_path / f"v{version}", python=BASE_PYTHON)
-        pythons[version] = tmp_path / f"v{version}" / "bin/python"
+        pythons[version] = str(tmp_path / f"v{version}" / "bin/python")
     bundle = make_bundle(tmp_path / "bundle")
     config = write_agent(tmp_path, bundle=str(bundle.path), exit_when_done=True)
     for number, version in enumerate(("2.0.0", "1.0.0", "2.0.0", "1.0.0")):
         write_frames(tmp_path / "frames", 2 * number + 2, first=2 * number)
         for what in ("check", "run"):
-            command = [pythons[version], "-I", "-m", "lineside", "agent", what, "--config", config]
+            command = [pythons[version], "-I", "-m", "lineside", "agent", what, "--config", str(config)]
             done = subprocess.run(command, capture_output=True, text=True, timeout=120)
             assert done.returncode == 0, done.stderr
         status = json.loads((tmp_path / "state/status.json").read_bytes())

@@ -101,7 +101,10 @@ def change_wish(**changes: object) -> Callable[[dict[str, bytes]], None]:
     return change
 
 
-def spoil(name: str) -> Callable[[dict[str, bytes]], None]:
+Change = Callable[[dict[str, bytes]], None]
+
+
+def spoil(name: str) -> Change:
     def change(files: dict[str, bytes]) -> None:
         [found] = [known for known in files if known.endswith(name)]
         files[found] = files[found][:-1] + b"!"
@@ -109,8 +112,13 @@ def spoil(name: str) -> Callable[[dict[str, bytes]], None]:
     return change
 
 
-def drop(name: str) -> Callable[[dict[str, bytes]], None]:
-    return lambda files: [files.pop(known) for known in list(files) if known.endswith(name)] and None
+def drop(name: str) -> Change:
+    def change(files: dict[str, bytes]) -> None:
+        for known in list(files):
+            if known.endswith(name):
+                del files[known]
+
+    return change
 
 
 @pytest.mark.parametrize(
@@ -131,7 +139,7 @@ def drop(name: str) -> Callable[[dict[str, bytes]], None]:
     ],
 )
 def test_what_was_changed_on_the_stick_is_refused_with_its_code(
-    exported: Exported, repository: Repository, tmp_path: Path, change, kind, code: int
+    exported: Exported, repository: Repository, tmp_path: Path, change: Change, kind: type[LinesideError], code: int
 ) -> None:
     evil = rewritten(exported.path, change)
     with pytest.raises(kind) as caught:
@@ -169,7 +177,7 @@ def test_an_old_stick_is_refused(exported: Exported, repository: Repository, tmp
         folder = tmp_path / f"after-{days}"
         folder.mkdir()
         later = now + datetime.timedelta(days=days)
-        clock = ClockFloor(folder / "clock", now=lambda later=later: later)
+        clock = ClockFloor(folder / "clock", now=lambda: later)  # noqa: B023
         trust = TrustStore(folder / "trust", repository.root_bytes(), stick, clock)
         if good:
             stick.verify(trust=trust, group=GROUP)

@@ -131,7 +131,7 @@ def test_hub_and_broker_killed_under_way_lose_and_repeat_no_result(make: Make, b
         site.hub.kill()
         site.broker.kill()
         before = site.agent.status["inspected"]
-        wait_for(lambda before=before: site.agent.status["inspected"] > before, what="frames without hub and broker")
+        wait_for(lambda: site.agent.status["inspected"] > before, what="frames without hub and broker")  # noqa: B023
         site.broker.start()
         site.hub.start()
     site.wait_state("active", gen)

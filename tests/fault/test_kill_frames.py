@@ -44,7 +44,7 @@ def test_frames_come_home_once_through_kills_of_everybody(site: Site, tmp_path: 
     site.agent.start()
     site.wait_state("active", site.push(make_bundle(tmp_path / "b")))
     for victim, after in (("agent", 2), ("hub", 6), ("agent", 9), ("broker", 13)):
-        wait_for(lambda after=after: len(rows(site)) >= after, TIMEOUT_S, what=f"{after} frames, {site.agent.status}")
+        wait_for(lambda: len(rows(site)) >= after, TIMEOUT_S, what=f"{after} frames, {site.agent.status}")  # noqa: B023
         if victim == "broker":
             site.broker.kill()
             site.broker.start()

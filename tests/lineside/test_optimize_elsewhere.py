@@ -258,9 +258,10 @@ def test_a_form_that_does_not_run_there_is_left_out(model: Path, photos: Path, t
 
 
 def test_a_float_form_is_held_against_the_source_alone(model: Path, photos: Path, tmp_path: Path) -> None:
-    how = {"optimization_level": 0, "frames": photos, "out": tmp_path / "out"}
+    how: dict[str, Any] = {"optimization_level": 0, "frames": photos, "out": tmp_path / "out"}
     with pytest.raises(SpeedGateError):
         Optimizer(model, "cpu", **how, clock=Planted({SOURCE: (1.0,), "onnx-fp32": (1.2,)})).run()
     result = Optimizer(model, "cpu", **how, clock=Planted({SOURCE: (2.0,), "onnx-fp32": (1.6,)})).run()
-    assert (result.report.timed_on, result.speedup) == ("planted (a board), ort/cpu:0", pytest.approx(1.25))
+    assert result.report.timed_on == "planted (a board), ort/cpu:0"
+    assert result.speedup == pytest.approx(1.25)
     assert result.float_figures.latency_ms == 1.6

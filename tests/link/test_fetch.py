@@ -23,7 +23,7 @@ from lineside_link.messages import RepoResponse, encode_response
 from lineside_link.pull import FetchStopped
 from lineside_runtime.bundle import CHUNK_BYTES, Bundle, FileEntry, verify_file
 from lineside_runtime.errors import BundleIntegrityError, DiskFullError, FetchError
-from tests.link.repo import TOPICS, RepoPeer, noise
+from tests.link.repo import TOPICS, RepoPeer, Spoil, noise
 from tests.peers import Broker, FaultProxy, SecureMosquitto, find_mosquitto, wait_for
 from tests.worlds.bundles import make_opaque_bundle
 
@@ -51,7 +51,7 @@ def assert_whole(bundle: Bundle, folder: Path) -> None:
     assert not list(folder.rglob("*.part"))
 
 
-def only_chunks(change: Callable[[RepoResponse, bytes], tuple[RepoResponse, bytes] | None]) -> Callable[..., object]:
+def only_chunks(change: Spoil) -> Spoil:
     """Spoils chunks and leaves small files alone."""
     return lambda head, body: change(head, body) if len(body) > 1000 else (head, body)
 

@@ -194,7 +194,7 @@ def _patch_until_killed(url: str, new_path: str, old_path: str, folder: str, whe
     if when == "patch":  # its first chunk is on the disk
         put = assemble.Assembly.put
 
-        def put_and_die(self: assemble.Assembly, digest: str, body: bytes) -> bool:
+        def put_and_die(self: assemble.Assembly, digest: str, body: bytes | memoryview) -> bool:
             put(self, digest, body)
             die()
             return True

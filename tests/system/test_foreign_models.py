@@ -7,11 +7,11 @@ is hidden in how the optimizer measures. ``docs/foreign-models.md`` is written b
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import statistics
 import subprocess
 import time
 from collections.abc import Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
@@ -172,7 +172,7 @@ def _page(outcomes: list[Outcome]) -> str:
         f"{len(outcomes) - shipped} are refused, none crashed. *Fresh*: correlation with the source model on {FRESH}",
         "inputs that the optimizer never saw, by ONNX Runtime. Nobody's labels are used, so no accuracy is claimed.",
         "",
-        f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {machine().cpu}, ONNX Runtime {onnxruntime.__version__}, "
+        f"{datetime.now(timezone.utc):%Y-%m-%d}, {machine().cpu}, ONNX Runtime {onnxruntime.__version__}, "
         "one thread.",
         "",
         "| model | what it does | package | outcome | speed-up | size | fresh |",

@@ -14,6 +14,7 @@ import pytest
 
 from lineside_agent.config import SerialOutput as SerialConfig
 from lineside_agent.line_io import LineOutput, Signal, open_output
+from lineside_agent.line_io.events import Verdict
 from lineside_agent.line_io.serial_ import line_of
 from tests.peers.waiting import wait_for
 
@@ -58,7 +59,7 @@ def output(peer: SerialPeer) -> Iterator[LineOutput]:
 
 
 def test_line_hears_each_verdict_in_order(peer: SerialPeer, output: LineOutput) -> None:
-    verdicts = ("pass", "reject", "fault")
+    verdicts: tuple[Verdict, ...] = ("pass", "reject", "fault")
     for sequence, verdict in enumerate(verdicts):
         assert output.signal(Signal(sequence, f"part-{sequence}", verdict))
     wait_for(lambda: len(peer.heard()) == 3)

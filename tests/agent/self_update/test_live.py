@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,9 +34,8 @@ class SlotSite(Site):
         return make_payload(self.folder / f"payload-{version}", tree_wheel(self.folder / "w", version, changes))
 
     def device(self) -> DeviceSummary:
-        return next(
-            iter(list_devices(self.hub_folder)), DeviceSummary(**dict.fromkeys(_TEXTS, ""), up=False, results=0)
-        )
+        unknown: dict[str, Any] = dict.fromkeys(_TEXTS, "")
+        return next(iter(list_devices(self.hub_folder)), DeviceSummary(**unknown, up=False, results=0))
 
     def wait_agent(self, version: str, state: str) -> None:
         wait_for(
