@@ -92,7 +92,7 @@ def start(tmp_path: Path, bundle: Bundle) -> Iterator[Start]:
     for agent in agents:
         if agent.child.poll() is None:
             agent.child.terminate()
-            agent.wait(20.0)
+            agent.wait(60.0)
 
 
 def test_batch_without_a_hub_ends_with_a_verdict_a_frame(start: Start) -> None:
@@ -158,9 +158,9 @@ def test_threshold_of_the_configuration_counts(start: Start, tmp_path: Path, thr
 @pytest.mark.parametrize("workers", [1, 3])
 def test_terminated_agent_ends_cleanly_and_goes_on_later(start: Start, workers: int) -> None:
     agent = start(frames=40, camera="rate_hz = 20.0", tables=f"[inspect]\nworkers = {workers}\n")
-    wait_for(lambda: agent.status.get("inspected", 0) > 4, 30.0)
+    wait_for(lambda: agent.status.get("inspected", 0) > 4)
     agent.child.send_signal(signal.SIGTERM)
-    assert agent.wait(20.0) == 0
+    assert agent.wait(60.0) == 0
     assert 4 < len(agent.parts()) < 40
     agent.start()
     assert agent.wait() == 0
@@ -169,14 +169,14 @@ def test_terminated_agent_ends_cleanly_and_goes_on_later(start: Start, workers: 
 
 def test_second_agent_on_the_same_folder_is_refused(start: Start) -> None:
     agent = start(top="")
-    wait_for(lambda: agent.status.get("source_finished"), 30.0)
+    wait_for(lambda: agent.status.get("source_finished"))
     first = agent.child
     agent.start()
     assert agent.wait() == 1
     assert "another agent uses" in agent.log
     assert first.poll() is None
     first.terminate()
-    first.wait(20.0)
+    first.wait(60.0)
 
 
 def test_configuration_error_is_one_line_with_its_code(start: Start) -> None:
@@ -220,7 +220,7 @@ class Listener:
             self.topics.reported("cam-1"), lambda _, data: self.reports.append(decode(data, Reported))
         )
         self.client.start()
-        assert self.client.wait_connected(10.0)
+        assert self.client.wait_connected(60.0)
 
 
 @pytest.fixture
@@ -240,7 +240,7 @@ def linked(start: Start, embedded_broker: Broker, tmp_path: Path) -> Agent:
 
 
 def test_birth_says_what_the_device_is_and_goodbye_that_it_went(linked: Agent, listener: Listener) -> None:
-    wait_for(lambda: listener.ups, 30.0)
+    wait_for(lambda: listener.ups)
     assert listener.ups[0].up
     wait_for(lambda: listener.ups[-1].engines, 60.0, what="a second birth, with the engines")
     birth = listener.ups[-1]
@@ -249,21 +249,21 @@ def test_birth_says_what_the_device_is_and_goodbye_that_it_went(linked: Agent, l
     assert birth.engines["ort"]
     assert birth.agent_version
     linked.child.terminate()
-    wait_for(lambda: not listener.ups[-1].up, 30.0)
+    wait_for(lambda: not listener.ups[-1].up)
     assert listener.ups[-1].boot_id == birth.boot_id
-    assert linked.wait(20.0) == 0
+    assert linked.wait(60.0) == 0
 
 
 def test_last_will_says_that_a_killed_agent_is_gone_and_its_successor_is_another(
     linked: Agent, listener: Listener
 ) -> None:
-    wait_for(lambda: listener.ups and listener.ups[-1].up, 30.0)
+    wait_for(lambda: listener.ups and listener.ups[-1].up)
     first = listener.ups[-1].boot_id
     linked.child.kill()
     linked.wait()
-    wait_for(lambda: not listener.ups[-1].up, 30.0)
+    wait_for(lambda: not listener.ups[-1].up)
     linked.start()
-    wait_for(lambda: listener.ups[-1].up and listener.ups[-1].boot_id != first, 30.0)
+    wait_for(lambda: listener.ups[-1].up and listener.ups[-1].boot_id != first)
     wait_for(lambda: linked.status.get("boot_id") == listener.ups[-1].boot_id)
     assert linked.status["name_conflicts"] == 0
 
@@ -271,7 +271,7 @@ def test_last_will_says_that_a_killed_agent_is_gone_and_its_successor_is_another
 def test_reported_names_the_factory_bundle_and_comes_again_with_each_connection(
     linked: Agent, listener: Listener, embedded_broker: Broker
 ) -> None:
-    wait_for(lambda: listener.reports and listener.reports[-1].installed is not None, 30.0)
+    wait_for(lambda: listener.reports and listener.reports[-1].installed is not None)
     report = listener.reports[-1]
     assert report.installed is not None
     assert (report.installed.identity, report.state) == ("bright-spots@1.0.0", "active")
@@ -280,22 +280,22 @@ def test_reported_names_the_factory_bundle_and_comes_again_with_each_connection(
     listener.ups.clear()
     embedded_broker.kill()  # and with it everything that was retained
     embedded_broker.start()
-    wait_for(lambda: listener.reports and listener.ups and listener.ups[-1].up, 30.0)
+    wait_for(lambda: listener.reports and listener.ups and listener.ups[-1].up)
 
 
 def test_somebody_else_under_the_same_name_is_said_loudly(linked: Agent, listener: Listener) -> None:
-    wait_for(lambda: listener.ups and listener.ups[-1].up, 30.0)
+    wait_for(lambda: listener.ups and listener.ups[-1].up)
     foreign = Up(device="cam-1", up=True, boot_id="somebody-else")
     listener.client.publish(listener.topics.up("cam-1"), encode(foreign), qos=1, retain=True)
-    wait_for(lambda: linked.status.get("name_conflicts") == 1, 10.0)
+    wait_for(lambda: linked.status.get("name_conflicts") == 1)
     assert "another agent (boot id somebody-else) is connected as cam-1" in linked.log
 
 
 def test_late_last_will_of_an_old_connection_is_corrected(linked: Agent, listener: Listener) -> None:
-    wait_for(lambda: listener.ups and listener.ups[-1].up, 30.0)
+    wait_for(lambda: listener.ups and listener.ups[-1].up)
     late = Up(device="cam-1", up=False, boot_id=listener.ups[-1].boot_id)
     listener.client.publish(listener.topics.up("cam-1"), encode(late), qos=1, retain=True)
-    wait_for(lambda: [one.up for one in listener.ups][-2:] == [False, True], 10.0)
+    wait_for(lambda: [one.up for one in listener.ups][-2:] == [False, True])
 
 
 def test_agent_inspects_without_a_broker(start: Start, embedded_broker: Broker, tmp_path: Path) -> None:
@@ -303,11 +303,11 @@ def test_agent_inspects_without_a_broker(start: Start, embedded_broker: Broker, 
     embedded_broker.kill()
     link = f'[link]\nurl = "{embedded_broker.url}"\nsite = "t0"\n'
     agent = start(top='root = "root.json"', tables=link)
-    wait_for(lambda: agent.status.get("source_finished"), 30.0)
+    wait_for(lambda: agent.status.get("source_finished"))
     assert (agent.status["inspected"], agent.status["connected"], agent.status["outbox_pending"]) == (6, False, 6)
     assert "4003" in agent.status["link_problem"]
     embedded_broker.start()
-    wait_for(lambda: agent.status["connected"], 40.0)
+    wait_for(lambda: agent.status["connected"])
 
 
 def test_a_lamp_that_fails_is_told_to_people_to_prometheus_and_to_the_hub(
@@ -325,13 +325,13 @@ def test_a_lamp_that_fails_is_told_to_people_to_prometheus_and_to_the_hub(
     drift = f"[drift]\nreference_frames = 100\n[metrics]\nport = {port}\n"
     agent = start(frames=0, top='root = "root.json"', tables=link + drift)
     wait_for(lambda: agent.status.get("drift", {}).get("alarm"), 60.0)
-    wait_for(lambda: listener.reports and listener.reports[-1].drift and listener.reports[-1].drift.alarms, 30.0)
+    wait_for(lambda: listener.reports and listener.reports[-1].drift and listener.reports[-1].drift.alarms)
     report = listener.reports[-1].drift
     assert report is not None
     assert "brightness-low" in {alarm.name for alarm in report.alarms}
     assert "brightness-low: brightness is" in agent.log
     assert any(text.startswith("brightness-low") for text in agent.status["drift"]["alarms"])
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
         assert 'lineside_drift_alarm{device="cam-1"} 1.0' in answer.read().decode()
 
 
@@ -353,7 +353,7 @@ def test_the_recipe_and_what_is_given_up_are_reported(
     assert report.degradation is not None
     assert (report.degradation.steps, report.degradation.reason) == (("images",), "79 °C, hot from 75 °C on")
     assert trigger(agent.state, Request("recipe", recipe="housing-b"))["done"]
-    wait_for(lambda: listener.reports[-1].recipe == "housing-b", 30.0, what="a report of the recipe")
+    wait_for(lambda: listener.reports[-1].recipe == "housing-b", what="a report of the recipe")
 
 
 def test_the_hub_changes_the_recipe_where_it_may_and_once_however_often_it_says_so(
@@ -376,7 +376,7 @@ def test_the_hub_changes_the_recipe_where_it_may_and_once_however_often_it_says_
     assert "recipe_from_hub = true" in refused.stderr
     assert (agent.status["recipe"], agent.status["changeovers"]) == ("housing-a", 0)
     agent.child.terminate()
-    agent.wait(20.0)
+    agent.wait(60.0)
 
     agent = start(top='root = "root.json"\nrecipe_from_hub = true', tables=tables)
     wait_for(lambda: agent.child.poll() is None and agent.status.get("connected"), 60.0)
@@ -393,7 +393,7 @@ def test_the_hub_changes_the_recipe_where_it_may_and_once_however_often_it_says_
     again = encode(RecipeCommand(id="same", recipe="housing-a"))
     for count in range(1, 4):
         listener.client.publish(topics.recipe_command("cam-1"), again, qos=0)
-        wait_for(lambda: len(answers) >= count, 30.0)  # noqa: B023
+        wait_for(lambda: len(answers) >= count)  # noqa: B023
     assert {(answer.id, answer.recipe, answer.error) for answer in answers} == {("same", "housing-a", None)}
     wait_for(lambda: agent.status["changeovers"] == 2, what="one to b, and one back for three commands")
 

@@ -81,5 +81,5 @@ def test_agent_that_starts_on_a_full_disk_inspects_and_says_so(disk: SmallDisk, 
         assert (agent.status["lost"], agent.status["store_problem"]) == (0, None)
     finally:
         agent.child.terminate()
-        agent.child.wait(30.0)
+        agent.child.wait(60.0)
     assert recorded(disk) == [f"{n:04d}.png" for n in range(40)]

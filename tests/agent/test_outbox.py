@@ -45,7 +45,7 @@ class Bench:
         first = self.store.last_seq
         for sequence in range(first, first + count):
             self.store.record(ResultRow(seq=0, part_id=f"p{sequence}", source="c", sequence=sequence, verdict="pass"))
-        assert self.store.flush(10.0)
+        assert self.store.flush(60.0)
 
     def ack(self, seq: int, epoch: str | None = None) -> None:
         self.outbox.acknowledged("", encode(ResultsAck(epoch=epoch or self.store.epoch, seq=seq)))
@@ -57,7 +57,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     yield made
     made.stop.set()
     if made.thread.is_alive():
-        made.thread.join(5.0)
+        made.thread.join(60.0)
     made.store.close()
 
 

@@ -85,7 +85,7 @@ class Site:
     def end_sender(self) -> None:
         self.stop.set()
         if self.thread is not None:
-            self.thread.join(20.0)
+            self.thread.join(60.0)
 
     def _publish(self, payload: bytes) -> bool:
         """In the sender's thread, as everything of the hub here."""
@@ -108,14 +108,14 @@ class Site:
                 seq=0, part_id=str(sequence), source="cam", sequence=sequence, verdict="reject", width=side, height=side
             )
             self.store.record(row, Frame(image=image, source="cam", sequence=sequence))
-        assert self.store.flush(20.0)
+        assert self.store.flush(60.0)
         results = Results(epoch=self.store.epoch, rows=tuple(self.store.rows(0, count)))
         with self.database.transaction():
             ResultsSink(self.database).write([read_batch(DEVICE, encode(results))])
 
     def acknowledge(self, seq: int) -> None:
         self.store.acknowledge(self.store.epoch, seq)
-        wait_for(lambda: self.store.watermark == seq, 20)
+        wait_for(lambda: self.store.watermark == seq)
 
     def at_hub(self) -> dict[int, bytes | None]:
         """By record, what the hub has of it."""
@@ -262,7 +262,7 @@ def test_the_same_image_of_two_parts_is_sent_once_and_belongs_to_both(site: Site
     image = np.random.default_rng(0).integers(0, 255, (128, 128, 3), np.uint8)
     row = ResultRow(seq=0, part_id="x", source="cam", sequence=1, verdict="reject", width=128, height=128)
     site.store.record(row, Frame(image=image, source="cam", sequence=1))
-    assert site.store.flush(20.0)
+    assert site.store.flush(60.0)
     rows = Results(epoch=site.store.epoch, rows=tuple(site.store.rows(0, 2)))
     with site.database.transaction():
         ResultsSink(site.database).write([read_batch(DEVICE, encode(rows))])
@@ -279,7 +279,7 @@ def test_what_is_unsent_is_known_after_a_restart_and_to_an_agent_that_knew_no_su
     site.store.settle_image(site.store.epoch, 1)
     site.store.settle_image("another database", 2)
     site.acknowledge(4)
-    wait_for(lambda: site.store.unsent_images == 3, 20)
+    wait_for(lambda: site.store.unsent_images == 3)
     site.store.close()
     site.store = site.open_store(site.folder.parent)
     assert site.store.unsent_images == 3
@@ -300,7 +300,7 @@ def test_an_agent_without_a_hub_notes_nothing(tmp_path: Path) -> None:
     store = Store(tmp_path, archive=Archive(tmp_path, rules), rules=rules)
     row = ResultRow(seq=0, part_id="a", source="cam", sequence=0, verdict="pass")
     store.record(row, Frame(image=np.zeros((8, 8), np.uint8), source="cam", sequence=0))
-    assert store.flush(20.0)
+    assert store.flush(60.0)
     store.close()
     assert list((tmp_path / "images").rglob("*.png"))
     assert store.unsent_images == 0

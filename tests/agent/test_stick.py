@@ -266,7 +266,7 @@ def test_an_agent_without_a_link_takes_a_stick_and_refuses_a_forged_one(
         assert json.loads(status.read_text())["installed"] == "bright-spots@1.0.0"
     finally:
         agent.terminate()
-        assert agent.wait(30) == 0
+        assert agent.wait(60) == 0
 
 
 def test_the_export_command_takes_a_folder_or_a_name(

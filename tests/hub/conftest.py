@@ -69,7 +69,7 @@ class Process:
             return 0
         child, self._child = self._child, None
         child.send_signal(number)
-        return child.wait(20)
+        return child.wait(60)
 
     def signal(self, number: int) -> None:
         assert self._child is not None
@@ -83,7 +83,7 @@ class Process:
     def wait(self) -> int:
         assert self._child is not None
         child, self._child = self._child, None
-        return child.wait(20)
+        return child.wait(60)
 
     def kill(self) -> None:
         self.end(signal.SIGKILL)
@@ -234,7 +234,7 @@ def hub_process(tmp_path: Path, repository: Repository, broker: Broker) -> Itera
 @pytest.fixture
 def device(broker: Broker) -> Iterator[Device]:
     connected = Device(broker.url)
-    assert connected.link.wait_connected(10.0)
+    assert connected.link.wait_connected(60.0)
     yield connected
     connected.link.close()
 

@@ -41,7 +41,7 @@ def connect(port: int):
         link = LinkClient(LinkConfig(url=f"mqtt://127.0.0.1:{port}", site="t"), name, will=will)
         links.append(link)
         link.start()
-        assert link.wait_connected(10)
+        assert link.wait_connected(60)
         return link
 
     yield make
@@ -82,7 +82,7 @@ def test_retained_messages_are_kept_replaced_and_cleared(embedded, connect, wait
     echo = threading.Event()
     writer.subscribe("x/end", lambda topic, payload: echo.set())
     writer.publish("x/end", b"", retain=False)
-    assert echo.wait(10)
+    assert echo.wait(60)
     reader = connect("reader")
     reader.subscribe("x/#", lambda topic, payload: seen.append((topic, payload)))
     waiting(lambda: seen, "the retained message")

@@ -128,7 +128,7 @@ class Secured:
         self.links.append(link)
         link.start()
         if wait:
-            assert link.wait_connected(10), link.last_error
+            assert link.wait_connected(60), link.last_error
         return link
 
 

@@ -127,7 +127,7 @@ def test_births_reports_and_wills_become_a_timeline(hub_process, repository, bro
     config = LinkConfig(url=broker.url, site=SITE)
     link = LinkClient(config, "cam-02", will=(TOPICS.up("cam-02"), will))
     link.start()
-    assert link.wait_connected(10)
+    assert link.wait_connected(60)
     link.publish(TOPICS.up("cam-02"), encode(Up(device="cam-02", up=True, boot_id="b1")), retain=True)
     for progress in (0.0, 0.5):
         report = Reported(device="cam-02", gen=1, state="fetching", progress=progress)
@@ -147,7 +147,7 @@ def test_births_reports_and_wills_become_a_timeline(hub_process, repository, bro
     marker = encode(Up(device="cam-03", up=True, boot_id="b"))
     other = LinkClient(config, "cam-03")
     other.start()
-    assert other.wait_connected(10)
+    assert other.wait_connected(60)
     other.publish(TOPICS.up("cam-03"), marker)
     waiting(lambda: ("cam-03", "up") in events_of(repository), "what was sent after the retained messages")
     other.close()
@@ -270,6 +270,6 @@ def test_pushes_at_the_same_time_get_generations_of_their_own(
 def test_a_hub_without_a_repository_says_so(tmp_path: Path, port: int) -> None:
     (tmp_path / "hub.toml").write_text(f'folder = "."\n[link]\nurl = "mqtt://127.0.0.1:{port}"\nsite = "t"\n')
     command = [sys.executable, "-m", "lineside_hub", "run", "--config", str(tmp_path / "hub.toml")]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 1
     assert "[2002]" in ended.stderr

@@ -126,5 +126,5 @@ class Line:
     def end(self) -> None:
         for process in self._running:
             process.terminate()
-            process.wait(30)
+            process.wait(60)
         self._log.close()

@@ -44,7 +44,7 @@ class Processes:
     def end(self) -> None:
         for process in reversed(self._running):
             process.terminate()
-            process.wait(20)
+            process.wait(60)
 
 
 @pytest.fixture
@@ -124,8 +124,8 @@ def test_a_device_reaches_its_own_topics_only(plant: Path, processes: Processes)
     hub.start()
     other.start()
     try:
-        assert hub.wait_connected(10)
-        assert other.wait_connected(10)
+        assert hub.wait_connected(60)
+        assert other.wait_connected(60)
         other.publish(topics.results(DEVICE), b"forged")
         other.publish(topics.group_desired(GROUP), b"forged")
         other.publish(topics.results("cam-02"), b"its own")

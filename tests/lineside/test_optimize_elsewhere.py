@@ -93,7 +93,7 @@ class Bench:
     def close(self) -> None:
         self.listener.close()
         self.agent.terminate()
-        self.agent.wait(30.0)
+        self.agent.wait(60.0)
         self.server.close()
 
 

@@ -49,5 +49,5 @@ def repo(peer: RepoPeer, mosquitto: Broker, make_client: MakeClient) -> RepoClie
     client = make_client(mosquitto.config(), "cam-1")
     repo = RepoClient(client, TOPICS, "cam-1", timeout_s=0.5, stall_s=10)
     client.start()
-    assert client.wait_connected(10)
+    assert client.wait_connected(60)
     return repo

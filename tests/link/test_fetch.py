@@ -301,7 +301,7 @@ def behind_proxy(
     client = make_client(mosquitto.config(port=proxy.port), "cam-1")
     repo = RepoClient(client, TOPICS, "cam-1", timeout_s=0.5, stall_s=15)
     client.start()
-    assert client.wait_connected(10)
+    assert client.wait_connected(60)
     return repo, proxy
 
 

