@@ -24,7 +24,7 @@ __all__ = ["board", "port", "wire"]  # fixtures
 def test_shell_that_is_there_is_used_and_left_as_it_was(wire: Wire, port: Port) -> None:
     with BashAtWire(wire):
         console = Console(port, quiet)
-        console.reach_shell("admin", nobody, boot_timeout_s=5)
+        console.reach_shell("admin", nobody, boot_timeout_s=60)
         shell = SerialShell(console)
         assert shell.run("echo one; echo two >&2; exit 3").text == "one\ntwo\n"
         assert shell.run("exit 3").code == 3
@@ -84,7 +84,7 @@ def test_kernel_that_talks_all_the_time_changes_nothing(wire: Wire, port: Port, 
 def test_bytes_that_are_lost_are_noticed_and_sent_again(wire: Wire, port: Port, loss: float) -> None:
     with BashAtWire(wire, rc="PS1='$ '"):
         console = Console(port, quiet)
-        console.reach_shell("admin", nobody, boot_timeout_s=5)
+        console.reach_shell("admin", nobody, boot_timeout_s=60)
         shell = SerialShell(console)
         wire.loss = loss
         for number in range(8):
@@ -97,7 +97,7 @@ def test_bytes_that_are_lost_are_noticed_and_sent_again(wire: Wire, port: Port, 
 def test_script_runs_once_though_its_answer_is_asked_for_again(wire: Wire, port: Port, tmp_path: Path) -> None:
     with BashAtWire(wire):
         console = Console(port, quiet)
-        console.reach_shell("admin", nobody, boot_timeout_s=5)
+        console.reach_shell("admin", nobody, boot_timeout_s=60)
         shell = SerialShell(console)
         log = tmp_path / "log"
         wire.mute()
@@ -118,7 +118,7 @@ def test_script_runs_once_though_its_answer_is_asked_for_again(wire: Wire, port:
 def test_adapter_that_is_pulled_out_is_said(wire: Wire, port: Port) -> None:
     with BashAtWire(wire):
         console = Console(port, quiet)
-        console.reach_shell("admin", nobody, boot_timeout_s=5)
+        console.reach_shell("admin", nobody, boot_timeout_s=60)
         shell = SerialShell(console)
         threading.Timer(0.5, wire.unplug).start()
         with pytest.raises(BoardLinkError, match="is gone"):
