@@ -219,14 +219,14 @@ def test_a_crash_while_loading(wild: None, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("act", ["hang", "hang with the lock"])
 def test_a_call_that_hangs_is_ended(load: Load, act: str) -> None:
-    executable = load(timeout_s=0.5)
+    executable = load(timeout_s=2.0)
     executable.run({"x": X})
-    with pytest.raises(EngineCrashedError, match=r"did not answer within 0\.5 s"):
+    with pytest.raises(EngineCrashedError, match=r"did not answer within 2 s"):
         executable.run(told(act))
 
 
 def test_calls_beside_one_that_hangs_end_too(load: Load) -> None:
-    executable = load(timeout_s=1.0)
+    executable = load(timeout_s=2.0)
     with ThreadPoolExecutor() as pool:
         answers = [pool.submit(executable.run, told(act)) for act in ("hang", "hang")]
         assert all(isinstance(answer.exception(), EngineCrashedError) for answer in answers)
@@ -431,7 +431,7 @@ def test_an_input_that_ends_the_engine_ends_it_twice_and_no_more(wild: None, tmp
 def test_a_call_that_hangs_is_not_given_to_a_new_process(wild: None, tmp_path: Path) -> None:
     inputs = (TensorSpec(name="do", shape=(1,), dtype="int32"), TensorSpec(name="x", shape=(-1, 4)))
     bundle = make_bundle(tmp_path / "b", scaler(1.0), (inputs, (TensorSpec(name="x", shape=(-1, 4)),)))
-    with Session(bundle, Config(engines=("wild",), isolate=("wild",), isolated_timeout_s=0.3)) as session:
+    with Session(bundle, Config(engines=("wild",), isolate=("wild",), isolated_timeout_s=2.0)) as session:
         session.predict(told("echo"))
         with pytest.raises(EngineCrashedError, match="did not answer"):
             session.predict(told("hang"))

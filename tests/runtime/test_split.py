@@ -428,7 +428,7 @@ def test_a_stage_that_hangs_is_passed_on_within_the_deadline(
     with Session(two_devices, NPU_THEN_GPU) as session:
         answer(session.submit(x(1)))
         stage_engine.held["gpu:0"] = threading.Event()
-        prediction = answer(session.submit(x(2), deadline_s=2.0))
+        prediction = answer(session.submit(x(2), deadline_s=4.0))
         assert prediction.outputs["y"][0, 0] == 12
         assert prediction.used_device == "numpy/npu:0+numpy/npu:0"
         stage_engine.held["gpu:0"].set()
