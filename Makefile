@@ -2,6 +2,7 @@
 #
 #   make demo         the whole line end to end on this machine, without torch (about two minutes)
 #   make test         all tests against real peers
+#   make test-ci      the same; a test that fails runs once more, alone, and is flaky if it then passes (docs/testing.md)
 #   make check        format, lint, types, import rules
 #   make bench        benchmarks, JSON under benchmarks/results/
 #   make bench-training  training on several workers: bytes, waiting, prediction, deaths (an hour; root for the wire), accuracy (an hour)
@@ -22,7 +23,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 OUT ?= demo-out
 SOAK_OUT ?= soak-out
 
-.PHONY: help setup demo test check bench bench-training test-system soak fuzz proto peers clean
+.PHONY: help setup demo test test-ci check bench bench-training test-system soak fuzz proto peers clean
 .DEFAULT_GOAL := help
 
 help:
@@ -54,8 +55,13 @@ peers:
 demo: $(VENV)/.convert
 	$(BIN)/lineside demo --out $(OUT)
 
+TESTS := tests --ignore tests/system --numprocesses 2 --dist loadfile --durations 15
+
 test: $(VENV)/.dev peers
-	$(BIN)/python -m pytest tests --ignore tests/system --numprocesses 2 --dist loadfile --durations 15
+	$(BIN)/python -m pytest $(TESTS)
+
+test-ci: $(VENV)/.dev peers
+	$(BIN)/python -m tests.ci.rerun $(TESTS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -86,4 +92,4 @@ proto: $(VENV)/.dev
 	$(BIN)/python -m grpc_tools.protoc -I $(PROTO) --descriptor_set_out=$(PROTO)/open_inference.binpb open_inference.proto
 
 clean:
-	rm -rf $(VENV) demo-out soak-out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) demo-out soak-out test-report .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

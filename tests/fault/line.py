@@ -178,7 +178,7 @@ def run(line: Line, parts: int, *, every: int, with_disk: bool) -> dict[str, Any
     breaker.start()
     output, _ = plc.communicate()
     ended.set()
-    breaker.join(30.0)
+    breaker.join(60.0)
     counted: dict[str, Any] = json.loads(output)
     return {**counted, "faults": line.done}
 
