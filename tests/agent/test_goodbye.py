@@ -14,12 +14,12 @@ import pytest
 from lineside_agent.config import AgentConfig, InspectConfig, SimulatorCamera
 from lineside_agent.home import Home
 from lineside_agent.store import Store
-from lineside_hub.repository import Repository
 from lineside_link.client import LinkClient
 from lineside_link.messages import Up, decode
 from lineside_link.topics import Topics
 from tests.peers import Broker
 from tests.peers.waiting import wait_for
+from tests.worlds.hub import make_trusted_repository
 
 ECHO_S = 0.5
 """So long the connection stays up behind the goodbye: an answer to it would come in a few milliseconds."""
@@ -27,8 +27,7 @@ ECHO_S = 0.5
 
 @pytest.fixture
 def home(embedded_broker: Broker, tmp_path: Path) -> Iterator[Home]:
-    root = Repository.create(tmp_path / "hub", groups=["default"]).root_bytes()
-    (tmp_path / "root.json").write_bytes(root)
+    make_trusted_repository(tmp_path)
     config = AgentConfig(
         device="cam-1",
         folder=tmp_path,
@@ -53,7 +52,7 @@ def ups(embedded_broker: Broker) -> Iterator[list[bool]]:
     topic = Topics("t0").up("cam-1")
     client.subscribe(topic, lambda _, data: found.append(decode(data, Up).up))
     client.start()
-    assert client.wait_connected(10.0)
+    assert client.wait_connected(60.0)
     yield found
     client.close()
 
@@ -63,19 +62,19 @@ def test_a_goodbye_that_comes_back_while_the_connection_stands_is_the_last_word(
 ) -> None:
     heard: list[bool] = []
     home.client.subscribe(Topics("t0").up("cam-1"), _also(home, heard))
-    wait_for(lambda: ups and ups[-1] and heard and heard[-1], 30.0, what="the birth, here and at the agent")
+    wait_for(lambda: ups and ups[-1] and heard and heard[-1], what="the birth, here and at the agent")
     at_once = home.client.close
 
     def slowly(**how: Any) -> None:
         topic, goodbye = how["last"]
         home.client.publish(topic, goodbye, qos=1, retain=True)
-        wait_for(lambda: False in heard, 10.0, what="the goodbye, at the agent")
+        wait_for(lambda: False in heard, what="the goodbye, at the agent")
         time.sleep(ECHO_S)
         at_once()
 
     monkeypatch.setattr(home.client, "close", slowly)
     home.close()
-    wait_for(lambda: False in ups, 10.0)
+    wait_for(lambda: False in ups)
     assert ups[ups.index(False) :] == [False]
 
 

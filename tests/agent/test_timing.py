@@ -13,7 +13,7 @@ from lineside_agent.config import InspectConfig
 from lineside_agent.fetch import Fetcher
 from lineside_agent.time_command import TimeCommands
 from lineside_agent.timing import time_in_child
-from lineside_link.messages import TRIAL_SUFFIX, BundleRef, TimeAnswer, TimeCommand, decode, encode
+from lineside_link.messages import TRIAL_SUFFIX, BundleRef, Shapes, TimeAnswer, TimeCommand, decode, encode
 from lineside_link.pull import FetchStopped
 from lineside_runtime.bundle import write_manifest
 from lineside_runtime.errors import EngineError, FetchError, SignatureError
@@ -21,7 +21,7 @@ from tests.agent.test_fastest import two_forms
 from tests.peers.waiting import wait_for
 
 RULES = InspectConfig(threads=1)
-SHAPES = ({"image": (1, 1, 96, 96)}, {"image": (1, 1, 192, 192)})
+SHAPES: Shapes = ({"image": (1, 1, 96, 96)}, {"image": (1, 1, 192, 192)})
 BUNDLE = BundleRef(name="surface", version="1", target=f"line/surface-1{TRIAL_SUFFIX}", sha256="0" * 64)
 
 
@@ -61,7 +61,8 @@ def test_shapes_that_the_bundle_does_not_take_or_that_would_fill_the_memory_are_
     tmp_path: Path, shape: tuple[int, ...]
 ) -> None:
     bundle = two_forms(tmp_path / "bundle")
-    for shapes in (({"image": shape},), ({"picture": (1, 1, 96, 96)},)):
+    wrong: tuple[Shapes, ...] = (({"image": shape},), ({"picture": (1, 1, 96, 96)},))
+    for shapes in wrong:
         with pytest.raises(EngineError, match=r"\[2003\]"):
             time_in_child(bundle.path, RULES, 3, shapes, never)
 
@@ -102,7 +103,7 @@ class Device:
 
     def close(self) -> None:
         self.stop.set()
-        self.thread.join(20.0)
+        self.thread.join(60.0)
         assert not self.thread.is_alive()
 
 
@@ -113,7 +114,7 @@ def test_one_command_is_carried_out_once_and_another_waits(tmp_path: Path) -> No
     def bring(bundle: BundleRef, folder: Path, progress: Callable[[int, int], None], _stop: object) -> None:
         brought.append(bundle.identity)
         progress(1, 4)
-        assert go_on.wait(20.0)
+        assert go_on.wait(60.0)
         two_forms(folder / "made")
         for path in sorted((folder / "made").iterdir()):
             path.rename(folder / path.name)

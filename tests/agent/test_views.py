@@ -38,10 +38,10 @@ from lineside_models.frame import Frame
 from lineside_models.inspection import Inspection
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.errors import ConfigError
-from tests.agent.bundles import bright, dark, make_bundle
-from tests.agent.line_io.agents import LineAgent
 from tests.peers import RtspServer
 from tests.peers.waiting import wait_for
+from tests.worlds.agent import TriggeredAgent, folder_camera
+from tests.worlds.bundles import bright, dark, make_bundle
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ class Meeting(Loaded):
     place = threading.Barrier(2)
 
     def inspect(self, frame: Frame, *, fast: bool = False) -> Inspection:
-        self.place.wait(20.0)
+        self.place.wait(60.0)
         return super().inspect(frame, fast=fast)
 
 
@@ -248,7 +248,7 @@ def test_store_keeps_every_image_and_sends_that_of_the_camera_that_decided(tmp_p
     rules = StoreConfig(keep_images="bad", commit_every_s=0)
     store = Store(tmp_path, archive=Archive(tmp_path, rules), rules=rules, confirmed_only=True)
     assert store.record(row, frames_of(seen, row))
-    assert store.flush(20.0)
+    assert store.flush(60.0)
     store.acknowledge(store.epoch, 1)
     wait_for(lambda: store.watermark == 1)
     unsent = store.first_unsent_image(0)
@@ -317,11 +317,9 @@ def test_agent_with_two_cameras_gives_one_verdict_a_part(tmp_path: Path, bundle:
         (tmp_path / name).mkdir()
         for number, image in enumerate(images):
             cv2.imwrite(str(tmp_path / name / f"{number}.png"), image)
-    cameras = "".join(
-        f'[[camera]]\ntype = "folder"\nname = "{name}"\npath = "{name}"\nloop = true\n' for name in ("top", "side")
-    )
+    cameras = [folder_camera(name=name, path=name, loop=True) for name in ("top", "side")]
     tables = f'[store]\nkeep_images = "bad"\n[inspect]\nworkers = {workers}\n'
-    agent = LineAgent(tmp_path, bundle, tables, camera=cameras)
+    agent = TriggeredAgent(tmp_path, bundle.path, tables, camera=cameras)
     try:
         agent.wait_ready()
         told = [ask(agent.state, Request("trigger", f"A-{number}"))["verdict"] for number in range(3)]
@@ -355,26 +353,24 @@ def test_a_dead_camera_rejects_with_its_name_takes_ready_away_and_stops_no_other
 ) -> None:
     (tmp_path / "top").mkdir()
     cv2.imwrite(str(tmp_path / "top" / "0.png"), dark())
-    cameras = (
-        '[[camera]]\ntype = "folder"\nname = "top"\npath = "top"\nloop = true\n'
-        f'[[camera]]\ntype = "rtsp"\nname = "net"\nurl = "{rtsp_server.url}"\ntimeout_s = 3.0\n'
-    )
-    trigger = "frame_timeout_ms = 1500\ncamera_timeout_ms = 2500"
-    agent = LineAgent(tmp_path, bundle, "", camera=cameras, trigger=trigger)
+    network = {"type": "rtsp", "name": "net", "url": rtsp_server.url, "timeout_s": 3.0}
+    trigger = {"frame_timeout_ms": 1500, "camera_timeout_ms": 2500}
+    cameras = [folder_camera(name="top", path="top", loop=True), network]
+    agent = TriggeredAgent(tmp_path, bundle.path, camera=cameras, trigger=trigger)
     try:
         agent.wait_ready()
         wait_for(lambda: agent.status["cameras"][1]["frames"] > 5, 60.0, what="frames of the network camera")
         ask(agent.state, Request("trigger", "A-0"))
         rtsp_server.freeze()
-        wait_for(lambda: ask(agent.state, Request("trigger", "A-1"))["code"] == "NO_FRAME", 20.0, what="no frame")
-        wait_for(lambda: "net" in (agent.line["problem"] or ""), 30.0, what="not ready, with the camera's name")
+        wait_for(lambda: ask(agent.state, Request("trigger", "A-1"))["code"] == "NO_FRAME", what="no frame")
+        wait_for(lambda: "net" in (agent.line["problem"] or ""), what="not ready, with the camera's name")
         told: dict[str, Any] = {}
 
         def refused() -> bool:  # on a busy machine a picture that was on its way may come after the silence was noticed
             told.update(ask(agent.state, Request("trigger", "A-2")))
             return bool(told["code"] == "NOT_READY")
 
-        wait_for(refused, 20.0, what="a part that is refused")
+        wait_for(refused, what="a part that is refused")
         assert told["verdict"] == "fault"
         rtsp_server.kill()
         rtsp_server.start()

@@ -13,6 +13,7 @@ from lineside_link.config import LinkConfig
 from lineside_link.fetch import RepoClient
 from tests.link.repo import TOPICS, RepoPeer
 from tests.peers import Broker
+from tests.worlds.hub import make_repository
 
 MakeClient = Callable[..., LinkClient]
 
@@ -32,7 +33,7 @@ def make_client() -> Iterator[MakeClient]:
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Repository:
-    return Repository.create(tmp_path / "hub", groups=("line", "other"))
+    return make_repository(tmp_path / "hub", ["line", "other"])
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def peer(repository: Repository, mosquitto: Broker) -> Iterator[RepoPeer]:
 def repo(peer: RepoPeer, mosquitto: Broker, make_client: MakeClient) -> RepoClient:
     """A device's side, connected without a proxy, impatient."""
     client = make_client(mosquitto.config(), "cam-1")
-    repo = RepoClient(client, TOPICS, "cam-1", timeout_s=0.5, stall_s=10)
+    repo = RepoClient(client, TOPICS, "cam-1", timeout_s=0.5, stall_s=60)
     client.start()
-    assert client.wait_connected(10)
+    assert client.wait_connected(60)
     return repo
