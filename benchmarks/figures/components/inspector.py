@@ -180,6 +180,25 @@ def _card(found: Value, detectors: Sequence[str]) -> str:
     return "\n\n".join(tables)
 
 
+@block("learn_good", "learn_good")
+def learn_good(found: Value) -> str:
+    """Anomaly detection learned from good parts."""
+    kinds = [kind for kind, _ in found["seeds"]["0"]["types"].items()]
+    rows = [
+        (
+            seed,
+            fixed(of["auroc"].number, 3),
+            f"{percent(of['false_rejects'].number)} of {of['good'].number:.0f}",
+            f"{percent(of['recall'].number)} of {of['frames'].number - of['good'].number:.0f}",
+            *(fixed(of["types"][kind]["auroc"].number, 2) for kind in kinds),
+        )
+        for seed, of in found["seeds"].items()
+    ]
+    head = ["seed", "AUROC", "good frames rejected", "bad frames rejected", *(f"AUROC {kind}" for kind in kinds)]
+    mean, bar = found["auroc"]["mean"].number, found["bars"]["auroc"].number
+    return f"{table(head, rows)}\n\nMean AUROC {fixed(mean, 3)}, bar ≥ {bar:g}: {verdict(mean >= bar)}."
+
+
 @block("decoding", "decoding")
 def decoding(found: Value) -> str:
     """Processor time of decoding a frame."""

@@ -60,6 +60,18 @@ def transfer(found: Value) -> str:
     return table(["what", "measured", "bar", ""], rows)
 
 
+@block("transfer.cores", "transfer")
+def cores(found: Value) -> str:
+    """Processor time of a push over loopback."""
+    names = {"ours": "lineside", "bare_qos0": "bare paho, QoS 0", "bare_qos1": "bare paho, QoS 1"}
+    rows = []
+    for key, what in names.items():
+        parts = {part: each.number for part, each in found["loopback"]["core_ms"][key].items()}
+        shown = [f"{part} {value:.0f}" for part, value in parts.items()]
+        rows.append((what, ", ".join(shown), f"{sum(parts.values()):.0f}"))
+    return table(["", "processor time, ms", "sum"], rows)
+
+
 @block("link", "link")
 def link(found: Value) -> str:
     """Goodput through the embedded broker."""

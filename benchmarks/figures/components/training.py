@@ -17,6 +17,7 @@ CASES = {
     "fsdp int8": "`fsdp` with `int8`",
 }
 BYTES_BARS = {"int8": 0.25, "low-rank": 0.02, "fsdp int8": 0.35}
+SHARE_CASE, SHARE_BAR = "low-rank", 0.12
 ACCURACY_BAR_POINTS = 0.5
 LOOP_BAR = 1.02
 
@@ -40,14 +41,20 @@ def wire(found: Value) -> str:
                 fixed(of["reported_bytes_a_step"].number / 1e6, 3) if of["reported_bytes_a_step"].number else "",
                 fixed(share, 4),
                 "" if bar is None else f"≤ {bar:g}: {verdict(share <= bar)}",
-                *(
-                    percent(each["cases"][key]["communication_share"].number) if key in each["cases"] else ""
-                    for _, each in batches
-                ),
+                *(_communication(each["cases"], key) for _, each in batches),
             )
         )
     shares = [f"share of a step, {name}, {of['rate_mbit'].number:,.0f} Mbit/s" for name, of in batches]
     return table(["case", "MB a step and worker", "as reported", "of torch's", "bar", *shares], rows)
+
+
+def _communication(cases: Value, key: str) -> str:
+    if key not in cases:
+        return ""
+    share = cases[key]["communication_share"].number
+    return percent(share) + (
+        f", bar ≤ {percent(SHARE_BAR, 0)}: {verdict(share <= SHARE_BAR)}" if key == SHARE_CASE else ""
+    )
 
 
 @block("training.more_workers", "training.more_workers")
