@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.figures.blocks import Block
 from benchmarks.figures.origin import Origins
-from benchmarks.figures.results import FiguresError, load
+from benchmarks.figures.results import FiguresError, Value, load
 
 BEGIN = re.compile(r"<!-- figures: (?P<name>[a-z0-9_.-]+) -->")
 BEGIN_START, END = "<!-- figures", "<!-- end figures -->"
@@ -66,15 +66,21 @@ def _body(block: Block, origins: Origins) -> list[str]:
     missing = [name for name, result in results if result is None]
     if missing:
         return [f"Not measured: `python -m benchmarks {' '.join(missing)}` writes the figures."]
-    reasons = [each[key].text for _, each in results if each for key in NOT_MEASURED if key in each]
-    if reasons:
-        return [f"Not measured: {'; '.join(reasons)}."]
     try:
         table = block.render(*(result for _, result in results))
     except FiguresError as error:
-        raise FiguresError(f"block {block.name}: {error}") from error
+        reasons = [reason for _, each in results if each for reason in _reasons(each)]
+        if not reasons:
+            raise FiguresError(f"block {block.name}: {error}") from error
+        table = f"Not measured: {'; '.join(reasons)}."
     lines = [origins.line(name, result, ages=block.ages) for name, result in results if result is not None]
     return [*table.splitlines(), "", *"\n\n".join(lines).splitlines()]
+
+
+def _reasons(result: Value) -> list[str]:
+    """Returns why a machine could not measure a result or a part of it."""
+    found = [result[key] for key in NOT_MEASURED if key in result]
+    return [text for each in found for text in ([each.text] if each.is_text else [one.text for one in each.values()])]
 
 
 def problems(root: Path, blocks: Mapping[str, Block]) -> Iterator[str]:

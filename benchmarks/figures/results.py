@@ -67,6 +67,11 @@ class Value:
         return self._value
 
     @property
+    def is_text(self) -> bool:
+        """Whether the value is text."""
+        return isinstance(self._value, str)
+
+    @property
     def truth(self) -> bool:
         """The value as true or false."""
         if not isinstance(self._value, bool):

@@ -152,6 +152,14 @@ def test_a_result_that_was_never_measured_is_said(tree: Path) -> None:
     assert main(["--check", "--root", str(tree)]) == 0
 
 
+@pytest.mark.parametrize("reason", ["one core only", ["one core only"]])
+def test_a_result_that_a_machine_could_not_measure_gives_the_reason(tree: Path, reason: object) -> None:
+    write_result(tree, "detector", {"left_out": reason})
+
+    assert main(["--root", str(tree)]) == 0
+    assert "Not measured: one core only." in (tree / "docs" / "detector.md").read_text()
+
+
 def test_a_changed_model_card_is_described_in_its_manifest(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bundle = tree / "zoo" / "patch-features"
     shutil.copytree(zoo.path("patch-features"), bundle)
