@@ -38,7 +38,7 @@ FOLD = "val"
 CHOSEN_ON = "train"
 CONFIDENCE_THRESHOLD = 0.9
 RECALL = 0.99
-CLEAN = scaled({"neu-det": 1000, "deeppcb": 200}, smoke={"neu-det": 4, "deeppcb": 4})
+CLEAN = scaled({"neu-det": 1000, "deeppcb": 200}, smoke={"neu-det": 2, "deeppcb": 2})
 """Clean frames of the line simulator that are judged as good parts, by data set."""
 
 DETECTORS = {
@@ -51,7 +51,7 @@ BARS = {
     "f1_images": {"neu-det": 0.98, "deeppcb": 0.98},
     "false_reject_rate": {"neu-det": 0.01, "deeppcb": 0.01},
 }
-FRAMES = scaled(None, smoke=4)
+FRAMES = scaled(None, smoke=2)
 """At most so many frames of each fold."""
 
 Counts = npt.NDArray[np.int64]
