@@ -50,8 +50,10 @@ _CONVERTERS = "converters/lineside_converters"
 _BOARDS = "boards/lineside_boards"
 _COMPRESS = f"{_CONVERTERS}/compress"
 _TRAINING = f"{_CONVERTERS}/training"
-_DETECTOR = f"{_MODELS}/zoo/surface-12"
-_PARENT = f"{_MODELS}/zoo/surface-12-float"
+_DETECTOR = f"{_MODELS}/zoo/surface-12/onnx-int8-mirrored"
+_PARENT = f"{_MODELS}/zoo/surface-12-float/onnx-fp32"
+"""The weights alone: the figures stand in the model card, whose hash is in the manifest."""
+
 _ENGINES = (
     *(f"{_RUNTIME}/{name}" for name in ("session.py", "placement.py", "inputs.py", "slots.py", "tensors.py")),
     *(f"{_RUNTIME}/backends/{name}" for name in ("ort.py", "ort_session.py")),
@@ -65,6 +67,25 @@ _RANKS = ("training/ranks", "training/namespaces")
 _ALL = (
     Benchmark("detector", "INT8 detector against its float parent", (*_ENGINES, *_VISION, _DETECTOR, _PARENT)),
     Benchmark("decoding", "decoding and suppression of one frame", (f"{_MODELS}/postprocess", _DETECTOR), ("data",)),
+    Benchmark(
+        "accuracy",
+        "the shipped detectors on the validation folds",
+        (
+            *(
+                f"{_CONVERTERS}/{name}"
+                for name in ("evaluate.py", "evaluation/goods.py", "judging.py", "statistics.py")
+            ),
+            *(f"{_MODELS}/{name}" for name in ("metrics.py", "rates.py", "preprocess.py", "postprocess", "simulator")),
+            *(_DETECTOR, f"{_MODELS}/zoo/surface-12/onnx-int8", _PARENT),
+        ),
+        ("data",),
+    ),
+    Benchmark(
+        "learn_good",
+        "lineside learn-good on magnetic-tile",
+        (f"{_MODELS}/anomaly", f"{_CONVERTERS}/evaluation/anomaly.py", f"{_MODELS}/zoo/patch-features/onnx-int8"),
+        ("data",),
+    ),
     Benchmark("predict", "QualityInspector against the machine's roofline", (*_ENGINES, *_VISION, _DETECTOR)),
     Benchmark(
         "runtime",
