@@ -21,6 +21,8 @@ SUDO := $(shell if [ "$$(id -u)" = 0 ]; then echo env; else command -v sudo; fi)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 OUT ?= demo-out
 SOAK_OUT ?= soak-out
+# Two workers kept two cores half busy: tests wait for processes, brokers and timers.
+WORKERS ?= 4
 
 .PHONY: help setup demo test check bench bench-training test-system soak fuzz proto peers clean
 .DEFAULT_GOAL := help
@@ -55,7 +57,7 @@ demo: $(VENV)/.convert
 	$(BIN)/lineside demo --out $(OUT)
 
 test: $(VENV)/.dev peers
-	$(BIN)/python -m pytest tests --ignore tests/system --numprocesses 2 --dist loadfile --durations 15
+	$(BIN)/python -m pytest tests --ignore tests/system --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 15
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
