@@ -18,7 +18,8 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	if command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; \
 	then echo $$p; break; fi; done)
 SUDO := $(shell if [ "$$(id -u)" = 0 ]; then echo env; else command -v sudo; fi)
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+# pip would compile 18,000 files on one core; what is imported is compiled then.
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
 OUT ?= demo-out
 SOAK_OUT ?= soak-out
 # Two workers kept two cores half busy: tests wait for processes, brokers and timers.
