@@ -143,6 +143,13 @@ _ALL = (
         ("networks", "data", "others"),
         long=True,
     ),
+    Benchmark(
+        "gpu",
+        "every path that an NVIDIA GPU enables: engines, device cache, level 3, NCCL, training",
+        (f"{_RUNTIME}/backends", f"{_RUNTIME}/cache", f"{_RUNTIME}/conformance", _CONVERTERS),
+        ("networks",),
+        long=True,
+    ),
     Benchmark("soak", "two hours of the agent at full speed", (_AGENT, _RUNTIME, *_VISION, _DETECTOR), long=True),
 )
 
