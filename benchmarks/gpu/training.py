@@ -9,13 +9,12 @@ import sys
 import time
 from pathlib import Path
 
-import cv2
-import numpy as np
 import torch
 
+from benchmarks.drawn import textures
 from benchmarks.gpu.environment import ROOT
 from benchmarks.gpu.steps import Case, Figures, LeftOut, StepError
-from benchmarks.smoke import SMOKE
+from benchmarks.smoke import SMOKE, scaled
 from lineside.commands import train
 from lineside.commands.train_together import cluster_of
 from lineside.commands.training import settings_of
@@ -24,8 +23,7 @@ from lineside_converters.slimming import Effort
 from lineside_converters.training.classifier import train_classifier
 from lineside_converters.training.config_classifier import ClassifierConfig
 
-CLASSES = ("lying", "slanting", "upright")
-IMAGES, FEW_IMAGES, SIDE = 240, 60, 64
+FOLDS = scaled({"train": 192, "val": 48}, smoke={"train": 48, "val": 12})
 EFFORT = Effort(speedup=1.15, epochs=3, batch=32, learning_rate=3e-3, true_weight=1.0, trials=3, shortlist=1, threads=1)
 
 
@@ -34,7 +32,7 @@ def train_gpus(case: Case) -> Figures:
     workers = max(1, case.gpus)
     out = case.folder / "trained"
     words = [
-        *("classifier", "--data", str(drawn(case)), "--out", str(out), "--epochs", "4"),
+        *("classifier", "--data", str(_data(case)), "--out", str(out), "--epochs", "4"),
         *("--evaluate-every", "2", "--workers", str(workers), "--gpus", "--gradients", "auto", "--json"),
     ]
     parser = argparse.ArgumentParser()
@@ -65,7 +63,7 @@ def optimizer(case: Case) -> Figures:
     Without a GPU the same is done for a target that is not here, in a smoke run at level 1.
     """
     level, epochs, width = (1, 1, 0.25) if SMOKE else (3, 6, 0.5)
-    data = drawn(case)
+    data = _data(case)
     config = ClassifierConfig(data=(data,), out=case.folder / "teacher", epochs=epochs, evaluate_every=3, width=width)
     teacher = train_classifier(config, lambda _: None)
     result = Optimizer(
@@ -95,20 +93,5 @@ def optimizer(case: Case) -> Figures:
     }
 
 
-def drawn(case: Case) -> Path:
-    """Returns a data set of lying, slanting and upright bars in noise, a folder a class; drawn once."""
-    folder = case.folder / "data"
-    if folder.is_dir():
-        return folder
-    generator = np.random.default_rng(0)
-    y, x = np.mgrid[:SIDE, :SIDE]
-    along = (x, (x + y) / 1.4, y)
-    half = folder.with_name(f"{folder.name}.half")
-    for number in range(FEW_IMAGES if SMOKE else IMAGES):
-        label = number % len(CLASSES)
-        wave = np.sin(along[label] * 0.4 + generator.uniform(0, 6.3)) + generator.normal(0, 0.6, (SIDE, SIDE))
-        place = half / CLASSES[label]
-        place.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(place / f"{number}.png"), (wave * 40 + 127).clip(0, 255).astype(np.uint8))
-    half.rename(folder)
-    return folder
+def _data(case: Case) -> Path:
+    return textures(case.folder / "data", FOLDS)
