@@ -169,3 +169,9 @@ def select(names: Iterable[str]) -> tuple[Benchmark, ...]:
             raise KeyError(name)
         found |= matching
     return tuple(found.values())
+
+
+def table() -> str:
+    """Returns the benchmarks as a table in Markdown."""
+    rows = (f"| `{each.name}` | {each.measures} | {'by name only' if each.long else ''} |" for each in _ALL)
+    return "\n".join(("| benchmark | measures | |", "| --- | --- | --- |", *rows))
