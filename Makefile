@@ -8,6 +8,7 @@
 #   make figures      render the tables of figures in README.md, docs/ and the model cards from that JSON
 #   make bench-training  training on several workers: bytes, waiting, prediction, deaths (an hour; root for the wire), accuracy (an hour)
 #   make test-system  whole journeys and faults that take longer than CI has, one file after the other, logged in docs/system (FILES="test_board test_pnnx")
+#   make test-gpu     every path that an NVIDIA GPU enables, at most 20 minutes; without a GPU each step says so
 #   make soak         the agent at full speed for two hours (SECONDS=7200), memory and file handles watched from outside
 #   make fuzz         coverage-guided fuzzing of every topic's payload, an hour (SECONDS=3600)
 #   make setup        the development environment in .venv
@@ -27,7 +28,7 @@ SOAK_OUT ?= soak-out
 # Two workers kept two cores half busy: tests wait for processes, brokers and timers.
 WORKERS ?= 4
 
-.PHONY: help setup demo test test-ci check bench bench-training figures test-system soak fuzz proto peers clean
+.PHONY: help setup demo test test-ci check bench bench-training figures test-system test-gpu soak fuzz proto peers clean
 .DEFAULT_GOAL := help
 
 help:
@@ -87,6 +88,10 @@ figures: $(VENV)/.dev
 test-system: $(VENV)/.dev peers
 	$(BIN)/python -m tests.system $(FILES)
 
+# The benchmark looks for a GPU first, and installs NVIDIA's packages (.venv-gpu, some GB) only where there is one.
+test-gpu: $(VENV)/.dev
+	$(BIN)/python -m benchmarks gpu
+
 soak: $(VENV)/.dev peers
 	$(BIN)/python -m benchmarks.soak --seconds $(or $(SECONDS),7200) --out $(SOAK_OUT)
 
@@ -100,4 +105,4 @@ proto: $(VENV)/.dev
 	$(BIN)/python -m grpc_tools.protoc -I $(PROTO) --descriptor_set_out=$(PROTO)/open_inference.binpb open_inference.proto
 
 clean:
-	rm -rf $(VENV) demo-out soak-out test-report .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .venv-gpu demo-out soak-out test-report .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -150,7 +150,7 @@ _ALL = (
     Benchmark(
         "optimizer.others", "level 1 beside Olive and NNCF", (_CONVERTERS,), ("networks", "data", "others"), True
     ),
-    Benchmark("pruning", "levels 2 and 3 and distillation", (_CONVERTERS,), ("data",), long=True),
+    Benchmark("pruning", "levels 2 and 3 and distillation", (_CONVERTERS,), ("data", "drawn"), long=True),
     Benchmark("training.wire", "bytes and waiting of each gradient scheme", (_TRAINING,), _RANKS, long=True),
     Benchmark("training.more_workers", "prediction of more workers", (f"{_TRAINING}/cluster",), _RANKS, long=True),
     Benchmark("training.loop", "the training loop beside a bare torch loop", (_TRAINING,), _RANKS, long=True),
@@ -162,6 +162,13 @@ _ALL = (
         "the shipped detector against YOLO11n",
         (_COMPRESS, _TRAINING, _DETECTOR),
         ("networks", "data", "others"),
+        long=True,
+    ),
+    Benchmark(
+        "gpu",
+        "every path that an NVIDIA GPU enables: engines, device cache, level 3, NCCL, training",
+        (f"{_RUNTIME}/backends", f"{_RUNTIME}/cache", f"{_RUNTIME}/conformance", _CONVERTERS),
+        ("networks", "drawn"),
         long=True,
     ),
     Benchmark("soak", "two hours of the agent at full speed", (_AGENT, _RUNTIME, *_VISION, _DETECTOR), long=True),
