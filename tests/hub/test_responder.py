@@ -190,11 +190,13 @@ def test_an_enrolled_device_gets_no_file_of_another_group(tmp_path: Path, make_b
     ref, own = (repository.publish(make_bundle("1.0.0"), group) for group in (GROUP, "line-b"))
     answers: queue.Queue[RepoResponse] = queue.Queue()
     joined: list[str] = []
+
+    def answer(_device: str, head: bytes, body: bytes) -> bool:
+        answers.put(decode_response(head + body)[0])
+        return True
+
     responder = Responder(
-        repository,
-        lambda _, head, body: answers.put(decode_response(head + body)[0]) is None,
-        join=lambda device, _: joined.append(device),
-        group_of={"cam-2": "line-b"}.get,
+        repository, answer, join=lambda device, _: joined.append(device), group_of={"cam-2": "line-b"}.get
     )
     responder.start()
 

@@ -20,8 +20,17 @@ def test_public_names_are_sorted_and_all_there() -> None:
         assert getattr(lineside, name) is not None
 
 
-PUBLIC = ("lineside", "lineside.vision", "lineside_runtime", "lineside_models", "lineside_agent", "lineside_link")
-PUBLIC += ("lineside_boards", "lineside_converters", "lineside_hub")
+PUBLIC = (
+    "lineside",
+    "lineside.vision",
+    "lineside_runtime",
+    "lineside_models",
+    "lineside_agent",
+    "lineside_link",
+    "lineside_boards",
+    "lineside_converters",
+    "lineside_hub",
+)
 
 
 @pytest.mark.parametrize("module", PUBLIC)
