@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -231,21 +232,42 @@ def run_enroll(options: argparse.Namespace) -> int:
 
 
 def run_status(options: argparse.Namespace) -> int:
-    """Prints the counters of the agent's status file."""
+    """Prints what the agent last wrote of itself; says so where that is stale."""
     from lineside_agent.config import read_config
+    from lineside_agent.doctor import STALE_S
 
     path = read_config(options.config).folder / "status.json"
     if not path.is_file():
         raise InputNotFoundError(f"{path} is not there", action="Start the agent with `lineside agent run` first.")
     status: dict[str, Any] = json.loads(path.read_text())
     status["age_s"] = round(time.time() - path.stat().st_mtime, 1)
+    status["stale"] = status["age_s"] > STALE_S
     if options.json:
         print_json(status)
         return 0
-    width = max(len(key) for key in status)
-    for key, value in status.items():
+    lines = dict(_flattened(status))
+    width = max(map(len, lines))
+    for key, value in lines.items():
         show(f"{key:<{width}}  {value}")
+    if status["stale"]:
+        say(f"! stale: the agent wrote this {status['age_s']:.0f} s ago; it does not run, or its disk is full")
     return 0
+
+
+def _flattened(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Yields a line for each value, nested ones under ``outer.inner``."""
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _flattened(inner, f"{name}.{key}" if name else key)
+    elif isinstance(value, list) and any(isinstance(inner, dict) for inner in value):
+        for number, inner in enumerate(value):
+            yield from _flattened(inner, f"{name}.{number}")
+    elif isinstance(value, list):
+        yield name, ", ".join(map(str, value)) or "-"
+    elif isinstance(value, bool):
+        yield name, "yes" if value else "no"
+    else:
+        yield name, "-" if value is None or value == {} else str(value)
 
 
 def run_doctor(options: argparse.Namespace) -> int:

@@ -47,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     to.add_argument("--version", default="", help="of the new bundle (default: the old one's, last number one higher)")
     to.add_argument("--overwrite", action="store_true", help="replace the bundle that stands there")
+    to.add_argument("--force", action="store_true", help="write thresholds that cost more than the bundle's own, too")
     to.add_argument("--config", type=Path, metavar="FILE", help="TOML for `lineside push --config`")
     to.add_argument("--page", type=Path, metavar="FILE", help="the page with the curves")
     add_json(parser)
@@ -69,14 +70,16 @@ def run(options: argparse.Namespace) -> int:
     deciding.check_files([path for path in (options.config, options.page) if path is not None])
     decision = deciding.decide(bundle, request, costs, on_progress=_progress)
     print(file=sys.stderr)
+    if options.page is not None:
+        deciding.write_page(options.page, decision)
+    if options.out is not None or options.config is not None:
+        decision = deciding.check_gain(decision, force=options.force)
     if options.out is not None:
         deciding.write_bundle(bundle, decision, options.out, version=options.version, overwrite=options.overwrite)
         deciding.write_page(options.out.with_name(f"{options.out.name}.decision.html"), decision)
         deciding.write_figures(options.out.with_name(f"{options.out.name}.decision.json"), decision)
     if options.config is not None:
         write_atomic(options.config, deciding.settings_of(decision).encode())
-    if options.page is not None:
-        deciding.write_page(options.page, decision)
     if options.json:
         print_json(decision)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -93,6 +94,34 @@ def test_config_error_of_the_agent_names_the_key(tmp_path: Path, capsys: pytest.
     assert "[2001]" in printed
     assert "$.camera" in printed
     assert "fps" in printed
+
+
+def test_status_is_readable_and_says_when_it_is_stale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config, status = tmp_path / "agent.toml", tmp_path / "s" / "status.json"
+    config.write_text('device = "a"\nfolder = "s"\nbundle = "surface-12"\n[camera]\ntype = "simulator"\n')
+    status.parent.mkdir()
+    said = {
+        "device": "a",
+        "line": {"ready": True, "fault": None},
+        "line_io": [{"name": "gpio", "open": False}],
+        "steps": [],
+    }
+    status.write_text(json.dumps(said))
+    assert main(["agent", "status", "--config", str(config)]) == 0
+    printed = capsys.readouterr()
+    lines = dict(line.split(maxsplit=1) for line in printed.out.splitlines())
+    assert (lines["line.ready"], lines["line.fault"], lines["line_io.0.open"], lines["steps"]) == (
+        "yes",
+        "-",
+        "no",
+        "-",
+    )
+    assert printed.err == ""
+    os.utime(status, (1e9, 1e9))
+    assert main(["agent", "status", "--config", str(config)]) == 0
+    assert "stale" in capsys.readouterr().err
+    assert main(["agent", "status", "--config", str(config), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["stale"] is True
 
 
 def test_paths_are_printed_as_text_and_strangers_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

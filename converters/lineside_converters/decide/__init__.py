@@ -20,13 +20,21 @@ from lineside_converters.decide.costs import Costs
 from lineside_converters.decide.figures import Decision
 from lineside_converters.decide.frames import Request, gather
 from lineside_converters.decide.page import write_page
-from lineside_converters.decide.writing import check_files, check_place, settings_of, write_bundle, write_figures
+from lineside_converters.decide.writing import (
+    check_files,
+    check_gain,
+    check_place,
+    settings_of,
+    write_bundle,
+    write_figures,
+)
 
 __all__ = [
     "Costs",
     "Decision",
     "Request",
     "check_files",
+    "check_gain",
     "check_place",
     "decide",
     "gather",

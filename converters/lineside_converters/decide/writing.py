@@ -16,7 +16,7 @@ import tomli_w
 from lineside_converters.decide.figures import Decision
 from lineside_converters.package import CARD_NAME
 from lineside_runtime.bundle import Bundle, open_bundle, write_manifest
-from lineside_runtime.errors import ConfigError, InputError
+from lineside_runtime.errors import AccuracyGateError, ConfigError, InputError
 from lineside_runtime.files import write_atomic
 from lineside_runtime.placing import check_free, put_in_place, sibling
 
@@ -121,6 +121,37 @@ def check_place(bundle: Bundle, out: Path, *, version: str = "", overwrite: bool
         raise ConfigError("out", expected="another folder than the old bundle's", actual=out, action="Give another.")
     check_free(out, overwrite=overwrite)
     return version
+
+
+def check_gain(decision: Decision, *, force: bool = False) -> Decision:
+    """Refuses thresholds that cost more than the bundle's own, before anything is written.
+
+    Args:
+        decision: What was chosen. Where the costs are not known (nothing stood for good parts) it is not refused.
+        force: Whether it is taken all the same.
+
+    Returns:
+        The decision; with a note that travels with it, where it was forced.
+
+    Raises:
+        AccuracyGateError: On the frames that they were chosen on, or on those that they were not chosen on, they cost
+            more.
+    """
+    own = decision.before.cost
+    found = {"chosen on": decision.after.cost, "not chosen on": decision.cross_fold.cost}
+    worse = {where: cost for where, cost in found.items() if own is not None and cost is not None and cost > own}
+    if not worse:
+        return decision
+    told = ", ".join(f"{cost:.4g} a part on frames that they were {where}" for where, cost in worse.items())
+    if force:
+        note = f"forced: these thresholds cost {told}; the bundle's own cost {own:.4g}"
+        return msgspec.structs.replace(decision, notes=(*decision.notes, note))
+    raise AccuracyGateError(
+        "the chosen thresholds cost more than the bundle's own, which stay",
+        expected=f"at most {own:.4g} a part",
+        actual=told,
+        action="Give more frames, good parts among them (--good); --force writes them all the same.",
+    )
 
 
 def check_files(paths: Sequence[Path]) -> None:

@@ -15,7 +15,16 @@ import pytest
 
 from lineside.cli import main
 from lineside_agent.config import AgentConfig, SimulatorCamera, with_settings
-from lineside_converters.decide import Costs, Decision, Request, decide, settings_of, write_bundle, write_page
+from lineside_converters.decide import (
+    Costs,
+    Decision,
+    Request,
+    check_gain,
+    decide,
+    settings_of,
+    write_bundle,
+    write_page,
+)
 from lineside_converters.decide.writing import next_version
 from lineside_converters.training.samples import hold_out
 from lineside_models.datasets import load_dataset
@@ -24,7 +33,7 @@ from lineside_models.labels import LABELS
 from lineside_models.rules import Rules
 from lineside_models.vision.images import frames
 from lineside_runtime.bundle import Bundle, open_bundle, write_manifest
-from lineside_runtime.errors import ConfigError, DatasetError, InputError, InputNotFoundError
+from lineside_runtime.errors import AccuracyGateError, ConfigError, DatasetError, InputError, InputNotFoundError
 from lineside_runtime.session import Session
 from tests.converters import nets
 
@@ -256,6 +265,22 @@ def test_what_cant_be_decided_is_said(bundle: Bundle, data: Path, decision: Deci
         write_bundle(bundle, decision, tmp_path / "there")
     with pytest.raises(ConfigError, match="another folder"):
         write_bundle(bundle, decision, bundle.path, overwrite=True)
+
+
+def test_thresholds_that_cost_more_are_written_only_if_forced(
+    decision: Decision, bundle: Bundle, tmp_path: Path
+) -> None:
+    own = decision.before.cost
+    assert own is not None
+    assert check_gain(decision) is decision
+    for field in ("after", "cross_fold"):
+        worse = msgspec.structs.replace(
+            decision, **{field: msgspec.structs.replace(getattr(decision, field), cost=own + 1.0)}
+        )
+        with pytest.raises(AccuracyGateError, match="cost more"):
+            check_gain(worse)
+        made = write_bundle(bundle, check_gain(worse, force=True), tmp_path / field)
+        assert b"forced: these thresholds cost" in made.file("decision.json").read_bytes()
 
 
 def test_the_command_chooses_writes_and_prints(
