@@ -21,7 +21,7 @@ from lineside_models.regions import Region
 from lineside_runtime.bundle import Bundle, Slicing
 from lineside_runtime.errors import ConfigError, DiskFullError, FetchError, LinesideError, SignatureError
 from tests.peers.waiting import wait_for
-from tests.worlds.bundles import bright, make_bundle
+from tests.worlds.bundles import bright
 
 
 def local(folder: Path, **changes: object) -> AgentConfig:
@@ -165,11 +165,6 @@ class Rig:
     def threshold(self) -> float | None:
         loaded = self.active.loaded
         return loaded.inspector.rules.confidence_threshold if loaded is not None else None
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return make_bundle(tmp_path_factory.mktemp("bundle") / "1")
 
 
 @pytest.fixture

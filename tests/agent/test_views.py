@@ -44,11 +44,6 @@ from tests.worlds.agent import TriggeredAgent, folder_camera
 from tests.worlds.bundles import bright, dark, make_bundle
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return make_bundle(tmp_path_factory.mktemp("bundle") / "b")
-
-
 def shot(source: str, image: np.ndarray | None) -> Frame | LostFrame:
     if image is None:
         return LostFrame(source, 7, "A-1", 50, "the camera gave no frame")

@@ -12,7 +12,7 @@ from lineside_link.topics import Topics
 from lineside_runtime.bundle import Bundle
 from tests.peers import Broker
 from tests.worlds.bundles import make_opaque_bundle
-from tests.worlds.hub import HubProcess, make_repository, write_hub
+from tests.worlds.hub import HubProcess, make_database, make_repository, write_hub
 from tests.worlds.results_device import ResultsDevice
 
 SITE = "test"
@@ -26,6 +26,7 @@ def repository(tmp_path: Path) -> Repository:
 
 @pytest.fixture
 def hub_process(tmp_path: Path, repository: Repository, broker: Broker) -> Iterator[HubProcess]:
+    make_database(repository.folder)
     write_hub(repository.folder, broker.config(site=SITE))
     process = HubProcess(repository.folder, tmp_path / "hub.log")
     process.start()
