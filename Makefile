@@ -2,10 +2,11 @@
 #
 #   make demo         the whole line end to end on this machine, without torch (about two minutes)
 #   make test         all tests against real peers
+#   make test-ci      the same; a test that fails runs once more, alone, and is flaky if it then passes (docs/testing.md)
 #   make check        format, lint, types, import rules
 #   make bench        benchmarks, JSON under benchmarks/results/
 #   make bench-training  training on several workers: bytes, waiting, prediction, deaths (an hour; root for the wire), accuracy (an hour)
-#   make test-system  whole journeys and faults that take longer than CI has
+#   make test-system  whole journeys and faults that take longer than CI has, one file after the other, logged in docs/system (FILES="test_board test_pnnx")
 #   make soak         the agent at full speed for two hours (SECONDS=7200), memory and file handles watched from outside
 #   make fuzz         coverage-guided fuzzing of every topic's payload, an hour (SECONDS=3600)
 #   make setup        the development environment in .venv
@@ -22,7 +23,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 OUT ?= demo-out
 SOAK_OUT ?= soak-out
 
-.PHONY: help setup demo test check bench bench-training test-system soak fuzz proto peers clean
+.PHONY: help setup demo test test-ci check bench bench-training test-system soak fuzz proto peers clean
 .DEFAULT_GOAL := help
 
 help:
@@ -54,14 +55,20 @@ peers:
 demo: $(VENV)/.convert
 	$(BIN)/lineside demo --out $(OUT)
 
+TESTS := tests --ignore tests/system --numprocesses 2 --dist loadfile --durations 15
+
 test: $(VENV)/.dev peers
-	$(BIN)/python -m pytest tests --ignore tests/system --numprocesses 2 --dist loadfile --durations 15
+	$(BIN)/python -m pytest $(TESTS)
+
+test-ci: $(VENV)/.dev peers
+	$(BIN)/python -m tests.ci.rerun $(TESTS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.system --check
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
@@ -70,7 +77,7 @@ bench-training: $(VENV)/.dev
 	$(BIN)/python -m benchmarks training
 
 test-system: $(VENV)/.dev peers
-	$(BIN)/python -m pytest tests/system --timeout 1800
+	$(BIN)/python -m tests.system $(FILES)
 
 soak: $(VENV)/.dev peers
 	$(BIN)/python -m benchmarks.soak --seconds $(or $(SECONDS),7200) --out $(SOAK_OUT)
@@ -85,4 +92,4 @@ proto: $(VENV)/.dev
 	$(BIN)/python -m grpc_tools.protoc -I $(PROTO) --descriptor_set_out=$(PROTO)/open_inference.binpb open_inference.proto
 
 clean:
-	rm -rf $(VENV) demo-out soak-out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) demo-out soak-out test-report .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

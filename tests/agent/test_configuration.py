@@ -135,7 +135,7 @@ class Rig:
 
     def end(self) -> None:
         self.stop.set()
-        self.thread.join(20)
+        self.thread.join(60)
         if (loaded := self.active.swap(None)) is not None:
             loaded.close()
 
@@ -158,7 +158,7 @@ class Rig:
                 return False
             return code is not None or report.installed == report.wanted  # while it is tried they differ
 
-        wait_for(there, 20, what=f"generation {gen}, {self.configuration.report()}")
+        wait_for(there, what=f"generation {gen}, {self.configuration.report()}")
         return self.configuration.report()
 
     @property
@@ -176,7 +176,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def rig(tmp_path: Path, bundle: Bundle) -> Iterator[Rig]:
     (tmp_path / "state").mkdir()
     made = Rig(tmp_path / "state", bundle.path)
-    wait_for(lambda: made.active.loaded is not None, 20, what="the bundle")
+    wait_for(lambda: made.active.loaded is not None, what="the bundle")
     yield made
     made.end()
 
@@ -192,7 +192,7 @@ def test_a_configuration_is_applied_and_survives_a_restart(rig: Rig) -> None:
     assert rig.reports[-1] == report
     rig.end()
     rig.start()
-    wait_for(lambda: rig.active.loaded is not None, 20, what="the bundle")
+    wait_for(lambda: rig.active.loaded is not None, what="the bundle")
     assert rig.threshold == 0.9
     assert rig.configuration.effective.store.keep_images == "bad"
     assert rig.brought == 1
@@ -274,7 +274,7 @@ def test_a_frame_that_fails_under_it_brings_the_old_one_back(rig: Rig) -> None:
     judged = threading.Event()
 
     def pipeline() -> None:
-        wait_for(lambda: rig.active.loaded is not running, 20, what="the new one")
+        wait_for(lambda: rig.active.loaded is not running, what="the new one")
         loaded = rig.active.loaded
         assert loaded is not None
         rig.active.judged(loaded, "the engine failed")
@@ -284,7 +284,7 @@ def test_a_frame_that_fails_under_it_brings_the_old_one_back(rig: Rig) -> None:
     worker.start()
     rig.want(1, "a", b"[inspect]\nconfidence_threshold = 0.3\nhealth_timeout_s = 60.0\n")
     report = rig.wait(1, code=1007)
-    worker.join(20)
+    worker.join(60)
     assert judged.is_set()
     assert report.installed is None
     assert rig.active.loaded is running

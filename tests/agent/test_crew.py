@@ -25,7 +25,7 @@ def test_pieces_are_done_at_once_and_come_back_in_their_order(crew: Crew) -> Non
     meeting = threading.Barrier(3)
 
     def work(piece: int) -> int:
-        meeting.wait(20.0)  # returns only if all three are in here
+        meeting.wait(60.0)  # returns only if all three are in here
         return 10 * piece
 
     assert crew.do(work, (1, 2, 3)) == [10, 20, 30]
@@ -48,7 +48,7 @@ def test_no_more_pieces_at_once_than_its_size_whoever_brings_them(crew: Crew) ->
 
     with ThreadPoolExecutor(4) as callers:
         jobs = [callers.submit(crew.do, work, tuple(range(10))) for _ in range(4)]
-        assert [job.result(30.0) for job in jobs] == [list(range(10))] * 4
+        assert [job.result(60.0) for job in jobs] == [list(range(10))] * 4
     assert most == 3
     crew.close()
 

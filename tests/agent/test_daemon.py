@@ -126,7 +126,7 @@ def test_threshold_of_the_configuration_counts(start: Start, tmp_path: Path, thr
 @pytest.mark.parametrize("workers", [1, 3])
 def test_terminated_agent_ends_cleanly_and_goes_on_later(start: Start, workers: int) -> None:
     agent = start(frames=40, camera=folder_camera(rate_hz=20.0), tables=f"[inspect]\nworkers = {workers}\n")
-    wait_for(lambda: agent.status.get("inspected", 0) > 4, 30.0)
+    wait_for(lambda: agent.status.get("inspected", 0) > 4)
     assert agent.stop() == 0
     assert 4 < len(parts(agent)) < 40
     agent.start()
@@ -136,14 +136,14 @@ def test_terminated_agent_ends_cleanly_and_goes_on_later(start: Start, workers: 
 
 def test_second_agent_on_the_same_folder_is_refused(start: Start) -> None:
     agent = start(exit_when_done=False)
-    wait_for(lambda: agent.status.get("source_finished"), 30.0)
+    wait_for(lambda: agent.status.get("source_finished"))
     first = agent.child
     agent.start()
     assert agent.wait() == 1
     assert "another agent uses" in agent.log
     assert first.poll() is None
     first.terminate()
-    first.wait(20.0)
+    first.wait(60.0)
 
 
 def test_configuration_error_is_one_line_with_its_code(start: Start) -> None:
@@ -187,7 +187,7 @@ class Listener:
             self.topics.reported("cam-1"), lambda _, data: self.reports.append(decode(data, Reported))
         )
         self.client.start()
-        assert self.client.wait_connected(10.0)
+        assert self.client.wait_connected(60.0)
 
 
 @pytest.fixture
@@ -205,7 +205,7 @@ def linked(start: Start, embedded_broker: Broker, tmp_path: Path) -> AgentProces
 
 
 def test_birth_says_what_the_device_is_and_goodbye_that_it_went(linked: AgentProcess, listener: Listener) -> None:
-    wait_for(lambda: listener.ups, 30.0)
+    wait_for(lambda: listener.ups)
     assert listener.ups[0].up
     wait_for(lambda: listener.ups[-1].engines, 60.0, what="a second birth, with the engines")
     birth = listener.ups[-1]
@@ -214,20 +214,20 @@ def test_birth_says_what_the_device_is_and_goodbye_that_it_went(linked: AgentPro
     assert birth.engines["ort"]
     assert birth.agent_version
     linked.signal(signal.SIGTERM)
-    wait_for(lambda: not listener.ups[-1].up, 30.0)
+    wait_for(lambda: not listener.ups[-1].up)
     assert listener.ups[-1].boot_id == birth.boot_id
-    assert linked.wait(20.0) == 0
+    assert linked.wait(60.0) == 0
 
 
 def test_last_will_says_that_a_killed_agent_is_gone_and_its_successor_is_another(
     linked: AgentProcess, listener: Listener
 ) -> None:
-    wait_for(lambda: listener.ups and listener.ups[-1].up, 30.0)
+    wait_for(lambda: listener.ups and listener.ups[-1].up)
     first = listener.ups[-1].boot_id
     linked.kill()
-    wait_for(lambda: not listener.ups[-1].up, 30.0)
+    wait_for(lambda: not listener.ups[-1].up)
     linked.start()
-    wait_for(lambda: listener.ups[-1].up and listener.ups[-1].boot_id != first, 30.0)
+    wait_for(lambda: listener.ups[-1].up and listener.ups[-1].boot_id != first)
     wait_for(lambda: linked.status.get("boot_id") == listener.ups[-1].boot_id)
     assert linked.status["name_conflicts"] == 0
 
@@ -235,7 +235,7 @@ def test_last_will_says_that_a_killed_agent_is_gone_and_its_successor_is_another
 def test_reported_names_the_factory_bundle_and_comes_again_with_each_connection(
     linked: AgentProcess, listener: Listener, embedded_broker: Broker
 ) -> None:
-    wait_for(lambda: listener.reports and listener.reports[-1].installed is not None, 30.0)
+    wait_for(lambda: listener.reports and listener.reports[-1].installed is not None)
     report = listener.reports[-1]
     assert report.installed is not None
     assert (report.installed.identity, report.state) == ("bright-spots@1.0.0", "active")
@@ -244,33 +244,33 @@ def test_reported_names_the_factory_bundle_and_comes_again_with_each_connection(
     listener.ups.clear()
     embedded_broker.kill()  # and with it everything that was retained
     embedded_broker.start()
-    wait_for(lambda: listener.reports and listener.ups and listener.ups[-1].up, 30.0)
+    wait_for(lambda: listener.reports and listener.ups and listener.ups[-1].up)
 
 
 def test_somebody_else_under_the_same_name_is_said_loudly(linked: AgentProcess, listener: Listener) -> None:
-    wait_for(lambda: listener.ups and listener.ups[-1].up, 30.0)
+    wait_for(lambda: listener.ups and listener.ups[-1].up)
     foreign = Up(device="cam-1", up=True, boot_id="somebody-else")
     listener.client.publish(listener.topics.up("cam-1"), encode(foreign), qos=1, retain=True)
-    wait_for(lambda: linked.status.get("name_conflicts") == 1, 10.0)
+    wait_for(lambda: linked.status.get("name_conflicts") == 1)
     assert "another agent (boot id somebody-else) is connected as cam-1" in linked.log
 
 
 def test_late_last_will_of_an_old_connection_is_corrected(linked: AgentProcess, listener: Listener) -> None:
-    wait_for(lambda: listener.ups and listener.ups[-1].up, 30.0)
+    wait_for(lambda: listener.ups and listener.ups[-1].up)
     late = Up(device="cam-1", up=False, boot_id=listener.ups[-1].boot_id)
     listener.client.publish(listener.topics.up("cam-1"), encode(late), qos=1, retain=True)
-    wait_for(lambda: [one.up for one in listener.ups][-2:] == [False, True], 10.0)
+    wait_for(lambda: [one.up for one in listener.ups][-2:] == [False, True])
 
 
 def test_agent_inspects_without_a_broker(start: Start, embedded_broker: Broker, tmp_path: Path) -> None:
     make_trusted_repository(tmp_path)
     embedded_broker.kill()
     agent = start(exit_when_done=False, link=embedded_broker.config(DEVICE))
-    wait_for(lambda: agent.status.get("source_finished"), 30.0)
+    wait_for(lambda: agent.status.get("source_finished"))
     assert (agent.status["inspected"], agent.status["connected"], agent.status["outbox_pending"]) == (6, False, 6)
     assert "4003" in agent.status["link_problem"]
     embedded_broker.start()
-    wait_for(lambda: agent.status["connected"], 40.0)
+    wait_for(lambda: agent.status["connected"])
 
 
 def test_a_lamp_that_fails_is_told_to_people_to_prometheus_and_to_the_hub(
@@ -286,13 +286,13 @@ def test_a_lamp_that_fails_is_told_to_people_to_prometheus_and_to_the_hub(
     drift = f"[drift]\nreference_frames = 100\n[metrics]\nport = {port}\n"
     agent = start(frames=0, exit_when_done=False, link=embedded_broker.config(DEVICE), tables=drift)
     wait_for(lambda: agent.status.get("drift", {}).get("alarm"), 60.0)
-    wait_for(lambda: listener.reports and listener.reports[-1].drift and listener.reports[-1].drift.alarms, 30.0)
+    wait_for(lambda: listener.reports and listener.reports[-1].drift and listener.reports[-1].drift.alarms)
     report = listener.reports[-1].drift
     assert report is not None
     assert "brightness-low" in {alarm.name for alarm in report.alarms}
     assert "brightness-low: brightness is" in agent.log
     assert any(text.startswith("brightness-low") for text in agent.status["drift"]["alarms"])
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
         assert 'lineside_drift_alarm{device="cam-1"} 1.0' in answer.read().decode()
 
 
@@ -313,7 +313,7 @@ def test_the_recipe_and_what_is_given_up_are_reported(
     assert report.degradation is not None
     assert (report.degradation.steps, report.degradation.reason) == (("images",), "79 °C, hot from 75 °C on")
     assert trigger(agent.state, Request("recipe", recipe="housing-b"))["done"]
-    wait_for(lambda: listener.reports[-1].recipe == "housing-b", 30.0, what="a report of the recipe")
+    wait_for(lambda: listener.reports[-1].recipe == "housing-b", what="a report of the recipe")
 
 
 def test_the_hub_changes_the_recipe_where_it_may_and_once_however_often_it_says_so(
@@ -351,7 +351,7 @@ def test_the_hub_changes_the_recipe_where_it_may_and_once_however_often_it_says_
     again = encode(RecipeCommand(id="same", recipe="housing-a"))
     for count in range(1, 4):
         listener.client.publish(topics.recipe_command("cam-1"), again, qos=0)
-        wait_for(lambda: len(answers) >= count, 30.0)  # noqa: B023
+        wait_for(lambda: len(answers) >= count)  # noqa: B023
     assert {(answer.id, answer.recipe, answer.error) for answer in answers} == {("same", "housing-a", None)}
     wait_for(lambda: agent.status["changeovers"] == 2, what="one to b, and one back for three commands")
 

@@ -261,10 +261,10 @@ def test_an_agent_on_a_hot_board_says_so_judges_by_the_faster_variant_and_recove
         agent.wait_ready()
         ask(agent.state, Request("trigger", "cool"))
         raspberry_pi_5_files(board, temperature="79000")
-        wait_for(lambda: agent.status["degradation"]["step"] == 2, 30.0, what="two steps")
+        wait_for(lambda: agent.status["degradation"]["step"] == 2, what="two steps")
         ask(agent.state, Request("trigger", "hot"))
         raspberry_pi_5_files(board, temperature="50000")
-        wait_for(lambda: agent.status["degradation"]["step"] == 0, 30.0, what="recovered")
+        wait_for(lambda: agent.status["degradation"]["step"] == 0, what="recovered")
         ask(agent.state, Request("trigger", "cool-again"))
         assert agent.stop() == 0
     finally:

@@ -23,7 +23,7 @@ def state(tmp_path: Path) -> Path:
     store = Store(folder)
     for number, name in enumerate(NAMES):
         store.record(ResultRow(seq=0, part_id=name, source="cam", sequence=number, verdict="pass"))
-    assert store.flush(30.0)
+    assert store.flush(60.0)
     store.close()
     return folder
 
@@ -58,7 +58,7 @@ def test_only_so_many_are_reported(state: Path) -> None:
     store = Store(state)
     for number in range(MARKS_MAX + 1):
         store.record(ResultRow(seq=0, part_id=f"C-{number}", source="cam", sequence=100 + number, verdict="pass"))
-    assert store.flush(30.0)
+    assert store.flush(60.0)
     store.close()
     for number in range(MARKS_MAX + 1):
         last = add(state, f"C-{number}", wrong=True)

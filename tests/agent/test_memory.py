@@ -82,7 +82,7 @@ def test_a_source_that_waits_itself_is_read_no_further_ahead_than_it_must() -> N
     thread.start()
     wait_for(lambda: len(given) == 2)
     assert [queue.get() is not None for _ in range(6)] == [True] * 6
-    thread.join(5.0)
+    thread.join(60.0)
     live = [queue.put(Frame(image=np.zeros((4, 4), np.uint8), sequence=one), wait=False) for one in range(9)]
     assert live == [True] * 8 + [False]
     stop.set()

@@ -69,7 +69,7 @@ class RecipeAgent:
 
     def end(self) -> None:
         self.stop.set()
-        self.thread.join(20.0)
+        self.thread.join(60.0)
         if (loaded := self.active.swap(None)) is not None:
             loaded.close()
 
@@ -77,11 +77,11 @@ class RecipeAgent:
         """As a program asks: returns why it can't run, empty if it runs."""
         answers: list[str] = []
         self.recipes.select(SelectRecipe(recipe, "test", answers.append))
-        wait_for(lambda: answers, 30.0, what="an answer")
+        wait_for(lambda: answers, what="an answer")
         return answers[0]
 
     def judge(self) -> ResultRow:
-        wait_for(lambda: self.active.loaded is not None, 30.0, what="a bundle")
+        wait_for(lambda: self.active.loaded is not None, what="a bundle")
         rows: list[ResultRow] = []
         shots = [Frame(image=DOUBTFUL, source="cam", sequence=0, part_id="p")]
         pipeline = Pipeline(
@@ -206,11 +206,11 @@ def test_an_update_waits_while_a_recipe_runs_its_own_bundle(
     agent.updater._bring = lambda ref, folder, *_: shutil.copytree(pushed.path, folder, dirs_exist_ok=True)
     ref = BundleRef(name="bright-spots", version="3.0.0", target="default/x.json", sha256=pushed.digest)
     agent.updater.post(Wished("group", Desired(epoch=1, gen=1, bundle=ref)))
-    wait_for(lambda: agent.updater.waiting, 30.0, what="the update waits")
+    wait_for(lambda: agent.updater.waiting, what="the update waits")
     assert "recipe own runs a bundle of its own" in agent.updater.waiting
     assert agent.judge().bundle == "bright-spots@2.0.0"
     assert agent.ask("strict") == ""  # also while the update waits
-    wait_for(lambda: agent.updater.machine.state == "active" and agent.updater.machine.gen == 1, 30.0, what="updated")
+    wait_for(lambda: agent.updater.machine.state == "active" and agent.updater.machine.gen == 1, what="updated")
     row = agent.judge()
     assert (row.bundle, row.recipe) == ("bright-spots@3.0.0", "strict")
 
@@ -235,7 +235,7 @@ def test_a_bundle_that_is_damaged_at_the_start_lets_nothing_pass_until_another_i
     (tmp_path / "empty").mkdir()
     broken = RecipeConfig(name="broken", bundle=tmp_path / "empty")
     agents.append(agent := RecipeAgent(tmp_path, bundle, (broken, STRICT)))
-    wait_for(lambda: agent.recipes.problem, 30.0, what="said")
+    wait_for(lambda: agent.recipes.problem, what="said")
     assert agent.active.loaded is None
     assert agent.updater.machine.state == "active"  # nothing is wrong with what is installed
     assert "manifest.json" in agent.ask("broken")

@@ -86,7 +86,7 @@ class FrameExchange:
     def end_sender(self) -> None:
         self.stop.set()
         if self.thread is not None:
-            self.thread.join(20.0)
+            self.thread.join(60.0)
 
     def _publish(self, payload: bytes) -> bool:
         """In the sender's thread, as everything of the hub here."""
@@ -109,14 +109,14 @@ class FrameExchange:
                 seq=0, part_id=str(sequence), source="cam", sequence=sequence, verdict="reject", width=side, height=side
             )
             self.store.record(row, Frame(image=image, source="cam", sequence=sequence))
-        assert self.store.flush(20.0)
+        assert self.store.flush(60.0)
         results = Results(epoch=self.store.epoch, rows=tuple(self.store.rows(0, count)))
         with self.database.transaction():
             ResultsSink(self.database).write([read_batch(DEVICE, encode(results))])
 
     def acknowledge(self, seq: int) -> None:
         self.store.acknowledge(self.store.epoch, seq)
-        wait_for(lambda: self.store.watermark == seq, 20)
+        wait_for(lambda: self.store.watermark == seq)
 
     def at_hub(self) -> dict[int, bytes | None]:
         """By record, what the hub has of it."""
@@ -263,7 +263,7 @@ def test_the_same_image_of_two_parts_is_sent_once_and_belongs_to_both(exchange: 
     image = np.random.default_rng(0).integers(0, 255, (128, 128, 3), np.uint8)
     row = ResultRow(seq=0, part_id="x", source="cam", sequence=1, verdict="reject", width=128, height=128)
     exchange.store.record(row, Frame(image=image, source="cam", sequence=1))
-    assert exchange.store.flush(20.0)
+    assert exchange.store.flush(60.0)
     rows = Results(epoch=exchange.store.epoch, rows=tuple(exchange.store.rows(0, 2)))
     with exchange.database.transaction():
         ResultsSink(exchange.database).write([read_batch(DEVICE, encode(rows))])
@@ -282,7 +282,7 @@ def test_what_is_unsent_is_known_after_a_restart_and_to_an_agent_that_knew_no_su
     exchange.store.settle_image(exchange.store.epoch, 1)
     exchange.store.settle_image("another database", 2)
     exchange.acknowledge(4)
-    wait_for(lambda: exchange.store.unsent_images == 3, 20)
+    wait_for(lambda: exchange.store.unsent_images == 3)
     exchange.store.close()
     exchange.store = exchange.open_store(exchange.folder.parent)
     assert exchange.store.unsent_images == 3
@@ -303,7 +303,7 @@ def test_an_agent_without_a_hub_notes_nothing(tmp_path: Path) -> None:
     store = Store(tmp_path, archive=Archive(tmp_path, rules), rules=rules)
     row = ResultRow(seq=0, part_id="a", source="cam", sequence=0, verdict="pass")
     store.record(row, Frame(image=np.zeros((8, 8), np.uint8), source="cam", sequence=0))
-    assert store.flush(20.0)
+    assert store.flush(60.0)
     store.close()
     assert list((tmp_path / "images").rglob("*.png"))
     assert store.unsent_images == 0

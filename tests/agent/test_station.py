@@ -36,7 +36,7 @@ class Told(LineOutput):
         return None
 
     def _send(self, signal: Signal) -> None:
-        self.go.wait(20.0)
+        self.go.wait(60.0)
         self.log.append(signal)
 
     def _close(self) -> None:
@@ -96,7 +96,7 @@ class Bench:
         self.stop.set()
         self.slow.go.set()
         self.station.close()
-        self.thread.join(10.0)
+        self.thread.join(60.0)
 
 
 @pytest.fixture

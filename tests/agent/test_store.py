@@ -46,7 +46,7 @@ def row(sequence: int, *, source: str = "cam", verdict: str = "pass") -> ResultR
 def fill(store: Store, *sequences: int) -> None:
     for sequence in sequences:
         assert store.record(row(sequence))
-    assert store.flush(10.0)
+    assert store.flush(60.0)
 
 
 def test_rows_come_back_in_order_with_contiguous_numbers(open_store: Open) -> None:
@@ -163,7 +163,7 @@ def test_full_disk_keeps_records_in_memory_until_there_is_room(
     assert store.problem.code == 4002
     assert store.pending == 20
     full_disk(resource.getrlimit(resource.RLIMIT_FSIZE)[1])
-    assert store.flush(10.0)
+    assert store.flush(60.0)
     assert store.problem is None
     assert [found.sequence for found in store.rows(0, 100)] == list(range(20))
     assert store.counts.lost == 0
@@ -179,7 +179,7 @@ def test_full_disk_and_full_memory_lose_live_records_loudly(
     assert store.counts.lost == kept.count(False) > 0
     assert "is lost" in caplog.text
     full_disk(resource.getrlimit(resource.RLIMIT_FSIZE)[1])
-    assert store.flush(20.0)
+    assert store.flush(60.0)
     assert [found.seq for found in store.rows(0, 5000)] == list(range(1, kept.count(True) + 2))
 
 
@@ -197,8 +197,8 @@ def test_finite_source_waits_for_room(open_store: Open, full_disk: Callable[[int
     wait_for(lambda: store.problem is not None and store.pending >= WAITING_MAX)
     assert writer.is_alive()
     full_disk(resource.getrlimit(resource.RLIMIT_FSIZE)[1])
-    writer.join(20.0)
-    assert store.flush(20.0)
+    writer.join(60.0)
+    assert store.flush(60.0)
     assert (store.last_seq, store.counts.lost) == (count, 0)
 
 
@@ -208,7 +208,7 @@ def test_image_is_kept_by_verdict_and_named_by_sequence(open_store: Open, tmp_pa
     image = np.zeros((8, 8), np.uint8)
     for sequence, verdict in enumerate(("pass", "reject", "fault")):
         store.record(row(sequence, verdict=verdict), Frame(image=image, source="cam", sequence=sequence))
-    assert store.flush(10.0)
+    assert store.flush(60.0)
     assert sorted(path.name for path in (tmp_path / "images" / "cam").iterdir()) == ["00000001.png", "00000002.png"]
 
 
@@ -220,7 +220,7 @@ def test_image_that_finds_no_room_is_counted_and_its_record_stays(
     noise = np.random.default_rng(1).integers(0, 255, (400, 400), np.uint8)
     full_disk(100_000)
     store.record(row(1), Frame(image=noise, source="cam", sequence=1))
-    assert store.flush(10.0)
+    assert store.flush(60.0)
     assert store.counts.images_lost == 1
     assert store.last_seq == 2
 
@@ -235,7 +235,7 @@ sequence = store.next_sequence("cam")
 while True:
     store.record(ResultRow(seq=0, part_id=str(sequence), source="cam", sequence=sequence, verdict="pass"))
     sequence += 1
-    if sequence % 50 == 0 and store.flush(10.0):
+    if sequence % 50 == 0 and store.flush(60.0):
         print(sequence, flush=True)
 """
 

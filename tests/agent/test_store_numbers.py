@@ -27,7 +27,7 @@ while True:
     os.write(1, f"{number}\\n".encode())  # the line hears first
     store.record(ResultRow(seq=0, part_id="", source="cam", sequence=number, verdict="pass"), wait=False, is_live=True)
     number += 1
-    store.flush(10.0) if number % 7 == 0 else None
+    store.flush(60.0) if number % 7 == 0 else None
 """
 
 
@@ -36,7 +36,7 @@ def row(sequence: int, source: str = "cam") -> ResultRow:
 
 
 def sequences(store: Store) -> list[int]:
-    assert store.flush(30.0)
+    assert store.flush(60.0)
     return [found.sequence for found in store.rows(0, 1_000_000)]
 
 
@@ -105,7 +105,7 @@ def test_sources_that_can_give_a_frame_again_reserve_nothing(tmp_path: Path) -> 
     store = Store(tmp_path)
     for sequence in range(50):
         store.record(row(sequence, "folder"))
-    assert store.flush(30.0)
+    assert store.flush(60.0)
     wait_for(lambda: store.next_sequence("folder") == 50)
     again = Store(tmp_path)
     assert again.next_sequence("folder") == 50

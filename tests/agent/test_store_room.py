@@ -40,12 +40,12 @@ def row(sequence: int, *, source: str = "cam", captured_at_ns: int = 0) -> Resul
 def fill(store: Store, *sequences: int, source: str = "cam", captured_at_ns: int = 0) -> None:
     for sequence in sequences:
         assert store.record(row(sequence, source=source, captured_at_ns=captured_at_ns))
-    assert store.flush(30.0)
+    assert store.flush(60.0)
 
 
 def tidied(store: Store, removed: int) -> None:
     store.room.ask()
-    wait_for(lambda: store.room.removed >= removed and not store.room.is_asked, 30.0)
+    wait_for(lambda: store.room.removed >= removed and not store.room.is_asked)
 
 
 def test_images_make_way_for_verdicts_on_a_full_disk(disk: SmallDisk) -> None:
@@ -53,7 +53,7 @@ def test_images_make_way_for_verdicts_on_a_full_disk(disk: SmallDisk) -> None:
     store = Store(disk.path, archive=archive, rules=RULES)
     for sequence in range(10):
         store.record(row(sequence), Frame(NOISE, source="cam", sequence=sequence))
-    assert store.flush(30.0)
+    assert store.flush(60.0)
     assert archive.counts.kept == 10
     disk.fill()
     fill(store, *range(10, 2000))
@@ -78,7 +78,7 @@ def test_without_images_the_oldest_records_make_way_and_none_is_lost(disk: Small
     assert store.rows(29_998, 10)[-1].sequence == 29_999
     disk.empty()
     store.room.ask()
-    wait_for(lambda: (disk.path / "ballast").exists(), 30.0)
+    wait_for(lambda: (disk.path / "ballast").exists())
     store.close()
 
 
@@ -87,7 +87,7 @@ def test_records_that_the_hub_has_not_are_never_deleted(disk: SmallDisk) -> None
     fill(store, *range(500))
     disk.fill()
     store.record(row(500))
-    wait_for(lambda: isinstance(store.problem, DiskFullError) or store.last_seq == 501, 30.0)
+    wait_for(lambda: isinstance(store.problem, DiskFullError) or store.last_seq == 501)
     for sequence in range(501, 30_000):
         if store.problem is not None and not store.record(row(sequence), wait=False):
             break
@@ -118,7 +118,7 @@ def test_agent_that_starts_on_a_full_disk_goes_on_where_it_was(disk: SmallDisk, 
     for sequence in range(20, 30):
         assert second.record(row(sequence), wait=False)
     disk.empty()
-    assert second.flush(30.0)
+    assert second.flush(60.0)
     assert [found.sequence for found in second.rows(0, 100)] == list(range(30))
     assert second.counts.lost == 0
     second.close()
@@ -131,7 +131,7 @@ def test_first_start_of_all_may_be_on_a_full_disk(disk: SmallDisk) -> None:
     epoch = store.epoch
     assert store.record(row(0), wait=False)
     disk.empty()
-    assert store.flush(30.0)
+    assert store.flush(60.0)
     assert (store.epoch, store.next_sequence("cam")) == (epoch, 1) and not store.problem
     store.close()
     assert Store(disk.path, rules=RULES).epoch == epoch
@@ -146,7 +146,7 @@ def test_oldest_records_go_beyond_the_bound_in_bytes_and_numbers_go_on(tmp_path:
     fill(store, *range(6000))
     store.use(StoreConfig(records_max_bytes=400_000))
     store.room.ask()
-    wait_for(lambda: store.room.used_bytes is not None and store.room.used_bytes <= 400_000, 30.0)
+    wait_for(lambda: store.room.used_bytes is not None and store.room.used_bytes <= 400_000)
     rows = store.rows(0, 10_000)
     assert rows[0].source == "rare"  # the newest of its source stays, so that its numbers go on
     assert rows[-1].seq == 6001
@@ -180,7 +180,7 @@ def test_records_are_committed_together_within_their_time(tmp_path: Path) -> Non
     for sequence in range(30):
         store.record(row(sequence))
     assert store.last_seq == 0
-    assert store.flush(30.0)  # and at once for who asks
+    assert store.flush(60.0)  # and at once for who asks
     assert store.last_seq == 30
     assert store.wait_change(0, 1.0) == 1
     store.close()
@@ -203,7 +203,7 @@ def test_large_damaged_database_is_found_beside_the_line(tmp_path: Path, monkeyp
     (tmp_path / NAME).write_bytes(data)
     monkeypatch.setattr(database, "CHECKED_AT_START_BYTES", 0)
     store = Store(tmp_path, rules=RULES)
-    wait_for(lambda: store.counts.set_aside == 1, 30.0)
+    wait_for(lambda: store.counts.set_aside == 1)
     fill(store, 3000)
     assert store.next_sequence("cam") == 3001
     store.close()
@@ -227,12 +227,12 @@ def test_live_images_beyond_what_may_wait_are_skipped_and_their_records_stay(tmp
     holder = sqlite3.connect(tmp_path / NAME, isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")  # the writer waits
     store.record(row(0))
-    wait_for(lambda: store.problem is not None, 30.0)
+    wait_for(lambda: store.problem is not None)
     for sequence in range(1, 40):
         assert store.record(row(sequence), Frame(NOISE[:8, :8], source="cam", sequence=sequence), wait=False)
     holder.execute("ROLLBACK")
     with contextlib.closing(holder):
-        assert store.flush(30.0)
+        assert store.flush(60.0)
     assert store.last_seq == 40
     assert archive.counts.kept + archive.counts.skipped == 39
     assert archive.counts.skipped > 0

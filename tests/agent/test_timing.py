@@ -103,7 +103,7 @@ class Device:
 
     def close(self) -> None:
         self.stop.set()
-        self.thread.join(20.0)
+        self.thread.join(60.0)
         assert not self.thread.is_alive()
 
 
@@ -114,7 +114,7 @@ def test_one_command_is_carried_out_once_and_another_waits(tmp_path: Path) -> No
     def bring(bundle: BundleRef, folder: Path, progress: Callable[[int, int], None], _stop: object) -> None:
         brought.append(bundle.identity)
         progress(1, 4)
-        assert go_on.wait(20.0)
+        assert go_on.wait(60.0)
         two_forms(folder / "made")
         for path in sorted((folder / "made").iterdir()):
             path.rename(folder / path.name)

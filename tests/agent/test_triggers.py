@@ -69,7 +69,7 @@ def test_finite_source_gives_each_frame_to_one_part_and_waits_in_between() -> No
         assert grabbed(frames, number) == number
         wait_for(lambda: len(given) == number + 1)  # noqa: B023
         frames.forget(number)
-    thread.join(10.0)
+    thread.join(60.0)
 
 
 def test_part_whose_time_is_over_gets_no_frame() -> None:
@@ -119,5 +119,5 @@ def test_watching_at_a_lower_rate_takes_the_latest_frame_of_each_period() -> Non
     frames.put(frame(2), wait=False)
     assert not took
     frames.least_period_s = 0.0
-    taker.join(20.0)
+    taker.join(60.0)
     assert [shot.sequence for shot in took] == [2]  # type: ignore[attr-defined]

@@ -65,7 +65,7 @@ class Rim:
 
     def end(self) -> None:
         self.stop.set()
-        self.thread.join(10.0)
+        self.thread.join(60.0)
         assert not self.thread.is_alive()
         loaded = self.active.swap(None)
         if loaded is not None:
@@ -340,6 +340,6 @@ def test_frames_go_on_while_bundles_change(running: Rim, bundles: dict[str, Bund
         running.want(gen, bundles[name])
         running.wait("rolled_back" if name == "bad" else "active", gen)
     stop.set()
-    thread.join(5.0)
+    thread.join(60.0)
     order = [one for number, one in enumerate(judged) if number == 0 or one != judged[number - 1]]
     assert order == [f"bright-spots@{version}.0.0" for version in (1, 2, 1, 2)]

@@ -41,7 +41,7 @@ class BashAtWire:
             stderr=self._tty,
             env={**os.environ, "TERM": "xterm"},
         )
-        wait_for(lambda: b"$ " in wire.heard or b"# " in wire.heard, 30.0, what="bash's prompt")
+        wait_for(lambda: b"$ " in wire.heard or b"# " in wire.heard, what="bash's prompt")
 
     def __enter__(self) -> BashAtWire:
         return self
@@ -74,5 +74,5 @@ def port(wire: Wire) -> Iterator[Port]:
 @pytest.fixture
 def board(wire: Wire, tmp_path: Path) -> Iterator[SmallBoard]:
     with SmallBoard(tmp_path, tty=wire.board, sshd=False) as board:
-        wait_for(lambda: b"login:" in wire.heard, 30.0, what="getty")
+        wait_for(lambda: b"login:" in wire.heard, what="getty")
         yield board

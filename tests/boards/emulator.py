@@ -123,7 +123,7 @@ class Running:
     def kill(self) -> None:
         """Ends it at once."""
         self._process.kill()
-        self._process.wait(30)
+        self._process.wait(60)
 
 
 def boot_to_message(folder: Path) -> tuple[float, str]:
@@ -172,7 +172,7 @@ def listening(port: int, topic: str) -> Iterator[queue.Queue[str]]:
     client.subscribe(topic)
     client.loop_start()
     try:
-        assert subscribed.wait(30)
+        assert subscribed.wait(60)
         yield messages
     finally:
         client.disconnect()

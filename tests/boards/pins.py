@@ -54,13 +54,13 @@ class Pins:
         """Lets go of the port."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
-        self._listener.join(10)
+        self._listener.join(60)
         self._socket.close()
 
     def _command(self, text: str) -> None:
         wanted = self._answers + 1
         self._socket.sendall(f"{text}\n".encode())
-        wait_for(lambda: self._answers >= wanted, 30.0, what=f"qtest's answer to {text}")
+        wait_for(lambda: self._answers >= wanted, what=f"qtest's answer to {text}")
 
     def _listen(self) -> None:
         with contextlib.suppress(OSError), self._socket.makefile("r", encoding="ascii") as lines:

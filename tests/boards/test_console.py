@@ -24,7 +24,7 @@ __all__ = ["board", "port", "wire"]  # fixtures
 def test_shell_that_is_there_is_used_and_left_as_it_was(wire: Wire, port: Port) -> None:
     with BashAtWire(wire):
         console = Console(port, quiet)
-        console.reach_shell("admin", nobody, boot_timeout_s=5)
+        console.reach_shell("admin", nobody, boot_timeout_s=60)
         shell = SerialShell(console)
         assert shell.run("echo one; echo two >&2; exit 3").text == "one\ntwo\n"
         assert shell.run("exit 3").code == 3
@@ -35,7 +35,7 @@ def test_shell_that_is_there_is_used_and_left_as_it_was(wire: Wire, port: Port) 
         shell.close()
         wire.heard.clear()
         port.write(b"echo back again: $((40+2))\r")
-        wait_for(lambda: b"again: 42" in wire.heard and wire.heard.rstrip().endswith((b"$", b"#")), 20.0)
+        wait_for(lambda: b"again: 42" in wire.heard and wire.heard.rstrip().endswith((b"$", b"#")))
         assert b"echo back again" in wire.heard, "its echo is there again"
         assert shell.faults == 0
 
@@ -55,7 +55,7 @@ def test_login_facts_root_and_files(wire: Wire, port: Port, board: SmallBoard) -
     assert board.path(".printk").read_text().startswith("1")
     shell.close()
     assert board.path(".printk").read_text().startswith("4")
-    wait_for(lambda: wire.heard.rstrip().endswith(b"login:"), 20.0, what="nobody is logged in any more")
+    wait_for(lambda: wire.heard.rstrip().endswith(b"login:"), what="nobody is logged in any more")
     assert list(board.path("dev/shm").iterdir()) == [], "what keys passed through is gone"
 
 
@@ -84,7 +84,7 @@ def test_kernel_that_talks_all_the_time_changes_nothing(wire: Wire, port: Port, 
 def test_bytes_that_are_lost_are_noticed_and_sent_again(wire: Wire, port: Port, loss: float) -> None:
     with BashAtWire(wire, rc="PS1='$ '"):
         console = Console(port, quiet)
-        console.reach_shell("admin", nobody, boot_timeout_s=5)
+        console.reach_shell("admin", nobody, boot_timeout_s=60)
         shell = SerialShell(console)
         wire.loss = loss
         for number in range(8):
@@ -97,13 +97,13 @@ def test_bytes_that_are_lost_are_noticed_and_sent_again(wire: Wire, port: Port, 
 def test_script_runs_once_though_its_answer_is_asked_for_again(wire: Wire, port: Port, tmp_path: Path) -> None:
     with BashAtWire(wire):
         console = Console(port, quiet)
-        console.reach_shell("admin", nobody, boot_timeout_s=5)
+        console.reach_shell("admin", nobody, boot_timeout_s=60)
         shell = SerialShell(console)
         log = tmp_path / "log"
         wire.mute()
 
         def join_again() -> None:
-            wait_for(log.is_file, 30.0)
+            wait_for(log.is_file)
             wire.mute(on=False)
 
         helper = threading.Thread(target=join_again)
@@ -118,7 +118,7 @@ def test_script_runs_once_though_its_answer_is_asked_for_again(wire: Wire, port:
 def test_adapter_that_is_pulled_out_is_said(wire: Wire, port: Port) -> None:
     with BashAtWire(wire):
         console = Console(port, quiet)
-        console.reach_shell("admin", nobody, boot_timeout_s=5)
+        console.reach_shell("admin", nobody, boot_timeout_s=60)
         shell = SerialShell(console)
         threading.Timer(0.5, wire.unplug).start()
         with pytest.raises(BoardLinkError, match="is gone"):
@@ -155,9 +155,9 @@ def test_board_whose_kernel_is_quiet_is_waited_for(wire: Wire, port: Port, monke
     reacher = threading.Thread(target=reach)
     reacher.start()
     try:
-        wait_for(lambda: any("nothing comes from the board yet" in line for line in said), 30.0, what="the hint")
+        wait_for(lambda: any("nothing comes from the board yet" in line for line in said), what="the hint")
         with BashAtWire(wire):
-            reacher.join(30.0)
+            reacher.join(60.0)
             assert not reacher.is_alive()
     finally:
         reacher.join(60.0)

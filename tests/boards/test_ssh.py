@@ -54,7 +54,7 @@ class Sshd:
         self._child = subprocess.Popen(
             [program, "-D", "-e", "-f", str(folder / "sshd_config"), *lenient], stderr=self._log
         )
-        wait_for(self._listens, 20.0, what="sshd")
+        wait_for(self._listens, what="sshd")
 
     def _listens(self) -> bool:
         with socket.socket() as probe:
@@ -75,7 +75,7 @@ class Sshd:
 
     def stop(self) -> None:
         self._child.terminate()
-        self._child.wait(30)
+        self._child.wait(60)
         self._log.close()
 
 
@@ -252,7 +252,7 @@ def test_line_that_breaks_while_carrying_is_said_and_the_next_try_goes_on(sshd: 
         with pytest.raises(BoardLinkError):
             carry(shell, source, into=str(target), free_bytes=1 << 30, progress=cut)
     there = target / "big.whl.part"
-    wait_for(lambda: there.is_file() and there.stat().st_size > 1_000_000, 20.0)
+    wait_for(lambda: there.is_file() and there.stat().st_size > 1_000_000)
     with sshd.connect() as shell:
         carried, total = carry(shell, source, into=str(target), free_bytes=1 << 30)
     assert names(target) == names(source)

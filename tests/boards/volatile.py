@@ -40,11 +40,11 @@ class VolatileDisk:
         self.socket.unlink(missing_ok=True)
         command = [find_program("nbdkit", "nbdkit"), "--foreground", "--exit-with-parent", "--unix", str(self.socket)]
         self._server = subprocess.Popen([*command, "--filter=cache", "file", str(self.image), "cache=writeback"])
-        wait_for(self.socket.exists, 30.0, what="nbdkit's socket")
+        wait_for(self.socket.exists, what="nbdkit's socket")
 
     def cut(self) -> None:
         """Takes its power away: what wasn't flushed is gone."""
         if self._server is not None:
             self._server.kill()
-            self._server.wait(30)
+            self._server.wait(60)
             self._server = None

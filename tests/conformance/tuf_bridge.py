@@ -57,7 +57,7 @@ class Bridge:
 
     def close(self) -> None:
         self._asked.put(None)
-        self._thread.join(10)
+        self._thread.join(60)
         self.client.close()
 
     def _run(self) -> None:
@@ -78,7 +78,7 @@ class Bridge:
 
 def _read(url: str) -> bytes | None:
     try:
-        with urllib.request.urlopen(url, timeout=20) as answer:
+        with urllib.request.urlopen(url, timeout=60) as answer:
             data: bytes = answer.read(HTTP_MAX_BYTES)
             return data
     except (urllib.error.URLError, OSError, ValueError) as error:
@@ -98,7 +98,7 @@ def running_link(urls: dict[str, str], folder: Path) -> Iterator[RepoClient]:
     try:
         bridge.start()
         device.start()
-        if not (bridge.client.wait_connected(20) and device.wait_connected(20)):
+        if not (bridge.client.wait_connected(60) and device.wait_connected(60)):
             raise SystemExit(1)
         yield repo
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import onnx
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-from lineside_agent.fastest import fastest_first
+from lineside_agent.fastest import SUFFIX, fastest_first
 from lineside_converters.convert import MAKERS, Order, makers_for
 from lineside_converters.convert.onnx_half import make as make_half
 from lineside_converters.optimizer import Optimizer
@@ -81,7 +82,10 @@ def test_a_gpu_gets_fp16_beside_int8_and_times_both_itself(target: str, tmp_path
     kinds = {onnx.TensorProto.DataType.Name(tensor.data_type) for tensor in onnx.load(half).graph.initializer}
     assert "FLOAT16" in kinds
     assert half.stat().st_size < 0.6 * result.bundle.file("onnx-fp32/model.onnx").stat().st_size
-    assert fastest_first(result.bundle, Config()).manifest.variants[0].precision in ("int8", "fp32")  # on this CPU
+    ordered = [variant.name for variant in fastest_first(result.bundle, Config()).manifest.variants]
+    timed = json.loads(result.bundle.path.with_name(result.bundle.path.name + SUFFIX).read_text())["timed"]
+    assert {one["variant"] for one in timed} == set(ordered)
+    assert ordered == [one["variant"] for one in sorted(timed, key=lambda one: one["ms"])]
 
 
 def test_a_processor_gets_no_fp16_and_level_0_none_either(tmp_path: Path) -> None:

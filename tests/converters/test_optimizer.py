@@ -83,7 +83,7 @@ def test_the_bundle_holds_one_proved_int8_variant(made: OptimizeResult) -> None:
     }
     assert made.int8_figures is not None
     assert opened.file(variant.file).stat().st_size == made.int8_figures.size_bytes < made.float_figures.size_bytes
-    assert made.int8_figures.latency_ms < made.float_figures.latency_ms
+    assert made.speedup > 1, "by the rounds that the gate has judged"
 
 
 def test_a_session_gives_the_golden_output(made: OptimizeResult) -> None:

@@ -372,7 +372,7 @@ def test_a_cut_bundle_gives_what_the_whole_gave_and_says_how_it_was_cut(
         wanted = whole.predict(feed)["y"]
         np.testing.assert_array_equal(uncut.predict(feed)["y"], wanted)
         np.testing.assert_allclose(staged.predict(feed)["y"], wanted, rtol=1e-3, atol=1e-4)
-        np.testing.assert_allclose(staged.submit(feed).result(20).outputs["y"], wanted, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(staged.submit(feed).result(60).outputs["y"], wanted, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow

@@ -38,6 +38,9 @@ IN_START = 0.3
 LOAD_S = 1.5
 """The others fall within so long behind its first judged part."""
 
+LAST_PARTS = 40
+"""Parts that the last agent judges before the PLC stops."""
+
 PASS, REJECT, UNSURE = 1, 2, 10
 
 
@@ -93,7 +96,7 @@ def run(site: Site, rounds: int, *, seed: int) -> dict[str, Any]:
             check_dead(site, sqlite3_program)
             site.agent.start()
         wait_for(lambda: _is_judging(site), TIMEOUT_S, what="a verdict after the last kill")
-        time.sleep(LOAD_S)
+        wait_for(lambda: _judged(site) >= LAST_PARTS, TIMEOUT_S, what="parts after the last kill")
         plc.send_signal(signal.SIGTERM)
         told = json.loads(plc.communicate(timeout=TIMEOUT_S)[0])
     finally:
@@ -121,8 +124,12 @@ def _is_ready(site: Site) -> bool:
 
 def _is_judging(site: Site) -> bool:
     """Whether the agent that runs now has judged a part: between two parts it is ready for too short a time to see."""
+    return _judged(site) > 0
+
+
+def _judged(site: Site) -> int:
     line = site.agent.line
-    return bool(line.get("passed", 0) + line.get("rejected", 0))
+    return int(line.get("passed", 0) + line.get("rejected", 0))
 
 
 def _wait_moment(site: Site, chance: random.Random, start_s: float, counts: Counter[str]) -> None:

@@ -123,12 +123,12 @@ def test_an_engine_that_is_stopped_hangs_and_is_ended_and_started_anew(
     monkeypatch.setattr(slots, "RETRY_FIRST_S", 0.2)
     before = children()
     with Session(bundle, CONFIG) as session:
-        with Load(session, callers=4, deadline_s=2.0) as load:
+        with Load(session, callers=4, deadline_s=6.0) as load:
             load.more(50, "ort/cpu:0")
             (stopped,) = children() - before
             os.kill(stopped, signal.SIGSTOP)
             load.more(50, "openvino/cpu:0")
-            eventually(lambda: session.submit_counts.hung == 1)
+            eventually(lambda: session.submit_counts.hung >= 1)
             eventually(lambda: not psutil.pid_exists(stopped))
             load.more(50, "ort/cpu:0")
         load.check()

@@ -36,7 +36,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 def attacker(site: Site) -> Iterator[LinkClient]:
     client = LinkClient(site.broker.config(site=SITE), "attacker")
     client.start()
-    assert client.wait_connected(20), client.last_error
+    assert client.wait_connected(60), client.last_error
     yield client
     client.close()
 

@@ -209,7 +209,7 @@ def test_disk_that_is_full_for_a_while_loses_no_frame(small_disk: Path, make: Ma
     with pytest.raises(OSError, match="No space"), ballast.open("wb", buffering=0) as file:
         while True:
             file.write(b"\0" * 4096)
-    wait_for(lambda: "records wait in memory" in site.agent.log, 30.0)
+    wait_for(lambda: "records wait in memory" in site.agent.log)
     ballast.unlink()
     site.wait_synced()
     site.check_nothing_lost_nothing_twice()

@@ -62,5 +62,5 @@ def test_the_engine_ends_with_a_parent_that_goes_quietly() -> None:
             raise AssertionError("no pipe")
         child = psutil.Process(int(parent.stdout.readline()))
         parent.stdin.close()
-        assert parent.wait(20) == 0
+        assert parent.wait(60) == 0
         wait_for(lambda: not child.is_running(), what="the engine ends")

@@ -36,7 +36,7 @@ def hub_process(tmp_path: Path, repository: Repository, broker: Broker) -> Itera
 @pytest.fixture
 def device(broker: Broker) -> Iterator[ResultsDevice]:
     connected = ResultsDevice(broker.url, Topics(SITE), group=GROUP)
-    assert connected.link.wait_connected(10.0)
+    assert connected.link.wait_connected(60)
     yield connected
     connected.link.close()
 

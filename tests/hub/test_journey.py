@@ -52,7 +52,7 @@ def test_a_pushed_bundle_arrives_signed_and_whole(
     for number, size in enumerate((700_000, 300_001)):
         bundle = make_bundle(f"{number}.0.0", content=random.Random(size).randbytes(size))
         pushed = push(repository.folder, bundle.path, group=GROUP)
-        wait_for(functools.partial(desires, device, pushed.gen), 60.0, what="the wish")
+        wait_for(functools.partial(desires, device, pushed.gen), what="the wish")
         wish = decode(device.messages[topic], Desired).bundle
         assert wish is not None
         manifest = parse_manifest(store.refresh_and_fetch_manifest(wish.target, wish.sha256))
@@ -77,7 +77,7 @@ def test_a_wish_that_nobody_signed_is_refused_by_the_device(
 ) -> None:
     _, store = trust
     ref = repository.publish(make_bundle("1.0.0"), GROUP)
-    wait_for(lambda: device.send(1, 1) and device.acked == 1, 60.0, what="the hub")
+    wait_for(lambda: device.send(1, 1) and device.acked == 1, what="the hub")
     with pytest.raises(TargetNotFoundError):
         store.refresh_and_fetch_manifest("line-a/evil-1.0.0.json", ref.sha256)
     assert store.refresh_and_fetch_manifest(ref.target, ref.sha256)
@@ -94,7 +94,7 @@ def test_another_repositorys_devices_trust_nothing_of_this_one(
     ref = repository.publish(make_bundle("1.0.0"), GROUP)
     repo = RepoClient(device.link, TOPICS, device.name, timeout_s=1.0)
     store = TrustStore(tmp_path / "trust", other.root_bytes(), repo, ClockFloor(tmp_path / "clock"))
-    wait_for(lambda: device.send(1, 1) and device.acked == 1, 60.0, what="the hub")
+    wait_for(lambda: device.send(1, 1) and device.acked == 1, what="the hub")
     with pytest.raises(SignatureError):
         store.refresh_and_fetch_manifest(ref.target, ref.sha256)
 
@@ -107,12 +107,12 @@ def limit_files(process: HubProcess, size: int) -> None:
 def test_a_full_disk_at_the_hub_loses_nothing(
     hub_process: HubProcess, repository: Repository, device: ResultsDevice
 ) -> None:
-    wait_for(lambda: device.send(1, 10) and device.acked == 10, 60.0, what="the hub")
+    wait_for(lambda: device.send(1, 10) and device.acked == 10, what="the hub")
     log = repository.folder / "hub.db-wal"
     limit_files(hub_process, log.stat().st_size + 60_000)
     sender = threading.Thread(target=lambda: device.deliver(2000))
     sender.start()
-    wait_for(lambda: "messages not written" in hub_process.log, 60.0, what="the full disk")
+    wait_for(lambda: "messages not written" in hub_process.log, what="the full disk")
     assert "[4002]" in hub_process.log
     assert device.acked < 2000
     limit_files(hub_process, resource.RLIM_INFINITY)

@@ -49,7 +49,7 @@ def start_hub(broker: SecureMosquitto, repository: Repository) -> Iterator[Start
         config = TransferConfig(**{"multicast_gather_s": GATHER_S, **transfer})
         hubs.append(Hub(HubConfig(str(repository.folder), broker.config(site=SITE), transfer=config)))
         hubs[-1].start()
-        assert hubs[-1].link.wait_connected(10)
+        assert hubs[-1].link.wait_connected(60)
         return hubs[-1]
 
     yield start
@@ -71,7 +71,7 @@ class Fleet:
         client = LinkClient(self._broker.config_with(credentials, site=SITE), name)
         repo = RepoClient(client, TOPICS, name, **options)
         client.start()
-        assert client.wait_connected(10), client.last_error
+        assert client.wait_connected(60), client.last_error
         repo.metadata("timestamp.json")
         self._clients.append(client)
         return repo
@@ -197,9 +197,9 @@ def test_a_device_hears_no_chunks_of_another_group(start_hub: StartHub, broker: 
     heard: list[str] = []
     stranger.subscribe(f"{TOPICS.prefix}/chunk/#", lambda topic, _: heard.append(topic), qos=0)
     stranger.start()
-    assert stranger.wait_connected(10), stranger.last_error
+    assert stranger.wait_connected(60), stranger.last_error
     for group in (GROUP, "line-b"):  # in this order on one connection, so the first would have come before the second
         hub.link.publish(TOPICS.chunk(f"{group}/x-1.json", "end"), b"{}", qos=0)
-    wait_for(lambda: heard, 20)
+    wait_for(lambda: heard)
     stranger.close()
     assert heard == [TOPICS.chunk("line-b/x-1.json", "end")]

@@ -62,7 +62,7 @@ class SimulatedGroup:
         }
 
     def wait_all(self, version: str) -> None:
-        wait_for(lambda: self.runs() == dict.fromkeys(NAMES, version), 60, what=f"{version} everywhere")
+        wait_for(lambda: self.runs() == dict.fromkeys(NAMES, version), what=f"{version} everywhere")
 
     def state(self, rollout: str) -> str:
         return list_rollouts(self.hub, rollout=rollout)[0].rollout.state
@@ -73,7 +73,7 @@ def group(hub_process: HubProcess, repository: Repository, broker: Broker, tmp_p
     made = SimulatedGroup(repository.folder, broker.url, tmp_path / "devices")
     for device in made.devices.values():
         device.switch_on()
-    wait_for(lambda: len(list_devices(made.hub)) == 3, 60, what="the devices' births")
+    wait_for(lambda: len(list_devices(made.hub)) == 3, what="the devices' births")
     made.push(1, canary=0, healthy_for_s=0)
     made.wait_all("1.0.0")
     yield made
@@ -91,13 +91,13 @@ def test_a_rollout_goes_on_where_the_hub_was_killed(group: SimulatedGroup, hub_p
     assert pushed.devices == ("cam-1",)
     hub_process.kill()
     hub_process.start()
-    wait_for(lambda: group.runs()["cam-1"] == "2.0.0", 60, what="the canary")
+    wait_for(lambda: group.runs()["cam-1"] == "2.0.0", what="the canary")
     hub_process.kill()
     hub_process.start()
     group.wait_all("2.0.0")
     hub_process.kill()
     hub_process.start()
-    wait_for(lambda: group.state(pushed.rollout) == "completed", 60, what="its end")
+    wait_for(lambda: group.state(pushed.rollout) == "completed", what="its end")
     shown = json.loads(lineside("fleet", "rollout", "show", pushed.rollout, "--hub", str(group.hub), "--json").stdout)
     assert shown["rollout"]["state"] == "completed"
     group.push(4, canary=0)  # who was the canary follows its group again
@@ -106,7 +106,7 @@ def test_a_rollout_goes_on_where_the_hub_was_killed(group: SimulatedGroup, hub_p
 
 def test_a_bad_canary_stops_it_and_nobody_else_hears_of_it(group: SimulatedGroup) -> None:
     pushed = group.push(3, healthy_for_s=0)
-    wait_for(lambda: group.state(pushed.rollout) == "rolled_back", 60, what="the rollout to stop")
+    wait_for(lambda: group.state(pushed.rollout) == "rolled_back", what="the rollout to stop")
     assert group.runs() == dict.fromkeys(NAMES, "1.0.0")
     told = json.loads(lineside("fleet", "logs", "--hub", str(group.hub), "--json").stdout)["events"]
     of = {(event["device"], event["kind"]) for event in told if event["bundle"] == "simulated@3.0.0"}
@@ -116,7 +116,7 @@ def test_a_bad_canary_stops_it_and_nobody_else_hears_of_it(group: SimulatedGroup
 
 def test_a_canary_that_was_away_for_the_withdrawal_follows_its_group_later(group: SimulatedGroup) -> None:
     pushed = group.push(2, canary=("cam-2",), healthy_for_s=600)
-    wait_for(lambda: group.runs()["cam-2"] == "2.0.0", 60, what="the canary")
+    wait_for(lambda: group.runs()["cam-2"] == "2.0.0", what="the canary")
     done = lineside("fleet", "rollout", "pause", pushed.rollout, "--hub", str(group.hub), "--json")
     assert json.loads(done.stdout)["state"] == "paused"
     group.devices["cam-2"].cut_power()
@@ -132,7 +132,7 @@ def test_a_device_with_a_wish_of_its_own_is_shown_and_released(group: SimulatedG
     group.push(4, canary=0, healthy_for_s=0)
     group.wait_all("4.0.0")
     set_desired(group.hub, ref, device="cam-3")
-    wait_for(lambda: group.runs()["cam-3"] == "2.0.0", 60, what="the device's own wish")
+    wait_for(lambda: group.runs()["cam-3"] == "2.0.0", what="the device's own wish")
     shown = json.loads(lineside("fleet", "show", "cam-3", "--hub", str(group.hub), "--json").stdout)
     assert shown["own_wish"]["bundle"]["version"] == "2.0.0"
     assert shown["group_wish"]["bundle"]["version"] == "4.0.0"
@@ -150,7 +150,7 @@ def test_the_hub_knows_of_every_slot_what_the_device_knows(group: SimulatedGroup
     def known() -> bool:
         return {device.installed for device in list_devices(group.hub)} == {"simulated@2.0.0"}
 
-    wait_for(known, 60.0, what="the reports")
+    wait_for(known, what="the reports")
     database = Database.open(group.hub)
     kinds = [event.kind for event in database.events() if event.device == "cam-2"]
     database.close()

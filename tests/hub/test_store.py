@@ -168,7 +168,7 @@ def test_a_backup_is_taken_while_results_arrive(repository: Repository, make_bun
         made = backup(repository.folder, tmp_path / "hub.tar")
     finally:
         stop.set()
-        writer.join(30)
+        writer.join(60)
     assert stat.S_IMODE(made.path.stat().st_mode) == 0o600
     restored = restore(made.path, tmp_path / "again")
     assert restored.rotated

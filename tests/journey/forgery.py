@@ -56,5 +56,5 @@ def wait_refusal(site: Site, read: Callable[[Site, int], int | None], gen: int, 
         seen.extend(() if code is None else (code,))
         return bool(seen)
 
-    wait_for(look, 60, what=what)
+    wait_for(look, what=what)
     return seen[0]

@@ -85,7 +85,7 @@ def test_every_attack_is_refused_with_its_code_and_the_line_goes_on(
     database.close()
     evil = LinkClient(LinkConfig(url=mosquitto.url, site="t0"), "evil")
     evil.start()
-    assert evil.wait_connected(20)
+    assert evil.wait_connected(60)
     for payload in (
         encode(Desired(epoch=epoch, gen=1, bundle=stolen)),
         b"{}",

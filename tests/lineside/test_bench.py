@@ -154,4 +154,4 @@ def test_whatever_ends_it_leaves_no_process(running: subprocess.Popen[str], sign
         running.send_signal(signum)
     out, _ = running.communicate(timeout=60)
     assert (running.returncode, out) == (status, "")
-    wait_for(lambda: not any(one.is_running() for one in children), 20, what="the contestants are gone")
+    wait_for(lambda: not any(one.is_running() for one in children), what="the contestants are gone")

@@ -41,7 +41,7 @@ def test_it_prints_one_line_with_its_urls() -> None:
         line = process.stdout.readline()
         process.terminate()
         assert process.stdout.read() == ""
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
     assert line.startswith("serving surface-12@")
     assert " at http://127.0.0.1:" in line
     assert "/v2 and grpc://127.0.0.1:" in line

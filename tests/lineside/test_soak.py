@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -13,42 +14,39 @@ import pytest
 
 from benchmarks.soak import SAMPLER, chart, verdict
 
-SECONDS, EVERY_S = 2.5, 0.05
+SAMPLES, EVERY_S = 60, 0.02
 
 CHILD = """
-import sys, time
+import sys
 leaked, files = [b"x" * 30_000_000], []
 print("ready", flush=True)
-while True:
+for line in sys.stdin:
     if sys.argv[1] == "memory":
         leaked.append(bytes(bytearray(200_000)))
     if sys.argv[1] == "handles":
         files.append(open("/dev/null"))
-    time.sleep(0.02)
 """
 
 
 def sampled(tmp_path: Path, leak: str) -> list[dict[str, Any]]:
+    """Samples of a process that leaks a little after each of them, however busy the machine is."""
     status = tmp_path / "status.json"
     status.write_text('{"inspected": 7}')
-    with subprocess.Popen([sys.executable, "-c", CHILD, leak], stdout=subprocess.PIPE) as child:
-        try:
-            assert child.stdout is not None
-            child.stdout.readline()
-            command = [
-                sys.executable,
-                "-I",
-                "-S",
-                str(SAMPLER),
-                str(child.pid),
-                str(SECONDS),
-                str(EVERY_S),
-                str(status),
-            ]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-        finally:
-            child.kill()
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    found: list[dict[str, Any]] = []
+    command = [sys.executable, "-c", CHILD, leak]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdin is not None and child.stdout is not None
+        child.stdout.readline()
+        words = [sys.executable, "-I", "-S", str(SAMPLER), str(child.pid), "600", str(EVERY_S), str(status)]
+        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as sampler:
+            assert sampler.stdout is not None
+            for line in itertools.islice(sampler.stdout, SAMPLES):
+                found.append(json.loads(line))
+                child.stdin.write("leak\n")
+                child.stdin.flush()
+            sampler.kill()
+        child.kill()
+    return found
 
 
 @pytest.mark.parametrize(("leak", "named"), [("none", ""), ("memory", "rss_bytes"), ("handles", "handles")])

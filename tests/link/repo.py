@@ -42,7 +42,7 @@ class RepoPeer:
     def start(self) -> None:
         self._responder.start()
         self.client.start()
-        assert self.client.wait_connected(10), self.client.last_error
+        assert self.client.wait_connected(60), self.client.last_error
 
     def close(self) -> None:
         self._responder.close()

@@ -302,9 +302,9 @@ def behind_proxy(
 ) -> tuple[RepoClient, FaultProxy]:
     proxy = fault_proxy(mosquitto.port)
     client = make_client(mosquitto.config(port=proxy.port), "cam-1")
-    repo = RepoClient(client, TOPICS, "cam-1", timeout_s=0.5, stall_s=15)
+    repo = RepoClient(client, TOPICS, "cam-1", timeout_s=0.5, stall_s=60)
     client.start()
-    assert client.wait_connected(10)
+    assert client.wait_connected(60)
     return repo, proxy
 
 

@@ -193,6 +193,6 @@ def test_frames_are_judged_by_one_bundle_each_while_it_is_swapped(tmp_path: Path
                 pause.wait(0.001)
         stop.set()
         for thread in threads:
-            thread.join(timeout=30)
+            thread.join(timeout=60)
     assert not problems
     assert seen == set(scores)

@@ -13,7 +13,7 @@
 | ``fault_proxy`` | makes a `FaultProxy` in front of a port: cut, stall, refuse, flip bits |
 
 A broker has ``start``, ``stop``, ``kill``, ``restart`` (on the same port), ``url`` and ``config(client_id)``.
-`wait_for` waits for a condition; no test sleeps.
+`wait_for` waits for a condition; no test sleeps. `free_port` gives each peer a port of its own.
 """
 
 from __future__ import annotations

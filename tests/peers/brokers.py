@@ -49,7 +49,7 @@ class Broker:
     def start(self) -> None:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(self._command(), stdout=log, stderr=log)
-        wait_for(self._answers, 20, what=f"broker on port {self.port}")
+        wait_for(self._answers, what=f"broker on port {self.port}")
 
     def _answers(self) -> bool:
         if self._process is None or self._process.poll() is not None:
@@ -72,7 +72,7 @@ class Broker:
                 self._process.wait(10)
             except subprocess.TimeoutExpired:
                 self._process.kill()
-                self._process.wait(10)
+                self._process.wait(60)
             self._process = None
 
     def restart(self) -> None:

@@ -55,7 +55,7 @@ class PostgresServer:
             self._process = subprocess.Popen(
                 [_binary("postgres"), *options], user=self._user, cwd=self._folder, stdout=log, stderr=log
             )
-        wait_for(self._ready, 30, what=f"PostgreSQL on port {self.port}")
+        wait_for(self._ready, what=f"PostgreSQL on port {self.port}")
 
     def _ready(self) -> bool:
         assert self._process is not None
@@ -75,5 +75,5 @@ class PostgresServer:
     def _end(self, number: int) -> None:
         if self._process is not None:
             self._process.send_signal(number)
-            self._process.wait(30)
+            self._process.wait(60)
             self._process = None

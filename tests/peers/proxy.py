@@ -94,7 +94,7 @@ class FaultProxy:
         try:
             if self._refusing:
                 raise ConnectionRefusedError
-            target = socket.create_connection(("127.0.0.1", self._target_port), timeout=5)
+            target = socket.create_connection(("127.0.0.1", self._target_port), timeout=60)
         except OSError:
             client.close()
             return

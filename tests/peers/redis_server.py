@@ -48,7 +48,7 @@ class RedisServer:
         command += ["--dir", str(self._folder), *self._options]
         with (self._folder / "redis.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        wait_for(self._answers, 20, what=f"redis on port {self.port}")
+        wait_for(self._answers, what=f"redis on port {self.port}")
 
     def _answers(self) -> bool:
         if self._process is None or self._process.poll() is not None:
@@ -61,7 +61,7 @@ class RedisServer:
     def ask(self, *words: str | int) -> str:
         """Sends one command as a person would with redis-cli, and returns the first line of the answer, or the second
         where the first one only says how long that is."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=10) as connection:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=60) as connection:
             connection.sendall(f"{' '.join(map(str, words))}\r\n".encode())
             answer = b""
             while not answer.endswith(b"\r\n") or answer.count(b"\r\n") < (2 if answer.startswith(b"$") else 1):
@@ -75,7 +75,7 @@ class RedisServer:
     def tell(self, commands: Iterable[str]) -> None:
         """Sends many commands at once, each of which must be answered with OK."""
         lines = [f"{command}\r\n".encode() for command in commands]
-        with socket.create_connection(("127.0.0.1", self.port), timeout=10) as connection:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=60) as connection:
             connection.sendall(b"".join(lines))
             answer = b""
             while answer.count(b"\r\n") < len(lines):
@@ -93,7 +93,7 @@ class RedisServer:
         """Ends it as a power cut would."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait(10)
+            self._process.wait(60)
             self._process = None
 
     def _signal(self, number: int) -> None:
@@ -146,11 +146,11 @@ def _join(servers: list[RedisServer]) -> None:
         bus = server._options[server._options.index("--cluster-port") + 1]
         first.ask("CLUSTER", "MEET", "127.0.0.1", server.port, bus)
     for server in servers:
-        wait_for(lambda server=server: _whole(server, len(servers)), 30, what="the cluster")  # type: ignore[misc]
+        wait_for(lambda server=server: _whole(server, len(servers)), what="the cluster")  # type: ignore[misc]
 
 
 def _whole(server: RedisServer, size: int) -> bool:
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
         connection.sendall(b"CLUSTER INFO\r\n")
         answer = connection.recv(65536).decode()
     return "cluster_state:ok" in answer and f"cluster_size:{size}" in answer

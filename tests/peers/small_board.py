@@ -149,7 +149,7 @@ class SmallBoard:
 
     def __exit__(self, *_: object) -> None:
         self._child.kill()
-        self._child.wait(30)
+        self._child.wait(60)
         self._log.close()
         self._mount.rmdir()
 

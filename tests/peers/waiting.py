@@ -1,17 +1,27 @@
-"""Waiting for what must happen, with a deadline and without sleeping longer than needed."""
+"""Waiting for what must happen, with a deadline and without sleeping longer than needed; ports for peers."""
 
 from __future__ import annotations
 
+import fcntl
+import os
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 _POLL_S = 0.01
 
+LIMIT_S = 60.0
+"""Ends a hang. Two busy cores can stop a process for many seconds, so it is far above what anything takes."""
+
+_END_PORT = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+_FIRST_PORT = _END_PORT // 2
+
 
 def wait_for(
-    predicate: Callable[[], object], timeout_s: float = 10.0, *, what: str = "", every_s: float = _POLL_S
+    predicate: Callable[[], object], timeout_s: float = LIMIT_S, *, what: str = "", every_s: float = _POLL_S
 ) -> None:
     """Returns as soon as ``predicate()`` is true.
 
@@ -30,7 +40,29 @@ def wait_for(
 
 
 def free_port() -> int:
-    """Returns a loopback port that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
+    """Returns a loopback port on which nothing listens.
+
+    Test processes share a counter, so no two of them get the same port. The ports lie below the range from which the
+    kernel takes those of outgoing connections, so none of these takes the port before the peer listens.
+    """
+    counter = Path(tempfile.gettempdir()) / f"lineside-tests-port-{os.getuid()}"
+    with counter.open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        port = int(file.read() or _FIRST_PORT)
+        while True:
+            port = port + 1 if _FIRST_PORT <= port < _END_PORT - 1 else _FIRST_PORT
+            if not _is_taken(port):
+                break
+        file.truncate(0)
+        file.write(str(port))
         return port
+
+
+def _is_taken(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    return False

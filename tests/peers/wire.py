@@ -49,7 +49,7 @@ class Wire:
 
     def __exit__(self, *_: object) -> None:
         self._end.set()
-        self._thread.join(10)
+        self._thread.join(60)
         self.unplug()
         for end in (*self._slaves, self._there):
             with contextlib.suppress(OSError):

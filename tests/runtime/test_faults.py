@@ -31,7 +31,7 @@ from lineside_runtime.submit import lane
 from tests.peers import wait_for
 from tests.runtime.onnx_models import EATER_SPECS, make_bundle, memory_eater, scaler
 
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 
 
 def x(value: float) -> np.ndarray:
@@ -62,6 +62,7 @@ class Ledger:
         self.ends: Counter[int] = Counter()
         self.wrong: list[tuple[int, object]] = []
         self.errors: list[BaseException] = []
+        self.failed: list[int] = []
         self.used: Counter[str] = Counter()
         self.asked = 0
 
@@ -76,6 +77,7 @@ class Ledger:
             error = done.exception()
             if error is not None:
                 self.errors.append(error)
+                self.failed.append(value)
                 return
             self.used[done.result().used_device] += 1
             if not np.array_equal(done.result().outputs["y"], x(2 * value)):
@@ -166,14 +168,13 @@ def test_not_one_call_is_lost_or_answered_twice_whatever_happens_to_two_of_three
     everywhere: Bundle, numpy_engine: ModuleType, nervous: None, config: Config, seed: int
 ) -> None:
     ledger, each, callers = Ledger(), 500, 6
+    deadlines_s = [None, 0.3, 1.0, 20.0]
     with Session(everywhere, config) as session:
         for _ in range(4):  # so that every device is open
             session.submit(x(0)).result(PATIENCE_S)
         with Havoc(numpy_engine, seed) as havoc:
             threads = [
-                threading.Thread(
-                    target=hammer, args=(session, ledger, range(i * each, (i + 1) * each), [None, 0.3, 1.0, 20.0])
-                )
+                threading.Thread(target=hammer, args=(session, ledger, range(i * each, (i + 1) * each), deadlines_s))
                 for i in range(callers)
             ]
             for thread in threads:
@@ -186,7 +187,8 @@ def test_not_one_call_is_lost_or_answered_twice_whatever_happens_to_two_of_three
     assert ledger.wrong == []
     assert ledger.asked + 4 == counts.taken == callers * each + 4
     assert {type(error) for error in ledger.errors} <= {DeadlineExceededError}, "the CPU always works"
-    assert len(ledger.errors) == counts.expired < counts.taken / 20
+    assert len(ledger.errors) == counts.expired
+    assert {deadlines_s[value % 4] for value in ledger.failed} <= {0.3, 1.0}, "whoever has the time is answered"
     assert counts.answered == session.calls == counts.taken - counts.expired
     assert (counts.failed, counts.cancelled) == (0, 0)
     assert counts.moved > 0
@@ -368,10 +370,13 @@ def test_shares_say_where_calls_go_and_how_long_they_take(everywhere: Bundle, nu
     numpy_engine.slow_s["npu:0"] = 0.01
     with Session(everywhere, Config(balance=True, engines=("numpy",))) as session:
         assert [(one.device, one.share) for one in session.shares] == [("numpy/gpu:0", 0.6), ("numpy/npu:0", 0.4)]
-        for i in range(150):
-            session.predict(x(i))
+
+        def goes_to_the_gpu() -> bool:
+            session.predict(x(1))
+            return session.shares[0].share > 0.8
+
+        eventually(goes_to_the_gpu, every_s=0.0)
         gpu, npu = session.shares
-        assert gpu.share > 0.8
         assert npu.service_ms > gpu.service_ms > 0
         assert (gpu.waiting, npu.waiting) == (0, 0)
 

@@ -154,12 +154,12 @@ def test_interpreters_are_made_only_when_calls_meet() -> None:
     def hold() -> None:
         with executable._interpreter() as interpreter:
             taken.append(interpreter)
-            gate.wait(20)
+            gate.wait(60)
 
     other = threading.Thread(target=hold)
     other.start()
     hold()
-    other.join(20)
+    other.join(60)
     assert len({id(one) for one in taken}) == 2
     assert len(executable._idle) == 2
 

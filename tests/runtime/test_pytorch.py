@@ -179,7 +179,7 @@ def test_threads_are_followed_in_whatever_thread_the_call_is_made(tmp_path: Path
 
     other = threading.Thread(target=call)
     other.start()
-    other.join(30)
+    other.join(60)
     executable.close()
     assert seen == [1]
 

@@ -221,7 +221,7 @@ def test_reload_under_load_loses_and_mixes_nothing(tmp_path: Path, numpy_engine:
             await_calls(session, session.calls + 20)
         stop.set()
         for thread in threads:
-            thread.join(timeout=30)
+            thread.join(timeout=60)
         assert not problems
         assert all(counts)
         assert session.calls == sum(counts)

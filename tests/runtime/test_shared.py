@@ -65,7 +65,7 @@ def test_it_is_closed_once_and_never_in_use_whoever_retires_it() -> None:
         seen: list[int] = []
 
         def use(shared: Shared[Thing] = shared, start: threading.Barrier = start, seen: list[int] = seen) -> None:
-            start.wait(timeout=30)
+            start.wait(timeout=60)
             try:
                 while True:
                     value = shared.enter()
@@ -77,9 +77,9 @@ def test_it_is_closed_once_and_never_in_use_whoever_retires_it() -> None:
         threads = [threading.Thread(target=use) for _ in range(8)]
         for thread in threads:
             thread.start()
-        start.wait(timeout=30)
+        start.wait(timeout=60)
         shared.retire()
         for thread in threads:
-            thread.join(timeout=30)
+            thread.join(timeout=60)
         assert thing.closed == 1
         assert not any(seen)

@@ -18,7 +18,7 @@ def test_a_signal_inside_a_wait_that_holds_the_lock_ends_it() -> None:
             os.kill(os.getpid(), signal.SIGTERM)
             for _ in range(1000):  # steps between which the handler runs
                 pass
-        assert stop.wait(10.0)
+        assert stop.wait(60.0)
 
 
 def test_both_signals_count_and_others_do_not() -> None:
@@ -30,7 +30,7 @@ def test_both_signals_count_and_others_do_not() -> None:
             os.kill(os.getpid(), signal.SIGUSR1)
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGTERM)
-            wait_for(lambda: stops.count("stop") == 2, 10.0)
+            wait_for(lambda: stops.count("stop") == 2)
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert stops.count("usr1") == 1
@@ -38,10 +38,10 @@ def test_both_signals_count_and_others_do_not() -> None:
 
 def test_everything_is_as_it_was_afterwards() -> None:
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-    threads = threading.active_count()
+    threads = set(threading.enumerate())
     with stopped_by(lambda: None):
         assert signal.getsignal(signal.SIGTERM) is not before[0]
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
-    assert threading.active_count() == threads
+    assert set(threading.enumerate()) <= threads
     wakeup = signal.set_wakeup_fd(-1)
     assert wakeup == -1

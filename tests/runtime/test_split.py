@@ -338,7 +338,7 @@ def test_results_are_kept_under_the_names_of_both_stages(cut: Bundle) -> None:
 
 
 def answer(future: Future[Prediction]) -> Prediction:
-    return future.result(20)
+    return future.result(60)
 
 
 def test_the_next_frame_is_in_the_first_stage_while_this_one_is_in_the_second(
@@ -351,7 +351,7 @@ def test_the_next_frame_is_in_the_first_stage_while_this_one_is_in_the_second(
         if factor == BACKBONE and array[0, 0] == 2:
             second_frame_began.set()
         if factor == HEAD and array[0, 0] == 1 * BACKBONE:
-            overlapped.append(second_frame_began.wait(10))
+            overlapped.append(second_frame_began.wait(60))
 
     with Session(two_devices, NPU_THEN_GPU) as session:
         monkeypatch.setattr(stage_engine, "before", watch)
@@ -428,7 +428,7 @@ def test_a_stage_that_hangs_is_passed_on_within_the_deadline(
     with Session(two_devices, NPU_THEN_GPU) as session:
         answer(session.submit(x(1)))
         stage_engine.held["gpu:0"] = threading.Event()
-        prediction = answer(session.submit(x(2), deadline_s=2.0))
+        prediction = answer(session.submit(x(2), deadline_s=4.0))
         assert prediction.outputs["y"][0, 0] == 12
         assert prediction.used_device == "numpy/npu:0+numpy/npu:0"
         stage_engine.held["gpu:0"].set()
@@ -521,7 +521,7 @@ def test_reload_swaps_a_whole_model_for_a_cut_one_while_calls_run(two_devices: B
             before = done
             wait_for(lambda before=before: done > before + 3)  # type: ignore[misc]
         stop.set()
-        thread.join(20)
+        thread.join(60)
         counts = session.submit_counts
     assert not wrong
     assert counts.taken == counts.answered == done

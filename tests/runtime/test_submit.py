@@ -34,7 +34,7 @@ from lineside_runtime.submit.job import Job
 from tests.peers import wait_for
 from tests.runtime.onnx_models import make_bundle, scaler
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 NUMPY = Config(engines=("numpy",))  # gpu:0, then npu:0
 
 
@@ -100,12 +100,13 @@ def test_wrong_inputs_and_deadlines_are_refused_at_once(everywhere: Bundle) -> N
 
 
 def test_a_call_whose_device_hangs_is_answered_by_the_next_within_its_deadline(
-    everywhere: Bundle, hold: Callable[[str], threading.Event]
+    everywhere: Bundle, hold: Callable[[str], threading.Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(lane, "HANG_MIN_S", 60.0)  # it is late, and not yet taken out
     with Session(everywhere, NUMPY) as session:
         answer(session.submit(x(0)))
         event = hold("gpu:0")
-        future = session.submit(x(3), deadline_s=1.0)
+        future = session.submit(x(3), deadline_s=2.0)
         prediction = answer(future)
         np.testing.assert_array_equal(prediction.outputs["y"], x(6))
         assert (prediction.requested_device, prediction.used_device, prediction.fell_back) == (
@@ -127,8 +128,8 @@ def test_half_of_the_time_is_left_to_the_second_of_two_devices(
         answer(session.submit(x(0)))
         hold("gpu:0")
         began_s = time.monotonic()
-        answer(session.submit(x(1), deadline_s=2.0))
-        assert 0.99 <= time.monotonic() - began_s < 2.0
+        assert answer(session.submit(x(1), deadline_s=4.0)).used_device == "numpy/npu:0"
+        assert time.monotonic() - began_s >= 1.99, "half of the time was the first one's, and it was answered in time"
 
 
 def test_if_no_device_answers_in_time_it_is_1008(one_gpu: Bundle, hold: Callable[[str], threading.Event]) -> None:
@@ -137,7 +138,7 @@ def test_if_no_device_answers_in_time_it_is_1008(one_gpu: Bundle, hold: Callable
         began_s = time.monotonic()
         with pytest.raises(DeadlineExceededError) as caught:
             answer(session.submit(x(1), deadline_s=0.2))
-        assert 0.19 <= time.monotonic() - began_s < 5
+        assert time.monotonic() - began_s >= 0.19
         assert caught.value.code == 1008
         assert session.submit_counts.expired == 1
 
@@ -159,7 +160,7 @@ def test_what_waits_behind_a_hang_is_answered_elsewhere(
     with Session(everywhere, NUMPY) as session:
         answer(session.submit(x(0)))
         hold("gpu:0")
-        stuck = session.submit(x(1), deadline_s=0.4)
+        stuck = session.submit(x(1), deadline_s=2.0)
         assert numpy_engine.wait_begun("gpu:0", 2)
         behind = [session.submit(x(i)) for i in range(20)]  # without a deadline of their own
         for i, future in enumerate(behind):
@@ -173,7 +174,7 @@ def test_a_device_that_hangs_is_taken_out_for_predict_as_well_and_comes_back_by_
     with Session(everywhere, NUMPY) as session:
         answer(session.submit(x(0)))
         event = hold("gpu:0")
-        answer(session.submit(x(1), deadline_s=0.1))
+        answer(session.submit(x(1), deadline_s=2.0))
         eventually(lambda: session.submit_counts.hung == 1)
         assert session.infer(x(2)).used_device == "numpy/npu:0"
         assert answer(session.submit(x(3))).used_device == "numpy/npu:0"
@@ -190,7 +191,7 @@ def test_predict_alone_gets_a_device_back_that_hung(
     with Session(everywhere, NUMPY) as session:
         answer(session.submit(x(0)))
         hold("gpu:0")
-        answer(session.submit(x(1), deadline_s=0.1))
+        answer(session.submit(x(1), deadline_s=2.0))
         eventually(lambda: session.submit_counts.hung == 1)
         numpy_engine.held.pop("gpu:0").set()
         eventually(lambda: session.infer(x(2)).used_device == "numpy/gpu:0")
@@ -199,10 +200,10 @@ def test_predict_alone_gets_a_device_back_that_hung(
 def test_a_device_that_hangs_from_the_start_is_taken_out_by_its_warm_up(
     everywhere: Bundle, hold: Callable[[str], threading.Event], impatient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lane, "FIRST_CALL_S", 0.1)
+    monkeypatch.setattr(lane, "FIRST_CALL_S", 0.5)
     with Session(everywhere, NUMPY) as session:
         hold("gpu:0")
-        assert answer(session.submit(x(1), deadline_s=0.1)).used_device == "numpy/npu:0"
+        assert answer(session.submit(x(1), deadline_s=2.0)).used_device == "numpy/npu:0"
         eventually(lambda: session.submit_counts.hung == 1)
         assert session.infer(x(2)).used_device == "numpy/npu:0"
 
@@ -214,19 +215,19 @@ def test_trials_of_a_device_that_still_hangs_hold_nobody_up(
     impatient: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(lane, "FIRST_CALL_S", 0.1)
+    monkeypatch.setattr(lane, "FIRST_CALL_S", 0.5)
     with Session(everywhere, NUMPY) as session:
         answer(session.submit(x(0)))
         hold("gpu:0")
-        answer(session.submit(x(1), deadline_s=0.2))
+        answer(session.submit(x(1), deadline_s=2.0))
 
         def hangs() -> list[int]:
             return [fallback.at_ns for fallback in session.fallbacks if "hangs" in fallback.reason]
 
         eventually(lambda: answer(session.submit(x(2))).used_device == "numpy/npu:0" and len(hangs()) >= 3)
         first_s, second_s = np.diff(hangs()[:3]) / 1e9
-        assert first_s > 0.15, "a pause of 0.1 s, and 0.1 s of a trial"
-        assert second_s > 0.25, "a pause of 0.2 s, and 0.1 s of a trial"
+        assert first_s > 0.15, "a pause of 0.1 s, and a trial"
+        assert second_s > 0.25, "a pause of 0.2 s, and a trial"
 
 
 def test_a_lost_device_may_take_its_time_to_load_again_and_does_not_count_as_hung(
@@ -455,11 +456,12 @@ def test_a_call_that_a_worker_has_just_taken_when_its_device_is_taken_out_goes_e
 
 
 def test_threads_end_with_the_session(everywhere: Bundle) -> None:
-    def ours() -> int:
-        return sum(thread.name.startswith("lineside-") for thread in threading.enumerate())
+    before = set(threading.enumerate())
 
-    before = ours()
+    def ours() -> list[threading.Thread]:
+        return [one for one in threading.enumerate() if one.name.startswith("lineside-") and one not in before]
+
     with Session(everywhere, NUMPY) as session:
         wait([session.submit(x(i), deadline_s=5.0) for i in range(10)])
-        assert ours() > before
-    eventually(lambda: ours() == before)
+        assert ours()
+    eventually(lambda: not ours())

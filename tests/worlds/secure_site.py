@@ -60,7 +60,7 @@ class SecureSite:
 
     def start_broker(self) -> None:
         self.broker.start()
-        wait_for(self._listens, 60.0, what="mosquitto")  # before, SIGHUP would end it
+        wait_for(self._listens, what="mosquitto")  # before, SIGHUP would end it
 
     def start_hub(self) -> None:
         """Starts the hub, and has the broker read who is enrolled."""

@@ -110,9 +110,9 @@ def test_mqtt_triggers_and_tells_and_a_broker_that_goes_stops_nothing(start_line
         client.publish("cell/4/trigger", b"not json")
         before = len(states)
         broker.restart()
-        wait_for(lambda: client.connected and len(states) > before and states[-1]["ready"], 20.0, what="ready again")
+        wait_for(lambda: client.connected and len(states) > before and states[-1]["ready"], what="ready again")
         client.publish("cell/4/trigger", b"")
-        wait_for(lambda: len(heard) == 2, 20.0)
+        wait_for(lambda: len(heard) == 2)
         assert heard[1][1]["verdict"] == "reject"
         wait_for(lambda: agent.line.get("triggers") == 2)
         assert agent.stop() == 0

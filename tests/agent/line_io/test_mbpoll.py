@@ -40,7 +40,7 @@ class Poll:
             str(self.port),
         ]
         command += ["-c", str(count)] if not values else []
-        done = subprocess.run([*command, "127.0.0.1", *map(str, values)], capture_output=True, text=True, timeout=30)
+        done = subprocess.run([*command, "127.0.0.1", *map(str, values)], capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stdout + done.stderr
         return [int(found, 0) for found in re.findall(r"^\[\d+\]:\s+(\S+)", done.stdout, re.M)]
 

@@ -47,7 +47,7 @@ def test_modbus_register_changes_over_and_an_unknown_number_is_a_fault(start_lin
     poll.run(HOLDING, 0, 1)
     wait_for(lambda: agent.line["answered"] == 1)
     poll.run(HOLDING, 20, 7)
-    wait_for(lambda: poll.run(INPUT, 9) == [7] and poll.run(DISCRETE, 0) == [1], 30.0, what="ready with recipe 7")
+    wait_for(lambda: poll.run(INPUT, 9) == [7] and poll.run(DISCRETE, 0) == [1], what="ready with recipe 7")
     poll.run(HOLDING, 0, 2)  # a bright part, which this recipe passes
     wait_for(lambda: poll.run(INPUT, 40, count=2) == [0, 2])
     poll.run(HOLDING, 20, 9)
@@ -56,7 +56,7 @@ def test_modbus_register_changes_over_and_an_unknown_number_is_a_fault(start_lin
     poll.run(HOLDING, 0, 3)
     wait_for(lambda: poll.run(INPUT, 40, count=2) == [0, 3])
     poll.run(HOLDING, 20, 1)
-    wait_for(lambda: poll.run(INPUT, 9) == [1] and poll.run(DISCRETE, 0) == [1], 30.0, what="ready with recipe 1")
+    wait_for(lambda: poll.run(INPUT, 9) == [1] and poll.run(DISCRETE, 0) == [1], what="ready with recipe 1")
     assert poll.run(INPUT, 3) == [0]
     assert [poll.run(INPUT, 42 + 4 * part + 3) for part in range(3)] == [[1], [1], [6]]
     agent.stop()
@@ -76,7 +76,7 @@ def test_plc_that_is_the_server_says_the_recipe_and_it_counts_from_the_connectio
         start_line(line + RECIPES)
         wait_for(lambda: plc.registers[9] == 7 and plc.registers[2] & 1, 60.0, what="ready with recipe 7")
         plc.order("recipe 1")
-        wait_for(lambda: plc.registers[9] == 1 and plc.registers[2] & 1, 30.0, what="ready with recipe 1")
+        wait_for(lambda: plc.registers[9] == 1 and plc.registers[2] & 1, what="ready with recipe 1")
 
 
 def test_text_names_the_recipe_and_is_told_which_runs(start_line: StartLine, tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_text_names_the_recipe_and_is_told_which_runs(start_line: StartLine, tmp
     wait_for(lambda: lines()[-1:] == [b"S READY 0 0"], 60.0, what="ready")
     assert b"P plain" in lines()
     os.write(ours, b"P lenient\n")
-    wait_for(lambda: b"P lenient" in lines() and lines()[-1] == b"S READY 0 0", 30.0, what="ready again")
+    wait_for(lambda: b"P lenient" in lines() and lines()[-1] == b"S READY 0 0", what="ready again")
     assert b"S WAIT 0 0" in lines()
     os.write(ours, b"P nonsense\n")
     wait_for(lambda: lines()[-1] == b"S WAIT 4 0", what="fault RECIPE")
@@ -120,7 +120,7 @@ def test_mqtt_message_changes_over_and_the_state_says_so(start_line: StartLine, 
         assert states[-1]["recipe"] == "plain"
         client.publish("cell/4/recipe", b"not json")
         client.publish("cell/4/recipe", b'{"recipe": "lenient"}')
-        wait_for(lambda: states[-1]["recipe"] == "lenient" and states[-1]["ready"], 30.0, what="lenient")
+        wait_for(lambda: states[-1]["recipe"] == "lenient" and states[-1]["ready"], what="lenient")
     finally:
         client.close()
         broker.stop()
@@ -159,7 +159,7 @@ def test_line_without_triggers_changes_over_by_its_socket(start_line: StartLine)
     assert ask(agent.state, Request("recipe", recipe="lenient")) == {"done": True, "recipe": "lenient"}
     wait_for(lambda: agent.status["recipe"] == "lenient")
     rejected, inspected = agent.status["rejected"], agent.status["inspected"]
-    wait_for(lambda: agent.status["inspected"] > inspected + 20, 30.0, what="more frames")
+    wait_for(lambda: agent.status["inspected"] > inspected + 20, what="more frames")
     assert agent.status["rejected"] == rejected
     agent.stop()
     rows = agent.rows()

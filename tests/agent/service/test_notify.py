@@ -15,7 +15,7 @@ from lineside_agent.service.notify import Notifier
 def listener(tmp_path: Path) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as found:
         found.bind(str(tmp_path / "notify"))
-        found.settimeout(10.0)
+        found.settimeout(60.0)
         yield found
 
 
@@ -34,7 +34,7 @@ def test_messages_are_those_of_sd_notify(listener: socket.socket) -> None:
 def test_abstract_socket_is_reached() -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind("")  # the kernel chooses an abstract name
-        listener.settimeout(10.0)
+        listener.settimeout(60.0)
         notifier = Notifier({"NOTIFY_SOCKET": "@" + listener.getsockname()[1:].decode()})
         notifier.ready()
         notifier.close()

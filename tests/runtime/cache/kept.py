@@ -50,7 +50,7 @@ def main(path: Path, budget_bytes: int) -> None:
             for _ in range(50):
                 level.put(key_of(number), entry_of(number))
                 number += 1
-            level.flush(10)
+            level.flush(60)
             print(number, flush=True)
 
 

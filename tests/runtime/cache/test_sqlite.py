@@ -49,7 +49,7 @@ def a_store(
 def fill(level: Level, numbers: range, floats: int = 1000) -> None:
     for number in numbers:
         level.put(key_of(number), entry_of(number, floats))
-        assert level.flush(20)
+        assert level.flush(60)
 
 
 def found(level: Level, numbers: range) -> list[int]:
@@ -122,7 +122,7 @@ def test_results_of_any_size_fit_without_a_failure(path: Path, budget: int) -> N
         for start in range(0, 600, 50):
             for number in range(start, start + 50):
                 level.put(key_of(number), entry_of(number, int(sizes[number])))
-            assert level.flush(20)
+            assert level.flush(60)
             assert path.stat().st_size <= budget
             assert found(level, range(start + 45, start + 50))
         assert (level.stats.errors, level.stats.drops, level.stats.stored) == (0, 0, 600)
@@ -219,7 +219,7 @@ def test_reading_does_not_end_the_pause_in_writing(path: Path, monkeypatch: pyte
 
 def _takes_again(level: Level) -> bool:
     level.put(key_of(9), entry_of(9))
-    level.flush(10)
+    level.flush(60)
     return level.get(key_of(9)) is not None
 
 
@@ -336,7 +336,7 @@ def test_many_threads_read_and_write(path: Path) -> None:
             thread.start()
         for thread in threads:
             thread.join()
-        assert level.flush(10)
+        assert level.flush(60)
         assert wrong == []
         stats = level.stats
         assert (stats.hits + stats.misses, stats.errors) == (800, 0)
@@ -390,7 +390,7 @@ from tests.peers.waiting import wait_for
 path, budget = Path(sys.argv[1]), 8 << 20
 def takes(level, number):
     level.put(key_of(number), entry_of(number))
-    level.flush(10)
+    level.flush(60)
     entry = level.get(key_of(number))
     return entry is not None and is_right(entry, number)
 """
@@ -411,18 +411,18 @@ with opened(SqliteStore(path, budget, ttl_s=None)) as level:
     assert takes(level, 0)
     number = 1
     while level.stats.errors == 0:
-        level.put(key_of(number), entry_of(number, 5000)); level.flush(10)
+        level.put(key_of(number), entry_of(number, 5000)); level.flush(60)
         number += 1
     assert level.stats.up and level.get(key_of(0)) is not None
     assert level.stats.drops >= 1
     first = level.stats.errors
     def refused_again():
         level.put(key_of(1), entry_of(1, 5000))
-        level.flush(10)
+        level.flush(60)
         return level.stats.errors >= first + 2
-    wait_for(refused_again, 20)
+    wait_for(refused_again)
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    wait_for(lambda: takes(level, 7), 20)
+    wait_for(lambda: takes(level, 7))
     print(level.stats.up)
 """
 
@@ -443,10 +443,10 @@ with opened(SqliteStore(path, budget, ttl_s=None)) as level:
     assert not level.stats.up and "ermission" in level.stats.reason, level.stats
     assert not takes(level, 0)
     assert level.stats.drops == 1 and level.stats.misses == 1
-    wait_for(lambda: level.stats.errors >= 3, 20)
+    wait_for(lambda: level.stats.errors >= 3)
     os.seteuid(int(os.environ["WAS"])); path.parent.chmod(0o777)
     if os.environ["WAS"] == "0": os.seteuid(65534)
-    wait_for(lambda: takes(level, 0), 20)
+    wait_for(lambda: takes(level, 0))
     print(level.stats.up)
 """
 

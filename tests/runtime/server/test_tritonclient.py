@@ -283,7 +283,7 @@ def test_a_stream_answers_in_order_and_an_error_does_not_end_it(serving: Serving
         for number, width in enumerate((4, 5, 4)):
             inputs = [tensor(triton_grpc, "x", np.full((1, width), number, np.float32))]
             asking.async_stream_infer("test", inputs, request_id=str(number))
-        found = [answers.get(timeout=20) for _ in range(3)]
+        found = [answers.get(timeout=60) for _ in range(3)]
         asking.stop_stream()
     assert [error is None for _, error in found] == [True, False, True]
     assert "[2003]" in found[1][1].message()

@@ -81,7 +81,7 @@ class WildExecutable(Executable):
         elif do == "bug":
             raise ZeroDivisionError("nobody said so")
         elif do == "meet":
-            MEETING.wait(20)  # returns only if another call is in here at the same time
+            MEETING.wait(60)  # returns only if another call is in here at the same time
         return {name: array for name, array in inputs.items() if name != "do"} or {"y": np.zeros(1)}
 
     def _operators(self) -> tuple[OperatorTime, ...]:

@@ -1,0 +1,87 @@
+"""`.ci/run` as a program: its steps are a Makefile of the test, everything else is real."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.ci.test_rerun import BROKEN, FLAKY, GOOD, ROOT
+
+MAKEFILE = """\
+demo check:
+\t@test ! -e no-$@
+test-ci:
+\t@$(PYTHON) -m tests.ci.rerun test_it.py
+"""
+
+
+class Clone:
+    def __init__(self, folder: Path, test: str) -> None:
+        self.folder, self.table = folder / "clone", folder / "runs.json"
+        (self.folder / ".venv" / "bin").mkdir(parents=True)
+        (self.folder / ".ci").mkdir()
+        shutil.copy(ROOT / ".ci" / "run", self.folder / ".ci" / "run")
+        (self.folder / "Makefile").write_text(MAKEFILE)
+        (self.folder / "pytest.ini").write_text("[pytest]\n")
+        (self.folder / "test_it.py").write_text(test)
+        python = self.folder / ".venv" / "bin" / "python"
+        python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')  # a symbolic link would lose its packages
+        python.chmod(0o755)
+        (self.folder / ".venv" / ".dev").touch()
+        who = ("-c", "user.name=t", "-c", "user.email=t@localhost")
+        for words in (("init", "-q"), ("add", "-A"), (*who, "commit", "-q", "-m", "first")):
+            subprocess.run(["git", *words], cwd=self.folder, check=True)
+
+    def run(self, *, record: bool = True) -> subprocess.CompletedProcess[str]:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+        environment |= {"PYTHONPATH": f"{ROOT}:{environment.get('PYTHONPATH', '')}", "PYTHON": sys.executable}
+        if record:
+            environment |= {"LINESIDE_CI_RECORD": str(self.table), "LINESIDE_CI_BESIDE": "a test"}
+        command = ["bash", str(self.folder / ".ci" / "run")]
+        return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False)
+
+    @property
+    def runs(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(self.table.read_text())["runs"]
+        return found
+
+
+def test_a_flaky_test_is_green_and_counted(tmp_path: Path) -> None:
+    clone = Clone(tmp_path, FLAKY + GOOD)
+    done = clone.run()
+    assert done.returncode == 0, done.stdout + done.stderr
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=clone.folder, capture_output=True, text=True, check=True)
+    (run,) = clone.runs
+    assert (run["green"], run["commit"], run["beside"]) == (True, head.stdout.strip(), "a test")
+    assert (run["flaky"], run["failed"], run["counts"]["passed"]) == (["test_it.py::test_flaky"], [], 1)
+    assert set(run["seconds"]) == {"demo", "check", "test-ci", "all"}
+    assert run["seconds"]["all"] == sum(run["seconds"][step] for step in ("demo", "check", "test-ci"))
+    assert clone.run().returncode == 0
+    assert [run["flaky"] for run in clone.runs] == [["test_it.py::test_flaky"], []]
+
+
+def test_a_broken_test_is_red(tmp_path: Path) -> None:
+    clone = Clone(tmp_path, BROKEN)
+    assert clone.run().returncode != 0
+    assert (clone.runs[0]["green"], clone.runs[0]["failed"]) == (False, ["test_it.py::test_broken"])
+
+
+@pytest.mark.parametrize("step", ["demo", "check"])
+def test_a_step_that_fails_is_red_and_the_next_is_not_begun(tmp_path: Path, step: str) -> None:
+    clone = Clone(tmp_path, GOOD)
+    (clone.folder / f"no-{step}").touch()
+    (clone.folder / "test-report").mkdir()
+    (clone.folder / "test-report" / "flaky.json").write_text("of an earlier run")
+    assert clone.run().returncode != 0
+    (run,) = clone.runs
+    assert (run["green"], run["counts"]) == (False, {})
+    assert "test-ci" not in run["seconds"]
+    assert clone.run(record=False).returncode != 0
+    assert len(clone.runs) == 1

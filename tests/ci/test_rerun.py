@@ -1,0 +1,152 @@
+"""The reruns of CI, on small pytest projects that fail in each way."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ONCE = """\
+from pathlib import Path
+
+def first():
+    seen = Path(__file__).with_suffix(".seen")
+    return not seen.exists() and seen.touch() is None
+"""
+GOOD = "def test_good():\n    pass\n"
+FLAKY = ONCE + "\ndef test_flaky():\n    print('a line of output')\n    assert not first(), 'only this time'\n"
+BROKEN = "def test_broken():\n    assert 1 == 2\n"
+WORKERS = ("--numprocesses", "2", "--dist", "loadfile")
+
+
+class Project:
+    def __init__(self, folder: Path, **files: str) -> None:
+        self.folder = folder
+        (folder / "pytest.ini").write_text("[pytest]\n")
+        for name, text in files.items():
+            (folder / f"test_{name}.py").write_text(text)
+
+    def run(self, *options: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "tests.ci.rerun", "-p", "no:cacheprovider", *options]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+        environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")])
+        return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False)
+
+    @property
+    def report(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.folder / "test-report" / "flaky.json").read_text())
+        return found
+
+    def names(self, kind: str) -> list[str]:
+        return [failure["name"] for failure in self.report[kind]]
+
+
+def closing_line(done: subprocess.CompletedProcess[str]) -> str:
+    return done.stdout.strip().splitlines()[-1].strip("= ")
+
+
+@pytest.mark.parametrize("workers", [(), WORKERS])
+def test_nothing_fails(tmp_path: Path, workers: tuple[str, ...]) -> None:
+    project = Project(tmp_path, good=GOOD)
+    done = project.run(*workers)
+    assert done.returncode == 0, done.stdout
+    assert closing_line(done).startswith("1 passed in")
+    assert (project.names("flaky"), project.names("failed"), project.report["counts"]["passed"]) == ([], [], 1)
+    assert "None." in (tmp_path / "test-report" / "flaky.md").read_text()
+
+
+@pytest.mark.parametrize("workers", [(), WORKERS])
+def test_what_passes_alone_is_flaky_and_green(tmp_path: Path, workers: tuple[str, ...]) -> None:
+    project = Project(tmp_path, good=GOOD, flaky=FLAKY)
+    done = project.run(*workers)
+    assert done.returncode == 0, done.stdout
+    assert closing_line(done).startswith("1 passed, 1 flaky in")
+    assert (project.names("flaky"), project.names("failed")) == (["test_flaky.py::test_flaky"], [])
+    (failure,) = project.report["flaky"]
+    assert "only this time" in failure["first"] and "a line of output" in failure["first"]
+    assert "1 passed" in failure["second"]
+    told = done.stdout.partition(" flaky =")[2]
+    assert "only this time" in told and "1 passed" in told
+    page = (tmp_path / "test-report" / "flaky.md").read_text()
+    assert "test_flaky.py::test_flaky: In the run" in page and "only this time" in page
+
+
+def test_what_fails_twice_is_red_beside_a_flaky_test(tmp_path: Path) -> None:
+    project = Project(tmp_path, good=GOOD, flaky=FLAKY, broken=BROKEN)
+    done = project.run(*WORKERS)
+    assert done.returncode == 1
+    assert closing_line(done).startswith("1 failed, 1 passed, 1 flaky in")
+    assert (project.names("flaky"), project.names("failed")) == (
+        ["test_flaky.py::test_flaky"],
+        ["test_broken.py::test_broken"],
+    )
+
+
+def test_a_fixture_that_fails_at_its_end_is_a_failure(tmp_path: Path) -> None:
+    text = "import pytest\n\n@pytest.fixture\ndef left():\n    yield\n    assert False, 'at the end'\n\n"
+    project = Project(tmp_path, left=text + "def test_left(left):\n    pass\n")
+    done = project.run()
+    assert done.returncode == 1
+    assert project.names("failed") == ["test_left.py::test_left"]
+
+
+@pytest.mark.parametrize("workers", [(), WORKERS])
+def test_a_file_that_cannot_be_collected_is_red_and_keeps_no_other_test_from_running(
+    tmp_path: Path, workers: tuple[str, ...]
+) -> None:
+    project = Project(tmp_path, good=GOOD, wrong="import nothing_of_this_name\n")
+    done = project.run(*workers)
+    assert done.returncode == 1, done.stdout
+    assert closing_line(done).startswith("1 failed, 1 passed in")
+    assert project.names("failed") == ["test_wrong.py"]
+
+
+def test_a_file_that_can_be_collected_alone_is_run_alone_whole(tmp_path: Path) -> None:
+    once = ONCE + "assert not first()\n"
+    both = Project(tmp_path, good=GOOD, once=once + GOOD)
+    assert both.run().returncode == 0
+    assert both.names("flaky") == ["test_once.py"]
+    (tmp_path / "test_once.seen").unlink()
+    (tmp_path / "test_once.py").write_text(once + BROKEN)
+    assert both.run().returncode == 1
+
+
+@pytest.mark.parametrize(("condition", "status"), [("True", 1), ("first()", 0)])
+def test_a_worker_that_crashes_is_red_unless_its_test_passes_alone(tmp_path: Path, condition: str, status: int) -> None:
+    crash = f"{ONCE}import os\n\ndef test_crash():\n    if {condition}:\n        os.abort()\n"
+    project = Project(tmp_path, good=GOOD, crash=crash)
+    done = project.run(*WORKERS)
+    assert done.returncode == status, done.stdout
+    assert project.names("failed" if status else "flaky") == ["test_crash.py::test_crash"]
+    assert "crashed while running" in done.stdout
+
+
+def test_a_test_that_is_skipped_alone_has_not_passed(tmp_path: Path) -> None:
+    skipped = (
+        ONCE
+        + "import pytest\n\ndef test_skipped():\n    if not first():\n        pytest.skip('not now')\n    assert 0\n"
+    )
+    project = Project(tmp_path, skipped=skipped)
+    assert project.run().returncode == 1
+    assert project.names("failed") == ["test_skipped.py::test_skipped"]
+
+
+def test_many_failures_are_not_run_again(tmp_path: Path) -> None:
+    project = Project(
+        tmp_path, many="import pytest\n\n@pytest.mark.parametrize('n', range(21))\ndef test_n(n):\n    assert 0\n"
+    )
+    done = project.run()
+    assert done.returncode == 1
+    assert "running again" not in done.stdout
+    assert len(project.names("failed")) == 21
+
+
+@pytest.mark.parametrize(("options", "status"), [(("--no-such-option",), 4), (("-k", "nothing"), 5)])
+def test_a_run_without_tests_is_red(tmp_path: Path, options: tuple[str, ...], status: int) -> None:
+    assert Project(tmp_path, good=GOOD).run(*options).returncode == status
