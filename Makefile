@@ -3,8 +3,9 @@
 #   make demo         the whole line end to end on this machine, without torch (about two minutes)
 #   make test         all tests against real peers
 #   make test-ci      the same; a test that fails runs once more, alone, and is flaky if it then passes (docs/testing.md)
-#   make check        format, lint, types, import rules
+#   make check        format, lint, types, import rules, tables of figures
 #   make bench        benchmarks, JSON under benchmarks/results/
+#   make figures      render the tables of figures in README.md, docs/ and the model cards from that JSON
 #   make bench-training  training on several workers: bytes, waiting, prediction, deaths (an hour; root for the wire), accuracy (an hour)
 #   make test-system  whole journeys and faults that take longer than CI has, one file after the other, logged in docs/system (FILES="test_board test_pnnx")
 #   make soak         the agent at full speed for two hours (SECONDS=7200), memory and file handles watched from outside
@@ -23,7 +24,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 OUT ?= demo-out
 SOAK_OUT ?= soak-out
 
-.PHONY: help setup demo test test-ci check bench bench-training test-system soak fuzz proto peers clean
+.PHONY: help setup demo test test-ci check bench bench-training figures test-system soak fuzz proto peers clean
 .DEFAULT_GOAL := help
 
 help:
@@ -69,12 +70,16 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tests.system --check
+	$(BIN)/python -m benchmarks.figures --check
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
 
 bench-training: $(VENV)/.dev
 	$(BIN)/python -m benchmarks training
+
+figures: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.figures
 
 test-system: $(VENV)/.dev peers
 	$(BIN)/python -m tests.system $(FILES)

@@ -1,79 +1,51 @@
-"""``make bench``: runs every benchmark, prints one JSON object and writes each under ``benchmarks/results/``.
-
-python -m benchmarks [NAME ...] [--minutes M]
-"""
+"""``python -m benchmarks [NAME ...]``: runs benchmarks and writes ``benchmarks/results/NAME.json``."""
 
 from __future__ import annotations
 
 import argparse
-import importlib
-import inspect
 import json
 import sys
-from importlib.metadata import version
-from pathlib import Path
 
-import msgspec
-
-from lineside_runtime.benchmark.machine import machine
-from lineside_runtime.files import write_atomic
-
-NAMES = (
-    "detector",
-    "decoding",
-    "predict",
-    "runtime",
-    "balance",
-    "isolation",
-    "split",
-    "cache_curve",
-    "serve",
-    "link",
-    "transfer",
-    "results_in",
-    "fleet",
-    "pipeline",
-    "agent_start",
-    "agent_memory",
-    "line_io",
-    "hot_swap",
-    "views",
-    "wear",
-    "drift",
-    "others",
-)
-LONG = ("optimizer", "pruning", "training", "boards", "yolo11n")
-"""Those that train, download or build first, for up to an hour: run by name only."""
-RESULTS = Path(__file__).parent / "results"
-TOOLS = ("lineside", "onnxruntime", "numpy", "opencv-python-headless", "paho-mqtt", "amqtt")
-
-
-def conditions() -> dict[str, object]:
-    """Describes where the figures come from."""
-    return {**msgspec.structs.asdict(machine()), "tools": {name: version(name) for name in TOOLS}}
+from benchmarks import harness
+from benchmarks.registry import BENCHMARKS, Benchmark, select, table
 
 
 def main(arguments: list[str]) -> int:
-    """Runs the named benchmarks, or all."""
+    """Runs the named benchmarks, or all that are not long."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"one of {', '.join((*NAMES, *LONG))}; all but the long"
+        "names", nargs="*", metavar="NAME", help="a benchmark, or a group such as optimizer; default: all but the long"
     )
-    parser.add_argument("--minutes", type=float, metavar="M", help="of training, for those that train (yolo11n)")
+    parser.add_argument("--list", action="store_true", help="print the table of benchmarks")
+    parser.add_argument("--json", action="store_true", help="print the results on stdout as one JSON object")
+    parser.add_argument("--smoke", action="store_true", help="run each once, as small as it gets; write no results")
+    parser.add_argument("--minutes", type=float, metavar="M", help="of work, for yolo11n (each training) and soak")
     options = parser.parse_args(arguments)
-    RESULTS.mkdir(exist_ok=True)
-    found = {}
-    for name in options.names or NAMES:
-        print(f"benchmark {name} ...", file=sys.stderr, flush=True)
-        run = importlib.import_module(f"benchmarks.{name}").run
-        trains = "minutes" in inspect.signature(run).parameters
-        if options.minutes is not None and not trains:
-            parser.error(f"{name} trains nothing: leave out --minutes")
-        found[name] = run(minutes=options.minutes) if trains else run()
-        written = {"machine": conditions(), **found[name]}
-        write_atomic(RESULTS / f"{name}.json", (json.dumps(written, indent=1) + "\n").encode())
-    print(json.dumps(found))
-    return 0
+    if options.list:
+        print(table())
+        return 0
+    if options.smoke and (options.json or options.minutes is not None):
+        parser.error("--smoke goes with neither --json nor --minutes")
+    try:
+        chosen = select(options.names)
+    except KeyError as unknown:
+        parser.error(f"no benchmark {unknown}: python -m benchmarks --list")
+    failed = harness.smoke(chosen or tuple(BENCHMARKS.values())) if options.smoke else _run(chosen, options, parser)
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _run(chosen: tuple[Benchmark, ...], options: argparse.Namespace, parser: argparse.ArgumentParser) -> list[str]:
+    chosen = chosen or tuple(each for each in BENCHMARKS.values() if not each.long)
+    if options.minutes is not None:
+        for each in chosen:
+            if "minutes" not in harness.parameters(each):
+                parser.error(f"{each.name} takes no --minutes")
+    found, failed = harness.run(chosen, minutes=options.minutes)
+    if options.json:
+        print(json.dumps(found))
+    return failed
 
 
 if __name__ == "__main__":

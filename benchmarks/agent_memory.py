@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.agents import LOOKS, agent, memory_bytes, wait_recorded, write_pictures
+from benchmarks.smoke import scaled
 from lineside_hub.repository import Repository
 
-FRAMES = 100
+FRAMES = scaled(100, smoke=4)
 BAR_BYTES = 150_000_000
-SIZES = {"200x200": None, "640x480": (640, 480)}
+SIZES: dict[str, tuple[int, int] | None] = scaled({"200x200": None, "640x480": (640, 480)}, smoke={"200x200": None})
 NOBODY = {"link": {"url": "mqtt://127.0.0.1:9", "site": "bench"}, "root": "root.json"}
 
 

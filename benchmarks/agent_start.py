@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.agents import LOOKS, START_S, agent, write_pictures
+from benchmarks.smoke import scaled
 
-STARTS = 5
+STARTS = scaled(5, smoke=1)
 BAR_S = 3.0
-SIZES = {"200x200": None, "640x480": (640, 480)}
+SIZES: dict[str, tuple[int, int] | None] = scaled({"200x200": None, "640x480": (640, 480)}, smoke={"200x200": None})
 
 
 def run() -> dict[str, Any]:

@@ -26,12 +26,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks import networks
+from benchmarks.smoke import scaled
 from lineside_runtime.config import Config
 from lineside_runtime.session import Session
 
-CALLERS = (1, 2, 3, 4, 6)
-ROUNDS = 5
-SLICE_S = 0.6
+CALLERS = scaled((1, 2, 3, 4, 6), smoke=(2, 4))
+ROUNDS = scaled(5, smoke=1)
+SLICE_S = scaled(0.6, smoke=0.2)
 PATIENCE_S = 60.0
 ENGINES = ("ort", "openvino")
 

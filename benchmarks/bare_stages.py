@@ -1,10 +1,11 @@
 """The stages of an inspection, one after the other in a bare loop: no agent, no session, no record::
 
-    python -m benchmarks.bare_stages FOLDER BUNDLE FROM_S SECONDS
+    python -m benchmarks.bare_stages FOLDER BUNDLE SECONDS
 
 Decoding is OpenCV, the engine a bare ``InferenceSession`` with one thread and the options that ours has; what lies
-between is `lineside_models`' own, called directly. It counts for so many seconds from FROM_S of the monotonic clock on,
-so that several count at the same time. Prints the frames, and milliseconds of processor time a frame by stage.
+between is `lineside_models`' own, called directly. After it has seen every picture once it prints a line and waits for
+one on its stdin, so that several begin at the same time; then it counts for so many seconds. Prints the frames, and
+milliseconds of processor time a frame by stage.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ STAGES = ("decode", "preprocess", "infer", "postprocess")
 
 def main() -> int:
     """Runs the loop."""
-    folder, name, from_s, seconds = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]), float(sys.argv[4])
+    folder, name, seconds = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
     bundle = open_bundle(zoo.path(name))
     manifest = bundle.manifest
     model = bundle.path / manifest.variants[0].file
@@ -41,11 +42,10 @@ def main() -> int:
     decider = Decider(manifest, BUNDLES_OWN)
     paths = sorted(folder.iterdir())
     sums = dict.fromkeys(STAGES, 0.0)
-    count = number = 0
     clock = time.thread_time
-    while (now_s := time.monotonic()) < from_s + seconds:
-        path = paths[number % len(paths)]
-        number += 1
+
+    def look(path: Path) -> list[float]:
+        """Returns the processor time before and after each stage of one frame."""
         marks = [clock()]
         image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
         marks.append(clock())
@@ -57,10 +57,18 @@ def main() -> int:
         (candidates,) = decode(answers, manifest.postprocess, [letterbox], least_score=decider.least_score)
         decider.decide(candidates, tensor.shape[2:])
         marks.append(clock())
-        if now_s >= from_s:
-            count += 1
-            for stage, before, after in zip(STAGES, marks, marks[1:], strict=False):
-                sums[stage] += after - before
+        return marks
+
+    for path in paths:
+        look(path)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    end_s, count = time.monotonic() + seconds, 0
+    while not count or time.monotonic() < end_s:
+        marks = look(paths[count % len(paths)])
+        count += 1
+        for stage, before, after in zip(STAGES, marks, marks[1:], strict=False):
+            sums[stage] += after - before
     print(json.dumps({"frames": count, **{stage: 1000 * total / count for stage, total in sums.items()}}))
     return 0
 

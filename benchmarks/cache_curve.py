@@ -21,6 +21,7 @@ import numpy as np
 
 from benchmarks import networks
 from benchmarks.cache_picture import CUSTOMERS_LATENCY, CUSTOMERS_THROUGHPUT, draw
+from benchmarks.smoke import scaled
 from benchmarks.timing import median_ratio
 from lineside_models import zoo
 from lineside_models.preprocess import prepare
@@ -32,29 +33,31 @@ from lineside_runtime.files import write_atomic
 from lineside_runtime.session import Session
 from lineside_runtime.tensors import Array
 
-SHARES = tuple(number / 10 for number in range(11))
+SHARES = scaled(tuple(number / 10 for number in range(11)), smoke=(0.0, 0.5, 1.0))
 CALLS = 20
 """Of each share in a round: enough that 10 % of them is a whole number."""
 
-ROUNDS = 30
+ROUNDS = scaled(30, smoke=1)
 HOT = 8
 """Frames that come again."""
 
-PICTURE = Path(__file__).parent / "results" / "cache_curve.svg"
 
+def run(out: Path) -> dict[str, Any]:
+    """Measures EfficientNet-Lite0 INT8 and the shipped detector, each with the cache in host memory.
 
-def run(rounds: int = ROUNDS) -> dict[str, Any]:
-    """Measures EfficientNet-Lite0 INT8 and the shipped detector, each with the cache in host memory."""
+    Args:
+        out: Folder for ``cache_curve.svg``.
+    """
     lite0 = networks.bundle(networks.lite0_int8())
     detector = zoo.path("surface-12")
     image = render("steel", 7).image
     with Session(detector, _config(False)) as session:
         detector_frame, _ = prepare(image, session.manifest.preprocess)
     found = {
-        "lite0_int8": _network(lite0, networks.frame(), rounds),
-        "surface_12": _network(detector, detector_frame, rounds),
+        "lite0_int8": _network(lite0, networks.frame()),
+        "surface_12": _network(detector, detector_frame),
     }
-    write_atomic(PICTURE, draw(found).encode())
+    write_atomic(out / "cache_curve.svg", draw(found).encode())
     return {
         "baseline": "the same calls of a session without a cache, ORT, 1 thread, 1 caller, in turn",
         "customers": {"latency_ratio": round(CUSTOMERS_LATENCY, 4), "throughput_ratio": CUSTOMERS_THROUGHPUT},
@@ -66,7 +69,7 @@ def _config(cached: bool) -> Config:
     return Config(threads=1, engines=("ort",), cache=CacheConfig() if cached else None)
 
 
-def _network(bundle: Bundle | Path, frame: Array, rounds: int) -> dict[str, Any]:
+def _network(bundle: Bundle | Path, frame: Array) -> dict[str, Any]:
     with Session(bundle, _config(False)) as plain, Session(bundle, _config(True)) as cached:
         calls = _Calls(frame)
         for hot in calls.hot:
@@ -74,7 +77,7 @@ def _network(bundle: Bundle | Path, frame: Array, rounds: int) -> dict[str, Any]
             cached.predict(hot)
         device: list[list[float]] = []
         times: dict[float, list[list[float]]] = {share: [] for share in SHARES}
-        for number in range(rounds):
+        for number in range(ROUNDS):
             device.append([_timed(plain, one) for one in calls.block(0.0, number)])
             for share in SHARES:
                 before = cached.cache_stats
@@ -153,12 +156,14 @@ def _point(share: float, blocks: list[list[float]], device_ms: list[float], hit_
     }
 
 
-def _reached(curve: Sequence[dict[str, float]], wanted: float, hit_over_device: float) -> dict[str, float]:
-    """Returns the share of hits at which the mean latency is ``wanted`` of the device's: measured and computed."""
-    measured = float("nan")
+def _reached(curve: Sequence[dict[str, float]], wanted: float, hit_over_device: float) -> dict[str, float | None]:
+    """Returns the share of hits at which the mean latency is ``wanted`` of the device's: measured, ``None`` if
+    no share that was measured reaches it, and computed.
+    """
+    measured: float | None = None
     for one, other in itertools.pairwise(curve):
         high, low = one["latency_ratio"], other["latency_ratio"]
         if high >= wanted >= low:
             part = (high - wanted) / (high - low)
-            measured = one["hit_rate"] + part * (other["hit_rate"] - one["hit_rate"])
-    return {"measured": round(measured, 3), "computed": round((1 - wanted) / (1 - hit_over_device), 3)}
+            measured = round(one["hit_rate"] + part * (other["hit_rate"] - one["hit_rate"]), 3)
+    return {"measured": measured, "computed": round((1 - wanted) / (1 - hit_over_device), 3)}

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.data import shared
+from benchmarks.smoke import scaled
 from benchmarks.timing import spread
 from lineside_models import zoo
 from lineside_models.datasets import load_dataset
@@ -28,8 +29,8 @@ from lineside_runtime.session import Session
 BUNDLES = ("surface-12", "surface-12-float")
 """The first without box voting, the second with it."""
 SETS: tuple[tuple[str, Kind], ...] = (("neu-det", "steel"), ("deeppcb", "pcb"))
-FRAMES = 24
-ROUNDS = 30
+FRAMES = scaled(24, smoke=2)
+ROUNDS = scaled(30, smoke=3)
 
 
 def run() -> dict[str, Any]:

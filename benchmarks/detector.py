@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from benchmarks.smoke import scaled
 from benchmarks.timing import interleaved, median_ratio, spread
 from lineside_models import zoo
 from lineside_models.postprocess import decode, least_wanted
@@ -15,7 +16,7 @@ from lineside_models.simulator import Kind, render
 from lineside_runtime.placement import Config
 from lineside_runtime.session import Session
 
-ROUNDS = {"steel": 200, "pcb": 40}
+ROUNDS = scaled({"steel": 200, "pcb": 40}, smoke={"steel": 2, "pcb": 2})
 
 
 def run() -> dict[str, Any]:

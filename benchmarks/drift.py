@@ -18,19 +18,20 @@ from typing import Any
 import cv2
 import numpy as np
 
+from benchmarks.smoke import scaled
 from lineside_agent.drift.descriptors import Descriptors, describe
 from lineside_agent.drift.reference import Judgement
 from lineside_agent.drift.watch import Rules, Watch
 from lineside_models.labels import LABELS
 from lineside_models.simulator import render
 
-SIZES = ((200, 200), (640, 640), (1200, 1920), (3000, 4000))
+SIZES = scaled(((200, 200), (640, 640), (1200, 1920), (3000, 4000)), smoke=((200, 200),))
 BAR_MS = 0.5
-ROUNDS = 60
-SEEDS = 10
-RENDERED = 400
-CLEAN_FRAMES = 100_000
-MOST = 2000
+ROUNDS = scaled(60, smoke=2)
+SEEDS = scaled(10, smoke=1)
+RENDERED = scaled(400, smoke=8)
+CLEAN_FRAMES = scaled(100_000, smoke=100)
+MOST = scaled(2000, smoke=20)
 BAD = 0.03
 
 Image = np.ndarray[Any, np.dtype[np.uint8]]

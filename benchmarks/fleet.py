@@ -20,12 +20,13 @@ from typing import Any
 
 import paho.mqtt.client as mqtt
 
+from benchmarks.smoke import scaled
 from lineside_hub.simulate.fleet import Settings, simulate
 from lineside_hub.simulate.processes import free_port, start_broker
 from lineside_runtime.bundle import CHUNK_BYTES
 
-DEVICES = 1000
-ROUNDS = 3
+DEVICES = scaled(1000, smoke=20)
+ROUNDS = scaled(3, smoke=1)
 BAR_RSS = 400e6
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from benchmarks.agents import write_pictures
+from benchmarks.smoke import scaled
 from lineside_models import zoo
 from lineside_runtime.bundle import Bundle, open_bundle, write_manifest
 from tests.peers.brokers import Mosquitto, find_mosquitto
@@ -29,11 +30,11 @@ from tests.worlds.site import Site
 
 BUNDLE = "surface-12"
 RATE_HZ = 20.0
-SWAPS = 8
-PAUSE_S = 8.0
+SWAPS = scaled(8, smoke=1)
+PAUSE_S = scaled(8.0, smoke=0.5)
 """Between two swaps."""
 
-AFTER_S = 1.0
+AFTER_S = scaled(1.0, smoke=0.2)
 DEADLINE_MS = 200.0
 CYCLE_MS = 1.0
 BAR_TIMES = 2.0

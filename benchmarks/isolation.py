@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import networks
+from benchmarks.smoke import scaled
 from benchmarks.timing import interleaved, median_ratio, spread
 from lineside_runtime import registry
 from lineside_runtime.backend import LoadOptions
@@ -24,7 +25,7 @@ from lineside_runtime.isolated.engine import IsolatedBackend, isolated
 from lineside_runtime.session import Session
 from lineside_runtime.tensors import Array
 
-TINY_ROUNDS, LITE0_ROUNDS, STARTS, CRASHES = 300, 40, 8, 20
+TINY_ROUNDS, LITE0_ROUNDS, STARTS, CRASHES = scaled((300, 40, 8, 20), smoke=(2, 2, 2, 2))
 OPTIONS = LoadOptions(threads=1, precision="int8")
 
 

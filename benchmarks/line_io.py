@@ -21,6 +21,7 @@ from typing import Any
 import cv2
 
 from benchmarks.agents import BUNDLE, LOOKS
+from benchmarks.smoke import scaled
 from benchmarks.timing import spread
 from lineside.demo.processes import free_port
 from lineside_models import zoo
@@ -31,7 +32,7 @@ from lineside_runtime.placement import Config
 from lineside_runtime.session import Session
 
 PLC = Path(__file__).parents[1] / "tests" / "peers" / "plc.py"
-PARTS = 1000
+PARTS = scaled(1000, smoke=12)
 CYCLE_MS = 1.0
 RATE_HZ = 20.0
 PICTURES = 16

@@ -17,6 +17,7 @@ from typing import Any
 
 import paho.mqtt.client as mqtt
 
+from benchmarks.smoke import scaled
 from lineside.demo.processes import free_port, listening
 from lineside_hub.repository import Repository
 from lineside_hub.responder import Responder
@@ -27,14 +28,15 @@ from lineside_link.topics import Topics
 from lineside_models import zoo
 from lineside_runtime.bundle import CHUNK_BYTES, Bundle, open_bundle
 
-ROUNDS = 5
+ROUNDS = scaled(5, smoke=1)
+BUNDLE = scaled("surface-12-float", smoke="surface-12")
 TOPICS = Topics("bench")
 DEVICE = "cam-01"
 
 
 def run() -> dict[str, Any]:
     """Measures goodput in MB/s."""
-    bundle = open_bundle(zoo.path("surface-12-float"))
+    bundle = open_bundle(zoo.path(BUNDLE))
     port = free_port()
     command = [sys.executable, "-m", "lineside", "hub", "broker", "--port", str(port)]
     broker = subprocess.Popen(command)

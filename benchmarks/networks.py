@@ -12,8 +12,11 @@ accuracy, which nothing here claims.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +36,11 @@ _RGB = ((127.0,) * 3, (128.0,) * 3)  # the weights were trained on (x - 127) / 1
 def tiny() -> Path:
     """Returns ``y = 2 * x`` for x (1, 4) float32, opset 17."""
     return _kept("tiny.onnx", _write_tiny)
+
+
+def chain() -> Path:
+    """Returns four small convolutions in a row, input ``image`` (1, 3, 224, 224) float32: for smoke runs."""
+    return _kept("chain.onnx", _write_chain)
 
 
 def lite0_float() -> Path:
@@ -62,8 +70,11 @@ def frame(seed: int = 0) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
 def bundle(model: Path) -> Bundle:
     """Returns a bundle around one of the networks, made beside it."""
     folder = model.with_suffix(".bundle")
-    if (folder / "manifest.json").exists():
-        return open_bundle(folder)
+    with _locked(folder.name):
+        return open_bundle(folder) if (folder / "manifest.json").exists() else _write_bundle(model, folder)
+
+
+def _write_bundle(model: Path, folder: Path) -> Bundle:
     facts = read_onnx(model)
     name = model.stem
     (folder / name).mkdir(parents=True, exist_ok=True)
@@ -116,10 +127,19 @@ def _preprocess(name: str) -> Preprocess:
 
 def _kept(name: str, write: Callable[[Path], None]) -> Path:
     path = HOME / name
-    if not path.exists():
-        HOME.mkdir(exist_ok=True)
-        write(path)
+    with _locked(name):
+        if not path.exists():
+            write(path)
     return path
+
+
+@contextlib.contextmanager
+def _locked(name: str) -> Iterator[None]:
+    """Lets one process at a time make a file."""
+    HOME.mkdir(exist_ok=True)
+    with (HOME / f".{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _write_tiny(path: Path) -> None:
@@ -128,6 +148,21 @@ def _write_tiny(path: Path) -> None:
     shape = (TensorProto.FLOAT, [1, 4])
     node = helper.make_node("Mul", ["x", "factor"], ["y"])
     graph = helper.make_graph([node], "tiny", [value("x", *shape)], [value("y", *shape)], [factor])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    write_atomic(path, model.SerializeToString())
+
+
+def _write_chain(path: Path) -> None:
+    weight = numpy_helper.from_array(np.full((3, 3, 1, 1), 0.3, np.float32), "weight")
+    names = ["image", "a", "b", "c", "logits"]
+    nodes = [
+        helper.make_node("Conv", [one, "weight"], [other], name=f"conv_{other}")
+        for one, other in itertools.pairwise(names)
+    ]
+    first, last = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, SIDE, SIDE]) for name in (names[0], names[-1])
+    )
+    graph = helper.make_graph(nodes, "chain", [first], [last], [weight])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     write_atomic(path, model.SerializeToString())
 

@@ -18,20 +18,19 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 from benchmarks.agents import BUNDLE, agent, wait_recorded, write_pictures
 from benchmarks.bare_stages import STAGES
+from benchmarks.smoke import scaled
 
-PICTURES = 32
+PICTURES = scaled(32, smoke=4)
 SIZE = (640, 480)
-ROUNDS = 9
-ROUNDS_OF_OTHERS = 3
-SECONDS = 4.0
-BARE_S = 2.5
-BARE_START_S = 2.5
+ROUNDS = scaled(9, smoke=1)
+ROUNDS_OF_OTHERS = scaled(3, smoke=1)
+SECONDS = scaled(4.0, smoke=0.3)
+BARE_S = scaled(2.5, smoke=0.3)
 BAR = 0.9
 CORES = min(2, len(os.sched_getaffinity(0)))
 COUNTER = Path(__file__).with_name("records_counted.py")
@@ -83,9 +82,15 @@ def _summed(stages: dict[str, float]) -> float:
 
 def _bare(frames: Path, count: int) -> dict[str, float]:
     """So many loops at once: the sum of their frames, and the mean of their stages."""
-    from_s = time.monotonic() + BARE_START_S
-    command = [sys.executable, "-m", "benchmarks.bare_stages", str(frames), BUNDLE, str(from_s), str(BARE_S)]
-    loops = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(count)]
+    command = [sys.executable, "-m", "benchmarks.bare_stages", str(frames), BUNDLE, str(BARE_S)]
+    pipe = subprocess.PIPE
+    loops = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) for _ in range(count)]
+    for loop in loops:
+        if loop.stdout is None or not loop.stdout.readline():
+            raise RuntimeError("a bare loop has ended before it began")
+    for loop in loops:
+        if loop.stdin is not None:
+            print(file=loop.stdin, flush=True)
     found = [json.loads(loop.communicate()[0]) for loop in loops]
     mean = {stage: sum(each[stage] for each in found) / count for stage in STAGES}
     return {"frames": sum(each["frames"] for each in found), **mean}

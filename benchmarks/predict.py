@@ -28,6 +28,7 @@ from typing import Any
 import cv2
 import onnxruntime
 
+from benchmarks.smoke import scaled
 from benchmarks.timing import spread
 from lineside_models import preprocess, zoo
 from lineside_models.postprocess import decode, least_wanted
@@ -38,12 +39,12 @@ from lineside_runtime.backend import LoadOptions
 from lineside_runtime.backends.ort_session import session_options
 from lineside_runtime.bundle import Manifest, open_bundle
 
-FILES = 1000
-DRAWN = 100
+FILES = scaled(1000, smoke=20)
+DRAWN = scaled(100, smoke=4)
 """Different pictures among the files: the simulator draws slower than the detector looks."""
 
-ROUNDS = int(os.environ.get("LINESIDE_BENCH_ROUNDS", "5"))
-BARE_FRAMES = 100
+ROUNDS = scaled(5, smoke=1)
+BARE_FRAMES = scaled(100, smoke=2)
 STAGES = ("read_ms", "prepare_ms", "engine_ms", "decode_nms_ms")
 BUNDLE = "surface-12"
 

@@ -25,6 +25,7 @@ import tritonclient.http as triton_http
 
 from benchmarks import networks
 from benchmarks.bare_server import METHOD
+from benchmarks.smoke import scaled
 from benchmarks.timing import interleaved, spread
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.config import Config
@@ -32,9 +33,9 @@ from lineside_runtime.server.proto import message
 from lineside_runtime.session import Session
 from lineside_runtime.tensors import Array
 
-CLIENTS = (1, 4)
-SECONDS = 2.0
-ROUNDS = {"tiny": 600, "lite0": 150}
+CLIENTS = scaled((1, 4), smoke=(1,))
+SECONDS = scaled(2.0, smoke=0.1)
+ROUNDS = scaled({"tiny": 600, "lite0": 150}, smoke={"tiny": 2, "lite0": 2})
 CONFIG = Config(engines=("ort",), threads=1)
 LENGTH = "Inference-Header-Content-Length"
 INFER = "/inference.GRPCInferenceService/ModelInfer"

@@ -21,12 +21,14 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import onnx
 
 from benchmarks import networks
+from benchmarks.smoke import SMOKE, scaled
 from benchmarks.timing import interleaved, spread
 from lineside_converters.split.bundle import Split, sample_feeds, split_bundle
 from lineside_converters.split.timing import Feed, Place
@@ -35,11 +37,11 @@ from lineside_runtime.bundle import Bundle, open_bundle
 from lineside_runtime.config import Config
 from lineside_runtime.session import Session
 
-LOADS = (0.8, 0.9, 0.95)
+LOADS = scaled((0.8, 0.9, 0.95), smoke=(0.9,))
 """Arrivals as shares of what the best device alone can do."""
 
-FRAMES, ROUNDS, IDLE_CALLS = 200, 3, 60
-STEPS = tuple(1 + 0.1 * step for step in range(-1, 12))
+FRAMES, ROUNDS, IDLE_CALLS = scaled((200, 3, 60), smoke=(4, 1, 2))
+STEPS = tuple(1 + 0.1 * step for step in scaled(range(-1, 12), smoke=range(-1, 0)))
 AT = 0.9
 """The load at which latencies are compared."""
 
@@ -53,16 +55,21 @@ def run() -> dict[str, Any]:
     if len(cores) < 2:
         raise RuntimeError("two cores are needed for two devices")
     found: dict[str, Any] = {"baseline": "the faster of ONNX Runtime and OpenVINO alone, one thread on one core"}
-    for name, bundle in (
-        ("lite0", networks.bundle(networks.lite0_int8())),
-        ("surface_12", open_bundle(zoo.path("surface-12"))),
-    ):
+    for name, bundle in _networks():
         print(f"  {name} ...", file=sys.stderr, flush=True)
         found[name] = _network(bundle, (cores[0], cores[1]))
         found[f"split_latency_p50_{name}"] = found[name]["split_over_single"]["p50"]
         found[f"split_latency_p95_{name}"] = found[name]["split_over_single"]["p95"]
         found[f"split_throughput_{name}"] = found[name]["throughput_at_equal_p95"]["split"]
     return found
+
+
+def _networks() -> Iterator[tuple[str, Bundle]]:
+    if SMOKE:  # of a real network dozens of cuts are timed
+        yield "chain", networks.bundle(networks.chain())
+        return
+    yield "lite0", networks.bundle(networks.lite0_int8())
+    yield "surface_12", open_bundle(zoo.path("surface-12"))
 
 
 def _network(bundle: Bundle, cores: tuple[int, int]) -> dict[str, Any]:
@@ -141,7 +148,11 @@ def _contestants(bundle: Bundle, split: Split, cores: tuple[int, int]) -> Iterat
 
 def _idle(sessions: dict[str, Session], feed: Feed) -> dict[str, list[float]]:
     """One frame at a time, in turn."""
-    return interleaved({name: lambda s=s: s.submit(feed).result() for name, s in sessions.items()}, rounds=IDLE_CALLS)
+    return interleaved({name: partial(_answer, s, feed) for name, s in sessions.items()}, rounds=IDLE_CALLS)
+
+
+def _answer(session: Session, feed: Feed) -> object:
+    return session.submit(feed).result()
 
 
 def _compare(sessions: dict[str, Session], feed: Feed, rate_hz: float, *, regular: bool) -> dict[str, dict[str, float]]:
@@ -164,12 +175,16 @@ def _open_loop(session: Session, feed: Feed, rate_hz: float, *, regular: bool, s
         while (left := due - time.perf_counter()) > 0:
             pause.wait(left)
         future = session.submit(feed)
-        future.add_done_callback(lambda _, due=due: latencies.append((time.perf_counter() - due) * 1e3))
+        future.add_done_callback(partial(_note, latencies, due))
         futures.append(future)
     wait(futures)
     for future in futures:
         future.result()
     return latencies
+
+
+def _note(latencies: list[float], due: float, _: Future[Any]) -> None:
+    latencies.append((time.perf_counter() - due) * 1e3)
 
 
 def _fastest(session: Session, feed: Feed, capacity_hz: float, limit_ms: float) -> float:

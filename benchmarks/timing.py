@@ -6,12 +6,16 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 
+from benchmarks.smoke import scaled
+
+WARM_UP = scaled(10, smoke=1)
+
 
 def interleaved(
     calls: Mapping[str, Callable[[], object]],
     *,
     rounds: int,
-    warm_up: int = 10,
+    warm_up: int = WARM_UP,
     block: int = 1,
     clock: Callable[[], int] = time.perf_counter_ns,
 ) -> dict[str, list[float]]:

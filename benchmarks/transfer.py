@@ -4,11 +4,10 @@
 | --- | --- | --- |
 | ``loopback`` | 0.8 | bare paho-mqtt, the same bytes through the same mosquitto, QoS 0, unverified and unwritten |
 | ``bad_line`` | 0.8 | the line's rate times the share of time that it is up |
-| ``deltas`` | 0.02, 0.03, 0.06 | the whole new file, zstd level 19 |
 | ``multicast`` | 1.1 | what one device costs |
 
 Every row runs the hub's own process behind Debian's mosquitto. ``bad_line`` and ``multicast`` need root, for namespaces
-and a tun device; without it they say so and are left out. ``python -m benchmarks.transfer ROW ...`` runs some of them.
+and a tun device; without it they say so and are left out. A smoke run has neither: all is on loopback.
 """
 
 from __future__ import annotations
@@ -28,27 +27,27 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import tomli_w
 
-from benchmarks import multicast_fleet, retraining
+from benchmarks import multicast_fleet
 from benchmarks.far_device import SITE
+from benchmarks.smoke import SMOKE, scaled
 from benchmarks.wire import Line, Wire
 from benchmarks.wire import run as command
 from lineside.demo.processes import free_port, listening
-from lineside_hub.patching import make_patches
 from lineside_hub.repository import Repository
-from lineside_link import deltas
 from lineside_models import zoo
 from lineside_runtime.bundle import Bundle, open_bundle, write_manifest
+from tests.peers.brokers import find_mosquitto
 
 GROUP = "line"
-LOOPBACK_BYTES, ROUNDS = 50_000_000, 15
-BAD_BYTES, UP_S, DOWN_S = 6_000_000, 7.0, 1.0
+LOOPBACK_BYTES, ROUNDS = scaled((50_000_000, 15), smoke=(4_000_000, 1))
+BAD_BYTES, UP_S, DOWN_S = scaled((6_000_000, 7.0, 1.0), smoke=(4_000_000, 7.0, 1.0))
 BAD = Line(bits_s=2e6, delay_s=0.05, loss=0.02)
 _BARE = (sys.executable, "-m", "benchmarks.bare_mqtt")
-FLEET_BYTES, DEVICES = 5_000_000, 200
-FLEET_BYTES_S = 200_000
+FLEET_BYTES, DEVICES = scaled((5_000_000, 200), smoke=(4_000_000, 3))
+FLEET_BYTES_S = scaled(200_000, smoke=4_000_000)
+GATHER_S = scaled(8.0, smoke=0.5)
 """Two hundred devices share this machine's cores and receive 40 MB/s at this rate."""
 
 
@@ -73,11 +72,9 @@ class Site:
             f"listener {self.port} {address}\nallow_anonymous true\npersistence false\nset_tcp_nodelay true\n"
             f"max_queued_messages 2000\n{'user root' if os.geteuid() == 0 else ''}\n"
         )
-        self.start([_mosquitto(), "-c", str(folder / "mosquitto.conf")])
+        self.start([find_mosquitto(), "-c", str(folder / "mosquitto.conf")])
         repository = Repository.create(folder / "hub", groups=[GROUP])
-        self.bundle = _bundle(
-            folder / "bundle", {"weights.bin": random.Random(1).randbytes(size - _shipped_bytes())}, "1.0.0"
-        )
+        self.bundle = _bundle(folder / "bundle", random.Random(1).randbytes(size - _shipped_bytes()))
         repository.publish(self.bundle, GROUP)
         hub = {"folder": ".", "link": {"url": self.url, "site": SITE}, "transfer": transfer}
         (folder / "hub" / "hub.toml").write_text(tomli_w.dumps(hub))
@@ -132,8 +129,8 @@ def loopback() -> dict[str, Any]:
                 said = json.loads(_ask(list(processes.values())[-1]))
                 seconds[name].append(said["seconds"] if name == "ours" else said)
                 cores[name].append({part: _cpu_s(process) - before[part] for part, process in processes.items()})
-    for found in (*seconds.values(), *cores.values()):
-        del found[0]  # the first finds everything cold
+    seconds = {name: found[1:] for name, found in seconds.items()}  # the first finds everything cold
+    cores = {name: found[1:] for name, found in cores.items()}
     ratios = {name: [bare / ours for bare, ours in zip(seconds[name], seconds["ours"], strict=True)] for name in ends}
     return {
         "baseline": "bare paho-mqtt through the same mosquitto: the same bytes, from memory to memory in messages of "
@@ -163,15 +160,11 @@ def _mb_s(seconds: list[float]) -> float:
 
 def bad_line() -> dict[str, Any]:
     """2 Mbit/s, 100 ms there and back, 2 % of the packets lost each way, every connection reset every 7 s."""
-    if os.geteuid() != 0:
+    if os.geteuid() != 0 and not SMOKE:
         return {"left_out": "needs root for a namespace and a tun device"}
-    wire = Wire(BAD)
-    try:
-        with _site(size=BAD_BYTES, address=wire.here) as (site, folder):
-            device = site.device(folder / "slot", "ip", "netns", "exec", wire.namespace)
-            told = _while_breaking(device, wire)
-    finally:
-        wire.close()
+    with _bad_wire() as wire, _site(size=BAD_BYTES, address=wire.here if wire else "127.0.0.1") as (site, folder):
+        device = site.device(folder / "slot", *(("ip", "netns", "exec", wire.namespace) if wire else ()))
+        told = _while_breaking(device, wire)
     up = UP_S / (UP_S + DOWN_S)
     goodput = told["bytes"] * 8 / told["seconds"]
     return {
@@ -182,14 +175,28 @@ def bad_line() -> dict[str, Any]:
         "goodput_mbit_s": round(goodput / 1e6, 3),
         "goodput_ratio": round(goodput / BAD.bits_s / up, 3),
         "piece_bytes": told["piece_bytes"],
+        **({} if wire else {"left_out": "the bad line: loopback in its place"}),
     }
 
 
-def _while_breaking(device: subprocess.Popen[str], wire: Wire) -> dict[str, Any]:
+@contextlib.contextmanager
+def _bad_wire() -> Iterator[Wire | None]:
+    """Yields a bad line to a namespace; ``None`` in a smoke run."""
+    if SMOKE:
+        yield None
+        return
+    wire = Wire(BAD)
+    try:
+        yield wire
+    finally:
+        wire.close()
+
+
+def _while_breaking(device: subprocess.Popen[str], wire: Wire | None) -> dict[str, Any]:
     done = threading.Event()
 
     def break_again_and_again() -> None:
-        while not done.wait(UP_S):
+        while wire is not None and not done.wait(UP_S):
             wire.break_for(DOWN_S)
 
     breaking = threading.Thread(target=break_again_and_again)
@@ -202,35 +209,9 @@ def _while_breaking(device: subprocess.Popen[str], wire: Wire) -> dict[str, Any]
     return told
 
 
-def patches() -> dict[str, Any]:
-    """What is sent of the shipped detector, retrained in three ways: the hub's own choice for the model's file."""
-    shipped = (zoo.path("surface-12") / "onnx-int8" / "model.onnx").read_bytes()
-    found: dict[str, Any] = {"baseline": "the new file, zstd level 19", "cases": {}}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        repository = Repository.create(folder / "hub", groups=[GROUP])
-        old = _bundle(folder / "shipped", {"model.onnx": shipped}, "1.0.0")
-        repository.publish(old, GROUP)
-        for number, case in enumerate(retraining.CASES, 2):
-            new = retraining.retrained(case)
-            bundle = _bundle(folder / case, {"model.onnx": new}, f"{number}.0.0")
-            repository.publish(bundle, GROUP)
-            made = make_patches(folder / "hub", bundle.digest, old.digest).patches
-            whole = len(deltas.make("zstd", b"", new))
-            sent = sum(patch.size for patch in made)
-            found["cases"][case] = {
-                "file_bytes": len(new),
-                "whole_zstd_19_bytes": whole,
-                "sent_bytes": sent,
-                "format": made[0].format if made else "unchanged",
-                "ratio": round(sent / whole, 4),
-            }
-    return found
-
-
 def multicast() -> dict[str, Any]:
     """200 devices want 5 MB at once: what leaves the hub's interface, against what one device alone costs."""
-    if os.geteuid() != 0:
+    if os.geteuid() != 0 and not SMOKE:
         return {"left_out": "needs root for a namespace"}
     with contextlib.ExitStack() as stack:
         namespace, address, counter = stack.enter_context(_veth())
@@ -239,7 +220,7 @@ def multicast() -> dict[str, Any]:
                 size=FLEET_BYTES,
                 address=address,
                 inside=namespace,
-                multicast_gather_s=8.0,
+                multicast_gather_s=GATHER_S,
                 multicast_rate_bytes_s=FLEET_BYTES_S,
             )
         )
@@ -254,6 +235,7 @@ def multicast() -> dict[str, Any]:
         "ratio": round(many[0] / one[0], 3),
         "asked_for_bytes": many[1]["asked_bytes"],
         "seconds": round(many[1]["seconds"], 1),
+        **({"left_out": "the namespace: loopback in its place"} if SMOKE else {}),
     }
 
 
@@ -265,7 +247,13 @@ def _count(counter: Callable[[], int], work: Callable[[], dict[str, Any]]) -> tu
 
 @contextlib.contextmanager
 def _veth() -> Iterator[tuple[str, str, Callable[[], int]]]:
-    """A namespace for the hub; yields its name, this end's address, and what has left the other end."""
+    """A namespace for the hub; yields its name, this end's address, and what has left the other end.
+
+    In a smoke run it is this machine itself.
+    """
+    if SMOKE:
+        yield "", "127.0.0.1", lambda: int(Path("/sys/class/net/lo/statistics/rx_bytes").read_text())
+        return
     namespace = "lineside-hub"
     command("ip", "netns", "add", namespace)
     try:
@@ -293,14 +281,11 @@ def _site(**arguments: Any) -> Iterator[tuple[Site, Path]]:
             site.close()
 
 
-def _bundle(folder: Path, files: dict[str, bytes], version: str) -> Bundle:
-    """The shipped bundle's description around other files."""
-    manifest = open_bundle(zoo.path("surface-12")).manifest
+def _bundle(folder: Path, noise: bytes) -> Bundle:
+    """The shipped bundle with one more file."""
     shutil.copytree(zoo.path("surface-12"), folder)
-    for relative, data in files.items():
-        place = manifest.variants[0].file if relative == "model.onnx" else relative
-        (folder / place).write_bytes(data)
-    return write_manifest(folder, msgspec.structs.replace(manifest, version=version))
+    (folder / "weights.bin").write_bytes(noise)
+    return write_manifest(folder, open_bundle(zoo.path("surface-12")).manifest)
 
 
 def _shipped_bytes() -> int:
@@ -316,19 +301,8 @@ def _ask(child: subprocess.Popen[str]) -> str:
     return child.stdout.readline()
 
 
-def _mosquitto() -> str:
-    found = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-    if found is None:
-        raise SystemExit("mosquitto is not installed: tests/peers/install.sh peers")
-    return found
-
-
 ROWS: dict[str, Callable[[], dict[str, Any]]] = {
     "loopback": loopback,
     "bad_line": bad_line,
-    "deltas": patches,
     "multicast": multicast,
 }
-
-if __name__ == "__main__":
-    print(json.dumps({name: ROWS[name]() for name in sys.argv[1:] or ROWS}, indent=1))

@@ -15,6 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from benchmarks.smoke import scaled
 from benchmarks.timing import spread
 from lineside_agent.active import ActiveInspector
 from lineside_agent.config import InspectConfig
@@ -28,7 +29,7 @@ from lineside_runtime.bundle import open_bundle
 
 BUNDLE = "surface-12"
 SIZE = (640, 480)
-PARTS, WARM_UP = 300, 20
+PARTS, WARM_UP = scaled((300, 20), smoke=(2, 1))
 
 
 def run() -> dict[str, Any]:

@@ -16,15 +16,20 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.smoke import kept, scaled
 from lineside_agent.wear import disk_written_bytes
 from lineside_models import zoo
 
 RATE_HZ = 10
-SECONDS = 60
+SECONDS = scaled(60, smoke=1)
+FIRST_RECORDS = scaled(50, smoke=2)
+"""Of each agent, before the counting begins."""
+
 KEPT_EVERY = 20
 """One pass in twenty, of which the simulator makes one in five: one frame in a hundred."""
 
 DAY_S = 86400
+SCRATCH = kept(".wear")
 MEMORY = "/dev/shm"
 """Where the status lies under systemd is memory, too."""
 
@@ -62,7 +67,8 @@ class _Agent:
 
 def run() -> dict[str, Any]:
     """Runs the agents; returns bytes a day and a record of each."""
-    on_disk = tempfile.TemporaryDirectory(dir=Path(__file__).parent / "results")
+    SCRATCH.mkdir(exist_ok=True)
+    on_disk = tempfile.TemporaryDirectory(dir=SCRATCH)
     in_memory = tempfile.TemporaryDirectory(dir=MEMORY)
     with on_disk as scratch, in_memory as memory:
         if disk_written_bytes(Path(scratch)) is None:
@@ -81,7 +87,7 @@ def run() -> dict[str, Any]:
 
 def _measured(agents: dict[str, _Agent]) -> dict[str, Any]:
     for agent in agents.values():
-        while agent.status().get("recorded", 0) < 5 * RATE_HZ:
+        while agent.status().get("recorded", 0) < FIRST_RECORDS:
             if agent.process.poll() is not None:
                 raise RuntimeError((agent.folder / "agent.log").read_text())
             time.sleep(0.2)

@@ -19,6 +19,7 @@ import xxhash
 
 from benchmarks import networks
 from benchmarks.redis_peer import redis_server
+from benchmarks.smoke import scaled
 from benchmarks.timing import interleaved, spread
 from lineside_runtime.cache.cached import Cached
 from lineside_runtime.cache.config import CacheConfig
@@ -29,10 +30,10 @@ from lineside_runtime.session import Session
 from lineside_runtime.tensors import Array
 
 FLOORS = ("xxh3_128", "redis-py get")
-ROUNDS = 40
-BLOCK = 50
-MISS_ROUNDS = 500
-MODEL_ROUNDS = 60
+ROUNDS = scaled(40, smoke=2)
+BLOCK = scaled(50, smoke=2)
+MISS_ROUNDS = scaled(500, smoke=2)
+MODEL_ROUNDS = scaled(60, smoke=2)
 FLUSH_S = 10.0
 REDIS_TIMEOUT_S = 1.0  # on a busy machine a look-up may wait for the processor; that is what p95 shows
 

@@ -37,6 +37,7 @@ import numpy as np
 import psutil
 
 from benchmarks import networks
+from benchmarks.smoke import scaled
 from benchmarks.timing import spread
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.config import Config
@@ -44,10 +45,10 @@ from lineside_runtime.placement import Prediction
 from lineside_runtime.session import Session
 
 PULLED_ENGINE = Path(__file__).parents[1] / "pulled_engine"
-TRIALS = 12
+TRIALS = scaled(12, smoke=2)
 CALLERS = 3
 FRAMES = 6
-BEFORE, AFTER = 40, 60
+BEFORE, AFTER = scaled((40, 60), smoke=(6, 20))
 DEADLINE_S = 20.0
 PATIENCE_S = 60.0
 PULLED = Config(engines=("pulled", "openvino"), standby=True, threads=1)

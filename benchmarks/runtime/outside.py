@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import networks
+from benchmarks.smoke import scaled
 from benchmarks.timing import median_ratio
 from lineside_runtime.benchmark import Benchmark
 from lineside_runtime.config import Config
 
-TIMES = 5
-CALLS = 150
+TIMES = scaled(5, smoke=1)
+CALLS = scaled(150, smoke=5)
+ROUNDS = scaled(50, smoke=10)
 
 
 def run() -> dict[str, Any]:
@@ -30,7 +32,7 @@ def run() -> dict[str, Any]:
     theirs: list[tuple[float, float]] = []
     for _ in range(TIMES):
         theirs.append(_loop(model))
-        (found,) = Benchmark(bundle, Config(threads=1, engines=("ort",)), rounds=50, alone_runs=0).run().results
+        (found,) = Benchmark(bundle, Config(threads=1, engines=("ort",)), rounds=ROUNDS, alone_runs=0).run().results
         ours.append((found.latency_ms.p50, found.throughput_fps))
     return {
         "baseline": "a loop around onnxruntime in a script that imports nothing of lineside",

@@ -22,6 +22,7 @@ import numpy as np
 import onnxruntime
 
 from benchmarks import networks
+from benchmarks.smoke import scaled
 from benchmarks.timing import spread
 from lineside_models import zoo
 from lineside_runtime.backend import LoadOptions
@@ -31,10 +32,10 @@ from lineside_runtime.config import Config
 from lineside_runtime.session import Session
 from lineside_runtime.tensors import Array
 
-BLOCKS = 200
-CALLS_A_BLOCK = 200
-ROUNDS = 600
-WARM_UP = 20
+BLOCKS = scaled(200, smoke=2)
+CALLS_A_BLOCK = scaled(200, smoke=5)
+ROUNDS = scaled(600, smoke=2)
+WARM_UP = scaled(20, smoke=1)
 ONE_THREAD = Config(threads=1, engines=("ort",))
 
 

@@ -18,10 +18,11 @@ from typing import Any
 
 import msgspec
 
+from benchmarks.smoke import scaled
 from lineside_models import zoo
 
-CYCLES = 1000
-WARM_CYCLES = 50
+CYCLES = scaled(1000, smoke=4)
+WARM_CYCLES = scaled(50, smoke=2)
 
 COMMON = """
     import gc

@@ -21,12 +21,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.smoke import scaled
 from benchmarks.timing import median_ratio, spread
 from lineside_models import zoo
 
-TURNS = 15
-MEMORY_TURNS = 5
-CALLS = 20
+TURNS = scaled(15, smoke=2)
+MEMORY_TURNS = scaled(5, smoke=1)
+CALLS = scaled(20, smoke=1)
 
 OURS = """
     import sys

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks import networks
+from benchmarks.smoke import scaled
 from benchmarks.timing import interleaved, spread
 from lineside_runtime.config import Config
 from lineside_runtime.session import Session
 
-ROUNDS = 3000
+ROUNDS = scaled(3000, smoke=2)
 
 
 def run() -> dict[str, Any]:

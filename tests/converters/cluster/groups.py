@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import socket
 import tempfile
 import traceback
 from collections.abc import Callable
@@ -15,11 +14,13 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
+from tests.peers.waiting import free_port
+
 
 def together(work: Callable[..., Any], *arguments: Any, world: int = 2) -> list[Any]:
     """Runs a module-level function in processes of one gloo group, and returns what each returned, by rank."""
     with tempfile.TemporaryDirectory() as scratch:
-        port = _free_port()
+        port = free_port()
         spawn(functools.partial(_run, work, arguments, world, port, scratch), nprocs=world, join=True)
         return [torch.load(Path(scratch) / str(rank), weights_only=False) for rank in range(world)]
 
@@ -36,9 +37,3 @@ def _run(work: Callable[..., Any], arguments: tuple[Any, ...], world: int, port:
         raise
     finally:
         dist.destroy_process_group()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -154,7 +154,7 @@ def test_the_event_loop_answers_while_a_model_runs(bundles: Path, tmp_path: Path
 
 
 def test_on_sigterm_ready_turns_false_and_running_calls_are_answered(bundles: Path, tmp_path: Path) -> None:
-    with Serving(tmp_path, bundles / "busy", *ONE_THREAD, "--drain-s", "1") as server, ThreadPoolExecutor(2) as others:
+    with Serving(tmp_path, bundles / "busy", *ONE_THREAD, "--drain-s", "5") as server, ThreadPoolExecutor(2) as others:
         body = json.dumps(call(2500))
         given = triton_grpc.InferInput("n", [1], "INT64")
         given.set_data_from_numpy(np.array([2500]))

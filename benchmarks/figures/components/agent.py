@@ -1,0 +1,236 @@
+"""Tables of the agent."""
+
+from __future__ import annotations
+
+from benchmarks.figures.blocks import block
+from benchmarks.figures.results import Value
+from benchmarks.figures.tables import fixed, megabytes, percent, significant, spread, table, times, verdict
+
+BUNDLES = {"surface-12": "`surface-12`", "surface-12_one_look": "`surface-12`, variant `onnx-int8`"}
+
+
+@block("line_io", "line_io")
+def line_io(found: Value) -> str:
+    """Trigger to reject over Modbus TCP."""
+    bar = found["bar_ms"]
+    limits = f"p50 ≤ {bar['p50'].number:g}, p99 ≤ {bar['p99'].number:g}"
+    rows = []
+    for key, what in BUNDLES.items():
+        for rate, name in {"belt_20_hz": "20 parts a second", "as_fast_as_answered": "as fast as answered"}.items():
+            of = found[key][rate]
+            reached = all(of[f"{each}_ms"].number <= bar[each].number for each in ("p50", "p99"))
+            rows.append(
+                (
+                    f"{what}, {name}",
+                    *(significant(of[each].number) for each in ("p50_ms", "p99_ms", "max_ms")),
+                    f"{of['lost'].number:.0f} of {of['triggers'].number:,.0f}",
+                    f"{of['twice'].number:.0f}",
+                    limits,
+                    verdict(reached and not of["lost"].number and not of["twice"].number),
+                )
+            )
+    return table(["trigger to reject, ms", "p50", "p99", "most", "lost", "twice", "bar", ""], rows)
+
+
+@block("hot_swap", "hot_swap")
+def hot_swap(found: Value) -> str:
+    """Bundles swapped while parts come."""
+    reached = (
+        found["latest_of_a_swap_in_usual_p99s"].number <= found["bar_in_usual_p99s"].number
+        and not found["lost"].number
+        and not found["twice"].number
+    )
+    head = ["swaps", "triggers", "lost", "twice", "p99, ms", "p99 during swaps, ms", "latest during swaps", "bar", ""]
+    row = (
+        f"{found['swaps'].number:.0f}",
+        f"{found['triggers'].number:,.0f}",
+        f"{found['lost'].number:.0f}",
+        f"{found['twice'].number:.0f}",
+        significant(found["usual_ms"]["p99"].number),
+        significant(found["during_swaps_ms"]["p99"].number),
+        f"{times(found['latest_of_a_swap_in_usual_p99s'].number)} the p99 without a swap",
+        f"0 lost, ≤ {found['bar_in_usual_p99s'].number:g} ×",
+        verdict(reached),
+    )
+    return table(head, [row])
+
+
+@block("agent_start", "agent_start")
+def agent_start(found: Value) -> str:
+    """Start of the process to the first verdict."""
+    bar = found["bar"]["first_verdict_s"].number
+    rows = []
+    for key, what in BUNDLES.items():
+        for size in ("200x200", "640x480"):
+            of = found[f"{key}_{size}"]["first_verdict_s"]
+            most = of["most"].number
+            rows.append(
+                (f"{what}, {size}", fixed(of["median"].number, 2), fixed(most, 2), f"≤ {bar:g}", verdict(most <= bar))
+            )
+    return table(["start to first verdict, s", "median", "most", "bar", ""], rows)
+
+
+@block("agent_memory", "agent_memory")
+def agent_memory(found: Value) -> str:
+    """Resident memory of the agent's process."""
+    bar = found["bar"]["resident_bytes"].number / 1e6
+    rows = []
+    for key, what in BUNDLES.items():
+        for size in ("200x200", "640x480"):
+            for suffix, hub in (("", ""), ("_hub", ", with a hub")):
+                of = found[f"{key}_{size}{suffix}"]
+                resident = megabytes(of["resident"])
+                rows.append(
+                    (
+                        f"{what}, {size}{hub}",
+                        *(fixed(megabytes(of[each]), 1) for each in ("resident", "most", "anonymous", "proportional")),
+                        f"≤ {bar:.0f}",
+                        verdict(resident <= bar),
+                    )
+                )
+    return table(["MB", "resident", "most", "anonymous", "proportional", "bar", ""], rows)
+
+
+@block("pipeline", "pipeline")
+def pipeline(found: Value) -> str:
+    """Frames a second of the agent against the roofline."""
+    bar = found["bar_share"].number
+    names = {
+        "workers_2": "two workers",
+        "threads_2": "one worker, two threads in the engine",
+        "workers_1": "one worker",
+    }
+    rows = []
+    for key, what in names.items():
+        of = found["agent"][key]
+        share = of["share_of_roofline"]["median"].number
+        rows.append(
+            (
+                what,
+                fixed(of["frames_a_second"].number, 1),
+                fixed(of["bare_loops_frames_a_second"].number, 1),
+                fixed(of["processor_ms_a_frame"].number, 1),
+                *(
+                    _shares(of[each])
+                    for each in ("share_of_roofline", "share_of_bare_loops", "share_by_processor_time")
+                ),
+                f"{_bar(bar, share)}" if key == "workers_2" else "",
+            )
+        )
+    head = [
+        "agent",
+        "frames a second",
+        "bare loop on each core",
+        "processor time a frame, ms",
+        "of the roofline",
+        "of the bare loops",
+        "by processor time",
+        "bar: of the roofline",
+    ]
+    return table(head, rows)
+
+
+def _bar(bar: float, share: float) -> str:
+    return f"≥ {percent(bar, 0)}: {verdict(share >= bar)}"
+
+
+def _shares(found: Value) -> str:
+    middle, low, high = (percent(found[name].number) for name in ("median", "least", "most"))
+    return f"{middle} ({low} to {high})"
+
+
+@block("pipeline.stages", "pipeline")
+def stages(found: Value) -> str:
+    """Processor time of each stage in a bare loop."""
+    names = {"decode": "decode JPEG", "preprocess": "pre-process", "infer": "engine", "postprocess": "post-process"}
+    rows = [(what, significant(found["bare_ms"][key].number)) for key, what in names.items()]
+    return table(["stage", "processor time, ms"], rows)
+
+
+@block("views", "views")
+def views(found: Value) -> str:
+    """Parts that two cameras see."""
+    of = found["2 cameras"]
+    row = (
+        f"{found['parts'].number:.0f}",
+        spread(of["one_after_the_other_ms"]),
+        spread(of["at_once_ms"]),
+        times(of["ratio_median"].number),
+    )
+    return table(["parts of two cameras", "one worker, ms", "two workers, ms", "ratio"], [row])
+
+
+@block("wear", "wear")
+def wear(found: Value) -> str:
+    """Bytes written to disk."""
+    rows = [
+        (
+            what,
+            fixed(of["records_a_second"].number, 1),
+            f"{of['bytes_a_record'].number:,.0f}",
+            fixed(of["megabytes_a_day"].number / 1000, 1),
+            of["written_problem"].text if "written_problem" in of else "",
+        )
+        for what, of in found["agents"].items()
+    ]
+    return table(["agent", "records a second", "bytes a record", "GB a day", "the agent reports"], rows)
+
+
+@block("drift.cost", "drift")
+def drift_cost(found: Value) -> str:
+    """Processor time of drift detection."""
+    bar = found["bar_ms"].number
+    rows = [
+        (
+            size,
+            fixed(of["drift"].number, 2),
+            fixed(of["drift p95"].number, 2),
+            f"≤ {bar:g}",
+            verdict(of["drift"].number <= bar),
+        )
+        for size, of in found["cpu_ms_a_frame"].items()
+    ]
+    return table(["processor time a frame, ms", "median", "p95", "bar", ""], rows)
+
+
+@block("drift.delay", "drift")
+def drift_delay(found: Value) -> str:
+    """Frames to the first alarm."""
+    rows = [
+        (what, fixed(of["median"].number, 0), fixed(of["worst"].number, 0), of["never"].text)
+        for what, of in found["frames_to_the_alarm"].items()
+    ]
+    clean = found["clean"]
+    made = table(["what happens", "frames to the alarm, median", "worst", "no alarm"], rows)
+    return (
+        f"{made}\n\nFalse alarms in {clean['frames'].number:,.0f} clean frames: {clean['false_alarms'].number:.0f}; "
+        f"promised is a chance of {percent(clean['chance_promised_at_most'].number, 0)} at most."
+    )
+
+
+@block("soak", "soak")
+def soak(found: Value) -> str:
+    """Two hours at full speed."""
+    names = {
+        "rss_bytes": "resident memory, MB",
+        "anonymous_bytes": "anonymous memory, MB",
+        "pss_bytes": "proportional memory, MB (not judged)",
+    }
+    rows = []
+    for key, what in names.items():
+        of = found[key]
+        start, end = (fixed(megabytes(of[each]), 1) for each in ("after_warm_up", "at_the_end"))
+        rows.append((what, start, end, percent(of["drift"].number)))
+    for key in ("handles", "threads"):
+        of = found[key]
+        start, end, most = (fixed(of[each].number, 0) for each in ("after_warm_up", "at_the_end", "most"))
+        rows.append((key, start, end, f"at most {most}"))
+    problems = [each.text for each in found["problems"].values()]
+    agent = found["agent"]
+    return (
+        f"{table(['', 'after the warm-up', 'at the end', ''], rows)}\n\n"
+        f"{found['seconds'].number:,.0f} s, {agent['inspected'].number:,.0f} frames, "
+        f"{fixed(found['frames_a_second'].number, 1)} a second, {agent['lost'].number:.0f} lost, "
+        f"{agent['faults'].number:.0f} faults. Bar, growth of at most 2 %: "
+        f"{'reached' if not problems else '**missed**: ' + '; '.join(problems)}."
+    )

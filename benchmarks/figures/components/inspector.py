@@ -1,0 +1,245 @@
+"""Tables of the inspector and of the shipped detectors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from benchmarks.figures.blocks import block
+from benchmarks.figures.results import Value
+from benchmarks.figures.tables import between, fixed, percent, spread, table, verdict
+
+SETS = {"neu-det": "NEU-DET", "deeppcb": "DeepPCB"}
+SHIPPED, ONCE, PARENT = "surface-12", "surface-12, onnx-int8", "surface-12-float"
+DETECTORS = {SHIPPED: "`surface-12`", ONCE: "`surface-12`, variant `onnx-int8`", PARENT: "`surface-12-float`"}
+PREDICT_BAR = 0.9
+THRESHOLDS = {"shipped": "the bundle's own", "at_0.9": "0.9"}
+
+
+def _sets(found: Value, detector: str) -> Iterator[tuple[str, str, Value]]:
+    for key, name in SETS.items():
+        yield key, name, found["detectors"][detector]["sets"][key]
+
+
+def _rate(of: Value, what: str, digits: int = 3) -> str:
+    """Returns a rate and its interval."""
+    if what not in of:
+        return "–"
+    low, high = (fixed(end, digits) for end in of[f"{what}_interval"].numbers)
+    return f"{fixed(of[what].number, digits)} ({between(low, high)})"
+
+
+def _share(of: Value, what: str) -> str:
+    """Returns a rate with its counts: right ones of all that are found (precision) or there (recall)."""
+    whole = of["right"].number + of["wrong" if what == "precision" else "missed"].number
+    return f"{_rate(of, what, 2)}, {of['right'].number:.0f} of {whole:.0f}"
+
+
+def _rejected(of: Value) -> str:
+    low, high = (percent(end) for end in of["interval"].numbers)
+    return f"{of['rejected'].number:.0f} of {of['parts'].number:.0f} ({between(low, high)})"
+
+
+def _summary(found: Value, detectors: Sequence[str], *, bars: bool) -> str:
+    rows = []
+    for detector in detectors:
+        for key, name, of in _sets(found, detector):
+            map50, f1 = of["map50"].number, of["shipped"]["images"]["f1"].number
+            limits = [found["bars"][what][key].number for what in ("map50", "f1_images")]
+            judged = [
+                f" ≥ {limit:g}: {verdict(value >= limit)}" for value, limit in zip((map50, f1), limits, strict=True)
+            ]
+            cells = (_rate(of, "map50"), _rate(of["shipped"]["images"], "f1"))
+            shown = [
+                f"{cell}; bar{end}" if bars and detector == SHIPPED else cell
+                for cell, end in zip(cells, judged, strict=True)
+            ]
+            rows.append(
+                (
+                    DETECTORS[detector],
+                    f"{name}, {of['frames'].number:.0f} frames",
+                    *shown,
+                    _rate(of["shipped"]["boxes"], "f1"),
+                )
+            )
+    return table(["detector", "validation fold", "mAP@0.5", "image F1", "box F1"], rows)
+
+
+def _thresholds(found: Value, detector: str) -> str:
+    rows = []
+    for _, name, of in _sets(found, detector):
+        for key, what in THRESHOLDS.items():
+            at = of[key]
+            rows.append(
+                (
+                    name,
+                    what,
+                    *(_share(at["boxes"], rate) for rate in ("precision", "recall")),
+                    *(_share(at["images"], rate) for rate in ("precision", "recall")),
+                )
+            )
+    head = [
+        "validation fold",
+        "threshold",
+        "precision of boxes",
+        "recall of boxes",
+        "precision, image and type",
+        "recall, image and type",
+    ]
+    return table(head, rows)
+
+
+def _parts(found: Value, detector: str, *, bars: bool) -> str:
+    rows = []
+    for key, name, of in _sets(found, detector):
+        bar = found["bars"]["false_reject_rate"][key].number
+        ways = {what: of[each]["parts"] for each, what in THRESHOLDS.items()}
+        chosen = of["at_99_recall"]
+        factor = fixed(chosen["factor"].number, 2)
+        ways[f"the bundle's own × {factor}, for 99 % recall on {chosen['chosen_on'].text}"] = chosen["parts"]
+        for what, parts in ways.items():
+            good = [f"{each['source'].text}: {_rejected(each)}" for each in parts["good"].values()]
+            rates = [each["rate"].number for each in parts["good"].values()]
+            judged = f"; bar ≤ {percent(bar, 0)}: {verdict(max(rates) <= bar)}" if bars and "recall" in what else ""
+            rows.append((name, what, _rejected(parts["bad"]), "; ".join(good) + judged))
+    return table(["validation fold", "threshold", "bad parts rejected", "good parts rejected"], rows)
+
+
+def _types(found: Value, detector: str) -> str:
+    rows = []
+    for _, _, of in _sets(found, detector):
+        for name, own in of["shipped"]["types"].items():
+            high = of["at_0.9"]["types"][name]
+            rows.append(
+                (
+                    name,
+                    fixed(of["ap50"][name].number, 3) if name in of["ap50"] else "–",
+                    *(_share(own["boxes"], rate) for rate in ("precision", "recall")),
+                    _rate(own["images"], "f1", 2),
+                    *(_share(high["boxes"], rate) for rate in ("precision", "recall")),
+                    *(_share(high["images"], rate) for rate in ("precision", "recall")),
+                )
+            )
+    head = [
+        "type",
+        "AP@0.5",
+        "precision",
+        "recall",
+        "image F1",
+        "precision of boxes at 0.9",
+        "recall of boxes at 0.9",
+        "precision of images at 0.9",
+        "recall of images at 0.9",
+    ]
+    return table(head, rows)
+
+
+@block("accuracy.summary", "accuracy")
+def summary(found: Value) -> str:
+    """Every shipped detector, with the bars."""
+    return _summary(found, tuple(DETECTORS), bars=True)
+
+
+@block("accuracy.readme", "accuracy")
+def readme(found: Value) -> str:
+    """The shipped detector at its own thresholds and at 0.9."""
+    return f"{_summary(found, [SHIPPED], bars=False)}\n\n{_thresholds(found, SHIPPED)}"
+
+
+@block("accuracy.parts", "accuracy")
+def parts(found: Value) -> str:
+    """Rejected parts, bad and good, with the bars."""
+    return _parts(found, SHIPPED, bars=True)
+
+
+@block("accuracy.types", "accuracy")
+def types(found: Value) -> str:
+    """Every type of the shipped detector."""
+    return _types(found, SHIPPED)
+
+
+@block("card.surface-12", "accuracy", ages=False)
+def card(found: Value) -> str:
+    """The model card of the shipped detector."""
+    return _card(found, (SHIPPED, ONCE))
+
+
+@block("card.surface-12-float", "accuracy", ages=False)
+def card_of_parent(found: Value) -> str:
+    """The model card of its float parent."""
+    return _card(found, (PARENT,))
+
+
+def _card(found: Value, detectors: Sequence[str]) -> str:
+    first = detectors[0]
+    tables = (
+        _summary(found, detectors, bars=False),
+        _thresholds(found, first),
+        _parts(found, first, bars=False),
+        _types(found, first),
+    )
+    return "\n\n".join(tables)
+
+
+@block("learn_good", "learn_good")
+def learn_good(found: Value) -> str:
+    """Anomaly detection learned from good parts."""
+    kinds = [kind for kind, _ in found["seeds"]["0"]["types"].items()]
+    rows = [
+        (
+            seed,
+            fixed(of["auroc"].number, 3),
+            f"{percent(of['false_rejects'].number)} of {of['good'].number:.0f}",
+            f"{percent(of['recall'].number)} of {of['frames'].number - of['good'].number:.0f}",
+            *(fixed(of["types"][kind]["auroc"].number, 2) for kind in kinds),
+        )
+        for seed, of in found["seeds"].items()
+    ]
+    head = ["seed", "AUROC", "good frames rejected", "bad frames rejected", *(f"AUROC {kind}" for kind in kinds)]
+    mean, bar = found["auroc"]["mean"].number, found["bars"]["auroc"].number
+    return f"{table(head, rows)}\n\nMean AUROC {fixed(mean, 3)}, bar ≥ {bar:g}: {verdict(mean >= bar)}."
+
+
+@block("decoding", "decoding")
+def decoding(found: Value) -> str:
+    """Processor time of decoding a frame."""
+    rows = []
+    for detector in (SHIPPED, PARENT):
+        for key, name in SETS.items():
+            of = found[detector][key]
+            rows.append((f"`{detector}`", name, spread(of["verdict_ms"]), spread(of["everything_ms"])))
+    return table(["detector", "frames", "what a verdict needs, ms", "all candidates, ms"], rows)
+
+
+@block("predict", "predict")
+def predict(found: Value) -> str:
+    """``QualityInspector.predict`` against the roofline."""
+    rows = []
+    for key, name in {"steel": "strip", "pcb": "boards"}.items():
+        of = found["kinds"][key]
+        share = of["share_of_roofline"]["p50"].number
+        rows.append(
+            (
+                f"{of['files'].number:.0f} files of {name}",
+                spread(of["frames_s"]),
+                spread(of["roofline_s"]),
+                *(_shares(of[each]) for each in ("share_of_roofline", "side_by_side_share", "processor_share")),
+                fixed(of["cores_had"]["p50"].number, 2),
+                f"≥ {percent(PREDICT_BAR, 0)}: {verdict(share >= PREDICT_BAR)}",
+            )
+        )
+    head = [
+        "predict",
+        "frames a second",
+        "roofline",
+        "of the roofline",
+        "of bare loops on each core",
+        "by processor time",
+        "cores used",
+        "bar: of the roofline",
+    ]
+    return table(head, rows)
+
+
+def _shares(of: Value) -> str:
+    low, middle, high = (percent(of[name].number, 0) for name in ("p5", "p50", "p95"))
+    return f"{middle} ({between(low, high)})"

@@ -1,0 +1,168 @@
+"""Tables of the link and the hub."""
+
+from __future__ import annotations
+
+from benchmarks.figures.blocks import block
+from benchmarks.figures.results import Value
+from benchmarks.figures.tables import fixed, megabytes, percent, significant, table, times, verdict
+
+GOODPUT_BAR = 0.8
+BYTES_BAR = 1.1
+RESULTS_BAR = 0.7
+
+
+@block("transfer", "transfer")
+def transfer(found: Value) -> str:
+    """Goodput over loopback and a bad line, and bytes to many devices."""
+    rows = []
+    loopback = found["loopback"]
+    ratio = loopback["goodput_ratio"].number
+    trials = loopback["ratios"].numbers
+    rows.append(
+        (
+            f"{megabytes(loopback['bytes']):.0f} MB over loopback, goodput over bare paho of the same bytes",
+            f"{times(ratio)} ({significant(min(trials))} to {significant(max(trials))}); "
+            f"{loopback['fetch_mb_s'].number:.0f} of {loopback['bare_mb_s'].number:.0f} MB a second",
+            f"≥ {GOODPUT_BAR} ×",
+            verdict(ratio >= GOODPUT_BAR),
+        )
+    )
+    rows.append(
+        (
+            "the same over bare paho with QoS 1",
+            times(loopback["goodput_ratio_qos1"].number),
+            "",
+            "",
+        )
+    )
+    line = "2 Mbit/s, 100 ms, 2 % loss, broken every 7 s: goodput over rate × share of time up"
+    bad = found["bad_line"]
+    if "left_out" in bad:
+        rows.append((line, f"not measured: {bad['left_out'].text}", "", ""))
+    else:
+        ratio = bad["goodput_ratio"].number
+        seen = f"{times(ratio)}, {bad['connections'].number:.0f} connections, {bad['congestion_control'].text}"
+        rows.append((line, seen, f"≥ {GOODPUT_BAR} ×", verdict(ratio >= GOODPUT_BAR)))
+    many = found["multicast"]
+    if "left_out" in many:
+        rows.append(("multicast", f"not measured: {many['left_out'].text}", "", ""))
+    else:
+        ratio = many["ratio"].number
+        rows.append(
+            (
+                f"{megabytes(many['bundle_bytes']):.0f} MB to {many['devices'].number:.0f} devices: bytes from the "
+                "hub's interface over one device's",
+                f"{fixed(ratio, 3)} ×, {many['asked_for_bytes'].number:,.0f} bytes requested again",
+                f"≤ {BYTES_BAR} ×",
+                verdict(ratio <= BYTES_BAR),
+            )
+        )
+    return table(["what", "measured", "bar", ""], rows)
+
+
+@block("transfer.cores", "transfer")
+def cores(found: Value) -> str:
+    """Processor time of a push over loopback."""
+    names = {"ours": "lineside", "bare_qos0": "bare paho, QoS 0", "bare_qos1": "bare paho, QoS 1"}
+    rows = []
+    for key, what in names.items():
+        parts = {part: each.number for part, each in found["loopback"]["core_ms"][key].items()}
+        shown = [f"{part} {value:.0f}" for part, value in parts.items()]
+        rows.append((what, ", ".join(shown), f"{sum(parts.values()):.0f}"))
+    return table(["", "processor time, ms", "sum"], rows)
+
+
+@block("link", "link")
+def link(found: Value) -> str:
+    """Goodput through the embedded broker."""
+    row = (
+        f"{megabytes(found['bundle_bytes']):.1f} MB through the embedded broker, verified and written",
+        fixed(found["fetch_mb_s"].number, 1),
+        fixed(found["bare_mb_s"].number, 1),
+        times(found["goodput_ratio"].number),
+    )
+    return table(["what", "MB a second", "bare paho", "ratio"], [row])
+
+
+@block("fleet", "fleet")
+def fleet(found: Value) -> str:
+    """A rollout to a simulated fleet."""
+    devices, right = found["devices"].number, found["right_state"].number
+    memory, bar = megabytes(found["hub_rss_bytes"]), megabytes(found["hub_rss_bar"])
+    rows = [
+        (
+            f"devices in the right state; {found['failing'].number:.0f} fail, {found['away'].number:.0f} are away",
+            f"{right:,.0f} of {devices:,.0f}, {found['wrong_state'].number:.0f} wrong",
+            "all",
+            verdict(right == devices and not found["wrong_state"].number),
+        ),
+        ("resident memory of the hub, MB", f"{memory:.0f}", f"≤ {bar:.0f}", verdict(memory <= bar)),
+        (
+            "duration, s, beside the broker's own fan-out of whole bundles",
+            f"{fixed(found['seconds'].number, 1)} beside {fixed(found['fan_out_seconds'].number, 1)}",
+            "",
+            "",
+        ),
+        ("bytes sent a device", f"{found['bytes_sent_a_device'].number:,.0f}", "", ""),
+    ]
+    return table(["what", "measured", "bar", ""], rows)
+
+
+@block("results_in", "results_in")
+def results_in(found: Value) -> str:
+    """Results a second into the hub's database."""
+    rows = []
+    for key, what in {"sqlite": "SQLite", "postgresql": "PostgreSQL"}.items():
+        if key in found:
+            of = found[key]
+            ratio, trials = of["ratio"].number, of["ratios"].numbers
+            rows.append(
+                (
+                    what,
+                    f"{of['rows_s'].number:,.0f}",
+                    f"{of['bare_rows_s'].number:,.0f}",
+                    f"{times(ratio)} ({significant(min(trials))} to {significant(max(trials))})",
+                    f"≥ {RESULTS_BAR} ×",
+                    verdict(ratio >= RESULTS_BAR),
+                )
+            )
+    return table(["database", "results a second", "bare batched inserts", "ratio", "bar", ""], rows)
+
+
+@block("deltas", "deltas")
+def deltas(found: Value) -> str:
+    """Bytes of a patch between two versions of one network."""
+    names = {
+        "unchanged": "nothing",
+        "head": "the classification layers",
+        "recalibrated": "the calibration",
+        "all_a_little": "all layers a little",
+    }
+    bars = found["bars"]
+    rows = []
+    for key, what in names.items():
+        of = found["cases"][key]
+        ratio = of["ratio"].number
+        sizes = [f"{of[each].number:,.0f}" for each in ("sent_bytes", "whole_zstd_19_bytes")]
+        judged = (f"≤ {percent(bars[key].number, 0)}", verdict(ratio <= bars[key].number)) if key in bars else ("", "")
+        rows.append((what, *sizes, percent(ratio, 2), *judged))
+    return table(["changed", "bytes sent", "whole file, zstd-19", "ratio", "bar", ""], rows)
+
+
+@block("boards", "boards")
+def boards(found: Value) -> str:
+    """Images for boards."""
+    figures, bars = found["figures"], found["bars"]
+    names = {
+        "prepare_beyond_copy_s": "prepare a card, beyond copying it, s",
+        "write_and_verify_to_dd_and_cmp": "write and verify, over `dd` and `cmp`",
+        "t2_power_to_message_s": "power to a message, minimal image, s",
+        "carried_mb": "payload carried, MB",
+        "installed_mb": "payload installed, MB",
+    }
+    rows = []
+    for key, what in names.items():
+        value, bar = figures[key].number, bars[key].number
+        rows.append((what, significant(value), f"≤ {bar:g}", verdict(value <= bar)))
+    rows.append(("size of the card's image, MB", f"{figures['image_mb'].number:,.0f}", "", ""))
+    return table(["what", "measured", "bar", ""], rows)

@@ -1,0 +1,244 @@
+"""Tables of the optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from benchmarks.figures.blocks import block
+from benchmarks.figures.results import Value
+from benchmarks.figures.tables import between, fixed, percent, signed, spread, table, times, verdict
+
+Row = Sequence[str]
+
+
+@block("optimizer.level1", "optimizer.level1")
+def level1(found: Value) -> str:
+    """Level 1 against the float file in ONNX Runtime."""
+    rows: list[Row] = []
+    for key, model in {"lite0": "EfficientNet-Lite0", "resnet50": "ResNet-50"}.items():
+        of, bars = found[key], found["bars"][key]
+        speedup = of["speedup"].number
+        bar = bars["speedup"].number
+        rows.append((f"{model}: faster by", times(speedup), f"≥ {bar:g} ×", verdict(speedup >= bar)))
+        if "drop" in of:
+            drop, bar = of["drop"].number, bars["drop"].number
+            rows.append(
+                (f"{model}: {of['metric'].text}, drop in points", _drop(of), f"≤ {100 * bar:g}", verdict(drop <= bar))
+            )
+        for ratio, what in {"size_ratio": "file", "memory_ratio": "peak memory"}.items():
+            value = of[ratio].number
+            judged = (
+                (f"≤ {bars[ratio].number:g} ×", verdict(value <= bars[ratio].number)) if ratio in bars else ("", "")
+            )
+            rows.append((f"{model}: {what}", times(value), *judged))
+    return table(["what", "measured", "bar", ""], rows)
+
+
+def _drop(of: Value) -> str:
+    """Returns a drop in points with its interval; negative is better than before."""
+    low, high = (signed(100 * end, 1) for end in of["ci"].numbers)
+    return f"{signed(100 * of['drop'].number, 2)} ({between(low, high)})"
+
+
+@block("optimizer.biases", "optimizer.biases")
+def biases(found: Value) -> str:
+    """Agreement with float before and after biases are corrected."""
+    rows = []
+    for key, bits in {"u8s8": 8, "u8s7": 7}.items():
+        of = found[key]
+        shares = [percent(of[when][what].number) for what in ("agreement", "top1") for when in ("before", "after")]
+        rows.append((f"{bits} bits", *shares))
+    made = table(["weights", "agrees with float, before", "after", "top-1, before", "after"], rows)
+    return f"{made}\n\nFloat: top-1 {percent(found['float']['top1'].number)} of {found['frames'].number:.0f} photos."
+
+
+@block("optimizer.text_encoder", "optimizer.text_encoder")
+def text_encoder(found: Value) -> str:
+    """Dynamic INT8 of a text encoder."""
+    cosine, drop = found["cosine"]["mean"].number, found["drop"].number
+    limits = [float(found["bars"][key].text.split()[-1]) for key in ("cosine", "drop")]
+    rows = [
+        ("cosine with float, mean", fixed(cosine, 4), f"≥ {limits[0]:g}", verdict(cosine >= limits[0])),
+        ("accuracy, drop in points", _drop(found), f"< {100 * limits[1]:g}", verdict(drop < limits[1])),
+        ("faster by", times(found["speedup"].number), "", ""),
+        ("file", times(found["size_ratio"].number), "", ""),
+    ]
+    made = table(["what", "measured", "bar", ""], rows)
+    return f"{made}\n\n{found['network'].text}, {found['clauses'].number:,.0f} clauses."
+
+
+@block("optimizer.others", "optimizer.others")
+def others(found: Value) -> str:
+    """Level 1 beside Olive and NNCF."""
+    names = {
+        "float": "float",
+        "lineside": "lineside",
+        "olive": "Olive, default pass",
+        "olive_tuned": "Olive, tuned for x86",
+        "nncf": "NNCF",
+    }
+    rows = []
+    for key, model in {"lite0": "EfficientNet-Lite0", "resnet50": "ResNet-50"}.items():
+        for name, who in names.items():
+            of = found[key]["rows"][name]
+            accuracy = (
+                f"top-1 {percent(of['top1'].number)}" + ("" if name == "float" else f", drop {_drop(of)}")
+                if "top1" in of
+                else f"cosine of logits {fixed(of['cosine'].number, 4)}"
+            )
+            rows.append(
+                (
+                    model,
+                    who,
+                    of["engine"].text,
+                    spread(of["ms"]),
+                    times(of["speedup"].number),
+                    times(of["size_ratio"].number),
+                    accuracy,
+                )
+            )
+    made = table(["model", "tool", "engine", "ms", "faster by", "file", "accuracy"], rows)
+    versions = ", ".join(f"{name} {each.text}" for name, each in found["versions"].items())
+    judged = " and ".join(f"{found[key]['judged_on'].number:.0f}" for key in ("lite0", "resnet50"))
+    return f"{made}\n\nEvaluated on {judged} photos; {versions}."
+
+
+@block("pruning.detector", "pruning")
+def detector(found: Value) -> str:
+    """Level 2 of the shipped detector."""
+    of = found["detector"]
+    bars = of["bars"]
+    means = of["speed"]["geometric mean"]
+    shapes = [name for name, _ in of["speed"].items() if name != "geometric mean"]
+    rows = []
+    for form, mean in means.items():
+        limit, drop_limit = (
+            (bars["float"], bars["float_drop"]) if "float" in form else (bars["int8"], bars["int8_drop"])
+        )
+        speeds = [times(of["speed"][shape][form]["speedup"].number) for shape in shapes]
+        if form == "float":
+            rows.append((form, *speeds, times(mean["speedup"].number), *([""] * (len(shapes) + 2))))
+            continue
+        drops = [of["accuracy_val"][name][form] for name, _ in of["accuracy_val"].items()]
+        fast = mean["speedup"].number >= limit.number
+        exact = all(each["drop_points"].number <= drop_limit.number for each in drops)
+        rows.append(
+            (
+                form,
+                *speeds,
+                times(mean["speedup"].number),
+                *(_points(each) for each in drops),
+                f"≥ {limit.number:g} ×, ≤ {drop_limit.number:g} points",
+                f"speed {verdict(fast)}, accuracy {verdict(exact)}",
+            )
+        )
+    best = of["speedup_int8"]["geometric mean"].number
+    head = ["form", *shapes, "geometric mean", *(f"mAP {name}" for name, _ in of["accuracy_val"].items()), "bar", ""]
+    return (
+        f"{table(head, rows)}\n\nFastest INT8 form of each shape: {times(best)}, bar ≥ {bars['int8'].number:g} ×: "
+        f"{verdict(best >= bars['int8'].number)}."
+    )
+
+
+def _points(of: Value) -> str:
+    """Returns accuracy before and after, and the drop in points with its interval; negative is better than before."""
+    low, high = (signed(end, 1) for end in of["interval_points"].numbers)
+    return (
+        f"{fixed(of['before'].number, 3)} → {fixed(of['after'].number, 3)}, "
+        f"drop {signed(of['drop_points'].number, 1)} ({between(low, high)})"
+    )
+
+
+@block("pruning.classifier", "pruning")
+def classifier(found: Value) -> str:
+    """Level 2 of a ResNet-18."""
+    of = found["classifier"]
+    bar, drop_bar = of["bars"]["int8"].number, of["bars"]["drop"].number
+    rows = []
+    for form, mean in of["speed"]["geometric mean"].items():
+        speedup = mean["speedup"].number
+        if form not in of["accuracy_val"]:
+            rows.append((form, times(speedup), "", "", ""))
+            continue
+        accuracy = of["accuracy_val"][form]
+        reached = speedup >= bar, accuracy["drop_points"].number <= drop_bar
+        judged = f"speed {verdict(reached[0])}, accuracy {verdict(reached[1])}"
+        int8 = "int8" in form
+        rows.append(
+            (
+                form,
+                times(speedup),
+                _points(accuracy),
+                f"≥ {bar:g} ×, ≤ {drop_bar:g} points" if int8 else "",
+                judged if int8 else "",
+            )
+        )
+    return table(["form", "faster by", "top-1 on the validation folds", "bar", ""], rows)
+
+
+@block("pruning.distilling", "pruning")
+def distilling(found: Value) -> str:
+    """A student with and without a teacher."""
+    of = found["distilling"]
+    share, bar = of["share_of_teacher"].number, of["bars"]["share_of_teacher"].number
+    gain = of["gain_points"].number
+    top1 = {name: ", ".join(percent(each) for each in of["top1"][name].numbers) for name in ("taught", "alone")}
+    size = of["student_macs"].number / of["teacher_macs"].number
+    rows = [
+        ("teacher, top-1", percent(of["teacher_top1"].number), "", ""),
+        (f"student of {times(size)} the multiplications, taught", top1["taught"], "", ""),
+        ("the same student alone", top1["alone"], "", ""),
+        ("mean of the student over the teacher", percent(share), f"≥ {percent(bar, 0)}", verdict(share >= bar)),
+        ("gain by the teacher, points", signed(gain, 2), "> 0", verdict(gain > 0)),
+    ]
+    return table(["what", "measured", "bar", ""], rows)
+
+
+@block("pruning.searching", "pruning")
+def searching(found: Value) -> str:
+    """Level 3 against level 2 and against random search."""
+    of = found["searching"]
+    areas = of["hypervolume"]
+    budget = of["budget"]
+    rows = []
+    for key, what in {"against_level2": "level 2", "against_random": "random search"}.items():
+        ratio, bar = of[key].number, of["bars"][key].number
+        area = areas["level 2" if key == "against_level2" else "random"].number
+        rows.append((f"against {what}", fixed(area, 3), times(ratio), f"> {bar:g} ×", verdict(ratio > bar)))
+    made = table([f"hypervolume of level 3: {fixed(areas['search'].number, 3)}", "", "ratio", "bar", ""], rows)
+    return (
+        f"{made}\n\n{budget['trials'].number:.0f} trials, {budget['shortlist'].number:.0f} fine-tuned for "
+        f"{budget['epochs_each'].number:.0f} epochs each."
+    )
+
+
+@block("yolo11n.speed", "yolo11n")
+def yolo_speed(found: Value) -> str:
+    """The engine's time beside YOLO11n's."""
+    keys = ("surface_12_int8_ms", "yolo11n_int8_ms", "yolo11n_float_ms")
+    rows = [
+        (size, *(spread(of[key]) for key in keys), times(of["yolo11n_int8_over_ours"].number))
+        for size, of in found["speed"].items()
+    ]
+    head = ["engine, ms", "`surface-12` INT8", "YOLO11n INT8", "YOLO11n float", "YOLO11n INT8 over `surface-12`"]
+    return table(head, rows)
+
+
+@block("yolo11n.trained", "yolo11n")
+def yolo_trained(found: Value) -> str:
+    """Both trained for the same time."""
+    of = found["trained"]
+    names = {
+        "lineside": "`lineside train detector`, starts from ImageNet weights",
+        "yolo11n": "YOLO11n, starts from random weights",
+    }
+    rows = [
+        (
+            what,
+            f"{of[key]['processor_s'].number:,.0f}",
+            *(fixed(of[key][each].number, 3) for each in ("map50_float", "map50_int8")),
+        )
+        for key, what in names.items()
+    ]
+    head = ["NEU-DET, val", "processor time of the training, s", "mAP@0.5 float", "INT8"]
+    return table(head, rows)

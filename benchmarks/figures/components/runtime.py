@@ -1,0 +1,317 @@
+"""Tables of the runtime."""
+
+from __future__ import annotations
+
+from benchmarks.figures.blocks import block
+from benchmarks.figures.results import Value
+from benchmarks.figures.tables import fixed, percent, significant, spread, table, times
+
+WAYS = {
+    "ort": "ONNX Runtime alone",
+    "openvino": "OpenVINO alone",
+    "split": "split in two stages",
+    "replicas": "both as replicas of the whole model",
+    "openvino_two_threads": "OpenVINO with two threads",
+}
+
+
+@block("runtime.session", "runtime")
+def session(found: Value) -> str:
+    """What a session adds to the bare engine."""
+    cycles = found["reload_cycles"].number
+    rows = [
+        (
+            "a call of the smallest model",
+            "bound `run_with_iobinding`",
+            f"+{significant(found['overhead_us_p50'].number)} µs",
+        ),
+        (
+            "a call of EfficientNet-Lite0 INT8",
+            "`run` of the same `InferenceSession`",
+            f"+{percent(found['overhead_share_lite0'].number, 2)}",
+        ),
+        (
+            "a call of the shipped detector",
+            "`run` of the same `InferenceSession`",
+            f"+{percent(found['overhead_share_detector'].number, 2)}",
+        ),
+        (
+            "process start to first inference, ms",
+            f"{spread(found['first_inference_ms']['bare'])}",
+            f"{spread(found['first_inference_ms']['session'])}: {times(found['first_inference_ratio'].number)}",
+        ),
+        (
+            "resident memory after 20 inferences, MB",
+            fixed(found["resident_mb"]["bare"].number, 1),
+            f"{fixed(found['resident_mb']['session'].number, 1)}: +{fixed(found['resident_over_engine_mb'].number, 1)}",
+        ),
+        (
+            f"growth of memory over {cycles:,.0f} loads, reloads and unloads",
+            percent(found["reload_growth_bare_engine"].number, 2),
+            percent(found["reload_growth"].number, 2),
+        ),
+        (
+            "`submit` over `predict`, p50",
+            f"executor: +{fixed(found['submit_over_predict_us_p50']['executor'].number, 1)} µs",
+            f"+{fixed(found['submit_over_predict_us_p50']['submit'].number, 1)} µs, with a deadline "
+            f"+{fixed(found['submit_over_predict_us_p50']['with_deadline'].number, 1)} µs",
+        ),
+        (
+            f"first answer after a device is lost, ms, {found['fallback_calls'].number:,.0f} calls",
+            f"the standby's own inference: {spread(found['fallback_standby_inference_ms'])}",
+            f"{spread(found['fallback_to_first_answer_ms'])}: {times(found['fallback_ratio'].number)}, from the kill "
+            f"{times(found['fallback_ratio_from_kill'].number)}; {found['fallback_lost'].number:.0f} lost, "
+            f"{found['fallback_answered_twice'].number:.0f} answered twice, {found['fallback_wrong'].number:.0f} wrong",
+        ),
+    ]
+    return table(["what", "baseline", "lineside"], rows)
+
+
+@block("runtime.bench", "runtime")
+def bench(found: Value) -> str:
+    """What ``lineside bench`` reports, over a bare loop."""
+    keys = {"latency": "bench_latency_over_outside", "frames a second": "bench_throughput_over_outside"}
+    rows = [(name, times(found[key].number)) for name, key in keys.items()]
+    return table(["`lineside bench` over the bare loop", "ratio"], rows)
+
+
+@block("runtime.cache", "runtime")
+def cache(found: Value) -> str:
+    """Hits and misses of the result cache."""
+    device_us = 1000 * found["cache_device_ms"]["p50"].number
+    hits = {"l2": "hit in host memory", "sqlite": "hit in SQLite", "redis": "hit in Redis on this host"}
+    misses = {
+        "l2": "miss, host memory only",
+        "l2+sqlite": "miss, with SQLite",
+        "l2+sqlite+redis": "miss, with SQLite and Redis",
+    }
+    rows = [
+        (what, spread(found["cache_hit_us_spread"][key]), percent(found[f"{key}_hit_us"].number / device_us, 2))
+        for key, what in hits.items()
+    ]
+    rows += [
+        (what, spread(found["cache_miss_us"][key]), percent(found["cache_miss_share"][key].number, 2))
+        for key, what in misses.items()
+    ]
+    rows.append(("hash alone (xxh3_128)", spread(found["cache_floor_us"]["xxh3_128"]), ""))
+    return table(["", "µs", "of the model's time"], rows)
+
+
+@block("cache_curve", "cache_curve")
+def cache_curve(found: Value) -> str:
+    """Latency and throughput over the share of hits."""
+    rows = [
+        (
+            percent(point["hit_rate"].number, 0),
+            significant(point["latency_ms_mean"].number),
+            significant(point["latency_ms_p99"].number),
+            times(point["latency_ratio"].number),
+            times(point["computed_ratio"].number),
+            times(point["throughput_ratio"].number),
+        )
+        for point in found["curve"].values()
+    ]
+    head = ["share of hits", "ms, mean", "ms, p99", "latency", "latency, computed", "throughput"]
+    return table(head, rows)
+
+
+@block("isolation", "isolation")
+def isolation(found: Value) -> str:
+    """What an engine in a process of its own costs."""
+    calls = {"tiny": "a call of a tiny model, ms", "lite0": "a call of EfficientNet-Lite0 INT8, ms"}
+    rows = [
+        (
+            what,
+            spread(found[key]["here_ms"]),
+            f"{spread(found[key]['child_ms'])}: +{significant(found[key]['extra_us_p50'].number)} µs, "
+            f"{times(found[key]['ratio'].number)}",
+        )
+        for key, what in calls.items()
+    ]
+    rows += [
+        (
+            "load the model; in a child: start it first, ms",
+            spread(found["load_here_ms"]),
+            spread(found["start_child_ms"]),
+        ),
+        (
+            "memory of the child, MB",
+            "",
+            f"{fixed(found['child_resident_mb'].number, 1)} resident, "
+            f"{fixed(found['child_proportional_mb'].number, 1)} proportional",
+        ),
+        (
+            "`kill -9` of the child to the first answer of a standby, ms",
+            f"the standby alone: {spread(found['standby_alone_ms'])}",
+            f"{spread(found['crash_to_answer_ms'])}: {times(found['crash_to_answer_ratio'].number)}; "
+            f"{found['answers_lost'].number:.0f} lost",
+        ),
+    ]
+    return table(["what", "in this process", "in a child"], rows)
+
+
+@block("split", "split")
+def split(found: Value) -> str:
+    """A model in two stages, beside what the same cores do otherwise."""
+    rows = []
+    for key, model in {"lite0": "EfficientNet-Lite0", "surface_12": "`surface-12`"}.items():
+        of = found[key]
+        loads = of["latency_ms_at_load"]
+        for way, what in WAYS.items():
+            best = " (baseline)" if of["best_single"].text == way else ""
+            throughput = of["throughput_at_equal_p95"]
+            rows.append(
+                (
+                    model,
+                    f"{what}{best}",
+                    significant(of["idle_ms"][way]["p50"].number),
+                    *(spread(loads[load][way]) for load in ("0.8", "0.9", "0.95")),
+                    times(throughput[way].number) if way in throughput else "",
+                )
+            )
+    head = ["model", "what", "one frame alone", "at 80 % load", "at 90 %", "at 95 %", "frames at the baseline's p95"]
+    return table(head, rows)
+
+
+@block("split.ratios", "split")
+def split_ratios(found: Value) -> str:
+    """The split against the faster device alone."""
+    rows = []
+    for key, model in {"lite0": "EfficientNet-Lite0", "surface_12": "`surface-12`"}.items():
+        of = found[key]
+        p50, p95 = (of["split_over_single"][name].number for name in ("p50", "p95"))
+        rows.append(
+            (
+                model,
+                times(of["idle_split_over_single"].number),
+                _judged(p50),
+                _judged(p95),
+                times(of["throughput_at_equal_p95"]["split"].number),
+            )
+        )
+    return table(
+        ["model", "one frame alone", "p50 at 90 % load", "p95 at 90 % load", "frames at the baseline's p95"], rows
+    )
+
+
+def _judged(ratio: float) -> str:
+    return f"{times(ratio)}: {'faster' if ratio < 1 else '**slower**'}"
+
+
+@block("balance", "balance")
+def balance(found: Value) -> str:
+    """Two devices that share the calls."""
+    names = {
+        "ort": "ONNX Runtime on one core",
+        "openvino": "OpenVINO on one core",
+        "both": "both, a core each, balanced",
+        "ort_on_all_cores": "ONNX Runtime on all cores",
+        "openvino_on_all_cores": "OpenVINO on all cores",
+    }
+    curves = found["curves"]
+    callers = [count for count, _ in curves["both"].items()]
+    rows = [
+        (
+            what,
+            *(_load(curves[name][count]) for count in callers),
+        )
+        for name, what in names.items()
+    ]
+    ratios = [
+        (
+            f"calls a second of both within a p95 of {significant(found['latency_limit_p95_ms'].number)} ms, over the "
+            "better device alone",
+            times(found["throughput_ratio_at_equal_latency"].number),
+        ),
+        ("the same over one engine on all cores", times(found["over_one_engine_on_all_cores"].number)),
+        ("both over the sum of each alone", times(found["both_per_s_over_the_sum_of_each_alone"].number)),
+        (
+            "median latency of both over the better device alone, four callers",
+            times(found["latency_p50_of_both_over_best_with_four_callers"].number),
+        ),
+    ]
+    counted = table(["callers:", *callers], rows)
+    return f"{counted}\n\n{table(['ratio', ''], ratios)}"
+
+
+def _load(of: Value) -> str:
+    return f"{of['per_s'].number:.0f} a second, {significant(of['p95_ms'].number)} ms"
+
+
+@block("serve", "serve")
+def serve(found: Value) -> str:
+    """``lineside serve`` beside the session in the caller's process and a bare server."""
+    ways = {
+        "predict": "`Session.predict`",
+        "rest": "REST",
+        "rest_bare": "REST, bare server",
+        "grpc": "gRPC",
+        "grpc_bare": "gRPC, bare server",
+        "tritonclient_http": "REST by `tritonclient`",
+        "tritonclient_grpc": "gRPC by `tritonclient`",
+    }
+    rows = [
+        (
+            what,
+            *(spread(found[model]["latency_ms"][way]) for model in ("tiny", "lite0")),
+            *(_per_second(found[model]["calls_per_second_by_clients"], way) for model in ("tiny", "lite0")),
+        )
+        for way, what in ways.items()
+    ]
+    head = [
+        "",
+        "tiny, ms",
+        "EfficientNet-Lite0 INT8, ms",
+        "tiny, calls a second",
+        "EfficientNet-Lite0 INT8, calls a second",
+    ]
+    return table(head, rows)
+
+
+def _per_second(found: Value, way: str) -> str:
+    if way not in found:
+        return ""
+    return "; ".join(f"{each.number:,.0f} with {clients}" for clients, each in found[way].items())
+
+
+@block("others", "others")
+def others(found: Value) -> str:
+    """Other runtimes with the same network, frame and core."""
+    columns = {
+        "ultralytics": ("ultralytics, YOLOv8n", "ultralytics_memory_floor_ratio"),
+        "model_api": ("openvino-model-api, EfficientNet-Lite0 INT8", "model_api_memory_floor_ratio"),
+        "model_api_same_engine": ("the same, ours on OpenVINO", ""),
+        "model_api_yolov8n": ("openvino-model-api, YOLOv8n", "model_api_yolov8n_memory_floor_ratio"),
+        "model_api_yolov8n_same_engine": ("the same, ours on OpenVINO", ""),
+    }
+    kinds = {
+        "latency": "latency",
+        "memory": "resident memory",
+        "peak_memory": "peak memory",
+        "start": "start to first answer",
+    }
+    rows = [
+        (f"{what}, ours over theirs", *(times(found[f"{key}_{kind}_ratio"].number) for key in columns))
+        for kind, what in kinds.items()
+    ]
+    rows.append(
+        (
+            "resident memory of a bare ONNX Runtime with OpenCV, over theirs",
+            *(times(found[floor].number) if floor else "" for _, floor in columns.values()),
+        )
+    )
+    rows.append(("answers that both give", *(percent(found[f"{key}_same_answer"].number, 0) for key in columns)))
+    return table(["", *(name for name, _ in columns.values())], rows)
+
+
+@block("detector", "detector")
+def detector(found: Value) -> str:
+    """The shipped detector in the engine."""
+    names = {"steel": "strip, 224 px", "pcb": "boards, 640 px"}
+    keys = ("int8_ms", "float_ms", "preprocess_ms", "decode_nms_ms")
+    rows = [
+        (what, *(spread(found["sizes"][key][each]) for each in keys), times(found["sizes"][key]["speedup_int8"].number))
+        for key, what in names.items()
+    ]
+    made = table(["ms", "INT8", "float parent", "pre-processing", "decode and NMS", "INT8 faster by"], rows)
+    return f"{made}\n\nThe INT8 bundle has {times(found['file_ratio'].number)} the bytes of the float bundle."

@@ -1,0 +1,191 @@
+"""Every benchmark: its name, its module and the files that it measures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+"""``NAME.json`` of each benchmark; only `benchmarks.harness` writes here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """One benchmark.
+
+    Attributes:
+        name: Also of its result file; ``NAME`` is the module ``benchmarks.NAME``.
+        measures: One line.
+        sources: Tracked files and folders whose speed or size it measures, relative to the repository.
+        helpers: Modules of ``benchmarks/`` that it uses beside its own.
+        long: Trains, downloads or builds first, or needs more than about ten minutes: runs by name only.
+    """
+
+    name: str
+    measures: str
+    sources: tuple[str, ...]
+    helpers: tuple[str, ...] = ()
+    long: bool = False
+
+    @property
+    def module(self) -> str:
+        """Module with the function ``run``."""
+        return f"benchmarks.{self.name}"
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Everything that its figures depend on: the sources, its own files and its helpers."""
+        own = (self.name.replace(".", "/"), *self.helpers)
+        return (*self.sources, *(f"benchmarks/{name if (HERE / name).is_dir() else name + '.py'}" for name in own))
+
+
+_RUNTIME = "runtime/lineside_runtime"
+_MODELS = "models/lineside_models"
+_AGENT = "agent/lineside_agent"
+_LINK = "link/lineside_link"
+_HUB = "hub/lineside_hub"
+_CONVERTERS = "converters/lineside_converters"
+_BOARDS = "boards/lineside_boards"
+_COMPRESS = f"{_CONVERTERS}/compress"
+_TRAINING = f"{_CONVERTERS}/training"
+_DETECTOR = f"{_MODELS}/zoo/surface-12/onnx-int8-mirrored"
+_PARENT = f"{_MODELS}/zoo/surface-12-float/onnx-fp32"
+"""The weights alone: the figures stand in the model card, whose hash is in the manifest."""
+
+_ENGINES = (
+    *(f"{_RUNTIME}/{name}" for name in ("session.py", "placement.py", "inputs.py", "slots.py", "tensors.py")),
+    *(f"{_RUNTIME}/backends/{name}" for name in ("ort.py", "ort_session.py")),
+)
+_VISION = tuple(
+    f"{_MODELS}/{name}" for name in ("preprocess.py", "postprocess", "deciding.py", "inspector.py", "vision")
+)
+
+_RANKS = ("training/ranks", "training/namespaces")
+
+_ALL = (
+    Benchmark("detector", "INT8 detector against its float parent", (*_ENGINES, *_VISION, _DETECTOR, _PARENT)),
+    Benchmark("decoding", "decoding and suppression of one frame", (f"{_MODELS}/postprocess", _DETECTOR), ("data",)),
+    Benchmark(
+        "accuracy",
+        "the shipped detectors on the validation folds",
+        (
+            *(
+                f"{_CONVERTERS}/{name}"
+                for name in ("evaluate.py", "evaluation/goods.py", "judging.py", "statistics.py")
+            ),
+            *(f"{_MODELS}/{name}" for name in ("metrics.py", "rates.py", "preprocess.py", "postprocess", "simulator")),
+            *(_DETECTOR, f"{_MODELS}/zoo/surface-12/onnx-int8", _PARENT),
+        ),
+        ("data",),
+    ),
+    Benchmark(
+        "learn_good",
+        "lineside learn-good on magnetic-tile",
+        (f"{_MODELS}/anomaly", f"{_CONVERTERS}/evaluation/anomaly.py", f"{_MODELS}/zoo/patch-features/onnx-int8"),
+        ("data",),
+    ),
+    Benchmark("predict", "QualityInspector against the machine's roofline", (*_ENGINES, *_VISION, _DETECTOR)),
+    Benchmark(
+        "runtime",
+        "Session against the bare engines",
+        (_RUNTIME, _DETECTOR),
+        ("networks", "redis_peer", "pulled_engine"),
+    ),
+    Benchmark("balance", "two devices that share the calls", (_RUNTIME,), ("networks",)),
+    Benchmark("isolation", "an engine in a process of its own", (_RUNTIME,), ("networks",)),
+    Benchmark("split", "a model in two stages on two devices", (_RUNTIME, f"{_CONVERTERS}/split"), ("networks",)),
+    Benchmark(
+        "cache_curve",
+        "latency and throughput over the cache's hit rate",
+        (*_ENGINES, f"{_RUNTIME}/cache", _DETECTOR),
+        ("networks", "cache_picture"),
+    ),
+    Benchmark("serve", "lineside serve over REST and gRPC", (_RUNTIME,), ("networks", "bare_server")),
+    Benchmark("link", "goodput of a bundle through the embedded broker", (_LINK, _HUB)),
+    Benchmark(
+        "transfer",
+        "goodput over loopback, over a bad line, and to 200 devices",
+        (_LINK, _HUB),
+        ("far_device", "bare_mqtt", "multicast_fleet", "wire"),
+    ),
+    Benchmark(
+        "deltas",
+        "bytes of a patch between two versions of one network",
+        (f"{_LINK}/deltas.py", f"{_HUB}/patching.py", f"{_HUB}/deltas.py", _COMPRESS, _PARENT),
+    ),
+    Benchmark("results_in", "results a second into SQLite and PostgreSQL", (_HUB, f"{_LINK}/messages.py")),
+    Benchmark("fleet", "a rollout to 1,000 simulated devices", (_HUB, _LINK)),
+    Benchmark(
+        "pipeline",
+        "frames a second of the agent against the roofline",
+        (_AGENT, _RUNTIME, *_VISION, _DETECTOR),
+        ("agents", "bare_stages", "records_counted"),
+    ),
+    Benchmark("agent_start", "start of the agent to its first verdict", (_AGENT, _RUNTIME, _DETECTOR), ("agents",)),
+    Benchmark("agent_memory", "memory of a running agent", (_AGENT, _RUNTIME, _LINK, _DETECTOR), ("agents",)),
+    Benchmark("line_io", "trigger to reject over Modbus TCP", (_AGENT, _RUNTIME, *_VISION, _DETECTOR), ("agents",)),
+    Benchmark("hot_swap", "bundles swapped while parts come", (_AGENT, _RUNTIME, _DETECTOR), ("agents",)),
+    Benchmark("views", "parts that several cameras see", (_AGENT, _RUNTIME, *_VISION, _DETECTOR)),
+    Benchmark("wear", "bytes written to disk a day", (_AGENT, _DETECTOR)),
+    Benchmark("drift", "cost and delay of drift detection", (f"{_AGENT}/drift",)),
+    Benchmark(
+        "others",
+        "lineside against ultralytics and openvino-model-api",
+        (*_ENGINES, *_VISION, f"{_RUNTIME}/backends"),
+        ("networks",),
+    ),
+    Benchmark(
+        "optimizer.level1",
+        "level 1 by the command line: speed, accuracy, size, memory",
+        (_CONVERTERS, f"{_RUNTIME}/backends"),
+        ("networks", "data"),
+        long=True,
+    ),
+    Benchmark("optimizer.biases", "accuracy that correcting biases brings", (_COMPRESS,), ("networks", "data"), True),
+    Benchmark(
+        "optimizer.text_encoder", "dynamic INT8 of a text encoder", (_COMPRESS,), ("data", "others/wheels"), True
+    ),
+    Benchmark(
+        "optimizer.others", "level 1 beside Olive and NNCF", (_CONVERTERS,), ("networks", "data", "others"), True
+    ),
+    Benchmark("pruning", "levels 2 and 3 and distillation", (_CONVERTERS,), ("data",), long=True),
+    Benchmark("training.wire", "bytes and waiting of each gradient scheme", (_TRAINING,), _RANKS, long=True),
+    Benchmark("training.more_workers", "prediction of more workers", (f"{_TRAINING}/cluster",), _RANKS, long=True),
+    Benchmark("training.loop", "the training loop beside a bare torch loop", (_TRAINING,), _RANKS, long=True),
+    Benchmark("training.kills", "training on Ray while workers are killed", (_TRAINING,), _RANKS, long=True),
+    Benchmark("training.accuracy", "accuracy of each gradient scheme", (_TRAINING,), (*_RANKS, "data"), long=True),
+    Benchmark("boards", "images for boards: prepare, write, start", (_BOARDS, f"{_AGENT}/service"), long=True),
+    Benchmark(
+        "yolo11n",
+        "the shipped detector against YOLO11n",
+        (_COMPRESS, _TRAINING, _DETECTOR),
+        ("networks", "data", "others"),
+        long=True,
+    ),
+    Benchmark("soak", "two hours of the agent at full speed", (_AGENT, _RUNTIME, *_VISION, _DETECTOR), long=True),
+)
+
+BENCHMARKS = {each.name: each for each in _ALL}
+
+
+def select(names: Iterable[str]) -> tuple[Benchmark, ...]:
+    """Returns the benchmarks of some names; a name such as ``optimizer`` means all of ``optimizer.*``.
+
+    Raises:
+        KeyError: There is no such benchmark.
+    """
+    found: dict[str, Benchmark] = {}
+    for name in names:
+        matching = {each.name: each for each in _ALL if each.name == name or each.name.startswith(f"{name}.")}
+        if not matching:
+            raise KeyError(name)
+        found |= matching
+    return tuple(found.values())
+
+
+def table() -> str:
+    """Returns the benchmarks as a table in Markdown."""
+    rows = (f"| `{each.name}` | {each.measures} | {'by name only' if each.long else ''} |" for each in _ALL)
+    return "\n".join(("| benchmark | measures | |", "| --- | --- | --- |", *rows))
