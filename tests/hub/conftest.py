@@ -11,6 +11,7 @@ from lineside_hub.repository import Repository
 from lineside_link.topics import Topics
 from lineside_runtime.bundle import Bundle
 from tests.peers import Broker
+from tests.peers.postgres import PostgresServer
 from tests.worlds.bundles import make_opaque_bundle
 from tests.worlds.hub import HubProcess, make_database, make_repository, write_hub
 from tests.worlds.results_device import ResultsDevice
@@ -40,6 +41,15 @@ def device(broker: Broker) -> Iterator[ResultsDevice]:
     assert connected.link.wait_connected(60)
     yield connected
     connected.link.close()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    """PostgreSQL."""
+    started = PostgresServer()
+    started.start()
+    yield started
+    started.stop()
 
 
 BundleMaker = Callable[..., Bundle]

@@ -25,14 +25,6 @@ from tests.worlds.results_device import ResultsDevice
 SITE = "test"
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    started = PostgresServer()
-    started.start()
-    yield started
-    started.stop()
-
-
 @pytest.fixture
 def sink(server: PostgresServer) -> Iterator[PostgresSink]:
     made = PostgresSink(server.url)
