@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,9 +25,9 @@ from tests.peers.waiting import wait_for
 from tests.worlds.bundles import bright
 
 
-def local(folder: Path, **changes: object) -> AgentConfig:
+def local(folder: Path, **changes: Any) -> AgentConfig:
     inspect = InspectConfig(health_frames=2, health_timeout_s=0.3)
-    return AgentConfig(device="cam-1", folder=folder, camera=SimulatorCamera(), inspect=inspect, **changes)  # type: ignore[arg-type]
+    return AgentConfig(device="cam-1", folder=folder, camera=SimulatorCamera(), inspect=inspect, **changes)
 
 
 def test_what_the_hub_sets_is_laid_over_agent_toml(tmp_path: Path) -> None:

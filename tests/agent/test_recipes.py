@@ -88,7 +88,7 @@ class RecipeAgent:
             lambda: shots.pop() if shots else None,
             self.active,
             outputs=[],
-            record=lambda row, _: not rows.append(row),  # type: ignore[func-returns-value]
+            record=lambda row, _: not rows.append(row),  # type: ignore[func-returns-value]  # append returns None: recorded
             stop=self.stop,
         )
         pipeline.run()

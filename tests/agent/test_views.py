@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from lineside_agent.active import ActiveInspector
 from lineside_agent.cameras import LostFrame
-from lineside_agent.config import CameraConfig, InspectConfig, SimulatorCamera, StoreConfig, parse_config
+from lineside_agent.config import CameraConfig, FolderCamera, InspectConfig, SimulatorCamera, StoreConfig, parse_config
 from lineside_agent.images import Archive
 from lineside_agent.line_io.codes import code_of
 from lineside_agent.line_io.events import Code
@@ -68,7 +68,7 @@ def judged(
         lambda: left.pop(0) if left else None,
         active,
         outputs=[],
-        record=lambda row, seen: not found.append((row, seen)),  # type: ignore[func-returns-value]
+        record=lambda row, seen: not found.append((row, seen)),  # type: ignore[func-returns-value]  # append returns None: recorded
         stop=threading.Event(),
         at_once=at_once,
     )
@@ -135,7 +135,7 @@ def test_pictures_of_a_part_are_judged_at_once(bundle: Bundle) -> None:
         lambda: left.pop(0) if left else None,
         active,
         outputs=[],
-        record=lambda row, _: not rows.append(row),  # type: ignore[func-returns-value]
+        record=lambda row, _: not rows.append(row),  # type: ignore[func-returns-value]  # append returns None: recorded
         stop=threading.Event(),
         at_once=2,
     )
@@ -277,7 +277,8 @@ TRIGGER = "[trigger]\ndeadline_ms = 100\n"
 def test_cameras_are_read_and_their_paths_lie_beside_the_file() -> None:
     config = parse_config((HEAD + TOP + SIDE + TRIGGER).encode(), Path("/etc/lineside"))
     assert [camera.name for camera in config.cameras] == ["top", "side"]
-    assert config.cameras[1].path == Path("/etc/lineside/frames")  # type: ignore[union-attr]
+    second = config.cameras[1]
+    assert isinstance(second, FolderCamera) and second.path == Path("/etc/lineside/frames")
 
 
 @pytest.mark.parametrize(

@@ -97,8 +97,9 @@ class Fleet:
             wait_for(lambda: pins.level(READY), TIMEOUT_S, what="Ready", every_s=0.05)
             rejects, passes = pins.rises(REJECTED), pins.rises(PASSED)
             pins.set(TRIGGER, True)
+            before = rejects + passes
             wait_for(
-                lambda before=rejects + passes: pins.rises(REJECTED) + pins.rises(PASSED) > before,  # type: ignore[misc]
+                lambda: pins.rises(REJECTED) + pins.rises(PASSED) > before,  # noqa: B023
                 TIMEOUT_S,
                 what="a verdict on the chip's lines",
                 every_s=0.05,
