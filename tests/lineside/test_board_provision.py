@@ -79,6 +79,7 @@ def ssh_board(desk: ProvisionInputs, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.mark.timeout(280)
+@pytest.mark.slow
 def test_board_on_a_wire_becomes_a_device_though_the_first_try_is_killed(
     desk: ProvisionInputs, tmp_path: Path, no_secrets_around: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
