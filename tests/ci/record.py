@@ -1,6 +1,6 @@
 """Add a run of CI to the table in ``docs/testing.md``.
 
-``python -m tests.ci.record --into FILE --step demo=95 --step check=60 --step test-ci=900 --status 0 --load 0.42``
+``python -m tests.ci.record --into FILE --step demo=95 --step check=60 --step test-ci=900 --status 0 --load 2 1 1``
 
 ``.ci/run`` calls it at its end where ``LINESIDE_CI_RECORD`` names a file. Outcome and flaky tests are read from the
 report that `tests.ci.rerun` has written.
@@ -9,28 +9,25 @@ report that `tests.ci.rerun` has written.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
-import subprocess
 import sys
-from datetime import datetime, timezone
 from pathlib import Path
 
 import msgspec
 
+from benchmarks import provenance
+from benchmarks.provenance import Provenance
 from tests.ci.rerun import REPORT, RunReport
+
+COMMAND = "bash .ci/run"
+SOURCES = (".ci", "Makefile", "tests")
 
 
 class CiRun(msgspec.Struct, kw_only=True):
     """One run of ``.ci/run``.
 
     Attributes:
-        date: When it ended, UTC.
-        commit: Of the checkout; ends in ``+`` if tracked files differed from it.
+        provenance: Of the run; its load average is from before the run began.
         green: Whether its exit status was 0.
-        cores: That it could use.
-        processor: Name of the processor.
-        load_before: Load average of the last minute before it began.
         beside: What else ran on the machine, as its caller told.
         seconds: By step, and in all.
         counts: Tests by outcome; empty if no tests were run.
@@ -38,12 +35,8 @@ class CiRun(msgspec.Struct, kw_only=True):
         flaky: Tests that failed in the run and passed alone.
     """
 
-    date: str
-    commit: str
+    provenance: Provenance
     green: bool
-    cores: int
-    processor: str
-    load_before: float
     beside: str
     seconds: dict[str, int]
     counts: dict[str, int]
@@ -52,24 +45,35 @@ class CiRun(msgspec.Struct, kw_only=True):
 
 
 class CiRuns(msgspec.Struct, kw_only=True):
-    """The recorded runs, oldest first."""
+    """A result file.
 
-    runs: list[CiRun] = []
+    Attributes:
+        provenance: Of the last run.
+        runs: Oldest first.
+    """
+
+    provenance: Provenance
+    runs: list[CiRun]
 
 
-def describe(*, status: int, seconds: dict[str, int], load_before: float, beside: str, report_folder: Path) -> CiRun:
-    """Returns the run that has just ended in the current folder, which is a checkout."""
+def describe(
+    *,
+    status: int,
+    seconds: dict[str, int],
+    load_average: tuple[float, float, float],
+    beside: str,
+    report_folder: Path,
+) -> CiRun:
+    """Returns the run that has just ended."""
     place = report_folder / "flaky.json"
     report = msgspec.json.decode(place.read_bytes(), type=RunReport) if place.exists() else None
+    total = sum(seconds.values())
+    origin = provenance.collect(COMMAND, SOURCES)
     return CiRun(
-        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        commit=_git("rev-parse", "HEAD") + ("+" if _git("status", "--porcelain", "--untracked-files=no") else ""),
+        provenance=msgspec.structs.replace(origin, load_average=load_average, seconds=float(total)),
         green=status == 0,
-        cores=len(os.sched_getaffinity(0)),
-        processor=_processor(),
-        load_before=load_before,
         beside=beside,
-        seconds={**seconds, "all": sum(seconds.values())},
+        seconds={**seconds, "all": total},
         counts=report.counts if report else {},
         failed=[failure.name for failure in report.failed] if report else [],
         flaky=[failure.name for failure in report.flaky] if report else [],
@@ -78,21 +82,10 @@ def describe(*, status: int, seconds: dict[str, int], load_before: float, beside
 
 def add(run: CiRun, into: Path) -> None:
     """Appends the run to the file, which is created if it isn't there."""
-    runs = msgspec.json.decode(into.read_bytes(), type=CiRuns) if into.exists() else CiRuns()
-    runs.runs.append(run)
+    before = msgspec.json.decode(into.read_bytes(), type=CiRuns).runs if into.exists() else []
+    runs = CiRuns(provenance=run.provenance, runs=[*before, run])
     into.parent.mkdir(parents=True, exist_ok=True)
     into.write_bytes(msgspec.json.format(msgspec.json.encode(runs), indent=2) + b"\n")
-
-
-def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
 
 
 def main() -> int:
@@ -101,14 +94,14 @@ def main() -> int:
     parser.add_argument("--report", type=Path, default=Path(REPORT), help="folder of flaky.json")
     parser.add_argument("--step", action="append", default=[], metavar="NAME=SECONDS")
     parser.add_argument("--status", type=int, required=True, help="exit status of the run")
-    parser.add_argument("--load", type=float, required=True, help="load average before it began")
+    parser.add_argument("--load", type=float, nargs=3, required=True, help="load averages before it began")
     parser.add_argument("--beside", default="", help="what else ran on the machine")
     options = parser.parse_args()
-    seconds = {name: int(count) for name, _, count in (step.partition("=") for step in options.step)}
+    one, five, fifteen = options.load
     run = describe(
         status=options.status,
-        seconds=seconds,
-        load_before=options.load,
+        seconds={name: int(count) for name, _, count in (step.partition("=") for step in options.step)},
+        load_average=(one, five, fifteen),
         beside=options.beside,
         report_folder=options.report,
     )

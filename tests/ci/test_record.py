@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks.figures.components.tests import ci_runs
+from benchmarks.figures.results import Value
 from tests.ci.test_rerun import BROKEN, FLAKY, GOOD, ROOT
 
 MAKEFILE = """\
@@ -35,9 +37,6 @@ class Clone:
         python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')  # a symbolic link would lose its packages
         python.chmod(0o755)
         (self.folder / ".venv" / ".dev").touch()
-        who = ("-c", "user.name=t", "-c", "user.email=t@localhost")
-        for words in (("init", "-q"), ("add", "-A"), (*who, "commit", "-q", "-m", "first")):
-            subprocess.run(["git", *words], cwd=self.folder, check=True)
 
     def run(self, *, record: bool = True) -> subprocess.CompletedProcess[str]:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
@@ -57,14 +56,17 @@ def test_a_flaky_test_is_green_and_counted(tmp_path: Path) -> None:
     clone = Clone(tmp_path, FLAKY + GOOD)
     done = clone.run()
     assert done.returncode == 0, done.stdout + done.stderr
-    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=clone.folder, capture_output=True, text=True, check=True)
     (run,) = clone.runs
-    assert (run["green"], run["commit"], run["beside"]) == (True, head.stdout.strip(), "a test")
+    assert (run["green"], run["beside"], run["provenance"]["command"]) == (True, "a test", "bash .ci/run")
+    assert run["provenance"]["seconds"] == run["seconds"]["all"]
     assert (run["flaky"], run["failed"], run["counts"]["passed"]) == (["test_it.py::test_flaky"], [], 1)
     assert set(run["seconds"]) == {"demo", "check", "test-ci", "all"}
     assert run["seconds"]["all"] == sum(run["seconds"][step] for step in ("demo", "check", "test-ci"))
     assert clone.run().returncode == 0
     assert [run["flaky"] for run in clone.runs] == [["test_it.py::test_flaky"], []]
+    rendered = ci_runs(Value(json.loads(clone.table.read_text()), "runs.json")).splitlines()
+    assert [line.endswith("| 1: `test_it.py::test_flaky` |") for line in rendered[2:]] == [True, False]
+    assert rendered[-1].endswith("| 0 | 0 |")
 
 
 def test_a_broken_test_is_red(tmp_path: Path) -> None:
