@@ -3,13 +3,13 @@
 #   make demo         the whole line end to end on this machine, without torch (about two minutes)
 #   make test         all tests against real peers
 #   make test-ci      the same; a test that fails runs once more, alone, and is flaky if it then passes (docs/testing.md)
-#   make check        format, lint, types, import rules, tables of figures
+#   make check        format, lint, types, import rules, tables of figures, and a smoke run of every benchmark
 #   make bench        benchmarks, JSON under benchmarks/results/
 #   make figures      render the tables of figures in README.md, docs/ and the model cards from that JSON
 #   make bench-training  training on several workers: bytes, waiting, prediction, deaths (an hour; root for the wire), accuracy (an hour)
 #   make test-system  whole journeys and faults that take longer than CI has, one file after the other, logged in docs/system (FILES="test_board test_pnnx")
 #   make test-gpu     every path that an NVIDIA GPU enables, at most 20 minutes; without a GPU each step says so
-#   make soak         the agent at full speed for two hours (SECONDS=7200), memory and file handles watched from outside
+#   make soak         the agent at full speed for two hours (MINUTES=120), memory and file handles watched from outside
 #   make fuzz         coverage-guided fuzzing of every topic's payload, an hour (SECONDS=3600)
 #   make setup        the development environment in .venv
 #   make proto        compile the inference protocol's messages again, after a change of the .proto
@@ -25,7 +25,6 @@ SUDO := $(shell if [ "$$(id -u)" = 0 ]; then echo env; else command -v sudo; fi)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
 COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 OUT ?= demo-out
-SOAK_OUT ?= soak-out
 # Two workers kept two cores half busy: tests wait for processes, brokers and timers.
 WORKERS ?= 4
 
@@ -74,13 +73,14 @@ test: $(VENV)/.dev peers
 test-ci: $(VENV)/.dev peers
 	$(BIN)/python -m tests.ci.rerun $(TESTS)
 
-check: $(VENV)/.dev
+check: $(VENV)/.dev peers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tests.system --check
 	$(BIN)/python -m benchmarks.figures --check
+	$(BIN)/python -m benchmarks --smoke
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
@@ -99,7 +99,7 @@ test-gpu: $(VENV)/.dev
 	$(BIN)/python -m benchmarks gpu
 
 soak: $(VENV)/.dev peers
-	$(BIN)/python -m benchmarks.soak --seconds $(or $(SECONDS),7200) --out $(SOAK_OUT)
+	$(BIN)/python -m benchmarks soak --minutes $(or $(MINUTES),120)
 
 fuzz: $(VENV)/.dev
 	$(PIP) --editable '.[fuzz]'
@@ -111,4 +111,4 @@ proto: $(VENV)/.dev
 	$(BIN)/python -m grpc_tools.protoc -I $(PROTO) --descriptor_set_out=$(PROTO)/open_inference.binpb open_inference.proto
 
 clean:
-	rm -rf $(VENV) .venv-gpu demo-out soak-out test-report .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .venv-gpu demo-out test-report .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
