@@ -15,10 +15,11 @@ import torch
 
 from benchmarks.data import shared
 from benchmarks.pruning.common import HOME, SEED, answers, said, say, told
-from benchmarks.pruning.speeds import fastest, forms_of, speedups
+from benchmarks.pruning.speeds import PRUNED, fastest, slim_forms, speedups
+from benchmarks.smoke import scaled
 from lineside_converters.compress.distill import macs
 from lineside_converters.material import TrueFrame, feed_of
-from lineside_converters.optimizer import Optimizer, OptimizeResult
+from lineside_converters.optimizer import Optimizer
 from lineside_converters.slimming import Effort
 from lineside_converters.source import open_source
 from lineside_converters.task import Classification
@@ -31,10 +32,17 @@ from lineside_models.networks.classifier import resnet18
 from lineside_models.vision.facts import ModelFacts
 
 SETS = ("x-sdd", "neu-det")
-SIDE = 64
-EPOCHS = 18
+SIDE = scaled(64, smoke=32)
+EPOCHS = scaled(18, smoke=1)
 EFFORT = Effort(
-    speedup=2.2, epochs=8, batch=32, learning_rate=1e-3, true_weight=1.0, teach_weight=1.0, threads=1, bf16=True
+    speedup=2.2,
+    epochs=scaled(8, smoke=1),
+    batch=scaled(32, smoke=4),
+    learning_rate=1e-3,
+    true_weight=1.0,
+    teach_weight=1.0,
+    threads=1,
+    bf16=True,
 )
 BARS = {"int8": 5.0, "drop": 1.0}
 
@@ -59,7 +67,7 @@ def trained() -> ClassifierResult:
             out=HOME / "classifier" / "teacher",
             epochs=EPOCHS,
             side_px=SIDE,
-            evaluate_every=3,
+            evaluate_every=min(3, EPOCHS),
             threads=1,
             bf16=True,
             resume=True,
@@ -95,8 +103,8 @@ def val_frames(labels: tuple[str, ...]) -> list[TrueFrame]:
     ]
 
 
-def optimise(teacher: ClassifierResult) -> OptimizeResult:
-    """Prunes, teaches and quantises, or takes what an earlier call has kept."""
+def optimizer(teacher: ClassifierResult) -> Optimizer:
+    """Returns what prunes, teaches and quantises."""
     return Optimizer(
         Path(teacher.onnx),
         target_device="x86",
@@ -112,18 +120,15 @@ def optimise(teacher: ClassifierResult) -> OptimizeResult:
         effort=EFFORT,
         on_progress=say,
         on_count=said(),
-    ).run()
+    )
 
 
 def run() -> dict[str, Any]:
     """Measures speed and accuracy of the pruned float model and of its INT8 forms."""
     teacher = trained()
-    result = optimise(teacher)
-    if result.slimmed is None:
-        raise RuntimeError("level 2 made no slim model")
+    forms, pruning = slim_forms(optimizer(teacher), Path(teacher.onnx))
     source = open_source(Path(teacher.onnx), HOME / "classifier" / "opened", given=ModelFacts(), trust=False)
     frames = val_frames(teacher.labels)
-    forms = {"pruned float in ort": (result.slimmed.model, "ort", "fp32"), **forms_of(result.bundle)}
     times = speedups(
         Path(teacher.onnx), forms, source.manifest, {f"{SIDE} px": feed_of(frames[0].frame, source.manifest)}
     )
@@ -142,10 +147,10 @@ def run() -> dict[str, Any]:
         "epochs": EPOCHS,
         "held_top1": teacher.held_top1,
         "effort": {"speedup": EFFORT.speedup, "epochs": EFFORT.epochs},
-        "pruning": {key: result.slimmed.training["pruning"][key] for key in ("predicted_harm", "whole", "curve")},
+        "pruning": pruning,
         "speed": times,
-        "speedup_float": times["geometric mean"]["pruned float in ort"]["speedup"],
-        "speedup_int8": fastest(times, [name for name in forms if name != "pruned float in ort"]),
+        "speedup_float": times["geometric mean"][PRUNED]["speedup"],
+        "speedup_int8": fastest(times, [name for name in forms if name != PRUNED]),
         "accuracy_val": drops,
         "bars": BARS,
     }

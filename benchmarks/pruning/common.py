@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from benchmarks.smoke import kept
 from lineside_converters.material import TrueFrame, true_frame
 from lineside_converters.running import answers_of, loaded, place_for
 from lineside_converters.statistics import Drop, drop_of_map50
@@ -16,7 +17,7 @@ from lineside_models.datasets import load_dataset
 from lineside_models.postprocess import Candidates
 from lineside_runtime.bundle import Manifest
 
-HOME = Path(__file__).parents[1] / ".pruning"
+HOME = kept(".pruning")
 """Finished and half finished work: trainings go on where they were, and figures alone are quick."""
 
 SEED = 20

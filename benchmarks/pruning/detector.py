@@ -9,9 +9,9 @@ from typing import Any
 
 from benchmarks.data import shared
 from benchmarks.pruning.common import HOME, SEED, answers, map_drop, said, say, told, val_frames
-from benchmarks.pruning.speeds import fastest, forms_of, speedups
+from benchmarks.pruning.speeds import PRUNED, fastest, slim_forms, speedups
 from lineside_converters.material import feed_of
-from lineside_converters.optimizer import Optimizer, OptimizeResult
+from lineside_converters.optimizer import Optimizer
 from lineside_converters.slimming import Effort
 from lineside_models import zoo
 from lineside_runtime.bundle import open_bundle
@@ -32,8 +32,8 @@ EFFORT = Effort(
 BARS = {"float": 2.1, "int8": 5.0, "float_drop": 1.0, "int8_drop": 1.5}
 
 
-def optimise() -> OptimizeResult:
-    """Prunes, teaches and quantises, or takes what an earlier call has kept."""
+def optimizer() -> Optimizer:
+    """Returns what prunes, teaches and quantises."""
     return Optimizer(
         zoo.path("surface-12-float"),
         target_device="x86",
@@ -49,14 +49,11 @@ def optimise() -> OptimizeResult:
         effort=EFFORT,
         on_progress=say,
         on_count=said(),
-    ).run()
+    )
 
 
 def run() -> dict[str, Any]:
     """Measures speed and accuracy of the pruned float model and of its INT8 forms."""
-    result = optimise()
-    if result.slimmed is None:
-        raise RuntimeError("level 2 made no slim model")
     source = zoo.path("surface-12-float")
     bundle = open_bundle(source)
     manifest = bundle.manifest
@@ -64,10 +61,10 @@ def run() -> dict[str, Any]:
     feeds = {
         f"{name} {each[0].frame.image.shape[:2]}": feed_of(each[0].frame, manifest) for name, each in frames.items()
     }
-    forms = {"pruned float in ort": (result.slimmed.model, "ort", "fp32"), **forms_of(result.bundle)}
     original = bundle.file(manifest.variants[0].file)
+    forms, pruning = slim_forms(optimizer(), original)
     times = speedups(original, forms, manifest, feeds)
-    int8 = [name for name in forms if name != "pruned float in ort"]
+    int8 = [name for name in forms if name != PRUNED]
     drops: dict[str, Any] = {}
     for name, each in frames.items():
         before = answers(original, each, manifest)
@@ -78,9 +75,9 @@ def run() -> dict[str, Any]:
     return {
         "baseline": "surface-12-float, ORT FP32, 1 thread",
         "effort": {"speedup": EFFORT.speedup, "epochs": EFFORT.epochs},
-        "pruning": {key: result.slimmed.training["pruning"][key] for key in ("predicted_harm", "whole", "curve")},
+        "pruning": pruning,
         "speed": times,
-        "speedup_float": times["geometric mean"]["pruned float in ort"]["speedup"],
+        "speedup_float": times["geometric mean"][PRUNED]["speedup"],
         "speedup_int8": fastest(times, int8),
         "accuracy_val": drops,
         "bars": BARS,

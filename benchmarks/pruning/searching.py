@@ -15,8 +15,9 @@ import torch
 
 from benchmarks.pruning.classifier import EFFORT, crops_folder, trained
 from benchmarks.pruning.common import HOME, SEED, said, say
+from benchmarks.smoke import SMOKE, scaled
 from lineside_converters.compress.cleanup import clean_graph
-from lineside_converters.compress.distill import school_of
+from lineside_converters.compress.distill import School, school_of
 from lineside_converters.compress.prune.pruning import (
     apply_plan,
     measure_sensitivity,
@@ -41,13 +42,13 @@ SHORT = dataclasses.replace(EFFORT, epochs=3, trials=24, shortlist=3)
 """Of every network alike: level 2's, the search's and the random search's."""
 
 
-def _bench(folder: Path) -> Bench:
+def _opened(folder: Path) -> tuple[Terms, School, list[torch.Tensor]]:
     teacher = trained()
     data = [crops_folder(teacher.labels)]
     source = open_source(Path(teacher.onnx), folder / "opened", given=ModelFacts(), trust=False)
     clean = folder / "clean.onnx"
     clean_graph(source.model, clean)
-    material = gather(source.manifest, limit=48, data=data)
+    material = gather(source.manifest, limit=scaled(48, smoke=2), data=data)
     terms = Terms(
         source=source.model,
         clean=clean,
@@ -61,6 +62,11 @@ def _bench(folder: Path) -> Bench:
     )
     frames = [torch.from_numpy(next(iter(feed.values()))) for feed in material.calibration]
     school = school_of(clean, source.manifest, data, frames, batch=SHORT.batch, seed=SEED)
+    return terms, school, frames
+
+
+def _bench(folder: Path) -> Bench:
+    terms, school, _ = _opened(folder)
     found = measure_sensitivity(
         school.network,
         school.lessons,
@@ -97,6 +103,10 @@ def run() -> dict[str, Any]:
     key = hashlib.sha256(repr(SHORT).encode()).hexdigest()[:8]
     folder = HOME / f"searching-{key}"
     folder.mkdir(parents=True, exist_ok=True)
+    if SMOKE:
+        terms, school, frames = _opened(folder)
+        sizes = {"frames": len(frames), "batch_frames": len(school.frames), "labels": len(terms.manifest.labels)}
+        return {**sizes, "left_out": "the search: sensitivities, plans and trainings of minutes each"}
     bench = _bench(folder)
     budget = Budget(trials=SHORT.trials, shortlist=SHORT.shortlist, tuition=tuition_of(SHORT, SEED))
     series: dict[str, list[Finished]] = {
