@@ -184,7 +184,7 @@ def _untrained(command: list[str], out: Path) -> dict[str, float]:
     if subprocess.run(words, check=False).returncode != 1:  # 2 for wrong usage, 1 for a folder without images
         raise RuntimeError(f"not understood: {words}")
     shipped = open_bundle(zoo.path("surface-12-float"))
-    out.mkdir()
+    out.mkdir(exist_ok=True)
     shutil.copy(shipped.file(shipped.manifest.variants[0].file), out / "float.onnx")
     return {"wall_s": 0.0, "processor_s": 0.0}
 
