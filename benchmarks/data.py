@@ -1,7 +1,7 @@
 """The data sets for development; they are never part of the repository.
 
 ``LINESIDE_DATA`` names the folder that holds them; without it ``shared/data`` beside the repository, or further up, is
-used. A smoke run draws small ones.
+used.
 """
 
 from __future__ import annotations
@@ -31,17 +31,14 @@ def shared(name: str) -> Path:
     if SMOKE:
         return _drawn(name)
     if given := os.environ.get(VARIABLE):
-        folder = Path(given) / name
-        if folder.is_dir():
+        if (folder := Path(given) / name).is_dir():
             return folder
         raise FileNotFoundError(f"{VARIABLE}={given} holds no folder {name}")
     for parent in Path(__file__).resolve().parents[2:]:
         folder = parent / "shared" / "data" / name
         if folder.is_dir():
             return folder
-    raise FileNotFoundError(
-        f"no shared/data/{name} beside the repository; {VARIABLE} names the folder that holds {name}"
-    )
+    raise FileNotFoundError(f"no shared/data/{name} beside the repository; {VARIABLE} names the folder with {name}")
 
 
 @functools.cache
@@ -54,7 +51,12 @@ def _drawn(name: str) -> Path:
         case "deeppcb":
             _write_boxes(folder, "pcb", (224, 224), count=8)
         case "x-sdd":
-            _write_folders(folder)
+            _write_folders(
+                folder, [f"{label}/{number}.png" for number in range(8) for label in ("red iron", "iron sheet ash")]
+            )
+        case "magnetic-tile":
+            bad = [f"MT_Break/{number}.png" for number in range(4)]
+            _write_folders(folder, [*(f"MT_Free/{number}.png" for number in range(18)), *bad])
         case "imagenet-sample":
             for number in range(8):
                 _write_image(folder / "images" / f"{number}.jpg", number)
@@ -97,8 +99,7 @@ def _write_boxes(folder: Path, kind: Kind, size: tuple[int, int], *, count: int)
     _write_folds(folder, [f"images/{number}.png" for number in range(count)])
 
 
-def _write_folders(folder: Path) -> None:
-    names = [f"{label}/{number}.png" for number in range(8) for label in ("red iron", "iron sheet ash")]
+def _write_folders(folder: Path, names: list[str]) -> None:
     for number, name in enumerate(names):
         _write_image(folder / name, number)
     _write_folds(folder, names)

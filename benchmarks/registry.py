@@ -78,13 +78,11 @@ _ALL = (
             *(f"{_MODELS}/{name}" for name in ("metrics.py", "rates.py", "preprocess.py", "postprocess", "simulator")),
             *(_DETECTOR, f"{_MODELS}/zoo/surface-12/onnx-int8", _PARENT),
         ),
-        ("data",),
     ),
     Benchmark(
         "learn_good",
         "lineside learn-good on magnetic-tile",
         (f"{_MODELS}/anomaly", f"{_CONVERTERS}/evaluation/anomaly.py", f"{_MODELS}/zoo/patch-features/onnx-int8"),
-        ("data",),
     ),
     Benchmark("predict", "QualityInspector against the machine's roofline", (*_ENGINES, *_VISION, _DETECTOR)),
     Benchmark(

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from benchmarks.accuracy import identity_of
 from benchmarks.figures.__main__ import main
 from benchmarks.figures.blocks import blocks
 from benchmarks.provenance import collect, sources_sha256
+from benchmarks.registry import RESULTS
 from lineside_models import zoo
 from lineside_runtime.bundle import open_bundle
 
@@ -177,6 +179,16 @@ def test_a_changed_model_card_is_described_in_its_manifest(tree: Path, capsys: p
     after = json.loads((bundle / "manifest.json").read_bytes())
     assert {**after, "files": None} == {**before, "files": None}
     assert [name for name in after["files"] if after["files"][name] != before["files"][name]] == ["model_card.md"]
+
+
+@pytest.mark.parametrize("detector", ["surface-12", "surface-12, onnx-int8", "surface-12-float"])
+def test_the_figures_on_the_model_cards_are_of_the_shipped_weights(detector: str) -> None:
+    result = RESULTS / "accuracy.json"
+    if not result.exists():
+        pytest.skip("the accuracy was not measured: python -m benchmarks accuracy")
+    found = json.loads(result.read_bytes())["detectors"][detector]
+
+    assert found["sha256"] == identity_of(zoo.path(found["bundle"].partition("@")[0]), found["variant"])
 
 
 def test_every_block_has_a_renderer_with_a_summary() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.figures.blocks import block
-from benchmarks.figures.results import Value
+from benchmarks.figures.results import FiguresError, Value
 from benchmarks.figures.tables import between, fixed, percent, signed, significant, table, times, verdict
 
 CASES = {
@@ -26,6 +26,8 @@ LOOP_BAR = 1.02
 def wire(found: Value) -> str:
     """Bytes of a step, and the share of a step spent communicating."""
     batches = [(name, of) for name, of in found.items() if "cases" in of]
+    if not batches:
+        raise FiguresError("no batch was measured")
     cases = batches[0][1]["cases"]
     rows = []
     for key, what in CASES.items():
