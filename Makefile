@@ -6,6 +6,7 @@
 #   make bench        benchmarks, JSON under benchmarks/results/
 #   make bench-training  training on several workers: bytes, waiting, prediction, deaths (an hour; root for the wire), accuracy (an hour)
 #   make test-system  whole journeys and faults that take longer than CI has
+#   make test-gpu     every path that an NVIDIA GPU enables, at most 20 minutes; without a GPU each step says so
 #   make soak         the agent at full speed for two hours (SECONDS=7200), memory and file handles watched from outside
 #   make fuzz         coverage-guided fuzzing of every topic's payload, an hour (SECONDS=3600)
 #   make setup        the development environment in .venv
@@ -22,7 +23,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 OUT ?= demo-out
 SOAK_OUT ?= soak-out
 
-.PHONY: help setup demo test check bench bench-training test-system soak fuzz proto peers clean
+.PHONY: help setup demo test check bench bench-training test-system test-gpu soak fuzz proto peers clean
 .DEFAULT_GOAL := help
 
 help:
@@ -72,6 +73,10 @@ bench-training: $(VENV)/.dev
 test-system: $(VENV)/.dev peers
 	$(BIN)/python -m pytest tests/system --timeout 1800
 
+# The benchmark looks for a GPU first, and installs NVIDIA's packages (.venv-gpu, some GB) only where there is one.
+test-gpu: $(VENV)/.dev
+	$(BIN)/python -m benchmarks gpu
+
 soak: $(VENV)/.dev peers
 	$(BIN)/python -m benchmarks.soak --seconds $(or $(SECONDS),7200) --out $(SOAK_OUT)
 
@@ -85,4 +90,4 @@ proto: $(VENV)/.dev
 	$(BIN)/python -m grpc_tools.protoc -I $(PROTO) --descriptor_set_out=$(PROTO)/open_inference.binpb open_inference.proto
 
 clean:
-	rm -rf $(VENV) demo-out soak-out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .venv-gpu demo-out soak-out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

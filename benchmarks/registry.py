@@ -129,7 +129,7 @@ _ALL = (
     Benchmark(
         "optimizer.others", "level 1 beside Olive and NNCF", (_CONVERTERS,), ("networks", "data", "others"), True
     ),
-    Benchmark("pruning", "levels 2 and 3 and distillation", (_CONVERTERS,), ("data",), long=True),
+    Benchmark("pruning", "levels 2 and 3 and distillation", (_CONVERTERS,), ("data", "drawn"), long=True),
     Benchmark("training.wire", "bytes and waiting of each gradient scheme", (_TRAINING,), _RANKS, long=True),
     Benchmark("training.more_workers", "prediction of more workers", (f"{_TRAINING}/cluster",), _RANKS, long=True),
     Benchmark("training.loop", "the training loop beside a bare torch loop", (_TRAINING,), _RANKS, long=True),
@@ -138,9 +138,16 @@ _ALL = (
     Benchmark("boards", "images for boards: prepare, write, start", (_BOARDS, f"{_AGENT}/service"), long=True),
     Benchmark(
         "yolo11n",
-        "the shipped detector against YOLO11n",
+        "our detector and YOLO11n, trained alike: speed and accuracy of the same networks",
         (_COMPRESS, _TRAINING, _DETECTOR),
-        ("networks", "data", "others"),
+        ("networks", "data", "drawn", "others"),
+        long=True,
+    ),
+    Benchmark(
+        "gpu",
+        "every path that an NVIDIA GPU enables: engines, device cache, level 3, NCCL, training",
+        (f"{_RUNTIME}/backends", f"{_RUNTIME}/cache", f"{_RUNTIME}/conformance", _CONVERTERS),
+        ("networks", "drawn"),
         long=True,
     ),
     Benchmark("soak", "two hours of the agent at full speed", (_AGENT, _RUNTIME, *_VISION, _DETECTOR), long=True),
