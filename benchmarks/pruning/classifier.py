@@ -13,9 +13,10 @@ import cv2
 import numpy as np
 import torch
 
-from benchmarks.data import shared
-from benchmarks.pruning.common import HOME, SEED, answers, said, say, told
+from benchmarks.pruning import unpruned
+from benchmarks.pruning.common import HOME, SEED, answers, data_set, said, say, told
 from benchmarks.pruning.speeds import fastest, forms_of, speedups
+from benchmarks.smoke import scaled
 from lineside_converters.compress.distill import macs
 from lineside_converters.material import TrueFrame, feed_of
 from lineside_converters.optimizer import Optimizer, OptimizeResult
@@ -30,12 +31,19 @@ from lineside_models.frame import Frame
 from lineside_models.networks.classifier import resnet18
 from lineside_models.vision.facts import ModelFacts
 
-SETS = ("x-sdd", "neu-det")
+SETS = scaled(("x-sdd", "neu-det"), smoke=("x-sdd",))
 SIDE = 64
-EPOCHS = 18
-EFFORT = Effort(
-    speedup=2.2, epochs=8, batch=32, learning_rate=1e-3, true_weight=1.0, teach_weight=1.0, threads=1, bf16=True
+EPOCHS, BATCH, WIDTH = scaled((18, 32, 1.0), smoke=(4, 8, 0.25))
+EFFORT = scaled(
+    Effort(
+        speedup=2.2, epochs=8, batch=32, learning_rate=1e-3, true_weight=1.0, teach_weight=1.0, threads=1, bf16=True
+    ),
+    smoke=Effort(speedup=1.1, epochs=3, batch=8, learning_rate=2e-3, true_weight=1.0, threads=1),
 )
+TARGET = scaled("x86", smoke="rpi5")
+"""In a smoke run one that this machine isn't, so that no gate depends on its speed."""
+
+PRUNED = "pruned float in ort"
 BARS = {"int8": 5.0, "drop": 1.0}
 
 
@@ -55,9 +63,11 @@ def trained() -> ClassifierResult:
     """Trains the classifier, or goes on where an earlier call was ended; done, it takes no time."""
     return train_classifier(
         ClassifierConfig(
-            data=tuple(shared(name) for name in SETS),
+            data=tuple(data_set(name) for name in SETS),
             out=HOME / "classifier" / "teacher",
             epochs=EPOCHS,
+            batch=BATCH,
+            width=WIDTH,
             side_px=SIDE,
             evaluate_every=3,
             threads=1,
@@ -74,7 +84,7 @@ def crops_folder(labels: tuple[str, ...]) -> Path:
     for fold in ("train", "val"):
         if (root / fold).is_dir():
             continue
-        crops = read_all([shared(name) for name in SETS], labels, look=Look(SIDE), fold=fold)
+        crops = read_all([data_set(name) for name in SETS], labels, look=Look(SIDE), fold=fold)
         half = root.with_name(f"{fold}.half")
         for number, (image, label) in enumerate(zip(crops.images, crops.labels, strict=True)):
             folder = half / labels[label]
@@ -87,7 +97,7 @@ def crops_folder(labels: tuple[str, ...]) -> Path:
 
 def val_frames(labels: tuple[str, ...]) -> list[TrueFrame]:
     """Returns the pictures of the val folds."""
-    crops = read_all([shared(name) for name in SETS], labels, look=Look(SIDE), fold="val")
+    crops = read_all([data_set(name) for name in SETS], labels, look=Look(SIDE), fold="val")
     empty = np.empty((0, 4), np.float32)
     return [
         TrueFrame(Frame(image=image, source="val", sequence=number), empty, np.array([label], np.int64))
@@ -99,7 +109,7 @@ def optimise(teacher: ClassifierResult) -> OptimizeResult:
     """Prunes, teaches and quantises, or takes what an earlier call has kept."""
     return Optimizer(
         Path(teacher.onnx),
-        target_device="x86",
+        target_device=TARGET,
         optimization_level=2,
         data=[crops_folder(teacher.labels)],
         fold="train",
@@ -123,29 +133,44 @@ def run() -> dict[str, Any]:
         raise RuntimeError("level 2 made no slim model")
     source = open_source(Path(teacher.onnx), HOME / "classifier" / "opened", given=ModelFacts(), trust=False)
     frames = val_frames(teacher.labels)
-    forms = {"pruned float in ort": (result.slimmed.model, "ort", "fp32"), **forms_of(result.bundle)}
+    whole = unpruned.teach_unpruned(
+        Path(teacher.onnx),
+        [crops_folder(teacher.labels)],
+        HOME / "classifier" / "unpruned",
+        effort=EFFORT,
+        steps=unpruned.steps_of(result.slimmed.training),
+    )
+    pruned = {PRUNED: (result.slimmed.model, "ort", "fp32"), **forms_of(result.bundle)}
+    forms = {**pruned, **whole.forms}
     times = speedups(
         Path(teacher.onnx), forms, source.manifest, {f"{SIDE} px": feed_of(frames[0].frame, source.manifest)}
     )
     before = answers(Path(teacher.onnx), frames, source.manifest)
-    drops = {
-        form: told(
-            Classification().drop(frames, before, answers(path, frames, source.manifest, engine, precision), seed=SEED)
-        )
+    after = {
+        form: answers(path, frames, source.manifest, engine, precision)
         for form, (path, engine, precision) in forms.items()
+    }
+    drop = Classification().drop
+    drops = {form: told(drop(frames, before, found, seed=SEED)) for form, found in after.items()}
+    costs = {
+        form: told(drop(frames, after[unpruned.FLOAT if form == PRUNED else unpruned.INT8], after[form], seed=SEED))
+        for form in pruned
     }
     example = torch.zeros(1, 1, SIDE, SIDE)
     return {
         "baseline": f"ResNet-18 at {SIDE} px, ORT FP32, 1 thread",
-        "macs": macs(resnet18(len(teacher.labels)), example),
-        "sets": {name: len(load_dataset(shared(name), "val").samples) for name in SETS},
+        "macs": macs(resnet18(len(teacher.labels), width=WIDTH), example),
+        "sets": {name: len(load_dataset(data_set(name), "val").samples) for name in SETS},
         "epochs": EPOCHS,
         "held_top1": teacher.held_top1,
         "effort": {"speedup": EFFORT.speedup, "epochs": EFFORT.epochs},
         "pruning": {key: result.slimmed.training["pruning"][key] for key in ("predicted_harm", "whole", "curve")},
+        "unpruned_taught": {"steps": whole.steps, "curve": whole.curve},
+        "pruned_steps": unpruned.steps_of(result.slimmed.training),
         "speed": times,
-        "speedup_float": times["geometric mean"]["pruned float in ort"]["speedup"],
-        "speedup_int8": fastest(times, [name for name in forms if name != "pruned float in ort"]),
+        "speedup_float": times["geometric mean"][PRUNED]["speedup"],
+        "speedup_int8": fastest(times, [name for name in pruned if name != PRUNED]),
         "accuracy_val": drops,
+        "cost_of_pruning_val": costs,
         "bars": BARS,
     }

@@ -8,6 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from benchmarks import drawn
+from benchmarks.data import shared
+from benchmarks.smoke import SMOKE, kept
 from lineside_converters.material import TrueFrame, true_frame
 from lineside_converters.running import answers_of, loaded, place_for
 from lineside_converters.statistics import Drop, drop_of_map50
@@ -16,10 +19,20 @@ from lineside_models.datasets import load_dataset
 from lineside_models.postprocess import Candidates
 from lineside_runtime.bundle import Manifest
 
-HOME = Path(__file__).parents[1] / ".pruning"
+HOME = kept(".pruning")
 """Finished and half finished work: trainings go on where they were, and figures alone are quick."""
 
 SEED = 20
+
+
+def data_set(name: str) -> Path:
+    """Returns the folder of a data set; in a smoke run a small one of its layout, which is drawn."""
+    if not SMOKE:
+        return shared(name)
+    HOME.mkdir(parents=True, exist_ok=True)
+    if name == "x-sdd":
+        return drawn.textures(HOME / name, {"train": 96, "val": 12})
+    return {"neu-det": drawn.steel, "deeppcb": drawn.boards}[name](HOME / name)
 
 
 def say(text: str) -> None:

@@ -12,31 +12,37 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.data import shared
 from benchmarks.pruning.classifier import SETS, SIDE, progress, trained
-from benchmarks.pruning.common import HOME
+from benchmarks.pruning.common import HOME, data_set
+from benchmarks.smoke import scaled
 from lineside_converters.compress.distill import macs, open_school, open_student
 from lineside_converters.training.classes import Look, classify, read_all
 from lineside_converters.training.taught import Tuition, teach
 
-SEEDS = (0, 1, 2)
+SEEDS = scaled((0, 1, 2), smoke=(0,))
 STUDENT = "resnet18@0.4375"  # 0.23 of the multiply-accumulates
 TUITION = Tuition(
-    learning_rate=1.5e-3, true_weight=0.5, teach_weight=1.0, feature_weight=0.1, epochs=14, evaluate_every=4, threads=1,
+    learning_rate=1.5e-3,
+    true_weight=0.5,
+    teach_weight=1.0,
+    feature_weight=0.1,
+    epochs=scaled(14, smoke=1),
+    evaluate_every=4,
+    threads=1,
     bf16=True,
-)  # fmt: skip
-BATCH = 32
+)
+BATCH = scaled(32, smoke=8)
 BARS = {"share_of_teacher": 0.98, "better_than_alone": True}
 
 
 def run() -> dict[str, Any]:
     """Trains six students, or takes what earlier calls have kept, and judges them."""
     teacher = trained()
-    crops = read_all([shared(name) for name in SETS], teacher.labels, look=Look(SIDE), fold="val")
+    crops = read_all([data_set(name) for name in SETS], teacher.labels, look=Look(SIDE), fold="val")
     accuracies: dict[str, list[float]] = {"taught": [], "alone": []}
     sizes: dict[str, int] = {}
     for seed in SEEDS:
-        school = open_school(Path(teacher.onnx), [shared(name) for name in SETS], batch=BATCH, seed=seed)
+        school = open_school(Path(teacher.onnx), [data_set(name) for name in SETS], batch=BATCH, seed=seed)
         for way in accuracies:
             student = open_student(STUDENT, school, seed=seed)
             settings = dataclasses.replace(TUITION, seed=seed)

@@ -1,13 +1,17 @@
 """Level 3 on the ResNet-18. Baselines: level 2's points, and a random search of the same budget in the same space.
 
 Everything is measured as the search measures it: INT8, one thread, fine-tuned with the same schedule, judged on what is
-kept aside of the train folds. The hypervolume is against one reference point for all three.
+kept aside of the train folds. The hypervolume is against one reference point for all series. Search and random search
+run once for each seed; what a seed has found is kept, so that one that was ended goes on, and all is timed in turn at
+the end. One seed alone, without a result: ``python -m benchmarks.pruning searching --seed 1``.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,7 @@ import torch
 
 from benchmarks.pruning.classifier import EFFORT, crops_folder, trained
 from benchmarks.pruning.common import HOME, SEED, said, say
+from benchmarks.smoke import scaled
 from lineside_converters.compress.cleanup import clean_graph
 from lineside_converters.compress.distill import school_of
 from lineside_converters.compress.prune.pruning import (
@@ -27,7 +32,7 @@ from lineside_converters.material import gather
 from lineside_converters.proving import Terms
 from lineside_converters.recipes import recipe_for
 from lineside_converters.search.finding import Budget, accounts, find, judge, space_for, timed_together
-from lineside_converters.search.searching import Bench, Finished
+from lineside_converters.search.searching import Bench, Finished, Sampler
 from lineside_converters.slimming import shrinker, tuition_of
 from lineside_converters.source import open_source
 from lineside_converters.targets import find_target
@@ -36,8 +41,10 @@ from lineside_converters.training.taught import teach
 from lineside_converters.voice import Voice
 from lineside_models.vision.facts import ModelFacts
 
-LEVEL2_SPEEDUPS = (1.6, 2.6)
-SHORT = dataclasses.replace(EFFORT, epochs=3, trials=24, shortlist=3)
+SEEDS = scaled((0, 1, 2), smoke=(0, 1))
+SAMPLERS: Mapping[str, Sampler] = {"search": "nsga2", "random": "random"}
+LEVEL2_SPEEDUPS = scaled((1.6, 2.6), smoke=(1.1,))
+SHORT = dataclasses.replace(EFFORT, epochs=scaled(3, smoke=1), trials=scaled(24, smoke=2), shortlist=scaled(3, smoke=1))
 """Of every network alike: level 2's, the search's and the random search's."""
 
 
@@ -93,21 +100,14 @@ def _level2(bench: Bench, folder: Path, speedup: float) -> list[Finished]:
 
 
 def run() -> dict[str, Any]:
-    """Searches three ways, or takes what earlier calls have kept, and compares the areas."""
-    key = hashlib.sha256(repr(SHORT).encode()).hexdigest()[:8]
-    folder = HOME / f"searching-{key}"
-    folder.mkdir(parents=True, exist_ok=True)
-    bench = _bench(folder)
-    budget = Budget(trials=SHORT.trials, shortlist=SHORT.shortlist, tuition=tuition_of(SHORT, SEED))
-    series: dict[str, list[Finished]] = {
-        "level 2": [each for speedup in LEVEL2_SPEEDUPS for each in _level2(bench, folder, speedup)],
-        "search": find(bench, budget, folder / "search"),
-        "random": find(bench, budget, folder / "random", sampler="random"),
-    }
+    """Searches with every seed, or takes what earlier calls have kept, and compares the areas."""
+    folder, bench = _opened()
+    series = {"level 2": [each for speedup in LEVEL2_SPEEDUPS for each in _level2(bench, folder, speedup)]}
+    for seed in SEEDS:
+        series |= find_both(bench, folder, seed)
     candidates, areas = accounts(timed_together(bench, series), None)
-    values = {each.series: round(each.value, 4) for each in areas}
     return {
-        "baseline": "level 2 at three speeds; random search of the same space, trials and shortlist",
+        "baseline": f"level 2 at {len(LEVEL2_SPEEDUPS)} speeds; random search of the same space, trials and shortlist",
         "budget": {"trials": SHORT.trials, "shortlist": SHORT.shortlist, "epochs_each": SHORT.epochs},
         "points": [
             {
@@ -119,8 +119,62 @@ def run() -> dict[str, Any]:
             }
             for c in candidates
         ],
-        "hypervolume": values,
-        "against_level2": round(values["search"] / values["level 2"], 4),
-        "against_random": round(values["search"] / values["random"], 4),
+        **compared({each.series: each.value for each in areas}, SEEDS),
         "bars": {"against_level2": 1.0, "against_random": 1.0},
     }
+
+
+def run_seed(seed: int) -> None:
+    """Searches with one seed and keeps what it finds."""
+    folder, bench = _opened()
+    find_both(bench, folder, seed)
+
+
+def find_both(bench: Bench, folder: Path, seed: int) -> dict[str, list[Finished]]:
+    """Returns what the search and the random search find with a seed, or have found before."""
+    seeded = dataclasses.replace(bench, terms=dataclasses.replace(bench.terms, seed=seed))
+    budget = Budget(trials=SHORT.trials, shortlist=SHORT.shortlist, tuition=tuition_of(SHORT, seed))
+    return {
+        name_of(name, seed): find(seeded, budget, folder / f"{name}-{seed}", sampler=sampler)
+        for name, sampler in SAMPLERS.items()
+    }
+
+
+def name_of(name: str, seed: int) -> str:
+    """Returns the name of a series."""
+    return f"{name}, seed {seed}"
+
+
+def compared(areas: Mapping[str, float], seeds: Sequence[int]) -> dict[str, Any]:
+    """Returns the hypervolumes with mean and standard deviation over the seeds, and how they compare.
+
+    Args:
+        areas: By series.
+        seeds: Of the two searches.
+    """
+    each = {name: [areas[name_of(name, seed)] for seed in seeds] for name in SAMPLERS}
+    mean = {name: statistics.mean(values) for name, values in each.items()}
+    return {
+        "seeds": list(seeds),
+        "hypervolume": {
+            "level 2": round(areas["level 2"], 4),
+            **{
+                name: {
+                    "mean": round(mean[name], 4),
+                    "sd": round(statistics.stdev(values), 4),
+                    "per_seed": [round(value, 4) for value in values],
+                }
+                for name, values in each.items()
+            },
+        },
+        "against_level2": round(mean["search"] / areas["level 2"], 4),
+        "against_random": round(mean["search"] / mean["random"], 4),
+        "against_random_per_seed": [round(a / b, 4) for a, b in zip(each["search"], each["random"], strict=True)],
+    }
+
+
+def _opened() -> tuple[Path, Bench]:
+    key = hashlib.sha256(repr(SHORT).encode()).hexdigest()[:8]
+    folder = HOME / f"searching-{key}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder, _bench(folder)
