@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from lineside_models.labels import LABELS, PCB
+from lineside_models.labels import LABELS
 from lineside_models.simulator import render
 
 FOLDS = {"train": 24, "val": 6}
@@ -37,28 +37,6 @@ def steel(root: Path, folds: Mapping[str, int] = FOLDS) -> Path:
         )
         (half / "annotations" / f"s_{number}.xml").write_text(f"<annotation>{objects}</annotation>")
         rows.append(f"s_{number}.jpg,x,{fold}")
-    return _finished(half, root, rows)
-
-
-def boards(root: Path, folds: Mapping[str, int] = FOLDS) -> Path:
-    """Writes frames of circuit boards and their clean templates in DeepPCB's layout, so many a fold; done once."""
-    if root.is_dir():
-        return root
-    half = root.with_name(f"{root.name}.half")
-    images, notes = half / "PCBData/group1/1", half / "PCBData/group1/1_not"
-    for folder in (images, notes):
-        folder.mkdir(parents=True, exist_ok=True)
-    rows = ["image,fold,template_included"]
-    for number, fold in enumerate(_each(folds)):
-        frame = render("pcb", number, defects=5)
-        cv2.imwrite(str(images / f"{number}_test.jpg"), frame.image)
-        cv2.imwrite(str(images / f"{number}_temp.jpg"), render("pcb", number, defects=0).image)
-        lines = [
-            " ".join(str(round(v)) for v in box) + f" {PCB.index(LABELS[label]) + 1}"
-            for box, label in zip(frame.boxes.tolist(), frame.labels.tolist(), strict=True)
-        ]
-        (notes / f"{number}.txt").write_text("\n".join(lines))
-        rows.append(f"group1/1/{number}_test.jpg,{fold},1")
     return _finished(half, root, rows)
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import itertools
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,9 +37,9 @@ def tiny() -> Path:
     return _kept("tiny.onnx", _write_tiny)
 
 
-def chain() -> Path:
-    """Returns four small convolutions in a row, input ``image`` (1, 3, 224, 224) float32: for smoke runs."""
-    return _kept("chain.onnx", _write_chain)
+def small() -> Path:
+    """Returns a classifier for smoke runs: 4 layers, drawn weights, input and output as `lite0_float`."""
+    return _kept("small.onnx", _write_small)
 
 
 def lite0_float() -> Path:
@@ -152,18 +151,30 @@ def _write_tiny(path: Path) -> None:
     write_atomic(path, model.SerializeToString())
 
 
-def _write_chain(path: Path) -> None:
-    weight = numpy_helper.from_array(np.full((3, 3, 1, 1), 0.3, np.float32), "weight")
-    names = ["image", "a", "b", "c", "logits"]
-    nodes = [
-        helper.make_node("Conv", [one, "weight"], [other], name=f"conv_{other}")
-        for one, other in itertools.pairwise(names)
+def _write_small(path: Path) -> None:
+    rng = np.random.default_rng(0)
+    weights, nodes, value, channels = [], [], "image", 3
+    for number, wider in enumerate((8, 16, 16)):
+        drawn = rng.normal(0, (2 / channels / 9) ** 0.5, (wider, channels, 3, 3)).astype(np.float32)
+        weights.append(numpy_helper.from_array(drawn, f"weight{number}"))
+        weights.append(numpy_helper.from_array(rng.normal(0, 0.1, wider).astype(np.float32), f"bias{number}"))
+        taken = [value, f"weight{number}", f"bias{number}"]
+        conv = helper.make_node("Conv", taken, [f"conv{number}"], name=f"conv{number}", strides=[4, 4], pads=[1] * 4)
+        nodes += [conv, helper.make_node("Relu", [f"conv{number}"], [f"relu{number}"], name=f"relu{number}")]
+        value, channels = f"relu{number}", wider
+    weights.append(numpy_helper.from_array(rng.normal(0, 0.5, (channels, 1000)).astype(np.float32), "head"))
+    nodes += [
+        helper.make_node("GlobalAveragePool", [value], ["pooled"], name="pool"),
+        helper.make_node("Flatten", ["pooled"], ["flat"], name="flatten"),
+        helper.make_node("Gemm", ["flat", "head"], ["logits"], name="gemm"),
     ]
-    first, last = (
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, SIDE, SIDE]) for name in (names[0], names[-1])
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, SIDE, SIDE])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 1000])
+    model = helper.make_model(
+        helper.make_graph(nodes, "small", [image], [logits], weights),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=9,
     )
-    graph = helper.make_graph(nodes, "chain", [first], [last], [weight])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     write_atomic(path, model.SerializeToString())
 
 

@@ -66,7 +66,7 @@ def run() -> dict[str, Any]:
 
 def _networks() -> Iterator[tuple[str, Bundle]]:
     if SMOKE:  # of a real network dozens of cuts are timed
-        yield "chain", networks.bundle(networks.chain())
+        yield "small", networks.bundle(networks.small())
         return
     yield "lite0", networks.bundle(networks.lite0_int8())
     yield "surface_12", open_bundle(zoo.path("surface-12"))

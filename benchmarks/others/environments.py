@@ -25,7 +25,7 @@ def python_of(name: str) -> Path:
     if not done.exists():
         print(f"  setting up {home} ...", file=sys.stderr, flush=True)
         venv.create(home, with_pip=True, clear=True)
-        pip = [home / "bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        pip: list[str | Path] = [home / "bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*pip, *REQUIREMENTS[name]], check=True, stdout=sys.stderr)
         done.touch()
     return home / "bin/python"

@@ -13,6 +13,7 @@ import numpy as np
 
 from benchmarks import networks
 from benchmarks.others.environments import python_of
+from benchmarks.smoke import SMOKE
 from lineside_models.simulator import render
 from lineside_models.vision.facts import ModelFacts
 from lineside_models.vision.wrap import wrap_onnx
@@ -91,7 +92,7 @@ def _frame(name: str, side: int) -> Path:
 
 def _ir(onnx: Path) -> Path:
     path = HOME / f"{onnx.stem}.xml"
-    if not path.exists():
+    if not SMOKE and not path.exists():
         ovc = python_of("model-api").with_name("ovc")
         _run([ovc, onnx, "--compress_to_fp16=False", "--output_model", path])
     return path

@@ -5,7 +5,7 @@ records and kept pictures go home over mosquitto to a hub, and its verdicts to a
 outside, in a process that imports nothing of ours. `verdict` judges what it saw, `chart` draws it. Bounds of the store
 are low, so that old pictures and records already go while the run lasts.
 
-Results lie in one folder: ``soak.json``, ``soak.svg`` and ``samples.jsonl``.
+``soak.svg`` stands beside its JSON.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import msgspec
 import numpy as np
 import tomli_w
 
+from benchmarks.smoke import scaled
 from benchmarks.soak import chart, verdict
 from lineside_hub.identity import HUB_NAME
 from lineside_hub.repository import Repository
@@ -33,7 +34,7 @@ from lineside_models.simulator import render
 from tests.peers.brokers import Mosquitto, find_mosquitto
 
 SAMPLER = Path(__file__).with_name("sampler.py")
-PICTURES = 32
+PICTURES = scaled(32, smoke=4)
 SIZE = (640, 480)
 BUNDLE = "surface-12"
 KEPT_EVERY = 21
@@ -46,14 +47,20 @@ SAMPLES_MIN = 60
 
 DEVICE, GROUP, SITE = "soak-1", "line", "plant"
 START_S = 120.0
+MINUTES = scaled(120.0, smoke=0.04)
+REPORTED = (
+    *("inspected", "recorded", "lost", "faults", "outbox_pending", "images_kept", "images_removed", "frames_sent"),
+    *("records_removed", "records_bytes", "resent", "store_problem", "frames_problem"),
+)
+"""What the agent says of itself at the end."""
 
 
-def run(*, seconds: float, out: Path) -> dict[str, Any]:
+def run(out: Path, minutes: float = MINUTES) -> dict[str, Any]:
     """Runs it.
 
     Args:
-        seconds: How long frames run.
-        out: Where the results go; made.
+        out: Folder for the chart ``soak.svg``.
+        minutes: How long frames run.
 
     Returns:
         As `verdict.judge`, with what the agent said of itself at the end under ``agent``.
@@ -62,20 +69,17 @@ def run(*, seconds: float, out: Path) -> dict[str, Any]:
         RuntimeError: The agent ended by itself, or never started.
         ValueError: It was too short to judge.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    seconds = 60.0 * minutes
     with tempfile.TemporaryDirectory(prefix="lineside-soak-") as folder, _site(Path(folder)) as agent:
         status_path = Path(folder) / "state" / "status.json"
         _await_frames(agent, status_path, Path(folder) / "agent.log")
-        samples = _sampled(agent.pid, seconds, status_path, out / "samples.jsonl")
+        samples = _sampled(agent.pid, seconds, status_path, Path(folder) / "samples.jsonl")
         status = json.loads(status_path.read_text())
         if agent.poll() is not None:
             raise RuntimeError((Path(folder) / "agent.log").read_text()[-4000:])
     found = verdict.judge(samples)
-    kept = ("inspected", "recorded", "lost", "faults", "outbox_pending", "images_kept", "images_removed", "frames_sent")
-    kept += ("records_removed", "records_bytes", "resent", "store_problem", "frames_problem")
-    found["agent"] = {name: status[name] for name in kept}
+    found["agent"] = {name: status[name] for name in REPORTED}
     (out / "soak.svg").write_text(chart.draw(samples, warm_up=verdict.WARM_UP))
-    (out / "soak.json").write_text(json.dumps(found, indent=1) + "\n")
     return found
 
 

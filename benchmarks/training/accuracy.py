@@ -1,7 +1,5 @@
 """Final accuracy of each scheme against float32: a classifier on x-sdd and neu-det crops, paired seeds.
 
-python -m benchmarks.training.accuracy [SCHEME ...]
-
 Two workers train every scheme from the same weights on the same batches in the same order; what differs is how
 gradients (and under FSDP2 parameters) travel. The network is what people train: EfficientNet-Lite0 with ImageNet's
 weights and a new head (a network from drawn weights ends at four pictures of five, two points apart from itself when a
@@ -13,7 +11,6 @@ finished is kept in ``benchmarks/.training/``.
 from __future__ import annotations
 
 import json
-import logging
 import statistics
 import sys
 import tempfile
@@ -29,6 +26,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from benchmarks.data import shared
+from benchmarks.smoke import kept, scaled
 from benchmarks.training.ranks import together
 from lineside_converters.training import checkpoint
 from lineside_converters.training.classes import ClassData, ClassLessons, Crops, Look, classify, read_all
@@ -39,16 +37,19 @@ from lineside_models.datasets import load_dataset
 from lineside_models.networks.detector import pretrained_trunk
 from lineside_runtime.files import write_atomic
 
-KEPT = Path(__file__).parents[1] / ".training"
-SEEDS = tuple(range(12))
-CASES = {
-    "fp32": ("ddp", "fp32"),
-    "low-rank": ("ddp", "low-rank"),
-    "bf16": ("ddp", "bf16"),
-    "int8": ("ddp", "int8"),
-    "fsdp int8": ("fsdp", "int8"),
-}
-SIDE_PX, BATCH, EPOCHS, WARM_UP_STEPS = 64, 32, 10, 30
+KEPT = kept(".training")
+SEEDS = tuple(range(scaled(12, smoke=2)))
+CASES = scaled(
+    {
+        "fp32": ("ddp", "fp32"),
+        "low-rank": ("ddp", "low-rank"),
+        "bf16": ("ddp", "bf16"),
+        "int8": ("ddp", "int8"),
+        "fsdp int8": ("fsdp", "int8"),
+    },
+    smoke={"fp32": ("ddp", "fp32"), "low-rank": ("ddp", "low-rank")},
+)
+SIDE_PX, BATCH, EPOCHS, WARM_UP_STEPS = scaled((64, 32, 10, 30), smoke=(32, 4, 1, 1))
 LEARNING_RATE = 1e-3
 
 
@@ -183,9 +184,3 @@ def _judge(
     content = {"top1": top1, "learnt_top1": learnt, "seconds": seconds, "judged": len(judged.labels)}
     print(f"seed {seed} {name}: {json.dumps(content)}", file=sys.stderr, flush=True)
     write_atomic(_kept(name, seed), json.dumps(content, indent=1).encode())
-
-
-if __name__ == "__main__":
-    logging.basicConfig(level=logging.WARNING)
-    train(sys.argv[1:] or tuple(CASES))
-    print(json.dumps({"settings": _settings(), "schemes": compared()}, indent=1))

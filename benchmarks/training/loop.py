@@ -1,7 +1,5 @@
 """Our loop beside a bare torch loop of the same step: one worker, a step of each in turn.
 
-python -m benchmarks.training.loop
-
 Both make the same step: forward, loss, gradients, clipping, AdamW, moving average. Ours has around it what a worker
 has: the strategy, the communication hook, the measuring, progress.
 """
@@ -23,12 +21,13 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
+from benchmarks.smoke import scaled
 from benchmarks.training.ranks import together
 from lineside_converters.training.cluster.workers import Together, Workers
 from lineside_converters.training.loop import GRADIENT_NORM, Plan, _average, fit, parameter_groups, start
 from lineside_models.networks.classifier import resnet18
 
-STEPS, WARM_UP, BATCH, SIDE_PX, TYPES = 60, 10, 32, 64, 12
+STEPS, WARM_UP, BATCH, SIDE_PX, TYPES = scaled((60, 10, 32, 64, 12), smoke=(2, 1, 2, 64, 12))
 Batch = tuple[Tensor, Tensor]
 
 
@@ -65,7 +64,7 @@ class Bare:
         total = _loss(self.model, batch)
         value = float(total.detach())
         self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
+        total.backward()  # type: ignore[no-untyped-call]  # torch's stub
         nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_NORM)
         self.optimizer.step()
         self.averaged.update_parameters(self.model.module)
@@ -111,7 +110,3 @@ def _measure(scratch: str) -> None:
         "load": os.getloadavg()[0],
     }
     (out / "found.json").write_text(json.dumps(content))
-
-
-if __name__ == "__main__":
-    print(json.dumps(run(), indent=1))

@@ -1,7 +1,5 @@
 """The prediction of more workers from fewer, checked: four workers as predicted from two, and as measured.
 
-python -m benchmarks.training.more_workers
-
 Four workers on two cores compute at half the speed, which no prediction of a cluster can know. So the workers here
 carry ResNet-18's parameters, but rest (sleep) for as long as their passes would take, and what they really do is what
 is predicted: exchange gradients, beside the backward pass, over links that are shaped alike. Each number of workers has
@@ -10,29 +8,29 @@ namespaces of its own on a switch.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import msgspec
 
-from benchmarks.training.namespaces import link, missing
+from benchmarks.smoke import scaled
+from benchmarks.training.namespaces import link, missing, smoked
 from lineside_converters.training.cluster.cost import CostReport, Figures, Prediction, report
 
 FEWER, MORE = 2, 4
-SCHEMES = ("fp32", "bf16", "int8", "low-rank")
+SCHEMES = scaled(("fp32", "bf16", "int8", "low-rank"), smoke=("fp32", "int8"))
 
 
 def run() -> dict[str, Any]:
     """Measures both numbers of workers, and returns what was predicted beside what came."""
     absent = missing()
     if absent is not None:
-        return {"skipped": absent}
+        return {"left_out": absent}
     fewer, more = _measured(FEWER), _measured(MORE)
     found = {}
     for scheme in SCHEMES:
         predicted = next(each for each in fewer[scheme].predicted if each.workers == MORE)
         found[scheme] = _beside(fewer[scheme], predicted, more[scheme])
-    return {"from_workers": FEWER, "workers": MORE, "schemes": found}
+    return {"from_workers": FEWER, "workers": MORE, "schemes": found} | smoked()
 
 
 def _measured(workers: int) -> dict[str, CostReport]:
@@ -54,7 +52,3 @@ def _beside(fewer: CostReport, predicted: Prediction, more: CostReport) -> dict[
         },
         "samples_predicted_of_measured": predicted.samples_per_second / more.samples_per_second,
     }
-
-
-if __name__ == "__main__":
-    print(json.dumps(run(), indent=1))

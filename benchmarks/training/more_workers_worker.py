@@ -13,6 +13,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from benchmarks.smoke import scaled
 from benchmarks.training.namespaces import set_rate
 from benchmarks.training.ranks import join, leave
 from lineside_converters.training.cluster.cost import Figures
@@ -20,11 +21,11 @@ from lineside_converters.training.cluster.workers import Together, Workers
 from lineside_converters.training.loop import parameter_groups, start
 
 RATE_MBIT = 350.0
-FORWARD_S, BACKWARD_S = 0.25, 0.5
+FORWARD_S, BACKWARD_S = scaled((0.25, 0.5), smoke=(0.01, 0.02))
 """So slow that copying the bytes of four workers, which the two cores really do, is little beside it."""
 
 ROWS = 16
-WARM_UP, STEPS = 3, 10
+WARM_UP, STEPS = scaled((3, 10), smoke=(1, 2))
 
 
 class _Rest(torch.autograd.Function):

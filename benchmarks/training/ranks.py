@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from torch.multiprocessing.spawn import spawn
 
 
 def together(work: Callable[..., None], *arguments: Any, world: int = 2) -> None:
@@ -18,7 +18,7 @@ def together(work: Callable[..., None], *arguments: Any, world: int = 2) -> None
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
-    mp.spawn(_run, args=(work, arguments, world, port), nprocs=world, join=True)
+    spawn(_run, args=(work, arguments, world, port), nprocs=world, join=True)  # type: ignore[no-untyped-call]  # torch's stub
 
 
 def _run(rank: int, work: Callable[..., None], arguments: tuple[Any, ...], world: int, port: int) -> None:

@@ -1,35 +1,30 @@
 """Bytes and waiting of each scheme over a link of a set rate, beside torch's own DDP and FSDP2.
 
-python -m benchmarks.training.wire
-
 Two workers in network namespaces; the link is shaped until torch's DDP spends 42 % of a step communicating. Then every
 case makes one step after the other in turn, with a step of the same network without communication beside it. Bytes are
 the interface's own counters, which nothing here counts. With few pictures a step the work of compressing, which doesn't
 depend on them, weighs most; so both a small batch and one as people train with are measured, each with its own rate.
-
-``WIRE_BATCHES=16,32``, ``WIRE_STEPS=6``, ``WIRE_RATE=`` (Mbit/s, found if not given) and ``WIRE_CASES=fp32,low-rank``
-choose what is measured.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import statistics
 from typing import Any
 
-from benchmarks.training.namespaces import link, missing
+from benchmarks.smoke import scaled
+from benchmarks.training.namespaces import link, missing, smoked
 
 SHARE = 0.42
-BATCHES = tuple(int(word) for word in os.environ.get("WIRE_BATCHES", "16,32").split(","))
+BATCHES = scaled((16, 32), smoke=(2,))
 
 
 def run() -> dict[str, Any]:
     """Measures with each number of pictures a worker and step."""
     absent = missing()
     if absent is not None:
-        return {"skipped": absent}
-    return {f"{batch} pictures": measured(batch) for batch in BATCHES}
+        return {"left_out": absent}
+    return {f"{batch} pictures": measured(batch) for batch in BATCHES} | smoked()
 
 
 def measured(batch: int) -> dict[str, Any]:
@@ -57,7 +52,3 @@ def joined(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
         torchs = cases.get("torch fsdp" if "fsdp" in name else "torch ddp", case)
         case["bytes_of_torch"] = case["interface_bytes_a_step"] / torchs["interface_bytes_a_step"]
     return {"network": first["network"], "rate_mbit": first["rate_mbit"], "load": first["load"], "cases": cases}
-
-
-if __name__ == "__main__":
-    print(json.dumps(run(), indent=1))

@@ -20,6 +20,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
+from benchmarks.smoke import scaled
 from benchmarks.training import namespaces
 from benchmarks.training.ranks import join, leave
 from benchmarks.training.wire import SHARE
@@ -27,8 +28,10 @@ from lineside_converters.training.cluster.sharded import shard
 from lineside_converters.training.cluster.workers import Together, Workers
 from lineside_converters.training.loop import parameter_groups, start
 
-STEPS = int(os.environ.get("WIRE_STEPS", "6"))
-WARM_UP = 3
+STEPS, WARM_UP = scaled((6, 3), smoke=(2, 1))
+RATES = scaled(6, smoke=1)
+"""That are tried on the way to the wanted one."""
+
 SIDE_PX, TYPES = 64, 12
 CASES = {
     "fp32": ("ddp", "fp32"),
@@ -38,7 +41,6 @@ CASES = {
     "zero1 low-rank": ("zero1", "low-rank"),
     "fsdp int8": ("fsdp", "int8"),
 }
-WANTED = os.environ.get("WIRE_CASES", "torch fsdp," + ",".join(CASES)).split(",")
 Step = Callable[[], None]
 
 
@@ -98,7 +100,7 @@ def bare(model: nn.Module, images: Tensor, labels: Tensor) -> Step:
     def step() -> None:
         loss = F.cross_entropy(model(images), labels)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's stub
         optimizer.step()
 
     return step
@@ -124,7 +126,7 @@ def ours(layout: str, scheme: str, images: Tensor, labels: Tensor) -> Case:
 
     def share() -> float:
         steps = workers.meter.steps[-STEPS:]
-        return sum(each.waited_s for each in steps) / sum(each.seconds for each in steps)
+        return float(sum(each.waited_s for each in steps) / sum(each.seconds for each in steps))
 
     return Case(step, workers._bytes_sent, share)
 
@@ -147,7 +149,7 @@ def found_rate(ddp: Step, alone: Step, interface: str) -> float:
     compute_s = _both(statistics.median(_timed(alone) for _ in range(4)))
     wanted_s = compute_s / (1 - SHARE)
     low, high = 40.0, 20_000.0
-    for _ in range(6):
+    for _ in range(RATES):
         rate = (low * high) ** 0.5
         set_rate(interface, rate)
         ddp()
@@ -171,13 +173,12 @@ def main(batch: int, rank: int, workers: int, interface: str) -> None:
     ddp = bare(DistributedDataParallel(network()), images, labels)
     for step in (alone, ddp, alone, ddp):
         step()
-    rate = float(os.environ.get("WIRE_RATE", 0)) or found_rate(ddp, alone, interface)
+    rate = found_rate(ddp, alone, interface)
     nothing: Callable[[], float] = lambda: 0.0  # noqa: E731  # torch reports none
     cases = {"torch ddp": Case(ddp, nothing, nothing)}
     set_rate(interface, 10_000)
-    if "torch fsdp" in WANTED:
-        cases["torch fsdp"] = Case(torch_fsdp(images, labels), nothing, nothing)
-    cases |= {name: ours(*CASES[name], images, labels) for name in WANTED if name in CASES}
+    cases["torch fsdp"] = Case(torch_fsdp(images, labels), nothing, nothing)
+    cases |= {name: ours(*case, images, labels) for name, case in CASES.items()}
     for case in cases.values():
         for _ in range(WARM_UP):
             case.step()
