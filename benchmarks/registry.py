@@ -157,9 +157,16 @@ _ALL = (
     Benchmark("boards", "images for boards: prepare, write, start", (_BOARDS, f"{_AGENT}/service"), long=True),
     Benchmark(
         "yolo11n",
-        "the shipped detector against YOLO11n",
+        "our detector and YOLO11n, trained alike: speed and accuracy of the same networks",
         (_COMPRESS, _TRAINING, _DETECTOR),
-        ("networks", "data", "others"),
+        ("networks", "data", "drawn", "others"),
+        long=True,
+    ),
+    Benchmark(
+        "gpu",
+        "every path that an NVIDIA GPU enables: engines, device cache, level 3, NCCL, training",
+        (f"{_RUNTIME}/backends", f"{_RUNTIME}/cache", f"{_RUNTIME}/conformance", _CONVERTERS),
+        ("networks", "drawn"),
         long=True,
     ),
     Benchmark(

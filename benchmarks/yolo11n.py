@@ -1,18 +1,22 @@
-"""The shipped detector against YOLO11n at equal input: INT8 on ONNX Runtime, one thread; and trained for the same time.
+"""Our detector against YOLO11n: both trained for the same time, then speed and accuracy of the same trained networks.
 
 python -m benchmarks yolo11n [--minutes M]
 
-Baseline: YOLO11n of ``ultralytics``, in an environment of its own, made INT8 by the same recipe as ours (static QDQ,
-U8S8, per channel; its last decoding in float). The engine alone, both in turn on the same frame, in
-processor time: one thread runs all of it.
+Twice, on NEU-DET's train fold, for so many minutes of wall time with the same number of threads, one after the other:
 
-Both are also trained on NEU-DET's train fold for so many minutes (``--minutes``) of wall time and with the same
-number of threads, one after the other, and judged on the val fold, float and INT8. YOLO11n begins with random weights,
-ours with ImageNet's in its trunk, as each does where nothing is fetched: the processor time of both is in the result.
+- ``random``: both begin with random weights;
+- ``best``: each begins with the best weights that can be had. Ours: ImageNet's in the trunk, which come in a package.
+  YOLO11n: ``ultralytics`` holds no weights and nothing is fetched here; with the ``yolo11n.pt`` of its releases at
+  ``benchmarks/.networks/yolo11n/yolo11n.pt`` that row is measured, without it the row says so.
+
+Judged on the val fold, float and INT8 by the same recipe (static QDQ, U8S8, per channel; YOLO's last decoding in
+float).
+Speed: the engine alone (ONNX Runtime, one thread), all forms in turn on the same frame, in processor time.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import shutil
@@ -20,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +33,11 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from benchmarks import networks
+from benchmarks import drawn, networks
 from benchmarks.data import shared
 from benchmarks.others.environments import python_of, versions_of
 from benchmarks.others.networks import HERE, environment
-from benchmarks.smoke import SMOKE, kept, scaled
+from benchmarks.smoke import SMOKE, scaled
 from benchmarks.timing import interleaved, median_ratio, spread
 from lineside_converters.compress.cleanup import clean_graph
 from lineside_converters.compress.quantize import quantize
@@ -45,83 +50,188 @@ from lineside_models.simulator import Kind, render
 from lineside_models.vision.facts import ModelFacts
 from lineside_models.vision.images import read_image
 from lineside_models.vision.wrap import wrap_onnx
-from lineside_runtime.bundle import Bundle, Postprocess, open_bundle
+from lineside_runtime.bundle import Postprocess, open_bundle
 
-HOME = kept(".networks") / "yolo11n"
-SIZES: dict[int, Kind] = scaled({224: "steel", 640: "pcb"}, smoke={224: "steel"})
+WEIGHTS = networks.HOME / "yolo11n" / "yolo11n.pt"
+"""Pretrained weights of YOLO11n, put there by hand."""
+
+TRAIN_SIDE = 224
+SIDES: dict[int, Kind] = scaled({224: "steel", 640: "pcb"}, smoke={224: "steel"})
 ROUNDS = scaled({224: 60, 640: 15}, smoke={224: 2})
+WARM_UP = scaled(3, smoke=1)
 CALIBRATION_FRAMES = scaled(16, smoke=2)
 MINUTES = scaled(34.0, smoke=0.02)
 """Wall time of each training."""
 
 THREADS = len(os.sched_getaffinity(0))
-"""Of both trainings: the cores that this process may use."""
+"""Of all trainings: the cores that this process may use."""
 SEED = 0
+STARTS = scaled(("random", "best"), smoke=("random",))
+FEWER = scaled((), smoke=("--batch", "4"))
+"""Options of a smoke run."""
+
+NO_WEIGHTS = (
+    f"no pretrained YOLO11n: the package ultralytics holds no weights, and no {WEIGHTS.name} of its releases lies at "
+    f"benchmarks/{WEIGHTS.relative_to(networks.HOME.parent)}"
+)
+NO_ENVIRONMENT = "YOLO11n, which needs an environment of its own"
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A trained network.
+
+    Attributes:
+        float_files: ONNX by side of its input.
+        facts: How frames go in and answers come out.
+        spent: What its training took.
+        start: The weights that it began with.
+    """
+
+    float_files: dict[int, Path]
+    facts: ModelFacts
+    spent: dict[str, float]
+    start: str
 
 
 def run(minutes: float = MINUTES) -> dict[str, Any]:
-    """Measures the speed, and trains both.
+    """Trains, judges and times.
 
     Args:
         minutes: Wall time of each training.
     """
-    HOME.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
+        data = drawn.steel(Path(folder) / "neu-det", {"train": 12, "val": 4}) if SMOKE else shared("neu-det")
+        yaml = _as_yolo(data, Path(folder) / "yolo")
         return {
-            "baseline": "YOLO11n, INT8 by the same recipe, ONNX Runtime, 1 thread, the engine alone",
-            **_versions(),
-            "speed": {f"{side}x{side}": _speed(side) for side in SIZES},
-            "trained": {"minutes": minutes, "threads": THREADS, **_trained(Path(folder), minutes)},
+            "baseline": "YOLO11n trained for the same time, INT8 by the same recipe, ONNX Runtime, 1 thread",
+            **({} if SMOKE else {"versions": versions_of("ultralytics", ("ultralytics", "torch", "onnxruntime"))}),
+            "minutes": minutes,
+            "threads": THREADS,
+            "starts": {start: _compared(start, data, yaml, Path(folder) / start, minutes) for start in STARTS},
         }
 
 
-def _versions() -> dict[str, Any]:
-    if SMOKE:
-        return {
-            "left_out": ["YOLO11n, which needs an environment of its own: a small network for it", "both trainings"]
+def _compared(start: str, data: Path, yaml: Path, folder: Path, minutes: float) -> dict[str, Any]:
+    """Returns the rows of both networks after training from one kind of start."""
+    folder.mkdir()
+    rows: dict[str, Any] = {}
+    made = {"lineside": _train_ours(start, data, folder / "ours", minutes)}
+    absent = NO_ENVIRONMENT if SMOKE else NO_WEIGHTS if start == "best" and not WEIGHTS.exists() else ""
+    if absent:
+        rows["yolo11n"] = {"left_out": absent}
+    else:
+        made["yolo11n"] = _train_theirs(start, yaml, folder, minutes)
+    samples = load_dataset(data, "train").samples
+    images = [read_image(sample.path) for sample in samples[:: len(samples) // CALIBRATION_FRAMES]]
+    small = {name: _small_of(each, images[:CALIBRATION_FRAMES]) for name, each in made.items()}
+    for name, each in made.items():
+        plain = each.float_files[TRAIN_SIDE]
+        rows[name] = {
+            "start": each.start,
+            **each.spent,
+            "parameters": _parameters(plain),
+            "map50_float": round(_map50(plain, each.facts, data), 4),
+            "map50_int8": round(_map50(small[name][TRAIN_SIDE], each.facts, data), 4),
         }
-    return {"versions": versions_of("ultralytics", ("ultralytics", "torch", "onnxruntime"))}
+    return {**rows, "speed": {f"{side}x{side}": _speed(made, small, side) for side in SIDES}}
 
 
-def _speed(side: int) -> dict[str, Any]:
-    plain = HOME / f"random-{side}.onnx"
-    if SMOKE:
-        plain.write_bytes(networks.small().read_bytes())
-    elif not plain.exists():
-        _call([python_of("ultralytics"), HERE / "train_yolo.py", plain, str(side)])
-    frames = [render(SIZES[side], seed, size=(side, side)).image for seed in range(CALIBRATION_FRAMES)]
-    small = _int8(plain, plain.with_suffix(".int8.onnx"), [_rgb(frame) for frame in frames])
-    ours = open_bundle(zoo.path("surface-12"))
-    tensor, _ = prepare(frames[0], ours.manifest.preprocess)
-    theirs_float, theirs = (_engine(path) for path in (plain, small))
-    mine = _engine(ours.path / ours.manifest.variants[0].file)
-    name = theirs.get_inputs()[0].name
-    image = _rgb(frames[0])
-    times = interleaved(
-        {
-            "surface_12_int8_ms": lambda: mine.run(None, {"image": tensor}),
-            "yolo11n_int8_ms": lambda: theirs.run(None, {name: image}),
-            "yolo11n_float_ms": lambda: theirs_float.run(None, {name: image}),
-        },
-        rounds=ROUNDS[side],
-        warm_up=3,
-        clock=time.thread_time_ns,
+def _train_ours(start: str, data: Path, out: Path, minutes: float) -> Trained:
+    command: list[str | Path] = [sys.executable, "-m", "lineside", "train", "detector", "--data", data, "--out", out]
+    command += ["--epochs", "1000", "--minutes", str(minutes), "--seed", str(SEED), "--threads", str(THREADS), *FEWER]
+    if start == "random":
+        command += ["--start", _random_detector(out.with_name("random.onnx"))]
+    spent = _call(command)
+    shipped = open_bundle(zoo.path("surface-12-float")).manifest
+    how = {key: value for key, value in shipped.postprocess.params.items() if key not in ("calibration", "thresholds")}
+    facts = ModelFacts(
+        labels=LABELS, preprocess=shipped.preprocess, postprocess=Postprocess(name="dfl_anchor_free", params=how)
     )
-    ratio = median_ratio(times["yolo11n_int8_ms"], times["surface_12_int8_ms"])
-    fastest = [min(pair) for pair in zip(times["yolo11n_int8_ms"], times["yolo11n_float_ms"], strict=True)]
-    return {
-        **{name: spread(values) for name, values in times.items()},
-        "yolo11n_int8_over_ours": round(ratio, 3),
-        "yolo11n_faster_form_over_ours": round(median_ratio(fastest, times["surface_12_int8_ms"]), 3),
-        "macs": {"yolo11n": networks.macs(plain)},
+    weights = "random weights" if start == "random" else "ImageNet's weights in the trunk, random ones elsewhere"
+    return Trained(dict.fromkeys(SIDES, out / "float.onnx"), facts, spent, weights)
+
+
+def _random_detector(path: Path) -> Path:
+    """Writes our detector with random weights."""
+    import torch
+
+    from lineside_converters.training.detector import export_detector
+    from lineside_converters.training.facts import ARCHITECTURE
+    from lineside_models.networks import build
+
+    torch.manual_seed(SEED)
+    export_detector(build(ARCHITECTURE, num_classes=len(LABELS)).eval(), path)
+    return path
+
+
+def _train_theirs(start: str, yaml: Path, folder: Path, minutes: float) -> Trained:
+    files = {side: folder / f"yolo11n-{side}.onnx" for side in SIDES}
+    told = {
+        "outputs": {str(path): side for side, path in files.items()},
+        "train_side": TRAIN_SIDE,
+        "data": str(yaml),
+        "minutes": minutes,
+        "weights": str(WEIGHTS) if start == "best" else "",
+        "seed": SEED,
+        "threads": THREADS,
     }
+    spent = _call([python_of("ultralytics"), HERE / "train_yolo.py", msgspec.json.encode(told).decode()])
+    facts = ModelFacts(postprocess=Postprocess(name="yolov8", params={"score_min": 0.01}))
+    return Trained(files, facts, spent, "random weights" if start == "random" else f"{WEIGHTS.name} of its releases")
 
 
-def _rgb(image: np.ndarray) -> np.ndarray:
-    """Returns a frame as YOLO11n takes it: ``(1, 3, H, W) float32``, RGB, 0 to 1."""
-    coloured = image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
-    planes = np.ascontiguousarray(coloured[..., ::-1].transpose(2, 0, 1)[None])
-    return np.asarray(planes / np.float32(255), np.float32)
+def _small_of(network: Trained, images: list[np.ndarray]) -> dict[int, Path]:
+    """Makes the INT8 form of each file; inputs of other sides are calibrated on the simulator's frames."""
+    made: dict[Path, Path] = {}
+    for side, path in network.float_files.items():
+        if path in made:
+            continue
+        bundle = wrap_onnx(path, path.with_suffix(".bundle"), network.facts)
+        frames = [render(SIDES[side], seed, size=(side, side)).image for seed in range(CALIBRATION_FRAMES)]
+        seen = images if side == TRAIN_SIDE else frames
+        inputs = [prepare(image, bundle.manifest.preprocess)[0] for image in seen]
+        made[path] = _int8(path, path.with_suffix(".int8.onnx"), inputs)
+    return {side: made[path] for side, path in network.float_files.items()}
+
+
+def _speed(made: dict[str, Trained], small: dict[str, dict[int, Path]], side: int) -> dict[str, Any]:
+    """Times the trained networks' forms at one size, in turn."""
+    frame = render(SIDES[side], 0, size=(side, side)).image
+    calls = {}
+    for name, each in made.items():
+        preprocess = open_bundle(each.float_files[side].with_suffix(".bundle")).manifest.preprocess
+        tensor, _ = prepare(frame, preprocess)
+        for form, path in (("int8", small[name][side]), ("float", each.float_files[side])):
+            engine = _engine(path)
+            calls[f"{name}_{form}_ms"] = _caller(engine, tensor)
+    times = interleaved(calls, rounds=ROUNDS[side], warm_up=WARM_UP, clock=time.thread_time_ns)
+    found: dict[str, Any] = {name: spread(values) for name, values in times.items()}
+    found["macs"] = {name: networks.macs(each.float_files[side]) for name, each in made.items() if name == "yolo11n"}
+    if "yolo11n" in made:
+        ours = times["lineside_int8_ms"]
+        fastest = [min(pair) for pair in zip(times["yolo11n_int8_ms"], times["yolo11n_float_ms"], strict=True)]
+        found["yolo11n_int8_over_ours"] = round(median_ratio(times["yolo11n_int8_ms"], ours), 3)
+        found["yolo11n_faster_form_over_ours"] = round(median_ratio(fastest, ours), 3)
+    return found
+
+
+def _caller(engine: onnxruntime.InferenceSession, tensor: np.ndarray) -> Any:
+    feed = {engine.get_inputs()[0].name: tensor}
+    return lambda: engine.run(None, feed)
+
+
+def _parameters(model: Path) -> int:
+    return sum(math.prod(each.dims) for each in onnx.load(model).graph.initializer)
+
+
+def _map50(model: Path, facts: ModelFacts, data: Path) -> float:
+    bundle = model.with_suffix(".bundle")
+    opened = open_bundle(bundle) if bundle.is_dir() else wrap_onnx(model, bundle, facts)
+    found = judge(opened, data, Asked(fold="val"))
+    if not isinstance(found, DetectorEvaluation):
+        raise TypeError(f"{model} was judged as another kind of model")
+    return found.map50
 
 
 def _engine(model: Path) -> onnxruntime.InferenceSession:
@@ -146,62 +256,6 @@ def _int8(source: Path, target: Path, inputs: list[np.ndarray]) -> Path:
 
 def _rank(module: str) -> int:
     return int(module.removeprefix("model."))
-
-
-def _trained(folder: Path, minutes: float) -> dict[str, Any]:
-    data = shared("neu-det")
-    yaml = _as_yolo(data, folder / "yolo")
-    theirs, ours = folder / "yolo11n.onnx", folder / "ours"
-    program: list[str | Path] = [sys.executable, "-m", "lineside", "train", "detector", "--data", data, "--out", ours]
-    times = ["--epochs", "1000", "--minutes", str(minutes), "--seed", str(SEED), "--threads", str(THREADS)]
-    if SMOKE:
-        spent = {"lineside": _untrained([*map(str, program), *times], ours)}
-    else:
-        spent = {"lineside": _call([*program, *times])}
-        script: list[str | Path] = [python_of("ultralytics"), HERE / "train_yolo.py", theirs, "224", yaml]
-        spent["yolo11n"] = _call([*script, str(minutes), str(SEED), str(THREADS)])
-    train = load_dataset(data, "train").samples
-    images = [read_image(sample.path) for sample in train[:: len(train) // CALIBRATION_FRAMES][:CALIBRATION_FRAMES]]
-    shipped = open_bundle(zoo.path("surface-12-float")).manifest
-    how = {key: value for key, value in shipped.postprocess.params.items() if key not in ("calibration", "thresholds")}
-    facts = {
-        "yolo11n": ModelFacts(postprocess=Postprocess(name="yolov8", params={"score_min": 0.01})),
-        "lineside": ModelFacts(
-            labels=LABELS, preprocess=shipped.preprocess, postprocess=Postprocess(name="dfl_anchor_free", params=how)
-        ),
-    }
-    models = {"yolo11n": theirs, "lineside": ours / "float.onnx"}
-    return {name: {**spent[name], **_judged(models[name], facts[name], images, data)} for name in spent}
-
-
-def _untrained(command: list[str], out: Path) -> dict[str, float]:
-    """Checks that the command's words are understood, and puts the shipped float network where a training would."""
-    nothing = out.with_name("nothing")
-    nothing.mkdir()
-    words = [
-        str(nothing) if before == "--data" else word for before, word in zip(["", *command], command, strict=False)
-    ]
-    if subprocess.run(words, check=False).returncode != 1:  # 2 for wrong usage, 1 for a folder without images
-        raise RuntimeError(f"not understood: {words}")
-    shipped = open_bundle(zoo.path("surface-12-float"))
-    out.mkdir(exist_ok=True)
-    shutil.copy(shipped.file(shipped.manifest.variants[0].file), out / "float.onnx")
-    return {"wall_s": 0.0, "processor_s": 0.0}
-
-
-def _judged(model: Path, facts: ModelFacts, images: list[np.ndarray], data: Path) -> dict[str, float]:
-    bundle = wrap_onnx(model, model.parent / f"{model.stem}.bundle", facts)
-    inputs = [prepare(image, bundle.manifest.preprocess)[0] for image in images]
-    small = _int8(model, model.with_suffix(".int8.onnx"), inputs)
-    forms = {"float": bundle, "int8": wrap_onnx(small, model.parent / f"{model.stem}.int8.bundle", facts)}
-    return {f"map50_{name}": round(_map50(each, data), 4) for name, each in forms.items()}
-
-
-def _map50(bundle: Bundle, data: Path) -> float:
-    found = judge(bundle, data, Asked(fold="val"))
-    if not isinstance(found, DetectorEvaluation):
-        raise TypeError(f"{bundle.path} was judged as another kind of model")
-    return found.map50
 
 
 def _as_yolo(data: Path, folder: Path) -> Path:

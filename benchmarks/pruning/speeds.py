@@ -10,11 +10,15 @@ from typing import Any, Literal
 
 import numpy as np
 
+from benchmarks.smoke import scaled
 from lineside_converters.gates import Feed, time_together
+from lineside_converters.optimizer import Optimizer
 from lineside_converters.running import loaded, place_for
 from lineside_runtime.bundle import Bundle, Manifest
 
 SOURCE = "float"
+PRUNED = "pruned float in ort"
+ROUNDS = scaled(25, smoke=2)
 Precision = Literal["fp32", "fp16", "int8"]
 
 
@@ -24,7 +28,7 @@ def speedups(
     manifest: Manifest,
     feeds: Mapping[str, Feed],
     *,
-    rounds: int = 25,
+    rounds: int = ROUNDS,
 ) -> dict[str, dict[str, Any]]:
     """Times forms beside the source.
 
@@ -67,6 +71,26 @@ def fastest(found: Mapping[str, dict[str, Any]], names: list[str]) -> dict[str, 
     rows = [row for row in found if row != "geometric mean"]
     best = {row: max(found[row][name]["speedup"] for name in names) for row in rows}
     return best | {"geometric mean": round(math.exp(np.mean([math.log(value) for value in best.values()])), 3)}
+
+
+def slim_forms(optimizer: Optimizer) -> tuple[dict[str, tuple[Path, str, Precision]], dict[str, Any]]:
+    """Optimises at level 2, or takes what an earlier call has kept.
+
+    Returns:
+        The forms by name, the pruned float one first, and what pruning says of itself.
+    """
+    result = optimizer.run()
+    if result.slimmed is None:
+        raise RuntimeError("level 2 made no slim model")
+    told = result.slimmed.training["pruning"]
+    forms = {PRUNED: (result.slimmed.model, "ort", "fp32"), **forms_of(result.bundle)}
+    return forms, {key: told[key] for key in ("predicted_harm", "whole", "curve")}
+
+
+def stand_in(source: Path) -> tuple[dict[str, tuple[Path, str, Precision]], dict[str, Any]]:
+    """Returns what `slim_forms` does, with the float model in place of all forms: for a smoke run."""
+    forms: dict[str, tuple[Path, str, Precision]] = dict.fromkeys((PRUNED, "source"), (source, "ort", "fp32"))
+    return forms, {"left_out": "level 2, which the classifier's smoke run has: the float model in place of all forms"}
 
 
 def forms_of(bundle: Bundle) -> dict[str, tuple[Path, str, Precision]]:

@@ -15,7 +15,7 @@ from typing import Any
 import onnx
 
 from benchmarks.pruning.common import SEED, said
-from benchmarks.pruning.speeds import Precision
+from benchmarks.pruning.speeds import PRUNED, Precision
 from lineside_converters.compress.cleanup import clean_graph
 from lineside_converters.compress.distill import open_school
 from lineside_converters.compress.prune.network import close_network
@@ -75,6 +75,11 @@ def teach_unpruned(model: Path, data: Sequence[Path], folder: Path, *, effort: E
     )
 
 
-def steps_of(training: Mapping[str, Any]) -> int:
-    """Returns how many steps a pruned network was taught, from what level 2 tells of it."""
-    return int(training["pruning"]["curve"][-1]["step"])
+def beside(form: str) -> str:
+    """Returns the control of a form of the pruned network."""
+    return FLOAT if form == PRUNED else INT8
+
+
+def steps_of(pruning: Mapping[str, Any]) -> int:
+    """Returns how many steps a pruned network was taught, from what pruning tells of itself."""
+    return int(pruning["curve"][-1]["step"])
