@@ -70,7 +70,7 @@ def run() -> dict[str, Any]:
         "frames_val": len(crops.labels),
         "teacher_top1": round(before, 4),
         "top1": accuracies,
-        "share_of_teacher": round(taught / before, 4),
+        "share_of_teacher": round(taught / before, 4) if before else None,
         "gain_points": round(100 * (taught - alone), 2),
         "settings": TUITION.as_dict(),
         "bars": BARS,

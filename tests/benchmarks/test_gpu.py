@@ -23,7 +23,7 @@ def step(name: str, *, limit_s: float = 120, options: tuple[tuple[str, str], ...
     return Step(name, limit_s, f"tests.benchmarks.gpu_steps:{name}", options)
 
 
-def test_without_a_gpu_every_step_runs_and_is_marked(tmp_path):
+def test_without_a_gpu_every_step_runs_and_is_marked(tmp_path: Path) -> None:
     steps = [step("measures", options=(("engine", "ort"),)), step("needs_more")]
     environment_step, measured, needy = run_steps(NO_GPU, tmp_path, steps=steps)
     assert environment_step.status == measured.status == needy.status == "no GPU"
@@ -33,7 +33,7 @@ def test_without_a_gpu_every_step_runs_and_is_marked(tmp_path):
     assert result_of([environment_step, measured, needy])["problems"] == []
 
 
-def test_what_fails_is_a_problem_and_the_next_step_runs(tmp_path):
+def test_what_fails_is_a_problem_and_the_next_step_runs(tmp_path: Path) -> None:
     steps = [step("is_broken"), step("crashes"), step("is_half_done"), step("writes")]
     _, broken, crashed, half, written = run_steps(NO_GPU, tmp_path, steps=steps)
     assert broken.status == "failed" and broken.reason == "ZeroDivisionError: integer division or modulo by zero"
@@ -45,7 +45,7 @@ def test_what_fails_is_a_problem_and_the_next_step_runs(tmp_path):
     assert [problem.partition(":")[0] for problem in problems] == ["is_broken", "crashes", "is_half_done"]
 
 
-def test_a_step_that_hangs_is_ended_with_its_children(tmp_path):
+def test_a_step_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None:
     case = Case(gpus=1, folder=tmp_path)
     result = run_step(step("hangs"), case, here(), limit_s=20)
     assert result.status == "failed" and result.reason == "not done after 20 s"
@@ -60,7 +60,7 @@ def is_over(process: int) -> bool:
         return True
 
 
-def test_with_a_gpu_a_step_is_ok_or_left_out_with_its_reason(tmp_path):
+def test_with_a_gpu_a_step_is_ok_or_left_out_with_its_reason(tmp_path: Path) -> None:
     case = Case(gpus=2, folder=tmp_path)
     measured = run_step(step("measures", options=(("engine", "torch"),)), case, here(), limit_s=120)
     assert measured.status == "ok" and measured.figures["gpus"] == 2
@@ -68,12 +68,12 @@ def test_with_a_gpu_a_step_is_ok_or_left_out_with_its_reason(tmp_path):
     assert needy.status == "left out" and needy.reason == "no wheel of tensorrt"
 
 
-def test_steps_are_left_out_when_the_time_of_all_is_over(tmp_path):
+def test_steps_are_left_out_when_the_time_of_all_is_over(tmp_path: Path) -> None:
     _, late = run_steps(NO_GPU, tmp_path, steps=[step("writes")], budget_s=5)
     assert late.status == "left out" and "5 s" in late.reason and not (tmp_path / "written").exists()
 
 
-def test_a_gpu_without_its_driver_is_a_problem(tmp_path):
+def test_a_gpu_without_its_driver_is_a_problem(tmp_path: Path) -> None:
     (tmp_path / "dev").mkdir()
     (tmp_path / "dev/nvidia0").touch()
     found = find_gpus(tmp_path, library="libcuda-that-is-not-here.so.1")
@@ -83,7 +83,7 @@ def test_a_gpu_without_its_driver_is_a_problem(tmp_path):
     assert not Gpus(gpus=(Gpu(name="H100", memory_bytes=1),), nodes=("/dev/nvidia0",)).broken
 
 
-def test_each_step_has_a_function_and_fits_the_time():
+def test_each_step_has_a_function_and_fits_the_time() -> None:
     names = [each.name for each in STEPS]
     assert len(set(names)) == len(names)
     for each in STEPS:
@@ -93,7 +93,7 @@ def test_each_step_has_a_function_and_fits_the_time():
 
 
 @pytest.mark.slow
-def test_the_environment_takes_its_own_packages_first_and_the_others_from_the_base(tmp_path):
+def test_the_environment_takes_its_own_packages_first_and_the_others_from_the_base(tmp_path: Path) -> None:
     python = environment.layered(tmp_path / "venv")
     own = environment.packages_of(tmp_path / "venv")
     (own / "onnxruntime").mkdir()
@@ -104,13 +104,13 @@ def test_the_environment_takes_its_own_packages_first_and_the_others_from_the_ba
     assert done.stdout.startswith("of the environment") and str(own) not in done.stdout
 
 
-def test_what_cannot_be_installed_is_said_in_pips_words():
+def test_what_cannot_be_installed_is_said_in_pips_words() -> None:
     python = Path(sys.executable)
     assert "lineside-no-such" in environment.install(python, ["--no-index", "lineside-no-such"], limit_s=120)
     assert "0 s" in environment.install(python, ["--no-index", "lineside-no-such"], limit_s=0.01)
 
 
-def test_the_version_of_tensorrt_is_the_one_that_onnx_runtime_was_linked_with(tmp_path):
+def test_the_version_of_tensorrt_is_the_one_that_onnx_runtime_was_linked_with(tmp_path: Path) -> None:
     provider = tmp_path / "libonnxruntime_providers_tensorrt.so"
     assert environment.linked_tensorrt(provider) is None
     provider.write_bytes(b"\x7fELF\0libnvinfer.so.10\0libcudart.so.13\0")

@@ -11,7 +11,7 @@ from benchmarks.pruning.searching import compared, name_of
 from benchmarks.pruning.speeds import PRUNED
 
 
-def test_seeds_are_told_one_by_one_with_mean_and_spread():
+def test_seeds_are_told_one_by_one_with_mean_and_spread() -> None:
     areas = {"level 2": 2.0}
     for seed, search, random in ((0, 2.0, 1.0), (1, 3.0, 2.0), (7, 4.0, 3.0)):
         areas |= {name_of("search", seed): search, name_of("random", seed): random}
@@ -23,7 +23,7 @@ def test_seeds_are_told_one_by_one_with_mean_and_spread():
     assert found["against_random_per_seed"] == [2.0, 1.5, 1.3333]
 
 
-def test_a_form_is_held_against_the_control_of_its_precision():
+def test_a_form_is_held_against_the_control_of_its_precision() -> None:
     assert unpruned.beside(PRUNED) == unpruned.FLOAT
     assert unpruned.beside("onnx-int8 in ort") == unpruned.beside("openvino-int8") == unpruned.INT8
     assert unpruned.steps_of({"curve": [{"step": 896}, {"step": 3584}]}) == 3584
