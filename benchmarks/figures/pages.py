@@ -18,6 +18,7 @@ from benchmarks.figures.results import FiguresError, Value, load
 BEGIN = re.compile(r"<!-- figures: (?P<name>[a-z0-9_.-]+) -->")
 BEGIN_START, END = "<!-- figures", "<!-- end figures -->"
 CITED = re.compile(r"\bresults/(?P<name>[A-Za-z0-9_.,{}-]+\.(?:json|svg))")
+PLACEHOLDER = "NAME.json"
 NOT_MEASURED = ("skipped", "not_measured", "left_out")
 """Keys of a result that give the reason why the machine could not measure it."""
 CARD, MANIFEST = "model_card.md", "manifest.json"
@@ -150,6 +151,7 @@ def _by_block(text: str) -> list[tuple[str, list[str]]]:
 def _absent(text: str, root: Path) -> list[str]:
     """Returns the result files that a page cites and that do not exist."""
     cited = {name for match in CITED.finditer(text) for name in _expanded(match["name"])}
+    cited.discard(PLACEHOLDER)
     return sorted(name for name in cited if not (root / "benchmarks" / "results" / name).is_file())
 
 
