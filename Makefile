@@ -7,7 +7,7 @@
 #   make bench        benchmarks, JSON under benchmarks/results/
 #   make figures      render the tables of figures in README.md, docs/ and the model cards from that JSON
 #   make bench-training  training on several workers: bytes, waiting, prediction, deaths (an hour; root for the wire), accuracy (an hour)
-#   make test-system  whole journeys and faults that take longer than CI has
+#   make test-system  whole journeys and faults that take longer than CI has, one file after the other, logged in docs/system (FILES="test_board test_pnnx")
 #   make soak         the agent at full speed for two hours (SECONDS=7200), memory and file handles watched from outside
 #   make fuzz         coverage-guided fuzzing of every topic's payload, an hour (SECONDS=3600)
 #   make setup        the development environment in .venv
@@ -70,6 +70,7 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m benchmarks.figures --check
+	$(BIN)/python -m tests.system --check
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
@@ -81,7 +82,7 @@ figures: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.figures
 
 test-system: $(VENV)/.dev peers
-	$(BIN)/python -m pytest tests/system --timeout 1800
+	$(BIN)/python -m tests.system $(FILES)
 
 soak: $(VENV)/.dev peers
 	$(BIN)/python -m benchmarks.soak --seconds $(or $(SECONDS),7200) --out $(SOAK_OUT)

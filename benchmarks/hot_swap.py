@@ -11,26 +11,23 @@ from __future__ import annotations
 import json
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import tomli_w
-import tomllib
 
 from benchmarks.agents import write_pictures
 from benchmarks.smoke import scaled
 from lineside_models import zoo
 from lineside_runtime.bundle import Bundle, open_bundle, write_manifest
-from tests.fault.plant import Site
 from tests.peers.brokers import Mosquitto, find_mosquitto
 from tests.peers.waiting import free_port
+from tests.worlds.agent import folder_camera
+from tests.worlds.plc import ENDLESS, start_plc
+from tests.worlds.site import Site
 
-PLC = Path(__file__).parents[1] / "tests" / "peers" / "plc.py"
 BUNDLE = "surface-12"
 RATE_HZ = 20.0
 SWAPS = scaled(8, smoke=1)
@@ -54,7 +51,8 @@ def run() -> dict[str, Any]:
         try:
             site.start()
             site.wait_state("active", site.push(_version(Path(folder) / "v0", 0)))
-            plc = _plc(port, answers_path)
+            options = ("--rate", str(RATE_HZ), "--answers", str(answers_path))
+            plc = start_plc(port, ENDLESS, *options, log=Path(folder) / "plc.log", cycle_ms=CYCLE_MS)
             swaps = [_swap(site, number) for number in range(1, SWAPS + 1)]
             time.sleep(PAUSE_S)
             plc.terminate()
@@ -69,11 +67,11 @@ def _prepare(site: Site) -> int:
     port = free_port()
     shutil.rmtree(site.folder / "frames")
     write_pictures(site.folder / "frames", 16, suffix=".png")
-    agent = tomllib.loads((site.folder / "agent.toml").read_text())
-    agent["camera"] = {"type": "folder", "path": "frames", "loop": True}
-    agent["trigger"] = {"deadline_ms": DEADLINE_MS}
-    agent["line_io"] = [{"type": "modbus-tcp-server", "port": port}]
-    (site.folder / "agent.toml").write_text(tomli_w.dumps(agent))
+    site.configure_agent(
+        camera=folder_camera(loop=True),
+        trigger={"deadline_ms": DEADLINE_MS},
+        line_io=[{"type": "modbus-tcp-server", "port": port}],
+    )
     return port
 
 
@@ -82,16 +80,6 @@ def _version(folder: Path, number: int) -> Bundle:
     shutil.copytree(zoo.path(BUNDLE), folder)
     manifest = open_bundle(folder).manifest
     return write_manifest(folder, msgspec.structs.replace(manifest, version=f"9.{number}.0"))
-
-
-def _plc(port: int, answers: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-S", str(PLC), "127.0.0.1", str(port), str(10**9), "--rate", str(RATE_HZ)]
-    return subprocess.Popen(
-        [*command, "--cycle-ms", str(CYCLE_MS), "--answers", str(answers)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
 
 
 def _swap(site: Site, number: int) -> tuple[float, float]:

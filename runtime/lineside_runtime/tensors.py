@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -26,7 +26,7 @@ DType = Literal[
     "string",
     "any",
 ]
-Array = npt.NDArray[np.generic]
+Array = npt.NDArray[Any]
 
 DYNAMIC = -1
 """A dimension that each call may choose, such as the batch."""

@@ -14,9 +14,9 @@ from lineside_agent.cameras.opencv import V4l2Camera, VideoCamera
 from lineside_agent.cameras.simulator import SimulatorCamera
 from lineside_models import simulator
 from lineside_models.frame import Frame
-from lineside_models.simulator import render
+from lineside_models.simulator import Kind, SimulatedFrame, render
 from lineside_runtime.errors import CameraError
-from tests.agent.bundles import bright, dark
+from tests.worlds.bundles import bright, dark
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def video(tmp_path: Path) -> Path:
     path = tmp_path / "line.avi"
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10.0, (96, 96))
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (96, 96))
     for number in range(6):
         writer.write(np.full((96, 96, 3), 40 * number, np.uint8))
     writer.release()
@@ -158,7 +158,12 @@ def test_numbers_of_two_sources_are_kept_apart(folder: Path, tmp_path: Path) -> 
 
 def test_simulator_draws_no_frame_that_it_doesn_t_give(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[int] = []
-    monkeypatch.setattr(simulator, "render", lambda kind, seed: drawn.append(seed) or render(kind, seed))
+
+    def noted(kind: Kind, seed: int) -> SimulatedFrame:
+        drawn.append(seed)
+        return render(kind, seed)
+
+    monkeypatch.setattr(simulator, "render", noted)
     (shot,) = itertools.islice(SimulatorCamera(7).frames(start_at=1_000_001), 1)
     assert (shot.sequence, len(drawn)) == (1_000_001, 1)
     assert shot.part_id.startswith("sim-pcb-")

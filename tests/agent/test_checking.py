@@ -11,15 +11,14 @@ from lineside_agent.checking import check
 from lineside_agent.configuration import State
 from lineside_link.messages import ConfigRef
 from lineside_runtime.errors import ConfigError
-from tests.agent.bundles import make_bundle
+from tests.worlds.agent import write_agent
+from tests.worlds.bundles import make_bundle
 
 
 @pytest.fixture
 def toml(tmp_path: Path) -> Path:
     bundle = make_bundle(tmp_path / "b")
-    path = tmp_path / "agent.toml"
-    path.write_text(f'device = "cam-1"\nfolder = "state"\nbundle = "{bundle.path}"\n[camera]\ntype = "simulator"\n')
-    return path
+    return write_agent(tmp_path, bundle=str(bundle.path), camera={"type": "simulator"})
 
 
 def set_by_hub(toml: Path, content: bytes | None) -> None:

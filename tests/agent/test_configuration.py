@@ -20,8 +20,8 @@ from lineside_models.frame import Frame
 from lineside_models.regions import Region
 from lineside_runtime.bundle import Bundle, Slicing
 from lineside_runtime.errors import ConfigError, DiskFullError, FetchError, LinesideError, SignatureError
-from tests.agent.bundles import bright, make_bundle
 from tests.peers.waiting import wait_for
+from tests.worlds.bundles import bright, make_bundle
 
 
 def local(folder: Path, **changes: object) -> AgentConfig:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pty
 import signal
@@ -23,51 +22,18 @@ import pytest
 from lineside_agent.drift.monitor import ask
 from lineside_agent.line_io.local import Request
 from lineside_agent.line_io.local import ask as trigger
-from lineside_agent.store import Store
-from lineside_hub.repository import Repository
 from lineside_link.client import LinkClient
 from lineside_link.messages import RecipeAnswer, RecipeCommand, Reported, Up, decode, encode
 from lineside_link.topics import Topics
 from lineside_runtime.bundle import Bundle
-from tests.agent.bundles import bright, dark, make_bundle
 from tests.boards.machines import raspberry_pi_5
 from tests.peers import Broker
 from tests.peers.waiting import free_port, wait_for
+from tests.worlds.agent import DEVICE, AgentProcess, folder_camera, write_agent, write_frames
+from tests.worlds.bundles import bright, make_bundle
+from tests.worlds.hub import make_trusted_repository, write_hub
 
-Start = Callable[..., "Agent"]
-
-
-class Agent:
-    """A child process with one configuration."""
-
-    def __init__(self, folder: Path, settings: str) -> None:
-        self.folder = folder
-        self.state = folder / "state"
-        (folder / "agent.toml").write_text(settings)
-        self.start()
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "lineside_agent", "--config", str(self.folder / "agent.toml")]
-        with (self.folder / "agent.log").open("ab") as log:
-            self.child = subprocess.Popen(command, stdout=log, stderr=log)
-
-    def wait(self, timeout_s: float = 60.0) -> int:
-        return self.child.wait(timeout_s)
-
-    @property
-    def status(self) -> dict[str, Any]:
-        path = self.state / "status.json"
-        return json.loads(path.read_text()) if path.exists() else {}
-
-    @property
-    def log(self) -> str:
-        return (self.folder / "agent.log").read_text()
-
-    def parts(self) -> list[tuple[str, str]]:
-        store = Store(self.state)
-        rows = store.rows(0, 10_000)
-        store.close()
-        return [(row.part_id, row.verdict) for row in rows]
+Start = Callable[..., AgentProcess]
 
 
 @pytest.fixture(scope="module")
@@ -77,22 +43,24 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture
 def start(tmp_path: Path, bundle: Bundle) -> Iterator[Start]:
-    agents: list[Agent] = []
+    """Starts an agent on so many pictures, which goes on or ends when they are done."""
+    agents: list[AgentProcess] = []
     (tmp_path / "frames").mkdir()
 
-    def make(*, frames: int = 6, top: str = "exit_when_done = true", camera: str = "", tables: str = "") -> Agent:
-        for number in range(frames):
-            cv2.imwrite(str(tmp_path / "frames" / f"{number:04d}.png"), bright() if number % 2 else dark())
-        head = f'device = "cam-1"\nfolder = "state"\nbundle = "{bundle.path}"\n{top}\n'
-        chosen = f'[camera]\ntype = "folder"\npath = "frames"\n{camera}\n'
-        agents.append(Agent(tmp_path, head + chosen + tables))
+    def make(*, frames: int = 6, tables: str = "", exit_when_done: bool = True, **settings: Any) -> AgentProcess:
+        write_frames(tmp_path / "frames", frames)
+        write_agent(tmp_path, bundle=str(bundle.path), tables=tables, exit_when_done=exit_when_done, **settings)
+        agents.append(AgentProcess(tmp_path))
+        agents[-1].start()
         return agents[-1]
 
     yield make
     for agent in agents:
-        if agent.child.poll() is None:
-            agent.child.terminate()
-            agent.wait(60.0)
+        agent.stop()
+
+
+def parts(agent: AgentProcess) -> list[tuple[str, str]]:
+    return [(row.part_id, row.verdict) for row in agent.rows()]
 
 
 def test_batch_without_a_hub_ends_with_a_verdict_a_frame(start: Start) -> None:
@@ -104,17 +72,17 @@ def test_batch_without_a_hub_ends_with_a_verdict_a_frame(start: Start) -> None:
     assert (status["state"], status["installed"], status["source_finished"]) == ("active", "bright-spots@1.0.0", True)
     assert (status["requested_device"], status["used_device"]) == ("cpu:0", "ort/cpu:0")
     assert status["outbox_pending"] == 6
-    assert agent.parts() == [(f"{n:04d}.png", "reject" if n % 2 else "pass") for n in range(6)]
+    assert parts(agent) == [(f"{n:04d}.png", "reject" if n % 2 else "pass") for n in range(6)]
     (images,) = (agent.state / "images").iterdir()
     assert sorted(path.name for path in images.iterdir()) == ["00000001.png", "00000003.png", "00000005.png"]
 
 
 def test_an_engine_whose_process_is_killed_is_started_again_and_nothing_takes_over(start: Start) -> None:
     isolated = '[inspect]\nisolate = ["ort"]\n'
-    agent = start(top="", camera="loop = true\nrate_hz = 20.0", tables=isolated)
+    agent = start(exit_when_done=False, camera=folder_camera(loop=True, rate_hz=20.0), tables=isolated)
     wait_for(lambda: agent.status.get("inspected", 0) > 0, 60)
     for kill in range(1, 4):
-        (engine,) = psutil.Process(agent.child.pid).children()
+        (engine,) = psutil.Process(agent.pid).children()
         assert "bootstrap.py" in " ".join(engine.cmdline())
         engine.kill()
         at_s = time.monotonic()
@@ -124,7 +92,7 @@ def test_an_engine_whose_process_is_killed_is_started_again_and_nothing_takes_ov
         time.sleep(max(0.0, at_s + 2**kill - time.monotonic()))  # the next one is started at once only after a pause
     status = agent.status
     assert (status["requested_device"], status["used_device"], status["faults"]) == ("cpu:0", "ort/cpu:0", 0)
-    assert "openvino" not in Path(f"/proc/{agent.child.pid}/maps").read_text(), "no other engine was loaded"
+    assert "openvino" not in Path(f"/proc/{agent.pid}/maps").read_text(), "no other engine was loaded"
     assert agent.log.count("ort/cpu:0 answers again, in a new process") == 3
 
 
@@ -132,7 +100,7 @@ def test_damaged_image_is_a_fault_and_not_a_crash(start: Start, tmp_path: Path) 
     (tmp_path / "frames" / "0002x.png").write_bytes(b"rubbish")
     agent = start()
     assert agent.wait() == 0
-    assert ("0002x.png", "fault") in agent.parts()
+    assert ("0002x.png", "fault") in parts(agent)
     assert (agent.status["inspected"], agent.status["faults"]) == (7, 1)
 
 
@@ -143,7 +111,7 @@ def test_second_run_inspects_nothing_twice_and_what_is_new(start: Start, tmp_pat
     agent.start()
     assert agent.wait() == 0
     assert agent.status["inspected"] == 1
-    assert [part for part, _ in agent.parts()] == [*(f"{n:04d}.png" for n in range(6)), "9999.png"]
+    assert [part for part, _ in parts(agent)] == [*(f"{n:04d}.png" for n in range(6)), "9999.png"]
 
 
 @pytest.mark.parametrize(("threshold", "rejected"), [("", 4), ("confidence_threshold = 0.95", 3)])
@@ -157,18 +125,17 @@ def test_threshold_of_the_configuration_counts(start: Start, tmp_path: Path, thr
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_terminated_agent_ends_cleanly_and_goes_on_later(start: Start, workers: int) -> None:
-    agent = start(frames=40, camera="rate_hz = 20.0", tables=f"[inspect]\nworkers = {workers}\n")
+    agent = start(frames=40, camera=folder_camera(rate_hz=20.0), tables=f"[inspect]\nworkers = {workers}\n")
     wait_for(lambda: agent.status.get("inspected", 0) > 4)
-    agent.child.send_signal(signal.SIGTERM)
-    assert agent.wait(60.0) == 0
-    assert 4 < len(agent.parts()) < 40
+    assert agent.stop() == 0
+    assert 4 < len(parts(agent)) < 40
     agent.start()
     assert agent.wait() == 0
-    assert [part for part, _ in agent.parts()] == [f"{n:04d}.png" for n in range(40)]
+    assert [part for part, _ in parts(agent)] == [f"{n:04d}.png" for n in range(40)]
 
 
 def test_second_agent_on_the_same_folder_is_refused(start: Start) -> None:
-    agent = start(top="")
+    agent = start(exit_when_done=False)
     wait_for(lambda: agent.status.get("source_finished"))
     first = agent.child
     agent.start()
@@ -180,7 +147,7 @@ def test_second_agent_on_the_same_folder_is_refused(start: Start) -> None:
 
 
 def test_configuration_error_is_one_line_with_its_code(start: Start) -> None:
-    agent = start(camera="fps = 3")
+    agent = start(camera=folder_camera(fps=3))
     assert agent.wait() == 1
     assert agent.log.startswith("[2001] $.camera.fps is not a known key")
     assert "Traceback" not in agent.log
@@ -231,15 +198,13 @@ def listener(embedded_broker: Broker) -> Iterator[Listener]:
 
 
 @pytest.fixture
-def linked(start: Start, embedded_broker: Broker, tmp_path: Path) -> Agent:
+def linked(start: Start, embedded_broker: Broker, tmp_path: Path) -> AgentProcess:
     """An agent that is connected, with a factory bundle and nobody to push another."""
-    root = Repository.create(tmp_path / "hub", groups=["default"]).root_bytes()
-    (tmp_path / "root.json").write_bytes(root)
-    link = f'[link]\nurl = "{embedded_broker.url}"\nsite = "t0"\nreconnect_max_s = 0.5\n'
-    return start(top='root = "root.json"', tables=link)
+    make_trusted_repository(tmp_path)
+    return start(exit_when_done=False, link=embedded_broker.config(DEVICE))
 
 
-def test_birth_says_what_the_device_is_and_goodbye_that_it_went(linked: Agent, listener: Listener) -> None:
+def test_birth_says_what_the_device_is_and_goodbye_that_it_went(linked: AgentProcess, listener: Listener) -> None:
     wait_for(lambda: listener.ups)
     assert listener.ups[0].up
     wait_for(lambda: listener.ups[-1].engines, 60.0, what="a second birth, with the engines")
@@ -248,19 +213,18 @@ def test_birth_says_what_the_device_is_and_goodbye_that_it_went(linked: Agent, l
     assert "ort/cpu:0" in birth.devices
     assert birth.engines["ort"]
     assert birth.agent_version
-    linked.child.terminate()
+    linked.signal(signal.SIGTERM)
     wait_for(lambda: not listener.ups[-1].up)
     assert listener.ups[-1].boot_id == birth.boot_id
     assert linked.wait(60.0) == 0
 
 
 def test_last_will_says_that_a_killed_agent_is_gone_and_its_successor_is_another(
-    linked: Agent, listener: Listener
+    linked: AgentProcess, listener: Listener
 ) -> None:
     wait_for(lambda: listener.ups and listener.ups[-1].up)
     first = listener.ups[-1].boot_id
-    linked.child.kill()
-    linked.wait()
+    linked.kill()
     wait_for(lambda: not listener.ups[-1].up)
     linked.start()
     wait_for(lambda: listener.ups[-1].up and listener.ups[-1].boot_id != first)
@@ -269,7 +233,7 @@ def test_last_will_says_that_a_killed_agent_is_gone_and_its_successor_is_another
 
 
 def test_reported_names_the_factory_bundle_and_comes_again_with_each_connection(
-    linked: Agent, listener: Listener, embedded_broker: Broker
+    linked: AgentProcess, listener: Listener, embedded_broker: Broker
 ) -> None:
     wait_for(lambda: listener.reports and listener.reports[-1].installed is not None)
     report = listener.reports[-1]
@@ -283,7 +247,7 @@ def test_reported_names_the_factory_bundle_and_comes_again_with_each_connection(
     wait_for(lambda: listener.reports and listener.ups and listener.ups[-1].up)
 
 
-def test_somebody_else_under_the_same_name_is_said_loudly(linked: Agent, listener: Listener) -> None:
+def test_somebody_else_under_the_same_name_is_said_loudly(linked: AgentProcess, listener: Listener) -> None:
     wait_for(lambda: listener.ups and listener.ups[-1].up)
     foreign = Up(device="cam-1", up=True, boot_id="somebody-else")
     listener.client.publish(listener.topics.up("cam-1"), encode(foreign), qos=1, retain=True)
@@ -291,7 +255,7 @@ def test_somebody_else_under_the_same_name_is_said_loudly(linked: Agent, listene
     assert "another agent (boot id somebody-else) is connected as cam-1" in linked.log
 
 
-def test_late_last_will_of_an_old_connection_is_corrected(linked: Agent, listener: Listener) -> None:
+def test_late_last_will_of_an_old_connection_is_corrected(linked: AgentProcess, listener: Listener) -> None:
     wait_for(lambda: listener.ups and listener.ups[-1].up)
     late = Up(device="cam-1", up=False, boot_id=listener.ups[-1].boot_id)
     listener.client.publish(listener.topics.up("cam-1"), encode(late), qos=1, retain=True)
@@ -299,10 +263,9 @@ def test_late_last_will_of_an_old_connection_is_corrected(linked: Agent, listene
 
 
 def test_agent_inspects_without_a_broker(start: Start, embedded_broker: Broker, tmp_path: Path) -> None:
-    (tmp_path / "root.json").write_bytes(Repository.create(tmp_path / "hub", groups=["default"]).root_bytes())
+    make_trusted_repository(tmp_path)
     embedded_broker.kill()
-    link = f'[link]\nurl = "{embedded_broker.url}"\nsite = "t0"\n'
-    agent = start(top='root = "root.json"', tables=link)
+    agent = start(exit_when_done=False, link=embedded_broker.config(DEVICE))
     wait_for(lambda: agent.status.get("source_finished"))
     assert (agent.status["inspected"], agent.status["connected"], agent.status["outbox_pending"]) == (6, False, 6)
     assert "4003" in agent.status["link_problem"]
@@ -313,17 +276,15 @@ def test_agent_inspects_without_a_broker(start: Start, embedded_broker: Broker, 
 def test_a_lamp_that_fails_is_told_to_people_to_prometheus_and_to_the_hub(
     start: Start, embedded_broker: Broker, listener: Listener, tmp_path: Path
 ) -> None:
-    root = Repository.create(tmp_path / "hub", groups=["default"]).root_bytes()
-    (tmp_path / "root.json").write_bytes(root)
+    make_trusted_repository(tmp_path)
     rng = np.random.default_rng(1)
     for number in range(180):
         grey = 100 if number < 120 else 60
         noise = rng.integers(grey, grey + 20, (96, 96), dtype=np.uint8)
         cv2.imwrite(str(tmp_path / "frames" / f"{number:04d}.png"), noise)
-    link = f'[link]\nurl = "{embedded_broker.url}"\nsite = "t0"\nreconnect_max_s = 0.5\n'
     port = free_port()
     drift = f"[drift]\nreference_frames = 100\n[metrics]\nport = {port}\n"
-    agent = start(frames=0, top='root = "root.json"', tables=link + drift)
+    agent = start(frames=0, exit_when_done=False, link=embedded_broker.config(DEVICE), tables=drift)
     wait_for(lambda: agent.status.get("drift", {}).get("alarm"), 60.0)
     wait_for(lambda: listener.reports and listener.reports[-1].drift and listener.reports[-1].drift.alarms)
     report = listener.reports[-1].drift
@@ -338,15 +299,14 @@ def test_a_lamp_that_fails_is_told_to_people_to_prometheus_and_to_the_hub(
 def test_the_recipe_and_what_is_given_up_are_reported(
     start: Start, embedded_broker: Broker, listener: Listener, tmp_path: Path
 ) -> None:
-    (tmp_path / "root.json").write_bytes(Repository.create(tmp_path / "hub", groups=["default"]).root_bytes())
+    make_trusted_repository(tmp_path)
     (tmp_path / "board").mkdir()
     raspberry_pi_5(tmp_path / "board", temperature="79000")
-    link = f'[link]\nurl = "{embedded_broker.url}"\nsite = "t0"\nreconnect_max_s = 0.5\n'
     tables = (
-        f'{link}[store]\nkeep_images = "all"\n[degrade]\nsystem = "board"\nhold_s = 0.1\nlook_every_s = 0.1\n'
+        '[store]\nkeep_images = "all"\n[degrade]\nsystem = "board"\nhold_s = 0.1\nlook_every_s = 0.1\n'
         '[[recipe]]\nname = "housing-a"\n[[recipe]]\nname = "housing-b"\n'
     )
-    agent = start(top='root = "root.json"', tables=tables)
+    agent = start(exit_when_done=False, link=embedded_broker.config(DEVICE), tables=tables)
     wait_for(lambda: listener.reports and listener.reports[-1].degradation, 60.0, what="a report of the step")
     report = listener.reports[-1]
     assert report.recipe == "housing-a"
@@ -359,27 +319,25 @@ def test_the_recipe_and_what_is_given_up_are_reported(
 def test_the_hub_changes_the_recipe_where_it_may_and_once_however_often_it_says_so(
     start: Start, embedded_broker: Broker, listener: Listener, tmp_path: Path
 ) -> None:
-    hub = tmp_path / "hub"
-    (tmp_path / "root.json").write_bytes(Repository.create(hub, groups=["default"]).root_bytes())
-    link = f'[link]\nurl = "{embedded_broker.url}"\nsite = "t0"\n'
-    (hub / "hub.toml").write_text(f'folder = "."\n{link}')
-    tables = f'{link}[[recipe]]\nname = "housing-a"\n[[recipe]]\nname = "housing-b"\n'
+    hub = make_trusted_repository(tmp_path).folder
+    write_hub(hub, embedded_broker.config())
+    link = embedded_broker.config(DEVICE)
+    tables = '[[recipe]]\nname = "housing-a"\n[[recipe]]\nname = "housing-b"\n'
 
     def ask_for(recipe: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "lineside", "fleet", "recipe", "cam-1", recipe, "--hub", str(hub)]
         return subprocess.run([*command, "--timeout", "60"], capture_output=True, text=True, timeout=120, check=False)
 
-    agent = start(top='root = "root.json"', tables=tables)
+    agent = start(exit_when_done=False, link=link, tables=tables)
     wait_for(lambda: agent.status.get("connected"), 60.0)
     refused = ask_for("housing-b")
     assert refused.returncode != 0
     assert "recipe_from_hub = true" in refused.stderr
     assert (agent.status["recipe"], agent.status["changeovers"]) == ("housing-a", 0)
-    agent.child.terminate()
-    agent.wait(60.0)
+    agent.stop()
 
-    agent = start(top='root = "root.json"\nrecipe_from_hub = true', tables=tables)
-    wait_for(lambda: agent.child.poll() is None and agent.status.get("connected"), 60.0)
+    agent = start(exit_when_done=False, recipe_from_hub=True, link=link, tables=tables)
+    wait_for(lambda: agent.alive and agent.status.get("connected"), 60.0)
     done = ask_for("housing-b")
     assert (done.returncode, done.stdout + done.stderr) == (0, "cam-1: recipe housing-b runs\n")
     wait_for(lambda: agent.status["recipe"] == "housing-b")
@@ -405,9 +363,9 @@ def test_a_line_that_drift_stops_rejects_until_a_person_clears_it(start: Start, 
         noise = rng.integers(grey, grey + 20, (96, 96), dtype=np.uint8)
         cv2.imwrite(str(tmp_path / "frames" / f"{number:04d}.png"), noise)
     tables = "[trigger]\ndeadline_ms = 20000\n[drift]\nreference_frames = 100\nstops_line = true\n"
-    agent = start(frames=0, top="", tables=tables)
+    agent = start(frames=0, exit_when_done=False, tables=tables)
     wait_for(lambda: (agent.status.get("line") or {}).get("ready"), 60.0)
-    codes = []
+    codes: list[str] = []
     while len(codes) < 150 and "NOT_READY" not in codes:
         codes.append(trigger(agent.state, Request("trigger"))["code"])
     assert 110 < len(codes) < 150, codes

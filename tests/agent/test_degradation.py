@@ -24,10 +24,10 @@ from lineside_link.messages import DegradationReport, ResultRow
 from lineside_models.frame import Frame
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.errors import ConfigError
-from tests.agent.bundles import FAST, bright, dark, make_bundle
-from tests.agent.line_io.agents import LineAgent
 from tests.boards.machines import jetson_orin_nano, raspberry_pi_5
 from tests.peers.waiting import wait_for
+from tests.worlds.agent import TriggeredAgent
+from tests.worlds.bundles import FAST, bright, dark, make_bundle
 
 SLOW = "onnx-fp32"
 ROW = ResultRow(seq=0, part_id="p", verdict="pass")
@@ -256,7 +256,7 @@ def test_an_agent_on_a_hot_board_says_so_judges_by_the_faster_variant_and_recove
     raspberry_pi_5(board)
     table = f'[store]\nkeep_images = "all"\n[degrade]\nsystem = "{board}"\n'
     table += "hold_s = 0.1\nrelief_s = 0.1\nlook_every_s = 0.1\n"
-    agent = LineAgent(tmp_path, bundle, table)
+    agent = TriggeredAgent(tmp_path, bundle.path, table)
     try:
         agent.wait_ready()
         ask(agent.state, Request("trigger", "cool"))

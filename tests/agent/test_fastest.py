@@ -14,6 +14,7 @@ from lineside_agent.fastest import SUFFIX, fastest_first
 from lineside_agent.loaded import load
 from lineside_runtime.bundle import Bundle, Variant, write_manifest
 from lineside_runtime.config import Config
+from lineside_runtime.devices import DeviceKind
 from lineside_runtime.errors import ConfigError, NoDeviceError
 from lineside_runtime.session import Session
 from tests.converters import nets
@@ -21,7 +22,7 @@ from tests.converters import nets
 CONFIG = Config(threads=1)
 
 
-def two_forms(folder: Path, *, speed: str = "unproven", kinds: tuple[str, ...] = ("cpu",)) -> Bundle:
+def two_forms(folder: Path, *, speed: str = "unproven", kinds: tuple[DeviceKind, ...] = ("cpu",)) -> Bundle:
     """A network 40 layers deep, which the maker has put first, and one of 1."""
     variants = []
     for name, depth in (("deep", 40), ("shallow", 1)):

@@ -14,12 +14,12 @@ import pytest
 from lineside_agent.config import AgentConfig, InspectConfig, SimulatorCamera
 from lineside_agent.home import Home
 from lineside_agent.store import Store
-from lineside_hub.repository import Repository
 from lineside_link.client import LinkClient
 from lineside_link.messages import Up, decode
 from lineside_link.topics import Topics
 from tests.peers import Broker
 from tests.peers.waiting import wait_for
+from tests.worlds.hub import make_trusted_repository
 
 ECHO_S = 0.5
 """So long the connection stays up behind the goodbye: an answer to it would come in a few milliseconds."""
@@ -27,8 +27,7 @@ ECHO_S = 0.5
 
 @pytest.fixture
 def home(embedded_broker: Broker, tmp_path: Path) -> Iterator[Home]:
-    root = Repository.create(tmp_path / "hub", groups=["default"]).root_bytes()
-    (tmp_path / "root.json").write_bytes(root)
+    make_trusted_repository(tmp_path)
     config = AgentConfig(
         device="cam-1",
         folder=tmp_path,

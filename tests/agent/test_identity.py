@@ -36,7 +36,7 @@ from tests.peers import SecureMosquitto, find_mosquitto, wait_for
 TOPICS = Topics("t0")
 
 
-class Site:
+class EnrollmentService:
     """mosquitto with TLS, and the part of the hub that answers requests for certificates."""
 
     def __init__(self, folder: Path) -> None:
@@ -79,31 +79,31 @@ class Site:
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    running = Site(tmp_path)
+def service(tmp_path: Path) -> Iterator[EnrollmentService]:
+    running = EnrollmentService(tmp_path)
     yield running
     running.close()
 
 
-def test_a_device_gets_its_certificate_with_a_token_and_connects(site: Site, tmp_path: Path) -> None:
-    link = enroll(site.token(tmp_path), tmp_path / "own", timeout_s=60)
+def test_a_device_gets_its_certificate_with_a_token_and_connects(service: EnrollmentService, tmp_path: Path) -> None:
+    link = enroll(service.token(tmp_path), tmp_path / "own", timeout_s=60)
     certificate = read_certificate((tmp_path / "own" / "cert.pem").read_bytes())
-    assert site.authority.devices() == {"cam-1": "line"}
+    assert service.authority.devices() == {"cam-1": "line"}
     assert stat.S_IMODE((tmp_path / "own" / "key.pem").stat().st_mode) == 0o600
     assert (tmp_path / "own" / "root.json").read_text() == '{"root": 1}'
     assert sorted(path.name for path in (tmp_path / "own").iterdir()) == [
         "ca.pem", "cert.pem", "clock", "key.pem", "root.json",
     ]  # fmt: skip
-    assert not (site.authority.folder / "issued" / "cam-1").exists(), "the hub never had the key"
-    assert f"{certificate.serial_number:x}" in Registry.read(site.authority.folder).certificates
+    assert not (service.authority.folder / "issued" / "cam-1").exists(), "the hub never had the key"
+    assert f"{certificate.serial_number:x}" in Registry.read(service.authority.folder).certificates
     client = LinkClient(link, "cam-1")
     client.start()
     assert client.wait_connected(60), client.last_error
     client.close()
 
 
-def test_a_token_serves_once_and_the_same_device_may_ask_again(site: Site, tmp_path: Path) -> None:
-    token = site.token(tmp_path)
+def test_a_token_serves_once_and_the_same_device_may_ask_again(service: EnrollmentService, tmp_path: Path) -> None:
+    token = service.token(tmp_path)
     enroll(token, tmp_path / "own", timeout_s=60)
     first = (tmp_path / "own" / "cert.pem").read_bytes()
     with pytest.raises(ConfigError, match="already"):
@@ -209,9 +209,9 @@ def locked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("locked")
 def test_a_person_signs_where_the_hub_has_no_passphrase(
-    site: Site, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    service: EnrollmentService, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    token = site.token(tmp_path)
+    token = service.token(tmp_path)
     said: list[str] = []
     result: list[LinkConfig] = []
     device = threading.Thread(
@@ -219,15 +219,20 @@ def test_a_person_signs_where_the_hub_has_no_passphrase(
     )
     began = time.monotonic()
     device.start()
-    wait_for(lambda: waiting(site.authority.folder) == ["cam-1"], what="the request to wait")
+    wait_for(lambda: waiting(service.authority.folder) == ["cam-1"], what="the request to wait")
     wait_for(lambda: any("lineside hub sign" in line for line in said), what="the device to say so")
     threading.Event().wait(1.0)
     asked = caplog.text.count("cam-1 waits for its certificate")
     assert 1 <= asked <= 1 + (time.monotonic() - began) / ENROLL_AGAIN_S, "an answer is no reason to ask again"
     with pytest.raises(InputNotFoundError):
-        sign_waiting(site.authority, "cam-2")
-    sign_waiting(site.authority, "cam-1")
-    wait_for(lambda: site.registrar.publish_signed() is None and bool(result), what="the certificate")
+        sign_waiting(service.authority, "cam-2")
+    sign_waiting(service.authority, "cam-1")
+
+    def answered() -> bool:
+        service.registrar.publish_signed()
+        return bool(result)
+
+    wait_for(answered, what="the certificate")
     device.join(60)
     assert (tmp_path / "own" / "cert.pem").exists()
 
@@ -238,9 +243,12 @@ def test_what_was_signed_does_not_wait_for_a_person_again(tmp_path: Path) -> Non
     token = authority.token("cam-1", group="line")
     by = read_key(token.key.encode())
     answers: queue.Queue[CertificateAnswer] = queue.Queue()
-    registrar = Registrar(
-        authority.folder, lambda _device, payload: answers.put(decode(payload, CertificateAnswer)) is None
-    )
+
+    def publish(_device: str, payload: bytes) -> bool:
+        answers.put(decode(payload, CertificateAnswer))
+        return True
+
+    registrar = Registrar(authority.folder, publish)
     registrar.start()
 
     def ask(request: CertificateRequest) -> CertificateAnswer:
@@ -261,19 +269,21 @@ def test_what_was_signed_does_not_wait_for_a_person_again(tmp_path: Path) -> Non
     registrar.close()
 
 
-def test_a_late_word_that_a_person_must_sign_undoes_no_answer(site: Site, tmp_path: Path) -> None:
-    site.late_word = True
-    enroll(site.token(tmp_path), tmp_path / "own", timeout_s=60)
+def test_a_late_word_that_a_person_must_sign_undoes_no_answer(service: EnrollmentService, tmp_path: Path) -> None:
+    service.late_word = True
+    enroll(service.token(tmp_path), tmp_path / "own", timeout_s=60)
     assert (tmp_path / "own" / "cert.pem").exists()
 
 
-def test_junk_and_floods_stop_nobody(site: Site, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_junk_and_floods_stop_nobody(
+    service: EnrollmentService, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.WARNING):
         for payload in (b"\xff", b"{}", b"[" * 4000, b"x" * 10_000):
-            site.registrar.offer("cam-1", payload)
+            service.registrar.offer("cam-1", payload)
         lying = CertificateRequest(device="cam-2", csr="", signer="", signature="")
-        site.registrar.offer("cam-1", encode(lying))
-        enroll(site.token(tmp_path), tmp_path / "own", timeout_s=60)
+        service.registrar.offer("cam-1", encode(lying))
+        enroll(service.token(tmp_path), tmp_path / "own", timeout_s=60)
     assert "10000 bytes" in caplog.text
 
 
@@ -285,21 +295,23 @@ class Clock:
         return self.at
 
 
-def renewing(site: Site, folder: Path, link: LinkConfig, now: Callable[[], datetime.datetime]) -> Identity:
+def renewing(
+    service: EnrollmentService, folder: Path, link: LinkConfig, now: Callable[[], datetime.datetime]
+) -> Identity:
     folder.mkdir(exist_ok=True)
     return Identity(folder, link, "cam-1", ClockFloor(folder / "clock", now=now))
 
 
-def test_a_certificate_is_renewed_in_time_though_the_clock_is_unset(site: Site, tmp_path: Path) -> None:
-    link = enroll(site.token(tmp_path), tmp_path / "own", timeout_s=60)
+def test_a_certificate_is_renewed_in_time_though_the_clock_is_unset(service: EnrollmentService, tmp_path: Path) -> None:
+    link = enroll(service.token(tmp_path), tmp_path / "own", timeout_s=60)
     now = datetime.datetime.now(datetime.timezone.utc)
     folder = tmp_path / "state"
     folder.mkdir()
     seen = ClockFloor(folder / "clock")
     seen.raise_to(now + datetime.timedelta(days=600))  # 130 days before its end
-    site.late_word = True
+    service.late_word = True
     unset = Clock(datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc))
-    identity = renewing(site, folder, link, unset)
+    identity = renewing(service, folder, link, unset)
     assert identity.due()
     floor = ClockFloor(folder / "clock", now=unset)
     client = LinkClient(identity.config(), "cam-1", now=lambda: min(floor.now(), now))
@@ -324,8 +336,8 @@ def test_a_certificate_is_renewed_in_time_though_the_clock_is_unset(site: Site, 
     assert identity.config() == link
 
 
-def test_a_clock_in_1970_connects_and_an_expired_broker_does_not(site: Site, tmp_path: Path) -> None:
-    link = enroll(site.token(tmp_path), tmp_path / "own", timeout_s=60)
+def test_a_clock_in_1970_connects_and_an_expired_broker_does_not(service: EnrollmentService, tmp_path: Path) -> None:
+    link = enroll(service.token(tmp_path), tmp_path / "own", timeout_s=60)
     ends = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=800)
     for now, reached in ((datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc), True), (ends, False)):
         client = LinkClient(link, "cam-1", now=Clock(now))
@@ -334,18 +346,18 @@ def test_a_clock_in_1970_connects_and_an_expired_broker_does_not(site: Site, tmp
             if reached:
                 assert client.wait_connected(60), client.last_error
             else:
-                wait_for(lambda client=client: client.last_error is not None, what="the refusal")
+                wait_for(lambda: client.last_error is not None, what="the refusal")  # noqa: B023
                 assert "expired" in str(client.last_error)
         finally:
             client.close()
 
 
-def test_a_certificate_of_another_key_or_authority_is_not_taken(site: Site, tmp_path: Path) -> None:
-    link = enroll(site.token(tmp_path), tmp_path / "own", timeout_s=60)
-    identity = renewing(site, tmp_path / "state", link, Clock(datetime.datetime.now(datetime.timezone.utc)))
+def test_a_certificate_of_another_key_or_authority_is_not_taken(service: EnrollmentService, tmp_path: Path) -> None:
+    link = enroll(service.token(tmp_path), tmp_path / "own", timeout_s=60)
+    identity = renewing(service, tmp_path / "state", link, Clock(datetime.datetime.now(datetime.timezone.utc)))
     foreign = Authority.create(tmp_path / "foreign", site="t0").enroll("cam-1", group="line")
-    mine = site.authority.enroll("cam-1", group="line")
-    other = site.authority.enroll("cam-2", group="line")
+    mine = service.authority.enroll("cam-1", group="line")
+    other = service.authority.enroll("cam-2", group="line")
     for pem, key in (
         (foreign.certificate, read_key(foreign.key.read_bytes())),
         (mine.certificate, new_key()),
@@ -366,8 +378,8 @@ def test_a_life_is_due_in_its_last_third() -> None:
     assert life.due(begins + datetime.timedelta(days=100))
 
 
-def test_the_command_enrols_and_shows_no_secret(site: Site, tmp_path: Path) -> None:
-    token = site.token(tmp_path)
+def test_the_command_enrols_and_shows_no_secret(service: EnrollmentService, tmp_path: Path) -> None:
+    token = service.token(tmp_path)
     arguments = ["agent", "enroll", "--token-file", str(token), "--out", str(tmp_path / "own"), "--json"]
     done = subprocess.run(
         [sys.executable, "-m", "lineside", "--log-level", "debug", *arguments],
@@ -377,12 +389,12 @@ def test_the_command_enrols_and_shows_no_secret(site: Site, tmp_path: Path) -> N
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["link"]["url"] == site.broker.url
+    assert json.loads(done.stdout)["link"]["url"] == service.broker.url
     secrets = [decode_token(token).key, (tmp_path / "own" / "key.pem").read_text()]
     for secret in secrets:
         body = secret.splitlines()[1]
         assert body not in done.stdout + done.stderr
-        assert body not in site.broker.log.read_text(errors="replace")
+        assert body not in service.broker.log.read_text(errors="replace")
 
 
 def decode_token(path: Path) -> Token:

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from lineside_agent import config as settings
-from lineside_agent.cameras import Camera, Grab, LiveCamera, LostFrame, Shot, open_camera
+from lineside_agent.cameras import Camera, Given, Grab, LiveCamera, LostFrame, Shot, open_camera
 from lineside_agent.cameras.aravis import PROGRAM as ARAVIS
 from lineside_agent.cameras.child import find
 from lineside_agent.reader import FrameQueue, Reader
@@ -56,7 +56,7 @@ class Running:
 
     def __init__(self, camera: Camera) -> None:
         self.stop = threading.Event()
-        self.shots: list[Shot] = []
+        self.shots: list[Given] = []
         self.queue = FrameQueue(100, self.stop)
         self.reader = Reader(camera, self.queue, self.stop)
         self._threads = [threading.Thread(target=self.reader.run, args=(0,)), threading.Thread(target=self._take)]

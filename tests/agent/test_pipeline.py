@@ -16,11 +16,12 @@ from lineside_agent.line_io import LineOutput, Signal
 from lineside_agent.line_io.events import Code
 from lineside_agent.loaded import Loaded, load
 from lineside_agent.pipeline import Pipeline
+from lineside_agent.views import Views
 from lineside_link.messages import ResultRow
 from lineside_models.frame import Frame
 from lineside_runtime.errors import ConfigError
-from tests.agent.bundles import bright, dark, make_bundle
 from tests.peers.waiting import wait_for
+from tests.worlds.bundles import bright, dark, make_bundle
 
 
 class Told(LineOutput):
@@ -56,7 +57,7 @@ class Bench:
             stop=self.stop,
         )
 
-    def record(self, row: ResultRow, frame: Frame | None) -> bool:
+    def record(self, row: ResultRow, frame: object, crop: object = None) -> bool:
         self.log.append(row)
         return True
 
@@ -217,7 +218,8 @@ def test_worker_that_ends_by_a_defect_lets_no_later_frame_be_recorded(bench: Ben
     bench.active.swap(loaded)
     arrived = threading.Barrier(2)
 
-    def judge(shot: Shot) -> ResultRow | None:
+    def judge(shot: Shot | Views) -> ResultRow | None:
+        assert isinstance(shot, Frame)
         arrived.wait(60.0)
         if shot.sequence == 0:
             raise AssertionError("a defect")

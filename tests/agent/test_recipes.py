@@ -22,8 +22,8 @@ from lineside_link.messages import BundleRef, Desired, ResultRow
 from lineside_models.frame import Frame
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.errors import CameraError, ConfigError, RecipeError
-from tests.agent.bundles import make_bundle
 from tests.peers.waiting import wait_for
+from tests.worlds.bundles import make_bundle
 
 STRICT = RecipeConfig(name="strict", inspect={"confidence_threshold": 0.5})
 LENIENT = RecipeConfig(name="lenient", number=7, inspect={"confidence_threshold": 0.95})
@@ -31,7 +31,7 @@ DOUBTFUL = np.full((96, 96, 3), 140, np.uint8)
 """Scores 0.88: a reject under `STRICT`, a pass under `LENIENT`."""
 
 
-class Line:
+class RecipeAgent:
     """An updater with its recipes and a pipeline of one frame; `end` and `start` are a restart of the agent."""
 
     def __init__(self, folder: Path, factory: Bundle | None, recipes: tuple[RecipeConfig, ...]) -> None:
@@ -106,148 +106,152 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.fixture
-def lines() -> Iterator[list[Line]]:
-    made: list[Line] = []
+def agents() -> Iterator[list[RecipeAgent]]:
+    made: list[RecipeAgent] = []
     yield made
-    for line in made:
-        line.end()
+    for agent in made:
+        agent.end()
 
 
 def test_a_changeover_changes_the_verdict_and_the_record_says_by_which_recipe(
-    lines: list[Line], tmp_path: Path, bundle: Bundle
+    agents: list[RecipeAgent], tmp_path: Path, bundle: Bundle
 ) -> None:
-    lines.append(line := Line(tmp_path, bundle, (STRICT, LENIENT)))
-    first = line.judge()
+    agents.append(agent := RecipeAgent(tmp_path, bundle, (STRICT, LENIENT)))
+    first = agent.judge()
     assert (first.verdict, first.recipe) == ("reject", "strict")
-    assert line.ask("lenient") == ""
-    second = line.judge()
+    assert agent.ask("lenient") == ""
+    second = agent.judge()
     assert (second.verdict, second.recipe) == ("pass", "lenient")
-    assert line.ask(1) == ""
-    assert line.judge().recipe == "strict"
-    assert line.told == [RecipeRuns("strict", 1), RecipeRuns("lenient", 7), RecipeRuns("strict", 1)]
-    assert line.prepared == ["lenient", "strict"]
-    assert line.recipes.status()["changeovers"] == 2
+    assert agent.ask(1) == ""
+    assert agent.judge().recipe == "strict"
+    assert agent.told == [RecipeRuns("strict", 1), RecipeRuns("lenient", 7), RecipeRuns("strict", 1)]
+    assert agent.prepared == ["lenient", "strict"]
+    assert agent.recipes.status()["changeovers"] == 2
 
 
-def test_parts_may_not_come_from_the_wish_on(lines: list[Line], tmp_path: Path, bundle: Bundle) -> None:
-    lines.append(line := Line(tmp_path, bundle, (STRICT, LENIENT)))
-    line.judge()
+def test_parts_may_not_come_from_the_wish_on(agents: list[RecipeAgent], tmp_path: Path, bundle: Bundle) -> None:
+    agents.append(agent := RecipeAgent(tmp_path, bundle, (STRICT, LENIENT)))
+    agent.judge()
     answers: list[str] = []
-    line.recipes.select(SelectRecipe("lenient", "test", answers.append))
-    assert answers or line.recipes.problem == "changing over to recipe lenient"
+    agent.recipes.select(SelectRecipe("lenient", "test", answers.append))
+    assert answers or agent.recipes.problem == "changing over to recipe lenient"
     wait_for(lambda: answers)
-    assert line.recipes.problem == ""
+    assert agent.recipes.problem == ""
 
 
-def test_the_chosen_recipe_survives_a_restart(lines: list[Line], tmp_path: Path, bundle: Bundle) -> None:
-    lines.append(line := Line(tmp_path, bundle, (STRICT, LENIENT)))
-    assert line.ask("lenient") == ""
-    line.end()
-    line.start()
-    assert line.told == [RecipeRuns("lenient", 7)]
-    assert line.judge().verdict == "pass"
+def test_the_chosen_recipe_survives_a_restart(agents: list[RecipeAgent], tmp_path: Path, bundle: Bundle) -> None:
+    agents.append(agent := RecipeAgent(tmp_path, bundle, (STRICT, LENIENT)))
+    assert agent.ask("lenient") == ""
+    agent.end()
+    agent.start()
+    assert agent.told == [RecipeRuns("lenient", 7)]
+    assert agent.judge().verdict == "pass"
 
 
 def test_a_recipe_that_was_chosen_and_is_gone_is_said_and_is_a_fault(
-    lines: list[Line], tmp_path: Path, bundle: Bundle
+    agents: list[RecipeAgent], tmp_path: Path, bundle: Bundle
 ) -> None:
-    lines.append(line := Line(tmp_path, bundle, (STRICT, LENIENT)))
-    assert line.ask("lenient") == ""
-    line.end()
-    line.configured = (STRICT,)
-    line.start()
-    assert [type(event) for event in line.told] == [RecipeRuns, RecipeRefused]
-    assert "there is no recipe 'lenient'" in line.recipes.status()["recipe_problem"]
-    assert line.ask("strict") == ""
-    assert line.recipes.status()["recipe_problem"] is None
+    agents.append(agent := RecipeAgent(tmp_path, bundle, (STRICT, LENIENT)))
+    assert agent.ask("lenient") == ""
+    agent.end()
+    agent.configured = (STRICT,)
+    agent.start()
+    assert [type(event) for event in agent.told] == [RecipeRuns, RecipeRefused]
+    assert "there is no recipe 'lenient'" in agent.recipes.status()["recipe_problem"]
+    assert agent.ask("strict") == ""
+    assert agent.recipes.status()["recipe_problem"] is None
 
 
 def test_an_unknown_recipe_is_refused_and_the_old_one_goes_on(
-    lines: list[Line], tmp_path: Path, bundle: Bundle
+    agents: list[RecipeAgent], tmp_path: Path, bundle: Bundle
 ) -> None:
-    lines.append(line := Line(tmp_path, bundle, (STRICT, LENIENT)))
-    assert line.ask("nonsense").startswith("[2020] there is no recipe 'nonsense'")
-    assert line.told == [RecipeRuns("strict", 1)]  # who asked was told; the line need not stand
-    line.recipes.select(SelectRecipe(9, "plc"))
-    assert isinstance(line.told[-1], RecipeRefused)
-    assert line.judge().recipe == "strict"
+    agents.append(agent := RecipeAgent(tmp_path, bundle, (STRICT, LENIENT)))
+    assert agent.ask("nonsense").startswith("[2020] there is no recipe 'nonsense'")
+    assert agent.told == [RecipeRuns("strict", 1)]  # who asked was told; the line need not stand
+    agent.recipes.select(SelectRecipe(9, "plc"))
+    assert isinstance(agent.told[-1], RecipeRefused)
+    assert agent.judge().recipe == "strict"
 
 
 def test_a_recipe_with_a_bundle_of_its_own_runs_it_also_after_a_restart(
-    lines: list[Line], tmp_path: Path, bundle: Bundle, other: Bundle
+    agents: list[RecipeAgent], tmp_path: Path, bundle: Bundle, other: Bundle
 ) -> None:
     own = RecipeConfig(name="own", bundle=other.path)
-    lines.append(line := Line(tmp_path, bundle, (STRICT, own)))
-    assert line.judge().bundle == "bright-spots@1.0.0"
-    assert line.ask("own") == ""
-    row = line.judge()
+    agents.append(agent := RecipeAgent(tmp_path, bundle, (STRICT, own)))
+    assert agent.judge().bundle == "bright-spots@1.0.0"
+    assert agent.ask("own") == ""
+    row = agent.judge()
     assert (row.bundle, row.recipe) == ("bright-spots@2.0.0", "own")
-    line.end()
-    line.start()
-    assert line.judge().bundle == "bright-spots@2.0.0"
-    assert line.ask("strict") == ""
-    assert line.judge().bundle == "bright-spots@1.0.0"
+    agent.end()
+    agent.start()
+    assert agent.judge().bundle == "bright-spots@2.0.0"
+    assert agent.ask("strict") == ""
+    assert agent.judge().bundle == "bright-spots@1.0.0"
 
 
 def test_a_recipe_with_a_bundle_of_its_own_needs_no_installed_one(
-    lines: list[Line], tmp_path: Path, other: Bundle
+    agents: list[RecipeAgent], tmp_path: Path, other: Bundle
 ) -> None:
-    lines.append(line := Line(tmp_path, None, (RecipeConfig(name="own", bundle=other.path),)))
-    assert line.judge().bundle == "bright-spots@2.0.0"
+    agents.append(agent := RecipeAgent(tmp_path, None, (RecipeConfig(name="own", bundle=other.path),)))
+    assert agent.judge().bundle == "bright-spots@2.0.0"
 
 
 def test_an_update_waits_while_a_recipe_runs_its_own_bundle(
-    lines: list[Line], tmp_path: Path, bundle: Bundle, other: Bundle
+    agents: list[RecipeAgent], tmp_path: Path, bundle: Bundle, other: Bundle
 ) -> None:
     own = RecipeConfig(name="own", bundle=other.path)
-    lines.append(line := Line(tmp_path, bundle, (own, STRICT)))
-    line.judge()
+    agents.append(agent := RecipeAgent(tmp_path, bundle, (own, STRICT)))
+    agent.judge()
     pushed = make_bundle(tmp_path / "pushed", version="3.0.0")
-    line.updater._bring = lambda ref, folder, *_: shutil.copytree(pushed.path, folder, dirs_exist_ok=True)
+    agent.updater._bring = lambda ref, folder, *_: shutil.copytree(pushed.path, folder, dirs_exist_ok=True)
     ref = BundleRef(name="bright-spots", version="3.0.0", target="default/x.json", sha256=pushed.digest)
-    line.updater.post(Wished("group", Desired(epoch=1, gen=1, bundle=ref)))
-    wait_for(lambda: line.updater.waiting, what="the update waits")
-    assert "recipe own runs a bundle of its own" in line.updater.waiting
-    assert line.judge().bundle == "bright-spots@2.0.0"
-    assert line.ask("strict") == ""  # also while the update waits
-    wait_for(lambda: line.updater.machine.state == "active" and line.updater.machine.gen == 1, what="updated")
-    row = line.judge()
+    agent.updater.post(Wished("group", Desired(epoch=1, gen=1, bundle=ref)))
+    wait_for(lambda: agent.updater.waiting, what="the update waits")
+    assert "recipe own runs a bundle of its own" in agent.updater.waiting
+    assert agent.judge().bundle == "bright-spots@2.0.0"
+    assert agent.ask("strict") == ""  # also while the update waits
+    wait_for(lambda: agent.updater.machine.state == "active" and agent.updater.machine.gen == 1, what="updated")
+    row = agent.judge()
     assert (row.bundle, row.recipe) == ("bright-spots@3.0.0", "strict")
 
 
-def test_a_bundle_that_is_damaged_leaves_the_old_recipe(lines: list[Line], tmp_path: Path, bundle: Bundle) -> None:
-    (tmp_path / "empty").mkdir()
-    broken = RecipeConfig(name="broken", bundle=tmp_path / "empty")
-    lines.append(line := Line(tmp_path, bundle, (STRICT, broken)))
-    line.judge()
-    assert "manifest.json" in line.ask("broken")
-    assert (line.judge().recipe, line.recipes.name) == ("strict", "strict")
-    line.end()
-    line.start()
-    assert line.judge().recipe == "strict"
-
-
-def test_a_bundle_that_is_damaged_at_the_start_lets_nothing_pass_until_another_is_asked_for(
-    lines: list[Line], tmp_path: Path, bundle: Bundle
+def test_a_bundle_that_is_damaged_leaves_the_old_recipe(
+    agents: list[RecipeAgent], tmp_path: Path, bundle: Bundle
 ) -> None:
     (tmp_path / "empty").mkdir()
     broken = RecipeConfig(name="broken", bundle=tmp_path / "empty")
-    lines.append(line := Line(tmp_path, bundle, (broken, STRICT)))
-    wait_for(lambda: line.recipes.problem, what="said")
-    assert line.active.loaded is None
-    assert line.updater.machine.state == "active"  # nothing is wrong with what is installed
-    assert "manifest.json" in line.ask("broken")
-    assert line.ask("strict") == ""
-    assert line.judge().recipe == "strict"
+    agents.append(agent := RecipeAgent(tmp_path, bundle, (STRICT, broken)))
+    agent.judge()
+    assert "manifest.json" in agent.ask("broken")
+    assert (agent.judge().recipe, agent.recipes.name) == ("strict", "strict")
+    agent.end()
+    agent.start()
+    assert agent.judge().recipe == "strict"
 
 
-def test_a_camera_that_shows_nothing_leaves_the_old_recipe(lines: list[Line], tmp_path: Path, bundle: Bundle) -> None:
-    lines.append(line := Line(tmp_path, bundle, (STRICT, LENIENT)))
-    line.judge()
-    line.camera_problem = "dark"
-    assert line.ask("lenient").startswith("[2009] dark")
-    assert line.judge().recipe == "strict"
-    assert line.prepared == ["strict"]  # and its camera is as it was
+def test_a_bundle_that_is_damaged_at_the_start_lets_nothing_pass_until_another_is_asked_for(
+    agents: list[RecipeAgent], tmp_path: Path, bundle: Bundle
+) -> None:
+    (tmp_path / "empty").mkdir()
+    broken = RecipeConfig(name="broken", bundle=tmp_path / "empty")
+    agents.append(agent := RecipeAgent(tmp_path, bundle, (broken, STRICT)))
+    wait_for(lambda: agent.recipes.problem, what="said")
+    assert agent.active.loaded is None
+    assert agent.updater.machine.state == "active"  # nothing is wrong with what is installed
+    assert "manifest.json" in agent.ask("broken")
+    assert agent.ask("strict") == ""
+    assert agent.judge().recipe == "strict"
+
+
+def test_a_camera_that_shows_nothing_leaves_the_old_recipe(
+    agents: list[RecipeAgent], tmp_path: Path, bundle: Bundle
+) -> None:
+    agents.append(agent := RecipeAgent(tmp_path, bundle, (STRICT, LENIENT)))
+    agent.judge()
+    agent.camera_problem = "dark"
+    assert agent.ask("lenient").startswith("[2009] dark")
+    assert agent.judge().recipe == "strict"
+    assert agent.prepared == ["strict"]  # and its camera is as it was
 
 
 # -- configuration -------------------------------------------------------------------------------------------------

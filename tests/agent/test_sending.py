@@ -29,12 +29,13 @@ from lineside_hub.results import ResultsSink, read_batch
 from lineside_link.config import LinkConfig
 from lineside_link.messages import FrameAnswer, ResultRow, Results, decode_piece, encode
 from lineside_models.frame import Frame
+from lineside_runtime.pauses import Pauses
 from tests.peers.waiting import wait_for
 
 DEVICE = "cam-1"
 
 
-class Site:
+class FrameExchange:
     """A device's store and sender, and a hub's worker that is called where the broker would be."""
 
     def __init__(self, folder: Path) -> None:
@@ -127,172 +128,174 @@ class Site:
 
 
 @pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+def exchange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FrameExchange]:
     monkeypatch.setattr(sending, "ANSWER_TIMEOUT_S", 0.3)
-    monkeypatch.setattr(sending, "_PAUSES", sending.Pauses(0.05, 0.2))
-    made = Site(tmp_path)
+    monkeypatch.setattr(sending, "_PAUSES", Pauses(0.05, 0.2))
+    made = FrameExchange(tmp_path)
     yield made
     made.end_sender()
     made.store.close()
     made.database.close()
 
 
-def test_every_image_of_a_record_that_the_hub_has_arrives_once(site: Site) -> None:
-    site.keep(6)
-    site.acknowledge(4)
-    site.begin_sender()
-    wait_for(lambda: site.store.unsent_images == 2, 60)
-    assert site.at_hub() == {seq: data for seq, data in site.on_disk().items() if seq <= 4}
-    site.acknowledge(6)
-    wait_for(lambda: site.store.unsent_images == 0, 60)
-    assert site.at_hub() == site.on_disk()
-    assert site.offered == [1, 2, 3, 4, 5, 6]
-    assert site.sender is not None
-    assert (site.sender.counts.sent, site.sender.counts.refused, site.sender.counts.problem) == (6, 0, "")
-    assert site.sender.resting
-    assert site.counters["bytes"] == sum(len(data) for data in site.on_disk().values())
+def test_every_image_of_a_record_that_the_hub_has_arrives_once(exchange: FrameExchange) -> None:
+    exchange.keep(6)
+    exchange.acknowledge(4)
+    exchange.begin_sender()
+    wait_for(lambda: exchange.store.unsent_images == 2, 60)
+    assert exchange.at_hub() == {seq: data for seq, data in exchange.on_disk().items() if seq <= 4}
+    exchange.acknowledge(6)
+    wait_for(lambda: exchange.store.unsent_images == 0, 60)
+    assert exchange.at_hub() == exchange.on_disk()
+    assert exchange.offered == [1, 2, 3, 4, 5, 6]
+    assert exchange.sender is not None
+    assert (exchange.sender.counts.sent, exchange.sender.counts.refused, exchange.sender.counts.problem) == (6, 0, "")
+    assert exchange.sender.resting
+    assert exchange.counters["bytes"] == sum(len(data) for data in exchange.on_disk().values())
 
 
-def test_a_restart_goes_on_and_sends_nothing_again_that_is_there(site: Site) -> None:
-    site.keep(5)
-    site.acknowledge(5)
-    site.lose = lambda number: number > 9  # the second image is cut in its middle
-    site.begin_sender()
-    wait_for(lambda: site.published > 9, 60)
-    site.end_sender()
-    site.lose = lambda _number: False
-    site.begin_hub()
-    site.begin_sender()
-    wait_for(lambda: site.store.unsent_images == 0, 60)
-    assert site.at_hub() == site.on_disk()
-    assert site.counters["bytes"] < sum(len(data) for seq, data in site.on_disk().items() if seq > 1)
+def test_a_restart_goes_on_and_sends_nothing_again_that_is_there(exchange: FrameExchange) -> None:
+    exchange.keep(5)
+    exchange.acknowledge(5)
+    exchange.lose = lambda number: number > 9  # the second image is cut in its middle
+    exchange.begin_sender()
+    wait_for(lambda: exchange.published > 9, 60)
+    exchange.end_sender()
+    exchange.lose = lambda _number: False
+    exchange.begin_hub()
+    exchange.begin_sender()
+    wait_for(lambda: exchange.store.unsent_images == 0, 60)
+    assert exchange.at_hub() == exchange.on_disk()
+    assert exchange.counters["bytes"] < sum(len(data) for seq, data in exchange.on_disk().items() if seq > 1)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.4])
-def test_pieces_and_offers_that_are_lost_cost_time_only(site: Site, share: float) -> None:
-    site.keep(3)
-    site.acknowledge(3)
+def test_pieces_and_offers_that_are_lost_cost_time_only(exchange: FrameExchange, share: float) -> None:
+    exchange.keep(3)
+    exchange.acknowledge(3)
     chance = random.Random(share)
-    site.lose = lambda _number: chance.random() < share
-    site.begin_sender()
-    wait_for(lambda: site.store.unsent_images == 0, 120)
-    assert site.at_hub() == site.on_disk()
+    exchange.lose = lambda _number: chance.random() < share
+    exchange.begin_sender()
+    wait_for(lambda: exchange.store.unsent_images == 0, 120)
+    assert exchange.at_hub() == exchange.on_disk()
 
 
-def test_what_the_hub_refuses_is_not_offered_again(site: Site) -> None:
-    site.keep(3)
-    (next(iter(site.folder.rglob("00000001.png")))).write_bytes(b"no image any more")
-    site.acknowledge(3)
-    site.begin_sender()
-    wait_for(lambda: site.store.unsent_images == 0, 60)
-    assert site.sender is not None
-    assert (site.sender.counts.sent, site.sender.counts.refused) == (2, 1)
-    assert sorted(site.at_hub()) == [1, 3]
-    assert site.offered == [1, 2, 3]
+def test_what_the_hub_refuses_is_not_offered_again(exchange: FrameExchange) -> None:
+    exchange.keep(3)
+    (next(iter(exchange.folder.rglob("00000001.png")))).write_bytes(b"no image any more")
+    exchange.acknowledge(3)
+    exchange.begin_sender()
+    wait_for(lambda: exchange.store.unsent_images == 0, 60)
+    assert exchange.sender is not None
+    assert (exchange.sender.counts.sent, exchange.sender.counts.refused) == (2, 1)
+    assert sorted(exchange.at_hub()) == [1, 3]
+    assert exchange.offered == [1, 2, 3]
 
 
-def test_an_image_that_made_room_is_counted_and_said(site: Site, caplog: pytest.LogCaptureFixture) -> None:
-    site.keep(3)
-    (next(iter(site.folder.rglob("00000001.png")))).unlink()
-    site.acknowledge(3)
-    site.begin_sender()
-    wait_for(lambda: site.store.unsent_images == 0, 60)
-    assert site.sender is not None
-    assert site.sender.counts.missing == 1
+def test_an_image_that_made_room_is_counted_and_said(exchange: FrameExchange, caplog: pytest.LogCaptureFixture) -> None:
+    exchange.keep(3)
+    (next(iter(exchange.folder.rglob("00000001.png")))).unlink()
+    exchange.acknowledge(3)
+    exchange.begin_sender()
+    wait_for(lambda: exchange.store.unsent_images == 0, 60)
+    assert exchange.sender is not None
+    assert exchange.sender.counts.missing == 1
     assert "made room before they were sent" in caplog.text
-    assert sorted(site.at_hub()) == [1, 3]
+    assert sorted(exchange.at_hub()) == [1, 3]
 
 
-def test_results_and_fetches_come_first(site: Site) -> None:
-    site.keep(2)
-    site.acknowledge(2)
-    site.busy.set()
-    site.begin_sender()
+def test_results_and_fetches_come_first(exchange: FrameExchange) -> None:
+    exchange.keep(2)
+    exchange.acknowledge(2)
+    exchange.busy.set()
+    exchange.begin_sender()
     looked = itertools.count()
     wait_for(lambda: next(looked) > 30, 60)
-    assert site.published == 0
-    site.busy.clear()
-    wait_for(lambda: site.store.unsent_images == 0, 60)
+    assert exchange.published == 0
+    exchange.busy.clear()
+    wait_for(lambda: exchange.store.unsent_images == 0, 60)
 
 
 def test_a_hub_that_is_full_or_takes_none_is_left_alone_and_said(
-    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    exchange: FrameExchange, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(sending, "WAIT_MAX_S", 0.1)
-    site.begin_hub(take=False)
-    site.keep(2)
-    site.acknowledge(2)
-    site.begin_sender()
-    wait_for(lambda: len(site.offered) > 3, 60)
-    assert site.sender is not None
-    assert "this hub takes no frames" in site.sender.counts.problem
-    assert site.sender.resting, "an agent that is to end when it is done need not wait for this hub"
-    assert site.store.unsent_images == 2
+    exchange.begin_hub(take=False)
+    exchange.keep(2)
+    exchange.acknowledge(2)
+    exchange.begin_sender()
+    wait_for(lambda: len(exchange.offered) > 3, 60)
+    assert exchange.sender is not None
+    assert "this hub takes no frames" in exchange.sender.counts.problem
+    assert exchange.sender.resting, "an agent that is to end when it is done need not wait for this hub"
+    assert exchange.store.unsent_images == 2
     assert sum("kept images wait" in record.message for record in caplog.records) == 1, "said once"
-    site.begin_hub()
-    wait_for(lambda: site.store.unsent_images == 0, 60)
-    assert site.sender.counts.problem == ""
+    exchange.begin_hub()
+    wait_for(lambda: exchange.store.unsent_images == 0, 60)
+    assert exchange.sender.counts.problem == ""
 
 
-def test_an_older_hub_that_never_answers_costs_an_offer_now_and_then(site: Site) -> None:
-    site.keep(1)
-    site.acknowledge(1)
-    site.lose = lambda _number: True
-    site.begin_sender()
-    wait_for(lambda: site.sender is not None and "doesn't answer" in site.sender.counts.problem, 60)
-    assert site.sender is not None
-    assert site.sender.counts.bytes == 0
-    assert site.sender.resting
+def test_an_older_hub_that_never_answers_costs_an_offer_now_and_then(exchange: FrameExchange) -> None:
+    exchange.keep(1)
+    exchange.acknowledge(1)
+    exchange.lose = lambda _number: True
+    exchange.begin_sender()
+    wait_for(lambda: exchange.sender is not None and "doesn't answer" in exchange.sender.counts.problem, 60)
+    assert exchange.sender is not None
+    assert exchange.sender.counts.bytes == 0
+    assert exchange.sender.resting
 
 
-def test_nothing_is_sent_where_the_configuration_says_so(site: Site) -> None:
-    site.keep(1)
-    site.settings = StoreConfig(keep_images="all", send_images=False)
-    site.acknowledge(1)
-    site.begin_sender()
+def test_nothing_is_sent_where_the_configuration_says_so(exchange: FrameExchange) -> None:
+    exchange.keep(1)
+    exchange.settings = StoreConfig(keep_images="all", send_images=False)
+    exchange.acknowledge(1)
+    exchange.begin_sender()
     looked = itertools.count()
     wait_for(lambda: next(looked) > 30, 60)
-    assert site.published == 0
-    assert site.sender is not None
-    assert site.sender.resting
+    assert exchange.published == 0
+    assert exchange.sender is not None
+    assert exchange.sender.resting
 
 
-def test_the_same_image_of_two_parts_is_sent_once_and_belongs_to_both(site: Site) -> None:
-    site.keep(1)
+def test_the_same_image_of_two_parts_is_sent_once_and_belongs_to_both(exchange: FrameExchange) -> None:
+    exchange.keep(1)
     image = np.random.default_rng(0).integers(0, 255, (128, 128, 3), np.uint8)
     row = ResultRow(seq=0, part_id="x", source="cam", sequence=1, verdict="reject", width=128, height=128)
-    site.store.record(row, Frame(image=image, source="cam", sequence=1))
-    assert site.store.flush(60.0)
-    rows = Results(epoch=site.store.epoch, rows=tuple(site.store.rows(0, 2)))
-    with site.database.transaction():
-        ResultsSink(site.database).write([read_batch(DEVICE, encode(rows))])
-    site.acknowledge(2)
-    site.begin_sender()
-    wait_for(lambda: site.store.unsent_images == 0, 60)
-    digest = hashlib.sha256(site.on_disk()[1]).hexdigest()
-    assert [site.rows.digest(Key(DEVICE, site.store.epoch, seq)) for seq in (1, 2)] == [digest, digest]
-    assert site.counters["bytes"] == len(site.on_disk()[1])
+    exchange.store.record(row, Frame(image=image, source="cam", sequence=1))
+    assert exchange.store.flush(60.0)
+    rows = Results(epoch=exchange.store.epoch, rows=tuple(exchange.store.rows(0, 2)))
+    with exchange.database.transaction():
+        ResultsSink(exchange.database).write([read_batch(DEVICE, encode(rows))])
+    exchange.acknowledge(2)
+    exchange.begin_sender()
+    wait_for(lambda: exchange.store.unsent_images == 0, 60)
+    digest = hashlib.sha256(exchange.on_disk()[1]).hexdigest()
+    assert [exchange.rows.digest(Key(DEVICE, exchange.store.epoch, seq)) for seq in (1, 2)] == [digest, digest]
+    assert exchange.counters["bytes"] == len(exchange.on_disk()[1])
 
 
-def test_what_is_unsent_is_known_after_a_restart_and_to_an_agent_that_knew_no_such_table(site: Site) -> None:
-    site.keep(4)
-    site.store.settle_image(site.store.epoch, 1)
-    site.store.settle_image("another database", 2)
-    site.acknowledge(4)
-    wait_for(lambda: site.store.unsent_images == 3)
-    site.store.close()
-    site.store = site.open_store(site.folder.parent)
-    assert site.store.unsent_images == 3
-    found = site.store.first_unsent_image(0)
+def test_what_is_unsent_is_known_after_a_restart_and_to_an_agent_that_knew_no_such_table(
+    exchange: FrameExchange,
+) -> None:
+    exchange.keep(4)
+    exchange.store.settle_image(exchange.store.epoch, 1)
+    exchange.store.settle_image("another database", 2)
+    exchange.acknowledge(4)
+    wait_for(lambda: exchange.store.unsent_images == 3)
+    exchange.store.close()
+    exchange.store = exchange.open_store(exchange.folder.parent)
+    assert exchange.store.unsent_images == 3
+    found = exchange.store.first_unsent_image(0)
     assert found is not None
     assert found.seq == 2
-    site.store.close()
-    with contextlib.closing(sqlite3.connect(site.folder.parent / NAME)) as connection:
+    exchange.store.close()
+    with contextlib.closing(sqlite3.connect(exchange.folder.parent / NAME)) as connection:
         connection.execute("DROP TABLE unsent")
         connection.commit()
-    site.store = site.open_store(site.folder.parent)
-    assert (site.store.unsent_images, site.store.first_unsent_image(0)) == (0, None)
-    assert [row.seq for row in site.store.rows(0, 10)] == [1, 2, 3, 4]
+    exchange.store = exchange.open_store(exchange.folder.parent)
+    assert (exchange.store.unsent_images, exchange.store.first_unsent_image(0)) == (0, None)
+    assert [row.seq for row in exchange.store.rows(0, 10)] == [1, 2, 3, 4]
 
 
 def test_an_agent_without_a_hub_notes_nothing(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from lineside_agent.slots import Slots
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.errors import BundleFormatError, BundleIntegrityError, InputNotFoundError
-from tests.agent.bundles import make_bundle
+from tests.worlds.bundles import make_bundle
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_bundle_that_was_damaged_later_is_not_opened(slots: Slots, bundle: Bundl
 def test_current_follows_the_last_flip(slots: Slots, tmp_path: Path) -> None:
     assert slots.current() is None
     for slot in ("a", "b", "b", "a"):
-        slots.make_current(slot)  # type: ignore[arg-type]
+        slots.make_current(slot)
         assert slots.current() == slot
     assert not list((tmp_path / "state").glob(".current*"))
 

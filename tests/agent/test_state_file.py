@@ -7,15 +7,15 @@ import sqlite3
 import subprocess
 from pathlib import Path
 
-import cv2
 import msgspec
 import pytest
 
 from lineside_agent.self_update.environment import make_environment
 from lineside_agent.state_file import FORMAT, peek_state, read_state, write_state
 from lineside_runtime.errors import StoreError
-from tests.agent.bundles import bright, dark, make_bundle
 from tests.agent.self_update.wheels import BASE_PYTHON, make_payload, tree_files, tree_wheel
+from tests.worlds.agent import write_agent, write_frames
+from tests.worlds.bundles import make_bundle
 
 
 class Old(msgspec.Struct):
@@ -83,18 +83,13 @@ def test_older_agent_goes_on_with_what_a_newer_one_wrote(tmp_path: Path) -> None
     pythons = {}
     for version, wheel in (("1.0.0", tree_wheel(tmp_path / "w", "1.0.0")), ("2.0.0", new)):
         make_environment(make_payload(tmp_path / version, wheel), tmp_path / f"v{version}", python=BASE_PYTHON)
-        pythons[version] = tmp_path / f"v{version}" / "bin/python"
+        pythons[version] = str(tmp_path / f"v{version}" / "bin/python")
     bundle = make_bundle(tmp_path / "bundle")
-    (tmp_path / "frames").mkdir()
-    (tmp_path / "agent.toml").write_text(
-        f'device = "cam-1"\nfolder = "state"\nbundle = "{bundle.path}"\nexit_when_done = true\n'
-        '[camera]\ntype = "folder"\npath = "frames"\n'
-    )
+    config = write_agent(tmp_path, bundle=str(bundle.path), exit_when_done=True)
     for number, version in enumerate(("2.0.0", "1.0.0", "2.0.0", "1.0.0")):
-        for frame in (2 * number, 2 * number + 1):
-            cv2.imwrite(str(tmp_path / "frames" / f"{frame:04d}.png"), bright() if frame % 2 else dark())
+        write_frames(tmp_path / "frames", 2 * number + 2, first=2 * number)
         for what in ("check", "run"):
-            command = [pythons[version], "-I", "-m", "lineside", "agent", what, "--config", tmp_path / "agent.toml"]
+            command = [pythons[version], "-I", "-m", "lineside", "agent", what, "--config", str(config)]
             done = subprocess.run(command, capture_output=True, text=True, timeout=120)
             assert done.returncode == 0, done.stderr
         status = json.loads((tmp_path / "state/status.json").read_bytes())

@@ -5,13 +5,10 @@ from __future__ import annotations
 import datetime
 import json
 import shutil
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import cv2
 import pytest
 
 from lineside.cli import main
@@ -34,16 +31,18 @@ from lineside_runtime.errors import (
     SignatureError,
     TargetNotFoundError,
 )
-from tests.agent.bundles import bright, dark, make_bundle
 from tests.hub.sources import device
 from tests.peers import wait_for
+from tests.worlds.agent import AgentProcess, folder_camera, write_agent, write_frames
+from tests.worlds.bundles import make_bundle
+from tests.worlds.hub import make_repository
 
 GROUP = "line"
 
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Repository:
-    return Repository.create(tmp_path / "hub", groups=[GROUP, "other"])
+    return make_repository(tmp_path / "hub", [GROUP, "other"])
 
 
 @pytest.fixture
@@ -102,7 +101,10 @@ def change_wish(**changes: object) -> Callable[[dict[str, bytes]], None]:
     return change
 
 
-def spoil(name: str) -> Callable[[dict[str, bytes]], None]:
+Change = Callable[[dict[str, bytes]], None]
+
+
+def spoil(name: str) -> Change:
     def change(files: dict[str, bytes]) -> None:
         [found] = [known for known in files if known.endswith(name)]
         files[found] = files[found][:-1] + b"!"
@@ -110,8 +112,13 @@ def spoil(name: str) -> Callable[[dict[str, bytes]], None]:
     return change
 
 
-def drop(name: str) -> Callable[[dict[str, bytes]], None]:
-    return lambda files: [files.pop(known) for known in list(files) if known.endswith(name)] and None
+def drop(name: str) -> Change:
+    def change(files: dict[str, bytes]) -> None:
+        for known in list(files):
+            if known.endswith(name):
+                del files[known]
+
+    return change
 
 
 @pytest.mark.parametrize(
@@ -132,7 +139,7 @@ def drop(name: str) -> Callable[[dict[str, bytes]], None]:
     ],
 )
 def test_what_was_changed_on_the_stick_is_refused_with_its_code(
-    exported: Exported, repository: Repository, tmp_path: Path, change, kind, code: int
+    exported: Exported, repository: Repository, tmp_path: Path, change: Change, kind: type[LinesideError], code: int
 ) -> None:
     evil = rewritten(exported.path, change)
     with pytest.raises(kind) as caught:
@@ -170,7 +177,7 @@ def test_an_old_stick_is_refused(exported: Exported, repository: Repository, tmp
         folder = tmp_path / f"after-{days}"
         folder.mkdir()
         later = now + datetime.timedelta(days=days)
-        clock = ClockFloor(folder / "clock", now=lambda later=later: later)
+        clock = ClockFloor(folder / "clock", now=lambda: later)  # noqa: B023
         trust = TrustStore(folder / "trust", repository.root_bytes(), stick, clock)
         if good:
             stick.verify(trust=trust, group=GROUP)
@@ -228,45 +235,42 @@ def test_an_agent_without_a_link_takes_a_stick_and_refuses_a_forged_one(
     exported: Exported, repository: Repository, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     box = tmp_path / "box"
-    (box / "frames").mkdir(parents=True)
-    for number in range(4):
-        cv2.imwrite(str(box / "frames" / f"{number}.png"), bright() if number % 2 else dark())
+    write_frames(box / "frames", 4)
     (box / "root.json").write_bytes(repository.root_bytes())
     first = make_bundle(tmp_path / "factory", version="0.9.0", gain=20.0)
-    toml = box / "agent.toml"
-    toml.write_text(
-        f'device = "cam-1"\ngroup = "{GROUP}"\nfolder = "state"\nroot = "root.json"\nbundle = "{first.path}"\n'
-        '[camera]\ntype = "folder"\npath = "frames"\nloop = true\nrate_hz = 20.0\n'
-        "[inspect]\nhealth_frames = 2\nhealth_timeout_s = 2.0\n"
+    toml = write_agent(
+        box,
+        group=GROUP,
+        root="root.json",
+        bundle=str(first.path),
+        camera=folder_camera(loop=True, rate_hz=20.0),
+        inspect={"health_frames": 2, "health_timeout_s": 2.0},
     )
-    status = box / "state" / "status.json"
-    with (tmp_path / "agent.log").open("wb") as log:
-        command = [sys.executable, "-m", "lineside", "agent", "run", "--config", str(toml)]
-        agent = subprocess.Popen(command, stdout=log, stderr=log)
+    agent = AgentProcess(box)
+    agent.start()
     try:
-        wait_for(lambda: status.exists() and json.loads(status.read_text())["inspected"] > 4, 60, what="frames")
+        wait_for(lambda: agent.status.get("inspected", 0) > 4, 60, what="frames")
         evil = rewritten(exported.path, spoil("ballast.bin"))
         assert main(["agent", "import", str(evil), "--config", str(toml)]) == 1
         assert "[3002]" in capsys.readouterr().err
         assert main(["agent", "import", str(exported.path), "--config", str(toml), "--json"]) == 0
         said = json.loads(capsys.readouterr().out)
         assert (said["taken"], said["error"]) == (True, None)
-        assert json.loads(status.read_text())["installed"] == "bright-spots@1.0.0"
+        assert agent.status["installed"] == "bright-spots@1.0.0"
         # Put there past the command, as whoever has the disk can: the agent checks it itself, and goes on.
         newer = export(repository.folder, make_bundle(tmp_path / "newer", version="2.0.0", gain=30.0), group=GROUP,
                        out=tmp_path / "newer.lsb")  # fmt: skip
         shutil.copyfile(rewritten(newer.path, spoil("model.onnx")), box / "state" / "import" / "evil.lsb")
-        wait_for(lambda: "[3002]" in str(json.loads(status.read_text())["error"]), 60, what="the refusal")
-        assert json.loads(status.read_text())["installed"] == "bright-spots@1.0.0"
-        assert agent.poll() is None
+        wait_for(lambda: "[3002]" in str(agent.status["error"]), 60, what="the refusal")
+        assert agent.status["installed"] == "bright-spots@1.0.0"
+        assert agent.alive
         replayed = Desired(epoch=1, gen=1, bundle=decode(encode(Stick(newer.path).wish()), Desired).bundle)
         old = rewritten(newer.path, lambda files: files.update({WISH_NAME: encode(replayed)}))
         shutil.copyfile(old, box / "state" / "import" / "old.lsb")
         wait_for(lambda: not (box / "state" / "import" / "old.lsb").exists(), 60, what="the old wish to be dropped")
-        assert json.loads(status.read_text())["installed"] == "bright-spots@1.0.0"
+        assert agent.status["installed"] == "bright-spots@1.0.0"
     finally:
-        agent.terminate()
-        assert agent.wait(60) == 0
+        assert agent.stop() == 0
 
 
 def test_the_export_command_takes_a_folder_or_a_name(

@@ -13,7 +13,7 @@ from lineside_agent.config import InspectConfig
 from lineside_agent.fetch import Fetcher
 from lineside_agent.time_command import TimeCommands
 from lineside_agent.timing import time_in_child
-from lineside_link.messages import TRIAL_SUFFIX, BundleRef, TimeAnswer, TimeCommand, decode, encode
+from lineside_link.messages import TRIAL_SUFFIX, BundleRef, Shapes, TimeAnswer, TimeCommand, decode, encode
 from lineside_link.pull import FetchStopped
 from lineside_runtime.bundle import write_manifest
 from lineside_runtime.errors import EngineError, FetchError, SignatureError
@@ -21,7 +21,7 @@ from tests.agent.test_fastest import two_forms
 from tests.peers.waiting import wait_for
 
 RULES = InspectConfig(threads=1)
-SHAPES = ({"image": (1, 1, 96, 96)}, {"image": (1, 1, 192, 192)})
+SHAPES: Shapes = ({"image": (1, 1, 96, 96)}, {"image": (1, 1, 192, 192)})
 BUNDLE = BundleRef(name="surface", version="1", target=f"line/surface-1{TRIAL_SUFFIX}", sha256="0" * 64)
 
 
@@ -61,7 +61,8 @@ def test_shapes_that_the_bundle_does_not_take_or_that_would_fill_the_memory_are_
     tmp_path: Path, shape: tuple[int, ...]
 ) -> None:
     bundle = two_forms(tmp_path / "bundle")
-    for shapes in (({"image": shape},), ({"picture": (1, 1, 96, 96)},)):
+    wrong: tuple[Shapes, ...] = (({"image": shape},), ({"picture": (1, 1, 96, 96)},))
+    for shapes in wrong:
         with pytest.raises(EngineError, match=r"\[2003\]"):
             time_in_child(bundle.path, RULES, 3, shapes, never)
 

@@ -67,7 +67,7 @@ def test_finite_source_gives_each_frame_to_one_part_and_waits_in_between() -> No
         assert len(given) == number
         frames.want(number, time.monotonic())
         assert grabbed(frames, number) == number
-        wait_for(lambda number=number: len(given) == number + 1)
+        wait_for(lambda: len(given) == number + 1)  # noqa: B023
         frames.forget(number)
     thread.join(60.0)
 

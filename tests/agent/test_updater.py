@@ -23,8 +23,8 @@ from lineside_models.frame import Frame
 from lineside_models.regions import Region
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.errors import BundleIntegrityError, DiskFullError, FetchError, LinesideError
-from tests.agent.bundles import break_golden, bright, make_bundle
 from tests.peers.waiting import wait_for
+from tests.worlds.bundles import break_golden, bright, make_bundle
 
 
 class Rim:

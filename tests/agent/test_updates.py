@@ -71,6 +71,7 @@ def test_wish_walks_through_every_state_to_active() -> None:
     while actions:
         (action,) = actions
         kinds.append(type(action))
+        assert not isinstance(action, Load)
         machine, actions = step(machine, Look() if isinstance(action, LookAgain) else Done(action.attempt))
         seen.append(machine.state)
     assert seen == ["fetching", "verifying", "staged", "switching", "health_check", "active", "active"]

@@ -38,10 +38,10 @@ from lineside_models.frame import Frame
 from lineside_models.inspection import Inspection
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.errors import ConfigError
-from tests.agent.bundles import bright, dark, make_bundle
-from tests.agent.line_io.agents import LineAgent
 from tests.peers import RtspServer
 from tests.peers.waiting import wait_for
+from tests.worlds.agent import TriggeredAgent, folder_camera
+from tests.worlds.bundles import bright, dark, make_bundle
 
 
 @pytest.fixture(scope="module")
@@ -317,11 +317,9 @@ def test_agent_with_two_cameras_gives_one_verdict_a_part(tmp_path: Path, bundle:
         (tmp_path / name).mkdir()
         for number, image in enumerate(images):
             cv2.imwrite(str(tmp_path / name / f"{number}.png"), image)
-    cameras = "".join(
-        f'[[camera]]\ntype = "folder"\nname = "{name}"\npath = "{name}"\nloop = true\n' for name in ("top", "side")
-    )
+    cameras = [folder_camera(name=name, path=name, loop=True) for name in ("top", "side")]
     tables = f'[store]\nkeep_images = "bad"\n[inspect]\nworkers = {workers}\n'
-    agent = LineAgent(tmp_path, bundle, tables, camera=cameras)
+    agent = TriggeredAgent(tmp_path, bundle.path, tables, camera=cameras)
     try:
         agent.wait_ready()
         told = [ask(agent.state, Request("trigger", f"A-{number}"))["verdict"] for number in range(3)]
@@ -355,12 +353,10 @@ def test_a_dead_camera_rejects_with_its_name_takes_ready_away_and_stops_no_other
 ) -> None:
     (tmp_path / "top").mkdir()
     cv2.imwrite(str(tmp_path / "top" / "0.png"), dark())
-    cameras = (
-        '[[camera]]\ntype = "folder"\nname = "top"\npath = "top"\nloop = true\n'
-        f'[[camera]]\ntype = "rtsp"\nname = "net"\nurl = "{rtsp_server.url}"\ntimeout_s = 3.0\n'
-    )
-    trigger = "frame_timeout_ms = 1500\ncamera_timeout_ms = 2500"
-    agent = LineAgent(tmp_path, bundle, "", camera=cameras, trigger=trigger)
+    network = {"type": "rtsp", "name": "net", "url": rtsp_server.url, "timeout_s": 3.0}
+    trigger = {"frame_timeout_ms": 1500, "camera_timeout_ms": 2500}
+    cameras = [folder_camera(name="top", path="top", loop=True), network]
+    agent = TriggeredAgent(tmp_path, bundle.path, camera=cameras, trigger=trigger)
     try:
         agent.wait_ready()
         wait_for(lambda: agent.status["cameras"][1]["frames"] > 5, 60.0, what="frames of the network camera")

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
 
 from lineside_boards.image import initramfs
 from tests.boards import arm64
@@ -164,7 +165,7 @@ def listening(port: int, topic: str) -> Iterator[queue.Queue[str]]:
     """Messages of a topic, from paho."""
     messages: queue.Queue[str] = queue.Queue()
     subscribed = threading.Event()
-    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, "host")
+    client = mqtt.Client(CallbackAPIVersion.VERSION2, "host")
     client.on_message = lambda _client, _data, message: messages.put(message.payload.decode())
     client.on_subscribe = lambda *_: subscribed.set()
     client.connect("127.0.0.1", port)

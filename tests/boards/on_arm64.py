@@ -25,15 +25,18 @@ def main() -> None:
     if golden is None:
         raise SystemExit("the bundle has no golden frame")
     frame = cv2.imread(str(bundle.file(golden.frame)))
+    if frame is None:
+        raise SystemExit("the golden frame cannot be read")
     encoded, jpeg = cv2.imencode(".jpg", frame)
     tensor, _ = prepare(frame, bundle.manifest.preprocess)
     with Session(bundle.path) as session:
         outputs = session.predict({bundle.manifest.preprocess.input: tensor})
+    decoded = cv2.imdecode(jpeg, cv2.IMREAD_COLOR) if encoded else None
     told = {
         "machine": platform.machine(),
         "python": ".".join(platform.python_version_tuple()[:2]),
         "versions": {"numpy": np.__version__, "onnxruntime": onnxruntime.__version__, "cv2": cv2.__version__},
-        "jpeg_mean": round(float(cv2.imdecode(jpeg, cv2.IMREAD_COLOR).mean()), 3) if encoded else None,
+        "jpeg_mean": round(float(decoded.mean()), 3) if decoded is not None else None,
         "input_mean": float(tensor.mean()),
         "outputs": {name: [float(value.sum()), float(np.abs(value).sum())] for name, value in outputs.items()},
     }

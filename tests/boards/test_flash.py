@@ -267,7 +267,7 @@ def test_killed_at_any_point_the_card_does_not_start_and_the_next_try_works(
     )
     size = image.stat().st_size
     for moment in ("write 4194304", f"write {size}", "read back 4194304", "finish 0"):
-        command = [sys.executable, "-c", code, image, device, moment]
+        command = [sys.executable, "-c", code, str(image), str(device), moment]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
             assert child.stdout is not None
             assert child.stdout.readline() == b"here\n"

@@ -136,8 +136,13 @@ def test_unknown_key_is_shown_and_never_taken_unseen(sshd: Sshd, tmp_path: Path)
         sshd.connect(trust=Trust(known_hosts=file))
     assert f"--host-key {fingerprint(sshd.key())}" in str(caught.value)
     shown: list[str] = []
+
+    def decline(text: str) -> bool:
+        shown.append(text)
+        return False
+
     with pytest.raises(HostKeyError):
-        sshd.connect(trust=Trust(known_hosts=file, confirm=lambda text: bool(shown.append(text))))
+        sshd.connect(trust=Trust(known_hosts=file, confirm=decline))
     assert fingerprint(sshd.key()) in shown[0]
     assert not file.exists()
     sshd.connect(trust=Trust(known_hosts=file, confirm=lambda _: True)).close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 
@@ -40,7 +41,8 @@ def write_coco(root: Path, count: int, *, first_seed: int = 500) -> Path:
     """Writes frames of boards as one COCO fold, ``val``."""
     (root / "annotations").mkdir(parents=True)
     (root / "images").mkdir()
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for number in range(count):
         frame = render("pcb", first_seed + number)
         cv2.imwrite(str(root / "images" / f"b{number}.png"), frame.image)

@@ -178,7 +178,7 @@ def cells_picture(seed: int, *, side: int = 96) -> tuple[np.ndarray[Any, Any], l
     rng = np.random.default_rng(seed)
     image = rng.integers(110, 140, (side, side)).astype(np.uint8)
     places = rng.permutation((side // 8 - 2) ** 2)[:8]
-    truths = []
+    truths: list[tuple[int, tuple[int, ...]]] = []
     for place in places:
         row, column = 1 + place // (side // 8 - 2), 1 + place % (side // 8 - 2)
         label = int(rng.integers(2))

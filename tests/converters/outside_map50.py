@@ -15,6 +15,7 @@ import json
 import sys
 import xml.etree.ElementTree
 from pathlib import Path
+from typing import Any
 
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -65,7 +66,7 @@ def fold_files(root: Path, fold: str) -> list[str] | None:
         return [row["image"] for row in csv.DictReader(file) if fold in ("all", row["fold"])]
 
 
-def ap50(truth: Truth, predictions: list[dict]) -> dict[str, float]:
+def ap50(truth: Truth, predictions: list[dict[str, Any]]) -> dict[str, float]:
     # Finds of one score in several images are ranked in the images' order, which is that of their paths.
     images = {name: number for number, name in enumerate(sorted(truth, key=Path), 1)}
     types = sorted({kind for found in truth.values() for kind, _ in found} | {one["category"] for one in predictions})

@@ -10,13 +10,15 @@ import pytest
 from lineside_converters.optimizer import Optimizer
 from lineside_runtime.errors import MissingModelFactsError, UnsupportedModelError
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 pytest.importorskip("timm")
 
-from lineside_converters.architectures import facts_of, labels_of, network_of  # noqa: E402
-from lineside_converters.importing import import_pt  # noqa: E402
-from lineside_models.vision.facts import ModelFacts  # noqa: E402
-from lineside_runtime.backends.ort import read_metadata  # noqa: E402
+import torch
+
+from lineside_converters.architectures import facts_of, labels_of, network_of
+from lineside_converters.importing import import_pt
+from lineside_models.vision.facts import ModelFacts
+from lineside_runtime.backends.ort import read_metadata
 
 pytestmark = pytest.mark.torch
 

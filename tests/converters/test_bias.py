@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from lineside_converters.compress.bias import _means, correct_biases
 from lineside_converters.compress.cleanup import clean_graph
 from lineside_converters.compress.quantize import quantize
+from lineside_converters.recipes import Activation
 from lineside_runtime.errors import CalibrationError, GraphError
 
 SIDE, DEPTH = 12, 4
@@ -21,7 +22,8 @@ SIDE, DEPTH = 12, 4
 def network(folder: Path, *, biases: bool = True) -> Path:
     """Writes a few convolutions whose weights round badly: one in each channel is twenty times the others."""
     rng = np.random.default_rng(11)
-    nodes, weights, at, width = [], {}, "image", 3
+    nodes, at, width = [], "image", 3
+    weights: dict[str, np.ndarray] = {}
     for number in range(DEPTH):
         values = rng.uniform(0, 0.05, (8, width, 3, 3))
         values[:, 0, 0, 0] = 1.0
@@ -58,7 +60,7 @@ def mean_error(clean: Path, made: Path, inputs: list[dict[str, np.ndarray]]) -> 
 
 
 @pytest.mark.parametrize("activation", ["u8s8", "u8s7", "s8s8"])
-def test_means_come_back_on_inputs_that_were_not_corrected_on(tmp_path: Path, activation: str) -> None:
+def test_means_come_back_on_inputs_that_were_not_corrected_on(tmp_path: Path, activation: Activation) -> None:
     clean, plain, corrected = network(tmp_path), tmp_path / "plain.onnx", tmp_path / "corrected.onnx"
     quantize(clean, plain, feeds=feeds(1), activation=activation)
     assert correct_biases(clean, plain, corrected, feeds=feeds(1)) == DEPTH

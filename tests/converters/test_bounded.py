@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from lineside_converters.bounded import Bounded, layer_choices
+from lineside_converters.bounded import Bounded, Chosen, layer_choices
 from lineside_converters.compress.cleanup import clean_graph
 from lineside_converters.material import Material
 from lineside_converters.proving import Terms
@@ -130,7 +130,8 @@ def test_the_layer_that_hurts_goes_to_float(tmp_path: Path) -> None:
 
 def test_what_was_decided_is_kept(tmp_path: Path) -> None:
     given = terms(tmp_path, outlier=3000.0, max_drop=0.0)
-    found, said = [], []
+    found: list[tuple[Chosen, bytes]] = []
+    said: list[str] = []
     for _ in range(2):
         with opened(tmp_path / "work", said.append) as work:
             chosen, int8 = Bounded(given, work, Voice(said.append)).choose()

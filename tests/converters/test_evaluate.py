@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -13,10 +14,11 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from lineside_converters.evaluate import Evaluation, evaluate, find
-from lineside_converters.material import true_frame
+from lineside_converters.material import TrueFrame, true_frame
 from lineside_models.datasets import Dataset, load_dataset
 from lineside_models.inspector import Inspector
 from lineside_models.labels import LABELS
+from lineside_models.postprocess import Candidates
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.errors import DatasetError
 from lineside_runtime.session import Session
@@ -40,7 +42,7 @@ def result(bundle: Bundle, dataset: Dataset) -> Evaluation:
     return evaluate(bundle, dataset, fold="val")
 
 
-def coco_ap50(truths: list, found: list) -> dict[str, float]:
+def coco_ap50(truths: Sequence[TrueFrame], found: Sequence[Candidates]) -> dict[str, float]:
     """Average precision at 0.5 by type, as pycocotools computes it from the same boxes."""
 
     def size(box: np.ndarray) -> list[float]:

@@ -4,7 +4,9 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -30,11 +32,17 @@ SLIM = zoo.path("surface-12")
 OUTSIDE = Path(__file__).with_name("outside_map50.py")
 
 
-def outside(predictions: Path, data: Path, fold: str) -> dict:
+def outside(predictions: Path, data: Path, fold: str) -> dict[str, Any]:
     """Runs somebody else's judge, which can't see lineside."""
-    command = [sys.executable, "-I", OUTSIDE, predictions, data, fold]
+    command = [sys.executable, "-I", str(OUTSIDE), str(predictions), str(data), fold]
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=predictions.parent)
     return json.loads(done.stdout)
+
+
+def judge_detector(data: Path, asked: Asked) -> DetectorEvaluation:
+    result = judge(SLIM, data, asked)
+    assert isinstance(result, DetectorEvaluation)
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +53,7 @@ def steel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def judged(steel: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[DetectorEvaluation, Path]:
     predictions = tmp_path_factory.mktemp("out") / "finds.json"
-    return judge(SLIM, steel, Asked(fold="val", clean_simulated=6, predictions=predictions)), predictions
+    return judge_detector(steel, Asked(fold="val", clean_simulated=6, predictions=predictions)), predictions
 
 
 def test_somebody_else_finds_the_same_map_in_the_finds_that_were_written(
@@ -62,16 +70,18 @@ def test_somebody_else_finds_the_same_map_in_the_finds_that_were_written(
 @pytest.mark.parametrize(
     "write", [lambda root: drawn_sets.write_coco(root, 4), lambda root: drawn_sets.write_deeppcb(root, {"val": 4})]
 )
-def test_it_is_the_same_with_boards_in_other_layouts(tmp_path: Path, write) -> None:
+def test_it_is_the_same_with_boards_in_other_layouts(tmp_path: Path, write: Callable[[Path], Path]) -> None:
     data = write(tmp_path / "data")
     predictions = tmp_path / "finds.json"
-    result = judge(SLIM, data, Asked(fold="val", predictions=predictions))
+    result = judge_detector(data, Asked(fold="val", predictions=predictions))
     assert result.map50 == pytest.approx(outside(predictions, data, "val")["map50"], abs=1e-6)
     low, high = result.map50_interval.low, result.map50_interval.high
     assert 0 <= low <= result.map50 <= high <= 1
 
 
-def test_curves_pass_through_the_figures_and_enclose_the_average_precision(judged) -> None:
+def test_curves_pass_through_the_figures_and_enclose_the_average_precision(
+    judged: tuple[DetectorEvaluation, Path],
+) -> None:
     result, _ = judged
     assert set(result.curves) == {name for name, each in result.per_class.items() if each.support}
     for name, curve in result.curves.items():
@@ -81,7 +91,7 @@ def test_curves_pass_through_the_figures_and_enclose_the_average_precision(judge
         assert list(curve.precision) == sorted(curve.precision, reverse=True)
 
 
-def test_the_matrix_counts_every_true_box_once(judged) -> None:
+def test_the_matrix_counts_every_true_box_once(judged: tuple[DetectorEvaluation, Path]) -> None:
     result, _ = judged
     by_type = {label: sum(row) for label, row in zip(result.confusion.labels, result.confusion.counts, strict=True)}
     for name, each in result.per_class.items():
@@ -89,7 +99,7 @@ def test_the_matrix_counts_every_true_box_once(judged) -> None:
 
 
 def test_good_parts_come_from_the_fold_and_the_simulator_and_the_factor_from_the_train_fold(
-    judged, steel: Path
+    judged: tuple[DetectorEvaluation, Path], steel: Path
 ) -> None:
     result, _ = judged
     verdict = result.good_or_bad
@@ -114,13 +124,13 @@ def test_templates_of_the_train_fold_are_no_good_parts(tmp_path: Path) -> None:
     data = drawn_sets.write_deeppcb(tmp_path / "data", {"train": 2, "val": 3})
     rates = {}
     for fold in ("val", "all"):
-        verdict = judge(SLIM, data, Asked(fold=fold)).good_or_bad
+        verdict = judge_detector(data, Asked(fold=fold)).good_or_bad
         rates[fold] = [(each.source, each.parts) for each in verdict.false_rejects]
     assert rates["val"] == [("templates of deeppcb, fold val", 3), ("all", 3)]
     assert rates["all"] == [("templates of deeppcb, fold all", 3), ("all", 3)]
 
 
-def test_the_worst_frame_is_one_with_most_wrong(judged) -> None:
+def test_the_worst_frame_is_one_with_most_wrong(judged: tuple[DetectorEvaluation, Path]) -> None:
     result, _ = judged
     weights = [each.weight for each in result.worst_frames]
     assert weights == sorted(weights, reverse=True)
@@ -131,7 +141,9 @@ def test_the_worst_frame_is_one_with_most_wrong(judged) -> None:
     )
 
 
-def test_the_page_stands_alone_and_shows_truth_beside_find(judged, steel: Path, tmp_path: Path) -> None:
+def test_the_page_stands_alone_and_shows_truth_beside_find(
+    judged: tuple[DetectorEvaluation, Path], steel: Path, tmp_path: Path
+) -> None:
     result, _ = judged
     page = tmp_path / "below" / "page.html"
     write_page_of(page, result, SLIM, steel)

@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-torch = pytest.importorskip("torch", reason="the train extra is not installed")
+pytest.importorskip("torch", reason="the train extra is not installed")
 
-import numpy as np  # noqa: E402
-import onnx  # noqa: E402
-import onnxruntime as ort  # noqa: E402
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from torch import Tensor
 
-from lineside_converters.export import OPSET, export_onnx  # noqa: E402
-from lineside_converters.training.detector import export_detector  # noqa: E402
-from lineside_converters.training.facts import OUTPUTS  # noqa: E402
-from lineside_models.networks import build  # noqa: E402
-from lineside_runtime.errors import GraphError, ParityGateError  # noqa: E402
+from lineside_converters.export import OPSET, export_onnx
+from lineside_converters.training.detector import export_detector
+from lineside_converters.training.facts import OUTPUTS
+from lineside_models.networks import build
+from lineside_runtime.errors import GraphError, ParityGateError
 
 pytestmark = pytest.mark.torch
 
 
 class Twice(torch.nn.Module):
-    def forward(self, image):
+    def forward(self, image: Tensor) -> Tensor:
         return image * 2
 
 
 class SizeBound(torch.nn.Module):
     """Bakes the traced width into the graph."""
 
-    def forward(self, image):
+    def forward(self, image: Tensor) -> Tensor:
         return (
             image
             + torch.arange(int(image.shape[3]), dtype=torch.float32).reshape(1, 1, 1, -1)[..., :1] * 0
@@ -36,12 +41,12 @@ class SizeBound(torch.nn.Module):
 
 
 class Unsayable(torch.nn.Module):
-    def forward(self, image):
+    def forward(self, image: Tensor) -> Tensor:
         return torch.linalg.eig(image).eigenvalues.real
 
 
-def export(model, path, **more):
-    options = {
+def export(model: torch.nn.Module, path: Path, **more: Any) -> float:
+    options: dict[str, Any] = {
         "example": torch.ones(1, 1, 4, 4),
         "input_name": "image",
         "output_names": ["out"],
@@ -50,7 +55,7 @@ def export(model, path, **more):
     return export_onnx(model, path, **(options | more))
 
 
-def test_the_file_computes_what_the_model_does_and_carries_its_metadata(tmp_path):
+def test_the_file_computes_what_the_model_does_and_carries_its_metadata(tmp_path: Path) -> None:
     assert export(Twice(), tmp_path / "m.onnx", metadata={"who": "test"}, check=[torch.ones(3, 1, 4, 9)]) == 0
     graph = onnx.load(tmp_path / "m.onnx")
     assert {p.key: p.value for p in graph.metadata_props} == {"who": "test"}
@@ -61,20 +66,20 @@ def test_the_file_computes_what_the_model_does_and_carries_its_metadata(tmp_path
     )
 
 
-def test_a_graph_that_is_right_only_for_the_traced_size_is_refused_and_not_written(tmp_path):
+def test_a_graph_that_is_right_only_for_the_traced_size_is_refused_and_not_written(tmp_path: Path) -> None:
     with pytest.raises(ParityGateError, match="does not compute") as caught:
         export(SizeBound(), tmp_path / "m.onnx", check=[torch.ones(1, 1, 4, 7)])
     assert caught.value.actual == pytest.approx(3)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_model_that_onnx_cannot_express_is_a_graph_error(tmp_path):
+def test_a_model_that_onnx_cannot_express_is_a_graph_error(tmp_path: Path) -> None:
     with pytest.raises(GraphError, match="eig"):
         export(Unsayable(), tmp_path / "m.onnx", dynamic_axes={})
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_detector_is_exported_with_free_batch_and_size(tmp_path):
+def test_the_detector_is_exported_with_free_batch_and_size(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = build("surface_detector_lite0", num_classes=12)
     assert export_detector(model, tmp_path / "float.onnx") <= 1e-3
@@ -87,7 +92,7 @@ def test_the_detector_is_exported_with_free_batch_and_size(tmp_path):
         np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-3)
 
 
-def test_the_detectors_graph_holds_only_what_int8_engines_are_good_at(tmp_path):
+def test_the_detectors_graph_holds_only_what_int8_engines_are_good_at(tmp_path: Path) -> None:
     model = build("surface_detector_lite0", num_classes=12)
     for parameter in model.parameters():  # no two equal, as in a trained one: equal tensors are shared by Identity
         torch.nn.init.normal_(parameter, std=0.02)

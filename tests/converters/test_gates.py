@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -16,6 +16,7 @@ from onnx import numpy_helper
 
 from lineside_converters.gates import (
     Feed,
+    Run,
     check_accuracy,
     check_caller,
     check_speed,
@@ -33,9 +34,8 @@ from lineside_converters.voice import Voice
 from lineside_models.frame import Frame
 from lineside_runtime.bundle import Postprocess
 from lineside_runtime.errors import AccuracyGateError, ConvertError, ParityGateError, SpeedGateError
+from lineside_runtime.tensors import Array
 from tests.converters import nets
-
-Run = Callable[[dict], dict]
 
 
 def runner(data: bytes) -> Run:
@@ -46,7 +46,7 @@ def runner(data: bytes) -> Run:
     return lambda feed: dict(zip(names, session.run(names, feed), strict=True))
 
 
-def feeds(count: int = 3) -> list[dict]:
+def feeds(count: int = 3) -> list[Feed]:
     return [{"image": tensor} for tensor in nets.noise(count)]
 
 
@@ -161,7 +161,7 @@ def test_a_shifted_output_is_seen() -> None:
         {},
     ],
 )
-def test_broken_outputs_do_not_pass(found: dict) -> None:
+def test_broken_outputs_do_not_pass(found: dict[str, np.ndarray]) -> None:
     wanted = np.random.default_rng(0).normal(0, 1, (1, 2, 4, 4)).astype(np.float32)
     with pytest.raises(ParityGateError):
         check_parity(constant(y=wanted), constant(**found), [{}], min_correlation=-1)
@@ -250,13 +250,13 @@ def test_both_models_are_timed_on_every_frame_in_every_round() -> None:
     calls: list[str] = []
 
     def note(name: str) -> Run:
-        def run(feed: dict) -> dict:
+        def run(feed: Feed) -> dict[str, Array]:
             calls.append(name + str(feed["n"]))
             return {}
 
         return run
 
-    times = time_together({"a": note("a"), "b": note("b")}, [{"n": 0}, {"n": 1}], rounds=4, calls=2)
+    times = time_together({"a": note("a"), "b": note("b")}, [{"n": np.array(0)}, {"n": np.array(1)}], rounds=4, calls=2)
     assert times["a"].samples_ms.shape == times["b"].samples_ms.shape == (8, 2)
     assert (times["a"].samples_ms > 0).all()
     assert sorted(set(calls)) == ["a0", "a1", "b0", "b1"]
@@ -307,12 +307,12 @@ LAX = dataclasses.replace(
 )
 
 
-def proved(folder: Path, one: bytes, two: bytes, recipe: Recipe, **options: object) -> Proof:
+def proved(folder: Path, one: bytes, two: bytes, recipe: Recipe, **options: Any) -> Proof:
     source, made = folder / "source.onnx", folder / "made.onnx"
     source.write_bytes(one)
     made.write_bytes(two)
     manifest = nets.manifest()
-    arguments = {"material": material(), "target": find_target("cpu"), "max_drop": 0.02, **options}
+    arguments: dict[str, Any] = {"material": material(), "target": find_target("cpu"), "max_drop": 0.02, **options}
     terms = Terms(
         source=source, clean=source, manifest=manifest, recipe=recipe, task=task_of(manifest), **arguments
     )  # fmt: skip
@@ -326,7 +326,7 @@ def test_a_detector_beside_itself_passes_with_figures_of_the_same_frames(tmp_pat
     assert [gate.name for gate in candidate.gates] == ["parity", "accuracy", "speed"]
     assert proof.reference.map50 == candidate.figures.map50
     assert candidate.drop is not None and candidate.drop.low == candidate.drop.high == 0
-    assert 0.3 < proof.reference.map50 < 1.0
+    assert proof.reference.map50 is not None and 0.3 < proof.reference.map50 < 1.0
     assert proof.reference.size_bytes == len(nets.cell_detector())
     assert 0 < proof.reference.latency_ms <= proof.reference.latency_p95_ms * 2
 

@@ -9,21 +9,23 @@ import sys
 import tempfile
 import types
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="the train extra is not installed")
+pytest.importorskip("torch", reason="the train extra is not installed")
 
-import numpy as np  # noqa: E402
-import onnxruntime as ort  # noqa: E402
+import numpy as np
+import onnxruntime as ort
+import torch
 
-from lineside_converters.importing import import_pt  # noqa: E402
-from lineside_models.labels import LABELS  # noqa: E402
-from lineside_models.networks import build  # noqa: E402
-from lineside_models.vision.facts import ModelFacts, from_metadata  # noqa: E402
-from lineside_runtime.backends.ort import read_onnx  # noqa: E402
-from lineside_runtime.errors import (  # noqa: E402
+from lineside_converters.importing import import_pt
+from lineside_models.labels import LABELS
+from lineside_models.networks import build
+from lineside_models.vision.facts import ModelFacts, from_metadata
+from lineside_runtime.backends.ort import read_onnx
+from lineside_runtime.errors import (
     ConvertError,
     InputNotFoundError,
     MissingExtraError,
@@ -55,7 +57,7 @@ class Evil:
     def __init__(self, marker: Path) -> None:
         self.marker = marker
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
         return os.system, (f"touch {self.marker}",)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -80,6 +81,7 @@ def test_the_bundle_holds_one_proved_int8_variant(made: OptimizeResult) -> None:
         "accuracy": "passed",
         "speed": "passed",
     }
+    assert made.int8_figures is not None
     assert opened.file(variant.file).stat().st_size == made.int8_figures.size_bytes < made.float_figures.size_bytes
     assert made.speedup > 1, "by the rounds that the gate has judged"
 
@@ -98,6 +100,7 @@ def test_the_report_in_the_bundle_is_the_one_that_is_returned(made: OptimizeResu
 
 
 def test_the_card_says_what_was_measured_and_on_what(made: OptimizeResult) -> None:
+    assert made.int8_figures is not None
     card = (made.bundle.path / "model_card.md").read_text()
     assert f"{made.int8_figures.latency_ms:.2f}" in card
     assert "line simulator only" in card
@@ -109,6 +112,7 @@ def test_the_same_input_gives_the_same_model(model: Path, made: OptimizeResult, 
     file = again.bundle.manifest.variants[0].file
     assert again.bundle.manifest.files[file] == made.bundle.manifest.files[file]
     assert again.report.calibration == made.report.calibration
+    assert again.int8_figures is not None and made.int8_figures is not None
     assert again.int8_figures.map50 == made.int8_figures.map50
 
 
@@ -137,6 +141,7 @@ def test_accuracy_is_compared_on_annotated_data_where_there_is_some(tmp_path: Pa
     data = nets.write_cells_dataset(tmp_path / "cells", 12, fold="train")
     result = Optimizer(tmp_path / "model.onnx", optimization_level=0, out=tmp_path / "out", data=data).run()
     assert result.report.accuracy_on == "6 frames of cells, fold train"
+    assert result.float_figures.map50 is not None
     assert 0.2 < result.float_figures.map50 < 1
     assert result.report.notes == ()
 
@@ -175,7 +180,7 @@ def test_frames_of_another_fold_are_judged_and_of_none_but_that(tmp_path: Path) 
     data = nets.write_cells_dataset(tmp_path / "cells", 12, fold="train")
     lines = (data / "folds.csv").read_text().splitlines()
     (data / "folds.csv").write_text("\n".join([*lines[:8], *(line.replace("train", "val") for line in lines[8:])]))
-    how = {"optimization_level": 0, "data": data, "judge_fold": "val"}
+    how: dict[str, Any] = {"optimization_level": 0, "data": data, "judge_fold": "val"}
     result = Optimizer(tmp_path / "model.onnx", out=tmp_path / "out", **how).run()
     assert result.report.accuracy_on == "5 frames of cells, fold val"
     assert sorted(str(truth.frame.part_id) for truth in result.proof.truths) == [
@@ -232,7 +237,7 @@ def test_levels_that_are_not_here_are_refused_at_once(model: Path, level: int) -
     ("options", "key"),
     [({"target_device": "tpu"}, "target_device"), ({"max_drop": -1}, "max_drop"), ({"max_drop": True}, "max_drop")],
 )
-def test_values_out_of_range_are_refused_at_once(model: Path, options: dict, key: str) -> None:
+def test_values_out_of_range_are_refused_at_once(model: Path, options: dict[str, Any], key: str) -> None:
     with pytest.raises(ConfigError, match=key):
         Optimizer(model, **options)
 
@@ -243,6 +248,7 @@ def test_frames_from_a_folder_are_calibrated_on(model: Path, tmp_path: Path) -> 
     for frame in frames(3):
         cv2.imwrite(str(photos / f"{frame.sequence}.png"), frame.image)
     result = Optimizer(model, out=tmp_path / "out", frames=photos).run()
+    assert result.report.calibration is not None
     assert result.report.calibration.source == "3 photos of photos"
 
 
@@ -259,7 +265,7 @@ def test_a_folder_of_rubbish_is_no_calibration(model: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("chosen", [[], [Frame(image=np.full((64, 64), 9, np.uint8))] * 3])
-def test_frames_that_show_nothing_are_no_calibration(model: Path, tmp_path: Path, chosen: list) -> None:
+def test_frames_that_show_nothing_are_no_calibration(model: Path, tmp_path: Path, chosen: list[Frame]) -> None:
     with pytest.raises(CalibrationError):
         Optimizer(model, out=tmp_path / "out", frames=chosen).run()
     assert not (tmp_path / "out").exists()

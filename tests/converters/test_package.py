@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import msgspec
@@ -40,7 +41,7 @@ def report(model: str = "cells@1.0.0") -> Report:
     )
 
 
-def build(folder: Path, out: Path, data: bytes | None = None, **options: object) -> Bundle:
+def build(folder: Path, out: Path, data: bytes | None = None, **options: Any) -> Bundle:
     model = folder / "net.onnx"
     model.write_bytes(nets.cell_detector() if data is None else data)
     manifest = nets.manifest()
@@ -158,8 +159,8 @@ while True:
 @pytest.mark.parametrize("which", range(4))
 def test_killed_at_any_moment_it_leaves_a_whole_bundle_or_none(tmp_path: Path, which: int) -> None:
     child = subprocess.Popen([sys.executable, "-c", CHILD, tmp_path], stdout=subprocess.PIPE)
+    assert child.stdout is not None
     try:
-        assert child.stdout is not None
         assert child.stdout.readline() == b"ready\n"
         # At another stage of the first or a later build each time.
         marks = ("*.tmp", "*.tmp/golden", "*.tmp/manifest.json", "*.old")

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lineside_converters.compress.cleanup import clean_graph
 from lineside_converters.compress.quantize import first_convs, hash_feeds, quantize
-from lineside_converters.recipes import Activation
+from lineside_converters.recipes import Activation, CalibrationMethod
 from lineside_models.vision.facts import METADATA_KEY
 from lineside_runtime.errors import CalibrationError, GraphError, InputNotFoundError
 from lineside_runtime.vnni import WEIGHT_BITS_KEY
@@ -49,7 +49,12 @@ def written(folder: Path, data: bytes) -> Path:
     return path
 
 
-def small(nodes: list, *, opsets: tuple = (("", 17),), weights: tuple = ()) -> bytes:
+def small(
+    nodes: list[onnx.NodeProto],
+    *,
+    opsets: tuple[tuple[str, int], ...] = (("", 17),),
+    weights: tuple[onnx.TensorProto, ...] = (),
+) -> bytes:
     value = helper.make_tensor_value_info
     graph = helper.make_graph(
         nodes,
@@ -118,7 +123,7 @@ def test_the_first_convolutions_can_stay_in_float(clean: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize("method", ["entropy", "percentile"])
 def test_other_methods_take_mixed_sizes_and_print_nothing(
-    clean: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str
+    clean: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], method: CalibrationMethod
 ) -> None:
     target = tmp_path / "int8.onnx"
     tensors = [*nets.noise(2), *nets.noise(1, side=160)]
@@ -157,7 +162,9 @@ def test_another_process_writes_the_same_bytes(source: Path, tmp_path: Path) -> 
         ([nets.noise(1)[0].repeat(3, axis=1)], "does not run"),
     ],
 )
-def test_useless_calibration_frames_are_refused(clean: Path, tmp_path: Path, tensors: list, says: str) -> None:
+def test_useless_calibration_frames_are_refused(
+    clean: Path, tmp_path: Path, tensors: list[np.ndarray], says: str
+) -> None:
     with pytest.raises(CalibrationError, match=says) as caught:
         quantize(clean, tmp_path / "int8.onnx", feeds=nets.feeds(tensors))
     assert caught.value.code == 6005

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,9 @@ def test_facts_of_the_training_travel_with_the_bundle(tmp_path: Path) -> None:
         (lambda run: (run / "training.json").write_text('{"labels": "crazing"}'), TrainingError),
     ],
 )
-def test_an_unfinished_or_damaged_run_is_refused(tmp_path: Path, spoil: object, error: type) -> None:
+def test_an_unfinished_or_damaged_run_is_refused(
+    tmp_path: Path, spoil: Callable[[Path], object], error: type[Exception]
+) -> None:
     run = run_folder(tmp_path / "run")
     spoil(run)
     with pytest.raises(error):

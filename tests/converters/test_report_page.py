@@ -11,6 +11,7 @@ import cv2
 import msgspec
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from lineside_converters.disagreeing import Differing
 from lineside_converters.material import TrueFrame
@@ -184,20 +185,23 @@ def test_what_a_model_is_called_cannot_become_markup() -> None:
     assert _read(page(report)).fetched == []
 
 
+def _decoded(jpeg_base64: str) -> NDArray[np.uint8]:
+    image = cv2.imdecode(np.frombuffer(base64.b64decode(jpeg_base64), np.uint8), cv2.IMREAD_COLOR)
+    assert image is not None
+    return image
+
+
 def test_few_and_small_pictures_are_drawn_and_the_two_sides_differ() -> None:
     shown = draw_frames(_differing(SHOWN_MAX + 5), _frames(SHOWN_MAX + 5, side=900), whole=False)
     assert len(shown) == SHOWN_MAX
-    before, after = (
-        cv2.imdecode(np.frombuffer(base64.b64decode(text), np.uint8), cv2.IMREAD_COLOR)
-        for text in (shown[0].before_jpeg, shown[0].after_jpeg)
-    )
+    before, after = (_decoded(text) for text in (shown[0].before_jpeg, shown[0].after_jpeg))
     assert max(before.shape[:2]) == SIDE_MAX
     assert np.abs(before.astype(int) - after).max() > 100
 
 
 def test_a_classifiers_frame_is_shown_as_it_is() -> None:
     shown = draw_frames(_differing(1), _frames(1, side=100), whole=True)
-    image = cv2.imdecode(np.frombuffer(base64.b64decode(shown[0].before_jpeg), np.uint8), cv2.IMREAD_COLOR)
+    image = _decoded(shown[0].before_jpeg)
     assert image.shape[:2] == (100, 100)
     assert shown[0].before_jpeg == shown[0].after_jpeg
 

@@ -3,46 +3,48 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="the train extra is not installed")
+pytest.importorskip("torch", reason="the train extra is not installed")
 pytest.importorskip("torch_pruning", reason="the train extra is not installed")
-optuna = pytest.importorskip("optuna", reason="the train extra is not installed")
+pytest.importorskip("optuna", reason="the train extra is not installed")
 
-from lineside_converters.compress.distill import School  # noqa: E402
-from lineside_converters.compress.prune.network import open_network  # noqa: E402
-from lineside_converters.compress.prune.pruning import fold_norms, measure_sensitivity  # noqa: E402
-from lineside_converters.recipes import recipe_for  # noqa: E402
-from lineside_converters.search import searching  # noqa: E402
-from lineside_converters.search.finding import Budget, accounts, choose, find, judge, space_for, timed_together  # noqa: E402
-from lineside_converters.search.fronts import front, hypervolume  # noqa: E402
-from lineside_converters.search.searching import Bench, Finished, Tried, search, shortlist  # noqa: E402
-from lineside_converters.search.space import Choice, widths_of  # noqa: E402
-from lineside_converters.targets import find_target  # noqa: E402
-from lineside_converters.training.classifier import classifier_facts  # noqa: E402
-from lineside_converters.training.taught import Tuition, teach  # noqa: E402
-from lineside_converters.training.teaching import LogitTeaching  # noqa: E402
-from lineside_converters.voice import Voice  # noqa: E402
-from tests.converters.small_nets import BarLessons, Blocks, bars, terms_of, write  # noqa: E402
+from lineside_converters.compress.distill import School
+from lineside_converters.compress.prune.network import open_network
+from lineside_converters.compress.prune.pruning import fold_norms, measure_sensitivity
+from lineside_converters.recipes import recipe_for
+from lineside_converters.search import searching
+from lineside_converters.search.finding import Budget, accounts, choose, find, judge, space_for, timed_together
+from lineside_converters.search.fronts import front, hypervolume
+from lineside_converters.search.searching import Bench, Finished, Tried, search, shortlist
+from lineside_converters.search.space import Choice, widths_of
+from lineside_converters.targets import find_target
+from lineside_converters.training.classifier import classifier_facts
+from lineside_converters.training.taught import Tuition, teach
+from lineside_converters.training.teaching import LogitTeaching
+from lineside_converters.voice import Voice
+from tests.converters.small_nets import BarLessons, Blocks, bars, terms_of, write
 
 pytestmark = pytest.mark.torch
 
 
-def test_the_front_is_what_none_beats_in_both():
+def test_the_front_is_what_none_beats_in_both() -> None:
     points = [(3.0, 0.9), (1.0, 0.5), (2.0, 0.4), (2.5, 0.9), (1.0, 0.6)]
     assert [points[index] for index in front(points)] == [(1.0, 0.6), (2.5, 0.9)]
 
 
-def test_the_area_is_that_of_the_union_of_rectangles():
+def test_the_area_is_that_of_the_union_of_rectangles() -> None:
     assert hypervolume([], (4.0, 0.0)) == 0
     assert hypervolume([(1.0, 0.5)], (4.0, 0.0)) == pytest.approx(1.5)
     assert hypervolume([(1.0, 0.5), (2.0, 1.0), (3.0, 0.7)], (4.0, 0.0)) == pytest.approx(0.5 + 2.0)
     assert hypervolume([(5.0, 1.0)], (4.0, 0.0)) == 0
 
 
-def test_the_area_agrees_with_optunas_own():
+def test_the_area_agrees_with_optunas_own() -> None:
     rng = np.random.default_rng(0)
     points = rng.uniform(0, 1, (20, 2))
     from optuna._hypervolume import compute_hypervolume
@@ -52,7 +54,7 @@ def test_the_area_agrees_with_optunas_own():
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory):
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     lessons = BarLessons()
     model, folder = Blocks(), tmp_path_factory.mktemp("bench")
     tuition = Tuition(learning_rate=4e-3, epochs=4, evaluate_every=4, warm_up_steps=4, threads=1)
@@ -68,21 +70,21 @@ def bench(tmp_path_factory):
     return Bench(terms, school, found, space_for(terms, school, found), Voice(lambda _: None))
 
 
-def test_the_space_has_every_group_in_one_stage_and_what_the_task_allows(bench):
+def test_the_space_has_every_group_in_one_stage_and_what_the_task_allows(bench: Bench) -> None:
     names = [name for stage in bench.space.stages for name in stage]
     assert sorted(names) == sorted(curve.group for curve in bench.found.groups)
     assert bench.space.sizes[0] == 1.0 and len(bench.space.sizes) > 1  # its answer is one for the whole picture
     assert bench.space.engines == ("ort",)
 
 
-def test_less_time_left_is_fewer_channels(bench):
+def test_less_time_left_is_fewer_channels(bench: Bench) -> None:
     whole = widths_of(bench.found, bench.space, [1.0] * len(bench.space.stages))
     narrow = widths_of(bench.found, bench.space, [0.2] * len(bench.space.stages))
     assert whole == bench.found.widths
     assert sum(narrow.values()) < sum(whole.values())
 
 
-def imagined(_, choice):
+def imagined(_: Bench, choice: Choice) -> Tried:
     return Tried(choice=choice, latency_ms=sum(choice.kept), harm=1.0 - min(choice.kept))
 
 
@@ -90,10 +92,12 @@ class KilledError(BaseException):
     """Stands for a kill."""
 
 
-def test_a_killed_search_keeps_its_trials_and_goes_on(bench, tmp_path, monkeypatch):
-    made = []
+def test_a_killed_search_keeps_its_trials_and_goes_on(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Choice | None] = []
 
-    def fake(_, choice):
+    def fake(_: Bench, choice: Choice) -> Tried:
         if len(made) == 3:
             made.append(None)
             raise KilledError
@@ -109,16 +113,16 @@ def test_a_killed_search_keeps_its_trials_and_goes_on(bench, tmp_path, monkeypat
     assert search(bench, tmp_path, sampler="nsga2", trials=6, seed=3) == tried
 
 
-def test_the_same_seed_proposes_the_same(bench, tmp_path, monkeypatch):
+def test_the_same_seed_proposes_the_same(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(searching, "try_out", imagined)
     one, two = (search(bench, tmp_path / name, sampler="random", trials=6, seed=5) for name in ("one", "two"))
     assert one == two
 
 
-def test_the_shortlist_is_the_fastest_and_what_covers_most():
+def test_the_shortlist_is_the_fastest_and_what_covers_most() -> None:
     choice = Choice((1.0,), 1.0, "minmax", 0, "ort")
 
-    def tries(*points):
+    def tries(*points: tuple[float, float]) -> list[Tried]:
         return [Tried(choice=choice, latency_ms=ms, harm=harm) for ms, harm in points]
 
     even = tries(*((float(ms), 10.0 - ms) for ms in range(10)), (9.5, 9.0))
@@ -128,14 +132,16 @@ def test_the_shortlist_is_the_fastest_and_what_covers_most():
     assert [each.latency_ms for each in shortlist(knee, 2)] == [1.0, 2.0]
 
 
-def test_a_search_begins_with_even_shares_and_with_narrow_networks_for_small_pictures(bench, tmp_path, monkeypatch):
+def test_a_search_begins_with_even_shares_and_with_narrow_networks_for_small_pictures(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(searching, "try_out", imagined)
     tried = search(bench, tmp_path, sampler="nsga2", trials=9, seed=5)
     begun = [(each.choice.size, *set(each.choice.kept)) for each in tried]
     assert begun == [(1.0, s) for s in (0.8, 0.6, 0.45, 0.3, 0.2)] + [(z, s) for z in (0.875, 0.75) for s in (0.3, 0.2)]
 
 
-def test_a_trial_is_timed_on_every_engine_and_takes_the_fastest(bench, monkeypatch):
+def test_a_trial_is_timed_on_every_engine_and_takes_the_fastest(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     took = {"slow": 3.0, "fast": 1.0, "other": 2.0}
     monkeypatch.setattr(searching, "measure", lambda _bench, _path, choice: took[choice.engine])
     space = dataclasses.replace(bench.space, engines=tuple(took))
@@ -145,7 +151,7 @@ def test_a_trial_is_timed_on_every_engine_and_takes_the_fastest(bench, monkeypat
     assert tried.harm > 0
 
 
-def test_what_is_compared_is_timed_together_each_on_its_own_input(bench, tmp_path):
+def test_what_is_compared_is_timed_together_each_on_its_own_input(bench: Bench, tmp_path: Path) -> None:
     whole = judge(bench, bench.school.network, tmp_path / "whole")
     small = [dataclasses.replace(whole[0].choice, size=0.75)]
     (tmp_path / "small").mkdir()
@@ -157,7 +163,7 @@ def test_what_is_compared_is_timed_together_each_on_its_own_input(bench, tmp_pat
     assert len(told["whole"]) == len(whole)
 
 
-def test_a_real_search_finds_fine_tuned_and_measured_networks(bench, tmp_path):
+def test_a_real_search_finds_fine_tuned_and_measured_networks(bench: Bench, tmp_path: Path) -> None:
     tuition = Tuition(learning_rate=2e-3, epochs=1, warm_up_steps=2, threads=1)
     found = find(bench, Budget(trials=4, shortlist=2, tuition=tuition), tmp_path)
     assert 1 <= len(found) <= 2
@@ -167,16 +173,16 @@ def test_a_real_search_finds_fine_tuned_and_measured_networks(bench, tmp_path):
     assert again == found
 
 
-def finished(latency_ms, metric, size=1.0):
+def finished(latency_ms: float, metric: float, size: float = 1.0) -> Finished:
     return Finished(
         choice=Choice((1.0,), size, "minmax", 0, "ort"), latency_ms=latency_ms, metric=metric, model="clean.onnx"
     )
 
 
-def test_the_fastest_that_is_good_enough_is_shipped_and_never_for_another_input():
+def test_the_fastest_that_is_good_enough_is_shipped_and_never_for_another_input() -> None:
     points = [finished(3.0, 0.95), finished(1.0, 0.93), finished(0.5, 0.6), finished(0.2, 0.99, size=0.75)]
 
-    def chosen(source_metric, max_drop, refused=()):
+    def chosen(source_metric: float, max_drop: float, refused: Sequence[int] = ()) -> Finished:
         return choose(
             points, source_metric=source_metric, max_drop=max_drop, passes=lambda one: points.index(one) not in refused
         )
@@ -188,7 +194,7 @@ def test_the_fastest_that_is_good_enough_is_shipped_and_never_for_another_input(
     assert chosen(0.95, 0.03, refused=[0, 1, 2]) is points[1]  # the gate says why
 
 
-def test_the_account_marks_the_front_and_measures_every_series_against_one_point():
+def test_the_account_marks_the_front_and_measures_every_series_against_one_point() -> None:
     series = {"search": [finished(1.0, 0.9), finished(3.0, 0.8)], "level 2": [finished(2.0, 0.85)]}
     candidates, areas = accounts(series, series["search"][0])
     assert [each.front for each in candidates] == [True, False, False]
@@ -197,6 +203,6 @@ def test_the_account_marks_the_front_and_measures_every_series_against_one_point
     assert values["search"] == pytest.approx((3.15 - 1.0) * 0.9) and values["level 2"] == pytest.approx(1.15 * 0.85)
 
 
-def test_a_choice_reads_well():
+def test_a_choice_reads_well() -> None:
     text = str(dataclasses.replace(Choice((1.0, 0.5), 0.75, "minmax", 1, "ort")))
     assert text == "kept 1.00 0.50, 0.75 of the side, minmax, 1 convolutions in float, ort"

@@ -7,28 +7,32 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="the train extra is not installed")
+pytest.importorskip("torch", reason="the train extra is not installed")
 pytest.importorskip("torch_pruning", reason="the train extra is not installed")
 
-import onnx  # noqa: E402
+import onnx
+import torch
 
-from lineside_converters.compress.distill import distill, macs, open_school, open_student  # noqa: E402
-from lineside_converters.compress.prune import pruning  # noqa: E402
-from lineside_converters.optimizer import Optimizer  # noqa: E402
-from lineside_converters.report import read_report  # noqa: E402
-from lineside_converters.search import finding  # noqa: E402
-from lineside_converters.slimming import NOT_NARROWED, TIMED_ELSEWHERE, TRAINED_ON, Effort  # noqa: E402
-from lineside_converters.training.classes import ClassLessons, Look, load_classes  # noqa: E402
-from lineside_converters.training.classifier import ClassifierConfig, export_classifier, train_classifier  # noqa: E402
-from lineside_converters.training.taught import Tuition, teach  # noqa: E402
-from lineside_converters.training.teaching import LogitTeaching  # noqa: E402
-from lineside_runtime.errors import AccuracyGateError, ConfigError, LinesideError, PruningError, TrainingError  # noqa: E402
-from tests.converters.small_nets import Blocks, bars  # noqa: E402
+from lineside_converters.compress.distill import distill, macs, open_school, open_student
+from lineside_converters.compress.prune import pruning
+from lineside_converters.compress.prune.network import Network
+from lineside_converters.optimizer import Optimizer
+from lineside_converters.report import read_report
+from lineside_converters.search import finding
+from lineside_converters.slimming import NOT_NARROWED, TIMED_ELSEWHERE, TRAINED_ON, Effort
+from lineside_converters.training.classes import ClassLessons, Look, load_classes
+from lineside_converters.training.classifier import ClassifierConfig, export_classifier, train_classifier
+from lineside_converters.training.config import TrainProgress
+from lineside_converters.training.taught import Tuition, teach
+from lineside_converters.training.teaching import LogitTeaching
+from lineside_runtime.errors import AccuracyGateError, ConfigError, LinesideError, PruningError, TrainingError
+from tests.converters.small_nets import Blocks, bars
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
@@ -37,7 +41,7 @@ QUICK = Effort(speedup=1.15, epochs=8, batch=16, learning_rate=4e-3, true_weight
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pictures of bars, a folder a class, 120 in all."""
     root = tmp_path_factory.mktemp("bars")
     images, labels = bars(120, 41)
@@ -50,7 +54,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def model(folder, tmp_path_factory):
+def model(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trained float classifier as ONNX, with its facts."""
     out = tmp_path_factory.mktemp("model")
     data = load_classes([folder], look=Look(16), held_share=0.2)
@@ -65,10 +69,10 @@ def model(folder, tmp_path_factory):
 
 
 @pytest.fixture
-def counting(monkeypatch):
+def counting(monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock that counts multiplications: microseconds of a test's networks are luck on a busy machine."""
 
-    def timed(network, frames, shrink):
+    def timed(network: Network, frames: object, shrink: object) -> pruning.Timed:
         whole = macs(network.module, network.example)
         return lambda pruned: whole / macs(pruned.module, pruned.example)
 
@@ -76,13 +80,15 @@ def counting(monkeypatch):
     monkeypatch.setattr(pruning, "TOO_MUCH", 9.0)
 
 
-def optimizer(model, folder, out, level, **more):
-    common = {"effort": QUICK, "max_drop": 0.2, "work": out / "work", "out": out / "bundle"}
+def optimizer(model: Path, folder: Path, out: Path, level: int, **more: Any) -> Optimizer:
+    common: dict[str, Any] = {"effort": QUICK, "max_drop": 0.2, "work": out / "work", "out": out / "bundle"}
     return Optimizer(model, "rpi5", level, data=folder, **(common | more))  # not here: no gate on speed
 
 
-def test_level_2_ships_a_narrower_model_that_answers_alike(model, folder, tmp_path, counting):
-    said = []
+def test_level_2_ships_a_narrower_model_that_answers_alike(
+    model: Path, folder: Path, tmp_path: Path, counting: None
+) -> None:
+    said: list[str] = []
     result = optimizer(model, folder, tmp_path, 2, on_progress=said.append).run()
     report = read_report(result.bundle.path)
     assert report.level == 2 and report.curves and TRAINED_ON in report.notes
@@ -93,14 +99,21 @@ def test_level_2_ships_a_narrower_model_that_answers_alike(model, folder, tmp_pa
     assert report.training["pruning"]["measured_speedup"] >= 0.98 * QUICK.speedup
     widths = report.training["pruning"]["widths"].values()
     assert any(now < before for before, now in widths)
+    assert result.slimmed is not None
     float_weights = sum(np.prod(each.dims) for each in onnx.load(model).graph.initializer)
     slim_weights = sum(np.prod(each.dims) for each in onnx.load(result.slimmed.model).graph.initializer)
     assert slim_weights < float_weights
     again = optimizer(model, folder, tmp_path, 2, on_progress=said.append, overwrite=True).run()
-    assert again.slimmed.model == result.slimmed.model and "sensitivity: as measured before" in said
+    assert (
+        again.slimmed is not None
+        and again.slimmed.model == result.slimmed.model
+        and "sensitivity: as measured before" in said
+    )
 
 
-def test_a_val_fold_is_judged_where_there_is_one_and_never_learnt_from(model, folder, tmp_path, counting):
+def test_a_val_fold_is_judged_where_there_is_one_and_never_learnt_from(
+    model: Path, folder: Path, tmp_path: Path, counting: None
+) -> None:
     divided = tmp_path / "bars"
     shutil.copytree(folder, divided)
     images = sorted(path.relative_to(divided) for path in divided.rglob("*.png"))
@@ -108,18 +121,20 @@ def test_a_val_fold_is_judged_where_there_is_one_and_never_learnt_from(model, fo
     (divided / "folds.csv").write_text("\n".join(["image,fold", *rows]))
     report = optimizer(model, divided, tmp_path, 2).run().report
     assert report.accuracy_on == "40 frames of bars, fold val" and TRAINED_ON not in report.notes
-    assert report.calibration.source.endswith("fold train")
+    assert report.calibration is not None and report.calibration.source.endswith("fold train")
     learnt = report.training["pruning"]["data"]
     assert learnt["train"] + learnt["held"] == 80
     said: list[str] = []
     less = dataclasses.replace(QUICK, epochs=6)  # the same sensitivity serves another schedule
-    how = {"judge_fold": "all", "overwrite": True, "effort": less, "on_progress": said.append}
+    how: dict[str, Any] = {"judge_fold": "all", "overwrite": True, "effort": less, "on_progress": said.append}
     asked = optimizer(model, divided, tmp_path, 2, **how).run().report
     assert "sensitivity: as measured before" in said
     assert asked.accuracy_on.endswith("fold all") and TRAINED_ON in asked.notes
 
 
-def test_level_3_tells_the_front_of_all_that_it_measured(model, folder, tmp_path, counting):
+def test_level_3_tells_the_front_of_all_that_it_measured(
+    model: Path, folder: Path, tmp_path: Path, counting: None
+) -> None:
     pytest.importorskip("optuna", reason="the train extra is not installed")
     effort = dataclasses.replace(QUICK, trials=3, shortlist=1)
     result = optimizer(model, folder, tmp_path, 3, effort=effort, max_drop=0.5).run()
@@ -130,8 +145,8 @@ def test_level_3_tells_the_front_of_all_that_it_measured(model, folder, tmp_path
 
 
 def test_level_3_ships_the_whole_network_where_no_narrower_one_answers_alike(
-    model, folder, tmp_path, counting, monkeypatch
-):
+    model: Path, folder: Path, tmp_path: Path, counting: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("optuna", reason="the train extra is not installed")
     monkeypatch.setattr(finding, "answers_alike", lambda terms, one: Path(one.model).parent.name == "whole")
     effort = dataclasses.replace(QUICK, trials=2, shortlist=1)
@@ -140,11 +155,14 @@ def test_level_3_ships_the_whole_network_where_no_narrower_one_answers_alike(
     (shipped,) = (each for each in result.report.candidates if each.shipped)
     assert shipped.series == "whole network"
     assert {curve.chosen for curve in result.report.curves} == {0.0}
+    assert result.slimmed is not None
     float_weights = sum(np.prod(each.dims) for each in onnx.load(model).graph.initializer)
     assert sum(np.prod(each.dims) for each in onnx.load(result.slimmed.model).graph.initializer) == float_weights
 
 
-def test_without_data_the_whole_models_answers_are_taught_and_that_is_said(model, tmp_path, counting):
+def test_without_data_the_whole_models_answers_are_taught_and_that_is_said(
+    model: Path, tmp_path: Path, counting: None
+) -> None:
     frames = [(image[0].numpy() * 40 + 127).clip(0, 255).astype(np.uint8) for image in bars(24, 8)[0]]
     result = Optimizer(
         model, "rpi5", 2, frames=frames, effort=QUICK, work=tmp_path / "work", out=tmp_path / "bundle"
@@ -154,11 +172,13 @@ def test_without_data_the_whole_models_answers_are_taught_and_that_is_said(model
     assert report.metric is None and any("not measured" in note for note in report.notes)
 
 
-def test_a_model_that_pruning_spoils_leaves_an_error_and_no_bundle(model, folder, tmp_path, counting, monkeypatch):
+def test_a_model_that_pruning_spoils_leaves_an_error_and_no_bundle(
+    model: Path, folder: Path, tmp_path: Path, counting: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from lineside_converters import slimming
 
-    def spoil(terms, *rest):
-        slimmed = real(terms, *rest)
+    def spoil(*given: Any) -> slimming.Slimmed:
+        slimmed = real(*given)
         spoilt = onnx.load(slimmed.model)
         for tensor in spoilt.graph.initializer:
             if len(tensor.dims) == 2:  # the last layer: each class answers for another
@@ -178,7 +198,9 @@ def test_a_model_that_pruning_spoils_leaves_an_error_and_no_bundle(model, folder
     assert not (tmp_path / "bundle").exists()
 
 
-def test_more_speed_than_there_is_ends_in_an_error_and_no_bundle(model, folder, tmp_path, counting):
+def test_more_speed_than_there_is_ends_in_an_error_and_no_bundle(
+    model: Path, folder: Path, tmp_path: Path, counting: None
+) -> None:
     with pytest.raises(PruningError):
         optimizer(model, folder, tmp_path, 2, effort=Effort(speedup=20.0, epochs=1)).run()
     assert not (tmp_path / "bundle").exists()
@@ -199,12 +221,12 @@ def test_more_speed_than_there_is_ends_in_an_error_and_no_bundle(model, folder, 
         {"shortlist": 0},
     ],
 )
-def test_an_effort_out_of_range_is_refused(wrong):
+def test_an_effort_out_of_range_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         Effort(**wrong)
 
 
-def test_every_field_of_an_effort_is_an_option(monkeypatch, tmp_path):
+def test_every_field_of_an_effort_is_an_option(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from lineside.cli import main
     from lineside_converters import optimizer as module
 
@@ -213,8 +235,13 @@ def test_every_field_of_an_effort_is_an_option(monkeypatch, tmp_path):
         "batch": 8, "threads": 1, "bf16": True, "teacher_bf16": True, "trials": 5, "shortlist": 2,
     }  # fmt: skip
     assert given.keys() == {field.name for field in dataclasses.fields(Effort)}
-    taken = []
-    monkeypatch.setattr(module, "effort_of", lambda fields: taken.append(fields) or Effort(epochs=0))
+    taken: list[dict[str, Any]] = []
+
+    def take(fields: dict[str, Any]) -> Effort:
+        taken.append(fields)
+        return Effort(epochs=0)
+
+    monkeypatch.setattr(module, "effort_of", take)
     words = ["optimize", "model.onnx", "--level", "2", "--out", str(tmp_path / "out")]
     for name, value in given.items():
         words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
@@ -222,7 +249,9 @@ def test_every_field_of_an_effort_is_an_option(monkeypatch, tmp_path):
     assert taken == [given, {}]
 
 
-def test_the_command_prunes_and_says_where_accuracy_was_judged(model, folder, tmp_path, counting, capsys):
+def test_the_command_prunes_and_says_where_accuracy_was_judged(
+    model: Path, folder: Path, tmp_path: Path, counting: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     from lineside.cli import main
 
     words = ["optimize", str(model), "--level", "2", "--target", "rpi5", "--data", str(folder), "--max-drop", "0.2"]
@@ -236,13 +265,13 @@ def test_the_command_prunes_and_says_where_accuracy_was_judged(model, folder, tm
     assert not (tmp_path / "bundle.work").exists()
 
 
-def test_an_effort_of_unknown_fields_or_of_words_is_refused(model):
+def test_an_effort_of_unknown_fields_or_of_words_is_refused(model: Path) -> None:
     for wrong in ({"speed": 2}, {"speedup": "fast"}):
         with pytest.raises(ConfigError, match="effort"):
             Optimizer(model, optimization_level=2, effort=wrong)
 
 
-def test_a_student_narrowed_from_its_teacher_learns_and_is_written(model, folder, tmp_path):
+def test_a_student_narrowed_from_its_teacher_learns_and_is_written(model: Path, folder: Path, tmp_path: Path) -> None:
     school = open_school(model, [folder], batch=16, seed=0)
     student = open_student("narrow@0.5", school, seed=0)
     tuition = Tuition(learning_rate=2e-3, epochs=3, evaluate_every=3, feature_weight=0.1, warm_up_steps=3, threads=1)
@@ -254,17 +283,24 @@ def test_a_student_narrowed_from_its_teacher_learns_and_is_written(model, folder
 
 
 @pytest.mark.parametrize("wrong", ["narrow@2", "narrow@x", "resnet18@0", "nothing", "timm:no_such_net"])
-def test_a_student_that_there_is_none_of_is_refused(model, folder, wrong):
+def test_a_student_that_there_is_none_of_is_refused(model: Path, folder: Path, wrong: str) -> None:
     school = open_school(model, [folder], batch=16, seed=0)
     with pytest.raises(ConfigError):
         open_student(wrong, school, seed=0)
 
 
-def test_a_classifier_is_trained_resumed_and_says_how_it_is_used(folder, tmp_path):
-    config = {"data": (folder,), "side_px": 32, "width": 0.125, "batch": 16, "threads": 1, "evaluate_every": 1}
+def test_a_classifier_is_trained_resumed_and_says_how_it_is_used(folder: Path, tmp_path: Path) -> None:
+    config: dict[str, Any] = {
+        "data": (folder,),
+        "side_px": 32,
+        "width": 0.125,
+        "batch": 16,
+        "threads": 1,
+        "evaluate_every": 1,
+    }
     result = train_classifier(ClassifierConfig(out=tmp_path, epochs=2, **config), lambda _: None)
     assert result.labels == LABELS and 0 <= result.held_top1 <= 1
-    heard = []
+    heard: list[TrainProgress] = []
     train_classifier(ClassifierConfig(out=tmp_path, epochs=3, resume=True, **config), heard.append)
     assert [progress.epoch for progress in heard] == [2] * len(heard) and heard
     found = onnx.load(result.onnx)
@@ -273,8 +309,8 @@ def test_a_classifier_is_trained_resumed_and_says_how_it_is_used(folder, tmp_pat
         ClassifierConfig(out=tmp_path, data=(folder,), side_px=30)
 
 
-def test_two_trainings_of_one_seed_are_the_same(folder, tmp_path):
-    config = {"data": (folder,), "side_px": 32, "width": 0.125, "batch": 16, "threads": 1, "epochs": 1}
+def test_two_trainings_of_one_seed_are_the_same(folder: Path, tmp_path: Path) -> None:
+    config: dict[str, Any] = {"data": (folder,), "side_px": 32, "width": 0.125, "batch": 16, "threads": 1, "epochs": 1}
     weights = []
     for name in ("one", "two"):
         result = train_classifier(ClassifierConfig(out=tmp_path / name, **config), lambda _: None)

@@ -120,7 +120,7 @@ def quantised() -> onnx.ModelProto:
         helper.make_node("Add", ["d", "b"], ["c"]),
         helper.make_node("Exp", ["c"], ["y"]),
     ]
-    facts = {"scale": np.array(0.1, np.float32), "zero": np.array(3, np.uint8)}
+    facts: dict[str, np.ndarray] = {"scale": np.array(0.1, np.float32), "zero": np.array(3, np.uint8)}
     return model(nodes, facts, [("x", FLOAT, [1, 4])], [("y", FLOAT, [1, 4])])
 
 

@@ -6,32 +6,41 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="the train extra is not installed")
+pytest.importorskip("torch", reason="the train extra is not installed")
 
-from lineside.cli import main  # noqa: E402
-from lineside_converters.training.augment import Picture  # noqa: E402
-from lineside_converters.training.batches import Mixer  # noqa: E402
-from lineside_converters.training.config import TrainConfig  # noqa: E402
-from lineside_converters.training.course import as_seen, canvases_per_domain, load_course  # noqa: E402
-from lineside_converters.training.detector import export_detector  # noqa: E402
-from lineside_converters.training.framing import OWN, choose_framing, preprocess_for  # noqa: E402
-from lineside_converters.training.starting import open_start, with_types  # noqa: E402
-from lineside_models.labels import LABELS  # noqa: E402
-from lineside_models.networks.detector import PRIOR, SurfaceDetector  # noqa: E402
-from lineside_models.preprocess import prepare  # noqa: E402
-from lineside_runtime.errors import DatasetError, TrainingError  # noqa: E402
-from tests.converters.training_sets import write_coco, write_steel  # noqa: E402
+import torch
+
+from lineside.cli import main
+from lineside_converters.training.augment import Picture
+from lineside_converters.training.batches import Mixer
+from lineside_converters.training.config import TrainConfig
+from lineside_converters.training.course import as_seen, canvases_per_domain, load_course
+from lineside_converters.training.detector import export_detector
+from lineside_converters.training.framing import OWN, choose_framing, preprocess_for
+from lineside_converters.training.starting import open_start, with_types
+from lineside_models.labels import LABELS
+from lineside_models.networks.detector import PRIOR, SurfaceDetector
+from lineside_models.preprocess import prepare
+from lineside_runtime.errors import DatasetError, TrainingError
+from tests.converters.training_sets import write_coco, write_steel
 
 pytestmark = pytest.mark.torch
 
 
-def config(*folders: Path, **more: object) -> TrainConfig:
-    common = {"out": folders[0].parent / "run", "canvas_px": 64, "batch": 8, "held_share": 0.2, "simulated_share": 0.0}
+def config(*folders: Path, **more: Any) -> TrainConfig:
+    common: dict[str, Any] = {
+        "out": folders[0].parent / "run",
+        "canvas_px": 64,
+        "batch": 8,
+        "held_share": 0.2,
+        "simulated_share": 0.0,
+    }
     return TrainConfig(data=folders, **(common | more))
 
 

@@ -3,33 +3,39 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="the train extra is not installed")
+pytest.importorskip("torch", reason="the train extra is not installed")
 
-import onnxruntime as ort  # noqa: E402
+import onnxruntime as ort
+import torch
 
-from lineside_converters.training import checkpoint  # noqa: E402
-from lineside_converters.training.augment import Picture  # noqa: E402
-from lineside_converters.training.batches import collate  # noqa: E402
-from lineside_converters.training.config import TrainConfig  # noqa: E402
-from lineside_converters.training.detector import train  # noqa: E402
-from lineside_converters.training.facts import OUTPUTS, PREPROCESS  # noqa: E402
-from lineside_converters.training.heldout import find_all, judge, map50  # noqa: E402
-from lineside_converters.training.loop import FINAL_RATE, rate_factor  # noqa: E402
-from lineside_converters.training.loss import detection_loss  # noqa: E402
-from lineside_models import zoo  # noqa: E402
-from lineside_models.labels import LABELS  # noqa: E402
-from lineside_models.networks import from_state_dict  # noqa: E402
-from lineside_models.networks.detector import PRIOR, pretrained_detector  # noqa: E402
-from lineside_models.postprocess import Candidates, read_params  # noqa: E402
-from lineside_runtime.errors import TrainingError  # noqa: E402
-from tests.converters.nets import convnet  # noqa: E402
-from tests.converters.training_sets import write_boards, write_steel  # noqa: E402
+from lineside_converters.training import checkpoint
+from lineside_converters.training.augment import Picture
+from lineside_converters.training.batches import collate
+from lineside_converters.training.config import TrainConfig, TrainProgress, TrainResult
+from lineside_converters.training.detector import train
+from lineside_converters.training.facts import OUTPUTS, PREPROCESS
+from lineside_converters.training.heldout import find_all, judge, map50
+from lineside_converters.training.loop import FINAL_RATE, rate_factor
+from lineside_converters.training.loss import detection_loss
+from lineside_models import zoo
+from lineside_models.labels import LABELS
+from lineside_models.networks import from_state_dict
+from lineside_models.networks.detector import PRIOR, pretrained_detector
+from lineside_models.postprocess import Candidates, read_params
+from lineside_runtime.errors import TrainingError
+from tests.converters.nets import convnet
+from tests.converters.training_sets import write_boards, write_steel
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
+Folders = tuple[Path, Path]
+WholeRun = tuple[TrainResult, list[TrainProgress], Path]
 
 
 class KilledError(BaseException):
@@ -37,25 +43,32 @@ class KilledError(BaseException):
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
     root = tmp_path_factory.mktemp("sets")
     return write_steel(root / "steel", 9), write_boards(root / "boards", 4)
 
 
-def settings(folders, out, **more):
-    common = {"epochs": 2, "batch": 4, "canvas_px": 64, "canvas_sizes": (64, 96), "balance": 0.4, "pcb_share": 0.5}
+def settings(folders: Folders, out: Path, **more: Any) -> TrainConfig:
+    common: dict[str, Any] = {
+        "epochs": 2,
+        "batch": 4,
+        "canvas_px": 64,
+        "canvas_sizes": (64, 96),
+        "balance": 0.4,
+        "pcb_share": 0.5,
+    }
     common |= {"threads": 1, "simulated_share": 0.0, "held_share": 0.3}
     return TrainConfig(data=folders, out=out, **(common | {"evaluate_every": 1} | more))
 
 
 @pytest.fixture(scope="module")
-def whole_run(folders, tmp_path_factory):
+def whole_run(folders: Folders, tmp_path_factory: pytest.TempPathFactory) -> WholeRun:
     out = tmp_path_factory.mktemp("whole")
-    heard = []
+    heard: list[TrainProgress] = []
     return train(settings(folders, out), heard.append), heard, out
 
 
-def test_a_run_leaves_weights_graph_and_facts(whole_run):
+def test_a_run_leaves_weights_graph_and_facts(whole_run: WholeRun) -> None:
     result, _, out = whole_run
     model = from_state_dict(torch.load(result.weights, weights_only=True))
     image = np.random.default_rng(0).standard_normal((1, 1, 64, 96)).astype(np.float32)
@@ -74,7 +87,7 @@ def test_a_run_leaves_weights_graph_and_facts(whole_run):
     assert str(out.parent) not in result.facts.read_text()
 
 
-def test_progress_counts_every_step_and_tells_of_evaluations(whole_run):
+def test_progress_counts_every_step_and_tells_of_evaluations(whole_run: WholeRun) -> None:
     _, heard, _ = whole_run
     assert [p.step for p in heard] == list(range(heard[0].steps))
     assert [p.epoch for p in heard] == [0] * (len(heard) // 2) + [1] * (len(heard) // 2)
@@ -83,10 +96,12 @@ def test_progress_counts_every_step_and_tells_of_evaluations(whole_run):
     assert all(np.isfinite(p.loss) for p in heard)
 
 
-def test_a_killed_run_goes_on_to_the_very_same_weights_on_the_same_curve(whole_run, folders, tmp_path):
-    before = []
+def test_a_killed_run_goes_on_to_the_very_same_weights_on_the_same_curve(
+    whole_run: WholeRun, folders: Folders, tmp_path: Path
+) -> None:
+    before: list[TrainProgress] = []
 
-    def kill_in_the_second_epoch(progress):
+    def kill_in_the_second_epoch(progress: TrainProgress) -> None:
         before.append(progress)
         if progress.epoch == 1:
             raise KilledError
@@ -94,7 +109,7 @@ def test_a_killed_run_goes_on_to_the_very_same_weights_on_the_same_curve(whole_r
     with pytest.raises(KilledError):
         train(settings(folders, tmp_path), kill_in_the_second_epoch)
     assert not (tmp_path / "training.json").exists()
-    heard = []
+    heard: list[TrainProgress] = []
     resumed = train(settings(folders, tmp_path, resume=True), heard.append)
     assert {p.epoch for p in heard} == {1}
     whole = checkpoint.load(whole_run[2] / "checkpoint.pt")["model"]
@@ -110,14 +125,14 @@ def test_a_killed_run_goes_on_to_the_very_same_weights_on_the_same_curve(whole_r
     assert both == {p.step: p.loss for p in whole_run[1]}
 
 
-def test_a_time_budget_ends_the_run_early_and_with_a_whole_result(folders, tmp_path):
-    heard = []
+def test_a_time_budget_ends_the_run_early_and_with_a_whole_result(folders: Folders, tmp_path: Path) -> None:
+    heard: list[TrainProgress] = []
     result = train(settings(folders, tmp_path, epochs=10_000, minutes=0.02), heard.append)
     assert len(heard) < 1000
     assert heard[-1].held and result.onnx.exists()
 
 
-def test_a_run_goes_on_from_a_shipped_int8_bundle_with_its_channels(folders, tmp_path):
+def test_a_run_goes_on_from_a_shipped_int8_bundle_with_its_channels(folders: Folders, tmp_path: Path) -> None:
     start = zoo.path("surface-12")
     result = train(settings(folders, tmp_path / "on", start=start, epochs=1, learning_rate=1e-5), lambda _: None)
     assert result.onnx.stat().st_size < 4_500_000, "the slim network has less than half of the whole one's weights"
@@ -127,25 +142,27 @@ def test_a_run_goes_on_from_a_shipped_int8_bundle_with_its_channels(folders, tmp
     assert facts["starts"][0]["start"] == "surface-12"
 
 
-def test_a_model_of_another_kind_is_no_start(folders, tmp_path):
+def test_a_model_of_another_kind_is_no_start(folders: Folders, tmp_path: Path) -> None:
     (tmp_path / "net.onnx").write_bytes(convnet())
     with pytest.raises(TrainingError, match="outputs are others"):
         train(settings(folders, tmp_path / "out", start=tmp_path / "net.onnx"), lambda _: None)
 
 
-def test_resuming_where_nothing_was_begun_is_refused(folders, tmp_path):
+def test_resuming_where_nothing_was_begun_is_refused(folders: Folders, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="resumed"):
         train(settings(folders, tmp_path, resume=True), lambda _: None)
 
 
-def test_a_run_away_learning_rate_is_an_error_and_not_a_model(folders, tmp_path, monkeypatch):
+def test_a_run_away_learning_rate_is_an_error_and_not_a_model(
+    folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("lineside_converters.training.loss.GIOU_WEIGHT", float("inf"))
     with pytest.raises(TrainingError, match="loss of step 0"):
         train(settings(folders, tmp_path), lambda _: None)
     assert not (tmp_path / "best.pt").exists()
 
 
-def test_small_defects_pull_the_scores_off_the_prior():
+def test_small_defects_pull_the_scores_off_the_prior() -> None:
     """Plain cross-entropy left them there for whole trainings: the highest score has to rise, and on the defect."""
     torch.manual_seed(0)
     model = pretrained_detector(len(LABELS))
@@ -176,7 +193,7 @@ def test_small_defects_pull_the_scores_off_the_prior():
     assert scores.argmax(1).tolist() == [10, 11, 10, 11]
 
 
-def test_the_rate_rises_then_falls_to_its_end():
+def test_the_rate_rises_then_falls_to_its_end() -> None:
     assert rate_factor(0, 0.0) < 0.01
     assert rate_factor(1000, 0.0) == pytest.approx(1.0)
     assert rate_factor(1000, 1.0) == rate_factor(1000, 1.3) == pytest.approx(FINAL_RATE)
@@ -184,11 +201,12 @@ def test_the_rate_rises_then_falls_to_its_end():
     assert falling == sorted(falling, reverse=True)
 
 
-def test_held_out_pictures_of_two_sizes_are_found_in_their_own_pixels():
+def test_held_out_pictures_of_two_sizes_are_found_in_their_own_pixels() -> None:
     torch.manual_seed(0)
     model = pretrained_detector(len(LABELS))
     for head in model.cls_heads:
-        torch.nn.init.constant_(head[-1].bias, 0.0)
+        assert isinstance(head, torch.nn.Sequential)
+        torch.nn.init.zeros_(head[-1].get_parameter("bias"))
     none = np.empty((0, 4), np.float32), np.empty(0, np.int64)
     pictures = [Picture(np.full((side, side), 90, np.uint8), *none) for side in (200, 320, 200)]
     found = find_all(model, pictures)
@@ -197,7 +215,7 @@ def test_held_out_pictures_of_two_sizes_are_found_in_their_own_pixels():
     np.testing.assert_allclose(found[0].boxes, found[2].boxes, atol=1e-3)
 
 
-def test_finds_are_judged_by_their_own_type_and_image():
+def test_finds_are_judged_by_their_own_type_and_image() -> None:
     boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 11], [50, 50, 60, 60]], np.float32)
     found = Candidates(boxes, np.array([0.9, 0.8, 0.7], np.float32), np.array([1, 1, 2]))
     nothing = Candidates(boxes[:0], np.empty(0, np.float32), np.empty(0, np.int64))
@@ -210,9 +228,9 @@ def test_finds_are_judged_by_their_own_type_and_image():
     assert map50(pictures, [found, nothing]) == pytest.approx(0.5)
 
 
-def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
     class Payload:
-        def __reduce__(self):
+        def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
             return (tmp_path / "ran").touch, ()
 
     torch.save(Payload(), tmp_path / "checkpoint.pt")
@@ -221,7 +239,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_damaged_checkpoint_is_refused_and_a_whole_one_comes_back(tmp_path):
+def test_a_damaged_checkpoint_is_refused_and_a_whole_one_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
     checkpoint.save(path, {"step": 3, "tensor": torch.arange(4)})
     assert checkpoint.load(path)["tensor"].tolist() == [0, 1, 2, 3]

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="the train extra is not installed")
+pytest.importorskip("torch", reason="the train extra is not installed")
 
-import onnxruntime as ort  # noqa: E402
+import onnxruntime as ort
+import torch
 
-from lineside_converters.compress.quantize import quantize  # noqa: E402
-from lineside_converters.export import export_onnx  # noqa: E402
-from lineside_converters.training import qat  # noqa: E402
-from lineside_converters.training.config import TrainConfig  # noqa: E402
-from lineside_converters.training.detector import train  # noqa: E402
-from lineside_converters.training.fake import FakeQuantConv2d, fake_quantise, plain_again  # noqa: E402
-from lineside_converters.training.shortlist import Trial, choose, table, train_best  # noqa: E402
-from lineside_models.networks import from_state_dict  # noqa: E402
-from lineside_runtime.backend import LoadOptions  # noqa: E402
-from lineside_runtime.backends.ort_session import session_options  # noqa: E402
-from lineside_runtime.errors import TrainingError  # noqa: E402
-from tests.converters.training_sets import write_coco  # noqa: E402
+from lineside_converters.compress.quantize import quantize
+from lineside_converters.export import export_onnx
+from lineside_converters.training import qat
+from lineside_converters.training.config import TrainConfig
+from lineside_converters.training.detector import train
+from lineside_converters.training.fake import FakeQuantConv2d, fake_quantise, plain_again
+from lineside_converters.training.shortlist import Trial, choose, table, train_best
+from lineside_models.networks import from_state_dict
+from lineside_runtime.backend import LoadOptions
+from lineside_runtime.backends.ort_session import session_options
+from lineside_runtime.errors import TrainingError
+from tests.converters.training_sets import write_coco
 
 pytestmark = pytest.mark.torch
 
@@ -38,7 +40,7 @@ def convs(seed: int = 0) -> torch.nn.Sequential:
         torch.nn.Conv2d(8, 4, 1),
     )
     with torch.no_grad():  # scales far apart by channel, as after folded batch norms
-        net[2].weight *= torch.logspace(-2, 1, 8)[:, None, None, None]
+        net.get_parameter("2.weight").mul_(torch.logspace(-2, 1, 8)[:, None, None, None])
     return net
 
 
@@ -98,7 +100,7 @@ def test_the_best_that_is_fast_enough_is_taken() -> None:
     "wrong",
     [{"architecture": "lite0@9999"}, {"architectures": ("resnet",)}, {"max_ms": 4.0}, {"qat_epochs": 0}],
 )
-def test_settings_that_cannot_be_meant_are_named(wrong: dict[str, object]) -> None:
+def test_settings_that_cannot_be_meant_are_named(wrong: dict[str, Any]) -> None:
     with pytest.raises(TrainingError, match=next(iter(wrong))):
         TrainConfig(data=(Path("a"),), out=Path("b"), **wrong)
 
@@ -108,8 +110,15 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_coco(tmp_path_factory.mktemp("sets") / "parts", 18, side=64)
 
 
-def settings(parts: Path, out: Path, **more: object) -> TrainConfig:
-    common = {"canvas_px": 64, "batch": 8, "epochs": 1, "threads": 1, "held_share": 0.3, "architecture": "lite0@16"}
+def settings(parts: Path, out: Path, **more: Any) -> TrainConfig:
+    common: dict[str, Any] = {
+        "canvas_px": 64,
+        "batch": 8,
+        "epochs": 1,
+        "threads": 1,
+        "held_share": 0.3,
+        "architecture": "lite0@16",
+    }
     return TrainConfig(data=(parts,), out=out, **(common | more))
 
 

@@ -4,31 +4,33 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="the train extra is not installed")
+pytest.importorskip("torch", reason="the train extra is not installed")
 
-import onnxruntime as ort  # noqa: E402
+import onnxruntime as ort
+import torch
 
-from lineside_converters.pixels import iou_of  # noqa: E402
-from lineside_converters.released import build_from_training  # noqa: E402
-from lineside_converters.training.config_segmenter import SegmenterConfig  # noqa: E402
-from lineside_converters.training.masked import load_masked  # noqa: E402
-from lineside_converters.training.masks import MaskLessons, dice_loss, preprocess_of, segment  # noqa: E402
-from lineside_converters.training.segmenter import area_min, train_segmenter  # noqa: E402
-from lineside_models.networks import from_state_dict  # noqa: E402
-from lineside_models.postprocess import decode  # noqa: E402
-from lineside_models.preprocess import prepare  # noqa: E402
-from lineside_runtime.errors import DatasetError  # noqa: E402
-from tests.converters.training_sets import squares, write_masks  # noqa: E402
+from lineside_converters.pixels import iou_of
+from lineside_converters.released import build_from_training
+from lineside_converters.training.config_segmenter import SegmenterConfig
+from lineside_converters.training.masked import load_masked
+from lineside_converters.training.masks import MaskLessons, dice_loss, preprocess_of, segment
+from lineside_converters.training.segmenter import area_min, train_segmenter
+from lineside_models.networks import from_state_dict
+from lineside_models.postprocess import decode
+from lineside_models.preprocess import prepare
+from lineside_runtime.errors import DatasetError
+from tests.converters.training_sets import squares, write_masks
 
 pytestmark = pytest.mark.torch
 
 
-def settings(folder: Path, out: Path, **more: object) -> SegmenterConfig:
-    common = {"epochs": 2, "batch": 6, "side_px": 64, "channels": 16, "threads": 1, "held_share": 0.2}
+def settings(folder: Path, out: Path, **more: Any) -> SegmenterConfig:
+    common: dict[str, Any] = {"epochs": 2, "batch": 6, "side_px": 64, "channels": 16, "threads": 1, "held_share": 0.2}
     return SegmenterConfig(data=(folder,), out=out, **(common | {"evaluate_every": 1} | more))
 
 

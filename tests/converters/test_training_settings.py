@@ -15,10 +15,14 @@ from lineside.commands.training import settings_of
 from lineside_converters.training.config import TrainConfig
 from lineside_converters.training.config_classifier import ClassifierConfig
 from lineside_converters.training.config_segmenter import SegmenterConfig
-from lineside_converters.training.settings import read_settings, write_settings
+from lineside_converters.training.settings import Settings, read_settings, write_settings
 from lineside_runtime.errors import ConfigError, InputNotFoundError, TrainingError
 
-KINDS = {"detector": TrainConfig, "classifier": ClassifierConfig, "segmenter": SegmenterConfig}
+KINDS: dict[str, type[Settings]] = {
+    "detector": TrainConfig,
+    "classifier": ClassifierConfig,
+    "segmenter": SegmenterConfig,
+}
 
 
 def file(folder: Path, text: str) -> Path:

@@ -67,7 +67,9 @@ def test_without_a_folder_everything_is_gone_at_the_end() -> None:
 
 
 def test_work_that_nobody_asked_to_keep_is_kept_until_it_is_done(tmp_path: Path) -> None:
-    place, calls, said = tmp_path / "out.work", [], []
+    place = tmp_path / "out.work"
+    calls: list[str] = []
+    said: list[str] = []
 
     def make(folder: Path) -> None:
         calls.append(folder.name)

@@ -16,7 +16,6 @@ import json
 import os
 import struct
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,15 +25,14 @@ import cv2
 import psutil
 
 from lineside_agent.store import Store
-from lineside_hub.repository import Repository
 from lineside_link.messages import ResultRow
 from tests.peers.brokers import Mosquitto, find_mosquitto
 from tests.peers.programs import find_program
 from tests.peers.waiting import free_port, wait_for
-
-PLC = Path(__file__).parents[1] / "peers" / "plc.py"
-CYCLE_MS = 2.0
-"""A PLC's own cycle is one to twenty; one that polls without a pause takes a core from what it watches."""
+from tests.worlds.agent import DEVICE, AgentProcess, folder_camera, write_agent
+from tests.worlds.hub import make_trusted_repository
+from tests.worlds.plc import start_plc
+from tests.worlds.site import GROUP
 
 CLOCK = Path(__file__).with_name("clock.c")
 
@@ -54,7 +52,6 @@ class Line:
         self, folder: Path, bundle: Path, images: list[Any], *, deadline_ms: float, state: Path | None = None
     ) -> None:
         self.folder = folder
-        self.state = state or folder / "state"
         self.frames = folder / "frames"
         self.frames.mkdir()
         for number, image in enumerate(images):
@@ -62,82 +59,40 @@ class Line:
         self.port = free_port()
         self.broker = Mosquitto(folder / "broker", program=find_mosquitto())
         self.broker.start()
-        Repository.create(folder / "hub", groups=["line"])
-        (folder / "root.json").write_bytes(Repository(folder / "hub").root_bytes())
-        (folder / "agent.toml").write_text(self._settings(bundle, deadline_ms))
+        make_trusted_repository(folder, [GROUP])
         self.clock = folder / "clock"
         self.clock.write_bytes(bytes(8))
         self._build_clock()
+        environment = {**os.environ, "LD_PRELOAD": str(folder / "clock.so"), "CLOCK_OFFSET": str(self.clock)}
+        self.agent = AgentProcess(folder, state=state, environment=environment)
+        self._configure(bundle, deadline_ms)
         self.done: dict[str, int] = {}
         self.plc: subprocess.Popen[str] | None = None
-        self._start_agent()
+        self.agent.start()
+        wait_for(lambda: self.agent.line.get("ready"), 120.0, what="ready")
 
     def _build_clock(self) -> None:
         built = str(self.folder / "clock.so")
         compiler = [find_program("g++", "g++"), "-x", "c", "-O2", "-shared", "-fPIC"]
         subprocess.run([*compiler, "-o", built, str(CLOCK), "-ldl"], check=True)
 
-    def _settings(self, bundle: Path, deadline_ms: float) -> str:
-        link = f'url = "{self.broker.url}"\nsite = "t0"\nreconnect_min_s = 0.05\nreconnect_max_s = 0.5\n'
-        return f"""
-device = "cam-1"
-group = "line"
-folder = "{self.state}"
-root = "root.json"
-bundle = "{bundle}"
-[link]
-{link}
-[camera]
-type = "folder"
-path = "frames"
-loop = true
-[inspect]
-isolate = ["ort"]
-[trigger]
-deadline_ms = {deadline_ms}
-camera_timeout_ms = 400
-[gate]
-delay_ms = {2 * deadline_ms}
-pulse_ms = 10
-[[line_io]]
-type = "modbus-tcp-server"
-port = {self.port}
-[[line_io]]
-type = "mqtt"
-topic = "cell/4"
-"""
-
-    def _start_agent(self) -> None:
-        environment = {**os.environ, "LD_PRELOAD": str(self.folder / "clock.so"), "CLOCK_OFFSET": str(self.clock)}
-        command = [sys.executable, "-m", "lineside_agent", "--config", str(self.folder / "agent.toml")]
-        with (self.folder / "agent.log").open("ab") as log:
-            self.agent = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-        wait_for(lambda: self.line.get("ready"), 120.0, what="ready")
-
-    @property
-    def status(self) -> dict[str, Any]:
-        path = self.state / "status.json"
-        found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-        return found
-
-    @property
-    def line(self) -> dict[str, Any]:
-        return self.status.get("line") or {}
-
-    @property
-    def log(self) -> str:
-        return (self.folder / "agent.log").read_text()
+    def _configure(self, bundle: Path, deadline_ms: float) -> None:
+        write_agent(
+            self.folder,
+            group=GROUP,
+            folder=str(self.agent.state),
+            bundle=str(bundle),
+            link=self.broker.config(DEVICE),
+            camera=folder_camera(loop=True),
+            inspect={"isolate": ["ort"]},
+            trigger={"deadline_ms": deadline_ms, "camera_timeout_ms": 400},
+            gate={"delay_ms": 2 * deadline_ms, "pulse_ms": 10},
+            line_io=[{"type": "modbus-tcp-server", "port": self.port}, {"type": "mqtt", "topic": "cell/4"}],
+        )
 
     def start_plc(self, parts: int, *, rush: float = 0.02, seed: int = 1) -> subprocess.Popen[str]:
-        command = [sys.executable, "-S", str(PLC), "127.0.0.1", str(self.port), str(parts)]
-        log = (self.folder / "plc.log").open("w")
-        with log:
-            self.plc = subprocess.Popen(
-                [*command, "--rush", str(rush), "--seed", str(seed), "--cycle-ms", str(CYCLE_MS)],
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
+        options = ("--rush", str(rush), "--seed", str(seed))
+        self.plc = start_plc(self.port, parts, *options, log=self.folder / "plc.log")
         return self.plc
 
     def plc_triggers(self) -> int:
@@ -168,7 +123,7 @@ topic = "cell/4"
         self.broker.start()
 
     def fill_disk(self, wait: Callable[[float], None]) -> None:
-        filler = self.state / "filler"
+        filler = self.agent.state / "filler"
         with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
             while True:
                 file.write(b"\0" * 65536)
@@ -180,20 +135,15 @@ topic = "cell/4"
         with self.clock.open("r+b") as file:
             file.write(struct.pack("=q", 3600 * hours))
 
-    def stop(self) -> None:
-        if self.agent.poll() is None:
-            self.agent.terminate()
-        self.agent.wait(60.0)
-
     def end(self) -> None:
-        for child in (self.agent, self.plc):
-            if child is not None and child.poll() is None:
-                child.kill()
-                child.wait()
+        self.agent.kill()
+        if self.plc is not None and self.plc.poll() is None:
+            self.plc.kill()
+            self.plc.wait()
         self.broker.stop()
 
     def rows(self) -> Iterator[ResultRow]:
-        store = Store(self.state)
+        store = Store(self.agent.state)
         after = 0
         while rows := store.rows(after, 1000):
             yield from rows
@@ -253,7 +203,10 @@ def _break(
 
 
 def _wait(ended: threading.Event) -> Callable[[float], None]:
-    return lambda seconds: ended.wait(seconds) and None
+    def wait(seconds: float) -> None:
+        ended.wait(seconds)
+
+    return wait
 
 
 def check(line: Line, counted: dict[str, Any]) -> None:
@@ -270,9 +223,9 @@ def check(line: Line, counted: dict[str, Any]) -> None:
         verdicts[row.verdict] = verdicts.get(row.verdict, 0) + 1
         code = row.error.split(":")[0] if row.verdict == "fault" else row.verdict
         codes[code] = codes.get(code, 0) + 1
-    assert sequence + 1 == counted["triggers"], line.status
+    assert sequence + 1 == counted["triggers"], line.agent.status
     told = {int(code): count for code, count in counted["codes"].items()}
     assert verdicts.get("pass", 0) == told.get(1, 0)
     assert verdicts.get("reject", 0) == told.get(2, 0)
     assert codes.get("LATE", 0) == told.get(4, 0)
-    assert line.status["lost"] == 0
+    assert line.agent.status["lost"] == 0

@@ -13,7 +13,6 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -22,15 +21,15 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-import tomli_w
-import tomllib
 
 from lineside_models import zoo
 from lineside_models.simulator import render
-from tests.fault.line import CYCLE_MS, PLC
-from tests.fault.plant import DEVICE, TIMEOUT_S, Site
 from tests.peers.programs import find_program
 from tests.peers.waiting import free_port, wait_for
+from tests.worlds.agent import DEVICE, folder_camera
+from tests.worlds.hub import query
+from tests.worlds.plc import ENDLESS, start_plc
+from tests.worlds.site import TIMEOUT_S, Site
 
 PICTURES = 16
 IN_START = 0.3
@@ -62,12 +61,12 @@ def prepare(site: Site) -> int:
         path.unlink()
     for seed in range(PICTURES):
         cv2.imwrite(str(site.folder / "frames" / f"{seed:04d}.png"), np.asarray(render("steel", seed).image))
-    agent = tomllib.loads((site.folder / "agent.toml").read_text())
-    agent["bundle"] = str(zoo.path("surface-12"))
-    agent["camera"] = {"type": "folder", "path": "frames", "loop": True}
-    agent["trigger"] = {"deadline_ms": 200.0}
-    agent["line_io"] = [{"type": "modbus-tcp-server", "port": port}]
-    (site.folder / "agent.toml").write_text(tomli_w.dumps(agent))
+    site.configure_agent(
+        bundle=str(zoo.path("surface-12")),
+        camera=folder_camera(loop=True),
+        trigger={"deadline_ms": 200.0},
+        line_io=[{"type": "modbus-tcp-server", "port": port}],
+    )
     return port
 
 
@@ -84,19 +83,18 @@ def run(site: Site, rounds: int, *, seed: int) -> dict[str, Any]:
     """
     sqlite3_program = find_program("sqlite3", "sqlite3")
     port = prepare(site)
-    site.start_hub()
+    site.hub.start()
     chance = random.Random(seed)
     start_s = _start(site)
-    plc = _start_plc(site, port)
+    plc = start_plc(port, ENDLESS, "--mortal", "--rush", "0.05", log=site.folder / "plc.log")
     counts: Counter[str] = Counter()
     try:
         for _ in range(rounds):
             _wait_moment(site, chance, start_s, counts)
-            assert site.alive("agent"), site.log("agent")[-3000:]
-            site.kill("agent")
+            assert site.agent.alive, site.agent.log[-3000:]
+            site.agent.kill()
             check_dead(site, sqlite3_program)
-            (site.state / "status.json").unlink(missing_ok=True)
-            site.start_agent()
+            site.agent.start()
         wait_for(lambda: _is_judging(site), TIMEOUT_S, what="a verdict after the last kill")
         wait_for(lambda: _judged(site) >= LAST_PARTS, TIMEOUT_S, what="parts after the last kill")
         plc.send_signal(signal.SIGTERM)
@@ -105,7 +103,9 @@ def run(site: Site, rounds: int, *, seed: int) -> dict[str, Any]:
         if plc.poll() is None:
             plc.kill()
             plc.wait()
-    wait_for(lambda: site.status.get("outbox_pending") == 0, TIMEOUT_S, what=f"all at the hub: {site.status}")
+    wait_for(
+        lambda: site.agent.status.get("outbox_pending") == 0, TIMEOUT_S, what=f"all at the hub: {site.agent.status}"
+    )
     site.end()
     check_dead(site, sqlite3_program)
     return {"kills": rounds, "seed": seed, **counts, **check_told(site, told)}
@@ -113,13 +113,13 @@ def run(site: Site, rounds: int, *, seed: int) -> dict[str, Any]:
 
 def _start(site: Site) -> float:
     began_s = time.monotonic()
-    site.start_agent()
+    site.agent.start()
     wait_for(lambda: _is_ready(site), TIMEOUT_S, what="the first Ready")
     return time.monotonic() - began_s
 
 
 def _is_ready(site: Site) -> bool:
-    return bool((site.status.get("line") or {}).get("ready"))
+    return bool(site.agent.line.get("ready"))
 
 
 def _is_judging(site: Site) -> bool:
@@ -128,14 +128,8 @@ def _is_judging(site: Site) -> bool:
 
 
 def _judged(site: Site) -> int:
-    line = site.status.get("line") or {}
+    line = site.agent.line
     return int(line.get("passed", 0) + line.get("rejected", 0))
-
-
-def _start_plc(site: Site, port: int) -> subprocess.Popen[str]:
-    command = [sys.executable, "-S", str(PLC), "127.0.0.1", str(port), str(10**9), "--mortal", "--rush", "0.05"]
-    with (site.folder / "plc.log").open("w") as log:
-        return subprocess.Popen([*command, "--cycle-ms", str(CYCLE_MS)], stdout=subprocess.PIPE, stderr=log, text=True)
 
 
 def _wait_moment(site: Site, chance: random.Random, start_s: float, counts: Counter[str]) -> None:
@@ -149,8 +143,8 @@ def _wait_moment(site: Site, chance: random.Random, start_s: float, counts: Coun
 
 def check_dead(site: Site, sqlite3_program: str) -> None:
     """The database of an agent that doesn't run is sound, and says nothing else than what the hub has."""
-    epoch, acked, rows = read_records(site.state, sqlite3_program)
-    assert not list(site.state.glob("records.db.damaged-*"))
+    epoch, acked, rows = read_records(site.agent.state, sqlite3_program)
+    assert not list(site.agent.state.glob("records.db.damaged-*"))
     assert [row.sequence for row in rows] == list(range(len(rows))), "each number has one row, in order"
     at_hub = hub_rows(site, epoch)
     assert set(range(1, acked + 1)) <= set(at_hub), "what the hub has acknowledged it has"
@@ -181,9 +175,8 @@ def read_records(state: Path, sqlite3_program: str) -> tuple[str, int, list[Row]
 
 def hub_rows(site: Site, epoch: str) -> dict[int, tuple[int, str, str]]:
     """What the hub has committed, by ``seq``."""
-    query = "SELECT seq, sequence, verdict, part_id FROM results WHERE device = ? AND epoch = ?"
-    with contextlib.closing(sqlite3.connect(site.hub_folder / "hub.db", timeout=10.0)) as connection:
-        found = connection.execute(query, (DEVICE, epoch)).fetchall()
+    statement = "SELECT seq, sequence, verdict, part_id FROM results WHERE device = ? AND epoch = ?"
+    found = query(site.hub_folder, statement, DEVICE, epoch)
     return {
         seq: (sequence, "reject" if verdict == "unsure" else verdict, part) for seq, sequence, verdict, part in found
     }
@@ -191,7 +184,7 @@ def hub_rows(site: Site, epoch: str) -> dict[int, tuple[int, str, str]]:
 
 def check_told(site: Site, told: dict[str, Any]) -> dict[str, Any]:
     """Each triggered part has its record or its row ``unrecorded``; a record says what the line was told."""
-    epoch, acked, rows = read_records(site.state, find_program("sqlite3", "sqlite3"))
+    epoch, acked, rows = read_records(site.agent.state, find_program("sqlite3", "sqlite3"))
     by_number = {row.sequence: row for row in rows}
     named = Counter(row.part_id for row in rows)
     unrecorded = {row.sequence for row in rows if row.error.startswith("unrecorded")}

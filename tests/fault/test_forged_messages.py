@@ -13,9 +13,10 @@ from lineside_hub.database import Database
 from lineside_link.client import LinkClient
 from lineside_link.messages import BundleRef, Desired, encode
 from lineside_link.topics import Topics
-from tests.agent.bundles import make_bundle
-from tests.fault.plant import DEVICE, GROUP, SITE, Site
 from tests.peers.waiting import wait_for
+from tests.worlds.agent import DEVICE
+from tests.worlds.bundles import make_bundle
+from tests.worlds.site import GROUP, SITE, Site
 
 pytestmark = pytest.mark.slow
 
@@ -66,16 +67,18 @@ def test_forged_replayed_and_unreadable_messages(site: Site, attacker: LinkClien
     wait_for(
         lambda: ("failed", 3007) in [(kind, code) for kind, code, _ in site.events()],
         60,
-        what=f"{site.events()}\n{site.log('agent')[-3000:]}",
+        what=f"{site.events()}\n{site.agent.log[-3000:]}",
     )
-    assert site.machine.installed is not None
-    assert site.machine.installed.identity == "bright-spots@1.0.0"
+    assert site.agent.machine.installed is not None
+    assert site.agent.machine.installed.identity == "bright-spots@1.0.0"
 
     assert attacker.publish(TOPICS.group_desired(GROUP), encode(genuine), retain=True)
-    inspected = site.status["inspected"]
+    inspected = site.agent.status["inspected"]
     site.wait_inspected(inspected + 5)
-    assert site.machine.group_wish is not None and site.machine.group_wish.gen == forged.gen, "the older one is ignored"
-    assert site.alive("agent") and site.alive("hub")
+    assert site.agent.machine.group_wish is not None and site.agent.machine.group_wish.gen == forged.gen, (
+        "the older one is ignored"
+    )
+    assert site.agent.alive and site.hub.alive
 
     site.push(make_bundle(tmp_path / "2", version="2.0.0"))  # of the generation that the forger took
     site.wait_state("active", site.push(make_bundle(tmp_path / "3", version="3.0.0", gain=30.0)))

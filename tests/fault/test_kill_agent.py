@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from lineside_runtime.bundle import Bundle
-from tests.agent.bundles import break_golden, make_bundle
-from tests.fault.plant import Site
+from tests.fault.sabotage import start_mortal, start_tampering, wait_killed
 from tests.peers.waiting import wait_for
+from tests.worlds.bundles import break_golden, make_bundle
+from tests.worlds.site import Site
 
 pytestmark = pytest.mark.slow
 
@@ -60,34 +61,34 @@ def site(make: Make, bundles: dict[str, Bundle]) -> Site:
 def test_agent_killed_in_a_state_ends_in_the_new_model(make: Make, bundles: dict[str, Bundle], state: str) -> None:
     site = started(make(), bundles["1"])
     site.wait_inspected(5)
-    site.kill("agent")
+    site.agent.kill()
     gen = site.push(bundles["2"])
-    site.start_mortal_agent(state, gen)
-    site.wait_killed()
+    start_mortal(site.agent, state, gen)
+    wait_killed(site.agent)
     site.check_something_runs_on()
-    assert site.machine.state == state
-    site.start_agent()
+    assert site.agent.machine.state == state
+    site.agent.start()
     site.wait_state("active", gen)
     site.wait_synced()
     site.check_nothing_lost_nothing_twice()
     site.wait_installed("bright-spots@2.0.0")
     if {bundle for _, _, bundle in site.results()} == {"bright-spots@1.0.0"}:
         # On a busy machine the frames are over before the update is.
-        site.kill("agent")
+        site.agent.kill()
         site.add_frames(20)
-        site.start_agent()
+        site.agent.start()
         site.wait_synced()
         site.check_nothing_lost_nothing_twice()
     assert {bundle for _, _, bundle in site.results()} == {"bright-spots@1.0.0", "bright-spots@2.0.0"}
 
 
 def test_agent_killed_while_it_rolls_back_stays_with_the_old_model(site: Site, bundles: dict[str, Bundle]) -> None:
-    site.kill("agent")
+    site.agent.kill()
     gen = site.push(bundles["bad"])
-    site.start_mortal_agent("rolled_back", gen)
-    site.wait_killed()
+    start_mortal(site.agent, "rolled_back", gen)
+    wait_killed(site.agent)
     site.check_something_runs_on()
-    site.start_agent()
+    site.agent.start()
     site.wait_state("rolled_back", gen)
     site.wait_synced()
     site.check_nothing_lost_nothing_twice()
@@ -100,11 +101,11 @@ def test_agent_killed_while_it_rolls_back_stays_with_the_old_model(site: Site, b
 def test_first_bundle_survives_a_kill_too(make: Make, bundles: dict[str, Bundle], state: str) -> None:
     site = make(frames=40)
     site.broker.start()
-    site.start_hub()
+    site.hub.start()
     gen = site.push(bundles["1"])
-    site.start_mortal_agent(state, gen)
-    site.wait_killed()
-    site.start_agent()
+    start_mortal(site.agent, state, gen)
+    wait_killed(site.agent)
+    site.agent.start()
     site.wait_state("active", gen)
     site.wait_synced()
     site.check_nothing_lost_nothing_twice()
@@ -114,29 +115,29 @@ def test_agent_killed_at_any_time_loses_and_repeats_no_frame(site: Site, bundles
     gen = site.push(bundles["2"])
     for count in (8, 12, 3, 10):
         site.wait_inspected(count)
-        site.kill("agent")
+        site.agent.kill()
         site.check_something_runs_on()
-        (site.state / "status.json").unlink()
-        site.start_agent()
+        site.agent.start()
     site.wait_state("active", gen)
     site.wait_synced()
     site.check_nothing_lost_nothing_twice()
 
 
-def test_hub_and_broker_killed_under_way_lose_and_repeat_no_result(site: Site, bundles: dict[str, Bundle]) -> None:
+def test_hub_and_broker_killed_under_way_lose_and_repeat_no_result(make: Make, bundles: dict[str, Bundle]) -> None:
+    site = started(make(frames=360), bundles["1"])  # more than pass while three pairs are killed on a busy machine
     gen = site.push(bundles["2"])
     for count in (10, 25, 40):
         site.wait_inspected(count)
-        site.kill("hub")
+        site.hub.kill()
         site.broker.kill()
-        before = site.status["inspected"]
-        wait_for(lambda before=before: site.status["inspected"] > before, what="frames without hub and broker")
+        before = site.agent.status["inspected"]
+        wait_for(lambda: site.agent.status["inspected"] > before, what="frames without hub and broker")  # noqa: B023
         site.broker.start()
-        site.start_hub()
+        site.hub.start()
     site.wait_state("active", gen)
     site.wait_synced()
     site.check_nothing_lost_nothing_twice()
-    wait_for(lambda: site.status["outbox_pending"] == 0)
+    wait_for(lambda: site.agent.status["outbox_pending"] == 0)
 
 
 def check_refused(site: Site, gen: int, code: int) -> None:
@@ -150,23 +151,23 @@ def check_refused(site: Site, gen: int, code: int) -> None:
 
 @pytest.mark.parametrize("damage", ["flipped bit", "truncated chunk"])
 def test_chunk_that_was_damaged_on_its_way_is_refused(site: Site, bundles: dict[str, Bundle], damage: str) -> None:
-    site.kill("hub")
+    site.hub.kill()
     gen = site.push(bundles["2"])
-    site.start_tampering_hub(bundles["2"].manifest.files["ballast.bin"].chunks[7], damage)
+    start_tampering(site.hub, bundles["2"].manifest.files["ballast.bin"].chunks[7], damage)
     check_refused(site, gen, 3002)
 
 
 def test_chunk_that_rotted_at_the_hub_is_refused_and_a_second_push_heals_it(
     site: Site, bundles: dict[str, Bundle]
 ) -> None:
-    site.kill("agent")
+    site.agent.kill()
     gen = site.push(bundles["2"])
     (chunk,) = (site.hub_folder / "chunks").rglob(bundles["2"].manifest.files["ballast.bin"].chunks[7])
     data = bytearray(chunk.read_bytes())
     data[100] ^= 1
     chunk.chmod(0o600)
     chunk.write_bytes(data)
-    site.start_agent()
+    site.agent.start()
     check_refused(site, gen, 4004)
     again = site.push(bundles["2"])
     site.wait_state("active", again)
@@ -208,8 +209,8 @@ def test_disk_that_is_full_for_a_while_loses_no_frame(small_disk: Path, make: Ma
     with pytest.raises(OSError, match="No space"), ballast.open("wb", buffering=0) as file:
         while True:
             file.write(b"\0" * 4096)
-    wait_for(lambda: "records wait in memory" in site.log("agent"))
+    wait_for(lambda: "records wait in memory" in site.agent.log)
     ballast.unlink()
     site.wait_synced()
     site.check_nothing_lost_nothing_twice()
-    assert site.alive("agent")
+    assert site.agent.alive

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.fault.moments import PICTURES, run
-from tests.fault.plant import Site
 from tests.peers import Broker
 from tests.peers.programs import find_program
+from tests.worlds.site import Site
 
 pytestmark = [pytest.mark.slow, pytest.mark.peer]
 

@@ -13,9 +13,11 @@ import pytest
 from lineside_hub.listing import list_devices
 from lineside_link.messages import Reported, Transfer, decode
 from lineside_runtime.bundle import Bundle, write_manifest
-from tests.agent.bundles import make_bundle
-from tests.fault.plant import DEVICE, Site
 from tests.peers.waiting import wait_for
+from tests.worlds.agent import DEVICE
+from tests.worlds.bundles import make_bundle
+from tests.worlds.hub import query
+from tests.worlds.site import Site
 
 pytestmark = pytest.mark.slow
 
@@ -40,9 +42,9 @@ def site(tmp_path: Path, bundles: dict[str, Bundle]) -> Iterator[Site]:
     """A site that runs ``old``, behind a hub that is slow enough to be killed in between."""
     made = Site(tmp_path, frames=60, rate_hz=10.0, transfer={"device_rate_bytes_s": 100_000.0})
     made.broker.start()
-    made.start_hub()
+    made.hub.start()
     gen = made.push(bundles["old"])
-    made.start_agent()
+    made.agent.start()
     made.wait_state("active", gen)
     yield made
     made.end()
@@ -50,7 +52,7 @@ def site(tmp_path: Path, bundles: dict[str, Bundle]) -> Iterator[Site]:
 
 def transfer(site: Site) -> Transfer:
     """How the device says that its last fetch went."""
-    (text,) = site._ask(f"SELECT reported FROM devices WHERE device = '{DEVICE}'")[0]
+    (text,) = query(site.hub_folder, "SELECT reported FROM devices WHERE device = ?", DEVICE)[0]
     found = decode(text.encode(), Reported).transfer
     assert found is not None
     return found
@@ -58,7 +60,7 @@ def transfer(site: Site) -> Transfer:
 
 def wait_partly(site: Site, pattern: str) -> None:
     """Waits until something of a file is on the device's disk, and more is to come."""
-    wait_for(lambda: list(site.state.rglob(pattern)), 60, what=f"{pattern}\n{site.log('agent')[-2000:]}")
+    wait_for(lambda: list(site.agent.state.rglob(pattern)), 60, what=f"{pattern}\n{site.agent.log[-2000:]}")
 
 
 def check(site: Site, bundle: Bundle, gen: int) -> None:
@@ -66,7 +68,7 @@ def check(site: Site, bundle: Bundle, gen: int) -> None:
     wait_for(
         lambda: [device.installed for device in list_devices(site.hub_folder)] == [wanted],
         120,
-        what=f"{wanted}\n{site.events()}\n{site.log('agent')[-3000:]}",
+        what=f"{wanted}\n{site.events()}\n{site.agent.log[-3000:]}",
     )
     site.wait_state("active", gen)
     site.wait_synced()
@@ -75,20 +77,18 @@ def check(site: Site, bundle: Bundle, gen: int) -> None:
 
 def test_whole_files_go_on_after_kills_of_both(site: Site, bundles: dict[str, Bundle]) -> None:
     gen = site.push(bundles["far"])
-    for name, start in (("agent", site.start_agent), ("hub", site.start_hub)):
+    for process in (site.agent, site.hub):
         wait_partly(site, ".ballast.bin.*.part")
-        site.kill(name)
-        start()
+        process.restart()
     check(site, bundles["far"], gen)
 
 
 def test_a_patch_goes_on_after_kills_of_both(site: Site, bundles: dict[str, Bundle]) -> None:
     gen = site.push(bundles["near"])
-    for name, start in (("hub", site.start_hub), ("agent", site.start_agent)):
+    for process in (site.hub, site.agent):
         wait_partly(site, "..*.patch.*.part")
-        site.kill(name)
-        start()
+        process.restart()
     check(site, bundles["near"], gen)
     assert transfer(site).patched == 1
     assert transfer(site).link_bytes < BALLAST / 2
-    assert not list(site.state.rglob("*.patch*"))
+    assert not list(site.agent.state.rglob("*.patch*"))

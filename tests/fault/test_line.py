@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.agent.bundles import bright, dark, make_bundle
 from tests.fault.line import Line, check, run
 from tests.peers.programs import find_program
+from tests.worlds.bundles import bright, dark, make_bundle
 
 pytestmark = pytest.mark.peer
 
@@ -37,7 +37,7 @@ def test_each_trigger_ends_in_exactly_one_verdict_whatever_fails(tmp_path: Path,
     line = Line(tmp_path, bundle.path, [dark(), bright(), dark()], deadline_ms=DEADLINE_MS, state=state)
     try:
         counted = run(line, PARTS, every=60, with_disk=state is not None)
-        line.stop()
+        line.agent.stop()
         check(line, counted)
         assert set(counted["faults"]) >= {"camera frozen", "engine killed", "broker gone", "clock forth", "clock back"}
         assert counted["codes"].get("1", 0) + counted["codes"].get("2", 0) > 0  # the line went on between them

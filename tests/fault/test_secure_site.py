@@ -9,9 +9,10 @@ import pytest
 
 from lineside_hub.push import set_desired
 from lineside_hub.repository import Repository
-from tests.agent.bundles import break_golden, make_bundle
-from tests.fault.plant import DEVICE, GROUP, Site
 from tests.peers.brokers import SecureMosquitto, find_mosquitto
+from tests.worlds.agent import DEVICE
+from tests.worlds.bundles import break_golden, make_bundle
+from tests.worlds.site import GROUP, Site
 
 pytestmark = [pytest.mark.slow, pytest.mark.peer]
 
@@ -37,13 +38,13 @@ def test_device_whose_certificate_is_of_another_group_does_not_hear_the_wishes_o
     site: Site, tmp_path: Path
 ) -> None:
     assert isinstance(site.broker, SecureMosquitto)
-    site.kill("agent")
+    site.agent.kill()
     site.broker.enroll(DEVICE, group="another")
     site.push(make_bundle(tmp_path / "1"))
     site.push(make_bundle(tmp_path / "2", version="2.0.0"))
-    site.start_agent()
+    site.agent.start()
     ref = Repository.open(site.hub_folder).find(GROUP, name="bright-spots", version="2.0.0")
     gen = set_desired(site.hub_folder, ref, device=DEVICE).gen
     site.wait_state("active", gen)  # its own wishes it hears
-    assert site.machine.group_wish is None
-    assert site.machine.device_wish is not None
+    assert site.agent.machine.group_wish is None
+    assert site.agent.machine.device_wish is not None

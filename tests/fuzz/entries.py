@@ -105,7 +105,7 @@ class Peers:
     def desired(self, data: bytes) -> None:
         """``g/<group>/desired``, ``d/<device>/desired``: decoded, and through the update machine."""
         for origin in ("group", "device"):
-            self.machine, _ = step(self.machine, Wished(origin, decode(data, Desired)))  # type: ignore[arg-type]
+            self.machine, _ = step(self.machine, Wished(origin, decode(data, Desired)))
 
     def reported(self, data: bytes) -> None:
         """``d/<device>/reported``."""
@@ -274,14 +274,14 @@ def entries(folder: Path) -> dict[str, Entry]:
         "time_command": peers.time_command,
         "time_answer": peers.time_answer,
     }
-    patches = {
+    patches: dict[str, Entry] = {
         "stream": peers.stream,
         "described_patches": peers.described_patches,
         "described_multicast": peers.described_multicast,
         "patch_zstd": peers.patch_zstd,
         "patch_bsdiff4": peers.patch_bsdiff4,
     }
-    files = {"settings": peers.settings, "archive": peers.archive, "root_draft": peers.root_draft}
+    files: dict[str, Entry] = {"settings": peers.settings, "archive": peers.archive, "root_draft": peers.root_draft}
     return topics | patches | files
 
 

@@ -138,7 +138,10 @@ def heard_by(connect: Connect, name: str, credentials: Credentials | None, senti
     done: list[bytes] = []
 
     def take(topic: str, payload: bytes) -> None:
-        (done.append(payload) if payload == b"last" else heard.add(topic))  # type: ignore[func-returns-value]
+        if payload == b"last":
+            done.append(payload)
+        else:
+            heard.add(topic)
 
     connect(name, credentials, **dict.fromkeys([*everything(), "#", "ls/v1/t0/#", "ls/v1/t0/d/+/desired"], take))
     observer = connect("observer")

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import functools
 import socket
 import subprocess
 import sys
 import threading
-import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,15 +13,26 @@ import pytest
 from lineside_hub.broker import run_broker
 from lineside_link.client import LinkClient, LinkConfig
 from lineside_runtime.errors import ConfigError
+from tests.peers import free_port, wait_for
+from tests.worlds.processes import ChildProcess
+
+Connect = Callable[..., LinkClient]
+
+
+def broker_process(port: int, log: Path) -> ChildProcess:
+    return ChildProcess([sys.executable, "-m", "lineside_hub", "broker", "--port", str(port)], log)
 
 
 @pytest.fixture
-def embedded(tmp_path: Path, port: int, process_class, waiting):
-    process = process_class.module("broker", "--port", str(port), log=tmp_path / "broker.log")
-    started = time.monotonic()
+def port() -> int:
+    return free_port()
+
+
+@pytest.fixture
+def embedded(tmp_path: Path, port: int) -> Iterator[ChildProcess]:
+    process = broker_process(port, tmp_path / "broker.log")
     process.start()
-    waiting(lambda: accepts(port), "the embedded broker")
-    process.took_s = time.monotonic() - started
+    wait_for(lambda: accepts(port), what="the embedded broker")
     yield process
     process.kill()
 
@@ -34,7 +46,7 @@ def accepts(port: int) -> bool:
 
 
 @pytest.fixture
-def connect(port: int):
+def connect(port: int) -> Iterator[Connect]:
     links: list[LinkClient] = []
 
     def make(name: str, will: tuple[str, bytes] | None = None) -> LinkClient:
@@ -55,24 +67,24 @@ def test_it_lets_nobody_in_from_outside(host: str) -> None:
         run_broker(host, 1883)
 
 
-def test_sigterm_ends_it_cleanly_with_clients_connected(embedded, connect) -> None:
+def test_sigterm_ends_it_cleanly_with_clients_connected(embedded: ChildProcess, connect: Connect) -> None:
     connect("a")
     assert embedded.stop() == 0
-    assert "Traceback" not in embedded.log.read_text()
+    assert "Traceback" not in embedded.log
 
 
-def test_a_taken_port_is_said(tmp_path: Path, process_class) -> None:
+def test_a_taken_port_is_said(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        process = process_class.module("broker", "--port", str(port), log=tmp_path / "log")
+        process = broker_process(port, tmp_path / "log")
         process.start()
         assert process.wait() == 1
     assert "[4003]" in (tmp_path / "log").read_text()
 
 
-def test_retained_messages_are_kept_replaced_and_cleared(embedded, connect, waiting) -> None:
+def test_retained_messages_are_kept_replaced_and_cleared(embedded: ChildProcess, connect: Connect) -> None:
     writer = connect("writer")
     for payload in (b"1", b"2"):
         writer.publish("x/kept", payload, retain=True)
@@ -85,59 +97,59 @@ def test_retained_messages_are_kept_replaced_and_cleared(embedded, connect, wait
     assert echo.wait(60)
     reader = connect("reader")
     reader.subscribe("x/#", lambda topic, payload: seen.append((topic, payload)))
-    waiting(lambda: seen, "the retained message")
+    wait_for(lambda: seen, what="the retained message")
     assert seen == [("x/kept", b"2")]
 
 
-def test_a_will_is_published_and_retained_when_its_client_vanishes(embedded, connect, waiting) -> None:
+def test_a_will_is_published_and_retained_when_its_client_vanishes(embedded: ChildProcess, connect: Connect) -> None:
     seen: list[bytes] = []
     connect("reader").subscribe("x/up", lambda topic, payload: seen.append(payload))
     gone = connect("gone", will=("x/up", b"no"))
     connection = gone._connection
     assert connection is not None
     connection.abort()
-    waiting(lambda: b"no" in seen, "the will")
+    wait_for(lambda: b"no" in seen, what="the will")
     late: list[bytes] = []
     connect("late").subscribe("x/up", lambda topic, payload: late.append(payload))
     # amqtt 0.12 sends it twice: also on connecting, because somebody else subscribes to the topic.
-    waiting(lambda: late, "the retained will")
+    wait_for(lambda: late, what="the retained will")
     assert set(late) == {b"no"}
 
 
-def test_a_goodbye_publishes_no_will(embedded, connect, waiting) -> None:
+def test_a_goodbye_publishes_no_will(embedded: ChildProcess, connect: Connect) -> None:
     seen: list[bytes] = []
     reader = connect("reader")
     reader.subscribe("x/up", lambda topic, payload: seen.append(payload))
     leaving = connect("leaving", will=("x/up", b"no"))
     leaving.close(last=("x/up", b"left"))
-    waiting(lambda: seen == [b"left"], "the goodbye")
+    wait_for(lambda: seen == [b"left"], what="the goodbye")
     reader.publish("x/up", b"after")
-    waiting(lambda: len(seen) > 1, "a later message")
+    wait_for(lambda: len(seen) > 1, what="a later message")
     assert seen == [b"left", b"after"]
 
 
 @pytest.mark.parametrize("qos", [0, 1])
-def test_chunks_with_their_head_arrive_whole_and_in_order(embedded, connect, waiting, qos: int) -> None:
+def test_chunks_with_their_head_arrive_whole_and_in_order(embedded: ChildProcess, connect: Connect, qos: int) -> None:
     seen: list[bytes] = []
     connect("reader").subscribe("x/chunk", lambda topic, payload: seen.append(payload), qos)
     writer = connect("writer")
     sent = [bytes([number]) * (65536 + 200) for number in range(64)]
     for payload in sent:
-        waiting(lambda payload=payload: writer.publish("x/chunk", payload, qos=qos), "room for a chunk")
-    waiting(lambda: len(seen) == len(sent), "all chunks")
+        wait_for(functools.partial(writer.publish, "x/chunk", payload, qos=qos), what="room for a chunk")
+    wait_for(lambda: len(seen) == len(sent), what="all chunks")
     assert seen == sent
 
 
-def test_its_log_is_quiet(embedded, connect, waiting) -> None:
+def test_its_log_is_quiet(embedded: ChildProcess, connect: Connect) -> None:
     seen: list[bytes] = []
     link = connect("a")
     link.subscribe("x/y", lambda topic, payload: seen.append(payload))
     for _ in range(50):
         link.publish("x/y", b"z")
-    waiting(lambda: len(seen) == 50, "the messages")
+    wait_for(lambda: len(seen) == 50, what="the messages")
     link.close()
     assert embedded.stop() == 0
-    assert len(embedded.log.read_text().splitlines()) <= 5
+    assert len(embedded.log.splitlines()) <= 5
 
 
 def test_the_module_says_how_it_is_used() -> None:

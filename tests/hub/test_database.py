@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ REF = BundleRef(name="surface", version="1.0.0", target="line-a/surface-1.0.0.js
 
 
 @pytest.fixture
-def database(tmp_path: Path):
+def database(tmp_path: Path) -> Iterator[Database]:
     opened = Database.open(tmp_path)
     yield opened
     opened.close()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ NEW = BundleRef(name="surface", version="2.0.0", target="a/surface-2.0.0.json", 
 
 
 @pytest.fixture
-def database(tmp_path: Path):
+def database(tmp_path: Path) -> Iterator[Database]:
     opened = Database.open(tmp_path)
     yield opened
     opened.close()

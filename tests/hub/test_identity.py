@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import datetime
-import signal
 import socket
 import ssl
 import stat
@@ -9,20 +8,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import tomli_w
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from lineside_hub.access import access_list, mosquitto_configuration
+from lineside_hub.access import access_list
 from lineside_hub.identity import HUB_NAME, Authority, Credentials
 from lineside_hub.push import push
-from lineside_hub.repository import Repository
-from lineside_link.client import LinkClient, LinkConfig
+from lineside_link.client import LinkClient
 from lineside_link.messages import Desired, Reported, Up, decode, encode
 from lineside_link.topics import Topics
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.errors import ConfigError, InputNotFoundError, SignatureError
-from lineside_runtime.files import write_atomic
+from tests.peers import SecureMosquitto, find_mosquitto, wait_for
+from tests.worlds.hub import HubProcess, device_events, make_repository, write_hub
 
 SITE = "test"
 TOPICS = Topics(SITE)
@@ -102,77 +100,40 @@ def test_the_list_gives_a_device_its_own_topics_and_reads_of_its_group() -> None
 
 
 class Secured:
-    """mosquitto with mutual TLS and our access list, and the hub connected to it."""
+    """mosquitto with mutual TLS and the hub's access list, and the hub connected to it."""
 
-    def __init__(self, url: str, authority: Authority, repository: Repository, broker, hub) -> None:
-        self.url = url
-        self.authority = authority
-        self.repository = repository
-        self.broker = broker
-        self.hub = hub
+    def __init__(self, folder: Path) -> None:
+        self.broker = SecureMosquitto(folder / "mosquitto", program=find_mosquitto(), site=SITE)
+        self.authority = self.broker.authority
+        self.repository = make_repository(folder / "hub", ["line-a", "line-b"])
+        write_hub(self.repository.folder, self.broker.config(site=SITE))
+        self.hub = HubProcess(self.repository.folder, folder / "hub.log")
         self.links: list[LinkClient] = []
-
-    def write_access(self) -> None:
-        text = access_list(SITE, self.authority.devices())
-        write_atomic(self.authority.folder / "acl", text.encode(), mode=0o600)
+        self.broker.enroll("cam-01", group="line-a")
+        self.broker.enroll("cam-02", group="line-b")
+        self.broker.start()
+        self.hub.start()
 
     def connect(self, credentials: Credentials, name: str, *, wait: bool = True) -> LinkClient:
-        config = LinkConfig(
-            url=self.url,
-            site=SITE,
-            ca=str(credentials.ca),
-            certificate=str(credentials.certificate),
-            key=str(credentials.key),
-        )
-        link = LinkClient(config, name)
+        link = LinkClient(self.broker.config_with(credentials, site=SITE), name)
         self.links.append(link)
         link.start()
         if wait:
             assert link.wait_connected(60), link.last_error
         return link
 
+    def close(self) -> None:
+        for link in self.links:
+            link.close()
+        self.hub.kill()
+        self.broker.kill()
+
 
 @pytest.fixture
-def secured(
-    tmp_path: Path, port: int, mosquitto_path: str, authority: Authority, process_class, waiting
-) -> Iterator[Secured]:
-    repository = Repository.create(tmp_path / "hub", groups=["line-a", "line-b"])
-    broker_credentials = authority.broker(["127.0.0.1", "localhost"])
-    configuration = mosquitto_configuration(
-        port=port, credentials=broker_credentials, access_list_path=authority.folder / "acl", address="127.0.0.1"
-    )
-    (tmp_path / "mosquitto.conf").write_text(configuration)
-    own = authority.hub()
-    link = {
-        "url": f"mqtts://127.0.0.1:{port}",
-        "site": SITE,
-        "ca": str(own.ca),
-        "certificate": str(own.certificate),
-        "key": str(own.key),
-    }
-    (repository.folder / "hub.toml").write_text(tomli_w.dumps({"folder": ".", "link": link}))
-    broker = process_class([mosquitto_path, "-c", str(tmp_path / "mosquitto.conf")], tmp_path / "broker.log")
-    hub = process_class.module("run", "--config", str(repository.folder / "hub.toml"), log=tmp_path / "hub.log")
-    made = Secured(link["url"], authority, repository, broker, hub)
-    authority.enroll("cam-01", group="line-a")
-    authority.enroll("cam-02", group="line-b")
-    made.write_access()
-    broker.start()
-    waiting(lambda: port_open(port), "mosquitto with TLS")
-    hub.start()
+def secured(tmp_path: Path) -> Iterator[Secured]:
+    made = Secured(tmp_path)
     yield made
-    for connected in made.links:
-        connected.close()
-    hub.kill()
-    broker.kill()
-
-
-def port_open(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
-    except OSError:
-        return False
-    return True
+    made.close()
 
 
 def credentials_of(secured: Secured, device: str) -> Credentials:
@@ -181,43 +142,46 @@ def credentials_of(secured: Secured, device: str) -> Credentials:
 
 
 def test_over_tls_a_device_gets_its_groups_wish_and_not_anothers(
-    secured: Secured, make_bundle: Callable[..., Bundle], waiting
+    secured: Secured, make_bundle: Callable[..., Bundle]
 ) -> None:
     heard: dict[str, bytes] = {}
     link = secured.connect(credentials_of(secured, "cam-01"), "cam-01")
     link.subscribe(f"{TOPICS.prefix}/#", heard.__setitem__)
     push(secured.repository.folder, make_bundle("2.0.0").path, group="line-b")
     wanted = push(secured.repository.folder, make_bundle("1.0.0").path, group="line-a")
-    waiting(lambda: TOPICS.group_desired("line-a") in heard, "the wish")
+    wait_for(lambda: TOPICS.group_desired("line-a") in heard, what="the wish")
     assert decode(heard[TOPICS.group_desired("line-a")], Desired).bundle == wanted.ref
     assert set(heard) == {TOPICS.group_desired("line-a")}
 
 
-def test_over_tls_a_device_writes_its_own_topics_and_no_others(secured: Secured, device_events, waiting) -> None:
+def test_over_tls_a_device_writes_its_own_topics_and_no_others(secured: Secured) -> None:
     link = secured.connect(credentials_of(secured, "cam-01"), "cam-01")
     link.publish(TOPICS.up("cam-02"), encode(Up(device="cam-02", up=True, boot_id="forged")), retain=True)
     wish = encode(Desired(epoch=1, gen=999))
     link.publish(TOPICS.group_desired("line-b"), wish, retain=True)
     link.publish(TOPICS.reported("cam-01"), encode(Reported(device="cam-01", state="active")), retain=True)
-    waiting(lambda: ("cam-01", "active") in device_events(secured.repository), "the device's own report")
-    assert all(name != "cam-02" for name, _ in device_events(secured.repository))
+    wait_for(lambda: ("cam-01", "active") in device_events(secured.repository.folder), what="the device's own report")
+    assert all(name != "cam-02" for name, _ in device_events(secured.repository.folder))
     heard: dict[str, bytes] = {}
     other = secured.connect(credentials_of(secured, "cam-02"), "cam-02")
     other.subscribe(TOPICS.group_desired("line-b"), heard.__setitem__)
     other.subscribe(TOPICS.up("cam-02"), heard.__setitem__)
     own = encode(Up(device="cam-02", up=True, boot_id="own"))
     other.publish(TOPICS.up("cam-02"), own)
-    waiting(lambda: heard.get(TOPICS.up("cam-02")) == own, "its own message")
+    wait_for(lambda: heard.get(TOPICS.up("cam-02")) == own, what="its own message")
     assert TOPICS.group_desired("line-b") not in heard
 
 
-def test_nobody_pushes_another_off_the_broker_by_its_name(secured: Secured, waiting) -> None:
+def test_nobody_pushes_another_off_the_broker_by_its_name(secured: Secured) -> None:
     first = secured.connect(credentials_of(secured, "cam-01"), "cam-01")
     heard: dict[str, bytes] = {}
     first.subscribe(TOPICS.up("cam-01"), heard.__setitem__)
     secured.connect(credentials_of(secured, "cam-02"), "cam-01")
     own = encode(Up(device="cam-01", up=True, boot_id="b"))
-    waiting(lambda: first.publish(TOPICS.up("cam-01"), own) and TOPICS.up("cam-01") in heard, "the first to be there")
+    wait_for(
+        lambda: first.publish(TOPICS.up("cam-01"), own) and TOPICS.up("cam-01") in heard,
+        what="the first to be there",
+    )
     assert first.counters["connects"] == 1
 
 
@@ -228,7 +192,7 @@ def test_an_unknown_authority_and_no_certificate_at_all_are_turned_away(secured:
     assert not link.wait_connected(1.0)
     assert link.last_error is not None
     context = ssl.create_default_context(cafile=str(mixed.ca))
-    host, port = "127.0.0.1", int(secured.url.rsplit(":", 1)[1])
+    host, port = "127.0.0.1", secured.broker.port
     with (
         socket.create_connection((host, port)) as plain,
         pytest.raises(ssl.SSLError),
@@ -237,18 +201,15 @@ def test_an_unknown_authority_and_no_certificate_at_all_are_turned_away(secured:
         encrypted.recv(1)
 
 
-def test_a_device_enrolled_later_is_let_in_after_sighup(secured: Secured, device_events, waiting) -> None:
-    # mosquitto listens before it handles signals, and dies of a SIGHUP in between; a served client says that it does.
+def test_a_device_enrolled_later_is_let_in_after_sighup(secured: Secured) -> None:
     secured.connect(credentials_of(secured, "cam-01"), "cam-01")
-    late = secured.authority.enroll("cam-03", group="line-a")
-    secured.write_access()
-    secured.broker.signal(signal.SIGHUP)
+    late = secured.broker.enroll("cam-03", group="line-a")
     link = secured.connect(late, "cam-03")
     message = encode(Up(device="cam-03", up=True, boot_id="b"))
-    waiting(
+    wait_for(
         lambda: (
             link.publish(TOPICS.up("cam-03"), message, retain=True)
-            and ("cam-03", "up") in device_events(secured.repository)
+            and ("cam-03", "up") in device_events(secured.repository.folder)
         ),
-        "the new device",
+        what="the new device",
     )

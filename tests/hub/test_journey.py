@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import resource
 import threading
@@ -20,27 +21,38 @@ from lineside_link.topics import Topics
 from lineside_link.trust import TrustStore
 from lineside_runtime.bundle import Bundle, parse_manifest
 from lineside_runtime.errors import SignatureError, TargetNotFoundError
+from tests.peers import wait_for
+from tests.worlds.hub import HubProcess
+from tests.worlds.results_device import ResultsDevice
 
 GROUP = "line-a"
 TOPICS = Topics("test")
 
 
+Trust = tuple[RepoClient, TrustStore]
+
+
 @pytest.fixture
-def trust(tmp_path: Path, repository: Repository, device) -> tuple[RepoClient, TrustStore]:
+def trust(tmp_path: Path, repository: Repository, device: ResultsDevice) -> Trust:
     repo = RepoClient(device.link, TOPICS, device.name, timeout_s=1.0, stall_s=20.0)
     clock = ClockFloor(tmp_path / "clock")
     return repo, TrustStore(tmp_path / "trust", repository.root_bytes(), repo, clock)
 
 
 def test_a_pushed_bundle_arrives_signed_and_whole(
-    hub_process, repository, device, trust, make_bundle: Callable[..., Bundle], tmp_path: Path, waiting
+    hub_process: HubProcess,
+    repository: Repository,
+    device: ResultsDevice,
+    trust: Trust,
+    make_bundle: Callable[..., Bundle],
+    tmp_path: Path,
 ) -> None:
     repo, store = trust
     topic = TOPICS.group_desired(GROUP)
     for number, size in enumerate((700_000, 300_001)):
         bundle = make_bundle(f"{number}.0.0", content=random.Random(size).randbytes(size))
         pushed = push(repository.folder, bundle.path, group=GROUP)
-        waiting(lambda gen=pushed.gen: topic in device.messages and decode_gen(device, topic) == gen, "the wish")
+        wait_for(functools.partial(desires, device, pushed.gen), what="the wish")
         wish = decode(device.messages[topic], Desired).bundle
         assert wish is not None
         manifest = parse_manifest(store.refresh_and_fetch_manifest(wish.target, wish.sha256))
@@ -50,43 +62,60 @@ def test_a_pushed_bundle_arrives_signed_and_whole(
             assert (folder / name).read_bytes() == (bundle.path / name).read_bytes()
 
 
-def decode_gen(device, topic: str) -> int:
-    return decode(device.messages[topic], Desired).gen
+def desires(device: ResultsDevice, gen: int) -> bool:
+    """Whether the device has heard this generation of its group's desired state."""
+    message = device.messages.get(TOPICS.group_desired(GROUP))
+    return message is not None and decode(message, Desired).gen == gen
 
 
 def test_a_wish_that_nobody_signed_is_refused_by_the_device(
-    hub_process, repository, device, trust, make_bundle: Callable[..., Bundle], waiting
+    hub_process: HubProcess,
+    repository: Repository,
+    device: ResultsDevice,
+    trust: Trust,
+    make_bundle: Callable[..., Bundle],
 ) -> None:
     _, store = trust
     ref = repository.publish(make_bundle("1.0.0"), GROUP)
-    waiting(lambda: device.send(1, 1) and device.acked == 1, "the hub")
+    wait_for(lambda: device.send(1, 1) and device.acked == 1, what="the hub")
     with pytest.raises(TargetNotFoundError):
         store.refresh_and_fetch_manifest("line-a/evil-1.0.0.json", ref.sha256)
     assert store.refresh_and_fetch_manifest(ref.target, ref.sha256)
 
 
 def test_another_repositorys_devices_trust_nothing_of_this_one(
-    hub_process, repository, device, make_bundle: Callable[..., Bundle], tmp_path: Path, waiting
+    hub_process: HubProcess,
+    repository: Repository,
+    device: ResultsDevice,
+    make_bundle: Callable[..., Bundle],
+    tmp_path: Path,
 ) -> None:
     other = Repository.create(tmp_path / "other", groups=[GROUP])
     ref = repository.publish(make_bundle("1.0.0"), GROUP)
     repo = RepoClient(device.link, TOPICS, device.name, timeout_s=1.0)
     store = TrustStore(tmp_path / "trust", other.root_bytes(), repo, ClockFloor(tmp_path / "clock"))
-    waiting(lambda: device.send(1, 1) and device.acked == 1, "the hub")
+    wait_for(lambda: device.send(1, 1) and device.acked == 1, what="the hub")
     with pytest.raises(SignatureError):
         store.refresh_and_fetch_manifest(ref.target, ref.sha256)
 
 
-def test_a_full_disk_at_the_hub_loses_nothing(hub_process, repository, device, waiting) -> None:
-    waiting(lambda: device.send(1, 10) and device.acked == 10, "the hub")
+def limit_files(process: HubProcess, size: int) -> None:
+    """Lets no file of the process grow beyond ``size`` bytes, as a full disk would, while it runs."""
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+def test_a_full_disk_at_the_hub_loses_nothing(
+    hub_process: HubProcess, repository: Repository, device: ResultsDevice
+) -> None:
+    wait_for(lambda: device.send(1, 10) and device.acked == 10, what="the hub")
     log = repository.folder / "hub.db-wal"
-    hub_process.limit_files(log.stat().st_size + 60_000)
+    limit_files(hub_process, log.stat().st_size + 60_000)
     sender = threading.Thread(target=lambda: device.deliver(2000))
     sender.start()
-    waiting(lambda: "messages not written" in hub_process.log.read_text(), "the full disk")
-    assert "[4002]" in hub_process.log.read_text()
+    wait_for(lambda: "messages not written" in hub_process.log, what="the full disk")
+    assert "[4002]" in hub_process.log
     assert device.acked < 2000
-    hub_process.limit_files(resource.RLIM_INFINITY)
+    limit_files(hub_process, resource.RLIM_INFINITY)
     sender.join(60)
     assert device.acked == 2000
 

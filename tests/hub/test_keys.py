@@ -64,7 +64,7 @@ def test_a_device_follows_a_rotation(
 def test_at_no_time_does_a_device_meet_a_root_that_its_timestamp_does_not_fit(
     repository: Repository, published: BundleRef, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = []
+    seen: list[str] = []
     write = MetadataFolder.write
 
     def observed(self: MetadataFolder, role: str, md: Metadata) -> None:  # type: ignore[type-arg]

@@ -11,18 +11,18 @@ from lineside_hub.database import Database
 from lineside_hub.fleet import Fleet
 from lineside_hub.listing import list_devices
 from lineside_hub.moves import move
-from lineside_hub.repository import Repository
 from lineside_hub.rollouts import members
 from lineside_hub.secure import enroll, secure
 from lineside_link.messages import BundleRef, Up
 from lineside_runtime.errors import ConfigError, RolloutError
+from tests.worlds.hub import make_repository
 
 OLD = BundleRef(name="m", version="1", target="line-a/m-1.json", sha256="1" * 64)
 
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Path:
-    Repository.create(tmp_path / "hub", groups=["line-a", "line-b"])
+    make_repository(tmp_path / "hub", ["line-a", "line-b"])
     config = {"folder": ".", "link": {"url": "mqtt://127.0.0.1:1883", "site": "test"}}
     (tmp_path / "hub" / "hub.toml").write_text(tomli_w.dumps(config))
     return tmp_path / "hub"

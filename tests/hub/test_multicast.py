@@ -6,6 +6,7 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,8 +45,8 @@ StartHub = Callable[..., Hub]
 def start_hub(broker: SecureMosquitto, repository: Repository) -> Iterator[StartHub]:
     hubs: list[Hub] = []
 
-    def start(**transfer: float) -> Hub:
-        config = TransferConfig(**{"multicast_gather_s": GATHER_S, **transfer})  # type: ignore[arg-type]
+    def start(**transfer: Any) -> Hub:
+        config = TransferConfig(**{"multicast_gather_s": GATHER_S, **transfer})
         hubs.append(Hub(HubConfig(str(repository.folder), broker.config(site=SITE), transfer=config)))
         hubs[-1].start()
         assert hubs[-1].link.wait_connected(60)
@@ -163,7 +164,7 @@ def test_gaps_are_asked_for(
     lost = set(bundle.manifest.files["onnx-int8/model.onnx"].chunks[::4])
 
     def lossy(topic: str, payload: bytes, **options: bool) -> bool:
-        return True if topic.rpartition("/")[2] in lost else send(topic, payload, **options)  # type: ignore[arg-type]
+        return True if topic.rpartition("/")[2] in lost else send(topic, payload, **options)
 
     monkeypatch.setattr(hub.link, "publish", lossy)
     repos = {f"cam-{number}": fleet.connect(f"cam-{number}") for number in range(3)}
@@ -182,7 +183,7 @@ def test_a_forged_chunk_is_counted_and_asked_for(
 
     def forge(topic: str, payload: bytes, **options: bool) -> bool:
         forged = b"x" * len(payload) if topic.endswith(victim) else payload
-        return send(topic, forged, **options)  # type: ignore[arg-type]
+        return send(topic, forged, **options)
 
     monkeypatch.setattr(hub.link, "publish", forge)
     repos = {f"cam-{number}": fleet.connect(f"cam-{number}") for number in range(2)}

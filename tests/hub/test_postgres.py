@@ -7,17 +7,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import tomli_w
 
 from lineside_hub.config import HubConfig, ResultsConfig, load_config
 from lineside_hub.database import Database
 from lineside_hub.postgres import PostgresSink, acknowledgements, select
 from lineside_hub.queries import COLUMNS, Query, count_by_device, export, results
+from lineside_hub.repository import Repository
 from lineside_hub.results import read_batch
 from lineside_link.config import LinkConfig
 from lineside_link.messages import ResultRow, Results, ResultsAck, encode
 from lineside_runtime.errors import ConfigError, DatabaseError
+from tests.peers import Broker
 from tests.peers.postgres import PostgresServer
+from tests.worlds.hub import HubProcess, write_hub
+from tests.worlds.results_device import ResultsDevice
 
 SITE = "test"
 
@@ -133,13 +136,16 @@ def test_a_password_has_no_place_in_the_configuration() -> None:
 
 @pytest.mark.parametrize("broker", ["mosquitto"], indirect=True)
 def test_the_hub_writes_there_though_both_are_killed(
-    server: PostgresServer, sink: PostgresSink, repository, broker, device, tmp_path: Path, process_class
+    server: PostgresServer,
+    sink: PostgresSink,
+    repository: Repository,
+    broker: Broker,
+    device: ResultsDevice,
+    tmp_path: Path,
 ) -> None:
-    link = {"url": broker.url, "site": SITE, "reconnect_min_s": 0.05, "reconnect_max_s": 0.2}
-    configuration = repository.folder / "hub.toml"
-    configuration.write_text(tomli_w.dumps({"folder": ".", "link": link, "results": {"url": server.url}}))
+    configuration = write_hub(repository.folder, broker.config(site=SITE), results={"url": server.url})
     assert load_config(configuration).results.url == server.url
-    hub = process_class.module("run", "--config", str(configuration), log=tmp_path / "hub.log")
+    hub = HubProcess(repository.folder, tmp_path / "hub.log")
     hub.start()
     try:
         device.deliver(300)

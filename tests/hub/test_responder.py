@@ -100,10 +100,23 @@ def test_no_name_at_all_reaches_a_key_or_raises(responder: Responder, kind: str,
     assert b"PRIVATE KEY" not in ask(responder, kind, path)[1]
 
 
+Answers = queue.Queue[tuple[str, bytes]]
+
+
+def into(answers: Answers) -> Callable[[str, bytes, bytes], bool]:
+    """Returns what publishes answers into a queue."""
+
+    def publish(device: str, head: bytes, body: bytes) -> bool:
+        answers.put((device, head + body))
+        return True
+
+    return publish
+
+
 def test_a_device_is_sent_no_more_than_its_rate(repository: Repository) -> None:
-    answers: queue.Queue[bytes] = queue.Queue()
+    answers: Answers = queue.Queue()
     turns = Turns(device_bytes_s=1.0)  # the first answer fills an hour
-    responder = Responder(repository, lambda _, head, body: answers.put(head + body) is None, turns=turns)
+    responder = Responder(repository, into(answers), turns=turns)
     responder.start()
     for number in range(2):
         responder.offer("cam-01", encode(RepoRequest(id=str(number), kind="metadata", path="1.root.json")))
@@ -114,8 +127,8 @@ def test_a_device_is_sent_no_more_than_its_rate(repository: Repository) -> None:
 
 
 def test_requests_are_answered_in_threads_and_too_many_are_told_so(repository: Repository) -> None:
-    answers: queue.Queue[tuple[str, bytes]] = queue.Queue()
-    responder = Responder(repository, lambda device, head, body: answers.put((device, head + body)) is None)
+    answers: Answers = queue.Queue()
+    responder = Responder(repository, into(answers))
     for number in range(DEVICE_WAITING_MAX + 3):
         responder.offer("cam-01", encode(RepoRequest(id=str(number), kind="metadata", path="1.root.json", part=number)))
     statuses = [decode_response(answers.get(timeout=60)[1])[0].status for _ in range(3)]
@@ -129,8 +142,8 @@ def test_requests_are_answered_in_threads_and_too_many_are_told_so(repository: R
 
 
 def test_what_is_asked_again_while_it_waits_is_answered_once_under_the_newest_id(repository: Repository) -> None:
-    answers: queue.Queue[tuple[str, bytes]] = queue.Queue()
-    responder = Responder(repository, lambda device, head, body: answers.put((device, head + body)) is None)
+    answers: Answers = queue.Queue()
+    responder = Responder(repository, into(answers))
     for number in range(5):
         responder.offer("cam-01", encode(RepoRequest(id=str(number), kind="metadata", path="1.root.json")))
     responder.start()
@@ -140,8 +153,8 @@ def test_what_is_asked_again_while_it_waits_is_answered_once_under_the_newest_id
 
 
 def test_several_requests_share_a_message(repository: Repository) -> None:
-    answers: queue.Queue[tuple[str, bytes]] = queue.Queue()
-    responder = Responder(repository, lambda device, head, body: answers.put((device, head + body)) is None)
+    answers: Answers = queue.Queue()
+    responder = Responder(repository, into(answers))
     requests = [RepoRequest(id=str(number), kind="metadata", path="1.root.json", part=number) for number in range(3)]
     with pytest.raises(BadInputFormatError):
         responder.offer("cam-01", b"\n".join([*map(encode, requests), b"{}", encode(requests[0])]))

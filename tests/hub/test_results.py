@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from lineside_runtime.errors import BadInputFormatError
 
 
 @pytest.fixture
-def database(tmp_path: Path):
+def database(tmp_path: Path) -> Iterator[Database]:
     opened = Database.open(tmp_path)
     yield opened
     opened.close()
@@ -87,10 +88,13 @@ def test_an_unsure_part_is_kept_as_such_with_what_was_doubtful(database: Databas
 
 def test_a_hub_that_doesnt_know_of_unsure_reads_a_reject() -> None:
     """Its row has the fields of before, and unknown ones are passed over."""
-    before = msgspec.defstruct(
-        "Before", [("seq", int), ("part_id", str), ("verdict", Literal["pass", "reject", "fault"])]
-    )
-    assert msgspec.json.decode(msgspec.json.encode(unsure(1)), type=before).verdict == "reject"
+
+    class Before(msgspec.Struct):
+        seq: int
+        part_id: str
+        verdict: Literal["pass", "reject", "fault"]
+
+    assert msgspec.json.decode(msgspec.json.encode(unsure(1)), type=Before).verdict == "reject"
 
 
 def test_a_row_that_an_older_hub_kept_as_a_reject_is_no_conflict_when_it_comes_again(database: Database) -> None:

@@ -8,15 +8,19 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lineside_hub.database import Database
 from lineside_hub.listing import list_devices, list_rollouts
-from lineside_hub.push import push, release, set_desired
+from lineside_hub.push import PushResult, push, release, set_desired
+from lineside_hub.repository import Repository
 from lineside_hub.simulate.bundles import make
 from lineside_hub.simulate.device import SimulatedDevice
 from lineside_link.config import LinkConfig
+from tests.peers import Broker, wait_for
+from tests.worlds.hub import HubProcess
 
 SITE = "test"
 GROUP = "line-a"
@@ -25,13 +29,12 @@ NAMES = ("cam-1", "cam-2", "cam-3")
 pytestmark = pytest.mark.parametrize("broker", ["mosquitto"], indirect=True)
 
 
-class Line:
-    """Three devices, and what is asked of the hub from outside."""
+class SimulatedGroup:
+    """Three simulated devices of one group, and what is asked of their hub from outside."""
 
-    def __init__(self, hub: Path, url: str, folder: Path, waiting) -> None:
+    def __init__(self, hub: Path, url: str, folder: Path) -> None:
         self.hub = hub
         self.folder = folder
-        self.waiting = waiting
         self.threads = ThreadPoolExecutor(3)
         self.devices = {
             name: SimulatedDevice(
@@ -41,12 +44,15 @@ class Line:
                 group=GROUP,
                 root=(hub / "metadata" / "1.root.json").read_bytes(),
                 fails=frozenset({"3.0.0"}) if name == "cam-1" else frozenset(),
-                schedule=lambda device: self.threads.submit(device.work) and None,
+                schedule=self._schedule,
             )
             for name in NAMES
         }
 
-    def push(self, version: int, **plan):
+    def _schedule(self, device: SimulatedDevice) -> None:
+        self.threads.submit(device.work)
+
+    def push(self, version: int, **plan: Any) -> PushResult:
         return push(self.hub, make(self.folder / f"bundle-{version}", version, 4096).path, group=GROUP, **plan)
 
     def runs(self) -> dict[str, str]:
@@ -56,18 +62,18 @@ class Line:
         }
 
     def wait_all(self, version: str) -> None:
-        self.waiting(lambda: self.runs() == dict.fromkeys(NAMES, version), f"{version} everywhere", timeout_s=60)
+        wait_for(lambda: self.runs() == dict.fromkeys(NAMES, version), what=f"{version} everywhere")
 
     def state(self, rollout: str) -> str:
         return list_rollouts(self.hub, rollout=rollout)[0].rollout.state
 
 
 @pytest.fixture
-def line(hub_process, repository, broker, tmp_path: Path, waiting) -> Iterator[Line]:
-    made = Line(repository.folder, broker.url, tmp_path / "devices", waiting)
+def group(hub_process: HubProcess, repository: Repository, broker: Broker, tmp_path: Path) -> Iterator[SimulatedGroup]:
+    made = SimulatedGroup(repository.folder, broker.url, tmp_path / "devices")
     for device in made.devices.values():
         device.switch_on()
-    waiting(lambda: len(list_devices(made.hub)) == 3, "the devices' births", timeout_s=60)
+    wait_for(lambda: len(list_devices(made.hub)) == 3, what="the devices' births")
     made.push(1, canary=0, healthy_for_s=0)
     made.wait_all("1.0.0")
     yield made
@@ -80,72 +86,72 @@ def lineside(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "lineside", *arguments], capture_output=True, text=True, timeout=120)
 
 
-def test_a_rollout_goes_on_where_the_hub_was_killed(line: Line, hub_process) -> None:
-    pushed = line.push(2, healthy_for_s=2)
+def test_a_rollout_goes_on_where_the_hub_was_killed(group: SimulatedGroup, hub_process: HubProcess) -> None:
+    pushed = group.push(2, healthy_for_s=2)
     assert pushed.devices == ("cam-1",)
     hub_process.kill()
     hub_process.start()
-    line.waiting(lambda: line.runs()["cam-1"] == "2.0.0", "the canary", timeout_s=60)
+    wait_for(lambda: group.runs()["cam-1"] == "2.0.0", what="the canary")
     hub_process.kill()
     hub_process.start()
-    line.wait_all("2.0.0")
+    group.wait_all("2.0.0")
     hub_process.kill()
     hub_process.start()
-    line.waiting(lambda: line.state(pushed.rollout) == "completed", "its end", timeout_s=60)
-    shown = json.loads(lineside("fleet", "rollout", "show", pushed.rollout, "--hub", str(line.hub), "--json").stdout)
+    wait_for(lambda: group.state(pushed.rollout) == "completed", what="its end")
+    shown = json.loads(lineside("fleet", "rollout", "show", pushed.rollout, "--hub", str(group.hub), "--json").stdout)
     assert shown["rollout"]["state"] == "completed"
-    line.push(4, canary=0)  # who was the canary follows its group again
-    line.wait_all("4.0.0")
+    group.push(4, canary=0)  # who was the canary follows its group again
+    group.wait_all("4.0.0")
 
 
-def test_a_bad_canary_stops_it_and_nobody_else_hears_of_it(line: Line) -> None:
-    pushed = line.push(3, healthy_for_s=0)
-    line.waiting(lambda: line.state(pushed.rollout) == "rolled_back", "the rollout to stop", timeout_s=60)
-    assert line.runs() == dict.fromkeys(NAMES, "1.0.0")
-    told = json.loads(lineside("fleet", "logs", "--hub", str(line.hub), "--json").stdout)["events"]
+def test_a_bad_canary_stops_it_and_nobody_else_hears_of_it(group: SimulatedGroup) -> None:
+    pushed = group.push(3, healthy_for_s=0)
+    wait_for(lambda: group.state(pushed.rollout) == "rolled_back", what="the rollout to stop")
+    assert group.runs() == dict.fromkeys(NAMES, "1.0.0")
+    told = json.loads(lineside("fleet", "logs", "--hub", str(group.hub), "--json").stdout)["events"]
     of = {(event["device"], event["kind"]) for event in told if event["bundle"] == "simulated@3.0.0"}
     assert ("cam-1", "rolled_back") in of
     assert not {device for device, _ in of} & {"cam-2", "cam-3"}
 
 
-def test_a_canary_that_was_away_for_the_withdrawal_follows_its_group_later(line: Line) -> None:
-    pushed = line.push(2, canary=("cam-2",), healthy_for_s=600)
-    line.waiting(lambda: line.runs()["cam-2"] == "2.0.0", "the canary", timeout_s=60)
-    done = lineside("fleet", "rollout", "pause", pushed.rollout, "--hub", str(line.hub), "--json")
+def test_a_canary_that_was_away_for_the_withdrawal_follows_its_group_later(group: SimulatedGroup) -> None:
+    pushed = group.push(2, canary=("cam-2",), healthy_for_s=600)
+    wait_for(lambda: group.runs()["cam-2"] == "2.0.0", what="the canary")
+    done = lineside("fleet", "rollout", "pause", pushed.rollout, "--hub", str(group.hub), "--json")
     assert json.loads(done.stdout)["state"] == "paused"
-    line.devices["cam-2"].cut_power()
-    assert lineside("fleet", "rollout", "abort", pushed.rollout, "--hub", str(line.hub)).returncode == 0
-    line.push(5, canary=0, healthy_for_s=0)
-    line.devices["cam-2"].switch_on()
-    line.wait_all("5.0.0")
+    group.devices["cam-2"].cut_power()
+    assert lineside("fleet", "rollout", "abort", pushed.rollout, "--hub", str(group.hub)).returncode == 0
+    group.push(5, canary=0, healthy_for_s=0)
+    group.devices["cam-2"].switch_on()
+    group.wait_all("5.0.0")
 
 
-def test_a_device_with_a_wish_of_its_own_is_shown_and_released(line: Line) -> None:
-    ref = line.push(2, canary=0, healthy_for_s=0).ref
-    line.wait_all("2.0.0")
-    line.push(4, canary=0, healthy_for_s=0)
-    line.wait_all("4.0.0")
-    set_desired(line.hub, ref, device="cam-3")
-    line.waiting(lambda: line.runs()["cam-3"] == "2.0.0", "the device's own wish", timeout_s=60)
-    shown = json.loads(lineside("fleet", "show", "cam-3", "--hub", str(line.hub), "--json").stdout)
+def test_a_device_with_a_wish_of_its_own_is_shown_and_released(group: SimulatedGroup) -> None:
+    ref = group.push(2, canary=0, healthy_for_s=0).ref
+    group.wait_all("2.0.0")
+    group.push(4, canary=0, healthy_for_s=0)
+    group.wait_all("4.0.0")
+    set_desired(group.hub, ref, device="cam-3")
+    wait_for(lambda: group.runs()["cam-3"] == "2.0.0", what="the device's own wish")
+    shown = json.loads(lineside("fleet", "show", "cam-3", "--hub", str(group.hub), "--json").stdout)
     assert shown["own_wish"]["bundle"]["version"] == "2.0.0"
     assert shown["group_wish"]["bundle"]["version"] == "4.0.0"
-    assert release(line.hub, "cam-3")
-    line.wait_all("4.0.0")
-    assert not release(line.hub, "cam-3")
+    assert release(group.hub, "cam-3")
+    group.wait_all("4.0.0")
+    assert not release(group.hub, "cam-3")
 
 
-def test_the_hub_knows_of_every_slot_what_the_device_knows(line: Line) -> None:
-    line.push(2, canary=0, healthy_for_s=0)
-    line.wait_all("2.0.0")
-    verdicts = [device.verdict() for device in line.devices.values()]
+def test_the_hub_knows_of_every_slot_what_the_device_knows(group: SimulatedGroup) -> None:
+    group.push(2, canary=0, healthy_for_s=0)
+    group.wait_all("2.0.0")
+    verdicts = [device.verdict() for device in group.devices.values()]
     assert all(verdict.whole and verdict.state == "active" for verdict in verdicts)
 
     def known() -> bool:
-        return {device.installed for device in list_devices(line.hub)} == {"simulated@2.0.0"}
+        return {device.installed for device in list_devices(group.hub)} == {"simulated@2.0.0"}
 
-    line.waiting(known, "the reports")
-    database = Database.open(line.hub)
+    wait_for(known, what="the reports")
+    database = Database.open(group.hub)
     kinds = [event.kind for event in database.events() if event.device == "cam-2"]
     database.close()
     assert kinds[-6:] == ["fetching", "verifying", "staged", "switching", "health_check", "active"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -13,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from lineside_hub.database import Database
 from lineside_hub.push import push, set_desired
 from lineside_hub.repository import Repository
 from lineside_link.client import LinkClient, LinkConfig
@@ -31,6 +29,9 @@ from lineside_link.messages import (
 from lineside_link.topics import Topics
 from lineside_runtime.bundle import CHUNK_BYTES, Bundle
 from lineside_runtime.errors import RolloutError, TargetNotFoundError
+from tests.peers import Broker, free_port, wait_for
+from tests.worlds.hub import HubProcess, device_events, query
+from tests.worlds.results_device import ResultsDevice
 
 SITE = "test"
 GROUP = "line-a"
@@ -38,25 +39,12 @@ TOPICS = Topics(SITE)
 
 
 def rows_of(repository: Repository) -> list[tuple[str, str, int]]:
-    path = repository.folder / "hub.db"
-    if not path.exists():
-        return []
-    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)
-    try:
-        return connection.execute("SELECT device, epoch, seq FROM results ORDER BY device, epoch, seq").fetchall()
-    finally:
-        connection.close()
+    return query(repository.folder, "SELECT device, epoch, seq FROM results ORDER BY device, epoch, seq")
 
 
-def events_of(repository: Repository) -> list[tuple[str, str]]:
-    database = Database.open(repository.folder)
-    try:
-        return [(event.device, event.kind) for event in database.events()]
-    finally:
-        database.close()
-
-
-def test_results_come_home_exactly_once_though_the_hub_is_killed(hub_process, repository, device) -> None:
+def test_results_come_home_exactly_once_though_the_hub_is_killed(
+    hub_process: HubProcess, repository: Repository, device: ResultsDevice
+) -> None:
     total = 3000
     finished = threading.Event()
 
@@ -81,7 +69,9 @@ def test_results_come_home_exactly_once_though_the_hub_is_killed(hub_process, re
     assert rows_of(repository) == [("cam-01", "e1", seq) for seq in range(1, total + 1)]
 
 
-def test_results_come_home_exactly_once_though_the_broker_is_killed(hub_process, repository, device, broker) -> None:
+def test_results_come_home_exactly_once_though_the_broker_is_killed(
+    hub_process: HubProcess, repository: Repository, device: ResultsDevice, broker: Broker
+) -> None:
     total = 1500
     sender = threading.Thread(target=lambda: device.deliver(total))
     sender.start()
@@ -96,33 +86,39 @@ def test_results_come_home_exactly_once_though_the_broker_is_killed(hub_process,
     assert rows_of(repository) == [("cam-01", "e1", seq) for seq in range(1, total + 1)]
 
 
-def test_a_gap_waits_and_a_repeat_is_answered(hub_process, repository, device, waiting) -> None:
-    waiting(lambda: device.send(1, 3) and device.acked == 3, "the first rows")
+def test_a_gap_waits_and_a_repeat_is_answered(
+    hub_process: HubProcess, repository: Repository, device: ResultsDevice
+) -> None:
+    wait_for(lambda: device.send(1, 3) and device.acked == 3, what="the first rows")
     device.send(6, 8)
-    waiting(lambda: len(rows_of(repository)) == 6, "the rows behind the gap")
+    wait_for(lambda: len(rows_of(repository)) == 6, what="the rows behind the gap")
     assert device.acked == 3
     device.messages.clear()
     device.send(1, 2)
-    waiting(lambda: TOPICS.results_ack("cam-01") in device.messages, "the answer to a repeat")
+    wait_for(lambda: TOPICS.results_ack("cam-01") in device.messages, what="the answer to a repeat")
     assert decode(device.messages[TOPICS.results_ack("cam-01")], ResultsAck).seq == 3
     device.send(4, 5)
-    waiting(lambda: device.acked == 8, "the gap to close")
+    wait_for(lambda: device.acked == 8, what="the gap to close")
     assert len(rows_of(repository)) == 8
 
 
-def test_what_cannot_be_read_kills_nothing_and_is_told(hub_process, repository, device, waiting) -> None:
-    waiting(lambda: device.send(1, 1) and device.acked == 1, "the hub")
+def test_what_cannot_be_read_kills_nothing_and_is_told(
+    hub_process: HubProcess, repository: Repository, device: ResultsDevice
+) -> None:
+    wait_for(lambda: device.send(1, 1) and device.acked == 1, what="the hub")
     deep = b"[" * 50_000 + b"]" * 50_000
     for payload in (b"\xff", b"{}", b'{"epoch": "e1", "rows": [], "x": ' + deep + b"}"):
         for topic in (TOPICS.results("cam-01"), TOPICS.up("cam-01"), TOPICS.reported("cam-01"), TOPICS.repo_get("a")):
             device.link.publish(topic, payload)
     device.link.publish(TOPICS.results("bad name"), encode(Results(epoch="e", rows=device.rows(1, 1))))
-    waiting(lambda: device.send(2, 2) and device.acked == 2, "the hub to go on")
-    assert ("cam-01", "malformed") in events_of(repository)
+    wait_for(lambda: device.send(2, 2) and device.acked == 2, what="the hub to go on")
+    assert ("cam-01", "malformed") in device_events(repository.folder)
     assert {row[0] for row in rows_of(repository)} == {"cam-01"}
 
 
-def test_births_reports_and_wills_become_a_timeline(hub_process, repository, broker, waiting) -> None:
+def test_births_reports_and_wills_become_a_timeline(
+    hub_process: HubProcess, repository: Repository, broker: Broker
+) -> None:
     will = encode(Up(device="cam-02", up=False, boot_id="b1"))
     config = LinkConfig(url=broker.url, site=SITE)
     link = LinkClient(config, "cam-02", will=(TOPICS.up("cam-02"), will))
@@ -132,75 +128,85 @@ def test_births_reports_and_wills_become_a_timeline(hub_process, repository, bro
     for progress in (0.0, 0.5):
         report = Reported(device="cam-02", gen=1, state="fetching", progress=progress)
         link.publish(TOPICS.reported("cam-02"), encode(report), retain=True)
-    waiting(lambda: ("cam-02", "fetching") in events_of(repository), "the report")
+    wait_for(lambda: ("cam-02", "fetching") in device_events(repository.folder), what="the report")
     connection = link._connection
     assert connection is not None
     connection.abort()
-    waiting(lambda: ("cam-02", "down") in events_of(repository), "the last will")
+    wait_for(lambda: ("cam-02", "down") in device_events(repository.folder), what="the last will")
     link.close()
-    kinds = [kind for name, kind in events_of(repository) if name == "cam-02"]
+    kinds = [kind for name, kind in device_events(repository.folder) if name == "cam-02"]
     assert kinds[:3] == ["up", "fetching", "down"]
     told = kinds
     hub_process.kill()
     hub_process.start()
-    waiting(lambda: hub_process.log.read_text().count("connected to") == 2, "the hub, which gets all retained again")
+    wait_for(
+        lambda: hub_process.log.count("connected to") == 2,
+        what="the hub, which gets all retained again",
+    )
     marker = encode(Up(device="cam-03", up=True, boot_id="b"))
     other = LinkClient(config, "cam-03")
     other.start()
     assert other.wait_connected(60)
     other.publish(TOPICS.up("cam-03"), marker)
-    waiting(lambda: ("cam-03", "up") in events_of(repository), "what was sent after the retained messages")
+    wait_for(
+        lambda: ("cam-03", "up") in device_events(repository.folder),
+        what="what was sent after the retained messages",
+    )
     other.close()
-    assert [kind for name, kind in events_of(repository) if name == "cam-02"] == told
+    assert [kind for name, kind in device_events(repository.folder) if name == "cam-02"] == told
 
 
 def test_a_push_reaches_devices_while_the_hub_runs(
-    hub_process, repository, device, make_bundle: Callable[..., Bundle], waiting
+    hub_process: HubProcess, repository: Repository, device: ResultsDevice, make_bundle: Callable[..., Bundle]
 ) -> None:
-    waiting(lambda: device.send(1, 1) and device.acked == 1, "the hub")
+    wait_for(lambda: device.send(1, 1) and device.acked == 1, what="the hub")
     topic = TOPICS.group_desired(GROUP)
     first = push(repository.folder, make_bundle("1.0.0").path, group=GROUP)
-    waiting(lambda: topic in device.messages, "the first wish")
+    wait_for(lambda: topic in device.messages, what="the first wish")
     wish = decode(device.messages[topic], Desired)
     assert (wish.epoch, wish.gen, wish.bundle) == (first.epoch, first.gen, first.ref)
     second = push(repository.folder, make_bundle("2.0.0", content=b"b").path, group=GROUP)
     assert second.gen == first.gen + 1
-    waiting(lambda: decode(device.messages[topic], Desired).bundle == second.ref, "the second wish")
+    wait_for(lambda: decode(device.messages[topic], Desired).bundle == second.ref, what="the second wish")
     back = set_desired(repository.folder, first.ref)
     assert back.gen == second.gen + 1
-    waiting(lambda: decode(device.messages[topic], Desired).gen == back.gen, "the way back")
+    wait_for(lambda: decode(device.messages[topic], Desired).gen == back.gen, what="the way back")
     alone = set_desired(repository.folder, second.ref, device="cam-01")
-    waiting(lambda: TOPICS.device_desired("cam-01") in device.messages, "the wish for one device")
+    wait_for(lambda: TOPICS.device_desired("cam-01") in device.messages, what="the wish for one device")
     assert decode(device.messages[TOPICS.device_desired("cam-01")], Desired).gen == alone.gen
 
 
 def test_wishes_and_acknowledgements_are_back_after_the_broker_forgot_them(
-    hub_process, repository, broker, device, make_bundle: Callable[..., Bundle], waiting
+    hub_process: HubProcess,
+    repository: Repository,
+    broker: Broker,
+    device: ResultsDevice,
+    make_bundle: Callable[..., Bundle],
 ) -> None:
-    waiting(lambda: device.send(1, 5) and device.acked == 5, "the hub")
+    wait_for(lambda: device.send(1, 5) and device.acked == 5, what="the hub")
     pushed = push(repository.folder, make_bundle("1.0.0").path, group=GROUP)
-    waiting(lambda: TOPICS.group_desired(GROUP) in device.messages, "the wish")
+    wait_for(lambda: TOPICS.group_desired(GROUP) in device.messages, what="the wish")
     device.messages.clear()
     broker.kill()
     broker.start()
-    waiting(lambda: TOPICS.group_desired(GROUP) in device.messages, "the wish again")
-    waiting(lambda: TOPICS.results_ack("cam-01") in device.messages, "the acknowledgement again")
+    wait_for(lambda: TOPICS.group_desired(GROUP) in device.messages, what="the wish again")
+    wait_for(lambda: TOPICS.results_ack("cam-01") in device.messages, what="the acknowledgement again")
     assert decode(device.messages[TOPICS.group_desired(GROUP)], Desired).bundle == pushed.ref
     assert decode(device.messages[TOPICS.results_ack("cam-01")], ResultsAck).seq == 5
 
 
 def test_a_push_without_the_hub_is_published_when_it_starts(
-    hub_process, repository, device, make_bundle: Callable[..., Bundle], waiting
+    hub_process: HubProcess, repository: Repository, device: ResultsDevice, make_bundle: Callable[..., Bundle]
 ) -> None:
     hub_process.kill()
     pushed = push(repository.folder, make_bundle("1.0.0").path, group=GROUP)
     hub_process.start()
-    waiting(lambda: TOPICS.group_desired(GROUP) in device.messages, "the wish")
+    wait_for(lambda: TOPICS.group_desired(GROUP) in device.messages, what="the wish")
     assert decode(device.messages[TOPICS.group_desired(GROUP)], Desired).gen == pushed.gen
 
 
 def test_a_full_chunk_travels_and_a_foreign_path_does_not(
-    hub_process, repository, device, make_bundle: Callable[..., Bundle], waiting
+    hub_process: HubProcess, repository: Repository, device: ResultsDevice, make_bundle: Callable[..., Bundle]
 ) -> None:
     bundle = make_bundle("1.0.0", content=bytes(range(256)) * 256 + b"tail")
     repository.publish(bundle, GROUP)
@@ -211,11 +217,11 @@ def test_a_full_chunk_travels_and_a_foreign_path_does_not(
         device.messages.pop(topic, None)
         request = encode(RepoRequest(id="1", kind=kind, path=path))  # type: ignore[arg-type]
         device.link.publish(TOPICS.repo_get("cam-01"), request, qos=0)
-        waiting(lambda: topic in device.messages, f"the answer to {path}")
+        wait_for(lambda: topic in device.messages, what=f"the answer to {path}")
         head, body = decode_response(device.messages[topic])
         return head.status, body
 
-    waiting(lambda: device.send(1, 1) and device.acked == 1, "the hub")
+    wait_for(lambda: device.send(1, 1) and device.acked == 1, what="the hub")
     status, body = ask("chunk", digest)
     assert (status, len(body)) == (200, CHUNK_BYTES)
     assert hashlib.sha256(body).hexdigest() == digest
@@ -223,19 +229,21 @@ def test_a_full_chunk_travels_and_a_foreign_path_does_not(
     assert ask("target", "../../keys/root.pem") == (404, b"")
 
 
-def test_sigterm_ends_the_hub_cleanly(hub_process, repository, device, waiting) -> None:
-    waiting(lambda: device.send(1, 10) and device.acked == 10, "the hub")
+def test_sigterm_ends_the_hub_cleanly(hub_process: HubProcess, repository: Repository, device: ResultsDevice) -> None:
+    wait_for(lambda: device.send(1, 10) and device.acked == 10, what="the hub")
     assert hub_process.stop() == 0
     assert len(rows_of(repository)) == 10
-    assert "Traceback" not in hub_process.log.read_text()
+    assert "Traceback" not in hub_process.log
 
 
-def test_the_timestamp_is_renewed_at_each_start(hub_process, repository, device, waiting) -> None:
+def test_the_timestamp_is_renewed_at_each_start(
+    hub_process: HubProcess, repository: Repository, device: ResultsDevice
+) -> None:
     path = repository.folder / "metadata" / "timestamp.json"
-    waiting(lambda: json.loads(path.read_text())["signed"]["version"] == 2, "the renewal")
+    wait_for(lambda: json.loads(path.read_text())["signed"]["version"] == 2, what="the renewal")
     hub_process.stop()
     hub_process.start()
-    waiting(lambda: json.loads(path.read_text())["signed"]["version"] == 3, "the second renewal")
+    wait_for(lambda: json.loads(path.read_text())["signed"]["version"] == 3, what="the second renewal")
 
 
 def test_a_wish_is_only_for_what_is_published(repository: Repository, make_bundle: Callable[..., Bundle]) -> None:
@@ -267,8 +275,8 @@ def test_pushes_at_the_same_time_get_generations_of_their_own(
     assert sorted(gens) == [1, 2, 3, 4, 5]
 
 
-def test_a_hub_without_a_repository_says_so(tmp_path: Path, port: int) -> None:
-    (tmp_path / "hub.toml").write_text(f'folder = "."\n[link]\nurl = "mqtt://127.0.0.1:{port}"\nsite = "t"\n')
+def test_a_hub_without_a_repository_says_so(tmp_path: Path) -> None:
+    (tmp_path / "hub.toml").write_text(f'folder = "."\n[link]\nurl = "mqtt://127.0.0.1:{free_port()}"\nsite = "t"\n')
     command = [sys.executable, "-m", "lineside_hub", "run", "--config", str(tmp_path / "hub.toml")]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -38,6 +39,11 @@ def test_parts_are_cast_without_overlap_and_never_to_the_canary() -> None:
 
 
 def test_impossible_fleets_are_refused() -> None:
-    for wrong in ({"devices": 0}, {"devices": 5, "failing": -0.1}, {"devices": 5, "failing": 0.5, "away": 0.5}):
+    refused: tuple[dict[str, Any], ...] = (
+        {"devices": 0},
+        {"devices": 5, "failing": -0.1},
+        {"devices": 5, "failing": 0.5, "away": 0.5},
+    )
+    for wrong in refused:
         with pytest.raises(ConfigError):
-            Settings(**wrong)  # type: ignore[arg-type]
+            Settings(**wrong)

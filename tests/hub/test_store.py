@@ -25,7 +25,7 @@ from lineside_hub.frames.rows import Kept, Key, open_rows
 from lineside_hub.prune import prune
 from lineside_hub.push import push, push_config
 from lineside_hub.repository import Repository
-from lineside_hub.results import ResultsSink, read_batch
+from lineside_hub.results import Batch, ResultsSink, read_batch
 from lineside_link.config import LinkConfig
 from lineside_link.messages import ResultRow, Results, encode
 from lineside_runtime.bundle import Bundle
@@ -179,7 +179,7 @@ def test_a_backup_is_taken_while_results_arrive(repository: Repository, make_bun
     assert count == last, "whole transactions"
 
 
-def batch(first: int, last: int, *, after: int = 0, through: int = -1):
+def batch(first: int, last: int, *, after: int = 0, through: int = -1) -> Batch:
     rows = tuple(ResultRow(seq=seq, part_id=f"p{seq}", verdict="pass") for seq in range(first, last + 1))
     return read_batch("cam-1", encode(Results(epoch="e", rows=rows, after=after, through=through)))
 
@@ -297,7 +297,7 @@ def test_rows_that_a_device_has_forgotten_do_not_stall_it(repository: Repository
     database = Database.open(repository.folder)
     sink = ResultsSink(database)
 
-    def write(message) -> tuple[int, list[str]]:
+    def write(message: Batch) -> tuple[int, list[str]]:
         with database.transaction():
             acks, events = sink.write([message])
         return acks["cam-1"].seq, [event.kind for event in events]

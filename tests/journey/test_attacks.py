@@ -8,7 +8,6 @@ the folder, in ``tests/agent/test_stick.py``.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -25,29 +24,23 @@ from lineside_link.config import LinkConfig
 from lineside_link.messages import BundleRef, Desired, encode
 from lineside_link.topics import Topics
 from lineside_runtime.bundle import MANIFEST_MAX_BYTES
-from tests.agent.bundles import make_bundle
-from tests.journey.line import Line
+from tests.journey.forgery import bundle_refusal, desire_unsigned, wait_refusal
 from tests.peers import Broker, wait_for
+from tests.worlds.bundles import make_bundle
+from tests.worlds.site import Site
 
 pytestmark = pytest.mark.peer
 
 TOPICS = Topics("t0")
 
 
-@pytest.fixture
-def line(tmp_path: Path, mosquitto: Broker) -> Iterator[Line]:
-    made = Line(tmp_path, mosquitto)
-    yield made
-    made.end()
-
-
 def test_every_attack_is_refused_with_its_code_and_the_line_goes_on(
-    line: Line, tmp_path: Path, mosquitto: Broker
+    site: Site, tmp_path: Path, mosquitto: Broker
 ) -> None:
-    hub, repository = line.hub, Repository.open(line.hub)
-    wait_for(lambda: line.status().get("inspected", 0) > 2, 60, what="frames")
+    hub, repository = site.hub_folder, Repository.open(site.hub_folder)
+    wait_for(lambda: site.agent.status.get("inspected", 0) > 2, 60, what="frames")
     genuine = push(hub, make_bundle(tmp_path / "genuine", version="1.5.0", gain=7.0).path, group="line")
-    wait_for(lambda: line.status().get("installed") == "bright-spots@1.5.0", 60, what="the genuine bundle")
+    wait_for(lambda: site.agent.status.get("installed") == "bright-spots@1.5.0", 60, what="the genuine bundle")
     saved = tmp_path / "saved"
     shutil.copytree(hub / "metadata", saved)
 
@@ -59,8 +52,8 @@ def test_every_attack_is_refused_with_its_code_and_the_line_goes_on(
         (msgspec.structs.replace(genuine.ref, sha256="0" * 64), 3002),
         (foreign, 3003),
     ):
-        gen = line.wish(bundle=wanted)
-        assert line.refusal(line.bundle_refused, gen, wanted.target) == code
+        gen = desire_unsigned(site, bundle=wanted)
+        assert wait_refusal(site, bundle_refusal, gen, wanted.target) == code
 
     # The stolen key of another group signs what only this group's key may.
     thief = {role: KeyRing(hub / "online").load(role) for role in ("snapshot", "timestamp")}
@@ -68,8 +61,8 @@ def test_every_attack_is_refused_with_its_code_and_the_line_goes_on(
     with edit.edit_targets("other") as targets:
         targets.targets[stolen.target] = TargetFile.from_data(stolen.target, b"{}", ["sha256"])
     edit.publish()
-    gen = line.wish(bundle=stolen)
-    assert line.refusal(line.bundle_refused, gen, "the stolen key") == 3007
+    gen = desire_unsigned(site, bundle=stolen)
+    assert wait_refusal(site, bundle_refusal, gen, "the stolen key") == 3007
 
     # An oversize manifest, signed by the right key.
     big = BundleRef(name="big", version="1", target="line/big-1.json", sha256="0" * 64)
@@ -77,14 +70,14 @@ def test_every_attack_is_refused_with_its_code_and_the_line_goes_on(
     with edit.edit_targets("line") as targets:
         targets.targets[big.target] = TargetFile(MANIFEST_MAX_BYTES + 1, {"sha256": big.sha256}, big.target)
     edit.publish()
-    gen = line.wish(bundle=big)
-    assert line.refusal(line.bundle_refused, gen, "the oversize manifest") == 3002
+    gen = desire_unsigned(site, bundle=big)
+    assert wait_refusal(site, bundle_refusal, gen, "the oversize manifest") == 3002
 
     # Yesterday's metadata put back: rollback.
     shutil.rmtree(hub / "metadata")
     shutil.copytree(saved, hub / "metadata")
-    gen = line.wish(bundle=msgspec.structs.replace(genuine.ref, sha256="1" * 64))
-    assert line.refusal(line.bundle_refused, gen, "the rollback") == 3004
+    gen = desire_unsigned(site, bundle=msgspec.structs.replace(genuine.ref, sha256="1" * 64))
+    assert wait_refusal(site, bundle_refusal, gen, "the rollback") == 3004
 
     # Replayed and garbled wishes straight at the broker.
     database = Database.open(hub)
@@ -105,9 +98,9 @@ def test_every_attack_is_refused_with_its_code_and_the_line_goes_on(
         evil.publish(TOPICS.repo_response("cam-1"), payload, qos=0)
         evil.publish(TOPICS.results_ack("cam-1"), payload)
     evil.publish(TOPICS.device_desired("cam-1"), encode(Desired(epoch=epoch, gen=gen + 5, bundle=None)))
-    wait_for(lambda: line.status().get("gen") == gen + 5, 60, what="the last message")
+    wait_for(lambda: site.agent.status.get("gen") == gen + 5, 60, what="the last message")
     evil.close()
-    before = line.status()
+    before = site.agent.status
     assert before["installed"] == "bright-spots@1.5.0"
-    wait_for(lambda: line.status().get("inspected", 0) > before["inspected"] + 3, 60, what="more frames")
-    assert line.alive
+    wait_for(lambda: site.agent.status.get("inspected", 0) > before["inspected"] + 3, 60, what="more frames")
+    assert site.hub.alive and site.agent.alive

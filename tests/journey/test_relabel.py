@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +10,16 @@ import pytest
 
 from lineside.cli import main
 from lineside_models.datasets import load_dataset
-from tests.journey.line import Line
-from tests.peers import Broker, wait_for
+from tests.peers import wait_for
+from tests.worlds.site import Site
 
 pytestmark = pytest.mark.peer
 
 
-@pytest.fixture
-def line(tmp_path: Path, mosquitto: Broker) -> Iterator[Line]:
-    made = Line(tmp_path, mosquitto)
-    yield made
-    made.end()
-
-
 def test_a_verdict_that_an_operator_calls_wrong_is_corrected_and_can_be_learned_from(
-    line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    hub = ["--hub", str(line.hub)]
+    hub = ["--hub", str(site.hub_folder)]
 
     def told(*arguments: str) -> dict[str, Any]:
         capsys.readouterr()
@@ -39,8 +31,8 @@ def test_a_verdict_that_an_operator_calls_wrong_is_corrected_and_can_be_learned_
     keep.write_text("[store]\nkeep_images = 'all'\n")
     told("push", "--config", str(keep), *hub, "--group", "line")
     wait_for(lambda: told("fleet", "results", *hub, "--with-frame")["results"], 60, what="frames at the hub")
-    part = "1.png"  # the bright one, which the model rejects
-    marked = told("agent", "mark", part, "--config", str(line.toml), "--wrong", "--note", "it is the lamp")
+    part = "0001.png"  # the bright one, which the model rejects
+    marked = told("agent", "mark", part, "--config", str(site.agent.config_path), "--wrong", "--note", "it is the lamp")
     assert marked["has_frame"]
     export = ["relabel", "export", *hub, "--bundle", str(tmp_path / "bundle")]
 

@@ -39,7 +39,8 @@ def test_frames_of_a_camera_are_counted_and_the_last_is_kept_for_people(
     assert (tried["source"], tried["frames"], tried["lost"]) == ("simulator:3", 5, 0)
     assert (tried["height"], tried["width"], tried["colour"]) == (200, 200, True)
     assert tried["rate_hz"] > 0
-    assert cv2.imread(str(out)).shape == (200, 200, 3)
+    seen = cv2.imread(str(out))
+    assert seen is not None and seen.shape == (200, 200, 3)
 
 
 def test_camera_of_a_configuration_is_tried(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -43,7 +43,9 @@ def test_wrong_config_is_an_error_with_its_code() -> None:
 def test_codes_are_given_once() -> None:
     from lineside_runtime import errors
 
-    classes = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    found = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    classes = [kind for kind in found if issubclass(kind, lineside.LinesideError)]
+    assert classes == found
     codes = [kind.code for kind in classes]
     assert len(set(codes)) == len(codes)
     assert lineside.LinesideError in classes

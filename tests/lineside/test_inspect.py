@@ -116,6 +116,7 @@ def test_every_verdict_is_drawn(model: Path, photos: Path, tmp_path: Path) -> No
     main(["inspect", str(photos), "--model", str(model), "--draw", str(drawn)])
     assert [path.name for path in sorted(drawn.iterdir())] == [f"{number:05d}-{number}.png" for number in range(6)]
     reject, good = (cv2.imread(str(drawn / f"{number:05d}-{number}.png")) for number in (0, 1))
+    assert reject is not None and good is not None
     assert reject[5, 300].tolist() == [40, 40, 190]  # the banner of a reject, BGR
     assert good[5, 300].tolist() == [84, 130, 0]
 

@@ -5,21 +5,22 @@ from __future__ import annotations
 import contextlib
 import json
 import statistics
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import psutil
 import pytest
 
+from tests.worlds.agent import AgentProcess, folder_camera, write_agent, write_frames
+from tests.worlds.hub import make_trusted_repository, write_hub
+
 pytest.importorskip("onnx", reason="the convert extra is not installed")
 
 from lineside.cli import main
 from lineside.optimizer import device_clock
-from lineside_agent.status import status_place
 from lineside_converters.elsewhere import SOURCE
 from lineside_converters.optimizer import Optimizer
 from lineside_hub.config import load_config
@@ -32,10 +33,10 @@ from lineside_link.topics import Topics
 from lineside_models.simulator import render
 from lineside_runtime.bundle import open_bundle
 from lineside_runtime.errors import BrokerError, RolloutError, SpeedGateError, TimingError
-from tests.agent.bundles import dark, make_bundle
 from tests.converters import nets
 from tests.peers import Broker
 from tests.peers.waiting import wait_for
+from tests.worlds.bundles import make_bundle
 
 SITE, DEVICE = "t0", "bench-1"
 TOPICS = Topics(SITE)
@@ -44,26 +45,23 @@ TOPICS = Topics(SITE)
 class Bench:
     """A hub, and a board on a bench whose agent inspects frames of its own meanwhile."""
 
-    def __init__(self, folder: Path, broker: Broker, *, top: str) -> None:
+    def __init__(self, folder: Path, broker: Broker, **settings: Any) -> None:
         self.hub = folder / "hub"
-        repository = Repository.create(self.hub, groups=["default"])
-        link = f'[link]\nurl = "{broker.url}"\nsite = "{SITE}"\nreconnect_max_s = 0.5\n'
-        (self.hub / "hub.toml").write_text(f'folder = "{self.hub}"\n{link}')
-        (folder / "root.json").write_bytes(repository.root_bytes())
-        (folder / "frames").mkdir()
-        cv2.imwrite(str(folder / "frames" / "0.png"), dark())
-        self.state = folder / "state"
-        runs = make_bundle(folder / "runs").path
-        (folder / "agent.toml").write_text(
-            f'device = "{DEVICE}"\nfolder = "state"\nroot = "root.json"\nbundle = "{runs}"\n'
-            f'{top}\n[camera]\ntype = "folder"\npath = "frames"\nloop = true\nrate_hz = 20.0\n{link}'
+        make_trusted_repository(folder)
+        write_hub(self.hub, broker.config(site=SITE))
+        write_frames(folder / "frames", 1)
+        write_agent(
+            folder,
+            device=DEVICE,
+            bundle=str(make_bundle(folder / "runs").path),
+            link=broker.config(DEVICE, site=SITE),
+            camera=folder_camera(loop=True, rate_hz=20.0),
+            **settings,
         )
-        self._log = folder / "agent.log"
         self.server = Hub(load_config(self.hub / "hub.toml"))
         self.server.start()
-        with self._log.open("ab") as log:
-            command = [sys.executable, "-m", "lineside_agent", "--config", str(folder / "agent.toml")]
-            self.agent = subprocess.Popen(command, stdout=log, stderr=log)
+        self.agent = AgentProcess(folder)
+        self.agent.start()
         self.answers: list[TimeAnswer] = []
         self.listener = LinkClient(load_config(self.hub / "hub.toml").link, "listener")
         self.listener.subscribe(
@@ -71,7 +69,9 @@ class Bench:
         )
         self.listener.start()
         wait_for(
-            lambda: self.knows_device() and self.status.get("inspected"), 60.0, what="the agent's birth at the hub"
+            lambda: self.knows_device() and self.agent.status.get("inspected"),
+            60.0,
+            what="the agent's birth at the hub",
         )
 
     def knows_device(self) -> bool:
@@ -81,19 +81,9 @@ class Bench:
             return False
         return True
 
-    @property
-    def status(self) -> dict[str, object]:
-        path = status_place(self.state)
-        return json.loads(path.read_text()) if path.exists() else {}
-
-    @property
-    def log(self) -> str:
-        return self._log.read_text()
-
     def close(self) -> None:
         self.listener.close()
-        self.agent.terminate()
-        self.agent.wait(60.0)
+        self.agent.stop()
         self.server.close()
 
 
@@ -101,8 +91,8 @@ class Bench:
 def make_bench(tmp_path: Path, embedded_broker: Broker) -> Iterator[Callable[..., Bench]]:
     made: list[Bench] = []
 
-    def make(top: str = "time_for_hub = true") -> Bench:
-        made.append(Bench(tmp_path, embedded_broker, top=top))
+    def make(*, time_for_hub: bool = True) -> Bench:
+        made.append(Bench(tmp_path, embedded_broker, time_for_hub=time_for_hub))
         return made[-1]
 
     yield make
@@ -159,14 +149,14 @@ def test_the_figures_are_the_devices_and_nothing_of_the_trial_stays(
     repository = Repository.open(bench.hub)
     assert [target for target in repository.targets_of("default") if target.endswith(TRIAL_SUFFIX)] == []
     assert list((bench.hub / "targets").rglob("*.trial.json")) == []
-    wait_for(lambda: not (bench.state / "trial").exists(), what="the trial to be forgotten")
-    assert (bench.status["installed"], bench.status["faults"]) == ("bright-spots@1.0.0", 0)
+    wait_for(lambda: not (bench.agent.state / "trial").exists(), what="the trial to be forgotten")
+    assert (bench.agent.status["installed"], bench.agent.status["faults"]) == ("bright-spots@1.0.0", 0)
 
 
 def test_a_device_that_does_not_let_it_is_asked_before_any_work(
     make_bench: Callable[..., Bench], model: Path, photos: Path, tmp_path: Path
 ) -> None:
-    bench = make_bench(top="")
+    bench = make_bench(time_for_hub=False)
     said: list[str] = []
     optimizer = Optimizer(
         model,
@@ -204,8 +194,8 @@ def test_a_timing_that_dies_is_told_and_the_line_goes_on(
     killed.set()
     killer.join()
     assert not (tmp_path / "out").exists()
-    before = bench.status["inspected"]
-    wait_for(lambda: bench.status["inspected"] > before, what="the line to go on")  # type: ignore[operator]
+    before = bench.agent.status["inspected"]
+    wait_for(lambda: bench.agent.status["inspected"] > before, what="the line to go on")
     assert Optimizer(model, "cpu", frames=photos, out=tmp_path / "out", clock=clock).run().bundle.manifest.speed == (
         "measured"
     )
@@ -214,7 +204,6 @@ def test_a_timing_that_dies_is_told_and_the_line_goes_on(
 def test_a_device_that_is_away_and_one_that_nobody_knows_are_errors(make_bench: Callable[..., Bench]) -> None:
     bench = make_bench()
     bench.agent.kill()
-    bench.agent.wait()
     with pytest.raises(BrokerError, match=f"{DEVICE} doesn't answer"):
         DeviceClock(bench.hub, DEVICE, silence_s=1.5).check()
     with pytest.raises(RolloutError, match="not heard of bench-2"):
@@ -269,9 +258,10 @@ def test_a_form_that_does_not_run_there_is_left_out(model: Path, photos: Path, t
 
 
 def test_a_float_form_is_held_against_the_source_alone(model: Path, photos: Path, tmp_path: Path) -> None:
-    how = {"optimization_level": 0, "frames": photos, "out": tmp_path / "out"}
+    how: dict[str, Any] = {"optimization_level": 0, "frames": photos, "out": tmp_path / "out"}
     with pytest.raises(SpeedGateError):
         Optimizer(model, "cpu", **how, clock=Planted({SOURCE: (1.0,), "onnx-fp32": (1.2,)})).run()
     result = Optimizer(model, "cpu", **how, clock=Planted({SOURCE: (2.0,), "onnx-fp32": (1.6,)})).run()
-    assert (result.report.timed_on, result.speedup) == ("planted (a board), ort/cpu:0", pytest.approx(1.25))
+    assert result.report.timed_on == "planted (a board), ort/cpu:0"
+    assert result.speedup == pytest.approx(1.25)
     assert result.float_figures.latency_ms == 1.6

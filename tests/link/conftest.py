@@ -13,6 +13,7 @@ from lineside_link.config import LinkConfig
 from lineside_link.fetch import RepoClient
 from tests.link.repo import TOPICS, RepoPeer
 from tests.peers import Broker
+from tests.worlds.hub import make_repository
 
 MakeClient = Callable[..., LinkClient]
 
@@ -32,7 +33,7 @@ def make_client() -> Iterator[MakeClient]:
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Repository:
-    return Repository.create(tmp_path / "hub", groups=("line", "other"))
+    return make_repository(tmp_path / "hub", ["line", "other"])
 
 
 @pytest.fixture

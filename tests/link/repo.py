@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from pathlib import Path
 
 from lineside_hub.deltas import DeltaMaker
 from lineside_hub.repository import Repository
@@ -13,8 +12,6 @@ from lineside_link.client import LinkClient
 from lineside_link.config import LinkConfig
 from lineside_link.messages import RepoResponse, decode_response, encode_response
 from lineside_link.topics import Topics
-from lineside_runtime.bundle import Bundle, Manifest, Postprocess, Preprocess, Variant, write_manifest
-from lineside_runtime.tensors import TensorSpec
 
 TOPICS = Topics("t0")
 
@@ -64,24 +61,3 @@ class RepoPeer:
 
 def noise(size: int, seed: int = 0) -> bytes:
     return random.Random(seed).randbytes(size)
-
-
-def make_bundle(folder: Path, files: dict[str, bytes], *, name: str = "steel", version: str = "1.0.0") -> Bundle:
-    """Writes a bundle with the given files beside a model of four bytes; no engine could run it."""
-    for relative, data in {"onnx/model.onnx": b"none", **files}.items():
-        path = folder / relative
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    spec = TensorSpec(name="image", shape=(1, 1, 8, 8))
-    manifest = Manifest(
-        name=name,
-        version=version,
-        created_at="2026-01-01T00:00:00Z",
-        labels=("scratch",),
-        inputs=(spec,),
-        outputs=(spec,),
-        preprocess=Preprocess(input="image", colour="grey"),
-        postprocess=Postprocess(name="none"),
-        variants=(Variant(name="onnx", format="onnx", file="onnx/model.onnx", level=0, precision="fp32"),),
-    )
-    return write_manifest(folder, manifest)

@@ -23,8 +23,9 @@ from lineside_link.messages import RepoResponse, encode_response
 from lineside_link.pull import FetchStopped
 from lineside_runtime.bundle import CHUNK_BYTES, Bundle, FileEntry, verify_file
 from lineside_runtime.errors import BundleIntegrityError, DiskFullError, FetchError
-from tests.link.repo import TOPICS, RepoPeer, make_bundle, noise
+from tests.link.repo import TOPICS, RepoPeer, Spoil, noise
 from tests.peers import Broker, FaultProxy, SecureMosquitto, find_mosquitto, wait_for
+from tests.worlds.bundles import make_opaque_bundle
 
 MakeClient = Callable[..., LinkClient]
 
@@ -39,7 +40,7 @@ FILES = {
 
 @pytest.fixture
 def bundle(peer: RepoPeer, tmp_path: Path) -> Bundle:
-    made = make_bundle(tmp_path / "bundle", FILES)
+    made = make_opaque_bundle(tmp_path / "bundle", FILES)
     peer.repository.publish(made, "line")
     return made
 
@@ -50,7 +51,7 @@ def assert_whole(bundle: Bundle, folder: Path) -> None:
     assert not list(folder.rglob("*.part"))
 
 
-def only_chunks(change: Callable[[RepoResponse, bytes], tuple[RepoResponse, bytes] | None]) -> Callable[..., object]:
+def only_chunks(change: Spoil) -> Spoil:
     """Spoils chunks and leaves small files alone."""
     return lambda head, body: change(head, body) if len(body) > 1000 else (head, body)
 
@@ -77,7 +78,7 @@ def test_a_file_that_claims_to_be_too_large_is_not_fetched(repo: RepoClient, pee
 def test_a_bundle_arrives_whole_on_every_broker(broker: Broker, make_client: MakeClient, tmp_path: Path) -> None:
     peer = RepoPeer(Repository.create(tmp_path / "hub2", groups=("line",)), broker.config())
     peer.start()
-    bundle = make_bundle(tmp_path / "bundle2", FILES)
+    bundle = make_opaque_bundle(tmp_path / "bundle2", FILES)
     peer.repository.publish(bundle, "line")
     client = make_client(broker.config(), "cam-1")
     repo = RepoClient(client, TOPICS, "cam-1")
@@ -100,7 +101,7 @@ def test_a_bundle_arrives_through_tls_and_the_access_list(make_client: MakeClien
     peer = RepoPeer(Repository.create(tmp_path / "hub", groups=("line",)), broker.config())
     try:
         peer.start()
-        bundle = make_bundle(tmp_path / "bundle", FILES)
+        bundle = make_opaque_bundle(tmp_path / "bundle", FILES)
         peer.repository.publish(bundle, "line")
         client = make_client(broker.config("cam-1"), "cam-1")
         repo = RepoClient(client, TOPICS, "cam-1")
@@ -113,7 +114,9 @@ def test_a_bundle_arrives_through_tls_and_the_access_list(make_client: MakeClien
 
 
 def test_many_small_files(repo: RepoClient, peer: RepoPeer, tmp_path: Path) -> None:
-    made = make_bundle(tmp_path / "many", {f"part/{number}.bin": noise(50 + number, number) for number in range(300)})
+    made = make_opaque_bundle(
+        tmp_path / "many", {f"part/{number}.bin": noise(50 + number, number) for number in range(300)}
+    )
     peer.repository.publish(made, "line")
     repo.fetch_files(made.manifest, tmp_path / "slot")
     assert_whole(made, tmp_path / "slot")

@@ -20,8 +20,9 @@ from lineside_link.fetch import RepoClient
 from lineside_link.messages import Deltas, decode, encode
 from lineside_link.transfer import Source
 from lineside_runtime.bundle import CHUNK_BYTES, Bundle, open_bundle, parse_manifest, verify_file
-from tests.link.repo import TOPICS, RepoPeer, make_bundle, noise
+from tests.link.repo import TOPICS, RepoPeer, noise
 from tests.peers import Broker, wait_for
+from tests.worlds.bundles import make_opaque_bundle
 
 MakeClient = Callable[..., LinkClient]
 
@@ -49,14 +50,14 @@ def maker(peer: RepoPeer) -> Iterator[DeltaMaker]:
 
 @pytest.fixture
 def old(peer: RepoPeer, tmp_path: Path) -> Bundle:
-    made = make_bundle(tmp_path / "old", OLD_FILES)
+    made = make_opaque_bundle(tmp_path / "old", OLD_FILES)
     peer.repository.publish(made, "line")
     return made
 
 
 @pytest.fixture
 def new(peer: RepoPeer, tmp_path: Path) -> Bundle:
-    made = make_bundle(tmp_path / "new", NEW_FILES, version="2.0.0")
+    made = make_opaque_bundle(tmp_path / "new", NEW_FILES, version="2.0.0")
     peer.repository.publish(made, "line")
     return made
 
@@ -101,7 +102,7 @@ def test_without_a_base_it_comes_whole(repo: RepoClient, maker: DeltaMaker, new:
 def test_a_base_that_the_hub_never_published_still_gives_its_equal_chunks(
     repo: RepoClient, maker: DeltaMaker, new: Bundle, tmp_path: Path
 ) -> None:
-    stranger = make_bundle(tmp_path / "stranger", OLD_FILES, version="0.9.0")
+    stranger = make_opaque_bundle(tmp_path / "stranger", OLD_FILES, version="0.9.0")
     repo.metadata("timestamp.json")
     report = repo.fetch_files(new.manifest, tmp_path / "slot", source=source(new, stranger))
     assert_whole(new, tmp_path / "slot")
@@ -193,7 +194,7 @@ def _patch_until_killed(url: str, new_path: str, old_path: str, folder: str, whe
     if when == "patch":  # its first chunk is on the disk
         put = assemble.Assembly.put
 
-        def put_and_die(self: assemble.Assembly, digest: str, body: bytes) -> bool:
+        def put_and_die(self: assemble.Assembly, digest: str, body: bytes | memoryview) -> bool:
             put(self, digest, body)
             die()
             return True
@@ -222,7 +223,7 @@ def test_a_device_killed_amid_a_patch_goes_on(
     when: str,
 ) -> None:
     large = {**NEW_FILES, "weights.bin": touched(WEIGHTS, 0.2)}  # its patch has several chunks
-    new = make_bundle(tmp_path / "new3", large, version="3.0.0")
+    new = make_opaque_bundle(tmp_path / "new3", large, version="3.0.0")
     peer.repository.publish(new, "line")
     (patch,) = made_patches(maker, new, old).patches
     assert len(patch.chunks) > 1

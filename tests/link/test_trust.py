@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from securesystemslib.signer import CryptoSigner
+from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]  # public by its documentation
 from tuf.api import exceptions as tuf_errors
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 from tuf.api.serialization import DeserializationError
@@ -35,8 +35,9 @@ from lineside_runtime.errors import (
     StoreError,
     TargetNotFoundError,
 )
-from tests.link.repo import TOPICS, RepoPeer, make_bundle
+from tests.link.repo import TOPICS, RepoPeer
 from tests.peers import Broker
+from tests.worlds.bundles import make_opaque_bundle
 
 Device = Callable[..., TrustStore]
 NOW = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
@@ -98,7 +99,7 @@ def attacker(peer: RepoPeer) -> Attacker:
 
 @pytest.fixture
 def bundle(peer: RepoPeer, tmp_path: Path) -> Bundle:
-    return make_bundle(tmp_path / "bundle", {"weights.bin": b"weights"})
+    return make_opaque_bundle(tmp_path / "bundle", {"weights.bin": b"weights"})
 
 
 @pytest.fixture
@@ -137,7 +138,7 @@ def test_a_signed_manifest_comes_as_it_was_signed(device: Device, published: Bun
 def test_it_works_on_every_broker(broker: Broker, make_client: Callable[..., LinkClient], tmp_path: Path) -> None:
     peer = RepoPeer(Repository.create(tmp_path / "hub", groups=("line",)), broker.config())
     peer.start()
-    bundle = make_bundle(tmp_path / "bundle", {})
+    bundle = make_opaque_bundle(tmp_path / "bundle", {})
     reference = peer.repository.publish(bundle, "line")
     client = make_client(broker.config(), "cam-1")
     repo = RepoClient(client, TOPICS, "cam-1")
@@ -152,7 +153,7 @@ def test_each_check_sees_what_was_published_since(
 ) -> None:
     store = device()
     check(store, published)
-    second = peer.repository.publish(make_bundle(tmp_path / "second", {}, version="2.0.0"), "line")
+    second = peer.repository.publish(make_opaque_bundle(tmp_path / "second", {}, version="2.0.0"), "line")
     assert parse_manifest(check(store, second)).version == "2.0.0"
     assert parse_manifest(check(store, published)).version == "1.0.0"
 
@@ -181,7 +182,7 @@ def test_rollback_of_the_timestamp(
 ) -> None:
     attacker.save()
     store = device()
-    peer.repository.publish(make_bundle(tmp_path / "second", {}, version="2.0.0"), "line")
+    peer.repository.publish(make_opaque_bundle(tmp_path / "second", {}, version="2.0.0"), "line")
     check(store, published)
     attacker.put_back("timestamp.json")
     refused(store, published, RollbackAttackError, 3004)
@@ -193,7 +194,7 @@ def test_rollback_of_a_groups_role_with_the_online_keys(
     device: Device, peer: RepoPeer, attacker: Attacker, published: BundleRef, tmp_path: Path
 ) -> None:
     old = attacker.read("line")
-    peer.repository.publish(make_bundle(tmp_path / "second", {}, version="2.0.0"), "line")
+    peer.repository.publish(make_opaque_bundle(tmp_path / "second", {}, version="2.0.0"), "line")
     store = device()
     check(store, published)
     attacker.publish("line", old, attacker.key("line"))
@@ -232,7 +233,7 @@ def test_mix_and_match(
     device: Device, peer: RepoPeer, attacker: Attacker, published: BundleRef, tmp_path: Path
 ) -> None:
     old = (attacker.metadata / f"{attacker.read('line').signed.version}.line.json").read_bytes()
-    peer.repository.publish(make_bundle(tmp_path / "second", {}, version="2.0.0"), "line")
+    peer.repository.publish(make_opaque_bundle(tmp_path / "second", {}, version="2.0.0"), "line")
     (attacker.metadata / f"{attacker.read('line').signed.version}.line.json").write_bytes(old)
     refused(device(), published, BundleIntegrityError, 3002)
 

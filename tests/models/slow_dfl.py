@@ -13,7 +13,9 @@ Box = tuple[float, float, float, float]
 Found = tuple[int, float, Box]
 
 
-def decode(outputs: Mapping[str, npt.NDArray[Any]], params: Mapping[str, Any], width: int, height: int) -> list[Found]:
+def decode(
+    outputs: Mapping[str, npt.NDArray[Any]], params: Mapping[str, Any], width: float, height: float
+) -> list[Found]:
     """Returns label, score and box of each candidate of the first frame, which lies in the input unscaled."""
     cells = []
     for level, stride in enumerate(params["strides"]):
@@ -45,8 +47,8 @@ def _box(sides: npt.NDArray[Any], params: Mapping[str, Any], level: int, y: int,
         distances.append(sum(step * power for step, power in enumerate(powers)) / sum(powers))
     left, top, right, bottom = distances
     x_centre, y_centre = x + 0.5, y + 0.5
-    corners = (x_centre - left, y_centre - top, x_centre + right, y_centre + bottom)
-    return tuple(side * stride for side in corners)  # type: ignore[return-value]
+    x1, y1, x2, y2 = x_centre - left, y_centre - top, x_centre + right, y_centre + bottom
+    return x1 * stride, y1 * stride, x2 * stride, y2 * stride
 
 
 def _voted(cells: Sequence[Any], boxes: Sequence[Box], number: int, params: Mapping[str, Any]) -> Box:

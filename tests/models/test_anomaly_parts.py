@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -31,7 +32,10 @@ def test_weights_behind_a_graph_are_read_by_the_onnx_package(tmp_path: Path) -> 
         [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, shape)],
     )
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)])
-    weights = {"w": _random(1, 300), "unused": np.arange(-3, 3, dtype=np.int8).reshape(2, 3)}
+    weights: dict[str, np.typing.NDArray[Any]] = {
+        "w": _random(1, 300),
+        "unused": np.arange(-3, 3, dtype=np.int8).reshape(2, 3),
+    }
     whole = onnx.load_from_string(with_weights(model.SerializeToString(), weights))
     onnx.checker.check_model(whole, full_check=True)
     read = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in whole.graph.initializer}

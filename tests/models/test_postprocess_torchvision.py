@@ -7,16 +7,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
-models = pytest.importorskip("torchvision.models.detection")
+pytest.importorskip("torch")
 
-from torchvision.models.detection.image_list import ImageList  # noqa: E402
+pytest.importorskip("torchvision")
 
-from lineside_models.metrics import box_iou  # noqa: E402
-from lineside_models.postprocess import decode  # noqa: E402
-from lineside_models.postprocess.ssd import SSDLITE320  # noqa: E402
-from lineside_models.preprocess import Letterbox  # noqa: E402
-from lineside_runtime.bundle import Postprocess  # noqa: E402
+import torch
+from torchvision.models import detection as models
+from torchvision.models.detection.image_list import ImageList
+
+from lineside_models.metrics import box_iou
+from lineside_models.postprocess import decode
+from lineside_models.postprocess.ssd import SSDLITE320
+from lineside_models.preprocess import Letterbox
+from lineside_runtime.bundle import Postprocess
 
 pytestmark = pytest.mark.torch
 

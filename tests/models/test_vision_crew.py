@@ -3,13 +3,16 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from lineside_models.frame import Frame
+from lineside_models.inspection import Detection, Inspection
 from lineside_models.vision import QualityInspector
 from lineside_models.vision.quality import AHEAD
 from lineside_runtime.config import Config
@@ -42,7 +45,7 @@ def bundle(tmp_path: Path) -> Path:
     return detector_bundle(tmp_path / "bundle").path
 
 
-def told(verdicts) -> list[tuple[str, bool, tuple]]:
+def told(verdicts: list[Inspection]) -> list[tuple[str, bool, tuple[Detection, ...]]]:
     return [(one.part_id, one.passed, one.detections) for one in verdicts]
 
 
@@ -67,7 +70,7 @@ def test_the_verdicts_don_t_depend_on_how_many_threads_there_are(bundle: Path, p
 def test_the_first_file_that_is_no_image_is_named_after_the_verdicts_before_it(bundle: Path, photos: Path) -> None:
     (photos / "019.png").write_bytes(b"no picture")
     (photos / "030.png").write_bytes(b"nor this")
-    got = []
+    got: list[Inspection] = []
     with QualityInspector(bundle, None, batch_size=1) as inspector:
         with pytest.raises(BadInputFormatError, match=r"019\.png"):
             got.extend(inspector.stream(photos))
@@ -86,12 +89,12 @@ def test_an_endless_source_is_taken_only_a_little_ahead(bundle: Path, config: Co
 
 
 def test_what_gives_the_images_may_fail_after_some(bundle: Path) -> None:
-    def source():
+    def source() -> Iterator[NDArray[np.uint8]]:
         for number in range(21):
             yield picture(number)
         raise OSError("the cable is out")
 
-    got = []
+    got: list[Inspection] = []
     with QualityInspector(bundle, None, batch_size=1) as inspector, pytest.raises(OSError, match="cable"):
         got.extend(inspector.stream(source()))
     assert len(got) == 21
@@ -101,6 +104,7 @@ def test_a_stream_that_nobody_reads_on_leaves_no_thread(bundle: Path, photos: Pa
     with QualityInspector(bundle, None) as inspector:
         stream = inspector.stream(photos)
         next(stream)
+        assert isinstance(stream, Generator)
         stream.close()
         assert not [one for one in threading.enumerate() if one.name.startswith("lineside-inspect")]
 

@@ -43,7 +43,8 @@ def test_a_path_is_one_image(folder: Path, kind: Any) -> None:
 
 def test_arrays_and_frames_and_lists_of_everything(folder: Path) -> None:
     frame = Frame(image=GREY, part_id="mine", sequence=99)
-    found = list(frames([GREY, COLOUR, frame, folder / "b.png", str(folder / "c.bmp"), [GREY]]))
+    given: Any = [GREY, COLOUR, frame, folder / "b.png", str(folder / "c.bmp"), [GREY]]  # a list in the list too
+    found = list(frames(given))
     assert [one.part_id for one in found] == ["", "", "mine", "b", "c", ""]
     assert found[2] is frame
     assert len(list(frames(np.stack([COLOUR, COLOUR])))) == 2

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.peers.programs import left_out
+
 ROOT = Path(__file__).parents[2]
 
 PACKAGES = tuple(ROOT / name for name in ("runtime", "models", "."))
@@ -27,8 +29,7 @@ def environment(name: str, *steps: Sequence[str]) -> Path:
         name: Part of the folder's name.
         steps: What each ``pip install`` is given, in this order.
 
-    Raises:
-        subprocess.CalledProcessError: A package can't be installed; pip's words are on stderr.
+    Where pip can't install a package, the test is skipped with pip's last line.
     """
     folder = ROOT / f".venv-{name}"
     python = folder / "bin/python"
@@ -39,11 +40,11 @@ def environment(name: str, *steps: Sequence[str]) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     for step in wanted:
-        subprocess.run(
-            [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", *step],
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
+        command = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet", *step]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode != 0:
+            said = done.stderr.strip().splitlines() or [f"pip ended with {done.returncode}"]
+            left_out(f"no environment .venv-{name}: {said[-1]}")
     (site,) = folder.glob("lib/python*/site-packages")
     (site / "lineside.pth").write_text("".join(f"{package.resolve()}\n" for package in PACKAGES))
     stamp.write_text(mark)

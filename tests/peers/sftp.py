@@ -49,9 +49,9 @@ async def _serve(folder: str, fault: Fault) -> None:
                 fault.opened(path, found)
             return found
 
-        def write(self, file_obj: Any, offset: int, data: bytes) -> int:
+        def write(self, file_obj: Any, offset: int, data: bytes) -> Any:
             if fault.handle is not file_obj:
-                return int(super().write(file_obj, offset, data))
+                return super().write(file_obj, offset, data)
             super().write(file_obj, offset, data[: len(data) // 2])
             file_obj.flush()
             print(f"cut at {offset + len(data) // 2}", flush=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import openvino
 import pytest
 from onnx import helper
@@ -227,7 +228,7 @@ def test_an_onnx_file_tells_every_type_that_a_bundle_can_name(dtype: Any, tmp_pa
 def test_onnxruntime_must_have_the_provider_that_was_asked_for(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(scaler(1.0))
     nothing = Device("gpu", handle="CUDAExecutionProvider")
-    if "CUDAExecutionProvider" in ort.onnxruntime.get_available_providers():
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         nothing = Device("gpu", handle="RknpuExecutionProvider")
     with pytest.raises(NoDeviceError):
         OrtBackend().load(tmp_path / "m.onnx", nothing, LoadOptions())

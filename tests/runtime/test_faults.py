@@ -320,7 +320,12 @@ def test_out_of_memory_gives_up_the_standby_and_ends_in_1001(everywhere: Bundle,
 
 def test_a_registration_that_has_ended_frees_nothing(numpy_engine: ModuleType) -> None:
     called: list[int] = []
-    end = pressure.on_memory_pressure(lambda: called.append(1) or 1)
+
+    def free() -> int:
+        called.append(1)
+        return 1
+
+    end = pressure.on_memory_pressure(free)
     assert pressure.relieve() >= 1
     end()
     end()

@@ -263,7 +263,9 @@ def test_each_replica_keeps_to_its_own_cores_and_there_must_be_cores_for_each(tm
     with Session(bundle, Config(engines=both, balance=True, replica_cores=((core,), (core,)))) as session:
         used = {session.infer(X).used_device for _ in range(10)}
         assert used == {"ort/cpu:0", "openvino/cpu:0"}
-        assert [slot.cores for slot in session._serving.placement.replicas] == [(core,), (core,)]
+        placement = session._serving.placement
+        assert isinstance(placement, Placement)
+        assert [slot.cores for slot in placement.replicas] == [(core,), (core,)]
     with pytest.raises(ConfigError, match="ort/cpu:0, openvino/cpu:0"):
         Session(bundle, Config(engines=both, balance=True, replica_cores=((core,),)))
     with pytest.raises(ConfigError, match="cores"):

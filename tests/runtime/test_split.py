@@ -105,7 +105,7 @@ def cut(tmp_path: Path) -> Bundle:
 def stage_engine(numpy_engine: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """The third-party engine, taught the names of a stage's tensors; ``before`` is called with factor and input."""
     load, run = numpy_engine.NumpyBackend._load, numpy_engine.NumpyExecutable._run
-    numpy_engine.before = lambda factor, array: None  # type: ignore[attr-defined]
+    monkeypatch.setattr(numpy_engine, "before", lambda factor, array: None, raising=False)
 
     def named_load(self: Any, model: Path, device: Device, options: LoadOptions) -> Executable:
         executable: Executable = load(self, model, device, options)
@@ -215,12 +215,12 @@ def test_npu_threshold_gives_small_stages_to_the_npu(tmp_path: Path, stage_engin
     assert used(bundle, config, share=0.15) == "numpy/npu:0"  # all of the model is small on a box with others
 
 
-def test_fastest_measures_each_stage(tmp_path: Path, stage_engine: ModuleType) -> None:
+def test_fastest_measures_each_stage(tmp_path: Path, stage_engine: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = cut_bundle(tmp_path / "cut", kinds=("npu", "gpu"))
     stage_engine.slow_s["npu:0"] = 0.02
     assert used(bundle, Config(engines=("numpy",), fallback_strategy="fastest")) == "numpy/gpu:0"
     stage_engine.slow_s.clear()
-    stage_engine.before = lambda factor, array: threading.Event().wait(0.02 if factor == HEAD else 0.0)
+    monkeypatch.setattr(stage_engine, "before", lambda factor, array: threading.Event().wait(0.02 * (factor == HEAD)))
 
 
 def test_what_does_not_fit_is_told(cut: Bundle) -> None:
@@ -342,7 +342,7 @@ def answer(future: Future[Prediction]) -> Prediction:
 
 
 def test_the_next_frame_is_in_the_first_stage_while_this_one_is_in_the_second(
-    two_devices: Bundle, stage_engine: ModuleType
+    two_devices: Bundle, stage_engine: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     second_frame_began = threading.Event()
     overlapped: list[bool] = []
@@ -354,7 +354,7 @@ def test_the_next_frame_is_in_the_first_stage_while_this_one_is_in_the_second(
             overlapped.append(second_frame_began.wait(60))
 
     with Session(two_devices, NPU_THEN_GPU) as session:
-        stage_engine.before = watch
+        monkeypatch.setattr(stage_engine, "before", watch)
         futures = [session.submit(x(value)) for value in (1, 2)]
         assert [answer(one).outputs["y"][0, 0] for one in futures] == [6, 12]
     assert overlapped == [True]
@@ -363,7 +363,7 @@ def test_the_next_frame_is_in_the_first_stage_while_this_one_is_in_the_second(
 def test_answers_come_in_the_order_of_the_calls(cut: Bundle) -> None:
     finished: list[float] = []
     with Session(cut, SPLIT_CPU) as session:
-        futures = []
+        futures: list[Future[Prediction]] = []
         for number in range(60):
             futures.append(session.submit(x(number)))
             futures[-1].add_done_callback(lambda done: finished.append(float(done.result().outputs["y"][0, 0])))
@@ -376,7 +376,7 @@ def test_answers_come_in_the_order_of_the_calls(cut: Bundle) -> None:
 
 @pytest.mark.parametrize("where", [BACKBONE, HEAD])
 def test_an_error_reaches_the_call_that_it_belongs_to(
-    two_devices: Bundle, stage_engine: ModuleType, where: float
+    two_devices: Bundle, stage_engine: ModuleType, monkeypatch: pytest.MonkeyPatch, where: float
 ) -> None:
     poison = 3 * (BACKBONE if where == HEAD else 1)
 
@@ -385,7 +385,7 @@ def test_an_error_reaches_the_call_that_it_belongs_to(
             raise BadInputFormatError("poison")
 
     with Session(two_devices, NPU_THEN_GPU) as session:
-        stage_engine.before = refuse
+        monkeypatch.setattr(stage_engine, "before", refuse)
         futures = [session.submit(x(number)) for number in range(8)]
         for number, future in enumerate(futures):
             if number == 3:
@@ -402,7 +402,7 @@ def test_a_stages_device_is_lost_under_load_and_no_call_with_it(
     two_devices: Bundle, stage_engine: ModuleType, device: str
 ) -> None:
     with Session(two_devices, NPU_THEN_GPU) as session:
-        futures = []
+        futures: list[Future[Prediction]] = []
         for number in range(60):
             if number == 20:
                 stage_engine.unplugged.add(device)
@@ -469,7 +469,7 @@ def test_more_calls_than_the_queue_takes_are_1003(two_devices: Bundle, stage_eng
     with Session(two_devices, small) as session:
         answer(session.submit(x(1)))
         stage_engine.held["gpu:0"] = threading.Event()  # the second stage: what was taken waits there
-        taken = []
+        taken: list[Future[Prediction]] = []
         with pytest.raises(DeviceBusyError):
             taken += iter(lambda: session.submit(x(len(taken))), None)  # until it is refused
         assert 3 <= len(taken) <= 4  # two wait, and one is in each stage if the first one was quick
@@ -531,7 +531,7 @@ def test_a_stage_in_a_child_that_is_killed_loses_no_call(cut: Bundle) -> None:
     config = Config(stage_engines=("ort", "openvino"), isolate=("openvino",), engines=("ort", "openvino"), threads=1)
     child = isolation.isolated("openvino", None)
     with Session(cut, config) as session:
-        futures = []
+        futures: list[Future[Prediction]] = []
         for number in range(60):
             if number == 20:
                 answer(futures[10])

@@ -10,6 +10,7 @@ from concurrent.futures import CancelledError, Future, wait
 from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from lineside_runtime.errors import (
     DeviceError,
     DeviceLostError,
 )
-from lineside_runtime.placement import Prediction
+from lineside_runtime.placement import Placement, Prediction
 from lineside_runtime.session import Session
 from lineside_runtime.submit import lane
 from lineside_runtime.submit.alarm import Alarm
@@ -408,7 +409,7 @@ def test_the_queue_and_the_alarm_keep_no_answer_alive(one_gpu: Bundle) -> None:
         given = x(1)
         future = session.submit(given, deadline_s=600.0)
         array = answer(future).outputs["y"]
-        traces = [weakref.ref(given), weakref.ref(array), weakref.ref(future)]
+        traces: list[weakref.ref[Any]] = [weakref.ref(given), weakref.ref(array), weakref.ref(future)]
         eventually(lambda: session.submit_counts.pending == 0)
         answer(session.submit(x(2)))  # so that the worker has let go of the first
         del given, array, future
@@ -447,6 +448,7 @@ def test_a_call_that_a_worker_has_just_taken_when_its_device_is_taken_out_goes_e
         future = session.submit(x(3))
         assert taken.wait(PATIENCE_S)
         placement = session._serving.placement
+        assert isinstance(placement, Placement)
         gpu = placement.all_slots()[0]
         placement.take_out(slots.Failed(gpu, gpu.executable, DeviceLostError("it is gone"), 0))()
         go.set()

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -81,8 +83,8 @@ def test_a_machine_without_cuda_says_so(monkeypatch: pytest.MonkeyPatch) -> None
     def nothing(name: str) -> Any:
         raise OSError(f"{name}: cannot open shared object file: No such file or directory")
 
-    monkeypatch.setattr(cuda.ctypes, "CDLL", nothing)
-    monkeypatch.setattr(cuda.sys, "path", [])
+    monkeypatch.setattr(ctypes, "CDLL", nothing)
+    monkeypatch.setattr(sys, "path", [])
     with pytest.raises(OSError, match=r"libcudart\.so\.12"):
         cuda.CudaRuntime()
 

@@ -107,7 +107,7 @@ def sound(random: np.random.Generator, samples: int, rate: int = RATE) -> npt.ND
 
 
 def _first(
-    image: npt.NDArray[np.floating], mean: float | list[float], std: float | list[float]
+    image: npt.NDArray[np.uint8], mean: float | list[float], std: float | list[float]
 ) -> npt.NDArray[np.float32]:
     """``(1, 3, H, W)`` of an image, normalised."""
     scaled = (image.astype(np.float32) - np.array(mean, np.float32)) / np.array(std, np.float32)

@@ -61,7 +61,8 @@ def main() -> None:
     names = [name for name, _ in facts.inputs]
     for number in range(len(arrays.files) // len(names)):
         inputs = {name: arrays[f"{name}-{number}"] for name in names}
-        np.savez(Path(folder) / f"answer-{number}.npz", **executable.run(inputs))
+        outputs: dict[str, Any] = dict(executable.run(inputs))
+        np.savez(Path(folder) / f"answer-{number}.npz", **outputs)
     wrong = {
         "missing": refused(executable, {}),
         "shape": refused(executable, {**inputs, names[0]: inputs[names[0]][..., :2]}),

@@ -4,30 +4,40 @@
 in the order in which they stand here.
 
 - ``LINESIDE_BOARD_FOLDER``: keep hub and card there; another run goes on with them, also with one test alone.
-- ``LINESIDE_POWER_CUTS``: how often power is cut during updates (default 20).
+- ``LINESIDE_POWER_CUTS``: how often power is cut during updates (default 20, spread over the states of an update).
 """
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import threading
 import time
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.boards import arm64
-from tests.boards.powered import TRIGGERED, EmulatedBoard, prepared, repaired_root
-from tests.boards.site import GROUP, NAME, Site, lineside, say
+from tests.boards.powered import TRIGGERED, EmulatedBoard, base_image, prepared, repaired_root
+from tests.boards.site import GROUP, NAME, BoardSite, say, shipped
 from tests.peers.waiting import wait_for
+from tests.worlds.secure_site import lineside
 
 pytestmark = pytest.mark.timeout(6 * 3600)
 
 TIMEOUT_S = 3600
 """Of any step. Generous: two emulated cores on a busy machine."""
+
+STATES = ("fetching", "verifying", "staged", "switching", "health_check")
+"""Of an update, in their order, until it is ``active``."""
+
+MAX_TRIES = 3
+"""Cuts for each one that is wanted: the board may be in the next state when the report of the last one is received."""
 
 READY, PASSED, REJECTED = 4, 5, 6
 TRIGGER = 0
@@ -53,7 +63,7 @@ class Fleet:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.site = Site(folder)
+        self.site = BoardSite(folder)
         self.image = prepared(folder, self.site, LINE)
         self.site.start_hub()
         self.board = EmulatedBoard(folder, self.image, self.site.port)
@@ -103,6 +113,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     kept = os.environ.get("LINESIDE_BOARD_FOLDER")
     folder = Path(kept) if kept else tmp_path_factory.mktemp("fleet")
     folder.mkdir(parents=True, exist_ok=True)
+    base_image()
     fleet = Fleet(folder)
     try:
         yield fleet
@@ -115,7 +126,7 @@ def test_board_joins_over_mutual_tls_and_its_results_arrive(fleet: Fleet) -> Non
     fleet.wait_joined()
     say(f"power to joined: {time.monotonic() - begun:.1f} s")
     assert fleet.board.said(f"{NAME} login:"), "cloud-init has named it"
-    assert fleet.site.device()["installed"].startswith("surface-12")
+    assert fleet.site.device()["installed"] == shipped("surface-12")
     before = fleet.site.device()["results"]
     fleet.inspect(2)
     fleet.site.wait_until(TIMEOUT_S, what="results at the hub", results=before + 2)
@@ -139,7 +150,7 @@ def test_pushed_bundle_becomes_active_without_a_hand_on_the_board(fleet: Fleet) 
     fleet.wait_joined()
     begun = time.monotonic()
     lineside("push", "surface-12-float", "--hub", fleet.site.folder, "--group", GROUP)
-    _wait_runs(fleet, "surface-12-float")
+    _wait_runs(fleet, shipped("surface-12-float"))
     say(f"push to active: {time.monotonic() - begun:.1f} s")
     before = fleet.site.device()["results"]
     fleet.inspect(1)
@@ -167,30 +178,91 @@ def test_bad_agent_goes_back_to_the_old_slot(fleet: Fleet, tmp_path: Path) -> No
     assert fleet.site.device()["agent"] == old, "it stays so over a start"
 
 
-def test_board_whose_power_is_cut_during_updates_always_comes_back(fleet: Fleet, tmp_path: Path) -> None:
+def test_board_whose_power_is_cut_in_any_state_of_an_update_always_comes_back(fleet: Fleet, tmp_path: Path) -> None:
+    """Each cut follows the report of a state; it counts for the state that the card holds afterwards."""
     fleet.on()
     fleet.wait_joined()
-    cuts = int(os.environ.get("LINESIDE_POWER_CUTS", "20"))
+    each = max(1, int(os.environ.get("LINESIDE_POWER_CUTS", "20")) // len(STATES))
     noise = random.Random(os.environ.get("LINESIDE_POWER_SEED", "8"))
-    for number in range(1, cuts + 1):
-        wanted = "surface-12-float" if fleet.site.device()["installed"].startswith("surface-12@") else "surface-12"
-        lineside("push", wanted, "--hub", fleet.site.folder, "--group", GROUP)
-        wait_s = noise.uniform(0.2, 40)
-        threading.Event().wait(wait_s)
-        state = fleet.site.device().get("state")
-        fleet.cut()
+    lasted_s = _update_unbroken(fleet)
+    found: Counter[str] = Counter()
+    for number in range(1, MAX_TRIES * each * len(STATES) + 1):
+        if all(found[state] >= each for state in STATES):
+            break
+        aim = min(STATES, key=lambda state: found[state])
+        wanted = _other(fleet)
+        # No pause in a short state, which would be over before the cut.
+        pause_s = noise.uniform(0.0, 0.7 * lasted_s[aim]) if lasted_s[aim] > 2.0 else 0.0
+        with _pushed_until(fleet, wanted, aim):
+            threading.Event().wait(pause_s)
+            fleet.cut()
+        state = _state_on_card(fleet.image, tmp_path / "root", wanted)
+        found[state] += 1
         begun = fleet.on()
         _wait_runs(fleet, wanted)
         took_s = time.monotonic() - begun
-        say(f"cut {number} after {wait_s:.1f} s ({state}): {wanted} runs {took_s:.0f} s after power came back")
+        say(
+            f"cut {number}, {pause_s:.1f} s after the report of {aim}; the card says {state}: "
+            f"{wanted} runs {took_s:.0f} s after power came back"
+        )
     fleet.cut()
     repaired_root(fleet.image, tmp_path / "root")
-    say("the card's file system is sound")
+    say(f"the card's file system is sound; cuts by the state that the card held: {dict(found)}")
+    assert all(found[state] >= each for state in STATES), f"{each} cuts in each state were wanted: {dict(found)}"
+
+
+def _other(fleet: Fleet) -> str:
+    """Returns the shipped detector that the board does not run."""
+    installed = fleet.site.device()["installed"]
+    return next(one for one in map(shipped, ("surface-12", "surface-12-float")) if one != installed)
+
+
+@contextmanager
+def _pushed_until(fleet: Fleet, bundle: str, state: str) -> Iterator[None]:
+    """Pushes a bundle; the body runs as soon as the hub has received this state of its update, or a later one."""
+    since_ns = time.time_ns()
+    reached = {*STATES[STATES.index(state) :], "active"}
+    arguments = ("push", bundle.partition("@")[0], "--hub", fleet.site.folder, "--group", GROUP)
+    pushing = threading.Thread(target=lineside, args=arguments)
+    pushing.start()  # the update may be in a late state before the command has ended
+    try:
+        wait_for(
+            lambda: not reached.isdisjoint(fleet.site.states(bundle, since_ns=since_ns)),
+            TIMEOUT_S,
+            what=f"report of {state} of {bundle}",
+            every_s=0.002,
+        )
+        yield
+    finally:
+        pushing.join()
+
+
+def _update_unbroken(fleet: Fleet) -> dict[str, float]:
+    """Updates without a cut; returns how long each state took."""
+    wanted, since_ns = _other(fleet), time.time_ns()
+    with _pushed_until(fleet, wanted, "health_check"):
+        _wait_runs(fleet, wanted)
+    seen = fleet.site.states(wanted, since_ns=since_ns)
+    assert set(seen) >= {*STATES, "active"}, f"every state is reported: {seen}"
+    ends = [*STATES[1:], "active"]
+    lasted_s = {state: (seen[end] - seen[state]) / 1e9 for state, end in zip(STATES, ends, strict=True)}
+    say("an update without a cut: " + ", ".join(f"{state} {seconds:.2f} s" for state, seconds in lasted_s.items()))
+    return lasted_s
+
+
+def _state_on_card(image: Path, scratch: Path, bundle: str) -> str:
+    """Returns the state of the update to a bundle that the next start will find; ``before`` if it knows none."""
+    root = repaired_root(image, scratch)
+    update = json.loads(root.read("/var/lib/lineside/update.json"))
+    scratch.unlink()
+    wanted = update["wanted"] or {}
+    return str(update["state"]) if f"{wanted.get('name')}@{wanted.get('version')}" == bundle else "before"
 
 
 def _wait_runs(fleet: Fleet, bundle: str) -> None:
+    """Returns when the board runs a bundle ``name@version``."""
     what = f"{bundle} on the board; console: {fleet.board.console}"
-    fleet.site.wait_until(TIMEOUT_S, what=what, up=True, installed=f"{bundle}@1.0.0", state="active")
+    fleet.site.wait_until(TIMEOUT_S, what=what, up=True, installed=bundle, state="active")
 
 
 def _bad_payload(folder: Path) -> Path:

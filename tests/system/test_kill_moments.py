@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.fault.moments import PICTURES, run
-from tests.fault.plant import Site
 from tests.peers.brokers import Mosquitto, find_mosquitto
 from tests.peers.programs import find_program
+from tests.worlds.site import Site
 
 KILLS = int(os.environ.get("KILLS", "200"))
 SEED = int(os.environ.get("KILL_SEED", "200"))

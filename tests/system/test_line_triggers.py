@@ -34,7 +34,7 @@ def test_hundred_thousand_triggers_end_in_as_many_verdicts(tmp_path: Path) -> No
     line = Line(tmp_path, zoo.path("surface-12"), images, deadline_ms=DEADLINE_MS, state=state)
     try:
         counted = run(line, PARTS, every=max(100, PARTS // 200), with_disk=state is not None)
-        line.stop()
+        line.agent.stop()
         print(json.dumps({**counted, "deadline_ms": DEADLINE_MS}), file=sys.stderr)
         check(line, counted)
     finally:

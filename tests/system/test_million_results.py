@@ -9,20 +9,17 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
 import sqlite3
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-import tomli_w
 
-from lineside_hub.repository import Repository
-from tests.peers.brokers import Mosquitto
-from tests.peers.programs import find_program
+from tests.peers.brokers import Broker, Mosquitto, find_mosquitto
 from tests.peers.waiting import wait_for
+from tests.worlds.hub import HubProcess, make_repository, write_hub
+from tests.worlds.processes import ChildProcess
 
 SITE = "million"
 DEVICES, PROCESSES = 100, 4
@@ -31,25 +28,6 @@ KILLS = int(os.environ.get("LINESIDE_KILLS", "50"))
 STALLED_S = 300.0
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(5400)]
-
-
-class Child:
-    def __init__(self, command: list[str], log: Path) -> None:
-        self._command = command
-        self._log = log
-        self.start()
-
-    def start(self) -> None:
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-
-    def kill(self) -> None:
-        self._process.send_signal(signal.SIGKILL)
-        self._process.wait(30)
-
-    def restart(self) -> None:
-        self.kill()
-        self.start()
 
 
 def count(database: Path) -> tuple[int, int]:
@@ -92,25 +70,31 @@ def progress(database: Path) -> int:
 
 def test_each_of_a_million_results_arrives_once(tmp_path: Path) -> None:
     each = RESULTS // DEVICES
-    repository = Repository.create(tmp_path / "hub", groups=["line"])
-    (tmp_path / "broker").mkdir()
-    broker = Mosquitto(tmp_path / "broker", program=find_program("mosquitto", "mosquitto"))
+    hub_folder = make_repository(tmp_path / "hub", ["line"]).folder
+    broker = Mosquitto(tmp_path / "broker", program=find_mosquitto())
     broker.start()
-    url = f"mqtt://127.0.0.1:{broker.port}"
-    config = repository.folder / "hub.toml"
-    link = {"url": url, "site": SITE, "reconnect_min_s": 0.1, "reconnect_max_s": 1.0}
-    config.write_text(tomli_w.dumps({"folder": ".", "link": link}))
-    hub = Child([sys.executable, "-m", "lineside_hub", "run", "--config", str(config)], tmp_path / "hub.log")
+    write_hub(hub_folder, broker.config(site=SITE))
+    hub = HubProcess(hub_folder, tmp_path / "hub.log")
     names = [f"cam-{number:03d}" for number in range(DEVICES)]
     program = str(Path(__file__).with_name("million_device.py"))
     devices = [
-        Child(
-            [sys.executable, program, url, SITE, str(tmp_path / "devices"), str(each), *names[number::PROCESSES]],
+        ChildProcess(
+            [
+                sys.executable,
+                program,
+                broker.url,
+                SITE,
+                str(tmp_path / "devices"),
+                str(each),
+                *names[number::PROCESSES],
+            ],
             tmp_path / f"devices-{number}.log",
         )
         for number in range(PROCESSES)
     ]
-    database = repository.folder / "hub.db"
+    for child in (hub, *devices):
+        child.start()
+    database = hub_folder / "hub.db"
     dice = random.Random(7)
     began = time.monotonic()
     kills: dict[str, int] = {"hub": 0, "broker": 0, "devices": 0}
@@ -120,7 +104,8 @@ def test_each_of_a_million_results_arrives_once(tmp_path: Path) -> None:
             wait_for(lambda: progress(database) >= threshold, STALLED_S, what=f"row {threshold}")  # noqa: B023
             who = ("hub", "devices", "broker", "devices", "hub")[number % 5]
             kills[who] += 1
-            {"hub": hub, "broker": broker, "devices": dice.choice(devices)}[who].restart()
+            victims: dict[str, Broker | ChildProcess] = {"hub": hub, "broker": broker, "devices": dice.choice(devices)}
+            victims[who].restart()
         wait_for(lambda: progress(database) >= RESULTS, STALLED_S, what="the last row")
         seconds = time.monotonic() - began
     finally:

@@ -34,10 +34,11 @@ import serial
 
 from lineside_boards.image import initramfs
 from tests.boards import arm64, emulator
-from tests.boards.powered import TRIGGERED, prepared, repaired_root
-from tests.boards.site import NAME, Site, say
+from tests.boards.powered import TRIGGERED, base_image, prepared, repaired_root
+from tests.boards.site import NAME, BoardSite, say
 from tests.boards.volatile import VolatileDisk
 from tests.peers.waiting import wait_for
+from tests.worlds.hub import query
 
 pytestmark = pytest.mark.timeout(6 * 3600)
 
@@ -186,11 +187,10 @@ class Records:
         return sum(str(row.get("error", "")).startswith("unrecorded") for row in self.rows.values())
 
 
-def hub_rows(site: Site) -> dict[tuple[str, int], tuple[str, int]]:
+def hub_rows(site: BoardSite) -> dict[tuple[str, int], tuple[str, int]]:
     """What the hub has committed: epoch and row to part and number."""
-    with contextlib.closing(sqlite3.connect(site.folder / "hub.db", timeout=30)) as connection:
-        query = "SELECT epoch, seq, part_id, sequence FROM results WHERE device = ?"
-        return {(epoch, seq): (part, number) for epoch, seq, part, number in connection.execute(query, (NAME,))}
+    rows = query(site.folder, "SELECT epoch, seq, part_id, sequence FROM results WHERE device = ?", NAME)
+    return {(epoch, seq): (part, number) for epoch, seq, part, number in rows}
 
 
 def check_told(records: Records, told: dict[str, tuple[int, str]]) -> int:
@@ -222,11 +222,12 @@ def check_hub(records: Records, at_hub: dict[tuple[str, int], tuple[str, int]]) 
 
 
 @pytest.fixture
-def line(tmp_path: Path) -> Iterator[tuple[Site, Board]]:
+def line(tmp_path: Path) -> Iterator[tuple[BoardSite, Board]]:
     kept = os.environ.get("LINESIDE_BOARD_FOLDER")
     folder = Path(kept) if kept else tmp_path
     folder.mkdir(parents=True, exist_ok=True)
-    site = Site(folder)
+    base_image()
+    site = BoardSite(folder)
     image = prepared(folder, site, LINE)
     site.start_hub()
     board = Board(folder, image, site.port)
@@ -237,7 +238,7 @@ def line(tmp_path: Path) -> Iterator[tuple[Site, Board]]:
         site.stop()
 
 
-def test_power_cuts_lose_no_part_without_a_trace(line: tuple[Site, Board], tmp_path: Path) -> None:
+def test_power_cuts_lose_no_part_without_a_trace(line: tuple[BoardSite, Board], tmp_path: Path) -> None:
     site, board = line
     cuts = int(os.environ.get("LINESIDE_POWER_CUTS", "20"))
     noise = random.Random(os.environ.get("LINESIDE_POWER_SEED", "6"))

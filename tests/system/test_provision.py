@@ -13,7 +13,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 import pytest
 
@@ -21,10 +20,10 @@ from lineside_agent.self_update.pack import pack
 from lineside_agent.self_update.payload import Payload
 from tests.boards.payloads import board_python, small_payload
 from tests.peers.booted import Booted, make_root
-from tests.peers.brokers import find_mosquitto
 from tests.peers.small_board import USERS, SmallBoard
 from tests.peers.waiting import free_port, wait_for
 from tests.peers.wire import Wire
+from tests.worlds.secure_site import SecureSite, lineside
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="namespaces of its own need root"),
@@ -33,51 +32,20 @@ pytestmark = [
 GROUP = "line-3"
 
 
-def lineside(*arguments: str | Path, secret: str = "") -> subprocess.CompletedProcess[str]:
-    """Runs a command as a user does; a failure is the caller's to judge."""
-    environment = {**os.environ, "LINESIDE_BOARD_PASSWORD": secret} if secret else dict(os.environ)
+def must(*arguments: str | Path, secret: str) -> str:
+    """Runs a command that gets the board's password from the environment; returns what it printed."""
     command = [sys.executable, "-m", "lineside", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
-
-
-def must(*arguments: str | Path, secret: str = "") -> str:
-    done = lineside(*arguments, secret=secret)
+    environment = {**os.environ, "LINESIDE_BOARD_PASSWORD": secret}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, f"lineside {arguments}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
 
-class Site:
-    """A hub and a broker with mutual TLS on this machine."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder / "hub"
-        self.port = free_port()
-        must("hub", "init", self.folder, "--site", "plant-1", "--group", GROUP)
-        must("hub", "secure", "--hub", self.folder, "--host", "127.0.0.1", "--port", str(self.port))
-        configuration = self.folder / "identity/mosquitto.conf"
-        self._log: IO[bytes] = (folder / "site.log").open("wb")
-        self.broker = self._start(find_mosquitto(), "-c", str(configuration))
-        self._hub = self._start(
-            sys.executable, "-m", "lineside", "hub", "run", "--config", str(self.folder / "hub.toml")
-        )
-
-    def _start(self, *command: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(command, stdout=self._log, stderr=self._log)
-
-    def let_in(self) -> None:
-        """Has the broker read who is enrolled."""
-        self.broker.send_signal(signal.SIGHUP)
-
-    def stop(self) -> None:
-        for process in (self._hub, self.broker):
-            process.terminate()
-            process.wait(30)
-        self._log.close()
-
-
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    site = Site(tmp_path_factory.mktemp("site"))
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureSite]:
+    site = SecureSite(tmp_path_factory.mktemp("site"), groups=[GROUP])
+    site.start_broker()
+    site.start_hub()
     yield site
     site.stop()
 
@@ -108,7 +76,7 @@ class SshdBoard:
             ["ssh-keygen", "-lf", "-"], input=host, capture_output=True, text=True, check=True
         ).stdout.split()[1]
 
-    def command(self, site: Site, payload: Payload, name: str) -> list[str | Path]:
+    def command(self, site: SecureSite, payload: Payload, name: str) -> list[str | Path]:
         return [
             *("board", "provision", "--ssh", f"admin@127.0.0.1:{self.port}", "--host-key", self.fingerprint),
             *("--ssh-key", self.key, "--name", name, "--group", GROUP, "--hub", site.folder, "--payload", payload.path),
@@ -116,12 +84,12 @@ class SshdBoard:
         ]
 
 
-def test_board_by_ssh_is_active_has_joined_and_inspects(site: Site, payload: Payload, tmp_path: Path) -> None:
+def test_board_by_ssh_is_active_has_joined_and_inspects(site: SecureSite, payload: Payload, tmp_path: Path) -> None:
     board = SshdBoard(tmp_path)
     with Booted(board.root) as booted:
         wait_for(lambda: booted.show("ssh", "ActiveState") == "active", 60.0, what="sshd")
         command = board.command(site, payload, "cam-07")
-        first = json.loads(must("board", "profiles", "x86", "--json"))
+        first = json.loads(lineside("board", "profiles", "x86", "--json"))
         assert first["board"]["architecture"] == platform.machine()
         started = subprocess.Popen(
             [sys.executable, "-m", "lineside", *map(str, command), "--wait", "300"],
@@ -131,7 +99,7 @@ def test_board_by_ssh_is_active_has_joined_and_inspects(site: Site, payload: Pay
             env={**os.environ, "LINESIDE_BOARD_PASSWORD": USERS["admin"]},
         )
         try:
-            wait_for(lambda: started.poll() is not None or _enrolled(site, "cam-07"), 900.0, what="enrolled")
+            wait_for(lambda: started.poll() is not None or site.enrolled("cam-07"), 900.0, what="enrolled")
             site.let_in()
             out, err = started.communicate(timeout=900)
         finally:
@@ -147,18 +115,10 @@ def test_board_by_ssh_is_active_has_joined_and_inspects(site: Site, payload: Pay
         assert (again["steps_done"], again["carried_bytes"], again["joined"]) == (0, 0, True)
 
 
-def _enrolled(site: Site, device: str) -> bool:
-    """Whether the broker would let it in, if it read its list again."""
-    from lineside_hub.identity import enrolled_devices
-
-    identity = site.folder / "identity"
-    return device in enrolled_devices(identity) and f"user {device}\n" in (identity / "mosquitto.acl").read_text()
-
-
-def test_board_asks_for_its_certificate_itself_with_a_token(site: Site, payload: Payload, tmp_path: Path) -> None:
+def test_board_asks_for_its_certificate_itself_with_a_token(site: SecureSite, payload: Payload, tmp_path: Path) -> None:
     board = SshdBoard(tmp_path)
     token = tmp_path / "token"
-    must("hub", "token", "cam-08", "--group", GROUP, "--hub", site.folder, "--out", token)
+    lineside("hub", "token", "cam-08", "--group", GROUP, "--hub", site.folder, "--out", token)
     site.let_in()
     with Booted(board.root) as booted:
         wait_for(lambda: booted.show("ssh", "ActiveState") == "active", 60.0, what="sshd")
@@ -173,8 +133,8 @@ def test_board_asks_for_its_certificate_itself_with_a_token(site: Site, payload:
 
 def test_command_that_is_killed_at_every_step_comes_to_its_end(tmp_path: Path) -> None:
     folder = tmp_path / "desk"
-    must("hub", "init", folder / "hub", "--site", "plant-1", "--group", GROUP)
-    must("hub", "secure", "--hub", folder / "hub", "--host", "10.0.0.5")
+    lineside("hub", "init", folder / "hub", "--site", "plant-1", "--group", GROUP)
+    lineside("hub", "secure", "--hub", folder / "hub", "--host", "10.0.0.5")
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "id")], check=True)
     packed = small_payload(folder / "payload", python=board_python())
     with Wire() as wire, SmallBoard(tmp_path / "board", tty=wire.board) as board:
@@ -213,8 +173,8 @@ def test_command_that_is_killed_at_every_step_comes_to_its_end(tmp_path: Path) -
 @pytest.mark.parametrize("way", ["wires come off", "adapter pulled out"])
 def test_cable_that_goes_in_the_middle_is_said_and_the_next_try_goes_on(way: str, tmp_path: Path) -> None:
     folder = tmp_path / "desk"
-    must("hub", "init", folder / "hub", "--site", "plant-1", "--group", GROUP)
-    must("hub", "secure", "--hub", folder / "hub", "--host", "10.0.0.5")
+    lineside("hub", "init", folder / "hub", "--site", "plant-1", "--group", GROUP)
+    lineside("hub", "secure", "--hub", folder / "hub", "--host", "10.0.0.5")
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "id")], check=True)
     packed = small_payload(folder / "payload", python=board_python())
     with Wire() as wire, SmallBoard(tmp_path / "board", tty=wire.board) as board:

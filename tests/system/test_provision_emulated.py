@@ -23,8 +23,9 @@ from lineside_boards.image.fat import FatVolume
 from lineside_boards.image.table import find, partitions
 from tests.boards import arm64, emulator
 from tests.boards.powered import EmulatedBoard, base_image
-from tests.boards.site import GROUP, NAME, Site, lineside, say
+from tests.boards.site import GROUP, NAME, BoardSite, say
 from tests.peers.waiting import free_port, wait_for
+from tests.worlds.secure_site import lineside
 
 pytestmark = pytest.mark.timeout(7200)
 
@@ -46,13 +47,13 @@ def delivered_card(folder: Path) -> Path:
 
 
 @pytest.fixture
-def delivered(tmp_path: Path) -> Iterator[tuple[Site, EmulatedBoard, Path]]:
-    payload = arm64.payload()
-    site = Site(tmp_path)
-    site.start_hub()
-    board = EmulatedBoard(tmp_path, delivered_card(tmp_path), site.port, ssh_port=free_port(), pty=True)
-    board.on()
+def delivered(tmp_path: Path) -> Iterator[tuple[BoardSite, EmulatedBoard, Path]]:
+    payload, card = arm64.payload(), delivered_card(tmp_path)
+    site = BoardSite(tmp_path)
+    board = EmulatedBoard(tmp_path, card, site.port, ssh_port=free_port(), pty=True)
     try:
+        site.start_hub()
+        board.on()
         yield site, board, payload.path
     finally:
         board.cut()
@@ -60,7 +61,7 @@ def delivered(tmp_path: Path) -> Iterator[tuple[Site, EmulatedBoard, Path]]:
 
 
 def test_delivered_board_joins_by_its_serial_console(
-    delivered: tuple[Site, EmulatedBoard, Path], tmp_path: Path
+    delivered: tuple[BoardSite, EmulatedBoard, Path], tmp_path: Path
 ) -> None:
     site, board, payload = delivered
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "id")], check=True)

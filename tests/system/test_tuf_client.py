@@ -20,8 +20,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from securesystemslib.signer import CryptoSigner
-from tuf.api.metadata import Metadata
+from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]  # public by its documentation
+from tuf.api.metadata import Metadata, Timestamp
 
 from tests.system.tuf_simulator import CLIENT, TOP, Client, Simulator, days
 
@@ -95,7 +95,8 @@ def test_a_timestamp_that_changes_without_a_new_version_is_not_looked_at(repo: S
     repo.store("timestamp")
     assert client.refresh() == 0
     assert repo.metadata_asked()[-1] == "timestamp.json"
-    assert Metadata.from_file(str(client.metadata / "timestamp.json")).signed.snapshot_meta.version == 1
+    kept = Metadata[Timestamp].from_file(str(client.metadata / "timestamp.json"))
+    assert kept.signed.snapshot_meta.version == 1
 
 
 def test_hashes_of_metadata_are_checked(repo: Simulator, client: Client) -> None:
@@ -227,7 +228,8 @@ def test_a_delegated_role_that_has_expired_is_not_used(repo: Simulator, client: 
 
 KEYS = [CryptoSigner.generate_ed25519() for _ in range(8)]
 
-ROOTS = {
+# Versions of the root as (keys, threshold, keys that sign), and whether a client takes the last of them.
+ROOTS: dict[str, tuple[list[tuple[tuple[int, ...], int, tuple[int, ...]]], bool]] = {
     "replaced": ([((1,), 1, (1,)), ((2,), 1, (1, 2)), ((2,), 1, (2,))], True),
     "signatures of strangers": ([((1,), 1, (1, 5)), ((2,), 1, (6, 2, 1, 5))], True),
     "one of three changes": ([((0, 1, 2), 2, (0, 1)), ((0, 1, 3), 2, (0, 1))], True),

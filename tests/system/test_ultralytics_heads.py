@@ -102,7 +102,7 @@ def test_masks_cover_much_the_same(exports: tuple[Path, dict[str, Any]]) -> None
             continue
         largest = marks == 1 + facts[1:, cv2.CC_STAT_AREA].argmax()
         drawn = np.zeros_like(mask)
-        cv2.fillPoly(drawn, [np.round(found.outlines[mine]).astype(np.int32)], 1)  # type: ignore[list-item]
+        cv2.fillPoly(drawn, [np.round(found.outlines[mine]).astype(np.int32)], 1)
         overlaps.append((largest & (drawn > 0)).sum() / (largest | (drawn > 0)).sum())
     assert len(overlaps) > 10
     assert np.median(overlaps) > 0.7

@@ -20,7 +20,7 @@ CONFIG = DriftConfig(reference_frames=100)
 LABELS = ("crazing", "scratches")
 
 
-class Line:
+class MonitoredCamera:
     """A camera and a model in front of a monitor."""
 
     def __init__(self, folder: Path, config: DriftConfig = CONFIG) -> None:
@@ -45,70 +45,72 @@ class Line:
 
 
 @pytest.fixture
-def line(tmp_path: Path) -> Line:
-    return Line(tmp_path)
+def camera(tmp_path: Path) -> MonitoredCamera:
+    return MonitoredCamera(tmp_path)
 
 
-def test_it_learns_then_says_an_alarm_once_and_that_it_is_over(line: Line, caplog: pytest.LogCaptureFixture) -> None:
-    line.run(60)
-    assert (line.monitor.status()["state"], line.monitor.status()["frames_learned"]) == ("learning", 60)
-    line.run(60)
-    assert (line.monitor.status()["state"], line.monitor.status()["alarm"]) == ("watching", False)
+def test_it_learns_then_says_an_alarm_once_and_that_it_is_over(
+    camera: MonitoredCamera, caplog: pytest.LogCaptureFixture
+) -> None:
+    camera.run(60)
+    assert (camera.monitor.status()["state"], camera.monitor.status()["frames_learned"]) == ("learning", 60)
+    camera.run(60)
+    assert (camera.monitor.status()["state"], camera.monitor.status()["alarm"]) == ("watching", False)
     with caplog.at_level(logging.WARNING, "lineside.drift"):
-        line.run(40, sigma=1.5)
-    status = line.monitor.status()
+        camera.run(40, sigma=1.5)
+    status = camera.monitor.status()
     assert status["alarm"]
     assert status["nearest_share"] == 1.0
     (said,) = [text for text in status["alarms"] if text.startswith("sharpness-low")]
     assert "learned was" in said
     assert sum("sharpness-low" in record.message for record in caplog.records) == 1
     with caplog.at_level(logging.WARNING, "lineside.drift"):
-        line.run(400)
-    assert not line.monitor.status()["alarm"]
+        camera.run(400)
+    assert not camera.monitor.status()["alarm"]
     assert sum("drift is over: sharpness-low" in record.message for record in caplog.records) == 1
-    assert line.monitor.status()["alarms_ever"] >= 1
+    assert camera.monitor.status()["alarms_ever"] >= 1
 
 
-def test_the_hub_is_told_of_each_change_once(line: Line) -> None:
-    line.run(160)
-    line.run(60, sigma=1.5)
-    states = [(report.learning, bool(report.alarms)) for report in line.reports]
+def test_the_hub_is_told_of_each_change_once(camera: MonitoredCamera) -> None:
+    camera.run(160)
+    camera.run(60, sigma=1.5)
+    states = [(report.learning, bool(report.alarms)) for report in camera.reports]
     assert states[:2] == [(True, False), (False, False)]
     assert all(alarms for _, alarms in states[2:])
-    names = [tuple(alarm.name for alarm in report.alarms) for report in line.reports[1:]]
+    names = [tuple(alarm.name for alarm in report.alarms) for report in camera.reports[1:]]
     assert len(set(names)) == len(names), "no report twice"
 
 
-def test_what_was_learned_outlives_a_restart_also_in_the_middle_of_it(line: Line, tmp_path: Path) -> None:
-    line.run(70)
-    line.monitor.save(now=True)
-    second = Line(tmp_path)
+def test_what_was_learned_outlives_a_restart_also_in_the_middle_of_it(camera: MonitoredCamera, tmp_path: Path) -> None:
+    camera.run(70)
+    camera.monitor.save(now=True)
+    second = MonitoredCamera(tmp_path)
     assert second.monitor.status()["frames_learned"] == 70
     second.run(30)
     assert second.monitor.status()["state"] == "watching"
-    third = Line(tmp_path)
+    third = MonitoredCamera(tmp_path)
     assert third.monitor.status()["state"] == "watching"
     third.run(40, sigma=1.5)
     assert third.monitor.status()["alarm"]
 
 
-def test_a_damaged_file_is_set_aside_and_learned_anew(line: Line, tmp_path: Path) -> None:
+def test_a_damaged_file_is_set_aside_and_learned_anew(camera: MonitoredCamera, tmp_path: Path) -> None:
     (tmp_path / "drift.json").write_text("{")
-    again = Line(tmp_path)
+    again = MonitoredCamera(tmp_path)
     assert again.monitor.status()["frames_learned"] == 0
     assert list(tmp_path.glob("drift.json.damaged-*"))
 
 
-def test_a_person_clears_alarms_or_has_all_learned_anew(line: Line, tmp_path: Path) -> None:
-    line.run(120)
-    line.run(40, sigma=1.5)
-    assert line.monitor.status()["alarm"]
+def test_a_person_clears_alarms_or_has_all_learned_anew(camera: MonitoredCamera, tmp_path: Path) -> None:
+    camera.run(120)
+    camera.run(40, sigma=1.5)
+    assert camera.monitor.status()["alarm"]
     for what, learned in (("clear", 100), ("relearn", 0)):
         asking = threading.Thread(target=ask, args=(tmp_path, what))
         asking.start()
         while asking.is_alive():
-            line.monitor.look()
-        status = line.monitor.status()
+            camera.monitor.look()
+        status = camera.monitor.status()
         assert (status["alarm"], status["frames_learned"]) == (False, learned)
     with pytest.raises(InputNotFoundError, match="no agent"):
         ask(tmp_path, "clear", timeout_s=0.1)
@@ -118,26 +120,26 @@ def test_a_person_clears_alarms_or_has_all_learned_anew(line: Line, tmp_path: Pa
 def test_an_alarm_stops_the_line_only_where_that_is_wanted(tmp_path: Path) -> None:
     for stops in (False, True):
         (tmp_path / str(stops)).mkdir()
-        line = Line(tmp_path / str(stops), DriftConfig(reference_frames=100, stops_line=stops))
-        line.run(120)
-        assert line.monitor.problem() == ""
-        line.run(40, sigma=1.5)
-        assert ("sharpness-low" in line.monitor.problem()) is stops
+        camera = MonitoredCamera(tmp_path / str(stops), DriftConfig(reference_frames=100, stops_line=stops))
+        camera.run(120)
+        assert camera.monitor.problem() == ""
+        camera.run(40, sigma=1.5)
+        assert ("sharpness-low" in camera.monitor.problem()) is stops
 
 
-def test_faults_say_nothing_of_the_parts_and_lost_frames_nothing_of_the_camera(line: Line) -> None:
-    line.monitor.observe(ResultRow(seq=0, part_id="p", verdict="fault"), None)
-    status = line.monitor.status()
+def test_faults_say_nothing_of_the_parts_and_lost_frames_nothing_of_the_camera(camera: MonitoredCamera) -> None:
+    camera.monitor.observe(ResultRow(seq=0, part_id="p", verdict="fault"), None)
+    status = camera.monitor.status()
     assert (status["frames_learned"], status["verdicts_learned"]) == (0, 0)
 
 
-def test_parts_that_the_model_is_unsure_of_are_counted_by_themselves(line: Line) -> None:
-    line.run(120)
+def test_parts_that_the_model_is_unsure_of_are_counted_by_themselves(camera: MonitoredCamera) -> None:
+    camera.run(120)
     for _ in range(60):
         row = ResultRow(seq=0, part_id="p", verdict="reject", unsure=True, bundle_sha256="b" * 64)
-        line.monitor.observe(row, None)
-    line.monitor.look()
-    assert [alarm.name for alarm in line.reports[-1].alarms] == ["unsure-high"]
+        camera.monitor.observe(row, None)
+    camera.monitor.look()
+    assert [alarm.name for alarm in camera.reports[-1].alarms] == ["unsure-high"]
 
 
 def test_stopping_the_line_needs_a_line_that_triggers() -> None:
@@ -148,12 +150,12 @@ def test_stopping_the_line_needs_a_line_that_triggers() -> None:
 
 
 def test_each_recipe_has_what_was_learned_of_its_product(tmp_path: Path) -> None:
-    line = Line(tmp_path)
-    line.run(120, recipe="sharp")
-    line.run(120, sigma=1.5, recipe="soft/matt")
-    assert line.monitor.status()["state"] == "watching"
-    assert not line.monitor.status()["alarm"]
-    again = Line(tmp_path)  # the next start
+    camera = MonitoredCamera(tmp_path)
+    camera.run(120, recipe="sharp")
+    camera.run(120, sigma=1.5, recipe="soft/matt")
+    assert camera.monitor.status()["state"] == "watching"
+    assert not camera.monitor.status()["alarm"]
+    again = MonitoredCamera(tmp_path)  # the next start
     again.run(60, recipe="sharp")
     assert (again.monitor.status()["state"], again.monitor.status()["alarm"]) == ("watching", False)
     again.run(60, recipe="soft/matt", sigma=1.5)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lineside_runtime.bundle import Bundle
-from tests.agent.bundles import make_bundle
-from tests.agent.line_io.agents import LineAgent
+from tests.worlds.agent import TriggeredAgent
+from tests.worlds.bundles import make_bundle
 
-StartLine = Callable[..., LineAgent]
+StartLine = Callable[..., TriggeredAgent]
 
 
 @pytest.fixture(scope="module")
@@ -22,10 +23,10 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 @pytest.fixture
 def start_line(tmp_path: Path, bundle: Bundle) -> Iterator[StartLine]:
     """Starts an agent with a ``[trigger]`` table and the given tables."""
-    agents: list[LineAgent] = []
+    agents: list[TriggeredAgent] = []
 
-    def make(tables: str, **settings: str) -> LineAgent:
-        agents.append(LineAgent(tmp_path, bundle, tables, **settings))
+    def make(tables: str, **settings: Any) -> TriggeredAgent:
+        agents.append(TriggeredAgent(tmp_path, bundle.path, tables, **settings))
         return agents[-1]
 
     yield make

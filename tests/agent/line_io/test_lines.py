@@ -24,6 +24,7 @@ from lineside_runtime.errors import ConfigError
 from tests.agent.line_io.conftest import StartLine
 from tests.peers.brokers import Mosquitto, find_mosquitto
 from tests.peers.waiting import wait_for
+from tests.worlds.agent import folder_camera
 
 
 class Text:
@@ -62,7 +63,7 @@ def test_text_triggers_parts_and_tells_levels_and_verdicts(start_line: StartLine
     wait_for(lambda: b"V 0 PASS A-17" in text.heard())
     text.say("T")
     text.say("\n")
-    wait_for(lambda: b"V 1 REJECT 1.png" in text.heard())
+    wait_for(lambda: b"V 1 REJECT 0001.png" in text.heard())
     assert b"S BUSY 0 0" in text.heard()
     assert "b'nonsense' means nothing here" in agent.log
 
@@ -129,7 +130,7 @@ def test_program_on_the_machine_triggers_and_gets_the_verdict(start_line: StartL
     told = json.loads(done.stdout)
     assert (done.returncode, told["part_id"], told["verdict"], told["number"]) == (0, "A-1", "pass", 0)
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout.split()[:2]) == (1, ["reject", "1.png"])
+    assert (done.returncode, done.stdout.split()[:2]) == (1, ["reject", "0001.png"])
     with socket.socket(socket.AF_UNIX) as line:
         line.connect(str(agent.state / "line.sock"))
         line.sendall(b'{"do": "fly"}\n{"do": "reset"}\n')
@@ -181,8 +182,8 @@ def test_plugin_that_is_none_is_an_error_of_the_configuration(name: str, options
 
 
 def test_watching_judges_the_latest_frame_and_counts_the_rest(start_line: StartLine) -> None:
-    camera = 'type = "folder"\npath = "frames"\nloop = true\nframes = 60\nrate_hz = 1000'
-    agent = start_line("", trigger='mode = "watch"', camera=camera)
+    camera = folder_camera(loop=True, frames=60, rate_hz=1000)
+    agent = start_line("", trigger={"mode": "watch"}, camera=camera)
     wait_for(lambda: agent.status.get("source_finished"), 60.0, what="the end of the source")
     status = agent.status
     assert status["line"] is None

@@ -53,7 +53,7 @@ def test_coil_triggers_and_bits_tell_the_verdict(start_line: StartLine) -> None:
     assert poll.run(DISCRETE, 0, count=7) == [1, 0, 0, 0, 0, 0, 0]
     for part, passed in enumerate((1, 0, 1)):
         poll.run(COIL, 0, 1)
-        wait_for(lambda part=part: agent.line["answered"] == part + 1)
+        wait_for(lambda: agent.line["answered"] == part + 1)  # noqa: B023
         assert poll.run(DISCRETE, 0, count=4) == [1, 0, 1, passed]
         assert poll.run(INPUT, 4, count=4) == [0, part, 0, 1 if passed else 2]
         poll.run(COIL, 0, 0)
@@ -88,7 +88,12 @@ def test_heartbeat_counts_and_any_unit_is_answered_over_tcp(start_line: StartLin
     agent.wait_ready()
     poll = Poll(port)
     seen = {poll.run(INPUT, 1)[0]}
-    wait_for(lambda: seen.add(poll.run(INPUT, 1)[0]) or len(seen) > 2)
+
+    def beats() -> bool:
+        seen.add(poll.run(INPUT, 1)[0])
+        return len(seen) > 2
+
+    wait_for(beats)
     poll.unit = 255
     assert poll.run("3", 0) == [1]
 

@@ -22,6 +22,7 @@ from tests.agent.line_io.test_mbpoll import DISCRETE, HOLDING, INPUT, Poll
 from tests.agent.line_io.test_modbus_client import plc_server
 from tests.peers.brokers import Mosquitto, find_mosquitto
 from tests.peers.waiting import free_port, wait_for
+from tests.worlds.agent import folder_camera
 
 RECIPES = """
 [[recipe]]
@@ -151,8 +152,7 @@ def test_command_changes_over_lists_and_refuses_and_a_restart_keeps_it(start_lin
 
 
 def test_line_without_triggers_changes_over_by_its_socket(start_line: StartLine) -> None:
-    camera = 'type = "folder"\npath = "frames"\nloop = true\nrate_hz = 20'
-    agent = start_line(RECIPES, trigger='mode = "watch"', camera=camera)
+    agent = start_line(RECIPES, trigger={"mode": "watch"}, camera=folder_camera(loop=True, rate_hz=20))
     wait_for(lambda: agent.status.get("rejected"), 60.0, what="a bright frame")
     with pytest.raises(RequestError, match=r"no \[trigger\] table"):
         ask(agent.state, Request("trigger"))

@@ -13,11 +13,12 @@ import pytest
 
 from lineside_agent.config import SerialOutput as SerialConfig
 from lineside_agent.line_io import LineOutput, Signal, open_output
+from lineside_agent.line_io.events import Verdict
 from lineside_agent.line_io.serial_ import line_of
 from tests.peers.waiting import wait_for
 
 
-class Line:
+class SerialPeer:
     """The line's end of the pair; ``path`` is where the agent finds its own, also after a new pair is made."""
 
     def __init__(self, path: Path) -> None:
@@ -43,25 +44,25 @@ class Line:
 
 
 @pytest.fixture
-def line(tmp_path: Path) -> Iterator[Line]:
-    made = Line(tmp_path / "ttyLINE")
+def peer(tmp_path: Path) -> Iterator[SerialPeer]:
+    made = SerialPeer(tmp_path / "ttyLINE")
     yield made
     made.unplug()
 
 
 @pytest.fixture
-def output(line: Line) -> Iterator[LineOutput]:
-    made = open_output(SerialConfig(port=str(line.path), timeout_s=0.2))
+def output(peer: SerialPeer) -> Iterator[LineOutput]:
+    made = open_output(SerialConfig(port=str(peer.path), timeout_s=0.2))
     yield made
     made.close()
 
 
-def test_line_hears_each_verdict_in_order(line: Line, output: LineOutput) -> None:
-    verdicts = ("pass", "reject", "fault")
+def test_line_hears_each_verdict_in_order(peer: SerialPeer, output: LineOutput) -> None:
+    verdicts: tuple[Verdict, ...] = ("pass", "reject", "fault")
     for sequence, verdict in enumerate(verdicts):
         assert output.signal(Signal(sequence, f"part-{sequence}", verdict))
-    wait_for(lambda: len(line.heard()) == 3)
-    assert line.heard() == [b"V 0 PASS part-0", b"V 1 REJECT part-1", b"V 2 FAULT part-2"]
+    wait_for(lambda: len(peer.heard()) == 3)
+    assert peer.heard() == [b"V 0 PASS part-0", b"V 1 REJECT part-1", b"V 2 FAULT part-2"]
     assert (output.sent, output.missed) == (3, 0)
 
 
@@ -76,15 +77,15 @@ def test_port_that_is_not_there_is_counted_and_tried_once(tmp_path: Path, caplog
     assert len([record for record in caplog.records if "tried again" in record.message]) == 1
 
 
-def test_lost_port_is_opened_again(line: Line, output: LineOutput) -> None:
+def test_lost_port_is_opened_again(peer: SerialPeer, output: LineOutput) -> None:
     assert output.signal(Signal(0, "p", "pass"))
-    line.unplug()
+    peer.unplug()
     wait_for(lambda: not output.signal(Signal(1, "p", "pass")))
-    line.plug_in()
+    peer.plug_in()
     wait_for(lambda: output.signal(Signal(2, "p", "reject")))
-    wait_for(lambda: b"V 2 REJECT p" in line.heard())
+    wait_for(lambda: b"V 2 REJECT p" in peer.heard())
     assert output.missed >= 1
-    assert line.heard()[0] == b"", "what the loss has torn is ended, or the next line would be glued to it"
+    assert peer.heard()[0] == b"", "what the loss has torn is ended, or the next line would be glued to it"
 
 
 def test_line_that_reads_nothing_is_given_up(output: LineOutput) -> None:

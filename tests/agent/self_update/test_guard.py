@@ -251,7 +251,9 @@ class Disk:
     """The guard's files as values; each change is a step that a kill can come before."""
 
     def __init__(self) -> None:
-        self.current, self.trial, self.verdict = "a", None, None  # type: ignore[var-annotated]
+        self.current: guard.AgentSlot = "a"
+        self.trial: guard.Trial | None = None
+        self.verdict: object = None
         self.good = "a"
         self.clock = NOW
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,11 +13,11 @@ from lineside_agent.self_update.payload import Payload
 from lineside_agent.service.install import fill_slot
 from lineside_hub.listing import DeviceSummary, list_devices
 from lineside_hub.push import push_agent
-from tests.agent.bundles import make_bundle
 from tests.agent.self_update.wheels import BASE_PYTHON, make_payload, tree_files, tree_wheel
-from tests.fault.plant import GROUP, Site
 from tests.peers.supervisor import Supervisor
 from tests.peers.waiting import wait_for
+from tests.worlds.bundles import make_bundle
+from tests.worlds.site import GROUP, Site
 
 TIMEOUT_S = 180.0
 
@@ -25,24 +26,22 @@ class SlotSite(Site):
     """A site whose agent runs from slots."""
 
     def __init__(self, folder: Path, *, frames: int, rate_hz: float) -> None:
-        super().__init__(folder, frames=frames, rate_hz=rate_hz)
-        with (folder / "agent.toml").open("a") as file:
-            file.write("\n[update]\nhealthy_s = 1.0\ndeadline_s = 120.0\n")
+        update = {"healthy_s": 1.0, "deadline_s": 120.0}
+        super().__init__(folder, frames=frames, rate_hz=rate_hz, update=update)
         self.home = Home(folder / "opt")
 
     def make(self, version: str, changes: dict[str, bytes] | None = None) -> Payload:
         return make_payload(self.folder / f"payload-{version}", tree_wheel(self.folder / "w", version, changes))
 
     def device(self) -> DeviceSummary:
-        return next(
-            iter(list_devices(self.hub_folder)), DeviceSummary(**dict.fromkeys(_TEXTS, ""), up=False, results=0)
-        )
+        unknown: dict[str, Any] = dict.fromkeys(_TEXTS, "")
+        return next(iter(list_devices(self.hub_folder)), DeviceSummary(**unknown, up=False, results=0))
 
     def wait_agent(self, version: str, state: str) -> None:
         wait_for(
             lambda: (self.device().agent, self.device().agent_state) == (version, state),
             TIMEOUT_S,
-            what=f"{version} {state}: {self.device()}\n{self.log('agent')[-6000:]}",
+            what=f"{version} {state}: {self.device()}\n{self.agent.log[-6000:]}",
         )
 
 
@@ -52,7 +51,6 @@ _TEXTS = ("name", "group", "board", "state", "installed", "wanted", "error")
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[SlotSite]:
     site = SlotSite(tmp_path, frames=60, rate_hz=5.0)
-    (tmp_path / "agent.log").touch()
     yield site
     site.end()
 
@@ -61,11 +59,11 @@ def site(tmp_path: Path) -> Iterator[SlotSite]:
 def test_agent_updates_itself_and_comes_back_from_a_bad_one(site: SlotSite) -> None:
     fill_slot(site.home.folder, site.make("1.0.0"), python=BASE_PYTHON, keep_wheels=True)
     site.broker.start()
-    site.start_hub()
+    site.hub.start()
     site.push(make_bundle(site.folder / "bundle"))
     arguments = ["agent", "run", "--config", str(site.folder / "agent.toml")]
     with Supervisor(site.home.folder, arguments, log=site.folder / "agent.log") as systemd:
-        wait_for(lambda: site.device().installed == "bright-spots@1.0.0", TIMEOUT_S, what=site.log("agent"))
+        wait_for(lambda: site.device().installed == "bright-spots@1.0.0", TIMEOUT_S, what=site.agent.log)
         wait_for(lambda: systemd.readies == 1, TIMEOUT_S)  # a first frame was judged
 
         push_agent(site.hub_folder, site.make("2.0.0").path, group=GROUP)
@@ -81,13 +79,13 @@ def test_agent_updates_itself_and_comes_back_from_a_bad_one(site: SlotSite) -> N
             site.make("3.0.0", {"lineside_agent/store.py": b"import nothing_like_it\n"}).path,
             group=GROUP,
         )
-        wait_for(lambda: "can't work here" in site.device().agent_error, TIMEOUT_S, what=site.log("agent")[-3000:])
+        wait_for(lambda: "can't work here" in site.device().agent_error, TIMEOUT_S, what=site.agent.log[-3000:])
         assert (site.device().agent_state, systemd.starts) == ("failed", starts)
 
         # It looks well and dies at work: only the guard can take that back.
         deadly = tree_files()["lineside_agent/daemon.py"] + b"\n\ndef run(*_, **__):\n    raise SystemExit(3)\n"
         push_agent(site.hub_folder, site.make("4.0.0", {"lineside_agent/daemon.py": deadly}).path, group=GROUP)
-        wait_for(lambda: "taken back" in site.device().agent_error, TIMEOUT_S, what=site.log("agent")[-3000:])
+        wait_for(lambda: "taken back" in site.device().agent_error, TIMEOUT_S, what=site.agent.log[-3000:])
         site.wait_agent("2.0.0", "rolled_back")
         assert systemd.results.count("exit-code") == 3
         assert site.home.current() == "b"

@@ -185,7 +185,8 @@ class Device:
 
     def __init__(self) -> None:
         self.holds: dict[str, BundleRef | None] = {"a": ref(1), "b": None}
-        self.current, self.trial = "a", None  # type: ignore[var-annotated]
+        self.current: str = "a"
+        self.trial: Trial | None = None
         self.verdict = ("", "")
         self.clock = Clock("boot-0", 0.0)
         self.machine = SelfMachine()

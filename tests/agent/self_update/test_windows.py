@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from lineside_agent.config import UpdateConfig
+from lineside_agent.rim import ShouldStop
 from lineside_agent.self_update.guard import AgentSlot, Home
 from lineside_agent.self_update.machine import SelfMachine
 from lineside_agent.self_update.payload import Payload
 from lineside_agent.self_update.slots import AgentSlots
 from lineside_agent.self_update.updater import SelfUpdater
-from lineside_agent.updater import ShouldStop
 from lineside_agent.wishes import Wished
 from lineside_link.messages import BundleRef, Desired
 from tests.agent.self_update.wheels import make_payload, write_wheel

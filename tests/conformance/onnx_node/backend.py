@@ -92,7 +92,7 @@ def bare_ort(model: onnx.ModelProto) -> Callable[[Sequence[Any]], Sequence[Any]]
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     names = [value.name for value in given_inputs(model)]
-    return lambda inputs: session.run(None, dict(zip(names, inputs, strict=True)))  # type: ignore[no-any-return]
+    return lambda inputs: session.run(None, dict(zip(names, inputs, strict=True)))
 
 
 def bare_openvino(model: onnx.ModelProto) -> Callable[[Sequence[Any]], Sequence[Any]]:

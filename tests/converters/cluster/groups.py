@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from torch.multiprocessing.spawn import spawn
 
 from tests.peers.waiting import free_port
 
@@ -21,7 +21,7 @@ def together(work: Callable[..., Any], *arguments: Any, world: int = 2) -> list[
     """Runs a module-level function in processes of one gloo group, and returns what each returned, by rank."""
     with tempfile.TemporaryDirectory() as scratch:
         port = free_port()
-        mp.spawn(functools.partial(_run, work, arguments, world, port, scratch), nprocs=world, join=True)
+        spawn(functools.partial(_run, work, arguments, world, port, scratch), nprocs=world, join=True)
         return [torch.load(Path(scratch) / str(rank), weights_only=False) for rank in range(world)]
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="the train extra is not installed")
+pytest.importorskip("torch", reason="the train extra is not installed")
 
-from lineside_converters.training.cluster.choosing import choose, last_share_of  # noqa: E402
-from lineside_converters.training.cluster.cost import Exchanged, Figures, report  # noqa: E402
-from lineside_converters.training.cluster.layouts import layout_for  # noqa: E402
+import torch
+
+from lineside_converters.training.cluster.choosing import Choice, choose, last_share_of
+from lineside_converters.training.cluster.cost import Exchanged, Figures, report
+from lineside_converters.training.cluster.layouts import layout_for
 
 ALL = ("fp32", "bf16", "int8", "low-rank")
 
 
-def choice(alone_s: tuple[float, ...], equal: tuple[str, ...] = ALL, last_share: float = 0.3):
+def choice(alone_s: tuple[float, ...], equal: tuple[str, ...] = ALL, last_share: float = 0.3) -> Choice:
     by_name = dict(zip(ALL, alone_s, strict=True))
     return choose(by_name, compute_s=0.5, backward_s=0.3, last_share=last_share, equal=equal)
 

@@ -6,15 +6,16 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="the train extra is not installed")
+pytest.importorskip("torch", reason="the train extra is not installed")
 
-import torch.distributed as dist  # noqa: E402
+import torch
+import torch.distributed as dist
 
-from lineside_converters.training.cluster.exchange import Exchange  # noqa: E402
-from lineside_converters.training.cluster.gradients import SCHEMES  # noqa: E402
-from lineside_converters.training.cluster.gradients.int8 import pack, unpack  # noqa: E402
-from lineside_converters.training.cluster.gradients.scheme import Bundled  # noqa: E402
-from tests.converters.cluster.groups import together  # noqa: E402
+from lineside_converters.training.cluster.exchange import Exchange
+from lineside_converters.training.cluster.gradients import SCHEMES
+from lineside_converters.training.cluster.gradients.int8 import pack, unpack
+from lineside_converters.training.cluster.gradients.scheme import Bundled
+from tests.converters.cluster.groups import together
 
 pytestmark = pytest.mark.torch
 

@@ -10,19 +10,20 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="the train extra is not installed")
+pytest.importorskip("torch", reason="the train extra is not installed")
 
-from torch import nn  # noqa: E402
-from torch.nn import functional as F  # noqa: E402
-from torch.optim.swa_utils import AveragedModel  # noqa: E402
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel
 
-from lineside_converters.training import checkpoint  # noqa: E402
-from lineside_converters.training.cluster.workers import Together, Workers  # noqa: E402
-from lineside_converters.training.config import TrainProgress  # noqa: E402
-from lineside_converters.training.loop import Plan, fit, parameter_groups, start  # noqa: E402
-from lineside_converters.training.strategy import ALONE, Strategy  # noqa: E402
-from lineside_runtime.errors import TrainingError  # noqa: E402
-from tests.converters.cluster.groups import together  # noqa: E402
+from lineside_converters.training import checkpoint
+from lineside_converters.training.cluster.workers import Together, Workers
+from lineside_converters.training.config import TrainProgress
+from lineside_converters.training.loop import Plan, fit, parameter_groups, start
+from lineside_converters.training.strategy import ALONE, Strategy
+from lineside_runtime.errors import TrainingError
+from tests.converters.cluster.groups import together
 
 pytestmark = pytest.mark.torch
 
@@ -83,9 +84,9 @@ def workers(out: Path, layout: str, scheme: str) -> Workers:
     return Workers(how, torch.device("cpu"), out, lambda *_: None)
 
 
-def work(folders: list[str]) -> dict[str, Any]:
+def work(folders: list[str]) -> dict[Any, Any]:
     """Trains every case whole, and again in two parts; each worker has a folder, as on machines of their own."""
-    found: dict[str, Any] = {}
+    found: dict[Any, Any] = {}
     for number, (layout, scheme) in enumerate(CASES):
         whole, halves = (Path(tempfile.mkdtemp(dir=folders[number])) for _ in range(2))
         found[layout, scheme] = train(workers(whole, layout, scheme), whole)
@@ -117,7 +118,7 @@ def _share_checkpoint(out: Path, folder: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[Any, Any]]:
     folders = [str(tmp_path_factory.mktemp("case")) for _ in CASES]
     return together(work, folders)
 
@@ -132,7 +133,9 @@ def apart(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> flo
 
 
 @pytest.mark.parametrize(("layout", "scheme"), CASES)
-def test_workers_learn_what_one_process_learns(ranks, alone, layout: str, scheme: str) -> None:
+def test_workers_learn_what_one_process_learns(
+    ranks: list[dict[Any, Any]], alone: dict[str, Any], layout: str, scheme: str
+) -> None:
     found, begun = ranks[0][layout, scheme], network().state_dict()
     moved = apart(alone["model"], begun)
     tolerance = 2e-2 if scheme == "fp32" else 2.0  # Adam turns any gradient that is nearly none into a whole step
@@ -142,7 +145,7 @@ def test_workers_learn_what_one_process_learns(ranks, alone, layout: str, scheme
 
 
 @pytest.mark.parametrize(("layout", "scheme"), CASES)
-def test_workers_have_the_same_weights_and_figures(ranks, layout: str, scheme: str) -> None:
+def test_workers_have_the_same_weights_and_figures(ranks: list[dict[Any, Any]], layout: str, scheme: str) -> None:
     ours, theirs = (rank[layout, scheme] for rank in ranks)
     if layout == "ddp":
         assert all(torch.equal(ours["model"][name], theirs["model"][name]) for name in ours["model"])
@@ -151,7 +154,9 @@ def test_workers_have_the_same_weights_and_figures(ranks, layout: str, scheme: s
 
 
 @pytest.mark.parametrize(("layout", "scheme"), CASES)
-def test_a_run_in_two_parts_ends_in_the_same_bits_with_what_compression_kept(ranks, layout: str, scheme: str) -> None:
+def test_a_run_in_two_parts_ends_in_the_same_bits_with_what_compression_kept(
+    ranks: list[dict[Any, Any]], layout: str, scheme: str
+) -> None:
     whole, halves = ranks[0][layout, scheme], ranks[0][layout, scheme, "halves"]
     if (layout, scheme) == ("ddp", "int8"):  # DDP bundles otherwise in its first step, so that other blocks are rounded
         assert halves["losses"][-1]["loss"] == pytest.approx(whole["losses"][-1]["loss"], rel=0.05)
@@ -160,17 +165,19 @@ def test_a_run_in_two_parts_ends_in_the_same_bits_with_what_compression_kept(ran
     assert whole["losses"] == halves["losses"]
 
 
-def test_unequal_parts_of_a_batch_weigh_by_their_samples(ranks, alone) -> None:
+def test_unequal_parts_of_a_batch_weigh_by_their_samples(ranks: list[dict[Any, Any]], alone: dict[str, Any]) -> None:
     begun = network().state_dict()
     assert apart(ranks[0]["uneven"]["model"], alone["model"]) < 1e-2 * apart(alone["model"], begun)
 
 
-def test_a_checkpoint_of_sharded_workers_is_one_that_a_process_alone_goes_on_from(ranks, tmp_path: Path, alone) -> None:
+def test_a_checkpoint_of_sharded_workers_is_one_that_a_process_alone_goes_on_from(
+    ranks: list[dict[Any, Any]], alone: dict[str, Any]
+) -> None:
     best = ranks[0]["fsdp", "fp32"]["best"]
     model = network()
     model.load_state_dict(best)
     assert apart(best, alone["best"]) < 2e-2 * apart(alone["best"], network().state_dict())
 
 
-def test_low_rank_has_no_form_for_sharded_parameters(ranks) -> None:
+def test_low_rank_has_no_form_for_sharded_parameters(ranks: list[dict[Any, Any]]) -> None:
     assert "gradients of sharded parameters don't travel so" in ranks[0]["refused"]

@@ -116,7 +116,7 @@ def test_with_reviews_there_is_a_band_and_its_parts_are_unsure(bundle: Bundle, d
     assert all(0 < (each.unsure_from or 0) < each.threshold for each in bands)
     rules = Rules(
         thresholds={each.type: each.threshold for each in found.types},
-        unsure_from={each.type: each.unsure_from for each in bands},
+        unsure_from={each.type: each.unsure_from for each in bands if each.unsure_from is not None},
     )
     with Session(bundle) as session:
         verdicts = Inspector(session, rules=rules).inspect_batch(list(frames(sorted(good.iterdir()))))

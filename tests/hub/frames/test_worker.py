@@ -119,8 +119,8 @@ class Hub:
 
 
 def head_of(seq: int, data: bytes, **changes: Any) -> FramePiece:
-    fields = {"epoch": "e", "seq": seq, "sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} | changes
-    return FramePiece(**fields)
+    fields: dict[str, Any] = {"epoch": "e", "seq": seq, "sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+    return FramePiece(**(fields | changes))
 
 
 @pytest.fixture

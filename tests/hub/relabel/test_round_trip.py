@@ -189,7 +189,9 @@ def test_frames_of_one_group_stay_in_one_fold_and_where_they_are(
     train = {sample.path.name for sample in load_dataset(tmp_path / "set", "train").samples}
     assert train == {name for name, entry in first.items() if entry.startswith("train")}
     rows, images = judged
-    other = [np.flipud(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)) for data in images]
+    decoded = (cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) for data in images)
+    other = [np.flipud(image) for image in decoded if image is not None]
+    assert len(other) == len(images)
     add(hub, rows, [bytes(cv2.imencode(".png", image)[1].tobytes()) for image in other], device="cam-2")
     send_out(hub, tmp_path / "more", device="cam-2")
     take_in(tmp_path / "more", tmp_path / "set")

@@ -28,7 +28,7 @@ def entry(size: int = 100, fill: int = 0) -> Entry:
 SIZE = entry().size_bytes
 
 
-def level(entries: float, *, ttl_s: float | None = None, clock: Clock | None = None) -> MemoryLevel:
+def level(entries: float, *, ttl_s: float | None = None, clock: Clock | None = None) -> MemoryLevel[Entry]:
     return MemoryLevel(int(entries * SIZE), ttl_s=ttl_s, clock_s=clock or Clock())
 
 
@@ -44,7 +44,7 @@ def test_the_least_recently_used_goes_first() -> None:
 
 @pytest.mark.parametrize(("budget", "kept"), [(SIZE * 2 - 1, 1), (SIZE * 2, 2), (SIZE * 2 + 1, 2)])
 def test_the_budget_is_exact_to_the_byte(budget: int, kept: int) -> None:
-    memory = MemoryLevel(budget, ttl_s=None, clock_s=Clock())
+    memory: MemoryLevel[Entry] = MemoryLevel(budget, ttl_s=None, clock_s=Clock())
     for key in (b"a", b"b"):
         memory.put(key, entry())
     assert (memory.stats.entries, memory.stats.used_bytes) == (kept, kept * SIZE)

@@ -352,7 +352,7 @@ def test_a_submitted_call_ends_even_if_its_answer_can_not_be_copied(
     numpy_engine: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class NoRoom(np.ndarray):
-        def tobytes(self, order: str = "C") -> bytes:
+        def tobytes(self, order: object = "C") -> bytes:
             raise MemoryError
 
     run = numpy_engine.NumpyExecutable._run

@@ -8,10 +8,10 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 from lineside_runtime.bundle import Bundle
-from lineside_runtime.tensors import TensorSpec
+from lineside_runtime.tensors import DType, TensorSpec
 from tests.runtime.onnx_models import FLOAT, INT64, graph, make_bundle
 
-_ONNX = {
+_ONNX: dict[DType, int] = {
     "float32": TensorProto.FLOAT,
     "float16": TensorProto.FLOAT16,
     "uint8": TensorProto.UINT8,
@@ -37,7 +37,7 @@ def echo(folder: Path) -> Bundle:
         [(f"in_{dtype}", _ONNX[dtype], ["n", 3]) for dtype in DTYPES],
         [(f"out_{dtype}", _ONNX[dtype], ["n", 3]) for dtype in DTYPES],
     )
-    specs = tuple(tuple(TensorSpec(name=f"{way}_{d}", shape=(-1, 3), dtype=d) for d in DTYPES) for way in ("in", "out"))  # type: ignore[arg-type]
+    specs = tuple(tuple(TensorSpec(name=f"{way}_{d}", shape=(-1, 3), dtype=d) for d in DTYPES) for way in ("in", "out"))
     return make_bundle(folder, model, (specs[0], specs[1]), name="echo", version="3")
 
 

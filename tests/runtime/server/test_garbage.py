@@ -377,8 +377,8 @@ def test_clients_that_dawdle_are_cut_off(bundles: Path, tmp_path: Path) -> None:
         with server.socket() as deaf:  # asks for 40 MB and reads none of it
             value = {"inputs": [{"name": "count", "shape": [1], "datatype": "INT64", "data": [10_000_000]}]}
             text = json.dumps({**value, "parameters": {"binary_data_output": True}}).encode()
-            head = f"POST /v2/models/large/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(text)}\r\n\r\n"
-            deaf.sendall(head.encode() + text)
+            ask = f"POST /v2/models/large/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(text)}\r\n\r\n"
+            deaf.sendall(ask.encode() + text)
             connections = f"/proc/{server.process.pid}/fd"
             with_it = sum(1 for _ in Path(connections).iterdir())
 

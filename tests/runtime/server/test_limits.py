@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -10,14 +11,15 @@ from lineside_runtime.server.limits import Budget, Gate, Limits
 
 
 def test_values_that_make_no_sense_are_refused() -> None:
-    for wrong in (
+    wrong_values: tuple[dict[str, Any], ...] = (
         {"workers": 0},
         {"max_body_bytes": -1},
         {"request_timeout_s": 0.0},
         {"workers": 5, "max_in_flight": 4},
-    ):
+    )
+    for wrong in wrong_values:
         with pytest.raises(ConfigError):
-            Limits(**wrong)  # type: ignore[arg-type]
+            Limits(**wrong)
     assert Limits().workers >= 1
 
 

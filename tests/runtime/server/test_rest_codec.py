@@ -29,7 +29,7 @@ def request(*outputs: dict[str, Any], **parameters: Any) -> tuple[bytes, str]:
 
 
 def answer(parsed: Any, **outputs: np.ndarray[Any, Any]) -> InferAnswer:
-    prediction = Prediction(outputs, "npu:0", "ort/cpu:0", True, 1.0, "test@1")  # type: ignore[arg-type]
+    prediction = Prediction(outputs, "npu:0", "ort/cpu:0", True, 1.0, "test@1")
     return InferAnswer(parsed.request, "1", prediction, tuple(outputs))
 
 

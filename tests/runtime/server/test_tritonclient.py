@@ -17,6 +17,7 @@ import tritonclient.http as triton_http
 import tritonclient.http.aio as triton_http_aio
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
+from lineside_runtime.tensors import DType
 from tests.peers import wait_for
 from tests.runtime.server.models import DTYPES
 from tests.runtime.server.serving import Serving
@@ -46,13 +47,13 @@ def collected() -> Iterator[None]:
     gc.collect()
 
 
-def tensor(module: Any, name: str, array: np.ndarray[Any, Any], datatype: str = "", **options: bool) -> Any:
+def tensor(module: Any, name: str, array: np.ndarray[Any, Any], datatype: str = "", **options: Any) -> Any:
     given = module.InferInput(name, list(array.shape), datatype or np_to_triton_dtype(array.dtype))
     given.set_data_from_numpy(array, **options)
     return given
 
 
-def echo_inputs(module: Any, rows: int = 2, **options: bool) -> tuple[dict[str, np.ndarray[Any, Any]], list[Any]]:
+def echo_inputs(module: Any, rows: int = 2, **options: Any) -> tuple[dict[DType, np.ndarray[Any, Any]], list[Any]]:
     arrays = {dtype: (np.arange(rows * 3).reshape(rows, 3) - 2).astype(dtype) for dtype in DTYPES}
     return arrays, [tensor(module, f"in_{dtype}", array, **options) for dtype, array in arrays.items()]
 
@@ -221,12 +222,17 @@ def test_a_deadline_ends_a_call_that_waits(client: Client) -> None:
     inputs = [tensor(module, "n", np.array([1500], np.int64))]
     with ThreadPoolExecutor(4) as others:
         work = asking.infer if module is triton_grpc else None
-        running = [
+        running: list[Any] = [
             others.submit(work, "busy", inputs) if work else asking.async_infer("busy", inputs) for _ in range(2)
         ]
         brief = [tensor(module, "n", np.array([0], np.int64))]
         late: list[InferenceServerException] = []
-        wait_for(lambda: late.extend(errors(asking.infer, "busy", brief, timeout=20_000)) or late)
+
+        def refused_late() -> bool:
+            late.extend(errors(asking.infer, "busy", brief, timeout=20_000))
+            return bool(late)
+
+        wait_for(refused_late)
         assert late[0].status() in ("504", "StatusCode.DEADLINE_EXCEEDED")
         assert "[1008]" in late[0].message()
         for one in running:

@@ -1,11 +1,13 @@
-"""Small real bundles: a bright area of the frame is a defect.
+"""Small bundles: one whose model finds bright areas, and one of bytes that no engine runs.
 
-The graph has the detector's outputs (class logits and box distributions at strides 8, 16 and 32). A cell's logit is
-``gain * (mean of its pixels - 0.5)``, so what it finds is known beforehand and another ``gain`` is another model.
+The graph of the first has the detector's outputs (class logits and box distributions at strides 8, 16 and 32). A cell's
+logit is ``gain * (mean of its pixels - 0.5)``, so its detections are known beforehand, and another ``gain`` is another
+model.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +79,42 @@ def make_bundle(
     with Session(bundle) as session:
         made = record(session, folder, Frame(image=bright()))
     return write_manifest(folder, _manifest(version, made, has_fast=bool(burden)))
+
+
+def make_opaque_bundle(
+    folder: Path,
+    files: Mapping[str, bytes] | None = None,
+    *,
+    name: str = "surface",
+    version: str = "1.0.0",
+    model: bytes = b"model",
+) -> Bundle:
+    """Writes a bundle for those who never look into its model: hub, repository and link.
+
+    Args:
+        folder: Made here.
+        files: Content of more files, by path.
+        name: Of the bundle.
+        version: Of the bundle.
+        model: Content of ``onnx-int8/model.onnx``.
+    """
+    for relative, data in {"onnx-int8/model.onnx": model, "labels.json": b'["scratch"]', **(files or {})}.items():
+        path = folder / relative
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    spec = TensorSpec(name="image", shape=(-1, 1, 224, 224), layout="NCHW")
+    manifest = Manifest(
+        name=name,
+        version=version,
+        created_at="2026-11-24T00:00:00Z",
+        labels=("scratch",),
+        inputs=(spec,),
+        outputs=(spec,),
+        preprocess=Preprocess(input="image", colour="grey"),
+        postprocess=Postprocess(name="dfl_anchor_free"),
+        variants=(Variant(name="onnx-int8", format="onnx", file="onnx-int8/model.onnx", level=1, precision="int8"),),
+    )
+    return write_manifest(folder, manifest)
 
 
 def break_golden(bundle: Bundle) -> Bundle:

@@ -1,0 +1,44 @@
+"""Devices that are rows of a hub's database, without processes or a broker."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lineside_hub.database import Database
+from lineside_hub.fleet import Fleet
+from lineside_hub.rollouts import Rollouts
+from lineside_link.messages import Desired, Reported, Up
+
+
+class RecordedFleet:
+    """The devices of one group, and the rollouts that move them. Subclasses say how a device answers.
+
+    Args:
+        folder: The hub's.
+        group: Of all devices.
+        devices: How many; they are ``cam-0`` and so on.
+        born: Whether their births are written; not if an earlier fleet in the folder has done it.
+    """
+
+    def __init__(self, folder: Path, *, group: str = "line-a", devices: int = 3, born: bool = True) -> None:
+        self.folder = folder
+        self.group = group
+        self.names = [f"cam-{number}" for number in range(devices)]
+        self.database = Database.open(folder)
+        self.rollouts = Rollouts(self.database)
+        with self.database.transaction():
+            for name in self.names if born else ():
+                Fleet(self.database).write_up(Up(device=name, up=True, boot_id="b", group=group))
+
+    def desired(self, name: str) -> Desired | None:
+        """Returns what counts for a device: its own desired state, or its group's."""
+        own = self.database.wish(f"d/{name}")
+        return own if own is not None and not own.withdrawn else self.database.wish(f"g/{self.group}")
+
+    def report(self, reported: Reported) -> None:
+        """Has a device report."""
+        with self.database.transaction():
+            Fleet(self.database).write_reported(reported)
+
+    def close(self) -> None:
+        self.database.close()

@@ -1,0 +1,101 @@
+"""A broker with mutual TLS and a hub, made and run by the commands that an integrator gives."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lineside_hub.identity import enrolled_devices
+from lineside_link.config import LinkConfig
+from tests.peers.brokers import find_mosquitto
+from tests.peers.waiting import free_port, wait_for
+from tests.worlds.processes import ChildProcess
+
+
+def lineside(*arguments: str | Path) -> str:
+    """Runs a command as a user does; returns what it printed."""
+    done = subprocess.run([sys.executable, "-m", "lineside", *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == 0, f"lineside {arguments}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+class SecureSite:
+    """Nothing is started.
+
+    Args:
+        folder: For its files; what is there of an earlier site goes on.
+        groups: Of the hub's repository.
+        hosts: Names and addresses of the broker in its certificate.
+        name: Of the site.
+    """
+
+    def __init__(
+        self, folder: Path, *, groups: Sequence[str], hosts: Sequence[str] = ("127.0.0.1",), name: str = "plant-1"
+    ) -> None:
+        self.folder = folder / "hub"
+        self.name = name
+        config = self.folder / "hub.toml"
+        if config.exists():
+            url = re.search(r'url = "mqtts://[^:]+:(\d+)"', config.read_text())
+            assert url, "the hub of an earlier site has no broker"
+            self.port = int(url[1])
+        else:
+            self.port = free_port()
+            lineside("hub", "init", self.folder, "--site", name, *_each("--group", groups))
+            lineside("hub", "secure", "--hub", self.folder, *_each("--host", hosts), "--port", str(self.port))
+        mosquitto = [find_mosquitto(), "-c", str(self.identity / "mosquitto.conf")]
+        self.broker = ChildProcess(mosquitto, folder / "broker.log")
+        run = [sys.executable, "-m", "lineside", "hub", "run", "--config", str(config)]
+        self.hub = ChildProcess(run, folder / "hub.log")
+
+    @property
+    def identity(self) -> Path:
+        """Folder of the certificates, and of the broker's configuration."""
+        return self.folder / "identity"
+
+    def start_broker(self) -> None:
+        self.broker.start()
+        wait_for(self._listens, what="mosquitto")  # before, SIGHUP would end it
+
+    def start_hub(self) -> None:
+        """Starts the hub, and has the broker read who is enrolled."""
+        self.let_in()
+        self.hub.start()
+
+    def let_in(self) -> None:
+        """Has the broker read who is enrolled."""
+        self.broker.signal(signal.SIGHUP)
+
+    def enrolled(self, device: str) -> bool:
+        """Whether the broker would let a device in, if it read its list again."""
+        listed = f"user {device}\n" in (self.identity / "mosquitto.acl").read_text()
+        return listed and device in enrolled_devices(self.identity)
+
+    def link(self, name: str) -> LinkConfig:
+        """Returns the configuration of a client whose certificate was issued here, such as an enrolled device."""
+        issued = self.identity / "issued" / name
+        return LinkConfig(
+            f"mqtts://127.0.0.1:{self.port}",
+            self.name,
+            ca=str(issued / "ca.pem"),
+            certificate=str(issued / "cert.pem"),
+            key=str(issued / "key.pem"),
+        )
+
+    def stop(self) -> None:
+        """Ends both."""
+        self.hub.stop()
+        self.broker.stop()
+
+    def _listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+
+def _each(option: str, values: Sequence[str]) -> list[str]:
+    return [part for value in values for part in (option, value)]
