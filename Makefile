@@ -20,9 +20,12 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	if command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; \
 	then echo $$p; break; fi; done)
 SUDO := $(shell if [ "$$(id -u)" = 0 ]; then echo env; else command -v sudo; fi)
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+# pip would compile 18,000 files on one core; what is imported is compiled then.
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
 OUT ?= demo-out
 SOAK_OUT ?= soak-out
+# Two workers kept two cores half busy: tests wait for processes, brokers and timers.
+WORKERS ?= 4
 
 .PHONY: help setup demo test test-ci check bench bench-training figures test-system soak fuzz proto peers clean
 .DEFAULT_GOAL := help
@@ -56,7 +59,7 @@ peers:
 demo: $(VENV)/.convert
 	$(BIN)/lineside demo --out $(OUT)
 
-TESTS := tests --ignore tests/system --numprocesses 2 --dist loadfile --durations 15
+TESTS := tests --ignore tests/system --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 15
 
 test: $(VENV)/.dev peers
 	$(BIN)/python -m pytest $(TESTS)

@@ -56,9 +56,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def device(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An environment that holds the wheel and what it asks for, and nothing else."""
     folder = tmp_path_factory.mktemp("device") / "venv"
-    run(sys.executable, "-m", "venv", folder)
-    run(folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", wheel)
+    run(sys.executable, "-m", "venv", "--without-pip", folder)
+    pip(folder / "bin", "install", "--quiet", "--no-compile", wheel)
     return folder / "bin"
+
+
+def pip(device: Path, *words: str | Path) -> str:
+    """Run this environment's pip on another one."""
+    return run(sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", device / "python", *words)
 
 
 def test_wheel_holds_packages_of_our_own_names_only(wheel: Path) -> None:
@@ -78,7 +83,7 @@ def test_wheel_holds_packages_of_our_own_names_only(wheel: Path) -> None:
 
 
 def test_bare_install_brings_nothing_of_the_host(device: Path) -> None:
-    listed = json.loads(run(device / "python", "-m", "pip", "list", "--format", "json"))
+    listed = json.loads(pip(device, "list", "--format", "json"))
     names = {package["name"].lower() for package in listed}
     assert "onnxruntime" in names
     assert names.isdisjoint(HOST_ONLY)

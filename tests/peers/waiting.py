@@ -12,6 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 _POLL_S = 0.01
+_POLL_MAX_S = 0.05
+_PAUSE_PER_LOOK = 10
+"""Pause after a look, in multiples of its duration: looks take at most a tenth of a core from what is waited for."""
 
 LIMIT_S = 60.0
 """Ends a hang. Two busy cores can stop a process for many seconds, so it is far above what anything takes."""
@@ -29,14 +32,18 @@ def wait_for(
         predicate: Is looked at.
         timeout_s: The test fails after this long.
         what: Was waited for, for the message.
-        every_s: Pause between two looks; longer where a look costs what is waited for its processor.
+        every_s: Least pause between two looks; it is longer, up to 0.05 s, where a look itself takes long.
     """
     deadline = time.monotonic() + timeout_s
     pause = threading.Event()
-    while not predicate():
-        if time.monotonic() > deadline:
+    while True:
+        began_s = time.monotonic()
+        if predicate():
+            return
+        ended_s = time.monotonic()
+        if ended_s > deadline:
             raise AssertionError(f"not within {timeout_s:g} s: {what or predicate}")
-        pause.wait(every_s)
+        pause.wait(max(every_s, min(_POLL_MAX_S, _PAUSE_PER_LOOK * (ended_s - began_s))))
 
 
 def free_port() -> int:
