@@ -32,7 +32,7 @@ import tomli_w
 from benchmarks import multicast_fleet
 from benchmarks.far_device import SITE
 from benchmarks.smoke import SMOKE, scaled
-from benchmarks.wire import Line, Wire
+from benchmarks.wire import LinkQuality, Wire
 from benchmarks.wire import run as command
 from lineside.demo.processes import free_port, listening
 from lineside_hub.repository import Repository
@@ -43,7 +43,7 @@ from tests.peers.brokers import find_mosquitto
 GROUP = "line"
 LOOPBACK_BYTES, ROUNDS = scaled((50_000_000, 15), smoke=(4_000_000, 1))
 BAD_BYTES, UP_S, DOWN_S = scaled((6_000_000, 7.0, 1.0), smoke=(4_000_000, 7.0, 1.0))
-BAD = Line(bits_s=2e6, delay_s=0.05, loss=0.02)
+BAD = LinkQuality(bits_s=2e6, delay_s=0.05, loss=0.02)
 _BARE = (sys.executable, "-m", "benchmarks.bare_mqtt")
 FLEET_BYTES, DEVICES = scaled((5_000_000, 200), smoke=(4_000_000, 3))
 FLEET_BYTES_S = scaled(200_000, smoke=4_000_000)
@@ -51,7 +51,7 @@ GATHER_S = scaled(8.0, smoke=0.5)
 """Two hundred devices share this machine's cores and receive 40 MB/s at this rate."""
 
 
-class Site:
+class TransferSite:
     """mosquitto and a hub with one published bundle.
 
     Args:
@@ -272,9 +272,9 @@ def _veth() -> Iterator[tuple[str, str, Callable[[], int]]]:
 
 
 @contextlib.contextmanager
-def _site(**arguments: Any) -> Iterator[tuple[Site, Path]]:
+def _site(**arguments: Any) -> Iterator[tuple[TransferSite, Path]]:
     with tempfile.TemporaryDirectory() as name:
-        site = Site(Path(name), **arguments)
+        site = TransferSite(Path(name), **arguments)
         try:
             yield site, Path(name)
         finally:

@@ -27,8 +27,8 @@ QUEUE_S = 0.3
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Line:
-    """What a line does to packets.
+class LinkQuality:
+    """What a slow line does to packets.
 
     Attributes:
         bits_s: Rate each way, of IP packets.
@@ -56,7 +56,7 @@ class Wire:
 
     here, there = "10.77.0.1", "10.77.0.2"
 
-    def __init__(self, line: Line, namespace: str = "lineside-far") -> None:
+    def __init__(self, line: LinkQuality, namespace: str = "lineside-far") -> None:
         self.namespace = namespace
         self._line = line
         self._down = False

@@ -16,21 +16,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import cv2
-import msgspec
 import numpy as np
-import tomli_w
 
 from benchmarks.soak import chart, verdict
-from lineside_hub.identity import HUB_NAME
-from lineside_hub.repository import Repository
 from lineside_models import zoo
 from lineside_models.simulator import render
 from tests.peers.brokers import Mosquitto, find_mosquitto
+from tests.worlds.agent import folder_camera
+from tests.worlds.site import Site
 
 SAMPLER = Path(__file__).with_name("sampler.py")
 PICTURES = 32
@@ -44,7 +42,6 @@ EVERY_S = 5.0
 SAMPLES_MIN = 60
 """A short run is sampled more often, so that there is something to judge."""
 
-DEVICE, GROUP, SITE = "soak-1", "line", "plant"
 START_S = 120.0
 
 
@@ -82,58 +79,37 @@ def run(*, seconds: float, out: Path) -> dict[str, Any]:
 @contextlib.contextmanager
 def _site(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Broker, hub and agent; gives the agent."""
-    broker = Mosquitto(folder / "broker", program=find_mosquitto())
-    broker.start()
-    repository = Repository.create(folder / "hub", groups=[GROUP])
-    (folder / "root.json").write_bytes(repository.root_bytes())
+    store = {
+        "keep_good_every": KEPT_EVERY,
+        "images_max_bytes": 50_000_000,
+        "records_max_bytes": 20_000_000,
+        "writes_max_bytes_a_day": 20_000_000_000,
+    }
+    site = Site(
+        folder,
+        frames=0,
+        rate_hz=0.0,
+        broker=Mosquitto(folder / "broker", program=find_mosquitto()),
+        bundle=str(zoo.path(BUNDLE)),
+        camera=folder_camera(loop=True),
+        inspect={},
+        line_io=[{"type": "mqtt", "topic": "cell/4"}],
+        store=store,
+    )
     _write_pictures(folder / "frames")
-    _write_configurations(folder, broker)
-    children = []
+    site.start()
     try:
-        for name, module in (("hub", ["lineside_hub", "run"]), ("agent", ["lineside_agent"])):
-            with (folder / f"{name}.log").open("wb") as log:
-                command = [sys.executable, "-m", *module, "--config", str(folder / f"{name}.toml")]
-                children.append(subprocess.Popen(command, stdout=log, stderr=log))
-        yield children[-1]
+        yield site.agent.child
     finally:
-        for child in reversed(children):
-            child.terminate()
-            child.wait(60.0)
-        broker.stop()
+        site.end()
 
 
 def _write_pictures(folder: Path) -> None:
     """Steel with and without defects as JPEG."""
-    folder.mkdir()
     for seed in range(PICTURES):
         frame = render("steel", seed, defects=0 if seed % 2 else None)
         image = cv2.resize(np.asarray(frame.image), SIZE)
         cv2.imwrite(str(folder / f"{seed:04d}.jpg"), image, [cv2.IMWRITE_JPEG_QUALITY, 90])
-
-
-def _write_configurations(folder: Path, broker: Mosquitto) -> None:
-    def link(name: str) -> dict[str, Any]:
-        values: Mapping[str, Any] = msgspec.to_builtins(broker.config(name, site=SITE))
-        return {key: value for key, value in values.items() if value is not None}
-
-    (folder / "hub.toml").write_text(tomli_w.dumps({"folder": "hub", "link": link(HUB_NAME)}))
-    agent = {
-        "device": DEVICE,
-        "group": GROUP,
-        "folder": "state",
-        "root": "root.json",
-        "bundle": str(zoo.path(BUNDLE)),
-        "link": link(DEVICE),
-        "camera": {"type": "folder", "path": "frames", "loop": True},
-        "line_io": [{"type": "mqtt", "topic": "cell/4"}],
-        "store": {
-            "keep_good_every": KEPT_EVERY,
-            "images_max_bytes": 50_000_000,
-            "records_max_bytes": 20_000_000,
-            "writes_max_bytes_a_day": 20_000_000_000,
-        },
-    }
-    (folder / "agent.toml").write_text(tomli_w.dumps(agent))
 
 
 def _await_frames(agent: subprocess.Popen[bytes], status_path: Path, log: Path) -> None:

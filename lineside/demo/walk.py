@@ -21,7 +21,7 @@ from lineside_runtime.bundle import Bundle
 from lineside_runtime.errors import InputError
 from lineside_runtime.files import write_atomic
 
-CALIBRATION_FRAMES = 24
+CALIBRATION_FRAMES = 12
 """Of each of the two good bundles; the second is calibrated on twice as many."""
 
 SECOND_PUSH_AT = 0.15

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import cv2
 import numpy as np
@@ -123,7 +125,7 @@ def test_simulator_gives_the_same_parts_again_and_names_what_draws_them() -> Non
     assert [shot.sequence for shot in again] == [2, 3]
     _, kind, seed = again[0].part_id.split("-")
     assert isinstance(again[0], Frame)
-    np.testing.assert_array_equal(render(kind, int(seed)).image, again[0].image)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(render(cast(Kind, kind), int(seed)).image, again[0].image)
 
 
 def test_new_files_have_the_numbers_after_those_given_wherever_they_sort(folder: Path, tmp_path: Path) -> None:
@@ -171,7 +173,7 @@ def test_simulator_draws_no_frame_that_it_doesn_t_give(monkeypatch: pytest.Monke
 
 def test_foreign_errors_become_camera_errors() -> None:
     class Broken(Camera):
-        def _frames(self, start_at: int):  # type: ignore[no-untyped-def]
+        def _frames(self, start_at: int) -> Iterator[LostFrame]:
             yield LostFrame("x", start_at, "p", 0, "first")
             raise OSError("the cable is out")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,12 +22,12 @@ from lineside_models.regions import Region
 from lineside_runtime.bundle import Bundle, Slicing
 from lineside_runtime.errors import ConfigError, DiskFullError, FetchError, LinesideError, SignatureError
 from tests.peers.waiting import wait_for
-from tests.worlds.bundles import bright, make_bundle
+from tests.worlds.bundles import bright
 
 
-def local(folder: Path, **changes: object) -> AgentConfig:
+def local(folder: Path, **changes: Any) -> AgentConfig:
     inspect = InspectConfig(health_frames=2, health_timeout_s=0.3)
-    return AgentConfig(device="cam-1", folder=folder, camera=SimulatorCamera(), inspect=inspect, **changes)  # type: ignore[arg-type]
+    return AgentConfig(device="cam-1", folder=folder, camera=SimulatorCamera(), inspect=inspect, **changes)
 
 
 def test_what_the_hub_sets_is_laid_over_agent_toml(tmp_path: Path) -> None:
@@ -165,11 +166,6 @@ class Rig:
     def threshold(self) -> float | None:
         loaded = self.active.loaded
         return loaded.inspector.rules.confidence_threshold if loaded is not None else None
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return make_bundle(tmp_path_factory.mktemp("bundle") / "1")
 
 
 @pytest.fixture

@@ -30,15 +30,10 @@ from tests.boards.machines import raspberry_pi_5
 from tests.peers import Broker
 from tests.peers.waiting import free_port, wait_for
 from tests.worlds.agent import DEVICE, AgentProcess, folder_camera, write_agent, write_frames
-from tests.worlds.bundles import bright, make_bundle
+from tests.worlds.bundles import bright
 from tests.worlds.hub import make_trusted_repository, write_hub
 
 Start = Callable[..., AgentProcess]
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return make_bundle(tmp_path_factory.mktemp("bundle") / "b")
 
 
 @pytest.fixture

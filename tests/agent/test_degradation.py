@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,7 +55,7 @@ def run(loaded: Loaded, haste: Haste, frames: list[Shot]) -> list[ResultRow]:
         lambda: left.pop(0) if left else None,
         active,
         outputs=[],
-        record=lambda row, _: not rows.append(row),  # type: ignore[func-returns-value]
+        record=lambda row, _: not rows.append(row),  # type: ignore[func-returns-value]  # append returns None: recorded
         stop=threading.Event(),
         haste=haste,
     ).run()
@@ -136,8 +137,8 @@ def test_an_outlier_is_forgotten_although_only_the_faster_variant_judges(loaded:
 
 
 class Bench:
-    def __init__(self, root: Path, loaded: Loaded, **settings: object) -> None:
-        told: dict[str, object] = {"hold_s": 1e-6, "relief_s": 1e-6, "look_every_s": 1e-6, "system": root}
+    def __init__(self, root: Path, loaded: Loaded, **settings: Any) -> None:
+        told: dict[str, Any] = {"hold_s": 1e-6, "relief_s": 1e-6, "look_every_s": 1e-6, "system": root}
         self.reports: list[DegradationReport] = []
         self.pace = Pace(0, 0)
         self.active = ActiveInspector()
@@ -146,7 +147,7 @@ class Bench:
         self.haste = Haste()
         self.frames = LatestFrame(threading.Event())
         self.degradation = Degradation(
-            DegradeConfig(**(told | settings)),  # type: ignore[arg-type]
+            DegradeConfig(**(told | settings)),
             archive=self.archive,
             active=self.active,
             haste=self.haste,

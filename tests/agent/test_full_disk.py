@@ -13,12 +13,6 @@ from lineside_runtime.bundle import Bundle
 from tests.peers.small_disk import SmallDisk, mounted
 from tests.peers.waiting import wait_for
 from tests.worlds.agent import AgentProcess, folder_camera, write_agent, write_frames
-from tests.worlds.bundles import make_bundle
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return make_bundle(tmp_path_factory.mktemp("bundle") / "b")
 
 
 @pytest.fixture

@@ -8,8 +8,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -32,15 +33,15 @@ TIMEOUT_S = 3.0
 """Less would do; a busy machine mustn't look like a camera that is lost."""
 
 
-def rtsp(server: RtspServer, **more: object) -> settings.RtspCamera:
-    return settings.RtspCamera(url=server.url, timeout_s=TIMEOUT_S, **more)  # type: ignore[arg-type]
+def rtsp(server: RtspServer, **more: Any) -> settings.RtspCamera:
+    return settings.RtspCamera(url=server.url, timeout_s=TIMEOUT_S, **more)
 
 
-def gige(**more: object) -> settings.AravisCamera:
+def gige(**more: Any) -> settings.AravisCamera:
     # What a camera was once told it keeps, so that each test tells it everything.
-    told: dict[str, object] = {"pixel_format": "Mono8", "width": 320, "height": 240, "exposure_us": 10000.0}
+    told: dict[str, Any] = {"pixel_format": "Mono8", "width": 320, "height": 240, "exposure_us": 10000.0}
     told |= {"address": "127.0.0.1", "gain_db": 0.0, "timeout_s": TIMEOUT_S, "rate_hz": 20.0}
-    return settings.AravisCamera(**(told | more))  # type: ignore[arg-type]
+    return settings.AravisCamera(**(told | more))
 
 
 def take(camera: Camera, count: int, start_at: int = 0) -> list[Shot]:
@@ -48,7 +49,8 @@ def take(camera: Camera, count: int, start_at: int = 0) -> list[Shot]:
     try:
         return list(itertools.islice(frames, count))
     finally:
-        frames.close()  # type: ignore[attr-defined]
+        assert isinstance(frames, Generator)
+        frames.close()
 
 
 class Running:

@@ -134,7 +134,7 @@ def test_line_is_told_before_the_record_is_kept(bench: Bench, loaded: Loaded) ->
     bench.active.swap(loaded)
     bench.run(frame(0, dark()), frame(1, bright()))
     assert [type(entry) for entry in bench.log] == [Signal, ResultRow, Signal, ResultRow]
-    assert [entry.verdict for entry in bench.log] == ["pass", "pass", "reject", "reject"]  # type: ignore[attr-defined]
+    assert [entry.verdict for entry in bench.log] == ["pass", "pass", "reject", "reject"]  # type: ignore[attr-defined]  # rows and signals alone
 
 
 def test_frame_without_an_image_is_a_fault_and_the_line_rejects(bench: Bench, loaded: Loaded) -> None:
@@ -226,7 +226,7 @@ def test_worker_that_ends_by_a_defect_lets_no_later_frame_be_recorded(bench: Ben
         return judged(shot)
 
     judged = bench.pipeline._judge
-    bench.pipeline._judge = judge  # type: ignore[method-assign]
+    bench.pipeline._judge = judge  # type: ignore[method-assign]  # the pipeline is of this test
     bench.shots += [frame(0, dark()), frame(1, dark())]
     failed: list[BaseException] = []
 

@@ -88,16 +88,11 @@ class RecipeAgent:
             lambda: shots.pop() if shots else None,
             self.active,
             outputs=[],
-            record=lambda row, _: not rows.append(row),  # type: ignore[func-returns-value]
+            record=lambda row, _: not rows.append(row),  # type: ignore[func-returns-value]  # append returns None: recorded
             stop=self.stop,
         )
         pipeline.run()
         return rows[0]
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return make_bundle(tmp_path_factory.mktemp("one") / "b")
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,11 +58,11 @@ class FrameExchange:
     def open_store(self, folder: Path) -> Store:
         return Store(folder, archive=Archive(folder, self.settings), rules=self.settings, confirmed_only=True)
 
-    def begin_hub(self, **frames: object) -> None:
+    def begin_hub(self, **frames: Any) -> None:
         config = HubConfig(
             folder=str(self.database.path.parent),
             link=LinkConfig("mqtt://127.0.0.1:1", "s"),
-            frames=FramesConfig(**frames),  # type: ignore[arg-type]
+            frames=FramesConfig(**frames),
         )
         self.rows = open_rows(config, self.database)
         self.place = frame_place(config)

@@ -77,6 +77,7 @@ def newer_files() -> dict[str, bytes]:
     return changed
 
 
+@pytest.mark.slow
 def test_older_agent_goes_on_with_what_a_newer_one_wrote(tmp_path: Path) -> None:
     """Two versions in two environments, as after an agent was taken back."""
     new = tree_wheel(tmp_path / "w", "2.0.0", newer_files())

@@ -12,6 +12,7 @@ import pytest
 from lineside_agent.line_io import LineOutput, Signal
 from lineside_agent.line_io.events import Code, LineState, Triggered
 from lineside_agent.line_io.handshake import Handshake, Settings
+from lineside_agent.pipeline import Verdict
 from lineside_agent.station import Station
 from lineside_agent.triggers import TriggeredFrames
 from lineside_link.messages import ResultRow
@@ -70,7 +71,7 @@ class Bench:
             image = np.zeros((4, 4, 3), np.uint8)
             self.frames.put(Frame(image=image, source="cam", sequence=0, part_id="0.png"), wait=False)
 
-    def judge(self, verdict: str) -> None:
+    def judge(self, verdict: Verdict) -> None:
         """What the pipeline does with the next part."""
         shot = self.station.take()
         assert isinstance(shot, Frame)
@@ -79,7 +80,7 @@ class Bench:
             part_id=shot.part_id,
             source="cam",
             sequence=shot.sequence,
-            verdict=verdict,  # type: ignore[arg-type]
+            verdict=verdict,
             bundle="b@1",
         )
         self.station.deliver(row, shot)

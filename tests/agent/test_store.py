@@ -11,12 +11,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from lineside_agent.config import StoreConfig
 from lineside_agent.images import Archive
+from lineside_agent.pipeline import Verdict
 from lineside_agent.store import NAME, WAITING_MAX, Store
 from lineside_link.messages import ResultRow
 from lineside_models.frame import Frame
@@ -30,8 +32,8 @@ Open = Callable[..., Store]
 def open_store(tmp_path: Path) -> Iterator[Open]:
     opened: list[Store] = []
 
-    def make(**arguments: object) -> Store:
-        opened.append(Store(tmp_path, **arguments))  # type: ignore[arg-type]
+    def make(**arguments: Any) -> Store:
+        opened.append(Store(tmp_path, **arguments))
         return opened[-1]
 
     yield make
@@ -39,8 +41,8 @@ def open_store(tmp_path: Path) -> Iterator[Open]:
         store.close(0.5)
 
 
-def row(sequence: int, *, source: str = "cam", verdict: str = "pass") -> ResultRow:
-    return ResultRow(seq=0, part_id=f"p{sequence}", source=source, sequence=sequence, verdict=verdict)  # type: ignore[arg-type]
+def row(sequence: int, *, source: str = "cam", verdict: Verdict = "pass") -> ResultRow:
+    return ResultRow(seq=0, part_id=f"p{sequence}", source=source, sequence=sequence, verdict=verdict)
 
 
 def fill(store: Store, *sequences: int) -> None:
@@ -206,7 +208,8 @@ def test_image_is_kept_by_verdict_and_named_by_sequence(open_store: Open, tmp_pa
     archive = Archive(tmp_path, StoreConfig(keep_images="bad"))
     store = open_store(archive=archive)
     image = np.zeros((8, 8), np.uint8)
-    for sequence, verdict in enumerate(("pass", "reject", "fault")):
+    verdicts: tuple[Verdict, ...] = ("pass", "reject", "fault")
+    for sequence, verdict in enumerate(verdicts):
         store.record(row(sequence, verdict=verdict), Frame(image=image, source="cam", sequence=sequence))
     assert store.flush(60.0)
     assert sorted(path.name for path in (tmp_path / "images" / "cam").iterdir()) == ["00000001.png", "00000002.png"]

@@ -320,7 +320,7 @@ class Rim:
         elif move == "replay":
             for origin, desired in (("device", self.machine.device_wish), ("group", self.machine.group_wish)):
                 if desired is not None:
-                    assert step(self.machine, Wished(origin, desired)) == (self.machine, ())  # type: ignore[arg-type]
+                    assert step(self.machine, Wished(origin, desired)) == (self.machine, ())  # type: ignore[arg-type]  # drawn by hypothesis as text
         elif move == "stale":
             assert step(self.machine, Done(self.machine.attempt - 1)) == (self.machine, ())
         elif self.pending:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from lineside_agent.active import ActiveInspector
 from lineside_agent.cameras import LostFrame
-from lineside_agent.config import CameraConfig, InspectConfig, SimulatorCamera, StoreConfig, parse_config
+from lineside_agent.config import CameraConfig, FolderCamera, InspectConfig, SimulatorCamera, StoreConfig, parse_config
 from lineside_agent.images import Archive
 from lineside_agent.line_io.codes import code_of
 from lineside_agent.line_io.events import Code
@@ -42,11 +42,6 @@ from tests.peers import RtspServer
 from tests.peers.waiting import wait_for
 from tests.worlds.agent import TriggeredAgent, folder_camera
 from tests.worlds.bundles import bright, dark, make_bundle
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return make_bundle(tmp_path_factory.mktemp("bundle") / "b")
 
 
 def shot(source: str, image: np.ndarray | None) -> Frame | LostFrame:
@@ -73,7 +68,7 @@ def judged(
         lambda: left.pop(0) if left else None,
         active,
         outputs=[],
-        record=lambda row, seen: not found.append((row, seen)),  # type: ignore[func-returns-value]
+        record=lambda row, seen: not found.append((row, seen)),  # type: ignore[func-returns-value]  # append returns None: recorded
         stop=threading.Event(),
         at_once=at_once,
     )
@@ -140,7 +135,7 @@ def test_pictures_of_a_part_are_judged_at_once(bundle: Bundle) -> None:
         lambda: left.pop(0) if left else None,
         active,
         outputs=[],
-        record=lambda row, _: not rows.append(row),  # type: ignore[func-returns-value]
+        record=lambda row, _: not rows.append(row),  # type: ignore[func-returns-value]  # append returns None: recorded
         stop=threading.Event(),
         at_once=2,
     )
@@ -282,7 +277,8 @@ TRIGGER = "[trigger]\ndeadline_ms = 100\n"
 def test_cameras_are_read_and_their_paths_lie_beside_the_file() -> None:
     config = parse_config((HEAD + TOP + SIDE + TRIGGER).encode(), Path("/etc/lineside"))
     assert [camera.name for camera in config.cameras] == ["top", "side"]
-    assert config.cameras[1].path == Path("/etc/lineside/frames")  # type: ignore[union-attr]
+    second = config.cameras[1]
+    assert isinstance(second, FolderCamera) and second.path == Path("/etc/lineside/frames")
 
 
 @pytest.mark.parametrize(

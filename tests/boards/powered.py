@@ -104,6 +104,7 @@ class EmulatedBoard:
         append: More of the kernel's command line.
 
     Attributes:
+        disk: Its disk, which loses what was not flushed when the power is cut.
         pins: The lines of its GPIO chip, watched since it got power.
         ssh_port: As given.
         tty: The pseudo-terminal that is its console.
@@ -114,7 +115,7 @@ class EmulatedBoard:
     ) -> None:
         self.image, self.console, self.tty = image, folder / "console.log", ""
         self._folder, self._port, self.ssh_port, self._pty = folder, port, ssh_port, pty
-        self._disk = VolatileDisk(image, folder / "disk")
+        self.disk = VolatileDisk(image, folder / "disk")
         self._process: emulator.Running | None = None
         self.pins: Pins
         with FatVolume(image, find(partitions(image), "bootfs", "fat")) as boot:
@@ -126,7 +127,7 @@ class EmulatedBoard:
         """Gives it power."""
         for name in ("qmp", "qtest"):
             (self._folder / name).unlink(missing_ok=True)
-        self._disk.on()
+        self.disk.on()
         command = emulator.command(
             self._folder / "vmlinuz",
             self._folder / "initrd.img",
@@ -134,7 +135,7 @@ class EmulatedBoard:
             forward=(8883, self._port),
             console=None if self._pty else self.console,
             memory_mib=MEMORY_MIB,
-            disk=self._disk.url,
+            disk=self.disk.url,
             ssh_port=self.ssh_port,
             ports=self._folder,
         )
@@ -148,7 +149,7 @@ class EmulatedBoard:
         """Takes its power away: at one moment it stops, and its disk forgets what wasn't flushed."""
         if self._process is not None:
             self._process.stand_still()
-            self._disk.cut()
+            self.disk.cut()
             self.pins.close()
             self._process.kill()
             self._process = None

@@ -45,6 +45,7 @@ def run_there(emulated: list[str], tree: Path, *words: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_payload_runs_on_the_boards_instructions_with_the_same_sums(emulated: list[str]) -> None:
     payload, tree = arm64.agent()
     script = Path(__file__).with_name("on_arm64.py")
@@ -60,6 +61,7 @@ def test_payload_runs_on_the_boards_instructions_with_the_same_sums(emulated: li
     assert payload.manifest.size_bytes < CARRIED_BYTES_MAX
 
 
+@pytest.mark.slow
 def test_the_optimizers_trial_is_timed_on_the_boards_instructions(emulated: list[str], tmp_path: Path) -> None:
     _, tree = arm64.agent()
     bundle = two_forms(tmp_path / "bundle")

@@ -59,6 +59,7 @@ def test_login_facts_root_and_files(wire: Wire, port: Port, board: SmallBoard) -
     assert list(board.path("dev/shm").iterdir()) == [], "what keys passed through is gone"
 
 
+@pytest.mark.slow
 def test_kernel_that_talks_all_the_time_changes_nothing(wire: Wire, port: Port, board: SmallBoard) -> None:
     end = threading.Event()
 

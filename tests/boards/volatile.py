@@ -2,8 +2,8 @@
 
 ::
 
-    qemu ──NBD──► nbdkit, its cache filter in write-back mode ──► the image file
-                       └── kept in memory only, until the board flushes
+    qemu ──NBD──► nbdkit, its delay filter, its cache filter in write-back mode ──► the image file
+                                                 └── kept in memory only, until the board flushes
 
 What the board has flushed is in the image and stays; what it only wrote is lost, all of it. Not simulated: a card that
 loses some of it and keeps the rest, one that reorders across a flush, one that lies about a flush, and half a sector.
@@ -24,10 +24,13 @@ class VolatileDisk:
     Args:
         image: Holds what was flushed.
         socket: Path of the NBD server's socket.
+
+    Attributes:
+        write_ms: How long each write takes, as on a slow card; from the next `on` on.
     """
 
     def __init__(self, image: Path, socket: Path) -> None:
-        self.image, self.socket = image, socket
+        self.image, self.socket, self.write_ms = image, socket, 0
         self._server: subprocess.Popen[bytes] | None = None
 
     @property
@@ -39,7 +42,8 @@ class VolatileDisk:
         """Gives it power."""
         self.socket.unlink(missing_ok=True)
         command = [find_program("nbdkit", "nbdkit"), "--foreground", "--exit-with-parent", "--unix", str(self.socket)]
-        self._server = subprocess.Popen([*command, "--filter=cache", "file", str(self.image), "cache=writeback"])
+        command += ["--threads=64", "--filter=delay", "--filter=cache", "file", str(self.image)]
+        self._server = subprocess.Popen([*command, "cache=writeback", f"delay-write={self.write_ms}ms"])
         wait_for(self.socket.exists, what="nbdkit's socket")
 
     def cut(self) -> None:

@@ -72,7 +72,7 @@ def test_an_engine_that_does_everything_right_conforms(folder: Path, monkeypatch
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_found_by_the_check_that_looks_for_it(fault: str, folder: Path) -> None:
     one = subject(OracleBackend(folder))
-    one.backend.fault = fault  # type: ignore[attr-defined]
+    one.backend.fault = fault  # type: ignore[attr-defined]  # of the oracle alone
     (check,) = [check for check in CHECKS if title(check) == FAULTS[fault]]
     report = run(one, [check])
     leaked.clear()

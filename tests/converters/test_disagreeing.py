@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from lineside_converters.disagreeing import NOTHING, OTHERS, Judgement, confusion_of, differing_frames
@@ -27,9 +29,9 @@ def _found(*rows: tuple[int, float, tuple[int, ...]]) -> Candidates:
     )
 
 
-def _judgement(frames: list[TrueFrame], before: list[Candidates], after: list[Candidates], **more: object) -> Judgement:
+def _judgement(frames: list[TrueFrame], before: list[Candidates], after: list[Candidates], **more: Any) -> Judgement:
     bars = np.array([0.5, 0.5, 0.3])
-    return Judgement(frames=frames, before=before, after=after, labels=LABELS, thresholds=bars, **more)  # type: ignore[arg-type]
+    return Judgement(frames=frames, before=before, after=after, labels=LABELS, thresholds=bars, **more)
 
 
 def test_a_miss_a_false_find_and_a_wrong_type_are_told_apart() -> None:

@@ -76,8 +76,6 @@ def test_a_fresh_network_whose_boxes_miss_still_gets_positives() -> None:
 def test_the_best_cell_of_a_box_is_asked_for_its_best_overlap() -> None:
     true_boxes, labels = one_image((8, 8, 40, 40))
     targets, centres = assigned(true_boxes, labels)
-    predicted = torch.cat((centres - 8, centres + 8), 1)
-    predicted = torch.where(targets.positive[0][:, None], predicted, torch.zeros(1))
     _, strides = cell_centres(SHAPES)
     boxes = torch.cat((centres - strides, centres + strides), 1)[targets.positive[0]]
     assert targets.scores.max() == pytest.approx(float(pair_iou(true_boxes[0], boxes).max()), abs=1e-5)

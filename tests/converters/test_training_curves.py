@@ -19,7 +19,8 @@ LOSSES = [{"step": 10 * n, "loss": 4.0 / n, "learning_rate": 0.001 / n} for n in
 def points(svg: str) -> list[list[tuple[float, float]]]:
     root = ElementTree.fromstring(svg)
     lines = [each.attrib["points"] for each in root.iter() if each.tag.endswith("polyline")]
-    return [[tuple(map(float, pair.split(","))) for pair in line.split()] for line in lines]  # type: ignore[misc]
+    pairs = [[pair.split(",") for pair in line.split()] for line in lines]
+    return [[(float(x), float(y)) for x, y in each] for each in pairs]
 
 
 def test_a_curve_goes_as_its_values_go() -> None:

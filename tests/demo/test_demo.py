@@ -16,6 +16,8 @@ import pytest
 
 from lineside_models.simulator import render
 
+pytestmark = pytest.mark.slow
+
 RECOUNT = Path(__file__).with_name("recount.py")
 
 

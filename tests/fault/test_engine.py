@@ -82,7 +82,7 @@ class Load:
             with self._lock:
                 self.asked += 1
             future = self._session.submit(x(value), deadline_s=self._deadline_s)
-            future.add_done_callback(lambda done, value=value: self._ended(value, done))  # type: ignore[misc]
+            future.add_done_callback(partial(self._ended, value))
             future.exception(PATIENCE_S)
 
     def _ended(self, value: int, done: Future[Prediction]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,8 +37,8 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
 def make(tmp_path: Path) -> Iterator[Make]:
     made: list[Site] = []
 
-    def start(frames: int = FRAMES, rate_hz: float = RATE_HZ, **arguments: object) -> Site:
-        made.append(Site(tmp_path, frames=frames, rate_hz=rate_hz, **arguments))  # type: ignore[arg-type]
+    def start(frames: int = FRAMES, rate_hz: float = RATE_HZ, **arguments: Any) -> Site:
+        made.append(Site(tmp_path, frames=frames, rate_hz=rate_hz, **arguments))
         return made[-1]
 
     yield start

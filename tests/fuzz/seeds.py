@@ -63,7 +63,7 @@ SEEDS: dict[str, tuple[bytes, ...]] = {
     ),
     "up": (encode(Up(device="cam-1", up=True, boot_id="b", devices=("ort/cpu:0",), engines={"ort": "1"})),),
     "repo_get": tuple(
-        encode(RepoRequest(id="1", kind=kind, path=path))  # type: ignore[arg-type]
+        encode(RepoRequest(id="1", kind=kind, path=path))  # type: ignore[arg-type]  # kinds as text
         for kind, path in (
             ("metadata", "timestamp.json"),
             ("target", "line/" + "0" * 64 + ".a.json"),

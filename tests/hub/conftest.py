@@ -11,8 +11,9 @@ from lineside_hub.repository import Repository
 from lineside_link.topics import Topics
 from lineside_runtime.bundle import Bundle
 from tests.peers import Broker
+from tests.peers.postgres import PostgresServer
 from tests.worlds.bundles import make_opaque_bundle
-from tests.worlds.hub import HubProcess, make_repository, write_hub
+from tests.worlds.hub import HubProcess, make_database, make_repository, write_hub
 from tests.worlds.results_device import ResultsDevice
 
 SITE = "test"
@@ -26,6 +27,7 @@ def repository(tmp_path: Path) -> Repository:
 
 @pytest.fixture
 def hub_process(tmp_path: Path, repository: Repository, broker: Broker) -> Iterator[HubProcess]:
+    make_database(repository.folder)
     write_hub(repository.folder, broker.config(site=SITE))
     process = HubProcess(repository.folder, tmp_path / "hub.log")
     process.start()
@@ -39,6 +41,15 @@ def device(broker: Broker) -> Iterator[ResultsDevice]:
     assert connected.link.wait_connected(60)
     yield connected
     connected.link.close()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    """PostgreSQL."""
+    started = PostgresServer()
+    started.start()
+    yield started
+    started.stop()
 
 
 BundleMaker = Callable[..., Bundle]

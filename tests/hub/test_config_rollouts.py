@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,8 +43,8 @@ class ConfigFleet(RecordedFleet):
             )
             self.report(Reported(device=name, epoch=wish.epoch, gen=wish.gen, state="idle", configuration=config))
 
-    def push(self, data: bytes, **plan: object) -> ConfigPushed:
-        return push_config(self.folder, data, group=GROUP, **({"healthy_for_s": 0.0} | plan))  # type: ignore[arg-type]
+    def push(self, data: bytes, **plan: Any) -> ConfigPushed:
+        return push_config(self.folder, data, group=GROUP, **({"healthy_for_s": 0.0} | plan))
 
     def settle(self, first_s: float = 1.0) -> str:
         for second in range(20):

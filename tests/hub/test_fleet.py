@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,8 +22,8 @@ def database(tmp_path: Path) -> Iterator[Database]:
     opened.close()
 
 
-def report(database: Database, **fields: object) -> None:
-    message = Reported(device="cam-01", **fields)  # type: ignore[arg-type]
+def report(database: Database, **fields: Any) -> None:
+    message = Reported(device="cam-01", **fields)
     with database.transaction():
         Fleet(database).write_reported(read_reported("cam-01", encode(message)))
 

@@ -67,7 +67,7 @@ def test_at_no_time_does_a_device_meet_a_root_that_its_timestamp_does_not_fit(
     seen: list[str] = []
     write = MetadataFolder.write
 
-    def observed(self: MetadataFolder, role: str, md: Metadata) -> None:  # type: ignore[type-arg]
+    def observed(self: MetadataFolder, role: str, md: Metadata) -> None:  # type: ignore[type-arg]  # metadata of any role
         write(self, role, md)
         check(repository, tmp_path / f"device-{len(seen)}", published)
         seen.append(role)

@@ -7,7 +7,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -152,14 +151,6 @@ def test_processes_that_open_an_old_file_at_once_do_not_meet_in_it(tmp_path: Pat
 
 
 # -- PostgreSQL --------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    started = PostgresServer()
-    started.start()
-    yield started
-    started.stop()
 
 
 @pytest.fixture

@@ -25,14 +25,6 @@ from tests.worlds.results_device import ResultsDevice
 SITE = "test"
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    started = PostgresServer()
-    started.start()
-    yield started
-    started.stop()
-
-
 @pytest.fixture
 def sink(server: PostgresServer) -> Iterator[PostgresSink]:
     made = PostgresSink(server.url)
@@ -47,7 +39,7 @@ def sink(server: PostgresServer) -> Iterator[PostgresSink]:
 
 def message(*seqs: int, epoch: str = "e1", part: str = "part", verdict: str = "pass") -> bytes:
     rows = tuple(
-        ResultRow(seq=seq, part_id=f"{part}-{seq}", captured_at_ns=seq, verdict=verdict, bundle="m@1.0.0")  # type: ignore[arg-type]
+        ResultRow(seq=seq, part_id=f"{part}-{seq}", captured_at_ns=seq, verdict=verdict, bundle="m@1.0.0")  # type: ignore[arg-type]  # drawn as text
         for seq in seqs
     )
     return encode(Results(epoch=epoch, rows=rows))

@@ -25,7 +25,7 @@ def responder(repository: Repository) -> Responder:
 
 
 def ask(responder: Responder, kind: str, path: str, part: int = 0) -> tuple[RepoResponse, bytes]:
-    return responder.respond(RepoRequest(id="1", kind=kind, path=path, part=part))  # type: ignore[arg-type]
+    return responder.respond(RepoRequest(id="1", kind=kind, path=path, part=part))  # type: ignore[arg-type]  # also kinds that there are not
 
 
 def test_metadata_manifests_and_chunks_are_served(

@@ -42,7 +42,7 @@ def group(size: int, **verdicts: str) -> tuple[View, ...]:
     views = []
     for number in range(size):
         said = verdicts.get(f"d{number}", "pending")
-        views.append(View(f"d{number}", not said.startswith("-"), said.removeprefix("-")))  # type: ignore[arg-type]
+        views.append(View(f"d{number}", not said.startswith("-"), said.removeprefix("-")))  # type: ignore[arg-type]  # drawn as text
     return tuple(views)
 
 
@@ -261,7 +261,7 @@ class Groups(RuleBasedStateMachine):
         """A device can answer only what it was asked."""
         if name in self.devices:
             asked = name in self.own or self.rollout.grouped
-            self.devices[name] = View(name, up, verdict if asked else "pending")  # type: ignore[arg-type]
+            self.devices[name] = View(name, up, verdict if asked else "pending")  # type: ignore[arg-type]  # drawn as text
 
     @rule(seconds=st.sampled_from([0.0, 1.0, 30.0, 700.0, -50.0]))
     def look(self, seconds: float) -> None:
@@ -270,7 +270,7 @@ class Groups(RuleBasedStateMachine):
 
     @rule(order=st.sampled_from(["pause", "resume", "pause", "resume", "abort", "supersede"]))
     def order(self, order: str) -> None:
-        self.take(Ordered(order))  # type: ignore[arg-type]
+        self.take(Ordered(order))  # type: ignore[arg-type]  # drawn as text
 
     @precondition(lambda self: len(self.devices) > 1)
     @rule()

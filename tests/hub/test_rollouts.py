@@ -7,6 +7,7 @@ import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -165,9 +166,10 @@ def test_defaults_suit_the_size_of_the_group() -> None:
     for phases in ((0.5,), (0.5, 0.1, 1.0), (0.0, 1.0), (0.5, 1.5)):
         with pytest.raises(RolloutError):
             plan_for(5, phases=phases)
-    for wrong in ({"max_failed": 1.5}, {"max_failed": -0.1}, {"healthy_for_s": -1.0}):
+    refused: tuple[dict[str, Any], ...] = ({"max_failed": 1.5}, {"max_failed": -0.1}, {"healthy_for_s": -1.0})
+    for wrong in refused:
         with pytest.raises(RolloutError):
-            plan_for(5, **wrong)  # type: ignore[arg-type]
+            plan_for(5, **wrong)
 
 
 def _killed_at(folder: Path, statement: int, work: str) -> bool:

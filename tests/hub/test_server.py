@@ -215,7 +215,7 @@ def test_a_full_chunk_travels_and_a_foreign_path_does_not(
 
     def ask(kind: str, path: str) -> tuple[int, bytes]:
         device.messages.pop(topic, None)
-        request = encode(RepoRequest(id="1", kind=kind, path=path))  # type: ignore[arg-type]
+        request = encode(RepoRequest(id="1", kind=kind, path=path))  # type: ignore[arg-type]  # kinds as text
         device.link.publish(TOPICS.repo_get("cam-01"), request, qos=0)
         wait_for(lambda: topic in device.messages, what=f"the answer to {path}")
         head, body = decode_response(device.messages[topic])

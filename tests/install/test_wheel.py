@@ -82,6 +82,7 @@ def test_wheel_holds_packages_of_our_own_names_only(wheel: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_bare_install_brings_nothing_of_the_host(device: Path) -> None:
     listed = json.loads(pip(device, "list", "--format", "json"))
     names = {package["name"].lower() for package in listed}

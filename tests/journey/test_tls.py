@@ -22,15 +22,21 @@ pytestmark = pytest.mark.peer
 SITE, GROUP, DEVICE = "plant-1", "line-1", "cam-01"
 
 
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[SecureSite]:
+@pytest.fixture(scope="module")
+def enrolled(tmp_path_factory: pytest.TempPathFactory) -> SecureSite:
     """An authority and two enrolled devices of two groups."""
-    made = SecureSite(tmp_path, groups=[GROUP, "line-2"], name=SITE)
+    made = SecureSite(tmp_path_factory.mktemp("plant"), groups=[GROUP, "line-2"], name=SITE)
     lineside("hub", "enroll", DEVICE, "--hub", made.folder, "--group", GROUP)
     lineside("hub", "enroll", "cam-02", "--hub", made.folder, "--group", "line-2")
-    made.start_broker()
-    yield made
-    made.stop()
+    return made
+
+
+@pytest.fixture
+def site(enrolled: SecureSite) -> Iterator[SecureSite]:
+    """Its broker runs."""
+    enrolled.start_broker()
+    yield enrolled
+    enrolled.stop()
 
 
 @pytest.fixture

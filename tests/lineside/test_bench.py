@@ -35,6 +35,7 @@ def doubler(tmp_path: Path) -> Bundle:
     return make_bundle(tmp_path / "doubler", scaler(2), name="doubler")
 
 
+@pytest.mark.slow
 def test_json_is_one_object_with_before_and_after(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     page = tmp_path / "bench.html"
     assert main(["bench", INT8, "--against", FLOAT, *QUICK, "--profile", "--json", "--html", str(page)]) == 0

@@ -18,11 +18,12 @@ from lineside_hub.config import load_config
 from tests.agent.self_update.wheels import make_payload, program_wheel
 from tests.boards.images import check_file_systems, fat_file, raspberry_pi_os
 from tests.boards.loop import loop_device
+from tests.worlds.secure_site import make_secure_hub
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBwkfVGHOYeWUq0gQmHPTMIH3Qmdvy9YkYbJ8xSAs0Az me@desk"
 
 
-class Desk:
+class PrepareInputs:
     """What somebody has who wants to prepare a board."""
 
     def __init__(self, folder: Path) -> None:
@@ -33,8 +34,7 @@ class Desk:
             folder / "payload", program_wheel(folder / "w", "9.9", "print(1)"), architecture="aarch64", python="3.13"
         ).path
         (folder / "key.pub").write_text(f"{KEY}\n")
-        assert main(["hub", "init", str(self.hub), "--site", "plant-1", "--group", "line-3"]) == 0
-        assert main(["hub", "secure", "--hub", str(self.hub), "--host", "10.0.0.5"]) == 0
+        make_secure_hub(self.hub, group="line-3", host="10.0.0.5")
 
     def options(self, **changes: str | None) -> list[str]:
         wanted: dict[str, str | None] = {
@@ -52,16 +52,16 @@ class Desk:
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
-    return Desk(tmp_path_factory.mktemp("desk"))
+def desk(tmp_path_factory: pytest.TempPathFactory) -> PrepareInputs:
+    return PrepareInputs(tmp_path_factory.mktemp("desk"))
 
 
-def prepare(desk: Desk, out: Path, extra: Sequence[str] = (), **changes: str | None) -> int:
+def prepare(desk: PrepareInputs, out: Path, extra: Sequence[str] = (), **changes: str | None) -> int:
     return main(["board", "prepare", *desk.options(**changes), "--out", str(out), *extra])
 
 
 def test_one_command_makes_an_image_that_knows_who_it_is(
-    desk: Desk, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    desk: PrepareInputs, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LINESIDE_WIFI_PASSWORD", "correct horse")
     out = tmp_path / "out.img"
@@ -88,7 +88,7 @@ def test_one_command_makes_an_image_that_knows_who_it_is(
 
 
 def test_image_goes_onto_a_card_in_the_same_command(
-    desk: Desk, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    desk: PrepareInputs, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     card = tmp_path / "card"
@@ -120,7 +120,7 @@ def test_image_goes_onto_a_card_in_the_same_command(
     ],
 )
 def test_what_can_not_be_is_said_and_leaves_no_image(
-    desk: Desk,
+    desk: PrepareInputs,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -135,7 +135,9 @@ def test_what_can_not_be_is_said_and_leaves_no_image(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_payload_for_another_python_is_refused(desk: Desk, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_payload_for_another_python_is_refused(
+    desk: PrepareInputs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     other = make_payload(
         tmp_path / "other", program_wheel(tmp_path / "w", "9.9", "print(1)"), architecture="aarch64", python="3.11"
     )
@@ -144,7 +146,7 @@ def test_payload_for_another_python_is_refused(desk: Desk, tmp_path: Path, capsy
 
 
 def test_agents_own_reader_accepts_the_configuration_of_a_plain_broker(
-    desk: Desk, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    desk: PrepareInputs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out.img"
     assert prepare(desk, out, broker="mqtt://10.0.0.5", board="qemu-virt") == 0
@@ -167,7 +169,7 @@ outputs = { rejected = 17 }
 """
 
 
-def test_rest_of_the_agents_configuration_comes_from_a_file(desk: Desk, tmp_path: Path) -> None:
+def test_rest_of_the_agents_configuration_comes_from_a_file(desk: PrepareInputs, tmp_path: Path) -> None:
     more = tmp_path / "more.toml"
     more.write_text(LINE)
     out = tmp_path / "out.img"
@@ -188,7 +190,7 @@ def test_rest_of_the_agents_configuration_comes_from_a_file(desk: Desk, tmp_path
     ],
 )
 def test_file_that_the_agent_could_not_use_is_said_before_anything_is_copied(
-    desk: Desk, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, extra: list[str], words: str
+    desk: PrepareInputs, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, extra: list[str], words: str
 ) -> None:
     more = tmp_path / "more.toml"
     more.write_text(text)

@@ -24,16 +24,16 @@ from tests.boards.payloads import small_payload
 from tests.peers.small_board import USERS, SmallBoard
 from tests.peers.waiting import wait_for
 from tests.peers.wire import Wire
+from tests.worlds.secure_site import make_secure_hub
 
 
-class Desk:
+class ProvisionInputs:
     """What somebody has who wants to provision a board."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.hub = folder / "hub"
-        assert main(["hub", "init", str(self.hub), "--site", "plant-1", "--group", "line-3"]) == 0
-        assert main(["hub", "secure", "--hub", str(self.hub), "--host", "10.0.0.5"]) == 0
+        make_secure_hub(self.hub, group="line-3", host="10.0.0.5")
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "id")], check=True)
         (folder / "password").write_text(f"{USERS['admin']}\n")
 
@@ -60,8 +60,8 @@ class Desk:
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
-    return Desk(tmp_path_factory.mktemp("desk"))
+def desk(tmp_path_factory: pytest.TempPathFactory) -> ProvisionInputs:
+    return ProvisionInputs(tmp_path_factory.mktemp("desk"))
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def no_secrets_around(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def ssh_board(desk: Desk, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallBoard]:
+def ssh_board(desk: ProvisionInputs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallBoard]:
     with SmallBoard(tmp_path_factory.mktemp("ssh")) as board:
         for user in USERS:
             board.let_in(user, (desk.folder / "id.pub").read_text().strip())
@@ -79,8 +79,9 @@ def ssh_board(desk: Desk, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.mark.timeout(280)
+@pytest.mark.slow
 def test_board_on_a_wire_becomes_a_device_though_the_first_try_is_killed(
-    desk: Desk, tmp_path: Path, no_secrets_around: None, capsys: pytest.CaptureFixture[str]
+    desk: ProvisionInputs, tmp_path: Path, no_secrets_around: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Wire() as wire, SmallBoard(tmp_path, tty=wire.board) as board:
         way = ["--serial", wire.desk, "--user", "admin", "--address", f"127.0.0.1:{board.port}"]
@@ -116,7 +117,7 @@ def test_board_on_a_wire_becomes_a_device_though_the_first_try_is_killed(
         wait_for(lambda: wire.heard.rstrip().endswith(b"login:"), what="nobody stays logged in")
 
 
-def _check_board(desk: Desk, board: SmallBoard) -> None:
+def _check_board(desk: ProvisionInputs, board: SmallBoard) -> None:
     config = tomllib.loads(board.path("etc/lineside/agent.toml").read_text())
     assert (config["device"], config["group"], config["bundle"]) == ("cam-07", "line-3", "/opt/lineside/factory")
     assert config["link"]["url"] == "mqtts://10.0.0.5:8883"
@@ -135,7 +136,7 @@ def _check_board(desk: Desk, board: SmallBoard) -> None:
 
 
 def test_board_without_a_network_is_told_how_long_the_wire_would_take(
-    desk: Desk,
+    desk: ProvisionInputs,
     tmp_path: Path,
     no_secrets_around: None,
     capsys: pytest.CaptureFixture[str],
@@ -170,7 +171,7 @@ def test_board_without_a_network_is_told_how_long_the_wire_would_take(
     ],
 )
 def test_what_can_not_be_is_said_and_changes_nothing_on_the_board(
-    desk: Desk,
+    desk: ProvisionInputs,
     ssh_board: SmallBoard,
     tmp_path: Path,
     no_secrets_around: None,
@@ -194,7 +195,7 @@ def test_what_can_not_be_is_said_and_changes_nothing_on_the_board(
 
 
 def test_full_board_is_said(
-    desk: Desk, tmp_path: Path, no_secrets_around: None, capsys: pytest.CaptureFixture[str]
+    desk: ProvisionInputs, tmp_path: Path, no_secrets_around: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with SmallBoard(tmp_path, size_mb=30) as board:
         board.let_in("robot", (desk.folder / "id.pub").read_text().strip())

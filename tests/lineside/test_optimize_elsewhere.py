@@ -172,6 +172,7 @@ def test_a_device_that_does_not_let_it_is_asked_before_any_work(
     assert not (tmp_path / "out").exists() and not any("calibrat" in text for text in said)
 
 
+@pytest.mark.slow
 def test_a_timing_that_dies_is_told_and_the_line_goes_on(
     make_bench: Callable[..., Bench], model: Path, photos: Path, tmp_path: Path
 ) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lineside.cli import main
-from tests.hub.relabel.plant import PARTS, inspected, make_hub
+from tests.hub.relabel.detector_results import PARTS, inspected, make_hub
 
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, object]:

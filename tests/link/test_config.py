@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -61,9 +62,9 @@ def test_an_unknown_key_is_an_error() -> None:
         {"reconnect_min_s": 10.0, "reconnect_max_s": 1.0},
     ],
 )
-def test_what_cannot_work_is_said_at_once(changes: dict[str, object]) -> None:
+def test_what_cannot_work_is_said_at_once(changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError) as caught:
-        LinkConfig(**{"url": "mqtt://127.0.0.1", "site": "s", **changes})  # type: ignore[arg-type]
+        LinkConfig(**{"url": "mqtt://127.0.0.1", "site": "s", **changes})
     assert caught.value.code == 2001
     assert "secret" not in str(caught.value)
 

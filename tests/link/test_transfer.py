@@ -199,16 +199,16 @@ def _patch_until_killed(url: str, new_path: str, old_path: str, folder: str, whe
             die()
             return True
 
-        assemble.Assembly.put = put_and_die  # type: ignore[method-assign]
+        assemble.Assembly.put = put_and_die  # type: ignore[method-assign]  # in a child that is killed
     else:  # half of the new file is written
         apply = deltas.apply
 
         def half(*arguments: object) -> Iterator[bytes]:
-            whole = b"".join(apply(*arguments))  # type: ignore[arg-type]
+            whole = b"".join(apply(*arguments))  # type: ignore[arg-type]  # in a child that is killed
             yield whole[: len(whole) // 2]
             die()
 
-        deltas.apply = half  # type: ignore[assignment]
+        deltas.apply = half  # type: ignore[assignment]  # in a child that is killed
     repo.fetch_files(new.manifest, Path(folder), source=source(new, open_bundle(old_path)))
 
 

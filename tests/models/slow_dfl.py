@@ -61,7 +61,8 @@ def _voted(cells: Sequence[Any], boxes: Sequence[Box], number: int, params: Mapp
         if asked and iou(boxes[number], box) >= params["vote_iou"]:
             total += weight
             sums = [old + weight * side for old, side in zip(sums, box, strict=True)]
-    return tuple(each / total for each in sums) if total else boxes[number]  # type: ignore[return-value]
+    x1, y1, x2, y2 = sums
+    return (x1 / total, y1 / total, x2 / total, y2 / total) if total else boxes[number]
 
 
 def iou(one: Box, two: Box) -> float:

@@ -138,7 +138,7 @@ def test_a_lesson_out_of_range_is_refused_before_any_frame_is_taken(lesson: Less
         yield
 
     with pytest.raises(ConfigError):
-        learn(frames(), lesson)  # type: ignore[arg-type]
+        learn(frames(), lesson)  # type: ignore[arg-type]  # nothing is taken from it
 
 
 def test_a_bundle_needs_a_name_and_a_free_place(learnt: Learnt, tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def _join(servers: list[RedisServer]) -> None:
         bus = server._options[server._options.index("--cluster-port") + 1]
         first.ask("CLUSTER", "MEET", "127.0.0.1", server.port, bus)
     for server in servers:
-        wait_for(lambda server=server: _whole(server, len(servers)), what="the cluster")  # type: ignore[misc]
+        wait_for(lambda: _whole(server, len(servers)), what="the cluster")  # noqa: B023
 
 
 def _whole(server: RedisServer, size: int) -> bool:

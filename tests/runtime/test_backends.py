@@ -14,11 +14,14 @@ import pytest
 from onnx import helper
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_vendor
 
-from lineside_runtime.backend import Backend, LoadOptions
+from lineside_runtime.backend import Backend, LoadOptions, Stage
 from lineside_runtime.backends import openvino_, ort
+from lineside_runtime.backends.litert import LiteRtBackend
 from lineside_runtime.backends.messages import device_error
+from lineside_runtime.backends.ncnn_ import NcnnBackend
 from lineside_runtime.backends.openvino_ import OpenVinoBackend
 from lineside_runtime.backends.ort import OrtBackend, read_onnx
+from lineside_runtime.backends.pytorch import TorchBackend
 from lineside_runtime.devices import Device
 from lineside_runtime.errors import (
     BadInputFormatError,
@@ -57,15 +60,21 @@ def test_every_exception_of_openvino_has_a_meaning() -> None:
     assert exception_classes(openvino._pyopenvino) == set(openvino_.ERRORS)
 
 
-@pytest.mark.parametrize("name", sorted(ort.ERRORS))
+@pytest.mark.parametrize(
+    ("backend", "kind"),
+    [
+        pytest.param(backend, kind, id=f"{backend.name}-{kind.__name__}")
+        for backend in (OrtBackend(), OpenVinoBackend(), LiteRtBackend(), NcnnBackend(), TorchBackend())
+        for kind in backend._vendor_errors()
+    ],
+)
 @pytest.mark.parametrize("stage", ["probe", "load", "run"])
-def test_each_exception_of_onnxruntime_becomes_one_of_ours_at_each_stage(name: str, stage: Any) -> None:
-    backend = OrtBackend()
-    kind = getattr(ort_vendor, name)
-    with pytest.raises(LinesideError) as caught, backend._boundary(stage):
+def test_each_exception_of_an_engine_becomes_one_of_ours_at_each_stage(
+    backend: Backend, kind: type[Exception], stage: Stage
+) -> None:
+    with pytest.raises(LinesideError, match="the vendor's words") as caught, backend._boundary(stage):
         raise kind("the vendor's words")
     assert isinstance(caught.value.__cause__, kind)
-    assert "the vendor's words" in str(caught.value)
 
 
 def test_a_reset_device_is_a_lost_device() -> None:

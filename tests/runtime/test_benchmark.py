@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -60,10 +61,10 @@ def doubler(tmp_path: Path) -> Bundle:
 
 
 def measure(
-    bundle: Bundle | Contestant, *, engines: tuple[str, ...] | str | None = None, profile: bool = False, **more: object
+    bundle: Bundle | Contestant, *, engines: tuple[str, ...] | str | None = None, profile: bool = False, **more: Any
 ) -> BenchmarkReport:
-    options: dict[str, object] = {"rounds": 6, "alone_runs": 1, **more}
-    return Benchmark(bundle, ONE_THREAD, engines=engines, **options).run(profile=profile)  # type: ignore[arg-type]
+    options: dict[str, Any] = {"rounds": 6, "alone_runs": 1, **more}
+    return Benchmark(bundle, ONE_THREAD, engines=engines, **options).run(profile=profile)
 
 
 @pytest.fixture(scope="module")
@@ -324,7 +325,7 @@ def test_names_on_the_page_are_text(doubler: Bundle) -> None:
 
 
 def test_nonsense_is_refused(doubler: Bundle) -> None:
-    nonsense: list[dict[str, object]] = [
+    nonsense: list[dict[str, Any]] = [
         {"rounds": 0},
         {"alone_runs": -1},
         {"batches": (0,)},
@@ -335,4 +336,4 @@ def test_nonsense_is_refused(doubler: Bundle) -> None:
     ]
     for options in nonsense:
         with pytest.raises(ConfigError):
-            Benchmark(doubler, **options)  # type: ignore[arg-type]
+            Benchmark(doubler, **options)

@@ -84,7 +84,7 @@ def test_a_wrong_value_names_key_range_and_value(key: str, value: Any) -> None:
 
 
 def test_cores_and_operator_libraries_may_be_lists_and_paths() -> None:
-    config = Config(cores=[1, 0], operator_libraries={"ort": [Path("/opt/a.so"), "/opt/b.so"]})  # type: ignore[arg-type, dict-item]
+    config = Config(cores=[1, 0], operator_libraries={"ort": [Path("/opt/a.so"), "/opt/b.so"]})  # type: ignore[arg-type, dict-item]  # as in a configuration file
     assert config.cores == (1, 0)
     assert config.operator_libraries == {"ort": ("/opt/a.so", "/opt/b.so")}
 
@@ -96,12 +96,12 @@ def test_a_changed_copy_is_checked_as_well() -> None:
 
 
 def test_engines_may_be_a_list() -> None:
-    assert Config(engines=["openvino", "ort"]).engines == ("openvino", "ort")  # type: ignore[arg-type]
+    assert Config(engines=["openvino", "ort"]).engines == ("openvino", "ort")  # type: ignore[arg-type]  # as in a configuration file
 
 
 def test_a_config_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
-        Config().gpu_ratio = 0.1  # type: ignore[misc]
+        Config().gpu_ratio = 0.1  # type: ignore[misc]  # a frozen value
 
 
 @pytest.mark.parametrize("value", ["01", (), ((),), ((0,), "1"), (0, 1), ((-1,),)])
@@ -118,7 +118,7 @@ def test_cores_of_replicas_go_with_balance_only() -> None:
 
 
 def test_only_engines_that_may_be_used_can_be_isolated() -> None:
-    assert Config(engines=("ort",), isolate=["ort=/opt/bin/python"]).isolate == ("ort=/opt/bin/python",)  # type: ignore[arg-type]
+    assert Config(engines=("ort",), isolate=["ort=/opt/bin/python"]).isolate == ("ort=/opt/bin/python",)  # type: ignore[arg-type]  # as in a configuration file
     with pytest.raises(ConfigError, match="engines that may be used: ort"):
         Config(engines=("ort",), isolate=("openvino",))
 
@@ -130,5 +130,5 @@ def test_cores_of_a_stage_are_numbers(value: Any) -> None:
 
 
 def test_stages_are_kept_as_tuples() -> None:
-    config = Config(stage_engines=["ort", "openvino/cpu:0"], stage_cores=[[0], [1, 2]])  # type: ignore[arg-type]
+    config = Config(stage_engines=["ort", "openvino/cpu:0"], stage_cores=[[0], [1, 2]])  # type: ignore[arg-type]  # as in a configuration file
     assert (config.stage_engines, config.stage_cores) == (("ort", "openvino/cpu:0"), ((0,), (1, 2)))

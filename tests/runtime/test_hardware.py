@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from lineside_runtime import hardware
+from lineside_runtime.devices import DeviceKind
 
 
 def test_a_processor_is_always_there(tmp_path: Path) -> None:
@@ -31,10 +32,10 @@ def test_a_machine_without_a_sign_has_no_accelerator(tmp_path: Path) -> None:
         ("npu", "sys/class/devfreq/fdab0000.npu"),
     ],
 )
-def test_a_driver_s_node_is_a_sign(kind: str, node: str, tmp_path: Path) -> None:
+def test_a_driver_s_node_is_a_sign(kind: DeviceKind, node: str, tmp_path: Path) -> None:
     path = tmp_path / node
     path.parent.mkdir(parents=True)
     path.touch()
-    other = "npu" if kind == "gpu" else "gpu"
-    assert hardware.may_have(kind, tmp_path)  # type: ignore[arg-type]
-    assert not hardware.may_have(other, tmp_path)  # type: ignore[arg-type]
+    other: DeviceKind = "npu" if kind == "gpu" else "gpu"
+    assert hardware.may_have(kind, tmp_path)
+    assert not hardware.may_have(other, tmp_path)

@@ -51,9 +51,9 @@ def test_what_was_accepted_before_opens_no_door_for_something_else(then: object)
         alone(image(1, 1, 4, 4))
         named({"image": image(1, 1, 4, 4)})
         with pytest.raises(BadInputFormatError):
-            alone(then)  # type: ignore[arg-type]
+            alone(then)  # type: ignore[arg-type]  # a wrong type on purpose
         with pytest.raises(BadInputFormatError):
-            named({"image": then})  # type: ignore[dict-item]
+            named({"image": then})  # type: ignore[dict-item]  # a wrong type on purpose
 
 
 def test_free_sizes_may_change_from_call_to_call() -> None:

@@ -115,7 +115,7 @@ def test_a_changed_file_is_refused(bundle: Bundle) -> None:
 def test_wrong_inputs_are_refused_before_any_device_sees_them(bundle: Bundle, wrong: object) -> None:
     with Session(bundle) as session:
         with pytest.raises(BadInputFormatError) as caught:
-            session.predict(wrong)  # type: ignore[arg-type]
+            session.predict(wrong)  # type: ignore[arg-type]  # a wrong type on purpose
         assert "x (?, 4) float32" in str(caught.value.expected)
         assert (session.calls, session.fallback_count) == (0, 0)
 

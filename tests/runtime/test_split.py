@@ -109,7 +109,7 @@ def stage_engine(numpy_engine: ModuleType, monkeypatch: pytest.MonkeyPatch) -> I
 
     def named_load(self: Any, model: Path, device: Device, options: LoadOptions) -> Executable:
         executable: Executable = load(self, model, device, options)
-        executable.names = options.inputs[0].name, options.outputs[0].name  # type: ignore[attr-defined]
+        executable.names = options.inputs[0].name, options.outputs[0].name  # type: ignore[attr-defined]  # the engine of the test has names
         return executable
 
     def named_run(self: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -519,7 +519,7 @@ def test_reload_swaps_a_whole_model_for_a_cut_one_while_calls_run(two_devices: B
         for bundle in (whole, two_devices, whole, two_devices):
             session.reload(bundle)
             before = done
-            wait_for(lambda before=before: done > before + 3)  # type: ignore[misc]
+            wait_for(lambda: done > before + 3)  # noqa: B023
         stop.set()
         thread.join(60)
         counts = session.submit_counts

@@ -380,7 +380,7 @@ def test_reload_to_another_level_swaps_in_place_while_calls_run(tmp_path: Path, 
         for level in (2, 0, 2, 0, 2):
             before = sum(seen.values())
             session.reload(optimization_level=level)
-            eventually(lambda before=before: sum(seen.values()) > before + 20)  # type: ignore[misc]
+            eventually(lambda: sum(seen.values()) > before + 20)  # noqa: B023
         stop.set()
         for caller in callers:
             caller.join(PATIENCE_S)
@@ -418,10 +418,11 @@ def test_the_queue_and_the_alarm_keep_no_answer_alive(one_gpu: Bundle) -> None:
 
 
 def test_the_alarm_rings_in_the_order_of_time_and_not_after_it_was_stopped() -> None:
-    alarm, rung, done = Alarm("test-alarm"), [], threading.Event()
+    alarm, done = Alarm("test-alarm"), threading.Event()
+    rung: list[str] = []
     now = time.monotonic()
     for delay_s, name in ((0.15, "last"), (0.05, "first"), (0.1, "second")):
-        alarm.at(now + delay_s, lambda name=name: rung.append(name))  # type: ignore[misc]
+        alarm.at(now + delay_s, partial(rung.append, name))
     alarm.at(now + 0.2, done.set)
     assert done.wait(PATIENCE_S)
     assert rung == ["first", "second", "last"]

@@ -13,7 +13,7 @@ import msgspec
 ROOT = Path(__file__).parents[2]
 LOG = ROOT / "docs/system/log.json"
 PAGE = ROOT / "docs/test-system.md"
-BEGIN, END = "<!-- figures: system-tests -->", "<!-- end figures -->"
+BEGIN, END = "<!-- system tests -->", "<!-- end system tests -->"
 TAIL_LINES, LINE_CHARACTERS = 80, 300
 
 

@@ -39,6 +39,9 @@ STATES = ("fetching", "verifying", "staged", "switching", "health_check")
 MAX_TRIES = 3
 """Cuts for each one that is wanted: the board may be in the next state when the report of the last one is received."""
 
+SLOW_WRITE_MS = 100
+"""Of each write to the card, so that a state of an instant lasts until the report of it has led to a cut."""
+
 READY, PASSED, REJECTED = 4, 5, 6
 TRIGGER = 0
 LINE = f"""{TRIGGERED}
@@ -94,8 +97,9 @@ class Fleet:
             wait_for(lambda: pins.level(READY), TIMEOUT_S, what="Ready", every_s=0.05)
             rejects, passes = pins.rises(REJECTED), pins.rises(PASSED)
             pins.set(TRIGGER, True)
+            before = rejects + passes
             wait_for(
-                lambda before=rejects + passes: pins.rises(REJECTED) + pins.rises(PASSED) > before,  # type: ignore[misc]
+                lambda: pins.rises(REJECTED) + pins.rises(PASSED) > before,  # noqa: B023
                 TIMEOUT_S,
                 what="a verdict on the chip's lines",
                 every_s=0.05,
@@ -180,6 +184,8 @@ def test_bad_agent_goes_back_to_the_old_slot(fleet: Fleet, tmp_path: Path) -> No
 
 def test_board_whose_power_is_cut_in_any_state_of_an_update_always_comes_back(fleet: Fleet, tmp_path: Path) -> None:
     """Each cut follows the report of a state; it counts for the state that the card holds afterwards."""
+    fleet.cut()
+    fleet.board.disk.write_ms = SLOW_WRITE_MS
     fleet.on()
     fleet.wait_joined()
     each = max(1, int(os.environ.get("LINESIDE_POWER_CUTS", "20")) // len(STATES))

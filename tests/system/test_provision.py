@@ -23,7 +23,7 @@ from tests.peers.booted import Booted, make_root
 from tests.peers.small_board import USERS, SmallBoard
 from tests.peers.waiting import free_port, wait_for
 from tests.peers.wire import Wire
-from tests.worlds.secure_site import SecureSite, lineside
+from tests.worlds.secure_site import SecureSite, lineside, make_secure_hub
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="namespaces of its own need root"),
@@ -133,8 +133,7 @@ def test_board_asks_for_its_certificate_itself_with_a_token(site: SecureSite, pa
 
 def test_command_that_is_killed_at_every_step_comes_to_its_end(tmp_path: Path) -> None:
     folder = tmp_path / "desk"
-    lineside("hub", "init", folder / "hub", "--site", "plant-1", "--group", GROUP)
-    lineside("hub", "secure", "--hub", folder / "hub", "--host", "10.0.0.5")
+    make_secure_hub(folder / "hub", group=GROUP, host="10.0.0.5")
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "id")], check=True)
     packed = small_payload(folder / "payload", python=board_python())
     with Wire() as wire, SmallBoard(tmp_path / "board", tty=wire.board) as board:
@@ -173,8 +172,7 @@ def test_command_that_is_killed_at_every_step_comes_to_its_end(tmp_path: Path) -
 @pytest.mark.parametrize("way", ["wires come off", "adapter pulled out"])
 def test_cable_that_goes_in_the_middle_is_said_and_the_next_try_goes_on(way: str, tmp_path: Path) -> None:
     folder = tmp_path / "desk"
-    lineside("hub", "init", folder / "hub", "--site", "plant-1", "--group", GROUP)
-    lineside("hub", "secure", "--hub", folder / "hub", "--host", "10.0.0.5")
+    make_secure_hub(folder / "hub", group=GROUP, host="10.0.0.5")
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "id")], check=True)
     packed = small_payload(folder / "payload", python=board_python())
     with Wire() as wire, SmallBoard(tmp_path / "board", tty=wire.board) as board:

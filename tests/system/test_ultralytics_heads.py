@@ -48,7 +48,7 @@ def ours(model: Path, image: Path) -> Candidates:
     known = from_ultralytics(facts)
     assert known.labels is not None and known.preprocess is not None
     how = recognise(facts.inputs, facts.outputs, len(known.labels))
-    tensor, letterbox = prepare(cv2.imread(str(image)), known.preprocess)  # type: ignore[arg-type]
+    tensor, letterbox = prepare(cv2.imread(str(image)), known.preprocess)  # type: ignore[arg-type]  # the picture is there
     session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_outputs()]
     outputs = dict(zip(names, session.run(None, {known.preprocess.input: tensor}), strict=True))
@@ -79,7 +79,7 @@ def test_a_checkpoint_becomes_what_ultralytics_exports_of_it(
     assert list(exported.parent.glob("*.onnx")) == [exported]
     known = from_ultralytics(read_onnx(exported))
     assert known.labels is not None and known.preprocess is not None and known.preprocess.size == (SIDE, SIDE)
-    tensor, _ = prepare(cv2.imread(str(folder / "part.png")), known.preprocess)  # type: ignore[arg-type]
+    tensor, _ = prepare(cv2.imread(str(folder / "part.png")), known.preprocess)  # type: ignore[arg-type]  # the picture is there
     found = [
         onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"]).run(None, {"images": tensor})[0]
         for model in (folder / "trained.onnx", exported)

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lineside_models.frame import Frame
 from lineside_models.golden import record
-from lineside_runtime.bundle import Bundle, Manifest, Postprocess, Preprocess, Variant, write_manifest
+from lineside_runtime.bundle import Bundle, Golden, Manifest, Postprocess, Preprocess, Variant, write_manifest
 from lineside_runtime.session import Session
 from lineside_runtime.tensors import TensorSpec
 
@@ -138,7 +138,7 @@ def _variant(name: str, level: int) -> Variant:
     )
 
 
-def _manifest(version: str, golden: object = None, *, has_fast: bool = False) -> Manifest:
+def _manifest(version: str, golden: Golden | None = None, *, has_fast: bool = False) -> Manifest:
     outputs = []
     for stride in STRIDES:
         outputs.append(TensorSpec(name=f"cls_{stride}", shape=(-1, len(LABELS), -1, -1), layout="NCHW"))
@@ -153,7 +153,7 @@ def _manifest(version: str, golden: object = None, *, has_fast: bool = False) ->
         preprocess=Preprocess(input="image", colour="grey", min_side=96, max_side=96, std=(255.0,)),
         postprocess=Postprocess(name="dfl_anchor_free", params={"strides": list(STRIDES), "reg_bins": BINS}),
         variants=(_variant("onnx-fp32", 0), *([_variant(FAST, 2)] if has_fast else [])),
-        golden=golden,  # type: ignore[arg-type]
+        golden=golden,
     )
 
 

@@ -51,6 +51,22 @@ def make_trusted_repository(folder: Path, groups: Sequence[str] = ("default",)) 
     return repository
 
 
+@functools.cache
+def _empty_database() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="lineside-database-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    Database.open(folder).close()
+    return folder / "hub.db"
+
+
+def make_database(folder: Path) -> None:
+    """Makes the hub's database, empty and of the newest schema, so that the hub's first start need not.
+
+    It is the copy of one that this process made before, with the same epoch.
+    """
+    shutil.copy2(_empty_database(), folder)
+
+
 def link_table(link: LinkConfig) -> dict[str, Any]:
     """Returns the ``[link]`` table of a configuration file."""
     values: dict[str, Any] = msgspec.to_builtins(link)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from lineside.cli import main
 from lineside_hub.identity import enrolled_devices
 from lineside_link.config import LinkConfig
 from tests.peers.brokers import find_mosquitto
@@ -22,6 +23,18 @@ def lineside(*arguments: str | Path) -> str:
     done = subprocess.run([sys.executable, "-m", "lineside", *map(str, arguments)], capture_output=True, text=True)
     assert done.returncode == 0, f"lineside {arguments}\n{done.stdout}\n{done.stderr}"
     return done.stdout
+
+
+def make_secure_hub(folder: Path, *, group: str, host: str) -> None:
+    """Makes a hub with an authority, for a broker at a host that nobody starts.
+
+    Args:
+        folder: The hub's; made here.
+        group: Of its repository.
+        host: In the broker's certificate, and in the configurations of devices.
+    """
+    assert main(["hub", "init", str(folder), "--site", "plant-1", "--group", group]) == 0
+    assert main(["hub", "secure", "--hub", str(folder), "--host", host]) == 0
 
 
 class SecureSite:

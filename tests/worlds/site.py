@@ -17,7 +17,7 @@ from lineside_runtime.bundle import Bundle
 from tests.peers.brokers import Broker, EmbeddedBroker
 from tests.peers.waiting import wait_for
 from tests.worlds.agent import DEVICE, AgentProcess, folder_camera, write_agent, write_frames
-from tests.worlds.hub import HubProcess, make_trusted_repository, query, write_hub
+from tests.worlds.hub import HubProcess, make_database, make_trusted_repository, query, write_hub
 
 GROUP, SITE = "line", "t0"
 TIMEOUT_S = 60.0
@@ -53,6 +53,7 @@ class Site:
         self.frames = frames
         self.broker = broker or EmbeddedBroker(folder / "broker")
         self.hub_folder = make_trusted_repository(folder, groups).folder
+        make_database(self.hub_folder)
         write_hub(self.hub_folder, self.broker.config(HUB_NAME, site=SITE), transfer=transfer or {})
         self.hub = HubProcess(self.hub_folder, folder / "hub.log")
         self.agent = AgentProcess(folder, state=state)

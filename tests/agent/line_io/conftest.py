@@ -10,14 +10,8 @@ import pytest
 
 from lineside_runtime.bundle import Bundle
 from tests.worlds.agent import TriggeredAgent
-from tests.worlds.bundles import make_bundle
 
 StartLine = Callable[..., TriggeredAgent]
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return make_bundle(tmp_path_factory.mktemp("bundle") / "b")
 
 
 @pytest.fixture

@@ -56,6 +56,7 @@ def site(tmp_path: Path) -> Iterator[SlotSite]:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.slow
 def test_agent_updates_itself_and_comes_back_from_a_bad_one(site: SlotSite) -> None:
     fill_slot(site.home.folder, site.make("1.0.0"), python=BASE_PYTHON, keep_wheels=True)
     site.broker.start()

@@ -207,7 +207,7 @@ class Device:
         self.pending = []
         self.machine = msgspec.json.decode(msgspec.json.encode(self.machine), type=SelfMachine)
         on_trial = self.trial is not None and self.trial.slot == self.running
-        self.feed(Started(self.running, self.holds[self.running], on_trial, *self.verdict))  # type: ignore[arg-type]
+        self.feed(Started(self.running, self.holds[self.running], on_trial, *self.verdict))  # type: ignore[arg-type]  # the verdict is a pair of texts
 
     def end(self, result: str) -> None:
         cost = {"crash": 1, "hang": 2}.get(result, 0)

@@ -113,7 +113,7 @@ def test_manifest_that_breaks_the_format_is_refused(tmp_path: Path, own: Path, c
     content = json.loads((payload.path / MANIFEST_NAME).read_bytes())
     entry = next(iter(content["files"].values()))
     if isinstance(changes.get("files"), dict):
-        changes = {"files": {**content["files"], **dict.fromkeys(changes["files"], entry)} if changes["files"] else {}}  # type: ignore[call-overload]
+        changes = {"files": {**content["files"], **dict.fromkeys(changes["files"], entry)} if changes["files"] else {}}  # type: ignore[call-overload]  # JSON of any shape
     with pytest.raises(BundleFormatError):
         parse_agent_manifest(json.dumps({**content, **changes}).encode())
 

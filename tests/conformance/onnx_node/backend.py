@@ -65,7 +65,7 @@ class LinesideRep(BackendRep):  # type: ignore[misc]  # onnx's base is untyped
         self._folder.cleanup()
 
 
-class LinesideBackend(Backend):  # type: ignore[misc]
+class LinesideBackend(Backend):  # type: ignore[misc]  # onnx has no types
     """onnx's interface of an engine; ``engine`` is one of ours."""
 
     engine = "ort"

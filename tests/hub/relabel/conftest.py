@@ -9,7 +9,7 @@ import pytest
 
 from lineside_hub.config import HubConfig, load_config
 from lineside_link.messages import ResultRow
-from tests.hub.relabel.plant import inspected, make_hub
+from tests.hub.relabel.detector_results import inspected, make_hub
 
 
 @pytest.fixture(scope="session")

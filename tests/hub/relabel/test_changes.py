@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import collections
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -23,7 +25,7 @@ PERSON = st.lists(st.tuples(KINDS, BOXES).map(lambda one: (one[0], *one[1])), ma
 
 @settings(deadline=None)
 @given(MODEL, PERSON)
-def test_every_box_of_both_is_told_of_once(model: list[tuple], person: list[tuple]) -> None:  # type: ignore[type-arg]
+def test_every_box_of_both_is_told_of_once(model: list[Any], person: list[Any]) -> None:
     changes = compare(model, person)
     told = [change.model for change in changes if change.model is not None]
     assert collections.Counter(told) == collections.Counter(model)
@@ -94,7 +96,7 @@ def test_about_the_share_of_the_groups_that_was_asked_for_is_in_val() -> None:
     assert set(folds.assign(groups, {}, val_share=0.0).values()) == {"train"}
 
 
-def test_a_damaged_table_of_folds_names_its_line(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_a_damaged_table_of_folds_names_its_line(tmp_path: Path) -> None:
     path = tmp_path / "folds.csv"
     assert folds.read(path) == {}
     path.write_bytes(folds.encode({"a.png": "val"}, {"a.png": 'lot, "7"'}))

@@ -26,7 +26,7 @@ from lineside_link.messages import ResultRow
 from lineside_models.datasets import load_dataset
 from lineside_models.labels import LABELS
 from lineside_runtime.errors import ConfigError, DatasetError, InputNotFoundError
-from tests.hub.relabel.plant import CLEAN, PARTS, add
+from tests.hub.relabel.detector_results import CLEAN, PARTS, add
 
 Judged = tuple[list[ResultRow], list[bytes]]
 Edit = Callable[[dict[str, Any]], object]

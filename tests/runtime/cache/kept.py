@@ -34,6 +34,17 @@ def is_right(entry: Entry, number: int) -> bool:
     return bool((entry.outputs["y"] == number).all())
 
 
+def found(level: Level, numbers: range) -> list[int]:
+    """Returns the numbers that are there, each of which must be right."""
+    here = []
+    for number in numbers:
+        entry = level.get(key_of(number))
+        if entry is not None:
+            assert is_right(entry, number)
+            here.append(number)
+    return here
+
+
 @contextmanager
 def opened(store: Store, *, queue_bytes: int = 1 << 20) -> Iterator[Level]:
     level = Level(store, clock_s=time.monotonic, pauses=FAST, queue_bytes=queue_bytes, open_wait_s=10)

@@ -38,7 +38,7 @@ def test_a_wrong_value_is_named(key: str, value: Any) -> None:
 
 
 def test_texts_become_what_they_mean() -> None:
-    config = CacheConfig(sqlite="cache.db", redis="redis://h")  # type: ignore[arg-type]
+    config = CacheConfig(sqlite="cache.db", redis="redis://h")  # type: ignore[arg-type]  # as in a configuration file
     assert (config.sqlite, config.redis) == (Path("cache.db"), ("redis://h",))
 
 

@@ -39,7 +39,7 @@ def test_the_order_of_the_inputs_is_of_no_matter() -> None:
 def test_what_is_not_made_of_bytes_has_no_key() -> None:
     texts = np.array(["a", "b"], dtype=object)
     assert inputs_digest({"x": np.zeros(2, np.float32), "t": texts}) is None
-    assert inputs_digest({"t": ["a", "b"]}) is None  # type: ignore[dict-item]
+    assert inputs_digest({"t": ["a", "b"]}) is None  # type: ignore[dict-item]  # a wrong type on purpose
     assert inputs_digest({"t": np.array(["a", "b"])}) is not None
 
 

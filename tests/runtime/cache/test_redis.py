@@ -14,7 +14,7 @@ from lineside_runtime.cache.redis_ import CONNECTIONS, PREFIX, RedisStore
 from lineside_runtime.errors import ConfigError
 from tests.peers import FaultProxy, RedisServer, free_port, wait_for
 from tests.peers.redis_server import running_server
-from tests.runtime.cache.kept import FAST, entry_of, is_right, key_of, opened
+from tests.runtime.cache.kept import FAST, entry_of, found, is_right, key_of, opened
 
 TIMEOUT_S = 5.0
 """Of a server that answers, on a machine that is busy with something else."""
@@ -41,17 +41,6 @@ def fill(level: Level, numbers: range, floats: int = 1000) -> None:
     for number in numbers:
         level.put(key_of(number), entry_of(number, floats))
     assert level.flush(60)
-
-
-def found(level: Level, numbers: range) -> list[int]:
-    """Returns the numbers that are there, each of which must be right."""
-    here = []
-    for number in numbers:
-        entry = level.get(key_of(number))
-        if entry is not None:
-            assert is_right(entry, number)
-            here.append(number)
-    return here
 
 
 def takes(level: Level, number: int) -> bool:

@@ -233,7 +233,7 @@ def test_a_cache_that_cannot_work_is_told_when_the_session_opens(bundle: Bundle,
     with pytest.raises(ConfigError, match="redis"):
         Session(bundle, config(CacheConfig(redis=("redis://h:no number",)))).close()
     with pytest.raises(ConfigError, match="CacheConfig"):
-        Config(cache=True)  # type: ignore[arg-type]
+        Config(cache=True)  # type: ignore[arg-type]  # a wrong type on purpose
 
 
 def test_scalars_and_empty_outputs_are_kept_as_they_are(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from lineside_runtime.cache.sqlite import TOUCH_S, SqliteStore, _code
 from lineside_runtime.errors import ConfigError
 from lineside_runtime.pauses import Pauses
 from tests.peers import wait_for
-from tests.runtime.cache.kept import entry_of, is_right, key_of, opened
+from tests.runtime.cache.kept import entry_of, found, is_right, key_of, opened
 
 BUDGET = 8 << 20
 ROOT = Path(__file__).parents[3]
@@ -50,17 +50,6 @@ def fill(level: Level, numbers: range, floats: int = 1000) -> None:
     for number in numbers:
         level.put(key_of(number), entry_of(number, floats))
         assert level.flush(60)
-
-
-def found(level: Level, numbers: range) -> list[int]:
-    """Returns the numbers that are there, each of which must be right."""
-    here = []
-    for number in numbers:
-        entry = level.get(key_of(number))
-        if entry is not None:
-            assert is_right(entry, number)
-            here.append(number)
-    return here
 
 
 def test_a_second_session_finds_what_the_first_has_kept(path: Path) -> None:

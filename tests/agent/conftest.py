@@ -1,0 +1,14 @@
+"""What the agent's tests share."""
+
+from __future__ import annotations
+
+import pytest
+
+from lineside_runtime.bundle import Bundle
+from tests.worlds.bundles import make_bundle
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A small bundle, which nobody changes."""
+    return make_bundle(tmp_path_factory.mktemp("bundle") / "b")
