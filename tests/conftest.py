@@ -1,8 +1,63 @@
 """What all tests share."""
 
+from __future__ import annotations
+
+import gc
+import sqlite3
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import hypothesis
 import pytest
 
 pytest_plugins = ["tests.peers"]
+
+# By default an example that takes 200 ms, or slow drawing of examples, fails: on a busy machine that says nothing.
+hypothesis.settings.register_profile("lineside", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("lineside")
+
+
+class WatchedConnection(sqlite3.Connection):
+    """Warns, as Python 3.13 does by itself, if it is collected and nobody has closed it."""
+
+    opened_at: str = ""
+    closed: bool = False
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        callers = traceback.extract_stack(limit=8)[:-2]
+        self.opened_at = ", ".join(f"{Path(one.filename).name}:{one.lineno}" for one in reversed(callers))
+
+    def close(self) -> None:
+        super().close()
+        self.closed = True
+
+    def __del__(self) -> None:
+        if self.opened_at and not self.closed:
+            warnings.warn(f"unclosed SQLite connection, opened at {self.opened_at}", ResourceWarning, 2, source=self)
+
+
+if sys.version_info < (3, 13):
+    _connect = sqlite3.connect
+
+    def _watched(*args: Any, **options: Any) -> sqlite3.Connection:
+        if len(args) < 6:
+            options.setdefault("factory", WatchedConnection)
+        connection: sqlite3.Connection = _connect(*args, **options)
+        return connection
+
+    sqlite3.connect = sqlite3.dbapi2.connect = _watched  # type: ignore[assignment]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def collected() -> Iterator[None]:
+    """Collects garbage after each file: one that leaves something unclosed fails itself, and no later one."""
+    yield
+    gc.collect()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

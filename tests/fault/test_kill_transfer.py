@@ -60,7 +60,10 @@ def transfer(site: Site) -> Transfer:
 
 def wait_partly(site: Site, pattern: str) -> None:
     """Waits until something of a file is on the device's disk, and more is to come."""
-    wait_for(lambda: list(site.agent.state.rglob(pattern)), 60, what=f"{pattern}\n{site.agent.log[-2000:]}")
+    try:
+        wait_for(lambda: list(site.agent.state.rglob(pattern)), 150, what=pattern)  # the hub makes a patch first
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{site.agent.log[-2000:]}\n{site.hub.log[-2000:]}") from None
 
 
 def check(site: Site, bundle: Bundle, gen: int) -> None:

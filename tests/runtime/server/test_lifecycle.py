@@ -81,7 +81,7 @@ def test_a_fallback_is_never_silent(tmp_path: Path) -> None:
         status, answer = server.json("POST", "/v2/models/test/infer", numbers(0, 0, 0, 0))
         assert status == 200
         assert (answer["parameters"]["used_device"], answer["parameters"]["fell_back"]) == ("openvino/cpu:0", True)
-        assert server.metric("lineside_device_failures_total", model="test") == 1
+        assert server.metric("lineside_device_failures_total", model="test") >= 1  # it is tried again after a pause
         assert server.metric("lineside_rerouted_total", model="test") == 1
         assert server.metric("lineside_answers_total", used_device="openvino/cpu:0", fell_back="true") == 1
         assert server.metric("lineside_model_info", used_device="openvino/cpu:0") == 1
