@@ -2,12 +2,12 @@
 #
 #   make demo         the whole line end to end on this machine, without torch (about two minutes)
 #   make test         all tests against real peers
-#   make check        format, lint, types, import rules
+#   make check        format, lint, types, import rules, and a smoke run of every benchmark
 #   make bench        benchmarks, JSON under benchmarks/results/
 #   make bench-training  training on several workers: bytes, waiting, prediction, deaths (an hour; root for the wire), accuracy (an hour)
 #   make test-system  whole journeys and faults that take longer than CI has
 #   make test-gpu     every path that an NVIDIA GPU enables, at most 20 minutes; without a GPU each step says so
-#   make soak         the agent at full speed for two hours (SECONDS=7200), memory and file handles watched from outside
+#   make soak         the agent at full speed for two hours (MINUTES=120), memory and file handles watched from outside
 #   make fuzz         coverage-guided fuzzing of every topic's payload, an hour (SECONDS=3600)
 #   make setup        the development environment in .venv
 #   make proto        compile the inference protocol's messages again, after a change of the .proto
@@ -21,7 +21,6 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 SUDO := $(shell if [ "$$(id -u)" = 0 ]; then echo env; else command -v sudo; fi)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 OUT ?= demo-out
-SOAK_OUT ?= soak-out
 
 .PHONY: help setup demo test check bench bench-training test-system test-gpu soak fuzz proto peers clean
 .DEFAULT_GOAL := help
@@ -58,11 +57,12 @@ demo: $(VENV)/.convert
 test: $(VENV)/.dev peers
 	$(BIN)/python -m pytest tests --ignore tests/system --numprocesses 2 --dist loadfile --durations 15
 
-check: $(VENV)/.dev
+check: $(VENV)/.dev peers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m benchmarks --smoke
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
@@ -78,7 +78,7 @@ test-gpu: $(VENV)/.dev
 	$(BIN)/python -m benchmarks gpu
 
 soak: $(VENV)/.dev peers
-	$(BIN)/python -m benchmarks.soak --seconds $(or $(SECONDS),7200) --out $(SOAK_OUT)
+	$(BIN)/python -m benchmarks soak --minutes $(or $(MINUTES),120)
 
 fuzz: $(VENV)/.dev
 	$(PIP) --editable '.[fuzz]'
@@ -90,4 +90,4 @@ proto: $(VENV)/.dev
 	$(BIN)/python -m grpc_tools.protoc -I $(PROTO) --descriptor_set_out=$(PROTO)/open_inference.binpb open_inference.proto
 
 clean:
-	rm -rf $(VENV) .venv-gpu demo-out soak-out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .venv-gpu demo-out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
 
 from lineside_runtime.bundle import CHUNK_BYTES, open_bundle
 
@@ -23,10 +24,14 @@ INFLIGHT = 1000
 def send(port: int, folder: str, qos: int) -> None:
     """Answers each "go" with all messages, until it is killed."""
     messages = _messages(folder)
-    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)
+    client = mqtt.Client(CallbackAPIVersion.VERSION2)
     client.max_inflight_messages_set(INFLIGHT)
     asked = threading.Semaphore(0)
-    client.on_connect = lambda *_: client.subscribe(f"bare/{qos}/go")
+
+    def connected(*_: object) -> None:
+        client.subscribe(f"bare/{qos}/go")
+
+    client.on_connect = connected
     client.on_message = lambda *_: asked.release()
     client.connect("127.0.0.1", port)
     client.loop_start()
@@ -46,7 +51,7 @@ def take(port: int, folder: str, qos: int) -> None:
         if received[0] == wanted:
             done.set()
 
-    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)
+    client = mqtt.Client(CallbackAPIVersion.VERSION2)
     client.on_message = count
     client.on_subscribe = lambda *_: subscribed.set()
     client.connect("127.0.0.1", port)

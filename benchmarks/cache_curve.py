@@ -118,7 +118,7 @@ class _Calls:
 
     @staticmethod
     def _other(frame: Array, number: int) -> Array:
-        other = frame.copy()
+        other: Array = frame.copy()
         other.reshape(-1)[:1].view(np.uint32)[0] += number
         return other
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
 
 from benchmarks.smoke import scaled
 from lineside_hub.simulate.fleet import Settings, simulate
@@ -77,13 +78,20 @@ def _fan_out(size: int) -> float:
 
 
 def _publish(port: int, size: int) -> None:
-    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)
+    client = mqtt.Client(CallbackAPIVersion.VERSION2)
     client.connect("127.0.0.1", port)
     client.loop_start()
     for start in range(0, size, CHUNK_BYTES):
         client.publish("fan/out", bytes(min(CHUNK_BYTES, size - start)), qos=1).wait_for_publish(60)
     client.disconnect()
     client.loop_stop()
+
+
+def _socket(client: mqtt.Client) -> int:
+    found = client.socket()
+    if found is None:
+        raise RuntimeError("not connected")
+    return found.fileno()
 
 
 def subscribers(port: int, count: int, size: int) -> None:
@@ -97,7 +105,7 @@ def subscribers(port: int, count: int, size: int) -> None:
         ready[0] += 1
 
     for number in range(count):
-        client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)
+        client = mqtt.Client(CallbackAPIVersion.VERSION2)
         client.on_subscribe = subscribed
 
         def arrived(_c: mqtt.Client, _u: object, message: mqtt.MQTTMessage, number: int = number) -> None:
@@ -107,7 +115,7 @@ def subscribers(port: int, count: int, size: int) -> None:
         client.on_connect = lambda client, *_: client.subscribe("fan/out")
         client.connect("127.0.0.1", port)
         clients.append(client)
-        selector.register(client.socket(), selectors.EVENT_READ, client)
+        selector.register(_socket(client), selectors.EVENT_READ, client)
     stop = time.monotonic() + 120
     told = False
     while time.monotonic() < stop and min(got) < size:

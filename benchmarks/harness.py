@@ -55,8 +55,9 @@ def write(benchmark: Benchmark, folder: Path, *, command: str, minutes: float | 
     found = importlib.import_module(benchmark.module).run(**{k: v for k, v in options.items() if k in taken})
     provenance = msgspec.structs.replace(provenance, seconds=round(time.monotonic() - began_s, 1))
     content = {"provenance": msgspec.to_builtins(provenance), **found}
-    write_atomic(folder / f"{benchmark.name}.json", (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
-    return content
+    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+    write_atomic(folder / f"{benchmark.name}.json", text.encode())
+    return dict(json.loads(text))
 
 
 def run(

@@ -20,7 +20,6 @@ from typing import Any
 
 import msgspec
 import tomli_w
-import tomllib
 
 from benchmarks.agents import write_pictures
 from benchmarks.smoke import scaled
@@ -29,6 +28,11 @@ from lineside_runtime.bundle import Bundle, open_bundle, write_manifest
 from tests.fault.plant import Site
 from tests.peers.brokers import Mosquitto, find_mosquitto
 from tests.peers.waiting import free_port
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 PLC = Path(__file__).parents[1] / "tests" / "peers" / "plc.py"
 BUNDLE = "surface-12"

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
 
 from benchmarks.smoke import scaled
 from lineside.demo.processes import free_port, listening
@@ -98,7 +99,7 @@ def _bare(port: int, size: int) -> float:
         if received[0] == wanted:
             done.set()
 
-    ends = [mqtt.Client(mqtt.CallbackAPIVersion.VERSION2) for _ in range(2)]
+    ends = [mqtt.Client(CallbackAPIVersion.VERSION2) for _ in range(2)]
     sender, receiver = ends
     receiver.on_message = count
     receiver.on_subscribe = lambda *_: subscribed.set()

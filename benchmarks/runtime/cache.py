@@ -78,7 +78,7 @@ def _floors(address: str, frame: Array, stack: ExitStack) -> dict[str, Callable[
     """
     client = stack.enter_context(redis.Redis.from_url(address))
     client.set("floor", bytes(4096))
-    return dict(zip(FLOORS, (lambda: xxhash.xxh3_128_digest(frame), lambda: client.get("floor")), strict=True))
+    return dict(zip(FLOORS, (lambda: xxhash.xxh3_128_digest(frame.data), lambda: client.get("floor")), strict=True))
 
 
 def _config(cache: CacheConfig | None) -> Config:

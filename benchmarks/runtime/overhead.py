@@ -29,6 +29,7 @@ from lineside_runtime.backend import LoadOptions
 from lineside_runtime.backends.ort_session import OrtExecutable, session_options
 from lineside_runtime.bundle import Bundle, open_bundle
 from lineside_runtime.config import Config
+from lineside_runtime.placement import Placement
 from lineside_runtime.session import Session
 from lineside_runtime.tensors import Array
 
@@ -119,7 +120,10 @@ def _share(bundle: Bundle, tensor: Array) -> dict[str, Any]:
 def _engine_of(session: Session) -> Any:
     """Returns ONNX Runtime's own session below ours."""
     with session.pinned() as pinned:
-        slot = pinned._serving.placement._slots[0]
+        placement = pinned._serving.placement
+    if not isinstance(placement, Placement):
+        raise RuntimeError("the session runs in stages")
+    slot = placement._slots[0]
     if slot.executable is None:
         raise RuntimeError("the session has loaded nothing")
     with slot.executable.use() as executable:

@@ -81,11 +81,11 @@ def write_pictures(root: Path, count: int = PICTURES, side: int = 64) -> Path:
     return root
 
 
-def run(kills: int = KILLS) -> dict[str, Any]:
+def run() -> dict[str, Any]:
     """Trains unbroken and with kills, and compares."""
     with tempfile.TemporaryDirectory() as scratch:
         data = write_pictures(Path(scratch) / "squares")
-        found = {name: _train(data, Path(scratch) / name, count) for name, count in (("whole", 0), ("killed", kills))}
+        found = {name: _train(data, Path(scratch) / name, count) for name, count in (("whole", 0), ("killed", KILLS))}
     whole, killed = found["whole"], found["killed"]
     return {
         "kills": len(killed["lost_steps"]),

@@ -155,7 +155,7 @@ def found_rate(ddp: Step, alone: Step, interface: str) -> float:
         ddp()
         step_s = _both(statistics.median(_timed(ddp) for _ in range(2)))
         low, high = (rate, high) if step_s > wanted_s else (low, rate)
-    return (low * high) ** 0.5
+    return float((low * high) ** 0.5)
 
 
 def _both(seconds: float) -> float:

@@ -1,0 +1,184 @@
+"""The harness of the benchmarks: what it records, what a smoke run leaves alone, and how a failure ends."""
+
+from __future__ import annotations
+
+import datetime
+import importlib
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from benchmarks import harness, provenance
+from benchmarks.provenance import Provenance, collect, sources_sha256
+from benchmarks.registry import BENCHMARKS, RESULTS, Benchmark, select, table
+
+ROOT = Path(__file__).parents[2]
+
+WORKING = '''
+"""Writes a file beside its result."""
+from pathlib import Path
+from benchmarks.smoke import scaled
+
+def run(out: Path) -> dict[str, object]:
+    (out / "picture.svg").write_text("<svg/>")
+    return {"rounds": scaled(100, smoke=1), "part": {"left_out": "the other machine"}}
+'''
+BROKEN = """
+def measured(*, rounds: int) -> int:
+    return rounds
+
+def run() -> dict[str, object]:
+    return {"rounds": measured(round=3)}
+"""
+
+
+def git(folder: Path, *words: str) -> None:
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.com"]
+    subprocess.run(["git", "-C", folder, *identity, *words], check=True, capture_output=True)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A repository with two tracked files in ``part``."""
+    (tmp_path / "part").mkdir()
+    (tmp_path / "part" / "one.py").write_text("one = 1\n")
+    (tmp_path / "part" / "two.py").write_text("two = 2\n")
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "--quiet", "--message", "first")
+    return tmp_path
+
+
+@pytest.fixture
+def written() -> Iterator[list[Benchmark]]:
+    """Two benchmarks, of which the second one calls a function by a wrong keyword."""
+    found = []
+    for name, text in (("zz_working", WORKING), ("zz_broken", BROKEN)):
+        path = ROOT / "benchmarks" / f"{name}.py"
+        path.write_text(text)
+        found.append(Benchmark(name, "nothing", ()))
+    yield found
+    for each in found:
+        (ROOT / "benchmarks" / f"{each.name}.py").unlink()
+
+
+def test_hash_follows_the_content_of_tracked_files(checkout: Path) -> None:
+    before = sources_sha256(["part"], root=checkout)
+    (checkout / "part" / "__pycache__").mkdir()
+    (checkout / "part" / "untracked.txt").write_text("x")
+    assert sources_sha256(["part"], root=checkout) == before
+    assert sources_sha256(["part/two.py", "part/one.py"], root=checkout) == before
+    (checkout / "part" / "two.py").write_text("two = 3\n")
+    changed = sources_sha256(["part"], root=checkout)
+    assert changed != before
+    assert sources_sha256(["part/one.py"], root=checkout) != before
+    (checkout / "part" / "two.py").unlink()
+    assert sources_sha256(["part"], root=checkout) not in (before, changed)
+
+
+def test_hash_follows_a_renamed_file(checkout: Path) -> None:
+    before = sources_sha256(["part"], root=checkout)
+    git(checkout, "mv", "part/two.py", "part/three.py")
+    assert sources_sha256(["part"], root=checkout) != before
+
+
+def test_hash_of_a_copy_without_git_is_that_of_the_checkout(checkout: Path) -> None:
+    before = sources_sha256(["part"], root=checkout)
+    (checkout / ".git").rename(checkout / "no-git")
+    assert sources_sha256(["part"], root=checkout) == before
+
+
+def test_provenance_says_where_a_figure_comes_from() -> None:
+    paths = BENCHMARKS["deltas"].paths
+    found = collect("python -m benchmarks deltas", paths)
+    head = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    assert found.commit == head.stdout.strip()
+    assert datetime.datetime.fromisoformat(found.date).utcoffset() == datetime.timedelta(0)
+    assert found.processor
+    assert found.cores >= 1
+    assert len(found.load_average) == 3
+    assert found.packages["onnxruntime"]
+    assert found.sources.paths == paths
+    assert found.sources.sha256 == sources_sha256(paths)
+
+
+def test_instructions_are_those_that_int8_depends_on(tmp_path: Path) -> None:
+    (tmp_path / "intel").write_text("processor : 0\nflags\t\t: fpu avx2 avx512_vnni amx_int8 sse\n")
+    (tmp_path / "arm").write_text("processor : 0\nFeatures\t: fp asimd asimddp i8mm\n")
+    assert provenance._instructions(tmp_path / "intel") == ("avx2", "avx512_vnni", "amx_int8")
+    assert provenance._instructions(tmp_path / "arm") == ("asimddp", "i8mm")
+    assert provenance._instructions(tmp_path / "none") == ()
+
+
+@pytest.mark.parametrize("benchmark", BENCHMARKS.values(), ids=BENCHMARKS)
+def test_every_path_of_a_benchmark_has_tracked_files(benchmark: Benchmark) -> None:
+    listed = subprocess.run(["git", "-C", ROOT, "ls-files"], capture_output=True, text=True, check=True).stdout.split()
+    missing = [path for path in benchmark.paths if not any(f"{name}/".startswith(f"{path}/") for name in listed)]
+    assert not missing
+
+
+@pytest.mark.torch
+def test_every_benchmark_can_be_imported_and_has_its_function() -> None:
+    for benchmark in BENCHMARKS.values():
+        assert harness.parameters(benchmark) <= {"out", "minutes"}
+        assert callable(importlib.import_module(benchmark.module).run)
+
+
+def test_group_means_all_of_its_benchmarks() -> None:
+    assert [each.name for each in select(["training.loop", "optimizer"])] == [
+        "training.loop",
+        *(name for name in BENCHMARKS if name.startswith("optimizer.")),
+    ]
+    with pytest.raises(KeyError):
+        select(["nothing"])
+
+
+def test_table_of_the_readme_is_that_of_the_registry() -> None:
+    assert table() in (ROOT / "benchmarks" / "README.md").read_text()
+
+
+def test_result_is_written_whole_with_its_provenance(written: list[Benchmark], tmp_path: Path) -> None:
+    found, failed = harness.run(written[:1], folder=tmp_path)
+    assert not failed
+    content = json.loads((tmp_path / "zz_working.json").read_text())
+    assert content == found["zz_working"]
+    assert content["rounds"] == 100
+    assert (tmp_path / "picture.svg").exists()
+    told = msgspec.convert(content["provenance"], Provenance)
+    assert told.command == "python -m benchmarks zz_working"
+    assert "benchmarks/zz_working.py" in told.sources.paths
+
+
+def test_failure_is_named_and_leaves_no_result(
+    written: list[Benchmark], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    found, failed = harness.run(list(reversed(written)), folder=tmp_path)
+    assert failed == ["zz_broken"]
+    assert list(found) == ["zz_working"]
+    assert not (tmp_path / "zz_broken.json").exists()
+    assert re.search("zz_broken failed.*unexpected keyword argument 'round'", capfd.readouterr().err, re.DOTALL)
+
+
+def test_smoke_run_is_small_writes_no_result_and_names_what_failed(
+    written: list[Benchmark], capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.read_bytes() for path in RESULTS.iterdir() if path.is_file()}
+    assert harness.smoke(written) == ["zz_broken"]
+    assert {path: path.read_bytes() for path in RESULTS.iterdir() if path.is_file()} == before
+    said = capfd.readouterr()
+    assert "zz_working runs" in said.out
+    assert "left out: the other machine" in said.out
+    assert re.search("zz_broken failed.*unexpected keyword argument 'round'", said.err, re.DOTALL)
+
+
+def test_unknown_name_and_a_failed_smoke_run_have_an_exit_status() -> None:
+    command = [sys.executable, "-m", "benchmarks"]
+    unknown = subprocess.run([*command, "nothing"], cwd=ROOT, capture_output=True, text=True)
+    assert unknown.returncode == 2
+    assert "no benchmark 'nothing'" in unknown.stderr
