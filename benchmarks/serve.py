@@ -27,6 +27,7 @@ from benchmarks import networks
 from benchmarks.bare_server import METHOD
 from benchmarks.smoke import scaled
 from benchmarks.timing import interleaved, spread
+from lineside.demo.processes import listening
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.config import Config
 from lineside_runtime.server.proto import message
@@ -182,4 +183,6 @@ def _serving(bundle: Bundle) -> Iterator[tuple[str, str]]:
 @contextlib.contextmanager
 def _bare(answer_bytes: int) -> Iterator[tuple[str, str]]:
     with _started("benchmarks.bare_server", str(answer_bytes)) as said:
+        while not listening(said["http"]):  # uvicorn says nothing when it listens
+            time.sleep(0.02)
         yield f"127.0.0.1:{said['http']}", f"127.0.0.1:{said['grpc']}"
