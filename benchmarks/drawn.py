@@ -1,4 +1,4 @@
-"""Small annotated data sets for smoke runs, drawn by the line simulator in the layouts of the real ones."""
+"""A small data set of classes that a network learns in seconds."""
 
 from __future__ import annotations
 
@@ -8,10 +8,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from lineside_models.labels import LABELS, PCB
-from lineside_models.simulator import render
-
-FOLDS = {"train": 24, "val": 6}
 CLASSES = ("coarse", "fine", "plain")
 WAVES = (0.25, 1.0, 0.0)
 """Radians a pixel; the same whichever way a picture is turned."""
@@ -19,50 +15,7 @@ WAVES = (0.25, 1.0, 0.0)
 SIDE = 64
 
 
-def steel(root: Path, folds: Mapping[str, int] = FOLDS) -> Path:
-    """Writes frames of steel strip in NEU-DET's layout, so many a fold; done once."""
-    if root.is_dir():
-        return root
-    half = root.with_name(f"{root.name}.half")
-    for name in ("images", "annotations"):
-        (half / name).mkdir(parents=True, exist_ok=True)
-    rows = ["image,class,fold"]
-    for number, fold in enumerate(_each(folds)):
-        frame = render("steel", number, defects=2)
-        cv2.imwrite(str(half / "images" / f"s_{number}.jpg"), frame.image)
-        objects = "".join(
-            f"<object><name>{LABELS[label]}</name><bndbox><xmin>{x1 + 1:.0f}</xmin><ymin>{y1 + 1:.0f}</ymin>"
-            f"<xmax>{x2:.0f}</xmax><ymax>{y2:.0f}</ymax></bndbox></object>"
-            for (x1, y1, x2, y2), label in zip(frame.boxes.round().tolist(), frame.labels.tolist(), strict=True)
-        )
-        (half / "annotations" / f"s_{number}.xml").write_text(f"<annotation>{objects}</annotation>")
-        rows.append(f"s_{number}.jpg,x,{fold}")
-    return _finished(half, root, rows)
-
-
-def boards(root: Path, folds: Mapping[str, int] = FOLDS) -> Path:
-    """Writes frames of circuit boards and their clean templates in DeepPCB's layout, so many a fold; done once."""
-    if root.is_dir():
-        return root
-    half = root.with_name(f"{root.name}.half")
-    images, notes = half / "PCBData/group1/1", half / "PCBData/group1/1_not"
-    for folder in (images, notes):
-        folder.mkdir(parents=True, exist_ok=True)
-    rows = ["image,fold,template_included"]
-    for number, fold in enumerate(_each(folds)):
-        frame = render("pcb", number, defects=5)
-        cv2.imwrite(str(images / f"{number}_test.jpg"), frame.image)
-        cv2.imwrite(str(images / f"{number}_temp.jpg"), render("pcb", number, defects=0).image)
-        lines = [
-            " ".join(str(round(v)) for v in box) + f" {PCB.index(LABELS[label]) + 1}"
-            for box, label in zip(frame.boxes.tolist(), frame.labels.tolist(), strict=True)
-        ]
-        (notes / f"{number}.txt").write_text("\n".join(lines))
-        rows.append(f"group1/1/{number}_test.jpg,{fold},1")
-    return _finished(half, root, rows)
-
-
-def textures(root: Path, folds: Mapping[str, int] = FOLDS) -> Path:
+def textures(root: Path, folds: Mapping[str, int]) -> Path:
     """Writes coarse, fine and no waves in noise, a folder a class, so many a fold; done once."""
     if root.is_dir():
         return root
@@ -70,7 +23,7 @@ def textures(root: Path, folds: Mapping[str, int] = FOLDS) -> Path:
     generator = np.random.default_rng(0)
     y, x = np.mgrid[:SIDE, :SIDE]
     rows = ["image,fold"]
-    for number, fold in enumerate(_each(folds)):
+    for number, fold in enumerate([fold for fold, count in folds.items() for _ in range(count)]):
         label = number % len(CLASSES)
         turn, phase = generator.uniform(0, 2 * np.pi, 2)
         along = x * np.cos(turn) + y * np.sin(turn)
@@ -79,14 +32,6 @@ def textures(root: Path, folds: Mapping[str, int] = FOLDS) -> Path:
         (half / name).parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(half / name), (wave * 40 + 127).clip(0, 255).astype(np.uint8))
         rows.append(f"{name},{fold}")
-    return _finished(half, root, rows)
-
-
-def _each(folds: Mapping[str, int]) -> list[str]:
-    return [fold for fold, count in folds.items() for _ in range(count)]
-
-
-def _finished(half: Path, root: Path, rows: list[str]) -> Path:
     (half / "folds.csv").write_text("\n".join(rows) + "\n")
     half.rename(root)
     return root

@@ -159,7 +159,7 @@ _ALL = (
         "yolo11n",
         "our detector and YOLO11n, trained alike: speed and accuracy of the same networks",
         (_COMPRESS, _TRAINING, _DETECTOR),
-        ("networks", "data", "drawn", "others"),
+        ("networks", "data", "others"),
         long=True,
     ),
     Benchmark(

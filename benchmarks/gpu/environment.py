@@ -23,7 +23,9 @@ import msgspec
 
 ROOT = Path(__file__).resolve().parents[2]
 HOME = ROOT / ".venv-gpu"
-ONNXRUNTIME = "onnxruntime-gpu[cuda,cudnn]>=1.20,<2"
+ONNXRUNTIME = {12: "onnxruntime-gpu[cuda,cudnn]>=1.20,<1.27", 13: "onnxruntime-gpu[cuda,cudnn]>=1.27,<2"}
+"""By CUDA's major version: the wheels of the package index are built for 13 from 1.27 on."""
+
 TENSORRT = "tensorrt-cu{cuda}>={major},<{next}"
 PROVIDER = "onnxruntime/capi/libonnxruntime_providers_tensorrt.so"
 LIBRARIES = ("nvidia/*/lib", "tensorrt_libs")
@@ -53,10 +55,15 @@ def here() -> Environment:
 
 def wanted() -> tuple[str, ...]:
     """Returns what is installed where there is a GPU, TensorRT for an ONNX Runtime that needs its version 10."""
-    return ONNXRUNTIME, tensorrt_requirement(major=10, cuda="13")
+    return ONNXRUNTIME[13], tensorrt_requirement(major=10, cuda=13)
 
 
-def tensorrt_requirement(*, major: int, cuda: str) -> str:
+def onnxruntime_requirement(cuda: int) -> str:
+    """Returns the package for a driver that serves this major version of CUDA."""
+    return ONNXRUNTIME[min(max(cuda, min(ONNXRUNTIME)), max(ONNXRUNTIME))]
+
+
+def tensorrt_requirement(*, major: int, cuda: int) -> str:
     """Returns the package of a major version of TensorRT for a major version of CUDA."""
     return TENSORRT.format(cuda=cuda, major=major, next=major + 1)
 
@@ -71,17 +78,19 @@ def prepare(cuda: str, *, limit_s: float, home: Path = HOME) -> Environment:
     """
     ends_s = time.monotonic() + limit_s
     python, notes = home / "bin/python", []
-    mark = hashlib.sha256(repr((ONNXRUNTIME, TENSORRT, cuda, sys.prefix)).encode()).hexdigest()
+    number = int(cuda.partition(".")[0])
+    runtime = onnxruntime_requirement(number)
+    mark = hashlib.sha256(repr((runtime, TENSORRT, number, sys.prefix)).encode()).hexdigest()
     stamp = home / ".made"
     if stamp.is_file() and stamp.read_text() == mark:
         return Environment(python=python, libraries=folders(home))
     layered(home)
-    refused = install(python, [ONNXRUNTIME], limit_s=ends_s - time.monotonic())
+    refused = install(python, [runtime], limit_s=ends_s - time.monotonic())
     if refused:
-        notes.append(f"{ONNXRUNTIME} can't be installed on {platform.machine()}: {refused}")
+        notes.append(f"{runtime} can't be installed on {platform.machine()}: {refused}")
     major = linked_tensorrt(packages_of(home) / PROVIDER)
     if major:
-        package = tensorrt_requirement(major=major, cuda=cuda.partition(".")[0])
+        package = tensorrt_requirement(major=major, cuda=number)
         refused = install(python, [package], limit_s=ends_s - time.monotonic())
         if refused:
             notes.append(f"{package} can't be installed: {refused}")

@@ -50,7 +50,7 @@ def train_gpus(case: Case) -> Figures:
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise StepError(f"lineside train ended with {done.returncode}: {done.stdout.strip()[-300:]}", {})
-    found = json.loads(done.stdout)
+    found = json.loads(done.stdout[done.stdout.index("{") :])
     keys = ("workers", "layout", "scheme", "scheme_why", "samples_per_second", "bytes_per_step", "communication_share")
     accuracy = found.get("held_top1")
     figures = {name: found[name] for name in keys if name in found}

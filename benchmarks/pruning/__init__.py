@@ -2,8 +2,8 @@
 
 python -m benchmarks pruning, or a part: python -m benchmarks.pruning detector
 
-The trainings use one thread each: on two quiet cores ``detector`` and the other three run side by side, about a quarter
-of an hour and three; times are measured again at the end of each part, so call it once more when nothing else runs.
+Each part keeps what it has trained, so that one that was ended goes on; ``searching`` also seed by seed (``--seed``).
+Times are measured again at the end of each part, so call it once more when nothing else runs.
 """
 
 from __future__ import annotations

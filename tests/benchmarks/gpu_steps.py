@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.steps import Case, LeftOut, StepError
+from lineside_runtime.files import write_atomic
 
 
 def measures(case: Case, *, engine: str) -> dict[str, Any]:
@@ -19,7 +20,7 @@ def measures(case: Case, *, engine: str) -> dict[str, Any]:
 def hangs(case: Case) -> dict[str, Any]:
     """Waits for a child that never ends, after noting the child's process."""
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    (case.folder / "child").write_text(str(child.pid))
+    write_atomic(case.folder / "child", str(child.pid).encode())
     time.sleep(600)
     return {}
 

@@ -47,8 +47,11 @@ def test_what_fails_is_a_problem_and_the_next_step_runs(tmp_path: Path) -> None:
 
 def test_a_step_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None:
     case = Case(gpus=1, folder=tmp_path)
-    result = run_step(step("hangs"), case, here(), limit_s=20)
-    assert result.status == "failed" and result.reason == "not done after 20 s"
+    for limit_s in (5, 20, 80, 200):  # on a busy machine a process takes long to start
+        result = run_step(step("hangs"), case, here(), limit_s=limit_s)
+        assert result.status == "failed" and result.reason == f"not done after {limit_s} s"
+        if (tmp_path / "child").exists():
+            break
     child = int((tmp_path / "child").read_text())
     wait_for(lambda: is_over(child))
 
@@ -115,4 +118,10 @@ def test_the_version_of_tensorrt_is_the_one_that_onnx_runtime_was_linked_with(tm
     assert environment.linked_tensorrt(provider) is None
     provider.write_bytes(b"\x7fELF\0libnvinfer.so.10\0libcudart.so.13\0")
     assert environment.linked_tensorrt(provider) == 10
-    assert environment.tensorrt_requirement(major=10, cuda="13") == "tensorrt-cu13>=10,<11"
+    assert environment.tensorrt_requirement(major=10, cuda=13) == "tensorrt-cu13>=10,<11"
+
+
+def test_onnx_runtime_is_the_one_for_the_drivers_cuda():
+    assert environment.onnxruntime_requirement(12).endswith("<1.27")
+    assert environment.onnxruntime_requirement(13) == environment.onnxruntime_requirement(14)
+    assert ">=1.27" in environment.onnxruntime_requirement(13)
