@@ -121,7 +121,7 @@ def test_the_version_of_tensorrt_is_the_one_that_onnx_runtime_was_linked_with(tm
     assert environment.tensorrt_requirement(major=10, cuda=13) == "tensorrt-cu13>=10,<11"
 
 
-def test_onnx_runtime_is_the_one_for_the_drivers_cuda():
+def test_onnx_runtime_is_the_one_for_the_drivers_cuda() -> None:
     assert environment.onnxruntime_requirement(12).endswith("<1.27")
     assert environment.onnxruntime_requirement(13) == environment.onnxruntime_requirement(14)
     assert ">=1.27" in environment.onnxruntime_requirement(13)
