@@ -196,49 +196,60 @@ def distilling(found: Value) -> str:
 
 @block("pruning.searching", "pruning")
 def searching(found: Value) -> str:
-    """Level 3 against level 2 and against random search."""
+    """Level 3 against level 2 and against random search; one seed, or several with their spread."""
     of = found["searching"]
-    areas = of["hypervolume"]
-    budget = of["budget"]
+    areas, budget = of["hypervolume"], of["budget"]
+    search = areas["search"]
     rows = []
     for key, what in {"against_level2": "level 2", "against_random": "random search"}.items():
         ratio, bar = of[key].number, of["bars"][key].number
-        area = areas["level 2" if key == "against_level2" else "random"].number
-        rows.append((f"against {what}", fixed(area, 3), times(ratio), f"> {bar:g} ×", verdict(ratio > bar)))
-    made = table([f"hypervolume of level 3: {fixed(areas['search'].number, 3)}", "", "ratio", "bar", ""], rows)
+        area = _area(areas["level 2" if key == "against_level2" else "random"])
+        rows.append((f"against {what}", area, times(ratio), f"> {bar:g} ×", verdict(ratio > bar)))
+    made = table([f"hypervolume of level 3: {_area(search)}", "", "ratio", "bar", ""], rows)
+    seeds = f"{len(of['seeds'].values())} seeds" if "seeds" in of else "one seed, so the spread is not known"
     return (
         f"{made}\n\n{budget['trials'].number:.0f} trials, {budget['shortlist'].number:.0f} fine-tuned for "
-        f"{budget['epochs_each'].number:.0f} epochs each."
+        f"{budget['epochs_each'].number:.0f} epochs each; {seeds}."
     )
 
 
-@block("yolo11n.speed", "yolo11n")
-def yolo_speed(found: Value) -> str:
-    """The engine's time beside YOLO11n's."""
-    keys = ("surface_12_int8_ms", "yolo11n_int8_ms", "yolo11n_float_ms")
-    rows = [
-        (size, *(spread(of[key]) for key in keys), times(of["yolo11n_int8_over_ours"].number))
-        for size, of in found["speed"].items()
-    ]
-    head = ["engine, ms", "`surface-12` INT8", "YOLO11n INT8", "YOLO11n float", "YOLO11n INT8 over `surface-12`"]
-    return table(head, rows)
+def _area(of: Value) -> str:
+    """Returns a hypervolume; of several seeds the mean, the standard deviation and each."""
+    if "mean" not in of:
+        return fixed(of.number, 3)
+    each = ", ".join(fixed(value, 3) for value in of["per_seed"].numbers)
+    return f"{fixed(of['mean'].number, 3)} ± {fixed(of['sd'].number, 3)} ({each})"
 
 
-@block("yolo11n.trained", "yolo11n")
-def yolo_trained(found: Value) -> str:
-    """Both trained for the same time."""
-    of = found["trained"]
-    names = {
-        "lineside": "`lineside train detector`, starts from ImageNet weights",
-        "yolo11n": "YOLO11n, starts from random weights",
-    }
-    rows = [
-        (
-            what,
-            f"{of[key]['processor_s'].number:,.0f}",
-            *(fixed(of[key][each].number, 3) for each in ("map50_float", "map50_int8")),
-        )
-        for key, what in names.items()
-    ]
-    head = ["NEU-DET, val", "processor time of the training, s", "mAP@0.5 float", "INT8"]
+@block("pruning.control", "pruning")
+def control(found: Value) -> str:
+    """What pruning itself costs, beside an unpruned network after as many steps with the same teacher."""
+    rows = []
+    for name in ("detector", "classifier"):
+        of = found[name]
+        if "cost_of_pruning_val" not in of:
+            return "The control (an unpruned network, taught as long by the same teacher) was not measured yet."
+        costs = of["cost_of_pruning_val"]
+        sets = dict(costs.items()) if name == "detector" else {"validation folds": costs}
+        rows += [(name, data, form, _points(cost)) for data, each in sets.items() for form, cost in each.items()]
+    return table(["network", "data", "form", "unpruned and taught → pruned and taught"], rows)
+
+
+@block("yolo11n", "yolo11n")
+def yolo(found: Value) -> str:
+    """Accuracy and speed of the same networks, after the same time of training, from two kinds of start."""
+    rows: list[tuple[str, ...]] = []
+    for start, of in found["starts"].items():
+        for name, what in {"lineside": "`surface-12`'s network", "yolo11n": "YOLO11n"}.items():
+            row = of[name]
+            if "left_out" in row:
+                rows.append((start, what, f"left out: {row['left_out'].text}", "", "", "", ""))
+                continue
+            speeds = [spread(each[f"{name}_int8_ms"]) for _, each in of["speed"].items()]
+            accuracy = [fixed(row[key].number, 3) for key in ("map50_float", "map50_int8")]
+            rows.append(
+                (start, f"{what}, from {row['start'].text}", f"{row['processor_s'].number:,.0f}", *accuracy, *speeds)
+            )
+    sizes = [f"INT8, ms, {size}" for size, _ in next(iter(found["starts"].items()))[1]["speed"].items()]
+    head = ["start", "network", "processor time of the training, s", "mAP@0.5 float", "INT8", *sizes]
     return table(head, rows)
