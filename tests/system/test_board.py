@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import threading
 import time
 import zipfile
@@ -20,8 +21,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
+import numpy as np
+import onnx
 import pytest
 
+from lineside_models import zoo
+from lineside_runtime.bundle import Bundle, open_bundle, write_manifest
 from tests.boards import arm64
 from tests.boards.powered import TRIGGERED, EmulatedBoard, base_image, prepared, repaired_root
 from tests.boards.site import GROUP, NAME, BoardSite, say, shipped
@@ -190,16 +196,17 @@ def test_board_whose_power_is_cut_in_any_state_of_an_update_always_comes_back(fl
     fleet.wait_joined()
     each = max(1, int(os.environ.get("LINESIDE_POWER_CUTS", "20")) // len(STATES))
     noise = random.Random(os.environ.get("LINESIDE_POWER_SEED", "8"))
-    lasted_s = _update_unbroken(fleet)
+    lasted_s = _update_unbroken(fleet, _retrained(tmp_path, 0))
     found: Counter[str] = Counter()
     for number in range(1, MAX_TRIES * each * len(STATES) + 1):
         if all(found[state] >= each for state in STATES):
             break
         aim = min(STATES, key=lambda state: found[state])
-        wanted = _other(fleet)
+        bundle = _retrained(tmp_path, number)
+        wanted = bundle.manifest.identity
         # No pause in a short state, which would be over before the cut.
         pause_s = noise.uniform(0.0, 0.7 * lasted_s[aim]) if lasted_s[aim] > 2.0 else 0.0
-        with _pushed_until(fleet, wanted, aim):
+        with _pushed_until(fleet, bundle, aim):
             threading.Event().wait(pause_s)
             fleet.cut()
         state = _state_on_card(fleet.image, tmp_path / "root", wanted)
@@ -217,25 +224,36 @@ def test_board_whose_power_is_cut_in_any_state_of_an_update_always_comes_back(fl
     assert all(found[state] >= each for state in STATES), f"{each} cuts in each state were wanted: {dict(found)}"
 
 
-def _other(fleet: Fleet) -> str:
-    """Returns the shipped detector that the board does not run."""
-    installed = fleet.site.device()["installed"]
-    return next(one for one in map(shipped, ("surface-12", "surface-12-float")) if one != installed)
+def _retrained(folder: Path, number: int) -> Bundle:
+    """Makes a version of the float detector with other weights, so that each update fetches a file that is new."""
+    out = folder / f"retrained-{number}"
+    shutil.copytree(zoo.path("surface-12-float"), out)
+    manifest = open_bundle(out).manifest
+    (variant,) = manifest.variants
+    model = onnx.load(out / variant.file)
+    noise = np.random.default_rng(number)
+    for weights in model.graph.initializer:
+        if weights.data_type == onnx.TensorProto.FLOAT and len(weights.dims) == 4:
+            values = onnx.numpy_helper.to_array(weights)
+            changed = (values * (1 + 1e-4 * noise.standard_normal(values.shape))).astype(np.float32)
+            weights.CopyFrom(onnx.numpy_helper.from_array(changed, weights.name))
+    onnx.save(model, out / variant.file)
+    return write_manifest(out, msgspec.structs.replace(manifest, version=f"1.1.{number}"))
 
 
 @contextmanager
-def _pushed_until(fleet: Fleet, bundle: str, state: str) -> Iterator[None]:
+def _pushed_until(fleet: Fleet, bundle: Bundle, state: str) -> Iterator[None]:
     """Pushes a bundle; the body runs as soon as the hub has received this state of its update, or a later one."""
     since_ns = time.time_ns()
     reached = {*STATES[STATES.index(state) :], "active"}
-    arguments = ("push", bundle.partition("@")[0], "--hub", fleet.site.folder, "--group", GROUP)
+    arguments = ("push", bundle.path, "--hub", fleet.site.folder, "--group", GROUP)
     pushing = threading.Thread(target=lineside, args=arguments)
     pushing.start()  # the update may be in a late state before the command has ended
     try:
         wait_for(
-            lambda: not reached.isdisjoint(fleet.site.states(bundle, since_ns=since_ns)),
+            lambda: not reached.isdisjoint(fleet.site.states(bundle.manifest.identity, since_ns=since_ns)),
             TIMEOUT_S,
-            what=f"report of {state} of {bundle}",
+            what=f"report of {state} of {bundle.manifest.identity}",
             every_s=0.002,
         )
         yield
@@ -243,10 +261,10 @@ def _pushed_until(fleet: Fleet, bundle: str, state: str) -> Iterator[None]:
         pushing.join()
 
 
-def _update_unbroken(fleet: Fleet) -> dict[str, float]:
+def _update_unbroken(fleet: Fleet, bundle: Bundle) -> dict[str, float]:
     """Updates without a cut; returns how long each state took."""
-    wanted, since_ns = _other(fleet), time.time_ns()
-    with _pushed_until(fleet, wanted, "health_check"):
+    wanted, since_ns = bundle.manifest.identity, time.time_ns()
+    with _pushed_until(fleet, bundle, "health_check"):
         _wait_runs(fleet, wanted)
     seen = fleet.site.states(wanted, since_ns=since_ns)
     assert set(seen) >= {*STATES, "active"}, f"every state is reported: {seen}"
