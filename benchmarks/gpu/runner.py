@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -126,7 +127,7 @@ def _environment(gpus: Gpus, count: int) -> tuple[Environment, StepResult]:
     began_s = time.monotonic()
     if not count:
         status: Status = "failed" if gpus.broken else "no GPU"
-        figures = {"python": sys.executable, "would_install": list(wanted())}
+        figures = {"python": platform.python_version(), "would_install": list(wanted())}
         return here(), StepResult(name="environment", status=status, seconds=0, reason=gpus.reason, figures=figures)
     environment = prepare(gpus.cuda, limit_s=ENVIRONMENT_S)
     return environment, StepResult(
@@ -134,7 +135,10 @@ def _environment(gpus: Gpus, count: int) -> tuple[Environment, StepResult]:
         status="left out" if environment.notes else "ok",
         seconds=round(time.monotonic() - began_s, 1),
         reason="; ".join(environment.notes),
-        figures={"python": str(environment.python), "libraries": [path.parent.name for path in environment.libraries]},
+        figures={
+            "python": platform.python_version(),
+            "libraries": [path.parent.name for path in environment.libraries],
+        },
     )
 
 
