@@ -39,7 +39,9 @@ class Clone:
         (self.folder / ".venv" / ".dev").touch()
 
     def run(self, *, record: bool = True) -> subprocess.CompletedProcess[str]:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "LINESIDE_CI_"))
+        }
         environment |= {"PYTHONPATH": f"{ROOT}:{environment.get('PYTHONPATH', '')}", "PYTHON": sys.executable}
         if record:
             environment |= {"LINESIDE_CI_RECORD": str(self.table), "LINESIDE_CI_BESIDE": "a test"}

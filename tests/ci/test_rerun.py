@@ -34,7 +34,9 @@ class Project:
 
     def run(self, *options: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "tests.ci.rerun", "-p", "no:cacheprovider", *options]
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "LINESIDE_CI_"))
+        }
         environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")])
         return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False)
 

@@ -57,7 +57,7 @@ def run(name: str, corpus: Path, seconds: int) -> int:
     import atheris
 
     with atheris.instrument_imports(include=["lineside_hub", "lineside_link", "lineside_agent", "lineside_runtime"]):
-        from tests.fuzz.entries import entries, guarded
+        from tests.fuzz.entries import Peers, entries, guarded
 
     from tests.fuzz.seeds import write_seeds
 
@@ -65,7 +65,7 @@ def run(name: str, corpus: Path, seconds: int) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     write_seeds(name, folder)
     scratch = tempfile.TemporaryDirectory()
-    entry = entries(Path(scratch.name))[name]
+    entry = entries(Peers(Path(scratch.name)))[name]
     arguments = [
         sys.argv[0], str(folder), f"-max_total_time={seconds}", "-max_len=8192", "-rss_limit_mb=2048",
         f"-artifact_prefix={folder}/", "-verbosity=0", "-print_final_stats=1", "-timeout=20",

@@ -102,6 +102,11 @@ class Peers:
         self.base = folder / "base.bin"
         self.base.write_bytes(bytes(range(256)) * (PATCHED_BYTES // 256))
 
+    def close(self) -> None:
+        """Closes the hub's database, and lets the log speak again."""
+        self.database.close()
+        logging.disable(logging.NOTSET)
+
     def desired(self, data: bytes) -> None:
         """``g/<group>/desired``, ``d/<device>/desired``: decoded, and through the update machine."""
         for origin in ("group", "device"):
@@ -252,9 +257,8 @@ class _UndoneError(Exception):
     pass
 
 
-def entries(folder: Path) -> dict[str, Entry]:
+def entries(peers: Peers) -> dict[str, Entry]:
     """Returns every entry by name; those of topics are named as the methods of `Topics`."""
-    peers = Peers(folder)
     topics = {
         "group_desired": peers.desired,
         "device_desired": peers.desired,

@@ -5,7 +5,6 @@ The long, coverage-guided run is ``python -m tests.fuzz`` (``make fuzz``) and no
 
 from __future__ import annotations
 
-import logging
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 
 from lineside_hub.access import RIGHTS
 from tests.fuzz.__main__ import main
-from tests.fuzz.entries import Entry, entries, guarded
+from tests.fuzz.entries import Entry, Peers, entries, guarded
 from tests.fuzz.seeds import SEEDS
 
 REGRESSIONS = Path(__file__).parent / "regressions"
@@ -23,8 +22,9 @@ ROUNDS = 300
 
 @pytest.fixture(scope="module")
 def every(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Entry]]:
-    yield entries(tmp_path_factory.mktemp("fuzz"))
-    logging.disable(logging.NOTSET)
+    peers = Peers(tmp_path_factory.mktemp("fuzz"))
+    yield entries(peers)
+    peers.close()
 
 
 def test_every_topic_has_its_entry_and_every_entry_its_seed(every: dict[str, Entry]) -> None:
