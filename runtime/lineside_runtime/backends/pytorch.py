@@ -88,6 +88,8 @@ class _Threads:
                     actual=threads,
                     action="Give all models of the torch engine the same threads, or run one in a process of its own.",
                 )
+            if not self._claims:
+                self._default = torch.get_num_threads()
             self._claims[id(owner)] = threads
             torch.set_num_threads(threads)
 
