@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import inspect
 import pickle
 import threading
@@ -158,7 +157,6 @@ def test_the_int8_bundle_network_gives_what_onnxruntime_gives() -> None:
 
 
 def test_all_models_of_a_process_have_the_same_threads(tmp_path: Path) -> None:
-    gc.collect()  # a model that an earlier test left open counts until it is collected
     before = torch.get_num_threads()
     one = load(tmp_path / "m.onnx", scaler(1.0), threads=1)
     with pytest.raises(ConfigError, match="one number of threads"):
@@ -168,6 +166,17 @@ def test_all_models_of_a_process_have_the_same_threads(tmp_path: Path) -> None:
     one.close()
     assert torch.get_num_threads() == before
     load(tmp_path / "m.onnx", threads=2).close()
+
+
+def test_the_threads_are_afterwards_what_the_caller_had_set(tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    try:
+        for threads in (3, 4):
+            torch.set_num_threads(threads)
+            load(tmp_path / "m.onnx", scaler(1.0), threads=1).close()
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_threads_are_followed_in_whatever_thread_the_call_is_made(tmp_path: Path) -> None:
