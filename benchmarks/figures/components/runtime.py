@@ -99,9 +99,10 @@ def cache(found: Value) -> str:
 
 @block("cache_curve", "cache_curve")
 def cache_curve(found: Value) -> str:
-    """Latency and throughput over the share of hits."""
+    """Latency and throughput over the share of hits, of each network."""
     rows = [
         (
+            name,
             percent(point["hit_rate"].number, 0),
             significant(point["latency_ms_mean"].number),
             significant(point["latency_ms_p99"].number),
@@ -109,9 +110,10 @@ def cache_curve(found: Value) -> str:
             times(point["computed_ratio"].number),
             times(point["throughput_ratio"].number),
         )
-        for point in found["curve"].values()
+        for name, network in found["networks"].items()
+        for point in network["curve"].values()
     ]
-    head = ["share of hits", "ms, mean", "ms, p99", "latency", "latency, computed", "throughput"]
+    head = ["network", "share of hits", "ms, mean", "ms, p99", "latency", "latency, computed", "throughput"]
     return table(head, rows)
 
 
