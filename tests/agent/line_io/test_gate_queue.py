@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from lineside_agent.line_io import LineOutput, Signal
 from lineside_agent.line_io.events import Code, LineState, Triggered
-from lineside_agent.line_io.gate import GateSettings
+from lineside_agent.line_io.gate import GateEntry, GateSettings
 from lineside_agent.line_io.gate_queue import NAME, GateQueueFile
 from lineside_agent.line_io.handshake import Handshake, Settings
 from lineside_agent.station import Station
@@ -143,31 +144,35 @@ def test_after_a_kill_the_next_process_fires_for_the_parts_that_are_still_on_the
 def test_a_part_that_has_passed_the_gate_meanwhile_is_told_of_and_hits_no_other(
     processes: list[Process], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    processes.append(first := Process(tmp_path, delay_s=0.5))
-    first.trigger(0, "reject")
-    due_s = first.station.machine.gate_queue[0].due_s
-    first.kill()
-    wait_for(lambda: time.monotonic() > due_s)
-    processes.append(second := Process(tmp_path, first=1000))
-    if first.line.pulses == 0:  # a loaded machine may have let it fire before the kill
-        assert "passed the gate while no agent ran: triggers [0]" in caplog.text
-    second.end()
-    assert second.line.pulses == 0
+    before = GateQueueFile(tmp_path)
+    before.write([GateEntry(7, time.monotonic() - 0.01, 0)])
+    before.close()
+    processes.append(process := Process(tmp_path, first=1000))
+    process.end()
+    assert "passed the gate while no agent ran: triggers [7]" in caplog.text
+    assert process.line.pulses == 0
 
 
-def test_a_queue_of_another_boot_or_a_torn_one_is_not_used(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, processes: list[Process]
-) -> None:
-    processes.append(process := Process(tmp_path, delay_s=60.0))
-    process.trigger(0, "reject")
-    process.kill()
-    whole = (tmp_path / NAME).read_bytes()
+def kept_in(folder: Path) -> list[int]:
+    file = GateQueueFile(folder)
+    try:
+        return [entry.number for entry in file.read()]
+    finally:
+        file.close()
+
+
+def test_a_queue_of_another_boot_or_a_torn_one_is_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = GateQueueFile(tmp_path)
+    file.write([GateEntry(7, time.monotonic() + 60.0, 0)])
+    file.close()
+    assert kept_in(tmp_path) == [7]
+    _, _, data = (tmp_path / NAME).read_bytes().partition(b"\n")
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip().encode()
-    assert boot in whole
-    (tmp_path / NAME).write_bytes(whole[:-3])
-    assert GateQueueFile(tmp_path).read() == ()
+    other = data.replace(boot, b"0" * len(boot))
+    assert other != data
+    (tmp_path / NAME).write_bytes(b"%08x\n%s" % (zlib.crc32(other), other))
+    assert kept_in(tmp_path) == []
+    assert not caplog.records
+    (tmp_path / NAME).write_bytes(b"%08x\n%s" % (zlib.crc32(data), data[:-3]))
+    assert kept_in(tmp_path) == []
     assert "checksum" in caplog.text
-    (tmp_path / NAME).write_bytes(whole)
-    kept = GateQueueFile(tmp_path)
-    assert len(kept.read()) == 1
-    kept.close()
