@@ -297,6 +297,8 @@ class Daemon:
 
         The line's Ready is taken off on the way out, and whoever supervises the agent starts it again.
         """
+        if issubclass(death.exc_type, SystemExit):
+            return  # as Python's own hook: a thread that ends itself is no defect
         name = death.thread.name if death.thread is not None else "unknown"
         cause = death.exc_value or death.exc_type()
         log.critical("thread %s ended by a defect", name, exc_info=cause)
