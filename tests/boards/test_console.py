@@ -197,3 +197,18 @@ def test_port_that_somebody_else_has_is_said(wire: Wire, port: Port) -> None:
 def test_port_that_can_not_be_opened_says_why(path: str, words: str) -> None:
     with pytest.raises(ConsoleError, match=words):
         Port(path)
+
+
+def test_adapter_that_goes_while_the_output_drains_is_a_link_error(
+    wire: Wire, port: Port, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = port._line.write
+
+    def written_and_unplugged(data: bytes) -> int | None:
+        sent: int | None = write(data)
+        wire.unplug()
+        return sent
+
+    monkeypatch.setattr(port._line, "write", written_and_unplugged)
+    with pytest.raises(BoardLinkError, match="is gone"):
+        port.write(b"echo\r")

@@ -11,6 +11,7 @@ import platform
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,8 +73,13 @@ def test_agent_is_ready_as_its_own_user_behind_its_sandbox(board: tuple[Booted, 
     pid = booted.show(AGENT, "MainPID")
     assert booted.run("stat", "-c", "%U", f"/proc/{pid}") == "lineside"
     assert "NoNewPrivs:\t1" in booted.run("cat", f"/proc/{pid}/status")
-    status = json.loads(booted.run("cat", "/var/lib/lineside/status.json"))  # a link into its /run
-    assert (status["ready"], status["agent_slot"], status["faults"]) == (True, "a", 0)
+
+    def status() -> dict[str, Any]:
+        read: dict[str, Any] = json.loads(booted.run("cat", "/var/lib/lineside/status.json"))  # a link into its /run
+        return read
+
+    wait_for(lambda: status()["ready"], 60.0, what="the file is written every few seconds")
+    assert (status()["agent_slot"], status()["faults"]) == ("a", 0)
     assert booted.run("lineside", "agent", "status", "--config", "/etc/lineside/agent.toml").startswith("device")
     assert "no slot" not in booted.run("lineside", "agent", "doctor", "--config", "/etc/lineside/agent.toml")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import termios
 import time
 from collections.abc import Iterator
 
@@ -102,11 +103,9 @@ class Port:
     def _lost(self) -> Iterator[None]:
         try:
             yield
-        except (
-            serial.SerialException,
-            OSError,
-            TypeError,
-        ) as error:  # TypeError: pyserial's, of a port closed under it
+        # termios.error is no OSError: of an adapter that goes while the output drains. TypeError is pyserial's, of a
+        # port closed under it.
+        except (serial.SerialException, OSError, termios.error, TypeError) as error:
             raise BoardLinkError(
                 f"{self.path} is gone: {error}",
                 action="Plug the adapter in again and run the same command again: it goes on where the board stands.",
