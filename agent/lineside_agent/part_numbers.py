@@ -16,6 +16,7 @@ import logging
 import os
 import struct
 import threading
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,9 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 AHEAD_LEAST = 64
 """Numbers that are reserved ahead of use at least."""
+
+RETRY_S = 1.0
+"""Pause before the next try to write the file."""
 
 AHEAD_IN_FILE = 256
 """Numbers that are reserved in the file when the store can't: one fdatasync for so many parts."""
@@ -88,9 +92,15 @@ class _Source:
 
     def read(self) -> _Content | None:
         try:
-            return _Content.decode(self._path.read_bytes())
+            content = _Content.decode(self._path.read_bytes())
         except FileNotFoundError:
             return None
+        except OSError as error:
+            log.error("%s can't be read: %s", self._path, error)
+            return None
+        if content is None:
+            log.error("%s is damaged: which numbers were begun is not known", self._path)
+        return content
 
     def is_of_this_boot(self, content: _Content) -> bool:
         return content.boot == self._boot
@@ -164,6 +174,7 @@ class PartNumbers:
 
     def __init__(self, folder: Path, make_room: Callable[[], bool]) -> None:
         self.problem = ""
+        self._retry_at_s = 0.0
         self._folder = folder / FOLDER
         self._make_room = make_room
         self._sources: dict[str, _Source] = {}
@@ -182,7 +193,8 @@ class PartNumbers:
         left = self._left(numbers, first, reserved, is_replaced=is_replaced)
         numbers.owed_from = left.until if is_replaced else numbers.owed_from
         numbers.begun, numbers.ceiling = left.until - 1, left.until
-        self._open(numbers)
+        if problem := self._open(numbers):
+            self._say(problem)
         return left
 
     def _left(self, numbers: _Source, first: int, reserved: int, *, is_replaced: bool) -> Resumed:
@@ -250,12 +262,16 @@ class PartNumbers:
             with contextlib.suppress(OSError):
                 numbers.write()
 
+    @property
+    def is_due(self) -> bool:
+        """Whether the store is to write although no record waits: a ceiling, or what has failed."""
+        return self.is_low or (bool(self.problem) and time.monotonic() >= self._retry_at_s)
+
     def retry(self) -> None:
         """Tries again what has failed; at each attempt of the store to write."""
         if self.problem:
-            self.problem = ""
-            for numbers in self._sources.values():
-                self._open(numbers)
+            self._retry_at_s = time.monotonic() + RETRY_S
+            self._say("; ".join(filter(None, map(self._open, self._sources.values()))))
 
     def settle(self) -> None:
         """At an orderly end: no number is under way, so that what was begun is known after a power cut too."""
@@ -267,7 +283,8 @@ class PartNumbers:
                 log.warning("%s: the last number can't be written down: %s", source, error)
             numbers.close()
 
-    def _open(self, numbers: _Source) -> None:
+    def _open(self, numbers: _Source) -> str:
+        """Has a ceiling in the file; returns why not, empty if it is there."""
         try:
             try:
                 numbers.reserve_first()
@@ -276,9 +293,12 @@ class PartNumbers:
                     raise
                 numbers.reserve_first()
         except OSError as error:
-            self._say(str(error))
+            return str(error)
+        return ""
 
     def _say(self, problem: str) -> None:
-        if not self.problem:
+        if problem and not self.problem:
             log.error("part numbers can't be reserved: %s", problem)
+        elif self.problem and not problem:
+            log.warning("part numbers can be reserved again")
         self.problem = problem

@@ -534,7 +534,7 @@ class Store:
     @property
     def _is_due(self) -> bool:
         """Whether there is something to do although no record waits."""
-        return self.room.is_asked or self._damage is not None or self.numbers.is_low
+        return self.room.is_asked or self._damage is not None or self.numbers.is_due
 
     def _commit_every_s(self) -> float:
         every_s = self._rules.commit_every_s
@@ -570,6 +570,7 @@ class Store:
         if not self._has_tables:
             database.open_schema(self._path, self._epoch)
             self._has_tables = True
+        self.numbers.retry()
         if self.room.is_due:
             through = self._acked if self._confirmed_only else self._last_seq
             self.room.tidy(connection, self._rules, through=through)
@@ -634,7 +635,6 @@ class Store:
         if self.problem is not None:
             log.warning("records are written again")
             self.problem = None
-        self.numbers.retry()
         self._changed.notify_all()
 
     def _failed(self, error: sqlite3.DatabaseError) -> None:

@@ -242,6 +242,36 @@ def test_start_on_a_full_disk_without_room_for_the_numbers_says_so_and_goes_on_w
     store.close()
 
 
+def test_file_of_the_numbers_that_cannot_be_written_is_tried_again_without_a_part(tmp_path: Path) -> None:
+    first = Store(tmp_path)
+    first.resume("cam")
+    first.close()
+    (file,) = (tmp_path / part_numbers.FOLDER).iterdir()
+    file.unlink()
+    file.mkdir()
+    second = Store(tmp_path)
+    assert second.resume("cam") == 0
+    assert "directory" in second.numbers.problem
+    file.rmdir()
+    wait_for(lambda: second.numbers.problem == "", what="numbers can be reserved again")
+    assert file.is_file()
+    second.close()
+
+
+def test_damaged_file_of_the_numbers_gives_none_twice(tmp_path: Path) -> None:
+    first = Store(tmp_path, rules=StoreConfig(commit_every_s=0.0))
+    first.resume("cam")
+    judge(first, *range(40))
+    assert first.flush(60.0)
+    ceiling = reserved(tmp_path)
+    (file,) = (tmp_path / part_numbers.FOLDER).iterdir()
+    file.write_bytes(b"x" * file.stat().st_size)
+    second = Store(tmp_path)
+    assert second.resume("cam") == ceiling > 40
+    second.close()
+    first.close()
+
+
 def test_records_that_are_lost_on_a_full_disk_have_their_rows_when_there_is_room(disk: SmallDisk) -> None:
     store = Store(disk.path, rules=StoreConfig(commit_every_s=0.0, free_min_bytes=0))
     store.resume("cam")
