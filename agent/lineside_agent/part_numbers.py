@@ -38,7 +38,7 @@ RETRY_S = 1.0
 AHEAD_IN_FILE = 256
 """Numbers that are reserved in the file when the store can't: one fdatasync for so many parts."""
 
-_LAYOUT = struct.Struct("<8s16sqqqq")
+_LAYOUT = struct.Struct("<8s16s6q")
 _MAGIC = b"begun\0\0\1"
 _CHECKSUM = struct.Struct("<I")
 _BYTES = _LAYOUT.size + _CHECKSUM.size
@@ -50,13 +50,13 @@ class Resumed(NamedTuple):
 
     Attributes:
         first: First number that has no record.
-        known: Numbers from ``first`` up to this one, exclusive, were begun.
-        until: Of numbers from ``known`` up to this one, exclusive, nobody knows. The next part has this number.
+        until: The number behind the last one that may have been begun: the next part's.
+        unknown: Those in between of which nobody knows whether a part had them; with the others a part has begun.
     """
 
     first: int
-    known: int
     until: int
+    unknown: range
 
 
 class _Content(NamedTuple):
@@ -64,6 +64,8 @@ class _Content(NamedTuple):
     begun: int
     ceiling: int
     owed_from: int
+    unknown_from: int
+    unknown_until: int
     is_settled: int
 
     def encode(self) -> bytes:
@@ -85,6 +87,7 @@ class _Source:
         self.begun = -1
         self.ceiling = 0
         self.owed_from = 0
+        self.unknown = range(0)
         self._path = path
         self._boot = bytes.fromhex(BOOT_ID.read_text().strip().replace("-", ""))
         self._descriptor = -1
@@ -141,7 +144,8 @@ class _Source:
         with self._lock:
             if self._descriptor >= 0:
                 ceiling = max(ceiling, self.ceiling)
-                content = _Content(self._boot, self.begun, ceiling, self.owed_from, is_settled)
+                unknown = (self.unknown.start, self.unknown.stop)
+                content = _Content(self._boot, self.begun, ceiling, self.owed_from, *unknown, is_settled)
                 os.pwrite(self._descriptor, content.encode(), 0)
 
     def raise_ceiling(self, ceiling: int) -> None:
@@ -191,7 +195,8 @@ class PartNumbers:
         digest = hashlib.sha256(source.encode()).hexdigest()[:16]
         numbers = self._sources.setdefault(source, _Source(self._folder / digest))
         left = self._left(numbers, first, reserved, is_replaced=is_replaced)
-        numbers.owed_from = left.until if is_replaced else numbers.owed_from
+        # The rows of what has none are not written yet: who comes after a second kill must know the same of them.
+        numbers.owed_from, numbers.unknown = max(left.first, numbers.owed_from), left.unknown
         numbers.begun, numbers.ceiling = left.until - 1, left.until
         if problem := self._open(numbers):
             self._say(problem)
@@ -200,14 +205,17 @@ class PartNumbers:
     def _left(self, numbers: _Source, first: int, reserved: int, *, is_replaced: bool) -> Resumed:
         content = numbers.read()
         if content is None:
-            return Resumed(first, first, max(first, reserved))
+            until = max(first, reserved)
+            return Resumed(first, until, range(first, until))
         numbers.owed_from = content.owed_from
-        owed = max(first, content.owed_from)
-        known = max(owed, content.begun + 1)
+        first = max(first, content.owed_from)
+        until = max(first, content.begun + 1)
+        unknown = range(max(first, content.unknown_from), max(first, content.unknown_until))
         # What an older agent has recorded since is not in the file, nor is all of it after a power cut.
-        is_exact = (content.is_settled or numbers.is_of_this_boot(content)) and first <= content.begun + 1
-        until = known if is_exact else max(known, content.ceiling, reserved)
-        return Resumed(until, until, until) if is_replaced else Resumed(owed, known, until)
+        if first > content.begun + 1 or not (content.is_settled or numbers.is_of_this_boot(content)):
+            known, until = until, max(until, content.ceiling, reserved)
+            unknown = range(unknown.start if unknown else known, until)
+        return Resumed(until, until, range(0)) if is_replaced else Resumed(first, until, unknown)
 
     def begin(self, source: str, number: int) -> None:
         """Notes that a part has this number; before anybody is told. Waits for the disk only beyond the ceiling.

@@ -376,14 +376,14 @@ class Store:
         first = self.next_sequence(source)
         reserved = self._reserved.get(source, 0)
         left = self.numbers.resume(source, first=first, reserved=reserved, is_replaced=self._is_replaced)
-        known = left.first if has_gaps else left.known
-        if left.until > left.first:
-            counts = (known - left.first, left.until - known, left.first)
+        count, unknown = left.until - left.first, range(left.first, left.until) if has_gaps else left.unknown
+        if count:
+            counts = (count - len(unknown), len(unknown), left.first)
             log.warning("%s: %d parts and %d reserved numbers from %d on have no record", source, *counts)
             with self._changed:
-                self._missing += left.until - left.first
+                self._missing += count
             reason = "the agent was killed, or the power was cut"
-            self._queue.put(MissingRecords(source, left.first, known, left.until, reason))
+            self._queue.put(MissingRecords(source, left.first, left.until, unknown, reason))
         self._hurry.set()
         self._wake.set()
         return left.until

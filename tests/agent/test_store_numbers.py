@@ -16,7 +16,7 @@ import pytest
 
 from lineside_agent import part_numbers
 from lineside_agent.config import StoreConfig
-from lineside_agent.part_numbers import AHEAD_LEAST
+from lineside_agent.part_numbers import AHEAD_LEAST, PartNumbers
 from lineside_agent.store import NAME, WAITING_MAX, Store
 from lineside_link.messages import ResultRow
 from tests.peers.small_disk import SmallDisk, mounted
@@ -173,6 +173,23 @@ def test_numbers_of_which_nobody_knows_after_a_power_cut_are_no_production_figur
     assert second.counts.recorded == 0
     second.close()
     first.close()
+
+
+def test_kill_right_behind_the_start_after_a_power_cut_makes_no_part_of_what_is_unknown(
+    tmp_path: Path, restart_machine: Restart
+) -> None:
+    first = Store(tmp_path)
+    first.resume("cam")
+    judge(first, 0, 1, 2)
+    assert first.flush(60.0)
+    restart_machine()
+    killed = PartNumbers(tmp_path, lambda: False)  # of an agent whose rows never come
+    assert killed.resume("cam", first=3, reserved=AHEAD_LEAST, is_replaced=False).until == AHEAD_LEAST
+    killed.begin("cam", AHEAD_LEAST)
+    second = Store(tmp_path)
+    assert second.resume("cam") == AHEAD_LEAST + 1
+    assert [each.sequence for each in rows(second) if not each.unknown] == [0, 1, 2, AHEAD_LEAST]
+    second.close()
 
 
 def test_power_cut_takes_what_was_not_on_the_disk(tmp_path: Path, restart_machine: Restart) -> None:
