@@ -1,7 +1,8 @@
 """Prometheus' ``/metrics``: what stands in ``status.json``, as numbers.
 
 Nothing is counted here and nothing shared with the line: each scrape reads the file, half a second old at most.
-A ``…_problem`` is 1 while there is one. Whether the agent lives is told by ``updated_at_ns``, not by an answer.
+A ``…_problem``, ``…_error`` or ``…_fault`` is 1 while there is one.
+Whether the agent lives is told by ``updated_at_ns``, not by an answer.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class _Status:
 
 def _numbers(status: dict[str, Any]) -> Iterator[tuple[str, float]]:
     for key, value in status.items():
-        if key.endswith("_problem"):
+        if key.endswith(("problem", "error", "fault")):
             yield key, float(value is not None)
         elif isinstance(value, (bool, int, float)):
             yield key, float(value)

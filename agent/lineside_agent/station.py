@@ -103,6 +103,7 @@ class Station:
         frames: What the camera's thread fills.
         outputs: The lines.
         record: Keeps a row, at once.
+        begin: Notes that a part has a number, before anybody is told of it.
         source: What the records call the source.
         problem: Says why parts can't be judged; empty if they can.
         stop: Ends it.
@@ -124,6 +125,7 @@ class Station:
         recipe: Callable[[], str] = lambda: "",
         select: Callable[[SelectRecipe], None] = lambda _: None,
         gate_queue: GateQueueFile | None = None,
+        begin: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.machine = machine
         self.frames = frames
@@ -135,6 +137,8 @@ class Station:
         self._recipe = recipe
         self._select = select
         self._gate_queue = gate_queue
+        self._begin = begin
+        self._begun_number = machine.last_number
         self._stop = stop
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
@@ -273,6 +277,9 @@ class Station:
     # What the machine says; under the lock.
 
     def _do(self, actions: list[Action]) -> None:
+        if self.machine.last_number != self._begun_number:
+            self._begun_number = self.machine.last_number
+            self._begin(self._begun_number)
         if self._gate_queue is not None:
             self._gate_queue.write(self.machine.gate_queue)
         for action in actions:

@@ -59,6 +59,9 @@ _INSERT = (
 UNSURE = "unsure"
 """The verdict under which the table holds a reject that is a doubt, with ``doubtful`` as its detections."""
 
+UNKNOWN = "unknown"
+"""The verdict under which the table holds a number of which nobody knows whether a part had it. It counts nowhere."""
+
 _INT64 = 2**63
 
 Key = tuple[str, str]
@@ -156,6 +159,9 @@ def _read_rows(device: str, payload: bytes) -> Batch:
 
 def _as_kept(row: ResultRow) -> ResultRow:
     """Returns the row as the table holds it: an unsure one with its own verdict, and what it was unsure of."""
+    if row.unknown:
+        unknown: dict[str, Any] = {"verdict": UNKNOWN}
+        return msgspec.structs.replace(row, **unknown)
     if not row.unsure:
         return row
     changes: dict[str, Any] = {"verdict": UNSURE, "detections": row.detections or row.doubtful}
@@ -163,8 +169,9 @@ def _as_kept(row: ResultRow) -> ResultRow:
 
 
 def _plain(content: tuple[object, ...]) -> tuple[object, ...]:
-    """What a hub of before would have kept: it read an unsure part as a reject."""
-    return tuple("reject" if part == UNSURE else part for part in content[2:]) + content[:2]
+    """What a hub of before would have kept: it read an unsure part as a reject, and an unknown one as a fault."""
+    before = {UNSURE: "reject", UNKNOWN: "fault"}
+    return (before.get(str(content[2]), content[2]), *content[:2])
 
 
 def _span(message: _Batch | _Envelope) -> tuple[int, int]:

@@ -39,6 +39,11 @@ def add(actions: Any) -> None:
     parser.add_argument("--out", type=Path, metavar="FILE", help="write into x.csv or x.parquet instead")
     parser.add_argument("--with-frame", action="store_true", help="only those of which a frame was kept")
     parser.add_argument(
+        "--unknown",
+        action="store_true",
+        help="also numbers that were reserved at a power cut, of which nobody knows whether a part had them",
+    )
+    parser.add_argument(
         "--frames",
         action="store_true",
         help="with --out: the kept frames too, into the folder x-frames, named as in the column `frame`",
@@ -63,6 +68,7 @@ def run(options: argparse.Namespace) -> int:
         until_ns=moment(options.until) if options.until else None,
         limit=limit,
         with_frame=options.with_frame,
+        unknown=options.unknown,
     )
     if options.frames and options.out is None:
         raise InputError("--frames without --out", expected="the file that the frames go beside")
