@@ -25,7 +25,8 @@ from lineside_agent.drift.monitor import DriftMonitor
 from lineside_agent.haste import Haste
 from lineside_agent.images import Archive
 from lineside_agent.line import make_frames, make_station, open_lines, sinks_of
-from lineside_agent.line_io.events import Event, RecipeRefused, RecipeRuns, SelectRecipe
+from lineside_agent.line_io.codes import summarize_defects
+from lineside_agent.line_io.events import DefectSummary, Event, RecipeRefused, RecipeRuns, SelectRecipe
 from lineside_agent.pipeline import Pipeline
 from lineside_agent.recipes import Recipes
 from lineside_agent.rig import Rig
@@ -107,6 +108,11 @@ class Flow:
         loaded = self._active.loaded
         return () if loaded is None else loaded.bundle.manifest.labels
 
+    def _summarize(self, row: ResultRow) -> DefectSummary:
+        loaded = self._active.loaded
+        judged = loaded is not None and loaded.bundle.digest == row.bundle_sha256
+        return summarize_defects(row, self._types() if judged else (), self._config.defect_numbers)
+
     def _make_station(self) -> Station | None:
         trigger = self._config.trigger
         if trigger is None or not isinstance(self._frames, (TriggeredFrames, PartFrames)):
@@ -122,6 +128,7 @@ class Flow:
             rig=self.rig,
             stop=self._stop,
             recipes=self._recipes,
+            summarize=self._summarize,
             halt=self.drift.problem if self.drift is not None else lambda: "",
         )
 
@@ -137,6 +144,7 @@ class Flow:
             observe=self.drift.observe if self.drift is not None else None,
             haste=self._haste,
             at_once=self._config.inspect.workers,
+            summarize=self._summarize,
         )
 
     # -- for those who stand beside it -------------------------------------------------------------------------

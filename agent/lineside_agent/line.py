@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from lineside_agent.active import ActiveInspector
 from lineside_agent.config import AgentConfig, GateConfig, TriggerConfig
 from lineside_agent.line_io import LineOutput, open_output
-from lineside_agent.line_io.events import NO_BUNDLE
+from lineside_agent.line_io.events import NO_BUNDLE, DefectSummary
 from lineside_agent.line_io.gate import GateSettings
 from lineside_agent.line_io.gate_queue import GateQueueFile
 from lineside_agent.line_io.handshake import Handshake, Settings
@@ -86,6 +86,7 @@ def make_station(
     rig: Rig,
     stop: threading.Event,
     recipes: Recipes,
+    summarize: Callable[[ResultRow], DefectSummary],
     halt: Callable[[], str] = lambda: "",
 ) -> Station:
     """Makes the station of a line that triggers.
@@ -101,6 +102,7 @@ def make_station(
         rig: The cameras.
         stop: Ends it.
         recipes: What the line may change between.
+        summarize: As in `Station`.
         halt: Says why the line must not go on although parts can be judged; empty if it may.
     """
     # One that waits for its own input: that it gives nothing means nothing.
@@ -126,6 +128,7 @@ def make_station(
         recipe=lambda: recipes.name,
         select=recipes.select,
         gate_queue=GateQueueFile(config.folder) if config.gate is not None else None,
+        summarize=summarize,
     )
 
 

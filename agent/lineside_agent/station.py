@@ -27,11 +27,13 @@ from lineside_agent.cameras import Shot
 from lineside_agent.line_io.base import LineOutput, Signal
 from lineside_agent.line_io.codes import code_of
 from lineside_agent.line_io.events import (
+    NO_DEFECTS,
     Action,
     Answer,
     Availability,
     Begin,
     Code,
+    DefectSummary,
     Event,
     Judged,
     LineState,
@@ -109,6 +111,7 @@ class Station:
         recipe: Says under which recipe parts are judged; empty without one.
         select: Takes what a line says of the next product.
         gate_queue: Keeps the parts on their way to the gate over a restart; ``None`` without a gate.
+        summarize: Says what a record tells the line of defects.
     """
 
     def __init__(
@@ -124,6 +127,7 @@ class Station:
         recipe: Callable[[], str] = lambda: "",
         select: Callable[[SelectRecipe], None] = lambda _: None,
         gate_queue: GateQueueFile | None = None,
+        summarize: Callable[[ResultRow], DefectSummary] = lambda _: NO_DEFECTS,
     ) -> None:
         self.machine = machine
         self.frames = frames
@@ -135,6 +139,7 @@ class Station:
         self._recipe = recipe
         self._select = select
         self._gate_queue = gate_queue
+        self._summarize = summarize
         self._stop = stop
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
@@ -214,7 +219,7 @@ class Station:
         code = code_of(row, has_frame=has_picture(frame, row))
         with self._changed:
             self._judged[row.sequence] = (row, frame)
-            self._do(self.machine.step(Judged(row.sequence, code), time.monotonic()))
+            self._do(self.machine.step(Judged(row.sequence, code, self._summarize(row)), time.monotonic()))
             if not self.machine.is_open(row.sequence):
                 self._judged.pop(row.sequence, None)
             self._changed.notify_all()
@@ -307,6 +312,7 @@ class Station:
             answer.tag,
             1000 * answer.took_s,
             answer.deadline_s,
+            answer.defects,
         )
         for output in self._outputs:
             sender = self._senders.get(output.name)

@@ -162,8 +162,16 @@ def run_trigger(options: argparse.Namespace) -> int:
     if options.json:
         print_json(told)
     elif do == "trigger":
-        show(f"{told['verdict']}  {told['part_id']}  {told['code']}  {told['took_ms']:.1f} ms")
+        show(f"{told['verdict']}  {told['part_id']}  {told['code']}  {told['took_ms']:.1f} ms{_found(told)}")
     return 0 if do != "trigger" or told["verdict"] == "pass" else 1
+
+
+def _found(told: dict[str, Any]) -> str:
+    """What a trigger's answer says of defects, as the end of a line; an agent of an earlier release says nothing."""
+    if not told.get("defect"):
+        return ""
+    others = f" and {told['defects'] - 1} more" if told["defects"] > 1 else ""
+    return f"  {told['defect']} {told['score']:.2f}{others}, camera {told['camera']}"
 
 
 def run_import(options: argparse.Namespace) -> int:

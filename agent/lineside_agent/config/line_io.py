@@ -17,11 +17,14 @@ class SerialOutput(Strict, frozen=True, kw_only=True, tag="serial", tag_field="t
         port: Such as ``/dev/ttyUSB0``.
         baud: Bits a second.
         timeout_s: The longest that a verdict may hold the line up.
+        defects: Whether a verdict's line ends with what was found: ``<code> <defect> <count> <score> <camera>``. Off
+            unless the program of the PLC expects it: the line is longer.
     """
 
     port: str
     baud: Count = 115200
     timeout_s: Positive = 0.2
+    defects: bool = False
 
 
 class ModbusTcpServer(Strict, frozen=True, kw_only=True, tag="modbus-tcp-server", tag_field="type"):
@@ -66,12 +69,15 @@ class _Client(Strict, frozen=True, kw_only=True):
         read_at: First of those that it reads.
         poll_ms: How often it reads.
         timeout_s: How long an answer may take.
+        defects: Whether the registers from 106 on, which tell of defects, are written too. Off unless the PLC has room
+            for them: 118 registers instead of 106.
     """
 
     write_at: Register = 0
     read_at: Register = 200
     poll_ms: Positive = 5.0
     timeout_s: Positive = 0.5
+    defects: bool = False
 
 
 class ModbusTcpClient(_Client, frozen=True, kw_only=True, tag="modbus-tcp-client", tag_field="type"):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import msgspec
+
 from lineside_agent.config.cameras import CameraConfig
 from lineside_agent.config.kinds import FilePath, Strict
 from lineside_agent.config.line_io import LineConfig
@@ -18,6 +22,8 @@ from lineside_agent.config.tables import (
     UpdateConfig,
 )
 from lineside_link.config import LinkConfig
+
+DefectNumber = Annotated[int, msgspec.Meta(ge=1, le=254)]
 
 
 class AgentConfig(Strict, frozen=True, kw_only=True):
@@ -37,6 +43,9 @@ class AgentConfig(Strict, frozen=True, kw_only=True):
         update: How a new agent proves itself.
         line_io: Where verdicts are signalled, and triggers come from.
         trigger: Who decides when a part is looked at; ``None`` for the camera.
+        defect_numbers: Number of a defect type for the line (Modbus), by its name; types that are not named have 255.
+            Several types may have one number. Without this table a type has its place among the bundle's labels, from
+            1, which another bundle may change.
         gate: Where the reject gate is; ``None`` if the line's PLC counts parts to it.
         transfer: How bundles come.
         metrics: Where Prometheus may ask; ``None`` for nowhere.
@@ -61,6 +70,7 @@ class AgentConfig(Strict, frozen=True, kw_only=True):
     update: UpdateConfig = UpdateConfig()
     line_io: tuple[LineConfig, ...] = ()
     trigger: TriggerConfig | None = None
+    defect_numbers: dict[str, DefectNumber] = msgspec.field(default_factory=dict)
     gate: GateConfig | None = None
     transfer: TransferConfig = TransferConfig()
     metrics: MetricsConfig | None = None

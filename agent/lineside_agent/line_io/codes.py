@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from lineside_agent.line_io.events import Code
-from lineside_link.messages import ResultRow
+from collections.abc import Mapping, Sequence
+
+from lineside_agent.line_io.events import NO_DEFECTS, Code, DefectSummary
+from lineside_link.messages import ResultRow, View
+
+OTHER_DEFECT = 255
+"""Number of a defect type that has no other."""
 
 
 def code_of(row: ResultRow, *, has_frame: bool) -> Code:
@@ -18,3 +23,28 @@ def code_of(row: ResultRow, *, has_frame: bool) -> Code:
     if row.verdict == "pass":
         return Code.PASS
     return Code.UNSURE if row.unsure else Code.REJECT
+
+
+def summarize_defects(row: ResultRow, labels: Sequence[str], numbers: Mapping[str, int]) -> DefectSummary:
+    """Returns what was found on a rejected part; of an unsure one what the bundle was unsure of.
+
+    Args:
+        row: Its record.
+        labels: Of the bundle that judged it.
+        numbers: ``defect_numbers`` of ``agent.toml``.
+    """
+    if row.verdict != "reject":
+        return NO_DEFECTS
+    seen: Sequence[ResultRow | View] = row.views or (row,)
+    found = [(view.source, place, defect) for place, view in enumerate(seen, 1) for defect in view.detections]
+    found = found or [(view.source, place, defect) for place, view in enumerate(seen, 1) for defect in view.doubtful]
+    if not found:
+        return NO_DEFECTS
+    camera, place, (kind, score, *_) = max(found, key=lambda one: one[2][1])
+    return DefectSummary(kind, _number(kind, labels, numbers), len(found), score, camera, place)
+
+
+def _number(kind: str, labels: Sequence[str], numbers: Mapping[str, int]) -> int:
+    if numbers or kind not in labels:
+        return numbers.get(kind, OTHER_DEFECT)
+    return min(OTHER_DEFECT, labels.index(kind) + 1)
