@@ -1,4 +1,4 @@
-"""``lineside agent run|status|trigger|recipe|drift|mark|import|doctor|check|enroll|pack|(un)install-service``."""
+"""``lineside agent``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from lineside.commands import agent_drift, agent_mark, agent_recipe
+from lineside.commands import agent_drift, agent_mark, agent_recipe, agent_results
 from lineside.commands.output import add_json, print_json, say, show
 from lineside_runtime.errors import InputNotFoundError
 
@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     agent_recipe.add(actions)
     agent_drift.add(actions)
     agent_mark.add(actions)
+    agent_results.add(actions)
     stick = actions.add_parser(
         "import",
         help="take a bundle from a USB stick",

@@ -12,10 +12,11 @@ import pytest
 
 from lineside_hub.config import HubConfig
 from lineside_hub.database import Database
-from lineside_hub.queries import COLUMNS, Query, export, moment, results
+from lineside_hub.queries import Query, export, results
 from lineside_hub.results import ResultsSink, read_batch
 from lineside_link.config import LinkConfig
 from lineside_link.messages import ResultRow, Results, encode
+from lineside_link.result_table import COLUMNS, moment
 from lineside_runtime.errors import ConfigError
 
 
