@@ -105,6 +105,16 @@ def test_wrong_value_is_named_by_its_path(change: tuple[str, str], where: str) -
     assert where in str(caught.value)
 
 
+def test_nearest_key_and_allowed_values_are_said() -> None:
+    with pytest.raises(ConfigError, match="did you mean `threads`") as caught:
+        parse(WHOLE.replace("threads = 2", "thread = 2"))
+    assert "workers" in str(caught.value.expected)
+    with pytest.raises(ConfigError, match="expected all, bad, none, unsure; got 'some'"):
+        parse(WHOLE.replace('keep_images = "bad"', 'keep_images = "some"'))
+    with pytest.raises(ConfigError, match=r"camera.type \(did you mean `folder`"):
+        parse(WHOLE.replace('type = "folder"', 'type = "foldr"'))
+
+
 @pytest.mark.parametrize("name", ["", "a/b", "+", "-x", "ä"])
 def test_device_must_fit_into_a_topic(name: str) -> None:
     with pytest.raises(ConfigError, match="device name"):
