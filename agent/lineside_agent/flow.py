@@ -29,6 +29,7 @@ from lineside_agent.line_io.codes import summarize_defects
 from lineside_agent.line_io.events import DefectSummary, Event, RecipeRefused, RecipeRuns, SelectRecipe
 from lineside_agent.pipeline import Pipeline
 from lineside_agent.recipes import Recipes
+from lineside_agent.result_statistics import ResultStatistics
 from lineside_agent.rig import Rig
 from lineside_agent.station import Station
 from lineside_agent.store import Store
@@ -53,6 +54,7 @@ class Flow:
         rig: The cameras.
         station: Where the line triggers; else ``None``.
         pipeline: What judges.
+        statistics: What the line was told.
         drift: What watches whether the line changes; ``None`` where it isn't asked for.
 
     Args:
@@ -83,6 +85,7 @@ class Flow:
         self._store = store
         self._stop = stop
         self.outputs = open_lines(config)
+        self.statistics = ResultStatistics()
         self._frames = make_frames(config, stop)
         self.rig = Rig(config, recipes, sinks_of(self._frames), stop)
         self._first_frame = store.next_sequence(self.rig.source)
@@ -129,6 +132,7 @@ class Flow:
             stop=self._stop,
             recipes=self._recipes,
             summarize=self._summarize,
+            statistics=self.statistics,
             halt=self.drift.problem if self.drift is not None else lambda: "",
         )
 
@@ -145,6 +149,7 @@ class Flow:
             haste=self._haste,
             at_once=self._config.inspect.workers,
             summarize=self._summarize,
+            statistics=self.statistics,
         )
 
     # -- for those who stand beside it -------------------------------------------------------------------------

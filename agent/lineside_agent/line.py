@@ -17,6 +17,7 @@ from lineside_agent.line_io.local import NAME as LOCAL_NAME
 from lineside_agent.line_io.local import LocalPort
 from lineside_agent.reader import FrameQueue, Reader
 from lineside_agent.recipes import Recipes
+from lineside_agent.result_statistics import ResultStatistics
 from lineside_agent.rig import Rig
 from lineside_agent.station import Station
 from lineside_agent.triggers import LatestFrame, PartFrames, TriggeredFrames
@@ -87,6 +88,7 @@ def make_station(
     stop: threading.Event,
     recipes: Recipes,
     summarize: Callable[[ResultRow], DefectSummary],
+    statistics: ResultStatistics,
     halt: Callable[[], str] = lambda: "",
 ) -> Station:
     """Makes the station of a line that triggers.
@@ -103,6 +105,7 @@ def make_station(
         stop: Ends it.
         recipes: What the line may change between.
         summarize: As in `Station`.
+        statistics: As in `Station`.
         halt: Says why the line must not go on although parts can be judged; empty if it may.
     """
     # One that waits for its own input: that it gives nothing means nothing.
@@ -129,6 +132,7 @@ def make_station(
         select=recipes.select,
         gate_queue=GateQueueFile(config.folder) if config.gate is not None else None,
         summarize=summarize,
+        statistics=statistics,
     )
 
 

@@ -14,9 +14,9 @@ import msgspec
 from lineside_agent import database
 from lineside_agent.config import AgentConfig
 from lineside_agent.images import Archive
-from lineside_agent.line_io.codes import code_of_record
+from lineside_agent.line_io.codes import code_of_record, defect_types
 from lineside_agent.store import NAME as RECORDS
-from lineside_link.messages import ResultRow, View
+from lineside_link.messages import ResultRow
 from lineside_link.result_table import Row, as_kept, values_of
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import InputNotFoundError
@@ -79,7 +79,7 @@ class RecordQuery(msgspec.Struct, frozen=True, kw_only=True):
             self.part_id in ("", row.part_id)
             and self.verdict in ("", row.verdict)
             and self.bundle in ("", name)
-            and (not self.defect or self.defect in types_of(row))
+            and (not self.defect or self.defect in defect_types(row))
         )
 
 
@@ -197,16 +197,6 @@ def copy_images(config: AgentConfig, query: RecordQuery, folder: Path) -> int:
     return copied
 
 
-def types_of(row: ResultRow) -> set[str]:
-    """Returns the types of the defects of a record, of all its cameras.
-
-    Args:
-        row: From `as_kept`.
-    """
-    views: tuple[ResultRow | View, ...] = (row, *row.views)
-    return {defect[0] for view in views for defect in (*view.detections, *view.doubtful)}
-
-
 class HourCount(msgspec.Struct, kw_only=True):
     """Parts of one hour.
 
@@ -277,7 +267,7 @@ def report(config: AgentConfig, query: RecordQuery) -> ShiftReport:
         made.last_ns = max(made.last_ns, row.captured_at_ns)
         codes[code] += 1
         if row.verdict in ("reject", "unsure"):
-            defects.update(types_of(row))
+            defects.update(defect_types(row))
         start_ns = row.captured_at_ns - row.captured_at_ns % HOUR_NS
         hours.setdefault(start_ns, HourCount(start_ns=start_ns)).verdicts[row.verdict] += 1
         if row.latency_ms:

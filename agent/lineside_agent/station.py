@@ -47,6 +47,7 @@ from lineside_agent.line_io.events import (
 )
 from lineside_agent.line_io.gate_queue import GateQueueFile
 from lineside_agent.line_io.handshake import Handshake
+from lineside_agent.result_statistics import ResultStatistics
 from lineside_agent.triggers import PartFrames, TriggeredFrames
 from lineside_agent.views import Seen, Views, has_picture
 from lineside_link.messages import ResultRow
@@ -112,6 +113,7 @@ class Station:
         select: Takes what a line says of the next product.
         gate_queue: Keeps the parts on their way to the gate over a restart; ``None`` without a gate.
         summarize: Says what a record tells the line of defects.
+        statistics: Counts what the line is told.
     """
 
     def __init__(
@@ -128,6 +130,7 @@ class Station:
         select: Callable[[SelectRecipe], None] = lambda _: None,
         gate_queue: GateQueueFile | None = None,
         summarize: Callable[[ResultRow], DefectSummary] = lambda _: NO_DEFECTS,
+        statistics: ResultStatistics | None = None,
     ) -> None:
         self.machine = machine
         self.frames = frames
@@ -140,6 +143,7 @@ class Station:
         self._select = select
         self._gate_queue = gate_queue
         self._summarize = summarize
+        self._statistics = statistics or ResultStatistics()
         self._stop = stop
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
@@ -320,6 +324,7 @@ class Station:
                 output.signal(signal)
             else:
                 sender.put(signal)
+        self._statistics.add(answer.code, row, answer.took_s)
         self.frames.forget(answer.number)
         self._record(row, frame)
 

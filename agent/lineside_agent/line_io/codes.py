@@ -36,15 +36,30 @@ def summarize_defects(row: ResultRow, labels: Sequence[str], numbers: Mapping[st
         labels: Of the bundle that judged it.
         numbers: ``defect_numbers`` of ``agent.toml``.
     """
-    if row.verdict != "reject":
-        return NO_DEFECTS
-    seen: Sequence[ResultRow | View] = row.views or (row,)
-    found = [(view.source, place, defect) for place, view in enumerate(seen, 1) for defect in view.detections]
-    found = found or [(view.source, place, defect) for place, view in enumerate(seen, 1) for defect in view.doubtful]
+    found = _defects(row) if row.verdict == "reject" else []
     if not found:
         return NO_DEFECTS
-    camera, place, (kind, score, *_) = max(found, key=lambda one: one[2][1])
+    camera, place, kind, score = max(found, key=lambda one: one[3])
     return DefectSummary(kind, _number(kind, labels, numbers), len(found), score, camera, place)
+
+
+def defect_types(row: ResultRow) -> set[str]:
+    """Returns the types of the defects of a record, of all its cameras; without defects what the bundle was unsure of.
+
+    Args:
+        row: Any.
+    """
+    return {kind for _, _, kind, _ in _defects(row)}
+
+
+def _defects(row: ResultRow) -> list[tuple[str, int, str, float]]:
+    """Camera, its place, type and score of each."""
+    seen: Sequence[ResultRow | View] = row.views or (row,)
+    for name in ("detections", "doubtful"):
+        found = [(view.source, place, *one[:2]) for place, view in enumerate(seen, 1) for one in getattr(view, name)]
+        if found:
+            return found
+    return []
 
 
 def _number(kind: str, labels: Sequence[str], numbers: Mapping[str, int]) -> int:
