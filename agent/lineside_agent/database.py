@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import sqlite3
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -35,6 +36,12 @@ PAGE_BYTES = 2048
 
 CHECKED_AT_START_BYTES = 32 << 20
 """A larger database is checked beside the line and not before it: reading it takes longer than a start may."""
+
+DAMAGED_MAX = 3
+"""Damaged databases that are kept for whoever looks into them."""
+
+SUFFIXES = ("", "-wal", "-shm")
+"""Of the files of one database."""
 
 EVER_NS = 2**63 - 1
 """Later than any capture."""
@@ -174,7 +181,8 @@ def insert(
     query = f"INSERT OR IGNORE INTO records ({columns}) VALUES (?, ?, ?, ?, ?, ?)"
     for row in rows:
         body = msgspec.json.encode(row)
-        values = (seq + 1, row.source, row.sequence, row.verdict, row.captured_at_ns, body)
+        verdict = "unknown" if row.unknown else row.verdict
+        values = (seq + 1, row.source, row.sequence, verdict, row.captured_at_ns, body)
         if connection.execute(query, values).rowcount:
             seq += 1
             if images and (path := images.get((row.source, row.sequence))) is not None:
@@ -252,6 +260,21 @@ def used_bytes(connection: sqlite3.Connection) -> int:
 def free_pages(connection: sqlite3.Connection) -> int:
     """Returns how many pages wait to be used again."""
     return int(connection.execute("PRAGMA freelist_count").fetchone()[0])
+
+
+def set_aside(path: Path) -> str:
+    """Renames a damaged database, and deletes the oldest of those that were set aside before; returns the new name."""
+    aside = f"{path.name}.damaged-{time.time_ns()}"
+    for suffix in SUFFIXES:
+        part = path.with_name(path.name + suffix)
+        if part.exists():
+            part.rename(part.with_name(aside + suffix))
+    whole = (found for found in path.parent.glob(f"{path.name}.damaged-*") if found.suffix[9:].isdigit())
+    for old in sorted(whole, key=lambda found: int(found.suffix[9:]))[:-DAMAGED_MAX]:
+        log.warning("%s is deleted: newer damaged databases are kept", old.name)
+        for suffix in SUFFIXES:
+            old.with_name(old.name + suffix).unlink(missing_ok=True)
+    return aside
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import shutil
 import socket
 import time
@@ -18,7 +19,15 @@ from typing import Any
 
 import msgspec
 
-from lineside_agent.config import AgentConfig, GpioLines, read_config
+from lineside_agent.config import (
+    AgentConfig,
+    FolderCamera,
+    GpioLines,
+    Picamera2Camera,
+    V4l2Camera,
+    VideoCamera,
+    read_config,
+)
 from lineside_agent.self_update.guard import HOME, Home, Trial
 from lineside_agent.service.install import installed_files
 from lineside_boards import inventory, profile
@@ -36,6 +45,9 @@ CERTIFICATE_DAYS = 30
 OUTBOX_MANY = 10_000
 CONNECT_TIMEOUT_S = 3.0
 
+POLL_PAUSE_S = 10.0
+"""A PLC polls several times a second; one that has not for so long is gone."""
+
 
 class Look(msgspec.Struct, frozen=True, kw_only=True):
     """What was to be seen.
@@ -45,6 +57,8 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
         config_problem: Why it did.
         status: Of ``status.json``; empty if there is none.
         status_age_s: How old it is.
+        runs: Whether a process holds the state folder.
+        missing_pictures: Folders and files of cameras that are not there.
         free_bytes: Of the disk that holds the state folder.
         broker_problem: Why the broker's port didn't answer; empty if it did, or if there is no link.
         certificate_days: Until this device's certificate expires; ``None`` if it has none.
@@ -60,6 +74,8 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     config_problem: str = ""
     status: dict[str, Any] = {}
     status_age_s: float = 0.0
+    runs: bool = False
+    missing_pictures: tuple[Path, ...] = ()
     free_bytes: int | None = None
     broker_problem: str = ""
     certificate_days: float | None = None
@@ -77,7 +93,16 @@ def examine(seen: Look) -> tuple[Finding, ...]:
     Args:
         seen: From `look`.
     """
-    findings = [*_running(seen), *_line(seen), *_link(seen), *_device(seen), *_updates(seen), *seen.board]
+    findings = [
+        *_running(seen),
+        *_cameras(seen),
+        *_line(seen),
+        *_store(seen),
+        *_link(seen),
+        *_device(seen),
+        *_updates(seen),
+        *seen.board,
+    ]
     return tuple(sorted(findings, key=lambda finding: ("error", "warning", "note").index(finding.level)))
 
 
@@ -96,6 +121,10 @@ def _running(seen: Look) -> Iterator[Finding]:
     journal = "journalctl --namespace=lineside -u lineside-agent"
     if not seen.status:
         yield _error("the agent has never run with this configuration", "Start it: systemctl start lineside-agent")
+    elif seen.status_age_s > STALE_S and seen.runs:
+        room = "" if seen.free_bytes is None else f", and {seen.free_bytes / 2**20:.1f} MiB are free for it"
+        what = f"the agent runs, but its status is {seen.status_age_s:.0f} s old{room}"
+        yield _error(what, f"Make room under the state folder; what is said below may be old. See also: {journal}")
     elif seen.status_age_s > STALE_S:
         what = f"the agent doesn't run: its last word is {seen.status_age_s:.0f} s old"
         yield _error(what, f"Start it: systemctl start lineside-agent; why it ended: {journal}")
@@ -109,8 +138,15 @@ def _line(seen: Look) -> Iterator[Finding]:
         if isinstance(line, GpioLines) and "gate" in line.outputs:
             what = f"{line.chip}: the gate is energised to reject: without power, wire or agent it lets every part pass"
             yield _warning(what, "Use the output `gate_pass` and a gate that rejects without a signal.")
-    if status.get("camera_problem"):
-        yield _error(status["camera_problem"], "Look at the camera, its cable and power; it is opened again by itself.")
+    line_status = status.get("line") or {}
+    told = [str(value) for key, value in status.items() if key.endswith("_problem") and value]
+    if (problem := line_status.get("problem")) and not any(each in problem for each in told):
+        yield _warning(f"the line is not ready: {problem}", "It is ready again as soon as that is over.")
+    if fault := line_status.get("fault"):
+        action = "See the journal for the reason; then the operator's reset: lineside agent trigger --reset."
+        yield _error(f"the line is at fault {fault}: every part is rejected until the reset", action)
+    for line in status.get("line_io", ()):
+        yield from _line_of(line)
     if status.get("recipe_problem"):
         yield _error(f"recipe: {status['recipe_problem']}", "`lineside agent recipe` lists those that there are.")
     degradation = status.get("degradation") or {}
@@ -118,22 +154,12 @@ def _line(seen: Look) -> Iterator[Finding]:
         given_up = ", ".join(degradation["steps"])
         what = f"the agent gives up {given_up}: {degradation.get('reason')}"
         yield _warning(what, "Give the housing air, or the line a faster box; it is taken back by itself.")
-    if status.get("store_problem"):
-        yield _error(status["store_problem"], "Make room; records wait in memory, a thousand of them.")
     if status.get("installed") is None and status:
         yield _error("there is no bundle to run", "Push one from the hub, or name one in agent.toml under `bundle`.")
-    if lost := status.get("lost", 0):
-        yield _error(f"{lost} records are lost", "The disk was full or too slow for too long; make room.")
     if faults := status.get("faults", 0):
         share = faults / max(1, status.get("inspected", 0))
         if share > 0.01:
             yield _warning(f"{share:.0%} of the frames had no verdict", "The journal names each with its reason.")
-    for output in status.get("line_io", ()):
-        if output.get("missed"):
-            what = f"{output['name']} missed {output['missed']} verdicts"
-            yield _error(what, "Check the cable and the other end; a verdict that isn't heard must count as reject.")
-    if aside := status.get("databases_set_aside", 0):
-        yield _warning(f"{aside} damaged databases were set aside", "Check the disk; they lie in the state folder.")
     for alarm in (status.get("drift") or {}).get("alarms", ()):
         action = "Look at lens, lamp and parts; then `lineside agent drift --clear`, or --relearn if it was meant."
         yield _warning(f"the line has changed: {alarm}", action)
@@ -143,6 +169,46 @@ def _line(seen: Look) -> Iterator[Finding]:
     if status.get("fallbacks", 0) > restarts:
         what = f"the engine fell back {status['fallbacks']} times, to {status.get('used_device')}"
         yield _warning(what, "`lineside devices` says what is wrong with the other.")
+
+
+def _line_of(line: dict[str, Any]) -> Iterator[Finding]:
+    """What is wrong with one of the lines."""
+    polled_s_ago = line.get("polled_s_ago")
+    if line.get("problem"):
+        action = "Check address, port and cable; another program may use the port. It is tried again by itself."
+        yield _error(f"{line['name']}: {line['problem']}", action)
+    elif line.get("open") and "polled_s_ago" in line and polled_s_ago is None:
+        what = f"{line['name']}: no PLC has polled since the agent's start"
+        yield _warning(what, "Check the PLC's program, the address that it polls, and the network.")
+    elif polled_s_ago is not None and polled_s_ago > POLL_PAUSE_S:
+        action = "Check the PLC, its program and the network; the agent answers as soon as it polls again."
+        yield _error(f"{line['name']}: PLC last polled {polled_s_ago:.0f} s ago", action)
+    if line.get("missed"):
+        what = f"{line['name']} missed {line['missed']} verdicts"
+        yield _error(what, "Check the cable and the other end; a verdict that isn't heard must count as reject.")
+
+
+def _cameras(seen: Look) -> Iterator[Finding]:
+    for path in seen.missing_pictures:
+        yield _error(
+            f"the camera's pictures {path} are not there", "Correct `path` of the camera in the configuration."
+        )
+    problem = seen.status.get("camera_problem")
+    if problem and not any(str(path) in problem for path in seen.missing_pictures):
+        yield _error(problem, "Look at the camera, its cable and power; it is opened again by itself.")
+
+
+def _store(seen: Look) -> Iterator[Finding]:
+    status = seen.status
+    if status.get("store_problem"):
+        yield _error(status["store_problem"], "Make room; records wait in memory, a thousand of them.")
+    if status.get("numbers_problem"):
+        what = f"part numbers can't be reserved, no part is judged: {status['numbers_problem']}"
+        yield _error(what, "Make room under the state folder.")
+    if lost := status.get("lost", 0):
+        yield _error(f"{lost} records are lost", "The disk was full or too slow for too long; make room.")
+    if aside := status.get("databases_set_aside", 0):
+        yield _warning(f"{aside} damaged databases were set aside", "Check the disk; they lie in the state folder.")
 
 
 def _link(seen: Look) -> Iterator[Finding]:
@@ -181,7 +247,12 @@ def _device(seen: Look) -> Iterator[Finding]:
 
 
 def _updates(seen: Look) -> Iterator[Finding]:
-    for key, what in (("error", "the last bundle pushed doesn't run"), ("agent_error", "the last agent doesn't run")):
+    pushed = {
+        "error": "the last bundle pushed doesn't run",
+        "agent_error": "the last agent doesn't run",
+        "configuration_error": "the last configuration pushed is refused",
+    }
+    for key, what in pushed.items():
         if seen.status.get(key):
             yield _warning(f"{what}: {seen.status[key]}", "The one before it goes on; correct it and push it again.")
     if seen.trial is not None:
@@ -212,11 +283,11 @@ def look(config_path: Path, root: Path | str = "/") -> Look:
     except InputNotFoundError:
         changed = None
     home = Home(base / HOME.lstrip("/"))
-    system = Look(changed_files=changed, trial=home.trial(), whole=home.whole(), board=_board(base))
+    system = Look(changed_files=changed, trial=home.trial(), whole=home.whole())
     try:
         config = read_config(config_path)
     except LinesideError as error:
-        return msgspec.structs.replace(system, config_problem=str(error))
+        return msgspec.structs.replace(system, config_problem=str(error), board=_board(base, expects_camera=False))
     status, age_s = _status(config.folder / "status.json")
     days, certificate_problem = _certificate(config)
     return msgspec.structs.replace(
@@ -224,6 +295,9 @@ def look(config_path: Path, root: Path | str = "/") -> Look:
         config=config,
         status=status,
         status_age_s=age_s,
+        runs=is_held(config.folder),
+        missing_pictures=_missing_pictures(config),
+        board=_board(base, expects_camera=_uses_kernel_camera(config)),
         free_bytes=shutil.disk_usage(config.folder).free if config.folder.is_dir() else None,
         broker_problem=_try_broker(config),
         certificate_days=days,
@@ -232,10 +306,33 @@ def look(config_path: Path, root: Path | str = "/") -> Look:
     )
 
 
-def _board(base: Path) -> tuple[Finding, ...]:
+def is_held(folder: Path) -> bool:
+    """Returns whether a process holds an agent's state folder; takes no lock of its own, which would keep one out."""
+    try:
+        found = (folder / "lock").stat()
+        locks = Path("/proc/locks").read_text()
+    except OSError:
+        return False
+    name = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+    return any(name in line.split() for line in locks.splitlines())
+
+
+def _missing_pictures(config: AgentConfig) -> tuple[Path, ...]:
+    """Of the cameras that read files."""
+    folders = [camera.path for camera in config.cameras if isinstance(camera, FolderCamera)]
+    files = [camera.path for camera in config.cameras if isinstance(camera, VideoCamera)]
+    return (*(path for path in folders if not path.is_dir()), *(path for path in files if not path.exists()))
+
+
+def _uses_kernel_camera(config: AgentConfig) -> bool:
+    return any(isinstance(camera, (V4l2Camera, Picamera2Camera)) for camera in config.cameras)
+
+
+def _board(base: Path, *, expects_camera: bool) -> tuple[Finding, ...]:
     """The board's own findings; its engines aren't asked, since one of them is busy with the line."""
     found = inventory.take(base)
-    return examine_board(found, profile.load(found.board) if found.profiles else None)
+    known = profile.load(found.board) if found.profiles else None
+    return examine_board(found, known, expects_camera=expects_camera)
 
 
 def _status(path: Path) -> tuple[dict[str, Any], float]:

@@ -86,7 +86,7 @@ class Flow:
         self._stop = stop
         self.outputs = open_lines(config)
         self.statistics = ResultStatistics()
-        self._frames = make_frames(config, stop)
+        self._frames = make_frames(config, stop, self._begin)
         self.rig = Rig(config, recipes, sinks_of(self._frames), stop)
         self._first_frame = store.next_sequence(self.rig.source)
         self._first = self._first_number()
@@ -96,11 +96,30 @@ class Flow:
         self.pipeline = self._make_pipeline()
 
     def _first_number(self) -> int:
-        """Of the next record; a live camera's and a line's are reserved: neither gives its part a second time."""
-        triggered = self._config.trigger is not None and self._config.trigger.mode == "inspect"
-        if self.rig.finite and not triggered:
+        """Of the next record."""
+        if self._gives_again:
             return self._first_frame
-        return self._store.resume(self.rig.source)
+        watches = self._config.trigger is not None and self._config.trigger.mode == "watch"
+        return self._store.resume(self.rig.source, has_gaps=watches)
+
+    @property
+    def _gives_again(self) -> bool:
+        """Whether a part without a record comes again after a restart; a live camera's and a line's don't."""
+        triggered = self._config.trigger is not None and self._config.trigger.mode == "inspect"
+        return self.rig.finite and not triggered
+
+    def _begin(self, number: int) -> None:
+        if not self._gives_again:
+            self._store.begin(self.rig.source, number)
+
+    def _halt(self) -> str:
+        """Why no part may come although parts can be judged."""
+        store, trigger = self._store, self._config.trigger
+        if store.numbers.problem:
+            return f"part numbers can't be reserved: {store.numbers.problem}"
+        if store.problem is not None and trigger is not None and trigger.not_ready_when_unrecorded:
+            return f"results can't be recorded: {store.problem}"
+        return self.drift.problem() if self.drift is not None else ""
 
     def _make_drift(self, tell: Callable[[DriftReport], None]) -> DriftMonitor | None:
         if self._config.drift is None:
@@ -126,6 +145,7 @@ class Flow:
             trigger=trigger,
             outputs=self.outputs,
             record=self._record_at_once,
+            begin=self._begin,
             next_number=self._first,
             active=self._active,
             rig=self.rig,
@@ -133,7 +153,7 @@ class Flow:
             recipes=self._recipes,
             summarize=self._summarize,
             statistics=self.statistics,
-            halt=self.drift.problem if self.drift is not None else lambda: "",
+            halt=self._halt,
         )
 
     def _make_pipeline(self) -> Pipeline:
@@ -228,10 +248,10 @@ class Flow:
 
     def _record(self, row: ResultRow, seen: Seen | None) -> bool:
         finite = self.rig.finite
-        return self._store.record(row, frames_of(seen, row), wait=finite, is_live=not finite)
+        return self._store.record(row, frames_of(seen, row), wait=finite)
 
     def _record_at_once(self, row: ResultRow, seen: Seen | None) -> bool:
-        return self._store.record(row, frames_of(seen, row), wait=False, is_live=True)
+        return self._store.record(row, frames_of(seen, row), wait=False)
 
     def retire(self) -> None:
         """Ends a triggering line as planned: `Station.retire`, for as long as the last part needs to the gate."""

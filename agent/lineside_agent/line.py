@@ -36,18 +36,19 @@ def sinks_of(frames: Frames) -> Sequence[FrameQueue | LatestFrame | TriggeredFra
     return frames.cameras if isinstance(frames, PartFrames) else (frames,)
 
 
-def make_frames(config: AgentConfig, stop: threading.Event) -> Frames:
+def make_frames(config: AgentConfig, stop: threading.Event, begin: Callable[[int], None]) -> Frames:
     """Makes what the cameras' threads fill.
 
     Args:
         config: Of the agent.
         stop: Ends its waits.
+        begin: Told the number of each frame that is a part, before anybody is told of it.
     """
     trigger = config.trigger
     if trigger is None:
-        return FrameQueue(config.cameras[0].queue, stop, ahead=config.inspect.workers + 1)
+        return FrameQueue(config.cameras[0].queue, stop, ahead=config.inspect.workers + 1, begin=begin)
     if trigger.mode == "watch":
-        return LatestFrame(stop)
+        return LatestFrame(stop, begin=begin)
     delay_s = trigger.frame_delay_ms / 1000
     names = [camera.name for camera in config.cameras]
     if len(names) == 1:
@@ -82,6 +83,7 @@ def make_station(
     trigger: TriggerConfig,
     outputs: Sequence[LineOutput],
     record: Callable[[ResultRow, Seen | None], object],
+    begin: Callable[[int], None],
     next_number: int,
     active: ActiveInspector,
     rig: Rig,
@@ -89,7 +91,7 @@ def make_station(
     recipes: Recipes,
     summarize: Callable[[ResultRow], DefectSummary],
     statistics: ResultStatistics,
-    halt: Callable[[], str] = lambda: "",
+    halt: Callable[[], str],
 ) -> Station:
     """Makes the station of a line that triggers.
 
@@ -99,6 +101,7 @@ def make_station(
         trigger: The ``[trigger]`` table.
         outputs: The lines.
         record: Keeps a row, at once.
+        begin: As in `Station`.
         next_number: Of the first trigger.
         active: Holds the bundle.
         rig: The cameras.
@@ -106,7 +109,7 @@ def make_station(
         recipes: What the line may change between.
         summarize: As in `Station`.
         statistics: As in `Station`.
-        halt: Says why the line must not go on although parts can be judged; empty if it may.
+        halt: Says why no part may come although parts can be judged; empty if one may.
     """
     # One that waits for its own input: that it gives nothing means nothing.
     waits = [bool(getattr(camera, "trigger", "")) for camera in config.cameras]
@@ -125,6 +128,7 @@ def make_station(
         frames=frames,
         outputs=outputs,
         record=record,
+        begin=begin,
         source=rig.source,
         problem=problem,
         stop=stop,

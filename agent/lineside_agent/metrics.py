@@ -1,7 +1,8 @@
 """Prometheus' ``/metrics``: what stands in ``status.json``, as numbers.
 
 Nothing is counted here and nothing shared with the line: each scrape reads the file, half a second old at most.
-A ``…_problem`` is 1 while there is one. Whether the agent lives is told by ``updated_at_ns``, not by an answer.
+A ``…_problem``, ``…_error`` or ``…_fault`` is 1 while there is one.
+Whether the agent lives is told by ``updated_at_ns``, not by an answer.
 ``docs/metrics.md`` lists the metrics; a test holds it against `HELP`.
 """
 
@@ -50,6 +51,9 @@ HELP = {
     "defects": "Rejected parts by defect type; a part with several types counts for each.",
     "result_latency_seconds": "Time from trigger to result, without parts that were refused at their trigger; "
     "from frame to verdict where the line does not trigger.",
+    "error": "1 while the bundle that was pushed last does not run.",
+    "agent_error": "1 while the version of the agent that was pushed last does not run.",
+    "configuration_error": "1 while the configuration that was pushed last is refused.",
     "recipe_problem": "1 while the chosen recipe cannot run.",
     "changeovers": "Changes from one recipe to another.",
     "source_finished": "1 when a source with an end (folder, video) has no more frames.",
@@ -89,6 +93,11 @@ HELP = {
     "written_problem": "1 while more is written than [store] allows.",
     "databases_set_aside": "Damaged databases that were renamed.",
     "store_problem": "1 while records cannot be written.",
+    "numbers_problem": "1 while part numbers cannot be reserved, so that no part is judged.",
+    "line_io_problem": "1 while one of the lines (PLC, GPIO, broker) cannot be reached.",
+    "plc_polled_s_ago": "Seconds since a PLC that polls the agent did so last; of several the longest.",
+    "line_fault": "1 while the line is at fault and every part is rejected until the reset.",
+    "line_problem": "1 while parts cannot be judged.",
     "line_ready": "1 while a part may come and will be judged.",
     "line_challenge_left": "Challenge parts that must still be rejected.",
     "line_triggers": "Parts that were triggered.",
@@ -184,7 +193,7 @@ def _results(results: dict[str, Any], device: str) -> Iterator[Metric]:
 
 def _numbers(status: dict[str, Any]) -> Iterator[tuple[str, float]]:
     for key, value in status.items():
-        if key.endswith("_problem"):
+        if key.endswith(("problem", "error", "fault")):
             yield key, float(value is not None)
         elif isinstance(value, (bool, int, float)):
             yield key, float(value)

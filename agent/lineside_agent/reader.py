@@ -42,9 +42,18 @@ class FrameQueue:
         images: How many images may wait.
         stop: Ends every wait.
         ahead: How many of a source that waits itself, if that is fewer: more would only be held in memory.
+        begin: Told the number of each frame of a source that doesn't wait, before it is appended.
     """
 
-    def __init__(self, images: int, stop: threading.Event, *, ahead: int | None = None) -> None:
+    def __init__(
+        self,
+        images: int,
+        stop: threading.Event,
+        *,
+        ahead: int | None = None,
+        begin: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self._begin = begin
         self._images_max = images
         self._ahead = images if ahead is None else min(ahead, images)
         self._stop = stop
@@ -65,6 +74,8 @@ class FrameQueue:
         Returns:
             Whether it was appended with its image.
         """
+        if not wait:
+            self._begin(shot.sequence)
         with self._lock:
             if wait or len(self._shots) >= LOST_MAX + self._images_max:
                 room = self._ahead if wait else self._images_max

@@ -17,7 +17,7 @@ from lineside_agent.images import Archive
 from lineside_agent.line_io.codes import code_of_record, defect_types
 from lineside_agent.store import NAME as RECORDS
 from lineside_link.messages import ResultRow
-from lineside_link.result_table import Row, as_kept, values_of
+from lineside_link.result_table import UNKNOWN, Row, as_kept, values_of
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import InputNotFoundError
 
@@ -42,6 +42,7 @@ class RecordQuery(msgspec.Struct, frozen=True, kw_only=True):
         until_ns: Captured before.
         limit: So many of them at most, the newest.
         with_frame: Only those of which an image is here.
+        unknown: Also numbers of which nobody knows whether a part had them, as after a power cut.
     """
 
     part_id: str = ""
@@ -52,6 +53,7 @@ class RecordQuery(msgspec.Struct, frozen=True, kw_only=True):
     until_ns: int | None = None
     limit: int | None = None
     with_frame: bool = False
+    unknown: bool = False
 
     def sql(self) -> tuple[str, list[object]]:
         """Returns the statement, and its parameters, that finds at least these records; the newest first if limited."""
@@ -79,6 +81,7 @@ class RecordQuery(msgspec.Struct, frozen=True, kw_only=True):
             self.part_id in ("", row.part_id)
             and self.verdict in ("", row.verdict)
             and self.bundle in ("", name)
+            and (self.unknown or row.verdict != UNKNOWN)
             and (not self.defect or self.defect in defect_types(row))
         )
 
@@ -210,7 +213,7 @@ class HourCount(msgspec.Struct, kw_only=True):
 
 
 class ShiftReport(msgspec.Struct, kw_only=True):
-    """What a device saw in some time. Challenge parts, and numbers without a record, are no parts of the shift.
+    """What a device saw in some time. Challenge parts are counted apart, numbers that are unknown not at all.
 
     Attributes:
         device: Its name.
@@ -218,10 +221,10 @@ class ShiftReport(msgspec.Struct, kw_only=True):
         last_ns: When the last one was.
         parts: How many.
         verdicts: Parts by verdict.
-        codes: Parts by result code, such as ``LATE``.
+        codes: Parts by result code, such as ``LATE``; ``UNRECORDED`` for parts of which an agent that was killed left
+            no record.
         defects: Parts by defect type; a part with several types counts for each. The most frequent first.
         challenge: Challenge parts.
-        unrecorded: Numbers that were reserved and have no record, as after a power cut.
         latency_ms: Median, 95th percentile and highest time to a verdict; empty without verdicts.
         hours: Hours in which there were parts.
     """
@@ -234,7 +237,6 @@ class ShiftReport(msgspec.Struct, kw_only=True):
     codes: dict[str, int] = msgspec.field(default_factory=dict)
     defects: dict[str, int] = msgspec.field(default_factory=dict)
     challenge: int = 0
-    unrecorded: int = 0
     latency_ms: dict[str, float] = msgspec.field(default_factory=dict)
     hours: list[HourCount] = msgspec.field(default_factory=list)
 
@@ -255,17 +257,15 @@ def report(config: AgentConfig, query: RecordQuery) -> ShiftReport:
     defects: collections.Counter[str] = collections.Counter()
     hours: dict[int, HourCount] = {}
     took_ms: list[float] = []
-    for _, row, _ in find(config, query):
-        code = code_of_record(row)
-        if row.part_id.startswith(CHALLENGE) or not code:
-            made.challenge += bool(code)
-            made.unrecorded += not code
+    for _, row, _ in find(config, msgspec.structs.replace(query, unknown=False)):
+        if row.part_id.startswith(CHALLENGE):
+            made.challenge += 1
             continue
         made.parts += 1
         made.verdicts[row.verdict] += 1
         made.first_ns = min(made.first_ns or row.captured_at_ns, row.captured_at_ns)
         made.last_ns = max(made.last_ns, row.captured_at_ns)
-        codes[code] += 1
+        codes[code_of_record(row)] += 1
         if row.verdict in ("reject", "unsure"):
             defects.update(defect_types(row))
         start_ns = row.captured_at_ns - row.captured_at_ns % HOUR_NS

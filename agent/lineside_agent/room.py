@@ -25,6 +25,9 @@ log = logging.getLogger("lineside.store")
 BALLAST_BYTES = 4 << 20
 """A write-ahead log of a thousand pages and its checkpoint."""
 
+BALLAST_SHARE = 1 / 6
+"""Of the disk at most, and half of this must be free beside it: a small disk has a smaller ballast."""
+
 IMAGES_BYTES = 32 << 20
 """So much the images give when records find no room: half an hour at ten a second, without a sweep each second."""
 
@@ -127,12 +130,14 @@ class Room:
         """Makes the file, where it leaves enough room beside it; returns whether it is there."""
         if self._ballast.exists():
             return True
+        disk = shutil.disk_usage(self._ballast.parent)
+        size = min(self._ballast_bytes, int(BALLAST_SHARE * disk.total))
         # Twice its size: the room that it has just given must not look like room for it.
-        if shutil.disk_usage(self._ballast.parent).free < free_min_bytes + 2 * self._ballast_bytes:
+        if disk.free < min(free_min_bytes, int(BALLAST_SHARE / 2 * disk.total)) + 2 * size:
             return False
         try:
             with self._ballast.open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, self._ballast_bytes)
+                os.posix_fallocate(file.fileno(), 0, size)
         except OSError as error:
             self._ballast.unlink(missing_ok=True)
             log.debug("no ballast: %s", error)

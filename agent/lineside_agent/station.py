@@ -106,6 +106,7 @@ class Station:
         frames: What the camera's thread fills.
         outputs: The lines.
         record: Keeps a row, at once.
+        begin: Notes that a part has a number, before anybody is told of it.
         source: What the records call the source.
         problem: Says why parts can't be judged; empty if they can.
         stop: Ends it.
@@ -131,6 +132,7 @@ class Station:
         gate_queue: GateQueueFile | None = None,
         summarize: Callable[[ResultRow], DefectSummary] = lambda _: NO_DEFECTS,
         statistics: ResultStatistics | None = None,
+        begin: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.machine = machine
         self.frames = frames
@@ -144,6 +146,8 @@ class Station:
         self._gate_queue = gate_queue
         self._summarize = summarize
         self._statistics = statistics or ResultStatistics()
+        self._begin = begin
+        self._begun_number = machine.last_number
         self._stop = stop
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
@@ -282,6 +286,9 @@ class Station:
     # What the machine says; under the lock.
 
     def _do(self, actions: list[Action]) -> None:
+        if self.machine.last_number != self._begun_number:
+            self._begun_number = self.machine.last_number
+            self._begin(self._begun_number)
         if self._gate_queue is not None:
             self._gate_queue.write(self.machine.gate_queue)
         for action in actions:

@@ -128,9 +128,8 @@ def _status(sources: Sources) -> dict[str, Any]:
         **_disk(sources),
         "databases_set_aside": store.counts.set_aside,
         "store_problem": _text(store.problem),
-        "line_io": [
-            {"name": out.name, "open": out.is_open, "sent": out.sent, "missed": out.missed} for out in sources.outputs
-        ],
+        "numbers_problem": store.numbers.problem or None,
+        **_lines([output.status() for output in sources.outputs]),
         "results": sources.statistics.status(),
         "line": None if sources.station is None else sources.station.status(),
         "drift": None if sources.drift is None else sources.drift.status(),
@@ -143,6 +142,17 @@ def _status(sources: Sources) -> dict[str, Any]:
         "boot_id": sources.boot_id,
         "pid": os.getpid(),
         "updated_at_ns": time.time_ns(),
+    }
+
+
+def _lines(lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """Each line, and the worst of all for metrics."""
+    problems = [f"{line['name']}: {line['problem']}" for line in lines if line["problem"]]
+    polled = [line["polled_s_ago"] for line in lines if line.get("polled_s_ago") is not None]
+    return {
+        "line_io": lines,
+        "line_io_problem": "; ".join(problems) or None,
+        "plc_polled_s_ago": max(polled, default=None),
     }
 
 

@@ -9,14 +9,17 @@ the two can't disagree; and a hub that was restored from a backup, and asks for 
 - A full disk doesn't stop the line, not even at its start: images make way, then the ballast, then records that the hub
   has. Meanwhile records wait in memory, `WAITING_MAX` of them, and what a live camera brings beyond that is counted as
   lost and said. A finite source waits instead.
-- Numbers of a live camera, and of a line's triggers, are reserved on disk ahead of their use, so that after a power cut
-  each that has no record becomes a row that says ``unrecorded`` (`Store.resume`): nothing vanishes without a trace.
+- Numbers of a live camera, and of a line's triggers, are noted before anybody is told of them, and reserved on disk
+  before that (`lineside_agent.part_numbers`): after a kill each part without a record gets a row that says
+  ``unrecorded``. After a power cut it is not known which of the reserved numbers were used: their rows say ``unknown``,
+  and are no production figures.
 - A kept image that the hub is to have has a row of its own (`unsent`), written with its record.
 - The oldest records go beyond the bounds of ``[store]``; with a hub only those that it has confirmed.
 """
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import logging
@@ -33,6 +36,8 @@ import msgspec
 from lineside_agent import database, unsent
 from lineside_agent.config import StoreConfig
 from lineside_agent.images import Archive
+from lineside_agent.missing_records import LostRecords, MissingRecords
+from lineside_agent.part_numbers import AHEAD_LEAST, PartNumbers
 from lineside_agent.room import Room
 from lineside_agent.unsent import UnsentImage
 from lineside_link.messages import ResultRow
@@ -54,20 +59,11 @@ SAVING_EVERY_S = 5.0
 IMAGES_WAITING_MAX = 16
 """Images that may wait for the disk; what comes beyond is skipped, counted, and has its record."""
 
-AHEAD_LEAST = 32
-"""Numbers that are reserved ahead, and after a power cut become rows at most that nobody used."""
-
 AHEAD_GROUPS = 4
-"""At a higher pace as many as so many commits bring, so that the next reservation is on disk before it is needed."""
-
-RESERVE_TIMEOUT_S = 5.0
-"""How long a start waits for the first reservation; on a full disk the line goes on without."""
+"""As many numbers are reserved ahead as so many commits bring, so that the next reservation is on disk in time."""
 
 RETRY_S = 0.5
 """Pause before the next try while the disk is full."""
-
-DAMAGED_MAX = 3
-"""Damaged databases that are kept for whoever looks into them."""
 
 NAME = "records.db"
 
@@ -77,7 +73,7 @@ class StoreCounts:
     """What the writer did since its start; read by anybody, written by the writer alone.
 
     Attributes:
-        recorded: Rows committed.
+        recorded: Rows committed, without those of parts that have no record.
         repeated: Frames that were recorded before.
         lost: Records for which there was neither disk nor memory.
         images_lost: Images that could not be written.
@@ -96,13 +92,6 @@ class _Entry:
     row: ResultRow
     frames: tuple[Frame, ...] = ()
     image: str = ""
-    is_live: bool = False
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Reservation:
-    source: str
-    until: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -119,7 +108,7 @@ class _Settled:
     seq: int
 
 
-_Item = _Entry | _Reservation | _Watermark | _Settled
+_Item = _Entry | MissingRecords | _Watermark | _Settled
 
 
 class Store:
@@ -129,6 +118,7 @@ class Store:
         counts: What happened since the start.
         problem: Why records are waiting, or ``None``.
         room: What makes way for records.
+        numbers: Of parts that no source gives twice.
 
     Args:
         folder: The state folder.
@@ -153,6 +143,7 @@ class Store:
         self.counts = StoreCounts()
         self.problem: StoreError | None = None
         self.room = Room(folder, archive)
+        self.numbers = PartNumbers(folder, self.room.make)
         self._path = folder / NAME
         self._archive = archive
         self._rules = rules or StoreConfig()
@@ -164,6 +155,8 @@ class Store:
         self._hurry = threading.Event()
         self._wake = threading.Event()
         self._waiting = 0
+        self._missing = 0
+        self._lost = LostRecords()
         self._images = 0
         self._unsent = 0
         self._commits = 0
@@ -171,6 +164,7 @@ class Store:
         self._sequences: dict[str, int] = {}
         self._reserved: dict[str, int] = {}
         self._has_tables = False
+        self._is_replaced = False
         self._damage: sqlite3.DatabaseError | None = None
         self._prepare()
         self._writer = threading.Thread(target=self._run, name="store", daemon=True)
@@ -185,7 +179,7 @@ class Store:
     def pending(self) -> int:
         """Records that the hub has not confirmed, those included that wait for the disk."""
         with self._changed:
-            return self._last_seq - self._acked + self._waiting
+            return self._last_seq - self._acked + self._waiting + self._missing
 
     def use(self, rules: StoreConfig) -> None:
         """Takes other rules, from the next commit on."""
@@ -197,7 +191,6 @@ class Store:
         frame: Frame | Sequence[Frame] | None = None,
         *,
         wait: bool = True,
-        is_live: bool = False,
     ) -> bool:
         """Hands a record to the writer.
 
@@ -206,31 +199,55 @@ class Store:
             frame: The frame, if its image may be kept; of several cameras all of them, that which the hub is to have
                 first.
             wait: Whether to wait for room when the disk is full, as a finite source can.
-            is_live: Whether its source gives no part twice, so that numbers are reserved ahead for it.
 
         Returns:
-            False if there was no room and the record is lost; that is counted and logged.
+            False if there was no room and the record is lost; that is counted and logged, and a row ``unrecorded``
+            takes its place when there is room.
         """
         frames = () if frame is None else (frame,) if isinstance(frame, Frame) else tuple(frame)
         with self._changed:
             self._waiting += 1
             frames = frames if self._takes_images(row, frames, wait=wait) else ()
             self._images += len(frames)
-            if is_live and self._reserved.get(row.source, 0) - row.sequence < AHEAD_LEAST // 4:
-                self._hurry.set()  # the line is faster than its commits: the next numbers must be on disk before
             wake = bool(frames) or self._hurry.is_set() or self._waiting >= GROUP_MAX
-        try:
-            self._queue.put(_Entry(row, frames, is_live=is_live), block=wait)
-        except queue.Full:
-            with self._changed:
-                self._waiting -= 1
-                self._images -= len(frames)
-                self.counts.lost += 1
-            log.error("record of part %r is lost: %s", row.part_id, self.problem or "the disk is too slow")
+        if not self._put(_Entry(row, frames), wait=wait):
+            self._lose(row, len(frames))
             return False
         if wake:
             self._wake.set()
         return True
+
+    def _put(self, entry: _Entry, *, wait: bool) -> bool:
+        if self._lost and not wait:
+            return False  # rows are written in the order of their numbers
+        try:
+            self._queue.put(entry, block=wait)
+        except queue.Full:
+            return False
+        return True
+
+    def _lose(self, row: ResultRow, images: int) -> None:
+        reason = str(self.problem or "the disk is too slow")
+        with self._changed:
+            self._waiting -= 1
+            self._images -= images
+            self.counts.lost += 1
+            if self.numbers.begun(row.source) is not None:
+                self._missing += 1
+                self._lost.add(row, reason)
+        log.error("record of part %r is lost: %s", row.part_id, reason)
+
+    def begin(self, source: str, number: int) -> None:
+        """Notes that a part has this number, before anybody is told of it.
+
+        Args:
+            source: As given to `resume`.
+            number: The next one.
+        """
+        self.numbers.begin(source, number)
+        if self.numbers.is_low and not self._hurry.is_set():
+            self._hurry.set()
+            self._wake.set()
 
     def _takes_images(self, row: ResultRow, frames: tuple[Frame, ...], *, wait: bool) -> bool:
         """Whether images may wait for the disk; a thousand records may, and as many images are a gigabyte."""
@@ -263,10 +280,10 @@ class Store:
             Whether it is.
         """
         with self._changed:
-            if self._waiting:
+            if self._waiting or self._missing:
                 self._hurry.set()
                 self._wake.set()
-            return self._changed.wait_for(lambda: self._waiting == 0, timeout_s)
+            return self._changed.wait_for(lambda: not (self._waiting or self._missing), timeout_s)
 
     def wait_change(self, seen: int, timeout_s: float) -> int:
         """Waits until something was committed since ``seen``.
@@ -346,30 +363,30 @@ class Store:
         with self._changed:
             return self._sequences.get(source, -1) + 1
 
-    def resume(self, source: str) -> int:
-        """Returns the number of the first frame of a live source, and reserves those from there on.
+    def resume(self, source: str, *, has_gaps: bool = False) -> int:
+        """Returns the number of the first part of a source that gives none twice; `begin` notes this one and the next.
 
-        What was reserved before and has no record, as after a power cut, becomes a row that says so.
+        What was begun before and has no record, as after a kill, gets a row that says ``unrecorded``; what may have
+        been begun, as after a power cut, a row that says ``unknown``.
 
         Args:
             source: As in its records.
+            has_gaps: Whether not every number of the source is a part, so that those without a record are ``unknown``.
         """
         first = self.next_sequence(source)
-        with self._changed:
-            until = max(first, self._reserved.get(source, 0))
-        for sequence in range(first, until):
-            self.record(_unrecorded(source, sequence))  # not live: they say nothing of the line's pace
-        if until > first:
-            log.warning("%s: %d numbers from %d on have no record, as after a power cut", source, until - first, first)
-        with contextlib.suppress(queue.Full):
-            self._queue.put_nowait(_Reservation(source, until + AHEAD_LEAST))
-        with self._changed:
-            self._hurry.set()
-            self._wake.set()
-            self._changed.wait_for(
-                lambda: self._reserved.get(source, 0) > until or self.problem is not None, RESERVE_TIMEOUT_S
-            )
-        return until
+        reserved = self._reserved.get(source, 0)
+        left = self.numbers.resume(source, first=first, reserved=reserved, is_replaced=self._is_replaced)
+        known = left.first if has_gaps else left.known
+        if left.until > left.first:
+            counts = (known - left.first, left.until - known, left.first)
+            log.warning("%s: %d parts and %d reserved numbers from %d on have no record", source, *counts)
+            with self._changed:
+                self._missing += left.until - left.first
+            reason = "the agent was killed, or the power was cut"
+            self._queue.put(MissingRecords(source, left.first, known, left.until, reason))
+        self._hurry.set()
+        self._wake.set()
+        return left.until
 
     def close(self, timeout_s: float = 10.0) -> None:
         """Writes what is waiting and ends the writer.
@@ -384,6 +401,7 @@ class Store:
             if self._waiting:
                 self.counts.lost += self._waiting
                 log.error("%d records were not written before the end: %s", self._waiting, self.problem)
+        self.numbers.settle()
 
     # -- the database ------------------------------------------------------------------------------------------
 
@@ -408,6 +426,7 @@ class Store:
 
     def _open(self) -> database.Facts:
         epoch = secrets.token_hex(8)
+        self._is_replaced = not self._path.exists()
         facts = self._try_to_open(epoch)
         if facts is None and self.room.make():
             facts = self._try_to_open(epoch)
@@ -436,23 +455,11 @@ class Store:
             self._damage = error
 
     def _set_aside(self, error: sqlite3.DatabaseError) -> None:
-        aside = f"{NAME}.damaged-{time.time_ns()}"
-        for suffix in ("", "-wal", "-shm"):
-            path = self._path.with_name(NAME + suffix)
-            if path.exists():
-                path.rename(path.with_name(aside + suffix))
+        aside = database.set_aside(self._path)
         self.counts.set_aside += 1
         self._has_tables = False
+        self.numbers.replaced(self.next_sequence)
         log.error("the database is damaged (%s): set aside as %s; the line goes on with a new one", error, aside)
-        self._forget_damaged()
-
-    def _forget_damaged(self) -> None:
-        """They are evidence, and the disk is not theirs: the newest few stay."""
-        whole = (path for path in self._path.parent.glob(f"{NAME}.damaged-*") if path.suffix[9:].isdigit())
-        for path in sorted(whole, key=lambda path: int(path.suffix[9:]))[:-DAMAGED_MAX]:
-            log.warning("%s is deleted: newer damaged databases are kept", path.name)
-            for suffix in ("", "-wal", "-shm"):
-                path.with_name(path.name + suffix).unlink(missing_ok=True)
 
     # -- the writer thread -------------------------------------------------------------------------------------
 
@@ -486,7 +493,9 @@ class Store:
             with connection:
                 connection.execute("BEGIN IMMEDIATE")
                 for source in self._reserved:
-                    database.reserve(connection, source, self.next_sequence(source))
+                    begun = self.numbers.begun(source)
+                    until = self.next_sequence(source)
+                    database.reserve(connection, source, until if begun is None else max(until, begun + 1))
         except sqlite3.DatabaseError as error:
             log.warning("numbers stay reserved, and will be said to be unrecorded: %s", error)
 
@@ -506,14 +515,26 @@ class Store:
                     self._wake.wait(left_s)
                     self._wake.clear()
                     continue
+                if lost := self._take_lost():
+                    return lost
                 if self._closing.is_set():
                     return None
-                if self.room.is_asked or self._damage is not None:
+                if self._is_due:
                     break
                 continue
             due_s = due_s or time.monotonic() + self._commit_every_s()
             group.append(self._without_images(item))
         return group
+
+    def _take_lost(self) -> list[_Item]:
+        """The rows of lost records, when all that waited before them is written."""
+        with self._changed:
+            return list(self._lost.take())
+
+    @property
+    def _is_due(self) -> bool:
+        """Whether there is something to do although no record waits."""
+        return self.room.is_asked or self._damage is not None or self.numbers.is_low
 
     def _commit_every_s(self) -> float:
         every_s = self._rules.commit_every_s
@@ -529,7 +550,7 @@ class Store:
             self._changed.notify_all()
         image = images[0] if self._confirmed_only and self._rules.send_images else None
         name = "" if image is None else f"{image.parent.name}/{image.name}"
-        return _Entry(item.row, (), name, item.is_live)
+        return _Entry(item.row, (), name)
 
     def _saved(self, frame: Frame, row: ResultRow) -> Path | None:
         if self._archive is None:
@@ -552,11 +573,14 @@ class Store:
         if self.room.is_due:
             through = self._acked if self._confirmed_only else self._last_seq
             self.room.tidy(connection, self._rules, through=through)
-        if not group:
-            return
+        for item in group:
+            if isinstance(item, MissingRecords):
+                self._write_missing(connection, item)
         entries = [item.row for item in group if isinstance(item, _Entry)]
         marks = [item.seq for item in group if isinstance(item, _Watermark) and item.epoch == self._epoch]
-        reserved = self._to_reserve(group)
+        reserved = self._to_reserve(entries)
+        if not group and not reserved:
+            return
         images = {
             (item.row.source, item.row.sequence): item.image
             for item in group
@@ -571,45 +595,54 @@ class Store:
                 database.reserve(connection, source, until)
             added = unsent.count(connection, after=self._last_seq) if images else 0
             added -= unsent.settle(connection, settled)
-        self._committed(entries, last_seq, acked, reserved, added)
-
-    def _to_reserve(self, group: list[_Item]) -> dict[str, int]:
-        """What a group's sources need: as long as half of it is left, nothing."""
-        wanted = {item.source: item.until for item in group if isinstance(item, _Reservation)}
-        live = [item.row for item in group if isinstance(item, _Entry) and item.is_live]
-        for source in {row.source for row in live}:
-            last = max(row.sequence for row in live if row.source == source)
-            ahead = max(AHEAD_LEAST, AHEAD_GROUPS * len(live), 2 * self._waiting)
-            if self._reserved.get(source, 0) - last < ahead / 2:
-                wanted[source] = max(wanted.get(source, 0), last + 1 + ahead)
-        return wanted
-
-    def _committed(
-        self, entries: list[ResultRow], last_seq: int, acked: int, reserved: dict[str, int], unsent_added: int
-    ) -> None:
         with self._changed:
-            self._reserved.update(reserved)
             written = last_seq - self._last_seq
             self.counts.recorded += written
             self.counts.repeated += len(entries) - written
             self._waiting -= len(entries)
-            self._last_seq, self._acked = last_seq, acked
-            self._unsent += unsent_added
-            for row in entries:
-                self._sequences[row.source] = max(row.sequence, self._sequences.get(row.source, -1))
-            self._commits += 1
-            if self._waiting == 0:
-                self._hurry.clear()
-            if self.problem is not None:
-                log.warning("records are written again")
-                self.problem = None
-            self._changed.notify_all()
+            self._acked = acked
+            self._unsent += added
+            self._reserved.update(reserved)
+            self._committed(entries, last_seq)
+        for source, until in reserved.items():
+            self.numbers.reserved(source, until)
+
+    def _to_reserve(self, rows: list[ResultRow]) -> dict[str, int]:
+        """Which numbers are to be reserved with these rows, by source."""
+        pace = collections.Counter(row.source for row in rows)
+        return self.numbers.wanted(lambda source: max(AHEAD_LEAST, AHEAD_GROUPS * pace[source], 2 * self._waiting))
+
+    def _write_missing(self, connection: sqlite3.Connection, missing: MissingRecords) -> None:
+        """Writes the rows of parts without a record, in several transactions; what fails is gone on with later."""
+        while (first := max(missing.first, self.next_sequence(missing.source))) < missing.until:
+            rows = missing.rows(first)
+            with connection:
+                connection.execute("BEGIN IMMEDIATE")
+                last_seq = database.insert(connection, rows)
+            with self._changed:
+                self._missing -= len(rows)
+                self._committed(rows, last_seq)
+
+    def _committed(self, rows: list[ResultRow], last_seq: int) -> None:
+        """Under the lock: what is said of every commit."""
+        self._last_seq = last_seq
+        for row in rows:
+            self._sequences[row.source] = max(row.sequence, self._sequences.get(row.source, -1))
+        self._commits += 1
+        if not self._waiting and not self._missing:
+            self._hurry.clear()
+        if self.problem is not None:
+            log.warning("records are written again")
+            self.problem = None
+        self.numbers.retry()
+        self._changed.notify_all()
 
     def _failed(self, error: sqlite3.DatabaseError) -> None:
         """Says why nothing can be written, once; a damaged database is set aside. The group is tried again."""
         if database.is_full(error, self._path):
             self._say_full(error)
             self.room.make()
+            self.numbers.retry()
         elif not isinstance(error, sqlite3.OperationalError):
             self._set_aside(error)
             try:
@@ -624,15 +657,3 @@ class Store:
         if self.problem is None:
             self.problem = database.explained(error, self._path)
             log.error("%s; records wait in memory", self.problem)
-
-
-def _unrecorded(source: str, sequence: int) -> ResultRow:
-    return ResultRow(
-        seq=0,
-        part_id=f"{source}-{sequence:08d}",
-        source=source,
-        sequence=sequence,
-        captured_at_ns=time.time_ns(),
-        verdict="fault",
-        error="unrecorded: the number was reserved and has no record; the power was cut, or the agent was killed",
-    )

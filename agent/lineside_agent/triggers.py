@@ -240,9 +240,11 @@ class LatestFrame:
 
     Args:
         stop: Ends every wait.
+        begin: Told the number of each frame before it is taken.
     """
 
-    def __init__(self, stop: threading.Event) -> None:
+    def __init__(self, stop: threading.Event, *, begin: Callable[[int], None] = lambda _: None) -> None:
+        self._begin = begin
         self.replaced = 0
         self.least_period_s = 0.0
         self._taken_at_s = 0.0
@@ -275,7 +277,10 @@ class LatestFrame:
                 self._changed.wait(min(LOOK_S, self._early_s() or LOOK_S))
             shot, self._shot = self._shot, None
             self._taken_at_s = time.monotonic()
-            return None if self._stop.is_set() else shot
+            if shot is None or self._stop.is_set():
+                return None
+            self._begin(shot.sequence)
+            return shot
 
     def _early_s(self) -> float:
         """How long the next frame must still wait."""

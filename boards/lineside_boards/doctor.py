@@ -36,12 +36,13 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     action: str
 
 
-def examine(found: Inventory, profile: Profile | None) -> tuple[Finding, ...]:
+def examine(found: Inventory, profile: Profile | None, *, expects_camera: bool = True) -> tuple[Finding, ...]:
     """Returns what is wrong, the worst first.
 
     Args:
         found: The board as it is.
         profile: What such a board should be; ``None`` where none describes it.
+        expects_camera: Whether the board is to have a camera that the kernel sees.
     """
     findings = [
         *_identity(found, profile),
@@ -50,7 +51,7 @@ def examine(found: Inventory, profile: Profile | None) -> tuple[Finding, ...]:
         *_engines(found, profile),
         *_bundle(found),
         *_heat(found, profile),
-        *_rest(found, profile),
+        *_rest(found, profile, expects_camera=expects_camera),
     ]
     return tuple(sorted(findings, key=lambda finding: ("error", "warning", "note").index(finding.level)))
 
@@ -151,14 +152,14 @@ def _heat(found: Inventory, profile: Profile | None) -> Iterator[Finding]:
         )
 
 
-def _rest(found: Inventory, profile: Profile | None) -> Iterator[Finding]:
+def _rest(found: Inventory, profile: Profile | None, *, expects_camera: bool) -> Iterator[Finding]:
     if found.clock_synchronised is False:
         yield Finding(
             level="warning",
             what="the clock has not been set by the network",
             action="Give it an NTP server (timedatectl, /etc/systemd/timesyncd.conf): updates expire by the clock.",
         )
-    if not found.cameras:
+    if expects_camera and not found.cameras:
         note = profile.camera.note if profile is not None else ""
         action = "Plug a USB camera in, or name a network camera in agent.toml."
         yield Finding(level="note", what="the kernel sees no camera", action=f"{action} {note}".rstrip())

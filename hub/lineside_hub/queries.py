@@ -17,7 +17,7 @@ import msgspec
 from lineside_hub.config import HubConfig
 from lineside_hub.database import Database, mapped_errors
 from lineside_hub.frames.place import frame_place
-from lineside_link.result_table import BATCH_ROWS, RESULT_COLUMNS, Row, export_rows
+from lineside_link.result_table import BATCH_ROWS, RESULT_COLUMNS, UNKNOWN, Row, export_rows
 from lineside_runtime.files import write_atomic
 
 _ORDER = ("captured_at_ns", "device", "epoch", "seq")
@@ -35,6 +35,7 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
         until_ns: Captured before.
         limit: So many of them at most, the newest.
         with_frame: Only those of which a frame is here.
+        unknown: Also numbers of which nobody knows whether a part had them, as after a power cut.
     """
 
     part_id: str = ""
@@ -44,6 +45,7 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     until_ns: int | None = None
     limit: int | None = None
     with_frame: bool = False
+    unknown: bool = False
 
     def sql(self) -> tuple[str, dict[str, object]]:
         """Returns the statement and its named parameters; oldest first."""
@@ -54,6 +56,7 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
             "r.captured_at_ns >= :since_ns": self.since_ns,
             "r.captured_at_ns < :until_ns": self.until_ns,
             "f.sha256 IS NOT NULL": "yes" if self.with_frame else "",
+            f"r.verdict <> '{UNKNOWN}'": "" if self.unknown else "yes",
         }
         used = [text for text, value in conditions.items() if value not in ("", None)]
         where = f" WHERE {' AND '.join(used)}" if used else ""
@@ -92,7 +95,7 @@ def results(config: HubConfig, query: Query) -> Iterator[Row]:
 
 
 def count_by_device(config: HubConfig) -> dict[str, int]:
-    """Returns how many results of each device the hub has.
+    """Returns how many results of each device the hub has, numbers of which nothing is known left out.
 
     Args:
         config: The hub's.
@@ -100,7 +103,7 @@ def count_by_device(config: HubConfig) -> dict[str, int]:
     Raises:
         DatabaseError: They can't be read.
     """
-    text = "SELECT device, count(*) FROM results GROUP BY device"
+    text = f"SELECT device, count(*) FROM results WHERE verdict <> '{UNKNOWN}' GROUP BY device"
     if config.results.url:
         from lineside_hub.postgres import select
 

@@ -22,7 +22,7 @@ import msgspec
 
 from lineside_hub.database import Database, Event
 from lineside_link.messages import VERSION, ResultRow, Results, ResultsAck
-from lineside_link.result_table import RESULT_COLUMNS, UNSURE, as_kept, values_of
+from lineside_link.result_table import RESULT_COLUMNS, UNKNOWN, UNSURE, as_kept, values_of
 from lineside_runtime.decoding import JsonDecoder, decode_json
 from lineside_runtime.errors import BadInputFormatError, DatabaseError
 
@@ -127,8 +127,9 @@ def _read_rows(device: str, payload: bytes) -> Batch:
 
 
 def _plain(content: tuple[object, ...]) -> tuple[object, ...]:
-    """What a hub of before would have kept: it read an unsure part as a reject."""
-    return tuple("reject" if part == UNSURE else part for part in content[2:]) + content[:2]
+    """What a hub of before would have kept: it read an unsure part as a reject, and an unknown one as a fault."""
+    before = {UNSURE: "reject", UNKNOWN: "fault"}
+    return (before.get(str(content[2]), content[2]), *content[:2])
 
 
 def _span(message: _Batch | _Envelope) -> tuple[int, int]:

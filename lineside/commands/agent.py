@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -177,7 +178,6 @@ def _found(told: dict[str, Any]) -> str:
 
 def run_import(options: argparse.Namespace) -> int:
     """Checks the archive with a copy of the device's trust, hands it over, and waits for what becomes of it."""
-    import shutil
     import tempfile
 
     from lineside_agent.config import read_config
@@ -243,9 +243,10 @@ def run_enroll(options: argparse.Namespace) -> int:
 def run_status(options: argparse.Namespace) -> int:
     """Prints what the agent last wrote of itself; says so where that is stale."""
     from lineside_agent.config import read_config
-    from lineside_agent.doctor import STALE_S
+    from lineside_agent.doctor import STALE_S, is_held
 
-    path = read_config(options.config).folder / "status.json"
+    folder = read_config(options.config).folder
+    path = folder / "status.json"
     if not path.is_file():
         raise InputNotFoundError(f"{path} is not there", action="Start the agent with `lineside agent run` first.")
     status: dict[str, Any] = json.loads(path.read_text())
@@ -258,8 +259,13 @@ def run_status(options: argparse.Namespace) -> int:
     width = max(map(len, lines))
     for key, value in lines.items():
         show(f"{key:<{width}}  {value}")
+    for line in status.get("line_io", ()):
+        if line.get("polled_s_ago") is not None:
+            say(f"{line['name']}: PLC last polled {line['polled_s_ago'] + status['age_s']:.1f} s ago")
     if status["stale"]:
-        say(f"! stale: the agent wrote this {status['age_s']:.0f} s ago; it does not run, or its disk is full")
+        free_mib = shutil.disk_usage(folder).free / 2**20
+        why = f"it runs, and {free_mib:.1f} MiB are free" if is_held(folder) else "it does not run"
+        say(f"! stale: the agent wrote this {status['age_s']:.0f} s ago ({why}); what stands here may be wrong by now")
     return 0
 
 

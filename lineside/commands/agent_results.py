@@ -56,6 +56,7 @@ def run(options: argparse.Namespace) -> int:
         until_ns=moment(options.until) if options.until else None,
         limit=options.limit if options.report else limit_of(options),
         with_frame=options.with_frame,
+        unknown=options.unknown,
     )
     if options.report:
         made = report(config, query)
@@ -98,8 +99,6 @@ def _print_report(report: ShiftReport) -> None:
         show(f"{verdict:<12}{count:>8}{_share(count, report.parts)}")
     if report.challenge:
         show(f"{'challenge':<12}{report.challenge:>8}")
-    if report.unrecorded:
-        show(f"{report.unrecorded} numbers have no record, as after a power cut")
     for title, counts in (("code", report.codes), ("defect type", report.defects)):
         if counts:
             show(f"\n{title:<32}{'parts':>8}")

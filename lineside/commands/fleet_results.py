@@ -47,6 +47,7 @@ def run(options: argparse.Namespace) -> int:
         until_ns=moment(options.until) if options.until else None,
         limit=limit_of(options),
         with_frame=options.with_frame,
+        unknown=options.unknown,
     )
     if options.frames and options.out is None:
         raise InputError("--frames without --out", expected="the file that the frames go beside")

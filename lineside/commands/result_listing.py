@@ -30,6 +30,11 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="FILE", help="write into x.csv or x.parquet instead")
     parser.add_argument("--with-frame", action="store_true", help="only those of which a frame was kept")
     parser.add_argument(
+        "--unknown",
+        action="store_true",
+        help="also numbers that were reserved at a power cut, of which nobody knows whether a part had them",
+    )
+    parser.add_argument(
         "--frames",
         action="store_true",
         help="with --out: the kept frames too, into the folder x-frames, named as in the column `frame`",

@@ -499,6 +499,8 @@ class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
         used_variant: Variant that judged: a faster one where the part would have been late, or the box was hot.
         views: Where several cameras saw the part, what each of them saw; ``detections`` and the frame's size are then
             those of the camera that decided.
+        unknown: Nobody knows whether a part had this number: it was reserved when the power was cut. Such a row is no
+            production figure. A field of its own beside the verdict ``fault``, for a hub that doesn't know of it.
     """
 
     seq: int
@@ -523,6 +525,7 @@ class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
     requested_variant: str = ""
     used_variant: str = ""
     views: tuple[View, ...] = ()
+    unknown: bool = False
 
 
 class Results(_Message, frozen=True, kw_only=True):

@@ -54,6 +54,9 @@ Row = Sequence[Any]
 UNSURE = "unsure"
 """The verdict under which the table holds a reject that is a doubt, with ``doubtful`` as its detections."""
 
+UNKNOWN = "unknown"
+"""The verdict under which the table holds a number of which nobody knows whether a part had it. It counts nowhere."""
+
 _INTEGERS = frozenset({"seq", "sequence", "captured_at_ns", "width", "height", "received_at_ns"})
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _AGO = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhdw])")
@@ -61,6 +64,9 @@ _AGO = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhdw])")
 
 def as_kept(row: ResultRow) -> ResultRow:
     """Returns the row as the table holds it: an unsure one with its own verdict, and what it was unsure of."""
+    if row.unknown:
+        unknown: dict[str, Any] = {"verdict": UNKNOWN}
+        return msgspec.structs.replace(row, **unknown)
     if not row.unsure:
         return row
     changes: dict[str, Any] = {"verdict": UNSURE, "detections": row.detections or row.doubtful}

@@ -51,6 +51,19 @@ def status(**changes: Any) -> dict[str, Any]:
     [
         ("error", "the agent has never run", {"status": {}}),
         ("error", "its last word is 60 s old", {"status_age_s": 60.0}),
+        ("error", "the agent runs, but its status is 60 s old", {"status_age_s": 60.0, "runs": True}),
+        ("error", "the line is at fault LATE", status(line={"ready": False, "fault": "LATE", "problem": None})),
+        (
+            "warning",
+            "not ready: no bundle runs",
+            status(line={"ready": False, "fault": None, "problem": "no bundle runs"}),
+        ),
+        ("error", "address in use", status(line_io=[{"name": "modbus", "open": False, "problem": "address in use"}])),
+        ("error", "PLC last polled 42 s ago", status(line_io=[{"name": "modbus", "open": True, "polled_s_ago": 42.0}])),
+        ("warning", "no PLC has polled", status(line_io=[{"name": "modbus", "open": True, "polled_s_ago": None}])),
+        ("error", "part numbers can't be reserved", status(numbers_problem="no room")),
+        ("error", "pictures /gone are not there", {"missing_pictures": (Path("/gone"),)}),
+        ("warning", "the last configuration pushed is refused", status(configuration_error="[2001] $.inspect.x")),
         ("warning", "has not judged anything", status(ready=False)),
         ("error", "cannot open", status(camera_problem="cannot open /dev/video0")),
         ("error", "no room", status(store_problem="no room")),
@@ -119,6 +132,16 @@ def test_look_reads_a_device_and_changes_nothing(tmp_path: Path, capsys: pytest.
     said = json.loads(capsys.readouterr().out)["findings"]
     assert any("can't be reached" in finding["what"] for finding in said)
     assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(("camera", "expected"), [('type = "simulator"', False), ('type = "v4l2"', True)])
+def test_board_without_a_camera_is_told_only_where_one_is_configured(
+    camera: str, expected: bool, tmp_path: Path
+) -> None:
+    config = tmp_path / "agent.toml"
+    config.write_bytes(CONFIG.replace(b'type = "simulator"', camera.encode()))
+    said = [finding.what for finding in look(config, tmp_path).board]
+    assert ("the kernel sees no camera" in said) == expected
 
 
 def test_configuration_that_cannot_be_read_is_the_first_finding(tmp_path: Path) -> None:

@@ -9,15 +9,19 @@ from typing import Any
 
 import pytest
 
+from lineside_agent.line_io.local import Request, ask
+from lineside_agent.part_numbers import AHEAD_LEAST
 from lineside_runtime.bundle import Bundle
 from tests.peers.small_disk import SmallDisk, mounted
 from tests.peers.waiting import wait_for
 from tests.worlds.agent import AgentProcess, folder_camera, write_agent, write_frames
 
+PARTS = 60
+
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[SmallDisk]:
-    with mounted(tmp_path / "disk", size_bytes=16 << 20) as small:
+    with mounted(tmp_path / "disk", size_bytes=24 << 20) as small:
         yield small
 
 
@@ -28,9 +32,7 @@ def start(folder: Path, disk: SmallDisk, bundle: Bundle, *, frames: int, **setti
         folder,
         folder=f"{disk.path}/state",
         bundle=str(bundle.path),
-        camera=folder_camera(rate_hz=20.0),
-        store={"free_min_bytes": 0},
-        **settings,
+        **{"camera": folder_camera(rate_hz=20.0), "store": {"free_min_bytes": 0}, **settings},
     )
     (folder / "run").mkdir(exist_ok=True)
     environment = os.environ | {"RUNTIME_DIRECTORY": str(folder / "run")}
@@ -56,3 +58,63 @@ def test_agent_that_starts_on_a_full_disk_inspects_and_says_so(disk: SmallDisk, 
     finally:
         agent.stop()
     assert [row.part_id for row in agent.rows()] == [f"{n:04d}.png" for n in range(40)]
+
+
+def start_line(folder: Path, disk: SmallDisk, bundle: Bundle, **trigger: Any) -> AgentProcess:
+    """Starts an agent whose parts are triggered by `judge`, with the default settings of the store."""
+    trigger = {"deadline_ms": 5000, **trigger}
+    camera = folder_camera(loop=True)
+    agent = start(folder, disk, bundle, frames=2, camera=camera, trigger=trigger, store={})
+    wait_for(lambda: agent.line.get("ready"), 60.0, what=f"ready: {agent.log[-2000:]}")
+    return agent
+
+
+def judge(agent: AgentProcess, parts: int) -> list[int]:
+    """Triggers parts one after the other; returns the numbers that were told."""
+    return [ask(agent.state, Request("trigger"))["number"] for _ in range(parts)]
+
+
+def fill(agent: AgentProcess, disk: SmallDisk) -> None:
+    """Fills the disk, and takes the room of the ballast as well."""
+    wait_for((agent.state / "ballast").exists, 60.0, what="the ballast of a small disk")
+    (agent.state / "ballast").unlink()
+    disk.fill()
+
+
+def test_parts_of_a_full_disk_keep_their_numbers_and_have_their_rows_after_a_kill(
+    disk: SmallDisk, bundle: Bundle, tmp_path: Path
+) -> None:
+    agent = start_line(tmp_path, disk, bundle)
+    try:
+        fill(agent, disk)
+        told = judge(agent, PARTS)
+        wait_for(lambda: "[4002]" in (agent.status["store_problem"] or ""), 60.0, what="the status says so")
+        agent.kill()
+        disk.empty()
+        agent.start()
+        wait_for(lambda: agent.line.get("ready"), 60.0, what="ready after the kill")
+        told += judge(agent, 5)
+    finally:
+        agent.stop()
+    assert told == list(range(PARTS + 5)), "no number twice, and none is skipped"
+    rows = agent.rows()
+    assert [row.sequence for row in rows] == told, "each part has its row, and nothing else has"
+    assert not any(row.unknown for row in rows)
+    assert sum(row.error.startswith("unrecorded") for row in rows) > AHEAD_LEAST // 2
+
+
+def test_results_that_cannot_be_recorded_take_ready_away_where_that_is_asked_for(
+    disk: SmallDisk, bundle: Bundle, tmp_path: Path
+) -> None:
+    agent = start_line(tmp_path, disk, bundle, not_ready_when_unrecorded=True)
+    try:
+        fill(agent, disk)
+        judge(agent, 3)
+        wait_for(lambda: not agent.line.get("ready"), 60.0, what="Ready off")
+        assert "results can't be recorded: [4002]" in agent.line["problem"]
+        assert ask(agent.state, Request("trigger"))["code"] == "NOT_READY"
+        disk.empty()
+        wait_for(lambda: agent.line.get("ready"), 60.0, what="Ready when there is room")
+    finally:
+        agent.stop()
+    assert [row.sequence for row in agent.rows()] == list(range(4))

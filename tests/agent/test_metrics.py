@@ -34,7 +34,9 @@ STATUS = {
     "camera_problem": "[2009] gone",
     "store_problem": None,
     "images_bytes": None,
-    "line": {"ready": False, "late": 3},
+    "configuration_error": "[2001] refused",
+    "plc_polled_s_ago": 4.5,
+    "line": {"ready": False, "late": 3, "fault": "LATE", "problem": None},
 }
 
 
@@ -62,6 +64,10 @@ def test_numbers_and_problems_of_the_status_are_told(port: int, tmp_path: Path) 
         "lineside_latency_ms": 3.5,
         "lineside_camera_problem": 1,
         "lineside_store_problem": 0,
+        "lineside_configuration_error": 1,
+        "lineside_plc_polled_s_ago": 4.5,
+        "lineside_line_fault": 1,
+        "lineside_line_problem": 0,
         "lineside_line_ready": 0,
         "lineside_line_late": 3,
     }

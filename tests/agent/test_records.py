@@ -15,7 +15,6 @@ import pytest
 from lineside.cli import main
 from lineside_agent.config import StoreConfig
 from lineside_agent.images import Archive
-from lineside_agent.line_io.codes import UNRECORDED
 from lineside_agent.store import Store
 from lineside_link.messages import ResultRow, View
 from lineside_link.result_table import COLUMNS
@@ -36,8 +35,9 @@ ROWS: tuple[dict[str, Any], ...] = (
     {"part_id": "trigger-3", "verdict": "fault", "error": "LATE: no verdict within 200 ms of the trigger", "width": 0},
     {"part_id": "A-2", "verdict": "pass", "bundle": "surface@2.0.0"},
     {"part_id": "challenge:C-1", "verdict": "reject", "detections": (("pits", 0.8, *BOX),)},
-    {"part_id": "top-6", "verdict": "fault", "error": f"{UNRECORDED}: the agent was killed", "width": 0},
+    {"part_id": "unrecorded-6", "verdict": "fault", "error": "unrecorded: the agent was killed", "width": 0},
     {"part_id": "=1+1", "verdict": "fault", "error": "engine failed"},
+    {"part_id": "unrecorded-8", "verdict": "fault", "error": "unrecorded: x", "width": 0, "unknown": True},
 )
 
 
@@ -81,6 +81,7 @@ def test_records_are_found_by_part_verdict_defect_bundle_and_time(
     station: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert numbers(capsys, station) == list(range(8))
+    assert numbers(capsys, station, "--unknown") == list(range(9))
     assert numbers(capsys, station, "--part", "A-2") == [1, 4]
     assert numbers(capsys, station, "--verdict", "reject") == [1, 5]
     assert numbers(capsys, station, "--verdict", "unsure") == [2]
@@ -137,12 +138,12 @@ def test_report_of_a_shift_counts_parts_and_nothing_that_is_none(
     station: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report = json.loads(told(capsys, station, "--report", "--json"))["report"]
-    assert report["parts"] == 6
-    assert report["verdicts"] == {"pass": 2, "reject": 1, "unsure": 1, "fault": 2}
-    assert report["codes"] == {"PASS": 2, "REJECT": 1, "UNSURE": 1, "LATE": 1, "NOT_JUDGED": 1}
+    assert report["parts"] == 7
+    assert report["verdicts"] == {"pass": 2, "reject": 1, "unsure": 1, "fault": 3}
+    assert report["codes"] == {"PASS": 2, "REJECT": 1, "UNSURE": 1, "LATE": 1, "NOT_JUDGED": 1, "UNRECORDED": 1}
     assert report["defects"] == {"pits": 2, "scratches": 1}
-    assert (report["challenge"], report["unrecorded"]) == (1, 1)
-    assert len(report["hours"]) == 6
+    assert report["challenge"] == 1
+    assert len(report["hours"]) == 7
     assert report["latency_ms"]["max"] == 7.0
     text = told(capsys, station, "--report", "--verdict", "reject")
     assert "scratches" in text

@@ -13,8 +13,9 @@ import pytest
 
 from lineside_agent import database
 from lineside_agent.config import StoreConfig
+from lineside_agent.database import DAMAGED_MAX
 from lineside_agent.images import Archive
-from lineside_agent.store import DAMAGED_MAX, NAME, Store
+from lineside_agent.store import NAME, Store
 from lineside_link.messages import ResultRow
 from lineside_models.frame import Frame
 from lineside_runtime.errors import DiskFullError

@@ -183,7 +183,10 @@ def hub_rows(site: Site, epoch: str) -> dict[int, tuple[int, str, str]]:
 
 
 def check_told(site: Site, told: dict[str, Any]) -> dict[str, Any]:
-    """Each triggered part has its record or its row ``unrecorded``; a record says what the line was told."""
+    """Each part that the agent took has its record or its row ``unrecorded``, and nothing else has one.
+
+    A trigger that the agent has confirmed was taken; of one that a kill has left unconfirmed the PLC does not know.
+    """
     epoch, acked, rows = read_records(site.agent.state, find_program("sqlite3", "sqlite3"))
     by_number = {row.sequence: row for row in rows}
     named = Counter(row.part_id for row in rows)
@@ -199,7 +202,11 @@ def check_told(site: Site, told: dict[str, Any]) -> dict[str, Any]:
     confirmed = set(range(1, told["triggers"] + 1)) - set(told["unconfirmed"])
     without = [part for part in sorted(confirmed - set(parts)) if not named[f"part-{part}"]]
     told_unrecorded = len(answers) - len(kept)
-    assert len(without) <= len(unrecorded) - told_unrecorded, "a trigger vanished without a trace"
+    maybe = [part for part in told["unconfirmed"] if part not in parts and not named[f"part-{part}"]]
+    untold = len(unrecorded) - told_unrecorded
+    assert len(without) <= untold, "a trigger vanished without a trace"
+    assert untold <= len(without) + len(maybe), "a row of a part that never existed"
+    assert not [row for row in rows if row.verdict == "unknown"], "after a kill it is known which parts were begun"
     assert acked == len(rows) == len(hub_rows(site, epoch))
     return {
         "triggers": told["triggers"],

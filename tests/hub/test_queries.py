@@ -12,7 +12,8 @@ import pytest
 
 from lineside_hub.config import HubConfig
 from lineside_hub.database import Database
-from lineside_hub.queries import Query, export, results
+from lineside_hub.queries import Query, count_by_device, export, results
+from lineside_hub.relabel.selection import Choice, count_without_frame
 from lineside_hub.results import ResultsSink, read_batch
 from lineside_link.config import LinkConfig
 from lineside_link.messages import ResultRow, Results, encode
@@ -60,6 +61,19 @@ def test_by_part_device_bundle_and_time(config: HubConfig) -> None:
     assert keys(config, Query(since_ns=10_000_000_000, until_ns=11_000_000_000)) == [("cam-01", 10), ("cam-02", 10)]
     assert keys(config, Query(since_ns=0, until_ns=0)) == []
     assert keys(config, Query(device="cam-01", limit=3)) == [("cam-01", 48), ("cam-01", 49), ("cam-01", 50)]
+
+
+def test_numbers_of_which_nothing_is_known_are_no_results_unless_asked_for(config: HubConfig, tmp_path: Path) -> None:
+    row = ResultRow(seq=51, part_id="unrecorded-51", captured_at_ns=10**12, verdict="fault", unknown=True)
+    database = Database.open(tmp_path)
+    with database.transaction():
+        ResultsSink(database).write([read_batch("cam-01", encode(Results(epoch="e", rows=(row,))))])
+    database.close()
+    assert count_by_device(config) == {"cam-01": 50, "cam-02": 50}
+    assert ("cam-01", 51) not in keys(config, Query())
+    assert keys(config, Query(device="cam-01", unknown=True, limit=1)) == [("cam-01", 51)]
+    counts = {verdict: count_without_frame(config, Choice(verdict=verdict)) for verdict in ("bad", "all")}
+    assert counts == {"bad": 20, "all": 100}, "nothing of it goes to people"
 
 
 def test_times_are_read_as_a_person_writes_them() -> None:

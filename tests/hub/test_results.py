@@ -67,7 +67,7 @@ def test_a_row_is_stored_with_all_it_says(database: Database) -> None:
     said = msgspec.structs.asdict(row)
     del said["detections"], said["near_miss"]  # which only chooses images, on the device
     assert (stored.pop("views"), said.pop("views")) == ("[]", ())
-    del said["unsure"], said["doubtful"]  # which stand in the columns of verdict and detections
+    del said["unsure"], said["doubtful"], said["unknown"]  # which stand in the columns of verdict and detections
     assert stored == said
 
 
@@ -102,6 +102,15 @@ def test_a_row_that_an_older_hub_kept_as_a_reject_is_no_conflict_when_it_comes_a
     write(database, encode(Results(epoch="e1", rows=(plain,))))
     assert write(database, encode(Results(epoch="e1", rows=(unsure(1),)))).seq == 1
     assert database.events() == []
+
+
+def test_a_number_of_which_nothing_is_known_is_kept_under_a_verdict_of_its_own(database: Database) -> None:
+    row = ResultRow(seq=1, part_id="unrecorded-7", sequence=7, verdict="fault", unknown=True)
+    as_before = msgspec.structs.replace(row, unknown=False)
+    write(database, encode(Results(epoch="e1", rows=(row,))))
+    assert [tuple(found) for found in database.query("SELECT verdict FROM results")] == [("unknown",)]
+    assert write(database, encode(Results(epoch="e1", rows=(as_before,)))).seq == 1
+    assert database.events() == [], "what an older hub had kept as a fault is no conflict"
 
 
 def test_the_acknowledgement_is_the_highest_contiguous_row(database: Database) -> None:

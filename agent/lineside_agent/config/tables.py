@@ -117,6 +117,8 @@ class TriggerConfig(Strict, frozen=True, kw_only=True):
         camera_timeout_ms: A camera that gives nothing for so long takes Ready away.
         acknowledge: Whether the line acknowledges each result.
         challenge_parts: Known bad parts that must be rejected at the start of a shift, before Ready.
+        not_ready_when_unrecorded: Whether results that can't be recorded, as on a full disk, take Ready away: for lines
+            that need traceability. Otherwise parts are judged, and their records wait in memory.
     """
 
     mode: Literal["inspect", "watch"] = "inspect"
@@ -129,6 +131,7 @@ class TriggerConfig(Strict, frozen=True, kw_only=True):
     camera_timeout_ms: Positive = 2000.0
     acknowledge: bool = False
     challenge_parts: Annotated[int, msgspec.Meta(ge=0)] = 0
+    not_ready_when_unrecorded: bool = False
 
 
 class GateConfig(Strict, frozen=True, kw_only=True):

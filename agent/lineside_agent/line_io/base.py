@@ -12,7 +12,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 from lineside_agent.line_io.events import NO_DEFECTS, Code, DefectSummary, Event, LineState, SelectRecipe
 
@@ -74,14 +74,20 @@ class LineOutput(ABC):
         name: For logs and status; an agent's lines have different ones.
         sent: Signals that went out.
         missed: Signals that did not.
+        problem: Why it could not be reached the last time that it was tried; empty if it could.
+        polled_at_s: When the other end has polled last, on the monotonic clock; ``None`` if it has not.
+        is_polled: Whether the protocol has another end that polls again and again.
         waits: Whether sending can take time. Such a line gets a thread of its own where the line triggers, so that it
             holds up neither the others nor their deadlines.
     """
 
     waits = True
+    is_polled = False
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.problem = ""
+        self.polled_at_s: float | None = None
         self.sent = 0
         self.missed = 0
         self._is_open = False
@@ -106,6 +112,16 @@ class LineOutput(ABC):
         self.sent += done
         self.missed += not done
         return done
+
+    def status(self) -> dict[str, Any]:
+        """Returns what ``status.json`` says of it."""
+        is_open = self.is_open
+        status: dict[str, Any] = {"name": self.name, "open": is_open, "sent": self.sent, "missed": self.missed}
+        status["problem"] = None if is_open else self.problem or None
+        if self.is_polled:
+            polled_at_s = self.polled_at_s
+            status["polled_s_ago"] = None if polled_at_s is None else round(time.monotonic() - polled_at_s, 1)
+        return status
 
     def show(self, state: LineState) -> None:  # noqa: B027  # may stay as it is, and so may the next two
         """Sets the levels of the handshake, where the protocol has such; never raises.
@@ -137,10 +153,12 @@ class LineOutput(ABC):
             self._lost(error)
             return False
         self._pause_s = PAUSE_MIN_S
+        self.problem = ""
         return True
 
     def _lost(self, error: OSError) -> None:
         log.error("%s: %s; tried again in %.1f s, the line must reject meanwhile", self.name, error, self._pause_s)
+        self.problem = str(error)
         self._disconnect()
         self._retry_at_s = time.monotonic() + self._pause_s
         self._pause_s = min(PAUSE_MAX_S, 2 * self._pause_s)
@@ -229,6 +247,7 @@ class LinePort(LineOutput):
             except OSError as error:
                 stood = time.monotonic() - started_s > PAUSE_MAX_S
                 pause_s = PAUSE_MIN_S if stood else pause_s
+                self.problem = str(error)
                 log.error("%s: %s; tried again in %.1f s, the line must reject meanwhile", self.name, error, pause_s)
             finally:
                 self.connected = False

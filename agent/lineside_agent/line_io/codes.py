@@ -7,9 +7,6 @@ from collections.abc import Mapping, Sequence
 from lineside_agent.line_io.events import NO_DEFECTS, Code, DefectSummary
 from lineside_link.messages import ResultRow, View
 
-UNRECORDED = "unrecorded"
-"""How the error of a row begins that stands for a number without a record."""
-
 OTHER_DEFECT = 255
 """Number of a defect type that has no other."""
 
@@ -69,14 +66,14 @@ def _number(kind: str, labels: Sequence[str], numbers: Mapping[str, int]) -> int
 
 
 def code_of_record(row: ResultRow) -> str:
-    """Returns the name of the code that the line was told of a record; empty if no part had its number.
+    """Returns the name of the code that the line was told of a record, ``UNRECORDED`` where that is not known.
 
     Args:
         row: Any.
     """
     word = row.error.partition(":")[0]
-    if word == UNRECORDED:
-        return ""
+    if word == "unrecorded":
+        return word.upper()
     if row.verdict == "fault" and word in Code.__members__:
         return word
     return code_of(row, has_frame=row.width > 0).name

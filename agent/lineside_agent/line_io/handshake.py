@@ -216,6 +216,11 @@ class Handshake:
         return min(times, default=None)
 
     @property
+    def last_number(self) -> int:
+        """Number of the last trigger."""
+        return self._next_number - 1
+
+    @property
     def is_idle(self) -> bool:
         """Whether no part is under way."""
         return not self._open

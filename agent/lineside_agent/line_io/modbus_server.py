@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import socket
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -72,6 +73,8 @@ class ModbusServer(LinePort):
         where: TCP or a serial line.
     """
 
+    is_polled = True
+
     def __init__(self, where: Tcp | Rtu) -> None:
         place = f"modbus-rtu {where.port}" if isinstance(where, Rtu) else f"modbus-tcp {where.host}:{where.port}"
         super().__init__(place)
@@ -111,8 +114,8 @@ class ModbusServer(LinePort):
         server = self._server()
         try:
             await server.serve_forever(background=True)
-        except RuntimeError as error:  # what pymodbus raises when it can't listen
-            raise OSError(f"{self.name}: {error}") from error
+        except RuntimeError as error:  # what pymodbus raises when it can't listen, whatever the reason
+            raise OSError(_listen_problem(self._where) or str(error)) from error
         self.connected = True
         log.info("%s is open", self.name)
         try:
@@ -146,7 +149,7 @@ class ModbusServer(LinePort):
         values: list[int] | list[bool] | None,
     ) -> ExcCodes | None:
         """pymodbus asks before it reads or writes ``current``, the registers of one kind from ``start`` on."""
-        now_s = time.monotonic()
+        now_s = self.polled_at_s = time.monotonic()
         with self._lock:
             events: list[Event | SelectRecipe] = []
             if values is not None and function in (5, 15):
@@ -160,6 +163,17 @@ class ModbusServer(LinePort):
         for event in events:
             self._say(event, now_s)
         return None
+
+
+def _listen_problem(where: Tcp | Rtu) -> str:
+    """Why an address can't be listened on; empty if it can, or if that can't be told."""
+    if isinstance(where, Rtu):
+        return ""
+    try:
+        socket.create_server((where.host, where.port)).close()
+    except OSError as error:
+        return f"port {where.port} of {where.host or 'all addresses'} can't be opened: {error.strerror or error}"
+    return ""
 
 
 async def _not_ours(*_: object) -> ExcCodes:

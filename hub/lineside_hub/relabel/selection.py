@@ -29,9 +29,9 @@ _COLUMNS = (
 
 _VERDICT_SQL = {
     "unsure": "r.verdict = 'unsure'",
-    "bad": "r.verdict NOT IN ('pass', 'unsure')",
+    "bad": "r.verdict NOT IN ('pass', 'unsure', 'unknown')",
     "wrong": "1 = 0",
-    "all": "1 = 1",
+    "all": "r.verdict <> 'unknown'",
 }
 """Beside each of them come those that a person called wrong."""
 

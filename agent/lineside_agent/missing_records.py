@@ -1,0 +1,85 @@
+"""`MissingRecords`: a range of numbers whose parts have no record, and the rows that say so."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import time
+from collections.abc import Iterator
+
+from lineside_link.messages import ResultRow
+
+ROWS_MAX = 1000
+"""Rows of one transaction."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class MissingRecords:
+    """Numbers of one source.
+
+    Attributes:
+        source: As in its records.
+        first: First number.
+        known: A part has begun with each number below it; of those from there on nobody knows.
+        until: The number behind the last one.
+        reason: Why there is no record.
+    """
+
+    source: str
+    first: int
+    known: int
+    until: int
+    reason: str
+
+    def rows(self, first: int) -> list[ResultRow]:
+        """Returns the next rows, at most `ROWS_MAX`.
+
+        Args:
+            first: Number of the first of them.
+        """
+        return [self._row(number) for number in range(first, min(first + ROWS_MAX, self.until))]
+
+    def _row(self, number: int) -> ResultRow:
+        is_unknown = number >= self.known
+        what = "the part has no record"
+        if is_unknown:
+            what = "the number was reserved, and nobody knows whether a part had it"
+        return ResultRow(
+            seq=0,
+            part_id=f"unrecorded-{number}",
+            source=self.source,
+            sequence=number,
+            captured_at_ns=time.time_ns(),
+            verdict="fault",
+            error=f"unrecorded: {what}; {self.reason}",
+            unknown=is_unknown,
+        )
+
+
+class LostRecords:
+    """Records for which there was no room, until their rows can be written."""
+
+    def __init__(self) -> None:
+        self._ranges: collections.deque[MissingRecords] = collections.deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._ranges)
+
+    def add(self, row: ResultRow, reason: str) -> None:
+        """Adds a record; those of one source come in the order of their numbers.
+
+        Args:
+            row: The record.
+            reason: Why there was no room.
+        """
+        last, until = self._ranges[-1] if self._ranges else None, row.sequence + 1
+        if last is not None and (last.source, last.until) == (row.source, row.sequence):
+            self._ranges[-1] = dataclasses.replace(last, known=until, until=until)
+        else:
+            why = f"there was no room for it: {reason}"
+            self._ranges.append(MissingRecords(row.source, row.sequence, until, until, why))
+
+    def take(self) -> Iterator[MissingRecords]:
+        """Yields all of them, and forgets them."""
+        while self._ranges:
+            yield self._ranges.popleft()

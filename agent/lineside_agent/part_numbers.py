@@ -1,0 +1,284 @@
+"""`PartNumbers`: the last number that a part of each source has begun with, in one pre-allocated file a source.
+
+A number is written here before anybody is told of it, without fsync: after a kill the kernel still has it, and the
+next process knows exactly which numbers were begun. After a power cut only the ceiling holds, which is on the disk
+before the numbers below it are used: it is not known which of those behind the last begun number on the disk were used.
+
+The ceiling is raised by the store with its commits. Where that comes too late, as on a full disk, `begin` raises it in
+the file, which needs no new room. A file that can't be made or written is a `problem`: no further part may begin.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import struct
+import threading
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from lineside_runtime.files import fsync_folder
+
+log = logging.getLogger("lineside.store")
+
+FOLDER = "begun"
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+AHEAD_LEAST = 64
+"""Numbers that are reserved ahead of use at least."""
+
+AHEAD_IN_FILE = 256
+"""Numbers that are reserved in the file when the store can't: one fdatasync for so many parts."""
+
+_LAYOUT = struct.Struct("<8s16sqqqq")
+_MAGIC = b"begun\0\0\1"
+_CHECKSUM = struct.Struct("<I")
+_BYTES = _LAYOUT.size + _CHECKSUM.size
+"""Less than a sector, so that a power cut leaves the old content or the new one."""
+
+
+class Resumed(NamedTuple):
+    """What the process before this one has left.
+
+    Attributes:
+        first: First number that has no record.
+        known: Numbers from ``first`` up to this one, exclusive, were begun.
+        until: Of numbers from ``known`` up to this one, exclusive, nobody knows. The next part has this number.
+    """
+
+    first: int
+    known: int
+    until: int
+
+
+class _Content(NamedTuple):
+    boot: bytes
+    begun: int
+    ceiling: int
+    owed_from: int
+    is_settled: int
+
+    def encode(self) -> bytes:
+        data = _LAYOUT.pack(_MAGIC, *self)
+        return data + _CHECKSUM.pack(zlib.crc32(data))
+
+    @classmethod
+    def decode(cls, data: bytes) -> _Content | None:
+        if len(data) != _BYTES or _CHECKSUM.unpack(data[-_CHECKSUM.size :])[0] != zlib.crc32(data[: _LAYOUT.size]):
+            return None
+        magic, *fields = _LAYOUT.unpack(data[: _LAYOUT.size])
+        return cls(*fields) if magic == _MAGIC else None
+
+
+class _Source:
+    """The numbers of one source; its file may not be there yet."""
+
+    def __init__(self, path: Path) -> None:
+        self.begun = -1
+        self.ceiling = 0
+        self.owed_from = 0
+        self._path = path
+        self._boot = bytes.fromhex(BOOT_ID.read_text().strip().replace("-", ""))
+        self._descriptor = -1
+        self._lock = threading.Lock()
+
+    def read(self) -> _Content | None:
+        try:
+            return _Content.decode(self._path.read_bytes())
+        except FileNotFoundError:
+            return None
+
+    def is_of_this_boot(self, content: _Content) -> bool:
+        return content.boot == self._boot
+
+    def reserve_first(self) -> None:
+        """Makes the file or opens it, if it isn't open, and has a ceiling on the disk; raises `OSError`."""
+        ceiling = self.begun + 1 + AHEAD_LEAST
+        if self.is_open:
+            self.raise_ceiling(ceiling)
+        else:
+            self._make(ceiling)
+
+    def _make(self, ceiling: int) -> None:
+        is_new = not self._path.exists()
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        try:
+            self.raise_ceiling(ceiling)
+        except OSError:
+            self.close()
+            if is_new:
+                self._path.unlink()
+            raise
+        if is_new:
+            for folder in self._path.parents[:2]:
+                fsync_folder(folder)
+
+    @property
+    def is_open(self) -> bool:
+        return self._descriptor >= 0
+
+    def begin(self, number: int) -> None:
+        with self._lock:
+            self.begun = max(self.begun, number)
+        self.write()
+
+    def write(self, *, ceiling: int = 0, is_settled: bool = False) -> None:
+        with self._lock:
+            if self._descriptor >= 0:
+                ceiling = max(ceiling, self.ceiling)
+                content = _Content(self._boot, self.begun, ceiling, self.owed_from, is_settled)
+                os.pwrite(self._descriptor, content.encode(), 0)
+
+    def raise_ceiling(self, ceiling: int) -> None:
+        """Raises `OSError`, and then the ceiling is as it was."""
+        self.write(ceiling=ceiling)
+        os.fdatasync(self._descriptor)
+        self.ceiling = max(self.ceiling, ceiling)
+
+    def settle(self) -> None:
+        self.ceiling = self.begun + 1
+        self.write(is_settled=True)
+        os.fdatasync(self._descriptor)
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+class PartNumbers:
+    """The numbers of all sources that give no part twice.
+
+    Attributes:
+        problem: Why no number can be reserved; empty if they can.
+
+    Args:
+        folder: The agent's state folder.
+        make_room: Makes room on a full disk; false if there is nothing left to delete.
+    """
+
+    def __init__(self, folder: Path, make_room: Callable[[], bool]) -> None:
+        self.problem = ""
+        self._folder = folder / FOLDER
+        self._make_room = make_room
+        self._sources: dict[str, _Source] = {}
+
+    def resume(self, source: str, *, first: int, reserved: int, is_replaced: bool) -> Resumed:
+        """Goes on where the process before this one has ended.
+
+        Args:
+            source: As in the records.
+            first: The number behind the last recorded one.
+            reserved: The ceiling in the database.
+            is_replaced: Whether the database is a new one in place of another, which has the rows of what was begun.
+        """
+        digest = hashlib.sha256(source.encode()).hexdigest()[:16]
+        numbers = self._sources.setdefault(source, _Source(self._folder / digest))
+        left = self._left(numbers, first, reserved, is_replaced=is_replaced)
+        numbers.owed_from = left.until if is_replaced else numbers.owed_from
+        numbers.begun, numbers.ceiling = left.until - 1, left.until
+        self._open(numbers)
+        return left
+
+    def _left(self, numbers: _Source, first: int, reserved: int, *, is_replaced: bool) -> Resumed:
+        content = numbers.read()
+        if content is None:
+            return Resumed(first, first, max(first, reserved))
+        numbers.owed_from = content.owed_from
+        owed = max(first, content.owed_from)
+        known = max(owed, content.begun + 1)
+        # What an older agent has recorded since is not in the file, nor is all of it after a power cut.
+        is_exact = (content.is_settled or numbers.is_of_this_boot(content)) and first <= content.begun + 1
+        until = known if is_exact else max(known, content.ceiling, reserved)
+        return Resumed(until, until, until) if is_replaced else Resumed(owed, known, until)
+
+    def begin(self, source: str, number: int) -> None:
+        """Notes that a part has this number; before anybody is told. Waits for the disk only beyond the ceiling.
+
+        Args:
+            source: As given to `resume`.
+            number: Of the part; numbers rise.
+        """
+        numbers = self._sources[source]
+        try:
+            numbers.begin(number)
+            if number >= numbers.ceiling and numbers.is_open:
+                numbers.raise_ceiling(number + 1 + AHEAD_IN_FILE)
+        except OSError as error:
+            self._say(str(error))
+
+    def begun(self, source: str) -> int | None:
+        """Returns the last begun number of a source; ``None`` if it was not resumed."""
+        numbers = self._sources.get(source)
+        return None if numbers is None else numbers.begun
+
+    def wanted(self, ahead: Callable[[str], int]) -> dict[str, int]:
+        """Returns the ceilings that the store is to write next, by source; none while half of what is wanted is left.
+
+        Args:
+            ahead: Says how many numbers of a source are to be reserved.
+        """
+        return {
+            source: numbers.begun + 1 + ahead(source)
+            for source, numbers in self._sources.items()
+            if numbers.ceiling - numbers.begun - 1 < ahead(source) // 2
+        }
+
+    @property
+    def is_low(self) -> bool:
+        """Whether the store is to raise a ceiling now."""
+        return any(numbers.ceiling - numbers.begun - 1 < AHEAD_LEAST // 2 for numbers in self._sources.values())
+
+    def reserved(self, source: str, until: int) -> None:
+        """The store has written a ceiling down."""
+        if numbers := self._sources.get(source):
+            numbers.ceiling = max(numbers.ceiling, until)
+
+    def replaced(self, next_number: Callable[[str], int]) -> None:
+        """The database was set aside: what is recorded there gets no row in the new one.
+
+        Args:
+            next_number: Says which number of a source is the first without a record.
+        """
+        for source, numbers in self._sources.items():
+            numbers.owed_from = next_number(source)
+            with contextlib.suppress(OSError):
+                numbers.write()
+
+    def retry(self) -> None:
+        """Tries again what has failed; at each attempt of the store to write."""
+        if self.problem:
+            self.problem = ""
+            for numbers in self._sources.values():
+                self._open(numbers)
+
+    def settle(self) -> None:
+        """At an orderly end: no number is under way, so that what was begun is known after a power cut too."""
+        for source, numbers in self._sources.items():
+            try:
+                if numbers.is_open:
+                    numbers.settle()
+            except OSError as error:
+                log.warning("%s: the last number can't be written down: %s", source, error)
+            numbers.close()
+
+    def _open(self, numbers: _Source) -> None:
+        try:
+            try:
+                numbers.reserve_first()
+            except OSError:
+                if not self._make_room():
+                    raise
+                numbers.reserve_first()
+        except OSError as error:
+            self._say(str(error))
+
+    def _say(self, problem: str) -> None:
+        if not self.problem:
+            log.error("part numbers can't be reserved: %s", problem)
+        self.problem = problem
