@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lineside.commands.output import say
-from lineside.commands.places import bundle_place
 from lineside.extras import needs
+from lineside_models import zoo
 from lineside_runtime.decoding import decode_toml
 from lineside_runtime.errors import ConfigError, InputNotFoundError, PayloadError
 
@@ -235,6 +235,6 @@ def _bundle(given: str | None) -> Path | None:
 
     if given is None:
         return None
-    bundle = open_bundle(bundle_place(given))
+    bundle = open_bundle(zoo.find(given))
     bundle.verify()
     return bundle.path

@@ -30,6 +30,7 @@ from lineside_agent.config import (
 )
 from lineside_agent.self_update.guard import HOME, Home, Trial
 from lineside_agent.service.install import installed_files
+from lineside_agent.slots import missing_bundle
 from lineside_boards import inventory, profile
 from lineside_boards.doctor import Finding
 from lineside_boards.doctor import examine as examine_board
@@ -58,6 +59,7 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
         status: Of ``status.json``; empty if there is none.
         status_age_s: How old it is.
         runs: Whether a process holds the state folder.
+        missing_bundle: Says that the configured bundle is not there; empty if it is.
         missing_pictures: Folders and files of cameras that are not there.
         free_bytes: Of the disk that holds the state folder.
         broker_problem: Why the broker's port didn't answer; empty if it did, or if there is no link.
@@ -75,6 +77,7 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     status: dict[str, Any] = {}
     status_age_s: float = 0.0
     runs: bool = False
+    missing_bundle: str = ""
     missing_pictures: tuple[Path, ...] = ()
     free_bytes: int | None = None
     broker_problem: str = ""
@@ -116,7 +119,9 @@ def _warning(what: str, action: str) -> Finding:
 
 def _running(seen: Look) -> Iterator[Finding]:
     if seen.config is None:
-        yield _error(seen.config_problem, "Correct agent.toml; `lineside config schema agent` prints what is allowed.")
+        yield _error(
+            seen.config_problem, "Correct the configuration; `lineside config schema agent` prints what is allowed."
+        )
         return
     journal = "journalctl --namespace=lineside -u lineside-agent"
     if not seen.status:
@@ -154,7 +159,9 @@ def _line(seen: Look) -> Iterator[Finding]:
         given_up = ", ".join(degradation["steps"])
         what = f"the agent gives up {given_up}: {degradation.get('reason')}"
         yield _warning(what, "Give the housing air, or the line a faster box; it is taken back by itself.")
-    if status.get("installed") is None and status:
+    if seen.missing_bundle:
+        yield _error(seen.missing_bundle, "Correct `bundle` in the configuration.")
+    elif status.get("installed") is None and status:
         yield _error("there is no bundle to run", "Push one from the hub, or name one in agent.toml under `bundle`.")
     if faults := status.get("faults", 0):
         share = faults / max(1, status.get("inspected", 0))
@@ -296,6 +303,7 @@ def look(config_path: Path, root: Path | str = "/") -> Look:
         status=status,
         status_age_s=age_s,
         runs=is_held(config.folder),
+        missing_bundle=missing_bundle(config.bundle),
         missing_pictures=_missing_pictures(config),
         board=_board(base, expects_camera=_uses_kernel_camera(config)),
         free_bytes=shutil.disk_usage(config.folder).free if config.folder.is_dir() else None,

@@ -145,6 +145,19 @@ class Slots:
         fsync_folder(self._folder)
 
 
+def missing_bundle(bundle: Path | None) -> str:
+    """Says that the bundle of ``agent.toml`` is not there, and which are shipped; empty if it is there.
+
+    Args:
+        bundle: As configured, if one is.
+    """
+    if bundle is None or bundle.exists():
+        return ""
+    from lineside_models import zoo
+
+    return f"the bundle {bundle} is not there; those that are shipped are {', '.join(zoo.NAMES)}"
+
+
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="ascii", errors="replace").strip()

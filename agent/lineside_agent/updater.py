@@ -18,7 +18,7 @@ from lineside_agent.configuration import Configuration
 from lineside_agent.loaded import Loaded, load, reference
 from lineside_agent.recipes import Recipes
 from lineside_agent.rim import FOREIGN, LOOK_S, Rim, ShouldStop, as_problem
-from lineside_agent.slots import Slots
+from lineside_agent.slots import Slots, missing_bundle
 from lineside_agent.state_file import read_state
 from lineside_agent.updates import Action, Event, LoadFailed, Machine, Slot, Started, step
 from lineside_agent.wishes import RESTING, Done, Look, LookAgain
@@ -376,7 +376,8 @@ class Updater(Rim[Machine, Event, Action]):
             return reference(self._slots.open("factory"))
         except LinesideError as error:
             if self._slots.has_factory:
-                log.error("the bundle that agent.toml names can't be used: %s", error)
+                why = missing_bundle(self._slots.bundle_path("factory")) or error
+                log.error("the bundle that agent.toml names can't be used: %s", why)
             return None
 
     def _read(self, path: Path) -> Machine:

@@ -95,12 +95,12 @@ class Wear:
         return self._before.bytes + self.written_bytes
 
     @property
-    def bytes_a_day(self) -> int:
-        """The pace of the last day, or of what there was of it."""
+    def bytes_a_day(self) -> int | None:
+        """The pace of the last day, or of what there was of it; ``None`` in the first hour, which says too little."""
         with self._lock:
             since_s, count = self._hours[0]
             seconds = self._looked_s - since_s
-            return int((self._count - count) * DAY_S / seconds) if seconds > 0 else 0
+            return int((self._count - count) * DAY_S / seconds) if seconds >= BUCKET_S else None
 
     def may_write_picture(self) -> bool:
         """Whether the day's allowance has room for more than records."""

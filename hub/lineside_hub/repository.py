@@ -162,7 +162,7 @@ class Repository:
         """
         repository = cls(Path(folder), passphrase=passphrase)
         if not (repository._metadata / "timestamp.json").is_file():
-            raise InputNotFoundError(f"{folder} holds no repository", action="Make one with Repository.create first.")
+            raise InputNotFoundError(f"{folder} holds no repository", action="Make one first: lineside hub init.")
         return repository
 
     def root_bytes(self) -> bytes:

@@ -14,6 +14,13 @@ from lineside.commands import agent_drift, agent_mark, agent_recipe, agent_resul
 from lineside.commands.output import add_json, print_json, say, show
 from lineside_runtime.errors import InputNotFoundError
 
+LABELS = {
+    "state": "bundle_state",
+    "ready": "has_judged",
+    "error": "bundle_error",
+}
+"""Keys of ``status.json`` that `agent status` shows under a clearer name: they stand beside those of the line."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the actions."""
@@ -255,7 +262,7 @@ def run_status(options: argparse.Namespace) -> int:
     if options.json:
         print_json(status)
         return 0
-    lines = dict(_flattened(status))
+    lines = {LABELS.get(key, key): text for key, text in _flattened(status)}
     width = max(map(len, lines))
     for key, value in lines.items():
         show(f"{key:<{width}}  {value}")

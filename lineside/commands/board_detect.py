@@ -80,10 +80,10 @@ def _take(options: argparse.Namespace) -> Inventory:
 
     bundle = None
     if options.bundle is not None:
-        from lineside.commands.places import bundle_place
+        from lineside_models import zoo
         from lineside_runtime.bundle import open_bundle
 
-        bundle = open_bundle(bundle_place(options.bundle))
+        bundle = open_bundle(zoo.find(options.bundle))
     here = options.root == Path("/")
     return inventory.take(
         options.root, engines=probing.probe() if here else (), bundle=bundle, machine="" if here else options.machine

@@ -6,11 +6,15 @@ import argparse
 from pathlib import Path
 
 from lineside_models import zoo
+from lineside_runtime.errors import InputNotFoundError
 
 
 def bundle_place(given: str) -> Path:
     """Returns the path that ``given`` is, or that of the shipped bundle of this name where there is no such path."""
-    return zoo.path(given) if given in zoo.NAMES and not Path(given).exists() else Path(given)
+    try:
+        return zoo.find(given)
+    except InputNotFoundError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def add_hub(parser: argparse._ActionsContainer) -> None:

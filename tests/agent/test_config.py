@@ -137,6 +137,14 @@ def test_what_is_not_toml_is_refused(data: bytes) -> None:
         parse_config(data, Path("/"))
 
 
+def test_error_names_the_file_that_is_not_toml(tmp_path: Path) -> None:
+    path = tmp_path / "station-7.toml"
+    path.write_text("device = ")
+    with pytest.raises(ConfigError, match=r"station-7\.toml is not TOML") as caught:
+        read_config(path)
+    assert "agent.toml" not in str(caught.value)
+
+
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputNotFoundError, match=r"nowhere\.toml"):
         read_config(tmp_path / "nowhere.toml")

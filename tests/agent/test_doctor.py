@@ -64,6 +64,7 @@ def status(**changes: Any) -> dict[str, Any]:
         ("error", "part numbers can't be reserved", status(numbers_problem="no room")),
         ("error", "pictures /gone are not there", {"missing_pictures": (Path("/gone"),)}),
         ("warning", "the last configuration pushed is refused", status(configuration_error="[2001] $.inspect.x")),
+        ("error", "bundle x is not there", {"missing_bundle": "the bundle x is not there"}),
         ("warning", "has not judged anything", status(ready=False)),
         ("error", "cannot open", status(camera_problem="cannot open /dev/video0")),
         ("error", "no room", status(store_problem="no room")),

@@ -39,6 +39,15 @@ def test_pace_is_told_a_day(kernel: Kernel, tmp_path: Path) -> None:
     assert not wear.must_save()
 
 
+def test_pace_is_not_told_before_there_is_an_hour_of_it(kernel: Kernel, tmp_path: Path) -> None:
+    wear = Wear(tmp_path, max_bytes_a_day=None, proc=kernel.path, now_s=0.0)
+    kernel.tell(40_000_000)  # what a start writes
+    wear.look(180.0)
+    assert wear.bytes_a_day is None
+    wear.look(3600.0)
+    assert wear.bytes_a_day == 960_000_000
+
+
 def test_pace_is_that_of_the_last_day(kernel: Kernel, tmp_path: Path) -> None:
     wear = Wear(tmp_path, max_bytes_a_day=None, proc=kernel.path, now_s=0.0)
     kernel.tell(10_000_000)

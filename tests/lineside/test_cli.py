@@ -96,6 +96,38 @@ def test_config_error_of_the_agent_names_the_key(tmp_path: Path, capsys: pytest.
     assert "fps" in printed
 
 
+def test_mistyped_shipped_bundle_is_answered_with_those_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["inspect", "--model", "surface-13", "simulator"])
+    said = capsys.readouterr().err
+    assert "no shipped bundle 'surface-13'" in said
+    assert "one of surface-12, surface-12-float, patch-features" in said
+    assert "Did you mean surface-12?" in said
+    assert main(["board", "detect", "--bundle", "surfaces"]) == 1
+    assert "surface-12" in capsys.readouterr().err
+
+
+def test_folder_without_a_hub_is_answered_with_the_command_that_makes_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["push", "surface-12", "--hub", str(tmp_path), "--group", "line-1"]) == 1
+    said = capsys.readouterr().err
+    assert "lineside hub init" in said and "Repository" not in said
+
+
+def test_status_tells_the_state_of_the_bundle_from_that_of_the_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, status = tmp_path / "agent.toml", tmp_path / "s" / "status.json"
+    config.write_text('device = "a"\nfolder = "s"\nbundle = "surface-12"\n[camera]\ntype = "simulator"\n')
+    status.parent.mkdir()
+    status.write_text(json.dumps({"state": "active", "ready": False, "line": {"ready": True}}))
+    assert main(["agent", "status", "--config", str(config)]) == 0
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert (lines["bundle_state"], lines["has_judged"], lines["line.ready"]) == ("active", "no", "yes")
+    assert "state" not in lines and "ready" not in lines
+
+
 def test_status_is_readable_and_says_when_it_is_stale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config, status = tmp_path / "agent.toml", tmp_path / "s" / "status.json"
     config.write_text('device = "a"\nfolder = "s"\nbundle = "surface-12"\n[camera]\ntype = "simulator"\n')

@@ -69,11 +69,11 @@ class EncodedFrame:
     def opened(self) -> Shot:
         """Returns the picture in colour; lost, with the reason, if it can't be decoded."""
         try:
-            image = cv2.imdecode(self.data, cv2.IMREAD_COLOR)
-            reason = "" if image is not None else "not an image that can be decoded"
-        except cv2.error as error:
-            image, reason = None, str(error)
+            image = cv2.imdecode(self.data, cv2.IMREAD_COLOR) if self.data.size else None
+        except cv2.error:  # its text is an assertion in its own source
+            image = None
         if image is None:
+            reason = "not an image that can be decoded" if self.data.size else "the file is empty"
             lost = f"{self.part_id}: {reason}"
             return LostFrame(self.source, self.sequence, self.part_id, self.captured_at_ns, lost)
         return Frame(

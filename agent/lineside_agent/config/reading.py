@@ -32,15 +32,16 @@ def read_config(path: Path | str) -> AgentConfig:
         data = Path(path).read_bytes()
     except OSError as error:
         raise InputNotFoundError(f"{path}: {error.strerror}", action="Give the path of agent.toml.") from error
-    return parse_config(data, Path(path).resolve().parent)
+    return parse_config(data, Path(path).resolve().parent, name=str(path))
 
 
-def parse_config(data: bytes, folder: Path) -> AgentConfig:
+def parse_config(data: bytes, folder: Path, *, name: str = "agent.toml") -> AgentConfig:
     """Reads the bytes of ``agent.toml``.
 
     Args:
         data: TOML.
         folder: Where relative paths start.
+        name: Of the file, for messages.
 
     Raises:
         ConfigError: Not TOML, an unknown key, a wrong type or a value out of range; the message names the path.
@@ -50,7 +51,7 @@ def parse_config(data: bytes, folder: Path) -> AgentConfig:
     except msgspec.ValidationError as error:
         raise config_error(error, AgentConfig, decode_toml(data)) from error
     except msgspec.DecodeError as error:
-        raise ConfigError(f"agent.toml is not TOML: {error}") from error
+        raise ConfigError(f"{name} is not TOML: {error}") from error
     check_name(config.device, "device")
     check_name(config.group, "group")
     if config.link is not None and config.root is None:

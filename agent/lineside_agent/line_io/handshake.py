@@ -63,6 +63,9 @@ from lineside_agent.line_io.events import (
 )
 from lineside_agent.line_io.gate import Gate, GateEntry, GateSettings
 
+ENCODER_SILENT = "the encoder has not been heard of"
+"""A reason not to be ready."""
+
 RESULTS_MAX = 64
 """Results that may wait to be acknowledged; one more is a fault."""
 
@@ -292,12 +295,18 @@ class Handshake:
         elif part.event.missed:
             part.code, part.reason = Code.NOT_READY, "its line told of it too late"
         elif not self._has_room():
-            part.code, part.reason = Code.BUSY, f"{len(self._open)} parts were under way"
+            part.code, part.reason = Code.BUSY, self._busy_reason()
         else:
             actions.append(part.begin)
             return
         self.counts.refused += 1
         actions.append(Say(f"trigger {part.begin.number} is answered with reject, {part.code.name}: {part.reason}"))
+
+    def _busy_reason(self) -> str:
+        waiting = self._result_valid + len(self._results) if self._settings.acknowledge else 0
+        if waiting and not self._open:
+            return f"{waiting} {'result was' if waiting == 1 else 'results were'} not acknowledged"
+        return f"{len(self._open)} {'part was' if len(self._open) == 1 else 'parts were'} under way"
 
     def _judged(self, event: Judged, now_s: float, actions: list[Action]) -> None:
         for part in self._open:
@@ -324,11 +333,24 @@ class Handshake:
 
     def _available(self, event: Availability, actions: list[Action]) -> None:
         if event.problem != self.problem:
+            held = self._held_reason()
             text = f"not ready: {event.problem}" if event.problem else "parts can be judged"
+            if held and not event.problem:
+                text = f"still not ready: {held}"
             is_start = (self.problem, event.problem) == (STARTING, NO_BUNDLE)
             is_planned = is_start or event.problem.startswith(CHANGING_OVER)
             actions.append(Say(text, is_error=bool(event.problem) and not is_planned))
         self.problem = event.problem
+
+    def _held_reason(self) -> str:
+        """Why Ready stays off although parts can be judged; empty if it doesn't."""
+        if self._stopped or self._retiring:
+            return "the agent is to stop"
+        if self.fault:
+            return f"the line is at fault ({self.fault.name}) and was not reset"
+        if self.challenge_left:
+            return f"{self.challenge_left} challenge parts must be rejected first"
+        return ENCODER_SILENT if self._gate is not None and self._gate.needs_count else ""
 
     def _change_over(self, event: RecipeRuns) -> None:
         self._recipe = event
@@ -463,5 +485,5 @@ class Handshake:
 
     def _problem(self) -> str:
         if self._gate is not None and self._gate.needs_count:
-            return self.problem or "the encoder has not been heard of"
+            return self.problem or ENCODER_SILENT
         return self.problem

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 
 from lineside_runtime.errors import InputNotFoundError
@@ -24,5 +25,26 @@ def path(name: str) -> Path:
     """
     folder = _FOLDER / name
     if name not in NAMES or not folder.is_dir():
-        raise InputNotFoundError(f"no shipped bundle {name!r}", expected=f"one of {', '.join(NAMES)}")
+        raise InputNotFoundError(
+            f"no shipped bundle {name!r}", expected=f"one of {', '.join(NAMES)}", action=_nearest(name) or None
+        )
     return folder
+
+
+def find(given: str | Path) -> Path:
+    """Returns the path that is given, or that of the shipped bundle of this name where there is no such path.
+
+    Args:
+        given: A path, or one of `NAMES`.
+
+    Raises:
+        InputNotFoundError: There is no such path, and it looks like a mistyped name.
+    """
+    place, name = Path(given), str(given)
+    is_name = name in NAMES or ("/" not in name and not place.suffix and _nearest(name))
+    return path(name) if is_name and not place.exists() else place
+
+
+def _nearest(name: str) -> str:
+    near = difflib.get_close_matches(name, NAMES, n=1)
+    return f"Did you mean {near[0]}?" if near else ""
