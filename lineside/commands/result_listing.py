@@ -13,9 +13,6 @@ from lineside_runtime.decoding import decode_json
 SHOWN = 1000
 """Rows that are printed without ``--limit``; a file gets all."""
 
-TYPES_SHOWN = 3
-"""Defect types of a part that are named in a line."""
-
 
 def add_selection(parser: argparse.ArgumentParser) -> None:
     """Adds the options that choose results and where they go."""
@@ -73,7 +70,10 @@ def utc(at_ns: int) -> str:
 
 
 def _defects(detections: str) -> str:
-    """Such as ``scratches 0.93, pits 0.71 and 2 more``; the highest score first."""
-    found = sorted(decode_json(detections, type=list[tuple[str, float, Any, Any, Any, Any]]), key=lambda one: -one[1])
-    named = ", ".join(f"{kind} {score:.2f}" for kind, score, *_ in found[:TYPES_SHOWN])
-    return named + (f" and {len(found) - TYPES_SHOWN} more" if len(found) > TYPES_SHOWN else "")
+    """Such as ``scratches 0.93 (2), pits 0.71``: the highest score of each type, and how many; the highest first."""
+    scores: dict[str, list[float]] = {}
+    for kind, score, *_ in decode_json(detections, type=list[tuple[str, float, Any, Any, Any, Any]]):
+        scores.setdefault(kind, []).append(score)
+    found = sorted(scores.items(), key=lambda one: -max(one[1]))
+    named = (f"{kind} {max(all_):.2f}{f' ({len(all_)})' if len(all_) > 1 else ''}" for kind, all_ in found)
+    return ", ".join(named)

@@ -49,7 +49,7 @@ def parse_config(data: bytes, folder: Path, *, name: str = "agent.toml") -> Agen
     try:
         config = decode_toml(data, type=AgentConfig, dec_hook=decode_path)
     except msgspec.ValidationError as error:
-        raise config_error(error, AgentConfig, decode_toml(data)) from error
+        raise config_error(error, AgentConfig, decode_toml(data), where=name) from error
     except msgspec.DecodeError as error:
         raise ConfigError(f"{name} is not TOML: {error}") from error
     check_name(config.device, "device")
