@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a painted PNG as a region for agent.toml or `lineside push --config`",
         description="Prints a painted PNG, white on black, as TOML of a region to inspect or to ignore.",
     )
-    mask.add_argument("png", type=Path, help="the mask; it is laid over the whole frame")
+    mask.add_argument("png", type=Path, help="the mask; it covers the whole frame, whatever its own size")
     mask.add_argument("--kind", choices=("inspect", "ignore"), required=True, help="what is done with its white part")
     mask.add_argument("--types", nargs="+", default=[], metavar="TYPE", help="defect types it holds for (default: all)")
     mask.set_defaults(run=run_mask)

@@ -424,7 +424,7 @@ class Handshake:
             return code
         if code is not Code.PASS:
             return code
-        self._set_fault(Fault.CHALLENGE, "a challenge part, known to be bad, was passed", actions)
+        self._set_fault(Fault.CHALLENGE, "a challenge part, which must be rejected, was passed", actions)
         self.challenge_left = self._settings.challenge_parts
         return Code.CHALLENGE_PASSED
 
