@@ -20,15 +20,15 @@ class MissingRecords:
     Attributes:
         source: As in its records.
         first: First number.
-        known: A part has begun with each number below it; of those from there on nobody knows.
         until: The number behind the last one.
+        unknown: Those of which nobody knows whether a part had them; with the others a part has begun.
         reason: Why there is no record.
     """
 
     source: str
     first: int
-    known: int
     until: int
+    unknown: range
     reason: str
 
     def rows(self, first: int) -> list[ResultRow]:
@@ -40,7 +40,7 @@ class MissingRecords:
         return [self._row(number) for number in range(first, min(first + ROWS_MAX, self.until))]
 
     def _row(self, number: int) -> ResultRow:
-        is_unknown = number >= self.known
+        is_unknown = number in self.unknown
         what = "the part has no record"
         if is_unknown:
             what = "the number was reserved, and nobody knows whether a part had it"
@@ -74,10 +74,10 @@ class LostRecords:
         """
         last, until = self._ranges[-1] if self._ranges else None, row.sequence + 1
         if last is not None and (last.source, last.until) == (row.source, row.sequence):
-            self._ranges[-1] = dataclasses.replace(last, known=until, until=until)
+            self._ranges[-1] = dataclasses.replace(last, until=until)
         else:
             why = f"there was no room for it: {reason}"
-            self._ranges.append(MissingRecords(row.source, row.sequence, until, until, why))
+            self._ranges.append(MissingRecords(row.source, row.sequence, until, range(0), why))
 
     def take(self) -> Iterator[MissingRecords]:
         """Yields all of them, and forgets them."""

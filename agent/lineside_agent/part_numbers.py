@@ -16,6 +16,7 @@ import logging
 import os
 import struct
 import threading
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -31,10 +32,13 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 AHEAD_LEAST = 64
 """Numbers that are reserved ahead of use at least."""
 
+RETRY_S = 1.0
+"""Pause before the next try to write the file."""
+
 AHEAD_IN_FILE = 256
 """Numbers that are reserved in the file when the store can't: one fdatasync for so many parts."""
 
-_LAYOUT = struct.Struct("<8s16sqqqq")
+_LAYOUT = struct.Struct("<8s16s6q")
 _MAGIC = b"begun\0\0\1"
 _CHECKSUM = struct.Struct("<I")
 _BYTES = _LAYOUT.size + _CHECKSUM.size
@@ -46,13 +50,13 @@ class Resumed(NamedTuple):
 
     Attributes:
         first: First number that has no record.
-        known: Numbers from ``first`` up to this one, exclusive, were begun.
-        until: Of numbers from ``known`` up to this one, exclusive, nobody knows. The next part has this number.
+        until: The number behind the last one that may have been begun: the next part's.
+        unknown: Those in between of which nobody knows whether a part had them; with the others a part has begun.
     """
 
     first: int
-    known: int
     until: int
+    unknown: range
 
 
 class _Content(NamedTuple):
@@ -60,6 +64,8 @@ class _Content(NamedTuple):
     begun: int
     ceiling: int
     owed_from: int
+    unknown_from: int
+    unknown_until: int
     is_settled: int
 
     def encode(self) -> bytes:
@@ -81,6 +87,7 @@ class _Source:
         self.begun = -1
         self.ceiling = 0
         self.owed_from = 0
+        self.unknown = range(0)
         self._path = path
         self._boot = bytes.fromhex(BOOT_ID.read_text().strip().replace("-", ""))
         self._descriptor = -1
@@ -88,9 +95,15 @@ class _Source:
 
     def read(self) -> _Content | None:
         try:
-            return _Content.decode(self._path.read_bytes())
+            content = _Content.decode(self._path.read_bytes())
         except FileNotFoundError:
             return None
+        except OSError as error:
+            log.error("%s can't be read: %s", self._path, error)
+            return None
+        if content is None:
+            log.error("%s is damaged: which numbers were begun is not known", self._path)
+        return content
 
     def is_of_this_boot(self, content: _Content) -> bool:
         return content.boot == self._boot
@@ -131,7 +144,8 @@ class _Source:
         with self._lock:
             if self._descriptor >= 0:
                 ceiling = max(ceiling, self.ceiling)
-                content = _Content(self._boot, self.begun, ceiling, self.owed_from, is_settled)
+                unknown = (self.unknown.start, self.unknown.stop)
+                content = _Content(self._boot, self.begun, ceiling, self.owed_from, *unknown, is_settled)
                 os.pwrite(self._descriptor, content.encode(), 0)
 
     def raise_ceiling(self, ceiling: int) -> None:
@@ -164,6 +178,7 @@ class PartNumbers:
 
     def __init__(self, folder: Path, make_room: Callable[[], bool]) -> None:
         self.problem = ""
+        self._retry_at_s = 0.0
         self._folder = folder / FOLDER
         self._make_room = make_room
         self._sources: dict[str, _Source] = {}
@@ -180,22 +195,27 @@ class PartNumbers:
         digest = hashlib.sha256(source.encode()).hexdigest()[:16]
         numbers = self._sources.setdefault(source, _Source(self._folder / digest))
         left = self._left(numbers, first, reserved, is_replaced=is_replaced)
-        numbers.owed_from = left.until if is_replaced else numbers.owed_from
+        # The rows of what has none are not written yet: who comes after a second kill must know the same of them.
+        numbers.owed_from, numbers.unknown = max(left.first, numbers.owed_from), left.unknown
         numbers.begun, numbers.ceiling = left.until - 1, left.until
-        self._open(numbers)
+        if problem := self._open(numbers):
+            self._say(problem)
         return left
 
     def _left(self, numbers: _Source, first: int, reserved: int, *, is_replaced: bool) -> Resumed:
         content = numbers.read()
         if content is None:
-            return Resumed(first, first, max(first, reserved))
+            until = max(first, reserved)
+            return Resumed(first, until, range(first, until))
         numbers.owed_from = content.owed_from
-        owed = max(first, content.owed_from)
-        known = max(owed, content.begun + 1)
+        first = max(first, content.owed_from)
+        until = max(first, content.begun + 1)
+        unknown = range(max(first, content.unknown_from), max(first, content.unknown_until))
         # What an older agent has recorded since is not in the file, nor is all of it after a power cut.
-        is_exact = (content.is_settled or numbers.is_of_this_boot(content)) and first <= content.begun + 1
-        until = known if is_exact else max(known, content.ceiling, reserved)
-        return Resumed(until, until, until) if is_replaced else Resumed(owed, known, until)
+        if first > content.begun + 1 or not (content.is_settled or numbers.is_of_this_boot(content)):
+            known, until = until, max(until, content.ceiling, reserved)
+            unknown = range(unknown.start if unknown else known, until)
+        return Resumed(until, until, range(0)) if is_replaced else Resumed(first, until, unknown)
 
     def begin(self, source: str, number: int) -> None:
         """Notes that a part has this number; before anybody is told. Waits for the disk only beyond the ceiling.
@@ -250,12 +270,16 @@ class PartNumbers:
             with contextlib.suppress(OSError):
                 numbers.write()
 
+    @property
+    def is_due(self) -> bool:
+        """Whether the store is to write although no record waits: a ceiling, or what has failed."""
+        return self.is_low or (bool(self.problem) and time.monotonic() >= self._retry_at_s)
+
     def retry(self) -> None:
         """Tries again what has failed; at each attempt of the store to write."""
         if self.problem:
-            self.problem = ""
-            for numbers in self._sources.values():
-                self._open(numbers)
+            self._retry_at_s = time.monotonic() + RETRY_S
+            self._say("; ".join(filter(None, map(self._open, self._sources.values()))))
 
     def settle(self) -> None:
         """At an orderly end: no number is under way, so that what was begun is known after a power cut too."""
@@ -267,7 +291,8 @@ class PartNumbers:
                 log.warning("%s: the last number can't be written down: %s", source, error)
             numbers.close()
 
-    def _open(self, numbers: _Source) -> None:
+    def _open(self, numbers: _Source) -> str:
+        """Has a ceiling in the file; returns why not, empty if it is there."""
         try:
             try:
                 numbers.reserve_first()
@@ -276,9 +301,12 @@ class PartNumbers:
                     raise
                 numbers.reserve_first()
         except OSError as error:
-            self._say(str(error))
+            return str(error)
+        return ""
 
     def _say(self, problem: str) -> None:
-        if not self.problem:
+        if problem and not self.problem:
             log.error("part numbers can't be reserved: %s", problem)
+        elif self.problem and not problem:
+            log.warning("part numbers can be reserved again")
         self.problem = problem

@@ -376,14 +376,14 @@ class Store:
         first = self.next_sequence(source)
         reserved = self._reserved.get(source, 0)
         left = self.numbers.resume(source, first=first, reserved=reserved, is_replaced=self._is_replaced)
-        known = left.first if has_gaps else left.known
-        if left.until > left.first:
-            counts = (known - left.first, left.until - known, left.first)
+        count, unknown = left.until - left.first, range(left.first, left.until) if has_gaps else left.unknown
+        if count:
+            counts = (count - len(unknown), len(unknown), left.first)
             log.warning("%s: %d parts and %d reserved numbers from %d on have no record", source, *counts)
             with self._changed:
-                self._missing += left.until - left.first
+                self._missing += count
             reason = "the agent was killed, or the power was cut"
-            self._queue.put(MissingRecords(source, left.first, known, left.until, reason))
+            self._queue.put(MissingRecords(source, left.first, left.until, unknown, reason))
         self._hurry.set()
         self._wake.set()
         return left.until
@@ -534,7 +534,7 @@ class Store:
     @property
     def _is_due(self) -> bool:
         """Whether there is something to do although no record waits."""
-        return self.room.is_asked or self._damage is not None or self.numbers.is_low
+        return self.room.is_asked or self._damage is not None or self.numbers.is_due
 
     def _commit_every_s(self) -> float:
         every_s = self._rules.commit_every_s
@@ -570,6 +570,7 @@ class Store:
         if not self._has_tables:
             database.open_schema(self._path, self._epoch)
             self._has_tables = True
+        self.numbers.retry()
         if self.room.is_due:
             through = self._acked if self._confirmed_only else self._last_seq
             self.room.tidy(connection, self._rules, through=through)
@@ -634,7 +635,6 @@ class Store:
         if self.problem is not None:
             log.warning("records are written again")
             self.problem = None
-        self.numbers.retry()
         self._changed.notify_all()
 
     def _failed(self, error: sqlite3.DatabaseError) -> None:

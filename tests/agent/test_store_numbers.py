@@ -16,7 +16,7 @@ import pytest
 
 from lineside_agent import part_numbers
 from lineside_agent.config import StoreConfig
-from lineside_agent.part_numbers import AHEAD_LEAST
+from lineside_agent.part_numbers import AHEAD_LEAST, PartNumbers
 from lineside_agent.store import NAME, WAITING_MAX, Store
 from lineside_link.messages import ResultRow
 from tests.peers.small_disk import SmallDisk, mounted
@@ -175,6 +175,23 @@ def test_numbers_of_which_nobody_knows_after_a_power_cut_are_no_production_figur
     first.close()
 
 
+def test_kill_right_behind_the_start_after_a_power_cut_makes_no_part_of_what_is_unknown(
+    tmp_path: Path, restart_machine: Restart
+) -> None:
+    first = Store(tmp_path)
+    first.resume("cam")
+    judge(first, 0, 1, 2)
+    assert first.flush(60.0)
+    restart_machine()
+    killed = PartNumbers(tmp_path, lambda: False)  # of an agent whose rows never come
+    assert killed.resume("cam", first=3, reserved=AHEAD_LEAST, is_replaced=False).until == AHEAD_LEAST
+    killed.begin("cam", AHEAD_LEAST)
+    second = Store(tmp_path)
+    assert second.resume("cam") == AHEAD_LEAST + 1
+    assert [each.sequence for each in rows(second) if not each.unknown] == [0, 1, 2, AHEAD_LEAST]
+    second.close()
+
+
 def test_power_cut_takes_what_was_not_on_the_disk(tmp_path: Path, restart_machine: Restart) -> None:
     first = Store(tmp_path, rules=StoreConfig(commit_every_s=0.0))
     first.resume("cam")
@@ -240,6 +257,36 @@ def test_start_on_a_full_disk_without_room_for_the_numbers_says_so_and_goes_on_w
     disk.empty()
     wait_for(lambda: store.numbers.problem == "", what="numbers can be reserved again")
     store.close()
+
+
+def test_file_of_the_numbers_that_cannot_be_written_is_tried_again_without_a_part(tmp_path: Path) -> None:
+    first = Store(tmp_path)
+    first.resume("cam")
+    first.close()
+    (file,) = (tmp_path / part_numbers.FOLDER).iterdir()
+    file.unlink()
+    file.mkdir()
+    second = Store(tmp_path)
+    assert second.resume("cam") == 0
+    assert "directory" in second.numbers.problem
+    file.rmdir()
+    wait_for(lambda: second.numbers.problem == "", what="numbers can be reserved again")
+    assert file.is_file()
+    second.close()
+
+
+def test_damaged_file_of_the_numbers_gives_none_twice(tmp_path: Path) -> None:
+    first = Store(tmp_path, rules=StoreConfig(commit_every_s=0.0))
+    first.resume("cam")
+    judge(first, *range(40))
+    assert first.flush(60.0)
+    ceiling = reserved(tmp_path)
+    (file,) = (tmp_path / part_numbers.FOLDER).iterdir()
+    file.write_bytes(b"x" * file.stat().st_size)
+    second = Store(tmp_path)
+    assert second.resume("cam") == ceiling > 40
+    second.close()
+    first.close()
 
 
 def test_records_that_are_lost_on_a_full_disk_have_their_rows_when_there_is_room(disk: SmallDisk) -> None:
