@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import collections
+import itertools
 import shutil
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -28,6 +29,9 @@ CHALLENGE = "challenge:"
 """How the part id of a challenge part begins."""
 
 HOUR_NS = 3600 * 10**9
+
+
+T = TypeVar("T")
 
 
 class RecordQuery(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,29 +115,28 @@ def find(config: AgentConfig, query: RecordQuery) -> Iterator[Record]:
         InputNotFoundError: There are none at all.
         DatabaseError: They can't be read.
     """
-    found = _found(config, query)
-    if query.limit is None:
-        yield from found
-        return
-    newest = [record for record, _ in zip(found, range(query.limit), strict=False)]
-    yield from reversed(newest)
+    archive = Archive(config.folder, config.store)
+    found = (Record(epoch, row, _image_of(archive, row)) for epoch, row in _rows(config, query))
+    yield from _newest((record for record in found if record.image is not None or not query.with_frame), query.limit)
 
 
-def _found(config: AgentConfig, query: RecordQuery) -> Iterator[Record]:
+def _rows(config: AgentConfig, query: RecordQuery) -> Iterator[tuple[str, ResultRow]]:
+    """Epoch and row of each, whether it has an image or not; the newest first if they are limited."""
     path = config.folder / RECORDS
     if not path.is_file():
         raise InputNotFoundError(f"no records in {config.folder}", action="Start the agent with `lineside agent run`.")
-    archive = Archive(config.folder, config.store)
     text, parameters = query.sql()
     with database.reading(path) as connection:
         (epoch,) = connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
         for seq, body in connection.execute(text, parameters):
             row = as_kept(msgspec.structs.replace(decode_json(body, type=ResultRow), seq=int(seq)))
-            if not query.holds(row):
-                continue
-            image = _image_of(archive, row)
-            if image is not None or not query.with_frame:
-                yield Record(str(epoch), row, image)
+            if query.holds(row):
+                yield str(epoch), row
+
+
+def _newest(found: Iterator[T], limit: int | None) -> Iterator[T]:
+    """All, or the first so many in the other order."""
+    yield from found if limit is None else reversed(list(itertools.islice(found, limit)))
 
 
 def _image_of(archive: Archive, row: ResultRow) -> Path | None:
@@ -257,7 +260,12 @@ def report(config: AgentConfig, query: RecordQuery) -> ShiftReport:
     defects: collections.Counter[str] = collections.Counter()
     hours: dict[int, HourCount] = {}
     took_ms: list[float] = []
-    for _, row, _ in find(config, msgspec.structs.replace(query, unknown=False)):
+    query = msgspec.structs.replace(query, unknown=False)
+    if query.with_frame:
+        rows = (record.row for record in find(config, query))
+    else:
+        rows = (row for _, row in itertools.islice(_rows(config, query), query.limit))
+    for row in rows:
         if row.part_id.startswith(CHALLENGE):
             made.challenge += 1
             continue
