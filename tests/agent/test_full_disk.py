@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from lineside.cli import main
 from lineside_agent.line_io.local import Request, ask
 from lineside_agent.part_numbers import AHEAD_LEAST
 from lineside_runtime.bundle import Bundle
@@ -25,7 +27,9 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
         yield small
 
 
-def start(folder: Path, disk: SmallDisk, bundle: Bundle, *, frames: int, **settings: Any) -> AgentProcess:
+def start(
+    folder: Path, disk: SmallDisk, bundle: Bundle, *, frames: int, in_memory: bool = True, **settings: Any
+) -> AgentProcess:
     """Starts an agent whose state is on the small disk, and whose status is in memory as under systemd."""
     write_frames(folder / "frames", frames)
     write_agent(
@@ -35,7 +39,7 @@ def start(folder: Path, disk: SmallDisk, bundle: Bundle, *, frames: int, **setti
         **{"camera": folder_camera(rate_hz=20.0), "store": {"free_min_bytes": 0}, **settings},
     )
     (folder / "run").mkdir(exist_ok=True)
-    environment = os.environ | {"RUNTIME_DIRECTORY": str(folder / "run")}
+    environment = os.environ | ({"RUNTIME_DIRECTORY": str(folder / "run")} if in_memory else {})
     agent = AgentProcess(folder, state=disk.path / "state", environment=environment)
     agent.start()
     return agent
@@ -60,11 +64,13 @@ def test_agent_that_starts_on_a_full_disk_inspects_and_says_so(disk: SmallDisk, 
     assert [row.part_id for row in agent.rows()] == [f"{n:04d}.png" for n in range(40)]
 
 
-def start_line(folder: Path, disk: SmallDisk, bundle: Bundle, **trigger: Any) -> AgentProcess:
+def start_line(
+    folder: Path, disk: SmallDisk, bundle: Bundle, *, in_memory: bool = True, **trigger: Any
+) -> AgentProcess:
     """Starts an agent whose parts are triggered by `judge`, with the default settings of the store."""
     trigger = {"deadline_ms": 5000, **trigger}
     camera = folder_camera(loop=True)
-    agent = start(folder, disk, bundle, frames=2, camera=camera, trigger=trigger, store={})
+    agent = start(folder, disk, bundle, frames=2, in_memory=in_memory, camera=camera, trigger=trigger, store={})
     wait_for(lambda: agent.line.get("ready"), 60.0, what=f"ready: {agent.log[-2000:]}")
     return agent
 
@@ -79,6 +85,13 @@ def fill(agent: AgentProcess, disk: SmallDisk) -> None:
     wait_for((agent.state / "ballast").exists, 60.0, what="the ballast of a small disk")
     (agent.state / "ballast").unlink()
     disk.fill()
+
+
+def top_up(disk: SmallDisk) -> None:
+    """Takes the room that others have given back since the disk was filled."""
+    with (disk.path / "more.log").open("ab", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
 
 
 def test_parts_of_a_full_disk_keep_their_numbers_and_have_their_rows_after_a_kill(
@@ -101,6 +114,26 @@ def test_parts_of_a_full_disk_keep_their_numbers_and_have_their_rows_after_a_kil
     assert [row.sequence for row in rows] == told, "each part has its row, and nothing else has"
     assert not any(row.unknown for row in rows)
     assert sum(row.error.startswith("unrecorded") for row in rows) > AHEAD_LEAST // 2
+
+
+def test_status_that_a_full_disk_keeps_old_says_so(
+    disk: SmallDisk, bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    agent = start_line(tmp_path, disk, bundle, in_memory=False)
+    try:
+        fill(agent, disk)
+        judge(agent, 3)
+
+        def says(command: str, words: str) -> bool:
+            top_up(disk)
+            main(["agent", command, "--config", str(agent.config_path)])
+            said = capsys.readouterr()
+            return words in said.err + said.out
+
+        wait_for(lambda: says("status", "(it runs, and 0.0 MiB are free)"))
+        wait_for(lambda: says("doctor", "the agent runs, but its status is"))
+    finally:
+        agent.stop()
 
 
 def test_results_that_cannot_be_recorded_take_ready_away_where_that_is_asked_for(

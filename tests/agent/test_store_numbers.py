@@ -259,6 +259,28 @@ def test_start_on_a_full_disk_without_room_for_the_numbers_says_so_and_goes_on_w
     store.close()
 
 
+def test_parts_of_an_agent_that_ends_on_a_full_disk_have_their_rows_after_the_next_start(
+    disk: SmallDisk, restart_machine: Restart
+) -> None:
+    first = Store(disk.path, rules=StoreConfig(commit_every_s=0.0, free_min_bytes=0))
+    first.resume("cam")
+    judge(first, *range(10))
+    assert first.flush(60.0)
+    (disk.path / "ballast").unlink(missing_ok=True)
+    disk.fill()
+    judge(first, *range(10, 30))
+    first.close(1.0)
+    restart_machine()
+    disk.empty()
+    second = Store(disk.path)
+    assert second.resume("cam") == 30
+    found = rows(second)
+    assert [each.sequence for each in found] == list(range(30))
+    assert {each.error.partition(":")[0] for each in found[10:]} == {"unrecorded"}
+    assert not any(each.unknown for each in found)
+    second.close()
+
+
 def test_file_of_the_numbers_that_cannot_be_written_is_tried_again_without_a_part(tmp_path: Path) -> None:
     first = Store(tmp_path)
     first.resume("cam")
