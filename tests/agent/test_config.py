@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import msgspec
@@ -8,6 +9,8 @@ import pytest
 from lineside_agent.config import AgentConfig, FolderCamera, SerialOutput, parse_config, read_config
 from lineside_models import zoo
 from lineside_runtime.errors import ConfigError, InputNotFoundError
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 WHOLE = """
 device = "cam-07"
@@ -143,6 +146,15 @@ def test_error_names_the_file_that_is_not_toml(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"station-7\.toml is not TOML") as caught:
         read_config(path)
     assert "agent.toml" not in str(caught.value)
+
+
+@pytest.mark.parametrize("page", ["serial.md", "mqtt.md", "modbus.md"])
+def test_examples_of_the_pages_about_lines_are_read(page: str) -> None:
+    examples = re.findall(r"```toml\n(.*?)```", (DOCS / page).read_text(), re.S)
+    assert examples
+    for example in examples:
+        config = parse(f'device = "a"\nfolder = "s"\nbundle = "b"\n[camera]\ntype = "simulator"\n{example}')
+        assert config.line_io or config.defect_numbers
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
