@@ -28,8 +28,8 @@ from benchmarks.smoke import scaled
 from lineside.demo.processes import free_port
 from lineside_hub.database import Database
 from lineside_hub.inbox import GROUP_MAX, Inbox
-from lineside_hub.results import COLUMNS
 from lineside_link.messages import ResultRow, Results, ResultsAck, encode
+from lineside_link.result_table import RESULT_COLUMNS
 from tests.peers.programs import left_out
 
 DEVICES, BATCH_ROWS, ROWS = scaled((100, 50, 100_000), smoke=(4, 50, 400))
@@ -89,7 +89,7 @@ def _prepare() -> tuple[list[Payload], list[tuple[Any, ...]]]:
                     )
                 )
             payloads.append((device, encode(Results(epoch="e1", rows=tuple(batch)))))
-            rows += [tuple(_value(row, name, device) for name in COLUMNS) for row in batch]
+            rows += [tuple(_value(row, name, device) for name in RESULT_COLUMNS) for row in batch]
     return payloads, rows
 
 
@@ -148,7 +148,7 @@ def _ours(payloads: list[Payload], url: str) -> float:
 def _bare_sqlite(rows: list[tuple[Any, ...]]) -> float:
     with tempfile.TemporaryDirectory() as folder:
         database = Database.open(Path(folder))
-        insert = f"INSERT INTO results VALUES ({', '.join('?' for _ in COLUMNS)})"
+        insert = f"INSERT INTO results VALUES ({', '.join('?' for _ in RESULT_COLUMNS)})"
         began = time.perf_counter()
         for start in range(0, len(rows), COMMIT_ROWS):
             with database.transaction() as connection:
@@ -159,7 +159,7 @@ def _bare_sqlite(rows: list[tuple[Any, ...]]) -> float:
 
 
 def _bare_postgres(rows: list[tuple[Any, ...]], conninfo: str) -> float:
-    insert = f"INSERT INTO results ({', '.join(COLUMNS)}) VALUES ({', '.join('%s' for _ in COLUMNS)})"
+    insert = f"INSERT INTO results ({', '.join(RESULT_COLUMNS)}) VALUES ({', '.join('%s' for _ in RESULT_COLUMNS)})"
     with psycopg.connect(conninfo) as connection:
         began = time.perf_counter()
         for start in range(0, len(rows), COMMIT_ROWS):

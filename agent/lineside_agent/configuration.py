@@ -173,7 +173,7 @@ class Configuration:
         apply(config)
         self.effective = config
         self._change(self._asked(wish, wanted, installed=wanted))
-        log.info("configuration %s is followed (generation %d)", wanted.sha256[:12], wish.gen)
+        log.info("configuration %s is in use (push %d of the hub)", wanted.sha256[:12], wish.gen)
         self._tidy()
 
     def _fetch(self, wanted: ConfigRef, should_stop: ShouldStop) -> bytes:

@@ -351,6 +351,7 @@ class Daemon:
                 active=self._active,
                 recipes=self._recipes,
                 outputs=self._flow.outputs,
+                statistics=self._flow.statistics,
                 station=self._flow.station,
                 drift=self._flow.drift,
                 degradation=self._degradation,

@@ -121,7 +121,7 @@ class Degradation:
         if len(after) > len(before):
             log.warning("degraded to step %d (%s): %s", len(after), ", ".join(after), self._ladder.why)
         else:
-            log.warning("back to step %d (%s)", len(after), ", ".join(after) or "nothing is given up")
+            log.warning("back to step %d (%s)", len(after), ", ".join(after) or "full service")
 
     def _apply(self) -> None:
         steps = self._ladder.steps

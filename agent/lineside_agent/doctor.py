@@ -156,8 +156,8 @@ def _line(seen: Look) -> Iterator[Finding]:
         yield _error(f"recipe: {status['recipe_problem']}", "`lineside agent recipe` lists those that there are.")
     degradation = status.get("degradation") or {}
     if degradation.get("steps"):
-        given_up = ", ".join(degradation["steps"])
-        what = f"the agent gives up {given_up}: {degradation.get('reason')}"
+        steps = ", ".join(degradation["steps"])
+        what = f"the agent runs with reduced service ({steps}): {degradation.get('reason')}"
         yield _warning(what, "Give the housing air, or the line a faster box; it is taken back by itself.")
     if seen.missing_bundle:
         yield _error(seen.missing_bundle, "Correct `bundle` in the configuration.")

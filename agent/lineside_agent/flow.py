@@ -25,9 +25,11 @@ from lineside_agent.drift.monitor import DriftMonitor
 from lineside_agent.haste import Haste
 from lineside_agent.images import Archive
 from lineside_agent.line import make_frames, make_station, open_lines, sinks_of
-from lineside_agent.line_io.events import Event, RecipeRefused, RecipeRuns, SelectRecipe
+from lineside_agent.line_io.codes import summarize_defects
+from lineside_agent.line_io.events import DefectSummary, Event, RecipeRefused, RecipeRuns, SelectRecipe
 from lineside_agent.pipeline import Pipeline
 from lineside_agent.recipes import Recipes
+from lineside_agent.result_statistics import ResultStatistics
 from lineside_agent.rig import Rig
 from lineside_agent.station import Station
 from lineside_agent.store import Store
@@ -52,6 +54,7 @@ class Flow:
         rig: The cameras.
         station: Where the line triggers; else ``None``.
         pipeline: What judges.
+        statistics: What the line was told.
         drift: What watches whether the line changes; ``None`` where it isn't asked for.
 
     Args:
@@ -82,6 +85,7 @@ class Flow:
         self._store = store
         self._stop = stop
         self.outputs = open_lines(config)
+        self.statistics = ResultStatistics()
         self._frames = make_frames(config, stop, self._begin)
         self.rig = Rig(config, recipes, sinks_of(self._frames), stop)
         self._first_frame = store.next_sequence(self.rig.source)
@@ -126,6 +130,11 @@ class Flow:
         loaded = self._active.loaded
         return () if loaded is None else loaded.bundle.manifest.labels
 
+    def _summarize(self, row: ResultRow) -> DefectSummary:
+        loaded = self._active.loaded
+        judged = loaded is not None and loaded.bundle.digest == row.bundle_sha256
+        return summarize_defects(row, self._types() if judged else (), self._config.defect_numbers)
+
     def _make_station(self) -> Station | None:
         trigger = self._config.trigger
         if trigger is None or not isinstance(self._frames, (TriggeredFrames, PartFrames)):
@@ -142,6 +151,8 @@ class Flow:
             rig=self.rig,
             stop=self._stop,
             recipes=self._recipes,
+            summarize=self._summarize,
+            statistics=self.statistics,
             halt=self._halt,
         )
 
@@ -157,6 +168,8 @@ class Flow:
             observe=self.drift.observe if self.drift is not None else None,
             haste=self._haste,
             at_once=self._config.inspect.workers,
+            summarize=self._summarize,
+            statistics=self.statistics,
         )
 
     # -- for those who stand beside it -------------------------------------------------------------------------

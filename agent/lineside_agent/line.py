@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from lineside_agent.active import ActiveInspector
 from lineside_agent.config import AgentConfig, GateConfig, TriggerConfig
 from lineside_agent.line_io import LineOutput, open_output
-from lineside_agent.line_io.events import NO_BUNDLE
+from lineside_agent.line_io.events import NO_BUNDLE, DefectSummary
 from lineside_agent.line_io.gate import GateSettings
 from lineside_agent.line_io.gate_queue import GateQueueFile
 from lineside_agent.line_io.handshake import Handshake, Settings
@@ -17,6 +17,7 @@ from lineside_agent.line_io.local import NAME as LOCAL_NAME
 from lineside_agent.line_io.local import LocalPort
 from lineside_agent.reader import FrameQueue, Reader
 from lineside_agent.recipes import Recipes
+from lineside_agent.result_statistics import ResultStatistics
 from lineside_agent.rig import Rig
 from lineside_agent.station import Station
 from lineside_agent.triggers import LatestFrame, PartFrames, TriggeredFrames
@@ -88,6 +89,8 @@ def make_station(
     rig: Rig,
     stop: threading.Event,
     recipes: Recipes,
+    summarize: Callable[[ResultRow], DefectSummary],
+    statistics: ResultStatistics,
     halt: Callable[[], str],
 ) -> Station:
     """Makes the station of a line that triggers.
@@ -104,6 +107,8 @@ def make_station(
         rig: The cameras.
         stop: Ends it.
         recipes: What the line may change between.
+        summarize: As in `Station`.
+        statistics: As in `Station`.
         halt: Says why no part may come although parts can be judged; empty if one may.
     """
     # One that waits for its own input: that it gives nothing means nothing.
@@ -130,6 +135,8 @@ def make_station(
         recipe=lambda: recipes.name,
         select=recipes.select,
         gate_queue=GateQueueFile(config.folder) if config.gate is not None else None,
+        summarize=summarize,
+        statistics=statistics,
     )
 
 

@@ -32,7 +32,9 @@ from lineside_agent.crew import Crew
 from lineside_agent.haste import Haste
 from lineside_agent.line_io import LineOutput, Signal
 from lineside_agent.line_io.codes import code_of
+from lineside_agent.line_io.events import NO_DEFECTS, DefectSummary
 from lineside_agent.loaded import Loaded
+from lineside_agent.result_statistics import ResultStatistics
 from lineside_agent.turns import Turns
 from lineside_agent.views import Seen, Views, has_picture, put_together
 from lineside_link.messages import ResultRow
@@ -91,6 +93,8 @@ class Pipeline:
         observe: Looks at each frame after all that.
         haste: Says which frames the bundle's faster variant judges.
         at_once: Frames of one part, where several cameras see it, that are judged at once.
+        summarize: Says what a record tells the line of defects.
+        statistics: Counts what the line is told, where it does not trigger.
     """
 
     def __init__(
@@ -105,6 +109,8 @@ class Pipeline:
         observe: Observe | None = None,
         haste: Haste | None = None,
         at_once: int = 1,
+        summarize: Callable[[ResultRow], DefectSummary] = lambda _: NO_DEFECTS,
+        statistics: ResultStatistics | None = None,
     ) -> None:
         self.counts = PipelineCounts()
         self._take = take
@@ -115,6 +121,8 @@ class Pipeline:
         self._deliver = deliver or self._tell_and_record
         self._observe = observe
         self._haste = haste or Haste()
+        self._summarize = summarize
+        self._statistics = statistics or ResultStatistics()
         self._taking = threading.Lock()
         self._turns = Turns()
         self._crew = Crew(at_once, "view")
@@ -150,8 +158,10 @@ class Pipeline:
 
     def _tell_and_record(self, row: ResultRow, seen: Seen | None) -> None:
         code = code_of(row, has_frame=has_picture(seen, row))
+        signal = Signal(row.sequence, row.part_id, row.verdict, code, defects=self._summarize(row))
         for output in self._outputs:
-            output.signal(Signal(row.sequence, row.part_id, row.verdict, code))
+            output.signal(signal)
+        self._statistics.add(code, row, row.latency_ms / 1000)
         self._record(row, seen)
 
     def abandon(self, shots: Iterable[Given]) -> None:

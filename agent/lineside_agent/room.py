@@ -90,7 +90,7 @@ class Room:
             self._ballast.unlink()
         except OSError:
             return False
-        log.warning("the ballast was deleted, since records found no room; the oldest records make way now")
+        log.warning("the disk reserve was deleted, since records found no room; the oldest records are deleted now")
         return True
 
     def tidy(self, connection: sqlite3.Connection, rules: StoreConfig, *, through: int) -> None:
@@ -140,6 +140,6 @@ class Room:
                 os.posix_fallocate(file.fileno(), 0, size)
         except OSError as error:
             self._ballast.unlink(missing_ok=True)
-            log.debug("no ballast: %s", error)
+            log.debug("no disk reserve: %s", error)
             return False
         return True

@@ -27,11 +27,13 @@ from lineside_agent.cameras import Shot
 from lineside_agent.line_io.base import LineOutput, Signal
 from lineside_agent.line_io.codes import code_of
 from lineside_agent.line_io.events import (
+    NO_DEFECTS,
     Action,
     Answer,
     Availability,
     Begin,
     Code,
+    DefectSummary,
     Event,
     Judged,
     LineState,
@@ -45,6 +47,7 @@ from lineside_agent.line_io.events import (
 )
 from lineside_agent.line_io.gate_queue import GateQueueFile
 from lineside_agent.line_io.handshake import Handshake
+from lineside_agent.result_statistics import ResultStatistics
 from lineside_agent.triggers import PartFrames, TriggeredFrames
 from lineside_agent.views import Seen, Views, has_picture
 from lineside_link.messages import ResultRow
@@ -110,6 +113,8 @@ class Station:
         recipe: Says under which recipe parts are judged; empty without one.
         select: Takes what a line says of the next product.
         gate_queue: Keeps the parts on their way to the gate over a restart; ``None`` without a gate.
+        summarize: Says what a record tells the line of defects.
+        statistics: Counts what the line is told.
     """
 
     def __init__(
@@ -125,6 +130,8 @@ class Station:
         recipe: Callable[[], str] = lambda: "",
         select: Callable[[SelectRecipe], None] = lambda _: None,
         gate_queue: GateQueueFile | None = None,
+        summarize: Callable[[ResultRow], DefectSummary] = lambda _: NO_DEFECTS,
+        statistics: ResultStatistics | None = None,
         begin: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.machine = machine
@@ -137,6 +144,8 @@ class Station:
         self._recipe = recipe
         self._select = select
         self._gate_queue = gate_queue
+        self._summarize = summarize
+        self._statistics = statistics or ResultStatistics()
         self._begin = begin
         self._begun_number = machine.last_number
         self._stop = stop
@@ -218,7 +227,7 @@ class Station:
         code = code_of(row, has_frame=has_picture(frame, row))
         with self._changed:
             self._judged[row.sequence] = (row, frame)
-            self._do(self.machine.step(Judged(row.sequence, code), time.monotonic()))
+            self._do(self.machine.step(Judged(row.sequence, code, self._summarize(row)), time.monotonic()))
             if not self.machine.is_open(row.sequence):
                 self._judged.pop(row.sequence, None)
             self._changed.notify_all()
@@ -314,6 +323,7 @@ class Station:
             answer.tag,
             1000 * answer.took_s,
             answer.deadline_s,
+            answer.defects,
         )
         for output in self._outputs:
             sender = self._senders.get(output.name)
@@ -321,6 +331,7 @@ class Station:
                 output.signal(signal)
             else:
                 sender.put(signal)
+        self._statistics.add(answer.code, row, answer.took_s)
         self.frames.forget(answer.number)
         self._record(row, frame)
 

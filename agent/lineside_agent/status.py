@@ -21,6 +21,7 @@ from lineside_agent.images import Archive
 from lineside_agent.line_io import LineOutput
 from lineside_agent.pipeline import PipelineCounts
 from lineside_agent.recipes import Recipes
+from lineside_agent.result_statistics import ResultStatistics
 from lineside_agent.rig import Rig
 from lineside_agent.self_update.updater import SelfUpdater
 from lineside_agent.sending import SenderCounts
@@ -57,6 +58,7 @@ class Sources:
     active: ActiveInspector
     recipes: Recipes
     outputs: Sequence[LineOutput]
+    statistics: ResultStatistics
     station: Station | None
     drift: DriftMonitor | None
     degradation: Degradation | None
@@ -128,6 +130,7 @@ def _status(sources: Sources) -> dict[str, Any]:
         "store_problem": _text(store.problem),
         "numbers_problem": store.numbers.problem or None,
         **_lines([output.status() for output in sources.outputs]),
+        "results": sources.statistics.status(),
         "line": None if sources.station is None else sources.station.status(),
         "drift": None if sources.drift is None else sources.drift.status(),
         "degradation": None if sources.degradation is None else sources.degradation.status(),

@@ -112,7 +112,7 @@ class TimeCommands:
             self._answer = msgspec.structs.replace(answer, state="fetching")
             self._asked.put(asked)
             return self._answer
-        log.warning("the hub's wish to time a bundle is refused: %s", error.message)
+        log.warning("the hub's request to time a bundle is refused: %s", error.message)
         return msgspec.structs.replace(answer, state="failed", error=as_problem(error))
 
     def _carry_out(self, asked: TimeCommand, should_stop: ShouldStop, inspected: Callable[[], int]) -> None:

@@ -12,6 +12,7 @@ from lineside_hub.pacing import Turns
 from lineside_link.config import LinkConfig
 from lineside_link.messages import MaintenanceWindow
 from lineside_link.window import check_window
+from lineside_runtime.config_errors import config_error
 from lineside_runtime.decoding import decode_toml
 from lineside_runtime.errors import ConfigError, InputNotFoundError
 
@@ -64,7 +65,7 @@ class FramesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         url: Where their content lies, by an fsspec URL; empty for ``frames`` in the hub's folder. No password in it.
         max_bytes: Of all frames; then the oldest of the device that has most of them go.
         max_age_days: Since they came; then they go.
-        frame_max_bytes: Of one.
+        frame_max_bytes: Size of one frame in bytes; larger ones are refused.
         rate_bytes_s: What all devices together may send, in bytes a second; 0 for no limit.
         at_once: How many devices may send at the same time; the others wait.
         keep_free_bytes: Room on the disk that frames leave to the results; below it devices are told to wait.
@@ -134,9 +135,12 @@ def load_config(path: Path | str) -> HubConfig:
     """
     file = Path(path)
     try:
-        config = decode_toml(file.read_bytes(), type=HubConfig)
+        data = file.read_bytes()
+        config = decode_toml(data, type=HubConfig)
     except (FileNotFoundError, IsADirectoryError) as error:
         raise InputNotFoundError(f"no configuration at {file}", action="Give the path of hub.toml.") from error
+    except msgspec.ValidationError as error:
+        raise config_error(error, HubConfig, decode_toml(data), where=str(file)) from error
     except msgspec.DecodeError as error:
         raise ConfigError(f"{file}: {error}") from error
     return msgspec.structs.replace(config, folder=str((file.parent / config.folder).resolve()))

@@ -15,8 +15,9 @@ import msgspec
 
 from lineside_hub import migrations
 from lineside_hub.database import Event
-from lineside_hub.results import COLUMNS, Bad, Batch, Key, Sink, quarantined
+from lineside_hub.results import Bad, Batch, Key, Sink, quarantined
 from lineside_link.messages import ResultRow, ResultsAck
+from lineside_link.result_table import RESULT_COLUMNS
 from lineside_runtime.errors import DatabaseError, MissingExtraError
 
 try:
@@ -43,7 +44,7 @@ METADATA = sa.MetaData()
 RESULTS = sa.Table(
     "results",
     METADATA,
-    *(sa.Column(name, _KINDS.get(name, sa.Text), primary_key=name in _KEY, nullable=False) for name in COLUMNS),
+    *(sa.Column(name, _KINDS.get(name, sa.Text), primary_key=name in _KEY, nullable=False) for name in RESULT_COLUMNS),
     sa.Index("results_by_part", "part_id"),
     sa.Index("results_by_time", "captured_at_ns"),
 )
@@ -96,7 +97,7 @@ REVIEWS = sa.Table(
     sa.Column("corrected_at_ns", sa.BigInteger, nullable=False),
 )
 
-_ROW_COLUMNS = tuple(name for name in COLUMNS if name in ResultRow.__struct_fields__)
+_ROW_COLUMNS = tuple(name for name in RESULT_COLUMNS if name in ResultRow.__struct_fields__)
 
 _INSERT = sa.text(
     # One statement a group, which the server reads from JSON: a statement a row costs twice the time, and an array a

@@ -5,40 +5,20 @@ The same statement serves SQLite and PostgreSQL; only a batch of rows is in memo
 
 from __future__ import annotations
 
-import csv
-import datetime
 import hashlib
-import itertools
 import re
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from lineside_hub.config import HubConfig
 from lineside_hub.database import Database, mapped_errors
 from lineside_hub.frames.place import frame_place
-from lineside_hub.results import COLUMNS as RESULT_COLUMNS
-from lineside_hub.results import UNKNOWN
-from lineside_runtime.errors import ConfigError, MissingExtraError
-from lineside_runtime.files import fsync_folder, write_atomic
-
-BATCH_ROWS = 10_000
-
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-_AGO = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhdw])")
-
-_INTEGERS = frozenset({"seq", "sequence", "captured_at_ns", "width", "height", "received_at_ns"})
-
-COLUMNS = (*RESULT_COLUMNS, "frame")
-"""Of what is found: the table's, and the sha256 of the frame that was kept of it; empty for none."""
-
-Row = Sequence[Any]
-"""One result, in the order of `COLUMNS`."""
-
+from lineside_link.result_table import BATCH_ROWS, RESULT_COLUMNS, UNKNOWN, Row, export_rows
+from lineside_runtime.files import write_atomic
 
 _ORDER = ("captured_at_ns", "device", "epoch", "seq")
 _WITH_FRAMES = "LEFT JOIN frames f ON f.device = r.device AND f.epoch = r.epoch AND f.seq = r.seq"
@@ -91,30 +71,6 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
         return text, {name: value for name, value in parameters.items() if f":{name}" in text}
 
 
-def moment(text: str, *, now: datetime.datetime | None = None) -> int:
-    """Reads a time: ``2026-11-24``, ``2026-11-24T06:00``, with or without offset, or ``90m``, ``2h``, ``7d`` ago.
-
-    Args:
-        text: Without an offset it is UTC.
-        now: For the times that are counted back.
-
-    Returns:
-        Unix time in ns.
-
-    Raises:
-        ConfigError: It is no time.
-    """
-    if match := _AGO.fullmatch(text):
-        at = now or datetime.datetime.now(datetime.timezone.utc)
-        return int((at.timestamp() - float(match[1]) * _UNITS[match[2]]) * 1e9)
-    try:
-        read = datetime.datetime.fromisoformat(text)
-    except ValueError as error:
-        expected = "such as 2026-11-24, 2026-11-24T06:00+01:00, 90m, 2h or 7d"
-        raise ConfigError(f"time {text!r}", expected=expected) from error
-    return int((read if read.tzinfo else read.replace(tzinfo=datetime.timezone.utc)).timestamp() * 1e9)
-
-
 def results(config: HubConfig, query: Query) -> Iterator[Row]:
     """Yields the results of a hub, wherever it keeps them, oldest first.
 
@@ -162,27 +118,15 @@ def export(config: HubConfig, query: Query, path: Path) -> int:
     Args:
         config: The hub's.
         query: Which.
-        path: Ends with ``.csv`` or ``.parquet``. In CSV a text that begins like a formula gets an apostrophe before it.
+        path: As in `export_rows`, whose errors are raised too.
 
     Returns:
         How many.
 
     Raises:
-        ConfigError: The name ends otherwise.
-        MissingExtraError: Parquet without pyarrow.
         DatabaseError: The results can't be read.
     """
-    writers = {".csv": _write_csv, ".parquet": _write_parquet}
-    if path.suffix not in writers:
-        raise ConfigError(f"export to {path.name}", expected="a name that ends with .csv or .parquet")
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        written = writers[path.suffix](results(config, query), temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    fsync_folder(path.parent)
-    return written
+    return export_rows(results(config, query), path)
 
 
 class FramesWritten(msgspec.Struct, frozen=True, kw_only=True):
@@ -225,38 +169,3 @@ def export_frames(config: HubConfig, query: Query, folder: Path) -> FramesWritte
         else:
             write_atomic(path, data)
     return FramesWritten(folder=folder, frames=len(wanted) - missing, missing=missing)
-
-
-def _write_csv(rows: Iterator[Row], path: Path) -> int:
-    written = 0
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        for written, row in enumerate(rows, start=1):  # noqa: B007 - counts
-            writer.writerow(map(_cell, row))
-    return written
-
-
-def _cell(value: object) -> object:
-    """A text that a spreadsheet would take for a formula gets an apostrophe before it (OWASP, "CSV Injection")."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
-
-
-def _write_parquet(rows: Iterator[Row], path: Path) -> int:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        action = "Install the extra: pip install 'lineside[export]'; or export to .csv."
-        raise MissingExtraError("Parquet needs pyarrow", action=action) from error
-    kinds = {name: pa.int64() for name in _INTEGERS} | {"latency_ms": pa.float64()}
-    schema = pa.schema([pa.field(name, kinds.get(name, pa.string()), nullable=False) for name in COLUMNS])
-    written = 0
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        while batch := list(itertools.islice(rows, BATCH_ROWS)):
-            columns = [
-                pa.array(column, field.type) for column, field in zip(zip(*batch, strict=True), schema, strict=True)
-            ]
-            writer.write_batch(pa.record_batch(columns, schema=schema))
-            written += len(batch)
-    return written

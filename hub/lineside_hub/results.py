@@ -22,45 +22,14 @@ import msgspec
 
 from lineside_hub.database import Database, Event
 from lineside_link.messages import VERSION, ResultRow, Results, ResultsAck
+from lineside_link.result_table import RESULT_COLUMNS, UNKNOWN, UNSURE, as_kept, values_of
 from lineside_runtime.decoding import JsonDecoder, decode_json
 from lineside_runtime.errors import BadInputFormatError, DatabaseError
 
-COLUMNS = (
-    "device",
-    "epoch",
-    "seq",
-    "part_id",
-    "source",
-    "sequence",
-    "captured_at_ns",
-    "verdict",
-    "detections",
-    "bundle",
-    "bundle_sha256",
-    "requested_device",
-    "used_device",
-    "latency_ms",
-    "width",
-    "height",
-    "error",
-    "received_at_ns",
-    "recipe",
-    "requested_variant",
-    "used_variant",
-    "views",
-)
-"""Of the table ``results``, in both databases."""
-
 _INSERT = (
-    f"INSERT INTO results ({', '.join(COLUMNS)}) VALUES ({', '.join('?' for _ in COLUMNS)}) "
+    f"INSERT INTO results ({', '.join(RESULT_COLUMNS)}) VALUES ({', '.join('?' for _ in RESULT_COLUMNS)}) "
     "ON CONFLICT (device, epoch, seq) DO NOTHING"
 )
-
-UNSURE = "unsure"
-"""The verdict under which the table holds a reject that is a doubt, with ``doubtful`` as its detections."""
-
-UNKNOWN = "unknown"
-"""The verdict under which the table holds a number of which nobody knows whether a part had it. It counts nowhere."""
 
 _INT64 = 2**63
 
@@ -68,7 +37,7 @@ Key = tuple[str, str]
 """Device and epoch."""
 
 Values = tuple[Any, ...]
-"""One row of the table, in the order of `COLUMNS`."""
+"""One row of the table, in the order of `RESULT_COLUMNS`."""
 
 Bad = tuple[str, str, int, bytes, str, int]
 """One row of ``quarantine``."""
@@ -141,7 +110,7 @@ def read_batch(device: str, payload: bytes) -> Batch:
         return _read_rows(device, payload)
     _check_envelope(device, whole.v, whole.epoch)
     if all(_in_range(row) for row in whole.rows):
-        return Batch(device, whole.epoch, [_as_kept(row) for row in whole.rows], [], *_span(whole))
+        return Batch(device, whole.epoch, [as_kept(row) for row in whole.rows], [], *_span(whole))
     return _read_rows(device, payload)
 
 
@@ -155,17 +124,6 @@ def _read_rows(device: str, payload: bytes) -> Batch:
     for raw in envelope.rows:
         _read_row(batch, bytes(raw))
     return batch
-
-
-def _as_kept(row: ResultRow) -> ResultRow:
-    """Returns the row as the table holds it: an unsure one with its own verdict, and what it was unsure of."""
-    if row.unknown:
-        unknown: dict[str, Any] = {"verdict": UNKNOWN}
-        return msgspec.structs.replace(row, **unknown)
-    if not row.unsure:
-        return row
-    changes: dict[str, Any] = {"verdict": UNSURE, "detections": row.detections or row.doubtful}
-    return msgspec.structs.replace(row, **changes)
 
 
 def _plain(content: tuple[object, ...]) -> tuple[object, ...]:
@@ -188,7 +146,7 @@ def _read_row(batch: Batch, raw: bytes) -> None:
     try:
         row = decode_json(raw, type=ResultRow)
         _check_integers(row)
-        batch.rows.append(_as_kept(row))
+        batch.rows.append(as_kept(row))
     except (msgspec.DecodeError, BadInputFormatError) as error:
         batch.unreadable.append((_seq_of(batch.device, raw), raw, str(error)))
 
@@ -344,33 +302,6 @@ class Sink(abc.ABC):
         """Writes watermarks: device, epoch, seq, time."""
 
 
-def _values(batch: Batch, row: ResultRow, now_ns: int) -> Values:
-    return (
-        batch.device,
-        batch.epoch,
-        row.seq,
-        row.part_id,
-        row.source,
-        row.sequence,
-        row.captured_at_ns,
-        row.verdict,
-        msgspec.json.encode(row.detections).decode() if row.detections else "[]",
-        row.bundle,
-        row.bundle_sha256,
-        row.requested_device,
-        row.used_device,
-        row.latency_ms,
-        row.width,
-        row.height,
-        row.error,
-        now_ns,
-        row.recipe,
-        row.requested_variant,
-        row.used_variant,
-        msgspec.json.encode(row.views).decode() if row.views else "[]",
-    )
-
-
 def quarantined(bad: Bad) -> Event:
     """Returns the event that says that a row could not be read."""
     device, epoch, seq, _, reason, now_ns = bad
@@ -391,7 +322,7 @@ class ResultsSink(Sink):
 
     def _insert(self, batches: list[Batch], now_ns: int, events: list[Event]) -> None:
         for batch in batches:
-            values = (_values(batch, row, now_ns) for row in batch.rows)
+            values = (values_of(batch.device, batch.epoch, row, now_ns) for row in batch.rows)
             new = self._connection.executemany(_INSERT, values).rowcount
             if new < len(batch.rows):
                 self.repeats += len(batch.rows) - new

@@ -1,4 +1,4 @@
-"""``lineside agent run|status|trigger|recipe|drift|mark|import|doctor|check|enroll|pack|(un)install-service``."""
+"""``lineside agent``."""
 
 from __future__ import annotations
 
@@ -6,20 +6,11 @@ import argparse
 import json
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from lineside.commands import agent_drift, agent_mark, agent_recipe
+from lineside.commands import agent_drift, agent_mark, agent_recipe, agent_results, agent_status
 from lineside.commands.output import add_json, print_json, say, show
-from lineside_runtime.errors import InputNotFoundError
-
-LABELS = {
-    "state": "bundle_state",
-    "ready": "has_judged",
-    "error": "bundle_error",
-}
-"""Keys of ``status.json`` that `agent status` shows under a clearer name: they stand beside those of the line."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,16 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     start.add_argument("--config", type=Path, required=True, metavar="FILE", help="agent.toml")
     start.set_defaults(run=run_agent, usual_log_level="info")
-    status = actions.add_parser(
-        "status", help="what the agent on this machine is doing", description="Reads the agent's status file."
-    )
-    status.add_argument("--config", type=Path, required=True, metavar="FILE", help="agent.toml")
-    add_json(status)
-    status.set_defaults(run=run_status)
+    agent_status.add(actions)
     _add_trigger(actions)
     agent_recipe.add(actions)
     agent_drift.add(actions)
     agent_mark.add(actions)
+    agent_results.add(actions)
     stick = actions.add_parser(
         "import",
         help="take a bundle from a USB stick",
@@ -170,8 +157,16 @@ def run_trigger(options: argparse.Namespace) -> int:
     if options.json:
         print_json(told)
     elif do == "trigger":
-        show(f"{told['verdict']}  {told['part_id']}  {told['code']}  {told['took_ms']:.1f} ms")
+        show(f"{told['verdict']}  {told['part_id']}  {told['code']}  {told['took_ms']:.1f} ms{_found(told)}")
     return 0 if do != "trigger" or told["verdict"] == "pass" else 1
+
+
+def _found(told: dict[str, Any]) -> str:
+    """What a trigger's answer says of defects, as the end of a line; an agent of an earlier release says nothing."""
+    if not told.get("defect"):
+        return ""
+    others = f" and {told['defects'] - 1} more" if told["defects"] > 1 else ""
+    return f"  {told['defect']} {told['score']:.2f}{others}, camera {told['camera']}"
 
 
 def run_import(options: argparse.Namespace) -> int:
@@ -236,51 +231,6 @@ def run_enroll(options: argparse.Namespace) -> int:
     for name in ("url", "site", "ca", "certificate", "key"):
         show(f'{name} = "{getattr(link, name)}"')
     return 0
-
-
-def run_status(options: argparse.Namespace) -> int:
-    """Prints what the agent last wrote of itself; says so where that is stale."""
-    from lineside_agent.config import read_config
-    from lineside_agent.doctor import STALE_S, is_held
-
-    folder = read_config(options.config).folder
-    path = folder / "status.json"
-    if not path.is_file():
-        raise InputNotFoundError(f"{path} is not there", action="Start the agent with `lineside agent run` first.")
-    status: dict[str, Any] = json.loads(path.read_text())
-    status["age_s"] = round(time.time() - path.stat().st_mtime, 1)
-    status["stale"] = status["age_s"] > STALE_S
-    if options.json:
-        print_json(status)
-        return 0
-    lines = {LABELS.get(key, key): text for key, text in _flattened(status)}
-    width = max(map(len, lines))
-    for key, value in lines.items():
-        show(f"{key:<{width}}  {value}")
-    for line in status.get("line_io", ()):
-        if line.get("polled_s_ago") is not None:
-            say(f"{line['name']}: PLC last polled {line['polled_s_ago'] + status['age_s']:.1f} s ago")
-    if status["stale"]:
-        free_mib = shutil.disk_usage(folder).free / 2**20
-        why = f"it runs, and {free_mib:.1f} MiB are free" if is_held(folder) else "it does not run"
-        say(f"! stale: the agent wrote this {status['age_s']:.0f} s ago ({why}); what stands here may be wrong by now")
-    return 0
-
-
-def _flattened(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Yields a line for each value, nested ones under ``outer.inner``."""
-    if isinstance(value, dict) and value:
-        for key, inner in value.items():
-            yield from _flattened(inner, f"{name}.{key}" if name else key)
-    elif isinstance(value, list) and any(isinstance(inner, dict) for inner in value):
-        for number, inner in enumerate(value):
-            yield from _flattened(inner, f"{name}.{number}")
-    elif isinstance(value, list):
-        yield name, ", ".join(map(str, value)) or "-"
-    elif isinstance(value, bool):
-        yield name, "yes" if value else "no"
-    else:
-        yield name, "-" if value is None or value == {} else str(value)
 
 
 def run_doctor(options: argparse.Namespace) -> int:

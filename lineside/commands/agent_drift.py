@@ -51,6 +51,17 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json(drift)
     else:
-        for key, value in drift.items():
-            show(f"{key:<18}{value}")
+        _print(drift)
     return int(drift["alarm"])
+
+
+def _print(drift: dict[str, Any]) -> None:
+    learned = f"{drift['frames_learned']} frames and {drift['verdicts_learned']} verdicts learned"
+    show(f"{'state':<9}{drift['state']}, {learned}")
+    for place, text in enumerate(drift["alarms"] or ["none"]):
+        show(f"{'' if place else 'alarms':<9}{text}")
+    if drift["nearest"] is not None:
+        show(f"{'nearest':<9}{drift['nearest']}, at {drift['nearest_share']:.0%} of its limit")
+    recent = [f"{key.removeprefix('recent_')} {value:g}" for key, value in drift.items() if key.startswith("recent_")]
+    if recent:
+        show(f"{'recent':<9}{', '.join(recent)}")

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from lineside.config_schema import described, schema_of
 from lineside.extras import needs
 from lineside_runtime.errors import InputError
 
@@ -31,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a painted PNG as a region for agent.toml or `lineside push --config`",
         description="Prints a painted PNG, white on black, as TOML of a region to inspect or to ignore.",
     )
-    mask.add_argument("png", type=Path, help="the mask; it is laid over the whole frame")
+    mask.add_argument("png", type=Path, help="the mask; it covers the whole frame, whatever its own size")
     mask.add_argument("--kind", choices=("inspect", "ignore"), required=True, help="what is done with its white part")
     mask.add_argument("--types", nargs="+", default=[], metavar="TYPE", help="defect types it holds for (default: all)")
     mask.set_defaults(run=run_mask)
@@ -60,25 +61,25 @@ def _schema(of: str) -> dict[str, Any]:
     if of == "agent":
         from lineside_agent.config import AgentConfig
 
-        return msgspec.json.schema(AgentConfig)
+        return schema_of(AgentConfig)
     if of == "hub":
         from lineside_hub.config import HubConfig
 
-        return msgspec.json.schema(HubConfig)
+        return schema_of(HubConfig)
     if of == "messages":
         from lineside_link import messages
 
-        return messages.schema()
+        return described(messages.schema(), messages.KINDS)
     if of == "train-detector":
         from lineside_converters.training.config import TrainConfig
 
-        return msgspec.json.schema(TrainConfig)
+        return schema_of(TrainConfig)
     if of == "train-classifier":
         from lineside_converters.training.config_classifier import ClassifierConfig
 
-        return msgspec.json.schema(ClassifierConfig)
+        return schema_of(ClassifierConfig)
     if of == "train-segmenter":
         from lineside_converters.training.config_segmenter import SegmenterConfig
 
-        return msgspec.json.schema(SegmenterConfig)
+        return schema_of(SegmenterConfig)
     raise InputError(f"no schema of {of!r}", expected=", ".join(SCHEMAS))

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lineside.commands.output import add_json, print_json, say, show
+from lineside.commands.output import add_json, print_json, say
+from lineside.commands.result_listing import add_selection, limit_of, print_results
 from lineside.extras import needs
 from lineside_runtime.errors import InputError
 
 if TYPE_CHECKING:
     from lineside_hub.config import HubConfig
     from lineside_hub.queries import Query
-
-SHOWN = 1000
-"""Rows that are printed without ``--limit``; a file gets all."""
 
 
 def add(actions: Any) -> None:
@@ -27,27 +24,8 @@ def add(actions: Any) -> None:
         description="Prints results, oldest first, or writes them into a file.",
     )
     parser.add_argument("--hub", type=Path, required=True, metavar="DIR", help="the hub's folder, with its hub.toml")
-    parser.add_argument("--part", default="", metavar="ID", help="only of this part")
     parser.add_argument("--device", default="", help="only of this device")
-    parser.add_argument("--bundle", default="", metavar="NAME[@VERSION]", help="only those that it judged")
-    when = "2026-11-24, 2026-11-24T06:00+01:00 (without an offset: UTC), or 90m, 2h, 7d ago"
-    parser.add_argument("--since", metavar="TIME", help=f"captured then or later: {when}")
-    parser.add_argument("--until", metavar="TIME", help="captured before")
-    parser.add_argument(
-        "--limit", type=int, metavar="N", help=f"the newest N (default: {SHOWN} on the screen, else all)"
-    )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write into x.csv or x.parquet instead")
-    parser.add_argument("--with-frame", action="store_true", help="only those of which a frame was kept")
-    parser.add_argument(
-        "--unknown",
-        action="store_true",
-        help="also numbers that were reserved at a power cut, of which nobody knows whether a part had them",
-    )
-    parser.add_argument(
-        "--frames",
-        action="store_true",
-        help="with --out: the kept frames too, into the folder x-frames, named as in the column `frame`",
-    )
+    add_selection(parser)
     add_json(parser)
     parser.set_defaults(run=run)
 
@@ -56,17 +34,18 @@ def run(options: argparse.Namespace) -> int:
     """Prints or exports."""
     with needs("convert"):
         from lineside_hub.config import load_config
-        from lineside_hub.queries import COLUMNS, Query, moment, results
+        from lineside_hub.queries import Query, results
         from lineside_hub.secure import CONFIG_NAME
+    from lineside_link.result_table import COLUMNS, moment
+
     config = load_config(options.hub / CONFIG_NAME)
-    limit = options.limit if options.limit is not None or options.out is not None else SHOWN
     query = Query(
         part_id=options.part,
         device=options.device,
         bundle=options.bundle,
         since_ns=moment(options.since) if options.since else None,
         until_ns=moment(options.until) if options.until else None,
-        limit=limit,
+        limit=limit_of(options),
         with_frame=options.with_frame,
         unknown=options.unknown,
     )
@@ -78,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"results": found})
         return 0
-    _print(found, query)
+    print_results(found, query.limit, device=True)
     return 0
 
 
@@ -96,15 +75,3 @@ def _export(options: argparse.Namespace, config: HubConfig, query: Query) -> int
         gone = f"; {frames.missing} more are gone" if frames.missing else ""
         say(f"{frames.frames} frames in {frames.folder}{gone}")
     return 0
-
-
-def _print(found: list[dict[str, Any]], query: Query) -> None:
-    show(f"{'captured (UTC)':<25}{'device':<20}{'part':<24}{'verdict':<9}{'bundle':<28}{'frame':<10}detections")
-    for row in found:
-        at = datetime.datetime.fromtimestamp(row["captured_at_ns"] / 1e9, datetime.timezone.utc)
-        when = at.replace(tzinfo=None).isoformat(" ", "milliseconds")
-        said = row["error"] or row["detections"]
-        judged = f"{row['part_id']:<24}{row['verdict']:<9}{row['bundle']:<28}{row['frame'][:8] or '-':<10}"
-        show(f"{when:<25}{row['device']:<20}{judged}{said}")
-    if len(found) == query.limit:
-        say(f"the newest {query.limit}; --limit gives more, --out FILE all")

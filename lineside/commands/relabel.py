@@ -123,10 +123,11 @@ def run_export(options: argparse.Namespace) -> int:
     """Writes the folder."""
     with needs("convert"):
         from lineside_hub.config import load_config
-        from lineside_hub.queries import moment
         from lineside_hub.relabel.exporting import export
         from lineside_hub.relabel.selection import Choice
         from lineside_hub.secure import CONFIG_NAME
+    from lineside_link.result_table import moment
+
     choice = Choice(
         verdict=options.verdict,
         device=options.device,

@@ -32,6 +32,12 @@ PARTS = ("bundle", "agent", "config")
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True):
+    """What every message has.
+
+    Attributes:
+        v: Version of the messages that the sender writes.
+    """
+
     v: int = VERSION
 
 
@@ -128,7 +134,16 @@ class Desired(_Message, frozen=True, kw_only=True):
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """An error as it travels: `lineside_runtime.errors.LinesideError.as_dict`, read back."""
+    """An error as it travels: `lineside_runtime.errors.LinesideError.as_dict`, read back.
+
+    Attributes:
+        code: Stable number of the error, as in ``docs/errors.md``.
+        error: Name of its class.
+        message: What happened.
+        expected: What would have been right, where that can be said.
+        actual: What was there instead.
+        action: What to do.
+    """
 
     code: int
     error: str
@@ -813,28 +828,31 @@ def decode_piece(data: bytes) -> tuple[FramePiece, bytes]:
     return decode(head, FramePiece), body
 
 
+KINDS = (
+    Desired,
+    Reported,
+    Up,
+    RepoRequest,
+    RepoResponse,
+    Deltas,
+    Multicast,
+    Results,
+    ResultsAck,
+    FramePiece,
+    FrameAnswer,
+    RecipeCommand,
+    RecipeAnswer,
+    TimeCommand,
+    TimeAnswer,
+    CertificateRequest,
+    CertificateAnswer,
+)
+"""All messages."""
+
+
 def schema() -> dict[str, Any]:
     """Returns the JSON Schema of all messages, by class name under ``$defs``."""
-    kinds = (
-        Desired,
-        Reported,
-        Up,
-        RepoRequest,
-        RepoResponse,
-        Deltas,
-        Multicast,
-        Results,
-        ResultsAck,
-        FramePiece,
-        FrameAnswer,
-        RecipeCommand,
-        RecipeAnswer,
-        TimeCommand,
-        TimeAnswer,
-        CertificateRequest,
-        CertificateAnswer,
-    )
-    _, components = msgspec.json.schema_components(kinds, ref_template="#/$defs/{name}")
+    _, components = msgspec.json.schema_components(KINDS, ref_template="#/$defs/{name}")
     described = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$defs": components}
     # Once through JSON, so that defaults are lists as every validator knows them, and not tuples.
     plain: dict[str, Any] = decode_json(msgspec.json.encode(described))

@@ -36,7 +36,7 @@ class Region(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         polygon: Corners ``(x, y)`` in ``units``, three or more; or give ``mask``.
         units: ``share`` of the frame's width and height, 0 to 1, or ``px``, pixels of the frame.
         mask: A PNG, laid over the whole frame; its bright half (128 and above) is the region. Base64 in TOML and JSON.
-        types: That it holds for; empty for all.
+        types: Defect types that the region holds for; empty for all.
     """
 
     kind: Literal["inspect", "ignore"]
@@ -66,7 +66,7 @@ class Region(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         Args:
             path: Of a PNG, in any size; it is laid over the whole frame.
             kind: What is done with its bright half.
-            types: That it holds for; empty for all.
+            types: Defect types that the region holds for; empty for all.
 
         Raises:
             InputNotFoundError: There is no such file.

@@ -13,7 +13,7 @@ import msgspec
 
 from lineside_models.regions import Region
 from lineside_runtime.bundle import Slicing
-from lineside_runtime.errors import ConfigError
+from lineside_runtime.config_errors import config_error
 
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
@@ -27,15 +27,15 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """What counts as a defect.
 
     Attributes:
-        confidence_threshold: Least score of a defect of any type, 0 to 1; ``None`` for the bundle's own, by type.
-        thresholds: The same by type; comes before ``confidence_threshold``.
+        confidence_threshold: Least score of a defect of any type, 0 to 1; unset: the bundle's own, by type.
+        thresholds: Least score of a defect by type; comes before ``confidence_threshold``.
         unsure_from: By type: a candidate from this score to the threshold makes a part unsure instead of good.
         regions: Where defects count; empty for the whole frame.
         min_inside: Least share of a candidate's box that must lie in what is inspected.
         min_size_px: By type: least long side of a defect's box, in pixels of the frame; smaller ones don't count.
-        min_size_mm: The same in millimetres of the part; needs ``px_per_mm``.
+        min_size_mm: By type: least long side of a defect's box in millimetres of the part; needs ``px_per_mm``.
         px_per_mm: Pixels of the frame for one millimetre of the part.
-        slicing: How large frames are looked at in pieces; ``off`` for never, ``None`` for the bundle's own way.
+        slicing: How large frames are looked at in pieces; ``off`` for never, unset: as the bundle says.
     """
 
     confidence_threshold: Share | None = None
@@ -77,4 +77,4 @@ def read_rules(given: Mapping[str, Any]) -> Rules:
     try:
         return msgspec.convert(dict(given), Rules)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"rules: {error}") from error
+        raise config_error(error, Rules, dict(given), where="rules") from error

@@ -83,7 +83,7 @@ class Slicing(_Strict, frozen=True, kw_only=True):
     """How a frame that is too large for the model's input is looked at in overlapping pieces.
 
     Attributes:
-        side_px: Of the square pieces, in pixels of the frame. A frame that is no larger is looked at whole.
+        side_px: Side of the square pieces in pixels of the frame. A frame that is no larger is looked at whole.
         overlap: Share of a piece's side that its neighbour shows too; at least the size of a small defect.
         whole: Whether the whole frame is looked at as well, for defects that are larger than a piece.
     """

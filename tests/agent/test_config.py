@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import msgspec
@@ -8,6 +9,8 @@ import pytest
 from lineside_agent.config import AgentConfig, FolderCamera, SerialOutput, parse_config, read_config
 from lineside_models import zoo
 from lineside_runtime.errors import ConfigError, InputNotFoundError
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 WHOLE = """
 device = "cam-07"
@@ -105,6 +108,16 @@ def test_wrong_value_is_named_by_its_path(change: tuple[str, str], where: str) -
     assert where in str(caught.value)
 
 
+def test_nearest_key_and_allowed_values_are_said() -> None:
+    with pytest.raises(ConfigError, match="did you mean `threads`") as caught:
+        parse(WHOLE.replace("threads = 2", "thread = 2"))
+    assert "workers" in str(caught.value.expected)
+    with pytest.raises(ConfigError, match="expected all, bad, none, unsure; got 'some'"):
+        parse(WHOLE.replace('keep_images = "bad"', 'keep_images = "some"'))
+    with pytest.raises(ConfigError, match=r"camera.type \(did you mean `folder`"):
+        parse(WHOLE.replace('type = "folder"', 'type = "foldr"'))
+
+
 @pytest.mark.parametrize("name", ["", "a/b", "+", "-x", "ä"])
 def test_device_must_fit_into_a_topic(name: str) -> None:
     with pytest.raises(ConfigError, match="device name"):
@@ -133,6 +146,15 @@ def test_error_names_the_file_that_is_not_toml(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"station-7\.toml is not TOML") as caught:
         read_config(path)
     assert "agent.toml" not in str(caught.value)
+
+
+@pytest.mark.parametrize("page", ["serial.md", "mqtt.md", "modbus.md"])
+def test_examples_of_the_pages_about_lines_are_read(page: str) -> None:
+    examples = re.findall(r"```toml\n(.*?)```", (DOCS / page).read_text(), re.S)
+    assert examples
+    for example in examples:
+        config = parse(f'device = "a"\nfolder = "s"\nbundle = "b"\n[camera]\ntype = "simulator"\n{example}')
+        assert config.line_io or config.defect_numbers
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 import psutil
 import pytest
 
+from lineside.cli import main
 from lineside_agent.drift.monitor import ask
 from lineside_agent.line_io.local import Request
 from lineside_agent.line_io.local import ask as trigger
@@ -269,7 +270,11 @@ def test_agent_inspects_without_a_broker(start: Start, embedded_broker: Broker, 
 
 
 def test_a_lamp_that_fails_is_told_to_people_to_prometheus_and_to_the_hub(
-    start: Start, embedded_broker: Broker, listener: Listener, tmp_path: Path
+    start: Start,
+    embedded_broker: Broker,
+    listener: Listener,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     make_trusted_repository(tmp_path)
     rng = np.random.default_rng(1)
@@ -287,6 +292,11 @@ def test_a_lamp_that_fails_is_told_to_people_to_prometheus_and_to_the_hub(
     assert "brightness-low" in {alarm.name for alarm in report.alarms}
     assert "brightness-low: brightness is" in agent.log
     assert any(text.startswith("brightness-low") for text in agent.status["drift"]["alarms"])
+    capsys.readouterr()
+    assert main(["agent", "drift", "--config", str(agent.config_path)]) == 1
+    told = capsys.readouterr().out
+    assert "brightness-low: brightness is" in told
+    assert not {"[", "{", "None", "True"} & set(told.replace("[", " [ ").split())
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
         assert 'lineside_drift_alarm{device="cam-1"} 1.0' in answer.read().decode()
 

@@ -273,4 +273,4 @@ def test_an_agent_on_a_hot_board_says_so_judges_by_the_faster_variant_and_recove
     used = {row.part_id: (row.requested_variant, row.used_variant) for row in agent.rows()}
     assert used == {"cool": (SLOW, SLOW), "hot": (SLOW, FAST), "cool-again": (SLOW, SLOW)}
     assert "degraded to step 2 (images, variant): 79 °C, hot from 75 °C on" in agent.log
-    assert "back to step 0 (nothing is given up)" in agent.log
+    assert "back to step 0 (full service)" in agent.log

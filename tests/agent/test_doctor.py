@@ -69,7 +69,7 @@ def status(**changes: Any) -> dict[str, Any]:
         ("error", "cannot open", status(camera_problem="cannot open /dev/video0")),
         ("error", "no room", status(store_problem="no room")),
         ("error", "recipe: [2020] there is no recipe", status(recipe_problem="[2020] there is no recipe 'x'")),
-        ("warning", "gives up images", status(degradation={"steps": ["images"], "reason": "79 °C"})),
+        ("warning", "reduced service (images): 79 °C", status(degradation={"steps": ["images"], "reason": "79 °C"})),
         ("error", "no bundle to run", status(installed=None)),
         ("error", "7 records are lost", status(lost=7)),
         ("warning", "5% of the frames", status(faults=50)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
 import urllib.request
@@ -77,7 +78,8 @@ def test_port_in_use_late_fault_and_missing_folder_are_told(
         assert "lineside_plc_polled_s_ago" in told
         main(["agent", "status", "--config", str(agent.config_path)])
         shown = capsys.readouterr()
-        assert f"modbus-tcp 127.0.0.1:{port}: PLC last polled " in shown.err
+        assert re.search(rf"modbus-tcp 127.0.0.1:{port}: open, \d+ verdicts told, PLC last polled \d", shown.out)
+        assert "at fault LATE" in shown.out
     finally:
         agent.stop()
     assert not is_held(agent.state)

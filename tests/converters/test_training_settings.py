@@ -62,10 +62,10 @@ def test_every_option_is_a_setting_of_its_kind(kind: str) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ('data = ["a"]\nout = "b"\nepoch = 3\n', "unknown field `epoch`"),
+        ('data = ["a"]\nout = "b"\nepoch = 3\n', r"\$\.epoch is not a known key .did you mean `epochs`"),
         ('data = ["a"]\nout = "b"\nepochs = "many"\n', r"\$\.epochs"),
         ('data = ["a"]\nout = 3\n', r"\$\.out"),
-        ('out = "b"\n', "`data`"),
+        ('out = "b"\n', r"\$\.data is missing"),
         ("data = [", "TOML"),
     ],
 )

@@ -11,11 +11,12 @@ import pytest
 from lineside_hub.config import HubConfig, ResultsConfig, load_config
 from lineside_hub.database import Database
 from lineside_hub.postgres import PostgresSink, acknowledgements, select
-from lineside_hub.queries import COLUMNS, Query, count_by_device, export, results
+from lineside_hub.queries import Query, count_by_device, export, results
 from lineside_hub.repository import Repository
 from lineside_hub.results import read_batch
 from lineside_link.config import LinkConfig
 from lineside_link.messages import ResultRow, Results, ResultsAck, encode
+from lineside_link.result_table import COLUMNS
 from lineside_runtime.errors import ConfigError, DatabaseError
 from tests.peers import Broker
 from tests.peers.postgres import PostgresServer

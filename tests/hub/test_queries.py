@@ -12,11 +12,12 @@ import pytest
 
 from lineside_hub.config import HubConfig
 from lineside_hub.database import Database
-from lineside_hub.queries import COLUMNS, Query, count_by_device, export, moment, results
+from lineside_hub.queries import Query, count_by_device, export, results
 from lineside_hub.relabel.selection import Choice, count_without_frame
 from lineside_hub.results import ResultsSink, read_batch
 from lineside_link.config import LinkConfig
 from lineside_link.messages import ResultRow, Results, encode
+from lineside_link.result_table import COLUMNS, moment
 from lineside_runtime.errors import ConfigError
 
 

@@ -115,44 +115,94 @@ def test_folder_without_a_hub_is_answered_with_the_command_that_makes_one(
     assert "lineside hub init" in said and "Repository" not in said
 
 
-def test_status_tells_the_state_of_the_bundle_from_that_of_the_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+STATUS = {
+    "device": "a",
+    "group": "line-1",
+    "agent_version": "1.2.3",
+    "state": "active",
+    "ready": False,
+    "installed": "surface-12@1.0.0",
+    "cameras": [{"source": "top", "frames": 7, "outages": 1, "problem": "[2009] gone"}],
+    "camera_problem": "[2009] gone",
+    "line": {
+        "ready": True,
+        "fault": None,
+        "triggers": 9,
+        "passed": 4,
+        "rejected": 3,
+        "unsure": 1,
+        "faults": 2,
+        "late": 2,
+    },
+    "line_io": [{"name": "gpio", "open": False, "sent": 3, "missed": 1}],
+    "results": {"defects": {"pits": 1, "scratches": 2}},
+    "degradation": {"steps": ["images"], "reason": "80 C"},
+    "steps": [],
+}
+
+
+@pytest.fixture
+def status_file(tmp_path: Path) -> Path:
+    """``status.json`` of an agent whose configuration stands beside its folder."""
     config, status = tmp_path / "agent.toml", tmp_path / "s" / "status.json"
     config.write_text('device = "a"\nfolder = "s"\nbundle = "surface-12"\n[camera]\ntype = "simulator"\n')
     status.parent.mkdir()
-    status.write_text(json.dumps({"state": "active", "ready": False, "line": {"ready": True}}))
-    assert main(["agent", "status", "--config", str(config)]) == 0
+    status.write_text(json.dumps(STATUS))
+    return status
+
+
+def test_status_is_told_in_words(status_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = str(status_file.parents[1] / "agent.toml")
+    assert main(["agent", "status", "--config", config]) == 0
+    printed = capsys.readouterr()
+    lines = dict(line.split(maxsplit=1) for line in printed.out.splitlines())
+    assert lines["device"].startswith("a of group line-1, agent 1.2.3; does not run, written 0.")
+    assert (lines["line"], lines["bundle"]) == ("ready", "surface-12@1.0.0")
+    assert lines["parts"] == "9 since the start: 4 passed, 3 rejected (1 unsure), 2 faults (2 late)"
+    assert lines["defects"] == "scratches 2, pits 1"
+    assert lines["cameras"] == "top: 7 frames, 1 outages; [2009] gone"
+    assert lines["lines"] == "gpio: not open, 3 verdicts told, 1 missed"
+    assert lines["degraded"] == "images: 80 C"
+    assert lines["problems"] == "[2009] gone"
+    assert printed.err == ""
+    assert not {"{", "[]", "None", "False"} & set(printed.out.split())
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        (None, "does not trigger: each frame is a part"),
+        ({"fault": "LATE"}, "at fault LATE: every part is rejected until `lineside agent trigger --reset`"),
+        ({"problem": "no bundle runs"}, "not ready: no bundle runs"),
+        ({"triggers": 3, "answered": 2, "passed": 2, "rejected": 0, "faults": 0}, "not ready: a part is under way"),
+        ({"challenge_left": 2}, "2 challenge parts must be rejected first"),
+    ],
+)
+def test_status_says_why_the_line_is_not_ready(
+    line: dict[str, object] | None, text: str, status_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status_file.write_text(json.dumps({**STATUS, "line": line}))
+    assert main(["agent", "status", "--config", str(status_file.parents[1] / "agent.toml")]) == 0
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert lines["line"] == text
+
+
+def test_status_tells_every_value_and_the_state_of_the_bundle_from_that_of_the_line(
+    status_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["agent", "status", "--all", "--config", str(status_file.parents[1] / "agent.toml")]) == 0
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert (lines["bundle_state"], lines["has_judged"], lines["line.ready"]) == ("active", "no", "yes")
+    assert (lines["line.fault"], lines["line_io.0.open"], lines["steps"]) == ("-", "no", "-")
     assert "state" not in lines and "ready" not in lines
 
 
-def test_status_is_readable_and_says_when_it_is_stale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config, status = tmp_path / "agent.toml", tmp_path / "s" / "status.json"
-    config.write_text('device = "a"\nfolder = "s"\nbundle = "surface-12"\n[camera]\ntype = "simulator"\n')
-    status.parent.mkdir()
-    said = {
-        "device": "a",
-        "line": {"ready": True, "fault": None},
-        "line_io": [{"name": "gpio", "open": False}],
-        "steps": [],
-    }
-    status.write_text(json.dumps(said))
-    assert main(["agent", "status", "--config", str(config)]) == 0
-    printed = capsys.readouterr()
-    lines = dict(line.split(maxsplit=1) for line in printed.out.splitlines())
-    assert (lines["line.ready"], lines["line.fault"], lines["line_io.0.open"], lines["steps"]) == (
-        "yes",
-        "-",
-        "no",
-        "-",
-    )
-    assert printed.err == ""
-    os.utime(status, (1e9, 1e9))
-    assert main(["agent", "status", "--config", str(config)]) == 0
+def test_status_says_when_it_is_stale(status_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = str(status_file.parents[1] / "agent.toml")
+    os.utime(status_file, (1e9, 1e9))
+    assert main(["agent", "status", "--config", config]) == 0
     assert "stale" in capsys.readouterr().err
-    assert main(["agent", "status", "--config", str(config), "--json"]) == 0
+    assert main(["agent", "status", "--config", config, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["stale"] is True
 
 

@@ -13,14 +13,14 @@ class _Camera(Strict, frozen=True, kw_only=True):
     """What every camera has.
 
     Attributes:
-        name: What the records call the source; empty for the camera's own description. The agent goes on after
-            the last record of this name, so another name begins from the start.
-        rate_hz: Frames a second; ``None`` for as fast as they come.
-        frames: How many frames in all; ``None`` for no end.
+        name: Name of the camera in records and results; empty for its own description. The agent goes on after the
+            last record of this name, so another name begins from the start.
+        rate_hz: Frames a second at most; unset: as fast as they come.
+        frames: Number of frames after which the source ends; unset: no end.
         queue: Frames that may wait for the engine; of a source that waits itself (folder, video, simulator) one more
             than there are workers is enough.
-        inspect: Of several cameras, what counts as a defect in this one's pictures (thresholds, regions, sizes): laid
-            over ``[inspect]`` and over the recipe, key by key.
+        inspect: With several cameras, what counts as a defect in this camera's images (thresholds, regions, sizes).
+            Its keys replace those of ``[inspect]`` and of the recipe.
     """
 
     name: str = ""
@@ -34,8 +34,8 @@ class FolderCamera(_Camera, frozen=True, kw_only=True, tag="folder", tag_field="
     """The image files of a folder, by name.
 
     Attributes:
-        path: The folder.
-        loop: Whether the first follows the last.
+        path: Folder with the image files.
+        loop: Whether the first image follows the last.
     """
 
     path: FilePath
@@ -46,7 +46,7 @@ class VideoCamera(_Camera, frozen=True, kw_only=True, tag="video", tag_field="ty
     """A video file.
 
     Attributes:
-        path: The file.
+        path: File with the video.
         loop: Whether the first frame follows the last.
     """
 
@@ -58,9 +58,9 @@ class _LiveCamera(_Camera, frozen=True, kw_only=True):
     """What every camera has that doesn't wait.
 
     Attributes:
-        timeout_s: A camera that gives nothing for so long is lost: that is said, and it is opened again.
-        same_image_max_s: A camera whose picture doesn't change by a bit for so long is frozen; ``None`` for never, as
-            for a compressed picture of a still scene.
+        timeout_s: Time without a frame after which the camera counts as lost: that is logged, and it is opened again.
+        same_image_max_s: Time without a change of a single bit after which the camera counts as frozen; unset: never,
+            as for a compressed image of a still scene.
     """
 
     timeout_s: Positive = 2.0
@@ -72,10 +72,10 @@ class V4l2Camera(_LiveCamera, frozen=True, kw_only=True, tag="v4l2", tag_field="
 
     Attributes:
         index: Number of the device, as in ``/dev/video0``.
-        width: Asked of the camera, in pixels; 0 for its own.
-        height: Asked of the camera, in pixels; 0 for its own.
-        exposure_us: In microseconds, rounded to the kernel's 100; ``None`` leaves the camera's own control on.
-        gain: In the driver's own unit; ``None`` leaves it.
+        width: Width of the frame in pixels; 0 for the camera's own.
+        height: Height of the frame in pixels; 0 for the camera's own.
+        exposure_us: Exposure in microseconds, rounded to the kernel's 100; unset: the camera controls it.
+        gain: Gain in the driver's own unit; unset: it stays as it is.
     """
 
     index: Natural = 0
@@ -89,8 +89,9 @@ class RtspCamera(_LiveCamera, frozen=True, kw_only=True, tag="rtsp", tag_field="
     """A network camera, by PyAV.
 
     Attributes:
-        url: Such as ``rtsp://user:password@10.0.0.9/stream1``; user and password are never shown.
-        transport: ``tcp`` or ``udp``.
+        url: Address of the stream, such as ``rtsp://user:password@10.0.0.9/stream1``; user and password are
+            never shown.
+        transport: Transport of the stream: ``tcp`` or ``udp``.
     """
 
     url: Annotated[str, msgspec.Meta(pattern="^rtsps?://.")]
@@ -101,12 +102,12 @@ class AravisCamera(_LiveCamera, frozen=True, kw_only=True, tag="aravis", tag_fie
     """A GigE Vision or USB3 Vision camera, by Aravis.
 
     Attributes:
-        address: Its IP address or the name that `lineside camera ls` shows; empty for the first that answers.
-        pixel_format: GenICam's name, such as ``Mono8`` or ``BayerRG8``; empty for the camera's own.
-        width: Of the region from the sensor's corner, in pixels; 0 for the camera's own.
-        height: As ``width``.
-        exposure_us: In microseconds; ``None`` leaves it.
-        gain_db: In decibels; ``None`` leaves it.
+        address: IP address of the camera or the name that `lineside camera ls` shows; empty for the first that answers.
+        pixel_format: GenICam's name of the pixel format, such as ``Mono8`` or ``BayerRG8``; empty for the camera's own.
+        width: Width of the region from the sensor's corner, in pixels; 0 for the camera's own.
+        height: Height of the region from the sensor's corner, in pixels; 0 for the camera's own.
+        exposure_us: Exposure in microseconds; unset: it stays as it is.
+        gain_db: Gain in decibels; unset: it stays as it is.
         trigger: The camera's input that releases a frame, such as ``Line1``; empty for free run.
     """
 
@@ -123,11 +124,11 @@ class Picamera2Camera(_LiveCamera, frozen=True, kw_only=True, tag="picamera2", t
     """A camera on a Raspberry Pi's own connector, by picamera2 and libcamera.
 
     Attributes:
-        index: As `lineside camera ls` shows it.
-        width: In pixels; 0 for picamera2's own.
-        height: As ``width``.
-        exposure_us: In microseconds; ``None`` leaves the camera's own control on.
-        gain: The sensor's, a factor from 1; ``None`` leaves it.
+        index: Number of the camera, as `lineside camera ls` shows it.
+        width: Width of the frame in pixels; 0 for picamera2's own.
+        height: Height of the frame in pixels; 0 for picamera2's own.
+        exposure_us: Exposure in microseconds; unset: the camera controls it.
+        gain: Gain of the sensor, a factor from 1; unset: it stays as it is.
     """
 
     index: Natural = 0
@@ -141,8 +142,8 @@ class PluginCamera(_Camera, frozen=True, kw_only=True, tag="plugin", tag_field="
     """A camera of somebody else's package, by its entry point in the group ``lineside.cameras``.
 
     Attributes:
-        kind: The entry point's name.
-        options: What it understands; it refuses what it doesn't.
+        kind: Name of the entry point.
+        options: Options of the plug-in; it refuses those that it doesn't know.
     """
 
     kind: str
@@ -153,8 +154,8 @@ class SimulatorCamera(_Camera, frozen=True, kw_only=True, tag="simulator", tag_f
     """The line simulator.
 
     Attributes:
-        kinds: What passes by, in turn.
-        seed: Of the whole stream.
+        kinds: Kinds of parts that pass by, in turn.
+        seed: Seed of the random generator.
     """
 
     kinds: Annotated[tuple[Literal["steel", "pcb"], ...], msgspec.Meta(min_length=1)] = ("steel", "pcb")

@@ -22,6 +22,13 @@ EngineName = Annotated[str, msgspec.Meta(pattern="^[a-z0-9_-]+$")]
 FilePath = Annotated[Path, msgspec.Meta(extra_json_schema={"type": "string"})]
 
 
+def decode_path(kind: type, value: object) -> object:
+    """Makes a `Path` of a string, for msgspec, which knows none; anything else is a `TypeError`."""
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    raise TypeError(f"expected a path as a string, got {type(value).__name__}")
+
+
 class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A table: an unknown key is an error, and nothing in it changes."""
 

@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 
 from lineside_agent.config.cameras import CameraConfig
-from lineside_agent.config.decoding import with_path
 from lineside_agent.config.tables import InspectConfig, RecipeCamera, RecipeConfig
 from lineside_models.rules import Rules
+from lineside_runtime.config_errors import config_error
 from lineside_runtime.errors import ConfigError
 
 
@@ -47,10 +47,11 @@ _ENGINE_KEYS = frozenset(InspectConfig.__struct_fields__) - frozenset(Rules.__st
 
 
 def _laid_over(inspect: InspectConfig, given: dict[str, Any], path: str) -> InspectConfig:
+    laid = {**msgspec.to_builtins(inspect, enc_hook=str), **given}
     try:
-        return msgspec.convert({**msgspec.to_builtins(inspect, enc_hook=str), **given}, InspectConfig)
+        return msgspec.convert(laid, InspectConfig)
     except msgspec.ValidationError as error:
-        raise ConfigError(with_path(str(error)).replace("$", path, 1)) from error
+        raise config_error(error, InspectConfig, laid, root=path) from error
 
 
 def camera_of(camera: CameraConfig, recipe: RecipeConfig) -> CameraConfig:

@@ -14,22 +14,25 @@ class SerialOutput(Strict, frozen=True, kw_only=True, tag="serial", tag_field="t
     """A serial line to the gate or PLC.
 
     Attributes:
-        port: Such as ``/dev/ttyUSB0``.
-        baud: Bits a second.
-        timeout_s: The longest that a verdict may hold the line up.
+        port: Serial port, such as ``/dev/ttyUSB0``.
+        baud: Speed in bits a second.
+        timeout_s: Longest time that sending one line may take.
+        defects: Whether a verdict's line ends with what was found: ``<code> <defect> <count> <score> <camera>``. Off
+            unless the program of the PLC expects it: the line is longer.
     """
 
     port: str
     baud: Count = 115200
     timeout_s: Positive = 0.2
+    defects: bool = False
 
 
 class ModbusTcpServer(Strict, frozen=True, kw_only=True, tag="modbus-tcp-server", tag_field="type"):
     """The PLC polls the agent over TCP; the registers are in ``docs/modbus.md``.
 
     Attributes:
-        host: Address of the interface that is listened on. Modbus has no password: not one that others reach.
-        port: 502 is Modbus' own and needs the right to it.
+        host: Address of the network interface to listen on. Modbus has no password: not one that others reach.
+        port: TCP port to listen on; 502 is Modbus' own and needs the right to it.
     """
 
     host: str = "127.0.0.1"
@@ -40,11 +43,11 @@ class _SerialLine(Strict, frozen=True, kw_only=True):
     """A serial line of Modbus RTU.
 
     Attributes:
-        port: Such as ``/dev/ttyUSB0``.
-        baud: Bits a second.
-        parity: None, even or odd.
-        stop_bits: 1 or 2.
-        unit: The device id: the agent's own as a server, the PLC's as a client.
+        port: Serial port, such as ``/dev/ttyUSB0``.
+        baud: Speed in bits a second.
+        parity: Parity: none (``N``), even (``E``) or odd (``O``).
+        stop_bits: Number of stop bits, 1 or 2.
+        unit: Device id on the line: the agent's own as a server, the PLC's as a client.
     """
 
     port: str
@@ -63,24 +66,27 @@ class _Client(Strict, frozen=True, kw_only=True):
 
     Attributes:
         write_at: First of the PLC's holding registers that the agent writes.
-        read_at: First of those that it reads.
-        poll_ms: How often it reads.
-        timeout_s: How long an answer may take.
+        read_at: First of the PLC's holding registers that the agent reads.
+        poll_ms: Time between two reads.
+        timeout_s: Longest time that an answer of the PLC may take.
+        defects: Whether the registers from 106 on, which tell of defects, are written too. Off unless the PLC has room
+            for them: 118 registers instead of 106.
     """
 
     write_at: Register = 0
     read_at: Register = 200
     poll_ms: Positive = 5.0
     timeout_s: Positive = 0.5
+    defects: bool = False
 
 
 class ModbusTcpClient(_Client, frozen=True, kw_only=True, tag="modbus-tcp-client", tag_field="type"):
     """The agent writes to a PLC over TCP, and polls it.
 
     Attributes:
-        host: Of the PLC.
-        port: 502 is Modbus' own.
-        unit: The PLC's device id.
+        host: Name or address of the PLC.
+        port: TCP port of the PLC; 502 is Modbus' own.
+        unit: Device id of the PLC.
     """
 
     host: str
@@ -92,11 +98,11 @@ class ModbusRtuClient(_Client, frozen=True, kw_only=True, tag="modbus-rtu-client
     """The agent is the master of a serial line, writes to a PLC on it, and polls it.
 
     Attributes:
-        port: Such as ``/dev/ttyUSB0``.
-        baud: Bits a second.
-        parity: None, even or odd.
-        stop_bits: 1 or 2.
-        unit: The PLC's device id.
+        port: Serial port, such as ``/dev/ttyUSB0``.
+        baud: Speed in bits a second.
+        parity: Parity: none (``N``), even (``E``) or odd (``O``).
+        stop_bits: Number of stop bits, 1 or 2.
+        unit: Device id of the PLC.
     """
 
     port: str
@@ -120,12 +126,12 @@ class GpioLines(Strict, frozen=True, kw_only=True, tag="gpio", tag_field="type")
     """Lines of a GPIO chip, through libgpiod.
 
     Attributes:
-        chip: Such as ``/dev/gpiochip0``.
-        outputs: Level to line: its name, or its number on the chip.
-        inputs: Input to line.
-        active_low: The lines, as written above, whose level is inverted.
-        debounce_us: What the kernel takes for one edge.
-        bias: Of the inputs.
+        chip: Path of the GPIO chip, such as ``/dev/gpiochip0``.
+        outputs: Line of the chip for each level that is shown, by its name or its number.
+        inputs: Line of the chip for each input, by its name or its number.
+        active_low: Lines, as written in ``outputs`` and ``inputs``, whose level is inverted.
+        debounce_us: Edges that are closer than this many microseconds are one edge to the kernel.
+        bias: Bias of the inputs.
     """
 
     chip: str
@@ -140,8 +146,9 @@ class MqttTopic(Strict, frozen=True, kw_only=True, tag="mqtt", tag_field="type")
     """A topic of a broker, the hub's or another one: results out, triggers in.
 
     Attributes:
-        topic: Below it lie ``result``, ``state``, ``trigger``, ``reset`` and ``challenge``.
-        link: The broker; ``None`` for that of ``[link]``.
+        topic: Begin of the topics, without ``+`` and ``#``; below it lie
+            ``result``, ``state``, ``trigger``, ``reset``, ``challenge`` and ``recipe``.
+        link: The broker; unset: that of ``[link]``.
     """
 
     topic: Annotated[str, msgspec.Meta(pattern="^[^+#]+$")]
@@ -152,8 +159,8 @@ class PluginLine(Strict, frozen=True, kw_only=True, tag="plugin", tag_field="typ
     """Somebody else's protocol: a subclass of `lineside_agent.line_io.LineOutput`.
 
     Attributes:
-        name: Of an entry point in the group ``lineside.line_io``, or ``module:Class``.
-        options: Given to the class by name.
+        name: Name of an entry point in the group ``lineside.line_io``, or ``module:Class``.
+        options: Options that are given to the class by name.
     """
 
     name: str

@@ -9,10 +9,11 @@ import msgspec
 
 from lineside_agent.config.cameras import CameraConfig, FolderCamera, VideoCamera
 from lineside_agent.config.checks import check_line, check_recipes
-from lineside_agent.config.decoding import decode_path, with_path
+from lineside_agent.config.kinds import decode_path
 from lineside_agent.config.whole import AgentConfig
 from lineside_link.config import LinkConfig
 from lineside_link.topics import check_name
+from lineside_runtime.config_errors import config_error
 from lineside_runtime.decoding import decode_toml
 from lineside_runtime.errors import ConfigError, InputNotFoundError
 
@@ -48,7 +49,7 @@ def parse_config(data: bytes, folder: Path, *, name: str = "agent.toml") -> Agen
     try:
         config = decode_toml(data, type=AgentConfig, dec_hook=decode_path)
     except msgspec.ValidationError as error:
-        raise ConfigError(with_path(str(error))) from error
+        raise config_error(error, AgentConfig, decode_toml(data), where=name) from error
     except msgspec.DecodeError as error:
         raise ConfigError(f"{name} is not TOML: {error}") from error
     check_name(config.device, "device")
@@ -74,7 +75,7 @@ def parse_camera(table: dict[str, Any]) -> CameraConfig:
     try:
         camera: CameraConfig = msgspec.convert(table, CameraConfig, dec_hook=decode_path)
     except msgspec.ValidationError as error:
-        raise ConfigError(with_path(str(error)).replace("$", "$.camera", 1)) from error
+        raise config_error(error, CameraConfig, table, root="$.camera") from error
     return camera
 
 

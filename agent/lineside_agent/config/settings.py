@@ -7,8 +7,9 @@ from typing import Any
 import msgspec
 
 from lineside_agent.config.checks import check_recipes
-from lineside_agent.config.decoding import decode_path, with_path
+from lineside_agent.config.kinds import decode_path
 from lineside_agent.config.whole import AgentConfig
+from lineside_runtime.config_errors import config_error
 from lineside_runtime.decoding import decode_toml
 from lineside_runtime.errors import ConfigError
 
@@ -59,7 +60,7 @@ def read_settings(data: bytes) -> dict[str, Any]:
             raise ConfigError(f"$.{foreign[0]} can't be set by a hub", expected=", ".join(SETTABLE), action=action)
         msgspec.convert(given, Settings, dec_hook=decode_path)
     except msgspec.ValidationError as error:
-        raise ConfigError(with_path(str(error))) from error
+        raise config_error(error, Settings, given) from error
     except msgspec.DecodeError as error:
         raise ConfigError(f"the configuration is not TOML: {error}") from error
     return given
@@ -82,8 +83,7 @@ def with_settings(config: AgentConfig, data: bytes) -> AgentConfig:
         try:
             changes[name] = msgspec.convert(value, _FIELDS[name].type, dec_hook=decode_path)
         except msgspec.ValidationError as error:
-            where = with_path(str(error)).replace("$", f"$.{name}", 1)
-            raise ConfigError(f"over agent.toml: {where}") from error
+            raise config_error(error, _FIELDS[name].type, value, root=f"$.{name}", where="over agent.toml") from error
     laid = msgspec.structs.replace(config, **changes)
     check_recipes(laid)
     return laid

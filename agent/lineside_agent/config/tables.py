@@ -16,14 +16,14 @@ class InspectConfig(Rules, frozen=True, forbid_unknown_fields=True, kw_only=True
     Attributes:
         variant: Name of the bundle's variant that judges, such as one that looks once and is faster; empty for the
             bundle's own first one, or the fastest where its maker has not measured. The others stay for fallback.
-        threads: Of the engine, for one frame.
+        threads: Threads of the engine for one frame.
         workers: Frames that are judged at once, each by a thread of its own; their verdicts leave in order. Read at the
             agent's start. On a machine of several cores that is the faster way to use them than `threads`, where frames
             come faster than one can be judged, or several cameras see each part; one frame takes as long as before, and
             each worker needs memory.
         isolate: Engines that run in a process of their own, such as ``"ort"``: one that crashes costs the frames that
             it was at, and not the agent.
-        engine_timeout_s: How long a call of an isolated engine may take before its process is ended; ``None`` for no
+        engine_timeout_s: How long a call of an isolated engine may take before its process is ended; unset: no
             limit.
         health_frames: Real frames that a new bundle must inspect without an engine error before it counts as active.
         health_timeout_s: A new bundle also counts as active after so long without any error.
@@ -47,17 +47,19 @@ class StoreConfig(Strict, frozen=True, kw_only=True):
         keep_images: Which frames are kept as PNG: none, those of which the verdict was unsure, all that were not
             passed, or all.
         send_images: Whether kept frames are sent to the hub, behind everything else.
-        send_bytes_s: How fast at most, in bytes a second.
+        send_bytes_s: Highest rate at which kept frames are sent, in bytes a second.
         keep_unsure_from: Unsure parts are kept, and passes whose nearest candidate reached at least this share of its
             threshold; below 0.5 not all are known.
         keep_good_every: One pass in so many is kept; 0 for none.
-        images_max_bytes: Of all kept images; beyond it the oldest go.
-        images_max_days: Older images go; ``None`` for no bound by age.
-        records_max_bytes: Of the database; beyond it the oldest records go, with a hub only those that it has.
-        records_max_days: Older records go likewise; ``None`` for no bound by age.
-        free_min_bytes: With less room on the disk no image is kept, and old ones make way for records.
-        writes_max_bytes_a_day: Beyond this pace no image is written and records are committed in larger groups;
-            ``None`` for no bound.
+        images_max_bytes: Size of all kept images in bytes; beyond it the oldest are deleted.
+        images_max_days: Age in days at which kept images are deleted; unset: no bound by age.
+        records_max_bytes: Size of the database in bytes; beyond it the oldest records are deleted, with a hub only
+            those that it has.
+        records_max_days: Age in days at which records are deleted, with a hub only those that it has; unset: no bound
+            by age.
+        free_min_bytes: With fewer bytes free on the disk no image is kept, and old ones make way for records.
+        writes_max_bytes_a_day: Bytes written a day; beyond this pace no image is written and records are committed in
+            larger groups. Unset: no bound.
     """
 
     commit_every_s: Annotated[float, msgspec.Meta(ge=0, le=60)] = 0.5
@@ -105,12 +107,12 @@ class TriggerConfig(Strict, frozen=True, kw_only=True):
     Attributes:
         mode: ``inspect``: each trigger of a line ends in exactly one verdict. ``watch``: no trigger, the latest frame
             wins and the others are dropped.
-        deadline_ms: From trigger to verdict; without one by then the part is rejected.
-        debounce_ms: Edges of one input that are closer are one trigger.
+        deadline_ms: Time from trigger to verdict; without a verdict by then the part is rejected.
+        debounce_ms: Edges of one input that are closer than this are one trigger.
         queue: Parts that may be under way at once; further ones are rejected.
         late_max: Late parts in a row that are a fault; 0 for never.
-        frame_timeout_ms: Of several cameras, how long after the trigger each may take to bring its frame; a part that
-            misses one by then is rejected, and the record names the camera. ``None`` for half of the deadline.
+        frame_timeout_ms: With several cameras, how long after the trigger each may take to bring its frame; a part
+            that misses one by then is rejected, and the record names the camera. Unset: half of the deadline.
         frame_delay_ms: How long the camera takes to bring a frame: what comes sooner was taken before the trigger.
         camera_timeout_ms: A camera that gives nothing for so long takes Ready away.
         acknowledge: Whether the line acknowledges each result.
@@ -136,8 +138,8 @@ class GateConfig(Strict, frozen=True, kw_only=True):
     """Where the reject gate is, behind the camera; give one of the two.
 
     Attributes:
-        delay_ms: In time; at least the deadline.
-        counts: In counts of the line's encoder.
+        delay_ms: Time from trigger to gate; at least the deadline.
+        counts: Counts of the line's encoder from trigger to gate.
         pulse_ms: How long the gate stays open for one part.
     """
 
@@ -147,20 +149,22 @@ class GateConfig(Strict, frozen=True, kw_only=True):
 
 
 class DegradeConfig(Strict, frozen=True, kw_only=True):
-    """What is given up, one step after the other, while the box is hot or the line late; the table alone is enough.
+    """What is reduced, one step after the other, while the box is hot or the line late; the table alone is enough.
 
     Attributes:
-        steps: In this order. ``images``: of parts that were passed none are kept. ``variant``: the bundle's faster
-            variant judges; also any single part that would be late otherwise. ``rate``: fewer frames in watch mode.
-        hot_c: From here on it is too hot; ``None`` for 5 °C below where this kind of board slows itself down, or 80.
-        cool_by_c: So far below it is cool again.
+        steps: Steps in the order in which they are taken. ``images``: of parts that were passed none are kept.
+            ``variant``: the bundle's faster variant judges; also any single part that would be late otherwise.
+            ``rate``: fewer frames in watch mode.
+        hot_c: Temperature in °C from which on it is too hot; unset: 5 below where this kind of board slows itself down,
+            or 80.
+        cool_by_c: Degrees below ``hot_c`` at which it is cool again.
         late_share: Share of parts that are late, or would be, from which on it is too slow.
-        hold_s: Strain before each step.
-        relief_s: Without strain before each step back.
-        look_every_s: How often the board is asked.
+        hold_s: Time of heat or lateness before each step.
+        relief_s: Time without heat and lateness before each step back.
+        look_every_s: Time between two looks at temperature and lateness.
         variant: Name of the faster variant; empty for the one that is fastest when they are timed here.
-        rate_hz: Frames a second, with the step ``rate``.
-        system: Where ``sys`` and ``proc`` are, for a container that has the host's mounted; ``None`` for ``/``.
+        rate_hz: Frames a second that are looked at with the step ``rate``.
+        system: Folder of ``sys`` and ``proc``, for a container that has the host's mounted; unset: ``/``.
     """
 
     steps: tuple[Literal["images", "variant", "rate"], ...] = ("images", "variant", "rate")
@@ -176,12 +180,12 @@ class DegradeConfig(Strict, frozen=True, kw_only=True):
 
 
 class RecipeCamera(Strict, frozen=True, kw_only=True):
-    """What a recipe sets at a camera, in that camera's own units; ``None`` for what stands in its table.
+    """What a recipe sets at a camera, in that camera's own units; unset: what stands in its table.
 
     Attributes:
-        exposure_us: In microseconds.
-        gain: As in the table of a ``v4l2`` or ``picamera2`` camera.
-        gain_db: As in the table of an ``aravis`` camera.
+        exposure_us: Exposure in microseconds.
+        gain: Gain of a ``v4l2`` or ``picamera2`` camera, in the unit of its table.
+        gain_db: Gain of an ``aravis`` camera in decibels.
     """
 
     exposure_us: Positive | None = None
@@ -193,8 +197,8 @@ class RecipeGate(Strict, frozen=True, kw_only=True):
     """Where the reject gate is for one product; in time or in counts, as ``[gate]`` says it.
 
     Attributes:
-        delay_ms: In time; at least the deadline.
-        counts: In counts of the line's encoder.
+        delay_ms: Time from trigger to gate; at least the deadline.
+        counts: Counts of the line's encoder from trigger to gate.
     """
 
     delay_ms: Positive | None = None
@@ -205,13 +209,13 @@ class RecipeConfig(Strict, frozen=True, kw_only=True):
     """How one product is inspected. The line changes over from one to another between two parts.
 
     Attributes:
-        name: Printable ASCII without spaces, as it stands in the records and on the line.
-        number: By which Modbus asks for it; ``None`` for its place among the recipes, from 1.
-        bundle: A bundle folder of its own; ``None`` for the bundle that is installed, by ``bundle`` or by the hub.
-        inspect: Laid over ``[inspect]``, key by key.
-        camera: Exposure and gain, on a line with one camera.
-        cameras: The same by the camera's name, on a line with several.
-        gate: Where the reject gate is; ``None`` for where ``[gate]`` says.
+        name: Name in records and on the line: 1 to 32 printable ASCII characters without spaces.
+        number: Number by which Modbus asks for it; unset: its place among the recipes, from 1.
+        bundle: Bundle folder of this recipe; unset: the bundle that is installed, by ``bundle`` or by the hub.
+        inspect: What counts as a defect with this recipe. Its keys replace those of ``[inspect]``.
+        camera: Exposure and gain with this recipe, on a line with one camera.
+        cameras: Exposure and gain with this recipe by the camera's name, on a line with several.
+        gate: Where the reject gate is with this recipe; unset: where ``[gate]`` says.
     """
 
     name: Annotated[str, msgspec.Meta(pattern="^[!-~]{1,32}$")]
@@ -227,8 +231,8 @@ class MetricsConfig(Strict, frozen=True, kw_only=True):
     """Where Prometheus may ask.
 
     Attributes:
-        port: Of ``/metrics``.
-        address: To listen on; everybody who reaches it may read.
+        port: TCP port of ``/metrics``.
+        address: Address of the network interface to listen on; everybody who reaches it may read.
     """
 
     port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 9105
@@ -239,10 +243,10 @@ class DriftConfig(Strict, frozen=True, kw_only=True):
     """When an alarm says that the line has changed; the table alone, without a key, is enough.
 
     Attributes:
-        reference_frames: So many frames are learned first: the line must be well meanwhile.
+        reference_frames: Number of frames that are learned first, while the line must work well.
         false_alarm_frames: Within n frames the chance of a false alarm is n divided by this at most.
         odds_ratio: Rise that is looked for in the odds of what is counted; a smaller one finds less, later.
-        bad_share: Share of bad parts that is well, instead of the one that is learned.
+        bad_share: Usual share of rejected parts, in place of the one that is learned.
         stops_line: Whether an alarm takes Ready away, where the line triggers; until it is cleared by
             ``lineside agent drift``.
     """

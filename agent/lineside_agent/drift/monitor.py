@@ -130,7 +130,7 @@ class DriftMonitor:
             return f"{name}: {what} is {recent[what]:.3g}, learned was {median:.3g}"
         if what == "bad" and learned.verdicts is not None:
             well = self._config.bad_share or learned.verdicts.bad / learned.verdicts.frames
-            return f"{name}: {recent['bad']:.0%} of the parts are bad, {well:.1%} is well"
+            return f"{name}: {recent['bad']:.0%} of the parts are rejected, usual are {well:.1%}"
         if name.startswith("type:"):
             return f"{name}: many more parts than learned show {name.removeprefix('type:')}"
         return f"{name}: many more frames than learned are beyond its end"

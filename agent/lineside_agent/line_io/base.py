@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Literal
 
-from lineside_agent.line_io.events import Code, Event, LineState, SelectRecipe
+from lineside_agent.line_io.events import NO_DEFECTS, Code, DefectSummary, Event, LineState, SelectRecipe
 
 log = logging.getLogger("lineside.line_io")
 
@@ -38,6 +38,7 @@ class Signal:
         tag: The number that this line gave its trigger; 0 for none.
         took_ms: From trigger to answer.
         deadline_s: On the monotonic clock: a pass that can't be told before is none; ``None`` for no such time.
+        defects: What was found on it.
     """
 
     sequence: int
@@ -48,6 +49,19 @@ class Signal:
     tag: int = 0
     took_ms: float = 0.0
     deadline_s: float | None = None
+    defects: DefectSummary = NO_DEFECTS
+
+
+def defect_fields(signal: Signal) -> dict[str, str | int | float]:
+    """Returns what was found as the fields of a JSON object; ``defect`` is empty if nothing was."""
+    found = signal.defects
+    return {
+        "defect": found.type,
+        "defect_number": found.number,
+        "defects": found.count,
+        "score": round(found.score, 4),
+        "camera": found.camera,
+    }
 
 
 class LineOutput(ABC):

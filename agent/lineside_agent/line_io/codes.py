@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from lineside_agent.line_io.events import Code
-from lineside_link.messages import ResultRow
+from collections.abc import Mapping, Sequence
+
+from lineside_agent.line_io.events import NO_DEFECTS, Code, DefectSummary
+from lineside_link.messages import ResultRow, View
+
+OTHER_DEFECT = 255
+"""Number of a defect type that has no other."""
 
 
 def code_of(row: ResultRow, *, has_frame: bool) -> Code:
@@ -18,3 +23,57 @@ def code_of(row: ResultRow, *, has_frame: bool) -> Code:
     if row.verdict == "pass":
         return Code.PASS
     return Code.UNSURE if row.unsure else Code.REJECT
+
+
+def summarize_defects(row: ResultRow, labels: Sequence[str], numbers: Mapping[str, int]) -> DefectSummary:
+    """Returns what was found on a rejected part; of an unsure one what the bundle was unsure of.
+
+    Args:
+        row: Its record.
+        labels: Of the bundle that judged it.
+        numbers: ``defect_numbers`` of ``agent.toml``.
+    """
+    found = _defects(row) if row.verdict == "reject" else []
+    if not found:
+        return NO_DEFECTS
+    camera, place, kind, score = max(found, key=lambda one: one[3])
+    return DefectSummary(kind, _number(kind, labels, numbers), len(found), score, camera, place)
+
+
+def defect_types(row: ResultRow) -> set[str]:
+    """Returns the types of the defects of a record, of all its cameras; without defects what the bundle was unsure of.
+
+    Args:
+        row: Any.
+    """
+    return {kind for _, _, kind, _ in _defects(row)}
+
+
+def _defects(row: ResultRow) -> list[tuple[str, int, str, float]]:
+    """Camera, its place, type and score of each."""
+    seen: Sequence[ResultRow | View] = row.views or (row,)
+    for name in ("detections", "doubtful"):
+        found = [(view.source, place, *one[:2]) for place, view in enumerate(seen, 1) for one in getattr(view, name)]
+        if found:
+            return found
+    return []
+
+
+def _number(kind: str, labels: Sequence[str], numbers: Mapping[str, int]) -> int:
+    if numbers or kind not in labels:
+        return numbers.get(kind, OTHER_DEFECT)
+    return min(OTHER_DEFECT, labels.index(kind) + 1)
+
+
+def code_of_record(row: ResultRow) -> str:
+    """Returns the name of the code that the line was told of a record, ``UNRECORDED`` where that is not known.
+
+    Args:
+        row: Any.
+    """
+    word = row.error.partition(":")[0]
+    if word == "unrecorded":
+        return word.upper()
+    if row.verdict == "fault" and word in Code.__members__:
+        return word
+    return code_of(row, has_frame=row.width > 0).name

@@ -66,6 +66,30 @@ def part_id_problem(part_id: str) -> str:
     return "" if part_id.isprintable() else "a part id with characters that can't be printed"
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class DefectSummary:
+    """What was found on a part, as the line is told it; empty if nothing was.
+
+    Attributes:
+        type: Of the defect with the highest score.
+        number: Of this type, 1 to 255, for protocols of numbers; 0 if nothing was found.
+        count: Defects in the images of all cameras.
+        score: The highest one, 0 to 1.
+        camera: Name of the camera that saw the defect with the highest score.
+        camera_number: Its place among the cameras, from 1; 0 if nothing was found.
+    """
+
+    type: str = ""
+    number: int = 0
+    count: int = 0
+    score: float = 0.0
+    camera: str = ""
+    camera_number: int = 0
+
+
+NO_DEFECTS = DefectSummary()
+
+
 # Events.
 
 
@@ -96,6 +120,7 @@ class Judged:
 
     number: int
     code: Code
+    defects: DefectSummary = NO_DEFECTS
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -238,6 +263,7 @@ class Answer:
         took_s: From trigger to answer.
         challenge: Whether it was a challenge part.
         reason: More than the code says; may be empty.
+        defects: What was found, of a part that is rejected.
     """
 
     number: int
@@ -250,6 +276,7 @@ class Answer:
     took_s: float
     challenge: bool = False
     reason: str = ""
+    defects: DefectSummary = NO_DEFECTS
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

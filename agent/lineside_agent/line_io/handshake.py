@@ -34,6 +34,7 @@ from collections.abc import Sequence
 from lineside_agent.line_io.events import (
     CHANGING_OVER,
     NO_BUNDLE,
+    NO_DEFECTS,
     REFUSALS,
     STARTING,
     Acknowledged,
@@ -43,6 +44,7 @@ from lineside_agent.line_io.events import (
     Begin,
     ChallengeAsked,
     Code,
+    DefectSummary,
     Encoder,
     Event,
     Fault,
@@ -131,6 +133,7 @@ class _Part:
     challenge: bool
     code: Code | None = None
     reason: str = ""
+    defects: DefectSummary = NO_DEFECTS
 
 
 class Handshake:
@@ -309,7 +312,7 @@ class Handshake:
         for part in self._open:
             if part.begin.number == event.number and part.code is None:
                 if now_s < part.begin.deadline_s:
-                    part.code = event.code
+                    part.code, part.defects = event.code, event.defects
                 return  # else it is late, and `_pass_time` says so
         self.counts.too_late += 1
         actions.append(Say(f"the verdict on trigger {event.number} came after its answer and is dropped"))
@@ -407,6 +410,7 @@ class Handshake:
                 now_s - begin.at_s,
                 part.challenge,
                 part.reason,
+                part.defects if code.verdict == "reject" else NO_DEFECTS,
             )
             self._count(code)
             self._hold(answer, actions)
@@ -420,7 +424,7 @@ class Handshake:
             return code
         if code is not Code.PASS:
             return code
-        self._set_fault(Fault.CHALLENGE, "a challenge part, known to be bad, was passed", actions)
+        self._set_fault(Fault.CHALLENGE, "a challenge part, which must be rejected, was passed", actions)
         self.challenge_left = self._settings.challenge_parts
         return Code.CHALLENGE_PASSED
 

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from lineside_agent.line_io.base import LinePort, Signal
+from lineside_agent.line_io.base import LinePort, Signal, defect_fields
 from lineside_agent.line_io.events import ChallengeAsked, ResetPressed, SelectRecipe, Triggered
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import InputNotFoundError, RequestError
@@ -193,4 +193,5 @@ def _told(signal: Signal) -> dict[str, Any]:
         "code": signal.code.name,
         "took_ms": round(signal.took_ms, 3),
         "at_ns": time.time_ns(),
+        **defect_fields(signal),
     }

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from lineside_agent.line_io.base import LinePort, Signal
 from lineside_agent.line_io.events import Event, LineState, SelectRecipe
-from lineside_agent.line_io.modbus_map import IN_REGISTERS, InBlock, OutBlock
+from lineside_agent.line_io.modbus_map import FIRST_REGISTERS, IN_REGISTERS, OUT_REGISTERS, InBlock, OutBlock
 from lineside_agent.line_io.modbus_server import Rtu, Tcp
 
 if TYPE_CHECKING:
@@ -34,10 +34,19 @@ class ModbusClient(LinePort):
         read_at: First holding register that is read.
         poll_s: How often it is read.
         timeout_s: How long an answer may take.
+        defects: Whether the registers that tell of defects are written too.
     """
 
     def __init__(
-        self, where: Tcp | Rtu, *, unit: int, write_at: int, read_at: int, poll_s: float, timeout_s: float
+        self,
+        where: Tcp | Rtu,
+        *,
+        unit: int,
+        write_at: int,
+        read_at: int,
+        poll_s: float,
+        timeout_s: float,
+        defects: bool = False,
     ) -> None:
         place = f"modbus-rtu to {where.port}" if isinstance(where, Rtu) else f"modbus-tcp to {where.host}:{where.port}"
         super().__init__(place)
@@ -47,6 +56,7 @@ class ModbusClient(LinePort):
         self._read_at = read_at
         self._poll_s = poll_s
         self._timeout_s = timeout_s
+        self._written = OUT_REGISTERS if defects else FIRST_REGISTERS
         self._out = OutBlock(self.name)
         self._in = InBlock(self.name)
         self._met = False
@@ -113,7 +123,7 @@ class ModbusClient(LinePort):
         with self._changed:
             if not self._fresh:
                 return
-            registers, self._fresh = self._out.registers(), False
+            registers, self._fresh = self._out.registers()[: self._written], False
         answer = client.write_registers(self._write_at, registers, device_id=self._unit)
         if answer.isError():
             raise OSError(f"registers from {self._write_at} can't be written: {answer}")

@@ -62,10 +62,19 @@ OUT_FIELDS = {
     "result_part_id": 24,
     "ring_count": 40,
     "ring": 42,
+    "result_defect": 106,
+    "result_defects": 107,
+    "result_score": 108,
+    "result_camera": 109,
+    "ring_defect": 110,
 }
 """Where the agent's fields begin."""
 
-OUT_REGISTERS = OUT_FIELDS["ring"] + 4 * RING
+FIRST_REGISTERS = OUT_FIELDS["result_defect"]
+"""How many registers the map had before it told of defects: a client writes no more unless it is told to."""
+
+OUT_REGISTERS = OUT_FIELDS["ring_defect"] + RING // 2
+"""At most 123, which is what one request may write."""
 
 IN_FIELDS = {"trigger_counter": 0, "control": 1, "encoder": 2, "part_id": 4, "recipe": 20}
 """Where the PLC's fields begin."""
@@ -105,8 +114,7 @@ class OutBlock:
         self._state = LineState()
         self._heartbeat = 0
         self._tallies: collections.Counter[str] = collections.Counter()
-        self._ring: list[tuple[int, int, int]] = []
-        self._last: Signal | None = None
+        self._ring: list[tuple[int, int, int, int]] = []
 
     def show(self, state: LineState) -> None:
         """Takes the levels."""
@@ -126,9 +134,8 @@ class OutBlock:
         tallies["faults"] += signal.verdict == "fault"
         tallies["late"] += code is Code.LATE
         tallies["refused"] += code in REFUSALS
-        self._ring.append((signal.sequence, self._tag(signal), code))
+        self._ring.append((signal.sequence, self._tag(signal), code, signal.defects.number))
         del self._ring[:-RING]
-        self._last = signal
 
     def bits(self) -> list[bool]:
         """Returns `STATUS_BITS`."""
@@ -149,9 +156,10 @@ class OutBlock:
             found[at : at + 2] = high_low(self._tallies[name])
         found[40:42] = high_low(self._tallies["answered"])
         first = self._tallies["answered"] - len(self._ring)
-        for place, (number, tag, code) in enumerate(self._ring, first):
+        for place, (number, tag, code, defect) in enumerate(self._ring, first):
             at = OUT_FIELDS["ring"] + 4 * (place % RING)
             found[at : at + 4] = (*high_low(number), tag, code)
+            found[OUT_FIELDS["ring_defect"] + place % RING // 2] |= defect << (0 if place % 2 else 8)
         return found
 
     def _put_result(self, found: list[int]) -> None:
@@ -164,6 +172,13 @@ class OutBlock:
         found[8] = min(0xFFFF, round(10_000 * result.took_s))
         at = OUT_FIELDS["result_part_id"]
         found[at : at + TEXT_REGISTERS] = text_registers(result.part_id)
+        defects, at = result.defects, OUT_FIELDS["result_defect"]
+        found[at : at + 4] = (
+            defects.number,
+            min(0xFFFF, defects.count),
+            min(0xFFFF, round(10_000 * defects.score)),
+            defects.camera_number,
+        )
 
     def _tag(self, signal: Signal) -> int:
         return signal.tag & 0xFFFF if signal.input == self._input else 0

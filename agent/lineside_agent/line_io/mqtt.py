@@ -1,4 +1,6 @@
-"""Results and triggers over a topic of a broker. JSON, so that Node-RED and a person can read and write it::
+"""Results and triggers over a topic of a broker, as ``docs/mqtt.md`` describes them.
+
+They are JSON, so that Node-RED and a person can read and write them::
 
     <topic>/result     {"v": 1, "number": 7, "part_id": "A-17", "tag": 12, "verdict": "reject", "code": "REJECT", ...}
     <topic>/state      {"v": 1, "ready": true, "busy": false, "fault": "NONE", "challenge": false, "recipe": "A"}
@@ -24,7 +26,7 @@ import time
 
 import msgspec
 
-from lineside_agent.line_io.base import LineOutput, Post, Signal
+from lineside_agent.line_io.base import LineOutput, Post, Signal, defect_fields
 from lineside_agent.line_io.events import ChallengeAsked, Fault, LineState, ResetPressed, SelectRecipe, Triggered
 from lineside_link.client import LinkClient
 from lineside_link.config import LinkConfig
@@ -77,6 +79,7 @@ class MqttLine(LineOutput):
             "verdict": signal.verdict,
             "code": signal.code.name,
             "took_ms": round(signal.took_ms, 3),
+            **defect_fields(signal),
         }
         done = self._client.publish(f"{self._topic}/result", json.dumps(said).encode())
         self.sent += done

@@ -30,7 +30,7 @@ def open_output(config: settings.LineConfig, *, device: str = "lineside", link: 
         case settings.SerialOutput():
             from lineside_agent.line_io.serial_ import SerialOutput
 
-            return SerialOutput(config.port, baud=config.baud, timeout_s=config.timeout_s)
+            return SerialOutput(config.port, baud=config.baud, timeout_s=config.timeout_s, defects=config.defects)
         case settings.ModbusTcpServer():
             from lineside_agent.line_io.modbus_server import ModbusServer, Tcp
 
@@ -64,6 +64,7 @@ def _modbus_client(config: settings.ModbusTcpClient | settings.ModbusRtuClient) 
         read_at=config.read_at,
         poll_s=config.poll_ms / 1000,
         timeout_s=config.timeout_s,
+        defects=config.defects,
     )
 
 

@@ -4,10 +4,14 @@ One line a part, ASCII, ended by a line feed::
 
     V <sequence> <PASS|REJECT|FAULT> <part_id>
 
-``<sequence>`` is the frame's number at its source, or the trigger's where the line triggers, in decimal digits.
-``FAULT`` means that nobody has judged the part: reject it. A part of which the verdict is unsure is a ``REJECT``. A
-part whose line doesn't come in time is to be rejected too. After a restart of the agent the last line before it may
-come again. Characters of the part's name outside printable ASCII become ``_``.
+With ``defects = true`` what was found stands behind it, ``-`` for nothing::
+
+    V <sequence> <PASS|REJECT|FAULT> <part_id> <code> <defect> <count> <score> <camera>
+
+``docs/serial.md`` is the page. ``<sequence>`` is the frame's number at its source, or the trigger's where the line
+triggers, in decimal digits. ``FAULT`` means that nobody has judged the part: reject it. A part of which the verdict is
+unsure is a ``REJECT``. A part whose line doesn't come in time is to be rejected too. After a restart of the agent the
+last line before it may come again. Characters of the part's name outside printable ASCII become ``_``.
 
 Where ``agent.toml`` has a ``[trigger]`` table, the agent tells its levels whenever one of them changes::
 
@@ -66,13 +70,15 @@ class SerialOutput(LineOutput):
         port: Such as ``/dev/ttyUSB0``.
         baud: Bits a second.
         timeout_s: The longest that one line may take.
+        defects: Whether a verdict's line says what was found.
     """
 
-    def __init__(self, port: str, *, baud: int = 115200, timeout_s: float = 0.2) -> None:
+    def __init__(self, port: str, *, baud: int = 115200, timeout_s: float = 0.2, defects: bool = False) -> None:
         super().__init__(f"serial {port}")
         self._port_name = port
         self._baud = baud
         self._timeout_s = timeout_s
+        self._defects = defects
         self._port: serial.Serial | None = None
         self._turn = threading.RLock()  # to open, to write and to close; reading needs none
         self._closing = threading.Event()
@@ -124,7 +130,7 @@ class SerialOutput(LineOutput):
     def _send(self, signal: Signal) -> None:
         if self._port is None:
             raise OSError("the port is closed")
-        self._port.write(line_of(signal))
+        self._port.write(line_of(signal, defects=self._defects))
 
     def _close(self) -> None:
         if self._port is not None:
@@ -188,10 +194,23 @@ class SerialOutput(LineOutput):
             post(Acknowledged(False), at_s)
 
 
-def line_of(signal: Signal) -> bytes:
-    """Returns the line of one part."""
-    part_id = re.sub(r"[^!-~]", "_", signal.part_id)
-    return f"V {signal.sequence} {WORDS[signal.verdict]} {part_id}\n".encode("ascii")
+def line_of(signal: Signal, *, defects: bool = False) -> bytes:
+    """Returns the line of one part.
+
+    Args:
+        signal: The answer to it.
+        defects: Whether the line says what was found; it has the same number of words for every part then.
+    """
+    words = [_word(signal.part_id)]
+    if defects:
+        found = signal.defects
+        words = [words[0] or "-", signal.code.name, _word(found.type) or "-", str(found.count)]
+        words += [f"{found.score:.2f}", _word(found.camera) or "-"]
+    return f"V {signal.sequence} {WORDS[signal.verdict]} {' '.join(words)}\n".encode("ascii")
+
+
+def _word(text: str) -> str:
+    return re.sub(r"[^!-~]", "_", text)
 
 
 def event_of(line: bytes, name: str) -> Event | SelectRecipe | None:

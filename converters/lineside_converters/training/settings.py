@@ -19,6 +19,7 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
+from lineside_runtime.config_errors import config_error
 from lineside_runtime.decoding import decode_toml
 from lineside_runtime.errors import ConfigError, InputNotFoundError, TrainingError
 from lineside_runtime.files import write_atomic
@@ -114,8 +115,11 @@ def read_settings(kind: type[S], file: Path | None, given: Mapping[str, Any]) ->
         return msgspec.convert(values, kind, dec_hook=_decode_path)
     except msgspec.ValidationError as error:
         where = "the settings" if file is None else str(file)
-        raise ConfigError(
-            f"{where}: {error}",
+        raise config_error(
+            error,
+            kind,
+            values,
+            where=where,
             action="Say it in the file of --config or by hand; `lineside config schema train-detector` (or "
             "train-classifier, train-segmenter) lists what can be said.",
         ) from error

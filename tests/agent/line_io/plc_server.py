@@ -41,7 +41,7 @@ async def main(where: str) -> None:
             await server.async_setValues(3, 6, READ + 1, [control])
         elif words[0] == "recipe":
             await server.async_setValues(3, 6, READ + 20, [int(words[1])])
-        print(json.dumps(await server.async_getValues(3, 3, WRITTEN, 106)) if words[0] == "dump" else "ok", flush=True)
+        print(json.dumps(await server.async_getValues(3, 3, WRITTEN, 130)) if words[0] == "dump" else "ok", flush=True)
 
 
 if __name__ == "__main__":

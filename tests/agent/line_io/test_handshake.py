@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lineside_agent.line_io.events import (
+    NO_DEFECTS,
     Acknowledged,
     Action,
     Answer,
@@ -16,6 +17,7 @@ from lineside_agent.line_io.events import (
     Begin,
     ChallengeAsked,
     Code,
+    DefectSummary,
     Encoder,
     Event,
     Fault,
@@ -343,6 +345,21 @@ def test_results_that_nobody_takes_are_a_fault() -> None:
         driver.step(Judged(0, Code.PASS))
     assert driver.state.fault is Fault.RESULTS_NOT_TAKEN
     assert len(driver.answers) == 70
+
+
+def test_answer_and_result_carry_what_was_found_on_a_rejected_part_alone() -> None:
+    found = DefectSummary("pits", 2, 1, 0.9, "top", 1)
+    driver = HandshakeDriver(dataclasses.replace(PLAIN, queue=2))
+    driver.trigger()
+    driver.step(Judged(0, Code.REJECT, found), 0.01)
+    assert driver.answers[-1].defects == found
+    assert driver.state.result is not None and driver.state.result.defects == found
+    driver.trigger()
+    driver.trigger()
+    driver.step(Judged(2, Code.REJECT, found), 0.01)
+    driver.step(Tick(), 0.2)
+    assert driver.codes[1:] == [Code.LATE, Code.REJECT]
+    assert [answer.defects for answer in driver.answers[1:]] == [NO_DEFECTS, found]
 
 
 def test_gate_counts_the_encoder_and_wraps_around_with_it() -> None:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pty
+import re
 import socket
 import subprocess
 import sys
@@ -26,6 +27,8 @@ from tests.agent.line_io.conftest import StartLine
 from tests.peers.brokers import Mosquitto, find_mosquitto
 from tests.peers.waiting import wait_for
 from tests.worlds.agent import folder_camera
+
+DOCS = Path(__file__).parents[3] / "docs"
 
 
 class Text:
@@ -69,6 +72,42 @@ def test_text_triggers_parts_and_tells_levels_and_verdicts(start_line: StartLine
     assert "b'nonsense' means nothing here" in agent.log
 
 
+LONG_LINE = "V <sequence> <verdict> <part_id> <code> <defect> <count> <score> <camera>"
+
+
+def test_page_about_the_serial_line_has_each_message_and_explains_its_fields() -> None:
+    page = (DOCS / "serial.md").read_text()
+    said, heard = page.split("## What the PLC says")
+    lines = re.findall(r"^\| `([A-Z].*?)` \|", said, re.M)
+    assert lines == ["V <sequence> <verdict> <part_id>", LONG_LINE, "S <level> <fault> <gate>", "P <recipe>"]
+    explained = set(re.findall(r"^\| `([a-z_]+)` \|", said, re.M)) | {"recipe"}
+    assert explained == set(re.findall(r"<(\w+)>", " ".join(lines)))
+    for line in re.findall(r"^\| `([A-Z].*?)` \|", heard, re.M):
+        assert event_of(line.replace("<count>", "7").replace("<", "").replace(">", "").encode(), "x") is not None
+    session = page.split("## A session")[1].split("```")[1]
+    for word, line in re.findall(r"^(agent|PLC) +(.*)", session, re.M):
+        assert word == "agent" or event_of(line.encode(), "x") is not None
+        assert line[:1] != "V" or len(line.split()) == len(LONG_LINE.split())
+
+
+def test_text_tells_the_defect_and_its_camera_where_it_is_configured(
+    start_line: StartLine, text: Text, tmp_path: Path
+) -> None:
+    camera = folder_camera(loop=True, name="top")
+    start_line(f'[[line_io]]\ntype = "serial"\nport = "{tmp_path / "ttyLINE"}"\ndefects = true\n', camera=camera)
+    wait_for(lambda: b"S READY 0 0" in text.heard(), 60.0, what="ready")
+    text.say("T A-1\n")
+    wait_for(lambda: b"V 0 PASS A-1 PASS - 0 0.00 -" in text.heard())
+    text.say("T A-2\n")
+    wait_for(lambda: len([line for line in text.heard() if line[:1] == b"V"]) == 2)
+    words = [line for line in text.heard() if line[:1] == b"V"][1].split()
+    assert words[:6] == [b"V", b"1", b"REJECT", b"A-2", b"REJECT", b"bright"]
+    assert len(words) == len(LONG_LINE.split())
+    assert int(words[6]) >= 1
+    assert 0.5 < float(words[7]) <= 1.0
+    assert words[8:] == [b"top"]
+
+
 def test_malformed_triggers_over_text_are_rejected_recorded_and_counted(
     start_line: StartLine, text: Text, tmp_path: Path
 ) -> None:
@@ -110,12 +149,19 @@ def test_lines_of_text_mean_one_thing_or_nothing(line: bytes, event: object) -> 
     assert event_of(line, "x") == event
 
 
+def fields_of_page(topic: str) -> list[str]:
+    """The fields of a message, as the page about MQTT lists them."""
+    section = (DOCS / "mqtt.md").read_text().split(f"### `<topic>/{topic}`")[1].split("\n#")[0]
+    return re.findall(r"^\| `(\w+)` \|", section, re.M)
+
+
 @pytest.mark.peer
 def test_mqtt_triggers_and_tells_and_a_broker_that_goes_stops_nothing(start_line: StartLine, tmp_path: Path) -> None:
     broker = Mosquitto(tmp_path / "broker", program=find_mosquitto())
     broker.start()
     link = f'link = {{ url = "{broker.url}", site = "t0", reconnect_min_s = 0.05, reconnect_max_s = 0.2 }}'
-    agent = start_line(f'[[line_io]]\ntype = "mqtt"\ntopic = "cell/4"\n{link}\n')
+    tables = f'[defect_numbers]\nbright = 7\n[[line_io]]\ntype = "mqtt"\ntopic = "cell/4"\n{link}\n'
+    agent = start_line(tables, camera=folder_camera(loop=True, name="top"))
     heard: list[tuple[str, dict[str, object]]] = []
     client = LinkClient(broker.config(), "plc")
     client.subscribe("cell/4/result", lambda topic, data: heard.append((topic, json.loads(data))))
@@ -137,6 +183,9 @@ def test_mqtt_triggers_and_tells_and_a_broker_that_goes_stops_nothing(start_line
         client.publish("cell/4/trigger", b"")
         wait_for(lambda: len(heard) == 3)
         assert heard[2][1]["verdict"] == "reject"
+        assert (heard[2][1]["defect"], heard[2][1]["defect_number"], heard[2][1]["camera"]) == ("bright", 7, "top")
+        assert (result["defect"], result["defects"], result["score"]) == ("", 0, 0.0)
+        assert (list(result), list(states[-1])) == (fields_of_page("result"), fields_of_page("state"))
         wait_for(lambda: agent.line.get("triggers") == 3)
         assert agent.stop() == 0
         wait_for(lambda: not states[-1]["ready"], what="the agent's goodbye")
@@ -186,6 +235,9 @@ def test_program_on_the_machine_triggers_and_gets_the_verdict(start_line: StartL
     assert (done.returncode, told["part_id"], told["verdict"], told["number"]) == (0, "A-1", "pass", 0)
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout.split()[:2]) == (1, ["reject", "0001.png"])
+    assert re.search(r"  bright [01]\.\d\d( and \d+ more)?, camera ", done.stdout)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, "camera" in done.stdout) == (0, False)
     with socket.socket(socket.AF_UNIX) as line:
         line.connect(str(agent.state / "line.sock"))
         line.sendall(b'{"do": "fly"}\n{"do": "reset"}\n')

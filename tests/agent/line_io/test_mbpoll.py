@@ -76,6 +76,10 @@ def test_counter_triggers_with_the_parts_name_and_both_come_back(start_line: Sta
     wait_for(lambda: agent.line["answered"] == 3)
     ring = poll.run(INPUT, 42, count=12)
     assert [ring[at + 2 : at + 4] for at in (0, 4, 8)] == [[537, 1], [538, 6], [539, 2]]
+    defect, defects, score, camera, *ring_defect = poll.run(INPUT, 106, count=12)
+    assert (defect, camera, ring_defect[:2]) == (1, 1, [0x0000, 0x0100])
+    assert defects >= 1
+    assert 5000 < score <= 10_000
     agent.stop()
     rows = agent.rows()
     assert [row.part_id for row in rows] == ["AB-7", "trigger-1", "AB-7"]

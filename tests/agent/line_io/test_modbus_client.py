@@ -57,6 +57,24 @@ def plc_server(where: str) -> Iterator[PlcServer]:
         made.close()
 
 
+def test_plc_that_has_room_is_told_of_defects(start_line: StartLine) -> None:
+    port = free_port()
+    with plc_server(str(port)) as plc:
+        start_line(
+            f'[[line_io]]\ntype = "modbus-tcp-client"\nhost = "127.0.0.1"\nport = {port}\nunit = 3\ndefects = true\n'
+        )
+        wait_for(lambda: plc.registers[2] & 1, 60.0, what="ready")
+        for tag in (42, 43):
+            plc.order("trigger")
+            wait_for(lambda tag=tag: plc.ring and plc.ring[-1][0] == tag)  # type: ignore[misc]
+        found = plc.registers
+        assert found[7] == 2
+        assert (found[106], found[109]) == (1, 1)  # `bright` is the first label; one camera
+        assert found[107] >= 1
+        assert 5000 < found[108] <= 10_000
+        assert found[110] == 0x0001  # the first part passed, the second has defect 1
+
+
 def test_plc_is_written_to_and_its_counter_triggers(start_line: StartLine) -> None:
     port = free_port()
     with plc_server(str(port)) as plc:
@@ -77,6 +95,7 @@ def test_plc_is_written_to_and_its_counter_triggers(start_line: StartLine) -> No
         wait_for(beats, what="the heartbeat")
         assert agent.stop() == 0
         assert not plc.registers[2] & 1
+        assert plc.registers[106:] == [0] * 24, "an existing PLC keeps its own data behind the 106 registers"
     assert [row.part_id for row in agent.rows()] == ["AB-7", "0001.png"]
 
 

@@ -15,6 +15,7 @@ from lineside_agent.line_io.events import (
     Answer,
     ChallengeAsked,
     Code,
+    DefectSummary,
     Encoder,
     Fault,
     LineState,
@@ -146,6 +147,23 @@ def test_an_unsure_part_is_a_reject_with_a_code_and_a_count_of_its_own() -> None
     assert found[14:16] == [0, 2]
     assert found[22:24] == [0, 1]
     assert found[42:50] == [0, 3, 7, 10, 0, 4, 8, 2]
+
+
+def test_block_tells_the_defects_of_the_result_and_of_each_part_in_the_ring() -> None:
+    block = OutBlock("plc")
+    found = DefectSummary("scratches", 3, 2, 0.93456, "top", 2)
+    block.show(LineState(result=Answer(20, "A-7", "plc", 9, Code.REJECT, 0.0, 1.0, 0.01, defects=found)))
+    for number in range(21):
+        defects = DefectSummary("x", number + 1, 1, 1.0) if number % 3 else DefectSummary()
+        block.tell(Signal(number, "p", "reject", Code.REJECT, defects=defects))
+    registers = block.registers()
+    assert registers[106:110] == [3, 2, 9346, 2]
+    told = [registers[110 + number % 16 // 2] >> (0 if number % 2 else 8) & 0xFF for number in range(5, 21)]
+    assert told == [number + 1 if number % 3 else 0 for number in range(5, 21)]
+
+
+def test_all_registers_fit_into_one_request() -> None:
+    assert OUT_REGISTERS <= 123  # function 16 writes no more at once (Modbus Application Protocol 1.1b3, 6.12)
 
 
 def test_tag_of_another_line_is_not_given_back() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from lineside_agent.config import SerialOutput as SerialConfig
 from lineside_agent.line_io import LineOutput, Signal, open_output
-from lineside_agent.line_io.events import Verdict
+from lineside_agent.line_io.events import Code, DefectSummary, Verdict
 from lineside_agent.line_io.serial_ import line_of
 from tests.peers.waiting import wait_for
 
@@ -68,6 +68,14 @@ def test_line_hears_each_verdict_in_order(peer: SerialPeer, output: LineOutput) 
 
 def test_name_of_a_part_cannot_forge_a_line() -> None:
     assert line_of(Signal(4, "a b\nV 5 PASS é", "reject")) == b"V 4 REJECT a_b_V_5_PASS__\n"
+
+
+def test_line_of_a_part_says_what_was_found_where_it_is_configured() -> None:
+    found = DefectSummary("rolled in\nscale", 3, 2, 0.934, "kamera oben")
+    signal = Signal(4, "A-1", "reject", Code.REJECT, defects=found)
+    assert line_of(signal) == b"V 4 REJECT A-1\n"
+    assert line_of(signal, defects=True) == b"V 4 REJECT A-1 REJECT rolled_in_scale 2 0.93 kamera_oben\n"
+    assert line_of(Signal(5, "", "fault", Code.LATE), defects=True) == b"V 5 FAULT - LATE - 0 0.00 -\n"
 
 
 def test_port_that_is_not_there_is_counted_and_tried_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

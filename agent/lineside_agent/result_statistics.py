@@ -1,0 +1,59 @@
+"""`ResultStatistics`: results that the line was told, by code and defect type, and how long they took."""
+
+from __future__ import annotations
+
+import bisect
+import collections
+from typing import Any
+
+from lineside_agent.line_io.codes import defect_types
+from lineside_agent.line_io.events import REFUSALS, Code
+from lineside_link.messages import ResultRow
+
+LATENCY_BOUNDS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+"""Upper bounds of the histogram; what takes longer is counted beyond the last."""
+
+TYPES_MAX = 100
+"""Defect types that are counted by name: each is a time series at whoever keeps the metrics."""
+
+OTHER_TYPES = "(other)"
+"""Name under which the types beyond `TYPES_MAX` are counted."""
+
+
+class ResultStatistics:
+    """Counts since the start; one thread at a time adds, any reads."""
+
+    def __init__(self) -> None:
+        self._codes = collections.Counter({code.name: 0 for code in Code if code})
+        self._defects: collections.Counter[str] = collections.Counter()
+        self._latency = [0] * (len(LATENCY_BOUNDS_S) + 1)
+        self._latency_sum_s = 0.0
+
+    def add(self, code: Code, row: ResultRow, took_s: float) -> None:
+        """Counts a result.
+
+        Args:
+            code: What the line was told.
+            row: The record.
+            took_s: From trigger to result; from frame to verdict where the line does not trigger. Parts that were
+                refused at their trigger are not part of the histogram.
+        """
+        self._codes[code.name] += 1
+        if code not in REFUSALS:
+            self._latency[bisect.bisect_left(LATENCY_BOUNDS_S, took_s)] += 1
+            self._latency_sum_s += took_s
+        if code.verdict != "reject":
+            return
+        for kind in defect_types(row):
+            known = kind in self._defects or len(self._defects) < TYPES_MAX
+            self._defects[kind if known else OTHER_TYPES] += 1
+
+    def status(self) -> dict[str, Any]:
+        """What ``status.json`` says of it."""
+        return {
+            "codes": dict(self._codes),
+            "defects": dict(self._defects),
+            "latency_bounds_s": LATENCY_BOUNDS_S,
+            "latency_counts": list(self._latency),
+            "latency_sum_s": round(self._latency_sum_s, 6),
+        }

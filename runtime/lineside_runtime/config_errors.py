@@ -1,0 +1,132 @@
+"""Errors of a configuration for people: the path of the key, what is allowed there, and the nearest name."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from msgspec import inspect as types
+
+from lineside_runtime.errors import ConfigError
+
+_WHERE = re.compile(r"(?P<what>.*?)(?: - at (?P<key>`key` in )?`(?P<path>\$.*)`)?", re.S)
+_UNKNOWN = re.compile(r"Object contains unknown field `(.+)`")
+_MISSING = re.compile(r"Object missing required field `(.+)`")
+_VALUE = re.compile(r"Invalid (?:enum )?value (.+)", re.S)
+_STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+|\.\.\.)\]")
+
+
+def config_error(
+    error: msgspec.ValidationError,
+    kind: Any,
+    given: Any,
+    *,
+    root: str = "$",
+    where: str = "",
+    action: str | None = None,
+) -> ConfigError:
+    """Returns msgspec's error as one that says what is allowed at the place that it names.
+
+    Args:
+        error: Of reading ``given`` as ``kind``.
+        kind: The type of the whole.
+        given: What was read, as plain values.
+        root: Path of the whole, in place of ``$``.
+        where: What the message begins with, such as the name of the file.
+        action: As in `ConfigError`.
+    """
+    found = _WHERE.fullmatch(str(error))
+    what, path = (found["what"], found["path"] or "$") if found else (str(error), "$")
+    here, value = _at(types.type_info(kind), given, path)
+    shown, actual = path.replace("$", root, 1), None
+    if unknown := _UNKNOWN.fullmatch(what):
+        allowed = _keys(here, value)
+        message = f"{shown}.{unknown[1]} is not a known key{_nearest(unknown[1], allowed)}"
+    elif missing := _MISSING.fullmatch(what):
+        allowed = _tags(here).get(missing[1], [])
+        message = f"{shown}.{missing[1]} is missing"
+    elif wrong := _VALUE.fullmatch(what):
+        actual, is_key = wrong[1], bool(found and found["key"])
+        allowed = _values(here.key_type if is_key and isinstance(here, types.DictType) else here)
+        message = f"{'a key of ' if is_key else ''}{shown}{_nearest(wrong[1].strip(chr(39)), allowed)}"
+    else:
+        allowed = _values(here) if isinstance(here, types.LiteralType) else []
+        message = what if shown == "$" else f"{what} - at `{shown}`"
+    prefix = f"{where}: " if where else ""
+    return ConfigError(prefix + message, expected=", ".join(allowed) or None, actual=actual, action=action)
+
+
+def _nearest(name: str, names: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name.lower(), names, n=1)
+    return f" (did you mean `{near[0]}`?)" if near else ""
+
+
+def _at(kind: types.Type, given: Any, path: str) -> tuple[types.Type, Any]:
+    """The type at a path, and what was given there; the type of the table for the key that names its kind."""
+    for name, index in _STEP.findall(path):
+        kind = _meant(kind, given)
+        if name and name in _tags(kind):
+            return kind, given
+        if isinstance(kind, types.StructType):
+            kind = next((field.type for field in kind.fields if field.encode_name == name), types.AnyType())
+        elif isinstance(kind, types.DictType):
+            kind = kind.value_type
+        elif isinstance(kind, types.CollectionType):
+            kind = kind.item_type
+        else:
+            return types.AnyType(), None
+        given = _inner(given, name or index)
+    return _meant(kind, given), given
+
+
+def _inner(given: Any, step: str) -> Any:
+    if isinstance(given, dict):
+        return given.get(step)
+    return given[int(step)] if isinstance(given, list) and step.isdecimal() and int(step) < len(given) else None
+
+
+def _meant(kind: types.Type, given: Any) -> types.Type:
+    """Of a union the one that was given, if that can be told."""
+    if isinstance(kind, types.Metadata):
+        return _meant(kind.type, given)
+    if not isinstance(kind, types.UnionType):
+        return kind
+    members = [_meant(one, given) for one in kind.types]
+    if isinstance(given, list):
+        return next((one for one in members if isinstance(one, types.CollectionType)), kind)
+    structs = [one for one in members if isinstance(one, types.StructType)]
+    if isinstance(given, dict) and structs:
+        tagged = [one for one in structs if one.tag_field and given.get(one.tag_field) == one.tag]
+        return next(iter(tagged or structs)) if tagged or len(structs) == 1 else kind
+    return kind
+
+
+def _tags(kind: types.Type) -> dict[str, list[str]]:
+    """The tags of a table's kinds, by the name of the key that holds them."""
+    structs = kind.types if isinstance(kind, types.UnionType) else (kind,)
+    found: dict[str, list[str]] = {}
+    for one in structs:
+        if isinstance(one, types.StructType) and one.tag_field:
+            found.setdefault(one.tag_field, []).append(str(one.tag))
+    return found
+
+
+def _keys(kind: types.Type, given: Any) -> list[str]:
+    kind = _meant(kind, given)
+    return [*_tags(kind), *(field.encode_name for field in kind.fields)] if isinstance(kind, types.StructType) else []
+
+
+def _values(kind: types.Type) -> list[str]:
+    """What is allowed, where that can be listed."""
+    if isinstance(kind, types.Metadata):
+        return _values(kind.type)
+    if isinstance(kind, types.LiteralType):
+        return [str(value) for value in kind.values]
+    if tags := _tags(kind):
+        return [tag for named in tags.values() for tag in named]
+    if isinstance(kind, types.UnionType):
+        return [value for one in kind.types for value in _values(one)]
+    return ["a table"] if isinstance(kind, types.StructType) else []
