@@ -191,9 +191,11 @@ class Database:
             # A wish for a bundle alone must not make a device that was away forget how it is to run.
             wish = msgspec.structs.replace(wish, config=known.config)
         epoch, gen, now_ns = self.epoch, self.next_gen(), time.time_ns()
-        gens = {name: wish.asked(name) for name in PARTS if getattr(wish, name) is not None}
-        gens |= {part: gen} if part else {}
-        desired = msgspec.structs.replace(wish, epoch=epoch, gen=gen, gens=gens, rollout=rollout or f"push-{gen}")
+        rollout = rollout or f"push-{gen}"
+        there = [name for name in PARTS if getattr(wish, name) is not None]
+        gens = {name: wish.asked(name) for name in there} | ({part: gen} if part else {})
+        pushes = {name: wish.pushed_by(name) for name in there} | ({part: rollout} if part else {})
+        desired = msgspec.structs.replace(wish, epoch=epoch, gen=gen, gens=gens, pushes=pushes, rollout=rollout)
         bundle = msgspec.json.encode(desired.bundle).decode() if desired.bundle else None
         row = (scope, epoch, gen, bundle, desired.rollout, now_ns, encode(desired).decode())
         self.connection.execute(

@@ -110,6 +110,8 @@ class Desired(_Message, frozen=True, kw_only=True):
         agent: What the agent itself should be, or ``None`` to keep what is there.
         gens: Generation in which each part was last asked for, by its field's name. A part that isn't named was asked
             for in ``gen``; one that is named and older only came along with what was pushed now.
+        pushes: Push that last asked for each part, by its field's name. A part that isn't named was asked for by
+            ``rollout``.
     """
 
     epoch: int
@@ -121,10 +123,15 @@ class Desired(_Message, frozen=True, kw_only=True):
     window: MaintenanceWindow | None = None
     agent: BundleRef | None = None
     gens: dict[str, int] = {}
+    pushes: dict[str, str] = {}
 
     def asked(self, part: str) -> int:
         """Returns the generation in which a part was last asked for."""
         return self.gens.get(part, self.gen)
+
+    def pushed_by(self, part: str) -> str:
+        """Returns the identifier of the push that last asked for a part."""
+        return self.pushes.get(part, self.rollout)
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
