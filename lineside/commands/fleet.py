@@ -194,14 +194,16 @@ def _line(event: Event) -> str:
 def run_move(options: argparse.Namespace) -> int:
     """Moves a device."""
     with needs("convert"):
+        from lineside_hub.broker_reload import reload_broker
         from lineside_hub.moves import move
     moved = move(options.hub, options.device, options.group)
+    reload = reload_broker(options.hub) if moved.access_list is not None else None
     if options.json:
         print_json(moved)
         return 0
     say(f"{moved.device} belongs to {moved.group} now" + (f", before to {moved.before}" if moved.before else ""))
-    if moved.access_list is not None:
-        say(f"mosquitto reads its access list again on SIGHUP: {moved.access_list}")
+    if reload is not None:
+        say(reload.message)
     if moved.said != moved.group:
         say(f'on {moved.device}: set group = "{moved.group}" in agent.toml and restart the agent; until then it waits')
     return 0
