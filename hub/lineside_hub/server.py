@@ -67,7 +67,12 @@ class Hub:
         self.topics = Topics(config.link.site)
         self.repository = Repository.open(folder)
         self.link = LinkClient(config.link, f"lineside-hub-{config.link.site}")
-        self.inbox = Inbox(folder, self._acknowledge, postgres_url=config.results.url)
+        self.inbox = Inbox(
+            folder,
+            self._acknowledge,
+            postgres_url=config.results.url,
+            device_max_bytes=config.results.device_max_bytes,
+        )
         self.frames = FrameInbox(config, self._answer_frame)
         self.deltas = DeltaMaker(folder)
         several = config.transfer.multicast_from > 0
