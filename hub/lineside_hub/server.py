@@ -23,11 +23,15 @@ from pathlib import Path
 import msgspec
 
 from lineside_hub.config import HubConfig, load_config, turns
+from lineside_hub.database import NAME as DATABASE_NAME
 from lineside_hub.database import Database
 from lineside_hub.deltas import DeltaMaker
 from lineside_hub.frames.inbox import FrameInbox
+from lineside_hub.frames.parts import NAME as ARRIVING_NAME
+from lineside_hub.frames.place import NAME as FRAMES_NAME
 from lineside_hub.identity import EnrolledGroups
 from lineside_hub.inbox import Inbox, Kind
+from lineside_hub.log_filter import LogFilter
 from lineside_hub.multicast import Multicaster
 from lineside_hub.registrar import Registrar
 from lineside_hub.repository import Repository
@@ -38,6 +42,7 @@ from lineside_link.client import LinkClient
 from lineside_link.messages import Desired, FrameAnswer, RepoRequest, ResultsAck, encode
 from lineside_link.topics import NAME, Topics
 from lineside_runtime.errors import LinesideError, StoreError
+from lineside_runtime.files import shut_others_out
 from lineside_runtime.signals import stopped_by
 
 _log = logging.getLogger("lineside.hub")
@@ -296,7 +301,12 @@ def run(config_path: Path | str) -> int:
     Raises:
         LinesideError: The configuration, repository or database cannot be used.
     """
-    hub = Hub(load_config(config_path))
+    config = load_config(config_path)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(LogFilter())
+    folder = Path(config.folder)
+    shut_others_out([*folder.glob(f"{DATABASE_NAME}*"), folder / FRAMES_NAME, folder / ARRIVING_NAME])
+    hub = Hub(config)
     stopping = threading.Event()
     with stopped_by(stopping.set):
         hub.start()
