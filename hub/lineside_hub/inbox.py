@@ -248,7 +248,7 @@ class _Writer:
             return []
         try:
             if kind == "results":
-                self._usage.check(device)
+                self._usage.admit(device, len(payload))
                 return [read_batch(device, payload)]
             return [read_up(device, payload) if kind == "up" else read_reported(device, payload)]
         except BadInputFormatError as error:
@@ -279,6 +279,7 @@ class _Writer:
                     self._write(message)
         except StoreError:
             self._sink.forget()
+            self._usage.keep({})
             raise
         self._usage.keep(self._sink.new_bytes)
         for message in messages:

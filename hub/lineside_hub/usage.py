@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Mapping
 
 from lineside_hub.database import Database
@@ -20,19 +21,25 @@ class Usage:
         self._database = database
         self._most = device_max_bytes
         self._bytes = read_usage(database)
+        self._pending: collections.Counter[str] = collections.Counter()
 
-    def check(self, device: str) -> None:
-        """Checks that a device may send more.
+    def admit(self, device: str, size: int) -> None:
+        """Admits a message to the transaction that comes next.
+
+        Args:
+            device: Who sent it.
+            size: Of the message, in bytes.
 
         Raises:
             QuotaError: It has sent all that it may.
         """
-        if self._most and self._bytes.get(device, 0) >= self._most:
+        if self._most and self._bytes.get(device, 0) + self._pending[device] >= self._most:
             raise QuotaError(
                 f"results of {device} are refused: it has sent all that one device may",
                 expected=f"below {self._most} bytes",
                 action="They stay on the device. Raise results.device_max_bytes in hub.toml and restart the hub.",
             )
+        self._pending[device] += size
 
     def write(self, new_bytes: Mapping[str, int]) -> None:
         """Adds to the counts on disk, inside the caller's transaction."""
@@ -43,7 +50,8 @@ class Usage:
         )
 
     def keep(self, new_bytes: Mapping[str, int]) -> None:
-        """Adds to the counts in memory, once the transaction is committed."""
+        """Adds to the counts in memory, once the transaction has ended; nothing if it was undone."""
+        self._pending.clear()
         for device, count in new_bytes.items():
             self._bytes[device] = self._bytes.get(device, 0) + count
 
