@@ -234,7 +234,7 @@ class Hub:
                 if self.link.connected:
                     self.registrar.publish_signed()
             except LinesideError as error:
-                _log.error("wishes cannot be read; tried again: %s", error)
+                _log.error("desired states cannot be read; tried again: %s", error)
             if time.monotonic() >= renew_at:
                 renew_at = time.monotonic() + (self._renew_every_s if self._renew() else RENEW_RETRY_S)
             self._wake.wait(TICK_S)
@@ -259,8 +259,8 @@ class Hub:
             topic = self.topics.group_desired(name) if kind == "g" else self.topics.device_desired(name)
             if self.link.publish(topic, encode(desired), retain=True):
                 self._published[scope] = desired
-                wish = desired.bundle.identity if desired.bundle else "what is there"
-                _log.info("%s should run %s (generation %d)", scope, wish, desired.gen)
+                bundle = desired.bundle.identity if desired.bundle else "what is there"
+                _log.info("%s should run %s (desired state %d)", scope, bundle, desired.gen)
             else:
                 whole = False
         return whole

@@ -40,8 +40,11 @@ def add(actions: Any) -> None:
     parser.add_argument("--with-frame", action="store_true", help="only those of which a frame was kept")
     parser.add_argument(
         "--frames",
-        action="store_true",
-        help="with --out: the kept frames too, into the folder x-frames, named as in the column `frame`",
+        nargs="?",
+        type=Path,
+        const=Path(),
+        metavar="DIR",
+        help="the kept frames too, named as in the column `frame`, into this folder (with --out: x-frames)",
     )
     add_json(parser)
     parser.set_defaults(run=run)
@@ -64,9 +67,9 @@ def run(options: argparse.Namespace) -> int:
         limit=limit,
         with_frame=options.with_frame,
     )
-    if options.frames and options.out is None:
-        raise InputError("--frames without --out", expected="the file that the frames go beside")
-    if options.out is not None:
+    if options.frames == Path() and options.out is None:
+        raise InputError("--frames without a folder or --out", expected="the folder, or the file that it goes beside")
+    if options.out is not None or options.frames is not None:
         return _export(options, config, query)
     found = [dict(zip(COLUMNS, row, strict=True)) for row in results(config, query)]
     if options.json:
@@ -79,17 +82,25 @@ def run(options: argparse.Namespace) -> int:
 def _export(options: argparse.Namespace, config: HubConfig, query: Query) -> int:
     from lineside_hub.queries import export, export_frames
 
-    written = export(config, query, options.out)
-    beside = options.out.with_name(f"{options.out.stem}-frames")
-    frames = export_frames(config, query, beside) if options.frames else None
+    made: dict[str, Any] = {}
+    if options.out is not None:
+        made = {"rows": export(config, query, options.out), "file": options.out}
+    frames = export_frames(config, query, _frames_folder(options)) if options.frames is not None else None
     if options.json:
-        print_json({"rows": written, "file": options.out} | ({"frames": frames} if frames is not None else {}))
+        print_json(made | ({"frames": frames} if frames is not None else {}))
         return 0
-    say(f"{written} results in {options.out}")
+    if made:
+        say(f"{made['rows']} results in {options.out}")
     if frames is not None:
         gone = f"; {frames.missing} more are gone" if frames.missing else ""
         say(f"{frames.frames} frames in {frames.folder}{gone}")
     return 0
+
+
+def _frames_folder(options: argparse.Namespace) -> Path:
+    named: Path = options.frames
+    beside: Path | None = options.out
+    return beside.with_name(f"{beside.stem}-frames") if beside is not None and named == Path() else named
 
 
 def _print(found: list[dict[str, Any]], query: Query) -> None:

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from lineside.cli import main
 from lineside_hub.chunks import FolderPlace
 from lineside_hub.config import FramesConfig, HubConfig, ResultsConfig
 from lineside_hub.database import Database
@@ -133,6 +134,23 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
     made.record("cam-1", "cam-2")
     yield made
     made.database.close()
+
+
+def test_the_command_writes_frames_into_a_folder_with_and_without_a_table(
+    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = png(1)
+    assert hub.send(1, data).status == "stored"
+    folder = Path(hub.config.folder)
+    (folder / "hub.toml").write_text('folder = "."\n[link]\nurl = "mqtt://127.0.0.1"\nsite = "s"\n')
+    command = ["fleet", "results", "--hub", str(folder), "--with-frame"]
+    assert main([*command, "--frames", str(tmp_path / "kept")]) == 0
+    [frame] = (tmp_path / "kept").iterdir()
+    assert frame.read_bytes() == data
+    assert main([*command, "--out", str(tmp_path / "x.csv"), "--frames"]) == 0
+    assert [path.name for path in (tmp_path / "x-frames").iterdir()] == [frame.name]
+    assert main([*command, "--frames"]) == 1
+    assert "without a folder" in capsys.readouterr().err
 
 
 def test_a_device_beyond_its_quota_loses_its_own_oldest_frames(tmp_path: Path) -> None:
