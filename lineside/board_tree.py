@@ -181,6 +181,7 @@ def _by_hub(options: argparse.Namespace) -> tuple[str, str, Callable[[], Identit
     from lineside_boards.payload import Identity
 
     with needs("convert"):
+        from lineside_hub.broker_reload import reload_broker
         from lineside_hub.config import load_config
         from lineside_hub.secure import enroll
 
@@ -192,7 +193,7 @@ def _by_hub(options: argparse.Namespace) -> tuple[str, str, Callable[[], Identit
         if not url.startswith("mqtts:"):
             return Identity(root=hub / "root.json")
         made = enroll(hub, options.name, group=options.group, passphrase=passphrase(options))
-        say(f"{options.name} is enrolled in group {options.group}; mosquitto reads its access list again on SIGHUP")
+        say(f"{options.name} is enrolled in group {options.group}; {reload_broker(hub).message}")
         return Identity(root=hub / "root.json", ca=made.ca, certificate=made.certificate, key=made.key)
 
     if not (hub / "root.json").is_file():

@@ -26,7 +26,7 @@ import logging
 import os
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,6 +53,7 @@ from lineside_agent.wishes import RESTING, Wished
 from lineside_link.messages import BundleRef, ConfigRef, ConfigReport, DriftReport
 from lineside_runtime import heap
 from lineside_runtime.errors import BrokerError, ConfigError, StoreError
+from lineside_runtime.files import shut_others_out
 from lineside_runtime.signals import stopped_by
 
 if TYPE_CHECKING:
@@ -387,6 +388,16 @@ def run(config_path: Path | str, *, observe: Callable[[Machine], None] | None = 
     """
     heap.spare()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    daemon = Daemon(read_config(config_path), observe=observe, config_path=Path(config_path).resolve())
+    config = read_config(config_path)
+    shut_others_out(_private_paths(config, Path(config_path)))
+    daemon = Daemon(config, observe=observe, config_path=Path(config_path).resolve())
     with stopped_by(daemon.stop):
         return daemon.run()
+
+
+def _private_paths(config: AgentConfig, config_path: Path) -> Iterator[Path]:
+    """Yields what holds the line's records and pictures; the folder itself if it is the agent's own."""
+    if config.folder.resolve() != config_path.resolve().parent:
+        yield config.folder
+    yield from config.folder.glob("records.db*")
+    yield from (config.folder / "images", status_place(config.folder))

@@ -14,8 +14,12 @@ from lineside_runtime.errors import RecipeError
 log = logging.getLogger("lineside.agent")
 
 
+REMEMBERED = 1000
+"""Commands that are not carried out again: who records the link could say an old one again."""
+
+
 class RecipeCommands:
-    """One command at a time, the newest counts; from any thread.
+    """Each command once, also if it is said again after later ones; from any thread.
 
     Args:
         recipes: Who changes over.
@@ -28,8 +32,7 @@ class RecipeCommands:
         self._allowed = allowed
         self._publish = publish
         self._lock = threading.Lock()
-        self._id = ""
-        self._answer: RecipeAnswer | None = None
+        self._answers: dict[str, RecipeAnswer | None] = {}
 
     def heard(self, _topic: str, payload: bytes) -> None:
         """Takes a command.
@@ -42,9 +45,11 @@ class RecipeCommands:
         """
         asked = decode(payload, RecipeCommand)
         with self._lock:
-            known, answer = asked.id == self._id, self._answer
+            known, answer = asked.id in self._answers, self._answers.get(asked.id)
             if not known:
-                self._id, self._answer = asked.id, None
+                self._answers[asked.id] = None
+            while len(self._answers) > REMEMBERED:
+                del self._answers[next(iter(self._answers))]
         if known and answer is not None:
             self._publish(encode(answer))
         elif not known:
@@ -66,6 +71,6 @@ class RecipeCommands:
         problem = Problem(code=RecipeError.code, error="RecipeError", message=error) if error else None
         answer = RecipeAnswer(id=command, recipe=self._recipes.name, error=problem)
         with self._lock:
-            if command == self._id:
-                self._answer = answer
+            if command in self._answers:
+                self._answers[command] = answer
         self._publish(encode(answer))

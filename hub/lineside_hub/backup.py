@@ -193,7 +193,12 @@ def restore(archive: Path, folder: Path, *, passphrase: str | None = None) -> Re
         epoch = database.new_epoch()
         with database.transaction():
             database.add_event(
-                hub_database.Event(at_ns=time.time_ns(), device="", kind="restored", detail=f"epoch {epoch}")
+                hub_database.Event(
+                    at_ns=time.time_ns(),
+                    device="",
+                    kind="restored",
+                    detail=f"desired states are numbered anew, in epoch {epoch}",
+                )
             )
     finally:
         database.close()

@@ -23,9 +23,12 @@ class ResultsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         url: ``postgresql+psycopg://host/database``; empty for ``hub.db``. A password belongs into libpq's password
             file (``passfile=`` in the URL, or ``~/.pgpass``) and not here.
+        device_max_bytes: Results that one device may send in all; beyond, they are refused and stay on the device.
+            0 for no limit.
     """
 
     url: str = ""
+    device_max_bytes: Annotated[int, msgspec.Meta(ge=0)] = 50_000_000_000
 
     def __post_init__(self) -> None:
         if not self.url:
@@ -64,6 +67,7 @@ class FramesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         take: Whether any are taken; else devices are told to wait.
         url: Where their content lies, by an fsspec URL; empty for ``frames`` in the hub's folder. No password in it.
         max_bytes: Of all frames; then the oldest of the device that has most of them go.
+        device_max_bytes: Of one device's frames; then its oldest go.
         max_age_days: Since they came; then they go.
         frame_max_bytes: Size of one frame in bytes; larger ones are refused.
         rate_bytes_s: What all devices together may send, in bytes a second; 0 for no limit.
@@ -74,6 +78,7 @@ class FramesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     take: bool = True
     url: str = ""
     max_bytes: Annotated[int, msgspec.Meta(ge=1)] = 20_000_000_000
+    device_max_bytes: Annotated[int, msgspec.Meta(ge=1)] = 20_000_000_000
     max_age_days: Annotated[float, msgspec.Meta(gt=0)] = 90.0
     frame_max_bytes: Annotated[int, msgspec.Meta(ge=1024, le=1 << 28)] = 32 << 20
     rate_bytes_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0

@@ -35,7 +35,7 @@ from lineside_hub import migrations
 from lineside_link.messages import PARTS, BundleRef, ConfigRef, Desired, ResultsAck, decode, encode
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import DatabaseError, DiskFullError, InputNotFoundError, MissingExtraError
-from lineside_runtime.files import fsync_folder
+from lineside_runtime.files import fsync_folder, private_mask
 
 NAME = "hub.db"
 
@@ -191,9 +191,11 @@ class Database:
             # A wish for a bundle alone must not make a device that was away forget how it is to run.
             wish = msgspec.structs.replace(wish, config=known.config)
         epoch, gen, now_ns = self.epoch, self.next_gen(), time.time_ns()
-        gens = {name: wish.asked(name) for name in PARTS if getattr(wish, name) is not None}
-        gens |= {part: gen} if part else {}
-        desired = msgspec.structs.replace(wish, epoch=epoch, gen=gen, gens=gens, rollout=rollout or f"push-{gen}")
+        rollout = rollout or f"push-{gen}"
+        there = [name for name in PARTS if getattr(wish, name) is not None]
+        gens = {name: wish.asked(name) for name in there} | ({part: gen} if part else {})
+        pushes = {name: wish.pushed_by(name) for name in there} | ({part: rollout} if part else {})
+        desired = msgspec.structs.replace(wish, epoch=epoch, gen=gen, gens=gens, pushes=pushes, rollout=rollout)
         bundle = msgspec.json.encode(desired.bundle).decode() if desired.bundle else None
         row = (scope, epoch, gen, bundle, desired.rollout, now_ns, encode(desired).decode())
         self.connection.execute(
@@ -281,6 +283,7 @@ def _create(path: Path) -> None:
         _upgrade(new)
         with contextlib.closing(_connect(new)) as connection:
             connection.execute("INSERT INTO meta VALUES ('epoch', ?), ('gen', 0)", (_now_ms(),))
+        new.chmod(0o666 & ~private_mask())
         # Closing checkpoints the log into the file. A link doesn't replace what another process made meanwhile.
         with contextlib.suppress(FileExistsError):
             os.link(new, path)

@@ -114,7 +114,10 @@ class Fleet:
         """A device that has heard of a later epoch than the hub's ignores whatever the hub asks for."""
         epoch = self._database.epoch
         if message.epoch > epoch and (old is None or old.epoch != message.epoch):
-            detail = f"follows epoch {message.epoch}, which this hub (epoch {epoch}) has not issued: it ignores the hub"
+            detail = (
+                f"follows a desired state of epoch {message.epoch}, which this hub (epoch {epoch}) has not issued: "
+                "it ignores the hub"
+            )
             self._database.add_event(Event(at_ns=now_ns, device=message.device, kind="security", detail=detail))
             log.warning("%s %s", message.device, detail)
 
@@ -183,5 +186,5 @@ def _event(message: Reported, now_ns: int) -> Event:
         kind=message.state,
         bundle=subject.identity if subject else "",
         code=message.error.code if message.error else None,
-        detail=message.error.message if message.error else f"generation {message.gen}",
+        detail=message.error.message if message.error else f"desired state {message.gen}",
     )

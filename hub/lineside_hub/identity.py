@@ -27,15 +27,10 @@ import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import (
-    BestAvailableEncryption,
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-)
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from lineside_hub.key_encryption import key_pem
 from lineside_hub.lock import folder_lock
 from lineside_hub.registry import Claim, Issued, Kind, Registry
 from lineside_link.certificates import check_request, key_bytes, new_key, read_certificate
@@ -138,8 +133,7 @@ class Authority:
         builder = builder.add_extension(_key_usage(authority=True), critical=True)
         builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         certificate = builder.sign(key, hashes.SHA256())
-        encryption = BestAvailableEncryption(passphrase.encode()) if passphrase else NoEncryption()
-        write_atomic(path / "ca.key", key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption), mode=0o600)
+        write_atomic(path / "ca.key", key_pem(key, passphrase.encode() if passphrase else None), mode=0o600)
         authority = cls(path, certificate, key)
         authority._write_revoked(Registry())
         write_atomic(path / "ca.pem", certificate.public_bytes(Encoding.PEM))

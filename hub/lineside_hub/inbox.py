@@ -26,8 +26,9 @@ from lineside_hub.relabel.operators import OperatorMarks
 from lineside_hub.relabel.reviews import Reviews
 from lineside_hub.results import Batch, ResultsSink, Sink, read_batch
 from lineside_hub.secure import IDENTITY_NAME
+from lineside_hub.usage import Usage
 from lineside_link.messages import MESSAGE_MAX_BYTES, Reported, ResultsAck, Up
-from lineside_runtime.errors import BadInputFormatError, StoreError
+from lineside_runtime.errors import BadInputFormatError, LinesideError, QuotaError, StoreError
 
 _log = logging.getLogger("lineside.hub.inbox")
 
@@ -55,14 +56,23 @@ class Inbox:
         folder: Of the hub.
         acknowledge: Called in the writer's thread after a commit, with a device and what to tell it.
         postgres_url: Results go there instead of into ``hub.db``, if given.
+        device_max_bytes: Results that one device may send in all; 0 for no limit.
 
     Attributes:
         counters: ``messages``, ``rows``, ``malformed``, ``dropped``, ``write_errors``, ``repeats``, ``conflicts``,
-            ``too_large``, ``held_back``.
+            ``too_large``, ``held_back``, ``over_quota``.
     """
 
-    def __init__(self, folder: Path, acknowledge: Callable[[str, ResultsAck], None], *, postgres_url: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        acknowledge: Callable[[str, ResultsAck], None],
+        *,
+        postgres_url: str = "",
+        device_max_bytes: int = 0,
+    ) -> None:
         self.counters: collections.Counter[str] = collections.Counter()
+        self._device_max_bytes = device_max_bytes
         self._folder = folder
         self._postgres_url = postgres_url
         self._acknowledge = acknowledge
@@ -135,7 +145,12 @@ class Inbox:
             groups = EnrolledGroups(self._folder / IDENTITY_NAME)
             run, close = open_runner(self._postgres_url, database)
             writer = _Writer(
-                database, self._sink(database), self.counters, marks=OperatorMarks(Reviews(run)), groups=groups
+                database,
+                self._sink(database),
+                self.counters,
+                marks=OperatorMarks(Reviews(run)),
+                groups=groups,
+                usage=Usage(database, self._device_max_bytes),
             )
             going_on = True
             while going_on:
@@ -215,12 +230,14 @@ class _Writer:
         *,
         marks: OperatorMarks,
         groups: EnrolledGroups,
+        usage: Usage,
     ) -> None:
         self._database = database
         self._counters = counters
         self._sink = sink
         self._fleet = Fleet(database, group_of=groups.group_of)
         self._marks = marks
+        self._usage = usage
         self._said: dict[str, str] = {}
 
     def read(self, item: Item) -> list[_Message]:
@@ -231,20 +248,25 @@ class _Writer:
             return []
         try:
             if kind == "results":
+                self._usage.admit(device, len(payload))
                 return [read_batch(device, payload)]
             return [read_up(device, payload) if kind == "up" else read_reported(device, payload)]
         except BadInputFormatError as error:
             self._counters["malformed"] += 1
             return self._tell_once(kind, device, error)
+        except QuotaError as error:
+            self._counters["over_quota"] += 1
+            return self._tell_once(kind, device, error)
 
-    def _tell_once(self, kind: Kind, device: str, error: BadInputFormatError) -> list[_Message]:
-        """A device that sends the same unreadable message again and again fills no timeline."""
+    def _tell_once(self, kind: Kind, device: str, error: LinesideError) -> list[_Message]:
+        """A device that sends the same refused message again and again fills no timeline."""
         if self._said.get(device) == str(error):
             _log.debug("%s of %s, again: %s", kind, device, error)
             return []
         self._said[device] = str(error)
         _log.warning("%s of %s: %s", kind, device, error)
-        return [Event(at_ns=time.time_ns(), device=device, kind="malformed", code=error.code, detail=str(error))]
+        what = "quota" if isinstance(error, QuotaError) else "malformed"
+        return [Event(at_ns=time.time_ns(), device=device, kind=what, code=error.code, detail=str(error))]
 
     def commit(self, messages: list[_Message]) -> dict[str, ResultsAck]:
         """Writes the results, then what devices say of themselves; both in one transaction where both are SQLite's."""
@@ -252,11 +274,14 @@ class _Writer:
         try:
             with self._database.transaction():
                 acks, events = self._sink.write(batches)
+                self._usage.write(self._sink.new_bytes)
                 for message in (*messages, *events):
                     self._write(message)
         except StoreError:
             self._sink.forget()
+            self._usage.keep({})
             raise
+        self._usage.keep(self._sink.new_bytes)
         for message in messages:
             if isinstance(message, Reported):
                 self._marks.take(message)

@@ -15,16 +15,10 @@ from collections.abc import Collection
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import (
-    BestAvailableEncryption,
-    Encoding,
-    KeySerializationEncryption,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-)
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from securesystemslib.signer import CryptoSigner, Key  # type: ignore[attr-defined]  # public by its documentation
 
+from lineside_hub.key_encryption import key_pem
 from lineside_runtime.errors import InputError, InputNotFoundError, SignatureError
 from lineside_runtime.files import fsync_folder, write_atomic
 
@@ -106,13 +100,10 @@ class KeyRing:
 
     def _write(self, path: Path, key: Ed25519PrivateKey) -> None:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_atomic(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, self._encryption()), mode=0o600)
+        write_atomic(path, key_pem(key, self._passphrase), mode=0o600)
 
     def _decrypt(self, role: str, data: bytes) -> Ed25519PrivateKey:
         return _decrypt(repr(role), data, self._passphrase)
-
-    def _encryption(self) -> KeySerializationEncryption:
-        return _encryption(self._passphrase)
 
 
 def new_key_file(path: Path, *, passphrase: str | None = None) -> Key:
@@ -131,8 +122,7 @@ def new_key_file(path: Path, *, passphrase: str | None = None) -> Key:
     if path.exists():
         raise InputError(f"{path} is there already", action="Choose another name; keys are not replaced.")
     key = Ed25519PrivateKey.generate()
-    encryption = _encryption(passphrase.encode() if passphrase else None)
-    write_atomic(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption), mode=0o600)
+    write_atomic(path, key_pem(key, passphrase.encode() if passphrase else None), mode=0o600)
     public: Key = CryptoSigner(key).public_key
     return public
 
@@ -162,7 +152,3 @@ def _decrypt(whose: str, data: bytes, passphrase: bytes | None) -> Ed25519Privat
     if not isinstance(key, Ed25519PrivateKey):
         raise SignatureError(f"the key of {whose}", expected="Ed25519", actual=type(key).__name__)
     return key
-
-
-def _encryption(passphrase: bytes | None) -> KeySerializationEncryption:
-    return NoEncryption() if passphrase is None else BestAvailableEncryption(passphrase)

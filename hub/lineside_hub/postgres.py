@@ -336,7 +336,7 @@ def _without_nul(batch: Batch) -> Batch:
         if _has_nul(row)
     ]
     kept = [row for row in batch.rows if not _has_nul(row)]
-    return Batch(batch.device, batch.epoch, kept, [*batch.unreadable, *bad])
+    return msgspec.structs.replace(batch, rows=kept, unreadable=[*batch.unreadable, *bad])
 
 
 def _has_nul(row: ResultRow) -> bool:

@@ -52,7 +52,8 @@ class PlanOptions(TypedDict, total=False):
     Attributes:
         canary: How many devices come first, or which; one if the group has several devices and no phases are given.
         phases: Shares of the group that come after that, rising to 1.
-        max_failed: Share of failures at which the group goes back; 0.1, and 1 (never) for a group of one.
+        max_failed: Share of failures above which the group goes back; 0.1, and 1 for a group of one. It always goes
+            back where all devices fail.
         healthy_for_s: How long a stage must be well before the next begins; 60.
     """
 

@@ -13,6 +13,7 @@ Invariants:
 from __future__ import annotations
 
 import abc
+import collections
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -84,6 +85,7 @@ class Batch(msgspec.Struct, frozen=True):
         unreadable: ``(seq, raw, reason)`` of what could not.
         after: See `lineside_link.messages.Results`.
         through: See `lineside_link.messages.Results`.
+        size: Of the message, in bytes.
     """
 
     device: str
@@ -92,6 +94,7 @@ class Batch(msgspec.Struct, frozen=True):
     unreadable: list[tuple[int, bytes, str]]
     after: int = 0
     through: int = -1
+    size: int = 0
 
 
 def read_batch(device: str, payload: bytes) -> Batch:
@@ -110,7 +113,7 @@ def read_batch(device: str, payload: bytes) -> Batch:
         return _read_rows(device, payload)
     _check_envelope(device, whole.v, whole.epoch)
     if all(_in_range(row) for row in whole.rows):
-        return Batch(device, whole.epoch, [as_kept(row) for row in whole.rows], [], *_span(whole))
+        return Batch(device, whole.epoch, [as_kept(row) for row in whole.rows], [], *_span(whole), len(payload))
     return _read_rows(device, payload)
 
 
@@ -120,7 +123,7 @@ def _read_rows(device: str, payload: bytes) -> Batch:
     except msgspec.DecodeError as error:
         raise BadInputFormatError(f"{Results.__name__} message of {device}: {error}", action="") from error
     _check_envelope(device, envelope.v, envelope.epoch)
-    batch = Batch(device, envelope.epoch, [], [], *_span(envelope))
+    batch = Batch(device, envelope.epoch, [], [], *_span(envelope), len(payload))
     for raw in envelope.rows:
         _read_row(batch, bytes(raw))
     return batch
@@ -197,11 +200,13 @@ class Sink(abc.ABC):
     Attributes:
         repeats: Rows that were there already.
         conflicts: Repeats that say something else than what is there.
+        new_bytes: Bytes of each device's messages in the last write that brought something new.
     """
 
     def __init__(self) -> None:
         self.repeats = 0
         self.conflicts = 0
+        self.new_bytes: collections.Counter[str] = collections.Counter()
         self._marks: dict[Key, _Mark] = {}
 
     def forget(self) -> None:
@@ -211,6 +216,7 @@ class Sink(abc.ABC):
     def _store(self, batches: Sequence[Batch], now_ns: int) -> tuple[dict[str, ResultsAck], list[Event]]:
         """Inserts what is new and moves the watermarks; inside a transaction."""
         events: list[Event] = []
+        self.new_bytes.clear()
         self._insert([batch for batch in batches if batch.rows], now_ns, events)
         for batch in batches:
             if batch.unreadable:
@@ -233,6 +239,8 @@ class Sink(abc.ABC):
             if seq is None:
                 moved[key] = 0
         came = {row.seq for row in batch.rows} | {bad[0] for bad in batch.unreadable}
+        if came and max(came) > known.seq:
+            self.new_bytes[batch.device] += batch.size
         known.highest = max(known.highest, *came) if came else known.highest
         seq = known.seq
         while seq + 1 in came:

@@ -21,7 +21,8 @@ Invariants, each held by a test:
 2. A stage ends only after every device of it that can be reached has answered, one of them at least runs what is
    wanted, and that has stayed so for ``healthy_for_s``.
 3. A device that is offline, slow, or failed under a load that was shed never counts as a failure.
-4. A failure share above ``max_failed`` rolls back at once, also while paused, and so does a stage in which all fail.
+4. A failure share above ``max_failed`` rolls back at once, also while paused, and so does a stage, or a group, in
+   which all fail.
 5. While paused no device is given anything, and no stage ends.
 6. A rollout that has ended never acts again.
 7. The same picture again at the same time changes nothing.
@@ -52,6 +53,9 @@ Verdict = Literal["pending", "healthy", "failed", "shed"]
 AGAIN_MIN_S, AGAIN_MAX_S = 15.0, 600.0
 """Pauses before a device whose attempt was shed is asked again."""
 
+NAMED_MAX = 3
+"""Failed devices whose errors stand in the reason of a rollout."""
+
 
 class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Which devices come next: those of these names, or so many, or such a share of the group.
@@ -80,7 +84,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     Attributes:
         stages: Before the whole group; none: the whole group at once.
-        max_failed: Share of failures that is still borne; at 1 the hub never goes back by itself.
+        max_failed: Share of failures that is tolerated; at 1 the hub goes back only if all devices fail.
         healthy_for_s: How long a stage must be well before the next begins.
     """
 
@@ -153,11 +157,13 @@ class View(NamedTuple):
         up: Whether it is connected.
         verdict: Its answer to the newest wish of this rollout: ``pending`` until there is one; ``shed`` where it
             failed for want of something that was busy or away.
+        error: Code and message of its failure, for people.
     """
 
     name: str
     up: bool
     verdict: Verdict = "pending"
+    error: str = ""
 
 
 class Started(NamedTuple):
@@ -280,7 +286,7 @@ def _observed(rollout: Rollout, now_s: float, devices: Mapping[str, View]) -> St
     rollout, let_go = _without_leavers(rollout, devices)
     found = count(rollout, devices.values())
     if (reason := _failure(rollout, found)) is not None:
-        ended, actions = _go_back(rollout, "rolled_back", reason)
+        ended, actions = _go_back(rollout, "rolled_back", f"{reason}{_failed_devices(rollout, devices)}")
         return ended, (*let_go, *actions)
     if rollout.state == "paused":
         return rollout, let_go
@@ -292,12 +298,21 @@ def _observed(rollout: Rollout, now_s: float, devices: Mapping[str, View]) -> St
 
 
 def _failure(rollout: Rollout, found: Count) -> str | None:
-    answered = found.healthy + found.failed
-    if found.share > rollout.plan.max_failed:
-        return f"{found.failed} of {answered + found.pending + found.shed} devices failed"
-    if not rollout.grouped and found.failed and not (found.healthy or found.pending or found.shed):
-        return f"all {found.failed} devices of the stage failed"
+    reached = found.healthy + found.failed + found.pending + found.shed
+    if found.share > rollout.plan.max_failed or 0 < found.failed == reached:
+        return f"{found.failed} of {reached} devices failed"
     return None
+
+
+def _failed_devices(rollout: Rollout, devices: Mapping[str, View]) -> str:
+    """Returns the first devices that failed with their errors, to stand behind a count."""
+    failed = [
+        f"{device.name}: {device.error}" if device.error else device.name
+        for device in devices.values()
+        if device.verdict == "failed" and (rollout.grouped or device.name in rollout.wished)
+    ]
+    more = [f"and {len(failed) - NAMED_MAX} more"] if len(failed) > NAMED_MAX else []
+    return f": {'; '.join(failed[:NAMED_MAX] + more)}" if failed else ""
 
 
 def _any_well(rollout: Rollout, devices: Mapping[str, View]) -> bool:
@@ -317,7 +332,10 @@ def _settle(rollout: Rollout, well: bool, now_s: float, devices: Mapping[str, Vi
     if now_s - since < rollout.plan.healthy_for_s:
         return rollout, ()
     if rollout.grouped:
-        return _finish(rollout, "completed", "")
+        failed = _failed_devices(rollout, devices)
+        found = count(rollout, devices.values())
+        answered = found.healthy + found.failed
+        return _finish(rollout, "completed", f"{found.failed} of {answered} devices failed{failed}" if failed else "")
     return _enter(rollout, rollout.stage + 1, devices)
 
 

@@ -220,10 +220,10 @@ class Rollouts:
             own = wishes.get(f"d/{row['device']}")
             if own is not None and own.withdrawn:
                 own = None
-            if own is not None and own.rollout != rollout.id:
+            if own is not None and own.pushed_by(rollout.kind) != rollout.id:
                 continue
             asked = own or wishes.get(f"g/{rollout.group}")
-            views.append(View(row["device"], bool(row["up"]), _verdict(row["reported"], asked, rollout)))
+            views.append(View(row["device"], bool(row["up"]), *_verdict(row["reported"], asked, rollout)))
         return tuple(views)
 
     # Inside a transaction.
@@ -328,16 +328,17 @@ def members(database: Database, group: str) -> list[str]:
     return [row["device"] for row in rows]
 
 
-def _verdict(reported: str | None, asked: Desired | None, rollout: Rollout) -> Verdict:
-    if reported is None or asked is None or asked.rollout != rollout.id:
-        return "pending"
+def _verdict(reported: str | None, asked: Desired | None, rollout: Rollout) -> tuple[Verdict, str]:
+    """Returns a device's answer to a rollout and, if it failed, code and message of its error."""
+    if reported is None or asked is None or asked.pushed_by(rollout.kind) != rollout.id:
+        return "pending", ""
     whole = decode(reported.encode(), Reported)
     said = {"agent": whole.agent, CONFIG: whole.configuration}.get(rollout.kind, whole)
-    if said is None:
-        return "pending"
-    if (said.epoch, said.gen) < (asked.epoch, asked.gen):
-        return "pending"
-    return judge(said, rollout.target)
+    if said is None or (said.epoch, said.gen) < (asked.epoch, asked.asked(rollout.kind)):
+        return "pending", ""
+    verdict = judge(said, rollout.target)
+    error = said.error if verdict == "failed" else None
+    return verdict, f"[{error.code}] {error.message}" if error is not None else ""
 
 
 def judge(said: Reported | AgentReport | ConfigReport, target: BundleRef) -> Verdict:

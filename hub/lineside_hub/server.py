@@ -23,11 +23,15 @@ from pathlib import Path
 import msgspec
 
 from lineside_hub.config import HubConfig, load_config, turns
+from lineside_hub.database import NAME as DATABASE_NAME
 from lineside_hub.database import Database
 from lineside_hub.deltas import DeltaMaker
 from lineside_hub.frames.inbox import FrameInbox
+from lineside_hub.frames.parts import NAME as ARRIVING_NAME
+from lineside_hub.frames.place import NAME as FRAMES_NAME
 from lineside_hub.identity import EnrolledGroups
 from lineside_hub.inbox import Inbox, Kind
+from lineside_hub.log_filter import LogFilter
 from lineside_hub.multicast import Multicaster
 from lineside_hub.registrar import Registrar
 from lineside_hub.repository import Repository
@@ -38,6 +42,7 @@ from lineside_link.client import LinkClient
 from lineside_link.messages import Desired, FrameAnswer, RepoRequest, ResultsAck, encode
 from lineside_link.topics import NAME, Topics
 from lineside_runtime.errors import LinesideError, StoreError
+from lineside_runtime.files import shut_others_out
 from lineside_runtime.signals import stopped_by
 
 _log = logging.getLogger("lineside.hub")
@@ -67,7 +72,12 @@ class Hub:
         self.topics = Topics(config.link.site)
         self.repository = Repository.open(folder)
         self.link = LinkClient(config.link, f"lineside-hub-{config.link.site}")
-        self.inbox = Inbox(folder, self._acknowledge, postgres_url=config.results.url)
+        self.inbox = Inbox(
+            folder,
+            self._acknowledge,
+            postgres_url=config.results.url,
+            device_max_bytes=config.results.device_max_bytes,
+        )
         self.frames = FrameInbox(config, self._answer_frame)
         self.deltas = DeltaMaker(folder)
         several = config.transfer.multicast_from > 0
@@ -224,7 +234,7 @@ class Hub:
                 if self.link.connected:
                     self.registrar.publish_signed()
             except LinesideError as error:
-                _log.error("wishes cannot be read; tried again: %s", error)
+                _log.error("desired states cannot be read; tried again: %s", error)
             if time.monotonic() >= renew_at:
                 renew_at = time.monotonic() + (self._renew_every_s if self._renew() else RENEW_RETRY_S)
             self._wake.wait(TICK_S)
@@ -249,8 +259,8 @@ class Hub:
             topic = self.topics.group_desired(name) if kind == "g" else self.topics.device_desired(name)
             if self.link.publish(topic, encode(desired), retain=True):
                 self._published[scope] = desired
-                wish = desired.bundle.identity if desired.bundle else "what is there"
-                _log.info("%s should run %s (generation %d)", scope, wish, desired.gen)
+                bundle = desired.bundle.identity if desired.bundle else "what is there"
+                _log.info("%s should run %s (desired state %d)", scope, bundle, desired.gen)
             else:
                 whole = False
         return whole
@@ -291,7 +301,12 @@ def run(config_path: Path | str) -> int:
     Raises:
         LinesideError: The configuration, repository or database cannot be used.
     """
-    hub = Hub(load_config(config_path))
+    config = load_config(config_path)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(LogFilter())
+    folder = Path(config.folder)
+    shut_others_out([*folder.glob(f"{DATABASE_NAME}*"), folder / FRAMES_NAME, folder / ARRIVING_NAME])
+    hub = Hub(config)
     stopping = threading.Event()
     with stopped_by(stopping.set):
         hub.start()

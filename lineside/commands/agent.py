@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lineside.commands import agent_drift, agent_mark, agent_recipe, agent_results, agent_status
-from lineside.commands.output import add_json, print_json, say, show
+from lineside.commands.output import add_json, print_json, say, show, show_link
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -227,9 +227,8 @@ def run_enroll(options: argparse.Namespace) -> int:
         print_json({"link": link, "root": options.out / "root.json"})
         return 0
     say(f"enrolled; {options.token_file} is used and can be deleted. In agent.toml:")
-    show(f'root = "{options.out / "root.json"}"\n\n[link]')
-    for name in ("url", "site", "ca", "certificate", "key"):
-        show(f'{name} = "{getattr(link, name)}"')
+    names = ("url", "site", "ca", "certificate", "key")
+    show_link({name: getattr(link, name) for name in names}, root=options.out / "root.json")
     return 0
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lineside.commands.output import add_json, print_json, say, show
-from lineside.commands.result_listing import add_selection, limit_of, print_results, utc
+from lineside.commands.result_listing import add_selection, frames_folder, limit_of, print_results, utc
 from lineside_runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,8 +42,7 @@ def run(options: argparse.Namespace) -> int:
     from lineside_agent.records import RecordQuery, copy_image, find, report, table_row
     from lineside_link.result_table import COLUMNS, moment
 
-    if options.frames and options.out is None:
-        raise InputError("--frames without --out", expected="the file that the frames go beside")
+    folder = frames_folder(options)
     if options.out is not None and (options.report or options.image is not None):
         raise InputError("--out beside --report or --image", expected="one of them")
     config = read_config(options.config)
@@ -67,28 +66,30 @@ def run(options: argparse.Namespace) -> int:
             print_json({"file": options.image, "part_id": seen.part_id, "verdict": seen.verdict})
         else:
             say(f"{options.image}: part {seen.part_id}, {seen.verdict}")
-    elif options.out is not None:
-        _export(options, config, query)
+    elif options.out is not None or folder is not None:
+        _export(options, config, query, folder)
     else:
         found = [dict(zip(COLUMNS, table_row(config, record), strict=True)) for record in find(config, query)]
         print_json({"results": found}) if options.json else print_results(found, query.limit, device=False)
     return 0
 
 
-def _export(options: argparse.Namespace, config: AgentConfig, query: RecordQuery) -> None:
+def _export(options: argparse.Namespace, config: AgentConfig, query: RecordQuery, folder: Path | None) -> None:
     from lineside_agent.records import copy_images, find, table_row
     from lineside_link.result_table import export_rows
 
-    written = export_rows((table_row(config, record) for record in find(config, query)), options.out)
-    beside = options.out.with_name(f"{options.out.stem}-frames")
-    frames = copy_images(config, query, beside) if options.frames else None
+    made: dict[str, Any] = {}
+    if options.out is not None:
+        rows = (table_row(config, record) for record in find(config, query))
+        made = {"rows": export_rows(rows, options.out), "file": options.out}
+    frames = copy_images(config, query, folder) if folder is not None else None
     if options.json:
-        told = {} if frames is None else {"frames": {"folder": beside, "frames": frames}}
-        print_json({"rows": written, "file": options.out} | told)
+        print_json(made | ({} if frames is None else {"frames": {"folder": folder, "frames": frames}}))
         return
-    say(f"{written} results in {options.out}")
+    if made:
+        say(f"{made['rows']} results in {options.out}")
     if frames is not None:
-        say(f"{frames} frames in {beside}")
+        say(f"{frames} frames in {folder}")
 
 
 def _print_report(report: ShiftReport) -> None:

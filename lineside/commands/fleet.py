@@ -61,7 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_json(move)
     move.set_defaults(run=run_move)
     release = actions.add_parser(
-        "release", help="let a device follow its group again", description="Withdraws a device's own wish."
+        "release",
+        help="let a device follow its group again",
+        description="Withdraws what a device alone was told to run.",
     )
     release.add_argument("device", help="its name")
     add_hub(release)
@@ -135,16 +137,16 @@ def run_show(options: argparse.Namespace) -> int:
         "board": about.board,
         "agent": _agent(about) + (f": {about.agent_error}" if about.agent_error else ""),
         "engines": ", ".join(f"{name} {version}" for name, version in born.engines.items()) if born else "",
-        "state": f"{about.state}, generation {said.gen}" if said else about.state,
+        "state": f"{about.state} (desired state {said.gen})" if said else about.state,
         "runs": about.installed,
         "before": said.previous.identity if said and said.previous else "",
         "configuration": about.configuration or "its own agent.toml",
-        "own wish": _wish(own),
-        "group's wish": _wish(group),
+        "desired alone": _desired(own),
+        "desired, group": _desired(group),
         "error": "; ".join(text for text in (about.error, about.configuration_error) if text),
         "drift": "; ".join(about.drift) or (_drift(said.drift) if said and said.drift else ""),
         "recipe": said.recipe if said else "",
-        "gives up": _given_up(said.degradation) if said and said.degradation else "",
+        "reduced": _reduced(said.degradation) if said and said.degradation else "",
         "free": f"{said.free_bytes / 1e9:.1f} GB" if said and said.free_bytes else "",
         "results": str(about.results),
     }
@@ -153,9 +155,9 @@ def run_show(options: argparse.Namespace) -> int:
     return 0
 
 
-def _wish(wish: Desired | None) -> str:
-    """The bundle and the configuration that are wished for."""
-    parts = (wish.bundle, wish.config) if wish is not None else ()
+def _desired(state: Desired | None) -> str:
+    """The bundle and the configuration that are desired."""
+    parts = (state.bundle, state.config) if state is not None else ()
     return ", ".join(part.identity for part in parts if part is not None)
 
 
@@ -163,7 +165,7 @@ def _drift(report: DriftReport) -> str:
     return "learning" if report.learning else "none"
 
 
-def _given_up(report: DegradationReport) -> str:
+def _reduced(report: DegradationReport) -> str:
     return f"{', '.join(report.steps)}: {report.reason}" if report.steps else "nothing"
 
 
@@ -194,26 +196,28 @@ def _line(event: Event) -> str:
 def run_move(options: argparse.Namespace) -> int:
     """Moves a device."""
     with needs("convert"):
+        from lineside_hub.broker_reload import reload_broker
         from lineside_hub.moves import move
     moved = move(options.hub, options.device, options.group)
+    reload = reload_broker(options.hub) if moved.access_list is not None else None
     if options.json:
         print_json(moved)
         return 0
     say(f"{moved.device} belongs to {moved.group} now" + (f", before to {moved.before}" if moved.before else ""))
-    if moved.access_list is not None:
-        say(f"mosquitto reads its access list again on SIGHUP: {moved.access_list}")
+    if reload is not None:
+        say(reload.message)
     if moved.said != moved.group:
         say(f'on {moved.device}: set group = "{moved.group}" in agent.toml and restart the agent; until then it waits')
     return 0
 
 
 def run_release(options: argparse.Namespace) -> int:
-    """Withdraws a device's own wish."""
+    """Withdraws what a device alone was told to run."""
     with needs("convert"):
         from lineside_hub.push import release
     had_one = release(options.hub, options.device)
     if options.json:
         print_json({"device": options.device, "released": had_one})
         return 0
-    say(f"{options.device} follows its group" + (" again" if had_one else "; it had no wish of its own"))
+    say(f"{options.device} follows its group" + (" again" if had_one else "; it was told nothing of its own"))
     return 0

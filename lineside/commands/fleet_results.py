@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lineside.commands.output import add_json, print_json, say
-from lineside.commands.result_listing import add_selection, limit_of, print_results
+from lineside.commands.result_listing import add_selection, frames_folder, limit_of, print_results
 from lineside.extras import needs
-from lineside_runtime.errors import InputError
 
 if TYPE_CHECKING:
     from lineside_hub.config import HubConfig
@@ -49,10 +48,9 @@ def run(options: argparse.Namespace) -> int:
         with_frame=options.with_frame,
         unknown=options.unknown,
     )
-    if options.frames and options.out is None:
-        raise InputError("--frames without --out", expected="the file that the frames go beside")
-    if options.out is not None:
-        return _export(options, config, query)
+    folder = frames_folder(options)
+    if options.out is not None or folder is not None:
+        return _export(options, config, query, folder)
     found = [dict(zip(COLUMNS, row, strict=True)) for row in results(config, query)]
     if options.json:
         print_json({"results": found})
@@ -61,16 +59,18 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _export(options: argparse.Namespace, config: HubConfig, query: Query) -> int:
+def _export(options: argparse.Namespace, config: HubConfig, query: Query, folder: Path | None) -> int:
     from lineside_hub.queries import export, export_frames
 
-    written = export(config, query, options.out)
-    beside = options.out.with_name(f"{options.out.stem}-frames")
-    frames = export_frames(config, query, beside) if options.frames else None
+    made: dict[str, Any] = {}
+    if options.out is not None:
+        made = {"rows": export(config, query, options.out), "file": options.out}
+    frames = export_frames(config, query, folder) if folder is not None else None
     if options.json:
-        print_json({"rows": written, "file": options.out} | ({"frames": frames} if frames is not None else {}))
+        print_json(made | ({"frames": frames} if frames is not None else {}))
         return 0
-    say(f"{written} results in {options.out}")
+    if made:
+        say(f"{made['rows']} results in {options.out}")
     if frames is not None:
         gone = f"; {frames.missing} more are gone" if frames.missing else ""
         say(f"{frames.frames} frames in {frames.folder}{gone}")

@@ -79,7 +79,7 @@ def _cells(summary: RolloutSummary) -> tuple[str, ...]:
     phase = "all" if rollout.grouped else f"{rollout.stage + 1} of {stages}"
     since = datetime.datetime.fromtimestamp(rollout.created_at_s).isoformat(" ", "seconds")
     state, what = rollout.state, f"{rollout.kind} {rollout.target.identity}"
-    if not rollout.unfinished:  # what devices say now is of a later wish
+    if not rollout.unfinished:  # what devices say now answers a later push
         return rollout.id, what, state, phase, "", "", "", "", since
     working, away = str(found.pending + found.shed), str(found.offline)
     return rollout.id, what, state, phase, f"{found.healthy}/{summary.members}", str(found.failed), working, away, since

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from lineside.commands import hub_identity, hub_keys, hub_store
-from lineside.commands.output import say
+from lineside.commands.output import say, show, show_link
 from lineside.commands.passphrases import add_passphrase, passphrase
 from lineside.commands.places import add_hub
 from lineside.extras import needs
@@ -158,10 +158,17 @@ def run_secure(options: argparse.Namespace) -> int:
 def run_enroll(options: argparse.Namespace) -> int:
     """Makes a device's identity."""
     with needs("convert"):
-        from lineside_hub.secure import enroll
+        from lineside_hub.broker_reload import reload_broker
+        from lineside_hub.config import load_config
+        from lineside_hub.secure import CONFIG_NAME, enroll
     made = enroll(options.hub, options.device, group=options.group, passphrase=passphrase(options))
-    say(
-        f"put these on the device and name them in its agent.toml under [link]: {made.ca} {made.certificate} {made.key}"
-    )
-    say("mosquitto reads its access list again on SIGHUP")
+    root = options.hub / "root.json"
+    files = " ".join(map(str, (made.ca, made.certificate, made.key, root)))
+    say(reload_broker(options.hub).message)
+    say(f"put these files beside the agent.toml of {options.device}: {files}")
+    say("and this into it:")
+    show(f'device = "{options.device}"\ngroup = "{options.group}"')
+    link = load_config(options.hub / CONFIG_NAME).link
+    names = {"ca": made.ca.name, "certificate": made.certificate.name, "key": made.key.name}
+    show_link({"url": link.url, "site": link.site, **names}, root=root.name)
     return 0

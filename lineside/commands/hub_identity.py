@@ -67,13 +67,14 @@ def run_token(options: argparse.Namespace) -> int:
     from lineside_runtime.files import write_atomic
 
     with needs("convert"):
+        from lineside_hub.broker_reload import reload_broker
         from lineside_hub.secure import make_token
     token = make_token(
         options.hub, options.device, group=options.group, hours=options.hours, passphrase=passphrase(options)
     )
     write_atomic(options.out, msgspec.json.encode(token), mode=0o600)
     say(f"carry {options.out} to {options.device}: lineside agent enroll --token-file {options.out.name} --out DIR")
-    say("mosquitto reads its access list again on SIGHUP; do that first")
+    say(reload_broker(options.hub).message)
     return 0
 
 
@@ -101,10 +102,12 @@ def run_sign(options: argparse.Namespace) -> int:
 def run_revoke(options: argparse.Namespace) -> int:
     """Shuts a device out."""
     with needs("convert"):
+        from lineside_hub.broker_reload import reload_broker
         from lineside_hub.secure import revoke
     count = revoke(options.hub, options.device, passphrase=passphrase(options))
     say(f"{options.device} is revoked ({count} certificates)")
-    say("mosquitto: SIGHUP takes its topics away at once; a restart also closes and refuses its connections")
+    say(reload_broker(options.hub).message)
+    say("that takes its topics away; a restart of mosquitto also closes and refuses its connections")
     return 0
 
 

@@ -129,9 +129,12 @@ def run_status(options: argparse.Namespace) -> int:
     if options.json:
         print_json(status)
     else:
-        show(
-            f"{status.devices_up} of {status.devices} devices connected, {status.results} results, epoch {status.epoch}"
-        )
+        show(f"{status.devices_up} of {status.devices} devices connected, {status.results} results")
+        for used in status.usage:
+            show(
+                f"{used.device}: {used.results_bytes / 1e6:.1f} MB of results ({used.results_share:.0%} of its quota), "
+                f"{used.frames_bytes / 1e6:.1f} MB of frames ({used.frames_share:.0%})"
+            )
         _print_roles(status.roles)
         for warning in status.warnings:
             show(f"! {warning}")

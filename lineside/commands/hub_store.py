@@ -31,8 +31,8 @@ def add_actions(actions: Any) -> None:
     restore = actions.add_parser(
         "restore",
         help="a hub's folder out of a backup",
-        description="Makes a hub's folder of a backup. It starts a new epoch and gives snapshot and timestamp new "
-        "keys, so that devices that saw later versions accept it.",
+        description="Makes a hub's folder of a backup. It numbers desired states anew and gives snapshot and timestamp "
+        "new keys, so that devices that saw later versions accept it.",
     )
     restore.add_argument("file", type=Path, metavar="FILE.tar")
     restore.add_argument("--hub", type=Path, required=True, metavar="DIR", help="a new folder")
@@ -96,7 +96,7 @@ def run_restore(options: argparse.Namespace) -> int:
     if options.json:
         print_json(made)
         return 0
-    say(f"{made.folder} is in epoch {made.epoch}; make sure that the old hub never runs again")
+    say(f"{made.folder} is restored; make sure that the old hub never runs again")
     if made.frames_missing:
         say(
             f"{made.frames_missing} images of parts are not in the backup; devices that still have them send them again"

@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--model",
+        "--bundle",
         type=bundle_place,
         help="a bundle, the name of a shipped one, an .onnx or .pt file (default: surface-12)",
     )

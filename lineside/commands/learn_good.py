@@ -57,6 +57,7 @@ def run(options: argparse.Namespace) -> int:
     from lineside.inspecting.good_frames import good_frames
     from lineside_models.anomaly.learning import Lesson, learn
     from lineside_models.anomaly.packing import report_of, write_bundle
+    from lineside_models.vision.wrap import name_of
     from lineside_runtime.placing import check_free
 
     check_free(options.out, overwrite=options.overwrite)
@@ -74,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
     bundle = write_bundle(
         learnt,
         options.out,
-        name=options.name or options.out.name,
+        name=options.name or name_of(options.out.name),
         version=options.version,
         source=source,
         overwrite=options.overwrite,

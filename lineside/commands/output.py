@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
@@ -35,6 +36,18 @@ def say(text: str = "") -> None:
 def show(text: object = "", *, flush: bool = False) -> None:
     """Prints lines for people, on stdout. Names come from devices and files: what could steer a terminal is escaped."""
     print(printable(str(text)), flush=flush)
+
+
+def show_link(link: Mapping[str, object], *, root: object) -> None:
+    """Prints the lines of ``agent.toml`` that connect a device.
+
+    Args:
+        link: Keys and values of its ``[link]`` table.
+        root: Path of the TUF root.
+    """
+    show(f'root = "{root}"\n\n[link]')
+    for name, value in link.items():
+        show(f'{name} = "{value}"')
 
 
 def printable(text: str) -> str:

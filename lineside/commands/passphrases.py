@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import getpass
 import os
+import stat
 from pathlib import Path
 
-from lineside_runtime.errors import InputNotFoundError, SignatureError
+from lineside_runtime.errors import ConfigError, InputNotFoundError, SignatureError
 
 VARIABLE = "LINESIDE_PASSPHRASE"
 
@@ -25,20 +26,36 @@ def add_passphrase(parser: argparse.ArgumentParser | argparse._ArgumentGroup) ->
 
 
 def passphrase(options: argparse.Namespace) -> str | None:
-    """Returns the passphrase from the file, the terminal or the environment, or ``None``.
+    """Returns the passphrase from the file, the terminal or the environment, or ``None`` where nobody asked for one.
 
     Raises:
         InputNotFoundError: The file is not there.
-        SignatureError: The terminal gave none.
+        ConfigError: Every user of this machine can read the file.
+        SignatureError: It is empty: keys would be written without encryption although it was asked for.
     """
     if options.ask_passphrase:
         try:
-            return getpass.getpass("passphrase of the offline keys: ")
+            return _not_empty(getpass.getpass("passphrase of the offline keys: "), "the terminal")
         except EOFError as error:
             raise SignatureError("no passphrase was given", action="Type it, or use --passphrase-file.") from error
     if options.passphrase_file is None:
-        return os.environ.get(VARIABLE)
+        given = os.environ.get(VARIABLE)
+        return None if given is None else _not_empty(given, VARIABLE)
     path: Path = options.passphrase_file
     if not path.is_file():
         raise InputNotFoundError(f"{path} is not there", action="Write the passphrase into that file first.")
-    return path.read_text().rstrip("\n")
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & stat.S_IRWXO:
+        raise ConfigError(
+            f"the passphrase file {path}",
+            expected="a file that others can't read",
+            actual=f"mode {mode:04o}",
+            action=f"Run: chmod 600 {path}",
+        )
+    return _not_empty(path.read_text().rstrip("\n"), str(path))
+
+
+def _not_empty(given: str, where: str) -> str:
+    if not given.strip():
+        raise SignatureError(f"the passphrase from {where} is empty", action="Give one, or none of these options.")
+    return given

@@ -95,7 +95,7 @@ def run(options: argparse.Namespace) -> int:
         print_json(result)
     else:
         first = f"{', '.join(result.devices)} first, then " if result.devices else ""
-        show(f"{result.ref.identity} is what {first}{options.group} should run now (generation {result.gen})")
+        show(f"{result.ref.identity} is what {first}{options.group} should run now (desired state {result.gen})")
         show(f"watch it: lineside fleet rollout show {result.rollout} --hub {options.hub} --watch")
     return 0
 
@@ -123,7 +123,7 @@ def _run_config(options: argparse.Namespace) -> int:
         print_json(result)
     else:
         first = f"{', '.join(result.devices)} first, then " if result.devices else ""
-        show(f"{result.ref.target} is what {first}{options.group} should follow now (generation {result.gen})")
+        show(f"{result.ref.target} is what {first}{options.group} should follow now (desired state {result.gen})")
         show(f"watch it: lineside fleet rollout show {result.rollout} --hub {options.hub} --watch")
     return 0
 

@@ -14,7 +14,7 @@ from lineside.extras import needs
 if TYPE_CHECKING:
     from lineside_hub.relabel.importing import Imported
 
-VERDICTS = ("unsure", "bad", "wrong", "all")
+VERDICTS = ("unsure", "reject", "wrong", "all")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,9 +38,10 @@ def _add_export(actions: Any) -> None:
     export.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder")
     export.add_argument(
         "--verdict",
-        choices=VERDICTS,
+        choices=(*VERDICTS, "bad"),
+        metavar=f"{{{','.join(VERDICTS)}}}",
         default="unsure",
-        help="bad: a defect was found, or no verdict was possible; wrong: only what a person called so "
+        help="reject (or bad): a defect was found, or no verdict was possible; wrong: only what a person called so "
         "(default: %(default)s)",
     )
     export.add_argument("--device", default="", help="only of this device")
@@ -129,7 +130,7 @@ def run_export(options: argparse.Namespace) -> int:
     from lineside_link.result_table import moment
 
     choice = Choice(
-        verdict=options.verdict,
+        verdict={"reject": "bad"}.get(options.verdict, options.verdict),
         device=options.device,
         since_ns=moment(options.since) if options.since else None,
         limit=options.limit,

@@ -9,6 +9,7 @@ from typing import Any
 
 from lineside.commands.output import say, show
 from lineside_runtime.decoding import decode_json
+from lineside_runtime.errors import InputError
 
 SHOWN = 1000
 """Rows that are printed without ``--limit``; a file gets all."""
@@ -33,8 +34,11 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--frames",
-        action="store_true",
-        help="with --out: the kept frames too, into the folder x-frames, named as in the column `frame`",
+        nargs="?",
+        type=Path,
+        const=Path(),
+        metavar="DIR",
+        help="the kept frames too, named as in the column `frame`, into this folder (with --out: x-frames)",
     )
 
 
@@ -42,6 +46,21 @@ def limit_of(options: argparse.Namespace) -> int | None:
     """Returns how many results at most; ``None`` for all."""
     limit: int | None = options.limit
     return limit if limit is not None or options.out is not None else SHOWN
+
+
+def frames_folder(options: argparse.Namespace) -> Path | None:
+    """Returns the folder for the kept frames; ``None`` if they aren't asked for.
+
+    Raises:
+        InputError: Neither a folder nor a file beside which it would lie is given.
+    """
+    folder: Path | None = options.frames
+    if folder != Path():
+        return folder
+    if options.out is None:
+        raise InputError("--frames without a folder or --out", expected="the folder, or the file that it goes beside")
+    beside: Path = options.out
+    return beside.with_name(f"{beside.stem}-frames")
 
 
 def print_results(found: list[dict[str, Any]], limit: int | None, *, device: bool) -> None:

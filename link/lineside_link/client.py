@@ -70,6 +70,7 @@ class LinkClient:
         self._lock = threading.RLock()
         self._events: queue.Queue[Event | None] = queue.Queue(EVENTS_MAX)
         self._subscriptions: dict[str, tuple[Handler, int]] = {}
+        self._for_retained: dict[str, Handler] = {}
         self._direct: dict[str, DirectHandler] = {}
         self._hooks: list[Callable[[], None]] = []
         self._early_hooks: list[Callable[[], None]] = []
@@ -110,16 +111,19 @@ class LinkClient:
         with self._lock:
             self.config, self._context = config, context
 
-    def subscribe(self, topic: str, handler: Handler, qos: int = 1) -> None:
+    def subscribe(self, topic: str, handler: Handler, qos: int = 1, *, retained: Handler | None = None) -> None:
         """Calls ``handler`` for every message on ``topic``, on this connection and all later ones.
 
         Args:
             topic: Filter, with ``+`` and ``#``. A second call with the same filter replaces the handler.
             handler: Runs in the handlers' thread. A `LinesideError` out of it is logged and counted.
             qos: 0 or 1.
+            retained: Called in its place for messages that the broker had kept from before the connection.
         """
         with self._lock:
             self._subscriptions[topic] = (handler, qos)
+            if retained is not None:
+                self._for_retained[topic] = retained
             if self._connection is not None:
                 self._connection.subscribe([(topic, qos)])
 
@@ -461,8 +465,9 @@ class LinkClient:
         with self._lock:
             self._counters["received"] += 1
             self._counters["received_bytes"] += len(message.payload)
+            instead = self._for_retained if message.retained else {}
             handlers = [
-                handler
+                instead.get(topic, handler)
                 for topic, (handler, _) in self._subscriptions.items()
                 if topic_matches_sub(topic, message.topic)
             ]

@@ -63,10 +63,17 @@ _BROKEN = (OSError, ValueError, IndexError, struct.error, MQTTException)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Message:
-    """A message that arrived."""
+    """A message that arrived.
+
+    Attributes:
+        topic: Of it.
+        payload: Of it.
+        retained: Whether it is older than the subscription: the broker had kept it.
+    """
 
     topic: str
     payload: bytes
+    retained: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -375,7 +382,7 @@ class Connection:
 
     def _arrived(self, _client: mqtt.Client, _userdata: Any, message: mqtt.MQTTMessage) -> None:
         try:
-            self._pass_on(message.topic, bytearray(message.payload))
+            self._pass_on(message.topic, bytearray(message.payload), retained=message.retain)
         except UnicodeDecodeError as error:
             log.error("a message on a topic that is not UTF-8 was dropped: %s", error)
 
@@ -387,9 +394,9 @@ class Connection:
         else:
             self._pass_on(topic, payload)
 
-    def _pass_on(self, topic: str, payload: bytearray) -> None:
+    def _pass_on(self, topic: str, payload: bytearray, *, retained: bool = False) -> None:
         if not self._direct(topic, payload):
-            self.hand_over(Message(topic, bytes(payload)))
+            self.hand_over(Message(topic, bytes(payload), retained))
 
     def hand_over(self, event: Event) -> None:
         """Puts an event into the queue; waits while it is full.

@@ -7,7 +7,7 @@ ignored and a version apart by one is understood, so that a fleet can be half up
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -26,6 +26,21 @@ State = Literal[
     "idle", "fetching", "verifying", "staged", "switching", "health_check", "active", "rolled_back", "failed"
 ]
 
+
+Name = Annotated[str, msgspec.Meta(max_length=256)]
+"""A name, identifier or hash in a message."""
+
+Text = Annotated[str, msgspec.Meta(max_length=4096)]
+"""A text for people in a message."""
+
+BOXES_MAX = 4096
+"""Detections of a row, or of one view of it."""
+
+Boxes = Annotated[
+    tuple[tuple[Name, float, float, float, float, float], ...],
+    msgspec.Meta(max_length=BOXES_MAX),
+]
+"""``[type, score, x1, y1, x2, y2]`` each."""
 
 PARTS = ("bundle", "agent", "config")
 """Fields of `Desired` that name what to run, or how; each can be pushed without the others."""
@@ -55,10 +70,10 @@ class BundleRef(msgspec.Struct, frozen=True, kw_only=True):
         sha256: Of the manifest, which names all of its content.
     """
 
-    name: str
-    version: str
-    target: str
-    sha256: str
+    name: Name
+    version: Name
+    target: Text
+    sha256: Name
 
     @property
     def identity(self) -> str:
@@ -92,8 +107,8 @@ class ConfigRef(msgspec.Struct, frozen=True, kw_only=True):
         sha256: Of its TOML.
     """
 
-    target: str
-    sha256: str
+    target: Text
+    sha256: Name
 
     @property
     def identity(self) -> str:
@@ -116,6 +131,8 @@ class Desired(_Message, frozen=True, kw_only=True):
         agent: What the agent itself should be, or ``None`` to keep what is there.
         gens: Generation in which each part was last asked for, by its field's name. A part that isn't named was asked
             for in ``gen``; one that is named and older only came along with what was pushed now.
+        pushes: Push that last asked for each part, by its field's name. A part that isn't named was asked for by
+            ``rollout``.
     """
 
     epoch: int
@@ -127,10 +144,19 @@ class Desired(_Message, frozen=True, kw_only=True):
     window: MaintenanceWindow | None = None
     agent: BundleRef | None = None
     gens: dict[str, int] = {}
+    pushes: dict[str, str] = {}
 
     def asked(self, part: str) -> int:
         """Returns the generation in which a part was last asked for."""
         return self.gens.get(part, self.gen)
+
+    def pushed_by(self, part: str) -> str:
+        """Returns the identifier of the push that last asked for a part."""
+        return self.pushes.get(part, self.rollout)
+
+
+TEXT_MAX = 2000
+"""Characters of each text of a `Problem`; a longer one is cut at both ends of the link."""
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
@@ -151,6 +177,12 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     expected: str | None = None
     actual: str | None = None
     action: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("error", "message", "expected", "actual", "action"):
+            text: str | None = getattr(self, name)
+            if text is not None and len(text) > TEXT_MAX:
+                msgspec.structs.force_setattr(self, name, f"{text[: TEXT_MAX - 1]}…")
 
 
 class AgentReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -174,7 +206,7 @@ class AgentReport(msgspec.Struct, frozen=True, kw_only=True):
     previous: BundleRef | None = None
     wanted: BundleRef | None = None
     error: Problem | None = None
-    waiting: str = ""
+    waiting: Text = ""
 
 
 class Transfer(msgspec.Struct, frozen=True, kw_only=True):
@@ -222,9 +254,9 @@ class DriftAlarm(msgspec.Struct, frozen=True, kw_only=True):
         text: For people, with the figures.
     """
 
-    name: str
+    name: Name
     since_ns: int
-    text: str = ""
+    text: Text = ""
 
 
 class DriftReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -236,7 +268,7 @@ class DriftReport(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     learning: bool = False
-    alarms: tuple[DriftAlarm, ...] = ()
+    alarms: Annotated[tuple[DriftAlarm, ...], msgspec.Meta(max_length=256)] = ()
 
 
 class DegradationReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -247,8 +279,8 @@ class DegradationReport(msgspec.Struct, frozen=True, kw_only=True):
         reason: Why the last one was taken.
     """
 
-    steps: tuple[str, ...] = ()
-    reason: str = ""
+    steps: Annotated[tuple[Name, ...], msgspec.Meta(max_length=64)] = ()
+    reason: Text = ""
 
 
 MARKS_MAX = 50
@@ -269,11 +301,11 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
         note: For whoever corrects it.
     """
 
-    epoch: str
+    epoch: Name
     seq: int
     at_ns: int
     wrong: bool = True
-    note: str = ""
+    note: Text = ""
 
 
 class Reported(_Message, frozen=True, kw_only=True):
@@ -301,7 +333,7 @@ class Reported(_Message, frozen=True, kw_only=True):
         degradation: What is given up for heat or lateness; ``None`` from an agent that gives up nothing.
     """
 
-    device: str
+    device: Name
     epoch: int = 0
     gen: int = 0
     state: State = "idle"
@@ -309,16 +341,16 @@ class Reported(_Message, frozen=True, kw_only=True):
     previous: BundleRef | None = None
     wanted: BundleRef | None = None
     error: Problem | None = None
-    boot_id: str = ""
+    boot_id: Name = ""
     free_bytes: int = 0
     progress: float = 0.0
     agent: AgentReport | None = None
     configuration: ConfigReport | None = None
-    waiting: str = ""
+    waiting: Text = ""
     transfer: Transfer | None = None
     drift: DriftReport | None = None
-    marks: tuple[Mark, ...] = ()
-    recipe: str = ""
+    marks: Annotated[tuple[Mark, ...], msgspec.Meta(max_length=10 * MARKS_MAX)] = ()
+    recipe: Name = ""
     degradation: DegradationReport | None = None
 
 
@@ -336,14 +368,14 @@ class Up(_Message, frozen=True, kw_only=True):
         engines: Engine to version.
     """
 
-    device: str
+    device: Name
     up: bool
-    boot_id: str
-    group: str = ""
-    agent_version: str = ""
-    board: str = ""
-    devices: tuple[str, ...] = ()
-    engines: dict[str, str] = {}
+    boot_id: Name
+    group: Name = ""
+    agent_version: Name = ""
+    board: Name = ""
+    devices: Annotated[tuple[Text, ...], msgspec.Meta(max_length=64)] = ()
+    engines: Annotated[dict[Name, Text], msgspec.Meta(max_length=64)] = {}
 
 
 class RepoRequest(_Message, frozen=True, kw_only=True):
@@ -456,18 +488,18 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
         error: Why there was no verdict on it, if so.
     """
 
-    source: str
+    source: Name
     captured_at_ns: int = 0
     verdict: Literal["pass", "reject", "fault"]
     unsure: bool = False
-    detections: tuple[tuple[str, float, float, float, float, float], ...] = ()
-    doubtful: tuple[tuple[str, float, float, float, float, float], ...] = ()
+    detections: Boxes = ()
+    doubtful: Boxes = ()
     width: int = 0
     height: int = 0
     latency_ms: float = 0.0
     near_miss: float = 0.0
-    used_variant: str = ""
-    error: str = ""
+    used_variant: Name = ""
+    error: Text = ""
 
 
 class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -504,27 +536,27 @@ class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     seq: int
-    part_id: str
-    source: str = ""
+    part_id: Name
+    source: Text = ""
     sequence: int = 0
     captured_at_ns: int = 0
     verdict: Literal["pass", "reject", "fault"]
-    detections: tuple[tuple[str, float, float, float, float, float], ...] = ()
-    bundle: str = ""
-    bundle_sha256: str = ""
-    requested_device: str = ""
-    used_device: str = ""
+    detections: Boxes = ()
+    bundle: Text = ""
+    bundle_sha256: Name = ""
+    requested_device: Name = ""
+    used_device: Name = ""
     latency_ms: float = 0.0
     width: int = 0
     height: int = 0
-    error: str = ""
+    error: Text = ""
     near_miss: float = 0.0
     unsure: bool = False
-    doubtful: tuple[tuple[str, float, float, float, float, float], ...] = ()
-    recipe: str = ""
-    requested_variant: str = ""
-    used_variant: str = ""
-    views: tuple[View, ...] = ()
+    doubtful: Boxes = ()
+    recipe: Name = ""
+    requested_variant: Name = ""
+    used_variant: Name = ""
+    views: Annotated[tuple[View, ...], msgspec.Meta(max_length=64)] = ()
     unknown: bool = False
 
 

@@ -6,8 +6,8 @@ thousand; paho copies each four times on its way out and three times on its way 
 
 from __future__ import annotations
 
-PUBLISH_KINDS = (0x30, 0x31)
-"""First byte of a PUBLISH of QoS 0; the last bit says that the broker had kept it."""
+PUBLISH_KIND = 0x30
+"""First byte of a PUBLISH of QoS 0 that the broker had not kept (retained)."""
 
 REMAINING_MAX_BYTES = (1 << 28) - 1
 """The largest packet of MQTT, without its fixed header."""
@@ -28,7 +28,7 @@ def publish_head(topic: bytes, payload_bytes: int) -> bytes:
     remaining = 2 + len(topic) + payload_bytes
     if remaining > REMAINING_MAX_BYTES or not 0 < len(topic) < 1 << 16:
         raise ValueError(f"a message of {payload_bytes} bytes on a topic of {len(topic)} does not fit into MQTT")
-    head = bytearray((PUBLISH_KINDS[0],))
+    head = bytearray((PUBLISH_KIND,))
     while True:
         digit, remaining = remaining & 0x7F, remaining >> 7
         head.append(digit | 0x80 if remaining else digit)

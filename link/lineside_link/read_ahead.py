@@ -14,7 +14,7 @@ from typing import Any
 
 import paho.mqtt.client as mqtt
 
-from lineside_link.packets import PUBLISH_KINDS, fixed_header
+from lineside_link.packets import PUBLISH_KIND, fixed_header
 
 READ_FIRST_BYTES = 4096
 """What is read beyond a chunk, and copied then: the start of the next packet."""
@@ -82,6 +82,8 @@ class ReadAhead:
     def take(self) -> bytearray | None:
         """Returns what follows the fixed header of the next PUBLISH of QoS 0; ``None`` if another packet comes first.
 
+        One that the broker had kept (retained) is another packet: paho tells those apart.
+
         Raises:
             OSError: The connection broke.
         """
@@ -103,7 +105,7 @@ class ReadAhead:
         if head is None:
             return False
         kind, header_bytes, remaining = head
-        if kind not in PUBLISH_KINDS or not 0 < remaining <= TAKEN_MAX_BYTES:
+        if kind != PUBLISH_KIND or not 0 < remaining <= TAKEN_MAX_BYTES:
             self._passing = header_bytes + remaining
             return True
         self._start += header_bytes

@@ -23,11 +23,11 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 
+from lineside_runtime import bundle
 from lineside_runtime.errors import ConfigError
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+NAME = bundle.NAME
 """What a site, group, device, bundle or version may be called: safe in topics, files, X.509 names and ACLs."""
 
 

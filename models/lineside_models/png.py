@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import struct
-
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-PIXELS_MAX = 1 << 26
-"""64 megapixels: more than a line camera's frame, and far less than a compressed bomb."""
+from lineside_models.image_file import PIXELS_MAX, decode_image
 
 
 def decode_png(data: bytes, *, pixels_max: int = PIXELS_MAX, grey: bool = False) -> npt.NDArray[np.uint8]:
@@ -29,11 +26,8 @@ def decode_png(data: bytes, *, pixels_max: int = PIXELS_MAX, grey: bool = False)
     # https://www.w3.org/TR/png-3/#11IHDR: signature, length, "IHDR", width, height
     if data[:8] != b"\x89PNG\r\n\x1a\n" or data[12:16] != b"IHDR" or len(data) < 24:
         raise ValueError("it is not a PNG")
-    width, height = struct.unpack(">II", data[16:24])
-    if width * height > pixels_max:
-        raise ValueError(f"it has {width} × {height} pixels, at most {pixels_max} in all are read")
     how = cv2.IMREAD_GRAYSCALE if grey else cv2.IMREAD_ANYCOLOR
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), how)
-    if image is None or image.dtype != np.uint8:
-        raise ValueError("it is a damaged PNG")
+    image = decode_image(data, how=how, pixels_max=pixels_max)
+    if image.dtype != np.uint8:
+        raise ValueError("it is a PNG of another type")
     return np.asarray(image, np.uint8)

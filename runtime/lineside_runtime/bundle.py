@@ -18,7 +18,9 @@ A ``.lsb`` file is the same folder as one uncompressed zip (`archive`).
 from __future__ import annotations
 
 import hashlib
+import math
 import os
+import re
 import stat
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Protocol
@@ -32,7 +34,7 @@ from lineside_runtime.errors import (
     InputNotFoundError,
 )
 from lineside_runtime.files import write_atomic
-from lineside_runtime.tensors import TensorSpec
+from lineside_runtime.tensors import DYNAMIC, TensorSpec
 
 SCHEMA = 1
 """The manifest's schema number that this release writes and reads."""
@@ -47,6 +49,22 @@ MANIFEST_MAX_BYTES = 1 << 20
 FILE_MAX_BYTES = 1 << 30
 FILES_MAX = 1000
 MANIFEST_NAME = "manifest.json"
+
+
+SIDE_MAX_PX = 8192
+"""Largest side of a model's input, in pixels: 64 times the area of the largest that is shipped."""
+
+ELEMENTS_MAX = 1 << 30
+"""Of one input or output whose shape is fixed."""
+
+PARAMS_DEPTH_MAX = 16
+"""Nesting of a decoder's parameters."""
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""What a bundle and its version may be called: safe in topics and as a file's name."""
+
+Side = Annotated[int, msgspec.Meta(ge=1, le=SIDE_MAX_PX)]
+PerChannel = Annotated[tuple[float, ...], msgspec.Meta(min_length=1, max_length=4)]
 
 
 class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -115,13 +133,13 @@ class Preprocess(_Strict, frozen=True, kw_only=True):
     input: str
     colour: Literal["grey", "bgr", "rgb", "none"]
     resize: Literal["fit", "stretch"] = "fit"
-    size: tuple[int, int] | None = None
-    min_side: int = 224
-    max_side: int = 640
-    multiple_of: int = 32
-    pad_value: int = 114
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
+    size: tuple[Side, Side] | None = None
+    min_side: Side = 224
+    max_side: Side = 640
+    multiple_of: Side = 32
+    pad_value: Annotated[int, msgspec.Meta(ge=0, le=255)] = 114
+    mean: PerChannel = (0.0,)
+    std: PerChannel = (1.0,)
     slicing: Slicing | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -316,6 +334,14 @@ def parse_manifest(data: bytes) -> Manifest:
 
 
 def _check_manifest(manifest: Manifest) -> None:
+    for name, what in ((manifest.name, "name"), (manifest.version, "version")):
+        if not NAME.fullmatch(name):
+            expected = "1 to 64 letters, digits, '.', '_' or '-', starting with a letter or digit"
+            raise BundleFormatError(f"{what} of a bundle", expected=expected, actual=repr(name[:80]))
+    if _depth(manifest.postprocess.params) > PARAMS_DEPTH_MAX:
+        raise BundleFormatError("postprocess.params are nested too deeply", expected=f"{PARAMS_DEPTH_MAX} levels")
+    for spec in (*manifest.inputs, *manifest.outputs):
+        _check_elements(spec.name, spec.shape)
     if len(manifest.files) > FILES_MAX:
         raise BundleFormatError("too many files", expected=f"at most {FILES_MAX}", actual=len(manifest.files))
     for relative, entry in manifest.files.items():
@@ -341,12 +367,31 @@ def _check_manifest(manifest: Manifest) -> None:
         raise BundleFormatError("manifest has no variant")
 
 
+def _depth(value: object) -> int:
+    """Returns how deeply lists and objects are nested, counted up to one more than is allowed."""
+    level, depth = [value], 0
+    while depth <= PARAMS_DEPTH_MAX and (inner := [one for one in level if isinstance(one, (dict, list))]):
+        level = [item for one in inner for item in (one.values() if isinstance(one, dict) else one)]
+        depth += 1
+    return depth
+
+
+def _check_elements(name: str, shape: tuple[int, ...]) -> None:
+    sizes = [size for size in shape if size != DYNAMIC]
+    if len(shape) > 16 or any(size < 0 for size in sizes) or math.prod(sizes) > ELEMENTS_MAX:
+        raise BundleFormatError(
+            f"shape of {name!r}", expected=f"at most {ELEMENTS_MAX} elements", actual=str(shape[:16])
+        )
+
+
 def _check_stages(variant: Variant, manifest: Manifest) -> None:
     """Checks that every stage finds its inputs and that the model's outputs come out."""
     if not variant.stages:
         return
     known = {spec.name for spec in manifest.inputs}
     for stage in variant.stages:
+        for name, shape in stage.sample.items():
+            _check_elements(name, shape)
         wanted = {spec.name for spec in stage.inputs}
         if not wanted <= known or wanted != set(stage.sample):
             raise BundleFormatError(

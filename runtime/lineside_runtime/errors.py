@@ -43,7 +43,8 @@
     │   ├── FetchError                  4004
     │   ├── DeltaError                  4010
     │   ├── IdentityError               4020
-    │   └── FrameError                  4030
+    │   ├── FrameError                  4030
+    │   └── QuotaError                  4031
     ├── UpdateError                     5xxx  update, rollout
     │   ├── GoldenMismatchError         5001
     │   ├── StagingError                5002
@@ -457,6 +458,13 @@ class FrameError(StoreError):
 
     code = 4030
     default_action = "Nothing need be done: its record is kept. Look at the device if it happens often."
+
+
+class QuotaError(StoreError):
+    """A device has sent the hub all that one device may."""
+
+    code = 4031
+    default_action = "Look at what the device sends; raise results.device_max_bytes in hub.toml if that is right."
 
 
 class UpdateError(LinesideError):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 from lineside_runtime.errors import ConfigError, DiskFullError
@@ -39,6 +42,30 @@ def make_place(path: Path) -> None:
             expected="a file in a folder that can be made and written to",
             action="Name another place.",
         )
+
+
+def private_mask() -> int:
+    """Returns the umask, or 077 where it would let every user read what this process makes."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask if mask & 0o007 == 0o007 else 0o077
+
+
+def shut_others_out(paths: Iterable[Path]) -> None:
+    """Sets a umask that lets no other user read, and takes those rights from what is there; at the start of a process.
+
+    A umask that shuts others out already stays, with the rights of its group.
+
+    Args:
+        paths: Files and folders that may be there.
+    """
+    mask = private_mask()
+    os.umask(mask)
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError, PermissionError):  # the latter: another user's, who set its mode
+            mode = stat.S_IMODE(path.stat().st_mode)
+            if mode & mask:
+                path.chmod(mode & ~mask)
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:

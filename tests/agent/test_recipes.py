@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import threading
 from collections.abc import Iterator
@@ -14,11 +15,12 @@ from lineside_agent.active import ActiveInspector
 from lineside_agent.config import AgentConfig, InspectConfig, RecipeConfig, parse_config
 from lineside_agent.line_io.events import RecipeRefused, RecipeRuns, SelectRecipe
 from lineside_agent.pipeline import Pipeline
+from lineside_agent.recipe_command import RecipeCommands
 from lineside_agent.recipes import Recipes
 from lineside_agent.slots import Slots
 from lineside_agent.updater import Updater
 from lineside_agent.wishes import Wished
-from lineside_link.messages import BundleRef, Desired, ResultRow
+from lineside_link.messages import BundleRef, Desired, RecipeAnswer, RecipeCommand, ResultRow, decode, encode
 from lineside_models.frame import Frame
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.errors import CameraError, ConfigError, RecipeError
@@ -289,6 +291,26 @@ def test_recipes_are_read_and_their_bundles_lie_beside_the_file() -> None:
 def test_recipes_that_do_not_fit_are_refused_with_their_path(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse(text)
+
+
+def answered(answers: list[RecipeAnswer], count: int) -> bool:
+    return len(answers) >= count
+
+
+def test_a_command_of_the_hub_that_is_replayed_changes_nothing(
+    agents: list[RecipeAgent], tmp_path: Path, bundle: Bundle
+) -> None:
+    agents.append(agent := RecipeAgent(tmp_path, bundle, (STRICT, LENIENT)))
+    wait_for(lambda: agent.active.loaded is not None, what="a bundle")
+    answers: list[RecipeAnswer] = []
+    commands = RecipeCommands(
+        agent.recipes, allowed=True, publish=lambda data: answers.append(decode(data, RecipeAnswer))
+    )
+    for number, (command, recipe) in enumerate((("1", "lenient"), ("2", "strict"), ("1", "lenient"))):
+        commands.heard("cmd", encode(RecipeCommand(id=command, recipe=recipe)))
+        wait_for(functools.partial(answered, answers, number + 1), what="an answer")
+    assert [answer.id for answer in answers] == ["1", "2", "1"]
+    assert agent.recipes.name == "strict"
 
 
 def test_an_unknown_name_says_which_there_are(tmp_path: Path) -> None:

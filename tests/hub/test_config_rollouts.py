@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from lineside.cli import main
@@ -27,8 +28,8 @@ LOOSE = b"[inspect]\nconfidence_threshold = 0.1\n"
 class ConfigFleet(RecordedFleet):
     """Devices that follow the configuration that is desired of them, or refuse it, as `Configuration` does."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder, devices=4)
+    def __init__(self, folder: Path, devices: int = 4) -> None:
+        super().__init__(folder, devices=devices)
         self.installed: dict[str, ConfigRef | None] = dict.fromkeys(self.names)
 
     def answer(self, *names: str, code: int = 0) -> None:
@@ -108,6 +109,59 @@ def test_too_many_failures_give_all_what_they_had(fleet: ConfigFleet) -> None:
     assert "stay" not in rollout.reason
 
 
+def test_a_configuration_that_a_group_of_one_refuses_ends_with_its_error_and_the_last_good_one(
+    repository: Repository, make_bundle: Callable[..., Bundle]
+) -> None:
+    fleet = ConfigFleet(repository.folder, devices=1)
+    good = fleet.push(LOOSE)
+    assert fleet.settle() == "completed"
+    bad = fleet.push(STRICT, healthy_for_s=60.0)
+    fleet.answer(code=2002)
+    fleet.rollouts.tick(100.0)
+    ended = fleet.rollouts.get(bad.rollout)
+    assert (ended.state, ended.reason) == ("rolled_back", "1 of 1 devices failed: cam-0: [2002] m")
+    assert fleet.wanted("cam-0") == good.ref.sha256
+    fleet.close()
+
+
+def test_a_bundle_that_a_group_of_one_rolls_back_is_not_called_completed(
+    repository: Repository, make_bundle: Callable[..., Bundle]
+) -> None:
+    fleet = ConfigFleet(repository.folder, devices=1)
+    pushed = push(fleet.folder, make_bundle("1.0.0").path, group=GROUP, healthy_for_s=0.0)
+    wish = fleet.desired("cam-0")
+    assert wish is not None
+    problem = Problem(code=5001, error="E", message="the golden frame differs")
+    report = Reported(device="cam-0", epoch=wish.epoch, gen=wish.gen, state="rolled_back", wanted=pushed.ref)
+    fleet.report(msgspec.structs.replace(report, error=problem))
+    for second in range(5):
+        fleet.rollouts.tick(float(second))
+    ended = fleet.rollouts.get(pushed.rollout or "")
+    assert (ended.state, ended.reason.partition(": ")[2]) == ("rolled_back", "cam-0: [5001] the golden frame differs")
+    fleet.close()
+
+
+def test_a_bundles_rollout_stays_at_its_count_when_a_configuration_is_pushed(
+    repository: Repository, make_bundle: Callable[..., Bundle]
+) -> None:
+    fleet = ConfigFleet(repository.folder, devices=2)
+    pushed = push(fleet.folder, make_bundle("1.0.0").path, group=GROUP, canary=0, healthy_for_s=5.0)
+    for name in fleet.names:
+        wish = fleet.desired(name)
+        assert wish is not None
+        answer = Reported(device=name, epoch=wish.epoch, gen=wish.gen, state="active", wanted=pushed.ref)
+        fleet.report(msgspec.structs.replace(answer, installed=pushed.ref))
+    fleet.rollouts.tick(1.0)
+    for plan in ({}, {"canary": 0}):  # a wish of the canary alone, and one of the group
+        fleet.push(STRICT, **plan)
+        [shown] = list_rollouts(fleet.folder, rollout=pushed.rollout)
+        assert (shown.count.healthy, shown.count.pending, shown.members) == (2, 0, 2)
+    fleet.rollouts.tick(2.0)
+    fleet.rollouts.tick(7.0)
+    assert fleet.rollouts.get(pushed.rollout or "").state == "completed"
+    fleet.close()
+
+
 def test_what_was_shed_is_no_failure(fleet: ConfigFleet) -> None:
     pushed = fleet.push(STRICT)
     fleet.answer("cam-0", code=4004)
@@ -162,7 +216,8 @@ def test_a_bundle_brings_the_configuration_along_without_asking_anew(
 ) -> None:
     """What a device refused isn't tried again because something else was pushed."""
     config = fleet.push(STRICT, canary=0, max_failed=1.0)
-    fleet.answer(code=5002)
+    fleet.answer("cam-1", code=5002)
+    fleet.answer("cam-0", "cam-2", "cam-3")
     fleet.rollouts.tick(1.0)
     asked = fleet.desired("cam-1")
     push(fleet.folder, make_bundle("1.0.0").path, group=GROUP, canary=0)

@@ -7,16 +7,30 @@ import random
 import resource
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from lineside_hub.inbox import WAITING_MAX, WAITING_MAX_BYTES, Inbox
+from lineside.cli import main
+from lineside_hub.database import Database
+from lineside_hub.inbox import WAITING_MAX, WAITING_MAX_BYTES, Inbox, Kind
 from lineside_hub.push import push
 from lineside_hub.repository import Repository
 from lineside_link.clock import ClockFloor
 from lineside_link.fetch import RepoClient
-from lineside_link.messages import MESSAGE_MAX_BYTES, Desired, ResultsAck, decode
+from lineside_link.messages import (
+    MESSAGE_MAX_BYTES,
+    Desired,
+    Problem,
+    Reported,
+    ResultRow,
+    Results,
+    ResultsAck,
+    decode,
+    encode,
+)
 from lineside_link.topics import Topics
 from lineside_link.trust import TrustStore
 from lineside_runtime.bundle import Bundle, parse_manifest
@@ -135,6 +149,72 @@ def test_a_flood_is_dropped_by_count_and_never_acknowledged(
     assert acks == []
     assert inbox.counters["malformed"] == WAITING_MAX
     assert caplog.text.count("Results message of cam-01") == 1
+
+
+def many_rows(first: int, count: int) -> bytes:
+    rows = (ResultRow(seq=seq, part_id=f"p{seq}", verdict="pass") for seq in range(first, first + count))
+    return encode(Results(epoch="e", rows=tuple(rows)))
+
+
+def test_a_device_beyond_its_quota_is_refused_and_the_others_are_not(
+    repository: Repository, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = 'folder = "."\n[link]\nurl = "mqtt://127.0.0.1"\nsite = "t0"\n[results]\ndevice_max_bytes = {}\n'
+    size = len(many_rows(1, 100))
+    (repository.folder / "hub.toml").write_text(config.format(2 * size))
+    acks: list[tuple[str, int]] = []
+    for start in range(2):  # what it has sent is remembered over a start
+        inbox = Inbox(repository.folder, lambda device, ack: acks.append((device, ack.seq)), device_max_bytes=2 * size)
+        inbox.start()
+        for first in (1, 101, 201) if start == 0 else (201,):
+            assert inbox.offer("results", "cam-1", many_rows(first, 100))
+            assert inbox.offer("results", "cam-1", many_rows(1, 100)), "a repeat costs nothing"
+            wait_for(inbox._waiting.empty, what="the writer")
+        assert inbox.offer("results", "cam-2", many_rows(1, 1))
+        inbox.close()
+        assert inbox.counters["over_quota"] >= 1
+    assert max(seq for device, seq in acks if device == "cam-1") < 300
+    assert ("cam-2", 1) in acks
+    assert main(["hub", "status", "--hub", str(repository.folder)]) == 1
+    said = capsys.readouterr().out
+    assert "! cam-1 has sent 0.00 of" in said and "is refused: raise results.device_max_bytes" in said
+    with closing(Database.open(repository.folder)) as database:
+        assert [(event.device, event.code) for event in database.events(kind="quota")] == [("cam-1", 4031)] * 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("up", {"device": "cam-1", "up": True, "boot_id": "b" * 300}),
+        ("up", {"device": "cam-1", "up": True, "boot_id": "b", "devices": ["x"] * 65}),
+        ("reported", {"device": "cam-1", "waiting": "w" * 5000}),
+        ("reported", {"device": "cam-1", "drift": {"alarms": [{"name": "n", "since_ns": 0}] * 257}}),
+    ],
+)
+def test_a_field_that_is_too_long_is_refused(repository: Repository, kind: Kind, message: dict[str, object]) -> None:
+    inbox = Inbox(repository.folder, lambda _device, _ack: None)
+    inbox.offer(kind, "cam-1", msgspec.json.encode(message))
+    inbox.start()
+    inbox.close()
+    assert inbox.counters["malformed"] == 1
+    with closing(Database.open(repository.folder)) as database:
+        assert database.query("SELECT * FROM devices") == []
+
+
+def test_a_long_part_id_goes_into_quarantine_and_a_long_error_is_cut(repository: Repository) -> None:
+    acks: list[int] = []
+    inbox = Inbox(repository.folder, lambda _device, ack: acks.append(ack.seq))
+    rows = (ResultRow(seq=1, part_id="p" * 300, verdict="pass"), ResultRow(seq=2, part_id="p", verdict="pass"))
+    inbox.offer("results", "cam-1", encode(Results(epoch="e", rows=rows)))
+    problem = Problem(code=1, error="E", message="m" * 5000)
+    inbox.offer("reported", "cam-1", encode(Reported(device="cam-1", error=problem)))
+    inbox.start()
+    inbox.close()
+    assert acks == [2]
+    with closing(Database.open(repository.folder)) as database:
+        assert [row["seq"] for row in database.query("SELECT seq FROM quarantine")] == [1]
+        [kept] = database.query("SELECT reported FROM devices")
+    assert len(kept["reported"]) < 3000
 
 
 def test_messages_that_wait_are_bounded_in_bytes_too(repository: Repository, caplog: pytest.LogCaptureFixture) -> None:

@@ -6,14 +6,20 @@ import datetime
 import json
 import logging
 import stat
+import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 from tuf.api.metadata import Metadata
 
 from lineside.cli import main
 from lineside_hub import ceremony
+from lineside_hub.identity import Authority
+from lineside_hub.key_encryption import ROUNDS
 from lineside_hub.keys import KeyRing, new_key_file, read_key_file
 from lineside_hub.metadata import MetadataFolder
 from lineside_hub.push import push
@@ -242,6 +248,27 @@ def test_a_draft_of_yesterday_is_refused(repository: Repository) -> None:
     repository.rotate_top_level("timestamp")
     with pytest.raises(SignatureError, match="comes next"):
         repository.publish_root(old)
+
+
+def test_guessing_the_passphrase_of_a_stolen_key_is_slow_and_keys_of_before_still_open(
+    tmp_path: Path,
+) -> None:
+    new_key_file(tmp_path / "mine.pem", passphrase="secret words")
+    Authority.create(tmp_path / "ca", site="t0", passphrase="secret words")
+    Authority.open(tmp_path / "ca", passphrase="secret words")
+    for made in (tmp_path / "mine.pem", tmp_path / "ca" / "ca.key"):
+        command = ["openssl", "asn1parse", "-in", str(made)]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        assert f":{ROUNDS:06X}" in said, "rounds of PBKDF2"
+    begin_s = time.process_time()
+    with pytest.raises(SignatureError):
+        read_key_file(tmp_path / "mine.pem", passphrase="a guess")
+    assert time.process_time() - begin_s > 0.05
+    before = Ed25519PrivateKey.generate().private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret words")
+    )
+    (tmp_path / "old.pem").write_bytes(before)
+    read_key_file(tmp_path / "old.pem", passphrase="secret words")
 
 
 def test_what_is_no_draft_and_no_key(tmp_path: Path, repository: Repository) -> None:

@@ -87,6 +87,21 @@ def test_a_stage_in_which_all_fail_goes_back_even_where_every_share_is_borne() -
     assert see(rollout, 10, 3, d0="failed")[0].state == "rolled_back"
 
 
+def test_a_group_in_which_all_fail_goes_back_even_where_every_share_is_borne() -> None:
+    rollout, actions = begin(Plan(max_failed=1.0), group(1))
+    assert actions == (WishGroup(),)
+    devices = (View("d0", True, "failed", "[5002] the golden frame differs"),)
+    rollout, actions = step(rollout, Observed(10, devices))
+    assert (rollout.state, actions) == ("rolled_back", (GroupBack(),))
+    assert rollout.reason == "1 of 1 devices failed: d0: [5002] the golden frame differs"
+
+
+def test_a_rollout_that_bears_failures_names_them_at_its_end() -> None:
+    rollout, _ = begin(Plan(max_failed=0.5, healthy_for_s=0), group(2))
+    rollout, _ = see(rollout, 10, 2, d0="healthy", d1="failed")
+    assert (rollout.state, rollout.reason) == ("completed", "1 of 2 devices failed: d1")
+
+
 def test_failures_above_the_bar_take_the_whole_group_back() -> None:
     rollout, actions = begin(Plan(max_failed=0.25), group(8))
     assert actions == (WishGroup(),)

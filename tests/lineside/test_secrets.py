@@ -14,7 +14,7 @@ import pytest
 
 from lineside.cli import COMMANDS, main
 from lineside.commands.passphrases import add_passphrase, passphrase
-from lineside_runtime.errors import SignatureError
+from lineside_runtime.errors import ConfigError, SignatureError
 
 PHRASE = "correct-horse-battery-staple"
 PACKAGES = ("lineside", "hub", "agent", "link")
@@ -53,6 +53,9 @@ def test_a_passphrase_comes_from_a_file_the_environment_or_the_terminal(
     parser = argparse.ArgumentParser()
     add_passphrase(parser)
     (tmp_path / "phrase").write_text(f"{PHRASE}\n")
+    with pytest.raises(ConfigError, match="chmod 600"):
+        passphrase(parser.parse_args(["--passphrase-file", str(tmp_path / "phrase")]))
+    (tmp_path / "phrase").chmod(0o600)
     assert passphrase(parser.parse_args(["--passphrase-file", str(tmp_path / "phrase")])) == PHRASE
     monkeypatch.setenv("LINESIDE_PASSPHRASE", PHRASE)
     assert passphrase(parser.parse_args([])) == PHRASE
@@ -67,14 +70,31 @@ def test_a_passphrase_comes_from_a_file_the_environment_or_the_terminal(
         passphrase(parser.parse_args(["--ask-passphrase"]))
 
 
+def test_an_empty_passphrase_is_refused_and_makes_no_plain_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty = tmp_path / "empty"
+    empty.write_text("\n")
+    empty.chmod(0o600)
+    made = tmp_path / "own.pem"
+    assert main(["hub", "keys", "make", str(made), "--passphrase-file", str(empty)]) == 1
+    monkeypatch.setattr("getpass.getpass", lambda _: "")
+    assert main(["hub", "keys", "make", str(made), "--ask-passphrase"]) == 1
+    monkeypatch.setenv("LINESIDE_PASSPHRASE", " ")
+    assert main(["hub", "keys", "make", str(made)]) == 1
+    assert capsys.readouterr().err.count("is empty") == 3
+    assert not made.exists()
+
+
 def test_nothing_that_is_said_holds_a_passphrase_or_a_key(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     hub = str(tmp_path / "hub")
     phrase = tmp_path / "phrase"
-    phrase.write_text(PHRASE)
     wrong = tmp_path / "wrong"
-    wrong.write_text(f"{PHRASE}-wrong")
+    for path, text in ((phrase, PHRASE), (wrong, f"{PHRASE}-wrong")):
+        path.write_text(text)
+        path.chmod(0o600)
     given = ["--passphrase-file", str(phrase)]
     with caplog.at_level(logging.DEBUG):
         main(["hub", "init", hub, "--site", "t0", "--group", "line", *given])

@@ -13,7 +13,7 @@ import pytest
 
 from lineside_models.frame import Frame
 from lineside_models.golden import read_array, read_png, record, replay
-from lineside_models.png import PIXELS_MAX
+from lineside_models.image_file import PIXELS_MAX
 from lineside_runtime.bundle import Bundle, open_bundle, write_manifest
 from lineside_runtime.config import Config
 from lineside_runtime.errors import BundleFormatError, GoldenMismatchError

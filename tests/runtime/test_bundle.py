@@ -260,6 +260,49 @@ def test_deeply_nested_json_is_refused(values: dict[str, Any]) -> None:
         parse_manifest(data.encode())
 
 
+@pytest.mark.parametrize("depth", [17, 900, 300_000])
+def test_parameters_that_are_nested_without_end_are_refused(values: dict[str, Any], depth: int) -> None:
+    values["postprocess"]["params"] = {"deep": "DEEP"}
+    data = json.dumps(values).replace('"DEEP"', "[" * depth + "]" * depth)
+    with pytest.raises(BundleFormatError):
+        parse_manifest(data.encode())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"size": [10**9, 10**9]},
+        {"size": [0, 8]},
+        {"max_side": 10**12},
+        {"min_side": 0},
+        {"multiple_of": 10**9},
+        {"multiple_of": 0},
+        {"pad_value": -1},
+        {"mean": []},
+        {"std": [1.0] * 5},
+    ],
+)
+def test_an_absurd_image_size_is_refused(values: dict[str, Any], changes: dict[str, Any]) -> None:
+    values["preprocess"] |= changes
+    with pytest.raises(BundleFormatError, match=r"preprocess"):
+        parse_manifest(json.dumps(values).encode())
+
+
+@pytest.mark.parametrize("shape", [[1 << 31], [1 << 16, 1 << 16], [1] * 17, [-2, 3]])
+def test_an_absurd_shape_is_refused(values: dict[str, Any], shape: list[int]) -> None:
+    values["inputs"][0]["shape"] = shape
+    with pytest.raises(BundleFormatError, match="shape of"):
+        parse_manifest(json.dumps(values).encode())
+
+
+@pytest.mark.parametrize("name", ["../../..", "", "a/b", ".hidden", "-x", "a" * 65, "a\n", "part\u202e", "name\0"])
+@pytest.mark.parametrize("field", ["name", "version"])
+def test_a_name_that_is_a_path_or_steers_a_terminal_is_refused(values: dict[str, Any], field: str, name: str) -> None:
+    values[field] = name
+    with pytest.raises(BundleFormatError, match=f"{field} of a bundle"):
+        parse_manifest(json.dumps(values).encode())
+
+
 # writing
 
 

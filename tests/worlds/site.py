@@ -99,7 +99,7 @@ class Site:
         """Waits until the hub knows that the device is in this state of this desired state."""
         wait_for(
             lambda: (
-                f"generation {gen}" in [detail for kind, _, detail in self.events() if kind == state]
+                f"desired state {gen}" in [detail for kind, _, detail in self.events() if kind == state]
                 or any(kind == state for kind, _, _ in self._since_pushed(gen))
             ),
             TIMEOUT_S,

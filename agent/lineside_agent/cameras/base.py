@@ -23,6 +23,7 @@ import numpy as np
 import xxhash
 
 from lineside_models.frame import Frame, UInt8Array
+from lineside_models.image_file import decode_image
 from lineside_runtime.errors import CameraError
 
 
@@ -69,12 +70,9 @@ class EncodedFrame:
     def opened(self) -> Shot:
         """Returns the picture in colour; lost, with the reason, if it can't be decoded."""
         try:
-            image = cv2.imdecode(self.data, cv2.IMREAD_COLOR) if self.data.size else None
-        except cv2.error:  # its text is an assertion in its own source
-            image = None
-        if image is None:
-            reason = "not an image that can be decoded" if self.data.size else "the file is empty"
-            lost = f"{self.part_id}: {reason}"
+            image = decode_image(self.data.tobytes(), how=cv2.IMREAD_COLOR)
+        except ValueError as error:
+            lost = f"{self.part_id}: {error}"
             return LostFrame(self.source, self.sequence, self.part_id, self.captured_at_ns, lost)
         return Frame(
             image=np.asarray(image, np.uint8),

@@ -8,7 +8,7 @@ They are JSON, so that Node-RED and a person can read and write them::
     <topic>/trigger    {"part_id": "A-17", "tag": 12}, or nothing
     <topic>/reset      anything
     <topic>/challenge  anything
-    <topic>/recipe     {"recipe": "B"}: another product follows; may be retained
+    <topic>/recipe     {"recipe": "B"}: another product follows; may be retained, and then counts once
 
 A trigger of any other form is answered with reject, code ``BAD_TRIGGER``; so is a part id that is longer than 128
 characters or can't be printed.
@@ -61,6 +61,7 @@ class MqttLine(LineOutput):
         self._lock = threading.Lock()
         self._started = False
         self._last_tag = 0
+        self._last_recipe = b""
         self._post: Post | None = None
 
     @property
@@ -99,7 +100,7 @@ class MqttLine(LineOutput):
         self._client.subscribe(f"{self._topic}/trigger", self._triggered)
         self._client.subscribe(f"{self._topic}/reset", lambda *_: post(ResetPressed(), time.monotonic()))
         self._client.subscribe(f"{self._topic}/challenge", lambda *_: post(ChallengeAsked(), time.monotonic()))
-        self._client.subscribe(f"{self._topic}/recipe", self._recipe_asked)
+        self._client.subscribe(f"{self._topic}/recipe", self._recipe_asked, retained=self._recipe_kept)
         self._client.on_connect(self._publish_state)
         self._begin()
 
@@ -144,8 +145,16 @@ class MqttLine(LineOutput):
         if self._post is not None:
             self._post(Triggered(self.name, given.part_id, given.tag), at_s)
 
+    def _recipe_kept(self, topic: str, payload: bytes) -> None:
+        """In the link's handler thread: a reconnection must not bring back what was asked for before it."""
+        if payload == self._last_recipe:
+            log.info("%s: %r is retained and was asked for before; nothing changes", topic, payload[:200])
+        else:
+            self._recipe_asked(topic, payload)
+
     def _recipe_asked(self, topic: str, payload: bytes) -> None:
         """In the link's handler thread."""
+        self._last_recipe = payload
         try:
             given = decode_json(payload, type=_Recipe)
         except msgspec.DecodeError as error:

@@ -24,6 +24,7 @@ from lineside_converters.training.settings import Settings
 from lineside_converters.training.strategy import Parts, rng_of, whole
 from lineside_converters.training.teaching import Outputs, as_tuple
 from lineside_models.datasets import Dataset, Sample, load_dataset
+from lineside_models.datasets.base import read_pixels
 from lineside_runtime.errors import DatasetError
 
 MARGIN = 1.15
@@ -149,11 +150,9 @@ def read_crop(sample: Sample, of: Dataset, labels: Sequence[str], look: Look) ->
     Raises:
         DatasetError: The file is no image, or its class is none of ``labels``.
     """
-    image = cv2.imread(str(sample.path), cv2.IMREAD_GRAYSCALE if look.colour == "grey" else cv2.IMREAD_COLOR)
-    if image is None:
-        raise DatasetError(f"{sample.path.name} cannot be decoded", expected="a JPEG or PNG image")
+    image = read_pixels(sample.path, cv2.IMREAD_GRAYSCALE if look.colour == "grey" else cv2.IMREAD_COLOR)
     if look.colour == "rgb":
-        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        image = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
     if not len(sample.labels):
         raise DatasetError(f"{sample.path.name} has no class")
     number = 0

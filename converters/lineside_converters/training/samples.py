@@ -13,6 +13,7 @@ import numpy as np
 from lineside_converters.training.augment import Picture
 from lineside_converters.training.framing import PCB, STEEL, Framing
 from lineside_models.datasets import Sample, load_dataset
+from lineside_models.datasets.base import read_pixels
 from lineside_models.simulator import Kind, render
 from lineside_runtime.errors import DatasetError
 
@@ -117,10 +118,7 @@ def read_picture(sample: Sample) -> Picture:
     Raises:
         DatasetError: The file is no image.
     """
-    image = cv2.imread(str(sample.path), cv2.IMREAD_GRAYSCALE)
-    if image is None:
-        raise DatasetError(f"{sample.path.name} cannot be decoded", expected="a JPEG or PNG image")
-    return Picture(np.asarray(image, np.uint8), sample.boxes, sample.labels)
+    return Picture(read_pixels(sample.path, cv2.IMREAD_GRAYSCALE), sample.boxes, sample.labels)
 
 
 def simulate_pictures(

@@ -298,7 +298,7 @@ class FrameWorker:
         self._counters["repeated" if repeated else "stored"] += 1
         self._said.pop("", None)  # it goes well again: the next trouble is told
         self._since_sweep += 0 if repeated else piece.size
-        if self._since_sweep > 0.01 * self._config.frames.max_bytes:
+        if self._since_sweep > 0.01 * min(self._config.frames.max_bytes, self._config.frames.device_max_bytes):
             self._sweep()
         return _answered(piece, "stored", have=piece.size)
 

@@ -1,4 +1,5 @@
-"""Which frames go: those that are too old, and when there are too many, the oldest of whoever has most.
+"""Which frames go: those that are too old, those beyond a device's quota, and when there are too many, the oldest of
+whoever has most.
 
 So a device that sends without measure pushes out its own frames and nobody else's. Rows go before their content: a kill
 in between leaves a file that belongs to nothing, which `orphans` finds later.
@@ -50,7 +51,7 @@ def sweep(rows: Rows, place: Place, config: FramesConfig, now_ns: int) -> list[D
     Raises:
         DatabaseError: The rows or the filesystem can't be reached.
     """
-    gone = [_too_old(rows, place, config, now_ns), _too_many(rows, place, config)]
+    gone = [_too_old(rows, place, config, now_ns), *_over_quota(rows, place, config), _too_many(rows, place, config)]
     return [dropped for dropped in gone if dropped.count]
 
 
@@ -67,12 +68,26 @@ def _too_many(rows: Rows, place: Place, config: FramesConfig) -> Dropped:
     _, total = rows.total()
     if total > config.max_bytes:
         while total - size > ENOUGH * config.max_bytes and (device := rows.heaviest()) is not None:
-            found = rows.oldest(BATCH, device=device)
-            needed = int(total - size - ENOUGH * config.max_bytes)
-            sums = itertools.accumulate((kept.size for kept in found), initial=0)
-            enough = [kept for kept, before in zip(found, sums, strict=False) if before < needed]
-            count, size = count + len(enough), size + _remove(rows, place, enough)
+            gone = _remove_oldest(rows, place, device, int(total - size - ENOUGH * config.max_bytes))
+            count, size = count + gone[0], size + gone[1]
     return Dropped(count, size, f"more than {config.max_bytes / 1e9:g} GB in all")
+
+
+def _over_quota(rows: Rows, place: Place, config: FramesConfig) -> Iterator[Dropped]:
+    for device, total in rows.heavier_than(config.device_max_bytes):
+        count = size = 0
+        while total - size > ENOUGH * config.device_max_bytes:
+            gone = _remove_oldest(rows, place, device, int(total - size - ENOUGH * config.device_max_bytes))
+            count, size = count + gone[0], size + gone[1]
+        yield Dropped(count, size, f"more than {config.device_max_bytes / 1e9:g} GB of {device}")
+
+
+def _remove_oldest(rows: Rows, place: Place, device: str, needed: int) -> tuple[int, int]:
+    """Removes a device's oldest frames, at least so many bytes but one batch at most; returns their count and bytes."""
+    found = rows.oldest(BATCH, device=device)
+    sums = itertools.accumulate((kept.size for kept in found), initial=0)
+    enough = [kept for kept, before in zip(found, sums, strict=False) if before < needed]
+    return len(enough), _remove(rows, place, enough)
 
 
 def _remove(rows: Rows, place: Place, found: list[Kept]) -> int:

@@ -78,6 +78,11 @@ class Rows:
         found = self._run(text, {})
         return str(found[0][0]) if found else None
 
+    def heavier_than(self, limit: int) -> list[tuple[str, int]]:
+        """Returns the devices whose frames take more than so many bytes, and their bytes."""
+        text = "SELECT device, sum(size) FROM frames GROUP BY device HAVING sum(size) > :limit ORDER BY device"
+        return [(str(row[0]), int(row[1])) for row in self._run(text, {"limit": limit})]
+
     def oldest(self, limit: int, *, device: str | None = None, before_ns: int | None = None) -> list[Kept]:
         """Returns the frames that came first.
 

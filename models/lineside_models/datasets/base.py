@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from lineside_models.image_file import decode_image
 from lineside_models.labels import LABELS
 from lineside_runtime.errors import DatasetError
 
@@ -184,3 +185,23 @@ def images_in(folder: Path) -> list[Path]:
     """Returns the images that lie directly in a folder, sorted."""
     endings = {*ENDINGS, ".webp", ".tif", ".tiff"}
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in endings and path.is_file())
+
+
+def read_pixels(path: Path, how: int) -> npt.NDArray[np.uint8]:
+    """Decodes an image or mask.
+
+    Args:
+        path: The file.
+        how: One of OpenCV's ``IMREAD_…``.
+
+    Raises:
+        DatasetError: It is not there, or no image that can be read.
+    """
+    try:
+        return np.asarray(decode_image(path.read_bytes(), how=how), np.uint8)
+    except (OSError, ValueError) as error:
+        raise DatasetError(
+            f"{path} cannot be decoded: {error}",
+            expected="a JPEG or PNG image",
+            action="Copy the whole data set again.",
+        ) from error

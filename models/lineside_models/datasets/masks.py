@@ -20,7 +20,16 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from lineside_models.datasets.base import Dataset, Sample, annotation_bytes, choose, images_in, not_empty, sample_of
+from lineside_models.datasets.base import (
+    Dataset,
+    Sample,
+    annotation_bytes,
+    choose,
+    images_in,
+    not_empty,
+    read_pixels,
+    sample_of,
+)
 from lineside_runtime.errors import DatasetError, InputNotFoundError
 
 DEFECT = "defect"
@@ -191,7 +200,5 @@ def _names(root: Path) -> dict[Path, str]:
 
 
 def _read(path: Path) -> npt.NDArray[np.uint8]:
-    mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if path.is_file() else None
-    if mask is None:
-        raise DatasetError(f"the mask {path} cannot be read", expected="a PNG file with an image's name")
+    mask = read_pixels(path, cv2.IMREAD_UNCHANGED)
     return np.asarray(mask if mask.ndim == 2 else mask[..., :3].max(2), np.uint8)

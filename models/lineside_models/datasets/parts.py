@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from lineside_models.datasets.base import ALL, choose, images_in, unknown_fold
+from lineside_models.datasets.base import ALL, choose, images_in, read_pixels, unknown_fold
 from lineside_runtime.errors import DatasetError, InputNotFoundError
 
 _GOOD = re.compile(r"(.*[_\- ])?(good|ok|free|normal|clean)", re.IGNORECASE)
@@ -97,10 +97,7 @@ def read_mask(path: Path) -> npt.NDArray[np.bool_]:
     Raises:
         DatasetError: It can't be read.
     """
-    mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-    if mask is None:
-        raise DatasetError(f"the mask {path} cannot be read", expected="a PNG file")
-    return np.asarray(mask > _LEVEL)
+    return np.asarray(read_pixels(path, cv2.IMREAD_GRAYSCALE) > _LEVEL)
 
 
 def _divided(root: Path, fold: str) -> list[Part]:

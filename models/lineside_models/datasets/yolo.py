@@ -20,6 +20,7 @@ from lineside_models.datasets.base import (
     choose,
     images_in,
     not_empty,
+    read_pixels,
     sample_of,
     unknown_fold,
 )
@@ -88,10 +89,7 @@ def _sample(image: Path, root: Path, names: tuple[str, ...]) -> Sample:
     lines = [(number, line) for number, line in enumerate(annotation_bytes(annotation).splitlines(), 1) if line.strip()]
     if not lines:
         return sample_of(image, [], [])
-    picture = cv2.imread(str(image), cv2.IMREAD_UNCHANGED)
-    if picture is None:
-        raise DatasetError(f"{image} is not an image", action="Copy the whole data set again.")
-    height, width = picture.shape[:2]
+    height, width = read_pixels(image, cv2.IMREAD_GRAYSCALE).shape  # as training sees it, turned by its EXIF data
     boxes, labels = [], []
     for number, line in lines:
         where = f"{annotation}: line {number}"

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Union
 
-import cv2
 import numpy as np
 
 from lineside_models.frame import Frame
+from lineside_models.image_file import decode_image
 from lineside_runtime.errors import BadInputFormatError, InputNotFoundError
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
@@ -96,14 +96,17 @@ def read_image(path: Path) -> np.typing.NDArray[np.uint8]:
         BadInputFormatError: It is no image that OpenCV reads.
     """
     try:
-        data = np.frombuffer(path.read_bytes(), np.uint8)
+        data = path.read_bytes()
     except (FileNotFoundError, IsADirectoryError) as error:
         raise InputNotFoundError(f"{path} is not there", action="Give a photo or a folder of photos.") from error
-    image = cv2.imdecode(data, cv2.IMREAD_ANYCOLOR) if data.size else None
-    if image is None or image.dtype != np.uint8:
+    try:
+        image = decode_image(data)
+    except ValueError as error:
         raise BadInputFormatError(
-            f"{path} is not an image", expected=f"a readable {', '.join(sorted(SUFFIXES))}", action="Give a photo."
-        )
+            f"{path} is not an image that can be read: {error}",
+            expected=f"a readable {', '.join(sorted(SUFFIXES))}",
+            action="Give a photo.",
+        ) from error
     return np.asarray(image, np.uint8)
 
 

@@ -51,7 +51,7 @@ def wrap_onnx(model: Path, folder: Path, given: ModelFacts, *, origin: Path | No
         model,
         folder,
         Manifest(
-            name=_name_of(named),
+            name=name_of(named.stem),
             version="0",
             task="classification" if facts.postprocess.name == "classification" else "detection",
             created_at=_now(),
@@ -84,7 +84,7 @@ def wrap_generic(model: Path, folder: Path) -> Bundle:
         model,
         folder,
         Manifest(
-            name=_name_of(model),
+            name=name_of(model.stem),
             version="0",
             task="generic",
             created_at=_now(),
@@ -104,8 +104,9 @@ def _written(model: Path, folder: Path, manifest: Manifest) -> Bundle:
     return write_manifest(folder, manifest)
 
 
-def _name_of(model: Path) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", model.stem) or "model"
+def name_of(text: str) -> str:
+    """Returns a name that a bundle may have, made of a file's or folder's."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).lstrip("._-")[:64] or "model"
 
 
 def _now() -> str:

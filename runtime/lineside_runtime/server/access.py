@@ -14,6 +14,8 @@ from lineside_runtime.errors import ConfigError, InputNotFoundError, RequestErro
 
 TOKEN_MIN = 16
 TOKEN_MAX = 4096
+DISTINCT_MIN = 8
+"""Different characters of a token: 32 random hexadecimal digits have 8 with a chance of 0.9999."""
 _SCHEME = "bearer "
 _HINT = "Write one with: (umask 077; openssl rand -hex 32 > FILE)"
 
@@ -25,16 +27,18 @@ class Access:
         """Without a token everybody may pass who reaches the server by a name of this machine."""
         self._digest = None if token is None else _digest(token)
 
-    def check(self, authorization: str, host: str) -> None:
+    def check(self, authorization: str, host: str, origin: str = "") -> None:
         """Lets a call pass or not.
 
         Args:
             authorization: The ``Authorization`` header or gRPC metadata; empty if there was none.
             host: The HTTP ``Host`` header, or gRPC's authority.
+            origin: The HTTP ``Origin`` header: the site whose page makes the call; empty from other programs.
 
         Raises:
             RequestError: No token or the wrong one (401); or none is needed here, but the call names another host than
-                this machine, as a web page does that has rebound its name to the loopback address (403).
+                this machine, as a web page does that has rebound its name to the loopback address, or a page of
+                another site makes it (403).
         """
         if self._digest is None:
             if not _names_loopback(host):
@@ -43,6 +47,14 @@ class Access:
                     status=403,
                     expected="localhost or a loopback address",
                     actual=host[:100],
+                )
+            if origin and not _names_loopback(origin.partition("://")[2] or origin):
+                raise RequestError(
+                    "a page of another site called",
+                    status=403,
+                    expected="a page of this machine, or a program",
+                    actual=origin[:100],
+                    action="Start the server with --token-file and send the token.",
                 )
             return
         given = authorization[len(_SCHEME) :].strip() if authorization.lower().startswith(_SCHEME) else ""
@@ -87,10 +99,11 @@ def read_token(path: Path) -> str:
             f"the token file {path}", expected=f"a readable file of at most {TOKEN_MAX} bytes", action=_HINT
         )
     token = path.read_text(errors="replace").strip()
-    if len(token) < TOKEN_MIN or not token.isascii() or not token.isprintable() or " " in token:
+    usable = token.isascii() and token.isprintable() and " " not in token
+    if len(token) < TOKEN_MIN or len(set(token)) < DISTINCT_MIN or not usable:
         raise ConfigError(
             f"the token file {path}",
-            expected=f"one line of at least {TOKEN_MIN} ASCII characters without spaces",
+            expected=f"one line of at least {TOKEN_MIN} ASCII characters, {DISTINCT_MIN} of them different, no spaces",
             action=_HINT,
         )
     return token

@@ -210,9 +210,9 @@ class _Guarded:
         """Answers one request."""
         if scope["type"] == "http":
             headers = dict(scope["headers"])
-            authorization = headers.get(b"authorization", b"").decode("latin-1")
+            named = (headers.get(name, b"").decode("latin-1") for name in (b"authorization", b"host", b"origin"))
             try:
-                self._access.check(authorization, headers.get(b"host", b"").decode("latin-1"))
+                self._access.check(*named)
             except RequestError as error:
                 self._counts.access_refused("rest")
                 await error_response(error)(scope, receive, send)

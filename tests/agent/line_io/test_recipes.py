@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tty
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -21,6 +22,7 @@ from tests.agent.line_io.conftest import StartLine
 from tests.agent.line_io.test_mbpoll import DISCRETE, HOLDING, INPUT, Poll
 from tests.agent.line_io.test_modbus_client import plc_server
 from tests.peers.brokers import Mosquitto, find_mosquitto
+from tests.peers.proxy import FaultProxy
 from tests.peers.waiting import free_port, wait_for
 from tests.worlds.agent import folder_camera
 
@@ -121,6 +123,37 @@ def test_mqtt_message_changes_over_and_the_state_says_so(start_line: StartLine, 
         client.publish("cell/4/recipe", b"not json")
         client.publish("cell/4/recipe", b'{"recipe": "lenient"}')
         wait_for(lambda: states[-1]["recipe"] == "lenient" and states[-1]["ready"], what="lenient")
+    finally:
+        client.close()
+        broker.stop()
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("qos", [0, 1])
+def test_a_retained_recipe_is_not_replayed_by_a_reconnection(
+    start_line: StartLine, tmp_path: Path, qos: Literal[0, 1]
+) -> None:
+    broker = Mosquitto(tmp_path / "broker", program=find_mosquitto())
+    broker.start()
+    proxy = FaultProxy(broker.port)
+    url = f"mqtt://127.0.0.1:{proxy.port}"
+    link = f'link = {{ url = "{url}", site = "t0", reconnect_min_s = 0.05, reconnect_max_s = 0.2 }}'
+    states: list[dict[str, object]] = []
+    client = LinkClient(broker.config(), "plc")
+    client.subscribe("cell/4/state", lambda _, data: states.append(json.loads(data)))
+    client.start()
+    try:
+        assert client.wait_connected(20.0)
+        client.publish("cell/4/recipe", b'{"recipe": "lenient"}', retain=True, qos=qos)
+        agent = start_line(f'[[line_io]]\ntype = "mqtt"\ntopic = "cell/4"\n{link}\n{RECIPES}')
+        wait_for(lambda: states and states[-1]["recipe"] == "lenient" and states[-1]["ready"], 60.0, what="lenient")
+        assert ask(agent.state, Request("recipe", recipe="plain"))["done"]
+        wait_for(lambda: states[-1]["recipe"] == "plain" and states[-1]["ready"], what="the operator's choice")
+        proxy.cut()
+        wait_for(lambda: "is retained and was asked for before" in agent.log, what="the retained message")
+        assert states[-1]["recipe"] == "plain"
+        client.publish("cell/4/recipe", b'{"recipe": "lenient"}', qos=qos)
+        wait_for(lambda: states[-1]["recipe"] == "lenient" and states[-1]["ready"], what="the same asked for anew")
     finally:
         client.close()
         broker.stop()

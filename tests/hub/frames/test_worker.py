@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from lineside.cli import main
 from lineside_hub.chunks import FolderPlace
 from lineside_hub.config import FramesConfig, HubConfig, ResultsConfig
 from lineside_hub.database import Database
@@ -133,6 +134,38 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
     made.record("cam-1", "cam-2")
     yield made
     made.database.close()
+
+
+def test_the_command_writes_frames_into_a_folder_with_and_without_a_table(
+    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = png(1)
+    assert hub.send(1, data).status == "stored"
+    folder = Path(hub.config.folder)
+    (folder / "hub.toml").write_text('folder = "."\n[link]\nurl = "mqtt://127.0.0.1"\nsite = "s"\n')
+    command = ["fleet", "results", "--hub", str(folder), "--with-frame"]
+    assert main([*command, "--frames", str(tmp_path / "kept")]) == 0
+    [frame] = (tmp_path / "kept").iterdir()
+    assert frame.read_bytes() == data
+    assert main([*command, "--out", str(tmp_path / "x.csv"), "--frames"]) == 0
+    assert [path.name for path in (tmp_path / "x-frames").iterdir()] == [frame.name]
+    assert main([*command, "--frames"]) == 1
+    assert "without a folder" in capsys.readouterr().err
+
+
+def test_a_device_beyond_its_quota_loses_its_own_oldest_frames(tmp_path: Path) -> None:
+    size = len(png(1))
+    frames = FramesConfig(device_max_bytes=3 * size, keep_free_bytes=0)
+    hub = Hub(tmp_path / "hub", HubConfig(folder=str(tmp_path / "hub"), link=LINK, frames=frames))
+    hub.record("cam-1", "cam-2")
+    assert hub.send(1, png(10), device="cam-2").status == "stored"
+    for seq in range(1, 6):
+        assert hub.send(seq, png(seq)).status == "stored"
+    kept = [kept.key for kept in hub.rows.oldest(99)]
+    assert Key("cam-2", "e", 1) in kept
+    assert 1 <= kept.count(Key("cam-1", "e", 5)) <= len([key for key in kept if key.device == "cam-1"]) <= 3
+    assert Key("cam-1", "e", 1) not in kept
+    assert any("of cam-1" in event.detail for event in hub.database.events(kind="frames"))
 
 
 def test_a_frame_is_stored_by_its_hash_once_and_belongs_to_its_record(hub: Hub, tmp_path: Path) -> None:

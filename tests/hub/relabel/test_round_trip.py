@@ -276,6 +276,27 @@ def test_what_is_wrong_with_a_corrected_file_is_said_and_nothing_is_written(
     assert not (tmp_path / "set").exists()
 
 
+@pytest.mark.parametrize("prefix", ["../../../", "/etc/", "images/../../", "\\..\\", "a\0/"])
+def test_a_name_that_climbs_out_of_its_folder_reads_and_writes_nothing_there(
+    hub: HubConfig, tmp_path: Path, prefix: str
+) -> None:
+    """Only the hash in a name counts: the file is the exported one, wherever the name says that it lies."""
+    send_out(hub, tmp_path / "out")
+    name = next((tmp_path / "out" / "images").iterdir()).name
+    (tmp_path / name).write_bytes(b"somebody else's file")
+    before = {path for path in tmp_path.rglob("*") if tmp_path / "out" not in (path, *path.parents)}
+
+    def change(content: dict[str, Any]) -> None:
+        for image in content["images"]:
+            image["file_name"] = prefix + image["file_name"]
+
+    edit(tmp_path / "out", change)
+    assert take_in(tmp_path / "out", tmp_path / "set").images > 0
+    after = {path for path in tmp_path.rglob("*") if tmp_path / "out" not in (path, *path.parents)}
+    assert all(path == tmp_path / "set" or tmp_path / "set" in path.parents for path in after - before)
+    assert (tmp_path / name).read_bytes() == b"somebody else's file"
+
+
 @pytest.mark.parametrize("options", [{"val_share": 1.5}, {"group": "("}])
 def test_settings_out_of_range_make_nothing(hub: HubConfig, tmp_path: Path, options: dict[str, Any]) -> None:
     send_out(hub, tmp_path / "out")

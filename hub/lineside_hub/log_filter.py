@@ -1,0 +1,68 @@
+"""What devices cause in the hub's log: bounded in number, and one line a record.
+
+A device can send thousands of malformed messages in a second, and its texts stand in the messages about them.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+WINDOW_S = 60.0
+"""For so long repeats are counted."""
+
+SHOWN = 5
+"""Records of one kind that are written within a window."""
+
+KINDS_MAX = 1000
+"""Kinds of records that are counted; what is beyond is one kind."""
+
+_CONTROL = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
+
+Kind = tuple[str, str, str]
+"""Logger, text without its values, and the first value: often the device or topic."""
+
+
+class _Window:
+    __slots__ = ("began_s", "left_out", "seen")
+
+    def __init__(self, began_s: float, left_out: int = 0) -> None:
+        self.began_s = began_s
+        self.seen = 0
+        self.left_out = left_out
+
+
+class LogFilter(logging.Filter):
+    """Passes the first `SHOWN` records of a kind in a window; the next one after it says how many were left out.
+
+    Control characters are escaped, so that no text begins a line of its own or steers a terminal.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._windows: dict[Kind, _Window] = {}
+        self._lock = threading.Lock()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Returns whether the record is written; changes its text."""
+        first = str(record.args[0])[:80] if isinstance(record.args, tuple) and record.args else ""
+        with self._lock:
+            window = self._window((record.name, str(record.msg), first), time.monotonic())
+            window.seen += 1
+            if window.seen > SHOWN:
+                window.left_out += 1
+                return False
+            left_out, window.left_out = window.left_out, 0
+        text = record.getMessage().translate(_CONTROL)
+        record.msg = f"{text} ({left_out} more like this were left out)" if left_out else text
+        record.args = ()
+        return True
+
+    def _window(self, kind: Kind, now_s: float) -> _Window:
+        if kind not in self._windows and len(self._windows) >= KINDS_MAX:
+            kind = (kind[0], "", "")
+        known = self._windows.get(kind)
+        if known is None or now_s - known.began_s >= WINDOW_S:
+            known = self._windows[kind] = _Window(now_s, known.left_out if known is not None else 0)
+        return known

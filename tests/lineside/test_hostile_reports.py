@@ -1,0 +1,132 @@
+"""Labels, part ids and every other text on a report are text: in a real browser none of them runs as a script."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+import cv2
+import msgspec
+import numpy as np
+import pytest
+
+from lineside.demo import charts
+from lineside.demo.count import Event, Row
+from lineside.demo.report import ReportData, write_report
+from lineside.demo.walk import Outcome
+from lineside_converters.decide.figures import Decision
+from lineside_converters.decide.page import page as decision_page
+from lineside_converters.evaluation.classifier import ClassifierEvaluation
+from lineside_converters.evaluation.detector import DetectorEvaluation
+from lineside_converters.evaluation.page import Picture
+from lineside_converters.evaluation.page import page as evaluation_page
+from lineside_converters.evaluation.segmenter import SegmenterEvaluation
+from lineside_converters.report import Report
+from lineside_converters.report_page.frames import ShownFrame
+from lineside_converters.report_page.page import page as optimizer_page
+from lineside_converters.training.cluster.cost import CostReport
+from lineside_converters.training.cluster.pages import page as cost_page
+from lineside_converters.training.curves import page as curves_page
+from lineside_runtime.benchmark import BenchmarkReport
+from lineside_runtime.benchmark import page as benchmark_page
+from tests.peers.browser import load_page
+
+pytestmark = pytest.mark.peer
+
+RUN = "document.documentElement.id='ran'+(40+2)"
+RAN = 'id="ran42"'
+"""In a document in which one of the scripts has run: the sum is of the script's making."""
+
+HOSTILE = (
+    f"<script>{RUN}</script><img src=x onerror={RUN}><svg onload={RUN}></svg>"
+    f'"\' onmouseover={RUN} autofocus onfocus={RUN} x="</title></style></text></svg><script>{RUN}</script>'
+    f"<a href=\"javascript:{RUN}\">a</a>{{{{ 7*7 }}}}<iframe srcdoc='<script>parent.{RUN}</script>'></iframe>"
+)
+
+
+def sample(kind: Any) -> Any:
+    """Returns a value of a type whose texts are all hostile."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if kind in (str, Any):
+        return HOSTILE
+    if kind is Path:
+        return Path("nowhere")
+    if kind in (bool, int, float):
+        return {bool: True, int: 3, float: 0.5}[kind]
+    if origin is typing.Annotated:
+        return sample(arguments[0])
+    if origin is Literal:
+        return arguments[0]
+    if origin in (Union, types.UnionType):
+        return sample(next(one for one in arguments if one not in (type(None), msgspec.UnsetType)))
+    if origin in (list, Sequence) or (origin is tuple and arguments[-1] is Ellipsis):
+        return tuple(sample(arguments[0]) for _ in range(2))
+    if origin is tuple:
+        return tuple(sample(one) for one in arguments)
+    if origin in (dict, Mapping):
+        return {sample(arguments[0]): sample(arguments[1])}
+    hints = typing.get_type_hints(kind, include_extras=True)
+    names = [one.name for one in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else kind.__struct_fields__
+    return kind(**{name: sample(hints[name]) for name in names})
+
+
+def training_curves() -> str:
+    curve = [{"step": 10.0 * n, "elapsed_s": 1.0, HOSTILE: 0.1 * n} for n in (1, 2)]
+    losses = [{"step": 10.0 * n, "loss": 1.0 / n, "learning_rate": 0.1} for n in (1, 2)]
+    return curves_page(HOSTILE, curve, losses, figure=HOSTILE, steps=20)
+
+
+def demo_report(folder: Path) -> str:
+    (folder / "frames").mkdir()
+    cv2.imwrite(str(folder / "frames" / "1.png"), np.zeros((32, 32, 3), np.uint8))
+    row = msgspec.structs.replace(sample(Row), sequence=1, verdict="reject", detections=[(HOSTILE, 0.5, 1, 1, 9, 9)])
+    events = [msgspec.structs.replace(sample(Event), kind=kind) for kind in ("active", HOSTILE)]
+    data = ReportData(
+        out=folder,
+        outcome=msgspec.structs.replace(
+            sample(Outcome), rolled_back=[dict.fromkeys(("bundle", "code", "reason"), HOSTILE)], float={}, int8={}
+        ),
+        results=[row],
+        events=events,
+        marks=[sample(charts.Mark)],
+        pictures={1: folder / "frames" / "1.png"},
+    )
+    return write_report(data).read_text()
+
+
+def evaluation(kind: Any, task: str) -> Callable[[Path], str]:
+    return lambda _: evaluation_page(msgspec.structs.replace(sample(kind), task=task), [sample(Picture)])
+
+
+PAGES: dict[str, Callable[[Path], str]] = {
+    "optimizer": lambda _: optimizer_page(sample(Report), [sample(ShownFrame)]),
+    "detector": evaluation(DetectorEvaluation, "detection"),
+    "classifier": evaluation(ClassifierEvaluation, "classification"),
+    "segmenter": evaluation(SegmenterEvaluation, "segmentation"),
+    "decision": lambda _: decision_page(sample(Decision)),
+    "curves": lambda _: training_curves(),
+    "cost of training": lambda _: cost_page(HOSTILE, sample(CostReport)),
+    "benchmark": lambda _: benchmark_page(sample(BenchmarkReport)),
+    "demo": demo_report,
+}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_no_text_of_a_report_runs_as_a_script(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    text = PAGES[name](tmp_path)
+    assert "ran&#39;+(40+2)" in text or "ran&#x27;+(40+2)" in text, "the hostile text must stand on the page"
+    path.write_text(text)
+    document = load_page(path, profile=tmp_path / "profile")
+    assert "</html>" in document
+    assert RAN not in document
+    assert "<iframe" not in document
+
+
+def test_the_browser_would_tell(tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text(f"<!doctype html><html><body><p>{HOSTILE}</p></body></html>")
+    assert RAN in load_page(tmp_path / "page.html", profile=tmp_path / "profile")

@@ -1,0 +1,24 @@
+"""Chromium without a window: a page is loaded, its scripts run, and what became of it is read."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from tests.peers.programs import find_program
+
+_FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
+
+
+def load_page(page: Path, *, profile: Path, wait_ms: int = 1000) -> str:
+    """Loads a page, and returns its document as HTML after its scripts have run.
+
+    Args:
+        page: The file.
+        profile: A folder for the browser's own files.
+        wait_ms: Of the page's time, in which timers and events run.
+    """
+    chromium = find_program("chromium", "chromium")
+    command = [chromium, *_FLAGS, f"--user-data-dir={profile}", f"--virtual-time-budget={wait_ms}", "--dump-dom"]
+    done = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    return done.stdout
