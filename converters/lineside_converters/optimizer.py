@@ -33,6 +33,7 @@ from lineside_converters.task import task_of
 from lineside_converters.voice import Count, Voice, spoken
 from lineside_converters.work import Work, file_hash, opened, opened_until_done
 from lineside_models.frame import Frame
+from lineside_models.good_classes import rule_of, with_good_classes
 from lineside_models.vision.facts import from_arguments
 from lineside_runtime.bundle import Bundle, Manifest, Postprocess, Preprocess
 from lineside_runtime.errors import ConfigError
@@ -115,6 +116,7 @@ class Optimizer:
         labels: Sequence[str] | None = None,
         preprocess: Preprocess | Mapping[str, Any] | None = None,
         postprocess: Postprocess | Mapping[str, Any] | None = None,
+        good_classes: Sequence[str] | None = None,
         card: str = "",
         training: Mapping[str, Any] | None = None,
         trust: bool = False,
@@ -148,6 +150,8 @@ class Optimizer:
             labels: Class names of a bare model, in the order of its outputs.
             preprocess: How an image becomes the input of a bare model.
             postprocess: How the outputs of a bare model become answers.
+            good_classes: Of a classifier's labels, those that mean a good part; empty where every one is a defect. Not
+                given, what the model says of it, or the names: ``good``, ``ok``, ``free``.
             card: Text of the model card; the source bundle's if not given. The figures of this build are added.
             training: What the training says of itself, for ``report.json``; the source bundle's if not given.
             trust: Read a ``.pt`` although reading it can run code from it: only for files that you made yourself.
@@ -180,6 +184,7 @@ class Optimizer:
         self._max_drop, self._seed = float(max_drop), seed
         self._version, self._name = version, name
         self._facts = from_arguments(labels, preprocess, postprocess)
+        self._good_classes = good_classes
         self._card, self._training = card, training
         self._trust, self._overwrite, self._memory = trust, overwrite, memory
         self._work = None if work is None else Path(work)
@@ -236,12 +241,16 @@ class Optimizer:
         return open_source(self._model, folder, given=self._facts, trust=self._trust, frames=self._frames)
 
     def _manifest(self, source: SourceModel) -> Manifest:
-        name = source.manifest.name
+        name, labels = source.manifest.name, source.manifest.labels
+        reading = with_good_classes(source.manifest.postprocess, labels, self._good_classes)
+        if rule := rule_of(reading, labels):
+            self._voice.say(rule)
         return msgspec.structs.replace(
             source.manifest,
             name=self._name or (name if self._recipe.precision == "fp32" else name.removesuffix("-float")),
             version=self._version or next_version(source.manifest.version),
             created_at=now(),
+            postprocess=reading,
             golden=None,
             files={},
         )

@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 
 from lineside_converters.optimizer import Optimizer, OptimizeResult
-from lineside_models.vision.facts import ModelFacts
+from lineside_models.vision.facts import METADATA_KEY, ModelFacts
+from lineside_runtime.backends.ort import read_metadata
 from lineside_runtime.bundle import Postprocess, Preprocess
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import InputNotFoundError, TrainingError
@@ -50,17 +51,24 @@ def read_training(run: Path) -> tuple[ModelFacts, dict[str, Any]]:
             action="Let `lineside train` end; --resume goes on with a run that was cut off.",
         )
     try:
-        content: dict[str, Any] = decode_json(path.read_bytes())
+        content = _decoded(path)
         read = msgspec.convert(content, TrainingFacts)
     except msgspec.DecodeError as error:
         raise TrainingError(f"{path}: {error}") from error
     return ModelFacts(labels=read.labels, preprocess=read.preprocess, postprocess=read.postprocess), content
 
 
+def _decoded(path: Path) -> dict[str, Any]:
+    try:
+        return decode_json(path.read_bytes(), type=dict[str, Any])
+    except msgspec.DecodeError as error:
+        raise TrainingError(f"{path}: {error}") from error
+
+
 def facts_of_run(run: Path) -> dict[str, Any]:
     """Returns what the `Optimizer` must be told of a finished run besides its ``float.onnx``, as keyword arguments.
 
-    A classifier's graph says itself how it is used.
+    Classifiers of earlier releases say how they are used in their graph alone.
 
     Raises:
         InputNotFoundError: The run has not ended, or the folder is another.
@@ -68,8 +76,8 @@ def facts_of_run(run: Path) -> dict[str, Any]:
     """
     path = run / "training.json"
     if path.is_file() and (run / "float.onnx").is_file():
-        content = decode_json(path.read_bytes())
-        if "preprocess" not in content:
+        content = _decoded(path)
+        if "preprocess" not in content and read_metadata(run / "float.onnx", METADATA_KEY) is not None:
             return {"training": content}
     facts, training = read_training(run)
     return {
@@ -90,6 +98,7 @@ def build_from_training(
     card: str = "",
     data: Sequence[Path] = (),
     fold: str = "train",
+    good_classes: Sequence[str] | None = None,
     overwrite: bool = False,
     on_progress: Callable[[str], None] | None = None,
 ) -> OptimizeResult:
@@ -104,6 +113,7 @@ def build_from_training(
         card: Text of the model card; figures of the build are added.
         data: Folders with annotated images for calibration and accuracy; else the line simulator's frames.
         fold: Of ``data``.
+        good_classes: As for the `Optimizer`.
         overwrite: Whether a bundle that stands at ``out`` is replaced.
         on_progress: Told in words what is going on.
 
@@ -111,7 +121,6 @@ def build_from_training(
         InputNotFoundError: The run has not ended.
         LinesideError: As for `Optimizer.run`.
     """
-    facts, training = read_training(run)
     return Optimizer(
         run / "float.onnx",
         optimization_level=level,
@@ -120,11 +129,9 @@ def build_from_training(
         fold=fold,
         name=name,
         version=version,
-        labels=facts.labels,
-        preprocess=facts.preprocess,
-        postprocess=facts.postprocess,
+        good_classes=good_classes,
         card=card,
-        training=training,
         overwrite=overwrite,
         on_progress=on_progress,
+        **facts_of_run(run),
     ).run()

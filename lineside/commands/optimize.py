@@ -12,6 +12,7 @@ import msgspec
 from lineside.commands.output import add_json, print_json, say, show
 from lineside.commands.passphrases import add_passphrase, passphrase
 from lineside.commands.places import bundle_place
+from lineside.commands.training import add_good_class
 from lineside_runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-drop", type=float, default=0.02, metavar="D", help="of the task's metric, 0 to 1 (default: %(default)s)"
     )
+    add_good_class(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="folder of the new bundle")
     parser.add_argument("--overwrite", action="store_true", help="replace the bundle that stands there")
     parser.add_argument("--version", metavar="V", help="version of the new bundle")
@@ -118,6 +120,7 @@ def run(options: argparse.Namespace) -> int:
             judge_fold=options.judge_fold,
             max_drop=options.max_drop,
             version=options.version,
+            good_classes=options.good_classes,
             trust=options.trust,
             overwrite=options.overwrite,
             work=options.work,

@@ -9,7 +9,7 @@ from lineside.commands.output import print_json, say, show
 from lineside.commands.places import bundle_place
 from lineside.commands.train_then import add_then, check_then, go_on, with_then
 from lineside.commands.train_together import add_together, cluster_of, learn_together
-from lineside.commands.training import Options, numbers, reporter, settings_of, words
+from lineside.commands.training import Options, add_good_class, numbers, reporter, settings_of, words
 from lineside.extras import needs
 
 
@@ -79,6 +79,7 @@ def _add_classifier(kinds: Any) -> None:
     options.add("--side", "of the input", field="side_px", type=int, metavar="PX")
     options.add("--width", "factor on the channels", type=float, metavar="W")
     options.add("--bf16", "multiply in bfloat16, where the processor does", action="store_true")
+    add_good_class(classifier, default=argparse.SUPPRESS)
     add_together(classifier)
     add_then(classifier)
     classifier.set_defaults(run=_train_classifier)
@@ -140,6 +141,7 @@ def _train_classifier(options: argparse.Namespace) -> int:
         print_json(with_then(result, then))
     else:
         show(f"top-1 on the {len(result.labels)} classes kept aside: {result.held_top1:.3f}")
+        show(result.rule)
         show(f"wrote {config.out}: best.pt, float.onnx, training.json, curves.html, config.toml")
     return 0
 

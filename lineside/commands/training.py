@@ -75,6 +75,27 @@ class Options:
         add_json(self._parser)
 
 
+def add_good_class(parser: argparse.ArgumentParser, default: Any = None) -> None:
+    """Adds which classes of a classifier mean a good part; without either option their names tell."""
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument(
+        "--good-class",
+        dest="good_classes",
+        action="append",
+        default=default,
+        metavar="NAME",
+        help="a class that means a good part; repeatable (default: by its name, such as good, ok, free)",
+    )
+    chosen.add_argument(
+        "--no-good-class",
+        dest="good_classes",
+        action="store_const",
+        const=(),
+        default=default,
+        help="every class is a defect, whatever it is called",
+    )
+
+
 def settings_of(options: argparse.Namespace, kind: type[S]) -> S:
     """Returns the settings: the file's, and over them what was said by hand.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,8 +23,9 @@ from lineside_converters.training.settings import write_settings
 from lineside_converters.training.strategy import ALONE, Strategy
 from lineside_converters.training.taught import Tuition, teach
 from lineside_converters.training.teaching import LogitTeaching
+from lineside_models.good_classes import good_of, rule_of, with_good_classes
 from lineside_models.networks.classifier import resnet18
-from lineside_models.vision.facts import METADATA_KEY, ModelFacts
+from lineside_models.vision.facts import METADATA_KEY, CompleteFacts
 from lineside_runtime.bundle import Postprocess, Preprocess
 from lineside_runtime.files import write_atomic
 
@@ -41,6 +42,8 @@ class ClassifierResult(msgspec.Struct, frozen=True, kw_only=True):
         facts: ``training.json``.
         labels: The classes, in the order of the outputs.
         held_top1: Of the chosen weights on the held-out share of the train folds.
+        good_classes: Of the labels, those that mean a good part.
+        rule: Which parts pass, in words.
     """
 
     weights: str
@@ -48,6 +51,8 @@ class ClassifierResult(msgspec.Struct, frozen=True, kw_only=True):
     facts: str
     labels: tuple[str, ...]
     held_top1: float
+    good_classes: tuple[str, ...]
+    rule: str
 
 
 def train_classifier(config: ClassifierConfig, on_progress: Callable[[TrainProgress], None]) -> ClassifierResult:
@@ -74,6 +79,9 @@ def learn_classifier(
     if not config.resume:
         (config.out / "checkpoint.pt").unlink(missing_ok=True)
     data = load_classes(config.data, look=Look(config.side_px), held_share=config.held_share, settings=config)
+    with_good_classes(
+        Postprocess(name="classification"), data.labels, config.good_classes
+    )  # says what is wrong in time
     write_settings(config)
     lessons = ClassLessons(data, batch=config.batch, seed=config.seed, part=strategy.part)
     model = resnet18(len(data.labels), width=config.width, seed=config.seed)
@@ -104,12 +112,13 @@ def _finish(
     model = resnet18(len(data.labels), width=config.width, seed=config.seed)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
     model.load_state_dict(checkpoint.load(config.out / BEST))
-    difference = export_classifier(model, config.out / "float.onnx", labels=data.labels, side_px=config.side_px)
+    known = classifier_facts(data.labels, config.side_px, config.good_classes)
+    difference = export_classifier(model, config.out / "float.onnx", known)
     top1 = lessons.evaluate(model)["top1"]
     facts = {
         "architecture": NETWORK,
         "settings": config.as_dict(),
-        "labels": list(data.labels),
+        **msgspec.to_builtins(known),
         "images": lessons.facts,
         "curve": curve,
         "held_top1": top1,
@@ -124,22 +133,38 @@ def _finish(
         facts=str(config.out / "training.json"),
         labels=data.labels,
         held_top1=top1,
+        good_classes=tuple(data.labels[index] for index in good_of(known.postprocess)),
+        rule=rule_of(known.postprocess, data.labels),
     )
 
 
-def classifier_facts(labels: tuple[str, ...], side_px: int) -> ModelFacts:
-    """Returns what a bundle must say of a classifier of grey pictures besides its weights."""
-    return ModelFacts(
+def classifier_facts(labels: tuple[str, ...], side_px: int, good_classes: Sequence[str] | None = None) -> CompleteFacts:
+    """Returns what a bundle must say of a classifier of grey pictures besides its weights.
+
+    Args:
+        labels: The classes.
+        side_px: Side of the input.
+        good_classes: As in `ClassifierConfig`.
+
+    Raises:
+        ConfigError: A good class is none of the labels, or all of them are.
+    """
+    return CompleteFacts(
         labels=labels,
         preprocess=Preprocess(
             input=INPUT, colour="grey", resize="stretch", size=(side_px, side_px), mean=(MEAN,), std=(STD,)
         ),
-        postprocess=Postprocess(name="classification"),
+        postprocess=with_good_classes(Postprocess(name="classification"), labels, good_classes),
     )
 
 
-def export_classifier(model: nn.Module, path: Path, *, labels: tuple[str, ...], side_px: int) -> float:
+def export_classifier(model: nn.Module, path: Path, known: CompleteFacts) -> float:
     """Writes a classifier as ONNX: input ``image``, output ``logits``, batch free, its facts in the metadata.
+
+    Args:
+        model: The network.
+        path: The file to write.
+        known: From `classifier_facts`.
 
     Returns:
         The largest difference between the graph's and torch's outputs.
@@ -147,8 +172,8 @@ def export_classifier(model: nn.Module, path: Path, *, labels: tuple[str, ...], 
     Raises:
         ParityGateError: It is above the tolerance.
     """
-    facts = msgspec.json.encode(classifier_facts(labels, side_px)).decode()
-    example = torch.randn((1, 1, side_px, side_px), generator=torch.Generator().manual_seed(0))
+    height, width = known.preprocess.size or (known.preprocess.min_side,) * 2
+    example = torch.randn((1, 1, height, width), generator=torch.Generator().manual_seed(0))
     return export_onnx(
         model,
         path,
@@ -157,5 +182,5 @@ def export_classifier(model: nn.Module, path: Path, *, labels: tuple[str, ...], 
         output_names=[OUTPUT],
         dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
         check=(torch.cat([example, -example]),),
-        metadata={METADATA_KEY: facts},
+        metadata={METADATA_KEY: msgspec.json.encode(known).decode()},
     )

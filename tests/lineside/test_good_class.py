@@ -1,0 +1,112 @@
+"""A class of good parts, from the training to the verdict, through the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="the train extra is not installed")
+
+from lineside.cli import main
+from lineside_runtime.bundle import open_bundle
+
+pytestmark = pytest.mark.torch
+
+
+def write_squares(root: Path, classes: dict[str, int]) -> Path:
+    """Writes grey pictures with a square in the middle, 30 a class, each class with its shade."""
+    for name, grey in classes.items():
+        (root / name).mkdir(parents=True)
+        for number in range(30):
+            image = np.random.default_rng(number).integers(100, 130, (32, 32)).astype(np.uint8)
+            image[9:23, 9:23] = grey
+            cv2.imwrite(str(root / name / f"{number}.png"), image)
+    return root
+
+
+def train(data: Path, out: Path, *more: str) -> int:
+    given = ["train", "classifier", "--data", str(data), "--out", str(out), "--epochs", "12", "--batch", "8"]
+    return main([*given, "--side", "32", "--width", "0.25", "--threads", "1", *more])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classifier of the folders ``bad`` and ``good``."""
+    folder = tmp_path_factory.mktemp("good")
+    assert train(write_squares(folder / "parts", {"bad": 10, "good": 240}), folder / "run") == 0
+    return folder / "run"
+
+
+def verdicts(model: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> tuple[set[str], str]:
+    """Returns the verdicts on a folder, and what was said on stderr."""
+    capsys.readouterr()
+    assert main(["inspect", str(images), "--model", str(model), "--json"]) == 0
+    said = capsys.readouterr()
+    return {each["verdict"] for each in json.loads(said.out)["inspections"]}, said.err
+
+
+def test_a_part_of_a_folder_named_good_passes(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parts = run.parent / "parts"
+    found, said = verdicts(run / "float.onnx", parts / "good", capsys)
+    assert found == {"good"}
+    assert "A part passes if good is the likeliest class" in said
+    assert verdicts(run / "float.onnx", parts / "bad", capsys)[0] == {"bad"}
+
+
+def test_the_bundle_of_a_run_knows_the_good_class_and_its_card_says_what_passes(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = str(run.parent / "parts")
+    made = ["bundle", "from-run", str(run), str(tmp_path / "b"), "--name", "parts", "--level", "0", "--data", data]
+    assert main(made) == 0
+    assert "good is the likeliest class" in capsys.readouterr().err
+    bundle = open_bundle(tmp_path / "b")
+    assert bundle.manifest.postprocess.params["good"] == [1]
+    card = bundle.file("model_card.md").read_text()
+    assert "of the types bad in grey images. Good parts are of the class good." in card
+    assert "A part passes if good is the likeliest class" in card
+    metric = json.loads(bundle.file("report.json").read_bytes())["metric"]
+    assert metric["after"] == 1.0  # good parts that are called good are right
+    assert verdicts(tmp_path / "b", run.parent / "parts" / "good", capsys)[0] == {"good"}
+
+
+def test_a_good_class_of_another_name_is_named_by_hand(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["optimize", str(run / "float.onnx"), "--level", "0", "--no-memory", "--data", str(run.parent / "parts")]
+    assert main([*given, "--out", str(tmp_path / "b"), "--good-class", "bad"]) == 0
+    assert open_bundle(tmp_path / "b").manifest.postprocess.params["good"] == [0]
+    assert main([*given, "--out", str(tmp_path / "c"), "--no-good-class"]) == 0
+    found, said = verdicts(tmp_path / "c", run.parent / "parts" / "good", capsys)
+    assert found == {"bad"} and "Every class is a defect" in said
+    assert main([*given, "--out", str(tmp_path / "d"), "--good-class", "fine"]) != 0
+    assert "good class 'fine'" in capsys.readouterr().err
+
+
+def test_a_training_whose_good_class_isnt_there_ends_before_its_first_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_squares(tmp_path / "parts", {"dent": 10, "hole": 240})
+    assert train(data, tmp_path / "run", "--good-class", "fine") != 0
+    assert "good class 'fine'" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+def test_thresholds_are_chosen_for_the_defects_alone_and_good_frames_stand_for_good_parts(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = str(run.parent / "parts")
+    given = ["optimize", str(run / "float.onnx"), "--level", "0", "--no-memory", "--data", data]
+    assert main([*given, "--out", str(tmp_path / "b")]) == 0
+    capsys.readouterr()
+    asked = ["decide", str(tmp_path / "b"), "--data", data, "--miss-cost", "20", "--reject-cost", "1", "--json"]
+    assert main([*asked, "--force", "--out", str(tmp_path / "c"), "--version", "2"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [each["type"] for each in found["types"]] == ["bad"]
+    assert found["good_parts"]["parts"] == 30
+    assert open_bundle(tmp_path / "c").manifest.postprocess.params["thresholds"][1] == 0.5
+    assert verdicts(tmp_path / "c", run.parent / "parts" / "good", capsys)[0] == {"good"}
