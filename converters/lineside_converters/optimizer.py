@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from lineside_converters.accounts import differing_of, notes_of, report_of, write_pictures
+from lineside_converters.baseline import baseline_gate
 from lineside_converters.bounded import Bounded, Chosen, Plan, layer_choices
 from lineside_converters.card import write_card
 from lineside_converters.compress.cleanup import clean_graph
@@ -111,6 +112,7 @@ class Optimizer:
         judge_fold: str | None = None,
         metric: CallerMetric | None = None,
         max_drop: float = 0.02,
+        min_metric: float | None = None,
         version: str | None = None,
         name: str | None = None,
         labels: Sequence[str] | None = None,
@@ -145,6 +147,8 @@ class Optimizer:
                 and 3 learn from those, the val fold if all of ``data`` have one.
             metric: The caller's own measure, for models whose outputs nobody here reads.
             max_drop: How much lower the task's metric may be, 0 to 1.
+            min_metric: Least value of the task's metric, 0 to 1, in place of the baseline gate's limits; 0 takes any
+                model, and the report says so.
             version: Of the new bundle; the source's with its last number one higher if not given.
             name: Of the new bundle; the source's if not given, without ``-float`` where it is INT8.
             labels: Class names of a bare model, in the order of its outputs.
@@ -181,7 +185,9 @@ class Optimizer:
         self._fold, self._judge_fold, self._metric = fold, judge_fold, metric
         if isinstance(max_drop, bool) or not isinstance(max_drop, (int, float)) or not 0 <= max_drop <= 1:
             raise ConfigError("max_drop", expected="a number 0 to 1", actual=repr(max_drop))
-        self._max_drop, self._seed = float(max_drop), seed
+        if min_metric is not None and not 0 <= min_metric <= 1:
+            raise ConfigError("min_metric", expected="a number 0 to 1", actual=repr(min_metric))
+        self._max_drop, self._min_metric, self._seed = float(max_drop), min_metric, seed
         self._version, self._name = version, name
         self._facts = from_arguments(labels, preprocess, postprocess)
         self._good_classes = good_classes
@@ -203,7 +209,8 @@ class Optimizer:
             GraphError: The model's graph can't be read or quantised.
             CalibrationError: There is no usable frame to calibrate on.
             ParityGateError: The outputs differ too much from the source model's.
-            AccuracyGateError: Accuracy drops by more than ``max_drop``.
+            AccuracyGateError: Accuracy drops by more than ``max_drop``, or the model is hardly better than a constant
+                answer.
             SpeedGateError: The new model is slower.
             BrokerError: The device that is to time it doesn't answer.
             TimingError: It may not or can't.
@@ -318,13 +325,16 @@ class Optimizer:
         report = report_of(terms, source.facts, proof, chosen, differing, layers=layers, training=training)
         if slimmed is not None:
             report = told(report, slimmed)
+        gate = baseline_gate(report, min_metric=self._min_metric)
+        self._voice.say(f"baseline: {gate.status}: {gate.detail}")
+        report = msgspec.structs.replace(report, gates=(*report.gates, gate))
         forms = _shipped(terms, proof)
         reading = slimmed.postprocess if slimmed is not None else None
         manifest = msgspec.structs.replace(
             terms.manifest,
             postprocess=reading or terms.manifest.postprocess,
             variants=tuple(form.variant for form in forms),
-            speed="measured" if all(gate.status == "passed" for gate in report.gates) else "unproven",
+            speed="measured" if not proof.proved[0].unproven else "unproven",
         )
         bundle = build_bundle(
             out,

@@ -99,6 +99,7 @@ def build_from_training(
     data: Sequence[Path] = (),
     fold: str = "train",
     good_classes: Sequence[str] | None = None,
+    min_metric: float | None = None,
     overwrite: bool = False,
     on_progress: Callable[[str], None] | None = None,
 ) -> OptimizeResult:
@@ -114,6 +115,7 @@ def build_from_training(
         data: Folders with annotated images for calibration and accuracy; else the line simulator's frames.
         fold: Of ``data``.
         good_classes: As for the `Optimizer`.
+        min_metric: As for the `Optimizer`.
         overwrite: Whether a bundle that stands at ``out`` is replaced.
         on_progress: Told in words what is going on.
 
@@ -130,6 +132,7 @@ def build_from_training(
         name=name,
         version=version,
         good_classes=good_classes,
+        min_metric=min_metric,
         card=card,
         overwrite=overwrite,
         on_progress=on_progress,

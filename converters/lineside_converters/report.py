@@ -27,8 +27,9 @@ from lineside_runtime.errors import BundleFormatError
 from lineside_runtime.files import write_atomic
 
 REPORT_NAME = "report.json"
-SCHEMA = 2
-"""Number of this format. 2 added all that `Report` has behind ``training``; bundles with 1 are read as they are."""
+SCHEMA = 3
+"""Number of this format. 2 added all that `Report` has behind ``training``, 3 the gate ``baseline``; bundles with a
+lower one are read as they are."""
 
 _TOOLS = ("lineside", "onnx", "onnxruntime", "numpy", "opencv-python-headless")
 
@@ -57,15 +58,15 @@ class Gate(Strict, frozen=True, kw_only=True):
     """One thing that had to be proved.
 
     Attributes:
-        name: ``parity``, ``accuracy`` or ``speed``.
-        status: ``unproven`` where this machine could not measure it.
+        name: ``parity``, ``accuracy``, ``speed`` or ``baseline``.
+        status: ``unproven`` where it could not be measured here; ``overridden`` where the caller let it through.
         value: What was measured; ``None`` if nothing was.
         limit: What was asked for.
         detail: What value and limit mean, and on what they were measured.
     """
 
-    name: Literal["parity", "accuracy", "speed"]
-    status: Literal["passed", "unproven"]
+    name: Literal["parity", "accuracy", "speed", "baseline"]
+    status: Literal["passed", "unproven", "overridden"]
     value: float | None
     limit: float
     detail: str

@@ -12,7 +12,7 @@ import msgspec
 from lineside.commands.output import add_json, print_json, say, show
 from lineside.commands.passphrases import add_passphrase, passphrase
 from lineside.commands.places import bundle_place
-from lineside.commands.training import add_good_class
+from lineside.commands.training import add_good_class, add_min_metric
 from lineside_runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-drop", type=float, default=0.02, metavar="D", help="of the task's metric, 0 to 1 (default: %(default)s)"
     )
+    add_min_metric(parser)
     add_good_class(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="folder of the new bundle")
     parser.add_argument("--overwrite", action="store_true", help="replace the bundle that stands there")
@@ -119,6 +120,7 @@ def run(options: argparse.Namespace) -> int:
             fold=options.fold,
             judge_fold=options.judge_fold,
             max_drop=options.max_drop,
+            min_metric=options.min_metric,
             version=options.version,
             good_classes=options.good_classes,
             trust=options.trust,

@@ -96,6 +96,17 @@ def add_good_class(parser: argparse.ArgumentParser, default: Any = None) -> None
     )
 
 
+def add_min_metric(parser: Any) -> None:
+    """Adds how good a model must be to become a bundle."""
+    parser.add_argument(
+        "--min-metric",
+        type=float,
+        metavar="M",
+        help="least top-1, mAP@0.5 or mean IoU, 0 to 1; 0 takes any model, which its report and card say and "
+        "`lineside push` refuses (default: clearly better than one that always gives the same answer)",
+    )
+
+
 def settings_of(options: argparse.Namespace, kind: type[S]) -> S:
     """Returns the settings: the file's, and over them what was said by hand.
 

@@ -62,13 +62,12 @@ def with_good_classes(how: Postprocess, labels: Sequence[str], given: Sequence[s
     unknown = [name for name in names if name not in labels]
     if unknown:
         raise ConfigError(f"good class {unknown[0]!r}", expected=f"of {', '.join(labels)}", actual=unknown[0])
-    if given is None and len(names) == len(labels):
+    if given is None and len(names) in (0, len(labels)):
         return how
     if len(set(names)) == len(labels):
         raise ConfigError("good_classes", expected="at least one class that is a defect", actual=", ".join(labels))
     params = {name: value for name, value in how.params.items() if name != "good"}
-    if names or given is not None:
-        params["good"] = sorted({labels.index(name) for name in names})
+    params["good"] = sorted({labels.index(name) for name in names})
     return msgspec.structs.replace(how, params=params)
 
 

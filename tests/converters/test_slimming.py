@@ -27,12 +27,7 @@ from lineside_converters.report import read_report
 from lineside_converters.search import finding
 from lineside_converters.slimming import NOT_NARROWED, TIMED_ELSEWHERE, TRAINED_ON, Effort
 from lineside_converters.training.classes import ClassLessons, Look, load_classes
-from lineside_converters.training.classifier import (
-    ClassifierConfig,
-    classifier_facts,
-    export_classifier,
-    train_classifier,
-)
+from lineside_converters.training.classifier import ClassifierConfig, export_classifier, train_classifier
 from lineside_converters.training.config import TrainProgress
 from lineside_converters.training.taught import Tuition, teach
 from lineside_converters.training.teaching import LogitTeaching
@@ -69,7 +64,7 @@ def model(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         net, None, ClassLessons(data, batch=16, seed=0), LogitTeaching(), out=out, on_progress=lambda _: None,
         tuition=Tuition(learning_rate=4e-3, epochs=12, evaluate_every=4, warm_up_steps=4, threads=1),
     )  # fmt: skip
-    export_classifier(net, out / "bars.onnx", classifier_facts(LABELS, 16))
+    export_classifier(net, out / "bars.onnx", labels=LABELS, side_px=16)
     return out / "bars.onnx"
 
 

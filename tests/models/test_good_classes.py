@@ -86,6 +86,11 @@ def test_a_threshold_that_somebody_set_decides_where_there_is_a_class_of_good_pa
     assert judged(manifest, 0.85, 0.15, rules=Rules(confidence_threshold=0.8)) == ("bad", ["dent"])
 
 
+def test_a_model_without_such_a_name_stays_as_it_is() -> None:
+    how = Postprocess(name="classification")
+    assert with_good_classes(how, ("dent", "hole")) is how
+
+
 def test_no_threshold_makes_a_good_part_a_defect() -> None:
     manifest = classifier("dent", "good")
     assert judged(manifest, 0.1, 0.9, rules=Rules(confidence_threshold=0.3)) == ("good", [])

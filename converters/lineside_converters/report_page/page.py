@@ -166,7 +166,9 @@ def _tiles(report: Report) -> list[tuple[str, str]]:
     elif two is not None and one.map50 is not None and two.map50 is not None:
         found.append((_points(one.map50 - two.map50), "points of mAP@0.5"))
     passed = sum(gate.status == "passed" for gate in report.gates)
-    found.append((f"{passed} of {len(report.gates)}", "gates passed; the others could not be measured here"))
+    forced = [gate.name for gate in report.gates if gate.status == "overridden"]
+    rest = f"{' and '.join(forced)} overridden" if forced else "the others could not be measured here"
+    found.append((f"{passed} of {len(report.gates)}", f"gates passed; {rest}"))
     if passed == len(report.gates):
         found[-1] = (str(passed), "gates, all passed")
     return found

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
@@ -25,12 +26,13 @@ from lineside_converters.training.taught import Tuition, teach
 from lineside_converters.training.teaching import LogitTeaching
 from lineside_models.good_classes import good_of, rule_of, with_good_classes
 from lineside_models.networks.classifier import resnet18
-from lineside_models.vision.facts import METADATA_KEY, CompleteFacts
+from lineside_models.vision.facts import METADATA_KEY, ModelFacts
 from lineside_runtime.bundle import Postprocess, Preprocess
 from lineside_runtime.files import write_atomic
 
 OUTPUT = "logits"
 NETWORK = "surface_classifier_resnet18"
+READING = Postprocess(name="classification")
 
 
 class ClassifierResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,9 +81,7 @@ def learn_classifier(
     if not config.resume:
         (config.out / "checkpoint.pt").unlink(missing_ok=True)
     data = load_classes(config.data, look=Look(config.side_px), held_share=config.held_share, settings=config)
-    with_good_classes(
-        Postprocess(name="classification"), data.labels, config.good_classes
-    )  # says what is wrong in time
+    reading = with_good_classes(READING, data.labels, config.good_classes)
     write_settings(config)
     lessons = ClassLessons(data, batch=config.batch, seed=config.seed, part=strategy.part)
     model = resnet18(len(data.labels), width=config.width, seed=config.seed)
@@ -103,22 +103,26 @@ def learn_classifier(
         on_progress=on_progress,
         strategy=strategy,
     )
-    return lambda: _finish(config, data, lessons, curve)
+    return lambda: _finish(config, data, lessons, curve, reading)
 
 
 def _finish(
-    config: ClassifierConfig, data: ClassData, lessons: ClassLessons, curve: list[dict[str, float]]
+    config: ClassifierConfig,
+    data: ClassData,
+    lessons: ClassLessons,
+    curve: list[dict[str, float]],
+    reading: Postprocess,
 ) -> ClassifierResult:
     model = resnet18(len(data.labels), width=config.width, seed=config.seed)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
     model.load_state_dict(checkpoint.load(config.out / BEST))
-    known = classifier_facts(data.labels, config.side_px, config.good_classes)
-    difference = export_classifier(model, config.out / "float.onnx", known)
+    how: dict[str, Any] = {"labels": data.labels, "side_px": config.side_px, "reading": reading}
+    difference = export_classifier(model, config.out / "float.onnx", **how)
     top1 = lessons.evaluate(model)["top1"]
     facts = {
         "architecture": NETWORK,
         "settings": config.as_dict(),
-        **msgspec.to_builtins(known),
+        **msgspec.to_builtins(classifier_facts(**how)),
         "images": lessons.facts,
         "curve": curve,
         "held_top1": top1,
@@ -133,38 +137,37 @@ def _finish(
         facts=str(config.out / "training.json"),
         labels=data.labels,
         held_top1=top1,
-        good_classes=tuple(data.labels[index] for index in good_of(known.postprocess)),
-        rule=rule_of(known.postprocess, data.labels),
+        good_classes=tuple(data.labels[index] for index in good_of(reading)),
+        rule=rule_of(reading, data.labels),
     )
 
 
-def classifier_facts(labels: tuple[str, ...], side_px: int, good_classes: Sequence[str] | None = None) -> CompleteFacts:
+def classifier_facts(labels: tuple[str, ...], side_px: int, reading: Postprocess = READING) -> ModelFacts:
     """Returns what a bundle must say of a classifier of grey pictures besides its weights.
 
     Args:
         labels: The classes.
         side_px: Side of the input.
-        good_classes: As in `ClassifierConfig`.
-
-    Raises:
-        ConfigError: A good class is none of the labels, or all of them are.
+        reading: How its outputs are read, with its classes of good parts.
     """
-    return CompleteFacts(
+    return ModelFacts(
         labels=labels,
         preprocess=Preprocess(
             input=INPUT, colour="grey", resize="stretch", size=(side_px, side_px), mean=(MEAN,), std=(STD,)
         ),
-        postprocess=with_good_classes(Postprocess(name="classification"), labels, good_classes),
+        postprocess=reading,
     )
 
 
-def export_classifier(model: nn.Module, path: Path, known: CompleteFacts) -> float:
+def export_classifier(
+    model: nn.Module,
+    path: Path,
+    *,
+    labels: tuple[str, ...],
+    side_px: int,
+    reading: Postprocess = READING,
+) -> float:
     """Writes a classifier as ONNX: input ``image``, output ``logits``, batch free, its facts in the metadata.
-
-    Args:
-        model: The network.
-        path: The file to write.
-        known: From `classifier_facts`.
 
     Returns:
         The largest difference between the graph's and torch's outputs.
@@ -172,8 +175,8 @@ def export_classifier(model: nn.Module, path: Path, known: CompleteFacts) -> flo
     Raises:
         ParityGateError: It is above the tolerance.
     """
-    height, width = known.preprocess.size or (known.preprocess.min_side,) * 2
-    example = torch.randn((1, 1, height, width), generator=torch.Generator().manual_seed(0))
+    facts = msgspec.json.encode(classifier_facts(labels, side_px, reading)).decode()
+    example = torch.randn((1, 1, side_px, side_px), generator=torch.Generator().manual_seed(0))
     return export_onnx(
         model,
         path,
@@ -182,5 +185,5 @@ def export_classifier(model: nn.Module, path: Path, known: CompleteFacts) -> flo
         output_names=[OUTPUT],
         dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
         check=(torch.cat([example, -example]),),
-        metadata={METADATA_KEY: msgspec.json.encode(known).decode()},
+        metadata={METADATA_KEY: facts},
     )
