@@ -20,7 +20,7 @@ from lineside_converters.training.config import TrainProgress
 from lineside_converters.training.config_classifier import ClassifierConfig as ClassifierConfig
 from lineside_converters.training.facts import INPUT, MEAN, STD
 from lineside_converters.training.loop import BEST
-from lineside_converters.training.settings import write_settings
+from lineside_converters.training.run_folder import begin_run
 from lineside_converters.training.strategy import ALONE, Strategy
 from lineside_converters.training.taught import Tuition, teach
 from lineside_converters.training.teaching import LogitTeaching
@@ -78,11 +78,9 @@ def learn_classifier(
 ) -> Callable[[], ClassifierResult]:
     """Does what all workers do of `train_classifier`, and returns the rest, which only the first one calls."""
     config.out.mkdir(parents=True, exist_ok=True)
-    if not config.resume:
-        (config.out / "checkpoint.pt").unlink(missing_ok=True)
     data = load_classes(config.data, look=Look(config.side_px), held_share=config.held_share, settings=config)
     reading = with_good_classes(READING, data.labels, config.good_classes)
-    write_settings(config)
+    begin_run(config)
     lessons = ClassLessons(data, batch=config.batch, seed=config.seed, part=strategy.part)
     model = resnet18(len(data.labels), width=config.width, seed=config.seed)
     curve = teach(
