@@ -32,7 +32,7 @@ from lineside_converters.source import SourceModel, open_source
 from lineside_converters.targets import find_target
 from lineside_converters.task import task_of
 from lineside_converters.voice import Count, Voice, spoken
-from lineside_converters.work import Work, file_hash, opened, opened_until_done
+from lineside_converters.work import QUICK, Work, file_hash, opened, opened_until_done
 from lineside_models.frame import Frame
 from lineside_models.good_classes import rule_of, with_good_classes
 from lineside_models.vision.facts import from_arguments
@@ -134,7 +134,8 @@ class Optimizer:
         """Checks the arguments; nothing is read yet.
 
         Args:
-            model_path: A bundle's folder, a ``.lsb``, ``.onnx`` or ``.pt`` file, or a torch module.
+            model_path: A bundle's folder, a ``.lsb``, ``.onnx`` or ``.pt`` file, a finished training run's folder, or a
+                torch module.
             target_device: What it is for: a board's profile such as ``rpi5``, ``x86`` or ``cuda:0``, or a kind of
                 device: ``cpu``, ``gpu`` or ``npu``. One that isn't here is not measured on, and the report says so.
             optimization_level: 0 cleans the float graph, 1 makes it INT8.
@@ -266,7 +267,7 @@ class Optimizer:
         def make(folder: Path) -> None:
             clean_graph(source.model, folder / "clean.onnx")
 
-        return work.step("clean", {"source": file_hash(source.model)}, make) / "clean.onnx"
+        return work.step(QUICK, {"source": file_hash(source.model)}, make) / "clean.onnx"
 
     def _terms(self, source: SourceModel, manifest: Manifest, clean: Path) -> Terms:
         limit = self._recipe.calibration_frames

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the model, the level and what to prove it on."""
     parser.add_argument(
-        "model", type=bundle_place, help="a bundle's folder or a shipped one's name, an .onnx or a .pt file"
+        "model",
+        type=bundle_place,
+        help="a bundle's folder or a shipped one's name, an .onnx or a .pt file, or a run of `lineside train`",
     )
     parser.add_argument(
         "--level",

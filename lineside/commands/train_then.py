@@ -97,7 +97,7 @@ def _optimize(options: argparse.Namespace, settings: Settings) -> dict[str, Any]
 
     with needs("train"):
         from lineside_converters.optimizer import Optimizer
-        from lineside_converters.released import facts_of_run
+        from lineside_converters.training_run import facts_of_run
     say(f"optimizing: level {options.level} for {options.target}")
     result = Optimizer(
         settings.out / "float.onnx",

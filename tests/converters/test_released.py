@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lineside_converters.released import build_from_training, facts_of_run, read_training
+from lineside_converters.released import build_from_training
+from lineside_converters.training_run import facts_of_run, read_training
 from lineside_models.labels import LABELS
 from lineside_models.postprocess import read_params
 from lineside_runtime.errors import InputNotFoundError, TrainingError

@@ -6,13 +6,14 @@ import json
 from pathlib import Path
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason="the train extra is not installed")
 
 from lineside.cli import main
-from lineside_runtime.bundle import open_bundle
+from lineside_runtime.bundle import open_bundle, write_manifest
 
 pytestmark = pytest.mark.torch
 
@@ -110,3 +111,40 @@ def test_thresholds_are_chosen_for_the_defects_alone_and_good_frames_stand_for_g
     assert found["good_parts"]["parts"] == 30
     assert open_bundle(tmp_path / "c").manifest.postprocess.params["thresholds"][1] == 0.5
     assert verdicts(tmp_path / "c", run.parent / "parts" / "good", capsys)[0] == {"good"}
+
+
+@pytest.mark.parametrize("part", [".", "best.pt", "float.onnx"])
+def test_a_run_is_optimized_by_its_folder_its_weights_or_its_graph(run: Path, part: str, tmp_path: Path) -> None:
+    given = ["optimize", str(run / part), "--level", "0", "--no-memory", "--data", str(run.parent / "parts")]
+    assert main([*given, "--out", str(tmp_path / "b")]) == 0
+    manifest = open_bundle(tmp_path / "b").manifest
+    assert manifest.name == ("float" if part == "float.onnx" else "run")
+    assert manifest.postprocess.params["good"] == [1]
+    training = json.loads((tmp_path / "b" / "report.json").read_bytes())["training"]
+    assert training == {} if part == "float.onnx" else training["labels"] == ["bad", "good"]
+
+
+@pytest.mark.parametrize("level", ["2", "3"])
+def test_a_refused_call_leaves_no_work_folder(
+    run: Path, level: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "weights.pt").write_bytes((run / "best.pt").read_bytes())
+    given = ["optimize", str(tmp_path / "weights.pt"), "--level", level, "--out", str(tmp_path / "b")]
+    assert main([*given, "--data", str(run.parent / "parts")]) == 1
+    assert "of no architecture" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["weights.pt"]
+
+
+def test_a_bundle_without_a_float_model_names_what_it_was_made_of(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ["--data", str(run.parent / "parts")]
+    made = ["optimize", str(run), "--no-memory", "--target", "rpi5-hailo", "--out", str(tmp_path / "b"), *data]
+    assert main(made) == 0
+    bundle = open_bundle(tmp_path / "b")
+    floats = [variant for variant in bundle.manifest.variants if variant.precision == "fp32"]
+    write_manifest(bundle.path, msgspec.structs.replace(bundle.manifest, variants=bundle.manifest.variants[:1]))
+    assert floats and bundle.manifest.variants[0].precision == "int8"
+    assert main(["optimize", str(tmp_path / "b"), "--level", "2", "--out", str(tmp_path / "c"), *data]) == 1
+    assert "Give the float model that it was made of: run." in capsys.readouterr().err
+    assert not (tmp_path / "c.work").exists()

@@ -58,7 +58,7 @@ def wrap_onnx(model: Path, folder: Path, given: ModelFacts, *, origin: Path | No
         model,
         folder,
         Manifest(
-            name=_name_of(named),
+            name=name_of(named),
             version="0",
             task="classification" if facts.postprocess.name == "classification" else "detection",
             created_at=_now(),
@@ -91,7 +91,7 @@ def wrap_generic(model: Path, folder: Path) -> Bundle:
         model,
         folder,
         Manifest(
-            name=_name_of(model),
+            name=name_of(model),
             version="0",
             task="generic",
             created_at=_now(),
@@ -111,7 +111,8 @@ def _written(model: Path, folder: Path, manifest: Manifest) -> Bundle:
     return write_manifest(folder, manifest)
 
 
-def _name_of(model: Path) -> str:
+def name_of(model: Path) -> str:
+    """Returns a bundle's name after its model's file."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", model.stem) or "model"
 
 
