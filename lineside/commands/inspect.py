@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from lineside_runtime.bundle import Manifest
 
 INTERRUPTED = 130
+SHOWN = 3
+"""Classes that are named of a part of which none is sure."""
 WORDS = {"good": "PASS  ", "bad": "REJECT", "unsure": "UNSURE"}
 
 
@@ -124,6 +126,9 @@ class _Teller:
             print_json(one)
         else:
             found = ", ".join(f"{each.type} {each.score:.2f}" for each in one.detections or one.doubtful)
+            if one.verdict == "unsure" and one.probabilities:
+                likeliest = list(one.probabilities.items())[:SHOWN]
+                found = "no class is sure: " + ", ".join(f"{name} {share:.2f}" for name, share in likeliest)
             show(f"{WORDS[one.verdict]}  {one.source} {_number(one)} {found}".rstrip(), flush=True)
         self._step()
 

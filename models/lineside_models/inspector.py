@@ -13,7 +13,7 @@ from lineside_models import preprocess
 from lineside_models.deciding import Decider, Decision
 from lineside_models.frame import Frame
 from lineside_models.good_classes import good_of
-from lineside_models.inspection import Inspection, Timings
+from lineside_models.inspection import PROBABILITIES_MAX, Inspection, Timings
 from lineside_models.postprocess import Candidates, Least, decode
 from lineside_models.preprocess import Letterbox
 from lineside_models.rules import BUNDLES_OWN, Rules
@@ -193,6 +193,17 @@ def _anomaly_score(found: Candidates, manifest: Manifest) -> float | None:
     return float(found.scores[0]) if manifest.task == "anomaly" and len(found) else None
 
 
+def _probabilities(found: Candidates, manifest: Manifest) -> dict[str, float]:
+    if manifest.postprocess.name != "classification":
+        return {}
+    best: dict[str, float] = {}
+    for label, score in zip(found.labels.tolist(), found.scores.tolist(), strict=True):
+        best.setdefault(manifest.labels[label], score)  # a frame in pieces has several of a class, the best first
+        if len(best) == PROBABILITIES_MAX:
+            break
+    return best
+
+
 def _free_batch(manifest: Manifest) -> bool:
     name = manifest.preprocess.input
     return any(spec.name == name and spec.shape and spec.shape[0] == DYNAMIC for spec in manifest.inputs)
@@ -257,4 +268,5 @@ def _verdict(frame: Frame, finding: Finding, decider: Decider) -> Inspection:
         height=height,
         near_miss=decision.near_miss,
         anomaly_score=_anomaly_score(finding.candidates, decider.manifest),
+        probabilities=_probabilities(finding.candidates, decider.manifest),
     )

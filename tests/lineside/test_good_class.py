@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("torch", reason="the train extra is not installed")
 
 from lineside.cli import main
+from lineside_models.vision import QualityInspector
 from lineside_runtime.bundle import open_bundle, write_manifest
 
 pytestmark = pytest.mark.torch
@@ -148,3 +149,23 @@ def test_a_bundle_without_a_float_model_names_what_it_was_made_of(
     assert main(["optimize", str(tmp_path / "b"), "--level", "2", "--out", str(tmp_path / "c"), *data]) == 1
     assert "Give the float model that it was made of: run." in capsys.readouterr().err
     assert not (tmp_path / "c.work").exists()
+
+
+def test_a_verdict_carries_the_probabilities_of_the_likeliest_classes(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = cv2.imread(str(run.parent / "parts" / "good" / "1.png"), cv2.IMREAD_GRAYSCALE)
+    assert image is not None
+    with QualityInspector(run / "float.onnx") as inspector:
+        (flat,), (deep,) = inspector.predict(image), inspector.predict(image[:, :, None])
+    assert next(iter(flat.probabilities)) == "good"
+    assert sum(flat.probabilities.values()) == pytest.approx(1, abs=0.02)
+    assert deep.probabilities == flat.probabilities
+    capsys.readouterr()
+    given = ["inspect", str(run.parent / "parts" / "bad" / "1.png"), "--model", str(run / "float.onnx")]
+    assert main([*given, "--threshold", "1"]) == 0
+    assert capsys.readouterr().out.startswith("PASS")  # there is a class of good parts, and the threshold was said
+    rules = run.parent / "rules.toml"
+    rules.write_text("[inspect]\nthresholds = { bad = 1.0 }\nunsure_from = { bad = 0.1 }\n")
+    assert main([*given, "--rules", str(rules)]) == 0
+    assert "UNSURE" in (said := capsys.readouterr().out) and "no class is sure: bad 0." in said

@@ -10,7 +10,7 @@ from lineside_models.good_classes import names_good_part, rule_of, with_good_cla
 from lineside_models.inspection import Verdict
 from lineside_models.postprocess import decode
 from lineside_models.preprocess import Letterbox
-from lineside_models.rules import BUNDLES_OWN, Rules
+from lineside_models.rules import BUNDLES_OWN, Rules, read_rules
 from lineside_runtime.bundle import Manifest, Postprocess, Preprocess
 from lineside_runtime.errors import ConfigError
 
@@ -127,3 +127,9 @@ def test_the_rule_is_said_in_words() -> None:
     )
     assert rule_of(with_good, ("good", "bad")).startswith("A part passes if good is the likeliest class")
     assert "unsure and does not pass" in rule_of(without, ("dent", "bad"))
+
+
+def test_a_part_on_which_a_defect_was_not_inspected_is_no_good_part() -> None:
+    manifest = classifier("dent", "good")
+    top_left = read_rules({"regions": [{"kind": "inspect", "polygon": [[0, 0], [0.1, 0], [0.1, 0.1]]}]})
+    assert judged(manifest, 0.9, 0.1, rules=top_left) == ("unsure", ["dent"])
