@@ -7,7 +7,7 @@ import importlib.metadata
 import os
 import platform
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -32,6 +32,9 @@ SCHEMA = 3
 lower one are read as they are."""
 
 _TOOLS = ("lineside", "onnx", "onnxruntime", "numpy", "opencv-python-headless")
+
+
+Positive = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class Figures(Strict, frozen=True, kw_only=True):
@@ -135,6 +138,8 @@ class Report(Strict, frozen=True, kw_only=True):
         float: Figures of the float model.
         int8: Figures of the fastest variant, which is FP16 where that is faster than INT8 (the first of ``variants``);
             ``None`` where nothing was quantised.
+        time_ratio: Share of the float model's time that the fastest variant takes: of paired calls, each frame's
+            median, and of those the geometric mean; ``None`` in reports of before.
         calibration: What the INT8 ranges were taken from.
         gates: What was proved.
         accuracy_on: The annotated frames of the accuracy figures; empty if accuracy was not measured.
@@ -160,6 +165,7 @@ class Report(Strict, frozen=True, kw_only=True):
     timed_on: str = ""
     float: Figures
     int8: Figures | None = None
+    time_ratio: Positive | None = None
     calibration: CalibrationFacts | None = None
     gates: tuple[Gate, ...] = ()
     accuracy_on: str = ""

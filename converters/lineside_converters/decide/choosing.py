@@ -197,8 +197,8 @@ def _notes(scores: Scores, labels: Sequence[str], how: Postprocess) -> list[str]
         boxed = not np.isnan(scores.beside).any()
         what = "what bad parts show beside their defects" if boxed else "bad parts of other types"
         notes.append(
-            f"only {good} good parts, fewer than {ENOUGH_GOOD}: {what} stood in for more. "
-            "Give photos of good parts (--good)"
+            f"{f'{good} good parts were' if good else 'no good part was'} given, fewer than {ENOUGH_GOOD}: {what} "
+            "stood in. Give photos of good parts (--good)"
         )
     shown = dict(zip(labels, scores.shows.sum(axis=0).tolist(), strict=True))
     for label in good_of(how):
