@@ -70,6 +70,7 @@ def report_of(
         timed_on=best.timed_on,
         float=proof.reference if int8 else best.figures,
         int8=best.figures if int8 else None,
+        time_ratio=best.ratio,
         calibration=_calibration(terms, chosen) if int8 else None,
         gates=best.gates,
         accuracy_on=terms.material.judged_source if best.drop is not None and terms.metric is None else "",
@@ -141,7 +142,8 @@ def _metric(terms: Terms, best: Proved) -> MetricChange | None:
 
 def kept_figures(one: Proved) -> VariantFigures:
     """Returns what the report says of a variant that ships."""
-    accuracy = "" if one.drop is None else f", accuracy drops by {one.drop.drop:.4f}"
+    change = 0.0 if one.drop is None else one.drop.drop
+    accuracy = "" if one.drop is None else f", accuracy {'rises' if change < 0 else 'drops'} by {abs(change):.4f}"
     elsewhere = ", which is not the target: the device measures for itself" if one.unproven else ""
     where = one.timed_on or f"{one.place}{elsewhere}"
     return VariantFigures(

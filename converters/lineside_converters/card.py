@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from lineside_converters.report import Figures, Gate, Report
+from lineside_models.good_classes import good_of, names_of_good, rule_of
 from lineside_runtime.bundle import Manifest
 
 _MARK = "## This build"
 _UNKNOWN = """# {name}
 
-Finds {task} of the types {labels} in {colour} images.
+Finds {task} of the types {labels} in {colour} images.{good}
 
 - **Data, terms, limits**: not known to lineside; the model came without a card. Ask who trained it.
 """
@@ -22,19 +23,23 @@ def write_card(manifest: Manifest, report: Report, *, given: str = "") -> str:
         report: How it was made and measured.
         given: The source model's card; its own section on its build is replaced.
     """
+    good = set(good_of(manifest.postprocess))
+    named = names_of_good(manifest.postprocess, manifest.labels)
     text = (
         given.partition(_MARK)[0].rstrip()
         or _UNKNOWN.format(
             name=manifest.name,
             task="defects",
-            labels=", ".join(manifest.labels),
+            labels=", ".join(label for index, label in enumerate(manifest.labels) if index not in good),
             colour=manifest.preprocess.colour,
+            good=f" Good parts are of the class {named}." if named else "",
         ).rstrip()
     )
-    return f"{text}\n\n{_build(report)}"
+    rule = rule_of(manifest.postprocess, manifest.labels)
+    return f"{text}\n\n{_build(report, rule)}"
 
 
-def _build(report: Report) -> str:
+def _build(report: Report, rule: str) -> str:
     metric = report.metric
     lines = [
         _MARK,
@@ -54,6 +59,8 @@ def _build(report: Report) -> str:
         lines.append(f"{metric.name if metric else 'mAP@0.5'} on {report.accuracy_on}, the same ones for both.")
     if report.calibration is not None:
         lines.append(f"Calibrated on {report.calibration.source}.")
+    if rule:
+        lines += ["", rule]
     lines += ["", *(_gate(gate) for gate in report.gates), *(f"- {note}" for note in report.notes), ""]
     return "\n".join(lines)
 

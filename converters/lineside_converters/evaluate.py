@@ -33,7 +33,7 @@ class ClassFigures(_Strict, frozen=True, kw_only=True):
 
     Attributes:
         ap50: Average precision at an overlap of 0.5; ``None`` if no image shows the type.
-        precision: Of the boxes above the type's threshold.
+        precision: Of the boxes above the type's threshold; ``None`` where there are none.
         recall: Of the true boxes.
         f1_image: Is this type in this image, at the type's threshold?
         support: True boxes.
@@ -41,7 +41,7 @@ class ClassFigures(_Strict, frozen=True, kw_only=True):
     """
 
     ap50: float | None
-    precision: float
+    precision: float | None
     recall: float
     f1_image: float
     support: int
@@ -230,7 +230,7 @@ def _sum(counts: Sequence[metrics.Counts]) -> metrics.Counts:
 def _class_figures(each: metrics.ClassMetrics) -> ClassFigures:
     return ClassFigures(
         ap50=each.ap50,
-        precision=each.boxes.precision,
+        precision=each.boxes.precision_or_none,
         recall=each.boxes.recall,
         f1_image=each.images.f1,
         support=each.truths,

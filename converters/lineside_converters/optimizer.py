@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from lineside_converters.accounts import differing_of, notes_of, report_of, write_pictures
+from lineside_converters.baseline import baseline_gate
 from lineside_converters.bounded import Bounded, Chosen, Plan, layer_choices
 from lineside_converters.card import write_card
 from lineside_converters.compress.cleanup import clean_graph
@@ -31,8 +32,9 @@ from lineside_converters.source import SourceModel, open_source
 from lineside_converters.targets import find_target
 from lineside_converters.task import task_of
 from lineside_converters.voice import Count, Voice, spoken
-from lineside_converters.work import Work, file_hash, opened, opened_until_done
+from lineside_converters.work import QUICK, Work, file_hash, opened, opened_until_done
 from lineside_models.frame import Frame
+from lineside_models.good_classes import rule_of, with_good_classes
 from lineside_models.vision.facts import from_arguments
 from lineside_runtime.bundle import Bundle, Manifest, Postprocess, Preprocess
 from lineside_runtime.errors import ConfigError
@@ -110,11 +112,13 @@ class Optimizer:
         judge_fold: str | None = None,
         metric: CallerMetric | None = None,
         max_drop: float = 0.02,
+        min_metric: float | None = None,
         version: str | None = None,
         name: str | None = None,
         labels: Sequence[str] | None = None,
         preprocess: Preprocess | Mapping[str, Any] | None = None,
         postprocess: Postprocess | Mapping[str, Any] | None = None,
+        good_classes: Sequence[str] | None = None,
         card: str = "",
         training: Mapping[str, Any] | None = None,
         trust: bool = False,
@@ -130,7 +134,8 @@ class Optimizer:
         """Checks the arguments; nothing is read yet.
 
         Args:
-            model_path: A bundle's folder, a ``.lsb``, ``.onnx`` or ``.pt`` file, or a torch module.
+            model_path: A bundle's folder, a ``.lsb``, ``.onnx`` or ``.pt`` file, a finished training run's folder, or a
+                torch module.
             target_device: What it is for: a board's profile such as ``rpi5``, ``x86`` or ``cuda:0``, or a kind of
                 device: ``cpu``, ``gpu`` or ``npu``. One that isn't here is not measured on, and the report says so.
             optimization_level: 0 cleans the float graph, 1 makes it INT8.
@@ -143,11 +148,15 @@ class Optimizer:
                 and 3 learn from those, the val fold if all of ``data`` have one.
             metric: The caller's own measure, for models whose outputs nobody here reads.
             max_drop: How much lower the task's metric may be, 0 to 1.
+            min_metric: Least value of the task's metric, 0 to 1, in place of the baseline gate's limits; 0 takes any
+                model, and the report says so.
             version: Of the new bundle; the source's with its last number one higher if not given.
             name: Of the new bundle; the source's if not given, without ``-float`` where it is INT8.
             labels: Class names of a bare model, in the order of its outputs.
             preprocess: How an image becomes the input of a bare model.
             postprocess: How the outputs of a bare model become answers.
+            good_classes: Of a classifier's labels, those that mean a good part; empty where every one is a defect. Not
+                given, what the model says of it, or the names: ``good``, ``ok``, ``free``.
             card: Text of the model card; the source bundle's if not given. The figures of this build are added.
             training: What the training says of itself, for ``report.json``; the source bundle's if not given.
             trust: Read a ``.pt`` although reading it can run code from it: only for files that you made yourself.
@@ -177,9 +186,12 @@ class Optimizer:
         self._fold, self._judge_fold, self._metric = fold, judge_fold, metric
         if isinstance(max_drop, bool) or not isinstance(max_drop, (int, float)) or not 0 <= max_drop <= 1:
             raise ConfigError("max_drop", expected="a number 0 to 1", actual=repr(max_drop))
-        self._max_drop, self._seed = float(max_drop), seed
+        if min_metric is not None and not 0 <= min_metric <= 1:
+            raise ConfigError("min_metric", expected="a number 0 to 1", actual=repr(min_metric))
+        self._max_drop, self._min_metric, self._seed = float(max_drop), min_metric, seed
         self._version, self._name = version, name
         self._facts = from_arguments(labels, preprocess, postprocess)
+        self._good_classes = good_classes
         self._card, self._training = card, training
         self._trust, self._overwrite, self._memory = trust, overwrite, memory
         self._work = None if work is None else Path(work)
@@ -198,7 +210,8 @@ class Optimizer:
             GraphError: The model's graph can't be read or quantised.
             CalibrationError: There is no usable frame to calibrate on.
             ParityGateError: The outputs differ too much from the source model's.
-            AccuracyGateError: Accuracy drops by more than ``max_drop``.
+            AccuracyGateError: Accuracy drops by more than ``max_drop``, or the model is hardly better than a constant
+                answer.
             SpeedGateError: The new model is slower.
             BrokerError: The device that is to time it doesn't answer.
             TimingError: It may not or can't.
@@ -236,12 +249,16 @@ class Optimizer:
         return open_source(self._model, folder, given=self._facts, trust=self._trust, frames=self._frames)
 
     def _manifest(self, source: SourceModel) -> Manifest:
-        name = source.manifest.name
+        name, labels = source.manifest.name, source.manifest.labels
+        reading = with_good_classes(source.manifest.postprocess, labels, self._good_classes)
+        if rule := rule_of(reading, labels):
+            self._voice.say(rule)
         return msgspec.structs.replace(
             source.manifest,
             name=self._name or (name if self._recipe.precision == "fp32" else name.removesuffix("-float")),
             version=self._version or next_version(source.manifest.version),
             created_at=now(),
+            postprocess=reading,
             golden=None,
             files={},
         )
@@ -250,7 +267,7 @@ class Optimizer:
         def make(folder: Path) -> None:
             clean_graph(source.model, folder / "clean.onnx")
 
-        return work.step("clean", {"source": file_hash(source.model)}, make) / "clean.onnx"
+        return work.step(QUICK, {"source": file_hash(source.model)}, make) / "clean.onnx"
 
     def _terms(self, source: SourceModel, manifest: Manifest, clean: Path) -> Terms:
         limit = self._recipe.calibration_frames
@@ -309,13 +326,16 @@ class Optimizer:
         report = report_of(terms, source.facts, proof, chosen, differing, layers=layers, training=training)
         if slimmed is not None:
             report = told(report, slimmed)
+        gate = baseline_gate(report, min_metric=self._min_metric)
+        self._voice.say(f"baseline: {gate.status}: {gate.detail}")
+        report = msgspec.structs.replace(report, gates=(*report.gates, gate))
         forms = _shipped(terms, proof)
         reading = slimmed.postprocess if slimmed is not None else None
         manifest = msgspec.structs.replace(
             terms.manifest,
             postprocess=reading or terms.manifest.postprocess,
             variants=tuple(form.variant for form in forms),
-            speed="measured" if all(gate.status == "passed" for gate in report.gates) else "unproven",
+            speed="measured" if not proof.proved[0].unproven else "unproven",
         )
         bundle = build_bundle(
             out,

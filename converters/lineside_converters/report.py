@@ -7,7 +7,7 @@ import importlib.metadata
 import os
 import platform
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -27,10 +27,14 @@ from lineside_runtime.errors import BundleFormatError
 from lineside_runtime.files import write_atomic
 
 REPORT_NAME = "report.json"
-SCHEMA = 2
-"""Number of this format. 2 added all that `Report` has behind ``training``; bundles with 1 are read as they are."""
+SCHEMA = 3
+"""Number of this format. 2 added all that `Report` has behind ``training``, 3 the gate ``baseline``; bundles with a
+lower one are read as they are."""
 
 _TOOLS = ("lineside", "onnx", "onnxruntime", "numpy", "opencv-python-headless")
+
+
+Positive = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class Figures(Strict, frozen=True, kw_only=True):
@@ -57,15 +61,15 @@ class Gate(Strict, frozen=True, kw_only=True):
     """One thing that had to be proved.
 
     Attributes:
-        name: ``parity``, ``accuracy`` or ``speed``.
-        status: ``unproven`` where this machine could not measure it.
+        name: ``parity``, ``accuracy``, ``speed`` or ``baseline``.
+        status: ``unproven`` where it could not be measured here; ``overridden`` where the caller let it through.
         value: What was measured; ``None`` if nothing was.
         limit: What was asked for.
         detail: What value and limit mean, and on what they were measured.
     """
 
-    name: Literal["parity", "accuracy", "speed"]
-    status: Literal["passed", "unproven"]
+    name: Literal["parity", "accuracy", "speed", "baseline"]
+    status: Literal["passed", "unproven", "overridden"]
     value: float | None
     limit: float
     detail: str
@@ -134,6 +138,8 @@ class Report(Strict, frozen=True, kw_only=True):
         float: Figures of the float model.
         int8: Figures of the fastest variant, which is FP16 where that is faster than INT8 (the first of ``variants``);
             ``None`` where nothing was quantised.
+        time_ratio: Share of the float model's time that the fastest variant takes: of paired calls, each frame's
+            median, and of those the geometric mean; ``None`` in reports of before.
         calibration: What the INT8 ranges were taken from.
         gates: What was proved.
         accuracy_on: The annotated frames of the accuracy figures; empty if accuracy was not measured.
@@ -159,6 +165,7 @@ class Report(Strict, frozen=True, kw_only=True):
     timed_on: str = ""
     float: Figures
     int8: Figures | None = None
+    time_ratio: Positive | None = None
     calibration: CalibrationFacts | None = None
     gates: tuple[Gate, ...] = ()
     accuracy_on: str = ""

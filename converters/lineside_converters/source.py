@@ -15,8 +15,9 @@ import numpy as np
 
 from lineside_converters.importing import import_pt
 from lineside_converters.report import REPORT_NAME, SourceFacts, read_report
+from lineside_converters.training_run import GRAPH, facts_of_run, run_of
 from lineside_models.vision.facts import ModelFacts
-from lineside_models.vision.wrap import wrap_generic, wrap_onnx
+from lineside_models.vision.wrap import name_of, wrap_generic, wrap_onnx
 from lineside_runtime.archive import unpack_archive
 from lineside_runtime.bundle import Bundle, Manifest, open_bundle
 from lineside_runtime.errors import (
@@ -68,7 +69,7 @@ def open_source(
     """Opens a model of any kind that lineside reads.
 
     Args:
-        model: A bundle's folder, ``.lsb``, ``.onnx`` or ``.pt``, or a torch module.
+        model: A bundle's folder, ``.lsb``, ``.onnx`` or ``.pt``, a finished training run, or a torch module.
         work: A folder for temporary files; emptied first.
         given: What a bare model doesn't say.
         trust: As for `import_pt`.
@@ -85,6 +86,8 @@ def open_source(
     work.mkdir(parents=True)
     if not isinstance(model, Path):
         return _from_module(model, work, given, own_input(frames))
+    if (run := run_of(model)) is not None:
+        return _from_run(run, work, given, model.name)
     if model.is_dir():
         return _from_bundle(open_bundle(model), model.name)
     if not model.is_file():
@@ -110,6 +113,16 @@ def own_input(frames: object) -> Array | Mapping[str, Array] | None:
     if isinstance(first, Mapping) or (isinstance(first, np.ndarray) and first.dtype != np.uint8):
         return first
     return None
+
+
+def _from_run(run: Path, work: Path, given: ModelFacts, name: str) -> SourceModel:
+    """Opens a run's graph, which has the weights of its ``best.pt``; the bundle gets the run's name."""
+    known = facts_of_run(run)
+    training = known.pop("training")
+    bundle = wrap_onnx(run / GRAPH, work / "wrapped", given.over(ModelFacts(**known)))
+    named = msgspec.structs.replace(bundle.manifest, name=name_of(run.resolve()))
+    source = _from_bundle(Bundle(bundle.path, named, bundle.digest), name)
+    return dataclasses.replace(source, training=training)
 
 
 def _from_module(
@@ -140,13 +153,23 @@ def _from_bundle(bundle: Bundle, name: str) -> SourceModel:
             f"{bundle.manifest.identity} has no float model to start from",
             expected="a variant of format onnx and precision fp32",
             actual=[f"{v.name}: {v.format} {v.precision}" for v in bundle.manifest.variants],
-            action="Give the float bundle that it was made of.",
+            action=f"Give the float model that it was made of{_made_of(bundle)}.",
         )
     model = bundle.file(floats[0].file)
     data = model.read_bytes()
     alone = msgspec.structs.replace(bundle.manifest, variants=(floats[0],))
     facts = SourceFacts(name=name, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
     return SourceModel(Bundle(bundle.path, alone, bundle.digest), model, _card_of(bundle), facts, _training_of(bundle))
+
+
+def _made_of(bundle: Bundle) -> str:
+    """Returns the name of a bundle's source, as its report tells it."""
+    if REPORT_NAME not in bundle.manifest.files:
+        return ""
+    try:
+        return f": {read_report(bundle.path).source.name}"
+    except BundleFormatError:
+        return ""
 
 
 def _training_of(bundle: Bundle) -> dict[str, Any]:

@@ -23,10 +23,13 @@ import msgspec
 
 from lineside_converters.voice import Say
 from lineside_runtime.decoding import decode_json
-from lineside_runtime.errors import ConfigError
+from lineside_runtime.errors import ConfigError, LinesideError
 from lineside_runtime.files import fsync_folder
 
 TOOLS = ("lineside", "onnx", "onnxruntime", "openvino", "nncf", "ai-edge-quantizer", "pnnx", "numpy")
+QUICK = "clean"
+"""A step that isn't worth a folder of its own."""
+
 _LOCK = ".lock"
 _HALF = ".half-"
 
@@ -99,13 +102,26 @@ def opened(folder: Path | None, say: Say) -> Iterator[Work]:
 def opened_until_done(folder: Path, say: Say) -> Iterator[Work]:
     """Opens a folder to work in that is removed once the work is done, and stays if it ends in an error or a kill.
 
+    A call that is refused before it has done anything leaves none.
+
     Raises:
         ConfigError: Another process works there.
     """
     with _locked(folder):
         say(f"finished steps are kept in {folder} until all is done: after a kill the same call goes on there")
-        yield Work(folder, say)
+        try:
+            yield Work(folder, say)
+        except LinesideError:
+            if not _worth_keeping(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _worth_keeping(folder: Path) -> bool:
+    """Returns whether a step has been finished that takes longer than reading the model does."""
+    steps = [path for path in folder.iterdir() if "-" in path.name and path.is_dir() and any(path.iterdir())]
+    return any(not path.name.startswith((f"{QUICK}-", _HALF)) for path in steps)
 
 
 @contextlib.contextmanager

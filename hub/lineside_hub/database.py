@@ -53,7 +53,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
         device: Whom it is about; empty for the hub itself.
         kind: ``up``, ``down``, a state of `lineside_link.messages.STATES`, ``pushed``, ``withdrawn``, ``agent``
             (its own update), ``rollout``, ``moved``, ``frames``, ``drift`` (an alarm began or ended), ``recipe``
-            (another product), ``degraded`` (what is given up for heat or lateness), ``malformed`` or ``conflict``.
+            (another product), ``degraded`` (what is given up for heat or lateness), ``override`` (a gate that a
+            push let pass), ``malformed`` or ``conflict``.
         bundle: ``name@version``, if it is about one.
         code: Of the error, if there was one.
         detail: For people.

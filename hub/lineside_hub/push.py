@@ -6,6 +6,7 @@ The process notices the new rows in the database and publishes them; if it doesn
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, TypedDict
 import msgspec
 
 from lineside_agent.self_update.payload import open_payload
-from lineside_hub.database import Database
+from lineside_hub.database import Database, Event
 from lineside_hub.first_agent import base_agent
 from lineside_hub.repository import Repository
 from lineside_hub.rollout import Kind, Plan
@@ -88,6 +89,7 @@ def push(
     *,
     group: str,
     passphrase: str | None = None,
+    override: str = "",
     **plan: Unpack[PlanOptions],
 ) -> PushResult:
     """Verifies, signs and publishes a bundle, and begins to roll it out to a group.
@@ -97,6 +99,7 @@ def push(
         bundle_path: A bundle's folder.
         group: A group of the repository.
         passphrase: Opens the group's key, if it was made with one.
+        override: Which gate the caller lets the bundle pass, for the timeline; empty for none.
         plan: See `PlanOptions`.
 
     Raises:
@@ -112,6 +115,10 @@ def push(
         made = plan_for(len(members(database, group)), **plan)
         # publish reads and compares every file; once is enough.
         ref = repository.publish(open_bundle(bundle_path, verify=False), group)
+        if override:
+            event = Event(at_ns=time.time_ns(), device="", kind="override", bundle=ref.identity, detail=override)
+            with database.transaction():
+                database.add_event(event)
         return _roll_out(database, ref, group, made)
 
 

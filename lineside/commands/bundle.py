@@ -8,7 +8,9 @@ from pathlib import Path
 from lineside.commands import bundle_add_variant, bundle_mirror, bundle_refit, bundle_split
 from lineside.commands.output import add_json, print_json, say, show
 from lineside.commands.places import bundle_place
+from lineside.commands.training import add_good_class, add_min_metric
 from lineside.extras import needs
+from lineside_models.good_classes import rule_of
 from lineside_runtime.archive import pack_archive, unpack_archive
 from lineside_runtime.bundle import Bundle, open_bundle
 from lineside_runtime.errors import InputNotFoundError
@@ -54,6 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="annotated data to calibrate and compare accuracy on; repeatable; without any, drawn frames",
     )
     made.add_argument("--fold", default="train", help="of the data (default: %(default)s)")
+    add_min_metric(made)
+    add_good_class(made)
     made.add_argument("--card", type=Path, metavar="FILE", help="text that opens the model card")
     made.add_argument("--overwrite", action="store_true", help="replace the bundle that stands there")
     made.set_defaults(run=run_from_run)
@@ -110,6 +114,8 @@ def _print_summary(bundle: Bundle) -> None:
     for spec in manifest.outputs:
         show(f"output   {spec.describe()}")
     show(f"decoder  {manifest.postprocess.name}")
+    if rule := rule_of(manifest.postprocess, manifest.labels):
+        show(f"verdict  {rule}")
     for variant in manifest.variants:
         kinds = "/".join(variant.device_kinds)
         show(f"variant  {variant.name}: {variant.format} {variant.precision}, level {variant.level}, for {kinds}")
@@ -157,6 +163,8 @@ def run_from_run(options: argparse.Namespace) -> int:
         card=options.card.read_text() if options.card is not None else "",
         data=options.data,
         fold=options.fold,
+        good_classes=options.good_classes,
+        min_metric=options.min_metric,
         overwrite=options.overwrite,
         on_progress=say,
     )

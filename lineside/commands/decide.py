@@ -94,7 +94,8 @@ def _progress(done: int, total: int) -> None:
 def _print_table(decision: Decision) -> None:
     from lineside_converters.decide.page import PER, cost, rate
 
-    show(f"{decision.bundle}: {decision.bad_parts} bad and {sum(decision.good_parts.values())} good parts")
+    goods = ", ".join(f"{count} of {source}" for source, count in decision.good_parts.items()) or "none"
+    show(f"{decision.bundle}: {decision.bad_parts} bad parts; good parts: {goods}")
     show(f"scores from {decision.frames_from}")
     show(f"{'type':<18}{'before':>8}{'now':>8}{'unsure':>8}  missed")
     for each in decision.types:

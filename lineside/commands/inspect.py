@@ -14,8 +14,11 @@ from lineside_runtime.errors import ConfigError, LinesideError
 if TYPE_CHECKING:
     from lineside.inspecting.walk import Counts
     from lineside_models.inspection import Inspection
+    from lineside_runtime.bundle import Manifest
 
 INTERRUPTED = 130
+SHOWN = 3
+"""Classes that are named of a part of which none is sure."""
 WORDS = {"good": "PASS  ", "bad": "REJECT", "unsure": "UNSURE"}
 
 
@@ -83,11 +86,27 @@ def run(options: argparse.Namespace) -> int:
             options.model, confidence_threshold=options.threshold, rules=rules, config=Config(variant=options.variant)
         ) as inspector,
     ):
+        _say_rule(inspector.session.manifest)
         counts = walk(inspector, source, drawer, on_verdict=say_on.verdict, on_unreadable=say_on.unreadable)
     say_on.end(counts)
     if counts.interrupted:
         return INTERRUPTED
     return 1 if counts.unreadable else 0
+
+
+def _say_rule(manifest: Manifest) -> None:
+    """Says which parts a classifier passes, and of a class whose name sounds good that it is a defect here."""
+    from lineside_models.good_classes import good_of, names_good_part, rule_of
+
+    if rule := rule_of(manifest.postprocess, manifest.labels):
+        say(rule)
+    told = "good" in manifest.postprocess.params or good_of(manifest.postprocess)
+    for name in () if told or manifest.task != "classification" else manifest.labels:
+        if names_good_part(name):
+            say(
+                f"{name} counts as a defect: the bundle doesn't say that it means a good part. Make it again with "
+                f"lineside optimize … --level 0 --good-class {name}"
+            )
 
 
 class _Teller:
@@ -108,6 +127,9 @@ class _Teller:
             print_json(one)
         else:
             found = ", ".join(f"{each.type} {each.score:.2f}" for each in one.detections or one.doubtful)
+            if one.verdict == "unsure" and one.probabilities:
+                likeliest = list(one.probabilities.items())[:SHOWN]
+                found = "no class is sure: " + ", ".join(f"{name} {share:.2f}" for name, share in likeliest)
             show(f"{WORDS[one.verdict]}  {one.source} {_number(one)} {found}".rstrip(), flush=True)
         self._step()
 

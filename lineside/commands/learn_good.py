@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lineside.commands.output import add_json, print_json, say, show
 from lineside_models.anomaly.learning import BANK_BYTES, FRAMES_MIN, QUANTILE
+from lineside_runtime.errors import InputNotFoundError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +29,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"how many, {FRAMES_MIN} at least; spread over what is there, or the next N of a camera "
         "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--check",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="photos of bad parts: says how many of them the model finds; nothing is learnt from them; repeatable",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="the folder to make")
     parser.add_argument("--name", help="of the bundle (default: the folder's name)")
@@ -54,9 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Learns, writes the bundle, and says what was learnt."""
-    from lineside.inspecting.good_frames import good_frames
+    from lineside.inspecting.good_frames import bad_frames, good_frames
     from lineside_models.anomaly.learning import Lesson, learn
-    from lineside_models.anomaly.packing import report_of, write_bundle
+    from lineside_models.anomaly.packing import check, report_of, write_bundle
     from lineside_models.vision.wrap import name_of
     from lineside_runtime.placing import check_free
 
@@ -69,18 +78,28 @@ def run(options: argparse.Namespace) -> int:
         threads=options.threads,
     )
     lesson.check()
+    for folder in options.check:
+        if not folder.is_dir():
+            raise InputNotFoundError(f"no folder of bad parts at {folder}", action="Give a folder of photos.")
     frames = good_frames(options.source, options.frames, fold=options.fold)
     learnt = learn(frames, lesson, on_progress=say if sys.stderr.isatty() else lambda text: None)
     source = " ".join(options.source)
+    checked = None
+    if options.check:
+        checked = check(learnt, bad_frames(options.check), " and ".join(folder.name for folder in options.check))
     bundle = write_bundle(
         learnt,
         options.out,
         name=options.name or name_of(options.out.name),
         version=options.version,
         source=source,
+        checked=checked,
         overwrite=options.overwrite,
     )
-    report = report_of(learnt, source)
+    report = report_of(learnt, source, checked)
+    for warning in (learnt.warning, checked.warning if checked is not None else ""):
+        if warning:
+            say(f"warning: {warning}")
     if options.json:
         print_json({"bundle": bundle.path, "digest": bundle.digest, **report})
         return 0
@@ -88,5 +107,7 @@ def run(options: argparse.Namespace) -> int:
     show(f"bank {learnt.bank_bytes} bytes, bundle {bundle.manifest.size_bytes} bytes")
     above = report["left_out_above_bar"]
     show(f"{above} of {learnt.frames} frames lay above the bar when each was left out")
+    if checked is not None:
+        show(f"{checked.frames - len(checked.passed)} of {checked.frames} bad parts found ({checked.source})")
     show(bundle.path)
     return 0

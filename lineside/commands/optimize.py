@@ -12,6 +12,7 @@ import msgspec
 from lineside.commands.output import add_json, print_json, say, show
 from lineside.commands.passphrases import add_passphrase, passphrase
 from lineside.commands.places import bundle_place
+from lineside.commands.training import add_good_class, add_min_metric
 from lineside_runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the model, the level and what to prove it on."""
     parser.add_argument(
-        "model", type=bundle_place, help="a bundle's folder or a shipped one's name, an .onnx or a .pt file"
+        "model",
+        type=bundle_place,
+        help="a bundle's folder or a shipped one's name, an .onnx or a .pt file, or a run of `lineside train`",
     )
     parser.add_argument(
         "--level",
@@ -55,6 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-drop", type=float, default=0.02, metavar="D", help="of the task's metric, 0 to 1 (default: %(default)s)"
     )
+    add_min_metric(parser)
+    add_good_class(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="folder of the new bundle")
     parser.add_argument("--overwrite", action="store_true", help="replace the bundle that stands there")
     parser.add_argument("--version", metavar="V", help="version of the new bundle")
@@ -117,7 +122,9 @@ def run(options: argparse.Namespace) -> int:
             fold=options.fold,
             judge_fold=options.judge_fold,
             max_drop=options.max_drop,
+            min_metric=options.min_metric,
             version=options.version,
+            good_classes=options.good_classes,
             trust=options.trust,
             overwrite=options.overwrite,
             work=options.work,

@@ -12,7 +12,8 @@ from lineside.commands.passphrases import add_passphrase, passphrase
 from lineside.commands.places import add_hub, bundle_place
 from lineside.extras import needs
 from lineside_runtime.archive import unpack_archive
-from lineside_runtime.errors import InputError, InputNotFoundError
+from lineside_runtime.bundle import open_bundle
+from lineside_runtime.errors import AccuracyGateError, InputError, InputNotFoundError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,6 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_hub(parser)
     parser.add_argument("--group", required=True, help="the group of devices")
+    parser.add_argument(
+        "--below-baseline",
+        action="store_true",
+        help="push a model that is hardly better than a constant answer; the hub's timeline says so",
+    )
     plan = parser.add_argument_group(
         "rollout", "Without options a group of one gets it at once, a larger one on one device first."
     )
@@ -90,7 +96,7 @@ def run(options: argparse.Namespace) -> int:
         else:
             if folder.suffix == ".lsb":
                 folder = unpack_archive(folder, Path(scratch) / "bundle").path
-            result = push(options.hub, folder, **plan)
+            result = push(options.hub, folder, override=_override(folder, options), **plan)
     if options.json:
         print_json(result)
     else:
@@ -98,6 +104,25 @@ def run(options: argparse.Namespace) -> int:
         show(f"{result.ref.identity} is what {first}{options.group} should run now (desired state {result.gen})")
         show(f"watch it: lineside fleet rollout show {result.rollout} --hub {options.hub} --watch")
     return 0
+
+
+def _override(folder: Path, options: argparse.Namespace) -> str:
+    """Returns what is let pass with ``--below-baseline``.
+
+    Raises:
+        AccuracyGateError: The bundle is below the baseline, and the option isn't given.
+    """
+    with needs("convert"):
+        from lineside_converters.baseline import shortfall_of
+    found = shortfall_of(open_bundle(folder, verify=False))
+    if found and not options.below_baseline:
+        raise AccuracyGateError(
+            "the model is hardly better than one that always gives the same answer",
+            expected="a bundle that passes the baseline gate",
+            actual=found,
+            action="Train it longer; --below-baseline pushes it all the same, and the timeline says so.",
+        )
+    return f"baseline: {found}" if found else ""
 
 
 def _plan(options: argparse.Namespace) -> dict[str, Any]:

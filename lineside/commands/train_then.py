@@ -11,6 +11,7 @@ import msgspec
 
 from lineside.commands.output import say
 from lineside.commands.passphrases import add_passphrase, passphrase
+from lineside.commands.training import add_min_metric
 from lineside.extras import needs
 from lineside_runtime.errors import InputError
 
@@ -39,6 +40,7 @@ def add_then(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--max-drop", type=float, default=0.02, metavar="D", help="of accuracy, 0 to 1 (default: %(default)s)"
     )
+    add_min_metric(group)
     group.add_argument("--name", default="", help="of the bundle (default: the name of --out's folder)")
     group.add_argument("--version", default="", metavar="V", help="of the bundle (default: the time, as 1.0.<seconds>)")
     group.add_argument("--hub", type=Path, metavar="DIR", help="the hub's folder on this machine, to push")
@@ -95,7 +97,7 @@ def _optimize(options: argparse.Namespace, settings: Settings) -> dict[str, Any]
 
     with needs("train"):
         from lineside_converters.optimizer import Optimizer
-        from lineside_converters.released import facts_of_run
+        from lineside_converters.training_run import facts_of_run
     say(f"optimizing: level {options.level} for {options.target}")
     result = Optimizer(
         settings.out / "float.onnx",
@@ -105,6 +107,7 @@ def _optimize(options: argparse.Namespace, settings: Settings) -> dict[str, Any]
         data=settings.data,
         fold="train",
         max_drop=options.max_drop,
+        min_metric=options.min_metric,
         name=options.name or settings.out.resolve().name,
         version=options.version or f"1.0.{int(time.time())}",
         overwrite=True,

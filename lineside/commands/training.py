@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     S = TypeVar("S", bound=Settings)
 
 SAY_EVERY_S = 10.0
+INTERRUPTED = 130
 
 
 class Options:
@@ -72,7 +73,40 @@ class Options:
         self.add("--seed", "of everything random", type=int)
         self.add("--threads", "of torch", type=int)
         self.add("--resume", "go on from the last checkpoint in --out", action="store_true")
+        self._parser.add_argument("--overwrite", action="store_true", help="begin again where a run stands in --out")
         add_json(self._parser)
+
+
+def add_good_class(parser: argparse.ArgumentParser, default: Any = None) -> None:
+    """Adds which classes of a classifier mean a good part; without either option their names tell."""
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument(
+        "--good-class",
+        dest="good_classes",
+        action="append",
+        default=default,
+        metavar="NAME",
+        help="a class that means a good part; repeatable (default: by its name, such as good, ok, free)",
+    )
+    chosen.add_argument(
+        "--no-good-class",
+        dest="good_classes",
+        action="store_const",
+        const=(),
+        default=default,
+        help="every class is a defect, whatever it is called",
+    )
+
+
+def add_min_metric(parser: Any) -> None:
+    """Adds how good a model must be to become a bundle."""
+    parser.add_argument(
+        "--min-metric",
+        type=float,
+        metavar="M",
+        help="least top-1, mAP@0.5 or mean IoU, 0 to 1; 0 takes any model, which its report and card say and "
+        "`lineside push` refuses (default: clearly better than one that always gives the same answer)",
+    )
 
 
 def settings_of(options: argparse.Namespace, kind: type[S]) -> S:
@@ -80,11 +114,31 @@ def settings_of(options: argparse.Namespace, kind: type[S]) -> S:
 
     Raises:
         ConfigError: The file or an option is not usable.
+        InputError: A run stands in the folder, and neither ``--resume`` nor ``--overwrite`` is given.
+        TrainingError: The run that is resumed has other data or another network.
     """
+    from lineside_converters.training.run_folder import check_run_folder
     from lineside_converters.training.settings import read_settings
 
     given = {name: value for name, value in vars(options).items() if name in kind.__struct_fields__}
-    return read_settings(kind, options.config, given)
+    settings = read_settings(kind, options.config, given)
+    check_run_folder(settings, overwrite=options.overwrite)
+    return settings
+
+
+def resumable(kind: str, run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+    """Returns a training command that says after Ctrl-C how it goes on."""
+
+    def interruptible(options: argparse.Namespace) -> int:
+        try:
+            return run(options)
+        except KeyboardInterrupt:
+            from lineside_converters.training.run_folder import how_to_resume
+
+            say(how_to_resume(kind, vars(options)))
+            return INTERRUPTED
+
+    return interruptible
 
 
 def numbers(text: str) -> tuple[int, ...]:

@@ -46,6 +46,17 @@ def good_frames(source: Sequence[str], count: int, *, fold: str = "all") -> Iter
     return _of_video(path, count)
 
 
+def bad_frames(folders: Sequence[Path]) -> Iterator[Frame]:
+    """Yields every photo of bad parts.
+
+    Raises:
+        InputNotFoundError: A folder holds no image.
+        BadInputFormatError: A photo is no image.
+    """
+    for folder in folders:
+        yield from _of_files(files := image_files(folder), len(files))
+
+
 def _photos(folder: Path, fold: str) -> list[Path]:
     if has_good(folder):
         return [part.path for part in load_parts(folder, fold).parts if part.good]

@@ -5,6 +5,10 @@
     candidates ─► large enough? ─► inside? ─► score ≥ threshold ──────────► detection: the part is bad
                        │             │            ≥ unsure_from ──────────► doubtful: unsure, unless it is bad
                        └─ no ────────┴─ doesn't count
+
+A classifier of which one class is right passes a part only where a class of good parts, or its background, is the
+likeliest. Where it isn't and no defect reaches its threshold either, the part is unsure: none of the classes. A defect
+below a threshold that somebody has set for it is none, and passes if the classifier has a class of good parts at all.
 """
 
 from __future__ import annotations
@@ -16,9 +20,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from lineside_models.good_classes import good_of, passes_nothing
 from lineside_models.inspection import Detection, Verdict
 from lineside_models.postprocess import (
     NEAR_MISS_FROM,
+    WHOLE_FRAME,
     Candidates,
     as_detections,
     check_labels,
@@ -26,6 +32,8 @@ from lineside_models.postprocess import (
     thresholds_of,
     unsure_from_of,
 )
+from lineside_models.postprocess.candidates import read
+from lineside_models.postprocess.classify import ClassificationParams
 from lineside_models.regions import Areas
 from lineside_models.rules import BUNDLES_OWN, OTHERS, Rules
 from lineside_runtime.bundle import Manifest
@@ -46,16 +54,20 @@ class Decision:
         doubtful: Candidates in their band of doubt, highest score first.
         near_miss: How near the strongest candidate came that counts and is no defect: its share of its threshold, 0 to
             1.
+        none_of_them: Whether a classifier's part is neither a defect nor good.
     """
 
     detections: tuple[Detection, ...]
     doubtful: tuple[Detection, ...]
     near_miss: float
+    none_of_them: bool = False
 
     @property
     def verdict(self) -> Verdict:
         """``bad`` with a defect, else ``unsure`` with a doubt, else ``good``."""
-        return "bad" if self.detections else "unsure" if self.doubtful else "good"
+        if self.detections:
+            return "bad"
+        return "unsure" if self.doubtful or self.none_of_them else "good"
 
 
 class Decider:
@@ -74,6 +86,8 @@ class Decider:
         self.rules = rules
         labels = manifest.labels
         self._bars, self._floors = _bars(manifest, rules)
+        self._good = np.isin(np.arange(len(labels)), good_of(manifest.postprocess))
+        self._set = _thresholds_set(manifest, rules)
         self._least = np.zeros(len(labels))
         per_mm = rules.px_per_mm or 1.0
         for table, name, unit in ((rules.min_size_px, "min_size_px", 1.0), (rules.min_size_mm, "min_size_mm", per_mm)):
@@ -87,7 +101,11 @@ class Decider:
     @property
     def least_score(self) -> Floats:
         """``(C,)`` the score below which nothing of a type can be a defect, a doubt, or a near miss told exactly."""
-        return np.minimum(self._floors, self._bars * NEAR_MISS_FROM) if len(self._bars) else np.ones(1)
+        if not len(self._bars):
+            return np.ones(1)
+        if self.manifest.postprocess.name in WHOLE_FRAME:
+            return np.zeros(len(self._bars))
+        return np.minimum(self._floors, self._bars * NEAR_MISS_FROM)
 
     def decide(self, candidates: Candidates, size: tuple[int, int]) -> Decision:
         """Judges the candidates of one frame.
@@ -102,7 +120,7 @@ class Decider:
         labels = self.manifest.labels
         areas = self._areas_for(size)  # also where nothing was found: regions that don't fit must not pass parts
         if not len(candidates):
-            return Decision((), (), 0.0)
+            return Decision((), (), 0.0, none_of_them=passes_nothing(self.manifest.postprocess))
         check_labels(candidates, labels)
         bars = self._bars[candidates.labels]
         counts = self._counting(candidates, areas)
@@ -110,7 +128,26 @@ class Decider:
         below = counts & ~bad
         doubtful = below & (candidates.scores >= self._floors[candidates.labels])
         near = nearest(candidates.scores, bars, below)
-        return Decision(as_detections(candidates, bad, labels), as_detections(candidates, doubtful, labels), near)
+        nothing = not bad.any() and self._none_of_them(candidates)
+        if nothing:
+            doubtful[0] |= not self._good[candidates.labels[0]]
+        defects = as_detections(candidates, bad, labels)
+        return Decision(defects, as_detections(candidates, doubtful, labels), near, none_of_them=nothing)
+
+    def _none_of_them(self, candidates: Candidates) -> bool:
+        """Returns whether nothing speaks for a good part, of candidates that hold no defect."""
+        how = self.manifest.postprocess
+        if passes_nothing(how):
+            return True
+        if how.name != "classification":
+            return False
+        params = read(how.params, ClassificationParams)
+        likeliest, score = int(candidates.labels[0]), float(candidates.scores[0])
+        if not params.excludes or self._good[likeliest]:
+            return False
+        if self._set[likeliest] and score < self._bars[likeliest]:
+            return False
+        return not params.first_class or score >= 1 - float(candidates.scores.sum())
 
     def _counting(self, candidates: Candidates, areas: Areas | None) -> npt.NDArray[np.bool_]:
         sides = candidates.boxes[:, 2:] - candidates.boxes[:, :2]
@@ -135,6 +172,10 @@ class Decider:
 def _bars(manifest: Manifest, rules: Rules) -> tuple[Floats, Floats]:
     """Returns each type's threshold and where its band of doubt begins; at the threshold where it has none."""
     labels = manifest.labels
+    good = good_of(manifest.postprocess)
+    for name in [labels[label] for label in good if label < len(labels)]:
+        if name in rules.thresholds or name in rules.unsure_from:
+            raise ConfigError(f"$.thresholds.{name}", expected="a class of defects", actual=f"{name} means a good part")
     bars = thresholds_of(manifest.postprocess, len(labels))
     floors = np.minimum(unsure_from_of(manifest.postprocess, len(labels)), bars)
     if rules.confidence_threshold is not None:
@@ -142,13 +183,24 @@ def _bars(manifest: Manifest, rules: Rules) -> tuple[Floats, Floats]:
         floors = bars.copy()
     for label, value in _by_label(rules.thresholds, labels, "thresholds").items():
         bars[label] = floors[label] = value
+    if good:
+        bars[list(good)] = floors[list(good)] = np.inf
     for label, value in _by_label(rules.unsure_from, labels, "unsure_from").items():
         if value > bars[label] and labels[label] in rules.unsure_from:
             raise ConfigError(
                 f"$.unsure_from.{labels[label]}", expected=f"at most its threshold, {bars[label]:g}", actual=value
             )
-        floors[label] = min(value, bars[label])
+        if label not in good:
+            floors[label] = min(value, bars[label])
     return bars, floors
+
+
+def _thresholds_set(manifest: Manifest, rules: Rules) -> npt.NDArray[np.bool_]:
+    """Returns ``(C,)`` of which types somebody has set the threshold: the bundle's maker or the rules."""
+    labels = manifest.labels
+    if rules.confidence_threshold is not None or manifest.postprocess.params.get("thresholds"):
+        return np.ones(len(labels), bool)
+    return np.isin(np.arange(len(labels)), list(_by_label(rules.thresholds, labels, "thresholds")))
 
 
 def _by_label(table: Mapping[str, float], labels: Sequence[str], what: str) -> dict[int, float]:

@@ -76,7 +76,7 @@ def annotate(
     Raises:
         BadInputFormatError: ``image`` is no image, or the verdict is unknown.
     """
-    check_image(image)
+    image = check_image(image)
     verdict = verdict or ("reject" if detections else "unsure" if doubtful else "pass")
     if verdict not in _VERDICTS:
         raise BadInputFormatError("verdict", expected=" or ".join(_VERDICTS), actual=verdict, action="")

@@ -17,7 +17,7 @@ class Frame:
     """One image from a camera, file or simulator.
 
     Attributes:
-        image: ``(H, W, 3) uint8`` BGR or ``(H, W) uint8`` grey.
+        image: ``(H, W, 3) uint8`` BGR or ``(H, W) uint8`` grey; given as ``(H, W, 1)`` it becomes that.
         source: The camera's name, or the folder or file that the image came from.
         sequence: Number of the frame at its source; contiguous from 0.
         part_id: The inspected part: given by the line, or the file's name.
@@ -31,7 +31,7 @@ class Frame:
     captured_at_ns: int = 0
 
     def __post_init__(self) -> None:
-        check_image(self.image)
+        object.__setattr__(self, "image", check_image(self.image))
 
     @property
     def size(self) -> tuple[int, int]:
@@ -39,18 +39,19 @@ class Frame:
         return int(self.image.shape[0]), int(self.image.shape[1])
 
 
-def check_image(image: object) -> None:
-    """Checks that ``image`` is an array that a `Frame` can hold.
+def check_image(image: object) -> UInt8Array:
+    """Returns an array as a `Frame` holds it: itself, or of ``(H, W, 1)`` its only channel.
 
     Args:
         image: Anything.
 
     Raises:
-        BadInputFormatError: It is not ``(H, W, 3) uint8`` or ``(H, W) uint8``, or it has no pixels.
+        BadInputFormatError: It is not ``(H, W, 3)``, ``(H, W, 1)`` or ``(H, W) uint8``, or it has no pixels.
     """
-    expected = "an array (H, W, 3) uint8 BGR or (H, W) uint8 grey"
+    expected = "an array (H, W, 3) uint8 BGR, or (H, W) or (H, W, 1) uint8 grey"
     if not isinstance(image, np.ndarray):
         raise BadInputFormatError("not an image", expected=expected, actual=type(image).__name__)
-    grey_or_colour = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)
+    grey_or_colour = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 3))
     if image.dtype != np.uint8 or not grey_or_colour or 0 in image.shape:
         raise BadInputFormatError("not an image", expected=expected, actual=f"{image.shape} {image.dtype}")
+    return image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image

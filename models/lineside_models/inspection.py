@@ -10,6 +10,10 @@ Verdict = Literal["good", "bad", "unsure"]
 """``unsure``: no defect, but a person is to look. On the line only ``good`` passes."""
 
 
+PROBABILITIES_MAX = 5
+"""Classes whose probabilities a verdict carries."""
+
+
 class Detection(msgspec.Struct, frozen=True, kw_only=True):
     """One defect.
 
@@ -60,6 +64,8 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
         near_miss: How near the strongest candidate came that is no defect: its share of its threshold, 0 to 1.
             Exact from 0.5 on; what came no nearer may be told as less.
         anomaly_score: How unlike good parts the frame is, 0 to 1; ``None`` where the model knows types of defects.
+        probabilities: Of a classifier's likeliest classes, by name and the best first, those of good parts too; at most
+            `PROBABILITIES_MAX`. Empty for other models.
         requested_variant: Variant of the bundle that was to judge, where an agent chooses; empty elsewhere.
         used_variant: Variant that judged: a faster one where the frame would have been late, or the box is hot.
         recipe: Name of the product's recipe under which an agent judged; empty without one.
@@ -81,6 +87,7 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     height: int = 0
     near_miss: float = 0.0
     anomaly_score: float | None = None
+    probabilities: dict[str, float] = {}
     recipe: str = ""
     requested_variant: str = ""
     used_variant: str = ""

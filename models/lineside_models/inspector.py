@@ -12,7 +12,8 @@ import numpy as np
 from lineside_models import preprocess
 from lineside_models.deciding import Decider, Decision
 from lineside_models.frame import Frame
-from lineside_models.inspection import Inspection, Timings
+from lineside_models.good_classes import good_of
+from lineside_models.inspection import PROBABILITIES_MAX, Inspection, Timings
 from lineside_models.postprocess import Candidates, Least, decode
 from lineside_models.preprocess import Letterbox
 from lineside_models.rules import BUNDLES_OWN, Rules
@@ -146,7 +147,8 @@ class Inspector:
         answers = [_Answers() for _ in frames]
         for batch in self._batches(frames, pinned.manifest):
             _run(batch, pinned, answers, least_score)
-        return [_finding(each, frame.size) for each, frame in zip(answers, frames, strict=True)]
+        good = good_of(pinned.manifest.postprocess)
+        return [_finding(each, frame.size, good) for each, frame in zip(answers, frames, strict=True)]
 
     def _batches(self, frames: Sequence[Frame], manifest: Manifest) -> Iterator[list[_Prepared]]:
         size = self._batch_size if _free_batch(manifest) else 1
@@ -191,6 +193,17 @@ def _anomaly_score(found: Candidates, manifest: Manifest) -> float | None:
     return float(found.scores[0]) if manifest.task == "anomaly" and len(found) else None
 
 
+def _probabilities(found: Candidates, manifest: Manifest) -> dict[str, float]:
+    if manifest.postprocess.name != "classification":
+        return {}
+    best: dict[str, float] = {}
+    for label, score in zip(found.labels.tolist(), found.scores.tolist(), strict=True):
+        best.setdefault(manifest.labels[label], score)  # a frame in pieces has several of a class, the best first
+        if len(best) == PROBABILITIES_MAX:
+            break
+    return best
+
+
 def _free_batch(manifest: Manifest) -> bool:
     name = manifest.preprocess.input
     return any(spec.name == name and spec.shape and spec.shape[0] == DYNAMIC for spec in manifest.inputs)
@@ -213,16 +226,23 @@ def _run(batch: list[_Prepared], pinned: Pinned, answers: list[_Answers], least_
         answer.postprocess_ms += postprocess_ms
 
 
-def _finding(answer: _Answers, size: tuple[int, int]) -> Finding:
+def _finding(answer: _Answers, size: tuple[int, int], good: Sequence[int]) -> Finding:
     assert answer.last is not None  # every frame has a piece
     started_ns = time.perf_counter_ns()
-    candidates = put_together(answer.found, size)
+    candidates = put_together(_agreeing(answer.found, good), size)
     timings = Timings(
         preprocess_ms=answer.preprocess_ms,
         inference_ms=answer.inference_ms,
         postprocess_ms=answer.postprocess_ms + (time.perf_counter_ns() - started_ns) / 1e6,
     )
     return Finding(candidates, timings, answer.last)
+
+
+def _agreeing(found: list[tuple[Piece, Candidates]], good: Sequence[int]) -> list[tuple[Piece, Candidates]]:
+    """Leaves out what a classifier's pieces say of good parts, unless each of them says so."""
+    if not good or len(found) == 1 or all(len(each) and each.labels[0] in good for _, each in found):
+        return found
+    return [(piece, each.only(~np.isin(each.labels, good))) for piece, each in found]
 
 
 def _verdict(frame: Frame, finding: Finding, decider: Decider) -> Inspection:
@@ -248,4 +268,5 @@ def _verdict(frame: Frame, finding: Finding, decider: Decider) -> Inspection:
         height=height,
         near_miss=decision.near_miss,
         anomaly_score=_anomaly_score(finding.candidates, decider.manifest),
+        probabilities=_probabilities(finding.candidates, decider.manifest),
     )

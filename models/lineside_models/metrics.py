@@ -64,6 +64,11 @@ class Counts:
         return _share(self.tp, self.tp + self.fp)
 
     @property
+    def precision_or_none(self) -> float | None:
+        """The same; ``None`` where nothing was found, which proves nothing."""
+        return self.precision if self.tp + self.fp else None
+
+    @property
     def recall(self) -> float:
         """Share of the defects that were found."""
         return _share(self.tp, self.tp + self.fn)

@@ -96,7 +96,7 @@ def prepare(image: UInt8Array, how: Preprocess) -> tuple[Tensor, Letterbox]:
         BadInputFormatError: It is no such image.
         ConfigError: ``how`` contradicts itself, such as two means for three channels.
     """
-    check_image(image)
+    image = check_image(image)
     if how.colour not in _CHANNELS:
         raise ConfigError("preprocess.colour", expected=" or ".join(_CHANNELS), actual=how.colour, action=_NO_IMAGE)
     tables = _tables(how.mean, how.std, _CHANNELS[how.colour])

@@ -14,6 +14,10 @@ from lineside_runtime.errors import ConfigError
 
 Strategy = Literal["sequential", "fastest", "error"]
 
+GPU_RATIO = float("0.6")
+"""The default. An object of its own, not a constant that a caller's 0.6 might share: by it `Session` tells whether
+somebody has asked for a ratio, and warns where there is no GPU for it."""
+
 THREADS_MAX = 1024
 WORKERS_MAX = 256
 QUEUE_MAX = 1_000_000
@@ -27,6 +31,7 @@ class Config(msgspec.Struct, frozen=True):
     Attributes:
         gpu_ratio: Share of the first calls that start on the GPU where both a GPU and a CPU can run the model; the
             others start on the CPU. Then the share follows the measured times. 0 and 1 stay as they are.
+            Where no GPU can run the model it decides nothing; `Session.unused_settings` says so.
         npu_threshold: A model whose share of the box's compute is at most this tries the NPU before the GPU, a
             larger one the GPU before the NPU. 0 to 1. Without both an NPU and a GPU it decides nothing.
         fallback_strategy: ``sequential`` tries one kind of device after the other, ``fastest`` begins with the one
@@ -56,7 +61,7 @@ class Config(msgspec.Struct, frozen=True):
             ``docs/runtime-cache.md``.
     """
 
-    gpu_ratio: float = 0.6
+    gpu_ratio: float = GPU_RATIO
     npu_threshold: float = 0.2
     fallback_strategy: Strategy = "sequential"
     threads: int | None = None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from lineside_runtime.bundle import Bundle, Manifest, open_bundle
 from lineside_runtime.candidates import Choice, choose
-from lineside_runtime.config import Config, check_seconds
+from lineside_runtime.config import GPU_RATIO, Config, check_seconds
 from lineside_runtime.counter import Counter
 from lineside_runtime.errors import DeviceError
 from lineside_runtime.inputs import InputCheck, sample_inputs
@@ -83,6 +83,9 @@ class Session:
         self._shared = Shared(self._serving)
         self._closed = False
         self._used = str(self._serving.placement.leader)
+        if self._config.gpu_ratio is not GPU_RATIO:
+            for reason in self.unused_settings:
+                log.warning("%s: %s", self.manifest.identity, reason)
 
     def predict(self, inputs: Array | Mapping[str, Array]) -> dict[str, Array]:
         """Runs the model on one batch, in the caller's thread.
@@ -292,6 +295,14 @@ class Session:
     def used_device(self) -> str:
         """The engine and device that answered the last call, such as ``ort/cpu:0``; at first, what is loaded."""
         return self._used
+
+    @property
+    def unused_settings(self) -> tuple[str, ...]:
+        """Settings of the configuration that decide nothing on this box, each with the reason."""
+        placement = self._serving.placement
+        if any("gpu" in str(one.device) for one in (placement.requested, *placement.firsts)):
+            return ()
+        return (f"gpu_ratio = {self._config.gpu_ratio:g} has no effect: no GPU here runs this model",)
 
     @property
     def fallbacks(self) -> tuple[Fallback, ...]:

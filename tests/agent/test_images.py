@@ -45,7 +45,9 @@ def save(archive: Archive, *sequences: int, days_ago: float = 0.0) -> list[Path]
 @pytest.mark.parametrize(
     ("rules", "record", "kept"),
     [
-        (StoreConfig(), row(verdict="reject"), False),
+        (StoreConfig(), row(verdict="reject"), True),
+        (StoreConfig(), row(), False),
+        (StoreConfig(keep_images="none"), row(verdict="reject"), False),
         (StoreConfig(keep_images="bad"), row(verdict="reject"), True),
         (StoreConfig(keep_images="bad"), row(verdict="fault"), True),
         (StoreConfig(keep_images="bad"), row(), False),
@@ -56,10 +58,11 @@ def save(archive: Archive, *sequences: int, days_ago: float = 0.0) -> list[Path]
         (StoreConfig(keep_images="unsure"), row(verdict="reject", unsure=True), True),
         (StoreConfig(keep_images="unsure"), row(verdict="reject"), False),
         (StoreConfig(keep_images="bad"), row(verdict="reject", unsure=True), True),
-        (StoreConfig(), row(verdict="reject", unsure=True), False),
+        (StoreConfig(), row(verdict="reject", unsure=True), True),
+        (StoreConfig(keep_images="none"), row(verdict="reject", unsure=True), False),
         (StoreConfig(keep_good_every=10), row(20), True),
         (StoreConfig(keep_good_every=10), row(21), False),
-        (StoreConfig(keep_good_every=10), row(20, "reject"), False),
+        (StoreConfig(keep_images="none", keep_good_every=10), row(20, "reject"), False),
     ],
 )
 def test_rules_choose_what_is_kept(rules: StoreConfig, record: ResultRow, kept: bool) -> None:

@@ -110,7 +110,7 @@ def test_precision_and_recall_add_up(result: Evaluation, dataset: Dataset) -> No
     assert figures.support_images == sum(bool((sample.labels == 0).any()) for sample in dataset.samples)
     hits = round(figures.recall * figures.support)
     assert hits / figures.support == pytest.approx(figures.recall)
-    assert 0.2 < figures.precision < 1
+    assert figures.precision is not None and 0.2 < figures.precision < 1
 
 
 def test_only_types_of_the_data_set_are_listed_and_others_are_counted(result: Evaluation, dataset: Dataset) -> None:

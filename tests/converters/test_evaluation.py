@@ -208,6 +208,22 @@ def test_a_classifier_is_judged_by_its_surest_answer(tmp_path: Path, pictures: P
     assert (tmp_path / "page.html").read_text().count("data:image/jpeg;base64,") == 4
 
 
+def test_a_class_that_was_never_answered_has_no_precision(tmp_path: Path, pictures: Path) -> None:
+    for path in (pictures / "bright").iterdir():
+        path.unlink()
+    for number in range(3):
+        cv2.imwrite(str(pictures / "bright" / f"{number}.png"), np.full((32, 32), 20, np.uint8))
+    for path in sorted((pictures / "dark").iterdir())[4:]:
+        path.unlink()
+    bundle = classifier(tmp_path / "bundle", ("bright", "dark"))
+    result = judge(bundle, pictures, Asked())
+    assert isinstance(result, ClassifierEvaluation)
+    assert (result.per_class["bright"].precision, result.per_class["bright"].recall) == (None, 0.0)
+    assert result.per_class["dark"].precision == pytest.approx(4 / 7)
+    write_page_of(tmp_path / "page.html", result, bundle, pictures)
+    assert "<td>bright</td><td>–</td>" in (tmp_path / "page.html").read_text()
+
+
 def test_what_does_not_fit_the_task_is_refused(tmp_path: Path, pictures: Path, steel: Path) -> None:
     bundle = classifier(tmp_path / "bundle", ("bright", "dark"))
     with pytest.raises(ConfigError, match="predictions"):

@@ -14,9 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
+from lineside_converters.accounts import kept_figures
 from lineside_converters.gates import (
     Feed,
     Run,
+    Times,
     check_accuracy,
     check_caller,
     check_speed,
@@ -244,6 +246,25 @@ def test_the_faster_of_two_models_passes_and_the_slower_does_not() -> None:
         check_speed(times["shallow"], times["deep"], max_slowdown=1.0, where="this CPU")
     assert caught.value.code == 6004
     assert "ms a frame" in str(caught.value.actual)
+
+
+def test_a_slower_model_is_told_by_the_ratio_of_paired_calls_and_the_means_are_called_so() -> None:
+    small, large = np.full(40, 1.0), np.full(40, 20.0)  # the large frame weighs most in a mean
+    reference = Times(np.stack([small, large], 1))
+    candidate = Times(np.stack([small * 1.0, large * 1.4], 1))
+    with pytest.raises(SpeedGateError) as caught:
+        check_speed(reference, candidate, max_slowdown=1.0, where="a CPU")
+    assert caught.value.actual == (
+        "1.183 times the time in paired calls of each frame (means, not paired: 10.50 → 14.50 ms a frame on a CPU)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "words"), [(-0.1585, "accuracy rises by 0.1585"), (0.01, "accuracy drops by 0.0100")]
+)
+def test_a_gain_in_accuracy_is_no_negative_drop(tmp_path: Path, change: float, words: str) -> None:
+    (candidate,) = proved(tmp_path, nets.cell_detector(), nets.cell_detector(), LAX).proved
+    assert words in kept_figures(dataclasses.replace(candidate, drop=drop(0.5 + change, 0.5))).why
 
 
 def test_both_models_are_timed_on_every_frame_in_every_round() -> None:

@@ -79,6 +79,7 @@ def test_the_bundle_holds_one_proved_int8_variant(made: OptimizeResult) -> None:
     assert {gate.name: gate.status for gate in made.report.gates} == {
         "parity": "passed",
         "accuracy": "passed",
+        "baseline": "unproven",  # drawn frames only
         "speed": "passed",
     }
     assert made.int8_figures is not None
@@ -210,7 +211,7 @@ def test_types_that_nobody_can_judge_are_said_to_be_unjudged(tmp_path: Path, cap
     assert result.float_figures.map50 is None
     assert result.report.notes == (NOT_MEASURED,)
     assert NOT_MEASURED in caplog.text
-    assert [gate.name for gate in result.report.gates] == ["parity", "speed"]
+    assert [gate.name for gate in result.report.gates] == ["parity", "speed", "baseline"]
     assert "not measured" in (result.bundle.path / "model_card.md").read_text()
 
 
@@ -313,6 +314,7 @@ def test_progress_is_told_in_words(model: Path, tmp_path: Path) -> None:
         "onnx-int8",  # parity
         "onnx-int8",  # accuracy
         "onnx-int8",  # speed
+        "baseline",
         "wrote",
     ]
 

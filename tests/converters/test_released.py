@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lineside_converters.released import build_from_training, read_training
+from lineside_converters.released import build_from_training
+from lineside_converters.training_run import facts_of_run, read_training
 from lineside_models.labels import LABELS
 from lineside_models.postprocess import read_params
 from lineside_runtime.errors import InputNotFoundError, TrainingError
@@ -60,3 +61,10 @@ def test_an_unfinished_or_damaged_run_is_refused(
     with pytest.raises(error):
         build_from_training(run, tmp_path / "out", name="surface-12", version="1.0.0", level=0)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_whose_graph_alone_says_how_it_is_used_is_read_too(tmp_path: Path) -> None:
+    run = run_folder(tmp_path / "run")
+    (run / "float.onnx").write_bytes(nets.convnet())
+    (run / "training.json").write_text('{"labels": ["crazing"], "held_top1": 0.9}')
+    assert facts_of_run(run) == {"training": {"labels": ["crazing"], "held_top1": 0.9}}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import html.parser
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import cv2
@@ -165,10 +167,44 @@ def test_a_float_bundle_and_a_report_of_the_first_schema_have_a_page() -> None:
 
 def test_the_figures_are_those_of_the_report() -> None:
     text = page(FULL)
-    for figure in ("2.50 ×", "0.25 ×", "0.50 ×", "−0.40 points", "230.0 frames/s", "at most −0.90 at 95%"):
+    for figure in ("2.50 ×", "0.25 ×", "0.50 ×", "−0.40 points", "230.0 frames/s", "at worst −0.90 at 95%"):
         assert figure in text
     assert "no gpu was here to measure on" in text
     assert "1 of 2" in text
+
+
+def test_the_speed_up_is_one_figure_on_the_whole_page() -> None:
+    text = page(msgspec.structs.replace(FULL, time_ratio=0.436))
+    assert "<b>2.29 ×</b>" in text and "0.44 ×" in text  # of paired calls
+    assert "2.50 ×" not in text and "0.40 ×" not in text
+
+
+def test_a_gain_is_told_with_the_least_that_it_may_be() -> None:
+    better = MetricChange(name="top-1", before=0.5, after=0.6585, low=-0.21, high=-0.1037, confidence=0.95, frames=90)
+    text = page(msgspec.structs.replace(FULL, metric=better))
+    assert "+15.85" in text and "points of top-1, at worst +10.37 at 95%" in text
+
+
+@pytest.mark.peer
+def test_a_wide_confusion_matrix_is_whole_at_a_thousand_pixels(tmp_path: Path) -> None:
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("chromium is not installed (Debian package chromium)")
+    names = tuple(f"oxide scale of temperature system {number}" for number in range(8))
+    counts = tuple(tuple(11 if row == column else 100 for column in range(8)) for row in range(8))
+    text = page(msgspec.structs.replace(FULL, confusion=Confusion(labels=names, before=counts, after=counts)))
+    measure = "[...document.querySelectorAll('.side .scroll')].map(e => e.scrollWidth - e.clientWidth)"
+    file = tmp_path / "report.html"
+    file.write_text(text.replace("</main>", f"</main><p id=cut></p><script>cut.textContent = {measure}</script>"))
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", f"--user-data-dir={tmp_path / 'profile'}"]
+    done = subprocess.run(
+        [chromium, *flags, "--window-size=1000,1400", "--dump-dom", file.as_uri()],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=90,
+    )
+    assert '<p id="cut">0,0</p>' in done.stdout
 
 
 def test_what_a_model_is_called_cannot_become_markup() -> None:

@@ -87,3 +87,32 @@ def test_wrong_wishes_are_told(data: Path, tmp_path: Path, capfd: pytest.Capture
     assert "[2008]" in said("--source", str(data), "--fold", "test")
     assert "[2001]" in said("--source", "nocamera", "key=1")
     assert not (tmp_path / "x").exists()
+
+
+def test_bad_parts_are_judged_and_what_passes_is_said(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["learn-good", "--source", str(data), "--fold", "train", "--frames", "12"]
+    assert main([*given, "--out", str(tmp_path / "found"), "--check", str(data / "stain")]) == 0
+    said = capsys.readouterr()
+    assert "of 4 bad parts found (stain)" in said.out and "warning" not in said.err
+    assert main([*given, "--out", str(tmp_path / "b"), "--check", str(data / "good"), "--json"]) == 0
+    said = capsys.readouterr()
+    assert "bad parts of good pass: this model doesn't find these defects" in said.err
+    report = json.loads((tmp_path / "b" / "report.json").read_text())
+    assert report["checked"]["frames"] == GOOD + TRIES
+    assert len(report["checked"]["passed"]) > GOOD
+    assert json.loads(said.out)["checked"] == report["checked"]
+    assert "bad parts (good) were found" in (tmp_path / "b" / "model_card.md").read_text()
+    assert main([*given, "--out", str(tmp_path / "c"), "--check", str(tmp_path / "nowhere")]) == 1
+    assert "no folder of bad parts" in capsys.readouterr().err and not (tmp_path / "c").exists()
+
+
+def test_good_parts_that_differ_widely_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(20):
+        image = render("pcb", seed=number, defects=0).image  # each another board
+        assert cv2.imwrite(str(tmp_path / f"{number:02d}.png"), image)
+    bundle = tmp_path / "made"
+    assert main(["learn-good", "--source", str(tmp_path), "--frames", "20", "--out", str(bundle)]) == 0
+    assert "warning: the good parts differ widely" in capsys.readouterr().err
+    assert "The good parts differ widely" in (bundle / "model_card.md").read_text()

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lineside_models.frame import Frame
 from lineside_models.preprocess import Letterbox, prepare, prepare_batch
 from lineside_runtime.bundle import Preprocess
 from lineside_runtime.errors import BadInputFormatError, ConfigError
@@ -139,3 +140,12 @@ def test_what_is_no_image_is_refused(image: Any) -> None:
 def test_a_manifest_that_contradicts_itself_is_refused(how: Preprocess) -> None:
     with pytest.raises(ConfigError):
         prepare(_picture(64, 64), how)
+
+
+def test_one_channel_is_grey_with_or_without_its_own_axis() -> None:
+    how = Preprocess(input="x", colour="grey", mean=(0.0,), std=(1.0,), resize="stretch", size=(32, 32))
+    image = np.random.default_rng(0).integers(0, 255, (40, 50), dtype=np.uint8)
+    np.testing.assert_array_equal(prepare(image[:, :, None], how)[0], prepare(image, how)[0])
+    assert Frame(image=image[:, :, None]).image.shape == (40, 50)
+    with pytest.raises(BadInputFormatError):
+        Frame(image=image[:, :, None].repeat(2, axis=2))

@@ -97,6 +97,7 @@ def test_gpu_ratio_is_the_share_of_calls_that_start_on_the_gpu(
         predictions = [session.infer(X) for _ in range(10)]
         used = Counter(prediction.used_device for prediction in predictions)
         assert used == Counter({"numpy/gpu:0": gpu_calls, "ort/cpu:0": 10 - gpu_calls})
+        assert session.unused_settings == ()
         assert all(not prediction.fell_back for prediction in predictions)
         assert {prediction.requested_device for prediction in predictions} <= {"gpu:0", "cpu:0"}
 

@@ -345,3 +345,13 @@ def test_loading_and_unloading_leaves_nothing_behind(engine: str, tmp_path: Path
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     first_kb, last_kb = json.loads(run.stdout)
     assert last_kb - first_kb < 32 * 1024
+
+
+def test_a_gpu_ratio_on_a_box_without_a_gpu_is_said(bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
+    with lineside.Session(bundle, lineside.Config(gpu_ratio=0.6, engines=("ort",))) as session:
+        assert session.unused_settings == ("gpu_ratio = 0.6 has no effect: no GPU here runs this model",)
+    (said,) = [record.getMessage() for record in caplog.records if "gpu_ratio" in record.getMessage()]
+    assert said == "test@1: gpu_ratio = 0.6 has no effect: no GPU here runs this model"
+    caplog.clear()
+    with lineside.Session(bundle, ONE_THREAD):
+        assert not [record for record in caplog.records if "gpu_ratio" in record.getMessage()]  # nobody asked for one

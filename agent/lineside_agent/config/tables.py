@@ -45,7 +45,7 @@ class StoreConfig(Strict, frozen=True, kw_only=True):
         commit_every_s: A record is on disk so long after its verdict at the latest. Each commit costs whole pages: at
             ten parts a second 1.0 writes a fifth of what 0 does.
         keep_images: Which frames are kept as PNG: none, those of which the verdict was unsure, all that were not
-            passed, or all.
+            passed, or all. ``images_max_bytes`` and ``free_min_bytes`` bound them.
         send_images: Whether kept frames are sent to the hub, behind everything else.
         send_bytes_s: Highest rate at which kept frames are sent, in bytes a second.
         keep_unsure_from: Unsure parts are kept, and passes whose nearest candidate reached at least this share of its
@@ -63,7 +63,7 @@ class StoreConfig(Strict, frozen=True, kw_only=True):
     """
 
     commit_every_s: Annotated[float, msgspec.Meta(ge=0, le=60)] = 0.5
-    keep_images: Literal["none", "unsure", "bad", "all"] = "none"
+    keep_images: Literal["none", "unsure", "bad", "all"] = "bad"
     send_images: bool = True
     send_bytes_s: Positive = 250_000.0
     keep_unsure_from: Share | None = None

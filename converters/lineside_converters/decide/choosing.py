@@ -15,8 +15,9 @@ from lineside_converters.decide.frames import Request, gather
 from lineside_converters.decide.outcomes import Bars, cross_fold, outcome
 from lineside_converters.decide.reliability import reliability
 from lineside_converters.decide.scoring import ENOUGH_GOOD, Progress, Scores, score
+from lineside_models.good_classes import good_of, passes_nothing
 from lineside_models.postprocess import thresholds_of, unsure_from_of
-from lineside_runtime.bundle import Bundle
+from lineside_runtime.bundle import Bundle, Postprocess
 from lineside_runtime.config import Config
 from lineside_runtime.errors import DatasetError
 from lineside_runtime.session import Session
@@ -68,9 +69,10 @@ def decide(
         )
     own = _own(bundle)
     everything = np.ones(len(scores.best), bool)
-    chosen = _choose(scores, everything, costs=costs, own=own)
+    how = bundle.manifest.postprocess
+    chosen = _choose(scores, everything, costs=costs, own=own, how=how)
     before = outcome(scores, costs, own)
-    elsewhere = cross_fold(scores, costs, partial(_choose, scores, costs=costs, own=own))
+    elsewhere = cross_fold(scores, costs, partial(_choose, scores, costs=costs, own=own, how=how))
     return Decision(
         bundle=bundle.manifest.identity,
         digest=bundle.digest,
@@ -83,19 +85,23 @@ def decide(
         reject_cost=costs.reject,
         review_cost=costs.review,
         bad_share=costs.bad_share,
-        types=tuple(_type(scores, label, name, costs, chosen, own) for label, name in enumerate(labels)),
+        types=tuple(
+            _type(scores, label, name, costs, chosen, own)
+            for label, name in enumerate(labels)
+            if label not in good_of(how)
+        ),
         before=before,
         after=outcome(scores, costs, chosen),
         cross_fold=elsewhere,
         reliability=reliability(scores.finds, labels),
-        notes=(*frames.notes, *_notes(scores, labels), *_gain(before, elsewhere)),
+        notes=(*frames.notes, *_notes(scores, labels, how), *_gain(before, elsewhere)),
     )
 
 
 def _own(bundle: Bundle) -> Bars:
     how, count = bundle.manifest.postprocess, len(bundle.manifest.labels)
     bars = thresholds_of(how, count)
-    return Bars(bars, np.minimum(unsure_from_of(how, count), bars))
+    return Bars(bars, np.zeros(count) if passes_nothing(how) else np.minimum(unsure_from_of(how, count), bars))
 
 
 def _of_type(scores: Scores, rows: Bools, label: int, costs: Costs) -> TypeScores:
@@ -111,7 +117,7 @@ def _of_type(scores: Scores, rows: Bools, label: int, costs: Costs) -> TypeScore
     return TypeScores(scores.best[rows & shows, label], good, float(prior))
 
 
-def _choose(scores: Scores, rows: Bools, *, costs: Costs, own: Bars) -> Bars:
+def _choose(scores: Scores, rows: Bools, *, costs: Costs, own: Bars, how: Postprocess) -> Bars:
     """Returns the thresholds that are cheapest on the given frames; the bundle's own where a type is too rare."""
     bars, floors = own.bars.copy(), own.bars.copy()
     for label in range(len(bars)):
@@ -119,7 +125,7 @@ def _choose(scores: Scores, rows: Bools, *, costs: Costs, own: Bars) -> Bars:
         if scores.shows[:, label].sum() >= LEAST_BAD and len(mine.bad) and len(mine.good):
             bar, floor = choose(mine, costs)
             bars[label], floors[label] = bar, bar if floor is None else floor
-    return Bars(bars, floors)
+    return Bars(bars, np.zeros(len(bars)) if passes_nothing(how) else floors)
 
 
 def _type(scores: Scores, label: int, name: str, costs: Costs, chosen: Bars, own: Bars) -> TypeDecision:
@@ -183,16 +189,21 @@ def _gain(before: Outcome, elsewhere: Outcome) -> list[str]:
     ]
 
 
-def _notes(scores: Scores, labels: Sequence[str]) -> list[str]:
+def _notes(scores: Scores, labels: Sequence[str], how: Postprocess) -> list[str]:
     notes, good = [], int(scores.good.sum())
+    if passes_nothing(how):
+        notes.append("the model has no class of good parts: what reaches no threshold is unsure, and nothing passes")
     if scores.rest_counts:
         boxed = not np.isnan(scores.beside).any()
         what = "what bad parts show beside their defects" if boxed else "bad parts of other types"
         notes.append(
-            f"only {good} good parts, fewer than {ENOUGH_GOOD}: {what} stood in for more. "
-            "Give photos of good parts (--good)"
+            f"{f'{good} good parts were' if good else 'no good part was'} given, fewer than {ENOUGH_GOOD}: {what} "
+            "stood in. Give photos of good parts (--good)"
         )
-    rare = [name for name, count in zip(labels, scores.shows.sum(axis=0), strict=True) if count < LEAST_BAD]
+    shown = dict(zip(labels, scores.shows.sum(axis=0).tolist(), strict=True))
+    for label in good_of(how):
+        del shown[labels[label]]
+    rare = [name for name, count in shown.items() if count < LEAST_BAD]
     if rare:
         notes.append(
             f"the bundle's own thresholds stay where fewer than {LEAST_BAD} frames show a type: {', '.join(rare)}"

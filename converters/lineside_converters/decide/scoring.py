@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from lineside_converters.decide.frames import Frames, read
 from lineside_converters.material import TrueFrame
+from lineside_models.good_classes import good_of
 from lineside_models.inspector import Inspector
 from lineside_models.metrics import box_iou, match_type
 from lineside_models.postprocess import Candidates, check_labels
@@ -117,6 +118,8 @@ def score(session: Session, frames: Frames, *, on_progress: Progress | None = No
     for number, truth in enumerate(truths):
         shows[number, truth.labels] = True
     best = np.stack([_best(each, slice(None), len(labels)) for each in found])
+    good = list(good_of(session.manifest.postprocess))
+    shows[:, good], best[:, good] = False, 0  # a frame of such a class is a good part
     if not frames.boxed:
         return Scores(best, np.where(shows, np.nan, best), shows, frames.sources, _nothing())
     beside = np.stack([_best(each, _apart(each, true), len(labels)) for each, true in zip(found, truths, strict=True)])

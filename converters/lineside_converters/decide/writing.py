@@ -15,6 +15,7 @@ import tomli_w
 
 from lineside_converters.decide.figures import Decision
 from lineside_converters.package import CARD_NAME
+from lineside_models.postprocess import DEFAULT_THRESHOLD
 from lineside_runtime.bundle import Bundle, open_bundle, write_manifest
 from lineside_runtime.errors import AccuracyGateError, ConfigError, InputError
 from lineside_runtime.files import write_atomic
@@ -49,9 +50,14 @@ def write_bundle(
         DiskFullError: There is no room; nothing half-written remains.
     """
     params = {name: value for name, value in bundle.manifest.postprocess.params.items() if name not in _CHOSEN}
-    params["thresholds"] = [each.threshold for each in decision.types]
+    chosen = {each.type: each for each in decision.types}  # all but the classes of good parts
+    labels = bundle.manifest.labels
+    params["thresholds"] = [chosen[name].threshold if name in chosen else DEFAULT_THRESHOLD for name in labels]
     if any(each.unsure_from is not None for each in decision.types):
-        params["unsure_from"] = [_floor(each.threshold, each.unsure_from) for each in decision.types]
+        params["unsure_from"] = [
+            _floor(chosen[name].threshold, chosen[name].unsure_from) if name in chosen else DEFAULT_THRESHOLD
+            for name in labels
+        ]
     files = {DECISION_NAME: _as_json(without_curves(decision))}
     return write_reading(bundle, params, out, card=_card(decision), files=files, version=version, overwrite=overwrite)
 

@@ -30,13 +30,13 @@ class TypeFigures(Strict, frozen=True, kw_only=True):
     """Figures of one type.
 
     Attributes:
-        precision: Of the frames that were taken for it.
+        precision: Of the frames that were taken for it; ``None`` where there are none.
         recall: Of the frames that show it.
         f1: Harmonic mean of the two.
         support: Frames that show it.
     """
 
-    precision: float
+    precision: float | None
     recall: float
     f1: float
     support: int
@@ -154,7 +154,7 @@ def _figures(types: npt.NDArray[np.int64], found: Sequence[Candidates], labels: 
 
 def _type_figures(there: npt.NDArray[np.bool_], said: npt.NDArray[np.bool_]) -> TypeFigures:
     counts = Counts(int((there & said).sum()), int((~there & said).sum()), int((there & ~said).sum()))
-    return TypeFigures(precision=counts.precision, recall=counts.recall, f1=counts.f1, support=int(there.sum()))
+    return TypeFigures(precision=counts.precision_or_none, recall=counts.recall, f1=counts.f1, support=int(there.sum()))
 
 
 def _matrix(session: Session, truths: Sequence[TrueFrame], found: Sequence[Candidates]) -> Matrix:

@@ -37,13 +37,20 @@ def _one(name: str, curve: Curve, ap50: float | None) -> str:
         f'<text class="axis" x="{_x(mark):.1f}" y="{TALL - BOTTOM + 16}" text-anchor="middle">{mark:g}</text>'
         for mark in (0.0, 0.5, 1.0)
     )
-    x, y = _x(curve.recall_at_threshold), _y(curve.precision_at_threshold)
-    title = f"{name}: precision {curve.precision_at_threshold:.3f}, recall {curve.recall_at_threshold:.3f}"
     worth = "" if ap50 is None else f" · AP {ap50:.3f}"
     return (
         f'<text x="{LEFT}" y="14">{html.escape(name[:22])}{worth}</text>{lanes}<polyline class="l0" points="{points}"/>'
-        f'<circle class="taken" cx="{x:.1f}" cy="{y:.1f}" r="5"><title>{html.escape(title)}</title></circle>'
+        f"{_threshold(name, curve)}"
     )
+
+
+def _threshold(name: str, curve: Curve) -> str:
+    """Returns the mark where the threshold lies; nothing where no find reaches it."""
+    if curve.precision_at_threshold is None:
+        return ""
+    x, y = _x(curve.recall_at_threshold), _y(curve.precision_at_threshold)
+    title = f"{name}: precision {curve.precision_at_threshold:.3f}, recall {curve.recall_at_threshold:.3f}"
+    return f'<circle class="taken" cx="{x:.1f}" cy="{y:.1f}" r="5"><title>{html.escape(title)}</title></circle>'
 
 
 def _x(recall: float) -> float:

@@ -190,5 +190,5 @@ def _curve(matched: Matched, bar: float) -> Curve:
         recall=tuple(round(float(recall), 2) for recall in np.linspace(0, 1, RECALL_POINTS)),
         precision=tuple(round(float(each), 4) for each in precision_at_recalls(right, count)),
         recall_at_threshold=hits / count,
-        precision_at_threshold=hits / above if above else 1.0,
+        precision_at_threshold=hits / above if above else None,
     )

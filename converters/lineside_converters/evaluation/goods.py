@@ -122,7 +122,7 @@ def good_or_bad(bad: Floats, good: Sequence[tuple[str, Floats]], chosen: Sequenc
     counts = Counts(rejected, false[-1].rejected if false else 0, len(bad) - rejected)
     return GoodOrBad(
         f1=counts.f1,
-        precision=counts.precision,
+        precision=counts.precision_or_none,
         recall=rate("bad parts", bad, 1.0),
         false_rejects=false,
         at_recall=tuple(

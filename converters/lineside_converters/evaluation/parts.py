@@ -40,13 +40,13 @@ class Curve(Strict, frozen=True, kw_only=True):
         recall: 0 to 1 in steps of 0.01.
         precision: At each; 0 where the recall isn't reached.
         recall_at_threshold: Where the type's threshold lies on it.
-        precision_at_threshold: There.
+        precision_at_threshold: There; ``None`` where nothing reaches it.
     """
 
     recall: tuple[float, ...]
     precision: tuple[float, ...]
     recall_at_threshold: float
-    precision_at_threshold: float
+    precision_at_threshold: float | None
 
 
 class Rate(Strict, frozen=True, kw_only=True):
@@ -90,14 +90,14 @@ class GoodOrBad(Strict, frozen=True, kw_only=True):
 
     Attributes:
         f1: Of the bad parts, at the thresholds as they are.
-        precision: Of the rejects.
+        precision: Of the rejects; ``None`` where there are none.
         recall: Bad parts that are rejected.
         false_rejects: Good parts that are rejected, by source, then all; empty where there are no good parts.
         at_recall: False rejects at a wanted recall, one entry for each set of frames that it was chosen on.
     """
 
     f1: float
-    precision: float
+    precision: float | None
     recall: Rate
     false_rejects: tuple[Rate, ...]
     at_recall: tuple[AtRecall, ...]

@@ -38,7 +38,7 @@ class MaskFigures(Strict, frozen=True, kw_only=True):
 
     Attributes:
         iou: Pixels that mask and answer both show, over those that one of them shows, in all frames.
-        precision: Of the pixels that were taken for it.
+        precision: Of the pixels that were taken for it; ``None`` where there are none.
         recall: Of the pixels that show it.
         f1_image: Is this type in this image? By any pixel.
         support: Pixels that show it.
@@ -46,7 +46,7 @@ class MaskFigures(Strict, frozen=True, kw_only=True):
     """
 
     iou: float
-    precision: float
+    precision: float | None
     recall: float
     f1_image: float
     support: int
@@ -169,7 +169,7 @@ def _figures(counts: Pixels, labels: Sequence[str]) -> dict[str, Any]:
     per_class = {
         labels[k]: MaskFigures(
             iou=_share(shared[:, k].sum(), union[:, k].sum()),
-            precision=_share(shared[:, k].sum(), said[:, k].sum()),
+            precision=_share(shared[:, k].sum(), said[:, k].sum()) if said[:, k].any() else None,
             recall=_share(shared[:, k].sum(), true[:, k].sum()),
             f1_image=images[k].f1,
             support=int(true[:, k].sum()),

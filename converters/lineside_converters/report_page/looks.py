@@ -11,6 +11,7 @@ PAGE_STYLE = (
 .good, .bad { font-weight: 600; }
 .two { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); gap: 18px; }
 .two > * { min-width: 0; }
+.side { display: flex; flex-wrap: wrap; gap: 18px; } .side > * { flex: 1 1 auto; max-width: 100%; }
 td.l, th.l { text-align: left; }
 td.words { white-space: normal; min-width: 200px; text-align: left; overflow-wrap: anywhere; }
 details summary { cursor: pointer; color: var(--soft); margin-top: 12px; }

@@ -15,7 +15,7 @@ from typing import Any
 
 import jinja2
 
-from lineside_converters.report import Report
+from lineside_converters.report import Figures, Report
 from lineside_converters.report_page import pictures
 from lineside_converters.report_page.frames import ShownFrame
 from lineside_converters.report_page.looks import PAGE_STYLE
@@ -120,6 +120,9 @@ def _rows(report: Report) -> list[Row]:
         for name, field, form in _FIGURES
     ]
     made = [row for row in rows if row is not None]
+    if two is not None:
+        ratio = _time_ratio(report, two)
+        made[0] = dataclasses.replace(made[0], change=f"{ratio:.2f} ×", good=_better(ratio, more=False))
     metric = report.metric
     if metric is not None:
         made.append(_metric_row(metric.name, metric.before, metric.after))
@@ -145,8 +148,11 @@ def _row(
     if after is None:
         return Row(name, form(before), "", "", None)
     ratio = after / before if before else 1.0
-    good = None if 0.99 < ratio < 1.01 else (ratio > 1) is more
-    return Row(name, form(before), form(after), f"{ratio:.2f} ×", good)
+    return Row(name, form(before), form(after), f"{ratio:.2f} ×", _better(ratio, more=more))
+
+
+def _better(ratio: float, *, more: bool) -> bool | None:
+    return None if 0.99 < ratio < 1.01 else (ratio > 1) is more
 
 
 def _tiles(report: Report) -> list[tuple[str, str]]:
@@ -156,20 +162,27 @@ def _tiles(report: Report) -> list[tuple[str, str]]:
     if two is not None:
         where = "" if _is_measured(report) else ", here; the target is elsewhere and measures for itself"
         where = f" on {report.timed_on}" if report.timed_on else where
-        found.append((f"{one.latency_ms / two.latency_ms:.2f} ×", f"as fast as the source model{where}"))
+        found.append((f"{1 / _time_ratio(report, two):.2f} ×", f"as fast as the source model{where}"))
         found.append((f"{two.size_bytes / one.size_bytes:.2f} ×", "its size"))
         if one.memory_bytes and two.memory_bytes:
             found.append((f"{two.memory_bytes / one.memory_bytes:.2f} ×", "its peak memory"))
     if metric is not None:
-        words = f"points of {metric.name}, at most {_points(metric.high)} at {metric.confidence:.0%}"
+        words = f"points of {metric.name}, at worst {_points(metric.high)} at {metric.confidence:.0%}"
         found.append((_points(metric.before - metric.after), words))
     elif two is not None and one.map50 is not None and two.map50 is not None:
         found.append((_points(one.map50 - two.map50), "points of mAP@0.5"))
     passed = sum(gate.status == "passed" for gate in report.gates)
-    found.append((f"{passed} of {len(report.gates)}", "gates passed; the others could not be measured here"))
+    forced = [gate.name for gate in report.gates if gate.status == "overridden"]
+    rest = f"{' and '.join(forced)} overridden" if forced else "the others could not be measured here"
+    found.append((f"{passed} of {len(report.gates)}", f"gates passed; {rest}"))
     if passed == len(report.gates):
         found[-1] = (str(passed), "gates, all passed")
     return found
+
+
+def _time_ratio(report: Report, fastest: Figures) -> float:
+    """Returns the fastest variant's share of the source model's time: of paired calls, where the report has it."""
+    return report.time_ratio or fastest.latency_ms / report.float.latency_ms
 
 
 def _points(drop: float) -> str:

@@ -14,6 +14,8 @@ class ClassifierConfig(Settings, frozen=True, forbid_unknown_fields=True, kw_onl
         side_px: Side of the square input, a multiple of 32.
         width: Factor on the ResNet-18's channels.
         bf16: Multiply in bfloat16: faster where the processor does it itself.
+        good_classes: Classes that mean a good part; ``None`` goes by their names, such as ``good``, ``ok`` or ``free``.
+            Empty: every class is a defect, and no part passes.
     """
 
     epochs: int = 30
@@ -24,6 +26,7 @@ class ClassifierConfig(Settings, frozen=True, forbid_unknown_fields=True, kw_onl
     held_share: float = 0.1
     evaluate_every: int = 2
     bf16: bool = False
+    good_classes: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -25,7 +25,7 @@ from lineside_converters.training.facts import ARCHITECTURE, INPUT, OUTPUTS, pos
 from lineside_converters.training.lessons import DetectorLessons
 from lineside_converters.training.loop import BEST, CHECKPOINT, WARM_UP_STEPS, Plan, Run, fit, parameter_groups, start
 from lineside_converters.training.qat import teach_int8
-from lineside_converters.training.settings import write_settings
+from lineside_converters.training.run_folder import begin_run
 from lineside_converters.training.starting import check_outputs, open_start, with_types
 from lineside_converters.training.strategy import ALONE, Strategy
 from lineside_converters.training.trunk import NORM_BATCHES, rate_of, see_new_images
@@ -62,7 +62,7 @@ def learn(
     torch.manual_seed(config.seed)
     config.out.mkdir(parents=True, exist_ok=True)
     course = load_course(config)
-    write_settings(config)
+    begin_run(config)
     counts = canvases_per_domain(config, course.domains)
     mixer = Mixer(course.domains, counts, config=config, part=strategy.part)
     lessons = DetectorLessons(course, mixer, epoch_steps=steps_per_epoch(mixer.counts, course.domains))

@@ -16,7 +16,7 @@ from lineside_converters.training.samples import hold_out
 from lineside_converters.training.settings import Settings
 from lineside_models.datasets import ALL, Dataset, Sample, load_dataset
 from lineside_models.datasets.folds import divide, folds_csv, groups_of, has_fold
-from lineside_runtime.errors import DatasetError
+from lineside_runtime.errors import DatasetError, InputNotFoundError
 from lineside_runtime.files import write_atomic
 
 log = logging.getLogger("lineside.training")
@@ -88,8 +88,11 @@ def divide_samples(
         What was read, and the images to learn from and to keep aside.
 
     Raises:
+        InputNotFoundError: There is no such folder.
         DatasetError: The folder can't be read, or has too few parts.
     """
+    if not root.is_dir():
+        raise InputNotFoundError(f"no data folder at {root}", action="Give the folder that holds the images.")
     group_of = groups_of(root, settings.group)
     divided = has_fold(root, "train")
     found = read("train" if divided else ALL)

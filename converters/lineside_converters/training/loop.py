@@ -141,14 +141,29 @@ def start(
         groups: Of its parameters, each with its ``peak`` learning rate.
         resumed: A checkpoint's content.
         strategy: Who trains.
+
+    Raises:
+        TrainingError: The checkpoint is of another network.
     """
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
     ema = AveragedModel(model, multi_avg_fn=_average, use_buffers=True)
     run = Run(model, ema, strategy.prepare(model, ema, groups))
     if resumed is not None:
-        strategy.restore(run, resumed)
+        _restore(run, resumed, strategy)
         _log.info("resumed at step %d, after %.0f s of training", run.step, run.elapsed_s)
     return run
+
+
+def _restore(run: Run, resumed: dict[str, Any], strategy: Strategy) -> None:
+    try:
+        strategy.restore(run, resumed)
+    except (RuntimeError, KeyError, ValueError) as error:
+        raise TrainingError(
+            f"{CHECKPOINT} is of another network",
+            expected="the run's own data and settings of the network",
+            actual=(str(error).strip().splitlines() or [type(error).__name__])[0],
+            action="Resume with the settings that it was begun with, or begin another run.",
+        ) from error
 
 
 def parameter_groups(model: nn.Module, rate_of: Callable[[str], float]) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from lineside_converters.training.facts import INPUT
 from lineside_converters.training.loop import BEST, CHECKPOINT, WARM_UP_STEPS, Plan, Run, fit, parameter_groups, start
 from lineside_converters.training.masked import MaskedData, load_masked
 from lineside_converters.training.masks import MaskBatch, MaskLessons, preprocess_of
-from lineside_converters.training.settings import write_settings
+from lineside_converters.training.run_folder import begin_run
 from lineside_converters.training.strategy import ALONE, Strategy
 from lineside_converters.training.trunk import NORM_BATCHES, rate_of, see_new_images
 from lineside_models.networks.segmenter import STRIDE, SurfaceSegmenter, pretrained_segmenter
@@ -80,7 +80,7 @@ def learn_segmenter(
     torch.manual_seed(config.seed)
     config.out.mkdir(parents=True, exist_ok=True)
     data = load_masked(config)
-    write_settings(config)
+    begin_run(config)
     lessons = MaskLessons(
         data,
         how=preprocess_of(config.side_px),

@@ -87,7 +87,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the settings for ``training.json``; of files only the names: no machine's paths travel."""
-        return {name: _travelling(getattr(self, name)) for name in self.__struct_fields__}
+        return {name: travelling(getattr(self, name)) for name in self.__struct_fields__}
 
 
 S = TypeVar("S", bound=Settings)
@@ -168,7 +168,8 @@ def _plain(value: Any) -> Any:
     return [_plain(one) for one in value] if isinstance(value, (tuple, list)) else value
 
 
-def _travelling(value: Any) -> Any:
+def travelling(value: Any) -> Any:
+    """Returns a setting's value as it may leave this machine: of files only the names."""
     if isinstance(value, Path):
         return value.name
-    return [_travelling(one) for one in value] if isinstance(value, (tuple, list)) else value
+    return [travelling(one) for one in value] if isinstance(value, (tuple, list)) else value

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import re
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from lineside_models.anomaly.onnx_tail import with_weights
 from lineside_models.anomaly.parts import OUTPUTS_FILE, SEARCH_FILE, map_name
 from lineside_models.frame import Frame
 from lineside_models.golden import record
+from lineside_models.inspector import Inspector
 from lineside_models.postprocess.anomaly import AnomalyParams
 from lineside_models.simulator import render
 from lineside_runtime.backends.ort import read_onnx
@@ -33,8 +36,63 @@ _GOLDEN_SEED = 12
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Checked:
+    """What the model says of bad parts that it was shown afterwards.
+
+    Attributes:
+        frames: How many bad parts.
+        passed: Which of them it let pass, by name.
+        source: Where they came from, in words.
+    """
+
+    frames: int
+    passed: tuple[str, ...]
+    source: str
+
+    @property
+    def warning(self) -> str:
+        """What to say where it lets half of them pass or more; empty elsewhere."""
+        if 2 * len(self.passed) < self.frames:
+            return ""
+        return (
+            f"{len(self.passed)} of {self.frames} bad parts of {self.source} pass: this model doesn't find these "
+            "defects. Train a detector or classifier on annotated ones"
+        )
+
+
+def check(learnt: Learnt, frames: Iterable[Frame], source: str) -> Checked:
+    """Judges bad parts by what was learnt; nothing is kept of it.
+
+    Args:
+        learnt: From `learn`.
+        frames: Of bad parts.
+        source: Where they come from, in words.
+
+    Raises:
+        LinesideError: As for `write_bundle` and `Inspector.inspect`.
+    """
+    passed, count = [], 0
+    with tempfile.TemporaryDirectory(prefix="lineside-check-") as folder:
+        bundle = write_bundle(learnt, Path(folder) / "bundle", name="check")
+        with Session(bundle, Config(engines=("ort",), threads=1)) as session:
+            inspector = Inspector(session)
+            for frame in frames:
+                count += 1
+                if inspector.inspect(frame).passed:
+                    passed.append(frame.part_id or f"{frame.source} {frame.sequence}")
+    return Checked(count, tuple(passed), source)
+
+
 def write_bundle(
-    learnt: Learnt, out: Path, *, name: str, version: str = "1.0.0", source: str = "", overwrite: bool = False
+    learnt: Learnt,
+    out: Path,
+    *,
+    name: str,
+    version: str = "1.0.0",
+    source: str = "",
+    checked: Checked | None = None,
+    overwrite: bool = False,
 ) -> Bundle:
     """Writes the bundle.
 
@@ -46,6 +104,7 @@ def write_bundle(
         name: Of the bundle.
         version: Of the bundle.
         source: Where the frames came from, in words, for the card.
+        checked: What bad parts showed, for report and card.
         overwrite: Whether a bundle that stands at ``out`` is replaced; anything else there is never touched.
 
     Raises:
@@ -63,10 +122,9 @@ def write_bundle(
         (folder / variant.file).parent.mkdir()
         write_atomic(folder / variant.file, model_bytes(learnt))
         write_atomic(folder / "labels.json", msgspec.json.encode([LABEL]))
-        write_atomic(
-            folder / "report.json", msgspec.json.format(msgspec.json.encode(report_of(learnt, source)), indent=1)
-        )
-        write_atomic(folder / "model_card.md", _card(learnt, name, source).encode())
+        report = msgspec.json.encode(report_of(learnt, source, checked))
+        write_atomic(folder / "report.json", msgspec.json.format(report, indent=1))
+        write_atomic(folder / "model_card.md", _card(learnt, name, source, checked).encode())
         manifest = _manifest(learnt, folder / variant.file, name, version)
         with Session(write_manifest(folder, manifest), Config(engines=("ort",), threads=1)) as session:
             golden = record(session, folder, Frame(image=render("steel", _GOLDEN_SEED, defects=3).image))
@@ -125,9 +183,10 @@ def _manifest(learnt: Learnt, model: Path, name: str, version: str) -> Manifest:
     )
 
 
-def report_of(learnt: Learnt, source: str) -> dict[str, object]:
+def report_of(learnt: Learnt, source: str, checked: Checked | None = None) -> dict[str, object]:
     """Returns how the bundle was made, as it stands in its ``report.json``."""
     return {
+        **({} if checked is None else {"checked": dataclasses.asdict(checked)}),
         "schema": 1,
         "task": "anomaly",
         "features": learnt.source.manifest.identity,
@@ -139,12 +198,20 @@ def report_of(learnt: Learnt, source: str) -> dict[str, object]:
         "quantile": learnt.bar.quantile,
         "bar": learnt.bar.value,
         "left_out": learnt.bar.left_out,
+        "variation": learnt.variation,
+        "unevenness": learnt.unevenness,
         "left_out_above_bar": sum(one >= learnt.bar.value for one in learnt.bar.left_out),
         "seconds": learnt.seconds,
     }
 
 
-def _card(learnt: Learnt, name: str, source: str) -> str:
+def _card(learnt: Learnt, name: str, source: str, checked: Checked | None) -> str:
+    notes = (
+        []
+        if checked is None
+        else [f"{checked.frames - len(checked.passed)} of {checked.frames} bad parts ({checked.source}) were found"]
+    )
+    notes += [learnt.warning] if learnt.warning else []
     above = sum(one >= learnt.bar.value for one in learnt.bar.left_out)
     return _CARD.format(
         name=name,
@@ -155,7 +222,7 @@ def _card(learnt: Learnt, name: str, source: str) -> str:
         bank_bytes=learnt.bank_bytes,
         quantile=learnt.bar.quantile,
         above=above,
-    )
+    ) + "".join(f"- {note[0].upper()}{note[1:]}.\n" for note in notes)
 
 
 _CARD = """# {name}

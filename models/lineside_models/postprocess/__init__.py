@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from lineside_models.inspection import Detection
 from lineside_models.postprocess.anomaly import anomaly_maps, heat_map
-from lineside_models.postprocess.candidates import Candidates, HeadParams, Least, Outputs
-from lineside_models.postprocess.classify import classification
+from lineside_models.postprocess.candidates import Candidates, HeadParams, Least, Outputs, read
+from lineside_models.postprocess.classify import ClassificationParams, classification
 from lineside_models.postprocess.dense import fcos, retinanet
 from lineside_models.postprocess.dfl import DflParams, dfl_anchor_free, read_params
 from lineside_models.postprocess.ready import detections
@@ -30,6 +30,7 @@ from lineside_runtime.errors import ConfigError
 
 __all__ = [
     "DECODERS",
+    "WHOLE_FRAME",
     "Candidates",
     "Decoder",
     "DflParams",
@@ -55,6 +56,9 @@ DEFAULT_THRESHOLD = 0.5
 
 NEAR_MISS_FROM = 0.5
 """Share of its threshold from which a candidate is worth telling that it came near."""
+
+WHOLE_FRAME = ("anomaly_maps", "classification")
+"""Decoders whose strongest candidate says something of the whole frame, however small its score is."""
 
 Decoder = Callable[[Outputs, Mapping[str, Any], Sequence[Letterbox]], list[Candidates]]
 
@@ -98,8 +102,8 @@ def least_wanted(how: Postprocess, classes: int, *, threshold: float | None = No
     Raises:
         ConfigError: The manifest's thresholds and labels differ in number.
     """
-    if how.name == "anomaly_maps":
-        return np.zeros(classes)  # its strongest region is the frame's score, however small
+    if how.name in WHOLE_FRAME:
+        return np.zeros(classes)
     bars = thresholds_of(how, classes) if threshold is None else np.full(classes, threshold)
     return bars * NEAR_MISS_FROM
 
@@ -179,7 +183,7 @@ def nearest(scores: npt.NDArray[Any], bars: npt.NDArray[np.float64], below: npt.
 
 
 def thresholds_of(how: Postprocess, classes: int) -> npt.NDArray[np.float64]:
-    """Returns the manifest's threshold of each class, 0.5 where it has none.
+    """Returns the manifest's threshold of each class, 0.5 where it has none, infinite for a class of good parts.
 
     Raises:
         ConfigError: There is not one for each class.
@@ -200,7 +204,10 @@ def _one_each(how: Postprocess, name: str, classes: int, default: float) -> npt.
     given = how.params.get(name) or (default,) * classes
     if len(given) != classes:
         raise ConfigError(f"postprocess.params.{name}", expected=f"{classes} numbers", actual=len(given))
-    return np.array(given, np.float64)
+    values = np.array(given, np.float64)
+    if how.name == "classification":
+        values[[index for index in read(how.params, ClassificationParams).good if index < classes]] = np.inf
+    return values
 
 
 DECODERS: dict[str, Decoder] = {

@@ -58,8 +58,10 @@ class Candidates:
     def reaching(self, least_score: Least) -> Candidates:
         """Returns those with this score or a higher one, of their type where there is one a type."""
         keep = self.scores >= least_of(least_score, self.labels)
-        if keep.all():
-            return self
+        return self if keep.all() else self.only(keep)
+
+    def only(self, keep: npt.NDArray[np.bool_]) -> Candidates:
+        """Returns those that ``(N,)`` says."""
         outlines = tuple(each for each, kept in zip(self.outlines, keep.tolist(), strict=False) if kept)
         return Candidates(self.boxes[keep], self.scores[keep], self.labels[keep], outlines)
 

@@ -31,12 +31,15 @@ class ClassificationParams(HeadParams, frozen=True, forbid_unknown_fields=True, 
         activation: What makes probabilities of the output: ``softmax`` where one class is right, ``sigmoid`` where
             several may be, ``none`` where the graph ends with probabilities.
         good: Indices of the classes that mean a good part: they are never a defect.
+        none_of_them: What a part is if no class reaches its threshold and no class of good parts is the likeliest:
+            ``unsure``, or ``good`` where somebody has measured that. Only where classes exclude each other.
         first_class: Column of the first label; 1 where column 0 is a background class without a label.
         output: Name of the output; ``None`` where it is the only one.
     """
 
     activation: Literal["softmax", "sigmoid", "none"] = "softmax"
     good: tuple[int, ...] = ()
+    none_of_them: Literal["unsure", "good"] = "unsure"
     first_class: int = 0
     output: str | None = None
 
@@ -45,9 +48,14 @@ class ClassificationParams(HeadParams, frozen=True, forbid_unknown_fields=True, 
         if self.first_class < 0 or any(index < 0 for index in self.good):
             raise ValueError("first_class and good must not be negative")
 
+    @property
+    def excludes(self) -> bool:
+        """Whether exactly one class is right, so that a part of which none is sure is an open question."""
+        return self.activation != "sigmoid" and self.none_of_them == "unsure"
+
 
 def classification(outputs: Outputs, params: Mapping[str, Any], letterboxes: Sequence[Letterbox]) -> list[Candidates]:
-    """Gives each class above the floor as a candidate that covers the whole frame."""
+    """Gives each class above the floor as a candidate that covers the whole frame, those of good parts too."""
     checked = read(params, ClassificationParams)
     logits = only(outputs, checked.output, "the scores")
     if logits.shape[2:] == (1, 1):  # some exports keep the pooled map's height and width
@@ -57,7 +65,6 @@ def classification(outputs: Outputs, params: Mapping[str, Any], letterboxes: Seq
     if classes < 1 or any(index >= classes for index in checked.good):
         raise ConfigError("postprocess.params.good and first_class", expected=f"indices below {logits.shape[1]}")
     scores = _probabilities(logits, checked.activation)[:, checked.first_class :]
-    scores[:, list(checked.good)] = 0
     return [_frame(frame, checked, letterbox) for frame, letterbox in zip(scores, letterboxes, strict=True)]
 
 

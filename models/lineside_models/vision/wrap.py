@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import logging
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lineside_models.good_classes import names_of_good, with_good_classes
 from lineside_models.postprocess import recognise
 from lineside_models.vision.facts import ModelFacts, complete, from_metadata, from_sidecar, from_ultralytics
 from lineside_runtime.bundle import Bundle, Manifest, Postprocess, Preprocess, Variant, write_manifest
@@ -14,6 +16,8 @@ from lineside_runtime.errors import InputNotFoundError, UnsupportedModelError
 
 if TYPE_CHECKING:
     from lineside_runtime.backends.ort import OnnxFacts
+
+log = logging.getLogger("lineside.models")
 
 VARIANT = "onnx"
 _VARIANT = Variant(name=VARIANT, format="onnx", file=f"{VARIANT}/model.onnx", level=0, precision="fp32")
@@ -47,6 +51,9 @@ def wrap_onnx(model: Path, folder: Path, given: ModelFacts, *, origin: Path | No
         raise UnsupportedModelError(
             f"inputs of {named}", expected=f"one input, preprocess.input = {facts.preprocess.input!r}", actual=names
         )
+    reading = with_good_classes(facts.postprocess, facts.labels)
+    if reading is not facts.postprocess:
+        log.warning("%s: by its name, %s means a good part", named.name, names_of_good(reading, facts.labels))
     return _written(
         model,
         folder,
@@ -59,7 +66,7 @@ def wrap_onnx(model: Path, folder: Path, given: ModelFacts, *, origin: Path | No
             inputs=onnx.inputs,
             outputs=onnx.outputs,
             preprocess=facts.preprocess,
-            postprocess=facts.postprocess,
+            postprocess=reading,
             variants=(_VARIANT,),
         ),
     )

@@ -1,0 +1,106 @@
+"""The folder of a training run: what stands in it, and whether a call may write there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from lineside_converters.training.settings import USED, Settings, read_settings, travelling, write_settings
+from lineside_runtime.errors import ConfigError, InputError, LinesideError, TrainingError
+
+CHECKPOINT = "checkpoint.pt"
+RESULTS = ("best.pt", "float.onnx", "training.json")
+"""What a run leaves behind beside its checkpoint."""
+
+TRIALS = "architectures.json"
+
+FIXED = (
+    "data",
+    "group",
+    "held_share",
+    "val_share",
+    "side_px",
+    "width",
+    "channels",
+    "colour",
+    "architecture",
+    "framing",
+    "start",
+)
+"""Settings of the data and of the network, which a run keeps to its end; of files the names count."""
+
+
+def check_run_folder(settings: Settings, *, overwrite: bool = False) -> None:
+    """Refuses to write over a run, and to go on with one under other data or another network.
+
+    Args:
+        settings: Of this call.
+        overwrite: Whether a run that stands there may be lost.
+
+    Raises:
+        InputError: A run stands there, and neither ``resume`` nor ``overwrite`` is given.
+        ConfigError: Both are.
+        TrainingError: The run was begun with other data or another network.
+    """
+    if settings.resume and overwrite:
+        raise ConfigError("resume and overwrite", expected="one of them")
+    if settings.resume:
+        _check_same(settings)
+        return
+    found = [name for name in (CHECKPOINT, *RESULTS, TRIALS) if (settings.out / name).exists()]
+    if found and not overwrite:
+        raise InputError(
+            f"{settings.out} holds a training run",
+            expected="a folder without one",
+            actual=", ".join(found),
+            action="Go on with it by --resume, begin again in its place by --overwrite, or give another --out.",
+        )
+
+
+def begin_run(settings: Settings) -> None:
+    """Writes the settings into the folder; an earlier run's results go, unless it is resumed."""
+    for name in () if settings.resume else (CHECKPOINT, *RESULTS):
+        (settings.out / name).unlink(missing_ok=True)
+    write_settings(settings)
+
+
+def _check_same(settings: Settings) -> None:
+    begun = _begun(settings)
+    if begun is None:
+        return
+    chosen = {"architecture"} if getattr(settings, "architectures", ()) else set()  # by the trials of this run
+    for name in sorted(set(FIXED) - chosen, key=FIXED.index):
+        before, now = (travelling(getattr(one, name, None)) for one in (begun, settings))
+        if before != now:
+            raise TrainingError(
+                f"the run in {settings.out} can't go on with another {name}",
+                expected=before,
+                actual=now,
+                action=f"Leave {name} out, which --resume reads from {settings.out / USED}, or begin another run.",
+            )
+
+
+def _begun(settings: Settings) -> Settings | None:
+    """Returns the settings that the run was begun with; ``None`` where nobody can say."""
+    file = settings.out / USED
+    try:
+        return read_settings(type(settings), file, {"out": settings.out})
+    except (LinesideError, msgspec.MsgspecError):
+        return None
+
+
+def how_to_resume(kind: str, given: dict[str, Any]) -> str:
+    """Returns what to say after Ctrl-C.
+
+    Args:
+        kind: Of the model, as in ``lineside train KIND``.
+        given: The call's options by name.
+    """
+    out, config = given.get("out"), given.get("config")
+    if out is not None and not (out / CHECKPOINT).exists() and not (out / TRIALS).exists() and not given.get("workers"):
+        return "stopped before the first epoch ended: there is nothing to resume"
+    words = ["lineside train", kind, f"--out {out}" if out is not None else f"--config {config}", "--resume"]
+    words += [f"--workers {given['workers']}"] if given.get("workers") else []
+    then = ", with the same --then and its options" if given.get("then") else ""
+    return f"stopped; it goes on after the last whole epoch by: {' '.join(words)}{then}"

@@ -1,0 +1,93 @@
+"""A training run isn't written over unasked, goes on with its own data and network only, and says how after Ctrl-C."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="the train extra is not installed")
+
+from lineside.cli import main
+from lineside_converters.training.classifier import ClassifierConfig, train_classifier
+from lineside_runtime.errors import TrainingError
+from tests.lineside.test_good_class import train, write_squares
+from tests.peers.waiting import wait_for
+
+pytestmark = pytest.mark.torch
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A finished run."""
+    assert train(write_squares(tmp_path / "parts", {"bad": 10, "good": 240}), tmp_path / "run", "--epochs", "1") == 0
+    return tmp_path / "run"
+
+
+def states(run: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+
+
+def test_a_run_is_not_written_over_unasked(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = states(run)
+    assert train(run.parent / "parts", run) == 1
+    said = capsys.readouterr().err
+    assert "holds a training run" in said and "--resume" in said and "--overwrite" in said
+    assert states(run) == before
+    assert train(run.parent / "parts", run, "--overwrite", "--resume") == 1
+    assert states(run) == before
+    assert train(run.parent / "parts", run, "--overwrite", "--epochs", "1", "--seed", "5") == 0
+    assert states(run)["best.pt"] != before["best.pt"]
+
+
+def test_a_run_that_begins_again_leaves_no_result_of_the_one_before(run: Path, tmp_path: Path) -> None:
+    other = write_squares(tmp_path / "others", {"bad": 10, "good": 240})
+    assert train(other, run, "--overwrite", "--learning-rate", "5") == 1  # refused before anything is lost
+    assert (run / "float.onnx").exists()
+    assert train(tmp_path / "nowhere", run, "--overwrite") == 1
+    assert (run / "float.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "name"),
+    [(["--width", "0.5"], "width"), (["--side", "64"], "side_px"), (["--data", "others"], "data")],
+)
+def test_a_run_goes_on_with_its_own_data_and_network_only(
+    run: Path, more: list[str], name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run.parent)
+    write_squares(run.parent / "others", {"dent": 10, "good": 240})
+    before = states(run)
+    assert main(["train", "classifier", "--out", str(run), "--resume", "--epochs", "2", *more]) == 1
+    said = capsys.readouterr().err
+    assert f"[6006] the run in {run} can't go on with another {name}" in said and "Traceback" not in said
+    assert states(run) == before
+    assert main(["train", "classifier", "--out", str(run), "--resume", "--epochs", "2"]) == 0
+
+
+def test_a_checkpoint_of_another_network_is_an_error_with_a_code(run: Path) -> None:
+    (run / "config.toml").unlink()
+    config = ClassifierConfig(out=run, data=(run.parent / "parts",), side_px=32, width=0.5, threads=1, resume=True)
+    with pytest.raises(TrainingError, match=r"checkpoint\.pt is of another network"):
+        train_classifier(config, lambda _: None)
+
+
+def test_ctrl_c_says_how_the_run_goes_on(tmp_path: Path) -> None:
+    data, out = write_squares(tmp_path / "parts", {"bad": 10, "good": 240}), tmp_path / "run"
+    words = ["train", "classifier", "--data", str(data), "--out", str(out), "--epochs", "3000", "--batch", "8"]
+    words += ["--side", "32", "--width", "0.25", "--threads", "1"]
+    with subprocess.Popen([sys.executable, "-m", "lineside", *words], stderr=subprocess.PIPE, text=True) as process:
+        wait_for(lambda: (out / "best.pt").exists(), timeout_s=60, what="the first evaluation")
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    told = said.strip().splitlines()[-1]
+    assert told.startswith("stopped; it goes on after the last whole epoch by: lineside train classifier")
+    command = shlex.split(told.partition(" by: ")[2])
+    assert main([*command[1:], "--minutes", "0.001"]) == 0
+    assert (out / "float.onnx").exists()
