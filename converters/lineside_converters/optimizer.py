@@ -139,8 +139,8 @@ class Optimizer:
                 else images of ``data``, else the line simulator's.
             data: Folder with annotated images, or several, to compare accuracy on.
             fold: Of ``data``: to calibrate and to choose on.
-            judge_fold: Of ``data``: that accuracy is judged on. Not given, other frames of ``fold``; where levels 2
-                and 3 learn from those, the val fold if all of ``data`` have one.
+            judge_fold: Of ``data``: that accuracy is judged on. Not given, the val fold if all of ``data`` have one, as
+                a model has usually learnt from ``fold``; else other frames of ``fold``.
             metric: The caller's own measure, for models whose outputs nobody here reads.
             max_drop: How much lower the task's metric may be, 0 to 1.
             version: Of the new bundle; the source's with its last number one higher if not given.
@@ -254,7 +254,7 @@ class Optimizer:
 
     def _terms(self, source: SourceModel, manifest: Manifest, clean: Path) -> Terms:
         limit = self._recipe.calibration_frames
-        judged = self._judge_fold or (unlearnt_fold(self._data, self._fold) if self._recipe.slims else self._fold)
+        judged = self._judge_fold or unlearnt_fold(self._data, self._fold)
         material = gather(
             manifest, limit=limit, frames=self._frames, data=self._data, fold=self._fold, judge_fold=judged
         )

@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--judge-fold",
         metavar="FOLD",
-        help="of the data, that accuracy is judged on (default: other frames of --fold; at levels 2 and 3 val if any)",
+        help="of the data, that accuracy is judged on (default: val if there is one, else other frames of --fold)",
     )
     parser.add_argument("--images", type=Path, metavar="DIR", help="photos without annotations: calibration only")
     parser.add_argument(
