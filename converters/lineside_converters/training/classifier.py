@@ -104,6 +104,7 @@ def learn_classifier(
         out=config.out,
         on_progress=on_progress,
         rate_of=rate_of(config.learning_rate),
+        figure="top-1",
         strategy=strategy,
     )
     return lambda: _finish(config, data, lessons, curve, network)

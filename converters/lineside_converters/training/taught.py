@@ -69,6 +69,7 @@ def teach(
     out: Path,
     on_progress: Callable[[TrainProgress], None],
     rate_of: Callable[[str], float] | None = None,
+    figure: str = "figures",
     strategy: Strategy = ALONE,
 ) -> list[dict[str, float]]:
     """Trains a student to the end, or goes on with a run that was cut off, and loads its best weights into it.
@@ -84,6 +85,7 @@ def teach(
         out: Folder of the checkpoints; a run that stands there is gone on with.
         on_progress: Called after every step.
         rate_of: The peak learning rate of a parameter's name; that of ``tuition`` for all if not given.
+        figure: What the evaluations measure, in words.
         strategy: Who trains.
 
     Returns:
@@ -113,6 +115,7 @@ def teach(
         minutes=tuition.minutes,
         evaluate_every=tuition.evaluate_every,
         warm_up_steps=min(tuition.warm_up_steps, tuition.epochs * lessons.epoch_steps // 10),
+        figure=figure,
         settings=tuition.as_dict(),
     )
     fit(
