@@ -117,6 +117,7 @@ class Optimizer:
         postprocess: Postprocess | Mapping[str, Any] | None = None,
         card: str = "",
         training: Mapping[str, Any] | None = None,
+        architecture: str = "",
         trust: bool = False,
         overwrite: bool = False,
         work: Path | str | None = None,
@@ -150,6 +151,7 @@ class Optimizer:
             postprocess: How the outputs of a bare model become answers.
             card: Text of the model card; the source bundle's if not given. The figures of this build are added.
             training: What the training says of itself, for ``report.json``; the source bundle's if not given.
+            architecture: Of a ``.pt``: the network's name in torchvision or timm; told by its keys if not given.
             trust: Read a ``.pt`` although reading it can run code from it: only for files that you made yourself.
             overwrite: Whether a bundle that stands at ``out`` is replaced.
             work: Folder that keeps finished steps, so that a run that was killed goes on where it was. Not given,
@@ -181,6 +183,7 @@ class Optimizer:
         self._version, self._name = version, name
         self._facts = from_arguments(labels, preprocess, postprocess)
         self._card, self._training = card, training
+        self._architecture = architecture
         self._trust, self._overwrite, self._memory = trust, overwrite, memory
         self._work = None if work is None else Path(work)
         self._effort = effort if isinstance(effort, Effort) else effort_of(effort or {})
@@ -233,7 +236,14 @@ class Optimizer:
 
     def _open(self, work: Work) -> SourceModel:
         folder = work.folder / "source"
-        return open_source(self._model, folder, given=self._facts, trust=self._trust, frames=self._frames)
+        return open_source(
+            self._model,
+            folder,
+            given=self._facts,
+            trust=self._trust,
+            frames=self._frames,
+            architecture=self._architecture,
+        )
 
     def _manifest(self, source: SourceModel) -> Manifest:
         name = source.manifest.name

@@ -63,7 +63,13 @@ class SourceModel:
 
 
 def open_source(
-    model: Path | torch.nn.Module, work: Path, *, given: ModelFacts, trust: bool, frames: object = None
+    model: Path | torch.nn.Module,
+    work: Path,
+    *,
+    given: ModelFacts,
+    trust: bool,
+    frames: object = None,
+    architecture: str = "",
 ) -> SourceModel:
     """Opens a model of any kind that lineside reads.
 
@@ -74,6 +80,7 @@ def open_source(
         trust: As for `import_pt`.
         frames: What the caller gives to calibrate on. Where these are the model's own inputs, a bare model needs to say
             nothing of itself: its outputs are the caller's.
+        architecture: As for `import_pt`.
 
     Raises:
         InputNotFoundError: There is no such file.
@@ -92,7 +99,7 @@ def open_source(
     if model.suffix == ARCHIVE_SUFFIX:
         return _from_bundle(unpack_archive(model, work / "archive"), model.name)
     if model.suffix in (".pt", ".pth"):
-        exported = import_pt(model, trust)
+        exported = import_pt(model, trust, given=given, architecture=architecture)
         try:
             return _from_bundle(wrap_onnx(exported, work / "wrapped", given, origin=model), model.name)
         finally:

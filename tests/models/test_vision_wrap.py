@@ -10,10 +10,10 @@ import numpy as np
 import onnx
 import pytest
 
-from lineside_models.vision.facts import ModelFacts
+from lineside_models.vision.facts import ModelFacts, from_arguments
 from lineside_models.vision.wrap import wrap_onnx
 from lineside_runtime.bundle import Postprocess, Preprocess
-from lineside_runtime.errors import ConfigError, UnsupportedModelError
+from lineside_runtime.errors import ConfigError, MissingModelFactsError, UnsupportedModelError
 
 RGB = Preprocess(input="pixels", colour="rgb")
 CLASSES = Postprocess(name="classification")
@@ -94,6 +94,29 @@ def test_labels_of_another_number_than_the_outputs_are_refused(tmp_path: Path, l
     model = classifier(tmp_path / "model.onnx", ("n", 3, "h", "w"))
     with pytest.raises(ConfigError, match=rf"labels.*expected 3.*got {labels}"):
         wrap_onnx(model, tmp_path / "bundle", facts(labels))
+
+
+def test_the_example_has_the_models_own_names_and_is_enough(tmp_path: Path) -> None:
+    model = classifier(tmp_path / "model.onnx", (1, 3, 96, 128))
+    with pytest.raises(MissingModelFactsError, match="config schema model") as caught:
+        wrap_onnx(model, tmp_path / "bundle", ModelFacts())
+    assert caught.value.action is not None
+    example = caught.value.action.partition(":\n\n")[2]
+    assert 'input = "pixels"' in example and "size = [96, 128]" in example
+    (tmp_path / "model.toml").write_text(example)
+    found = wrap_onnx(model, tmp_path / "bundle", ModelFacts()).manifest
+    assert (found.task, found.labels, found.preprocess.colour) == (
+        "classification",
+        ("class 0", "class 1", "class 2"),
+        "rgb",
+    )
+
+
+def test_the_only_input_need_not_be_named(tmp_path: Path) -> None:
+    model = classifier(tmp_path / "model.onnx", ("n", 3, "h", "w"))
+    given = from_arguments(("a", "b", "c"), {"colour": "rgb"}, None)
+    found = wrap_onnx(model, tmp_path / "bundle", given).manifest
+    assert (found.preprocess.input, found.postprocess.name) == ("pixels", "classification")
 
 
 def test_a_background_column_has_no_label(tmp_path: Path) -> None:

@@ -47,6 +47,11 @@ def build(name: str, **options: Any) -> nn.Module:
     return ARCHITECTURES[name](**options)
 
 
+def is_known(state_dict: Mapping[str, Tensor]) -> bool:
+    """Returns whether the keys are those of a known architecture, whatever the shapes."""
+    return any(marks <= state_dict.keys() for marks in _MARKS.values())
+
+
 def recognise(state_dict: Mapping[str, Tensor]) -> str:
     """Returns the name of the architecture whose weights these are.
 

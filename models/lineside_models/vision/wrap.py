@@ -46,8 +46,10 @@ def wrap_onnx(model: Path, folder: Path, given: ModelFacts, *, origin: Path | No
     if not model.is_file():
         raise InputNotFoundError(f"no model at {model}", action="Give a bundle, an .onnx or a .pt file.")
     onnx = read_onnx(model)
-    facts = complete(_known(given.over(from_sidecar(named)), onnx, str(named)), named)
+    facts = complete(_known(given.over(from_sidecar(named)), onnx, str(named)), named, onnx)
     names = [spec.name for spec in onnx.inputs]
+    if not facts.preprocess.input and len(names) == 1:
+        facts = msgspec.structs.replace(facts, preprocess=msgspec.structs.replace(facts.preprocess, input=names[0]))
     if names != [facts.preprocess.input]:
         raise UnsupportedModelError(
             f"inputs of {named}", expected=f"one input, preprocess.input = {facts.preprocess.input!r}", actual=names
