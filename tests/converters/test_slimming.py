@@ -354,6 +354,18 @@ def test_a_classifier_goes_on_from_a_finished_run_with_the_classes_that_it_knows
     assert from_metadata(read_onnx(Path(second.onnx)), "float.onnx").labels == second.labels
 
 
+def test_a_run_never_ends_with_less_than_the_model_that_it_goes_on_from(folder: Path, tmp_path: Path) -> None:
+    common: dict[str, Any] = {"data": (folder,), "side_px": 32, "batch": 16, "threads": 1}
+    first = train_classifier(
+        ClassifierConfig(out=tmp_path / "first", epochs=4, width=0.125, learning_rate=4e-3, **common), lambda _: None
+    )
+    config = ClassifierConfig(out=tmp_path / "second", epochs=1, start=tmp_path / "first", learning_rate=0.9, **common)
+    second = train_classifier(config, lambda _: None)
+    assert second.held_top1 >= first.held_top1
+    curve = json.loads(Path(second.facts).read_text())["curve"]
+    assert (curve[0]["step"], curve[0]["top1"]) == (0, first.held_top1)
+
+
 def test_two_trainings_of_one_seed_are_the_same(folder: Path, tmp_path: Path) -> None:
     config: dict[str, Any] = {"data": (folder,), "side_px": 32, "width": 0.125, "batch": 16, "threads": 1, "epochs": 1}
     weights = []

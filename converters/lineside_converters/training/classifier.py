@@ -105,6 +105,7 @@ def learn_classifier(
         on_progress=on_progress,
         rate_of=rate_of(config.learning_rate),
         figure="top-1",
+        judge_start=network is not None,
         strategy=strategy,
     )
     return lambda: _finish(config, data, lessons, curve, network)

@@ -76,6 +76,7 @@ def learn(
         minutes=config.minutes,
         evaluate_every=config.evaluate_every,
         warm_up_steps=min(WARM_UP_STEPS, config.epochs * lessons.epoch_steps // 10),
+        judge_start=network is not None,
         figure="mAP@0.5",
         settings=config.as_dict() | {"start": None if first is None else first.name},
     )

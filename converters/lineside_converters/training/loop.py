@@ -112,6 +112,8 @@ class Plan:
         minutes: Wall time after which the schedule ends early but whole.
         evaluate_every: Epochs between evaluations.
         warm_up_steps: Steps in which the learning rate rises.
+        judge_start: Whether the network is evaluated before its first step too, so that a run that goes on from a model
+            never ends with one that is worse.
         figure: What the evaluation measures, in words.
         settings: What a start of this run is told, for the record.
     """
@@ -122,6 +124,7 @@ class Plan:
     minutes: float | None = None
     evaluate_every: int = 1
     warm_up_steps: int = WARM_UP_STEPS
+    judge_start: bool = False
     figure: str = "figures"
     settings: dict[str, Any] = field(default_factory=dict)
 
@@ -234,6 +237,9 @@ def _run_steps(
     strategy: Strategy,
 ) -> None:
     began_at = run.step
+    if plan.judge_start and run.step == 0:
+        found = _judge(run, plan, evaluate, strategy)
+        _log.info("before the first step: %s", ", ".join(f"{name} {value:.3f}" for name, value in found.items()))
     if clock.done() < 1:
         run.starts.append({"step": run.step, **plan.settings})
     epoch_losses: list[float] = []
@@ -337,16 +343,24 @@ def _end_epoch(
 ) -> dict[str, float]:
     held: dict[str, float] = {}
     if over or run.step // plan.epoch_steps % plan.evaluate_every == 0:
-        held = strategy.evaluate(run, evaluate)
-        run.curve.append({"step": run.step, "elapsed_s": round(run.elapsed_s, 1)} | held)
-        score = float(np.mean(list(held.values())))
-        if score > run.best:
-            run.best = score
-            _save(plan.out / BEST, strategy.best(run), strategy)
+        held = _judge(run, plan, evaluate, strategy)
     _save(plan.out / CHECKPOINT, strategy.state(run), strategy)
     if strategy.rank == 0:
         write_curves(plan.out, run.curve, run.losses, figure=plan.figure, steps=round(run.step / share))
     strategy.saved(run, plan.out, held)
+    return held
+
+
+def _judge(
+    run: Run, plan: Plan, evaluate: Callable[[nn.Module], dict[str, float]], strategy: Strategy
+) -> dict[str, float]:
+    """Returns the figures of the averaged network, and keeps it where it is the best so far."""
+    held = strategy.evaluate(run, evaluate)
+    run.curve.append({"step": run.step, "elapsed_s": round(run.elapsed_s, 1)} | held)
+    score = float(np.mean(list(held.values())))
+    if score > run.best:
+        run.best = score
+        _save(plan.out / BEST, strategy.best(run), strategy)
     return held
 
 

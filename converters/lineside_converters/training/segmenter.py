@@ -103,6 +103,7 @@ def learn_segmenter(
         minutes=config.minutes,
         evaluate_every=config.evaluate_every,
         warm_up_steps=min(WARM_UP_STEPS, config.epochs * lessons.epoch_steps // 10),
+        judge_start=network is not None,
         figure="IoU",
         settings=config.as_dict(),
     )

@@ -70,6 +70,7 @@ def teach(
     on_progress: Callable[[TrainProgress], None],
     rate_of: Callable[[str], float] | None = None,
     figure: str = "figures",
+    judge_start: bool = False,
     strategy: Strategy = ALONE,
 ) -> list[dict[str, float]]:
     """Trains a student to the end, or goes on with a run that was cut off, and loads its best weights into it.
@@ -86,6 +87,7 @@ def teach(
         on_progress: Called after every step.
         rate_of: The peak learning rate of a parameter's name; that of ``tuition`` for all if not given.
         figure: What the evaluations measure, in words.
+        judge_start: As in `Plan`.
         strategy: Who trains.
 
     Returns:
@@ -116,6 +118,7 @@ def teach(
         evaluate_every=tuition.evaluate_every,
         warm_up_steps=min(tuition.warm_up_steps, tuition.epochs * lessons.epoch_steps // 10),
         figure=figure,
+        judge_start=judge_start,
         settings=tuition.as_dict(),
     )
     fit(
