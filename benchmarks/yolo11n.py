@@ -139,6 +139,8 @@ def _train_ours(start: str, data: Path, out: Path, minutes: float) -> Trained:
     command += ["--epochs", "1000", "--minutes", str(minutes), "--seed", str(SEED), "--threads", str(THREADS)]
     if start == "random":
         command += ["--start", _random_detector(out.with_name("random.onnx"))]
+    else:
+        command += ["--architecture", "lite0@96"]
     spent = _untrained(command, out) if SMOKE else _call(command)
     shipped = open_bundle(zoo.path("surface-12-float")).manifest
     how = {key: value for key, value in shipped.postprocess.params.items() if key not in ("calibration", "thresholds")}

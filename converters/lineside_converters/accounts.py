@@ -25,9 +25,19 @@ DISAGREEMENTS_MAX = 100
 SIMULATED_ONLY = "accuracy was compared on drawn frames of the line simulator only, not on real ones; give data"
 NOT_MEASURED = "accuracy was not measured: no annotated frames of this model's types; give data"
 
+DRAWN_CALIBRATION = (
+    "calibrated on drawn frames of the line simulator, which this model was not made for: its INT8 form may lose "
+    "accuracy on your own; give images of the line (--images or --data)"
+)
+
 
 def notes_of(terms: Terms) -> list[str]:
-    """Returns what a reader has to know of the accuracy figures."""
+    """Returns what a reader has to know of the calibration and of the accuracy figures."""
+    calibration = [DRAWN_CALIBRATION] if terms.recipe.precision == "int8" and terms.material.drawn_for_others else []
+    return calibration + _notes_of_accuracy(terms)
+
+
+def _notes_of_accuracy(terms: Terms) -> list[str]:
     if terms.metric is not None:
         return []
     if terms.task is None or not terms.material.judged:

@@ -18,7 +18,7 @@ import numpy as np
 
 from lineside_converters.yolo_checkpoint import export_yolo, is_yolo_checkpoint
 from lineside_models.labels import LABELS
-from lineside_models.vision.facts import METADATA_KEY, ModelFacts
+from lineside_models.vision.facts import METADATA_KEY, ModelFacts, from_sidecar
 from lineside_runtime.errors import (
     InputNotFoundError,
     LinesideError,
@@ -41,13 +41,15 @@ _NAMES = ("arch", "model_name", "architecture")
 """Keys under which they keep the network's name; timm's is the first."""
 
 
-def import_pt(path: Path, trust: bool = False) -> Path:
+def import_pt(path: Path, trust: bool = False, *, given: ModelFacts | None = None, architecture: str = "") -> Path:
     """Exports a ``.pt`` file to ONNX.
 
     Args:
         path: A state dict of a known architecture, also under ``state_dict`` or ``model`` in a checkpoint; or what
             ``ultralytics`` trained, where its program is here.
         trust: Read a pickled module although reading it runs code from it: only for files that you made yourself.
+        given: What the caller says of its input; that of the sidecar if not given.
+        architecture: Name of the network in torchvision or timm, where the caller says it.
 
     Returns:
         An ONNX file in a new temporary folder, which the caller removes. With the labels of lineside's own detector
@@ -70,9 +72,13 @@ def import_pt(path: Path, trust: bool = False) -> Path:
     if is_yolo_checkpoint(path):
         return _export_yolo(path, trust)
     _refuse_archives(path)
-    model = _model_of(_load(path, trust), path)
+    model = _model_of(_load(path, trust), path, architecture)
     folder = Path(tempfile.mkdtemp(prefix="lineside-import-"))
-    return _export(model, folder / f"{path.stem}.onnx")
+    try:
+        return _export(model, folder / f"{path.stem}.onnx", (given or ModelFacts()).over(from_sidecar(path)))
+    except LinesideError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _export_yolo(path: Path, trust: bool) -> Path:
@@ -136,7 +142,7 @@ def import_module(module: torch.nn.Module, target: Path, given: ModelFacts, exam
         module,
         target,
         example=tensor,
-        input_name=preprocess.input if preprocess else INPUT,
+        input_name=(preprocess.input if preprocess else "") or INPUT,
         output_names=[f"output{number}" if number else "output" for number in range(len(outputs))],
         dynamic_axes={},
     )
@@ -223,7 +229,7 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
-def _model_of(loaded: Any, path: Path) -> torch.nn.Module:
+def _model_of(loaded: Any, path: Path, architecture: str) -> torch.nn.Module:
     import torch
 
     from lineside_models.networks import ARCHITECTURES
@@ -245,35 +251,37 @@ def _model_of(loaded: Any, path: Path) -> torch.nn.Module:
             actual=type(loaded).__name__,
             action="Save the weights with torch.save(model.state_dict(), path), or export the model to ONNX.",
         )
-    return _network_of(loaded, path, said)
+    return _network_of(loaded, path, said, architecture)
 
 
-def _network_of(weights: dict[str, Any], path: Path, said: str) -> torch.nn.Module:
-    from lineside_converters.architectures import network_of
-    from lineside_models.networks import from_state_dict
+def _network_of(weights: dict[str, Any], path: Path, said: str, architecture: str) -> torch.nn.Module:
+    from lineside_converters.architectures import named_network, network_of
+    from lineside_models.networks import from_state_dict, is_known
 
     plain = {name.removeprefix("module."): tensor for name, tensor in weights.items()}  # DataParallel's prefix
+    if architecture:
+        return named_network(architecture, plain)
     try:
         return from_state_dict(plain)
     except UnsupportedModelError as error:
-        found = network_of(path, plain, said)
+        found = None if is_known(plain) else network_of(path, plain, said)
         if found is None:
             raise UnsupportedModelError(
                 error.message,
-                expected=f"{error.expected}, or a file named after a network of torchvision or timm",
+                expected=f"{error.expected}, or those of a network of torchvision or timm",
                 actual=error.actual,
                 action=error.action,
             ) from error
         return found
 
 
-def _export(model: torch.nn.Module, target: Path) -> Path:
+def _export(model: torch.nn.Module, target: Path, given: ModelFacts) -> Path:
     from lineside_converters.training import facts
     from lineside_converters.training.detector import export_detector
     from lineside_models.networks.detector import SurfaceDetector
 
     if not isinstance(model, SurfaceDetector):
-        return import_module(model, target, ModelFacts())
+        return import_module(model, target, given)
     export_detector(model, target)
     if model.num_classes == len(LABELS):
         known = ModelFacts(labels=LABELS, preprocess=facts.PREPROCESS, postprocess=facts.postprocess())

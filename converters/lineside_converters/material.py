@@ -103,6 +103,7 @@ class Material:
         judged_files: Their images, where they lie in files.
         simulated_truth: Whether accuracy can only be measured on drawn frames.
         masks: Whether the annotated frames have masks, which a model that sorts pixels is judged by.
+        drawn_for_others: Whether the calibration inputs are the line simulator's and the model's types are others.
     """
 
     calibration: tuple[Feed, ...]
@@ -113,6 +114,7 @@ class Material:
     simulated_truth: bool
     judged_files: frozenset[Path] = frozenset()
     masks: bool = False
+    drawn_for_others: bool = False
 
 
 def gather(
@@ -155,7 +157,8 @@ def gather(
         if frames is None:
             calibration = [feed_of(one.frame, manifest) for one in tuning]
             source = f"{len(calibration)} frames of {names}, fold {fold}"
-    if not calibration:
+    simulated = not calibration
+    if simulated:
         tuning, drawn, source = _simulated(manifest, min(limit, SIMULATED_CALIBRATION))
         calibration = [feed_of(frame, manifest) for frame in drawn]
     return Material(
@@ -167,6 +170,7 @@ def gather(
         judged_files=files,
         simulated_truth=not data,
         masks=bool(data) and all(has_masks(folder, manifest) for folder in data),
+        drawn_for_others=simulated and not set(LABELS) <= set(manifest.labels),
     )
 
 

@@ -121,6 +121,7 @@ class Optimizer:
         good_classes: Sequence[str] | None = None,
         card: str = "",
         training: Mapping[str, Any] | None = None,
+        architecture: str = "",
         trust: bool = False,
         overwrite: bool = False,
         work: Path | str | None = None,
@@ -144,8 +145,8 @@ class Optimizer:
                 else images of ``data``, else the line simulator's.
             data: Folder with annotated images, or several, to compare accuracy on.
             fold: Of ``data``: to calibrate and to choose on.
-            judge_fold: Of ``data``: that accuracy is judged on. Not given, other frames of ``fold``; where levels 2
-                and 3 learn from those, the val fold if all of ``data`` have one.
+            judge_fold: Of ``data``: that accuracy is judged on. Not given, the val fold if all of ``data`` have one, as
+                a model has usually learnt from ``fold``; else other frames of ``fold``.
             metric: The caller's own measure, for models whose outputs nobody here reads.
             max_drop: How much lower the task's metric may be, 0 to 1.
             min_metric: Least value of the task's metric, 0 to 1, in place of the baseline gate's limits; 0 takes any
@@ -159,6 +160,7 @@ class Optimizer:
                 given, what the model says of it, or the names: ``good``, ``ok``, ``free``.
             card: Text of the model card; the source bundle's if not given. The figures of this build are added.
             training: What the training says of itself, for ``report.json``; the source bundle's if not given.
+            architecture: Of a ``.pt``: the network's name in torchvision or timm; told by its keys if not given.
             trust: Read a ``.pt`` although reading it can run code from it: only for files that you made yourself.
             overwrite: Whether a bundle that stands at ``out`` is replaced.
             work: Folder that keeps finished steps, so that a run that was killed goes on where it was. Not given,
@@ -193,6 +195,7 @@ class Optimizer:
         self._facts = from_arguments(labels, preprocess, postprocess)
         self._good_classes = good_classes
         self._card, self._training = card, training
+        self._architecture = architecture
         self._trust, self._overwrite, self._memory = trust, overwrite, memory
         self._work = None if work is None else Path(work)
         self._effort = effort if isinstance(effort, Effort) else effort_of(effort or {})
@@ -246,7 +249,14 @@ class Optimizer:
 
     def _open(self, work: Work) -> SourceModel:
         folder = work.folder / "source"
-        return open_source(self._model, folder, given=self._facts, trust=self._trust, frames=self._frames)
+        return open_source(
+            self._model,
+            folder,
+            given=self._facts,
+            trust=self._trust,
+            frames=self._frames,
+            architecture=self._architecture,
+        )
 
     def _manifest(self, source: SourceModel) -> Manifest:
         name, labels = source.manifest.name, source.manifest.labels
@@ -271,7 +281,7 @@ class Optimizer:
 
     def _terms(self, source: SourceModel, manifest: Manifest, clean: Path) -> Terms:
         limit = self._recipe.calibration_frames
-        judged = self._judge_fold or (unlearnt_fold(self._data, self._fold) if self._recipe.slims else self._fold)
+        judged = self._judge_fold or unlearnt_fold(self._data, self._fold)
         material = gather(
             manifest, limit=limit, frames=self._frames, data=self._data, fold=self._fold, judge_fold=judged
         )

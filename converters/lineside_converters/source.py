@@ -64,7 +64,13 @@ class SourceModel:
 
 
 def open_source(
-    model: Path | torch.nn.Module, work: Path, *, given: ModelFacts, trust: bool, frames: object = None
+    model: Path | torch.nn.Module,
+    work: Path,
+    *,
+    given: ModelFacts,
+    trust: bool,
+    frames: object = None,
+    architecture: str = "",
 ) -> SourceModel:
     """Opens a model of any kind that lineside reads.
 
@@ -75,6 +81,7 @@ def open_source(
         trust: As for `import_pt`.
         frames: What the caller gives to calibrate on. Where these are the model's own inputs, a bare model needs to say
             nothing of itself: its outputs are the caller's.
+        architecture: As for `import_pt`.
 
     Raises:
         InputNotFoundError: There is no such file.
@@ -95,7 +102,7 @@ def open_source(
     if model.suffix == ARCHIVE_SUFFIX:
         return _from_bundle(unpack_archive(model, work / "archive"), model.name)
     if model.suffix in (".pt", ".pth"):
-        exported = import_pt(model, trust)
+        exported = import_pt(model, trust, given=given, architecture=architecture)
         try:
             return _from_bundle(wrap_onnx(exported, work / "wrapped", given, origin=model), model.name)
         finally:
@@ -120,7 +127,7 @@ def _from_run(run: Path, work: Path, given: ModelFacts, name: str) -> SourceMode
     known = facts_of_run(run)
     training = known.pop("training")
     bundle = wrap_onnx(run / GRAPH, work / "wrapped", given.over(ModelFacts(**known)))
-    named = msgspec.structs.replace(bundle.manifest, name=name_of(run.resolve()))
+    named = msgspec.structs.replace(bundle.manifest, name=name_of(run.resolve().stem))
     source = _from_bundle(Bundle(bundle.path, named, bundle.digest), name)
     return dataclasses.replace(source, training=training)
 

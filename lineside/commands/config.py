@@ -14,7 +14,7 @@ from lineside.config_schema import described, schema_of
 from lineside.extras import needs
 from lineside_runtime.errors import InputError
 
-SCHEMAS = ("agent", "hub", "messages", "train-detector", "train-classifier", "train-segmenter")
+SCHEMAS = ("agent", "hub", "messages", "model", "train-detector", "train-classifier", "train-segmenter")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,8 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     schema = actions.add_parser(
         "schema",
-        help="the JSON Schema of a configuration file or of the link's messages",
-        description="Prints the JSON Schema of a configuration file or of the link's messages.",
+        help="the JSON Schema of a configuration file, of the .toml beside a bare model, or of the link's messages",
+        description="Prints the JSON Schema of a configuration file, of the .toml beside a bare model (model), or of "
+        "the link's messages.",
     )
     schema.add_argument("of", choices=SCHEMAS, nargs="?", default="agent", help="which (default: %(default)s)")
     schema.set_defaults(run=run)
@@ -70,6 +71,10 @@ def _schema(of: str) -> dict[str, Any]:
         from lineside_link import messages
 
         return described(messages.schema(), messages.KINDS)
+    if of == "model":
+        from lineside_models.vision.facts import ModelFacts
+
+        return msgspec.json.schema(ModelFacts)
     if of == "train-detector":
         from lineside_converters.training.config import TrainConfig
 

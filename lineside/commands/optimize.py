@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--judge-fold",
         metavar="FOLD",
-        help="of the data, that accuracy is judged on (default: other frames of --fold; at levels 2 and 3 val if any)",
+        help="of the data, that accuracy is judged on (default: val if there is one, else other frames of --fold)",
     )
     parser.add_argument("--images", type=Path, metavar="DIR", help="photos without annotations: calibration only")
     parser.add_argument(
@@ -60,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_min_metric(parser)
     add_good_class(parser)
+    _add_facts(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="folder of the new bundle")
     parser.add_argument("--overwrite", action="store_true", help="replace the bundle that stands there")
     parser.add_argument("--version", metavar="V", help="version of the new bundle")
@@ -101,6 +102,65 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run)
 
 
+def _add_facts(parser: argparse.ArgumentParser) -> None:
+    """Adds what a bare model doesn't say of itself."""
+    bare = parser.add_argument_group(
+        "a bare .onnx or .pt",
+        "What it doesn't say of itself; before what stands in the .toml file beside it, which can say more.",
+    )
+    bare.add_argument(
+        "--labels", type=_labels, metavar="A,B|FILE", help="its classes in order, or a file of a class a line"
+    )
+    bare.add_argument("--colour", choices=["grey", "rgb", "bgr"], help="of its input")
+    bare.add_argument(
+        "--size", type=_size, metavar="HxW", help="of its input (default: the graph's, where that is fixed)"
+    )
+    bare.add_argument("--mean", type=_numbers, metavar="M,M,M", help="taken from each channel, 0 to 255 (default: 0)")
+    bare.add_argument("--std", type=_numbers, metavar="S,S,S", help="each channel is divided by it (default: 255)")
+    bare.add_argument("--architecture", default="", metavar="NAME", help="a .pt's network in torchvision or timm")
+
+
+def _labels(text: str) -> tuple[str, ...]:
+    file = Path(text)
+    if file.is_file():
+        return tuple(line.strip() for line in file.read_text().splitlines() if line.strip())
+    return tuple(word.strip() for word in text.split(","))
+
+
+def _size(text: str) -> tuple[int, int]:
+    sides = [int(word) for word in text.lower().split("x")]
+    if len(sides) > 2 or min(sides) < 1:
+        raise argparse.ArgumentTypeError("height and width, such as 224x224")
+    return (sides[0], sides[-1])
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(word) for word in text.split(","))
+
+
+def preprocess_of(options: argparse.Namespace) -> dict[str, Any] | None:
+    """Returns the pre-processing that the options say; ``None`` where they say none.
+
+    Raises:
+        InputError: There is a size, mean or deviation without a colour.
+    """
+    if options.colour is None:
+        for name in ("size", "mean", "std"):
+            if getattr(options, name) is not None:
+                raise InputError(f"--{name} without --colour", expected="--colour grey, rgb or bgr")
+        return None
+    channels = 1 if options.colour == "grey" else 3
+    mean, std = options.mean or (0.0,), options.std or (255.0,)
+    if options.mean is None or options.std is None:
+        say(f"the model's input is taken as (value - {mean[0]:g}) / {std[0]:g}; --mean and --std say otherwise")
+    return {
+        "colour": options.colour,
+        "size": options.size,
+        "mean": mean * channels if len(mean) == 1 else mean,
+        "std": std * channels if len(std) == 1 else std,
+    }
+
+
 def run(options: argparse.Namespace) -> int:
     """Optimises, and prints the figures before and after."""
     from lineside.optimizer import Optimizer, device_clock
@@ -125,6 +185,9 @@ def run(options: argparse.Namespace) -> int:
             min_metric=options.min_metric,
             version=options.version,
             good_classes=options.good_classes,
+            labels=options.labels,
+            preprocess=preprocess_of(options),
+            architecture=options.architecture,
             trust=options.trust,
             overwrite=options.overwrite,
             work=options.work,

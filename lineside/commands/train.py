@@ -1,15 +1,16 @@
-"""``lineside train detector|classifier|segmenter``."""
+"""``lineside train detector|classifier|segmenter|compare``."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
+from lineside.commands import train_compare
 from lineside.commands.output import print_json, say, show
 from lineside.commands.places import bundle_place
 from lineside.commands.train_then import add_then, check_then, go_on, with_then
 from lineside.commands.train_together import add_together, cluster_of, learn_together
-from lineside.commands.training import Options, add_good_class, numbers, reporter, resumable, settings_of, words
+from lineside.commands.training import Options, add_good_class, numbers, progress_of, resumable, settings_of, words
 from lineside.extras import needs
 
 
@@ -19,6 +20,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_detector(kinds)
     _add_classifier(kinds)
     _add_segmenter(kinds)
+    train_compare.add_arguments(
+        kinds.add_parser(
+            "compare",
+            help="several runs beside each other",
+            description="Compares runs of `lineside train`, also unfinished ones: what came of them, and which of "
+            "their settings differ.",
+        )
+    )
 
 
 def _add_detector(kinds: Any) -> None:
@@ -44,13 +53,12 @@ def _add_detector(kinds: Any) -> None:
     )
     options.add("--pcb-share", "share of circuit boards in a step, beside neu-det", type=float, metavar="S")
     options.add("--simulated-share", "share of drawn frames, of the 12 types", type=float, metavar="S")
+    _add_start(options, "surface-12 where no architecture is chosen")
     options.add(
-        "--start",
-        "go on from a bundle (also an INT8 one, or a shipped one's name) or .onnx file, with its channels",
-        type=bundle_place,
-        metavar="MODEL",
+        "--architecture",
+        "lite0@N, such as lite0@96: begin with a trunk that knows ImageNet, and a pyramid and heads of N channels",
+        metavar="A",
     )
-    options.add("--architecture", "lite0@N: a trunk with pyramid and heads of N channels", metavar="A")
     options.add(
         "--architectures",
         "the best of these is taken: each trained shortly, timed as INT8 and judged, such as lite0@64,lite0@96",
@@ -71,13 +79,21 @@ def _add_classifier(kinds: Any) -> None:
         from lineside_converters.training.config_classifier import ClassifierConfig
     classifier = kinds.add_parser(
         "classifier",
-        help="one type for a whole picture: a ResNet-18 for grey pictures, from random weights",
-        description="Trains a ResNet-18 on folders of classes; of images with boxes, on what is in the largest box.",
+        help="one type for a whole picture",
+        description="Trains a classifier on folders of classes; of images with boxes, on what is in the largest box. "
+        "It begins with ImageNet's weights unless another architecture or start is chosen.",
     )
     options = Options(classifier, ClassifierConfig)
     options.add_common()
     options.add("--side", "of the input", field="side_px", type=int, metavar="PX")
-    options.add("--width", "factor on the channels", type=float, metavar="W")
+    options.add("--colour", "what the network sees", choices=["grey", "rgb"])
+    _add_start(options, "ImageNet's weights")
+    options.add(
+        "--architecture",
+        "lite0: EfficientNet-Lite0 with ImageNet's weights; resnet18: random weights (default: lite0)",
+        choices=["lite0", "resnet18"],
+    )
+    options.add("--width", "factor on the channels of a resnet18", type=float, metavar="W")
     options.add("--bf16", "multiply in bfloat16, where the processor does", action="store_true")
     add_good_class(classifier, default=argparse.SUPPRESS)
     add_together(classifier)
@@ -98,12 +114,23 @@ def _add_segmenter(kinds: Any) -> None:
     options.add_common()
     options.add("--side", "long side of the input", field="side_px", type=int, metavar="PX")
     options.add("--channels", "width of the head", type=int, metavar="N")
+    _add_start(options, "a trunk that knows ImageNet")
     options.add(
         "--balance", "show types more often that fewer than this share of the pictures show", type=float, metavar="S"
     )
     add_together(segmenter)
     add_then(segmenter)
     segmenter.set_defaults(run=resumable("segmenter", _train_segmenter))
+
+
+def _add_start(options: Options, otherwise: str) -> None:
+    options.add(
+        "--start",
+        "go on from a bundle (also an INT8 one, or a shipped one's name), an .onnx file or a finished run's folder; "
+        f"what it knows of the types stays (default: {otherwise})",
+        type=bundle_place,
+        metavar="MODEL",
+    )
 
 
 def _train_detector(options: argparse.Namespace) -> int:
@@ -115,7 +142,8 @@ def _train_detector(options: argparse.Namespace) -> int:
     config = settings_of(options, TrainConfig)
     if (cluster := cluster_of(options)) is not None:
         return learn_together("detector", config, cluster, options)
-    result = train_best(config, reporter(), say)
+    with progress_of(options, config.out) as report:
+        result = train_best(config, report, say)
     then = go_on(options, config)
     if options.json:
         print_json(with_then(result, then))
@@ -135,7 +163,8 @@ def _train_classifier(options: argparse.Namespace) -> int:
     config = settings_of(options, ClassifierConfig)
     if (cluster := cluster_of(options)) is not None:
         return learn_together("classifier", config, cluster, options)
-    result = train_classifier(config, reporter())
+    with progress_of(options, config.out) as report:
+        result = train_classifier(config, report)
     then = go_on(options, config)
     if options.json:
         print_json(with_then(result, then))
@@ -155,7 +184,8 @@ def _train_segmenter(options: argparse.Namespace) -> int:
     config = settings_of(options, SegmenterConfig)
     if (cluster := cluster_of(options)) is not None:
         return learn_together("segmenter", config, cluster, options)
-    result = train_segmenter(config, reporter())
+    with progress_of(options, config.out) as report:
+        result = train_segmenter(config, report)
     then = go_on(options, config)
     if options.json:
         print_json(with_then(result, then))

@@ -11,7 +11,7 @@ import msgspec
 
 from lineside.commands.output import print_json, show
 from lineside.commands.train_then import go_on
-from lineside.commands.training import reporter
+from lineside.commands.training import progress_of
 from lineside.extras import needs
 from lineside_runtime.errors import InputError
 
@@ -88,8 +88,11 @@ def learn_together(kind: str, settings: Settings, cluster: ClusterConfig, option
         import ray  # noqa: F401  # says which extra is missing before anything is begun
 
         from lineside_converters.training.cluster.launch import train_on_ray
-    with contextlib.redirect_stdout(sys.stderr):  # Ray prints there that a worker has died
-        found = train_on_ray(kind, settings, cluster, reporter())
+    with (
+        progress_of(options, settings.out) as report,
+        contextlib.redirect_stdout(sys.stderr),
+    ):  # Ray prints there that a worker has died
+        found = train_on_ray(kind, settings, cluster, report)
     then = go_on(options, settings)
     if options.json:
         print_json({**summary(found), **then})

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import logging
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
 
 SAY_EVERY_S = 10.0
 INTERRUPTED = 130
+REDRAW_S = 1.0
+BARS = "▁▂▃▄▅▆▇█"
 
 
 class Options:
@@ -72,6 +77,9 @@ class Options:
         self.add("--evaluate-every", "epochs between evaluations", type=int, metavar="N")
         self.add("--seed", "of everything random", type=int)
         self.add("--threads", "of torch", type=int)
+        self._parser.add_argument(
+            "--tensorboard", action="store_true", help="write TensorBoard's event files into OUT/tensorboard as well"
+        )
         self.add("--resume", "go on from the last checkpoint in --out", action="store_true")
         self._parser.add_argument("--overwrite", action="store_true", help="begin again where a run stands in --out")
         add_json(self._parser)
@@ -151,9 +159,116 @@ def words(text: str) -> tuple[str, ...]:
     return tuple(text.split(","))
 
 
+@contextlib.contextmanager
+def progress_of(options: argparse.Namespace, out: Path) -> Iterator[Callable[[TrainProgress], None]]:
+    """Gives a listener of a training: curves on a terminal, else lines; with ``--tensorboard`` its event files too.
+
+    Args:
+        options: Of the command.
+        out: The run's folder.
+
+    Raises:
+        MissingExtraError: ``--tensorboard`` without the extra.
+    """
+    with contextlib.ExitStack() as stack:
+        listeners = [stack.enter_context(live_curves()) if sys.stderr.isatty() else reporter()]
+        if options.tensorboard:
+            from lineside_converters.training.tensorboard import FOLDER, TensorboardWriter
+
+            writer = TensorboardWriter(out / FOLDER)
+            stack.callback(writer.close)
+            listeners.append(writer)
+
+        def report(progress: TrainProgress) -> None:
+            for listener in listeners:
+                listener(progress)
+
+        yield report
+
+
+@contextlib.contextmanager
+def live_curves() -> Iterator[Callable[[TrainProgress], None]]:
+    """Gives a listener that draws loss and figures on the terminal of stderr, again and again."""
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    _show_starts()
+    curves = Curves()
+    with contextlib.ExitStack() as stack:
+        views: list[Live] = []
+
+        def report(progress: TrainProgress) -> None:
+            curves.add(progress)
+            if not views:  # after what is said before the first step
+                views.append(stack.enter_context(Live(console=Console(stderr=True), auto_refresh=False)))
+            now_s = time.monotonic()
+            if progress.held or now_s - curves.drawn_at_s >= REDRAW_S:
+                curves.drawn_at_s = now_s
+                views[0].update(Text(curves.text()), refresh=True)
+
+        yield report
+
+
+class Curves:
+    """Loss and figures of a run as lines of text."""
+
+    def __init__(self) -> None:
+        self.drawn_at_s = -REDRAW_S
+        self._losses: list[float] = []
+        self._figures: dict[str, list[float]] = {}
+        self._last = ""
+
+    def add(self, progress: TrainProgress) -> None:
+        """Takes one step."""
+        self._losses.append(progress.loss)
+        for name, value in progress.held.items():
+            self._figures.setdefault(name, []).append(value)
+        self._last = line_of(progress)
+
+    def text(self) -> str:
+        """Returns the step's line, and a curve for the loss and each figure with its last and its best value."""
+        lines = [self._last, f"loss    {sparkline(self._losses)} {self._losses[-1]:.3f}"]
+        lines += [
+            f"{name:<7} {sparkline(values)} {values[-1]:.3f}, best {max(values):.3f}"
+            for name, values in self._figures.items()
+        ]
+        return "\n".join(lines)
+
+
+def sparkline(values: Sequence[float], width: int = 48) -> str:
+    """Returns values as a row of bars of eight heights, the mean of several where there are more than ``width``."""
+    count = min(width, len(values))
+    means = [
+        sum(part) / len(part)
+        for n in range(count)
+        if (part := values[n * len(values) // count : (n + 1) * len(values) // count])
+    ]
+    low, high = min(means), max(means)
+    span = (high - low) or 1.0
+    return "".join(BARS[round((value - low) / span * (len(BARS) - 1))] for value in means)
+
+
+def _show_starts() -> None:
+    """Lets the log say what a run starts from, where the user has asked for no level."""
+    log = logging.getLogger("lineside.training")
+    if not log.isEnabledFor(logging.INFO):
+        log.setLevel(logging.INFO)
+
+
+def line_of(progress: TrainProgress) -> str:
+    """Returns where a training is, in a line."""
+    held = "".join(f"  {name} {value:.3f}" for name, value in progress.held.items())
+    return (
+        f"epoch {progress.epoch}  step {progress.step} of {progress.steps}  loss {progress.loss:.3f}  "
+        f"rate {progress.learning_rate:.1e}  {progress.elapsed_s:.0f} s, {progress.remaining_s:.0f} s to go{held}"
+    )
+
+
 def reporter() -> Callable[[TrainProgress], None]:
     """Returns a listener that prints a line every ten seconds and at every evaluation."""
     said_at_s = -SAY_EVERY_S
+    _show_starts()
 
     def report(progress: TrainProgress) -> None:
         nonlocal said_at_s
@@ -161,10 +276,6 @@ def reporter() -> Callable[[TrainProgress], None]:
         if now_s - said_at_s < SAY_EVERY_S and not progress.held:
             return
         said_at_s = now_s
-        held = "".join(f"  {name} {value:.3f}" for name, value in progress.held.items())
-        say(
-            f"epoch {progress.epoch}  step {progress.step} of {progress.steps}  loss {progress.loss:.3f}  "
-            f"rate {progress.learning_rate:.1e}  {progress.elapsed_s:.0f} s, {progress.remaining_s:.0f} s to go{held}"
-        )
+        say(line_of(progress))
 
     return report

@@ -16,7 +16,9 @@ from lineside_runtime.errors import ConfigError
 
 Tensor = npt.NDArray[np.float32]
 
-_CHANNELS = {"grey": 1, "bgr": 3, "rgb": 3}
+CHANNELS = {"grey": 1, "bgr": 3, "rgb": 3}
+"""Channels of an input, by its colour."""
+
 _NO_IMAGE = "The model takes no image: give its tensors to Session.predict."
 
 
@@ -97,9 +99,9 @@ def prepare(image: UInt8Array, how: Preprocess) -> tuple[Tensor, Letterbox]:
         ConfigError: ``how`` contradicts itself, such as two means for three channels.
     """
     image = check_image(image)
-    if how.colour not in _CHANNELS:
-        raise ConfigError("preprocess.colour", expected=" or ".join(_CHANNELS), actual=how.colour, action=_NO_IMAGE)
-    tables = _tables(how.mean, how.std, _CHANNELS[how.colour])
+    if how.colour not in CHANNELS:
+        raise ConfigError("preprocess.colour", expected=" or ".join(CHANNELS), actual=how.colour, action=_NO_IMAGE)
+    tables = _tables(how.mean, how.std, CHANNELS[how.colour])
     coloured = _convert(image, how.colour)
     canvas, letterbox = _stretch(coloured, how) if how.resize == "stretch" else _fit(coloured, how)
     return _normalise(canvas, tables), letterbox

@@ -49,6 +49,41 @@ def test_a_state_dict_is_known_by_its_files_name_and_says_what_it_wants(tmp_path
     assert facts["postprocess"]["name"] == "classification"
 
 
+@pytest.mark.slow
+def test_weights_are_known_by_their_keys_whatever_the_file_is_called(tmp_path: Path) -> None:
+    import timm
+    import torchvision
+
+    net = torchvision.models.shufflenet_v2_x0_5(weights=None, num_classes=7)
+    torch.save(net.state_dict(), tmp_path / "final.pt")
+    assert len(read_metadata(import_pt(tmp_path / "final.pt"), "lineside")["labels"]) == 7
+    net = timm.create_model("mobilenetv3_small_050", pretrained=False, num_classes=4)
+    found = network_of(tmp_path / "final.pt", net.state_dict())
+    assert found is not None and type(found) is type(net) and found.num_classes == 4
+
+
+def test_a_network_that_the_caller_names_is_that_or_an_error(tmp_path: Path) -> None:
+    import timm
+
+    net = timm.create_model("tf_mobilenetv3_small_075", pretrained=False, num_classes=4)
+    torch.save(net.state_dict(), tmp_path / "final.pt")
+    exported = import_pt(tmp_path / "final.pt", architecture="mobilenetv3_small_075")
+    assert len(read_metadata(exported, "lineside")["labels"]) == 4
+    with pytest.raises(UnsupportedModelError, match="not those of resnet18"):
+        import_pt(tmp_path / "final.pt", architecture="resnet18")
+    with pytest.raises(UnsupportedModelError, match="no network 'resnet19'"):
+        import_pt(tmp_path / "final.pt", architecture="resnet19")
+
+
+@pytest.mark.slow
+def test_networks_of_the_same_keys_that_compute_something_else_are_asked_for(tmp_path: Path) -> None:
+    import timm
+
+    net = timm.create_model("tf_mobilenetv3_small_075", pretrained=False, num_classes=4)
+    with pytest.raises(UnsupportedModelError, match=r"named after one of them.*mobilenetv3_small_075"):
+        network_of(tmp_path / "final.pt", net.state_dict())
+
+
 def test_a_checkpoint_of_timms_says_its_name_itself(tmp_path: Path) -> None:
     import timm
 

@@ -239,6 +239,14 @@ def test_a_fold_that_there_is_not_is_named(steel: Path) -> None:
         judge(SLIM, steel, Asked(fold="vla"))
 
 
+def test_a_fold_of_a_folder_without_folds_is_no_fold(tmp_path: Path, pictures: Path) -> None:
+    net = classifier(tmp_path / "bundle", ("bright", "dark"))
+    with pytest.raises(DatasetError, match="no fold 'val'") as caught:
+        judge(net, pictures, Asked(fold="val"))
+    assert "folds.csv" in str(caught.value)
+    assert judge(net, pictures, Asked()).fold == "all"
+
+
 def test_a_fold_to_choose_on_that_was_named_must_be_there(steel: Path) -> None:
     with pytest.raises(DatasetError, match="train or val"):
         judge(SLIM, steel, Asked(fold="val", max_frames=2, choose_on="trian", clean_simulated=1))

@@ -153,8 +153,8 @@ def test_training_goes_on_from_the_variant_that_looks_once(tmp_path: Path) -> No
     onnx.save(mirror_graph(onnx.load(slim.file(once.file)), slim.manifest), tmp_path / "slim" / twice.file)
     write_manifest(tmp_path / "slim", msgspec.structs.replace(slim.manifest, variants=(twice, once)))
     frame = torch.from_numpy(np.random.default_rng(2).normal(0, 0.3, (1, 1, 224, 224)).astype(np.float32))
-    network = open_start(tmp_path / "slim", [frame])
-    alone = open_start(slim.file(once.file), [frame])
+    network = open_start(tmp_path / "slim", [frame]).network
+    alone = open_start(slim.file(once.file), [frame]).network
     for mine, other in zip(network.module(frame), alone.module(frame), strict=True):
         torch.testing.assert_close(mine, other)
 

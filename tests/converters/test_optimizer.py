@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 
-from lineside_converters.accounts import NOT_MEASURED, SIMULATED_ONLY
+from lineside_converters.accounts import DRAWN_CALIBRATION, NOT_MEASURED, SIMULATED_ONLY
 from lineside_converters.material import gather
 from lineside_converters.optimizer import Optimizer, OptimizeResult, next_version
 from lineside_converters.report import read_report
@@ -190,6 +190,41 @@ def test_frames_of_another_fold_are_judged_and_of_none_but_that(tmp_path: Path) 
     with pytest.raises(DatasetError, match="no fold 'test'"):
         Optimizer(tmp_path / "model.onnx", out=tmp_path / "none", **how | {"judge_fold": "test"}).run()
     assert not (tmp_path / "none").exists()
+
+
+def test_a_val_fold_is_judged_on_at_level_1_too(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(nets.convnet())
+    data = nets.write_cells_dataset(tmp_path / "cells", 12, fold="train")
+    lines = (data / "folds.csv").read_text().splitlines()
+    (data / "folds.csv").write_text("\n".join([*lines[:8], *(line.replace("train", "val") for line in lines[8:])]))
+    result = Optimizer(tmp_path / "model.onnx", out=tmp_path / "out", data=data, max_drop=1.0).run()
+    assert result.report.accuracy_on == "5 frames of cells, fold val"
+    assert result.report.calibration is not None
+    assert result.report.calibration.source == "3 frames of cells, fold train"
+
+
+def test_what_onnxruntime_says_of_an_input_that_does_not_fit_is_told_whole(tmp_path: Path) -> None:
+    network = nets.load(nets.convnet())
+    for dim in network.graph.input[0].type.tensor_type.shape.dim[2:]:
+        dim.ClearField("dim_param")
+        dim.dim_value = 64
+    bundle = nets.bundle(tmp_path / "bundle", network.SerializeToString())
+    with pytest.raises(CalibrationError, match=r"index: 2 Got: 200 Expected: 64.*pre-processing") as caught:
+        Optimizer(bundle.path, out=tmp_path / "out", frames=frames(2)).run()
+    assert "some hundred frames" not in str(caught.value)
+
+
+def test_a_model_of_other_types_calibrated_on_drawn_frames_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    labels = tuple(f"dent {number}" for number in range(12))
+    facts = ModelFacts(labels=labels, preprocess=nets.PREPROCESS, postprocess=nets.POSTPROCESS)
+    (tmp_path / "model.onnx").write_bytes(nets.convnet(facts=facts))
+    with caplog.at_level(logging.WARNING, logger="lineside.convert"):
+        result = Optimizer(tmp_path / "model.onnx", out=tmp_path / "out").run()
+    assert DRAWN_CALIBRATION in caplog.text
+    assert DRAWN_CALIBRATION in result.report.notes
+    assert "--images" in DRAWN_CALIBRATION
 
 
 def test_a_folder_without_folds_is_not_judged_on_what_it_is_calibrated_on(tmp_path: Path) -> None:

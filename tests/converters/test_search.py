@@ -23,6 +23,7 @@ from lineside_converters.search.fronts import front, hypervolume
 from lineside_converters.search.searching import Bench, Finished, Tried, search, shortlist
 from lineside_converters.search.space import Choice, widths_of
 from lineside_converters.targets import find_target
+from lineside_converters.training.classes import Look
 from lineside_converters.training.classifier import classifier_facts
 from lineside_converters.training.taught import Tuition, teach
 from lineside_converters.training.teaching import LogitTeaching
@@ -64,7 +65,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     found = measure_sensitivity(
         network, lessons, LogitTeaching(), frame=network.example, seed=0, work=folder, say=lambda _: None
     )
-    terms = terms_of(path, classifier_facts(("a", "b", "c"), 16), recipe_for(3), find_target("cpu"))
+    terms = terms_of(path, classifier_facts(("a", "b", "c"), Look(16)), recipe_for(3), find_target("cpu"))
     teacher = fold_norms(network.copy().module).eval()
     school = School(terms.manifest, network, teacher, LogitTeaching(), lessons, [bars(1, 0)[0]])
     return Bench(terms, school, found, space_for(terms, school, found), Voice(lambda _: None))

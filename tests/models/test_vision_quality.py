@@ -15,8 +15,9 @@ import pytest
 import lineside.vision
 from lineside_models.simulator import render
 from lineside_models.vision import QualityInspector
-from lineside_models.vision.facts import EXAMPLE, METADATA_KEY
+from lineside_models.vision.facts import METADATA_KEY, example_of
 from lineside_runtime.archive import pack_archive
+from lineside_runtime.backends.ort import read_onnx
 from lineside_runtime.config import Config
 from lineside_runtime.errors import (
     BadInputFormatError,
@@ -159,8 +160,9 @@ def test_missing_facts_are_named_with_an_example_that_works(model: Path) -> None
     assert "preprocess, postprocess" in caught.value.message
     assert "labels" not in caught.value.message
     assert str(model.with_suffix(".toml")) in str(caught.value.expected)
-    assert EXAMPLE in caught.value.action
-    model.with_suffix(".toml").write_text(EXAMPLE)
+    example = example_of(read_onnx(model))
+    assert example in caught.value.action
+    model.with_suffix(".toml").write_text(example)
     with QualityInspector(model) as inspector:
         assert inspector.session.manifest.labels == ("scratch", "dent")
 

@@ -21,9 +21,9 @@ import onnx
 import onnxruntime as ort
 from onnx import NodeProto, numpy_helper
 
-from lineside_converters.compress.cleanup import first_line, vendor_errors
+from lineside_converters.compress.cleanup import does_not_run, vendor_errors
 from lineside_converters.compress.order import read_by
-from lineside_runtime.errors import CalibrationError, GraphError
+from lineside_runtime.errors import GraphError
 from lineside_runtime.tensors import Array
 
 Feed = Mapping[str, Array]
@@ -124,7 +124,7 @@ def _means(model: onnx.ModelProto, names: Sequence[str], feeds: Sequence[Feed]) 
                 along = tuple(axis for axis in range(values.ndim) if axis != 1)
                 sums[name] = sums.get(name, np.zeros(values.shape[1])) + values.mean(axis=along, dtype=np.float64)
     except vendor_errors() as error:
-        raise CalibrationError("the model does not run on the calibration frames", actual=first_line(error)) from error
+        raise does_not_run(error) from error
     return {name: total / len(feeds) for name, total in sums.items()}
 
 

@@ -14,10 +14,13 @@ import onnxruntime
 from google.protobuf.message import DecodeError
 from onnxruntime.capi import onnxruntime_pybind11_state as vendor
 
-from lineside_runtime.errors import GraphError, InputNotFoundError
+from lineside_runtime.errors import CalibrationError, GraphError, InputNotFoundError
 
 MODEL_MAX_BYTES = 1 << 30
 """Larger files are refused: a bundle can't hold them."""
+
+VENDOR_TEXT_MAX = 1000
+"""Characters of ONNX Runtime's messages that an error repeats."""
 
 PER_CHANNEL_OPSET = 13
 """The first in which ``QuantizeLinear`` has one scale a channel (ONNX, Operators.md)."""
@@ -178,6 +181,20 @@ def vendor_errors() -> tuple[type[Exception], ...]:
     """Returns what ONNX Runtime raises when it can't read or run a graph."""
     names = ("Fail", "InvalidArgument", "InvalidGraph", "NotImplemented", "RuntimeException", "InvalidProtobuf")
     return tuple(getattr(vendor, name) for name in names)
+
+
+def does_not_run(error: BaseException) -> CalibrationError:
+    """Returns the error of a model that refuses its calibration inputs.
+
+    All lines of ONNX Runtime's text are in it: it names the dimension that is wrong in the second one.
+    """
+    lines = (line.strip() for line in str(error).splitlines())
+    return CalibrationError(
+        "the model does not run on the calibration frames",
+        actual="; ".join(line for line in lines if line)[:VENDOR_TEXT_MAX].rstrip(".") or type(error).__name__,
+        action="Bring the pre-processing (size, colour) in line with the model's input, or export the model with a "
+        "free batch dimension and channels first.",
+    )
 
 
 def first_line(error: BaseException) -> str:

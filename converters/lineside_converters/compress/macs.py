@@ -13,8 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 import onnx
 import onnxruntime
 
-from lineside_converters.compress.cleanup import first_line, vendor_errors
-from lineside_runtime.errors import CalibrationError
+from lineside_converters.compress.cleanup import does_not_run, vendor_errors
 from lineside_runtime.tensors import Array
 
 Shape = tuple[int, ...]
@@ -120,5 +119,5 @@ def _measure(model: onnx.ModelProto, feed: Mapping[str, Array], names: set[str])
         session = onnxruntime.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
         found = session.run([name + _SUFFIX for name in ordered], dict(feed))
     except fails as error:
-        raise CalibrationError("the model does not run on the calibration frames", actual=first_line(error)) from error
+        raise does_not_run(error) from error
     return {name: tuple(int(size) for size in shape) for name, shape in zip(ordered, found, strict=True)}

@@ -18,7 +18,7 @@ from onnxruntime.quantization import CalibrationMethod as OrtMethod
 from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.calibrate import CalibrationDataReader
 
-from lineside_converters.compress.cleanup import first_line, vendor_errors
+from lineside_converters.compress.cleanup import does_not_run, first_line, vendor_errors
 from lineside_converters.compress.quantiser import blame, check_float, quiet, say_weight_bits, tidy
 from lineside_converters.compress.ranges import largest
 from lineside_converters.recipes import Activation, CalibrationMethod
@@ -117,7 +117,7 @@ def check_growth(model: onnx.ModelProto, feeds: Sequence[Feed]) -> None:
     try:
         first, ever = largest(model, feeds)
     except vendor_errors() as error:
-        raise CalibrationError("the model does not run on the calibration frames", actual=first_line(error)) from error
+        raise does_not_run(error) from error
     grown = {name: ever[name] / value for name, value in first.items() if value > 0}
     worst = max(grown, key=grown.__getitem__, default=None)
     if worst is not None and grown[worst] > GROWTH_MAX:
@@ -196,7 +196,7 @@ def quantize(
                 **keep,
             )
     except vendor_errors() as error:
-        raise CalibrationError("the model does not run on the calibration frames", actual=first_line(error)) from error
+        raise does_not_run(error) from error
     except (ValueError, KeyError, RuntimeError, AttributeError, TypeError) as error:
         raise GraphError(blame(model, error), actual=first_line(error)) from error
     if ranges is not None and half is not None and half.exists():

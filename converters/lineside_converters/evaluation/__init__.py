@@ -12,6 +12,7 @@ from lineside_converters.evaluation.classifier import ClassifierEvaluation, judg
 from lineside_converters.evaluation.detector import DetectorEvaluation, judge_detector
 from lineside_converters.evaluation.segmenter import SegmenterEvaluation, judge_segmenter
 from lineside_converters.task import sorts_pixels
+from lineside_models.datasets.folds import check_fold
 from lineside_runtime.bundle import Bundle, Manifest
 from lineside_runtime.errors import ConfigError
 from lineside_runtime.files import make_place
@@ -56,9 +57,11 @@ def judge(bundle: Bundle | Path | str, root: Path, asked: Asked) -> Result:
         The figures, as they travel in JSON: what the judge of the bundle's task gives.
 
     Raises:
+        DatasetError: A fold is named of a folder that has none.
         ConfigError: Nobody judges the bundle's task, or the finds can't be written where they shall be.
         LinesideError: As for the task's judge and `Session`.
     """
+    check_fold(Path(root), asked.fold)
     if asked.predictions is not None:
         make_place(asked.predictions)
     with Session(bundle, asked.config) as session:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 import platform
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import msgspec
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from lineside_converters.compress.prune.network import Network, close_network
 from lineside_converters.export import export_onnx
 from lineside_converters.training import checkpoint
 from lineside_converters.training.classes import ClassData, ClassLessons, Look, load_classes
@@ -21,18 +23,23 @@ from lineside_converters.training.config_classifier import ClassifierConfig as C
 from lineside_converters.training.facts import INPUT, MEAN, STD
 from lineside_converters.training.loop import BEST
 from lineside_converters.training.run_folder import begin_run
+from lineside_converters.training.starting import check_outputs, facts_of_start, open_start, take_labels
 from lineside_converters.training.strategy import ALONE, Strategy
 from lineside_converters.training.taught import Tuition, teach
 from lineside_converters.training.teaching import LogitTeaching
+from lineside_converters.training.trunk import NORM_BATCHES, rate_of, see_new_images
 from lineside_models.good_classes import good_of, rule_of, with_good_classes
-from lineside_models.networks.classifier import resnet18
+from lineside_models.networks.classifier import SurfaceClassifier, pretrained_classifier, resnet18
+from lineside_models.preprocess import CHANNELS
 from lineside_models.vision.facts import METADATA_KEY, ModelFacts
 from lineside_runtime.bundle import Postprocess, Preprocess
 from lineside_runtime.files import write_atomic
 
 OUTPUT = "logits"
-NETWORK = "surface_classifier_resnet18"
 READING = Postprocess(name="classification")
+NETWORKS = {"lite0": "surface_classifier_lite0", "resnet18": "surface_classifier_resnet18"}
+
+log = logging.getLogger("lineside.training")
 
 
 class ClassifierResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,7 +65,7 @@ class ClassifierResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def train_classifier(config: ClassifierConfig, on_progress: Callable[[TrainProgress], None]) -> ClassifierResult:
-    """Trains a ResNet-18 on the train folds and chooses the best weights.
+    """Trains a classifier on the train folds and chooses the best weights.
 
     Writes ``checkpoint.pt`` (each epoch), ``best.pt``, ``float.onnx`` and ``training.json`` into ``config.out``.
 
@@ -77,14 +84,16 @@ def learn_classifier(
     config: ClassifierConfig, on_progress: Callable[[TrainProgress], None], strategy: Strategy
 ) -> Callable[[], ClassifierResult]:
     """Does what all workers do of `train_classifier`, and returns the rest, which only the first one calls."""
+    torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
     config.out.mkdir(parents=True, exist_ok=True)
-    data = load_classes(config.data, look=Look(config.side_px), held_share=config.held_share, settings=config)
+    data = load_classes(config.data, look=_look_of(config), held_share=config.held_share, settings=config)
     reading = with_good_classes(READING, data.labels, config.good_classes)
     begin_run(config)
     lessons = ClassLessons(data, batch=config.batch, seed=config.seed, part=strategy.part)
-    model = resnet18(len(data.labels), width=config.width, seed=config.seed)
+    network = None if config.start is None else _given(config.start, data, lessons, reading)
     curve = teach(
-        model,
+        _begin(config, data, lessons) if network is None else network.module,
         None,
         lessons,
         LogitTeaching(),
@@ -99,9 +108,55 @@ def learn_classifier(
         ),
         out=config.out,
         on_progress=on_progress,
+        rate_of=rate_of(config.learning_rate),
+        figure="top-1",
+        judge_start=network is not None,
         strategy=strategy,
     )
-    return lambda: _finish(config, data, lessons, curve, reading)
+    return lambda: _finish(config, data, lessons, curve, network, reading)
+
+
+def _look_of(config: ClassifierConfig) -> Look:
+    """Returns how the network of a run sees a picture: as that which it starts from did."""
+    colour: Literal["grey", "rgb", "bgr"] = config.colour
+    mean: tuple[float, ...] = (MEAN,)
+    std: tuple[float, ...] = (STD,)
+    if config.start is not None:
+        before = facts_of_start(config.start).preprocess
+        if before is not None and before.colour != "none":
+            colour, mean, std = before.colour, before.mean, before.std
+    channels = CHANNELS[colour]
+    return Look(config.side_px, colour, mean * (channels // len(mean)), std * (channels // len(std)))
+
+
+def _given(model: Path, data: ClassData, lessons: ClassLessons, reading: Postprocess) -> Network:
+    """Opens what the run begins with, proved on some pictures of the data to come."""
+    found = open_start(model, lessons.some(NORM_BATCHES))
+    check_outputs(found, found.network.output_names[:1], "a classifier with one output")
+    log.info("starting from %s: %s", found.name, take_labels(found, data.labels))
+    facts = msgspec.json.encode(classifier_facts(data.labels, data.look, found.network.input_name, reading)).decode()
+    found.network.metadata[METADATA_KEY] = facts
+    return found.network
+
+
+def _begin(config: ClassifierConfig, data: ClassData, lessons: ClassLessons) -> nn.Module:
+    """Returns the network that a run begins with; one that is resumed gets its weights from the checkpoint."""
+    if config.network != "lite0":
+        log.info("starting from random weights")
+        return _build(config, data)
+    log.info("starting from an EfficientNet-Lite0 with ImageNet's weights")
+    model = pretrained_classifier(len(data.labels), channels=len(data.look.mean), seed=config.seed)
+    see_new_images(model, lessons.some(NORM_BATCHES))
+    model.trunk.freeze_early()
+    return model
+
+
+def _build(config: ClassifierConfig, data: ClassData) -> nn.Module:
+    """Returns the network as it is trained, with random weights."""
+    classes, channels = len(data.labels), len(data.look.mean)
+    if config.network == "lite0":
+        return SurfaceClassifier(classes, channels=channels)
+    return resnet18(classes, width=config.width or 1.0, channels=channels, seed=config.seed)
 
 
 def _finish(
@@ -109,18 +164,22 @@ def _finish(
     data: ClassData,
     lessons: ClassLessons,
     curve: list[dict[str, float]],
+    network: Network | None,
     reading: Postprocess,
 ) -> ClassifierResult:
-    model = resnet18(len(data.labels), width=config.width, seed=config.seed)
+    model = _build(config, data) if network is None else network.module
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
     model.load_state_dict(checkpoint.load(config.out / BEST))
-    how: dict[str, Any] = {"labels": data.labels, "side_px": config.side_px, "reading": reading}
-    difference = export_classifier(model, config.out / "float.onnx", **how)
+    onnx = config.out / "float.onnx"
+    if network is None:
+        difference = export_classifier(model, onnx, labels=data.labels, look=data.look, reading=reading)
+    else:
+        difference = close_network(network, onnx, _examples(data.look))
     top1 = lessons.evaluate(model)["top1"]
     facts = {
-        "architecture": NETWORK,
+        "architecture": NETWORKS[config.network] if config.start is None else f"that of {config.start.name}",
         "settings": config.as_dict(),
-        **msgspec.to_builtins(classifier_facts(**how)),
+        **msgspec.to_builtins(classifier_facts(data.labels, data.look, reading=reading)),
         "images": lessons.facts,
         "curve": curve,
         "held_top1": top1,
@@ -131,7 +190,7 @@ def _finish(
     write_atomic(config.out / "training.json", json.dumps(facts, indent=2).encode())
     return ClassifierResult(
         weights=str(config.out / BEST),
-        onnx=str(config.out / "float.onnx"),
+        onnx=str(onnx),
         facts=str(config.out / "training.json"),
         labels=data.labels,
         held_top1=top1,
@@ -140,30 +199,36 @@ def _finish(
     )
 
 
-def classifier_facts(labels: tuple[str, ...], side_px: int, reading: Postprocess = READING) -> ModelFacts:
-    """Returns what a bundle must say of a classifier of grey pictures besides its weights.
+def classifier_facts(
+    labels: tuple[str, ...], look: Look, name: str = INPUT, reading: Postprocess = READING
+) -> ModelFacts:
+    """Returns what a bundle must say of a classifier besides its weights.
 
     Args:
-        labels: The classes.
-        side_px: Side of the input.
+        labels: Its classes.
+        look: How it sees a picture.
+        name: Of its input.
         reading: How its outputs are read, with its classes of good parts.
     """
+    size = (look.side_px, look.side_px)
     return ModelFacts(
         labels=labels,
         preprocess=Preprocess(
-            input=INPUT, colour="grey", resize="stretch", size=(side_px, side_px), mean=(MEAN,), std=(STD,)
+            input=name, colour=look.colour, resize="stretch", size=size, mean=look.mean, std=look.std
         ),
         postprocess=reading,
     )
 
 
+def _examples(look: Look) -> tuple[Tensor, Tensor]:
+    """Returns an input, and a batch of two."""
+    shape = (1, len(look.mean), look.side_px, look.side_px)
+    example = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    return example, torch.cat([example, -example])
+
+
 def export_classifier(
-    model: nn.Module,
-    path: Path,
-    *,
-    labels: tuple[str, ...],
-    side_px: int,
-    reading: Postprocess = READING,
+    model: nn.Module, path: Path, *, labels: tuple[str, ...], look: Look, reading: Postprocess = READING
 ) -> float:
     """Writes a classifier as ONNX: input ``image``, output ``logits``, batch free, its facts in the metadata.
 
@@ -173,8 +238,8 @@ def export_classifier(
     Raises:
         ParityGateError: It is above the tolerance.
     """
-    facts = msgspec.json.encode(classifier_facts(labels, side_px, reading)).decode()
-    example = torch.randn((1, 1, side_px, side_px), generator=torch.Generator().manual_seed(0))
+    facts = msgspec.json.encode(classifier_facts(labels, look, reading=reading)).decode()
+    example, check = _examples(look)
     return export_onnx(
         model,
         path,
@@ -182,6 +247,6 @@ def export_classifier(
         input_name=INPUT,
         output_names=[OUTPUT],
         dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
-        check=(torch.cat([example, -example]),),
+        check=(check,),
         metadata={METADATA_KEY: facts},
     )

@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lineside_converters.training.settings import FilePath, Settings
+from lineside_models import zoo
 
 ARCHITECTURE = re.compile(r"lite0@([1-9]\d{0,3})")
+SHIPPED_START = "surface-12"
+"""Of the bundles that are shipped, the one that a detector begins with where nothing else is asked for."""
+
 MAX_MS = "more than 0, and architectures to choose of"
 
 
@@ -36,7 +40,8 @@ class TrainConfig(Settings, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         simulated_share: Share of neu-det's and deeppcb's canvases that comes from the line simulator; other data sets
             have nobody who draws them.
         held_share: Share of the train folds that is kept out to choose the checkpoint and calibrate the scores.
-        architecture: ``lite0@N``, an EfficientNet-Lite0 trunk with pyramid and heads of N channels.
+        architecture: ``lite0@N``, an EfficientNet-Lite0 trunk that knows ImageNet, with pyramid and heads of N
+            channels; ``None`` for that of ``start``.
         architectures: Of these the best is taken: each is trained for ``trial_epochs``, timed as INT8 in ONNX Runtime
             on one thread and judged on what is kept aside. ``architecture`` is not looked at then.
         trial_epochs: Length of each of those trainings.
@@ -44,8 +49,9 @@ class TrainConfig(Settings, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         qat: Whether the network is taught to be INT8 (quantisation-aware fine-tuning) where INT8 costs more than half
             a point of mAP@0.5 on what is kept aside.
         qat_epochs: Length of that.
-        start: A bundle or ONNX file whose weights, and whose channels, the run begins with; where it tells other types
-            apart, its score heads begin anew. ``None`` for ``architecture`` with a trunk that knows ImageNet.
+        start: A bundle, ONNX file or finished run whose weights, and whose channels, the run begins with. What it knows
+            of types that the data have too is kept. ``None`` for the shipped surface-12, where no architecture is
+            chosen.
     """
 
     canvas_px: int = 224
@@ -54,7 +60,7 @@ class TrainConfig(Settings, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     balance: float = 0.0
     pcb_share: float = 1 / 3
     simulated_share: float = 0.1
-    architecture: str = "lite0@96"
+    architecture: str | None = None
     architectures: tuple[str, ...] = ()
     trial_epochs: int = 5
     max_ms: float | None = None
@@ -69,7 +75,7 @@ class TrainConfig(Settings, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             self._check(name, all(s % 32 == 0 and s >= 64 for s in sides), "multiples of 32, 64 or more")
         for name in ("pcb_share", "simulated_share", "balance"):
             self._check(name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
-        for name in (self.architecture, *self.architectures):
+        for name in filter(None, (self.architecture, *self.architectures)):
             good = ARCHITECTURE.fullmatch(name) is not None and 16 <= channels_of(name) <= 256
             self._check(
                 "architectures" if name in self.architectures else "architecture", good, "lite0@16 to lite0@256"
@@ -78,9 +84,17 @@ class TrainConfig(Settings, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             self._check(name, getattr(self, name) >= 1, "1 or more")
         self._check("max_ms", self.max_ms is None or (self.max_ms > 0 and bool(self.architectures)), MAX_MS)
         self._check("architectures", not self.architectures or self.start is None, "none beside start")
+        self._check("architecture", self.architecture is None or self.start is None, "none beside start")
         if isinstance(self.framing, dict):
             names = {folder.resolve().name for folder in self.data}
             self._check("framing", set(self.framing) <= names, f"names of {sorted(names)}")
+
+    @property
+    def first_model(self) -> Path | None:
+        """The model that the run begins with; ``None`` for `architecture` with a trunk that knows ImageNet."""
+        if self.start is not None or self.architecture is not None or self.architectures:
+            return self.start
+        return zoo.path(SHIPPED_START)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lineside_converters.training.settings import Settings
+from lineside_converters.training.settings import FilePath, Settings
 
 
 class SegmenterConfig(Settings, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -14,12 +14,15 @@ class SegmenterConfig(Settings, frozen=True, forbid_unknown_fields=True, kw_only
         channels: Width of the head.
         balance: Share of the pictures below which a type is shown more often (repeat-factor sampling); 0 shows every
             picture alike.
+        start: A segmenter to go on from, with its channels: a bundle, ONNX file or finished run. What it knows of types
+            that the data have too is kept. ``None`` for a trunk that knows ImageNet.
     """
 
     batch: int = 16
     side_px: int = 256
     channels: int = 64
     balance: float = 0.1
+    start: FilePath | None = None
     learning_rate: float = 1e-3
     held_share: float = 0.12
 

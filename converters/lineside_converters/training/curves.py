@@ -1,4 +1,7 @@
-"""``curves.html``: how a run is going, drawn anew at each evaluation. One file, no script; it asks to be read again."""
+"""``curves.html``: how a run is going, drawn anew at each epoch, and ``curves.json``, the same as numbers.
+
+The page is one file without script, which asks to be read again until the run has ended.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
+import msgspec
 
 from lineside_runtime.benchmark.drawing import COLOURS, WIDTH, svg
 from lineside_runtime.benchmark.looks import STYLE
 from lineside_runtime.files import write_atomic
 
-CURVES = "curves.html"
+CURVES, NUMBERS = "curves.html", "curves.json"
 REFRESH_S = 20
 _LEFT, _RIGHT, _TOP, _BOTTOM = 76, 24, 14, 214
 _NOT_FIGURES = ("step", "elapsed_s")
@@ -35,8 +39,29 @@ class Line:
     points: tuple[tuple[float, float], ...]
 
 
+class Numbers(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``curves.json`` holds.
+
+    Attributes:
+        figure: What the evaluations measure.
+        steps: Of the whole run.
+        curve: A row an evaluation: ``step``, ``elapsed_s`` and the figures by name.
+        losses: A row an epoch: ``step``, ``loss`` and ``learning_rate``.
+    """
+
+    figure: str
+    steps: int
+    curve: tuple[Row, ...]
+    losses: tuple[Row, ...]
+
+
+def figures_of(row: Row) -> Row:
+    """Returns the figures of an evaluation."""
+    return {name: value for name, value in row.items() if name not in _NOT_FIGURES}
+
+
 def write_curves(out: Path, curve: Sequence[Row], losses: Sequence[Row], *, figure: str, steps: int) -> None:
-    """Draws the page into a run's folder, whole or not at all.
+    """Writes page and numbers into a run's folder, each whole or not at all.
 
     Args:
         out: The run's folder.
@@ -45,6 +70,8 @@ def write_curves(out: Path, curve: Sequence[Row], losses: Sequence[Row], *, figu
         figure: What the evaluations measure.
         steps: Of the whole run.
     """
+    numbers = Numbers(figure=figure, steps=steps, curve=tuple(curve), losses=tuple(losses))
+    write_atomic(out / NUMBERS, msgspec.json.encode(numbers))
     write_atomic(out / CURVES, page(out.resolve().name, curve, losses, figure=figure, steps=steps).encode())
 
 
@@ -54,7 +81,7 @@ def page(run: str, curve: Sequence[Row], losses: Sequence[Row], *, figure: str, 
         Line(name, tuple((row["step"], row[name]) for row in curve if name in row))
         for name in dict.fromkeys(key for row in curve for key in row if key not in _NOT_FIGURES)
     ]
-    best = max(curve, key=_mean, default=None)
+    best = max(curve, key=mean_of, default=None)
     pictures = (
         [(f"{figure} on what was kept aside", picture(figures, steps), [line.name for line in figures])]
         if figures
@@ -83,8 +110,9 @@ def page(run: str, curve: Sequence[Row], losses: Sequence[Row], *, figure: str, 
     )
 
 
-def _mean(row: Row) -> float:
-    values = [value for name, value in row.items() if name not in _NOT_FIGURES]
+def mean_of(row: Row) -> float:
+    """Returns the mean of an evaluation's figures, by which the best one is chosen."""
+    values = list(figures_of(row).values())
     return sum(values) / len(values) if values else -math.inf
 
 

@@ -26,11 +26,11 @@ from lineside_converters.training.lessons import DetectorLessons
 from lineside_converters.training.loop import BEST, CHECKPOINT, WARM_UP_STEPS, Plan, Run, fit, parameter_groups, start
 from lineside_converters.training.qat import teach_int8
 from lineside_converters.training.run_folder import begin_run
-from lineside_converters.training.starting import check_outputs, open_start, with_types
+from lineside_converters.training.starting import PRIOR_BIAS, check_outputs, open_start, take_labels
 from lineside_converters.training.strategy import ALONE, Strategy
 from lineside_converters.training.trunk import NORM_BATCHES, rate_of, see_new_images
 from lineside_models.networks import build
-from lineside_models.networks.detector import SurfaceDetector, pretrained_detector
+from lineside_models.networks.detector import STRIDES, SurfaceDetector, pretrained_detector
 from lineside_runtime.errors import TrainingError
 from lineside_runtime.files import write_atomic
 
@@ -66,7 +66,8 @@ def learn(
     counts = canvases_per_domain(config, course.domains)
     mixer = Mixer(course.domains, counts, config=config, part=strategy.part)
     lessons = DetectorLessons(course, mixer, epoch_steps=steps_per_epoch(mixer.counts, course.domains))
-    network = None if config.start is None else _given(config.start, mixer, course)
+    first = config.first_model
+    network = None if first is None else _given(first, mixer, course)
     run = _start(config, mixer, course, network, strategy)
     plan = Plan(
         out=config.out,
@@ -75,8 +76,9 @@ def learn(
         minutes=config.minutes,
         evaluate_every=config.evaluate_every,
         warm_up_steps=min(WARM_UP_STEPS, config.epochs * lessons.epoch_steps // 10),
+        judge_start=network is not None,
         figure="mAP@0.5",
-        settings=config.as_dict(),
+        settings=config.as_dict() | {"start": None if first is None else first.name},
     )
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:
@@ -97,11 +99,11 @@ def learn(
 def _given(model: Path, mixer: Mixer, course: Course) -> Network:
     """Opens what the run begins with, proved on some canvases of the data to come."""
     frames = [mixer.batch(step, mosaics=False).images for step in range(NORM_BATCHES)]
-    network = open_start(model, frames)
-    check_outputs(network, OUTPUTS, model)
-    if with_types(network, len(course.labels)):
-        log.info("%s tells other types apart: its score heads begin anew", model.name)
-    return network
+    found = open_start(model, frames)
+    check_outputs(found, OUTPUTS, "a surface detector of lineside, such as surface-12")
+    kept = take_labels(found, course.labels, heads=len(STRIDES), bias=PRIOR_BIAS)
+    log.info("starting from %s: %s", found.name, kept)
+    return found.network
 
 
 def _start(config: TrainConfig, mixer: Mixer, course: Course, network: Network | None, strategy: Strategy) -> Run:
@@ -110,7 +112,8 @@ def _start(config: TrainConfig, mixer: Mixer, course: Course, network: Network |
         groups = parameter_groups(network.module, lambda _: config.learning_rate)
         return start(network.module, groups, resumed=resumed, strategy=strategy)
     if resumed is None:
-        model = pretrained_detector(len(course.labels), channels=channels_of(config.architecture))
+        log.info("starting from an EfficientNet-Lite0 with ImageNet's weights")
+        model = pretrained_detector(len(course.labels), channels=channels_of(config.architecture or ""))
         see_new_images(model.trunk, (mixer.batch(step, mosaics=False).images for step in range(NORM_BATCHES)))
         model.trunk.freeze_early()
     else:
@@ -119,7 +122,7 @@ def _start(config: TrainConfig, mixer: Mixer, course: Course, network: Network |
 
 
 def _new_detector(config: TrainConfig, course: Course) -> SurfaceDetector:
-    model = build(ARCHITECTURE, num_classes=len(course.labels), channels=channels_of(config.architecture))
+    model = build(ARCHITECTURE, num_classes=len(course.labels), channels=channels_of(config.architecture or ""))
     if not isinstance(model, SurfaceDetector):
         raise TrainingError(f"{ARCHITECTURE} is no surface detector", actual=type(model).__name__)
     return model
@@ -183,9 +186,10 @@ def _two_sizes() -> list[Tensor]:
 
 
 def _write_facts(config: TrainConfig, run: Run, course: Course, result: TrainResult, difference: float) -> None:
+    first = config.first_model
     facts = {
-        "architecture": ARCHITECTURE if config.start is None else f"that of {config.start.name}",
-        "channels": channels_of(config.architecture) if config.start is None else None,
+        "architecture": ARCHITECTURE if first is None else f"that of {first.name}",
+        "channels": channels_of(config.architecture or "") if first is None else None,
         "labels": list(course.labels),
         "starts": run.starts,
         "images": {

@@ -34,7 +34,11 @@ EMA_WARM_STEPS = 400
 WEIGHT_DECAY = 0.05
 WARM_UP_STEPS = 200
 GRADIENT_NORM = 10.0
+WARM_UP_SHARE = 0.1  # of the run, at most: a run that a time budget cuts short must not end while the rate still rises
 FINAL_RATE = 0.01  # of the peak
+FEW_PASSES = 5
+"""A schedule of fewer passes over the data has hardly begun to learn."""
+FORETOLD_AFTER_STEPS = 20
 
 CHECKPOINT, BEST = "checkpoint.pt", "best.pt"
 
@@ -102,12 +106,14 @@ class Plan:
     """How long a run lasts and where it is kept.
 
     Attributes:
-        out: Folder of ``checkpoint.pt``, ``best.pt`` and ``curves.html``, which is drawn anew at each evaluation.
+        out: Folder of ``checkpoint.pt``, ``best.pt`` and ``curves.html``, which is drawn anew at each epoch.
         epochs: Passes over the data.
         epoch_steps: Steps of one pass.
         minutes: Wall time after which the schedule ends early but whole.
         evaluate_every: Epochs between evaluations.
         warm_up_steps: Steps in which the learning rate rises.
+        judge_start: Whether the network is evaluated before its first step too, so that a run that goes on from a model
+            never ends with one that is worse.
         figure: What the evaluation measures, in words.
         settings: What a start of this run is told, for the record.
     """
@@ -118,6 +124,7 @@ class Plan:
     minutes: float | None = None
     evaluate_every: int = 1
     warm_up_steps: int = WARM_UP_STEPS
+    judge_start: bool = False
     figure: str = "figures"
     settings: dict[str, Any] = field(default_factory=dict)
 
@@ -199,9 +206,9 @@ def rate_factor(step: int, done: float, *, warm_up_steps: int = WARM_UP_STEPS) -
     Args:
         step: From 0.
         done: Share of the run that is over, 0 to 1.
-        warm_up_steps: Steps of the linear start.
+        warm_up_steps: Steps of the linear start, which ends after a tenth of the run at the latest.
     """
-    warm = min(1.0, (step + 1) / max(1, warm_up_steps))
+    warm = min(1.0, max((step + 1) / max(1, warm_up_steps), done / WARM_UP_SHARE))
     return warm * (FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
 
 
@@ -244,6 +251,10 @@ def _run_steps(
     on_progress: Callable[[TrainProgress], None],
     strategy: Strategy,
 ) -> None:
+    began_at = run.step
+    if plan.judge_start and run.step == 0:
+        found = _judge(run, plan, evaluate, strategy)
+        _log.info("before the first step: %s", ", ".join(f"{name} {value:.3f}" for name, value in found.items()))
     if clock.done() < 1:
         run.starts.append({"step": run.step, **plan.settings})
     epoch_losses: list[float] = []
@@ -254,6 +265,8 @@ def _run_steps(
         run.elapsed_s = clock.elapsed_s()
         held: dict[str, float] = {}
         over = clock.agreed() >= 1
+        if strategy.rank == 0 and (over or run.step - began_at == FORETOLD_AFTER_STEPS):
+            _warn_of_few_passes(run, plan, clock.done(), over=over)
         if run.step % plan.epoch_steps == 0 or over:
             mean = strategy.mean(float(np.mean(epoch_losses)))
             run.losses.append({"step": run.step, "loss": mean, "learning_rate": _rate(run)})
@@ -271,6 +284,19 @@ def _run_steps(
                 remaining_s=max(0.0, remaining),
                 held=held,
             )
+        )
+
+
+def _warn_of_few_passes(run: Run, plan: Plan, done: float, *, over: bool) -> None:
+    """Warns where the time budget ends the schedule after a few passes over the data, as soon as that can be told."""
+    passes = run.step / plan.epoch_steps / min(1.0, max(done, 1e-6))
+    if plan.minutes is not None and passes < min(FEW_PASSES, plan.epochs) - 0.5:
+        _log.warning(
+            "%g minutes %s for %.1f passes over the data, of %d: give more minutes, or a smaller network or input",
+            plan.minutes,
+            "were enough" if over else "will be enough",
+            passes,
+            plan.epochs,
         )
 
 
@@ -332,16 +358,24 @@ def _end_epoch(
 ) -> dict[str, float]:
     held: dict[str, float] = {}
     if over or run.step // plan.epoch_steps % plan.evaluate_every == 0:
-        held = strategy.evaluate(run, evaluate)
-        run.curve.append({"step": run.step, "elapsed_s": round(run.elapsed_s, 1)} | held)
-        score = float(np.mean(list(held.values())))
-        if score > run.best:
-            run.best = score
-            _save(plan.out / BEST, strategy.best(run), strategy)
+        held = _judge(run, plan, evaluate, strategy)
     _save(plan.out / CHECKPOINT, strategy.state(run), strategy)
-    if held and strategy.rank == 0:
+    if strategy.rank == 0:
         write_curves(plan.out, run.curve, run.losses, figure=plan.figure, steps=round(run.step / share))
     strategy.saved(run, plan.out, held)
+    return held
+
+
+def _judge(
+    run: Run, plan: Plan, evaluate: Callable[[nn.Module], dict[str, float]], strategy: Strategy
+) -> dict[str, float]:
+    """Returns the figures of the averaged network, and keeps it where it is the best so far."""
+    held = strategy.evaluate(run, evaluate)
+    run.curve.append({"step": run.step, "elapsed_s": round(run.elapsed_s, 1)} | held)
+    score = float(np.mean(list(held.values())))
+    if score > run.best:
+        run.best = score
+        _save(plan.out / BEST, strategy.best(run), strategy)
     return held
 
 

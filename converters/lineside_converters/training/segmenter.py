@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lineside_converters.compress.prune.network import Network, close_network
 from lineside_converters.export import export_onnx
 from lineside_converters.training import checkpoint
 from lineside_converters.training.config import TrainProgress
@@ -23,6 +25,7 @@ from lineside_converters.training.loop import BEST, CHECKPOINT, WARM_UP_STEPS, P
 from lineside_converters.training.masked import MaskedData, load_masked
 from lineside_converters.training.masks import MaskBatch, MaskLessons, preprocess_of
 from lineside_converters.training.run_folder import begin_run
+from lineside_converters.training.starting import check_outputs, open_start, take_labels
 from lineside_converters.training.strategy import ALONE, Strategy
 from lineside_converters.training.trunk import NORM_BATCHES, rate_of, see_new_images
 from lineside_models.networks.segmenter import STRIDE, SurfaceSegmenter, pretrained_segmenter
@@ -31,6 +34,8 @@ from lineside_runtime.files import write_atomic
 
 OUTPUT = "maps"
 NETWORK = "surface_segmenter_lite0"
+log = logging.getLogger("lineside.training")
+
 SMALL_SHARE = 0.05
 """Of the true pieces, so many may be smaller than twice what the decoder leaves out."""
 
@@ -89,7 +94,8 @@ def learn_segmenter(
         seed=config.seed,
         part=strategy.part,
     )
-    run = _start(config, lessons, strategy)
+    network = None if config.start is None else _given(config.start, lessons)
+    run = _start(config, lessons, network, strategy)
     plan = Plan(
         out=config.out,
         epochs=config.epochs,
@@ -97,6 +103,7 @@ def learn_segmenter(
         minutes=config.minutes,
         evaluate_every=config.evaluate_every,
         warm_up_steps=min(WARM_UP_STEPS, config.epochs * lessons.epoch_steps // 10),
+        judge_start=network is not None,
         figure="IoU",
         settings=config.as_dict(),
     )
@@ -113,29 +120,48 @@ def learn_segmenter(
         on_progress=on_progress,
         strategy=strategy,
     )
-    return lambda: _finish(config, run, lessons, data)
+    return lambda: _finish(config, run, lessons, data, network)
 
 
-def _start(config: SegmenterConfig, lessons: MaskLessons, strategy: Strategy) -> Run:
+def _given(model: Path, lessons: MaskLessons) -> Network:
+    """Opens what the run begins with, proved on some canvases of the data to come."""
+    found = open_start(model, lessons.some(NORM_BATCHES))
+    check_outputs(found, [OUTPUT], "a segmenter of lineside")
+    log.info("starting from %s: %s", found.name, take_labels(found, lessons.labels, background=1))
+    return found.network
+
+
+def _start(config: SegmenterConfig, lessons: MaskLessons, network: Network | None, strategy: Strategy) -> Run:
     resumed = checkpoint.load(config.out / CHECKPOINT) if config.resume else None
+    if network is not None:
+        groups = parameter_groups(network.module, lambda _: config.learning_rate)
+        return start(network.module, groups, resumed=resumed, strategy=strategy)
     if resumed is None:
+        log.info("starting from an EfficientNet-Lite0 with ImageNet's weights")
         model = pretrained_segmenter(len(lessons.labels), channels=config.channels)
         see_new_images(model.trunk, lessons.some(NORM_BATCHES))
         model.trunk.freeze_early()
     else:
-        model = SurfaceSegmenter(len(lessons.labels), channels=config.channels)
+        model = _build(config, lessons.labels)
     return start(model, parameter_groups(model, rate_of(config.learning_rate)), resumed=resumed, strategy=strategy)
 
 
-def _finish(config: SegmenterConfig, run: Run, lessons: MaskLessons, data: MaskedData) -> SegmenterResult:
-    model = SurfaceSegmenter(len(data.labels), channels=config.channels)
+def _build(config: SegmenterConfig, labels: Sequence[str]) -> SurfaceSegmenter:
+    return SurfaceSegmenter(len(labels), channels=config.channels)
+
+
+def _finish(
+    config: SegmenterConfig, run: Run, lessons: MaskLessons, data: MaskedData, network: Network | None
+) -> SegmenterResult:
+    model: nn.Module = _build(config, data.labels) if network is None else network.module
     model.load_state_dict(checkpoint.load(config.out / BEST))
     found = lessons.iou(model)
-    difference = export_segmenter(model, config.out / "float.onnx")
+    onnx = config.out / "float.onnx"
+    difference = export_segmenter(model, onnx) if network is None else close_network(network, onnx, _two_sizes())
     reading = Postprocess(name="segmentation", params={"output": OUTPUT, "area_min": area_min(data, config.side_px)})
     mean = float(np.mean(list(found.values())))
     facts = {
-        "architecture": NETWORK,
+        "architecture": NETWORK if config.start is None else f"that of {config.start.name}",
         "labels": list(data.labels),
         "starts": run.starts,
         "images": lessons.facts,
@@ -177,6 +203,11 @@ def area_min(data: MaskedData, side_px: int) -> int:
     return max(1, int(np.quantile(areas, SMALL_SHARE) / 2))
 
 
+def _two_sizes() -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, generator=generator) for shape in ((1, 1, 224, 224), (2, 1, 96, 160))]
+
+
 def export_segmenter(model: nn.Module, path: Path) -> float:
     """Writes a segmenter as ONNX: input ``image``, output ``maps``; batch, height and width free.
 
@@ -186,8 +217,7 @@ def export_segmenter(model: nn.Module, path: Path) -> float:
     Raises:
         ParityGateError: It is above the tolerance.
     """
-    generator = torch.Generator().manual_seed(0)
-    example, wide = (torch.randn(shape, generator=generator) for shape in ((1, 1, 224, 224), (2, 1, 96, 160)))
+    example, wide = _two_sizes()
     axes = {
         INPUT: {0: "batch", 2: "height", 3: "width"},
         OUTPUT: {0: "batch", 2: "height_4", 3: "width_4"},

@@ -68,6 +68,9 @@ def teach(
     tuition: Tuition,
     out: Path,
     on_progress: Callable[[TrainProgress], None],
+    rate_of: Callable[[str], float] | None = None,
+    figure: str = "figures",
+    judge_start: bool = False,
     strategy: Strategy = ALONE,
 ) -> list[dict[str, float]]:
     """Trains a student to the end, or goes on with a run that was cut off, and loads its best weights into it.
@@ -82,6 +85,9 @@ def teach(
         tuition: The settings.
         out: Folder of the checkpoints; a run that stands there is gone on with.
         on_progress: Called after every step.
+        rate_of: The peak learning rate of a parameter's name; that of ``tuition`` for all if not given.
+        figure: What the evaluations measure, in words.
+        judge_start: As in `Plan`.
         strategy: Who trains.
 
     Returns:
@@ -101,7 +107,9 @@ def teach(
     model: nn.Module = Pupil(student, teacher, lessons) if featured and teacher is not None else student
 
     resumed = checkpoint.load(out / CHECKPOINT) if (out / CHECKPOINT).exists() else None
-    run = start(model, parameter_groups(model, lambda _: tuition.learning_rate), resumed=resumed, strategy=strategy)
+    run = start(
+        model, parameter_groups(model, rate_of or (lambda _: tuition.learning_rate)), resumed=resumed, strategy=strategy
+    )
     plan = Plan(
         out=out,
         epochs=tuition.epochs,
@@ -109,6 +117,8 @@ def teach(
         minutes=tuition.minutes,
         evaluate_every=tuition.evaluate_every,
         warm_up_steps=min(tuition.warm_up_steps, tuition.epochs * lessons.epoch_steps // 10),
+        figure=figure,
+        judge_start=judge_start,
         settings=tuition.as_dict(),
     )
     fit(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from lineside_models.datasets import classes, coco, masks, table, voc, yolo
-from lineside_models.datasets.base import Sample, read_folds
+from lineside_models.datasets.base import ALL, Sample, read_folds
 from lineside_runtime.errors import DatasetError
 
 FOLDS = "folds.csv"
@@ -34,6 +34,22 @@ def folds_of(root: Path) -> tuple[str, ...]:
     if yolo.is_one(root):
         return tuple(sorted(entry.name for entry in (root / "images").iterdir() if entry.is_dir()))
     return classes.folds_of(root)
+
+
+def check_fold(root: Path, fold: str) -> None:
+    """Refuses a fold of a folder that isn't divided: figures of all its images aren't those of a fold.
+
+    Raises:
+        DatasetError: The folder has no folds, and another than ``all`` is named.
+    """
+    if fold != ALL and root.is_dir() and not folds_of(root):
+        raise DatasetError(
+            f"{root} has no folds, so that there is no fold {fold!r}",
+            expected=ALL,
+            actual=fold,
+            action=f"Take fold {ALL!r}, or divide the folder by a {FOLDS} with the columns image and fold; "
+            "`lineside train` writes one into its --out as folds-<folder>.csv.",
+        )
 
 
 def has_fold(root: Path, fold: str) -> bool:

@@ -11,17 +11,20 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lineside_models.networks.classifier import SurfaceClassifier
 from lineside_models.networks.detector import SurfaceDetector
 from lineside_models.networks.segmenter import SurfaceSegmenter
 from lineside_runtime.errors import UnsupportedModelError
 
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
+    "surface_classifier_lite0": SurfaceClassifier,
     "surface_detector_lite0": SurfaceDetector,
     "surface_segmenter_lite0": SurfaceSegmenter,
 }
 
 # Keys that only this architecture has.
 _MARKS: dict[str, frozenset[str]] = {
+    "surface_classifier_lite0": frozenset({"trunk.early.0.bias", "top.1.weight", "head.weight"}),
     "surface_detector_lite0": frozenset(
         {"trunk.early.0.bias", "trunk.stage32.0.conv_pw.weight", "neck.laterals.0.0.weight", "cls_heads.2.2.weight"}
     ),
@@ -42,6 +45,11 @@ def build(name: str, **options: Any) -> nn.Module:
     if name not in ARCHITECTURES:
         raise UnsupportedModelError(f"no architecture {name!r}", expected=sorted(ARCHITECTURES))
     return ARCHITECTURES[name](**options)
+
+
+def is_known(state_dict: Mapping[str, Tensor]) -> bool:
+    """Returns whether the keys are those of a known architecture, whatever the shapes."""
+    return any(marks <= state_dict.keys() for marks in _MARKS.values())
 
 
 def recognise(state_dict: Mapping[str, Tensor]) -> str:
@@ -80,7 +88,9 @@ def from_state_dict(state_dict: Mapping[str, Tensor]) -> nn.Module:
 
 
 def _options(name: str, state_dict: Mapping[str, Tensor]) -> dict[str, int]:
-    """Returns the number of types and the width that weights have."""
+    """Returns the number of types and the width, or a classifier's input channels, that weights have."""
+    if name == "surface_classifier_lite0":
+        return {"num_classes": len(state_dict["head.bias"]), "channels": state_dict["trunk.early.0.weight"].shape[1]}
     if name == "surface_segmenter_lite0":
         return {"num_classes": len(state_dict["head.1.bias"]) - 1, "channels": len(state_dict["laterals.3.0.weight"])}
     return {

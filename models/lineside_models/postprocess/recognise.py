@@ -51,6 +51,36 @@ def recognise(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], class
     )
 
 
+def count_classes(outputs: Sequence[TensorSpec], how: Postprocess) -> int | None:
+    """Returns how many labels a model's outputs need; ``None`` where their shapes don't tell.
+
+    Args:
+        outputs: Of the model.
+        how: Names the decoder.
+    """
+    params = how.params
+    if how.name == "dfl_anchor_free":
+        return _fixed([spec for spec in outputs if spec.name.startswith("cls_")], 1)
+    if how.name not in ("classification", "segmentation", "yolov8", "yolov5", "yolox"):
+        return None
+    named = [spec for spec in outputs if spec.name == (params.get("output") or spec.name)]
+    if how.name == "classification":
+        first = params.get("first_class", 0)
+        return _fixed(named, 1, less=first) if isinstance(first, int) else None  # the decoder refuses what is no number
+    if how.name == "segmentation":
+        return _fixed(named, 1, less=0 if params.get("background", 0) is None else 1)
+    masks = _fixed([spec for spec in outputs if len(spec.shape) == 4], 1) or 0
+    flat = [spec for spec in named if len(spec.shape) == 3]
+    return _fixed(flat, 1, less=4 + masks) if how.name == "yolov8" else _fixed(flat, 2, less=5 + masks)
+
+
+def _fixed(specs: Sequence[TensorSpec], axis: int, *, less: int = 0) -> int | None:
+    """Returns the size that all the outputs have along an axis; ``None`` where it is free or they differ."""
+    sizes = {spec.shape[axis] for spec in specs if len(spec.shape) > axis}
+    size = sizes.pop() if len(sizes) == 1 else DYNAMIC
+    return None if size == DYNAMIC else size - less
+
+
 def _canvas(inputs: Sequence[TensorSpec]) -> tuple[int, int] | None:
     sizes = [spec.shape[2:] for spec in inputs if len(spec.shape) == 4 and DYNAMIC not in spec.shape[2:]]
     return (sizes[0][0], sizes[0][1]) if len(sizes) == 1 else None

@@ -27,21 +27,13 @@ METADATA_KEY = "lineside"
 
 SIDECAR_MAX_BYTES = 1 << 20
 
-EXAMPLE = """labels = ["scratch", "dent"]
-
-[preprocess]
-input = "image"
-colour = "grey"
-mean = [127.0]
-std = [128.0]
-
-[postprocess]
-name = "dfl_anchor_free"
+_DETECTOR = """name = "dfl_anchor_free"
 
 [postprocess.params]
 strides = [8, 16, 32]
 """
-"""What a sidecar file looks like."""
+
+EXAMPLE_LABELS_MAX = 20
 
 
 class ModelFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -77,11 +69,15 @@ class CompleteFacts(msgspec.Struct, frozen=True, kw_only=True):
 def from_arguments(labels: object, preprocess: object, postprocess: object) -> ModelFacts:
     """Reads the facts from what a caller gave: structs, or the same as dictionaries and lists.
 
+    A pre-processing that names no input is that of the model's only one.
+
     Raises:
         ConfigError: A value breaks the format; it names the path, such as ``$.preprocess.mean``.
     """
     given = {"labels": labels, "preprocess": preprocess, "postprocess": postprocess}
     plain = {key: msgspec.to_builtins(value) for key, value in given.items() if value is not None}
+    if isinstance(plain.get("preprocess"), dict):
+        plain["preprocess"].setdefault("input", "")
     return _convert(plain, "arguments")
 
 
@@ -170,8 +166,13 @@ def sidecar_path(model: Path) -> Path:
     return model.with_suffix(".toml")
 
 
-def complete(facts: ModelFacts, model: Path) -> CompleteFacts:
+def complete(facts: ModelFacts, model: Path, onnx: OnnxFacts) -> CompleteFacts:
     """Returns the facts if none is missing.
+
+    Args:
+        facts: From every source.
+        model: The file that the user gave.
+        onnx: What it says of itself, for the example in the error.
 
     Raises:
         MissingModelFactsError: It names what is missing and shows how to give it.
@@ -182,9 +183,40 @@ def complete(facts: ModelFacts, model: Path) -> CompleteFacts:
             f"{model} does not say its {', '.join(missing)}",
             expected=f"{', '.join(missing)} as arguments, in {sidecar_path(model)}, or as JSON under "
             f"{METADATA_KEY!r} in the ONNX metadata",
-            action=f"For example, write {sidecar_path(model).name}:\n\n{EXAMPLE}",
+            action=f"For example, write {sidecar_path(model).name} (`lineside config schema model` lists what can be "
+            f"said; `lineside optimize` takes --labels, --colour, --size, --mean and --std too):\n\n{example_of(onnx)}",
         )
     return CompleteFacts(labels=facts.labels, preprocess=facts.preprocess, postprocess=facts.postprocess)
+
+
+def example_of(onnx: OnnxFacts) -> str:
+    """Returns a sidecar file for a model: with the names and shapes that it has, and what nobody can see made up."""
+    image = next((spec for spec in onnx.inputs if len(spec.shape) == 4), None)
+    channels = image.shape[1] if image is not None else 1
+    whole = len(onnx.outputs) == 1 and len(onnx.outputs[0].shape) == 2
+    classes = onnx.outputs[0].shape[1] if whole else DYNAMIC
+    names = (
+        ["scratch", "dent"] if classes == DYNAMIC else [f"class {n}" for n in range(min(classes, EXAMPLE_LABELS_MAX))]
+    )
+    listed = ", ".join(f'"{name}"' for name in names) + (", …" if classes > EXAMPLE_LABELS_MAX else "")
+    colour = "rgb" if channels == 3 else "grey"
+    size = () if image is None or DYNAMIC in image.shape[2:] else (f"size = {list(image.shape[2:])}",)
+    each = 3 if colour == "rgb" else 1
+    return "\n".join(
+        [
+            f"labels = [{listed}]",
+            "",
+            "[preprocess]",
+            f'input = "{image.name if image is not None else "image"}"',
+            f'colour = "{colour}"',
+            *size,
+            f"mean = {[127.0] * each}",
+            f"std = {[128.0] * each}",
+            "",
+            "[postprocess]",
+            'name = "classification"\n' if whole else _DETECTOR,
+        ]
+    )
 
 
 def _convert(values: Any, where: str) -> ModelFacts:

@@ -8,11 +8,15 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from lineside_models.good_classes import names_of_good, with_good_classes
-from lineside_models.postprocess import recognise
+from lineside_models.postprocess import count_classes, recognise
+from lineside_models.preprocess import CHANNELS
 from lineside_models.vision.facts import ModelFacts, complete, from_metadata, from_sidecar, from_ultralytics
 from lineside_runtime.bundle import Bundle, Manifest, Postprocess, Preprocess, Variant, write_manifest
-from lineside_runtime.errors import InputNotFoundError, UnsupportedModelError
+from lineside_runtime.errors import ConfigError, InputNotFoundError, UnsupportedModelError
+from lineside_runtime.tensors import DYNAMIC, TensorSpec
 
 if TYPE_CHECKING:
     from lineside_runtime.backends.ort import OnnxFacts
@@ -34,10 +38,11 @@ def wrap_onnx(model: Path, folder: Path, given: ModelFacts, *, origin: Path | No
 
     Raises:
         InputNotFoundError: There is no such file.
-        UnsupportedModelError: It is no ONNX file, or has no input of the name that the pre-processing fills.
+        UnsupportedModelError: It is no ONNX file, or has no input of the name that the pre-processing fills, or one
+            that a frame cannot become.
         UnknownHeadError: Nobody names the decoder, and the shapes of the outputs don't tell.
         MissingModelFactsError: Neither the arguments, nor the sidecar, nor the metadata say it all.
-        ConfigError: One of them breaks the format.
+        ConfigError: One of them breaks the format, or contradicts the model's own shapes.
     """
     from lineside_runtime.backends.ort import read_onnx  # an engine, which a bundle on another one does without
 
@@ -45,8 +50,10 @@ def wrap_onnx(model: Path, folder: Path, given: ModelFacts, *, origin: Path | No
     if not model.is_file():
         raise InputNotFoundError(f"no model at {model}", action="Give a bundle, an .onnx or a .pt file.")
     onnx = read_onnx(model)
-    facts = complete(_known(given.over(from_sidecar(named)), onnx, str(named)), named)
+    facts = complete(_known(given.over(from_sidecar(named)), onnx, str(named)), named, onnx)
     names = [spec.name for spec in onnx.inputs]
+    if not facts.preprocess.input and len(names) == 1:
+        facts = msgspec.structs.replace(facts, preprocess=msgspec.structs.replace(facts.preprocess, input=names[0]))
     if names != [facts.preprocess.input]:
         raise UnsupportedModelError(
             f"inputs of {named}", expected=f"one input, preprocess.input = {facts.preprocess.input!r}", actual=names
@@ -54,6 +61,8 @@ def wrap_onnx(model: Path, folder: Path, given: ModelFacts, *, origin: Path | No
     reading = with_good_classes(facts.postprocess, facts.labels)
     if reading is not facts.postprocess:
         log.warning("%s: by its name, %s means a good part", named.name, names_of_good(reading, facts.labels))
+    preprocess = _sized(onnx.inputs[0], facts.preprocess, named)
+    _check_labels(onnx, facts.postprocess, facts.labels, named)
     return _written(
         model,
         folder,
@@ -65,7 +74,7 @@ def wrap_onnx(model: Path, folder: Path, given: ModelFacts, *, origin: Path | No
             labels=facts.labels,
             inputs=onnx.inputs,
             outputs=onnx.outputs,
-            preprocess=facts.preprocess,
+            preprocess=preprocess,
             postprocess=reading,
             variants=(_VARIANT,),
         ),
@@ -103,6 +112,61 @@ def wrap_generic(model: Path, folder: Path) -> Bundle:
             variants=(_VARIANT,),
         ),
     )
+
+
+def _sized(image: TensorSpec, how: Preprocess, model: Path) -> Preprocess:
+    """Returns the pre-processing with the input's size, where the model fixes one.
+
+    Raises:
+        UnsupportedModelError: No frame can become such an input: another number of dimensions, frames in a batch or
+            channels than the pre-processing gives, or channels last.
+        ConfigError: The pre-processing says another size.
+    """
+    if how.colour == "none":
+        return how
+    wanted = CHANNELS[how.colour]
+    expected = f"(1 or free, {wanted}, height, width) for colour {how.colour!r}"
+
+    def refusal(reason: str, action: str) -> UnsupportedModelError:
+        return UnsupportedModelError(
+            f"{model}: input {image.name!r} {reason}", expected=expected, actual=image.shape, action=action
+        )
+
+    if len(image.shape) != 4:
+        raise refusal("has not the four dimensions of an image", "Give a model that takes images.")
+    batch, channels, height, width = image.shape
+    if channels not in (DYNAMIC, wanted):
+        if width == wanted:
+            raise refusal("has its channels last (NHWC)", "Export the model with channels first (NCHW).")
+        raise refusal(
+            f"takes {channels} channel{'s' * (channels != 1)}", "Set preprocess.colour (--colour) to the model's."
+        )
+    if batch not in (DYNAMIC, 1):
+        raise refusal(
+            f"takes a batch of exactly {batch} frames", "Export the model with a free batch dimension, or with 1."
+        )
+    if DYNAMIC in (height, width):
+        return how
+    if how.size is None:
+        return msgspec.structs.replace(how, size=(height, width))
+    if how.size != (height, width):
+        raise ConfigError(
+            f"{model}: preprocess.size", expected=f"the model's {(height, width)} (height, width)", actual=how.size
+        )
+    return how
+
+
+def _check_labels(onnx: OnnxFacts, how: Postprocess, labels: tuple[str, ...], model: Path) -> None:
+    """Refuses labels that are not as many as the classes of the model, as far as its shapes tell."""
+    classes = count_classes(onnx.outputs, how)
+    if classes is not None and classes != len(labels):
+        raise ConfigError(
+            f"{model}: labels",
+            expected=f"{classes}, as many as the model's outputs have classes "
+            f"({'; '.join(spec.describe() for spec in onnx.outputs)})",
+            actual=len(labels),
+            action="Name every class of the model, in the order of its outputs.",
+        )
 
 
 def _written(model: Path, folder: Path, manifest: Manifest) -> Bundle:
