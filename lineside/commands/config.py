@@ -74,7 +74,7 @@ def _schema(of: str) -> dict[str, Any]:
     if of == "model":
         from lineside_models.vision.facts import ModelFacts
 
-        return msgspec.json.schema(ModelFacts)
+        return schema_of(ModelFacts)
     if of == "train-detector":
         from lineside_converters.training.config import TrainConfig
 
