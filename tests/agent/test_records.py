@@ -119,6 +119,9 @@ def test_file_has_the_columns_of_the_hub_and_names_images(
     copied = out.with_name("shift-frames") / rows[1]["frame"]
     assert hashlib.sha256(copied.read_bytes()).digest() == hashlib.sha256(kept.read_bytes()).digest()
     assert len(list(out.with_name("shift-frames").rglob("*.png"))) == 4
+    made = json.loads(told(capsys, station, "--frames", str(tmp_path / "alone"), "--verdict", "unsure", "--json"))
+    assert made["frames"]["frames"] == 1
+    assert [path.name for path in (tmp_path / "alone").rglob("*.png")] == ["00000002.png"]
 
 
 def test_image_of_a_part_is_written_or_its_absence_explained(
