@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from tuf.api.exceptions import DownloadHTTPError, RepositoryError, UnsignedMetadataError
 from tuf.api.metadata import Metadata, TargetFile, Targets
@@ -25,6 +26,7 @@ from lineside_hub.repository import Repository
 from lineside_link.messages import TRIAL_SUFFIX, BundleRef
 from lineside_runtime.bundle import Bundle, open_bundle, parse_manifest
 from lineside_runtime.errors import (
+    BundleFormatError,
     BundleIntegrityError,
     ConfigError,
     InputNotFoundError,
@@ -449,8 +451,11 @@ def test_a_bundle_whose_name_leaves_the_folder_is_refused(repository: Repository
     bundle = make_bundle("1.0.0")
     manifest = bundle.path / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"surface"', '"../../../keys/x"'))
+    with pytest.raises(BundleFormatError):
+        open_bundle(bundle.path)
+    unchecked = msgspec.structs.replace(bundle.manifest, name="../../../keys/x")
     with pytest.raises(ConfigError):
-        repository.publish(open_bundle(bundle.path), GROUP)
+        repository.publish(Bundle(bundle.path, unchecked, bundle.digest), GROUP)
 
 
 def test_unsigned_metadata_is_what_python_tuf_says(repository: Repository, client: Callable[[], Updater]) -> None:

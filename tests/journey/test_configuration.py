@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from lineside.cli import main
-from lineside_hub.listing import list_devices
-from lineside_hub.push import push_config
+from lineside_hub.listing import RolloutSummary, list_devices, list_rollouts
+from lineside_hub.push import push, push_config
 from lineside_hub.repository import Repository
 from lineside_link.messages import ConfigRef
 from lineside_runtime.errors import ConfigError
@@ -65,6 +65,29 @@ def test_a_configuration_reaches_the_line_and_what_nobody_signed_does_not(
     assert main(["push", str(bundle.path), "--hub", hub, "--group", "line"]) == 0
     wait_for(lambda: site.agent.status.get("installed") == "bright-spots@2.0.0", 60, what="the bundle")
     assert site.agent.status["configuration"] == genuine.sha256
+
+
+def test_a_configuration_that_the_device_refuses_ends_its_rollout_and_leaves_the_last_good_one(
+    site: Site, tmp_path: Path
+) -> None:
+    wait_for(lambda: site.agent.status.get("inspected", 0) > 0, 60, what="frames")
+    bundle = push(site.hub_folder, make_bundle(tmp_path / "second", version="2.0.0").path, group="line")
+    wait_for(lambda: site.agent.status.get("installed") == "bright-spots@2.0.0", 60, what="the bundle")
+    good = push_config(site.hub_folder, b"[inspect]\nconfidence_threshold = 0.9\n", group="line", healthy_for_s=0)
+    wait_for(lambda: rollout(site, good.rollout).rollout.state == "completed", 60, what="the good configuration")
+    bad = push_config(site.hub_folder, b"[inspect]\nvariant = 'nowhere'\n", group="line")
+    wait_for(lambda: not rollout(site, bad.rollout).rollout.unfinished, 60, what="the end of the bad one")
+    ended = rollout(site, bad.rollout).rollout
+    assert ended.state == "rolled_back"
+    assert "1 of 1 devices failed: cam-1: [" in ended.reason and "nowhere" in ended.reason
+    wait_for(lambda: list_devices(site.hub_folder)[0].configuration_error == "", 60, what="the way back")
+    assert list_devices(site.hub_folder)[0].configuration == good.ref.identity
+    shown = rollout(site, bundle.rollout)
+    assert (shown.count.healthy, shown.count.pending, shown.members) == (1, 0, 1)
+
+
+def rollout(site: Site, name: str) -> RolloutSummary:
+    return list_rollouts(site.hub_folder, rollout=name)[0]
 
 
 def reported_config(site: Site) -> str:
