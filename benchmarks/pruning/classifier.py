@@ -113,6 +113,7 @@ def optimizer(teacher: ClassifierResult) -> Optimizer:
         data=[crops_folder(teacher.labels)],
         fold="train",
         max_drop=1.0,  # judged below, on the val folds
+        min_metric=0.0,
         name="surface-classes-slim",
         out=HOME / "classifier.bundle",
         work=HOME / "classifier" / "level2",

@@ -43,6 +43,7 @@ def optimizer() -> Optimizer:
         data=[data_set(name) for name in SETS],
         fold="train",
         max_drop=1.0,  # judged below, on the val folds
+        min_metric=0.0,
         name="surface-12",
         out=HOME / "detector.bundle",
         work=HOME / "detector",

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from lineside_models.good_classes import good_of, passes_nothing
+from lineside_models.good_classes import DECODER, good_of, passes_nothing
 from lineside_models.inspection import Detection, Verdict
 from lineside_models.postprocess import (
     NEAR_MISS_FROM,
@@ -86,7 +86,10 @@ class Decider:
         self.rules = rules
         labels = manifest.labels
         self._bars, self._floors = _bars(manifest, rules)
-        self._good = np.isin(np.arange(len(labels)), good_of(manifest.postprocess))
+        how = manifest.postprocess
+        self._classes = read(how.params, ClassificationParams) if how.name == DECODER else None
+        self._passes_nothing = passes_nothing(how)
+        self._good = np.isin(np.arange(len(labels)), good_of(how))
         self._set = _thresholds_set(manifest, rules)
         self._least = np.zeros(len(labels))
         per_mm = rules.px_per_mm or 1.0
@@ -120,7 +123,7 @@ class Decider:
         labels = self.manifest.labels
         areas = self._areas_for(size)  # also where nothing was found: regions that don't fit must not pass parts
         if not len(candidates):
-            return Decision((), (), 0.0, none_of_them=passes_nothing(self.manifest.postprocess))
+            return Decision((), (), 0.0, none_of_them=self._passes_nothing)
         check_labels(candidates, labels)
         bars = self._bars[candidates.labels]
         counts = self._counting(candidates, areas)
@@ -136,18 +139,14 @@ class Decider:
 
     def _none_of_them(self, candidates: Candidates) -> bool:
         """Returns whether nothing speaks for a good part, of candidates that hold no defect."""
-        how = self.manifest.postprocess
-        if passes_nothing(how):
+        if self._passes_nothing:
             return True
-        if how.name != "classification":
-            return False
-        params = read(how.params, ClassificationParams)
         likeliest, score = int(candidates.labels[0]), float(candidates.scores[0])
-        if not params.excludes or self._good[likeliest]:
+        if self._classes is None or not self._classes.excludes or self._good[likeliest]:
             return False
         if self._set[likeliest] and score < self._bars[likeliest]:
             return False
-        return not params.first_class or score >= 1 - float(candidates.scores.sum())
+        return not self._classes.first_class or score >= 1 - float(candidates.scores.sum())
 
     def _counting(self, candidates: Candidates, areas: Areas | None) -> npt.NDArray[np.bool_]:
         sides = candidates.boxes[:, 2:] - candidates.boxes[:, :2]

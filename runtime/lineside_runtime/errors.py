@@ -531,7 +531,7 @@ class ParityGateError(ConvertError):
 
 
 class AccuracyGateError(ConvertError):
-    """The converted model's task metric drops by more than is allowed, or chosen thresholds cost more than before."""
+    """The task metric drops by more than is allowed or hardly beats a constant answer, or thresholds cost more."""
 
     code = 6003
     default_action = "Take a lower optimization_level, calibrate with more frames, or train longer."

@@ -169,3 +169,18 @@ def test_a_verdict_carries_the_probabilities_of_the_likeliest_classes(
     rules.write_text("[inspect]\nthresholds = { bad = 1.0 }\nunsure_from = { bad = 0.1 }\n")
     assert main([*given, "--rules", str(rules)]) == 0
     assert "UNSURE" in (said := capsys.readouterr().out) and "no class is sure: bad 0." in said
+
+
+def test_an_older_bundle_whose_class_is_named_good_is_told_how_to_be_made_again(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["optimize", str(run), "--level", "0", "--no-memory", "--data", str(run.parent / "parts")]
+    assert main([*given, "--out", str(tmp_path / "old"), "--no-good-class"]) == 0
+    manifest = open_bundle(tmp_path / "old").manifest
+    how = msgspec.structs.replace(manifest.postprocess, params={})
+    write_manifest(tmp_path / "old", msgspec.structs.replace(manifest, postprocess=how))
+    found, said = verdicts(tmp_path / "old", run.parent / "parts" / "good", capsys)
+    assert found == {"bad"} and "good counts as a defect" in said and "--good-class good" in said
+    again = ["optimize", str(tmp_path / "old"), "--level", "0", "--no-memory", "--out", str(tmp_path / "new")]
+    assert main([*again, "--data", str(run.parent / "parts")]) == 0
+    assert verdicts(tmp_path / "new", run.parent / "parts" / "good", capsys)[0] == {"good"}
