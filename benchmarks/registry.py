@@ -62,6 +62,7 @@ _VISION = tuple(
     f"{_MODELS}/{name}" for name in ("preprocess.py", "postprocess", "deciding.py", "inspector.py", "vision")
 )
 
+_PRUNING = ("pruning/common", "pruning/speeds", "pruning/unpruned", "data", "drawn")
 _RANKS = ("training/ranks", "training/namespaces")
 
 _ALL = (
@@ -148,7 +149,10 @@ _ALL = (
     Benchmark(
         "optimizer.others", "level 1 beside Olive and NNCF", (_CONVERTERS,), ("networks", "data", "others"), True
     ),
-    Benchmark("pruning", "levels 2 and 3 and distillation", (_CONVERTERS,), ("data", "drawn"), long=True),
+    Benchmark("pruning.detector", "level 2 of the shipped detector", (_CONVERTERS,), _PRUNING, long=True),
+    Benchmark("pruning.classifier", "level 2 of a ResNet-18", (_CONVERTERS,), _PRUNING, long=True),
+    Benchmark("pruning.distilling", "a student with and without a teacher", (_CONVERTERS,), _PRUNING, long=True),
+    Benchmark("pruning.searching", "level 3 against level 2 and random search", (_CONVERTERS,), _PRUNING, long=True),
     Benchmark("training.wire", "bytes and waiting of each gradient scheme", (_TRAINING,), _RANKS, long=True),
     Benchmark("training.more_workers", "prediction of more workers", (f"{_TRAINING}/cluster",), _RANKS, long=True),
     Benchmark("training.loop", "the training loop beside a bare torch loop", (_TRAINING,), _RANKS, long=True),
@@ -160,13 +164,6 @@ _ALL = (
         "our detector and YOLO11n, trained alike: speed and accuracy of the same networks",
         (_COMPRESS, _TRAINING, _DETECTOR),
         ("networks", "data", "others"),
-        long=True,
-    ),
-    Benchmark(
-        "gpu",
-        "every path that an NVIDIA GPU enables: engines, device cache, level 3, NCCL, training",
-        (f"{_RUNTIME}/backends", f"{_RUNTIME}/cache", f"{_RUNTIME}/conformance", _CONVERTERS),
-        ("networks", "drawn"),
         long=True,
     ),
     Benchmark(

@@ -124,12 +124,6 @@ def run() -> dict[str, Any]:
     }
 
 
-def run_seed(seed: int) -> None:
-    """Searches with one seed and keeps what it finds."""
-    folder, bench = _opened()
-    find_both(bench, folder, seed)
-
-
 def find_both(bench: Bench, folder: Path, seed: int) -> dict[str, list[Finished]]:
     """Returns what the search and the random search find with a seed, or have found before."""
     seeded = dataclasses.replace(bench, terms=dataclasses.replace(bench.terms, seed=seed))

@@ -103,10 +103,10 @@ def others(found: Value) -> str:
     return f"{made}\n\nEvaluated on {judged} photos; {versions}."
 
 
-@block("pruning.detector", "pruning")
+@block("pruning.detector", "pruning.detector")
 def detector(found: Value) -> str:
     """Level 2 of the shipped detector."""
-    of = found["detector"]
+    of = found
     bars = of["bars"]
     means = of["speed"]["geometric mean"]
     shapes = [name for name, _ in of["speed"].items() if name != "geometric mean"]
@@ -149,10 +149,10 @@ def _points(of: Value) -> str:
     )
 
 
-@block("pruning.classifier", "pruning")
+@block("pruning.classifier", "pruning.classifier")
 def classifier(found: Value) -> str:
     """Level 2 of a ResNet-18."""
-    of = found["classifier"]
+    of = found
     bar, drop_bar = of["bars"]["int8"].number, of["bars"]["drop"].number
     rows = []
     for form, mean in of["speed"]["geometric mean"].items():
@@ -176,10 +176,10 @@ def classifier(found: Value) -> str:
     return table(["form", "faster by", "top-1 on the validation folds", "bar", ""], rows)
 
 
-@block("pruning.distilling", "pruning")
+@block("pruning.distilling", "pruning.distilling")
 def distilling(found: Value) -> str:
     """A student with and without a teacher."""
-    of = found["distilling"]
+    of = found
     share, bar = of["share_of_teacher"].number, of["bars"]["share_of_teacher"].number
     gain = of["gain_points"].number
     top1 = {name: ", ".join(percent(each) for each in of["top1"][name].numbers) for name in ("taught", "alone")}
@@ -194,10 +194,10 @@ def distilling(found: Value) -> str:
     return table(["what", "measured", "bar", ""], rows)
 
 
-@block("pruning.searching", "pruning")
+@block("pruning.searching", "pruning.searching")
 def searching(found: Value) -> str:
     """Level 3 against level 2 and against random search; one seed, or several with their spread."""
-    of = found["searching"]
+    of = found
     areas, budget = of["hypervolume"], of["budget"]
     search = areas["search"]
     rows = []
@@ -221,18 +221,24 @@ def _area(of: Value) -> str:
     return f"{fixed(of['mean'].number, 3)} ± {fixed(of['sd'].number, 3)} ({each})"
 
 
-@block("pruning.control", "pruning")
-def control(found: Value) -> str:
-    """What pruning itself costs, beside an unpruned network after as many steps with the same teacher."""
-    rows = []
-    for name in ("detector", "classifier"):
-        of = found[name]
-        if "cost_of_pruning_val" not in of:
-            return "The control (an unpruned network, taught as long by the same teacher) was not measured yet."
-        costs = of["cost_of_pruning_val"]
-        sets = dict(costs.items()) if name == "detector" else {"validation folds": costs}
-        rows += [(name, data, form, _points(cost)) for data, each in sets.items() for form, cost in each.items()]
-    return table(["network", "data", "form", "unpruned and taught → pruned and taught"], rows)
+@block("pruning.detector_control", "pruning.detector")
+def detector_control(found: Value) -> str:
+    """What pruning itself costs a detector."""
+    return _control({} if "cost_of_pruning_val" not in found else dict(found["cost_of_pruning_val"].items()))
+
+
+@block("pruning.classifier_control", "pruning.classifier")
+def classifier_control(found: Value) -> str:
+    """What pruning itself costs a classifier."""
+    return _control({} if "cost_of_pruning_val" not in found else {"validation folds": found["cost_of_pruning_val"]})
+
+
+def _control(sets: dict[str, Value]) -> str:
+    """Returns the pruned network beside an unpruned one after as many steps with the same teacher."""
+    if not sets:
+        return "The control (an unpruned network, taught as long by the same teacher) was not measured yet."
+    rows = [(data, form, _points(cost)) for data, each in sets.items() for form, cost in each.items()]
+    return table(["data", "form", "unpruned and taught → pruned and taught"], rows)
 
 
 @block("yolo11n", "yolo11n")
