@@ -18,12 +18,15 @@ class SegmenterConfig(Settings, frozen=True, forbid_unknown_fields=True, kw_only
             that the data have too is kept. ``None`` for a trunk that knows ImageNet.
     """
 
+    epochs: int = 20
     batch: int = 16
     side_px: int = 256
     channels: int = 64
     balance: float = 0.1
     start: FilePath | None = None
-    learning_rate: float = 1e-3
+    learning_rate: float = (
+        4e-3  # held-out mean IoU of magnetic-tile at 96 px: 0.234 after 6 passes; at 1e-3 0.000 after 4
+    )
     held_share: float = 0.12
 
     def __post_init__(self) -> None:
