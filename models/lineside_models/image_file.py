@@ -37,6 +37,8 @@ def decode_image(
     Raises:
         ValueError: It is none of these, damaged, or too large.
     """
+    if not data:
+        raise ValueError("the file is empty")
     size = image_size(data)
     if size is None:
         raise ValueError("its format is not known")
