@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import struct
 import zlib
 from pathlib import Path
@@ -142,3 +143,16 @@ def test_a_broken_exif_block_is_one_error(content: bytes, tmp_path: Path) -> Non
     (tmp_path / "a.jpg").write_bytes(content)
     with pytest.raises(BadInputFormatError):
         read_image(tmp_path / "a.jpg")
+
+
+def test_a_playlist_under_a_videos_name_fetches_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """FFmpeg would follow it to any address or file, if it took the content for what it is."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.5)
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/x.ts"
+        lines = ("#EXTM3U", "#EXT-X-TARGETDURATION:1", "#EXTINF:1.0,", address, "#EXT-X-ENDLIST", "")
+        (tmp_path / "part.mp4").write_text("\n".join(lines))
+        assert main(["inspect", str(tmp_path / "part.mp4"), "--frames", "1"]) == 1
+        with pytest.raises(TimeoutError):
+            server.accept()
+    assert "[2003]" in capsys.readouterr().err

@@ -72,7 +72,7 @@ class EncodedFrame:
         try:
             image = decode_image(self.data.tobytes(), how=cv2.IMREAD_COLOR)
         except ValueError as error:
-            lost = f"{self.part_id}: {error}"
+            lost = f"{self.part_id}: not an image that can be decoded: {error}"
             return LostFrame(self.source, self.sequence, self.part_id, self.captured_at_ns, lost)
         return Frame(
             image=np.asarray(image, np.uint8),
