@@ -72,8 +72,10 @@ class SecureSite:
         return self.folder / "identity"
 
     def start_broker(self) -> None:
+        began = len(self.broker.log)
         self.broker.start()
-        wait_for(self._listens, what="mosquitto")  # before, SIGHUP would end it
+        # It listens before it handles signals, and a SIGHUP in between would end it; when it says that, it does both.
+        wait_for(lambda: " running" in self.broker.log[began:] and self._listens(), what="mosquitto")
 
     def start_hub(self) -> None:
         """Starts the hub, and has the broker read who is enrolled."""
