@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import threading
 from pathlib import Path
 
@@ -199,16 +201,18 @@ def test_port_that_can_not_be_opened_says_why(path: str, words: str) -> None:
         Port(path)
 
 
-def test_adapter_that_goes_while_the_output_drains_is_a_link_error(
-    wire: Wire, port: Port, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_adapter_that_goes_while_the_output_drains_is_a_link_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter, line = pty.openpty()
+    port = Port(os.ttyname(line))
     write = port._line.write
 
     def written_and_unplugged(data: bytes) -> int | None:
         sent: int | None = write(data)
-        wire.unplug()
+        os.close(adapter)
         return sent
 
     monkeypatch.setattr(port._line, "write", written_and_unplugged)
     with pytest.raises(BoardLinkError, match="is gone"):
         port.write(b"echo\r")
+    port.close()
+    os.close(line)
