@@ -145,7 +145,7 @@ def test_second_agent_on_the_same_folder_is_refused(start: Start) -> None:
 def test_configuration_error_is_one_line_with_its_code(start: Start) -> None:
     agent = start(camera=folder_camera(fps=3))
     assert agent.wait() == 1
-    assert agent.log.startswith("[2001] $.camera.fps is not a known key")
+    assert agent.log.startswith("[2001] ") and "agent.toml: $.camera.fps is not a known key" in agent.log
     assert "Traceback" not in agent.log
 
 

@@ -197,7 +197,7 @@ def test_a_val_fold_is_judged_on_at_level_1_too(tmp_path: Path) -> None:
     data = nets.write_cells_dataset(tmp_path / "cells", 12, fold="train")
     lines = (data / "folds.csv").read_text().splitlines()
     (data / "folds.csv").write_text("\n".join([*lines[:8], *(line.replace("train", "val") for line in lines[8:])]))
-    result = Optimizer(tmp_path / "model.onnx", out=tmp_path / "out", data=data, max_drop=1.0).run()
+    result = Optimizer(tmp_path / "model.onnx", out=tmp_path / "out", data=data, max_drop=1.0, min_metric=0).run()
     assert result.report.accuracy_on == "5 frames of cells, fold val"
     assert result.report.calibration is not None
     assert result.report.calibration.source == "3 frames of cells, fold train"
