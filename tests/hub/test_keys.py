@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from tuf.api.metadata import Metadata
 
 from lineside.cli import main
-from lineside_hub import ceremony
+from lineside_hub import ceremony, metadata
 from lineside_hub.identity import Authority
 from lineside_hub.key_encryption import ROUNDS
 from lineside_hub.keys import KeyRing, new_key_file, read_key_file
@@ -317,7 +317,7 @@ def test_status_says_long_before_what_a_person_must_renew(
 
 
 def test_an_expired_timestamp_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("lineside_hub.metadata").metadata.LIFETIME_DAYS, "timestamp", -1)
+    monkeypatch.setitem(metadata.LIFETIME_DAYS, "timestamp", -1)
     made = Repository.create(tmp_path / "hub", groups=["line-a"])
     assert "timestamp has expired: start the hub" in warnings(made.folder)[0]
     assert made.expiries()[3].at < datetime.datetime.now(datetime.timezone.utc)
