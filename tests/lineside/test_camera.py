@@ -74,7 +74,7 @@ def test_one_of_several_cameras_of_a_configuration_is_named(tmp_path: Path, caps
 )
 def test_wrong_words_are_said(arguments: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]) -> None:
     error = ask(capsys, *arguments, code=1)["error"]
-    assert words in f"{error['message']} {error['expected']}"
+    assert words in f"{error['message']} {error['expected']} {error['actual']}"
 
 
 def test_simulator_conforms(capsys: pytest.CaptureFixture[str]) -> None:
