@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.agents import LOOKS, agent, memory_bytes, wait_recorded, write_pictures
 from benchmarks.smoke import scaled
-from lineside_hub.repository import Repository
+from lineside_hub.repository.repository import Repository
 
 FRAMES = scaled(100, smoke=4)
 BAR_BYTES = 150_000_000

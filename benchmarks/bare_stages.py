@@ -20,11 +20,11 @@ import numpy as np
 import onnxruntime
 
 from lineside_models import preprocess, zoo
-from lineside_models.deciding import Decider
 from lineside_models.postprocess import decode
 from lineside_models.rules import BUNDLES_OWN
+from lineside_models.verdict import Decider
 from lineside_runtime.backend import LoadOptions
-from lineside_runtime.backends.ort_session import session_options
+from lineside_runtime.backends.ort.session import session_options
 from lineside_runtime.bundle import open_bundle
 
 STAGES = ("decode", "preprocess", "infer", "postprocess")

@@ -20,9 +20,9 @@ from pathlib import Path
 from benchmarks.smoke import SMOKE, scaled
 from lineside_agent.service.install import install
 from lineside_boards import flash, payload, profile
-from lineside_boards.first_boot.settings import Settings
+from lineside_boards.first_boot.settings import FirstBootSettings
 from lineside_boards.image import source
-from lineside_boards.payload import Agent, Identity, Target
+from lineside_boards.payload import Agent, PayloadIdentity, PayloadTarget
 from lineside_boards.prepare import prepare
 from lineside_models import zoo
 from lineside_runtime.errors import UnsafeTargetError
@@ -72,7 +72,7 @@ def _prepare(folder: Path) -> dict[str, object]:
     packed = None if SMOKE else arm64.agent()[0]
     (folder / "root.json").write_text("{}")
 
-    def lay_out(tree: Path, _target: Target) -> None:
+    def lay_out(tree: Path, _target: PayloadTarget) -> None:
         if packed is not None:
             install(tree, payload=packed, foreign=True)
         agent = Agent(
@@ -83,7 +83,7 @@ def _prepare(folder: Path) -> dict[str, object]:
             camera={"type": "v4l2"},
             bundle=zoo.path("surface-12"),
         )
-        payload.lay_out(tree, agent, Identity(root=folder / "root.json"))
+        payload.lay_out(tree, agent, PayloadIdentity(root=folder / "root.json"))
 
     copies, prepared, copies_cpu, prepared_cpu = [], [], [], []
     for number in range(ROUNDS):
@@ -95,7 +95,7 @@ def _prepare(folder: Path) -> dict[str, object]:
         copies_cpu.append(_cpu_s() - cpu)
         out.unlink()
         begun, cpu = time.perf_counter(), _cpu_s()
-        settings = Settings(hostname="cam-07", instance=str(number)).checked()
+        settings = FirstBootSettings(hostname="cam-07", instance=str(number)).checked()
         prepare(image, out, profile=profile.load("rpi5"), settings=settings, lay_out=lay_out, say=lambda text: None)
         prepared.append(time.perf_counter() - begun)
         prepared_cpu.append(_cpu_s() - cpu)

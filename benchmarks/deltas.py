@@ -24,14 +24,14 @@ import onnx
 from onnx import numpy_helper
 
 from benchmarks.smoke import scaled
-from lineside_converters.compress.cleanup import clean_graph, load_graph
-from lineside_converters.compress.quantize import first_convs, quantize
-from lineside_converters.material import SIMULATED_CALIBRATION, SIMULATOR_SEED
-from lineside_converters.recipes import FLOAT_CONVS, RECIPES
+from lineside_converters.calibration_data import SIMULATED_CALIBRATION, SIMULATOR_SEED
+from lineside_converters.graph.cleanup import clean_graph, load_graph
+from lineside_converters.levels import FLOAT_CONVS, RECIPES
+from lineside_converters.quantization.static import first_convs, quantize
 from lineside_converters.targets import find_target
-from lineside_hub.patching import make_patches
-from lineside_hub.repository import Repository
-from lineside_link import deltas
+from lineside_hub.repository.delta_process import make_patches
+from lineside_hub.repository.repository import Repository
+from lineside_link.transfer import deltas
 from lineside_models import zoo
 from lineside_models.preprocess import prepare
 from lineside_models.simulator import stream

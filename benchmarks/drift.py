@@ -19,9 +19,9 @@ import cv2
 import numpy as np
 
 from benchmarks.smoke import scaled
-from lineside_agent.drift.descriptors import Descriptors, describe
-from lineside_agent.drift.reference import Judgement
-from lineside_agent.drift.watch import Rules, Watch
+from lineside_agent.health.drift.descriptors import Descriptors, describe
+from lineside_agent.health.drift.reference import DriftJudgement
+from lineside_agent.health.drift.watch import DriftRules, Watch
 from lineside_models.labels import LABELS
 from lineside_models.simulator import render
 
@@ -75,14 +75,14 @@ def _darker(image: Image, factor: float) -> Image:
     return (image * factor).astype(np.uint8)
 
 
-def _judgement(rng: np.random.Generator, bad: float) -> Judgement:
+def _judgement(rng: np.random.Generator, bad: float) -> DriftJudgement:
     is_bad = bool(rng.random() < bad)
     types = (LABELS[0],) if is_bad else ()
-    return Judgement(bundle="b", passed=not is_bad, unsure=False, types=types, near_miss=float(rng.beta(1, 4)))
+    return DriftJudgement(bundle="b", passed=not is_bad, unsure=False, types=types, near_miss=float(rng.beta(1, 4)))
 
 
 def _learned(looks: list[Descriptors], seed: int) -> Watch:
-    rng, rules = np.random.default_rng(seed), Rules()
+    rng, rules = np.random.default_rng(seed), DriftRules()
     watch = Watch(rules)
     for _ in range(rules.reference_frames):
         watch.see(looks[int(rng.integers(len(looks)))])

@@ -11,10 +11,10 @@ import sys
 import time
 from pathlib import Path
 
-from lineside_link.client import LinkClient
+from lineside_link.client.client import LinkClient
 from lineside_link.config import LinkConfig
-from lineside_link.fetch import RepoClient
 from lineside_link.topics import Topics
+from lineside_link.transfer.repository_client import RepoClient
 from lineside_runtime.bundle import parse_manifest
 
 SITE, DEVICE = "bench", "cam-01"

@@ -22,7 +22,7 @@ import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
 from benchmarks.smoke import scaled
-from lineside_hub.simulate.fleet import Settings, simulate
+from lineside_hub.simulate.fleet import SimulationSettings, simulate
 from lineside_hub.simulate.processes import free_port, start_broker
 from lineside_runtime.bundle import CHUNK_BYTES
 
@@ -33,7 +33,7 @@ BAR_RSS = 400e6
 
 def run() -> dict[str, Any]:
     """Simulates, and measures the fan-out before and after."""
-    settings = Settings(devices=DEVICES)
+    settings = SimulationSettings(devices=DEVICES)
     before = [_fan_out(settings.bundle_bytes) for _ in range(ROUNDS)]
     outcome = simulate(settings, lambda line: print(f"  {line}", file=sys.stderr, flush=True))
     after = [_fan_out(settings.bundle_bytes) for _ in range(ROUNDS)]

@@ -21,7 +21,7 @@ from benchmarks.timing import interleaved, median_ratio, spread
 from lineside_runtime import registry
 from lineside_runtime.backend import LoadOptions
 from lineside_runtime.config import Config
-from lineside_runtime.isolated.engine import IsolatedBackend, isolated
+from lineside_runtime.engine_process.engine import IsolatedBackend, isolated
 from lineside_runtime.session import Session
 from lineside_runtime.tensors import Array
 

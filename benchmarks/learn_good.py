@@ -16,9 +16,9 @@ from benchmarks.data import shared
 from benchmarks.smoke import scaled
 from lineside.inspecting.good_frames import good_frames
 from lineside_converters.evaluation import judge
-from lineside_converters.evaluation.asked import Asked
+from lineside_converters.evaluation.request import EvaluationRequest
 from lineside_models.anomaly.learning import Lesson, learn
-from lineside_models.anomaly.packing import write_bundle
+from lineside_models.anomaly.packaging import write_bundle
 from lineside_runtime.config import Config
 
 DATA = "magnetic-tile"
@@ -47,7 +47,7 @@ def _judged(root: Path, frames: list[Any], seed: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         learned = learn(frames, Lesson(seed=seed, threads=1))
         bundle = write_bundle(learned, Path(name) / "bundle", name="tiles", source=DATA)
-        asked = Asked(fold="val", max_frames=MAX_FRAMES, config=Config(threads=1, engines=("ort",)))
+        asked = EvaluationRequest(fold="val", max_frames=MAX_FRAMES, config=Config(threads=1, engines=("ort",)))
         figures = msgspec.to_builtins(judge(bundle, root, asked))
     return {
         "frames": figures["frames"],

@@ -20,12 +20,12 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from benchmarks.smoke import scaled
 from lineside.demo.processes import free_port, listening
-from lineside_hub.repository import Repository
-from lineside_hub.responder import Responder
-from lineside_link.client import LinkClient
+from lineside_hub.repository.repository import Repository
+from lineside_hub.repository.responder import Responder
+from lineside_link.client.client import LinkClient
 from lineside_link.config import LinkConfig
-from lineside_link.fetch import RepoClient
 from lineside_link.topics import Topics
+from lineside_link.transfer.repository_client import RepoClient
 from lineside_models import zoo
 from lineside_runtime.bundle import CHUNK_BYTES, Bundle, open_bundle
 

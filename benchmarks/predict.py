@@ -36,7 +36,7 @@ from lineside_models.simulator import Kind, render
 from lineside_models.vision import QualityInspector
 from lineside_models.vision.images import read_image
 from lineside_runtime.backend import LoadOptions
-from lineside_runtime.backends.ort_session import session_options
+from lineside_runtime.backends.ort.session import session_options
 from lineside_runtime.bundle import Manifest, open_bundle
 
 FILES = scaled(1000, smoke=20)

@@ -48,18 +48,21 @@ _LINK = "link/lineside_link"
 _HUB = "hub/lineside_hub"
 _CONVERTERS = "converters/lineside_converters"
 _BOARDS = "boards/lineside_boards"
-_COMPRESS = f"{_CONVERTERS}/compress"
+_COMPRESS = (f"{_CONVERTERS}/graph", f"{_CONVERTERS}/quantization")
 _TRAINING = f"{_CONVERTERS}/training"
 _DETECTOR = f"{_MODELS}/zoo/surface-12/onnx-int8-mirrored"
 _PARENT = f"{_MODELS}/zoo/surface-12-float/onnx-fp32"
 """The weights alone: the figures stand in the model card, whose hash is in the manifest."""
 
 _ENGINES = (
-    *(f"{_RUNTIME}/{name}" for name in ("session.py", "placement.py", "inputs.py", "slots.py", "tensors.py")),
-    *(f"{_RUNTIME}/backends/{name}" for name in ("ort.py", "ort_session.py")),
+    *(
+        f"{_RUNTIME}/{name}"
+        for name in ("session.py", "serving/placement.py", "inputs.py", "serving/slots.py", "tensors.py")
+    ),
+    *(f"{_RUNTIME}/backends/{name}" for name in ("ort/backend.py", "ort/session.py")),
 )
 _VISION = tuple(
-    f"{_MODELS}/{name}" for name in ("preprocess.py", "postprocess", "deciding.py", "inspector.py", "vision")
+    f"{_MODELS}/{name}" for name in ("preprocess.py", "postprocess", "verdict.py", "inspector.py", "vision")
 )
 
 _PRUNING = ("pruning/common", "pruning/speeds", "pruning/unpruned", "data", "drawn")
@@ -74,9 +77,17 @@ _ALL = (
         (
             *(
                 f"{_CONVERTERS}/{name}"
-                for name in ("evaluate.py", "evaluation/goods.py", "judging.py", "statistics.py")
+                for name in (
+                    "evaluation/bundle_accuracy.py",
+                    "evaluation/good_parts.py",
+                    "evaluation/bundle_runner.py",
+                    "gates/statistics.py",
+                )
             ),
-            *(f"{_MODELS}/{name}" for name in ("metrics.py", "rates.py", "preprocess.py", "postprocess", "simulator")),
+            *(
+                f"{_MODELS}/{name}"
+                for name in ("metrics.py", "binomial_interval.py", "preprocess.py", "postprocess", "simulator")
+            ),
             *(_DETECTOR, f"{_MODELS}/zoo/surface-12/onnx-int8", _PARENT),
         ),
     ),
@@ -112,7 +123,13 @@ _ALL = (
     Benchmark(
         "deltas",
         "bytes of a patch between two versions of one network",
-        (f"{_LINK}/deltas.py", f"{_HUB}/patching.py", f"{_HUB}/deltas.py", _COMPRESS, _PARENT),
+        (
+            f"{_LINK}/transfer/deltas.py",
+            f"{_HUB}/repository/delta_process.py",
+            f"{_HUB}/repository/deltas.py",
+            *_COMPRESS,
+            _PARENT,
+        ),
     ),
     Benchmark("results_in", "results a second into SQLite and PostgreSQL", (_HUB, f"{_LINK}/messages.py")),
     Benchmark("fleet", "a rollout to 1,000 simulated devices", (_HUB, _LINK)),
@@ -128,7 +145,7 @@ _ALL = (
     Benchmark("hot_swap", "bundles swapped while parts come", (_AGENT, _RUNTIME, _DETECTOR), ("agents",)),
     Benchmark("views", "parts that several cameras see", (_AGENT, _RUNTIME, *_VISION, _DETECTOR)),
     Benchmark("wear", "bytes written to disk a day", (_AGENT, _DETECTOR)),
-    Benchmark("drift", "cost and delay of drift detection", (f"{_AGENT}/drift",)),
+    Benchmark("drift", "cost and delay of drift detection", (f"{_AGENT}/health/drift",)),
     Benchmark(
         "others",
         "lineside against ultralytics and openvino-model-api",
@@ -142,9 +159,9 @@ _ALL = (
         ("networks", "data"),
         long=True,
     ),
-    Benchmark("optimizer.biases", "accuracy that correcting biases brings", (_COMPRESS,), ("networks", "data"), True),
+    Benchmark("optimizer.biases", "accuracy that correcting biases brings", (*_COMPRESS,), ("networks", "data"), True),
     Benchmark(
-        "optimizer.text_encoder", "dynamic INT8 of a text encoder", (_COMPRESS,), ("data", "others/wheels"), True
+        "optimizer.text_encoder", "dynamic INT8 of a text encoder", (*_COMPRESS,), ("data", "others/wheels"), True
     ),
     Benchmark(
         "optimizer.others", "level 1 beside Olive and NNCF", (_CONVERTERS,), ("networks", "data", "others"), True
@@ -154,7 +171,7 @@ _ALL = (
     Benchmark("pruning.distilling", "a student with and without a teacher", (_CONVERTERS,), _PRUNING, long=True),
     Benchmark("pruning.searching", "level 3 against level 2 and random search", (_CONVERTERS,), _PRUNING, long=True),
     Benchmark("training.wire", "bytes and waiting of each gradient scheme", (_TRAINING,), _RANKS, long=True),
-    Benchmark("training.more_workers", "prediction of more workers", (f"{_TRAINING}/cluster",), _RANKS, long=True),
+    Benchmark("training.more_workers", "prediction of more workers", (f"{_TRAINING}/distributed",), _RANKS, long=True),
     Benchmark("training.loop", "the training loop beside a bare torch loop", (_TRAINING,), _RANKS, long=True),
     Benchmark("training.kills", "training on Ray while workers are killed", (_TRAINING,), _RANKS, long=True),
     Benchmark("training.accuracy", "accuracy of each gradient scheme", (_TRAINING,), (*_RANKS, "data"), long=True),
@@ -162,7 +179,7 @@ _ALL = (
     Benchmark(
         "yolo11n",
         "our detector and YOLO11n, trained alike: speed and accuracy of the same networks",
-        (_COMPRESS, _TRAINING, _DETECTOR),
+        (*_COMPRESS, _TRAINING, _DETECTOR),
         ("networks", "data", "others"),
         long=True,
     ),

@@ -26,8 +26,8 @@ import psycopg
 
 from benchmarks.smoke import scaled
 from lineside.demo.processes import free_port
-from lineside_hub.database import Database
-from lineside_hub.inbox import GROUP_MAX, Inbox
+from lineside_hub.results.database import Database
+from lineside_hub.results.inbox import GROUP_MAX, Inbox
 from lineside_link.messages import ResultRow, Results, ResultsAck, encode
 from lineside_link.result_table import RESULT_COLUMNS
 from tests.peers.programs import left_out
@@ -206,7 +206,7 @@ def _postgres() -> Iterator[tuple[str, str]]:
 
 
 def _make_tables(url: str) -> None:
-    from lineside_hub.postgres import engine_for, prepare
+    from lineside_hub.results.postgres import engine_for, prepare
 
     engine = engine_for(url)
     with engine.begin() as connection:

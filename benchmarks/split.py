@@ -31,7 +31,7 @@ from benchmarks import networks
 from benchmarks.smoke import SMOKE, scaled
 from benchmarks.timing import interleaved, spread
 from lineside_converters.split.bundle import Split, sample_feeds, split_bundle
-from lineside_converters.split.timing import Feed, Place
+from lineside_converters.split.timing import Feed, StagePlace
 from lineside_models import zoo
 from lineside_runtime.bundle import Bundle, open_bundle
 from lineside_runtime.config import Config
@@ -75,7 +75,7 @@ def _networks() -> Iterator[tuple[str, Bundle]]:
 def _network(bundle: Bundle, cores: tuple[int, int]) -> dict[str, Any]:
     feed = sample_feeds(bundle)[0]
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        places = [Place(engine, cores=(core,)) for engine, core in zip(SINGLES, cores, strict=True)]
+        places = [StagePlace(engine, cores=(core,)) for engine, core in zip(SINGLES, cores, strict=True)]
         split = split_bundle(bundle, Path(folder) / "split", places, must_gain=False)
         sessions = dict(stack.enter_context(_contestants(bundle, split, cores)))
         idle_ms = _idle(sessions, feed)

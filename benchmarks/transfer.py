@@ -35,7 +35,7 @@ from benchmarks.smoke import SMOKE, scaled
 from benchmarks.wire import LinkQuality, Wire
 from benchmarks.wire import run as command
 from lineside.demo.processes import free_port, listening
-from lineside_hub.repository import Repository
+from lineside_hub.repository.repository import Repository
 from lineside_models import zoo
 from lineside_runtime.bundle import Bundle, open_bundle, write_manifest
 from tests.peers.brokers import find_mosquitto

@@ -17,11 +17,11 @@ import numpy as np
 
 from benchmarks.smoke import scaled
 from benchmarks.timing import spread
-from lineside_agent.active import ActiveInspector
 from lineside_agent.config import InspectConfig
-from lineside_agent.loaded import load
-from lineside_agent.pipeline import Pipeline
-from lineside_agent.views import Views, source_of
+from lineside_agent.inspection.active_bundle import ActiveInspector
+from lineside_agent.inspection.loaded_bundle import load
+from lineside_agent.inspection.pipeline import InspectionPipeline
+from lineside_agent.inspection.views import Views, source_of
 from lineside_models import zoo
 from lineside_models.frame import Frame
 from lineside_models.simulator import render
@@ -72,7 +72,7 @@ class _Judge:
     def __init__(self, active: ActiveInspector, at_once: int) -> None:
         self._left: Iterator[Views] = iter(())
         self._latency_ms = 0.0
-        self.pipeline = Pipeline(
+        self.pipeline = InspectionPipeline(
             lambda: next(self._left, None),
             active,
             outputs=[],

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.smoke import kept, scaled
-from lineside_agent.wear import disk_written_bytes
+from lineside_agent.storage.write_budget import disk_written_bytes
 from lineside_models import zoo
 
 RATE_HZ = 10

@@ -39,17 +39,17 @@ from benchmarks.others.environments import python_of, versions_of
 from benchmarks.others.networks import HERE, environment
 from benchmarks.smoke import SMOKE, scaled
 from benchmarks.timing import interleaved, median_ratio, spread
-from lineside_converters.compress.cleanup import clean_graph
-from lineside_converters.compress.quantize import quantize
-from lineside_converters.evaluation import Asked, DetectorEvaluation, judge
+from lineside_converters.evaluation import DetectorEvaluation, EvaluationRequest, judge
+from lineside_converters.graph.cleanup import clean_graph
+from lineside_converters.quantization.static import quantize
 from lineside_models import zoo
 from lineside_models.datasets import load_dataset
 from lineside_models.labels import LABELS
 from lineside_models.preprocess import prepare
 from lineside_models.simulator import Kind, render
-from lineside_models.vision.facts import ModelFacts
 from lineside_models.vision.images import read_image
-from lineside_models.vision.wrap import wrap_onnx
+from lineside_models.vision.model_facts import ModelFacts
+from lineside_models.vision.onnx_bundle import wrap_onnx
 from lineside_runtime.bundle import Postprocess, open_bundle
 
 WEIGHTS = networks.HOME / "yolo11n" / "yolo11n.pt"
@@ -168,8 +168,8 @@ def _random_detector(path: Path) -> Path:
     """Writes our detector with random weights."""
     import torch
 
-    from lineside_converters.training.detector import export_detector
-    from lineside_converters.training.facts import ARCHITECTURE
+    from lineside_converters.training.bundle_facts import ARCHITECTURE
+    from lineside_converters.training.detection.detector import export_detector
     from lineside_models.networks import build
 
     torch.manual_seed(SEED)
@@ -240,7 +240,7 @@ def _parameters(model: Path) -> int:
 def _map50(model: Path, facts: ModelFacts, data: Path) -> float:
     bundle = model.with_suffix(".bundle")
     opened = open_bundle(bundle) if bundle.is_dir() else wrap_onnx(model, bundle, facts)
-    found = judge(opened, data, Asked(fold="val"))
+    found = judge(opened, data, EvaluationRequest(fold="val"))
     if not isinstance(found, DetectorEvaluation):
         raise TypeError(f"{model} was judged as another kind of model")
     return found.map50

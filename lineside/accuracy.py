@@ -23,7 +23,7 @@ def on_data(folder: Path | str, fold: str = "all", *, max_frames: int | None = N
         MissingExtraError: The extra ``convert`` is not installed.
     """
     with needs("convert"):
-        from lineside_converters.evaluate import evaluate
+        from lineside_converters.evaluation.bundle_accuracy import evaluate
     from lineside_models.datasets import load_dataset
 
     dataset = load_dataset(Path(folder), fold)

@@ -10,16 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lineside.commands.output import say
+from lineside.commands.shared.output import say
 from lineside.extras import needs
 from lineside_models import zoo
 from lineside_runtime.decoding import decode_toml
 from lineside_runtime.errors import ConfigError, InputNotFoundError, PayloadError
 
 if TYPE_CHECKING:
-    from lineside_agent.self_update.payload import Payload
-    from lineside_boards.payload import Agent, Identity, Target
-    from lineside_boards.profile import Profile
+    from lineside_agent.deployment.self_update.payload import Payload
+    from lineside_boards.payload import Agent, PayloadIdentity, PayloadTarget
+    from lineside_boards.profile import BoardProfile
 
 
 _OPTIONS_SAY = {"device", "group", "folder", "root", "bundle", "link"}
@@ -39,13 +39,13 @@ class AgentTree:
     """
 
     agent: Agent
-    identify: Callable[[], Identity]
-    profile: Profile
+    identify: Callable[[], PayloadIdentity]
+    profile: BoardProfile
     payload: Path | None
     wheel: Path | None
 
     @classmethod
-    def of(cls, options: argparse.Namespace, profile: Profile) -> AgentTree:
+    def of(cls, options: argparse.Namespace, profile: BoardProfile) -> AgentTree:
         """Reads the options; whatever of them can't be used is said here.
 
         Raises:
@@ -84,7 +84,7 @@ class AgentTree:
             wheel=options.wheel,
         )
 
-    def lay_out(self, tree: Path, target: Target) -> None:
+    def lay_out(self, tree: Path, target: PayloadTarget) -> None:
         """Lays everything out.
 
         Args:
@@ -103,7 +103,7 @@ class AgentTree:
         configuration = lay_out(tree, self.agent, self.identify())
         parse_config(configuration.read_bytes(), configuration.parent)
 
-    def payload_for(self, scratch: Path, target: Target) -> Payload:
+    def payload_for(self, scratch: Path, target: PayloadTarget) -> Payload:
         """Opens the payload that was given, or packs one.
 
         Args:
@@ -113,8 +113,8 @@ class AgentTree:
         Raises:
             PayloadError: The one that was given is for another system.
         """
-        from lineside_agent.self_update.pack import pack
-        from lineside_agent.self_update.payload import open_payload
+        from lineside_agent.deployment.self_update.pack import pack
+        from lineside_agent.deployment.self_update.payload import open_payload
 
         if self.payload is None:
             facts = self.profile.python
@@ -137,9 +137,9 @@ class AgentTree:
         return payload
 
 
-def _identity(options: argparse.Namespace) -> tuple[str, str, Callable[[], Identity]]:
+def _identity(options: argparse.Namespace) -> tuple[str, str, Callable[[], PayloadIdentity]]:
     """The broker's URL, the site, and what issues the identity."""
-    from lineside_boards.payload import Identity
+    from lineside_boards.payload import PayloadIdentity
 
     if getattr(options, "token", None) is not None:
         return _by_token(options)
@@ -150,7 +150,7 @@ def _identity(options: argparse.Namespace) -> tuple[str, str, Callable[[], Ident
         if not files["root.json"].is_file():
             raise InputNotFoundError(f"{files['root.json']} is not there", action="Copy it from the hub's folder.")
         ca, certificate, key = (path if path.is_file() else None for path in list(files.values())[1:])
-        found = Identity(root=files["root.json"], ca=ca, certificate=certificate, key=key)
+        found = PayloadIdentity(root=files["root.json"], ca=ca, certificate=certificate, key=key)
         return options.broker, options.site, lambda: found
     if options.hub is None:
         action = "Make a hub with `lineside hub init` and `lineside hub secure`, and give its folder."
@@ -158,9 +158,9 @@ def _identity(options: argparse.Namespace) -> tuple[str, str, Callable[[], Ident
     return _by_hub(options)
 
 
-def _by_token(options: argparse.Namespace) -> tuple[str, str, Callable[[], Identity]]:
+def _by_token(options: argparse.Namespace) -> tuple[str, str, Callable[[], PayloadIdentity]]:
     """The board asks for its identity itself."""
-    from lineside_agent.identity import read_token
+    from lineside_agent.hub_client.identity import read_token
 
     token = read_token(options.token)
     if (token.device, token.group) != (options.name, options.group):
@@ -170,38 +170,38 @@ def _by_token(options: argparse.Namespace) -> tuple[str, str, Callable[[], Ident
             actual=f"{token.device} in {token.group}",
         )
 
-    def identify() -> Identity:
+    def identify() -> PayloadIdentity:
         raise PayloadError("a token's identity is made on the board")
 
     return options.broker or token.url, options.site or token.site, identify
 
 
-def _by_hub(options: argparse.Namespace) -> tuple[str, str, Callable[[], Identity]]:
-    from lineside.commands.passphrases import passphrase
-    from lineside_boards.payload import Identity
+def _by_hub(options: argparse.Namespace) -> tuple[str, str, Callable[[], PayloadIdentity]]:
+    from lineside.commands.shared.passphrases import passphrase
+    from lineside_boards.payload import PayloadIdentity
 
     with needs("convert"):
-        from lineside_hub.broker_reload import reload_broker
         from lineside_hub.config import load_config
-        from lineside_hub.secure import enroll
+        from lineside_hub.identity.broker_reload import reload_broker
+        from lineside_hub.identity.secure_site import enroll
 
     hub = Path(options.hub)
     link = load_config(hub / "hub.toml").link
     url = options.broker or link.url
 
-    def identify() -> Identity:
+    def identify() -> PayloadIdentity:
         if not url.startswith("mqtts:"):
-            return Identity(root=hub / "root.json")
+            return PayloadIdentity(root=hub / "root.json")
         made = enroll(hub, options.name, group=options.group, passphrase=passphrase(options))
         say(f"{options.name} is enrolled in group {options.group}; {reload_broker(hub).message}")
-        return Identity(root=hub / "root.json", ca=made.ca, certificate=made.certificate, key=made.key)
+        return PayloadIdentity(root=hub / "root.json", ca=made.ca, certificate=made.certificate, key=made.key)
 
     if not (hub / "root.json").is_file():
         raise InputNotFoundError(f"{hub / 'root.json'} is not there", action="`lineside hub init` makes it.")
     return url, options.site or link.site, identify
 
 
-def _camera(given: str | None, profile: Profile) -> dict[str, Any]:
+def _camera(given: str | None, profile: BoardProfile) -> dict[str, Any]:
     kind = given or ("simulator" if profile.camera.stack == "none" else "v4l2")
     name, _, path = kind.partition(":")
     if name == "folder" and path.startswith("/"):

@@ -8,15 +8,15 @@ from pathlib import Path
 from lineside.extras import needs
 
 with needs("convert"):
-    from lineside_converters.elsewhere import Clock
+    from lineside_converters.gates.remote_timing import DeviceTimer
     from lineside_converters.optimizer import Optimizer
 
-__all__ = ["Clock", "Optimizer", "device_clock"]
+__all__ = ["DeviceTimer", "Optimizer", "device_clock"]
 
 
 def device_clock(
     hub: Path | str, device: str, *, passphrase: str | None = None, say: Callable[[str], None] = lambda _: None
-) -> Clock:
+) -> DeviceTimer:
     """Returns a device of the fleet as what times the forms for the optimizer's speed gate.
 
     ::
@@ -34,6 +34,6 @@ def device_clock(
         InputNotFoundError: There is no hub.
         RolloutError: The hub has never heard of the device.
     """
-    from lineside_hub.timing import DeviceClock
+    from lineside_hub.fleet.device_timing import DeviceClock
 
     return DeviceClock(hub, device, passphrase=passphrase, say=say)

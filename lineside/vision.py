@@ -24,5 +24,5 @@ class QualityInspector(_QualityInspector):
         with needs("train"):
             import torch  # noqa: F401  first, so that what is missing is named before any part of ours
 
-            from lineside_converters.importing import import_pt
+            from lineside_converters.loading.torch_import import import_pt
         return import_pt(path, trust)

@@ -1,4 +1,4 @@
-"""What runs, and when.
+"""The daemon: which threads run, and when.
 
 | thread | from | to | does |
 | --- | --- | --- | --- |
@@ -30,34 +30,34 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lineside_agent.active import ActiveInspector
 from lineside_agent.config import AgentConfig, StoreConfig, read_config
-from lineside_agent.configuration import Configuration
-from lineside_agent.flow import Flow
-from lineside_agent.keeping import Keeping
+from lineside_agent.deployment.bundle_runner import BundleRunner, Progress
+from lineside_agent.deployment.configuration import Configuration
+from lineside_agent.deployment.desired_state import RESTING, Wished
+from lineside_agent.deployment.machine import BundleMachine
+from lineside_agent.deployment.offline_import import OfflineImport
+from lineside_agent.deployment.runner import ShouldStop
+from lineside_agent.deployment.self_update.machine import SelfMachine
+from lineside_agent.deployment.self_update.runner import SelfUpdateRunner
+from lineside_agent.deployment.self_update.slots import AgentSlots
+from lineside_agent.deployment.slots import Slots
+from lineside_agent.health.status import Sources, status_place, write_status
+from lineside_agent.health.watchdog import Watchdog
+from lineside_agent.inspection.active_bundle import ActiveInspector
+from lineside_agent.inspection.assembly import InspectionAssembly
+from lineside_agent.inspection.recipes import Recipes
 from lineside_agent.line_io.events import RecipeRefused, RecipeRuns
-from lineside_agent.marks import Marks
-from lineside_agent.recipes import Recipes
-from lineside_agent.rim import ShouldStop
-from lineside_agent.self_update.machine import SelfMachine
-from lineside_agent.self_update.slots import AgentSlots
-from lineside_agent.self_update.updater import SelfUpdater
 from lineside_agent.service.notify import Notifier
-from lineside_agent.slots import Slots
-from lineside_agent.status import Sources, status_place, write_status
-from lineside_agent.stick import Imports
-from lineside_agent.updater import Progress, Updater
-from lineside_agent.updates import Machine
-from lineside_agent.vitals import Vitals
-from lineside_agent.wishes import RESTING, Wished
+from lineside_agent.storage.storage import DeviceStorage
+from lineside_agent.storage.verdict_marks import VerdictMarks
 from lineside_link.messages import BundleRef, ConfigRef, ConfigReport, DriftReport
-from lineside_runtime import heap
 from lineside_runtime.errors import BrokerError, ConfigError, StoreError
 from lineside_runtime.files import shut_others_out
-from lineside_runtime.signals import stopped_by
+from lineside_runtime.system import heap
+from lineside_runtime.system.signals import stopped_by
 
 if TYPE_CHECKING:
-    from lineside_agent.home import Home
+    from lineside_agent.hub_client.client import HubClient
 
 log = logging.getLogger("lineside.agent")
 
@@ -79,7 +79,7 @@ class Daemon:
         self,
         config: AgentConfig,
         *,
-        observe: Callable[[Machine], None] | None = None,
+        observe: Callable[[BundleMachine], None] | None = None,
         config_path: Path | None = None,
     ) -> None:
         config.folder.mkdir(parents=True, exist_ok=True)
@@ -94,9 +94,9 @@ class Daemon:
         self._threads: list[threading.Thread] = []
         self._active = ActiveInspector()
         self._configuration = Configuration(config, bring=self._bring_configuration, observe=self._configured)
-        self._keeping = Keeping(config, self._store_settings(), self._stop)
+        self._keeping = DeviceStorage(config, self._store_settings(), self._stop)
         self._recipes = Recipes(config.folder, config.recipe)
-        self._flow = Flow(
+        self._flow = InspectionAssembly(
             config,
             active=self._active,
             recipes=self._recipes,
@@ -105,9 +105,9 @@ class Daemon:
             tell_drift=self._tell_drift,
         )
         self._home = self._make_home()
-        self._marks = Marks(config.folder)
-        self._imports = Imports(config.folder, group=config.group, root=config.root)
-        self._updater = Updater(
+        self._marks = VerdictMarks(config.folder)
+        self._imports = OfflineImport(config.folder, group=config.group, root=config.root)
+        self._updater = BundleRunner(
             config.folder,
             slots=Slots(config.folder, config.bundle),
             active=self._active,
@@ -127,7 +127,7 @@ class Daemon:
         self._degradation = self._flow.degradation(self._keeping.archive, report)
         self._recipes.attach(wake=self._updater.wake, tell=self._tell_recipe)
         self._notifier = Notifier()
-        self._vitals = Vitals(
+        self._vitals = Watchdog(
             rig=self._flow.rig,
             counts=self._flow.pipeline.counts,
             active=self._active,
@@ -135,7 +135,7 @@ class Daemon:
             notifier=self._notifier,
             triggered=self._flow.station is not None,
         )
-        self._self_updater = SelfUpdater(
+        self._self_updater = SelfUpdateRunner(
             config.folder,
             config_path=config_path or Path("agent.toml"),
             slots=AgentSlots.around(),
@@ -147,12 +147,14 @@ class Daemon:
             gate=self._home.gate if self._home is not None else None,
         )
 
-    def _make_home(self) -> Home | None:
+    def _make_home(self) -> HubClient | None:
         if self._config.link is None:
             return None
-        from lineside_agent.home import Home  # what checks signatures keeps 12 MB: only who has a hub pays for it
+        from lineside_agent.hub_client.client import (
+            HubClient,  # what checks signatures keeps 12 MB: only who has a hub pays for it
+        )
 
-        return Home(self._config, self._boot_id, self._keeping.store, self._stop, settings=self._store_settings)
+        return HubClient(self._config, self._boot_id, self._keeping.store, self._stop, settings=self._store_settings)
 
     def run(self) -> int:
         """Runs until SIGTERM, SIGINT, `stop`, or the end of the source with ``exit_when_done``.
@@ -207,7 +209,7 @@ class Daemon:
     def _serve_metrics(self) -> Callable[[], None]:
         if self._config.metrics is None:
             return lambda: None
-        from lineside_agent import metrics
+        from lineside_agent.health import metrics
 
         return metrics.serve(self._config.metrics, self._status_path)
 
@@ -218,11 +220,11 @@ class Daemon:
     # What the agent's own update asks, from its thread.
 
     def healthy(self) -> bool:
-        """As `Vitals.is_healthy`."""
+        """As `Watchdog.is_healthy`."""
         return self._vitals.is_healthy(self._updater.machine)
 
     def quiet(self) -> bool:
-        """As `Vitals.is_quiet`."""
+        """As `Watchdog.is_quiet`."""
         return self._vitals.is_quiet(self._updater.machine)
 
     def met_hub(self) -> bool:
@@ -249,7 +251,7 @@ class Daemon:
         if self._home is not None:
             self._home.report_drift(report)
 
-    def _stepped(self, machine: Machine, progress: float) -> None:
+    def _stepped(self, machine: BundleMachine, progress: float) -> None:
         if self._home is not None:
             self._home.report(machine, progress)
         if self._observe is not None:
@@ -373,7 +375,7 @@ def _lock(folder: Path) -> int:
     return descriptor
 
 
-def run(config_path: Path | str, *, observe: Callable[[Machine], None] | None = None) -> int:
+def run(config_path: Path | str, *, observe: Callable[[BundleMachine], None] | None = None) -> int:
     """Runs the agent in the foreground until SIGTERM.
 
     Args:

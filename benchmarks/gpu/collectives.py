@@ -15,9 +15,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from benchmarks.gpu.steps import Case, Figures, StepError
-from lineside_converters.training.cluster.choosing import time_schemes
-from lineside_converters.training.cluster.exchange import Exchange
-from lineside_converters.training.cluster.gradients import SCHEMES
+from lineside_converters.training.distributed.exchange import Exchange
+from lineside_converters.training.distributed.gradients import SCHEMES
+from lineside_converters.training.distributed.scheme_selection import time_schemes
 from lineside_models.networks.classifier import resnet18
 
 RANKS = 2

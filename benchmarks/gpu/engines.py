@@ -22,7 +22,7 @@ from lineside_runtime import registry
 from lineside_runtime.backend import LoadOptions
 from lineside_runtime.cache.config import CacheConfig
 from lineside_runtime.config import Config
-from lineside_runtime.conformance import FOLDER, NETWORKS, Network
+from lineside_runtime.conformance import FOLDER, NETWORKS, ConformanceNetwork
 from lineside_runtime.devices import Device
 from lineside_runtime.errors import LinesideError
 from lineside_runtime.session import Session
@@ -150,7 +150,7 @@ def _timed(case: Case, made: Forms, engine: str, device: Device, precision: Prec
     if engine == "tensorrt":
         if precision == "fp32":
             return {"left_out": "the converter compiles FP16 and INT8"}
-        from lineside_converters.convert import tensorrt
+        from lineside_converters.formats import tensorrt
 
         folder = case.folder / f"tensorrt-{precision}"
         folder.mkdir()
@@ -233,7 +233,7 @@ def _json_of(*words: str) -> tuple[int, Any]:
     return code, json.loads(output.getvalue())
 
 
-def _plan_of(network: Network, folder: Path) -> None:
+def _plan_of(network: ConformanceNetwork, folder: Path) -> None:
     """Compiles a conformance network in its own precision, without FP16."""
     import tensorrt
 

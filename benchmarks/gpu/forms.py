@@ -10,9 +10,9 @@ from typing import Literal
 import numpy as np
 
 from benchmarks import networks
-from lineside_converters.compress.cleanup import clean_graph
-from lineside_converters.compress.quantize import Feed, quantize
-from lineside_converters.convert import Order, onnx_half
+from lineside_converters.formats import Order, onnx_half
+from lineside_converters.graph.cleanup import clean_graph
+from lineside_converters.quantization.static import Feed, quantize
 from lineside_runtime.bundle import Bundle, Manifest
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -91,7 +91,7 @@ def _forms(source: Path) -> Forms:
 def _write_small(path: Path) -> None:
     import torch
 
-    from lineside_converters.export import export_onnx
+    from lineside_converters.loading.onnx_export import export_onnx
     from lineside_models.networks.classifier import resnet18
 
     path.parent.mkdir(exist_ok=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from lineside_runtime.drivers import nvidia_driver
+from lineside_runtime.system.drivers import nvidia_driver
 
 DRIVER_LIBRARY = "libcuda.so.1"
 NODES = ("dev/nvidia[0-9]*", "dev/nvhost-gpu", "dev/nvgpu", "dev/dxg")

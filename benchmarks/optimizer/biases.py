@@ -17,10 +17,10 @@ import onnxruntime as ort
 from benchmarks import networks
 from benchmarks.data import shared
 from benchmarks.smoke import scaled
-from lineside_converters.compress.bias import correct_biases
-from lineside_converters.compress.cleanup import clean_graph
-from lineside_converters.compress.quantize import quantize
-from lineside_converters.recipes import Activation
+from lineside_converters.graph.cleanup import clean_graph
+from lineside_converters.levels import Activation
+from lineside_converters.quantization.bias_correction import correct_biases
+from lineside_converters.quantization.static import quantize
 from lineside_models.datasets import load_dataset
 from lineside_models.preprocess import prepare
 from lineside_models.vision.images import read_image

@@ -32,12 +32,12 @@ from benchmarks.data import shared
 from benchmarks.others.environments import python_of, versions_of
 from benchmarks.smoke import SMOKE, scaled
 from benchmarks.timing import interleaved, median_ratio, spread
-from lineside_converters.gates import Run
-from lineside_converters.material import Material, TrueFrame, feed_of, gather
+from lineside_converters.calibration_data import Material, TrueFrame, feed_of, gather
+from lineside_converters.gates.checks import Run
+from lineside_converters.gates.loaded_models import loaded, place_for
+from lineside_converters.gates.statistics import drop_of_mean
+from lineside_converters.levels import recipe_for
 from lineside_converters.optimizer import Optimizer, OptimizeResult
-from lineside_converters.recipes import recipe_for
-from lineside_converters.running import loaded, place_for
-from lineside_converters.statistics import drop_of_mean
 from lineside_runtime.bundle import Manifest
 
 HERE = Path(__file__).parents[1] / "others"

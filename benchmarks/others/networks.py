@@ -15,8 +15,8 @@ from benchmarks import networks
 from benchmarks.others.environments import python_of
 from benchmarks.smoke import SMOKE
 from lineside_models.simulator import render
-from lineside_models.vision.facts import ModelFacts
-from lineside_models.vision.wrap import wrap_onnx
+from lineside_models.vision.model_facts import ModelFacts
+from lineside_models.vision.onnx_bundle import wrap_onnx
 from lineside_runtime.bundle import Postprocess, Preprocess
 
 HERE = Path(__file__).parent

@@ -17,19 +17,19 @@ from benchmarks.pruning import unpruned
 from benchmarks.pruning.common import HOME, SEED, answers, data_set, said, say, told
 from benchmarks.pruning.speeds import PRUNED, fastest, slim_forms, speedups
 from benchmarks.smoke import scaled
-from lineside_converters.compress.distill import macs
-from lineside_converters.material import TrueFrame, feed_of
+from lineside_converters.calibration_data import TrueFrame, feed_of
+from lineside_converters.distillation.distill import macs
+from lineside_converters.loading.source import open_source
 from lineside_converters.optimizer import Optimizer
-from lineside_converters.slimming import Effort
-from lineside_converters.source import open_source
-from lineside_converters.task import Classification
-from lineside_converters.training.classes import Look, read_all
-from lineside_converters.training.classifier import ClassifierConfig, ClassifierResult, train_classifier
+from lineside_converters.pruning.pipeline import Effort
+from lineside_converters.tasks import ClassificationTask
+from lineside_converters.training.classification.classifier import ClassifierConfig, ClassifierResult, train_classifier
+from lineside_converters.training.classification.data import CropLook, read_all
 from lineside_converters.training.config import TrainProgress
 from lineside_models.datasets import load_dataset
 from lineside_models.frame import Frame
 from lineside_models.networks.classifier import resnet18
-from lineside_models.vision.facts import ModelFacts
+from lineside_models.vision.model_facts import ModelFacts
 
 SETS = scaled(("x-sdd", "neu-det"), smoke=("x-sdd",))
 SIDE = scaled(64, smoke=32)
@@ -83,7 +83,7 @@ def crops_folder(labels: tuple[str, ...]) -> Path:
     for fold in ("train", "val"):
         if (root / fold).is_dir():
             continue
-        crops = read_all([data_set(name) for name in SETS], labels, look=Look(SIDE), fold=fold)
+        crops = read_all([data_set(name) for name in SETS], labels, look=CropLook(SIDE), fold=fold)
         half = root.with_name(f"{fold}.half")
         for number, (image, label) in enumerate(zip(crops.images, crops.labels, strict=True)):
             folder = half / labels[label]
@@ -96,7 +96,7 @@ def crops_folder(labels: tuple[str, ...]) -> Path:
 
 def val_frames(labels: tuple[str, ...]) -> list[TrueFrame]:
     """Returns the pictures of the val folds."""
-    crops = read_all([data_set(name) for name in SETS], labels, look=Look(SIDE), fold="val")
+    crops = read_all([data_set(name) for name in SETS], labels, look=CropLook(SIDE), fold="val")
     empty = np.empty((0, 4), np.float32)
     return [
         TrueFrame(Frame(image=image, source="val", sequence=number), empty, np.array([label], np.int64))
@@ -147,7 +147,7 @@ def run() -> dict[str, Any]:
         form: answers(path, frames, source.manifest, engine, precision)
         for form, (path, engine, precision) in forms.items()
     }
-    drop = Classification().drop
+    drop = ClassificationTask().drop
     drops = {form: told(drop(frames, before, found, seed=SEED)) for form, found in after.items()}
     costs = {form: told(drop(frames, after[unpruned.beside(form)], after[form], seed=SEED)) for form in pruned}
     example = torch.zeros(1, 1, SIDE, SIDE)

@@ -11,10 +11,10 @@ from typing import Any, Literal
 from benchmarks import drawn
 from benchmarks.data import shared
 from benchmarks.smoke import SMOKE, kept
-from lineside_converters.material import TrueFrame, true_frame
-from lineside_converters.running import answers_of, loaded, place_for
-from lineside_converters.statistics import Drop, drop_of_map50
-from lineside_converters.voice import Voice
+from lineside_converters.calibration_data import TrueFrame, true_frame
+from lineside_converters.gates.loaded_models import answers_of, loaded, place_for
+from lineside_converters.gates.statistics import Drop, drop_of_map50
+from lineside_converters.progress import ProgressReporter
 from lineside_models.datasets import load_dataset
 from lineside_models.postprocess import Candidates
 from lineside_runtime.bundle import Manifest
@@ -66,7 +66,7 @@ def answers(
 ) -> list[Candidates]:
     """Returns everything that a model finds in the frames."""
     with loaded(model, place_for(engine, "cpu"), manifest, precision=precision, threads=1) as run:
-        return answers_of({"model": run}, frames, manifest, Voice(say), "answers")[1]["model"]
+        return answers_of({"model": run}, frames, manifest, ProgressReporter(say), "answers")[1]["model"]
 
 
 def map_drop(

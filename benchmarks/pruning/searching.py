@@ -20,26 +20,26 @@ import torch
 from benchmarks.pruning.classifier import EFFORT, crops_folder, trained
 from benchmarks.pruning.common import HOME, SEED, said, say
 from benchmarks.smoke import scaled
-from lineside_converters.compress.cleanup import clean_graph
-from lineside_converters.compress.distill import school_of
-from lineside_converters.compress.prune.pruning import (
+from lineside_converters.calibration_data import gather
+from lineside_converters.distillation.distill import school_of
+from lineside_converters.distillation.trainer import teach
+from lineside_converters.gates.runner import Terms
+from lineside_converters.graph.cleanup import clean_graph
+from lineside_converters.levels import recipe_for
+from lineside_converters.loading.source import open_source
+from lineside_converters.progress import ProgressReporter
+from lineside_converters.pruning.pipeline import shrinker, tuition_of
+from lineside_converters.pruning.structured import (
     apply_plan,
     measure_sensitivity,
     plan_pruning,
     timed_beside,
 )
-from lineside_converters.material import gather
-from lineside_converters.proving import Terms
-from lineside_converters.recipes import recipe_for
-from lineside_converters.search.finding import Budget, accounts, find, judge, space_for, timed_together
-from lineside_converters.search.searching import Bench, Finished, Sampler
-from lineside_converters.slimming import shrinker, tuition_of
-from lineside_converters.source import open_source
+from lineside_converters.search.pipeline import SearchBudget, accounts, find, judge, space_for, timed_together
+from lineside_converters.search.trials import Bench, Finished, Sampler
 from lineside_converters.targets import find_target
-from lineside_converters.task import task_of
-from lineside_converters.training.taught import teach
-from lineside_converters.voice import Voice
-from lineside_models.vision.facts import ModelFacts
+from lineside_converters.tasks import task_of
+from lineside_models.vision.model_facts import ModelFacts
 
 SEEDS = scaled((0, 1, 2), smoke=(0, 1))
 SAMPLERS: Mapping[str, Sampler] = {"search": "nsga2", "random": "random"}
@@ -78,7 +78,7 @@ def _bench(folder: Path) -> Bench:
         say=say,
         shrink=shrinker(terms),
     )
-    return Bench(terms, school, found, space_for(terms, school, found), Voice(say, said()))
+    return Bench(terms, school, found, space_for(terms, school, found), ProgressReporter(say, said()))
 
 
 def _level2(bench: Bench, folder: Path, speedup: float) -> list[Finished]:
@@ -127,7 +127,7 @@ def run() -> dict[str, Any]:
 def find_both(bench: Bench, folder: Path, seed: int) -> dict[str, list[Finished]]:
     """Returns what the search and the random search find with a seed, or have found before."""
     seeded = dataclasses.replace(bench, terms=dataclasses.replace(bench.terms, seed=seed))
-    budget = Budget(trials=SHORT.trials, shortlist=SHORT.shortlist, tuition=tuition_of(SHORT, seed))
+    budget = SearchBudget(trials=SHORT.trials, shortlist=SHORT.shortlist, tuition=tuition_of(SHORT, seed))
     return {
         name_of(name, seed): find(seeded, budget, folder / f"{name}-{seed}", sampler=sampler)
         for name, sampler in SAMPLERS.items()

@@ -11,9 +11,9 @@ from typing import Any, Literal
 import numpy as np
 
 from benchmarks.smoke import scaled
-from lineside_converters.gates import Feed, time_together
+from lineside_converters.gates.checks import Feed, time_together
+from lineside_converters.gates.loaded_models import loaded, place_for
 from lineside_converters.optimizer import Optimizer
-from lineside_converters.running import loaded, place_for
 from lineside_runtime.bundle import Bundle, Manifest
 
 SOURCE = "float"

@@ -16,13 +16,13 @@ import onnx
 
 from benchmarks.pruning.common import SEED, said
 from benchmarks.pruning.speeds import PRUNED, Precision
-from lineside_converters.compress.cleanup import clean_graph
-from lineside_converters.compress.distill import open_school
-from lineside_converters.compress.prune.network import close_network
-from lineside_converters.compress.quantize import first_convs, quantize
-from lineside_converters.recipes import FLOAT_CONVS
-from lineside_converters.slimming import COSTING_FEEDS, Effort, tuition_of
-from lineside_converters.training.taught import teach
+from lineside_converters.distillation.distill import open_school
+from lineside_converters.distillation.trainer import teach
+from lineside_converters.graph.cleanup import clean_graph
+from lineside_converters.levels import FLOAT_CONVS
+from lineside_converters.pruning.pipeline import COSTING_FEEDS, Effort, tuition_of
+from lineside_converters.pruning.torch_graph import close_network
+from lineside_converters.quantization.static import first_convs, quantize
 
 FLOAT, INT8 = "unpruned_taught float in ort", "unpruned_taught int8 in ort"
 

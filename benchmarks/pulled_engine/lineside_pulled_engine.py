@@ -13,7 +13,7 @@ from typing import Any
 import onnxruntime
 
 from lineside_runtime.backend import Backend, Executable, LoadOptions, Stage
-from lineside_runtime.backends.ort import OrtBackend
+from lineside_runtime.backends.ort.backend import OrtBackend
 from lineside_runtime.devices import Device
 from lineside_runtime.errors import DeviceLostError, LinesideError
 from lineside_runtime.tensors import Array

@@ -21,11 +21,11 @@ from benchmarks import networks
 from benchmarks.redis_peer import redis_server
 from benchmarks.smoke import scaled
 from benchmarks.timing import interleaved, spread
-from lineside_runtime.cache.cached import Cached
 from lineside_runtime.cache.config import CacheConfig
-from lineside_runtime.cache.layered import ResultCache
+from lineside_runtime.cache.levels import ResultCache
+from lineside_runtime.cache.placement import Cached
 from lineside_runtime.config import Config
-from lineside_runtime.placement import Prediction
+from lineside_runtime.serving.placement import Prediction
 from lineside_runtime.session import Session
 from lineside_runtime.tensors import Array
 

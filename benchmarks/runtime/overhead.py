@@ -26,10 +26,10 @@ from benchmarks.smoke import scaled
 from benchmarks.timing import spread
 from lineside_models import zoo
 from lineside_runtime.backend import LoadOptions
-from lineside_runtime.backends.ort_session import OrtExecutable, session_options
+from lineside_runtime.backends.ort.session import OrtExecutable, session_options
 from lineside_runtime.bundle import Bundle, open_bundle
 from lineside_runtime.config import Config
-from lineside_runtime.placement import Placement
+from lineside_runtime.serving.placement import Placement
 from lineside_runtime.session import Session
 from lineside_runtime.tensors import Array
 

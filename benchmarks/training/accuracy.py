@@ -28,11 +28,18 @@ from torch import Tensor, nn
 from benchmarks.data import shared
 from benchmarks.smoke import kept, scaled
 from benchmarks.training.ranks import together
-from lineside_converters.training import checkpoint
-from lineside_converters.training.classes import ClassData, ClassLessons, Crops, Look, classify, read_all
-from lineside_converters.training.cluster.workers import Together, Workers
-from lineside_converters.training.taught import Tuition, teach
-from lineside_converters.training.teaching import LogitTeaching
+from lineside_converters.distillation.losses import LogitTeaching
+from lineside_converters.distillation.trainer import DistillationSettings, teach
+from lineside_converters.training import checkpoints
+from lineside_converters.training.classification.data import (
+    ClassData,
+    ClassificationObjective,
+    CropLook,
+    Crops,
+    classify,
+    read_all,
+)
+from lineside_converters.training.distributed.workers import Together, Workers
 from lineside_models.datasets import load_dataset
 from lineside_models.networks.detector import pretrained_trunk
 from lineside_runtime.files import write_atomic
@@ -137,7 +144,7 @@ def _settings() -> dict[str, Any]:
 
 def _divided(seed: int) -> tuple[ClassData, Crops]:
     """Returns what a seed's networks learn from, and what they are judged on."""
-    folders, look = [shared("x-sdd"), shared("neu-det")], Look(SIDE_PX)
+    folders, look = [shared("x-sdd"), shared("neu-det")], CropLook(SIDE_PX)
     labels = tuple(dict.fromkeys(label for each in folders for label in load_dataset(each, "train").labels))
     train, val = (read_all(folders, labels, look=look, fold=fold) for fold in ("train", "val"))
     order = np.random.default_rng(seed // 2).permutation(len(train.labels))
@@ -157,8 +164,10 @@ def _train(name: str, seed: int) -> None:
     with tempfile.TemporaryDirectory() as out:
         how = Together(layout=layout, scheme=scheme, batch=BATCH, warm_up_steps=WARM_UP_STEPS)
         workers = Workers(how, torch.device("cpu"), Path(out), lambda *_: None)
-        lessons = ClassLessons(data, batch=BATCH, seed=seed, part=workers.part)
-        tuition = Tuition(learning_rate=LEARNING_RATE, epochs=EPOCHS, evaluate_every=EPOCHS, threads=1, seed=seed)
+        lessons = ClassificationObjective(data, batch=BATCH, seed=seed, part=workers.part)
+        tuition = DistillationSettings(
+            learning_rate=LEARNING_RATE, epochs=EPOCHS, evaluate_every=EPOCHS, threads=1, seed=seed
+        )
         teach(
             Classifier(len(data.labels)),
             None,
@@ -170,7 +179,7 @@ def _train(name: str, seed: int) -> None:
             strategy=workers,
         )
         if dist.get_rank() == 0:
-            _judge(name, seed, checkpoint.load(Path(out) / "best.pt"), judged, data, time.monotonic() - began_s)
+            _judge(name, seed, checkpoints.load(Path(out) / "best.pt"), judged, data, time.monotonic() - began_s)
     workers.exchange.close()
 
 

@@ -20,12 +20,12 @@ import cv2
 import numpy as np
 
 from benchmarks.smoke import SMOKE, scaled
-from lineside_converters.training import checkpoint
-from lineside_converters.training.cluster.config import ClusterConfig
-from lineside_converters.training.cluster.launch import train_on_ray
+from lineside_converters.training import checkpoints
 from lineside_converters.training.config import TrainProgress
-from lineside_converters.training.config_segmenter import SegmenterConfig
-from lineside_converters.training.segmenter import train_segmenter
+from lineside_converters.training.distributed.config import ClusterConfig
+from lineside_converters.training.distributed.driver import train_on_ray
+from lineside_converters.training.segmentation.config import SegmenterConfig
+from lineside_converters.training.segmentation.segmenter import train_segmenter
 
 KILLS, EPOCHS, BATCH = scaled((5, 12, 6), smoke=(1, 3, 6))
 PICTURES = scaled(160, smoke=24)
@@ -117,7 +117,7 @@ def _train(data: Path, out: Path, kills: int) -> dict[str, Any]:
     else:
         ended = train_on_ray("segmenter", settings, cluster, killer.progress, on_workers=killer.workers)
         restarts, iou = ended.cost.restarts, ended.result["held_mean_iou"]
-    state = checkpoint.load(out / "checkpoint.pt")
+    state = checkpoints.load(out / "checkpoint.pt")
     return {
         "losses": [row["loss"] for row in state["losses"]],
         "epoch_steps": int(state["losses"][0]["step"]),

@@ -23,8 +23,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from benchmarks.smoke import scaled
 from benchmarks.training.ranks import together
-from lineside_converters.training.cluster.workers import Together, Workers
-from lineside_converters.training.loop import GRADIENT_NORM, Plan, _average, fit, parameter_groups, start
+from lineside_converters.training.distributed.workers import Together, Workers
+from lineside_converters.training.loop import GRADIENT_NORM, TrainingPlan, _average, fit, parameter_groups, start
 from lineside_models.networks.classifier import resnet18
 
 STEPS, WARM_UP, BATCH, SIDE_PX, TYPES = scaled((60, 10, 32, 64, 12), smoke=(2, 1, 2, 64, 12))
@@ -94,7 +94,7 @@ def _measure(scratch: str) -> None:
     steps = STEPS + WARM_UP + 1
     fit(
         ours,
-        Plan(out=out, epochs=1, epoch_steps=steps),
+        TrainingPlan(out=out, epochs=1, epoch_steps=steps),
         batches=batches,
         loss=_loss,
         evaluate=lambda _: {"none": 0.0},

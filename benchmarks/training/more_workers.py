@@ -14,7 +14,7 @@ import msgspec
 
 from benchmarks.smoke import SMOKE, scaled
 from benchmarks.training.namespaces import link, missing, smoked
-from lineside_converters.training.cluster.cost import CostReport, Figures, Prediction, report
+from lineside_converters.training.distributed.cost import CostReport, Figures, ScalingPrediction, report
 
 FEWER, MORE = 2, 4
 SCHEMES = scaled(("fp32", "bf16", "int8", "low-rank"), smoke=("fp32",))
@@ -41,7 +41,7 @@ def _measured(workers: int) -> dict[str, CostReport]:
     return {scheme: report([row[scheme] for row in rows], epochs=1, restarts=0) for scheme in SCHEMES}
 
 
-def _beside(fewer: CostReport, predicted: Prediction, more: CostReport) -> dict[str, Any]:
+def _beside(fewer: CostReport, predicted: ScalingPrediction, more: CostReport) -> dict[str, Any]:
     return {
         "step_s": {"fewer": fewer.step_s, "predicted": predicted.step_s, "measured": more.step_s},
         "step_predicted_of_measured": predicted.step_s / more.step_s,

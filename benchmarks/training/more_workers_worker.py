@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from benchmarks.smoke import scaled
 from benchmarks.training.namespaces import set_rate
 from benchmarks.training.ranks import join, leave
-from lineside_converters.training.cluster.cost import Figures
-from lineside_converters.training.cluster.workers import Together, Workers
+from lineside_converters.training.distributed.cost import Figures
+from lineside_converters.training.distributed.workers import Together, Workers
 from lineside_converters.training.loop import parameter_groups, start
 
 RATE_MBIT = 350.0

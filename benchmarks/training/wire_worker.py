@@ -24,8 +24,8 @@ from benchmarks.smoke import scaled
 from benchmarks.training import namespaces
 from benchmarks.training.ranks import join, leave
 from benchmarks.training.wire import SHARE
-from lineside_converters.training.cluster.sharded import shard
-from lineside_converters.training.cluster.workers import Together, Workers
+from lineside_converters.training.distributed.sharded import shard
+from lineside_converters.training.distributed.workers import Together, Workers
 from lineside_converters.training.loop import parameter_groups, start
 
 STEPS, WARM_UP = scaled((6, 3), smoke=(2, 1))

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import msgspec
 
-from lineside_runtime.drivers import read_text
 from lineside_runtime.errors import UnsafeTargetError
+from lineside_runtime.system.drivers import read_text
 
 
 class Disk(msgspec.Struct, frozen=True, kw_only=True):

@@ -40,7 +40,7 @@ Stage = Literal["write", "read back", "finish"]
 Progress = Callable[[Stage, int], None]
 
 
-class Written(msgspec.Struct, frozen=True, kw_only=True):
+class FlashResult(msgspec.Struct, frozen=True, kw_only=True):
     """What was written.
 
     Attributes:
@@ -72,7 +72,7 @@ def write(
     sha256: str = "",
     loop: bool = False,
     progress: Progress = lambda stage, done: None,
-) -> Written:
+) -> FlashResult:
     """Writes an image to a disk and reads it back.
 
     Args:
@@ -143,7 +143,7 @@ class _Writer:
         self._size = struct.unpack("Q", fcntl.ioctl(descriptor, BLKGETSIZE64, bytes(8)))[0]
         self._done: list[_Piece] = []
 
-    def run(self, image: Path, bmap: Bmap | None, sha256: str) -> Written:
+    def run(self, image: Path, bmap: Bmap | None, sha256: str) -> FlashResult:
         self._put(bytes(HEAD_BYTES), 0)
         os.fsync(self._descriptor)
         head, size, found = self._body(image, bmap, sha256)
@@ -156,7 +156,7 @@ class _Writer:
         with contextlib.suppress(OSError):  # a loop device without partitions, or a desk that looks at it already
             fcntl.ioctl(self._descriptor, BLKRRPART)
         written = sum(piece.length for piece in self._done) + len(head)
-        return Written(device=self._disk.path, image_bytes=size, written_bytes=written, sha256=found)
+        return FlashResult(device=self._disk.path, image_bytes=size, written_bytes=written, sha256=found)
 
     def _body(self, image: Path, bmap: Bmap | None, sha256: str) -> tuple[bytes, int, str]:
         """Writes what is behind the first MiB, and returns that MiB, the image's size and its sha256."""

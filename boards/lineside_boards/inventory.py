@@ -13,12 +13,13 @@ import msgspec
 
 from lineside_boards import profile, state
 from lineside_boards.detect import UNKNOWN, Board, detect
-from lineside_boards.state import Camera, Storage
-from lineside_runtime import accelerators, drivers, probing, registry
-from lineside_runtime.accelerators import Accelerator
+from lineside_boards.state import CameraState, Storage
+from lineside_runtime import probing, registry
+from lineside_runtime.backends.versions import allows
 from lineside_runtime.bundle import Bundle, Variant
 from lineside_runtime.probing import EngineReport
-from lineside_runtime.versions import allows
+from lineside_runtime.system import accelerators, drivers
+from lineside_runtime.system.accelerators import Accelerator
 
 
 class FoundAccelerator(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,7 +94,7 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True):
     jetson_release: str
     accelerators: tuple[FoundAccelerator, ...]
     engines: tuple[EngineReport, ...]
-    cameras: tuple[Camera, ...]
+    cameras: tuple[CameraState, ...]
     storage: Storage
     temperature_c: float | None
     throttling: tuple[str, ...] | None

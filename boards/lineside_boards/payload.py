@@ -61,7 +61,7 @@ _MACHINES = {0xB7: "aarch64", 0x3E: "x86_64", 0x28: "armv7l"}
 """``e_machine`` of elf(5)."""
 
 
-class Target(msgspec.Struct, frozen=True, kw_only=True):
+class PayloadTarget(msgspec.Struct, frozen=True, kw_only=True):
     """The system in an image that the agent is put into.
 
     Attributes:
@@ -73,7 +73,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     architecture: str
 
 
-class Identity(msgspec.Struct, frozen=True, kw_only=True):
+class PayloadIdentity(msgspec.Struct, frozen=True, kw_only=True):
     """Who the device is, and whom it trusts.
 
     Attributes:
@@ -113,7 +113,7 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True):
     patience: int = 1
 
 
-def examine(root: Ext4Volume, *, expected: Target) -> Target:
+def examine(root: Ext4Volume, *, expected: PayloadTarget) -> PayloadTarget:
     """Looks which Python an image has, and for which processor.
 
     Args:
@@ -130,7 +130,7 @@ def examine(root: Ext4Volume, *, expected: Target) -> Target:
         )
     version = expected.python if expected.python in versions else max(versions, key=lambda text: int(text[2:]))
     machine = int.from_bytes(root.read(f"/usr/bin/python{version}")[18:20], "little")
-    found = Target(python=version, architecture=_MACHINES.get(machine, f"ELF machine {machine:#x}"))
+    found = PayloadTarget(python=version, architecture=_MACHINES.get(machine, f"ELF machine {machine:#x}"))
     if found.architecture != expected.architecture:
         raise PayloadError(
             "the image is for another processor",
@@ -141,7 +141,7 @@ def examine(root: Ext4Volume, *, expected: Target) -> Target:
     return found
 
 
-def lay_out(tree: Path, agent: Agent, identity: Identity) -> Path:
+def lay_out(tree: Path, agent: Agent, identity: PayloadIdentity) -> Path:
     """Writes configuration, identity and bundle into a tree that is then copied into an image.
 
     Args:

@@ -20,18 +20,18 @@ from pathlib import Path
 import msgspec
 
 from lineside_boards.first_boot import cloud_init, direct, firstrun, preseed
-from lineside_boards.first_boot.settings import Settings
+from lineside_boards.first_boot.settings import FirstBootSettings
 from lineside_boards.image import source
 from lineside_boards.image.ext4 import Ext4Volume
 from lineside_boards.image.fat import FatVolume
 from lineside_boards.image.table import find, partitions
-from lineside_boards.payload import Target, examine
-from lineside_boards.profile import Profile
+from lineside_boards.payload import PayloadTarget, examine
+from lineside_boards.profile import BoardProfile
 from lineside_runtime.errors import InputError
 from lineside_runtime.files import fsync_folder
 
 Say = Callable[[str], None]
-LayOut = Callable[[Path, Target], None]
+LayOut = Callable[[Path, PayloadTarget], None]
 
 WAYS = {
     "cloud-init": "cloud-init (user-data in the FAT partition)",
@@ -63,8 +63,8 @@ def prepare(
     image: Path,
     out: Path,
     *,
-    profile: Profile,
-    settings: Settings,
+    profile: BoardProfile,
+    settings: FirstBootSettings,
     lay_out: LayOut,
     say: Say,
     progress: source.Progress = lambda done: None,
@@ -102,13 +102,17 @@ def prepare(
     return msgspec.structs.replace(prepared, image=out)
 
 
-def _edit(work: Path, tree: Path, profile: Profile, settings: Settings, lay_out: LayOut, say: Say) -> Prepared:
+def _edit(
+    work: Path, tree: Path, profile: BoardProfile, settings: FirstBootSettings, lay_out: LayOut, say: Say
+) -> Prepared:
     parts = partitions(work)
     facts = profile.image
     boot = find(parts, facts.boot_label, "fat") if facts.boot_label else None
     root_part = find(parts, facts.root_label, "ext4")
     root = Ext4Volume(work, root_part)
-    target = examine(root, expected=Target(python=profile.python.version, architecture=profile.board.architecture))
+    target = examine(
+        root, expected=PayloadTarget(python=profile.python.version, architecture=profile.board.architecture)
+    )
     say(f"partition {root_part.number} is the root: Python {target.python}, {root.free_bytes / 1e6:.0f} MB free")
     tree.mkdir()
     lay_out(tree, target)
@@ -128,7 +132,7 @@ def _edit(work: Path, tree: Path, profile: Profile, settings: Settings, lay_out:
     return Prepared(image=work, size_bytes=work.stat().st_size, first_boot=way, python=target.python, files=files)
 
 
-def _tell(boot: FatVolume, root: Ext4Volume, profile: Profile, settings: Settings) -> str:
+def _tell(boot: FatVolume, root: Ext4Volume, profile: BoardProfile, settings: FirstBootSettings) -> str:
     """Tells the settings in the first of the profile's ways that the image itself understands."""
     for way in profile.image.first_boot:
         if way == "cloud-init" and cloud_init.understands(boot, root):

@@ -1,4 +1,4 @@
-"""`Profile`: everything that differs from board to board, as data; no other file asks which board this is.
+"""`BoardProfile`: everything that differs from board to board, as data; no other file asks which board this is.
 
 One file a board under ``profiles/``; a new board is a new file. Each table that states facts names its ``source``, and
 its ``unconfirmed`` what nobody has found in a page yet; ``[tested]`` says what we have run: on hardware nothing. An
@@ -31,7 +31,7 @@ class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     pass
 
 
-class Facts(_Strict, frozen=True, kw_only=True):
+class ProfileFacts(_Strict, frozen=True, kw_only=True):
     """A table of facts.
 
     Attributes:
@@ -48,14 +48,14 @@ class Facts(_Strict, frozen=True, kw_only=True):
             raise ValueError(f"unconfirmed: no key {', '.join(unknown)} in this table")
 
 
-class BoardFacts(Facts, frozen=True, kw_only=True):
+class BoardFacts(ProfileFacts, frozen=True, kw_only=True):
     """What the board is.
 
     Attributes:
         title: For people.
         architecture: As ``uname -m`` says it.
         compatible: Device tree names of which it has at least one; empty for a PC.
-        accelerators: Names as `lineside_runtime.accelerators` gives them, all of which it has.
+        accelerators: Names as `lineside_runtime.system.accelerators` gives them, all of which it has.
         engine: An engine that is asked for beside the kernel's own files, where hardware alone doesn't tell; or empty.
         memory_bytes: The least that it is sold with; 0 where that says nothing.
         patience: How many times longer than on a board the agent's start and one frame may take; an emulator's.
@@ -72,7 +72,7 @@ class BoardFacts(Facts, frozen=True, kw_only=True):
     source: str
 
 
-class PythonFacts(Facts, frozen=True, kw_only=True):
+class PythonFacts(ProfileFacts, frozen=True, kw_only=True):
     """The Python of the board's system, which runs the agent.
 
     Attributes:
@@ -94,7 +94,7 @@ class PythonFacts(Facts, frozen=True, kw_only=True):
     source: str
 
 
-class EngineFacts(Facts, frozen=True, kw_only=True):
+class EngineFacts(ProfileFacts, frozen=True, kw_only=True):
     """Which engines serve it.
 
     Attributes:
@@ -108,7 +108,7 @@ class EngineFacts(Facts, frozen=True, kw_only=True):
     source: str
 
 
-class OptimizeFacts(Facts, frozen=True, kw_only=True):
+class OptimizeFacts(ProfileFacts, frozen=True, kw_only=True):
     """What its engines need of a compressed model, for ``lineside optimize --target``.
 
     Attributes:
@@ -130,7 +130,7 @@ class OptimizeFacts(Facts, frozen=True, kw_only=True):
     source: str
 
 
-class CameraFacts(Facts, frozen=True, kw_only=True):
+class CameraFacts(ProfileFacts, frozen=True, kw_only=True):
     """How frames come in.
 
     Attributes:
@@ -145,7 +145,7 @@ class CameraFacts(Facts, frozen=True, kw_only=True):
     source: str
 
 
-class ThermalFacts(Facts, frozen=True, kw_only=True):
+class ThermalFacts(ProfileFacts, frozen=True, kw_only=True):
     """When heat slows it down.
 
     Attributes:
@@ -159,7 +159,7 @@ class ThermalFacts(Facts, frozen=True, kw_only=True):
     source: str
 
 
-class ImageFacts(Facts, frozen=True, kw_only=True):
+class ImageFacts(ProfileFacts, frozen=True, kw_only=True):
     """How its system's image is laid out.
 
     Attributes:
@@ -179,7 +179,7 @@ class ImageFacts(Facts, frozen=True, kw_only=True):
     source: str
 
 
-class FlashFacts(Facts, frozen=True, kw_only=True):
+class FlashFacts(ProfileFacts, frozen=True, kw_only=True):
     """How the image gets onto it.
 
     Attributes:
@@ -194,7 +194,7 @@ class FlashFacts(Facts, frozen=True, kw_only=True):
     source: str
 
 
-class ConsoleFacts(Facts, frozen=True, kw_only=True):
+class ConsoleFacts(ProfileFacts, frozen=True, kw_only=True):
     """Its serial console.
 
     Attributes:
@@ -224,7 +224,7 @@ class Tested(_Strict, frozen=True, kw_only=True):
     emulation: str = "nothing"
 
 
-class Profile(_Strict, frozen=True, kw_only=True):
+class BoardProfile(_Strict, frozen=True, kw_only=True):
     """A board.
 
     Attributes:
@@ -279,7 +279,7 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(file.stem for file in _SHIPPED.glob("*.toml")))
 
 
-def load(name: str) -> Profile:
+def load(name: str) -> BoardProfile:
     """Reads a profile.
 
     Args:
@@ -299,25 +299,25 @@ def load(name: str) -> Profile:
     return parse(data, Path(name).stem if own else name)
 
 
-def parse(data: bytes, name: str) -> Profile:
+def parse(data: bytes, name: str) -> BoardProfile:
     """Reads the bytes of a profile.
 
     Raises:
         ConfigError: It breaks the format; the message names the path in it.
     """
     try:
-        profile = decode_toml(data, type=Profile)
+        profile = decode_toml(data, type=BoardProfile)
     except msgspec.DecodeError as error:
         raise ConfigError(f"profile {name}: {error}", action="Correct the profile.") from error
     return msgspec.structs.replace(profile, name=name)
 
 
-def matching(board: Board, accelerators: Iterable[str], engines: Iterable[str] = ()) -> tuple[Profile, ...]:
+def matching(board: Board, accelerators: Iterable[str], engines: Iterable[str] = ()) -> tuple[BoardProfile, ...]:
     """Returns the profiles that describe a machine, the most special one first.
 
     Args:
         board: What `lineside_boards.detect.detect` found.
-        accelerators: Names of what `lineside_runtime.accelerators.find` found.
+        accelerators: Names of what `lineside_runtime.system.accelerators.find` found.
         engines: That are installed; tells profiles apart that differ by nothing else.
     """
     present, installed = set(accelerators), set(engines)
@@ -340,6 +340,6 @@ def _all_there(wanted: Iterable[str], present: set[str]) -> bool:
     return all(any(re.match(re.escape(name) + r"\b", one) for one in present) for name in wanted)
 
 
-def _speciality(profile: Profile) -> tuple[int, int, int]:
+def _speciality(profile: BoardProfile) -> tuple[int, int, int]:
     facts = profile.board
     return len(facts.accelerators), len(facts.compatible), len(facts.engine)

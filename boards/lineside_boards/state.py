@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from lineside_runtime.drivers import read_text
+from lineside_runtime.system.drivers import read_text
 
 THROTTLED = {
     0: "under-voltage now",
@@ -55,7 +55,7 @@ class Storage(msgspec.Struct, frozen=True, kw_only=True):
     wear: str = ""
 
 
-class Camera(msgspec.Struct, frozen=True, kw_only=True):
+class CameraState(msgspec.Struct, frozen=True, kw_only=True):
     """A camera that the kernel sees.
 
     Attributes:
@@ -174,7 +174,7 @@ NOT_CAMERAS = ("bcm2835-codec", "bcm2835-isp", "rpi-hevc", "rpivid", "pispbe", "
 """Video nodes that scale or decode and show no picture of the world."""
 
 
-def cameras(root: Path | str = "/") -> tuple[Camera, ...]:
+def cameras(root: Path | str = "/") -> tuple[CameraState, ...]:
     """Returns the kernel's cameras: the first node of each video device that isn't a codec or an image processor."""
     found = []
     for node in sorted(
@@ -182,7 +182,7 @@ def cameras(root: Path | str = "/") -> tuple[Camera, ...]:
     ):
         name = read_text(node / "name")
         if read_text(node / "index") in ("", "0") and not name.startswith(NOT_CAMERAS):
-            found.append(Camera(device=f"/dev/{node.name}", name=name))
+            found.append(CameraState(device=f"/dev/{node.name}", name=name))
     return tuple(found)
 
 

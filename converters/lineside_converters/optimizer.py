@@ -13,32 +13,37 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from lineside_converters.accounts import differing_of, notes_of, report_of, write_pictures
-from lineside_converters.baseline import baseline_gate
-from lineside_converters.bounded import Bounded, Chosen, Plan, layer_choices
-from lineside_converters.card import write_card
-from lineside_converters.compress.cleanup import clean_graph
-from lineside_converters.elsewhere import Clock, Elsewhere
-from lineside_converters.forms import float_form, make_forms
-from lineside_converters.material import gather
-from lineside_converters.package import build_bundle
-from lineside_converters.processes import measure_processes
-from lineside_converters.proving import CallerMetric, Made, Proof, Terms, prove
-from lineside_converters.recipes import recipe_for
-from lineside_converters.report import Figures, Report, now
-from lineside_converters.report_page.page import beside
-from lineside_converters.slimming import Effort, Slimmed, effort_of, slim, told, unlearnt_fold
-from lineside_converters.source import SourceModel, open_source
+from lineside_converters.calibration_data import gather
+from lineside_converters.candidates import float_form, make_forms
+from lineside_converters.gates.baseline import baseline_gate
+from lineside_converters.gates.process_measurement import measure_processes
+from lineside_converters.gates.remote_timing import DeviceTimer, RemoteTiming
+from lineside_converters.gates.runner import CallerMetric, Made, Proof, Terms, prove
+from lineside_converters.graph.cleanup import clean_graph
+from lineside_converters.levels import recipe_for
+from lineside_converters.loading.source import SourceModel, open_source
+from lineside_converters.packaging import build_bundle
+from lineside_converters.progress import Count, ProgressReporter, spoken
+from lineside_converters.pruning.pipeline import Effort, Slimmed, effort_of, slim, told, unlearnt_fold
+from lineside_converters.quantization.search import (
+    QuantizationChoice,
+    QuantizationPlan,
+    QuantizationSearch,
+    layer_choices,
+)
+from lineside_converters.reports.builder import differing_of, notes_of, report_of, write_pictures
+from lineside_converters.reports.model_card import write_card
+from lineside_converters.reports.page import beside
+from lineside_converters.reports.report import ModelFigures, OptimizationReport, now
 from lineside_converters.targets import find_target
-from lineside_converters.task import task_of
-from lineside_converters.voice import Count, Voice, spoken
-from lineside_converters.work import QUICK, Work, file_hash, opened, opened_until_done
+from lineside_converters.tasks import task_of
+from lineside_converters.work_folder import QUICK, Work, file_hash, opened, opened_until_done
 from lineside_models.frame import Frame
 from lineside_models.good_classes import rule_of, with_good_classes
-from lineside_models.vision.facts import from_arguments
+from lineside_models.vision.model_facts import from_arguments
 from lineside_runtime.bundle import Bundle, Manifest, Postprocess, Preprocess
+from lineside_runtime.bundle_folder import check_free
 from lineside_runtime.errors import ConfigError
-from lineside_runtime.placing import check_free
 from lineside_runtime.tensors import Array
 
 if TYPE_CHECKING:
@@ -61,9 +66,9 @@ class OptimizeResult:
     """
 
     bundle: Bundle
-    float_figures: Figures
-    int8_figures: Figures | None
-    report: Report
+    float_figures: ModelFigures
+    int8_figures: ModelFigures | None
+    report: OptimizationReport
     proof: Proof
     slimmed: Slimmed | None = None
 
@@ -128,7 +133,7 @@ class Optimizer:
         memory: bool = False,
         seed: int = 20,
         effort: Effort | Mapping[str, Any] | None = None,
-        clock: Clock | None = None,
+        clock: DeviceTimer | None = None,
         on_progress: Callable[[str], None] | None = None,
         on_count: Count | None = None,
     ) -> None:
@@ -203,7 +208,7 @@ class Optimizer:
         if clock is not None:
             self._target = dataclasses.replace(self._target, here=False)
         self._on_progress, self._on_count = on_progress, on_count
-        self._voice = Voice(log.info)
+        self._voice = ProgressReporter(log.info)
 
     def run(self) -> OptimizeResult:
         """Opens, cleans, calibrates, quantises, converts, proves and packages. A failed gate leaves no bundle.
@@ -306,16 +311,16 @@ class Optimizer:
             return None
         return slim(terms, self._data, self._effort, work, self._voice)
 
-    def _quantise(self, terms: Terms, work: Work) -> tuple[Chosen, Path | None]:
+    def _quantise(self, terms: Terms, work: Work) -> tuple[QuantizationChoice, Path | None]:
         if self._recipe.precision == "fp32":
-            return Chosen(plan=Plan(method="minmax", why="level 0")), None
+            return QuantizationChoice(plan=QuantizationPlan(method="minmax", why="level 0")), None
         self._voice.say(f"calibrate on {terms.material.calibration_source}")
-        return Bounded(terms, work, self._voice).choose()
+        return QuantizationSearch(terms, work, self._voice).choose()
 
     def _prove(self, terms: Terms, made: Sequence[Made], work: Work) -> Proof:
         if self._clock is None:
             return prove(terms, made, self._voice)
-        elsewhere = Elsewhere(terms, self._clock, work.folder, self._voice)
+        elsewhere = RemoteTiming(terms, self._clock, work.folder, self._voice)
         proof = prove(terms, made, self._voice, elsewhere.settle)
         return dataclasses.replace(proof, notes=elsewhere.notes)
 
@@ -325,7 +330,7 @@ class Optimizer:
         source: SourceModel,
         terms: Terms,
         proof: Proof,
-        chosen: Chosen,
+        chosen: QuantizationChoice,
         int8: Path | None,
         slimmed: Slimmed | None,
     ) -> OptimizeResult:

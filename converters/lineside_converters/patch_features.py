@@ -24,20 +24,20 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from lineside_converters.compress.cleanup import clean_graph
-from lineside_converters.compress.quantize import hash_feeds, quantize
-from lineside_converters.export import export_onnx
-from lineside_converters.package import CARD_NAME, LABELS_NAME, golden_frame
-from lineside_models.anomaly.parts import OUTPUTS_FILE, SEARCH_FILE, feature_name, map_name
+from lineside_converters.graph.cleanup import clean_graph
+from lineside_converters.loading.onnx_export import export_onnx
+from lineside_converters.packaging import CARD_NAME, LABELS_NAME, golden_frame
+from lineside_converters.quantization.static import hash_feeds, quantize
+from lineside_models.anomaly.names import OUTPUTS_FILE, SEARCH_FILE, feature_name, map_name
 from lineside_models.golden import record
 from lineside_models.networks.features import LEVELS, PatchFeatures
 from lineside_models.preprocess import Tensor, prepare
 from lineside_models.simulator import render
-from lineside_runtime.backends.ort import read_onnx
+from lineside_runtime.backends.ort.backend import read_onnx
 from lineside_runtime.bundle import Bundle, Manifest, Postprocess, Preprocess, Variant, open_bundle, write_manifest
+from lineside_runtime.bundle_folder import check_free, put_in_place, sibling
 from lineside_runtime.config import Config
 from lineside_runtime.files import write_atomic
-from lineside_runtime.placing import check_free, put_in_place, sibling
 from lineside_runtime.session import Session
 
 SIDE = 320

@@ -1,4 +1,4 @@
-"""Counting pixels: of what class they are, and for what class they are taken."""
+"""Count the pixels of each class, and what they are taken for."""
 
 from __future__ import annotations
 

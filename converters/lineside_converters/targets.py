@@ -1,4 +1,4 @@
-"""What a model is made for: a board's profile, or just a kind of device.
+"""What a model is made for: a board's profile, or a kind of device.
 
 What a target's engines need of a compressed model (signedness, channels, operators) stands in its profile
 (`lineside_boards.profile`), each claim with its source. ``cuda:0`` is the profile ``cuda0``.
@@ -11,11 +11,12 @@ from typing import get_args
 
 from lineside_boards import profile
 from lineside_boards.detect import detect
-from lineside_converters.recipes import Activation
-from lineside_runtime import accelerators, registry
+from lineside_converters.levels import Activation
+from lineside_runtime import registry
 from lineside_runtime.devices import DeviceKind
 from lineside_runtime.errors import ConfigError
-from lineside_runtime.vnni import cuts_sums
+from lineside_runtime.system import accelerators
+from lineside_runtime.system.vnni import cuts_sums
 
 KIND_OF_ENGINE: dict[str, DeviceKind] = {"tensorrt": "gpu", "hailo": "npu", "rknn": "npu"}
 """Engines with one kind of device; what another engine computes on follows from the board's accelerators."""
@@ -79,7 +80,7 @@ def _of_kind(kind: DeviceKind) -> Target:
     )
 
 
-def _of_profile(name: str, board: profile.Profile) -> Target:
+def _of_profile(name: str, board: profile.BoardProfile) -> Target:
     facts = board.optimize
     kind = KIND_OF_ENGINE.get(facts.engines[0]) or _kind_of(board.board.accelerators)
     here = _is_here(board)
@@ -107,7 +108,7 @@ def _kind_of(names: tuple[str, ...]) -> DeviceKind:
     return "gpu" if any("GPU" in name for name in names) else "npu"
 
 
-def _is_here(board: profile.Profile) -> bool:
+def _is_here(board: profile.BoardProfile) -> bool:
     """Returns whether this machine is such a board and one of the engines finds its device."""
     found = {one.name for one in accelerators.find()}
     installed = [engine for engine in registry.names() if registry.missing(engine) is None]

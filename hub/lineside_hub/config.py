@@ -8,10 +8,10 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from lineside_hub.pacing import Turns
+from lineside_hub.repository.pacing import FairQueue
 from lineside_link.config import LinkConfig
+from lineside_link.maintenance_window import check_window
 from lineside_link.messages import MaintenanceWindow
-from lineside_link.window import check_window
 from lineside_runtime.config_errors import config_error
 from lineside_runtime.decoding import decode_toml
 from lineside_runtime.errors import ConfigError, InputNotFoundError
@@ -40,7 +40,7 @@ class ResultsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ConfigError("results.url holds a password", action=action)
 
 
-class TransferConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class HubTransferConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How bundles go out: the ``[transfer]`` table.
 
     Attributes:
@@ -107,7 +107,7 @@ class HubConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     link: LinkConfig
     renew_every_s: float = 3600.0
     results: ResultsConfig = ResultsConfig()
-    transfer: TransferConfig = TransferConfig()
+    transfer: HubTransferConfig = HubTransferConfig()
     frames: FramesConfig = FramesConfig()
     window: WindowConfig | None = None
 
@@ -120,9 +120,9 @@ class HubConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
 
 
-def turns(transfer: TransferConfig) -> Turns:
+def turns(transfer: HubTransferConfig) -> FairQueue:
     """Returns the hub's rates as who is answered when."""
-    return Turns(bytes_s=transfer.rate_bytes_s, device_bytes_s=transfer.device_rate_bytes_s)
+    return FairQueue(bytes_s=transfer.rate_bytes_s, device_bytes_s=transfer.device_rate_bytes_s)
 
 
 def load_config(path: Path | str) -> HubConfig:

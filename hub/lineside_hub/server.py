@@ -23,27 +23,27 @@ from pathlib import Path
 import msgspec
 
 from lineside_hub.config import HubConfig, load_config, turns
-from lineside_hub.database import NAME as DATABASE_NAME
-from lineside_hub.database import Database
-from lineside_hub.deltas import DeltaMaker
-from lineside_hub.frames.inbox import FrameInbox
-from lineside_hub.frames.parts import NAME as ARRIVING_NAME
-from lineside_hub.frames.place import NAME as FRAMES_NAME
-from lineside_hub.identity import EnrolledGroups
-from lineside_hub.inbox import Inbox, Kind
+from lineside_hub.identity.authority import EnrolledGroups
+from lineside_hub.identity.registrar import Registrar
+from lineside_hub.identity.secure_site import IDENTITY_NAME, old_access_list
 from lineside_hub.log_filter import LogFilter
-from lineside_hub.multicast import Multicaster
-from lineside_hub.registrar import Registrar
-from lineside_hub.repository import Repository
-from lineside_hub.responder import Responder
-from lineside_hub.rollouts import Rollouts
-from lineside_hub.secure import IDENTITY_NAME, old_access_list
-from lineside_link.client import LinkClient
+from lineside_hub.repository.deltas import DeltaMaker
+from lineside_hub.repository.multicast import Multicaster
+from lineside_hub.repository.repository import Repository
+from lineside_hub.repository.responder import Responder
+from lineside_hub.results.database import NAME as DATABASE_NAME
+from lineside_hub.results.database import Database
+from lineside_hub.results.frames.inbox import FrameInbox
+from lineside_hub.results.frames.parts import NAME as ARRIVING_NAME
+from lineside_hub.results.frames.place import NAME as FRAMES_NAME
+from lineside_hub.results.inbox import Inbox, Kind
+from lineside_hub.rollouts.runner import Rollouts
+from lineside_link.client.client import LinkClient
 from lineside_link.messages import Desired, FrameAnswer, RepoRequest, ResultsAck, encode
 from lineside_link.topics import NAME, Topics
 from lineside_runtime.errors import LinesideError, StoreError
 from lineside_runtime.files import shut_others_out
-from lineside_runtime.signals import stopped_by
+from lineside_runtime.system.signals import stopped_by
 
 _log = logging.getLogger("lineside.hub")
 

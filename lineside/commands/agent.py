@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
-from lineside.commands import agent_drift, agent_mark, agent_recipe, agent_results, agent_status
-from lineside.commands.output import add_json, print_json, say, show, show_link
+from lineside.commands.agent_actions import drift, mark, recipe, results, status
+from lineside.commands.shared.output import add_json, print_json, say, show, show_link
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,12 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     start.add_argument("--config", type=Path, required=True, metavar="FILE", help="agent.toml")
     start.set_defaults(run=run_agent, usual_log_level="info")
-    agent_status.add(actions)
+    status.add(actions)
     _add_trigger(actions)
-    agent_recipe.add(actions)
-    agent_drift.add(actions)
-    agent_mark.add(actions)
-    agent_results.add(actions)
+    recipe.add(actions)
+    drift.add(actions)
+    mark.add(actions)
+    results.add(actions)
     stick = actions.add_parser(
         "import",
         help="take a bundle from a USB stick",
@@ -148,12 +148,12 @@ def run_agent(options: argparse.Namespace) -> int:
 def run_trigger(options: argparse.Namespace) -> int:
     """Asks the agent on its local socket."""
     from lineside_agent.config import read_config
-    from lineside_agent.line_io.local import Request, ask
+    from lineside_agent.line_io.local import TriggerRequest, ask
 
     config = read_config(options.config)
     do: Literal["trigger", "reset", "challenge"]
     do = "reset" if options.reset else "challenge" if options.challenge else "trigger"
-    told = ask(config.folder, Request(do, options.part))
+    told = ask(config.folder, TriggerRequest(do, options.part))
     if options.json:
         print_json(told)
     elif do == "trigger":
@@ -174,10 +174,10 @@ def run_import(options: argparse.Namespace) -> int:
     import tempfile
 
     from lineside_agent.config import read_config
-    from lineside_agent.stick import Stick, put, stick_trust
+    from lineside_agent.deployment.offline_import import OfflineBundle, put, stick_trust
 
     config = read_config(options.config)
-    stick = Stick(options.archive)
+    stick = OfflineBundle(options.archive)
     wish = stick.wish()
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch) / "state"
@@ -220,7 +220,7 @@ def _wait_for(path: Path, epoch: int, gen: int, timeout_s: float) -> dict[str, A
 
 def run_enroll(options: argparse.Namespace) -> int:
     """Gets the first certificate, and prints the part of agent.toml that names it."""
-    from lineside_agent.identity import enroll
+    from lineside_agent.hub_client.identity import enroll
 
     link = enroll(options.token_file, options.out, url=options.hub, timeout_s=options.timeout, say=say)
     if options.json:
@@ -234,7 +234,7 @@ def run_enroll(options: argparse.Namespace) -> int:
 
 def run_doctor(options: argparse.Namespace) -> int:
     """Prints the findings."""
-    from lineside_agent.doctor import examine, look
+    from lineside_agent.health.doctor import examine, look
 
     findings = examine(look(options.config, options.root))
     if options.json:
@@ -249,7 +249,7 @@ def run_doctor(options: argparse.Namespace) -> int:
 
 def run_check(options: argparse.Namespace) -> int:
     """Checks whether this agent could take over."""
-    from lineside_agent.checking import check
+    from lineside_agent.deployment.preflight import check
 
     found = check(options.config)
     if options.json:
@@ -261,7 +261,7 @@ def run_check(options: argparse.Namespace) -> int:
 
 def run_pack(options: argparse.Namespace) -> int:
     """Makes a payload."""
-    from lineside_agent.self_update.pack import pack
+    from lineside_agent.deployment.self_update.pack import pack
 
     payload = pack(
         options.out,
@@ -285,7 +285,7 @@ def run_pack(options: argparse.Namespace) -> int:
 
 def run_install(options: argparse.Namespace) -> int:
     """Installs the service."""
-    from lineside_agent.self_update.payload import open_payload
+    from lineside_agent.deployment.self_update.payload import open_payload
     from lineside_agent.service.install import install
 
     install(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lineside.commands.output import add_json, print_json, say, show
-from lineside.commands.places import bundle_place
+from lineside.commands.shared.output import add_json, print_json, say, show
+from lineside.commands.shared.places import bundle_place
 from lineside_runtime.config import Config
 from lineside_runtime.errors import ConfigError
 

@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from lineside.commands import (
-    board_console,
-    board_detect,
-    board_flash,
-    board_prepare,
-    board_profiles,
-    board_provision,
-)
+from lineside.commands.board_actions import console, detect, flash, prepare, profiles, provision
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the actions, one module each."""
     actions = parser.add_subparsers(metavar="ACTION", required=True)
-    for action in (board_profiles, board_detect, board_prepare, board_flash, board_provision, board_console):
+    for action in (profiles, detect, prepare, flash, provision, console):
         action.add_actions(actions)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lineside.commands import bundle_add_variant, bundle_mirror, bundle_refit, bundle_split
-from lineside.commands.output import add_json, print_json, say, show
-from lineside.commands.places import bundle_place
-from lineside.commands.training import add_good_class, add_min_metric
+from lineside.commands.bundle_actions import add_variant, mirror, refit, split
+from lineside.commands.shared.output import add_json, print_json, say, show
+from lineside.commands.shared.places import bundle_place
+from lineside.commands.shared.training import add_good_class, add_min_metric
 from lineside.extras import needs
 from lineside_models.good_classes import rule_of
 from lineside_runtime.archive import pack_archive, unpack_archive
@@ -61,14 +61,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     made.add_argument("--card", type=Path, metavar="FILE", help="text that opens the model card")
     made.add_argument("--overwrite", action="store_true", help="replace the bundle that stands there")
     made.set_defaults(run=run_from_run)
-    bundle_add_variant.add_arguments(
+    add_variant.add_arguments(
         actions.add_parser(
             "add-variant",
             help="join what a vendor's compiler made",
             description="Writes a new bundle with one more variant, through the gates where its engine is here.",
         )
     )
-    bundle_refit.add_arguments(
+    refit.add_arguments(
         actions.add_parser(
             "refit",
             help="fit a detector's scores and thresholds again",
@@ -76,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "it has not learnt, and writes a new version of the bundle. Thresholds by cost: lineside decide.",
         )
     )
-    bundle_mirror.add_arguments(
+    mirror.add_arguments(
         actions.add_parser(
             "mirror",
             help="a detector that looks at the mirror image too",
@@ -85,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "that looks once stays, for devices that are hot or late. Not for parts whose mirror image is a defect.",
         )
     )
-    bundle_split.add_arguments(
+    split.add_arguments(
         actions.add_parser(
             "split",
             help="cut the model in two, for two devices at once",
@@ -151,7 +151,7 @@ def run_unpack(options: argparse.Namespace) -> int:
 def run_from_run(options: argparse.Namespace) -> int:
     """Makes a training run a bundle."""
     with needs("convert"):
-        from lineside_converters.released import build_from_training
+        from lineside_converters.release import build_from_training
     if options.card is not None and not options.card.is_file():
         raise InputNotFoundError(f"{options.card} is not there", action="Write the model card's text there first.")
     result = build_from_training(

@@ -7,13 +7,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lineside.commands.output import add_json, print_json, say, show
+from lineside.commands.shared.output import add_json, print_json, say, show
 from lineside_runtime.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from lineside_agent.cameras.trying import Found
+    from lineside_agent.cameras.probe import FoundCamera
     from lineside_agent.config import CameraConfig
 
 
@@ -63,7 +63,7 @@ def _add_camera(parser: argparse.ArgumentParser) -> None:
 
 def run_ls(options: argparse.Namespace) -> int:
     """Lists what is found."""
-    from lineside_agent.cameras.trying import find
+    from lineside_agent.cameras.probe import find
 
     found = find()
     if options.json:
@@ -77,14 +77,14 @@ def run_ls(options: argparse.Namespace) -> int:
     return 0
 
 
-def _absent(found: list[Found]) -> dict[str, str]:
+def _absent(found: list[FoundCamera]) -> dict[str, str]:
     return {one.type: one.problem for one in found if one.problem}
 
 
 def run_test(options: argparse.Namespace) -> int:
     """Takes frames."""
     from lineside_agent.cameras import open_camera
-    from lineside_agent.cameras.trying import try_camera, write_jpeg
+    from lineside_agent.cameras.probe import try_camera, write_jpeg
 
     if options.frames < 1:
         raise ConfigError("--frames", expected="at least 1", actual=options.frames)
@@ -105,11 +105,11 @@ def run_test(options: argparse.Namespace) -> int:
 
 def run_conformance(options: argparse.Namespace) -> int:
     """Runs the checks."""
-    from lineside_agent.cameras.conformance import Subject, facts, run
+    from lineside_agent.cameras.conformance import CameraSubject, facts, run
 
     config = _camera(options)
     outcomes = []
-    for outcome in run(Subject(config, say if options.unplug else None)):
+    for outcome in run(CameraSubject(config, say if options.unplug else None)):
         outcomes.append(outcome)
         text = f"{outcome.result:<5} {outcome.check} ({outcome.seconds:g} s)\n      {outcome.note}"
         print(text, file=sys.stderr if options.json else sys.stdout)
@@ -120,7 +120,7 @@ def run_conformance(options: argparse.Namespace) -> int:
 
 
 def _camera(options: argparse.Namespace) -> CameraConfig:
-    from lineside_agent.cameras.trying import read_camera
+    from lineside_agent.cameras.probe import read_camera
     from lineside_agent.config import read_config
 
     if (options.config is None) == (options.type is None):

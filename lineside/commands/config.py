@@ -72,7 +72,7 @@ def _schema(of: str) -> dict[str, Any]:
 
         return described(messages.schema(), messages.KINDS)
     if of == "model":
-        from lineside_models.vision.facts import ModelFacts
+        from lineside_models.vision.model_facts import ModelFacts
 
         return schema_of(ModelFacts)
     if of == "train-detector":
@@ -80,11 +80,11 @@ def _schema(of: str) -> dict[str, Any]:
 
         return schema_of(TrainConfig)
     if of == "train-classifier":
-        from lineside_converters.training.config_classifier import ClassifierConfig
+        from lineside_converters.training.classification.config import ClassifierConfig
 
         return schema_of(ClassifierConfig)
     if of == "train-segmenter":
-        from lineside_converters.training.config_segmenter import SegmenterConfig
+        from lineside_converters.training.segmentation.config import SegmenterConfig
 
         return schema_of(SegmenterConfig)
     raise InputError(f"no schema of {of!r}", expected=", ".join(SCHEMAS))

@@ -7,15 +7,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lineside.commands.judged_frames import add_frames
-from lineside.commands.output import add_json, print_json, say, show
-from lineside.commands.places import bundle_place
+from lineside.commands.shared.evaluation_frames import add_frames
+from lineside.commands.shared.output import add_json, print_json, say, show
+from lineside.commands.shared.places import bundle_place
 from lineside.extras import needs
 from lineside_runtime.bundle import open_bundle
 from lineside_runtime.files import write_atomic
 
 if TYPE_CHECKING:
-    from lineside_converters.decide import Decision
+    from lineside_converters.thresholds import ThresholdReport
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,11 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Chooses, writes, and prints a table or JSON."""
     with needs("convert"):
-        from lineside_converters import decide as deciding
-    costs = deciding.Costs(
+        from lineside_converters import thresholds as deciding
+    costs = deciding.ErrorCosts(
         miss=options.miss_cost, reject=options.reject_cost, review=options.review_cost, bad_share=options.bad_share
     )
-    request = deciding.Request(
+    request = deciding.FrameRequest(
         data=options.data, fold=options.fold, take=options.take, good=options.good, simulated=options.simulated
     )
     bundle = open_bundle(options.bundle)
@@ -91,8 +91,8 @@ def _progress(done: int, total: int) -> None:
     print(f"\r{done} of {total} frames", end="", file=sys.stderr, flush=True)
 
 
-def _print_table(decision: Decision) -> None:
-    from lineside_converters.decide.page import PER, cost, rate
+def _print_table(decision: ThresholdReport) -> None:
+    from lineside_converters.thresholds.page import PER, cost, rate
 
     goods = ", ".join(f"{count} of {source}" for source, count in decision.good_parts.items()) or "none"
     show(f"{decision.bundle}: {decision.bad_parts} bad parts; good parts: {goods}")

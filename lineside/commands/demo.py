@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lineside.commands.output import add_json, print_json, say
+from lineside.commands.shared.output import add_json, print_json, say
 from lineside.demo.options import FRAMES_DEFAULT, DemoOptions
 from lineside.extras import needs
 

@@ -7,11 +7,12 @@ import platform
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from lineside.commands.output import add_json, print_json, show
+from lineside.commands.shared.output import add_json, print_json, show
 from lineside_boards.detect import UNKNOWN, Board, detect
-from lineside_runtime import accelerators, drivers, probing
-from lineside_runtime.accelerators import Accelerator
+from lineside_runtime import probing
 from lineside_runtime.probing import DeviceReport, EngineReport
+from lineside_runtime.system import accelerators, drivers
+from lineside_runtime.system.accelerators import Accelerator
 
 UNTESTED = "untested on hardware"
 EMULATED = "computes on the CPU"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import msgspec
 
-from lineside.commands.output import add_json, print_json, say, show
-from lineside.commands.places import bundle_place
-from lineside.commands.training import reporter
+from lineside.commands.shared.output import add_json, print_json, say, show
+from lineside.commands.shared.places import bundle_place
+from lineside.commands.shared.training import reporter
 from lineside.extras import needs
 
 
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Distils, and prints the figures of both."""
     with needs("train"):
-        from lineside_converters.compress.distill import DEFAULT, distill, open_school, open_student
+        from lineside_converters.distillation.distill import DEFAULT, distill, open_school, open_student
     tuition = dataclasses.replace(
         DEFAULT,
         epochs=options.epochs,

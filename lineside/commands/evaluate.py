@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
-from lineside.commands.output import add_json, print_json, say, show
-from lineside.commands.places import bundle_place
+from lineside.commands.shared.output import add_json, print_json, say, show
+from lineside.commands.shared.places import bundle_place
 from lineside.extras import needs
 
 
@@ -46,12 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Evaluates, prints a table or JSON, and writes a page and the finds where asked."""
     with needs("convert"):
-        from lineside_converters.evaluation import Asked, judge
+        from lineside_converters.evaluation import EvaluationRequest, judge
         from lineside_converters.evaluation.page import write_page_of
     from lineside_runtime.config import Config
     from lineside_runtime.files import make_place
 
-    asked = Asked(
+    asked = EvaluationRequest(
         fold=options.fold,
         max_frames=options.max_frames,
         clean_simulated=options.clean_simulated,

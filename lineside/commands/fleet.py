@@ -7,17 +7,17 @@ import datetime
 import time
 from typing import TYPE_CHECKING
 
-from lineside.commands import fleet_recipe, fleet_results, fleet_rollout, fleet_simulate
-from lineside.commands.live import add_row, add_watch, draw
-from lineside.commands.output import add_json, print_json, say, show
-from lineside.commands.places import add_hub
+from lineside.commands.fleet_actions import recipe, results, rollout, simulate
+from lineside.commands.shared.live import add_row, add_watch, draw
+from lineside.commands.shared.output import add_json, print_json, say, show
+from lineside.commands.shared.places import add_hub
 from lineside.extras import needs
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from lineside_hub.database import Event
-    from lineside_hub.listing import DeviceSummary
+    from lineside_hub.fleet.listing import DeviceSummary
+    from lineside_hub.results.database import TimelineEvent
     from lineside_link.messages import DegradationReport, Desired, DriftReport
 
 FOLLOW_S = 0.5
@@ -45,9 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_hub(logs)
     add_json(logs)
     logs.set_defaults(run=run_logs)
-    fleet_rollout.add(actions)
-    fleet_results.add(actions)
-    fleet_recipe.add(actions)
+    rollout.add(actions)
+    results.add(actions)
+    recipe.add(actions)
     move = actions.add_parser(
         "move",
         help="move a device to another group",
@@ -69,14 +69,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_hub(release)
     add_json(release)
     release.set_defaults(run=run_release)
-    fleet_simulate.add(actions)
+    simulate.add(actions)
 
 
 def run_ls(options: argparse.Namespace) -> int:
     """Prints a line a device, or one JSON object."""
     with needs("convert"):
-        from lineside_hub.listing import list_devices
-        from lineside_hub.status import try_warnings
+        from lineside_hub.fleet.listing import list_devices
+        from lineside_hub.fleet.status import try_warnings
     warnings = try_warnings(options.hub)
     if options.json:
         print_json({"devices": list_devices(options.hub), "warnings": warnings})
@@ -124,7 +124,7 @@ def _agent(device: DeviceSummary) -> str:
 def run_show(options: argparse.Namespace) -> int:
     """Prints what is known of one device."""
     with needs("convert"):
-        from lineside_hub.listing import show_device
+        from lineside_hub.fleet.listing import show_device
     detail = show_device(options.hub, options.device)
     if options.json:
         print_json(detail)
@@ -172,7 +172,7 @@ def _reduced(report: DegradationReport) -> str:
 def run_logs(options: argparse.Namespace) -> int:
     """Prints the timeline."""
     with needs("convert"):
-        from lineside_hub.listing import timeline
+        from lineside_hub.fleet.listing import timeline
     entries = timeline(options.hub, options.device)
     if options.json:
         print_json({"events": [event for _, event in entries]})
@@ -187,7 +187,7 @@ def run_logs(options: argparse.Namespace) -> int:
         entries = timeline(options.hub, options.device, after=seen)
 
 
-def _line(event: Event) -> str:
+def _line(event: TimelineEvent) -> str:
     at = datetime.datetime.fromtimestamp(event.at_ns / 1e9).isoformat(" ", "seconds")
     code = f"[{event.code}] " if event.code else ""
     return f"{at}  {event.device or 'hub':<20}{event.kind:<14}{event.bundle:<28}{code}{event.detail}".rstrip()
@@ -196,8 +196,8 @@ def _line(event: Event) -> str:
 def run_move(options: argparse.Namespace) -> int:
     """Moves a device."""
     with needs("convert"):
-        from lineside_hub.broker_reload import reload_broker
-        from lineside_hub.moves import move
+        from lineside_hub.fleet.groups import move
+        from lineside_hub.identity.broker_reload import reload_broker
     moved = move(options.hub, options.device, options.group)
     reload = reload_broker(options.hub) if moved.access_list is not None else None
     if options.json:
@@ -214,7 +214,7 @@ def run_move(options: argparse.Namespace) -> int:
 def run_release(options: argparse.Namespace) -> int:
     """Withdraws what a device alone was told to run."""
     with needs("convert"):
-        from lineside_hub.push import release
+        from lineside_hub.rollouts.push import release
     had_one = release(options.hub, options.device)
     if options.json:
         print_json({"device": options.device, "released": had_one})

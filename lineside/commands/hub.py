@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lineside.commands import hub_identity, hub_keys, hub_store
-from lineside.commands.output import say, show, show_link
-from lineside.commands.passphrases import add_passphrase, passphrase
-from lineside.commands.places import add_hub
+from lineside.commands.hub_actions import identity, keys, store
+from lineside.commands.shared.output import say, show, show_link
+from lineside.commands.shared.passphrases import add_passphrase, passphrase
+from lineside.commands.shared.places import add_hub
 from lineside.extras import needs
 from lineside_runtime.files import write_atomic
 
@@ -84,9 +84,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--online", action="store_true", help="its key stays with the hub, so that a machine may push")
     add_passphrase(group)
     group.set_defaults(run=run_add_group)
-    hub_keys.add_actions(actions)
-    hub_identity.add_actions(actions)
-    hub_store.add_actions(actions)
+    keys.add_actions(actions)
+    identity.add_actions(actions)
+    store.add_actions(actions)
 
 
 def run_init(options: argparse.Namespace) -> int:
@@ -94,12 +94,12 @@ def run_init(options: argparse.Namespace) -> int:
     with needs("convert"):
         import tomli_w
 
-        from lineside_hub.repository import Repository
+        from lineside_hub.repository.repository import Repository
     from lineside_link.config import LinkConfig
 
     LinkConfig(url=options.broker, site=options.site)  # a wrong name or URL is refused before any key is made
     if options.chunks is not None:
-        from lineside_hub.chunks import URL_NAME, UrlPlace
+        from lineside_hub.repository.chunks import URL_NAME, UrlPlace
 
         UrlPlace(options.chunks)
         options.folder.mkdir(parents=True, exist_ok=True)
@@ -125,7 +125,7 @@ def run_init(options: argparse.Namespace) -> int:
 def run_add_group(options: argparse.Namespace) -> int:
     """Adds a group."""
     with needs("convert"):
-        from lineside_hub.repository import Repository
+        from lineside_hub.repository.repository import Repository
     Repository.open(options.hub, passphrase=passphrase(options)).add_group(options.name, online=options.online)
     say(f"{options.name} can be pushed to")
     return 0
@@ -148,7 +148,7 @@ def run_broker(options: argparse.Namespace) -> int:
 def run_secure(options: argparse.Namespace) -> int:
     """Makes the authority, the two certificates, mosquitto's files, and points hub.toml at them."""
     with needs("convert"):
-        from lineside_hub.secure import secure
+        from lineside_hub.identity.secure_site import secure
     made = secure(options.hub, hosts=options.host, port=options.port, passphrase=passphrase(options))
     say(f"start the broker: mosquitto -c {made.broker_configuration}")
     say(f"{made.hub_configuration} now uses {made.url}; next: lineside hub enroll DEVICE --hub {options.hub} --group G")
@@ -158,9 +158,9 @@ def run_secure(options: argparse.Namespace) -> int:
 def run_enroll(options: argparse.Namespace) -> int:
     """Makes a device's identity."""
     with needs("convert"):
-        from lineside_hub.broker_reload import reload_broker
         from lineside_hub.config import load_config
-        from lineside_hub.secure import CONFIG_NAME, enroll
+        from lineside_hub.identity.broker_reload import reload_broker
+        from lineside_hub.identity.secure_site import CONFIG_NAME, enroll
     made = enroll(options.hub, options.device, group=options.group, passphrase=passphrase(options))
     root = options.hub / "root.json"
     files = " ".join(map(str, (made.ca, made.certificate, made.key, root)))

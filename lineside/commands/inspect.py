@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lineside.commands.output import add_json, print_json, say, show
-from lineside.commands.places import bundle_place
+from lineside.commands.shared.output import add_json, print_json, say, show
+from lineside.commands.shared.places import bundle_place
 from lineside_runtime.errors import ConfigError, LinesideError
 
 if TYPE_CHECKING:
-    from lineside.inspecting.walk import Counts
+    from lineside.inspecting.walk import InspectionCounts
     from lineside_models.inspection import Inspection
     from lineside_runtime.bundle import Manifest
 
@@ -68,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
     from lineside.inspecting.sources import open_source
     from lineside.inspecting.walk import walk
     from lineside.vision import QualityInspector
-    from lineside_agent.rules_file import load_rules
+    from lineside_agent.config.rules_file import load_rules
     from lineside_runtime.config import Config
 
     if options.json and options.jsonl:
@@ -143,7 +143,7 @@ class _Teller:
         say(f"not read: {why}" if isinstance(why, LinesideError) else f"not read: {name}: {why}")
         self._step()
 
-    def end(self, counts: Counts) -> None:
+    def end(self, counts: InspectionCounts) -> None:
         """Prints the counts."""
         if self._json:
             names = ("inspected", "rejected", "unsure", "unreadable")

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from lineside.commands.output import add_json, print_json, say, show
+from lineside.commands.shared.output import add_json, print_json, say, show
 from lineside_models.anomaly.learning import BANK_BYTES, FRAMES_MIN, QUANTILE
 from lineside_runtime.errors import InputNotFoundError
 
@@ -65,9 +65,9 @@ def run(options: argparse.Namespace) -> int:
     """Learns, writes the bundle, and says what was learnt."""
     from lineside.inspecting.good_frames import bad_frames, good_frames
     from lineside_models.anomaly.learning import Lesson, learn
-    from lineside_models.anomaly.packing import check, report_of, write_bundle
-    from lineside_models.vision.wrap import name_of
-    from lineside_runtime.placing import check_free
+    from lineside_models.anomaly.packaging import check, report_of, write_bundle
+    from lineside_models.vision.onnx_bundle import name_of
+    from lineside_runtime.bundle_folder import check_free
 
     check_free(options.out, overwrite=options.overwrite)
     lesson = Lesson(

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from lineside.commands.output import add_json, print_json, say, show
-from lineside.commands.passphrases import add_passphrase, passphrase
-from lineside.commands.places import bundle_place
-from lineside.commands.training import add_good_class, add_min_metric
+from lineside.commands.shared.output import add_json, print_json, say, show
+from lineside.commands.shared.passphrases import add_passphrase, passphrase
+from lineside.commands.shared.places import bundle_place
+from lineside.commands.shared.training import add_good_class, add_min_metric
 from lineside_runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -164,8 +164,8 @@ def preprocess_of(options: argparse.Namespace) -> dict[str, Any] | None:
 def run(options: argparse.Namespace) -> int:
     """Optimises, and prints the figures before and after."""
     from lineside.optimizer import Optimizer, device_clock
-    from lineside_converters.slimming import Effort
-    from lineside_converters.voice import bars
+    from lineside_converters.progress import bars
+    from lineside_converters.pruning.pipeline import Effort
 
     if (options.on is None) != (options.hub is None):
         raise InputError("--on and --hub belong together", expected="the device that times, and its hub's folder")

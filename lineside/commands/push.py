@@ -7,9 +7,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from lineside.commands.output import add_json, print_json, show
-from lineside.commands.passphrases import add_passphrase, passphrase
-from lineside.commands.places import add_hub, bundle_place
+from lineside.commands.shared.output import add_json, print_json, show
+from lineside.commands.shared.passphrases import add_passphrase, passphrase
+from lineside.commands.shared.places import add_hub, bundle_place
 from lineside.extras import needs
 from lineside_runtime.archive import unpack_archive
 from lineside_runtime.bundle import open_bundle
@@ -85,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
     if options.config is not None:
         return _run_config(options)
     with needs("convert"):
-        from lineside_hub.push import push, push_agent
+        from lineside_hub.rollouts.push import push, push_agent
     if options.before is not None and options.agent is None:
         raise InputError("--before without --agent", expected="the payload that takes its place")
     plan = _plan(options)
@@ -113,7 +113,7 @@ def _override(folder: Path, options: argparse.Namespace) -> str:
         AccuracyGateError: The bundle is below the baseline, and the option isn't given.
     """
     with needs("convert"):
-        from lineside_converters.baseline import shortfall_of
+        from lineside_converters.gates.baseline import shortfall_of
     found = shortfall_of(open_bundle(folder, verify=False))
     if found and not options.below_baseline:
         raise AccuracyGateError(
@@ -138,7 +138,7 @@ def _plan(options: argparse.Namespace) -> dict[str, Any]:
 
 def _run_config(options: argparse.Namespace) -> int:
     with needs("convert"):
-        from lineside_hub.push import push_config
+        from lineside_hub.rollouts.push import push_config
     try:
         data = options.config.read_bytes()
     except OSError as error:

@@ -7,12 +7,12 @@ import getpass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lineside.commands.output import add_json, print_json, say, show
-from lineside.commands.places import bundle_place
+from lineside.commands.shared.output import add_json, print_json, say, show
+from lineside.commands.shared.places import bundle_place
 from lineside.extras import needs
 
 if TYPE_CHECKING:
-    from lineside_hub.relabel.importing import Imported
+    from lineside_hub.relabel.importer import Imported
 
 VERDICTS = ("unsure", "reject", "wrong", "all")
 
@@ -124,12 +124,12 @@ def run_export(options: argparse.Namespace) -> int:
     """Writes the folder."""
     with needs("convert"):
         from lineside_hub.config import load_config
-        from lineside_hub.relabel.exporting import export
-        from lineside_hub.relabel.selection import Choice
-        from lineside_hub.secure import CONFIG_NAME
+        from lineside_hub.identity.secure_site import CONFIG_NAME
+        from lineside_hub.relabel.export import export
+        from lineside_hub.relabel.selection import SelectionChoice
     from lineside_link.result_table import moment
 
-    choice = Choice(
+    choice = SelectionChoice(
         verdict={"reject": "bad"}.get(options.verdict, options.verdict),
         device=options.device,
         since_ns=moment(options.since) if options.since else None,
@@ -153,8 +153,8 @@ def run_import(options: argparse.Namespace) -> int:
     """Takes the file."""
     with needs("convert"):
         from lineside_hub.config import load_config
-        from lineside_hub.relabel.importing import import_corrections
-        from lineside_hub.secure import CONFIG_NAME
+        from lineside_hub.identity.secure_site import CONFIG_NAME
+        from lineside_hub.relabel.importer import import_corrections
     done = import_corrections(
         options.source,
         hub=load_config(options.hub / CONFIG_NAME) if options.hub is not None else None,
@@ -193,7 +193,7 @@ def _print_changes(boxes: dict[str, int], confusion: dict[str, dict[str, int]]) 
 def run_report(options: argparse.Namespace) -> int:
     """Prints what people changed."""
     with needs("convert"):
-        from lineside_hub.relabel.reporting import report
+        from lineside_hub.relabel.report import report
     done = report(options.dataset)
     if options.json:
         print_json(done)
@@ -212,8 +212,8 @@ def run_mark(options: argparse.Namespace) -> int:
     """Marks a result."""
     with needs("convert"):
         from lineside_hub.config import load_config
+        from lineside_hub.identity.secure_site import CONFIG_NAME
         from lineside_hub.relabel.reviews import mark
-        from lineside_hub.secure import CONFIG_NAME
     seen = mark(
         load_config(options.hub / CONFIG_NAME),
         options.part,

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 
 from lineside import __version__
-from lineside.commands.output import add_json, print_json, show
-from lineside.commands.places import bundle_place
+from lineside.commands.shared.output import add_json, print_json, show
+from lineside.commands.shared.places import bundle_place
 from lineside.extras import needs
 from lineside_runtime.cache.config import CacheConfig
 
@@ -97,7 +97,7 @@ def run(options: argparse.Namespace) -> int:
         from lineside_runtime.server.access import read_token, resolve
         from lineside_runtime.server.limits import MIB, Limits
         from lineside_runtime.server.process import Binding, Running, serve
-        from lineside_runtime.server.repository import Repository
+        from lineside_runtime.server.repository import ModelRepository
         from lineside_runtime.server.service import Service
     from lineside_runtime.config import Config
 
@@ -118,7 +118,7 @@ def run(options: argparse.Namespace) -> int:
         submit_queue=limits.max_in_flight,
         cache=_cache(options),
     )
-    repository = Repository(options.bundles, config)
+    repository = ModelRepository(options.bundles, config)
     service = Service(repository, limits, version=__version__, model_control=options.model_control)
 
     def announce(running: Running) -> None:

@@ -5,12 +5,20 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from lineside.commands import train_compare
-from lineside.commands.output import print_json, say, show
-from lineside.commands.places import bundle_place
-from lineside.commands.train_then import add_then, check_then, go_on, with_then
-from lineside.commands.train_together import add_together, cluster_of, learn_together
-from lineside.commands.training import Options, add_good_class, numbers, progress_of, resumable, settings_of, words
+from lineside.commands.shared.output import print_json, say, show
+from lineside.commands.shared.places import bundle_place
+from lineside.commands.shared.train_then import add_then, check_then, go_on, with_then
+from lineside.commands.shared.train_together import add_together, cluster_of, learn_together
+from lineside.commands.shared.training import (
+    Options,
+    add_good_class,
+    numbers,
+    progress_of,
+    resumable,
+    settings_of,
+    words,
+)
+from lineside.commands.train_actions import compare
 from lineside.extras import needs
 
 
@@ -20,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_detector(kinds)
     _add_classifier(kinds)
     _add_segmenter(kinds)
-    train_compare.add_arguments(
+    compare.add_arguments(
         kinds.add_parser(
             "compare",
             help="several runs beside each other",
@@ -76,7 +84,7 @@ def _add_detector(kinds: Any) -> None:
 
 def _add_classifier(kinds: Any) -> None:
     with needs("convert"):
-        from lineside_converters.training.config_classifier import ClassifierConfig
+        from lineside_converters.training.classification.config import ClassifierConfig
     classifier = kinds.add_parser(
         "classifier",
         help="one type for a whole picture",
@@ -103,7 +111,7 @@ def _add_classifier(kinds: Any) -> None:
 
 def _add_segmenter(kinds: Any) -> None:
     with needs("convert"):
-        from lineside_converters.training.config_segmenter import SegmenterConfig
+        from lineside_converters.training.segmentation.config import SegmenterConfig
     segmenter = kinds.add_parser(
         "segmenter",
         help="types and shapes: masks",
@@ -136,8 +144,8 @@ def _add_start(options: Options, otherwise: str) -> None:
 def _train_detector(options: argparse.Namespace) -> int:
     """Trains and says where the weights are."""
     with needs("train"):
+        from lineside_converters.training.architecture_selection import train_best
         from lineside_converters.training.config import TrainConfig
-        from lineside_converters.training.shortlist import train_best
     check_then(options)
     config = settings_of(options, TrainConfig)
     if (cluster := cluster_of(options)) is not None:
@@ -157,8 +165,8 @@ def _train_detector(options: argparse.Namespace) -> int:
 def _train_classifier(options: argparse.Namespace) -> int:
     """Trains and says where the weights are."""
     with needs("train"):
-        from lineside_converters.training.classifier import train_classifier
-        from lineside_converters.training.config_classifier import ClassifierConfig
+        from lineside_converters.training.classification.classifier import train_classifier
+        from lineside_converters.training.classification.config import ClassifierConfig
     check_then(options)
     config = settings_of(options, ClassifierConfig)
     if (cluster := cluster_of(options)) is not None:
@@ -178,8 +186,8 @@ def _train_classifier(options: argparse.Namespace) -> int:
 def _train_segmenter(options: argparse.Namespace) -> int:
     """Trains and says where the weights are."""
     with needs("train"):
-        from lineside_converters.training.config_segmenter import SegmenterConfig
-        from lineside_converters.training.segmenter import train_segmenter
+        from lineside_converters.training.segmentation.config import SegmenterConfig
+        from lineside_converters.training.segmentation.segmenter import train_segmenter
     check_then(options)
     config = settings_of(options, SegmenterConfig)
     if (cluster := cluster_of(options)) is not None:

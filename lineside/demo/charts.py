@@ -8,7 +8,7 @@ from html import escape
 
 import numpy as np
 
-from lineside.demo.count import Event, Row
+from lineside.demo.count import DemoEvent, DemoRow
 
 WIDTH = 1000
 HALF = 520
@@ -21,7 +21,7 @@ NS_PER_S = 1e9
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Mark:
+class ChartMark:
     """Something that happened outside the devices, such as the broker's death.
 
     Attributes:
@@ -96,7 +96,9 @@ def bars(amounts: Sequence[tuple[str, int]]) -> str:
     return _svg(HALF, len(amounts) * row, parts, "Defects found, by type")
 
 
-def timeline(results: Sequence[Row], events: Sequence[Event], marks: Sequence[Mark], order: Sequence[str]) -> str:
+def timeline(
+    results: Sequence[DemoRow], events: Sequence[DemoEvent], marks: Sequence[ChartMark], order: Sequence[str]
+) -> str:
     """Draws every frame as a tick in the lane of the bundle that judged it, and every push above them.
 
     Args:
@@ -122,7 +124,7 @@ def timeline(results: Sequence[Row], events: Sequence[Event], marks: Sequence[Ma
             f'y1="{top + index * lane + 30}" y2="{top + index * lane + 30}"/>'
         )
     bottom = top + len(order) * lane
-    shown = [Mark(event.at_ns, _event_label(event)) for event in events if event.kind in ("active", "rolled_back")]
+    shown = [ChartMark(event.at_ns, _event_label(event)) for event in events if event.kind in ("active", "rolled_back")]
     for index, mark in enumerate(sorted([*shown, *marks], key=lambda mark: mark.at_ns)):
         parts.append(_flag(x(mark.at_ns), mark.label, 16 + 19 * (index % 4), bottom))
     for share in (0, 0.25, 0.5, 0.75, 1):
@@ -133,7 +135,7 @@ def timeline(results: Sequence[Row], events: Sequence[Event], marks: Sequence[Ma
     return _svg(WIDTH, bottom + 30, parts, "Every frame and every push")
 
 
-def _ticks(results: Sequence[Row], order: Sequence[str], x: Callable[[int], float], top: int, lane: int) -> str:
+def _ticks(results: Sequence[DemoRow], order: Sequence[str], x: Callable[[int], float], top: int, lane: int) -> str:
     parts = []
     for row in results:
         if row.bundle not in order:
@@ -148,7 +150,7 @@ def _ticks(results: Sequence[Row], order: Sequence[str], x: Callable[[int], floa
     return "".join(parts)
 
 
-def _event_label(event: Event) -> str:
+def _event_label(event: DemoEvent) -> str:
     version = event.bundle.rpartition("@")[2]
     return f"{version} active" if event.kind == "active" else f"{version} refused, rolled back"
 

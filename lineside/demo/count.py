@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True):
+class DemoRow(msgspec.Struct, frozen=True, kw_only=True):
     """One result at the hub, as the report shows it."""
 
     seq: int
@@ -28,7 +28,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     error: str
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True):
+class DemoEvent(msgspec.Struct, frozen=True, kw_only=True):
     """One entry of the hub's timeline."""
 
     at_ns: int
@@ -38,7 +38,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     detail: str
 
 
-class Counts(msgspec.Struct, frozen=True, kw_only=True):
+class DemoCounts(msgspec.Struct, frozen=True, kw_only=True):
     """The demo's own count, which an outside script repeats.
 
     Attributes:
@@ -82,25 +82,25 @@ def synced(database: Path) -> int:
         return int(connection.execute("select count(*) from results").fetchone()[0])
 
 
-def rows(database: Path) -> list[Row]:
+def rows(database: Path) -> list[DemoRow]:
     """Returns all results, in the order of their frames."""
     with _reading(database) as connection:
         found = connection.execute("select * from results order by sequence, seq").fetchall()
-    fields = Row.__struct_fields__
+    fields = DemoRow.__struct_fields__
     return [
-        msgspec.convert({**{name: row[name] for name in fields}, "detections": json.loads(row["detections"])}, Row)
+        msgspec.convert({**{name: row[name] for name in fields}, "detections": json.loads(row["detections"])}, DemoRow)
         for row in found
     ]
 
 
-def events(database: Path) -> list[Event]:
+def events(database: Path) -> list[DemoEvent]:
     """Returns the hub's timeline, oldest first."""
     if not database.exists():
         return []
     with _reading(database) as connection:
         found = connection.execute("select at_ns, kind, bundle, code, detail from events order by at_ns").fetchall()
     return [
-        Event(
+        DemoEvent(
             at_ns=row["at_ns"],
             kind=row["kind"],
             bundle=row["bundle"] or "",
@@ -111,7 +111,7 @@ def events(database: Path) -> list[Event]:
     ]
 
 
-def count(results: list[Row], frames: int, part_ids: tuple[str, ...]) -> Counts:
+def count(results: list[DemoRow], frames: int, part_ids: tuple[str, ...]) -> DemoCounts:
     """Counts verdicts, losses and repeats.
 
     Args:
@@ -123,7 +123,7 @@ def count(results: list[Row], frames: int, part_ids: tuple[str, ...]) -> Counts:
     wanted: set[str | int] = set(part_ids) if named else set(range(frames))
     seen = collections.Counter(row.part_id if named else row.sequence for row in results)
     judged = {row.part_id if named else row.sequence for row in results if row.verdict != "fault"}
-    return Counts(
+    return DemoCounts(
         frames=frames,
         inspected=len(judged & wanted),
         lost=len(wanted - set(seen)),

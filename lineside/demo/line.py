@@ -11,11 +11,11 @@ from typing import Any
 import tomli_w
 
 from lineside.demo import count
-from lineside.demo.charts import Mark
+from lineside.demo.charts import ChartMark
+from lineside.demo.console import DemoConsole, ProgressBar
 from lineside.demo.processes import Processes, free_port, listening
-from lineside.demo.voice import Bar, Voice
-from lineside_hub.push import push
-from lineside_hub.repository import Repository
+from lineside_hub.repository.repository import Repository
+from lineside_hub.rollouts.push import push
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.errors import DemoError
 
@@ -29,7 +29,7 @@ STALL_TIMEOUT_S = 60.0
 """How long the count at the hub may stand still before the demo gives up; slow machines are slow, not stuck."""
 
 
-class Line:
+class DemoLine:
     """Starts, watches and ends the processes.
 
     Args:
@@ -43,9 +43,9 @@ class Line:
         self._url = broker_url or f"mqtt://127.0.0.1:{self._port}"
         self._processes = Processes(out / "logs")
         self.database = out / "hub" / "hub.db"
-        self.marks: list[Mark] = []
+        self.marks: list[ChartMark] = []
 
-    def __enter__(self) -> Line:
+    def __enter__(self) -> DemoLine:
         self._processes.__enter__()
         return self
 
@@ -54,7 +54,7 @@ class Line:
     ) -> None:
         self._processes.__exit__(kind, error, trace)
 
-    def start(self, camera: dict[str, Any], voice: Voice) -> None:
+    def start(self, camera: dict[str, Any], voice: DemoConsole) -> None:
         """Makes the repository and its keys, writes both configurations and starts all three processes."""
         repository = Repository.create(self._out / "hub", groups=[GROUP])
         self._write_configurations(repository, camera)
@@ -91,13 +91,13 @@ class Line:
     def _joined(self) -> bool:
         return any(event.kind == "up" for event in count.events(self.database))
 
-    def push(self, bundle: Bundle, voice: Voice) -> None:
+    def push(self, bundle: Bundle, voice: DemoConsole) -> None:
         """Signs the bundle for the group and makes it the desired one."""
         push(self._out / "hub", bundle.path, group=GROUP)
         megabytes = bundle.manifest.size_bytes / 1e6
         voice.tell(f"pushed {bundle.manifest.identity} ({megabytes:.1f} MB), signed for {GROUP}")
 
-    def wait_active(self, version: str, voice: Voice) -> None:
+    def wait_active(self, version: str, voice: DemoConsole) -> None:
         """Waits until the device says that it runs this version.
 
         Raises:
@@ -106,7 +106,7 @@ class Line:
         self._wait_state(version, "active")
         voice.tell(f"{DEVICE} fetched, verified, replayed the golden input, and runs {version}")
 
-    def wait_refused(self, version: str, voice: Voice) -> None:
+    def wait_refused(self, version: str, voice: DemoConsole) -> None:
         """Waits until the device says that it refused this version, and why."""
         self._wait_state(version, "rolled_back")
         refused = next(event for event in self._events(version) if event.kind == "rolled_back")
@@ -124,10 +124,10 @@ class Line:
 
         self._processes.wait_for(f"{version} to be {state}", there, timeout_s=PUSH_TIMEOUT_S)
 
-    def _events(self, version: str) -> list[count.Event]:
+    def _events(self, version: str) -> list[count.DemoEvent]:
         return [event for event in count.events(self.database) if event.bundle.endswith(f"@{version}")]
 
-    def wait_synced(self, share: float, total: int, bar: Bar) -> None:
+    def wait_synced(self, share: float, total: int, bar: ProgressBar) -> None:
         """Waits until the hub has committed this share of the results.
 
         Raises:
@@ -145,12 +145,12 @@ class Line:
             reached = count.synced(self.database)
             bar.at(reached)
 
-    def restart_broker(self, voice: Voice) -> None:
+    def restart_broker(self, voice: DemoConsole) -> None:
         """Kills the embedded broker as a power cut would, and starts it again; somebody else's is left alone."""
         if not self._port:
             voice.tell("the broker is yours and was not killed")
             return
-        self.marks.append(Mark(time.time_ns(), "broker killed"))
+        self.marks.append(ChartMark(time.time_ns(), "broker killed"))
         self._processes.kill("broker")
         voice.tell("killed the broker; the agent goes on inspecting")
         before = self.device_status().get("inspected", 0)
@@ -160,7 +160,7 @@ class Line:
             timeout_s=STALL_TIMEOUT_S,
         )
         self._start_broker()
-        self.marks.append(Mark(time.time_ns(), "broker back"))
+        self.marks.append(ChartMark(time.time_ns(), "broker back"))
         voice.tell("the broker is back")
 
     def _source_finished(self) -> bool:

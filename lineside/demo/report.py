@@ -15,14 +15,14 @@ import cv2
 import jinja2
 
 from lineside.demo import charts
-from lineside.demo.count import Event, Row
+from lineside.demo.count import DemoEvent, DemoRow
 from lineside_models.draw import annotate
 from lineside_models.frame import UInt8Array
 from lineside_models.inspection import Detection
 from lineside_runtime.files import write_atomic
 
 if TYPE_CHECKING:
-    from lineside.demo.walk import Outcome
+    from lineside.demo.walk import DemoOutcome
 
 GALLERY = 24
 """Frames shown on the page; more would make the file heavy without telling more."""
@@ -45,10 +45,10 @@ class ReportData:
     """
 
     out: Path
-    outcome: Outcome
-    results: Sequence[Row]
-    events: Sequence[Event]
-    marks: Sequence[charts.Mark]
+    outcome: DemoOutcome
+    results: Sequence[DemoRow]
+    events: Sequence[DemoEvent]
+    marks: Sequence[charts.ChartMark]
     pictures: dict[int, Path]
 
 
@@ -108,10 +108,10 @@ def _annotate_all(data: ReportData) -> dict[int, UInt8Array]:
     return annotated
 
 
-def _choose(results: Sequence[Row], annotated: dict[int, UInt8Array]) -> list[Row]:
+def _choose(results: Sequence[DemoRow], annotated: dict[int, UInt8Array]) -> list[DemoRow]:
     """Chooses frames for the page: each defect type once first, a few good ones, then a spread of the others."""
     having = [row for row in results if row.sequence in annotated]
-    chosen: dict[int, Row] = {}
+    chosen: dict[int, DemoRow] = {}
     seen: set[str] = set()
     for row in having:
         fresh = {detection[0] for detection in row.detections} - seen
@@ -126,7 +126,7 @@ def _choose(results: Sequence[Row], annotated: dict[int, UInt8Array]) -> list[Ro
     return sorted(list(chosen.values())[:GALLERY], key=lambda row: row.sequence)
 
 
-def _picture(row: Row, image: UInt8Array) -> dict[str, Any]:
+def _picture(row: DemoRow, image: UInt8Array) -> dict[str, Any]:
     _, jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     found = ", ".join(f"{name} {score:.2f}" for name, score, *_ in row.detections[:4])
     more = len(row.detections) - 4

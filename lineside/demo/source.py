@@ -25,7 +25,7 @@ RATE_MAX_HZ = 30.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class DemoSource:
     """The frames of one demo.
 
     Attributes:
@@ -43,7 +43,7 @@ class Source:
     frames: int
 
 
-def choose(options: DemoOptions, folder: Path) -> Source:
+def choose(options: DemoOptions, folder: Path) -> DemoSource:
     """Chooses the source and, for a folder, links the chosen photos under ``folder``.
 
     Args:
@@ -63,7 +63,9 @@ def choose(options: DemoOptions, folder: Path) -> Source:
         return _folder(options.images, options.frames, folder)
     if options.camera is not None:
         camera = {"type": "v4l2", "index": options.camera, "frames": options.frames}
-        return Source(kind="v4l2", title=f"camera {options.camera}", camera=camera, part_ids=(), frames=options.frames)
+        return DemoSource(
+            kind="v4l2", title=f"camera {options.camera}", camera=camera, part_ids=(), frames=options.frames
+        )
     if options.video is not None:
         return _video(options.video, options.frames)
     return _simulator(options.seed, options.frames)
@@ -73,7 +75,7 @@ def _rate_hz(frames: int) -> float:
     return round(min(RATE_MAX_HZ, max(1.0, frames / RUN_S)), 3)
 
 
-def _folder(images: Path, frames: int, folder: Path) -> Source:
+def _folder(images: Path, frames: int, folder: Path) -> DemoSource:
     if not images.is_dir():
         raise InputNotFoundError(f"{images} is not a folder", action="Give --images a folder of photos.")
     found = sorted(path for path in images.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
@@ -89,10 +91,10 @@ def _folder(images: Path, frames: int, folder: Path) -> Source:
         (folder / name).symlink_to(path.resolve())
     camera = {"type": "folder", "path": str(folder), "frames": count, "rate_hz": _rate_hz(count)}
     title = f"{count} of {len(found)} photos of {images}"
-    return Source(kind="folder", title=title, camera=camera, part_ids=tuple(sorted(names)), frames=count)
+    return DemoSource(kind="folder", title=title, camera=camera, part_ids=tuple(sorted(names)), frames=count)
 
 
-def _video(video: Path, frames: int) -> Source:
+def _video(video: Path, frames: int) -> DemoSource:
     if not video.is_file():
         raise InputNotFoundError(f"{video} is not a file", action="Give --video a video file.")
     capture = cv2.VideoCapture(str(video))
@@ -102,13 +104,13 @@ def _video(video: Path, frames: int) -> Source:
         raise InputNotFoundError(f"{video} holds no frame that can be decoded", action="Give another video file.")
     count = min(frames, held)
     camera = {"type": "video", "path": str(video.resolve()), "frames": count, "rate_hz": _rate_hz(count)}
-    return Source(kind="video", title=f"video {video.name}", camera=camera, part_ids=(), frames=count)
+    return DemoSource(kind="video", title=f"video {video.name}", camera=camera, part_ids=(), frames=count)
 
 
-def _simulator(seed: int, frames: int) -> Source:
+def _simulator(seed: int, frames: int) -> DemoSource:
     camera = {"type": "simulator", "seed": seed, "frames": frames, "rate_hz": _rate_hz(frames)}
     part_ids = tuple(frame.part_id for frame in simulated(seed, frames))
-    return Source(
+    return DemoSource(
         kind="simulator", title=f"line simulator, seed {seed}", camera=camera, part_ids=part_ids, frames=frames
     )
 
@@ -137,7 +139,7 @@ def photos(folder: Path, count: int) -> list[Frame]:
     ]
 
 
-def write_list(source: Source, path: Path) -> None:
+def write_list(source: DemoSource, path: Path) -> None:
     """Writes the list of source frames: what an outside count starts from."""
     listed = {"kind": source.kind, "frames": source.frames, "part_ids": source.part_ids}
     write_atomic(path, json.dumps(listed, indent=1).encode())

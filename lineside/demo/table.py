@@ -7,10 +7,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lineside.demo.walk import Outcome
+from lineside.demo.walk import DemoOutcome
 
 
-def outcome_table(outcome: Outcome) -> None:
+def outcome_table(outcome: DemoOutcome) -> None:
     """Prints the outcome on stdout."""
     table = Table(title="lineside demo", show_header=False, title_justify="left")
     table.add_column(style="bold")

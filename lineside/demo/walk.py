@@ -9,11 +9,11 @@ from typing import Any
 import msgspec
 
 from lineside.demo import bundles, count, source
-from lineside.demo.charts import Mark
-from lineside.demo.line import Line
+from lineside.demo.charts import ChartMark
+from lineside.demo.console import DemoConsole
+from lineside.demo.line import DemoLine
 from lineside.demo.options import DemoOptions
 from lineside.demo.report import ReportData, write_report
-from lineside.demo.voice import Voice
 from lineside_converters.optimizer import OptimizeResult
 from lineside_models import zoo
 from lineside_models.frame import Frame
@@ -33,7 +33,7 @@ MARK = ".lineside-demo"
 """A file that says that a folder is a demo's, and may be emptied by the next."""
 
 
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+class DemoOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """What ``--json`` prints.
 
     Attributes:
@@ -77,7 +77,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     source: str
 
 
-def run_demo(options: DemoOptions) -> Outcome:
+def run_demo(options: DemoOptions) -> DemoOutcome:
     """Walks the whole line.
 
     Args:
@@ -90,13 +90,13 @@ def run_demo(options: DemoOptions) -> Outcome:
         LinesideError: A step failed; what the processes said lies in ``OUT/logs``.
     """
     out = _prepare(options.out)
-    voice = Voice()
+    voice = DemoConsole()
     frames = source.choose(options, out / "frames")
     source.write_list(frames, out / "frames.json")
     voice.console.print(f"[bold]lineside demo[/]: {frames.frames} frames, {frames.title}")
     with voice.step("Compress the float detector to INT8 and prove it on the same frames"):
         first, second, bad = _make_bundles(options, frames, out / "bundles", voice)
-    with Line(out, broker_url=options.broker) as line:
+    with DemoLine(out, broker_url=options.broker) as line:
         with voice.step("Start broker, hub and agent; sign and push the first bundle"):
             line.start(frames.camera, voice)
             line.push(first.bundle, voice)
@@ -125,7 +125,7 @@ def _prepare(out: Path) -> Path:
 
 
 def _make_bundles(
-    options: DemoOptions, frames: source.Source, folder: Path, voice: Voice
+    options: DemoOptions, frames: source.DemoSource, folder: Path, voice: DemoConsole
 ) -> tuple[OptimizeResult, OptimizeResult, Bundle]:
     folder.mkdir()
     parent = zoo.path("surface-12-float")
@@ -145,14 +145,14 @@ def _make_bundles(
     return results[0], results[1], bad
 
 
-def _calibration(options: DemoOptions, frames: source.Source, amount: int) -> list[Frame]:
+def _calibration(options: DemoOptions, frames: source.DemoSource, amount: int) -> list[Frame]:
     if frames.kind == "folder":
         return source.photos(Path(frames.camera["path"]), amount)
     # The simulator's own stream is what is inspected; calibration takes frames of another seed.
     return list(source.simulated(options.seed + 1_000_000, amount))
 
 
-def _inspect(line: Line, total: int, second: Bundle, bad: Bundle, voice: Voice) -> None:
+def _inspect(line: DemoLine, total: int, second: Bundle, bad: Bundle, voice: DemoConsole) -> None:
     with voice.bar("results at the hub", total) as bar:
         line.wait_synced(SECOND_PUSH_AT, total, bar)
         line.push(second, voice)
@@ -166,13 +166,13 @@ def _inspect(line: Line, total: int, second: Bundle, bad: Bundle, voice: Voice) 
 
 
 def _finish(
-    out: Path, frames: source.Source, first: OptimizeResult, device: dict[str, Any], marks: list[Mark]
-) -> Outcome:
+    out: Path, frames: source.DemoSource, first: OptimizeResult, device: dict[str, Any], marks: list[ChartMark]
+) -> DemoOutcome:
     count.copy_database(out / "hub" / "hub.db", out / "hub.db")
     results = count.rows(out / "hub.db")
     timeline = count.events(out / "hub.db")
     counts = count.count(results, frames.frames, frames.part_ids)
-    outcome = Outcome(
+    outcome = DemoOutcome(
         **msgspec.structs.asdict(counts),
         activated=list(dict.fromkeys(event.bundle for event in timeline if event.kind == "active")),
         rolled_back=[
@@ -207,7 +207,7 @@ def _figures(figures: Any) -> dict[str, Any]:
     return {key: value for key, value in made.items() if value is not None}
 
 
-def _by_bundle(results: list[count.Row]) -> dict[str, int]:
+def _by_bundle(results: list[count.DemoRow]) -> dict[str, int]:
     found: dict[str, int] = {}
     for row in results:
         found[row.bundle] = found.get(row.bundle, 0) + 1

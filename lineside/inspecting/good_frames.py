@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import cast
 
 from lineside_agent.cameras import Shot, open_camera
-from lineside_agent.cameras.trying import read_camera
+from lineside_agent.cameras.probe import read_camera
 from lineside_agent.config import CameraConfig, VideoCamera
 from lineside_models.datasets.parts import has_good, load_parts
 from lineside_models.frame import Frame

@@ -26,7 +26,7 @@ LIVE_RATE_HZ = 10.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Source:
+class FrameSource:
     """Something to inspect.
 
     Attributes:
@@ -45,7 +45,7 @@ class Source:
     rate_hz: float | None = None
     lost: list[LostFrame] = dataclasses.field(default_factory=list)
 
-    def first(self, frames: int | None) -> Source:
+    def first(self, frames: int | None) -> FrameSource:
         """Returns at most so many of its frames; ``None`` for all."""
         if frames is None:
             return self
@@ -53,7 +53,7 @@ class Source:
         return dataclasses.replace(self, images=itertools.islice(self.images, frames), count=count, endless=False)
 
 
-def open_source(given: Sequence[str]) -> Source:
+def open_source(given: Sequence[str]) -> FrameSource:
     """Returns what the words on the command line mean.
 
     Args:
@@ -80,7 +80,7 @@ def open_source(given: Sequence[str]) -> Source:
             return _camera(["rtsp", f"url={first}"])
         return _simulator(first) if _is_simulator(first) else _video(Path(first))
     photos = list(itertools.chain.from_iterable(_photos(Path(one)) for one in given))
-    return Source(photos, len(photos))
+    return FrameSource(photos, len(photos))
 
 
 def _photos(path: Path) -> Iterator[Path]:
@@ -107,7 +107,7 @@ def _photos(path: Path) -> Iterator[Path]:
         )
 
 
-def _video(path: Path) -> Source:
+def _video(path: Path) -> FrameSource:
     from lineside_agent.cameras.opencv import VideoCamera
 
     if not path.is_file():
@@ -121,9 +121,9 @@ def _video(path: Path) -> Source:
     return _of(VideoCamera(path, name=str(path)), count=count if count > 0 else None, rate_hz=rate_hz or LIVE_RATE_HZ)
 
 
-def _camera(words: Sequence[str]) -> Source:
+def _camera(words: Sequence[str]) -> FrameSource:
     from lineside_agent.cameras import open_camera
-    from lineside_agent.cameras.trying import read_camera
+    from lineside_agent.cameras.probe import read_camera
 
     if not words:
         raise ConfigError(
@@ -137,7 +137,7 @@ def _is_simulator(word: str) -> bool:
     return word.partition(":")[0] == SIMULATOR and not Path(word).exists()
 
 
-def _simulator(word: str) -> Source:
+def _simulator(word: str) -> FrameSource:
     from lineside_agent.cameras.simulator import SimulatorCamera
 
     seed = word.partition(":")[2] or "0"
@@ -155,9 +155,9 @@ def _of(
     live: bool = False,
     endless: bool = False,
     rate_hz: float = LIVE_RATE_HZ,
-) -> Source:
+) -> FrameSource:
     lost: list[LostFrame] = []
-    return Source(_frames(camera, lost), count, live=live, endless=endless, rate_hz=rate_hz, lost=lost)
+    return FrameSource(_frames(camera, lost), count, live=live, endless=endless, rate_hz=rate_hz, lost=lost)
 
 
 def _frames(camera: Camera, lost: list[LostFrame]) -> Iterator[Frame]:

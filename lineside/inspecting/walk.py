@@ -6,14 +6,14 @@ import dataclasses
 from collections.abc import Callable, Iterator
 
 from lineside.inspecting.drawing import Drawer
-from lineside.inspecting.sources import Source
+from lineside.inspecting.sources import FrameSource
 from lineside_models.inspection import Inspection
 from lineside_models.vision import Examined, QualityInspector
 from lineside_runtime.errors import LinesideError
 
 
 @dataclasses.dataclass(slots=True)
-class Counts:
+class InspectionCounts:
     """What became of the frames so far.
 
     Attributes:
@@ -38,12 +38,12 @@ class Counts:
 
 def walk(
     inspector: QualityInspector,
-    source: Source,
+    source: FrameSource,
     drawer: Drawer,
     *,
     on_verdict: Callable[[Inspection], object],
     on_unreadable: Callable[[str, LinesideError | str], object],
-) -> Counts:
+) -> InspectionCounts:
     """Inspects a source to its end, or until Ctrl-C.
 
     Args:
@@ -59,7 +59,7 @@ def walk(
     Raises:
         LinesideError: Of the engine, the camera or the drawing; not of single photos.
     """
-    counts, lost = Counts(), 0
+    counts, lost = InspectionCounts(), 0
     try:
         for each in _examined(inspector, source):
             for shot in source.lost[lost:]:
@@ -82,7 +82,7 @@ def walk(
     return counts
 
 
-def _examined(inspector: QualityInspector, source: Source) -> Iterator[Examined]:
+def _examined(inspector: QualityInspector, source: FrameSource) -> Iterator[Examined]:
     if not source.live:
         yield from inspector.examine(source.images)
         return

@@ -16,16 +16,16 @@ from typing import Any
 
 import msgspec
 
-from lineside_agent.self_update import guard
-from lineside_agent.self_update.payload import Payload
+from lineside_agent.deployment.self_update import guard
+from lineside_agent.deployment.self_update.payload import Payload
 from lineside_agent.service.install import COMMAND, RECORD
 from lineside_boards import payload as boards_payload
 from lineside_boards.payload import CONFIGURATION, DROP_IN, FACTORY
 from lineside_boards.provision.carry import carry
-from lineside_boards.provision.facts import Facts
+from lineside_boards.provision.facts import SystemFacts
 from lineside_boards.provision.shell import Shell
 from lineside_boards.provision.ssh import SshShell
-from lineside_boards.provision.steps import Say, Step
+from lineside_boards.provision.steps import ProvisionStep, Say
 from lineside_runtime.errors import DiskFullError, ProvisionError
 
 Progress = Callable[[int, int], None]
@@ -48,7 +48,7 @@ cd {guard.HOME}/current 2>/dev/null || exit 0
 
 
 @dataclasses.dataclass(slots=True)
-class Place:
+class InstallPlace:
     """Where a payload goes.
 
     Attributes:
@@ -59,7 +59,7 @@ class Place:
     """
 
     shell: SshShell
-    facts: Facts
+    facts: SystemFacts
     progress: Progress
     carried: int = 0
 
@@ -77,7 +77,7 @@ class Place:
         return into
 
 
-def install_step(place: Place, payload: Payload, *, reinstall: bool) -> Step:
+def install_step(place: InstallPlace, payload: Payload, *, reinstall: bool) -> ProvisionStep:
     """Returns the step after which slot, units and guard are there.
 
     Args:
@@ -112,7 +112,7 @@ def install_step(place: Place, payload: Payload, *, reinstall: bool) -> Step:
             raise shell.failure(answer, "agent install-service")
 
     name = f"agent {manifest.version} for {manifest.tag} is installed"
-    return Step(name=name, look=look, do=do)
+    return ProvisionStep(name=name, look=look, do=do)
 
 
 def _install_script(cache: str, folder: str, payload: Payload) -> str:
@@ -135,7 +135,7 @@ cd {boot}
 """
 
 
-def bundle_step(place: Place, bundle: Path) -> Step:
+def bundle_step(place: InstallPlace, bundle: Path) -> ProvisionStep:
     """Returns the step after which the bundle to start with is there."""
     files = {path.relative_to(bundle).as_posix(): path for path in sorted(bundle.rglob("*")) if path.is_file()}
     lines = "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {name}\n" for name, path in files.items())
@@ -158,10 +158,10 @@ def bundle_step(place: Place, bundle: Path) -> Step:
             timeout_s=300.0,
         )
 
-    return Step(name=f"the bundle to start with is {bundle.name}", look=look, do=do)
+    return ProvisionStep(name=f"the bundle to start with is {bundle.name}", look=look, do=do)
 
 
-def configuration_step(agent: boards_payload.Agent, present: set[str], say: Say) -> Step:
+def configuration_step(agent: boards_payload.Agent, present: set[str], say: Say) -> ProvisionStep:
     """Returns the step after which ``agent.toml`` is what was asked for; another one is kept beside it."""
     wanted = {f"/{CONFIGURATION}/agent.toml": boards_payload.agent_toml(agent, present).encode()}
     if agent.patience > 1:
@@ -178,7 +178,7 @@ def configuration_step(agent: boards_payload.Agent, present: set[str], say: Say)
                 say(f"{path} was another one: it is kept as {path}.before")
             shell.write(path, data)
 
-    return Step(name="agent.toml is written", look=look, do=do)
+    return ProvisionStep(name="agent.toml is written", look=look, do=do)
 
 
 def start(shell: Shell, *, changed: bool, patience: int, say: Say) -> bool:
@@ -238,7 +238,7 @@ def look_at_board(shell: Shell) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return answers[0], answers[1]["findings"]
 
 
-def tidy(place: Place) -> None:
+def tidy(place: InstallPlace) -> None:
     """Removes what was only carried."""
     cache = shlex.quote(place.cache)
     place.shell.ask(f"rm -rf {cache}/payload {cache}/bundle {cache}/lock")

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lineside.board_tree import AgentTree
-from lineside_agent.identity import read_token
+from lineside_agent.hub_client.identity import read_token
 from lineside_agent.service.install import COMMAND
-from lineside_boards.payload import CONFIGURATION, Identity
+from lineside_boards.payload import CONFIGURATION, PayloadIdentity
 from lineside_boards.provision.shell import Shell
-from lineside_boards.provision.steps import Step
+from lineside_boards.provision.steps import ProvisionStep
 from lineside_runtime.errors import InputNotFoundError, ProvisionError
 
 HOME = f"/{CONFIGURATION}"
@@ -52,7 +52,7 @@ class Issuer:
     device: str
     authority: bytes
     known: Callable[[], bool]
-    identify: Callable[[], Identity] | None
+    identify: Callable[[], PayloadIdentity] | None
     token: Path | None
     broker: str
 
@@ -83,7 +83,7 @@ def issuer(options: argparse.Namespace, tree: AgentTree) -> Issuer:
         authority = _authority(folder / "ca.pem") if secure else b""
 
         def known() -> bool:
-            from lineside_hub.identity import enrolled_devices
+            from lineside_hub.identity.authority import enrolled_devices
 
             return enrolled_devices(folder).get(device) == tree.agent.group
 
@@ -97,9 +97,9 @@ def _authority(path: Path) -> bytes:
         raise InputNotFoundError(f"{path}: {error.strerror}", action="`lineside hub secure` makes it.") from error
 
 
-def step(issuer: Issuer) -> Step:
+def step(issuer: Issuer) -> ProvisionStep:
     """Returns the step after which the board has its identity."""
-    return Step(
+    return ProvisionStep(
         name=f"the board is {issuer.device} at {issuer.broker}",
         look=lambda shell: _look(shell, issuer),
         do=lambda shell: _do(shell, issuer),

@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from lineside.commands.output import say
+from lineside.commands.shared.output import say
 from lineside_runtime.errors import InputNotFoundError, LoginError
 
 BOARD_VARIABLE = "LINESIDE_BOARD_PASSWORD"

@@ -20,20 +20,20 @@ from typing import Any
 import msgspec
 
 from lineside.board_tree import AgentTree
-from lineside.commands.meter import Meter
-from lineside.commands.output import say
+from lineside.commands.shared.meter import ProgressMeter
+from lineside.commands.shared.output import say
 from lineside.provision import agent as agents
 from lineside.provision import identity
 from lineside.provision.secrets_ import Secrets
 from lineside_agent.config import parse_config
 from lineside_boards import profile as profiles
-from lineside_boards.first_boot.settings import Settings
-from lineside_boards.payload import Target, agent_toml
-from lineside_boards.profile import Profile
+from lineside_boards.first_boot.settings import FirstBootSettings
+from lineside_boards.payload import PayloadTarget, agent_toml
+from lineside_boards.profile import BoardProfile
 from lineside_boards.provision import facts as boards
 from lineside_boards.provision import network, settings, ssh
 from lineside_boards.provision.console import Console
-from lineside_boards.provision.facts import Facts
+from lineside_boards.provision.facts import SystemFacts
 from lineside_boards.provision.port import BITS_A_BYTE, Port
 from lineside_boards.provision.serial_ import SerialShell
 from lineside_boards.provision.ssh import Address, SshShell, Trust
@@ -62,7 +62,7 @@ class Desk:
     """
 
     options: argparse.Namespace
-    settings: Settings
+    settings: FirstBootSettings
     wish: network.Wish
     keys: tuple[Path, ...]
     secrets: Secrets
@@ -163,7 +163,7 @@ def _over_serial(desk: Desk) -> tuple[Address, tuple[str, ...], int]:
     return address, now.host_keys, done
 
 
-def _set_network(shell: SerialShell, desk: Desk, found: Facts, port: Port) -> int:
+def _set_network(shell: SerialShell, desk: Desk, found: SystemFacts, port: Port) -> int:
     try:
         return carry_out(network.steps(desk.wish, found), shell, say)
     except ProvisionError:
@@ -218,10 +218,10 @@ def _over_ssh(shell: SshShell, desk: Desk, address: Address, pinned: tuple[str, 
     tree = AgentTree.of(options, fitting)
     issuer = identity.issuer(options, tree)
     present = {"root.json", "ca.pem", "cert.pem", "key.pem"} if issuer.authority else {"root.json"}
-    with tempfile.TemporaryDirectory(prefix="lineside-") as scratch, Meter("carrying") as meter:
-        place = agents.Place(shell, found, meter.of_total)
+    with tempfile.TemporaryDirectory(prefix="lineside-") as scratch, ProgressMeter("carrying") as meter:
+        place = agents.InstallPlace(shell, found, meter.of_total)
         parse_config(agent_toml(tree.agent, present).encode(), Path(scratch))
-        target = Target(python=found.python, architecture=found.architecture)
+        target = PayloadTarget(python=found.python, architecture=found.architecture)
         payload = tree.payload_for(Path(scratch, "payload"), target)
         steps = [settings.hostname_step(desk.settings.hostname)] if options.serial is None else []
         steps.append(settings.clock_step())
@@ -249,7 +249,7 @@ def _over_ssh(shell: SshShell, desk: Desk, address: Address, pinned: tuple[str, 
     )
 
 
-def _check(found: Facts, fitting: Profile, shell: SshShell) -> None:
+def _check(found: SystemFacts, fitting: BoardProfile, shell: SshShell) -> None:
     if not found.python:
         raise ProvisionError(f"{shell.where} has no /usr/bin/python3", action="Run there: apt install python3.")
     if fitting.board.architecture != found.architecture:

@@ -32,8 +32,8 @@ from tuf.ngclient.fetcher import FetcherInterface
 from tuf.ngclient.updater import Updater
 
 from lineside_link.clock import ClockFloor
-from lineside_link.fetch import METADATA_MAX_BYTES
-from lineside_link.pull import Kind
+from lineside_link.transfer.pull_window import Kind
+from lineside_link.transfer.repository_client import METADATA_MAX_BYTES
 from lineside_runtime.bundle import MANIFEST_MAX_BYTES
 from lineside_runtime.errors import (
     BundleIntegrityError,
@@ -71,13 +71,13 @@ MAPPED: dict[type[Exception], type[LinesideError]] = {
 _TUF_ERRORS = (tuf_errors.RepositoryError, tuf_errors.DownloadError, tuf_errors.StorageError)
 
 
-class Source(Protocol):
-    """Where metadata and targets come from: `lineside_link.fetch.RepoClient`, or a medium that is carried."""
+class TrustSource(Protocol):
+    """Where metadata and targets come from: the hub's repository, or a medium that is carried."""
 
     def stream(
         self, kind: Kind, path: str, *, max_bytes: int, should_stop: Callable[[], bool]
     ) -> Iterator[bytes]:  # pragma: no cover - an interface
-        """As `lineside_link.fetch.RepoClient.stream`."""
+        """As `lineside_link.transfer.repository_client.RepoClient.stream`."""
         ...
 
 
@@ -89,7 +89,7 @@ class _LinkFetcher(FetcherInterface):
         should_stop: Looked at while waiting.
     """
 
-    def __init__(self, repo: Source, should_stop: Callable[[], bool]) -> None:
+    def __init__(self, repo: TrustSource, should_stop: Callable[[], bool]) -> None:
         self._repo = repo
         self._should_stop = should_stop
 
@@ -125,7 +125,7 @@ class TrustStore:
         clock_floor: What time it is.
     """
 
-    def __init__(self, folder: Path, root_bytes: bytes, repo: Source, clock_floor: ClockFloor) -> None:
+    def __init__(self, folder: Path, root_bytes: bytes, repo: TrustSource, clock_floor: ClockFloor) -> None:
         self._metadata = folder / "metadata"
         self._targets = folder / "targets"
         self._root_bytes = root_bytes
@@ -181,7 +181,7 @@ class TrustStore:
             TargetNotFoundError: No role that may name this path names it.
             FetchError: The hub does not answer.
             DiskFullError: There is no room for the metadata.
-            lineside_link.pull.FetchStopped: ``should_stop`` said so.
+            lineside_link.transfer.pull_window.FetchStopped: ``should_stop`` said so.
         """
         with _tuf_errors_mapped(target_path):
             updater = self._refreshed(should_stop)

@@ -1,7 +1,7 @@
 """Classes of a classifier that mean a good part: told by the caller or by their names, and what passes a part.
 
 A classifier whose classes exclude each other (softmax) passes a part only where a class of good parts is the likeliest.
-What none of its defects reaches and no class of good parts claims is unsure: see `lineside_models.deciding`.
+What none of its defects reaches and no class of good parts claims is unsure: see `lineside_models.verdict`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import msgspec
 
 from lineside_models.postprocess.candidates import read
-from lineside_models.postprocess.classify import ClassificationParams
+from lineside_models.postprocess.classification import ClassificationParams
 from lineside_runtime.bundle import Postprocess
 from lineside_runtime.errors import ConfigError
 

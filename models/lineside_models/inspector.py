@@ -10,14 +10,14 @@ import msgspec
 import numpy as np
 
 from lineside_models import preprocess
-from lineside_models.deciding import Decider, Decision
 from lineside_models.frame import Frame
 from lineside_models.good_classes import good_of
 from lineside_models.inspection import PROBABILITIES_MAX, Inspection, Timings
 from lineside_models.postprocess import Candidates, Least, decode
 from lineside_models.preprocess import Letterbox
 from lineside_models.rules import BUNDLES_OWN, Rules
-from lineside_models.slicing import Piece, pieces, put_together
+from lineside_models.slicing import FrameSlice, pieces, put_together
+from lineside_models.verdict import Decider, Decision
 from lineside_runtime.bundle import Manifest, Slicing
 from lineside_runtime.errors import ConfigError
 from lineside_runtime.session import Pinned, Prediction, Session
@@ -29,7 +29,7 @@ class _Prepared:
     """A piece of a frame on its way: of which frame, its tensor, how it lies in it, and the time that took."""
 
     index: int
-    piece: Piece
+    piece: FrameSlice
     tensor: Array
     letterbox: Letterbox
     preprocess_ms: float
@@ -39,7 +39,7 @@ class _Prepared:
 class _Answers:
     """What came back of one frame so far."""
 
-    found: list[tuple[Piece, Candidates]] = dataclasses.field(default_factory=list)
+    found: list[tuple[FrameSlice, Candidates]] = dataclasses.field(default_factory=list)
     last: Prediction | None = None
     preprocess_ms: float = 0.0
     inference_ms: float = 0.0
@@ -238,7 +238,7 @@ def _finding(answer: _Answers, size: tuple[int, int], good: Sequence[int]) -> Fi
     return Finding(candidates, timings, answer.last)
 
 
-def _agreeing(found: list[tuple[Piece, Candidates]], good: Sequence[int]) -> list[tuple[Piece, Candidates]]:
+def _agreeing(found: list[tuple[FrameSlice, Candidates]], good: Sequence[int]) -> list[tuple[FrameSlice, Candidates]]:
     """Leaves out what a classifier's pieces say of good parts, unless each of them says so."""
     if not good or len(found) == 1 or all(len(each) and each.labels[0] in good for _, each in found):
         return found

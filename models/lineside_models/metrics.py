@@ -24,7 +24,7 @@ DETECTIONS_MAX = 100
 """Detections of one type that count in one image, best first (COCO's ``maxDets``)."""
 
 
-class Truth(Protocol):
+class TrueBoxes(Protocol):
     """What is truly in an image; a `Sample` and a `SimulatedFrame` are such."""
 
     @property
@@ -36,7 +36,7 @@ class Truth(Protocol):
         """``(N,)`` indices of types."""
 
 
-class Found(Truth, Protocol):
+class FoundBoxes(TrueBoxes, Protocol):
     """What a detector says of an image; `Candidates` are such."""
 
     @property
@@ -45,7 +45,7 @@ class Found(Truth, Protocol):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Counts:
+class DetectionCounts:
     """Hits and errors. Where there was nothing to find or nothing was found, nothing was done wrong: 1.
 
     Attributes:
@@ -96,8 +96,8 @@ class ClassMetrics:
     """
 
     ap50: float | None
-    boxes: Counts
-    images: Counts
+    boxes: DetectionCounts
+    images: DetectionCounts
     truths: int
 
 
@@ -118,9 +118,9 @@ class DetectionMetrics:
     images: int
     map50: float
     classes: dict[str, ClassMetrics]
-    boxes: Counts
-    image_types: Counts
-    parts: Counts
+    boxes: DetectionCounts
+    image_types: DetectionCounts
+    parts: DetectionCounts
     clean: int
 
     @property
@@ -155,8 +155,8 @@ class DetectionMetrics:
 
 
 def evaluate(
-    truths: Sequence[Truth],
-    found: Sequence[Found],
+    truths: Sequence[TrueBoxes],
+    found: Sequence[FoundBoxes],
     *,
     labels: Sequence[str],
     thresholds: npt.ArrayLike,
@@ -292,7 +292,9 @@ class Matched:
     truths: npt.NDArray[np.int64]
 
 
-def match_type(truths: Sequence[Truth], found: Sequence[Found], label: int, *, min_iou: float = 0.5) -> Matched:
+def match_type(
+    truths: Sequence[TrueBoxes], found: Sequence[FoundBoxes], label: int, *, min_iou: float = 0.5
+) -> Matched:
     """Matches the detections of one type with the true boxes, in each image its best ``DETECTIONS_MAX``.
 
     Args:
@@ -315,7 +317,7 @@ def match_type(truths: Sequence[Truth], found: Sequence[Found], label: int, *, m
 
 
 def _evaluate_class(
-    truths: Sequence[Truth], found: Sequence[Found], label: int, *, bar: float, min_iou: float
+    truths: Sequence[TrueBoxes], found: Sequence[FoundBoxes], label: int, *, bar: float, min_iou: float
 ) -> ClassMetrics:
     matched = match_type(truths, found, label, min_iou=min_iou)
     count = int(matched.truths.sum())
@@ -324,18 +326,22 @@ def _evaluate_class(
     claimed = np.bincount(matched.image[above], minlength=len(truths)) > 0
     return ClassMetrics(
         ap50=average_precision(matched.scores, matched.right, count) if count else None,
-        boxes=Counts(hits, int(above.sum()) - hits, count - hits),
+        boxes=DetectionCounts(hits, int(above.sum()) - hits, count - hits),
         images=_compare(matched.truths > 0, claimed),
         truths=count,
     )
 
 
-def _compare(really: Bools, claimed: Bools) -> Counts:
-    return Counts(int((really & claimed).sum()), int((~really & claimed).sum()), int((really & ~claimed).sum()))
+def _compare(really: Bools, claimed: Bools) -> DetectionCounts:
+    return DetectionCounts(
+        int((really & claimed).sum()), int((~really & claimed).sum()), int((really & ~claimed).sum())
+    )
 
 
-def _total(counts: Sequence[Counts]) -> Counts:
-    return Counts(sum(each.tp for each in counts), sum(each.fp for each in counts), sum(each.fn for each in counts))
+def _total(counts: Sequence[DetectionCounts]) -> DetectionCounts:
+    return DetectionCounts(
+        sum(each.tp for each in counts), sum(each.fp for each in counts), sum(each.fn for each in counts)
+    )
 
 
 def _class_dict(each: ClassMetrics) -> dict[str, Any]:

@@ -32,7 +32,7 @@ CUT = 0.02
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Piece:
+class FrameSlice:
     """A part of a frame that goes through the model by itself.
 
     Attributes:
@@ -48,7 +48,7 @@ class Piece:
     y2: int
 
 
-def pieces(size: tuple[int, int], slicing: Slicing | None) -> tuple[Piece, ...]:
+def pieces(size: tuple[int, int], slicing: Slicing | None) -> tuple[FrameSlice, ...]:
     """Returns how a frame is cut.
 
     Args:
@@ -59,12 +59,12 @@ def pieces(size: tuple[int, int], slicing: Slicing | None) -> tuple[Piece, ...]:
         The frame as one piece, if it is not to be cut or is no larger than a piece.
     """
     height, width = size
-    whole = Piece(0, 0, width, height)
+    whole = FrameSlice(0, 0, width, height)
     if slicing is None or max(size) <= slicing.side_px:
         return (whole,)
     side = slicing.side_px
     cut = tuple(
-        Piece(x, y, min(x + side, width), min(y + side, height))
+        FrameSlice(x, y, min(x + side, width), min(y + side, height))
         for y in _starts(height, slicing)
         for x in _starts(width, slicing)
     )
@@ -80,7 +80,7 @@ def _starts(length: int, slicing: Slicing) -> list[int]:
     return [round(number * last / steps) for number in range(steps + 1)]
 
 
-def put_together(found: Sequence[tuple[Piece, Candidates]], size: tuple[int, int]) -> Candidates:
+def put_together(found: Sequence[tuple[FrameSlice, Candidates]], size: tuple[int, int]) -> Candidates:
     """Returns what all pieces of a frame show, each defect once.
 
     Of the boxes of one defect the best that no edge cut is kept; if every one was cut, the box around all of them.
@@ -133,7 +133,7 @@ class _Seen:
     outlines: tuple[npt.NDArray[np.float32], ...]
 
 
-def _gather(found: Sequence[tuple[Piece, Candidates]], size: tuple[int, int]) -> _Seen:
+def _gather(found: Sequence[tuple[FrameSlice, Candidates]], size: tuple[int, int]) -> _Seen:
     counts = [len(each) for _, each in found]
     numbers = np.repeat(np.arange(len(found)), counts)
     edges = np.array([dataclasses.astuple(piece) for piece, _ in found], np.float64)[numbers]

@@ -257,7 +257,7 @@ class Executable(abc.ABC):
 
     def close(self) -> None:
         """Gives the device's memory back; done twice it changes nothing."""
-        from lineside_runtime.heap import give_back  # not before something is closed
+        from lineside_runtime.system.heap import give_back  # not before something is closed
 
         with self.backend._boundary("run"):
             self._close()

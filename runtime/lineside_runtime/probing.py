@@ -19,10 +19,10 @@ from pathlib import Path
 import msgspec
 
 from lineside_runtime import registry
-from lineside_runtime.accelerators import Accelerator
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.devices import Device, DeviceKind
 from lineside_runtime.errors import DeviceError, EngineMissingError
+from lineside_runtime.system.accelerators import Accelerator
 
 TIMEOUT_S = 30.0
 """Importing torch from a cold SD card takes a Raspberry Pi more than ten seconds."""

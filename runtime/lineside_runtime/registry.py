@@ -79,7 +79,7 @@ _BUILTIN = {
         _NPU,
     ),
     "ort": _Builtin(
-        "lineside_runtime.backends.ort:OrtBackend",
+        "lineside_runtime.backends.ort.backend:OrtBackend",
         "pip install onnxruntime",
         ("onnxruntime",),
         frozenset({"onnx"}),

@@ -11,24 +11,24 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from lineside_runtime.bundle import Bundle, Manifest, open_bundle
-from lineside_runtime.candidates import Choice, choose
 from lineside_runtime.config import GPU_RATIO, Config, check_seconds
-from lineside_runtime.counter import Counter
 from lineside_runtime.errors import DeviceError
 from lineside_runtime.inputs import InputCheck, sample_inputs
 from lineside_runtime.logs import log
-from lineside_runtime.placement import DeviceShare, Failures, Fallback, Placement, Prediction
-from lineside_runtime.shared import Retired, Shared
+from lineside_runtime.serving.candidates import CandidateChoice, choose
+from lineside_runtime.serving.counter import Counter
+from lineside_runtime.serving.placement import DeviceShare, Failures, Fallback, Placement, Prediction
+from lineside_runtime.serving.shared import Retired, Shared
 from lineside_runtime.tensors import Array
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    from lineside_runtime.cache.cached import Cached
-    from lineside_runtime.cache.layered import ResultCache
+    from lineside_runtime.cache.levels import ResultCache
+    from lineside_runtime.cache.placement import Cached
     from lineside_runtime.cache.stats import CacheStats
-    from lineside_runtime.split.staged import StagedPlacement
-    from lineside_runtime.submit import SubmitCounts, Tally
+    from lineside_runtime.serving.submit import SubmitCounters, SubmitCounts
+    from lineside_runtime.stages.placement import StagedPlacement
 
 __all__ = ["Config", "DeviceShare", "Pinned", "Prediction", "Session"]
 
@@ -67,7 +67,7 @@ class Session:
         self._config = config or Config()
         self._compute_share = compute_share
         self._failures = Failures()
-        self._tally: Tally | None = None
+        self._tally: SubmitCounters | None = None
         self._reloading = threading.Lock()
         self._starting = threading.Lock()
         self._calls = Counter()
@@ -168,7 +168,7 @@ class Session:
         give: Callable[[], Future[Prediction]],
         shared: Shared[Serving],
     ) -> Future[Prediction]:
-        from lineside_runtime.cache.submitted import submitted  # only who caches and submits pays for it
+        from lineside_runtime.cache.submission import submitted  # only who caches and submits pays for it
 
         def on_hit(prediction: Prediction) -> None:
             self._answered(prediction)
@@ -176,12 +176,12 @@ class Session:
 
         return submitted(cached, inputs, give=give, on_hit=on_hit)
 
-    def _start_submitting(self) -> Tally:
-        from lineside_runtime.submit import Tally  # only who submits pays for it
+    def _start_submitting(self) -> SubmitCounters:
+        from lineside_runtime.serving.submit import SubmitCounters  # only who submits pays for it
 
         with self._starting:
             if self._tally is None:
-                self._tally = Tally()
+                self._tally = SubmitCounters()
             return self._tally
 
     def warm_up(self) -> Prediction:
@@ -367,7 +367,7 @@ class Session:
                 bundle.manifest, self._config, level=level, share=self._compute_share, on_absent=self._note_absent
             )
             if self._config.fallback_strategy == "fastest":
-                from lineside_runtime.measure import order_by_speed  # only who measures pays for it
+                from lineside_runtime.serving.fastest_candidate import order_by_speed  # only who measures pays for it
 
                 choice = order_by_speed(bundle, choice, self._config)
             placement = self._stage(bundle, choice, level, cleanup) or Placement(
@@ -380,14 +380,14 @@ class Session:
             raise
 
     def _stage(
-        self, bundle: Bundle, whole: Choice, level: int | None, cleanup: Callable[[], None] | None
+        self, bundle: Bundle, whole: CandidateChoice, level: int | None, cleanup: Callable[[], None] | None
     ) -> StagedPlacement | None:
         """Returns what serves a bundle that is cut, if its stages have devices of their own."""
         wanted = self._config.stage_engines or self._config.stage_cores
         if not wanted and not any(variant.stages for variant in bundle.manifest.variants):
             return None
-        from lineside_runtime.split.plan import plan_stages  # only who cuts pays for it
-        from lineside_runtime.split.staged import StagedPlacement
+        from lineside_runtime.stages.placement import StagedPlacement
+        from lineside_runtime.stages.plan import plan_stages  # only who cuts pays for it
 
         placed = plan_stages(
             bundle, whole, self._config, level=level, share=self._compute_share, on_absent=self._note_absent
@@ -397,7 +397,7 @@ class Session:
     def _cached(self, placement: Placement | StagedPlacement) -> Cached | None:
         if self._cache is None:
             return None
-        from lineside_runtime.cache.cached import Cached  # only who caches pays for it
+        from lineside_runtime.cache.placement import Cached  # only who caches pays for it
 
         return Cached(self._cache, placement, self._config)
 
@@ -458,7 +458,7 @@ class Pinned:
 def _cache(config: Config) -> ResultCache | None:
     if config.cache is None:
         return None
-    from lineside_runtime.cache.layered import ResultCache  # only who caches pays for it
+    from lineside_runtime.cache.levels import ResultCache  # only who caches pays for it
 
     return ResultCache(config.cache)
 

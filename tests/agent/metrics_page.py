@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lineside_agent.metrics import COUNTERS, HELP, RECENT, RECENT_HELP
+from lineside_agent.health.metrics import COUNTERS, HELP, RECENT, RECENT_HELP
 
 PAGE = Path(__file__).parents[2] / "docs/metrics.md"
 BEGIN, END = "<!-- metrics -->\n", "<!-- end metrics -->\n"

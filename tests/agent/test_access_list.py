@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from lineside_agent import home as module
 from lineside_agent.config import AgentConfig, InspectConfig, SimulatorCamera
-from lineside_agent.home import Home
-from lineside_agent.store import Store
-from lineside_hub.repository import Repository
-from lineside_link.client import LinkClient
+from lineside_agent.hub_client import client as module
+from lineside_agent.hub_client.client import HubClient
+from lineside_agent.storage.records import RecordStore
+from lineside_hub.repository.repository import Repository
+from lineside_link.client.client import LinkClient
 from lineside_link.messages import Desired, encode
 from lineside_link.topics import Topics
-from lineside_runtime.pauses import Pauses
+from lineside_runtime.serving.backoff import Backoff
 from tests.peers.brokers import SecureMosquitto
 from tests.peers.waiting import wait_for
 
@@ -33,8 +33,8 @@ def wishes() -> list[object]:
 @pytest.fixture
 def home(
     secure_mosquitto: SecureMosquitto, tmp_path: Path, wishes: list[object], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Home]:
-    monkeypatch.setattr(module, "ECHO", Pauses(0.5, 1.0))
+) -> Iterator[HubClient]:
+    monkeypatch.setattr(module, "ECHO", Backoff(0.5, 1.0))
     folder = tmp_path / "device"
     folder.mkdir()
     (folder / "root.json").write_bytes(Repository.create(tmp_path / "hub", groups=["line"]).root_bytes())
@@ -48,8 +48,8 @@ def home(
         root=folder / "root.json",
         link=secure_mosquitto.config_with(credentials),
     )
-    store = Store(folder)
-    made = Home(config, "boot-1", store, threading.Event())
+    store = RecordStore(folder)
+    made = HubClient(config, "boot-1", store, threading.Event())
     idle: Any = SimpleNamespace(post=wishes.append, kick=lambda: None, machine=SimpleNamespace(state="idle"))
     made.start(idle, idle, idle)
     yield made
@@ -58,7 +58,7 @@ def home(
 
 
 def test_device_that_connects_before_the_access_list_knows_it_recovers(
-    secure_mosquitto: SecureMosquitto, home: Home, wishes: list[object]
+    secure_mosquitto: SecureMosquitto, home: HubClient, wishes: list[object]
 ) -> None:
     hub = LinkClient(secure_mosquitto.config(), "lineside-hub")
     hub.start()

@@ -20,10 +20,10 @@ import psutil
 import pytest
 
 from lineside.cli import main
-from lineside_agent.drift.monitor import ask
-from lineside_agent.line_io.local import Request
+from lineside_agent.health.drift.monitor import ask
+from lineside_agent.line_io.local import TriggerRequest
 from lineside_agent.line_io.local import ask as trigger
-from lineside_link.client import LinkClient
+from lineside_link.client.client import LinkClient
 from lineside_link.messages import RecipeAnswer, RecipeCommand, Reported, Up, decode, encode
 from lineside_link.topics import Topics
 from lineside_runtime.bundle import Bundle
@@ -317,7 +317,7 @@ def test_the_recipe_and_what_is_given_up_are_reported(
     assert report.recipe == "housing-a"
     assert report.degradation is not None
     assert (report.degradation.steps, report.degradation.reason) == (("images",), "79 °C, hot from 75 °C on")
-    assert trigger(agent.state, Request("recipe", recipe="housing-b"))["done"]
+    assert trigger(agent.state, TriggerRequest("recipe", recipe="housing-b"))["done"]
     wait_for(lambda: listener.reports[-1].recipe == "housing-b", what="a report of the recipe")
 
 
@@ -372,10 +372,10 @@ def test_a_line_that_drift_stops_rejects_until_a_person_clears_it(start: Start, 
     wait_for(lambda: (agent.status.get("line") or {}).get("ready"), 60.0)
     codes: list[str] = []
     while len(codes) < 150 and "NOT_READY" not in codes:
-        codes.append(trigger(agent.state, Request("trigger"))["code"])
+        codes.append(trigger(agent.state, TriggerRequest("trigger"))["code"])
     assert 110 < len(codes) < 150, codes
     assert set(codes[:-1]) == {"PASS"}
     wait_for(lambda: "brightness-low" in ((agent.status.get("line") or {}).get("problem") or ""))
     ask(agent.state, "clear")
     wait_for(lambda: (agent.status.get("line") or {}).get("ready"))
-    assert trigger(agent.state, Request("trigger"))["code"] == "PASS"
+    assert trigger(agent.state, TriggerRequest("trigger"))["code"] == "PASS"

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from lineside.cli import main
-from lineside_agent.line_io.local import Request, ask
-from lineside_agent.part_numbers import AHEAD_LEAST
+from lineside_agent.line_io.local import TriggerRequest, ask
+from lineside_agent.storage.part_numbers import AHEAD_LEAST
 from lineside_runtime.bundle import Bundle
 from tests.peers.small_disk import SmallDisk, mounted
 from tests.peers.waiting import wait_for
@@ -77,7 +77,7 @@ def start_line(
 
 def judge(agent: AgentProcess, parts: int) -> list[int]:
     """Triggers parts one after the other; returns the numbers that were told."""
-    return [ask(agent.state, Request("trigger"))["number"] for _ in range(parts)]
+    return [ask(agent.state, TriggerRequest("trigger"))["number"] for _ in range(parts)]
 
 
 def fill(agent: AgentProcess, disk: SmallDisk) -> None:
@@ -145,7 +145,7 @@ def test_results_that_cannot_be_recorded_take_ready_away_where_that_is_asked_for
         judge(agent, 3)
         wait_for(lambda: not agent.line.get("ready"), 60.0, what="Ready off")
         assert "results can't be recorded: [4002]" in agent.line["problem"]
-        assert ask(agent.state, Request("trigger"))["code"] == "NOT_READY"
+        assert ask(agent.state, TriggerRequest("trigger"))["code"] == "NOT_READY"
         disk.empty()
         wait_for(lambda: agent.line.get("ready"), 60.0, what="Ready when there is room")
     finally:

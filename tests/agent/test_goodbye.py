@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from lineside_agent.config import AgentConfig, InspectConfig, SimulatorCamera
-from lineside_agent.home import Home
-from lineside_agent.store import Store
-from lineside_link.client import LinkClient
+from lineside_agent.hub_client.client import HubClient
+from lineside_agent.storage.records import RecordStore
+from lineside_link.client.client import LinkClient
 from lineside_link.messages import Up, decode
 from lineside_link.topics import Topics
 from tests.peers import Broker
@@ -26,7 +26,7 @@ ECHO_S = 0.5
 
 
 @pytest.fixture
-def home(embedded_broker: Broker, tmp_path: Path) -> Iterator[Home]:
+def home(embedded_broker: Broker, tmp_path: Path) -> Iterator[HubClient]:
     make_trusted_repository(tmp_path)
     config = AgentConfig(
         device="cam-1",
@@ -36,8 +36,8 @@ def home(embedded_broker: Broker, tmp_path: Path) -> Iterator[Home]:
         root=tmp_path / "root.json",
         link=embedded_broker.config("cam-1"),
     )
-    store = Store(tmp_path)
-    made = Home(config, "boot-1", store, threading.Event())
+    store = RecordStore(tmp_path)
+    made = HubClient(config, "boot-1", store, threading.Event())
     idle: Any = SimpleNamespace(post=lambda _: None, kick=lambda: None, machine=SimpleNamespace(state="idle"))
     made.start(idle, idle, idle)
     yield made
@@ -58,7 +58,7 @@ def ups(embedded_broker: Broker) -> Iterator[list[bool]]:
 
 
 def test_a_goodbye_that_comes_back_while_the_connection_stands_is_the_last_word(
-    home: Home, ups: list[bool], monkeypatch: pytest.MonkeyPatch
+    home: HubClient, ups: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heard: list[bool] = []
     home.client.subscribe(Topics("t0").up("cam-1"), _also(home, heard))
@@ -78,7 +78,7 @@ def test_a_goodbye_that_comes_back_while_the_connection_stands_is_the_last_word(
     assert ups[ups.index(False) :] == [False]
 
 
-def _also(home: Home, heard: list[bool]) -> Callable[[str, bytes], None]:
+def _also(home: HubClient, heard: list[bool]) -> Callable[[str, bytes], None]:
     """The agent's own handler, and a note that it was called."""
 
     def handle(topic: str, payload: bytes) -> None:

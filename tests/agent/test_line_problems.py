@@ -15,8 +15,8 @@ import pytest
 from pymodbus.client import ModbusTcpClient
 
 from lineside.cli import main
-from lineside_agent.doctor import is_held
-from lineside_agent.line_io.local import Request, ask
+from lineside_agent.health.doctor import is_held
+from lineside_agent.line_io.local import TriggerRequest, ask
 from lineside_runtime.bundle import Bundle
 from tests.peers.waiting import free_port, wait_for
 from tests.worlds.agent import TriggeredAgent
@@ -62,7 +62,7 @@ def test_port_in_use_late_fault_and_missing_folder_are_told(
         with ModbusTcpClient("127.0.0.1", port=port) as plc:
             assert not plc.read_input_registers(0, count=10).isError()
         for _ in range(2):
-            ask(agent.state, Request("trigger"))
+            ask(agent.state, TriggerRequest("trigger"))
         shutil.rmtree(tmp_path / "frames")
         wait_for(lambda: agent.line.get("fault") == "LATE")
         wait_for(lambda: agent.status["line_io_problem"])

@@ -20,7 +20,7 @@ from lineside_agent import config as settings
 from lineside_agent.cameras import Camera, Given, Grab, LiveCamera, LostFrame, Shot, open_camera
 from lineside_agent.cameras.aravis import PROGRAM as ARAVIS
 from lineside_agent.cameras.child import find
-from lineside_agent.reader import FrameQueue, Reader
+from lineside_agent.cameras.reader import FrameQueue, Reader
 from lineside_models.frame import Frame
 from lineside_runtime.errors import CameraError, ConfigError
 from tests.peers import CameraProcess, RtspServer

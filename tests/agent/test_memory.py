@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lineside_agent.reader import FrameQueue
+from lineside_agent.cameras.reader import FrameQueue
 from lineside_models.frame import Frame
 from tests.peers.waiting import wait_for
 
@@ -21,7 +21,7 @@ import json, sys
 import lineside_agent.daemon
 before = sorted(sys.modules)
 import sqlite3
-from lineside_agent.tables import tables_of
+from lineside_agent.storage.tables import tables_of
 tables_of(sqlite3.connect(":memory:"))["parts"].insert({"part": 1, "name": "a"})
 import pandas
 print(json.dumps({"before": before, "late": pandas.LATE}))
@@ -32,7 +32,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from lineside_models import zoo
-from lineside_runtime import heap
+from lineside_runtime.system import heap
 from lineside_runtime.session import Config, Session
 if sys.argv[1] == "sparing":
     heap.spare()

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from lineside_agent import part_numbers
 from lineside_agent.config import StoreConfig
-from lineside_agent.part_numbers import AHEAD_LEAST, PartNumbers
-from lineside_agent.store import NAME, WAITING_MAX, Store
+from lineside_agent.storage import part_numbers
+from lineside_agent.storage.part_numbers import AHEAD_LEAST, PartNumbers
+from lineside_agent.storage.records import NAME, WAITING_MAX, RecordStore
 from lineside_link.messages import ResultRow
 from tests.peers.small_disk import SmallDisk, mounted
 from tests.peers.waiting import wait_for
@@ -26,9 +26,9 @@ LINE = """
 import os, sys
 from pathlib import Path
 from lineside_agent.config import StoreConfig
-from lineside_agent.store import Store
+from lineside_agent.storage.records import RecordStore
 from lineside_link.messages import ResultRow
-store = Store(Path(sys.argv[1]), rules=StoreConfig(commit_every_s=float(sys.argv[2])))
+store = RecordStore(Path(sys.argv[1]), rules=StoreConfig(commit_every_s=float(sys.argv[2])))
 number = store.resume("cam")
 while True:
     store.begin("cam", number)
@@ -64,18 +64,18 @@ def row(sequence: int, source: str = "cam") -> ResultRow:
     return ResultRow(seq=0, part_id=f"p{sequence}", source=source, sequence=sequence, verdict="pass")
 
 
-def judge(store: Store, *numbers: int, source: str = "cam") -> None:
+def judge(store: RecordStore, *numbers: int, source: str = "cam") -> None:
     for number in numbers:
         store.begin(source, number)
         store.record(row(number, source), wait=False)
 
 
-def rows(store: Store) -> list[ResultRow]:
+def rows(store: RecordStore) -> list[ResultRow]:
     assert store.flush(60.0)
     return store.rows(0, 1_000_000)
 
 
-def sequences(store: Store) -> list[int]:
+def sequences(store: RecordStore) -> list[int]:
     return [found.sequence for found in rows(store)]
 
 
@@ -103,7 +103,7 @@ def test_every_number_that_the_line_heard_has_its_row_after_a_kill_and_no_other(
     for kill_after in (3, 40, 95):
         heard += kill_line(tmp_path, kill_after)
     assert len(heard) == len(set(heard)), "no number goes out twice"
-    store = Store(tmp_path)
+    store = RecordStore(tmp_path)
     first = store.resume("cam")
     found = sequences(store)
     assert found == list(range(first))
@@ -123,7 +123,7 @@ def test_kill_after_ten_parts_leaves_no_row_of_a_part_that_never_existed(tmp_pat
     assert [int(child.stdout.readline()) for _ in range(10)] == list(range(10))
     os.kill(child.pid, signal.SIGKILL)
     child.communicate()
-    store = Store(tmp_path)
+    store = RecordStore(tmp_path)
     assert store.resume("cam") == 10
     assert [(each.sequence, each.unknown) for each in rows(store)] == [(number, False) for number in range(10)]
     assert {each.verdict for each in rows(store)} <= {"fault", "pass"}, "a busy writer may have kept some of them"
@@ -132,21 +132,21 @@ def test_kill_after_ten_parts_leaves_no_row_of_a_part_that_never_existed(tmp_pat
 
 
 def test_orderly_end_leaves_no_row_that_nobody_used(tmp_path: Path, restart_machine: Restart) -> None:
-    first = Store(tmp_path, rules=StoreConfig(commit_every_s=0.0))
+    first = RecordStore(tmp_path, rules=StoreConfig(commit_every_s=0.0))
     assert first.resume("cam") == 0
     judge(first, *range(100))
     first.close()
     restart_machine()
-    second = Store(tmp_path)
+    second = RecordStore(tmp_path)
     assert second.resume("cam") == 100
     assert sequences(second) == list(range(100))
     second.close()
 
 
 def test_first_start_that_is_killed_before_its_first_part_leaves_no_row(tmp_path: Path) -> None:
-    first = Store(tmp_path)
+    first = RecordStore(tmp_path)
     first.resume("cam")
-    second = Store(tmp_path)  # as after a kill: the first one was never closed
+    second = RecordStore(tmp_path)  # as after a kill: the first one was never closed
     assert second.resume("cam") == 0
     assert rows(second) == []
     second.close()
@@ -157,12 +157,12 @@ def test_numbers_of_which_nobody_knows_after_a_power_cut_are_no_production_figur
     tmp_path: Path, restart_machine: Restart
 ) -> None:
     source = f"folder:{tmp_path}"
-    first = Store(tmp_path)
+    first = RecordStore(tmp_path)
     first.resume(source)
     judge(first, 0, 1, 2, source=source)
     assert first.flush(60.0)
     restart_machine()
-    second = Store(tmp_path)
+    second = RecordStore(tmp_path)
     assert second.resume(source) == AHEAD_LEAST
     found = rows(second)
     assert [each.sequence for each in found] == list(range(AHEAD_LEAST))
@@ -177,7 +177,7 @@ def test_numbers_of_which_nobody_knows_after_a_power_cut_are_no_production_figur
 def test_kill_right_behind_the_start_after_a_power_cut_makes_no_part_of_what_is_unknown(
     tmp_path: Path, restart_machine: Restart
 ) -> None:
-    first = Store(tmp_path)
+    first = RecordStore(tmp_path)
     first.resume("cam")
     judge(first, 0, 1, 2)
     assert first.flush(60.0)
@@ -185,14 +185,14 @@ def test_kill_right_behind_the_start_after_a_power_cut_makes_no_part_of_what_is_
     killed = PartNumbers(tmp_path, lambda: False)  # of an agent whose rows never come
     assert killed.resume("cam", first=3, reserved=AHEAD_LEAST, is_replaced=False).until == AHEAD_LEAST
     killed.begin("cam", AHEAD_LEAST)
-    second = Store(tmp_path)
+    second = RecordStore(tmp_path)
     assert second.resume("cam") == AHEAD_LEAST + 1
     assert [each.sequence for each in rows(second) if not each.unknown] == [0, 1, 2, AHEAD_LEAST]
     second.close()
 
 
 def test_power_cut_takes_what_was_not_on_the_disk(tmp_path: Path, restart_machine: Restart) -> None:
-    first = Store(tmp_path, rules=StoreConfig(commit_every_s=0.0))
+    first = RecordStore(tmp_path, rules=StoreConfig(commit_every_s=0.0))
     first.resume("cam")
     (file,) = (tmp_path / part_numbers.FOLDER).iterdir()
     on_disk = file.read_bytes()
@@ -201,27 +201,27 @@ def test_power_cut_takes_what_was_not_on_the_disk(tmp_path: Path, restart_machin
     ceiling = reserved(tmp_path)
     file.write_bytes(on_disk)  # the kernel had not written the rest
     restart_machine()
-    second = Store(tmp_path)
+    second = RecordStore(tmp_path)
     assert second.resume("cam") == ceiling > 200
     assert [each.sequence for each in rows(second) if not each.unknown] == list(range(200))
     second.close()
 
 
 def test_numbers_that_an_older_agent_reserved_are_not_used_again(tmp_path: Path) -> None:
-    first = Store(tmp_path)
+    first = RecordStore(tmp_path)
     for number in range(5):
         first.record(row(number))
     first.close()
     with contextlib.closing(sqlite3.connect(tmp_path / NAME)) as connection, connection:
         connection.execute("INSERT INTO meta VALUES ('reserved:cam', '32')")
-    second = Store(tmp_path)
+    second = RecordStore(tmp_path)
     assert second.resume("cam") == 32
     assert [each.sequence for each in rows(second) if each.unknown] == list(range(5, 32))
     second.close()
 
 
 def test_line_that_is_faster_than_its_commits_has_its_numbers_on_disk_before_it_uses_them(tmp_path: Path) -> None:
-    store = Store(tmp_path, rules=StoreConfig(commit_every_s=60.0))
+    store = RecordStore(tmp_path, rules=StoreConfig(commit_every_s=60.0))
     assert store.resume("cam") == 0
     judge(store, *range(AHEAD_LEAST - 2))
     wait_for(lambda: reserved(tmp_path) >= AHEAD_LEAST + AHEAD_LEAST // 2)
@@ -229,7 +229,7 @@ def test_line_that_is_faster_than_its_commits_has_its_numbers_on_disk_before_it_
 
 
 def test_numbers_are_unique_on_a_full_disk_even_after_a_power_cut(disk: SmallDisk, restart_machine: Restart) -> None:
-    first = Store(disk.path, rules=StoreConfig(commit_every_s=0.0, free_min_bytes=0))
+    first = RecordStore(disk.path, rules=StoreConfig(commit_every_s=0.0, free_min_bytes=0))
     first.resume("cam")
     judge(first, *range(10))
     assert first.flush(60.0)
@@ -241,7 +241,7 @@ def test_numbers_are_unique_on_a_full_disk_even_after_a_power_cut(disk: SmallDis
     first.close(1.0)
     restart_machine()
     disk.empty()
-    second = Store(disk.path)
+    second = RecordStore(disk.path)
     assert second.resume("cam") >= 700
     found = rows(second)
     assert [each.sequence for each in found] == list(range(len(found)))
@@ -251,7 +251,7 @@ def test_numbers_are_unique_on_a_full_disk_even_after_a_power_cut(disk: SmallDis
 
 def test_start_on_a_full_disk_without_room_for_the_numbers_says_so_and_goes_on_when_there_is(disk: SmallDisk) -> None:
     disk.fill()
-    store = Store(disk.path, rules=StoreConfig(free_min_bytes=0))
+    store = RecordStore(disk.path, rules=StoreConfig(free_min_bytes=0))
     store.resume("cam")
     assert "No space left" in store.numbers.problem
     disk.empty()
@@ -262,7 +262,7 @@ def test_start_on_a_full_disk_without_room_for_the_numbers_says_so_and_goes_on_w
 def test_parts_of_an_agent_that_ends_on_a_full_disk_have_their_rows_after_the_next_start(
     disk: SmallDisk, restart_machine: Restart
 ) -> None:
-    first = Store(disk.path, rules=StoreConfig(commit_every_s=0.0, free_min_bytes=0))
+    first = RecordStore(disk.path, rules=StoreConfig(commit_every_s=0.0, free_min_bytes=0))
     first.resume("cam")
     judge(first, *range(10))
     assert first.flush(60.0)
@@ -272,7 +272,7 @@ def test_parts_of_an_agent_that_ends_on_a_full_disk_have_their_rows_after_the_ne
     first.close(1.0)
     restart_machine()
     disk.empty()
-    second = Store(disk.path)
+    second = RecordStore(disk.path)
     assert second.resume("cam") == 30
     found = rows(second)
     assert [each.sequence for each in found] == list(range(30))
@@ -282,13 +282,13 @@ def test_parts_of_an_agent_that_ends_on_a_full_disk_have_their_rows_after_the_ne
 
 
 def test_file_of_the_numbers_that_cannot_be_written_is_tried_again_without_a_part(tmp_path: Path) -> None:
-    first = Store(tmp_path)
+    first = RecordStore(tmp_path)
     first.resume("cam")
     first.close()
     (file,) = (tmp_path / part_numbers.FOLDER).iterdir()
     file.unlink()
     file.mkdir()
-    second = Store(tmp_path)
+    second = RecordStore(tmp_path)
     assert second.resume("cam") == 0
     assert "directory" in second.numbers.problem
     file.rmdir()
@@ -298,21 +298,21 @@ def test_file_of_the_numbers_that_cannot_be_written_is_tried_again_without_a_par
 
 
 def test_damaged_file_of_the_numbers_gives_none_twice(tmp_path: Path) -> None:
-    first = Store(tmp_path, rules=StoreConfig(commit_every_s=0.0))
+    first = RecordStore(tmp_path, rules=StoreConfig(commit_every_s=0.0))
     first.resume("cam")
     judge(first, *range(40))
     assert first.flush(60.0)
     ceiling = reserved(tmp_path)
     (file,) = (tmp_path / part_numbers.FOLDER).iterdir()
     file.write_bytes(b"x" * file.stat().st_size)
-    second = Store(tmp_path)
+    second = RecordStore(tmp_path)
     assert second.resume("cam") == ceiling > 40
     second.close()
     first.close()
 
 
 def test_records_that_are_lost_on_a_full_disk_have_their_rows_when_there_is_room(disk: SmallDisk) -> None:
-    store = Store(disk.path, rules=StoreConfig(commit_every_s=0.0, free_min_bytes=0))
+    store = RecordStore(disk.path, rules=StoreConfig(commit_every_s=0.0, free_min_bytes=0))
     store.resume("cam")
     judge(store, 0)
     assert store.flush(60.0)
@@ -334,13 +334,13 @@ def test_records_that_are_lost_on_a_full_disk_have_their_rows_when_there_is_room
 
 
 def test_numbers_go_on_when_the_database_is_damaged_and_its_parts_are_not_said_to_be_lost(tmp_path: Path) -> None:
-    first = Store(tmp_path, rules=StoreConfig(commit_every_s=0.0))
+    first = RecordStore(tmp_path, rules=StoreConfig(commit_every_s=0.0))
     first.resume("cam")
     judge(first, *range(20))
     first.close()
     for path in tmp_path.glob(f"{NAME}*"):
         path.write_bytes(b"no database at all" * 1000)
-    second = Store(tmp_path)
+    second = RecordStore(tmp_path)
     assert second.counts.set_aside == 1
     assert second.resume("cam") == 20
     judge(second, 20)
@@ -349,22 +349,22 @@ def test_numbers_go_on_when_the_database_is_damaged_and_its_parts_are_not_said_t
 
 
 def test_source_that_skips_numbers_says_of_none_that_a_part_had_it(tmp_path: Path) -> None:
-    first = Store(tmp_path)
+    first = RecordStore(tmp_path)
     first.resume("cam", has_gaps=True)
     first.begin("cam", 5)
-    second = Store(tmp_path)
+    second = RecordStore(tmp_path)
     assert second.resume("cam", has_gaps=True) == 6
     assert all(each.unknown for each in rows(second))
     second.close()
 
 
 def test_sources_that_can_give_a_frame_again_reserve_nothing(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = RecordStore(tmp_path)
     for sequence in range(50):
         store.record(row(sequence, "folder"))
     assert store.flush(60.0)
     wait_for(lambda: store.next_sequence("folder") == 50)
-    again = Store(tmp_path)
+    again = RecordStore(tmp_path)
     assert again.next_sequence("folder") == 50
     again.close()
     store.close()

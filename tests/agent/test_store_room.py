@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lineside_agent import database
 from lineside_agent.config import StoreConfig
-from lineside_agent.database import DAMAGED_MAX
-from lineside_agent.images import Archive
-from lineside_agent.store import NAME, Store
+from lineside_agent.storage import database
+from lineside_agent.storage.database import DAMAGED_MAX
+from lineside_agent.storage.images import ImageArchive
+from lineside_agent.storage.records import NAME, RecordStore
 from lineside_link.messages import ResultRow
 from lineside_models.frame import Frame
 from lineside_runtime.errors import DiskFullError
@@ -38,20 +38,20 @@ def row(sequence: int, *, source: str = "cam", captured_at_ns: int = 0) -> Resul
     )
 
 
-def fill(store: Store, *sequences: int, source: str = "cam", captured_at_ns: int = 0) -> None:
+def fill(store: RecordStore, *sequences: int, source: str = "cam", captured_at_ns: int = 0) -> None:
     for sequence in sequences:
         assert store.record(row(sequence, source=source, captured_at_ns=captured_at_ns))
     assert store.flush(60.0)
 
 
-def tidied(store: Store, removed: int) -> None:
+def tidied(store: RecordStore, removed: int) -> None:
     store.room.ask()
     wait_for(lambda: store.room.removed >= removed and not store.room.is_asked)
 
 
 def test_images_make_way_for_verdicts_on_a_full_disk(disk: SmallDisk) -> None:
-    archive = Archive(disk.path, StoreConfig(keep_images="all", free_min_bytes=0))
-    store = Store(disk.path, archive=archive, rules=RULES)
+    archive = ImageArchive(disk.path, StoreConfig(keep_images="all", free_min_bytes=0))
+    store = RecordStore(disk.path, archive=archive, rules=RULES)
     for sequence in range(10):
         store.record(row(sequence), Frame(NOISE, source="cam", sequence=sequence))
     assert store.flush(60.0)
@@ -64,7 +64,7 @@ def test_images_make_way_for_verdicts_on_a_full_disk(disk: SmallDisk) -> None:
 
 
 def test_without_images_the_oldest_records_make_way_and_none_is_lost(disk: SmallDisk) -> None:
-    store = Store(disk.path, rules=RULES)
+    store = RecordStore(disk.path, rules=RULES)
     fill(store, *range(4000))
     tidied(store, 0)
     assert (disk.path / "ballast").exists()
@@ -84,7 +84,7 @@ def test_without_images_the_oldest_records_make_way_and_none_is_lost(disk: Small
 
 
 def test_records_that_the_hub_has_not_are_never_deleted(disk: SmallDisk) -> None:
-    store = Store(disk.path, rules=RULES, confirmed_only=True)
+    store = RecordStore(disk.path, rules=RULES, confirmed_only=True)
     fill(store, *range(500))
     disk.fill()
     store.record(row(500))
@@ -102,7 +102,7 @@ def test_records_that_the_hub_has_not_are_never_deleted(disk: SmallDisk) -> None
 
 @pytest.mark.parametrize("before", ["closed", "killed"])
 def test_agent_that_starts_on_a_full_disk_goes_on_where_it_was(disk: SmallDisk, before: str, tmp_path: Path) -> None:
-    first = Store(disk.path, rules=RULES, confirmed_only=True)
+    first = RecordStore(disk.path, rules=RULES, confirmed_only=True)
     fill(first, *range(20))
     epoch = first.epoch
     if before == "killed":  # its write-ahead log is still there
@@ -114,7 +114,7 @@ def test_agent_that_starts_on_a_full_disk_goes_on_where_it_was(disk: SmallDisk, 
         (disk.path / f"{NAME}-shm").unlink(missing_ok=True)
     (disk.path / "ballast").unlink(missing_ok=True)
     disk.fill()
-    second = Store(disk.path, rules=RULES, confirmed_only=True)
+    second = RecordStore(disk.path, rules=RULES, confirmed_only=True)
     assert (second.epoch, second.next_sequence("cam"), second.last_seq) == (epoch, 20, 20)
     for sequence in range(20, 30):
         assert second.record(row(sequence), wait=False)
@@ -127,7 +127,7 @@ def test_agent_that_starts_on_a_full_disk_goes_on_where_it_was(disk: SmallDisk, 
 
 def test_first_start_of_all_may_be_on_a_full_disk(disk: SmallDisk) -> None:
     disk.fill()
-    store = Store(disk.path, rules=RULES)
+    store = RecordStore(disk.path, rules=RULES)
     assert isinstance(store.problem, DiskFullError)
     epoch = store.epoch
     assert store.record(row(0), wait=False)
@@ -135,14 +135,14 @@ def test_first_start_of_all_may_be_on_a_full_disk(disk: SmallDisk) -> None:
     assert store.flush(60.0)
     assert (store.epoch, store.next_sequence("cam")) == (epoch, 1) and not store.problem
     store.close()
-    assert Store(disk.path, rules=RULES).epoch == epoch
+    assert RecordStore(disk.path, rules=RULES).epoch == epoch
 
 
 # -- bounds --------------------------------------------------------------------------------------------------------
 
 
 def test_oldest_records_go_beyond_the_bound_in_bytes_and_numbers_go_on(tmp_path: Path) -> None:
-    store = Store(tmp_path, rules=RULES)
+    store = RecordStore(tmp_path, rules=RULES)
     fill(store, 0, source="rare")
     fill(store, *range(6000))
     store.use(StoreConfig(records_max_bytes=400_000))
@@ -152,13 +152,13 @@ def test_oldest_records_go_beyond_the_bound_in_bytes_and_numbers_go_on(tmp_path:
     assert rows[0].source == "rare"  # the newest of its source stays, so that its numbers go on
     assert rows[-1].seq == 6001
     store.close()
-    again = Store(tmp_path, rules=RULES)
+    again = RecordStore(tmp_path, rules=RULES)
     assert (again.next_sequence("rare"), again.next_sequence("cam"), again.last_seq) == (1, 6000, 6001)
     again.close()
 
 
 def test_old_records_go_beyond_the_bound_in_days(tmp_path: Path) -> None:
-    store = Store(tmp_path, rules=StoreConfig(records_max_days=1.0, commit_every_s=0.0))
+    store = RecordStore(tmp_path, rules=StoreConfig(records_max_days=1.0, commit_every_s=0.0))
     fill(store, *range(50), captured_at_ns=time.time_ns() - int(2 * 86400e9))
     fill(store, *range(50, 80), captured_at_ns=time.time_ns())
     tidied(store, 50)
@@ -167,7 +167,7 @@ def test_old_records_go_beyond_the_bound_in_days(tmp_path: Path) -> None:
 
 
 def test_with_a_hub_only_what_it_has_confirmed_goes(tmp_path: Path) -> None:
-    store = Store(tmp_path, rules=StoreConfig(records_max_bytes=1, commit_every_s=0.0), confirmed_only=True)
+    store = RecordStore(tmp_path, rules=StoreConfig(records_max_bytes=1, commit_every_s=0.0), confirmed_only=True)
     fill(store, *range(100))
     store.acknowledge(store.epoch, 40)
     wait_for(lambda: store.watermark == 40)
@@ -177,7 +177,7 @@ def test_with_a_hub_only_what_it_has_confirmed_goes(tmp_path: Path) -> None:
 
 
 def test_records_are_committed_together_within_their_time(tmp_path: Path) -> None:
-    store = Store(tmp_path, rules=StoreConfig(commit_every_s=60.0))
+    store = RecordStore(tmp_path, rules=StoreConfig(commit_every_s=60.0))
     for sequence in range(30):
         store.record(row(sequence))
     assert store.last_seq == 0
@@ -188,14 +188,14 @@ def test_records_are_committed_together_within_their_time(tmp_path: Path) -> Non
 
 
 def test_close_writes_what_waits_for_its_time(tmp_path: Path) -> None:
-    store = Store(tmp_path, rules=StoreConfig(commit_every_s=60.0))
+    store = RecordStore(tmp_path, rules=StoreConfig(commit_every_s=60.0))
     store.record(row(0))
     store.close(30.0)
     assert store.last_seq == 1
 
 
 def test_large_damaged_database_is_found_beside_the_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = Store(tmp_path, rules=RULES)
+    first = RecordStore(tmp_path, rules=RULES)
     fill(first, *range(3000))
     first.close()
     data = bytearray((tmp_path / NAME).read_bytes())
@@ -203,7 +203,7 @@ def test_large_damaged_database_is_found_beside_the_line(tmp_path: Path, monkeyp
     data[middle : middle + 16384] = b"\xff" * 16384
     (tmp_path / NAME).write_bytes(data)
     monkeypatch.setattr(database, "CHECKED_AT_START_BYTES", 0)
-    store = Store(tmp_path, rules=RULES)
+    store = RecordStore(tmp_path, rules=RULES)
     wait_for(lambda: store.counts.set_aside == 1)
     fill(store, 3000)
     assert store.next_sequence("cam") == 3001
@@ -215,7 +215,7 @@ def test_damaged_databases_do_not_fill_the_disk(tmp_path: Path) -> None:
         (tmp_path / NAME).write_bytes(b"no database at all" * 100 + bytes([number]))
         for suffix in ("-wal", "-shm"):
             (tmp_path / f"{NAME}{suffix}").unlink(missing_ok=True)
-        store = Store(tmp_path, rules=RULES)
+        store = RecordStore(tmp_path, rules=RULES)
         assert store.counts.set_aside == 1
         store.close()
     aside = [path for path in tmp_path.glob(f"{NAME}.damaged-*") if not path.name.endswith(("-wal", "-shm"))]
@@ -223,8 +223,8 @@ def test_damaged_databases_do_not_fill_the_disk(tmp_path: Path) -> None:
 
 
 def test_live_images_beyond_what_may_wait_are_skipped_and_their_records_stay(tmp_path: Path) -> None:
-    archive = Archive(tmp_path, StoreConfig(keep_images="all", free_min_bytes=0))
-    store = Store(tmp_path, archive=archive, rules=RULES)
+    archive = ImageArchive(tmp_path, StoreConfig(keep_images="all", free_min_bytes=0))
+    store = RecordStore(tmp_path, archive=archive, rules=RULES)
     holder = sqlite3.connect(tmp_path / NAME, isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")  # the writer waits
     store.record(row(0))

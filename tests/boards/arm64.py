@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from lineside_agent.self_update.pack import pack
-from lineside_agent.self_update.payload import Payload, open_payload
+from lineside_agent.deployment.self_update.pack import pack
+from lineside_agent.deployment.self_update.payload import Payload, open_payload
 from lineside_agent.service.install import install
 from lineside_boards.image.build import SUITE, debian_mirror
 from lineside_runtime.errors import ImageError

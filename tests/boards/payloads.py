@@ -11,10 +11,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from lineside_agent.self_update.environment import for_target
-from lineside_agent.self_update.payload import MANIFEST_NAME, WHEELS, AgentManifest, Payload, open_payload
+from lineside_agent.deployment.self_update.environment import for_target
+from lineside_agent.deployment.self_update.payload import MANIFEST_NAME, WHEELS, AgentManifest, Payload, open_payload
 from lineside_runtime.bundle import describe_bytes
-from tests.agent.self_update.wheels import pip_wheel, tree_files, write_wheel
+from tests.agent.deployment.self_update.wheels import pip_wheel, tree_files, write_wheel
 from tests.boards.arm64 import made
 
 PACKAGES = ("msgspec", "numpy", "packaging")

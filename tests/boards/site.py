@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lineside_hub.listing import list_devices
+from lineside_hub.fleet.listing import list_devices
 from lineside_models import zoo
 from lineside_runtime.bundle import open_bundle
 from tests.boards.emulator import HOST

@@ -16,7 +16,7 @@ import pytest
 
 from lineside_boards import profile
 from lineside_boards.detect import Board
-from tests.agent.test_fastest import two_forms
+from tests.agent.inspection.test_variant_selection import two_forms
 from tests.boards import arm64, emulator
 from tests.peers.programs import find_program
 
@@ -66,7 +66,7 @@ def test_the_optimizers_trial_is_timed_on_the_boards_instructions(emulated: list
     _, tree = arm64.agent()
     bundle = two_forms(tmp_path / "bundle")
     deep, shallow = json.loads(
-        run_there(emulated, tree, "-m", "lineside_agent.timing", str(bundle.path), "3", "[]", "{}")
+        run_there(emulated, tree, "-m", "lineside_agent.inspection.variant_timing", str(bundle.path), "3", "[]", "{}")
     )
     assert (deep["device"], shallow["device"]) == ("ort/cpu:0", "ort/cpu:0")
     assert len(deep["rounds_ms"]) == len(shallow["rounds_ms"]) == 3

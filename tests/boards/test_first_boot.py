@@ -11,8 +11,8 @@ import yaml
 
 from lineside_boards import profile
 from lineside_boards.first_boot import firstrun
-from lineside_boards.first_boot.settings import Settings, Wifi, one_line, wpa_key
-from lineside_boards.payload import Target
+from lineside_boards.first_boot.settings import FirstBootSettings, Wifi, one_line, wpa_key
+from lineside_boards.payload import PayloadTarget
 from lineside_boards.prepare import Prepared, prepare
 from lineside_runtime.errors import ConfigError, ImageError, InputError, PayloadError
 from tests.boards.images import (
@@ -27,7 +27,7 @@ from tests.boards.images import (
 )
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBwkfVGHOYeWUq0gQmHPTMIH3Qmdvy9YkYbJ8xSAs0Az me@desk"
-SETTINGS = Settings(
+SETTINGS = FirstBootSettings(
     hostname="cam-07",
     ssh_keys=(KEY,),
     wifi=Wifi(ssid="O\"Brien's net", key=wpa_key("hall", "correct horse"), country="DE"),
@@ -35,12 +35,14 @@ SETTINGS = Settings(
 ).checked()
 
 
-def lay_out(tree: Path, target: Target) -> None:
+def lay_out(tree: Path, target: PayloadTarget) -> None:
     (tree / "opt/lineside").mkdir(parents=True)
     (tree / "opt/lineside/target").write_text(f"{target.python} {target.architecture}")
 
 
-def make(image: Path, out: Path, board: str = "rpi5", settings: Settings = SETTINGS) -> tuple[Prepared, list[str]]:
+def make(
+    image: Path, out: Path, board: str = "rpi5", settings: FirstBootSettings = SETTINGS
+) -> tuple[Prepared, list[str]]:
     said: list[str] = []
     made = prepare(image, out, profile=profile.load(board), settings=settings, lay_out=lay_out, say=said.append)
     return made, said
@@ -104,7 +106,7 @@ def test_script_takes_itself_away_also_where_a_step_fails(tmp_path: Path) -> Non
     (boot / "cmdline.txt").write_text(
         f"root=X quiet systemd.run={boot}/firstrun.sh systemd.unit=kernel-command-line.target\n"
     )
-    text = firstrun.script(Settings(hostname="cam-07"), boot_path=str(boot))
+    text = firstrun.script(FirstBootSettings(hostname="cam-07"), boot_path=str(boot))
     head = text[: text.index("echo cam-07")]
     (boot / "firstrun.sh").write_text(f"{head}false_command_that_is_not_there\nexit 3\n")
     assert subprocess.run(["sh", boot / "firstrun.sh"], stderr=subprocess.DEVNULL).returncode == 3
@@ -126,7 +128,7 @@ def test_preseed_image_gets_custom_toml(tmp_path: Path) -> None:
     check_file_systems(out, tmp_path)
 
 
-def msgspec_replace(settings: Settings, **changes: str) -> Settings:
+def msgspec_replace(settings: FirstBootSettings, **changes: str) -> FirstBootSettings:
     import msgspec
 
     return msgspec.structs.replace(settings, **changes).checked()
@@ -171,7 +173,7 @@ def test_nothing_remains_of_a_preparation_that_failed(tmp_path: Path) -> None:
     image = pi(tmp_path, "cloud-init")
     before = sorted(path.name for path in tmp_path.iterdir())
 
-    def fail(tree: Path, target: Target) -> None:
+    def fail(tree: Path, target: PayloadTarget) -> None:
         raise PayloadError("no agent")
 
     with pytest.raises(PayloadError):
@@ -218,7 +220,7 @@ def test_wpa_key_is_the_standards() -> None:
 def test_settings_that_would_break_a_file_are_refused(changes: dict[str, Any]) -> None:
     values: dict[str, Any] = {"hostname": "cam-07", **changes}
     with pytest.raises(ConfigError):
-        Settings(**values).checked()
+        FirstBootSettings(**values).checked()
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,14 @@ import pytest
 
 from lineside_boards.first_boot.settings import Wifi, wpa_key
 from lineside_boards.provision import network
-from lineside_boards.provision.facts import Facts
+from lineside_boards.provision.facts import SystemFacts
 from lineside_boards.provision.network import Static, Wish
 from lineside_boards.provision.shell import Answer, Shell
 from lineside_runtime.errors import ConfigError, ProvisionError
 
 WIFI = Wifi(ssid="hall 3; ünï", key=wpa_key("hall 3; ünï", "correct horse"), country="DE")
 STATIC = Static(address="10.0.0.7/24", gateway="10.0.0.1", dns=("10.0.0.2", "fd00::2"))
-FACTS = Facts(
+FACTS = SystemFacts(
     **dict.fromkeys(("user", "home", "hostname", "architecture", "python", "glibc", "system", "model"), ""),
     compatible=(),
     free_bytes=0,

@@ -36,7 +36,7 @@ def test_what_no_page_confirms_is_told_in_the_guide(name: str) -> None:
     rows = [line.split("|") for line in guide.partition("**Not confirmed**")[2].splitlines() if line.startswith("|")]
     told = {key.strip("` ") for row in rows if name in row[1].replace(" ", "").split(",") for key in row[2].split(",")}
     tables = msgspec.structs.asdict(profile.load(name)).items()
-    facts = {table: one for table, one in tables if isinstance(one, profile.Facts)}
+    facts = {table: one for table, one in tables if isinstance(one, profile.ProfileFacts)}
     assert told == {f"{table}.{key}" for table, one in facts.items() for key in one.unconfirmed}
 
 
@@ -119,7 +119,7 @@ def test_machine_is_described_by_the_most_special_profile_first(
 
 def test_profiles_are_plain_data() -> None:
     one = profile.load("rpi5")
-    assert msgspec.json.decode(msgspec.json.encode(one), type=profile.Profile) == one
+    assert msgspec.json.decode(msgspec.json.encode(one), type=profile.BoardProfile) == one
 
 
 def test_reading_a_profile_loads_no_engine() -> None:

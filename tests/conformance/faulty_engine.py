@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from lineside_runtime.backend import Backend, Compatibility, Executable, LoadOptions, OperatorTime, Stage
-from lineside_runtime.conformance.networks import NETWORKS, Network
+from lineside_runtime.conformance.networks import NETWORKS, ConformanceNetwork
 from lineside_runtime.devices import Device
 from lineside_runtime.errors import (
     BadInputFormatError,
@@ -98,7 +98,7 @@ class OracleBackend(Backend):
 
 
 class OracleExecutable(Executable):
-    def __init__(self, engine: OracleBackend, network: Network, options: LoadOptions) -> None:
+    def __init__(self, engine: OracleBackend, network: ConformanceNetwork, options: LoadOptions) -> None:
         self._engine = engine
         self._network = network
         self._options = options

@@ -6,11 +6,11 @@ They are committed, so that somebody with a board needs neither onnx nor torch; 
 from __future__ import annotations
 
 from lineside_runtime.conformance.models import FOLDER
-from lineside_runtime.conformance.networks import NETWORKS, Network
+from lineside_runtime.conformance.networks import NETWORKS, ConformanceNetwork
 from tests.conformance import ncnn_files, onnx_files, tflite_files
 
 
-def files(network: Network) -> dict[str, bytes]:
+def files(network: ConformanceNetwork) -> dict[str, bytes]:
     """Returns the network in every format that is made here, by file name."""
     param, weights = ncnn_files.build(network)
     return {

@@ -18,8 +18,8 @@ from lineside_runtime.conformance.networks import (
     SECOND_BIAS,
     SECOND_WEIGHT,
     SIDE,
+    ConformanceNetwork,
     Floats,
-    Network,
 )
 from tests.conformance.quantities import FIRST_MAX, quantized
 
@@ -27,7 +27,7 @@ MAGIC = 7767517
 INT8_TAG = 0x000D4B38
 
 
-def build(network: Network) -> tuple[bytes, bytes]:
+def build(network: ConformanceNetwork) -> tuple[bytes, bytes]:
     """Returns the ``.ncnn.param`` and the ``.ncnn.bin``."""
     return {"scale": _scale, "fixed": _scale, "pair": _pair, "conv": _conv, "conv_int8": _conv_int8}[network.name]()
 

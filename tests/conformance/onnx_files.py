@@ -15,13 +15,13 @@ from lineside_runtime.conformance.networks import (
     NETWORKS,
     SECOND_BIAS,
     SECOND_WEIGHT,
-    Network,
+    ConformanceNetwork,
 )
 from tests.conformance.quantities import FIRST_SCALE, IMAGE_SCALE, SECOND_SCALE, quantized
 from tests.runtime.onnx_models import graph, scaler
 
 
-def build(network: Network) -> bytes:
+def build(network: ConformanceNetwork) -> bytes:
     return {"scale": lambda: scaler(FACTOR), "fixed": _fixed, "pair": _pair, "conv": _conv, "conv_int8": _conv_int8}[
         network.name
     ]()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from lineside_runtime import registry
-from lineside_runtime.conformance import CHECKS, NETWORKS, Check, NotApplicable, Subject, subject, title
+from lineside_runtime.conformance import CHECKS, NETWORKS, Check, EngineSubject, NotApplicable, subject, title
 from lineside_runtime.errors import NoDeviceError
 
 NUMPY_ENGINE = Path(__file__).parents[1] / "runtime" / "engine"
@@ -52,7 +52,7 @@ def numpy_engine() -> Iterator[None]:
 
 
 @functools.cache
-def found(engine: str, device: str) -> Subject | NoDeviceError:
+def found(engine: str, device: str) -> EngineSubject | NoDeviceError:
     try:
         return subject(engine, device)
     except NoDeviceError as error:
@@ -87,7 +87,7 @@ def test_it_conforms(engine: str, device: str, check: Check) -> None:
 def test_all_networks_are_tried_on_the_engines_that_read_any() -> None:
     for engine, device in SUBJECTS:
         one = found(engine, device)
-        if isinstance(one, Subject):
+        if isinstance(one, EngineSubject):
             read = [model.network.name for model in one.models]
             assert read == (["scale", "fixed"] if engine == "numpy" else [network.name for network in NETWORKS])
             assert len(one.refused) == (3 if engine == "numpy" else 0)

@@ -178,7 +178,7 @@ def test_the_command_fails_with_json_for_an_engine_that_does_not_conform(tmp_pat
     (package / "entry_points.txt").write_text("[lineside.backends]\nfaulty = faulty:FaultyBackend\n")
     (tmp_path / "faulty.py").write_text(
         "from pathlib import Path\n"
-        "from lineside_runtime.backends.ort import OrtBackend\n"
+        "from lineside_runtime.backends.ort.backend import OrtBackend\n"
         "class FaultyBackend(OrtBackend):\n"
         "    name = 'faulty'\n"
         "    def _load(self, model, device, options):\n"

@@ -15,7 +15,7 @@ import pytest
 
 from lineside_runtime.backend import LoadOptions
 from lineside_runtime.conformance import CHECKS, FOLDER, NETWORKS, title
-from lineside_runtime.isolated.engine import isolated
+from lineside_runtime.engine_process.engine import isolated
 from tests.peers.environments import environment
 
 pytestmark = [

@@ -23,7 +23,7 @@ from lineside_runtime.conformance.networks import (
     SECOND_BIAS,
     SECOND_WEIGHT,
     SIDE,
-    Network,
+    ConformanceNetwork,
 )
 from tests.conformance.quantities import FIRST_SCALE, IMAGE_SCALE, SECOND_SCALE, quantized
 
@@ -113,7 +113,7 @@ class Writer:
         return maps
 
 
-def build(network: Network) -> bytes:
+def build(network: ConformanceNetwork) -> bytes:
     return {
         "scale": _scale,
         "fixed": lambda: _scale(free=False),

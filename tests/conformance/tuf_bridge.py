@@ -15,12 +15,12 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from lineside_link.client import LinkClient
+from lineside_link.client.client import LinkClient
 from lineside_link.clock import ClockFloor
 from lineside_link.config import LinkConfig
-from lineside_link.fetch import RepoClient
 from lineside_link.messages import RepoRequest, RepoResponse, decode, encode_response
 from lineside_link.topics import Topics
+from lineside_link.transfer.repository_client import RepoClient
 from lineside_link.trust import LAST_TARGET, TrustStore
 from lineside_runtime.bundle import CHUNK_BYTES
 from lineside_runtime.errors import LinesideError

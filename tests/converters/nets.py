@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from lineside_models.labels import LABELS
-from lineside_models.vision.facts import METADATA_KEY, ModelFacts
+from lineside_models.vision.model_facts import METADATA_KEY, ModelFacts
 from lineside_runtime.bundle import Bundle, Manifest, Postprocess, Preprocess, Variant, write_manifest
 from lineside_runtime.tensors import TensorSpec
 

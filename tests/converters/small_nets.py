@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lineside_converters.export import export_onnx
-from lineside_converters.material import Material
-from lineside_converters.proving import Terms
-from lineside_converters.task import task_of
-from lineside_converters.training.lessons import Done, Lessons
-from lineside_converters.training.teaching import Outputs, as_tuple
+from lineside_converters.calibration_data import Material
+from lineside_converters.distillation.losses import Outputs, as_tuple
+from lineside_converters.gates.runner import Terms
+from lineside_converters.loading.onnx_export import export_onnx
+from lineside_converters.tasks import task_of
+from lineside_converters.training.objectives import Done, TrainingObjective
 from lineside_runtime.bundle import Manifest, Variant
 from lineside_runtime.tensors import TensorSpec
 
@@ -54,7 +54,7 @@ def bars(count: int, seed: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(images[:, None].astype(np.float32)), torch.from_numpy(labels)
 
 
-class BarLessons(Lessons[tuple[Tensor, Tensor]]):
+class BarLessons(TrainingObjective[tuple[Tensor, Tensor]]):
     """Lessons on bars."""
 
     def __init__(self, *, steps: int = 12, batch: int = 32) -> None:

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from lineside_converters.evaluation import (
-    Asked,
     ClassifierEvaluation,
     DetectorEvaluation,
+    EvaluationRequest,
     SegmenterEvaluation,
     judge,
 )
@@ -39,7 +39,7 @@ def outside(predictions: Path, data: Path, fold: str) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
-def judge_detector(data: Path, asked: Asked) -> DetectorEvaluation:
+def judge_detector(data: Path, asked: EvaluationRequest) -> DetectorEvaluation:
     result = judge(SLIM, data, asked)
     assert isinstance(result, DetectorEvaluation)
     return result
@@ -53,7 +53,7 @@ def steel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def judged(steel: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[DetectorEvaluation, Path]:
     predictions = tmp_path_factory.mktemp("out") / "finds.json"
-    return judge_detector(steel, Asked(fold="val", clean_simulated=6, predictions=predictions)), predictions
+    return judge_detector(steel, EvaluationRequest(fold="val", clean_simulated=6, predictions=predictions)), predictions
 
 
 def test_somebody_else_finds_the_same_map_in_the_finds_that_were_written(
@@ -73,7 +73,7 @@ def test_somebody_else_finds_the_same_map_in_the_finds_that_were_written(
 def test_it_is_the_same_with_boards_in_other_layouts(tmp_path: Path, write: Callable[[Path], Path]) -> None:
     data = write(tmp_path / "data")
     predictions = tmp_path / "finds.json"
-    result = judge_detector(data, Asked(fold="val", predictions=predictions))
+    result = judge_detector(data, EvaluationRequest(fold="val", predictions=predictions))
     assert result.map50 == pytest.approx(outside(predictions, data, "val")["map50"], abs=1e-6)
     low, high = result.map50_interval.low, result.map50_interval.high
     assert 0 <= low <= result.map50 <= high <= 1
@@ -124,7 +124,7 @@ def test_templates_of_the_train_fold_are_no_good_parts(tmp_path: Path) -> None:
     data = drawn_sets.write_deeppcb(tmp_path / "data", {"train": 2, "val": 3})
     rates = {}
     for fold in ("val", "all"):
-        verdict = judge_detector(data, Asked(fold=fold)).good_or_bad
+        verdict = judge_detector(data, EvaluationRequest(fold=fold)).good_or_bad
         rates[fold] = [(each.source, each.parts) for each in verdict.false_rejects]
     assert rates["val"] == [("templates of deeppcb, fold val", 3), ("all", 3)]
     assert rates["all"] == [("templates of deeppcb, fold all", 3), ("all", 3)]
@@ -197,7 +197,7 @@ def pictures(tmp_path: Path) -> Path:
 
 def test_a_classifier_is_judged_by_its_surest_answer(tmp_path: Path, pictures: Path) -> None:
     bundle = classifier(tmp_path / "bundle", ("bright", "dark"))
-    result = judge(bundle, pictures, Asked())
+    result = judge(bundle, pictures, EvaluationRequest())
     assert isinstance(result, ClassifierEvaluation)
     assert (result.frames, result.top1, result.top5) == (12, 10 / 12, None)
     assert result.confusion.counts == ((6, 0), (2, 4))
@@ -216,7 +216,7 @@ def test_a_class_that_was_never_answered_has_no_precision(tmp_path: Path, pictur
     for path in sorted((pictures / "dark").iterdir())[4:]:
         path.unlink()
     bundle = classifier(tmp_path / "bundle", ("bright", "dark"))
-    result = judge(bundle, pictures, Asked())
+    result = judge(bundle, pictures, EvaluationRequest())
     assert isinstance(result, ClassifierEvaluation)
     assert (result.per_class["bright"].precision, result.per_class["bright"].recall) == (None, 0.0)
     assert result.per_class["dark"].precision == pytest.approx(4 / 7)
@@ -227,44 +227,44 @@ def test_a_class_that_was_never_answered_has_no_precision(tmp_path: Path, pictur
 def test_what_does_not_fit_the_task_is_refused(tmp_path: Path, pictures: Path, steel: Path) -> None:
     bundle = classifier(tmp_path / "bundle", ("bright", "dark"))
     with pytest.raises(ConfigError, match="predictions"):
-        judge(bundle, pictures, Asked(predictions=tmp_path / "finds.json"))
+        judge(bundle, pictures, EvaluationRequest(predictions=tmp_path / "finds.json"))
     with pytest.raises(DatasetError, match="boxes"):
-        judge(SLIM, pictures, Asked())
+        judge(SLIM, pictures, EvaluationRequest())
     with pytest.raises(DatasetError, match="one type a frame"):
-        judge(bundle, steel, Asked())
+        judge(bundle, steel, EvaluationRequest())
 
 
 def test_a_fold_that_there_is_not_is_named(steel: Path) -> None:
     with pytest.raises(DatasetError, match="train or val"):
-        judge(SLIM, steel, Asked(fold="vla"))
+        judge(SLIM, steel, EvaluationRequest(fold="vla"))
 
 
 def test_a_fold_of_a_folder_without_folds_is_no_fold(tmp_path: Path, pictures: Path) -> None:
     net = classifier(tmp_path / "bundle", ("bright", "dark"))
     with pytest.raises(DatasetError, match="no fold 'val'") as caught:
-        judge(net, pictures, Asked(fold="val"))
+        judge(net, pictures, EvaluationRequest(fold="val"))
     assert "folds.csv" in str(caught.value)
-    assert judge(net, pictures, Asked()).fold == "all"
+    assert judge(net, pictures, EvaluationRequest()).fold == "all"
 
 
 def test_a_fold_to_choose_on_that_was_named_must_be_there(steel: Path) -> None:
     with pytest.raises(DatasetError, match="train or val"):
-        judge(SLIM, steel, Asked(fold="val", max_frames=2, choose_on="trian", clean_simulated=1))
+        judge(SLIM, steel, EvaluationRequest(fold="val", max_frames=2, choose_on="trian", clean_simulated=1))
 
 
 def test_no_frame_at_all_is_an_error(steel: Path) -> None:
     with pytest.raises(DatasetError, match="no samples"):
-        judge(SLIM, steel, Asked(fold="val", max_frames=0))
+        judge(SLIM, steel, EvaluationRequest(fold="val", max_frames=0))
 
 
 def test_a_place_that_cannot_be_written_to_is_said_before_the_work(steel: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="can't be written"):
-        judge(SLIM, steel, Asked(fold="val", predictions=tmp_path / "file" / "finds.json"))
+        judge(SLIM, steel, EvaluationRequest(fold="val", predictions=tmp_path / "file" / "finds.json"))
 
 
 def test_clean_simulator_frames_come_from_a_stream_of_their_own() -> None:
-    from lineside_converters.evaluation.goods import simulated
+    from lineside_converters.evaluation.good_parts import simulated
 
     (parts,) = simulated(2, ("open",))
     first, second = parts.frames
@@ -276,7 +276,7 @@ def test_a_segmenter_is_judged_by_the_pixels_of_masks(tmp_path: Path) -> None:
     # The input is twice as large, and padded; the second mask lies 4 pixels beside what is bright.
     data = bright.photos(tmp_path / "data", (0, 4, None))
     bundle = bright.segmenter(tmp_path / "bundle")
-    result = judge(bundle, data, Asked())
+    result = judge(bundle, data, EvaluationRequest())
     assert isinstance(result, SegmenterEvaluation)
     assert result.mean_iou == pytest.approx((64 + 32) / (64 + 96))
     assert result.per_class["bright"].support == 128

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
-from lineside_converters.statistics import interval_of_f1, interval_of_map50
+from lineside_converters.gates.statistics import interval_of_f1, interval_of_map50
 from lineside_models.metrics import evaluate
 from lineside_models.postprocess import Candidates
 from lineside_models.simulator import render

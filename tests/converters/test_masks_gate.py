@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lineside_converters.material import gather
-from lineside_converters.proving import Made, Proof, Terms, prove
-from lineside_converters.recipes import RECIPES
-from lineside_converters.statistics import drop_of_mean_iou
+from lineside_converters.calibration_data import gather
+from lineside_converters.gates.runner import Made, Proof, Terms, prove
+from lineside_converters.gates.statistics import drop_of_mean_iou
+from lineside_converters.levels import RECIPES
+from lineside_converters.progress import ProgressReporter
 from lineside_converters.targets import find_target
-from lineside_converters.task import Detection, Segmentation, task_of
-from lineside_converters.voice import Voice
+from lineside_converters.tasks import DetectionTask, SegmentationTask, task_of
 from lineside_runtime.errors import AccuracyGateError, BadInputFormatError, CalibrationError
 from tests.converters import bright, training_sets
 
@@ -35,7 +35,9 @@ def proved(folder: Path, bar: float, *, max_drop: float = 0.02) -> Proof:
         source=source, clean=source, manifest=bright.manifest(), material=material, recipe=LAX,
         target=find_target("cpu"), task=task_of(bright.manifest(), masks=material.masks), max_drop=max_drop,
     )  # fmt: skip
-    return prove(terms, [Made(variant=bright.manifest().variants[0], engine="ort", file=made)], Voice(lambda _: None))
+    return prove(
+        terms, [Made(variant=bright.manifest().variants[0], engine="ort", file=made)], ProgressReporter(lambda _: None)
+    )
 
 
 def test_the_figure_is_the_iou_of_the_judged_masks(tmp_path: Path) -> None:
@@ -60,8 +62,8 @@ def test_one_that_finds_fewer_pixels_is_stopped(tmp_path: Path) -> None:
 
 
 def test_where_there_are_boxes_only_a_segmenter_is_judged_by_its_pieces(tmp_path: Path) -> None:
-    assert isinstance(task_of(bright.manifest(), masks=True), Segmentation)
-    assert isinstance(task_of(bright.manifest()), Detection)
+    assert isinstance(task_of(bright.manifest(), masks=True), SegmentationTask)
+    assert isinstance(task_of(bright.manifest()), DetectionTask)
     material = gather(bright.manifest(), limit=4)
     assert not material.masks
 

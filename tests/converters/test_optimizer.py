@@ -12,14 +12,14 @@ import numpy as np
 import onnx
 import pytest
 
-from lineside_converters.accounts import DRAWN_CALIBRATION, NOT_MEASURED, SIMULATED_ONLY
-from lineside_converters.material import gather
+from lineside_converters.calibration_data import gather
 from lineside_converters.optimizer import Optimizer, OptimizeResult, next_version
-from lineside_converters.report import read_report
+from lineside_converters.reports.builder import DRAWN_CALIBRATION, NOT_MEASURED, SIMULATED_ONLY
+from lineside_converters.reports.report import read_report
 from lineside_models import golden
 from lineside_models.frame import Frame
 from lineside_models.simulator import render
-from lineside_models.vision.facts import ModelFacts
+from lineside_models.vision.model_facts import ModelFacts
 from lineside_runtime.archive import pack_archive
 from lineside_runtime.bundle import open_bundle
 from lineside_runtime.errors import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lineside_models import zoo
-from lineside_models.anomaly.parts import OUTPUTS_FILE, SEARCH_FILE
+from lineside_models.anomaly.names import OUTPUTS_FILE, SEARCH_FILE
 from lineside_models.golden import replay
 from lineside_runtime.bundle import open_bundle
 from lineside_runtime.config import Config

@@ -13,21 +13,21 @@ pytest.importorskip("torch", reason="the train extra is not installed")
 pytest.importorskip("torch_pruning", reason="the train extra is not installed")
 pytest.importorskip("optuna", reason="the train extra is not installed")
 
-from lineside_converters.compress.distill import School
-from lineside_converters.compress.prune.network import open_network
-from lineside_converters.compress.prune.pruning import fold_norms, measure_sensitivity
-from lineside_converters.recipes import recipe_for
-from lineside_converters.search import searching
-from lineside_converters.search.finding import Budget, accounts, choose, find, judge, space_for, timed_together
-from lineside_converters.search.fronts import front, hypervolume
-from lineside_converters.search.searching import Bench, Finished, Tried, search, shortlist
-from lineside_converters.search.space import Choice, widths_of
+from lineside_converters.distillation.distill import DistillationSetup
+from lineside_converters.distillation.losses import LogitTeaching
+from lineside_converters.distillation.trainer import DistillationSettings, teach
+from lineside_converters.levels import recipe_for
+from lineside_converters.progress import ProgressReporter
+from lineside_converters.pruning.structured import fold_norms, measure_sensitivity
+from lineside_converters.pruning.torch_graph import open_network
+from lineside_converters.search import trials
+from lineside_converters.search.pareto import front, hypervolume
+from lineside_converters.search.pipeline import SearchBudget, accounts, choose, find, judge, space_for, timed_together
+from lineside_converters.search.space import SearchChoice, widths_of
+from lineside_converters.search.trials import Bench, Finished, SearchTrial, search, shortlist
 from lineside_converters.targets import find_target
-from lineside_converters.training.classes import Look
-from lineside_converters.training.classifier import classifier_facts
-from lineside_converters.training.taught import Tuition, teach
-from lineside_converters.training.teaching import LogitTeaching
-from lineside_converters.voice import Voice
+from lineside_converters.training.classification.classifier import classifier_facts
+from lineside_converters.training.classification.data import CropLook
 from tests.converters.small_nets import BarLessons, Blocks, bars, terms_of, write
 
 pytestmark = pytest.mark.torch
@@ -58,17 +58,17 @@ def test_the_area_agrees_with_optunas_own() -> None:
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     lessons = BarLessons()
     model, folder = Blocks(), tmp_path_factory.mktemp("bench")
-    tuition = Tuition(learning_rate=4e-3, epochs=4, evaluate_every=4, warm_up_steps=4, threads=1)
+    tuition = DistillationSettings(learning_rate=4e-3, epochs=4, evaluate_every=4, warm_up_steps=4, threads=1)
     teach(model, None, lessons, LogitTeaching(), tuition=tuition, out=folder / "t", on_progress=lambda _: None)
     path = write(model, folder / "float.onnx")
     network = open_network(path, [bars(32, 7)[0]])
     found = measure_sensitivity(
         network, lessons, LogitTeaching(), frame=network.example, seed=0, work=folder, say=lambda _: None
     )
-    terms = terms_of(path, classifier_facts(("a", "b", "c"), Look(16)), recipe_for(3), find_target("cpu"))
+    terms = terms_of(path, classifier_facts(("a", "b", "c"), CropLook(16)), recipe_for(3), find_target("cpu"))
     teacher = fold_norms(network.copy().module).eval()
-    school = School(terms.manifest, network, teacher, LogitTeaching(), lessons, [bars(1, 0)[0]])
-    return Bench(terms, school, found, space_for(terms, school, found), Voice(lambda _: None))
+    school = DistillationSetup(terms.manifest, network, teacher, LogitTeaching(), lessons, [bars(1, 0)[0]])
+    return Bench(terms, school, found, space_for(terms, school, found), ProgressReporter(lambda _: None))
 
 
 def test_the_space_has_every_group_in_one_stage_and_what_the_task_allows(bench: Bench) -> None:
@@ -85,8 +85,8 @@ def test_less_time_left_is_fewer_channels(bench: Bench) -> None:
     assert sum(narrow.values()) < sum(whole.values())
 
 
-def imagined(_: Bench, choice: Choice) -> Tried:
-    return Tried(choice=choice, latency_ms=sum(choice.kept), harm=1.0 - min(choice.kept))
+def imagined(_: Bench, choice: SearchChoice) -> SearchTrial:
+    return SearchTrial(choice=choice, latency_ms=sum(choice.kept), harm=1.0 - min(choice.kept))
 
 
 class KilledError(BaseException):
@@ -96,16 +96,16 @@ class KilledError(BaseException):
 def test_a_killed_search_keeps_its_trials_and_goes_on(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[Choice | None] = []
+    made: list[SearchChoice | None] = []
 
-    def fake(_: Bench, choice: Choice) -> Tried:
+    def fake(_: Bench, choice: SearchChoice) -> SearchTrial:
         if len(made) == 3:
             made.append(None)
             raise KilledError
         made.append(choice)
-        return Tried(choice=choice, latency_ms=1.0 + sum(choice.kept), harm=1.0 - min(choice.kept))
+        return SearchTrial(choice=choice, latency_ms=1.0 + sum(choice.kept), harm=1.0 - min(choice.kept))
 
-    monkeypatch.setattr(searching, "try_out", fake)
+    monkeypatch.setattr(trials, "try_out", fake)
     with pytest.raises(KilledError):
         search(bench, tmp_path, sampler="nsga2", trials=6, seed=3)
     tried = search(bench, tmp_path, sampler="nsga2", trials=6, seed=3)
@@ -115,16 +115,16 @@ def test_a_killed_search_keeps_its_trials_and_goes_on(
 
 
 def test_the_same_seed_proposes_the_same(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(searching, "try_out", imagined)
+    monkeypatch.setattr(trials, "try_out", imagined)
     one, two = (search(bench, tmp_path / name, sampler="random", trials=6, seed=5) for name in ("one", "two"))
     assert one == two
 
 
 def test_the_shortlist_is_the_fastest_and_what_covers_most() -> None:
-    choice = Choice((1.0,), 1.0, "minmax", 0, "ort")
+    choice = SearchChoice((1.0,), 1.0, "minmax", 0, "ort")
 
-    def tries(*points: tuple[float, float]) -> list[Tried]:
-        return [Tried(choice=choice, latency_ms=ms, harm=harm) for ms, harm in points]
+    def tries(*points: tuple[float, float]) -> list[SearchTrial]:
+        return [SearchTrial(choice=choice, latency_ms=ms, harm=harm) for ms, harm in points]
 
     even = tries(*((float(ms), 10.0 - ms) for ms in range(10)), (9.5, 9.0))
     assert [each.latency_ms for each in shortlist(even, 2)] == [0.0, 5.0]
@@ -136,7 +136,7 @@ def test_the_shortlist_is_the_fastest_and_what_covers_most() -> None:
 def test_a_search_begins_with_even_shares_and_with_narrow_networks_for_small_pictures(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(searching, "try_out", imagined)
+    monkeypatch.setattr(trials, "try_out", imagined)
     tried = search(bench, tmp_path, sampler="nsga2", trials=9, seed=5)
     begun = [(each.choice.size, *set(each.choice.kept)) for each in tried]
     assert begun == [(1.0, s) for s in (0.8, 0.6, 0.45, 0.3, 0.2)] + [(z, s) for z in (0.875, 0.75) for s in (0.3, 0.2)]
@@ -144,10 +144,10 @@ def test_a_search_begins_with_even_shares_and_with_narrow_networks_for_small_pic
 
 def test_a_trial_is_timed_on_every_engine_and_takes_the_fastest(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     took = {"slow": 3.0, "fast": 1.0, "other": 2.0}
-    monkeypatch.setattr(searching, "measure", lambda _bench, _path, choice: took[choice.engine])
+    monkeypatch.setattr(trials, "measure", lambda _bench, _path, choice: took[choice.engine])
     space = dataclasses.replace(bench.space, engines=tuple(took))
-    choice = Choice((0.6,) * len(space.stages), 1.0, "minmax", 0, "slow")
-    tried = searching.try_out(dataclasses.replace(bench, space=space), choice)
+    choice = SearchChoice((0.6,) * len(space.stages), 1.0, "minmax", 0, "slow")
+    tried = trials.try_out(dataclasses.replace(bench, space=space), choice)
     assert (tried.choice.engine, tried.latency_ms) == ("fast", 1.0)
     assert tried.harm > 0
 
@@ -156,7 +156,7 @@ def test_what_is_compared_is_timed_together_each_on_its_own_input(bench: Bench, 
     whole = judge(bench, bench.school.network, tmp_path / "whole")
     small = [dataclasses.replace(whole[0].choice, size=0.75)]
     (tmp_path / "small").mkdir()
-    path = searching.quantised(bench, bench.school.network, small[0], tmp_path / "small")
+    path = trials.quantised(bench, bench.school.network, small[0], tmp_path / "small")
     other = Finished(choice=small[0], latency_ms=1e9, metric=0.5, model=str(path.with_name("clean.onnx")))
     told = timed_together(bench, {"whole": whole, "small": [other]})
     assert [each.metric for each in told["small"]] == [0.5]
@@ -165,18 +165,18 @@ def test_what_is_compared_is_timed_together_each_on_its_own_input(bench: Bench, 
 
 
 def test_a_real_search_finds_fine_tuned_and_measured_networks(bench: Bench, tmp_path: Path) -> None:
-    tuition = Tuition(learning_rate=2e-3, epochs=1, warm_up_steps=2, threads=1)
-    found = find(bench, Budget(trials=4, shortlist=2, tuition=tuition), tmp_path)
+    tuition = DistillationSettings(learning_rate=2e-3, epochs=1, warm_up_steps=2, threads=1)
+    found = find(bench, SearchBudget(trials=4, shortlist=2, tuition=tuition), tmp_path)
     assert 1 <= len(found) <= 2
     for each in found:
         assert each.latency_ms > 0 and 0.3 < each.metric <= 1 and each.model.endswith("clean.onnx")
-    again = find(bench, Budget(trials=4, shortlist=2, tuition=tuition), tmp_path)
+    again = find(bench, SearchBudget(trials=4, shortlist=2, tuition=tuition), tmp_path)
     assert again == found
 
 
 def finished(latency_ms: float, metric: float, size: float = 1.0) -> Finished:
     return Finished(
-        choice=Choice((1.0,), size, "minmax", 0, "ort"), latency_ms=latency_ms, metric=metric, model="clean.onnx"
+        choice=SearchChoice((1.0,), size, "minmax", 0, "ort"), latency_ms=latency_ms, metric=metric, model="clean.onnx"
     )
 
 
@@ -205,5 +205,5 @@ def test_the_account_marks_the_front_and_measures_every_series_against_one_point
 
 
 def test_a_choice_reads_well() -> None:
-    text = str(dataclasses.replace(Choice((1.0, 0.5), 0.75, "minmax", 1, "ort")))
+    text = str(dataclasses.replace(SearchChoice((1.0, 0.5), 0.75, "minmax", 1, "ort")))
     assert text == "kept 1.00 0.50, 0.75 of the side, minmax, 1 convolutions in float, ort"

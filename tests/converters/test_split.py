@@ -19,11 +19,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lineside.cli import main
 from lineside_converters.split import bundle as split_bundles
-from lineside_converters.split import choose
+from lineside_converters.split import cut_selection
 from lineside_converters.split.bundle import REPORT_NAME, Split, sample_feeds, split_bundle
-from lineside_converters.split.choose import Chooser
+from lineside_converters.split.cut_selection import Chooser
 from lineside_converters.split.graph import TENSORS_MAX, Cut, cut_in_two, find_cuts
-from lineside_converters.split.timing import Place, Work, time_together
+from lineside_converters.split.timing import StagePlace, StageWork, time_together
 from lineside_models import zoo
 from lineside_models.golden import replay
 from lineside_runtime.backend import Executable
@@ -43,7 +43,7 @@ from lineside_runtime.session import Session
 from lineside_runtime.tensors import TensorSpec
 
 FLOAT, UINT8 = TensorProto.FLOAT, TensorProto.UINT8
-ORT_TWICE = (Place("ort"), Place("ort"))
+ORT_TWICE = (StagePlace("ort"), StagePlace("ort"))
 
 
 def model(
@@ -206,22 +206,22 @@ def run(path: Path, feed: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def test_places_are_read_as_they_are_written() -> None:
-    assert Place.parse("ort") == Place("ort")
-    assert Place.parse("openvino/cpu:0@1") == Place("openvino", "cpu:0", (1,))
-    assert Place.parse("ncnn@0,2") == Place("ncnn", cores=(0, 2))
-    assert str(Place.parse("openvino/cpu:0@0,1")) == "openvino/cpu:0 on core 0, 1"
+    assert StagePlace.parse("ort") == StagePlace("ort")
+    assert StagePlace.parse("openvino/cpu:0@1") == StagePlace("openvino", "cpu:0", (1,))
+    assert StagePlace.parse("ncnn@0,2") == StagePlace("ncnn", cores=(0, 2))
+    assert str(StagePlace.parse("openvino/cpu:0@0,1")) == "openvino/cpu:0 on core 0, 1"
     for wrong in ("", "@0", "ort@", "ort@x", "ort/", "ort cpu"):
         with pytest.raises(ConfigError, match="ENGINE"):
-            Place.parse(wrong)
+            StagePlace.parse(wrong)
 
 
 def test_a_place_that_is_not_there(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     onnx.save(convolutions([2, 2]), path)
     with pytest.raises(NoDeviceError, match="gpu:7"):
-        Place("ort", "gpu:7").load(path, "fp32")
+        StagePlace("ort", "gpu:7").load(path, "fp32")
     with pytest.raises(EngineMissingError):
-        Place("nosuch").load(path, "fp32")
+        StagePlace("nosuch").load(path, "fp32")
 
 
 class Waiting(Executable):
@@ -248,14 +248,14 @@ class Waiting(Executable):
 def test_stages_are_timed_while_the_others_run() -> None:
     running: set[int] = set()
     most: list[int] = []
-    works = [Work(Place("ort"), Waiting(seconds, running, most), {}) for seconds in (0.002, 0.01)]
+    works = [StageWork(StagePlace("ort"), Waiting(seconds, running, most), {}) for seconds in (0.002, 0.01)]
     first, second = time_together(works, rounds=5)
     assert 2 <= first < second
     assert max(most) == 2
 
 
 def test_an_error_while_timing_is_the_one_that_is_raised() -> None:
-    works = [Work(Place("ort"), Waiting(seconds, set(), []), {}) for seconds in (0.001, -1)]
+    works = [StageWork(StagePlace("ort"), Waiting(seconds, set(), []), {}) for seconds in (0.001, -1)]
     with pytest.raises(BadInputFormatError):
         time_together(works)
 
@@ -269,20 +269,20 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time_together, "__defaults__", (5,))
 
 
-def chosen(tmp_path: Path, layers: list[int], *, must_gain: bool = False) -> choose.Chosen:
+def chosen(tmp_path: Path, layers: list[int], *, must_gain: bool = False) -> cut_selection.CutChoice:
     path = tmp_path / "model.onnx"
     onnx.save(convolutions(layers), path)
     feed = {"image": np.zeros((1, 1, 64, 64), np.float32)}
     cores = sorted(os.sched_getaffinity(0))
-    places = [Place("ort", cores=(cores[0],)), Place("ort", cores=(cores[-1],))]
+    places = [StagePlace("ort", cores=(cores[0],)), StagePlace("ort", cores=(cores[-1],))]
     return Chooser(path, "fp32", feed, places, lambda text: None).choose(must_gain=must_gain)
 
 
-def as_multiplied(layers: list[int]) -> Callable[[Sequence[Work]], list[float]]:
+def as_multiplied(layers: list[int]) -> Callable[[Sequence[StageWork]], list[float]]:
     """Times pieces of `convolutions` as a machine without noise would: by their multiplications for a pixel."""
     costs = [9.0 * before * size for before, size in itertools.pairwise([1, *layers])]
 
-    def times(works: Sequence[Work]) -> list[float]:
+    def times(works: Sequence[StageWork]) -> list[float]:
         found = []
         for work in works:
             (given,), (made,) = work.feed, work.executable.run(work.feed)
@@ -296,7 +296,7 @@ def as_multiplied(layers: list[int]) -> Callable[[Sequence[Work]], list[float]]:
 
 def test_the_cut_lies_where_both_stages_take_about_as_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     layers = [64] * 13
-    monkeypatch.setattr(choose, "time_together", as_multiplied(layers))
+    monkeypatch.setattr(cut_selection, "time_together", as_multiplied(layers))
     result = chosen(tmp_path, layers)
     assert 0.4 < result.best.cut.done < 0.6
     assert 0.4 < result.share < 0.6
@@ -314,11 +314,11 @@ def test_cuts_are_timed_on_the_places_named(tmp_path: Path, quick: None) -> None
 
 def test_a_model_that_is_one_big_piece_is_left_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     big, even = [256, 256, 1], [32] * 6
-    monkeypatch.setattr(choose, "time_together", as_multiplied(big))
+    monkeypatch.setattr(cut_selection, "time_together", as_multiplied(big))
     with pytest.raises(SpeedGateError, match="times the frames"):
         chosen(tmp_path, big, must_gain=True)
-    assert chosen(tmp_path, big).gain < choose.MIN_GAIN
-    monkeypatch.setattr(choose, "time_together", as_multiplied(even))
+    assert chosen(tmp_path, big).gain < cut_selection.MIN_GAIN
+    monkeypatch.setattr(cut_selection, "time_together", as_multiplied(even))
     assert chosen(tmp_path, even, must_gain=True).gain == pytest.approx(1.677, abs=1e-3)  # and this one is not
 
 
@@ -349,7 +349,7 @@ def test_a_cut_bundle_gives_what_the_whole_gave_and_says_how_it_was_cut(
 ) -> None:
     told: list[str] = []
     split = split_bundle(
-        source, tmp_path / "out", [Place("ort"), Place("openvino")], must_gain=False, on_progress=told.append
+        source, tmp_path / "out", [StagePlace("ort"), StagePlace("openvino")], must_gain=False, on_progress=told.append
     )
     made = open_bundle(tmp_path / "out")
     variant = made.manifest.variants[0]
@@ -379,7 +379,7 @@ def test_a_cut_bundle_gives_what_the_whole_gave_and_says_how_it_was_cut(
 def test_a_cut_bundle_keeps_its_golden_outputs(tmp_path: Path, quick: None) -> None:
     whole = open_bundle(zoo.path("surface-12"))
     cores = sorted(os.sched_getaffinity(0))
-    places = [Place("ort", cores=(cores[0],)), Place("ort", cores=(cores[-1],))]
+    places = [StagePlace("ort", cores=(cores[0],)), StagePlace("ort", cores=(cores[-1],))]
     split = split_bundle(whole, tmp_path / "out", places, version="9", must_gain=False)
     assert split.bundle.manifest.version == "9"
     with Session(split.bundle, split.config) as session:
@@ -416,7 +416,7 @@ def test_pieces_that_compute_something_else_are_refused(
 
 def test_what_cannot_be_cut_is_refused(source: Bundle, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="two places"):
-        split_bundle(source, tmp_path / "out", [Place("ort")])
+        split_bundle(source, tmp_path / "out", [StagePlace("ort")])
     with pytest.raises(IncompatibleBundleError, match="no onnx-int8 variant"):
         split_bundle(source, tmp_path / "out", ORT_TWICE, variant="onnx-int8")
     tflite = msgspec.structs.replace(source.manifest.variants[0], format="tflite")

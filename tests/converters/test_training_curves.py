@@ -7,7 +7,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-from lineside_converters.training.curves import CURVES, NUMBERS, Line, page, picture, write_curves
+from lineside_converters.training.curves import CURVES, NUMBERS, CurveLine, page, picture, write_curves
 
 CURVE = [
     {"step": 10, "elapsed_s": 3.0, "steel": 0.2, "<pcb>": 0.1},
@@ -25,7 +25,7 @@ def points(svg: str) -> list[list[tuple[float, float]]]:
 
 
 def test_a_curve_goes_as_its_values_go() -> None:
-    (line,) = points(picture([Line("loss", ((0, 1.0), (50, 3.0), (100, 2.0)))], 100))
+    (line,) = points(picture([CurveLine("loss", ((0, 1.0), (50, 3.0), (100, 2.0)))], 100))
     xs, ys = zip(*line, strict=True)
     assert xs[1] - xs[0] == xs[2] - xs[1] > 0
     assert ys[1] < ys[2] < ys[0]
@@ -33,7 +33,7 @@ def test_a_curve_goes_as_its_values_go() -> None:
 
 
 def test_a_curve_of_one_value_and_one_point_can_be_drawn() -> None:
-    assert len(points(picture([Line("flat", ((5, 0.0),)), Line("also", ((5, 0.0),))], 10))) == 2
+    assert len(points(picture([CurveLine("flat", ((5, 0.0),)), CurveLine("also", ((5, 0.0),))], 10))) == 2
 
 
 def test_the_page_shows_the_best_evaluation_escapes_names_and_loads_nothing(tmp_path: Path) -> None:

@@ -10,15 +10,15 @@ import msgspec
 import pytest
 
 from lineside.cli import main
+from lineside.commands.shared.training import settings_of
 from lineside.commands.train import add_arguments
-from lineside.commands.training import settings_of
+from lineside_converters.training.classification.config import ClassifierConfig
 from lineside_converters.training.config import TrainConfig
-from lineside_converters.training.config_classifier import ClassifierConfig
-from lineside_converters.training.config_segmenter import SegmenterConfig
-from lineside_converters.training.settings import Settings, read_settings, write_settings
+from lineside_converters.training.segmentation.config import SegmenterConfig
+from lineside_converters.training.settings import TrainingSettings, read_settings, write_settings
 from lineside_runtime.errors import ConfigError, InputNotFoundError, TrainingError
 
-KINDS: dict[str, type[Settings]] = {
+KINDS: dict[str, type[TrainingSettings]] = {
     "detector": TrainConfig,
     "classifier": ClassifierConfig,
     "segmenter": SegmenterConfig,

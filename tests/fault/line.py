@@ -24,7 +24,7 @@ from typing import Any
 import cv2
 import psutil
 
-from lineside_agent.store import Store
+from lineside_agent.storage.records import RecordStore
 from lineside_link.messages import ResultRow
 from tests.peers.brokers import Mosquitto, find_mosquitto
 from tests.peers.programs import find_program
@@ -143,7 +143,7 @@ class Line:
         self.broker.stop()
 
     def rows(self) -> Iterator[ResultRow]:
-        store = Store(self.agent.state)
+        store = RecordStore(self.agent.state)
         after = 0
         while rows := store.rows(after, 1000):
             yield from rows

@@ -23,7 +23,7 @@ sys.exit(run(sys.argv[1], observe=observe))
 
 TAMPERING = """
 import sys
-from lineside_hub.chunks import ChunkStore
+from lineside_hub.repository.chunks import ChunkStore
 from lineside_hub.server import run
 
 def damaging(whole):

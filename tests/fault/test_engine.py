@@ -17,11 +17,11 @@ import numpy as np
 import psutil
 import pytest
 
-from lineside_runtime import slots
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.config import Config
 from lineside_runtime.errors import EngineCrashedError
-from lineside_runtime.placement import Prediction
+from lineside_runtime.serving import slots
+from lineside_runtime.serving.placement import Prediction
 from lineside_runtime.session import Session
 from tests.peers import wait_for
 from tests.runtime.onnx_models import make_bundle, scaler

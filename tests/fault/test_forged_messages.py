@@ -8,9 +8,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from lineside_hub.access import RIGHTS
-from lineside_hub.database import Database
-from lineside_link.client import LinkClient
+from lineside_hub.identity.access_lists import RIGHTS
+from lineside_hub.results.database import Database
+from lineside_link.client.client import LinkClient
 from lineside_link.messages import BundleRef, Desired, encode
 from lineside_link.topics import Topics
 from tests.peers.waiting import wait_for

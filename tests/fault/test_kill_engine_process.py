@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 sys.path.insert(0, sys.argv[1])
 from lineside_runtime.backend import LoadOptions
-from lineside_runtime.isolated.engine import isolated
+from lineside_runtime.engine_process.engine import isolated
 
 def start():
     backend = isolated("wild", None)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lineside_hub.config import load_config
-from lineside_hub.queries import Query, export_frames
+from lineside_hub.results.queries import Query, export_frames
 from tests.peers import Broker, wait_for
 from tests.worlds.bundles import bright, dark, make_bundle
 from tests.worlds.hub import query

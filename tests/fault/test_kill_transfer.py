@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from lineside_hub.listing import list_devices
+from lineside_hub.fleet.listing import list_devices
 from lineside_link.messages import Reported, Transfer, decode
 from lineside_runtime.bundle import Bundle, write_manifest
 from tests.peers.waiting import wait_for
@@ -70,7 +70,14 @@ def wait_partly(site: Site, pattern: str) -> None:
 
 def make_patches(site: Site, wanted: Bundle, base: Bundle) -> None:
     """Has the hub's own program make them: a device takes whole files if a busy machine is slow at it."""
-    command = [sys.executable, "-m", "lineside_hub.patching", str(site.hub_folder), wanted.digest, base.digest]
+    command = [
+        sys.executable,
+        "-m",
+        "lineside_hub.repository.delta_process",
+        str(site.hub_folder),
+        wanted.digest,
+        base.digest,
+    ]
     subprocess.run(command, check=True)
 
 

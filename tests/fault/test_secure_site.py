@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lineside_hub.push import set_desired
-from lineside_hub.repository import Repository
+from lineside_hub.repository.repository import Repository
+from lineside_hub.rollouts.push import set_desired
 from tests.peers.brokers import SecureMosquitto, find_mosquitto
 from tests.worlds.agent import DEVICE
 from tests.worlds.bundles import break_golden, make_bundle

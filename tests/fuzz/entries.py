@@ -16,27 +16,27 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lineside_agent.config import InspectConfig, RecipeConfig, read_settings
-from lineside_agent.recipe_command import RecipeCommands
-from lineside_agent.recipes import Recipes
-from lineside_agent.stick import Stick
-from lineside_agent.time_command import TimeCommands
-from lineside_agent.updates import Machine, step
-from lineside_agent.wishes import Wished
-from lineside_hub import ceremony
+from lineside_agent.deployment.desired_state import Wished
+from lineside_agent.deployment.machine import BundleMachine, step
+from lineside_agent.deployment.offline_import import OfflineBundle
+from lineside_agent.hub_client.recipe_commands import RecipeCommands
+from lineside_agent.hub_client.timing_commands import TimeCommands
+from lineside_agent.inspection.recipes import Recipes
 from lineside_hub.config import HubConfig
-from lineside_hub.database import Database
-from lineside_hub.fleet import Fleet, read_reported, read_up
-from lineside_hub.frames.inbox import FrameWorker
-from lineside_hub.frames.place import frame_place
-from lineside_hub.frames.rows import open_rows
-from lineside_hub.registrar import Registrar
-from lineside_hub.repository import Repository
-from lineside_hub.responder import Responder
-from lineside_hub.results import ResultsSink, read_batch
-from lineside_link import deltas
-from lineside_link.client import LinkClient
+from lineside_hub.fleet.timeline import FleetTimeline, read_reported, read_up
+from lineside_hub.identity.registrar import Registrar
+from lineside_hub.repository import root_ceremony
+from lineside_hub.repository.repository import Repository
+from lineside_hub.repository.responder import Responder
+from lineside_hub.results.database import Database
+from lineside_hub.results.frames.inbox import FrameWorker
+from lineside_hub.results.frames.place import frame_place
+from lineside_hub.results.frames.rows import open_rows
+from lineside_hub.results.writer import ResultsSink, read_batch
+from lineside_link.client.client import LinkClient
+from lineside_link.client.packets import split_publish
+from lineside_link.client.read_ahead import ReadAhead
 from lineside_link.config import LinkConfig
-from lineside_link.fetch import RepoClient
 from lineside_link.messages import (
     CertificateAnswer,
     CertificateRequest,
@@ -52,9 +52,9 @@ from lineside_link.messages import (
     decode,
     decode_response,
 )
-from lineside_link.packets import split_publish
-from lineside_link.read_ahead import ReadAhead
 from lineside_link.topics import Topics
+from lineside_link.transfer import deltas
+from lineside_link.transfer.repository_client import RepoClient
 from lineside_runtime.bundle import parse_manifest
 from lineside_runtime.errors import LinesideError
 
@@ -74,7 +74,7 @@ class Peers:
         self.repository = Repository.create(folder / "hub", groups=["line"])
         self.database = Database.open(self.repository.folder)
         self.sink = ResultsSink(self.database)
-        self.fleet = Fleet(self.database)
+        self.fleet = FleetTimeline(self.database)
         self.responder = Responder(self.repository, lambda _device, _head, _body: True)
         config = HubConfig(folder=str(self.repository.folder), link=LinkConfig("mqtt://127.0.0.1:1", "t0"))
         self.frames = FrameWorker(
@@ -87,7 +87,7 @@ class Peers:
         )
         self.registrar = Registrar(folder / "no-authority", lambda _device, _payload: True)
         self.repo = RepoClient(LinkClient(LinkConfig("mqtt://127.0.0.1:1", "t0"), "cam-1"), TOPICS, "cam-1")
-        self.machine = Machine()
+        self.machine = BundleMachine()
         recipes = Recipes(folder, (RecipeConfig(name="a"), RecipeConfig(name="b")))
         self.recipes = RecipeCommands(recipes, allowed=True, publish=lambda _: None)
         self.timing = TimeCommands(
@@ -241,16 +241,16 @@ class Peers:
         """A stick's archive, as it is and as a zip around the payload."""
         self.stick.write_bytes(data)
         try:
-            Stick(self.stick).wish()
+            OfflineBundle(self.stick).wish()
         except LinesideError:
             with zipfile.ZipFile(self.stick, "w") as made:
                 made.writestr("tuf/desired.json", data)
-            Stick(self.stick).wish()
+            OfflineBundle(self.stick).wish()
 
     def root_draft(self, data: bytes) -> None:
         """A draft of the root that is carried around."""
         self.stick.write_bytes(data)
-        ceremony.read(self.stick)
+        root_ceremony.read(self.stick)
 
 
 class _UndoneError(Exception):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from lineside_link import deltas
+from lineside_link.client.packets import publish_head
 from lineside_link.messages import (
     BundleRef,
     CertificateAnswer,
@@ -36,7 +36,7 @@ from lineside_link.messages import (
     encode_piece,
     encode_response,
 )
-from lineside_link.packets import publish_head
+from lineside_link.transfer import deltas
 
 _BUNDLE = BundleRef(name="surface", version="1.0.0", target="line/surface-1.0.0.json", sha256="0" * 64)
 _CONFIG = ConfigRef(target="line/config-0.toml", sha256="0" * 64)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lineside_hub.access import RIGHTS
+from lineside_hub.identity.access_lists import RIGHTS
 from tests.fuzz.__main__ import main
 from tests.fuzz.entries import Entry, Peers, entries, guarded
 from tests.fuzz.seeds import SEEDS

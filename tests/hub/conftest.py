@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lineside_hub.repository import Repository
+from lineside_hub.repository.repository import Repository
 from lineside_link.topics import Topics
 from lineside_runtime.bundle import Bundle
 from tests.peers import Broker

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from lineside_hub.repository import Repository
-from lineside_hub.responder import Responder
+from lineside_hub.repository.repository import Repository
+from lineside_hub.repository.responder import Responder
 from lineside_link.clock import ClockFloor
 from lineside_link.messages import RepoRequest
-from lineside_link.pull import Kind
+from lineside_link.transfer.pull_window import Kind
 from lineside_link.trust import TrustStore
 from lineside_runtime.errors import FetchError
 

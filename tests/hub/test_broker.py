@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lineside_hub.broker import run_broker
-from lineside_link.client import LinkClient, LinkConfig
+from lineside_link.client.client import LinkClient, LinkConfig
 from lineside_runtime.errors import ConfigError
 from tests.peers import free_port, wait_for
 from tests.worlds.processes import ChildProcess

@@ -11,10 +11,10 @@ import msgspec
 import pytest
 
 from lineside.cli import main
-from lineside_hub.listing import list_rollouts
-from lineside_hub.prune import prune
-from lineside_hub.push import ConfigPushed, push, push_config
-from lineside_hub.repository import Repository
+from lineside_hub.fleet.listing import list_rollouts
+from lineside_hub.repository.pruning import prune
+from lineside_hub.repository.repository import Repository
+from lineside_hub.rollouts.push import ConfigPushed, push, push_config
 from lineside_link.messages import ConfigRef, ConfigReport, Problem, Reported
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.errors import RolloutError

@@ -14,12 +14,11 @@ import msgspec
 import pytest
 
 from lineside.cli import main
-from lineside_hub.database import Database
-from lineside_hub.inbox import WAITING_MAX, WAITING_MAX_BYTES, Inbox, Kind
-from lineside_hub.push import push
-from lineside_hub.repository import Repository
+from lineside_hub.repository.repository import Repository
+from lineside_hub.results.database import Database
+from lineside_hub.results.inbox import WAITING_MAX, WAITING_MAX_BYTES, Inbox, Kind
+from lineside_hub.rollouts.push import push
 from lineside_link.clock import ClockFloor
-from lineside_link.fetch import RepoClient
 from lineside_link.messages import (
     MESSAGE_MAX_BYTES,
     Desired,
@@ -32,6 +31,7 @@ from lineside_link.messages import (
     encode,
 )
 from lineside_link.topics import Topics
+from lineside_link.transfer.repository_client import RepoClient
 from lineside_link.trust import TrustStore
 from lineside_runtime.bundle import Bundle, parse_manifest
 from lineside_runtime.errors import SignatureError, TargetNotFoundError

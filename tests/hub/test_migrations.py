@@ -17,10 +17,10 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from lineside_hub import migrations
-from lineside_hub.database import Database
-from lineside_hub.postgres import METADATA, PostgresSink, engine_for, prepare, select
-from lineside_hub.results import read_batch
-from lineside_hub.rollouts import Rollouts, members
+from lineside_hub.results.database import Database
+from lineside_hub.results.postgres import METADATA, PostgresSink, engine_for, prepare, select
+from lineside_hub.results.writer import read_batch
+from lineside_hub.rollouts.runner import Rollouts, members
 from lineside_link.messages import ResultRow, Results, encode
 from lineside_runtime.errors import DatabaseError
 from tests.hub import old_databases
@@ -29,7 +29,7 @@ from tests.peers.postgres import PostgresServer
 KILL_AT = """
 import os, signal, sys, sqlite3
 from pathlib import Path
-from lineside_hub import database
+from lineside_hub.results import database
 count, at, connect = 0, int(sys.argv[2]), database._connect
 def step(statement):
     global count
@@ -48,7 +48,7 @@ print(count)
 KILL_AT_POSTGRES = """
 import os, signal, sys
 import sqlalchemy as sa
-from lineside_hub.postgres import engine_for, prepare
+from lineside_hub.results.postgres import engine_for, prepare
 engine, at, count = engine_for(sys.argv[1]), int(sys.argv[2]), 0
 @sa.event.listens_for(engine, "before_cursor_execute")
 def step(*_):

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from lineside_hub.database import Database
-from lineside_hub.repository import Repository
+from lineside_hub.repository.repository import Repository
+from lineside_hub.results.database import Database
 from lineside_link.messages import BundleRef
 from tests.peers import Broker, wait_for
 from tests.worlds.hub import HubProcess, write_hub

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from lineside_hub.database import Database
-from lineside_hub.listing import list_devices, list_rollouts
-from lineside_hub.push import PushResult, push, release, set_desired
-from lineside_hub.repository import Repository
+from lineside_hub.fleet.listing import list_devices, list_rollouts
+from lineside_hub.repository.repository import Repository
+from lineside_hub.results.database import Database
+from lineside_hub.rollouts.push import PushResult, push, release, set_desired
 from lineside_hub.simulate.bundles import make
 from lineside_hub.simulate.device import SimulatedDevice
 from lineside_link.config import LinkConfig

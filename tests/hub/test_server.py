@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from lineside_hub.push import push, set_desired
-from lineside_hub.repository import Repository
-from lineside_link.client import LinkClient, LinkConfig
+from lineside_hub.repository.repository import Repository
+from lineside_hub.rollouts.push import push, set_desired
+from lineside_link.client.client import LinkClient, LinkConfig
 from lineside_link.messages import (
     Desired,
     RepoRequest,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lineside_hub.simulate.fleet import Plan, Settings
+from lineside_hub.simulate.fleet import SimulationPlan, SimulationSettings
 from lineside_runtime.errors import ConfigError
 
 
@@ -29,12 +29,12 @@ def test_a_small_fleet_ends_in_its_right_states() -> None:
 
 def test_parts_are_cast_without_overlap_and_never_to_the_canary() -> None:
     for devices in (1, 2, 3, 10, 1000):
-        plan = Plan.of(Settings(devices=devices))
+        plan = SimulationPlan.of(SimulationSettings(devices=devices))
         cast = (*plan.failing, *plan.early, *plan.late)
         assert len(plan.names) == devices
         assert len(set(cast)) == len(cast)
         assert plan.names[0] not in cast
-    plan = Plan.of(Settings(devices=1000))
+    plan = SimulationPlan.of(SimulationSettings(devices=1000))
     assert (len(plan.failing), len(plan.early), len(plan.late)) == (10, 25, 25)
 
 
@@ -46,4 +46,4 @@ def test_impossible_fleets_are_refused() -> None:
     )
     for wrong in refused:
         with pytest.raises(ConfigError):
-            Settings(**wrong)
+            SimulationSettings(**wrong)

@@ -17,15 +17,15 @@ from pathlib import Path
 import pytest
 
 from lineside.cli import main
-from lineside_hub.backup import backup, restore
-from lineside_hub.chunks import URL_NAME, ChunkStore, FolderPlace, UrlPlace
 from lineside_hub.config import HubConfig
-from lineside_hub.database import Database
-from lineside_hub.frames.rows import Kept, Key, open_rows
-from lineside_hub.prune import prune
-from lineside_hub.push import push, push_config
-from lineside_hub.repository import Repository
-from lineside_hub.results import Batch, ResultsSink, read_batch
+from lineside_hub.repository.backup import backup, restore
+from lineside_hub.repository.chunks import URL_NAME, ChunkStore, FolderPlace, UrlPlace
+from lineside_hub.repository.pruning import prune
+from lineside_hub.repository.repository import Repository
+from lineside_hub.results.database import Database
+from lineside_hub.results.frames.rows import Kept, Key, open_rows
+from lineside_hub.results.writer import ResultBatch, ResultsSink, read_batch
+from lineside_hub.rollouts.push import push, push_config
 from lineside_link.config import LinkConfig
 from lineside_link.messages import ResultRow, Results, encode
 from lineside_runtime.bundle import Bundle
@@ -105,7 +105,7 @@ def test_prune_says_first_and_takes_only_what_nobody_can_want(
         for path in (repository.folder / "targets" / GROUP).glob(f"*surface-{number}*"):
             os.utime(path, (1000 + number, 1000 + number))
     wished = Repository.open(repository.folder).find(GROUP, name="surface", version="1.0.0")
-    from lineside_hub.push import set_desired
+    from lineside_hub.rollouts.push import set_desired
 
     set_desired(repository.folder, wished)
     before = published(repository)
@@ -179,7 +179,7 @@ def test_a_backup_is_taken_while_results_arrive(repository: Repository, make_bun
     assert count == last, "whole transactions"
 
 
-def batch(first: int, last: int, *, after: int = 0, through: int = -1) -> Batch:
+def batch(first: int, last: int, *, after: int = 0, through: int = -1) -> ResultBatch:
     rows = tuple(ResultRow(seq=seq, part_id=f"p{seq}", verdict="pass") for seq in range(first, last + 1))
     return read_batch("cam-1", encode(Results(epoch="e", rows=rows, after=after, through=through)))
 
@@ -297,7 +297,7 @@ def test_rows_that_a_device_has_forgotten_do_not_stall_it(repository: Repository
     database = Database.open(repository.folder)
     sink = ResultsSink(database)
 
-    def write(message: Batch) -> tuple[int, list[str]]:
+    def write(message: ResultBatch) -> tuple[int, list[str]]:
         with database.transaction():
             acks, events = sink.write([message])
         return acks["cam-1"].seq, [event.kind for event in events]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from lineside_hub.database import Database
+from lineside_hub.results.database import Database
 from lineside_link.messages import BundleRef, ConfigRef, Desired, Reported, decode
 from tests.peers.waiting import wait_for
 from tests.worlds.agent import DEVICE

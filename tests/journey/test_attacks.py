@@ -1,8 +1,8 @@
 """Attacks on a running line by whoever holds the broker or the hub's disk: each refused with its code, frames go on.
 
 Attacks that need no agent are where they are cheapest: rollback, freeze, mix-and-match, endless data, and stolen keys
-in ``tests/link/test_trust.py``; foreign names and topics in ``tests/hub/test_access.py``; sticks, and paths that leave
-the folder, in ``tests/agent/test_stick.py``.
+in ``tests/link/test_trust.py``; foreign names and topics in ``tests/hub/identity/test_access_lists.py``; sticks, and
+paths that leave the folder, in ``tests/agent/deployment/test_offline_import.py``.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import msgspec
 import pytest
 from tuf.api.metadata import TargetFile
 
-from lineside_hub.database import Database
-from lineside_hub.keys import KeyRing
-from lineside_hub.metadata import MetadataFolder
-from lineside_hub.push import push
-from lineside_hub.repository import Repository
-from lineside_link.client import LinkClient
+from lineside_hub.repository.keys import KeyRing
+from lineside_hub.repository.metadata import MetadataFolder
+from lineside_hub.repository.repository import Repository
+from lineside_hub.results.database import Database
+from lineside_hub.rollouts.push import push
+from lineside_link.client.client import LinkClient
 from lineside_link.config import LinkConfig
 from lineside_link.messages import BundleRef, Desired, encode
 from lineside_link.topics import Topics

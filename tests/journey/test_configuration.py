@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from lineside.cli import main
-from lineside_hub.listing import RolloutSummary, list_devices, list_rollouts
-from lineside_hub.push import push, push_config
-from lineside_hub.repository import Repository
+from lineside_hub.fleet.listing import RolloutSummary, list_devices, list_rollouts
+from lineside_hub.repository.repository import Repository
+from lineside_hub.rollouts.push import push, push_config
 from lineside_link.messages import ConfigRef
 from lineside_runtime.errors import ConfigError
 from tests.journey.forgery import config_refusal, desire_unsigned, reported, wait_refusal

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lineside_link.client import LinkClient
+from lineside_link.client.client import LinkClient
 from lineside_link.config import LinkConfig
 from lineside_link.topics import Topics
 from tests.peers import wait_for

@@ -15,7 +15,7 @@ import pytest
 import lineside
 from lineside import accuracy
 from lineside.cli import main
-from lineside_converters import evaluate as judging
+from lineside_converters.evaluation import bundle_accuracy as judging
 from lineside_models import zoo
 from lineside_models.datasets import load_dataset
 from lineside_runtime.benchmark import BenchmarkReport

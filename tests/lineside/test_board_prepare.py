@@ -15,7 +15,7 @@ from lineside.cli import main
 from lineside_boards.image.ext4 import Ext4Volume
 from lineside_boards.image.table import partitions
 from lineside_hub.config import load_config
-from tests.agent.self_update.wheels import make_payload, program_wheel
+from tests.agent.deployment.self_update.wheels import make_payload, program_wheel
 from tests.boards.images import check_file_systems, fat_file, raspberry_pi_os
 from tests.boards.loop import loop_device
 from tests.worlds.secure_site import make_secure_hub

@@ -17,7 +17,7 @@ import tomllib
 from cryptography import x509
 
 from lineside.cli import main
-from lineside_agent.self_update.guard import Home
+from lineside_agent.deployment.self_update.guard import Installation
 from lineside_boards.provision import network
 from lineside_boards.provision.terminal import ESCAPE
 from tests.boards.payloads import small_payload
@@ -125,7 +125,7 @@ def _check_board(desk: ProvisionInputs, board: SmallBoard) -> None:
     assert certificate.subject.rfc4514_string() == "CN=cam-07"
     assert board.path("etc/lineside/root.json").read_bytes() == (desk.hub / "root.json").read_bytes()
     assert board.run("stat", "-c", "%U:%G %a", "/etc/lineside/key.pem") == "root:lineside 640"
-    home = Home(board.path("opt/lineside"))
+    home = Installation(board.path("opt/lineside"))
     assert home.current() == "a"
     assert (home.slot("a") / "digest").is_file()
     assert board.path("opt/lineside/factory/manifest.json").is_file()

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from lineside.cli import COMMANDS, main
-from lineside.commands.output import print_json
-from lineside.commands.places import bundle_place
+from lineside.commands.shared.output import print_json
+from lineside.commands.shared.places import bundle_place
 from lineside_models import zoo
 
 

@@ -10,10 +10,10 @@ import pytest
 import tomli_w
 
 from lineside.cli import main
-from lineside_hub.database import Database
-from lineside_hub.fleet import Fleet
-from lineside_hub.repository import Repository
-from lineside_hub.results import ResultsSink, read_batch
+from lineside_hub.fleet.timeline import FleetTimeline
+from lineside_hub.repository.repository import Repository
+from lineside_hub.results.database import Database
+from lineside_hub.results.writer import ResultsSink, read_batch
 from lineside_hub.simulate.bundles import make
 from lineside_link.messages import (
     ConfigRef,
@@ -43,8 +43,8 @@ def hub(tmp_path: Path) -> Path:
     with database.transaction():
         for number in (1, 2, 3):
             name = f"cam-{number}"
-            Fleet(database).write_up(Up(device=name, up=True, boot_id="b", group=GROUP, board="Pi 5"))
-            Fleet(database).write_reported(Reported(device=name, state="fetching", progress=0.25))
+            FleetTimeline(database).write_up(Up(device=name, up=True, boot_id="b", group=GROUP, board="Pi 5"))
+            FleetTimeline(database).write_reported(Reported(device=name, state="fetching", progress=0.25))
             row = ResultRow(seq=1, part_id=f"part-{number}", captured_at_ns=number * 10**18, verdict="pass")
             sink.write([read_batch(name, encode(Results(epoch="e", rows=(row,))))])
     database.close()
@@ -59,9 +59,9 @@ def test_ls_and_show_say_which_configuration_a_device_follows_and_should(
     database = Database.open(hub)
     with database.transaction():
         follows = ConfigReport(installed=strict, wanted=strict)
-        Fleet(database).write_reported(Reported(device="cam-1", configuration=follows))
+        FleetTimeline(database).write_reported(Reported(device="cam-1", configuration=follows))
         refused = ConfigReport(wanted=loose, error=error)
-        Fleet(database).write_reported(Reported(device="cam-2", configuration=refused))
+        FleetTimeline(database).write_reported(Reported(device="cam-2", configuration=refused))
     database.close()
     lines = {line.split()[0]: line for line in told(capsys, "ls", "--hub", str(hub)).splitlines() if line.split()}
     assert "aaaaaaaaaaaa" in lines["cam-1"] and "wanted" not in lines["cam-1"]
@@ -101,7 +101,7 @@ def test_a_drift_alarm_of_a_device_is_shown(hub: Path, capsys: pytest.CaptureFix
     database = Database.open(hub)
     with database.transaction():
         drift = DriftReport(alarms=(alarm,))
-        Fleet(database).write_reported(Reported(device="cam-2", state="active", drift=drift))
+        FleetTimeline(database).write_reported(Reported(device="cam-2", state="active", drift=drift))
     database.close()
     assert "30% of the parts" in " ".join(told(capsys, "ls", "--hub", str(hub)).split())
     assert alarm.text in told(capsys, "show", "cam-2", "--hub", str(hub))
@@ -185,9 +185,9 @@ def test_text_of_a_hostile_device_steers_no_terminal(hub: Path, capsys: pytest.C
     hostile = "\x1b[2J\x1b]0;owned\x07\x9b31m\u202e[red]x"
     database = Database.open(hub)
     with database.transaction():
-        Fleet(database).write_up(Up(device="cam-1", up=True, boot_id=hostile, group=hostile, board=hostile))
+        FleetTimeline(database).write_up(Up(device="cam-1", up=True, boot_id=hostile, group=hostile, board=hostile))
         problem = Problem(code=5001, error="Error", message=hostile)
-        Fleet(database).write_reported(Reported(device="cam-1", state="failed", error=problem, recipe=hostile))
+        FleetTimeline(database).write_reported(Reported(device="cam-1", state="failed", error=problem, recipe=hostile))
         row = ResultRow(seq=2, part_id=hostile, captured_at_ns=10**18, verdict="fault", error=hostile, source=hostile)
         ResultsSink(database).write([read_batch("cam-1", encode(Results(epoch="e", rows=(row,))))])
     database.close()

@@ -15,22 +15,22 @@ import numpy as np
 import pytest
 
 from lineside.demo import charts
-from lineside.demo.count import Event, Row
+from lineside.demo.count import DemoEvent, DemoRow
 from lineside.demo.report import ReportData, write_report
-from lineside.demo.walk import Outcome
-from lineside_converters.decide.figures import Decision
-from lineside_converters.decide.page import page as decision_page
+from lineside.demo.walk import DemoOutcome
 from lineside_converters.evaluation.classifier import ClassifierEvaluation
 from lineside_converters.evaluation.detector import DetectorEvaluation
-from lineside_converters.evaluation.page import Picture
+from lineside_converters.evaluation.page import FramePicture
 from lineside_converters.evaluation.page import page as evaluation_page
 from lineside_converters.evaluation.segmenter import SegmenterEvaluation
-from lineside_converters.report import Report
-from lineside_converters.report_page.frames import ShownFrame
-from lineside_converters.report_page.page import page as optimizer_page
-from lineside_converters.training.cluster.cost import CostReport
-from lineside_converters.training.cluster.pages import page as cost_page
+from lineside_converters.reports.frames import ShownFrame
+from lineside_converters.reports.page import page as optimizer_page
+from lineside_converters.reports.report import OptimizationReport
+from lineside_converters.thresholds.page import page as decision_page
+from lineside_converters.thresholds.report import ThresholdReport
 from lineside_converters.training.curves import page as curves_page
+from lineside_converters.training.distributed.cost import CostReport
+from lineside_converters.training.distributed.report import page as cost_page
 from lineside_runtime.benchmark import BenchmarkReport
 from lineside_runtime.benchmark import page as benchmark_page
 from tests.peers.browser import load_page
@@ -83,31 +83,33 @@ def training_curves() -> str:
 def demo_report(folder: Path) -> str:
     (folder / "frames").mkdir()
     cv2.imwrite(str(folder / "frames" / "1.png"), np.zeros((32, 32, 3), np.uint8))
-    row = msgspec.structs.replace(sample(Row), sequence=1, verdict="reject", detections=[(HOSTILE, 0.5, 1, 1, 9, 9)])
-    events = [msgspec.structs.replace(sample(Event), kind=kind) for kind in ("active", HOSTILE)]
+    row = msgspec.structs.replace(
+        sample(DemoRow), sequence=1, verdict="reject", detections=[(HOSTILE, 0.5, 1, 1, 9, 9)]
+    )
+    events = [msgspec.structs.replace(sample(DemoEvent), kind=kind) for kind in ("active", HOSTILE)]
     data = ReportData(
         out=folder,
         outcome=msgspec.structs.replace(
-            sample(Outcome), rolled_back=[dict.fromkeys(("bundle", "code", "reason"), HOSTILE)], float={}, int8={}
+            sample(DemoOutcome), rolled_back=[dict.fromkeys(("bundle", "code", "reason"), HOSTILE)], float={}, int8={}
         ),
         results=[row],
         events=events,
-        marks=[sample(charts.Mark)],
+        marks=[sample(charts.ChartMark)],
         pictures={1: folder / "frames" / "1.png"},
     )
     return write_report(data).read_text()
 
 
 def evaluation(kind: Any, task: str) -> Callable[[Path], str]:
-    return lambda _: evaluation_page(msgspec.structs.replace(sample(kind), task=task), [sample(Picture)])
+    return lambda _: evaluation_page(msgspec.structs.replace(sample(kind), task=task), [sample(FramePicture)])
 
 
 PAGES: dict[str, Callable[[Path], str]] = {
-    "optimizer": lambda _: optimizer_page(sample(Report), [sample(ShownFrame)]),
+    "optimizer": lambda _: optimizer_page(sample(OptimizationReport), [sample(ShownFrame)]),
     "detector": evaluation(DetectorEvaluation, "detection"),
     "classifier": evaluation(ClassifierEvaluation, "classification"),
     "segmenter": evaluation(SegmenterEvaluation, "segmentation"),
-    "decision": lambda _: decision_page(sample(Decision)),
+    "decision": lambda _: decision_page(sample(ThresholdReport)),
     "curves": lambda _: training_curves(),
     "cost of training": lambda _: cost_page(HOSTILE, sample(CostReport)),
     "benchmark": lambda _: benchmark_page(sample(BenchmarkReport)),

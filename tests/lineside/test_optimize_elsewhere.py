@@ -21,13 +21,13 @@ pytest.importorskip("onnx", reason="the convert extra is not installed")
 
 from lineside.cli import main
 from lineside.optimizer import device_clock
-from lineside_converters.elsewhere import SOURCE
+from lineside_converters.gates.remote_timing import SOURCE
 from lineside_converters.optimizer import Optimizer
 from lineside_hub.config import load_config
-from lineside_hub.repository import Repository
+from lineside_hub.fleet.device_timing import DeviceClock
+from lineside_hub.repository.repository import Repository
 from lineside_hub.server import Hub
-from lineside_hub.timing import DeviceClock
-from lineside_link.client import LinkClient
+from lineside_link.client.client import LinkClient
 from lineside_link.messages import TRIAL_SUFFIX, TimeAnswer, VariantTimes, decode
 from lineside_link.topics import Topics
 from lineside_models.simulator import render
@@ -183,7 +183,7 @@ def test_a_timing_that_dies_is_told_and_the_line_goes_on(
         while not killed.is_set():
             for child in psutil.Process(bench.agent.pid).children():
                 with contextlib.suppress(psutil.Error):  # an engine that was asked what it can do has ended
-                    if "lineside_agent.timing" in child.cmdline():
+                    if "lineside_agent.inspection.variant_timing" in child.cmdline():
                         child.kill()
                         killed.set()
 

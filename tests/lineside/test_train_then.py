@@ -13,8 +13,8 @@ import pytest
 pytest.importorskip("torch", reason="the train extra is not installed")
 
 from lineside.cli import main
-from lineside.commands.train_then import add_then, go_on
-from lineside_converters.training.config_classifier import ClassifierConfig
+from lineside.commands.shared.train_then import add_then, go_on
+from lineside_converters.training.classification.config import ClassifierConfig
 from lineside_runtime.bundle import open_bundle
 from lineside_runtime.errors import UnsupportedModelError
 

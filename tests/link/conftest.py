@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from lineside_hub.repository import Repository
-from lineside_link.client import LinkClient
+from lineside_hub.repository.repository import Repository
+from lineside_link.client.client import LinkClient
 from lineside_link.config import LinkConfig
-from lineside_link.fetch import RepoClient
+from lineside_link.transfer.repository_client import RepoClient
 from tests.link.repo import TOPICS, RepoPeer
 from tests.peers import Broker
 from tests.worlds.hub import make_repository

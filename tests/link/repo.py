@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from lineside_hub.deltas import DeltaMaker
-from lineside_hub.repository import Repository
-from lineside_hub.responder import Responder
-from lineside_link.client import LinkClient
+from lineside_hub.repository.deltas import DeltaMaker
+from lineside_hub.repository.repository import Repository
+from lineside_hub.repository.responder import Responder
+from lineside_link.client.client import LinkClient
 from lineside_link.config import LinkConfig
 from lineside_link.messages import RepoResponse, decode_response, encode_response
 from lineside_link.topics import Topics

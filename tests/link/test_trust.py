@@ -15,13 +15,13 @@ from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Tar
 from tuf.api.serialization import DeserializationError
 from tuf.ngclient.updater import Updater
 
-from lineside_hub.keys import KeyRing
-from lineside_hub.repository import Repository
-from lineside_link.client import LinkClient
+from lineside_hub.repository.keys import KeyRing
+from lineside_hub.repository.repository import Repository
+from lineside_link.client.client import LinkClient
 from lineside_link.clock import ClockFloor
-from lineside_link.fetch import RepoClient
 from lineside_link.messages import BundleRef
-from lineside_link.pull import FetchStopped
+from lineside_link.transfer.pull_window import FetchStopped
+from lineside_link.transfer.repository_client import RepoClient
 from lineside_link.trust import MAPPED, TrustStore, _tuf_errors_mapped
 from lineside_runtime.bundle import Bundle, parse_manifest
 from lineside_runtime.errors import (

@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lineside_models.deciding import Decider
 from lineside_models.good_classes import names_good_part, rule_of, with_good_classes
 from lineside_models.inspection import Verdict
 from lineside_models.postprocess import decode
 from lineside_models.preprocess import Letterbox
 from lineside_models.rules import BUNDLES_OWN, Rules, read_rules
+from lineside_models.verdict import Decider
 from lineside_runtime.bundle import Manifest, Postprocess, Preprocess
 from lineside_runtime.errors import ConfigError
 

@@ -13,7 +13,7 @@ import pytest
 
 from lineside_models import zoo
 from lineside_models.anomaly.learning import Learnt, Lesson, learn
-from lineside_models.anomaly.packing import write_bundle
+from lineside_models.anomaly.packaging import write_bundle
 from lineside_models.frame import Frame
 from lineside_models.golden import replay
 from lineside_models.preprocess import prepare
@@ -116,7 +116,7 @@ def test_openvino_reads_the_same_file_and_gives_the_golden_output(bundle: Path) 
 
 
 def test_the_same_frames_and_seed_give_the_same_model(learnt: Learnt) -> None:
-    from lineside_models.anomaly.packing import model_bytes
+    from lineside_models.anomaly.packaging import model_bytes
 
     again = learn((_frame(seed) for seed in range(14)), Lesson(bank_bytes=64_000))
     assert model_bytes(again) == model_bytes(learnt)
@@ -161,7 +161,7 @@ def test_other_models_have_no_heat_map() -> None:
 
 def test_learning_imports_what_a_device_has_and_nothing_else() -> None:
     code = (
-        "import sys, lineside_models.anomaly.learning, lineside_models.anomaly.packing\n"
+        "import sys, lineside_models.anomaly.learning, lineside_models.anomaly.packaging\n"
         "print(sorted({'torch', 'onnx', 'ray', 'nncf', 'scipy', 'sklearn'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

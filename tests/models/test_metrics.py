@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from lineside_models.metrics import Counts, average_precision, box_iou, evaluate, match
+from lineside_models.metrics import DetectionCounts, average_precision, box_iou, evaluate, match
 from lineside_models.postprocess import Candidates
 from lineside_runtime.errors import BadInputFormatError
 
@@ -160,25 +160,25 @@ def test_thresholds_decide_counts_but_not_map() -> None:
     low = evaluate(truths, found, labels=NAMES, thresholds=0.3)
     high = evaluate(truths, found, labels=NAMES, thresholds=[0.65, 0.5, 0.8, 0.5])
     assert low.map50 == high.map50
-    assert low.boxes == Counts(tp=1, fp=3, fn=1)
-    assert high.boxes == Counts(tp=0, fp=1, fn=2)
+    assert low.boxes == DetectionCounts(tp=1, fp=3, fn=1)
+    assert high.boxes == DetectionCounts(tp=0, fp=1, fn=2)
     # By image: the wrong place is the right type.
-    assert low.image_types == Counts(tp=2, fp=2, fn=0)
-    assert high.image_types == Counts(tp=1, fp=0, fn=1)
-    assert low.parts == Counts(tp=2, fp=1, fn=0)
-    assert high.parts == Counts(tp=1, fp=0, fn=1)
+    assert low.image_types == DetectionCounts(tp=2, fp=2, fn=0)
+    assert high.image_types == DetectionCounts(tp=1, fp=0, fn=1)
+    assert low.parts == DetectionCounts(tp=2, fp=1, fn=0)
+    assert high.parts == DetectionCounts(tp=1, fp=0, fn=1)
 
 
 def test_a_second_box_on_the_same_defect_is_a_false_one() -> None:
     truths = [_truth((0, 0, 0, 10, 10))]
     found = [_found((0, 0.9, 0, 0, 10, 10), (0, 0.8, 0, 0, 10, 10))]
-    assert evaluate(truths, found, labels=NAMES, thresholds=0.5).boxes == Counts(1, 1, 0)
+    assert evaluate(truths, found, labels=NAMES, thresholds=0.5).boxes == DetectionCounts(1, 1, 0)
 
 
 def test_rates_of_nothing_are_faultless() -> None:
-    empty = Counts(0, 0, 0)
+    empty = DetectionCounts(0, 0, 0)
     assert (empty.precision, empty.recall, empty.f1) == (1, 1, 1)
-    counts = Counts(tp=3, fp=1, fn=2)
+    counts = DetectionCounts(tp=3, fp=1, fn=2)
     assert counts.precision == 0.75
     assert counts.recall == 0.6
     assert counts.f1 == pytest.approx(2 / 3)

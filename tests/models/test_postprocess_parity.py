@@ -8,11 +8,11 @@ import pytest
 from numpy.typing import NDArray
 
 from lineside_models import zoo
-from lineside_models.deciding import Decider
 from lineside_models.postprocess import Candidates, decode, least_wanted, select
 from lineside_models.preprocess import Letterbox, prepare
 from lineside_models.rules import Rules
 from lineside_models.simulator import Kind, render
+from lineside_models.verdict import Decider
 from lineside_runtime.bundle import Postprocess
 from lineside_runtime.config import Config
 from lineside_runtime.session import Session

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lineside_models.metrics import box_iou
 from lineside_models.postprocess import Candidates
 from lineside_models.simulator import render
-from lineside_models.slicing import SAME, Piece, _gather, _views, pieces, put_together
+from lineside_models.slicing import SAME, FrameSlice, _gather, _views, pieces, put_together
 from lineside_models.vision import QualityInspector
 from lineside_runtime.bundle import Slicing
 
@@ -28,7 +28,7 @@ def test_pieces_cover_the_frame_and_overlap_as_asked(height: int, width: int, si
     slicing = Slicing(side_px=side, overlap=overlap, whole=False)
     cut = pieces((height, width), slicing)
     if max(height, width) <= side:
-        assert cut == (Piece(0, 0, width, height),)
+        assert cut == (FrameSlice(0, 0, width, height),)
         return
     assert all(piece.x2 - piece.x1 == min(side, width) and piece.y2 - piece.y1 == min(side, height) for piece in cut)
     for low, high, length in (
@@ -42,11 +42,11 @@ def test_pieces_cover_the_frame_and_overlap_as_asked(height: int, width: int, si
 
 
 def test_the_whole_frame_is_a_piece_of_its_own_where_asked() -> None:
-    assert pieces((500, 900), Slicing(side_px=400))[-1] == Piece(0, 0, 900, 500)
-    assert pieces((300, 400), Slicing(side_px=400)) == pieces((300, 400), None) == (Piece(0, 0, 400, 300),)
+    assert pieces((500, 900), Slicing(side_px=400))[-1] == FrameSlice(0, 0, 900, 500)
+    assert pieces((300, 400), Slicing(side_px=400)) == pieces((300, 400), None) == (FrameSlice(0, 0, 400, 300),)
 
 
-def _seen_in(boxes: list[Box], size: tuple[int, int], slicing: Slicing) -> list[tuple[Piece, Candidates]]:
+def _seen_in(boxes: list[Box], size: tuple[int, int], slicing: Slicing) -> list[tuple[FrameSlice, Candidates]]:
     """What a perfect detector sees in each piece: each box cut off at the piece's edges, slivers left out."""
     found = []
     for number, piece in enumerate(pieces(size, slicing)):
@@ -94,7 +94,7 @@ def test_types_are_never_put_together() -> None:
 
 def test_the_best_view_that_no_edge_cut_is_kept() -> None:
     """The whole frame's box is looser than the piece's own: the surer one wins."""
-    frame, piece = Piece(0, 0, 520, 520), Piece(0, 0, 200, 200)
+    frame, piece = FrameSlice(0, 0, 520, 520), FrameSlice(0, 0, 200, 200)
     loose = Candidates(np.array([[40, 40, 95, 95]], np.float32), np.array([0.5], np.float32), np.array([0]))
     tight = Candidates(np.array([[50, 50, 90, 90]], np.float32), np.array([0.8], np.float32), np.array([0]))
     whole = put_together([(piece, tight), (frame, loose)], (520, 520))
@@ -103,8 +103,8 @@ def test_the_best_view_that_no_edge_cut_is_kept() -> None:
 
 
 def test_outlines_move_with_their_piece_and_end_where_boxes_were_joined() -> None:
-    pair = [(Piece(0, 0, 200, 200), (150, 50, 200, 90)), (Piece(160, 0, 360, 200), (0, 50, 80, 90))]
-    alone = (Piece(320, 0, 520, 200), (100, 20, 140, 60))
+    pair = [(FrameSlice(0, 0, 200, 200), (150, 50, 200, 90)), (FrameSlice(160, 0, 360, 200), (0, 50, 80, 90))]
+    alone = (FrameSlice(320, 0, 520, 200), (100, 20, 140, 60))
     found = []
     for piece, box in [*pair, alone]:
         corners = np.array([[box[0], box[1]], [box[2], box[3]]], np.float32)

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lineside_hub.access import access_list, mosquitto_configuration
-from lineside_hub.identity import HUB_NAME, Authority, Credentials
+from lineside_hub.identity.access_lists import access_list, mosquitto_configuration
+from lineside_hub.identity.authority import HUB_NAME, Authority, Credentials
 from lineside_link.config import LinkConfig
 from tests.peers.programs import find_program
 from tests.peers.waiting import free_port, wait_for

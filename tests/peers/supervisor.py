@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from lineside_agent.self_update import guard
+from lineside_agent.deployment.self_update import guard
 
 GUARD = [sys.executable, "-I", "-S", str(Path(guard.__file__))]
 

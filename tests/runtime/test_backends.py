@@ -15,12 +15,13 @@ from onnx import helper
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_vendor
 
 from lineside_runtime.backend import Backend, LoadOptions, Stage
-from lineside_runtime.backends import openvino_, ort
+from lineside_runtime.backends import openvino_
 from lineside_runtime.backends.litert import LiteRtBackend
 from lineside_runtime.backends.messages import device_error
 from lineside_runtime.backends.ncnn_ import NcnnBackend
 from lineside_runtime.backends.openvino_ import OpenVinoBackend
-from lineside_runtime.backends.ort import OrtBackend, read_onnx
+from lineside_runtime.backends.ort import backend
+from lineside_runtime.backends.ort.backend import OrtBackend, read_onnx
 from lineside_runtime.backends.pytorch import TorchBackend
 from lineside_runtime.devices import Device
 from lineside_runtime.errors import (
@@ -53,7 +54,7 @@ def exception_classes(module: Any) -> set[str]:
 
 
 def test_every_exception_of_onnxruntime_has_a_meaning() -> None:
-    assert exception_classes(ort_vendor) == set(ort.ERRORS)
+    assert exception_classes(ort_vendor) == set(backend.ERRORS)
 
 
 def test_every_exception_of_openvino_has_a_meaning() -> None:
@@ -194,7 +195,7 @@ def test_a_process_without_memory_gets_1001(tmp_path: Path) -> None:
         import numpy as np
         from pathlib import Path
         from lineside_runtime.backend import LoadOptions
-        from lineside_runtime.backends.ort import OrtBackend
+        from lineside_runtime.backends.ort.backend import OrtBackend
         from lineside_runtime.errors import LinesideError
 
         backend = OrtBackend()

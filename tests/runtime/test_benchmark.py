@@ -16,8 +16,9 @@ import pytest
 
 from lineside_runtime import registry
 from lineside_runtime.archive import pack_archive
-from lineside_runtime.benchmark import Accuracy, Benchmark, BenchmarkReport, Contestant, page, table, words, write_page
-from lineside_runtime.benchmark.rounds import PROFILE_RUNS
+from lineside_runtime.benchmark import Accuracy, Benchmark, BenchmarkReport, Contestant, page, table, write_page
+from lineside_runtime.benchmark.measurement.rounds import PROFILE_RUNS
+from lineside_runtime.benchmark.pages import text_table
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.cache.config import CacheConfig
 from lineside_runtime.config import Config
@@ -31,7 +32,7 @@ from lineside_runtime.errors import (
 )
 from lineside_runtime.tensors import TensorSpec
 from tests.runtime.onnx_models import make_bundle, scaler
-from tests.runtime.test_split import cut_bundle
+from tests.runtime.test_stages import cut_bundle
 
 ONE_THREAD = Config(threads=1)
 
@@ -164,7 +165,7 @@ def test_an_npu_that_does_not_load_is_shown_and_never_silently_the_cpu(tmp_path:
     assert one.used_devices == ("swift/cpu:0",)
     assert any("no firmware" in reason for reason in one.fallbacks)
     assert one.rerouted > 0
-    assert words.fell_back(one)
+    assert text_table.fell_back(one)
     assert "ASKED FOR npu:0" in table(found)
     assert "ASKED FOR npu:0" in page(found)
 
@@ -199,7 +200,7 @@ def test_a_model_in_stages_names_all_its_devices_and_is_no_fallback(tmp_path: Pa
     (one,) = measure(staged, profile=True, alone_runs=0).results
     assert one.used_devices == ("ort/cpu:0+openvino/cpu:0",)
     assert one.engine == "ort+openvino"
-    assert not words.fell_back(one)
+    assert not text_table.fell_back(one)
     assert any("in stages is not profiled" in remark for remark in one.remarks)
 
 

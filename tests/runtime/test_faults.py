@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lineside_runtime import pressure, slots
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.config import Config
 from lineside_runtime.errors import (
@@ -25,9 +24,10 @@ from lineside_runtime.errors import (
     EngineCrashedError,
     OutOfDeviceMemoryError,
 )
-from lineside_runtime.placement import Prediction
+from lineside_runtime.serving import memory_pressure, slots
+from lineside_runtime.serving.placement import Prediction
+from lineside_runtime.serving.submit import lane
 from lineside_runtime.session import Session
-from lineside_runtime.submit import lane
 from tests.peers import wait_for
 from tests.runtime.onnx_models import EATER_SPECS, make_bundle, memory_eater, scaler
 
@@ -277,7 +277,7 @@ def cache(numpy_engine: ModuleType) -> Iterator[list[str]]:
         numpy_engine.full.discard("gpu:0")
         return freed
 
-    end = pressure.on_memory_pressure(release)
+    end = memory_pressure.on_memory_pressure(release)
     yield held
     end()
 
@@ -325,12 +325,12 @@ def test_a_registration_that_has_ended_frees_nothing(numpy_engine: ModuleType) -
         called.append(1)
         return 1
 
-    end = pressure.on_memory_pressure(free)
-    assert pressure.relieve() >= 1
+    end = memory_pressure.on_memory_pressure(free)
+    assert memory_pressure.relieve() >= 1
     end()
     end()
     before = len(called)
-    pressure.relieve()
+    memory_pressure.relieve()
     assert len(called) == before == 1
 
 

@@ -15,7 +15,6 @@ import pytest
 from lineside_runtime.backend import LoadOptions
 from lineside_runtime.backends import ncnn_
 from lineside_runtime.backends.ncnn_ import NcnnBackend, read_sizes
-from lineside_runtime.candidates import choose
 from lineside_runtime.config import Config
 from lineside_runtime.conformance.models import FOLDER
 from lineside_runtime.devices import Device
@@ -29,6 +28,7 @@ from lineside_runtime.errors import (
     OutOfDeviceMemoryError,
     UnsupportedModelError,
 )
+from lineside_runtime.serving.candidates import choose
 from lineside_runtime.tensors import TensorSpec
 from tests.runtime.onnx_models import make_bundle
 

@@ -10,10 +10,10 @@ from lineside_runtime import registry
 from lineside_runtime.backend import LoadOptions
 from lineside_runtime.backends.null import NullBackend
 from lineside_runtime.bundle import Variant
-from lineside_runtime.candidates import choose
 from lineside_runtime.config import Config
 from lineside_runtime.devices import Device
 from lineside_runtime.errors import BadInputFormatError, ConfigError, DeviceError, NoDeviceError
+from lineside_runtime.serving.candidates import choose
 from lineside_runtime.session import Session
 from lineside_runtime.tensors import TensorSpec
 from tests.runtime.onnx_models import make_bundle, scaler

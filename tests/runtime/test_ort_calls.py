@@ -11,9 +11,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from lineside_runtime.backend import LoadOptions
-from lineside_runtime.backends.ort import OrtBackend
-from lineside_runtime.backends.ort_bound import MAX_BYTES
-from lineside_runtime.backends.ort_session import BoundExecutable, OrtExecutable
+from lineside_runtime.backends.ort.backend import OrtBackend
+from lineside_runtime.backends.ort.bound_buffers import MAX_BYTES
+from lineside_runtime.backends.ort.session import BoundExecutable, OrtExecutable
 from lineside_runtime.errors import BadInputFormatError, DeviceError, EngineError, LinesideError
 from tests.runtime.onnx_models import FLOAT, INT64, graph, scaler
 

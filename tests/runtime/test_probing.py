@@ -9,8 +9,8 @@ from types import ModuleType
 import pytest
 
 from lineside_runtime import probing, registry
-from lineside_runtime.accelerators import Accelerator
 from lineside_runtime.probing import DeviceReport, EngineReport
+from lineside_runtime.system.accelerators import Accelerator
 
 Engines = Callable[..., None]
 

@@ -14,13 +14,13 @@ import pytest
 from onnx import helper, numpy_helper
 
 from lineside_runtime import registry
-from lineside_runtime.affinity import allowed, on_cores
 from lineside_runtime.backend import Executable, LoadOptions
 from lineside_runtime.backends.openvino_ import OpenVinoBackend
 from lineside_runtime.config import Config
 from lineside_runtime.devices import Device
 from lineside_runtime.errors import ConfigError
 from lineside_runtime.session import Session
+from lineside_runtime.system.affinity import allowed, on_cores
 from tests.runtime.onnx_models import FLOAT, graph, make_bundle, scaler
 
 ENGINES = ["ort", "openvino"]

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lineside_runtime.backend import LoadOptions
 from lineside_runtime.backends import pytorch
-from lineside_runtime.backends.ort import OrtBackend
+from lineside_runtime.backends.ort.backend import OrtBackend
 from lineside_runtime.backends.pytorch import TorchBackend
 from lineside_runtime.conformance.models import FOLDER
 from lineside_runtime.devices import Device

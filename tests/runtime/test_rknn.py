@@ -21,7 +21,7 @@ from lineside_runtime.errors import (
     OutOfDeviceMemoryError,
     UnsupportedModelError,
 )
-from tests.runtime.test_drivers import write
+from tests.runtime.system.test_drivers import write
 
 ROCK_5B = "radxa,rock-5b\0rockchip,rk3588\0"
 

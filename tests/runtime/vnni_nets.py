@@ -9,7 +9,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from lineside_runtime.vnni import WEIGHT_BITS_KEY
+from lineside_runtime.system.vnni import WEIGHT_BITS_KEY
 
 CHANNELS, FILTERS = 64, 16
 

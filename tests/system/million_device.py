@@ -11,9 +11,9 @@ import sys
 import threading
 from pathlib import Path
 
-from lineside_agent.outbox import Outbox
-from lineside_agent.store import Store
-from lineside_link.client import LinkClient
+from lineside_agent.storage.outbox import Outbox
+from lineside_agent.storage.records import RecordStore
+from lineside_link.client.client import LinkClient
 from lineside_link.config import LinkConfig
 from lineside_link.messages import ResultRow
 from lineside_link.topics import Topics
@@ -25,7 +25,7 @@ class Device:
         topics = Topics(config.site)
         self.rows = rows
         self.name = name
-        self.store = Store(folder)
+        self.store = RecordStore(folder)
         self.link = LinkClient(config, name)
         self.outbox = Outbox(self.store, self._publish, threading.Event())
         self._topic = topics.results(name)

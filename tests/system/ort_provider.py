@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from lineside_runtime.backend import LoadOptions
-from lineside_runtime.backends.ort import OrtBackend
+from lineside_runtime.backends.ort.backend import OrtBackend
 from lineside_runtime.devices import Device
 from lineside_runtime.errors import LinesideError
 

@@ -23,7 +23,7 @@ from lineside_runtime.backend import Executable, LoadOptions
 from lineside_runtime.backends.options import refuse
 from lineside_runtime.backends.rknn import Reasons, RknnBackend, RknnExecutable, read_rknn
 from lineside_runtime.conformance.models import FOLDER as ONNX
-from lineside_runtime.conformance.networks import NETWORKS, Network
+from lineside_runtime.conformance.networks import NETWORKS, ConformanceNetwork
 from lineside_runtime.devices import Device
 from lineside_runtime.errors import UnsupportedModelError
 
@@ -51,7 +51,7 @@ class Simulator(RknnBackend):
 
 
 @functools.cache
-def calibration(network: Network) -> Path:
+def calibration(network: ConformanceNetwork) -> Path:
     """Writes frames to quantise with, and returns the list of their files."""
     folder = Path(tempfile.mkdtemp())
     lines = []
@@ -64,7 +64,7 @@ def calibration(network: Network) -> Path:
     return folder / "list.txt"
 
 
-def convert(toolkit: RKNN, network: Network) -> None:
+def convert(toolkit: RKNN, network: ConformanceNetwork) -> None:
     int8 = network.precision == "int8"
     shapes = {name: list(array.shape) for name, array in network.sample(0).items()}
     model = ONNX / f"{network.name.removesuffix('_int8')}.onnx"

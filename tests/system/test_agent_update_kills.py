@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from lineside_agent.self_update.guard import Home
-from lineside_agent.self_update.payload import NAME
+from lineside_agent.deployment.self_update.guard import Installation
+from lineside_agent.deployment.self_update.payload import NAME
 from lineside_agent.service.install import fill_slot
-from tests.agent.self_update.wheels import BASE_PYTHON, make_payload, tree_wheel
+from tests.agent.deployment.self_update.wheels import BASE_PYTHON, make_payload, tree_wheel
 from tests.peers.supervisor import GUARD
 
 PROGRAM = """
@@ -35,9 +35,9 @@ def hook(event, arguments):
 
 from pathlib import Path
 from lineside_agent.config import UpdateConfig
-from lineside_agent.self_update.slots import AgentSlots
-from lineside_agent.self_update.updater import SelfUpdater
-from lineside_agent.wishes import RESTING, Wished
+from lineside_agent.deployment.self_update.slots import AgentSlots
+from lineside_agent.deployment.self_update.runner import SelfUpdateRunner
+from lineside_agent.deployment.desired_state import RESTING, Wished
 from lineside_link.messages import BundleRef, Desired
 
 state, shelf, digest = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
@@ -53,8 +53,8 @@ def bring(agent, slot, slots, should_stop):
     shutil.copytree(shelf, slots.begin(slot, agent.sha256), dirs_exist_ok=True)
 
 slots = AgentSlots.around()
-updater = SelfUpdater(state, config_path=state, slots=slots, bring=bring, host=Host(), observe=lambda machine: None,
-                      stop=stop, update=UpdateConfig(healthy_s=0.1, deadline_s=600.0))
+updater = SelfUpdateRunner(state, config_path=state, slots=slots, bring=bring, host=Host(),
+                      observe=lambda machine: None, stop=stop, update=UpdateConfig(healthy_s=0.1, deadline_s=600.0))
 wanted = BundleRef(name="lineside-agent", version="2.0", target="g/a.json", sha256=digest)
 updater.post(Wished("group", Desired(epoch=1, gen=1, agent=wanted)))
 sys.addaudithook(hook)
@@ -104,7 +104,7 @@ def test_killed_before_any_change_it_ends_in_the_old_or_the_new_agent(shelf: Pat
             for _ in range(run_of_the_update):
                 assert run(folder / "home", arguments).stdout == "switching a 1.0\n"
             killed = run(folder / "home", arguments, kill_before=number)
-            home = Home(folder / "home")
+            home = Installation(folder / "home")
             assert home.current() in home.whole()
             seen = [run(folder / "home", arguments).stdout for _ in range(3 - run_of_the_update)]
             assert seen[-1] == "active b 2.0\n", (number, seen, killed.stderr)

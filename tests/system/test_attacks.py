@@ -21,9 +21,9 @@ from pathlib import Path
 import pytest
 
 from lineside.cli import main
-from lineside_hub.listing import list_rollouts
-from lineside_hub.push import push
-from lineside_link.client import LinkClient
+from lineside_hub.fleet.listing import list_rollouts
+from lineside_hub.rollouts.push import push
+from lineside_link.client.client import LinkClient
 from lineside_link.messages import (
     FRAME_PIECE_BYTES,
     MESSAGE_MAX_BYTES,

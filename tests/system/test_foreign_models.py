@@ -20,7 +20,7 @@ import onnxruntime
 import pytest
 
 from lineside_converters.optimizer import Optimizer, OptimizeResult
-from lineside_converters.report import read_report
+from lineside_converters.reports.report import read_report
 from lineside_runtime.benchmark.machine import machine
 from lineside_runtime.errors import AccuracyGateError, GraphError, LinesideError, ParityGateError, SpeedGateError
 from tests.peers.programs import left_out

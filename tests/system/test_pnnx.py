@@ -12,7 +12,7 @@ import pytest
 
 from lineside_runtime.backend import LoadOptions
 from lineside_runtime.backends.ncnn_ import NcnnBackend
-from lineside_runtime.backends.ort import OrtBackend
+from lineside_runtime.backends.ort.backend import OrtBackend
 from lineside_runtime.bundle import open_bundle
 from tests.peers.environments import ROOT, environment
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from lineside_agent.self_update.pack import pack
-from lineside_agent.self_update.payload import Payload
+from lineside_agent.deployment.self_update.pack import pack
+from lineside_agent.deployment.self_update.payload import Payload
 from tests.boards.payloads import board_python, small_payload
 from tests.peers.booted import Booted, make_root
 from tests.peers.small_board import USERS, SmallBoard

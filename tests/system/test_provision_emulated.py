@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from lineside_boards.first_boot import cloud_init
-from lineside_boards.first_boot.settings import Settings
+from lineside_boards.first_boot.settings import FirstBootSettings
 from lineside_boards.image.fat import FatVolume
 from lineside_boards.image.table import find, partitions
 from tests.boards import arm64, emulator
@@ -42,7 +42,9 @@ def delivered_card(folder: Path) -> Path:
     command = ["openssl", "passwd", "-6", "-stdin"]
     hashed = subprocess.run(command, input=PASSWORD, capture_output=True, text=True, check=True).stdout.strip()
     with FatVolume(image, find(partitions(image), "bootfs", "fat")) as boot:
-        cloud_init.apply(boot, Settings(hostname="factory", user="admin", password_hash=hashed, instance="delivered"))
+        cloud_init.apply(
+            boot, FirstBootSettings(hostname="factory", user="admin", password_hash=hashed, instance="delivered")
+        )
     return image
 
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from lineside_agent.self_update import guard
-from lineside_agent.self_update.guard import Home, Trial
-from lineside_agent.self_update.pack import pack
+from lineside_agent.deployment.self_update import guard
+from lineside_agent.deployment.self_update.guard import AgentTrial, Installation
+from lineside_agent.deployment.self_update.pack import pack
 from lineside_agent.service.install import install
 from tests.peers.booted import Booted, make_root
 from tests.peers.waiting import wait_for
@@ -98,11 +98,11 @@ def test_bad_agent_is_taken_back(board: tuple[Booted, Path], kind: str) -> None:
     booted, root = board
     source, last_end = BAD[kind]
     wait_for(lambda: runs(booted), 180.0)
-    home = Home(root / "opt/lineside")
+    home = Installation(root / "opt/lineside")
     shutil.rmtree(home.slot("b"), ignore_errors=True)
     shutil.copytree(home.slot("a"), home.slot("b"), symlinks=True)
     (home.slot("b") / "venv/lib/python3.13/site-packages/lineside/__main__.py").write_text(source)
-    home.begin_trial(Trial("b", "a", kind, 1.0, 20.0 if kind == "is never healthy" else 600.0))
+    home.begin_trial(AgentTrial("b", "a", kind, 1.0, 20.0 if kind == "is never healthy" else 600.0))
     home.make_current("b")
     booted.run("systemctl", "restart", "--no-block", AGENT)
     wait_for(lambda: home.current() == "a" and runs(booted), 300.0, what=kind)

@@ -13,13 +13,13 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from lineside_converters.importing import import_pt
+from lineside_converters.loading.torch_import import import_pt
 from lineside_models.metrics import box_iou
 from lineside_models.postprocess import Candidates, decode, recognise
 from lineside_models.preprocess import prepare
 from lineside_models.simulator import render
-from lineside_models.vision.facts import from_ultralytics
-from lineside_runtime.backends.ort import read_onnx
+from lineside_models.vision.model_facts import from_ultralytics
+from lineside_runtime.backends.ort.backend import read_onnx
 from lineside_runtime.bundle import Postprocess
 from tests.peers.environments import environment
 

@@ -12,8 +12,8 @@ import cv2
 import msgspec
 import tomli_w
 
-from lineside_agent.store import Store
-from lineside_agent.updates import Machine
+from lineside_agent.deployment.machine import BundleMachine
+from lineside_agent.storage.records import RecordStore
 from lineside_link.config import LinkConfig
 from lineside_link.messages import ResultRow
 from tests.peers.waiting import wait_for
@@ -86,9 +86,9 @@ class AgentProcess(ChildProcess):
         return found if self._child is None or found.get("pid") == self.pid else {}
 
     @property
-    def machine(self) -> Machine:
+    def machine(self) -> BundleMachine:
         """The update's state as it lies on the disk."""
-        return msgspec.json.decode((self.state / "update.json").read_bytes(), type=Machine)
+        return msgspec.json.decode((self.state / "update.json").read_bytes(), type=BundleMachine)
 
     @property
     def line(self) -> dict[str, Any]:
@@ -97,7 +97,7 @@ class AgentProcess(ChildProcess):
 
     def rows(self) -> list[ResultRow]:
         """Returns the records; the agent must have ended."""
-        store = Store(self.state)
+        store = RecordStore(self.state)
         try:
             return store.rows(0, 200_000)
         finally:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lineside_hub.database import Database
-from lineside_hub.fleet import Fleet
-from lineside_hub.rollouts import Rollouts
+from lineside_hub.fleet.timeline import FleetTimeline
+from lineside_hub.results.database import Database
+from lineside_hub.rollouts.runner import Rollouts
 from lineside_link.messages import Desired, Reported, Up
 
 
@@ -28,7 +28,7 @@ class RecordedFleet:
         self.rollouts = Rollouts(self.database)
         with self.database.transaction():
             for name in self.names if born else ():
-                Fleet(self.database).write_up(Up(device=name, up=True, boot_id="b", group=group))
+                FleetTimeline(self.database).write_up(Up(device=name, up=True, boot_id="b", group=group))
 
     def desired(self, name: str) -> Desired | None:
         """Returns what counts for a device: its own desired state, or its group's."""
@@ -38,7 +38,7 @@ class RecordedFleet:
     def report(self, reported: Reported) -> None:
         """Has a device report."""
         with self.database.transaction():
-            Fleet(self.database).write_reported(reported)
+            FleetTimeline(self.database).write_reported(reported)
 
     def close(self) -> None:
         self.database.close()

@@ -16,8 +16,8 @@ from typing import Any
 import msgspec
 import tomli_w
 
-from lineside_hub.database import Database
-from lineside_hub.repository import Repository
+from lineside_hub.repository.repository import Repository
+from lineside_hub.results.database import Database
 from lineside_link.config import LinkConfig
 from tests.worlds.processes import ChildProcess
 

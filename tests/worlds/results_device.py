@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from lineside_link.client import LinkClient
+from lineside_link.client.client import LinkClient
 from lineside_link.config import LinkConfig
 from lineside_link.messages import ResultRow, Results, ResultsAck, decode, encode
 from lineside_link.topics import Topics

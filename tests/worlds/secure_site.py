@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lineside.cli import main
-from lineside_hub.identity import enrolled_devices
+from lineside_hub.identity.authority import enrolled_devices
 from lineside_link.config import LinkConfig
 from tests.peers.brokers import find_mosquitto
 from tests.peers.waiting import free_port, wait_for

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lineside_agent.slots import Slots
-from lineside_hub.identity import HUB_NAME
-from lineside_hub.push import push
+from lineside_agent.deployment.slots import Slots
+from lineside_hub.identity.authority import HUB_NAME
+from lineside_hub.rollouts.push import push
 from lineside_runtime.bundle import Bundle
 from tests.peers.brokers import Broker, EmbeddedBroker
 from tests.peers.waiting import wait_for

@@ -1,7 +1,7 @@
 """What every camera must do, as checks that a stranger with the hardware can run: ``lineside camera conformance``.
 
-A check is a function; its docstring is what it says. It raises `Failed` with what it saw, or `Skipped` with why it
-doesn't apply.
+A check is a function; its docstring is what it says. It raises `CameraCheckFailed` with what it saw, or `Skipped` with
+why it doesn't apply.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ UNPLUG_S = 60.0
 """So long a person may take."""
 
 
-class Failed(Exception):  # noqa: N818 - it is a verdict and no error
+class CameraCheckFailed(Exception):  # noqa: N818 - it is a verdict and no error
     """The camera doesn't do what it must."""
 
 
@@ -45,7 +45,7 @@ class Skipped(Exception):  # noqa: N818
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Subject:
+class CameraSubject:
     """What is tried.
 
     Attributes:
@@ -71,7 +71,7 @@ class Subject:
         return not self.open().finite
 
 
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+class CameraCheckOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """Of one check.
 
     Attributes:
@@ -87,27 +87,27 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
 
 
-def gives_frames(subject: Subject) -> str:
+def gives_frames(subject: CameraSubject) -> str:
     """It gives frames, and every one is an image"""
     shots = subject.take(FRAMES)
     lost = [shot.reason for shot in shots if isinstance(shot, LostFrame)]
     if not shots or lost:
-        raise Failed(f"{len(lost)} of {len(shots)} frames were lost: {', '.join(sorted(set(lost)))}")
+        raise CameraCheckFailed(f"{len(lost)} of {len(shots)} frames were lost: {', '.join(sorted(set(lost)))}")
     sizes = {shot.image.shape for shot in shots if isinstance(shot, Frame)}
     return f"{len(shots)} frames, {' and '.join(map(str, sorted(sizes)))}"
 
 
-def counts_from_where_it_is_told(subject: Subject) -> str:
+def counts_from_where_it_is_told(subject: CameraSubject) -> str:
     """Its numbers are contiguous from the one that it is asked for"""
     given = [shot.sequence for shot in subject.take(5, START_AT)]
     if subject.is_live and given != list(range(START_AT, START_AT + 5)):
-        raise Failed(f"{given}")
+        raise CameraCheckFailed(f"{given}")
     if not subject.is_live and given != list(range(START_AT, START_AT + len(given))):
-        raise Failed(f"{given}")
+        raise CameraCheckFailed(f"{given}")
     return f"{given}" if given else "it ends before that number"
 
 
-def leaves_images_alone(subject: Subject) -> str:
+def leaves_images_alone(subject: CameraSubject) -> str:
     """No image is changed after it was given"""
     images, sums = [], []
     with closing(cast(Any, subject.open().frames())) as frames:
@@ -117,22 +117,22 @@ def leaves_images_alone(subject: Subject) -> str:
                 sums.append(zlib.crc32(np.ascontiguousarray(shot.image).data))
     changed = sum(zlib.crc32(np.ascontiguousarray(image).data) != was for image, was in zip(images, sums, strict=True))
     if changed:
-        raise Failed(f"{changed} of {len(images)} were: their memory is used again")
+        raise CameraCheckFailed(f"{changed} of {len(images)} were: their memory is used again")
     return f"{len(images)} images"
 
 
-def tells_the_time(subject: Subject) -> str:
+def tells_the_time(subject: CameraSubject) -> str:
     """Times of capture don't run backwards and are those of this clock"""
     times_ns = [shot.captured_at_ns for shot in subject.take(FRAMES)]
     if any(later < earlier for earlier, later in itertools.pairwise(times_ns)):
-        raise Failed("they run backwards")
+        raise CameraCheckFailed("they run backwards")
     off_s = (time.time_ns() - times_ns[-1]) / 1e9
     if abs(off_s) > CLOCK_S:
-        raise Failed(f"the last is {off_s:.1f} s from now")
+        raise CameraCheckFailed(f"the last is {off_s:.1f} s from now")
     return f"the last was {1000 * off_s:.0f} ms ago when the camera was closed"
 
 
-def opens_again(subject: Subject) -> str:
+def opens_again(subject: CameraSubject) -> str:
     """Closed and opened again at once, it gives frames, and nothing of it is left open"""
     subject.take(1)  # what a library opens once and keeps is no leak
     before = len(list(Path("/proc/self/fd").iterdir()))
@@ -143,11 +143,11 @@ def opens_again(subject: Subject) -> str:
         waits_s.append(time.monotonic() - started_s)
     after = len(list(Path("/proc/self/fd").iterdir()))
     if after > before:
-        raise Failed(f"{after - before} files are left open after three times")
+        raise CameraCheckFailed(f"{after - before} files are left open after three times")
     return f"longest {max(waits_s):.2f} s to a frame and closed"
 
 
-def obeys_exposure(subject: Subject) -> str:
+def obeys_exposure(subject: CameraSubject) -> str:
     """A longer exposure gives a brighter picture"""
     if not hasattr(subject.config, "exposure_us"):
         raise Skipped("this kind of camera has none to set")
@@ -155,11 +155,11 @@ def obeys_exposure(subject: Subject) -> str:
     if max(dark, bright) < 3 or min(dark, bright) > 252:
         raise Skipped("the scene is too dark or too bright to tell: light it")
     if bright <= dark:
-        raise Failed(f"mean {dark:.1f} at 0.5 ms and {bright:.1f} at 20 ms")
+        raise CameraCheckFailed(f"mean {dark:.1f} at 0.5 ms and {bright:.1f} at 20 ms")
     return f"mean {dark:.1f} at 0.5 ms and {bright:.1f} at 20 ms"
 
 
-def notices_its_loss(subject: Subject) -> str:
+def notices_its_loss(subject: CameraSubject) -> str:
     """Unplugged, it is noticed within its time-out, and gives frames again when it is back"""
     if subject.say is None:
         raise Skipped("needs a person: --unplug")
@@ -169,7 +169,7 @@ def notices_its_loss(subject: Subject) -> str:
     noticed_s = time.monotonic() - last_s
     allowed_s = float(getattr(subject.config, "timeout_s", 2.0)) + NOTICE_EXTRA_S
     if noticed_s > allowed_s:
-        raise Failed(f"noticed {noticed_s:.1f} s after the last frame; allowed are {allowed_s:.1f} s")
+        raise CameraCheckFailed(f"noticed {noticed_s:.1f} s after the last frame; allowed are {allowed_s:.1f} s")
     subject.say("plug it in again")
     deadline_s = time.monotonic() + UNPLUG_S
     while time.monotonic() < deadline_s:
@@ -178,10 +178,10 @@ def notices_its_loss(subject: Subject) -> str:
         except LinesideError:
             continue
         return f"noticed {noticed_s:.1f} s after the last frame, and back"
-    raise Failed(f"it gave no frame within {UNPLUG_S:.0f} s")
+    raise CameraCheckFailed(f"it gave no frame within {UNPLUG_S:.0f} s")
 
 
-def _until_lost(subject: Subject, say: Callable[[str], object]) -> float:
+def _until_lost(subject: CameraSubject, say: Callable[[str], object]) -> float:
     """Returns when the last frame came, once the camera says that it is lost."""
     last_s = time.monotonic()
     deadline_s = last_s + UNPLUG_S
@@ -191,10 +191,10 @@ def _until_lost(subject: Subject, say: Callable[[str], object]) -> float:
             for _ in frames:
                 last_s = time.monotonic()
                 if last_s > deadline_s:
-                    raise Failed("it was not unplugged, or goes on without its cable")
+                    raise CameraCheckFailed("it was not unplugged, or goes on without its cable")
     except LinesideError:
         return last_s
-    raise Failed("it ended without saying why")
+    raise CameraCheckFailed("it ended without saying why")
 
 
 def _brightness(shots: list[Shot]) -> float:
@@ -202,7 +202,7 @@ def _brightness(shots: list[Shot]) -> float:
     return float(next(shot.image.mean() for shot in reversed(shots) if isinstance(shot, Frame)))
 
 
-CHECKS: tuple[Callable[[Subject], str], ...] = (
+CHECKS: tuple[Callable[[CameraSubject], str], ...] = (
     gives_frames,
     counts_from_where_it_is_told,
     leaves_images_alone,
@@ -213,7 +213,7 @@ CHECKS: tuple[Callable[[Subject], str], ...] = (
 )
 
 
-def run(subject: Subject) -> Iterator[Outcome]:
+def run(subject: CameraSubject) -> Iterator[CameraCheckOutcome]:
     """Puts a camera through the checks, one after the other."""
     for check in CHECKS:
         started_s = time.monotonic()
@@ -222,9 +222,9 @@ def run(subject: Subject) -> Iterator[Outcome]:
             note = check(subject)
         except Skipped as reason:
             result, note = "skip", str(reason)
-        except (Failed, LinesideError) as reason:
+        except (CameraCheckFailed, LinesideError) as reason:
             result, note = "fail", str(reason)
-        yield Outcome(
+        yield CameraCheckOutcome(
             check=(check.__doc__ or check.__name__).strip(),
             result=result,
             note=note,

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from lineside_agent.cameras.base import Camera, EncodedFrame, Given, LostFrame, Shot, opened
-from lineside_agent.cameras.numbers import Numbers
+from lineside_agent.cameras.numbering import Numbers
 from lineside_runtime.errors import CameraError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})

@@ -28,6 +28,7 @@ An unknown key is an error that names its path, such as ``$.camera.fps``.
 
 from __future__ import annotations
 
+from lineside_agent.config.agent_config import AgentConfig
 from lineside_agent.config.cameras import (
     AravisCamera,
     CameraConfig,
@@ -40,7 +41,6 @@ from lineside_agent.config.cameras import (
     VideoCamera,
 )
 from lineside_agent.config.checks import check_recipes
-from lineside_agent.config.laid_over import camera_of, inspect_of, rules_of
 from lineside_agent.config.line_io import (
     GpioLines,
     Input,
@@ -54,7 +54,8 @@ from lineside_agent.config.line_io import (
     PluginLine,
     SerialOutput,
 )
-from lineside_agent.config.reading import parse_camera, parse_config, read_config
+from lineside_agent.config.overrides import camera_of, inspect_of, rules_of
+from lineside_agent.config.reader import parse_camera, parse_config, read_config
 from lineside_agent.config.settings import SETTABLE, SETTINGS_MAX_BYTES, Settings, read_settings, with_settings
 from lineside_agent.config.tables import (
     DegradeConfig,
@@ -70,7 +71,6 @@ from lineside_agent.config.tables import (
     TriggerConfig,
     UpdateConfig,
 )
-from lineside_agent.config.whole import AgentConfig
 
 __all__ = [
     "SETTABLE",

@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from lineside_agent.config.kinds import Count, FilePath, Natural, Positive, Strict
+from lineside_agent.config.kinds import ConfigTable, Count, FilePath, Natural, Positive
 
 
-class _Camera(Strict, frozen=True, kw_only=True):
+class _Camera(ConfigTable, frozen=True, kw_only=True):
     """What every camera has.
 
     Attributes:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lineside_agent.config.agent_config import AgentConfig
 from lineside_agent.config.cameras import CameraConfig
-from lineside_agent.config.laid_over import RECIPE_CAMERA, camera_of, inspect_of, rules_of
 from lineside_agent.config.line_io import MqttTopic
+from lineside_agent.config.overrides import RECIPE_CAMERA, camera_of, inspect_of, rules_of
 from lineside_agent.config.tables import RecipeCamera, RecipeConfig
-from lineside_agent.config.whole import AgentConfig
 from lineside_runtime.errors import ConfigError
 
 

@@ -29,7 +29,7 @@ def decode_path(kind: type, value: object) -> object:
     raise TypeError(f"expected a path as a string, got {type(value).__name__}")
 
 
-class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class ConfigTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A table: an unknown key is an error, and nothing in it changes."""
 
 

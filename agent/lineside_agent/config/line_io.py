@@ -6,11 +6,11 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from lineside_agent.config.kinds import Count, PortNumber, Positive, Register, Strict, Unit
+from lineside_agent.config.kinds import ConfigTable, Count, PortNumber, Positive, Register, Unit
 from lineside_link.config import LinkConfig
 
 
-class SerialOutput(Strict, frozen=True, kw_only=True, tag="serial", tag_field="type"):
+class SerialOutput(ConfigTable, frozen=True, kw_only=True, tag="serial", tag_field="type"):
     """A serial line to the gate or PLC.
 
     Attributes:
@@ -27,7 +27,7 @@ class SerialOutput(Strict, frozen=True, kw_only=True, tag="serial", tag_field="t
     defects: bool = False
 
 
-class ModbusTcpServer(Strict, frozen=True, kw_only=True, tag="modbus-tcp-server", tag_field="type"):
+class ModbusTcpServer(ConfigTable, frozen=True, kw_only=True, tag="modbus-tcp-server", tag_field="type"):
     """The PLC polls the agent over TCP; the registers are in ``docs/modbus.md``.
 
     Attributes:
@@ -39,7 +39,7 @@ class ModbusTcpServer(Strict, frozen=True, kw_only=True, tag="modbus-tcp-server"
     port: PortNumber = 502
 
 
-class _SerialLine(Strict, frozen=True, kw_only=True):
+class _SerialLine(ConfigTable, frozen=True, kw_only=True):
     """A serial line of Modbus RTU.
 
     Attributes:
@@ -61,7 +61,7 @@ class ModbusRtuServer(_SerialLine, frozen=True, kw_only=True, tag="modbus-rtu-se
     """The PLC polls the agent over a serial line."""
 
 
-class _Client(Strict, frozen=True, kw_only=True):
+class _Client(ConfigTable, frozen=True, kw_only=True):
     """Where the two blocks lie in the PLC.
 
     Attributes:
@@ -122,7 +122,7 @@ runs (energise to pass): it is off with a broken wire or a dead agent, so that t
 Input = Literal["trigger", "reset", "acknowledge", "challenge"]
 
 
-class GpioLines(Strict, frozen=True, kw_only=True, tag="gpio", tag_field="type"):
+class GpioLines(ConfigTable, frozen=True, kw_only=True, tag="gpio", tag_field="type"):
     """Lines of a GPIO chip, through libgpiod.
 
     Attributes:
@@ -142,7 +142,7 @@ class GpioLines(Strict, frozen=True, kw_only=True, tag="gpio", tag_field="type")
     bias: Literal["as-is", "disabled", "pull-up", "pull-down"] = "as-is"
 
 
-class MqttTopic(Strict, frozen=True, kw_only=True, tag="mqtt", tag_field="type"):
+class MqttTopic(ConfigTable, frozen=True, kw_only=True, tag="mqtt", tag_field="type"):
     """A topic of a broker, the hub's or another one: results out, triggers in.
 
     Attributes:
@@ -155,7 +155,7 @@ class MqttTopic(Strict, frozen=True, kw_only=True, tag="mqtt", tag_field="type")
     link: LinkConfig | None = None
 
 
-class PluginLine(Strict, frozen=True, kw_only=True, tag="plugin", tag_field="type"):
+class PluginLine(ConfigTable, frozen=True, kw_only=True, tag="plugin", tag_field="type"):
     """Somebody else's protocol: a subclass of `lineside_agent.line_io.LineOutput`.
 
     Attributes:

@@ -6,9 +6,9 @@ from typing import Any
 
 import msgspec
 
+from lineside_agent.config.agent_config import AgentConfig
 from lineside_agent.config.checks import check_recipes
 from lineside_agent.config.kinds import decode_path
-from lineside_agent.config.whole import AgentConfig
 from lineside_runtime.config_errors import config_error
 from lineside_runtime.decoding import decode_toml
 from lineside_runtime.errors import ConfigError

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from lineside_agent.config.kinds import Count, EngineName, FilePath, Milliseconds, Natural, Positive, Strict
+from lineside_agent.config.kinds import ConfigTable, Count, EngineName, FilePath, Milliseconds, Natural, Positive
 from lineside_models.rules import Rules, Share
 
 
@@ -38,7 +38,7 @@ class InspectConfig(Rules, frozen=True, forbid_unknown_fields=True, kw_only=True
     health_timeout_s: Positive = 10.0
 
 
-class StoreConfig(Strict, frozen=True, kw_only=True):
+class StoreConfig(ConfigTable, frozen=True, kw_only=True):
     """What is kept, and for how long. Verdicts come before pictures.
 
     Attributes:
@@ -76,7 +76,7 @@ class StoreConfig(Strict, frozen=True, kw_only=True):
     writes_max_bytes_a_day: Count | None = None
 
 
-class UpdateConfig(Strict, frozen=True, kw_only=True):
+class UpdateConfig(ConfigTable, frozen=True, kw_only=True):
     """How a new agent proves itself, where the agent runs as a service.
 
     Attributes:
@@ -88,7 +88,7 @@ class UpdateConfig(Strict, frozen=True, kw_only=True):
     deadline_s: Positive = 900.0
 
 
-class TransferConfig(Strict, frozen=True, kw_only=True):
+class TransferConfig(ConfigTable, frozen=True, kw_only=True):
     """How bundles come.
 
     Attributes:
@@ -101,7 +101,7 @@ class TransferConfig(Strict, frozen=True, kw_only=True):
     delta_wait_s: Positive = 20.0
 
 
-class TriggerConfig(Strict, frozen=True, kw_only=True):
+class TriggerConfig(ConfigTable, frozen=True, kw_only=True):
     """Who decides when a part is looked at; without this table each frame of the camera is one part.
 
     Attributes:
@@ -134,7 +134,7 @@ class TriggerConfig(Strict, frozen=True, kw_only=True):
     not_ready_when_unrecorded: bool = False
 
 
-class GateConfig(Strict, frozen=True, kw_only=True):
+class GateConfig(ConfigTable, frozen=True, kw_only=True):
     """Where the reject gate is, behind the camera; give one of the two.
 
     Attributes:
@@ -148,7 +148,7 @@ class GateConfig(Strict, frozen=True, kw_only=True):
     pulse_ms: Positive = 50.0
 
 
-class DegradeConfig(Strict, frozen=True, kw_only=True):
+class DegradeConfig(ConfigTable, frozen=True, kw_only=True):
     """What is reduced, one step after the other, while the box is hot or the line late; the table alone is enough.
 
     Attributes:
@@ -179,7 +179,7 @@ class DegradeConfig(Strict, frozen=True, kw_only=True):
     system: FilePath | None = None
 
 
-class RecipeCamera(Strict, frozen=True, kw_only=True):
+class RecipeCamera(ConfigTable, frozen=True, kw_only=True):
     """What a recipe sets at a camera, in that camera's own units; unset: what stands in its table.
 
     Attributes:
@@ -193,7 +193,7 @@ class RecipeCamera(Strict, frozen=True, kw_only=True):
     gain_db: Annotated[float, msgspec.Meta(ge=0)] | None = None
 
 
-class RecipeGate(Strict, frozen=True, kw_only=True):
+class RecipeGate(ConfigTable, frozen=True, kw_only=True):
     """Where the reject gate is for one product; in time or in counts, as ``[gate]`` says it.
 
     Attributes:
@@ -205,7 +205,7 @@ class RecipeGate(Strict, frozen=True, kw_only=True):
     counts: Count | None = None
 
 
-class RecipeConfig(Strict, frozen=True, kw_only=True):
+class RecipeConfig(ConfigTable, frozen=True, kw_only=True):
     """How one product is inspected. The line changes over from one to another between two parts.
 
     Attributes:
@@ -227,7 +227,7 @@ class RecipeConfig(Strict, frozen=True, kw_only=True):
     gate: RecipeGate | None = None
 
 
-class MetricsConfig(Strict, frozen=True, kw_only=True):
+class MetricsConfig(ConfigTable, frozen=True, kw_only=True):
     """Where Prometheus may ask.
 
     Attributes:
@@ -239,7 +239,7 @@ class MetricsConfig(Strict, frozen=True, kw_only=True):
     address: str = "127.0.0.1"
 
 
-class DriftConfig(Strict, frozen=True, kw_only=True):
+class DriftConfig(ConfigTable, frozen=True, kw_only=True):
     """When an alarm says that the line has changed; the table alone, without a key, is enough.
 
     Attributes:

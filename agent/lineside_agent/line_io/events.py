@@ -1,4 +1,4 @@
-"""What goes into the handshake with the line, and what comes out: its events, its actions, and the levels of a line."""
+"""Events, actions and levels of the handshake with the line."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class Triggered:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Judged:
+class PartJudged:
     """The pipeline has an answer."""
 
     number: int
@@ -124,7 +124,7 @@ class Judged:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Acknowledged:
+class PartAcknowledged:
     """The line's acknowledge input went on or off."""
 
     on: bool
@@ -199,8 +199,8 @@ class RecipeRefused:
 
 Event = (
     Triggered
-    | Judged
-    | Acknowledged
+    | PartJudged
+    | PartAcknowledged
     | ResetPressed
     | ChallengeAsked
     | Availability
@@ -249,7 +249,7 @@ class Begin:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Answer:
+class TriggerAnswer:
     """Tell the line, and keep a record.
 
     Attributes:
@@ -290,7 +290,7 @@ class LineState:
     fault: Fault = Fault.NONE
     gate: bool = False
     challenge: bool = False
-    result: Answer | None = None
+    result: TriggerAnswer | None = None
     recipe: str = ""
     recipe_number: int = 0
 
@@ -310,4 +310,4 @@ class Say:
     is_error: bool = True
 
 
-Action = Begin | Answer | Show | Say
+Action = Begin | TriggerAnswer | Show | Say

@@ -1,4 +1,4 @@
-"""`Gate`: the shift register of parts on their way to the reject gate. Pure: times and counts come in, levels go out.
+"""The shift register of parts on their way to the reject gate. Pure: times and counts in, levels out.
 
 - A part is entered at its trigger and is rejected there unless a pass took it out: no pass in time means reject.
 - A part reaches the gate a time or a number of encoder counts after its trigger, never earlier.
@@ -47,7 +47,7 @@ class GateEntry:
     due_count: int
 
 
-class Gate:
+class RejectGate:
     """Parts between the camera and the gate.
 
     Attributes:

@@ -19,7 +19,15 @@ from typing import TYPE_CHECKING
 
 from lineside_agent.config import Input, Level
 from lineside_agent.line_io.base import LinePort, Signal
-from lineside_agent.line_io.events import Acknowledged, ChallengeAsked, Code, Event, LineState, ResetPressed, Triggered
+from lineside_agent.line_io.events import (
+    ChallengeAsked,
+    Code,
+    Event,
+    LineState,
+    PartAcknowledged,
+    ResetPressed,
+    Triggered,
+)
 
 if TYPE_CHECKING:
     import gpiod
@@ -167,7 +175,7 @@ def levels_of(state: LineState) -> dict[Level, bool]:
 def event_of(name: Input, rising: bool, input: str) -> Event | None:
     """Returns what an edge means; ``None`` for nothing."""
     if name == "acknowledge":
-        return Acknowledged(rising)
+        return PartAcknowledged(rising)
     if not rising:
         return None
     if name == "trigger":

@@ -1,4 +1,4 @@
-"""The handshake with the line: a pure state machine. Events go in with their time, actions come out; no I/O, no clock.
+"""The handshake with the line: a pure state machine; events with their time in, actions out.
 
 What a PLC sees are levels (`LineState`)::
 
@@ -37,9 +37,7 @@ from lineside_agent.line_io.events import (
     NO_DEFECTS,
     REFUSALS,
     STARTING,
-    Acknowledged,
     Action,
-    Answer,
     Availability,
     Begin,
     ChallengeAsked,
@@ -48,8 +46,9 @@ from lineside_agent.line_io.events import (
     Encoder,
     Event,
     Fault,
-    Judged,
     LineState,
+    PartAcknowledged,
+    PartJudged,
     RecipeRefused,
     RecipeRuns,
     ResetPressed,
@@ -58,10 +57,11 @@ from lineside_agent.line_io.events import (
     Show,
     Stopped,
     Tick,
+    TriggerAnswer,
     Triggered,
     part_id_problem,
 )
-from lineside_agent.line_io.gate import Gate, GateEntry, GateSettings
+from lineside_agent.line_io.gate import GateEntry, GateSettings, RejectGate
 
 ENCODER_SILENT = "the encoder has not been heard of"
 """A reason not to be ready."""
@@ -71,7 +71,7 @@ RESULTS_MAX = 64
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Settings:
+class HandshakeSettings:
     """How strict the handshake is.
 
     Attributes:
@@ -94,7 +94,7 @@ class Settings:
 
 
 @dataclasses.dataclass(slots=True)
-class Counts:
+class HandshakeCounts:
     """What happened since the start.
 
     Attributes:
@@ -150,17 +150,17 @@ class Handshake:
         next_number: Number of the first trigger.
     """
 
-    def __init__(self, settings: Settings, *, next_number: int = 0) -> None:
-        self.counts = Counts()
+    def __init__(self, settings: HandshakeSettings, *, next_number: int = 0) -> None:
+        self.counts = HandshakeCounts()
         self.fault = Fault.NONE
         self.problem = STARTING
         self.challenge_left = settings.challenge_parts
         self._settings = settings
         self._next_number = next_number
-        self._gate = None if settings.gate is None else Gate(settings.gate)
+        self._gate = None if settings.gate is None else RejectGate(settings.gate)
         self._open: collections.deque[_Part] = collections.deque()
-        self._results: collections.deque[Answer] = collections.deque()
-        self._last_result: Answer | None = None
+        self._results: collections.deque[TriggerAnswer] = collections.deque()
+        self._last_result: TriggerAnswer | None = None
         self._result_valid = False
         self._late_in_a_row = 0
         self._edges_s: dict[str, float] = {}
@@ -184,9 +184,9 @@ class Handshake:
         match event:
             case Triggered():
                 self._triggered(event, now_s, actions)
-            case Judged():
+            case PartJudged():
                 self._judged(event, now_s, actions)
-            case Acknowledged():
+            case PartAcknowledged():
                 self._acknowledged(event)
             case ResetPressed():
                 self._reset(actions)
@@ -239,7 +239,7 @@ class Handshake:
         return () if self._gate is None else self._gate.queue
 
     def restore_gate(self, entries: Sequence[GateEntry], now_s: float) -> list[int]:
-        """As `Gate.restore`; without a gate all entries are late."""
+        """As `RejectGate.restore`; without a gate all entries are late."""
         return [entry.number for entry in entries] if self._gate is None else self._gate.restore(entries, now_s)
 
     @property
@@ -308,7 +308,7 @@ class Handshake:
             return f"{waiting} {'result was' if waiting == 1 else 'results were'} not acknowledged"
         return f"{len(self._open)} {'part was' if len(self._open) == 1 else 'parts were'} under way"
 
-    def _judged(self, event: Judged, now_s: float, actions: list[Action]) -> None:
+    def _judged(self, event: PartJudged, now_s: float, actions: list[Action]) -> None:
         for part in self._open:
             if part.begin.number == event.number and part.code is None:
                 if now_s < part.begin.deadline_s:
@@ -317,7 +317,7 @@ class Handshake:
         self.counts.too_late += 1
         actions.append(Say(f"the verdict on trigger {event.number} came after its answer and is dropped"))
 
-    def _acknowledged(self, event: Acknowledged) -> None:
+    def _acknowledged(self, event: PartAcknowledged) -> None:
         self._acknowledging = event.on
         if self._settings.acknowledge and event.on and self._result_valid:
             self._result_valid = False
@@ -399,7 +399,7 @@ class Handshake:
                 code = self._challenged(code, actions)
             if code is Code.PASS and self._gate is not None:
                 self._gate.let_pass(begin.number)
-            answer = Answer(
+            answer = TriggerAnswer(
                 begin.number,
                 begin.part_id,
                 part.event.input,
@@ -451,7 +451,7 @@ class Handshake:
 
     # What is shown.
 
-    def _hold(self, answer: Answer, actions: list[Action]) -> None:
+    def _hold(self, answer: TriggerAnswer, actions: list[Action]) -> None:
         if not self._settings.acknowledge:
             self._last_result, self._result_valid = answer, True
             return

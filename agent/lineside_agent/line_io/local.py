@@ -38,7 +38,7 @@ ANSWER_S = 60.0
 """Longest wait for a verdict, which comes within the deadline unless the agent ends."""
 
 
-class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class TriggerRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a program asks for.
 
     Attributes:
@@ -79,7 +79,7 @@ class LocalPort(LinePort):
                     self._changed.notify_all()
         return True
 
-    def ask(self, request: Request) -> dict[str, Any]:
+    def ask(self, request: TriggerRequest) -> dict[str, Any]:
         """Does what a program asks for, and waits for the verdict.
 
         Args:
@@ -146,7 +146,7 @@ class LocalPort(LinePort):
             self._server.shutdown()
 
 
-def ask(folder: Path, request: Request, *, timeout_s: float = ANSWER_S) -> dict[str, Any]:
+def ask(folder: Path, request: TriggerRequest, *, timeout_s: float = ANSWER_S) -> dict[str, Any]:
     """Asks the agent whose state is in this folder: the other end of the socket.
 
     Args:
@@ -179,7 +179,7 @@ def ask(folder: Path, request: Request, *, timeout_s: float = ANSWER_S) -> dict[
 
 def _answered(port: LocalPort, line: bytes) -> bytes:
     try:
-        request = decode_json(line, type=Request)
+        request = decode_json(line, type=TriggerRequest)
     except msgspec.DecodeError as error:
         return msgspec.json.encode({"error": str(error)})
     return msgspec.json.encode(port.ask(request))

@@ -28,7 +28,7 @@ import msgspec
 
 from lineside_agent.line_io.base import LineOutput, Post, Signal, defect_fields
 from lineside_agent.line_io.events import ChallengeAsked, Fault, LineState, ResetPressed, SelectRecipe, Triggered
-from lineside_link.client import LinkClient
+from lineside_link.client.client import LinkClient
 from lineside_link.config import LinkConfig
 from lineside_runtime.decoding import decode_json
 

@@ -43,11 +43,11 @@ import serial
 
 from lineside_agent.line_io.base import LineOutput, Post, Signal
 from lineside_agent.line_io.events import (
-    Acknowledged,
     ChallengeAsked,
     Encoder,
     Event,
     LineState,
+    PartAcknowledged,
     ResetPressed,
     SelectRecipe,
     Triggered,
@@ -190,8 +190,8 @@ class SerialOutput(LineOutput):
             log.error("%s: %r means nothing here", self.name, line[:LINE_MAX])
             return
         post(event, at_s)
-        if isinstance(event, Acknowledged):
-            post(Acknowledged(False), at_s)
+        if isinstance(event, PartAcknowledged):
+            post(PartAcknowledged(False), at_s)
 
 
 def line_of(signal: Signal, *, defects: bool = False) -> bytes:
@@ -231,7 +231,7 @@ def event_of(line: bytes, name: str) -> Event | SelectRecipe | None:
         case ["E", count] if count.isdecimal() and int(count) < 1 << 32:
             return Encoder(int(count))
         case ["A"]:
-            return Acknowledged(True)
+            return PartAcknowledged(True)
         case ["R"]:
             return ResetPressed()
         case ["C"]:

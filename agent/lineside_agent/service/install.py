@@ -18,9 +18,9 @@ from pathlib import Path
 
 import msgspec
 
-from lineside_agent.self_update import guard
-from lineside_agent.self_update.environment import make_environment
-from lineside_agent.self_update.payload import MANIFEST_NAME, WHEELS, Payload
+from lineside_agent.deployment.self_update import guard
+from lineside_agent.deployment.self_update.environment import make_environment
+from lineside_agent.deployment.self_update.payload import MANIFEST_NAME, WHEELS, Payload
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import ConfigError, InputNotFoundError, StagingError
 from lineside_runtime.files import fsync_folder, write_atomic
@@ -140,7 +140,7 @@ def fill_slot(
     """
     if not foreign:
         payload.check_fits(python=_version_of(python or "/usr/bin/python3"))
-    slots = guard.Home(home)
+    slots = guard.Installation(home)
     slot = slots.slot("a")
     (slots.slot("b")).mkdir(parents=True, exist_ok=True)
     slot.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from lineside_boards.first_boot.settings import Settings, one_line
+from lineside_boards.first_boot.settings import FirstBootSettings, one_line
 from lineside_boards.image.ext4 import Ext4Volume
 from lineside_boards.image.fat import FatVolume
 from lineside_runtime.errors import ImageError
@@ -25,7 +25,7 @@ def understands(boot: FatVolume, root: Ext4Volume) -> bool:
     return root.exists("/usr/bin/cloud-init") and any(boot.exists(name) for name in _SEED)
 
 
-def apply(boot: FatVolume, settings: Settings) -> None:
+def apply(boot: FatVolume, settings: FirstBootSettings) -> None:
     """Writes the seed.
 
     Raises:
@@ -60,7 +60,7 @@ def _read(boot: FatVolume) -> dict[str, Any]:
     return old
 
 
-def _user_data(settings: Settings, old: dict[str, Any]) -> dict[str, Any]:
+def _user_data(settings: FirstBootSettings, old: dict[str, Any]) -> dict[str, Any]:
     """``user`` in the singular changes the image's own first user; ``users`` would add a second one."""
     user: dict[str, Any] = {
         "name": settings.user,
@@ -86,7 +86,7 @@ def _user_data(settings: Settings, old: dict[str, Any]) -> dict[str, Any]:
     return {**told, "runcmd": commands} if commands else told
 
 
-def _network(settings: Settings) -> dict[str, Any]:
+def _network(settings: FirstBootSettings) -> dict[str, Any]:
     """Netplan, version 2; the wire goes on to work."""
     if settings.wifi is None:
         return {}

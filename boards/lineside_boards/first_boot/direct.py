@@ -8,10 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from lineside_boards.first_boot.firstrun import connection
-from lineside_boards.first_boot.settings import Settings
+from lineside_boards.first_boot.settings import FirstBootSettings
 
 
-def lay_out(tree: Path, settings: Settings) -> None:
+def lay_out(tree: Path, settings: FirstBootSettings) -> None:
     """Writes them into a tree that is then copied into the image.
 
     Args:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 
-from lineside_boards.first_boot.settings import Settings, one_line
+from lineside_boards.first_boot.settings import FirstBootSettings, one_line
 from lineside_boards.image.ext4 import Ext4Volume
 from lineside_boards.image.fat import FatVolume
 
@@ -40,7 +40,7 @@ def understands(boot: FatVolume, root: Ext4Volume) -> bool:
     return boot.exists("cmdline.txt") and root.exists("/usr/lib/systemd/systemd")
 
 
-def apply(boot: FatVolume, settings: Settings, *, boot_path: str = "/boot/firmware") -> None:
+def apply(boot: FatVolume, settings: FirstBootSettings, *, boot_path: str = "/boot/firmware") -> None:
     """Writes the script and has it run.
 
     Args:
@@ -56,7 +56,7 @@ def apply(boot: FatVolume, settings: Settings, *, boot_path: str = "/boot/firmwa
     boot.write("cmdline.txt", f"{' '.join(words)}\n".encode())
 
 
-def script(settings: Settings, *, boot_path: str) -> str:
+def script(settings: FirstBootSettings, *, boot_path: str) -> str:
     """Returns the script's text; every value is quoted."""
     name, user = shlex.quote(settings.hostname), shlex.quote(settings.user)
     parts = [
@@ -88,7 +88,7 @@ def script(settings: Settings, *, boot_path: str) -> str:
     return "".join([*parts, "exit 0\n"])
 
 
-def connection(settings: Settings) -> str:
+def connection(settings: FirstBootSettings) -> str:
     """Returns a connection file of NetworkManager."""
     if settings.wifi is None:
         return ""

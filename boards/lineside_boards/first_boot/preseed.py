@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lineside_boards.first_boot.settings import Settings, one_line
+from lineside_boards.first_boot.settings import FirstBootSettings, one_line
 from lineside_boards.image.ext4 import Ext4Volume
 from lineside_boards.image.fat import FatVolume
 
@@ -21,7 +21,7 @@ def understands(boot: FatVolume, root: Ext4Volume) -> bool:
     return root.exists(READER) and any(word.endswith(FIRST_BOOT) for word in _words(boot))
 
 
-def apply(boot: FatVolume, settings: Settings) -> None:
+def apply(boot: FatVolume, settings: FirstBootSettings) -> None:
     """Writes the file."""
     import tomli_w  # the host's alone
 
@@ -32,7 +32,7 @@ def _words(boot: FatVolume) -> list[str]:
     return one_line(boot.read("cmdline.txt")) if boot.exists("cmdline.txt") else []
 
 
-def _table(settings: Settings) -> dict[str, Any]:
+def _table(settings: FirstBootSettings) -> dict[str, Any]:
     table: dict[str, Any] = {
         "config_version": 1,
         "system": {"hostname": settings.hostname},

@@ -1,4 +1,4 @@
-"""`Settings`: what a board is told before its first start, whichever way it is told."""
+"""`FirstBootSettings`: what a board is told before its first start, whichever way it is told."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Wifi(msgspec.Struct, frozen=True, kw_only=True):
     country: str
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class FirstBootSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What the board is told. Made by `checked`.
 
     Attributes:
@@ -49,7 +49,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     wifi: Wifi | None = None
     instance: str = ""
 
-    def checked(self, *, root: bool = False) -> Settings:
+    def checked(self, *, root: bool = False) -> FirstBootSettings:
         """Returns it, or says what of it can't be used.
 
         Args:

@@ -35,7 +35,7 @@ _WHOLE = 400
 """Files of a folder that is read back with one command; a larger one is taken apart, so that the readers share it."""
 
 
-class Entry(msgspec.Struct, frozen=True):
+class TreeEntry(msgspec.Struct, frozen=True):
     """What a name in a folder leads to.
 
     Attributes:
@@ -83,7 +83,7 @@ class Ext4Volume:
         """Room for files."""
         return int(self._facts["Free blocks"]) * int(self._facts["Block size"])
 
-    def entries(self, folder: str) -> dict[str, Entry]:
+    def entries(self, folder: str) -> dict[str, TreeEntry]:
         """Returns a folder's entries by name; empty if it isn't there."""
         return self._lists([folder])[folder]
 
@@ -151,7 +151,7 @@ class Ext4Volume:
             raise ImageError("the image's root file system has too few inodes", expected=len(places))
 
     def _commands(
-        self, tree: Path, relative: str, mode: int, _size: int, there: dict[str, dict[str, Entry]]
+        self, tree: Path, relative: str, mode: int, _size: int, there: dict[str, dict[str, TreeEntry]]
     ) -> Iterator[str]:
         place = _quotable(f"/{relative}")
         pure = PurePosixPath(place)
@@ -197,7 +197,7 @@ class Ext4Volume:
             _check_same(path, scratch / str(number) / path.name, str(path.relative_to(tree)))
             shutil.rmtree(scratch / str(number))
 
-    def _lists(self, folders: list[str]) -> dict[str, dict[str, Entry]]:
+    def _lists(self, folders: list[str]) -> dict[str, dict[str, TreeEntry]]:
         with tempfile.NamedTemporaryFile("w", suffix=".debugfs", encoding="utf-8") as script:
             script.write("".join(f'ls -p "{_quotable(folder)}"\n' for folder in folders))
             script.flush()
@@ -216,10 +216,10 @@ class Ext4Volume:
             raise ImageError(f"debugfs: {' | '.join(bad[:3])}")
 
 
-def _entries(answer: str) -> dict[str, Entry]:
+def _entries(answer: str) -> dict[str, TreeEntry]:
     found = (_ENTRY.fullmatch(line.strip()) for line in answer.splitlines())
     return {
-        match[5]: Entry(int(match[2], 8), int(match[6] or 0))
+        match[5]: TreeEntry(int(match[2], 8), int(match[6] or 0))
         for match in found
         if match and match[5] not in (".", "..")
     }

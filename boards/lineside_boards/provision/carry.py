@@ -26,7 +26,7 @@ HASH_TIMEOUT_S = 600.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Entry:
+class CarriedFile:
     """A file of the payload.
 
     Attributes:
@@ -103,14 +103,14 @@ class _Counter:
         self._progress(min(self._there, self._total), self._total)
 
 
-def _entry(path: Path) -> Entry:
+def _entry(path: Path) -> CarriedFile:
     digest = hashlib.sha256()
     for block in _blocks(path, 0):
         digest.update(block)
-    return Entry(path.stat().st_size, digest.hexdigest())
+    return CarriedFile(path.stat().st_size, digest.hexdigest())
 
 
-def _whole(shell: SshShell, place: str, files: Mapping[str, Entry]) -> set[str]:
+def _whole(shell: SshShell, place: str, files: Mapping[str, CarriedFile]) -> set[str]:
     """Which files are there with the right hash, as the board counts it."""
     lines = "".join(f"{entry.sha256}  {name}\n" for name, entry in files.items())
     answer = shell.run(
@@ -125,7 +125,7 @@ def _parts(shell: SshShell, place: str) -> dict[str, int]:
     return {name.removeprefix("./").removesuffix(".part"): int(size) for size, _, name in lines if size.isdigit()}
 
 
-def _send(shell: SshShell, path: Path, target: str, entry: Entry, counter: _Counter) -> None:
+def _send(shell: SshShell, path: Path, target: str, entry: CarriedFile, counter: _Counter) -> None:
     place, part = shlex.quote(target), shlex.quote(f"{target}.part")
     for _ in range(2):  # a part of something else is begun anew
         offset = min(int(shell.ask(f"stat -c %s {part} 2>/dev/null || echo 0")), entry.size)
@@ -153,7 +153,7 @@ def _blocks(path: Path, offset: int) -> Iterator[bytes]:
             yield block
 
 
-def _tidy(shell: SshShell, place: str, files: Mapping[str, Entry]) -> None:
+def _tidy(shell: SshShell, place: str, files: Mapping[str, CarriedFile]) -> None:
     """What a payload before has left would be installed as well."""
     names = "\n".join(sorted(files))
     shell.ask(

@@ -1,4 +1,4 @@
-"""`Facts`: what a board says of itself before anything of ours is on it; one script of sh(1), one line a fact."""
+"""`SystemFacts`: what a board says of itself before anything of ours is on it; one script of sh(1), one line a fact."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import re
 
 from lineside_boards import profile
-from lineside_boards.profile import BoardFacts, Profile
+from lineside_boards.profile import BoardFacts, BoardProfile
 from lineside_boards.provision.shell import Shell
 from lineside_runtime.errors import ProvisionError
 
@@ -44,7 +44,7 @@ echo whole=yes
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class SystemFacts:
     """A board, as it says.
 
     Attributes:
@@ -85,7 +85,7 @@ class Facts:
     addresses: tuple[tuple[str, str], ...]
     host_keys: tuple[str, ...]
 
-    def profile(self, name: str | None) -> Profile | None:
+    def profile(self, name: str | None) -> BoardProfile | None:
         """Returns the profile of a name, or the one that fits the device tree; ``None`` if none does.
 
         What is plugged into it isn't looked at: of several that fit, the one that asks for the least is taken.
@@ -100,7 +100,7 @@ class Facts:
         return named and facts.architecture == self.architecture
 
 
-def take(shell: Shell) -> Facts:
+def take(shell: Shell) -> SystemFacts:
     """Asks the board.
 
     Raises:
@@ -117,7 +117,7 @@ def take(shell: Shell) -> Facts:
     def one(name: str) -> str:
         return found.get(name, [""])[0]
 
-    return Facts(
+    return SystemFacts(
         **{name: one(name) for name in ("user", "home", "hostname", "architecture", "python", "system", "model")},
         glibc=one("glibc").removeprefix("glibc "),
         manager=one("manager"),

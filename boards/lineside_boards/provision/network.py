@@ -21,9 +21,9 @@ import shlex
 import msgspec
 
 from lineside_boards.first_boot.settings import Wifi
-from lineside_boards.provision.facts import Facts
+from lineside_boards.provision.facts import SystemFacts
 from lineside_boards.provision.shell import Shell
-from lineside_boards.provision.steps import Step
+from lineside_boards.provision.steps import ProvisionStep
 from lineside_runtime.errors import ConfigError, ProvisionError
 
 ADDRESS_WAIT_S = 60.0
@@ -102,7 +102,7 @@ class Files:
     apply: str
 
 
-def steps(wish: Wish, facts: Facts) -> list[Step]:
+def steps(wish: Wish, facts: SystemFacts) -> list[ProvisionStep]:
     """Returns the steps to the wished network; a wish that is empty only sees that there is an address.
 
     Raises:
@@ -127,13 +127,13 @@ def steps(wish: Wish, facts: Facts) -> list[Step]:
     ]
 
 
-def address_of(facts: Facts, interface: str = "") -> str:
+def address_of(facts: SystemFacts, interface: str = "") -> str:
     """Returns an address under which the board may be reached; empty if it has none."""
     known = [place for name, place in facts.addresses if not interface or name == interface]
     return min(known, key=lambda place: ":" in place).partition("/")[0] if known else ""
 
 
-def _first(wish: Wish, facts: Facts) -> str:
+def _first(wish: Wish, facts: SystemFacts) -> str:
     names = facts.radios if wish.wifi is not None else facts.wires
     if not names:
         kind = "Wi-Fi" if wish.wifi is not None else "Ethernet"
@@ -141,7 +141,7 @@ def _first(wish: Wish, facts: Facts) -> str:
     return names[0]
 
 
-def _file_step(made: Files, manager: str, before: str) -> Step:
+def _file_step(made: Files, manager: str, before: str) -> ProvisionStep:
     wanted = {path: hashlib.sha256(text.encode()).hexdigest() for path, text in made.files.items()}
 
     def look(shell: Shell) -> str:
@@ -152,10 +152,10 @@ def _file_step(made: Files, manager: str, before: str) -> Step:
             shell.write(path, text.encode(), mode=0o600 if manager != "networkd" or "wpa" in path else 0o644)
         shell.ask(f"{before}{made.apply}", root=True, timeout_s=120.0)
 
-    return Step(name=f"{manager} knows the network", look=look, do=do)
+    return ProvisionStep(name=f"{manager} knows the network", look=look, do=do)
 
 
-def _address_step(interface: str, address: str, hint: str, retry: str = "") -> Step:
+def _address_step(interface: str, address: str, hint: str, retry: str = "") -> ProvisionStep:
     what = f"{interface or 'the board'} has {f'the address {address}' if address else 'an address'}"
     device = f"dev {shlex.quote(interface)} " if interface else ""
 
@@ -167,7 +167,7 @@ def _address_step(interface: str, address: str, hint: str, retry: str = "") -> S
         if retry:
             shell.ask(retry, root=True, timeout_s=120.0)
 
-    return Step(name=what, look=look, do=do, wait_s=ADDRESS_WAIT_S, hint=hint)
+    return ProvisionStep(name=what, look=look, do=do, wait_s=ADDRESS_WAIT_S, hint=hint)
 
 
 def _unblock(wifi: Wifi) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from lineside_boards.provision.shell import Shell
-from lineside_boards.provision.steps import Step
+from lineside_boards.provision.steps import ProvisionStep
 
 CLOCK_OFF_S = 60.0
 """What certificates and logs bear."""
@@ -16,7 +16,7 @@ _SERVER_RUNS = (
 )
 
 
-def hostname_step(name: str) -> Step:
+def hostname_step(name: str) -> ProvisionStep:
     """Sets the board's name in the network.
 
     Args:
@@ -42,10 +42,10 @@ def hostname_step(name: str) -> Step:
             root=True,
         )
 
-    return Step(name=f"the host name is {name}", look=look, do=do)
+    return ProvisionStep(name=f"the host name is {name}", look=look, do=do)
 
 
-def clock_step() -> Step:
+def clock_step() -> ProvisionStep:
     """Sets a clock that is wrong: a board without a battery wakes up years ago, where no certificate holds."""
 
     def look(shell: Shell) -> str:
@@ -56,10 +56,10 @@ def clock_step() -> Step:
     def do(shell: Shell) -> None:
         shell.ask(f"date -u -s @{time.time():.0f} >/dev/null && (hwclock -w 2>/dev/null || true)", root=True)
 
-    return Step(name="the clock is right", look=look, do=do, hint="Does another clock (NTP) set it back?")
+    return ProvisionStep(name="the clock is right", look=look, do=do, hint="Does another clock (NTP) set it back?")
 
 
-def key_step(user: str, keys: tuple[str, ...]) -> Step:
+def key_step(user: str, keys: tuple[str, ...]) -> ProvisionStep:
     """Lets keys in that are in nobody's ``authorized_keys`` yet; those that are there stay.
 
     Args:
@@ -84,10 +84,10 @@ def key_step(user: str, keys: tuple[str, ...]) -> Step:
             data=lines.encode(),
         )
 
-    return Step(name=f"{user} may log in with {len(keys)} key{'s' if len(keys) > 1 else ''}", look=look, do=do)
+    return ProvisionStep(name=f"{user} may log in with {len(keys)} key{'s' if len(keys) > 1 else ''}", look=look, do=do)
 
 
-def server_step() -> Step:
+def server_step() -> ProvisionStep:
     """Has the SSH server run, now and from now on, with keys of its own."""
 
     def look(shell: Shell) -> str:
@@ -102,7 +102,7 @@ def server_step() -> Step:
             root=True,
         )
 
-    return Step(
+    return ProvisionStep(
         name="the SSH server runs",
         look=look,
         do=do,

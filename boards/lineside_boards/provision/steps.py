@@ -1,4 +1,4 @@
-"""`Step`: one thing that should be so on the board. Looked at, done if it isn't so, and looked at again.
+"""`ProvisionStep`: one thing that should be so on the board. Looked at, done if it isn't so, and looked at again.
 
 Nothing is remembered between runs: what was done stands on the board. A command that was killed, or whose cable was
 pulled, is simply given again.
@@ -19,7 +19,7 @@ LOOK_EVERY_S = 1.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class ProvisionStep:
     """What should be so.
 
     Attributes:
@@ -37,7 +37,7 @@ class Step:
     hint: str | None = None
 
 
-def carry_out(steps: Sequence[Step], shell: Shell, say: Say) -> int:
+def carry_out(steps: Sequence[ProvisionStep], shell: Shell, say: Say) -> int:
     """Makes every step so, in order.
 
     Args:
@@ -67,7 +67,7 @@ def carry_out(steps: Sequence[Step], shell: Shell, say: Say) -> int:
     return done
 
 
-def _wait(step: Step, shell: Shell) -> str:
+def _wait(step: ProvisionStep, shell: Shell) -> str:
     deadline = time.monotonic() + step.wait_s
     while (left := step.look(shell)) and time.monotonic() < deadline:
         time.sleep(LOOK_EVERY_S)

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from lineside_converters.evaluation.anomaly import AnomalyEvaluation, judge_anomaly
-from lineside_converters.evaluation.asked import Asked
 from lineside_converters.evaluation.classifier import ClassifierEvaluation, judge_classifier
 from lineside_converters.evaluation.detector import DetectorEvaluation, judge_detector
+from lineside_converters.evaluation.request import EvaluationRequest
 from lineside_converters.evaluation.segmenter import SegmenterEvaluation, judge_segmenter
-from lineside_converters.task import sorts_pixels
+from lineside_converters.tasks import sorts_pixels
 from lineside_models.datasets.folds import check_fold
 from lineside_runtime.bundle import Bundle, Manifest
 from lineside_runtime.errors import ConfigError
@@ -21,15 +21,15 @@ from lineside_runtime.session import Session
 __all__ = [
     "JUDGES",
     "AnomalyEvaluation",
-    "Asked",
     "ClassifierEvaluation",
     "DetectorEvaluation",
+    "EvaluationRequest",
     "SegmenterEvaluation",
     "judge",
     "task_of",
 ]
 
-JUDGES: dict[str, Callable[[Session, Path, Asked], Any]] = {
+JUDGES: dict[str, Callable[[Session, Path, EvaluationRequest], Any]] = {
     "anomaly": judge_anomaly,
     "classification": judge_classifier,
     "detection": judge_detector,
@@ -45,7 +45,7 @@ def task_of(manifest: Manifest) -> str:
     return "segmentation" if sorts_pixels(manifest) else manifest.task
 
 
-def judge(bundle: Bundle | Path | str, root: Path, asked: Asked) -> Result:
+def judge(bundle: Bundle | Path | str, root: Path, asked: EvaluationRequest) -> Result:
     """Judges a bundle on a data set.
 
     Args:

@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from lineside_converters.evaluate import Latency, latency_of
-from lineside_converters.evaluation.asked import Asked
-from lineside_converters.report_parts import Strict
+from lineside_converters.evaluation.bundle_accuracy import EvaluationLatency, latency_of
+from lineside_converters.evaluation.request import EvaluationRequest
+from lineside_converters.reports.report_parts import ReportStruct
 from lineside_models.datasets.parts import Part, load_parts, read_mask
 from lineside_models.frame import Frame
 from lineside_models.inspection import Inspection
@@ -29,7 +29,7 @@ PIXELS_SIDE = 128
 """Heat maps and masks are compared at this size: 75 frames then take no gigabyte, and maps are coarser anyway."""
 
 
-class KindFigures(Strict, frozen=True, kw_only=True):
+class KindFigures(ReportStruct, frozen=True, kw_only=True):
     """Figures of one kind of defect.
 
     Attributes:
@@ -43,7 +43,7 @@ class KindFigures(Strict, frozen=True, kw_only=True):
     support: int
 
 
-class AnomalyEvaluation(Strict, frozen=True, kw_only=True):
+class AnomalyEvaluation(ReportStruct, frozen=True, kw_only=True):
     """The figures of a model of good parts on one fold.
 
     Attributes:
@@ -78,12 +78,12 @@ class AnomalyEvaluation(Strict, frozen=True, kw_only=True):
     false_rejects: float
     recall: float
     per_class: dict[str, KindFigures]
-    latency_ms: Latency
+    latency_ms: EvaluationLatency
     requested_device: str
     used_device: str
 
 
-def judge_anomaly(session: Session, root: Path, asked: Asked) -> AnomalyEvaluation:
+def judge_anomaly(session: Session, root: Path, asked: EvaluationRequest) -> AnomalyEvaluation:
     """Judges a model of good parts on good and bad ones.
 
     Args:
@@ -126,7 +126,7 @@ def _spread(parts: Sequence[Part], most: int | None) -> list[Part]:
     return [parts[number * len(parts) // count] for number in range(count)]
 
 
-def _look(session: Session, parts: Sequence[Part], asked: Asked) -> tuple[list[Inspection], list[Heat]]:
+def _look(session: Session, parts: Sequence[Part], asked: EvaluationRequest) -> tuple[list[Inspection], list[Heat]]:
     """Returns verdict and heat map of each part."""
     inspector = Inspector(session, batch_size=1)
     verdicts, heats = [], []

@@ -11,22 +11,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lineside_converters.disagreeing import confusion_of, judgement_of
-from lineside_converters.evaluate import Latency, find, latency_of, spread
-from lineside_converters.evaluation.asked import Asked
+from lineside_converters.calibration_data import TrueFrame, TrueFrames, true_frame
+from lineside_converters.evaluation.bundle_accuracy import EvaluationLatency, find, latency_of, spread
 from lineside_converters.evaluation.parts import Interval, Matrix, WorstFrame
-from lineside_converters.evaluation.worst import worst_of
-from lineside_converters.material import TrueFrame, TrueFrames, true_frame
-from lineside_converters.report_parts import Strict
+from lineside_converters.evaluation.request import EvaluationRequest
+from lineside_converters.evaluation.worst_frames import worst_of
+from lineside_converters.gates.disagreement import confusion_of, judgement_of
+from lineside_converters.reports.report_parts import ReportStruct
+from lineside_models.binomial_interval import CONFIDENCE, wilson
 from lineside_models.datasets import Sample, load_dataset
-from lineside_models.metrics import Counts
+from lineside_models.metrics import DetectionCounts
 from lineside_models.postprocess import Candidates
-from lineside_models.rates import CONFIDENCE, wilson
 from lineside_runtime.errors import ConfigError, DatasetError
 from lineside_runtime.session import Session
 
 
-class TypeFigures(Strict, frozen=True, kw_only=True):
+class TypeFigures(ReportStruct, frozen=True, kw_only=True):
     """Figures of one type.
 
     Attributes:
@@ -42,7 +42,7 @@ class TypeFigures(Strict, frozen=True, kw_only=True):
     support: int
 
 
-class ClassifierEvaluation(Strict, frozen=True, kw_only=True):
+class ClassifierEvaluation(ReportStruct, frozen=True, kw_only=True):
     """The figures of a classifier on one fold.
 
     Attributes:
@@ -78,13 +78,13 @@ class ClassifierEvaluation(Strict, frozen=True, kw_only=True):
     f1_macro: float
     per_class: dict[str, TypeFigures]
     confusion: Matrix
-    latency_ms: Latency
+    latency_ms: EvaluationLatency
     requested_device: str
     used_device: str
     worst_frames: tuple[WorstFrame, ...]
 
 
-def judge_classifier(session: Session, root: Path, asked: Asked) -> ClassifierEvaluation:
+def judge_classifier(session: Session, root: Path, asked: EvaluationRequest) -> ClassifierEvaluation:
     """Judges a classifier on frames of one type each.
 
     Args:
@@ -153,7 +153,7 @@ def _figures(types: npt.NDArray[np.int64], found: Sequence[Candidates], labels: 
 
 
 def _type_figures(there: npt.NDArray[np.bool_], said: npt.NDArray[np.bool_]) -> TypeFigures:
-    counts = Counts(int((there & said).sum()), int((~there & said).sum()), int((there & ~said).sum()))
+    counts = DetectionCounts(int((there & said).sum()), int((~there & said).sum()), int((there & ~said).sum()))
     return TypeFigures(precision=counts.precision_or_none, recall=counts.recall, f1=counts.f1, support=int(there.sum()))
 
 

@@ -6,8 +6,8 @@ import html
 import math
 from collections.abc import Mapping
 
-from lineside_converters.evaluation.parts import Curve
-from lineside_runtime.benchmark.drawing import WIDTH, svg
+from lineside_converters.evaluation.parts import PrecisionRecallCurve
+from lineside_runtime.benchmark.pages.svg import WIDTH, svg
 
 COLUMNS = 4
 WIDE = WIDTH / COLUMNS
@@ -15,7 +15,7 @@ TALL = 190
 LEFT, TOP, RIGHT, BOTTOM = 34, 26, 14, 30
 
 
-def precision_recall(curves: Mapping[str, Curve], ap50: Mapping[str, float | None]) -> str:
+def precision_recall(curves: Mapping[str, PrecisionRecallCurve], ap50: Mapping[str, float | None]) -> str:
     """Draws each type's curve; the ring is where its threshold puts it.
 
     Args:
@@ -29,7 +29,7 @@ def precision_recall(curves: Mapping[str, Curve], ap50: Mapping[str, float | Non
     return svg(math.ceil(len(curves) / COLUMNS) * TALL, "precision against recall of each type", parts)
 
 
-def _one(name: str, curve: Curve, ap50: float | None) -> str:
+def _one(name: str, curve: PrecisionRecallCurve, ap50: float | None) -> str:
     points = " ".join(f"{_x(r):.1f},{_y(p):.1f}" for r, p in zip(curve.recall, curve.precision, strict=True))
     lanes = "".join(
         f'<line class="lane" x1="{_x(0):.1f}" x2="{_x(1):.1f}" y1="{_y(mark):.1f}" y2="{_y(mark):.1f}"/>'
@@ -44,7 +44,7 @@ def _one(name: str, curve: Curve, ap50: float | None) -> str:
     )
 
 
-def _threshold(name: str, curve: Curve) -> str:
+def _threshold(name: str, curve: PrecisionRecallCurve) -> str:
     """Returns the mark where the threshold lies; nothing where no find reaches it."""
     if curve.precision_at_threshold is None:
         return ""

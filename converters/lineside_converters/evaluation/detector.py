@@ -10,15 +10,15 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from lineside_converters.disagreeing import confusion_of, judgement_of
-from lineside_converters.evaluate import Evaluation, check_labels, figures_of, find, spread
-from lineside_converters.evaluation.asked import Asked, Steps
-from lineside_converters.evaluation.goods import Floats, good_or_bad, simulated, strengths, templates
-from lineside_converters.evaluation.parts import Curve, GoodOrBad, Interval, Matrix, WorstFrame
+from lineside_converters.calibration_data import TrueFrame, TrueFrames, true_frame
+from lineside_converters.evaluation.bundle_accuracy import Evaluation, check_labels, figures_of, find, spread
+from lineside_converters.evaluation.good_parts import Floats, good_or_bad, simulated, strengths, templates
+from lineside_converters.evaluation.parts import GoodOrBad, Interval, Matrix, PrecisionRecallCurve, WorstFrame
 from lineside_converters.evaluation.predictions import write_predictions
-from lineside_converters.evaluation.worst import worst_of
-from lineside_converters.material import TrueFrame, TrueFrames, true_frame
-from lineside_converters.statistics import CONFIDENCE, interval_of_f1, interval_of_map50
+from lineside_converters.evaluation.request import EvaluationRequest, Steps
+from lineside_converters.evaluation.worst_frames import worst_of
+from lineside_converters.gates.disagreement import confusion_of, judgement_of
+from lineside_converters.gates.statistics import CONFIDENCE, interval_of_f1, interval_of_map50
 from lineside_models.datasets import Dataset, Sample, load_dataset
 from lineside_models.metrics import RECALL_POINTS, Matched, match_type, precision_at_recalls
 from lineside_models.postprocess import Candidates, thresholds_of
@@ -47,12 +47,12 @@ class DetectorEvaluation(Evaluation, frozen=True, kw_only=True):
     f1_interval: Interval
     thresholds: dict[str, float]
     confusion: Matrix
-    curves: dict[str, Curve]
+    curves: dict[str, PrecisionRecallCurve]
     good_or_bad: GoodOrBad
     worst_frames: tuple[WorstFrame, ...]
 
 
-def judge_detector(session: Session, root: Path, asked: Asked) -> DetectorEvaluation:
+def judge_detector(session: Session, root: Path, asked: EvaluationRequest) -> DetectorEvaluation:
     """Judges a detector on annotated frames, and on good parts where there are some.
 
     Args:
@@ -115,7 +115,7 @@ def _frames(session: Session, samples: Sequence[Sample], dataset: Dataset) -> Tr
     return TrueFrames([partial(true_frame, one, labels, number, dataset) for number, one in enumerate(samples)])
 
 
-def _to_choose_on(root: Path, judged: Sequence[Sample], asked: Asked) -> list[Sample]:
+def _to_choose_on(root: Path, judged: Sequence[Sample], asked: EvaluationRequest) -> list[Sample]:
     """Returns the bad frames of the fold to choose on; none if there is no such fold, or it is judged itself."""
     fold = asked.choose_on or TRAIN
     try:
@@ -172,7 +172,7 @@ def _matrix(session: Session, truths: Sequence[TrueFrame], found: Sequence[Candi
 
 def _curves(
     session: Session, dataset: Dataset, truths: Sequence[TrueFrame], found: Sequence[Candidates]
-) -> dict[str, Curve]:
+) -> dict[str, PrecisionRecallCurve]:
     made = {}
     for label, (name, bar) in enumerate(_bars(session).items()):
         matched = match_type(truths, found, label)
@@ -181,12 +181,12 @@ def _curves(
     return made
 
 
-def _curve(matched: Matched, bar: float) -> Curve:
+def _curve(matched: Matched, bar: float) -> PrecisionRecallCurve:
     count = int(matched.truths.sum())
     order = np.argsort(-matched.scores, kind="stable")
     right, above = matched.right[order], int((matched.scores >= bar).sum())
     hits = int(right[:above].sum())
-    return Curve(
+    return PrecisionRecallCurve(
         recall=tuple(round(float(recall), 2) for recall in np.linspace(0, 1, RECALL_POINTS)),
         precision=tuple(round(float(each), 4) for each in precision_at_recalls(right, count)),
         recall_at_threshold=hits / count,

@@ -13,20 +13,20 @@ import jinja2
 import msgspec
 import numpy as np
 
+from lineside_converters.calibration_data import true_frame
+from lineside_converters.evaluation.bundle_runner import judge
 from lineside_converters.evaluation.curves import precision_recall
 from lineside_converters.evaluation.parts import WorstFrame
-from lineside_converters.judging import judge
-from lineside_converters.material import true_frame
-from lineside_converters.report_page.frames import SHOWN_MAX, jpeg_of
-from lineside_converters.report_page.looks import PAGE_STYLE
-from lineside_converters.report_page.page import shaded
+from lineside_converters.reports.frames import SHOWN_MAX, jpeg_of
+from lineside_converters.reports.page import shaded
+from lineside_converters.reports.style import PAGE_STYLE
 from lineside_models.datasets import load_dataset
 from lineside_models.datasets.masks import load_masks
 from lineside_models.draw import colour_of
 from lineside_models.frame import UInt8Array
 from lineside_models.inspection import Detection
 from lineside_models.postprocess import select
-from lineside_models.postprocess.segment import pixel_labels
+from lineside_models.postprocess.segmentation import pixel_labels
 from lineside_models.preprocess import prepare
 from lineside_models.vision.images import read_image
 from lineside_runtime.config import Config
@@ -39,7 +39,7 @@ TASKS = ("classification", "detection", "segmentation")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Picture:
+class FramePicture:
     """One of the worst frames, drawn.
 
     Attributes:
@@ -53,7 +53,7 @@ class Picture:
     found_jpeg: str
 
 
-def write_page(path: Path, result: Any, pictures: Sequence[Picture] = ()) -> None:
+def write_page(path: Path, result: Any, pictures: Sequence[FramePicture] = ()) -> None:
     """Writes the page of an evaluation, whole or not at all.
 
     Args:
@@ -65,7 +65,7 @@ def write_page(path: Path, result: Any, pictures: Sequence[Picture] = ()) -> Non
     write_atomic(path, page(result, pictures).encode())
 
 
-def page(result: Any, pictures: Sequence[Picture] = ()) -> str:
+def page(result: Any, pictures: Sequence[FramePicture] = ()) -> str:
     """Returns the page.
 
     Raises:
@@ -85,7 +85,7 @@ def page(result: Any, pictures: Sequence[Picture] = ()) -> str:
     )
 
 
-def draw_worst(session: Session, root: Path, fold: str, worst: Sequence[WorstFrame]) -> list[Picture]:
+def draw_worst(session: Session, root: Path, fold: str, worst: Sequence[WorstFrame]) -> list[FramePicture]:
     """Draws the first few of the worst frames, truth beside find.
 
     Args:
@@ -106,11 +106,11 @@ def draw_worst(session: Session, root: Path, fold: str, worst: Sequence[WorstFra
         image, boxes = truth.frame.image, zip(truth.labels.tolist(), truth.boxes.tolist(), strict=not whole)
         there = [Detection(type=manifest.labels[label], score=1.0, box=tuple(box)) for label, box in boxes]
         found = select(judge(session, truth.frame).candidates, manifest.postprocess, manifest.labels)
-        made.append(Picture(said, jpeg_of(image, there, whole), jpeg_of(image, found, whole)))
+        made.append(FramePicture(said, jpeg_of(image, there, whole), jpeg_of(image, found, whole)))
     return made
 
 
-def draw_masks(session: Session, root: Path, fold: str, worst: Sequence[WorstFrame]) -> list[Picture]:
+def draw_masks(session: Session, root: Path, fold: str, worst: Sequence[WorstFrame]) -> list[FramePicture]:
     """Draws the first few of the worst frames of a segmenter, mask beside answer, as a tint on the frame.
 
     Args:
@@ -132,7 +132,7 @@ def draw_masks(session: Session, root: Path, fold: str, worst: Sequence[WorstFra
         outputs = session.predict({manifest.preprocess.input: tensor})
         found = pixel_labels(outputs, manifest.postprocess.params, [letterbox])[0]
         pair = (tinted(image, data.mask_of(sample), data.labels), tinted(image, found, manifest.labels))
-        made.append(Picture(said, *(jpeg_of(each, (), True) for each in pair)))
+        made.append(FramePicture(said, *(jpeg_of(each, (), True) for each in pair)))
     return made
 
 

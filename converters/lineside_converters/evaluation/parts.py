@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from lineside_converters.report_parts import Strict
+from lineside_converters.reports.report_parts import ReportStruct
 
 
-class Interval(Strict, frozen=True, kw_only=True):
+class Interval(ReportStruct, frozen=True, kw_only=True):
     """Between which values a figure lies.
 
     Attributes:
@@ -21,7 +21,7 @@ class Interval(Strict, frozen=True, kw_only=True):
     method: str
 
 
-class Matrix(Strict, frozen=True, kw_only=True):
+class Matrix(ReportStruct, frozen=True, kw_only=True):
     """What was taken for what: rows are the truth, columns the answer, ``nothing`` is a miss or a false find.
 
     Attributes:
@@ -33,7 +33,7 @@ class Matrix(Strict, frozen=True, kw_only=True):
     counts: tuple[tuple[int, ...], ...]
 
 
-class Curve(Strict, frozen=True, kw_only=True):
+class PrecisionRecallCurve(ReportStruct, frozen=True, kw_only=True):
     """Precision against recall of one type, as COCO reads it: the best precision at this recall or a higher one.
 
     Attributes:
@@ -49,7 +49,7 @@ class Curve(Strict, frozen=True, kw_only=True):
     precision_at_threshold: float | None
 
 
-class Rate(Strict, frozen=True, kw_only=True):
+class EvaluationRate(ReportStruct, frozen=True, kw_only=True):
     """How many of some parts were rejected.
 
     Attributes:
@@ -67,7 +67,7 @@ class Rate(Strict, frozen=True, kw_only=True):
     interval: Interval
 
 
-class AtRecall(Strict, frozen=True, kw_only=True):
+class AtRecall(ReportStruct, frozen=True, kw_only=True):
     """False rejects where all thresholds are turned, by one factor, until this share of the bad parts is rejected.
 
     Attributes:
@@ -81,11 +81,11 @@ class AtRecall(Strict, frozen=True, kw_only=True):
     wanted: float
     chosen_on: str
     factor: float
-    recall: Rate
-    false_rejects: tuple[Rate, ...]
+    recall: EvaluationRate
+    false_rejects: tuple[EvaluationRate, ...]
 
 
-class GoodOrBad(Strict, frozen=True, kw_only=True):
+class GoodOrBad(ReportStruct, frozen=True, kw_only=True):
     """The verdict on whole parts. A bad part that is rejected, whatever the reason, is right.
 
     Attributes:
@@ -98,12 +98,12 @@ class GoodOrBad(Strict, frozen=True, kw_only=True):
 
     f1: float
     precision: float | None
-    recall: Rate
-    false_rejects: tuple[Rate, ...]
+    recall: EvaluationRate
+    false_rejects: tuple[EvaluationRate, ...]
     at_recall: tuple[AtRecall, ...]
 
 
-class WorstFrame(Strict, frozen=True, kw_only=True):
+class WorstFrame(ReportStruct, frozen=True, kw_only=True):
     """A frame that the model is most wrong about.
 
     Attributes:

@@ -11,20 +11,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lineside_converters.evaluate import Latency, latency_of, spread
-from lineside_converters.evaluation.asked import Asked
-from lineside_converters.evaluation.parts import Interval, Matrix, Rate, WorstFrame
+from lineside_converters.evaluation.bundle_accuracy import EvaluationLatency, latency_of, spread
+from lineside_converters.evaluation.parts import EvaluationRate, Interval, Matrix, WorstFrame
 from lineside_converters.evaluation.predictions import file_name
+from lineside_converters.evaluation.request import EvaluationRequest
+from lineside_converters.gates.statistics import CONFIDENCE, interval_of_mean_iou
 from lineside_converters.pixels import Pixels, count_pixels, mean_iou, overlaps, shown_in
-from lineside_converters.report_parts import Strict
-from lineside_converters.statistics import CONFIDENCE, interval_of_mean_iou
+from lineside_converters.reports.report_parts import ReportStruct
+from lineside_models.binomial_interval import wilson
 from lineside_models.datasets import Sample
 from lineside_models.datasets.masks import MaskDataset, load_masks
 from lineside_models.inspection import Timings
-from lineside_models.metrics import Counts
-from lineside_models.postprocess.segment import pixel_labels
+from lineside_models.metrics import DetectionCounts
+from lineside_models.postprocess.segmentation import pixel_labels
 from lineside_models.preprocess import prepare
-from lineside_models.rates import wilson
 from lineside_models.vision.images import read_image
 from lineside_runtime.errors import ConfigError, DatasetError
 from lineside_runtime.session import Session
@@ -33,7 +33,7 @@ NOTHING = "nothing"
 WORST_MAX = 24
 
 
-class MaskFigures(Strict, frozen=True, kw_only=True):
+class MaskFigures(ReportStruct, frozen=True, kw_only=True):
     """Figures of one type.
 
     Attributes:
@@ -53,7 +53,7 @@ class MaskFigures(Strict, frozen=True, kw_only=True):
     support_images: int
 
 
-class SegmenterEvaluation(Strict, frozen=True, kw_only=True):
+class SegmenterEvaluation(ReportStruct, frozen=True, kw_only=True):
     """The figures of a segmenter on one fold.
 
     Attributes:
@@ -86,16 +86,16 @@ class SegmenterEvaluation(Strict, frozen=True, kw_only=True):
     mean_iou: float
     mean_iou_interval: Interval
     f1: float
-    false_rejects: Rate | None
+    false_rejects: EvaluationRate | None
     per_class: dict[str, MaskFigures]
     confusion: Matrix
-    latency_ms: Latency
+    latency_ms: EvaluationLatency
     requested_device: str
     used_device: str
     worst_frames: tuple[WorstFrame, ...]
 
 
-def judge_segmenter(session: Session, root: Path, asked: Asked) -> SegmenterEvaluation:
+def judge_segmenter(session: Session, root: Path, asked: EvaluationRequest) -> SegmenterEvaluation:
     """Judges a segmenter on images with masks.
 
     Args:
@@ -182,26 +182,26 @@ def _figures(counts: Pixels, labels: Sequence[str]) -> dict[str, Any]:
     return {
         "mean_iou": mean_iou(counts),
         "mean_iou_interval": Interval(low=low, high=high, confidence=CONFIDENCE, method="bootstrap"),
-        "f1": Counts(right, false, missed).f1,
+        "f1": DetectionCounts(right, false, missed).f1,
         "false_rejects": _false_rejects(true, said),
         "per_class": per_class,
     }
 
 
-def _false_rejects(true: Pixels, said: Pixels) -> Rate | None:
+def _false_rejects(true: Pixels, said: Pixels) -> EvaluationRate | None:
     good = ~true.any(axis=1)
     parts, rejected = int(good.sum()), int(said[good].any(axis=1).sum())
     if not parts:
         return None
     low, high = wilson(rejected, parts)
     interval = Interval(low=low, high=high, confidence=CONFIDENCE, method="wilson")
-    return Rate(
+    return EvaluationRate(
         source="frames without a defect", parts=parts, rejected=rejected, rate=rejected / parts, interval=interval
     )
 
 
-def _images(there: npt.NDArray[np.bool_], said: npt.NDArray[np.bool_]) -> Counts:
-    return Counts(int((there & said).sum()), int((~there & said).sum()), int((there & ~said).sum()))
+def _images(there: npt.NDArray[np.bool_], said: npt.NDArray[np.bool_]) -> DetectionCounts:
+    return DetectionCounts(int((there & said).sum()), int((~there & said).sum()), int((there & ~said).sum()))
 
 
 def _matrix(counts: Pixels, labels: Sequence[str]) -> Matrix:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from lineside_converters.compress.prune.cost import Costs
-from lineside_converters.compress.prune.pruning import Sensitivity
-from lineside_converters.compress.prune.sensitivity import Curve
-from lineside_converters.compress.prune.solve import narrower
+from lineside_converters.pruning.layer_cost import LayerCosts
+from lineside_converters.pruning.sensitivity import ChannelSensitivity
+from lineside_converters.pruning.structured import Sensitivity
+from lineside_converters.pruning.width_selection import narrower
 
 STAGES = 5
 
@@ -38,7 +38,7 @@ class Space:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Choice:
+class SearchChoice:
     """One point of the space.
 
     Attributes:
@@ -96,7 +96,7 @@ def widths_of(found: Sensitivity, space: Space, kept: Sequence[float]) -> dict[s
     return widths
 
 
-def _narrow(costs: Costs, curves: Mapping[str, Curve], widths: dict[str, int], share: float) -> None:
+def _narrow(costs: LayerCosts, curves: Mapping[str, ChannelSensitivity], widths: dict[str, int], share: float) -> None:
     mine = {layer for layer, group in (*costs.makers.items(), *costs.takers.items()) if group in curves}
     whole = sum(costs.layers_us.get(layer, 0.0) for layer in mine)
     spared_us, start_us = (1 - share) * whole, costs.predict_us(widths)

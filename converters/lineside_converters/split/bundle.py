@@ -12,15 +12,15 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from lineside_converters.package import golden_frame
-from lineside_converters.parity import check_parity
-from lineside_converters.split.choose import Chooser, Chosen
+from lineside_converters.gates.parity import check_parity
+from lineside_converters.packaging import golden_frame
+from lineside_converters.split.cut_selection import Chooser, CutChoice
 from lineside_converters.split.graph import Cut, cut_in_two
-from lineside_converters.split.timing import Feed, Place
+from lineside_converters.split.timing import Feed, StagePlace
 from lineside_models.golden import read_png, replay
 from lineside_models.preprocess import prepare
 from lineside_models.simulator import render
-from lineside_runtime.backends.ort import read_onnx
+from lineside_runtime.backends.ort.backend import read_onnx
 from lineside_runtime.bundle import (
     Bundle,
     Manifest,
@@ -29,10 +29,10 @@ from lineside_runtime.bundle import (
     open_bundle,
     write_manifest,
 )
+from lineside_runtime.bundle_folder import check_free, put_in_place, sibling
 from lineside_runtime.config import Config
 from lineside_runtime.errors import ConfigError, IncompatibleBundleError, ParityGateError
 from lineside_runtime.files import write_atomic
-from lineside_runtime.placing import check_free, put_in_place, sibling
 from lineside_runtime.session import Session
 
 REPORT_NAME = "split.json"
@@ -58,7 +58,7 @@ class Split:
     """
 
     bundle: Bundle
-    chosen: Chosen
+    chosen: CutChoice
     config: Config
 
     def summary(self) -> dict[str, object]:
@@ -69,7 +69,7 @@ class Split:
 def split_bundle(
     source: Bundle,
     out: Path,
-    places: Sequence[Place],
+    places: Sequence[StagePlace],
     *,
     variant: str | None = None,
     version: str | None = None,
@@ -143,7 +143,7 @@ def _variant(manifest: Manifest, name: str | None) -> Variant:
     )
 
 
-def _config(chosen: Chosen) -> Config:
+def _config(chosen: CutChoice) -> Config:
     places = chosen.best.places
     cores = tuple(place.cores for place in places)
     return Config(
@@ -153,7 +153,7 @@ def _config(chosen: Chosen) -> Config:
     )
 
 
-def _write_stages(folder: Path, old: Variant, model: Path, chosen: Chosen, feed: Feed) -> Variant:
+def _write_stages(folder: Path, old: Variant, model: Path, chosen: CutChoice, feed: Feed) -> Variant:
     names = [f"{old.name}-stages/{stage}.onnx" for stage in STAGES]
     (folder / names[0]).parent.mkdir()
     cut_in_two(model, chosen.best.cut, folder / names[0], folder / names[1])
@@ -175,12 +175,12 @@ def _write_stages(folder: Path, old: Variant, model: Path, chosen: Chosen, feed:
 
 
 def _shapes(first: Path, precision: str, cut: Cut, feed: Feed) -> dict[str, tuple[int, ...]]:
-    with contextlib.closing(Place("ort").load(first, precision)) as executable:
+    with contextlib.closing(StagePlace("ort").load(first, precision)) as executable:
         crossing = executable.run(feed)
     return {name: array.shape for name, array in {**feed, **{name: crossing[name] for name in cut.tensors}}.items()}
 
 
-def _report(chosen: Chosen, config: Config) -> dict[str, object]:
+def _report(chosen: CutChoice, config: Config) -> dict[str, object]:
     best = chosen.best
     return {
         "cut": best.cut.tensors,

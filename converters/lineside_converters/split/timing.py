@@ -1,4 +1,4 @@
-"""How long the stages take where they are to run: really run, both at once, each on its own cores."""
+"""Time both stages at once where they are to run, each on its own cores."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from lineside_runtime import registry
-from lineside_runtime.affinity import on_cores
 from lineside_runtime.backend import Executable, LoadOptions
 from lineside_runtime.devices import Device
 from lineside_runtime.errors import ConfigError, NoDeviceError
+from lineside_runtime.system.affinity import on_cores
 from lineside_runtime.tensors import Array
 
 ROUNDS = 20
@@ -28,7 +28,7 @@ _PLACE = re.compile(r"([^/@\s]+)(?:/([^@\s]+))?(?:@(\d+(?:,\d+)*))?")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Place:
+class StagePlace:
     """Where a stage may run.
 
     Attributes:
@@ -44,7 +44,7 @@ class Place:
     threads: int | None = 1
 
     @classmethod
-    def parse(cls, text: str) -> Place:
+    def parse(cls, text: str) -> StagePlace:
         """Reads ``ENGINE[/DEVICE][@CORE,CORE]``, such as ``openvino/cpu:0@1``.
 
         Raises:
@@ -86,7 +86,7 @@ class Place:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Work:
+class StageWork:
     """Something to time.
 
     Attributes:
@@ -95,12 +95,12 @@ class Work:
         feed: Its input.
     """
 
-    place: Place
+    place: StagePlace
     executable: Executable
     feed: Feed
 
 
-def time_together(works: Sequence[Work], rounds: int = ROUNDS) -> list[float]:
+def time_together(works: Sequence[StageWork], rounds: int = ROUNDS) -> list[float]:
     """Times several executables that all run at the same time, as the stages of a pipeline do.
 
     Returns:
@@ -117,7 +117,7 @@ def time_together(works: Sequence[Work], rounds: int = ROUNDS) -> list[float]:
 
 
 def _repeat(
-    work: Work, start: threading.Barrier, done: Sequence[threading.Event], number: int, rounds: int
+    work: StageWork, start: threading.Barrier, done: Sequence[threading.Event], number: int, rounds: int
 ) -> list[float]:
     samples: list[float] = []
     try:

@@ -10,10 +10,10 @@ from typing import Any
 import jinja2
 import msgspec
 
-from lineside_converters.training.curves import NUMBERS, Line, Numbers, figures_of, mean_of, picture
+from lineside_converters.training.curves import NUMBERS, CurveLine, Numbers, figures_of, mean_of, picture
 from lineside_converters.training.settings import USED
-from lineside_runtime.benchmark.drawing import COLOURS
-from lineside_runtime.benchmark.looks import STYLE
+from lineside_runtime.benchmark.pages.style import STYLE
+from lineside_runtime.benchmark.pages.svg import COLOURS
 from lineside_runtime.decoding import decode_json, decode_toml
 from lineside_runtime.errors import InputNotFoundError, TrainingError
 from lineside_runtime.files import write_atomic
@@ -139,12 +139,12 @@ def write_comparison(path: Path, found: Comparison) -> None:
     write_atomic(path, page.encode())
 
 
-def _lines(runs: Sequence[RunSummary]) -> list[tuple[str, list[Line]]]:
-    figures = [Line(run.name, tuple((row["step"], mean_of(row)) for row in run.curves.curve)) for run in runs]
-    losses = [Line(run.name, tuple((row["step"], row["loss"]) for row in run.curves.losses)) for run in runs]
+def _lines(runs: Sequence[RunSummary]) -> list[tuple[str, list[CurveLine]]]:
+    figures = [CurveLine(run.name, tuple((row["step"], mean_of(row)) for row in run.curves.curve)) for run in runs]
+    losses = [CurveLine(run.name, tuple((row["step"], row["loss"]) for row in run.curves.losses)) for run in runs]
     names = " or ".join(dict.fromkeys(run.figure for run in runs))
     return [(f"mean {names} on what was kept aside", figures), ("loss, mean of each epoch", losses)]
 
 
-def _steps(lines: Sequence[Line]) -> int:
+def _steps(lines: Sequence[CurveLine]) -> int:
     return int(max(step for line in lines for step, _ in line.points))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lineside_converters.training.settings import FilePath, Settings
+from lineside_converters.training.settings import FilePath, TrainingSettings
 from lineside_models import zoo
 
 ARCHITECTURE = re.compile(r"lite0@([1-9]\d{0,3})")
@@ -23,7 +23,7 @@ def channels_of(architecture: str) -> int:
     return int(found[1]) if found else 0
 
 
-class TrainConfig(Settings, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class TrainConfig(TrainingSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Settings of one run of the detector's training, beside those of every training.
 
     Attributes:

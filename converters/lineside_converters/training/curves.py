@@ -15,8 +15,8 @@ from pathlib import Path
 import jinja2
 import msgspec
 
-from lineside_runtime.benchmark.drawing import COLOURS, WIDTH, svg
-from lineside_runtime.benchmark.looks import STYLE
+from lineside_runtime.benchmark.pages.style import STYLE
+from lineside_runtime.benchmark.pages.svg import COLOURS, WIDTH, svg
 from lineside_runtime.files import write_atomic
 
 CURVES, NUMBERS = "curves.html", "curves.json"
@@ -27,7 +27,7 @@ Row = dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class CurveLine:
     """One curve.
 
     Attributes:
@@ -78,7 +78,7 @@ def write_curves(out: Path, curve: Sequence[Row], losses: Sequence[Row], *, figu
 def page(run: str, curve: Sequence[Row], losses: Sequence[Row], *, figure: str, steps: int) -> str:
     """Returns the page; see `write_curves`."""
     figures = [
-        Line(name, tuple((row["step"], row[name]) for row in curve if name in row))
+        CurveLine(name, tuple((row["step"], row[name]) for row in curve if name in row))
         for name in dict.fromkeys(key for row in curve for key in row if key not in _NOT_FIGURES)
     ]
     best = max(curve, key=mean_of, default=None)
@@ -88,7 +88,7 @@ def page(run: str, curve: Sequence[Row], losses: Sequence[Row], *, figure: str, 
         else []
     )
     for key, title in (("loss", "loss, mean of each epoch"), ("learning_rate", "learning rate, the highest")):
-        line = Line(title, tuple((row["step"], row[key]) for row in losses))
+        line = CurveLine(title, tuple((row["step"], row[key]) for row in losses))
         if line.points:
             pictures.append((title, picture([line], steps), []))
     at = max([row["step"] for row in (*curve, *losses)], default=0)
@@ -116,7 +116,7 @@ def mean_of(row: Row) -> float:
     return sum(values) / len(values) if values else -math.inf
 
 
-def picture(lines: Sequence[Line], steps: int) -> str:
+def picture(lines: Sequence[CurveLine], steps: int) -> str:
     """Draws curves over the steps of a run as SVG; each has a name that a pointer or a screen reader finds."""
     values = [value for line in lines for _, value in line.points]
     marks = _marks(min(values), max(values))

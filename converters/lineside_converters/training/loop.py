@@ -22,10 +22,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from lineside_converters.training import checkpoint
+from lineside_converters.training import checkpoints
 from lineside_converters.training.config import TrainProgress
 from lineside_converters.training.curves import write_curves
-from lineside_converters.training.pages import kept_pages
+from lineside_converters.training.memory_pages import kept_pages
 from lineside_converters.training.strategy import ALONE, Strategy
 from lineside_runtime.errors import TrainingError
 
@@ -49,7 +49,7 @@ _log = logging.getLogger("lineside.training")
 
 
 @dataclass(slots=True)
-class Run:
+class TrainingRun:
     """What changes while training; what a checkpoint holds.
 
     Attributes:
@@ -102,7 +102,7 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class TrainingPlan:
     """How long a run lasts and where it is kept.
 
     Attributes:
@@ -140,7 +140,7 @@ def start(
     *,
     resumed: dict[str, Any] | None = None,
     strategy: Strategy = ALONE,
-) -> Run:
+) -> TrainingRun:
     """Returns a run at its beginning, or where a checkpoint left it.
 
     Args:
@@ -154,14 +154,14 @@ def start(
     """
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
     ema = AveragedModel(model, multi_avg_fn=_average, use_buffers=True)
-    run = Run(model, ema, strategy.prepare(model, ema, groups))
+    run = TrainingRun(model, ema, strategy.prepare(model, ema, groups))
     if resumed is not None:
         _restore(run, resumed, strategy)
         _log.info("resumed at step %d, after %.0f s of training", run.step, run.elapsed_s)
     return run
 
 
-def _restore(run: Run, resumed: dict[str, Any], strategy: Strategy) -> None:
+def _restore(run: TrainingRun, resumed: dict[str, Any], strategy: Strategy) -> None:
     try:
         strategy.restore(run, resumed)
     except (RuntimeError, KeyError, ValueError) as error:
@@ -213,8 +213,8 @@ def rate_factor(step: int, done: float, *, warm_up_steps: int = WARM_UP_STEPS) -
 
 
 def fit(
-    run: Run,
-    plan: Plan,
+    run: TrainingRun,
+    plan: TrainingPlan,
     *,
     batches: Callable[[int, Callable[[int], float]], Generator[B, None, None]],
     loss: Callable[[nn.Module, B], Tensor],
@@ -242,8 +242,8 @@ def fit(
 
 
 def _run_steps(
-    run: Run,
-    plan: Plan,
+    run: TrainingRun,
+    plan: TrainingPlan,
     clock: _Clock,
     stream: Generator[B, None, None],
     loss: Callable[[nn.Module, B], Tensor],
@@ -287,7 +287,7 @@ def _run_steps(
         )
 
 
-def _warn_of_few_passes(run: Run, plan: Plan, done: float, *, over: bool) -> None:
+def _warn_of_few_passes(run: TrainingRun, plan: TrainingPlan, done: float, *, over: bool) -> None:
     """Warns where the time budget ends the schedule after a few passes over the data, as soon as that can be told."""
     passes = run.step / plan.epoch_steps / min(1.0, max(done, 1e-6))
     if plan.minutes is not None and passes < min(FEW_PASSES, plan.epochs) - 0.5:
@@ -300,14 +300,14 @@ def _warn_of_few_passes(run: Run, plan: Plan, done: float, *, over: bool) -> Non
         )
 
 
-def _rate(run: Run) -> float:
+def _rate(run: TrainingRun) -> float:
     return float(max(group["lr"] for group in run.optimizer.param_groups))
 
 
 class _Clock:
     """How much of a run is over: the larger of its share of the steps and of the minutes."""
 
-    def __init__(self, run: Run, plan: Plan, strategy: Strategy) -> None:
+    def __init__(self, run: TrainingRun, plan: TrainingPlan, strategy: Strategy) -> None:
         self._run, self._strategy = run, strategy
         self._steps = plan.steps
         self._budget_s = None if plan.minutes is None else 60 * plan.minutes
@@ -326,7 +326,12 @@ class _Clock:
 
 
 def _step(
-    run: Run, plan: Plan, loss: Callable[[nn.Module, B], Tensor], batch: B, done: float, strategy: Strategy
+    run: TrainingRun,
+    plan: TrainingPlan,
+    loss: Callable[[nn.Module, B], Tensor],
+    batch: B,
+    done: float,
+    strategy: Strategy,
 ) -> float:
     for group in run.optimizer.param_groups:
         group["lr"] = group["peak"] * rate_factor(run.step, done, warm_up_steps=plan.warm_up_steps)
@@ -348,8 +353,8 @@ def _step(
 
 
 def _end_epoch(
-    run: Run,
-    plan: Plan,
+    run: TrainingRun,
+    plan: TrainingPlan,
     evaluate: Callable[[nn.Module], dict[str, float]],
     strategy: Strategy,
     *,
@@ -367,7 +372,7 @@ def _end_epoch(
 
 
 def _judge(
-    run: Run, plan: Plan, evaluate: Callable[[nn.Module], dict[str, float]], strategy: Strategy
+    run: TrainingRun, plan: TrainingPlan, evaluate: Callable[[nn.Module], dict[str, float]], strategy: Strategy
 ) -> dict[str, float]:
     """Returns the figures of the averaged network, and keeps it where it is the best so far."""
     held = strategy.evaluate(run, evaluate)
@@ -381,4 +386,4 @@ def _judge(
 
 def _save(path: Path, state: dict[str, Any], strategy: Strategy) -> None:
     if strategy.rank == 0:
-        checkpoint.save(path, state)
+        checkpoints.save(path, state)

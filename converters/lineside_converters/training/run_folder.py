@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from lineside_converters.training.settings import USED, Settings, read_settings, travelling, write_settings
+from lineside_converters.training.settings import USED, TrainingSettings, read_settings, travelling, write_settings
 from lineside_runtime.errors import ConfigError, InputError, LinesideError, TrainingError
 
 CHECKPOINT = "checkpoint.pt"
@@ -31,7 +31,7 @@ FIXED = (
 """Settings of the data and of the network, which a run keeps to its end; of files the names count."""
 
 
-def check_run_folder(settings: Settings, *, overwrite: bool = False) -> None:
+def check_run_folder(settings: TrainingSettings, *, overwrite: bool = False) -> None:
     """Refuses to write over a run, and to go on with one under other data or another network.
 
     Args:
@@ -58,14 +58,14 @@ def check_run_folder(settings: Settings, *, overwrite: bool = False) -> None:
         )
 
 
-def begin_run(settings: Settings) -> None:
+def begin_run(settings: TrainingSettings) -> None:
     """Writes the settings into the folder; an earlier run's results go, unless it is resumed."""
     for name in () if settings.resume else (CHECKPOINT, *RESULTS):
         (settings.out / name).unlink(missing_ok=True)
     write_settings(settings)
 
 
-def _check_same(settings: Settings) -> None:
+def _check_same(settings: TrainingSettings) -> None:
     begun = _begun(settings)
     if begun is None:
         return
@@ -81,7 +81,7 @@ def _check_same(settings: Settings) -> None:
             )
 
 
-def _begun(settings: Settings) -> Settings | None:
+def _begun(settings: TrainingSettings) -> TrainingSettings | None:
     """Returns the settings that the run was begun with; ``None`` where nobody can say."""
     file = settings.out / USED
     try:

@@ -33,7 +33,7 @@ _OF_THE_CALL = ("out", "resume")  # they belong to one call, not to the run that
 _PATHS = ("data", "out", "start")
 
 
-class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class TrainingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Settings that all trainings have.
 
     Attributes:
@@ -90,7 +90,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         return {name: travelling(getattr(self, name)) for name in self.__struct_fields__}
 
 
-S = TypeVar("S", bound=Settings)
+S = TypeVar("S", bound=TrainingSettings)
 
 
 def read_settings(kind: type[S], file: Path | None, given: Mapping[str, Any]) -> S:
@@ -125,7 +125,7 @@ def read_settings(kind: type[S], file: Path | None, given: Mapping[str, Any]) ->
         ) from error
 
 
-def write_settings(settings: Settings) -> None:
+def write_settings(settings: TrainingSettings) -> None:
     """Writes the settings beside the result, so that ``--config out/config.toml --out elsewhere`` repeats the run.
 
     The file holds paths of this machine, and stays on it: no bundle takes it in.

@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from lineside_converters.training.loop import Run
+    from lineside_converters.training.loop import TrainingRun
 
 B = TypeVar("B")
 _PARTS = 13
@@ -27,7 +27,7 @@ Figures = dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class BatchPart:
     """A worker's share of each batch.
 
     Attributes:
@@ -45,7 +45,7 @@ class Part:
         return slice(round(self.first * batch), round(self.last * batch))
 
 
-Parts = Callable[[int], Part | None]
+Parts = Callable[[int], BatchPart | None]
 """Of a step's number: this worker's part of its batch, or ``None`` for all of it."""
 
 
@@ -65,7 +65,7 @@ class Strategy:
     rank: int = 0
     world: int = 1
 
-    def part(self, step: int) -> Part | None:
+    def part(self, step: int) -> BatchPart | None:
         """Returns this worker's part of a step's batch, or ``None`` for all of it."""
         del step
         return None
@@ -84,16 +84,16 @@ class Strategy:
         del model, ema
         return torch.optim.AdamW(groups)
 
-    def forward(self, run: Run, loss: Callable[[nn.Module, B], Tensor], batch: B) -> Tensor:
+    def forward(self, run: TrainingRun, loss: Callable[[nn.Module, B], Tensor], batch: B) -> Tensor:
         """Returns the loss of this worker's part of a batch."""
         return loss(run.model, batch)
 
-    def backward(self, run: Run, total: Tensor) -> None:
+    def backward(self, run: TrainingRun, total: Tensor) -> None:
         """Leaves the gradients of the whole batch with the parameters."""
         del run
         torch.autograd.backward(total)
 
-    def step_ended(self, run: Run) -> None:
+    def step_ended(self, run: TrainingRun) -> None:
         """Is told that a step is over."""
 
     def agree(self, value: float) -> float:
@@ -104,23 +104,23 @@ class Strategy:
         """Returns the mean over the workers."""
         return value
 
-    def evaluate(self, run: Run, evaluate: Callable[[nn.Module], Figures]) -> Figures:
+    def evaluate(self, run: TrainingRun, evaluate: Callable[[nn.Module], Figures]) -> Figures:
         """Returns the figures of the averaged network, the same on all workers."""
         return evaluate(run.ema.module)
 
-    def best(self, run: Run) -> dict[str, Tensor]:
+    def best(self, run: TrainingRun) -> dict[str, Tensor]:
         """Returns a copy of the averaged network's state."""
         return copied(run.ema.module)
 
-    def state(self, run: Run) -> dict[str, Any]:
+    def state(self, run: TrainingRun) -> dict[str, Any]:
         """Returns what a checkpoint holds; of use to any number of workers."""
         return run.state()
 
-    def restore(self, run: Run, state: dict[str, Any]) -> None:
+    def restore(self, run: TrainingRun, state: dict[str, Any]) -> None:
         """Takes over what `state` gave."""
         run.restore(state)
 
-    def saved(self, run: Run, out: Path, figures: Figures) -> None:
+    def saved(self, run: TrainingRun, out: Path, figures: Figures) -> None:
         """Is told that a checkpoint lies in the run's folder.
 
         Args:
@@ -138,6 +138,6 @@ def copied(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().contiguous().clone() for name, tensor in model.state_dict().items()}
 
 
-def rng_of(seed: int, step: int, part: Part | None) -> np.random.Generator:
+def rng_of(seed: int, step: int, part: BatchPart | None) -> np.random.Generator:
     """Returns what a step's batch is drawn with, or a worker's part of it."""
     return np.random.default_rng((seed, step) if part is None else (seed, step, _PARTS, part.number))

@@ -20,11 +20,11 @@ from pathlib import Path
 
 import msgspec
 
-from lineside_hub.lock import LOCK_NAME
 from lineside_hub.relabel import coco, folds
+from lineside_hub.relabel.box_changes import Change
 from lineside_hub.relabel.catalogue import Known
-from lineside_hub.relabel.changes import Change
-from lineside_hub.relabel.checking import Truth
+from lineside_hub.relabel.validation import Truth
+from lineside_hub.repository.lock import LOCK_NAME
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import ConfigError, DatasetError
 from lineside_runtime.files import write_atomic
@@ -34,7 +34,7 @@ FORMAT = 1
 VAL_SHARE = 0.2
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class CollectionSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What holds for the whole data set.
 
     Attributes:
@@ -86,7 +86,7 @@ class Collection:
     """
 
     def __init__(
-        self, folder: Path, settings: Settings, history: Sequence[Correction], folds_known: Mapping[str, str]
+        self, folder: Path, settings: CollectionSettings, history: Sequence[Correction], folds_known: Mapping[str, str]
     ) -> None:
         self.settings = settings
         self.history = list(history)
@@ -177,7 +177,7 @@ def open_collection(
     check_place(folder)
     if not (folder / NAME).is_file():
         share = VAL_SHARE if val_share is None else val_share
-        return Collection(folder, Settings(labels=tuple(labels), val_share=share, group=group or ""), [], {})
+        return Collection(folder, CollectionSettings(labels=tuple(labels), val_share=share, group=group or ""), [], {})
     settings = _settings(folder / NAME)
     for name, given, there in (("val share", val_share, settings.val_share), ("group", group, settings.group)):
         if given is not None and given != there:
@@ -205,9 +205,9 @@ def _is_foreign(path: Path) -> bool:
     return path.name != LOCK_NAME and not path.name.startswith(f".{NAME}.")
 
 
-def _settings(path: Path) -> Settings:
+def _settings(path: Path) -> CollectionSettings:
     try:
-        settings = decode_json(path.read_bytes(), type=Settings)
+        settings = decode_json(path.read_bytes(), type=CollectionSettings)
     except (OSError, msgspec.DecodeError) as error:
         raise DatasetError(f"{path} can't be read: {error}") from error
     if settings.format > FORMAT:

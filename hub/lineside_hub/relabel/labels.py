@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lineside_hub.relabel.selection import Picked
-from lineside_hub.repository import Repository
+from lineside_hub.repository.repository import Repository
 from lineside_models import zoo
 from lineside_runtime.bundle import open_bundle, parse_manifest
 from lineside_runtime.errors import BundleError, InputNotFoundError, LinesideError, RolloutError

@@ -15,13 +15,13 @@ from pathlib import Path
 import msgspec
 
 from lineside_hub.config import HubConfig
-from lineside_hub.database import Database
-from lineside_hub.frames.rows import Key, Runner, open_runner
+from lineside_hub.results.database import Database
+from lineside_hub.results.frames.rows import Key, SqlRunner, open_runner
 from lineside_link.messages import Mark
 from lineside_runtime.errors import ConfigError, InputNotFoundError
 
 
-class Seen(msgspec.Struct, frozen=True, kw_only=True):
+class ReviewEntry(msgspec.Struct, frozen=True, kw_only=True):
     """A result of a part.
 
     Attributes:
@@ -48,10 +48,10 @@ class Reviews:
         run: Runs a statement where the results are.
     """
 
-    def __init__(self, run: Runner) -> None:
+    def __init__(self, run: SqlRunner) -> None:
         self._run = run
 
-    def results_of(self, part_id: str, device: str = "") -> list[Seen]:
+    def results_of(self, part_id: str, device: str = "") -> list[ReviewEntry]:
         """Returns the results of a part, oldest first.
 
         Args:
@@ -66,7 +66,7 @@ class Reviews:
         given = {"part_id": part_id} | ({"device": device} if device else {})
         found = self._run(f"{text} ORDER BY r.captured_at_ns, r.device, r.seq", given)
         return [
-            Seen(
+            ReviewEntry(
                 device=row[0],
                 epoch=row[1],
                 seq=int(row[2]),
@@ -151,7 +151,7 @@ def open_reviews(config: HubConfig) -> Iterator[Reviews]:
 
 def mark(
     config: HubConfig, part_id: str, *, wrong: bool, device: str = "", newest: bool = False, note: str = "", by: str
-) -> Seen:
+) -> ReviewEntry:
     """Says that the verdict on a part is wrong, or takes that back.
 
     Args:

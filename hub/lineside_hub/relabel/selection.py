@@ -10,8 +10,8 @@ from typing import Any, Literal
 import msgspec
 
 from lineside_hub.config import HubConfig
-from lineside_hub.database import Database
-from lineside_hub.frames.rows import open_runner
+from lineside_hub.results.database import Database
+from lineside_hub.results.frames.rows import open_runner
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import BadInputFormatError, ConfigError
 
@@ -36,7 +36,7 @@ _VERDICT_SQL = {
 """Beside each of them come those that a person called wrong."""
 
 
-class Choice(msgspec.Struct, frozen=True, kw_only=True):
+class SelectionChoice(msgspec.Struct, frozen=True, kw_only=True):
     """Which results.
 
     Attributes:
@@ -91,7 +91,7 @@ class Picked(msgspec.Struct, frozen=True, kw_only=True):
     note: str = ""
 
 
-def pick(config: HubConfig, choice: Choice) -> list[Picked]:
+def pick(config: HubConfig, choice: SelectionChoice) -> list[Picked]:
     """Returns the results that are chosen and of which the hub has a frame, oldest first.
 
     Args:
@@ -114,7 +114,7 @@ def pick(config: HubConfig, choice: Choice) -> list[Picked]:
     return [*_picked(config, text, parameters)][::-1]
 
 
-def count_without_frame(config: HubConfig, choice: Choice) -> int:
+def count_without_frame(config: HubConfig, choice: SelectionChoice) -> int:
     """Returns how many results are chosen, whatever the limit, of which the hub has no frame.
 
     Args:
@@ -129,7 +129,7 @@ def count_without_frame(config: HubConfig, choice: Choice) -> int:
     return int(_run(config, text, parameters)[0][0])
 
 
-def _where(choice: Choice) -> tuple[str, dict[str, Any]]:
+def _where(choice: SelectionChoice) -> tuple[str, dict[str, Any]]:
     conditions = [f"({_VERDICT_SQL[choice.verdict]} OR v.wrong = 1)"]
     parameters: dict[str, Any] = {}
     if choice.device:

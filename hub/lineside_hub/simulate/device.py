@@ -16,18 +16,18 @@ from pathlib import Path
 
 import msgspec
 
-from lineside_agent import updates
-from lineside_agent.fetch import Fetcher
-from lineside_agent.slots import Slots
-from lineside_agent.updates import Action, Event, Machine, Started, step
-from lineside_agent.wishes import Broke, Done, Look, LookAgain, Origin, Wished
-from lineside_link.client import LinkClient
+from lineside_agent.deployment import machine
+from lineside_agent.deployment.desired_state import Broke, Done, Look, LookAgain, Origin, Wished
+from lineside_agent.deployment.fetch import Fetcher
+from lineside_agent.deployment.machine import Action, BundleMachine, Event, Started, step
+from lineside_agent.deployment.slots import Slots
+from lineside_link.client.client import LinkClient
 from lineside_link.clock import ClockFloor
 from lineside_link.config import LinkConfig
-from lineside_link.fetch import RepoClient
 from lineside_link.messages import Desired, Problem, Reported, Up, decode, encode
-from lineside_link.pull import FetchStopped
 from lineside_link.topics import Topics
+from lineside_link.transfer.pull_window import FetchStopped
+from lineside_link.transfer.repository_client import RepoClient
 from lineside_link.trust import TrustStore
 from lineside_runtime.errors import BrokerError, EngineError, FetchError, LinesideError
 from lineside_runtime.files import write_atomic
@@ -98,7 +98,7 @@ class SimulatedDevice:
         self._received = 0
         folder.mkdir(parents=True, exist_ok=True)
         self._slots = Slots(folder)
-        self.machine = Machine()
+        self.machine = BundleMachine()
 
     # Power.
 
@@ -106,7 +106,7 @@ class SimulatedDevice:
         """Starts as the agent does: from what is written down."""
         self._boot_id = secrets.token_hex(8)
         with contextlib.suppress(FileNotFoundError):
-            self.machine = updates.DECODER.decode((self._folder / "update.json").read_bytes())
+            self.machine = machine.DECODER.decode((self._folder / "update.json").read_bytes())
         up = self._topics.up(self.name)
         will = (up, encode(Up(device=self.name, up=False, boot_id=self._boot_id)))
         self.link = LinkClient(self._config, self.name, will=will)
@@ -211,7 +211,7 @@ class SimulatedDevice:
 
     def _later(self, action: Action) -> bool:
         """Puts a fetch off whose pause is not over; the thread is free meanwhile."""
-        if not isinstance(action, updates.Fetch) or action.pause_s <= 0:
+        if not isinstance(action, machine.Fetch) or action.pause_s <= 0:
             return False
         with self._lock:
             self._todo.appendleft(action._replace(pause_s=0.0))
@@ -236,16 +236,16 @@ class SimulatedDevice:
     def _carry_out(self, action: Action) -> Event | None:
         if isinstance(action, LookAgain):
             return Look()
-        if isinstance(action, updates.Load):
+        if isinstance(action, machine.LoadBundle):
             return None
-        if isinstance(action, updates.Fetch):
+        if isinstance(action, machine.Fetch):
             folder = self._slots.begin(action.slot, action.bundle.sha256)
             self._fetcher.bring(action.bundle, folder, _ignore, self._must_stop)
-        elif isinstance(action, updates.Verify):
+        elif isinstance(action, machine.Verify):
             self._slots.finish(action.slot, action.bundle.sha256)
-        elif isinstance(action, updates.Switch):
+        elif isinstance(action, machine.Switch):
             self._slots.make_current(action.slot)
-        elif isinstance(action, updates.CheckHealth) and self._is_bad():
+        elif isinstance(action, machine.CheckHealth) and self._is_bad():
             raise EngineError("a frame could not be inspected: this simulated device fails with it")
         return Done(action.attempt)
 

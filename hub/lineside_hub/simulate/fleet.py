@@ -25,11 +25,11 @@ from pathlib import Path
 import msgspec
 import tomli_w
 
-from lineside_hub.database import Database
-from lineside_hub.push import PushResult, push
-from lineside_hub.repository import Repository
-from lineside_hub.rollout import count
-from lineside_hub.rollouts import Rollouts
+from lineside_hub.repository.repository import Repository
+from lineside_hub.results.database import Database
+from lineside_hub.rollouts.machine import count
+from lineside_hub.rollouts.push import PushResult, push
+from lineside_hub.rollouts.runner import Rollouts
 from lineside_hub.simulate.bundles import make
 from lineside_hub.simulate.device import Verdict
 from lineside_hub.simulate.processes import Child, SentBytes, free_port, sent_bytes, start_broker
@@ -44,7 +44,7 @@ CANARY_WELL_S = 2.0
 START_S = 300.0
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class SimulationSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What to simulate.
 
     Attributes:
@@ -74,7 +74,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigError("bundle_bytes and workers", expected="at least 1024 and 1")
 
 
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+class SimulationOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """What came of it.
 
     Attributes:
@@ -112,7 +112,7 @@ Tell = Callable[[str], None]
 """Takes a line that says how far it has come."""
 
 
-class Plan(msgspec.Struct, frozen=True):
+class SimulationPlan(msgspec.Struct, frozen=True):
     """Who plays which part.
 
     Attributes:
@@ -128,7 +128,7 @@ class Plan(msgspec.Struct, frozen=True):
     late: tuple[str, ...]
 
     @classmethod
-    def of(cls, settings: Settings) -> Plan:
+    def of(cls, settings: SimulationSettings) -> SimulationPlan:
         """The first device is the canary and plays no part; the last ones fail, those before them are away."""
         names = tuple(f"sim-{number:05d}" for number in range(settings.devices))
         failing = min(math.ceil(settings.devices * settings.failing), settings.devices - 1)
@@ -138,7 +138,7 @@ class Plan(msgspec.Struct, frozen=True):
         return cls(names, names[end:], gone[: away // 2], gone[away // 2 :])
 
 
-def simulate(settings: Settings, tell: Tell) -> Outcome:
+def simulate(settings: SimulationSettings, tell: Tell) -> SimulationOutcome:
     """Runs the simulation.
 
     Args:
@@ -155,7 +155,7 @@ def simulate(settings: Settings, tell: Tell) -> Outcome:
         folder = Path(scratch)
         name, link = _broker(settings, folder, stack)
         hub = _start_hub(folder, link, stack)
-        plan = Plan.of(settings)
+        plan = SimulationPlan.of(settings)
         workers = _start_workers(settings, plan, folder, link, stack)
         fleet = _Fleet(folder, plan, workers, hub, tell)
         fleet.begin(settings)
@@ -164,7 +164,7 @@ def simulate(settings: Settings, tell: Tell) -> Outcome:
 
 
 class _Fleet:
-    def __init__(self, folder: Path, plan: Plan, workers: dict[str, Child], hub: Child, tell: Tell) -> None:
+    def __init__(self, folder: Path, plan: SimulationPlan, workers: dict[str, Child], hub: Child, tell: Tell) -> None:
         self._folder = folder
         self._plan = plan
         self._workers = workers
@@ -173,14 +173,14 @@ class _Fleet:
         self._database = Database.open(folder / "hub")
         self._rollouts = Rollouts(self._database)
 
-    def begin(self, settings: Settings) -> None:
+    def begin(self, settings: SimulationSettings) -> None:
         """Version 1 on every device."""
         self._switch("on", self._plan.names)
         make(self._folder / "bundles" / "1", 1, settings.bundle_bytes)
         push(self._folder / "hub", self._folder / "bundles" / "1", group=GROUP, canary=0, healthy_for_s=0)
         self._wait("version 1 on every device", lambda: self._running("active 1.0.0") == len(self._plan.names), START_S)
 
-    def roll_out(self, settings: Settings, counter: SentBytes, broker: str) -> Outcome:
+    def roll_out(self, settings: SimulationSettings, counter: SentBytes, broker: str) -> SimulationOutcome:
         """Version 2, with all that happens on the way."""
         plan, deadline_s = self._plan, settings.timeout_s
         make(self._folder / "bundles" / "2", 2, settings.bundle_bytes)
@@ -200,7 +200,7 @@ class _Fleet:
         state = self._wait_for_end(pushed)
         wrong = [verdict for verdict in self._verdicts() if not self._is_right(verdict)]
         self._database.close()
-        return Outcome(
+        return SimulationOutcome(
             devices=len(plan.names),
             right_state=len(plan.names) - len(wrong),
             wrong_state=len(wrong),
@@ -216,7 +216,7 @@ class _Fleet:
             wrong=tuple(wrong[:20]),
         )
 
-    def _push_second(self, settings: Settings) -> PushResult:
+    def _push_second(self, settings: SimulationSettings) -> PushResult:
         canary = 1 if settings.devices > 1 else 0
         bar = max(0.1, 2 * settings.failing)
         return push(
@@ -286,7 +286,7 @@ class _Fleet:
             time.sleep(0.25)
 
 
-def _broker(settings: Settings, folder: Path, stack: contextlib.ExitStack) -> tuple[str, LinkConfig]:
+def _broker(settings: SimulationSettings, folder: Path, stack: contextlib.ExitStack) -> tuple[str, LinkConfig]:
     if settings.broker:
         return settings.broker, LinkConfig(url=settings.broker, site="simulated")
     port = free_port()
@@ -305,7 +305,7 @@ def _start_hub(folder: Path, link: LinkConfig, stack: contextlib.ExitStack) -> C
 
 
 def _start_workers(
-    settings: Settings, plan: Plan, folder: Path, link: LinkConfig, stack: contextlib.ExitStack
+    settings: SimulationSettings, plan: SimulationPlan, folder: Path, link: LinkConfig, stack: contextlib.ExitStack
 ) -> dict[str, Child]:
     """Returns each worker under the names of its devices."""
     root = folder / "root.json"

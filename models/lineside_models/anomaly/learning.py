@@ -18,9 +18,9 @@ import numpy as np
 
 from lineside_models import zoo
 from lineside_models.anomaly.bank import Bank, entries_within, learn_bank
-from lineside_models.anomaly.bar import Bar, set_bar
 from lineside_models.anomaly.coreset import Floats
-from lineside_models.anomaly.parts import FEATURES_BUNDLE, stride_of
+from lineside_models.anomaly.names import FEATURES_BUNDLE, stride_of
+from lineside_models.anomaly.threshold import Bar, set_bar
 from lineside_models.frame import Frame, UInt8Array
 from lineside_models.preprocess import prepare
 from lineside_runtime.bundle import Bundle, open_bundle

@@ -43,7 +43,7 @@ class Part:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Parts:
+class PartsDataset:
     """The parts of one fold.
 
     Attributes:
@@ -60,7 +60,7 @@ def has_good(root: Path) -> bool:
     return any(_GOOD.fullmatch(one.name) for one in (*_folders(root), *_inner(root)))
 
 
-def load_parts(root: Path, fold: str = ALL) -> Parts:
+def load_parts(root: Path, fold: str = ALL) -> PartsDataset:
     """Reads which photos show good parts, and which bad ones.
 
     Args:
@@ -88,7 +88,7 @@ def load_parts(root: Path, fold: str = ALL) -> Parts:
             expected="a folder called good, ok, free, normal or clean",
             actual=", ".join(sorted({part.kind for part in parts})[:10]) or "no images",
         )
-    return Parts(root.name, tuple(parts))
+    return PartsDataset(root.name, tuple(parts))
 
 
 def read_mask(path: Path) -> npt.NDArray[np.bool_]:

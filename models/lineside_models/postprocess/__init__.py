@@ -16,13 +16,13 @@ import numpy.typing as npt
 from lineside_models.inspection import Detection
 from lineside_models.postprocess.anomaly import anomaly_maps, heat_map
 from lineside_models.postprocess.candidates import Candidates, HeadParams, Least, Outputs, read
-from lineside_models.postprocess.classify import ClassificationParams, classification
+from lineside_models.postprocess.classification import ClassificationParams, classification
 from lineside_models.postprocess.dense import fcos, retinanet
 from lineside_models.postprocess.dfl import DflParams, dfl_anchor_free, read_params
-from lineside_models.postprocess.ready import detections
 from lineside_models.postprocess.recognise import count_classes, recognise
-from lineside_models.postprocess.segment import segmentation
+from lineside_models.postprocess.segmentation import segmentation
 from lineside_models.postprocess.ssd import ssd
+from lineside_models.postprocess.suppressed import detections
 from lineside_models.postprocess.yolo import yolo_end2end, yolov5, yolov8, yolox
 from lineside_models.preprocess import Letterbox
 from lineside_runtime.bundle import Postprocess

@@ -21,11 +21,11 @@ from lineside_models.inspection import Inspection
 from lineside_models.inspector import Inspector
 from lineside_models.regions import Region
 from lineside_models.rules import OTHERS, Rules, read_rules
-from lineside_models.vision.crew import Crew
-from lineside_models.vision.facts import ModelFacts, from_arguments
+from lineside_models.vision.batch_workers import BatchWorkers
 from lineside_models.vision.heat import heat_of
 from lineside_models.vision.images import Given, Image, frames, given
-from lineside_models.vision.wrap import wrap_onnx
+from lineside_models.vision.model_facts import ModelFacts, from_arguments
+from lineside_models.vision.onnx_bundle import wrap_onnx
 from lineside_runtime.bundle import Bundle, Postprocess, Preprocess, open_bundle
 from lineside_runtime.config import Config
 from lineside_runtime.errors import (
@@ -131,7 +131,7 @@ class QualityInspector:
             source = self._source(path, given, trust, import_pt or self._import_pt)
             self.session = self._resources.enter_context(Session(source, config))
             self._inspector = self._inspector_on(self.session)
-            self._crew = Crew(self._inspector, self._inspector_on, self._judge)
+            self._crew = BatchWorkers(self._inspector, self._inspector_on, self._judge)
             self._resources.callback(self._crew.close)
         except BaseException:
             self._resources.close()

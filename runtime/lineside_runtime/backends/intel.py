@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from lineside_runtime import accelerators, drivers
 from lineside_runtime.backend import Compatibility
 from lineside_runtime.devices import DeviceKind
+from lineside_runtime.system import accelerators, drivers
 
 LIBRARIES: dict[DeviceKind, dict[str, tuple[str, ...]]] = {
     "gpu": {"OpenCL loader": ("libOpenCL",), "Level Zero GPU driver": ("libze_intel_gpu",)},

@@ -25,8 +25,6 @@ from typing import Any
 
 import numpy as np
 
-from lineside_runtime import accelerators
-from lineside_runtime.affinity import on_cores
 from lineside_runtime.backend import Backend, Compatibility, Executable, LoadOptions, Stage
 from lineside_runtime.backends.messages import complaint
 from lineside_runtime.backends.naming import match
@@ -43,6 +41,8 @@ from lineside_runtime.errors import (
     UnsupportedModelError,
 )
 from lineside_runtime.logs import log
+from lineside_runtime.system import accelerators
+from lineside_runtime.system.affinity import on_cores
 from lineside_runtime.tensors import DYNAMIC, Array, TensorSpec
 
 MODULES = {"ai_edge_litert.interpreter": "ai-edge-litert", "tflite_runtime.interpreter": "tflite-runtime"}

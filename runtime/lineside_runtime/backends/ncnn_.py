@@ -21,7 +21,6 @@ from typing import Any
 import ncnn
 import numpy as np
 
-from lineside_runtime.affinity import on_cores
 from lineside_runtime.backend import Backend, Compatibility, Executable, LoadOptions, OperatorTime, Stage
 from lineside_runtime.backends.messages import complaint
 from lineside_runtime.backends.naming import match
@@ -41,6 +40,7 @@ from lineside_runtime.errors import (
 )
 from lineside_runtime.inputs import InputCheck
 from lineside_runtime.logs import log
+from lineside_runtime.system.affinity import on_cores
 from lineside_runtime.tensors import DYNAMIC, Array, TensorSpec
 
 _CPU_GPU = 3

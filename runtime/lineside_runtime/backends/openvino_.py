@@ -14,7 +14,6 @@ from typing import Any
 
 import openvino
 
-from lineside_runtime.affinity import on_cores
 from lineside_runtime.backend import Backend, Compatibility, Executable, LoadOptions, OperatorTime, Stage
 from lineside_runtime.backends import intel
 from lineside_runtime.backends.messages import complaint
@@ -29,8 +28,9 @@ from lineside_runtime.errors import (
     PartialFallbackError,
     UnsupportedModelError,
 )
-from lineside_runtime.heap import give_back
 from lineside_runtime.logs import log
+from lineside_runtime.system.affinity import on_cores
+from lineside_runtime.system.heap import give_back
 from lineside_runtime.tensors import DYNAMIC, Array, DType, TensorSpec
 
 ERRORS = (

@@ -20,13 +20,11 @@ import onnx
 import torch
 from google.protobuf.message import DecodeError
 
-from lineside_runtime import accelerators, drivers
-from lineside_runtime.affinity import on_cores
 from lineside_runtime.backend import Backend, Compatibility, Executable, Fetch, LoadOptions, OperatorTime, Stage
 from lineside_runtime.backends.messages import complaint
 from lineside_runtime.backends.options import refuse, threads_on_cores
 from lineside_runtime.backends.profile import Sums
-from lineside_runtime.backends.pytorch_graph import Network, read, to_dtype
+from lineside_runtime.backends.pytorch_graph import TorchGraph, read, to_dtype
 from lineside_runtime.devices import Device
 from lineside_runtime.errors import (
     ConfigError,
@@ -38,6 +36,8 @@ from lineside_runtime.errors import (
     UnsupportedModelError,
 )
 from lineside_runtime.inputs import InputCheck
+from lineside_runtime.system import accelerators, drivers
+from lineside_runtime.system.affinity import on_cores
 from lineside_runtime.tensors import Array
 
 ERRORS: dict[str, type[LinesideError] | None] = {
@@ -152,7 +152,7 @@ class TorchBackend(Backend):
 class TorchExecutable(Executable):
     """A module on a device. Torch's modules may be called from several threads at once."""
 
-    def __init__(self, network: Network, device: Device, options: LoadOptions) -> None:
+    def __init__(self, network: TorchGraph, device: Device, options: LoadOptions) -> None:
         self._handle = device.handle
         self._module = network.module.to(device.handle, memory_format=torch.channels_last)  # 10 % faster, measured
         self._inputs = [spec.name for spec in network.inputs]

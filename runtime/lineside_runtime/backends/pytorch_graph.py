@@ -27,7 +27,7 @@ QUANTIZED_VERSIONS = (10, 13, 19, 21)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Network:
+class TorchGraph:
     """A graph as a module.
 
     Attributes:
@@ -43,7 +43,7 @@ class Network:
     kinds: dict[str, str]
 
 
-def read(path: Path) -> Network:
+def read(path: Path) -> TorchGraph:
     """Reads an ONNX file.
 
     Raises:
@@ -62,7 +62,7 @@ def read(path: Path) -> Network:
         raise UnsupportedModelError(f"{path}: two outputs of one operator, or an output that no operator computes")
     kinds = {name: str(node.operation_type) for name, node in OnnxGraph(model.graph).nodes.items()}
     module = onnx2torch.convert(model).eval().requires_grad_(False)
-    return Network(module, inputs, outputs, kinds)
+    return TorchGraph(module, inputs, outputs, kinds)
 
 
 def _spec(value: Any) -> TensorSpec:

@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 
-from lineside_runtime import accelerators, drivers
 from lineside_runtime.backend import Backend, Compatibility, Executable, LoadOptions, Stage
 from lineside_runtime.backends.messages import device_error
 from lineside_runtime.backends.options import refuse
@@ -39,6 +38,7 @@ from lineside_runtime.errors import (
     UnsupportedModelError,
 )
 from lineside_runtime.logs import log
+from lineside_runtime.system import accelerators, drivers
 from lineside_runtime.tensors import Array, TensorSpec
 
 FAMILIES = {"rk3568": "rk3566", "rk3588s": "rk3588"}

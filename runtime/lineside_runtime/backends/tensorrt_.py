@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 
-from lineside_runtime import drivers
 from lineside_runtime.backend import Backend, Compatibility, Executable, LoadOptions, OperatorTime, Stage
 from lineside_runtime.backends.cuda import DEVICE_TO_HOST, HOST_TO_DEVICE, CudaRuntime
 from lineside_runtime.backends.messages import device_error
@@ -37,6 +36,7 @@ from lineside_runtime.errors import (
     OutOfDeviceMemoryError,
     UnsupportedModelError,
 )
+from lineside_runtime.system import drivers
 from lineside_runtime.tensors import Array
 
 MARKS: tuple[tuple[type[LinesideError], tuple[str, ...]], ...] = (

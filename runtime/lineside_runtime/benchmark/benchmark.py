@@ -25,16 +25,17 @@ from typing import Literal
 
 import numpy as np
 
-from lineside_runtime.benchmark import machine, material, rounds
+from lineside_runtime.benchmark import machine
 from lineside_runtime.benchmark.accuracy import Judge, from_report
-from lineside_runtime.benchmark.alone import ALONE_RUNS, Alone, measure_alone
-from lineside_runtime.benchmark.contestants import ALL, Axes, Contestant, Entry, opened
-from lineside_runtime.benchmark.finding import Finding
-from lineside_runtime.benchmark.process import Process
-from lineside_runtime.benchmark.protocol import Turn
+from lineside_runtime.benchmark.measurement import input_data, rounds
+from lineside_runtime.benchmark.measurement.contestants import ALL, Axes, Contestant, ContestantEntry, opened
+from lineside_runtime.benchmark.measurement.process import Process
+from lineside_runtime.benchmark.measurement.protocol import Turn
+from lineside_runtime.benchmark.measurement.rounds import Progress
+from lineside_runtime.benchmark.measurement.runner import WARM_RULE
+from lineside_runtime.benchmark.measurement.start_and_memory import ALONE_RUNS, Alone, measure_alone
 from lineside_runtime.benchmark.report import BenchmarkReport, Result
-from lineside_runtime.benchmark.rounds import Progress
-from lineside_runtime.benchmark.turns import WARM_RULE
+from lineside_runtime.benchmark.results import BenchmarkFinding
 from lineside_runtime.bundle import Bundle
 from lineside_runtime.config import Config
 from lineside_runtime.errors import ConfigError
@@ -131,13 +132,15 @@ class Benchmark:
             rounds=len(findings[0].turns),
             turn_ms=rounds.TURN_S * 1e3,
             warm_up=WARM_RULE,
-            material=material.NOISE if self._inputs is None else "given by the caller",
+            material=input_data.NOISE if self._inputs is None else "given by the caller",
             baseline=results[0].name,
             results=results,
             left_out=left_out,
         )
 
-    def _together(self, entries: Sequence[Entry], inputs: Path | None, profile: bool, say: Progress) -> list[Finding]:
+    def _together(
+        self, entries: Sequence[ContestantEntry], inputs: Path | None, profile: bool, say: Progress
+    ) -> list[BenchmarkFinding]:
         with contextlib.ExitStack() as processes:
             running = [processes.enter_context(Process(entry, inputs)) for entry in entries]
             warmed = rounds.warm(entries, running, say)
@@ -148,9 +151,11 @@ class Benchmark:
             played = rounds.play(running, turns, self._rounds or rounds.fitting(warmed), say)
             profiled = rounds.profile(entries, running, say) if profile else [None] * len(running)
             ready = [one.ready for one in running]
-        return [Finding(*facts) for facts in zip(entries, ready, warmed, played, profiled, strict=True)]
+        return [BenchmarkFinding(*facts) for facts in zip(entries, ready, warmed, played, profiled, strict=True)]
 
-    def _results(self, findings: Sequence[Finding], alone: Mapping[str, Alone], say: Progress) -> tuple[Result, ...]:
+    def _results(
+        self, findings: Sequence[BenchmarkFinding], alone: Mapping[str, Alone], say: Progress
+    ) -> tuple[Result, ...]:
         results = []
         for one in findings:
             if self._judge is None:

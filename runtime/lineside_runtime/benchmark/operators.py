@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from lineside_runtime.benchmark.protocol import Profiled, Row
+from lineside_runtime.benchmark.measurement.protocol import OperatorRow, Profiled
 
 
 class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -99,8 +99,8 @@ def bottleneck(profiled: Profiled, engine: str, *, usual_ms: float) -> Bottlenec
     )
 
 
-def _kinds(rows: tuple[Row, ...], total_us: float, runs: int) -> tuple[KindShare, ...]:
-    groups: dict[str, list[Row]] = {}
+def _kinds(rows: tuple[OperatorRow, ...], total_us: float, runs: int) -> tuple[KindShare, ...]:
+    groups: dict[str, list[OperatorRow]] = {}
     for row in rows:
         groups.setdefault(row.kind, []).append(row)
     found = []
@@ -129,5 +129,5 @@ def _remarks(profiled: Profiled, usual_ms: float) -> tuple[str, ...]:
     return tuple(remarks)
 
 
-def _total_us(row: Row) -> float:
+def _total_us(row: OperatorRow) -> float:
     return row.calls * row.mean_us

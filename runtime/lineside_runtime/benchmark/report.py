@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgspec
 
 from lineside_runtime.benchmark.accuracy import Accuracy
-from lineside_runtime.benchmark.figures import Latency, Ratio
 from lineside_runtime.benchmark.machine import Conditions, Machine
 from lineside_runtime.benchmark.operators import Bottleneck
+from lineside_runtime.benchmark.summary_statistics import LatencySummary, Ratio
 
 SCHEMA = 1
 
@@ -103,7 +103,7 @@ class Result(_Strict, frozen=True, kw_only=True):
     rerouted: int
     fallbacks: tuple[str, ...]
     warm_up_calls: int
-    latency_ms: Latency
+    latency_ms: LatencySummary
     throughput_fps: float
     cpu_ms: float
     turns_ms: tuple[float, ...]

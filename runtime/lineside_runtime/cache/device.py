@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from lineside_runtime.backend import Fetch
 from lineside_runtime.cache.memory import Clock, MemoryLevel
 from lineside_runtime.cache.stats import LevelStats
-from lineside_runtime.cache.value import Entry, keep
+from lineside_runtime.cache.value import CachedResult, keep
 from lineside_runtime.errors import DeviceError
 from lineside_runtime.tensors import Array
 
@@ -39,7 +39,7 @@ class DeviceLevel:
         self._lost = self._errors = self._drops = 0
         self._reason = ""
 
-    def get(self, key: bytes) -> Entry | None:
+    def get(self, key: bytes) -> CachedResult | None:
         """Copies the entry back; a device that fails at that gives up all that it keeps."""
         found = self._kept.get(key)
         if found is None:
@@ -53,7 +53,7 @@ class DeviceLevel:
             self._kept.evict()
             return None
 
-    def put(self, key: bytes, entry: Entry, keep_there: Keep) -> None:
+    def put(self, key: bytes, entry: CachedResult, keep_there: Keep) -> None:
         """Copies the entry to the device that computed it, if that has memory of its own."""
         try:
             fetch = keep_there(entry.outputs)

@@ -24,8 +24,8 @@ import msgspec
 import numpy as np
 import xxhash
 
-from lineside_runtime.candidates import Candidate
 from lineside_runtime.config import Config
+from lineside_runtime.serving.candidates import Candidate
 from lineside_runtime.tensors import Array
 
 VERSION = 1

@@ -20,9 +20,9 @@ from typing import ClassVar, Literal
 
 from lineside_runtime.cache.memory import Clock
 from lineside_runtime.cache.stats import LevelStats
-from lineside_runtime.cache.value import DamagedValueError, Entry, decode, encode
+from lineside_runtime.cache.value import CachedResult, DamagedValueError, decode, encode
 from lineside_runtime.errors import ConfigError
-from lineside_runtime.pauses import Pauses
+from lineside_runtime.serving.backoff import Backoff
 
 QUEUE_BYTES = 16 << 20
 """Of results that wait to be written: a second's worth of the shipped detector's outputs."""
@@ -40,7 +40,7 @@ LOOKUP_WEIGHT = 0.05
 log = logging.getLogger("lineside.cache")
 
 
-class Store(abc.ABC):
+class CacheStore(abc.ABC):
     """Something that keeps bytes by key outside this process.
 
     `read` is called by any thread, the others by the level's own thread only.
@@ -94,15 +94,15 @@ class Store(abc.ABC):
 
 
 class Level:
-    """A `Store` with its queue, its thread and its counts."""
+    """A `CacheStore` with its queue, its thread and its counts."""
 
     def __init__(
         self,
-        store: Store,
+        store: CacheStore,
         *,
         clock_s: Clock,
         queue_bytes: int = QUEUE_BYTES,
-        pauses: Pauses | None = None,
+        pauses: Backoff | None = None,
         open_wait_s: float = OPEN_WAIT_S,
     ) -> None:
         """Starts the thread, and waits a moment for the store.
@@ -121,9 +121,9 @@ class Level:
         self._store = store
         self._clock_s = clock_s
         self._queue_bytes = queue_bytes
-        self._pauses = pauses or Pauses()
+        self._pauses = pauses or Backoff()
         self._changed = threading.Condition()
-        self._queue: deque[tuple[bytes, Entry]] = deque()
+        self._queue: deque[tuple[bytes, CachedResult]] = deque()
         self._queued_bytes = 0
         self._used: set[bytes] = set()
         self._up = self._closing = self._woken = False
@@ -142,7 +142,7 @@ class Level:
             self.close()
             raise self._misconfigured
 
-    def get(self, key: bytes) -> Entry | None:
+    def get(self, key: bytes) -> CachedResult | None:
         """Returns the entry, or ``None``; never raises for the store."""
         if not self._up:
             with self._changed:
@@ -160,7 +160,7 @@ class Level:
                 self._used.add(key)
         return entry
 
-    def _read(self, key: bytes) -> Entry | None:
+    def _read(self, key: bytes) -> CachedResult | None:
         try:
             value = self._store.read(key)
             return None if value is None else decode(key, value)
@@ -170,7 +170,7 @@ class Level:
             self._fail(error)
         return None
 
-    def put(self, key: bytes, entry: Entry) -> None:
+    def put(self, key: bytes, entry: CachedResult) -> None:
         """Queues the entry for being written; drops and counts it if the queue is full or the store is down."""
         with self._changed:
             fits = self._queued_bytes + entry.size_bytes <= self._queue_bytes
@@ -291,8 +291,8 @@ class Level:
             self._queued_bytes -= size
             self._changed.notify_all()
 
-    def _next_batch(self) -> tuple[list[tuple[bytes, Entry]], int]:
-        batch: list[tuple[bytes, Entry]] = []
+    def _next_batch(self) -> tuple[list[tuple[bytes, CachedResult]], int]:
+        batch: list[tuple[bytes, CachedResult]] = []
         size = 0
         with self._changed:
             while self._queue and size < BATCH_BYTES:

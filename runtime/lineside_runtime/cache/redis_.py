@@ -30,9 +30,9 @@ from redis.retry import Retry
 
 from lineside_runtime.cache.config import VALUE_BYTES_MAX
 from lineside_runtime.cache.key import VERSION
-from lineside_runtime.cache.level import Store
+from lineside_runtime.cache.level import CacheStore
 from lineside_runtime.errors import ConfigError
-from lineside_runtime.pauses import Pauses
+from lineside_runtime.serving.backoff import Backoff
 
 PREFIX = f"lineside:cache:{VERSION}:".encode()
 CONNECTIONS = 4
@@ -47,7 +47,7 @@ class NoConnectionError(redis.RedisError):
     """No connection is idle at this moment; one more is being made."""
 
 
-class RedisStore(Store):
+class RedisStore(CacheStore):
     """One server, or a cluster of which some nodes are named."""
 
     name = "redis"
@@ -60,7 +60,7 @@ class RedisStore(Store):
         *,
         timeout_s: float,
         ttl_s: float | None,
-        pauses: Pauses | None = None,
+        pauses: Backoff | None = None,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         """Connects to nothing yet.
@@ -77,7 +77,7 @@ class RedisStore(Store):
         """
         self._seeds = [_seed(url, timeout_s) for url in urls]
         self._expiry = () if ttl_s is None else ("PX", max(1, round(ttl_s * 1000)))
-        self._pauses = pauses or Pauses()
+        self._pauses = pauses or Backoff()
         self._clock_s = clock_s
         self._nodes: dict[str, _Node] = {}
         self._slots: list[str] | None = []
@@ -336,7 +336,7 @@ class _Node:
         except (TypeError, ValueError, IndexError) as error:
             raise redis.InvalidResponse(f"{self.label}: CLUSTER SLOTS cannot be read: {error}") from error
 
-    def fail(self, pauses: Pauses, now_s: float) -> None:
+    def fail(self, pauses: Backoff, now_s: float) -> None:
         """Notes a failure; several calls that meet the same outage count once."""
         with self._lock:
             if self.failures and now_s < self.retry_at_s:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from lineside_runtime.cache.config import VALUE_BYTES_MAX
 from lineside_runtime.cache.key import VERSION
-from lineside_runtime.cache.level import Store
+from lineside_runtime.cache.level import CacheStore
 from lineside_runtime.errors import ConfigError
 
 APPLICATION_ID = 0x4C534331
@@ -62,7 +62,7 @@ _EXPIRE = "DELETE FROM entry WHERE expires_s <= ?"
 _EVICT = "DELETE FROM entry WHERE id IN (SELECT id FROM entry ORDER BY used_s, id LIMIT ?)"
 
 
-class SqliteStore(Store):
+class SqliteStore(CacheStore):
     """A SQLite file in WAL mode.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""`Entry`: one kept result, and its form as bytes.
+"""`CachedResult`: one kept result, and its form as bytes.
 
 ::
 
@@ -54,7 +54,7 @@ _encode_header = msgspec.msgpack.Encoder().encode
 _decode_header = msgspec.msgpack.Decoder(_Header).decode
 
 
-class Entry:
+class CachedResult:
     """One kept result.
 
     Attributes:
@@ -81,7 +81,7 @@ def data_bytes(outputs: Mapping[str, Array]) -> int | None:
     return total
 
 
-def keep(outputs: Mapping[str, Array], device: str) -> Entry:
+def keep(outputs: Mapping[str, Array], device: str) -> CachedResult:
     """Returns an entry with a copy of the outputs."""
     kept: dict[str, Array] = {}
     size = 0
@@ -89,10 +89,10 @@ def keep(outputs: Mapping[str, Array], device: str) -> Entry:
         data = array.tobytes()
         size += len(data)
         kept[name] = np.frombuffer(data, array.dtype).reshape(array.shape)
-    return Entry(kept, device, size)
+    return CachedResult(kept, device, size)
 
 
-def encode(key: bytes, entry: Entry) -> bytes:
+def encode(key: bytes, entry: CachedResult) -> bytes:
     """Returns the entry as bytes."""
     outputs = tuple(_Output(name, array.dtype.str, array.shape) for name, array in entry.outputs.items())
     header = _encode_header(_Header(VERSION, entry.device, outputs))
@@ -106,7 +106,7 @@ def encode(key: bytes, entry: Entry) -> bytes:
     return MAGIC + struct.pack("<Q", _checksum(key, body)) + body
 
 
-def decode(key: bytes, value: bytes) -> Entry:
+def decode(key: bytes, value: bytes) -> CachedResult:
     """Returns the entry that `encode` wrote.
 
     Raises:
@@ -127,7 +127,7 @@ def decode(key: bytes, value: bytes) -> Entry:
     return _read(value, header, start)
 
 
-def _read(value: bytes, header: _Header, at: int) -> Entry:
+def _read(value: bytes, header: _Header, at: int) -> CachedResult:
     start = at
     outputs: dict[str, Array] = {}
     for output in header.outputs:
@@ -144,7 +144,7 @@ def _read(value: bytes, header: _Header, at: int) -> Entry:
         except ValueError as error:  # more dimensions, or larger ones, than numpy has
             raise DamagedValueError(f"output {output.name!r}: {error}") from error
         at += count * dtype.itemsize
-    return Entry(outputs, header.device, at - start)
+    return CachedResult(outputs, header.device, at - start)
 
 
 def _checksum(key: bytes, body: bytes | memoryview) -> int:

@@ -20,10 +20,10 @@ And in the tests of a package that adds an engine::
 from __future__ import annotations
 
 from lineside_runtime.conformance.checks import CHECKS, Check, title
-from lineside_runtime.conformance.models import FOLDER, Model
-from lineside_runtime.conformance.networks import NETWORKS, Network
-from lineside_runtime.conformance.report import Outcome, Report, run
-from lineside_runtime.conformance.subject import CheckFailed, NotApplicable, Subject, subject
+from lineside_runtime.conformance.models import FOLDER, ConformanceModel
+from lineside_runtime.conformance.networks import NETWORKS, ConformanceNetwork
+from lineside_runtime.conformance.report import CheckOutcome, ConformanceReport, run
+from lineside_runtime.conformance.subject import CheckFailed, EngineSubject, NotApplicable, subject
 
 __all__ = [
     "CHECKS",
@@ -31,12 +31,12 @@ __all__ = [
     "NETWORKS",
     "Check",
     "CheckFailed",
-    "Model",
-    "Network",
+    "CheckOutcome",
+    "ConformanceModel",
+    "ConformanceNetwork",
+    "ConformanceReport",
+    "EngineSubject",
     "NotApplicable",
-    "Outcome",
-    "Report",
-    "Subject",
     "run",
     "subject",
     "title",

@@ -16,8 +16,8 @@ from lineside_runtime import registry
 from lineside_runtime.backend import Backend
 from lineside_runtime.conformance.checks import CHECKS, Check, title
 from lineside_runtime.conformance.networks import NETWORKS
-from lineside_runtime.conformance.report import Report, foot, head, line, run
-from lineside_runtime.conformance.subject import Subject, subject
+from lineside_runtime.conformance.report import ConformanceReport, foot, head, line, run
+from lineside_runtime.conformance.subject import EngineSubject, subject
 from lineside_runtime.errors import ConfigError, LinesideError, NoDeviceError
 
 CHECK_MAX_S = 300
@@ -61,7 +61,7 @@ def execute(options: argparse.Namespace) -> int:
     names = [options.device] if options.device else [str(device) for device in backend.probe()]
     if not names:
         raise NoDeviceError(f"{backend.name} finds no device here")
-    reports: list[Report] = []
+    reports: list[ConformanceReport] = []
     for name in names:
         one = subject(backend, name, folder=options.models, files=_files(options.model))
         print(head(one), file=table)
@@ -75,10 +75,10 @@ def execute(options: argparse.Namespace) -> int:
     return 0 if all(report.conforms for report in reports) else 1
 
 
-def _run(one: Subject, checks: tuple[Check, ...], table: TextIO) -> Report:
+def _run(one: EngineSubject, checks: tuple[Check, ...], table: TextIO) -> ConformanceReport:
     def timed(check: Check) -> Check:
         @functools.wraps(check)
-        def with_limit(which: Subject) -> str:
+        def with_limit(which: EngineSubject) -> str:
             faulthandler.dump_traceback_later(CHECK_MAX_S, exit=True, file=_STDERR)
             try:
                 return check(which)
@@ -99,7 +99,7 @@ def _backend(options: argparse.Namespace) -> Backend:
         if options.python:
             raise ConfigError("--python needs --isolated", action="Give both.")
         return registry.backend(options.engine)
-    from lineside_runtime.isolated.engine import isolated
+    from lineside_runtime.engine_process.engine import isolated
 
     entry = f"{options.engine}={options.python}" if options.python else str(options.engine)
     return isolated(entry, float(CHECK_MAX_S))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lineside_runtime.backend import Backend, LoadOptions
-from lineside_runtime.conformance.networks import NETWORKS, Network
+from lineside_runtime.conformance.networks import NETWORKS, ConformanceNetwork
 from lineside_runtime.errors import ConfigError, InputNotFoundError
 
 FOLDER = Path(__file__).parent / "models"
@@ -31,7 +31,7 @@ SUFFIXES: dict[str, tuple[str, ...]] = {
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Model:
+class ConformanceModel:
     """A network in a form that the engine reads.
 
     Attributes:
@@ -39,7 +39,7 @@ class Model:
         file: Where it lies.
     """
 
-    network: Network
+    network: ConformanceNetwork
     file: Path
 
     def options(self, **more: Any) -> LoadOptions:
@@ -49,7 +49,9 @@ class Model:
         return LoadOptions(**{**known, **more})
 
 
-def find(backend: Backend, *, folder: Path | None = None, named: Mapping[str, Path] | None = None) -> tuple[Model, ...]:
+def find(
+    backend: Backend, *, folder: Path | None = None, named: Mapping[str, Path] | None = None
+) -> tuple[ConformanceModel, ...]:
     """Returns the networks that there is a file for, in the order of `NETWORKS`.
 
     Args:
@@ -71,7 +73,7 @@ def find(backend: Backend, *, folder: Path | None = None, named: Mapping[str, Pa
             raise InputNotFoundError(f"no {path}", action="Give a file or folder that is there.")
     places = [place for place in (folder, backend.conformance_models, FOLDER) if place is not None]
     found = ((network, named.get(network.name) or _in(places, network, backend)) for network in NETWORKS)
-    models = tuple(Model(network, path) for network, path in found if path is not None)
+    models = tuple(ConformanceModel(network, path) for network, path in found if path is not None)
     if not models:
         raise InputNotFoundError(
             f"no conformance network in a format that {backend.name} reads ({', '.join(sorted(backend.formats))})",
@@ -81,7 +83,7 @@ def find(backend: Backend, *, folder: Path | None = None, named: Mapping[str, Pa
     return models
 
 
-def _in(places: list[Path], network: Network, backend: Backend) -> Path | None:
+def _in(places: list[Path], network: ConformanceNetwork, backend: Backend) -> Path | None:
     for place in places:
         for name in sorted(backend.formats):
             for suffix in SUFFIXES.get(name, (f".{name}",)):

@@ -37,7 +37,7 @@ mantissa, hence 1e-3 for fp32; the INT8 files that are here err by 0.03 on every
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Network:
+class ConformanceNetwork:
     """One network.
 
     Attributes:
@@ -112,9 +112,9 @@ _IMAGE = TensorSpec(name="image", shape=(DYNAMIC, 1, SIDE, SIDE), layout="NCHW")
 _MAP = TensorSpec(name="map", shape=(DYNAMIC, CHANNELS, SIDE, SIDE), layout="NCHW")
 
 NETWORKS = (
-    Network("scale", "fp32", (_row("x"),), (_row("y"),), _scale),
-    Network("fixed", "fp32", (_row("x", 1),), (_row("y", 1),), _scale),
-    Network("pair", "fp32", (_row("a"), _row("b")), (_row("sum"), _row("difference")), _pair),
-    Network("conv", "fp32", (_IMAGE,), (_MAP,), _conv),
-    Network("conv_int8", "int8", (_IMAGE,), (_MAP,), _conv),
+    ConformanceNetwork("scale", "fp32", (_row("x"),), (_row("y"),), _scale),
+    ConformanceNetwork("fixed", "fp32", (_row("x", 1),), (_row("y", 1),), _scale),
+    ConformanceNetwork("pair", "fp32", (_row("a"), _row("b")), (_row("sum"), _row("difference")), _pair),
+    ConformanceNetwork("conv", "fp32", (_IMAGE,), (_MAP,), _conv),
+    ConformanceNetwork("conv_int8", "int8", (_IMAGE,), (_MAP,), _conv),
 )

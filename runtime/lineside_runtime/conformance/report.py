@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from lineside_runtime.conformance.checks import CHECKS, Check, title
-from lineside_runtime.conformance.subject import CheckFailed, NotApplicable, Subject
+from lineside_runtime.conformance.subject import CheckFailed, EngineSubject, NotApplicable
 from lineside_runtime.errors import LinesideError
 
 Verdict = Literal["passed", "failed", "not applicable"]
@@ -18,7 +18,7 @@ Verdict = Literal["passed", "failed", "not applicable"]
 MARKS: dict[Verdict, str] = {"passed": "ok  ", "failed": "FAIL", "not applicable": "n/a "}
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class CheckOutcome(msgspec.Struct, frozen=True):
     """How one check went.
 
     Attributes:
@@ -34,7 +34,7 @@ class Outcome(msgspec.Struct, frozen=True):
     seconds: float
 
 
-class Report(msgspec.Struct, frozen=True):
+class ConformanceReport(msgspec.Struct, frozen=True):
     """How an engine did on one device.
 
     Attributes:
@@ -61,7 +61,7 @@ class Report(msgspec.Struct, frozen=True):
     python: str
     networks: dict[str, str]
     refused: dict[str, str]
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[CheckOutcome, ...]
 
     def count(self, verdict: Verdict) -> int:
         """Returns how many checks went like this."""
@@ -74,8 +74,11 @@ class Report(msgspec.Struct, frozen=True):
 
 
 def run(
-    subject: Subject, checks: Sequence[Check] = CHECKS, *, on_outcome: Callable[[Outcome], None] | None = None
-) -> Report:
+    subject: EngineSubject,
+    checks: Sequence[Check] = CHECKS,
+    *,
+    on_outcome: Callable[[CheckOutcome], None] | None = None,
+) -> ConformanceReport:
     """Runs the checks one after the other, in this process.
 
     Args:
@@ -83,12 +86,12 @@ def run(
         checks: Which of them.
         on_outcome: Called after each.
     """
-    outcomes: list[Outcome] = []
+    outcomes: list[CheckOutcome] = []
     for check in checks:
         outcomes.append(_outcome(check, subject))
         if on_outcome is not None:
             on_outcome(outcomes[-1])
-    return Report(
+    return ConformanceReport(
         engine=subject.backend.name,
         version=subject.backend.version,
         device=str(subject.device),
@@ -103,7 +106,7 @@ def run(
     )
 
 
-def _outcome(check: Check, subject: Subject) -> Outcome:
+def _outcome(check: Check, subject: EngineSubject) -> CheckOutcome:
     started = time.perf_counter()
     verdict: Verdict = "failed"
     try:
@@ -119,22 +122,22 @@ def _outcome(check: Check, subject: Subject) -> Outcome:
         detail = (
             f"it let {type(error).__module__}.{type(error).__qualname__} through, which is no error of ours: {error}"
         )
-    return Outcome(title(check), verdict, detail, round(time.perf_counter() - started, 3))
+    return CheckOutcome(title(check), verdict, detail, round(time.perf_counter() - started, 3))
 
 
-def line(outcome: Outcome) -> str:
+def line(outcome: CheckOutcome) -> str:
     """Returns the line of the table for one check."""
     return f"{MARKS[outcome.verdict]} {outcome.check:<52} {outcome.detail}"
 
 
-def head(subject: Subject) -> str:
+def head(subject: EngineSubject) -> str:
     """Returns the line above the table."""
     emulated = ", emulated on the CPU" if subject.device.emulated else ""
     text = f"{subject.backend.name} {subject.backend.version} on {subject.device} ({subject.device.name}{emulated})"
     return "\n".join([text, *(f"     does not read {name}: {why}" for name, why in subject.refused.items())])
 
 
-def foot(report: Report) -> str:
+def foot(report: ConformanceReport) -> str:
     """Returns the line below the table."""
     counts = ", ".join(f"{report.count(verdict)} {verdict}" for verdict in MARKS)
     return f"{report.engine}/{report.device} {'conforms' if report.conforms else 'DOES NOT CONFORM'}: {counts}"

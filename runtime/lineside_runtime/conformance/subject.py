@@ -12,7 +12,7 @@ import numpy as np
 
 from lineside_runtime import registry
 from lineside_runtime.backend import Backend, Executable
-from lineside_runtime.conformance.models import Model, find
+from lineside_runtime.conformance.models import ConformanceModel, find
 from lineside_runtime.conformance.networks import TOLERANCE
 from lineside_runtime.devices import Device
 from lineside_runtime.errors import LinesideError, NoDeviceError, UnsupportedModelError
@@ -30,7 +30,7 @@ class NotApplicable(Exception):  # noqa: N818  no error: the check asks for some
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Subject:
+class EngineSubject:
     """An engine on a device.
 
     Attributes:
@@ -42,7 +42,7 @@ class Subject:
 
     backend: Backend
     device: Device
-    models: tuple[Model, ...]
+    models: tuple[ConformanceModel, ...]
     refused: Mapping[str, str]
 
     def __str__(self) -> str:
@@ -52,20 +52,20 @@ class Subject:
     @property
     def in_this_process(self) -> bool:
         """Whether the engine's threads and memory are this process's."""
-        return not type(self.backend).__module__.startswith("lineside_runtime.isolated")
+        return not type(self.backend).__module__.startswith("lineside_runtime.engine_process")
 
     @property
-    def simplest(self) -> Model:
+    def simplest(self) -> ConformanceModel:
         """The network for checks that need only one."""
         return self.models[0]
 
     @property
-    def largest(self) -> Model:
+    def largest(self) -> ConformanceModel:
         """The network with the most work in it, which comes last but for precision."""
         return max(self.models, key=lambda model: sum(int(abs(np.prod(spec.shape))) for spec in model.network.outputs))
 
     @contextmanager
-    def loaded(self, model: Model, **options: object) -> Iterator[Executable]:
+    def loaded(self, model: ConformanceModel, **options: object) -> Iterator[Executable]:
         """Loads a model, and closes it in the end; ``options`` are fields of `LoadOptions`."""
         executable = self.backend.load(model.file, self.device, model.options(**options))
         try:
@@ -80,7 +80,7 @@ def subject(
     *,
     folder: Path | None = None,
     files: Mapping[str, Path] | None = None,
-) -> Subject:
+) -> EngineSubject:
     """Returns what the checks are called with.
 
     Args:
@@ -105,9 +105,9 @@ def subject(
     return _tried(backend, chosen[0], find(backend, folder=folder, named=files))
 
 
-def _tried(backend: Backend, device: Device, models: tuple[Model, ...]) -> Subject:
+def _tried(backend: Backend, device: Device, models: tuple[ConformanceModel, ...]) -> EngineSubject:
     """Loads each once, so that a network that the engine doesn't read is told apart from one that it gets wrong."""
-    read: list[Model] = []
+    read: list[ConformanceModel] = []
     refused: dict[str, str] = {}
     for model in models:
         try:
@@ -121,10 +121,10 @@ def _tried(backend: Backend, device: Device, models: tuple[Model, ...]) -> Subje
             read.append(model)
     if not read:
         raise UnsupportedModelError(f"{backend.name}/{device} reads none of the networks", actual=refused)
-    return Subject(backend, device, tuple(read), refused)
+    return EngineSubject(backend, device, tuple(read), refused)
 
 
-def worst_error(answers: Mapping[str, Array], model: Model, inputs: Mapping[str, Array]) -> float:
+def worst_error(answers: Mapping[str, Array], model: ConformanceModel, inputs: Mapping[str, Array]) -> float:
     """Returns the largest error of an element, as a share of the output's largest magnitude.
 
     Raises:
@@ -146,7 +146,9 @@ def worst_error(answers: Mapping[str, Array], model: Model, inputs: Mapping[str,
     return worst
 
 
-def expect_right(answers: Mapping[str, Array], model: Model, inputs: Mapping[str, Array], when: str = "") -> float:
+def expect_right(
+    answers: Mapping[str, Array], model: ConformanceModel, inputs: Mapping[str, Array], when: str = ""
+) -> float:
     """Compares answers with what the network computes, and returns the worst error.
 
     Raises:

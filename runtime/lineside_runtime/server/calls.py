@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from lineside_runtime.errors import RequestError
-from lineside_runtime.placement import Prediction
 from lineside_runtime.server.wire import GivenTensor
+from lineside_runtime.serving.placement import Prediction
 
 Protocol = Literal["rest", "grpc"]
 

@@ -26,7 +26,7 @@ from lineside_runtime.server.calls import (
 )
 from lineside_runtime.server.metrics import Metrics
 from lineside_runtime.server.proto import SERVICE, message, methods, number_of
-from lineside_runtime.server.repository import Model, configuration_of, index_of, metadata_of
+from lineside_runtime.server.repository import ServedModel, configuration_of, index_of, metadata_of
 from lineside_runtime.server.service import Cancelled, Service, status_of
 from lineside_runtime.server.wire import GivenTensor, datatype_of, to_bytes
 
@@ -102,7 +102,7 @@ class GrpcApi:
             found[method.name] = handler
         return [grpc.method_handlers_generic_handler(SERVICE, found), _NotServed()]
 
-    def _named(self, request: Any) -> Model:
+    def _named(self, request: Any) -> ServedModel:
         return self._service.repository.get(request.name, request.version)
 
     def _model_ready(self, request: Any, context: grpc.ServicerContext) -> Any:
@@ -215,11 +215,11 @@ def encode_answer(answer: InferAnswer) -> Any:
     return response
 
 
-def _metadata(model: Model) -> Any:
+def _metadata(model: ServedModel) -> Any:
     return message("ModelMetadataResponse")(**metadata_of(model))
 
 
-def _configuration(model: Model) -> Any:
+def _configuration(model: ServedModel) -> Any:
     found = configuration_of(model)
     for tensor in (*found["input"], *found["output"]):
         tensor["data_type"] = number_of("DataType", tensor["data_type"])

@@ -50,7 +50,7 @@ class Limits:
             )
 
 
-class Gate:
+class AdmissionGate:
     """Lets `Limits.max_in_flight` calls in and `Limits.workers` of them run."""
 
     def __init__(self, limits: Limits) -> None:
@@ -98,7 +98,7 @@ class Gate:
             self._turns.release()
 
 
-class Budget:
+class MemoryBudget:
     """Bytes of request bodies held at once; used from one thread only, the event loop's."""
 
     def __init__(self, limit: int) -> None:

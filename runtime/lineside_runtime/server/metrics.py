@@ -19,8 +19,8 @@ from lineside_runtime.errors import (
     OverloadedError,
     RequestError,
 )
-from lineside_runtime.placement import Prediction
-from lineside_runtime.server.repository import Repository
+from lineside_runtime.server.repository import ModelRepository
+from lineside_runtime.serving.placement import Prediction
 from lineside_runtime.session import Session
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -34,7 +34,7 @@ _BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 
 class Metrics:
     """Counts what the server does; every method may be called from any thread."""
 
-    def __init__(self, repository: Repository, in_flight: Callable[[], int]) -> None:
+    def __init__(self, repository: ModelRepository, in_flight: Callable[[], int]) -> None:
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "lineside_requests",
@@ -116,7 +116,7 @@ def outcome_of(error: LinesideError) -> str:
 class _Sessions(Collector):
     """Reads what the sessions count themselves, when it is asked for."""
 
-    def __init__(self, repository: Repository, in_flight: Callable[[], int]) -> None:
+    def __init__(self, repository: ModelRepository, in_flight: Callable[[], int]) -> None:
         self._repository = repository
         self._in_flight = in_flight
 

@@ -25,7 +25,7 @@ from lineside_runtime.tensors import TensorSpec
 log = logging.getLogger("lineside.server")
 
 
-class Model:
+class ServedModel:
     """One served bundle.
 
     Attributes:
@@ -107,7 +107,7 @@ def _warm(session: Session) -> Session:
     return session
 
 
-class Repository:
+class ModelRepository:
     """The models by name."""
 
     def __init__(self, sources: Iterable[Path], config: Config) -> None:
@@ -117,10 +117,10 @@ class Repository:
             ConfigError: Two of them have the same name.
             LinesideError: One can't be loaded; none stays loaded.
         """
-        self._models: dict[str, Model] = {}
+        self._models: dict[str, ServedModel] = {}
         try:
             for source in sources:
-                model = Model(source, config)
+                model = ServedModel(source, config)
                 if model.name in self._models:
                     model.unload()
                     raise ConfigError(
@@ -135,7 +135,7 @@ class Repository:
             raise
 
     @property
-    def models(self) -> tuple[Model, ...]:
+    def models(self) -> tuple[ServedModel, ...]:
         """All, loaded or not, in the order in which they were given."""
         return tuple(self._models.values())
 
@@ -144,7 +144,7 @@ class Repository:
         """Whether every model is loaded."""
         return all(model.session is not None for model in self.models)
 
-    def get(self, name: str, version: str = "") -> Model:
+    def get(self, name: str, version: str = "") -> ServedModel:
         """Returns a model, loaded or not.
 
         Args:
@@ -185,13 +185,13 @@ class Repository:
             model.unload()
 
 
-def platform_of(model: Model) -> str:
+def platform_of(model: ServedModel) -> str:
     """Returns the protocol's ``platform``, such as ``lineside_onnx``."""
     formats = {variant.name: variant.format for variant in model.manifest.variants}
     return f"lineside_{formats.get(model.variant, model.manifest.variants[0].format)}"
 
 
-def metadata_of(model: Model) -> dict[str, Any]:
+def metadata_of(model: ServedModel) -> dict[str, Any]:
     """Returns the protocol's description of a model; -1 stands for a dimension that each call may choose."""
     manifest = model.manifest
     return {
@@ -207,7 +207,7 @@ def _tensor(spec: TensorSpec) -> dict[str, Any]:
     return {"name": spec.name, "datatype": datatype_of(spec.dtype), "shape": list(spec.shape)}
 
 
-def configuration_of(model: Model) -> dict[str, Any]:
+def configuration_of(model: ServedModel) -> dict[str, Any]:
     """Returns the part of Triton's model configuration that there is to say; the batch is one of the dimensions."""
     return {
         "name": model.name,
@@ -223,7 +223,7 @@ def _configured(spec: TensorSpec) -> dict[str, Any]:
     return {"name": spec.name, "data_type": f"TYPE_{datatype_of(spec.dtype)}", "dims": list(spec.shape)}
 
 
-def index_of(models: Iterable[Model], *, only_ready: bool = False) -> list[dict[str, str]]:
+def index_of(models: Iterable[ServedModel], *, only_ready: bool = False) -> list[dict[str, str]]:
     """Returns the protocol's list of models with their states."""
     return [
         {

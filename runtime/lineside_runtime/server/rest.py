@@ -27,8 +27,8 @@ from lineside_runtime.errors import LinesideError, OverloadedError, RequestError
 from lineside_runtime.server import metrics
 from lineside_runtime.server.access import Access
 from lineside_runtime.server.calls import SHARED_MEMORY, SHARED_MEMORY_ACTION
-from lineside_runtime.server.limits import Budget
-from lineside_runtime.server.repository import Model, configuration_of, index_of, metadata_of
+from lineside_runtime.server.limits import MemoryBudget
+from lineside_runtime.server.repository import ServedModel, configuration_of, index_of, metadata_of
 from lineside_runtime.server.rest_codec import compress, decompress, encode_answer, parse_request, too_large
 from lineside_runtime.server.service import Cancelled, Service, status_of
 
@@ -51,7 +51,7 @@ class RestApi:
     def __init__(self, service: Service, access: Access) -> None:
         self._service = service
         self._access = access
-        self._budget = Budget(BODIES_HELD * service.limits.max_body_bytes)
+        self._budget = MemoryBudget(BODIES_HELD * service.limits.max_body_bytes)
         self._workers = ThreadPoolExecutor(service.limits.max_in_flight, "lineside-rest")
 
     def app(self) -> ASGIApp:
@@ -155,7 +155,7 @@ class RestApi:
     async def _metrics(self, request: Request) -> Response:
         return Response(self._service.metrics.text(), media_type=metrics.CONTENT_TYPE)
 
-    def _named(self, request: Request) -> Model:
+    def _named(self, request: Request) -> ServedModel:
         return self._service.repository.get(request.path_params["name"], request.path_params.get("version", ""))
 
     async def _model(self, request: Request) -> Response:
@@ -174,12 +174,12 @@ class RestApi:
         return _json(index_of(self._service.repository.models, only_ready=wanted.get("ready") is True))
 
     async def _load(self, request: Request) -> Response:
-        return await self._change(request, Model.load)
+        return await self._change(request, ServedModel.load)
 
     async def _unload(self, request: Request) -> Response:
-        return await self._change(request, Model.unload)
+        return await self._change(request, ServedModel.unload)
 
-    async def _change(self, request: Request, change: Callable[[Model], None]) -> Response:
+    async def _change(self, request: Request, change: Callable[[ServedModel], None]) -> Response:
         self._service.control()
         model = self._named(request)
         options = (await self._options(request)).get("parameters") or {}

@@ -23,9 +23,9 @@ from lineside_runtime.errors import (
 )
 from lineside_runtime.server import metrics
 from lineside_runtime.server.calls import InferAnswer, InferRequest, Protocol
-from lineside_runtime.server.limits import Gate, Limits
+from lineside_runtime.server.limits import AdmissionGate, Limits
 from lineside_runtime.server.metrics import Metrics
-from lineside_runtime.server.repository import Repository
+from lineside_runtime.server.repository import ModelRepository
 from lineside_runtime.server.wire import to_array
 from lineside_runtime.tensors import Array
 
@@ -54,10 +54,12 @@ class Service:
         model_control: Whether clients may load and unload models.
     """
 
-    def __init__(self, repository: Repository, limits: Limits, *, version: str, model_control: bool = False) -> None:
+    def __init__(
+        self, repository: ModelRepository, limits: Limits, *, version: str, model_control: bool = False
+    ) -> None:
         self.repository = repository
         self.limits = limits
-        self.gate = Gate(limits)
+        self.gate = AdmissionGate(limits)
         self.metrics = Metrics(repository, lambda: self.gate.in_flight)
         self.accepting = True
         self.model_control = model_control

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from lineside_agent.inspection.frame_sources import TriggeredFrames
 from lineside_agent.line_io import LineOutput, Signal
 from lineside_agent.line_io.events import Code, LineState, Triggered
 from lineside_agent.line_io.gate import GateEntry, GateSettings
 from lineside_agent.line_io.gate_queue import NAME, GateQueueFile
-from lineside_agent.line_io.handshake import Handshake, Settings
-from lineside_agent.station import Station
-from lineside_agent.triggers import TriggeredFrames
+from lineside_agent.line_io.handshake import Handshake, HandshakeSettings
+from lineside_agent.line_io.trigger_controller import TriggerController
 from lineside_link.messages import ResultRow
 from tests.peers.waiting import wait_for
 
@@ -57,8 +57,8 @@ class Process:
         self.stop = threading.Event()
         self.line = Told()
         gate = GateSettings(delay_s=delay_s, pulse_s=0.05)
-        self.station = Station(
-            Handshake(Settings(deadline_s=delay_s / 2, queue=4, gate=gate), next_number=first),
+        self.station = TriggerController(
+            Handshake(HandshakeSettings(deadline_s=delay_s / 2, queue=4, gate=gate), next_number=first),
             frames=TriggeredFrames(self.stop),
             outputs=[self.line],
             record=lambda _row, _seen: None,

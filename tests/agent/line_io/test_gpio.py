@@ -9,13 +9,13 @@ import pytest
 from lineside_agent.config import GpioLines, parse_config
 from lineside_agent.line_io import Signal, open_output
 from lineside_agent.line_io.events import (
-    Acknowledged,
-    Answer,
     ChallengeAsked,
     Code,
     Fault,
     LineState,
+    PartAcknowledged,
     ResetPressed,
+    TriggerAnswer,
     Triggered,
 )
 from lineside_agent.line_io.gpio import event_of, levels_of
@@ -26,7 +26,7 @@ HEAD = 'device = "c"\nfolder = "s"\nbundle = "b"\n[camera]\ntype = "simulator"\n
 
 
 def test_levels_are_those_of_the_handshake_and_rejected_is_no_mere_absence() -> None:
-    answer = Answer(1, "p", "x", 0, Code.REJECT, 0.0, 1.0, 0.5)
+    answer = TriggerAnswer(1, "p", "x", 0, Code.REJECT, 0.0, 1.0, 0.5)
     levels = levels_of(LineState())
     assert levels.pop("gate_pass"), "parts may pass while none must be rejected"
     assert not any(levels.values())
@@ -40,7 +40,7 @@ def test_levels_are_those_of_the_handshake_and_rejected_is_no_mere_absence() -> 
 
 
 def test_an_unsure_part_is_rejected_and_has_a_level_of_its_own() -> None:
-    answer = Answer(1, "p", "x", 0, Code.UNSURE, 0.0, 1.0, 0.5)
+    answer = TriggerAnswer(1, "p", "x", 0, Code.UNSURE, 0.0, 1.0, 0.5)
     levels = levels_of(LineState(result_valid=True, result=answer))
     assert {name for name, level in levels.items() if level} == {"result_valid", "rejected", "unsure", "gate_pass"}
 
@@ -48,7 +48,7 @@ def test_an_unsure_part_is_rejected_and_has_a_level_of_its_own() -> None:
 def test_edges_mean_what_their_input_is_for() -> None:
     assert event_of("trigger", True, "x") == Triggered("x", edge=True)
     assert event_of("trigger", False, "x") is None
-    assert event_of("acknowledge", False, "x") == Acknowledged(False)
+    assert event_of("acknowledge", False, "x") == PartAcknowledged(False)
     assert (event_of("reset", True, "x"), event_of("challenge", True, "x")) == (ResetPressed(), ChallengeAsked())
 
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 import pytest
 
 from lineside_agent.line_io.events import (
-    Answer,
     Availability,
     Code,
     Event,
-    Judged,
+    PartJudged,
     ResetPressed,
     Say,
+    TriggerAnswer,
     Triggered,
 )
-from lineside_agent.line_io.handshake import Handshake, Settings
+from lineside_agent.line_io.handshake import Handshake, HandshakeSettings
 
 
 def ready(**settings: object) -> Handshake:
-    machine = Handshake(Settings(deadline_s=1.0, **settings))  # type: ignore[arg-type]
+    machine = Handshake(HandshakeSettings(deadline_s=1.0, **settings))  # type: ignore[arg-type]
     machine.step(Availability(""), 0.0)
     return machine
 
@@ -28,7 +28,7 @@ def said(machine: Handshake, event: Event, now_s: float) -> list[str]:
 
 
 def reason(machine: Handshake, now_s: float) -> str:
-    (answer,) = [action for action in machine.step(Triggered("plc"), now_s) if isinstance(action, Answer)]
+    (answer,) = [action for action in machine.step(Triggered("plc"), now_s) if isinstance(action, TriggerAnswer)]
     assert answer.code is Code.BUSY
     return answer.reason
 
@@ -36,7 +36,7 @@ def reason(machine: Handshake, now_s: float) -> str:
 def test_part_that_comes_before_the_last_result_was_taken_is_told_so() -> None:
     machine = ready(acknowledge=True)
     machine.step(Triggered("plc"), 0.1)
-    machine.step(Judged(0, Code.PASS), 0.2)
+    machine.step(PartJudged(0, Code.PASS), 0.2)
     assert reason(machine, 0.3) == "1 result was not acknowledged"
 
 
@@ -46,8 +46,8 @@ def test_part_that_comes_too_soon_is_told_how_many_are_under_way(queue: int, wor
     for _ in range(queue):
         machine.step(Triggered("plc"), 0.1)
     machine.step(Triggered("plc"), 0.2)  # answered behind the others
-    actions = [machine.step(Judged(number, Code.PASS), 0.3) for number in range(queue)]
-    (busy,) = [each for step in actions for each in step if isinstance(each, Answer) and each.code is Code.BUSY]
+    actions = [machine.step(PartJudged(number, Code.PASS), 0.3) for number in range(queue)]
+    (busy,) = [each for step in actions for each in step if isinstance(each, TriggerAnswer) and each.code is Code.BUSY]
     assert busy.reason == words
 
 
@@ -64,5 +64,5 @@ def test_nobody_is_told_that_parts_can_be_judged_while_ready_is_off() -> None:
 
 
 def test_challenge_that_is_due_is_said_when_parts_can_be_judged() -> None:
-    machine = Handshake(Settings(deadline_s=1.0, challenge_parts=2))
+    machine = Handshake(HandshakeSettings(deadline_s=1.0, challenge_parts=2))
     assert said(machine, Availability(""), 0.0) == ["still not ready: 2 challenge parts must be rejected first"]

@@ -19,9 +19,9 @@ import pytest
 from lineside_agent.config import PluginLine
 from lineside_agent.daemon import DEFECT
 from lineside_agent.line_io import LineOutput, Signal, open_output
-from lineside_agent.line_io.events import Acknowledged, ChallengeAsked, Encoder, ResetPressed, Triggered
+from lineside_agent.line_io.events import ChallengeAsked, Encoder, PartAcknowledged, ResetPressed, Triggered
 from lineside_agent.line_io.serial_ import event_of
-from lineside_link.client import LinkClient
+from lineside_link.client.client import LinkClient
 from lineside_runtime.errors import ConfigError
 from tests.agent.line_io.conftest import StartLine
 from tests.peers.brokers import Mosquitto, find_mosquitto
@@ -136,7 +136,7 @@ def test_malformed_triggers_over_text_are_rejected_recorded_and_counted(
         (b"E 4294967295", Encoder(4294967295)),
         (b"E 4294967296", None),
         (b"E -1", None),
-        (b"A", Acknowledged(True)),
+        (b"A", PartAcknowledged(True)),
         (b"R", ResetPressed()),
         (b"C", ChallengeAsked()),
         (b"T a b", Triggered("x", malformed="b'T a b': one ASCII word may follow T")),

@@ -11,19 +11,19 @@ from hypothesis import strategies as st
 
 from lineside_agent.line_io.base import Signal
 from lineside_agent.line_io.events import (
-    Acknowledged,
-    Answer,
     ChallengeAsked,
     Code,
     DefectSummary,
     Encoder,
     Fault,
     LineState,
+    PartAcknowledged,
     ResetPressed,
     SelectRecipe,
+    TriggerAnswer,
     Triggered,
 )
-from lineside_agent.line_io.modbus_map import (
+from lineside_agent.line_io.modbus.register_map import (
     COILS,
     CONTROL_BITS,
     IN_FIELDS,
@@ -90,15 +90,15 @@ def test_one_write_brings_name_count_and_trigger_in_the_right_order() -> None:
 
 def test_levels_of_registers_and_coils_are_edges() -> None:
     block = InBlock("x")
-    assert block.write_registers(1, [0b111]) == [Acknowledged(True), ResetPressed(), ChallengeAsked()]
-    assert block.write_registers(1, [0b110]) == [Acknowledged(False)]
+    assert block.write_registers(1, [0b111]) == [PartAcknowledged(True), ResetPressed(), ChallengeAsked()]
+    assert block.write_registers(1, [0b110]) == [PartAcknowledged(False)]
     assert block.write_coils(0, [True, True, True, True]) == [
         Triggered("x", edge=True),
-        Acknowledged(True),
+        PartAcknowledged(True),
         ResetPressed(),
         ChallengeAsked(),
     ]
-    assert block.write_coils(1, [False]) == [Acknowledged(False)]
+    assert block.write_coils(1, [False]) == [PartAcknowledged(False)]
     assert block.write_coils(0, [True]) == []
 
 
@@ -120,7 +120,7 @@ def test_text_survives_as_ascii(text: str) -> None:
 
 def test_block_holds_the_levels_the_last_result_and_the_ring() -> None:
     block = OutBlock("plc")
-    answer = Answer(70000, "A-7", "plc", 9, Code.REJECT, 0.0, 1.0, 0.0123)
+    answer = TriggerAnswer(70000, "A-7", "plc", 9, Code.REJECT, 0.0, 1.0, 0.0123)
     block.show(LineState(result_valid=True, fault=Fault.LATE, result=answer, recipe="b", recipe_number=7))
     for number in range(20):
         block.tell(
@@ -152,7 +152,7 @@ def test_an_unsure_part_is_a_reject_with_a_code_and_a_count_of_its_own() -> None
 def test_block_tells_the_defects_of_the_result_and_of_each_part_in_the_ring() -> None:
     block = OutBlock("plc")
     found = DefectSummary("scratches", 3, 2, 0.93456, "top", 2)
-    block.show(LineState(result=Answer(20, "A-7", "plc", 9, Code.REJECT, 0.0, 1.0, 0.01, defects=found)))
+    block.show(LineState(result=TriggerAnswer(20, "A-7", "plc", 9, Code.REJECT, 0.0, 1.0, 0.01, defects=found)))
     for number in range(21):
         defects = DefectSummary("x", number + 1, 1, 1.0) if number % 3 else DefectSummary()
         block.tell(Signal(number, "p", "reject", Code.REJECT, defects=defects))

@@ -15,8 +15,8 @@ from typing import Literal
 
 import pytest
 
-from lineside_agent.line_io.local import Request, ask
-from lineside_link.client import LinkClient
+from lineside_agent.line_io.local import TriggerRequest, ask
+from lineside_link.client.client import LinkClient
 from lineside_runtime.errors import RequestError
 from tests.agent.line_io.conftest import StartLine
 from tests.agent.line_io.test_mbpoll import DISCRETE, HOLDING, INPUT, Poll
@@ -147,7 +147,7 @@ def test_a_retained_recipe_is_not_replayed_by_a_reconnection(
         client.publish("cell/4/recipe", b'{"recipe": "lenient"}', retain=True, qos=qos)
         agent = start_line(f'[[line_io]]\ntype = "mqtt"\ntopic = "cell/4"\n{link}\n{RECIPES}')
         wait_for(lambda: states and states[-1]["recipe"] == "lenient" and states[-1]["ready"], 60.0, what="lenient")
-        assert ask(agent.state, Request("recipe", recipe="plain"))["done"]
+        assert ask(agent.state, TriggerRequest("recipe", recipe="plain"))["done"]
         wait_for(lambda: states[-1]["recipe"] == "plain" and states[-1]["ready"], what="the operator's choice")
         proxy.cut()
         wait_for(lambda: "is retained and was asked for before" in agent.log, what="the retained message")
@@ -170,12 +170,12 @@ def test_command_changes_over_lists_and_refuses_and_a_restart_keeps_it(start_lin
 
     done = run("lenient")
     assert (done.returncode, done.stderr) == (0, "recipe lenient runs\n")
-    assert [ask(agent.state, Request("trigger"))["verdict"] for _ in range(2)] == ["pass", "pass"]
+    assert [ask(agent.state, TriggerRequest("trigger"))["verdict"] for _ in range(2)] == ["pass", "pass"]
     done = run("nonsense", "--json")
     assert done.returncode != 0
     assert json.loads(done.stdout or done.stderr)["error"]["code"] == 2020
     with pytest.raises(RequestError, match="no recipe 'other'"):
-        ask(agent.state, Request("recipe", recipe="other"))
+        ask(agent.state, TriggerRequest("recipe", recipe="other"))
     assert agent.line["fault"] is None  # who asked was told
     agent.stop()
     agent.start()
@@ -188,8 +188,8 @@ def test_line_without_triggers_changes_over_by_its_socket(start_line: StartLine)
     agent = start_line(RECIPES, trigger={"mode": "watch"}, camera=folder_camera(loop=True, rate_hz=20))
     wait_for(lambda: agent.status.get("rejected"), 60.0, what="a bright frame")
     with pytest.raises(RequestError, match=r"no \[trigger\] table"):
-        ask(agent.state, Request("trigger"))
-    assert ask(agent.state, Request("recipe", recipe="lenient")) == {"done": True, "recipe": "lenient"}
+        ask(agent.state, TriggerRequest("trigger"))
+    assert ask(agent.state, TriggerRequest("recipe", recipe="lenient")) == {"done": True, "recipe": "lenient"}
     wait_for(lambda: agent.status["recipe"] == "lenient")
     rejected, inspected = agent.status["rejected"], agent.status["inspected"]
     wait_for(lambda: agent.status["inspected"] > inspected + 20, what="more frames")

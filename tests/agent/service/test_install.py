@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from lineside.cli import main
-from lineside_agent.self_update import guard
+from lineside_agent.deployment.self_update import guard
 from lineside_agent.service.install import COMMAND, GUARD, RECORD, install, installed_files, uninstall
 from lineside_runtime.errors import ConfigError, IncompatibleBundleError, InputNotFoundError
-from tests.agent.self_update.wheels import make_payload, program_wheel
+from tests.agent.deployment.self_update.wheels import make_payload, program_wheel
 from tests.peers.programs import find_program
 
 UNITS = "usr/lib/systemd/system"
@@ -70,7 +70,7 @@ def test_slot_of_a_foreign_board_is_made_without_running_it(root: Path, tmp_path
     wheel = program_wheel(tmp_path / "w", "1.0", "print('on')")
     payload = make_payload(tmp_path / "p", wheel, architecture="aarch64", python="3.13")
     install(root, payload=payload, foreign=True)
-    home = guard.Home(root / "opt/lineside")
+    home = guard.Installation(root / "opt/lineside")
     assert home.current() == "a"
     assert (home.slot("a") / "venv/bin/python").readlink() == Path("/usr/bin/python3.13")
     site = home.slot("a") / "venv/lib/python3.13/site-packages"

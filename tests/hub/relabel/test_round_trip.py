@@ -18,10 +18,10 @@ import pytest
 from pycocotools.coco import COCO
 
 from lineside_hub.config import HubConfig
-from lineside_hub.relabel.exporting import Exported, export
-from lineside_hub.relabel.importing import Imported, import_corrections
+from lineside_hub.relabel.export import ExportedFrames, export
+from lineside_hub.relabel.importer import Imported, import_corrections
 from lineside_hub.relabel.reviews import mark
-from lineside_hub.relabel.selection import Choice, pick
+from lineside_hub.relabel.selection import SelectionChoice, pick
 from lineside_link.messages import ResultRow
 from lineside_models.datasets import load_dataset
 from lineside_models.labels import LABELS
@@ -32,8 +32,8 @@ Judged = tuple[list[ResultRow], list[bytes]]
 Edit = Callable[[dict[str, Any]], object]
 
 
-def send_out(hub: HubConfig, folder: Path, verdict: Any = "all", **choice: Any) -> Exported:
-    return export(hub, Choice(verdict=verdict, **choice), folder)
+def send_out(hub: HubConfig, folder: Path, verdict: Any = "all", **choice: Any) -> ExportedFrames:
+    return export(hub, SelectionChoice(verdict=verdict, **choice), folder)
 
 
 def edit(folder: Path, change: Edit) -> None:
@@ -142,7 +142,7 @@ def test_an_import_that_was_killed_half_way_is_healed_by_the_next(hub: HubConfig
 KILL_AT = """
 import os, signal, sys
 from pathlib import Path
-from lineside_hub.relabel import collection, importing
+from lineside_hub.relabel import collection, importer
 calls, at, write = 0, int(sys.argv[3]), collection.write_atomic
 def killed(path, data):
     global calls
@@ -151,7 +151,7 @@ def killed(path, data):
         os.kill(os.getpid(), signal.SIGKILL)
     write(path, data)
 collection.write_atomic = killed
-importing.import_corrections(Path(sys.argv[1]), into=Path(sys.argv[2]), by="anna")
+importer.import_corrections(Path(sys.argv[1]), into=Path(sys.argv[2]), by="anna")
 """
 
 
@@ -222,7 +222,7 @@ def test_the_hub_remembers_what_was_corrected_and_has_the_images_for_a_file_alon
 def test_a_person_says_which_verdict_was_wrong(hub: HubConfig, judged: Judged, tmp_path: Path) -> None:
     rejected = [row.part_id for row in judged[0][: PARTS - 1] if row.verdict == "reject"]
     passed = next(row.part_id for row in judged[0] if row.verdict == "pass")
-    assert [one.part_id for one in pick(hub, Choice(verdict="bad"))] == rejected
+    assert [one.part_id for one in pick(hub, SelectionChoice(verdict="bad"))] == rejected
     with pytest.raises(InputNotFoundError):
         send_out(hub, tmp_path / "none", verdict="wrong")
     seen = mark(hub, passed, wrong=True, note="scratch at the rim", by="anna")
@@ -230,9 +230,9 @@ def test_a_person_says_which_verdict_was_wrong(hub: HubConfig, judged: Judged, t
     done = send_out(hub, tmp_path / "out", verdict="bad")
     images = json.loads((tmp_path / "out" / "annotations.json").read_text())["images"]
     assert (done.marked, images[0]["part_id"], images[0]["note"]) == (1, passed, "scratch at the rim")
-    assert [one.part_id for one in pick(hub, Choice(verdict="wrong"))] == [passed]
+    assert [one.part_id for one in pick(hub, SelectionChoice(verdict="wrong"))] == [passed]
     mark(hub, passed, wrong=False, by="anna")
-    assert pick(hub, Choice(verdict="wrong")) == []
+    assert pick(hub, SelectionChoice(verdict="wrong")) == []
     with pytest.raises(InputNotFoundError, match="no result of part"):
         mark(hub, "nobody", wrong=True, by="anna")
     add(hub, judged[0], judged[1], device="cam-2")

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from lineside_runtime.cache.level import Level, Store
+from lineside_runtime.cache.level import CacheStore, Level
 from lineside_runtime.cache.sqlite import SqliteStore
-from lineside_runtime.cache.value import Entry, keep
-from lineside_runtime.pauses import Pauses
+from lineside_runtime.cache.value import CachedResult, keep
+from lineside_runtime.serving.backoff import Backoff
 
-FAST = Pauses(0.05, 0.4)
+FAST = Backoff(0.05, 0.4)
 FLOATS = 1000
 
 
@@ -26,11 +26,11 @@ def key_of(number: int) -> bytes:
     return number.to_bytes(32, "little")
 
 
-def entry_of(number: int, floats: int = FLOATS) -> Entry:
+def entry_of(number: int, floats: int = FLOATS) -> CachedResult:
     return keep({"y": np.full(floats, number, np.float32)}, "ort/cpu:0")
 
 
-def is_right(entry: Entry, number: int) -> bool:
+def is_right(entry: CachedResult, number: int) -> bool:
     return bool((entry.outputs["y"] == number).all())
 
 
@@ -46,7 +46,7 @@ def found(level: Level, numbers: range) -> list[int]:
 
 
 @contextmanager
-def opened(store: Store, *, queue_bytes: int = 1 << 20) -> Iterator[Level]:
+def opened(store: CacheStore, *, queue_bytes: int = 1 << 20) -> Iterator[Level]:
     level = Level(store, clock_s=time.monotonic, pauses=FAST, queue_bytes=queue_bytes, open_wait_s=10)
     try:
         yield level

@@ -10,13 +10,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from lineside_runtime.cache.config import CacheConfig
 from lineside_runtime.config import Config
 from lineside_runtime.server.metrics import Metrics
-from lineside_runtime.server.repository import Repository
+from lineside_runtime.server.repository import ModelRepository
 from tests.runtime.onnx_models import make_bundle, scaler
 
 X = np.ones((1, 4), np.float32)
 
 
-def measured(repository: Repository) -> dict[tuple[str, str, str], float]:
+def measured(repository: ModelRepository) -> dict[tuple[str, str, str], float]:
     text = Metrics(repository, lambda: 0).text().decode()
     return {
         (sample.name, sample.labels["model"], sample.labels["level"]): sample.value
@@ -29,7 +29,7 @@ def measured(repository: Repository) -> dict[tuple[str, str, str], float]:
 def test_hits_and_misses_of_each_level_are_in_the_metrics(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "b", scaler(2.0))
     cache = CacheConfig(sqlite=tmp_path / "cache.db")
-    repository = Repository([bundle.path], Config(engines=("ort",), threads=1, cache=cache))
+    repository = ModelRepository([bundle.path], Config(engines=("ort",), threads=1, cache=cache))
     try:
         session = repository.models[0].session
         assert session is not None
@@ -48,7 +48,7 @@ def test_hits_and_misses_of_each_level_are_in_the_metrics(tmp_path: Path) -> Non
 
 
 def test_without_a_cache_nothing_is_said_of_one(tmp_path: Path) -> None:
-    repository = Repository([make_bundle(tmp_path / "b", scaler(2.0)).path], Config(engines=("ort",), threads=1))
+    repository = ModelRepository([make_bundle(tmp_path / "b", scaler(2.0)).path], Config(engines=("ort",), threads=1))
     try:
         assert measured(repository) == {}
     finally:

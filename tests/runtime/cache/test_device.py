@@ -18,7 +18,7 @@ from lineside_runtime.bundle import Bundle
 from lineside_runtime.cache.config import CacheConfig
 from lineside_runtime.cache.stats import LevelStats
 from lineside_runtime.config import Config
-from lineside_runtime.pressure import relieve
+from lineside_runtime.serving.memory_pressure import relieve
 from lineside_runtime.session import Session
 from tests.runtime.onnx_models import make_bundle, scaler
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from lineside_runtime import registry
 from lineside_runtime.bundle import Variant
 from lineside_runtime.cache.key import inputs_digest, namespace, processor
-from lineside_runtime.candidates import Candidate
 from lineside_runtime.config import Config
 from lineside_runtime.devices import Device
+from lineside_runtime.serving.candidates import Candidate
 
 DTYPES = st.sampled_from([np.dtype(code) for code in ("u1", "i1", "i4", "i8", "f2", "f4", "f8", "?")])
 ARRAYS = shapes.arrays(DTYPES, shapes.array_shapes(min_dims=0, min_side=0, max_side=5))

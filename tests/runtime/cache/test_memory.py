@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from lineside_runtime.cache.memory import MemoryLevel
-from lineside_runtime.cache.value import Entry, keep
+from lineside_runtime.cache.value import CachedResult, keep
 
 
 class Clock:
@@ -21,14 +21,14 @@ class Clock:
         return self.now_s
 
 
-def entry(size: int = 100, fill: int = 0) -> Entry:
+def entry(size: int = 100, fill: int = 0) -> CachedResult:
     return keep({"y": np.full(size, fill, np.uint8)}, "ort/cpu:0")
 
 
 SIZE = entry().size_bytes
 
 
-def level(entries: float, *, ttl_s: float | None = None, clock: Clock | None = None) -> MemoryLevel[Entry]:
+def level(entries: float, *, ttl_s: float | None = None, clock: Clock | None = None) -> MemoryLevel[CachedResult]:
     return MemoryLevel(int(entries * SIZE), ttl_s=ttl_s, clock_s=clock or Clock())
 
 
@@ -44,7 +44,7 @@ def test_the_least_recently_used_goes_first() -> None:
 
 @pytest.mark.parametrize(("budget", "kept"), [(SIZE * 2 - 1, 1), (SIZE * 2, 2), (SIZE * 2 + 1, 2)])
 def test_the_budget_is_exact_to_the_byte(budget: int, kept: int) -> None:
-    memory: MemoryLevel[Entry] = MemoryLevel(budget, ttl_s=None, clock_s=Clock())
+    memory: MemoryLevel[CachedResult] = MemoryLevel(budget, ttl_s=None, clock_s=Clock())
     for key in (b"a", b"b"):
         memory.put(key, entry())
     assert (memory.stats.entries, memory.stats.used_bytes) == (kept, kept * SIZE)

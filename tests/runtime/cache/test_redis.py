@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lineside_hub.identity import Authority
+from lineside_hub.identity.authority import Authority
 from lineside_runtime.cache.level import Level
 from lineside_runtime.cache.redis_ import CONNECTIONS, PREFIX, RedisStore
 from lineside_runtime.errors import ConfigError

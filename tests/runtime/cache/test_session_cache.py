@@ -17,7 +17,7 @@ from lineside_runtime.cache.config import CacheConfig
 from lineside_runtime.cache.stats import CacheStats, LevelStats
 from lineside_runtime.config import Config
 from lineside_runtime.errors import ConfigError, DeviceLostError, EngineError, LinesideError, MissingExtraError
-from lineside_runtime.pressure import relieve
+from lineside_runtime.serving.memory_pressure import relieve
 from lineside_runtime.session import Session
 from lineside_runtime.tensors import TensorSpec
 from tests.peers import RedisServer, wait_for

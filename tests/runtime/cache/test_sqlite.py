@@ -19,7 +19,7 @@ import pytest
 from lineside_runtime.cache.level import Level
 from lineside_runtime.cache.sqlite import TOUCH_S, SqliteStore, _code
 from lineside_runtime.errors import ConfigError
-from lineside_runtime.pauses import Pauses
+from lineside_runtime.serving.backoff import Backoff
 from tests.peers import wait_for
 from tests.runtime.cache.kept import entry_of, found, is_right, key_of, opened
 
@@ -194,7 +194,7 @@ def test_reading_does_not_end_the_pause_in_writing(path: Path, monkeypatch: pyte
     monkeypatch.setattr("lineside_runtime.cache.sqlite.WRITE_TIMEOUT_S", 0.05)
     monkeypatch.setattr("lineside_runtime.cache.level.TEND_S", 0.02)
     store = TendedStore(path, 8 << 20, ttl_s=None)
-    with contextlib.closing(Level(store, clock_s=time.monotonic, pauses=Pauses(60, 60), open_wait_s=10)) as level:
+    with contextlib.closing(Level(store, clock_s=time.monotonic, pauses=Backoff(60, 60), open_wait_s=10)) as level:
         fill(level, range(2))
         with locked(path):
             level.put(key_of(2), entry_of(2))

@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from lineside_models.vision.wrap import wrap_generic
+from lineside_models.vision.onnx_bundle import wrap_generic
 from lineside_runtime.config import Config
 from lineside_runtime.errors import ConfigError, EngineCrashedError, EngineError, OutOfDeviceMemoryError
 from lineside_runtime.server.access import read_token

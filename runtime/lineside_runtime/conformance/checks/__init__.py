@@ -1,6 +1,6 @@
 """The checks: what every engine must do, each named after it.
 
-A check is a function that takes a `Subject`, returns a line of what it saw, and raises `CheckFailed`, or
+A check is a function that takes a `EngineSubject`, returns a line of what it saw, and raises `CheckFailed`, or
 `NotApplicable` with the reason.
 """
 
@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lineside_runtime.conformance.checks import answers, identity, loading, options, refusals
-from lineside_runtime.conformance.subject import Subject
+from lineside_runtime.conformance.subject import EngineSubject
 
-Check = Callable[[Subject], str]
+Check = Callable[[EngineSubject], str]
 
 CHECKS: tuple[Check, ...] = (
     *identity.CHECKS,

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from lineside_runtime.backend import Executable
-from lineside_runtime.conformance.models import Model
-from lineside_runtime.conformance.subject import CheckFailed, NotApplicable, Subject, expect_right
+from lineside_runtime.conformance.models import ConformanceModel
+from lineside_runtime.conformance.subject import CheckFailed, EngineSubject, NotApplicable, expect_right
 from lineside_runtime.errors import BadInputFormatError
 from lineside_runtime.tensors import Array
 
@@ -20,17 +20,17 @@ CALLS = 8
 BATCHES = (3, 1, 2)
 
 
-def it_computes_what_the_network_says(subject: Subject) -> str:
+def it_computes_what_the_network_says(subject: EngineSubject) -> str:
     """Float networks, against numpy, with several inputs."""
     return _compute(subject, [model for model in subject.models if model.network.precision != "int8"])
 
 
-def it_computes_in_eight_bits_what_the_network_says(subject: Subject) -> str:
+def it_computes_in_eight_bits_what_the_network_says(subject: EngineSubject) -> str:
     """The INT8 network, against numpy in float, within what eight bits allow."""
     return _compute(subject, [model for model in subject.models if model.network.precision == "int8"])
 
 
-def _compute(subject: Subject, models: list[Model]) -> str:
+def _compute(subject: EngineSubject, models: list[ConformanceModel]) -> str:
     if not models:
         raise NotApplicable("it was given no such network that it reads")
     seen: list[str] = []
@@ -42,7 +42,7 @@ def _compute(subject: Subject, models: list[Model]) -> str:
     return "worst error as a share of the largest value: " + ", ".join(seen)
 
 
-def its_answers_stay_after_the_next_call(subject: Subject) -> str:
+def its_answers_stay_after_the_next_call(subject: EngineSubject) -> str:
     """An output is the caller's: the next call doesn't write into it, and neither does closing."""
     for model in subject.models:
         with subject.loaded(model) as executable:
@@ -55,7 +55,7 @@ def its_answers_stay_after_the_next_call(subject: Subject) -> str:
     return _names(subject)
 
 
-def it_leaves_the_inputs_as_they_were(subject: Subject) -> str:
+def it_leaves_the_inputs_as_they_were(subject: EngineSubject) -> str:
     """An input is the caller's too, also one that may not be written to."""
     for model in subject.models:
         inputs = model.network.sample(1)
@@ -70,7 +70,7 @@ def it_leaves_the_inputs_as_they_were(subject: Subject) -> str:
     return _names(subject)
 
 
-def it_reads_arrays_that_do_not_lie_in_one_piece(subject: Subject) -> str:
+def it_reads_arrays_that_do_not_lie_in_one_piece(subject: EngineSubject) -> str:
     """A slice or a transposed view has the same values as a copy of it."""
     for model in subject.models:
         whole = model.network.sample(1)
@@ -82,7 +82,7 @@ def it_reads_arrays_that_do_not_lie_in_one_piece(subject: Subject) -> str:
     return _names(subject)
 
 
-def it_takes_the_inputs_in_any_order(subject: Subject) -> str:
+def it_takes_the_inputs_in_any_order(subject: EngineSubject) -> str:
     """By name and not by place."""
     several = [model for model in subject.models if len(model.network.inputs) > 1]
     if not several:
@@ -94,7 +94,7 @@ def it_takes_the_inputs_in_any_order(subject: Subject) -> str:
     return ", ".join(model.network.name for model in several)
 
 
-def it_computes_a_batch_or_refuses_it(subject: Subject) -> str:
+def it_computes_a_batch_or_refuses_it(subject: EngineSubject) -> str:
     """Another batch on every call is computed, item by item right, or refused as a bad input."""
     seen: list[str] = []
     for model in subject.models:
@@ -106,7 +106,7 @@ def it_computes_a_batch_or_refuses_it(subject: Subject) -> str:
     return ", ".join(seen)
 
 
-def _batch(executable: Executable, model: Model, batch: int) -> bool:
+def _batch(executable: Executable, model: ConformanceModel, batch: int) -> bool:
     inputs = model.network.sample(batch, batch=batch)
     try:
         answers = executable.run(inputs)
@@ -116,7 +116,7 @@ def _batch(executable: Executable, model: Model, batch: int) -> bool:
     return True
 
 
-def several_threads_at_once_get_each_its_own_answer(subject: Subject) -> str:
+def several_threads_at_once_get_each_its_own_answer(subject: EngineSubject) -> str:
     """The same executable, called from several threads with inputs of their own."""
     for model in subject.models:
         samples = [model.network.sample(seed) for seed in range(THREADS)]
@@ -128,13 +128,15 @@ def several_threads_at_once_get_each_its_own_answer(subject: Subject) -> str:
     return f"{THREADS} threads, {CALLS} calls each: {_names(subject)}"
 
 
-def _ask_often(executable: Executable, model: Model, inputs: Mapping[str, Array], together: threading.Barrier) -> None:
+def _ask_often(
+    executable: Executable, model: ConformanceModel, inputs: Mapping[str, Array], together: threading.Barrier
+) -> None:
     together.wait(60)
     for _ in range(CALLS):
         expect_right(executable.run(inputs), model, inputs, " with other threads beside it")
 
 
-def several_models_at_once_do_not_mix(subject: Subject) -> str:
+def several_models_at_once_do_not_mix(subject: EngineSubject) -> str:
     """All networks loaded together, asked in turn, and the others still right when one is closed."""
     executables = [subject.backend.load(model.file, subject.device, model.options()) for model in subject.models]
     pairs = list(zip(executables, subject.models, strict=True))
@@ -154,7 +156,7 @@ def several_models_at_once_do_not_mix(subject: Subject) -> str:
     return _names(subject)
 
 
-def _names(subject: Subject) -> str:
+def _names(subject: EngineSubject) -> str:
     return ", ".join(model.network.name for model in subject.models)
 
 

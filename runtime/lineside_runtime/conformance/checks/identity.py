@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from lineside_runtime.backend import Compatibility
-from lineside_runtime.conformance.subject import CheckFailed, Subject
+from lineside_runtime.conformance.subject import CheckFailed, EngineSubject
 from lineside_runtime.devices import KINDS
 
 
-def it_says_what_it_is(subject: Subject) -> str:
+def it_says_what_it_is(subject: EngineSubject) -> str:
     """Name, package, formats and a version that begins with a number."""
     backend = subject.backend
     for what in ("name", "package", "version"):
@@ -21,7 +21,7 @@ def it_says_what_it_is(subject: Subject) -> str:
     return f"{backend.name} {backend.version}, reads {', '.join(sorted(backend.formats))}"
 
 
-def it_finds_its_devices_the_same_each_time(subject: Subject) -> str:
+def it_finds_its_devices_the_same_each_time(subject: EngineSubject) -> str:
     """Each is of a known kind and has a number of its own; asking again changes nothing."""
     devices = subject.backend.probe()
     if len({str(device) for device in devices}) != len(devices):
@@ -34,7 +34,7 @@ def it_finds_its_devices_the_same_each_time(subject: Subject) -> str:
     return ", ".join(f"{device} {device.name}".strip() for device in devices)
 
 
-def it_tells_whether_driver_and_libraries_fit(subject: Subject) -> str:
+def it_tells_whether_driver_and_libraries_fit(subject: EngineSubject) -> str:
     """Versions by name; advice where they don't fit."""
     facts = subject.backend.compatibility()
     if not isinstance(facts, Compatibility) or not facts.versions:

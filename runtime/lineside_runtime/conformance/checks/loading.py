@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lineside_runtime.bundle import files_of
-from lineside_runtime.conformance.models import Model
-from lineside_runtime.conformance.subject import CheckFailed, NotApplicable, Subject, expect, expect_right
+from lineside_runtime.conformance.models import ConformanceModel
+from lineside_runtime.conformance.subject import CheckFailed, EngineSubject, NotApplicable, expect, expect_right
 from lineside_runtime.devices import Device
 from lineside_runtime.errors import DeviceError, InputNotFoundError, UnsupportedModelError
 
@@ -27,7 +27,7 @@ GROWTH_MAX_PER_CYCLE_BYTES = 100 << 10
 """An executable of these networks holds some 100 KB; one that is not given back shows."""
 
 
-def a_missing_file_is_not_found(subject: Subject) -> str:
+def a_missing_file_is_not_found(subject: EngineSubject) -> str:
     """2002, before the engine sees it."""
     missing = subject.simplest.file.with_name(f"missing-{subject.simplest.file.name}")
     with expect(InputNotFoundError, what="a file that isn't there"):
@@ -35,7 +35,7 @@ def a_missing_file_is_not_found(subject: Subject) -> str:
     return missing.name
 
 
-def a_file_that_is_no_model_is_unsupported(subject: Subject) -> str:
+def a_file_that_is_no_model_is_unsupported(subject: EngineSubject) -> str:
     """2007 for noise, for text and for nothing at all."""
     spoilt = {
         "noise": random.Random(1).randbytes(4096),
@@ -50,7 +50,7 @@ def a_file_that_is_no_model_is_unsupported(subject: Subject) -> str:
     return ", ".join(spoilt)
 
 
-def half_a_model_is_unsupported(subject: Subject) -> str:
+def half_a_model_is_unsupported(subject: EngineSubject) -> str:
     """2007 for a file that was cut off, as by a full disk."""
     model = subject.largest
     with _copied(model) as file:
@@ -61,7 +61,7 @@ def half_a_model_is_unsupported(subject: Subject) -> str:
     return f"{len(data) // 2} of {len(data)} bytes of {model.network.name}"
 
 
-def a_device_that_is_not_there_is_a_device_error(subject: Subject) -> str:
+def a_device_that_is_not_there_is_a_device_error(subject: EngineSubject) -> str:
     """1xxx: it was unplugged, or another board was meant. Nothing else is taken instead."""
     absent = Device(subject.device.kind, 97, handle="97")
     with expect(DeviceError, what=f"loading onto {absent}"):
@@ -69,7 +69,7 @@ def a_device_that_is_not_there_is_a_device_error(subject: Subject) -> str:
     return str(absent)
 
 
-def it_loads_again_after_it_could_not(subject: Subject) -> str:
+def it_loads_again_after_it_could_not(subject: EngineSubject) -> str:
     """A failed load leaves nothing behind that would stop the next one."""
     with _copied(subject.simplest) as file:
         good = file.read_bytes()
@@ -84,7 +84,7 @@ def it_loads_again_after_it_could_not(subject: Subject) -> str:
     return subject.simplest.network.name
 
 
-def its_memory_does_not_grow_with_each_load(subject: Subject) -> str:
+def its_memory_does_not_grow_with_each_load(subject: EngineSubject) -> str:
     """Loaded, run and closed over and over, the process stays as large as it was."""
     if not subject.in_this_process:
         raise NotApplicable("its memory is another process's")
@@ -119,7 +119,7 @@ def _resident_bytes() -> int:
 
 
 @contextmanager
-def _copied(model: Model) -> Iterator[Path]:
+def _copied(model: ConformanceModel) -> Iterator[Path]:
     """A copy of a model's files in a folder of its own; gives the path of the first."""
     with tempfile.TemporaryDirectory(prefix="lineside-conformance-") as folder:
         names = {path for kind in ("ncnn", "openvino") for path in files_of(kind, str(model.file))}

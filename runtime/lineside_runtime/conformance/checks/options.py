@@ -11,8 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from lineside_runtime.backend import Executable
-from lineside_runtime.conformance.models import Model
-from lineside_runtime.conformance.subject import CheckFailed, NotApplicable, Subject, expect, expect_right
+from lineside_runtime.conformance.models import ConformanceModel
+from lineside_runtime.conformance.subject import CheckFailed, EngineSubject, NotApplicable, expect, expect_right
 from lineside_runtime.errors import BadInputFormatError, ConfigError, LinesideError
 from lineside_runtime.tensors import Array
 
@@ -31,7 +31,7 @@ LONG_BATCH = 8
 PROFILE_SHARE_MAX = 1.1
 
 
-def with_one_thread_it_keeps_one_processor_busy(subject: Subject) -> str:
+def with_one_thread_it_keeps_one_processor_busy(subject: EngineSubject) -> str:
     """``threads=1`` on a CPU means one: the other cores have work of their own."""
     if subject.device.kind != "cpu":
         raise NotApplicable("threads are those of a call on a CPU")
@@ -57,7 +57,7 @@ def _wait_until_idle() -> None:
             return
 
 
-def with_more_threads_it_is_still_right(subject: Subject) -> str:
+def with_more_threads_it_is_still_right(subject: EngineSubject) -> str:
     """``threads=2``, or as many as it likes, computes the same."""
     model = subject.largest
     inputs = model.network.sample(1)
@@ -67,7 +67,7 @@ def with_more_threads_it_is_still_right(subject: Subject) -> str:
     return model.network.name
 
 
-def it_keeps_to_the_cores_that_it_is_given(subject: Subject) -> str:
+def it_keeps_to_the_cores_that_it_is_given(subject: EngineSubject) -> str:
     """``cores`` is followed, by the caller's thread during a call as well, or is a configuration error (2001)."""
     allowed = os.sched_getaffinity(0)
     if subject.device.kind != "cpu":
@@ -88,7 +88,7 @@ def it_keeps_to_the_cores_that_it_is_given(subject: Subject) -> str:
     return ", ".join(seen)
 
 
-def _share_on(core: int, subject: Subject, threads: int) -> float:
+def _share_on(core: int, subject: EngineSubject, threads: int) -> float:
     """Returns the share of the running threads that were kept on the core while calls ran."""
     _wait_until_idle()
     with subject.loaded(subject.largest, threads=threads, cores=(core,)) as executable:
@@ -124,7 +124,7 @@ def _watch(executable: Executable, inputs: dict[str, Array]) -> list[list[set[in
     return samples
 
 
-def _long_inputs(executable: Executable, model: Model) -> dict[str, Array]:
+def _long_inputs(executable: Executable, model: ConformanceModel) -> dict[str, Array]:
     inputs = model.network.sample(1, batch=LONG_BATCH)
     try:
         executable.run(inputs)
@@ -145,7 +145,7 @@ def _running() -> list[set[int]]:
     return found
 
 
-def an_operator_library_is_loaded_or_refused(subject: Subject) -> str:
+def an_operator_library_is_loaded_or_refused(subject: EngineSubject) -> str:
     """One that isn't there, or is none, is never ignored."""
     with tempfile.TemporaryDirectory(prefix="lineside-conformance-") as folder:
         missing, text = Path(folder, "missing.so"), Path(folder, "text.so")
@@ -157,7 +157,7 @@ def an_operator_library_is_loaded_or_refused(subject: Subject) -> str:
     return f"{missing.name}, {text.name}"
 
 
-def its_profile_is_plausible_or_empty(subject: Subject) -> str:
+def its_profile_is_plausible_or_empty(subject: EngineSubject) -> str:
     """What the operators took is no more than what the calls took; without ``profile`` there is none."""
     model = subject.largest
     inputs = model.network.sample(1)

@@ -7,15 +7,15 @@ from contextlib import suppress
 
 import numpy as np
 
-from lineside_runtime.conformance.models import Model
-from lineside_runtime.conformance.subject import Subject, expect, expect_right
+from lineside_runtime.conformance.models import ConformanceModel
+from lineside_runtime.conformance.subject import EngineSubject, expect, expect_right
 from lineside_runtime.errors import BadInputFormatError, DeviceError
 from lineside_runtime.tensors import Array
 
 Inputs = dict[str, Array]
 
 
-def it_refuses_a_wrong_shape(subject: Subject) -> str:
+def it_refuses_a_wrong_shape(subject: EngineSubject) -> str:
     """An item of another size, or one dimension more or less, is a bad input (2003)."""
 
     def larger(inputs: Inputs) -> Inputs:
@@ -33,7 +33,7 @@ def it_refuses_a_wrong_shape(subject: Subject) -> str:
     return _each(subject, "an input", larger, smaller, deeper, flatter)
 
 
-def it_refuses_a_wrong_type(subject: Subject) -> str:
+def it_refuses_a_wrong_type(subject: EngineSubject) -> str:
     """Doubles and bytes are bad inputs (2003): nothing is converted in silence."""
 
     def double(inputs: Inputs) -> Inputs:
@@ -45,7 +45,7 @@ def it_refuses_a_wrong_type(subject: Subject) -> str:
     return _each(subject, "an input of type", double, byte)
 
 
-def it_refuses_a_missing_input(subject: Subject) -> str:
+def it_refuses_a_missing_input(subject: EngineSubject) -> str:
     """It would compute with what lies there (2003)."""
 
     def one_missing(inputs: Inputs) -> Inputs:
@@ -54,7 +54,7 @@ def it_refuses_a_missing_input(subject: Subject) -> str:
     return _each(subject, "inputs", one_missing)
 
 
-def it_refuses_an_input_that_it_does_not_have(subject: Subject) -> str:
+def it_refuses_an_input_that_it_does_not_have(subject: EngineSubject) -> str:
     """A name too many, or a wrong one, is a mistake of the caller's (2003)."""
 
     def one_more(inputs: Inputs) -> Inputs:
@@ -67,14 +67,14 @@ def it_refuses_an_input_that_it_does_not_have(subject: Subject) -> str:
     return _each(subject, "inputs", one_more, another_name)
 
 
-def _each(subject: Subject, what: str, *spoilers: Callable[[Inputs], Inputs]) -> str:
+def _each(subject: EngineSubject, what: str, *spoilers: Callable[[Inputs], Inputs]) -> str:
     for model in subject.models:
         for spoil in spoilers:
             _refused(subject, model, spoil, f"{model.network.name}, {what} {spoil.__name__.replace('_', ' ')}")
     return ", ".join(spoil.__name__.replace("_", " ") for spoil in spoilers)
 
 
-def _refused(subject: Subject, model: Model, spoil: Callable[[Inputs], Inputs], what: str) -> None:
+def _refused(subject: EngineSubject, model: ConformanceModel, spoil: Callable[[Inputs], Inputs], what: str) -> None:
     """Tries it on a fresh executable and on one that has computed: what lies there could be taken for an answer."""
     inputs = model.network.sample(1)
     with subject.loaded(model) as executable:
@@ -86,7 +86,7 @@ def _refused(subject: Subject, model: Model, spoil: Callable[[Inputs], Inputs], 
         expect_right(executable.run(inputs), model, inputs, f" after {what} was refused")
 
 
-def closed_it_says_so(subject: Subject) -> str:
+def closed_it_says_so(subject: EngineSubject) -> str:
     """After `close` a call is a device error and no crash; closing twice changes nothing."""
     for model in subject.models:
         executable = subject.backend.load(model.file, subject.device, model.options())

@@ -1,0 +1,189 @@
+"""List cameras, and try one, without an agent."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import msgspec
+import numpy as np
+
+from lineside_agent.cameras.base import Camera, LostFrame
+from lineside_agent.config import CameraConfig, parse_camera
+from lineside_models.frame import Frame
+from lineside_runtime.decoding import decode_toml
+from lineside_runtime.errors import CameraError, ConfigError
+
+
+class FoundCamera(NamedTuple):
+    """A camera, or why a kind of them can't be looked for.
+
+    Attributes:
+        type: As in the configuration.
+        settings: What the configuration must say to mean it, as TOML.
+        name: What it calls itself.
+        problem: Why nothing can be found; empty if something was.
+    """
+
+    type: str
+    settings: str
+    name: str = ""
+    problem: str = ""
+
+
+def find() -> list[FoundCamera]:
+    """Lists what is found on this machine and its network; RTSP cameras don't announce themselves."""
+    return [*_v4l2(), *_children("aravis"), *_children("picamera2"), *_plugins()]
+
+
+def _v4l2() -> list[FoundCamera]:
+    from lineside_boards.state import cameras
+
+    found = [one for one in cameras() if "video" in one.device]
+    if not found:
+        return [FoundCamera("v4l2", "", problem="the kernel has no /dev/video*")]
+    return [FoundCamera("v4l2", f"index = {one.device.removeprefix('/dev/video')}", one.name) for one in found]
+
+
+def _children(kind: str) -> list[FoundCamera]:
+    from lineside_agent.cameras import aravis, child, picamera2
+
+    program, key = (aravis.PROGRAM, "address") if kind == "aravis" else (picamera2.PROGRAM, "index")
+    try:
+        found = child.find(program)
+    except CameraError as error:
+        return [FoundCamera(kind, "", problem=f"{error.message}. {error.action}")]
+    if not found:
+        return [FoundCamera(kind, "", problem="none answers")]
+    value = '"{}"' if key == "address" else "{}"
+    return [
+        FoundCamera(kind, f"{key} = {value.format(one[key])}", " ".join(filter(None, (one["name"], one.get("serial")))))
+        for one in found
+    ]
+
+
+def _plugins() -> list[FoundCamera]:
+    from lineside_agent.cameras import plugins
+
+    return [FoundCamera("plugin", f'kind = "{name}"', point.value) for name, point in sorted(plugins().items())]
+
+
+def read_camera(kind: str, pairs: list[str]) -> CameraConfig:
+    """Makes a ``[camera]`` table of words such as ``rtsp url=rtsp://10.0.0.9/a timeout_s=2``.
+
+    Args:
+        kind: Its ``type``.
+        pairs: ``key=value`` each; a value is read as TOML, and as a string where it is none.
+
+    Raises:
+        ConfigError: A word without ``=``, an unknown key, a wrong type or a value out of range.
+    """
+    table: dict[str, Any] = {"type": kind}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise ConfigError(f"{pair!r} is no setting", expected="key=value")
+        try:
+            table[key] = decode_toml(f"value = {value}")["value"]
+        except msgspec.DecodeError:
+            table[key] = value
+    return parse_camera(table)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class CameraTrial:
+    """What a camera gave.
+
+    Attributes:
+        source: What the records would call it.
+        frames: That came.
+        lost: Of them, without an image.
+        height: Of the last image, in pixels.
+        width: As ``height``.
+        colour: Whether it has colour.
+        first_ms: From the call to the first frame.
+        rate_hz: Of the frames after the first.
+        gap_max_ms: The longest wait for one.
+        latency_ms: Median age of a frame when it came, by the time at which it was taken. The camera or its driver says
+            that (aravis, picamera2), or it is the time of arrival here (rtsp, v4l2): then it says little.
+        brightness: Mean of the last image, 0 to 255.
+    """
+
+    source: str
+    frames: int
+    lost: int
+    height: int
+    width: int
+    colour: bool
+    first_ms: float
+    rate_hz: float
+    gap_max_ms: float
+    latency_ms: float
+    brightness: float
+
+
+def try_camera(
+    camera: Camera, *, frames: int, seen: Callable[[int], object] = lambda count: None
+) -> tuple[CameraTrial, Frame]:
+    """Takes some frames.
+
+    Args:
+        camera: Any.
+        frames: How many.
+        seen: Told how many have come.
+
+    Returns:
+        The figures, and the last frame that has an image.
+
+    Raises:
+        CameraError: It gives none.
+    """
+    arrivals_s, ages_ms, lost, last = [time.monotonic()], [], 0, None
+    with closing(cast(Any, camera.frames())) as shots:
+        for shot in shots:
+            arrivals_s.append(time.monotonic())
+            ages_ms.append((time.time_ns() - shot.captured_at_ns) / 1e6)
+            lost += isinstance(shot, LostFrame)
+            last = shot if isinstance(shot, Frame) else last
+            seen(len(arrivals_s) - 1)
+            if len(arrivals_s) > frames:
+                break
+    if last is None:
+        raise CameraError(f"{camera.source} gave {lost} frames, and none with an image")
+    gaps_s = np.diff(arrivals_s)
+    later_s = gaps_s[1:] if len(gaps_s) > 1 else gaps_s
+    height, width = last.size
+    tried = CameraTrial(
+        source=camera.source,
+        frames=len(gaps_s),
+        lost=lost,
+        height=height,
+        width=width,
+        colour=last.image.ndim == 3,
+        first_ms=round(float(1000 * gaps_s[0]), 1),
+        rate_hz=round(float(len(later_s) / max(later_s.sum(), 1e-9)), 2),
+        gap_max_ms=round(float(1000 * later_s.max()), 1),
+        latency_ms=round(float(np.median(ages_ms)), 2),
+        brightness=round(float(last.image.mean()), 1),
+    )
+    return tried, last
+
+
+def write_jpeg(frame: Frame, path: Path) -> None:
+    """Writes a frame for people to look at.
+
+    Raises:
+        ConfigError: The file can't be written.
+    """
+    import cv2
+
+    done, data = cv2.imencode(".jpg", frame.image, [cv2.IMWRITE_JPEG_QUALITY, 90])
+    try:
+        if done:
+            path.write_bytes(data.tobytes())
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}", action="Give another --out.") from error

@@ -1,0 +1,327 @@
+"""A camera's thread, and the queue between it and the pipeline.
+
+A finite source waits when the queue is full. A live camera doesn't: the frame that finds no room becomes a
+`LostFrame`, so that it ends in a record (verdict ``fault``) and never vanishes. A live camera that is lost or frozen
+makes one such record as well, which is how the line hears of it, and is opened again with growing pauses.
+
+`FrameQueue` is our own because `queue.Queue` bounds everything alike: here images are bounded tightly, and the
+lost frames, which are small, keep their place in the order among them.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Generator
+from typing import Protocol
+
+from lineside_agent.cameras import Camera, Given, LostFrame
+from lineside_runtime.errors import CameraError
+
+log = logging.getLogger("lineside.camera")
+
+LOST_MAX = 10_000
+"""Lost frames that may wait for their record; beyond that the camera's thread waits."""
+
+PAUSE_LEAST_S = 0.5
+PAUSE_MAX_S = 30.0
+
+PAUSE_JITTER = 0.7
+"""A pause is this share of its length at least: cameras that one switch took with it don't come back in step."""
+
+
+class FrameQueue:
+    """Frames between a camera and the pipeline.
+
+    Args:
+        images: How many images may wait.
+        stop: Ends every wait.
+        ahead: How many of a source that waits itself, if that is fewer: more would only be held in memory.
+        begin: Told the number of each frame of a source that doesn't wait, before it is appended.
+    """
+
+    def __init__(
+        self,
+        images: int,
+        stop: threading.Event,
+        *,
+        ahead: int | None = None,
+        begin: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self._begin = begin
+        self._images_max = images
+        self._ahead = images if ahead is None else min(ahead, images)
+        self._stop = stop
+        self._shots: collections.deque[Given] = collections.deque()
+        self._images = 0
+        self._ended = False
+        self._lock = threading.Lock()
+        self._room = threading.Condition(self._lock)
+        self._filled = threading.Condition(self._lock)
+
+    def put(self, shot: Given, *, wait: bool) -> bool:
+        """Appends a frame.
+
+        Args:
+            shot: Any.
+            wait: Whether to wait for room; otherwise a frame that finds none is appended as lost.
+
+        Returns:
+            Whether it was appended with its image.
+        """
+        if not wait:
+            self._begin(shot.sequence)
+        with self._lock:
+            if wait or len(self._shots) >= LOST_MAX + self._images_max:
+                room = self._ahead if wait else self._images_max
+                self._wait(self._room, lambda: self._images < room)
+            if wait and self._stop.is_set():
+                return True  # a finite source gives it again after the next start
+            keep = isinstance(shot, LostFrame) or self._images < self._images_max
+            kept = shot if keep else _without_image(shot, f"{self._images} frames were waiting for the engine")
+            self._shots.append(kept)
+            self._images += not isinstance(kept, LostFrame)
+            self._filled.notify()
+            return keep
+
+    def get(self) -> Given | None:
+        """Takes the oldest frame; ``None`` when there will be no more, or when stopped."""
+        with self._lock:
+            self._wait(self._filled, lambda: bool(self._shots) or self._ended)
+            if self._stop.is_set() or not self._shots:
+                return None
+            shot = self._shots.popleft()
+            self._images -= not isinstance(shot, LostFrame)
+            self._room.notify()
+            return shot
+
+    def drain(self) -> list[Given]:
+        """Takes everything that is left, also when stopped."""
+        with self._lock:
+            left = list(self._shots)
+            self._shots.clear()
+            self._images = 0
+            return left
+
+    def end(self) -> None:
+        """Says that no frame will follow."""
+        with self._lock:
+            self._ended = True
+            self._filled.notify_all()
+
+    def _wait(self, changed: threading.Condition, condition: Callable[[], bool]) -> None:
+        while not condition() and not self._stop.is_set():
+            changed.wait(0.2)
+
+
+def _without_image(shot: Given, reason: str) -> LostFrame:
+    return LostFrame(shot.source, shot.sequence, shot.part_id, shot.captured_at_ns, reason)
+
+
+@dataclasses.dataclass(slots=True)
+class ReaderCounts:
+    """What the camera's thread did; written by it alone.
+
+    Attributes:
+        frames: Frames that the camera gave.
+        dropped: Those of them that found no room.
+        camera_errors: How often the camera failed, tries to open it again included.
+        outages: How often it was lost, however many tries it took until it was back.
+    """
+
+    frames: int = 0
+    dropped: int = 0
+    camera_errors: int = 0
+    outages: int = 0
+
+
+class FrameSink(Protocol):
+    """What the camera's thread fills: `FrameQueue`, or what stands in its place where the line triggers."""
+
+    def put(self, shot: Given, *, wait: bool) -> bool:
+        """As `FrameQueue.put`."""
+
+    def end(self) -> None:
+        """As `FrameQueue.end`."""
+
+
+class Reader:
+    """Reads a camera in a thread of its own.
+
+    Attributes:
+        counts: What it did.
+        problem: Why the camera gives nothing; ``None`` while it does.
+        asked_at_s: Since when, on the monotonic clock, the camera is asked for a frame; ``None`` while it isn't.
+
+    Args:
+        camera: What to read.
+        queue: Where frames go.
+        stop: Ends the reading.
+        rate_hz: Frames a second at most; ``None`` for as fast as they come.
+        frames: Sequence at which to end; ``None`` for no end.
+        retry: Whether a camera that fails is opened again, with growing pauses.
+    """
+
+    def __init__(
+        self,
+        camera: Camera,
+        queue: FrameSink,
+        stop: threading.Event,
+        *,
+        rate_hz: float | None = None,
+        frames: int | None = None,
+        retry: bool = True,
+    ) -> None:
+        self.counts = ReaderCounts()
+        self.problem: CameraError | None = None
+        self.asked_at_s: float | None = None
+        self._camera = camera
+        self._queue = queue
+        self._stop = stop
+        self._period_s = 0.0 if rate_hz is None else 1.0 / rate_hz
+        self._end_at = frames
+        self._retry = retry
+        self._due_s = 0.0
+        self._lost_at_s = 0.0
+        self._next = 0
+        self._incoming: Camera | None = None
+        self._hurry = threading.Event()
+        self._begun = self._ended = False
+
+    def exchange(self, camera: Camera, timeout_s: float) -> None:
+        """Goes on with another camera of the same source: the one that runs gives its device back first.
+
+        Args:
+            camera: Such as the same one with another exposure.
+            timeout_s: The longest wait until it is open and shows something.
+
+        Raises:
+            CameraError: It shows nothing; it is tried again and again all the same.
+        """
+        old, self._incoming = self._camera, camera
+        old.ending.set()
+        self._hurry.set()
+        if self._is_running and not camera.shows.wait(timeout_s):
+            raise CameraError(f"{camera.source} shows nothing {timeout_s:g} s after its settings were changed")
+
+    def end(self) -> None:
+        """Has a camera that waits for its own trigger input end; the caller has set ``stop``."""
+        self._camera.ending.set()
+        self._hurry.set()
+
+    @property
+    def source(self) -> str:
+        """What the records call the camera."""
+        return self._camera.source
+
+    @property
+    def _is_running(self) -> bool:
+        return self._begun and not self._ended
+
+    def run(self, start_at: int) -> None:
+        """Reads until the source ends, the limit is reached or it is stopped; then ends the queue.
+
+        Args:
+            start_at: Sequence of the first frame.
+        """
+        self._next, self._begun = start_at, True
+        pause_s = PAUSE_LEAST_S
+        while not self._stop.is_set():
+            before = self.counts.frames
+            self._take_incoming()
+            try:
+                self._read()
+                if self._incoming is None:
+                    break
+                continue
+            except CameraError as error:
+                if self._incoming is not None:
+                    continue  # it was asked to end
+                self.counts.camera_errors += 1
+                log.error("%s", error)
+                if self.problem is None:
+                    self._lost(error)
+                self.problem = error
+            if not self._retry:
+                break
+            pause_s = PAUSE_LEAST_S if self.counts.frames > before else min(PAUSE_MAX_S, 2 * pause_s)
+            self._pause(pause_s * random.uniform(PAUSE_JITTER, 1.0))
+        self._ended = True
+        self._queue.end()
+
+    def _take_incoming(self) -> None:
+        self._hurry.clear()
+        camera, self._incoming = self._incoming, None
+        if camera is not None:
+            self._camera = camera
+
+    def _pause(self, pause_s: float) -> None:
+        """Waits; a stop ends it within a while, another camera at once."""
+        until_s = time.monotonic() + pause_s
+        while not self._stop.is_set() and (left_s := until_s - time.monotonic()) > 0:
+            if self._hurry.wait(min(left_s, 0.2)):
+                return
+
+    def _lost(self, error: CameraError) -> None:
+        """Tells the line, once an outage: what it brings meanwhile is seen by nobody. A finite source just waits."""
+        self.counts.outages += 1
+        self._lost_at_s = time.monotonic()
+        if self._camera.finite or self._at_end():
+            return
+        source, sequence = self._camera.source, self._next
+        part_id = f"{source}-{sequence:08d}"
+        self._queue.put(LostFrame(source, sequence, part_id, time.time_ns(), f"camera lost: {error}"), wait=False)
+        self._next = sequence + 1
+
+    def _is_back(self) -> None:
+        if self.problem is not None:
+            log.warning("%s gives frames again, after %.1f s", self._camera.source, time.monotonic() - self._lost_at_s)
+            self.problem = None
+
+    def _read(self) -> None:
+        if self._at_end():
+            return
+        with contextlib.closing(self._shots()) as shots:  # which gives the camera back
+            for shot in shots:
+                if not self._pace():
+                    return
+                self._is_back()
+                self.counts.frames += 1
+                self.counts.dropped += not self._queue.put(shot, wait=self._camera.finite)
+                self._next = shot.sequence + 1
+                if self._at_end() or self._incoming is not None:
+                    return
+
+    def _shots(self) -> Generator[Given, None, None]:
+        """The camera's frames; whoever watches can see that one is being waited for."""
+        shots = self._camera.given(self._next)
+        try:
+            while True:
+                self.asked_at_s = time.monotonic()
+                try:
+                    shot = next(shots, None)
+                finally:
+                    self.asked_at_s = None
+                if shot is None:
+                    return
+                yield shot
+        finally:
+            if isinstance(shots, Generator):
+                shots.close()
+
+    def _at_end(self) -> bool:
+        return self._stop.is_set() or (self._end_at is not None and self._next >= self._end_at)
+
+    def _pace(self) -> bool:
+        """Waits until the next frame is due; false when stopped. A live camera keeps its own time."""
+        if self._camera.finite and self._period_s:
+            now_s = time.monotonic()
+            if self._stop.wait(max(0.0, self._due_s - now_s)):
+                return False
+            self._due_s = max(self._due_s, now_s) + self._period_s
+        return not self._stop.is_set()

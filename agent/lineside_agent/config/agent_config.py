@@ -1,0 +1,86 @@
+"""`AgentConfig`: all of ``agent.toml``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from lineside_agent.config.cameras import CameraConfig
+from lineside_agent.config.kinds import ConfigTable, FilePath
+from lineside_agent.config.line_io import LineConfig
+from lineside_agent.config.tables import (
+    DegradeConfig,
+    DriftConfig,
+    GateConfig,
+    InspectConfig,
+    MetricsConfig,
+    RecipeConfig,
+    StoreConfig,
+    TransferConfig,
+    TriggerConfig,
+    UpdateConfig,
+)
+from lineside_link.config import LinkConfig
+
+DefectNumber = Annotated[int, msgspec.Meta(ge=1, le=254)]
+
+
+class AgentConfig(ConfigTable, frozen=True, kw_only=True):
+    """Configuration of the agent: the whole of ``agent.toml``.
+
+    Attributes:
+        device: Name of this device; the common name of its certificate.
+        group: Name of the group that the device belongs to.
+        folder: Folder in which the agent keeps its state.
+        camera: Where frames come from; ``[[camera]]`` for several cameras that see each part together.
+        link: How to reach the hub's broker; unset: the agent works alone.
+        root: File with the TUF root to trust at first; needed with ``link``.
+        bundle: A bundle folder to run until one is pushed, or the name of a shipped one, where there is no such folder.
+        exit_when_done: Whether to end after the last frame, once every record is on disk and, with a link, at the hub.
+        inspect: How the bundle is run, and what counts as a defect.
+        store: What is kept of records and images, and for how long.
+        update: How a new agent proves itself.
+        line_io: Where verdicts are signalled, and triggers come from.
+        trigger: Who decides when a part is looked at; unset: each frame of the camera is a part.
+        defect_numbers: Number of a defect type for the line (Modbus), by its name; types that are not named have 255.
+            Several types may have one number. Without this table a type has its place among the bundle's labels, from
+            1, which another bundle may change.
+        gate: Where the reject gate is; unset: the line's PLC counts parts to it.
+        transfer: How bundles are fetched from the hub.
+        metrics: Where Prometheus may ask for metrics; unset: nowhere.
+        drift: When an alarm says that the line has changed; unset: never.
+        degrade: What is reduced while the box is hot or the line late; unset: nothing.
+        recipe: The products that the line changes between; the first runs until another is asked for.
+        recipe_from_hub: Whether the hub may ask for one (`lineside fleet recipe`), beside the line and whoever is here.
+        time_for_hub: Whether the hub may have bundles timed here that are not to run (`lineside optimize --on`): that
+            takes cores from the line for a minute or so.
+    """
+
+    device: str
+    group: str = "default"
+    folder: FilePath
+    camera: CameraConfig | tuple[CameraConfig, ...]
+    link: LinkConfig | None = None
+    root: FilePath | None = None
+    bundle: FilePath | None = None
+    exit_when_done: bool = False
+    inspect: InspectConfig = InspectConfig()
+    store: StoreConfig = StoreConfig()
+    update: UpdateConfig = UpdateConfig()
+    line_io: tuple[LineConfig, ...] = ()
+    trigger: TriggerConfig | None = None
+    defect_numbers: dict[str, DefectNumber] = msgspec.field(default_factory=dict)
+    gate: GateConfig | None = None
+    transfer: TransferConfig = TransferConfig()
+    metrics: MetricsConfig | None = None
+    drift: DriftConfig | None = None
+    degrade: DegradeConfig | None = None
+    recipe: tuple[RecipeConfig, ...] = ()
+    recipe_from_hub: bool = False
+    time_for_hub: bool = False
+
+    @property
+    def cameras(self) -> tuple[CameraConfig, ...]:
+        """All cameras, also where there is one."""
+        return self.camera if isinstance(self.camera, tuple) else (self.camera,)

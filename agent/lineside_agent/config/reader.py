@@ -1,0 +1,120 @@
+"""Reading ``agent.toml``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lineside_agent.config.agent_config import AgentConfig
+from lineside_agent.config.cameras import CameraConfig, FolderCamera, VideoCamera
+from lineside_agent.config.checks import check_line, check_recipes
+from lineside_agent.config.kinds import decode_path
+from lineside_link.config import LinkConfig
+from lineside_link.topics import check_name
+from lineside_runtime.config_errors import config_error
+from lineside_runtime.decoding import decode_toml
+from lineside_runtime.errors import ConfigError, InputNotFoundError
+
+
+def read_config(path: Path | str) -> AgentConfig:
+    """Reads ``agent.toml``; relative paths in it start at its own folder.
+
+    Args:
+        path: The file.
+
+    Raises:
+        InputNotFoundError: There is no such file.
+        ConfigError: Not TOML, an unknown key, a wrong type or a value out of range; the message names the path.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise InputNotFoundError(f"{path}: {error.strerror}", action="Give the path of agent.toml.") from error
+    return parse_config(data, Path(path).resolve().parent, name=str(path))
+
+
+def parse_config(data: bytes, folder: Path, *, name: str = "agent.toml") -> AgentConfig:
+    """Reads the bytes of ``agent.toml``.
+
+    Args:
+        data: TOML.
+        folder: Where relative paths start.
+        name: Of the file, for messages.
+
+    Raises:
+        ConfigError: Not TOML, an unknown key, a wrong type or a value out of range; the message names the path.
+    """
+    try:
+        config = decode_toml(data, type=AgentConfig, dec_hook=decode_path)
+    except msgspec.ValidationError as error:
+        raise config_error(error, AgentConfig, decode_toml(data), where=name) from error
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"{name} is not TOML: {error}") from error
+    check_name(config.device, "device")
+    check_name(config.group, "group")
+    if config.link is not None and config.root is None:
+        raise ConfigError("$.root is missing", expected="the path of root.json, since $.link is there")
+    if config.link is None and config.bundle is None:
+        raise ConfigError("neither $.bundle nor $.link is there", expected="a bundle to run, or a hub that pushes one")
+    check_line(config)
+    check_recipes(config)
+    return _resolved(config, folder)
+
+
+def parse_camera(table: dict[str, Any]) -> CameraConfig:
+    """Reads a ``[camera]`` table; relative paths in it start at the working folder.
+
+    Args:
+        table: As it would stand in ``agent.toml``.
+
+    Raises:
+        ConfigError: An unknown key, a wrong type or a value out of range; the message names the path.
+    """
+    try:
+        camera: CameraConfig = msgspec.convert(table, CameraConfig, dec_hook=decode_path)
+    except msgspec.ValidationError as error:
+        raise config_error(error, CameraConfig, table, root="$.camera") from error
+    return camera
+
+
+def _resolved(config: AgentConfig, folder: Path) -> AgentConfig:
+    changes: dict[str, object] = {
+        field: folder / value for field in ("folder", "root", "bundle") if (value := getattr(config, field)) is not None
+    }
+    cameras = tuple(_resolved_camera(camera, folder) for camera in config.cameras)
+    changes["camera"] = cameras if isinstance(config.camera, tuple) else cameras[0]
+    if config.bundle is not None:
+        changes["bundle"] = _installed_or_shipped(config.bundle, folder)
+    if config.link is not None:
+        changes["link"] = _resolved_link(config.link, folder)
+    if config.degrade is not None and config.degrade.system is not None:
+        changes["degrade"] = msgspec.structs.replace(config.degrade, system=folder / config.degrade.system)
+    changes["recipe"] = tuple(
+        recipe if recipe.bundle is None else msgspec.structs.replace(recipe, bundle=folder / recipe.bundle)
+        for recipe in config.recipe
+    )
+    return msgspec.structs.replace(config, **changes)
+
+
+def _resolved_camera(camera: CameraConfig, folder: Path) -> CameraConfig:
+    if isinstance(camera, (FolderCamera, VideoCamera)):
+        return msgspec.structs.replace(camera, path=folder / camera.path)
+    return camera
+
+
+def _installed_or_shipped(bundle: Path, folder: Path) -> Path:
+    """Returns the bundle's folder; a bare name that is no folder here may be a shipped one's."""
+    if len(bundle.parts) > 1 or bundle.is_absolute() or (folder / bundle).exists():
+        return folder / bundle
+    from lineside_models import zoo  # an agent may be installed without the shipped bundles
+
+    return zoo.path(str(bundle)) if str(bundle) in zoo.NAMES else folder / bundle
+
+
+def _resolved_link(link: LinkConfig, folder: Path) -> LinkConfig:
+    """Certificates stand beside the configuration too."""
+    names = ("ca", "certificate", "key", "password_file")
+    paths = {name: str(folder / value) for name in names if (value := getattr(link, name)) is not None}
+    return msgspec.structs.replace(link, **paths)

@@ -1,0 +1,1 @@
+"""Fetching, verifying, staging, activating and rolling back of bundles, configurations and the agent itself."""

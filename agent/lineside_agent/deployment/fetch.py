@@ -1,0 +1,158 @@
+"""Fetch a bundle: the signed manifest first, then the files that it names, chunk by chunk."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from lineside_agent.config import SETTINGS_MAX_BYTES
+from lineside_agent.deployment.bundle_runner import Progress
+from lineside_agent.deployment.runner import ShouldStop
+from lineside_agent.deployment.self_update.payload import MANIFEST_NAME as AGENT_MANIFEST_NAME
+from lineside_agent.deployment.self_update.payload import AgentManifest, parse_agent_manifest
+from lineside_link.messages import TRIAL_SUFFIX, BundleRef, ConfigRef, Transfer
+from lineside_link.transfer.assembly import FetchReport
+from lineside_link.transfer.repository_client import RepoClient
+from lineside_link.transfer.transfer import ChunkSource
+from lineside_link.trust import TrustStore
+from lineside_runtime.bundle import MANIFEST_NAME, Bundle, Manifest, open_bundle, parse_manifest
+from lineside_runtime.errors import BundleFormatError, LinesideError, SignatureError
+from lineside_runtime.files import write_atomic
+
+log = logging.getLogger("lineside.update")
+
+Seed = Callable[[AgentManifest], None]
+
+
+class Fetcher:
+    """Brings bundles of one group.
+
+    Args:
+        group: A target of another group is refused, whoever asks for it.
+        trust: Says what is signed.
+        repo: Brings the chunks.
+        installed: Folder of the bundle that runs, for patches to start from; ``None`` for whole files only.
+
+    Attributes:
+        last: How the last fetch went; ``None`` before the first.
+    """
+
+    def __init__(self, group: str, *, trust: TrustStore, repo: RepoClient, installed: Path | None = None) -> None:
+        self.last: Transfer | None = None
+        self._group = group
+        self._trust = trust
+        self._repo = repo
+        self._installed = installed
+        self._checking = threading.Lock()  # the bundle's and the agent's own update may ask at once
+
+    def bring(self, bundle: BundleRef, folder: Path, progress: Progress, should_stop: ShouldStop) -> None:
+        """Brings a bundle into a folder; done again it goes on where it ended.
+
+        Args:
+            bundle: What is wanted.
+            folder: Where its files go.
+            progress: Told the bytes that are there, and all.
+            should_stop: Asked between pieces.
+
+        Raises:
+            SignatureError: It is of another group, not signed for it, or signed to be timed only.
+            BundleError: Metadata, manifest or a chunk is forged, old, expired or damaged.
+            FetchError: The hub doesn't answer.
+            DiskFullError: There is no room.
+            lineside_link.transfer.pull_window.FetchStopped: Asked to.
+        """
+        if bundle.target.endswith(TRIAL_SUFFIX):
+            raise SignatureError(f"{bundle.target} was signed to be timed, not to be run", actual=bundle.target)
+        manifest, report = self._bring(bundle, folder, progress, should_stop)
+        self.last = Transfer(
+            link_bytes=report.fetched_bytes,
+            multicast_bytes=report.multicast_bytes,
+            file_bytes=manifest.size_bytes,
+            patched=report.patched,
+            fallbacks=report.fallbacks,
+        )
+        log.info(
+            "%s: %d bytes over the link for %d of files", bundle.identity, report.fetched_bytes, manifest.size_bytes
+        )
+
+    def bring_trial(self, bundle: BundleRef, folder: Path, progress: Progress, should_stop: ShouldStop) -> None:
+        """As `bring`, for a bundle that is to be timed: also one that may not run here."""
+        self._bring(bundle, folder, progress, should_stop)
+
+    def _bring(
+        self, bundle: BundleRef, folder: Path, progress: Progress, should_stop: ShouldStop
+    ) -> tuple[Manifest, FetchReport]:
+        data = self._signed(bundle, should_stop)
+        manifest = parse_manifest(data)
+        if manifest.identity != bundle.identity:
+            raise BundleFormatError("another bundle", expected=bundle.identity, actual=manifest.identity)
+        source = ChunkSource(bundle.target, bundle.sha256, self._open_installed())
+        report = self._repo.fetch_files(manifest, folder, source=source, on_progress=progress, should_stop=should_stop)
+        write_atomic(folder / MANIFEST_NAME, data)
+        return manifest, report
+
+    def bring_agent(self, agent: BundleRef, folder: Path, seed: Seed, should_stop: ShouldStop) -> None:
+        """Brings an agent's payload into a folder; done again it goes on where it ended.
+
+        Args:
+            agent: What is wanted.
+            folder: Where its files go.
+            seed: Told the manifest before anything is fetched; puts files there that are at hand already.
+            should_stop: Asked between pieces.
+
+        Raises:
+            SignatureError: It is of another group, or not signed for it.
+            BundleError: Metadata, manifest or a chunk is forged, old, expired or damaged.
+            FetchError: The hub doesn't answer.
+            DiskFullError: There is no room.
+            lineside_link.transfer.pull_window.FetchStopped: Asked to.
+        """
+        data = self._signed(agent, should_stop)
+        manifest = parse_agent_manifest(data)
+        if manifest.version != agent.version:
+            raise BundleFormatError("another agent", expected=agent.version, actual=manifest.version)
+        seed(manifest)
+        self._repo.fetch_files(manifest, folder, should_stop=should_stop)
+        write_atomic(folder / AGENT_MANIFEST_NAME, data)
+
+    def _signed(self, reference: BundleRef, should_stop: ShouldStop) -> bytes:
+        """Returns the signed manifest of a target of this device's group."""
+        self._check_group(reference.target)
+        with self._checking:
+            return self._trust.refresh_and_fetch_manifest(reference.target, reference.sha256, should_stop=should_stop)
+
+    def bring_configuration(self, config: ConfigRef, should_stop: ShouldStop) -> bytes:
+        """Brings a configuration; only what the group's key has signed.
+
+        Args:
+            config: What is wanted.
+            should_stop: Asked between pieces.
+
+        Raises:
+            SignatureError: It is of another group, or not signed for it.
+            BundleError: Metadata or content is forged, old, expired or damaged.
+            FetchError: The hub doesn't answer.
+            DiskFullError: There is no room.
+            lineside_link.transfer.pull_window.FetchStopped: Asked to.
+        """
+        self._check_group(config.target)
+        with self._checking:
+            return self._trust.fetch_target(
+                config.target, config.sha256, max_bytes=SETTINGS_MAX_BYTES, should_stop=should_stop
+            )
+
+    def _check_group(self, target: str) -> None:
+        if not target.startswith(f"{self._group}/"):
+            raise SignatureError(f"{target} is not for this device's group", expected=f"{self._group}/…", actual=target)
+
+    def _open_installed(self) -> Bundle | None:
+        """The bundle that runs, its files unread: what a patch makes of them is hashed."""
+        if self._installed is None or not self._installed.is_dir():
+            return None
+        try:
+            return open_bundle(self._installed.resolve(), verify=False)
+        except LinesideError as error:
+            log.warning("no patches: the installed bundle can't be read: %s", error)
+            return None

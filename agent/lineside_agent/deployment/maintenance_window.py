@@ -1,0 +1,33 @@
+"""Whether a device may fetch or activate now, and if not, why. Pure.
+
+A window is told in the plant's local time, so a device whose clock is not set can't know whether it is open. It waits
+and says so; what it runs goes on.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from lineside_link.maintenance_window import opening
+from lineside_link.messages import Desired
+from lineside_runtime.errors import ConfigError
+
+
+def closed(wish: Desired | None, now: datetime | None, *, fetching: bool) -> str:
+    """Returns what is waited for; empty if nothing is.
+
+    Args:
+        wish: What the device should run.
+        now: The time, with its zone; ``None`` while the clock is not set.
+        fetching: Whether the question is about bringing the bundle, and not about changing over to it.
+    """
+    window = wish.window if wish is not None else None
+    if window is None or (fetching and window.fetch == "at_once"):
+        return ""
+    if now is None:
+        return f"the clock is not set, so whether the maintenance window ({window.timezone}) is open can't be told"
+    try:
+        opens = opening(window, now)
+    except ConfigError as error:
+        return f"the maintenance window can't be followed: {error.message}; push again with another one"
+    return f"the maintenance window opens {opens:%Y-%m-%d %H:%M} ({window.timezone})" if opens is not None else ""

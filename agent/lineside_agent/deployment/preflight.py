@@ -1,0 +1,88 @@
+"""Check whether this agent could take over on this device, without changing anything.
+
+A new agent is asked this in its own slot, by its own Python, while the old one goes on with the line: it reads the
+configuration, that of the hub over it, and the state files, and runs the bundle that is installed on its golden input.
+What fails here never costs the line a second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import sqlite3
+from pathlib import Path
+
+import msgspec
+
+from lineside_agent.config import AgentConfig, read_config
+from lineside_agent.deployment.bundle_runner import STATE_NAME
+from lineside_agent.deployment.configuration import read_followed
+from lineside_agent.deployment.machine import BundleMachine
+from lineside_agent.deployment.self_update.machine import SelfMachine
+from lineside_agent.deployment.self_update.runner import STATE_NAME as SELF_STATE_NAME
+from lineside_agent.deployment.slots import Slots
+from lineside_agent.inspection.loaded_bundle import load
+from lineside_agent.inspection.recipes import Recipes
+from lineside_agent.storage.records import NAME as DATABASE_NAME
+from lineside_agent.storage.state_file import peek_state
+from lineside_models.golden import replay
+from lineside_runtime.errors import DatabaseError
+
+
+class PreflightResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found to work.
+
+    Attributes:
+        agent_version: This agent's.
+        device: As the configuration says.
+        bundle: What was loaded; empty if nothing is installed.
+        used_device: What ran its golden input; empty if it has none.
+    """
+
+    agent_version: str
+    device: str
+    bundle: str = ""
+    used_device: str = ""
+
+
+def check(config_path: Path) -> PreflightResult:
+    """Checks everything that this agent needs here.
+
+    Args:
+        config_path: ``agent.toml``.
+
+    Raises:
+        LinesideError: What this agent can't work with.
+    """
+    config = read_followed(read_config(config_path))
+    machine = peek_state(config.folder / STATE_NAME, BundleMachine) or BundleMachine()
+    peek_state(config.folder / SELF_STATE_NAME, SelfMachine)
+    _look_at_records(config.folder / DATABASE_NAME)
+    bundle, used_device = _run_bundle(config, machine)
+    version = importlib.metadata.version("lineside")
+    return PreflightResult(agent_version=version, device=config.device, bundle=bundle, used_device=used_device)
+
+
+def _look_at_records(path: Path) -> None:
+    if not path.exists():
+        return
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=10.0)) as found:
+            found.execute("SELECT seq, source, sequence, verdict, captured_at_ns, body FROM records LIMIT 1").fetchall()
+            found.execute("SELECT key, value FROM meta").fetchall()
+    except sqlite3.DatabaseError as error:
+        raise DatabaseError(f"{path}: {error}", action="This agent can't write its records there.") from error
+
+
+def _run_bundle(config: AgentConfig, machine: BundleMachine) -> tuple[str, str]:
+    slot = machine.installed_slot or ("factory" if config.bundle is not None else None)
+    if slot is None:
+        return "", ""
+    bundle = Slots(config.folder, config.bundle).open(slot)
+    recipes = Recipes(config.folder, config.recipe)
+    loaded = load(slot, bundle, config.inspect if recipes.bundle is not None else recipes.over(config.inspect))
+    try:
+        used = replay(loaded.session, bundle).used_device if bundle.manifest.golden is not None else ""
+    finally:
+        loaded.close()
+    return bundle.manifest.identity, used

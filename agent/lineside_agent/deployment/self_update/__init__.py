@@ -1,0 +1,1 @@
+"""The agent's own update, in two slots, supervised by a guard that no update replaces."""

@@ -1,0 +1,1 @@
+"""Liveness, degradation, drift, and how the device reports its state: status, metrics, doctor."""

@@ -1,0 +1,383 @@
+"""Find out what is wrong with the agent on this device, and what to do about it.
+
+Pure: a `Examination` in, findings out; `look` is its rim, which reads files and tries the broker's port, and changes
+nothing.
+What is wrong with the board itself (heat, throttling, disk, clock) is `lineside_boards.doctor`'s; it stands in the list
+as well.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lineside_agent.config import (
+    AgentConfig,
+    FolderCamera,
+    GpioLines,
+    Picamera2Camera,
+    V4l2Camera,
+    VideoCamera,
+    read_config,
+)
+from lineside_agent.deployment.self_update.guard import HOME, AgentTrial, Installation
+from lineside_agent.deployment.slots import missing_bundle
+from lineside_agent.service.install import installed_files
+from lineside_boards import inventory, profile
+from lineside_boards.doctor import BoardFinding
+from lineside_boards.doctor import examine as examine_board
+from lineside_runtime.errors import InputNotFoundError, LinesideError
+
+STALE_S = 10.0
+"""``status.json`` is written twice a second."""
+
+FREE_BYTES_LEAST = 512 << 20
+"""Two agents in their slots and the records of a week; below it the next update may not find room."""
+
+CERTIFICATE_DAYS = 30
+OUTBOX_MANY = 10_000
+CONNECT_TIMEOUT_S = 3.0
+
+POLL_PAUSE_S = 10.0
+"""A PLC polls several times a second; one that has not for so long is gone."""
+
+
+class Examination(msgspec.Struct, frozen=True, kw_only=True):
+    """What was to be seen.
+
+    Attributes:
+        config: As read; ``None`` if that failed.
+        config_problem: Why it did.
+        status: Of ``status.json``; empty if there is none.
+        status_age_s: How old it is.
+        runs: Whether a process holds the state folder.
+        missing_bundle: Says that the configured bundle is not there; empty if it is.
+        missing_pictures: Folders and files of cameras that are not there.
+        free_bytes: Of the disk that holds the state folder.
+        broker_problem: Why the broker's port didn't answer; empty if it did, or if there is no link.
+        certificate_days: Until this device's certificate expires; ``None`` if it has none.
+        certificate_problem: Why that can't be told; empty if it can.
+        clock_behind_s: How far the clock is behind a time that was seen before.
+        trial: A new agent's, if one is on.
+        whole: The slots that could be started.
+        changed_files: Files of the service that are missing or not this release's; ``None`` if it isn't installed.
+        board: What the board's own doctor found.
+    """
+
+    config: AgentConfig | None = None
+    config_problem: str = ""
+    status: dict[str, Any] = {}
+    status_age_s: float = 0.0
+    runs: bool = False
+    missing_bundle: str = ""
+    missing_pictures: tuple[Path, ...] = ()
+    free_bytes: int | None = None
+    broker_problem: str = ""
+    certificate_days: float | None = None
+    certificate_problem: str = ""
+    clock_behind_s: float = 0.0
+    trial: AgentTrial | None = None
+    whole: frozenset[str] = frozenset()
+    changed_files: tuple[str, ...] | None = None
+    board: tuple[BoardFinding, ...] = ()
+
+
+def examine(seen: Examination) -> tuple[BoardFinding, ...]:
+    """Returns what is wrong, the worst first.
+
+    Args:
+        seen: From `look`.
+    """
+    findings = [
+        *_running(seen),
+        *_cameras(seen),
+        *_line(seen),
+        *_store(seen),
+        *_link(seen),
+        *_device(seen),
+        *_updates(seen),
+        *seen.board,
+    ]
+    return tuple(sorted(findings, key=lambda finding: ("error", "warning", "note").index(finding.level)))
+
+
+def _error(what: str, action: str) -> BoardFinding:
+    return BoardFinding(level="error", what=what, action=action)
+
+
+def _warning(what: str, action: str) -> BoardFinding:
+    return BoardFinding(level="warning", what=what, action=action)
+
+
+def _running(seen: Examination) -> Iterator[BoardFinding]:
+    if seen.config is None:
+        yield _error(
+            seen.config_problem, "Correct the configuration; `lineside config schema agent` prints what is allowed."
+        )
+        return
+    journal = "journalctl --namespace=lineside -u lineside-agent"
+    if not seen.status:
+        yield _error("the agent has never run with this configuration", "Start it: systemctl start lineside-agent")
+    elif seen.status_age_s > STALE_S and seen.runs:
+        room = "" if seen.free_bytes is None else f", and {seen.free_bytes / 2**20:.1f} MiB are free for it"
+        what = f"the agent runs, but its status is {seen.status_age_s:.0f} s old{room}"
+        yield _error(what, f"Make room under the state folder; what is said below may be old. See also: {journal}")
+    elif seen.status_age_s > STALE_S:
+        what = f"the agent doesn't run: its last word is {seen.status_age_s:.0f} s old"
+        yield _error(what, f"Start it: systemctl start lineside-agent; why it ended: {journal}")
+    elif not seen.status.get("ready", True):
+        yield _warning("the agent runs and has not judged anything yet", f"Wait a minute, then look: {journal}")
+
+
+def _line(seen: Examination) -> Iterator[BoardFinding]:
+    status = seen.status
+    for line in seen.config.line_io if seen.config is not None else ():
+        if isinstance(line, GpioLines) and "gate" in line.outputs:
+            what = f"{line.chip}: the gate is energised to reject: without power, wire or agent it lets every part pass"
+            yield _warning(what, "Use the output `gate_pass` and a gate that rejects without a signal.")
+    line_status = status.get("line") or {}
+    told = [str(value) for key, value in status.items() if key.endswith("_problem") and value]
+    if (problem := line_status.get("problem")) and not any(each in problem for each in told):
+        yield _warning(f"the line is not ready: {problem}", "It is ready again as soon as that is over.")
+    if fault := line_status.get("fault"):
+        action = "See the journal for the reason; then the operator's reset: lineside agent trigger --reset."
+        yield _error(f"the line is at fault {fault}: every part is rejected until the reset", action)
+    for line in status.get("line_io", ()):
+        yield from _line_of(line)
+    if status.get("recipe_problem"):
+        yield _error(f"recipe: {status['recipe_problem']}", "`lineside agent recipe` lists those that there are.")
+    degradation = status.get("degradation") or {}
+    if degradation.get("steps"):
+        steps = ", ".join(degradation["steps"])
+        what = f"the agent runs with reduced service ({steps}): {degradation.get('reason')}"
+        yield _warning(what, "Give the housing air, or the line a faster box; it is taken back by itself.")
+    if seen.missing_bundle:
+        yield _error(seen.missing_bundle, "Correct `bundle` in the configuration.")
+    elif status.get("installed") is None and status:
+        yield _error("there is no bundle to run", "Push one from the hub, or name one in agent.toml under `bundle`.")
+    if faults := status.get("faults", 0):
+        share = faults / max(1, status.get("inspected", 0))
+        if share > 0.01:
+            yield _warning(f"{share:.0%} of the frames had no verdict", "The journal names each with its reason.")
+    for alarm in (status.get("drift") or {}).get("alarms", ()):
+        action = "Look at lens, lamp and parts; then `lineside agent drift --clear`, or --relearn if it was meant."
+        yield _warning(f"the line has changed: {alarm}", action)
+    restarts = status.get("engine_restarts", 0)
+    if restarts:
+        yield _warning(f"the engine's process ended {restarts} times and was started again", "The journal says how.")
+    if status.get("fallbacks", 0) > restarts:
+        what = f"the engine fell back {status['fallbacks']} times, to {status.get('used_device')}"
+        yield _warning(what, "`lineside devices` says what is wrong with the other.")
+
+
+def _line_of(line: dict[str, Any]) -> Iterator[BoardFinding]:
+    """What is wrong with one of the lines."""
+    polled_s_ago = line.get("polled_s_ago")
+    if line.get("problem"):
+        action = "Check address, port and cable; another program may use the port. It is tried again by itself."
+        yield _error(f"{line['name']}: {line['problem']}", action)
+    elif line.get("open") and "polled_s_ago" in line and polled_s_ago is None:
+        what = f"{line['name']}: no PLC has polled since the agent's start"
+        yield _warning(what, "Check the PLC's program, the address that it polls, and the network.")
+    elif polled_s_ago is not None and polled_s_ago > POLL_PAUSE_S:
+        action = "Check the PLC, its program and the network; the agent answers as soon as it polls again."
+        yield _error(f"{line['name']}: PLC last polled {polled_s_ago:.0f} s ago", action)
+    if line.get("missed"):
+        what = f"{line['name']} missed {line['missed']} verdicts"
+        yield _error(what, "Check the cable and the other end; a verdict that isn't heard must count as reject.")
+
+
+def _cameras(seen: Examination) -> Iterator[BoardFinding]:
+    for path in seen.missing_pictures:
+        yield _error(
+            f"the camera's pictures {path} are not there", "Correct `path` of the camera in the configuration."
+        )
+    problem = seen.status.get("camera_problem")
+    if problem and not any(str(path) in problem for path in seen.missing_pictures):
+        yield _error(problem, "Look at the camera, its cable and power; it is opened again by itself.")
+
+
+def _store(seen: Examination) -> Iterator[BoardFinding]:
+    status = seen.status
+    if status.get("store_problem"):
+        yield _error(status["store_problem"], "Make room; records wait in memory, a thousand of them.")
+    if status.get("numbers_problem"):
+        what = f"part numbers can't be reserved, no part is judged: {status['numbers_problem']}"
+        yield _error(what, "Make room under the state folder.")
+    if lost := status.get("lost", 0):
+        yield _error(f"{lost} records are lost", "The disk was full or too slow for too long; make room.")
+    if aside := status.get("databases_set_aside", 0):
+        yield _warning(f"{aside} damaged databases were set aside", "Check the disk; they lie in the state folder.")
+
+
+def _link(seen: Examination) -> Iterator[BoardFinding]:
+    if seen.config is None or seen.config.link is None:
+        return
+    url = seen.config.link.url
+    if seen.broker_problem:
+        yield _warning(f"{url} can't be reached: {seen.broker_problem}", "Check network, address and firewall.")
+    elif seen.status and not seen.status.get("connected"):
+        reason = seen.status.get("link_problem") or "it doesn't say why"
+        yield _warning(f"{url} answers, and the agent is not connected: {reason}", "Check certificates and the broker.")
+    elif seen.status.get("link_problem"):
+        yield _error(seen.status["link_problem"], "Check the broker's access list: lineside hub acl.")
+    if seen.status.get("outbox_pending", 0) > OUTBOX_MANY:
+        what = f"{seen.status['outbox_pending']} records wait for the hub"
+        yield _warning(what, "They are kept and sent when it answers; see that the hub runs.")
+    if seen.status.get("name_conflicts"):
+        what = f"another agent is connected as {seen.config.device}"
+        yield _error(what, "Give each device its own name and certificate: lineside hub enroll.")
+    if seen.certificate_problem:
+        yield _error(seen.certificate_problem, "Put the files of `lineside hub enroll` on the device.")
+    days = seen.certificate_days
+    if days is not None and days < CERTIFICATE_DAYS:
+        what = "this device's certificate has expired" if days < 0 else f"the certificate expires in {days:.0f} days"
+        kind = _error if days < 0 else _warning
+        yield kind(what, "Renew it: lineside hub enroll, and put the files on the device.")
+
+
+def _device(seen: Examination) -> Iterator[BoardFinding]:
+    if seen.clock_behind_s > 60:
+        what = f"the clock is {datetime.timedelta(seconds=int(seen.clock_behind_s))} behind a time seen before"
+        yield _warning(what, "Give the device a time server; until then the time seen before counts for signatures.")
+    if seen.free_bytes is not None and seen.free_bytes < FREE_BYTES_LEAST:
+        what = f"{seen.free_bytes / 2**20:.0f} MiB are free for records and updates"
+        yield _warning(what, "Remove old images under the state folder, or use a larger disk.")
+
+
+def _updates(seen: Examination) -> Iterator[BoardFinding]:
+    pushed = {
+        "error": "the last bundle pushed doesn't run",
+        "agent_error": "the last agent doesn't run",
+        "configuration_error": "the last configuration pushed is refused",
+    }
+    for key, what in pushed.items():
+        if seen.status.get(key):
+            yield _warning(f"{what}: {seen.status[key]}", "The one before it goes on; correct it and push it again.")
+    if seen.trial is not None:
+        what = f"a new agent is on trial in slot {seen.trial.slot} (spent {seen.trial.spent} of 6)"
+        action = "Leave it alone: it stays when it is healthy and has met the hub, or the one before it comes back."
+        yield BoardFinding(level="note", what=what, action=action)
+    if seen.changed_files is None:
+        action = "Without a service nobody starts it again: lineside agent install-service."
+        yield BoardFinding(level="note", what="the agent is not installed as a service", action=action)
+        return
+    if seen.changed_files:
+        what = f"files of the service are missing or changed: {', '.join(seen.changed_files)}"
+        yield _warning(what, "If that wasn't on purpose: lineside agent install-service.")
+    if not seen.whole:
+        yield _error("no slot holds a whole agent", "lineside agent install-service --payload DIR")
+
+
+def look(config_path: Path, root: Path | str = "/") -> Examination:
+    """Looks at the agent and the board, and changes nothing.
+
+    Args:
+        config_path: ``agent.toml``.
+        root: Where the system is.
+    """
+    base = Path(root)
+    try:
+        changed: tuple[str, ...] | None = tuple(installed_files(base))
+    except InputNotFoundError:
+        changed = None
+    home = Installation(base / HOME.lstrip("/"))
+    system = Examination(changed_files=changed, trial=home.trial(), whole=home.whole())
+    try:
+        config = read_config(config_path)
+    except LinesideError as error:
+        return msgspec.structs.replace(system, config_problem=str(error), board=_board(base, expects_camera=False))
+    status, age_s = _status(config.folder / "status.json")
+    days, certificate_problem = _certificate(config)
+    return msgspec.structs.replace(
+        system,
+        config=config,
+        status=status,
+        status_age_s=age_s,
+        runs=is_held(config.folder),
+        missing_bundle=missing_bundle(config.bundle),
+        missing_pictures=_missing_pictures(config),
+        board=_board(base, expects_camera=_uses_kernel_camera(config)),
+        free_bytes=shutil.disk_usage(config.folder).free if config.folder.is_dir() else None,
+        broker_problem=_try_broker(config),
+        certificate_days=days,
+        certificate_problem=certificate_problem,
+        clock_behind_s=_clock_behind_s(config.folder / "clock"),
+    )
+
+
+def is_held(folder: Path) -> bool:
+    """Returns whether a process holds an agent's state folder; takes no lock of its own, which would keep one out."""
+    try:
+        inode = (folder / "lock").stat().st_ino
+        locks = Path("/proc/locks").read_text()
+    except OSError:
+        return False
+    # Without the device: on an overlay the kernel names the one below.
+    return any(re.search(rf" FLOCK .*:{inode} ", line) for line in locks.splitlines())
+
+
+def _missing_pictures(config: AgentConfig) -> tuple[Path, ...]:
+    """Of the cameras that read files."""
+    folders = [camera.path for camera in config.cameras if isinstance(camera, FolderCamera)]
+    files = [camera.path for camera in config.cameras if isinstance(camera, VideoCamera)]
+    return (*(path for path in folders if not path.is_dir()), *(path for path in files if not path.exists()))
+
+
+def _uses_kernel_camera(config: AgentConfig) -> bool:
+    return any(isinstance(camera, (V4l2Camera, Picamera2Camera)) for camera in config.cameras)
+
+
+def _board(base: Path, *, expects_camera: bool) -> tuple[BoardFinding, ...]:
+    """The board's own findings; its engines aren't asked, since one of them is busy with the line."""
+    found = inventory.take(base)
+    known = profile.load(found.board) if found.profiles else None
+    return examine_board(found, known, expects_camera=expects_camera)
+
+
+def _status(path: Path) -> tuple[dict[str, Any], float]:
+    try:
+        status = json.loads(path.read_bytes())
+        return (status if isinstance(status, dict) else {}), time.time() - path.stat().st_mtime
+    except (OSError, ValueError):
+        return {}, 0.0
+
+
+def _try_broker(config: AgentConfig) -> str:
+    if config.link is None:
+        return ""
+    try:
+        socket.create_connection((config.link.host, config.link.port), timeout=CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        return str(error)
+    return ""
+
+
+def _certificate(config: AgentConfig) -> tuple[float | None, str]:
+    if config.link is None or config.link.certificate is None:
+        return None, ""
+    from cryptography import x509  # the agent itself needs none of it
+
+    try:
+        found = x509.load_pem_x509_certificate(Path(config.link.certificate).read_bytes())
+    except (OSError, ValueError) as error:
+        return None, f"the certificate can't be read: {error}"
+    left = found.not_valid_after_utc - datetime.datetime.now(datetime.timezone.utc)
+    return left.total_seconds() / 86400, ""
+
+
+def _clock_behind_s(path: Path) -> float:
+    try:
+        floor = datetime.datetime.fromisoformat(path.read_text(encoding="ascii").strip())
+    except (OSError, ValueError):
+        return 0.0
+    return max(0.0, (floor - datetime.datetime.now(datetime.timezone.utc)).total_seconds()) if floor.tzinfo else 0.0

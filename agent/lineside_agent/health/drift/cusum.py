@@ -1,0 +1,96 @@
+"""Page's CUSUM test for a rise in the share of frames that have some property.
+
+Sources: E. S. Page, Continuous inspection schemes, Biometrika 41 (1954); G. Lorden, Procedures for reacting to a change
+in distribution, Ann. Math. Stat. 42 (1971): the mean number of frames to a false alarm is at least ``exp(limit)``. Each
+frame begins a run that ends above the limit with a chance of ``exp(-limit)`` at most (Wald), so that the chance of a
+false alarm within n frames is at most ``n * exp(-limit)``.
+"""
+
+from __future__ import annotations
+
+import math
+
+ODDS_MAX_SHARE = 0.999
+"""A share is bounded so far from 1 that its odds, and with them the test, stay finite."""
+
+
+class Cusum:
+    """One test, of one property.
+
+    Attributes:
+        share: Share of frames with the property that is still well.
+        value: 0 while nothing speaks for a rise, ``limit`` at most.
+        limit: Where the alarm begins.
+        alarm: From the limit until the value is back at 0, so that it doesn't flicker.
+
+    Args:
+        share: See above, 0 to 1.
+        odds_ratio: Rise of the odds that is looked for, above 1: other rises are found too, only later.
+        limit: See above, in nats.
+    """
+
+    def __init__(self, share: float, *, odds_ratio: float, limit: float) -> None:
+        self.share = min(max(share, 1e-9), ODDS_MAX_SHARE)
+        self.value = 0.0
+        self.limit = limit
+        self.alarm = False
+        odds = odds_ratio * self.share / (1 - self.share)
+        risen = odds / (1 + odds)
+        self._with = math.log(risen / self.share)
+        self._without = math.log((1 - risen) / (1 - self.share))
+
+    def step(self, has_property: bool) -> None:
+        """Takes one frame.
+
+        Args:
+            has_property: Whether it has the property.
+        """
+        value = self.value + (self._with if has_property else self._without)
+        self.value = min(max(value, 0.0), self.limit)
+        if self.value >= self.limit:
+            self.alarm = True
+        elif self.value == 0.0:
+            self.alarm = False
+
+    def clear(self) -> None:
+        """Forgets what speaks for a rise."""
+        self.value, self.alarm = 0.0, False
+
+    @property
+    def frames_at_once(self) -> int:
+        """Frames to the alarm when every one has the property."""
+        return math.ceil(self.limit / self._with)
+
+
+def upper_share(count: int, frames: int, *, risk: float) -> float:
+    """Returns the upper end of Clopper and Pearson's interval: the true share is above it with a chance of ``risk``.
+
+    Source: C. J. Clopper, E. S. Pearson, The use of confidence or fiducial limits, Biometrika 26 (1934).
+
+    Args:
+        count: Frames that have the property.
+        frames: Frames that were looked at.
+        risk: 0 to 1.
+    """
+    if count >= frames:
+        return 1.0
+    low, high = count / frames, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        if _at_most(count, frames, middle) > risk:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def _at_most(count: int, frames: int, share: float) -> float:
+    """The chance of at most so many of so many, by the binomial distribution."""
+    if share >= 1.0:
+        return 0.0
+    hit, miss = math.log(share) if share > 0 else -math.inf, math.log1p(-share)
+    total = 0.0
+    for k in range(count + 1):
+        ways = math.lgamma(frames + 1) - math.lgamma(k + 1) - math.lgamma(frames - k + 1)
+        total += math.exp(ways + (k * hit if k else 0.0) + (frames - k) * miss)
+    return min(total, 1.0)

@@ -1,0 +1,190 @@
+"""All drift tests on one sequence of frames. Pure.
+
+- The first frames are learned; then each test asks whether the share of frames with one property has risen: dark,
+  bright, of little or much contrast, blurred, over-sharp, far from what was learned; rejected, not rejected, unsure,
+  nearly a defect, and each type of defect.
+- The allowance of false alarms is divided: half of it among the tests of how frames look, half among those of what the
+  model says, types without a defect so far included.
+- What the model says is learned anew for each bundle; how frames look isn't, since that is the camera's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+
+import msgspec
+import numpy as np
+
+from lineside_agent.health.drift.cusum import Cusum, upper_share
+from lineside_agent.health.drift.descriptors import Descriptors
+from lineside_agent.health.drift.reference import (
+    RISK,
+    DriftJudgement,
+    FrameReference,
+    VerdictReference,
+    distance,
+    learn_frames,
+    learn_verdicts,
+)
+
+FRAME_TESTS = (*(f"{name}-{end}" for name in Descriptors._fields for end in ("low", "high")), "distance-high")
+VERDICT_TESTS = ("bad-high", "bad-low", "unsure-high", "near-miss-high")
+
+RECENT = 50
+"""Frames that the running means look back on, about."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DriftRules:
+    """How strict it is.
+
+    Attributes:
+        reference_frames: So many are learned.
+        false_alarm_frames: One false alarm in so many frames on average at most, of all tests together.
+        odds_ratio: Rise of a share's odds that is looked for.
+        bad_share: Share of bad parts that is well; ``None`` for what was learned.
+    """
+
+    reference_frames: int = 500
+    false_alarm_frames: float = 1e6
+    odds_ratio: float = 3.0
+    bad_share: float | None = None
+
+
+class Learned(msgspec.Struct, kw_only=True):
+    """What is kept over a restart.
+
+    Attributes:
+        frames: How frames look; ``None`` while that is being learned.
+        verdicts: What the bundle says; ``None`` while that is being learned.
+        samples: Frames learned so far.
+        judged: Verdicts learned so far.
+    """
+
+    frames: FrameReference | None = None
+    verdicts: VerdictReference | None = None
+    samples: list[tuple[float, float, float]] = []
+    judged: list[DriftJudgement] = []
+
+
+class Watch:
+    """Watches one camera and what runs behind it.
+
+    Args:
+        rules: How strict it is.
+        learned: From an earlier start.
+
+    Attributes:
+        learned: What is known so far.
+        recent: Running means of the descriptors and of the share of bad parts, by name.
+    """
+
+    def __init__(self, rules: DriftRules, learned: Learned | None = None) -> None:
+        self.learned = learned or Learned()
+        self.recent: dict[str, float] = {}
+        self._rules = rules
+        self._types: tuple[str, ...] = ()
+        self._frame_tests: dict[str, Cusum] = {}
+        self._verdict_tests: dict[str, Cusum] = {}
+        self._mean, self._precision = np.zeros(3), np.zeros((3, 3))
+        if self.learned.frames is not None:
+            self._begin_frames(self.learned.frames)
+
+    def tests(self) -> Iterator[tuple[str, Cusum]]:
+        """Yields every test that is on, with its name."""
+        yield from self._frame_tests.items()
+        yield from self._verdict_tests.items()
+
+    def alarms(self) -> tuple[str, ...]:
+        """Returns the names of the tests that are in alarm."""
+        return tuple(name for name, test in self.tests() if test.alarm)
+
+    def clear(self) -> None:
+        """Ends every alarm; what was learned stays."""
+        for _, test in self.tests():
+            test.clear()
+
+    def see(self, frame: Descriptors) -> None:
+        """Takes how a frame looks.
+
+        Args:
+            frame: From `descriptors.describe`.
+        """
+        for name, value in zip(Descriptors._fields, frame, strict=True):
+            self._average(name, value)
+        known = self.learned.frames
+        if known is None:
+            self.learned.samples.append((frame.brightness, frame.contrast, frame.sharpness))
+            if len(self.learned.samples) >= self._rules.reference_frames:
+                known = learn_frames([Descriptors(*sample) for sample in self.learned.samples])
+                self.learned.frames, self.learned.samples = known, []
+                self._begin_frames(known)
+            return
+        tests = self._frame_tests
+        for number, (name, value) in enumerate(zip(Descriptors._fields, frame, strict=True)):
+            tests[f"{name}-low"].step(value < known.low[number].bound)
+            tests[f"{name}-high"].step(value > known.high[number].bound)
+        far = distance(np.array(frame), self._mean, self._precision)
+        tests["distance-high"].step(far > known.distance.bound)
+
+    def hear(self, said: DriftJudgement, types: Sequence[str]) -> None:
+        """Takes what the model said of a frame.
+
+        Args:
+            said: What.
+            types: All that its bundle knows.
+        """
+        self._average("bad", float(not said.passed and not said.unsure))
+        known = self.learned.verdicts
+        if known is not None and known.bundle != said.bundle:
+            known = self.learned.verdicts = None
+        if known is None:
+            self._learn(said)
+            return
+        if not self._verdict_tests or self._types != tuple(types):
+            self._begin_verdicts(known, tuple(types))
+        tests = self._verdict_tests
+        tests["bad-high"].step(not said.passed and not said.unsure)
+        tests["bad-low"].step(said.passed or said.unsure)
+        tests["unsure-high"].step(said.unsure)
+        tests["near-miss-high"].step(said.near_miss > known.near_miss.bound)
+        for name in self._types:
+            tests[f"type:{name}"].step(name in said.types)
+
+    def _learn(self, said: DriftJudgement) -> None:
+        self._verdict_tests = {}
+        judged = self.learned.judged = [one for one in self.learned.judged if one.bundle == said.bundle]
+        judged.append(said)
+        if len(judged) >= self._rules.reference_frames:
+            self.learned.verdicts, self.learned.judged = learn_verdicts(judged), []
+
+    def _average(self, name: str, value: float) -> None:
+        before = self.recent.get(name, value)
+        self.recent[name] = before + (value - before) / RECENT
+
+    def _begin_frames(self, known: FrameReference) -> None:
+        self._mean, self._precision = np.array(known.mean), np.array(known.precision)
+        tails = [tail for pair in zip(known.low, known.high, strict=True) for tail in pair] + [known.distance]
+        among = 2 * len(FRAME_TESTS)
+        named = zip(FRAME_TESTS, tails, strict=True)
+        self._frame_tests = {name: self._test(tail.count, tail.frames, among) for name, tail in named}
+
+    def _begin_verdicts(self, known: VerdictReference, types: tuple[str, ...]) -> None:
+        self._types = types
+        frames, well, near = known.frames, self._rules.bad_share, known.near_miss
+        among = 2 * (len(VERDICT_TESTS) + len(types))
+        bad = self._test(known.bad, frames, among) if well is None else self._test_of(well, among)
+        good = self._test(frames - known.bad, frames, among) if well is None else self._test_of(1 - well, among)
+        unsure, miss = self._test(known.unsure, frames, among), self._test(near.count, near.frames, among)
+        self._verdict_tests = dict(zip(VERDICT_TESTS, (bad, good, unsure, miss), strict=True))
+        counts = {name: known.types.get(name, 0) for name in types}
+        self._verdict_tests |= {f"type:{name}": self._test(count, frames, among) for name, count in counts.items()}
+
+    def _test(self, count: int, frames: int, among: int) -> Cusum:
+        return self._test_of(upper_share(count, frames, risk=RISK / among), among)
+
+    def _test_of(self, share: float, among: int) -> Cusum:
+        limit = math.log(self._rules.false_alarm_frames * among)
+        return Cusum(share, odds_ratio=self._rules.odds_ratio, limit=limit)

@@ -1,0 +1,120 @@
+"""Liveness checks for systemd, for the trial of a new agent, and for ``status.json``."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from lineside_agent.cameras.camera_group import CameraGroup
+from lineside_agent.deployment.machine import RISKY, BundleMachine
+from lineside_agent.health.liveness import LivenessMonitor, ProgressSample
+from lineside_agent.inspection.active_bundle import ActiveInspector
+from lineside_agent.inspection.pipeline import PipelineCounts
+from lineside_agent.service.notify import Notifier
+from lineside_agent.storage.records import RecordStore
+from lineside_models.golden import replay
+from lineside_runtime.errors import LinesideError
+
+log = logging.getLogger("lineside.agent")
+
+FIRST_FRAME_WAIT_S = 2.0
+"""How long READY waits for a first frame of the line, before the bundle's golden input serves as one."""
+
+
+class Watchdog:
+    """Looks at the others twice a second, from the main thread.
+
+    Args:
+        rig: Gives frames.
+        counts: Of the pipeline.
+        active: What judges them.
+        store: Keeps the records.
+        notifier: Hears of it.
+        triggered: Whether the line triggers: a frame that nobody wants is then no frame that waits.
+    """
+
+    def __init__(
+        self,
+        *,
+        rig: CameraGroup,
+        counts: PipelineCounts,
+        active: ActiveInspector,
+        store: RecordStore,
+        notifier: Notifier,
+        triggered: bool = False,
+    ) -> None:
+        self._triggered = triggered
+        self._rig = rig
+        self._counts = counts
+        self._active = active
+        self._store = store
+        self._notifier = notifier
+        self._pulse = LivenessMonitor()
+        self._loaded_at_s: float | None = None
+        self.ready = False
+
+    def look(self, machine: BundleMachine) -> None:
+        """Looks once, feeds the watchdog, and says READY after the first real inference.
+
+        Args:
+            machine: Where the bundle's update stands.
+        """
+        now_s = time.monotonic()
+        was_stuck, seen = self._pulse.is_stuck, self._see()
+        if self._pulse.look(seen, now_s):
+            self._notifier.alive()
+        if self._pulse.is_stuck and not was_stuck:
+            log.error("no frame comes through, and the watchdog is not fed: %s", seen)
+        if not self.ready and self._has_inferred(machine, now_s):
+            self.ready = True
+            self._notifier.ready()
+        if self._notifier.is_heard:
+            bundle = machine.installed.identity if machine.installed else "waiting for a bundle"
+            self._notifier.status(f"{machine.state}, {bundle}, {self._counts.inspected} frames judged")
+
+    def is_healthy(self, machine: BundleMachine) -> bool:
+        """Whether frames come through, or could: what a new agent must be for a while.
+
+        Args:
+            machine: Where the bundle's update stands.
+        """
+        runs = machine.installed is None or self._active.loaded is not None
+        return self.ready and runs and not self._pulse.is_ill
+
+    @staticmethod
+    def is_quiet(machine: BundleMachine) -> bool:
+        """Whether an end of the process would cut no update of the bundle in a risky state."""
+        return machine.state not in RISKY
+
+    def _see(self) -> ProgressSample:
+        # The camera's count first: a frame that is given and judged in between must not look as if it waited.
+        given = self._counts.taken if self._triggered else self._rig.counts.frames
+        return ProgressSample(
+            given=given,
+            judged=self._counts.inspected,
+            faults=self._counts.faults,
+            loaded=self._active.loaded is not None,
+            excused=self._store.problem is not None,
+            camera_since_s=self._rig.asked_at_s,
+        )
+
+    def _has_inferred(self, machine: BundleMachine, now_s: float) -> bool:
+        """Whether this start's engine has judged something real, or there is rightly nothing that could."""
+        if self._counts.inspected > self._counts.faults:
+            return True
+        loaded = self._active.loaded
+        if loaded is None:
+            return machine.installed is None and machine.attempt > 0  # it has started, and waits for a bundle
+        if self._loaded_at_s is None:
+            self._loaded_at_s = now_s
+        if now_s - self._loaded_at_s < FIRST_FRAME_WAIT_S:
+            return False
+        self._loaded_at_s = now_s  # if it fails, again after the same while
+        if loaded.bundle.manifest.golden is None:
+            return True
+        try:
+            replay(loaded.session, loaded.bundle)
+        except LinesideError as error:
+            log.error("not ready: %s", error)
+            return False
+        return True

@@ -1,0 +1,377 @@
+"""The device's certificates: the first one, and their renewal.
+
+::
+
+    <folder>/identity/
+    ├── <serial>/        cert.pem and key.pem: a pair that was issued and checked
+    └── current          names the pair that is used; replaced by one rename, so that key and certificate always fit
+
+The pair that ``agent.toml`` names is used until the first renewal. Time is that of the clock's floor: a board that
+wakes up in 1970 neither takes its certificate for eternal nor for one that isn't valid yet.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from lineside_link.certificates import (
+    Life,
+    check_issued,
+    common_name,
+    key_bytes,
+    make_request,
+    new_key,
+    read_certificate,
+    read_key,
+)
+from lineside_link.client.client import LinkClient
+from lineside_link.clock import ClockFloor
+from lineside_link.config import LinkConfig
+from lineside_link.messages import CertificateAnswer, decode, encode
+from lineside_link.topics import Topics
+from lineside_runtime.decoding import decode_json
+from lineside_runtime.errors import ConfigError, FetchError, IdentityError, InputNotFoundError, LinesideError
+from lineside_runtime.files import fsync_folder, write_atomic
+
+if TYPE_CHECKING:
+    from cryptography import x509
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+log = logging.getLogger("lineside.agent.identity")
+
+LOOK_EVERY_S = 3600.0
+"""How often the certificate's life is looked at."""
+
+ASK_AGAIN_S = 60.0
+"""After how long without an answer a request is sent again; the same request gets the same answer."""
+
+ENROLL_AGAIN_S = 5.0
+"""The same for a first certificate, where a person stands beside the device."""
+
+
+class JoinToken(msgspec.Struct, frozen=True, kw_only=True):
+    """The part of the hub's token that a device needs; see `lineside_hub.identity.authority.EnrolmentToken`."""
+
+    id: str
+    device: str
+    group: str
+    issued_at: str
+    ca: str
+    certificate: str
+    key: str
+    url: str
+    site: str
+    root: str
+
+
+class DeviceIdentity:
+    """The pair that is used, and its renewal.
+
+    Args:
+        folder: The agent's state folder.
+        link: The ``[link]`` table, with its certificate and key.
+        device: Name of the device.
+        clock: What time it is.
+    """
+
+    def __init__(self, folder: Path, link: LinkConfig, device: str, clock: ClockFloor) -> None:
+        self._folder = folder / "identity"
+        self._given = link
+        self._device = device
+        self._clock = clock
+        self._wake = threading.Event()
+        self._answers: dict[str, CertificateAnswer] = {}
+        self.problem: LinesideError | None = None
+
+    def config(self) -> LinkConfig:
+        """Returns the link's configuration with the newest pair that can be used."""
+        try:
+            serial = (self._folder / "current").read_text(encoding="ascii").strip()
+            pair = self._folder / Path(serial).name
+            self._read_pair(pair / "cert.pem", pair / "key.pem")
+        except FileNotFoundError:
+            return self._given
+        except (LinesideError, OSError, ValueError) as error:
+            log.error("the renewed certificate can't be used, the one of agent.toml is: %s", error)
+            return self._given
+        return self._with(pair)
+
+    def heard(self, _topic: str, payload: bytes) -> None:
+        """Takes an answer of the authority.
+
+        Raises:
+            BadInputFormatError: It is none.
+        """
+        if payload:
+            answer = decode(payload, CertificateAnswer)
+            if final(answer):  # one that says that a person must sign may come after the person's
+                self._answers = {answer.request: answer}
+                self._wake.set()
+
+    def kick(self) -> None:
+        """Says that the link stands anew."""
+        self._wake.set()
+
+    def run(self, client: LinkClient, topics: Topics, stop: threading.Event) -> None:
+        """Renews in the caller's thread until stopped.
+
+        Args:
+            client: Carries requests; its certificate is exchanged.
+            topics: Of the site.
+            stop: Ends it.
+        """
+        while not stop.is_set():
+            try:
+                if self.due():
+                    self._renew(client, topics, stop)
+                self.problem = None
+            except (LinesideError, OSError) as error:
+                known = error if isinstance(error, LinesideError) else ConfigError(str(error))
+                if str(known) != str(self.problem):
+                    log.error("the certificate was not renewed: %s", known)
+                self.problem = known
+            self._wait(LOOK_EVERY_S, stop)
+
+    def due(self) -> bool:
+        """Whether the certificate in use has less than a third of its life left."""
+        certificate, _ = self._pair()
+        return Life.of(certificate).due(self._clock.now())
+
+    def _pair(self) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+        config = self.config()
+        return self._read_pair(Path(str(config.certificate)), Path(str(config.key)))
+
+    def _read_pair(self, certificate: Path, key: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+        public, private = read_certificate(certificate.read_bytes()), read_key(key.read_bytes())
+        authority = read_certificate(Path(str(self._given.ca)).read_bytes())
+        check_issued(public, authority=authority, device=common_name(public.subject), key=private)
+        return public, private
+
+    def _wait(self, timeout_s: float, stop: threading.Event) -> bool:
+        left = timeout_s
+        while left > 0 and not stop.is_set():
+            if self._wake.wait(min(left, 0.5)):
+                self._wake.clear()
+                return True
+            left -= 0.5
+        return False
+
+    def _renew(self, client: LinkClient, topics: Topics, stop: threading.Event) -> None:
+        certificate, by = self._pair()
+        key = new_key()
+        serial = f"{certificate.serial_number:x}"
+        request = make_request(self._device, key, signer=f"serial:{serial}", by=by)
+        digest = hashlib.sha256(request.csr.encode()).hexdigest()
+        log.info("the certificate ends at %s; a new one is asked for", certificate.not_valid_after_utc.isoformat())
+        while not stop.is_set():
+            if client.connected:
+                client.publish(topics.certificate_request(self._device), encode(request))
+            self._wait(ASK_AGAIN_S, stop)
+            answer = self._answers.get(digest)
+            if answer is not None:
+                self._take(answer, key)
+                client.use(self.config())
+                return
+
+    def _take(self, answer: CertificateAnswer, key: ec.EllipticCurvePrivateKey) -> None:
+        pem = issued_pem(answer, authority=Path(str(self._given.ca)).read_bytes(), device=self._device, key=key)
+        serial = f"{read_certificate(pem).serial_number:x}"
+        pair = self._folder / serial
+        pair.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_atomic(pair / "key.pem", key_bytes(key), mode=0o600)
+        write_atomic(pair / "cert.pem", pem)
+        fsync_folder(self._folder)
+        write_atomic(self._folder / "current", serial.encode())
+        log.info("a new certificate is used from the next connection on")
+        for old in self._folder.iterdir():
+            if old.is_dir() and old.name != serial:
+                shutil.rmtree(old, ignore_errors=True)
+
+    def _with(self, pair: Path) -> LinkConfig:
+        return msgspec.structs.replace(self._given, certificate=str(pair / "cert.pem"), key=str(pair / "key.pem"))
+
+
+def final(answer: CertificateAnswer) -> bool:
+    """Whether nothing more is to come: it was issued or refused, and no person needs to sign.
+
+    Args:
+        answer: Of the hub.
+    """
+    return answer.status != "waiting"
+
+
+def issued_pem(answer: CertificateAnswer, *, authority: bytes, device: str, key: object) -> bytes:
+    """Returns the certificate of an answer, once it is proven to be the one that was asked for.
+
+    Args:
+        answer: As it came.
+        authority: Its certificate in PEM.
+        device: That the certificate must name.
+        key: That it must belong to.
+
+    Raises:
+        IdentityError: The request was refused, or the certificate is another.
+    """
+    if answer.status != "issued":
+        said = f": [{answer.error.code}] {answer.error.message}" if answer.error is not None else ""
+        raise IdentityError(f"the hub refused the request{said}")
+    pem = answer.certificate.encode()
+    check_issued(read_certificate(pem), authority=read_certificate(authority), device=device, key=key)
+    return pem
+
+
+def enroll(
+    token_file: Path,
+    folder: Path,
+    *,
+    url: str | None = None,
+    timeout_s: float = 120.0,
+    say: Callable[[str], None] = log.info,
+) -> LinkConfig:
+    """Asks for this device's first certificate; the private key is made here and never leaves.
+
+    Args:
+        token_file: From ``lineside hub token``.
+        folder: Gets ``ca.pem``, ``cert.pem``, ``key.pem`` and ``root.json``; made if it is not there.
+        url: Of the broker, instead of the token's.
+        timeout_s: How long to wait, also for a person at the hub.
+        say: Told what is waited for.
+
+    Returns:
+        The ``[link]`` table that the device's ``agent.toml`` needs.
+
+    Raises:
+        InputNotFoundError: There is no such token.
+        ConfigError: It is no token, or the folder holds an identity already.
+        IdentityError: The hub refuses: the token was used, has expired, or is another device's.
+        FetchError: Nobody answered in time.
+    """
+    token = read_token(token_file)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if (folder / "cert.pem").exists():
+        raise ConfigError(f"{folder} holds an identity already", action="Choose another folder.")
+    clock = ClockFloor(folder / "clock")
+    clock.raise_to(_time(token))
+    key = _own_key(folder)
+    with _claim_files(folder, token) as (certificate, claim_key):
+        config = LinkConfig(
+            url=url or token.url, site=token.site, ca=str(folder / "ca.pem"), certificate=certificate, key=claim_key
+        )
+        pem = _ask(token, config, key, clock=clock, timeout_s=timeout_s, say=say)
+    write_atomic(folder / "root.json", token.root.encode())
+    write_atomic(folder / "cert.pem", pem)
+    return msgspec.structs.replace(config, certificate=str(folder / "cert.pem"), key=str(folder / "key.pem"))
+
+
+def read_token(path: Path) -> JoinToken:
+    """Reads a token's file.
+
+    Raises:
+        InputNotFoundError: It isn't there.
+        ConfigError: It is no token.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputNotFoundError(
+            f"{path}: {error.strerror}", action="`lineside hub token DEVICE` makes one."
+        ) from error
+    try:
+        return decode_json(data, type=JoinToken)
+    except msgspec.DecodeError as error:
+        # The decoder's words are left out: they could quote the secret.
+        raise ConfigError(f"{path} is no token", action="`lineside hub token DEVICE` makes one.") from error
+
+
+def _time(token: JoinToken) -> datetime:
+    return datetime.fromisoformat(token.issued_at.replace("Z", "+00:00"))
+
+
+def _own_key(folder: Path) -> ec.EllipticCurvePrivateKey:
+    """The key is kept over a failed try, so that the same token asks for the same key again."""
+    path = folder / "key.pem"
+    if path.exists():
+        return read_key(path.read_bytes())
+    key = new_key()
+    write_atomic(path, key_bytes(key), mode=0o600)
+    return key
+
+
+@contextlib.contextmanager
+def _claim_files(folder: Path, token: JoinToken) -> Iterator[tuple[str, str]]:
+    write_atomic(folder / "ca.pem", token.ca.encode())
+    certificate, key = folder / ".claim-cert.pem", folder / ".claim-key.pem"
+    try:
+        write_atomic(certificate, token.certificate.encode())
+        write_atomic(key, token.key.encode(), mode=0o600)
+        yield str(certificate), str(key)
+    finally:
+        certificate.unlink(missing_ok=True)
+        key.unlink(missing_ok=True)
+
+
+def _ask(
+    token: JoinToken,
+    config: LinkConfig,
+    key: ec.EllipticCurvePrivateKey,
+    *,
+    clock: ClockFloor,
+    timeout_s: float,
+    say: Callable[[str], None],
+) -> bytes:
+    topics = Topics(token.site)
+    request = make_request(token.device, key, signer=f"token:{token.id}", by=read_key(token.key.encode()))
+    digest = hashlib.sha256(request.csr.encode()).hexdigest()
+    name = common_name(read_certificate(token.certificate.encode()).subject)
+    client = LinkClient(config, name, now=clock.now)
+    last: list[CertificateAnswer] = []  # one that says that a person must sign may come after it
+    waits, arrived = threading.Event(), threading.Event()
+
+    def heard(_topic: str, payload: bytes) -> None:
+        if payload and (answer := decode(payload, CertificateAnswer)).request == digest:
+            if final(answer):
+                last.append(answer)
+                arrived.set()
+            else:
+                waits.set()
+
+    client.subscribe(topics.certificate(token.device), heard)
+    client.start()
+    ask_at = time.monotonic()
+    deadline = ask_at + timeout_s
+    told = ""
+    try:
+        while (now := time.monotonic()) < deadline:
+            if client.connected and now >= ask_at:
+                client.publish(topics.certificate_request(token.device), encode(request))
+                ask_at = now + ENROLL_AGAIN_S
+            if arrived.wait(0.2):
+                return issued_pem(last[0], authority=token.ca.encode(), device=token.device, key=key)
+            state = _state(client, waits=waits.is_set())
+            if state != told:
+                told = state
+                say(state)
+    finally:
+        client.close()
+    raise FetchError(
+        f"no certificate within {timeout_s:g} s: {told or 'no answer'}", action="Run it again: it goes on."
+    )
+
+
+def _state(client: LinkClient, *, waits: bool) -> str:
+    if waits:
+        return "a person must sign at the hub: lineside hub sign"
+    if client.connected:
+        return "connected; waiting for the hub"
+    return f"not connected: {client.last_error}" if client.last_error else "connecting"

@@ -1,0 +1,76 @@
+"""Carry out the hub's recipe commands, each once, and answer every repetition."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from lineside_agent.inspection.recipes import Recipes
+from lineside_agent.line_io.events import SelectRecipe
+from lineside_link.messages import Problem, RecipeAnswer, RecipeCommand, decode, encode
+from lineside_runtime.errors import RecipeError
+
+log = logging.getLogger("lineside.agent")
+
+
+REMEMBERED = 1000
+"""Commands that are not carried out again: who records the link could say an old one again."""
+
+
+class RecipeCommands:
+    """Each command once, also if it is said again after later ones; from any thread.
+
+    Args:
+        recipes: Who changes over.
+        allowed: Whether ``agent.toml`` lets the hub do that.
+        publish: Sends an answer; what gets lost is asked for again.
+    """
+
+    def __init__(self, recipes: Recipes, *, allowed: bool, publish: Callable[[bytes], object]) -> None:
+        self._recipes = recipes
+        self._allowed = allowed
+        self._publish = publish
+        self._lock = threading.Lock()
+        self._answers: dict[str, RecipeAnswer | None] = {}
+
+    def heard(self, _topic: str, payload: bytes) -> None:
+        """Takes a command.
+
+        Args:
+            payload: A `RecipeCommand`.
+
+        Raises:
+            BadInputFormatError: It is none.
+        """
+        asked = decode(payload, RecipeCommand)
+        with self._lock:
+            known, answer = asked.id in self._answers, self._answers.get(asked.id)
+            if not known:
+                self._answers[asked.id] = None
+            while len(self._answers) > REMEMBERED:
+                del self._answers[next(iter(self._answers))]
+        if known and answer is not None:
+            self._publish(encode(answer))
+        elif not known:
+            self._carry_out(asked)
+
+    def _carry_out(self, asked: RecipeCommand) -> None:
+        if not self._allowed:
+            error = RecipeError(
+                "the hub may not change this device's recipe",
+                action="Set recipe_from_hub = true in its agent.toml, where the line's own control need not be asked.",
+            )
+            log.warning("recipe %s, asked for by the hub, is refused: %s", asked.recipe, error.message)
+            self._done(asked.id, str(error))
+            return
+        answer = SelectRecipe(asked.recipe, "the hub", lambda error: self._done(asked.id, error))
+        self._recipes.select(answer)
+
+    def _done(self, command: str, error: str) -> None:
+        problem = Problem(code=RecipeError.code, error="RecipeError", message=error) if error else None
+        answer = RecipeAnswer(id=command, recipe=self._recipes.name, error=problem)
+        with self._lock:
+            if command in self._answers:
+                self._answers[command] = answer
+        self._publish(encode(answer))

@@ -1,0 +1,1 @@
+"""From frame to verdict: pipeline, worker pool, the active bundle and its variants, views and recipes."""

@@ -1,0 +1,103 @@
+"""The bundle's faster variant, loaded beside the one that is used normally.
+
+Which one that is the configuration names, or it is timed here: a pruned form, other numbers or another engine. All
+variants of a bundle have one input, so none can be faster by a smaller picture.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from lineside_agent.config import DegradeConfig, InspectConfig
+from lineside_agent.inspection.variant_selection import TimedVariant, only, time_variant
+from lineside_models.inspector import Inspector
+from lineside_runtime.bundle import Bundle, Variant
+from lineside_runtime.config import Config
+from lineside_runtime.errors import ConfigError, LinesideError
+from lineside_runtime.serving.candidates import named
+from lineside_runtime.session import Session
+
+log = logging.getLogger("lineside.agent")
+
+GAIN = 0.8
+"""A variant that needs more than this share of the other's time isn't worth its memory."""
+
+
+class Fast(NamedTuple):
+    """The faster variant.
+
+    Attributes:
+        session: Its engine.
+        inspector: Its judgement.
+        usual_ms: What the variant that judges otherwise needs for a call here; 0 if it wasn't timed.
+        cameras: As in `lineside_agent.inspection.loaded_bundle.LoadedBundle`.
+    """
+
+    session: Session
+    inspector: Inspector
+    usual_ms: float
+    cameras: Mapping[str, Inspector]
+
+
+def load_faster(
+    bundle: Bundle,
+    usual: Session,
+    settings: Config,
+    rules: InspectConfig,
+    degrade: DegradeConfig | None,
+    by_camera: Mapping[str, InspectConfig],
+) -> Fast | None:
+    """Loads the faster variant; ``None`` if none is wanted or the bundle has none.
+
+    Args:
+        bundle: What judges.
+        usual: Its session.
+        settings: Under which it runs.
+        rules: The ``[inspect]`` table.
+        degrade: The ``[degrade]`` table.
+        by_camera: Rules of cameras that have their own.
+
+    Raises:
+        ConfigError: The table names a variant that the bundle hasn't.
+    """
+    if degrade is None or "variant" not in degrade.steps:
+        return None
+    try:
+        found = _choose(bundle, usual.variant, settings, degrade.variant)
+        if found is None:
+            return None
+        variant, usual_ms = found
+        session = Session(only(bundle, variant), settings)
+    except ConfigError:
+        raise
+    except LinesideError as error:
+        log.error("%s has no faster variant that runs here: %s", bundle.manifest.identity, error)
+        return None
+    try:
+        session.warm_up()
+        cameras = {name: Inspector(session, rules=own) for name, own in by_camera.items()}
+        return Fast(session, Inspector(session, rules=rules), usual_ms, cameras)
+    except BaseException:
+        session.close()
+        raise
+
+
+def _choose(bundle: Bundle, usual: str, settings: Config, wanted: str) -> tuple[Variant, float] | None:
+    manifest = bundle.manifest
+    if wanted:
+        variant = named(manifest, wanted, where="$.degrade.variant")
+        return None if wanted == usual else (variant, 0.0)
+    if len(manifest.variants) < 2:
+        return None
+    timed: dict[str, TimedVariant] = {
+        variant.name: time_variant(bundle, variant, settings) for variant in manifest.variants
+    }
+    usual_ms = timed[usual].ms
+    able: dict[str, float] = {name: one.ms for name, one in timed.items() if one.ms is not None and name != usual}
+    best = min(able, key=able.__getitem__, default=None)
+    if usual_ms is None or best is None or able[best] > GAIN * usual_ms:
+        return None
+    log.info("%s: %s needs %.2f ms here, %s %.2f ms", manifest.identity, usual, usual_ms, best, able[best])
+    return next(variant for variant in manifest.variants if variant.name == best), usual_ms

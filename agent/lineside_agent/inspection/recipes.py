@@ -1,0 +1,273 @@
+"""Which recipe is active, which one is requested, and what the line is told about it.
+
+::
+
+    asked ─► Ready drops ─► loaded beside the old one ─► parts under way are answered ─► cameras ─► swap ─► Ready
+               └─ by the next trigger, not a moment later             └─ written down before
+
+- A recipe counts from one part to the next, never within one. What was triggered before it was asked for is judged by
+  the old one; what is triggered meanwhile is rejected, ``NOT_READY``.
+- What can't run leaves the old recipe loaded. Whoever asked through a program is told why. A line can't be told, so it
+  is at fault (``RECIPE``) and not Ready, until it asks for a recipe that runs or the operator resets: parts of the new
+  product must not be passed by the rules of the old one.
+- What runs is written down before it runs, in ``recipe.json``, and the next start begins with it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lineside_agent.config import CameraConfig, InspectConfig, RecipeConfig, camera_of, inspect_of
+from lineside_agent.line_io.events import CHANGING_OVER, RecipeRefused, RecipeRuns, SelectRecipe
+from lineside_agent.storage.state_file import read_state, write_state
+from lineside_runtime.errors import LinesideError, RecipeError, StoreError
+
+log = logging.getLogger("lineside.recipe")
+
+NAME = "recipe.json"
+
+Tell = Callable[[RecipeRuns | RecipeRefused], None]
+
+
+class RecipeChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """What is written down.
+
+    Attributes:
+        recipe: Name of the recipe that runs.
+    """
+
+    recipe: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RecipeWish:
+    """A recipe that is to run.
+
+    Attributes:
+        recipe: Which.
+        asked: By whom, and who hears of it.
+    """
+
+    recipe: RecipeConfig
+    asked: SelectRecipe
+
+
+class Recipes:
+    """The recipes of one agent; from any thread.
+
+    Attributes:
+        current: What runs, or will be loaded next; ``None`` on a line without recipes.
+        problem: Why no part may come; empty if they may.
+        error: Why the last recipe that the line asked for doesn't run; empty if it does.
+        changeovers: How often another recipe was begun since the start.
+
+    Args:
+        folder: The agent's state folder.
+        configured: The ``[[recipe]]`` tables.
+    """
+
+    def __init__(self, folder: Path, configured: Sequence[RecipeConfig] = ()) -> None:
+        self.problem = ""
+        self.error = ""
+        self.changeovers = 0
+        self._path = folder / NAME
+        self._configured = tuple(configured)
+        self._lock = threading.Lock()
+        self._wish: RecipeWish | None = None
+        self._wake: Callable[[], None] = lambda: None
+        self._tell: Tell = lambda _: None
+        self.current = self._first()
+
+    def _first(self) -> RecipeConfig | None:
+        if not self._configured:
+            return None
+        chosen = read_state(self._path, RecipeChoice)
+        if chosen is None or not chosen.recipe:
+            return self._configured[0]
+        try:
+            return self.find(chosen.recipe)
+        except RecipeError as error:
+            self.error = f"it was chosen before this start: {error}"
+            log.error("the recipe that was chosen is not configured any more, %s runs", self._configured[0].name)
+            return self._configured[0]
+
+    @property
+    def name(self) -> str:
+        """Of the recipe that runs; empty without one."""
+        return "" if self.current is None else self.current.name
+
+    @property
+    def bundle(self) -> Path | None:
+        """The bundle folder that the running recipe brings; ``None`` for the installed bundle."""
+        return None if self.current is None else self.current.bundle
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether a recipe is asked for and not yet begun."""
+        return self._wish is not None
+
+    def attach(self, *, wake: Callable[[], None], tell: Tell) -> None:
+        """Says who carries a wish out, and who tells the line.
+
+        Args:
+            wake: Called when there is a wish.
+            tell: Takes what the handshake must know; the recipe that runs now is told at once.
+        """
+        self._wake, self._tell = wake, tell
+        if self.current is not None:
+            tell(self._runs(self.current))
+        if self.error:
+            tell(RecipeRefused(self.error))
+
+    def find(self, recipe: str | int) -> RecipeConfig:
+        """Returns a recipe.
+
+        Args:
+            recipe: Its name or its number.
+
+        Raises:
+            RecipeError: There is none of this name or number.
+        """
+        for place, found in enumerate(self._configured, 1):
+            if recipe == found.name or recipe == (found.number or place):
+                return found
+        known = ", ".join(f"{found.name} ({found.number or place})" for place, found in enumerate(self._configured, 1))
+        raise RecipeError(f"there is no recipe {recipe!r}", expected=known or "a [[recipe]] table in agent.toml")
+
+    def over(self, inspect: InspectConfig) -> InspectConfig:
+        """Returns the ``[inspect]`` table with the running recipe laid over it.
+
+        Raises:
+            ConfigError: They contradict each other.
+        """
+        return inspect if self.current is None else inspect_of(inspect, self.current)
+
+    def camera(self, camera: CameraConfig) -> CameraConfig:
+        """Returns a camera's table with what the running recipe sets at it."""
+        return camera if self.current is None else camera_of(camera, self.current)
+
+    def select(self, asked: SelectRecipe) -> None:
+        """Takes a wish; returns at once, and from then on no part may come until it is fulfilled or refused.
+
+        Args:
+            asked: What, and who hears how it went.
+        """
+        try:
+            recipe = self.find(asked.recipe)
+        except RecipeError as error:
+            self._refuse(asked, error)
+            return
+        with self._lock:
+            before = self._wish
+            done = recipe is self.current and not self.problem
+            if not done:
+                self._wish = RecipeWish(recipe, asked)
+                self.problem = f"{CHANGING_OVER} {recipe.name}"
+        if before is not None:
+            _answer(before.asked, f"recipe {recipe.name} was asked for instead")
+        if done:
+            self._taken(recipe, asked)
+        else:
+            log.info("recipe %s is asked for by %s", recipe.name, asked.input)
+            self._wake()
+
+    def begin(self) -> RecipeWish | None:
+        """Takes the wish, if there is one, to carry it out; `done` or `failed` must follow."""
+        with self._lock:
+            wish, self._wish = self._wish, None
+            return wish
+
+    def choose(self, recipe: RecipeConfig | None) -> None:
+        """Writes down what runs from now on, and at the next start.
+
+        Args:
+            recipe: Any of the configured ones; ``None`` changes nothing.
+
+        Raises:
+            StoreError: It can't be written; nothing has changed.
+        """
+        if recipe is None:
+            return
+        try:
+            write_state(self._path, RecipeChoice(recipe=recipe.name))
+        except OSError as error:
+            raise StoreError(f"{self._path} can't be written: {error}") from error
+        self.current = recipe
+
+    def done(self, wish: RecipeWish, started_s: float) -> None:
+        """A recipe runs.
+
+        Args:
+            wish: From `begin`.
+            started_s: When it was begun, on the monotonic clock.
+        """
+        self.changeovers += 1
+        log.info("recipe %s runs, after %.2f s", wish.recipe.name, time.monotonic() - started_s)
+        self._end()
+        self._taken(wish.recipe, wish.asked)
+
+    def failed(self, wish: RecipeWish, error: Exception) -> None:
+        """A recipe can't run; the one before it does.
+
+        Args:
+            wish: From `begin`.
+            error: Why.
+        """
+        self._end()
+        self._refuse(wish.asked, error)
+
+    def stopped(self, error: Exception) -> None:
+        """The recipe that was chosen can't be loaded at the start: nothing runs until another is asked for."""
+        self.error = _text(error)
+        self.problem = f"recipe {self.name} can't run: {self.error}"
+        log.error("%s", self.problem)
+
+    def _end(self) -> None:
+        with self._lock:
+            self.problem = "" if self._wish is None else f"{CHANGING_OVER} {self._wish.recipe.name}"
+
+    def _taken(self, recipe: RecipeConfig, asked: SelectRecipe) -> None:
+        self.error = ""
+        self._tell(self._runs(recipe))
+        _answer(asked, "")
+
+    def _refuse(self, asked: SelectRecipe, error: Exception) -> None:
+        text = _text(error)
+        log.error("recipe %s, asked for by %s, is refused, %s goes on: %s", asked.recipe, asked.input, self.name, text)
+        if asked.answer is None:
+            self.error = text
+            self._tell(RecipeRefused(text))
+        else:
+            asked.answer(text)
+
+    def _runs(self, recipe: RecipeConfig) -> RecipeRuns:
+        gate = recipe.gate
+        delay_s = None if gate is None or gate.delay_ms is None else gate.delay_ms / 1000
+        number = recipe.number or self._configured.index(recipe) + 1
+        return RecipeRuns(recipe.name, number, delay_s, None if gate is None else gate.counts)
+
+    def status(self) -> dict[str, Any]:
+        """What ``status.json`` says of them."""
+        return {
+            "recipe": self.name or None,
+            "recipes": [recipe.name for recipe in self._configured],
+            "recipe_problem": self.problem or self.error or None,
+            "changeovers": self.changeovers,
+        }
+
+
+def _text(error: Exception) -> str:
+    return str(error) if isinstance(error, LinesideError) else f"{type(error).__name__}: {error}"
+
+
+def _answer(asked: SelectRecipe, error: str) -> None:
+    if asked.answer is not None:
+        asked.answer(error)

@@ -1,0 +1,139 @@
+"""Time a bundle's variants on this device when it is staged, and choose the fastest.
+
+A bundle whose manifest says ``speed: unproven`` holds the INT8 and the float form of a model that nobody has timed on
+such a device. Each is loaded, timed with an input of one frame's shape, and the manifest's order changed for this
+process; what was found lies beside the slot's bundle as ``speed.json``, so that a restart doesn't measure again.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import msgspec
+
+from lineside_runtime.bundle import Bundle, Variant
+from lineside_runtime.config import Config
+from lineside_runtime.decoding import decode_json
+from lineside_runtime.errors import LinesideError, NoDeviceError
+from lineside_runtime.files import write_atomic
+from lineside_runtime.inputs import sample_inputs
+from lineside_runtime.serving.candidates import choose
+from lineside_runtime.serving.fastest_candidate import time_calls
+
+SUFFIX = ".speed.json"
+
+log = logging.getLogger("lineside.agent")
+
+
+class TimedVariant(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found for one variant.
+
+    Attributes:
+        variant: Its name.
+        device: That ran it, such as ``ort/cpu:0``; empty if nothing here can.
+        ms: Median time of a warm call; ``None`` if nothing here can run it.
+        why: Why nothing can.
+    """
+
+    variant: str
+    device: str = ""
+    ms: float | None = None
+    why: str = ""
+
+
+class FastestVariant(msgspec.Struct, frozen=True, kw_only=True):
+    """What was measured on this device.
+
+    Attributes:
+        digest: Of the bundle.
+        chosen: Name of the fastest variant.
+        timed: All of them, fastest first.
+    """
+
+    digest: str
+    chosen: str
+    timed: tuple[TimedVariant, ...]
+
+
+def fastest_first(bundle: Bundle, config: Config) -> Bundle:
+    """Returns the bundle with the variant first that is fastest here; the same one if its maker has measured.
+
+    Args:
+        bundle: A staged one, in its slot.
+        config: Under which it is to run.
+
+    Raises:
+        NoDeviceError: Nothing here can run any of its variants.
+    """
+    if bundle.manifest.speed == "measured" or len(bundle.manifest.variants) < 2:
+        return bundle
+    found = _read(bundle) or _measure(bundle, config)
+    place = {one.variant: number for number, one in enumerate(found.timed)}
+    ordered = sorted(bundle.manifest.variants, key=lambda variant: place.get(variant.name, len(place)))
+    return _with(bundle, tuple(ordered))
+
+
+def only(bundle: Bundle, variant: Variant) -> Bundle:
+    """Returns the bundle as if it had one variant alone."""
+    return _with(bundle, (variant,))
+
+
+def _with(bundle: Bundle, variants: tuple[Variant, ...]) -> Bundle:
+    return Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, variants=variants), bundle.digest)
+
+
+def _measure(bundle: Bundle, config: Config) -> FastestVariant:
+    timed = [time_variant(bundle, variant, config) for variant in bundle.manifest.variants]
+    able = sorted((one for one in timed if one.ms is not None), key=lambda one: one.ms or 0.0)
+    if not able:
+        raise NoDeviceError(
+            f"nothing here runs {bundle.manifest.identity}",
+            actual="; ".join(f"{one.variant}: {one.why}" for one in timed),
+        )
+    found = FastestVariant(
+        digest=bundle.digest, chosen=able[0].variant, timed=(*able, *(one for one in timed if one.ms is None))
+    )
+    figures = ", ".join(f"{one.variant} {one.ms:.2f} ms on {one.device}" for one in able)
+    log.warning(
+        "%s: its speed was unproven; measured here: %s; %s is used", bundle.manifest.identity, figures, found.chosen
+    )
+    write_atomic(_place(bundle), msgspec.json.encode(found))
+    return found
+
+
+def time_variant(bundle: Bundle, variant: Variant, config: Config) -> TimedVariant:
+    """Times one variant on this device.
+
+    Args:
+        bundle: That holds it.
+        variant: Any of its.
+        config: Under which it is to run.
+    """
+    alone = only(bundle, variant)
+    try:
+        candidate = choose(alone.manifest, config).at(0)
+        if candidate is None:
+            return TimedVariant(variant=variant.name, why="nothing here runs it")
+        executable = candidate.load(alone, config)
+        try:
+            took_ms = time_calls(executable, sample_inputs(alone.manifest))
+        finally:
+            executable.close()
+    except LinesideError as error:
+        return TimedVariant(variant=variant.name, why=str(error))
+    return TimedVariant(variant=variant.name, device=str(candidate), ms=took_ms)
+
+
+def _place(bundle: Bundle) -> Path:
+    """Beside the bundle's folder: inside it, it would be a file that the manifest doesn't name."""
+    return bundle.path.with_name(bundle.path.name + SUFFIX)
+
+
+def _read(bundle: Bundle) -> FastestVariant | None:
+    """Returns what an earlier start has measured for this very bundle; ``None`` if there is nothing to trust."""
+    try:
+        found = decode_json(_place(bundle).read_bytes(), type=FastestVariant)
+    except (OSError, msgspec.DecodeError):
+        return None
+    return found if found.digest == bundle.digest else None

@@ -1,0 +1,180 @@
+"""Time a bundle's variants in turn, in a separate process.
+
+Of its own, because a bundle that nobody has proved may take its engine down, and what an engine keeps goes with it.
+
+python -m lineside_agent.inspection.variant_timing FOLDER ROUNDS SHAPES INSPECT
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+
+from lineside_agent.config import InspectConfig
+from lineside_agent.deployment.runner import ShouldStop
+from lineside_agent.inspection.loaded_bundle import engine_settings
+from lineside_agent.inspection.variant_selection import only
+from lineside_link.messages import Shapes, VariantTimes
+from lineside_link.transfer.pull_window import FetchStopped
+from lineside_runtime.backend import Executable
+from lineside_runtime.benchmark.measurement.input_data import noise
+from lineside_runtime.bundle import Bundle, Manifest, open_bundle
+from lineside_runtime.config import Config
+from lineside_runtime.decoding import decode_json
+from lineside_runtime.errors import BadInputFormatError, EngineCrashedError, EngineError, LinesideError, NoDeviceError
+from lineside_runtime.serving.candidates import choose
+from lineside_runtime.serving.fastest_candidate import time_calls
+from lineside_runtime.tensors import Array
+
+CALLS = 2
+"""Timed calls of a turn, behind one that isn't: after another variant's turn the caches hold none of its weights."""
+
+LEAST_ROUNDS = 3
+LONG_S = 120.0
+"""After so long `LEAST_ROUNDS` are enough: the line shares the processor."""
+
+VALUES_MAX = 1 << 26
+"""Of one input: a frame of 20 megapixels in colour; who asks for more is mistaken, and would fill the memory."""
+
+TIMEOUT_S = 900.0
+_LOOK_S = 0.2
+_WORDS_MAX = 300
+_FAILED = 3
+
+
+def time_in_child(
+    folder: Path, inspect: InspectConfig, rounds: int, shapes: Shapes, should_stop: ShouldStop
+) -> tuple[VariantTimes, ...]:
+    """Times the variants of a bundle in a process of their own.
+
+    Args:
+        folder: The bundle's.
+        inspect: The ``[inspect]`` table, under which it would run.
+        rounds: How many turns each variant has.
+        shapes: See `time_in_turn`.
+        should_stop: Asked now and then.
+
+    Returns:
+        One for each variant, in the manifest's order.
+
+    Raises:
+        EngineCrashedError: The process ended by itself.
+        EngineError: It doesn't end; it was killed.
+        LinesideError: Nothing here runs the bundle, or it is damaged; in the process's own words.
+        lineside_link.transfer.pull_window.FetchStopped: Asked to.
+    """
+    words = [sys.executable, "-m", "lineside_agent.inspection.variant_timing", str(folder), str(rounds)]
+    child = subprocess.Popen(
+        [*words, *(msgspec.json.encode(value).decode() for value in (shapes, inspect))],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        start_new_session=True,
+    )
+    try:
+        out, said = _wait(child, should_stop)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.communicate()
+    last = (said.decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1][:_WORDS_MAX]
+    if child.returncode == _FAILED:
+        raise EngineError(last, action="Correct what the message names; what runs on the device goes on running.")
+    if child.returncode:
+        how = f"status {child.returncode}" if child.returncode > 0 else signal.Signals(-child.returncode).name
+        raise EngineCrashedError(f"the timing ended with {how}: {last}", action="What runs there goes on running.")
+    return decode_json(out, type=tuple[VariantTimes, ...])
+
+
+def _wait(child: subprocess.Popen[bytes], should_stop: ShouldStop) -> tuple[bytes, bytes]:
+    until_s = time.monotonic() + TIMEOUT_S
+    while time.monotonic() < until_s:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return child.communicate(timeout=_LOOK_S)
+        if should_stop():
+            raise FetchStopped
+    raise EngineError(f"the timing did not end within {TIMEOUT_S:g} s and was killed")
+
+
+def time_in_turn(bundle: Bundle, config: Config, rounds: int, shapes: Shapes = ()) -> tuple[VariantTimes, ...]:
+    """Times the variants of a bundle in turn, so that whatever else the device does strikes all of them.
+
+    Args:
+        bundle: Any.
+        config: Under which it would run.
+        rounds: How many turns each variant has; fewer where they take very long.
+        shapes: Of the inputs by name, of each kind of frame; none: what one frame has by the manifest.
+
+    Raises:
+        BadInputFormatError: The bundle takes no input of such a shape, or it is too large.
+        NoDeviceError: Nothing here runs any of them.
+    """
+    inputs = [_noise(bundle.manifest, one) for one in shapes or (None,)]
+    whys: dict[str, str] = {}
+    loaded: dict[str, tuple[str, Executable]] = {}
+    taken: dict[str, list[tuple[float, ...]]] = {}
+    with contextlib.ExitStack() as stack:
+        for variant in bundle.manifest.variants:
+            alone = only(bundle, variant)
+            try:
+                candidate = choose(alone.manifest, config).at(0)
+                if candidate is None:
+                    raise NoDeviceError("nothing here runs it")
+                executable = candidate.load(alone, config)
+                stack.callback(executable.close)
+                executable.run(inputs[0])
+            except LinesideError as error:
+                whys[variant.name] = str(error)
+            else:
+                loaded[variant.name] = (str(candidate), executable)
+                taken[variant.name] = []
+        if not loaded:
+            actual = "; ".join(f"{name}: {why}" for name, why in whys.items())
+            raise NoDeviceError(f"nothing here runs {bundle.manifest.identity}", actual=actual)
+        started_s = time.monotonic()
+        for turn in range(rounds):
+            for name in list(loaded) if turn % 2 else list(loaded)[::-1]:
+                taken[name].append(tuple(time_calls(loaded[name][1], one, warm=1, calls=CALLS) for one in inputs))
+            if turn + 1 >= LEAST_ROUNDS and time.monotonic() - started_s > LONG_S:
+                break
+    return tuple(
+        VariantTimes(variant=name, device=loaded[name][0], rounds_ms=tuple(taken[name]))
+        if name in loaded
+        else VariantTimes(variant=name, why=whys[name])
+        for name in (variant.name for variant in bundle.manifest.variants)
+    )
+
+
+def _noise(manifest: Manifest, shapes: dict[str, tuple[int, ...]] | None) -> dict[str, Array]:
+    for name, shape in (shapes or {}).items():
+        if any(size < 0 for size in shape) or math.prod(shape) > VALUES_MAX:
+            raise BadInputFormatError(f"input {name!r}", expected=f"at most {VALUES_MAX} values", actual=list(shape))
+    return noise(manifest, 1, shapes)
+
+
+def main() -> int:
+    """Times the bundle that the command line names; only the times go to stdout, whatever an engine prints."""
+    folder, rounds, shapes, inspect = sys.argv[1:]
+    with os.fdopen(os.dup(1), "wb") as out:
+        os.dup2(2, 1)
+        try:
+            settings = engine_settings(decode_json(inspect, type=InspectConfig))
+            frames = decode_json(shapes, type=tuple[dict[str, tuple[int, ...]], ...])
+            times = time_in_turn(open_bundle(folder), settings, int(rounds), frames)
+        except LinesideError as error:
+            sys.stderr.write(f"{error}\n")
+            return _FAILED
+        out.write(msgspec.json.encode(times))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

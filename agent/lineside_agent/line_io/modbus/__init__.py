@@ -1,0 +1,1 @@
+"""Modbus: register map, server and client."""

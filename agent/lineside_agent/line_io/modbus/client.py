@@ -1,0 +1,154 @@
+"""The agent as a Modbus client, over TCP or RTU: it writes to the PLC, and polls it.
+
+Both blocks of `lineside_agent.line_io.modbus.register_map` lie in the PLC's holding registers. One thread does both,
+so that a change is on the wire as soon as the read that is under way has been answered.
+
+A trigger that the PLC gave while there was no connection belongs to a part that has passed by: it is answered, and not
+judged.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING
+
+from lineside_agent.line_io.base import LinePort, Signal
+from lineside_agent.line_io.events import Event, LineState, SelectRecipe
+from lineside_agent.line_io.modbus.register_map import FIRST_REGISTERS, IN_REGISTERS, OUT_REGISTERS, InBlock, OutBlock
+from lineside_agent.line_io.modbus.server import Rtu, Tcp
+
+if TYPE_CHECKING:
+    from pymodbus.client import ModbusSerialClient, ModbusTcpClient
+
+log = logging.getLogger("lineside.line_io")
+
+
+class ModbusClient(LinePort):
+    """Writes to a PLC and polls it.
+
+    Args:
+        where: The PLC.
+        unit: Its device id.
+        write_at: First holding register that is written.
+        read_at: First holding register that is read.
+        poll_s: How often it is read.
+        timeout_s: How long an answer may take.
+        defects: Whether the registers that tell of defects are written too.
+    """
+
+    def __init__(
+        self,
+        where: Tcp | Rtu,
+        *,
+        unit: int,
+        write_at: int,
+        read_at: int,
+        poll_s: float,
+        timeout_s: float,
+        defects: bool = False,
+    ) -> None:
+        place = f"modbus-rtu to {where.port}" if isinstance(where, Rtu) else f"modbus-tcp to {where.host}:{where.port}"
+        super().__init__(place)
+        self._where = where
+        self._unit = unit
+        self._write_at = write_at
+        self._read_at = read_at
+        self._poll_s = poll_s
+        self._timeout_s = timeout_s
+        self._written = OUT_REGISTERS if defects else FIRST_REGISTERS
+        self._out = OutBlock(self.name)
+        self._in = InBlock(self.name)
+        self._met = False
+        self._fresh = False
+        self._changed = threading.Condition()
+
+    def show(self, state: LineState) -> None:
+        """As `LineOutput.show`."""
+        with self._changed:
+            self._out.show(state)
+            self._touched()
+
+    def beat(self) -> None:
+        """As `LineOutput.beat`."""
+        with self._changed:
+            self._out.beat()
+            self._touched()
+
+    def _send(self, signal: Signal) -> None:
+        with self._changed:
+            self._out.tell(signal)
+            self._touched()
+
+    def _close(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def _touched(self) -> None:
+        self._fresh = True
+        self._changed.notify_all()
+
+    def _serve(self) -> None:
+        from pymodbus.exceptions import ModbusException
+
+        logging.getLogger("pymodbus.logging").setLevel(logging.CRITICAL)  # what fails is raised, and said by us
+        client = self._client()
+        try:
+            if not client.connect():
+                raise OSError("no connection")
+            self._meet(client)
+            while not self._closing.is_set():
+                self._write(client)
+                for event in self._poll(client):
+                    self._say(event)
+                with self._changed:
+                    self._changed.wait_for(lambda: self._fresh or self._closing.is_set(), self._poll_s)
+            self._write(client)  # that it is not ready any more
+        except ModbusException as error:
+            raise OSError(str(error)) from error
+        finally:
+            client.close()  # type: ignore[no-untyped-call]
+
+    def _meet(self, client: ModbusTcpClient | ModbusSerialClient) -> None:
+        """The first look: what stands there is where the PLC's counter begins, or what was missed."""
+        registers = self._read(client)
+        for event in self._in.adopt_again(registers) if self._met else self._in.adopt(registers):
+            self._say(event)
+        self._met = self.connected = True
+        log.info("%s is open", self.name)
+        with self._changed:
+            self._fresh = True
+
+    def _write(self, client: ModbusTcpClient | ModbusSerialClient) -> None:
+        with self._changed:
+            if not self._fresh:
+                return
+            registers, self._fresh = self._out.registers()[: self._written], False
+        answer = client.write_registers(self._write_at, registers, device_id=self._unit)
+        if answer.isError():
+            raise OSError(f"registers from {self._write_at} can't be written: {answer}")
+
+    def _poll(self, client: ModbusTcpClient | ModbusSerialClient) -> list[Event | SelectRecipe]:
+        registers = self._read(client)
+        return [] if registers == self._in.registers else self._in.write_registers(0, registers)
+
+    def _read(self, client: ModbusTcpClient | ModbusSerialClient) -> list[int]:
+        answer = client.read_holding_registers(self._read_at, count=IN_REGISTERS, device_id=self._unit)
+        if answer.isError() or len(answer.registers) != IN_REGISTERS:
+            raise OSError(f"{IN_REGISTERS} registers from {self._read_at} can't be read: {answer}")
+        return list(answer.registers)
+
+    def _client(self) -> ModbusTcpClient | ModbusSerialClient:
+        from pymodbus.client import ModbusSerialClient, ModbusTcpClient
+
+        where = self._where
+        if isinstance(where, Tcp):
+            return ModbusTcpClient(where.host, port=where.port, timeout=self._timeout_s, retries=0)
+        return ModbusSerialClient(
+            where.port,
+            baudrate=where.baud,
+            parity=where.parity,
+            stopbits=where.stop_bits,
+            timeout=self._timeout_s,
+            retries=0,
+        )

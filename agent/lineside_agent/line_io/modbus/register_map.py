@@ -1,0 +1,304 @@
+"""The register map of Modbus, pure: what a PLC reads of the agent, and what it writes. ``docs/modbus.md`` is the page.
+
+Two blocks of 16-bit registers. As a server, the agent gives the first as input registers from 0 and takes the second as
+holding registers from 0; as a client, it writes the first to holding registers of the PLC and reads the second there.
+32-bit numbers take two registers, the high word first. Text has two characters a register, the first in the high byte.
+
+The single bits are there as well as discrete inputs and coils; a test holds this file against the page.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Sequence
+
+from lineside_agent.line_io.base import Signal
+from lineside_agent.line_io.events import (
+    REFUSALS,
+    ChallengeAsked,
+    Code,
+    Encoder,
+    Event,
+    LineState,
+    PartAcknowledged,
+    ResetPressed,
+    SelectRecipe,
+    Triggered,
+)
+
+VERSION = 1
+"""Of the map; the first register."""
+
+STATUS_BITS = ("ready", "busy", "result_valid", "passed", "fault", "gate", "challenge", "heartbeat")
+"""Discrete inputs from 0, and bits of the status register from the lowest."""
+
+COILS = ("trigger", "acknowledge", "reset", "challenge")
+"""Coils from 0."""
+
+CONTROL_BITS = ("acknowledge", "reset", "challenge")
+"""Bits of the control register from the lowest."""
+
+TEXT_REGISTERS = 16
+RING = 16
+"""Answers that are kept for a PLC that polls slowly."""
+
+OUT_FIELDS = {
+    "version": 0,
+    "heartbeat": 1,
+    "status": 2,
+    "fault": 3,
+    "result_number": 4,
+    "result_tag": 6,
+    "result_code": 7,
+    "result_took": 8,
+    "recipe": 9,
+    "answered": 10,
+    "passed": 12,
+    "rejected": 14,
+    "faults": 16,
+    "late": 18,
+    "refused": 20,
+    "unsure": 22,
+    "result_part_id": 24,
+    "ring_count": 40,
+    "ring": 42,
+    "result_defect": 106,
+    "result_defects": 107,
+    "result_score": 108,
+    "result_camera": 109,
+    "ring_defect": 110,
+}
+"""Where the agent's fields begin."""
+
+FIRST_REGISTERS = OUT_FIELDS["result_defect"]
+"""How many registers the map had before it told of defects: a client writes no more unless it is told to."""
+
+OUT_REGISTERS = OUT_FIELDS["ring_defect"] + RING // 2
+"""At most 123, which is what one request may write."""
+
+IN_FIELDS = {"trigger_counter": 0, "control": 1, "encoder": 2, "part_id": 4, "recipe": 20}
+"""Where the PLC's fields begin."""
+
+IN_REGISTERS = IN_FIELDS["recipe"] + 1
+
+JUMP_MAX = 1000
+"""A trigger counter that moves on by more has begun anew."""
+
+
+def high_low(number: int) -> tuple[int, int]:
+    """Returns a 32-bit number as two registers."""
+    return (number >> 16) & 0xFFFF, number & 0xFFFF
+
+
+def text_registers(text: str) -> list[int]:
+    """Returns text as `TEXT_REGISTERS` registers; what is not ASCII becomes ``?``, what is too long is cut."""
+    data = text.encode("ascii", "replace")[: 2 * TEXT_REGISTERS].ljust(2 * TEXT_REGISTERS, b"\0")
+    return [data[at] << 8 | data[at + 1] for at in range(0, len(data), 2)]
+
+
+def text_of(registers: Sequence[int]) -> str:
+    """Returns the text in registers, up to its first NUL."""
+    data = b"".join(bytes((register >> 8 & 0xFF, register & 0xFF)) for register in registers)
+    return data.split(b"\0", 1)[0].decode("ascii", "replace").strip()
+
+
+class OutBlock:
+    """What a PLC reads. Not locked: whoever has several threads holds a lock.
+
+    Args:
+        input: Name of the line, whose own tags are given back.
+    """
+
+    def __init__(self, input: str) -> None:
+        self._input = input
+        self._state = LineState()
+        self._heartbeat = 0
+        self._tallies: collections.Counter[str] = collections.Counter()
+        self._ring: list[tuple[int, int, int, int]] = []
+
+    def show(self, state: LineState) -> None:
+        """Takes the levels."""
+        self._state = state
+
+    def beat(self) -> None:
+        """Counts one on."""
+        self._heartbeat = (self._heartbeat + 1) & 0xFFFF
+
+    def tell(self, signal: Signal) -> None:
+        """Takes an answer."""
+        tallies, code = self._tallies, signal.code
+        tallies["answered"] += 1
+        tallies["passed"] += signal.verdict == "pass"
+        tallies["rejected"] += signal.verdict == "reject"
+        tallies["unsure"] += code is Code.UNSURE
+        tallies["faults"] += signal.verdict == "fault"
+        tallies["late"] += code is Code.LATE
+        tallies["refused"] += code in REFUSALS
+        self._ring.append((signal.sequence, self._tag(signal), code, signal.defects.number))
+        del self._ring[:-RING]
+
+    def bits(self) -> list[bool]:
+        """Returns `STATUS_BITS`."""
+        state = self._state
+        levels = (state.ready, state.busy, state.result_valid, state.passed, bool(state.fault), state.gate)
+        return [*levels, state.challenge, bool(self._heartbeat & 1)]
+
+    def registers(self) -> list[int]:
+        """Returns all `OUT_REGISTERS` registers."""
+        found = [0] * OUT_REGISTERS
+        found[0], found[1] = VERSION, self._heartbeat
+        found[2] = sum(bit << place for place, bit in enumerate(self.bits()))
+        found[3] = int(self._state.fault)
+        found[OUT_FIELDS["recipe"]] = self._state.recipe_number
+        self._put_result(found)
+        for name in ("answered", "passed", "rejected", "faults", "late", "refused", "unsure"):
+            at = OUT_FIELDS[name]
+            found[at : at + 2] = high_low(self._tallies[name])
+        found[40:42] = high_low(self._tallies["answered"])
+        first = self._tallies["answered"] - len(self._ring)
+        for place, (number, tag, code, defect) in enumerate(self._ring, first):
+            at = OUT_FIELDS["ring"] + 4 * (place % RING)
+            found[at : at + 4] = (*high_low(number), tag, code)
+            found[OUT_FIELDS["ring_defect"] + place % RING // 2] |= defect << (0 if place % 2 else 8)
+        return found
+
+    def _put_result(self, found: list[int]) -> None:
+        result = self._state.result
+        if result is None:
+            return
+        found[4:6] = high_low(result.number)
+        found[6] = result.tag & 0xFFFF if result.input == self._input else 0
+        found[7] = int(result.code)
+        found[8] = min(0xFFFF, round(10_000 * result.took_s))
+        at = OUT_FIELDS["result_part_id"]
+        found[at : at + TEXT_REGISTERS] = text_registers(result.part_id)
+        defects, at = result.defects, OUT_FIELDS["result_defect"]
+        found[at : at + 4] = (
+            defects.number,
+            min(0xFFFF, defects.count),
+            min(0xFFFF, round(10_000 * defects.score)),
+            defects.camera_number,
+        )
+
+    def _tag(self, signal: Signal) -> int:
+        return signal.tag & 0xFFFF if signal.input == self._input else 0
+
+
+class InBlock:
+    """What a PLC writes: turns writes into events.
+
+    Args:
+        input: Name of the line.
+    """
+
+    def __init__(self, input: str) -> None:
+        self._input = input
+        self._registers = [0] * IN_REGISTERS
+        self._coils = [False] * len(COILS)
+        self._started = False
+
+    @property
+    def registers(self) -> list[int]:
+        """What was written last."""
+        return list(self._registers)
+
+    @property
+    def coils(self) -> list[bool]:
+        """What was written last."""
+        return list(self._coils)
+
+    def adopt(self, registers: Sequence[int]) -> list[Event | SelectRecipe]:
+        """Takes what was there before the agent came: levels and counters, but no trigger; the recipe counts.
+
+        Args:
+            registers: `IN_REGISTERS` of them.
+        """
+        self._registers = list(registers)
+        self._started = True
+        return [*self._recipe()]
+
+    def adopt_again(self, registers: Sequence[int]) -> list[Event | SelectRecipe]:
+        """Takes what was written while there was no connection: its parts have passed by, and are answered as missed.
+
+        Args:
+            registers: `IN_REGISTERS` of them.
+        """
+        steps = (registers[0] - self._registers[0]) & 0xFFFF
+        self._registers = list(registers)
+        missed: list[Event | SelectRecipe] = []
+        missed += self._missed(registers[0], steps) if steps <= JUMP_MAX else []
+        return missed + self._recipe()
+
+    def write_registers(self, address: int, values: Sequence[int]) -> list[Event | SelectRecipe]:
+        """Takes registers that were written in one request.
+
+        Args:
+            address: Of the first.
+            values: 16 bits each.
+
+        Returns:
+            What it means: the recipe, the part's name and the encoder first, the triggers last. A recipe that is
+            written alone is asked for also if it stood there; one in a longer write only if it changes.
+        """
+        before = list(self._registers)
+        self._registers[address : address + len(values)] = values
+        del self._registers[IN_REGISTERS:]
+        now = self._registers
+        recipe_at = IN_FIELDS["recipe"]
+        events: list[Event | SelectRecipe] = []
+        if address == recipe_at or now[recipe_at] != before[recipe_at]:
+            events += self._recipe()
+        if now[2:4] != before[2:4] or address <= IN_FIELDS["encoder"] < address + len(values):
+            events.append(Encoder(now[2] << 16 | now[3]))
+        events += self._levels(CONTROL_BITS, before[1], now[1])
+        return events + self._counted(before[0], now[0])
+
+    def write_coils(self, address: int, values: Sequence[bool]) -> list[Event]:
+        """Takes coils that were written in one request.
+
+        Args:
+            address: Of the first.
+            values: On or off each.
+        """
+        before = sum(bit << place for place, bit in enumerate(self._coils))
+        self._coils[address : address + len(values)] = [bool(value) for value in values]
+        del self._coils[len(COILS) :]
+        return self._levels(COILS, before, sum(bit << place for place, bit in enumerate(self._coils)))
+
+    def _levels(self, names: Sequence[str], before: int, now: int) -> list[Event]:
+        events: list[Event] = []
+        for place, name in enumerate(names):
+            was_on, is_on = bool(before >> place & 1), bool(now >> place & 1)
+            if name == "acknowledge" and was_on != is_on:
+                events.append(PartAcknowledged(is_on))
+            elif is_on and not was_on:
+                events += self._risen(name)
+        return events
+
+    def _recipe(self) -> list[SelectRecipe]:
+        """What the register asks for; 0 for nothing."""
+        number = self._registers[IN_FIELDS["recipe"]]
+        return [SelectRecipe(number, self._input)] if number else []
+
+    def _risen(self, name: str) -> list[Event]:
+        if name == "trigger":
+            return [Triggered(self._input, self._part_id(), edge=True)]
+        return [ResetPressed()] if name == "reset" else [ChallengeAsked()]
+
+    def _counted(self, before: int, now: int) -> list[Event]:
+        steps = (now - before) & 0xFFFF
+        if not steps:
+            return []
+        if not self._started or steps > JUMP_MAX:
+            steps = 1  # the first since the agent or the PLC began: whatever it counted before, this is one trigger
+        self._started = True
+        last = Triggered(self._input, self._part_id(), now)
+        return [*self._missed((now - 1) & 0xFFFF, steps - 1), last]
+
+    def _missed(self, last: int, steps: int) -> list[Event]:
+        tags = ((last - step) & 0xFFFF for step in range(steps - 1, -1, -1))
+        return [Triggered(self._input, "", tag, missed=True) for tag in tags]
+
+    def _part_id(self) -> str:
+        at = IN_FIELDS["part_id"]
+        return text_of(self._registers[at : at + TEXT_REGISTERS])

@@ -1,0 +1,392 @@
+"""The I/O of the handshake: inputs of the line to the machine, its actions to the line.
+
+- Whoever brings an event runs its actions, under one lock, so that answers leave in their order. Nothing in there
+  waits: a line whose sending can take time has a thread of its own.
+- The line comes first, the record right behind. The record says what the line was told.
+- A thread watches the time: deadlines, the gate, whether parts can be judged, the heartbeat. It waits by `select`,
+  which no change of the clock touches: a timed wait of Python 3.10's locks is told in the system's time.
+- A pass that its line could not tell before the deadline is told as a fault.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import logging
+import os
+import queue
+import select
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from lineside_agent.cameras import Shot
+from lineside_agent.health.result_statistics import ResultStatistics
+from lineside_agent.inspection.frame_sources import PartFrames, TriggeredFrames
+from lineside_agent.inspection.views import Seen, Views, has_picture
+from lineside_agent.line_io.base import LineOutput, Signal
+from lineside_agent.line_io.codes import code_of
+from lineside_agent.line_io.events import (
+    NO_DEFECTS,
+    Action,
+    Availability,
+    Begin,
+    Code,
+    DefectSummary,
+    Event,
+    LineState,
+    PartJudged,
+    Retiring,
+    Say,
+    SelectRecipe,
+    Show,
+    Stopped,
+    Tick,
+    TriggerAnswer,
+    Triggered,
+)
+from lineside_agent.line_io.gate_queue import GateQueueFile
+from lineside_agent.line_io.handshake import Handshake
+from lineside_link.messages import ResultRow
+
+log = logging.getLogger("lineside.line_io")
+
+LOOK_S = 0.05
+"""How often the station looks whether parts can be judged."""
+
+BEAT_S = 0.1
+
+WAITING_MAX = 256
+"""Signals that may wait for a slow line; beyond that they are missed."""
+
+
+class _Sender:
+    """A slow line's own thread."""
+
+    def __init__(self, output: LineOutput) -> None:
+        self._output = output
+        self._queue: queue.Queue[Signal | LineState | None] = queue.Queue(WAITING_MAX)
+        self._thread = threading.Thread(target=self._run, name=f"send {output.name}", daemon=True)
+        self._thread.start()
+
+    def put(self, item: Signal | LineState) -> None:
+        try:
+            self._queue.put_nowait(item)
+        except queue.Full:
+            self._output.missed += isinstance(item, Signal)
+            log.error("%s is too slow: %s is not told", self._output.name, item)
+
+    def close(self) -> None:
+        try:
+            self._queue.put(None, timeout=1.0)
+        except queue.Full:
+            log.error("%s doesn't take what is waiting for it", self._output.name)
+        self._thread.join(2.0)
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None:
+            if isinstance(item, LineState):
+                self._output.show(item)
+            else:
+                self._output.signal(_in_time(item, self._output.name))
+
+
+class TriggerController:
+    """Where the line, the camera and the pipeline meet.
+
+    Attributes:
+        machine: What decides; its counts are read by anybody.
+        frames: What the camera's thread fills.
+
+    Args:
+        machine: What decides.
+        frames: What the camera's thread fills.
+        outputs: The lines.
+        record: Keeps a row, at once.
+        begin: Notes that a part has a number, before anybody is told of it.
+        source: What the records call the source.
+        problem: Says why parts can't be judged; empty if they can.
+        stop: Ends it.
+        recipe: Says under which recipe parts are judged; empty without one.
+        select: Takes what a line says of the next product.
+        gate_queue: Keeps the parts on their way to the gate over a restart; ``None`` without a gate.
+        summarize: Says what a record tells the line of defects.
+        statistics: Counts what the line is told.
+    """
+
+    def __init__(
+        self,
+        machine: Handshake,
+        *,
+        frames: TriggeredFrames | PartFrames,
+        outputs: Sequence[LineOutput],
+        record: Callable[[ResultRow, Seen | None], object],
+        source: str,
+        problem: Callable[[], str],
+        stop: threading.Event,
+        recipe: Callable[[], str] = lambda: "",
+        select: Callable[[SelectRecipe], None] = lambda _: None,
+        gate_queue: GateQueueFile | None = None,
+        summarize: Callable[[ResultRow], DefectSummary] = lambda _: NO_DEFECTS,
+        statistics: ResultStatistics | None = None,
+        begin: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self.machine = machine
+        self.frames = frames
+        self._outputs = outputs
+        self._senders = {output.name: _Sender(output) for output in outputs if output.waits}
+        self._record = record
+        self._source = source
+        self._problem = problem
+        self._recipe = recipe
+        self._select = select
+        self._gate_queue = gate_queue
+        self._summarize = summarize
+        self._statistics = statistics or ResultStatistics()
+        self._begin = begin
+        self._begun_number = machine.last_number
+        self._stop = stop
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._begun: collections.deque[Begin] = collections.deque()
+        self._judged: dict[int, tuple[ResultRow, Seen | None]] = {}
+        self._triggered_at_ns: dict[int, int] = {}
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def listen(self) -> None:
+        """Begins to read the lines' inputs; parts that were on their way to the gate before a restart still meet it."""
+        if self._gate_queue is not None:
+            kept = self._gate_queue.read()
+            late = self.machine.restore_gate(kept, time.monotonic())
+            if late:
+                log.error("%d parts to be rejected passed the gate while no agent ran: triggers %s", len(late), late)
+            if len(kept) > len(late):
+                log.warning("%d parts are on their way to the gate since before this start", len(kept) - len(late))
+        self.post(Availability(self._problem()), time.monotonic())
+        for output in self._outputs:
+            output.listen(self.post)
+
+    def post(self, event: Event | SelectRecipe, at_s: float) -> None:
+        """Takes what a line's input saw.
+
+        Args:
+            event: What.
+            at_s: When, on the monotonic clock.
+        """
+        if isinstance(event, SelectRecipe):
+            self._select(event)  # not under the lock: it may come back here at once
+        with self._changed:
+            if isinstance(event, (Triggered, SelectRecipe)):
+                self._do(self.machine.step(Availability(self._problem()), at_s))
+            if not isinstance(event, SelectRecipe):
+                self._do(self.machine.step(event, at_s))
+            self._changed.notify_all()
+        os.eventfd_write(self._wake, 1)
+
+    def left_s(self, number: int) -> float | None:
+        """Returns how long a part still has until its deadline; ``None`` if it is answered.
+
+        Args:
+            number: Of its trigger.
+        """
+        with self._lock:
+            deadline_s = self.machine.deadline_s(number)
+        return None if deadline_s is None else deadline_s - time.monotonic()
+
+    def wait_idle(self) -> bool:
+        """Waits until no part is under way, at most until its deadline; false if the agent stops meanwhile."""
+        with self._changed:
+            while not self.machine.is_idle and not self._stop.is_set():
+                self._changed.wait(LOOK_S)
+            return not self._stop.is_set()
+
+    def take(self) -> Shot | Views | None:
+        """Waits for what the camera, or all of them, saw of the next part, under its trigger's number.
+
+        Returns:
+            ``None`` at the end.
+        """
+        while (begin := self._next_begun()) is not None:
+            shot = self.frames.grab(begin.number, begin.deadline_s)
+            if shot is not None:
+                return _for_part(shot, begin)
+            if self.frames.ended and self.machine.is_open(begin.number):
+                self.post(PartJudged(begin.number, Code.NO_FRAME), time.monotonic())
+        return None
+
+    def deliver(self, row: ResultRow, frame: Seen | None) -> None:
+        """Takes what the pipeline says about a part.
+
+        Args:
+            row: With the trigger's number as its sequence.
+            frame: Its frame, if there is one; what all cameras saw, where there are several.
+        """
+        code = code_of(row, has_frame=has_picture(frame, row))
+        with self._changed:
+            self._judged[row.sequence] = (row, frame)
+            self._do(self.machine.step(PartJudged(row.sequence, code, self._summarize(row)), time.monotonic()))
+            if not self.machine.is_open(row.sequence):
+                self._judged.pop(row.sequence, None)
+            self._changed.notify_all()
+
+    def status(self) -> dict[str, Any]:
+        """What ``status.json`` says of the line."""
+        machine = self.machine
+        with self._lock:
+            return {
+                "ready": machine.ready,
+                "fault": machine.fault.name if machine.fault else None,
+                "problem": machine.problem or None,
+                "challenge_left": machine.challenge_left,
+                **dataclasses.asdict(machine.counts),
+            }
+
+    def run(self) -> None:
+        """Watches the time, until stopped."""
+        beat_at_s = 0.0
+        while not self._stop.is_set():
+            now_s = time.monotonic()
+            if now_s >= beat_at_s:
+                beat_at_s = now_s + BEAT_S
+                for output in self._outputs:
+                    output.beat()
+            with self._changed:
+                self._do(self.machine.step(Availability(self._problem()), now_s))
+                self._do(self.machine.step(Tick(), time.monotonic()))
+                next_s = self.machine.next_s()
+            wait_s = LOOK_S if next_s is None else min(LOOK_S, next_s - time.monotonic())
+            if wait_s > 0 and select.select([self._wake], [], [], wait_s)[0]:
+                os.eventfd_read(self._wake)
+
+    def retire(self, timeout_s: float) -> None:
+        """Takes Ready away, and waits until what is under way is answered and has met the gate.
+
+        Args:
+            timeout_s: At most so long, as for an encoder that has stopped.
+        """
+        self.post(Retiring(), time.monotonic())
+        until_s = time.monotonic() + timeout_s
+        with self._changed:
+            while not self.machine.is_drained and time.monotonic() < until_s and not self._stop.is_set():
+                self._changed.wait(LOOK_S)
+            if left := self.machine.gate_queue:
+                log.error("%d parts have not reached the gate; the next start goes on with them", len(left))
+
+    def close(self) -> None:
+        """Answers what is under way with reject, takes Ready away and ends the slow lines' threads."""
+        self.post(Stopped(), time.monotonic())
+        for sender in self._senders.values():
+            sender.close()
+        if self._gate_queue is not None:
+            self._gate_queue.close()
+
+    # What the machine says; under the lock.
+
+    def _do(self, actions: list[Action]) -> None:
+        if self.machine.last_number != self._begun_number:
+            self._begun_number = self.machine.last_number
+            self._begin(self._begun_number)
+        if self._gate_queue is not None:
+            self._gate_queue.write(self.machine.gate_queue)
+        for action in actions:
+            match action:
+                case Begin():
+                    self._triggered_at_ns[action.number] = time.time_ns()
+                    self.frames.want(action.number, action.at_s)
+                    self._begun.append(action)
+                case Show():
+                    self._show(action.state)
+                case TriggerAnswer():
+                    self._answer(action)
+                case Say():
+                    log.log(logging.ERROR if action.is_error else logging.INFO, "%s", action.text)
+
+    def _show(self, state: LineState) -> None:
+        for output in self._outputs:
+            sender = self._senders.get(output.name)
+            if sender is None:
+                output.show(state)
+            else:
+                sender.put(state)
+
+    def _answer(self, answer: TriggerAnswer) -> None:
+        row, frame = self._row(answer)
+        signal = Signal(
+            answer.number,
+            row.part_id,
+            row.verdict,
+            answer.code,
+            answer.input,
+            answer.tag,
+            1000 * answer.took_s,
+            answer.deadline_s,
+            answer.defects,
+        )
+        for output in self._outputs:
+            sender = self._senders.get(output.name)
+            if sender is None:
+                output.signal(signal)
+            else:
+                sender.put(signal)
+        self._statistics.add(answer.code, row, answer.took_s)
+        self.frames.forget(answer.number)
+        self._record(row, frame)
+
+    def _row(self, answer: TriggerAnswer) -> tuple[ResultRow, Seen | None]:
+        """The record of what the line is told; with what was found, if that is what it is told."""
+        captured_at_ns = self._triggered_at_ns.pop(answer.number, None) or time.time_ns()
+        judged, frame = self._judged.pop(answer.number, (None, None))
+        part_id = judged.part_id if judged is not None else answer.part_id or f"trigger-{answer.number}"
+        if answer.challenge:
+            part_id = f"challenge:{part_id}"
+        if judged is not None and judged.verdict == answer.code.verdict:
+            return _with_part(judged, part_id), frame
+        row = ResultRow(
+            seq=0,
+            part_id=part_id,
+            source=self._source,
+            sequence=answer.number,
+            captured_at_ns=captured_at_ns,
+            verdict=answer.code.verdict,
+            error=self._reason(answer),
+            recipe=self._recipe(),
+        )
+        return row, frame
+
+    def _reason(self, answer: TriggerAnswer) -> str:
+        if answer.code is Code.LATE and not answer.reason:
+            is_there = self.frames.has_frame(answer.number)
+            stage = "no verdict" if is_there else self.frames.missing(answer.number)
+            return f"LATE: {stage} within {1000 * (answer.deadline_s - answer.at_s):.0f} ms of the trigger"
+        return f"{answer.code.name}: {answer.reason}" if answer.reason else answer.code.name
+
+    def _next_begun(self) -> Begin | None:
+        with self._changed:
+            while not self._begun:
+                if self._stop.is_set() or self.frames.ended:
+                    return None
+                self._changed.wait(LOOK_S)
+            return None if self._stop.is_set() else self._begun.popleft()
+
+
+def _in_time(signal: Signal, name: str) -> Signal:
+    if signal.verdict != "pass" or signal.deadline_s is None or time.monotonic() < signal.deadline_s:
+        return signal
+    log.error("%s was too slow to tell the pass of part %r in time: it is told as a fault", name, signal.part_id)
+    return dataclasses.replace(signal, verdict="fault", code=Code.LATE)
+
+
+def _for_part(shot: Shot | Views, begin: Begin) -> Shot | Views:
+    """The camera's frame under the number and the name of the part that it shows."""
+    part_id = begin.part_id or shot.part_id
+    if isinstance(shot, Views):
+        shots = tuple(dataclasses.replace(one, sequence=begin.number, part_id=part_id) for one in shot.shots)
+        return dataclasses.replace(shot, shots=shots, sequence=begin.number, part_id=part_id)
+    return dataclasses.replace(shot, sequence=begin.number, part_id=part_id)
+
+
+def _with_part(row: ResultRow, part_id: str) -> ResultRow:
+    return row if row.part_id == part_id else msgspec.structs.replace(row, part_id=part_id)

@@ -1,1 +1,0 @@
-"""The agent's own update, in two slots beside the bundle's, watched by a guard that no update touches."""

@@ -1,0 +1,1 @@
+"""What stays on the device: records, images, the outbox, and the bounds of all of them."""

@@ -1,0 +1,315 @@
+"""The tables of the records, and every SQL statement on them.
+
+- ``seq`` is contiguous from 1 within the database's random ``epoch``, and given inside the transaction.
+- ``(source, sequence)`` is unique: a frame that comes twice is recorded once.
+- Of each source the newest row stays whatever the bounds, and the very last one: numbers go on from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from lineside_agent.storage import unsent_images as unsent
+from lineside_agent.storage.tables import tables_of
+from lineside_agent.storage.unsent_images import UnsentImage
+from lineside_link.messages import ResultRow
+from lineside_runtime.decoding import decode_json
+from lineside_runtime.errors import DatabaseError, DiskFullError, StoreError
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+log = logging.getLogger("lineside.store")
+
+PAGE_BYTES = 2048
+"""A commit writes whole pages. Bytes a record at one, ten, fifty records a commit: with 4096 bytes a page 13.6, 2.6 and
+1.2 KB, with 2048 9.7, 2.1 and 1.1, with 1024 8.1, 2.0 and 1.3."""
+
+CHECKED_AT_START_BYTES = 32 << 20
+"""A larger database is checked beside the line and not before it: reading it takes longer than a start may."""
+
+DAMAGED_MAX = 3
+"""Damaged databases that are kept for whoever looks into them."""
+
+SUFFIXES = ("", "-wal", "-shm")
+"""Of the files of one database."""
+
+EVER_NS = 2**63 - 1
+"""Later than any capture."""
+
+NO_ROOM_BYTES = 256 << 10
+"""With less than that free, a file that can't be opened is one that can't be made."""
+
+
+class DatabaseFacts(NamedTuple):
+    """What is known of the database.
+
+    Attributes:
+        epoch: Its random name.
+        last_seq: The last number given.
+        acked: The hub's watermark.
+        sequences: The last recorded sequence of each source.
+        reserved: The first number of each source that can't have been used yet; see `reserve`.
+        unsent: Images that the hub hasn't got.
+    """
+
+    epoch: str
+    last_seq: int
+    acked: int
+    sequences: Mapping[str, int]
+    reserved: Mapping[str, int] = {}
+    unsent: int = 0
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Opens it to write: ahead of the file, and durably with each commit.
+
+    Raises:
+        sqlite3.DatabaseError: It can't be opened.
+    """
+    connection = sqlite3.connect(path, timeout=5.0, isolation_level=None)
+    try:
+        connection.execute(f"PRAGMA page_size={PAGE_BYTES}")  # of a new one
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+    except sqlite3.DatabaseError:
+        connection.close()
+        raise
+    return connection
+
+
+def open_schema(path: Path, epoch: str) -> DatabaseFacts:
+    """Makes the tables where they are missing.
+
+    Args:
+        path: Of the database.
+        epoch: For a new one.
+
+    Raises:
+        sqlite3.DatabaseError: It can't be opened, or it is damaged.
+    """
+    with contextlib.closing(connect(path)) as connection:
+        if _size(path) <= CHECKED_AT_START_BYTES:
+            check(connection)
+        database = tables_of(connection)
+        with connection:
+            connection.execute("BEGIN IMMEDIATE")
+            _make_tables(database, epoch)
+        return _facts(connection)
+
+
+def read_facts(path: Path) -> DatabaseFacts | None:
+    """Reads what is known without writing a byte, as on a disk that has no room even for the shared index of the WAL.
+
+    Returns:
+        ``None`` if there is no database yet.
+
+    Raises:
+        sqlite3.DatabaseError: It can't be read, or it is damaged.
+    """
+    if not _size(path):
+        return None
+    with contextlib.closing(sqlite3.connect(path, timeout=5.0, isolation_level=None)) as connection:
+        connection.execute("PRAGMA locking_mode=EXCLUSIVE")  # so its index of the WAL is in memory
+        tables = connection.execute("SELECT count(*) FROM sqlite_master WHERE name IN ('records', 'meta')").fetchone()
+        return _facts(connection) if tables[0] == 2 else None
+
+
+def check(connection: sqlite3.Connection) -> None:
+    """Reads the whole database.
+
+    Raises:
+        sqlite3.DatabaseError: It is damaged.
+    """
+    problems = [text for (text,) in connection.execute("PRAGMA quick_check(1)") if text != "ok"]
+    if problems:
+        raise sqlite3.DatabaseError(problems[0])
+
+
+def _make_tables(database: Database, epoch: str) -> None:
+    columns = {"seq": int, "source": str, "sequence": int, "verdict": str, "captured_at_ns": int, "body": bytes}
+    database["records"].create(columns, pk="seq", not_null=set(columns), if_not_exists=True)
+    database["records"].create_index(["source", "sequence"], unique=True, if_not_exists=True)
+    unsent.make_table(database)
+    database["meta"].create({"key": str, "value": str}, pk="key", if_not_exists=True)
+    for key, value in (("epoch", epoch), ("acked", "0")):
+        database.execute("INSERT OR IGNORE INTO meta (key, value) VALUES (?, ?)", (key, value))
+
+
+_RESERVED = "reserved:"
+
+_NEWEST = """
+WITH RECURSIVE sources (name) AS (
+    SELECT min(source) FROM records
+    UNION ALL
+    SELECT (SELECT min(source) FROM records WHERE source > name) FROM sources WHERE name IS NOT NULL
+)
+SELECT name, (SELECT max(sequence) FROM records WHERE source = name) FROM sources WHERE name IS NOT NULL
+"""
+"""The newest of each source by hops through the index: a plain GROUP BY reads all of it."""
+
+
+def _facts(connection: sqlite3.Connection) -> DatabaseFacts:
+    meta = dict(connection.execute("SELECT key, value FROM meta").fetchall())
+    last_seq = connection.execute("SELECT coalesce(max(seq), 0) FROM records").fetchone()[0]
+    sequences = {str(source): int(sequence) for source, sequence in connection.execute(_NEWEST)}
+    reserved = {key[len(_RESERVED) :]: int(value) for key, value in meta.items() if key.startswith(_RESERVED)}
+    return DatabaseFacts(
+        meta["epoch"], int(last_seq), int(meta["acked"]), sequences, reserved, unsent.count(connection)
+    )
+
+
+def insert(
+    connection: sqlite3.Connection, rows: list[ResultRow], images: Mapping[tuple[str, int], str] | None = None
+) -> int:
+    """Inserts rows with the next numbers, inside the caller's transaction; returns the last number.
+
+    Args:
+        connection: From `connect`.
+        rows: Of records.
+        images: What must be sent with them: source and sequence to the image's path.
+    """
+    seq = int(connection.execute("SELECT coalesce(max(seq), 0) FROM records").fetchone()[0])
+    columns = "seq, source, sequence, verdict, captured_at_ns, body"  # named: a newer agent may have added others
+    query = f"INSERT OR IGNORE INTO records ({columns}) VALUES (?, ?, ?, ?, ?, ?)"
+    for row in rows:
+        body = msgspec.json.encode(row)
+        verdict = "unknown" if row.unknown else row.verdict
+        values = (seq + 1, row.source, row.sequence, verdict, row.captured_at_ns, body)
+        if connection.execute(query, values).rowcount:
+            seq += 1
+            if images and (path := images.get((row.source, row.sequence))) is not None:
+                unsent.insert(connection, UnsentImage(seq, path))
+        else:
+            log.warning("frame %d of %s is recorded already", row.sequence, row.source)
+    return seq
+
+
+def last_of_part(connection: sqlite3.Connection, part_id: str) -> tuple[str, ResultRow] | None:
+    """Returns the epoch and the newest record of a part, with its number; ``None`` if there is none.
+
+    The part is no column: the records are looked through from the newest on.
+    """
+    needle = b'"part_id":' + msgspec.json.encode(part_id) + b","
+    query = "SELECT seq, body FROM records WHERE instr(body, ?) > 0 ORDER BY seq DESC"
+    (epoch,) = connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
+    for seq, body in connection.execute(query, (needle,)):
+        row = decode_json(body, type=ResultRow)
+        if row.part_id == part_id:
+            return str(epoch), msgspec.structs.replace(row, seq=int(seq))
+    return None
+
+
+def mark(connection: sqlite3.Connection, marks: list[int], acked: int, last_seq: int) -> int:
+    """Writes the newest watermark down, inside the caller's transaction; returns it."""
+    if not marks or marks[-1] == acked:
+        return acked
+    if not 0 <= marks[-1] <= last_seq:
+        log.error("the hub confirms row %d, but there are only %d: is this database a copy?", marks[-1], last_seq)
+        return acked
+    connection.execute("UPDATE meta SET value = ? WHERE key = 'acked'", (str(marks[-1]),))
+    return marks[-1]
+
+
+def reserve(connection: sqlite3.Connection, source: str, until: int) -> None:
+    """Writes down, inside the caller's transaction, that a source's numbers below ``until`` may be used from now on."""
+    query = "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
+    connection.execute(query, (_RESERVED + source, str(until)))
+
+
+_DELETE = f"""
+DELETE FROM records WHERE seq IN (
+    SELECT seq FROM records WHERE seq <= ? AND captured_at_ns < ?
+    AND seq < (SELECT max(seq) FROM records)
+    AND (source, sequence) NOT IN ({_NEWEST})
+    ORDER BY seq LIMIT ?
+)
+"""
+
+
+def delete_oldest(connection: sqlite3.Connection, *, through: int, before_ns: int, limit: int) -> int:
+    """Deletes the oldest rows in a transaction of its own.
+
+    Args:
+        connection: From `connect`.
+        through: Only rows up to this ``seq``.
+        before_ns: Only rows that were captured before.
+        limit: At most so many.
+
+    Returns:
+        How many were deleted.
+    """
+    return int(connection.execute(_DELETE, (through, before_ns, limit)).rowcount)
+
+
+def used_bytes(connection: sqlite3.Connection) -> int:
+    """Returns the size of the pages that hold something; what was deleted leaves pages that are used again."""
+    (size,), (pages,), (free,) = (
+        connection.execute(f"PRAGMA {name}").fetchone() for name in ("page_size", "page_count", "freelist_count")
+    )
+    return int(size) * (int(pages) - int(free))
+
+
+def free_pages(connection: sqlite3.Connection) -> int:
+    """Returns how many pages wait to be used again."""
+    return int(connection.execute("PRAGMA freelist_count").fetchone()[0])
+
+
+def set_aside(path: Path) -> str:
+    """Renames a damaged database, and deletes the oldest of those that were set aside before; returns the new name."""
+    aside = f"{path.name}.damaged-{time.time_ns()}"
+    for suffix in SUFFIXES:
+        part = path.with_name(path.name + suffix)
+        if part.exists():
+            part.rename(part.with_name(aside + suffix))
+    whole = (found for found in path.parent.glob(f"{path.name}.damaged-*") if found.suffix[9:].isdigit())
+    for old in sorted(whole, key=lambda found: int(found.suffix[9:]))[:-DAMAGED_MAX]:
+        log.warning("%s is deleted: newer damaged databases are kept", old.name)
+        for suffix in SUFFIXES:
+            old.with_name(old.name + suffix).unlink(missing_ok=True)
+    return aside
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """Opens it to read.
+
+    Raises:
+        DatabaseError: It cannot be read.
+    """
+    try:
+        with contextlib.closing(connect(path)) as connection:
+            yield connection
+    except sqlite3.DatabaseError as error:
+        raise DatabaseError(f"{path}: {error}", action="It is set aside at the next write.") from error
+
+
+def is_full(error: sqlite3.DatabaseError, path: Path) -> bool:
+    """Returns whether an error means that there is no room."""
+    if "unable to open" in str(error):
+        found = os.statvfs(path.parent)
+        return found.f_bavail * found.f_frsize < NO_ROOM_BYTES
+    return "disk is full" in str(error) or "disk I/O error" in str(error)
+
+
+def explained(error: sqlite3.DatabaseError, path: Path) -> StoreError:
+    """Returns our error for SQLite's."""
+    if is_full(error, path):
+        return DiskFullError(f"no room to write {path} ({error})")
+    return DatabaseError(f"{path}: {error}", action="See who else holds it and whether it may be written.")
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

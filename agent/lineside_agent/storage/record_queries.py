@@ -1,0 +1,289 @@
+"""The records of a device as a person asks for them: found, exported, counted for a shift. The agent need not run."""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import shutil
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import msgspec
+
+from lineside_agent.config import AgentConfig
+from lineside_agent.line_io.codes import code_of_record, defect_types
+from lineside_agent.storage import database
+from lineside_agent.storage.images import ImageArchive
+from lineside_agent.storage.records import NAME as RECORDS
+from lineside_link.messages import ResultRow
+from lineside_link.result_table import UNKNOWN, Row, as_kept, values_of
+from lineside_runtime.decoding import decode_json
+from lineside_runtime.errors import InputNotFoundError
+
+VERDICTS = ("pass", "reject", "unsure", "fault")
+"""As they stand in the table of results."""
+
+CHALLENGE = "challenge:"
+"""How the part id of a challenge part begins."""
+
+HOUR_NS = 3600 * 10**9
+
+
+T = TypeVar("T")
+
+
+class RecordQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Which records; what is empty or ``None`` restricts nothing.
+
+    Attributes:
+        part_id: Of the part.
+        verdict: One of `VERDICTS`.
+        defect: Type of a defect that was found, or of one that the bundle was unsure of.
+        bundle: That judged: ``name@version``, or a name for all of its versions.
+        since_ns: Captured then or later, Unix time in ns.
+        until_ns: Captured before.
+        limit: So many of them at most, the newest.
+        with_frame: Only those of which an image is here.
+        unknown: Also numbers of which nobody knows whether a part had them, as after a power cut.
+    """
+
+    part_id: str = ""
+    verdict: str = ""
+    defect: str = ""
+    bundle: str = ""
+    since_ns: int | None = None
+    until_ns: int | None = None
+    limit: int | None = None
+    with_frame: bool = False
+    unknown: bool = False
+
+    def sql(self) -> tuple[str, list[object]]:
+        """Returns the statement, and its parameters, that finds at least these records; the newest first if limited."""
+        column = "reject" if self.verdict == "unsure" else self.verdict
+        needle = b'"part_id":' + msgspec.json.encode(self.part_id) + b","
+        conditions: list[tuple[str, object]] = [
+            ("verdict = ?", column or None),
+            ("instr(body, ?) > 0", needle if self.part_id else None),
+            ("captured_at_ns >= ?", self.since_ns),
+            ("captured_at_ns < ?", self.until_ns),
+        ]
+        used = [(text, value) for text, value in conditions if value is not None]
+        where = f" WHERE {' AND '.join(text for text, _ in used)}" if used else ""
+        order = "DESC" if self.limit is not None else "ASC"
+        return f"SELECT seq, body FROM records{where} ORDER BY seq {order}", [value for _, value in used]
+
+    def holds(self, row: ResultRow) -> bool:
+        """Returns whether a record that the statement found is one of these.
+
+        Args:
+            row: From `as_kept`.
+        """
+        name = row.bundle if "@" in self.bundle else row.bundle.partition("@")[0]
+        return (
+            self.part_id in ("", row.part_id)
+            and self.verdict in ("", row.verdict)
+            and self.bundle in ("", name)
+            and (self.unknown or row.verdict != UNKNOWN)
+            and (not self.defect or self.defect in defect_types(row))
+        )
+
+
+class Record(NamedTuple):
+    """One record.
+
+    Attributes:
+        epoch: Of the device's database.
+        row: As the table of results holds it.
+        image: The image that was kept of the part; of several cameras that of the one that decided. ``None`` for none.
+    """
+
+    epoch: str
+    row: ResultRow
+    image: Path | None
+
+
+def find(config: AgentConfig, query: RecordQuery) -> Iterator[Record]:
+    """Yields records, oldest first.
+
+    Args:
+        config: Of the agent.
+        query: Which.
+
+    Raises:
+        InputNotFoundError: There are none at all.
+        DatabaseError: They can't be read.
+    """
+    archive = ImageArchive(config.folder, config.store)
+    found = (Record(epoch, row, _image_of(archive, row)) for epoch, row in _rows(config, query))
+    yield from _newest((record for record in found if record.image is not None or not query.with_frame), query.limit)
+
+
+def _rows(config: AgentConfig, query: RecordQuery) -> Iterator[tuple[str, ResultRow]]:
+    """Epoch and row of each, whether it has an image or not; the newest first if they are limited."""
+    path = config.folder / RECORDS
+    if not path.is_file():
+        raise InputNotFoundError(f"no records in {config.folder}", action="Start the agent with `lineside agent run`.")
+    text, parameters = query.sql()
+    with database.reading(path) as connection:
+        (epoch,) = connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
+        for seq, body in connection.execute(text, parameters):
+            row = as_kept(msgspec.structs.replace(decode_json(body, type=ResultRow), seq=int(seq)))
+            if query.holds(row):
+                yield str(epoch), row
+
+
+def _newest(found: Iterator[T], limit: int | None) -> Iterator[T]:
+    """All, or the first so many in the other order."""
+    yield from found if limit is None else reversed(list(itertools.islice(found, limit)))
+
+
+def _image_of(archive: ImageArchive, row: ResultRow) -> Path | None:
+    decided = [view.source for view in row.views if ("unsure" if view.unsure else view.verdict) == row.verdict]
+    others = [view.source for view in row.views]
+    paths = (archive.path(source, row.sequence) for source in (*decided, *others, row.source))
+    return next((path for path in paths if path.is_file()), None)
+
+
+def table_row(config: AgentConfig, record: Record) -> Row:
+    """Returns a record in the order of `lineside_link.result_table.COLUMNS`.
+
+    Args:
+        config: Of the agent.
+        record: From `find`.
+    """
+    frame = "" if record.image is None else str(record.image.relative_to(config.folder))
+    return (*values_of(config.device, record.epoch, record.row, 0), frame)
+
+
+def copy_image(config: AgentConfig, query: RecordQuery, path: Path) -> Record:
+    """Copies the image of the newest record that is found.
+
+    Args:
+        config: Of the agent.
+        query: Which records.
+        path: Of the copy, a PNG.
+
+    Returns:
+        Its record.
+
+    Raises:
+        InputNotFoundError: No record is found, or no image of the newest one was kept.
+        DatabaseError: The records can't be read.
+    """
+    newest = next(find(config, msgspec.structs.replace(query, limit=1)), None)
+    if newest is None:
+        raise InputNotFoundError("no such record here", action="`lineside agent results` lists what there is.")
+    if newest.image is None:
+        action = "See keep_images under [store]; old images make way. --with-frame finds those that have one."
+        raise InputNotFoundError(f"no image of part {newest.row.part_id!r} is on this device", action=action)
+    shutil.copyfile(newest.image, path)
+    return newest
+
+
+def copy_images(config: AgentConfig, query: RecordQuery, folder: Path) -> int:
+    """Copies the images of records into a folder, named as in the column ``frame``; returns how many.
+
+    Args:
+        config: Of the agent.
+        query: Which records.
+        folder: Is made if need be.
+
+    Raises:
+        DatabaseError: The records can't be read.
+    """
+    copied = 0
+    for record in find(config, msgspec.structs.replace(query, with_frame=True)):
+        if record.image is not None:
+            target = folder / record.image.relative_to(config.folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(record.image, target)
+            copied += 1
+    return copied
+
+
+class HourCount(msgspec.Struct, kw_only=True):
+    """Parts of one hour.
+
+    Attributes:
+        start_ns: Unix time at which it begins.
+        verdicts: Parts by verdict.
+    """
+
+    start_ns: int
+    verdicts: dict[str, int] = msgspec.field(default_factory=lambda: dict.fromkeys(VERDICTS, 0))
+
+
+class ShiftReport(msgspec.Struct, kw_only=True):
+    """What a device saw in some time. Challenge parts are counted apart, numbers that are unknown not at all.
+
+    Attributes:
+        device: Its name.
+        first_ns: When the first part was captured; 0 without parts.
+        last_ns: When the last one was.
+        parts: How many.
+        verdicts: Parts by verdict.
+        codes: Parts by result code, such as ``LATE``; ``UNRECORDED`` for parts of which an agent that was killed left
+            no record.
+        defects: Parts by defect type; a part with several types counts for each. The most frequent first.
+        challenge: Challenge parts.
+        latency_ms: Median, 95th percentile and highest time to a verdict; empty without verdicts.
+        hours: Hours in which there were parts.
+    """
+
+    device: str
+    first_ns: int = 0
+    last_ns: int = 0
+    parts: int = 0
+    verdicts: dict[str, int] = msgspec.field(default_factory=lambda: dict.fromkeys(VERDICTS, 0))
+    codes: dict[str, int] = msgspec.field(default_factory=dict)
+    defects: dict[str, int] = msgspec.field(default_factory=dict)
+    challenge: int = 0
+    latency_ms: dict[str, float] = msgspec.field(default_factory=dict)
+    hours: list[HourCount] = msgspec.field(default_factory=list)
+
+
+def report(config: AgentConfig, query: RecordQuery) -> ShiftReport:
+    """Counts records for a shift.
+
+    Args:
+        config: Of the agent.
+        query: Which records.
+
+    Raises:
+        InputNotFoundError: There are none at all.
+        DatabaseError: They can't be read.
+    """
+    made = ShiftReport(device=config.device)
+    codes: collections.Counter[str] = collections.Counter()
+    defects: collections.Counter[str] = collections.Counter()
+    hours: dict[int, HourCount] = {}
+    took_ms: list[float] = []
+    query = msgspec.structs.replace(query, unknown=False)
+    if query.with_frame:
+        rows = (record.row for record in find(config, query))
+    else:
+        rows = (row for _, row in itertools.islice(_rows(config, query), query.limit))
+    for row in rows:
+        if row.part_id.startswith(CHALLENGE):
+            made.challenge += 1
+            continue
+        made.parts += 1
+        made.verdicts[row.verdict] += 1
+        made.first_ns = min(made.first_ns or row.captured_at_ns, row.captured_at_ns)
+        made.last_ns = max(made.last_ns, row.captured_at_ns)
+        codes[code_of_record(row)] += 1
+        if row.verdict in ("reject", "unsure"):
+            defects.update(defect_types(row))
+        start_ns = row.captured_at_ns - row.captured_at_ns % HOUR_NS
+        hours.setdefault(start_ns, HourCount(start_ns=start_ns)).verdicts[row.verdict] += 1
+        if row.latency_ms:
+            took_ms.append(row.latency_ms)
+    made.codes, made.defects = dict(codes.most_common()), dict(defects.most_common())
+    made.hours = [hours[start_ns] for start_ns in sorted(hours)]
+    if took_ms:
+        took_ms.sort()
+        high = took_ms[min(len(took_ms) - 1, int(0.95 * len(took_ms)))]
+        made.latency_ms = {"median": statistics.median(took_ms), "p95": high, "max": took_ms[-1]}
+    return made

@@ -1,0 +1,145 @@
+"""What is deleted to make room for records: images, the ballast file, old records, in this order.
+
+The ballast is a file that keeps room on the disk and is thrown overboard when somebody else has filled it. With the
+room it gives, old records can be deleted and their pages used again; without any, SQLite can't even delete. From then
+on, until the disk has room again, each record takes the place of an older one.
+
+All but the images is done by the store's writer, between two commits and in small steps.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sqlite3
+import time
+from pathlib import Path
+
+from lineside_agent.config import StoreConfig
+from lineside_agent.storage import database
+from lineside_agent.storage.images import DAY_S, ImageArchive
+
+log = logging.getLogger("lineside.store")
+
+BALLAST_BYTES = 4 << 20
+"""A write-ahead log of a thousand pages and its checkpoint."""
+
+BALLAST_SHARE = 1 / 6
+"""Of the disk at most, and half of this must be free beside it: a small disk has a smaller ballast."""
+
+IMAGES_BYTES = 32 << 20
+"""So much the images give when records find no room: half an hour at ten a second, without a sweep each second."""
+
+DELETE_STEP = 1000
+"""Records deleted in one transaction: records of the line wait for it."""
+
+DELETE_STEPS_MAX = 10
+"""Of them between two commits."""
+
+DELETE_BY_AGE_STEPS = 5
+"""Of them by age in one go, a minute's: a clock that jumps ahead must not empty the database."""
+
+FREE_PAGES_LEAST = 64
+"""Pages to be used again, below which old records make way while the disk is full: a group's and its index's."""
+
+
+class RetentionPolicy:
+    """Of one store.
+
+    Attributes:
+        removed: Old records deleted since the start.
+        used_bytes: Of the database, without pages that wait to be used again; ``None`` until it was looked at.
+
+    Args:
+        folder: The state folder.
+        archive: Where images are.
+        ballast_bytes: Of that file.
+    """
+
+    def __init__(self, folder: Path, archive: ImageArchive | None, *, ballast_bytes: int = BALLAST_BYTES) -> None:
+        self.removed = 0
+        self.used_bytes: int | None = None
+        self._archive = archive
+        self._ballast = folder / "ballast"
+        self._ballast_bytes = ballast_bytes
+        self._is_tight = False
+        self._asked = False
+
+    def ask(self) -> None:
+        """Asks for `tidy`; from any thread."""
+        self._asked = True
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether `tidy` is to run although there is nothing to write."""
+        return self._asked
+
+    @property
+    def is_due(self) -> bool:
+        """Whether `tidy` is to run before the next write."""
+        return self._asked or self._is_tight
+
+    def make(self) -> bool:
+        """Makes room where there is none, by images or else by the ballast; false if neither is left."""
+        if self._archive is not None and self._archive.sweep(need_bytes=IMAGES_BYTES):
+            log.warning("images were deleted, since records found no room")
+            return True
+        self._is_tight = True
+        try:
+            self._ballast.unlink()
+        except OSError:
+            return False
+        log.warning("the disk reserve was deleted, since records found no room; the oldest records are deleted now")
+        return True
+
+    def tidy(self, connection: sqlite3.Connection, rules: StoreConfig, *, through: int) -> None:
+        """Deletes what is beyond the bounds, and takes ballast again where there is room.
+
+        Args:
+            connection: The writer's, outside of a transaction.
+            rules: The ``[store]`` table.
+            through: Only records up to this ``seq`` may go.
+        """
+        self._asked = False
+        has_ballast = self._take_ballast(rules.free_min_bytes)
+        self._is_tight = self._is_tight and not has_ballast
+        if self._is_tight and database.free_pages(connection) < FREE_PAGES_LEAST:
+            self._delete(connection, through)
+        self._delete_by_age(connection, rules, through)
+        for _ in range(DELETE_STEPS_MAX):
+            self.used_bytes = database.used_bytes(connection)
+            if self.used_bytes <= rules.records_max_bytes or not self._delete(connection, through):
+                return
+        self._asked = True
+
+    def _delete_by_age(self, connection: sqlite3.Connection, rules: StoreConfig, through: int) -> None:
+        if rules.records_max_days is None:
+            return
+        before_ns = time.time_ns() - int(1e9 * DAY_S * rules.records_max_days)
+        for _ in range(DELETE_BY_AGE_STEPS):
+            if self._delete(connection, through, before_ns=before_ns) < DELETE_STEP:
+                return
+
+    def _delete(self, connection: sqlite3.Connection, through: int, *, before_ns: int = database.EVER_NS) -> int:
+        deleted = database.delete_oldest(connection, through=through, before_ns=before_ns, limit=DELETE_STEP)
+        self.removed += deleted
+        return deleted
+
+    def _take_ballast(self, free_min_bytes: int) -> bool:
+        """Makes the file, where it leaves enough room beside it; returns whether it is there."""
+        if self._ballast.exists():
+            return True
+        disk = shutil.disk_usage(self._ballast.parent)
+        size = min(self._ballast_bytes, int(BALLAST_SHARE * disk.total))
+        # Twice its size: the room that it has just given must not look like room for it.
+        if disk.free < min(free_min_bytes, int(BALLAST_SHARE / 2 * disk.total)) + 2 * size:
+            return False
+        try:
+            with self._ballast.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            self._ballast.unlink(missing_ok=True)
+            log.debug("no disk reserve: %s", error)
+            return False
+        return True

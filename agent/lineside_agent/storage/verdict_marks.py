@@ -1,0 +1,142 @@
+"""An operator's mark that a verdict is wrong, so that a person reviews the frame.
+
+The command that says so writes ``marks.json``; the agent notices and reports it to the hub, in every report, so that
+nothing is lost with a broker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from lineside_agent.storage import database
+from lineside_agent.storage.records import NAME as RECORDS
+from lineside_agent.storage.state_file import peek_state, read_state, write_state
+from lineside_link.messages import MARKS_MAX, NOTE_MAX, Mark, ResultRow
+from lineside_runtime.errors import ConfigError, InputNotFoundError
+
+log = logging.getLogger("lineside.agent")
+
+NAME = "marks.json"
+_LOCK = "marks.lock"
+
+
+class Said(msgspec.Struct, frozen=True, kw_only=True):
+    """What is written down.
+
+    Attributes:
+        marks: Oldest first.
+    """
+
+    marks: tuple[Mark, ...] = ()
+
+
+class Marked(msgspec.Struct, frozen=True, kw_only=True):
+    """A record that was marked.
+
+    Attributes:
+        part_id: Of the part.
+        verdict: What the line was told.
+        source: Where the frame came from.
+        sequence: Number of the frame at its source.
+        captured_at_ns: Unix time of the capture.
+        mark: What was said.
+    """
+
+    part_id: str
+    verdict: str
+    source: str
+    sequence: int
+    captured_at_ns: int
+    mark: Mark
+
+
+def add(folder: Path, part_id: str, *, wrong: bool, note: str = "") -> Marked:
+    """Says that the last verdict on a part is wrong, or takes that back; the agent need not run.
+
+    Args:
+        folder: The agent's state folder.
+        part_id: Of the part.
+        wrong: Which of the two.
+        note: For whoever corrects it.
+
+    Raises:
+        ConfigError: The note is too long.
+        InputNotFoundError: There are no records, or none of this part.
+        DatabaseError: They can't be read.
+        DiskFullError: There is no room for the mark.
+    """
+    if len(note) > NOTE_MAX:
+        raise ConfigError("note", expected=f"at most {NOTE_MAX} characters", actual=len(note))
+    if not (folder / RECORDS).is_file():
+        raise InputNotFoundError(f"no records in {folder}", action="Start the agent with `lineside agent run` first.")
+    with database.reading(folder / RECORDS) as connection:
+        found = database.last_of_part(connection, part_id)
+    if found is None:
+        action = "Older records may have made way; `lineside relabel mark` at the hub knows them."
+        raise InputNotFoundError(f"no record of part {part_id!r} here", action=action)
+    epoch, row = found
+    mark = Mark(epoch=epoch, seq=row.seq, at_ns=time.time_ns(), wrong=wrong, note=note)
+    with _locked(folder):
+        before = (read_state(folder / NAME, Said) or Said()).marks
+        others = tuple(each for each in before if (each.epoch, each.seq) != (mark.epoch, mark.seq))
+        write_state(folder / NAME, Said(marks=(*others, mark)[-MARKS_MAX:]))
+        if len(others) >= MARKS_MAX:
+            log.warning("the oldest mark is told to the hub no longer: only the last %d are", MARKS_MAX)
+    return _marked(row, mark)
+
+
+def _marked(row: ResultRow, mark: Mark) -> Marked:
+    return Marked(
+        part_id=row.part_id,
+        verdict=row.verdict,
+        source=row.source,
+        sequence=row.sequence,
+        captured_at_ns=row.captured_at_ns,
+        mark=mark,
+    )
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    descriptor = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o660)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+class VerdictMarks:
+    """The agent's end: notices what was said.
+
+    Args:
+        folder: The agent's state folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / NAME
+        self._seen_ns = 0
+
+    def look(self) -> tuple[Mark, ...] | None:
+        """Returns all marks if there are others than at the last look.
+
+        Raises:
+            StoreError: The file can't be read; it is not looked at again until it changes.
+        """
+        try:
+            changed_ns = self._path.stat().st_mtime_ns
+        except FileNotFoundError:
+            return None
+        if changed_ns == self._seen_ns:
+            return None
+        self._seen_ns = changed_ns
+        said = peek_state(self._path, Said)
+        return None if said is None else said.marks

@@ -1,0 +1,1 @@
+"""Training a student network on a teacher's outputs."""

@@ -1,0 +1,261 @@
+"""``lineside distill``: train a smaller student on a teacher's outputs.
+
+The student learns the teacher's answers (logits; a detector's score and distance distributions), what is true where
+annotated data is given, and, through learnt projections, the teacher's features.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+import torch_pruning
+from torch import Tensor, nn
+
+from lineside_converters.calibration_data import gather
+from lineside_converters.distillation.losses import Teaching, as_tuple, teaching_for
+from lineside_converters.distillation.trainer import DistillationSettings, teach
+from lineside_converters.graph.cleanup import clean_graph
+from lineside_converters.loading.source import open_source
+from lineside_converters.pruning.channel_groups import find_groups, remove
+from lineside_converters.pruning.sensitivity import rank_channels, weakest
+from lineside_converters.pruning.structured import fold_norms
+from lineside_converters.pruning.torch_graph import PrunableNetwork, close_network, count_norms_again, open_network
+from lineside_converters.training.config import TrainProgress
+from lineside_converters.training.objective_selection import lessons_for
+from lineside_converters.training.objectives import TrainingObjective
+from lineside_models.networks.classifier import resnet18
+from lineside_models.vision.model_facts import METADATA_KEY, ModelFacts
+from lineside_runtime.bundle import Manifest
+from lineside_runtime.errors import ConfigError, InputNotFoundError, MissingExtraError, UnsupportedModelError
+from lineside_runtime.files import write_atomic
+
+FRAMES = 48
+NORM_BATCHES = 6
+DEFAULT = DistillationSettings(learning_rate=1.5e-3, true_weight=0.5, teach_weight=1.0, feature_weight=0.1, epochs=30)
+
+STUDENTS = "narrow@SHARE, resnet18[@WIDTH], timm:NAME, or an .onnx file"
+
+
+class DistillResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What came out.
+
+    Attributes:
+        onnx: The student's graph, with the teacher's facts in its metadata.
+        teacher_macs: Multiply-accumulates of one frame.
+        student_macs: The same of the student.
+        teacher: Figures of the teacher on what was kept aside.
+        student: Figures of the student on the same.
+        curve: The student's figures at each evaluation.
+    """
+
+    onnx: str
+    teacher_macs: int
+    student_macs: int
+    teacher: dict[str, float]
+    student: dict[str, float]
+    curve: list[dict[str, float]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DistillationSetup:
+    """A teacher, and what it teaches with.
+
+    Attributes:
+        manifest: Of the teacher.
+        network: Of the teacher, with its batch norms put back.
+        teacher: Of the same weights, folded.
+        teaching: How its answers are taught.
+        lessons: The data.
+        frames: Prepared inputs, one of each size.
+    """
+
+    manifest: Manifest
+    network: PrunableNetwork
+    teacher: nn.Module
+    teaching: Teaching
+    lessons: TrainingObjective[Any]
+    frames: list[Tensor]
+
+
+def open_school(model: Path, data: Sequence[Path], *, batch: int, seed: int, trust: bool = False) -> DistillationSetup:
+    """Opens a model as a teacher.
+
+    Args:
+        model: A bundle's folder, a ``.lsb``, ``.onnx`` or ``.pt`` file.
+        data: Annotated data; without any the line simulator's frames are what is taught with.
+        batch: Frames a step.
+        seed: Of everything random.
+        trust: Read a ``.pt`` although reading it can run code from it.
+
+    Raises:
+        InputError: The model or the data can't be used.
+        PruningError: The model has no form that could be trained.
+    """
+    with tempfile.TemporaryDirectory(prefix="lineside-school-") as folder:
+        source = open_source(model, Path(folder, "source"), given=ModelFacts(), trust=trust)
+        material = gather(source.manifest, limit=FRAMES, data=tuple(data))
+        frames = [torch.from_numpy(next(iter(feed.values()))) for feed in material.calibration]
+        clean = Path(folder, "clean.onnx")
+        clean_graph(source.model, clean)
+        return school_of(clean, source.manifest, data, frames, batch=batch, seed=seed)
+
+
+def school_of(
+    clean: Path, manifest: Manifest, data: Sequence[Path], frames: Sequence[Tensor], *, batch: int, seed: int
+) -> DistillationSetup:
+    """Returns a cleaned float graph as a teacher; see `open_school`."""
+    network = open_network(clean, frames[:16])
+    teacher = fold_norms(network.copy().module).eval().requires_grad_(False)
+    with torch.no_grad():
+        teaching = teaching_for(manifest.postprocess.name, as_tuple(teacher(frames[0])))
+    lessons = lessons_for(manifest, data, frames, teacher, teaching, batch=batch, seed=seed)
+    sizes = {tuple(frame.shape): frame for frame in reversed(frames)}
+    return DistillationSetup(manifest, network, teacher, teaching, lessons, list(sizes.values())[::-1])
+
+
+def distill(
+    school: DistillationSetup,
+    student: PrunableNetwork,
+    *,
+    out: Path,
+    tuition: DistillationSettings,
+    on_progress: Callable[[TrainProgress], None],
+) -> DistillResult:
+    """Trains a student on a teacher's answers; writes ``student.onnx`` and ``distill.json`` into ``out``.
+
+    Args:
+        school: The teacher and the data.
+        student: From `open_student`.
+        out: Folder; a run that stands there is gone on with.
+        tuition: The settings.
+        on_progress: Called after every step.
+
+    Raises:
+        TrainingError: The loss is no number any more, or the checkpoint is of another network.
+    """
+    curve = teach(
+        student.module,
+        school.teacher,
+        school.lessons,
+        school.teaching,
+        tuition=tuition,
+        out=out,
+        on_progress=on_progress,
+    )
+    onnx = out / "student.onnx"
+    close_network(student, onnx, school.frames)
+    result = DistillResult(
+        onnx=str(onnx),
+        teacher_macs=macs(school.teacher, school.frames[0]),
+        student_macs=macs(student.module, school.frames[0]),
+        teacher=school.lessons.evaluate(school.teacher),
+        student=school.lessons.evaluate(student.module),
+        curve=curve,
+    )
+    told = {"settings": tuition.as_dict(), "data": school.lessons.facts} | msgspec.to_builtins(result)
+    write_atomic(out / "distill.json", json.dumps(told | {"onnx": onnx.name}, indent=2).encode())
+    return result
+
+
+def open_student(wanted: str, school: DistillationSetup, *, seed: int) -> PrunableNetwork:
+    """Returns a student by its name.
+
+    Args:
+        wanted: ``narrow@SHARE``: the teacher with this share of each group of channels, those that matter most;
+            ``resnet18`` or ``resnet18@WIDTH``, ``timm:NAME``: random weights; or an ``.onnx`` file with its weights.
+        school: Of the teacher, whose input and outputs it must have.
+        seed: Of random weights.
+
+    Raises:
+        ConfigError: There is no such student.
+        UnsupportedModelError: Its outputs are not the teacher's.
+    """
+    kind, _, share = wanted.partition("@")
+    if kind == "narrow":
+        student = _narrow(school, _number(wanted, share, 0.05, 0.95), seed)
+    elif wanted.endswith(".onnx"):
+        if not Path(wanted).is_file():
+            raise InputNotFoundError(f"no model at {wanted}")
+        student = open_network(Path(wanted), school.frames)
+    elif kind == "resnet18":
+        width = _number(wanted, share or "1", 0.1, 4.0)
+        student = _around(resnet18(len(school.manifest.labels), width=width, seed=seed), school)
+    elif wanted.startswith("timm:"):
+        student = _around(_timm(wanted.removeprefix("timm:"), school, seed), school)
+    else:
+        raise ConfigError("student", expected=STUDENTS, actual=repr(wanted))
+    _check_outputs(student, school)
+    return student
+
+
+def _number(wanted: str, text: str, low: float, high: float) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not low <= value <= high:
+        raise ConfigError("student", expected=f"a number {low:g} to {high:g} behind the @", actual=repr(wanted))
+    return value
+
+
+def _narrow(school: DistillationSetup, share: float, seed: int) -> PrunableNetwork:
+    student = school.network.copy()
+    groups = find_groups(student.module, student.example).groups
+    ranks = rank_channels(student.module, groups, school.lessons.some(4), school.teaching, seed=seed)
+    dropped = {
+        group.name: weakest(ranks[group.name], group.width - max(1, round(group.width * share))) for group in groups
+    }
+    remove(student.module, student.example, dropped)
+    count_norms_again(student.module, school.lessons.some(NORM_BATCHES))
+    return student
+
+
+def _around(module: nn.Module, school: DistillationSetup) -> PrunableNetwork:
+    facts = ModelFacts(
+        labels=school.manifest.labels,
+        preprocess=school.manifest.preprocess,
+        postprocess=school.manifest.postprocess,
+    )
+    metadata = {METADATA_KEY: msgspec.json.encode(facts).decode()}
+    return dataclasses.replace(school.network, module=module, metadata=metadata)
+
+
+def _timm(name: str, school: DistillationSetup, seed: int) -> nn.Module:
+    try:
+        import timm
+    except ImportError as error:
+        raise MissingExtraError("timm is not installed", action="Run pip install 'lineside[train]'.") from error
+    channels = school.frames[0].shape[1]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            module: nn.Module = timm.create_model(
+                name, pretrained=False, num_classes=len(school.manifest.labels), in_chans=channels
+            )
+        except RuntimeError as error:
+            raise ConfigError("student", expected="a model that timm knows", actual=name) from error
+    return module
+
+
+@torch.no_grad()
+def _check_outputs(student: PrunableNetwork, school: DistillationSetup) -> None:
+    frame = school.frames[0]
+    try:
+        found = [tuple(output.shape) for output in as_tuple(student.module.eval()(frame))]
+    except RuntimeError as error:
+        raise UnsupportedModelError("the student does not take the teacher's input", actual=str(error)) from error
+    wanted = [tuple(output.shape) for output in as_tuple(school.teacher(frame))]
+    if found != wanted:
+        raise UnsupportedModelError("the student's outputs are not the teacher's", expected=wanted, actual=found)
+
+
+def macs(module: nn.Module, frame: Tensor) -> int:
+    """Counts the multiply-accumulates of a frame, as torch-pruning does."""
+    return int(torch_pruning.utils.count_ops_and_params(module.eval(), frame)[0])

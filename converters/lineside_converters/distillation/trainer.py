@@ -1,0 +1,172 @@
+"""Train a network with another one as its teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from lineside_converters.distillation.features import FeatureStudent, tapped
+from lineside_converters.distillation.losses import Teaching, as_tuple
+from lineside_converters.training import checkpoints
+from lineside_converters.training.config import TrainProgress
+from lineside_converters.training.loop import BEST, CHECKPOINT, TrainingPlan, fit, parameter_groups, start
+from lineside_converters.training.objectives import TrainingObjective
+from lineside_converters.training.strategy import ALONE, Strategy
+
+B = TypeVar("B")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistillationSettings:
+    """How much of what a student learns.
+
+    Attributes:
+        learning_rate: Its peak.
+        true_weight: Of the loss against what is true.
+        teach_weight: Of the loss against the teacher's answers.
+        feature_weight: Of the loss against the teacher's features, where some are given.
+        epochs: Passes over the data.
+        minutes: Wall time after which the schedule ends early but whole.
+        evaluate_every: Epochs between evaluations.
+        warm_up_steps: Steps in which the learning rate rises, a tenth of the run at most.
+        threads: Of torch.
+        seed: Of everything random.
+        bf16: Multiply in bfloat16 where the processor does: 2.5 times as fast for dense convolutions on one with
+            AVX512-BF16, and slower for depthwise ones' gradients.
+        teacher_bf16: The same for the teacher alone, which has no gradients.
+    """
+
+    learning_rate: float = 6e-4
+    true_weight: float = 1.0
+    teach_weight: float = 1.0
+    feature_weight: float = 0.0
+    epochs: int = 20
+    minutes: float | None = None
+    evaluate_every: int = 2
+    warm_up_steps: int = 60
+    threads: int = 2
+    seed: int = 0
+    bf16: bool = False
+    teacher_bf16: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the settings for reports."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+def teach(
+    student: nn.Module,
+    teacher: nn.Module | None,
+    lessons: TrainingObjective[B],
+    teaching: Teaching,
+    *,
+    tuition: DistillationSettings,
+    out: Path,
+    on_progress: Callable[[TrainProgress], None],
+    rate_of: Callable[[str], float] | None = None,
+    figure: str = "figures",
+    judge_start: bool = False,
+    strategy: Strategy = ALONE,
+) -> list[dict[str, float]]:
+    """Trains a student to the end, or goes on with a run that was cut off, and loads its best weights into it.
+
+    Of several workers none loads them: they stand in ``best.pt`` of the first one.
+
+    Args:
+        student: Changed in place.
+        teacher: Frozen here; ``None`` for a student without one.
+        lessons: The data.
+        teaching: How the teacher's answers are taught.
+        tuition: The settings.
+        out: Folder of the checkpoints; a run that stands there is gone on with.
+        on_progress: Called after every step.
+        rate_of: The peak learning rate of a parameter's name; that of ``tuition`` for all if not given.
+        figure: What the evaluations measure, in words.
+        judge_start: As in `TrainingPlan`.
+        strategy: Who trains.
+
+    Returns:
+        The curve: the figures at each evaluation.
+
+    Raises:
+        TrainingError: The loss is no number any more, or the checkpoint is of another network.
+    """
+    torch.set_num_threads(tuition.threads)
+    torch.manual_seed(tuition.seed)
+    out.mkdir(parents=True, exist_ok=True)
+    if teacher is not None:
+        teacher.eval().requires_grad_(False)
+        teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+
+    featured = teacher is not None and tuition.feature_weight > 0
+    model: nn.Module = FeatureStudent(student, teacher, lessons) if featured and teacher is not None else student
+
+    resumed = checkpoints.load(out / CHECKPOINT) if (out / CHECKPOINT).exists() else None
+    run = start(
+        model, parameter_groups(model, rate_of or (lambda _: tuition.learning_rate)), resumed=resumed, strategy=strategy
+    )
+    plan = TrainingPlan(
+        out=out,
+        epochs=tuition.epochs,
+        epoch_steps=lessons.epoch_steps,
+        minutes=tuition.minutes,
+        evaluate_every=tuition.evaluate_every,
+        warm_up_steps=min(tuition.warm_up_steps, tuition.epochs * lessons.epoch_steps // 10),
+        figure=figure,
+        judge_start=judge_start,
+        settings=tuition.as_dict(),
+    )
+    fit(
+        run,
+        plan,
+        batches=lessons.batches,
+        loss=_loss_of(teacher, lessons, teaching, tuition),
+        evaluate=lessons.evaluate,
+        on_progress=on_progress,
+        strategy=strategy,
+    )
+    if strategy.world == 1:
+        model.load_state_dict(checkpoints.load(out / BEST))
+    return run.curve
+
+
+def _loss_of(
+    teacher: nn.Module | None, lessons: TrainingObjective[B], teaching: Teaching, tuition: DistillationSettings
+) -> Callable[[nn.Module, B], Tensor]:
+    """Returns the loss of a pupil on a batch: what is true, what the teacher answers, and how it sees."""
+
+    def loss(pupil: nn.Module, batch: B) -> Tensor:
+        images = lessons.images(batch)
+        pairs = pupil.pairs if isinstance(pupil, FeatureStudent) else ()
+        with _bf16(tuition.bf16), tapped(pupil, [pair.student for pair in pairs], "student.") as seen:
+            outputs = _floats(pupil(images))
+        parts = []
+        true = lessons.true_loss(outputs, batch) if tuition.true_weight else None
+        if true is not None:
+            parts.append(tuition.true_weight * true)
+        if teacher is not None:
+            with (
+                torch.no_grad(),
+                _bf16(tuition.bf16 or tuition.teacher_bf16),
+                tapped(teacher, [pair.teacher for pair in pairs]) as wanted,
+            ):
+                answers = _floats(teacher(images))
+            parts.append(tuition.teach_weight * teaching.loss(outputs, answers))
+            if pairs and isinstance(pupil, FeatureStudent):
+                parts.append(tuition.feature_weight * pupil.apart(seen, wanted))
+        return torch.stack(parts).sum()
+
+    return loss
+
+
+def _bf16(wanted: bool) -> torch.autocast:
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=wanted)
+
+
+def _floats(outputs: Any) -> tuple[Tensor, ...]:
+    return tuple(each.float() for each in as_tuple(outputs))

@@ -1,0 +1,259 @@
+"""Accuracy and latency of a bundle on annotated images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from lineside_converters.calibration_data import TrueFrame, true_frame
+from lineside_converters.evaluation.bundle_runner import EvaluationRun, judge
+from lineside_models import metrics
+from lineside_models.datasets import Dataset, Sample
+from lineside_models.inspection import Timings
+from lineside_models.postprocess import thresholds_of
+from lineside_runtime.bundle import Bundle
+from lineside_runtime.config import Config
+from lineside_runtime.errors import DatasetError
+from lineside_runtime.session import Session
+
+Progress = Callable[[int, int], None]
+WARM_FRAMES = 2
+
+
+class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class ClassFigures(_Strict, frozen=True, kw_only=True):
+    """Figures of one type.
+
+    Attributes:
+        ap50: Average precision at an overlap of 0.5; ``None`` if no image shows the type.
+        precision: Of the boxes above the type's threshold; ``None`` where there are none.
+        recall: Of the true boxes.
+        f1_image: Is this type in this image, at the type's threshold?
+        support: True boxes.
+        support_images: Images that show the type.
+    """
+
+    ap50: float | None
+    precision: float | None
+    recall: float
+    f1_image: float
+    support: int
+    support_images: int
+
+
+class StageLatency(_Strict, frozen=True, kw_only=True):
+    """Milliseconds of one stage over the frames, one frame at a time."""
+
+    p50: float
+    p95: float
+    mean: float
+
+
+class EvaluationLatency(_Strict, frozen=True, kw_only=True):
+    """Milliseconds a frame, one frame at a time: all stages together, and each."""
+
+    p50: float
+    p95: float
+    mean: float
+    preprocess: StageLatency
+    inference: StageLatency
+    postprocess: StageLatency
+
+
+class Evaluation(_Strict, frozen=True, kw_only=True):
+    """The figures of one bundle on one fold.
+
+    Attributes:
+        bundle: ``name@version``.
+        digest: sha256 of the bundle's manifest.
+        variant: That was judged.
+        dataset: Name of the data set.
+        fold: Of the data set.
+        frames: How many.
+        map50: Mean of ``ap50`` over the types that the images show; from every find above the least raw score.
+        f1: By image and type, over the data set's types, at the manifest's thresholds.
+        f1_boxes: By box, over the data set's types, at the manifest's thresholds.
+        false_boxes_of_other_types: Boxes above their threshold of types that this data set doesn't have.
+        per_class: By type of the data set.
+        latency_ms: From the frame to its finds, and by stage.
+        requested_device: Asked for.
+        used_device: Every device that answered, such as ``ort/cpu:0``.
+    """
+
+    bundle: str
+    digest: str
+    variant: str
+    dataset: str
+    fold: str
+    frames: int
+    map50: float
+    f1: float
+    f1_boxes: float
+    false_boxes_of_other_types: int
+    per_class: dict[str, ClassFigures]
+    latency_ms: EvaluationLatency
+    requested_device: str
+    used_device: str
+
+
+def evaluate(
+    bundle: Bundle | Path | str,
+    dataset: Dataset,
+    *,
+    fold: str = "",
+    max_frames: int | None = None,
+    config: Config | None = None,
+    on_progress: Progress | None = None,
+) -> Evaluation:
+    """Judges a bundle on a data set.
+
+    Args:
+        bundle: An opened bundle, its folder or a ``.lsb``.
+        dataset: From `lineside_models.datasets.load_dataset`.
+        fold: Its name, for the result.
+        max_frames: At most so many frames, spread over all; ``None`` for all.
+        config: Where the bundle may run.
+        on_progress: Told how many frames of how many are done.
+
+    Raises:
+        DatasetError: There is no sample, or one that shows a type that the bundle doesn't know.
+        BadInputFormatError: A file is no image.
+        LinesideError: As for `Session`.
+    """
+    samples = spread(dataset.samples, max_frames)
+    if not samples:
+        raise DatasetError(f"{dataset.name} has no samples to judge on", expected="at least one", actual=0)
+    with Session(bundle, config) as session:
+        labels = session.manifest.labels
+        check_labels(dataset, labels)
+        frames = (true_frame(sample, labels, number, dataset) for number, sample in enumerate(samples))
+        truths, judged = find(session, frames, total=len(samples), on_progress=on_progress)
+        return figures_of(session, dataset, fold, truths, judged)
+
+
+def figures_of(
+    session: Session, dataset: Dataset, fold: str, truths: Sequence[TrueFrame], judged: Sequence[EvaluationRun]
+) -> Evaluation:
+    """Returns the figures of what `find` found in the frames of a data set."""
+    labels = session.manifest.labels
+    figures = metrics.evaluate(
+        truths,
+        [each.candidates for each in judged],
+        labels=labels,
+        thresholds=thresholds_of(session.manifest.postprocess, len(labels)),
+    )
+    return Evaluation(
+        bundle=session.manifest.identity,
+        digest=session.bundle.digest,
+        variant=session.variant,
+        dataset=dataset.name,
+        fold=fold,
+        frames=len(truths),
+        map50=figures.map50,
+        **_of_types(figures, [label for label in labels if label in dataset.labels]),
+        latency_ms=latency_of([each.timings for each in judged]),
+        requested_device=session.requested_device,
+        used_device=", ".join(sorted({each.used_device for each in judged})),
+    )
+
+
+def find(
+    session: Session, frames: Iterable[TrueFrame], *, total: int = 0, on_progress: Progress | None = None
+) -> tuple[list[TrueFrame], list[EvaluationRun]]:
+    """Runs frames through a session one by one; the first ones twice, so that no time is a cold one.
+
+    Args:
+        session: Holds the bundle.
+        frames: Annotated frames; their pictures are not kept.
+        total: How many there are, for ``on_progress``.
+        on_progress: Told how many frames of how many are done.
+
+    Returns:
+        The frames' truths and everything found in each.
+    """
+    truths: list[TrueFrame] = []
+    judged: list[EvaluationRun] = []
+    for number, frame in enumerate(frames):
+        if number < WARM_FRAMES:
+            judge(session, frame.frame)
+        judged.append(judge(session, frame.frame))
+        truths.append(frame.without_picture())
+        if on_progress is not None:
+            on_progress(number + 1, total)
+    return truths, judged
+
+
+def spread(samples: Sequence[Sample], most: int | None) -> list[Sample]:
+    """Returns at most so many samples, evenly spread."""
+    count = len(samples) if most is None else max(0, min(most, len(samples)))
+    return [samples[number * len(samples) // count] for number in range(count)]
+
+
+def check_labels(dataset: Dataset, labels: Sequence[str]) -> None:
+    """Refuses a data set with types that the bundle doesn't know.
+
+    Raises:
+        DatasetError: There is one.
+    """
+    unknown = [label for label in dataset.labels if label not in labels]
+    if unknown:
+        raise DatasetError(
+            f"{dataset.name} annotates types that the bundle doesn't know",
+            expected=f"types of {', '.join(labels)}",
+            actual=", ".join(unknown),
+            action="Give a bundle that was trained for these types.",
+        )
+
+
+def _of_types(figures: metrics.DetectionMetrics, types: Sequence[str]) -> dict[str, Any]:
+    mine = [figures.classes[name] for name in types]
+    others = [each for name, each in figures.classes.items() if name not in types]
+    return {
+        "f1": _sum([each.images for each in mine]).f1,
+        "f1_boxes": _sum([each.boxes for each in mine]).f1,
+        "false_boxes_of_other_types": sum(each.boxes.fp for each in others),
+        "per_class": {name: _class_figures(figures.classes[name]) for name in types},
+    }
+
+
+def _sum(counts: Sequence[metrics.DetectionCounts]) -> metrics.DetectionCounts:
+    return metrics.DetectionCounts(sum(c.tp for c in counts), sum(c.fp for c in counts), sum(c.fn for c in counts))
+
+
+def _class_figures(each: metrics.ClassMetrics) -> ClassFigures:
+    return ClassFigures(
+        ap50=each.ap50,
+        precision=each.boxes.precision_or_none,
+        recall=each.boxes.recall,
+        f1_image=each.images.f1,
+        support=each.truths,
+        support_images=each.images.tp + each.images.fn,
+    )
+
+
+def latency_of(timings: Sequence[Timings]) -> EvaluationLatency:
+    """Returns the percentiles of each stage over the frames."""
+    total = _stage([each.total_ms for each in timings])
+    return EvaluationLatency(
+        p50=total.p50,
+        p95=total.p95,
+        mean=total.mean,
+        preprocess=_stage([each.preprocess_ms for each in timings]),
+        inference=_stage([each.inference_ms for each in timings]),
+        postprocess=_stage([each.postprocess_ms for each in timings]),
+    )
+
+
+def _stage(values_ms: Sequence[float]) -> StageLatency:
+    return StageLatency(
+        p50=float(np.percentile(values_ms, 50)),
+        p95=float(np.percentile(values_ms, 95)),
+        mean=float(np.mean(values_ms)),
+    )

@@ -1,0 +1,166 @@
+"""Good parts of an evaluation: where they come from, and how many are rejected."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from lineside_converters.calibration_data import TrueFrame, TrueFrames, true_frame
+from lineside_converters.evaluation.parts import AtRecall, EvaluationRate, GoodOrBad, Interval
+from lineside_models.binomial_interval import CONFIDENCE, wilson
+from lineside_models.datasets import ALL, Dataset, load_dataset
+from lineside_models.frame import Frame
+from lineside_models.labels import PCB, STEEL
+from lineside_models.metrics import DetectionCounts, FoundBoxes
+from lineside_models.simulator import Kind, render
+from lineside_runtime.errors import BadInputFormatError, DatasetError
+
+CLEAN_SEED = 3_000_017
+"""Neither training, nor the optimizer, nor the demo draws from this stream."""
+
+RECALL_WANTED = 0.99
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GoodParts:
+    """Good parts of one source.
+
+    Attributes:
+        source: For people.
+        count: How many.
+        frames: Read or drawn when their turn comes.
+    """
+
+    source: str
+    count: int
+    frames: Iterable[TrueFrame]
+
+
+def templates(root: Path, dataset: Dataset, fold: str) -> list[GoodParts]:
+    """Returns the defect-free templates that the data set brings, without those of its train fold; none if it has none.
+
+    Args:
+        root: Of the data set.
+        dataset: Its frames that are judged.
+        fold: Theirs.
+    """
+    with_clean = load_dataset(root, fold, with_clean=True)
+    seen = {sample.path for sample in dataset.samples}
+    if fold == ALL:
+        seen |= _of_fold(root, "train")
+    samples = [one for one in with_clean.samples if not len(one.labels) and one.path not in seen]
+    if not samples:
+        return []
+    frames = TrueFrames([partial(true_frame, one, (), number, dataset) for number, one in enumerate(samples)])
+    return [GoodParts(f"templates of {dataset.name}, fold {fold}", len(samples), frames)]
+
+
+def _of_fold(root: Path, fold: str) -> set[Path]:
+    try:
+        return {sample.path for sample in load_dataset(root, fold, with_clean=True).samples}
+    except DatasetError:  # it has no such fold: nothing was trained on
+        return set()
+
+
+def simulated(count: int, types: Sequence[str]) -> list[GoodParts]:
+    """Returns clean frames of the line simulator, of the surfaces that the types lie on.
+
+    Args:
+        count: How many; 0 for none.
+        types: That the data set annotates.
+
+    Raises:
+        BadInputFormatError: The number is negative, or the simulator draws no such surface.
+    """
+    if not count:
+        return []
+    surfaces: tuple[tuple[Kind, Sequence[str]], ...] = (("steel", STEEL), ("pcb", PCB))
+    kinds = [kind for kind, own in surfaces if set(own) & set(types)]
+    if count < 0 or not kinds:
+        raise BadInputFormatError(
+            "clean simulator frames",
+            expected="a number from 0, and types of steel strip or boards",
+            actual=f"{count} for {', '.join(types)[:80]}",
+            action="Leave out --clean-simulated for other surfaces.",
+        )
+    return [GoodParts(f"clean simulator frames ({' and '.join(kinds)})", count, _drawn(count, kinds))]
+
+
+def _drawn(count: int, kinds: Sequence[Kind]) -> Iterator[TrueFrame]:
+    nothing = np.empty((0, 4), np.float32), np.empty(0, np.int64)
+    for number in range(count):
+        seed = int(np.random.SeedSequence([CLEAN_SEED, number]).generate_state(1)[0])
+        drawn = render(kinds[number % len(kinds)], seed, defects=0)
+        yield TrueFrame(
+            Frame(image=drawn.image, source="simulator", sequence=number, part_id=f"clean-{seed}"), *nothing
+        )
+
+
+def strengths(found: Sequence[FoundBoxes], thresholds: Floats) -> Floats:
+    """Returns ``(frames,)``: the strongest find's share of its threshold, 0 without any; from 1 on it is a reject."""
+    return np.array([float(np.max(each.scores / thresholds[each.labels], initial=0.0)) for each in found], np.float64)
+
+
+def good_or_bad(bad: Floats, good: Sequence[tuple[str, Floats]], chosen: Sequence[tuple[str, Floats]]) -> GoodOrBad:
+    """Judges the verdict on whole parts.
+
+    Args:
+        bad: Strengths of the bad parts that are judged.
+        good: Of the good parts, by source.
+        chosen: Of bad parts that the factor for a wanted recall is chosen on, by name of the frames.
+    """
+    rejected = int((bad >= 1).sum())
+    false = rates(good, 1.0)
+    counts = DetectionCounts(rejected, false[-1].rejected if false else 0, len(bad) - rejected)
+    return GoodOrBad(
+        f1=counts.f1,
+        precision=counts.precision_or_none,
+        recall=rate("bad parts", bad, 1.0),
+        false_rejects=false,
+        at_recall=tuple(
+            AtRecall(
+                wanted=RECALL_WANTED,
+                chosen_on=name,
+                factor=(factor := factor_of(of, RECALL_WANTED)),
+                recall=rate("bad parts", bad, factor),
+                false_rejects=rates(good, factor),
+            )
+            for name, of in chosen
+            if good and len(of) and len(bad)
+        ),
+    )
+
+
+def factor_of(bad: Floats, wanted: float) -> float:
+    """Returns the largest factor with which at least this share of the bad parts is rejected."""
+    may_pass = math.floor((1 - wanted) * len(bad) + 1e-9)
+    return float(np.sort(bad)[may_pass])
+
+
+def rates(good: Sequence[tuple[str, Floats]], factor: float) -> tuple[EvaluationRate, ...]:
+    """Returns the false rejects of each source, then of all; nothing where there are no good parts."""
+    if not good:
+        return ()
+    every = np.concatenate([each for _, each in good])
+    return (*(rate(source, each, factor) for source, each in good), rate("all", every, factor))
+
+
+def rate(source: str, strength: Floats, factor: float) -> EvaluationRate:
+    """Returns how many parts are rejected, with Wilson's interval; a part with no find at all never is."""
+    rejected = int(((strength >= factor) & (strength > 0)).sum())
+    low, high = wilson(rejected, len(strength))
+    return EvaluationRate(
+        source=source,
+        parts=len(strength),
+        rejected=rejected,
+        rate=rejected / len(strength) if len(strength) else 0.0,
+        interval=Interval(low=low, high=high, confidence=CONFIDENCE, method="wilson"),
+    )

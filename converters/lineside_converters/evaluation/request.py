@@ -1,0 +1,51 @@
+"""What an evaluation is asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from lineside_models.datasets import ALL
+from lineside_runtime.config import Config
+
+Progress = Callable[[int, int], None]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationRequest:
+    """What to judge on, and what else to do with it.
+
+    Attributes:
+        fold: Of the data set.
+        max_frames: At most so many frames, spread over all; ``None`` for all.
+        clean_simulated: So many clean simulator frames are good parts too.
+        choose_on: Fold that the factor for a wanted recall is chosen on; ``None`` for the train fold, if there is one.
+            It is left out where it is the one that is judged.
+        predictions: File for all finds in COCO's result format; ``None`` for none.
+        config: Where the bundle may run.
+        on_progress: Told how many frames of how many are done.
+    """
+
+    fold: str = ALL
+    max_frames: int | None = None
+    clean_simulated: int = 0
+    choose_on: str | None = None
+    predictions: Path | None = None
+    config: Config | None = None
+    on_progress: Progress | None = None
+
+
+class Steps:
+    """Counts the frames of several sets as one."""
+
+    def __init__(self, on_progress: Progress | None, total: int) -> None:
+        self._on_progress, self._total = on_progress, total
+        self._before = self._done = 0
+
+    def told(self, done: int, _of: int) -> None:
+        """Takes the progress within one set."""
+        self._before += self._done if done <= self._done else 0
+        self._done = done
+        if self._on_progress is not None:
+            self._on_progress(self._before + done, self._total)

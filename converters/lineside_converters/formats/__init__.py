@@ -1,0 +1,206 @@
+"""Makers: what writes a model for one engine, one output format a file.
+
+A maker is found by the engine's name and imported only when it is used. What it needs and hasn't got is data with its
+reason, and never an import error: the engine's variant is then left out, and the report says so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.util
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from lineside_converters.levels import Activation, Precision
+from lineside_converters.quantization.static import Feed
+from lineside_runtime.bundle import Manifest
+from lineside_runtime.devices import DeviceKind
+
+Format = Literal["onnx", "openvino", "tflite", "ncnn", "torch", "tensorrt", "hailo", "rknn"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What a maker is asked for.
+
+    Attributes:
+        clean: The cleaned float ONNX file.
+        int8: Its INT8 form as QDQ ONNX; ``None`` where nothing is quantised.
+        manifest: What is known of inputs and outputs.
+        feeds: Calibration inputs.
+        float_nodes: Names of nodes that stay in float, in ``clean``.
+        activation: Signedness that the target wants.
+        folder: An existing folder to write into.
+    """
+
+    clean: Path
+    int8: Path | None
+    manifest: Manifest
+    feeds: Sequence[Feed]
+    float_nodes: frozenset[str] = frozenset()
+    activation: Activation = "u8s8"
+    folder: Path
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class FormatMaker:
+    """What writes one format.
+
+    Attributes:
+        name: Of the variants that it makes, without their precision.
+        engine: That runs them.
+        package: The engine's package, for the manifest's ``requires``.
+        requires: Version range of the engine.
+        format: Of the file.
+        precision: What comes out where the recipe is INT8.
+        needs: Python modules that must be there.
+        install: How to get them.
+        target: Module and function, which takes an `Order` and returns the file.
+        kinds: Of device, that it is made for; empty for all.
+    """
+
+    name: str
+    engine: str
+    package: str
+    requires: str
+    format: Format
+    precision: Literal["fp32", "fp16", "int8"]
+    needs: tuple[str, ...]
+    install: str
+    target: str
+    kinds: tuple[DeviceKind, ...] = ()
+
+    def missing(self) -> str:
+        """Returns why it can't work here; empty if it can."""
+        absent = [module for module in self.needs if importlib.util.find_spec(module) is None]
+        return f"{', '.join(absent)} not installed: {self.install}" if absent else ""
+
+    def make(self, order: Order) -> Path:
+        """Writes the file.
+
+        Raises:
+            ConvertError: The format can't hold this model, or the vendor's converter gives up.
+        """
+        module, _, function = self.target.partition(":")
+        make: Callable[[Order], Path] = getattr(importlib.import_module(module), function)
+        return make(order)
+
+    def precision_of(self, recipe: Precision) -> Literal["fp32", "fp16", "int8"]:
+        """Returns what comes out at a recipe's precision."""
+        return self.precision if recipe == "int8" else "fp32"
+
+
+_HERE = "lineside_converters.formats"
+
+MAKERS = (
+    FormatMaker(
+        name="onnx",
+        engine="ort",
+        package="onnxruntime",
+        requires=">=1.20",
+        format="onnx",
+        precision="int8",
+        needs=(),
+        install="",
+        target=f"{_HERE}.onnx_qdq:make",
+    ),
+    FormatMaker(
+        name="onnx",
+        engine="ort",
+        package="onnxruntime",
+        requires=">=1.20",
+        format="onnx",
+        precision="fp16",
+        needs=(),
+        install="",
+        target=f"{_HERE}.onnx_half:make",
+        kinds=("gpu",),
+    ),
+    FormatMaker(
+        name="openvino",
+        engine="openvino",
+        package="openvino",
+        requires=">=2025.0",
+        format="openvino",
+        precision="int8",
+        needs=("openvino",),
+        install="pip install 'lineside[openvino]'",
+        target=f"{_HERE}.openvino_ir:make",
+    ),
+    FormatMaker(
+        name="openvino-nncf",
+        engine="openvino",
+        package="openvino",
+        requires=">=2025.0",
+        format="openvino",
+        precision="int8",
+        needs=("openvino", "nncf"),
+        install="pip install 'lineside[nncf]'",
+        target=f"{_HERE}.openvino_ir:make_nncf",
+    ),
+    FormatMaker(
+        name="litert",
+        engine="litert",
+        package="ai-edge-litert",
+        requires=">=2.0",
+        format="tflite",
+        precision="int8",
+        needs=("litert_torch", "ai_edge_quantizer", "onnx2torch"),
+        install="pip install 'lineside[tflite]'",
+        target=f"{_HERE}.litert:make",
+    ),
+    FormatMaker(
+        name="ncnn",
+        engine="ncnn",
+        package="ncnn",
+        requires=">=1.0",
+        format="ncnn",
+        precision="fp16",
+        needs=("pnnx", "ncnn"),
+        install="pip install 'lineside[ncnn,pnnx]'",
+        target=f"{_HERE}.ncnn:make",
+    ),
+    FormatMaker(
+        name="tensorrt",
+        engine="tensorrt",
+        package="tensorrt",
+        requires=">=10.0",
+        format="tensorrt",
+        precision="int8",
+        needs=("tensorrt",),
+        install="install TensorRT; on a Jetson, JetPack has it",
+        target=f"{_HERE}.tensorrt:make",
+    ),
+)
+"""All of them. An engine may have several; `proving` keeps the one that is fastest here."""
+
+
+def makers_for(engine: str) -> tuple[FormatMaker, ...]:
+    """Returns what makes variants for an engine; empty for one whose vendor alone has a compiler."""
+    return tuple(maker for maker in MAKERS if maker.engine == engine)
+
+
+def variant_folder(name: str) -> str:
+    """Returns the name of the file in a variant's folder without its ending."""
+    return f"{name}/model"
+
+
+def shaped_input(order: Order) -> tuple[int, ...] | None:
+    """Returns the one shape that all calibration inputs have; ``None`` if they differ or there are several inputs."""
+    shapes = {feed[name].shape for feed in order.feeds for name in feed}
+    single = all(len(feed) == 1 for feed in order.feeds)
+    return next(iter(shapes)) if single and len(shapes) == 1 else None
+
+
+def is_fixed(manifest: Manifest) -> bool:
+    """Returns whether every input of the model has one shape."""
+    return all(size > 0 for spec in manifest.inputs for size in spec.shape)
+
+
+def json_key(maker: FormatMaker) -> bytes:
+    """Returns the maker as bytes, for the key of a step that is kept."""
+    return msgspec.json.encode(dataclasses.asdict(maker))

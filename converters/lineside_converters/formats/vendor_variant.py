@@ -1,0 +1,233 @@
+"""Add a variant made by a vendor's compiler to a bundle, through the same gates.
+
+The new bundle is another folder; the old one stays as it is. Outputs and accuracy are compared with the bundle's own
+ONNX variant, the float one where it has one. What can't be run here is marked unproven, in the report and the manifest,
+and the device measures it when the bundle is staged.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from lineside_converters.calibration_data import Material, gather
+from lineside_converters.formats import Format
+from lineside_converters.gates.runner import Made, Proved, Terms, prove
+from lineside_converters.levels import recipe_for
+from lineside_converters.packaging import CARD_NAME, build_bundle
+from lineside_converters.progress import ProgressReporter, Say
+from lineside_converters.reports.builder import kept_figures
+from lineside_converters.reports.report import OptimizationReport, read_report
+from lineside_converters.reports.report_parts import VariantFigures
+from lineside_converters.targets import Target
+from lineside_converters.tasks import task_of
+from lineside_runtime import registry
+from lineside_runtime.bundle import Bundle, Variant, files_of, open_bundle
+from lineside_runtime.bundle_folder import check_free
+from lineside_runtime.devices import DeviceKind
+from lineside_runtime.errors import ConfigError, InputNotFoundError, UnsupportedModelError
+
+FORMATS: dict[str, Format] = {
+    "hailo": "hailo",
+    "rknn": "rknn",
+    "tensorrt": "tensorrt",
+    "litert": "tflite",
+    "openvino": "openvino",
+    "ncnn": "ncnn",
+    "ort": "onnx",
+}
+"""What each engine's file is."""
+
+FRAMES = 64
+"""On which outputs are compared, at most."""
+
+UNPROVEN = "outputs, accuracy and speed unproven: no {engine} with a device of kind {kind} was here to run it"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class NewVariant:
+    """What a vendor's compiler made.
+
+    Attributes:
+        file: It; weights in a file beside it come along.
+        engine: That runs it.
+        kind: Kind of device that it is for.
+        precision: It computes in.
+        level: Optimisation level that it stands for.
+        requires: Version range of the engine; empty for any.
+        name: Of the variant; from engine and precision if empty.
+    """
+
+    file: Path
+    engine: str
+    kind: DeviceKind
+    precision: Literal["fp32", "fp16", "int8"] = "int8"
+    level: int = 1
+    requires: str = ""
+    name: str = ""
+
+    def made(self) -> Made:
+        """Returns it as it would stand in the manifest.
+
+        Raises:
+            ConfigError: No such engine takes files.
+            InputNotFoundError: The file, or its weights beside it, is missing.
+        """
+        if self.engine not in FORMATS:
+            raise ConfigError("engine", expected=f"one of {', '.join(FORMATS)}", actual=self.engine)
+        for name in files_of(FORMATS[self.engine], self.file.name):
+            if not (self.file.parent / name).is_file():
+                raise InputNotFoundError(f"no file at {self.file.parent / name}")
+        name = self.name or f"{self.engine}-{self.precision}"
+        variant = Variant(
+            name=name,
+            format=FORMATS[self.engine],
+            file=f"{name}/{self.file.name}",
+            level=self.level,
+            precision=self.precision,
+            device_kinds=(self.kind,),
+            requires={_package(self.engine): self.requires} if self.requires else {},
+        )
+        return Made(variant=variant, engine=self.engine, file=self.file)
+
+
+def add_variant(
+    bundle: Bundle | Path,
+    new: NewVariant,
+    out: Path,
+    *,
+    data: Sequence[Path] = (),
+    fold: str = "train",
+    frames: object = None,
+    max_drop: float = 0.02,
+    max_slowdown: float = 1.0,
+    threads: int = 1,
+    overwrite: bool = False,
+    say: Say = lambda text: None,
+) -> Bundle:
+    """Writes a new bundle with one more variant.
+
+    Args:
+        bundle: The old one.
+        new: What joins it.
+        out: Folder of the new bundle.
+        data: Annotated data to compare accuracy on.
+        fold: Of it.
+        frames: What outputs are compared on; as for `Optimizer`.
+        max_drop: How much lower the task's metric may be.
+        max_slowdown: Largest share of the ONNX variant's time; above 1 for a device that is to leave the CPU free.
+        threads: Of one call on a CPU.
+        overwrite: Whether a bundle that stands at ``out`` is replaced.
+        say: Told what was found.
+
+    Raises:
+        ConvertError: The engine is here, and the variant fails a gate: there is no new bundle.
+        InputError: Something is missing or in the way, or the bundle has such a variant already.
+    """
+    old = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    check_free(out, overwrite=overwrite)
+    made = new.made()
+    if made.variant.name in {variant.name for variant in old.manifest.variants}:
+        raise ConfigError("name", expected="one that the bundle doesn't have", actual=made.variant.name)
+    proved = None
+    if _is_here(new):
+        terms = _terms(old, new, gather(old.manifest, limit=FRAMES, frames=frames, data=data, fold=fold))
+        recipe = dataclasses.replace(terms.recipe, max_slowdown=max_slowdown)
+        target = dataclasses.replace(terms.target, threads=threads)
+        terms = dataclasses.replace(terms, recipe=recipe, target=target, max_drop=max_drop)
+        proved = prove(terms, [made], ProgressReporter(say)).proved[0]
+        figures = kept_figures(proved)
+    else:
+        figures = _unproven(made, new)
+        say(f"{made.variant.name}: {figures.why}")
+    return _write(old, made, proved, figures, out, overwrite=overwrite)
+
+
+def _is_here(new: NewVariant) -> bool:
+    devices = registry.status(new.engine).devices
+    return any(device.kind == new.kind and not device.emulated for device in devices)
+
+
+def _terms(old: Bundle, new: NewVariant, material: Material) -> Terms:
+    recipe = dataclasses.replace(recipe_for(1), precision="int8" if new.precision == "int8" else "fp32")
+    source = old.file(_reference(old).file)
+    return Terms(
+        source=source,
+        clean=source,
+        manifest=old.manifest,
+        material=material,
+        recipe=recipe,
+        target=Target(name=new.kind, kind=new.kind, engines=(new.engine,), here=True, source="the vendor's compiler"),
+        task=task_of(old.manifest, masks=material.masks),
+        max_drop=0.0,
+    )
+
+
+def _reference(old: Bundle) -> Variant:
+    """Returns the ONNX variant that the new one is compared with: the float one where there is one."""
+    readable = sorted(
+        (variant for variant in old.manifest.variants if variant.format == "onnx"),
+        key=lambda variant: variant.precision != "fp32",
+    )
+    if not readable:
+        raise UnsupportedModelError(
+            f"{old.manifest.identity} has no ONNX variant to compare with",
+            expected="a variant of format onnx",
+            actual=[variant.name for variant in old.manifest.variants],
+            action="Give the bundle that the Optimizer wrote.",
+        )
+    return readable[0]
+
+
+def _unproven(made: Made, new: NewVariant) -> VariantFigures:
+    return VariantFigures(
+        name=made.variant.name,
+        engine=new.engine,
+        precision=new.precision,
+        latency_ms=None,
+        size_bytes=made.size_bytes,
+        kept=True,
+        why=UNPROVEN.format(engine=new.engine, kind=new.kind),
+    )
+
+
+def _write(
+    old: Bundle, made: Made, proved: Proved | None, figures: VariantFigures, out: Path, *, overwrite: bool
+) -> Bundle:
+    report = read_report(old.path)
+    ahead = proved is None or made.variant.device_kinds != ("cpu",) or _is_fastest(proved, report)
+    variants = (made.variant, *old.manifest.variants) if ahead else (*old.manifest.variants, made.variant)
+    manifest = msgspec.structs.replace(
+        old.manifest,
+        variants=variants,
+        speed=old.manifest.speed if proved is not None else "unproven",
+        golden=None,
+        files={},
+    )
+    notes = report.notes if proved is not None else (*report.notes, f"{figures.name}: {figures.why}")
+    models = {variant.file: old.file(variant.file) for variant in old.manifest.variants}
+    golden = next((variant for variant in old.manifest.variants if variant.format == "onnx"), old.manifest.variants[0])
+    return build_bundle(
+        out,
+        manifest=manifest,
+        models={**models, made.variant.file: made.file},
+        report=msgspec.structs.replace(report, variants=(*report.variants, figures), notes=notes),
+        card=f"{(old.path / CARD_NAME).read_text().rstrip()}\n- {figures.name}: {figures.why}\n",
+        engine=next(engine for engine, form in FORMATS.items() if form == golden.format),
+        overwrite=overwrite,
+    )
+
+
+def _is_fastest(proved: Proved, report: OptimizationReport) -> bool:
+    best = report.int8 or report.float
+    return proved.figures.latency_ms < best.latency_ms
+
+
+def _package(engine: str) -> str:
+    """Returns the engine's key in ``requires``."""
+    keys = {"ort": "onnxruntime", "litert": "ai-edge-litert", "hailo": "hailort", "rknn": "rknn-toolkit-lite2"}
+    return keys.get(engine, engine)

@@ -1,0 +1,1 @@
+"""What a candidate must prove before it is packaged: parity, accuracy, speed."""

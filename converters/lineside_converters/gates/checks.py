@@ -1,0 +1,173 @@
+"""What a converted model must prove before it is packaged: parity, accuracy, speed."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from lineside_converters.gates.statistics import Drop, drop_of_mean
+from lineside_converters.reports.report import GateResult
+from lineside_runtime.errors import AccuracyGateError, SpeedGateError
+from lineside_runtime.tensors import Array
+
+Feed = Mapping[str, Array]
+Run = Callable[[Feed], dict[str, Array]]
+
+ROUNDS = 10
+CALLS = 2
+WARM_ROUNDS = 1
+
+
+def check_accuracy(drop: Drop, *, metric: str, max_drop: float, where: str) -> GateResult:
+    """Judges how much lower the task's metric is on the same annotated frames.
+
+    Args:
+        drop: What was measured, with its interval.
+        metric: Its name, for people.
+        max_drop: How much lower it may be.
+        where: The frames, for people.
+
+    Raises:
+        AccuracyGateError: It dropped by more, or a figure is not a number.
+    """
+    figures = f"{metric} {drop.before:.4f} → {drop.after:.4f}"
+    interval = f"{drop.confidence:.0%} interval of the drop {drop.low:+.4f} to {drop.high:+.4f}, on {where}"
+    if not drop.drop <= max_drop:
+        raise AccuracyGateError(
+            "the converted model is less accurate",
+            expected=f"a drop of at most {max_drop}",
+            actual=f"{figures}; {interval}",
+            action="Calibrate on more frames of the line, allow a larger max_drop, or use optimization_level=0.",
+        )
+    return GateResult(
+        name="accuracy",
+        status="passed",
+        value=drop.drop,
+        limit=max_drop,
+        detail=f"drop of {figures}; {interval}",
+    )
+
+
+def check_caller(
+    before: Sequence[float], after: Sequence[float], *, max_drop: float, seed: int
+) -> tuple[GateResult, Drop]:
+    """Judges how much lower the caller's own metric is.
+
+    Args:
+        before: A score a sample of the model that was given; higher is better.
+        after: Of what was made of it, in the same order.
+        max_drop: How much lower their mean may be.
+        seed: Of the interval's draws.
+
+    Raises:
+        AccuracyGateError: It is lower by more.
+        BadInputFormatError: A score is not a number, or the two differ in length.
+    """
+    drop = drop_of_mean(before, after, seed=seed)
+    where = f"{drop.frames} samples of the caller"
+    return check_accuracy(drop, metric="the caller's metric", max_drop=max_drop, where=where), drop
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Times:
+    """Milliseconds of one model: ``(calls, frames)``."""
+
+    samples_ms: npt.NDArray[np.float64]
+
+    @property
+    def mean_of_medians_ms(self) -> float:
+        """Mean over the frames of each frame's median."""
+        return float(np.median(self.samples_ms, 0).mean())
+
+    @property
+    def p95_ms(self) -> float:
+        """95th percentile over all calls."""
+        return float(np.percentile(self.samples_ms, 95))
+
+
+def time_together(
+    runs: Mapping[str, Run],
+    feeds: Sequence[Feed],
+    *,
+    rounds: int = ROUNDS,
+    calls: int = CALLS,
+    count: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Times]:
+    """Times models in turn on the same inputs, so that whatever else the machine does strikes all of them.
+
+    Each has a turn of a few calls, the first of which isn't timed: after somebody else's turn the caches hold none of a
+    model's weights, which no line that runs one model ever meets.
+
+    Args:
+        runs: The models, by name.
+        feeds: Inputs of all of them.
+        rounds: How many turns each has on each input; who begins changes from round to round.
+        calls: That are timed in a turn.
+        count: Told how many rounds of how many are done.
+    """
+    names = list(runs)
+    taken = {name: np.zeros((rounds, calls, len(feeds))) for name in names}
+    for turn in range(WARM_ROUNDS + rounds):
+        for number, feed in enumerate(feeds):
+            for name in names if turn % 2 else names[::-1]:
+                runs[name](feed)
+                for call in range(calls):
+                    started_ns = time.perf_counter_ns()
+                    runs[name](feed)
+                    if turn >= WARM_ROUNDS:
+                        taken[name][turn - WARM_ROUNDS, call, number] = (time.perf_counter_ns() - started_ns) / 1e6
+        count(turn + 1, WARM_ROUNDS + rounds)
+    return {name: Times(samples.reshape(-1, len(feeds))) for name, samples in taken.items()}
+
+
+def ratio_of(candidate: Times, reference: Times) -> float:
+    """Returns the candidate's share of the reference's time: each frame's median over the paired calls, and of those
+    the geometric mean, because small and large frames differ.
+    """
+    return float(np.exp(np.log(np.median(candidate.samples_ms / reference.samples_ms, 0)).mean()))
+
+
+def check_speed(reference: Times, candidate: Times, *, max_slowdown: float, where: str) -> GateResult:
+    """Judges what `time_together` measured.
+
+    Args:
+        reference: Of the float model.
+        candidate: Of what was made of it.
+        max_slowdown: Largest median ratio of paired calls.
+        where: The processor, for people.
+
+    Raises:
+        SpeedGateError: It is slower.
+    """
+    ratio = ratio_of(candidate, reference)
+    means = f"{reference.mean_of_medians_ms:.2f} → {candidate.mean_of_medians_ms:.2f} ms a frame on {where}"
+    figures = f"{ratio:.3f} times the time in paired calls of each frame (means, not paired: {means})"
+    if not ratio <= max_slowdown:
+        raise SpeedGateError(
+            "the converted model is slower",
+            expected=f"at most {max_slowdown:g} times the source model's time",
+            actual=figures,
+            action="Keep the float model for this machine, or try another target_device.",
+        )
+    return GateResult(
+        name="speed",
+        status="passed",
+        value=ratio,
+        limit=max_slowdown,
+        detail=figures,
+    )
+
+
+def unproven_speed(device: str, *, max_slowdown: float) -> GateResult:
+    """Returns what is said of speed where the target isn't here to be measured."""
+    return GateResult(
+        name="speed",
+        status="unproven",
+        value=None,
+        limit=max_slowdown,
+        detail=f"speed unproven: no {device} was here to measure on",
+    )

@@ -1,0 +1,119 @@
+"""Models loaded as they will run: one engine, one device, the target's threads."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from lineside_converters.calibration_data import TrueFrame
+from lineside_converters.gates.checks import Feed, Run
+from lineside_converters.progress import ProgressReporter
+from lineside_converters.tasks import read_answer
+from lineside_models.postprocess import Candidates
+from lineside_models.preprocess import prepare
+from lineside_runtime import registry
+from lineside_runtime.backend import LoadOptions
+from lineside_runtime.bundle import Manifest
+from lineside_runtime.devices import Device, DeviceKind
+from lineside_runtime.errors import NoDeviceError
+from lineside_runtime.tensors import Array
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutionPlace:
+    """Where a model runs here.
+
+    Attributes:
+        engine: Its name.
+        device: One of the engine's.
+        wanted: Whether it is the kind of device that the target has.
+    """
+
+    engine: str
+    device: Device
+    wanted: bool
+
+    def __str__(self) -> str:
+        """Returns for example ``ort/cpu:0``."""
+        return f"{self.engine}/{self.device}"
+
+
+def place_for(engine: str, kind: DeviceKind) -> ExecutionPlace:
+    """Returns where a model for this kind of device runs here: on one of that kind, else on the CPU.
+
+    Raises:
+        DeviceError: The engine isn't here, or finds neither.
+    """
+    devices = [device for device in registry.backend(engine).probe() if not device.emulated]
+    wanted = next((device for device in devices if device.kind == kind), None)
+    device = wanted or next((device for device in devices if device.kind == "cpu"), None)
+    if device is None:
+        raise NoDeviceError(f"{engine} finds no device here", expected=f"{kind} or cpu")
+    return ExecutionPlace(engine=engine, device=device, wanted=wanted is not None)
+
+
+@contextlib.contextmanager
+def loaded(
+    model: Path, place: ExecutionPlace, manifest: Manifest, *, precision: Literal["fp32", "fp16", "int8"], threads: int
+) -> Iterator[Run]:
+    """Loads a model and gives what runs it.
+
+    Raises:
+        LinesideError: As for `Backend.load`.
+    """
+    options = LoadOptions(
+        threads=threads if place.device.kind == "cpu" else None,
+        precision=precision,
+        inputs=manifest.inputs,
+        outputs=manifest.outputs,
+    )
+    executable = registry.backend(place.engine).load(model, place.device, options)
+    try:
+        yield executable.run
+    finally:
+        executable.close()
+
+
+class Remembered:
+    """A model whose outputs are computed once for each input, as all candidates are compared with them."""
+
+    def __init__(self, run: Run) -> None:
+        """Takes what runs it."""
+        self._run = run
+        self._outputs: dict[int, tuple[Feed, dict[str, Array]]] = {}
+
+    def __call__(self, feed: Feed) -> dict[str, Array]:
+        """Returns the outputs for an input, by the input's identity."""
+        if id(feed) not in self._outputs:
+            self._outputs[id(feed)] = (feed, self._run(feed))
+        return self._outputs[id(feed)][1]
+
+
+def answers_of(
+    runs: Mapping[str, Run], frames: Sequence[TrueFrame], manifest: Manifest, voice: ProgressReporter, what: str
+) -> tuple[list[TrueFrame], dict[str, list[Candidates]]]:
+    """Returns the frames' truths and what each model says of them; every picture is read once.
+
+    Args:
+        runs: The models, by name.
+        frames: Annotated frames.
+        manifest: How frames go in and answers come out.
+        voice: Told how many frames are done.
+        what: That is being done, for the voice.
+
+    Raises:
+        DeviceError: A model failed.
+        DatasetError: A frame's mask is damaged, or of another size than the frame.
+    """
+    truths: list[TrueFrame] = []
+    answers: dict[str, list[Candidates]] = {name: [] for name in runs}
+    for frame in voice.through(frames, what):
+        tensor, letterbox = prepare(frame.frame.image, manifest.preprocess)
+        for name, run in runs.items():
+            outputs = run({manifest.preprocess.input: tensor})
+            answers[name].append(read_answer(outputs, manifest, letterbox, frame.mask))
+        truths.append(frame.without_picture())
+    return truths, answers

@@ -1,0 +1,125 @@
+"""Peak memory and throughput, measured in fresh processes.
+
+Memory is measured one process after the other, with the largest frame. For throughput all are there at once and work
+in turn, each with as many callers as the engine's calls leave cores for, with a frame of each shape.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from lineside_converters.gates.checks import Feed
+from lineside_converters.gates.runner import Made, Proof, Terms, one_of_each_shape
+from lineside_converters.gates.timing_bundle import trial
+from lineside_converters.progress import ProgressReporter
+from lineside_converters.reports.report import ModelFigures
+from lineside_runtime.benchmark.measurement.contestants import Contestant, ContestantEntry
+from lineside_runtime.benchmark.measurement.process import Process
+from lineside_runtime.benchmark.measurement.protocol import AskMemory, Held, Turn, TurnTimed, Warm, Warmed
+from lineside_runtime.bundle import Bundle, Variant
+from lineside_runtime.config import Config
+
+RUNS = 3
+CALLS = 20
+_MB = 1 << 20
+
+TURNS = 5
+TURN_S = 0.4
+TURN_CALLS = (8, 400)
+"""Least and most calls of a turn, of each caller."""
+
+
+def measure_processes(terms: Terms, proof: Proof, folder: Path, voice: ProgressReporter) -> Proof:
+    """Returns the proof with peak memory and throughput of the source model and of each form that may be shipped.
+
+    Args:
+        terms: What was proved, with the source model.
+        proof: What was measured so far.
+        folder: To put bundles together in.
+        voice: Told what is measured.
+
+    Raises:
+        LinesideError: One can't be loaded in a process of its own.
+    """
+    source = Variant(name="source", format="onnx", file="source/model.onnx", level=0, precision="fp32")
+    forms = [Made(variant=source, engine="ort", file=terms.source), *(one.made for one in proof.proved)]
+    places = [folder / f"alone-{form.variant.name}" for form in forms]
+    shapes = one_of_each_shape(terms)
+    inputs = [_saved(folder / f"alone-{number}.npz", feed) for number, feed in enumerate(shapes)]
+    largest = max(zip(inputs, shapes, strict=True), key=lambda one: sum(array.size for array in one[1].values()))[0]
+    try:
+        entries = [
+            _entry(trial(place, terms, [_anywhere(form)]), form, terms)
+            for place, form in zip(places, forms, strict=True)
+        ]
+        peaks = [_peak(entry, largest) for entry in voice.through(entries, "memory")]
+        each = [_rates(entries, path, terms) for path in voice.through(inputs, "throughput")]
+    finally:
+        for place in places:
+            shutil.rmtree(place, ignore_errors=True)
+        for path in inputs:
+            path.unlink(missing_ok=True)
+    rates = [statistics.harmonic_mean(of_one) for of_one in zip(*each, strict=True)]
+    figures = [proof.reference, *(one.figures for one in proof.proved)]
+    before, *after = map(_with, figures, peaks, rates)
+    proved = zip(proof.proved, after, strict=True)
+    return dataclasses.replace(
+        proof, reference=before, proved=tuple(dataclasses.replace(one, figures=new) for one, new in proved)
+    )
+
+
+def _with(figures: ModelFigures, peak: int | None, rate: float) -> ModelFigures:
+    return msgspec.structs.replace(figures, memory_bytes=peak, throughput_fps=rate)
+
+
+def _anywhere(form: Made) -> Made:
+    return dataclasses.replace(form, variant=msgspec.structs.replace(form.variant, device_kinds=("npu", "gpu", "cpu")))
+
+
+def _entry(bundle: Bundle, form: Made, terms: Terms) -> ContestantEntry:
+    config = Config(engines=(form.engine,), threads=terms.target.threads)
+    return ContestantEntry(form.variant.name, bundle, Contestant(bundle, config))
+
+
+def _saved(path: Path, feed: Feed) -> Path:
+    np.savez(path, **feed)  # type: ignore[arg-type]  # numpy types its allow_pickle into the arrays
+    return path
+
+
+def _peak(entry: ContestantEntry, inputs: Path) -> int | None:
+    peaks = []
+    for _ in range(RUNS):
+        with Process(entry, inputs) as process:
+            process.ask(Turn(calls=CALLS), TurnTimed)
+            peaks.append(process.ask(AskMemory(), Held).peak_mb)
+    known = [peak for peak in peaks if peak is not None]
+    return round(statistics.median(known) * _MB) if known else None
+
+
+def _rates(entries: Sequence[ContestantEntry], inputs: Path, terms: Terms) -> list[float]:
+    """Returns frames a second of each with one input, the median of its turns."""
+    callers = max(1, len(os.sched_getaffinity(0)) // terms.target.threads)
+    several = [
+        dataclasses.replace(one, contestant=dataclasses.replace(one.contestant, streams=callers)) for one in entries
+    ]
+    with contextlib.ExitStack() as stack:
+        processes = [stack.enter_context(Process(one, inputs)) for one in several]
+        warmed = [process.ask(Warm(), Warmed) for process in processes]
+        least, most = TURN_CALLS
+        calls = [callers * min(most, max(least, round(1e3 * TURN_S / one.call_ms))) for one in warmed]
+        found: list[list[float]] = [[] for _ in processes]
+        for turn in range(TURNS):
+            order = range(len(processes)) if turn % 2 else reversed(range(len(processes)))
+            for number in order:
+                timed = processes[number].ask(Turn(calls=calls[number]), TurnTimed)
+                found[number].append(len(timed.times_ms) / timed.wall_s)
+    return [statistics.median(each) for each in found]

@@ -1,0 +1,1 @@
+"""From a model file of any kind to a float ONNX graph."""

@@ -1,0 +1,233 @@
+"""Recognise networks of timm and torchvision, and what they expect as input.
+
+Nothing is fetched: the definition comes from the installed package, the weights from the file. Imported only where a
+``.pt`` or a module is given, as it imports torch.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lineside_models.vision.model_facts import ModelFacts
+from lineside_runtime.bundle import Postprocess, Preprocess
+from lineside_runtime.errors import UnsupportedModelError
+
+log = logging.getLogger("lineside.convert")
+
+INPUT = "image"
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Mean and deviation of torchvision's networks: https://docs.pytorch.org/vision/stable/models.html"""
+
+IMAGENET_CLASSES = 1000
+SIDE = 224
+
+FAMILY_SHARE = 0.3
+"""Networks of one family of timm have at least so many keys, without their numbers, in common."""
+
+LEAST_TENSORS = 16
+"""AlexNet has so many; no network of either package has fewer."""
+
+FAMILIES = 3
+"""So many families are looked through, the nearest first: a second or two each."""
+
+_NUMBER = re.compile(r"\d+")
+
+
+def named_network(name: str, state_dict: Mapping[str, torch.Tensor]) -> nn.Module:
+    """Returns the network of torchvision or timm that the caller names, with the weights.
+
+    Raises:
+        UnsupportedModelError: Neither package has one of this name, or the weights are not its.
+    """
+    built = list(_built(_spelled(name), _classes_of(state_dict)))
+    found = next((net.eval() for net in built if _fits(net, state_dict)), None)
+    if found is None:
+        raise UnsupportedModelError(
+            f"the weights are not those of {name}" if built else f"no network {name!r} in torchvision or timm",
+            actual=f"keys such as {sorted(map(str, state_dict))[:3]}",
+            action="Give another architecture, or none, so that it is told by its keys.",
+        )
+    return found
+
+
+def network_of(path: Path, state_dict: Mapping[str, torch.Tensor], said: str = "") -> nn.Module | None:
+    """Returns the network whose weights these are; ``None`` if neither package has one of these keys and shapes.
+
+    Args:
+        path: The file; its name is tried first, ``resnet50-11ad3fa6.pth`` as ``resnet50``.
+        state_dict: The weights.
+        said: What the checkpoint itself calls its network.
+
+    Raises:
+        UnsupportedModelError: Several networks of timm have these keys and shapes, and compute something else.
+    """
+    names = dict.fromkeys(_spelled(name) for name in (said, path.stem, path.stem.partition("-")[0]) if name)
+    classes = _classes_of(state_dict)
+    for name in names:
+        for net in _built(name, classes):
+            if _fits(net, state_dict):
+                return net.eval()
+    found = _name_by_keys(state_dict, classes)
+    if found is None:
+        return None
+    log.info("%s: taken for %s by its keys", path.name, found)
+    return next((net.eval() for net in _built(found, classes) if _fits(net, state_dict)), None)
+
+
+def _name_by_keys(state_dict: Mapping[str, torch.Tensor], classes: int) -> str | None:
+    """Returns the network that has exactly these keys and shapes; torchvision's are tried before timm's."""
+    import torchvision
+
+    if len(state_dict) < LEAST_TENSORS:
+        return None
+    wanted = _signature(state_dict)
+    for name in torchvision.models.list_models(module=torchvision.models):
+        if (
+            _outline(torchvision.models.get_model, name, weights=None, num_classes=classes, **_quiet_options(name))
+            == wanted
+        ):
+            return str(name)
+    try:
+        import timm
+    except ImportError:
+        return None
+    build = partial(_outline, timm.create_model, pretrained=False, num_classes=classes)
+    alike = {family: _alikeness(outline, wanted) for family, outline in _families().items()}
+    near = sorted((each for each in alike if alike[each] >= FAMILY_SHARE), key=lambda each: -alike[each])
+    for family in near[:FAMILIES]:
+        found = [str(name) for name in timm.list_models(module=family) if build(name) == wanted]
+        if found:
+            return _only(found)
+    return None
+
+
+@lru_cache(maxsize=1)
+def _families() -> dict[str, _Signature]:
+    """Returns the first network of each of timm's families: it shares most of its keys with the others."""
+    import timm
+
+    firsts = {family: timm.list_models(module=family)[:1] for family in timm.list_modules()}
+    return {
+        family: _outline(timm.create_model, names[0], pretrained=False) for family, names in firsts.items() if names
+    }
+
+
+def _only(found: list[str]) -> str:
+    if len(found) > 1:
+        raise UnsupportedModelError(
+            "several networks of timm have these keys and shapes",
+            expected=f"a file named after one of them: {', '.join(found)}",
+            action="Rename the file, such as to " + f"{found[0]}.pt.",
+        )
+    return found[0]
+
+
+_Signature = dict[str, tuple[int, ...]]
+
+
+def _signature(state_dict: Mapping[str, torch.Tensor]) -> _Signature:
+    return {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
+
+
+def _outline(build: Callable[..., nn.Module], name: str, **options: Any) -> _Signature:
+    """Returns the keys and shapes of a network that is built without memory for its weights; none where it can't be."""
+    try:
+        with torch.device("meta"):
+            return _signature(build(name, **options).state_dict())
+    except (NotImplementedError, RuntimeError):  # reads a weight while it is built
+        return {}
+
+
+def _alikeness(one: _Signature, other: _Signature) -> float:
+    """Returns the share of keys without their numbers that two networks have in common."""
+    ours, theirs = ({_NUMBER.sub("", name) for name in each} for each in (one, other))
+    return len(ours & theirs) / max(1, len(ours | theirs))
+
+
+def facts_of(net: nn.Module, outputs: int) -> ModelFacts:
+    """Returns what is known of a network's input and output; nothing of one that neither package has made.
+
+    Args:
+        net: The network.
+        outputs: How many classes it tells apart.
+    """
+    cfg = getattr(net, "pretrained_cfg", None)
+    if isinstance(cfg, dict) and "mean" in cfg:  # timm
+        _, height, width = cfg.get("input_size", (3, SIDE, SIDE))
+        mean, std = cfg["mean"], cfg["std"]
+    elif type(net).__module__.startswith("torchvision.models") and "detection" not in type(net).__module__:
+        (mean, std), height, width = _IMAGENET, SIDE, SIDE
+    else:
+        return ModelFacts()
+    return ModelFacts(
+        labels=labels_of(outputs),
+        preprocess=Preprocess(
+            input=INPUT,
+            colour="rgb",
+            resize="stretch",
+            size=(height, width),
+            mean=tuple(round(255 * float(one), 4) for one in mean),
+            std=tuple(round(255 * float(one), 4) for one in std),
+        ),
+        postprocess=Postprocess(name="classification"),
+    )
+
+
+def labels_of(outputs: int) -> tuple[str, ...]:
+    """Returns ImageNet's names where there are a thousand classes, else numbers."""
+    if outputs == IMAGENET_CLASSES:
+        from torchvision.models import ResNet50_Weights
+
+        names: list[str] = ResNet50_Weights.IMAGENET1K_V1.meta["categories"]
+        if len(set(names)) == outputs:
+            return tuple(names)
+        seen: dict[str, int] = {}  # two pairs of its classes bear one name
+        for number, name in enumerate(names):
+            names[number] = f"{name} ({number})" if name in seen else name
+            seen[name] = number
+        return tuple(names)
+    return tuple(f"class {number}" for number in range(outputs))
+
+
+def _spelled(name: str) -> str:
+    return name.lower().replace("-", "_").removesuffix(".pt").removesuffix(".pth")
+
+
+def _classes_of(state_dict: Mapping[str, torch.Tensor]) -> int:
+    """The last matrix of a classifier has a row a class."""
+    rows = [tensor.shape[0] for name, tensor in state_dict.items() if name.endswith("weight") and tensor.ndim == 2]
+    return int(rows[-1]) if rows else IMAGENET_CLASSES
+
+
+def _built(name: str, classes: int) -> Iterator[nn.Module]:
+    import torchvision
+
+    if name in torchvision.models.list_models(module=torchvision.models):
+        yield torchvision.models.get_model(name, weights=None, num_classes=classes, **_quiet_options(name))
+    try:
+        import timm
+    except ImportError:
+        return
+    if timm.is_model(name):
+        yield timm.create_model(name, pretrained=False, num_classes=classes)
+
+
+def _quiet_options(name: str) -> dict[str, Any]:
+    """Their helpers for training, which their weights files leave out, warn when they are made."""
+    return {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+
+
+def _fits(net: nn.Module, state_dict: Mapping[str, torch.Tensor]) -> bool:
+    try:
+        net.load_state_dict(dict(state_dict))
+    except RuntimeError:
+        return False
+    return True

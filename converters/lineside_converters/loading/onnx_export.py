@@ -1,0 +1,115 @@
+"""Export a torch network to ONNX, and compare the outputs of both."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from torch import Tensor, nn
+
+from lineside_converters.graph.node_names import shorten_names
+from lineside_runtime.errors import GraphError, ParityGateError
+from lineside_runtime.files import write_atomic
+
+OPSET = 17  # what every engine of the line reads; nothing in our networks needs a newer one
+TOLERANCE = 1e-3
+
+
+def export_onnx(
+    model: nn.Module,
+    path: Path,
+    *,
+    example: Tensor,
+    input_name: str,
+    output_names: Sequence[str],
+    dynamic_axes: Mapping[str, Mapping[int, str]],
+    check: Sequence[Tensor] = (),
+    metadata: Mapping[str, str] | None = None,
+) -> float:
+    """Exports ``model`` and compares the graph's outputs with torch's on every input given.
+
+    Args:
+        model: Is put into evaluation mode.
+        path: The ONNX file to write; only written when the outputs agree.
+        example: Input to trace with.
+        input_name: Name of the graph's input.
+        output_names: Names of its outputs, in the model's order.
+        dynamic_axes: Per tensor name, which axes may vary and what they are called.
+        check: Further inputs to compare on, such as another height and width.
+        metadata: Properties to write into the file.
+
+    Returns:
+        The largest absolute difference seen.
+
+    Raises:
+        GraphError: The model cannot be expressed in ONNX.
+        ParityGateError: An output differs by more than 0.001.
+    """
+    model = model.eval()
+    model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's stubs lack it
+    data = _trace(model, example.contiguous(), input_name, output_names, dynamic_axes, metadata or {})
+    session = ort.InferenceSession(data, providers=["CPUExecutionProvider"])
+    worst = max(_difference(model, session, input_name, tensor.contiguous()) for tensor in (example, *check))
+    if not worst <= TOLERANCE:
+        raise ParityGateError(
+            f"{path.name} does not compute what the torch model does", expected=f"<= {TOLERANCE}", actual=worst
+        )
+    write_atomic(path, data)
+    return worst
+
+
+def _trace(
+    model: nn.Module,
+    example: Tensor,
+    input_name: str,
+    output_names: Sequence[str],
+    dynamic_axes: Mapping[str, Mapping[int, str]],
+    metadata: Mapping[str, str],
+) -> bytes:
+    try:
+        with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, "model.onnx")
+            # Deprecated, and kept: both exporters write the same nodes for our networks; the new one needs onnxscript
+            # and reaches opset 17 only by converting down from 18.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            # What a trace takes for constant is proved by the comparison on the other sizes below.
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]  # as their docs
+            torch.onnx.export(
+                model,
+                (example,),
+                file,
+                input_names=[input_name],
+                output_names=list(output_names),
+                dynamic_axes={name: dict(axes) for name, axes in dynamic_axes.items()},
+                opset_version=OPSET,
+                dynamo=False,
+            )
+            graph = onnx.load(file)
+            shorten_names(graph)
+    except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
+        raise GraphError("the model cannot be exported to ONNX", actual=str(error).splitlines()[0]) from error
+    for key, value in metadata.items():
+        graph.metadata_props.add(key=key, value=value)
+    onnx.checker.check_model(graph, full_check=True)
+    return bytes(graph.SerializeToString())
+
+
+@torch.no_grad()
+def _difference(model: nn.Module, session: ort.InferenceSession, input_name: str, tensor: Tensor) -> float:
+    wanted = model(tensor)
+    wanted = wanted if isinstance(wanted, tuple) else (wanted,)
+    found = session.run(None, {input_name: tensor.numpy()})
+    shapes, found_shapes = [tuple(w.shape) for w in wanted], [f.shape for f in found]
+    if shapes != found_shapes:
+        raise ParityGateError(
+            "the graph's outputs have other shapes",
+            expected=shapes,
+            actual=found_shapes,
+        )
+    return max(float(np.abs(w.numpy() - f).max()) for w, f in zip(wanted, found, strict=True))

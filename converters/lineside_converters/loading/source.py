@@ -1,0 +1,196 @@
+"""Open any model that the `Optimizer` accepts, as a float model with its facts."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from lineside_converters.loading.torch_import import import_pt
+from lineside_converters.loading.training_run import GRAPH, facts_of_run, run_of
+from lineside_converters.reports.report import REPORT_NAME, SourceFacts, read_report
+from lineside_models.vision.model_facts import ModelFacts
+from lineside_models.vision.onnx_bundle import name_of, wrap_generic, wrap_onnx
+from lineside_runtime.archive import unpack_archive
+from lineside_runtime.bundle import Bundle, Manifest, open_bundle
+from lineside_runtime.errors import (
+    BundleFormatError,
+    InputNotFoundError,
+    MissingModelFactsError,
+    UnknownHeadError,
+    UnsupportedModelError,
+)
+from lineside_runtime.session import ARCHIVE_SUFFIX
+from lineside_runtime.tensors import Array
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger("lineside.convert")
+
+CARD_NAME = "model_card.md"
+_CARD_MAX_BYTES = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SourceModel:
+    """The float model to start from.
+
+    Attributes:
+        bundle: It as a bundle, with its float variant alone.
+        model: Its ONNX file.
+        card: Its model card; empty if it has none.
+        facts: Name, hash and size for the report.
+        training: What its own report says of its training.
+    """
+
+    bundle: Bundle
+    model: Path
+    card: str
+    facts: SourceFacts
+    training: dict[str, Any]
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest, with its float variant alone."""
+        return self.bundle.manifest
+
+
+def open_source(
+    model: Path | torch.nn.Module,
+    work: Path,
+    *,
+    given: ModelFacts,
+    trust: bool,
+    frames: object = None,
+    architecture: str = "",
+) -> SourceModel:
+    """Opens a model of any kind that lineside reads.
+
+    Args:
+        model: A bundle's folder, ``.lsb``, ``.onnx`` or ``.pt``, a finished training run, or a torch module.
+        work: A folder for temporary files; emptied first.
+        given: What a bare model doesn't say.
+        trust: As for `import_pt`.
+        frames: What the caller gives to calibrate on. Where these are the model's own inputs, a bare model needs to say
+            nothing of itself: its outputs are the caller's.
+        architecture: As for `import_pt`.
+
+    Raises:
+        InputNotFoundError: There is no such file.
+        UnsupportedModelError: A file of another kind, or a bundle without a float ONNX variant.
+        MissingModelFactsError: A bare model doesn't say how to prepare its input or read its output.
+        LinesideError: As for `open_bundle` and `import_pt`.
+    """
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    if not isinstance(model, Path):
+        return _from_module(model, work, given, own_input(frames))
+    if (run := run_of(model)) is not None:
+        return _from_run(run, work, given, model.name)
+    if model.is_dir():
+        return _from_bundle(open_bundle(model), model.name)
+    if not model.is_file():
+        raise InputNotFoundError(f"no model at {model}", action="Give a bundle, an .onnx or a .pt file.")
+    if model.suffix == ARCHIVE_SUFFIX:
+        return _from_bundle(unpack_archive(model, work / "archive"), model.name)
+    if model.suffix in (".pt", ".pth"):
+        exported = import_pt(model, trust, given=given, architecture=architecture)
+        try:
+            return _from_bundle(wrap_onnx(exported, work / "wrapped", given, origin=model), model.name)
+        finally:
+            shutil.rmtree(exported.parent, ignore_errors=True)
+    if model.suffix == ".onnx":
+        return _from_bundle(_wrap(model, work / "wrapped", given, own_input(frames)), model.name)
+    raise UnsupportedModelError(f"model {model}", expected="a bundle's folder, .lsb, .onnx or .pt")
+
+
+def own_input(frames: object) -> Array | Mapping[str, Array] | None:
+    """Returns the first of the model's own inputs; ``None`` if frames or images were given, or nothing."""
+    first = frames if isinstance(frames, np.ndarray) else None
+    if isinstance(frames, Sequence) and not isinstance(frames, (str, bytes)) and frames:
+        first = frames[0]
+    if isinstance(first, Mapping) or (isinstance(first, np.ndarray) and first.dtype != np.uint8):
+        return first
+    return None
+
+
+def _from_run(run: Path, work: Path, given: ModelFacts, name: str) -> SourceModel:
+    """Opens a run's graph, which has the weights of its ``best.pt``; the bundle gets the run's name."""
+    known = facts_of_run(run)
+    training = known.pop("training")
+    bundle = wrap_onnx(run / GRAPH, work / "wrapped", given.over(ModelFacts(**known)))
+    named = msgspec.structs.replace(bundle.manifest, name=name_of(run.resolve().stem))
+    source = _from_bundle(Bundle(bundle.path, named, bundle.digest), name)
+    return dataclasses.replace(source, training=training)
+
+
+def _from_module(
+    module: torch.nn.Module, work: Path, given: ModelFacts, own: Array | Mapping[str, Array] | None
+) -> SourceModel:
+    from lineside_converters.loading.torch_import import import_module
+
+    example = next(iter(own.values())) if isinstance(own, Mapping) else own
+    target = work / f"{type(module).__name__.lower()}.onnx"
+    import_module(module, target, given, example)
+    return _from_bundle(_wrap(target, work / "wrapped", given, own), target.name)
+
+
+def _wrap(model: Path, folder: Path, given: ModelFacts, own: object) -> Bundle:
+    """Wraps a bare model; as one whose outputs are the caller's where it says nothing and its own inputs are given."""
+    try:
+        return wrap_onnx(model, folder, given)
+    except (MissingModelFactsError, UnsupportedModelError, UnknownHeadError):
+        if own is None or given != ModelFacts():
+            raise
+        return wrap_generic(model, folder)
+
+
+def _from_bundle(bundle: Bundle, name: str) -> SourceModel:
+    floats = [v for v in bundle.manifest.variants if v.format == "onnx" and v.precision == "fp32"]
+    if not floats:
+        raise UnsupportedModelError(
+            f"{bundle.manifest.identity} has no float model to start from",
+            expected="a variant of format onnx and precision fp32",
+            actual=[f"{v.name}: {v.format} {v.precision}" for v in bundle.manifest.variants],
+            action=f"Give the float model that it was made of{_made_of(bundle)}.",
+        )
+    model = bundle.file(floats[0].file)
+    data = model.read_bytes()
+    alone = msgspec.structs.replace(bundle.manifest, variants=(floats[0],))
+    facts = SourceFacts(name=name, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
+    return SourceModel(Bundle(bundle.path, alone, bundle.digest), model, _card_of(bundle), facts, _training_of(bundle))
+
+
+def _made_of(bundle: Bundle) -> str:
+    """Returns the name of a bundle's source, as its report tells it."""
+    if REPORT_NAME not in bundle.manifest.files:
+        return ""
+    try:
+        return f": {read_report(bundle.path).source.name}"
+    except BundleFormatError:
+        return ""
+
+
+def _training_of(bundle: Bundle) -> dict[str, Any]:
+    if REPORT_NAME not in bundle.manifest.files:
+        return {}
+    try:
+        return read_report(bundle.path).training
+    except BundleFormatError as error:  # a bundle of another maker may bring a report of its own kind
+        log.warning("%s: its report is not taken over: %s", bundle.manifest.identity, error.message)
+        return {}
+
+
+def _card_of(bundle: Bundle) -> str:
+    entry = bundle.manifest.files.get(CARD_NAME)
+    if entry is None or entry.size > _CARD_MAX_BYTES:
+        return ""
+    return bundle.file(CARD_NAME).read_text(errors="replace")

@@ -1,0 +1,79 @@
+"""Progress of conversions: a line for each step, a count for long ones."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
+
+log = logging.getLogger("lineside.convert")
+
+Say = Callable[[str], None]
+Count = Callable[[str, int, int], None]
+_Item = TypeVar("_Item")
+
+
+def _nothing(what: str, done: int, total: int) -> None:
+    """Whoever asked for no counts gets none."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ProgressReporter:
+    """What is told of a run.
+
+    Attributes:
+        say: Told in words what was done.
+        count: Told how much of what is done: a name, how many, of how many.
+    """
+
+    say: Say
+    count: Count = _nothing
+
+    def through(self, items: Sequence[_Item], what: str) -> Iterator[_Item]:
+        """Goes through the items and counts them."""
+        yield from self.counted(items, len(items), what)
+
+    def counted(self, items: Iterable[_Item], total: int, what: str) -> Iterator[_Item]:
+        """Goes through so many items and counts them."""
+        for number, item in enumerate(items):
+            self.count(what, number, total)
+            yield item
+        self.count(what, total, total)
+
+
+def _print_line(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+@contextlib.contextmanager
+def spoken(say: Say | None, count: Count | None) -> Iterator[ProgressReporter]:
+    """Gives the voice of a run: the caller's listeners, and where there are none, whoever sits before the terminal.
+
+    Without listeners and without a terminal, lines go to the log ``lineside.convert`` and counts to nobody.
+    """
+    if say is not None or count is not None or not sys.stderr.isatty():
+        yield ProgressReporter(say or log.info, count or _nothing)
+        return
+    with bars() as shown:
+        yield ProgressReporter(_print_line, shown)
+
+
+@contextlib.contextmanager
+def bars() -> Iterator[Count]:
+    """Shows a bar on stderr for each step that counts, until its end."""
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+    tasks: dict[str, TaskID] = {}
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+
+        def count(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, total=total)
+            progress.update(tasks[what], completed=done, total=total, visible=done < total)
+
+        yield count

@@ -1,0 +1,160 @@
+"""Which channels must be removed together, and removing them.
+
+torch-pruning follows the graph and finds that, say, the three convolutions that meet in an addition must lose the same
+channels. What it finds is tried on a copy: a group that changes an output's shape, or breaks the network, stays whole.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch_pruning
+from torch import Tensor, nn
+
+from lineside_converters.distillation.losses import as_tuple
+from lineside_converters.graph.cleanup import first_line
+from lineside_runtime.errors import PruningError
+
+_ROOTS = (nn.Conv2d, nn.Linear)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Group:
+    """Channels that are taken out together.
+
+    Attributes:
+        name: Of the layer that the group starts from; its number in the network otherwise has no meaning.
+        width: How many channels there are.
+        makers: Layers whose outputs they are.
+        takers: Layers whose inputs they are.
+    """
+
+    name: str
+    width: int
+    makers: tuple[str, ...]
+    takers: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Grouping:
+    """The groups of a network.
+
+    Attributes:
+        groups: Those that can be pruned.
+        left: Those that can't, by name, with the reason.
+    """
+
+    groups: tuple[Group, ...]
+    left: dict[str, str]
+
+
+def find_groups(module: nn.Module, example: Tensor) -> Grouping:
+    """Finds the groups of channels that can be pruned.
+
+    Args:
+        module: The network.
+        example: An input; small ones are faster.
+
+    Raises:
+        PruningError: The network can't be followed, or no group of it can be pruned.
+    """
+    graph = _graph(module, example)
+    shapes = _shapes(module, example)
+    groups: list[Group] = []
+    left: dict[str, str] = {}
+    for found in graph.get_all_groups(root_module_types=list(_ROOTS)):
+        group = _describe(found)
+        reason = _try(module, example, group, shapes)
+        if reason:
+            left[group.name] = reason
+        else:
+            groups.append(group)
+    if not groups:
+        raise PruningError(
+            "no channels of this network can be pruned",
+            expected="convolutions or linear layers between the input and the output",
+            actual=left or "none",
+            action="Use optimization_level=1, or distil it into a smaller network: lineside distill.",
+        )
+    return Grouping(tuple(groups), left)
+
+
+def remove(module: nn.Module, example: Tensor, dropped: Mapping[str, Sequence[int]]) -> None:
+    """Takes channels out of a network, in place.
+
+    Args:
+        module: The network.
+        example: An input to follow the graph with.
+        dropped: By group's name, the indices of the channels to take out.
+
+    Raises:
+        PruningError: A group is not there, or its channels can't be taken out.
+    """
+    graph = _graph(module, example)
+    for name, indices in dropped.items():
+        if not indices:
+            continue
+        try:
+            layer = module.get_submodule(name)
+            found = graph.get_pruning_group(
+                layer, graph.get_pruner_of_module(layer).prune_out_channels, sorted(indices)
+            )
+            if not graph.check_pruning_group(found):
+                raise PruningError(f"group {name!r} would lose all of its channels", actual=len(indices))
+            found.prune()
+        except (AttributeError, ValueError, IndexError, RuntimeError) as error:
+            raise PruningError(f"group {name!r} cannot be pruned", actual=first_line(error)) from error
+
+
+def widths(module: nn.Module, groups: Sequence[Group]) -> dict[str, int]:
+    """Returns how many channels each group has now."""
+    return {group.name: out_channels(module.get_submodule(group.name)) for group in groups}
+
+
+def out_channels(layer: nn.Module) -> int:
+    """Returns the number of channels that a convolution or linear layer gives."""
+    return len(layer.get_parameter("weight"))
+
+
+def _graph(module: nn.Module, example: Tensor) -> Any:
+    module.eval()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns of bare parameters, which are tried on a copy below
+            return torch_pruning.DependencyGraph().build_dependency(module, example_inputs=example, verbose=False)
+    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+        raise PruningError("the network cannot be followed from output to input", actual=first_line(error)) from error
+
+
+def _describe(found: Any) -> Group:
+    makers: list[str] = []
+    takers: list[str] = []
+    for dep, _ in found:
+        layer, name = dep.target.module, dep.target.name.split(" (")[0]
+        if isinstance(layer, _ROOTS):
+            out = dep.handler.__name__ == "prune_out_channels"
+            (makers if out else takers).append(name)
+    return Group(makers[0], len(found[0].idxs), tuple(dict.fromkeys(makers)), tuple(dict.fromkeys(takers)))
+
+
+@torch.no_grad()
+def _shapes(module: nn.Module, example: Tensor) -> list[tuple[int, ...]]:
+    return [tuple(output.shape) for output in as_tuple(module(example))]
+
+
+def _try(module: nn.Module, example: Tensor, group: Group, shapes: list[tuple[int, ...]]) -> str:
+    """Returns why the group can't be pruned; empty if it can."""
+    if group.width < 2:
+        return "one channel"
+    trial = copy.deepcopy(module)
+    try:
+        remove(trial, example, {group.name: [0]})
+        found = _shapes(trial, example)
+    except (PruningError, RuntimeError, ValueError, TypeError, IndexError) as error:
+        return first_line(error)[:200]
+    return "" if found == shapes else "its channels are an output of the network"

@@ -1,0 +1,254 @@
+"""Structured pruning: measure, choose, remove, fine-tune.
+
+What was measured and chosen is kept in the working folder, so that a run that is killed goes on where it was; the
+training goes on from its own checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from lineside_converters.distillation.losses import Teaching
+from lineside_converters.pruning.channel_groups import find_groups, remove
+from lineside_converters.pruning.layer_cost import LayerCosts, measure_costs, time_whole
+from lineside_converters.pruning.sensitivity import ChannelSensitivity, measure_curves, rank_channels, weakest
+from lineside_converters.pruning.torch_graph import PrunableNetwork, count_norms_again
+from lineside_converters.pruning.width_selection import choose_widths, predicted_harm
+from lineside_converters.training.objectives import TrainingObjective
+from lineside_runtime.decoding import decode_json
+from lineside_runtime.errors import PruningError
+from lineside_runtime.files import write_atomic
+
+RANK_BATCHES = 8
+CURVE_BATCHES = 1
+NORM_BATCHES = 8
+CORRECTIONS = 4
+SURPRISE = 1.2
+CLOSE_ENOUGH, TOO_MUCH = 0.98, 1.05
+"""Of the wanted speed: what is accepted, and what is narrowed further than it need be."""
+
+
+Shrink = Callable[[Path], Path]
+Say = Callable[[str], None]
+Timed = Callable[[PrunableNetwork], float]
+
+log = logging.getLogger("lineside.convert")
+
+
+class Sensitivity(msgspec.Struct, frozen=True, kw_only=True):
+    """What was measured of a network's groups; also what a report draws.
+
+    Attributes:
+        source: sha256 of the measured network's weights, without its batch norms, and of the settings.
+        teaching: What harm is measured by.
+        groups: Their curves.
+        widths: Channels of each whole group.
+        ranks: By group, how much each channel matters.
+        costs: Where the time goes.
+        left: Groups that can't be pruned, with the reason.
+    """
+
+    source: str
+    teaching: str
+    groups: list[ChannelSensitivity]
+    widths: dict[str, int]
+    ranks: dict[str, list[float]]
+    costs: LayerCosts
+    left: dict[str, str]
+
+
+class PrunePlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What is taken out, and what that is to bring.
+
+    Attributes:
+        speedup: Asked for, of the form that was timed.
+        measured_speedup: Of that form with the chosen widths, before any fine-tuning.
+        widths: Channels that each group keeps.
+        dropped: By group, the indices that go.
+        predicted_harm: By the curves.
+    """
+
+    speedup: float
+    measured_speedup: float
+    widths: dict[str, int]
+    dropped: dict[str, list[int]]
+    predicted_harm: float
+
+
+def measure_sensitivity(
+    network: PrunableNetwork,
+    lessons: TrainingObjective[Any],
+    teaching: Teaching,
+    *,
+    frame: Tensor,
+    seed: int,
+    work: Path,
+    say: Say,
+    shrink: Shrink | None = None,
+) -> Sensitivity:
+    """Measures every group's curve and the time of every layer, or reads what an earlier run has measured.
+
+    Args:
+        network: The whole network.
+        lessons: Give the frames; only what is learnt from is used.
+        teaching: Measures the harm.
+        frame: A prepared input of the usual size, to time on.
+        seed: Of all that is drawn.
+        work: Folder that ``sensitivity.json`` is kept in.
+        say: Told how far it is.
+        shrink: Makes the form that is to be fast out of a float file.
+
+    Raises:
+        PruningError: Nothing of the network can be pruned.
+    """
+    source = _fingerprint(network.module, type(teaching).__name__, seed, shrink is not None)
+    kept = work / "sensitivity.json"
+    if kept.exists():
+        found = decode_json(kept.read_bytes(), type=Sensitivity)
+        if found.source == source:
+            say("sensitivity: as measured before")
+            return found
+    batches = lessons.some(RANK_BATCHES)
+    grouping = find_groups(network.module, network.example)
+    for name, reason in grouping.left.items():
+        log.info("group %s stays whole: %s", name, reason)
+    say(f"sensitivity: {len(grouping.groups)} groups of channels, {len(grouping.left)} left whole")
+    ranks = rank_channels(network.module, grouping.groups, batches, teaching, seed=seed)
+    curves = measure_curves(
+        network.module, grouping.groups, ranks, [torch.cat(batches[:CURVE_BATCHES])], teaching, say=say
+    )
+    result = Sensitivity(
+        source=source,
+        teaching=type(teaching).__name__,
+        groups=curves,
+        widths={group.name: group.width for group in grouping.groups},
+        ranks={name: [float(f"{value:.6g}") for value in scores] for name, scores in ranks.items()},
+        costs=measure_costs(network, grouping.groups, frame, shrink=shrink),
+        left=grouping.left,
+    )
+    work.mkdir(parents=True, exist_ok=True)
+    write_atomic(kept, msgspec.json.encode(result))
+    return result
+
+
+def plan_pruning(
+    network: PrunableNetwork, found: Sensitivity, *, speedup: float, timed: Timed, work: Path, say: Say
+) -> PrunePlan:
+    """Chooses the widths that reach a speed at the least harm, and corrects them by what is measured.
+
+    Args:
+        network: The whole network.
+        found: Its sensitivity.
+        speedup: How many times faster the timed form is to be.
+        timed: Measures how many times faster than the whole network a pruned one is.
+        work: Folder that ``plan.json`` is kept in.
+        say: Told what was chosen.
+
+    Raises:
+        PruningError: So much speed is not to be had.
+    """
+    kept = work / "plan.json"
+    if kept.exists():
+        before = decode_json(kept.read_bytes(), type=PrunePlan)
+        if before.speedup == speedup and before.widths.keys() == found.widths.keys():
+            say(f"widths: as chosen before, {before.measured_speedup:.2f} times the speed")
+            return before
+    widths, measured = _search_widths(network, found, speedup, timed, say)
+    plan = PrunePlan(
+        speedup=speedup,
+        measured_speedup=measured,
+        widths=widths,
+        dropped={name: _weakest(found, name, width) for name, width in widths.items()},
+        predicted_harm=predicted_harm(found.groups, widths, found.widths),
+    )
+    write_atomic(kept, msgspec.json.encode(plan))
+    return plan
+
+
+def timed_beside(network: PrunableNetwork, frames: Sequence[Tensor], shrink: Shrink | None) -> Timed:
+    """Returns what times pruned networks beside the whole one, in ONNX Runtime on one thread.
+
+    Args:
+        network: The whole network.
+        frames: Inputs to time on, one of each size that matters.
+        shrink: Makes the form that is to be fast out of a float file; the float file itself if not given.
+    """
+    return lambda pruned: time_whole(network, pruned, frames, shrink=shrink)
+
+
+def _search_widths(
+    network: PrunableNetwork, found: Sensitivity, speedup: float, timed: Timed, say: Say
+) -> tuple[dict[str, int], float]:
+    """Returns the widths whose measured speed is enough, and as little more as can be had in a few corrections."""
+    asked = speedup
+    enough: list[tuple[float, dict[str, int]]] = []
+    for _ in range(CORRECTIONS):
+        widths = choose_widths(found.costs, found.groups, speedup=asked)
+        measured = _measured(timed, narrowed(network, found, widths), asked)
+        say(f"widths for {asked:.2f} times the speed: {measured:.2f} times measured")
+        if measured >= CLOSE_ENOUGH * speedup:
+            enough.append((measured, widths))
+            if measured <= TOO_MUCH * speedup:
+                break
+        asked *= speedup / measured
+    if not enough:
+        raise PruningError("the wanted speed is not reached", expected=speedup, actual=f"{measured:.2f}")
+    measured, widths = min(enough, key=lambda each: each[0])
+    return widths, measured
+
+
+def _measured(timed: Timed, pruned: PrunableNetwork, expected: float) -> float:
+    """Returns the measured speed; where it is far from what was predicted, the median of three measurements."""
+    first = timed(pruned)
+    if 1 / SURPRISE < first / expected < SURPRISE:
+        return first
+    return statistics.median((first, timed(pruned), timed(pruned)))
+
+
+def narrowed(network: PrunableNetwork, found: Sensitivity, widths: dict[str, int]) -> PrunableNetwork:
+    """Returns a copy of the network with these widths, its batch norms as they were."""
+    made = network.copy()
+    remove(made.module, network.example, {name: _weakest(found, name, width) for name, width in widths.items()})
+    return made
+
+
+def apply_plan(network: PrunableNetwork, plan: PrunePlan, lessons: TrainingObjective[Any]) -> PrunableNetwork:
+    """Returns a copy of the network without the plan's channels, its batch norms counted again."""
+    made = network.copy()
+    remove(made.module, network.example, plan.dropped)
+    count_norms_again(made.module, lessons.some(NORM_BATCHES))
+    return made
+
+
+def fold_norms(module: nn.Module) -> nn.Module:
+    """Returns the module with its batch norms folded into the convolutions again: faster as a teacher."""
+    for name, child in module.named_children():
+        pair = list(child.children()) if isinstance(child, nn.Sequential) else []
+        if len(pair) == 2 and isinstance(pair[0], nn.Conv2d) and isinstance(pair[1], nn.BatchNorm2d):
+            setattr(module, name, nn.Sequential(fuse_conv_bn_eval(pair[0].eval(), pair[1].eval())))
+        else:
+            fold_norms(child)
+    return module
+
+
+def _weakest(found: Sensitivity, name: str, width: int) -> list[int]:
+    return weakest(torch.tensor(found.ranks[name]), found.widths[name] - width)
+
+
+def _fingerprint(module: nn.Module, *settings: object) -> str:
+    digest = hashlib.sha256(repr(settings).encode())
+    for name, layer in module.named_modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            digest.update(name.encode())
+            digest.update(layer.weight.detach().contiguous().numpy().tobytes())
+    return digest.hexdigest()

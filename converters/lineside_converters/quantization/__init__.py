@@ -1,0 +1,1 @@
+"""INT8 and dynamic quantization, and the search for layers that stay in float."""

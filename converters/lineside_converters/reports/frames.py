@@ -1,0 +1,77 @@
+"""The frames on which two models disagree, drawn side by side and small enough to stand in a page."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from lineside_converters.calibration_data import TrueFrame
+from lineside_converters.gates.disagreement import Differing
+from lineside_models.draw import annotate
+from lineside_models.frame import UInt8Array
+from lineside_models.inspection import Detection
+
+SHOWN_MAX = 12
+"""Frames on a page; more would make it heavy without telling more."""
+
+SIDE_MAX = 420
+"""Pixels of a picture's long side."""
+
+JPEG_QUALITY = 80
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ShownFrame:
+    """A frame with both models' answers drawn on it.
+
+    Attributes:
+        frame: Its name.
+        truth: What is there.
+        before: What the source model says.
+        after: What the new one says.
+        before_jpeg: Its picture, base64.
+        after_jpeg: Its picture, base64.
+    """
+
+    frame: str
+    truth: str
+    before: str
+    after: str
+    before_jpeg: str
+    after_jpeg: str
+
+
+def draw_frames(differing: Sequence[Differing], frames: Sequence[TrueFrame], *, whole: bool) -> list[ShownFrame]:
+    """Draws the first few.
+
+    Args:
+        differing: The surest difference first.
+        frames: All that were judged, with their pictures.
+        whole: The answers are of the frame as a whole: there are no boxes to draw.
+    """
+    return [
+        ShownFrame(
+            frame=each.said.frame,
+            truth=each.said.truth,
+            before=each.said.before,
+            after=each.said.after,
+            before_jpeg=jpeg_of(frames[each.number].frame.image, () if whole else each.before, whole),
+            after_jpeg=jpeg_of(frames[each.number].frame.image, () if whole else each.after, whole),
+        )
+        for each in differing[:SHOWN_MAX]
+    ]
+
+
+def jpeg_of(image: UInt8Array, found: Sequence[Detection], whole: bool) -> str:
+    """Returns a frame with what was found drawn on it, unless that is of the frame as a whole, small, in base64."""
+    drawn = image if whole else annotate(image, found)
+    scale = min(1.0, SIDE_MAX / max(drawn.shape[:2]))
+    if scale < 1:
+        size = (max(1, round(drawn.shape[1] * scale)), max(1, round(drawn.shape[0] * scale)))
+        drawn = np.asarray(cv2.resize(drawn, size, interpolation=cv2.INTER_AREA), np.uint8)
+    _, jpeg = cv2.imencode(".jpg", drawn, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    return base64.b64encode(jpeg.tobytes()).decode()

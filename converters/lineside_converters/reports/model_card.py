@@ -1,0 +1,79 @@
+"""The model card: what the model is for, what it is not for, and how it was made."""
+
+from __future__ import annotations
+
+from lineside_converters.reports.report import GateResult, ModelFigures, OptimizationReport
+from lineside_models.good_classes import good_of, names_of_good, rule_of
+from lineside_runtime.bundle import Manifest
+
+_MARK = "## This build"
+_UNKNOWN = """# {name}
+
+Finds {task} of the types {labels} in {colour} images.{good}
+
+- **Data, terms, limits**: not known to lineside; the model came without a card. Ask who trained it.
+"""
+
+
+def write_card(manifest: Manifest, report: OptimizationReport, *, given: str = "") -> str:
+    """Returns the text of a card: the given one, or what can be said without one, and a section on this build.
+
+    Args:
+        manifest: Of the bundle.
+        report: How it was made and measured.
+        given: The source model's card; its own section on its build is replaced.
+    """
+    good = set(good_of(manifest.postprocess))
+    named = names_of_good(manifest.postprocess, manifest.labels)
+    text = (
+        given.partition(_MARK)[0].rstrip()
+        or _UNKNOWN.format(
+            name=manifest.name,
+            task="defects",
+            labels=", ".join(label for index, label in enumerate(manifest.labels) if index not in good),
+            colour=manifest.preprocess.colour,
+            good=f" Good parts are of the class {named}." if named else "",
+        ).rstrip()
+    )
+    rule = rule_of(manifest.postprocess, manifest.labels)
+    return f"{text}\n\n{_build(report, rule)}"
+
+
+def _build(report: OptimizationReport, rule: str) -> str:
+    metric = report.metric
+    lines = [
+        _MARK,
+        "",
+        f"`{report.model}`, made {report.made_at} from `{report.source.name}` "
+        f"(sha256 `{report.source.sha256[:16]}…`): level {report.level}, {report.recipe}.",
+        "",
+        f"| | ms a frame | p95 | bytes | {metric.name if metric else 'mAP@0.5'} |",
+        "| --- | --- | --- | --- | --- |",
+        _row("float", report.float, metric.before if metric else report.float.map50),
+    ]
+    if report.int8 is not None:
+        lines.append(_row(_precision(report), report.int8, metric.after if metric else report.int8.map50))
+    here = f"{report.machine.cpu}, {report.machine.threads} thread"
+    lines += ["", f"Timed on {report.timed_on}; all else on {here}." if report.timed_on else f"Measured on {here}."]
+    if report.accuracy_on:
+        lines.append(f"{metric.name if metric else 'mAP@0.5'} on {report.accuracy_on}, the same ones for both.")
+    if report.calibration is not None:
+        lines.append(f"Calibrated on {report.calibration.source}.")
+    if rule:
+        lines += ["", rule]
+    lines += ["", *(_gate(gate) for gate in report.gates), *(f"- {note}" for note in report.notes), ""]
+    return "\n".join(lines)
+
+
+def _precision(report: OptimizationReport) -> str:
+    """Returns what the fastest variant is."""
+    return report.variants[0].precision.upper() if report.variants else "INT8"
+
+
+def _row(name: str, figures: ModelFigures, metric: float | None) -> str:
+    accuracy = "not measured" if metric is None else f"{metric:.3f}"
+    return f"| {name} | {figures.latency_ms:.2f} | {figures.latency_p95_ms:.2f} | {figures.size_bytes} | {accuracy} |"
+
+
+def _gate(gate: GateResult) -> str:
+    return f"- {gate.name} {gate.status}: {gate.detail}; limit {gate.limit:g}"

@@ -1,0 +1,153 @@
+"""The parts of ``report.json`` that not every level brings: what was chosen where, and what that did to the answers."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+
+class ReportStruct(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A part of the report, in which a field that nobody knows is an error."""
+
+
+class MetricChange(ReportStruct, frozen=True, kw_only=True):
+    """The task's metric before and after on the same frames, and how sure the drop is.
+
+    Attributes:
+        name: Of the metric, such as ``mAP@0.5`` or ``top-1``.
+        before: Of the source model, 0 to 1.
+        after: Of what was made of it.
+        low: Lower end of the paired bootstrap interval of ``before - after``.
+        high: Its upper end.
+        confidence: Of the interval.
+        frames: Both were judged on.
+    """
+
+    name: str
+    before: float
+    after: float
+    low: float
+    high: float
+    confidence: float
+    frames: int
+
+
+class LayerChoice(ReportStruct, frozen=True, kw_only=True):
+    """What became of one layer.
+
+    Attributes:
+        name: Of its node in the graph.
+        kind: Its operator.
+        precision: That it runs in now.
+        why: In a few words: ``quantised``, ``first convolution``, ``hurt the outputs most``, …
+        macs: Multiply-accumulates of one frame; 0 if not counted.
+        harm: What making this layer alone INT8 did to the judge that chose, more is worse; ``None`` if not tried.
+    """
+
+    name: str
+    kind: str
+    precision: Literal["int8", "fp32", "fp16"]
+    why: str
+    macs: int = 0
+    harm: float | None = None
+
+
+class SensitivityCurve(ReportStruct, frozen=True, kw_only=True):
+    """What the metric was with a part of one layer's channels pruned and all others whole.
+
+    Attributes:
+        layer: Name of the layer, or of layers that can only be pruned together.
+        ratios: Shares of channels taken out, rising, from 0.
+        metrics: The metric at each.
+        chosen: The share that was taken out in the end.
+    """
+
+    layer: str
+    ratios: tuple[float, ...]
+    metrics: tuple[float, ...]
+    chosen: float
+
+
+class SearchPoint(ReportStruct, frozen=True, kw_only=True):
+    """One model that a search measured.
+
+    Attributes:
+        latency_ms: Of a frame.
+        metric: The task's metric.
+        series: Who proposed it: ``search``, ``random``, ``level 2``, ``source``.
+        what: What it is, for people: its pruning, recipe, input size and engine.
+        front: Whether none measured is both faster and better.
+        shipped: Whether it is what the bundle holds.
+    """
+
+    latency_ms: float
+    metric: float
+    series: str
+    what: str
+    front: bool = False
+    shipped: bool = False
+
+
+class Hypervolume(ReportStruct, frozen=True, kw_only=True):
+    """How much of the plane of latency and metric a series' front covers, against a reference point common to all.
+
+    Attributes:
+        series: As in `SearchPoint`.
+        value: Milliseconds times metric.
+    """
+
+    series: str
+    value: float
+
+
+class Confusion(ReportStruct, frozen=True, kw_only=True):
+    """What was taken for what. Rows are the truth, columns the model's answer.
+
+    Attributes:
+        labels: Of rows and columns. A detector's last is ``nothing``: misses in its column, false finds in its row.
+        before: Counts of the source model.
+        after: Counts of what was made of it.
+    """
+
+    labels: tuple[str, ...]
+    before: tuple[tuple[int, ...], ...]
+    after: tuple[tuple[int, ...], ...]
+
+
+class Disagreement(ReportStruct, frozen=True, kw_only=True):
+    """A frame on which the two models say different things. It holds no picture: a data set's may not be shipped.
+
+    Attributes:
+        frame: Its name.
+        truth: What is there; empty if nobody knows.
+        before: What the source model says.
+        after: What the new one says.
+    """
+
+    frame: str
+    truth: str
+    before: str
+    after: str
+
+
+class VariantFigures(ReportStruct, frozen=True, kw_only=True):
+    """One variant of the bundle, or one that was measured and left out.
+
+    Attributes:
+        name: Of the variant.
+        engine: That ran it.
+        precision: Of its weights.
+        latency_ms: Of a frame on that engine; ``None`` if it couldn't be measured here.
+        size_bytes: Of its files.
+        kept: Whether the bundle holds it.
+        why: The measured reason.
+    """
+
+    name: str
+    engine: str
+    precision: str
+    latency_ms: float | None
+    size_bytes: int
+    kept: bool
+    why: str

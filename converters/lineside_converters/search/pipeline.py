@@ -1,0 +1,223 @@
+"""Level 3 from end to end: pruning, search, fine-tuning of the shortlist, choice."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from lineside_converters.distillation.distill import DistillationSetup
+from lineside_converters.distillation.losses import LogitTeaching, as_tuple
+from lineside_converters.distillation.trainer import DistillationSettings
+from lineside_converters.gates.loaded_models import loaded, place_for
+from lineside_converters.gates.parity import check_parity, reading_of
+from lineside_converters.gates.runner import Terms
+from lineside_converters.levels import FLOAT_CONVS
+from lineside_converters.pruning.layer_cost import called
+from lineside_converters.pruning.structured import Sensitivity
+from lineside_converters.pruning.torch_graph import PrunableNetwork
+from lineside_converters.reports.report_parts import Hypervolume, SearchPoint
+from lineside_converters.search.pareto import Point, front, hypervolume
+from lineside_converters.search.space import SearchChoice, Space, stages_of
+from lineside_converters.search.trials import (
+    Bench,
+    Finished,
+    Sampler,
+    finish,
+    measure,
+    measure_together,
+    points,
+    quantised,
+    score,
+    search,
+    shortlist,
+    shrunk,
+)
+from lineside_runtime import registry
+from lineside_runtime.errors import EngineMissingError, ParityGateError
+
+SEARCH, LEVEL2, WHOLE = "search", "level 2", "whole network"
+
+SIZES = (1.0, 0.875, 0.75)
+REFERENCE_SLOWDOWN = 1.05
+"""The reference point's latency, as a share of the slowest point's."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SearchBudget:
+    """What a search may cost.
+
+    Attributes:
+        trials: Networks that are cut, quantised and timed, but not trained.
+        shortlist: How many of them are fine-tuned.
+        tuition: How each of these is fine-tuned.
+    """
+
+    trials: int
+    shortlist: int
+    tuition: DistillationSettings
+
+
+def space_for(terms: Terms, school: DistillationSetup, found: Sensitivity) -> Space:
+    """Returns the choices for a model: what its task allows, and the engines that are here.
+
+    Another input size is tried where the answer is one for the whole picture: a detector's boxes are in pixels.
+    """
+    resizable = isinstance(school.teaching, LogitTeaching) and _takes_any_size(school)
+    first = FLOAT_CONVS[terms.manifest.task]
+    return Space(
+        stages=stages_of(found, called(school.network.module, school.network.example)),
+        sizes=SIZES if resizable else (1.0,),
+        methods=terms.recipe.calibrations[:2],
+        float_convs=tuple(dict.fromkeys((first, 1, 0))),
+        engines=tuple(name for name in terms.target.engines if _reads_onnx_here(name)) or ("ort",),
+    )
+
+
+def _reads_onnx_here(engine: str) -> bool:
+    if not registry.may_read(engine, "onnx", "cpu"):
+        return False
+    try:
+        return any(device.kind == "cpu" for device in registry.backend(engine).probe())
+    except EngineMissingError:
+        return False
+
+
+@torch.no_grad()
+def _takes_any_size(school: DistillationSetup) -> bool:
+    frame = school.frames[0]
+    if frame.ndim != 4:
+        return False
+    try:
+        small = as_tuple(school.teacher(shrunk(frame, SIZES[-1])))
+    except RuntimeError:
+        return False
+    return [each.shape for each in small] == [each.shape for each in as_tuple(school.teacher(frame))]
+
+
+def find(bench: Bench, budget: SearchBudget, folder: Path, *, sampler: Sampler = "nsga2") -> list[Finished]:
+    """Searches, and fine-tunes the shortlist.
+
+    Args:
+        bench: What trials are made with.
+        budget: What it may cost.
+        folder: Keeps trials, checkpoints and results.
+        sampler: Who proposes.
+    """
+    tried = search(bench, folder, sampler=sampler, trials=budget.trials, seed=bench.terms.seed)
+    chosen = shortlist(tried, budget.shortlist)
+    bench.voice.say(f"search ({sampler}): {len(tried)} trials, {len(chosen)} are fine-tuned")
+    return [
+        finish(bench, each.choice, folder / f"{sampler}-{number}", tuition=budget.tuition)
+        for number, each in enumerate(chosen)
+    ]
+
+
+def judge(bench: Bench, network: PrunableNetwork, folder: Path) -> list[Finished]:
+    """Measures a network as the search's are measured: on every engine, with the plain recipe.
+
+    Args:
+        bench: What it is measured with.
+        network: The whole one, or what level 2 made.
+        folder: To keep its files in.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    found = []
+    for engine in bench.space.engines:
+        choice = SearchChoice((), 1.0, bench.space.methods[0], bench.space.float_convs[0], engine)
+        path = quantised(bench, network, choice, folder)
+        found.append(
+            Finished(
+                choice=choice,
+                latency_ms=measure(bench, path, choice),
+                metric=score(bench, path, choice),
+                model=str(folder / "clean.onnx"),
+            )
+        )
+    return found
+
+
+def timed_together(bench: Bench, series: Mapping[str, Sequence[Finished]]) -> dict[str, list[Finished]]:
+    """Returns the series with latencies that were measured in turn."""
+    timed = iter(measure_together(bench, [each for group in series.values() for each in group]))
+    return {name: [next(timed) for _ in group] for name, group in series.items()}
+
+
+def reference_of(found: Sequence[Point]) -> Point:
+    """Returns the reference point of all series: a little slower than the slowest, and a metric of 0 or the least."""
+    return REFERENCE_SLOWDOWN * max(each[0] for each in found), min(0.0, *(each[1] for each in found))
+
+
+def accounts(
+    series: Mapping[str, Sequence[Finished]], shipped: Finished | None
+) -> tuple[tuple[SearchPoint, ...], tuple[Hypervolume, ...]]:
+    """Returns what a report says of all series.
+
+    Args:
+        series: By name what was finished.
+        shipped: What the bundle is made of.
+    """
+    flat = [(name, each) for name, group in series.items() for each in group]
+    best = set(front([(each.latency_ms, each.metric) for _, each in flat]))
+    reference = reference_of([(each.latency_ms, each.metric) for _, each in flat])
+    candidates = tuple(
+        SearchPoint(
+            latency_ms=each.latency_ms,
+            metric=each.metric,
+            series=name,
+            what=str(each.choice) if each.choice.kept else f"{name}, {each.choice.engine}",
+            front=number in best,
+            shipped=each is shipped,
+        )
+        for number, (name, each) in enumerate(flat)
+    )
+    areas = tuple(
+        Hypervolume(series=name, value=hypervolume(points(group), reference)) for name, group in series.items() if group
+    )
+    return candidates, areas
+
+
+def choose(
+    found: Sequence[Finished], *, source_metric: float, max_drop: float, passes: Callable[[Finished], bool]
+) -> Finished:
+    """Returns what is shipped: the fastest whose metric is good enough, else the best there is.
+
+    Networks for another input size are left out: the bundle's pre-processing is the source model's, and so are the
+    inputs of the gates.
+
+    Args:
+        found: All that was finished, the whole network among it.
+        source_metric: Of the source model.
+        max_drop: How much lower it may be.
+        passes: Whether the parity gate would let a network through, as far as its float form tells. The metric doesn't:
+            it may not see what changed, where nothing is annotated.
+    """
+    own = [each for each in found if each.choice.size == 1]
+    good = sorted((each for each in own if each.metric >= source_metric - max_drop), key=lambda each: each.latency_ms)
+    rest = sorted((each for each in own if each not in good), key=lambda each: -each.metric)
+    return next((each for each in (*good, *rest) if passes(each)), (*good, *rest)[0])
+
+
+def answers_alike(terms: Terms, one: Finished) -> bool:
+    """Returns whether a network's float form answers as the parity gate wants it, on the calibration inputs."""
+    cpu = place_for("ort", "cpu")
+    reading = reading_of(terms.manifest.postprocess)
+    judged = bool(terms.material.judged) or terms.metric is not None
+    threads = terms.target.threads
+    with (
+        loaded(terms.source, cpu, terms.manifest, precision="fp32", threads=threads) as source,
+        loaded(Path(one.model), cpu, terms.manifest, precision="fp32", threads=threads) as run,
+    ):
+        try:
+            check_parity(
+                source,
+                run,
+                terms.material.calibration,
+                min_correlation=terms.recipe.least(judged=judged, read=reading is not None),
+                reading=reading,
+            )
+        except ParityGateError:
+            return False
+    return True

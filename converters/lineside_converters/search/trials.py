@@ -1,0 +1,422 @@
+"""Level 3: a search over pruning by stage, quantisation, input size and engine, for the front of accuracy and latency.
+
+- Latency is measured: each trial is exported, quantised and timed on its engine.
+- What a trial's network answers right after it was cut (its batch norms counted again) only ranks trials. Accuracy that
+  is inherited misleads, so the shortlist is fine-tuned, quantised and judged on what was kept aside of the train fold;
+  only those figures make the front.
+- Trials are kept in SQLite by Optuna and trainings in checkpoints: a search that is killed goes on where it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+import onnx
+import onnxruntime
+import optuna
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lineside_converters.distillation.distill import DistillationSetup
+from lineside_converters.distillation.losses import as_tuple
+from lineside_converters.distillation.trainer import DistillationSettings, teach
+from lineside_converters.gates.checks import Feed, Run, time_together
+from lineside_converters.gates.loaded_models import loaded, place_for
+from lineside_converters.gates.runner import Terms
+from lineside_converters.graph.cleanup import clean_graph
+from lineside_converters.progress import ProgressReporter
+from lineside_converters.pruning.structured import Sensitivity, narrowed
+from lineside_converters.pruning.torch_graph import PrunableNetwork, close_network, count_norms_again
+from lineside_converters.quantization.static import first_convs, quantize
+from lineside_converters.search.pareto import Point, front, hypervolume
+from lineside_converters.search.space import SearchChoice, Space, widths_of
+from lineside_converters.training.config import TrainProgress
+from lineside_runtime.decoding import decode_json
+from lineside_runtime.files import write_atomic
+
+KEPT = (1.0, 0.8, 0.6, 0.45, 0.3, 0.2)
+"""Shares of a stage's time that a trial may keep."""
+
+NORM_BATCHES, PROXY_BATCHES = 3, 2
+TIMED_ROUNDS = 8
+TIMED_TOGETHER = 16
+CALIBRATED_ON = 12
+POPULATION = 12
+
+Sampler = Literal["nsga2", "random"]
+
+
+class SearchTrial(msgspec.Struct, frozen=True, kw_only=True):
+    """A trial: not trained.
+
+    Attributes:
+        choice: What was tried, with the engine that was fastest.
+        latency_ms: Measured on it.
+        harm: Against the whole model, right after it was cut.
+    """
+
+    choice: SearchChoice
+    latency_ms: float
+    harm: float
+
+
+class Finished(msgspec.Struct, frozen=True, kw_only=True):
+    """A network of the shortlist: fine-tuned, quantised and judged.
+
+    Attributes:
+        choice: What it is.
+        latency_ms: Measured, INT8.
+        metric: Of the INT8 model on what was kept aside.
+        model: Its cleaned float graph.
+    """
+
+    choice: SearchChoice
+    latency_ms: float
+    metric: float
+    model: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Bench:
+    """What every trial is made and measured with.
+
+    Attributes:
+        terms: The model, its calibration inputs and its target.
+        school: The whole network as a teacher, and the data.
+        found: Its sensitivity.
+        space: The choices.
+        voice: Told what is done.
+    """
+
+    terms: Terms
+    school: DistillationSetup
+    found: Sensitivity
+    space: Space
+    voice: ProgressReporter
+
+
+def search(bench: Bench, folder: Path, *, sampler: Sampler, trials: int, seed: int) -> list[SearchTrial]:
+    """Tries so many choices, those of an earlier call included.
+
+    Args:
+        bench: What trials are made with.
+        folder: Holds ``<sampler>.db``.
+        sampler: Who proposes.
+        trials: How many in all.
+        seed: Of the proposals; a search that was cut off proposes otherwise from there on than one that wasn't.
+
+    Returns:
+        All trials, in their order.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    storage = f"sqlite:///{folder / f'{sampler}.db'}"
+    with _quiet(), contextlib.closing(_Store(storage)) as store:
+        study = optuna.create_study(
+            storage=store.storage, study_name=sampler, load_if_exists=True, directions=["minimize", "minimize"]
+        )
+        done = [each for each in study.trials if each.state == optuna.trial.TrialState.COMPLETE]
+        study.sampler = _sampler(sampler, seed + len(done))
+        if not done and sampler != "random":
+            for start in _starts(bench.space):
+                study.enqueue_trial(start)
+        tried = {each.number: _tried(each) for each in done}
+        while len(tried) < trials:
+            trial = study.ask()
+            choice = _choose(trial, bench.space)
+            it = try_out(bench, choice)
+            trial.set_user_attr("choice", msgspec.json.encode(it.choice).decode())
+            study.tell(trial, [it.latency_ms, it.harm])
+            tried[trial.number] = it
+            bench.voice.count(f"search ({sampler})", len(tried), trials)
+    return [tried[number] for number in sorted(tried)]
+
+
+class _Store:
+    """Optuna's SQLite storage, closed when it is done with."""
+
+    def __init__(self, url: str) -> None:
+        self.storage = optuna.storages.RDBStorage(url, skip_compatibility_check=True)
+
+    def close(self) -> None:
+        self.storage.remove_session()
+        self.storage.engine.dispose()
+
+
+def _sampler(name: Sampler, seed: int) -> optuna.samplers.BaseSampler:
+    if name == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    return optuna.samplers.NSGAIISampler(population_size=POPULATION, seed=seed)
+
+
+def _starts(space: Space) -> list[dict[str, Any]]:
+    """Returns what a search begins with: every stage left with the same share of its time, as level 2 does.
+
+    The sensitivity curves have shared out what is inside a stage, and few other choices beat these. Smaller pictures
+    begin with less, as that is where they are fastest. The whole network is judged apart.
+    """
+    plain = {"method": space.methods[0], "float_convs": space.float_convs[0]}
+    shares = [(size, share) for size in space.sizes for share in (KEPT[1:] if size == space.sizes[0] else KEPT[-2:])]
+    return [
+        {f"stage{number}": share for number in range(len(space.stages))} | {"size": size} | plain
+        for size, share in shares
+    ]
+
+
+def _choose(trial: optuna.Trial, space: Space) -> SearchChoice:
+    return SearchChoice(
+        kept=tuple(trial.suggest_categorical(f"stage{number}", KEPT) for number in range(len(space.stages))),
+        size=trial.suggest_categorical("size", space.sizes),
+        method=trial.suggest_categorical("method", space.methods),
+        float_convs=trial.suggest_categorical("float_convs", space.float_convs),
+        engine=space.engines[0],
+    )
+
+
+def _tried(trial: optuna.trial.FrozenTrial) -> SearchTrial:
+    choice = decode_json(trial.user_attrs["choice"], type=SearchChoice)
+    return SearchTrial(choice=choice, latency_ms=trial.values[0], harm=trial.values[1])
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(logging.WARNING)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+def try_out(bench: Bench, choice: SearchChoice) -> SearchTrial:
+    """Cuts a network, times its INT8 form on every engine, and measures how far its answers are from the whole one's.
+
+    Args:
+        bench: What it is made with.
+        choice: What is tried; its engine is replaced by the fastest one.
+    """
+    network = cut(bench, choice)
+    with _workshop() as folder:
+        path = quantised(bench, network, choice, folder)
+        on_each = [dataclasses.replace(choice, engine=engine) for engine in bench.space.engines]
+        took_ms = [measure(bench, path, each) for each in on_each]
+    fastest = int(np.argmin(took_ms))
+    batches = bench.school.lessons.some(PROXY_BATCHES, first=1000)
+    sized = ResizedNetwork(network.module, choice.size)
+    harms = [
+        bench.school.teaching.harm(_answer(sized, batch), _answer(bench.school.teacher, batch)) for batch in batches
+    ]
+    return SearchTrial(choice=on_each[fastest], latency_ms=took_ms[fastest], harm=float(np.mean(harms)))
+
+
+def cut(bench: Bench, choice: SearchChoice) -> PrunableNetwork:
+    """Returns the whole network with the choice's widths, its batch norms counted again."""
+    network = narrowed(bench.school.network, bench.found, widths_of(bench.found, bench.space, choice.kept))
+    sized = ResizedNetwork(network.module, choice.size)
+    count_norms_again(sized, bench.school.lessons.some(NORM_BATCHES))
+    return network
+
+
+class ResizedNetwork(nn.Module):
+    """A network that sees its pictures smaller."""
+
+    def __init__(self, module: nn.Module, share: float) -> None:
+        """Takes the network and the share of the side that it sees."""
+        super().__init__()
+        self.module = module
+        self._share = share
+
+    def forward(self, image: Tensor) -> Any:
+        """Shrinks the picture and runs the network."""
+        return self.module(shrunk(image, self._share))
+
+
+def shrunk(image: Tensor, share: float) -> Tensor:
+    """Returns pictures ``(B, C, H, W)`` with so much of their sides, in multiples of 8."""
+    if share == 1:
+        return image
+    size = [max(8, round(side * share / 8) * 8) for side in image.shape[2:]]
+    return F.interpolate(image, size, mode="area")
+
+
+def quantised(bench: Bench, network: PrunableNetwork, choice: SearchChoice, folder: Path) -> Path:
+    """Writes a network's INT8 form into a folder, its cleaned float form beside it as ``clean.onnx``."""
+    frames = [shrunk(frame, choice.size) for frame in bench.school.frames]
+    close_network(network, folder / "float.onnx", frames)
+    clean_graph(folder / "float.onnx", folder / "clean.onnx")
+    feeds = bench.terms.material.calibration
+    some = [feeds[number * len(feeds) // CALIBRATED_ON] for number in range(min(CALIBRATED_ON, len(feeds)))]
+    name = network.input_name
+    quantize(
+        folder / "clean.onnx",
+        folder / "int8.onnx",
+        feeds=[{name: shrunk(torch.from_numpy(feed[name]), choice.size).numpy()} for feed in some],
+        method=choice.method,  # type: ignore[arg-type]  # one of the recipe's
+        activation=bench.terms.target.activation,
+        per_channel=bench.terms.target.per_channel,
+        exclude=first_convs(onnx.load(folder / "clean.onnx"), choice.float_convs),
+    )
+    return folder / "int8.onnx"
+
+
+def measure(bench: Bench, path: Path, choice: SearchChoice) -> float:
+    """Returns the milliseconds of a frame: geometric mean over the sizes of the best times."""
+    place = place_for(choice.engine, "cpu")
+    name = bench.school.network.input_name
+    with loaded(path, place, bench.terms.manifest, precision="int8", threads=bench.terms.target.threads) as run:
+        best = []
+        for frame in bench.school.frames:
+            feed = {name: shrunk(frame, choice.size).numpy()}
+            best.append(float(time_together({"it": run}, [feed], rounds=TIMED_ROUNDS)["it"].samples_ms.min()))
+    return math.exp(float(np.mean(np.log(best))))
+
+
+def measure_together(bench: Bench, finished: Sequence[Finished]) -> list[Finished]:
+    """Times what was finished once more, all of it in turn: what was timed an hour apart can't be compared.
+
+    Args:
+        bench: What they were made with.
+        finished: Each with its INT8 form beside its float one.
+
+    Returns:
+        The same with these latencies: geometric mean over the frames' sizes of the medians.
+    """
+    name = bench.school.network.input_name
+    with contextlib.ExitStack() as stack:
+        runs = []
+        for each in finished:
+            path, place = Path(each.model).with_name("int8.onnx"), place_for(each.choice.engine, "cpu")
+            threads = bench.terms.target.threads
+            runs.append(
+                stack.enter_context(loaded(path, place, bench.terms.manifest, precision="int8", threads=threads))
+            )
+        logs = np.zeros((len(bench.school.frames), len(finished)))
+        for row, frame in enumerate(bench.school.frames):
+            seen = [{name: shrunk(frame, each.choice.size).numpy()} for each in finished]
+            timed = {str(at): _fed(run, feed) for at, (run, feed) in enumerate(zip(runs, seen, strict=True))}
+            times = time_together(timed, [{}], rounds=TIMED_TOGETHER)
+            logs[row] = [math.log(times[str(at)].mean_of_medians_ms) for at in range(len(finished))]
+    latencies = np.exp(logs.mean(0))
+    return [msgspec.structs.replace(each, latency_ms=float(ms)) for each, ms in zip(finished, latencies, strict=True)]
+
+
+def _fed(run: Run, feed: Feed) -> Run:
+    """Returns what runs a model on its own input, whatever it is given: each has its own size."""
+    return lambda _: run(feed)
+
+
+def shortlist(tried: Sequence[SearchTrial], count: int) -> list[SearchTrial]:
+    """Returns at most so many trials of the front of latency and harm, the fastest first.
+
+    That is the fastest one, then always the one with which they cover most of the plane together: where the front has a
+    knee, and not where it has many points.
+    """
+    points = [(each.latency_ms, -each.harm) for each in tried]
+    kept = front(points)
+    if len(kept) <= count:
+        return [tried[index] for index in kept]
+    ends = [points[index] for index in kept]
+    reference = (1.05 * max(latency for latency, _ in ends), min(metric for _, metric in ends) - 1e-9)
+    chosen, rest = [kept[0]], kept[1:]
+    while len(chosen) < count:
+        best = max(rest, key=lambda index: hypervolume([points[each] for each in (*chosen, index)], reference))
+        chosen.append(best)
+        rest.remove(best)
+    return [tried[index] for index in sorted(chosen, key=kept.index)]
+
+
+def finish(bench: Bench, choice: SearchChoice, folder: Path, *, tuition: DistillationSettings) -> Finished:
+    """Fine-tunes, quantises and judges one choice, or takes what an earlier call has finished.
+
+    Args:
+        bench: What it is made with.
+        choice: Of the shortlist.
+        folder: Of its checkpoints and results.
+        tuition: The settings of the fine-tuning.
+    """
+    done = folder / "finished.json"
+    if done.exists():
+        return decode_json(done.read_bytes(), type=Finished)
+    network = cut(bench, choice)
+    school = bench.school
+    teach(
+        ResizedNetwork(network.module, choice.size),
+        school.teacher,
+        school.lessons,
+        school.teaching,
+        tuition=tuition,
+        out=folder,
+        on_progress=_teller(bench.voice, folder.name),
+    )
+    path = quantised(bench, network, choice, folder)
+    result = Finished(
+        choice=choice,
+        latency_ms=measure(bench, path, choice),
+        metric=score(bench, path, choice),
+        model=str(folder / "clean.onnx"),
+    )
+    write_atomic(done, msgspec.json.encode(result))
+    return result
+
+
+def score(bench: Bench, path: Path, choice: SearchChoice) -> float:
+    """Returns the mean of the lessons' figures of a model file on what was kept aside."""
+    runner = OnnxModule(path, bench.school.network, choice.size)
+    return float(np.mean(list(bench.school.lessons.evaluate(runner).values())))
+
+
+class OnnxModule(nn.Module):
+    """A model file that answers like a module, so that the lessons can judge it."""
+
+    def __init__(self, path: Path, network: PrunableNetwork, share: float = 1.0) -> None:
+        """Loads the file.
+
+        Args:
+            path: Of an ONNX file.
+            network: That it was made of, which names the inputs and outputs.
+            share: Of the pictures' sides, that it sees.
+        """
+        super().__init__()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self._network, self._share = network, share
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Runs the file."""
+        feed = {self._network.input_name: shrunk(image, self._share).contiguous().numpy()}
+        found = self._session.run(list(self._network.output_names), feed)
+        return tuple(torch.from_numpy(each) for each in found)
+
+
+@torch.no_grad()
+def _answer(module: nn.Module, batch: Tensor) -> tuple[Tensor, ...]:
+    return as_tuple(module.eval()(batch))
+
+
+@contextlib.contextmanager
+def _workshop() -> Any:
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="lineside-search-") as folder:
+        yield Path(folder)
+
+
+def _teller(voice: ProgressReporter, name: str) -> Any:
+    def tell(progress: TrainProgress) -> None:
+        voice.count(f"fine-tune {name}", progress.step + 1, progress.steps)
+
+    return tell
+
+
+def points(finished: Sequence[Finished]) -> list[Point]:
+    """Returns latency and metric of each."""
+    return [(each.latency_ms, each.metric) for each in finished]

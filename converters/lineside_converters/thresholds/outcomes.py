@@ -1,0 +1,100 @@
+"""What thresholds do to whole parts: counted on frames, and on frames that they were not chosen on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from lineside_converters.thresholds.costs import ErrorCosts, cost_interval
+from lineside_converters.thresholds.report import ThresholdOutcome, rate
+from lineside_converters.thresholds.scoring import Scores
+
+FOLDS = 5
+SEED = 20
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ThresholdSet:
+    """One threshold a type, and where each band of doubt begins: at the threshold where there is none."""
+
+    bars: Floats
+    floors: Floats
+
+
+def outcome(scores: Scores, costs: ErrorCosts, bars: ThresholdSet) -> ThresholdOutcome:
+    """Counts what thresholds do to the frames, and what that costs.
+
+    Args:
+        scores: Of all frames.
+        costs: What errors cost.
+        bars: The thresholds.
+    """
+    return _counted(scores, costs, _verdicts(scores.best, bars), _verdicts(scores.beside, bars))
+
+
+def _verdicts(best: Floats, bars: ThresholdSet) -> npt.NDArray[np.int64]:
+    """Returns ``(F, C)``: 2 where a type alone rejects the part, 1 where it makes it unsure, 0 where it passes it."""
+    return np.asarray(np.where(best >= bars.bars, 2, np.where(best >= bars.floors, 1, 0)), np.int64)
+
+
+def _counted(
+    scores: Scores, costs: ErrorCosts, told: npt.NDArray[np.int64], rest: npt.NDArray[np.int64]
+) -> ThresholdOutcome:
+    bad, good = told[~scores.good].max(axis=1), told[scores.good].max(axis=1)
+    if scores.rest_counts and not np.isnan(scores.beside).any():
+        good = np.concatenate([good, rest[~scores.good].max(axis=1)])
+    types = told[scores.shows]
+    review = costs.review or 0.0
+    parts = [
+        (costs.bad_share * costs.miss, int((types == 0).sum()), len(types)),
+        (costs.bad_share * review, int((types == 1).sum()), len(types)),
+        ((1 - costs.bad_share) * costs.reject, int((good == 2).sum()), len(good)),
+        ((1 - costs.bad_share) * review, int((good == 1).sum()), len(good)),
+    ]
+    low, high = cost_interval(parts)
+    rates = [rate(count, of) for _, count, of in parts]
+    known = len(good) > 0
+    return ThresholdOutcome(
+        missed=rate(int((bad == 0).sum()), len(bad)),
+        missed_types=rates[0],
+        unsure_bad=rate(int((bad == 1).sum()), len(bad)),
+        false_rejects=rates[2] if known else None,
+        unsure_good=rates[3] if known else None,
+        cost=sum(weight * count / of for weight, count, of in parts if of) if known else None,
+        cost_low=low if known else None,
+        cost_high=high if known else None,
+    )
+
+
+def cross_fold(scores: Scores, costs: ErrorCosts, choose: Callable[[Bools], ThresholdSet]) -> ThresholdOutcome:
+    """Judges each fifth of the frames by thresholds that were chosen on the other four.
+
+    Args:
+        scores: Of all frames.
+        costs: What errors cost.
+        choose: Returns the thresholds that are cheapest on the given frames.
+    """
+    fold = _folds(scores)
+    told, rest = np.zeros(scores.best.shape, np.int64), np.zeros(scores.best.shape, np.int64)
+    for number in range(FOLDS):
+        here = fold == number
+        bars = choose(~here)
+        told[here], rest[here] = _verdicts(scores.best[here], bars), _verdicts(scores.beside[here], bars)
+    return _counted(scores, costs, told, rest)
+
+
+def _folds(scores: Scores) -> npt.NDArray[np.int64]:
+    """Returns a fold for each frame; frames of one first type, and good ones, are spread alike."""
+    first = np.where(scores.good, -1, scores.shows.argmax(axis=1))
+    fold = np.zeros(len(first), np.int64)
+    random = np.random.default_rng(SEED)
+    for kind in np.unique(first):
+        members = random.permutation(np.flatnonzero(first == kind))
+        fold[members] = np.arange(len(members)) % FOLDS
+    return fold

@@ -1,0 +1,247 @@
+"""Write chosen thresholds into a new version of the bundle, or into TOML that a hub signs."""
+
+from __future__ import annotations
+
+import datetime
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import tomli_w
+
+from lineside_converters.packaging import CARD_NAME
+from lineside_converters.thresholds.report import ThresholdReport
+from lineside_models.postprocess import DEFAULT_THRESHOLD
+from lineside_runtime.bundle import Bundle, open_bundle, write_manifest
+from lineside_runtime.bundle_folder import check_free, put_in_place, sibling
+from lineside_runtime.errors import AccuracyGateError, ConfigError, InputError
+from lineside_runtime.files import write_atomic
+
+DECISION_NAME = "decision.json"
+MARK = "## Thresholds"
+"""What begins the part of a model card that is written anew with other thresholds."""
+
+_CHOSEN = ("thresholds", "unsure_from")
+
+
+def write_bundle(
+    bundle: Bundle, decision: ThresholdReport, out: Path, *, version: str = "", overwrite: bool = False
+) -> Bundle:
+    """Writes the bundle again with other thresholds; everything else stays, bit for bit.
+
+    Args:
+        bundle: The old one; it stays as it is.
+        decision: What was chosen for it.
+        out: The folder to make.
+        version: Of the new bundle; the old one's with its last number one higher if empty.
+        overwrite: Whether a bundle that stands at ``out`` is replaced.
+
+    Returns:
+        The bundle, opened and verified.
+
+    Raises:
+        InputError: Something stands at ``out``.
+        ConfigError: The old version has no last number to raise, or the new one is the old one.
+        BundleError: The old bundle is damaged.
+        DiskFullError: There is no room; nothing half-written remains.
+    """
+    params = {name: value for name, value in bundle.manifest.postprocess.params.items() if name not in _CHOSEN}
+    chosen = {each.type: each for each in decision.types}  # all but the classes of good parts
+    labels = bundle.manifest.labels
+    params["thresholds"] = [chosen[name].threshold if name in chosen else DEFAULT_THRESHOLD for name in labels]
+    if any(each.unsure_from is not None for each in decision.types):
+        params["unsure_from"] = [
+            _floor(chosen[name].threshold, chosen[name].unsure_from) if name in chosen else DEFAULT_THRESHOLD
+            for name in labels
+        ]
+    files = {DECISION_NAME: _as_json(without_curves(decision))}
+    return write_reading(bundle, params, out, card=_card(decision), files=files, version=version, overwrite=overwrite)
+
+
+def write_reading(
+    bundle: Bundle,
+    params: Mapping[str, Any],
+    out: Path,
+    *,
+    card: str,
+    files: Mapping[str, bytes] | None = None,
+    version: str = "",
+    overwrite: bool = False,
+) -> Bundle:
+    """Writes a bundle again whose outputs are read with other parameters; everything else stays, bit for bit.
+
+    Args:
+        bundle: The old one; it stays as it is.
+        params: Of the post-processing.
+        out: The folder to make.
+        card: What the model card says of it, in place of what it said of the thresholds before.
+        files: More files, by path in the bundle.
+        version: As for `write_bundle`.
+        overwrite: As for `write_bundle`.
+
+    Raises:
+        LinesideError: As for `write_bundle`.
+    """
+    version = check_place(bundle, out, version=version, overwrite=overwrite)
+    manifest = msgspec.structs.replace(
+        bundle.manifest,
+        version=version,
+        created_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        postprocess=msgspec.structs.replace(bundle.manifest.postprocess, params=dict(params)),
+    )
+    with sibling(out) as folder:
+        for relative in bundle.manifest.files:
+            (folder / relative).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(bundle.file(relative), folder / relative)
+        for relative, content in (files or {}).items():
+            write_atomic(folder / relative, content)
+        old = folder / CARD_NAME
+        if old.is_file():
+            write_atomic(old, f"{old.read_text().partition(MARK)[0].rstrip()}\n\n{card}".encode())
+        write_manifest(folder, manifest)
+        open_bundle(folder)
+        put_in_place(folder, out)
+    return open_bundle(out, verify=False)
+
+
+def check_place(bundle: Bundle, out: Path, *, version: str = "", overwrite: bool = False) -> str:
+    """Refuses what `write_bundle` would, before anything is scored.
+
+    Returns:
+        The new bundle's version.
+
+    Raises:
+        InputError: As for `write_bundle`.
+        ConfigError: As for `write_bundle`.
+    """
+    version = version or next_version(bundle.manifest.version)
+    if version == bundle.manifest.version:
+        raise ConfigError(
+            "version", expected="another one than the old bundle's", actual=version, action="Give another."
+        )
+    if out.exists() and out.samefile(bundle.path):
+        raise ConfigError("out", expected="another folder than the old bundle's", actual=out, action="Give another.")
+    check_free(out, overwrite=overwrite)
+    return version
+
+
+def check_gain(decision: ThresholdReport, *, force: bool = False) -> ThresholdReport:
+    """Refuses thresholds that cost more than the bundle's own, before anything is written.
+
+    Args:
+        decision: What was chosen. Where the costs are not known (nothing stood for good parts) it is not refused.
+        force: Whether it is taken all the same.
+
+    Returns:
+        The decision; with a note that travels with it, where it was forced.
+
+    Raises:
+        AccuracyGateError: On the frames that they were chosen on, or on those that they were not chosen on, they cost
+            more.
+    """
+    own = decision.before.cost
+    found = {"chosen on": decision.after.cost, "not chosen on": decision.cross_fold.cost}
+    worse = {where: cost for where, cost in found.items() if own is not None and cost is not None and cost > own}
+    if not worse:
+        return decision
+    told = ", ".join(f"{cost:.4g} a part on frames that they were {where}" for where, cost in worse.items())
+    if force:
+        note = f"forced: these thresholds cost {told}; the bundle's own cost {own:.4g}"
+        return msgspec.structs.replace(decision, notes=(*decision.notes, note))
+    raise AccuracyGateError(
+        "the chosen thresholds cost more than the bundle's own, which stay",
+        expected=f"at most {own:.4g} a part",
+        actual=told,
+        action="Give more frames, good parts among them (--good); --force writes them all the same.",
+    )
+
+
+def check_files(paths: Sequence[Path]) -> None:
+    """Makes the folders of files that are to be written, before anything is scored.
+
+    Raises:
+        InputError: A folder can't be made or written to.
+    """
+    for path in paths:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
+        except OSError as error:
+            raise InputError(f"{path} can't be written: {error.strerror}", action="Give another place.") from error
+        if path.is_dir():
+            raise InputError(f"{path} can't be written: it is a folder", action="Give another place.")
+
+
+def write_figures(path: Path, decision: ThresholdReport) -> None:
+    """Writes everything as JSON, curves too."""
+    write_atomic(path, _as_json(decision))
+
+
+def without_curves(decision: ThresholdReport) -> ThresholdReport:
+    """Returns what travels in a bundle: the curves are larger than all the rest of it but the model."""
+    types = tuple(msgspec.structs.replace(each, curve=()) for each in decision.types)
+    return msgspec.structs.replace(decision, types=types)
+
+
+def settings_of(decision: ThresholdReport) -> str:
+    """Returns the thresholds as TOML for ``lineside push --config``, or for ``agent.toml``."""
+    inspect: dict[str, dict[str, float]] = {"thresholds": {each.type: each.threshold for each in decision.types}}
+    bands = {each.type: each.unsure_from for each in decision.types if each.unsure_from is not None}
+    if bands:
+        inspect["unsure_from"] = bands
+    head = f"# Thresholds for {decision.bundle}: {_terms(decision)}.\n# Chosen on {decision.frames_from}.\n"
+    return head + tomli_w.dumps({"inspect": inspect})
+
+
+def next_version(version: str) -> str:
+    """Returns the version with its last number one higher.
+
+    Raises:
+        ConfigError: It doesn't end with a number.
+    """
+    found = re.fullmatch(r"(.*?)(\d+)", version)
+    if found is None:
+        raise ConfigError("version", expected="one that ends with a number", actual=version, action="Give --version.")
+    return f"{found[1]}{int(found[2]) + 1}"
+
+
+def _as_json(decision: ThresholdReport) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(decision), indent=1)
+
+
+def _floor(threshold: float, unsure_from: float | None) -> float:
+    return threshold if unsure_from is None else unsure_from
+
+
+def _terms(decision: ThresholdReport) -> str:
+    review = "" if decision.review_cost is None else f", a review {decision.review_cost:g}"
+    return (
+        f"a miss costs {decision.miss_cost:g}, a false reject {decision.reject_cost:g}{review}, "
+        f"{decision.bad_share:.2%} of the parts are bad"
+    )
+
+
+def _card(decision: ThresholdReport) -> str:
+    honest = decision.cross_fold
+    lines = [
+        MARK,
+        "",
+        f"Chosen with `lineside decide` from `{decision.bundle}`: {_terms(decision)}; on {decision.frames_from}.",
+        f"Expected, by thresholds chosen on the other frames: {honest.missed.share:.1%} of the bad parts missed "
+        f"({honest.missed.low:.1%} to {honest.missed.high:.1%}), {honest.missed_types.share:.1%} of the types on them"
+        + (
+            "; false rejects are not known, as no good part was there."
+            if honest.false_rejects is None
+            else f", {honest.false_rejects.share:.1%} of the good ones rejected "
+            f"({honest.false_rejects.low:.1%} to {honest.false_rejects.high:.1%})."
+        ),
+        "Figures of box and image F1 above hold for the thresholds before.",
+        *(f"- {note}" for note in decision.notes),
+        "",
+    ]
+    return "\n".join(lines)

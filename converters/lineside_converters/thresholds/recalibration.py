@@ -1,0 +1,132 @@
+"""Fit a detector's score calibration and thresholds again, on frames that it has not learned.
+
+Training fits them on the float network. INT8 moves scores a little, and other parameters of the decoder (suppression,
+voting) other boxes: what is right is then another set of finds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lineside_converters.thresholds.frames import FrameRequest, Frames, gather, read
+from lineside_converters.thresholds.output import MARK, check_place, write_reading
+from lineside_converters.thresholds.scoring import Progress, Scores, score
+from lineside_converters.training import score_calibration
+from lineside_runtime.bundle import Bundle
+from lineside_runtime.config import Config
+from lineside_runtime.errors import ConfigError, DatasetError
+from lineside_runtime.session import Session
+
+_FITTED = ("calibration", "thresholds", "unsure_from")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Refitted:
+    """What was fitted.
+
+    Attributes:
+        bundle: With it.
+        frames: In words, what it was fitted on.
+        calibration: ``(a, b)`` of each type: the probability of being right is ``sigmoid(a * logit + b)``.
+        thresholds: On that probability, the best mean of image and box F1 of each type.
+        f1_before: Image F1 of all types on these frames, read as before. The new one beside it is the best that there
+            is on them, and will be lower on others.
+        f1: With the new calibration and thresholds.
+    """
+
+    bundle: Bundle
+    frames: str
+    calibration: tuple[tuple[float, float], ...]
+    thresholds: tuple[float, ...]
+    f1_before: float
+    f1: float
+
+
+def refit(
+    bundle: Bundle,
+    request: FrameRequest,
+    out: Path,
+    *,
+    changes: Mapping[str, Any] | None = None,
+    version: str = "",
+    overwrite: bool = False,
+    on_progress: Progress | None = None,
+) -> Refitted:
+    """Writes a new version of a detector's bundle, with scores and thresholds fitted through its own engine.
+
+    Args:
+        bundle: A detector's; it stays as it is.
+        request: Frames with boxes, best those that training held out.
+        out: The folder to make.
+        changes: Parameters of the post-processing that change at the same time, such as ``{"vote_iou": 1.0}``.
+        version: Of the new bundle; the old one's with its last number one higher if empty.
+        overwrite: Whether a bundle that stands at ``out`` is replaced.
+        on_progress: Told how many frames of how many are done.
+
+    Raises:
+        ConfigError: The bundle is no detector's, or a parameter is unknown.
+        DatasetError: The data has no boxes.
+        LinesideError: As for `gather`, `score` and `write_reading`.
+    """
+    check_place(bundle, out, version=version, overwrite=overwrite)
+    if bundle.manifest.task != "detection":
+        raise ConfigError("bundle to fit scores of", expected="a detector", actual=bundle.manifest.task)
+    frames = gather(bundle, request)
+    if not frames.boxed:
+        raise DatasetError("scores are fitted on boxes", expected="data with boxes", actual=frames.said)
+    own = dict(bundle.manifest.postprocess.params)
+    raw = {name: value for name, value in {**own, **(changes or {})}.items() if name not in _FITTED}
+    before = _f1(_scored(bundle, own, frames, on_progress), np.array(own.get("thresholds") or 0.5))
+    scores = _scored(bundle, raw, frames, on_progress)
+    finds = _finds(scores, frames, len(bundle.manifest.labels))
+    maps = score_calibration.calibrate(finds)
+    thresholds = score_calibration.choose_thresholds(finds, maps)
+    params = {**raw, "calibration": [list(pair) for pair in maps], "thresholds": list(thresholds)}
+    best = np.stack(
+        [score_calibration.apply_map(column, pair) for column, pair in zip(scores.best.T, maps, strict=True)], 1
+    )
+    after = _f1(dataclasses.replace(scores, best=np.where(scores.best > 0, best, 0)), np.array(thresholds))
+    card = _card(bundle, frames, changes or {}, before, after)
+    made = write_reading(bundle, params, out, card=card, version=version, overwrite=overwrite)
+    return Refitted(made, frames.said, maps, thresholds, before, after)
+
+
+def _scored(bundle: Bundle, params: Mapping[str, Any], frames: Frames, on_progress: Progress | None) -> Scores:
+    with tempfile.TemporaryDirectory(prefix="lineside-refit-") as folder:
+        draft = write_reading(bundle, params, Path(folder, "draft"), card="", version="draft")
+        with Session(draft, Config(threads=1)) as session:
+            return score(session, frames, on_progress=on_progress)
+
+
+def _finds(scores: Scores, frames: Frames, types: int) -> score_calibration.CalibrationFinds:
+    found = scores.finds
+    truths = sum((np.bincount(true.labels, minlength=types) for true in read(frames)), np.zeros(types, np.int64))
+    return score_calibration.CalibrationFinds(
+        found.scores, found.labels, found.right, found.frames, scores.shows, truths
+    )
+
+
+def _f1(scores: Scores, thresholds: npt.NDArray[np.float64]) -> float:
+    said = (scores.best >= thresholds) & (scores.best > 0)
+    return float(2 * (said & scores.shows).sum() / max(1, said.sum() + scores.shows.sum()))
+
+
+def _card(bundle: Bundle, frames: Frames, changes: Mapping[str, Any], before: float, after: float) -> str:
+    with_what = "".join(f", with {name} = {value}" for name, value in changes.items())
+    lines: Sequence[str] = [
+        MARK,
+        "",
+        f"Calibration and thresholds fitted with `lineside bundle refit` from `{bundle.manifest.identity}`{with_what},",
+        f"on {frames.said}.",
+        f"Image F1 on these frames {before:.3f} before and {after:.3f} after, which is the best there is on them.",
+        *(f"- {note}" for note in frames.notes),
+        "",
+    ]
+    return "\n".join(lines)

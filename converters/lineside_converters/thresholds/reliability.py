@@ -1,0 +1,102 @@
+"""Whether scores are the probabilities that they claim to be (Guo et al. 2017, arXiv:1706.04599).
+
+Candidates are put into bins by their score; in each, the mean score should be the share of them that is right.
+Detectors give hundreds of candidates near 0, which are wrong as they claim and would hide all else: they are left
+out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from lineside_converters.thresholds.report import Bin, Reliability
+from lineside_converters.thresholds.scoring import ScoredFinds
+
+FROM_SCORE = 0.1
+BINS = 9
+LEAST = 30
+"""Candidates that a type needs for a figure of its own."""
+
+RESAMPLES = 300
+SEED = 20
+
+Floats = npt.NDArray[np.float64]
+
+
+def reliability(finds: ScoredFinds, labels: Sequence[str]) -> Reliability | None:
+    """Returns the figures; ``None`` where fewer than `LEAST` candidates have a score worth looking at.
+
+    Args:
+        finds: All candidates of all frames.
+        labels: The bundle's.
+    """
+    kept = finds.scores >= FROM_SCORE
+    scores, right, frames, types = finds.scores[kept], finds.right[kept], finds.frames[kept], finds.labels[kept]
+    if len(scores) < LEAST:
+        return None
+    low, high = _interval(scores, right, frames)
+    by_type = {
+        name: expected_calibration_error(scores[types == label], right[types == label])
+        for label, name in enumerate(labels)
+        if (types == label).sum() >= LEAST
+    }
+    return Reliability(
+        ece=expected_calibration_error(scores, right),
+        low=low,
+        high=high,
+        candidates=len(scores),
+        from_score=FROM_SCORE,
+        bins=_bins(scores, right),
+        by_type=by_type,
+    )
+
+
+def expected_calibration_error(scores: Floats, right: npt.NDArray[np.bool_], weights: Floats | None = None) -> float:
+    """Returns the mean distance between score and share that is right, over bins of equal width.
+
+    Args:
+        scores: ``(N,)`` from `FROM_SCORE` to 1.
+        right: ``(N,)``.
+        weights: ``(N,)`` how often each counts; ``None`` for once.
+    """
+    counted = np.ones(len(scores)) if weights is None else weights
+    place = _place(scores)
+    claimed = np.bincount(place, scores * counted, BINS)
+    true = np.bincount(place, right * counted, BINS)
+    return float(np.abs(claimed - true).sum() / counted.sum()) if counted.sum() else 0.0
+
+
+def _place(scores: Floats) -> npt.NDArray[np.int64]:
+    share = (scores - FROM_SCORE) / (1 - FROM_SCORE)
+    return np.clip((share * BINS).astype(np.int64), 0, BINS - 1)
+
+
+def _bins(scores: Floats, right: npt.NDArray[np.bool_]) -> tuple[Bin, ...]:
+    place, width = _place(scores), (1 - FROM_SCORE) / BINS
+    return tuple(
+        Bin(
+            low=round(FROM_SCORE + number * width, 6),
+            high=round(FROM_SCORE + (number + 1) * width, 6),
+            candidates=int((place == number).sum()),
+            score=float(scores[place == number].mean()),
+            right=float(right[place == number].mean()),
+        )
+        for number in range(BINS)
+        if (place == number).any()
+    )
+
+
+def _interval(scores: Floats, right: npt.NDArray[np.bool_], frames: npt.NDArray[np.int64]) -> tuple[float, float]:
+    """Frames are drawn with all their candidates, which aren't independent. Drawing adds noise: it leans upwards."""
+    random = np.random.default_rng(SEED)
+    _, index = np.unique(frames, return_inverse=True)
+    count = int(index.max()) + 1
+    drawn = []
+    for _ in range(RESAMPLES):
+        times = np.bincount(random.integers(count, size=count), minlength=count)
+        drawn.append(expected_calibration_error(scores, right, times[index].astype(np.float64)))
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return float(low), float(high)

@@ -1,0 +1,150 @@
+"""Runs a bundle over frames and keeps what a choice needs: the best score of each type, and which finds are right."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from itertools import islice
+
+import numpy as np
+import numpy.typing as npt
+
+from lineside_converters.calibration_data import TrueFrame
+from lineside_converters.thresholds.frames import Frames, read
+from lineside_models.good_classes import good_of
+from lineside_models.inspector import Inspector
+from lineside_models.metrics import box_iou, match_type
+from lineside_models.postprocess import Candidates, check_labels
+from lineside_runtime.session import Session
+
+AT_ONCE = 4
+
+ENOUGH_GOOD = 100
+"""Good parts from which they alone say how often good parts are rejected."""
+
+Progress = Callable[[int, int], None]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ScoredFinds:
+    """Candidates of all frames, in no order.
+
+    Attributes:
+        scores: ``(N,)`` calibrated.
+        labels: ``(N,)``.
+        right: ``(N,)`` whether each found a true box of its type, not yet found, by half or more.
+        frames: ``(N,)`` number of each one's frame.
+    """
+
+    scores: npt.NDArray[np.float64]
+    labels: npt.NDArray[np.int64]
+    right: npt.NDArray[np.bool_]
+    frames: npt.NDArray[np.int64]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Scores:
+    """What the bundle says of all frames.
+
+    Attributes:
+        best: ``(F, C)`` best score of each type in each frame; 0 where there is no candidate.
+        beside: ``(F, C)`` the same of candidates that touch no true box: what a good part would have shown there. Not a
+            number where the data has no boxes and the frame shows the type.
+        shows: ``(F, C)`` whether each frame truly shows each type.
+        sources: Where each frame is from.
+        finds: Every candidate; empty where the data has no boxes.
+    """
+
+    best: npt.NDArray[np.float64]
+    beside: npt.NDArray[np.float64]
+    shows: npt.NDArray[np.bool_]
+    sources: tuple[str, ...]
+    finds: ScoredFinds
+
+    @property
+    def rest_counts(self) -> bool:
+        """Whether what bad parts show beside their defects stands in for good parts, of which there are too few."""
+        return int(self.good.sum()) < ENOUGH_GOOD
+
+    @property
+    def good(self) -> npt.NDArray[np.bool_]:
+        """``(F,)`` which frames show no defect."""
+        return np.asarray(~self.shows.any(axis=1), bool)
+
+
+def find(
+    session: Session, frames: Frames, *, on_progress: Progress | None = None
+) -> tuple[list[TrueFrame], list[Candidates]]:
+    """Runs the frames through the bundle: what is truly in each, without its picture, and every candidate.
+
+    Args:
+        session: Holds the bundle.
+        frames: From `lineside_converters.thresholds.frames.gather`.
+        on_progress: Told how many frames of how many are done.
+
+    Raises:
+        LinesideError: As for `score`.
+    """
+    inspector = Inspector(session, batch_size=AT_ONCE)
+    truths: list[TrueFrame] = []
+    found: list[Candidates] = []
+    source = read(frames)
+    while batch := list(islice(source, AT_ONCE)):
+        for finding in inspector.find([true.frame for true in batch]):
+            check_labels(finding.candidates, session.manifest.labels)
+            found.append(finding.candidates)
+        truths += [true.without_picture() for true in batch]
+        if on_progress is not None:
+            on_progress(len(truths), len(frames.makers))
+    return truths, found
+
+
+def score(session: Session, frames: Frames, *, on_progress: Progress | None = None) -> Scores:
+    """Runs the frames through the bundle, cut into pieces where its manifest says so.
+
+    Args:
+        session: Holds the bundle.
+        frames: From `lineside_converters.thresholds.frames.gather`.
+        on_progress: Told how many frames of how many are done.
+
+    Raises:
+        BadInputFormatError: A file is no image.
+        ConfigError: The bundle's decoder or labels don't fit its model.
+        DeviceError: Every device failed.
+    """
+    labels = session.manifest.labels
+    truths, found = find(session, frames, on_progress=on_progress)
+    shows = np.zeros((len(found), len(labels)), bool)
+    for number, truth in enumerate(truths):
+        shows[number, truth.labels] = True
+    best = np.stack([_best(each, slice(None), len(labels)) for each in found])
+    good = list(good_of(session.manifest.postprocess))
+    shows[:, good], best[:, good] = False, 0  # a frame of such a class is a good part
+    if not frames.boxed:
+        return Scores(best, np.where(shows, np.nan, best), shows, frames.sources, _nothing())
+    beside = np.stack([_best(each, _apart(each, true), len(labels)) for each, true in zip(found, truths, strict=True)])
+    return Scores(best, beside, shows, frames.sources, _judged(truths, found, len(labels)))
+
+
+def _apart(found: Candidates, truth: TrueFrame) -> npt.NDArray[np.bool_]:
+    return np.asarray((box_iou(found.boxes, truth.boxes) == 0).all(axis=1), bool)
+
+
+def _best(found: Candidates, rows: slice | npt.NDArray[np.bool_], classes: int) -> npt.NDArray[np.float64]:
+    best = np.zeros(classes)
+    np.maximum.at(best, found.labels[rows], found.scores[rows].astype(np.float64))
+    return best
+
+
+def _judged(truths: list[TrueFrame], found: list[Candidates], classes: int) -> ScoredFinds:
+    matched = [match_type(truths, found, label) for label in range(classes)]
+    return ScoredFinds(
+        np.concatenate([each.scores for each in matched]),
+        np.repeat(np.arange(classes), [len(each.scores) for each in matched]),
+        np.concatenate([each.right for each in matched]),
+        np.concatenate([each.image for each in matched]),
+    )
+
+
+def _nothing() -> ScoredFinds:
+    return ScoredFinds(np.empty(0), np.empty(0, np.int64), np.empty(0, bool), np.empty(0, np.int64))

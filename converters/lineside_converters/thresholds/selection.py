@@ -1,0 +1,213 @@
+"""Chooses thresholds for a stated cost: scores, the cheapest threshold of each type, what that does to whole parts."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from lineside_converters.thresholds.costs import ErrorCosts, TypeScores, choose, cost_interval, wilson
+from lineside_converters.thresholds.frames import FrameRequest, gather
+from lineside_converters.thresholds.outcomes import ThresholdSet, cross_fold, outcome
+from lineside_converters.thresholds.reliability import reliability
+from lineside_converters.thresholds.report import Point, ThresholdOutcome, ThresholdReport, TypeDecision, rate
+from lineside_converters.thresholds.scoring import ENOUGH_GOOD, Progress, Scores, score
+from lineside_models.good_classes import good_of, passes_nothing
+from lineside_models.postprocess import thresholds_of, unsure_from_of
+from lineside_runtime.bundle import Bundle, Postprocess
+from lineside_runtime.config import Config
+from lineside_runtime.errors import DatasetError
+from lineside_runtime.session import Session
+
+LEAST_BAD = 5
+"""Frames that must show a type before a threshold is chosen for it."""
+
+POINTS = (0.001, 0.002, 0.005, *(round(0.01 * number, 2) for number in range(1, 100)), 0.995, 0.999)
+"""Thresholds of the curves."""
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+
+def decide(
+    bundle: Bundle,
+    request: FrameRequest,
+    costs: ErrorCosts,
+    *,
+    config: Config | None = None,
+    on_progress: Progress | None = None,
+) -> ThresholdReport:
+    """Chooses the thresholds of a bundle.
+
+    Args:
+        bundle: Is only read.
+        request: Which frames.
+        costs: What errors cost.
+        config: Where the bundle may run.
+        on_progress: Told how many frames of how many are done.
+
+    Raises:
+        DatasetError: No type is shown by enough frames, or the bundle decides nothing.
+        CalibrationError: The data shows a type that the bundle doesn't know.
+        LinesideError: As for `Session`.
+    """
+    labels = bundle.manifest.labels
+    if bundle.manifest.task == "generic" or not labels:
+        raise DatasetError(f"{bundle.manifest.identity} has no types, so that there is nothing to decide")
+    frames = gather(bundle, request)
+    with Session(bundle, config) as session:
+        scores = score(session, frames, on_progress=on_progress)
+    counts = scores.shows.sum(axis=0)
+    if counts.max(initial=0) < LEAST_BAD:
+        raise DatasetError(
+            f"too few frames of {' and '.join(frames.names)} show a defect",
+            expected=f"{LEAST_BAD} or more of one type",
+            actual=int(counts.max(initial=0)),
+        )
+    own = _own(bundle)
+    everything = np.ones(len(scores.best), bool)
+    how = bundle.manifest.postprocess
+    chosen = _choose(scores, everything, costs=costs, own=own, how=how)
+    before = outcome(scores, costs, own)
+    elsewhere = cross_fold(scores, costs, partial(_choose, scores, costs=costs, own=own, how=how))
+    return ThresholdReport(
+        bundle=bundle.manifest.identity,
+        digest=bundle.digest,
+        data=frames.names,
+        fold=request.fold,
+        frames_from=frames.said,
+        bad_parts=int((~scores.good).sum()),
+        good_parts=_good_parts(scores),
+        miss_cost=costs.miss,
+        reject_cost=costs.reject,
+        review_cost=costs.review,
+        bad_share=costs.bad_share,
+        types=tuple(
+            _type(scores, label, name, costs, chosen, own)
+            for label, name in enumerate(labels)
+            if label not in good_of(how)
+        ),
+        before=before,
+        after=outcome(scores, costs, chosen),
+        cross_fold=elsewhere,
+        reliability=reliability(scores.finds, labels),
+        notes=(*frames.notes, *_notes(scores, labels, how), *_gain(before, elsewhere)),
+    )
+
+
+def _own(bundle: Bundle) -> ThresholdSet:
+    how, count = bundle.manifest.postprocess, len(bundle.manifest.labels)
+    bars = thresholds_of(how, count)
+    return ThresholdSet(bars, np.zeros(count) if passes_nothing(how) else np.minimum(unsure_from_of(how, count), bars))
+
+
+def _of_type(scores: Scores, rows: Bools, label: int, costs: ErrorCosts) -> TypeScores:
+    """Returns one type's scores among the given frames."""
+    shows = scores.shows[:, label]
+    shown = scores.shows.sum(axis=0)
+    enough = shown >= LEAST_BAD
+    good = scores.best[rows & scores.good, label]
+    if scores.rest_counts:
+        rest = scores.beside[rows & ~scores.good, label]
+        good = np.concatenate([good, rest[~np.isnan(rest)]])
+    prior = costs.bad_share * shown[label] / max(1, shown[enough].sum())
+    return TypeScores(scores.best[rows & shows, label], good, float(prior))
+
+
+def _choose(scores: Scores, rows: Bools, *, costs: ErrorCosts, own: ThresholdSet, how: Postprocess) -> ThresholdSet:
+    """Returns the thresholds that are cheapest on the given frames; the bundle's own where a type is too rare."""
+    bars, floors = own.bars.copy(), own.bars.copy()
+    for label in range(len(bars)):
+        mine = _of_type(scores, rows, label, costs)
+        if scores.shows[:, label].sum() >= LEAST_BAD and len(mine.bad) and len(mine.good):
+            bar, floor = choose(mine, costs)
+            bars[label], floors[label] = bar, bar if floor is None else floor
+    return ThresholdSet(bars, np.zeros(len(bars)) if passes_nothing(how) else floors)
+
+
+def _type(
+    scores: Scores, label: int, name: str, costs: ErrorCosts, chosen: ThresholdSet, own: ThresholdSet
+) -> TypeDecision:
+    everything = np.ones(len(scores.best), bool)
+    mine = _of_type(scores, everything, label, costs)
+    bad, good = len(mine.bad), len(mine.good)
+    bar, floor, was = float(chosen.bars[label]), float(chosen.floors[label]), float(own.bars[label])
+    kept = "" if bad >= LEAST_BAD else f"only {bad} frames show it" if bad else "no frame shows it"
+    hit = int(mine.hit(bar))
+    return TypeDecision(
+        type=name,
+        threshold=bar,
+        unsure_from=floor if floor < bar else None,
+        was=was,
+        kept=kept,
+        prior=0.0 if kept else mine.prior,
+        miss=rate(int(mine.missed(floor)), bad),
+        false_reject=rate(hit, good),
+        unsure=rate(int(mine.hit(floor)) - hit, good),
+        miss_was=rate(int(mine.missed(own.floors[label])), bad),
+        false_reject_was=rate(int(mine.hit(was)), good),
+        curve=() if kept else tuple(_point(mine, threshold, costs) for threshold in POINTS),
+    )
+
+
+def _point(scores: TypeScores, threshold: float, costs: ErrorCosts) -> Point:
+    missed, hit = int(scores.missed(threshold)), int(scores.hit(threshold))
+    bad, good = len(scores.bad), len(scores.good)
+    weights = scores.prior * costs.miss, (1 - scores.prior) * costs.reject
+    low, high = cost_interval([(weights[0], missed, bad), (weights[1], hit, good)])
+    (miss_low, miss_high), (false_low, false_high) = wilson(missed, bad), wilson(hit, good)
+    return Point(
+        threshold=threshold,
+        cost=float(scores.cost(threshold, miss=costs.miss, reject=costs.reject)),
+        cost_low=low,
+        cost_high=high,
+        miss=missed / bad,
+        miss_low=miss_low,
+        miss_high=miss_high,
+        false_reject=hit / good if good else 0.0,
+        false_reject_low=false_low,
+        false_reject_high=false_high,
+    )
+
+
+def _good_parts(scores: Scores) -> dict[str, int]:
+    sources = [source for source, good in zip(scores.sources, scores.good, strict=True) if good]
+    if scores.rest_counts:
+        sources += [
+            f"{source}, beside defects" for source, good in zip(scores.sources, scores.good, strict=True) if not good
+        ]
+    return dict(collections.Counter(sources))
+
+
+def _gain(before: ThresholdOutcome, elsewhere: ThresholdOutcome) -> list[str]:
+    if before.cost is None or elsewhere.cost is None or elsewhere.cost < before.cost:
+        return []
+    return [
+        "judged on frames that they were not chosen on, thresholds chosen so cost no less than the bundle's own: "
+        "there are too few frames to choose on"
+    ]
+
+
+def _notes(scores: Scores, labels: Sequence[str], how: Postprocess) -> list[str]:
+    notes, good = [], int(scores.good.sum())
+    if passes_nothing(how):
+        notes.append("the model has no class of good parts: what reaches no threshold is unsure, and nothing passes")
+    if scores.rest_counts:
+        boxed = not np.isnan(scores.beside).any()
+        what = "what bad parts show beside their defects" if boxed else "bad parts of other types"
+        notes.append(
+            f"{f'{good} good parts were' if good else 'no good part was'} given, fewer than {ENOUGH_GOOD}: {what} "
+            "stood in. Give photos of good parts (--good)"
+        )
+    shown = dict(zip(labels, scores.shows.sum(axis=0).tolist(), strict=True))
+    for label in good_of(how):
+        del shown[labels[label]]
+    rare = [name for name, count in shown.items() if count < LEAST_BAD]
+    if rare:
+        notes.append(
+            f"the bundle's own thresholds stay where fewer than {LEAST_BAD} frames show a type: {', '.join(rare)}"
+        )
+    return notes

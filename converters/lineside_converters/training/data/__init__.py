@@ -1,0 +1,1 @@
+"""Training data: samples, folds, augmentation, batches."""

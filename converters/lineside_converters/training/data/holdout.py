@@ -1,0 +1,132 @@
+"""Split a dataset's images into those that are learned and those that are held out.
+
+A data set that brings a train fold is learnt from in that alone. Of one without folds a share is drawn as its val fold,
+by the seed and by part, and written down; nothing of the training ever looks at it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from lineside_converters.training.data.samples import hold_out
+from lineside_converters.training.settings import TrainingSettings
+from lineside_models.datasets import ALL, Dataset, Sample, load_dataset
+from lineside_models.datasets.folds import divide, folds_csv, groups_of, has_fold
+from lineside_runtime.errors import DatasetError, InputNotFoundError
+from lineside_runtime.files import write_atomic
+
+log = logging.getLogger("lineside.training")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Divided:
+    """One data set.
+
+    Attributes:
+        name: Of its folder.
+        dataset: Of what layout, with which types.
+        rest: To learn from.
+        held: To choose the checkpoint and the thresholds by.
+    """
+
+    name: str
+    dataset: Dataset
+    rest: list[Sample]
+    held: list[Sample]
+
+
+def read_divided(root: Path, settings: TrainingSettings, *, with_clean: bool = True) -> Divided:
+    """Reads what can be learnt from in a folder, and holds a share of its parts out.
+
+    Args:
+        root: The data set's folder.
+        settings: Of the run: shares, group, seed.
+        with_clean: Whether images on which nothing is annotated belong to it.
+
+    Raises:
+        DatasetError: The folder can't be read, or has too few parts.
+    """
+
+    def read(fold: str) -> Dataset:
+        dataset = load_dataset(root, fold, with_clean=with_clean)
+        kept = tuple(sample for sample in dataset.samples if with_clean or len(sample.labels))
+        return dataclasses.replace(dataset, samples=kept)
+
+    dataset, (rest, held) = divide_samples(root, settings, read)
+    return Divided(root.resolve().name, dataset, rest, held)
+
+
+class HasSamples(Protocol):
+    """What is read of a fold."""
+
+    @property
+    def samples(self) -> tuple[Sample, ...]:
+        """Its images."""
+
+
+D = TypeVar("D", bound=HasSamples)
+
+
+def divide_samples(
+    root: Path, settings: TrainingSettings, read: Callable[[str], D]
+) -> tuple[D, tuple[list[Sample], list[Sample]]]:
+    """Reads the train fold of a folder, or draws one, and holds a share of its parts out.
+
+    Where folds are drawn, they are written to ``settings.out / folds-<name>.csv``: as ``folds.csv`` in the data set's
+    folder they hold for every command.
+
+    Args:
+        root: The data set's folder.
+        settings: Of the run: shares, group, seed.
+        read: Reads a fold, or all.
+
+    Returns:
+        What was read, and the images to learn from and to keep aside.
+
+    Raises:
+        InputNotFoundError: There is no such folder.
+        DatasetError: The folder can't be read, or has too few parts.
+    """
+    if not root.is_dir():
+        raise InputNotFoundError(f"no data folder at {root}", action="Give the folder that holds the images.")
+    group_of = groups_of(root, settings.group)
+    divided = has_fold(root, "train")
+    found = read("train" if divided else ALL)
+    samples = found.samples if divided else _drawn(root, found.samples, settings, group_of)
+    held, rest = hold_out(samples, share=settings.held_share, group_of=group_of)
+    if not held or not rest:
+        raise DatasetError(
+            f"{root.name} has too few images to keep some aside",
+            expected="images of at least two parts",
+            actual=f"{len(samples)} images",
+        )
+    return found, (rest, held)
+
+
+def _drawn(
+    root: Path, everything: tuple[Sample, ...], settings: TrainingSettings, group_of: Callable[[Sample], str]
+) -> tuple[Sample, ...]:
+    val = divide(everything, group_of, share=settings.val_share, seed=settings.seed)
+    rest = tuple(sample for sample in everything if sample.path not in val)
+    if not val or not rest:
+        raise DatasetError(
+            f"{root.name} has too few images to draw a val fold",
+            expected="images of at least two parts",
+            actual=f"{len(everything)} images",
+        )
+    table = settings.out / f"folds-{root.resolve().name}.csv"
+    fold_of = {sample.path: "val" if sample.path in val else "train" for sample in everything}
+    settings.out.mkdir(parents=True, exist_ok=True)
+    write_atomic(table, folds_csv(everything, fold_of, root, group_of).encode())
+    log.warning(
+        "%s has no train fold: %d of its %d images are its val fold now; copy %s there as folds.csv to judge on them",
+        root,
+        len(val),
+        len(fold_of),
+        table,
+    )
+    return rest

@@ -1,0 +1,145 @@
+"""What a detector learns: its types, the pictures of each dataset, and the framing."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from lineside_converters.training.bundle_facts import PREPROCESS
+from lineside_converters.training.config import TrainConfig
+from lineside_converters.training.data.augmentation import TrainingPicture
+from lineside_converters.training.data.framing import OWN, choose_framing, preprocess_for
+from lineside_converters.training.data.holdout import Divided, read_divided
+from lineside_converters.training.data.samples import DOMAINS, Domain, load_domain, read_picture
+from lineside_models.datasets import Sample, load_dataset
+from lineside_models.labels import LABELS
+from lineside_runtime.bundle import Preprocess
+from lineside_runtime.errors import DatasetError, TrainingError
+
+
+@dataclass(frozen=True, slots=True)
+class DetectionData:
+    """What is learnt.
+
+    Attributes:
+        labels: The types, in the order of the network's outputs; what pictures' labels are indices into.
+        preprocess: How a frame becomes the network's input.
+        domains: The data sets.
+    """
+
+    labels: tuple[str, ...]
+    preprocess: Preprocess
+    domains: tuple[Domain, ...]
+
+
+def load_course(config: TrainConfig) -> DetectionData:
+    """Reads the data of a run.
+
+    neu-det and deeppcb make the surface detector of 12 types, whether both are given or one. All else gets the types
+    that the data annotate; of several data sets those of one name are one type.
+
+    Raises:
+        DatasetError: A data folder can't be read, has no boxes, or too few images.
+        TrainingError: The data sets can't be trained together.
+    """
+    if all(load_dataset(root).name in DOMAINS for root in config.data):
+        simulate = config.simulated_share > 0
+        domains = [load_domain(root, held_share=config.held_share, simulate=simulate) for root in config.data]
+        return DetectionData(LABELS, PREPROCESS, tuple(domains))
+    found = [read_divided(root, config) for root in config.data]
+    for each in found:
+        if not each.dataset.boxed:
+            raise DatasetError(
+                f"{each.name} annotates whole images and no boxes",
+                expected="boxes",
+                action="Train a classifier: lineside train classifier.",
+            )
+    labels = tuple(dict.fromkeys(name for each in found for name in each.dataset.labels))
+    pictures = [_pictures(each.rest, each, labels) for each in found]
+    kinds = [_kind(config, each, ours) for each, ours in zip(found, pictures, strict=True)]
+    longest = [max(max(p.image.shape) for p in ours) for ours in pictures]
+    preprocess = preprocess_for(kinds, longest, config.canvas_px)
+    domains = [
+        _domain(each, kind, ours, labels, preprocess) for each, kind, ours in zip(found, kinds, pictures, strict=True)
+    ]
+    return DetectionData(labels, preprocess, tuple(domains))
+
+
+def _pictures(samples: list[Sample], of: Divided, labels: tuple[str, ...]) -> list[TrainingPicture]:
+    """Decodes samples, and numbers their types as the network does."""
+    number_of = np.array([labels.index(name) if name in labels else -1 for name in of.dataset.vocabulary], np.int64)
+    return [TrainingPicture(p.image, p.boxes, number_of[p.labels]) for p in map(read_picture, samples)]
+
+
+def _kind(config: TrainConfig, of: Divided, pictures: list[TrainingPicture]) -> str:
+    if not any(len(picture.boxes) for picture in pictures):
+        raise DatasetError(f"{of.name} has no box to learn from", expected="images with boxes", actual=len(pictures))
+    said = config.framing.get(of.name, "auto") if isinstance(config.framing, dict) else config.framing
+    return choose_framing(pictures, config.canvas_px) if said == "auto" else said
+
+
+def _domain(
+    of: Divided, kind: str, pictures: list[TrainingPicture], labels: tuple[str, ...], preprocess: Preprocess
+) -> Domain:
+    seen = pictures if kind == "scale" else [as_seen(picture, preprocess) for picture in pictures]
+    return Domain(
+        of.name,
+        train=tuple(p for p in seen if len(p.boxes)),
+        clean=tuple(p for p in seen if not len(p.boxes)),
+        held=tuple(_pictures(of.held, of, labels)),
+        simulated=(),
+        framing=OWN[kind],
+    )
+
+
+def as_seen(picture: TrainingPicture, how: Preprocess) -> TrainingPicture:
+    """Returns a picture at the scale at which the network will see it at the line."""
+    long_side = max(picture.image.shape)
+    scale = min(max(long_side, how.min_side), how.max_side) / long_side
+    if scale == 1:
+        return picture
+    size = (max(1, round(picture.image.shape[1] * scale)), max(1, round(picture.image.shape[0] * scale)))
+    method = cv2.INTER_AREA if scale < 0.5 else cv2.INTER_LINEAR
+    image = np.asarray(cv2.resize(picture.image, size, interpolation=method), np.uint8)
+    return TrainingPicture(image, picture.boxes * np.float32(scale), picture.labels)
+
+
+def canvases_per_domain(config: TrainConfig, domains: tuple[Domain, ...]) -> tuple[int, ...]:
+    """Returns how many canvases of each domain a batch holds; each domain has at least one.
+
+    Steel and boards by `TrainConfig.pcb_share`; others by how many pictures there are to learn from.
+
+    Raises:
+        TrainingError: Two data folders are of one domain, or there are more of them than canvases.
+    """
+    names = [domain.name for domain in domains]
+    if len(set(names)) != len(names):
+        raise TrainingError("two data folders are of one domain", expected="one of each", actual=names)
+    if len(domains) > config.batch:
+        raise TrainingError("batch is not usable", expected=f"{len(domains)} or more", actual=config.batch)
+    if len(domains) == 1:
+        return (config.batch,)
+    if set(names) == set(DOMAINS.values()):
+        pcb = min(max(1, round(config.batch * config.pcb_share)), config.batch - 1)
+        return tuple(pcb if name == "pcb" else config.batch - pcb for name in names)
+    return _in_proportion([len(domain.train) for domain in domains], config.batch)
+
+
+def _in_proportion(sizes: list[int], whole: int) -> tuple[int, ...]:
+    """Divides a whole into parts of at least 1, by largest remainders."""
+    spare = whole - len(sizes)
+    exact = [spare * size / sum(sizes) for size in sizes]
+    parts = [math.floor(each) for each in exact]
+    order = sorted(range(len(sizes)), key=lambda n: parts[n] - exact[n])
+    for number in order[: spare - sum(parts)]:
+        parts[number] += 1
+    return tuple(part + 1 for part in parts)
+
+
+def steps_per_epoch(counts: tuple[int, ...], domains: tuple[Domain, ...]) -> int:
+    """Returns after how many steps the largest data set has been seen once."""
+    size, count = max((len(domain.train), count) for domain, count in zip(domains, counts, strict=True))
+    return math.ceil(size / count)

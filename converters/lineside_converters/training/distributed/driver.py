@@ -1,0 +1,307 @@
+"""Training on Ray from the driver's side: starts or joins Ray, follows the workers, and brings the result home.
+
+Ray places the workers, starts them again from the last checkpoint when one dies, and keeps checkpoints. The call of
+`TorchTrainer.fit` is itself a task of the cluster, so that it is the same through a Ray client, whose machine is no
+part of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lineside_converters.training.config import TrainProgress
+from lineside_converters.training.curves import CURVES
+from lineside_converters.training.distributed.config import ClusterConfig
+from lineside_converters.training.distributed.cost import CostReport, Figures, report
+from lineside_converters.training.distributed.job import TrainingJob, run_worker
+from lineside_converters.training.distributed.report import write_pages
+from lineside_converters.training.distributed.storage import contents, file_system, last_whole
+from lineside_converters.training.settings import TrainingSettings
+from lineside_runtime.decoding import decode_json
+from lineside_runtime.errors import InputNotFoundError, LinesideError, TrainingError
+from lineside_runtime.files import write_atomic
+
+STATE = "ray.json"
+"""Name in a run's folder of where its checkpoints are, so that it can be gone on with."""
+
+CLIENT = "ray://"
+"""How an address of Ray's client begins, whose machine is no node."""
+
+ON_HEAD = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}
+"""What must outlive any other node runs on the head node, with which the cluster ends anyway; Ray's own name for it."""
+
+OBJECT_STORE_BYTES = 200 << 20
+"""Of a Ray that is started here: nothing large goes through it."""
+
+RAY_SECONDS = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5", "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300"}
+"""Ray's own settings: a checkpoint counts once Ray has looked, which it does every two seconds otherwise."""
+
+START_S = "120"
+"""How long Ray's own processes may take to start on this machine: a busy one needs more than Ray's 30 seconds."""
+
+LOOKED_EVERY_S = 0.2
+log = logging.getLogger("lineside.training")
+
+
+class ClusterPlace(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a run's checkpoints are.
+
+    Attributes:
+        names: What Ray calls the run: another name each time that a driver has begun or gone on with it.
+        storage: Folder or URL.
+    """
+
+    names: tuple[str, ...]
+    storage: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterResult:
+    """What training on several workers leaves behind.
+
+    Attributes:
+        result: What training of that kind returns, as plain values; its files are in the run's folder.
+        cost: What it cost; also ``report.json`` and ``report.html``.
+    """
+
+    result: dict[str, Any]
+    cost: CostReport
+
+
+@dataclass(slots=True)
+class Heard:
+    """What the workers have told the driver.
+
+    Attributes:
+        starts: How often the first worker has begun.
+        pids: Of the workers that run now, by rank, on their machines.
+        costs: By rank.
+        result: Of the training.
+        failed: An error that trying again wouldn't mend.
+    """
+
+    starts: int = 0
+    pids: dict[int, int] = field(default_factory=dict)
+    costs: dict[int, Figures] = field(default_factory=dict)
+    result: dict[str, Any] | None = None
+    failed: LinesideError | None = None
+
+
+def train_on_ray(
+    kind: str,
+    settings: TrainingSettings,
+    cluster: ClusterConfig,
+    on_progress: Callable[[TrainProgress], None],
+    *,
+    on_workers: Callable[[dict[int, int]], None] = lambda _: None,
+) -> ClusterResult:
+    """Trains on several workers; the run's folder holds afterwards what training alone leaves, and the cost report.
+
+    Args:
+        kind: ``detector``, ``classifier`` or ``segmenter``.
+        settings: Of the training; with ``resume`` the run in its folder is gone on with. Every node must reach the
+            data by the same path.
+        cluster: Who trains.
+        on_progress: Called about once a second.
+        on_workers: Called with the process of every worker, by rank, each time that all have begun.
+
+    Raises:
+        TrainingError: Ray or its workers failed more often than ``max_failures``, or as for training alone.
+        DatasetError: As for training alone.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    _check_reach(cluster)
+    settings.out.mkdir(parents=True, exist_ok=True)
+    place = _place(settings, cluster)
+    job = TrainingJob(kind=kind, settings=_plain(settings), cluster=cluster, out=str(settings.out))
+    with ExitStack() as stack:
+        ray = _start(cluster, stack)
+        from ray.util.queue import Queue
+
+        queue = Queue(actor_options=dict(ON_HEAD))
+        stack.callback(queue.shutdown, force=True)
+        task = ray.remote(_fit).options(**ON_HEAD, max_retries=0)
+        running = task.remote(msgspec.json.encode(job), queue, place, cluster)
+        heard = _follow(ray, running, queue, settings.out, cluster, on_progress, on_workers)
+        _bring_home(_end(ray, running), settings.out)
+    if heard.result is None or len(heard.costs) < cluster.workers:
+        raise TrainingError("the workers ended without a result", actual=f"reports of {sorted(heard.costs)}")
+    epochs = settings.epochs
+    cost = report([heard.costs[rank] for rank in range(cluster.workers)], epochs=epochs, restarts=heard.starts - 1)
+    write_pages(settings.out, cost)
+    return ClusterResult(result=heard.result, cost=cost)
+
+
+def _check_reach(cluster: ClusterConfig) -> None:
+    """Says where checkpoints can't be: on the machine of a Ray client, which is no part of the cluster."""
+    if cluster.address.startswith(CLIENT) and not cluster.storage:
+        raise TrainingError(
+            f"--address {CLIENT} without --storage",
+            expected="a folder or URL that every node reaches",
+            actual="checkpoints in --out, which is on this machine",
+            action="Give --storage, or run the command on a node of the cluster with --address auto.",
+        )
+
+
+def _place(settings: TrainingSettings, cluster: ClusterConfig) -> ClusterPlace:
+    """Returns where the run's checkpoints go: to those of before where it is resumed, under a new name."""
+    path = settings.out / STATE
+    known = ClusterPlace(names=(), storage=_absolute(cluster.storage or str(settings.out / "ray")))
+    if settings.resume:
+        try:
+            known = decode_json(path.read_bytes(), type=ClusterPlace)
+        except OSError as error:
+            raise InputNotFoundError(
+                f"{settings.out} holds no run of several workers", action="Start it without --resume."
+            ) from error
+    name = f"{settings.out.resolve().name}-{time.time_ns():x}"
+    place = ClusterPlace(names=(*known.names, name), storage=known.storage)
+    write_atomic(path, msgspec.json.encode(place))
+    return place
+
+
+def _absolute(storage: str) -> str:
+    return storage if "://" in storage else str(Path(storage).expanduser().resolve())
+
+
+def _plain(settings: TrainingSettings) -> dict[str, Any]:
+    """Returns the settings with paths that hold wherever a worker runs."""
+    values = {name: getattr(settings, name) for name in settings.__struct_fields__}
+    values["data"] = [str(Path(each).resolve()) for each in values["data"]]
+    if values.get("start") is not None:
+        values["start"] = str(Path(values["start"]).resolve())
+    found: dict[str, Any] = msgspec.to_builtins(values, enc_hook=str)
+    return found
+
+
+def _start(cluster: ClusterConfig, stack: ExitStack) -> Any:
+    """Joins the cluster, or starts Ray on this machine and ends it afterwards."""
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", START_S)
+    import ray
+
+    if ray.is_initialized():
+        return ray
+    try:
+        if cluster.address:
+            ray.init(cluster.address, log_to_driver=False, logging_level=logging.WARNING)
+        else:
+            ray.init(
+                num_cpus=max(cluster.workers, os.cpu_count() or 1),
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+            )
+    except Exception as error:  # Ray says with a bare one that its processes took too long to start
+        raise TrainingError(
+            "Ray cannot be reached" if cluster.address else "Ray cannot be started",
+            actual=error,
+            action="`ray status` on the head node says whether it runs; --address takes host:port or ray://host:port. "
+            "Where the cluster asks for a token: RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH.",
+        ) from error
+    stack.callback(ray.shutdown)
+    return ray
+
+
+def _fit(job: bytes, queue: Any, place: ClusterPlace, cluster: ClusterConfig) -> dict[str, bytes]:
+    """Runs the trainer; a task of the cluster. Returns the files of the result."""
+    from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    for variable, seconds in RAY_SECONDS.items():
+        os.environ.setdefault(variable, seconds)
+    filesystem, path = file_system(place.storage)
+    begin = last_whole(filesystem, path, place.names[:-1])
+    trainer = TorchTrainer(
+        run_worker,
+        train_loop_config={"job": job, "tell": queue, "begin": begin and Checkpoint(begin, filesystem)},
+        scaling_config=ScalingConfig(num_workers=cluster.workers, use_gpu=cluster.gpus),
+        torch_config=TorchConfig(backend="nccl" if cluster.gpus else "gloo"),
+        run_config=RunConfig(
+            name=place.names[-1],
+            storage_path=path,
+            storage_filesystem=filesystem,
+            failure_config=FailureConfig(max_failures=cluster.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    kept = trainer.fit().checkpoint
+    return {} if kept is None else contents(kept.filesystem, kept.path)
+
+
+def _follow(
+    ray: Any,
+    running: Any,
+    queue: Any,
+    out: Path,
+    cluster: ClusterConfig,
+    on_progress: Callable[[TrainProgress], None],
+    on_workers: Callable[[dict[int, int]], None],
+) -> Heard:
+    """Listens to the workers until the task ends, or one of them says that it makes no sense to go on."""
+    heard = Heard()
+    ended = False
+    while not ended and heard.failed is None:
+        ended = bool(ray.wait([running], timeout=LOOKED_EVERY_S)[0])
+        for word, value in queue.get_nowait_batch(queue.qsize()):
+            _hear(heard, word, value, out, on_progress)
+            if word == "begun" and len(heard.pids) == cluster.workers:
+                on_workers(dict(heard.pids))
+    if heard.failed is not None:
+        ray.cancel(running, force=True)
+        raise heard.failed
+    return heard
+
+
+def _hear(heard: Heard, word: str, value: Any, out: Path, on_progress: Callable[[TrainProgress], None]) -> None:
+    if word == "progress":
+        on_progress(value)
+    elif word == "page":
+        write_atomic(out / CURVES, value)
+    elif word == "cost":
+        heard.costs[value[0]] = msgspec.convert(value[1], Figures)
+    elif word == "result":
+        heard.result = value
+    elif word == "failed":
+        heard.failed = value
+    elif word == "begun":
+        if value["rank"] == 0:
+            heard.starts += 1
+        if value["rank"] in heard.pids:
+            heard.pids.clear()
+        heard.pids[value["rank"]] = value["pid"]
+        log.info("worker %d begins%s", value["rank"], " from the last checkpoint" if value["resumed"] else "")
+
+
+def _end(ray: Any, running: Any) -> dict[str, bytes]:
+    """Returns the result's files, or says why there are none."""
+    try:
+        found: dict[str, bytes] = ray.get(running)
+    except ray.exceptions.RayError as error:
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, LinesideError):
+            raise cause from error
+        raise TrainingError(
+            "training on Ray has failed",
+            actual=str(error).strip().splitlines()[-1],
+            action="--resume goes on from the last checkpoint; --max-failures says how many deaths are borne.",
+        ) from error
+    return found
+
+
+def _bring_home(files: dict[str, bytes], out: Path) -> None:
+    """Writes the result's files into the run's folder."""
+    if not files:
+        raise TrainingError("Ray has kept no checkpoint")
+    for name, content in files.items():
+        write_atomic(out / name, content)

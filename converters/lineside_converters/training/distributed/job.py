@@ -1,0 +1,167 @@
+"""What a worker runs: Ray Train calls `run_worker` in each process, again from the last checkpoint after a death."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+import torch.distributed as dist
+
+from lineside_converters.training.config import TrainProgress
+from lineside_converters.training.curves import CURVES
+from lineside_converters.training.distributed.config import ClusterConfig
+from lineside_converters.training.distributed.cost import Figures as CostFigures
+from lineside_converters.training.distributed.kinds import KINDS
+from lineside_converters.training.distributed.storage import write_list
+from lineside_converters.training.distributed.workers import Together, Workers, own_file
+from lineside_converters.training.loop import BEST, CHECKPOINT, TrainingRun
+from lineside_converters.training.settings import USED
+from lineside_runtime.decoding import decode_json
+from lineside_runtime.errors import LinesideError
+
+TELL_EVERY_S = 1.0
+_OF_THE_FIRST = (CHECKPOINT, BEST, CURVES, USED)
+
+
+class TrainingJob(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker is to do.
+
+    Attributes:
+        kind: Of model.
+        settings: Of the training, as plain values.
+        cluster: Of the workers.
+        out: The run's folder on the driver, where the result will lie.
+    """
+
+    kind: str
+    settings: dict[str, Any]
+    cluster: ClusterConfig
+    out: str
+
+
+def run_worker(said: dict[str, Any]) -> None:
+    """Trains as one of the workers that Ray started.
+
+    Args:
+        said: ``job``: a `TrainingJob` as JSON; ``tell``: a queue of the driver's, that takes pairs of a word and a
+        value;
+            ``begin``: Ray's checkpoint of an earlier driver to go on from, or ``None``.
+    """
+    import ray.train
+    import ray.train.torch
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    job = decode_json(said["job"], type=TrainingJob)
+    with tempfile.TemporaryDirectory(prefix="lineside-worker-") as scratch:
+        out = Path(scratch) / "run"
+        out.mkdir()
+        resumed = _fetch(ray.train.get_checkpoint() or said["begin"], out)
+        _tell(said, "begun", {"rank": dist.get_rank(), "pid": os.getpid(), "resumed": resumed})
+        try:
+            _train(job, out, resumed, ray.train.torch.get_device(), lambda word, value: _tell(said, word, value))
+        except LinesideError as error:
+            _tell(said, "failed", error)  # trying again would end so again
+            raise
+
+
+def _fetch(kept: Any, out: Path) -> bool:
+    """Copies a checkpoint into the worker's folder, if there is one."""
+    if kept is None:
+        return False
+    with kept.as_directory() as folder:
+        shutil.copytree(folder, out, dirs_exist_ok=True)
+    return True
+
+
+def _tell(said: dict[str, Any], word: str, value: Any) -> None:
+    said["tell"].put((word, value))
+
+
+def _train(job: TrainingJob, out: Path, resumed: bool, device: torch.device, tell: Callable[[str, Any], None]) -> None:
+    kind = KINDS[job.kind]
+    settings = msgspec.convert(job.settings, kind.settings, dec_hook=lambda of, value: of(value))
+    settings = msgspec.structs.replace(settings, out=out, resume=resumed)
+    how = Together(
+        layout=job.cluster.sharding,
+        scheme=job.cluster.gradients,
+        measured_shares=job.cluster.measured_shares,
+        batch=settings.batch,
+        memory_bytes=_smallest_memory(device, job.cluster.workers),
+    )
+
+    def saved(run: TrainingRun, folder: Path, figures: dict[str, float]) -> None:
+        _report(run, folder, figures, workers)
+        if workers.rank == 0 and (folder / CURVES).exists():
+            tell("page", (folder / CURVES).read_bytes())
+
+    workers = Workers(how, device, out, saved)
+    finish = kind.learn(settings, _teller(tell, workers.rank), workers)
+    cost = workers.figures()
+    if workers.rank == 0:
+        result = finish()
+        tell("result", _at_home(msgspec.to_builtins(result, enc_hook=str), str(out), job.out))
+    _report_end(out, cost, workers.rank)
+    tell("cost", (workers.rank, msgspec.to_builtins(cost)))
+
+
+def _teller(tell: Callable[[str, Any], None], rank: int) -> Callable[[TrainProgress], None]:
+    told_s = 0.0
+
+    def on_progress(progress: TrainProgress) -> None:
+        nonlocal told_s
+        now_s = time.monotonic()
+        if rank == 0 and (progress.held or now_s - told_s >= TELL_EVERY_S):
+            told_s = now_s
+            tell("progress", progress)
+
+    return on_progress
+
+
+def _report(run: TrainingRun, out: Path, figures: dict[str, float], worker: Workers) -> None:
+    """Hands a checkpoint to Ray: the first worker's files, and of each what only it has."""
+    import ray.train
+
+    names = [own_file(out, worker.rank).name, *(_OF_THE_FIRST if worker.rank == 0 else ())]
+    with tempfile.TemporaryDirectory(prefix="lineside-checkpoint-") as folder:
+        for name in names:
+            if (out / name).exists():
+                shutil.copy2(out / name, folder)
+        write_list(Path(folder), rank=worker.rank, step=run.step, world=worker.world)
+        ray.train.report({"step": run.step, **figures}, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+
+def _report_end(out: Path, cost: CostFigures, rank: int) -> None:
+    """Hands the result to Ray as the last checkpoint."""
+    import ray.train
+
+    ours = ray.train.Checkpoint.from_directory(str(out)) if rank == 0 else None
+    ray.train.report({"step": cost.steps, "finished": True}, checkpoint=ours)
+
+
+def _at_home(result: dict[str, Any], here: str, home: str) -> dict[str, Any]:
+    """Returns a result whose files lie where the driver will put them."""
+    return {
+        name: value.replace(here, home, 1) if isinstance(value, str) and value.startswith(here) else value
+        for name, value in result.items()
+    }
+
+
+def _smallest_memory(device: torch.device, workers: int) -> int:
+    """Returns the bytes that the worker with the least has for itself."""
+    if device.type == "cuda":
+        mine = torch.cuda.mem_get_info(device)[1]
+    else:
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", workers))
+        pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        mine = pages // max(1, local)
+    smallest = torch.tensor(float(mine), dtype=torch.float64, device=device)
+    dist.all_reduce(smallest, op=dist.ReduceOp.MIN)
+    return int(smallest)

@@ -1,0 +1,346 @@
+"""Training as one of several workers: what the loop's `Strategy` does where there are others."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import logging
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from lineside_converters.training import checkpoints
+from lineside_converters.training.distributed import scheme_selection
+from lineside_converters.training.distributed.batch_shares import Schedule, balanced, part_of
+from lineside_converters.training.distributed.cost import CostMeter, StepCost, figures_of, relative
+from lineside_converters.training.distributed.cost import Figures as CostFigures
+from lineside_converters.training.distributed.exchange import Exchange, gather_into
+from lineside_converters.training.distributed.gradients import SCHEMES, Scheme
+from lineside_converters.training.distributed.layouts import (
+    BUCKET_MB,
+    FULLY_SHARDED_SCHEMES,
+    layout_for,
+    new_layout,
+)
+from lineside_converters.training.loop import TrainingRun
+from lineside_converters.training.strategy import BatchPart, Figures, Strategy, copied
+from lineside_runtime.errors import TrainingError
+
+B = TypeVar("B")
+AUTO = "auto"
+WARM_UP_STEPS = 30
+"""Steps of a run whose gradients are averaged in float32 whatever the scheme."""
+
+DECIDED_AT = 8
+"""Steps after which ``auto`` has measured a step."""
+
+_AHEAD = 8  # more than the batches that are made ahead of the step that trains
+log = logging.getLogger("lineside.training")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Together:
+    """How workers train together.
+
+    Attributes:
+        layout: ``ddp``, ``zero1``, ``fsdp``, or ``auto``: by the network's size and a worker's memory.
+        scheme: ``fp32``, ``bf16``, ``int8``, ``low-rank``, or ``auto``: by what is measured.
+        measured_shares: Whether a slow worker gets fewer rows of a batch.
+        batch: Rows of a whole batch.
+        memory_bytes: Of the smallest worker; 0 where nobody knows.
+        warm_up_steps: Steps of the run that are averaged in float32.
+    """
+
+    layout: str = AUTO
+    scheme: str = AUTO
+    measured_shares: bool = False
+    batch: int = 0
+    memory_bytes: int = 0
+    warm_up_steps: int = WARM_UP_STEPS
+
+
+class Workers(Strategy):
+    """One of several workers; torch's process group must be there."""
+
+    def __init__(
+        self, how: Together, device: torch.device, out: Path, saved: Callable[[TrainingRun, Path, Figures], None]
+    ) -> None:
+        """Takes the settings.
+
+        Args:
+            how: The same on all workers.
+            device: Of this worker.
+            out: Folder of this worker's files; a run that is resumed has its own there.
+            saved: Called on every worker when a checkpoint lies in the first one's folder.
+
+        Raises:
+            TrainingError: There are fewer than two rows for a worker.
+        """
+        self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        if how.batch and how.batch < 2 * self.world:
+            raise TrainingError(
+                "the batch is too small for the workers",
+                expected=f"{2 * self.world} or more",
+                actual=how.batch,
+                action="Give --batch more, or fewer workers.",
+            )
+        self.how, self.device = how, device
+        self.exchange = Exchange()
+        self.schedule = Schedule(self.world)
+        self.meter = CostMeter()
+        self.layout_name = self.layout_why = ""
+        self.scheme_why = "asked for"
+        self._out, self._saved = out, saved
+        self._since = 0
+
+    def part(self, step: int) -> BatchPart:
+        """Returns this worker's rows of a step."""
+        return part_of(self.schedule.at(step), self.rank)
+
+    def prepare(self, model: nn.Module, ema: AveragedModel, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """Lays network and average out over the workers, after all have the first one's."""
+        model.to(self.device)
+        ema.to(self.device)
+        for tensor in (*model.state_dict().values(), *ema.state_dict().values()):
+            dist.broadcast(tensor, 0)
+        size = sum(each.nbytes for each in model.parameters())
+        self.layout_name, self.layout_why = self.how.layout, "asked for"
+        if self.how.layout == AUTO:
+            self.layout_name, self.layout_why = layout_for(size, self.how.memory_bytes or 8 << 30, self.world)
+        self._check_scheme()
+        self._alone_s = self._time_schemes(model)
+        self._last_share = scheme_selection.last_share_of(model, BUCKET_MB * 2**20)
+        self.layout = new_layout(self.layout_name, self.exchange)
+        optimizer = self.layout.prepare(model, ema, groups)
+        self.use("fp32" if self.how.scheme == AUTO else self.how.scheme)
+        return optimizer
+
+    def _check_scheme(self) -> None:
+        if self.layout_name == "fsdp" and self.how.scheme not in (AUTO, *FULLY_SHARDED_SCHEMES):
+            raise TrainingError(
+                "gradients of sharded parameters don't travel so",
+                expected=list(FULLY_SHARDED_SCHEMES),
+                actual=self.how.scheme,
+                action="Give another --gradients, or --sharding ddp or zero1.",
+            )
+
+    def _time_schemes(self, model: nn.Module) -> dict[str, float]:
+        if self.how.scheme != AUTO:
+            return {}
+        names = FULLY_SHARDED_SCHEMES if self.layout_name == "fsdp" else tuple(SCHEMES)
+        return scheme_selection.time_schemes(model, self.exchange, names)
+
+    def use(self, name: str) -> None:
+        """Sends gradients by a scheme from now on."""
+        self.scheme: Scheme = SCHEMES[name](self.exchange, warm_up_steps=self.how.warm_up_steps)
+        self.layout.use(self.scheme)
+        self.meter.settled_at = len(self.meter.steps)
+
+    def forward(self, run: TrainingRun, loss: Callable[[nn.Module, B], Tensor], batch: B) -> Tensor:
+        """Returns the loss of this worker's rows, weighted so that the mean over workers is that over all rows."""
+        self.scheme.begin(run.step)
+        if run.step == self.how.warm_up_steps and not self.scheme.lossless:
+            self.meter.settled_at = len(self.meter.steps)
+        self._sent = self._bytes_sent()
+        self._began_s = time.perf_counter()
+        total = loss(self.layout.module, _on(batch, self.device))
+        self._forward_s = time.perf_counter() - self._began_s
+        return total
+
+    def backward(self, run: TrainingRun, total: Tensor) -> None:
+        """Leaves the mean gradients with the parameters."""
+        began_s = time.perf_counter()
+        torch.autograd.backward(total * self._weight(run.step))
+        ended_s = time.perf_counter()
+        self._settled = self.layout.settle(self.scheme, ended_s)
+        self._backward_s = time.perf_counter() - began_s - self._settled.waited_s
+
+    def _weight(self, step: int) -> float:
+        return self._rows(step) * self.world / self.how.batch if self.how.batch else 1.0
+
+    def _rows(self, step: int) -> int:
+        return len(range(self.how.batch)[self.part(step).rows(self.how.batch)])
+
+    def step_ended(self, run: TrainingRun) -> None:
+        """Measures the step, and lets ``auto`` decide once it knows enough."""
+        step_s = time.perf_counter() - self._began_s
+        self.meter.steps.append(
+            StepCost(
+                seconds=step_s,
+                waited_s=min(self._settled.waited_s, step_s),
+                forward_s=self._forward_s,
+                backward_s=self._backward_s,
+                rows=self._rows(run.step),
+                bytes_sent=self._bytes_sent() - self._sent,
+                exchanged=relative(self._settled.handed),
+            )
+        )
+        if self._alone_s and len(self.meter.steps) == DECIDED_AT:
+            self._decide()
+
+    def _bytes_sent(self) -> float:
+        return self.exchange.bytes_sent + self.layout.gathered
+
+    def figures(self) -> CostFigures:
+        """Returns what this worker measured."""
+        return figures_of(
+            self.meter,
+            layout=self.layout_name,
+            layout_why=self.layout_why,
+            scheme=self.scheme.name,
+            scheme_why=self.scheme_why,
+            shares=self.schedule.at(1 << 60),
+        )
+
+    def _decide(self) -> None:
+        steps = self.meter.steps
+        backward_s = scheme_selection.slowest(statistics.median(each.backward_s for each in steps), self.device)
+        compute_s = backward_s + scheme_selection.slowest(
+            statistics.median(each.forward_s for each in steps), self.device
+        )
+        choice = scheme_selection.choose(
+            self._alone_s,
+            compute_s=compute_s,
+            backward_s=backward_s,
+            last_share=self._last_share,
+            equal=scheme_selection.SHOWN_EQUAL,
+        )
+        self.scheme_why, self._alone_s = choice.why, {}
+        log.info("gradients travel as %s: %s", choice.scheme, choice.why)
+        if choice.scheme != self.scheme.name:
+            self.use(choice.scheme)
+
+    def agree(self, value: float) -> float:
+        """Returns the first worker's value."""
+        tensor = torch.tensor(value, dtype=torch.float64, device=self.device)
+        dist.broadcast(tensor, 0)
+        return float(tensor)
+
+    def mean(self, value: float) -> float:
+        """Returns the mean over the workers."""
+        return float(np.mean(self.gathered(value)))
+
+    def gathered(self, value: float) -> list[float]:
+        """Returns every worker's value."""
+        mine = torch.tensor([value], dtype=torch.float64, device=self.device)
+        found = torch.empty(self.world, dtype=torch.float64, device=self.device)
+        gather_into(found, mine)
+        return [float(each) for each in found]
+
+    def evaluate(self, run: TrainingRun, evaluate: Callable[[nn.Module], Figures]) -> Figures:
+        """Evaluates on the first worker, with the workers' mean running statistics."""
+        for buffers in (run.model.buffers(), run.ema.module.buffers()):
+            self._average_buffers(list(buffers))
+        network = self.layout.averaged(run.ema)
+        found: list[Figures | None] = [None]
+        if network is not None:
+            found = [evaluate(network if self.device.type == "cpu" else copy.deepcopy(network).cpu())]
+        dist.broadcast_object_list(found, 0, device=self.device)
+        if found[0] is None:
+            raise TrainingError("the first worker sent no figures")
+        return found[0]
+
+    def _average_buffers(self, buffers: list[Tensor]) -> None:
+        floats = [each for each in buffers if each.is_floating_point()]
+        if not floats:
+            return
+        flat = torch.cat([each.flatten().float() for each in floats])
+        dist.all_reduce(flat)
+        flat /= self.world
+        for each, part in zip(floats, torch.split(flat, [each.numel() for each in floats]), strict=True):
+            each.copy_(part.view(each.shape))
+
+    def best(self, run: TrainingRun) -> dict[str, Tensor]:
+        """Returns the averaged network whole; on the first worker it is of use."""
+        network = self.layout.averaged(run.ema)
+        return {} if network is None else {name: each.cpu() for name, each in copied(network).items()}
+
+    def state(self, run: TrainingRun) -> dict[str, Any]:
+        """Returns the checkpoint of one process, and how the workers stand."""
+        self._balance(run.step)
+        average = {f"module.{name}": tensor for name, tensor in self.layout.whole(run.ema.module).items()}
+        return {
+            "model": self.layout.whole(run.model),
+            "ema": average | {"n_averaged": run.ema.n_averaged.cpu()},
+            "optimizer": self.layout.optimizer_state(run.optimizer),
+            "step": run.step,
+            "elapsed_s": run.elapsed_s,
+            "best": run.best,
+            "curve": run.curve,
+            "losses": run.losses,
+            "starts": run.starts,
+            "workers": {
+                "scheme": self.scheme.name,
+                "why": self.scheme_why,
+                "decided": not self._alone_s,
+                "shares": self.schedule.state(),
+            },
+        }
+
+    def _balance(self, step: int) -> None:
+        since, self._since = self._since, len(self.meter.steps)
+        if not self.how.measured_shares or self.layout_name == "fsdp" or self._since - since < 4:
+            return  # under FSDP2 the forward pass waits for others, and says nothing of a worker
+        seconds = self.gathered(statistics.median(each.forward_s for each in self.meter.steps[since:]))
+        shares = balanced(self.schedule.at(step), seconds)
+        if shares != self.schedule.at(step):
+            log.info("shares of a batch from step %d on: %s", step + _AHEAD, np.round(shares, 3).tolist())
+        self.schedule.add(step + _AHEAD, shares)
+
+    def restore(self, run: TrainingRun, state: dict[str, Any]) -> None:
+        """Takes over a checkpoint of one process or of any number of workers."""
+        self.layout.load(run.model, state["model"])
+        average = {name.removeprefix("module."): tensor for name, tensor in state["ema"].items()}
+        run.ema.n_averaged.copy_(average.pop("n_averaged"))
+        self.layout.load(run.ema.module, average)
+        peaks = [group["peak"] for group in run.optimizer.param_groups]
+        self.layout.load_optimizer(run.optimizer, state["optimizer"])
+        for group, peak in zip(run.optimizer.param_groups, peaks, strict=True):
+            group["peak"] = peak
+        run.step, run.elapsed_s, run.best = state["step"], state["elapsed_s"], state["best"]
+        run.curve, run.losses, run.starts = state["curve"], state["losses"], state["starts"]
+        workers = state.get("workers")
+        if workers is not None:
+            self.schedule.restore(workers["shares"])
+            if self.how.scheme == AUTO and workers["decided"]:
+                self.scheme_why, self._alone_s = workers["why"], {}
+                self.use(workers["scheme"])
+        self._restore_own(run)
+
+    def saved(self, run: TrainingRun, out: Path, figures: Figures) -> None:
+        """Writes what only this worker has beside the checkpoint: what its compression has kept back."""
+        state = {"step": run.step, "world": self.world, "kept": self.layout.scheme_state(self.scheme)}
+        checkpoints.save(own_file(out, self.rank), state)
+        self._saved(run, out, figures)
+
+    def _restore_own(self, run: TrainingRun) -> None:
+        """Reads what `saved` wrote, where it belongs to the run's step and as many workers."""
+        path = own_file(self._out, self.rank)
+        if not path.exists():
+            return
+        state = checkpoints.load(path)
+        if state["step"] == run.step and state["world"] == self.world and state["kept"]:
+            self.layout.restore_scheme(self.scheme, state["kept"], self.device)
+
+
+def own_file(out: Path, rank: int) -> Path:
+    """Returns where a worker keeps what only it has."""
+    return out / f"worker-{rank}.pt"
+
+
+def _on(batch: B, device: torch.device) -> B:
+    """Returns a batch on a device."""
+    if device.type == "cpu":
+        return batch
+    if isinstance(batch, Tensor):
+        return batch.to(device)  # type: ignore[return-value]  # it is B
+    fields = {each.name: getattr(batch, each.name) for each in dataclasses.fields(batch)}  # type: ignore[arg-type]
+    return dataclasses.replace(batch, **{name: each.to(device) for name, each in fields.items()})  # type: ignore[type-var]

@@ -1,0 +1,226 @@
+"""Start from existing weights: a bundle's, also INT8, or an ONNX file's."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import onnx
+import torch
+from torch import Tensor, nn
+
+from lineside_converters.graph.cleanup import clean_graph
+from lineside_converters.graph.dequantize import dequantize, is_quantized
+from lineside_converters.graph.mirror import is_mirrored
+from lineside_converters.pruning.torch_graph import PrunableNetwork, open_network
+from lineside_models.networks.detector import PRIOR
+from lineside_models.vision.model_facts import ModelFacts, from_metadata, from_sidecar
+from lineside_runtime.backends.ort.backend import read_onnx
+from lineside_runtime.bundle import Bundle, open_bundle
+from lineside_runtime.decoding import decode_json
+from lineside_runtime.errors import InputNotFoundError, TrainingError, UnsupportedModelError
+
+PRECISIONS = ("fp32", "int8")
+"""Of the variants to start from, the best first."""
+
+
+FLOAT, FACTS = "float.onnx", "training.json"
+"""What a finished run leaves behind."""
+
+PRIOR_BIAS = -math.log((1 - PRIOR) / PRIOR)
+"""Bias of a detector's score heads that have learnt nothing yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A model to go on from.
+
+    Attributes:
+        name: Of its file or folder, for people.
+        network: It, as it can be trained.
+        facts: What it says of itself; labels ``None`` where it doesn't.
+    """
+
+    name: str
+    network: PrunableNetwork
+    facts: ModelFacts
+
+
+def open_start(model: Path, frames: Sequence[Tensor]) -> Start:
+    """Returns a model as a network that can be trained further.
+
+    Args:
+        model: A bundle, of which the float variant is taken or else the INT8 one, an ``.onnx`` file, or the folder of a
+            finished run.
+        frames: Prepared inputs, to prove on that it computes the same and to count its batch norms' statistics on.
+
+    Raises:
+        InputNotFoundError: There is no such file.
+        UnsupportedModelError: It is a file of another kind, or the bundle has no ONNX variant.
+        GraphError: It is quantised in a form that can't be undone.
+        PruningError: It has an operator that can't be trained here.
+    """
+    source, facts = _found(model)
+    with tempfile.TemporaryDirectory(prefix="lineside-start-") as folder:
+        floats = source
+        if is_quantized(onnx.load(source)):
+            floats = Path(folder, FLOAT)
+            dequantize(source, floats)
+        clean = Path(folder, "clean.onnx")
+        clean_graph(floats, clean)
+        return Start(model.name, open_network(clean, frames), facts)
+
+
+def facts_of_start(model: Path) -> ModelFacts:
+    """Returns what a model to go on from says of itself.
+
+    Raises:
+        LinesideError: As for `open_start`.
+    """
+    return _found(model)[1]
+
+
+def _found(model: Path) -> tuple[Path, ModelFacts]:
+    """Returns the ONNX file of a model, and what is known of it."""
+    if not model.exists():
+        raise InputNotFoundError(f"no model at {model}")
+    if (model / FLOAT).is_file():
+        model = model / FLOAT
+    if model.suffix == ".onnx":
+        told = from_sidecar(model).over(from_metadata(read_onnx(model), str(model)))
+        return model, told.over(_facts_of_run(model.parent / FACTS))
+    if not model.is_dir():
+        raise UnsupportedModelError(
+            f"{model} can't be started from",
+            expected="a bundle's folder or a shipped one's name, an .onnx file, or the folder of a finished run",
+            action="Of a run give the folder: its float.onnx holds the weights of best.pt.",
+        )
+    bundle = open_bundle(model)
+    manifest = bundle.manifest
+    known = ModelFacts(labels=manifest.labels, preprocess=manifest.preprocess, postprocess=manifest.postprocess)
+    return _best_variant(bundle), known
+
+
+def _facts_of_run(path: Path) -> ModelFacts:
+    if not path.is_file():
+        return ModelFacts()
+    try:
+        content = decode_json(path.read_bytes(), type=dict[str, Any])
+        return msgspec.convert(
+            {name: content[name] for name in ("labels", "preprocess") if name in content}, ModelFacts
+        )
+    except msgspec.DecodeError as error:
+        raise TrainingError(f"{path} is damaged", actual=error) from error
+
+
+def check_outputs(start: Start, expected: Sequence[str], what: str) -> None:
+    """Refuses a network that doesn't answer as the trained one does.
+
+    Args:
+        start: The network.
+        expected: Names of the outputs.
+        what: Can be started from, in words.
+
+    Raises:
+        TrainingError: It has other outputs.
+    """
+    if start.network.output_names != tuple(expected):
+        raise TrainingError(
+            f"{start.name} can't be started from: its outputs are others",
+            expected=list(expected),
+            actual=list(start.network.output_names),
+            action=f"Give {what}.",
+        )
+
+
+def take_labels(start: Start, labels: Sequence[str], *, heads: int = 1, background: int = 0, bias: float = 0.0) -> str:
+    """Gives a network outputs for other labels; what it knows of those that it had before stays.
+
+    Args:
+        start: Its network is changed in place.
+        labels: That it is to tell apart.
+        heads: Of its outputs, the first so many have a channel a label.
+        background: Channels before that of the first label, which stay as they are.
+        bias: Of a label that is new.
+
+    Returns:
+        What became of them, in words.
+
+    Raises:
+        TrainingError: The outputs come from no layer whose rows are the labels'.
+    """
+    old = _old_labels(start, labels, heads, background)
+    if old == list(labels):
+        return f"all {len(labels)} types are known to it"
+    shared = [label for label in labels if label in old]
+    for name in _heads(start.network.module, heads):
+        parent, _, child = name.rpartition(".")
+        layer = start.network.module.get_submodule(name)
+        setattr(start.network.module.get_submodule(parent), child, _relabelled(layer, old, labels, background, bias))
+    if not shared:
+        return f"none of the {len(labels)} types is known to it: its outputs begin anew"
+    fresh = [label for label in labels if label not in old]
+    return f"{', '.join(shared)} known to it" + (f"; {', '.join(fresh)} new" if fresh else "")
+
+
+def _old_labels(start: Start, labels: Sequence[str], heads: int, background: int) -> list[str]:
+    """Returns the labels that the network has now; one that doesn't say them, and has as many, has the new ones."""
+    rows = {_layer(start, name).weight.shape[0] - background for name in _heads(start.network.module, heads)}
+    if len(rows) != 1:
+        raise TrainingError(f"the outputs of {start.name} have not one number of types", actual=sorted(rows))
+    count = rows.pop()
+    if start.facts.labels is not None and len(start.facts.labels) == count:
+        return list(start.facts.labels)
+    return list(labels) if count == len(labels) else [""] * count
+
+
+def _layer(start: Start, name: str) -> nn.Conv2d | nn.Linear:
+    layer = start.network.module.get_submodule(name)
+    if not isinstance(layer, (nn.Conv2d, nn.Linear)):
+        raise TrainingError(
+            f"the types of {start.name} come from no convolution or matrix", actual=type(layer).__name__
+        )
+    return layer
+
+
+def _heads(module: Any, count: int) -> list[str]:
+    """Returns the names of the modules that give the first outputs of a graph; empty ones where a function does."""
+    answers = next(node for node in module.graph.nodes if node.op == "output").args[0]
+    nodes = answers if isinstance(answers, (tuple, list)) else (answers,)
+    return [str(node.target) if node.op == "call_module" else "" for node in nodes[:count]]
+
+
+@torch.no_grad()
+def _relabelled(layer: Any, old: Sequence[str], new: Sequence[str], background: int, bias: float) -> nn.Module:
+    rows = background + len(new)
+    made: nn.Conv2d | nn.Linear
+    if isinstance(layer, nn.Conv2d):
+        made = nn.Conv2d(layer.in_channels, rows, layer.kernel_size, layer.stride, layer.padding)  # type: ignore[arg-type]
+    else:
+        made = nn.Linear(layer.in_features, rows)
+    nn.init.normal_(made.weight, std=0.01)
+    offsets = made.get_parameter("bias")
+    nn.init.constant_(offsets, bias)
+    pairs = [(number, number) for number in range(background)]
+    pairs += [(background + new.index(label), background + old.index(label)) for label in new if label in old]
+    for to, source in pairs:
+        made.weight[to] = layer.weight[source]
+        offsets[to] = 0.0 if layer.bias is None else layer.bias[source]
+    return made
+
+
+def _best_variant(bundle: Bundle) -> Path:
+    for precision in PRECISIONS:
+        for variant in bundle.manifest.variants:
+            if (variant.format, variant.precision) == ("onnx", precision) and not is_mirrored(variant):
+                return bundle.file(variant.file)
+    raise UnsupportedModelError(
+        f"{bundle.manifest.identity} has no weights to start from",
+        expected="a variant of format onnx, fp32 or int8",
+        actual=[f"{each.name}: {each.format} {each.precision}" for each in bundle.manifest.variants],
+    )

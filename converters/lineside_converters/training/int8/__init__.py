@@ -1,0 +1,1 @@
+"""INT8 during training: fake quantization, accuracy, fine-tuning."""

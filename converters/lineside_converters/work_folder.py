@@ -1,0 +1,168 @@
+"""Steps whose results are kept, so that a run that was killed resumes.
+
+- A product is a folder ``<step>-<hash>``; the hash is of everything that goes into the step, so that another model,
+  recipe, tool or frame makes another product and nothing stale is ever taken.
+- It is put together under a hidden name, written to the disk and renamed: what stands there is whole.
+- One process at a time works in a folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import importlib.metadata
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lineside_converters.progress import Say
+from lineside_runtime.decoding import decode_json
+from lineside_runtime.errors import ConfigError, LinesideError
+from lineside_runtime.files import fsync_folder
+
+TOOLS = ("lineside", "onnx", "onnxruntime", "openvino", "nncf", "ai-edge-quantizer", "pnnx", "numpy")
+QUICK = "clean"
+"""A step that isn't worth a folder of its own."""
+
+_LOCK = ".lock"
+_HALF = ".half-"
+
+
+class Work:
+    """A folder of finished steps."""
+
+    def __init__(self, folder: Path, say: Say) -> None:
+        """Takes an existing folder; see `opened`."""
+        self._folder = folder
+        self._say = say
+        self._tools = {name: _version(name) for name in TOOLS}
+
+    @property
+    def folder(self) -> Path:
+        """The folder itself, for what isn't kept by its hash."""
+        return self._folder
+
+    def step(self, name: str, inputs: Mapping[str, Any], make: Callable[[Path], None]) -> Path:
+        """Returns the folder that a step has written, now or in an earlier run.
+
+        Args:
+            name: Of the step.
+            inputs: All that its product depends on, as values that JSON knows; files by their hash.
+            make: Writes into an existing folder.
+        """
+        place = self._folder / f"{name}-{self._key(inputs)}"
+        if place.is_dir():
+            self._say(f"{name}: done by an earlier run")
+            return place
+        half = Path(tempfile.mkdtemp(prefix=f"{_HALF}{name}-", dir=self._folder))
+        try:
+            make(half)
+            _sync(half)
+            half.rename(place)
+        finally:
+            shutil.rmtree(half, ignore_errors=True)
+        fsync_folder(self._folder)
+        return place
+
+    def value(self, name: str, inputs: Mapping[str, Any], make: Callable[[], Any], kind: Any) -> Any:
+        """Returns a step's product that is a value of ``kind`` and no file; see `step`."""
+
+        def write(folder: Path) -> None:
+            (folder / "value.json").write_bytes(msgspec.json.encode(make()))
+
+        return decode_json((self.step(name, inputs, write) / "value.json").read_bytes(), type=kind)
+
+    def _key(self, inputs: Mapping[str, Any]) -> str:
+        data = msgspec.json.encode({"tools": self._tools, **inputs}, order="sorted")
+        return hashlib.sha256(data).hexdigest()[:20]
+
+
+@contextlib.contextmanager
+def opened(folder: Path | None, say: Say) -> Iterator[Work]:
+    """Opens a folder to work in; without one everything goes into a temporary one and is removed at the end.
+
+    Raises:
+        ConfigError: Another process works there.
+    """
+    if folder is None:
+        with tempfile.TemporaryDirectory(prefix="lineside-optimizer-") as temporary:
+            yield Work(Path(temporary), lambda text: None)
+        return
+    with _locked(folder):
+        yield Work(folder, say)
+
+
+@contextlib.contextmanager
+def opened_until_done(folder: Path, say: Say) -> Iterator[Work]:
+    """Opens a folder to work in that is removed once the work is done, and stays if it ends in an error or a kill.
+
+    A call that is refused before it has done anything leaves none.
+
+    Raises:
+        ConfigError: Another process works there.
+    """
+    with _locked(folder):
+        say(f"finished steps are kept in {folder} until all is done: after a kill the same call goes on there")
+        try:
+            yield Work(folder, say)
+        except LinesideError:
+            if not _worth_keeping(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _worth_keeping(folder: Path) -> bool:
+    """Returns whether a step has been finished that takes longer than reading the model does."""
+    steps = [path for path in folder.iterdir() if "-" in path.name and path.is_dir() and any(path.iterdir())]
+    return any(not path.name.startswith((f"{QUICK}-", _HALF)) for path in steps)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"work = {folder}", expected="a folder of one's own", action="Another process works there: wait for it."
+            ) from error
+        for half in folder.glob(f"{_HALF}*"):  # a killed run's
+            shutil.rmtree(half, ignore_errors=True)
+        yield
+    finally:
+        os.close(lock)
+
+
+def file_hash(path: Path) -> str:
+    """Returns the sha256 of a file, hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _sync(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_dir():
+            fsync_folder(path)
+            continue
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    fsync_folder(folder)

@@ -1,0 +1,1 @@
+"""Devices and groups: reported state, timeline, and commands."""

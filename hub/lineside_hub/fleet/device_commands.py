@@ -1,0 +1,97 @@
+"""Send a command to a device until it has given its final answer.
+
+It is said with QoS 0 and not retained (ADR 0017): a device that is away must not do hours later, when nobody looks,
+what was asked of it now. So it is said again each second, and has an id by which the device carries it out once.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from lineside_hub.config import HubConfig
+from lineside_link.client.client import LinkClient
+from lineside_link.messages import RecipeAnswer, RecipeCommand, TimeAnswer, TimeCommand, decode, encode
+from lineside_link.topics import Topics, check_name
+from lineside_runtime.errors import BrokerError
+
+SAY_EVERY_S = 1.0
+
+A = TypeVar("A", RecipeAnswer, TimeAnswer)
+
+
+class Words(Protocol):
+    """Names the topics of one kind of command."""
+
+    def __call__(self, topics: Topics, device: str, /) -> str:
+        """Returns a device's topic."""
+        ...
+
+
+def ask(
+    config: HubConfig,
+    device: str,
+    command: RecipeCommand | TimeCommand,
+    kind: type[A],
+    *,
+    topics: tuple[Words, Words],
+    silence_s: float,
+    is_last: Callable[[A], bool] = lambda _: True,
+) -> A:
+    """Asks a device for something, and waits for how it went.
+
+    Args:
+        config: The hub's: its broker, and who it is there.
+        device: Name of the device.
+        command: What is asked.
+        kind: Of the answers.
+        topics: Of the command and of the answers.
+        silence_s: How long to wait for an answer, also for the next one.
+        is_last: Whether an answer ends it; told each.
+
+    Raises:
+        ConfigError: The device's name can't be one.
+        BrokerError: The broker can't be reached, or the device doesn't answer: it is away, or older than the command.
+    """
+    site = Topics(config.link.site)
+    check_name(device, "device")
+    say, listen = (words(site, device) for words in topics)
+    what = say.rsplit("/", 1)[1]
+    client = LinkClient(config.link, f"lineside-hub-{config.link.site}-{what}-{command.id}")
+    heard: queue.Queue[A] = queue.Queue()
+    client.subscribe(listen, lambda _, data: heard.put(decode(data, kind)), qos=0)
+    client.start()
+    try:
+        answer: A | None = None
+        while answer is None or not is_last(answer):
+            answer = _next(client, say, command, heard, time.monotonic() + silence_s)
+            if answer is None:
+                reached = client.last_error is None
+                raise BrokerError(
+                    f"{device} doesn't answer" if reached else f"the broker can't be reached: {client.last_error}",
+                    expected=f"an answer within {silence_s:g} s",
+                    action="`lineside fleet show` says whether it is there; an older agent knows no such command.",
+                )
+    finally:
+        client.close()
+    return answer
+
+
+def _next(
+    client: LinkClient, topic: str, command: RecipeCommand | TimeCommand, heard: queue.Queue[A], until_s: float
+) -> A | None:
+    while (left_s := until_s - time.monotonic()) > 0:
+        if not client.wait_connected(min(left_s, SAY_EVERY_S)):
+            continue
+        client.publish(topic, encode(command), qos=0)
+        say_again_s = min(until_s, time.monotonic() + SAY_EVERY_S)
+        while (wait_s := say_again_s - time.monotonic()) > 0:
+            try:
+                answer = heard.get(timeout=wait_s)
+            except queue.Empty:
+                break
+            if answer.id == command.id:
+                return answer
+    return None

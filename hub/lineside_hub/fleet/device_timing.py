@@ -1,0 +1,125 @@
+"""Have a device of the fleet time a bundle that it does not run.
+
+The bundle is signed by its group's key like any other, under a path that no device runs anything from, and withdrawn
+when its times are here. Its chunks stay until `lineside hub prune`: the bundle that is pushed later has most of them.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+from lineside_hub.config import load_config
+from lineside_hub.fleet.device_commands import ask
+from lineside_hub.fleet.groups import groups_of
+from lineside_hub.identity.secure_site import CONFIG_NAME
+from lineside_hub.repository.repository import Repository
+from lineside_hub.results.database import Database
+from lineside_link.messages import BundleRef, Shapes, TimeAnswer, TimeCommand
+from lineside_link.topics import Topics, check_name
+from lineside_runtime.bundle import open_bundle
+from lineside_runtime.errors import RolloutError, TimingError
+
+SILENCE_S = 60.0
+"""A device answers each second while it works."""
+
+
+class DeviceClock:
+    """Times bundles on one device.
+
+    Args:
+        folder: The hub's.
+        device: Name of the device, which may stand anywhere that the broker reaches.
+        passphrase: Opens the key of the device's group, if it was made with one.
+        silence_s: After how long without an answer the device is taken to be away.
+        say: Told how far it is.
+
+    Raises:
+        InputNotFoundError: There is no hub.
+        ConfigError: The device's name can't be one.
+        RolloutError: The hub has never heard of the device.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        device: str,
+        *,
+        passphrase: str | None = None,
+        silence_s: float = SILENCE_S,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.device = check_name(device, "device")
+        self._config = load_config(Path(folder) / CONFIG_NAME)
+        self._repository = Repository.open(folder, passphrase=passphrase)
+        self._silence_s, self._say = silence_s, say
+        with closing(Database.open(Path(folder))) as database:
+            _, self._group = groups_of(database, device)
+        if not self._group:
+            action = "`lineside fleet ls` lists the devices; the hub must run once while the device is there."
+            raise RolloutError(f"the hub has not heard of {device}", action=action)
+
+    def check(self) -> str:
+        """Asks whether the device would, before hours of work that end in it.
+
+        Returns:
+            What the device is, such as ``Raspberry Pi 5 Model B Rev 1.0``.
+
+        Raises:
+            BrokerError: The broker can't be reached, or the device doesn't answer.
+            TimingError: The device may not or can't, and says why.
+            SignatureError: The passphrase doesn't open the group's key.
+        """
+        self._repository.check_key(self._group)
+        return self._ask(None, 1).board
+
+    def time(self, bundle: Path, *, rounds: int, shapes: Shapes = ()) -> TimeAnswer:
+        """Times the variants of a bundle there, in turn.
+
+        Args:
+            bundle: Its folder.
+            rounds: How many turns each variant has.
+            shapes: Of the inputs by name, of each kind of frame; none: what one frame has by the manifest.
+
+        Returns:
+            The device's last answer.
+
+        Raises:
+            BrokerError: As for `check`.
+            TimingError: As for `check`.
+            SignatureError: As for `check`.
+            BundleIntegrityError: The bundle is damaged.
+        """
+        reference = self._repository.publish(open_bundle(bundle, verify=False), self._group, trial=True)
+        try:
+            return self._ask(reference, rounds, shapes)
+        finally:
+            self._repository.withdraw(reference.target)
+
+    def _ask(self, bundle: BundleRef | None, rounds: int, shapes: Shapes = ()) -> TimeAnswer:
+        told = ""
+
+        def is_last(answer: TimeAnswer) -> bool:
+            nonlocal told
+            share = f" {answer.progress:.0%}" if answer.state == "fetching" else ""
+            if bundle is not None and told != (told := f"{self.device}: {answer.state}{share}"):
+                self._say(told)
+            return answer.state not in ("fetching", "timing")
+
+        answer = ask(
+            self._config,
+            self.device,
+            TimeCommand(id=secrets.token_hex(8), bundle=bundle, rounds=rounds, shapes=tuple(shapes)),
+            TimeAnswer,
+            topics=(Topics.time_command, Topics.time_answer),
+            silence_s=self._silence_s,
+            is_last=is_last,
+        )
+        if answer.error is not None:
+            known = answer.error
+            raise TimingError(
+                f"{self.device}: [{known.code}] {known.message}", actual=known.actual, action=known.action
+            )
+        return answer

@@ -1,0 +1,210 @@
+"""Summaries of the fleet, of one device and of rollouts, for people."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+
+from lineside_hub.config import load_config
+from lineside_hub.identity.secure_site import CONFIG_NAME
+from lineside_hub.results.database import Database, TimelineEvent
+from lineside_hub.results.queries import count_by_device
+from lineside_hub.rollouts.machine import Count, Rollout, count
+from lineside_hub.rollouts.runner import Rollouts
+from lineside_link.messages import ConfigReport, Desired, Reported, Up, decode
+from lineside_runtime.errors import InputNotFoundError
+
+
+class DeviceSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """One device.
+
+    Attributes:
+        name: Its name.
+        up: Whether it is connected, by its own word or its last will.
+        group: The group that it belongs to.
+        board: The board that it says it is.
+        state: State of its update machine.
+        installed: ``name@version`` of the bundle that it runs; empty for none.
+        wanted: ``name@version`` of the bundle that it was last told to run; empty for none.
+        error: Why the wanted bundle doesn't run; empty if it does.
+        results: How many of its results the hub has.
+        progress: Share of the fetch that is done, 0 to 1.
+        agent: Version of lineside on it.
+        agent_state: State of the agent's own update; empty where it can't be updated.
+        agent_error: Why the wanted agent doesn't run; empty if it does.
+        said_group: The group that it says it belongs to, where a person has moved it and it doesn't know yet.
+        drift: What has changed on its line, one text an alarm; none while all is well, or nobody watches.
+        configuration: ``config@`` and the begin of the hash of what it follows from the hub; empty for its own
+            its own ``agent.toml`` alone.
+        wanted_configuration: The one that it was last told to follow; empty for none.
+        configuration_error: Why it doesn't follow that; empty if it does.
+    """
+
+    name: str
+    up: bool
+    group: str
+    board: str
+    state: str
+    installed: str
+    wanted: str
+    error: str
+    results: int
+    progress: float = 0.0
+    agent: str = ""
+    agent_state: str = ""
+    agent_error: str = ""
+    said_group: str = ""
+    drift: tuple[str, ...] = ()
+    configuration: str = ""
+    wanted_configuration: str = ""
+    configuration_error: str = ""
+
+
+class DeviceDetail(msgspec.Struct, frozen=True, kw_only=True):
+    """All that the hub knows of one device.
+
+    Attributes:
+        summary: At a glance.
+        birth: Its last birth.
+        reported: Its last report.
+        own_wish: What it alone was told to run, if so.
+        group_wish: What its group was told to run.
+    """
+
+    summary: DeviceSummary
+    birth: Up | None
+    reported: Reported | None
+    own_wish: Desired | None
+    group_wish: Desired | None
+
+
+class RolloutSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """One rollout and how its devices stand.
+
+    Attributes:
+        rollout: As the machine has it.
+        count: Of the devices that have the wish; as they are now.
+        members: Devices of the group that follow it.
+    """
+
+    rollout: Rollout
+    count: Count
+    members: int
+
+
+_DEVICES = (
+    "SELECT d.device, d.up, d.birth, d.reported, d.group_name AS said, a.group_name AS assigned "
+    "FROM devices d LEFT JOIN assignments a ON a.device = d.device"
+)
+
+
+def list_devices(folder: Path | str) -> list[DeviceSummary]:
+    """Returns every device that the hub has heard of, by name.
+
+    Args:
+        folder: The hub's folder.
+
+    Raises:
+        InputNotFoundError: There is no hub's database.
+    """
+    counts = _counts(Path(folder))
+    with closing(Database.open(Path(folder))) as database:
+        rows = database.query(f"{_DEVICES} ORDER BY d.device")
+    return [_summary(row, counts.get(row["device"], 0)) for row in rows]
+
+
+def show_device(folder: Path | str, device: str) -> DeviceDetail:
+    """Returns all that the hub knows of a device.
+
+    Args:
+        folder: The hub's folder.
+        device: Its name.
+
+    Raises:
+        InputNotFoundError: The hub has not heard of it.
+    """
+    counts = _counts(Path(folder))
+    with closing(Database.open(Path(folder))) as database:
+        rows = database.query(f"{_DEVICES} WHERE d.device = ?", device)
+        if not rows:
+            raise InputNotFoundError(f"the hub has not heard of {device!r}", action="`lineside fleet ls` lists them.")
+        summary = _summary(rows[0], counts.get(device, 0))
+        own, group = database.wish(f"d/{device}"), database.wish(f"g/{summary.group}")
+    return DeviceDetail(
+        summary=summary,
+        birth=decode(rows[0]["birth"].encode(), Up) if rows[0]["birth"] else None,
+        reported=decode(rows[0]["reported"].encode(), Reported) if rows[0]["reported"] else None,
+        own_wish=own if own is not None and not own.withdrawn else None,
+        group_wish=group,
+    )
+
+
+def timeline(folder: Path | str, device: str | None = None, *, after: int = 0) -> list[tuple[int, TimelineEvent]]:
+    """Returns the timeline of a device, or of all, oldest first, each entry with its number.
+
+    Args:
+        folder: The hub's folder.
+        device: Of this one; the hub's own entries have an empty one.
+        after: Only what has a higher number.
+    """
+    with closing(Database.open(Path(folder))) as database:
+        sql = "SELECT * FROM events WHERE id > ?1 AND (?2 IS NULL OR device = ?2) ORDER BY id"
+        rows = database.query(sql, after, device)
+    return [(row["id"], TimelineEvent(**{name: row[name] for name in TimelineEvent.__struct_fields__})) for row in rows]
+
+
+def list_rollouts(folder: Path | str, *, group: str | None = None, rollout: str | None = None) -> list[RolloutSummary]:
+    """Returns the rollouts, oldest first.
+
+    Args:
+        folder: The hub's folder.
+        group: Only of this group.
+        rollout: Only this one.
+
+    Raises:
+        RolloutError: There is no such rollout.
+    """
+    with closing(Database.open(Path(folder))) as database:
+        rollouts = Rollouts(database)
+        found = [rollouts.get(rollout)] if rollout is not None else rollouts.list(group=group)
+        pictures = [(known, rollouts.picture(known)) for known in found]
+    return [RolloutSummary(rollout=known, count=count(known, views), members=len(views)) for known, views in pictures]
+
+
+def _counts(folder: Path) -> dict[str, int]:
+    """Without a hub.toml, as where only the library is used, results can only be in the folder."""
+    path = folder / CONFIG_NAME
+    if path.is_file():
+        return count_by_device(load_config(path))
+    with closing(Database.open(folder)) as database:
+        return {row[0]: int(row[1]) for row in database.query("SELECT device, count(*) FROM results GROUP BY device")}
+
+
+def _summary(row: sqlite3.Row, results: int) -> DeviceSummary:
+    name, up, birth, reported, said, assigned = tuple(row)
+    born = decode(birth.encode(), Up) if birth else Up(device=name, up=False, boot_id="")
+    report = decode(reported.encode(), Reported) if reported else Reported(device=name)
+    follows = report.configuration or ConfigReport()
+    return DeviceSummary(
+        name=name,
+        up=bool(up),
+        group=assigned or said,
+        board=born.board,
+        state=report.state,
+        installed=report.installed.identity if report.installed else "",
+        wanted=report.wanted.identity if report.wanted else "",
+        error=f"[{report.error.code}] {report.error.message}" if report.error else "",
+        results=results,
+        progress=report.progress,
+        agent=born.agent_version,
+        agent_state=report.agent.state if report.agent else "",
+        agent_error=f"[{own.code}] {own.message}" if (own := report.agent and report.agent.error) else "",
+        said_group=said if assigned and said != assigned else "",
+        drift=tuple(alarm.text or alarm.name for alarm in report.drift.alarms) if report.drift is not None else (),
+        configuration=follows.installed.identity if follows.installed else "",
+        wanted_configuration=follows.wanted.identity if follows.wanted else "",
+        configuration_error=f"[{follows.error.code}] {follows.error.message}" if follows.error else "",
+    )

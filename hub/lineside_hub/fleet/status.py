@@ -1,0 +1,221 @@
+"""What needs a person: expiring signatures, missing keys, waiting devices."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+
+from lineside_hub.config import HubConfig, load_config
+from lineside_hub.fleet.usage import read_usage
+from lineside_hub.identity.secure_site import CONFIG_NAME, old_access_list
+from lineside_hub.repository.repository import WARN_BEFORE_DAYS, Repository
+from lineside_hub.results.database import NAME as DATABASE_NAME
+from lineside_hub.results.database import Database
+from lineside_hub.results.frames.rows import open_rows
+from lineside_link.config import LinkConfig
+from lineside_runtime.errors import LinesideError
+
+
+class RoleStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One role of the repository.
+
+    Attributes:
+        role: ``root``, ``targets``, ``snapshot``, ``timestamp`` or a group.
+        expires: When devices stop to accept it, ISO 8601.
+        days_left: Until then.
+        renewed_by: ``hub`` or ``person``.
+        threshold: How many keys must sign.
+        keys: Ids of the keys that count.
+        at_hand: How many of their private halves lie in this folder; encrypted ones count as well.
+    """
+
+    role: str
+    expires: str
+    days_left: float
+    renewed_by: str
+    threshold: int
+    keys: tuple[str, ...]
+    at_hand: int
+
+
+class DeviceUsage(msgspec.Struct, frozen=True, kw_only=True):
+    """What one device takes of the hub's disk.
+
+    Attributes:
+        device: Its name.
+        results_bytes: Results that it has sent.
+        results_share: Of its quota for results; at 1 they are refused. 0 without a quota.
+        frames_bytes: Its frames that are here.
+        frames_share: Of its quota for frames; near 1 its oldest go.
+    """
+
+    device: str
+    results_bytes: int
+    results_share: float
+    frames_bytes: int
+    frames_share: float
+
+
+class HubStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The hub at a glance.
+
+    Attributes:
+        epoch: Of its database.
+        gen: The last generation of a wish.
+        devices: How many the hub has heard of.
+        devices_up: How many of them are connected.
+        results: How many are committed.
+        frames: How many are here.
+        frames_bytes: Of them.
+        usage: The devices that take most of the disk, that with most first; at most `USAGE_MAX`.
+        warnings: What a person must do, most urgent first; empty if nothing.
+        roles: Of the repository.
+    """
+
+    epoch: int
+    gen: int
+    devices: int
+    devices_up: int
+    results: int
+    frames: int
+    frames_bytes: int
+    usage: tuple[DeviceUsage, ...]
+    warnings: tuple[str, ...]
+    roles: tuple[RoleStatus, ...]
+
+
+USAGE_MAX = 10
+"""Devices in `HubStatus.usage`."""
+
+USAGE_WARN_SHARE = 0.8
+"""Of a device's quota for results, from which on a warning names it."""
+
+
+def role_statuses(repository: Repository) -> tuple[RoleStatus, ...]:
+    """Returns every role with its keys and expiry."""
+    return tuple(
+        RoleStatus(
+            role=expiry.role,
+            expires=expiry.at.isoformat(),
+            days_left=round(expiry.days_left, 2),
+            renewed_by=expiry.renewed_by,
+            threshold=threshold,
+            keys=keyids,
+            at_hand=at_hand,
+        )
+        for expiry in repository.expiries()
+        for threshold, keyids, at_hand in [repository.keys_of(expiry.role)]
+    )
+
+
+def warnings(folder: Path | str) -> list[str]:
+    """Returns what a person must do about signatures, access list and quotas, most urgent first; empty if nothing.
+
+    Args:
+        folder: The hub's folder.
+
+    Raises:
+        InputNotFoundError: There is no repository.
+    """
+    full = []
+    if (Path(folder) / DATABASE_NAME).is_file():
+        with closing(Database.open(Path(folder))) as database:
+            full = _full(database, _config(Path(folder)))
+    return _warnings(role_statuses(Repository.open(folder)), old_access_list(folder), full)
+
+
+def _full(database: Database, config: HubConfig) -> list[str]:
+    """Returns a sentence for each device that has used up its quota for results, or nearly so."""
+    most = config.results.device_max_bytes
+    return [
+        f"{device} has sent {count / 1e9:.2f} of {most / 1e9:g} GB of results"
+        + (" and is refused: " if count >= most else ": ")
+        + "raise results.device_max_bytes in hub.toml and restart the hub, or find out why it sends so much"
+        for device, count in sorted(read_usage(database).items())
+        if most and count >= USAGE_WARN_SHARE * most
+    ]
+
+
+def _warnings(roles: tuple[RoleStatus, ...], access: str | None, full: list[str]) -> list[str]:
+    said = [*([access] if access is not None else []), *full]
+    for role in sorted(roles, key=lambda role: role.days_left):
+        ends = (
+            f"{role.role} has expired" if role.days_left <= 0 else f"{role.role} expires in {role.days_left:.0f} days"
+        )
+        if role.renewed_by == "person" and role.days_left < WARN_BEFORE_DAYS:
+            said.append(f"{ends}: lineside hub keys renew {role.role}")
+        elif role.days_left <= 0:
+            said.append(f"{ends}: start the hub, it renews by itself")
+    return said
+
+
+def read_status(folder: Path | str) -> HubStatus:
+    """Reads everything.
+
+    Args:
+        folder: The hub's folder.
+
+    Raises:
+        InputNotFoundError: There is no repository.
+        DatabaseError: The database can't be read.
+    """
+    roles = role_statuses(Repository.open(folder))
+    database = Database.open(Path(folder))
+    try:
+        [counts] = database.query("SELECT count(*) AS devices, coalesce(sum(up), 0) AS up FROM devices")
+        [gen] = database.query("SELECT value FROM meta WHERE key = 'gen'")
+        config = _config(Path(folder))
+        (frames, frames_bytes), usage = _stored(config, database)
+        return HubStatus(
+            epoch=database.epoch,
+            gen=int(gen["value"]),
+            devices=int(counts["devices"]),
+            devices_up=int(counts["up"]),
+            results=database.count_results(),
+            frames=frames,
+            frames_bytes=frames_bytes,
+            usage=usage,
+            warnings=tuple(_warnings(roles, old_access_list(folder), _full(database, config))),
+            roles=roles,
+        )
+    finally:
+        database.close()
+
+
+def _config(folder: Path) -> HubConfig:
+    """Without a hub.toml, as where only the library is used, everything can only be in the folder."""
+    path = folder / CONFIG_NAME
+    link = LinkConfig(url="mqtt://127.0.0.1", site="none")
+    return load_config(path) if path.is_file() else HubConfig(folder=str(folder), link=link)
+
+
+def _stored(config: HubConfig, database: Database) -> tuple[tuple[int, int], tuple[DeviceUsage, ...]]:
+    """Returns count and bytes of all frames, and what the devices take that take most."""
+    rows = open_rows(config, database)
+    try:
+        total, frames = rows.total(), dict(rows.heavier_than(0))
+    finally:
+        rows.close()
+    results, most = read_usage(database), config.results.device_max_bytes
+    usage = [
+        DeviceUsage(
+            device=device,
+            results_bytes=results.get(device, 0),
+            results_share=round(results.get(device, 0) / most, 3) if most else 0.0,
+            frames_bytes=frames.get(device, 0),
+            frames_share=round(frames.get(device, 0) / config.frames.device_max_bytes, 3),
+        )
+        for device in results.keys() | frames.keys()
+    ]
+    usage.sort(key=lambda used: (-used.results_bytes - used.frames_bytes, used.device))
+    return total, tuple(usage[:USAGE_MAX])
+
+
+def try_warnings(folder: Path | str) -> list[str]:
+    """As `warnings`, where a repository that can't be read is itself the warning: for listings of other things."""
+    try:
+        return warnings(folder)
+    except LinesideError as error:
+        return [str(error)]

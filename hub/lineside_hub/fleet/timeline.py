@@ -1,0 +1,190 @@
+"""Reported states of devices, and the timeline of their changes.
+
+Births, wills and reports are retained, so the same message comes again on every connection of the hub;
+only what differs from the last one becomes an event. A report whose progress alone moved is no event.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from lineside_hub.results.database import Database, TimelineEvent
+from lineside_link.messages import AgentReport, Reported, Up, decode, encode
+from lineside_runtime.errors import BadInputFormatError
+
+log = logging.getLogger("lineside.hub")
+
+
+def read_up(device: str, payload: bytes) -> Up:
+    """Reads a birth or will.
+
+    Raises:
+        BadInputFormatError: It is none, or speaks for another device.
+    """
+    message = decode(payload, Up)
+    _check_speaker(device, message.device)
+    return message
+
+
+def read_reported(device: str, payload: bytes) -> Reported:
+    """Reads a report.
+
+    Raises:
+        BadInputFormatError: It is none, or speaks for another device.
+    """
+    message = decode(payload, Reported)
+    _check_speaker(device, message.device)
+    return message
+
+
+def _check_speaker(device: str, speaker: str) -> None:
+    if speaker != device:
+        raise BadInputFormatError(
+            f"message on a topic of {device}", expected=device, actual=speaker, action="It is not used."
+        )
+
+
+class FleetTimeline:
+    """Writes what devices say, inside the caller's transaction.
+
+    Args:
+        database: Of the hub.
+        group_of: Returns the group that a device is enrolled for, ``None`` if it is not enrolled. It counts, and not
+            the one that the device names.
+    """
+
+    def __init__(self, database: Database, *, group_of: Callable[[str], str | None] = lambda _: None) -> None:
+        self._database = database
+        self._group_of = group_of
+
+    def write_up(self, message: Up) -> None:
+        """Keeps a birth or will; a change of presence or of the boot is an event."""
+        now_ns = time.time_ns()
+        before = self._last(message.device, "birth")
+        old = decode(before.encode(), Up) if before else None
+        # A last will says nothing of the device; what its birth said still holds.
+        kept = message if message.up or old is None else msgspec.structs.replace(old, up=False, boot_id=message.boot_id)
+        said = encode(kept).decode()
+        self._keep(
+            message.device, ("up", "up_at_ns", "birth", "group_name"), (int(message.up), now_ns, said, kept.group)
+        )
+        self._assign_enrolled(message, old.group if old is not None else "", now_ns)
+        was = (old.up, old.boot_id) if old else (False, "")
+        if (message.up, message.boot_id) != was and (message.up or was[0]):
+            detail = f"boot {message.boot_id}" + (f", {message.board}" if message.board else "")
+            kind = "up" if message.up else "down"
+            self._database.add_event(TimelineEvent(at_ns=now_ns, device=message.device, kind=kind, detail=detail))
+
+    def write_reported(self, message: Reported) -> None:
+        """Keeps a report; a change of state, generation, bundle or error is an event."""
+        now_ns = time.time_ns()
+        before = self._last(message.device, "reported")
+        old = decode(before.encode(), Reported) if before else None
+        self._keep(message.device, ("reported_at_ns", "reported"), (now_ns, encode(message).decode()))
+        if old is None or _gist(old) != _gist(message):
+            self._database.add_event(_event(message, now_ns))
+        if message.agent is not None and (old is None or old.agent is None or _told(old.agent) != _told(message.agent)):
+            self._database.add_event(_agent_event(message.device, message.agent, now_ns))
+        self._warn_of_foreign_epoch(message, old, now_ns)
+        for event in (*_drift_events(message, old, now_ns), *_line_events(message, old, now_ns)):
+            self._database.add_event(event)
+
+    def _assign_enrolled(self, message: Up, said_before: str, now_ns: int) -> None:
+        """Puts an enrolled device into the group that it is enrolled for, whatever group it names."""
+        enrolled = self._group_of(message.device)
+        if enrolled is None or not message.up:
+            return
+        rows = self._database.query("SELECT group_name FROM assignments WHERE device = ?", message.device)
+        assigned = rows[0]["group_name"] if rows else None
+        if assigned != enrolled and (assigned is not None or message.group != enrolled):
+            self._database.connection.execute(
+                "INSERT OR REPLACE INTO assignments VALUES (?, ?, ?)", (message.device, enrolled, now_ns)
+            )
+        moved = assigned == enrolled  # by a person: its agent.toml may still name the group before
+        if message.group != enrolled and message.group != said_before and not moved:
+            detail = f"says that it is of group {message.group!r}, but is enrolled for {enrolled!r}: refused"
+            self._database.add_event(TimelineEvent(at_ns=now_ns, device=message.device, kind="security", detail=detail))
+            log.warning("%s %s", message.device, detail)
+
+    def _warn_of_foreign_epoch(self, message: Reported, old: Reported | None, now_ns: int) -> None:
+        """A device that has heard of a later epoch than the hub's ignores whatever the hub asks for."""
+        epoch = self._database.epoch
+        if message.epoch > epoch and (old is None or old.epoch != message.epoch):
+            detail = (
+                f"follows a desired state of epoch {message.epoch}, which this hub (epoch {epoch}) has not issued: "
+                "it ignores the hub"
+            )
+            self._database.add_event(TimelineEvent(at_ns=now_ns, device=message.device, kind="security", detail=detail))
+            log.warning("%s %s", message.device, detail)
+
+    def _last(self, device: str, column: str) -> str | None:
+        rows = self._database.query(f"SELECT {column} FROM devices WHERE device = ?", device)
+        return rows[0][column] if rows else None
+
+    def _keep(self, device: str, columns: tuple[str, ...], values: tuple[object, ...]) -> None:
+        names = ", ".join(columns)
+        marks = ", ".join("?" for _ in columns)
+        changes = ", ".join(f"{name} = excluded.{name}" for name in columns)
+        self._database.connection.execute(
+            f"INSERT INTO devices (device, {names}) VALUES (?, {marks}) ON CONFLICT (device) DO UPDATE SET {changes}",
+            (device, *values),
+        )
+
+
+def _gist(message: Reported) -> tuple[object, ...]:
+    code = message.error.code if message.error else None
+    return (message.epoch, message.gen, message.state, message.installed, message.wanted, code)
+
+
+def _drift_events(message: Reported, old: Reported | None, now_ns: int) -> Iterator[TimelineEvent]:
+    """An event each alarm that begins or ends."""
+    before = {alarm.name: alarm for alarm in (old.drift.alarms if old is not None and old.drift is not None else ())}
+    after = {alarm.name: alarm for alarm in (message.drift.alarms if message.drift is not None else ())}
+    for name in sorted(before.keys() ^ after.keys()):
+        detail = after[name].text or name if name in after else f"over: {name}"
+        yield TimelineEvent(at_ns=now_ns, device=message.device, kind="drift", detail=detail)
+
+
+def _line_events(message: Reported, old: Reported | None, now_ns: int) -> Iterator[TimelineEvent]:
+    """An event each change of product, and each change of what is given up for heat or lateness."""
+    if message.recipe != (old.recipe if old is not None else ""):
+        yield TimelineEvent(at_ns=now_ns, device=message.device, kind="recipe", detail=message.recipe or "none")
+    before = old.degradation.steps if old is not None and old.degradation is not None else ()
+    now = message.degradation
+    if now is not None and now.steps != before:
+        detail = f"{', '.join(now.steps)}: {now.reason}" if now.steps else "over"
+        yield TimelineEvent(at_ns=now_ns, device=message.device, kind="degraded", detail=detail)
+
+
+def _told(report: AgentReport) -> tuple[object, ...]:
+    code = report.error.code if report.error else None
+    return (report.epoch, report.gen, report.state, report.installed, report.wanted, code)
+
+
+def _agent_event(device: str, report: AgentReport, now_ns: int) -> TimelineEvent:
+    subject = report.installed if report.state in ("active", "idle") else report.wanted
+    return TimelineEvent(
+        at_ns=now_ns,
+        device=device,
+        kind="agent",
+        bundle=subject.identity if subject else "",
+        code=report.error.code if report.error else None,
+        detail=f"{report.state}: {report.error.message}" if report.error else report.state,
+    )
+
+
+def _event(message: Reported, now_ns: int) -> TimelineEvent:
+    subject = message.installed if message.state in ("active", "idle") else message.wanted
+    subject = subject or message.wanted or message.installed
+    return TimelineEvent(
+        at_ns=now_ns,
+        device=message.device,
+        kind=message.state,
+        bundle=subject.identity if subject else "",
+        code=message.error.code if message.error else None,
+        detail=message.error.message if message.error else f"desired state {message.gen}",
+    )

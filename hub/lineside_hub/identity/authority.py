@@ -1,0 +1,511 @@
+"""The certificate authority of a site; the common name is the device's name.
+
+::
+
+    ca/
+    ├── ca.pem, ca.key        the authority; the key encrypted if a passphrase is given
+    ├── ca.crl                what is revoked; the broker reads it
+    ├── enrolled.json         device to group
+    ├── registry.json         every certificate and token that was given
+    ├── requests/             requests that wait for a person, where the key of the authority is not at hand
+    └── issued/<name>/        ca.pem, cert.pem, key.pem: what is copied to a device, the broker, the hub
+
+A device gets its first certificate with its key from here (`Authority.enroll`), or keeps a key that it made itself and
+asks with a token. A certificate lives for two years; a device asks for the next one when a third of that is left.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import ipaddress
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from lineside_hub.identity.registry import Claim, Issued, Kind, Registry
+from lineside_hub.repository.key_encryption import key_pem
+from lineside_hub.repository.lock import folder_lock
+from lineside_link.certificates import check_request, key_bytes, new_key, read_certificate
+from lineside_link.messages import CertificateRequest
+from lineside_link.topics import check_name
+from lineside_runtime.decoding import decode_json
+from lineside_runtime.errors import ConfigError, IdentityError, InputNotFoundError, SignatureError
+from lineside_runtime.files import write_atomic
+
+HUB_NAME = "lineside-hub"
+"""CN of the hub's own certificate."""
+
+BROKER_NAME = "lineside-broker"
+"""CN of the broker's certificate."""
+
+CA_LIFETIME_DAYS = 3650
+LIFETIME_DAYS = 730
+CLAIM_PREFIX = "claim-"
+"""Begins the name of a token's own certificate; no device is called so."""
+
+TOKEN_HOURS = 24.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Credentials:
+    """Three files in PEM that prove a name.
+
+    Attributes:
+        ca: The authority's certificate.
+        certificate: One's own.
+        key: Its private key, mode 0600.
+    """
+
+    ca: Path
+    certificate: Path
+    key: Path
+
+
+class EnrolmentToken(msgspec.Struct, frozen=True, kw_only=True):
+    """What is carried to a device so that it can ask for its certificate: a file of mode 0600.
+
+    Attributes:
+        id: Its name.
+        device: Whose it is.
+        group: That the device belongs to.
+        issued_at: When it was made: it can't be earlier now, whatever the device's clock says.
+        ca: The authority's certificate in PEM: the only one that the device trusts.
+        certificate: The token's own, with which the device may connect to ask, and do nothing else.
+        key: Its private key in PEM: the secret.
+        url: Of the broker.
+        site: Name of the site.
+        root: The TUF root in JSON, that the device trusts from then on.
+    """
+
+    id: str
+    device: str
+    group: str
+    issued_at: datetime.datetime
+    ca: str
+    certificate: str
+    key: str
+    url: str = ""
+    site: str = ""
+    root: str = ""
+
+
+class Authority:
+    """Issues certificates for one site.
+
+    Attributes:
+        folder: Holds the authority's files.
+        certificate: Its own.
+    """
+
+    def __init__(self, folder: Path, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
+        self.folder = folder
+        self.certificate = certificate
+        self._key = key
+
+    @classmethod
+    def create(cls, folder: Path | str, *, site: str, passphrase: str | None = None) -> Authority:
+        """Makes a new authority.
+
+        Args:
+            folder: Made if it is not there.
+            site: Name of the site.
+            passphrase: Encrypts the authority's key, if given.
+
+        Raises:
+            ConfigError: There is one already, or the site's name cannot be used.
+        """
+        path = Path(folder)
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if (path / "ca.pem").exists():
+            raise ConfigError(f"{path} holds an authority already", action="Open it, or choose another folder.")
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = _name(f"lineside {check_name(site, 'site')}")
+        builder = _builder(name, name, key.public_key(), CA_LIFETIME_DAYS)
+        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        builder = builder.add_extension(_key_usage(authority=True), critical=True)
+        builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        certificate = builder.sign(key, hashes.SHA256())
+        write_atomic(path / "ca.key", key_pem(key, passphrase.encode() if passphrase else None), mode=0o600)
+        authority = cls(path, certificate, key)
+        authority._write_revoked(Registry())
+        write_atomic(path / "ca.pem", certificate.public_bytes(Encoding.PEM))
+        return authority
+
+    @classmethod
+    def open(cls, folder: Path | str, *, passphrase: str | None = None) -> Authority:
+        """Opens an authority.
+
+        Raises:
+            InputNotFoundError: There is none.
+            SignatureError: The passphrase does not open its key.
+        """
+        path = Path(folder)
+        try:
+            certificate = x509.load_pem_x509_certificate((path / "ca.pem").read_bytes())
+            data = (path / "ca.key").read_bytes()
+        except FileNotFoundError as error:
+            action = "Make one with Authority.create first."
+            raise InputNotFoundError(f"{path} holds no authority", action=action) from error
+        try:
+            encrypted = b"ENCRYPTED PRIVATE KEY" in data
+            key = load_pem_private_key(data, passphrase.encode() if passphrase and encrypted else None)
+        except (ValueError, TypeError) as error:
+            action = "Give the passphrase that it was made with."
+            raise SignatureError("the authority's key cannot be opened", action=action) from error
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise SignatureError("the authority's key", expected="an elliptic curve key", actual=type(key).__name__)
+        return cls(path, certificate, key)
+
+    def enroll(self, device: str, *, group: str) -> Credentials:
+        """Issues a device's certificate and notes its group; the last one issued is the one to use.
+
+        Args:
+            device: Its name, the certificate's CN.
+            group: Whose wishes it may read.
+
+        Raises:
+            ConfigError: A name cannot be used.
+        """
+        _check_device(device, group)
+        with folder_lock(self.folder):
+            self._note_group(device, group)
+            return self._issue_with_key(device, kind="device")
+
+    def token(self, device: str, *, group: str, hours: float = TOKEN_HOURS) -> EnrolmentToken:
+        """Makes a token with which a device asks once for its first certificate; its key never leaves the device.
+
+        Args:
+            device: Its name, the certificate's CN.
+            group: Whose wishes it may read.
+            hours: How long the token is good.
+
+        Raises:
+            ConfigError: A name cannot be used.
+        """
+        _check_device(device, group)
+        if not 0 < hours <= 24 * 90:
+            raise ConfigError("hours of the token", expected="up to 2160 (90 days)", actual=hours)
+        identifier = secrets.token_hex(6)
+        key = new_key()
+        with folder_lock(self.folder):
+            self._note_group(device, group)
+            registry = Registry.read(self.folder)
+            name = f"{CLAIM_PREFIX}{identifier}"
+            issued = self._issue(registry, name, key.public_key(), kind="claim", days=hours / 24)
+            registry.claims[identifier] = Claim(
+                id=identifier, device=device, group=group, ends=issued.ends, serial=issued.serial
+            )
+            registry.write(self.folder)
+        return EnrolmentToken(
+            id=identifier,
+            device=device,
+            group=group,
+            issued_at=_now(),
+            ca=self.ca_bytes().decode(),
+            certificate=issued.certificate,
+            key=key_bytes(key).decode(),
+        )
+
+    def ca_bytes(self) -> bytes:
+        """Returns the authority's certificate as PEM."""
+        return self.certificate.public_bytes(Encoding.PEM)
+
+    def answer(self, request: CertificateRequest) -> bytes:
+        """Signs a device's request.
+
+        Args:
+            request: As it came; from whom does not matter, its signature does.
+
+        Returns:
+            The certificate as PEM; the same one for the same key.
+
+        Raises:
+            IdentityError: No key that is known for the device signed it, or the token was used or has expired.
+        """
+        with folder_lock(self.folder):
+            registry = Registry.read(self.folder)
+            public, claim, known = _check(registry, request)
+            if known is not None:
+                return known.certificate.encode()
+            issued = self._issue(registry, request.device, public, kind="device")
+            if claim is not None:
+                registry.claims[claim.id] = msgspec.structs.replace(claim, issued=issued.serial)
+            registry.write(self.folder)
+        return issued.certificate.encode()
+
+    def revoke(self, device: str) -> int:
+        """Revokes all certificates and tokens of a device and takes it off the list.
+
+        Args:
+            device: Its name.
+
+        Returns:
+            How many certificates were revoked.
+
+        Raises:
+            ConfigError: There is no such device.
+        """
+        with folder_lock(self.folder):
+            registry = Registry.read(self.folder)
+            tokens = {claim.serial for claim in registry.claims.values() if claim.device == device}
+            gone = [
+                issued for issued in registry.certificates.values() if issued.name == device or issued.serial in tokens
+            ]
+            gone = [issued for issued in gone if issued.revoked is None]
+            if device not in self.devices() and not gone:
+                raise ConfigError(f"no device {device!r} is enrolled", action="The name is its certificate's.")
+            for issued in gone:
+                registry.certificates[issued.serial] = msgspec.structs.replace(issued, revoked=_now())
+            left = {name: group for name, group in self.devices().items() if name != device}
+            self._write_revoked(registry)
+            registry.write(self.folder)
+            write_atomic(self.folder / "enrolled.json", msgspec.json.encode(left))
+        return len(gone)
+
+    def _write_revoked(self, registry: Registry) -> None:
+        """Writes the list for the broker. It must not expire before the authority: OpenSSL then refuses everybody."""
+        builder = x509.CertificateRevocationListBuilder().issuer_name(self.certificate.subject)
+        builder = builder.last_update(_now() - datetime.timedelta(days=1))
+        builder = builder.next_update(self.certificate.not_valid_after_utc)
+        for issued in registry.certificates.values():
+            if issued.revoked is not None:
+                entry = x509.RevokedCertificateBuilder().serial_number(int(issued.serial, 16))
+                builder = builder.add_revoked_certificate(entry.revocation_date(issued.revoked).build())
+        crl = builder.sign(self._key, hashes.SHA256())
+        write_atomic(self.folder / "ca.crl", crl.public_bytes(Encoding.PEM))
+
+    def _note_group(self, device: str, group: str) -> None:
+        enrolled = {**self.devices(), device: group}
+        write_atomic(self.folder / "enrolled.json", msgspec.json.encode(enrolled))
+
+    def hub(self) -> Credentials:
+        """Issues the certificate with which the hub connects to the broker."""
+        with folder_lock(self.folder):
+            return self._issue_with_key(HUB_NAME, kind="hub")
+
+    def broker(self, hosts: Sequence[str]) -> Credentials:
+        """Issues the broker's certificate.
+
+        Args:
+            hosts: Names and addresses under which hub and devices reach it.
+
+        Raises:
+            ConfigError: No host is given.
+        """
+        if not hosts:
+            raise ConfigError("the broker's certificate names no host", expected="at least one name or address")
+        with folder_lock(self.folder):
+            return self._issue_with_key(BROKER_NAME, kind="broker", hosts=hosts)
+
+    def devices(self) -> dict[str, str]:
+        """Returns the group of each enrolled device."""
+        return enrolled_devices(self.folder)
+
+    def claims(self) -> dict[str, str]:
+        """Returns the device of each token's certificate name, for tokens that can still be used."""
+        return read_claims(self.folder)
+
+    def _issue_with_key(self, name: str, *, kind: Kind, hosts: Sequence[str] = ()) -> Credentials:
+        key = new_key()
+        registry = Registry.read(self.folder)
+        issued = self._issue(registry, name, key.public_key(), kind=kind, hosts=hosts)
+        registry.write(self.folder)
+        folder = self.folder / "issued" / name
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        credentials = Credentials(folder / "ca.pem", folder / "cert.pem", folder / "key.pem")
+        write_atomic(credentials.key, key_bytes(key), mode=0o600)
+        write_atomic(credentials.certificate, issued.certificate.encode())
+        write_atomic(credentials.ca, self.ca_bytes())
+        return credentials
+
+    def _issue(
+        self,
+        registry: Registry,
+        name: str,
+        public_key: ec.EllipticCurvePublicKey,
+        *,
+        kind: Kind,
+        days: float = LIFETIME_DAYS,
+        hosts: Sequence[str] = (),
+    ) -> Issued:
+        """Signs a certificate and notes it; the caller holds the folder's lock and writes the registry."""
+        usage = ExtendedKeyUsageOID.SERVER_AUTH if kind == "broker" else ExtendedKeyUsageOID.CLIENT_AUTH
+        builder = _builder(_name(name), self.certificate.subject, public_key, days)
+        builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        builder = builder.add_extension(_key_usage(authority=False), critical=True)
+        builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        builder = builder.add_extension(issuer, critical=False)
+        if hosts:
+            alternatives = x509.SubjectAlternativeName([_alternative(host) for host in hosts])
+            builder = builder.add_extension(alternatives, critical=False)
+        certificate = builder.sign(self._key, hashes.SHA256())
+        issued = Issued(
+            serial=f"{certificate.serial_number:x}",
+            name=name,
+            kind=kind,
+            ends=certificate.not_valid_after_utc,
+            certificate=certificate.public_bytes(Encoding.PEM).decode(),
+        )
+        registry.certificates[issued.serial] = issued
+        return issued
+
+
+def read_claims(folder: Path) -> dict[str, str]:
+    """Returns the device of each token's certificate name, for tokens that can still be used; no key is needed.
+
+    Args:
+        folder: The authority's.
+    """
+    registry = Registry.read(folder)
+    return {
+        f"{CLAIM_PREFIX}{claim.id}": claim.device
+        for claim in registry.claims.values()
+        if claim.ends > _now() and registry.certificates[claim.serial].revoked is None
+    }
+
+
+def _check_signer(registry: Registry, request: CertificateRequest) -> tuple[ec.EllipticCurvePublicKey, Claim | None]:
+    """Returns the key to certify, and the token that the request uses, if it is one."""
+    kind, _, value = request.signer.partition(":")
+    claim = registry.claims.get(value) if kind == "token" else None
+    serial = claim.serial if claim is not None else value
+    known = registry.certificates.get(serial)
+    if known is None or kind not in ("token", "serial"):
+        raise IdentityError(f"the request of {request.device} is signed by a key that nobody knows")
+    whose = claim.device if claim is not None else known.name
+    if whose != request.device or known.kind != ("claim" if claim is not None else "device"):
+        raise IdentityError("a key of another device signed the request", expected=request.device, actual=whose)
+    if known.revoked is not None:
+        raise IdentityError(f"the key that signed the request of {request.device} is revoked")
+    if known.ends < _now():
+        raise IdentityError(f"the key that signed the request of {request.device} expired at {known.ends.isoformat()}")
+    signer = read_certificate(known.certificate.encode()).public_key()
+    if not isinstance(signer, ec.EllipticCurvePublicKey):
+        raise IdentityError(f"certificate {serial}", expected="an elliptic curve key")
+    return check_request(request, signer), claim
+
+
+def _check(
+    registry: Registry, request: CertificateRequest
+) -> tuple[ec.EllipticCurvePublicKey, Claim | None, Issued | None]:
+    """Returns what `_check_signer` does, and what the same key was given before: the answer to that was lost."""
+    public, claim = _check_signer(registry, request)
+    for known in registry.of(request.device):
+        if read_certificate(known.certificate.encode()).public_key() == public:
+            return public, claim, known
+    if claim is not None and claim.issued:
+        raise IdentityError(f"token {claim.id} was used before, with another key")
+    return public, claim, None
+
+
+def certified(folder: Path, request: CertificateRequest) -> bytes | None:
+    """Checks a request as far as that goes without the authority's key; the caller holds the folder's lock.
+
+    Args:
+        folder: The authority's.
+        request: As it came.
+
+    Returns:
+        The certificate in PEM that was issued for the same key before, or ``None`` if one is to be issued.
+
+    Raises:
+        IdentityError: As `Authority.answer`.
+    """
+    _, _, known = _check(Registry.read(folder), request)
+    return known.certificate.encode() if known is not None else None
+
+
+def _check_device(device: str, group: str) -> None:
+    check_name(device, "device")
+    check_name(group, "group")
+    if device in (HUB_NAME, BROKER_NAME) or device.startswith(CLAIM_PREFIX):
+        expected = f"not the hub's or the broker's, and not {CLAIM_PREFIX}…"
+        raise ConfigError(f"device name {device!r}", expected=expected, action="Choose another name.")
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
+
+
+def enrolled_devices(folder: Path) -> dict[str, str]:
+    """Returns the group of each enrolled device; needs no key.
+
+    Args:
+        folder: The authority's.
+    """
+    path = folder / "enrolled.json"
+    return decode_json(path.read_bytes(), type=dict[str, str]) if path.exists() else {}
+
+
+class EnrolledGroups:
+    """The groups of enrolled devices, read again when the file has changed; from any thread.
+
+    Args:
+        folder: The authority's; without one no device is enrolled.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._seen: tuple[int, int, int] | None = None
+        self._groups: dict[str, str] = {}
+
+    def group_of(self, device: str) -> str | None:
+        """Returns the group that a device is enrolled for; ``None`` if it is not enrolled."""
+        try:
+            found = (self._folder / "enrolled.json").stat()
+        except OSError:
+            return None
+        seen = (found.st_ino, found.st_mtime_ns, found.st_size)
+        if seen != self._seen:
+            self._groups, self._seen = enrolled_devices(self._folder), seen
+        return self._groups.get(device)
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey, days: float
+) -> x509.CertificateBuilder:
+    now = datetime.datetime.now(datetime.timezone.utc)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(public_key)
+        .serial_number(x509.random_serial_number())
+        # A board without a clock battery may lag by hours after a cold start.
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=days))
+    )
+
+
+def _name(common_name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+
+
+def _key_usage(*, authority: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not authority,
+        key_cert_sign=authority,
+        crl_sign=authority,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _alternative(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)

@@ -1,0 +1,181 @@
+"""Answer the devices' requests for certificates.
+
+Where the authority's key is encrypted and the hub was not given the passphrase, a request is checked as far as that
+goes without it and waits in ``identity/requests`` for `sign_waiting`, which a person runs; the hub notices the answer
+and publishes it. Requests are bounded in size and number, because any device may send them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import queue
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from lineside_hub.identity.authority import Authority, certified
+from lineside_hub.repository.lock import folder_lock
+from lineside_link.messages import CertificateAnswer, CertificateRequest, Problem, decode, encode
+from lineside_link.topics import NAME
+from lineside_runtime.errors import (
+    BadInputFormatError,
+    IdentityError,
+    InputNotFoundError,
+    LinesideError,
+    SignatureError,
+)
+from lineside_runtime.files import write_atomic
+
+_log = logging.getLogger("lineside.hub.identity")
+
+REQUEST_MAX_BYTES = 8192
+WAITING_MAX = 200
+
+PASSPHRASE_VARIABLE = "LINESIDE_PASSPHRASE"
+"""Where the hub's process finds the passphrase of the authority's key, if it may sign by itself."""
+
+
+class Registrar:
+    """One thread.
+
+    Args:
+        folder: The authority's; without one every request is refused.
+        publish: Takes a device and the answer for it.
+    """
+
+    def __init__(self, folder: Path, publish: Callable[[str, bytes], bool]) -> None:
+        self._folder = folder
+        self._publish = publish
+        self._waiting: queue.Queue[tuple[str, bytes] | None] = queue.Queue(WAITING_MAX)
+        self._thread = threading.Thread(target=self._run, name="hub-registrar", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def close(self, *, timeout_s: float = 5.0) -> None:
+        """Ends it after what waits."""
+        self._waiting.put(None)
+        self._thread.join(timeout_s)
+
+    def offer(self, device: str, payload: bytes) -> None:
+        """Takes a request; dropped and logged if it is too large or too many wait: the device asks again.
+
+        Args:
+            device: Whose topic it came on.
+            payload: `lineside_link.messages.CertificateRequest`.
+        """
+        if len(payload) > REQUEST_MAX_BYTES:
+            _log.warning("a request of %s for a certificate was dropped: %d bytes", device, len(payload))
+            return
+        try:
+            self._waiting.put_nowait((device, payload))
+        except queue.Full:
+            _log.warning("a request of %s for a certificate was dropped: %d wait", device, WAITING_MAX)
+
+    def publish_signed(self) -> None:
+        """Publishes what a person has signed meanwhile; an answer stays until its device can have read it."""
+        for path in sorted((self._folder / "requests").glob("*.answer.json")):
+            device = path.name.removesuffix(".answer.json")
+            if NAME.fullmatch(device) and self._publish(device, path.read_bytes()):
+                path.unlink(missing_ok=True)
+
+    def _run(self) -> None:
+        while (item := self._waiting.get()) is not None:
+            device, payload = item
+            try:
+                answer = self._answer(device, decode(payload, CertificateRequest))
+            except (LinesideError, OSError) as error:
+                _log.warning("a request of %s for a certificate can't be answered: %s", device, error)
+                continue
+            self._publish(device, encode(answer))
+
+    def _answer(self, device: str, request: CertificateRequest) -> CertificateAnswer:
+        if request.device != device:
+            raise BadInputFormatError(f"request on the topic of {device}", expected=device, actual=request.device)
+        try:
+            authority = Authority.open(self._folder, passphrase=os.environ.get(PASSPHRASE_VARIABLE))
+        except SignatureError:
+            return _answered(request, self._certified_or_put_by)
+        return answer(authority, request)
+
+    def _certified_or_put_by(self, request: CertificateRequest) -> bytes | None:
+        """Returns what a person has signed already, or leaves the request for one, under one lock with `sign_waiting`.
+
+        A device asks again until it is answered: what it asked just before the person signed must not wait anew.
+        """
+        with folder_lock(self._folder):
+            certificate = certified(self._folder, request)
+            if certificate is None:
+                self._put_by(request)
+        return certificate
+
+    def _put_by(self, request: CertificateRequest) -> None:
+        folder = self._folder / "requests"
+        folder.mkdir(exist_ok=True, mode=0o700)
+        path = folder / f"{request.device}.request.json"
+        if not path.exists() and len(list(folder.iterdir())) >= WAITING_MAX:
+            raise BadInputFormatError("too many requests wait for a person", action="`lineside hub sign` signs them.")
+        write_atomic(path, encode(request), mode=0o600)
+        _log.warning("%s waits for its certificate: `lineside hub sign %s`", request.device, request.device)
+
+
+def answer(authority: Authority, request: CertificateRequest) -> CertificateAnswer:
+    """Returns the answer to a request: a certificate, or why not.
+
+    Args:
+        authority: Signs.
+        request: As it came.
+    """
+    return _answered(request, authority.answer)
+
+
+def _answered(request: CertificateRequest, certify: Callable[[CertificateRequest], bytes | None]) -> CertificateAnswer:
+    """Says what `certify` did; its ``None`` means that a person must sign."""
+    digest = _digest(request)
+    try:
+        certificate = certify(request)
+    except IdentityError as error:
+        _log.warning("a request for a certificate was refused: %s", error)
+        problem = Problem(**error.as_dict())
+        return CertificateAnswer(device=request.device, request=digest, status="refused", error=problem)
+    if certificate is None:
+        return CertificateAnswer(device=request.device, request=digest, status="waiting")
+    _log.info("%s has its certificate", request.device)
+    return CertificateAnswer(device=request.device, request=digest, status="issued", certificate=certificate.decode())
+
+
+def waiting(folder: Path) -> list[str]:
+    """Returns the devices whose requests wait for a person.
+
+    Args:
+        folder: The authority's.
+    """
+    return sorted(path.name.removesuffix(".request.json") for path in (folder / "requests").glob("*.request.json"))
+
+
+def sign_waiting(authority: Authority, device: str) -> CertificateAnswer:
+    """Answers a request that waits; the hub's process publishes the answer.
+
+    Args:
+        authority: Signs.
+        device: Whose.
+
+    Raises:
+        InputNotFoundError: None of this device waits.
+        BadInputFormatError: The request can't be read.
+    """
+    path = authority.folder / "requests" / f"{device}.request.json"
+    if not NAME.fullmatch(device) or not path.is_file():
+        names = ", ".join(waiting(authority.folder)) or "none"
+        raise InputNotFoundError(f"no request of {device!r} waits", action=f"These do: {names}.")
+    made = answer(authority, decode(path.read_bytes(), CertificateRequest))
+    write_atomic(path.with_name(f"{device}.answer.json"), encode(made))
+    path.unlink()
+    return made
+
+
+def _digest(request: CertificateRequest) -> str:
+    return hashlib.sha256(request.csr.encode()).hexdigest()

@@ -1,0 +1,98 @@
+"""Every certificate and token that the authority has issued, and its state.
+
+One file, ``registry.json``, replaced as a whole under the folder's lock. A token's secret is not in it: the token is a
+key whose public half stands here, in the certificate that it came with.
+"""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from lineside_runtime.decoding import decode_json
+from lineside_runtime.errors import DatabaseError
+from lineside_runtime.files import write_atomic
+
+NAME = "registry.json"
+
+Kind = Literal["device", "claim", "hub", "broker"]
+
+
+class Issued(msgspec.Struct, frozen=True, kw_only=True):
+    """One certificate.
+
+    Attributes:
+        serial: Hexadecimal.
+        name: Its common name.
+        kind: Whose it is; a ``claim`` is the certificate of a token.
+        ends: When it expires.
+        certificate: In PEM.
+        revoked: When it was revoked, if so.
+    """
+
+    serial: str
+    name: str
+    kind: Kind
+    ends: datetime.datetime
+    certificate: str
+    revoked: datetime.datetime | None = None
+
+
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
+    """A token: the right of one device to ask once for its first certificate.
+
+    Attributes:
+        id: Its name.
+        device: Whose.
+        group: That the device will belong to.
+        ends: When it expires.
+        serial: Of its certificate.
+        issued: Serial of the certificate that it was used for; empty until then.
+    """
+
+    id: str
+    device: str
+    group: str
+    ends: datetime.datetime
+    serial: str
+    issued: str = ""
+
+
+class Registry(msgspec.Struct, kw_only=True):
+    """Everything that was given.
+
+    Attributes:
+        certificates: By serial.
+        claims: By id.
+    """
+
+    certificates: dict[str, Issued] = {}
+    claims: dict[str, Claim] = {}
+
+    @classmethod
+    def read(cls, folder: Path) -> Registry:
+        """Reads it; an empty one if there is none yet.
+
+        Raises:
+            DatabaseError: It is damaged.
+        """
+        path = folder / NAME
+        try:
+            return decode_json(path.read_bytes(), type=Registry)
+        except FileNotFoundError:
+            return cls()
+        except msgspec.DecodeError as error:
+            action = "Restore the hub from a backup: without it nobody knows what is revoked."
+            raise DatabaseError(f"{path} is damaged: {error}", action=action) from error
+
+    def write(self, folder: Path) -> None:
+        """Replaces the file."""
+        write_atomic(folder / NAME, msgspec.json.format(msgspec.json.encode(self), indent=1), mode=0o600)
+
+    def of(self, name: str) -> list[Issued]:
+        """Returns the certificates of a name that are not revoked, the last to expire first."""
+        own = [issued for issued in self.certificates.values() if issued.name == name and issued.revoked is None]
+        return sorted(own, key=lambda issued: issued.ends, reverse=True)

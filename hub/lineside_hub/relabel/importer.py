@@ -1,0 +1,182 @@
+"""Import a corrected annotation file into the dataset, its history, and the hub's reviews."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import hashlib
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from lineside_hub.config import HubConfig
+from lineside_hub.relabel import box_changes, catalogue, coco
+from lineside_hub.relabel.catalogue import Catalogue
+from lineside_hub.relabel.collection import Collection, Correction, open_collection
+from lineside_hub.relabel.export import ANNOTATIONS, IMAGES
+from lineside_hub.relabel.labels import labels_of
+from lineside_hub.relabel.reviews import open_reviews
+from lineside_hub.relabel.validation import Corrected, check, frames_of
+from lineside_hub.repository.lock import folder_lock
+from lineside_hub.results.frames.place import frame_place
+from lineside_runtime.errors import DatasetError, InputError, InputNotFoundError
+
+FOLDER = "relabelled"
+"""The data set's name in the hub's folder, where no other is given."""
+
+
+class Imported(msgspec.Struct, frozen=True, kw_only=True):
+    """What an import did.
+
+    Attributes:
+        dataset: Folder of the data set.
+        images: In the corrected file.
+        new: Images that the data set didn't have.
+        corrected: Images that it had, with other boxes now.
+        unchanged: Images that it had with these very boxes.
+        left_out: Images that were exported and are not in the corrected file.
+        repeated_boxes: Boxes that were there twice; one of each was taken.
+        boxes: What became of the model's boxes, on all images of the file: ``kept``, ``moved``, ``type``, ``added``,
+            ``deleted``.
+        confusion: The model's type to the person's to boxes; ``-`` stands for no box.
+        folds: Images of the data set by fold.
+    """
+
+    dataset: Path
+    images: int
+    new: int
+    corrected: int
+    unchanged: int
+    left_out: int
+    repeated_boxes: int
+    boxes: dict[str, int]
+    confusion: dict[str, dict[str, int]]
+    folds: dict[str, int]
+
+
+def import_corrections(
+    source: Path,
+    *,
+    hub: HubConfig | None = None,
+    into: Path | None = None,
+    by: str,
+    new_types: Sequence[str] = (),
+    bundle: Path | None = None,
+    val_share: float | None = None,
+    group: str | None = None,
+) -> Imported:
+    """Takes a corrected COCO file. Done twice it changes nothing.
+
+    Args:
+        source: The folder that was exported, with its ``annotations.json`` corrected, or the corrected file alone.
+        hub: Is told what was corrected, and has images that the folder hasn't; ``None`` for none.
+        into: The data set's folder; ``None`` for ``relabelled`` in the hub's.
+        by: Who corrected.
+        new_types: Types that people may have used although the model doesn't know them.
+        bundle: Whose types count, instead of those that went out.
+        val_share: Of a new data set: share of the groups in the fold ``val``.
+        group: Of a new data set: finds the group in a part's id.
+
+    Raises:
+        DatasetError: The file, an image or the data set is not usable; nothing was written.
+        InputNotFoundError: There is no such file, image or hub.
+        ConfigError: A setting is out of range, or another than the data set's.
+        DatabaseError: The hub's database can't be used.
+    """
+    if hub is None and into is None:
+        raise InputError("nowhere to import into", expected="a hub, a data set's folder, or both")
+    folder = source if source.is_dir() else source.parent
+    file = coco.read(source / ANNOTATIONS if source.is_dir() else source)
+    known = _catalogue(folder, file, hub, bundle)
+    found = check(file, known, new_types=new_types)
+    images = _Images(folder / IMAGES, hub)
+    for one in found:
+        images.read(one.known.sha256)
+    place = into if into is not None else Path(hub.folder if hub is not None else "") / FOLDER
+    used = [label for label in new_types if any(box[0] == label for one in found for box in one.boxes)]
+    settings = functools.partial(open_collection, labels=(*known.labels, *used), val_share=val_share, group=group)
+    settings(place)  # what it refuses it refuses before anything is made
+    place.mkdir(parents=True, exist_ok=True)
+    with folder_lock(place):
+        collection = settings(place)
+        before = collection.current()
+        lines = [_correction(one, by) for one in found]
+        fresh = [line for line in lines if collection.add(line)]
+        collection.write((one.known.sha256 for one in found), images.read)
+    if hub is not None:
+        _tell(hub, lines)
+    return _imported(place, collection, found, lines=lines, fresh=fresh, had=set(before), exported=len(known.images))
+
+
+def _catalogue(folder: Path, file: coco.File, hub: HubConfig | None, bundle: Path | None) -> Catalogue:
+    known = catalogue.read(folder)
+    if known is not None:
+        return known if bundle is None else msgspec.structs.replace(known, labels=labels_of(folder, (), bundle))
+    if hub is None:
+        raise InputNotFoundError(
+            f"{folder / catalogue.NAME} is not there, which says what was exported",
+            action="Put the corrected file into the exported folder, or name the hub with --hub.",
+        )
+    return catalogue.from_hub(hub, frames_of(file), bundle)
+
+
+class _Images:
+    """Where the images' content is: one after the other, since all of them may be more than the memory holds."""
+
+    def __init__(self, folder: Path, hub: HubConfig | None) -> None:
+        self._folder = folder
+        self._place = frame_place(hub) if hub is not None else None
+
+    def read(self, sha256: str) -> bytes:
+        """Returns the content of an image, whose hash is its name."""
+        path = self._folder / f"{sha256}.png"
+        data = path.read_bytes() if path.is_file() else self._place.read(sha256) if self._place is not None else None
+        if data is None:
+            action = "Keep the folder that was exported together, or name the hub with --hub."
+            raise InputNotFoundError(f"the image {path} is gone", action=action)
+        actual = hashlib.sha256(data).hexdigest()
+        if actual != sha256:
+            action = "Export again: a model must not learn from another image than the line saw."
+            raise DatasetError(f"the image {path} was changed", expected=sha256, actual=actual, action=action)
+        return data
+
+
+def _correction(one: Corrected, by: str) -> Correction:
+    at = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return Correction(at=at, by=by, image=one.known, changes=box_changes.compare(one.known.boxes, one.boxes))
+
+
+def _tell(hub: HubConfig, lines: Sequence[Correction]) -> None:
+    now_ns = time.time_ns()
+    with open_reviews(hub) as reviews:
+        for line in lines:
+            boxes = msgspec.json.encode(line.boxes).decode()
+            reviews.correct(line.image.sha256, boxes=boxes, by=line.by, at_ns=now_ns)
+
+
+def _imported(
+    place: Path,
+    collection: Collection,
+    found: Sequence[Corrected],
+    *,
+    lines: Sequence[Correction],
+    fresh: Sequence[Correction],
+    had: set[str],
+    exported: int,
+) -> Imported:
+    every = [change for line in lines for change in line.changes]
+    folds = list(collection.folds().values())
+    return Imported(
+        dataset=place,
+        images=len(found),
+        new=sum(line.image.sha256 not in had for line in fresh),
+        corrected=sum(line.image.sha256 in had for line in fresh),
+        unchanged=len(lines) - len(fresh),
+        left_out=exported - len(found),
+        repeated_boxes=sum(one.repeated for one in found),
+        boxes=box_changes.count(every),
+        confusion=box_changes.confusion(every),
+        folds={fold: folds.count(fold) for fold in sorted(set(folds))},
+    )

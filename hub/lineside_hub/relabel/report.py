@@ -1,0 +1,71 @@
+"""Where the model and people disagree, over the whole history of a dataset."""
+
+from __future__ import annotations
+
+import collections
+from pathlib import Path
+
+import msgspec
+
+from lineside_hub.relabel import box_changes
+from lineside_hub.relabel.collection import NAME, open_collection
+from lineside_runtime.errors import InputNotFoundError
+
+
+class RelabelReport(msgspec.Struct, frozen=True, kw_only=True):
+    """A data set of corrected frames.
+
+    Attributes:
+        dataset: Its folder.
+        images: How many.
+        good: Of those, without a box.
+        folds: Images by fold.
+        people: Images by who corrected them last.
+        bundles: Images by the bundle that had judged them.
+        boxes: What became of the model's boxes: ``kept``, ``moved``, ``type``, ``added``, ``deleted``.
+        confusion: The model's type to the person's to boxes; ``-`` stands for no box.
+        agreed: Share of the images of which the model had all types right and no box too many or too few.
+    """
+
+    dataset: Path
+    images: int
+    good: int
+    folds: dict[str, int]
+    people: dict[str, int]
+    bundles: dict[str, int]
+    boxes: dict[str, int]
+    confusion: dict[str, dict[str, int]]
+    agreed: float
+
+
+def report(dataset: Path) -> RelabelReport:
+    """Reads a data set's history; of each image its last correction counts.
+
+    Args:
+        dataset: The folder that `importing.import_corrections` made.
+
+    Raises:
+        InputNotFoundError: There is none.
+        DatasetError: It is damaged.
+    """
+    if not (dataset / NAME).is_file():
+        raise InputNotFoundError(f"{dataset} is no data set of corrected frames", action="`relabel import` makes one.")
+    collection = open_collection(dataset, labels=())
+    lines = list(collection.current().values())
+    every = [change for line in lines for change in line.changes]
+    agreed = sum(all(change.kind in ("kept", "moved") for change in line.changes) for line in lines)
+    return RelabelReport(
+        dataset=dataset,
+        images=len(lines),
+        good=sum(not line.boxes for line in lines),
+        folds=_counted(list(collection.folds().values())),
+        people=_counted([line.by for line in lines]),
+        bundles=_counted([line.image.bundle for line in lines]),
+        boxes=box_changes.count(every),
+        confusion=box_changes.confusion(every),
+        agreed=agreed / len(lines) if lines else 1.0,
+    )
+
+
+def _counted(names: list[str]) -> dict[str, int]:
+    return dict(sorted(collections.Counter(names).items()))

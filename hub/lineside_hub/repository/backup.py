@@ -1,0 +1,242 @@
+"""Backup and restore of a hub.
+
+A backup is one tar file: the database as SQLite's own backup gives it (consistent while the hub writes), the
+repository under its lock, keys, identity, and the chunks and the frames if they lie in the hub's folder. What says that
+a frame is here, although it didn't come along, goes in the restore: a device that still has the frame sends it again.
+
+After a restore two things differ from what devices remember, and both are mended here: the hub's generations start a
+new epoch, and the signed versions would be older than what devices have seen, which they take for an attack. TUF's way
+out of that is to rotate the keys of snapshot and timestamp: devices then forget which versions they saw. It needs the
+root keys. Rows that devices have forgotten since are told by them, and the hub goes on behind the gap (`results`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import sqlite3
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from lineside_hub.config import load_config
+from lineside_hub.identity.secure_site import CONFIG_NAME
+from lineside_hub.repository.chunks import FolderPlace
+from lineside_hub.repository.lock import LOCK_NAME, folder_lock
+from lineside_hub.repository.repository import Repository
+from lineside_hub.results import database as hub_database
+from lineside_hub.results.database import Database, mapped_errors
+from lineside_hub.results.frames.place import NAME as FRAMES_NAME
+from lineside_runtime.errors import BundleFormatError, InputError, InputNotFoundError, SignatureError
+from lineside_runtime.files import fsync_folder
+
+_PARTS = ("hub.toml", "root.json", "chunks.url", "keys", "online", "metadata", "targets", "identity")
+
+_log = logging.getLogger("lineside.hub.backup")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class BackedUp:
+    """What a backup holds.
+
+    Attributes:
+        path: The file.
+        files: How many it holds.
+        bytes: Its size.
+        chunks: Whether the chunks are in it.
+        frames: How many images of parts are in it.
+    """
+
+    path: Path
+    files: int
+    bytes: int
+    chunks: bool
+    frames: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """What a restore made.
+
+    Attributes:
+        folder: The hub's.
+        epoch: The new one.
+        rotated: Whether snapshot and timestamp have new keys; if not, `lineside hub keys rotate snapshot timestamp`
+            with the root keys is needed before devices that saw later versions accept anything.
+        frames_missing: Frames that the database knew and the backup has not.
+    """
+
+    folder: Path
+    epoch: int
+    rotated: bool
+    frames_missing: int = 0
+
+
+def backup(
+    folder: Path | str, out: Path, *, chunks: bool = True, offline_keys: bool = True, frames: bool = True
+) -> BackedUp:
+    """Writes a backup; the hub may run meanwhile, only pushes and renewals wait.
+
+    Args:
+        folder: The hub's folder.
+        out: The file to make, mode 0600: keys are in it.
+        chunks: Whether to take the content of the bundles along.
+        offline_keys: Whether to take the keys of persons along; they are as encrypted as they are on disk.
+        frames: Whether to take the images of parts along.
+
+    Raises:
+        InputNotFoundError: There is no repository.
+        DatabaseError: The database can't be read.
+        DiskFullError: There is no room.
+    """
+    home = Path(folder).resolve()
+    Repository.open(home)
+    temporary = out.with_name(f".{out.name}.tmp")
+    count = 0
+    local = chunks and not (home / "chunks.url").exists()
+    try:
+        with tempfile.TemporaryDirectory(prefix=".backup-", dir=out.resolve().parent) as scratch:
+            copy = _copy_database(home, Path(scratch))
+            with _private(temporary) as file, tarfile.open(fileobj=file, mode="w") as tar, folder_lock(home):
+                tar.add(copy, arcname=hub_database.NAME)
+                for path in _files(home, chunks=local, offline_keys=offline_keys):
+                    tar.add(path, arcname=str(path.relative_to(home)), recursive=False)
+                    count += 1
+                kept = _add_frames(tar, home) if frames else 0
+        temporary.replace(out)
+    finally:
+        temporary.unlink(missing_ok=True)
+    fsync_folder(out.resolve().parent)
+    return BackedUp(path=out, files=count + kept + 1, bytes=out.stat().st_size, chunks=local, frames=kept)
+
+
+def _add_frames(tar: tarfile.TarFile, home: Path) -> int:
+    """Adds the images that lie here; one that retention takes away meanwhile is left out."""
+    count = 0
+    for digest in sorted(FolderPlace(home / FRAMES_NAME).names()):
+        path = home / FRAMES_NAME / digest[:2] / digest
+        with contextlib.suppress(FileNotFoundError):
+            tar.add(path, arcname=str(path.relative_to(home)))
+            count += 1
+    return count
+
+
+@contextlib.contextmanager
+def _private(path: Path) -> Iterator[IO[bytes]]:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _copy_database(home: Path, scratch: Path) -> Path:
+    Database.open(home).close()
+    target = scratch / hub_database.NAME
+    with mapped_errors(home / hub_database.NAME):
+        source, copy = sqlite3.connect(home / hub_database.NAME), sqlite3.connect(target)
+        try:
+            source.backup(copy)
+        finally:
+            source.close()
+            copy.close()
+    return target
+
+
+def _files(home: Path, *, chunks: bool, offline_keys: bool) -> Iterator[Path]:
+    for name in (*_PARTS, *(["chunks"] if chunks else [])):
+        part = home / name
+        if name == "keys" and not offline_keys:
+            continue
+        if part.is_file():
+            yield part
+        elif part.is_dir():
+            yield part
+            yield from sorted(
+                path for path in part.rglob("*") if not path.name.startswith(".") and path.name != LOCK_NAME
+            )
+
+
+def restore(archive: Path, folder: Path, *, passphrase: str | None = None) -> Restored:
+    """Makes a hub's folder of a backup, in a new epoch.
+
+    Args:
+        archive: From `backup`.
+        folder: Must not exist, or be empty.
+        passphrase: Opens the root keys, if they are in the backup and were made with one.
+
+    Raises:
+        InputNotFoundError: There is no such file.
+        InputError: The folder is not empty.
+        BundleFormatError: It is no backup, or a name in it leaves the folder.
+    """
+    if not archive.is_file():
+        raise InputNotFoundError(f"no backup at {archive}", action="Give a file that `lineside hub backup` made.")
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder} is not empty", action="Give a folder that does not exist yet.")
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with tarfile.open(archive, "r:") as tar:
+            tar.extractall(folder, filter="data")
+    except (tarfile.TarError, EOFError) as error:
+        raise BundleFormatError(f"{archive} is no backup: {error}", action="Give another backup.") from error
+    _fsync_all(folder)
+    repository = Repository.open(folder, passphrase=passphrase)
+    database = Database.open(folder)
+    try:
+        missing = _forget_frames(database, folder)
+        epoch = database.new_epoch()
+        with database.transaction():
+            database.add_event(
+                hub_database.TimelineEvent(
+                    at_ns=time.time_ns(),
+                    device="",
+                    kind="restored",
+                    detail=f"desired states are numbered anew, in epoch {epoch}",
+                )
+            )
+    finally:
+        database.close()
+    return Restored(folder=folder, epoch=epoch, rotated=_rotate(repository), frames_missing=missing)
+
+
+def _forget_frames(database: Database, folder: Path) -> int:
+    """Takes the rows of frames away that should lie in the folder and don't."""
+    config_path = folder / CONFIG_NAME
+    if config_path.is_file() and load_config(config_path).frames.url:
+        return 0
+    here = set(FolderPlace(folder / FRAMES_NAME).names())
+    lost = [row["sha256"] for row in database.query("SELECT DISTINCT sha256 FROM frames") if row["sha256"] not in here]
+    with database.transaction() as connection:
+        removed = [connection.execute("DELETE FROM frames WHERE sha256 = ?", (digest,)).rowcount for digest in lost]
+    return sum(removed)
+
+
+def _rotate(repository: Repository) -> bool:
+    """Whether the root keys are here, can be opened and suffice."""
+    try:
+        if not repository.keys_of("root")[2]:
+            return False
+        _, state = repository.rotate_top_level("snapshot", "timestamp")
+    except SignatureError as error:
+        _log.warning("snapshot and timestamp have their old keys: %s", error)
+        return False
+    return state.complete
+
+
+def _fsync_all(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        else:
+            fsync_folder(path)
+    fsync_folder(folder)

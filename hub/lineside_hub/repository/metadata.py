@@ -1,0 +1,187 @@
+"""TUF metadata on disk, read along the chain that a device trusts.
+
+Invariants:
+
+- What counts is what ``timestamp.json`` leads to: it names the snapshot's version, and that names the versions
+  of the targets roles. A file that nothing names is the rest of a run that was cut off, and is written over.
+- ``timestamp.json`` is the only file that is replaced; it is written last, by one rename. So a device sees
+  everything that was published before, or everything after, and never something in between.
+- Root is the exception that the specification makes: ``N+1.root.json`` counts from when it is there.
+
+Versions, expiries and signatures are python-tuf's (`tuf.repository.Repository`); this class adds the files.
+"""
+
+from __future__ import annotations
+
+import copy
+import datetime
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]  # public by its documentation
+from tuf.api.exceptions import RepositoryError
+from tuf.api.metadata import Key, Metadata, MetaFile, Role, Root, Snapshot, Targets, Timestamp
+from tuf.api.serialization.json import JSONSerializer
+from tuf.repository import Repository as TufRepository
+
+from lineside_runtime.errors import BundleIntegrityError, InputNotFoundError, SignatureError
+from lineside_runtime.files import write_atomic
+
+TOP_LEVEL = (Root.type, Targets.type, Snapshot.type, Timestamp.type)
+ONLINE = (Snapshot.type, Timestamp.type)
+LIFETIME_DAYS = {Root.type: 365, Targets.type: 365, Snapshot.type: 7, Timestamp.type: 1}
+GROUP_LIFETIME_DAYS = 90
+
+_FIRST: dict[str, type[Root | Targets | Snapshot | Timestamp]] = {
+    Root.type: Root,
+    Snapshot.type: Snapshot,
+    Timestamp.type: Timestamp,
+}
+
+
+class MetadataFolder(TufRepository):
+    """One edit of the metadata: open it, change roles with python-tuf's ``edit_…``, then `publish`.
+
+    Args:
+        folder: Holds ``N.<role>.json`` and ``timestamp.json``.
+        signers: Role to the key or keys that sign it; only roles that are edited need one.
+    """
+
+    def __init__(
+        self, folder: Path, signers: Mapping[str, CryptoSigner | Sequence[CryptoSigner]] | None = None
+    ) -> None:
+        self._folder = folder
+        self._signers = {role: _listed(given) for role, given in (signers or {}).items()}
+        self._edited: dict[str, Metadata[Any]] = {}
+
+    def open(self, role: str) -> Metadata[Any]:
+        """Returns what counts now of a role, this edit's changes included; a new role starts at version 0.
+
+        Raises:
+            InputNotFoundError: The chain names a file that is not there.
+            BundleIntegrityError: A file cannot be read as metadata.
+        """
+        if role in self._edited:
+            return copy.deepcopy(self._edited[role])
+        path = self.path_of(role)
+        if path is None:
+            first: Metadata[Any] = Metadata(_FIRST.get(role, Targets)())
+            first.signed.version = 0
+            return first
+        return _read(path)
+
+    def close(self, role: str, md: Metadata[Any]) -> None:
+        """Signs and writes the next version of a role; called by the ``edit_…`` methods."""
+        prepare(role, md)
+        for signer in self._signers[role]:
+            md.sign(signer, append=True)
+        self._check_signature(role, md)
+        self.write(role, md)
+
+    def write(self, role: str, md: Metadata[Any]) -> None:
+        """Writes metadata that is signed."""
+        name = "timestamp.json" if role == Timestamp.type else f"{md.signed.version}.{role}.json"
+        write_atomic(self._folder / name, md.to_bytes(JSONSerializer(compact=False)))
+        self._edited[role] = md
+
+    def delegation(self, role: str) -> Role | None:
+        """Returns which keys, and how many of them, count for a role; ``None`` if it is delegated to nobody."""
+        if role in TOP_LEVEL:
+            return self.root().roles.get(role)
+        delegations = self.targets().delegations
+        return (delegations.roles or {}).get(role) if delegations else None
+
+    def is_signed(self, role: str) -> bool:
+        """Whether what counts now of a role is signed by the keys that count now for it."""
+        try:
+            self._check_signature(role, self.open(role))
+        except (SignatureError, InputNotFoundError):
+            return False
+        return True
+
+    def publish(self, *, force_snapshot: bool = False) -> None:
+        """Writes the snapshot if a targets role changed, and then the timestamp, which makes everything count."""
+        self.do_snapshot(force_snapshot)
+        self.do_timestamp(force=True)
+
+    @property
+    def targets_infos(self) -> dict[str, MetaFile]:
+        """The targets roles that this edit changed."""
+        return {f"{role}.json": _meta_file(md) for role, md in self._edited.items() if md.signed.type == Targets.type}
+
+    @property
+    def snapshot_info(self) -> MetaFile:
+        """The snapshot that the timestamp is to name."""
+        return _meta_file(self.open(Snapshot.type))
+
+    def public_key(self, role: str) -> Key:
+        """Returns the public half of the key that this edit signs a role with."""
+        return self._signers[role][0].public_key
+
+    def path_of(self, role: str) -> Path | None:
+        """Returns the file that counts of a role, or ``None`` while the role has none."""
+        if role == Root.type:
+            return self._last_root()
+        timestamp = self._folder / "timestamp.json"
+        if not timestamp.exists():
+            return None
+        if role == Timestamp.type:
+            return timestamp
+        if role == Snapshot.type:
+            return self._folder / f"{self.timestamp().snapshot_meta.version}.snapshot.json"
+        info = self.snapshot().meta.get(f"{role}.json")
+        return self._folder / f"{info.version}.{role}.json" if info else None
+
+    def _last_root(self) -> Path | None:
+        version = 0
+        while (self._folder / f"{version + 1}.root.json").exists():
+            version += 1
+        return self._folder / f"{version}.root.json" if version else None
+
+    def _check_signature(self, role: str, md: Metadata[Any]) -> None:
+        delegator = self.root() if role in TOP_LEVEL else self.targets()
+        if role == Root.type:
+            delegator = md.signed
+        try:
+            delegator.verify_delegate(role, md.signed_bytes, md.signatures)
+        except (RepositoryError, ValueError) as error:
+            raise SignatureError(f"the key at hand is not the one that is trusted for {role!r}") from error
+
+
+def prepare(role: str, md: Metadata[Any], *, days: float | None = None) -> None:
+    """Makes metadata the next version, with a new expiry and without signatures.
+
+    Args:
+        role: Whose.
+        md: Changed in place.
+        days: How long it lives, instead of the role's own time.
+    """
+    md.signed.version += 1
+    lifetime = LIFETIME_DAYS.get(role, GROUP_LIFETIME_DAYS) if days is None else days
+    md.signed.expires = _now() + datetime.timedelta(days=lifetime)
+    if role == Root.type:
+        md.signed.consistent_snapshot = True
+    md.signatures.clear()
+
+
+def _listed(given: CryptoSigner | Sequence[CryptoSigner]) -> list[CryptoSigner]:
+    return [given] if isinstance(given, CryptoSigner) else list(given)
+
+
+def _read(path: Path) -> Metadata[Any]:
+    try:
+        return Metadata.from_bytes(path.read_bytes())
+    except FileNotFoundError as error:
+        raise InputNotFoundError(f"{path} is missing", action="Restore the repository from a backup.") from error
+    except RepositoryError as error:
+        action = "Restore the repository from a backup."
+        raise BundleIntegrityError(f"{path} is not readable as TUF metadata", action=action) from error
+
+
+def _meta_file(md: Metadata[Any]) -> MetaFile:
+    return MetaFile.from_data(md.signed.version, md.to_bytes(JSONSerializer(compact=False)), ["sha256"])
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)

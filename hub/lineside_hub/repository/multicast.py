@@ -1,0 +1,216 @@
+"""`Multicaster`: sends a target's chunks once to all devices that say at about the same time that they want them.
+
+::
+
+    first device joins ──► gathering ──► enough of them? ──► sending, paced ──► end
+                                     └─► no: each is told to ask by itself
+
+What is sent follows from what the devices have: patches for those with the same installed bundle, whole files for those
+without. Gaps are asked for afterwards; a device that comes while it is being sent takes part from there on.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import logging
+import queue
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from lineside_hub.config import HubTransferConfig
+from lineside_hub.repository.delta_process import find_manifest
+from lineside_hub.repository.deltas import DIGEST, DeltaMaker
+from lineside_hub.repository.repository import Repository
+from lineside_link.messages import Deltas, Multicast, RepoRequest, RepoResponse, decode, encode
+from lineside_link.transfer.multicast import END
+from lineside_runtime.bundle import Manifest, parse_manifest
+from lineside_runtime.errors import LinesideError
+
+_log = logging.getLogger("lineside.hub.multicast")
+
+WAITING_MAX = 10_000
+"""Devices that may join at a time."""
+
+RETRY_S = 0.1
+"""Pause before a chunk is offered again to a connection that doesn't take it."""
+
+RETRY_MAX_S = 30.0
+
+_Key = tuple[str, str]
+
+
+@dataclasses.dataclass(slots=True)
+class _Gathering:
+    until_s: float
+    joined: dict[str, RepoRequest]
+
+
+Reply = Callable[[str, RepoResponse, bytes], None]
+Send = Callable[[str, str, bytes], bool]
+
+
+class Multicaster:
+    """Gathers and sends in a thread of its own, one target after the other.
+
+    Args:
+        repository: What to send from.
+        maker: Knows the patches.
+        config: How many are enough, how long they are waited for, how fast they are sent to.
+        reply: Answers a device.
+        send: Publishes a chunk: target, name, content; false if the link doesn't take it.
+        pace: Notes so many bytes against the hub's rate; returns after how many seconds more may be sent.
+
+    Attributes:
+        counters: ``joined``, ``declined``, ``sendings``, ``chunks``, ``bytes``.
+    """
+
+    def __init__(
+        self,
+        repository: Repository,
+        maker: DeltaMaker,
+        config: HubTransferConfig,
+        *,
+        reply: Reply,
+        send: Send,
+        pace: Callable[[int], float],
+    ) -> None:
+        self.counters: collections.Counter[str] = collections.Counter()
+        self._repository = repository
+        self._maker = maker
+        self._config = config
+        self._reply = reply
+        self._send = send
+        self._pace = pace
+        self._joins: queue.Queue[tuple[str, RepoRequest] | None] = queue.Queue(WAITING_MAX)
+        self._gathering: dict[_Key, _Gathering] = {}
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="hub-multicast", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ends the thread; who was being sent to asks for the rest."""
+        self._closing.set()
+        if self._thread.ident is not None:
+            self._thread.join(5.0)
+
+    def join(self, device: str, request: RepoRequest) -> None:
+        """Takes a device's wish to be sent a target; never waits.
+
+        Args:
+            device: Whose.
+            request: Of the kind ``multicast``: ``path`` is the wanted bundle's manifest, ``base`` the installed one's.
+        """
+        try:
+            self._joins.put_nowait((device, request))
+        except queue.Full:
+            self._decline(device, request)
+
+    def _decline(self, device: str, request: RepoRequest) -> None:
+        self.counters["declined"] += 1
+        self._reply(device, RepoResponse(id=request.id, status=404), b"")
+
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            self._take_joins(0.05)
+            now_s = time.monotonic()
+            for key in [key for key, gathering in self._gathering.items() if gathering.until_s <= now_s]:
+                self._decide(key, self._gathering.pop(key))
+
+    def _take_joins(self, timeout_s: float) -> None:
+        """Waits for a device and takes all that are there."""
+        try:
+            item = self._joins.get(timeout=timeout_s) if timeout_s else self._joins.get_nowait()
+            while item is not None:
+                device, request = item
+                self.counters["joined"] += 1
+                until_s = time.monotonic() + self._config.multicast_gather_s
+                key = (request.path, request.base)
+                self._gathering.setdefault(key, _Gathering(until_s, {})).joined[device] = request
+                item = self._joins.get_nowait()
+        except queue.Empty:
+            return
+
+    def _decide(self, key: _Key, gathering: _Gathering) -> None:
+        digests = self._digests(*key) if len(gathering.joined) >= self._config.multicast_from else []
+        if not digests:
+            for device, request in gathering.joined.items():
+                self._decline(device, request)
+            return
+        sending = Multicast(
+            id=secrets.token_hex(4), chunks=len(digests), bytes_s=int(self._config.multicast_rate_bytes_s)
+        )
+        for device, request in gathering.joined.items():
+            self._accept(device, request, sending)
+        _log.info("%s: %d chunks to %d devices at once", key[0], len(digests), len(gathering.joined))
+        self._send_all(key, self._target(key[0]), sending, digests)
+
+    def _accept(self, device: str, request: RepoRequest, sending: Multicast) -> None:
+        body = encode(sending)
+        self._reply(device, RepoResponse(id=request.id, status=200, size=len(body)), body)
+
+    def _send_all(self, key: _Key, target: str, sending: Multicast, digests: list[str]) -> None:
+        self.counters["sendings"] += 1
+        due_s = time.monotonic()
+        for number, digest in enumerate(digests):
+            body = self._repository.chunks.get_unchecked(digest)
+            if body is None:  # lost: devices that ask are told
+                continue
+            if not self._offer(target, digest, body):
+                return
+            self.counters["chunks"] += 1
+            self.counters["bytes"] += len(body)
+            due_s = max(due_s, time.monotonic() - RETRY_S) + len(body) / self._config.multicast_rate_bytes_s
+            self._take_late(key, sending, early=number < len(digests) // 2)
+            if self._closing.wait(max(self._pace(len(body)), due_s - time.monotonic(), 0.0)):
+                return
+        self._offer(target, END, encode(sending))
+
+    def _take_late(self, key: _Key, sending: Multicast, *, early: bool) -> None:
+        """Who comes in the first half takes part; the others gather for the next time."""
+        self._take_joins(0.0)
+        late = self._gathering.pop(key, None) if early else None
+        for device, request in late.joined.items() if late is not None else ():
+            self._accept(device, request, sending)
+
+    def _offer(self, target: str, name: str, body: bytes) -> bool:
+        """Hands a chunk to the link; false if it takes none for long, or at the end."""
+        until_s = time.monotonic() + RETRY_MAX_S
+        while not self._send(target, name, body):
+            if time.monotonic() > until_s or self._closing.wait(RETRY_S):
+                _log.warning("%s: no connection, the sending is given up; devices ask for the rest", target)
+                return False
+        return True
+
+    def _digests(self, wanted: str, base: str) -> list[str]:
+        """The chunks that a device with this base lacks, each once, in the order of the files; nothing if unknown."""
+        try:
+            manifest = _manifest(self._repository.folder, wanted)
+            if manifest is None:
+                return []
+            old = _manifest(self._repository.folder, base)
+        except (OSError, LinesideError) as error:
+            _log.warning("%.64s is sent to nobody: %s", wanted, error)
+            return []
+        status, data = self._maker.get(wanted, base) if base else (404, b"")
+        patches = decode(data, Deltas).patches if status == 200 else ()
+        patched = {patch.file: patch.chunks for patch in patches}
+        there = {chunk for entry in old.files.values() for chunk in entry.chunks} if old is not None else set()
+        lists = [patched.get(entry.sha256, entry.chunks) for entry in manifest.files.values()]
+        return list(dict.fromkeys(chunk for chunks in lists for chunk in chunks if chunk not in there))
+
+    def _target(self, wanted: str) -> str:
+        """The target that a published manifest stands under: ``<group>/<name>-<version>.json``."""
+        path = find_manifest(self._repository.folder, wanted)
+        return f"{path.parent.name}/{path.name.partition('.')[2]}" if path is not None else ""
+
+
+def _manifest(folder: Path, sha256: str) -> Manifest | None:
+    path = find_manifest(folder, sha256) if DIGEST.fullmatch(sha256) else None
+    return parse_manifest(path.read_bytes()) if path is not None else None

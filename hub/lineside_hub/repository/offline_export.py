@@ -1,0 +1,131 @@
+"""Export a bundle with everything that a device needs to trust it, as one ``.lsb`` file.
+
+The archive is the bundle as always (`lineside_runtime.archive`), and beside it ``tuf/``: signed metadata and the wish.
+A device verifies it exactly as over the air and remembers the versions that it saw; the stick itself is not trusted.
+The timestamp names the sha256 of the wish, so that nobody can write another generation into it.
+
+A timestamp lives for a day, which is short for a stick. So the export carries one of its own that lives for some days,
+and the hub signs itself a newer one at once: over the air nothing lives longer than before, and a device that has heard
+of the hub since refuses the stick as older.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+
+from lineside_hub.repository.repository import Repository
+from lineside_hub.results.database import Database
+from lineside_link.messages import BundleRef, Desired, encode
+from lineside_runtime.bundle import CHUNK_BYTES, MANIFEST_NAME, Bundle, open_bundle, parse_manifest
+from lineside_runtime.errors import BundleIntegrityError, ConfigError
+from lineside_runtime.files import fsync_folder, write_atomic
+
+DAYS = 7.0
+DAYS_MAX = 30.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ExportedBundle:
+    """What an export made.
+
+    Attributes:
+        path: The file.
+        ref: The bundle.
+        gen: Generation of the wish that it carries.
+        days: How long devices accept it.
+    """
+
+    path: Path
+    ref: BundleRef
+    gen: int
+    days: float
+
+
+def export(
+    folder: Path | str,
+    bundle: Bundle | tuple[str, str],
+    *,
+    group: str,
+    out: Path,
+    days: float = DAYS,
+    passphrase: str | None = None,
+) -> ExportedBundle:
+    """Writes a stick's file.
+
+    Args:
+        folder: The hub's folder.
+        bundle: A bundle, which is signed if it is not yet; or name and version of one that was.
+        group: Whose devices may take it.
+        out: The ``.lsb`` file to make.
+        days: How long they may.
+        passphrase: Opens the group's key, if the bundle must be signed.
+
+    Raises:
+        RolloutError: There is no such group.
+        TargetNotFoundError: Nothing of this name and version is published for the group.
+        BundleIntegrityError: A chunk is missing or rotten.
+        ConfigError: The number of days is out of range.
+        SignatureError: The passphrase does not open the group's key.
+    """
+    if not 0 < days <= DAYS_MAX:
+        raise ConfigError("days", expected=f"up to {DAYS_MAX:g}", actual=days)
+    home = Path(folder)
+    repository = Repository.open(home, passphrase=passphrase)
+    if isinstance(bundle, Bundle):
+        ref = repository.publish(bundle, group)
+    else:
+        ref = repository.find(group, name=bundle[0], version=bundle[1])
+    wish = _wish(home, ref)
+    desired = encode(wish)
+    metadata = repository.sign_for_stick(desired, days=days)
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=out.resolve().parent) as scratch:
+        whole = _collect(repository, ref, Path(scratch) / "bundle")
+        _write(whole, {**metadata, "tuf/desired.json": desired}, out)
+    return ExportedBundle(path=out, ref=ref, gen=wish.gen, days=days)
+
+
+def _wish(home: Path, ref: BundleRef) -> Desired:
+    """A wish of a new generation, which the hub itself doesn't publish: who carries the stick wants it."""
+    database = Database.open(home)
+    try:
+        with database.transaction():
+            gen = database.next_gen()
+            return Desired(epoch=database.epoch, gen=gen, bundle=ref, rollout=f"stick-{gen}")
+    finally:
+        database.close()
+
+
+def _collect(repository: Repository, ref: BundleRef, folder: Path) -> Bundle:
+    data = repository.target_bytes(ref.target, ref.sha256)
+    for relative, entry in parse_manifest(data).files.items():
+        path = folder / relative
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            for digest in entry.chunks:
+                piece = repository.chunks.get(digest)
+                if piece is None or len(piece) > CHUNK_BYTES:
+                    raise BundleIntegrityError(f"chunk {digest} of {ref.identity} is missing", action="Push it again.")
+                file.write(piece)
+    write_atomic(folder / MANIFEST_NAME, data)
+    return open_bundle(folder)
+
+
+def _write(bundle: Bundle, extra: dict[str, bytes], out: Path) -> None:
+    temporary = out.with_name(f".{out.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+                for relative in (MANIFEST_NAME, *sorted(bundle.manifest.files)):
+                    archive.write(bundle.path / relative, relative)
+                for name, data in sorted(extra.items()):
+                    archive.writestr(name, data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(out)
+    finally:
+        temporary.unlink(missing_ok=True)
+    fsync_folder(out.resolve().parent)

@@ -1,0 +1,155 @@
+"""Delete what no device can ask for any more.
+
+Kept are: what a group or a device should run, what a device says that it runs or ran before, and the newest versions of
+each bundle and configuration of each group. A target that goes is first taken out of the signed metadata, then its file
+goes, and then the chunks that no manifest names; a kill in between leaves files too many and never one too few.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import datetime
+import re
+from pathlib import Path
+
+from tuf.api.metadata import Snapshot
+
+from lineside_hub.repository.lock import folder_lock
+from lineside_hub.repository.metadata import MetadataFolder
+from lineside_hub.repository.repository import Repository
+from lineside_hub.results.database import Database
+from lineside_hub.rollouts.runner import Rollouts
+from lineside_link.messages import TRIAL_SUFFIX, Reported, decode
+from lineside_runtime.bundle import MANIFEST_MAX_BYTES, parse_manifest
+from lineside_runtime.errors import LinesideError
+
+KEEP = 3
+"""How many of the newest versions of each bundle stay, in the order in which they were published."""
+
+GRACE = datetime.timedelta(days=2)
+"""Metadata files that are younger stay: a device may be in the middle of reading them."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Pruned:
+    """What goes, or would go.
+
+    Attributes:
+        targets: Paths of manifests and configurations.
+        chunks: How many pieces.
+        metadata: Names of metadata files.
+    """
+
+    targets: tuple[str, ...]
+    chunks: int
+    metadata: tuple[str, ...]
+
+
+def prune(folder: Path | str, *, keep: int = KEEP, dry_run: bool = True, passphrase: str | None = None) -> Pruned:
+    """Removes old bundles, configurations, chunks and metadata.
+
+    Args:
+        folder: The hub's folder.
+        keep: How many of the newest versions of each bundle stay in any case.
+        dry_run: Whether only to say what would go.
+        passphrase: Opens the keys of the groups, whose metadata is signed anew.
+
+    Raises:
+        InputNotFoundError: There is no repository, or a group's key is not there.
+        SignatureError: The passphrase does not open a group's key.
+    """
+    home = Path(folder)
+    repository = Repository.open(home, passphrase=passphrase)
+    wanted = _in_use(home)
+    with folder_lock(home):
+        going = {group: _old_targets(repository, group, wanted, keep) for group in repository.groups()}
+        if not dry_run:
+            repository.withdraw_targets({group: targets for group, targets in going.items() if targets})
+        gone = {target for targets in going.values() for target in targets}
+        chunks = _unused_chunks(home, repository, gone)
+        metadata = _old_metadata(home)
+        if not dry_run:
+            for digest in chunks:
+                repository.chunks.place.remove(digest)
+            for name in metadata:
+                (home / "metadata" / name).unlink(missing_ok=True)
+    return Pruned(targets=tuple(sorted(gone)), chunks=len(chunks), metadata=tuple(metadata))
+
+
+def _in_use(home: Path) -> set[str]:
+    """The targets that somebody should run, runs or would go back to."""
+    database = Database.open(home)
+    try:
+        wishes = list(database.desired().values())
+        rollouts = Rollouts(database).list(unfinished=True)
+        reports = [
+            decode(row["reported"].encode(), Reported)
+            for row in database.query("SELECT reported FROM devices WHERE reported IS NOT NULL")
+        ]
+    finally:
+        database.close()
+    refs = [ref for wish in wishes for ref in (wish.bundle, wish.config, wish.agent)]
+    refs += [ref for rollout in rollouts for ref in (rollout.target, rollout.before)]
+    for report in reports:
+        refs += [report.installed, report.previous, report.wanted]
+        if report.agent is not None:
+            refs += [report.agent.installed, report.agent.previous, report.agent.wanted]
+        if report.configuration is not None:
+            refs += [report.configuration.installed, report.configuration.wanted]
+    return {ref.target for ref in refs if ref is not None}
+
+
+def _old_targets(repository: Repository, group: str, wanted: set[str], keep: int) -> list[str]:
+    """Targets beyond the newest of each name; signed metadata keeps the order in which they were published."""
+    kept: collections.Counter[str] = collections.Counter()
+    old = []
+    times = {target: repository.published_at(target) for target in repository.targets_of(group)}
+    for target in sorted(times, key=lambda target: times[target], reverse=True):
+        if target.endswith(TRIAL_SUFFIX):  # its time is over, or it is being timed right now
+            if times[target] < (datetime.datetime.now() - GRACE).timestamp():
+                old.append(target)
+            continue
+        name = target.rsplit("-", 1)[0]
+        kept[name] += 1
+        if kept[name] > keep and target not in wanted:
+            old.append(target)
+    return old
+
+
+def _unused_chunks(home: Path, repository: Repository, gone: set[str]) -> list[str]:
+    used: set[str] = set()
+    for path in (home / "targets").glob("*/*.json"):
+        target = f"{path.parent.name}/{path.name.partition('.')[2]}"
+        if target not in gone:
+            used |= _chunks_of(path)
+    return sorted(digest for digest in repository.chunks.place.names() if digest not in used)
+
+
+def _chunks_of(path: Path) -> set[str]:
+    with path.open("rb") as file:
+        data = file.read(MANIFEST_MAX_BYTES + 1)
+    try:
+        files = parse_manifest(data).files.values()
+    except LinesideError:
+        return _digests(data)
+    return {digest for entry in files for digest in entry.chunks}
+
+
+def _digests(data: bytes) -> set[str]:
+    """Everything that looks like a digest in a manifest of another kind: rather keep too much."""
+    return set(re.findall(r"[0-9a-f]{64}", data.decode("utf-8", errors="replace")))
+
+
+def _old_metadata(home: Path) -> list[str]:
+    """Versions that the chain doesn't name and that are old enough; roots stay, devices walk through all of them."""
+    chain = MetadataFolder(home / "metadata")
+    snapshot = chain.snapshot()
+    named = {f"{chain.timestamp().snapshot_meta.version}.{Snapshot.type}.json"}
+    named |= {f"{info.version}.{name}" for name, info in snapshot.meta.items()}
+    limit = (datetime.datetime.now() - GRACE).timestamp()
+    return sorted(
+        path.name
+        for path in (home / "metadata").glob("*.*.json")
+        if path.name not in named and not path.name.endswith(".root.json") and path.stat().st_mtime < limit
+    )

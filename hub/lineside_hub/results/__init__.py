@@ -1,0 +1,1 @@
+"""Results and frames received from devices: ingest, databases, queries."""

@@ -1,0 +1,331 @@
+"""The hub's SQLite database.
+
+| table | a row is |
+| --- | --- |
+| ``results`` | one record of a device's outbox; primary key ``(device, epoch, seq)``, so a repeat is harmless |
+| ``quarantine`` | a record that could not be read, kept as it came |
+| ``watermarks`` | the highest contiguous ``seq`` of a device's database |
+| ``devices`` | the last birth, will and report of a device |
+| ``desired`` | what a group (``g/<group>``) or a device (``d/<device>``) should run |
+| ``rollouts`` | one rollout, as `lineside_hub.rollouts.machine.Rollout`; changed in one transaction with its wishes |
+| ``assignments`` | the group that a person has moved a device to |
+| ``events`` | one change: a device came, went, changed its state; a push; a message that could not be read |
+| ``frames`` | an image that belongs to a result; its content lies beside the database (`lineside_hub.results.frames`) |
+| ``reviews`` | what people said of a result: that it is wrong, and its right boxes (`lineside_hub.relabel`) |
+| ``meta`` | the hub's epoch and the last generation |
+
+WAL with ``synchronous=FULL``: what was committed survives a power cut. The file appears with all its tables
+at once, so a reader never meets half a schema; an older file is brought up to date when it is opened
+(`lineside_hub.migrations`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from lineside_hub import migrations
+from lineside_link.messages import PARTS, BundleRef, ConfigRef, Desired, ResultsAck, decode, encode
+from lineside_runtime.decoding import decode_json
+from lineside_runtime.errors import DatabaseError, DiskFullError, InputNotFoundError, MissingExtraError
+from lineside_runtime.files import fsync_folder, private_mask
+
+NAME = "hub.db"
+
+BUSY_TIMEOUT_S = 10.0
+
+_NOTHING = "0000"
+"""As `_revision` calls a file without tables."""
+
+
+class TimelineEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry of the timeline.
+
+    Attributes:
+        at_ns: Unix time at the hub.
+        device: Whom it is about; empty for the hub itself.
+        kind: ``up``, ``down``, a state of `lineside_link.messages.STATES`, ``pushed``, ``withdrawn``, ``agent``
+            (its own update), ``rollout``, ``moved``, ``frames``, ``drift`` (an alarm began or ended), ``recipe``
+            (another product), ``degraded`` (what is given up for heat or lateness), ``override`` (a gate that a
+            push let pass), ``malformed`` or ``conflict``.
+        bundle: ``name@version``, if it is about one.
+        code: Of the error, if there was one.
+        detail: For people.
+    """
+
+    at_ns: int
+    device: str
+    kind: str
+    bundle: str = ""
+    code: int | None = None
+    detail: str = ""
+
+
+class Database:
+    """One connection; each thread opens its own.
+
+    Attributes:
+        path: The file.
+        connection: Autocommitting; changes are made inside `transaction`.
+    """
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self.connection = connection
+
+    @classmethod
+    def open(cls, folder: Path) -> Database:
+        """Opens the database of a hub's folder, and makes it if there is none.
+
+        Args:
+            folder: The hub's folder.
+
+        Raises:
+            InputNotFoundError: There is no such folder.
+            DatabaseError: The file is damaged or was written by a newer release.
+            DiskFullError: There is no room.
+        """
+        path = folder / NAME
+        if not folder.is_dir():
+            raise InputNotFoundError(f"{folder} is not a folder", action="Make the repository first.")
+        with mapped_errors(path):
+            if not path.exists():
+                _create(path)
+            connection = _connect(path)
+            try:
+                if not migrations.is_current(_revision(connection), str(path)):
+                    _upgrade(path)
+            except BaseException:
+                connection.close()
+                raise
+        return cls(path, connection)
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self.connection.close()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Commits what the block changed, or nothing of it.
+
+        Raises:
+            DatabaseError: SQLite failed.
+            DiskFullError: There is no room; the database is as it was.
+        """
+        with mapped_errors(self.path):
+            self.connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self.connection
+                self.connection.execute("COMMIT")
+            except BaseException:
+                if self.connection.in_transaction:
+                    self.connection.execute("ROLLBACK")
+                raise
+
+    def errors(self) -> contextlib.AbstractContextManager[None]:
+        """Turns SQLite's errors within the block into ours."""
+        return mapped_errors(self.path)
+
+    def query(self, sql: str, *parameters: object) -> list[sqlite3.Row]:
+        """Returns all rows of a query.
+
+        Raises:
+            DatabaseError: SQLite failed.
+        """
+        with mapped_errors(self.path):
+            return self.connection.execute(sql, parameters).fetchall()
+
+    def data_version(self) -> int:
+        """Returns a number that changes when another connection, also of another process, has committed."""
+        return int(self.query("PRAGMA data_version")[0][0])
+
+    @property
+    def epoch(self) -> int:
+        """The hub's epoch."""
+        return int(self.query("SELECT value FROM meta WHERE key = 'epoch'")[0][0])
+
+    def new_epoch(self) -> int:
+        """Starts a higher epoch: to be called once after the database was restored from a backup.
+
+        Devices that have seen later generations than the backup holds would ignore the hub otherwise.
+        """
+        with self.transaction() as connection:
+            epoch = max(self.epoch + 1, _now_ms())
+            connection.execute("UPDATE meta SET value = ? WHERE key = 'epoch'", (epoch,))
+            connection.execute("UPDATE desired SET epoch = ?", (epoch,))
+        return epoch
+
+    def set_desired(self, scope: str, bundle: BundleRef, *, rollout: str = "") -> Desired:
+        """Makes a bundle the wish for a scope, under the next generation of the whole hub.
+
+        Args:
+            scope: ``g/<group>`` or ``d/<device>``.
+            bundle: What to run.
+            rollout: Identifies the push; made from the generation if empty.
+        """
+        with self.transaction():
+            return self.add_wish(scope, Desired(epoch=0, gen=0, bundle=bundle), rollout=rollout, part="bundle")
+
+    def next_gen(self) -> int:
+        """Returns a generation that was never given before, inside the caller's transaction."""
+        self.connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'gen'")
+        return int(self.query("SELECT value FROM meta WHERE key = 'gen'")[0][0])
+
+    def add_wish(self, scope: str, wish: Desired, *, rollout: str = "", part: str = "") -> Desired:
+        """Makes something the wish for a scope, inside the caller's transaction.
+
+        Args:
+            scope: ``g/<group>`` or ``d/<device>``.
+            wish: What; its epoch and generation are given here.
+            rollout: Identifies the push; made from the generation if empty.
+            part: Which part of it is asked for now, by its field's name; the others only come along.
+        """
+        known = self.wish(scope)
+        if wish.config is None and known is not None and not known.withdrawn:
+            # A wish for a bundle alone must not make a device that was away forget how it is to run.
+            wish = msgspec.structs.replace(wish, config=known.config)
+        epoch, gen, now_ns = self.epoch, self.next_gen(), time.time_ns()
+        rollout = rollout or f"push-{gen}"
+        there = [name for name in PARTS if getattr(wish, name) is not None]
+        gens = {name: wish.asked(name) for name in there} | ({part: gen} if part else {})
+        pushes = {name: wish.pushed_by(name) for name in there} | ({part: rollout} if part else {})
+        desired = msgspec.structs.replace(wish, epoch=epoch, gen=gen, gens=gens, pushes=pushes, rollout=rollout)
+        bundle = msgspec.json.encode(desired.bundle).decode() if desired.bundle else None
+        row = (scope, epoch, gen, bundle, desired.rollout, now_ns, encode(desired).decode())
+        self.connection.execute(
+            "INSERT OR REPLACE INTO desired (scope, epoch, gen, bundle, rollout, at_ns, message) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?)",
+            row,
+        )
+        subject: BundleRef | ConfigRef | None = getattr(desired, part or "bundle")
+        identity = subject.identity if subject else ""
+        kind = "withdrawn" if desired.withdrawn else "pushed"
+        self.add_event(TimelineEvent(at_ns=now_ns, device="", kind=kind, bundle=identity, detail=f"{scope} {gen}"))
+        return desired
+
+    def desired(self) -> dict[str, Desired]:
+        """Returns the wish of each scope: groups first, so that a device never hears of its withdrawal before them."""
+        rows = self.query("SELECT * FROM desired ORDER BY substr(scope, 1, 2) DESC, scope")
+        return {row["scope"]: _desired(row) for row in rows}
+
+    def wish(self, scope: str) -> Desired | None:
+        """Returns the wish of one scope, if there is one."""
+        rows = self.query("SELECT * FROM desired WHERE scope = ?", scope)
+        return _desired(rows[0]) if rows else None
+
+    def add_event(self, event: TimelineEvent) -> None:
+        """Adds to the timeline, inside the caller's transaction."""
+        self.connection.execute(
+            "INSERT INTO events (at_ns, device, kind, bundle, code, detail) VALUES (?, ?, ?, ?, ?, ?)",
+            (event.at_ns, event.device, event.kind, event.bundle, event.code, event.detail),
+        )
+
+    def events(self, *, kind: str | None = None) -> list[TimelineEvent]:
+        """Returns the timeline, oldest first.
+
+        Args:
+            kind: Only these, if given.
+        """
+        rows = self.query("SELECT * FROM events WHERE ?1 IS NULL OR kind = ?1 ORDER BY id", kind)
+        return [TimelineEvent(**{name: row[name] for name in TimelineEvent.__struct_fields__}) for row in rows]
+
+    def acknowledgements(self) -> dict[str, ResultsAck]:
+        """Returns what each device was last told that it may forget."""
+        rows = self.query("SELECT device, epoch, seq, max(at_ns) FROM watermarks GROUP BY device")
+        return {row["device"]: ResultsAck(epoch=row["epoch"], seq=row["seq"]) for row in rows}
+
+    def count_results(self) -> int:
+        """Returns how many results are committed."""
+        return int(self.query("SELECT count(*) FROM results")[0][0])
+
+
+def _desired(row: sqlite3.Row) -> Desired:
+    if row["message"]:  # the columns count: a new epoch is written there alone
+        return msgspec.structs.replace(decode(row["message"].encode(), Desired), epoch=row["epoch"], gen=row["gen"])
+    bundle = decode_json(row["bundle"], type=BundleRef) if row["bundle"] else None
+    return Desired(epoch=row["epoch"], gen=row["gen"], bundle=bundle, rollout=row["rollout"] or "")
+
+
+@contextlib.contextmanager
+def mapped_errors(path: Path) -> Iterator[None]:
+    """Turns SQLite's errors into ours."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorname", "").startswith(("SQLITE_FULL", "SQLITE_IOERR_WRITE")):
+            raise DiskFullError(path=str(path)) from error
+        raise DatabaseError(
+            f"{path}: {error}", action="Check the disk and the file's permissions; restore a backup if it is damaged."
+        ) from error
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    connection.row_factory = sqlite3.Row
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _create(path: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix=".new-db-", dir=path.parent) as folder:
+        new = Path(folder) / NAME
+        _upgrade(new)
+        with contextlib.closing(_connect(new)) as connection:
+            connection.execute("INSERT INTO meta VALUES ('epoch', ?), ('gen', 0)", (_now_ms(),))
+        new.chmod(0o666 & ~private_mask())
+        # Closing checkpoints the log into the file. A link doesn't replace what another process made meanwhile.
+        with contextlib.suppress(FileExistsError):
+            os.link(new, path)
+    fsync_folder(path.parent)
+
+
+def _revision(connection: sqlite3.Connection) -> str:
+    """Returns the schema's revision; that of the first releases, which wrote only ``user_version``, by their number."""
+    if _is_stamped(connection):
+        return str(connection.execute(migrations.READ_REVISION).fetchone()[0])
+    return f"{connection.execute('PRAGMA user_version').fetchone()[0]:04d}"
+
+
+def _is_stamped(connection: sqlite3.Connection) -> bool:
+    named = "SELECT 1 FROM sqlite_master WHERE name = ?"
+    return connection.execute(named, (migrations.VERSION_TABLE,)).fetchone() is not None
+
+
+def _upgrade(path: Path) -> None:
+    """Makes the tables of a new file, or brings an older one up to date, in one transaction."""
+    try:
+        import sqlalchemy as sa
+    except ImportError as error:
+        action = "Install the extra: pip install 'lineside[convert]'."
+        raise MissingExtraError("an older or new database of a hub needs SQLAlchemy", action=action) from error
+    engine = sa.create_engine("sqlite://", creator=lambda: _connect(path), poolclass=sa.NullPool)
+    # Python's driver would begin no transaction before a change of the schema.
+    sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    try:
+        with engine.begin() as connection:
+            driver: sqlite3.Connection = connection.connection.driver_connection  # type: ignore[assignment]
+            found = _revision(driver)  # again, under the lock: another process may have been faster
+            if found == _NOTHING:
+                migrations.upgrade(connection)
+            elif not migrations.is_current(found, str(path)):
+                migrations.upgrade(connection, unstamped=None if _is_stamped(driver) else found)
+    except sa.exc.DBAPIError as error:
+        if isinstance(error.orig, sqlite3.Error):
+            raise error.orig from error
+        raise
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,151 @@
+"""The table ``frames``: which image belongs to which result.
+
+One statement each, and the same ones for SQLite and PostgreSQL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from lineside_hub.config import HubConfig
+from lineside_hub.results.database import Database
+
+_IS = "device = :device AND epoch = :epoch AND seq = :seq"
+
+
+class Key(NamedTuple):
+    """Names a result, and with it its frame."""
+
+    device: str
+    epoch: str
+    seq: int
+
+
+class Kept(NamedTuple):
+    """One frame that is here."""
+
+    key: Key
+    sha256: str
+    size: int
+
+
+class SqlRunner(Protocol):
+    """A database that runs one statement at a time, each in a transaction of its own."""
+
+    def __call__(self, text: str, parameters: dict[str, Any]) -> Sequence[Sequence[Any]]:
+        """Returns its rows; none for a change."""
+
+
+class Rows:
+    """The rows of one hub.
+
+    Args:
+        run: Runs a statement.
+        close: Ends that.
+    """
+
+    def __init__(self, run: SqlRunner, close: Callable[[], None]) -> None:
+        self._run = run
+        self.close = close
+
+    def record_size(self, key: Key) -> tuple[int, int] | None:
+        """Returns width and height that a result names; ``None`` if there is no such result."""
+        found = self._run(f"SELECT width, height FROM results WHERE {_IS}", key._asdict())
+        return (int(found[0][0] or 0), int(found[0][1] or 0)) if found else None
+
+    def digest(self, key: Key) -> str | None:
+        """Returns the hash of a result's frame, if one is here."""
+        found = self._run(f"SELECT sha256 FROM frames WHERE {_IS}", key._asdict())
+        return str(found[0][0]) if found else None
+
+    def add(self, kept: Kept, now_ns: int) -> None:
+        """Says that a frame is here; done twice it changes nothing."""
+        self._run(
+            "INSERT INTO frames (device, epoch, seq, sha256, size, received_at_ns) "
+            "VALUES (:device, :epoch, :seq, :sha256, :size, :now_ns) ON CONFLICT (device, epoch, seq) DO NOTHING",
+            {**kept.key._asdict(), "sha256": kept.sha256, "size": kept.size, "now_ns": now_ns},
+        )
+
+    def total(self) -> tuple[int, int]:
+        """Returns how many frames are here, and their bytes."""
+        count, size = self._run("SELECT count(*), coalesce(sum(size), 0) FROM frames", {})[0]
+        return int(count), int(size)
+
+    def heaviest(self) -> str | None:
+        """Returns the device whose frames take most room."""
+        text = "SELECT device FROM frames GROUP BY device ORDER BY sum(size) DESC, device LIMIT 1"
+        found = self._run(text, {})
+        return str(found[0][0]) if found else None
+
+    def heavier_than(self, limit: int) -> list[tuple[str, int]]:
+        """Returns the devices whose frames take more than so many bytes, and their bytes."""
+        text = "SELECT device, sum(size) FROM frames GROUP BY device HAVING sum(size) > :limit ORDER BY device"
+        return [(str(row[0]), int(row[1])) for row in self._run(text, {"limit": limit})]
+
+    def oldest(self, limit: int, *, device: str | None = None, before_ns: int | None = None) -> list[Kept]:
+        """Returns the frames that came first.
+
+        Args:
+            limit: At most so many.
+            device: Only of this one.
+            before_ns: Only what came before.
+        """
+        conditions = [("device = :device", device), ("received_at_ns < :before_ns", before_ns)]
+        where = " AND ".join(text for text, value in conditions if value is not None)
+        given = {"device": device, "before_ns": before_ns}
+        found = self._run(
+            f"SELECT device, epoch, seq, sha256, size FROM frames{' WHERE ' if where else ''}{where} "
+            "ORDER BY received_at_ns, device, seq LIMIT :limit",
+            {"limit": limit} | {name: value for name, value in given.items() if value is not None},
+        )
+        return [Kept(Key(row[0], row[1], int(row[2])), row[3], int(row[4])) for row in found]
+
+    def remove(self, keys: Iterable[Key]) -> None:
+        """Says that frames are no longer here."""
+        for key in keys:
+            self._run(f"DELETE FROM frames WHERE {_IS}", key._asdict())
+
+    def is_used(self, sha256: str) -> bool:
+        """Returns whether any result has this frame."""
+        return bool(self._run("SELECT 1 FROM frames WHERE sha256 = :sha256 LIMIT 1", {"sha256": sha256}))
+
+
+def open_rows(config: HubConfig, database: Database) -> Rows:
+    """Returns the rows where the results are.
+
+    Args:
+        config: The hub's.
+        database: The caller's own connection to ``hub.db``.
+
+    Raises:
+        DatabaseError: PostgreSQL's driver can't be used.
+    """
+    return Rows(*open_runner(config.results.url, database))
+
+
+def open_runner(url: str, database: Database) -> tuple[SqlRunner, Callable[[], None]]:
+    """Returns what runs statements where the results are, and what ends it.
+
+    Args:
+        url: Of PostgreSQL, where the results are there; empty for ``hub.db``.
+        database: The caller's own connection to ``hub.db``.
+
+    Raises:
+        DatabaseError: PostgreSQL's driver can't be used.
+    """
+    if url:
+        from lineside_hub.results.postgres import Statements
+
+        statements = Statements(url)
+        return statements, statements.close
+
+    def run(text: str, parameters: dict[str, Any]) -> Sequence[Sequence[Any]]:
+        if text.startswith("SELECT"):
+            with database.errors():
+                return database.connection.execute(text, parameters).fetchall()
+        with database.transaction() as connection:
+            connection.execute(text, parameters)
+        return []
+
+    return run, lambda: None

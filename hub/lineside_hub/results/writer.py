@@ -1,0 +1,389 @@
+"""Write results into the database exactly once; the answer is the watermark for the device.
+
+Invariants:
+
+- A row is keyed by ``(device, epoch, seq)``; a repeat changes nothing.
+- The acknowledgement is the highest ``seq`` up to which every row is there, and is sent after the commit.
+- A row that cannot be read is kept as it came (``quarantine``) and counts as received, because its device
+  would send it for ever and everything after it would wait. A message without readable rows changes nothing.
+
+`Sink` is what SQLite (`ResultsSink`) and PostgreSQL (`lineside_hub.results.postgres.PostgresSink`) share.
+"""
+
+from __future__ import annotations
+
+import abc
+import collections
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from lineside_hub.results.database import Database, TimelineEvent
+from lineside_link.messages import VERSION, ResultRow, Results, ResultsAck
+from lineside_link.result_table import RESULT_COLUMNS, UNKNOWN, UNSURE, as_kept, values_of
+from lineside_runtime.decoding import JsonDecoder, decode_json
+from lineside_runtime.errors import BadInputFormatError, DatabaseError
+
+_INSERT = (
+    f"INSERT INTO results ({', '.join(RESULT_COLUMNS)}) VALUES ({', '.join('?' for _ in RESULT_COLUMNS)}) "
+    "ON CONFLICT (device, epoch, seq) DO NOTHING"
+)
+
+_INT64 = 2**63
+
+Key = tuple[str, str]
+"""Device and epoch."""
+
+Values = tuple[Any, ...]
+"""One row of the table, in the order of `RESULT_COLUMNS`."""
+
+Bad = tuple[str, str, int, bytes, str, int]
+"""One row of ``quarantine``."""
+
+
+class _Row(ResultRow, frozen=True, kw_only=True, gc=False):
+    """A row that the collector of cycles needn't look at: thousands wait for a commit, and there are none in them."""
+
+
+class _Batch(msgspec.Struct, frozen=True):
+    """`lineside_link.messages.Results`, read at once; the usual case."""
+
+    epoch: str
+    rows: list[_Row]
+    v: int = VERSION
+    after: int = 0
+    through: int = -1
+
+
+class _Envelope(msgspec.Struct, frozen=True):
+    """`lineside_link.messages.Results` with its rows unread, so that one bad row spoils no other."""
+
+    epoch: str
+    rows: tuple[msgspec.Raw, ...]
+    v: int = VERSION
+    after: int = 0
+    through: int = -1
+
+
+class _Seq(msgspec.Struct, frozen=True):
+    seq: int
+
+
+_decode = JsonDecoder(_Batch).decode
+
+
+class ResultBatch(msgspec.Struct, frozen=True):
+    """A message of results, read.
+
+    Attributes:
+        device: Who sent it.
+        epoch: Of the device's database.
+        rows: What could be read.
+        unreadable: ``(seq, raw, reason)`` of what could not.
+        after: See `lineside_link.messages.Results`.
+        through: See `lineside_link.messages.Results`.
+        size: Of the message, in bytes.
+    """
+
+    device: str
+    epoch: str
+    rows: list[ResultRow]
+    unreadable: list[tuple[int, bytes, str]]
+    after: int = 0
+    through: int = -1
+    size: int = 0
+
+
+def read_batch(device: str, payload: bytes) -> ResultBatch:
+    """Reads a message of results, row by row.
+
+    Args:
+        device: Whose topic it came on.
+        payload: `lineside_link.messages.Results` as JSON.
+
+    Raises:
+        BadInputFormatError: It is no such message, or a row has not even a ``seq``.
+    """
+    try:
+        whole = _decode(payload)
+    except msgspec.DecodeError:
+        return _read_rows(device, payload)
+    _check_envelope(device, whole.v, whole.epoch)
+    if all(_in_range(row) for row in whole.rows):
+        return ResultBatch(device, whole.epoch, [as_kept(row) for row in whole.rows], [], *_span(whole), len(payload))
+    return _read_rows(device, payload)
+
+
+def _read_rows(device: str, payload: bytes) -> ResultBatch:
+    try:
+        envelope = decode_json(payload, type=_Envelope)
+    except msgspec.DecodeError as error:
+        raise BadInputFormatError(f"{Results.__name__} message of {device}: {error}", action="") from error
+    _check_envelope(device, envelope.v, envelope.epoch)
+    batch = ResultBatch(device, envelope.epoch, [], [], *_span(envelope), len(payload))
+    for raw in envelope.rows:
+        _read_row(batch, bytes(raw))
+    return batch
+
+
+def _plain(content: tuple[object, ...]) -> tuple[object, ...]:
+    """What a hub of before would have kept: it read an unsure part as a reject, and an unknown one as a fault."""
+    before = {UNSURE: "reject", UNKNOWN: "fault"}
+    return (before.get(str(content[2]), content[2]), *content[:2])
+
+
+def _span(message: _Batch | _Envelope) -> tuple[int, int]:
+    """What the device says about gaps; nonsense says nothing."""
+    return (message.after, message.through) if 0 <= message.after <= message.through < _INT64 else (0, -1)
+
+
+def _check_envelope(device: str, version: int, epoch: str) -> None:
+    if abs(version - VERSION) > 1 or not 0 < len(epoch) <= 64:
+        raise BadInputFormatError(f"results of {device}: version {version}, epoch {epoch!r}", action="")
+
+
+def _read_row(batch: ResultBatch, raw: bytes) -> None:
+    try:
+        row = decode_json(raw, type=ResultRow)
+        _check_integers(row)
+        batch.rows.append(as_kept(row))
+    except (msgspec.DecodeError, BadInputFormatError) as error:
+        batch.unreadable.append((_seq_of(batch.device, raw), raw, str(error)))
+
+
+def _in_range(row: ResultRow) -> bool:
+    return (
+        1 <= row.seq < _INT64
+        and -_INT64 <= row.sequence < _INT64
+        and -_INT64 <= row.captured_at_ns < _INT64
+        and -_INT64 <= row.width < _INT64
+        and -_INT64 <= row.height < _INT64
+    )
+
+
+def _check_integers(row: ResultRow) -> None:
+    if not _in_range(row):
+        raise BadInputFormatError("an integer is out of range", expected="64 bits, and seq from 1", action="")
+
+
+def _seq_of(device: str, raw: bytes) -> int:
+    try:
+        seq = decode_json(raw, type=_Seq).seq
+    except msgspec.DecodeError as error:
+        raise BadInputFormatError(f"results of {device}: a row without seq: {error}", action="") from error
+    if not 1 <= seq < 2**63:
+        raise BadInputFormatError(f"results of {device}: seq out of range", actual=seq, action="")
+    return seq
+
+
+class _Mark:
+    """How far a device's database has come.
+
+    Attributes:
+        seq: Everything up to here is there.
+        highest: The highest row that is there; above ``seq`` there is a gap before it.
+    """
+
+    __slots__ = ("highest", "seq")
+
+    def __init__(self, seq: int, highest: int) -> None:
+        self.seq = seq
+        self.highest = highest
+
+
+class Sink(abc.ABC):
+    """Writes batches and says what devices may forget.
+
+    Attributes:
+        repeats: Rows that were there already.
+        conflicts: Repeats that say something else than what is there.
+        new_bytes: Bytes of each device's messages in the last write that brought something new.
+    """
+
+    def __init__(self) -> None:
+        self.repeats = 0
+        self.conflicts = 0
+        self.new_bytes: collections.Counter[str] = collections.Counter()
+        self._marks: dict[Key, _Mark] = {}
+
+    def forget(self) -> None:
+        """Forgets what was read ahead: a transaction was undone."""
+        self._marks.clear()
+
+    def _store(self, batches: Sequence[ResultBatch], now_ns: int) -> tuple[dict[str, ResultsAck], list[TimelineEvent]]:
+        """Inserts what is new and moves the watermarks; inside a transaction."""
+        events: list[TimelineEvent] = []
+        self.new_bytes.clear()
+        self._insert([batch for batch in batches if batch.rows], now_ns, events)
+        for batch in batches:
+            if batch.unreadable:
+                self._set_aside([(batch.device, batch.epoch, *bad, now_ns) for bad in batch.unreadable], events)
+        moved: dict[Key, int] = {}
+        acks: dict[str, ResultsAck] = {}
+        for batch in batches:
+            seq = self._advance(batch, moved, events, now_ns)
+            acks[batch.device] = ResultsAck(epoch=batch.epoch, seq=seq)
+        if moved:
+            self._keep_marks([(*key, seq, now_ns) for key, seq in moved.items()])
+        return acks, events
+
+    def _advance(self, batch: ResultBatch, moved: dict[Key, int], events: list[TimelineEvent], now_ns: int) -> int:
+        key = (batch.device, batch.epoch)
+        known = self._marks.get(key)
+        if known is None:
+            seq, highest = self._load_mark(key)
+            known = self._marks[key] = _Mark(seq or 0, highest)
+            if seq is None:
+                moved[key] = 0
+        came = {row.seq for row in batch.rows} | {bad[0] for bad in batch.unreadable}
+        if came and max(came) > known.seq:
+            self.new_bytes[batch.device] += batch.size
+        known.highest = max(known.highest, *came) if came else known.highest
+        seq = known.seq
+        while seq + 1 in came:
+            seq += 1
+        if seq < batch.through and batch.after <= known.seq:
+            # The device has no more than this: a backup of the hub was older than what it had confirmed.
+            detail = f"epoch {batch.epoch}: rows between {seq + 1} and {batch.through} are gone at the device"
+            events.append(TimelineEvent(at_ns=now_ns, device=batch.device, kind="forgotten", detail=detail))
+            seq = batch.through
+            known.highest = max(known.highest, seq)
+        if seq < known.highest:
+            seq = _contiguous(self._above(key, seq), seq)
+        if seq != known.seq:
+            known.seq = moved[key] = seq
+        return seq
+
+    def _compare(
+        self,
+        batch: ResultBatch,
+        there: Iterable[tuple[int, tuple[object, ...]]],
+        now_ns: int,
+        events: list[TimelineEvent],
+    ) -> None:
+        """A repeat with another content is a second database under the same epoch: kept out, and said.
+
+        Args:
+            batch: What came.
+            there: What the table holds of these rows: ``seq``, and ``(part_id, captured_at_ns, verdict)``.
+            now_ns: Unix time.
+            events: Where to say it.
+        """
+        known = dict(there)
+        for row in batch.rows:
+            content = known.get(row.seq)
+            if content is not None and _plain(content) != _plain((row.part_id, row.captured_at_ns, row.verdict)):
+                self.conflicts += 1
+                detail = f"epoch {batch.epoch} seq {row.seq}: {content[0]} is there, {row.part_id} came and is dropped"
+                events.append(
+                    TimelineEvent(
+                        at_ns=now_ns, device=batch.device, kind="conflict", code=DatabaseError.code, detail=detail
+                    )
+                )
+
+    @abc.abstractmethod
+    def write(self, batches: Sequence[ResultBatch]) -> tuple[dict[str, ResultsAck], list[TimelineEvent]]:
+        """Writes batches.
+
+        Returns:
+            What to tell each device once everything is committed, and what to add to the timeline.
+
+        Raises:
+            StoreError: Nothing was written.
+        """
+
+    @abc.abstractmethod
+    def _insert(self, batches: list[ResultBatch], now_ns: int, events: list[TimelineEvent]) -> None:
+        """Inserts the rows that are not there."""
+
+    @abc.abstractmethod
+    def _set_aside(self, rows: list[Bad], events: list[TimelineEvent]) -> None:
+        """Puts the rows into quarantine whose seq is not there."""
+
+    @abc.abstractmethod
+    def _load_mark(self, key: Key) -> tuple[int | None, int]:
+        """Returns the watermark, if there is one, and the highest row."""
+
+    @abc.abstractmethod
+    def _above(self, key: Key, seq: int) -> Iterator[int]:
+        """Yields the rows above ``seq`` that are there, rising."""
+
+    @abc.abstractmethod
+    def _keep_marks(self, marks: list[tuple[str, str, int, int]]) -> None:
+        """Writes watermarks: device, epoch, seq, time."""
+
+
+def quarantined(bad: Bad) -> TimelineEvent:
+    """Returns the event that says that a row could not be read."""
+    device, epoch, seq, _, reason, now_ns = bad
+    detail = f"epoch {epoch} seq {seq} is kept in quarantine: {reason}"
+    return TimelineEvent(at_ns=now_ns, device=device, kind="malformed", code=BadInputFormatError.code, detail=detail)
+
+
+class ResultsSink(Sink):
+    """Writes into the hub's own SQLite, inside the caller's transaction."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__()
+        self._connection: sqlite3.Connection = database.connection
+
+    def write(self, batches: Sequence[ResultBatch]) -> tuple[dict[str, ResultsAck], list[TimelineEvent]]:
+        """As `Sink.write`; to be committed by the caller."""
+        return self._store(batches, time.time_ns())
+
+    def _insert(self, batches: list[ResultBatch], now_ns: int, events: list[TimelineEvent]) -> None:
+        for batch in batches:
+            values = (values_of(batch.device, batch.epoch, row, now_ns) for row in batch.rows)
+            new = self._connection.executemany(_INSERT, values).rowcount
+            if new < len(batch.rows):
+                self.repeats += len(batch.rows) - new
+                self._compare(batch, self._there(batch), now_ns, events)
+
+    def _there(self, batch: ResultBatch) -> Iterator[tuple[int, tuple[object, ...]]]:
+        for seq in {row.seq for row in batch.rows}:
+            content = self._connection.execute(
+                "SELECT part_id, captured_at_ns, verdict FROM results WHERE device = ? AND epoch = ? AND seq = ?",
+                (batch.device, batch.epoch, seq),
+            ).fetchone()
+            yield seq, tuple(content)
+
+    def _set_aside(self, rows: list[Bad], events: list[TimelineEvent]) -> None:
+        for bad in rows:
+            if self._connection.execute(
+                "SELECT 1 FROM results WHERE device = ? AND epoch = ? AND seq = ?", bad[:3]
+            ).fetchone():
+                continue
+            if self._connection.execute("INSERT OR IGNORE INTO quarantine VALUES (?, ?, ?, ?, ?, ?)", bad).rowcount:
+                events.append(quarantined(bad))
+
+    def _load_mark(self, key: Key) -> tuple[int | None, int]:
+        execute = self._connection.execute
+        found = execute("SELECT seq FROM watermarks WHERE device = ? AND epoch = ?", key).fetchone()
+        highest = max(
+            execute(f"SELECT coalesce(max(seq), 0) FROM {table} WHERE device = ? AND epoch = ?", key).fetchone()[0]
+            for table in ("results", "quarantine")
+        )
+        return (found["seq"] if found else None), highest
+
+    def _above(self, key: Key, seq: int) -> Iterator[int]:
+        found = self._connection.execute(
+            "SELECT seq FROM results WHERE device = ?1 AND epoch = ?2 AND seq > ?3 "
+            "UNION SELECT seq FROM quarantine WHERE device = ?1 AND epoch = ?2 AND seq > ?3 ORDER BY seq",
+            (*key, seq),
+        )
+        return (row[0] for row in found)
+
+    def _keep_marks(self, marks: list[tuple[str, str, int, int]]) -> None:
+        self._connection.executemany("INSERT OR REPLACE INTO watermarks VALUES (?, ?, ?, ?)", marks)
+
+
+def _contiguous(above: Iterator[int], start: int) -> int:
+    seq = start
+    for found in above:
+        if found != seq + 1:
+            break
+        seq += 1
+    return seq

@@ -1,0 +1,1 @@
+"""Rollouts of bundles, configurations and agents to groups of devices."""

@@ -1,0 +1,402 @@
+"""The rollout state machine. Pure; `runner` does its I/O.
+
+A `Rollout` is one frozen value; `step` takes it and an event and returns the next value and the actions that belong
+to it. The rim commits value and actions in one transaction, so that a kill at any point leaves both or neither,
+and hands over what the devices say as one picture of the whole group: the machine needs no event that it saw before.
+
+::
+
+    running ◄──► paused
+       │            │
+       ├────────────┴──► rolled_back | aborted | superseded
+       └──► completed
+
+A rollout goes through its stages one by one (a canary, then shares of the group); what follows the last of them is the
+wish of the whole group. It doesn't care what is rolled out: a bundle, a configuration or an agent.
+
+Invariants, each held by a test:
+
+1. Before the group's own turn no more devices are reached than the stage allows; only devices that have gone
+   offline before they answered come on top.
+2. A stage ends only after every device of it that can be reached has answered, one of them at least runs what is
+   wanted, and that has stayed so for ``healthy_for_s``.
+3. A device that is offline, slow, or failed under a load that was shed never counts as a failure.
+4. A failure share above ``max_failed`` rolls back at once, also while paused, and so does a stage, or a group, in
+   which all fail.
+5. While paused no device is given anything, and no stage ends.
+6. A rollout that has ended never acts again.
+7. The same picture again at the same time changes nothing.
+8. The group's wish changes only at the group's own turn and on the way back, and before a device's own is withdrawn:
+   no device stands without a wish, or with the old one, in between.
+9. When a rollout ends, no device keeps a wish of it; the same holds for a device that has left the group.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from lineside_link.messages import BundleRef
+from lineside_runtime.serving.backoff import Backoff
+
+State = Literal["running", "paused", "completed", "rolled_back", "aborted", "superseded"]
+UNFINISHED: tuple[State, ...] = ("running", "paused")
+
+Kind = str
+"""What is rolled out: the name of a field of `lineside_link.messages.Desired`, such as ``bundle``."""
+
+Verdict = Literal["pending", "healthy", "failed", "shed"]
+
+AGAIN_MIN_S, AGAIN_MAX_S = 15.0, 600.0
+"""Pauses before a device whose attempt was shed is asked again."""
+
+NAMED_MAX = 3
+"""Failed devices whose errors stand in the reason of a rollout."""
+
+
+class RolloutStage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which devices come next: those of these names, or so many, or such a share of the group.
+
+    Attributes:
+        names: Of devices.
+        count: How many.
+        share: Of the group, above 0 and below 1.
+    """
+
+    names: tuple[str, ...] = ()
+    count: int = 0
+    share: float = 0.0
+
+    def quota(self, members: int) -> int:
+        """Returns how many devices have it at the end of the stage.
+
+        Args:
+            members: Size of the group.
+        """
+        return len(self.names) or self.count or math.ceil(self.share * members)
+
+
+class RolloutPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How to go about it.
+
+    Attributes:
+        stages: Before the whole group; none: the whole group at once.
+        max_failed: Share of failures that is tolerated; at 1 the hub goes back only if all devices fail.
+        healthy_for_s: How long a stage must be well before the next begins.
+    """
+
+    stages: tuple[RolloutStage, ...] = ()
+    max_failed: float = 0.1
+    healthy_for_s: float = 60.0
+
+
+class Again(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A device whose attempt was shed.
+
+    Attributes:
+        tries: How often it was asked again.
+        at_s: When it was last asked.
+    """
+
+    tries: int
+    at_s: float
+
+
+class Rollout(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where a rollout stands.
+
+    Attributes:
+        id: Names it; stands in each wish of it.
+        group: Of devices.
+        kind: What is rolled out.
+        target: To what.
+        before: What the group had; ``None`` for nothing.
+        plan: How.
+        created_at_s: Unix time.
+        state: See the module.
+        stage: Index of the stage; that after the last is the group's.
+        wished: Devices that were given a wish of their own, in order.
+        again: Devices whose attempt was shed, and that were asked again.
+        settled_at_s: Since when the stage is well; ``None`` while it isn't.
+        reason: Why it ended or waits, for people.
+    """
+
+    id: str
+    group: str
+    kind: Kind
+    target: BundleRef
+    before: BundleRef | None = None
+    plan: RolloutPlan = RolloutPlan()
+    created_at_s: float = 0.0
+    state: State = "running"
+    stage: int = -1
+    wished: tuple[str, ...] = ()
+    again: dict[str, Again] = {}
+    settled_at_s: float | None = None
+    reason: str = ""
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether it may still act."""
+        return self.state in UNFINISHED
+
+    @property
+    def grouped(self) -> bool:
+        """Whether the whole group has the wish."""
+        return self.stage >= len(self.plan.stages)
+
+
+class GroupView(NamedTuple):
+    """What the hub knows of one member of the group.
+
+    Attributes:
+        name: Of the device.
+        up: Whether it is connected.
+        verdict: Its answer to the newest wish of this rollout: ``pending`` until there is one; ``shed`` where it
+            failed for want of something that was busy or away.
+        error: Code and message of its failure, for people.
+    """
+
+    name: str
+    up: bool
+    verdict: Verdict = "pending"
+    error: str = ""
+
+
+class RolloutStarted(NamedTuple):
+    """The rollout begins."""
+
+    now_s: float
+    devices: tuple[GroupView, ...]
+
+
+class Observed(NamedTuple):
+    """A picture of the whole group, without devices that somebody has given a wish of their own."""
+
+    now_s: float
+    devices: tuple[GroupView, ...]
+
+
+class Ordered(NamedTuple):
+    """A person, or a newer push, says what to do."""
+
+    order: Literal["pause", "resume", "abort", "supersede"]
+
+
+Event = RolloutStarted | Observed | Ordered
+
+
+class WishDevice(NamedTuple):
+    """Give the device the target, under a new generation."""
+
+    device: str
+
+
+class WishGroup(NamedTuple):
+    """Give the group the target, under a new generation."""
+
+
+class GroupBack(NamedTuple):
+    """Give the group what it had before, under a new generation."""
+
+
+class Withdraw(NamedTuple):
+    """Let the device follow its group again."""
+
+    device: str
+
+
+Action = WishDevice | WishGroup | GroupBack | Withdraw
+Step = tuple[Rollout, tuple[Action, ...]]
+
+
+class Count(NamedTuple):
+    """The devices that have the wish, by their answers.
+
+    Attributes:
+        healthy: Run it.
+        failed: Refused it, or went back.
+        pending: Are up and at it.
+        offline: Are away and have not answered.
+        shed: Will be asked again.
+    """
+
+    healthy: int
+    failed: int
+    pending: int
+    offline: int
+    shed: int
+
+    @property
+    def share(self) -> float:
+        """Share of failures among the devices that answered or can be reached."""
+        reached = self.healthy + self.failed + self.pending + self.shed
+        return self.failed / reached if reached else 0.0
+
+
+def step(rollout: Rollout, event: Event) -> Step:
+    """Returns the next value and what belongs to it, in order.
+
+    Args:
+        rollout: Where it stands.
+        event: What happened.
+    """
+    if not rollout.unfinished:
+        return rollout, ()
+    if isinstance(event, Ordered):
+        return _ordered(rollout, event)
+    if isinstance(event, RolloutStarted):
+        return (
+            _enter(rollout, 0, {device.name: device for device in event.devices})
+            if rollout.stage < 0
+            else (rollout, ())
+        )
+    return _observed(rollout, event.now_s, {device.name: device for device in event.devices})
+
+
+def count(rollout: Rollout, devices: Iterable[GroupView]) -> Count:
+    """Counts the devices that have the wish.
+
+    Args:
+        rollout: Says which.
+        devices: The members of the group.
+    """
+    reached = [device for device in devices if rollout.grouped or device.name in rollout.wished]
+    answers = [device.verdict for device in reached if device.up or device.verdict in ("healthy", "failed")]
+    offline = len(reached) - len(answers)
+    healthy, failed, pending, shed = (answers.count(kind) for kind in ("healthy", "failed", "pending", "shed"))
+    return Count(healthy, failed, pending, offline, shed)
+
+
+def _ordered(rollout: Rollout, event: Ordered) -> Step:
+    if event.order == "pause":
+        return msgspec.structs.replace(rollout, state="paused", settled_at_s=None), ()
+    if event.order == "resume":
+        return msgspec.structs.replace(rollout, state="running"), ()
+    if event.order == "abort":
+        return _go_back(rollout, "aborted", "a person aborted it")
+    # The newer push gives the group or its canary the next wish; this one only lets go.
+    return _finish(rollout, "superseded", "a newer push took its place")
+
+
+def _observed(rollout: Rollout, now_s: float, devices: Mapping[str, GroupView]) -> Step:
+    rollout, let_go = _without_leavers(rollout, devices)
+    found = count(rollout, devices.values())
+    if (reason := _failure(rollout, found)) is not None:
+        ended, actions = _go_back(rollout, "rolled_back", f"{reason}{_failed_devices(rollout, devices)}")
+        return ended, (*let_go, *actions)
+    if rollout.state == "paused":
+        return rollout, let_go
+    rollout, asked = _ask_again(rollout, now_s, devices)
+    rollout, more = _fill(rollout, devices)
+    well = not more and not found.pending and not found.shed and _any_well(rollout, devices)
+    ended, then = _settle(rollout, well, now_s, devices)
+    return ended, (*let_go, *asked, *more, *then)
+
+
+def _failure(rollout: Rollout, found: Count) -> str | None:
+    reached = found.healthy + found.failed + found.pending + found.shed
+    if found.share > rollout.plan.max_failed or 0 < found.failed == reached:
+        return f"{found.failed} of {reached} devices failed"
+    return None
+
+
+def _failed_devices(rollout: Rollout, devices: Mapping[str, GroupView]) -> str:
+    """Returns the first devices that failed with their errors, to stand behind a count."""
+    failed = [
+        f"{device.name}: {device.error}" if device.error else device.name
+        for device in devices.values()
+        if device.verdict == "failed" and (rollout.grouped or device.name in rollout.wished)
+    ]
+    more = [f"and {len(failed) - NAMED_MAX} more"] if len(failed) > NAMED_MAX else []
+    return f": {'; '.join(failed[:NAMED_MAX] + more)}" if failed else ""
+
+
+def _any_well(rollout: Rollout, devices: Mapping[str, GroupView]) -> bool:
+    """A device that went away after it had answered proves nothing; at the end a borne failure is an answer too."""
+    good: tuple[Verdict, ...] = ("healthy", "failed") if rollout.grouped else ("healthy",)
+    reached = devices if rollout.grouped else rollout.wished
+    return any(devices[name].up and devices[name].verdict in good for name in reached if name in devices)
+
+
+def _settle(rollout: Rollout, well: bool, now_s: float, devices: Mapping[str, GroupView]) -> Step:
+    since = rollout.settled_at_s
+    if not well:
+        return (msgspec.structs.replace(rollout, settled_at_s=None), ()) if since is not None else (rollout, ())
+    if since is None or since > now_s:  # the latter: the clock was set back
+        rollout = msgspec.structs.replace(rollout, settled_at_s=now_s)
+        since = now_s
+    if now_s - since < rollout.plan.healthy_for_s:
+        return rollout, ()
+    if rollout.grouped:
+        failed = _failed_devices(rollout, devices)
+        found = count(rollout, devices.values())
+        answered = found.healthy + found.failed
+        return _finish(rollout, "completed", f"{found.failed} of {answered} devices failed{failed}" if failed else "")
+    return _enter(rollout, rollout.stage + 1, devices)
+
+
+def _enter(rollout: Rollout, stage: int, devices: Mapping[str, GroupView]) -> Step:
+    entered = msgspec.structs.replace(rollout, stage=stage, settled_at_s=None)
+    if not entered.grouped:
+        return _fill(entered, devices)
+    let_go = tuple(Withdraw(device) for device in entered.wished)
+    return msgspec.structs.replace(entered, wished=(), again={}), (WishGroup(), *let_go)
+
+
+def _fill(rollout: Rollout, devices: Mapping[str, GroupView]) -> Step:
+    """Gives the wish to as many devices as the stage allows; who went offline unanswered makes room."""
+    if rollout.grouped:
+        return rollout, ()
+    stage = rollout.plan.stages[rollout.stage]
+    if stage.names:
+        chosen = [name for name in stage.names if name not in rollout.wished and name in devices]
+    else:
+        kept = [devices[name] for name in rollout.wished]
+        reached = sum(device.up or device.verdict in ("healthy", "failed") for device in kept)
+        free = [device.name for device in devices.values() if device.up and device.name not in rollout.wished]
+        chosen = sorted(free)[: max(0, stage.quota(len(devices)) - reached)]
+    if not chosen:
+        return rollout, ()
+    filled = msgspec.structs.replace(rollout, wished=(*rollout.wished, *chosen), settled_at_s=None)
+    return filled, tuple(WishDevice(name) for name in chosen)
+
+
+def _ask_again(rollout: Rollout, now_s: float, devices: Mapping[str, GroupView]) -> Step:
+    """An attempt that was shed is no failure: the device is asked again, after growing pauses."""
+    again = dict(rollout.again)
+    actions: list[Action] = []
+    for device in devices.values():
+        known = again.get(device.name)
+        if device.verdict == "shed" and (rollout.grouped or device.name in rollout.wished):
+            if known is None or not 0 <= now_s - known.at_s < Backoff(AGAIN_MIN_S, AGAIN_MAX_S).after(known.tries):
+                again[device.name] = Again(tries=known.tries + 1 if known else 1, at_s=now_s)
+                actions.append(WishDevice(device.name))
+        elif device.verdict in ("healthy", "failed") and known is not None:
+            del again[device.name]
+            if rollout.grouped:
+                actions.append(Withdraw(device.name))
+    return (msgspec.structs.replace(rollout, again=again), tuple(actions)) if again != rollout.again else (rollout, ())
+
+
+def _without_leavers(rollout: Rollout, devices: Mapping[str, GroupView]) -> Step:
+    left = [name for name in dict.fromkeys((*rollout.wished, *rollout.again)) if name not in devices]
+    if not left:
+        return rollout, ()
+    kept = tuple(name for name in rollout.wished if name in devices)
+    again = {name: value for name, value in rollout.again.items() if name in devices}
+    return msgspec.structs.replace(rollout, wished=kept, again=again), tuple(Withdraw(name) for name in left)
+
+
+def _go_back(rollout: Rollout, state: State, reason: str) -> Step:
+    ended, let_go = _finish(rollout, state, reason)
+    return ended, ((GroupBack(), *let_go) if rollout.grouped else let_go)
+
+
+def _finish(rollout: Rollout, state: State, reason: str) -> Step:
+    let_go = tuple(Withdraw(name) for name in dict.fromkeys((*rollout.wished, *rollout.again)))
+    ended = msgspec.structs.replace(rollout, state=state, wished=(), again={}, settled_at_s=None, reason=reason)
+    return ended, let_go

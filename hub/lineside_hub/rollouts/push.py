@@ -1,0 +1,266 @@
+"""Sign an artifact for a group and begin its rollout, whether or not the hub runs.
+
+The process notices the new rows in the database and publishes them; if it doesn't run, it does so when it starts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict
+
+import msgspec
+
+from lineside_agent.deployment.self_update.payload import open_payload
+from lineside_hub.repository.repository import Repository
+from lineside_hub.results.database import Database, TimelineEvent
+from lineside_hub.rollouts.first_agent import base_agent
+from lineside_hub.rollouts.machine import Kind, RolloutPlan
+from lineside_hub.rollouts.runner import CONFIG, Rollouts, as_target, members, plan_for
+from lineside_link.messages import BundleRef, ConfigRef, Desired
+from lineside_link.topics import check_name
+from lineside_runtime.bundle import open_bundle
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # typing's own from 3.11 on, which is where this runs
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PushResult:
+    """What a push made.
+
+    Attributes:
+        ref: The signed bundle.
+        gen: Generation of the wish, or of the rollout's beginning.
+        epoch: The hub's epoch.
+        rollout: Identifies the rollout; empty for a single device.
+        devices: Which devices were given the wish before the group; empty where the whole group has it.
+    """
+
+    ref: BundleRef
+    gen: int
+    epoch: int
+    rollout: str = ""
+    devices: tuple[str, ...] = ()
+
+
+class PlanOptions(TypedDict, total=False):
+    """How a rollout is to go about it; what is left out suits the size of the group.
+
+    Attributes:
+        canary: How many devices come first, or which; one if the group has several devices and no phases are given.
+        phases: Shares of the group that come after that, rising to 1.
+        max_failed: Share of failures above which the group goes back; 0.1, and 1 for a group of one. It always goes
+            back where all devices fail.
+        healthy_for_s: How long a stage must be well before the next begins; 60.
+    """
+
+    canary: int | tuple[str, ...] | None
+    phases: Sequence[float]
+    max_failed: float | None
+    healthy_for_s: float | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ConfigPushed:
+    """What the push of a configuration made.
+
+    Attributes:
+        ref: The signed configuration.
+        gen: Generation of the wish, or of the rollout's beginning.
+        epoch: The hub's epoch.
+        rollout: Identifies the rollout.
+        devices: Which devices were given the wish before the group; empty where the whole group has it.
+    """
+
+    ref: ConfigRef
+    gen: int
+    epoch: int
+    rollout: str
+    devices: tuple[str, ...] = ()
+
+
+def push(
+    folder: Path | str,
+    bundle_path: Path | str,
+    *,
+    group: str,
+    passphrase: str | None = None,
+    override: str = "",
+    **plan: Unpack[PlanOptions],
+) -> PushResult:
+    """Verifies, signs and publishes a bundle, and begins to roll it out to a group.
+
+    Args:
+        folder: The hub's folder.
+        bundle_path: A bundle's folder.
+        group: A group of the repository.
+        passphrase: Opens the group's key, if it was made with one.
+        override: Which gate the caller lets the bundle pass, for the timeline; empty for none.
+        plan: See `PlanOptions`.
+
+    Raises:
+        InputNotFoundError: No repository, bundle or key there.
+        BundleFormatError: Not a bundle.
+        BundleIntegrityError: The bundle is damaged.
+        RolloutError: No such group or canary, the same name and version is published with another content, or a
+            figure of the plan is out of range.
+        SignatureError: The passphrase does not open the group's key.
+    """
+    repository = Repository.open(folder, passphrase=passphrase)
+    with closing(Database.open(Path(folder))) as database:
+        made = plan_for(len(members(database, group)), **plan)
+        # publish reads and compares every file; once is enough.
+        ref = repository.publish(open_bundle(bundle_path, verify=False), group)
+        if override:
+            event = TimelineEvent(
+                at_ns=time.time_ns(), device="", kind="override", bundle=ref.identity, detail=override
+            )
+            with database.transaction():
+                database.add_event(event)
+        return _roll_out(database, ref, group, made)
+
+
+def push_agent(
+    folder: Path | str,
+    payload_path: Path | str,
+    *,
+    group: str,
+    passphrase: str | None = None,
+    before: Path | str | None = None,
+    **plan: Unpack[PlanOptions],
+) -> PushResult:
+    """As `push`, for the agent itself: an agent's payload, which ``lineside agent pack`` made.
+
+    The first agent that a hub pushes takes the place of one that was put on the boards by hand. So that the group can
+    go back to that, it is signed too, and becomes what the group should run until its turn comes: given as ``before``,
+    or found among what is published, where all devices report the same.
+
+    Args:
+        folder: The hub's folder.
+        payload_path: The payload's folder.
+        group: A group of the repository.
+        passphrase: As for `push`.
+        before: The payload that the devices run now.
+        plan: See `PlanOptions`.
+
+    Raises:
+        InputNotFoundError: No repository, payload or key there.
+        BundleFormatError: Not a payload.
+        BundleIntegrityError: The payload is damaged.
+        RolloutError: As for `push`, or a device runs another agent than ``before``.
+        SignatureError: As for `push`.
+    """
+    repository = Repository.open(folder, passphrase=passphrase)
+    with closing(Database.open(Path(folder))) as database:
+        made = plan_for(len(members(database, group)), **plan)
+        first = base_agent(repository, database, group, open_payload(before) if before is not None else None)
+        ref = repository.publish_agent(open_payload(payload_path), group)
+        if first is not None:
+            _set_base(database, group, first, "agent")
+        return _roll_out(database, ref, group, made, kind="agent")
+
+
+def push_config(
+    folder: Path | str,
+    data: bytes,
+    *,
+    group: str,
+    passphrase: str | None = None,
+    **plan: Unpack[PlanOptions],
+) -> ConfigPushed:
+    """Checks, signs and publishes a configuration, and begins to roll it out to a group.
+
+    A group that had none is given an empty one first, signed by the same key: ``agent.toml`` alone, to which it can go
+    back.
+
+    Args:
+        folder: The hub's folder.
+        data: TOML: the part of ``agent.toml`` that a hub may set.
+        group: A group of the repository.
+        passphrase: Opens the group's key, if it was made with one.
+        plan: See `PlanOptions`.
+
+    Raises:
+        InputNotFoundError: No repository or key there.
+        ConfigError: It breaks the agent's schema; the message names the path.
+        RolloutError: As for `push`.
+        SignatureError: The passphrase does not open the group's key.
+    """
+    repository = Repository.open(folder, passphrase=passphrase)
+    with closing(Database.open(Path(folder))) as database:
+        made = plan_for(len(members(database, group)), **plan)
+        reference = repository.publish_config(data, group)
+        known = database.wish(f"g/{group}")
+        if known is None or known.config is None:
+            _set_base(database, group, repository.publish_config(b"", group), CONFIG)
+        begun = _roll_out(database, as_target(reference), group, made, kind=CONFIG)
+        return ConfigPushed(reference, begun.gen, begun.epoch, begun.rollout, begun.devices)
+
+
+def _set_base(database: Database, group: str, base: BundleRef | ConfigRef, kind: Kind) -> None:
+    """Says what the group has without having been asked for it, so that whoever leaves a canary finds it."""
+    with database.transaction():
+        known = database.wish(f"g/{group}") or Desired(epoch=0, gen=0)
+        wish = msgspec.structs.replace(known, **{kind: base})
+        database.add_wish(f"g/{group}", wish, rollout=known.rollout, part=kind)
+
+
+def set_desired(folder: Path | str, ref: BundleRef, *, device: str | None = None) -> PushResult:
+    """Makes an already published bundle the wish of its group, or of one device; so one goes back.
+
+    Args:
+        folder: The hub's folder.
+        ref: From `Repository.find` or an earlier push.
+        device: One device instead of the whole group; `release` lets it follow its group again.
+
+    Raises:
+        RolloutError: There is no such group.
+        TargetNotFoundError: It is not published, or not with this content.
+    """
+    group = ref.target.split("/")[0]
+    published = Repository.open(folder).find(group, name=ref.name, version=ref.version, sha256=ref.sha256)
+    database = Database.open(Path(folder))
+    try:
+        if device is None:
+            return _roll_out(database, published, group, RolloutPlan(max_failed=1.0))
+        desired = database.set_desired(f"d/{check_name(device, 'device')}", published)
+        return PushResult(published, desired.gen, desired.epoch)
+    finally:
+        database.close()
+
+
+def release(folder: Path | str, device: str) -> bool:
+    """Lets a device that was given a wish of its own follow its group again.
+
+    Args:
+        folder: The hub's folder.
+        device: Its name.
+
+    Returns:
+        Whether it had one.
+    """
+    database = Database.open(Path(folder))
+    try:
+        with database.transaction():
+            own = database.wish(f"d/{device}")
+            if own is None or own.withdrawn:
+                return False
+            database.add_wish(f"d/{device}", msgspec.structs.replace(own, withdrawn=True), rollout=own.rollout)
+            return True
+    finally:
+        database.close()
+
+
+def _roll_out(
+    database: Database, ref: BundleRef, group: str, plan: RolloutPlan, *, kind: Kind = "bundle"
+) -> PushResult:
+    rollouts = Rollouts(database)
+    begun = rollouts.start(group, target=ref, plan=plan, kind=kind)
+    scopes = [f"d/{name}" for name in begun.wished] or [f"g/{group}"]
+    wishes: list[Desired] = [wish for scope in scopes if (wish := database.wish(scope)) is not None]
+    gen = wishes[0].gen if wishes and wishes[0].rollout == begun.id else 0
+    return PushResult(ref, gen, database.epoch, begun.id, begun.wished)

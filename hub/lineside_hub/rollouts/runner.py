@@ -1,0 +1,368 @@
+"""The I/O of rollouts: reads reported states from the database, publishes desired states.
+
+A step's value and its wishes are one transaction, so a kill of the hub at any point leaves both or neither. The hub's
+process publishes whatever wishes stand in the database; nothing here touches the link.
+
+What counts as a device's answer: its newest report, if that answers a generation at least as high as the wish that
+counts for the device. An attempt that failed for want of the hub, the broker or a busy engine (`SHED`) was shed.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+from lineside_hub.results.database import Database, TimelineEvent
+from lineside_hub.rollouts import machine as machine
+from lineside_hub.rollouts.machine import GroupView, Kind, Ordered, Rollout, RolloutPlan, RolloutStage, Verdict
+from lineside_link.messages import (
+    PARTS,
+    AgentReport,
+    BundleRef,
+    ConfigRef,
+    ConfigReport,
+    Desired,
+    Problem,
+    Reported,
+    decode,
+)
+from lineside_runtime.decoding import JsonDecoder
+from lineside_runtime.errors import (
+    BrokerError,
+    DeviceBusyError,
+    FetchError,
+    OverloadedError,
+    RolloutError,
+)
+
+_log = logging.getLogger("lineside.hub.rollout")
+
+SHED = frozenset(kind.code for kind in (DeviceBusyError, OverloadedError, BrokerError, FetchError))
+"""Codes of attempts that failed for want of something that was busy or away, not of the bundle or the device."""
+
+_ROLLOUT = JsonDecoder(Rollout)
+
+KINDS: tuple[Kind, ...] = PARTS
+"""Fields of `Desired` that can be rolled out."""
+
+CONFIG: Kind = "config"
+
+
+def as_target(ref: BundleRef | ConfigRef) -> BundleRef:
+    """Returns what a rollout calls its target: a configuration goes by the begin of its hash."""
+    if isinstance(ref, BundleRef):
+        return ref
+    return BundleRef(name=CONFIG, version=ref.sha256[:12], target=ref.target, sha256=ref.sha256)
+
+
+def _as_part(kind: Kind, ref: BundleRef | None) -> BundleRef | ConfigRef | None:
+    """Returns what stands in a wish for a target."""
+    return ConfigRef(target=ref.target, sha256=ref.sha256) if ref is not None and kind == CONFIG else ref
+
+
+def plan_for(
+    members: int,
+    *,
+    canary: int | tuple[str, ...] | None = None,
+    phases: Sequence[float] = (),
+    max_failed: float | None = None,
+    healthy_for_s: float | None = None,
+) -> RolloutPlan:
+    """Returns a plan, with defaults that suit the size of the group.
+
+    A group of one gets the wish at once, and the device's own way back is the only one. A larger one gets it on one
+    device first.
+
+    Args:
+        members: How many devices the hub knows in the group.
+        canary: How many devices come first, or which; 0 for none.
+        phases: Shares of the group that come after that, rising to 1.
+        max_failed: Share of failures that is still borne.
+        healthy_for_s: How long a stage must be well.
+
+    Raises:
+        RolloutError: The shares do not rise to 1, or a figure is out of range.
+    """
+    if phases and (list(phases) != sorted(set(phases)) or not phases[0] > 0 or phases[-1] != 1):
+        raise RolloutError("phases", expected="rising shares that end with 100%", actual=str(list(phases)))
+    if max_failed is not None and not 0 <= max_failed <= 1:
+        raise RolloutError("max_failed", expected="0 to 1", actual=max_failed)
+    if healthy_for_s is not None and healthy_for_s < 0:
+        raise RolloutError("healthy_for_s", expected="0 or more", actual=healthy_for_s)
+    first = canary if canary is not None else (1 if members > 1 and not phases else 0)
+    stages = [RolloutStage(names=first)] if isinstance(first, tuple) else [RolloutStage(count=first)] if first else []
+    stages += [RolloutStage(share=share) for share in phases[:-1]]
+    bar = max_failed if max_failed is not None else (0.1 if stages or members > 1 else 1.0)
+    return RolloutPlan(
+        stages=tuple(stages), max_failed=bar, healthy_for_s=60.0 if healthy_for_s is None else healthy_for_s
+    )
+
+
+class Rollouts:
+    """The rollouts of one hub.
+
+    Args:
+        database: Of the hub; used in the caller's thread.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def start(self, group: str, *, target: BundleRef, plan: RolloutPlan, kind: Kind = "bundle") -> Rollout:
+        """Begins a rollout and takes its first step; an unfinished one of the same kind is superseded.
+
+        Args:
+            group: Of devices.
+            target: What they should have.
+            plan: How to go about it.
+            kind: What is rolled out.
+
+        Raises:
+            RolloutError: The plan names a device that is not in the group, or a rollout of another kind is in its
+                first stages.
+        """
+        now_s = time.time()
+        with self._database.transaction():
+            before = self._take_over(group, kind)
+            self._check_names(group, plan)
+            number = int(self._database.query("SELECT count(*) FROM rollouts")[0][0]) + 1
+            begun = Rollout(
+                id=f"{group}-{number}",
+                group=group,
+                kind=kind,
+                target=target,
+                before=before,
+                plan=plan,
+                created_at_s=now_s,
+            )
+            return self._step(None, begun, machine.RolloutStarted(now_s, self.picture(begun)))
+
+    def tick(self, now_s: float) -> bool:
+        """Shows each unfinished rollout a picture of its group.
+
+        Args:
+            now_s: Unix time.
+
+        Returns:
+            Whether anything changed.
+        """
+        changed = False
+        for known in self.list(unfinished=True):
+            if machine.step(known, machine.Observed(now_s, self.picture(known))) == (known, ()):
+                continue
+            with self._database.transaction():
+                fresh = self.get(known.id)  # under the lock: a person may have ordered something meanwhile
+                after = self._step(fresh, fresh, machine.Observed(now_s, self.picture(fresh)))
+            changed = changed or after != known
+        return changed
+
+    def order(self, rollout_id: str, order: Literal["pause", "resume", "abort"]) -> Rollout:
+        """Carries out a person's order.
+
+        Args:
+            rollout_id: Of the rollout.
+            order: What to do.
+
+        Raises:
+            RolloutError: There is no such rollout, or it has ended.
+        """
+        with self._database.transaction():
+            known = self.get(rollout_id)
+            if not known.unfinished:
+                raise RolloutError(
+                    f"rollout {rollout_id} has ended", expected="one that runs or is paused", actual=known.state
+                )
+            return self._step(known, known, Ordered(order))
+
+    def get(self, rollout_id: str) -> Rollout:
+        """Returns a rollout.
+
+        Raises:
+            RolloutError: There is none of this name.
+        """
+        rows = self._database.query("SELECT value FROM rollouts WHERE id = ?", rollout_id)
+        if not rows:
+            raise RolloutError(f"no rollout {rollout_id!r}", action="`lineside fleet rollout ls` lists them.")
+        return _ROLLOUT.decode(rows[0]["value"])
+
+    def list(self, *, unfinished: bool = False, group: str | None = None) -> list[Rollout]:
+        """Returns the rollouts, oldest first.
+
+        Args:
+            unfinished: Only those that may still act.
+            group: Only of this group.
+        """
+        rows = self._database.query(
+            "SELECT value FROM rollouts WHERE (?1 IS NULL OR group_name = ?1) "
+            "AND (NOT ?2 OR state IN ('running', 'paused')) ORDER BY created_at_ns, id",
+            group,
+            unfinished,
+        )
+        return [_ROLLOUT.decode(row["value"]) for row in rows]
+
+    def picture(self, rollout: Rollout) -> tuple[GroupView, ...]:
+        """Returns what the members of the group say of this rollout.
+
+        A device that somebody has given a wish of its own is no member: it follows that one.
+
+        Args:
+            rollout: Of the group.
+        """
+        wishes = self._database.desired()
+        views = []
+        for row in self._database.query(
+            "SELECT d.device, d.up, d.reported FROM devices d LEFT JOIN assignments a ON a.device = d.device "
+            "WHERE coalesce(a.group_name, d.group_name) = ? ORDER BY d.device",
+            rollout.group,
+        ):
+            own = wishes.get(f"d/{row['device']}")
+            if own is not None and own.withdrawn:
+                own = None
+            if own is not None and own.pushed_by(rollout.kind) != rollout.id:
+                continue
+            asked = own or wishes.get(f"g/{rollout.group}")
+            views.append(GroupView(row["device"], bool(row["up"]), *_verdict(row["reported"], asked, rollout)))
+        return tuple(views)
+
+    # Inside a transaction.
+
+    def _take_over(self, group: str, kind: Kind) -> BundleRef | None:
+        """Ends what runs, and returns what the group had before it."""
+        wish = self._database.wish(f"g/{group}")
+        part: BundleRef | ConfigRef | None = getattr(wish, kind) if wish is not None else None
+        before = as_target(part) if part is not None else None
+        for known in self.list(unfinished=True, group=group):
+            if known.kind == kind:
+                self._step(known, known, Ordered("supersede"))
+                if known.grouped:
+                    before = known.before
+            elif not known.grouped:
+                raise RolloutError(
+                    f"{known.id} rolls out another {known.kind} to {group!r}",
+                    action=f"Wait for it, or abort it: lineside fleet rollout abort {known.id}",
+                )
+        return before
+
+    def _check_names(self, group: str, plan: RolloutPlan) -> None:
+        named = {name for stage in plan.stages for name in stage.names}
+        known = set(members(self._database, group))
+        if missing := sorted(named - known):
+            raise RolloutError(
+                f"not in group {group!r}: {', '.join(missing)}",
+                expected=", ".join(sorted(known)) or "a device that has reported itself",
+                action="`lineside fleet ls` lists the devices and their groups.",
+            )
+
+    def _step(self, before: Rollout | None, rollout: Rollout, event: machine.Event) -> Rollout:
+        after, actions = machine.step(rollout, event)
+        if after.state in ("rolled_back", "aborted") and rollout.unfinished:
+            after = self._with_stayers(rollout, after)
+        if after == before and not actions:
+            return after
+        self._save(after)
+        for action in actions:
+            self._carry_out(after, action)
+        if before is None or (before.state, before.stage) != (after.state, after.stage):
+            self._tell(after)
+        return after
+
+    def _with_stayers(self, before: Rollout, ended: Rollout) -> Rollout:
+        """Where the group had nothing before, devices that took the target keep it: the reason says which."""
+        if ended.before is not None:
+            return ended
+        stay = [view.name for view in self.picture(before) if view.verdict == "healthy"]
+        if not stay:
+            return ended
+        shown = ", ".join(stay[:20]) + (f" and {len(stay) - 20} more" if len(stay) > 20 else "")
+        why = f"{shown} stay with {ended.target.identity}: the hub knows of no {ended.kind} that the group had before"
+        return msgspec.structs.replace(ended, reason=f"{ended.reason}; {why}")
+
+    def _save(self, rollout: Rollout) -> None:
+        now_ns, created_ns = time.time_ns(), int(rollout.created_at_s * 1e9)
+        row = (rollout.id, rollout.group, rollout.kind, rollout.state, created_ns, now_ns)
+        self._database.connection.execute(
+            "INSERT OR REPLACE INTO rollouts VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (*row, msgspec.json.encode(rollout).decode()),
+        )
+
+    def _carry_out(self, rollout: Rollout, action: machine.Action) -> None:
+        group_wish = self._database.wish(f"g/{rollout.group}") or Desired(epoch=0, gen=0)
+        if isinstance(action, machine.WishGroup | machine.GroupBack):
+            given = rollout.target if isinstance(action, machine.WishGroup) else rollout.before
+            wish = msgspec.structs.replace(group_wish, **{rollout.kind: _as_part(rollout.kind, given)})
+            self._database.add_wish(f"g/{rollout.group}", wish, rollout=rollout.id, part=rollout.kind)
+            return
+        scope = f"d/{action.device}"
+        own = self._database.wish(scope)
+        if isinstance(action, machine.WishDevice):
+            if own is None or own.withdrawn or own.rollout == rollout.id:
+                part = _as_part(rollout.kind, rollout.target)
+                wish = msgspec.structs.replace(group_wish, **{rollout.kind: part})
+                self._database.add_wish(scope, wish, rollout=rollout.id, part=rollout.kind)
+        elif own is not None and own.rollout == rollout.id and not own.withdrawn:
+            self._database.add_wish(scope, msgspec.structs.replace(own, withdrawn=True), rollout=rollout.id)
+
+    def _tell(self, rollout: Rollout) -> None:
+        where = "the whole group" if rollout.grouped else f"stage {rollout.stage + 1} of {len(rollout.plan.stages)}"
+        detail = f"{rollout.id}: {rollout.state}, {where}" + (f": {rollout.reason}" if rollout.reason else "")
+        bundle = rollout.target.identity
+        self._database.add_event(
+            TimelineEvent(at_ns=time.time_ns(), device="", kind="rollout", bundle=bundle, detail=detail)
+        )
+        level = logging.WARNING if rollout.state == "rolled_back" else logging.INFO
+        _log.log(level, "%s, %s", bundle, detail)
+
+
+def members(database: Database, group: str) -> list[str]:
+    """Returns the devices of a group that the hub has heard of: by assignment, else by their own word.
+
+    Args:
+        database: Of the hub.
+        group: Of devices.
+    """
+    rows = database.query(
+        "SELECT d.device FROM devices d LEFT JOIN assignments a ON a.device = d.device "
+        "WHERE coalesce(a.group_name, d.group_name) = ? ORDER BY d.device",
+        group,
+    )
+    return [row["device"] for row in rows]
+
+
+def _verdict(reported: str | None, asked: Desired | None, rollout: Rollout) -> tuple[Verdict, str]:
+    """Returns a device's answer to a rollout and, if it failed, code and message of its error."""
+    if reported is None or asked is None or asked.pushed_by(rollout.kind) != rollout.id:
+        return "pending", ""
+    whole = decode(reported.encode(), Reported)
+    said = {"agent": whole.agent, CONFIG: whole.configuration}.get(rollout.kind, whole)
+    if said is None or (said.epoch, said.gen) < (asked.epoch, asked.asked(rollout.kind)):
+        return "pending", ""
+    verdict = judge(said, rollout.target)
+    error = said.error if verdict == "failed" else None
+    return verdict, f"[{error.code}] {error.message}" if error is not None else ""
+
+
+def judge(said: Reported | AgentReport | ConfigReport, target: BundleRef) -> Verdict:
+    """Returns what a report says of a target.
+
+    Args:
+        said: The report on that kind of thing.
+        target: What the device should have.
+    """
+    if said.wanted is None or said.wanted.sha256 != target.sha256:
+        return "pending"
+    if isinstance(said, ConfigReport):
+        if said.error is not None:
+            return "shed" if _was_shed(said.error) else "failed"
+        return "healthy" if said.installed is not None and said.installed.sha256 == target.sha256 else "pending"
+    if said.state in ("failed", "rolled_back"):
+        return "shed" if _was_shed(said.error) else "failed"
+    has_it = said.installed is not None and said.installed.sha256 == target.sha256
+    return "healthy" if said.state == "active" and has_it else "pending"
+
+
+def _was_shed(problem: Problem | None) -> bool:
+    return problem is not None and problem.code in SHED

@@ -1,0 +1,1 @@
+"""The MQTT client of both ends."""

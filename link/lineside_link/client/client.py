@@ -1,0 +1,517 @@
+"""The MQTT client of both ends: stays connected and subscribed.
+
+Threads:
+
+- ``link-<id>`` connects, serves the socket, and waits between attempts. It only hands over.
+- ``link-handlers-<id>`` runs every handler and every `LinkClient.on_connect` hook, one at a time, in the order
+  of arrival. A handler may publish and subscribe; it must not wait for another message, because
+  that message would wait behind it. Long work belongs into a thread of its owner.
+
+Publishing without a connection is not queued: QoS 0 is dropped and counted, QoS 1 returns ``False``.
+Whoever must deliver keeps what it has on disk and sends it again from a hook.
+"""
+
+from __future__ import annotations
+
+import collections
+import logging
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+from paho.mqtt.client import MQTTMessageInfo, topic_matches_sub
+
+from lineside_link.client.connection import Acknowledged, Connection, ConnectionOpened, Event, Message
+from lineside_link.config import LinkConfig, Now
+from lineside_runtime.errors import BrokerError, LinesideError
+
+__all__ = ["Handler", "LinkClient", "LinkConfig"]
+
+log = logging.getLogger("lineside.link")
+
+Handler = Callable[[str, bytes], None]
+"""Takes the topic and the payload."""
+
+DirectHandler = Callable[[str, bytearray], None]
+"""As `Handler`; the payload is its own."""
+
+EVENTS_MAX = 256
+"""Messages that may wait for their handlers: 16 MiB of chunks."""
+
+STOOD_PAUSES = 4
+"""A connection that stood for so many pauses was worth it: the pauses start over."""
+
+STOOD_S = 3.0
+"""One that stood so long was of some use: the pauses shrink, however long they had become."""
+
+REFUSED = 0x80
+"""SUBACK's code for a refused subscription (MQTT 3.1.1, section 3.9.3)."""
+
+
+class LinkClient:
+    """A connection to the broker that lives until `close`.
+
+    Args:
+        config: Where the broker is.
+        client_id: Name at the broker; unique there, because a second one of the same name kicks the first.
+        will: Topic and payload that the broker publishes (QoS 1, retained) if we vanish without `close`.
+        now: What time it is, for a device whose clock may be unset; see `LinkConfig.tls_context`.
+    """
+
+    def __init__(
+        self, config: LinkConfig, client_id: str, *, will: tuple[str, bytes] | None = None, now: Now | None = None
+    ) -> None:
+        self.config = config
+        self._now = now
+        self.client_id = client_id
+        self._will = will
+        self._lock = threading.RLock()
+        self._events: queue.Queue[Event | None] = queue.Queue(EVENTS_MAX)
+        self._subscriptions: dict[str, tuple[Handler, int]] = {}
+        self._for_retained: dict[str, Handler] = {}
+        self._direct: dict[str, DirectHandler] = {}
+        self._hooks: list[Callable[[], None]] = []
+        self._early_hooks: list[Callable[[], None]] = []
+        self._counters: collections.Counter[str] = collections.Counter()
+        self._connection: Connection | None = None
+        self._ready = threading.Event()
+        self._closing = threading.Event()
+        self._failed = threading.Event()
+        self._last_error: LinesideError | None = None
+        self._network = threading.Thread(target=self._keep_connected, name=f"link-{client_id}", daemon=True)
+        self._dispatcher = threading.Thread(target=self._dispatch, name=f"link-handlers-{client_id}", daemon=True)
+
+    # What a user does.
+
+    def start(self) -> None:
+        """Connects in the background; returns at once.
+
+        Raises:
+            ConfigError: A certificate, key or password file cannot be read.
+        """
+        self._context = self.config.tls_context(now=self._now)
+        self.config.password()
+        if not self.config.tls and not self.config.loopback:
+            log.warning("%s is not encrypted: anybody on the way can read and forge messages", self.config.url)
+        self._dispatcher.start()
+        self._network.start()
+
+    def use(self, config: LinkConfig) -> None:
+        """Takes another configuration, such as a renewed certificate, from the next connection on.
+
+        Args:
+            config: Of the same broker.
+
+        Raises:
+            ConfigError: A certificate or key cannot be read; the old configuration stays.
+        """
+        context = config.tls_context(now=self._now)
+        with self._lock:
+            self.config, self._context = config, context
+
+    def subscribe(self, topic: str, handler: Handler, qos: int = 1, *, retained: Handler | None = None) -> None:
+        """Calls ``handler`` for every message on ``topic``, on this connection and all later ones.
+
+        Args:
+            topic: Filter, with ``+`` and ``#``. A second call with the same filter replaces the handler.
+            handler: Runs in the handlers' thread. A `LinesideError` out of it is logged and counted.
+            qos: 0 or 1.
+            retained: Called in its place for messages that the broker had kept from before the connection.
+        """
+        with self._lock:
+            self._subscriptions[topic] = (handler, qos)
+            if retained is not None:
+                self._for_retained[topic] = retained
+            if self._connection is not None:
+                self._connection.subscribe([(topic, qos)])
+
+    def on_connect(self, hook: Callable[[], None]) -> None:
+        """Calls ``hook`` in the handlers' thread on each connection, once all subscriptions are answered.
+
+        If the connection stands already, it runs from the next connection on.
+        """
+        with self._lock:
+            self._hooks.append(hook)
+
+    def subscribe_direct(self, topic: str, handler: DirectHandler) -> None:
+        """As `subscribe` with QoS 0, for chunks that come by the thousand: ``handler`` runs in the network thread.
+
+        Args:
+            topic: Without wildcards.
+            handler: Must return at once, and put what it takes into a bounded queue of its own.
+        """
+        with self._lock:
+            self._direct[topic] = handler
+        self.subscribe(topic, lambda name, payload: handler(name, bytearray(payload)), qos=0)
+
+    def on_begin(self, hook: Callable[[], None]) -> None:
+        """Calls ``hook`` in the network thread on each connection as soon as `ask` works.
+
+        Args:
+            hook: Must return at once and not raise.
+        """
+        with self._lock:
+            self._early_hooks.append(hook)
+
+    def ask(self, topic: str, payload: bytes) -> bool:
+        """Hands over a question (QoS 0) to which the answer comes on a topic that is subscribed to.
+
+        Unlike `publish` it doesn't wait for the broker to accept connection and subscriptions: the broker reads them
+        before the question. If it refuses them the question is lost, so the caller must be ready to ask again.
+
+        Args:
+            topic: Where to.
+            payload: What.
+
+        Returns:
+            Whether it was handed over.
+        """
+        return self._send(topic, payload, early=True)
+
+    @property
+    def can_ask(self) -> bool:
+        """Whether `ask` has a connection to go to, accepted or not yet."""
+        with self._lock:
+            return self._connection is not None
+
+    def unsubscribe(self, topic: str) -> None:
+        """Forgets a subscription, on this connection and all later ones.
+
+        Args:
+            topic: As it was given to `subscribe`.
+        """
+        with self._lock:
+            if self._subscriptions.pop(topic, None) is not None and self._connection is not None:
+                self._connection.unsubscribe(topic)
+
+    def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> bool:
+        """Hands a message to the connection.
+
+        Args:
+            topic: Where to.
+            payload: What.
+            qos: 0 or 1.
+            retain: Whether the broker keeps it.
+
+        Returns:
+            Whether it was handed over. That is no proof of delivery: a broker may lose what it acknowledged.
+            ``False`` means that there is no connection or that 16 MiB wait already, and nothing was kept.
+        """
+        if qos == 0 and not retain:
+            return self._send(topic, payload)
+        return self._publish(topic, payload, qos=qos, retain=retain) is not None
+
+    def send(self, topic: str, *pieces: bytes) -> bool:
+        """As `publish` with QoS 0, for a message whose pieces lie in different places: they are not put together.
+
+        Args:
+            topic: Where to.
+            pieces: What, one behind the other; must not change any more.
+
+        Returns:
+            As `publish`.
+        """
+        return self._send(topic, *pieces)
+
+    def wait_connected(self, timeout_s: float) -> bool:
+        """Waits until the broker has answered all subscriptions.
+
+        Args:
+            timeout_s: How long.
+
+        Returns:
+            Whether it has.
+        """
+        return self._ready.wait(timeout_s)
+
+    @property
+    def connected(self) -> bool:
+        """Whether the connection stands and all subscriptions are answered."""
+        return self._ready.is_set()
+
+    @property
+    def failed(self) -> bool:
+        """Whether a defect has ended the link for good; the process must be started again."""
+        return self._failed.is_set()
+
+    @property
+    def last_error(self) -> LinesideError | None:
+        """Why the last attempt failed or the last connection ended; ``None`` once a connection stands."""
+        with self._lock:
+            return self._last_error
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """How often what happened since the start.
+
+        ``connects``, ``disconnects``, ``connect_failures``, ``published``, ``published_bytes``, ``not_sent``,
+        ``received``, ``received_bytes``, ``unhandled``, ``handler_errors``, ``subscriptions_refused``.
+        """
+        with self._lock:
+            return dict(self._counters)
+
+    def reconnect(self) -> None:
+        """Ends the present connection with a goodbye and connects anew, after the usual pause."""
+        with self._lock:
+            connection = self._connection
+        if connection is not None:
+            connection.disconnect()
+
+    def close(self, *, last: tuple[str, bytes] | None = None, timeout_s: float = 3.0) -> None:
+        """Ends the connection for good; done twice it changes nothing.
+
+        Args:
+            last: Topic and payload that are published (QoS 1, retained) and acknowledged before the goodbye. The
+                broker then forgets the last will.
+            timeout_s: How long to wait for the acknowledgement and for the threads.
+        """
+        deadline = time.monotonic() + timeout_s
+        if last is not None:
+            self._publish_last(last, timeout_s)
+        self._closing.set()
+        with self._lock:
+            connection = self._connection
+        if connection is not None:
+            connection.disconnect()
+        self._join(self._network, deadline)
+        if connection is not None:
+            connection.abort()
+        self._put_end(deadline)
+        self._join(self._dispatcher, deadline)
+        self._ready.clear()
+
+    def vanish(self, *, timeout_s: float = 3.0) -> None:
+        """Ends the connection for good without a goodbye, as a power cut does: the broker publishes the last will.
+
+        Args:
+            timeout_s: How long to wait for the threads.
+        """
+        deadline = time.monotonic() + timeout_s
+        self._closing.set()
+        with self._lock:
+            connection = self._connection
+        if connection is not None:
+            connection.abort()
+        self._join(self._network, deadline)
+        self._put_end(deadline)
+        self._join(self._dispatcher, deadline)
+        self._ready.clear()
+
+    # Sending.
+
+    def _send(self, topic: str, *pieces: bytes, early: bool = False) -> bool:
+        with self._lock:
+            connection = self._connection if early or self._ready.is_set() else None
+            sent = connection is not None and connection.send(topic, *pieces)
+            self._count_sent(topic, sum(map(len, pieces)) if sent else None)
+        return sent
+
+    def _publish(self, topic: str, payload: bytes, *, qos: int, retain: bool) -> MQTTMessageInfo | None:
+        with self._lock:
+            info = None
+            if self._connection is not None and self._ready.is_set():
+                info = self._connection.publish(topic, payload, qos=qos, retain=retain)
+            self._count_sent(topic, None if info is None else len(payload))
+        return info
+
+    def _count_sent(self, topic: str, size: int | None) -> None:
+        if size is None:
+            self._counters["not_sent"] += 1
+            log.debug("not sent, no connection or too much unsent: %s", topic)
+        else:
+            self._counters["published"] += 1
+            self._counters["published_bytes"] += size
+
+    def _publish_last(self, last: tuple[str, bytes], timeout_s: float) -> None:
+        info = self._publish(last[0], last[1], qos=1, retain=True)
+        if info is None:
+            log.warning("the last message on %s was not sent: no connection", last[0])
+            return
+        try:
+            info.wait_for_publish(timeout_s)
+        except (RuntimeError, ValueError) as error:
+            log.warning("the last message on %s was not sent: %s", last[0], error)
+
+    @staticmethod
+    def _join(thread: threading.Thread, deadline: float) -> None:
+        if thread.is_alive() and thread is not threading.current_thread():
+            thread.join(max(0.1, deadline - time.monotonic()))
+
+    def _put_end(self, deadline: float) -> None:
+        try:
+            self._events.put(None, timeout=max(0.1, deadline - time.monotonic()))
+        except queue.Full:
+            log.error("handlers are stuck: %d messages are left unhandled", self._events.qsize())
+
+    # The network thread.
+
+    def _keep_connected(self) -> None:
+        try:
+            self._connect_again_and_again()
+        finally:
+            if not self._closing.is_set():
+                self._fail("the network thread")
+
+    def _connect_again_and_again(self) -> None:
+        pause_s = self.config.reconnect_min_s
+        while not self._closing.is_set():
+            started = time.monotonic()
+            opened = self._run_once()
+            if self._closing.is_set():
+                return
+            pause_s = self._next_pause_s(pause_s, time.monotonic() - started if opened else 0.0)
+            self._closing.wait(random.uniform(pause_s / 2, pause_s))
+            pause_s = min(pause_s * 2, self.config.reconnect_max_s)
+
+    def _next_pause_s(self, pause_s: float, stood_s: float) -> float:
+        """Returns the pause after a connection that stood for a while; pauses grow where none did.
+
+        A broker that accepts and then kicks (the name is taken twice, the ACL forbids something) must not be
+        hammered, and a link that breaks every few seconds must not lose most of its time to pauses. Two that kick one
+        another stand as long as the other one pauses, so a connection counts only if it stood for several pauses.
+        """
+        if stood_s >= STOOD_PAUSES * pause_s:
+            return self.config.reconnect_min_s
+        return max(self.config.reconnect_min_s, pause_s / 4) if stood_s >= STOOD_S else pause_s
+
+    def _run_once(self) -> bool:
+        """Serves one connection; returns whether the broker had accepted it."""
+        connection = Connection(
+            self.config,
+            self.client_id,
+            context=self._context,
+            will=self._will,
+            events=self._events,
+            direct=self._take_direct,
+            on_socket=self._begun,
+            on_open=self._opened,
+        )
+        connection.run()
+        with self._lock:
+            had_opened = connection.accepted
+            self._ready.clear()
+            self._connection = None
+            self._counters["disconnects" if had_opened else "connect_failures"] += 1
+            if connection.error is None:
+                return had_opened
+            changed = str(connection.error) != str(self._last_error)
+            self._last_error = connection.error
+        log.log(logging.WARNING if changed else logging.DEBUG, "%s", connection.error)
+        return had_opened
+
+    def _begun(self, connection: Connection) -> None:
+        with self._lock:
+            self._connection = connection
+            filters = [(topic, qos) for topic, (_, qos) in self._subscriptions.items()]
+            if filters:
+                connection.subscribe(filters)
+            hooks = list(self._early_hooks)
+        for hook in hooks:
+            hook()
+
+    def _opened(self, connection: Connection) -> None:
+        with self._lock:
+            self._counters["connects"] += 1
+            connection.accepted = True
+            subscribing = bool(connection.subscribing)
+        if not subscribing:
+            connection.hand_over(ConnectionOpened(connection))
+
+    def _take_direct(self, topic: str, payload: bytearray) -> bool:
+        handler = self._direct.get(topic)
+        if handler is None:
+            return False
+        with self._lock:
+            self._counters["received"] += 1
+            self._counters["received_bytes"] += len(payload)
+        self._guard(handler, topic, payload)
+        return True
+
+    # The handlers' thread.
+
+    def _dispatch(self) -> None:
+        try:
+            while (event := self._events.get()) is not None:
+                self._handle(event)
+        finally:
+            # Only a defect ends up here before `close`. Without handlers the client would be a deaf one that
+            # looks alive, so the connection is broken and the broker publishes the last will.
+            if not self._closing.is_set():
+                self._fail("a handler")
+
+    def _fail(self, what: str) -> None:
+        self._failed.set()
+        self._closing.set()
+        with self._lock:
+            self._ready.clear()
+            self._last_error = BrokerError(
+                f"{what} of {self.client_id} failed with a defect; the link is down", action="Restart the process."
+            )
+            log.critical("%s", self._last_error)
+            if self._connection is not None:
+                self._connection.abort()
+
+    def _handle(self, event: Event) -> None:
+        if isinstance(event, Message):
+            self._deliver(event)
+        elif isinstance(event, ConnectionOpened):
+            self._become_ready(event.connection)
+        else:
+            self._acknowledge(event)
+
+    def _deliver(self, message: Message) -> None:
+        with self._lock:
+            self._counters["received"] += 1
+            self._counters["received_bytes"] += len(message.payload)
+            instead = self._for_retained if message.retained else {}
+            handlers = [
+                instead.get(topic, handler)
+                for topic, (handler, _) in self._subscriptions.items()
+                if topic_matches_sub(topic, message.topic)
+            ]
+            self._counters["unhandled"] += not handlers
+        for handler in handlers:
+            self._guard(handler, message.topic, message.payload)
+
+    def _guard(self, call: Callable[..., None], *arguments: object) -> None:
+        try:
+            call(*arguments)
+        except LinesideError as error:
+            with self._lock:
+                self._counters["handler_errors"] += 1
+            log.error("%s: %s", arguments[0] if arguments else "after connecting", error)
+
+    def _acknowledge(self, event: Acknowledged) -> None:
+        with self._lock:
+            filters = event.connection.subscribing.pop(event.mid, ())
+            refused = [topic for topic, code in zip(filters, event.codes, strict=False) if code >= REFUSED]
+            event.connection.refused += refused
+            self._counters["subscriptions_refused"] += len(refused)
+            complete = not event.connection.subscribing
+        for topic in refused:
+            self._refused(topic)
+        if complete:
+            self._become_ready(event.connection)
+
+    def _refused(self, topic: str) -> None:
+        error = BrokerError(
+            f"{self.config.url} refused the subscription to {topic}",
+            action=f"Allow {self.client_id} to read it in the broker's access list (ACL).",
+        )
+        with self._lock:
+            self._last_error = error
+        log.error("%s", error)
+
+    def _become_ready(self, connection: Connection) -> None:
+        with self._lock:
+            if self._connection is not connection or self._ready.is_set():
+                return
+            if not connection.refused:
+                self._last_error = None
+            self._ready.set()
+            hooks = list(self._hooks)
+        log.info("%s connected to %s", self.client_id, self.config.url)
+        for hook in hooks:
+            self._guard(hook)

@@ -1,0 +1,435 @@
+"""One connection to the broker, from CONNECT to its end.
+
+A new paho client is made for every connection and thrown away with it. What was not yet acknowledged
+when a connection broke is therefore never replayed behind the caller's back: paho would send it again
+after the newer state that the caller publishes on reconnection. Who must deliver (the outbox, retained
+state) sends again from what it has on disk.
+
+Everything that arrives is handed over through one bounded queue, but for what somebody takes at once into a queue of
+its own; no work is done in the network thread.
+
+The protocol is paho's, by its calls for a loop of one's own (`loop_read`, `loop_write`, `loop_misc`), but for messages
+of QoS 0, which are what comes by the thousand: `ReadAhead` takes them before paho sees them, and `send` puts them into
+the socket where they lie.
+
+- Only the network thread reads.
+- Who publishes writes as well, as far as the socket takes it at once, so that a hub that sends chunks needs no
+  second thread for each. One thread writes at a time (``_writing``); what is left the network thread writes.
+- With TLS only the network thread writes too, because one must not read and write a TLS socket at the same time.
+- No packet begins before the one that was begun has gone out whole, whoever's it is.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import logging
+import queue
+import selectors
+import socket
+import ssl
+import struct
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import paho.mqtt.client as mqtt
+from paho.mqtt import MQTTException
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+from paho.mqtt.reasoncodes import ReasonCode
+
+from lineside_link.client.outgoing import OutgoingMessage
+from lineside_link.client.packets import publish_head, split_publish
+from lineside_link.client.read_ahead import ReadAhead, ReadAheadClient
+from lineside_link.config import LinkConfig
+from lineside_runtime.errors import BrokerError
+
+log = logging.getLogger("lineside.link")
+
+UNSENT_MAX_BYTES = 16 << 20
+"""What may wait for the socket or for PUBACK: beyond it `Connection.publish` refuses instead of filling memory."""
+
+CONNECT_TIMEOUT_S = 5.0
+
+READS_MAX = 64
+"""So many packets that are there already are taken before it is looked whether something is to be written."""
+
+_WAIT_S = 0.5
+
+_BROKEN = (OSError, ValueError, IndexError, struct.error, MQTTException)
+"""What paho lets out of its loop for a broken socket or a malformed packet."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Message:
+    """A message that arrived.
+
+    Attributes:
+        topic: Of it.
+        payload: Of it.
+        retained: Whether it is older than the subscription: the broker had kept it.
+    """
+
+    topic: str
+    payload: bytes
+    retained: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """The broker's answer to a SUBSCRIBE: one code a filter, 128 and more for a refusal."""
+
+    connection: Connection
+    mid: int
+    codes: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ConnectionOpened:
+    """The broker accepted the connection, and nothing is subscribed to."""
+
+    connection: Connection
+
+
+Event = Message | Acknowledged | ConnectionOpened
+
+
+class Connection:
+    """One life of the MQTT connection.
+
+    Args:
+        config: Where the broker is.
+        client_id: Name at the broker.
+        context: TLS, or ``None``.
+        will: Topic and payload that the broker publishes (QoS 1, retained) if we vanish.
+        events: Where arrivals go; when it is full the network thread waits, which holds the sender back by TCP.
+        direct: Offered each message in the network thread; true if it took it, and it need not be queued.
+        on_socket: Called in the network thread when CONNECT is on its way. What is sent from then on follows it in the
+            same stream (MQTT 3.1.1, section 3.1.4), so that subscribing costs no round trip of its own.
+        on_open: Called in the network thread on CONNACK.
+    """
+
+    def __init__(
+        self,
+        config: LinkConfig,
+        client_id: str,
+        *,
+        context: ssl.SSLContext | None,
+        will: tuple[str, bytes] | None,
+        events: queue.Queue[Event | None],
+        direct: Callable[[str, bytearray], bool],
+        on_socket: Callable[[Connection], None],
+        on_open: Callable[[Connection], None],
+    ) -> None:
+        self.error: BrokerError | None = None
+        self.subscribing: dict[int, tuple[str, ...]] = {}
+        self.refused: list[str] = []
+        self.accepted = False
+        self._config = config
+        self._events = events
+        self._direct = direct
+        self._on_socket = on_socket
+        self._on_open = on_open
+        self._leaving = threading.Event()
+        self._ending = threading.Event()
+        self._socket: ReadAhead | None = None
+        self._writing = threading.Lock()
+        self._publisher_writes = context is None
+        self._write_failed = MQTTErrorCode.MQTT_ERR_SUCCESS
+        self._wake_up, self._woken = socket.socketpair()
+        for end in (self._wake_up, self._woken):
+            end.setblocking(False)
+        self._outgoing = OutgoingMessage()
+        self._unsent: collections.deque[tuple[mqtt.MQTTMessageInfo, int]] = collections.deque()
+        self._unsent_bytes = 0
+        self._unsent_lock = threading.Lock()
+        self._paho = self._make_client(client_id, context, will)
+
+    def _make_client(
+        self, client_id: str, context: ssl.SSLContext | None, will: tuple[str, bytes] | None
+    ) -> ReadAheadClient:
+        client = ReadAheadClient(
+            CallbackAPIVersion.VERSION2,
+            client_id=client_id,
+            clean_session=True,
+            protocol=mqtt.MQTTv311,
+            reconnect_on_failure=False,
+        )
+        client.connect_timeout = CONNECT_TIMEOUT_S
+        client.max_inflight_messages_set(100)
+        client.max_queued_messages_set(1000)
+        if self._config.username is not None:
+            client.username_pw_set(self._config.username, self._config.password())
+        if context is not None:
+            client.tls_set_context(context)
+        if will is not None:
+            client.will_set(will[0], will[1], qos=1, retain=True)
+        client.on_socket_open = self._socket_opened
+        # With this callback set, paho leaves all writing to `_write`; without it, a thread that publishes would write
+        # to the socket at the same time as the network thread.
+        client.on_socket_register_write = _leave_to_us
+        client.on_connect = self._connected
+        client.on_subscribe = self._subscribed
+        client.on_message = self._arrived
+        return client
+
+    def run(self) -> None:
+        """Connects and serves the connection in the caller's thread until it ends; `error` says why it did."""
+        try:
+            self._paho.connect(self._config.host, self._config.port, keepalive=self._config.keepalive_s)
+            self._on_socket(self)
+            with selectors.DefaultSelector() as selector:
+                self._note_end(mqtt.error_string(self._serve(selector)))
+        except _BROKEN as error:
+            self._note_end(str(error), error)
+        finally:
+            self._release()
+
+    def _serve(self, selector: selectors.BaseSelector) -> MQTTErrorCode:
+        selector.register(self._woken, selectors.EVENT_READ)
+        if self._socket is None:
+            return MQTTErrorCode.MQTT_ERR_NO_CONN
+        selector.register(self._socket, selectors.EVENT_READ)
+        code = MQTTErrorCode.MQTT_ERR_SUCCESS
+        while code == MQTTErrorCode.MQTT_ERR_SUCCESS and not self._ending.is_set():
+            self._wait(selector, self._socket)
+            code = self._write_failed or self._read(self._socket) or self._write() or self._paho.loop_misc()
+        return code
+
+    def _wait(self, selector: selectors.BaseSelector, sock: ReadAhead) -> None:
+        """Waits until something has arrived, can be written, or `_wake` is called."""
+        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._wants_write() else 0)
+        if selector.get_key(sock).events != wanted:
+            selector.modify(sock, wanted)
+        for key, _ in selector.select(_WAIT_S if sock.drained else 0):
+            if key.fileobj is self._woken:
+                self._woken.recv(4096)
+
+    def _read(self, sock: ReadAhead) -> MQTTErrorCode:
+        """Takes what has arrived."""
+        taken = 0
+        code = MQTTErrorCode.MQTT_ERR_SUCCESS
+        for _ in range(READS_MAX):
+            packet = sock.take()
+            if packet is not None:
+                taken += 1
+                self._take(packet)
+            elif sock.for_paho:
+                code = self._paho.loop_read()
+            if code != MQTTErrorCode.MQTT_ERR_SUCCESS or sock.drained:
+                break
+        if taken:
+            self._paho.note_received()
+        return code
+
+    def _wants_write(self) -> bool:
+        return bool(self._outgoing) or self._paho.want_write()
+
+    def _write(self) -> MQTTErrorCode:
+        with self._writing:
+            return self._write_on() if self._wants_write() else MQTTErrorCode.MQTT_ERR_SUCCESS
+
+    def _write_on(self) -> MQTTErrorCode:
+        """Writes what the socket takes: what was begun, paho's, ours; before a goodbye all of ours first."""
+        sock = self._socket
+        if sock is None:
+            return MQTTErrorCode.MQTT_ERR_NO_CONN
+        if (self._outgoing.begun or self._leaving.is_set()) and not self._outgoing.write(
+            sock, all_of_it=self._leaving.is_set()
+        ):
+            return MQTTErrorCode.MQTT_ERR_SUCCESS
+        if self._paho.want_write():
+            code = self._paho.loop_write()
+            if code != MQTTErrorCode.MQTT_ERR_SUCCESS or self._paho.want_write():
+                return code
+        self._outgoing.write(sock, all_of_it=True)
+        return MQTTErrorCode.MQTT_ERR_SUCCESS
+
+    def _flush(self) -> None:
+        """Writes what was queued if this thread may, and leaves the rest to the network thread."""
+        if self._publisher_writes and self._writing.acquire(blocking=False):
+            try:
+                self._write_failed = self._write_on()
+            except OSError as error:
+                self._note_end(str(error), error)
+                self._write_failed = MQTTErrorCode.MQTT_ERR_CONN_LOST
+            finally:
+                self._writing.release()
+        if self._write_failed != MQTTErrorCode.MQTT_ERR_SUCCESS or self._wants_write():
+            self._wake()
+
+    def _wake(self) -> None:
+        # A full pipe wakes the network thread too; a closed one has nobody to wake.
+        with contextlib.suppress(OSError):
+            self._wake_up.send(b"\0")
+
+    def _release(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+        self._wake_up.close()
+        self._woken.close()
+        # Without the callbacks nothing points back here, so that paho's sockets close now and not at some collection.
+        self._paho.on_connect = self._paho.on_subscribe = self._paho.on_message = self._paho.on_socket_open = None
+
+    def _note_end(self, reason: str, cause: Exception | None = None) -> None:
+        if self.error is not None or self._leaving.is_set() or self._ending.is_set():
+            return
+        self.error = BrokerError(
+            f"{self._config.url}: {reason.rstrip('.')}",
+            action="Check that the broker runs and can be reached, and the certificates if it asks for them; "
+            "the connection is tried again by itself.",
+        )
+        self.error.__cause__ = cause
+
+    def subscribe(self, filters: Sequence[tuple[str, int]]) -> None:
+        """Sends one SUBSCRIBE; `Acknowledged` comes back as an event.
+
+        Args:
+            filters: Topic filter and QoS each.
+        """
+        code, mid = self._paho.subscribe(list(filters))
+        if code == MQTTErrorCode.MQTT_ERR_SUCCESS and mid is not None:
+            self.subscribing[mid] = tuple(topic for topic, _ in filters)
+        self._flush()
+
+    def unsubscribe(self, topic: str) -> None:
+        """Sends one UNSUBSCRIBE; what is on its way may still arrive.
+
+        Args:
+            topic: Filter as it was subscribed to.
+        """
+        self._paho.unsubscribe(topic)
+        self._flush()
+
+    def send(self, topic: str, *pieces: bytes) -> bool:
+        """Hands a message of QoS 0 to the socket, which takes it from where it lies.
+
+        Args:
+            topic: Where to.
+            pieces: What, one behind the other; must not change any more.
+
+        Returns:
+            Whether it was taken; not if too much waits already.
+        """
+        size = sum(map(len, pieces))
+        head = publish_head(topic.encode(), size)
+        with self._unsent_lock:
+            if self._unsent_now() + size > UNSENT_MAX_BYTES:
+                return False
+            self._outgoing.append((head, *pieces))
+        self._flush()
+        return True
+
+    def _unsent_now(self) -> int:
+        while self._unsent and self._unsent[0][0].is_published():
+            self._unsent_bytes -= self._unsent.popleft()[1]
+        return self._unsent_bytes + self._outgoing.waiting_bytes
+
+    def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool) -> mqtt.MQTTMessageInfo | None:
+        """Hands a message to the socket by way of paho, which keeps it until the broker has acknowledged it.
+
+        Args:
+            topic: Where to.
+            payload: What.
+            qos: 0 or 1.
+            retain: Whether the broker keeps it.
+
+        Returns:
+            paho's handle, or ``None`` if too much waits already.
+        """
+        with self._unsent_lock:
+            if self._unsent_now() + len(payload) > UNSENT_MAX_BYTES:
+                return None
+            info = self._paho.publish(topic, payload, qos=qos, retain=retain)
+            if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
+                return None
+            self._unsent.append((info, len(payload)))
+            self._unsent_bytes += len(payload)
+        self._flush()
+        return info
+
+    def disconnect(self) -> None:
+        """Says goodbye to the broker, so that it forgets the last will."""
+        self._leaving.set()
+        self._paho.disconnect()
+        self._wake()
+
+    def abort(self) -> None:
+        """Ends the connection without a goodbye: the broker publishes the last will."""
+        self._ending.set()
+        self._wake()
+
+    # Callbacks: all run in the network thread.
+
+    def _socket_opened(self, _client: mqtt.Client, _userdata: Any, sock: Any) -> None:
+        self._socket = sock
+        # Without it Nagle and delayed ACK cost 40 ms a turn: a TUF refresh took 85 ms instead of 4.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def _connected(
+        self, _client: mqtt.Client, _userdata: Any, _flags: mqtt.ConnectFlags, reason: ReasonCode, _properties: Any
+    ) -> None:
+        if reason.is_failure:
+            self.error = _refusal(self._config, reason)
+        else:
+            self._on_open(self)
+
+    def _subscribed(
+        self, _client: mqtt.Client, _userdata: Any, mid: int, codes: list[ReasonCode], _properties: Any
+    ) -> None:
+        self.hand_over(Acknowledged(self, mid, tuple(int(code.value) for code in codes)))
+
+    def _arrived(self, _client: mqtt.Client, _userdata: Any, message: mqtt.MQTTMessage) -> None:
+        try:
+            self._pass_on(message.topic, bytearray(message.payload), retained=message.retain)
+        except UnicodeDecodeError as error:
+            log.error("a message on a topic that is not UTF-8 was dropped: %s", error)
+
+    def _take(self, packet: bytearray) -> None:
+        try:
+            topic, payload = split_publish(packet)
+        except UnicodeDecodeError as error:
+            log.error("a message on a topic that is not UTF-8 was dropped: %s", error)
+        else:
+            self._pass_on(topic, payload)
+
+    def _pass_on(self, topic: str, payload: bytearray, *, retained: bool = False) -> None:
+        if not self._direct(topic, payload):
+            self.hand_over(Message(topic, bytes(payload), retained))
+
+    def hand_over(self, event: Event) -> None:
+        """Puts an event into the queue; waits while it is full.
+
+        Args:
+            event: What arrived.
+        """
+        while not self._ending.is_set() and not self._try_hand_over(event):
+            log.warning("handlers are behind by %d messages; the broker is held back", self._events.qsize())
+
+    def _try_hand_over(self, event: Event) -> bool:
+        try:
+            self._events.put(event, timeout=0.5)
+        except queue.Full:
+            return False
+        return True
+
+
+def _leave_to_us(_client: mqtt.Client, _userdata: Any, _sock: Any) -> None:
+    """Nothing to do: who queued something calls `Connection._flush`, and the network thread looks by itself."""
+
+
+_AUTHENTICATION = ("Bad user name or password", "Not authorized")
+"""paho's names for the codes 4 and 5 of CONNACK (MQTT 3.1.1, section 3.2.2.3)."""
+
+
+def _refusal(config: LinkConfig, reason: ReasonCode) -> BrokerError:
+    name = reason.getName()
+    if name in _AUTHENTICATION:
+        return BrokerError(
+            f"{config.url} refused the credentials: {name}",
+            expected="a certificate, or a name and password, that the broker knows",
+            actual=f"certificate {config.certificate}, username {config.username}",
+            action="Enrol the device again, or correct link.certificate, link.key, link.username, link.password_file.",
+        )
+    return BrokerError(f"{config.url} refused the connection: {name}", action="Look into the broker's log.")

@@ -1,0 +1,79 @@
+"""When a device may activate an update, in the plant's local time. Pure.
+
+The message is `lineside_link.messages.MaintenanceWindow`. A window opens at ``start`` of each of its days and closes at
+the next ``end``. On the night when the clock springs forward over ``start``, it opens at the first minute after.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Iterator
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from lineside_link.messages import MaintenanceWindow
+from lineside_runtime.errors import ConfigError
+
+DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+
+_TIME = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])")
+
+
+def check_window(window: MaintenanceWindow) -> None:
+    """Refuses a window that no device could follow.
+
+    Raises:
+        ConfigError: A time is not ``HH:MM``, both are the same, or the time zone is not known here.
+    """
+    for name, text in (("start", window.start), ("end", window.end)):
+        if not _TIME.fullmatch(text):
+            raise ConfigError(f"window.{name}", expected="HH:MM, from 00:00 to 23:59", actual=text)
+    if window.start == window.end:
+        raise ConfigError("window.start and window.end", expected="two different times", actual=window.start)
+    _zone(window)
+
+
+def opening(window: MaintenanceWindow, now: datetime.datetime) -> datetime.datetime | None:
+    """Returns when the window opens next, in the plant's time; ``None`` while it is open.
+
+    Args:
+        window: Checked, or from a message.
+        now: With its own time zone.
+
+    Raises:
+        ConfigError: As for `check_window`.
+    """
+    check_window(window)
+    for begins, ends in _spans(window, now):
+        if begins <= now < ends:
+            return None
+        if begins > now:
+            return begins.astimezone(_zone(window))
+    raise ConfigError("window.days", expected="a day on which it opens", actual=window.days)
+
+
+def _spans(window: MaintenanceWindow, now: datetime.datetime) -> Iterator[tuple[datetime.datetime, datetime.datetime]]:
+    """The windows from yesterday's on, as moments in UTC: local times that are subtracted would forget a shift."""
+    today = now.astimezone(_zone(window)).date()
+    for ahead in range(-1, 9):
+        day = today + datetime.timedelta(days=ahead)
+        if window.days and DAYS[day.weekday()] not in window.days:
+            continue
+        last = day if window.end > window.start else day + datetime.timedelta(days=1)
+        yield _moment(window, day, window.start), _moment(window, last, window.end)
+
+
+def _moment(window: MaintenanceWindow, day: datetime.date, text: str) -> datetime.datetime:
+    local = datetime.datetime.combine(day, datetime.time.fromisoformat(text), tzinfo=_zone(window))
+    return local.astimezone(datetime.timezone.utc)
+
+
+def _zone(window: MaintenanceWindow) -> ZoneInfo:
+    try:
+        return ZoneInfo(window.timezone)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ConfigError(
+            f"window.timezone {window.timezone!r} is not known here",
+            expected="an IANA name such as Europe/Berlin",
+            action="Correct it, or install the tzdata package.",
+        ) from error

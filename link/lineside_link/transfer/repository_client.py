@@ -1,0 +1,445 @@
+"""Fetch metadata, targets and chunks from the hub's repository, several requests at a time."""
+
+from __future__ import annotations
+
+import collections
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+
+from lineside_link.client.client import LinkClient
+from lineside_link.messages import Deltas, Multicast, RepoRequest, RepoResponse, decode, encode, split_response
+from lineside_link.topics import Topics
+from lineside_link.transfer.assembly import FetchReport
+from lineside_link.transfer.multicast import HEADROOM, Listener
+from lineside_link.transfer.pace import WINDOW_MAX, RequestPace
+from lineside_link.transfer.pull_window import FetchStopped, Kind, PullWindow, RequestedPiece
+from lineside_link.transfer.transfer import BundleTransfer, ChunkSource
+from lineside_runtime.bundle import CHUNK_BYTES, MANIFEST_MAX_BYTES, FileList
+from lineside_runtime.errors import FetchError
+
+log = logging.getLogger("lineside.link")
+
+METADATA_MAX_BYTES = 8 << 20
+"""No metadata file is larger: python-tuf's own largest limit is 5 MB."""
+
+_POLL_S = 0.2
+"""How often ``should_stop`` is looked at while nothing arrives."""
+
+_TAKEN_AT_ONCE = 8
+"""So many answers are handled before it is looked whether something is to be asked: half a megabyte of chunks."""
+
+_DELTA_POLL_S = 0.5
+"""How often the hub is asked whether it has made the patches."""
+
+Answer = tuple[RequestedPiece, RepoResponse, memoryview]
+
+
+def _never() -> bool:
+    return False
+
+
+class RepoClient:
+    """The device's side of ``repo/get``. Threads may share one.
+
+    Args:
+        client: The link; not yet started, or started.
+        topics: Of the site.
+        device: Name of the device.
+        window: How many questions may be on their way at a time until the link's speed is known.
+        timeout_s: After how long without an answer a question is asked again; grows with each repetition.
+        stall_s: After how long without any piece a fetch is given up.
+        delta_wait_s: How long the hub may take to make patches before the files come whole.
+        multicast: Whether to take part in what is sent to all devices at once; a link that was measured to be too slow
+            for it takes no part either.
+
+    Attributes:
+        pace: How large pieces and window are, from what was seen of the link.
+        knows: What the hub said that it can do beyond the first release.
+    """
+
+    def __init__(
+        self,
+        client: LinkClient,
+        topics: Topics,
+        device: str,
+        *,
+        window: int = 8,
+        timeout_s: float = 5.0,
+        stall_s: float = 60.0,
+        delta_wait_s: float = 20.0,
+        multicast: bool = True,
+    ) -> None:
+        self.pace = RequestPace(window)
+        self.knows: frozenset[str] = frozenset()
+        self._client = client
+        self._topic = topics.repo_get(device)
+        self._window = window
+        self._delta_wait_s = delta_wait_s
+        self._multicast = multicast
+        self._sent_bytes_s = 0
+        self._topics = topics
+        self._timeout_s = timeout_s
+        self._stall_s = stall_s
+        self._nonce = secrets.token_hex(4)
+        self._arrived = threading.Condition()
+        self._mailboxes: dict[str, collections.deque[tuple[RepoResponse, memoryview]]] = {}
+        self._pulls = 0
+        self._connections = 0
+        self._counters: collections.Counter[str] = collections.Counter()
+        client.on_begin(self._note_connection)
+        client.subscribe_direct(topics.repo_response(device), self._receive)
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """How often what happened: ``asked``, ``repeated``, ``busy``, ``late``, ``mismatches``, ``body_bytes``."""
+        with self._arrived:
+            return dict(self._counters)
+
+    def metadata(self, path: str, max_bytes: int = METADATA_MAX_BYTES) -> bytes:
+        """Fetches one of TUF's metadata files.
+
+        Args:
+            path: Such as ``timestamp.json`` or ``3.snapshot.json``.
+            max_bytes: Bound of its size.
+
+        Raises:
+            FetchError: The hub has it not (``status`` 404), says that it is larger, or doesn't answer.
+        """
+        return b"".join(self.stream("metadata", path, max_bytes=max_bytes))
+
+    def target(self, path: str, max_bytes: int = MANIFEST_MAX_BYTES) -> bytes:
+        """Fetches a TUF target file.
+
+        Args:
+            path: By its consistent-snapshot name, ``<group>/<sha256>.<name>-<version>.json``.
+            max_bytes: Bound of its size.
+
+        Raises:
+            FetchError: As for `metadata`.
+        """
+        return b"".join(self.stream("target", path, max_bytes=max_bytes))
+
+    def stream(
+        self, kind: Kind, path: str, *, max_bytes: int, should_stop: Callable[[], bool] = _never
+    ) -> Iterator[bytes]:
+        """Yields a file's pieces in order; holds at most a window of them.
+
+        Args:
+            kind: ``metadata`` or ``target``.
+            path: Name of the file.
+            max_bytes: Bound of the size that the hub may claim.
+            should_stop: Looked at between pieces.
+
+        Raises:
+            FetchError: As for `metadata`, or the file changed while it was read.
+            FetchStopped: ``should_stop`` said so.
+        """
+        first, start_of_it = self._one(RequestedPiece(kind, path), should_stop)
+        if first.size > max_bytes:
+            raise FetchError(f"{path} at the hub", expected=f"at most {max_bytes} bytes", actual=f"{first.size} bytes")
+        yield start_of_it
+        parts = -(-first.size // CHUNK_BYTES)
+        for start in range(1, parts, self._window):
+            wanted = [RequestedPiece(kind, path, part) for part in range(start, min(start + self._window, parts))]
+            bodies: dict[int, bytes] = {}
+            for piece, head, body in self.pull(collections.deque(wanted), should_stop=should_stop):
+                if head.size != first.size:
+                    raise FetchError(f"{path} changed while it was read", expected=first.size, actual=head.size)
+                bodies[piece.part] = bytes(body)
+            yield from (bodies[piece.part] for piece in wanted)
+
+    def _one(self, piece: RequestedPiece, should_stop: Callable[[], bool]) -> tuple[RepoResponse, bytes]:
+        with closing(self.pull(collections.deque([piece]), should_stop=should_stop)) as answers:
+            _, head, body = next(answers)
+        return head, bytes(body)
+
+    def fetch_files(
+        self,
+        manifest: FileList,
+        folder: Path,
+        *,
+        source: ChunkSource | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+        should_stop: Callable[[], bool] = _never,
+    ) -> FetchReport:
+        """Brings every file that the manifest names into ``folder``, each chunk checked before it is written.
+
+        Done again after a kill it goes on: what is there already is hashed and kept. A file gets its name
+        only when it is whole; the manifest itself isn't written.
+
+        Args:
+            manifest: From signed metadata, parsed by `lineside_runtime.bundle.parse_manifest`.
+            folder: Where to; made if it isn't there.
+            source: What the bundle is called at the hub and what is installed, for patches and multicast; ``None`` for
+                plain chunks only.
+            on_progress: Takes the bytes that are there and the bytes that there will be.
+            should_stop: Looked at at least five times a second.
+
+        Returns:
+            What was fetched and what was there.
+
+        Raises:
+            DiskFullError: There is no room, and none of the unfinished files is left.
+            FetchError: The hub has it not, or nothing arrived for the stall time; unfinished files are kept.
+            BundleIntegrityError: The hub gives something else than the manifest names, also when asked again.
+            FetchStopped: ``should_stop`` said so; unfinished files are kept.
+        """
+        transfer = BundleTransfer(
+            self,
+            manifest,
+            folder,
+            source=source,
+            on_progress=on_progress or _ignore_progress,
+            should_stop=should_stop,
+        )
+        return transfer.run()
+
+    def deltas(self, wanted: str, *, base: str, whole_bytes: int, should_stop: Callable[[], bool] = _never) -> Deltas:
+        """Asks the hub how to come from one bundle to another.
+
+        Args:
+            wanted: sha256 of the wanted bundle's manifest.
+            base: sha256 of the manifest of the bundle that is there; empty for none.
+            whole_bytes: What would come without patches: no longer than that would take is waited for them.
+            should_stop: Looked at at least five times a second.
+
+        Returns:
+            What the hub has; nothing if it is an older one, knows one of the two not, or takes too long.
+
+        Raises:
+            FetchError: The hub doesn't answer, or not with that.
+            FetchStopped: ``should_stop`` said so.
+        """
+        if "deltas" not in self.knows:
+            return Deltas()
+        rate = self.pace.rate_bytes_s
+        wait_s = min(self._delta_wait_s, whole_bytes / rate) if rate else self._delta_wait_s
+        until_s = time.monotonic() + wait_s
+        while True:
+            head, data = self._document(RequestedPiece("deltas", wanted, base=base), should_stop)
+            if head.status == 200:
+                return decode(data, Deltas)
+            if head.status == 404 or time.monotonic() >= until_s:
+                log.warning("no patches from the hub (%d, waited up to %.1f s): files come whole", head.status, wait_s)
+                return Deltas()
+            self._sleep(min(_DELTA_POLL_S, max(0.01, until_s - time.monotonic())), should_stop)
+
+    def join(self, wanted: str, *, base: str, should_stop: Callable[[], bool] = _never) -> Multicast | None:
+        """Asks the hub to send a bundle to all that want it now.
+
+        Args:
+            wanted: sha256 of its manifest.
+            base: sha256 of the manifest of the bundle that is there; empty for none.
+            should_stop: Looked at at least five times a second.
+
+        Returns:
+            What it sends from now on; ``None`` if it sends nothing, so that each asks for itself.
+
+        Raises:
+            FetchError: The hub doesn't answer.
+            FetchStopped: ``should_stop`` said so.
+        """
+        head, body = self._one(RequestedPiece("multicast", wanted, base=base), should_stop)
+        return decode(body, Multicast) if head.status == 200 else None
+
+    def takes_part(self) -> bool:
+        """Whether to listen to what is sent to all: it is allowed, the hub does it, and the link is fast enough."""
+        rate = self.pace.rate_bytes_s
+        slow = rate is not None and rate < HEADROOM * self._sent_bytes_s
+        return self._multicast and "multicast" in self.knows and not slow
+
+    def listen(self, target: str) -> Listener:
+        """Returns what takes a target's chunks as they are sent to all.
+
+        Args:
+            target: ``<group>/<name>-<version>.json``.
+        """
+        return Listener(self._client, self._topics, target)
+
+    def _document(self, piece: RequestedPiece, should_stop: Callable[[], bool]) -> tuple[RepoResponse, bytes]:
+        """Fetches an answer that may have several parts."""
+        head, body = self._one(piece, should_stop)
+        if head.status != 200 or head.parts == 1:
+            return head, body
+        if head.size > METADATA_MAX_BYTES:
+            raise FetchError(
+                f"{piece.kind} at the hub", expected=f"at most {METADATA_MAX_BYTES} bytes", actual=head.size
+            )
+        rest = collections.deque(piece._replace(part=part) for part in range(1, head.parts))
+        bodies = {answer.part: data for answer, _, data in self.pull(rest, should_stop=should_stop)}
+        return head, b"".join([body, *(bodies[part] for part in sorted(bodies))])
+
+    def _sleep(self, pause_s: float, should_stop: Callable[[], bool]) -> None:
+        until_s = time.monotonic() + pause_s
+        with self._arrived:
+            while (left_s := until_s - time.monotonic()) > 0:
+                if should_stop():
+                    raise FetchStopped
+                self._arrived.wait(min(left_s, _POLL_S))
+
+    @property
+    def piece_bytes(self) -> int:
+        """Size of the pieces that chunks should be asked for in."""
+        return self.pace.piece_bytes if "pieces" in self.knows else CHUNK_BYTES
+
+    def count_mismatch(self) -> None:
+        """Notes that a chunk arrived with another hash."""
+        with self._arrived:
+            self._counters["mismatches"] += 1
+
+    def pull(
+        self, wanted: collections.deque[RequestedPiece], *, should_stop: Callable[[], bool] = _never
+    ) -> Generator[Answer, None, None]:
+        """Asks for pieces and yields the answers as they arrive.
+
+        Args:
+            wanted: What to ask for. What is appended while the pull runs is asked for as well.
+            should_stop: Looked at at least five times a second.
+
+        Raises:
+            FetchError: The hub has one of them not, or nothing arrived for the stall time.
+            FetchStopped: ``should_stop`` said so.
+        """
+        prefix, mailbox = self._open_mailbox()
+        window = PullWindow((), window=self.pace.window, timeout_s=self._timeout_s, prefix=prefix)
+        window.wanted = wanted
+        connections = self._connections
+        progress_at_s = time.monotonic()
+        self.pace.begin(progress_at_s)
+        try:
+            while not window.done:
+                self._check_going(should_stop, progress_at_s, window)
+                if connections != self._connections:
+                    connections = self._connections
+                    self.pace.broke()
+                    window.ask_all_again(time.monotonic())
+                self._send_due(window)
+                for answer in self._take(mailbox, window):
+                    progress_at_s = time.monotonic()
+                    if answer[0].kind == "chunk":  # the others are too small to measure by
+                        self.pace.arrived(len(answer[2]), progress_at_s)
+                    yield answer
+                window.window = self.pace.window
+        finally:
+            self._close_mailbox(prefix, window)
+
+    def _check_going(self, should_stop: Callable[[], bool], progress_at_s: float, window: PullWindow) -> None:
+        if should_stop():
+            raise FetchStopped
+        if time.monotonic() - progress_at_s > self._stall_s:
+            raise FetchError(
+                f"nothing arrived from the hub for {self._stall_s:g} s",
+                actual=f"{window.in_flight} questions open, "
+                f"{'connected to' if self._client.connected else 'no connection to'} the broker",
+            )
+
+    def _send_due(self, window: PullWindow) -> None:
+        if not self._client.can_ask:
+            return
+        batches = "batches" in self.knows
+        # Only where the link is fast do questions cost more than what they wait for.
+        window.batch = WINDOW_MAX // 4 if batches and window.window == WINDOW_MAX else 1
+        due = [encode(_request(*asked)) for asked in window.due(time.monotonic())]
+        for payload in [b"\n".join(due)] if due and batches else due:
+            if self._client.ask(self._topic, payload):
+                with self._arrived:
+                    self._counters["asked"] += payload.count(b"\n") + 1
+
+    def _take(
+        self, mailbox: collections.deque[tuple[RepoResponse, memoryview]], window: PullWindow
+    ) -> Iterator[Answer]:
+        """Waits until something has come, and yields what has; looking after the questions takes turns with that."""
+        with self._arrived:
+            if not mailbox:
+                due_s = window.next_due_s(time.monotonic()) if self._client.can_ask else _POLL_S
+                self._arrived.wait(min(max(due_s, 0.01), _POLL_S))
+            here = [mailbox.popleft() for _ in range(min(len(mailbox), _TAKEN_AT_ONCE))]
+        now_s = time.monotonic()
+        for head, body in here:
+            if head.status == 503:
+                window.refused_busy(head.id, now_s)
+                continue
+            piece = window.answered(head.id, now_s)
+            if piece is None:
+                with self._arrived:
+                    self._counters["late"] += 1
+                continue
+            _check_answer(piece, head, body)
+            yield piece, head, body
+
+    def _open_mailbox(self) -> tuple[str, collections.deque[tuple[RepoResponse, memoryview]]]:
+        with self._arrived:
+            self._pulls += 1
+            prefix = f"{self._nonce}-{self._pulls}"
+            # What is asked for at a time bounds what arrives; an answer that nobody asked for must not fill memory.
+            mailbox = self._mailboxes[prefix] = collections.deque(maxlen=2 * WINDOW_MAX)
+        return prefix, mailbox
+
+    def _close_mailbox(self, prefix: str, window: PullWindow) -> None:
+        with self._arrived:
+            del self._mailboxes[prefix]
+            self._counters["repeated"] += window.repeated
+            self._counters["busy"] += window.busy
+
+    # In the link's threads.
+
+    def _receive(self, _topic: str, payload: bytes | bytearray) -> None:
+        head, body = split_response(payload)
+        with self._arrived:
+            mailbox = self._mailboxes.get(head.id.rpartition("-")[0])
+            if mailbox is None:
+                self._counters["late"] += 1
+                return
+            self._counters["body_bytes"] += len(body)
+            if head.knows:
+                self.knows = frozenset(head.knows)
+                self._sent_bytes_s = head.multicast_bytes_s
+            mailbox.append((head, body))
+            self._arrived.notify_all()
+
+    def _note_connection(self) -> None:
+        with self._arrived:
+            self._connections += 1
+            self._arrived.notify_all()
+
+
+def _request(request_id: str, piece: RequestedPiece) -> RepoRequest:
+    return RepoRequest(
+        id=request_id,
+        kind=piece.kind,
+        path=piece.path,
+        part=piece.part,
+        piece=piece.size,
+        base=piece.base,
+        damaged=piece.damaged,
+    )
+
+
+def _ignore_progress(_done: int, _total: int) -> None:
+    """The caller doesn't want to know."""
+
+
+def _check_answer(piece: RequestedPiece, head: RepoResponse, body: memoryview) -> None:
+    if head.status == 404 and piece.kind in ("deltas", "multicast"):
+        return
+    if head.status == 404:
+        raise FetchError(
+            f"the hub has no {piece.kind} {piece.path}",
+            status=404,
+            action="Publish the bundle at the hub again, then push it.",
+        )
+    if head.status == 202 and piece.kind in ("deltas", "multicast"):
+        return
+    if head.status != 200 or head.part != piece.part or len(body) > CHUNK_BYTES:
+        raise FetchError(
+            f"answer of the hub for {piece.kind} {piece.path}",
+            status=head.status,
+            expected=f"status 200, part {piece.part}, at most {CHUNK_BYTES} bytes",
+            actual=f"status {head.status}, part {head.part}, {len(body)} bytes",
+            action="Update the older of hub and device.",
+        )

@@ -1,0 +1,240 @@
+"""From what was learnt to a bundle like any other: model, labels, card, report and golden output, all or nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import re
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from lineside_models.anomaly.learning import Learnt
+from lineside_models.anomaly.names import OUTPUTS_FILE, SEARCH_FILE, map_name
+from lineside_models.anomaly.onnx_tail import with_weights
+from lineside_models.frame import Frame
+from lineside_models.golden import record
+from lineside_models.inspector import Inspector
+from lineside_models.postprocess.anomaly import AnomalyParams
+from lineside_models.simulator import render
+from lineside_runtime.backends.ort.backend import read_onnx
+from lineside_runtime.bundle import Bundle, Manifest, Postprocess, open_bundle, write_manifest
+from lineside_runtime.bundle_folder import check_free, put_in_place, sibling
+from lineside_runtime.config import Config
+from lineside_runtime.errors import BundleFormatError, ConfigError
+from lineside_runtime.files import write_atomic
+from lineside_runtime.session import Session
+
+LABEL = "anomaly"
+DECODER = "anomaly_maps"
+_GOLDEN_SEED = 12
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Checked:
+    """What the model says of bad parts that it was shown afterwards.
+
+    Attributes:
+        frames: How many bad parts.
+        passed: Which of them it let pass, by name.
+        source: Where they came from, in words.
+    """
+
+    frames: int
+    passed: tuple[str, ...]
+    source: str
+
+    @property
+    def warning(self) -> str:
+        """What to say where it lets half of them pass or more; empty elsewhere."""
+        if 2 * len(self.passed) < self.frames:
+            return ""
+        return (
+            f"{len(self.passed)} of {self.frames} bad parts of {self.source} pass: this model doesn't find these "
+            "defects. Train a detector or classifier on annotated ones"
+        )
+
+
+def check(learnt: Learnt, frames: Iterable[Frame], source: str) -> Checked:
+    """Judges bad parts by what was learnt; nothing is kept of it.
+
+    Args:
+        learnt: From `learn`.
+        frames: Of bad parts.
+        source: Where they come from, in words.
+
+    Raises:
+        LinesideError: As for `write_bundle` and `Inspector.inspect`.
+    """
+    passed, count = [], 0
+    with tempfile.TemporaryDirectory(prefix="lineside-check-") as folder:
+        bundle = write_bundle(learnt, Path(folder) / "bundle", name="check")
+        with Session(bundle, Config(engines=("ort",), threads=1)) as session:
+            inspector = Inspector(session)
+            for frame in frames:
+                count += 1
+                if inspector.inspect(frame).passed:
+                    passed.append(frame.part_id or f"{frame.source} {frame.sequence}")
+    return Checked(count, tuple(passed), source)
+
+
+def write_bundle(
+    learnt: Learnt,
+    out: Path,
+    *,
+    name: str,
+    version: str = "1.0.0",
+    source: str = "",
+    checked: Checked | None = None,
+    overwrite: bool = False,
+) -> Bundle:
+    """Writes the bundle.
+
+    The golden input is a frame of the line simulator: a part's own picture would travel with the bundle.
+
+    Args:
+        learnt: From `learn`.
+        out: The folder to make.
+        name: Of the bundle.
+        version: Of the bundle.
+        source: Where the frames came from, in words, for the card.
+        checked: What bad parts showed, for report and card.
+        overwrite: Whether a bundle that stands at ``out`` is replaced; anything else there is never touched.
+
+    Raises:
+        InputError: Something stands at ``out``.
+        ConfigError: The name is none for a bundle.
+        BundleFormatError: The shipped features are of another release.
+        DiskFullError: There is no room; nothing half-written remains.
+        DeviceError: The model doesn't run here.
+    """
+    if not _NAME.fullmatch(name):
+        raise ConfigError("name of the bundle", expected="letters, digits, '.', '_' and '-'", actual=name)
+    check_free(out, overwrite=overwrite)
+    variant = learnt.source.manifest.variants[0]
+    with sibling(out) as folder:
+        (folder / variant.file).parent.mkdir()
+        write_atomic(folder / variant.file, model_bytes(learnt))
+        write_atomic(folder / "labels.json", msgspec.json.encode([LABEL]))
+        report = msgspec.json.encode(report_of(learnt, source, checked))
+        write_atomic(folder / "report.json", msgspec.json.format(report, indent=1))
+        write_atomic(folder / "model_card.md", _card(learnt, name, source, checked).encode())
+        manifest = _manifest(learnt, folder / variant.file, name, version)
+        with Session(write_manifest(folder, manifest), Config(engines=("ort",), threads=1)) as session:
+            golden = record(session, folder, Frame(image=render("steel", _GOLDEN_SEED, defects=3).image))
+        write_manifest(folder, msgspec.structs.replace(manifest, golden=golden))
+        open_bundle(folder)
+        put_in_place(folder, out)
+    return open_bundle(out, verify=False)
+
+
+def model_bytes(learnt: Learnt) -> bytes:
+    """Returns the ONNX file: the features' graph, the search instead of its outputs, and the banks.
+
+    Raises:
+        BundleFormatError: The shipped pieces don't fit together.
+    """
+    source = learnt.source
+    model = source.file(source.manifest.variants[0].file).read_bytes()
+    ending = source.file(OUTPUTS_FILE).read_bytes()
+    if not model.endswith(ending):
+        raise BundleFormatError(f"{source.manifest.identity}: the model doesn't end with {OUTPUTS_FILE}")
+    search = source.file(SEARCH_FILE).read_bytes()
+    return with_weights(model.removesuffix(ending) + search, _weights(learnt))
+
+
+def _weights(learnt: Learnt) -> Mapping[str, npt.NDArray[Any]]:
+    """Returns the weights that the search wants, by name; see ``search_piece`` in the converters for what they do."""
+    weights: dict[str, npt.NDArray[Any]] = {}
+    scales = zip(learnt.strides, learnt.banks, learnt.bar.gains, learnt.bar.offsets, strict=True)
+    for stride, bank, gain, offset in scales:
+        vectors = bank.vectors
+        weights[f"whiten_{stride}"] = bank.whiten
+        weights[f"shift_{stride}"] = bank.shift
+        weights[f"bank_{stride}"] = np.ascontiguousarray(bank.entries.T)
+        weights[f"bank_scale_{stride}"] = np.asarray(-2 * bank.scales, np.float32)
+        weights[f"bank_square_{stride}"] = np.einsum("nc,nc->n", vectors, vectors)
+        weights[f"gain_{stride}"] = np.array([gain], np.float32)
+        weights[f"offset_{stride}"] = np.array([offset], np.float32)
+    return weights
+
+
+def _manifest(learnt: Learnt, model: Path, name: str, version: str) -> Manifest:
+    source, facts = learnt.source.manifest, read_onnx(model)
+    params = AnomalyParams(maps=tuple(map_name(one) for one in learnt.strides), calibration=(learnt.bar.calibration,))
+    kept = {"maps": params.maps, "calibration": params.calibration, "thresholds": [0.5], "region_score": 0.5}
+    return Manifest(
+        name=name,
+        version=version,
+        created_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        task="anomaly",
+        labels=(LABEL,),
+        inputs=facts.inputs,
+        outputs=facts.outputs,
+        preprocess=source.preprocess,
+        postprocess=Postprocess(name=DECODER, params=msgspec.to_builtins(kept)),
+        variants=source.variants,
+    )
+
+
+def report_of(learnt: Learnt, source: str, checked: Checked | None = None) -> dict[str, object]:
+    """Returns how the bundle was made, as it stands in its ``report.json``."""
+    return {
+        **({} if checked is None else {"checked": dataclasses.asdict(checked)}),
+        "schema": 1,
+        "task": "anomaly",
+        "features": learnt.source.manifest.identity,
+        "features_sha256": learnt.source.digest,
+        "frames": learnt.frames,
+        "source": source,
+        "bank_entries": [len(bank.entries) for bank in learnt.banks],
+        "bank_bytes": learnt.bank_bytes,
+        "quantile": learnt.bar.quantile,
+        "bar": learnt.bar.value,
+        "left_out": learnt.bar.left_out,
+        "variation": learnt.variation,
+        "unevenness": learnt.unevenness,
+        "left_out_above_bar": sum(one >= learnt.bar.value for one in learnt.bar.left_out),
+        "seconds": learnt.seconds,
+    }
+
+
+def _card(learnt: Learnt, name: str, source: str, checked: Checked | None) -> str:
+    notes = (
+        []
+        if checked is None
+        else [f"{checked.frames - len(checked.passed)} of {checked.frames} bad parts ({checked.source}) were found"]
+    )
+    notes += [learnt.warning] if learnt.warning else []
+    above = sum(one >= learnt.bar.value for one in learnt.bar.left_out)
+    return _CARD.format(
+        name=name,
+        frames=learnt.frames,
+        source=source or "frames that were given",
+        features=learnt.source.manifest.identity,
+        entries=" and ".join(str(len(bank.entries)) for bank in learnt.banks),
+        bank_bytes=learnt.bank_bytes,
+        quantile=learnt.bar.quantile,
+        above=above,
+    ) + "".join(f"- {note[0].upper()}{note[1:]}.\n" for note in notes)
+
+
+_CARD = """# {name}
+
+Says how unlike good parts a frame is, and where. Learnt from {frames} frames of good parts ({source}) and from nothing
+else: no defect was seen, and none has a name here.
+
+- **How**: features of `{features}` (INT8), compared with banks of {entries} features of good frames,
+  {bank_bytes} bytes (PatchCore, arXiv:2106.08265).
+- **Score**: 0.5 is the bar, below which an estimated {quantile} of good frames stay (Gumbel's distribution, fitted to
+  the frames' own scores, each by a bank without it); half of the good frames stay below 0.05. It is no probability of
+  a defect: nobody knows how often parts are bad. {above} of the {frames} frames lay above the bar when left out.
+- **Can't**: know good parts that look unlike those it learnt from (another light, camera, variant): learn again, from
+  all of them. Frames of one and the same part make the bar too low.
+"""

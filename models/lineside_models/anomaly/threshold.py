@@ -1,0 +1,77 @@
+"""The threshold of an anomaly model, from good frames alone.
+
+Each frame is scored by a bank without its own entries, as if it were new. The score is the greatest of many cells'
+distances, so Gumbel's extreme-value distribution is fitted to it (by its moments), and the bar is a quantile of that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from lineside_runtime.errors import InputError
+
+MEDIAN_SCORE = 0.05
+"""Score that half the good frames stay below; 0.5 is the bar."""
+
+SPREAD_MIN = 1e-3
+"""Frames whose distances differ by less than this share of them are one picture."""
+
+_EULER = 0.5772156649
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Bar:
+    """From distances to scores.
+
+    Attributes:
+        gains: One a scale: a distance becomes ``distance * gain + offset``, in standard deviations of good frames.
+        offsets: One a scale.
+        left_out: The good frames' sums over the scales, each as if it were new.
+        value: The sum that a share of ``quantile`` of good frames stays below.
+        quantile: That share.
+        calibration: ``(a, b)``: the score is ``sigmoid(a * sum + b)``.
+    """
+
+    gains: tuple[float, ...]
+    offsets: tuple[float, ...]
+    left_out: tuple[float, ...]
+    value: float
+    quantile: float
+    calibration: tuple[float, float]
+
+
+def set_bar(greatest: npt.NDArray[np.float32], quantile: float) -> Bar:
+    """Sets the bar.
+
+    Args:
+        greatest: ``(frames, scales)``: each frame's greatest distance at each scale, by a bank without that frame.
+        quantile: Share of good frames that are to stay below the bar, above 0.5 and below 1.
+
+    Raises:
+        InputError: The frames are one picture again and again.
+    """
+    centres = np.median(greatest, axis=0).astype(np.float64)
+    spreads = greatest.std(axis=0, dtype=np.float64)
+    if not (spreads > SPREAD_MIN * np.maximum(centres, SPREAD_MIN)).all():
+        raise InputError(
+            "the frames are one picture again and again",
+            expected="frames of different good parts",
+            action="Let parts move past the camera while it takes frames.",
+        )
+    sums = ((greatest - centres) / spreads).sum(axis=1)
+    middle = float(np.median(sums))
+    scale = float(sums.std()) * math.sqrt(6) / math.pi
+    value = float(sums.mean()) - _EULER * scale - scale * math.log(-math.log(quantile))
+    steepness = math.log(1 / MEDIAN_SCORE - 1) / (value - middle)
+    return Bar(
+        gains=tuple((1 / spreads).tolist()),
+        offsets=tuple((-centres / spreads).tolist()),
+        left_out=tuple(sums.tolist()),
+        value=value,
+        quantile=quantile,
+        calibration=(steepness, -steepness * value),
+    )

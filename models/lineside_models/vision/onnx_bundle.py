@@ -1,0 +1,192 @@
+"""Make a bundle of a bare ONNX file."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from lineside_models.good_classes import names_of_good, with_good_classes
+from lineside_models.postprocess import count_classes, recognise
+from lineside_models.preprocess import CHANNELS
+from lineside_models.vision.model_facts import ModelFacts, complete, from_metadata, from_sidecar, from_ultralytics
+from lineside_runtime.bundle import Bundle, Manifest, Postprocess, Preprocess, Variant, write_manifest
+from lineside_runtime.errors import ConfigError, InputNotFoundError, UnsupportedModelError
+from lineside_runtime.tensors import DYNAMIC, TensorSpec
+
+if TYPE_CHECKING:
+    from lineside_runtime.backends.ort.backend import OnnxFacts
+
+log = logging.getLogger("lineside.models")
+
+VARIANT = "onnx"
+_VARIANT = Variant(name=VARIANT, format="onnx", file=f"{VARIANT}/model.onnx", level=0, precision="fp32")
+
+
+def wrap_onnx(model: Path, folder: Path, given: ModelFacts, *, origin: Path | None = None) -> Bundle:
+    """Makes a bundle of an ONNX file, with no golden input.
+
+    Args:
+        model: The ONNX file.
+        folder: An empty folder for the bundle.
+        given: Facts that come before those of the sidecar and the metadata.
+        origin: The file that the user gave, where ``model`` was made of it: its sidecar is read.
+
+    Raises:
+        InputNotFoundError: There is no such file.
+        UnsupportedModelError: It is no ONNX file, or has no input of the name that the pre-processing fills, or one
+            that a frame cannot become.
+        UnknownHeadError: Nobody names the decoder, and the shapes of the outputs don't tell.
+        MissingModelFactsError: Neither the arguments, nor the sidecar, nor the metadata say it all.
+        ConfigError: One of them breaks the format, or contradicts the model's own shapes.
+    """
+    from lineside_runtime.backends.ort.backend import read_onnx  # an engine, which a bundle on another one does without
+
+    named = origin or model
+    if not model.is_file():
+        raise InputNotFoundError(f"no model at {model}", action="Give a bundle, an .onnx or a .pt file.")
+    onnx = read_onnx(model)
+    facts = complete(_known(given.over(from_sidecar(named)), onnx, str(named)), named, onnx)
+    names = [spec.name for spec in onnx.inputs]
+    if not facts.preprocess.input and len(names) == 1:
+        facts = msgspec.structs.replace(facts, preprocess=msgspec.structs.replace(facts.preprocess, input=names[0]))
+    if names != [facts.preprocess.input]:
+        raise UnsupportedModelError(
+            f"inputs of {named}", expected=f"one input, preprocess.input = {facts.preprocess.input!r}", actual=names
+        )
+    reading = with_good_classes(facts.postprocess, facts.labels)
+    if reading is not facts.postprocess:
+        log.warning("%s: by its name, %s means a good part", named.name, names_of_good(reading, facts.labels))
+    preprocess = _sized(onnx.inputs[0], facts.preprocess, named)
+    _check_labels(onnx, facts.postprocess, facts.labels, named)
+    return _written(
+        model,
+        folder,
+        Manifest(
+            name=name_of(named.stem),
+            version="0",
+            task="classification" if facts.postprocess.name == "classification" else "detection",
+            created_at=_now(),
+            labels=facts.labels,
+            inputs=onnx.inputs,
+            outputs=onnx.outputs,
+            preprocess=preprocess,
+            postprocess=reading,
+            variants=(_VARIANT,),
+        ),
+    )
+
+
+def wrap_generic(model: Path, folder: Path) -> Bundle:
+    """Makes a bundle of an ONNX file of which nobody says how its inputs are prepared or its outputs read.
+
+    The caller gives its inputs as tensors and reads its outputs himself.
+
+    Args:
+        model: The ONNX file.
+        folder: An empty folder for the bundle.
+
+    Raises:
+        UnsupportedModelError: It is no ONNX file, or has an input or output that a bundle can't describe.
+    """
+    from lineside_runtime.backends.ort.backend import read_onnx
+
+    onnx = read_onnx(model)
+    return _written(
+        model,
+        folder,
+        Manifest(
+            name=name_of(model.stem),
+            version="0",
+            task="generic",
+            created_at=_now(),
+            labels=(),
+            inputs=onnx.inputs,
+            outputs=onnx.outputs,
+            preprocess=Preprocess(input=onnx.inputs[0].name if onnx.inputs else "", colour="none"),
+            postprocess=Postprocess(name="none"),
+            variants=(_VARIANT,),
+        ),
+    )
+
+
+def _sized(image: TensorSpec, how: Preprocess, model: Path) -> Preprocess:
+    """Returns the pre-processing with the input's size, where the model fixes one.
+
+    Raises:
+        UnsupportedModelError: No frame can become such an input: another number of dimensions, frames in a batch or
+            channels than the pre-processing gives, or channels last.
+        ConfigError: The pre-processing says another size.
+    """
+    if how.colour == "none":
+        return how
+    wanted = CHANNELS[how.colour]
+    expected = f"(1 or free, {wanted}, height, width) for colour {how.colour!r}"
+
+    def refusal(reason: str, action: str) -> UnsupportedModelError:
+        return UnsupportedModelError(
+            f"{model}: input {image.name!r} {reason}", expected=expected, actual=image.shape, action=action
+        )
+
+    if len(image.shape) != 4:
+        raise refusal("has not the four dimensions of an image", "Give a model that takes images.")
+    batch, channels, height, width = image.shape
+    if channels not in (DYNAMIC, wanted):
+        if width == wanted:
+            raise refusal("has its channels last (NHWC)", "Export the model with channels first (NCHW).")
+        raise refusal(
+            f"takes {channels} channel{'s' * (channels != 1)}", "Set preprocess.colour (--colour) to the model's."
+        )
+    if batch not in (DYNAMIC, 1):
+        raise refusal(
+            f"takes a batch of exactly {batch} frames", "Export the model with a free batch dimension, or with 1."
+        )
+    if DYNAMIC in (height, width):
+        return how
+    if how.size is None:
+        return msgspec.structs.replace(how, size=(height, width))
+    if how.size != (height, width):
+        raise ConfigError(
+            f"{model}: preprocess.size", expected=f"the model's {(height, width)} (height, width)", actual=how.size
+        )
+    return how
+
+
+def _check_labels(onnx: OnnxFacts, how: Postprocess, labels: tuple[str, ...], model: Path) -> None:
+    """Refuses labels that are not as many as the classes of the model, as far as its shapes tell."""
+    classes = count_classes(onnx.outputs, how)
+    if classes is not None and classes != len(labels):
+        raise ConfigError(
+            f"{model}: labels",
+            expected=f"{classes}, as many as the model's outputs have classes "
+            f"({'; '.join(spec.describe() for spec in onnx.outputs)})",
+            actual=len(labels),
+            action="Name every class of the model, in the order of its outputs.",
+        )
+
+
+def _written(model: Path, folder: Path, manifest: Manifest) -> Bundle:
+    (folder / VARIANT).mkdir(parents=True)
+    (folder / _VARIANT.file).write_bytes(model.read_bytes())
+    return write_manifest(folder, manifest)
+
+
+def name_of(text: str) -> str:
+    """Returns a name that a bundle may have, made of a file's or folder's."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).lstrip("._-")[:64] or "model"
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
+def _known(given: ModelFacts, onnx: OnnxFacts, where: str) -> ModelFacts:
+    """Returns the facts from every source; the decoder is told from the shapes where nobody names it."""
+    facts = given.over(from_metadata(onnx, where)).over(from_ultralytics(onnx))
+    if facts.labels and facts.preprocess and facts.postprocess is None:
+        return facts.over(ModelFacts(postprocess=recognise(onnx.inputs, onnx.outputs, len(facts.labels))))
+    return facts

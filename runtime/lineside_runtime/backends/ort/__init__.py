@@ -1,0 +1,1 @@
+"""ONNX Runtime: the engine that every board has."""

@@ -1,0 +1,1 @@
+"""Processes of the contestants, and the interleaved rounds."""

@@ -1,0 +1,160 @@
+"""The benchmark's end of a contestant's process: start, ask, end."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+import msgspec
+
+from lineside_runtime.benchmark.measurement.contestants import ContestantEntry
+from lineside_runtime.benchmark.measurement.protocol import (
+    Command,
+    Held,
+    MeasurementTask,
+    Profiled,
+    Ready,
+    Reply,
+    TaskFailed,
+    TurnTimed,
+    Warmed,
+    as_error,
+    decode_reply,
+    encode,
+    plain,
+)
+from lineside_runtime.errors import DeadlineExceededError, EngineCrashedError
+
+ANSWER_MAX_S = 300.0
+"""An answer that takes longer than this is given up: loading, warming and a turn are all far shorter."""
+
+GOODBYE_S = 2.0
+"""How long a process may take to end by itself."""
+
+_MODULE = "lineside_runtime.benchmark.measurement.worker"
+_Answer = TypeVar("_Answer", Ready, Warmed, TurnTimed, Held, Profiled)
+
+
+class Process:
+    """A contestant in a process of its own, so that it shares neither memory nor threads with the others.
+
+    Not ``multiprocessing``: that imports the caller's main module again, and a script that measures at its top level
+    would start itself.
+
+    Attributes:
+        ready: What it said when it was loaded.
+    """
+
+    def __init__(self, entry: ContestantEntry, inputs: Path | None = None) -> None:
+        """Starts it and waits for its first result.
+
+        Raises:
+            LinesideError: What it met while loading; `EngineCrashedError` if it died, `DeadlineExceededError` if it
+                did not answer.
+        """
+        one = entry.contestant
+        task = MeasurementTask(
+            folder=str(entry.bundle.path),
+            config=plain(one.config),
+            level=one.level,
+            batch=one.batch,
+            streams=one.streams,
+            inputs="" if inputs is None else str(inputs),
+            spawned_ns=time.monotonic_ns(),
+        )
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        self._name = entry.name
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", _MODULE],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            bufsize=0,
+        )
+        self._pending = b""
+        try:
+            self.ready = self.ask(task, Ready)
+        except BaseException:  # an interrupt too: nobody else knows of the process yet who could end it
+            self.end()
+            raise
+
+    def ask(self, command: Command, expected: type[_Answer]) -> _Answer:
+        """Sends a command and returns its answer.
+
+        Raises:
+            LinesideError: See the constructor.
+        """
+        stdin = self._process.stdin
+        if stdin is None:
+            raise EngineCrashedError(f"{self._name}: its process has no standard input", action="Try again.")
+        try:
+            stdin.write(encode(command))
+        except BrokenPipeError:
+            raise self._died() from None
+        reply = self._read()
+        if isinstance(reply, TaskFailed):
+            raise as_error(reply)
+        if not isinstance(reply, expected):
+            raise EngineCrashedError(f"{self._name}: its process lost the thread", actual=type(reply).__name__)
+        return reply
+
+    def end(self) -> None:
+        """Ends the process and waits until it is gone; done twice it changes nothing.
+
+        It is let go first, so that it can end what it has started itself, such as an isolated engine.
+        """
+        stdin, stdout = self._process.stdin, self._process.stdout
+        try:
+            if stdin is not None:
+                stdin.close()
+            self._process.wait(GOODBYE_S)
+        except subprocess.TimeoutExpired:  # still in a call of the engine
+            pass
+        finally:
+            self._process.kill()
+            self._process.wait()
+            if stdout is not None:
+                stdout.close()
+
+    def __enter__(self) -> Process:
+        """Returns itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Ends it."""
+        self.end()
+
+    def _read(self) -> Reply:
+        stdout = self._process.stdout
+        give_up_s = time.monotonic() + ANSWER_MAX_S
+        while b"\n" not in self._pending:
+            left_s = give_up_s - time.monotonic()
+            if stdout is None or left_s <= 0 or not select.select([stdout], [], [], left_s)[0]:
+                raise DeadlineExceededError(
+                    f"{self._name}: no answer within {ANSWER_MAX_S:.0f} s", action="Measure it alone, with --rounds 20."
+                )
+            data = os.read(stdout.fileno(), 1 << 16)
+            if not data:
+                raise self._died()
+            self._pending += data
+        line, _, self._pending = self._pending.partition(b"\n")
+        try:
+            return decode_reply(line)
+        except msgspec.DecodeError as error:
+            raise EngineCrashedError(f"{self._name}: unreadable answer: {error}", action="Try again.") from error
+
+    def _died(self) -> EngineCrashedError:
+        status = self._process.wait()
+        how = f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
+        return EngineCrashedError(
+            f"the process that measures {self._name} has died", actual=how, action="Its last words stand above."
+        )

@@ -1,0 +1,1 @@
+"""The benchmark's report as table, charts and page."""

@@ -1,0 +1,120 @@
+"""`Cached`: one placement behind the session's cache."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+from msgspec.structs import replace
+
+from lineside_runtime.cache.key import inputs_digest, namespace
+from lineside_runtime.cache.levels import ResultCache
+from lineside_runtime.config import Config
+from lineside_runtime.serving.candidates import Candidate
+from lineside_runtime.serving.placement import Placement, Prediction
+from lineside_runtime.tensors import Array
+
+if TYPE_CHECKING:
+    from lineside_runtime.stages.placement import StagedCandidate, StagedPlacement
+
+
+class Cached:
+    """Answers from the cache what it can, and keeps what the placement answers.
+
+    A call is looked up under the name of each candidate that might be given it now, and kept under the name of the one
+    that answered: what a standby computed, perhaps with another variant, doesn't stand in for the first choice later.
+    """
+
+    def __init__(self, cache: ResultCache, placement: Placement | StagedPlacement, config: Config) -> None:
+        """Takes a placement and what stands before it.
+
+        Args:
+            cache: The session's.
+            placement: What answers on a miss.
+            config: What the placement loads models with.
+        """
+        self._cache = cache
+        self._placement = placement
+        self._config = config
+        self._bundle_digest = placement.bundle.digest
+        self._identity = placement.bundle.manifest.identity
+        self._requested = str(placement.requested.device)
+        self._names: dict[str, bytes] = {}
+        self._looked_up: tuple[tuple[Candidate | StagedCandidate, ...], list[bytes]] = (), []
+
+    def run(self, inputs: Mapping[str, Array]) -> Prediction:
+        """Like `Placement.run`; an answer from the cache says so.
+
+        Its outputs are read-only, whether they come from the cache or not.
+        """
+        digest = inputs_digest(inputs)
+        found = self.find(digest)
+        if found is not None:
+            return found
+        return self.keep(digest, inputs, self._placement.run(inputs))
+
+    def find(self, digest: bytes | None) -> Prediction | None:
+        """Returns the answer to inputs with this digest, if a level has it."""
+        if digest is None:
+            self._cache.note_not_kept()
+            return None
+        firsts, names = self._looked_up
+        now = self._placement.firsts
+        if now is not firsts:  # the same tuple as long as nothing changes
+            names = [self._name(candidate) for candidate in now]
+            self._looked_up = now, names
+        found = self._cache.get([name + digest for name in names])
+        if found is None:
+            return None
+        entry, level = found
+        return Prediction(
+            outputs=dict(entry.outputs),
+            requested_device=self._requested,
+            used_device=entry.device,
+            fell_back=False,
+            inference_ms=0.0,
+            bundle=self._identity,
+            cached=level,
+        )
+
+    def keep(self, digest: bytes | None, inputs: Mapping[str, Array], prediction: Prediction) -> Prediction:
+        """Keeps an answer, and returns it as it is given out: read-only, as a hit is.
+
+        It isn't kept if the caller has changed the input while it was computed: it may be to neither of the two then.
+        """
+        if digest is not None:
+            if inputs_digest(inputs) == digest:
+                self._put(digest, prediction)
+            else:
+                self._cache.note_unstable()
+        return replace(prediction, outputs=_read_only(prediction.outputs))
+
+    def _put(self, digest: bytes, prediction: Prediction) -> None:
+        for candidate in self._placement.candidates:
+            if str(candidate) == prediction.used_device:
+                device = prediction.used_device
+                keep_there = partial(self._placement.keep, device)
+                self._cache.put(self._name(candidate) + digest, prediction.outputs, device, keep_there=keep_there)
+                return
+
+    def _name(self, candidate: Candidate | StagedCandidate) -> bytes:
+        text = str(candidate)
+        name = self._names.get(text)
+        if name is None:
+            parts = (candidate,) if isinstance(candidate, Candidate) else candidate.candidates
+            name = self._names[text] = namespace(self._bundle_digest, parts, self._config)
+        return name
+
+
+def _read_only(outputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Returns views that can't be written to, so that a caller who writes learns it at the first call, not a hit's."""
+    views: dict[str, Array] = {}
+    for name, array in outputs.items():
+        if isinstance(array, np.ndarray):
+            views[name] = view = array.view()
+            view.flags.writeable = False
+        else:  # a list or a map, which no cache keeps
+            views[name] = array
+    return views

@@ -1,0 +1,62 @@
+"""`submitted`: a submitted call behind the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import CancelledError, Future
+from functools import partial
+
+from lineside_runtime.cache.key import inputs_digest
+from lineside_runtime.cache.placement import Cached
+from lineside_runtime.serving.placement import Prediction
+from lineside_runtime.serving.submit import LinkedFuture
+from lineside_runtime.tensors import Array
+
+
+def submitted(
+    cached: Cached,
+    inputs: Mapping[str, Array],
+    *,
+    give: Callable[[], Future[Prediction]],
+    on_hit: Callable[[Prediction], None],
+) -> Future[Prediction]:
+    """Answers at once from the cache, or gives the call to the devices and keeps their answer.
+
+    Args:
+        cached: The placement behind the cache.
+        inputs: Array by input name, checked.
+        give: Gives the call to the devices.
+        on_hit: Told of an answer from the cache before its future is returned.
+
+    Raises:
+        LinesideError: What ``give`` raises.
+    """
+    digest = inputs_digest(inputs)
+    found = cached.find(digest)
+    if found is not None:
+        on_hit(found)
+        done: Future[Prediction] = Future()
+        done.set_result(found)
+        return done
+    inner = give()
+    outer = LinkedFuture(inner)
+    inner.add_done_callback(partial(_settle, outer, cached, digest, inputs))
+    return outer
+
+
+def _settle(
+    outer: LinkedFuture,
+    cached: Cached,
+    digest: bytes | None,
+    inputs: Mapping[str, Array],
+    inner: Future[Prediction],
+) -> None:
+    """Says how the call ended; the answer is kept first, so that nobody can write to it before that."""
+    try:
+        answer = cached.keep(digest, inputs, inner.result())
+    except CancelledError:
+        outer.confirm_cancelled()
+    except BaseException as error:  # noqa: BLE001  the caller's: a future swallows what its callbacks raise
+        outer.set_exception(error)
+    else:
+        outer.set_result(answer)

@@ -1,0 +1,1 @@
+"""Which executables serve a bundle, and who takes over when one fails."""

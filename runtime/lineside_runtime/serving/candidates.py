@@ -1,0 +1,348 @@
+"""Which engine, device and variant may serve a bundle here, in the order in which they are tried.
+
+They are found one after the other as they are asked for: importing an engine costs memory and time, and where the
+first one serves, the others are never imported.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from lineside_runtime import registry
+from lineside_runtime.backend import Backend, Executable, LoadOptions
+from lineside_runtime.backends import versions
+from lineside_runtime.bundle import Bundle, Manifest, Variant
+from lineside_runtime.config import Config
+from lineside_runtime.devices import KINDS, Device, DeviceKind
+from lineside_runtime.errors import (
+    ConfigError,
+    DeviceError,
+    IncompatibleBundleError,
+    NoDeviceError,
+)
+from lineside_runtime.system import accelerator_hints
+
+if TYPE_CHECKING:
+    OnAbsent = Callable[[str, DeviceError], None]
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """One way to run a bundle.
+
+    Attributes:
+        backend: The engine.
+        device: One of its devices.
+        variant: The form of the model that it would load.
+    """
+
+    backend: Backend
+    device: Device
+    variant: Variant
+
+    def load(self, bundle: Bundle, config: Config, *, profile: bool = False) -> Executable:
+        """Loads the variant on the device.
+
+        Args:
+            bundle: Where the variant is.
+            config: The user's.
+            profile: Whether the engine is to time each operator.
+
+        Raises:
+            LinesideError: As in `Backend.load`.
+        """
+        libraries = config.operator_libraries.get(self.backend.name, ())
+        options = LoadOptions(
+            threads=config.threads,
+            precision=self.variant.precision,
+            cores=config.cores if self.device.kind == "cpu" else None,
+            operator_libraries=tuple(Path(path) for path in libraries),
+            profile=profile,
+            inputs=bundle.manifest.inputs,
+            outputs=bundle.manifest.outputs,
+            whole=config.fallback_strategy == "error",
+        )
+        return self.backend.load(bundle.file(self.variant.file), self.device, options)
+
+    def __str__(self) -> str:
+        """Returns for example ``ort/cpu:0``."""
+        return f"{self.backend.name}/{self.device}"
+
+
+class CandidateChoice:
+    """The candidates in the order in which they are tried, each found when it is asked for.
+
+    Attributes:
+        absent: Engine to the reason, for those that were asked for or come before a candidate, but can't be used.
+    """
+
+    def __init__(
+        self, candidates: Iterable[Candidate], absent: dict[str, DeviceError], last_resort: Iterable[Candidate] = ()
+    ) -> None:
+        """Takes what finds them.
+
+        Args:
+            candidates: In their order; taken one by one.
+            absent: May grow while they are taken.
+            last_resort: Those that follow only if all others fail.
+        """
+        self.absent = absent
+        self._candidates = iter(candidates)
+        self._last_resort = iter(last_resort)
+        self._found: list[Candidate] = []
+        self._lock = threading.Lock()
+
+    def at(self, index: int) -> Candidate | None:
+        """Returns one candidate, finding as many as that takes; ``None`` if there are fewer."""
+        with self._lock:
+            while len(self._found) <= index:
+                candidate = next(self._candidates, None) or next(self._last_resort, None)
+                if candidate is None:
+                    return None
+                self._found.append(candidate)
+            return self._found[index]
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """All of them, so that every engine that might serve is imported; the last resort only if there is no other."""
+        with self._lock:
+            self._found += self._candidates
+            if not self._found:
+                self._found += self._last_resort
+            return tuple(self._found)
+
+    def end(self) -> None:
+        """Looks no further; what was found stays.
+
+        A search that could go on knows who is to be told of absent engines, and so the session: a circle that would
+        keep a closed session's memory until Python looks for circles.
+        """
+        with self._lock:
+            self._candidates = self._last_resort = iter(())
+
+    def reordered(self, candidates: Iterable[Candidate]) -> CandidateChoice:
+        """Returns a choice with other candidates in front of the same last resort."""
+        return CandidateChoice(candidates, self.absent, self._last_resort)
+
+
+def choose(
+    manifest: Manifest,
+    config: Config,
+    *,
+    level: int | None = None,
+    share: float = 1.0,
+    on_absent: OnAbsent | None = None,
+) -> CandidateChoice:
+    """Returns what may serve the bundle, by kind of device, then format, best first, then engine, then variant.
+
+    Args:
+        manifest: Of the bundle.
+        config: The user's.
+        level: Wanted optimisation level; ``None`` for the manifest's order, best first.
+        share: The model's share of the compute of everything that runs on this box, 0 to 1.
+        on_absent: Called once for each engine that was to be asked and can't be used, when that turns out.
+
+    Returns:
+        At least one candidate.
+
+    Raises:
+        ConfigError: `Config.isolate` names an engine that isn't known, `Config.variant` a variant that isn't there.
+        IncompatibleBundleError: The bundle has no variant of this level, or needs other engine versions.
+        NoDeviceError: Nothing here can run it.
+        DeviceError: ``fallback_strategy`` is ``error`` and an engine that was asked for by name can't be used.
+    """
+    _check_isolated(config)
+    search = _Search(_named_first(manifest, of_level(manifest, level), config.variant), config, on_absent)
+    search.look_for_named()
+    kinds = kind_order(config, share)
+    choice = CandidateChoice(
+        search.walk(kinds, lambda: config.engines or registry.names_in_turn()),
+        search.absent,
+        search.walk(kinds, lambda: () if config.engines else registry.LAST_RESORT),
+    )
+    if choice.at(0) is None:
+        raise search.nothing(manifest)
+    return choice
+
+
+def engine_of(name: str, config: Config) -> Backend:
+    """Returns an engine, in a process of its own where `Config.isolate` says so.
+
+    Raises:
+        EngineMissingError: Not a known engine, or not installed.
+        DeviceError: It is installed but does not start.
+    """
+    entry = _isolated(name, config)
+    if entry is not None:
+        from lineside_runtime.engine_process.engine import isolated  # only who isolates pays for it
+
+        return isolated(entry, config.isolated_timeout_s)
+    return registry.backend(name)
+
+
+def _check_isolated(config: Config) -> None:
+    if not config.isolate:
+        return
+    known = config.engines or (*registry.names(), *registry.BY_NAME_ONLY)
+    strange = {entry.partition("=")[0] for entry in config.isolate} - set(known)
+    if strange:
+        raise ConfigError("isolate", expected=f"some of {', '.join(known)}", actual=", ".join(sorted(strange)))
+
+
+def _isolated(name: str, config: Config) -> str | None:
+    return next((entry for entry in config.isolate if entry.partition("=")[0] == name), None)
+
+
+def kind_order(config: Config, share: float) -> tuple[DeviceKind, ...]:
+    """Returns the kinds of device in the order in which a model with this share of the compute tries them."""
+    return KINDS if share <= config.npu_threshold else ("gpu", "npu", "cpu")
+
+
+def of_level(manifest: Manifest, level: int | None) -> tuple[Variant, ...]:
+    """Returns the bundle's variants of one optimisation level; all for ``None``.
+
+    Raises:
+        IncompatibleBundleError: It has none.
+    """
+    variants = tuple(variant for variant in manifest.variants if level in (None, variant.level))
+    if not variants:
+        raise IncompatibleBundleError(
+            f"{manifest.identity} has no variant of optimisation level {level}",
+            expected=f"one of {sorted({variant.level for variant in manifest.variants})}",
+            actual=level,
+            action="Ask for a level that it has, or build one with lineside.Optimizer(optimization_level=…).",
+        )
+    return variants
+
+
+def named(manifest: Manifest, name: str, *, where: str = "variant") -> Variant:
+    """Returns the variant of a name.
+
+    Args:
+        manifest: Any.
+        name: As somebody wrote it.
+        where: Where it was written, for the message, such as ``$.inspect.variant``.
+
+    Raises:
+        ConfigError: The bundle has none of that name.
+    """
+    for variant in manifest.variants:
+        if variant.name == name:
+            return variant
+    raise ConfigError(
+        f"{where}: {manifest.identity} has no {name!r}",
+        expected=f"one of {', '.join(variant.name for variant in manifest.variants)}",
+        action="`lineside bundle show` lists a bundle's variants.",
+    )
+
+
+def _named_first(manifest: Manifest, variants: tuple[Variant, ...], name: str | None) -> tuple[Variant, ...]:
+    """Puts the variant that was asked for before the others, which stay for devices that can't run it."""
+    if name is None:
+        return variants
+    first = named(manifest, name)
+    return tuple(sorted(variants, key=lambda variant: variant.name != first.name))
+
+
+class _Search:
+    """Looks for candidates; asks no engine before its turn, and none that can't have what is looked for."""
+
+    def __init__(self, variants: tuple[Variant, ...], config: Config, on_absent: OnAbsent | None) -> None:
+        self.absent: dict[str, DeviceError] = {}
+        self._variants = variants
+        self._config = config
+        self._on_absent = on_absent
+        self._too_old: list[str] = []
+        self._asked: dict[str, tuple[Backend | None, list[Device]]] = {}
+        self._given: set[tuple[str, Device]] = set()
+
+    def look_for_named(self) -> None:
+        """Notes the engines that were asked for by name and are not installed, without importing the others."""
+        for name in self._config.engines or ():
+            error = None if _isolated(name, self._config) else registry.missing(name)
+            if error is not None:
+                self._miss(name, error)
+
+    def walk(self, kinds: tuple[DeviceKind, ...], names: Callable[[], Iterable[str]]) -> Iterator[Candidate]:
+        """Finds the candidates of these engines in their order."""
+        for kind in kinds:
+            if not any(kind in variant.device_kinds for variant in self._variants):
+                continue
+            for group in self._by_preference():
+                for name in names():
+                    if self._may_serve(name, kind, group):
+                        yield from self._candidates(name, kind, group)
+
+    def _by_preference(self) -> tuple[tuple[Variant, ...], ...]:
+        """Groups the variants: the caller's engines in his order, else the manifest's variants, best first."""
+        if self._config.engines is not None:
+            return (self._variants,)
+        formats = dict.fromkeys(variant.format for variant in self._variants)
+        return tuple(tuple(one for one in self._variants if one.format == each) for each in formats)
+
+    def _may_serve(self, name: str, kind: DeviceKind, variants: tuple[Variant, ...]) -> bool:
+        formats = [variant.format for variant in variants if kind in variant.device_kinds]
+        if not any(registry.may_read(name, one, kind) for one in formats):
+            return False
+        by_name = self._config.engines is not None
+        return by_name or not registry.needs_hardware(name) or accelerator_hints.may_have(kind)
+
+    def _candidates(self, name: str, kind: DeviceKind, variants: tuple[Variant, ...]) -> Iterator[Candidate]:
+        if name not in self._asked:
+            self._asked[name] = self._ask(name)
+        engine, devices = self._asked[name]
+        for device in devices:
+            variant = self._first_fitting(engine, device, variants) if engine and device.kind == kind else None
+            if (
+                engine
+                and variant
+                and (self._config.engines or not device.emulated)
+                and (name, device) not in self._given
+            ):
+                self._given.add((name, device))
+                yield Candidate(engine, device, variant)
+
+    def _ask(self, name: str) -> tuple[Backend | None, list[Device]]:
+        if name in self.absent:
+            return None, []
+        try:
+            engine = engine_of(name, self._config)
+            return engine, engine.probe()
+        except DeviceError as error:
+            self._miss(name, error)
+            return None, []
+
+    def _miss(self, name: str, error: DeviceError) -> None:
+        if self._config.engines and self._config.fallback_strategy == "error":
+            raise error
+        self.absent[name] = error
+        if self._on_absent is not None:
+            self._on_absent(name, error)
+
+    def _first_fitting(self, engine: Backend, device: Device, variants: tuple[Variant, ...]) -> Variant | None:
+        for variant in variants:
+            if variant.format in engine.formats and device.kind in variant.device_kinds:
+                wanted = variant.requires.get(engine.package, "")
+                if versions.allows(wanted, engine.version):
+                    return variant
+                self._too_old.append(f"{variant.name} needs {engine.package} {wanted}, here is {engine.version}")
+        return None
+
+    def nothing(self, manifest: Manifest) -> NoDeviceError | IncompatibleBundleError:
+        """Returns the error that says why there is no candidate."""
+        if self._too_old:
+            return IncompatibleBundleError(
+                f"{manifest.identity} does not fit the engines here: {'; '.join(dict.fromkeys(self._too_old))}",
+                action="Install a version in the range that the variant names.",
+            )
+        forms = sorted({f"{variant.format} for {'/'.join(variant.device_kinds)}" for variant in manifest.variants})
+        missing = {name: registry.missing(name) for name in self._config.engines or registry.names()}
+        errors = {name: error for name, error in missing.items() if error is not None} | self.absent
+        reasons = "; ".join(f"{name}: {error.message}" for name, error in errors.items())
+        return NoDeviceError(
+            f"nothing here runs {manifest.identity}", expected=", ".join(forms), actual=reasons or None
+        )

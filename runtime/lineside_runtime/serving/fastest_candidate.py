@@ -1,0 +1,76 @@
+"""Measure which candidate is fastest on this machine."""
+
+from __future__ import annotations
+
+import statistics
+import threading
+import time
+
+from lineside_runtime.backend import Executable
+from lineside_runtime.bundle import Bundle
+from lineside_runtime.config import Config
+from lineside_runtime.errors import DeviceError, UnsupportedModelError
+from lineside_runtime.inputs import sample_inputs
+from lineside_runtime.logs import log
+from lineside_runtime.serving.candidates import Candidate, CandidateChoice
+from lineside_runtime.tensors import Array
+
+WARM_CALLS = 2
+TIMED_CALLS = 5
+
+_lock = threading.Lock()
+_measured_ms: dict[tuple[object, ...], float] = {}
+
+
+def order_by_speed(bundle: Bundle, choice: CandidateChoice, config: Config) -> CandidateChoice:
+    """Returns the same candidates, fastest first; those that fail come last.
+
+    Each is loaded, called a few times with zeros and closed again; what was measured is kept for the process.
+    """
+    candidates = choice.candidates
+    times_ms = [_time_ms(bundle, candidate, config) for candidate in candidates]
+    ranked = sorted(range(len(times_ms)), key=times_ms.__getitem__)
+    return choice.reordered(candidates[i] for i in ranked)
+
+
+def _time_ms(bundle: Bundle, candidate: Candidate, config: Config) -> float:
+    key = (bundle.digest, str(candidate), candidate.variant.name, config.threads, config.cores)
+    with _lock:  # one at a time, or they would measure one another
+        if key not in _measured_ms:
+            _measured_ms[key] = _measure(bundle, candidate, config)
+            log.info("%s: %s takes %.2f ms", bundle.manifest.identity, candidate, _measured_ms[key])
+        return _measured_ms[key]
+
+
+def _measure(bundle: Bundle, candidate: Candidate, config: Config) -> float:
+    executable: Executable | None = None
+    try:
+        executable = candidate.load(bundle, config)
+        return time_calls(executable, sample_inputs(bundle.manifest))
+    except (DeviceError, UnsupportedModelError) as error:
+        log.warning("%s cannot be measured: %s", candidate, error)
+        return float("inf")
+    finally:
+        if executable is not None:
+            executable.close()
+
+
+def time_calls(
+    executable: Executable, inputs: dict[str, Array], *, warm: int = WARM_CALLS, calls: int = TIMED_CALLS
+) -> float:
+    """Returns the median time of a warm call in milliseconds.
+
+    Args:
+        executable: What is timed.
+        inputs: Of each call.
+        warm: Calls before, which aren't timed.
+        calls: Timed ones.
+    """
+    for _ in range(warm):
+        executable.run(inputs)
+    samples = []
+    for _ in range(calls):
+        started_ns = time.perf_counter_ns()
+        executable.run(inputs)
+        samples.append((time.perf_counter_ns() - started_ns) / 1e6)
+    return statistics.median(samples)

@@ -1,0 +1,110 @@
+"""`Lane`: the queue and the worker threads of one device."""
+
+from __future__ import annotations
+
+import dataclasses
+import queue
+from collections import deque
+from typing import TYPE_CHECKING, Literal
+
+from lineside_runtime.serving.submit.job import SubmittedCall
+
+if TYPE_CHECKING:
+    from lineside_runtime.backend import Executable
+    from lineside_runtime.serving.shared import Shared
+    from lineside_runtime.serving.slots import Slot
+
+HANG_FACTOR = 10
+HANG_MIN_S = 1.0
+FIRST_CALL_S = 10.0  # a device that compiles at its first call takes seconds
+OPEN_MAX_S = 300.0  # TensorRT builds for minutes
+SUSPECT_FACTOR = 4
+SUSPECT_MIN_S = 0.02
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Worker:
+    """A thread of a lane, and what it does now.
+
+    Attributes:
+        job: The call that it runs; ``None`` while it waits.
+        turn: The turn of that call.
+        since_s: Since when it runs, or since when it opens the lane.
+        used: The executable that it runs on; ``None`` if the call has to load it first.
+    """
+
+    job: SubmittedCall | None = None
+    turn: int = 0
+    since_s: float = 0.0
+    used: Shared[Executable] | None = None
+
+
+class Lane:
+    """One device with its queue and workers; a lane that was closed is never opened again: the device gets a new one.
+
+    Attributes:
+        slot: The device.
+        state: ``opening`` while the model is loaded, ``warming`` while it runs for the first time.
+        suspect: Whether a call has been on it for suspiciously long: others are used while there are some.
+        waiting: Calls that wait or run here.
+        workers: Its threads; the first one opens it.
+    """
+
+    def __init__(self, slot: Slot, now_s: float) -> None:
+        """Makes the lane with its first worker."""
+        self.slot = slot
+        self.state: Literal["opening", "warming", "open", "closed"] = "opening"
+        self.suspect = False
+        self.waiting = 0
+        self.workers = [Worker(since_s=now_s)]
+        self._jobs: deque[tuple[SubmittedCall, int]] = deque()
+        self._tokens: queue.SimpleQueue[None] = queue.SimpleQueue()  # one a job: a deque can't be waited for
+
+    def put(self, job: SubmittedCall, *, first: bool = False) -> None:
+        """Queues a job, at the front if it has waited elsewhere."""
+        if first:
+            self._jobs.appendleft((job, job.turn))
+        else:
+            self._jobs.append((job, job.turn))
+        self._tokens.put(None)
+
+    def take(self) -> tuple[SubmittedCall, int] | None:
+        """Waits for the next job; ``None`` when the lane is closed and empty."""
+        while True:
+            self._tokens.get()
+            try:
+                return self._jobs.popleft()
+            except IndexError:  # it was moved to another lane
+                if self.state == "closed":
+                    return None
+
+    def drain(self) -> list[SubmittedCall]:
+        """Takes out all jobs whose turn is still here, in their order."""
+        drained = []
+        while self._jobs:
+            job, turn = self._jobs.popleft()
+            if job.turn == turn:
+                drained.append(job)
+        return drained
+
+    def close(self) -> None:
+        """Lets the workers end when they are done with what they do now."""
+        self.state = "closed"
+        for _ in self.workers:
+            self._tokens.put(None)
+
+    def is_slow(self, worker: Worker, now_s: float) -> bool:
+        """Whether the worker takes suspiciously long."""
+        if self.state in ("opening", "warming"):
+            return True
+        service_s = self.slot.load.service_ms / 1e3
+        return worker.job is not None and now_s - worker.since_s >= max(SUSPECT_FACTOR * service_s, SUSPECT_MIN_S)
+
+    def hangs_at_s(self, worker: Worker) -> float:
+        """When the worker counts as hung if it is not done by then."""
+        if self.state == "opening" or (worker.job is not None and worker.used is None):  # the call loads it again first
+            return worker.since_s + OPEN_MAX_S
+        load = self.slot.load
+        if self.state == "warming" or not load.measured:
+            return worker.since_s + FIRST_CALL_S
+        return worker.since_s + max(HANG_FACTOR * load.service_ms / 1e3, HANG_MIN_S)

@@ -1,0 +1,221 @@
+"""`StagedPlacement`: serves a bundle whose model is cut, each stage on a device of its own.
+
+It stands where a `Placement` stands, and is made of them: one a stage, so that a stage whose device fails falls back by
+the same rules as a whole model does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from lineside_runtime.bundle import Bundle, Variant
+from lineside_runtime.serving.candidates import Candidate
+from lineside_runtime.serving.placement import DeviceShare, Failures, Placement, Prediction
+from lineside_runtime.stages.plan import PlacedStage
+from lineside_runtime.tensors import Array
+
+if TYPE_CHECKING:
+    from lineside_runtime.serving.submit import SubmitCounters
+    from lineside_runtime.stages.pipeline import StagePipeline
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StagedCandidate:
+    """What runs the stages, seen as one.
+
+    Attributes:
+        candidates: One a stage.
+        variant: The variant that is cut.
+    """
+
+    candidates: tuple[Candidate, ...]
+    variant: Variant
+
+    @property
+    def device(self) -> str:
+        """The devices, such as ``gpu:0+cpu:0``."""
+        return "+".join(str(candidate.device) for candidate in self.candidates)
+
+    def __str__(self) -> str:
+        """Returns for example ``ort/cpu:0+openvino/cpu:0``."""
+        return "+".join(map(str, self.candidates))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StagedStandby:
+    """What is loaded and warm beside what serves.
+
+    Attributes:
+        engine_and_device: Such as ``openvino/cpu:0+ort/cpu:0``.
+    """
+
+    engine_and_device: str
+
+
+class StagedPlacement:
+    """Serves one bundle in stages.
+
+    Attributes:
+        bundle: The bundle.
+        stages: One placement a stage, in the order in which they run.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        placed: Sequence[PlacedStage],
+        failures: Failures,
+        *,
+        on_close: Callable[[], None] | None = None,
+    ) -> None:
+        """Loads every stage on the first device that can load it.
+
+        Args:
+            bundle: The bundle.
+            placed: What `plan_stages` gave.
+            failures: Where failures are noted.
+            on_close: Called after everything is closed.
+
+        Raises:
+            LinesideError: A stage can't be loaded anywhere.
+        """
+        self.bundle = bundle
+        self._placed = tuple(placed)
+        self._variant = placed[0].variant
+        self._identity = bundle.manifest.identity
+        self._on_close = on_close
+        self.flow = StageFlow(bundle, placed)
+        with contextlib.ExitStack() as undo:
+            stages = []
+            for one in placed:
+                stages.append(Placement(one.bundle, one.choice, one.config, failures))
+                undo.callback(stages[-1].close)
+            undo.pop_all()
+        self.stages = tuple(stages)
+        self._starting = threading.Lock()
+        self._pipeline: StagePipeline | None = None
+
+    @property
+    def requested(self) -> StagedCandidate:
+        """The first candidate of each stage."""
+        return StagedCandidate(tuple(stage.requested for stage in self.stages), self._variant)
+
+    @property
+    def leader(self) -> StagedCandidate:
+        """What serves each stage now."""
+        return StagedCandidate(tuple(stage.leader for stage in self.stages), self._variant)
+
+    @property
+    def candidates(self) -> tuple[StagedCandidate, ...]:
+        """What may have answered a call: the first choices, and what serves now."""
+        return tuple({str(one): one for one in (self.requested, self.leader)}.values())
+
+    @property
+    def firsts(self) -> tuple[StagedCandidate, ...]:
+        """What a call is given first as things are."""
+        return (self.leader,)
+
+    @property
+    def shares(self) -> tuple[DeviceShare, ...]:
+        """How much each device of each stage does, such as ``backbone on ort/cpu:0``."""
+        return tuple(
+            msgspec.structs.replace(share, device=f"{one.stage.name} on {share.device}")
+            for one, stage in zip(self._placed, self.stages, strict=True)
+            for share in stage.shares
+        )
+
+    @property
+    def standby(self) -> StagedStandby | None:
+        """What would take over, if any stage has a standby."""
+        found = [slot.engine_and_device for slot in (stage.standby for stage in self.stages) if slot is not None]
+        return StagedStandby("+".join(found)) if found else None
+
+    def dispatcher(self, tally: SubmitCounters, on_answer: Callable[[Prediction], None]) -> StagePipeline:
+        """Returns what serves submitted calls, made with the first one."""
+        if self._pipeline is None:
+            from lineside_runtime.stages.pipeline import StagePipeline  # only who submits pays for it
+
+            with self._starting:
+                if self._pipeline is None:
+                    config = self._placed[0].config
+                    self._pipeline = StagePipeline(
+                        self,
+                        tally,
+                        workers=config.submit_workers,
+                        queue_size=config.submit_queue,
+                        on_answer=on_answer,
+                    )
+        return self._pipeline
+
+    def run(self, inputs: Mapping[str, Array]) -> Prediction:
+        """Runs the stages one after the other, each on another device if its first ones fail.
+
+        Raises:
+            BadInputFormatError: An engine refuses the inputs.
+            DeviceError: Every device of a stage failed; the first one's error.
+        """
+        tensors: Mapping[str, Array] = inputs
+        answers = []
+        for number, stage in enumerate(self.stages):
+            answers.append(stage.run(self.flow.inputs(number, tensors)))
+            tensors = self.flow.after(number, tensors, answers[-1].outputs)
+        return self.join(answers, tensors)
+
+    def join(self, answers: Sequence[Prediction], tensors: Mapping[str, Array]) -> Prediction:
+        """Returns the stages' answers as one.
+
+        Args:
+            answers: One a stage.
+            tensors: What `StageFlow.after` gave for the last stage.
+        """
+        return Prediction(
+            outputs=self.flow.outputs(tensors),
+            requested_device="+".join(answer.requested_device for answer in answers),
+            used_device="+".join(answer.used_device for answer in answers),
+            fell_back=any(answer.fell_back for answer in answers),
+            inference_ms=sum(answer.inference_ms for answer in answers),
+            bundle=self._identity,
+        )
+
+    def keep(self, device: str, outputs: Mapping[str, Array]) -> None:
+        """Keeps nothing on a device: outputs of several stages may come from several."""
+
+    def close(self) -> None:
+        """Gives the devices back."""
+        if self._pipeline is not None:
+            self._pipeline.close()
+        for stage in self.stages:
+            stage.close()
+        if self._on_close is not None:
+            self._on_close()
+
+
+class StageFlow:
+    """Which tensors go from stage to stage; each is let go when its last stage has had it."""
+
+    def __init__(self, bundle: Bundle, placed: Sequence[PlacedStage]) -> None:
+        self._needed = [tuple(spec.name for spec in one.stage.inputs) for one in placed]
+        self._outputs = tuple(spec.name for spec in bundle.manifest.outputs)
+        later = [
+            {*self._outputs, *(name for names in self._needed[i + 1 :] for name in names)} for i in range(len(placed))
+        ]
+        self._kept = [frozenset(names) for names in later]
+
+    def inputs(self, number: int, tensors: Mapping[str, Array]) -> dict[str, Array]:
+        """Returns what a stage takes of all that is there."""
+        return {name: tensors[name] for name in self._needed[number]}
+
+    def after(self, number: int, tensors: Mapping[str, Array], outputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Returns what is still needed after a stage: of what was there, and of its outputs."""
+        kept = self._kept[number]
+        return {name: array for name, array in (*tensors.items(), *outputs.items()) if name in kept}
+
+    def outputs(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
+        """Returns the model's outputs in the manifest's order."""
+        return {name: tensors[name] for name in self._outputs}

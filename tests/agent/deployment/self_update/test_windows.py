@@ -1,0 +1,119 @@
+"""The agent's own update waits for the maintenance window, as a bundle's does, and says so."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lineside_agent.config import UpdateConfig
+from lineside_agent.deployment.desired_state import Wished
+from lineside_agent.deployment.runner import ShouldStop
+from lineside_agent.deployment.self_update.guard import AgentSlot, Installation
+from lineside_agent.deployment.self_update.machine import SelfMachine
+from lineside_agent.deployment.self_update.payload import Payload
+from lineside_agent.deployment.self_update.runner import SelfUpdateRunner
+from lineside_agent.deployment.self_update.slots import AgentSlots
+from lineside_link.messages import BundleRef, Desired
+from tests.agent.deployment.self_update.wheels import make_payload, write_wheel
+from tests.peers.waiting import wait_for
+
+
+class Rig:
+    """The real rim and slots, and payloads that are never made into an environment: that takes pip a while."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "state").mkdir(exist_ok=True)
+        self.closed = {"fetch": "", "change": "the maintenance window opens later"}
+        self.brought: list[str] = []
+        self.seen: list[SelfMachine] = []
+        self.payloads: dict[str, Payload] = {}
+        self.start()
+
+    def start(self) -> None:
+        self.stop = threading.Event()
+        self.updater = SelfUpdateRunner(
+            self.folder / "state",
+            config_path=self.folder / "agent.toml",
+            slots=AgentSlots(Installation(self.folder / "opt"), "a"),
+            bring=self._bring,
+            host=self,
+            observe=self.seen.append,
+            stop=self.stop,
+            update=UpdateConfig(),
+            gate=lambda _machine, fetching: self.closed["fetch" if fetching else "change"],
+        )
+        self.thread = threading.Thread(target=self.updater.run)
+        self.thread.start()
+
+    def end(self) -> None:
+        """Also what the machine would ask of the process: nothing here gets so far."""
+        self.stop.set()
+        self.thread.join(60.0)
+
+    def _bring(self, agent: BundleRef, slot: AgentSlot, slots: AgentSlots, _should_stop: ShouldStop) -> None:
+        folder = slots.begin(slot, agent.sha256)
+        shutil.copytree(self.payloads[agent.sha256].path, folder, dirs_exist_ok=True)
+        self.brought.append(agent.version)
+
+    def wish(self, gen: int, version: str) -> BundleRef:
+        wheel = write_wheel(self.folder / "w", "lineside", version, {"lineside/__init__.py": b""})
+        payload = make_payload(self.folder / f"p{version}", wheel)
+        self.payloads[payload.digest] = payload
+        agent = BundleRef(name="lineside-agent", version=version, target="g/agent.json", sha256=payload.digest)
+        self.updater.post(Wished("group", Desired(epoch=1, gen=gen, agent=agent)))
+        return agent
+
+    # What the machine asks of the agent around it.
+
+    def healthy(self) -> bool:
+        return True
+
+    def quiet(self) -> bool:
+        return True
+
+    def met_hub(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    made = Rig(tmp_path)
+    yield made
+    made.end()
+
+
+def test_it_is_brought_and_waits_for_its_window_also_over_restarts(rig: Rig) -> None:
+    rig.wish(1, "2.0")
+    wait_for(lambda: rig.updater.waiting, 60, what="the gate")
+    assert (rig.updater.machine.state, rig.brought) == ("verifying", ["2.0"])
+    assert "opens later" in rig.updater.waiting
+    for _ in range(5):  # more starts than a staged agent is allowed
+        rig.end()
+        rig.start()
+        wait_for(lambda: rig.updater.waiting, 60, what="the gate, after a restart")
+    assert (rig.updater.machine.state, rig.brought) == ("verifying", ["2.0"])
+    for wheel in (rig.folder / "opt" / "slots" / "b" / "payload").glob("wheels/lineside-*"):
+        wheel.write_bytes(b"so that it ends behind the gate, before pip is asked")
+    rig.closed["change"] = ""
+    wait_for(lambda: rig.updater.machine.state == "failed", 120, what="what comes behind the gate")
+    assert rig.updater.waiting == ""
+    assert "staged" in [machine.state for machine in rig.seen]
+    assert rig.updater.machine.error is not None
+    assert rig.updater.machine.error.code == 3002
+
+
+def test_a_fetch_in_the_window_waits_too_and_gives_way_to_a_newer_wish(rig: Rig) -> None:
+    rig.closed["fetch"] = "the maintenance window opens later"
+    rig.wish(1, "2.0")
+    wait_for(lambda: rig.updater.waiting, 60, what="the gate")
+    assert (rig.updater.machine.state, rig.brought) == ("fetching", [])
+    newer = rig.wish(2, "3.0")
+    wait_for(lambda: rig.updater.machine.wanted == newer, 60, what="the newer wish")
+    rig.closed["fetch"] = ""
+    wait_for(lambda: rig.updater.machine.state == "verifying" and rig.updater.waiting, 60, what="the second gate")
+    assert rig.brought == ["3.0"]

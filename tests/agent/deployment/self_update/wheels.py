@@ -1,0 +1,111 @@
+"""Small real wheels and payloads, made in a moment: lineside's packages from this tree, or a program of a few lines."""
+
+from __future__ import annotations
+
+import ensurepip
+import functools
+import platform
+import shutil
+import sys
+import sysconfig
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from lineside_agent.deployment.self_update.payload import (
+    MANIFEST_NAME,
+    WHEELS,
+    AgentManifest,
+    Payload,
+    open_payload,
+    running_python,
+)
+from lineside_runtime.bundle import describe_bytes
+
+ROOT = Path(__file__).parents[4]
+DEVICE_PACKAGES = {
+    "lineside": ".",
+    "lineside_agent": "agent",
+    "lineside_boards": "boards",
+    "lineside_link": "link",
+    "lineside_models": "models",
+    "lineside_runtime": "runtime",
+}
+BASE_PYTHON = str(Path(sys.base_prefix) / "bin" / f"python{running_python()}")
+"""Stands for the system's Python of a board."""
+
+
+def write_wheel(
+    folder: Path, name: str, version: str, files: Mapping[str, bytes], *, requires: Sequence[str] = ()
+) -> Path:
+    """Writes a wheel (PEP 427) of pure Python."""
+    needs = "".join(f"Requires-Dist: {need}\n" for need in requires)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}-{version}-py3-none-any.whl"
+    info = f"{name}-{version}.dist-info"
+    about = {
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}".encode(),
+        f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    content = {**files, **about}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for place, data in content.items():
+            archive.writestr(place, data)
+        lines = [*(f"{place},," for place in content), f"{info}/RECORD,,"]
+        archive.writestr(f"{info}/RECORD", "\n".join([*lines, ""]))
+    return path
+
+
+@functools.cache
+def tree_files() -> dict[str, bytes]:
+    """The device's packages as they lie in this tree, without the shipped bundles."""
+    found: dict[str, bytes] = {}
+    for package, place in DEVICE_PACKAGES.items():
+        base = ROOT / place
+        for path in sorted((base / package).rglob("*")):
+            relative = path.relative_to(base)
+            if path.is_file() and "__pycache__" not in relative.parts and "zoo" not in relative.parts:
+                found[relative.as_posix()] = path.read_bytes()
+    return found
+
+
+def tree_wheel(folder: Path, version: str, changes: Mapping[str, bytes] | None = None) -> Path:
+    """lineside's wheel of this tree under another version, with some files exchanged or added.
+
+    What it needs from others is found where this process finds it, by a ``.pth`` file.
+    """
+    others = "\n".join(
+        sorted({sysconfig.get_paths()["purelib"], *(p for p in sys.path if p.endswith("site-packages"))})
+    )
+    return write_wheel(folder, "lineside", version, {**tree_files(), "others.pth": others.encode(), **(changes or {})})
+
+
+def program_wheel(folder: Path, version: str, source: str) -> Path:
+    """A wheel called lineside that is one program: what ``python -m lineside`` runs."""
+    return write_wheel(
+        folder, "lineside", version, {"lineside/__init__.py": b"", "lineside/__main__.py": source.encode()}
+    )
+
+
+def pip_wheel() -> Path:
+    """Python's own copy of pip; Debian keeps it in a folder of its own."""
+    own, debian = Path(ensurepip.__file__).parent / "_bundled", sysconfig.get_config_var("WHEEL_PKG_DIR")
+    (found, *_) = (path for folder in (own, debian) if folder for path in sorted(Path(folder).glob("pip-*.whl")))
+    return found
+
+
+def make_payload(folder: Path, wheel: Path, *, architecture: str | None = None, python: str | None = None) -> Payload:
+    """Makes a payload of one wheel and pip."""
+    (folder / WHEELS).mkdir(parents=True)
+    for source in (wheel, pip_wheel()):
+        shutil.copy2(source, folder / WHEELS / source.name)
+    manifest = AgentManifest(
+        version=wheel.name.split("-")[1],
+        python=python or running_python(),
+        architecture=architecture or platform.machine(),
+        files={f"{WHEELS}/{p.name}": describe_bytes(p.read_bytes()) for p in sorted((folder / WHEELS).iterdir())},
+    )
+    (folder / MANIFEST_NAME).write_bytes(msgspec.json.encode(manifest))
+    return open_payload(folder)

@@ -1,0 +1,345 @@
+"""The update machine's rim: real slots, real engines; the link is a folder that is copied."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lineside_agent.config import InspectConfig
+from lineside_agent.deployment.bundle_runner import STATE_NAME, BundleRunner
+from lineside_agent.deployment.desired_state import Wished
+from lineside_agent.deployment.machine import BundleMachine
+from lineside_agent.deployment.slots import Slots
+from lineside_agent.inspection.active_bundle import ActiveInspector
+from lineside_agent.inspection.loaded_bundle import reference
+from lineside_link.messages import BundleRef, Desired
+from lineside_link.transfer.pull_window import FetchStopped
+from lineside_models.frame import Frame
+from lineside_models.regions import Region
+from lineside_runtime.bundle import Bundle
+from lineside_runtime.errors import BundleIntegrityError, DiskFullError, FetchError, LinesideError
+from tests.peers.waiting import wait_for
+from tests.worlds.bundles import break_golden, bright, make_bundle
+
+
+class Rim:
+    """An updater with its surroundings; `end` and `start` are what a restart of the agent does."""
+
+    def __init__(self, folder: Path, factory: Path | None = None) -> None:
+        self.folder = folder
+        self.factory = factory
+        self.shelf: dict[str, Bundle] = {}
+        self.errors: list[LinesideError] = []
+        self.fetches = 0
+        self.hold: threading.Event | None = None
+        self.health_timeout_s = 0.3
+        self.regions: tuple[Region, ...] = ()
+        self.closed = {True: "", False: ""}
+        """What fetch (true) and changeover (false) wait for."""
+        self.start()
+
+    health_timeout_s = 0.3
+
+    def start(self) -> None:
+        self.seen: list[BundleMachine] = []
+        self.stop = threading.Event()
+        self.active = ActiveInspector()
+        self.slots = Slots(self.folder, self.factory)
+        self.updater = BundleRunner(
+            self.folder,
+            slots=self.slots,
+            active=self.active,
+            inspect=InspectConfig(health_frames=2, health_timeout_s=self.health_timeout_s, regions=self.regions),
+            bring=self.bring,
+            observe=lambda machine, _: self.seen.append(machine),
+            stop=self.stop,
+            gate=lambda _, fetching: self.closed[fetching],
+        )
+        self.thread = threading.Thread(target=self.updater.run)
+        self.thread.start()
+
+    def end(self) -> None:
+        self.stop.set()
+        self.thread.join(60.0)
+        assert not self.thread.is_alive()
+        loaded = self.active.swap(None)
+        if loaded is not None:
+            loaded.close()
+
+    def restart(self) -> None:
+        self.end()
+        self.start()
+
+    def bring(
+        self,
+        bundle: BundleRef,
+        folder: Path,
+        progress: Callable[[int, int], None],
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self.fetches += 1
+        if self.errors:
+            raise self.errors.pop(0)
+        progress(1, 2)
+        while self.hold is not None and not self.hold.wait(0.01):
+            if should_stop():
+                raise FetchStopped
+        shutil.copytree(self.shelf[bundle.sha256].path, folder, dirs_exist_ok=True)
+
+    def want(self, gen: int, bundle: Bundle) -> None:
+        self.shelf[bundle.digest] = bundle
+        self.updater.post(Wished("group", Desired(epoch=1, gen=gen, bundle=reference(bundle))))
+
+    def wait(self, state: str, gen: int) -> BundleMachine:
+        wait_for(lambda: (self.machine.state, self.machine.gen) == (state, gen), what=f"{state} {gen}: {self.machine}")
+        return self.machine
+
+    @property
+    def machine(self) -> BundleMachine:
+        return self.updater.machine
+
+    @property
+    def running(self) -> str | None:
+        return self.active.loaded.bundle.manifest.identity if self.active.loaded else None
+
+    def states(self) -> list[str]:
+        return [machine.state for machine in self.seen]
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
+    folder = tmp_path_factory.mktemp("bundles")
+    return {
+        "1": make_bundle(folder / "1"),
+        "2": make_bundle(folder / "2", version="2.0.0", gain=30.0),
+        "bad": break_golden(make_bundle(folder / "bad", version="3.0.0")),
+        "fragile": make_bundle(folder / "fragile", version="4.0.0", fragile=True),
+        "unproven": make_bundle(folder / "unproven", version="5.0.0", golden=False),
+    }
+
+
+@pytest.fixture
+def rim(tmp_path: Path) -> Iterator[Rim]:
+    folder = tmp_path / "state"
+    folder.mkdir()
+    made = Rim(folder)
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def running(rim: Rim, bundles: dict[str, Bundle]) -> Rim:
+    """A rim that runs bundle 1."""
+    rim.want(1, bundles["1"])
+    rim.wait("active", 1)
+    return rim
+
+
+def test_bundle_is_installed_and_runs(running: Rim) -> None:
+    assert running.running == "bright-spots@1.0.0"
+    assert running.slots.current() == "a"
+    walked = [state for state in running.states() if state != "idle"]
+    assert walked[:1] + walked[-5:] == ["fetching", "verifying", "staged", "switching", "health_check", "active"]
+
+
+def test_regions_of_the_lines_camera_need_not_fit_the_golden_frame(rim: Rim, bundles: dict[str, Bundle]) -> None:
+    rim.end()
+    corners = ((900.0, 900.0), (990.0, 900.0), (990.0, 990.0))
+    rim.regions = (Region(kind="inspect", units="px", polygon=corners),)
+    rim.start()
+    rim.want(1, bundles["1"])
+    rim.wait("active", 1)
+
+
+def test_next_bundle_goes_to_the_other_slot(running: Rim, bundles: dict[str, Bundle]) -> None:
+    running.want(2, bundles["2"])
+    machine = running.wait("active", 2)
+    assert (running.running, running.slots.current()) == ("bright-spots@2.0.0", "b")
+    assert machine.previous is not None
+    assert machine.previous.version == "1.0.0"
+
+
+@pytest.mark.parametrize(("name", "code"), [("bad", 5001), ("unproven", 3001)])
+def test_bundle_that_does_not_prove_itself_never_sees_a_frame(
+    running: Rim, bundles: dict[str, Bundle], name: str, code: int
+) -> None:
+    running.want(2, bundles[name])
+    machine = running.wait("rolled_back", 2)
+    assert machine.error is not None
+    assert machine.error.code == code
+    assert (running.running, running.slots.current()) == ("bright-spots@1.0.0", "a")
+    assert "switching" not in [seen.state for seen in running.seen if seen.gen == 2]
+
+
+def test_bundle_that_fails_on_real_frames_is_rolled_back(running: Rim, bundles: dict[str, Bundle]) -> None:
+    running.health_timeout_s = 60.0  # until the frame below, however slow the machine is
+    running.restart()
+    running.want(2, bundles["fragile"])
+    wait_for(lambda: running.running == "bright-spots@4.0.0")
+    with running.active.use() as loaded:
+        assert loaded is not None
+        with pytest.raises(LinesideError) as caught:
+            loaded.inspect(Frame(image=bright(64, 96)))
+        running.active.judged(loaded, str(caught.value))
+    machine = running.wait("rolled_back", 2)
+    assert machine.error is not None
+    assert machine.error.code == 1007
+    wait_for(lambda: running.running == "bright-spots@1.0.0")
+    assert running.slots.current() == "a"
+
+
+def test_bundle_that_came_back_still_judges(running: Rim, bundles: dict[str, Bundle]) -> None:
+    running.want(2, bundles["bad"])
+    running.wait("rolled_back", 2)
+    with running.active.use() as loaded:
+        assert loaded is not None
+        assert not loaded.inspect(Frame(image=bright())).passed
+
+
+@pytest.mark.parametrize("error", [BundleIntegrityError("flipped"), DiskFullError(path="x"), LinesideError("odd")])
+def test_fetch_that_cannot_succeed_is_failed_with_its_code(
+    running: Rim, bundles: dict[str, Bundle], error: LinesideError
+) -> None:
+    running.errors = [error]
+    running.want(2, bundles["2"])
+    machine = running.wait("failed", 2)
+    assert machine.error is not None
+    assert machine.error.code == error.code
+    assert running.running == "bright-spots@1.0.0"
+    assert running.fetches == 2
+
+
+def test_fetch_that_the_link_ended_is_tried_again_when_it_is_back(running: Rim, bundles: dict[str, Bundle]) -> None:
+    running.errors = [FetchError("down")] * 6
+    running.want(2, bundles["2"])
+
+    def kicked() -> bool:
+        running.updater.kick()
+        return running.machine.state == "active" and running.machine.gen == 2
+
+    wait_for(kicked)
+    assert running.fetches >= 8
+
+
+def test_newer_wish_stops_a_fetch(running: Rim, bundles: dict[str, Bundle]) -> None:
+    running.hold = threading.Event()
+    running.want(2, bundles["2"])
+    wait_for(lambda: running.fetches == 2)
+    running.hold = None
+    running.want(3, bundles["1"])
+    machine = running.wait("active", 3)
+    assert machine.installed is not None
+    assert machine.installed.version == "1.0.0"
+
+
+def test_repeated_wish_does_not_disturb_a_fetch(running: Rim, bundles: dict[str, Bundle]) -> None:
+    running.hold = threading.Event()
+    running.want(2, bundles["2"])
+    wait_for(lambda: running.fetches == 2)
+    running.want(2, bundles["2"])
+    wait_for(lambda: running.fetches == 3)  # the same attempt goes on
+    running.hold.set()
+    running.wait("active", 2)
+
+
+def test_a_bundle_is_brought_and_waits_for_its_window_also_over_restarts(
+    running: Rim, bundles: dict[str, Bundle]
+) -> None:
+    installed = running.machine.installed
+    running.closed[False] = "the window opens at ten"
+    running.want(2, bundles["2"])
+    for _ in range(6):  # more often than a bundle may be tried
+        wait_for(lambda: running.updater.waiting == "the window opens at ten")
+        assert running.machine.state == "verifying"
+        assert running.machine.installed == installed
+        running.restart()
+    assert running.fetches == 2
+    running.closed[False] = ""
+    running.wait("active", 2)
+    assert running.updater.waiting == ""
+
+
+def test_a_fetch_that_waits_for_its_window_gives_way_to_a_newer_wish(running: Rim, bundles: dict[str, Bundle]) -> None:
+    running.closed[True] = "the window opens at ten"
+    running.want(2, bundles["2"])
+    wait_for(lambda: running.updater.waiting)
+    assert running.fetches == 1
+    running.want(3, bundles["1"])
+    running.wait("active", 3)
+    assert running.updater.waiting == ""
+
+
+def test_restart_runs_what_was_installed_without_the_hub(running: Rim) -> None:
+    running.restart()
+    wait_for(lambda: running.running == "bright-spots@1.0.0")
+    assert running.fetches == 1
+
+
+def test_damaged_state_file_is_set_aside_and_the_current_slot_runs(running: Rim) -> None:
+    running.end()
+    (running.folder / STATE_NAME).write_text('{"state": "dancing"}')
+    running.start()
+    wait_for(lambda: running.running == "bright-spots@1.0.0")
+    assert list(running.folder.glob(f"{STATE_NAME}.damaged-*"))
+
+
+def test_damaged_slot_is_fetched_again(running: Rim) -> None:
+    running.end()
+    (running.slots.bundle_path("a") / "labels.json").write_text("[]")
+    running.start()
+    wait_for(lambda: running.running == "bright-spots@1.0.0")
+    assert running.fetches == 2
+
+
+def test_factory_bundle_runs_at_once_and_gives_way(tmp_path: Path, bundles: dict[str, Bundle]) -> None:
+    (tmp_path / "state").mkdir()
+    rim = Rim(tmp_path / "state", bundles["1"].path)
+    wait_for(lambda: rim.running == "bright-spots@1.0.0")
+    rim.want(1, bundles["2"])
+    rim.wait("active", 1)
+    rim.want(2, bundles["bad"])
+    rim.wait("rolled_back", 2)
+    assert rim.running == "bright-spots@2.0.0"
+    rim.restart()
+    wait_for(lambda: rim.running == "bright-spots@2.0.0")
+    rim.end()
+
+
+def test_step_that_cannot_be_written_down_is_not_taken(running: Rim, bundles: dict[str, Bundle]) -> None:
+    state = running.folder / STATE_NAME
+    state.unlink()
+    state.mkdir()  # now nothing can be renamed over it
+    running.want(2, bundles["2"])
+    machine = running.wait("failed", 2)
+    assert machine.error is not None
+    assert machine.error.code == 4000
+    assert (running.running, running.fetches) == ("bright-spots@1.0.0", 1)
+
+
+def test_frames_go_on_while_bundles_change(running: Rim, bundles: dict[str, Bundle]) -> None:
+    judged: list[str] = []
+    stop = threading.Event()
+
+    def judge() -> None:
+        image = np.ascontiguousarray(bright())
+        while not stop.is_set():
+            with running.active.use() as loaded:
+                assert loaded is not None
+                inspection = loaded.inspect(Frame(image=image))
+                running.active.judged(loaded, "")
+            judged.append(inspection.bundle)
+
+    thread = threading.Thread(target=judge)
+    thread.start()
+    for gen, name in enumerate(("2", "bad", "1", "2"), 2):
+        running.want(gen, bundles[name])
+        running.wait("rolled_back" if name == "bad" else "active", gen)
+    stop.set()
+    thread.join(60.0)
+    order = [one for number, one in enumerate(judged) if number == 0 or one != judged[number - 1]]
+    assert order == [f"bright-spots@{version}.0.0" for version in (1, 2, 1, 2)]

@@ -1,0 +1,322 @@
+"""A configuration from the hub: what it may set, how it is applied, and what becomes of a bad one."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lineside_agent.config import AgentConfig, InspectConfig, SimulatorCamera, StoreConfig, read_settings, with_settings
+from lineside_agent.deployment.bundle_runner import BundleRunner
+from lineside_agent.deployment.configuration import MAX_TRIALS, Configuration
+from lineside_agent.deployment.desired_state import Wished
+from lineside_agent.deployment.slots import Slots
+from lineside_agent.inspection.active_bundle import ActiveInspector
+from lineside_link.messages import ConfigRef, ConfigReport, Desired
+from lineside_link.transfer.pull_window import FetchStopped
+from lineside_models.frame import Frame
+from lineside_models.regions import Region
+from lineside_runtime.bundle import Bundle, Slicing
+from lineside_runtime.errors import ConfigError, DiskFullError, FetchError, LinesideError, SignatureError
+from tests.peers.waiting import wait_for
+from tests.worlds.bundles import bright
+
+
+def local(folder: Path, **changes: Any) -> AgentConfig:
+    inspect = InspectConfig(health_frames=2, health_timeout_s=0.3)
+    return AgentConfig(device="cam-1", folder=folder, camera=SimulatorCamera(), inspect=inspect, **changes)
+
+
+def test_what_the_hub_sets_is_laid_over_agent_toml(tmp_path: Path) -> None:
+    laid = with_settings(local(tmp_path), b"[inspect]\nconfidence_threshold = 0.75\n[store]\nkeep_images = 'all'\n")
+    assert laid.inspect == InspectConfig(health_frames=2, health_timeout_s=0.3, confidence_threshold=0.75)
+    assert laid.store == StoreConfig(keep_images="all")
+    assert with_settings(local(tmp_path), b"") == local(tmp_path)
+
+
+RULES = b"""
+[inspect]
+px_per_mm = 48.0
+unsure_from = { scratches = 0.2 }
+min_size_mm = { "*" = 0.1, pin-hole = 0.05 }
+slicing = { side_px = 640, overlap = 0.25 }
+
+[inspect.thresholds]
+scratches = 0.4
+"rolled-in_scale" = 0.6
+
+[[inspect.regions]]
+kind = "ignore"
+polygon = [[0, 0], [0.1, 0], [0.1, 0.1]]
+types = ["scratches"]
+"""
+
+
+def test_the_hub_sets_thresholds_bands_regions_sizes_and_slicing(tmp_path: Path) -> None:
+    laid = with_settings(local(tmp_path), RULES).inspect
+    assert laid.thresholds == {"scratches": 0.4, "rolled-in_scale": 0.6}
+    assert laid.unsure_from == {"scratches": 0.2}
+    assert (laid.min_size_mm, laid.px_per_mm) == ({"*": 0.1, "pin-hole": 0.05}, 48.0)
+    assert laid.regions == (Region(kind="ignore", polygon=((0.0, 0.0), (0.1, 0.0), (0.1, 0.1)), types=("scratches",)),)
+    assert laid.slicing == Slicing(side_px=640, overlap=0.25)
+    assert laid.health_frames == 2
+
+
+def test_what_contradicts_agent_toml_is_refused_and_not_raised_as_something_else(tmp_path: Path) -> None:
+    config = AgentConfig(
+        device="cam-1", folder=tmp_path, camera=SimulatorCamera(), inspect=InspectConfig(confidence_threshold=0.9)
+    )
+    with pytest.raises(ConfigError, match=r"over agent\.toml: .*give one"):
+        with_settings(config, b"[inspect.thresholds]\n'*' = 0.3\n")
+
+
+@pytest.mark.parametrize(
+    ("toml", "path"),
+    [
+        (b"[inspect]\nconfidence_threshold = 1.5\n", r"\$\.inspect\.confidence_threshold"),
+        (b"[inspect]\nthreads = 'many'\n", r"\$\.inspect\.threads"),
+        (b"[inspect.thresholds]\nscratches = 2.0\n", r"\$\.inspect\.thresholds"),
+        (
+            b"[[inspect.regions]]\nkind = 'ignore'\npolygon = [[0, 0], [1, 1]]\n",
+            r"three corners.*\$\.inspect\.regions\[0\]",
+        ),
+        (b"[[inspect.regions]]\nkind = 'ignore'\nmask = 'R0lGODlh'\n", "not a PNG"),
+        (b"[inspect.slicing]\nside_px = 640\noverlap = 2.0\n", r"\$\.inspect\.slicing\.overlap"),
+        (b"[inspect]\ntreshold = 0.5\n", r"\$\.inspect\.treshold"),
+        (b"[store]\nkeep_images = 'some'\n", r"\$\.store\.keep_images"),
+        (b"[link]\nurl = 'mqtt://evil'\n", r"\$\.link can't be set by a hub"),
+        (b"device = 'other'\n", r"\$\.device can't be set by a hub"),
+        (b"root = 'evil.json'\n", r"\$\.root can't be set by a hub"),
+        (b"[[line_io]]\ntype = 'serial'\nport = '/dev/null'\n", r"\$\.line_io can't be set by a hub"),
+        (b"inspect = 3\n", r"\$\.inspect"),
+        (b"\xff\xfe", "not TOML"),
+        (b"[inspect", "not TOML"),
+        (b"a = " + b"[" * 5000, "not TOML"),
+        (b"#" * 70_000, "at most 65536 bytes"),
+    ],
+)
+def test_what_breaks_the_schema_is_refused_with_its_path(toml: bytes, path: str) -> None:
+    with pytest.raises(ConfigError, match=path):
+        read_settings(toml)
+
+
+class Rig:
+    """The agent's updater with a real engine; configurations come from a shelf."""
+
+    def __init__(self, folder: Path, factory: Path | None) -> None:
+        self.folder = folder
+        self.factory = factory
+        self.shelf: dict[str, bytes] = {}
+        self.errors: list[Exception] = []
+        self.brought = 0
+        self.kept: list[StoreConfig] = []
+        self.start()
+
+    def start(self) -> None:
+        self.reports: list[ConfigReport] = []
+        self.stop = threading.Event()
+        self.active = ActiveInspector()
+        self.configuration = Configuration(local(self.folder), bring=self._bring, observe=self.reports.append)
+        self.updater = BundleRunner(
+            self.folder,
+            slots=Slots(self.folder, self.factory),
+            active=self.active,
+            inspect=InspectConfig(),
+            configuration=self.configuration,
+            apply_store=self.kept.append,
+            bring=None,
+            observe=lambda _machine, _progress: None,
+            stop=self.stop,
+        )
+        self.thread = threading.Thread(target=self.updater.run)
+        self.thread.start()
+
+    def end(self) -> None:
+        self.stop.set()
+        self.thread.join(60)
+        if (loaded := self.active.swap(None)) is not None:
+            loaded.close()
+
+    def _bring(self, config: ConfigRef, should_stop: Callable[[], bool]) -> bytes:
+        self.brought += 1
+        if self.errors:
+            raise self.errors.pop(0)
+        return self.shelf[config.sha256]
+
+    def want(self, gen: int, name: str, toml: bytes) -> ConfigRef:
+        self.shelf[name] = toml
+        ref = ConfigRef(target=f"line/{name}.toml", sha256=name)
+        self.updater.post(Wished("group", Desired(epoch=1, gen=gen, config=ref)))
+        return ref
+
+    def wait(self, gen: int, *, code: int | None = None) -> ConfigReport:
+        def there() -> bool:
+            report = self.configuration.report()
+            if report.gen != gen or (report.error.code if report.error else None) != code:
+                return False
+            return code is not None or report.installed == report.wanted  # while it is tried they differ
+
+        wait_for(there, what=f"generation {gen}, {self.configuration.report()}")
+        return self.configuration.report()
+
+    @property
+    def threshold(self) -> float | None:
+        loaded = self.active.loaded
+        return loaded.inspector.rules.confidence_threshold if loaded is not None else None
+
+
+@pytest.fixture
+def rig(tmp_path: Path, bundle: Bundle) -> Iterator[Rig]:
+    (tmp_path / "state").mkdir()
+    made = Rig(tmp_path / "state", bundle.path)
+    wait_for(lambda: made.active.loaded is not None, what="the bundle")
+    yield made
+    made.end()
+
+
+def test_a_configuration_is_applied_and_survives_a_restart(rig: Rig) -> None:
+    first = rig.active.loaded
+    ref = rig.want(1, "a", b"[inspect]\nconfidence_threshold = 0.9\n[store]\nkeep_images = 'bad'\n")
+    report = rig.wait(1)
+    assert (report.installed, report.wanted) == (ref, ref)
+    assert rig.threshold == 0.9
+    assert rig.active.loaded is not first
+    assert rig.kept[-1] == StoreConfig(keep_images="bad")
+    assert rig.reports[-1] == report
+    rig.end()
+    rig.start()
+    wait_for(lambda: rig.active.loaded is not None, what="the bundle")
+    assert rig.threshold == 0.9
+    assert rig.configuration.effective.store.keep_images == "bad"
+    assert rig.brought == 1
+
+
+def test_the_same_wish_again_changes_nothing_and_an_older_one_is_ignored(rig: Rig) -> None:
+    rig.want(2, "a", b"[inspect]\nconfidence_threshold = 0.9\n")
+    rig.wait(2)
+    rig.want(1, "old", b"[inspect]\nconfidence_threshold = 0.1\n")
+    rig.want(3, "a", b"[inspect]\nconfidence_threshold = 0.9\n")
+    rig.wait(3)
+    assert rig.brought == 1
+    assert rig.threshold == 0.9
+
+
+def test_a_bad_one_is_refused_with_its_path_and_not_tried_again(rig: Rig) -> None:
+    rig.want(1, "good", b"[inspect]\nconfidence_threshold = 0.8\n")
+    good = rig.wait(1).installed
+    rig.want(2, "bad", b"[inspect]\nconfidence_threshold = 7\n")
+    report = rig.wait(2, code=2001)
+    assert report.error is not None
+    assert "$.inspect.confidence_threshold" in report.error.message
+    assert report.installed == good
+    assert rig.threshold == 0.8
+    brought = rig.brought
+    rig.updater.kick()
+    rig.updater.kick()
+    rig.want(3, "better", b"[inspect]\nconfidence_threshold = 0.7\n")
+    rig.wait(3)
+    assert rig.brought == brought + 1
+    assert rig.threshold == 0.7
+
+
+def test_rules_of_a_type_that_the_bundle_hasnt_are_refused_and_what_ran_goes_on(rig: Rig) -> None:
+    running = rig.active.loaded
+    rig.want(1, "typo", b"[inspect.thresholds]\nbrigth = 0.4\n")
+    report = rig.wait(1, code=2001)
+    assert report.error is not None
+    assert "no type 'brigth'" in report.error.message
+    assert rig.active.loaded is running
+    rig.want(2, "right", b"[inspect.thresholds]\nbright = 0.4\n")
+    rig.wait(2)
+    assert rig.active.loaded is not None
+    assert rig.active.loaded.inspector.rules.thresholds == {"bright": 0.4}
+
+
+@pytest.mark.parametrize("error", [SignatureError("foreign"), DiskFullError("full"), FetchError("gone", status=404)])
+def test_what_is_not_signed_or_not_there_is_refused_with_its_code(rig: Rig, error: LinesideError) -> None:
+    rig.errors = [error]
+    rig.want(1, "a", b"")
+    assert rig.wait(1, code=error.code).installed is None
+
+
+def test_a_link_that_breaks_is_waited_for(rig: Rig) -> None:
+    rig.errors = [FetchStopped(), FetchError("nothing arrived"), FetchError("nothing arrived")]
+    rig.want(1, "a", b"[inspect]\nthreads = 2\n")
+    rig.wait(1, code=4004)
+    for _ in range(3):
+        rig.updater.kick()
+    rig.wait(1)
+    assert rig.configuration.effective.inspect.threads == 2
+
+
+def test_an_engine_that_cannot_run_so_is_rolled_back(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = rig.active.loaded
+
+    def failing(*_: object) -> None:
+        raise RuntimeError("no such number of threads")
+
+    monkeypatch.setattr("lineside_agent.deployment.bundle_runner.replay", failing)
+    rig.want(1, "a", b"[inspect]\nthreads = 3\n")
+    rig.wait(1, code=5002)
+    assert rig.active.loaded is running
+    assert rig.configuration.effective.inspect.threads == 1
+
+
+def test_a_frame_that_fails_under_it_brings_the_old_one_back(rig: Rig) -> None:
+    running = rig.active.loaded
+    judged = threading.Event()
+
+    def pipeline() -> None:
+        wait_for(lambda: rig.active.loaded is not running, what="the new one")
+        loaded = rig.active.loaded
+        assert loaded is not None
+        rig.active.judged(loaded, "the engine failed")
+        judged.set()
+
+    worker = threading.Thread(target=pipeline)
+    worker.start()
+    rig.want(1, "a", b"[inspect]\nconfidence_threshold = 0.3\nhealth_timeout_s = 60.0\n")
+    report = rig.wait(1, code=1007)
+    worker.join(60)
+    assert judged.is_set()
+    assert report.installed is None
+    assert rig.active.loaded is running
+    assert running is not None
+    running.inspect(Frame(image=bright()))
+
+
+def test_an_agent_that_ends_within_it_again_and_again_gives_up(tmp_path: Path) -> None:
+    class Killed(BaseException):
+        pass
+
+    def die(_: AgentConfig) -> None:
+        raise Killed
+
+    ref = ConfigRef(target="line/a.toml", sha256="a")
+    wish = Desired(epoch=1, gen=1, config=ref)
+    for _ in range(MAX_TRIALS):
+        dying = Configuration(local(tmp_path), bring=lambda *_: b"", observe=lambda _: None)
+        with pytest.raises(Killed):
+            dying.follow(wish, die, lambda: False)
+    last = Configuration(local(tmp_path), bring=lambda *_: b"", observe=lambda _: None)
+    last.follow(wish, die, lambda: False)
+    assert last.report().error is not None
+    assert last.report().installed is None
+
+
+def test_damaged_state_leaves_agent_toml_alone(tmp_path: Path) -> None:
+    ref = ConfigRef(target="line/a.toml", sha256="a")
+    made = Configuration(local(tmp_path), bring=lambda *_: b"[inspect]\nthreads = 4\n", observe=lambda _: None)
+    made.follow(Desired(epoch=1, gen=1, config=ref), lambda _: None, lambda: False)
+    assert made.effective.inspect.threads == 4
+    content = tmp_path / "configuration" / "a.toml"
+    content.write_bytes(b"[inspect]\nof_a_later_agent = 1\n")
+    again = Configuration(local(tmp_path), observe=lambda _: None)
+    assert again.effective == local(tmp_path)
+    assert again.report().installed is None
+    (tmp_path / "configuration" / "state.json").write_bytes(b"\xff")
+    assert Configuration(local(tmp_path), observe=lambda _: None).effective == local(tmp_path)
+    assert list((tmp_path / "configuration").glob("state.json.damaged-*"))

@@ -1,0 +1,71 @@
+"""What a device waits for before it changes over, and that it says so."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lineside_agent.deployment.desired_state import Wished
+from lineside_agent.deployment.machine import BundleMachine, step
+from lineside_agent.deployment.maintenance_window import closed
+from lineside_link.clock import RELEASED, ClockFloor
+from lineside_link.messages import BundleRef, Desired, MaintenanceWindow
+
+BUNDLE = BundleRef(name="surface", version="1.0.0", target="line/surface-1.0.0.json", sha256="0" * 64)
+NOON = datetime(2026, 11, 25, 12, tzinfo=timezone.utc)
+NIGHT = NOON + timedelta(hours=11)
+
+
+def wish(**window: Any) -> Desired:
+    made = MaintenanceWindow(**{"start": "22:00", "end": "05:00", "timezone": "Europe/Berlin", **window})
+    return Desired(epoch=1, gen=1, bundle=BUNDLE, window=made)
+
+
+def test_without_a_window_nothing_is_waited_for() -> None:
+    assert closed(None, None, fetching=False) == ""
+    assert closed(Desired(epoch=1, gen=1, bundle=BUNDLE), None, fetching=False) == ""
+
+
+def test_the_changeover_waits_and_the_fetch_does_as_it_is_told() -> None:
+    assert closed(wish(), NOON, fetching=True) == ""
+    assert closed(wish(), NOON, fetching=False) == "the maintenance window opens 2026-11-25 22:00 (Europe/Berlin)"
+    assert closed(wish(), NIGHT, fetching=False) == ""
+    assert "opens" in closed(wish(fetch="in_window"), NOON, fetching=True)
+    assert closed(wish(fetch="in_window"), NIGHT, fetching=True) == ""
+
+
+def test_who_does_not_know_the_time_waits_and_says_so() -> None:
+    assert "clock is not set" in closed(wish(), None, fetching=False)
+    assert "can't be followed" in closed(wish(timezone="Europe/Atlantis"), NOON, fetching=False)
+
+
+@pytest.mark.parametrize(
+    ("now", "floor", "known"),
+    [
+        (datetime(1970, 1, 1, tzinfo=timezone.utc), None, False),
+        (RELEASED - timedelta(seconds=1), None, False),
+        (NOON, None, True),
+        (NOON, NOON - timedelta(days=1), True),
+        (NOON, NOON + timedelta(days=1), False),
+    ],
+)
+def test_a_clock_that_cannot_be_right_is_not_set(
+    tmp_path: Path, now: datetime, floor: datetime | None, known: bool
+) -> None:
+    if floor is not None:
+        (tmp_path / "clock").write_text(floor.isoformat())
+    assert ClockFloor(tmp_path / "clock", now=lambda: now).set_time() == (now if known else None)
+
+
+def test_the_same_wish_with_another_window_changes_the_window_alone() -> None:
+    begun, _ = step(BundleMachine(), Wished("group", wish()))
+    sooner = wish(start="12:00")
+    after, actions = step(begun, Wished("group", sooner))
+    assert actions == ()
+    assert after.wish == sooner
+    assert (after.state, after.attempt) == (begun.state, begun.attempt)
+    older = Desired(epoch=1, gen=0, bundle=BUNDLE)
+    assert step(after, Wished("group", older)) == (after, ())

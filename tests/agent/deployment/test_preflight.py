@@ -1,0 +1,63 @@
+"""``lineside agent check`` looks at what would hold: agent.toml with the hub's configuration over it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from lineside_agent.deployment.configuration import State
+from lineside_agent.deployment.preflight import check
+from lineside_link.messages import ConfigRef
+from lineside_runtime.errors import ConfigError
+from tests.worlds.agent import write_agent
+from tests.worlds.bundles import make_bundle
+
+
+@pytest.fixture
+def toml(tmp_path: Path) -> Path:
+    bundle = make_bundle(tmp_path / "b")
+    return write_agent(tmp_path, bundle=str(bundle.path), camera={"type": "simulator"})
+
+
+def set_by_hub(toml: Path, content: bytes | None) -> None:
+    folder = toml.parent / "state" / "configuration"
+    folder.mkdir(parents=True)
+    digest = "a" * 64
+    state = State(installed=ConfigRef(target="line/config.toml", sha256=digest))
+    (folder / "state.json").write_bytes(msgspec.json.encode(state))
+    if content is not None:
+        (folder / f"{digest}.toml").write_bytes(content)
+
+
+def test_without_one_agent_toml_alone_counts(toml: Path) -> None:
+    assert check(toml).bundle == "bright-spots@1.0.0"
+
+
+def test_the_hubs_configuration_is_read_too_and_left_as_it_is(toml: Path) -> None:
+    set_by_hub(toml, b"[inspect]\nthreads = 1\n[store]\nkeep_images = 'all'\n")
+    before = {path: path.read_bytes() for path in (toml.parent / "state").rglob("*") if path.is_file()}
+    assert check(toml).bundle == "bright-spots@1.0.0"
+    assert {path: path.read_bytes() for path in (toml.parent / "state").rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"[inspect]\nof_a_newer_agent = 1\n", r"\$\.inspect\.of_a_newer_agent"),
+        (b"[inspect]\nthreads = 0\n", r"\$\.inspect\.threads"),
+        (None, "is gone"),
+    ],
+)
+def test_an_agent_that_cannot_follow_it_does_not_take_over(toml: Path, content: bytes | None, said: str) -> None:
+    set_by_hub(toml, content)
+    with pytest.raises(ConfigError, match=said):
+        check(toml)
+
+
+def test_a_damaged_note_of_what_is_followed_is_said(toml: Path) -> None:
+    set_by_hub(toml, b"")
+    (toml.parent / "state" / "configuration" / "state.json").write_bytes(b"{")
+    with pytest.raises(ConfigError, match="can't be read"):
+        check(toml)

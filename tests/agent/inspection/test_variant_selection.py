@@ -1,0 +1,98 @@
+"""A bundle whose speed nobody has proved is measured where it is to run."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from lineside_agent.config import InspectConfig
+from lineside_agent.inspection.loaded_bundle import load
+from lineside_agent.inspection.variant_selection import SUFFIX, fastest_first
+from lineside_runtime.bundle import Bundle, Variant, write_manifest
+from lineside_runtime.config import Config
+from lineside_runtime.devices import DeviceKind
+from lineside_runtime.errors import ConfigError, NoDeviceError
+from lineside_runtime.session import Session
+from tests.converters import nets
+
+CONFIG = Config(threads=1)
+
+
+def two_forms(folder: Path, *, speed: str = "unproven", kinds: tuple[DeviceKind, ...] = ("cpu",)) -> Bundle:
+    """A network 40 layers deep, which the maker has put first, and one of 1."""
+    variants = []
+    for name, depth in (("deep", 40), ("shallow", 1)):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "model.onnx").write_bytes(nets.convnet(depth=depth))
+        variants.append(
+            Variant(name=name, format="onnx", file=f"{name}/model.onnx", level=1, precision="fp32", device_kinds=kinds)
+        )
+    manifest = msgspec.structs.replace(nets.manifest(), variants=tuple(variants), speed=speed, files={})
+    return write_manifest(folder, manifest)
+
+
+def names(bundle: Bundle) -> list[str]:
+    return [variant.name for variant in bundle.manifest.variants]
+
+
+def test_the_faster_form_is_found_used_and_recorded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    bundle = two_forms(tmp_path / "bundle")
+    with caplog.at_level(logging.WARNING, "lineside.agent"):
+        chosen = fastest_first(bundle, CONFIG)
+    assert names(chosen) == ["shallow", "deep"]
+    assert chosen.digest == bundle.digest
+    with Session(chosen, CONFIG) as session:
+        assert session.variant == "shallow"
+    found = json.loads((tmp_path / f"bundle{SUFFIX}").read_text())
+    assert found["chosen"] == "shallow"
+    assert found["timed"][0]["ms"] < found["timed"][1]["ms"]
+    assert "measured here" in caplog.text and "shallow is used" in caplog.text
+
+
+def test_what_was_measured_is_kept_for_this_very_bundle(tmp_path: Path) -> None:
+    bundle = two_forms(tmp_path / "bundle")
+    place = tmp_path / f"bundle{SUFFIX}"
+    fastest_first(bundle, CONFIG)
+    other = json.loads(place.read_text())
+    other["timed"].reverse()
+    place.write_text(json.dumps(other))
+    assert names(fastest_first(bundle, CONFIG)) == ["deep", "shallow"]  # believed, not measured again
+    place.write_text(json.dumps({**other, "digest": "0" * 64}))
+    assert names(fastest_first(bundle, CONFIG)) == ["shallow", "deep"]
+    place.write_text("rubbish")
+    assert names(fastest_first(bundle, CONFIG)) == ["shallow", "deep"]
+
+
+def test_a_measured_bundle_keeps_its_makers_order(tmp_path: Path) -> None:
+    bundle = two_forms(tmp_path / "bundle", speed="measured")
+    assert fastest_first(bundle, CONFIG) is bundle
+    assert not (tmp_path / f"bundle{SUFFIX}").exists()
+
+
+def test_a_form_that_does_not_run_here_comes_last_with_its_reason(tmp_path: Path) -> None:
+    bundle = two_forms(tmp_path / "bundle")
+    (tmp_path / "bundle" / "shallow" / "model.onnx").write_bytes(b"not a model")
+    bundle = write_manifest(tmp_path / "bundle", bundle.manifest)
+    assert names(fastest_first(bundle, CONFIG)) == ["deep", "shallow"]
+    assert json.loads((tmp_path / f"bundle{SUFFIX}").read_text())["timed"][1]["why"]
+
+
+def test_where_nothing_runs_it_says_so(tmp_path: Path) -> None:
+    bundle = two_forms(tmp_path / "bundle", kinds=("npu",))
+    with pytest.raises(NoDeviceError, match="nothing here runs"):
+        fastest_first(bundle, Config(threads=1, engines=("hailo",)))
+
+
+def test_the_variant_that_the_configuration_names_judges(tmp_path: Path) -> None:
+    bundle = two_forms(tmp_path / "bundle")
+    for name in ("shallow", "deep"):
+        made = load("a", bundle, InspectConfig(variant=name))
+        assert made.session.variant == name
+        made.close()
+    assert not (tmp_path / f"bundle{SUFFIX}").exists(), "who names one has nothing measured"
+    with pytest.raises(ConfigError, match=r"\$\.inspect\.variant"):
+        load("a", bundle, InspectConfig(variant="steep"))

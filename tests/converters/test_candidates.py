@@ -1,0 +1,180 @@
+"""What is made for a target: its engines' forms, each with what the manifest must say of it, or the reason why not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx.reference import ReferenceEvaluator
+
+from lineside_agent.inspection.variant_selection import SUFFIX, fastest_first
+from lineside_converters.formats import MAKERS, Order, makers_for
+from lineside_converters.formats.onnx_half import make as make_half
+from lineside_converters.optimizer import Optimizer
+from lineside_converters.targets import find_target
+from lineside_models.frame import Frame
+from lineside_models.simulator import render
+from lineside_runtime import registry
+from lineside_runtime.config import Config
+from lineside_runtime.errors import ConfigError, GraphError
+from lineside_runtime.system.vnni import cuts_sums
+from tests.converters import nets
+
+HERE = "u8s7" if cuts_sums() else "u8s8"
+FRAMES = [Frame(image=render("steel", seed).image, sequence=seed) for seed in range(3)]
+
+
+def test_every_maker_is_for_an_engine_of_ours_and_a_format_that_it_reads() -> None:
+    for maker in MAKERS:
+        assert any(registry.may_read(maker.engine, maker.format, kind) for kind in ("cpu", "gpu", "npu"))
+        assert bool(maker.needs) == bool(maker.install)
+    assert makers_for("hailo") == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "activation"),
+    [
+        ("cpu", "cpu", HERE),
+        ("x86", "cpu", HERE),
+        ("cuda:0", "gpu", "s8s8"),
+        ("rocm", "gpu", "s8s8"),
+        ("rpi5", "cpu", "s8s8"),
+        ("jetson-orin-nano", "gpu", "s8s8"),
+        ("rpi5-hailo", "npu", "s8s8"),
+    ],
+)
+def test_targets_are_read_from_their_profiles(name: str, kind: str, activation: str) -> None:
+    target = find_target(name)
+    assert (target.name, target.kind) == (name, kind)
+    assert target.activation == activation
+    assert target.source
+    assert target.engines
+
+
+@pytest.mark.parametrize("name", ["toaster", "", None, 3])
+def test_an_unknown_target_names_those_there_are(name: object) -> None:
+    with pytest.raises(ConfigError, match="rpi5"):
+        find_target(name)
+
+
+def test_a_target_elsewhere_keeps_int8_and_float_for_the_device_to_choose(tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").write_bytes(nets.convnet())
+    result = Optimizer(tmp_path / "net.onnx", "rpi5-hailo", 1, out=tmp_path / "out", frames=FRAMES, max_drop=1.0).run()
+    manifest = result.bundle.manifest
+    assert [variant.precision for variant in manifest.variants] == ["int8", "fp32"]
+    assert manifest.speed == "unproven"
+    assert any("speed unproven" in note for note in result.report.notes)
+    hailo = [one for one in result.report.variants if one.engine == "hailo"]
+    assert hailo == [] or ("add-variant" in hailo[0].why and not hailo[0].kept)
+
+
+@pytest.mark.parametrize("target", ["cuda:0", "rocm"])
+def test_a_gpu_gets_fp16_beside_int8_and_times_both_itself(target: str, tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").write_bytes(nets.convnet())
+    result = Optimizer(tmp_path / "net.onnx", target, 1, out=tmp_path / "out", frames=FRAMES, max_drop=1.0).run()
+    manifest = result.bundle.manifest
+    assert sorted(variant.name for variant in manifest.variants) == ["onnx-fp16", "onnx-fp32", "onnx-int8"]
+    assert manifest.speed == "unproven"
+    half = result.bundle.file("onnx-fp16/model.onnx")
+    kinds = {onnx.TensorProto.DataType.Name(tensor.data_type) for tensor in onnx.load(half).graph.initializer}
+    assert "FLOAT16" in kinds
+    assert half.stat().st_size < 0.6 * result.bundle.file("onnx-fp32/model.onnx").stat().st_size
+    ordered = [variant.name for variant in fastest_first(result.bundle, Config()).manifest.variants]
+    timed = json.loads(result.bundle.path.with_name(result.bundle.path.name + SUFFIX).read_text())["timed"]
+    assert {one["variant"] for one in timed} == set(ordered)
+    assert ordered == [one["variant"] for one in sorted(timed, key=lambda one: one["ms"])]
+
+
+def test_a_processor_gets_no_fp16_and_level_0_none_either(tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").write_bytes(nets.convnet())
+    model = tmp_path / "net.onnx"
+    made = Optimizer(model, "rpi5", 1, out=tmp_path / "one", frames=FRAMES, max_drop=1.0).run().bundle.manifest
+    assert "fp16" not in {variant.precision for variant in made.variants if variant.format == "onnx"}
+    made = Optimizer(model, "cuda:0", 0, out=tmp_path / "zero", frames=FRAMES, max_drop=1.0).run().bundle.manifest
+    assert [variant.precision for variant in made.variants] == ["fp32"]
+
+
+def test_what_fp16_cannot_hold_stays_in_float32(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    graph = onnx.load_from_string(nets.convnet())
+    place, conv = next((at, node) for at, node in enumerate(graph.graph.node) if node.op_type == "Conv")
+    (out,) = conv.output
+    conv.output[0] = "raw"
+    for name, factor in (("grown", 1e7), ("shrunk", 1e-7)):  # beyond 65504, and back
+        graph.graph.initializer.append(onnx.numpy_helper.from_array(np.array(factor, np.float32), name))
+    graph.graph.node.insert(place + 1, onnx.helper.make_node("Mul", ["raw", "grown"], ["far"], name="grow"))
+    graph.graph.node.insert(place + 2, onnx.helper.make_node("Mul", ["far", "shrunk"], [out], name="shrink"))
+    onnx.save(graph, tmp_path / "net.onnx")
+    feeds = nets.feeds(nets.noise(1))
+    order = Order(clean=tmp_path / "net.onnx", int8=None, manifest=nets.manifest(), feeds=feeds, folder=tmp_path)
+    half = make_half(order)
+    assert "2 nodes stay in float32" in caplog.text and "grow" in caplog.text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "net.onnx"]
+    # ONNX's reference computes what a file says: ONNX Runtime on a CPU would compute FP16 in float32.
+    wanted = ReferenceEvaluator(str(tmp_path / "net.onnx")).run(None, feeds[0])
+    found = ReferenceEvaluator(str(half)).run(None, feeds[0])
+    for one, two in zip(wanted, found, strict=True):
+        assert two.dtype == np.float32
+        assert np.corrcoef(one.ravel(), two.ravel())[0, 1] > 0.999
+
+
+def test_openvinos_files_compute_what_the_int8_graph_does(tmp_path: Path) -> None:
+    openvino = pytest.importorskip("openvino")
+    from lineside_converters.formats.openvino_ir import make
+    from lineside_converters.graph.cleanup import clean_graph
+    from lineside_converters.quantization.static import quantize
+
+    (tmp_path / "net.onnx").write_bytes(nets.convnet())
+    clean_graph(tmp_path / "net.onnx", tmp_path / "clean.onnx")
+    feeds = nets.feeds(nets.noise(3))
+    quantize(tmp_path / "clean.onnx", tmp_path / "int8.onnx", feeds=feeds)
+    (tmp_path / "ir").mkdir()
+    order = Order(
+        clean=tmp_path / "clean.onnx",
+        int8=tmp_path / "int8.onnx",
+        manifest=nets.manifest(),
+        feeds=feeds,
+        folder=tmp_path / "ir",
+    )
+    file = make(order)
+    core = openvino.Core()
+    one, two = (core.compile_model(str(path), "CPU") for path in (tmp_path / "int8.onnx", file))
+    for name in ("cls_8", "box_8"):
+        wanted, found = one(feeds[0])[name], two(feeds[0])[name]
+        assert np.corrcoef(wanted.ravel(), found.ravel())[0, 1] > 0.999
+
+
+def test_ncnns_files_compute_what_the_float_graph_does(tmp_path: Path) -> None:
+    pytest.importorskip("ncnn")
+    maker = makers_for("ncnn")[0]
+    if maker.missing():
+        pytest.skip(maker.missing())
+    from lineside_converters.gates.loaded_models import loaded, place_for
+    from lineside_converters.graph.cleanup import clean_graph
+
+    (tmp_path / "net.onnx").write_bytes(nets.convnet())
+    clean_graph(tmp_path / "net.onnx", tmp_path / "clean.onnx")
+    feeds = nets.feeds(nets.noise(2))
+    (tmp_path / "out").mkdir()
+    manifest = nets.manifest()
+    order = Order(clean=tmp_path / "clean.onnx", int8=None, manifest=manifest, feeds=feeds, folder=tmp_path / "out")
+    file = maker.make(order)
+    assert sorted(path.name for path in file.parent.iterdir()) == ["model.bin", "model.param"]
+    with (
+        loaded(file, place_for("ncnn", "cpu"), manifest, precision="fp16", threads=1) as made,
+        loaded(tmp_path / "clean.onnx", place_for("ort", "cpu"), manifest, precision="fp32", threads=1) as source,
+    ):
+        found, wanted = made(feeds[1]), source(feeds[1])
+    for name, array in wanted.items():
+        assert np.corrcoef(array.ravel(), found[name].ravel())[0, 1] > 0.999
+
+
+def test_forms_that_need_one_shape_refuse_several(tmp_path: Path) -> None:
+    from lineside_converters.formats.ncnn import make
+
+    feeds = nets.feeds([*nets.noise(1), *nets.noise(1, side=160)])
+    order = Order(clean=tmp_path / "clean.onnx", int8=None, manifest=nets.manifest(), feeds=feeds, folder=tmp_path)
+    with pytest.raises(GraphError, match="one shape"):
+        make(order)

@@ -1,0 +1,223 @@
+"""A bundle is there whole or not at all."""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import msgspec
+import numpy as np
+import pytest
+
+from lineside_converters.packaging import build_bundle, golden_frame
+from lineside_converters.reports.report import (
+    ModelFigures,
+    OptimizationReport,
+    SourceFacts,
+    now,
+    read_report,
+    this_machine,
+    write_report,
+)
+from lineside_models import golden
+from lineside_models.frame import Frame
+from lineside_models.labels import LABELS
+from lineside_runtime.bundle import Bundle, open_bundle
+from lineside_runtime.errors import BundleFormatError, InputError, LinesideError
+from lineside_runtime.session import Session
+from tests.converters import nets
+from tests.peers.waiting import wait_for
+
+
+def report(model: str = "cells@1.0.0") -> OptimizationReport:
+    return OptimizationReport(
+        model=model,
+        made_at=now(),
+        level=0,
+        recipe="as given",
+        source=SourceFacts(name="net.onnx", sha256="0" * 64, size_bytes=1),
+        machine=this_machine(1),
+        float=ModelFigures(latency_ms=1.0, latency_p95_ms=2.0, size_bytes=3),
+        notes=("accuracy was not measured",),
+    )
+
+
+def build(folder: Path, out: Path, data: bytes | None = None, **options: Any) -> Bundle:
+    model = folder / "net.onnx"
+    model.write_bytes(nets.cell_detector() if data is None else data)
+    manifest = nets.manifest()
+    return build_bundle(
+        out,
+        manifest=manifest,
+        models={manifest.variants[0].file: model},
+        report=report(),
+        card="# cells\n",
+        **options,
+    )
+
+
+def hidden(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def test_a_bundle_holds_all_that_the_design_names(tmp_path: Path) -> None:
+    made = build(tmp_path, tmp_path / "cells")
+    assert set(made.manifest.files) >= {
+        "labels.json",
+        "model_card.md",
+        "report.json",
+        "report.html",
+        "onnx-fp32/model.onnx",
+    }
+    assert json.loads((made.path / "labels.json").read_text()) == list(LABELS)
+    assert read_report(made.path) == msgspec.structs.replace(report(), made_at=read_report(made.path).made_at)
+    assert made.manifest.golden is not None
+    assert made.manifest.golden.variant == "onnx-fp32"
+    assert hidden(tmp_path) == []
+    assert made.path.stat().st_mode & 0o777 == 0o755
+
+
+def test_its_golden_input_gives_its_golden_output(tmp_path: Path) -> None:
+    made = build(tmp_path, tmp_path / "cells")
+    opened = open_bundle(made.path)
+    assert opened.digest == made.digest
+    with Session(opened) as session:
+        replayed = golden.replay(session, opened)
+    assert min(replayed.cosine.values()) > 0.9999
+
+
+def test_the_golden_input_is_drawn_and_always_the_same() -> None:
+    assert golden_frame().source == "simulator"
+    np.testing.assert_array_equal(golden_frame().image, golden_frame().image)
+
+
+def test_another_golden_frame_can_be_given(tmp_path: Path) -> None:
+    image, _ = nets.cells_picture(3)
+    made = build(tmp_path, tmp_path / "cells", frame=Frame(image=image))
+    assert made.manifest.golden is not None
+    stored = cv2.imread(str(made.path / made.manifest.golden.frame), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(stored, image)
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "link"])
+def test_nothing_that_is_no_bundle_is_touched(tmp_path: Path, kind: str) -> None:
+    out = tmp_path / "cells"
+    if kind == "folder":
+        out.mkdir()
+        (out / "thesis.txt").write_text("years of work")
+    elif kind == "file":
+        out.write_text("years of work")
+    else:
+        build(tmp_path, tmp_path / "elsewhere")
+        out.symlink_to(tmp_path / "elsewhere")
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    with pytest.raises(InputError, match="in the way"):
+        build(tmp_path, out, overwrite=True)
+    assert set(before) <= {path.name for path in tmp_path.rglob("*")}
+    assert hidden(tmp_path) == []
+
+
+def test_a_bundle_is_replaced_only_when_asked(tmp_path: Path) -> None:
+    out = tmp_path / "cells"
+    first = build(tmp_path, out)
+    with pytest.raises(InputError, match="already") as caught:
+        build(tmp_path, out, nets.cell_detector(bar=150))
+    assert "overwrite=True" in caught.value.action
+    assert open_bundle(out).digest == first.digest
+    second = build(tmp_path, out, nets.cell_detector(bar=150), overwrite=True)
+    assert open_bundle(out).digest == second.digest != first.digest
+    assert hidden(tmp_path) == []
+
+
+def test_a_model_that_does_not_run_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(LinesideError):
+        build(tmp_path, tmp_path / "cells", b"not a model")
+    assert not (tmp_path / "cells").exists()
+    assert hidden(tmp_path) == []
+
+
+def test_a_variant_without_its_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BundleFormatError, match="onnx-fp32"):
+        build_bundle(tmp_path / "cells", manifest=nets.manifest(), models={}, report=report(), card="")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_folders_above_are_made(tmp_path: Path) -> None:
+    assert build(tmp_path, tmp_path / "a" / "b" / "cells").path.is_dir()
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from tests.converters.test_packaging import build
+folder = Path(sys.argv[1])
+print("ready", flush=True)
+while True:
+    build(folder, folder / "cells", overwrite=True)
+"""
+
+
+@pytest.mark.parametrize("which", range(4))
+def test_killed_at_any_moment_it_leaves_a_whole_bundle_or_none(tmp_path: Path, which: int) -> None:
+    child = subprocess.Popen([sys.executable, "-c", CHILD, tmp_path], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    try:
+        assert child.stdout.readline() == b"ready\n"
+        # At another stage of the first or a later build each time.
+        marks = ("*.tmp", "*.tmp/golden", "*.tmp/manifest.json", "*.old")
+        wait_for(lambda: child.poll() is not None or any(tmp_path.glob(f".cells.{marks[which]}")), 60, what="a build")
+        assert child.poll() is None
+        os.kill(child.pid, signal.SIGKILL)
+    finally:
+        child.kill()
+        child.wait()
+        child.stdout.close()
+    if (tmp_path / "cells").exists():
+        open_bundle(tmp_path / "cells")
+    # Between the two renames of a replacement only the old one stands, aside; it is whole as well.
+    for aside in tmp_path.glob(".cells.*.old"):
+        if not (tmp_path / "cells").exists():
+            open_bundle(aside)
+
+
+def test_a_report_of_another_kind_is_refused(tmp_path: Path) -> None:
+    write_report(tmp_path, report())
+    path = tmp_path / "report.json"
+    path.write_text(path.read_text().replace('"level"', '"lewel"'))
+    with pytest.raises(BundleFormatError):
+        read_report(tmp_path)
+    with pytest.raises(BundleFormatError):
+        read_report(tmp_path / "nowhere")
+
+
+def test_a_report_of_the_first_schema_is_read(tmp_path: Path) -> None:
+    old = read_report(Path(str(importlib.resources.files("lineside_models") / "zoo" / "surface-12")))
+    plain = json.loads(msgspec.json.encode(report()))
+    for name in ("metric", "layers", "curves", "candidates", "hypervolumes", "confusion", "disagreements", "variants"):
+        del plain[name]
+    (tmp_path / "report.json").write_text(json.dumps({**plain, "schema": 1}))
+    assert old.int8 is not None
+    assert read_report(tmp_path).schema == 1
+    assert read_report(tmp_path).layers == ()
+
+
+def test_a_report_of_a_newer_lineside_is_refused_by_its_number(tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text('{"schema": 99, "new": 1}')
+    with pytest.raises(BundleFormatError, match="newer lineside") as caught:
+        read_report(tmp_path)
+    assert caught.value.actual == 99
+
+
+def test_the_machine_is_described() -> None:
+    machine = this_machine(3)
+    assert machine.cpu
+    assert machine.threads == 3
+    assert 1 <= machine.cores <= (os.cpu_count() or 1)
+    assert set(machine.tools) >= {"onnx", "onnxruntime", "numpy"}

@@ -1,0 +1,306 @@
+"""Thresholds of a real detector on pictures made here: what they do is counted again from verdicts."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import cv2
+import msgspec
+import numpy as np
+import pytest
+
+from lineside.cli import main
+from lineside_agent.config import AgentConfig, SimulatorCamera, with_settings
+from lineside_converters.thresholds import (
+    ErrorCosts,
+    FrameRequest,
+    ThresholdReport,
+    check_gain,
+    decide,
+    settings_of,
+    write_bundle,
+    write_page,
+)
+from lineside_converters.thresholds.output import next_version
+from lineside_converters.training.data.samples import hold_out
+from lineside_models.datasets import load_dataset
+from lineside_models.inspector import Inspector
+from lineside_models.labels import LABELS
+from lineside_models.rules import Rules
+from lineside_models.vision.images import frames
+from lineside_runtime.bundle import Bundle, open_bundle, write_manifest
+from lineside_runtime.errors import AccuracyGateError, ConfigError, DatasetError, InputError, InputNotFoundError
+from lineside_runtime.session import Session
+from tests.converters import nets
+
+FRAMES = 60
+GOOD = 110
+COSTS = ErrorCosts(miss=100.0, reject=1.0, bad_share=0.01)
+
+
+def _good_picture(seed: int) -> np.ndarray[Any, Any]:
+    """Grey, with a cell that is a little bright or dark: some of them look like a weak defect."""
+    random = np.random.default_rng(10_000 + seed)
+    image = random.integers(110, 140, (96, 96)).astype(np.uint8)
+    image[40:48, 40:48] = random.integers(40, 215)
+    return image
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return nets.write_cells_dataset(tmp_path_factory.mktemp("data") / "cells", FRAMES)
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("good")
+    for number in range(GOOD):
+        cv2.imwrite(str(folder / f"{number}.png"), _good_picture(number))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return nets.bundle(tmp_path_factory.mktemp("bundle") / "cells", nets.cell_detector())
+
+
+@pytest.fixture(scope="module")
+def decision(bundle: Bundle, data: Path, good: Path) -> ThresholdReport:
+    return decide(bundle, FrameRequest(data=[data], fold="val", good=[good]), COSTS)
+
+
+def _passed(bundle: Bundle, pictures: list[Path], rules: Rules) -> int:
+    with Session(bundle) as session:
+        verdicts = Inspector(session, rules=rules).inspect_batch(list(frames(pictures)))
+    return sum(verdict.verdict == "good" for verdict in verdicts)
+
+
+def test_what_the_thresholds_do_is_what_verdicts_under_them_say(
+    bundle: Bundle, data: Path, good: Path, decision: ThresholdReport
+) -> None:
+    bad = [sample.path for sample in load_dataset(data, "val").samples]
+    fine = sorted(good.iterdir())
+    for outcome, rules in (
+        (decision.before, Rules()),
+        (decision.after, Rules(thresholds={each.type: each.threshold for each in decision.types})),
+    ):
+        assert outcome.false_rejects is not None and outcome.cost is not None
+        assert outcome.missed.count == _passed(bundle, bad, rules)
+        assert outcome.false_rejects.count == len(fine) - _passed(bundle, fine, rules)
+        expected = 0.01 * 100 * outcome.missed_types.share + 0.99 * outcome.false_rejects.share
+        assert outcome.cost == pytest.approx(expected)
+        assert outcome.missed.share <= outcome.missed_types.share
+    assert (decision.bad_parts, sum(decision.good_parts.values())) == (FRAMES, GOOD)
+
+
+def test_chosen_thresholds_are_cheaper_than_the_bundles_own_on_parts_that_they_were_not_chosen_on(
+    bundle: Bundle, decision: ThresholdReport, tmp_path: Path
+) -> None:
+    assert decision.after.cost is not None and decision.before.cost is not None
+    assert decision.after.cost < decision.before.cost
+    assert decision.cross_fold.cost is not None
+    assert decision.cross_fold.cost < decision.before.cost
+    made = write_bundle(bundle, decision, tmp_path / "new")
+    (tmp_path / "fresh").mkdir()
+    for number in range(GOOD):
+        cv2.imwrite(str(tmp_path / "fresh" / f"{number}.png"), _good_picture(5000 + number))
+    fine = sorted((tmp_path / "fresh").iterdir())
+    assert _passed(made, fine, Rules()) > _passed(bundle, fine, Rules())
+
+
+def test_types_that_the_data_doesnt_show_keep_the_bundles_thresholds(decision: ThresholdReport) -> None:
+    assert [each.type for each in decision.types if not each.kept] == ["crazing", "inclusion"]
+    assert all(each.threshold == each.was and not each.curve for each in decision.types if each.kept)
+    assert all(each.curve for each in decision.types if not each.kept)
+
+
+def test_with_reviews_there_is_a_band_and_its_parts_are_unsure(bundle: Bundle, data: Path, good: Path) -> None:
+    found = decide(bundle, FrameRequest(data=[data], fold="val", good=[good]), dataclasses.replace(COSTS, review=0.1))
+    bands = [each for each in found.types if each.unsure_from is not None]
+    assert bands
+    assert all(0 < (each.unsure_from or 0) < each.threshold for each in bands)
+    rules = Rules(
+        thresholds={each.type: each.threshold for each in found.types},
+        unsure_from={each.type: each.unsure_from for each in bands if each.unsure_from is not None},
+    )
+    with Session(bundle) as session:
+        verdicts = Inspector(session, rules=rules).inspect_batch(list(frames(sorted(good.iterdir()))))
+    assert found.after.unsure_good is not None
+    assert found.after.unsure_good.count == sum(verdict.verdict == "unsure" for verdict in verdicts) > 0
+
+
+def test_without_good_parts_bad_ones_beside_their_defects_stand_in(bundle: Bundle, data: Path) -> None:
+    found = decide(bundle, FrameRequest(data=[data], fold="val"), COSTS)
+    assert found.good_parts == {"voc, beside defects": FRAMES} or set(found.good_parts.values()) == {FRAMES}
+    assert any(note.startswith("no good part was given") and "stood in" in note for note in found.notes)
+    assert found.before.false_rejects is not None
+    assert found.before.false_rejects.of == FRAMES
+    assert 0 < found.before.false_rejects.count < FRAMES  # three cells of ten are false alarms
+
+
+def test_for_a_model_of_good_parts_whatever_is_wrong_is_one_type(bundle: Bundle, data: Path, good: Path) -> None:
+    """The cells' first output fires in bright cells: it stands for a model that has one label."""
+    manifest = msgspec.structs.replace(bundle.manifest, task="anomaly")
+    anomaly = Bundle(bundle.path, manifest, bundle.digest)
+    found = decide(anomaly, FrameRequest(data=[data], fold="val", good=[good]), dataclasses.replace(COSTS, review=0.1))
+    first, *others = found.types
+    assert first.miss.of == FRAMES and not first.kept
+    assert first.unsure_from is not None
+    assert all(each.kept == "no frame shows it" for each in others)
+
+
+def _trained(folder: Path, data: str, *, held_share: float) -> Bundle:
+    """A bundle whose report tells of a training, as the optimizer writes it."""
+    made = nets.bundle(folder, nets.cell_detector())
+    start = {"data": [f"elsewhere/{data}"], "held_share": held_share}
+    (made.path / "report.json").write_text(json.dumps({"training": {"starts": [start]}}))
+    return write_manifest(made.path, made.manifest)
+
+
+def test_only_what_training_held_out_is_taken_where_the_report_says_so(tmp_path: Path) -> None:
+    data = nets.write_cells_dataset(tmp_path / "parts", 120, fold="train")
+    trained = _trained(tmp_path / "b", "parts", held_share=0.2)
+    held = decide(trained, FrameRequest(data=[data], fold="train"), COSTS)
+    assert "24 of 120 frames of parts" in held.frames_from
+    aside, rest = hold_out(load_dataset(data, "train").samples, share=0.2)
+    assert (held.bad_parts, len(aside), len(rest)) == (24, 24, 96)
+    everything = decide(trained, FrameRequest(data=[data], fold="train", take="all"), COSTS)
+    assert everything.bad_parts == 120
+    assert any("trained on these frames" in note for note in everything.notes)
+
+
+def test_what_a_bundle_was_trained_on_is_said_as_far_as_it_is_known(bundle: Bundle, tmp_path: Path) -> None:
+    data = nets.write_cells_dataset(tmp_path / "parts", 30, fold="train")
+    unknown = decide(bundle, FrameRequest(data=[data], fold="train"), COSTS)
+    assert "doesn't say what it was trained on" in unknown.frames_from
+    assert any("if the bundle was trained" in note for note in unknown.notes)
+    foreign = decide(_trained(tmp_path / "b", "other", held_share=0.2), FrameRequest(data=[data], fold="train"), COSTS)
+    assert foreign.frames_from == "all 30 frames of parts, fold train"
+    assert not any("trained" in note for note in foreign.notes)
+
+
+def test_the_new_bundle_differs_in_thresholds_and_version_only(
+    bundle: Bundle, decision: ThresholdReport, tmp_path: Path
+) -> None:
+    made = write_bundle(bundle, decision, tmp_path / "new")
+    reopened = open_bundle(tmp_path / "new")
+    assert made.manifest == reopened.manifest
+    assert reopened.manifest.version == "1.0.1"
+    params = dict(reopened.manifest.postprocess.params)
+    assert params.pop("thresholds") == [each.threshold for each in decision.types]
+    assert params == {name: value for name, value in bundle.manifest.postprocess.params.items() if name != "thresholds"}
+    same = {"version", "created_at", "postprocess", "files"}
+    old, new = msgspec.structs.asdict(bundle.manifest), msgspec.structs.asdict(reopened.manifest)
+    assert {name: old[name] for name in old if name not in same} == {
+        name: new[name] for name in new if name not in same
+    }
+    for relative, entry in bundle.manifest.files.items():
+        assert reopened.manifest.files[relative] == entry
+    kept = msgspec.json.decode((made.path / "decision.json").read_bytes(), type=ThresholdReport)
+    assert [each.threshold for each in kept.types] == [each.threshold for each in decision.types]
+
+
+def test_bands_go_into_the_bundle_and_make_parts_unsure(bundle: Bundle, data: Path, good: Path, tmp_path: Path) -> None:
+    found = decide(bundle, FrameRequest(data=[data], fold="val", good=[good]), dataclasses.replace(COSTS, review=0.1))
+    made = write_bundle(bundle, found, tmp_path / "banded", version="2")
+    with Session(made) as session:
+        verdicts = Inspector(session).inspect_batch(list(frames(sorted(good.iterdir()))))
+    assert found.after.unsure_good is not None
+    assert sum(verdict.verdict == "unsure" for verdict in verdicts) == found.after.unsure_good.count
+
+
+def test_the_toml_is_what_an_agent_takes_from_its_hub(decision: ThresholdReport, tmp_path: Path) -> None:
+    local = AgentConfig(device="c", folder=tmp_path, camera=SimulatorCamera())
+    laid = with_settings(local, settings_of(decision).encode()).inspect
+    assert laid.thresholds == {each.type: each.threshold for each in decision.types}
+
+
+class _Page(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_page_shows_each_chosen_type_and_needs_no_other_file(decision: ThresholdReport, tmp_path: Path) -> None:
+    write_page(tmp_path / "page.html", decision)
+    page = _Page()
+    page.feed((tmp_path / "page.html").read_text())
+    assert not {"script", "link", "img"} & set(page.tags)
+    assert page.tags.count("svg") == 2 + (decision.reliability is not None)
+    for each in decision.types:
+        assert f"{each.threshold:.3f}" in page.text
+    assert "nan" not in page.text.lower().split()
+
+
+@pytest.mark.parametrize(
+    ("version", "after"), [("1.0.0", "1.0.1"), ("1.9", "1.10"), ("7", "8"), ("1.0.0-rc1", "1.0.0-rc2")]
+)
+def test_the_next_version_raises_the_last_number(version: str, after: str) -> None:
+    assert next_version(version) == after
+
+
+def test_what_cant_be_decided_is_said(bundle: Bundle, data: Path, decision: ThresholdReport, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="ends with a number"):
+        next_version("stable")
+    with pytest.raises(InputNotFoundError, match="good parts"):
+        decide(bundle, FrameRequest(data=[data], fold="val", good=[tmp_path / "nowhere"]), COSTS)
+    with pytest.raises(DatasetError, match="no fold 'test'"):
+        decide(bundle, FrameRequest(data=[data], fold="test"), COSTS)
+    few = nets.write_cells_dataset(tmp_path / "few", 3)
+    with pytest.raises(DatasetError, match="too few frames"):
+        decide(bundle, FrameRequest(data=[few], fold="val"), COSTS)
+    write_bundle(bundle, decision, tmp_path / "there")
+    with pytest.raises(InputError, match="stands at"):
+        write_bundle(bundle, decision, tmp_path / "there")
+    with pytest.raises(ConfigError, match="another folder"):
+        write_bundle(bundle, decision, bundle.path, overwrite=True)
+
+
+def test_thresholds_that_cost_more_are_written_only_if_forced(
+    decision: ThresholdReport, bundle: Bundle, tmp_path: Path
+) -> None:
+    own = decision.before.cost
+    assert own is not None
+    assert check_gain(decision) is decision
+    for field in ("after", "cross_fold"):
+        worse = msgspec.structs.replace(
+            decision, **{field: msgspec.structs.replace(getattr(decision, field), cost=own + 1.0)}
+        )
+        with pytest.raises(AccuracyGateError, match="cost more"):
+            check_gain(worse)
+        made = write_bundle(bundle, check_gain(worse, force=True), tmp_path / field)
+        assert b"forced: these thresholds cost" in made.file("decision.json").read_bytes()
+
+
+def test_the_command_chooses_writes_and_prints(
+    bundle: Bundle, data: Path, good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "decided"
+    told = [str(bundle.path), "--data", str(data), "--fold", "val", "--good", str(good), "--miss-cost", "100"]
+    more = ["--reject-cost", "1", "--out", str(out), "--config", str(tmp_path / "c.toml"), "--json"]
+    assert main(["decide", *told, *more]) == 0
+    said = msgspec.json.decode(capsys.readouterr().out, type=ThresholdReport)
+    assert open_bundle(out).manifest.postprocess.params["thresholds"] == [each.threshold for each in said.types]
+    assert (tmp_path / "decided.decision.html").is_file()
+    assert main(["inspect", str(good), "--model", str(out), "--json"]) == 0
+    verdicts = json.loads(capsys.readouterr().out)["inspections"]
+    assert said.after.false_rejects is not None
+    assert sum(not verdict["passed"] for verdict in verdicts) == said.after.false_rejects.count
+    assert (tmp_path / "c.toml").read_text().count("=") >= len(LABELS)
+    assert main(["decide", *told, *more]) == 1  # something stands there
+    assert "stands at" in json.loads(capsys.readouterr().out)["error"]["message"]
+    assert main(["decide", *told, "--reject-cost", "1", "--page", str(out / "manifest.json" / "x.html")]) == 1
+    assert "can't be written" in capsys.readouterr().err
+    assert main(["decide", *told, "--reject-cost", "0"]) == 1
+    assert "above 0" in capsys.readouterr().err

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lineside_hub.fleet.timeline import FleetTimeline, read_reported, read_up
+from lineside_hub.results.database import Database, TimelineEvent
+from lineside_link.messages import BundleRef, DegradationReport, DriftAlarm, DriftReport, Problem, Reported, Up, encode
+from lineside_runtime.errors import BadInputFormatError
+
+OLD = BundleRef(name="surface", version="1.0.0", target="a/surface-1.0.0.json", sha256="0" * 64)
+NEW = BundleRef(name="surface", version="2.0.0", target="a/surface-2.0.0.json", sha256="1" * 64)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    opened = Database.open(tmp_path)
+    yield opened
+    opened.close()
+
+
+def report(database: Database, **fields: Any) -> None:
+    message = Reported(device="cam-01", **fields)
+    with database.transaction():
+        FleetTimeline(database).write_reported(read_reported("cam-01", encode(message)))
+
+
+def up(database: Database, present: bool, boot: str) -> None:
+    message = Up(device="cam-01", up=present, boot_id=boot)
+    with database.transaction():
+        FleetTimeline(database).write_up(read_up("cam-01", encode(message)))
+
+
+def told(database: Database) -> list[tuple[str, str, int | None]]:
+    return [(event.kind, event.bundle, event.code) for event in database.events()]
+
+
+def test_each_state_is_told_once_however_often_it_is_reported(database: Database) -> None:
+    for state in ("fetching", "verifying", "staged", "switching", "health_check"):
+        for progress in (0.0, 0.5, 1.0):
+            report(database, gen=1, state=state, wanted=NEW, installed=OLD, progress=progress)
+    report(database, gen=1, state="active", wanted=NEW, installed=NEW, previous=OLD)
+    report(database, gen=1, state="active", wanted=NEW, installed=NEW, previous=OLD, free_bytes=5)
+    states = ["fetching", "verifying", "staged", "switching", "health_check", "active"]
+    assert told(database) == [(state, "surface@2.0.0", None) for state in states]
+
+
+def test_a_rollback_names_the_refused_bundle_its_code_and_reason(database: Database) -> None:
+    problem = Problem(code=5001, error="GoldenMismatchError", message="outputs differ")
+    report(database, gen=2, state="rolled_back", wanted=NEW, installed=OLD, error=problem)
+    assert told(database) == [("rolled_back", "surface@2.0.0", 5001)]
+    assert database.events()[0].detail == "outputs differ"
+
+
+def test_the_last_report_is_kept_whole(database: Database) -> None:
+    report(database, gen=3, state="active", installed=OLD, free_bytes=77)
+    row = database.query("SELECT * FROM devices")[0]
+    assert read_reported("cam-01", row["reported"].encode()).free_bytes == 77
+    assert row["up"] is None
+
+
+def test_a_drift_alarm_is_told_when_it_begins_and_when_it_ends(database: Database) -> None:
+    blurred = DriftAlarm(name="sharpness-low", since_ns=5, text="sharpness-low: sharpness is -1.7, learned was -1.1")
+    wave = DriftAlarm(name="type:pits", since_ns=6)
+    for alarms in ((), (blurred,), (blurred,), (blurred, wave), (wave,)):
+        report(database, state="idle", drift=DriftReport(alarms=alarms))
+    report(database, state="idle")
+    details = [event.detail for event in database.events(kind="drift")]
+    assert details == [blurred.text, "type:pits", "over: sharpness-low", "over: type:pits"]
+
+
+def test_another_product_and_what_is_given_up_are_told_when_they_change(database: Database) -> None:
+    hot = DegradationReport(steps=("images",), reason="79 °C, hot from 75 °C on")
+    for recipe, degradation in (("a", None), ("a", hot), ("b", hot), ("b", DegradationReport())):
+        report(database, state="idle", recipe=recipe, degradation=degradation)
+        report(database, state="idle", recipe=recipe, degradation=degradation)
+    assert [event.detail for event in database.events(kind="recipe")] == ["a", "b"]
+    assert [event.detail for event in database.events(kind="degraded")] == [f"images: {hot.reason}", "over"]
+
+
+def test_coming_and_going_is_told_by_boot(database: Database) -> None:
+    up(database, False, "b0")
+    up(database, True, "b1")
+    up(database, True, "b1")
+    up(database, True, "b2")
+    up(database, False, "b2")
+    up(database, False, "b2")
+    assert [event.kind for event in database.events()] == ["up", "up", "down"]
+    assert database.query("SELECT up FROM devices")[0]["up"] == 0
+
+
+def test_nobody_speaks_for_another_device(database: Database) -> None:
+    with pytest.raises(BadInputFormatError, match="cam-02"):
+        read_up("cam-01", encode(Up(device="cam-02", up=True, boot_id="b")))
+    with pytest.raises(BadInputFormatError):
+        read_reported("cam-01", encode(Reported(device="cam-02")))
+
+
+def test_an_event_reads_back_as_it_was(database: Database) -> None:
+    event = TimelineEvent(at_ns=1, device="cam-01", kind="failed", bundle="x@1", code=3003, detail="why")
+    with database.transaction():
+        database.add_event(event)
+    assert database.events() == [event]
+
+
+def test_a_device_that_follows_an_epoch_that_the_hub_never_issued_is_told_of_once(database: Database) -> None:
+    report(database, epoch=database.epoch, gen=1, state="active")
+    for progress in (0.0, 0.5):
+        report(database, epoch=2**62, gen=1, state="active", progress=progress)
+    (event,) = database.events(kind="security")
+    assert event.device == "cam-01"
+    assert str(2**62) in event.detail

@@ -1,0 +1,125 @@
+"""What a bare ONNX file must be like, said when it is opened and not in the middle of the work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from lineside_models.vision.model_facts import ModelFacts, from_arguments
+from lineside_models.vision.onnx_bundle import wrap_onnx
+from lineside_runtime.bundle import Postprocess, Preprocess
+from lineside_runtime.errors import ConfigError, MissingModelFactsError, UnsupportedModelError
+
+RGB = Preprocess(input="pixels", colour="rgb")
+CLASSES = Postprocess(name="classification")
+
+
+def classifier(path: Path, shape: Sequence[int | str], *, classes: int = 3, kind: int = 1) -> Path:
+    """A network that looks at nothing: the mean over the frame, once a class."""
+    make, value = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [
+            make("Cast", ["pixels"], ["floats"], to=onnx.TensorProto.FLOAT),
+            make("ReduceMean", ["floats"], ["mean"], axes=[1, 2, 3], keepdims=0),
+            make("Reshape", ["mean", "column"], ["rows"]),
+            make("MatMul", ["rows", "weights"], ["logits"]),
+        ],
+        "net",
+        [value("pixels", kind, list(shape))],
+        [value("logits", onnx.TensorProto.FLOAT, [shape[0], classes])],
+        [
+            onnx.numpy_helper.from_array(np.array([-1, 1], np.int64), "column"),
+            onnx.numpy_helper.from_array(np.ones((1, classes), np.float32), "weights"),
+        ],
+    )
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9), path)
+    return path
+
+
+def facts(labels: int = 3, **more: Any) -> ModelFacts:
+    names = tuple(f"type {number}" for number in range(labels))
+    return ModelFacts(**{"labels": names, "preprocess": RGB, "postprocess": CLASSES, **more})
+
+
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [
+        ((8, 3, 64, 64), "batch"),
+        (("n", 64, 64, 3), "channels last"),
+        (("n", 1, 64, 64), "1 channel"),
+        (("n", 3), "four dimensions"),
+    ],
+)
+def test_an_input_that_no_frame_can_become_is_refused_with_the_reason(
+    tmp_path: Path, shape: Sequence[int | str], said: str
+) -> None:
+    axes = classifier(tmp_path / "model.onnx", shape) if len(shape) == 4 else matrix(tmp_path / "model.onnx")
+    with pytest.raises(UnsupportedModelError, match=said) as caught:
+        wrap_onnx(axes, tmp_path / "bundle", facts())
+    assert "pixels" in str(caught.value)
+    assert not (tmp_path / "bundle").exists()
+
+
+def matrix(path: Path) -> Path:
+    make, value = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [make("Identity", ["pixels"], ["logits"])],
+        "net",
+        [value("pixels", onnx.TensorProto.FLOAT, ["n", 3])],
+        [value("logits", onnx.TensorProto.FLOAT, ["n", 3])],
+    )
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9), path)
+    return path
+
+
+def test_a_fixed_size_is_taken_from_the_model(tmp_path: Path) -> None:
+    model = classifier(tmp_path / "model.onnx", (1, 3, 96, 128))
+    assert wrap_onnx(model, tmp_path / "bundle", facts()).manifest.preprocess.size == (96, 128)
+
+
+def test_another_size_than_the_models_own_is_refused(tmp_path: Path) -> None:
+    model = classifier(tmp_path / "model.onnx", (1, 3, 96, 128))
+    wrong = Preprocess(input="pixels", colour="rgb", size=(128, 96))
+    with pytest.raises(ConfigError, match=r"preprocess.size.*\(96, 128\).*\(128, 96\)"):
+        wrap_onnx(model, tmp_path / "bundle", facts(preprocess=wrong))
+
+
+@pytest.mark.parametrize("labels", [2, 4])
+def test_labels_of_another_number_than_the_outputs_are_refused(tmp_path: Path, labels: int) -> None:
+    model = classifier(tmp_path / "model.onnx", ("n", 3, "h", "w"))
+    with pytest.raises(ConfigError, match=rf"labels.*expected 3.*got {labels}"):
+        wrap_onnx(model, tmp_path / "bundle", facts(labels))
+
+
+def test_the_example_has_the_models_own_names_and_is_enough(tmp_path: Path) -> None:
+    model = classifier(tmp_path / "model.onnx", (1, 3, 96, 128))
+    with pytest.raises(MissingModelFactsError, match="config schema model") as caught:
+        wrap_onnx(model, tmp_path / "bundle", ModelFacts())
+    assert caught.value.action is not None
+    example = caught.value.action.partition(":\n\n")[2]
+    assert 'input = "pixels"' in example and "size = [96, 128]" in example
+    (tmp_path / "model.toml").write_text(example)
+    found = wrap_onnx(model, tmp_path / "bundle", ModelFacts()).manifest
+    assert (found.task, found.labels, found.preprocess.colour) == (
+        "classification",
+        ("class 0", "class 1", "class 2"),
+        "rgb",
+    )
+
+
+def test_the_only_input_need_not_be_named(tmp_path: Path) -> None:
+    model = classifier(tmp_path / "model.onnx", ("n", 3, "h", "w"))
+    given = from_arguments(("a", "b", "c"), {"colour": "rgb"}, None)
+    found = wrap_onnx(model, tmp_path / "bundle", given).manifest
+    assert (found.preprocess.input, found.postprocess.name) == ("pixels", "classification")
+
+
+def test_a_background_column_has_no_label(tmp_path: Path) -> None:
+    model = classifier(tmp_path / "model.onnx", ("n", 3, "h", "w"))
+    how = Postprocess(name="classification", params={"first_class": 1})
+    assert wrap_onnx(model, tmp_path / "bundle", facts(2, postprocess=how)).manifest.labels == ("type 0", "type 1")
