@@ -171,5 +171,5 @@ def _load(session: Session, ledger: Ledger, stop: threading.Event) -> None:
 
 def _killer() -> Callable[[], None]:
     children = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
-    (pid,) = [child.pid for child in children if any("isolated" in word for word in child.cmdline())]
+    (pid,) = [child.pid for child in children if any("engine_process" in word for word in child.cmdline())]
     return lambda: os.kill(pid, signal.SIGKILL)
