@@ -65,7 +65,8 @@ peers:
 demo: $(VENV)/.convert
 	$(BIN)/lineside demo --out $(OUT)
 
-TESTS := tests --ignore tests/system --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 15
+TESTS := tests --ignore tests/system --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 15 \
+	$(if $(BASETEMP),--basetemp $(BASETEMP))
 
 test: $(VENV)/.dev peers
 	$(BIN)/python -m pytest $(TESTS)
