@@ -65,8 +65,7 @@ peers:
 demo: $(VENV)/.convert
 	$(BIN)/lineside demo --out $(OUT)
 
-TESTS := tests --ignore tests/system --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 15 \
-	$(if $(BASETEMP),--basetemp $(BASETEMP))
+TESTS := tests --ignore tests/system --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 15
 
 test: $(VENV)/.dev peers
 	$(BIN)/python -m pytest $(TESTS)

@@ -76,11 +76,17 @@ def test_a_checkpoint_of_another_network_is_an_error_with_a_code(run: Path) -> N
         train_classifier(config, lambda _: None)
 
 
+def _hear_sigint() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_says_how_the_run_goes_on(tmp_path: Path) -> None:
     data, out = write_squares(tmp_path / "parts", {"bad": 10, "good": 240}), tmp_path / "run"
     words = ["train", "classifier", "--data", str(data), "--out", str(out), "--epochs", "3000", "--batch", "8"]
     words += ["--side", "32", "--width", "0.25", "--threads", "1"]
-    with subprocess.Popen([sys.executable, "-m", "lineside", *words], stderr=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-m", "lineside", *words]
+    # A shell gives what it starts in the background SIGINT as ignored, and with it these tests.
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=_hear_sigint) as process:
         wait_for(lambda: (out / "best.pt").exists(), timeout_s=60, what="the first evaluation")
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
@@ -88,6 +94,6 @@ def test_ctrl_c_says_how_the_run_goes_on(tmp_path: Path) -> None:
     assert "Traceback" not in said
     told = said.strip().splitlines()[-1]
     assert told.startswith("stopped; it goes on after the last whole epoch by: lineside train classifier")
-    command = shlex.split(told.partition(" by: ")[2])
-    assert main([*command[1:], "--minutes", "0.001"]) == 0
+    again = shlex.split(told.partition(" by: ")[2])
+    assert main([*again[1:], "--minutes", "0.001"]) == 0
     assert (out / "float.onnx").exists()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -379,14 +380,15 @@ def test_clients_that_dawdle_are_cut_off(bundles: Path, tmp_path: Path) -> None:
             text = json.dumps({**value, "parameters": {"binary_data_output": True}}).encode()
             ask = f"POST /v2/models/large/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(text)}\r\n\r\n"
             deaf.sendall(ask.encode() + text)
-            connections = f"/proc/{server.process.pid}/fd"
-            with_it = sum(1 for _ in Path(connections).iterdir())
+            port = deaf.getsockname()[1]
 
-            def is_cut_off() -> bool:
-                server.ask("GET", "/v2/health/live")
-                return sum(1 for _ in Path(connections).iterdir()) < with_it
+            def is_connected() -> bool:
+                held = psutil.Process(server.process.pid).net_connections("tcp")
+                return any(each.raddr and each.raddr.port == port for each in held)
 
-            wait_for(is_cut_off)
+            wait_for(is_connected)
+            wait_for(lambda: not is_connected())
+            server.ask("GET", "/v2/health/live")
 
 
 def ended(raw: socket.socket) -> bool:
