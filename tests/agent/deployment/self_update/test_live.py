@@ -93,8 +93,7 @@ def test_agent_updates_itself_and_comes_back_from_a_bad_one(site: SlotSite) -> N
         site.wait_synced()
     site.check_nothing_lost_nothing_twice()
     states = [detail.partition(":")[0] for kind, _, detail in site.events() if kind == "agent"]
-    assert [state for state in states if state in ("active", "failed", "rolled_back")][-3:] == [
-        "active",
-        "failed",
-        "rolled_back",
-    ]
+    # Between both the hub takes the refused 3.0.0 back, and the device may report 2.0.0 as active again.
+    outcomes = [state for state in states if state in ("active", "failed", "rolled_back")]
+    assert outcomes[0] == "active"
+    assert [outcome for outcome in outcomes if outcome != "active"][-2:] == ["failed", "rolled_back"]
