@@ -1,4 +1,4 @@
-"""``lineside hub``; most of its actions are in `hub_identity`, `hub_keys` and `hub_store`."""
+"""``lineside hub``; most of its actions are in `hub_actions`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The state machine of a bundle's deployment. Pure; `bundle_runner` does its I/O.
 
 A `BundleMachine` is one frozen value; `step` takes it and an event and returns the next value and the actions to carry
-out. The rim writes the value down before it acts, and hands every outcome back as an event, so that a kill at any
+out. The runner writes the value down before it acts, and hands every outcome back as an event, so that a kill at any
 point leaves a value from which `Started` goes on.
 
 ::

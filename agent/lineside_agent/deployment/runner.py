@@ -1,8 +1,8 @@
 """The I/O around a deployment machine, for bundles and for the agent itself.
 
-A machine decides and does nothing (`updates`, `self_update.machine`). Its rim brings it events, in one thread, and
-carries out what it says. Each step is written down before it is acted upon; if there is no room to write it down,
-nothing is done, and the wish ends as refused with that reason.
+A machine decides and does nothing (`deployment.machine`, `self_update.machine`). Its runner brings it events, in one
+thread, and carries out its actions. Each step is written to disk before it is carried out. If there is no room to write
+it, nothing is done, and the desired state is refused with that reason.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TRANSIENT = (BrokerError, FetchError)
 """Errors after which the same again may go well without anybody doing anything."""
 
 LOOK_S = 0.2
-"""How long a rim with nothing to do waits for an event before it looks whether it is stopped."""
+"""How long a runner with nothing to do waits for an event before it looks whether it is stopped."""
 
 GATE_S = 0.5
 """How often the gate is asked."""

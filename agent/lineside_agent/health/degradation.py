@@ -76,7 +76,7 @@ class DegradationRunner:
         self._frames = frames
         self._pace = pace
         self._report = report
-        self._ladder = DegradationPolicy(config.steps, bars(config))
+        self._policy = DegradationPolicy(config.steps, bars(config))
         self._strain = Strain()
         self._lock = threading.Lock()
         self._seen = Pace(0, 0)
@@ -91,10 +91,10 @@ class DegradationRunner:
         self._looked_at_s = now_s
         root = self._config.system or ROOT
         strain = Strain(temperature_c(root), throttling(root) or (), self._late_share())
-        before = self._ladder.steps
+        before = self._policy.steps
         with self._lock:
             self._strain = strain
-            changed = self._ladder.look(strain, self._possible(), now_s)
+            changed = self._policy.look(strain, self._possible(), now_s)
         if changed:
             self._say(before)
             self._apply()
@@ -116,15 +116,15 @@ class DegradationRunner:
         return tuple(possible)
 
     def _say(self, before: tuple[Step, ...]) -> None:
-        after = self._ladder.steps
+        after = self._policy.steps
         self._ever += len(after) > len(before)
         if len(after) > len(before):
-            log.warning("degraded to step %d (%s): %s", len(after), ", ".join(after), self._ladder.why)
+            log.warning("degraded to step %d (%s): %s", len(after), ", ".join(after), self._policy.why)
         else:
             log.warning("back to step %d (%s)", len(after), ", ".join(after) or "full service")
 
     def _apply(self) -> None:
-        steps = self._ladder.steps
+        steps = self._policy.steps
         self._archive.restrain("images" in steps)
         self._haste.always = "variant" in steps
         if self._frames is not None:
@@ -133,16 +133,16 @@ class DegradationRunner:
     def report(self) -> DegradationReport:
         """Returns what the hub is told."""
         with self._lock:
-            return DegradationReport(steps=tuple(self._ladder.steps), reason=self._ladder.why)
+            return DegradationReport(steps=tuple(self._policy.steps), reason=self._policy.why)
 
     def status(self) -> dict[str, Any]:
         """What ``status.json`` says of it."""
         with self._lock:
-            strain, ladder = self._strain, self._ladder
+            strain, policy = self._strain, self._policy
             return {
-                "step": len(ladder.steps),
-                "steps": list(ladder.steps),
-                "reason": ladder.why or None,
+                "step": len(policy.steps),
+                "steps": list(policy.steps),
+                "reason": policy.why or None,
                 "steps_ever": self._ever,
                 "hurried": self._haste.hurried,
                 "temperature_c": strain.temperature_c,

@@ -1,6 +1,6 @@
 """Find out what is wrong with the agent on this device, and what to do about it.
 
-Pure: a `Examination` in, findings out; `look` is its rim, which reads files and tries the broker's port, and changes
+Pure: an `Examination` in, findings out; `look` makes it: it reads files and tries the broker's port, and changes
 nothing.
 What is wrong with the board itself (heat, throttling, disk, clock) is `lineside_boards.doctor`'s; it stands in the list
 as well.

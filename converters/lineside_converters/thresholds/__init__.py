@@ -7,10 +7,10 @@
 | `costs` | the arithmetic: rates, costs, the cheapest threshold |
 | `reliability` | whether scores are the probabilities that they claim to be |
 | `outcomes` | what thresholds do to whole parts, on frames that they were not chosen on |
-| `figures` | what comes out, as structs: `decision.json` |
-| `choosing` | all of that in order |
-| `writing` | a new bundle, or TOML for `lineside push --config` |
-| `page`, `pictures` | the same for people |
+| `report` | what comes out, as structs: ``decision.json`` |
+| `selection` | all of that in order |
+| `output` | a new bundle, or TOML for `lineside push --config` |
+| `page`, `charts` | the same for people |
 """
 
 from __future__ import annotations

@@ -132,7 +132,7 @@ class TrainResult:
         onnx: ``float.onnx``, the same weights as a graph.
         facts: ``training.json``.
         held_map50: Per domain, of the chosen weights on the held-out share of the train folds.
-        qat: What quantisation-aware fine-tuning did, as `qat.Taught` says it; ``None`` where it was not asked for.
+        qat: Outcome of quantisation-aware fine-tuning, a `QatResult`; ``None`` where it was not asked for.
         calibration: Per label ``(a, b)``: probability of being right = sigmoid(a × logit + b).
         thresholds: Per label, on the calibrated score.
     """

@@ -3,16 +3,16 @@
 | file | what |
 | --- | --- |
 | `reviews` | the table ``reviews``: what people said of a result |
-| `operators` | what operators said beside the line, out of the devices' reports |
+| `operator_marks` | operators' marks, from the devices' reports |
 | `selection` | which results go to people: unsure, bad, marked as wrong |
 | `coco` | the file that annotation tools read and write |
 | `labels` | which types the bundles know that judged |
-| `exporting` | frames and the model's boxes into a folder for such a tool |
+| `export` | frames and the model's boxes, into a folder for such a tool |
 | `catalogue` | what an image of a corrected file was before: its size, its result, the model's boxes |
-| `checking` | is a corrected file about these images, these types, and within them? |
-| `changes` | the model's boxes beside a person's: kept, moved, another type, added, deleted |
+| `validation` | a corrected file against its images and types |
+| `box_changes` | the model's boxes beside a person's: kept, moved, another type, added, deleted |
 | `folds` | which fold a frame goes into: its group's |
 | `collection` | the data set that corrected frames become, with its history and its folds |
-| `reporting` | where model and people disagree, over the whole history |
-| `importing` | a corrected file into the data set, and into ``reviews`` |
+| `report` | where model and people disagree, over the whole history |
+| `importer` | a corrected file into the data set, and into ``reviews`` |
 """

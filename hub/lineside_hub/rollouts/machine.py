@@ -1,7 +1,7 @@
 """The rollout state machine. Pure; `runner` does its I/O.
 
 A `Rollout` is one frozen value; `step` takes it and an event and returns the next value and the actions that belong
-to it. The rim commits value and actions in one transaction, so that a kill at any point leaves both or neither,
+to it. The runner commits value and actions in one transaction, so that a kill at any point leaves both or neither,
 and hands over what the devices say as one picture of the whole group: the machine needs no event that it saw before.
 
 ::

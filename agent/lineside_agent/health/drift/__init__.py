@@ -6,7 +6,7 @@
 | `cusum` | the test: has the share of frames with some property risen? |
 | `reference` | what was learned on the first frames: tails of the descriptors, shares of the verdicts |
 | `watch` | the tests side by side: pure, a frame after the other |
-| `monitor` | the rim: file, log, status, hub |
+| `monitor` | the I/O: file, log, status, hub |
 
 **What is promised.** Within any n frames the chance that any alarm is false is at most ``n / false_alarm_frames``, if
 frames are independent of each other and like those that were learned. The reference's own uncertainty is within that,

@@ -1,6 +1,6 @@
 """ONNX Runtime: the engine that every board has.
 
-CPU, and whatever execution providers are installed (`ort_providers`). Only the CPU's own and OpenVINO's on a CPU have
+CPU, and whatever execution providers are installed (`providers`). Only the CPU's own and OpenVINO's on a CPU have
 been run by us; the others follow https://onnxruntime.ai/docs/execution-providers/ and count as untested.
 """
 

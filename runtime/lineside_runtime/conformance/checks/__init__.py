@@ -1,6 +1,6 @@
 """The checks: what every engine must do, each named after it.
 
-A check is a function that takes a `EngineSubject`, returns a line of what it saw, and raises `CheckFailed`, or
+A check is a function that takes an `EngineSubject`, returns a line of what it saw, and raises `CheckFailed`, or
 `NotApplicable` with the reason.
 """
 
