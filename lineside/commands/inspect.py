@@ -12,7 +12,7 @@ from lineside.commands.shared.places import bundle_place
 from lineside_runtime.errors import ConfigError, LinesideError
 
 if TYPE_CHECKING:
-    from lineside.inspecting.walk import InspectionCounts
+    from lineside.inspecting.inspection_run import InspectionCounts
     from lineside_models.inspection import Inspection
     from lineside_runtime.bundle import Manifest
 
@@ -65,8 +65,8 @@ def run(options: argparse.Namespace) -> int:
         0, 1 if something could not be read, 130 after Ctrl-C.
     """
     from lineside.inspecting.drawing import Drawer
+    from lineside.inspecting.inspection_run import walk
     from lineside.inspecting.sources import open_source
-    from lineside.inspecting.walk import walk
     from lineside.vision import QualityInspector
     from lineside_agent.config.rules_file import load_rules
     from lineside_runtime.config import Config

@@ -22,7 +22,7 @@ from lineside_models.inspection import Detection
 from lineside_runtime.files import write_atomic
 
 if TYPE_CHECKING:
-    from lineside.demo.walk import DemoOutcome
+    from lineside.demo.demo import DemoOutcome
 
 GALLERY = 24
 """Frames shown on the page; more would make the file heavy without telling more."""

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lineside.demo.walk import DemoOutcome
+from lineside.demo.demo import DemoOutcome
 
 
 def outcome_table(outcome: DemoOutcome) -> None:

@@ -19,7 +19,7 @@ from lineside_runtime.errors import InputNotFoundError
 
 if TYPE_CHECKING:
     from lineside.provision.agent import Joined
-    from lineside.provision.walk import Desk, Provisioned
+    from lineside.provision.provisioning import Desk, Provisioned
 
 DEFAULT_KEYS = ("id_ed25519.pub", "id_ecdsa.pub", "id_rsa.pub")
 
@@ -115,7 +115,7 @@ def _add_identity(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Provisions a board."""
     with needs("boards"):
-        from lineside.provision.walk import provision
+        from lineside.provision.provisioning import provision
     made = provision(_desk(options))
     if options.json:
         print_json(made)
@@ -136,7 +136,7 @@ def _page(made: Provisioned) -> list[str]:
 
 
 def _desk(options: argparse.Namespace) -> Desk:
-    from lineside.provision.walk import Desk
+    from lineside.provision.provisioning import Desk
     from lineside_boards.first_boot.settings import FirstBootSettings
     from lineside_boards.provision.network import Static, Wish
     from lineside_boards.provision.ssh import Trust
