@@ -80,20 +80,50 @@ def _hear_sigint() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def test_ctrl_c_says_how_the_run_goes_on(tmp_path: Path) -> None:
-    data, out = write_squares(tmp_path / "parts", {"bad": 10, "good": 240}), tmp_path / "run"
+def _interrupted(out: Path, *more: str, after: str) -> tuple[int, str]:
+    """Trains until a file is there, and then sends Ctrl-C; returns the exit status and what was said."""
+    data = write_squares(out.parent / "parts", {"bad": 10, "good": 240})
     words = ["train", "classifier", "--data", str(data), "--out", str(out), "--epochs", "3000", "--batch", "8"]
-    words += ["--side", "32", "--width", "0.25", "--threads", "1"]
+    words += ["--side", "32", "--width", "0.25", "--threads", "1", *more]
     command = [sys.executable, "-m", "lineside", *words]
     # A shell gives what it starts in the background SIGINT as ignored, and with it these tests.
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=_hear_sigint) as process:
-        wait_for(lambda: (out / "best.pt").exists(), timeout_s=60, what="the first evaluation")
+        wait_for(lambda: (out / after).exists(), timeout_s=60, what=after)
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
-    assert process.returncode == 130
+    return process.returncode, said
+
+
+def test_ctrl_c_says_how_the_run_goes_on(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    status, said = _interrupted(out, after="best.pt")
+    assert status == 130
     assert "Traceback" not in said
     told = said.strip().splitlines()[-1]
     assert told.startswith("stopped; it goes on after the last whole epoch by: lineside train classifier")
     again = shlex.split(told.partition(" by: ")[2])
     assert main([*again[1:], "--minutes", "0.001"]) == 0
     assert (out / "float.onnx").exists()
+
+
+def test_time_that_is_spent_before_the_first_evaluation_ends_with_a_model_all_the_same(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    _interrupted(out, "--evaluate-every", "2000", after="checkpoint.pt")
+    assert not (out / "best.pt").exists()
+    assert (
+        main(
+            [
+                "train",
+                "classifier",
+                "--data",
+                str(tmp_path / "parts"),
+                "--out",
+                str(out),
+                "--resume",
+                "--minutes",
+                "0.001",
+            ]
+        )
+        == 0
+    )
+    assert (out / "best.pt").exists() and (out / "float.onnx").exists()

@@ -285,6 +285,8 @@ def _run_steps(
                 held=held,
             )
         )
+    if run.best == -math.inf:  # resumed when its time was spent, and never evaluated before
+        _judge(run, plan, evaluate, strategy)
 
 
 def _warn_of_few_passes(run: TrainingRun, plan: TrainingPlan, done: float, *, over: bool) -> None:
