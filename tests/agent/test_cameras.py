@@ -123,7 +123,7 @@ def test_what_is_no_video_is_refused(tmp_path: Path) -> None:
 
 def test_camera_that_is_not_there_says_so() -> None:
     with pytest.raises(CameraError):
-        list(V4l2Camera(settings.V4l2Camera(index=63)).frames())
+        list(V4l2Camera(settings.V4l2CameraConfig(index=63)).frames())
 
 
 def test_simulator_gives_the_same_parts_again_and_names_what_draws_them() -> None:
@@ -195,10 +195,10 @@ def test_foreign_errors_become_camera_errors() -> None:
 @pytest.mark.parametrize(
     ("config", "kind", "source"),
     [
-        (settings.FolderCamera(path=Path("/f")), FolderCamera, "folder:/f"),
-        (settings.VideoCamera(path=Path("/v.mp4"), name="shift-2"), VideoCamera, "shift-2"),
-        (settings.V4l2Camera(index=1), V4l2Camera, "v4l2:1"),
-        (settings.SimulatorCamera(seed=3), SimulatorCamera, "simulator:3"),
+        (settings.FolderCameraConfig(path=Path("/f")), FolderCamera, "folder:/f"),
+        (settings.VideoCameraConfig(path=Path("/v.mp4"), name="shift-2"), VideoCamera, "shift-2"),
+        (settings.V4l2CameraConfig(index=1), V4l2Camera, "v4l2:1"),
+        (settings.SimulatorCameraConfig(seed=3), SimulatorCamera, "simulator:3"),
     ],
 )
 def test_configuration_chooses_the_camera(config: settings.CameraConfig, kind: type, source: str) -> None:

@@ -28,33 +28,36 @@ def open_camera(config: settings.CameraConfig, *, state: Path | None = None) -> 
     Raises:
         ConfigError: No installed package has this kind of camera, or it refuses its options.
     """
-    if isinstance(config, settings.FolderCamera):
+    if isinstance(config, settings.FolderCameraConfig):
         from lineside_agent.cameras.folder import FolderCamera
 
         return FolderCamera(config.path, name=config.name, loop=config.loop, state=state)
-    if isinstance(config, settings.VideoCamera):
+    if isinstance(config, settings.VideoCameraConfig):
         from lineside_agent.cameras.opencv import VideoCamera
 
         return VideoCamera(config.path, name=config.name, loop=config.loop)
-    if isinstance(config, settings.SimulatorCamera):
+    if isinstance(config, settings.SimulatorCameraConfig):
         from lineside_agent.cameras.simulator import SimulatorCamera
 
         return SimulatorCamera(config.seed, name=config.name, kinds=config.kinds)
-    return _plugin(config) if isinstance(config, settings.PluginCamera) else _live(config)
+    return _plugin(config) if isinstance(config, settings.PluginCameraConfig) else _live(config)
 
 
 def _live(
-    config: settings.V4l2Camera | settings.RtspCamera | settings.AravisCamera | settings.Picamera2Camera,
+    config: settings.V4l2CameraConfig
+    | settings.RtspCameraConfig
+    | settings.AravisCameraConfig
+    | settings.Picamera2CameraConfig,
 ) -> Camera:
-    if isinstance(config, settings.V4l2Camera):
+    if isinstance(config, settings.V4l2CameraConfig):
         from lineside_agent.cameras.opencv import V4l2Camera
 
         return V4l2Camera(config)
-    if isinstance(config, settings.RtspCamera):
+    if isinstance(config, settings.RtspCameraConfig):
         from lineside_agent.cameras.rtsp import RtspCamera
 
         return RtspCamera(config)
-    if isinstance(config, settings.AravisCamera):
+    if isinstance(config, settings.AravisCameraConfig):
         from lineside_agent.cameras.aravis import AravisCamera
 
         return AravisCamera(config)
@@ -68,7 +71,7 @@ def plugins() -> dict[str, importlib.metadata.EntryPoint]:
     return {found.name: found for found in importlib.metadata.entry_points(group=ENTRY_POINTS)}
 
 
-def _plugin(config: settings.PluginCamera) -> Camera:
+def _plugin(config: settings.PluginCameraConfig) -> Camera:
     known = plugins()
     if config.kind not in known:
         expected = ", ".join(sorted(known)) or "an installed package with such an entry point"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lineside_agent.cameras.child import ChildCamera, Program
-from lineside_agent.config import AravisCamera as AravisConfig
+from lineside_agent.config import AravisCameraConfig
 
 PROGRAM = Program("aravis_.py", "gi", "gir1.2-aravis-0.8 python3-gi")
 
@@ -15,7 +15,7 @@ class AravisCamera(ChildCamera):
         config: Its table.
     """
 
-    def __init__(self, config: AravisConfig) -> None:
+    def __init__(self, config: AravisCameraConfig) -> None:
         options = {
             "address": config.address,
             "pixel_format": config.pixel_format,

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from lineside_agent.cameras.base import Camera, Grab, LiveCamera, Shot
-from lineside_agent.config import V4l2Camera as V4l2Config
+from lineside_agent.config import V4l2CameraConfig
 from lineside_models.frame import Frame
 from lineside_runtime.errors import CameraError
 
@@ -64,7 +64,7 @@ class V4l2Camera(LiveCamera):
         config: Its table.
     """
 
-    def __init__(self, config: V4l2Config) -> None:
+    def __init__(self, config: V4l2CameraConfig) -> None:
         super().__init__(
             config.name or f"v4l2:{config.index}", rate_hz=config.rate_hz, same_image_max_s=config.same_image_max_s
         )
@@ -87,7 +87,7 @@ class V4l2Camera(LiveCamera):
                         yield Grab(np.asarray(image, np.uint8), captured_at_ns)
 
 
-def _settings(config: V4l2Config) -> Iterator[tuple[int, float]]:
+def _settings(config: V4l2CameraConfig) -> Iterator[tuple[int, float]]:
     if config.width and config.height:
         yield cv2.CAP_PROP_FRAME_HEIGHT, config.height
         yield cv2.CAP_PROP_FRAME_WIDTH, config.width

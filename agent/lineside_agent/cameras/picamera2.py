@@ -6,7 +6,7 @@ https://datasheets.raspberrypi.com/camera/picamera2-manual.pdf
 from __future__ import annotations
 
 from lineside_agent.cameras.child import ChildCamera, Program
-from lineside_agent.config import Picamera2Camera as Picamera2Config
+from lineside_agent.config import Picamera2CameraConfig
 
 PROGRAM = Program("picamera2_.py", "picamera2", "python3-picamera2")
 
@@ -18,7 +18,7 @@ class Picamera2Camera(ChildCamera):
         config: Its table.
     """
 
-    def __init__(self, config: Picamera2Config) -> None:
+    def __init__(self, config: Picamera2CameraConfig) -> None:
         options = {
             "index": config.index,
             "width": config.width,

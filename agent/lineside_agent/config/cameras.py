@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from lineside_agent.config.kinds import ConfigTable, Count, FilePath, Natural, Positive
+from lineside_agent.config.value_types import ConfigTable, Count, FilePath, Natural, Positive
 
 
 class _Camera(ConfigTable, frozen=True, kw_only=True):
@@ -30,7 +30,7 @@ class _Camera(ConfigTable, frozen=True, kw_only=True):
     inspect: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
-class FolderCamera(_Camera, frozen=True, kw_only=True, tag="folder", tag_field="type"):
+class FolderCameraConfig(_Camera, frozen=True, kw_only=True, tag="folder", tag_field="type"):
     """The image files of a folder, by name.
 
     Attributes:
@@ -42,7 +42,7 @@ class FolderCamera(_Camera, frozen=True, kw_only=True, tag="folder", tag_field="
     loop: bool = False
 
 
-class VideoCamera(_Camera, frozen=True, kw_only=True, tag="video", tag_field="type"):
+class VideoCameraConfig(_Camera, frozen=True, kw_only=True, tag="video", tag_field="type"):
     """A video file.
 
     Attributes:
@@ -67,7 +67,7 @@ class _LiveCamera(_Camera, frozen=True, kw_only=True):
     same_image_max_s: Positive | None = None
 
 
-class V4l2Camera(_LiveCamera, frozen=True, kw_only=True, tag="v4l2", tag_field="type"):
+class V4l2CameraConfig(_LiveCamera, frozen=True, kw_only=True, tag="v4l2", tag_field="type"):
     """A camera of the kernel, such as one on USB, through OpenCV.
 
     Attributes:
@@ -85,7 +85,7 @@ class V4l2Camera(_LiveCamera, frozen=True, kw_only=True, tag="v4l2", tag_field="
     gain: Annotated[float, msgspec.Meta(ge=0)] | None = None
 
 
-class RtspCamera(_LiveCamera, frozen=True, kw_only=True, tag="rtsp", tag_field="type"):
+class RtspCameraConfig(_LiveCamera, frozen=True, kw_only=True, tag="rtsp", tag_field="type"):
     """A network camera, by PyAV.
 
     Attributes:
@@ -98,7 +98,7 @@ class RtspCamera(_LiveCamera, frozen=True, kw_only=True, tag="rtsp", tag_field="
     transport: Literal["tcp", "udp"] = "tcp"
 
 
-class AravisCamera(_LiveCamera, frozen=True, kw_only=True, tag="aravis", tag_field="type"):
+class AravisCameraConfig(_LiveCamera, frozen=True, kw_only=True, tag="aravis", tag_field="type"):
     """A GigE Vision or USB3 Vision camera, by Aravis.
 
     Attributes:
@@ -120,7 +120,7 @@ class AravisCamera(_LiveCamera, frozen=True, kw_only=True, tag="aravis", tag_fie
     trigger: str = ""
 
 
-class Picamera2Camera(_LiveCamera, frozen=True, kw_only=True, tag="picamera2", tag_field="type"):
+class Picamera2CameraConfig(_LiveCamera, frozen=True, kw_only=True, tag="picamera2", tag_field="type"):
     """A camera on a Raspberry Pi's own connector, by picamera2 and libcamera.
 
     Attributes:
@@ -138,7 +138,7 @@ class Picamera2Camera(_LiveCamera, frozen=True, kw_only=True, tag="picamera2", t
     gain: Annotated[float, msgspec.Meta(ge=1)] | None = None
 
 
-class PluginCamera(_Camera, frozen=True, kw_only=True, tag="plugin", tag_field="type"):
+class PluginCameraConfig(_Camera, frozen=True, kw_only=True, tag="plugin", tag_field="type"):
     """A camera of somebody else's package, by its entry point in the group ``lineside.cameras``.
 
     Attributes:
@@ -150,7 +150,7 @@ class PluginCamera(_Camera, frozen=True, kw_only=True, tag="plugin", tag_field="
     options: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
-class SimulatorCamera(_Camera, frozen=True, kw_only=True, tag="simulator", tag_field="type"):
+class SimulatorCameraConfig(_Camera, frozen=True, kw_only=True, tag="simulator", tag_field="type"):
     """The line simulator.
 
     Attributes:
@@ -163,12 +163,12 @@ class SimulatorCamera(_Camera, frozen=True, kw_only=True, tag="simulator", tag_f
 
 
 CameraConfig = (
-    FolderCamera
-    | VideoCamera
-    | V4l2Camera
-    | RtspCamera
-    | AravisCamera
-    | Picamera2Camera
-    | SimulatorCamera
-    | PluginCamera
+    FolderCameraConfig
+    | VideoCameraConfig
+    | V4l2CameraConfig
+    | RtspCameraConfig
+    | AravisCameraConfig
+    | Picamera2CameraConfig
+    | SimulatorCameraConfig
+    | PluginCameraConfig
 )

@@ -22,11 +22,11 @@ import msgspec
 
 from lineside_agent.config import (
     AgentConfig,
-    FolderCamera,
-    GpioLines,
-    Picamera2Camera,
-    V4l2Camera,
-    VideoCamera,
+    FolderCameraConfig,
+    GpioLineConfig,
+    Picamera2CameraConfig,
+    V4l2CameraConfig,
+    VideoCameraConfig,
     read_config,
 )
 from lineside_agent.deployment.self_update.guard import HOME, AgentTrial, Installation
@@ -141,7 +141,7 @@ def _running(seen: Examination) -> Iterator[BoardFinding]:
 def _line(seen: Examination) -> Iterator[BoardFinding]:
     status = seen.status
     for line in seen.config.line_io if seen.config is not None else ():
-        if isinstance(line, GpioLines) and "gate" in line.outputs:
+        if isinstance(line, GpioLineConfig) and "gate" in line.outputs:
             what = f"{line.chip}: the gate is energised to reject: without power, wire or agent it lets every part pass"
             yield _warning(what, "Use the output `gate_pass` and a gate that rejects without a signal.")
     line_status = status.get("line") or {}
@@ -328,13 +328,13 @@ def is_held(folder: Path) -> bool:
 
 def _missing_pictures(config: AgentConfig) -> tuple[Path, ...]:
     """Of the cameras that read files."""
-    folders = [camera.path for camera in config.cameras if isinstance(camera, FolderCamera)]
-    files = [camera.path for camera in config.cameras if isinstance(camera, VideoCamera)]
+    folders = [camera.path for camera in config.cameras if isinstance(camera, FolderCameraConfig)]
+    files = [camera.path for camera in config.cameras if isinstance(camera, VideoCameraConfig)]
     return (*(path for path in folders if not path.is_dir()), *(path for path in files if not path.exists()))
 
 
 def _uses_kernel_camera(config: AgentConfig) -> bool:
-    return any(isinstance(camera, (V4l2Camera, Picamera2Camera)) for camera in config.cameras)
+    return any(isinstance(camera, (V4l2CameraConfig, Picamera2CameraConfig)) for camera in config.cameras)
 
 
 def _board(base: Path, *, expects_camera: bool) -> tuple[BoardFinding, ...]:
