@@ -286,7 +286,7 @@ def test_camera_that_repeats_one_picture_is_frozen() -> None:
 
 def test_kind_of_another_package_is_found_by_its_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
     point = importlib.metadata.EntryPoint("still", f"{__name__}:make_still", "lineside.cameras")
-    monkeypatch.setattr("lineside_agent.cameras.plugins", lambda: {"still": point})
+    monkeypatch.setattr("lineside_agent.cameras.registry.plugins", lambda: {"still": point})
     camera = open_camera(settings.PluginCameraConfig(kind="still", options={"noise": True}))
     assert isinstance(camera, LiveCamera)
     with pytest.raises(ConfigError, match="colour"):

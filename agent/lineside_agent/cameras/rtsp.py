@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from lineside_agent.cameras.base import Grab, LiveCamera
-from lineside_agent.config import RtspCameraConfig
+from lineside_agent.config.cameras import RtspCameraConfig
 from lineside_runtime.errors import CameraError, MissingExtraError
 
 if TYPE_CHECKING:
