@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import networks
 from benchmarks.gpu.forms import Forms, resnet50, small
 from benchmarks.gpu.steps import Case, Figures, LeftOut, StepError
+from benchmarks.inputs import networks
 from benchmarks.smoke import SMOKE
 from benchmarks.timing import spread
 from lineside.cli import main as lineside

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import networks
+from benchmarks.inputs import networks
 from lineside_converters.formats import Order, onnx_half
 from lineside_converters.graph.cleanup import clean_graph
 from lineside_converters.quantization.static import Feed, quantize
