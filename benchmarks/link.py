@@ -26,6 +26,7 @@ from lineside_link.client.client import LinkClient
 from lineside_link.config import LinkConfig
 from lineside_link.topics import Topics
 from lineside_link.transfer.repository_client import RepoClient
+from lineside_link.transfer.transfer import fetch_files
 from lineside_models import zoo
 from lineside_runtime.bundle import CHUNK_BYTES, Bundle, open_bundle
 
@@ -79,7 +80,7 @@ def _measure(bundle: Bundle, port: int, folder: Path) -> dict[str, list[float]]:
             target = folder / f"fetched-{round_}"
             target.mkdir()
             began = time.perf_counter()
-            repo.fetch_files(bundle.manifest, target)
+            fetch_files(repo, bundle.manifest, target)
             times["fetch"].append(time.perf_counter() - began)
             times["bare"].append(_bare(port, bundle.manifest.size_bytes))
     finally:
