@@ -147,7 +147,6 @@ _ALL = (
         "bytes of a patch between two versions of one network",
         (
             f"{_LINK}/transfer/deltas.py",
-            f"{_HUB}/repository/delta_process.py",
             f"{_HUB}/repository/deltas.py",
             *_COMPRESS,
             _PARENT,

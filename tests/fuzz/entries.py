@@ -30,8 +30,8 @@ from lineside_hub.repository.repository import Repository
 from lineside_hub.repository.responder import Responder
 from lineside_hub.results.database import Database
 from lineside_hub.results.frames.inbox import FrameWorker
-from lineside_hub.results.frames.place import frame_place
 from lineside_hub.results.frames.rows import open_rows
+from lineside_hub.results.frames.storage import frame_place
 from lineside_hub.results.writer import ResultsSink, read_batch
 from lineside_link.client.client import LinkClient
 from lineside_link.client.packets import split_publish

@@ -152,7 +152,7 @@ def test_results_are_printed_and_exported(hub: Path, tmp_path: Path, capsys: pyt
 
 
 def test_move_says_what_is_left_to_do(hub: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Repository.open(hub).add_group("line-b")
+    Repository.open(hub).roles.add_group("line-b")
     assert main(["fleet", "move", "cam-1", "line-b", "--hub", str(hub)]) == 0
     assert 'set group = "line-b"' in capsys.readouterr().err
     assert "line-b (says line-a)" in told(capsys, "ls", "--hub", str(hub))

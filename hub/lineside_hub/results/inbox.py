@@ -22,8 +22,7 @@ from lineside_hub.fleet.timeline import FleetTimeline, read_reported, read_up
 from lineside_hub.fleet.usage import Usage
 from lineside_hub.identity.authority import EnrolledGroups
 from lineside_hub.identity.secure_site import IDENTITY_NAME
-from lineside_hub.relabel.operator_marks import OperatorMarks
-from lineside_hub.relabel.reviews import Reviews
+from lineside_hub.relabel.reviews import OperatorMarks, Reviews
 from lineside_hub.results.database import Database, TimelineEvent
 from lineside_hub.results.frames.rows import open_runner
 from lineside_hub.results.writer import ResultBatch, ResultsSink, Sink, read_batch

@@ -16,7 +16,7 @@ import msgspec
 
 from lineside_hub.config import HubConfig
 from lineside_hub.results.database import Database, mapped_errors
-from lineside_hub.results.frames.place import frame_place
+from lineside_hub.results.frames.storage import frame_place
 from lineside_link.result_table import BATCH_ROWS, RESULT_COLUMNS, UNKNOWN, Row, export_rows
 from lineside_runtime.files import write_atomic
 
