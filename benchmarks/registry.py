@@ -152,7 +152,9 @@ _ALL = (
             _PARENT,
         ),
     ),
-    Benchmark("results_in", "hub", "results a second into SQLite and PostgreSQL", (_HUB, f"{_LINK}/messages.py")),
+    Benchmark(
+        "results_in", "hub", "results a second into SQLite and PostgreSQL", (_HUB, f"{_LINK}/messages/results.py")
+    ),
     Benchmark("fleet", "hub", "a rollout to 1,000 simulated devices", (_HUB, _LINK)),
     Benchmark(
         "pipeline",

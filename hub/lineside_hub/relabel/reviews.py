@@ -10,14 +10,12 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import closing
-from pathlib import Path
 
 import msgspec
 
 from lineside_hub.config import HubConfig
-from lineside_hub.results.database import Database
-from lineside_hub.results.frames.rows import Key, SqlRunner, open_runner
+from lineside_hub.results.frames.rows import Key
+from lineside_hub.results.sql import SqlRunner, runner
 from lineside_link.messages import MARKS_MAX, NOTE_MAX, Mark, Reported
 from lineside_runtime.errors import ConfigError, InputNotFoundError, StoreError
 
@@ -142,12 +140,8 @@ def open_reviews(config: HubConfig) -> Iterator[Reviews]:
         InputNotFoundError: There is no such hub.
         DatabaseError: They can't be read.
     """
-    with closing(Database.open(Path(config.folder))) as database:
-        run, close = open_runner(config.results.url, database)
-        try:
-            yield Reviews(run)
-        finally:
-            close()
+    with runner(config) as run:
+        yield Reviews(run)
 
 
 def mark(
