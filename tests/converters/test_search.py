@@ -16,7 +16,7 @@ pytest.importorskip("optuna", reason="the train extra is not installed")
 from lineside_converters.distillation.distill import DistillationSetup
 from lineside_converters.distillation.losses import LogitTeaching
 from lineside_converters.distillation.trainer import DistillationSettings, teach
-from lineside_converters.levels import recipe_for
+from lineside_converters.levels import level_options
 from lineside_converters.progress import ProgressReporter
 from lineside_converters.pruning.structured import fold_norms, measure_sensitivity
 from lineside_converters.pruning.torch_graph import open_network
@@ -65,7 +65,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     found = measure_sensitivity(
         network, lessons, LogitTeaching(), frame=network.example, seed=0, work=folder, say=lambda _: None
     )
-    terms = terms_of(path, classifier_facts(("a", "b", "c"), CropLook(16)), recipe_for(3), find_target("cpu"))
+    terms = terms_of(path, classifier_facts(("a", "b", "c"), CropLook(16)), level_options(3), find_target("cpu"))
     teacher = fold_norms(network.copy().module).eval()
     school = DistillationSetup(terms.manifest, network, teacher, LogitTeaching(), lessons, [bars(1, 0)[0]])
     return Bench(terms, school, found, space_for(terms, school, found), ProgressReporter(lambda _: None))

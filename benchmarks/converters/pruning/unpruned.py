@@ -20,7 +20,7 @@ from lineside_converters.distillation.distill import open_school
 from lineside_converters.distillation.trainer import teach
 from lineside_converters.graph.cleanup import clean_graph
 from lineside_converters.levels import FLOAT_CONVS
-from lineside_converters.pruning.pipeline import COSTING_FEEDS, Effort, tuition_of
+from lineside_converters.pruning.pipeline import COSTING_FEEDS, Effort, distillation_settings
 from lineside_converters.pruning.torch_graph import close_network
 from lineside_converters.quantization.static import first_convs, quantize
 from lineside_runtime.precision import Precision
@@ -61,7 +61,7 @@ def teach_unpruned(model: Path, data: Sequence[Path], folder: Path, *, effort: E
         school.teacher,
         school.lessons,
         school.teaching,
-        tuition=tuition_of(dataclasses.replace(effort, epochs=epochs, minutes=None), SEED),
+        tuition=distillation_settings(dataclasses.replace(effort, epochs=epochs, minutes=None), SEED),
         out=folder,
         on_progress=lambda at: count("unpruned", at.step + 1, at.steps),
     )

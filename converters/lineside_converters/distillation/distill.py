@@ -100,8 +100,8 @@ def open_school(model: Path, data: Sequence[Path], *, batch: int, seed: int, tru
     """
     with tempfile.TemporaryDirectory(prefix="lineside-school-") as folder:
         source = open_source(model, Path(folder, "source"), given=ModelFacts(), trust=trust)
-        material = gather(source.manifest, limit=FRAMES, data=tuple(data))
-        frames = [torch.from_numpy(next(iter(feed.values()))) for feed in material.calibration]
+        inputs = gather(source.manifest, limit=FRAMES, data=tuple(data))
+        frames = [torch.from_numpy(next(iter(feed.values()))) for feed in inputs.calibration]
         clean = Path(folder, "clean.onnx")
         clean_graph(source.model, clean)
         return school_of(clean, source.manifest, data, frames, batch=batch, seed=seed)

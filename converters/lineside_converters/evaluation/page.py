@@ -13,7 +13,7 @@ import jinja2
 import msgspec
 import numpy as np
 
-from lineside_converters.calibration_data import true_frame
+from lineside_converters.calibration_data import annotated_frame
 from lineside_converters.evaluation.bundle_runner import judge
 from lineside_converters.evaluation.curves import precision_recall
 from lineside_converters.evaluation.parts import WorstFrame
@@ -102,7 +102,7 @@ def draw_worst(session: Session, root: Path, fold: str, worst: Sequence[WorstFra
     by_path = {sample.path: sample for sample in dataset.samples}
     made = []
     for said in worst[:SHOWN_MAX]:
-        truth = true_frame(by_path[root / said.file], manifest.labels, 0, dataset)
+        truth = annotated_frame(by_path[root / said.file], manifest.labels, 0, dataset)
         image, boxes = truth.frame.image, zip(truth.labels.tolist(), truth.boxes.tolist(), strict=not whole)
         there = [Detection(type=manifest.labels[label], score=1.0, box=tuple(box)) for label, box in boxes]
         found = select(judge(session, truth.frame).candidates, manifest.postprocess, manifest.labels)
