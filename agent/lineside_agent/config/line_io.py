@@ -28,7 +28,7 @@ class SerialOutput(ConfigTable, frozen=True, kw_only=True, tag="serial", tag_fie
 
 
 class ModbusTcpServer(ConfigTable, frozen=True, kw_only=True, tag="modbus-tcp-server", tag_field="type"):
-    """The PLC polls the agent over TCP; the registers are in ``docs/modbus.md``.
+    """The PLC polls the agent over TCP; the registers are in ``docs/reference/modbus.md``.
 
     Attributes:
         host: Address of the network interface to listen on. Modbus has no password: not one that others reach.

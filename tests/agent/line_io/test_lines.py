@@ -28,7 +28,7 @@ from tests.peers.brokers import Mosquitto, find_mosquitto
 from tests.peers.waiting import wait_for
 from tests.worlds.agent import folder_camera
 
-DOCS = Path(__file__).parents[3] / "docs"
+DOCS = Path(__file__).parents[3] / "docs" / "reference"
 
 
 class Text:
