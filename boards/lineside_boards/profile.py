@@ -17,9 +17,9 @@ import msgspec
 from lineside_boards.detect import Board
 from lineside_runtime.decoding import decode_toml
 from lineside_runtime.errors import ConfigError, UnknownBoardError
+from lineside_runtime.precision import Precision
 
 Architecture = Literal["aarch64", "x86_64"]
-Precision = Literal["int8", "fp16", "fp32"]
 FirstBoot = Literal["cloud-init", "firstrun", "preseed"]
 
 _SHIPPED = Path(__file__).parent / "profiles"

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from benchmarks.inputs import drawn
 from benchmarks.inputs.data import shared
@@ -18,6 +18,7 @@ from lineside_converters.progress import ProgressReporter
 from lineside_models.datasets import load_dataset
 from lineside_models.postprocess import Candidates
 from lineside_runtime.bundle import Manifest
+from lineside_runtime.precision import Precision
 
 HOME = kept(".pruning")
 """Finished and half finished work: trainings go on where they were, and figures alone are quick."""
@@ -62,7 +63,7 @@ def answers(
     frames: Sequence[TrueFrame],
     manifest: Manifest,
     engine: str = "ort",
-    precision: Literal["fp32", "fp16", "int8"] = "fp32",
+    precision: Precision = "fp32",
 ) -> list[Candidates]:
     """Returns everything that a model finds in the frames."""
     with loaded(model, place_for(engine, "cpu"), manifest, precision=precision, threads=1) as run:

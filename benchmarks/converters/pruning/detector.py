@@ -10,13 +10,14 @@ from typing import Any
 
 from benchmarks.converters.pruning import unpruned
 from benchmarks.converters.pruning.common import HOME, SEED, answers, data_set, map_drop, said, say, told, val_frames
-from benchmarks.converters.pruning.speeds import PRUNED, Precision, fastest, slim_forms, speedups, stand_in
+from benchmarks.converters.pruning.speeds import PRUNED, fastest, slim_forms, speedups, stand_in
 from benchmarks.smoke import SMOKE
 from lineside_converters.calibration_data import feed_of
 from lineside_converters.optimizer import Optimizer
 from lineside_converters.pruning.pipeline import Effort
 from lineside_models import zoo
 from lineside_runtime.bundle import open_bundle
+from lineside_runtime.precision import Precision
 
 SETS = ("neu-det", "deeppcb")
 EFFORT = Effort(

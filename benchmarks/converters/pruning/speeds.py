@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -15,11 +15,11 @@ from lineside_converters.gates.checks import Feed, time_together
 from lineside_converters.gates.loaded_models import loaded, place_for
 from lineside_converters.optimizer import Optimizer
 from lineside_runtime.bundle import Bundle, Manifest
+from lineside_runtime.precision import Precision
 
 SOURCE = "float"
 PRUNED = "pruned float in ort"
 ROUNDS = scaled(25, smoke=2)
-Precision = Literal["fp32", "fp16", "int8"]
 
 
 def speedups(

@@ -15,7 +15,7 @@ from typing import Any
 import onnx
 
 from benchmarks.converters.pruning.common import SEED, said
-from benchmarks.converters.pruning.speeds import PRUNED, Precision
+from benchmarks.converters.pruning.speeds import PRUNED
 from lineside_converters.distillation.distill import open_school
 from lineside_converters.distillation.trainer import teach
 from lineside_converters.graph.cleanup import clean_graph
@@ -23,6 +23,7 @@ from lineside_converters.levels import FLOAT_CONVS
 from lineside_converters.pruning.pipeline import COSTING_FEEDS, Effort, tuition_of
 from lineside_converters.pruning.torch_graph import close_network
 from lineside_converters.quantization.static import first_convs, quantize
+from lineside_runtime.precision import Precision
 
 FLOAT, INT8 = "unpruned_taught float in ort", "unpruned_taught int8 in ort"
 
