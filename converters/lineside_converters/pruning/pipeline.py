@@ -193,14 +193,14 @@ def slim(
     notes = _notes(terms, data)
     at = _prepare(folder, terms, data, effort, work, progress)
     slimmed = _slim_in(at, terms, effort, progress)
-    return _read_anew(at.school, dataclasses.replace(slimmed, notes=(*notes, *slimmed.notes)))
+    return _read_anew(at.setup, dataclasses.replace(slimmed, notes=(*notes, *slimmed.notes)))
 
 
-def _read_anew(school: DistillationSetup, slimmed: PruningResult) -> PruningResult:
-    """Fits scores and thresholds to the new network, where the lessons can: its scores aren't its teacher's."""
+def _read_anew(setup: DistillationSetup, slimmed: PruningResult) -> PruningResult:
+    """Fits scores and thresholds to the new network, where the objective can: its scores aren't its teacher's."""
     from lineside_converters.search.trials import OnnxModule
 
-    reading = school.lessons.reading(OnnxModule(slimmed.model, school.network))
+    reading = setup.objective.reading(OnnxModule(slimmed.model, setup.network))
     notes = slimmed.notes if reading is None else (*slimmed.notes, FITTED)
     return dataclasses.replace(slimmed, postprocess=reading, notes=notes)
 
@@ -210,7 +210,7 @@ class _Prepared:
     """What levels 2 and 3 both begin with."""
 
     folder: Path
-    school: DistillationSetup
+    setup: DistillationSetup
     found: Sensitivity
     shrink: Shrink
 
@@ -218,55 +218,55 @@ class _Prepared:
 def _prepare(
     folder: Path, terms: Terms, data: Sequence[Path], effort: Effort, work: WorkFolder, progress: ProgressReporter
 ) -> _Prepared:
-    from lineside_converters.distillation.distill import school_of
+    from lineside_converters.distillation.distill import distillation_setup
     from lineside_converters.pruning.structured import measure_sensitivity
 
-    school = school_of(terms.clean, terms.manifest, data, _frames(terms), batch=effort.batch, seed=terms.seed)
+    setup = distillation_setup(terms.clean, terms.manifest, data, _frames(terms), batch=effort.batch, seed=terms.seed)
     shrink = int8_maker(terms)
     # Of every speed and schedule alike.
     measured = work.folder / f"sensitivity-{_key(terms, data, effort, MEASURED_BY)}"
     measured.mkdir(exist_ok=True)
     found = measure_sensitivity(
-        school.network,
-        school.lessons,
-        school.teaching,
-        frame=school.frames[0],
+        setup.network,
+        setup.objective,
+        setup.distillation_loss,
+        frame=setup.frames[0],
         seed=terms.seed,
         work=measured,
         say=progress.say,
         shrink=shrink,
     )
-    return _Prepared(folder, school, found, shrink)
+    return _Prepared(folder, setup, found, shrink)
 
 
 def _level2(
     at: _Prepared, terms: Terms, effort: Effort, progress: ProgressReporter
 ) -> tuple[PrunePlan, PrunableNetwork, dict[str, Any]]:
     """Returns what was chosen, the network that was made of it and what is told of it."""
-    from lineside_converters.distillation.trainer import teach
+    from lineside_converters.distillation.trainer import train_student
     from lineside_converters.pruning.structured import apply_plan, plan_pruning, timed_beside
 
-    school = at.school
+    setup = at.setup
     plan = plan_pruning(
-        school.network,
+        setup.network,
         at.found,
         speedup=effort.speedup,
-        timed=timed_beside(school.network, school.frames, at.shrink),
+        timed=timed_beside(setup.network, setup.frames, at.shrink),
         work=at.folder,
         say=progress.say,
     )
-    pruned = apply_plan(school.network, plan, school.lessons)
-    before = school.lessons.evaluate(school.teacher)
-    curve = teach(
+    pruned = apply_plan(setup.network, plan, setup.objective)
+    before = setup.objective.evaluate(setup.teacher)
+    curve = train_student(
         pruned.module,
-        school.teacher,
-        school.lessons,
-        school.teaching,
-        tuition=distillation_settings(effort, terms.seed),
+        setup.teacher,
+        setup.objective,
+        setup.distillation_loss,
+        settings=distillation_settings(effort, terms.seed),
         out=at.folder,
         on_progress=_teller(progress),
     )
-    return plan, pruned, _told(at.found, plan, school, before, curve, effort)
+    return plan, pruned, _told(at.found, plan, setup, before, curve, effort)
 
 
 def _slim_in(at: _Prepared, terms: Terms, effort: Effort, progress: ProgressReporter) -> PruningResult:
@@ -277,7 +277,7 @@ def _slim_in(at: _Prepared, terms: Terms, effort: Effort, progress: ProgressRepo
     curves = curves_of(at.found, plan.widths)
     if terms.recipe.searches:
         return _search_in(at, terms, pruned, PruningResult(folder, curves, {"pruning": pruning}), effort, progress)
-    close_network(pruned, folder / "pruned.onnx", at.school.frames)
+    close_network(pruned, folder / "pruned.onnx", at.setup.frames)
     clean_graph(folder / "pruned.onnx", folder / "clean.onnx")
     return PruningResult(folder / "clean.onnx", curves, {"pruning": pruning})
 
@@ -309,14 +309,14 @@ def _search_in(
     from lineside_converters.search.space import widths_of
     from lineside_converters.search.trials import Bench
 
-    bench = Bench(terms, at.school, at.found, pipeline.space_for(terms, at.school, at.found), progress)
+    bench = Bench(terms, at.setup, at.found, pipeline.space_for(terms, at.setup, at.found), progress)
     budget = pipeline.SearchBudget(
-        trials=effort.trials, shortlist=effort.shortlist, tuition=distillation_settings(effort, terms.seed)
+        trials=effort.trials, shortlist=effort.shortlist, settings=distillation_settings(effort, terms.seed)
     )
     series = pipeline.timed_together(
         bench,
         {
-            pipeline.WHOLE: pipeline.judge(bench, at.school.network, at.folder / "whole"),
+            pipeline.WHOLE: pipeline.judge(bench, at.setup.network, at.folder / "whole"),
             pipeline.LEVEL2: pipeline.judge(bench, pruned, at.folder / "level2"),
             pipeline.SEARCH: pipeline.find(bench, budget, at.folder / "search"),
         },
@@ -407,19 +407,19 @@ def curves_of(found: Sensitivity, widths: Mapping[str, int]) -> tuple[Sensitivit
 def _told(
     found: Sensitivity,
     plan: PrunePlan,
-    school: DistillationSetup,
+    setup: DistillationSetup,
     before: dict[str, float],
     curve: list[dict[str, float]],
     effort: Effort,
 ) -> dict[str, Any]:
     return {
         "effort": dataclasses.asdict(effort),
-        "harm_is": f"{found.teaching}: loss against the whole model's answers",
+        "harm_is": f"{found.distillation_loss}: loss against the whole model's answers",
         "widths": {name: [found.widths[name], width] for name, width in plan.widths.items()},
         "left_whole": found.left,
         "measured_speedup": plan.measured_speedup,
         "predicted_harm": plan.predicted_harm,
-        "data": school.lessons.facts,
+        "data": setup.objective.facts,
         "whole": before,
         "curve": curve,
     }
