@@ -1,4 +1,4 @@
-"""Small networks and lessons for the tests of pruning, distillation and search: seconds, and answers that are known."""
+"""Small networks and objectives for the tests of pruning, distillation and search."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def bars(count: int, seed: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(images[:, None].astype(np.float32)), torch.from_numpy(labels)
 
 
-class BarLessons(TrainingObjective[tuple[Tensor, Tensor]]):
+class BarObjective(TrainingObjective[tuple[Tensor, Tensor]]):
     """Lessons on bars."""
 
     def __init__(self, *, steps: int = 12, batch: int = 32) -> None:

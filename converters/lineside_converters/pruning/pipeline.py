@@ -191,14 +191,14 @@ def slim(terms: Terms, data: Sequence[Path], effort: Effort, work: Work, voice: 
     notes = _notes(terms, data)
     at = _prepare(folder, terms, data, effort, work, voice)
     slimmed = _slim_in(at, terms, effort, voice)
-    return _read_anew(at.school, dataclasses.replace(slimmed, notes=(*notes, *slimmed.notes)))
+    return _read_anew(at.setup, dataclasses.replace(slimmed, notes=(*notes, *slimmed.notes)))
 
 
-def _read_anew(school: DistillationSetup, slimmed: Slimmed) -> Slimmed:
-    """Fits scores and thresholds to the new network, where the lessons can: its scores aren't its teacher's."""
+def _read_anew(setup: DistillationSetup, slimmed: Slimmed) -> Slimmed:
+    """Fits scores and thresholds to the new network, where the objective can: its scores aren't its teacher's."""
     from lineside_converters.search.trials import OnnxModule
 
-    reading = school.lessons.reading(OnnxModule(slimmed.model, school.network))
+    reading = setup.objective.reading(OnnxModule(slimmed.model, setup.network))
     notes = slimmed.notes if reading is None else (*slimmed.notes, FITTED)
     return dataclasses.replace(slimmed, postprocess=reading, notes=notes)
 
@@ -208,7 +208,7 @@ class _Prepared:
     """What levels 2 and 3 both begin with."""
 
     folder: Path
-    school: DistillationSetup
+    setup: DistillationSetup
     found: Sensitivity
     shrink: Shrink
 
@@ -216,55 +216,55 @@ class _Prepared:
 def _prepare(
     folder: Path, terms: Terms, data: Sequence[Path], effort: Effort, work: Work, voice: ProgressReporter
 ) -> _Prepared:
-    from lineside_converters.distillation.distill import school_of
+    from lineside_converters.distillation.distill import distillation_setup
     from lineside_converters.pruning.structured import measure_sensitivity
 
-    school = school_of(terms.clean, terms.manifest, data, _frames(terms), batch=effort.batch, seed=terms.seed)
+    setup = distillation_setup(terms.clean, terms.manifest, data, _frames(terms), batch=effort.batch, seed=terms.seed)
     shrink = shrinker(terms)
     # Of every speed and schedule alike.
     measured = work.folder / f"sensitivity-{_key(terms, data, effort, MEASURED_BY)}"
     measured.mkdir(exist_ok=True)
     found = measure_sensitivity(
-        school.network,
-        school.lessons,
-        school.teaching,
-        frame=school.frames[0],
+        setup.network,
+        setup.objective,
+        setup.distillation_loss,
+        frame=setup.frames[0],
         seed=terms.seed,
         work=measured,
         say=voice.say,
         shrink=shrink,
     )
-    return _Prepared(folder, school, found, shrink)
+    return _Prepared(folder, setup, found, shrink)
 
 
 def _level2(
     at: _Prepared, terms: Terms, effort: Effort, voice: ProgressReporter
 ) -> tuple[PrunePlan, PrunableNetwork, dict[str, Any]]:
     """Returns what was chosen, the network that was made of it and what is told of it."""
-    from lineside_converters.distillation.trainer import teach
+    from lineside_converters.distillation.trainer import train_student
     from lineside_converters.pruning.structured import apply_plan, plan_pruning, timed_beside
 
-    school = at.school
+    setup = at.setup
     plan = plan_pruning(
-        school.network,
+        setup.network,
         at.found,
         speedup=effort.speedup,
-        timed=timed_beside(school.network, school.frames, at.shrink),
+        timed=timed_beside(setup.network, setup.frames, at.shrink),
         work=at.folder,
         say=voice.say,
     )
-    pruned = apply_plan(school.network, plan, school.lessons)
-    before = school.lessons.evaluate(school.teacher)
-    curve = teach(
+    pruned = apply_plan(setup.network, plan, setup.objective)
+    before = setup.objective.evaluate(setup.teacher)
+    curve = train_student(
         pruned.module,
-        school.teacher,
-        school.lessons,
-        school.teaching,
-        tuition=tuition_of(effort, terms.seed),
+        setup.teacher,
+        setup.objective,
+        setup.distillation_loss,
+        settings=distillation_settings(effort, terms.seed),
         out=at.folder,
         on_progress=_teller(voice),
     )
-    return plan, pruned, _told(at.found, plan, school, before, curve, effort)
+    return plan, pruned, _told(at.found, plan, setup, before, curve, effort)
 
 
 def _slim_in(at: _Prepared, terms: Terms, effort: Effort, voice: ProgressReporter) -> Slimmed:
@@ -275,7 +275,7 @@ def _slim_in(at: _Prepared, terms: Terms, effort: Effort, voice: ProgressReporte
     curves = curves_of(at.found, plan.widths)
     if terms.recipe.searches:
         return _search_in(at, terms, pruned, Slimmed(folder, curves, {"pruning": pruning}), effort, voice)
-    close_network(pruned, folder / "pruned.onnx", at.school.frames)
+    close_network(pruned, folder / "pruned.onnx", at.setup.frames)
     clean_graph(folder / "pruned.onnx", folder / "clean.onnx")
     return Slimmed(folder / "clean.onnx", curves, {"pruning": pruning})
 
@@ -302,14 +302,14 @@ def _search_in(
     from lineside_converters.search.space import widths_of
     from lineside_converters.search.trials import Bench
 
-    bench = Bench(terms, at.school, at.found, pipeline.space_for(terms, at.school, at.found), voice)
+    bench = Bench(terms, at.setup, at.found, pipeline.space_for(terms, at.setup, at.found), voice)
     budget = pipeline.SearchBudget(
-        trials=effort.trials, shortlist=effort.shortlist, tuition=tuition_of(effort, terms.seed)
+        trials=effort.trials, shortlist=effort.shortlist, settings=distillation_settings(effort, terms.seed)
     )
     series = pipeline.timed_together(
         bench,
         {
-            pipeline.WHOLE: pipeline.judge(bench, at.school.network, at.folder / "whole"),
+            pipeline.WHOLE: pipeline.judge(bench, at.setup.network, at.folder / "whole"),
             pipeline.LEVEL2: pipeline.judge(bench, pruned, at.folder / "level2"),
             pipeline.SEARCH: pipeline.find(bench, budget, at.folder / "search"),
         },
@@ -343,7 +343,7 @@ def _search_in(
     )
 
 
-def tuition_of(effort: Effort, seed: int) -> DistillationSettings:
+def distillation_settings(effort: Effort, seed: int) -> DistillationSettings:
     """Returns the settings of the fine-tuning."""
     import torch
 
@@ -400,19 +400,19 @@ def curves_of(found: Sensitivity, widths: Mapping[str, int]) -> tuple[Sensitivit
 def _told(
     found: Sensitivity,
     plan: PrunePlan,
-    school: DistillationSetup,
+    setup: DistillationSetup,
     before: dict[str, float],
     curve: list[dict[str, float]],
     effort: Effort,
 ) -> dict[str, Any]:
     return {
         "effort": dataclasses.asdict(effort),
-        "harm_is": f"{found.teaching}: loss against the whole model's answers",
+        "harm_is": f"{found.distillation_loss}: loss against the whole model's answers",
         "widths": {name: [found.widths[name], width] for name, width in plan.widths.items()},
         "left_whole": found.left,
         "measured_speedup": plan.measured_speedup,
         "predicted_harm": plan.predicted_harm,
-        "data": school.lessons.facts,
+        "data": setup.objective.facts,
         "whole": before,
         "curve": curve,
     }

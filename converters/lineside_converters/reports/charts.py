@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from html import escape
 
 from lineside_converters.reports.report_parts import LayerChoice, MetricChange, SearchPoint, SensitivityCurve
+from lineside_runtime.precision import FLOAT_PRECISIONS
 from lineside_runtime.reports.svg import COLOURS, WIDTH, Plot, column, dot, line, round_marks, svg, text, widened
 
 CURVES_MAX = 24
 """Layers whose sensitivity is drawn, the most sensitive first; all are in ``report.json``."""
 
-_PRECISIONS = {"int8": "c0", "fp16": "c2", "fp32": "c2"}
 _NAME_LETTERS = 30
 
 
@@ -57,7 +57,8 @@ def layers(chosen: Sequence[LayerChoice]) -> str:
         height = max(4.0, plot.bottom - plot.y(share))
         title = f"{layer.name} ({layer.kind}): {layer.precision}, {layer.why}, {layer.macs / 1e6:.2f} M multiplications"
         width = max(1.0, step - min(2.0, step * 0.2))
-        parts.append(column(plot.x(number), plot.bottom - height, width, height, _PRECISIONS[layer.precision], title))
+        colour = "c2" if layer.precision in FLOAT_PRECISIONS else "c0"
+        parts.append(column(plot.x(number), plot.bottom - height, width, height, colour, title))
     if most:
         parts.append(text(plot.left - 10, plot.top + 8, f"{most / 1e6:.3g} M", anchor="end"))
     parts.append(text(plot.left, plot.bottom + 18, "input"))

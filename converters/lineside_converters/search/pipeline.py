@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from lineside_converters.distillation.distill import DistillationSetup
-from lineside_converters.distillation.losses import LogitTeaching, as_tuple
+from lineside_converters.distillation.losses import LogitDistillation, as_tuple
 from lineside_converters.distillation.trainer import DistillationSettings
 from lineside_converters.gates.loaded_models import loaded, place_for
 from lineside_converters.gates.parity import check_parity, reading_of
@@ -52,23 +52,23 @@ class SearchBudget:
     Attributes:
         trials: Networks that are cut, quantised and timed, but not trained.
         shortlist: How many of them are fine-tuned.
-        tuition: How each of these is fine-tuned.
+        settings: How each of these is fine-tuned.
     """
 
     trials: int
     shortlist: int
-    tuition: DistillationSettings
+    settings: DistillationSettings
 
 
-def space_for(terms: Terms, school: DistillationSetup, found: Sensitivity) -> Space:
+def space_for(terms: Terms, setup: DistillationSetup, found: Sensitivity) -> Space:
     """Returns the choices for a model: what its task allows, and the engines that are here.
 
     Another input size is tried where the answer is one for the whole picture: a detector's boxes are in pixels.
     """
-    resizable = isinstance(school.teaching, LogitTeaching) and _takes_any_size(school)
+    resizable = isinstance(setup.distillation_loss, LogitDistillation) and _takes_any_size(setup)
     first = FLOAT_CONVS[terms.manifest.task]
     return Space(
-        stages=stages_of(found, called(school.network.module, school.network.example)),
+        stages=stages_of(found, called(setup.network.module, setup.network.example)),
         sizes=SIZES if resizable else (1.0,),
         methods=terms.recipe.calibrations[:2],
         float_convs=tuple(dict.fromkeys((first, 1, 0))),
@@ -86,15 +86,15 @@ def _reads_onnx_here(engine: str) -> bool:
 
 
 @torch.no_grad()
-def _takes_any_size(school: DistillationSetup) -> bool:
-    frame = school.frames[0]
+def _takes_any_size(setup: DistillationSetup) -> bool:
+    frame = setup.frames[0]
     if frame.ndim != 4:
         return False
     try:
-        small = as_tuple(school.teacher(shrunk(frame, SIZES[-1])))
+        small = as_tuple(setup.teacher(shrunk(frame, SIZES[-1])))
     except RuntimeError:
         return False
-    return [each.shape for each in small] == [each.shape for each in as_tuple(school.teacher(frame))]
+    return [each.shape for each in small] == [each.shape for each in as_tuple(setup.teacher(frame))]
 
 
 def find(bench: Bench, budget: SearchBudget, folder: Path, *, sampler: Sampler = "nsga2") -> list[Finished]:
@@ -110,7 +110,7 @@ def find(bench: Bench, budget: SearchBudget, folder: Path, *, sampler: Sampler =
     chosen = shortlist(tried, budget.shortlist)
     bench.voice.say(f"search ({sampler}): {len(tried)} trials, {len(chosen)} are fine-tuned")
     return [
-        finish(bench, each.choice, folder / f"{sampler}-{number}", tuition=budget.tuition)
+        finish(bench, each.choice, folder / f"{sampler}-{number}", settings=budget.settings)
         for number, each in enumerate(chosen)
     ]
 
