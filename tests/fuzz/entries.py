@@ -30,8 +30,8 @@ from lineside_hub.repository.repository import Repository
 from lineside_hub.repository.responder import Responder
 from lineside_hub.results.database import Database
 from lineside_hub.results.frames.inbox import FrameWorker
-from lineside_hub.results.frames.place import frame_place
 from lineside_hub.results.frames.rows import open_rows
+from lineside_hub.results.frames.storage import frame_place
 from lineside_hub.results.writer import ResultsSink, read_batch
 from lineside_link.client.client import LinkClient
 from lineside_link.client.packets import split_publish
@@ -47,10 +47,11 @@ from lineside_link.messages import (
     PatchFormat,
     RecipeAnswer,
     RepoRequest,
+    RepoResponse,
     ResultsAck,
     TimeAnswer,
     decode,
-    decode_response,
+    decode_framed,
 )
 from lineside_link.topics import Topics
 from lineside_link.transfer import deltas
@@ -146,7 +147,7 @@ class Peers:
 
     def repo_response(self, data: bytes) -> None:
         """``d/<device>/repo/rsp``."""
-        decode_response(data)
+        decode_framed(data, RepoResponse)
         self.repo._receive("", data)
 
     def stream(self, data: bytes) -> None:

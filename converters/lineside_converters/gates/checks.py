@@ -52,7 +52,7 @@ def check_accuracy(drop: Drop, *, metric: str, max_drop: float, where: str) -> G
     )
 
 
-def check_caller(
+def check_caller_metric(
     before: Sequence[float], after: Sequence[float], *, max_drop: float, seed: int
 ) -> tuple[GateResult, Drop]:
     """Judges how much lower the caller's own metric is.
@@ -162,7 +162,7 @@ def check_speed(reference: Times, candidate: Times, *, max_slowdown: float, wher
     )
 
 
-def unproven_speed(device: str, *, max_slowdown: float) -> GateResult:
+def unproven_speed_gate(device: str, *, max_slowdown: float) -> GateResult:
     """Returns what is said of speed where the target isn't here to be measured."""
     return GateResult(
         name="speed",
