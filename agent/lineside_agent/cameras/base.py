@@ -111,9 +111,6 @@ class Camera(ABC):
     def given(self, start_at: int = 0) -> Iterator[Given]:
         """As `frames`; a camera whose pictures are files leaves it to the taker to decode them.
 
-        Args:
-            start_at: Sequence of the first one.
-
         Raises:
             CameraError: As for `frames`.
         """

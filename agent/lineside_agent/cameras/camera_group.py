@@ -54,9 +54,6 @@ class CameraGroup:
     def follow_recipe(self, timeout_s: float) -> None:
         """Has the cameras see as the chosen recipe says.
 
-        Args:
-            timeout_s: The longest wait for one that is opened anew.
-
         Raises:
             CameraError: One of them shows nothing with its settings.
         """

@@ -93,9 +93,6 @@ class FileNumbers:
     def extended(self, names: Sequence[str]) -> list[str]:
         """Returns all names in the order of their numbers; those that are new have the next ones.
 
-        Args:
-            names: That are there now, sorted.
-
         Raises:
             OSError: It can't be read or written, other than for want of room.
         """

@@ -224,11 +224,7 @@ class Reader:
         return self._begun and not self._ended
 
     def run(self, start_at: int) -> None:
-        """Reads until the source ends, the limit is reached or it is stopped; then ends the queue.
-
-        Args:
-            start_at: Sequence of the first frame.
-        """
+        """Reads until the source ends, the limit is reached or it is stopped; then ends the queue."""
         self._next, self._begun = start_at, True
         pause_s = PAUSE_LEAST_S
         while not self._stop.is_set():

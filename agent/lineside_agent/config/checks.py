@@ -15,9 +15,6 @@ from lineside_runtime.errors import ConfigError
 def check_recipes(config: AgentConfig) -> None:
     """Checks what holds between the recipes and the other tables.
 
-    Args:
-        config: Whole.
-
     Raises:
         ConfigError: Two recipes have one name or number, or one doesn't fit ``[inspect]``, ``[camera]`` or ``[gate]``.
     """

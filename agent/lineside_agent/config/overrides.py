@@ -16,10 +16,6 @@ from lineside_runtime.errors import ConfigError
 def inspect_of(inspect: InspectConfig, recipe: RecipeConfig) -> InspectConfig:
     """Returns what holds when a recipe is laid over ``[inspect]``, key by key.
 
-    Args:
-        inspect: The table.
-        recipe: Any.
-
     Raises:
         ConfigError: An unknown key, a wrong type or a value out of range, or both contradict each other; the message
             names the path.
@@ -29,10 +25,6 @@ def inspect_of(inspect: InspectConfig, recipe: RecipeConfig) -> InspectConfig:
 
 def rules_of(inspect: InspectConfig, camera: CameraConfig) -> InspectConfig:
     """Returns what holds for one of several cameras.
-
-    Args:
-        inspect: The table, with the recipe that runs.
-        camera: Any.
 
     Raises:
         ConfigError: As `inspect_of`, or the key says how a bundle is run, which is the same for all cameras.
@@ -56,10 +48,6 @@ def _laid_over(inspect: InspectConfig, given: dict[str, Any], path: str) -> Insp
 
 def camera_of(camera: CameraConfig, recipe: RecipeConfig) -> CameraConfig:
     """Returns a camera's table with what a recipe sets at it.
-
-    Args:
-        camera: Any.
-        recipe: Any.
 
     Raises:
         ConfigError: This kind of camera has no such setting.

@@ -21,9 +21,6 @@ from lineside_runtime.errors import ConfigError, InputNotFoundError
 def read_config(path: Path | str) -> AgentConfig:
     """Reads ``agent.toml``; relative paths in it start at its own folder.
 
-    Args:
-        path: The file.
-
     Raises:
         InputNotFoundError: There is no such file.
         ConfigError: Not TOML, an unknown key, a wrong type or a value out of range; the message names the path.
@@ -65,9 +62,6 @@ def parse_config(data: bytes, folder: Path, *, name: str = "agent.toml") -> Agen
 
 def parse_camera(table: dict[str, Any]) -> CameraConfig:
     """Reads a ``[camera]`` table; relative paths in it start at the working folder.
-
-    Args:
-        table: As it would stand in ``agent.toml``.
 
     Raises:
         ConfigError: An unknown key, a wrong type or a value out of range; the message names the path.

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from lineside_agent.config.agent_config import AgentConfig
 from lineside_agent.config.checks import check_recipes
+from lineside_agent.config.tables import InspectConfig
 from lineside_agent.config.value_types import decode_path
+from lineside_models.rules import Rules
 from lineside_runtime.config_errors import config_error
 from lineside_runtime.decoding import decode_toml
-from lineside_runtime.errors import ConfigError
+from lineside_runtime.errors import ConfigError, InputNotFoundError
 
 SETTABLE = ("inspect", "store")
 """The tables that a signed configuration from the hub may set. Never who the device is, whom it trusts, where its
@@ -36,9 +39,6 @@ Settings = msgspec.defstruct(
 
 def read_settings(data: bytes) -> dict[str, Any]:
     """Reads a configuration from the hub and checks it against the agent's own schema.
-
-    Args:
-        data: TOML.
 
     Returns:
         The tables that it sets, as they stand in it.
@@ -69,10 +69,6 @@ def read_settings(data: bytes) -> dict[str, Any]:
 def with_settings(config: AgentConfig, data: bytes) -> AgentConfig:
     """Returns what holds when the hub's configuration is laid over ``agent.toml``, key by key.
 
-    Args:
-        config: From ``agent.toml``.
-        data: TOML from the hub.
-
     Raises:
         ConfigError: As `read_settings`, or what it sets and what ``agent.toml`` says contradict each other.
     """
@@ -87,3 +83,20 @@ def with_settings(config: AgentConfig, data: bytes) -> AgentConfig:
     laid = msgspec.structs.replace(config, **changes)
     check_recipes(laid)
     return laid
+
+
+def load_rules(path: Path) -> Rules:
+    """Reads what the ``[inspect]`` table of a TOML file says counts as a defect.
+
+    Raises:
+        InputNotFoundError: There is no such file.
+        ConfigError: A hub could not set it, or it has no such table; the message names the path.
+    """
+    try:
+        settings = read_settings(path.read_bytes())
+    except OSError as error:
+        raise InputNotFoundError(f"{path}: {error.strerror}", action="Give a TOML file with [inspect].") from error
+    if "inspect" not in settings:
+        raise ConfigError(f"{path} has no rules", expected="a table [inspect]", actual=", ".join(settings) or "nothing")
+    table = msgspec.convert(settings["inspect"], InspectConfig)
+    return Rules(**{name: getattr(table, name) for name in Rules.__struct_fields__})

@@ -152,11 +152,7 @@ class DegradationRunner:
 
 
 def bars(config: DegradeConfig) -> DegradationLimits:
-    """Returns when it is too much here: where the table doesn't say, a little before this kind of board slows down.
-
-    Args:
-        config: The ``[degrade]`` table.
-    """
+    """Returns when it is too much here: where the table doesn't say, a little before this kind of board slows down."""
     hot_c = config.hot_c if config.hot_c is not None else _hot_c(config)
     return DegradationLimits(hot_c, hot_c - config.cool_by_c, config.late_share, config.hold_s, config.relief_s)
 
@@ -171,13 +167,7 @@ def _hot_c(config: DegradeConfig) -> float:
 
 
 def pace_of(config: AgentConfig, counts: Callable[[], Pace], dropped: Callable[[], Pace]) -> Callable[[], Pace]:
-    """Returns what tells how late this line is: late parts where it triggers, dropped frames where it doesn't wait.
-
-    Args:
-        config: Of the agent.
-        counts: Of the handshake.
-        dropped: Of the camera.
-    """
+    """Returns what tells how late this line is: late parts where it triggers, dropped frames where it doesn't wait."""
     if config.trigger is None:
         return dropped
     return counts if config.trigger.mode == "inspect" else lambda: Pace(0, 0)  # in watch mode frames are meant to go

@@ -73,11 +73,6 @@ class DegradationPolicy:
     def look(self, strain: Strain, possible: Sequence[Step], now_s: float) -> bool:
         """Looks once.
 
-        Args:
-            strain: How it is now.
-            possible: What can be given up here.
-            now_s: On the monotonic clock.
-
         Returns:
             Whether `steps` has changed.
         """

@@ -88,11 +88,7 @@ class Examination(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def examine(seen: Examination) -> tuple[BoardFinding, ...]:
-    """Returns what is wrong, the worst first.
-
-    Args:
-        seen: From `look`.
-    """
+    """Returns what is wrong, the worst first."""
     findings = [
         *_running(seen),
         *_cameras(seen),
@@ -275,12 +271,7 @@ def _updates(seen: Examination) -> Iterator[BoardFinding]:
 
 
 def look(config_path: Path, root: Path | str = "/") -> Examination:
-    """Looks at the agent and the board, and changes nothing.
-
-    Args:
-        config_path: ``agent.toml``.
-        root: Where the system is.
-    """
+    """Looks at the agent and the board, and changes nothing."""
     base = Path(root)
     try:
         changed: tuple[str, ...] | None = tuple(installed_files(base))

@@ -55,12 +55,7 @@ class LivenessMonitor:
         self.is_stuck = False
 
     def look(self, seen: ProgressSample, now_s: float) -> bool:
-        """Returns whether the watchdog is to be fed. That it isn't once, while a frame is under way, means nothing.
-
-        Args:
-            seen: What is to be seen now.
-            now_s: On the monotonic clock.
-        """
+        """Returns whether the watchdog is to be fed. That it isn't once, while a frame is under way, means nothing."""
         before, self._last = self._last, seen
         good = (seen.judged - seen.faults) - (before.judged - before.faults)
         self._faults_in_a_row = 0 if good > 0 else self._faults_in_a_row + seen.faults - before.faults

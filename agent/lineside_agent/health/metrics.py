@@ -167,11 +167,7 @@ class _Status:
 
 
 def help_of(key: str) -> str:
-    """Returns what a metric is.
-
-    Args:
-        key: Its name without ``lineside_``.
-    """
+    """Returns what a metric is."""
     return RECENT_HELP if key.startswith(RECENT) else HELP.get(key, f"`{key}` of the agent's status.")
 
 
@@ -203,10 +199,6 @@ def _numbers(status: dict[str, Any]) -> Iterator[tuple[str, float]]:
 
 def serve(config: MetricsConfig, status: Path) -> Callable[[], None]:
     """Answers scrapes in threads of its own.
-
-    Args:
-        config: The ``[metrics]`` table.
-        status: Of the file.
 
     Returns:
         What ends it.

@@ -50,13 +50,7 @@ def status_place(folder: Path, runtime: str | None = None) -> Path:
 
 
 def write_status(path: Path, agent: AgentAssembly, *, source_finished: bool) -> None:
-    """Writes the file under another name and renames it. It isn't synced: after a power cut it would be old anyway.
-
-    Args:
-        path: Of the file.
-        agent: Where the figures come from.
-        source_finished: Whether no more frames will come.
-    """
+    """Writes the file under another name and renames it. It isn't synced: after a power cut it would be old anyway."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         temporary.write_text(json.dumps(_status(agent, source_finished), indent=1))

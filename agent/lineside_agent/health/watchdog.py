@@ -54,11 +54,7 @@ class Watchdog:
         self.ready = False
 
     def look(self, machine: BundleMachine) -> None:
-        """Looks once, feeds the watchdog, and says READY after the first real inference.
-
-        Args:
-            machine: Where the bundle's update stands.
-        """
+        """Looks once, feeds the watchdog, and says READY after the first real inference."""
         now_s = time.monotonic()
         was_stuck, seen = self._liveness.is_stuck, self._see()
         if self._liveness.look(seen, now_s):
@@ -73,11 +69,7 @@ class Watchdog:
             self._notifier.status(f"{machine.state}, {bundle}, {self._counts.inspected} frames judged")
 
     def is_healthy(self, machine: BundleMachine) -> bool:
-        """Whether frames come through, or could: what a new agent must be for a while.
-
-        Args:
-            machine: Where the bundle's update stands.
-        """
+        """Whether frames come through, or could: what a new agent must be for a while."""
         runs = machine.installed is None or self._active.loaded is not None
         return self.ready and runs and not self._liveness.is_ill
 

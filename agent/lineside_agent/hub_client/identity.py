@@ -124,13 +124,7 @@ class DeviceIdentity:
         self._wake.set()
 
     def run(self, client: LinkClient, topics: Topics, stop: threading.Event) -> None:
-        """Renews in the caller's thread until stopped.
-
-        Args:
-            client: Carries requests; its certificate is exchanged.
-            topics: Of the site.
-            stop: Ends it.
-        """
+        """Renews in the caller's thread until stopped."""
         while not stop.is_set():
             try:
                 if self.due():
@@ -203,22 +197,12 @@ class DeviceIdentity:
 
 
 def final(answer: CertificateAnswer) -> bool:
-    """Whether nothing more is to come: it was issued or refused, and no person needs to sign.
-
-    Args:
-        answer: Of the hub.
-    """
+    """Whether nothing more is to come: it was issued or refused, and no person needs to sign."""
     return answer.status != "waiting"
 
 
 def issued_pem(answer: CertificateAnswer, *, authority: bytes, device: str, key: object) -> bytes:
     """Returns the certificate of an answer, once it is proven to be the one that was asked for.
-
-    Args:
-        answer: As it came.
-        authority: Its certificate in PEM.
-        device: That the certificate must name.
-        key: That it must belong to.
 
     Raises:
         IdentityError: The request was refused, or the certificate is another.

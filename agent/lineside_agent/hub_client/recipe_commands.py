@@ -37,9 +37,6 @@ class RecipeCommands:
     def received(self, _topic: str, payload: bytes) -> None:
         """Takes a command.
 
-        Args:
-            payload: A `RecipeCommand`.
-
         Raises:
             BadInputFormatError: It is none.
         """

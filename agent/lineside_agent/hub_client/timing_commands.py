@@ -62,9 +62,6 @@ class TimeCommands:
     def received(self, _topic: str, payload: bytes) -> None:
         """Takes a command, and answers.
 
-        Args:
-            payload: A `TimeCommand`.
-
         Raises:
             BadInputFormatError: It is none.
         """
@@ -74,12 +71,7 @@ class TimeCommands:
         self._publish(encode(answer))
 
     def run(self, stop: threading.Event, inspected: Callable[[], int]) -> None:
-        """Carries commands out until stopped.
-
-        Args:
-            stop: Ends it, also within a command.
-            inspected: Returns how many frames were judged since the start.
-        """
+        """Carries commands out until stopped."""
         self._tidy()  # what a kill has left
         while not stop.is_set():
             try:

@@ -38,9 +38,6 @@ class ActiveInspector:
     def swap(self, loaded: LoadedBundle | None) -> LoadedBundle | None:
         """Makes ``loaded`` the one that the next frame uses, and waits for the frames that still use the old one.
 
-        Args:
-            loaded: The new one; ``None`` makes the line wait.
-
         Returns:
             The old one, which nobody uses any more.
         """
@@ -53,9 +50,6 @@ class ActiveInspector:
 
     def wait(self, stop: threading.Event) -> bool:
         """Waits until there is something to use.
-
-        Args:
-            stop: Ends the wait.
 
         Returns:
             Whether there is.
@@ -85,12 +79,7 @@ class ActiveInspector:
         del self._in_use[next(place for place, each in enumerate(self._in_use) if each is used)]
 
     def judged(self, loaded: LoadedBundle, reason: str) -> None:
-        """Notes how a frame went, for the health check.
-
-        Args:
-            loaded: What judged it.
-            reason: Empty, or why the engine failed.
-        """
+        """Notes how a frame went, for the health check."""
         with self._changed:
             if loaded is self._loaded:
                 self._good += not reason
@@ -99,10 +88,6 @@ class ActiveInspector:
 
     def watch(self, frames: int, timeout_s: float) -> tuple[str, bool]:
         """Watches what runs now until it has judged so many frames, has failed, or the time is over.
-
-        Args:
-            frames: Enough good ones.
-            timeout_s: The longest watch.
 
         Returns:
             Empty or why a frame failed; and whether there were enough good ones.

@@ -74,12 +74,7 @@ class DeadlinePolicy:
         return True
 
     def took(self, seconds: float, *, fast: bool) -> None:
-        """Learns from a frame that was judged.
-
-        Args:
-            seconds: What it needed.
-            fast: Whether by the faster variant, which says nothing of the better one.
-        """
+        """Learns from a frame that was judged."""
         if fast:
             return
         with self._lock:

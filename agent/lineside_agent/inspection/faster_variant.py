@@ -51,14 +51,6 @@ def load_faster(
 ) -> Fast | None:
     """Loads the faster variant; ``None`` if none is wanted or the bundle has none.
 
-    Args:
-        bundle: What judges.
-        usual: Its session.
-        settings: Under which it runs.
-        rules: The ``[inspect]`` table.
-        degrade: The ``[degrade]`` table.
-        by_camera: Rules of cameras that have their own.
-
     Raises:
         ConfigError: The table names a variant that the bundle hasn't.
     """

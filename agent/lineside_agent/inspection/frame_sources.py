@@ -52,22 +52,13 @@ class TriggeredFrames:
         return self._ended
 
     def want(self, number: int, at_s: float) -> None:
-        """A part was triggered.
-
-        Args:
-            number: Of the trigger.
-            at_s: When, on the monotonic clock.
-        """
+        """A part was triggered."""
         with self._changed:
             self._wanted[number] = _Wanted(at_s + self._frame_delay_s)
             self._changed.notify_all()
 
     def grab(self, number: int, deadline_s: float) -> Shot | None:
         """Waits for a part's frame.
-
-        Args:
-            number: As given to `want`.
-            deadline_s: At most until then, on the monotonic clock.
 
         Returns:
             Its frame; ``None`` if none came in time, it was answered meanwhile, the camera has ended, or the agent
@@ -106,10 +97,6 @@ class TriggeredFrames:
 
     def put(self, shot: Given, *, wait: bool) -> bool:
         """Takes a frame of the camera.
-
-        Args:
-            shot: Any.
-            wait: Whether the camera can wait until somebody wants it; otherwise a frame that nobody wants is dropped.
 
         Returns:
             True: that nobody wants a frame between two parts is no loss.
@@ -182,10 +169,6 @@ class PartFrames:
     def grab(self, number: int, deadline_s: float) -> Views | None:
         """Waits for a part's frames.
 
-        Args:
-            number: As given to `want`.
-            deadline_s: Of the part, on the monotonic clock.
-
         Returns:
             What the cameras saw; of one that gave nothing in time a lost frame with the reason. ``None`` if the part
             was answered meanwhile, or the agent stops.
@@ -255,10 +238,6 @@ class LatestFrame:
 
     def put(self, shot: Given, *, wait: bool) -> bool:
         """Takes a frame; it replaces one that nobody has taken.
-
-        Args:
-            shot: Any.
-            wait: Ignored: a source that could wait is watched at its own pace as well.
 
         Returns:
             Whether no frame was replaced.

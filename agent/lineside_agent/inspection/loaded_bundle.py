@@ -45,10 +45,6 @@ class LoadedBundle:
     def inspect(self, frame: Frame, *, fast: bool = False) -> Inspection:
         """Judges a frame, and says under which recipe and by which variant.
 
-        Args:
-            frame: Any.
-            fast: Whether by the faster variant, if there is one.
-
         Raises:
             LinesideError: No device could run it.
         """

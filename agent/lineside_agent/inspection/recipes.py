@@ -115,12 +115,7 @@ class Recipes:
         return self._wish is not None
 
     def attach(self, *, wake: Callable[[], None], tell: Tell) -> None:
-        """Says who carries a wish out, and who tells the line.
-
-        Args:
-            wake: Called when there is a wish.
-            tell: Takes what the handshake must know; the recipe that runs now is told at once.
-        """
+        """Says who carries a wish out, and who tells the line."""
         self._wake, self._tell = wake, tell
         if self.current is not None:
             tell(self._runs(self.current))
@@ -129,9 +124,6 @@ class Recipes:
 
     def find(self, recipe: str | int) -> RecipeConfig:
         """Returns a recipe.
-
-        Args:
-            recipe: Its name or its number.
 
         Raises:
             RecipeError: There is none of this name or number.
@@ -155,11 +147,7 @@ class Recipes:
         return camera if self.current is None else camera_of(camera, self.current)
 
     def select(self, asked: SelectRecipe) -> None:
-        """Takes a wish; returns at once, and from then on no part may come until it is fulfilled or refused.
-
-        Args:
-            asked: What, and who hears how it went.
-        """
+        """Takes a wish; returns at once, and from then on no part may come until it is fulfilled or refused."""
         try:
             recipe = self.find(asked.recipe)
         except RecipeError as error:
@@ -188,9 +176,6 @@ class Recipes:
     def choose(self, recipe: RecipeConfig | None) -> None:
         """Writes down what runs from now on, and at the next start.
 
-        Args:
-            recipe: Any of the configured ones; ``None`` changes nothing.
-
         Raises:
             StoreError: It can't be written; nothing has changed.
         """
@@ -203,24 +188,14 @@ class Recipes:
         self.current = recipe
 
     def done(self, wish: RecipeWish, started_s: float) -> None:
-        """A recipe runs.
-
-        Args:
-            wish: From `begin`.
-            started_s: When it was begun, on the monotonic clock.
-        """
+        """A recipe runs."""
         self.changeovers += 1
         log.info("recipe %s runs, after %.2f s", wish.recipe.name, time.monotonic() - started_s)
         self._end()
         self._taken(wish.recipe, wish.asked)
 
     def failed(self, wish: RecipeWish, error: Exception) -> None:
-        """A recipe can't run; the one before it does.
-
-        Args:
-            wish: From `begin`.
-            error: Why.
-        """
+        """A recipe can't run; the one before it does."""
         self._end()
         self._refuse(wish.asked, error)
 

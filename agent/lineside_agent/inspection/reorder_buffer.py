@@ -53,11 +53,7 @@ class ReorderBuffer:
         return True
 
     def end(self, turn: int) -> None:
-        """Ends the order at a turn: what comes behind it must not go on; what comes before it may.
-
-        Args:
-            turn: The first one that has nothing to tell.
-        """
+        """Ends the order at a turn: what comes behind it must not go on; what comes before it may."""
         with self._changed:
             self._end_at = turn if self._end_at is None else min(turn, self._end_at)
             self._changed.notify_all()

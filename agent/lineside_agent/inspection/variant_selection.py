@@ -59,10 +59,6 @@ class FastestVariant(msgspec.Struct, frozen=True, kw_only=True):
 def fastest_first(bundle: Bundle, config: Config) -> Bundle:
     """Returns the bundle with the variant first that is fastest here; the same one if its maker has measured.
 
-    Args:
-        bundle: A staged one, in its slot.
-        config: Under which it is to run.
-
     Raises:
         NoDeviceError: Nothing here can run any of its variants.
     """
@@ -103,13 +99,7 @@ def _measure(bundle: Bundle, config: Config) -> FastestVariant:
 
 
 def time_variant(bundle: Bundle, variant: Variant, config: Config) -> TimedVariant:
-    """Times one variant on this device.
-
-    Args:
-        bundle: That holds it.
-        variant: Any of its.
-        config: Under which it is to run.
-    """
+    """Times one variant on this device."""
     alone = only(bundle, variant)
     try:
         candidate = choose(alone.manifest, config).at(0)

@@ -55,13 +55,6 @@ def time_in_child(
 ) -> tuple[VariantTimes, ...]:
     """Times the variants of a bundle in a process of their own.
 
-    Args:
-        folder: The bundle's.
-        inspect: The ``[inspect]`` table, under which it would run.
-        rounds: How many turns each variant has.
-        shapes: See `time_in_turn`.
-        should_stop: Asked now and then.
-
     Returns:
         One for each variant, in the manifest's order.
 

@@ -49,13 +49,7 @@ def source_of(names: Sequence[str]) -> str:
 
 
 def put_together(part: Views, rows: Sequence[ResultRow], latency_ms: float) -> ResultRow:
-    """Returns the part's record.
-
-    Args:
-        part: What was seen.
-        rows: Of each of its shots, in their order.
-        latency_ms: Of all of them together.
-    """
+    """Returns the part's record."""
     decided = min(rows, key=_rank)
     errors = "; ".join(f"{row.source}: {row.error}" for row in rows if row.error)
     return msgspec.structs.replace(
@@ -93,12 +87,7 @@ def _view(row: ResultRow) -> View:
 
 
 def frames_of(seen: Seen | None, row: ResultRow) -> tuple[Frame, ...]:
-    """Returns the images of a part, that of the camera that decided first.
-
-    Args:
-        seen: What was seen.
-        row: Its record.
-    """
+    """Returns the images of a part, that of the camera that decided first."""
     if seen is None or isinstance(seen, Frame):
         return () if seen is None else (seen,)
     order = sorted(range(len(seen.shots)), key=lambda place: place != _decisive(row))
@@ -106,12 +95,7 @@ def frames_of(seen: Seen | None, row: ResultRow) -> tuple[Frame, ...]:
 
 
 def has_picture(seen: Seen | None, row: ResultRow) -> bool:
-    """Returns whether there was a picture to judge; of several cameras, from the one that decided.
-
-    Args:
-        seen: What was seen.
-        row: Its record.
-    """
+    """Returns whether there was a picture to judge; of several cameras, from the one that decided."""
     if isinstance(seen, Views):
         return isinstance(seen.shots[_decisive(row)], Frame)
     return seen is not None

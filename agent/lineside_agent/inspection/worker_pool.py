@@ -34,10 +34,6 @@ class WorkerPool:
     def do(self, work: Callable[[T], R], pieces: Sequence[T]) -> list[R]:
         """Returns what ``work`` returns for each piece, in their order, when all have ended.
 
-        Args:
-            work: Called with each piece.
-            pieces: One after the other begun, in their order.
-
         Raises:
             Exception: What ``work`` raised for the first piece that failed.
         """

@@ -102,9 +102,6 @@ class LineOutput(ABC):
     def signal(self, signal: Signal) -> bool:
         """Tells the line; never raises and never waits longer than the protocol's time-out.
 
-        Args:
-            signal: What to tell.
-
         Returns:
             Whether it went out.
         """
@@ -124,21 +121,13 @@ class LineOutput(ABC):
         return status
 
     def show(self, state: LineState) -> None:  # noqa: B027  # may stay as it is, and so may the next two
-        """Sets the levels of the handshake, where the protocol has such; never raises.
-
-        Args:
-            state: All of them.
-        """
+        """Sets the levels of the handshake, where the protocol has such; never raises."""
 
     def beat(self) -> None:  # noqa: B027
         """Called ten times a second while the agent's handshake is alive, for protocols with a heartbeat."""
 
     def listen(self, post: Post) -> None:  # noqa: B027
-        """Begins to read the line's inputs, where the protocol has such, in a thread of its own until `close`.
-
-        Args:
-            post: Takes what they say.
-        """
+        """Begins to read the line's inputs, where the protocol has such, in a thread of its own until `close`."""
 
     def _try(self, signal: Signal) -> bool:
         if not self._is_open and time.monotonic() < self._retry_at_s:

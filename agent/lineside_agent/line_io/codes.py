@@ -12,12 +12,7 @@ OTHER_DEFECT = 255
 
 
 def code_of(row: ResultRow, *, has_frame: bool) -> Code:
-    """Returns the result code of a judged part.
-
-    Args:
-        row: Its record.
-        has_frame: Whether there was a picture of it.
-    """
+    """Returns the result code of a judged part."""
     if row.verdict == "fault":
         return Code.NOT_JUDGED if has_frame else Code.NO_FRAME
     if row.verdict == "pass":
@@ -26,13 +21,7 @@ def code_of(row: ResultRow, *, has_frame: bool) -> Code:
 
 
 def summarize_defects(row: ResultRow, labels: Sequence[str], numbers: Mapping[str, int]) -> DefectSummary:
-    """Returns what was found on a rejected part; of an unsure one what the bundle was unsure of.
-
-    Args:
-        row: Its record.
-        labels: Of the bundle that judged it.
-        numbers: ``defect_numbers`` of ``agent.toml``.
-    """
+    """Returns what was found on a rejected part; of an unsure one what the bundle was unsure of."""
     found = _defects(row) if row.verdict == "reject" else []
     if not found:
         return NO_DEFECTS
@@ -41,11 +30,7 @@ def summarize_defects(row: ResultRow, labels: Sequence[str], numbers: Mapping[st
 
 
 def defect_types(row: ResultRow) -> set[str]:
-    """Returns the types of the defects of a record, of all its cameras; without defects what the bundle was unsure of.
-
-    Args:
-        row: Any.
-    """
+    """Returns the types of the defects of a record, of all its cameras; without defects what the bundle was unsure of."""
     return {kind for _, _, kind, _ in _defects(row)}
 
 
@@ -66,11 +51,7 @@ def _number(kind: str, labels: Sequence[str], numbers: Mapping[str, int]) -> int
 
 
 def code_of_record(row: ResultRow) -> str:
-    """Returns the name of the code that the line was told of a record, ``UNRECORDED`` where that is not known.
-
-    Args:
-        row: Any.
-    """
+    """Returns the name of the code that the line was told of a record, ``UNRECORDED`` where that is not known."""
     word = row.error.partition(":")[0]
     if word == "unrecorded":
         return word.upper()

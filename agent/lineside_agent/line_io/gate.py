@@ -83,10 +83,6 @@ class RejectGate:
     def restore(self, entries: Iterable[GateEntry], now_s: float) -> list[int]:
         """Takes the parts that were on their way when the process before this one ended.
 
-        Args:
-            entries: Its `queue`.
-            now_s: On the clock of the triggers, which went on meanwhile.
-
         Returns:
             The parts that have reached the gate already: a pulse now would meet another part.
         """
@@ -96,20 +92,11 @@ class RejectGate:
         return late
 
     def use(self, settings: GateSettings) -> None:
-        """Takes another place of the gate, of the same kind, for the parts that follow.
-
-        Args:
-            settings: In time or in counts, as before.
-        """
+        """Takes another place of the gate, of the same kind, for the parts that follow."""
         self._settings = settings
 
     def enter(self, number: int, at_s: float) -> None:
-        """A part passes the camera.
-
-        Args:
-            number: Of its trigger.
-            at_s: When.
-        """
+        """A part passes the camera."""
         due_count = ((self.count or 0) + (self._settings.counts or 0)) % COUNTS
         self._entries.append(GateEntry(number, at_s + (self._settings.delay_s or 0.0), due_count))
 
@@ -119,9 +106,6 @@ class RejectGate:
 
     def move(self, now_s: float) -> list[int]:
         """Opens and closes the gate as the time and the count say.
-
-        Args:
-            now_s: On the clock of the triggers.
 
         Returns:
             The parts for which it was opened now.

@@ -56,11 +56,7 @@ class GateQueueFile:
         return tuple(GateEntry(*entry) for entry in content.entries) if content.boot == self._boot else ()
 
     def write(self, entries: Sequence[GateEntry]) -> None:
-        """Keeps the queue, if it has changed; a full disk is logged and the line goes on.
-
-        Args:
-            entries: Of `Gate.queue`.
-        """
+        """Keeps the queue, if it has changed; a full disk is logged and the line goes on."""
         queue = tuple(entries)
         if queue == self._written or self._descriptor < 0:
             return

@@ -24,13 +24,7 @@ EDGE_S = 1.0
 
 
 def check(chip: str, output: str | int, input: str | int) -> dict[str, object]:
-    """Pulses the output and returns what the input saw.
-
-    Args:
-        chip: Such as ``/dev/gpiochip0``.
-        output: Name or number of a line.
-        input: Of the line that it is wired to.
-    """
+    """Pulses the output and returns what the input saw."""
     edges: list[float] = []
     seen = threading.Condition()
 

@@ -173,10 +173,6 @@ class Handshake:
     def step(self, event: Event, now_s: float) -> list[Action]:
         """Takes one event.
 
-        Args:
-            event: What happened.
-            now_s: When, on a clock that never steps back; for a trigger, when it was given.
-
         Returns:
             What is to be done, in this order.
         """

@@ -80,11 +80,7 @@ class LocalPort(LinePort):
         return True
 
     def ask(self, request: TriggerRequest) -> dict[str, Any]:
-        """Does what a program asks for, and waits for the verdict.
-
-        Args:
-            request: What.
-        """
+        """Does what a program asks for, and waits for the verdict."""
         if request.do == "recipe":
             return self._ask_for_recipe(request.recipe)
         if not self._triggers:
@@ -148,11 +144,6 @@ class LocalPort(LinePort):
 
 def ask(folder: Path, request: TriggerRequest, *, timeout_s: float = ANSWER_S) -> dict[str, Any]:
     """Asks the agent whose state is in this folder: the other end of the socket.
-
-    Args:
-        folder: The agent's state folder.
-        request: What for.
-        timeout_s: The longest wait.
 
     Raises:
         InputNotFoundError: No agent listens there.

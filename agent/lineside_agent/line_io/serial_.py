@@ -195,12 +195,7 @@ class SerialOutput(LineOutput):
 
 
 def line_of(signal: Signal, *, defects: bool = False) -> bytes:
-    """Returns the line of one part.
-
-    Args:
-        signal: The answer to it.
-        defects: Whether the line says what was found; it has the same number of words for every part then.
-    """
+    """Returns the line of one part."""
     words = [_word(signal.part_id)]
     if defects:
         found = signal.defects
@@ -214,12 +209,7 @@ def _word(text: str) -> str:
 
 
 def event_of(line: bytes, name: str) -> Event | SelectRecipe | None:
-    """Returns what a line from outside means; ``None`` for nothing.
-
-    Args:
-        line: Without its end.
-        name: Of the input.
-    """
+    """Returns what a line from outside means; ``None`` for nothing."""
     words = line.decode("ascii", "replace").split()
     match words:
         case ["T"]:

@@ -170,12 +170,7 @@ class TriggerController:
             output.listen(self.post)
 
     def post(self, event: Event | SelectRecipe, at_s: float) -> None:
-        """Takes what a line's input saw.
-
-        Args:
-            event: What.
-            at_s: When, on the monotonic clock.
-        """
+        """Takes what a line's input saw."""
         if isinstance(event, SelectRecipe):
             self._select(event)  # not under the lock: it may come back here at once
         with self._changed:
@@ -187,11 +182,7 @@ class TriggerController:
         os.eventfd_write(self._wake, 1)
 
     def left_s(self, number: int) -> float | None:
-        """Returns how long a part still has until its deadline; ``None`` if it is answered.
-
-        Args:
-            number: Of its trigger.
-        """
+        """Returns how long a part still has until its deadline; ``None`` if it is answered."""
         with self._lock:
             deadline_s = self.machine.deadline_s(number)
         return None if deadline_s is None else deadline_s - time.monotonic()
@@ -218,12 +209,7 @@ class TriggerController:
         return None
 
     def deliver(self, row: ResultRow, frame: Seen | None) -> None:
-        """Takes what the pipeline says about a part.
-
-        Args:
-            row: With the trigger's number as its sequence.
-            frame: Its frame, if there is one; what all cameras saw, where there are several.
-        """
+        """Takes what the pipeline says about a part."""
         code = code_of(row, has_frame=has_picture(frame, row))
         with self._changed:
             self._judged[row.sequence] = (row, frame)
@@ -262,11 +248,7 @@ class TriggerController:
                 os.eventfd_read(self._wake)
 
     def retire(self, timeout_s: float) -> None:
-        """Takes Ready away, and waits until what is under way is answered and has met the gate.
-
-        Args:
-            timeout_s: At most so long, as for an encoder that has stopped.
-        """
+        """Takes Ready away, and waits until what is under way is answered and has met the gate."""
         self.post(Retiring(), time.monotonic())
         until_s = time.monotonic() + timeout_s
         with self._changed:

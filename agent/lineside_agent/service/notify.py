@@ -49,11 +49,7 @@ class Notifier:
         self._say("STOPPING=1")
 
     def status(self, text: str) -> None:
-        """One line for people, in ``systemctl status``.
-
-        Args:
-            text: Without a line break.
-        """
+        """One line for people, in ``systemctl status``."""
         self._say(f"STATUS={text}")
 
     def close(self) -> None:

@@ -2,15 +2,20 @@
 
 - ``seq`` is contiguous from 1 within the database's random ``epoch``, and given inside the transaction.
 - ``(source, sequence)`` is unique: a frame that comes twice is recorded once.
-- Of each source the newest row stays whatever the bounds, and the very last one: numbers go on from there.
+- Of each source the newest row stays whatever the limits, and the very last row: numbers go on from there.
+- A row of ``unsent`` is written in its record's transaction, after the image file, and deleted when the hub has the
+  image or refuses it. An image that the archive's limits delete in between is found missing at its turn, and is counted.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
 import sqlite3
+import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,9 +23,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from lineside_agent.storage import unsent_images as unsent
-from lineside_agent.storage.tables import tables_of
-from lineside_agent.storage.unsent_images import UnsentImage
 from lineside_link.messages import ResultRow
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import DatabaseError, DiskFullError, StoreError
@@ -46,6 +48,8 @@ SUFFIXES = ("", "-wal", "-shm")
 EVER_NS = 2**63 - 1
 """Later than any capture."""
 
+_importing = threading.Lock()
+
 NO_ROOM_BYTES = 256 << 10
 """With less than that free, a file that can't be opened is one that can't be made."""
 
@@ -70,6 +74,18 @@ class DatabaseFacts(NamedTuple):
     unsent: int = 0
 
 
+class UnsentImage(NamedTuple):
+    """A kept image that the hub does not have yet.
+
+    Attributes:
+        seq: Of its record.
+        path: Below the archive's folder.
+    """
+
+    seq: int
+    path: str
+
+
 def connect(path: Path) -> sqlite3.Connection:
     """Opens it to write: ahead of the file, and durably with each commit.
 
@@ -89,10 +105,6 @@ def connect(path: Path) -> sqlite3.Connection:
 
 def open_schema(path: Path, epoch: str) -> DatabaseFacts:
     """Makes the tables where they are missing.
-
-    Args:
-        path: Of the database.
-        epoch: For a new one.
 
     Raises:
         sqlite3.DatabaseError: It can't be opened, or it is damaged.
@@ -135,11 +147,36 @@ def check(connection: sqlite3.Connection) -> None:
         raise sqlite3.DatabaseError(problems[0])
 
 
+def tables_of(connection: sqlite3.Connection) -> Database:
+    """Returns the tables behind a connection, which the caller still has to close."""
+    with _importing:
+        if "sqlite_utils" not in sys.modules:
+            _import_alone()
+    from sqlite_utils import Database
+
+    return Database(connection)
+
+
+def _import_alone() -> None:
+    """Imports sqlite-utils as if pandas were not installed, unless this process has imported pandas already.
+
+    sqlite-utils imports pandas only to know its number types; with pyarrow behind it that kept 65 MB resident.
+    """
+    hide = "pandas" not in sys.modules
+    if hide:
+        sys.modules["pandas"] = None  # type: ignore[assignment]  # Python's own mark: to import it is an ImportError
+    try:
+        importlib.import_module("sqlite_utils")
+    finally:
+        if hide:
+            del sys.modules["pandas"]
+
+
 def _make_tables(database: Database, epoch: str) -> None:
     columns = {"seq": int, "source": str, "sequence": int, "verdict": str, "captured_at_ns": int, "body": bytes}
     database["records"].create(columns, pk="seq", not_null=set(columns), if_not_exists=True)
     database["records"].create_index(["source", "sequence"], unique=True, if_not_exists=True)
-    unsent.make_table(database)
+    database["unsent"].create({"seq": int, "path": str}, pk="seq", not_null={"path"}, if_not_exists=True)
     database["meta"].create({"key": str, "value": str}, pk="key", if_not_exists=True)
     for key, value in (("epoch", epoch), ("acked", "0")):
         database.execute("INSERT OR IGNORE INTO meta (key, value) VALUES (?, ?)", (key, value))
@@ -164,20 +201,14 @@ def _facts(connection: sqlite3.Connection) -> DatabaseFacts:
     sequences = {str(source): int(sequence) for source, sequence in connection.execute(_NEWEST)}
     reserved = {key[len(_RESERVED) :]: int(value) for key, value in meta.items() if key.startswith(_RESERVED)}
     return DatabaseFacts(
-        meta["epoch"], int(last_seq), int(meta["acked"]), sequences, reserved, unsent.count(connection)
+        meta["epoch"], int(last_seq), int(meta["acked"]), sequences, reserved, count_unsent(connection)
     )
 
 
 def insert(
     connection: sqlite3.Connection, rows: list[ResultRow], images: Mapping[tuple[str, int], str] | None = None
 ) -> int:
-    """Inserts rows with the next numbers, inside the caller's transaction; returns the last number.
-
-    Args:
-        connection: From `connect`.
-        rows: Of records.
-        images: What must be sent with them: source and sequence to the image's path.
-    """
+    """Inserts rows with the next numbers, inside the caller's transaction; returns the last number."""
     seq = int(connection.execute("SELECT coalesce(max(seq), 0) FROM records").fetchone()[0])
     columns = "seq, source, sequence, verdict, captured_at_ns, body"  # named: a newer agent may have added others
     query = f"INSERT OR IGNORE INTO records ({columns}) VALUES (?, ?, ?, ?, ?, ?)"
@@ -188,10 +219,34 @@ def insert(
         if connection.execute(query, values).rowcount:
             seq += 1
             if images and (path := images.get((row.source, row.sequence))) is not None:
-                unsent.insert(connection, UnsentImage(seq, path))
+                insert_unsent(connection, UnsentImage(seq, path))
         else:
             log.warning("frame %d of %s is recorded already", row.sequence, row.source)
     return seq
+
+
+def insert_unsent(connection: sqlite3.Connection, image: UnsentImage) -> None:
+    """Notes the image of a new record, inside the caller's transaction."""
+    connection.execute("INSERT OR REPLACE INTO unsent (seq, path) VALUES (?, ?)", image)
+
+
+def settle_unsent(connection: sqlite3.Connection, seqs: list[int]) -> int:
+    """Removes images that need not be sent any more, inside the caller's transaction; returns how many."""
+    return sum(connection.execute("DELETE FROM unsent WHERE seq = ?", (seq,)).rowcount for seq in seqs)
+
+
+def count_unsent(connection: sqlite3.Connection, *, after: int = 0) -> int:
+    """Returns how many images of later records are unsent; 0 in a database of an agent without this table."""
+    known = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'unsent'").fetchone()
+    text = "SELECT count(*) FROM unsent WHERE seq > ?"
+    return int(connection.execute(text, (after,)).fetchone()[0]) if known else 0
+
+
+def first_unsent(connection: sqlite3.Connection, *, after: int, through: int) -> UnsentImage | None:
+    """Returns the first unsent image of a record above ``after``, up to the hub's watermark ``through``."""
+    text = "SELECT seq, path FROM unsent WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT 1"
+    found = connection.execute(text, (after, through)).fetchone()
+    return UnsentImage(int(found[0]), str(found[1])) if found else None
 
 
 def last_of_part(connection: sqlite3.Connection, part_id: str) -> tuple[str, ResultRow] | None:
@@ -238,12 +293,6 @@ DELETE FROM records WHERE seq IN (
 
 def delete_oldest(connection: sqlite3.Connection, *, through: int, before_ns: int, limit: int) -> int:
     """Deletes the oldest rows in a transaction of its own.
-
-    Args:
-        connection: From `connect`.
-        through: Only rows up to this ``seq``.
-        before_ns: Only rows that were captured before.
-        limit: At most so many.
 
     Returns:
         How many were deleted.

@@ -96,12 +96,7 @@ class ImageArchive:
         self._restrained = on
 
     def path(self, source: str, sequence: int) -> Path:
-        """Returns where the image of a frame is, or would be.
-
-        Args:
-            source: As in the record.
-            sequence: As in the record.
-        """
+        """Returns where the image of a frame is, or would be."""
         return self._folder / re.sub(r"[^A-Za-z0-9._-]+", "-", source).strip("-.") / f"{sequence:08d}.png"
 
     def wants(self, row: ResultRow) -> bool:
@@ -110,10 +105,6 @@ class ImageArchive:
 
     def save(self, frame: Frame, row: ResultRow) -> Path | None:
         """Keeps a frame, if the rules say so and there is room.
-
-        Args:
-            frame: Any.
-            row: Its record.
 
         Returns:
             The file, or ``None`` if it is not kept.
@@ -155,9 +146,6 @@ class ImageArchive:
     def sweep(self, *, need_bytes: int = 0) -> int:
         """Deletes what the bounds don't allow, the oldest first; from any thread.
 
-        Args:
-            need_bytes: Room that verdicts need: as many images go as make it, whatever the bounds.
-
         Returns:
             How many were deleted.
         """
@@ -179,12 +167,7 @@ class ImageArchive:
 
 
 def wanted(row: ResultRow, rules: StoreConfig) -> bool:
-    """Returns whether the image of a record is to be kept; the same for the same record, after a restart too.
-
-    Args:
-        row: The record.
-        rules: The ``[store]`` table.
-    """
+    """Returns whether the image of a record is to be kept; the same for the same record, after a restart too."""
     if rules.keep_images == "all":
         return True
     if row.unsure and (rules.keep_images == "unsure" or rules.keep_unsure_from is not None):

@@ -32,11 +32,7 @@ class MissingRecords:
     reason: str
 
     def rows(self, first: int) -> list[ResultRow]:
-        """Returns the next rows, at most `ROWS_MAX`.
-
-        Args:
-            first: Number of the first of them.
-        """
+        """Returns the next rows, at most `ROWS_MAX`."""
         return [self._row(number) for number in range(first, min(first + ROWS_MAX, self.until))]
 
     def _row(self, number: int) -> ResultRow:
@@ -66,12 +62,7 @@ class LostRecords:
         return bool(self._ranges)
 
     def add(self, row: ResultRow, reason: str) -> None:
-        """Adds a record; those of one source come in the order of their numbers.
-
-        Args:
-            row: The record.
-            reason: Why there was no room.
-        """
+        """Adds a record; those of one source come in the order of their numbers."""
         last, until = self._ranges[-1] if self._ranges else None, row.sequence + 1
         if last is not None and (last.source, last.until) == (row.source, row.sequence):
             self._ranges[-1] = dataclasses.replace(last, until=until)

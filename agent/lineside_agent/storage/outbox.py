@@ -62,9 +62,6 @@ class Outbox:
     def acknowledged(self, _topic: str, payload: bytes) -> None:
         """Takes the hub's answer.
 
-        Args:
-            payload: A `ResultsAck`.
-
         Raises:
             BadInputFormatError: It is none.
         """

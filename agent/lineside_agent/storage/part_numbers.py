@@ -218,12 +218,7 @@ class PartNumbers:
         return Resumed(until, until, range(0)) if is_replaced else Resumed(first, until, unknown)
 
     def begin(self, source: str, number: int) -> None:
-        """Notes that a part has this number; before anybody is told. Waits for the disk only beyond the ceiling.
-
-        Args:
-            source: As given to `resume`.
-            number: Of the part; numbers rise.
-        """
+        """Notes that a part has this number; before anybody is told. Waits for the disk only beyond the ceiling."""
         numbers = self._sources[source]
         try:
             numbers.begin(number)
@@ -238,11 +233,7 @@ class PartNumbers:
         return None if numbers is None else numbers.begun
 
     def wanted(self, ahead: Callable[[str], int]) -> dict[str, int]:
-        """Returns the ceilings that the store is to write next, by source; none while half of what is wanted is left.
-
-        Args:
-            ahead: Says how many numbers of a source are to be reserved.
-        """
+        """Returns the ceilings that the store must write next, by source; none while half of ``ahead`` is left."""
         return {
             source: numbers.begun + 1 + ahead(source)
             for source, numbers in self._sources.items()
@@ -260,11 +251,7 @@ class PartNumbers:
             numbers.ceiling = max(numbers.ceiling, until)
 
     def replaced(self, next_number: Callable[[str], int]) -> None:
-        """The database was set aside: what is recorded there gets no row in the new one.
-
-        Args:
-            next_number: Says which number of a source is the first without a record.
-        """
+        """The database was set aside: what is recorded there gets no row in the new one."""
         for source, numbers in self._sources.items():
             numbers.owed_from = next_number(source)
             with contextlib.suppress(OSError):

@@ -75,11 +75,7 @@ class RecordQuery(msgspec.Struct, frozen=True, kw_only=True):
         return f"SELECT seq, body FROM records{where} ORDER BY seq {order}", [value for _, value in used]
 
     def holds(self, row: ResultRow) -> bool:
-        """Returns whether a record that the statement found is one of these.
-
-        Args:
-            row: From `as_stored`.
-        """
+        """Returns whether a record that the statement found is one of these."""
         name = row.bundle if "@" in self.bundle else row.bundle.partition("@")[0]
         return (
             self.part_id in ("", row.part_id)
@@ -106,10 +102,6 @@ class Record(NamedTuple):
 
 def find(config: AgentConfig, query: RecordQuery) -> Iterator[Record]:
     """Yields records, oldest first.
-
-    Args:
-        config: Of the agent.
-        query: Which.
 
     Raises:
         InputNotFoundError: There are none at all.
@@ -147,23 +139,13 @@ def _image_of(archive: ImageArchive, row: ResultRow) -> Path | None:
 
 
 def table_row(config: AgentConfig, record: Record) -> Row:
-    """Returns a record in the order of `lineside_link.result_table.COLUMNS`.
-
-    Args:
-        config: Of the agent.
-        record: From `find`.
-    """
+    """Returns a record in the order of `lineside_link.result_table.COLUMNS`."""
     frame = "" if record.image is None else str(record.image.relative_to(config.folder))
     return (*values_of(config.device, record.epoch, record.row, 0), frame)
 
 
 def copy_image(config: AgentConfig, query: RecordQuery, path: Path) -> Record:
     """Copies the image of the newest record that is found.
-
-    Args:
-        config: Of the agent.
-        query: Which records.
-        path: Of the copy, a PNG.
 
     Returns:
         Its record.
@@ -184,11 +166,6 @@ def copy_image(config: AgentConfig, query: RecordQuery, path: Path) -> Record:
 
 def copy_images(config: AgentConfig, query: RecordQuery, folder: Path) -> int:
     """Copies the images of records into a folder, named as in the column ``frame``; returns how many.
-
-    Args:
-        config: Of the agent.
-        query: Which records.
-        folder: Is made if need be.
 
     Raises:
         DatabaseError: The records can't be read.
@@ -246,10 +223,6 @@ class ShiftReport(msgspec.Struct, kw_only=True):
 
 def report(config: AgentConfig, query: RecordQuery) -> ShiftReport:
     """Counts records for a shift.
-
-    Args:
-        config: Of the agent.
-        query: Which records.
 
     Raises:
         InputNotFoundError: There are none at all.

@@ -34,12 +34,12 @@ from pathlib import Path
 import msgspec
 
 from lineside_agent.config import StoreConfig
-from lineside_agent.storage import database, unsent_images
+from lineside_agent.storage import database
+from lineside_agent.storage.database import UnsentImage
 from lineside_agent.storage.images import ImageArchive
 from lineside_agent.storage.missing_records import LostRecords, MissingRecords
 from lineside_agent.storage.part_numbers import AHEAD_LEAST, PartNumbers
 from lineside_agent.storage.retention import RetentionPolicy
-from lineside_agent.storage.unsent_images import UnsentImage
 from lineside_link.messages import ResultRow
 from lineside_models.frame import Frame
 from lineside_runtime.decoding import decode_json
@@ -238,12 +238,7 @@ class RecordStore:
         log.error("record of part %r is lost: %s", row.part_id, reason)
 
     def begin(self, source: str, number: int) -> None:
-        """Notes that a part has this number, before anybody is told of it.
-
-        Args:
-            source: As given to `resume`.
-            number: The next one.
-        """
+        """Notes that a part has this number, before anybody is told of it."""
         self.numbers.begin(source, number)
         if self.numbers.is_low and not self._hurry.is_set():
             self._hurry.set()
@@ -273,9 +268,6 @@ class RecordStore:
     def flush(self, timeout_s: float) -> bool:
         """Has every record that was handed over written now, and waits until it is.
 
-        Args:
-            timeout_s: At most so long.
-
         Returns:
             Whether it is.
         """
@@ -287,10 +279,6 @@ class RecordStore:
 
     def wait_change(self, seen: int, timeout_s: float) -> int:
         """Waits until something was committed since ``seen``.
-
-        Args:
-            seen: What the last call returned; 0 at first.
-            timeout_s: At most so long.
 
         Returns:
             For the next call.
@@ -314,10 +302,6 @@ class RecordStore:
     def rows(self, after: int, limit: int) -> list[ResultRow]:
         """Reads rows for the hub, in order of ``seq``.
 
-        Args:
-            after: Only rows with a higher ``seq``.
-            limit: At most so many.
-
         Raises:
             DatabaseError: The database cannot be read.
         """
@@ -336,9 +320,6 @@ class RecordStore:
     def first_unsent_image(self, after: int) -> UnsentImage | None:
         """Returns the first image that the hub hasn't got, of a record that it has.
 
-        Args:
-            after: Only of later records.
-
         Raises:
             DatabaseError: The database cannot be read.
         """
@@ -346,15 +327,10 @@ class RecordStore:
         if after >= through or not self.unsent_images:
             return None
         with database.reading(self._path) as connection:
-            return unsent_images.first(connection, after=after, through=through)
+            return database.first_unsent(connection, after=after, through=through)
 
     def settle_image(self, epoch: str, seq: int) -> None:
-        """Says that the hub has an image, or won't have it; written with the next commit.
-
-        Args:
-            epoch: Of the database that the record is of; of another one nothing is noted.
-            seq: Of the record.
-        """
+        """Says that the hub has an image, or won't have it; written with the next commit."""
         with contextlib.suppress(queue.Full):  # a full disk: it is offered once more after the next start
             self._queue.put_nowait(_Settled(epoch, seq))
 
@@ -389,11 +365,7 @@ class RecordStore:
         return left.until
 
     def close(self, timeout_s: float = 10.0) -> None:
-        """Writes what is waiting and ends the writer.
-
-        Args:
-            timeout_s: Records that are still waiting after so long, because the disk is full, are counted as lost.
-        """
+        """Writes what is waiting and ends the writer."""
         self._closing.set()
         self._wake.set()
         self._writer.join(timeout_s)
@@ -594,8 +566,8 @@ class RecordStore:
             acked = database.mark(connection, marks, self._acked, last_seq)
             for source, until in reserved.items():
                 database.reserve(connection, source, until)
-            added = unsent_images.count(connection, after=self._last_seq) if images else 0
-            added -= unsent_images.settle(connection, settled)
+            added = database.count_unsent(connection, after=self._last_seq) if images else 0
+            added -= database.settle_unsent(connection, settled)
         with self._changed:
             written = last_seq - self._last_seq
             self.counts.recorded += written

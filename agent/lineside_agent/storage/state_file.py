@@ -38,10 +38,6 @@ class _Head(msgspec.Struct):
 def peek_state(path: Path, kind: type[S]) -> S | None:
     """Reads a state file and leaves it alone, whatever it holds: for who only looks.
 
-    Args:
-        path: The file.
-        kind: Its struct.
-
     Raises:
         StoreError: This agent can't read it.
     """
@@ -79,10 +75,6 @@ def read_state(path: Path, kind: type[S]) -> S | None:
 
 def write_state(path: Path, state: msgspec.Struct) -> None:
     """Writes a state file: the old one or the new one, whole.
-
-    Args:
-        path: The file.
-        state: A struct.
 
     Raises:
         DiskFullError: There is no room; the file is as it was.

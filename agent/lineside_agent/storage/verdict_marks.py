@@ -61,12 +61,6 @@ class Marked(msgspec.Struct, frozen=True, kw_only=True):
 def add(folder: Path, part_id: str, *, wrong: bool, note: str = "") -> Marked:
     """Says that the last verdict on a part is wrong, or takes that back; the agent need not run.
 
-    Args:
-        folder: The agent's state folder.
-        part_id: Of the part.
-        wrong: Which of the two.
-        note: For whoever corrects it.
-
     Raises:
         ConfigError: The note is too long.
         InputNotFoundError: There are no records, or none of this part.

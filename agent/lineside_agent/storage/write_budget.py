@@ -111,11 +111,7 @@ class WriteBudget:
         return self._bound is not None and self._level <= 0
 
     def look(self, now_s: float | None = None) -> None:
-        """Reads the kernel's count; every few seconds.
-
-        Args:
-            now_s: On the monotonic clock.
-        """
+        """Reads the kernel's count; every few seconds."""
         now_s = time.monotonic() if now_s is None else now_s
         count = _written_bytes(self._io)
         with self._lock:
@@ -133,11 +129,7 @@ class WriteBudget:
             self.save(now_s)
 
     def save(self, now_s: float | None = None) -> None:
-        """Writes the sum down; a disk that is full costs the sum and nothing else.
-
-        Args:
-            now_s: On the monotonic clock.
-        """
+        """Writes the sum down; a disk that is full costs the sum and nothing else."""
         self._saved_s = time.monotonic() if now_s is None else now_s
         seconds = self._before.seconds + self._saved_s - self._started_s
         try:
@@ -176,10 +168,6 @@ def _written_bytes(path: Path) -> int | None:
 
 def disk_written_bytes(folder: Path, *, sys: Path = Path("/sys")) -> int | None:
     """Returns what everybody together has written since the boot to the disk that holds a folder.
-
-    Args:
-        folder: On the disk.
-        sys: Where the kernel tells.
 
     Returns:
         ``None`` where the folder is on no disk, such as in memory or on a network.

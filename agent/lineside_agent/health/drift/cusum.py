@@ -40,11 +40,7 @@ class Cusum:
         self._without = math.log((1 - risen) / (1 - self.share))
 
     def step(self, has_property: bool) -> None:
-        """Takes one frame.
-
-        Args:
-            has_property: Whether it has the property.
-        """
+        """Takes one frame."""
         value = self.value + (self._with if has_property else self._without)
         self.value = min(max(value, 0.0), self.limit)
         if self.value >= self.limit:
@@ -66,11 +62,6 @@ def upper_share(count: int, frames: int, *, risk: float) -> float:
     """Returns the upper end of Clopper and Pearson's interval: the true share is above it with a chance of ``risk``.
 
     Source: C. J. Clopper, E. S. Pearson, The use of confidence or fiducial limits, Biometrika 26 (1934).
-
-    Args:
-        count: Frames that have the property.
-        frames: Frames that were looked at.
-        risk: 0 to 1.
     """
     if count >= frames:
         return 1.0

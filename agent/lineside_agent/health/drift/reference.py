@@ -135,11 +135,7 @@ def distance(sample: NDArray[np.float64], mean: NDArray[np.float64], precision: 
 
 
 def learn_verdicts(judged: Sequence[DriftJudgement]) -> VerdictReference:
-    """Learns what a bundle says.
-
-    Args:
-        judged: All by one bundle.
-    """
+    """Learns what a bundle says."""
     types = [name for one in judged for name in one.types]
     return VerdictReference(
         bundle=judged[0].bundle,

@@ -107,11 +107,7 @@ class Watch:
             test.clear()
 
     def see(self, frame: Descriptors) -> None:
-        """Takes how a frame looks.
-
-        Args:
-            frame: From `descriptors.describe`.
-        """
+        """Takes how a frame looks."""
         for name, value in zip(Descriptors._fields, frame, strict=True):
             self._average(name, value)
         known = self.learned.frames
@@ -130,12 +126,7 @@ class Watch:
         tests["distance-high"].step(far > known.distance.bound)
 
     def hear(self, said: DriftJudgement, types: Sequence[str]) -> None:
-        """Takes what the model said of a frame.
-
-        Args:
-            said: What.
-            types: All that its bundle knows.
-        """
+        """Takes what the model said of a frame."""
         self._average("bad", float(not said.passed and not said.unsure))
         known = self.learned.verdicts
         if known is not None and known.bundle != said.bundle:

@@ -208,21 +208,13 @@ class InBlock:
         return list(self._coils)
 
     def adopt(self, registers: Sequence[int]) -> list[Event | SelectRecipe]:
-        """Takes what was there before the agent came: levels and counters, but no trigger; the recipe counts.
-
-        Args:
-            registers: `IN_REGISTERS` of them.
-        """
+        """Takes what was there before the agent came: levels and counters, but no trigger; the recipe counts."""
         self._registers = list(registers)
         self._started = True
         return [*self._recipe()]
 
     def adopt_again(self, registers: Sequence[int]) -> list[Event | SelectRecipe]:
-        """Takes what was written while there was no connection: its parts have passed by, and are answered as missed.
-
-        Args:
-            registers: `IN_REGISTERS` of them.
-        """
+        """Takes what was written while there was no connection; its triggers belong to parts that are gone: missed."""
         steps = (registers[0] - self._registers[0]) & 0xFFFF
         self._registers = list(registers)
         missed: list[Event | SelectRecipe] = []
@@ -231,10 +223,6 @@ class InBlock:
 
     def write_registers(self, address: int, values: Sequence[int]) -> list[Event | SelectRecipe]:
         """Takes registers that were written in one request.
-
-        Args:
-            address: Of the first.
-            values: 16 bits each.
 
         Returns:
             What it means: the recipe, the part's name and the encoder first, the triggers last. A recipe that is
@@ -254,12 +242,7 @@ class InBlock:
         return events + self._counted(before[0], now[0])
 
     def write_coils(self, address: int, values: Sequence[bool]) -> list[Event]:
-        """Takes coils that were written in one request.
-
-        Args:
-            address: Of the first.
-            values: On or off each.
-        """
+        """Takes coils that were written in one request."""
         before = sum(bit << place for place, bit in enumerate(self._coils))
         self._coils[address : address + len(values)] = [bool(value) for value in values]
         del self._coils[len(COILS) :]
