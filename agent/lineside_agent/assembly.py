@@ -19,7 +19,7 @@ from lineside_agent.deployment.self_update.slots import AgentSlots
 from lineside_agent.deployment.slots import Slots
 from lineside_agent.health.watchdog import Watchdog
 from lineside_agent.hub_client.no_hub import NoHub
-from lineside_agent.inspection.active_bundle import ActiveInspector
+from lineside_agent.inspection.active_bundle import ActiveBundle
 from lineside_agent.inspection.assembly import InspectionAssembly
 from lineside_agent.inspection.recipes import Recipes
 from lineside_agent.line_io.events import RecipeRefused, RecipeRuns
@@ -61,7 +61,7 @@ class AgentAssembly:
         self.end = end
         self._stop = stop
         self._observe = observe
-        self.active = ActiveInspector()
+        self.active = ActiveBundle()
         self.configuration = Configuration(
             config,
             bring=lambda ref, should_stop: self.hub.bring_configuration(ref, should_stop),

@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from lineside.cli import main
-from lineside_agent.health.drift.monitor import ask
+from lineside_agent.health.drift.monitor import request
 from lineside_agent.line_io.local import TriggerRequest
 from lineside_agent.line_io.local import ask as trigger
 from lineside_link.client.client import LinkClient
@@ -376,6 +376,6 @@ def test_a_line_that_drift_stops_rejects_until_a_person_clears_it(start: Start, 
     assert 110 < len(codes) < 150, codes
     assert set(codes[:-1]) == {"PASS"}
     wait_for(lambda: "brightness-low" in ((agent.status.get("line") or {}).get("problem") or ""))
-    ask(agent.state, "clear")
+    request(agent.state, "clear")
     wait_for(lambda: (agent.status.get("line") or {}).get("ready"))
     assert trigger(agent.state, TriggerRequest("trigger"))["code"] == "PASS"

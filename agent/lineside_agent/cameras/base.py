@@ -67,7 +67,7 @@ class EncodedFrame:
     part_id: str
     captured_at_ns: int
 
-    def opened(self) -> Shot:
+    def decoded(self) -> Shot:
         """Returns the picture in colour; lost, with the reason, if it can't be decoded."""
         try:
             image = decode_image(self.data.tobytes(), how=cv2.IMREAD_COLOR)
@@ -83,13 +83,13 @@ class EncodedFrame:
         )
 
 
-Given = Shot | EncodedFrame
+RawShot = Shot | EncodedFrame
 """What a camera's thread hands on."""
 
 
-def opened(given: Given) -> Shot:
+def decoded(shot: RawShot) -> Shot:
     """Returns a shot, decoded if it wasn't."""
-    return given.opened() if isinstance(given, EncodedFrame) else given
+    return shot.decoded() if isinstance(shot, EncodedFrame) else shot
 
 
 class Camera(ABC):
@@ -108,7 +108,7 @@ class Camera(ABC):
         self.shows = threading.Event()
         self.ending = threading.Event()
 
-    def given(self, start_at: int = 0) -> Iterator[Given]:
+    def raw_frames(self, start_at: int = 0) -> Iterator[RawShot]:
         """As `frames`; a camera whose pictures are files leaves it to the taker to decode them.
 
         Raises:
@@ -171,7 +171,7 @@ class LiveCamera(Camera):
         self._same_max_s = same_image_max_s
 
     def _frames(self, start_at: int) -> Iterator[Shot]:
-        sequence, same = start_at, _Same(self._same_max_s)
+        sequence, freeze = start_at, _FreezeDetector(self._same_max_s)
         for image, captured_at_ns, reason in self._images():
             if not self._is_due():
                 continue
@@ -183,7 +183,7 @@ class LiveCamera(Camera):
             if image is None:
                 yield LostFrame(self.source, sequence, part_id, captured_at_ns, reason)
             else:
-                same.look(image, now_s, self.source)
+                freeze.check(image, now_s, self.source)
                 yield Frame(image, self.source, sequence, part_id, captured_at_ns)
             sequence += 1
         raise CameraError(f"{self.source} gives no more frames", action="Check its cable; it is opened again.")
@@ -213,7 +213,7 @@ class FoundCamera(NamedTuple):
     problem: str = ""
 
 
-class _Same:
+class _FreezeDetector:
     """Notices that a picture doesn't change. A sensor's noise changes every one; a frozen firmware repeats the last."""
 
     def __init__(self, max_s: float | None) -> None:
@@ -221,7 +221,7 @@ class _Same:
         self._digest = b""
         self._since_s = 0.0
 
-    def look(self, image: UInt8Array, now_s: float, source: str) -> None:
+    def check(self, image: UInt8Array, now_s: float, source: str) -> None:
         if self._max_s is None:
             return
         digest = xxhash.xxh3_128_digest(np.ascontiguousarray(image).data)

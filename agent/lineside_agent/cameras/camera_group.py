@@ -14,7 +14,7 @@ from lineside_agent.cameras import Camera, open_camera
 from lineside_agent.cameras.reader import FrameSink, Reader, ReaderCounts
 from lineside_agent.config import AgentConfig, CameraConfig
 from lineside_agent.inspection.recipes import Recipes
-from lineside_agent.inspection.views import source_of
+from lineside_agent.inspection.views import joint_source
 from lineside_runtime.errors import CameraError
 
 
@@ -39,13 +39,13 @@ class CameraGroup:
         self._config = config
         self._recipes = recipes
         self._stop = stop
-        self._tables: list[CameraConfig] = [recipes.camera(table) for table in config.cameras]
-        cameras = [self._open(table) for table in self._tables]
-        self.source = source_of([camera.source for camera in cameras])
+        self._configs: list[CameraConfig] = [recipes.apply_to_camera(table) for table in config.cameras]
+        cameras = [self._open(table) for table in self._configs]
+        self.source = joint_source([camera.source for camera in cameras])
         self.finite = all(camera.finite for camera in cameras)
         self.readers = tuple(
             Reader(camera, sink, stop, rate_hz=table.rate_hz, frames=table.frames, retry=not config.exit_when_done)
-            for camera, sink, table in zip(cameras, sinks, self._tables, strict=True)
+            for camera, sink, table in zip(cameras, sinks, self._configs, strict=True)
         )
 
     def _open(self, table: CameraConfig) -> Camera:
@@ -58,10 +58,10 @@ class CameraGroup:
             CameraError: One of them shows nothing with its settings.
         """
         for place, table in enumerate(self._config.cameras):
-            wanted = self._recipes.camera(table)
-            if wanted != self._tables[place]:
-                self._tables[place] = wanted
-                self.readers[place].exchange(self._open(wanted), timeout_s)
+            wanted = self._recipes.apply_to_camera(table)
+            if wanted != self._configs[place]:
+                self._configs[place] = wanted
+                self.readers[place].replace_camera(self._open(wanted), timeout_s)
 
     def threads(self, first: int, ready: Callable[[], bool]) -> dict[str, Callable[[], None]]:
         """Returns what each camera's thread does, by the thread's name.
@@ -94,9 +94,9 @@ class CameraGroup:
         return next((reader.problem for reader in self.readers if reader.problem is not None), None)
 
     @property
-    def asked_at_s(self) -> float | None:
+    def waiting_since_s(self) -> float | None:
         """Since when the one that was asked first is waited for; ``None`` while none is."""
-        asked = [reader.asked_at_s for reader in self.readers if reader.asked_at_s is not None]
+        asked = [reader.waiting_since_s for reader in self.readers if reader.waiting_since_s is not None]
         return min(asked, default=None)
 
     def status(self) -> list[dict[str, Any]]:

@@ -100,22 +100,24 @@ class ChildCamera(LiveCamera):
     def _images(self) -> Iterator[Grab]:
         with _running(self._program, json.dumps(self._options)) as (process, file):
             pipe = _Pipe(process, file, self.source)
-            shown_s, patience_s = time.monotonic(), OPEN_TIMEOUT_S
+            last_image_s, timeout_s = time.monotonic(), OPEN_TIMEOUT_S
             while True:
-                kind, grab = pipe.read(max(patience_s, 2 * wire.SAY_EVERY_S))
+                kind, grab = pipe.read(max(timeout_s, 2 * wire.ALIVE_EVERY_S))
                 self.shows.set()
                 if self.ending.is_set():
                     return
                 now_s = time.monotonic()
                 if kind == wire.ALIVE:
-                    if self._must_show and now_s - shown_s > patience_s:
-                        raise CameraError(f"{self.source}: nothing came for {now_s - shown_s:.1f} s", action=_LOOK)
+                    if self._must_show and now_s - last_image_s > timeout_s:
+                        raise CameraError(
+                            f"{self.source}: nothing came for {now_s - last_image_s:.1f} s", action=_CHECK_CAMERA
+                        )
                     continue
                 yield grab
-                shown_s, patience_s = time.monotonic(), self._timeout_s
+                last_image_s, timeout_s = time.monotonic(), self._timeout_s
 
 
-_LOOK = "Look at the camera, its cable and power; it is opened again."
+_CHECK_CAMERA = "Look at the camera, its cable and power; it is opened again."
 
 
 class _Pipe:
@@ -134,31 +136,35 @@ class _Pipe:
         self._fill(memoryview(head), timeout_s)
         magic, kind, encoding, height, width, captured_at_ns, size = wire.HEAD.unpack(head)
         if magic != wire.MAGIC or size > IMAGE_MAX_BYTES or encoding >= len(wire.ENCODINGS):
-            raise CameraError(f"{self._source}: its process says what nobody understands", action=_LOOK)
+            raise CameraError(f"{self._source}: its process says what nobody understands", action=_CHECK_CAMERA)
         payload = np.empty(size, np.uint8)
         self._fill(payload.data, timeout_s)
         if kind == wire.FRAME:
             return kind, Grab(_image(payload, wire.ENCODINGS[encoding], height, width), captured_at_ns)
         text = payload.tobytes().decode(errors="replace")
         if kind == wire.FAILED:
-            raise CameraError(f"{self._source}: {text}", action=_LOOK)
+            raise CameraError(f"{self._source}: {text}", action=_CHECK_CAMERA)
         return kind, Grab(None, captured_at_ns, text)
 
     def _fill(self, into: memoryview, timeout_s: float) -> None:
         while into:
             if not self._poll.poll(1000 * timeout_s):
-                raise CameraError(f"{self._source}: its process has hung for {timeout_s:g} s", action=_LOOK)
+                raise CameraError(f"{self._source}: its process has hung for {timeout_s:g} s", action=_CHECK_CAMERA)
             count = os.readv(self._file, [into])
             if not count:
                 code = self._process.wait(END_TIMEOUT_S)
-                raise CameraError(f"{self._source}: its process ended with {code}; the journal says why", action=_LOOK)
+                raise CameraError(
+                    f"{self._source}: its process ended with {code}; the journal says why", action=_CHECK_CAMERA
+                )
             into = into[count:]
 
 
 def _image(payload: UInt8Array, encoding: str, height: int, width: int) -> UInt8Array:
     shape = (height, width, 3) if encoding in ("BGR8", "RGB8") else (height, width)
     if payload.size != int(np.prod(shape)):
-        raise CameraError(f"{encoding} {width} x {height}: {payload.size} bytes are no such image", action=_LOOK)
+        raise CameraError(
+            f"{encoding} {width} x {height}: {payload.size} bytes are no such image", action=_CHECK_CAMERA
+        )
     image = payload.reshape(shape)
     return np.asarray(_TO_BGR[encoding](image), np.uint8) if encoding in _TO_BGR else image
 
@@ -167,15 +173,15 @@ def _image(payload: UInt8Array, encoding: str, height: int, width: int) -> UInt8
 def _running(program: Program, argument: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """Runs the program and gives it with what it says; at the end it is gone, whatever state it is in."""
     command = [*command_of(program), argument]
-    ours, theirs = os.pipe()
+    read_end, write_end = os.pipe()
     with contextlib.suppress(OSError):  # more than a user may have: it is slower then
-        fcntl.fcntl(theirs, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     with contextlib.ExitStack() as stack:
-        with contextlib.closing(os.fdopen(theirs, "wb")) as output:
+        with contextlib.closing(os.fdopen(write_end, "wb")) as output:
             process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output)
         stack.callback(_end, process)
-        stack.callback(os.close, ours)  # first: a child that waits for room in the pipe must see that nobody reads
-        yield process, ours
+        stack.callback(os.close, read_end)  # first: a child that waits for room in the pipe must see that nobody reads
+        yield process, read_end
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -212,7 +218,7 @@ def find_by(program: Program, kind: str, settings: Callable[[dict[str, str]], st
         settings: Returns the TOML that selects one of them.
     """
     try:
-        found = find(program)
+        found = list_cameras(program)
     except CameraError as error:
         return [FoundCamera(kind, "", problem=f"{error.message}. {error.action}")]
     if not found:
@@ -220,7 +226,7 @@ def find_by(program: Program, kind: str, settings: Callable[[dict[str, str]], st
     return [FoundCamera(kind, settings(one), " ".join(filter(None, (one["name"], one.get("serial"))))) for one in found]
 
 
-def find(program: Program) -> list[dict[str, str]]:
+def list_cameras(program: Program) -> list[dict[str, str]]:
     """Lists the cameras that a program finds.
 
     Raises:

@@ -50,11 +50,11 @@ class CameraSubject:
 
     Attributes:
         config: Its table.
-        say: Tells a person what to do; ``None`` where nobody is there.
+        instruct: Tells a person what to do; ``None`` where nobody is there.
     """
 
     config: CameraConfig
-    say: Callable[[str], object] | None = None
+    instruct: Callable[[str], object] | None = None
 
     def open(self, **changes: object) -> Camera:
         """Makes the camera, with other settings if need be."""
@@ -161,16 +161,16 @@ def obeys_exposure(subject: CameraSubject) -> str:
 
 def notices_its_loss(subject: CameraSubject) -> str:
     """Unplugged, it is noticed within its time-out, and gives frames again when it is back"""
-    if subject.say is None:
+    if subject.instruct is None:
         raise Skipped("needs a person: --unplug")
     if not subject.is_live:
         raise Skipped("it has no cable")
-    last_s = _until_lost(subject, subject.say)
+    last_s = _until_lost(subject, subject.instruct)
     noticed_s = time.monotonic() - last_s
     allowed_s = float(getattr(subject.config, "timeout_s", 2.0)) + NOTICE_EXTRA_S
     if noticed_s > allowed_s:
         raise CameraCheckFailed(f"noticed {noticed_s:.1f} s after the last frame; allowed are {allowed_s:.1f} s")
-    subject.say("plug it in again")
+    subject.instruct("plug it in again")
     deadline_s = time.monotonic() + UNPLUG_S
     while time.monotonic() < deadline_s:
         try:
@@ -181,11 +181,11 @@ def notices_its_loss(subject: CameraSubject) -> str:
     raise CameraCheckFailed(f"it gave no frame within {UNPLUG_S:.0f} s")
 
 
-def _until_lost(subject: CameraSubject, say: Callable[[str], object]) -> float:
+def _until_lost(subject: CameraSubject, instruct: Callable[[str], object]) -> float:
     """Returns when the last frame came, once the camera says that it is lost."""
     last_s = time.monotonic()
     deadline_s = last_s + UNPLUG_S
-    say(f"unplug the camera within {UNPLUG_S:.0f} s")
+    instruct(f"unplug the camera within {UNPLUG_S:.0f} s")
     try:
         with closing(cast(Any, subject.open().frames())) as frames:
             for _ in frames:
@@ -233,7 +233,7 @@ def run(subject: CameraSubject) -> Iterator[CameraCheckOutcome]:
 
 
 def facts(config: CameraConfig) -> dict[str, str]:
-    """What a report should say of where it was made; an address may hold a password, so that it isn't in it."""
+    """What a report should instruct of where it was made; an address may hold a password, so that it isn't in it."""
     system = os.uname()
     model = Path("/proc/device-tree/model")
     board = model.read_text(errors="replace").rstrip("\0") if model.exists() else system.nodename

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lineside_agent.cameras.base import Camera, EncodedFrame, Given, LostFrame, Shot, opened
+from lineside_agent.cameras.base import Camera, EncodedFrame, LostFrame, RawShot, Shot, decoded
 from lineside_runtime.errors import CameraError
 
 log = logging.getLogger("lineside.camera")
@@ -41,14 +41,14 @@ class FolderCamera(Camera):
         self._loop = loop
         self._numbers = None if state is None else FileNumbers(state, self.source)
 
-    def given(self, start_at: int = 0) -> Iterator[Given]:
+    def raw_frames(self, start_at: int = 0) -> Iterator[RawShot]:
         """As `frames`, not decoded."""
         return self._files(start_at)
 
     def _frames(self, start_at: int) -> Iterator[Shot]:
-        return map(opened, self._files(start_at))
+        return map(decoded, self._files(start_at))
 
-    def _files(self, start_at: int) -> Iterator[Given]:
+    def _files(self, start_at: int) -> Iterator[RawShot]:
         if not self._path.is_dir():
             raise CameraError(f"{self._path} is not a folder", action="Correct $.camera.path.")
         names = sorted(
@@ -65,7 +65,7 @@ class FolderCamera(Camera):
                 return
             yield self._read(sequence, names[sequence % len(names)])
 
-    def _read(self, sequence: int, name: str) -> Given:
+    def _read(self, sequence: int, name: str) -> RawShot:
         captured_at_ns = time.time_ns()
         try:
             data = np.fromfile(self._path / name, np.uint8)

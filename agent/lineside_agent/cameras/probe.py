@@ -74,14 +74,14 @@ class CameraTrial:
 
 
 def try_camera(
-    camera: Camera, *, frames: int, seen: Callable[[int], object] = lambda count: None
+    camera: Camera, *, frames: int, progress: Callable[[int], object] = lambda count: None
 ) -> tuple[CameraTrial, Frame]:
     """Takes some frames.
 
     Args:
         camera: Any.
         frames: How many.
-        seen: Told how many have come.
+        progress: Told how many have come.
 
     Returns:
         The figures, and the last frame that has an image.
@@ -96,7 +96,7 @@ def try_camera(
             ages_ms.append((time.time_ns() - shot.captured_at_ns) / 1e6)
             lost += isinstance(shot, LostFrame)
             last = shot if isinstance(shot, Frame) else last
-            seen(len(arrivals_s) - 1)
+            progress(len(arrivals_s) - 1)
             if len(arrivals_s) > frames:
                 break
     if last is None:

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Generator
 from typing import Protocol
 
-from lineside_agent.cameras import Camera, Given, LostFrame
+from lineside_agent.cameras import Camera, LostFrame, RawShot
 from lineside_runtime.errors import CameraError
 
 log = logging.getLogger("lineside.camera")
@@ -57,14 +57,14 @@ class FrameQueue:
         self._images_max = images
         self._ahead = images if ahead is None else min(ahead, images)
         self._stop = stop
-        self._shots: collections.deque[Given] = collections.deque()
+        self._shots: collections.deque[RawShot] = collections.deque()
         self._images = 0
         self._ended = False
         self._lock = threading.Lock()
         self._room = threading.Condition(self._lock)
         self._filled = threading.Condition(self._lock)
 
-    def put(self, shot: Given, *, wait: bool) -> bool:
+    def put(self, shot: RawShot, *, wait: bool) -> bool:
         """Appends a frame.
 
         Args:
@@ -89,7 +89,7 @@ class FrameQueue:
             self._filled.notify()
             return keep
 
-    def get(self) -> Given | None:
+    def get(self) -> RawShot | None:
         """Takes the oldest frame; ``None`` when there will be no more, or when stopped."""
         with self._lock:
             self._wait(self._filled, lambda: bool(self._shots) or self._ended)
@@ -100,7 +100,7 @@ class FrameQueue:
             self._room.notify()
             return shot
 
-    def drain(self) -> list[Given]:
+    def drain(self) -> list[RawShot]:
         """Takes everything that is left, also when stopped."""
         with self._lock:
             left = list(self._shots)
@@ -119,7 +119,7 @@ class FrameQueue:
             changed.wait(0.2)
 
 
-def _without_image(shot: Given, reason: str) -> LostFrame:
+def _without_image(shot: RawShot, reason: str) -> LostFrame:
     return LostFrame(shot.source, shot.sequence, shot.part_id, shot.captured_at_ns, reason)
 
 
@@ -143,7 +143,7 @@ class ReaderCounts:
 class FrameSink(Protocol):
     """What the camera's thread fills: `FrameQueue`, or what stands in its place where the line triggers."""
 
-    def put(self, shot: Given, *, wait: bool) -> bool:
+    def put(self, shot: RawShot, *, wait: bool) -> bool:
         """As `FrameQueue.put`."""
 
     def end(self) -> None:
@@ -156,7 +156,7 @@ class Reader:
     Attributes:
         counts: What it did.
         problem: Why the camera gives nothing; ``None`` while it does.
-        asked_at_s: Since when, on the monotonic clock, the camera is asked for a frame; ``None`` while it isn't.
+        waiting_since_s: Since when, on the monotonic clock, the camera is asked for a frame; ``None`` while it isn't.
 
     Args:
         camera: What to read.
@@ -179,7 +179,7 @@ class Reader:
     ) -> None:
         self.counts = ReaderCounts()
         self.problem: CameraError | None = None
-        self.asked_at_s: float | None = None
+        self.waiting_since_s: float | None = None
         self._camera = camera
         self._queue = queue
         self._stop = stop
@@ -187,13 +187,13 @@ class Reader:
         self._end_at = frames
         self._retry = retry
         self._due_s = 0.0
-        self._lost_at_s = 0.0
+        self._outage_since_s = 0.0
         self._next = 0
-        self._incoming: Camera | None = None
-        self._hurry = threading.Event()
+        self._replacement: Camera | None = None
+        self._interrupt = threading.Event()
         self._begun = self._ended = False
 
-    def exchange(self, camera: Camera, timeout_s: float) -> None:
+    def replace_camera(self, camera: Camera, timeout_s: float) -> None:
         """Goes on with another camera of the same source: the one that runs gives its device back first.
 
         Args:
@@ -203,16 +203,16 @@ class Reader:
         Raises:
             CameraError: It shows nothing; it is tried again and again all the same.
         """
-        old, self._incoming = self._camera, camera
+        old, self._replacement = self._camera, camera
         old.ending.set()
-        self._hurry.set()
+        self._interrupt.set()
         if self._is_running and not camera.shows.wait(timeout_s):
             raise CameraError(f"{camera.source} shows nothing {timeout_s:g} s after its settings were changed")
 
     def end(self) -> None:
         """Has a camera that waits for its own trigger input end; the caller has set ``stop``."""
         self._camera.ending.set()
-        self._hurry.set()
+        self._interrupt.set()
 
     @property
     def source(self) -> str:
@@ -229,19 +229,19 @@ class Reader:
         pause_s = PAUSE_LEAST_S
         while not self._stop.is_set():
             before = self.counts.frames
-            self._take_incoming()
+            self._take_replacement()
             try:
                 self._read()
-                if self._incoming is None:
+                if self._replacement is None:
                     break
                 continue
             except CameraError as error:
-                if self._incoming is not None:
+                if self._replacement is not None:
                     continue  # it was asked to end
                 self.counts.camera_errors += 1
                 log.error("%s", error)
                 if self.problem is None:
-                    self._lost(error)
+                    self._report_outage(error)
                 self.problem = error
             if not self._retry:
                 break
@@ -250,9 +250,9 @@ class Reader:
         self._ended = True
         self._queue.end()
 
-    def _take_incoming(self) -> None:
-        self._hurry.clear()
-        camera, self._incoming = self._incoming, None
+    def _take_replacement(self) -> None:
+        self._interrupt.clear()
+        camera, self._replacement = self._replacement, None
         if camera is not None:
             self._camera = camera
 
@@ -260,13 +260,13 @@ class Reader:
         """Waits; a stop ends it within a while, another camera at once."""
         until_s = time.monotonic() + pause_s
         while not self._stop.is_set() and (left_s := until_s - time.monotonic()) > 0:
-            if self._hurry.wait(min(left_s, 0.2)):
+            if self._interrupt.wait(min(left_s, 0.2)):
                 return
 
-    def _lost(self, error: CameraError) -> None:
+    def _report_outage(self, error: CameraError) -> None:
         """Tells the line, once an outage: what it brings meanwhile is seen by nobody. A finite source just waits."""
         self.counts.outages += 1
-        self._lost_at_s = time.monotonic()
+        self._outage_since_s = time.monotonic()
         if self._camera.finite or self._at_end():
             return
         source, sequence = self._camera.source, self._next
@@ -274,9 +274,11 @@ class Reader:
         self._queue.put(LostFrame(source, sequence, part_id, time.time_ns(), f"camera lost: {error}"), wait=False)
         self._next = sequence + 1
 
-    def _is_back(self) -> None:
+    def _report_recovery(self) -> None:
         if self.problem is not None:
-            log.warning("%s gives frames again, after %.1f s", self._camera.source, time.monotonic() - self._lost_at_s)
+            log.warning(
+                "%s gives frames again, after %.1f s", self._camera.source, time.monotonic() - self._outage_since_s
+            )
             self.problem = None
 
     def _read(self) -> None:
@@ -286,23 +288,23 @@ class Reader:
             for shot in shots:
                 if not self._pace():
                     return
-                self._is_back()
+                self._report_recovery()
                 self.counts.frames += 1
                 self.counts.dropped += not self._queue.put(shot, wait=self._camera.finite)
                 self._next = shot.sequence + 1
-                if self._at_end() or self._incoming is not None:
+                if self._at_end() or self._replacement is not None:
                     return
 
-    def _shots(self) -> Generator[Given, None, None]:
+    def _shots(self) -> Generator[RawShot, None, None]:
         """The camera's frames; whoever watches can see that one is being waited for."""
-        shots = self._camera.given(self._next)
+        shots = self._camera.raw_frames(self._next)
         try:
             while True:
-                self.asked_at_s = time.monotonic()
+                self.waiting_since_s = time.monotonic()
                 try:
                     shot = next(shots, None)
                 finally:
-                    self.asked_at_s = None
+                    self.waiting_since_s = None
                 if shot is None:
                     return
                 yield shot

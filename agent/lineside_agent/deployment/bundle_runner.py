@@ -18,7 +18,7 @@ from lineside_agent.deployment.desired_state import RESTING, Done, Look, LookAga
 from lineside_agent.deployment.machine import Action, BundleMachine, Event, LoadFailed, Slot, Started, step
 from lineside_agent.deployment.runner import FOREIGN, LOOK_S, DeploymentRunner, ShouldStop, as_problem
 from lineside_agent.deployment.slots import Slots, missing_bundle
-from lineside_agent.inspection.active_bundle import ActiveInspector
+from lineside_agent.inspection.active_bundle import ActiveBundle
 from lineside_agent.inspection.loaded_bundle import LoadedBundle, load, reference
 from lineside_agent.inspection.recipes import Recipes
 from lineside_agent.storage.state_file import read_state
@@ -70,7 +70,7 @@ class BundleRunner(DeploymentRunner[BundleMachine, Event, Action]):
         folder: Path,
         *,
         slots: Slots,
-        active: ActiveInspector,
+        active: ActiveBundle,
         inspect: InspectConfig,
         bring: Bring | None,
         observe: Observe,
@@ -108,7 +108,7 @@ class BundleRunner(DeploymentRunner[BundleMachine, Event, Action]):
 
     @property
     def _inspect(self) -> InspectConfig:
-        return self._recipes.over(self._table)
+        return self._recipes.apply_to(self._table)
 
     def kick(self) -> None:
         """Says that the link stands anew: a pause before the next fetch ends at once."""
@@ -231,7 +231,7 @@ class BundleRunner(DeploymentRunner[BundleMachine, Event, Action]):
         Raises:
             LinesideError: It can't run so; nothing has changed.
         """
-        running, wanted = self._active.loaded, self._recipes.over(config.inspect)
+        running, wanted = self._active.loaded, self._recipes.apply_to(config.inspect)
         if running is None or wanted == self._inspect:
             self._use_store(config.store)
             return
@@ -292,7 +292,7 @@ class BundleRunner(DeploymentRunner[BundleMachine, Event, Action]):
         try:
             return self._load_recipe()
         except (LinesideError, *FOREIGN) as error:
-            self._recipes.stopped(error)
+            self._recipes.failed_at_start(error)
             return None
 
     def _load_recipe(self) -> LoadedBundle | None:
@@ -312,7 +312,7 @@ class BundleRunner(DeploymentRunner[BundleMachine, Event, Action]):
 
     def _change_over(self) -> None:
         """Goes over to the recipe that is asked for, if one is; an update that is being tried ends first."""
-        if self.machine.state in machine.RISKY or not self._recipes.is_wanted:
+        if self.machine.state in machine.RISKY or not self._recipes.is_requested:
             return
         wish, started_s = self._recipes.begin(), time.monotonic()
         if wish is None:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lineside_agent.config import AgentConfig, DegradeConfig
-from lineside_agent.health.degradation_policy import DegradationLimits, DegradationPolicy, Step, Strain
-from lineside_agent.inspection.active_bundle import ActiveInspector
+from lineside_agent.health.degradation_policy import DegradationLimits, DegradationPolicy, LoadSample, Step
+from lineside_agent.inspection.active_bundle import ActiveBundle
 from lineside_agent.inspection.deadline_policy import DeadlinePolicy
 from lineside_agent.inspection.frame_sources import LatestFrame
 from lineside_agent.storage.images import ImageArchive
@@ -33,15 +33,15 @@ BELOW_THROTTLING_C = 5.0
 ROOT = Path("/")
 
 
-class Pace(NamedTuple):
+class LatenessCounts(NamedTuple):
     """What became of parts since the start.
 
     Attributes:
-        judged: Parts.
+        total: Parts.
         late: Of those: late, nearly late or dropped.
     """
 
-    judged: int
+    total: int
     late: int
 
 
@@ -54,7 +54,7 @@ class DegradationRunner:
         active: Knows whether there is a faster variant.
         deadline_policy: Judges by it.
         frames: Where the frame rate can be lowered; ``None`` elsewhere.
-        pace: Says how late the line is.
+        lateness: Says how late the line is.
         report: Told of each change.
     """
 
@@ -63,10 +63,10 @@ class DegradationRunner:
         config: DegradeConfig,
         *,
         archive: ImageArchive,
-        active: ActiveInspector,
+        active: ActiveBundle,
         deadline_policy: DeadlinePolicy,
         frames: LatestFrame | None,
-        pace: Callable[[], Pace],
+        lateness: Callable[[], LatenessCounts],
         report: Callable[[DegradationReport], None] = lambda _: None,
     ) -> None:
         self._config = config
@@ -74,50 +74,50 @@ class DegradationRunner:
         self._active = active
         self._deadline_policy = deadline_policy
         self._frames = frames
-        self._pace = pace
+        self._lateness = lateness
         self._report = report
-        self._policy = DegradationPolicy(config.steps, bars(config))
-        self._strain = Strain()
+        self._policy = DegradationPolicy(config.steps, limits_of(config))
+        self._load = LoadSample()
         self._lock = threading.Lock()
-        self._seen = Pace(0, 0)
-        self._looked_at_s: float | None = None
-        self._ever = 0
+        self._seen = LatenessCounts(0, 0)
+        self._checked_at_s: float | None = None
+        self._steps_taken = 0
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Looks, if it is time."""
         now_s = time.monotonic()
-        if self._looked_at_s is not None and now_s - self._looked_at_s < self._config.look_every_s:
+        if self._checked_at_s is not None and now_s - self._checked_at_s < self._config.look_every_s:
             return
-        self._looked_at_s = now_s
+        self._checked_at_s = now_s
         root = self._config.system or ROOT
-        strain = Strain(temperature_c(root), throttling(root) or (), self._late_share())
+        load = LoadSample(temperature_c(root), throttling(root) or (), self._late_share())
         before = self._policy.steps
         with self._lock:
-            self._strain = strain
-            changed = self._policy.look(strain, self._possible(), now_s)
+            self._load = load
+            changed = self._policy.check(load, self._available(), now_s)
         if changed:
-            self._say(before)
+            self._log_change(before)
             self._apply()
             self._report(self.report())
 
     def _late_share(self) -> float | None:
         """Of the parts since the last look; ``None`` if there were none."""
-        before, self._seen = self._seen, self._pace()
-        judged = self._seen.judged - before.judged
-        return min(1.0, (self._seen.late - before.late) / judged) if judged > 0 else None
+        before, self._seen = self._seen, self._lateness()
+        total = self._seen.total - before.total
+        return min(1.0, (self._seen.late - before.late) / total) if total > 0 else None
 
-    def _possible(self) -> tuple[Step, ...]:
+    def _available(self) -> tuple[Step, ...]:
         loaded = self._active.loaded
-        possible: list[Step] = ["images"] if self._archive.keeps_passes else []
+        available: list[Step] = ["images"] if self._archive.keeps_passes else []
         if loaded is not None and loaded.fast is not None:
-            possible.append("variant")
+            available.append("variant")
         if self._frames is not None:
-            possible.append("rate")
-        return tuple(possible)
+            available.append("rate")
+        return tuple(available)
 
-    def _say(self, before: tuple[Step, ...]) -> None:
+    def _log_change(self, before: tuple[Step, ...]) -> None:
         after = self._policy.steps
-        self._ever += len(after) > len(before)
+        self._steps_taken += len(after) > len(before)
         if len(after) > len(before):
             log.warning("degraded to step %d (%s): %s", len(after), ", ".join(after), self._policy.why)
         else:
@@ -125,7 +125,7 @@ class DegradationRunner:
 
     def _apply(self) -> None:
         steps = self._policy.steps
-        self._archive.restrain("images" in steps)
+        self._archive.keep_no_passes("images" in steps)
         self._deadline_policy.always = "variant" in steps
         if self._frames is not None:
             self._frames.least_period_s = 1.0 / self._config.rate_hz if "rate" in steps else 0.0
@@ -138,20 +138,20 @@ class DegradationRunner:
     def status(self) -> dict[str, Any]:
         """What ``status.json`` says of it."""
         with self._lock:
-            strain, policy = self._strain, self._policy
+            load, policy = self._load, self._policy
             return {
                 "step": len(policy.steps),
                 "steps": list(policy.steps),
                 "reason": policy.why or None,
-                "steps_ever": self._ever,
+                "steps_ever": self._steps_taken,
                 "hurried": self._deadline_policy.hurried,
-                "temperature_c": strain.temperature_c,
-                "throttling": list(strain.throttling),
-                "late_share": None if strain.late_share is None else round(strain.late_share, 4),
+                "temperature_c": load.temperature_c,
+                "throttling": list(load.throttling),
+                "late_share": None if load.late_share is None else round(load.late_share, 4),
             }
 
 
-def bars(config: DegradeConfig) -> DegradationLimits:
+def limits_of(config: DegradeConfig) -> DegradationLimits:
     """Returns when it is too much here: where the table doesn't say, a little before this kind of board slows down."""
     hot_c = config.hot_c if config.hot_c is not None else _hot_c(config)
     return DegradationLimits(hot_c, hot_c - config.cool_by_c, config.late_share, config.hold_s, config.relief_s)
@@ -166,8 +166,12 @@ def _hot_c(config: DegradeConfig) -> float:
     return HOT_C if throttle_c is None else throttle_c - BELOW_THROTTLING_C
 
 
-def pace_of(config: AgentConfig, counts: Callable[[], Pace], dropped: Callable[[], Pace]) -> Callable[[], Pace]:
+def lateness_of(
+    config: AgentConfig, counts: Callable[[], LatenessCounts], dropped: Callable[[], LatenessCounts]
+) -> Callable[[], LatenessCounts]:
     """Returns what tells how late this line is: late parts where it triggers, dropped frames where it doesn't wait."""
     if config.trigger is None:
         return dropped
-    return counts if config.trigger.mode == "inspect" else lambda: Pace(0, 0)  # in watch mode frames are meant to go
+    return (
+        counts if config.trigger.mode == "inspect" else lambda: LatenessCounts(0, 0)
+    )  # in watch mode frames are meant to go

@@ -54,24 +54,24 @@ class LivenessMonitor:
         self._fed_at_s: float | None = None
         self.is_stuck = False
 
-    def look(self, seen: ProgressSample, now_s: float) -> bool:
+    def check(self, sample: ProgressSample, now_s: float) -> bool:
         """Returns whether the watchdog is to be fed. That it isn't once, while a frame is under way, means nothing."""
-        before, self._last = self._last, seen
-        good = (seen.judged - seen.faults) - (before.judged - before.faults)
-        self._faults_in_a_row = 0 if good > 0 else self._faults_in_a_row + seen.faults - before.faults
-        fed = self._is_fed(seen, before, now_s)
+        before, self._last = self._last, sample
+        good = (sample.judged - sample.faults) - (before.judged - before.faults)
+        self._faults_in_a_row = 0 if good > 0 else self._faults_in_a_row + sample.faults - before.faults
+        fed = self._is_fed(sample, before, now_s)
         if fed or self._fed_at_s is None:
             self._fed_at_s = now_s
         self.is_stuck = now_s - self._fed_at_s > STUCK_S
         return fed
 
     @staticmethod
-    def _is_fed(seen: ProgressSample, before: ProgressSample, now_s: float) -> bool:
-        if seen.judged != before.judged:
+    def _is_fed(sample: ProgressSample, before: ProgressSample, now_s: float) -> bool:
+        if sample.judged != before.judged:
             return True
-        if seen.camera_since_s is not None and now_s - seen.camera_since_s > CAMERA_PATIENCE_S:
+        if sample.camera_since_s is not None and now_s - sample.camera_since_s > CAMERA_PATIENCE_S:
             return False
-        return seen.given <= seen.judged or not seen.loaded or seen.excused
+        return sample.given <= sample.judged or not sample.loaded or sample.excused
 
     @property
     def is_ill(self) -> bool:

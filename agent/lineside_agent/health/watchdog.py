@@ -8,7 +8,7 @@ import time
 from lineside_agent.cameras.camera_group import CameraGroup
 from lineside_agent.deployment.machine import RISKY, BundleMachine
 from lineside_agent.health.liveness import LivenessMonitor, ProgressSample
-from lineside_agent.inspection.active_bundle import ActiveInspector
+from lineside_agent.inspection.active_bundle import ActiveBundle
 from lineside_agent.inspection.pipeline import PipelineCounts
 from lineside_agent.service.notify import Notifier
 from lineside_agent.storage.records import RecordStore
@@ -38,7 +38,7 @@ class Watchdog:
         *,
         cameras: CameraGroup,
         counts: PipelineCounts,
-        active: ActiveInspector,
+        active: ActiveBundle,
         store: RecordStore,
         notifier: Notifier,
         triggered: bool = False,
@@ -53,18 +53,18 @@ class Watchdog:
         self._loaded_at_s: float | None = None
         self.ready = False
 
-    def look(self, machine: BundleMachine) -> None:
+    def check(self, machine: BundleMachine) -> None:
         """Looks once, feeds the watchdog, and says READY after the first real inference."""
         now_s = time.monotonic()
-        was_stuck, seen = self._liveness.is_stuck, self._see()
-        if self._liveness.look(seen, now_s):
+        was_stuck, sample = self._liveness.is_stuck, self._sample()
+        if self._liveness.check(sample, now_s):
             self._notifier.alive()
         if self._liveness.is_stuck and not was_stuck:
-            log.error("no frame comes through, and the watchdog is not fed: %s", seen)
+            log.error("no frame comes through, and the watchdog is not fed: %s", sample)
         if not self.ready and self._has_inferred(machine, now_s):
             self.ready = True
             self._notifier.ready()
-        if self._notifier.is_heard:
+        if self._notifier.is_connected:
             bundle = machine.installed.identity if machine.installed else "waiting for a bundle"
             self._notifier.status(f"{machine.state}, {bundle}, {self._counts.inspected} frames judged")
 
@@ -78,7 +78,7 @@ class Watchdog:
         """Whether an end of the process would cut no update of the bundle in a risky state."""
         return machine.state not in RISKY
 
-    def _see(self) -> ProgressSample:
+    def _sample(self) -> ProgressSample:
         # The camera's count first: a frame that is given and judged in between must not look as if it waited.
         given = self._counts.taken if self._triggered else self._cameras.counts.frames
         return ProgressSample(
@@ -87,7 +87,7 @@ class Watchdog:
             faults=self._counts.faults,
             loaded=self._active.loaded is not None,
             excused=self._store.problem is not None,
-            camera_since_s=self._cameras.asked_at_s,
+            camera_since_s=self._cameras.waiting_since_s,
         )
 
     def _has_inferred(self, machine: BundleMachine, now_s: float) -> bool:

@@ -293,7 +293,7 @@ class HubClient:
 
     def has_sent_everything(self) -> bool:
         """Whether the hub has every record, and every image that it takes now."""
-        return self._store.pending == 0 and self._frames.resting
+        return self._store.pending == 0 and self._frames.is_idle
 
     def close(self) -> None:
         """Publishes the goodbye and disconnects."""

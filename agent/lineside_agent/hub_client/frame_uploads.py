@@ -99,10 +99,10 @@ class FrameUploader:
         self._free_at_s = 0.0
         self._link_lost = False
         self._settled_through = ("", 0)
-        self._missing_before = False
+        self._was_missing = False
 
     @property
-    def resting(self) -> bool:
+    def is_idle(self) -> bool:
         """Whether there is nothing to send, or the hub doesn't take it now."""
         return self._store.unsent_images == 0 or bool(self.counts.problem) or not self._settings().send_images
 
@@ -135,7 +135,7 @@ class FrameUploader:
                 image = None
             if image is None:
                 seen = self._store.wait_change(seen, _POLL_S)
-            elif self._wait_for_turn():
+            elif self._wait_until_allowed():
                 self._send_one(image)
 
     def _next_image(self) -> UnsentImage | None:
@@ -144,11 +144,11 @@ class FrameUploader:
         epoch, seq = self._settled_through
         return self._store.first_unsent_image(seq if epoch == self._store.epoch else 0)
 
-    def _settle(self, epoch: str, seq: int) -> None:
+    def _mark_settled(self, epoch: str, seq: int) -> None:
         self._settled_through = (epoch, seq)
         self._store.settle_image(epoch, seq)
 
-    def _wait_for_turn(self) -> bool:
+    def _wait_until_allowed(self) -> bool:
         while not self._stop.is_set():
             if self._may_send():
                 return True
@@ -160,25 +160,25 @@ class FrameUploader:
         try:
             data = (self._folder / image.path).read_bytes()
         except OSError as error:
-            if not self._missing_before:
+            if not self._was_missing:
                 log.warning("kept images made room before they were sent: %s, and maybe more", error)
-            self._missing_before = True
+            self._was_missing = True
             self.counts.missing += 1
-            self._settle(epoch, image.seq)
+            self._mark_settled(epoch, image.seq)
             return
-        self._missing_before = False
+        self._was_missing = False
         head = FramePiece(epoch=epoch, seq=image.seq, sha256=hashlib.sha256(data).hexdigest(), size=len(data))
         self._link_lost = False
-        answer = self._carry(head, data)
+        answer = self._upload(head, data)
         if answer is not None and answer.status in ("stored", "refused"):
-            self._settled(image, answer)
+            self._finish(image, answer)
         elif not self._link_lost and not self._stop.is_set():
-            self._later(answer)
+            self._postpone(answer)
 
-    def _carry(self, head: FramePiece, data: bytes) -> FrameAnswer | None:
+    def _upload(self, head: FramePiece, data: bytes) -> FrameAnswer | None:
         """Returns the hub's last word; ``None`` if there was none."""
         self._forget_answers()
-        if not self._hand_over(encode_framed(head)):
+        if not self._send(encode_framed(head)):
             return None
         have = ahead = 0
         bytes_s = self._settings().send_bytes_s
@@ -193,19 +193,19 @@ class FrameUploader:
                 bytes_s = min(self._settings().send_bytes_s, float(answer.bytes_s))
             while ahead < len(data) and ahead - have < WINDOW * FRAME_PIECE_BYTES:
                 body = data[ahead : ahead + FRAME_PIECE_BYTES]
-                if not self._pace(len(body), bytes_s) or not self._hand_over(encode_framed(_at(head, ahead), body)):
+                if not self._pace(len(body), bytes_s) or not self._send(encode_framed(_at(head, ahead), body)):
                     return None
                 self.counts.bytes += len(body)
                 ahead += len(body)
         return answer
 
-    def _hand_over(self, payload: bytes) -> bool:
+    def _send(self, payload: bytes) -> bool:
         self._link_lost = not self._publish(payload)
         return not self._link_lost
 
     def _pace(self, count: int, bytes_s: float) -> bool:
         """Waits until a piece may go out; false at the end."""
-        if not self._wait_for_turn():
+        if not self._wait_until_allowed():
             return False
         if (left_s := self._free_at_s - time.monotonic()) > 0 and self._stop.wait(left_s):
             return False
@@ -231,7 +231,7 @@ class FrameUploader:
                 return answer
         return None
 
-    def _settled(self, image: UnsentImage, answer: FrameAnswer) -> None:
+    def _finish(self, image: UnsentImage, answer: FrameAnswer) -> None:
         if self.counts.problem:
             log.info("frames are sent again")
         self._failures, self.counts.problem = 0, ""
@@ -240,9 +240,9 @@ class FrameUploader:
             log.error("the hub refuses the image of record %d: %s", image.seq, _reason(answer))
         else:
             self.counts.sent += 1
-        self._settle(answer.epoch, image.seq)
+        self._mark_settled(answer.epoch, image.seq)
 
-    def _later(self, answer: FrameAnswer | None) -> None:
+    def _postpone(self, answer: FrameAnswer | None) -> None:
         """Leaves the hub alone for a while; said once, until it goes on."""
         self._failures += 1
         waits = answer is not None and answer.status == "wait"
@@ -251,9 +251,9 @@ class FrameUploader:
             log.warning("kept images wait: %s", problem)
         self.counts.problem = problem
         pause_s = min(answer.wait_s, WAIT_MAX_S) if answer is not None and waits else _PAUSES.after(self._failures)
-        self._leave_alone(pause_s)
+        self._pause(pause_s)
 
-    def _leave_alone(self, pause_s: float) -> None:
+    def _pause(self, pause_s: float) -> None:
         until_s = time.monotonic() + pause_s
         while (left_s := until_s - time.monotonic()) > 0 and not self._stop.is_set():
             with contextlib.suppress(queue.Empty):

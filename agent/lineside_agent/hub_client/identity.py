@@ -50,10 +50,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("lineside.agent.identity")
 
-LOOK_EVERY_S = 3600.0
+CHECK_EVERY_S = 3600.0
 """How often the certificate's life is looked at."""
 
-ASK_AGAIN_S = 60.0
+REQUEST_AGAIN_S = 60.0
 """After how long without an answer a request is sent again; the same request gets the same answer."""
 
 ENROLL_AGAIN_S = 5.0
@@ -87,7 +87,7 @@ class DeviceIdentity:
 
     def __init__(self, folder: Path, link: LinkConfig, device: str, clock: ClockFloor) -> None:
         self._folder = folder / "identity"
-        self._given = link
+        self._configured = link
         self._device = device
         self._clock = clock
         self._wake = threading.Event()
@@ -101,10 +101,10 @@ class DeviceIdentity:
             pair = self._folder / Path(serial).name
             self._read_pair(pair / "cert.pem", pair / "key.pem")
         except FileNotFoundError:
-            return self._given
+            return self._configured
         except (LinesideError, OSError, ValueError) as error:
             log.error("the renewed certificate can't be used, the one of agent.toml is: %s", error)
-            return self._given
+            return self._configured
         return self._with(pair)
 
     def received(self, _topic: str, payload: bytes) -> None:
@@ -135,7 +135,7 @@ class DeviceIdentity:
                 if str(known) != str(self.problem):
                     log.error("the certificate was not renewed: %s", known)
                 self.problem = known
-            self._wait(LOOK_EVERY_S, stop)
+            self._wait(CHECK_EVERY_S, stop)
 
     def due(self) -> bool:
         """Whether the certificate in use has less than a third of its life left."""
@@ -148,7 +148,7 @@ class DeviceIdentity:
 
     def _read_pair(self, certificate: Path, key: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
         public, private = read_certificate(certificate.read_bytes()), read_key(key.read_bytes())
-        authority = read_certificate(Path(str(self._given.ca)).read_bytes())
+        authority = read_certificate(Path(str(self._configured.ca)).read_bytes())
         check_issued(public, authority=authority, device=common_name(public.subject), key=private)
         return public, private
 
@@ -171,15 +171,15 @@ class DeviceIdentity:
         while not stop.is_set():
             if client.connected:
                 client.publish(topics.certificate_request(self._device), encode(request))
-            self._wait(ASK_AGAIN_S, stop)
+            self._wait(REQUEST_AGAIN_S, stop)
             answer = self._answers.get(digest)
             if answer is not None:
-                self._take(answer, key)
+                self._install(answer, key)
                 client.use(self.config())
                 return
 
-    def _take(self, answer: CertificateAnswer, key: ec.EllipticCurvePrivateKey) -> None:
-        pem = issued_pem(answer, authority=Path(str(self._given.ca)).read_bytes(), device=self._device, key=key)
+    def _install(self, answer: CertificateAnswer, key: ec.EllipticCurvePrivateKey) -> None:
+        pem = issued_pem(answer, authority=Path(str(self._configured.ca)).read_bytes(), device=self._device, key=key)
         serial = f"{read_certificate(pem).serial_number:x}"
         pair = self._folder / serial
         pair.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -193,7 +193,7 @@ class DeviceIdentity:
                 shutil.rmtree(old, ignore_errors=True)
 
     def _with(self, pair: Path) -> LinkConfig:
-        return msgspec.structs.replace(self._given, certificate=str(pair / "cert.pem"), key=str(pair / "key.pem"))
+        return msgspec.structs.replace(self._configured, certificate=str(pair / "cert.pem"), key=str(pair / "key.pem"))
 
 
 def final(answer: CertificateAnswer) -> bool:
@@ -221,7 +221,7 @@ def enroll(
     *,
     url: str | None = None,
     timeout_s: float = 120.0,
-    say: Callable[[str], None] = log.info,
+    progress: Callable[[str], None] = log.info,
 ) -> LinkConfig:
     """Asks for this device's first certificate; the private key is made here and never leaves.
 
@@ -230,7 +230,7 @@ def enroll(
         folder: Gets ``ca.pem``, ``cert.pem``, ``key.pem`` and ``root.json``; made if it is not there.
         url: Of the broker, instead of the token's.
         timeout_s: How long to wait, also for a person at the hub.
-        say: Told what is waited for.
+        progress: Told what is waited for.
 
     Returns:
         The ``[link]`` table that the device's ``agent.toml`` needs.
@@ -252,7 +252,7 @@ def enroll(
         config = LinkConfig(
             url=url or token.url, site=token.site, ca=str(folder / "ca.pem"), certificate=certificate, key=claim_key
         )
-        pem = _ask(token, config, key, clock=clock, timeout_s=timeout_s, say=say)
+        pem = _ask(token, config, key, clock=clock, timeout_s=timeout_s, progress=progress)
     write_atomic(folder / "root.json", token.root.encode())
     write_atomic(folder / "cert.pem", pem)
     return msgspec.structs.replace(config, certificate=str(folder / "cert.pem"), key=str(folder / "key.pem"))
@@ -312,7 +312,7 @@ def _ask(
     *,
     clock: ClockFloor,
     timeout_s: float,
-    say: Callable[[str], None],
+    progress: Callable[[str], None],
 ) -> bytes:
     topics = Topics(token.site)
     request = make_request(token.device, key, signer=f"token:{token.id}", by=read_key(token.key.encode()))
@@ -334,7 +334,7 @@ def _ask(
     client.start()
     ask_at = time.monotonic()
     deadline = ask_at + timeout_s
-    told = ""
+    reported = ""
     try:
         while (now := time.monotonic()) < deadline:
             if client.connected and now >= ask_at:
@@ -343,13 +343,13 @@ def _ask(
             if arrived.wait(0.2):
                 return issued_pem(last[0], authority=token.ca.encode(), device=token.device, key=key)
             state = _state(client, waits=waits.is_set())
-            if state != told:
-                told = state
-                say(state)
+            if state != reported:
+                reported = state
+                progress(state)
     finally:
         client.close()
     raise FetchError(
-        f"no certificate within {timeout_s:g} s: {told or 'no answer'}", action="Run it again: it goes on."
+        f"no certificate within {timeout_s:g} s: {reported or 'no answer'}", action="Run it again: it goes on."
     )
 
 

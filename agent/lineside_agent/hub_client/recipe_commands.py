@@ -14,7 +14,7 @@ from lineside_runtime.errors import RecipeError
 log = logging.getLogger("lineside.agent")
 
 
-REMEMBERED = 1000
+COMMANDS_MAX = 1000
 """Commands that are not carried out again: who records the link could say an old one again."""
 
 
@@ -24,7 +24,7 @@ class RecipeCommands:
     Args:
         recipes: Who changes over.
         allowed: Whether ``agent.toml`` lets the hub do that.
-        publish: Sends an answer; what gets lost is asked for again.
+        publish: Sends an answer; what gets lost is command for again.
     """
 
     def __init__(self, recipes: Recipes, *, allowed: bool, publish: Callable[[bytes], object]) -> None:
@@ -40,28 +40,28 @@ class RecipeCommands:
         Raises:
             BadInputFormatError: It is none.
         """
-        asked = decode(payload, RecipeCommand)
+        command = decode(payload, RecipeCommand)
         with self._lock:
-            known, answer = asked.id in self._answers, self._answers.get(asked.id)
+            known, answer = command.id in self._answers, self._answers.get(command.id)
             if not known:
-                self._answers[asked.id] = None
-            while len(self._answers) > REMEMBERED:
+                self._answers[command.id] = None
+            while len(self._answers) > COMMANDS_MAX:
                 del self._answers[next(iter(self._answers))]
         if known and answer is not None:
             self._publish(encode(answer))
         elif not known:
-            self._carry_out(asked)
+            self._carry_out(command)
 
-    def _carry_out(self, asked: RecipeCommand) -> None:
+    def _carry_out(self, command: RecipeCommand) -> None:
         if not self._allowed:
             error = RecipeError(
                 "the hub may not change this device's recipe",
                 action="Set recipe_from_hub = true in its agent.toml, where the line's own control need not be asked.",
             )
-            log.warning("recipe %s, asked for by the hub, is refused: %s", asked.recipe, error.message)
-            self._done(asked.id, str(error))
+            log.warning("recipe %s, requested by the hub, is refused: %s", command.recipe, error.message)
+            self._done(command.id, str(error))
             return
-        answer = SelectRecipe(asked.recipe, "the hub", lambda error: self._done(asked.id, error))
+        answer = SelectRecipe(command.recipe, "the hub", lambda error: self._done(command.id, error))
         self._recipes.select(answer)
 
     def _done(self, command: str, error: str) -> None:

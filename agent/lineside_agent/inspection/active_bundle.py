@@ -13,15 +13,15 @@ from collections.abc import Iterator
 from lineside_agent.inspection.loaded_bundle import LoadedBundle
 
 
-class ActiveInspector:
+class ActiveBundle:
     """Holds at most one loaded bundle."""
 
     def __init__(self) -> None:
         self._loaded: LoadedBundle | None = None
         self._in_use: list[LoadedBundle] = []
         self._changed = threading.Condition()
-        self._good = 0
-        self._broken = ""
+        self._good_frames = 0
+        self._failure = ""
 
     @property
     def loaded(self) -> LoadedBundle | None:
@@ -43,7 +43,7 @@ class ActiveInspector:
         """
         with self._changed:
             old, self._loaded = self._loaded, loaded
-            self._good, self._broken = 0, ""
+            self._good_frames, self._failure = 0, ""
             self._changed.notify_all()
             self._changed.wait_for(lambda: all(used is loaded for used in self._in_use))
             return old
@@ -71,19 +71,19 @@ class ActiveInspector:
         finally:
             if used is not None:
                 with self._changed:
-                    self._give_back(used)
+                    self._release(used)
                     self._changed.notify_all()
 
-    def _give_back(self, used: LoadedBundle) -> None:
+    def _release(self, used: LoadedBundle) -> None:
         """One use less; by identity, as two bundles that are equal may be open at once."""
         del self._in_use[next(place for place, each in enumerate(self._in_use) if each is used)]
 
-    def judged(self, loaded: LoadedBundle, reason: str) -> None:
+    def note_result(self, loaded: LoadedBundle, reason: str) -> None:
         """Notes how a frame went, for the health check."""
         with self._changed:
             if loaded is self._loaded:
-                self._good += not reason
-                self._broken = self._broken or reason
+                self._good_frames += not reason
+                self._failure = self._failure or reason
                 self._changed.notify_all()
 
     def watch(self, frames: int, timeout_s: float) -> tuple[str, bool]:
@@ -93,5 +93,5 @@ class ActiveInspector:
             Empty or why a frame failed; and whether there were enough good ones.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._good >= frames or bool(self._broken), timeout_s)
-            return self._broken, self._good >= frames
+            self._changed.wait_for(lambda: self._good_frames >= frames or bool(self._failure), timeout_s)
+            return self._failure, self._good_frames >= frames

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from lineside_agent.inspection.faster_variant import Fast
+from lineside_agent.inspection.faster_variant import FasterVariant
 from lineside_agent.inspection.loaded_bundle import LoadedBundle
 from lineside_models.frame import Frame
 
@@ -38,7 +38,7 @@ class DeadlinePolicy:
         self.hurried = 0
         self._lock = threading.Lock()
         self._left_s = left_s
-        self._of: LoadedBundle | None = None
+        self._bundle: LoadedBundle | None = None
         self._mean_s = 0.0
         self._deviation_s = 0.0
 
@@ -61,9 +61,9 @@ class DeadlinePolicy:
         with self._lock:
             return self._choose(loaded, loaded.fast, frame, frames_left)
 
-    def _choose(self, loaded: LoadedBundle, faster: Fast, frame: Frame, frames_left: int) -> bool:
-        if loaded is not self._of:
-            self._of, self._mean_s, self._deviation_s = loaded, faster.usual_ms / 1000, 0.0
+    def _choose(self, loaded: LoadedBundle, faster: FasterVariant, frame: Frame, frames_left: int) -> bool:
+        if loaded is not self._bundle:
+            self._bundle, self._mean_s, self._deviation_s = loaded, faster.usual_ms / 1000, 0.0
         if self.always:
             return True
         left_s = self._left_s(frame.sequence)
@@ -73,7 +73,7 @@ class DeadlinePolicy:
         self._mean_s, self._deviation_s = FORGET * self._mean_s, FORGET * self._deviation_s
         return True
 
-    def took(self, seconds: float, *, fast: bool) -> None:
+    def learn(self, seconds: float, *, fast: bool) -> None:
         """Learns from a frame that was judged."""
         if fast:
             return

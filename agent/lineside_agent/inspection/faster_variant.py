@@ -25,7 +25,7 @@ GAIN = 0.8
 """A variant that needs more than this share of the other's time isn't worth its memory."""
 
 
-class Fast(NamedTuple):
+class FasterVariant(NamedTuple):
     """The faster variant.
 
     Attributes:
@@ -48,7 +48,7 @@ def load_faster(
     rules: InspectConfig,
     degrade: DegradeConfig | None,
     by_camera: Mapping[str, InspectConfig],
-) -> Fast | None:
+) -> FasterVariant | None:
     """Loads the faster variant; ``None`` if none is wanted or the bundle has none.
 
     Raises:
@@ -70,7 +70,7 @@ def load_faster(
     try:
         session.warm_up()
         cameras = {name: Inspector(session, rules=own) for name, own in by_camera.items()}
-        return Fast(session, Inspector(session, rules=rules), usual_ms, cameras)
+        return FasterVariant(session, Inspector(session, rules=rules), usual_ms, cameras)
     except BaseException:
         session.close()
         raise

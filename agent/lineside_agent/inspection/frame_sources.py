@@ -17,15 +17,15 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from lineside_agent.cameras import Given, LostFrame, Shot, opened
-from lineside_agent.inspection.views import Views, source_of
+from lineside_agent.cameras import LostFrame, RawShot, Shot, decoded
+from lineside_agent.inspection.views import Views, joint_source
 
 LOOK_S = 0.2
 """How often a wait looks whether the agent stops."""
 
 
 @dataclasses.dataclass(slots=True)
-class _Wanted:
+class _FrameRequest:
     since_s: float
     shot: Shot | None = None
 
@@ -42,7 +42,7 @@ class TriggeredFrames:
     def __init__(self, stop: threading.Event, *, frame_delay_s: float = 0.0) -> None:
         self._stop = stop
         self._frame_delay_s = frame_delay_s
-        self._wanted: collections.OrderedDict[int, _Wanted] = collections.OrderedDict()
+        self._requests: collections.OrderedDict[int, _FrameRequest] = collections.OrderedDict()
         self._ended = False
         self._changed = threading.Condition()
 
@@ -51,13 +51,13 @@ class TriggeredFrames:
         """Whether the camera will give no more frames."""
         return self._ended
 
-    def want(self, number: int, at_s: float) -> None:
+    def request(self, number: int, at_s: float) -> None:
         """A part was triggered."""
         with self._changed:
-            self._wanted[number] = _Wanted(at_s + self._frame_delay_s)
+            self._requests[number] = _FrameRequest(at_s + self._frame_delay_s)
             self._changed.notify_all()
 
-    def grab(self, number: int, deadline_s: float) -> Shot | None:
+    def wait_for_frame(self, number: int, deadline_s: float) -> Shot | None:
         """Waits for a part's frame.
 
         Returns:
@@ -65,50 +65,50 @@ class TriggeredFrames:
             stops.
         """
         with self._changed:
-            while (wanted := self._wanted.get(number)) is not None:
+            while (request := self._requests.get(number)) is not None:
                 left_s = deadline_s - time.monotonic()
                 if left_s <= 0:
                     return None  # also with a frame: there is no time left to judge it
-                if wanted.shot is not None or self._ended or self._stop.is_set():
-                    return wanted.shot
+                if request.shot is not None or self._ended or self._stop.is_set():
+                    return request.shot
                 self._changed.wait(min(LOOK_S, left_s))
             return None
 
-    def wants(self, number: int) -> bool:
+    def is_open(self, number: int) -> bool:
         """Whether a part has no answer yet."""
         with self._changed:
-            return number in self._wanted
+            return number in self._requests
 
     def has_frame(self, number: int) -> bool:
         """Whether a part's frame has come."""
         with self._changed:
-            wanted = self._wanted.get(number)
-            return wanted is not None and wanted.shot is not None
+            request = self._requests.get(number)
+            return request is not None and request.shot is not None
 
-    def missing(self, number: int) -> str:
+    def missing_reason(self, number: int) -> str:
         """Says which frame has not come, for the record."""
         return "no frame of the camera"
 
     def forget(self, number: int) -> None:
-        """A part was answered: its frame is not wanted any more."""
+        """A part was answered: its frame is not request any more."""
         with self._changed:
-            self._wanted.pop(number, None)
+            self._requests.pop(number, None)
             self._changed.notify_all()
 
-    def put(self, shot: Given, *, wait: bool) -> bool:
+    def put(self, shot: RawShot, *, wait: bool) -> bool:
         """Takes a frame of the camera.
 
         Returns:
             True: that nobody wants a frame between two parts is no loss.
         """
         now_s = time.monotonic()
-        picture = opened(shot)  # here, so that it is ready when its trigger comes
+        picture = decoded(shot)  # here, so that it is ready when its trigger comes
         with self._changed:
             if wait:
-                self._wait(lambda: any(wanted.shot is None for wanted in self._wanted.values()))
-            for wanted in self._wanted.values():
-                if wanted.shot is None and (wait or wanted.since_s <= now_s):
-                    wanted.shot = picture
+                self._wait(lambda: any(request.shot is None for request in self._requests.values()))
+            for request in self._requests.values():
+                if request.shot is None and (wait or request.since_s <= now_s):
+                    request.shot = picture
                     if wait:
                         break
             self._changed.notify_all()
@@ -160,13 +160,13 @@ class PartFrames:
         """Whether one of the cameras will give no more frames."""
         return any(camera.ended for camera in self.cameras)
 
-    def want(self, number: int, at_s: float) -> None:
+    def request(self, number: int, at_s: float) -> None:
         """As `TriggeredFrames.want`, of every camera."""
         self._until_s[number] = at_s + self._frame_timeout_s
         for camera in self.cameras:
-            camera.want(number, at_s)
+            camera.request(number, at_s)
 
-    def grab(self, number: int, deadline_s: float) -> Views | None:
+    def wait_for_frame(self, number: int, deadline_s: float) -> Views | None:
         """Waits for a part's frames.
 
         Returns:
@@ -174,15 +174,15 @@ class PartFrames:
             was answered meanwhile, or the agent stops.
         """
         until_s = min(deadline_s, self._until_s.get(number, deadline_s))
-        shots = [camera.grab(number, until_s) for camera in self.cameras]
-        if self._stop.is_set() or not all(camera.wants(number) for camera in self.cameras):
+        shots = [camera.wait_for_frame(number, until_s) for camera in self.cameras]
+        if self._stop.is_set() or not all(camera.is_open(number) for camera in self.cameras):
             return None
         first = next((shot for shot in shots if shot is not None), None)
         part_id = f"trigger-{number}" if first is None else first.part_id
         seen = tuple(
             shot if shot is not None else self._lost(place, number, part_id) for place, shot in enumerate(shots)
         )
-        return Views(seen, source_of(self._names), number, part_id)
+        return Views(seen, joint_source(self._names), number, part_id)
 
     def _lost(self, place: int, number: int, part_id: str) -> LostFrame:
         reason = f"the camera gave no frame within {1000 * self._frame_timeout_s:.0f} ms of the trigger"
@@ -194,7 +194,7 @@ class PartFrames:
         """Whether all frames of a part have come."""
         return all(camera.has_frame(number) for camera in self.cameras)
 
-    def missing(self, number: int) -> str:
+    def missing_reason(self, number: int) -> str:
         """As `TriggeredFrames.missing`."""
         lacking = [name for name, one in zip(self._names, self.cameras, strict=True) if not one.has_frame(number)]
         return f"no frame of {', '.join(lacking)}"
@@ -232,11 +232,11 @@ class LatestFrame:
         self.least_period_s = 0.0
         self._taken_at_s = 0.0
         self._stop = stop
-        self._shot: Given | None = None
+        self._shot: RawShot | None = None
         self._ended = False
         self._changed = threading.Condition()
 
-    def put(self, shot: Given, *, wait: bool) -> bool:
+    def put(self, shot: RawShot, *, wait: bool) -> bool:
         """Takes a frame; it replaces one that nobody has taken.
 
         Returns:
@@ -249,7 +249,7 @@ class LatestFrame:
             self._changed.notify_all()
             return not replaces
 
-    def get(self) -> Given | None:
+    def get(self) -> RawShot | None:
         """Takes the latest frame; ``None`` when there will be no more, or when stopped."""
         with self._changed:
             while ((self._shot is None and not self._ended) or self._early_s() > 0) and not self._stop.is_set():
@@ -271,7 +271,7 @@ class LatestFrame:
             self._ended = True
             self._changed.notify_all()
 
-    def drain(self) -> list[Given]:
+    def drain(self) -> list[RawShot]:
         """Takes what is left, also when stopped."""
         with self._changed:
             shot, self._shot = self._shot, None

@@ -9,7 +9,7 @@ import msgspec
 
 from lineside_agent.config import CameraConfig, DegradeConfig, InspectConfig, rules_of
 from lineside_agent.deployment.machine import Slot
-from lineside_agent.inspection.faster_variant import Fast, load_faster
+from lineside_agent.inspection.faster_variant import FasterVariant, load_faster
 from lineside_agent.inspection.variant_selection import fastest_first
 from lineside_link.messages import BundleRef
 from lineside_models.frame import Frame
@@ -39,7 +39,7 @@ class LoadedBundle:
     session: Session
     inspector: Inspector
     recipe: str = ""
-    fast: Fast | None = None
+    fast: FasterVariant | None = None
     cameras: Mapping[str, Inspector] = dataclasses.field(default_factory=dict)
 
     def inspect(self, frame: Frame, *, fast: bool = False) -> Inspection:

@@ -26,13 +26,13 @@ from typing import Literal
 
 import cv2
 
-from lineside_agent.cameras import Given, LostFrame, Shot, opened
+from lineside_agent.cameras import LostFrame, RawShot, Shot, decoded
 from lineside_agent.health.result_statistics import ResultStatistics
-from lineside_agent.inspection.active_bundle import ActiveInspector
+from lineside_agent.inspection.active_bundle import ActiveBundle
 from lineside_agent.inspection.deadline_policy import DeadlinePolicy
 from lineside_agent.inspection.loaded_bundle import LoadedBundle
 from lineside_agent.inspection.reorder_buffer import ReorderBuffer
-from lineside_agent.inspection.views import Seen, Views, has_picture, put_together
+from lineside_agent.inspection.views import Capture, Views, has_picture, combine
 from lineside_agent.inspection.worker_pool import WorkerPool
 from lineside_agent.line_io import LineOutput, Signal
 from lineside_agent.line_io.codes import code_of
@@ -44,9 +44,9 @@ from lineside_runtime.errors import LinesideError
 
 log = logging.getLogger("lineside.pipeline")
 
-Record = Callable[[ResultRow, Seen | None], bool]
-Deliver = Callable[[ResultRow, Seen | None], object]
-Observe = Callable[[ResultRow, Seen | None], object]
+Record = Callable[[ResultRow, Capture | None], bool]
+Deliver = Callable[[ResultRow, Capture | None], object]
+Observe = Callable[[ResultRow, Capture | None], object]
 Verdict = Literal["pass", "reject", "fault"]
 
 _ENGINE_ERRORS = (LinesideError, cv2.error, ValueError, ArithmeticError, MemoryError, RuntimeError, LookupError)
@@ -99,8 +99,8 @@ class InspectionPipeline:
 
     def __init__(
         self,
-        take: Callable[[], Given | Views | None],
-        active: ActiveInspector,
+        take: Callable[[], RawShot | Views | None],
+        active: ActiveBundle,
         *,
         outputs: Sequence[LineOutput],
         record: Record,
@@ -118,7 +118,7 @@ class InspectionPipeline:
         self._outputs = outputs
         self._record = record
         self._stop = stop
-        self._deliver = deliver or self._tell_and_record
+        self._deliver = deliver or self._signal_and_record
         self._observe = observe
         self._deadline_policy = deadline_policy or DeadlinePolicy()
         self._summarize = summarize
@@ -130,19 +130,19 @@ class InspectionPipeline:
     def run(self) -> None:
         """Runs in the caller's thread until the source ends or it is stopped; any number of threads may."""
         while (taken := self._next()) is not None:
-            turn, given = taken
+            position, given = taken
             row = None
             try:
-                shot = given if isinstance(given, Views) else opened(given)
-                row = self._judge(shot)
+                shot = given if isinstance(given, Views) else decoded(given)
+                row = self._process(shot)
             finally:
                 if row is None:
-                    self._order.end(turn)
-            seen = None if isinstance(shot, LostFrame) else shot
-            if row is None or not self._order.tell(turn, functools.partial(self._tell_on, row, seen)):
+                    self._order.end(position)
+            capture = None if isinstance(shot, LostFrame) else shot
+            if row is None or not self._order.put(position, functools.partial(self._deliver_result, row, capture)):
                 return
 
-    def _next(self) -> tuple[int, Given | Views] | None:
+    def _next(self) -> tuple[int, RawShot | Views] | None:
         """The next frame and its place in the order; ``None`` at the end."""
         with self._taking:
             if not self._active.wait(self._stop) or (shot := self._take()) is None:
@@ -150,23 +150,23 @@ class InspectionPipeline:
             self.counts.taken += 1
             return self.counts.taken, shot
 
-    def _tell_on(self, row: ResultRow, seen: Seen | None) -> None:
-        self._deliver(row, seen)
+    def _deliver_result(self, row: ResultRow, capture: Capture | None) -> None:
+        self._deliver(row, capture)
         self._count(row)
         if self._observe is not None:
-            self._observe(row, seen)
+            self._observe(row, capture)
 
-    def _tell_and_record(self, row: ResultRow, seen: Seen | None) -> None:
-        code = code_of(row, has_frame=has_picture(seen, row))
+    def _signal_and_record(self, row: ResultRow, capture: Capture | None) -> None:
+        code = code_of(row, has_frame=has_picture(capture, row))
         signal = Signal(row.sequence, row.part_id, row.verdict, code, defects=self._summarize(row))
         for output in self._outputs:
             output.signal(signal)
         self._statistics.add(code, row, row.latency_ms / 1000)
-        self._record(row, seen)
+        self._record(row, capture)
 
-    def abandon(self, shots: Iterable[Given]) -> None:
+    def abandon(self, shots: Iterable[RawShot]) -> None:
         """Records frames of a live camera that nobody will judge any more, since the agent stops."""
-        for shot in map(opened, shots):
+        for shot in map(decoded, shots):
             row = _fault(shot, "the agent was stopped before this frame was judged", recipe=self._active.recipe)
             self._record(row, shot if isinstance(shot, Frame) else None)
             self._count(row)
@@ -175,32 +175,32 @@ class InspectionPipeline:
         """Ends its threads, when nobody runs it any more."""
         self._pool.close()
 
-    def _judge(self, shot: Shot | Views) -> ResultRow | None:
+    def _process(self, shot: Shot | Views) -> ResultRow | None:
         if isinstance(shot, LostFrame):
-            return self._lost(shot)
+            return self._lost_result(shot)
         while True:
             with self._active.use() as loaded:
                 if loaded is not None:
-                    return self._judge_by(loaded, shot)
+                    return self._inspect_with(loaded, shot)
             # The bundle was taken away after this frame was taken: the frame waits for the next bundle.
             if not self._active.wait(self._stop):
                 return None  # stopped: it has no record, so a finite source gives it again
 
-    def _judge_by(self, loaded: LoadedBundle, shot: Shot | Views) -> ResultRow:
+    def _inspect_with(self, loaded: LoadedBundle, shot: Shot | Views) -> ResultRow:
         if not isinstance(shot, Views):
-            return self._judge_one(loaded, shot)
+            return self._inspect_shot(loaded, shot)
         started_s = time.perf_counter()
         count, size = len(shot.shots), self._pool.size
         # Those that are still to be judged in front of the last one's verdict, this one among them.
         left = [math.ceil((count - place) / size) for place in range(count)]
         pieces = tuple(zip(shot.shots, left, strict=True))
-        rows = self._pool.do(lambda piece: self._judge_one(loaded, *piece), pieces)
-        return put_together(shot, rows, 1000 * (time.perf_counter() - started_s))
+        rows = self._pool.map(lambda piece: self._inspect_shot(loaded, *piece), pieces)
+        return combine(shot, rows, 1000 * (time.perf_counter() - started_s))
 
-    def _judge_one(self, loaded: LoadedBundle, shot: Shot, frames_left: int = 1) -> ResultRow:
-        return self._lost(shot) if isinstance(shot, LostFrame) else self._inspect(loaded, shot, frames_left)
+    def _inspect_shot(self, loaded: LoadedBundle, shot: Shot, frames_left: int = 1) -> ResultRow:
+        return self._lost_result(shot) if isinstance(shot, LostFrame) else self._inspect(loaded, shot, frames_left)
 
-    def _lost(self, shot: LostFrame) -> ResultRow:
+    def _lost_result(self, shot: LostFrame) -> ResultRow:
         log.error("part %r is a fault: %s: %s", shot.part_id, shot.source, shot.reason)
         return _fault(shot, shot.reason, recipe=self._active.recipe)
 
@@ -211,11 +211,11 @@ class InspectionPipeline:
             inspection = loaded.inspect(frame, fast=fast)
         except _ENGINE_ERRORS as error:
             log.error("part %r is a fault: %s", frame.part_id, error, exc_info=not isinstance(error, LinesideError))
-            self._active.judged(loaded, str(error))
+            self._active.note_result(loaded, str(error))
             return _fault(frame, str(error), loaded, recipe=loaded.recipe)
-        self._active.judged(loaded, "")
+        self._active.note_result(loaded, "")
         took_s = time.perf_counter() - started_s
-        self._deadline_policy.took(took_s, fast=fast)
+        self._deadline_policy.learn(took_s, fast=fast)
         return _row(inspection, 1000 * took_s, loaded)
 
     def _count(self, row: ResultRow) -> None:

@@ -46,7 +46,7 @@ VALUES_MAX = 1 << 26
 
 TIMEOUT_S = 900.0
 _LOOK_S = 0.2
-_WORDS_MAX = 300
+_MESSAGE_MAX = 300
 _FAILED = 3
 
 
@@ -61,24 +61,24 @@ def time_in_child(
     Raises:
         EngineCrashedError: The process ended by itself.
         EngineError: It doesn't end; it was killed.
-        LinesideError: Nothing here runs the bundle, or it is damaged; in the process's own words.
+        LinesideError: Nothing here runs the bundle, or it is damaged; in the process's own command.
         lineside_link.transfer.pull_window.FetchStopped: Asked to.
     """
-    words = [sys.executable, "-m", "lineside_agent.inspection.variant_timing", str(folder), str(rounds)]
+    command = [sys.executable, "-m", "lineside_agent.inspection.variant_timing", str(folder), str(rounds)]
     child = subprocess.Popen(
-        [*words, *(msgspec.json.encode(value).decode() for value in (shapes, inspect))],
+        [*command, *(msgspec.json.encode(value).decode() for value in (shapes, inspect))],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         start_new_session=True,
     )
     try:
-        out, said = _wait(child, should_stop)
+        out, errors = _wait(child, should_stop)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
         child.communicate()
-    last = (said.decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1][:_WORDS_MAX]
+    last = (errors.decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1][:_MESSAGE_MAX]
     if child.returncode == _FAILED:
         raise EngineError(last, action="Correct what the message names; what runs on the device goes on running.")
     if child.returncode:
@@ -111,9 +111,9 @@ def time_in_turn(bundle: Bundle, config: Config, rounds: int, shapes: Shapes = (
         NoDeviceError: Nothing here runs any of them.
     """
     inputs = [_noise(bundle.manifest, one) for one in shapes or (None,)]
-    whys: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     loaded: dict[str, tuple[str, Executable]] = {}
-    taken: dict[str, list[tuple[float, ...]]] = {}
+    times_ms: dict[str, list[tuple[float, ...]]] = {}
     with contextlib.ExitStack() as stack:
         for variant in bundle.manifest.variants:
             alone = only(bundle, variant)
@@ -125,23 +125,23 @@ def time_in_turn(bundle: Bundle, config: Config, rounds: int, shapes: Shapes = (
                 stack.callback(executable.close)
                 executable.run(inputs[0])
             except LinesideError as error:
-                whys[variant.name] = str(error)
+                reasons[variant.name] = str(error)
             else:
                 loaded[variant.name] = (str(candidate), executable)
-                taken[variant.name] = []
+                times_ms[variant.name] = []
         if not loaded:
-            actual = "; ".join(f"{name}: {why}" for name, why in whys.items())
+            actual = "; ".join(f"{name}: {why}" for name, why in reasons.items())
             raise NoDeviceError(f"nothing here runs {bundle.manifest.identity}", actual=actual)
         started_s = time.monotonic()
         for turn in range(rounds):
             for name in list(loaded) if turn % 2 else list(loaded)[::-1]:
-                taken[name].append(tuple(time_calls(loaded[name][1], one, warm=1, calls=CALLS) for one in inputs))
+                times_ms[name].append(tuple(time_calls(loaded[name][1], one, warm=1, calls=CALLS) for one in inputs))
             if turn + 1 >= LEAST_ROUNDS and time.monotonic() - started_s > LONG_S:
                 break
     return tuple(
-        VariantTimes(variant=name, device=loaded[name][0], rounds_ms=tuple(taken[name]))
+        VariantTimes(variant=name, device=loaded[name][0], rounds_ms=tuple(times_ms[name]))
         if name in loaded
-        else VariantTimes(variant=name, why=whys[name])
+        else VariantTimes(variant=name, why=reasons[name])
         for name in (variant.name for variant in bundle.manifest.variants)
     )
 

@@ -39,16 +39,16 @@ class Views:
         return min(shot.captured_at_ns for shot in self.shots)
 
 
-Seen = Frame | Views
+Capture = Frame | Views
 """What a verdict is about."""
 
 
-def source_of(names: Sequence[str]) -> str:
+def joint_source(names: Sequence[str]) -> str:
     """Returns what the records call the cameras of a part together."""
     return "+".join(names)
 
 
-def put_together(part: Views, rows: Sequence[ResultRow], latency_ms: float) -> ResultRow:
+def combine(part: Views, rows: Sequence[ResultRow], latency_ms: float) -> ResultRow:
     """Returns the part's record."""
     decided = min(rows, key=_rank)
     errors = "; ".join(f"{row.source}: {row.error}" for row in rows if row.error)
@@ -86,22 +86,22 @@ def _view(row: ResultRow) -> View:
     )
 
 
-def frames_of(seen: Seen | None, row: ResultRow) -> tuple[Frame, ...]:
+def frames_of(capture: Capture | None, row: ResultRow) -> tuple[Frame, ...]:
     """Returns the images of a part, that of the camera that decided first."""
-    if seen is None or isinstance(seen, Frame):
-        return () if seen is None else (seen,)
-    order = sorted(range(len(seen.shots)), key=lambda place: place != _decisive(row))
-    return tuple(shot for place in order if isinstance(shot := seen.shots[place], Frame))
+    if capture is None or isinstance(capture, Frame):
+        return () if capture is None else (capture,)
+    order = sorted(range(len(capture.shots)), key=lambda place: place != _decisive(row))
+    return tuple(shot for place in order if isinstance(shot := capture.shots[place], Frame))
 
 
-def has_picture(seen: Seen | None, row: ResultRow) -> bool:
+def has_picture(capture: Capture | None, row: ResultRow) -> bool:
     """Returns whether there was a picture to judge; of several cameras, from the one that decided."""
-    if isinstance(seen, Views):
-        return isinstance(seen.shots[_decisive(row)], Frame)
-    return seen is not None
+    if isinstance(capture, Views):
+        return isinstance(capture.shots[_decisive(row)], Frame)
+    return capture is not None
 
 
 def _decisive(row: ResultRow) -> int:
     """The place of the camera that decided."""
-    told = (row.verdict, row.unsure)
-    return next((place for place, view in enumerate(row.views) if (view.verdict, view.unsure) == told), 0)
+    verdict = (row.verdict, row.unsure)
+    return next((place for place, view in enumerate(row.views) if (view.verdict, view.unsure) == verdict), 0)

@@ -31,7 +31,7 @@ class WorkerPool:
         self._started = False
         self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
 
-    def do(self, work: Callable[[T], R], pieces: Sequence[T]) -> list[R]:
+    def map(self, work: Callable[[T], R], pieces: Sequence[T]) -> list[R]:
         """Returns what ``work`` returns for each piece, in their order, when all have ended.
 
         Raises:
@@ -40,7 +40,7 @@ class WorkerPool:
         if self.size == 1 or len(pieces) == 1:
             return [work(piece) for piece in pieces]
         self._start()
-        futures = [self._given(work, piece) for piece in pieces]
+        futures = [self._submit(work, piece) for piece in pieces]
         wait(futures)
         return [future.result() for future in futures]
 
@@ -60,7 +60,7 @@ class WorkerPool:
             for _ in range(self.size):
                 threading.Thread(target=self._run, name=self._name, daemon=True).start()
 
-    def _given(self, work: Callable[[T], R], piece: T) -> Future[R]:
+    def _submit(self, work: Callable[[T], R], piece: T) -> Future[R]:
         future: Future[R] = Future()
 
         def run() -> None:

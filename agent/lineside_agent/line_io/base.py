@@ -200,11 +200,11 @@ class LinePort(LineOutput):
     def listen(self, post: Post) -> None:
         """As `LineOutput.listen`."""
         self._post = post
-        self._begin()
+        self._start()
 
     def signal(self, signal: Signal) -> bool:
         """As `LineOutput.signal`; what is told while there is no connection is missed."""
-        self._begin()
+        self._start()
         self._send(signal)
         done = self.connected
         self.sent += done
@@ -218,16 +218,16 @@ class LinePort(LineOutput):
         if self._thread is not None:
             self._thread.join(5.0)
 
-    def _say(self, event: Event | SelectRecipe, at_s: float | None = None) -> None:
+    def _post_event(self, event: Event | SelectRecipe, at_s: float | None = None) -> None:
         if self._post is not None:
             self._post(event, time.monotonic() if at_s is None else at_s)
 
-    def _begin(self) -> None:
+    def _start(self) -> None:
         if self._thread is None and not self._closing.is_set():
-            self._thread = threading.Thread(target=self._keep, name=self.name, daemon=True)
+            self._thread = threading.Thread(target=self._serve_until_closed, name=self.name, daemon=True)
             self._thread.start()
 
-    def _keep(self) -> None:
+    def _serve_until_closed(self) -> None:
         pause_s = PAUSE_MIN_S
         while not self._closing.is_set():
             started_s = time.monotonic()

@@ -232,7 +232,7 @@ class SelectRecipe:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Begin:
+class BeginPart:
     """Take a frame and judge it.
 
     Attributes:
@@ -296,18 +296,18 @@ class LineState:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Show:
+class ShowState:
     """Set the levels."""
 
     state: LineState
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Say:
+class LogLine:
     """Tell people."""
 
     text: str
     is_error: bool = True
 
 
-Action = Begin | TriggerAnswer | Show | Say
+Action = BeginPart | TriggerAnswer | ShowState | LogLine

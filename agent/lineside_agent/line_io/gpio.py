@@ -138,7 +138,7 @@ class Gpio(LinePort):
                 rising = edge.event_type is gpiod.EdgeEvent.Type.RISING_EDGE
                 event = event_of(names[edge.line_offset], rising, self.name)
                 if event is not None:
-                    self._say(event, edge.timestamp_ns / 1e9)
+                    self._post_event(event, edge.timestamp_ns / 1e9)
 
     def _set(self) -> None:
         """Sets all outputs; under the lock."""

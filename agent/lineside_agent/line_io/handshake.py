@@ -39,7 +39,7 @@ from lineside_agent.line_io.events import (
     STARTING,
     Action,
     Availability,
-    Begin,
+    BeginPart,
     ChallengeAsked,
     Code,
     DefectSummary,
@@ -47,14 +47,14 @@ from lineside_agent.line_io.events import (
     Event,
     Fault,
     LineState,
+    LogLine,
     PartAcknowledged,
     PartJudged,
     RecipeRefused,
     RecipeRuns,
     ResetPressed,
     Retiring,
-    Say,
-    Show,
+    ShowState,
     Stopped,
     Tick,
     TriggerAnswer,
@@ -128,7 +128,7 @@ class HandshakeCounts:
 
 @dataclasses.dataclass(slots=True)
 class _Part:
-    begin: Begin
+    begin: BeginPart
     event: Triggered
     challenge: bool
     code: Code | None = None
@@ -260,7 +260,7 @@ class Handshake:
             return
         if bad := event.malformed or part_id_problem(event.part_id):
             event = dataclasses.replace(event, part_id="", malformed=bad)
-        begin = Begin(self._next_number, event.part_id, now_s, now_s + self._settings.deadline_s)
+        begin = BeginPart(self._next_number, event.part_id, now_s, now_s + self._settings.deadline_s)
         self._next_number += 1
         self.counts.triggers += 1
         part = _Part(begin, event, challenge=self.challenge_left > 0)
@@ -296,7 +296,7 @@ class Handshake:
             actions.append(part.begin)
             return
         self.counts.refused += 1
-        actions.append(Say(f"trigger {part.begin.number} is answered with reject, {part.code.name}: {part.reason}"))
+        actions.append(LogLine(f"trigger {part.begin.number} is answered with reject, {part.code.name}: {part.reason}"))
 
     def _busy_reason(self) -> str:
         waiting = self._result_valid + len(self._results) if self._settings.acknowledge else 0
@@ -311,7 +311,7 @@ class Handshake:
                     part.code, part.defects = event.code, event.defects
                 return  # else it is late, and `_pass_time` says so
         self.counts.too_late += 1
-        actions.append(Say(f"the verdict on trigger {event.number} came after its answer and is dropped"))
+        actions.append(LogLine(f"the verdict on trigger {event.number} came after its answer and is dropped"))
 
     def _acknowledged(self, event: PartAcknowledged) -> None:
         self._acknowledging = event.on
@@ -320,12 +320,12 @@ class Handshake:
 
     def _reset(self, actions: list[Action]) -> None:
         if self.fault:
-            actions.append(Say(f"the fault {self.fault.name} was reset", is_error=False))
+            actions.append(LogLine(f"the fault {self.fault.name} was reset", is_error=False))
         self.fault, self._late_in_a_row = Fault.NONE, 0
 
     def _begin_challenge(self, actions: list[Action]) -> None:
         self.challenge_left = self._settings.challenge_parts
-        actions.append(Say(f"a challenge begins: {self.challenge_left} parts must be rejected", is_error=False))
+        actions.append(LogLine(f"a challenge begins: {self.challenge_left} parts must be rejected", is_error=False))
 
     def _available(self, event: Availability, actions: list[Action]) -> None:
         if event.problem != self.problem:
@@ -335,7 +335,7 @@ class Handshake:
                 text = f"still not ready: {held}"
             is_start = (self.problem, event.problem) == (STARTING, NO_BUNDLE)
             is_planned = is_start or event.problem.startswith(CHANGING_OVER)
-            actions.append(Say(text, is_error=bool(event.problem) and not is_planned))
+            actions.append(LogLine(text, is_error=bool(event.problem) and not is_planned))
         self.problem = event.problem
 
     def _held_reason(self) -> str:
@@ -443,7 +443,7 @@ class Handshake:
     def _set_fault(self, fault: Fault, text: str, actions: list[Action]) -> None:
         if not self.fault:
             self.fault = fault
-            actions.append(Say(f"fault: {text}; the line must be reset by the operator"))
+            actions.append(LogLine(f"fault: {text}; the line must be reset by the operator"))
 
     # What is shown.
 
@@ -473,7 +473,7 @@ class Handshake:
         )
         if state != self._shown:
             self._shown = state
-            actions.append(Show(state))
+            actions.append(ShowState(state))
 
     def _has_room(self) -> bool:
         waiting = len(self._open) + (self._result_valid + len(self._results) if self._settings.acknowledge else 0)

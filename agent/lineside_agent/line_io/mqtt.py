@@ -56,7 +56,7 @@ class MqttLine(LineOutput):
     def __init__(self, link: LinkConfig, topic: str, *, client_id: str) -> None:
         super().__init__(f"mqtt {topic}")
         self._topic = topic
-        self._state = _said(LineState())
+        self._state = _state_payload(LineState())
         self._client = LinkClient(link, client_id, will=(f"{topic}/state", self._state))
         self._lock = threading.Lock()
         self._started = False
@@ -72,7 +72,7 @@ class MqttLine(LineOutput):
     def signal(self, signal: Signal) -> bool:
         """As `LineOutput.signal`."""
         self._begin()
-        said = {
+        payload = {
             "v": 1,
             "number": signal.sequence,
             "part_id": signal.part_id,
@@ -82,16 +82,16 @@ class MqttLine(LineOutput):
             "took_ms": round(signal.took_ms, 3),
             **defect_fields(signal),
         }
-        done = self._client.publish(f"{self._topic}/result", json.dumps(said).encode())
+        done = self._client.publish(f"{self._topic}/result", json.dumps(payload).encode())
         self.sent += done
         self.missed += not done
         return done
 
     def show(self, state: LineState) -> None:
         """As `LineOutput.show`."""
-        said = _said(state)
-        if said != self._state:
-            self._state = said
+        payload = _state_payload(state)
+        if payload != self._state:
+            self._state = payload
             self._publish_state()
 
     def listen(self, post: Post) -> None:
@@ -100,7 +100,7 @@ class MqttLine(LineOutput):
         self._client.subscribe(f"{self._topic}/trigger", self._triggered)
         self._client.subscribe(f"{self._topic}/reset", lambda *_: post(ResetPressed(), time.monotonic()))
         self._client.subscribe(f"{self._topic}/challenge", lambda *_: post(ChallengeAsked(), time.monotonic()))
-        self._client.subscribe(f"{self._topic}/recipe", self._recipe_asked, retained=self._recipe_kept)
+        self._client.subscribe(f"{self._topic}/recipe", self._recipe_selected, retained=self._retained_recipe)
         self._client.on_connect(self._publish_state)
         self._begin()
 
@@ -115,7 +115,7 @@ class MqttLine(LineOutput):
         with self._lock:
             if self._started:
                 self._started = False
-                self._client.close(last=(f"{self._topic}/state", _said(LineState())))
+                self._client.close(last=(f"{self._topic}/state", _state_payload(LineState())))
 
     def _close(self) -> None:
         """Not used: `close` ends the link."""
@@ -145,14 +145,14 @@ class MqttLine(LineOutput):
         if self._post is not None:
             self._post(Triggered(self.name, given.part_id, given.tag), at_s)
 
-    def _recipe_kept(self, topic: str, payload: bytes) -> None:
+    def _retained_recipe(self, topic: str, payload: bytes) -> None:
         """In the link's handler thread: a reconnection must not bring back what was asked for before it."""
         if payload == self._last_recipe:
             log.info("%s: %r is retained and was asked for before; nothing changes", topic, payload[:200])
         else:
-            self._recipe_asked(topic, payload)
+            self._recipe_selected(topic, payload)
 
-    def _recipe_asked(self, topic: str, payload: bytes) -> None:
+    def _recipe_selected(self, topic: str, payload: bytes) -> None:
         """In the link's handler thread."""
         self._last_recipe = payload
         try:
@@ -164,9 +164,9 @@ class MqttLine(LineOutput):
             self._post(SelectRecipe(given.recipe, self.name), time.monotonic())
 
 
-def _said(state: LineState) -> bytes:
+def _state_payload(state: LineState) -> bytes:
     fault: Fault = state.fault
-    said = {
+    payload = {
         "v": 1,
         "ready": state.ready,
         "busy": state.busy,
@@ -174,4 +174,4 @@ def _said(state: LineState) -> bytes:
         "challenge": state.challenge,
         "recipe": state.recipe,
     }
-    return json.dumps(said).encode()
+    return json.dumps(payload).encode()

@@ -26,23 +26,23 @@ import msgspec
 from lineside_agent.cameras import Shot
 from lineside_agent.health.result_statistics import ResultStatistics
 from lineside_agent.inspection.frame_sources import PartFrames, TriggeredFrames
-from lineside_agent.inspection.views import Seen, Views, has_picture
+from lineside_agent.inspection.views import Capture, Views, has_picture
 from lineside_agent.line_io.base import LineOutput, Signal
 from lineside_agent.line_io.codes import code_of
 from lineside_agent.line_io.events import (
     NO_DEFECTS,
     Action,
     Availability,
-    Begin,
+    BeginPart,
     Code,
     DefectSummary,
     Event,
     LineState,
+    LogLine,
     PartJudged,
     Retiring,
-    Say,
     SelectRecipe,
-    Show,
+    ShowState,
     Stopped,
     Tick,
     TriggerAnswer,
@@ -123,7 +123,7 @@ class TriggerController:
         *,
         frames: TriggeredFrames | PartFrames,
         outputs: Sequence[LineOutput],
-        record: Callable[[ResultRow, Seen | None], object],
+        record: Callable[[ResultRow, Capture | None], object],
         source: str,
         problem: Callable[[], str],
         stop: threading.Event,
@@ -151,8 +151,8 @@ class TriggerController:
         self._stop = stop
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
-        self._begun: collections.deque[Begin] = collections.deque()
-        self._judged: dict[int, tuple[ResultRow, Seen | None]] = {}
+        self._begun: collections.deque[BeginPart] = collections.deque()
+        self._judged: dict[int, tuple[ResultRow, Capture | None]] = {}
         self._triggered_at_ns: dict[int, int] = {}
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
@@ -175,9 +175,9 @@ class TriggerController:
             self._select(event)  # not under the lock: it may come back here at once
         with self._changed:
             if isinstance(event, (Triggered, SelectRecipe)):
-                self._do(self.machine.step(Availability(self._problem()), at_s))
+                self._execute(self.machine.step(Availability(self._problem()), at_s))
             if not isinstance(event, SelectRecipe):
-                self._do(self.machine.step(event, at_s))
+                self._execute(self.machine.step(event, at_s))
             self._changed.notify_all()
         os.eventfd_write(self._wake, 1)
 
@@ -201,19 +201,19 @@ class TriggerController:
             ``None`` at the end.
         """
         while (begin := self._next_begun()) is not None:
-            shot = self.frames.grab(begin.number, begin.deadline_s)
+            shot = self.frames.wait_for_frame(begin.number, begin.deadline_s)
             if shot is not None:
                 return _for_part(shot, begin)
             if self.frames.ended and self.machine.is_open(begin.number):
                 self.post(PartJudged(begin.number, Code.NO_FRAME), time.monotonic())
         return None
 
-    def deliver(self, row: ResultRow, frame: Seen | None) -> None:
+    def deliver(self, row: ResultRow, frame: Capture | None) -> None:
         """Takes what the pipeline says about a part."""
         code = code_of(row, has_frame=has_picture(frame, row))
         with self._changed:
             self._judged[row.sequence] = (row, frame)
-            self._do(self.machine.step(PartJudged(row.sequence, code, self._summarize(row)), time.monotonic()))
+            self._execute(self.machine.step(PartJudged(row.sequence, code, self._summarize(row)), time.monotonic()))
             if not self.machine.is_open(row.sequence):
                 self._judged.pop(row.sequence, None)
             self._changed.notify_all()
@@ -240,8 +240,8 @@ class TriggerController:
                 for output in self._outputs:
                     output.beat()
             with self._changed:
-                self._do(self.machine.step(Availability(self._problem()), now_s))
-                self._do(self.machine.step(Tick(), time.monotonic()))
+                self._execute(self.machine.step(Availability(self._problem()), now_s))
+                self._execute(self.machine.step(Tick(), time.monotonic()))
                 next_s = self.machine.next_s()
             wait_s = LOOK_S if next_s is None else min(LOOK_S, next_s - time.monotonic())
             if wait_s > 0 and select.select([self._wake], [], [], wait_s)[0]:
@@ -267,7 +267,7 @@ class TriggerController:
 
     # What the machine says; under the lock.
 
-    def _do(self, actions: list[Action]) -> None:
+    def _execute(self, actions: list[Action]) -> None:
         if self.machine.last_number != self._begun_number:
             self._begun_number = self.machine.last_number
             self._begin(self._begun_number)
@@ -275,15 +275,15 @@ class TriggerController:
             self._gate_queue.write(self.machine.gate_queue)
         for action in actions:
             match action:
-                case Begin():
+                case BeginPart():
                     self._triggered_at_ns[action.number] = time.time_ns()
-                    self.frames.want(action.number, action.at_s)
+                    self.frames.request(action.number, action.at_s)
                     self._begun.append(action)
-                case Show():
+                case ShowState():
                     self._show(action.state)
                 case TriggerAnswer():
                     self._answer(action)
-                case Say():
+                case LogLine():
                     log.log(logging.ERROR if action.is_error else logging.INFO, "%s", action.text)
 
     def _show(self, state: LineState) -> None:
@@ -317,7 +317,7 @@ class TriggerController:
         self.frames.forget(answer.number)
         self._record(row, frame)
 
-    def _row(self, answer: TriggerAnswer) -> tuple[ResultRow, Seen | None]:
+    def _row(self, answer: TriggerAnswer) -> tuple[ResultRow, Capture | None]:
         """The record of what the line is told; with what was found, if that is what it is told."""
         captured_at_ns = self._triggered_at_ns.pop(answer.number, None) or time.time_ns()
         judged, frame = self._judged.pop(answer.number, (None, None))
@@ -341,11 +341,11 @@ class TriggerController:
     def _reason(self, answer: TriggerAnswer) -> str:
         if answer.code is Code.LATE and not answer.reason:
             is_there = self.frames.has_frame(answer.number)
-            stage = "no verdict" if is_there else self.frames.missing(answer.number)
+            stage = "no verdict" if is_there else self.frames.missing_reason(answer.number)
             return f"LATE: {stage} within {1000 * (answer.deadline_s - answer.at_s):.0f} ms of the trigger"
         return f"{answer.code.name}: {answer.reason}" if answer.reason else answer.code.name
 
-    def _next_begun(self) -> Begin | None:
+    def _next_begun(self) -> BeginPart | None:
         with self._changed:
             while not self._begun:
                 if self._stop.is_set() or self.frames.ended:
@@ -361,7 +361,7 @@ def _in_time(signal: Signal, name: str) -> Signal:
     return dataclasses.replace(signal, verdict="fault", code=Code.LATE)
 
 
-def _for_part(shot: Shot | Views, begin: Begin) -> Shot | Views:
+def _for_part(shot: Shot | Views, begin: BeginPart) -> Shot | Views:
     """The camera's frame under the number and the name of the part that it shows."""
     part_id = begin.part_id or shot.part_id
     if isinstance(shot, Views):

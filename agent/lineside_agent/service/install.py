@@ -27,7 +27,7 @@ from lineside_runtime.files import fsync_folder, write_atomic
 
 log = logging.getLogger("lineside.service")
 
-Say = Callable[[str], None]
+Progress = Callable[[str], None]
 
 RECORD = "usr/lib/lineside/installed.json"
 GUARD = "usr/lib/lineside/lineside_guard.py"
@@ -79,7 +79,7 @@ def install(
     foreign: bool = False,
     keep_wheels: bool = False,
     start: bool = True,
-    say: Say = log.info,
+    progress: Progress = log.info,
 ) -> Installed:
     """Installs the service; done again it brings everything up to this release, and leaves the slots alone.
 
@@ -89,7 +89,7 @@ def install(
         foreign: Whether the root is another machine's, so that its slot is made without running it.
         keep_wheels: Whether the payload's wheels stay in the slot: 100 MB that the first update then needn't fetch.
         start: Whether to enable it for good and start it now.
-        say: Told of each step.
+        progress: Told of each step.
 
     Raises:
         IncompatibleBundleError: The payload is for another Python or architecture than this system's.
@@ -113,10 +113,10 @@ def install(
         write_atomic(base / place, data, mode=0o755 if place == COMMAND else 0o644)
     for place, unit in links.items():
         _link(base / place, f"/usr/lib/systemd/system/{unit}")
-    say(f"installed {len(made.files)} files under {base}")
+    progress(f"installed {len(made.files)} files under {base}")
     if payload is not None:
         fill_slot(base / HOME, payload, foreign=foreign, keep_wheels=keep_wheels)
-        say(f"slot a: agent {payload.manifest.version} for {payload.manifest.tag}")
+        progress(f"slot a: agent {payload.manifest.version} for {payload.manifest.tag}")
     if base == Path("/"):
         _wake(start)
     return made
@@ -156,13 +156,13 @@ def fill_slot(
     slots.make_current("a")
 
 
-def uninstall(root: Path | str = "/", *, purge: bool = False, say: Say = log.info) -> None:
+def uninstall(root: Path | str = "/", *, purge: bool = False, progress: Progress = log.info) -> None:
     """Stops the service and removes what `install` put there, and the slots.
 
     Args:
         root: As for `install`.
         purge: Also removes records, configuration, identity and the user.
-        say: Told of each step, and of what stays.
+        progress: Told of each step, and of what stays.
 
     Raises:
         InputNotFoundError: It isn't installed.
@@ -191,7 +191,7 @@ def uninstall(root: Path | str = "/", *, purge: bool = False, say: Say = log.inf
         if purge:
             _run("userdel", "lineside")
     kept = [str(base / place) for place in (STATE, CONFIGURATION) if (base / place).exists()]
-    say("removed the service" + (f"; {' and '.join(kept)} stay (--purge removes them)" if kept else ""))
+    progress("removed the service" + (f"; {' and '.join(kept)} stay (--purge removes them)" if kept else ""))
 
 
 def _data(name: str) -> bytes:

@@ -32,25 +32,25 @@ class Notifier:
                 self._address = "\0" + self._address[1:]
 
     @property
-    def is_heard(self) -> bool:
+    def is_connected(self) -> bool:
         """Whether anybody listens."""
         return self._socket is not None
 
     def ready(self) -> None:
         """The service has started: its first inference is done."""
-        self._say("READY=1")
+        self._send("READY=1")
 
     def alive(self) -> None:
         """Feeds the watchdog."""
-        self._say("WATCHDOG=1")
+        self._send("WATCHDOG=1")
 
     def stopping(self) -> None:
         """The service ends."""
-        self._say("STOPPING=1")
+        self._send("STOPPING=1")
 
     def status(self, text: str) -> None:
         """One line for people, in ``systemctl status``."""
-        self._say(f"STATUS={text}")
+        self._send(f"STATUS={text}")
 
     def close(self) -> None:
         """Closes the socket."""
@@ -58,7 +58,7 @@ class Notifier:
             self._socket.close()
             self._socket = None
 
-    def _say(self, message: str) -> None:
+    def _send(self, message: str) -> None:
         if self._socket is None:
             return
         try:

@@ -264,15 +264,15 @@ def last_of_part(connection: sqlite3.Connection, part_id: str) -> tuple[str, Res
     return None
 
 
-def mark(connection: sqlite3.Connection, marks: list[int], acked: int, last_seq: int) -> int:
+def set_watermark(connection: sqlite3.Connection, watermarks: list[int], acked: int, last_seq: int) -> int:
     """Writes the newest watermark down, inside the caller's transaction; returns it."""
-    if not marks or marks[-1] == acked:
+    if not watermarks or watermarks[-1] == acked:
         return acked
-    if not 0 <= marks[-1] <= last_seq:
-        log.error("the hub confirms row %d, but there are only %d: is this database a copy?", marks[-1], last_seq)
+    if not 0 <= watermarks[-1] <= last_seq:
+        log.error("the hub confirms row %d, but there are only %d: is this database a copy?", watermarks[-1], last_seq)
         return acked
-    connection.execute("UPDATE meta SET value = ? WHERE key = 'acked'", (str(marks[-1]),))
-    return marks[-1]
+    connection.execute("UPDATE meta SET value = ? WHERE key = 'acked'", (str(watermarks[-1]),))
+    return watermarks[-1]
 
 
 def reserve(connection: sqlite3.Connection, source: str, until: int) -> None:
@@ -350,7 +350,7 @@ def is_full(error: sqlite3.DatabaseError, path: Path) -> bool:
     return "disk is full" in str(error) or "disk I/O error" in str(error)
 
 
-def explained(error: sqlite3.DatabaseError, path: Path) -> StoreError:
+def as_store_error(error: sqlite3.DatabaseError, path: Path) -> StoreError:
     """Returns our error for SQLite's."""
     if is_full(error, path):
         return DiskFullError(f"no room to write {path} ({error})")

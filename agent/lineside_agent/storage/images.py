@@ -78,7 +78,7 @@ class ImageArchive:
         self._folder = folder / "images"
         self._rules = rules
         self._may_write = may_write
-        self._restrained = False
+        self._passes_off = False
         self._sweeping = threading.Lock()
 
     def use(self, rules: StoreConfig) -> None:
@@ -91,9 +91,9 @@ class ImageArchive:
         rules = self._rules
         return rules.keep_images == "all" or rules.keep_good_every > 0 or rules.keep_unsure_from is not None
 
-    def restrain(self, on: bool) -> None:
+    def keep_no_passes(self, on: bool) -> None:
         """Keeps images of parts that were passed no more, or again; of the others as the rules say."""
-        self._restrained = on
+        self._passes_off = on
 
     def path(self, source: str, sequence: int) -> Path:
         """Returns where the image of a frame is, or would be."""
@@ -101,7 +101,7 @@ class ImageArchive:
 
     def wants(self, row: ResultRow) -> bool:
         """Returns whether the rules want the image of a record."""
-        return not (self._restrained and row.verdict == "pass") and wanted(row, self._rules)
+        return not (self._passes_off and row.verdict == "pass") and wanted(row, self._rules)
 
     def save(self, frame: Frame, row: ResultRow) -> Path | None:
         """Keeps a frame, if the rules say so and there is room.
@@ -113,7 +113,7 @@ class ImageArchive:
             DiskFullError: There is no room.
             StoreError: The file could not be written.
         """
-        if not self.wants(row) or not self._has_leave():
+        if not self.wants(row) or not self._may_keep():
             return None
         path = self.path(frame.source, frame.sequence)
         done, png = cv2.imencode(".png", frame.image)
@@ -129,7 +129,7 @@ class ImageArchive:
             self.counts.bytes += len(png)
         return path
 
-    def _has_leave(self) -> bool:
+    def _may_keep(self) -> bool:
         """Whether an image may take room from the verdicts; said when that changes."""
         free = shutil.disk_usage(self._folder.parent).free
         problem = ""
@@ -151,14 +151,14 @@ class ImageArchive:
         """
         with self._sweeping:
             kept = sorted(_images(self._folder))
-            doomed = _beyond(kept, self._rules, need_bytes)
-            for image in doomed:
+            excess = _excess(kept, self._rules, need_bytes)
+            for image in excess:
                 image.path.unlink(missing_ok=True)
-            self.counts.bytes = sum(image.size for image in kept) - sum(image.size for image in doomed)
-            self.counts.removed += len(doomed)
-        if doomed:
-            log.info("%d images were deleted, %d MiB", len(doomed), sum(image.size for image in doomed) >> 20)
-        return len(doomed)
+            self.counts.bytes = sum(image.size for image in kept) - sum(image.size for image in excess)
+            self.counts.removed += len(excess)
+        if excess:
+            log.info("%d images were deleted, %d MiB", len(excess), sum(image.size for image in excess) >> 20)
+        return len(excess)
 
     @property
     def is_over(self) -> bool:
@@ -190,7 +190,7 @@ def _images(folder: Path) -> Iterator[_Kept]:
             yield _Kept(found.st_mtime, found.st_size, path)
 
 
-def _beyond(kept: list[_Kept], rules: StoreConfig, need_bytes: int) -> list[_Kept]:
+def _excess(kept: list[_Kept], rules: StoreConfig, need_bytes: int) -> list[_Kept]:
     """The images that must go, of all in order of age."""
     total = sum(image.size for image in kept)
     allowed = total if total <= rules.images_max_bytes else int(SWEEP_TO * rules.images_max_bytes)

@@ -43,16 +43,16 @@ class Outbox:
         self._store = store
         self._publish = publish
         self._stop = stop
-        self._again = threading.Event()
+        self._resend = threading.Event()
         self._sent = 0
-        self._moved_at_s = 0.0
+        self._progress_at_s = 0.0
         self._window = WINDOW_ROWS
         self._timeout_s = ACK_TIMEOUT_S
 
     def connected(self) -> None:
         """Says that the link stands anew: what was on its way may be lost."""
         self._timeout_s = ACK_TIMEOUT_S
-        self._again.set()
+        self._resend.set()
 
     @property
     def idle(self) -> bool:
@@ -73,28 +73,28 @@ class Outbox:
     def run(self) -> None:
         """Runs in the caller's thread until stopped."""
         seen, watermark, epoch = 0, self._store.watermark, self._store.epoch
-        self._sent, self._moved_at_s = watermark, time.monotonic()
+        self._sent, self._progress_at_s = watermark, time.monotonic()
         while not self._stop.is_set():
-            moved = (self._store.watermark, self._store.epoch)
-            if moved != (watermark, epoch):
+            current = (self._store.watermark, self._store.epoch)
+            if current != (watermark, epoch):
                 # Lower than before: the hub was restored from a backup, or the database is a new one.
-                if moved[0] < watermark or moved[1] != epoch:
-                    self._sent = moved[0]
-                (watermark, epoch), self._moved_at_s = moved, time.monotonic()
+                if current[0] < watermark or current[1] != epoch:
+                    self._sent = current[0]
+                (watermark, epoch), self._progress_at_s = current, time.monotonic()
                 self._timeout_s = ACK_TIMEOUT_S
             self._rewind(watermark)
             if not self._send(watermark):
                 seen = self._store.wait_change(seen, _POLL_S)
 
     def _rewind(self, watermark: int) -> None:
-        late = self._sent > watermark and time.monotonic() - self._moved_at_s > self._timeout_s
+        late = self._sent > watermark and time.monotonic() - self._progress_at_s > self._timeout_s
         if late:
             self.resent += 1
             self._timeout_s = min(2 * self._timeout_s, ACK_TIMEOUT_MAX_S)
             log.warning("no answer for rows %d to %d; they are sent again", watermark + 1, self._sent)
-        if late or self._again.is_set():
-            self._again.clear()
-            self._sent, self._moved_at_s = watermark, time.monotonic()
+        if late or self._resend.is_set():
+            self._resend.clear()
+            self._sent, self._progress_at_s = watermark, time.monotonic()
         self._sent = max(self._sent, watermark)
 
     def _send(self, watermark: int) -> bool:
@@ -121,6 +121,6 @@ class Outbox:
         if not self._publish(message):
             return False
         if self._sent == watermark:
-            self._moved_at_s = time.monotonic()
+            self._progress_at_s = time.monotonic()
         self._sent = through
         return True

@@ -194,15 +194,15 @@ class PartNumbers:
         """
         digest = hashlib.sha256(source.encode()).hexdigest()[:16]
         numbers = self._sources.setdefault(source, _Source(self._folder / digest))
-        left = self._left(numbers, first, reserved, is_replaced=is_replaced)
+        left = self._resumed(numbers, first, reserved, is_replaced=is_replaced)
         # The rows of what has none are not written yet: who comes after a second kill must know the same of them.
         numbers.owed_from, numbers.unknown = max(left.first, numbers.owed_from), left.unknown
         numbers.begun, numbers.ceiling = left.until - 1, left.until
         if problem := self._open(numbers):
-            self._say(problem)
+            self._set_problem(problem)
         return left
 
-    def _left(self, numbers: _Source, first: int, reserved: int, *, is_replaced: bool) -> Resumed:
+    def _resumed(self, numbers: _Source, first: int, reserved: int, *, is_replaced: bool) -> Resumed:
         content = numbers.read()
         if content is None:
             until = max(first, reserved)
@@ -225,7 +225,7 @@ class PartNumbers:
             if number >= numbers.ceiling and numbers.is_open:
                 numbers.raise_ceiling(number + 1 + AHEAD_IN_FILE)
         except OSError as error:
-            self._say(str(error))
+            self._set_problem(str(error))
 
     def begun(self, source: str) -> int | None:
         """Returns the last begun number of a source; ``None`` if it was not resumed."""
@@ -266,7 +266,7 @@ class PartNumbers:
         """Tries again what has failed; at each attempt of the store to write."""
         if self.problem:
             self._retry_at_s = time.monotonic() + RETRY_S
-            self._say("; ".join(filter(None, map(self._open, self._sources.values()))))
+            self._set_problem("; ".join(filter(None, map(self._open, self._sources.values()))))
 
     def settle(self) -> None:
         """At an orderly end: no number is under way, so that what was begun is known after a power cut too."""
@@ -291,7 +291,7 @@ class PartNumbers:
             return str(error)
         return ""
 
-    def _say(self, problem: str) -> None:
+    def _set_problem(self, problem: str) -> None:
         if problem and not self.problem:
             log.error("part numbers can't be reserved: %s", problem)
         elif self.problem and not problem:

@@ -152,7 +152,7 @@ class RecordStore:
         self._queue: queue.Queue[_Item] = queue.Queue(WAITING_MAX)
         self._changed = threading.Condition()
         self._closing = threading.Event()
-        self._hurry = threading.Event()
+        self._commit_now = threading.Event()
         self._wake = threading.Event()
         self._waiting = 0
         self._missing = 0
@@ -207,11 +207,11 @@ class RecordStore:
         frames = () if frame is None else (frame,) if isinstance(frame, Frame) else tuple(frame)
         with self._changed:
             self._waiting += 1
-            frames = frames if self._takes_images(row, frames, wait=wait) else ()
+            frames = frames if self._may_wait_with_images(row, frames, wait=wait) else ()
             self._images += len(frames)
-            wake = bool(frames) or self._hurry.is_set() or self._waiting >= GROUP_MAX
+            wake = bool(frames) or self._commit_now.is_set() or self._waiting >= GROUP_MAX
         if not self._put(_Entry(row, frames), wait=wait):
-            self._lose(row, len(frames))
+            self._count_lost(row, len(frames))
             return False
         if wake:
             self._wake.set()
@@ -226,7 +226,7 @@ class RecordStore:
             return False
         return True
 
-    def _lose(self, row: ResultRow, images: int) -> None:
+    def _count_lost(self, row: ResultRow, images: int) -> None:
         reason = str(self.problem or "the disk is too slow")
         with self._changed:
             self._waiting -= 1
@@ -240,11 +240,11 @@ class RecordStore:
     def begin(self, source: str, number: int) -> None:
         """Notes that a part has this number, before anybody is told of it."""
         self.numbers.begin(source, number)
-        if self.numbers.is_low and not self._hurry.is_set():
-            self._hurry.set()
+        if self.numbers.is_low and not self._commit_now.is_set():
+            self._commit_now.set()
             self._wake.set()
 
-    def _takes_images(self, row: ResultRow, frames: tuple[Frame, ...], *, wait: bool) -> bool:
+    def _may_wait_with_images(self, row: ResultRow, frames: tuple[Frame, ...], *, wait: bool) -> bool:
         """Whether images may wait for the disk; a thousand records may, and as many images are a gigabyte."""
         if not frames or self._archive is None or not self._archive.wants(row):
             return False
@@ -273,7 +273,7 @@ class RecordStore:
         """
         with self._changed:
             if self._waiting or self._missing:
-                self._hurry.set()
+                self._commit_now.set()
                 self._wake.set()
             return self._changed.wait_for(lambda: not (self._waiting or self._missing), timeout_s)
 
@@ -360,7 +360,7 @@ class RecordStore:
                 self._missing += count
             reason = "the agent was killed, or the power was cut"
             self._queue.put(MissingRecords(source, left.first, left.until, unknown, reason))
-        self._hurry.set()
+        self._commit_now.set()
         self._wake.set()
         return left.until
 
@@ -382,7 +382,7 @@ class RecordStore:
         try:
             facts = self._open()
         except sqlite3.OperationalError as error:  # locked, unreadable: it is whole, so it stays
-            raise database.explained(error, self._path) from error
+            raise database.as_store_error(error, self._path) from error
         except sqlite3.DatabaseError as error:
             self._set_aside(error)
             facts = self._open()
@@ -411,7 +411,7 @@ class RecordStore:
         except sqlite3.OperationalError as error:
             if not database.is_full(error, self._path):
                 raise
-            self._say_full(error)
+            self._report_full(error)
             return None
         self._has_tables = True
         return facts
@@ -456,10 +456,10 @@ class RecordStore:
                 if self._closing.wait(RETRY_S):
                     return
         if connection is not None:
-            self._give_back(connection)
+            self._release_numbers(connection)
             connection.close()
 
-    def _give_back(self, connection: sqlite3.Connection) -> None:
+    def _release_numbers(self, connection: sqlite3.Connection) -> None:
         """At an orderly end no number is under way: what is reserved and has no record was never used."""
         try:
             with connection:
@@ -477,7 +477,7 @@ class RecordStore:
         due_s = 0.0
         while len(group) < GROUP_MAX:
             left_s = due_s - time.monotonic() if group else 0.0
-            at_once = self._hurry.is_set() or self._closing.is_set() or (group and left_s <= 0)
+            at_once = self._commit_now.is_set() or self._closing.is_set() or (group and left_s <= 0)
             try:
                 item = self._queue.get(not group, 0.001 if at_once else 0.05)
             except queue.Empty:
@@ -495,7 +495,7 @@ class RecordStore:
                     break
                 continue
             due_s = due_s or time.monotonic() + self._commit_every_s()
-            group.append(self._without_images(item))
+            group.append(self._save_images(item))
         return group
 
     def _take_lost(self) -> list[_Item]:
@@ -512,11 +512,11 @@ class RecordStore:
         every_s = self._rules.commit_every_s
         return max(every_s, SAVING_EVERY_S) if self._must_save() else every_s
 
-    def _without_images(self, item: _Item) -> _Item:
+    def _save_images(self, item: _Item) -> _Item:
         """The images come before their record, so that a record never names an image that isn't there."""
         if not isinstance(item, _Entry) or not item.frames:
             return item
-        images = [self._saved(frame, item.row) for frame in item.frames]
+        images = [self._save_image(frame, item.row) for frame in item.frames]
         with self._changed:
             self._images -= len(item.frames)
             self._changed.notify_all()
@@ -524,7 +524,7 @@ class RecordStore:
         name = "" if image is None else f"{image.parent.name}/{image.name}"
         return _Entry(item.row, (), name)
 
-    def _saved(self, frame: Frame, row: ResultRow) -> Path | None:
+    def _save_image(self, frame: Frame, row: ResultRow) -> Path | None:
         if self._archive is None:
             return None
         try:
@@ -550,7 +550,7 @@ class RecordStore:
             if isinstance(item, MissingRecords):
                 self._write_missing(connection, item)
         entries = [item.row for item in group if isinstance(item, _Entry)]
-        marks = [item.seq for item in group if isinstance(item, _Watermark) and item.epoch == self._epoch]
+        watermarks = [item.seq for item in group if isinstance(item, _Watermark) and item.epoch == self._epoch]
         reserved = self._to_reserve(entries)
         if not group and not reserved:
             return
@@ -563,7 +563,7 @@ class RecordStore:
         with connection:
             connection.execute("BEGIN IMMEDIATE")
             last_seq = database.insert(connection, entries, images)
-            acked = database.mark(connection, marks, self._acked, last_seq)
+            acked = database.set_watermark(connection, watermarks, self._acked, last_seq)
             for source, until in reserved.items():
                 database.reserve(connection, source, until)
             added = database.count_unsent(connection, after=self._last_seq) if images else 0
@@ -582,8 +582,8 @@ class RecordStore:
 
     def _to_reserve(self, rows: list[ResultRow]) -> dict[str, int]:
         """Which numbers are to be reserved with these rows, by source."""
-        pace = collections.Counter(row.source for row in rows)
-        return self.numbers.wanted(lambda source: max(AHEAD_LEAST, AHEAD_GROUPS * pace[source], 2 * self._waiting))
+        counts = collections.Counter(row.source for row in rows)
+        return self.numbers.wanted(lambda source: max(AHEAD_LEAST, AHEAD_GROUPS * counts[source], 2 * self._waiting))
 
     def _write_missing(self, connection: sqlite3.Connection, missing: MissingRecords) -> None:
         """Writes the rows of parts without a record, in several transactions; what fails is gone on with later."""
@@ -603,7 +603,7 @@ class RecordStore:
             self._sequences[row.source] = max(row.sequence, self._sequences.get(row.source, -1))
         self._commits += 1
         if not self._waiting and not self._missing:
-            self._hurry.clear()
+            self._commit_now.clear()
         if self.problem is not None:
             log.warning("records are written again")
             self.problem = None
@@ -612,7 +612,7 @@ class RecordStore:
     def _failed(self, error: sqlite3.DatabaseError) -> None:
         """Says why nothing can be written, once; a damaged database is set aside. The group is tried again."""
         if database.is_full(error, self._path):
-            self._say_full(error)
+            self._report_full(error)
             self.retention.make_room()
             self.numbers.retry()
         elif not isinstance(error, sqlite3.OperationalError):
@@ -622,10 +622,10 @@ class RecordStore:
             except (sqlite3.DatabaseError, StoreError) as again:
                 log.error("no new database yet: %s", again)
         elif self.problem is None:
-            self.problem = database.explained(error, self._path)
+            self.problem = database.as_store_error(error, self._path)
             log.error("%s; records wait in memory", self.problem)
 
-    def _say_full(self, error: sqlite3.DatabaseError) -> None:
+    def _report_full(self, error: sqlite3.DatabaseError) -> None:
         if self.problem is None:
-            self.problem = database.explained(error, self._path)
+            self.problem = database.as_store_error(error, self._path)
             log.error("%s; records wait in memory", self.problem)

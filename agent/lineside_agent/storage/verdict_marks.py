@@ -28,7 +28,7 @@ NAME = "marks.json"
 _LOCK = "marks.lock"
 
 
-class Said(msgspec.Struct, frozen=True, kw_only=True):
+class OperatorMarks(msgspec.Struct, frozen=True, kw_only=True):
     """What is written down.
 
     Attributes:
@@ -38,7 +38,7 @@ class Said(msgspec.Struct, frozen=True, kw_only=True):
     marks: tuple[Mark, ...] = ()
 
 
-class Marked(msgspec.Struct, frozen=True, kw_only=True):
+class MarkedRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A record that was marked.
 
     Attributes:
@@ -58,7 +58,7 @@ class Marked(msgspec.Struct, frozen=True, kw_only=True):
     mark: Mark
 
 
-def add(folder: Path, part_id: str, *, wrong: bool, note: str = "") -> Marked:
+def add(folder: Path, part_id: str, *, wrong: bool, note: str = "") -> MarkedRecord:
     """Says that the last verdict on a part is wrong, or takes that back; the agent need not run.
 
     Raises:
@@ -79,16 +79,16 @@ def add(folder: Path, part_id: str, *, wrong: bool, note: str = "") -> Marked:
     epoch, row = found
     mark = Mark(epoch=epoch, seq=row.seq, at_ns=time.time_ns(), wrong=wrong, note=note)
     with _locked(folder):
-        before = (read_state(folder / NAME, Said) or Said()).marks
+        before = (read_state(folder / NAME, OperatorMarks) or OperatorMarks()).marks
         others = tuple(each for each in before if (each.epoch, each.seq) != (mark.epoch, mark.seq))
-        write_state(folder / NAME, Said(marks=(*others, mark)[-MARKS_MAX:]))
+        write_state(folder / NAME, OperatorMarks(marks=(*others, mark)[-MARKS_MAX:]))
         if len(others) >= MARKS_MAX:
             log.warning("the oldest mark is told to the hub no longer: only the last %d are", MARKS_MAX)
-    return _marked(row, mark)
+    return _marked_record(row, mark)
 
 
-def _marked(row: ResultRow, mark: Mark) -> Marked:
-    return Marked(
+def _marked_record(row: ResultRow, mark: Mark) -> MarkedRecord:
+    return MarkedRecord(
         part_id=row.part_id,
         verdict=row.verdict,
         source=row.source,
@@ -119,7 +119,7 @@ class VerdictMarks:
         self._path = folder / NAME
         self._seen_ns = 0
 
-    def look(self) -> tuple[Mark, ...] | None:
+    def poll(self) -> tuple[Mark, ...] | None:
         """Returns all marks if there are others than at the last look.
 
         Raises:
@@ -132,5 +132,5 @@ class VerdictMarks:
         if changed_ns == self._seen_ns:
             return None
         self._seen_ns = changed_ns
-        said = peek_state(self._path, Said)
-        return None if said is None else said.marks
+        found = peek_state(self._path, OperatorMarks)
+        return None if found is None else found.marks

@@ -72,9 +72,9 @@ class WriteBudget:
         self._before = read_state(self._path, BytesWritten) or BytesWritten()
         self._bound = max_bytes_a_day
         self._level = self._capacity
-        self._started_s = self._looked_s = self._saved_s = now_s
+        self._started_s = self._sampled_s = self._saved_s = now_s
         self._start = self._count = _written_bytes(self._io) or 0
-        self._hours: collections.deque[tuple[float, int]] = collections.deque([(now_s, self._start)])
+        self._hourly: collections.deque[tuple[float, int]] = collections.deque([(now_s, self._start)])
         self._lock = threading.Lock()
 
     def use(self, max_bytes_a_day: int | None) -> None:
@@ -98,8 +98,8 @@ class WriteBudget:
     def bytes_a_day(self) -> int | None:
         """The pace of the last day, or of what there was of it; ``None`` in the first hour, which says too little."""
         with self._lock:
-            since_s, count = self._hours[0]
-            seconds = self._looked_s - since_s
+            since_s, count = self._hourly[0]
+            seconds = self._sampled_s - since_s
             return int((self._count - count) * DAY_S / seconds) if seconds >= BUCKET_S else None
 
     def may_write_picture(self) -> bool:
@@ -110,21 +110,21 @@ class WriteBudget:
         """Whether the allowance is used up, so that records are to be committed in larger groups."""
         return self._bound is not None and self._level <= 0
 
-    def look(self, now_s: float | None = None) -> None:
+    def sample(self, now_s: float | None = None) -> None:
         """Reads the kernel's count; every few seconds."""
         now_s = time.monotonic() if now_s is None else now_s
         count = _written_bytes(self._io)
         with self._lock:
-            passed_s, self._looked_s = now_s - self._looked_s, now_s
+            passed_s, self._sampled_s = now_s - self._sampled_s, now_s
             if count is None:
-                self._say("the kernel doesn't tell how much is written" if self._bound is not None else "")
+                self._set_problem("the kernel doesn't tell how much is written" if self._bound is not None else "")
                 return
             self._drain(count - self._count, passed_s)
             self._count = count
-            if now_s - self._hours[-1][0] >= BUCKET_S:
-                self._hours.append((now_s, count))
-            while len(self._hours) > 1 and now_s - self._hours[0][0] > DAY_S:
-                self._hours.popleft()
+            if now_s - self._hourly[-1][0] >= BUCKET_S:
+                self._hourly.append((now_s, count))
+            while len(self._hourly) > 1 and now_s - self._hourly[0][0] > DAY_S:
+                self._hourly.popleft()
         if now_s - self._saved_s >= SAVE_EVERY_S:
             self.save(now_s)
 
@@ -143,15 +143,17 @@ class WriteBudget:
 
     def _drain(self, written: int, passed_s: float) -> None:
         if self._bound is None:
-            self._say("")
+            self._set_problem("")
             return
         capacity = self._capacity
         self._level = min(capacity, self._level + self._bound * passed_s / DAY_S) - written
         self._level = max(-capacity, self._level)  # an hour without pictures, and not a day
         over = self._level <= 0
-        self._say(f"more than {self._bound} bytes a day are written; records go on, pictures wait" if over else "")
+        self._set_problem(
+            f"more than {self._bound} bytes a day are written; records go on, pictures wait" if over else ""
+        )
 
-    def _say(self, problem: str) -> None:
+    def _set_problem(self, problem: str) -> None:
         if problem and not self.problem:
             log.warning("%s", problem)
         self.problem = problem

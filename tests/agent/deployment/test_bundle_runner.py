@@ -15,7 +15,7 @@ from lineside_agent.deployment.bundle_runner import STATE_NAME, BundleRunner
 from lineside_agent.deployment.desired_state import Wished
 from lineside_agent.deployment.machine import BundleMachine
 from lineside_agent.deployment.slots import Slots
-from lineside_agent.inspection.active_bundle import ActiveInspector
+from lineside_agent.inspection.active_bundle import ActiveBundle
 from lineside_agent.inspection.loaded_bundle import reference
 from lineside_link.messages import BundleRef, Desired
 from lineside_link.transfer.pull_window import FetchStopped
@@ -48,7 +48,7 @@ class Rim:
     def start(self) -> None:
         self.seen: list[BundleMachine] = []
         self.stop = threading.Event()
-        self.active = ActiveInspector()
+        self.active = ActiveBundle()
         self.slots = Slots(self.folder, self.factory)
         self.updater = BundleRunner(
             self.folder,
@@ -185,7 +185,7 @@ def test_bundle_that_fails_on_real_frames_is_rolled_back(running: Rim, bundles: 
         assert loaded is not None
         with pytest.raises(LinesideError) as caught:
             loaded.inspect(Frame(image=bright(64, 96)))
-        running.active.judged(loaded, str(caught.value))
+        running.active.note_result(loaded, str(caught.value))
     machine = running.wait("rolled_back", 2)
     assert machine.error is not None
     assert machine.error.code == 1007
@@ -331,7 +331,7 @@ def test_frames_go_on_while_bundles_change(running: Rim, bundles: dict[str, Bund
             with running.active.use() as loaded:
                 assert loaded is not None
                 inspection = loaded.inspect(Frame(image=image))
-                running.active.judged(loaded, "")
+                running.active.note_result(loaded, "")
             judged.append(inspection.bundle)
 
     thread = threading.Thread(target=judge)

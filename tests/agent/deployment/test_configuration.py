@@ -21,7 +21,7 @@ from lineside_agent.deployment.bundle_runner import BundleRunner
 from lineside_agent.deployment.configuration import MAX_TRIALS, Configuration
 from lineside_agent.deployment.desired_state import Wished
 from lineside_agent.deployment.slots import Slots
-from lineside_agent.inspection.active_bundle import ActiveInspector
+from lineside_agent.inspection.active_bundle import ActiveBundle
 from lineside_link.messages import ConfigRef, ConfigReport, Desired
 from lineside_link.transfer.pull_window import FetchStopped
 from lineside_models.frame import Frame
@@ -125,7 +125,7 @@ class Rig:
     def start(self) -> None:
         self.reports: list[ConfigReport] = []
         self.stop = threading.Event()
-        self.active = ActiveInspector()
+        self.active = ActiveBundle()
         self.configuration = Configuration(local(self.folder), bring=self._bring, observe=self.reports.append)
         self.updater = BundleRunner(
             self.folder,
@@ -280,7 +280,7 @@ def test_a_frame_that_fails_under_it_brings_the_old_one_back(rig: Rig) -> None:
         wait_for(lambda: rig.active.loaded is not running, what="the new one")
         loaded = rig.active.loaded
         assert loaded is not None
-        rig.active.judged(loaded, "the engine failed")
+        rig.active.note_result(loaded, "the engine failed")
         judged.set()
 
     worker = threading.Thread(target=pipeline)

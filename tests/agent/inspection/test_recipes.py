@@ -16,7 +16,7 @@ from lineside_agent.deployment.bundle_runner import BundleRunner
 from lineside_agent.deployment.desired_state import Wished
 from lineside_agent.deployment.slots import Slots
 from lineside_agent.hub_client.recipe_commands import RecipeCommands
-from lineside_agent.inspection.active_bundle import ActiveInspector
+from lineside_agent.inspection.active_bundle import ActiveBundle
 from lineside_agent.inspection.pipeline import InspectionPipeline
 from lineside_agent.inspection.recipes import Recipes
 from lineside_agent.line_io.events import RecipeRefused, RecipeRuns, SelectRecipe
@@ -47,7 +47,7 @@ class RecipeAgent:
     def start(self) -> None:
         self.told: list[RecipeRuns | RecipeRefused] = []
         self.stop = threading.Event()
-        self.active = ActiveInspector()
+        self.active = ActiveBundle()
         self.recipes = Recipes(self.folder, self.configured)
         self.updater = BundleRunner(
             self.folder,

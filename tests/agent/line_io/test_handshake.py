@@ -12,7 +12,7 @@ from lineside_agent.line_io.events import (
     NO_DEFECTS,
     Action,
     Availability,
-    Begin,
+    BeginPart,
     ChallengeAsked,
     Code,
     DefectSummary,
@@ -20,13 +20,13 @@ from lineside_agent.line_io.events import (
     Event,
     Fault,
     LineState,
+    LogLine,
     PartAcknowledged,
     PartJudged,
     RecipeRefused,
     RecipeRuns,
     ResetPressed,
-    Say,
-    Show,
+    ShowState,
     Stopped,
     Tick,
     TriggerAnswer,
@@ -56,7 +56,7 @@ class HandshakeDriver:
 
     @property
     def state(self) -> LineState:
-        return next(action.state for action in reversed(self.actions) if isinstance(action, Show))
+        return next(action.state for action in reversed(self.actions) if isinstance(action, ShowState))
 
     @property
     def answers(self) -> list[TriggerAnswer]:
@@ -115,7 +115,7 @@ def test_each_trigger_is_answered_exactly_once_and_in_order(
     assert counts.triggers + counts.bounces == triggers
     assert [answer.number for answer in driver.answers] == list(range(counts.triggers))
     assert counts.answered == counts.triggers == counts.passed + counts.rejected + counts.faults
-    begun = [action.number for action in driver.actions if isinstance(action, Begin)]
+    begun = [action.number for action in driver.actions if isinstance(action, BeginPart)]
     refused = {Code.BUSY, Code.NOT_READY, Code.BAD_TRIGGER}
     assert counts.refused == sum(code in refused for code in driver.codes) == counts.triggers - len(begun)
 
@@ -162,7 +162,7 @@ def test_levels_never_contradict_each_other(made: HandshakeSettings, steps: list
     for event, after_s in steps:
         driver.step(event, after_s)
     for action in driver.actions:
-        if isinstance(action, Show):
+        if isinstance(action, ShowState):
             state = action.state
             assert not (state.ready and (state.fault or state.challenge))
             assert not (state.ready and made.queue == 1 and state.busy)
@@ -200,7 +200,7 @@ def test_handshake_as_a_plc_sees_it() -> None:
     driver = HandshakeDriver(PLAIN)
     assert driver.state == LineState(ready=True)
     begin = driver.trigger()[0]
-    assert isinstance(begin, Begin) and begin.deadline_s == driver.now_s + 0.1
+    assert isinstance(begin, BeginPart) and begin.deadline_s == driver.now_s + 0.1
     assert driver.state == LineState(busy=True)
     driver.step(PartJudged(0, Code.PASS), 0.02)
     assert (driver.state.ready, driver.state.busy, driver.state.result_valid, driver.state.passed) == (
@@ -217,7 +217,7 @@ def test_levels_are_set_before_the_answer_is_told_and_recorded() -> None:
     driver = HandshakeDriver(PLAIN)
     driver.trigger()
     kinds = [type(action) for action in driver.step(PartJudged(0, Code.REJECT), 0.01)]
-    assert kinds == [Show, TriggerAnswer]
+    assert kinds == [ShowState, TriggerAnswer]
 
 
 def test_trigger_while_busy_is_answered_after_the_one_before_it() -> None:
@@ -453,17 +453,17 @@ def test_the_way_of_every_start_is_said_and_is_no_error() -> None:
     machine = Handshake(HandshakeSettings(deadline_s=1.0), next_number=1)
     first = machine.step(Availability("no bundle runs"), 0.0)
     later = machine.step(Availability("the camera top has given nothing for 2 s"), 0.1)
-    said = [(one.text, one.is_error) for one in (*first, *later) if isinstance(one, Say)]
+    said = [(one.text, one.is_error) for one in (*first, *later) if isinstance(one, LogLine)]
     assert said[0] == ("not ready: no bundle runs", False)
     assert said[1][1]
     other = Handshake(HandshakeSettings(deadline_s=1.0), next_number=1)
-    (first_of_all,) = [one for one in other.step(Availability("recipe b can't run"), 0.0) if isinstance(one, Say)]
+    (first_of_all,) = [one for one in other.step(Availability("recipe b can't run"), 0.0) if isinstance(one, LogLine)]
     assert first_of_all.is_error, "a start that goes wrong is one"
 
 
 def test_changeover_is_said_and_is_no_error() -> None:
     driver = HandshakeDriver(HandshakeSettings(deadline_s=1.0))
-    said = [action for action in driver.step(Availability("changing over to recipe b")) if isinstance(action, Say)]
+    said = [action for action in driver.step(Availability("changing over to recipe b")) if isinstance(action, LogLine)]
     assert [(one.text, one.is_error) for one in said] == [("not ready: changing over to recipe b", False)]
-    said = [action for action in driver.step(Availability("no bundle runs")) if isinstance(action, Say)]
+    said = [action for action in driver.step(Availability("no bundle runs")) if isinstance(action, LogLine)]
     assert [one.is_error for one in said] == [True]

@@ -8,9 +8,9 @@ from lineside_agent.line_io.events import (
     Availability,
     Code,
     Event,
+    LogLine,
     PartJudged,
     ResetPressed,
-    Say,
     TriggerAnswer,
     Triggered,
 )
@@ -24,7 +24,7 @@ def ready(**settings: object) -> Handshake:
 
 
 def said(machine: Handshake, event: Event, now_s: float) -> list[str]:
-    return [action.text for action in machine.step(event, now_s) if isinstance(action, Say)]
+    return [action.text for action in machine.step(event, now_s) if isinstance(action, LogLine)]
 
 
 def reason(machine: Handshake, now_s: float) -> str:

@@ -56,7 +56,7 @@ def test_records_and_configuration_stay_unless_purged(root: Path) -> None:
         (root / place).parent.mkdir(parents=True)
         (root / place).write_text("somebody's work")
     said: list[str] = []
-    uninstall(root, say=said.append)
+    uninstall(root, progress=said.append)
     assert (root / "var/lib/lineside/records.db").is_file()
     assert "--purge" in said[-1]
     install(root)

@@ -40,7 +40,7 @@ FORMATS = {
 }
 
 
-def found() -> list[dict[str, str]]:
+def list_cameras() -> list[dict[str, str]]:
     """Returns the cameras that answer."""
     Aravis.update_device_list()
     return [
@@ -54,7 +54,7 @@ def found() -> list[dict[str, str]]:
     ]
 
 
-def opened(options: dict[str, Any]) -> Any:
+def open_camera(options: dict[str, Any]) -> Any:
     """Opens a camera and sets what the options name, in the order in which one depends on the other."""
     camera = Aravis.Camera.new(options["address"] or None)
     if camera.is_gv_device() and not (camera.get_device().is_controller() or camera.get_device().take_control()):
@@ -88,7 +88,7 @@ def encoding_of(pixel_format: int, camera: Any) -> str:
     return encoding
 
 
-def give(pipe: Pipe, camera: Any, options: dict[str, Any]) -> None:
+def stream_frames(pipe: Pipe, camera: Any, options: dict[str, Any]) -> None:
     """Sends frames until the camera is lost."""
     stream = camera.create_stream(None, None)
     for _ in range(BUFFERS):
@@ -134,12 +134,12 @@ def check(camera: Any) -> None:
 def main() -> None:
     """Lists, or gives frames."""
     if sys.argv[1] == "list":
-        sys.stdout.write(json.dumps(found()))
+        sys.stdout.write(json.dumps(list_cameras()))
         return
     pipe, options = Pipe(), json.loads(sys.argv[1])
     try:
-        camera = opened(options)
-        give(pipe, camera, options)
+        camera = open_camera(options)
+        stream_frames(pipe, camera, options)
         del camera  # which gives up its control: else nobody else has it before the heartbeat's time-out
         gc.collect()
     except (GLib.Error, ValueError) as error:

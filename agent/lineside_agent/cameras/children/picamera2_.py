@@ -14,13 +14,13 @@ import time
 from typing import Any
 
 from picamera2 import Picamera2
-from wire import SAY_EVERY_S, Pipe
+from wire import ALIVE_EVERY_S, Pipe
 
 FORMAT = "RGB888"
 """Whose bytes lie in memory as blue, green, red: the manual's appendix A."""
 
 
-def found() -> list[dict[str, str]]:
+def list_cameras() -> list[dict[str, str]]:
     """Returns the cameras that libcamera knows."""
     return [
         {"index": str(place), "name": str(info.get("Model", "")), "id": str(info.get("Id", ""))}
@@ -28,7 +28,7 @@ def found() -> list[dict[str, str]]:
     ]
 
 
-def opened(options: dict[str, Any]) -> Any:
+def open_camera(options: dict[str, Any]) -> Any:
     """Opens a camera and sets what the options name."""
     camera = Picamera2(options["index"])
     main: dict[str, Any] = {"format": FORMAT}
@@ -50,7 +50,7 @@ def opened(options: dict[str, Any]) -> Any:
     return camera
 
 
-def give(pipe: Pipe, camera: Any) -> None:
+def stream_frames(pipe: Pipe, camera: Any) -> None:
     """Sends frames; libcamera says no word when a ribbon cable comes loose, so that the agent's own wait counts."""
     while not pipe.ended.is_set():
         request = camera.capture_request()
@@ -69,24 +69,24 @@ def give(pipe: Pipe, camera: Any) -> None:
 def main() -> None:
     """Lists, or gives frames."""
     if sys.argv[1] == "list":
-        sys.stdout.write(json.dumps(found()))
+        sys.stdout.write(json.dumps(list_cameras()))
         return
     pipe, options = Pipe(), json.loads(sys.argv[1])
     opening = threading.Event()
-    threading.Thread(target=_say_while, args=(pipe, opening), daemon=True).start()
+    threading.Thread(target=_report_alive, args=(pipe, opening), daemon=True).start()
     try:
-        camera = opened(options)
+        camera = open_camera(options)
     except (RuntimeError, IndexError, ValueError) as error:
         pipe.failed(f"can't be opened: {error}")
         return
     finally:
         opening.set()
-    give(pipe, camera)
+    stream_frames(pipe, camera)
 
 
-def _say_while(pipe: Pipe, ended: threading.Event) -> None:
+def _report_alive(pipe: Pipe, ended: threading.Event) -> None:
     """libcamera takes seconds to open a camera on a slow card."""
-    while not ended.wait(SAY_EVERY_S):
+    while not ended.wait(ALIVE_EVERY_S):
         pipe.alive()
 
 

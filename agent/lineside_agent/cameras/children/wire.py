@@ -24,7 +24,7 @@ FRAME, LOST, ALIVE, FAILED = range(4)
 ENCODINGS = ("Mono8", "BGR8", "RGB8", "BayerRG8", "BayerGR8", "BayerGB8", "BayerBG8")
 """The names are GenICam's; three bytes a pixel for BGR8 and RGB8, else one."""
 
-SAY_EVERY_S = 0.5
+ALIVE_EVERY_S = 0.5
 
 END_WITHIN_S = 3.0
 """So long the child has to give its camera back."""
@@ -41,7 +41,7 @@ class Pipe:
         self.ended = threading.Event()
         self._out = os.dup(1)
         os.dup2(2, 1)
-        self._said_s = 0.0
+        self._sent_at_s = 0.0
         threading.Thread(target=self._end_with_input, daemon=True).start()
 
     def frame(self, pixels: bytes | memoryview, encoding: str, height: int, width: int, captured_at_ns: int) -> None:
@@ -56,7 +56,7 @@ class Pipe:
 
     def alive(self) -> None:
         """Says that nothing came, rightly; not more often than need be."""
-        if time.monotonic() - self._said_s >= SAY_EVERY_S:
+        if time.monotonic() - self._sent_at_s >= ALIVE_EVERY_S:
             self._text(ALIVE, "", 0)
 
     def failed(self, reason: str) -> None:
@@ -68,7 +68,7 @@ class Pipe:
         self._write(HEAD.pack(MAGIC, kind, 0, 0, 0, captured_at_ns, len(data)) + data)
 
     def _write(self, data: bytes | memoryview) -> None:
-        self._said_s = time.monotonic()
+        self._sent_at_s = time.monotonic()
         left = memoryview(data)
         try:
             while left:

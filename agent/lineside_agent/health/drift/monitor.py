@@ -19,9 +19,9 @@ import msgspec
 
 from lineside_agent.config import DriftConfig
 from lineside_agent.health.drift.descriptors import Descriptors, describe
-from lineside_agent.health.drift.reference import DriftJudgement
-from lineside_agent.health.drift.watch import DriftRules, Learned, Watch
-from lineside_agent.inspection.views import Seen, Views
+from lineside_agent.health.drift.detector import DriftDetector, DriftSettings, DriftState
+from lineside_agent.health.drift.reference import DriftVerdict
+from lineside_agent.inspection.views import Capture, Views
 from lineside_agent.storage.state_file import read_state, write_state
 from lineside_link.messages import DriftAlarm, DriftReport, ResultRow
 from lineside_models.frame import Frame
@@ -37,7 +37,7 @@ Request = Literal["clear", "relearn"]
 SAVE_EVERY_S = 60.0
 """While it learns; a start within goes on from there."""
 
-ASKED_S = 10.0
+REQUEST_TIMEOUT_S = 10.0
 
 
 class DriftMonitor:
@@ -65,51 +65,51 @@ class DriftMonitor:
         self._config = config
         self._types = types
         self._report = report
-        self._rules = DriftRules(
+        self._rules = DriftSettings(
             reference_frames=config.reference_frames,
             false_alarm_frames=config.false_alarm_frames,
             odds_ratio=config.odds_ratio,
             bad_share=config.bad_share,
         )
         self._lock = threading.Lock()
-        self._watch = Watch(self._rules, read_state(self._path, Learned))
+        self._detector = DriftDetector(self._rules, read_state(self._path, DriftState))
         self._since_ns: dict[str, int] = {}
-        self._ever = 0
+        self._alarm_count = 0
         self._problem = ""
         self._saved_at_s = time.monotonic()
-        self._saved = self._known()
-        self._told: DriftReport | None = None
+        self._saved = self._learned()
+        self._reported: DriftReport | None = None
 
-    def observe(self, row: ResultRow, seen: Seen | None) -> None:
+    def observe(self, row: ResultRow, capture: Capture | None) -> None:
         """Takes what became of a frame; in the pipeline's thread, after the line was told.
 
         Args:
             row: Its record. A fault says nothing of the parts.
-            seen: Its image, if there is one; of several cameras the first one's is watched.
+            capture: Its image, if there is one; of several cameras the first one's is watched.
         """
-        frame = seen.shots[0] if isinstance(seen, Views) else seen
+        frame = capture.shots[0] if isinstance(capture, Views) else capture
         described = describe(frame.image) if isinstance(frame, Frame) else None
         if row.recipe != self._recipe:
-            self._go_on_with(row.recipe)
+            self._switch_recipe(row.recipe)
         with self._lock:
             if described is not None:
-                self._watch.see(described)
+                self._detector.add_frame(described)
             if row.verdict != "fault" and row.bundle_sha256:
-                self._watch.hear(_judgement(row), self._types())
-            alarms = set(self._watch.alarms())
+                self._detector.add_verdict(_verdict_of(row), self._types())
+            alarms = set(self._detector.alarms())
             if alarms != self._since_ns.keys():
                 self._changed(alarms)
 
-    def _go_on_with(self, recipe: str) -> None:
-        """Puts away what was learned of one product, and takes what is known of the next."""
+    def _switch_recipe(self, recipe: str) -> None:
+        """Puts away what was learned of one product, and loads what was learned of the next."""
         if self._recipe:
             self.save(now=True)
         path = self._folder / f"drift-{quote(recipe, safe='')}.json" if recipe else self._folder / NAME
-        watch = Watch(self._rules, read_state(path, Learned))
+        detector = DriftDetector(self._rules, read_state(path, DriftState))
         with self._lock:
-            self._recipe, self._path, self._watch = recipe, path, watch
-            self._saved = self._known()
-            self._changed(set(watch.alarms()))
+            self._recipe, self._path, self._detector = recipe, path, detector
+            self._saved = self._learned()
+            self._changed(set(detector.alarms()))
 
     def _changed(self, alarms: set[str]) -> None:
         for name in self._since_ns.keys() - alarms:
@@ -117,13 +117,13 @@ class DriftMonitor:
             del self._since_ns[name]
         for name in sorted(alarms - self._since_ns.keys()):
             self._since_ns[name] = time.time_ns()
-            self._ever += 1
+            self._alarm_count += 1
             log.error("drift: %s", self._text(name))
         self._problem = f"drift: {', '.join(sorted(alarms))}" if alarms and self._config.stops_line else ""
 
     def _text(self, name: str) -> str:
-        """What a person should know of an alarm: what is seen now, and what was learned."""
-        learned, recent = self._watch.learned, self._watch.recent
+        """What a person should know of an alarm: what is capture now, and what was learned."""
+        learned, recent = self._detector.learned, self._detector.recent
         what = name.rpartition("-")[0]
         if what in Descriptors._fields and learned.frames is not None:
             median = learned.frames.median[Descriptors._fields.index(what)]
@@ -135,21 +135,21 @@ class DriftMonitor:
             return f"{name}: many more parts than learned show {name.removeprefix('type:')}"
         return f"{name}: many more frames than learned are beyond its end"
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Does what people ask for, saves what was learned, tells of changes; in the main thread, again and again."""
-        asked = _taken(self._request)
+        request = _take_request(self._request)
         with self._lock:
-            if asked == "clear":
-                self._watch.clear()
-            elif asked == "relearn":
-                self._watch = Watch(self._rules)
-            if asked:
-                log.warning("drift: a person asked to %s", asked)
-                self._changed(set(self._watch.alarms()))
+            if request == "clear":
+                self._detector.clear()
+            elif request == "relearn":
+                self._detector = DriftDetector(self._rules)
+            if request:
+                log.warning("drift: a person requested to %s", request)
+                self._changed(set(self._detector.alarms()))
         self.save()
         report = self.report()
-        if report != self._told:
-            self._told = report
+        if report != self._reported:
+            self._reported = report
             self._report(report)
 
     def save(self, *, now: bool = False) -> None:
@@ -159,13 +159,13 @@ class DriftMonitor:
             now: Whatever there is; otherwise only if something is learned to its end, or it is time.
         """
         with self._lock:
-            known = self._known()
-            due = now or known != self._saved or time.monotonic() - self._saved_at_s > SAVE_EVERY_S
-            growing = bool(self._watch.learned.samples or self._watch.learned.judged)
-            if not due or (known == self._saved and not growing):
+            learned_now = self._learned()
+            due = now or learned_now != self._saved or time.monotonic() - self._saved_at_s > SAVE_EVERY_S
+            growing = bool(self._detector.learned.samples or self._detector.learned.judged)
+            if not due or (learned_now == self._saved and not growing):
                 return
-            self._saved, self._saved_at_s = known, time.monotonic()
-            learned = self._watch.learned
+            self._saved, self._saved_at_s = learned_now, time.monotonic()
+            learned = self._detector.learned
             kept = msgspec.structs.replace(learned, samples=list(learned.samples), judged=list(learned.judged))
             path = self._path
         try:  # outside of the lock: the line must not wait for the disk
@@ -173,17 +173,17 @@ class DriftMonitor:
         except (LinesideError, OSError) as error:
             log.error("%s can't be written, what was learned is not kept over a restart: %s", path, error)
 
-    def _known(self) -> tuple[bool, str]:
-        learned = self._watch.learned
+    def _learned(self) -> tuple[bool, str]:
+        learned = self._detector.learned
         return learned.frames is not None, learned.verdicts.bundle if learned.verdicts is not None else ""
 
     def report(self) -> DriftReport:
-        """Returns what the hub is told."""
+        """Returns the report for the hub."""
         with self._lock:
             alarms = tuple(
                 DriftAlarm(name=name, since_ns=since, text=self._text(name)) for name, since in self._since_ns.items()
             )
-            return DriftReport(learning=not all(self._known()), alarms=_steady(alarms, self._told))
+            return DriftReport(learning=not all(self._learned()), alarms=_steady(alarms, self._reported))
 
     def problem(self) -> str:
         """Returns why the line must not go on; empty if it may, or if alarms don't stop it."""
@@ -193,13 +193,13 @@ class DriftMonitor:
         """What ``status.json`` says of it."""
         report = self.report()
         with self._lock:
-            learned, recent = self._watch.learned, dict(self._watch.recent)
-            tests = {name: test.value / test.limit for name, test in self._watch.tests()}
+            learned, recent = self._detector.learned, dict(self._detector.recent)
+            tests = {name: test.value / test.limit for name, test in self._detector.tests()}
         return {
             "state": "learning" if report.learning else "watching",
             "alarm": bool(report.alarms),
             "alarms": [alarm.text for alarm in report.alarms],
-            "alarms_ever": self._ever,
+            "alarms_ever": self._alarm_count,
             "nearest": max(tests, key=lambda name: tests[name]) if tests else None,
             "nearest_share": round(max(tests.values(), default=0.0), 3),
             "frames_learned": len(learned.samples) if learned.frames is None else learned.frames.frames,
@@ -208,14 +208,14 @@ class DriftMonitor:
         }
 
 
-def _steady(alarms: tuple[DriftAlarm, ...], told: DriftReport | None) -> tuple[DriftAlarm, ...]:
-    """An alarm keeps the figures with which it was told: the hub isn't told again with every frame."""
-    known = {(alarm.name, alarm.since_ns): alarm for alarm in (told.alarms if told is not None else ())}
-    return tuple(known.get((alarm.name, alarm.since_ns), alarm) for alarm in alarms)
+def _steady(alarms: tuple[DriftAlarm, ...], reported: DriftReport | None) -> tuple[DriftAlarm, ...]:
+    """An alarm keeps the figures with which it was reported: the hub isn't told again with every frame."""
+    learned_now = {(alarm.name, alarm.since_ns): alarm for alarm in (reported.alarms if reported is not None else ())}
+    return tuple(learned_now.get((alarm.name, alarm.since_ns), alarm) for alarm in alarms)
 
 
-def _judgement(row: ResultRow) -> DriftJudgement:
-    return DriftJudgement(
+def _verdict_of(row: ResultRow) -> DriftVerdict:
+    return DriftVerdict(
         bundle=row.bundle_sha256,
         passed=row.verdict == "pass",
         unsure=row.unsure,
@@ -224,20 +224,20 @@ def _judgement(row: ResultRow) -> DriftJudgement:
     )
 
 
-def _taken(path: Path) -> str:
-    """Returns what a person asked for, once."""
+def _take_request(path: Path) -> str:
+    """Returns a person's request, once."""
     if not path.is_file():
         return ""
     try:
-        asked = path.read_text()
+        request = path.read_text()
         path.unlink()
     except OSError as error:
         log.error("%s: %s", path, error)
         return ""
-    return asked.strip()
+    return request.strip()
 
 
-def ask(folder: Path, what: Request, *, timeout_s: float = ASKED_S) -> None:
+def request(folder: Path, what: Request, *, timeout_s: float = REQUEST_TIMEOUT_S) -> None:
     """Asks the agent whose state is in this folder: the other end of the request.
 
     Args:

@@ -65,7 +65,7 @@ class FrameReference(msgspec.Struct, frozen=True, kw_only=True):
     distance: Tail
 
 
-class DriftJudgement(msgspec.Struct, frozen=True, kw_only=True):
+class DriftVerdict(msgspec.Struct, frozen=True, kw_only=True):
     """What the model said of a frame, as far as drift goes.
 
     Attributes:
@@ -134,7 +134,7 @@ def distance(sample: NDArray[np.float64], mean: NDArray[np.float64], precision: 
     return float(off @ precision @ off)
 
 
-def learn_verdicts(judged: Sequence[DriftJudgement]) -> VerdictReference:
+def learn_verdicts(judged: Sequence[DriftVerdict]) -> VerdictReference:
     """Learns what a bundle says."""
     types = [name for one in judged for name in one.types]
     return VerdictReference(

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from lineside_agent.health.drift.descriptors import Descriptors, describe
-from lineside_agent.health.drift.reference import DriftJudgement
+from lineside_agent.health.drift.reference import DriftVerdict
 from lineside_models.simulator import render
 
 RENDERED = 200
@@ -39,10 +39,10 @@ def darker(image: np.ndarray, factor: float) -> np.ndarray:
     return (image * factor).astype(np.uint8)
 
 
-def judgement(rng: np.random.Generator, *, bad: float, kind: str = "scratches", bundle: str = "b") -> DriftJudgement:
+def judgement(rng: np.random.Generator, *, bad: float, kind: str = "scratches", bundle: str = "b") -> DriftVerdict:
     """What a model says of a part of a line on which so large a share is bad."""
     is_bad = bool(rng.random() < bad)
-    return DriftJudgement(
+    return DriftVerdict(
         bundle=bundle,
         passed=not is_bad,
         unsure=False,

@@ -3,7 +3,7 @@
 - The first frames are learned; then each test asks whether the share of frames with one property has risen: dark,
   bright, of little or much contrast, blurred, over-sharp, far from what was learned; rejected, not rejected, unsure,
   nearly a defect, and each type of defect.
-- The allowance of false alarms is divided: half of it among the tests of how frames look, half among those of what the
+- The allowance of false alarms is divided: half of it shares the tests of how frames look, half shares those of what the
   model says, types without a defect so far included.
 - What the model says is learned anew for each bundle; how frames look isn't, since that is the camera's.
 """
@@ -21,7 +21,7 @@ from lineside_agent.health.drift.cusum import Cusum, upper_share
 from lineside_agent.health.drift.descriptors import Descriptors
 from lineside_agent.health.drift.reference import (
     RISK,
-    DriftJudgement,
+    DriftVerdict,
     FrameReference,
     VerdictReference,
     distance,
@@ -37,7 +37,7 @@ RECENT = 50
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class DriftRules:
+class DriftSettings:
     """How strict it is.
 
     Attributes:
@@ -53,7 +53,7 @@ class DriftRules:
     bad_share: float | None = None
 
 
-class Learned(msgspec.Struct, kw_only=True):
+class DriftState(msgspec.Struct, kw_only=True):
     """What is kept over a restart.
 
     Attributes:
@@ -66,10 +66,10 @@ class Learned(msgspec.Struct, kw_only=True):
     frames: FrameReference | None = None
     verdicts: VerdictReference | None = None
     samples: list[tuple[float, float, float]] = []
-    judged: list[DriftJudgement] = []
+    judged: list[DriftVerdict] = []
 
 
-class Watch:
+class DriftDetector:
     """Watches one camera and what runs behind it.
 
     Args:
@@ -81,8 +81,8 @@ class Watch:
         recent: Running means of the descriptors and of the share of bad parts, by name.
     """
 
-    def __init__(self, rules: DriftRules, learned: Learned | None = None) -> None:
-        self.learned = learned or Learned()
+    def __init__(self, rules: DriftSettings, learned: DriftState | None = None) -> None:
+        self.learned = learned or DriftState()
         self.recent: dict[str, float] = {}
         self._rules = rules
         self._types: tuple[str, ...] = ()
@@ -106,7 +106,7 @@ class Watch:
         for _, test in self.tests():
             test.clear()
 
-    def see(self, frame: Descriptors) -> None:
+    def add_frame(self, frame: Descriptors) -> None:
         """Takes how a frame looks."""
         for name, value in zip(Descriptors._fields, frame, strict=True):
             self._average(name, value)
@@ -125,29 +125,29 @@ class Watch:
         far = distance(np.array(frame), self._mean, self._precision)
         tests["distance-high"].step(far > known.distance.bound)
 
-    def hear(self, said: DriftJudgement, types: Sequence[str]) -> None:
-        """Takes what the model said of a frame."""
-        self._average("bad", float(not said.passed and not said.unsure))
+    def add_verdict(self, verdict: DriftVerdict, types: Sequence[str]) -> None:
+        """Takes what the model verdict of a frame."""
+        self._average("bad", float(not verdict.passed and not verdict.unsure))
         known = self.learned.verdicts
-        if known is not None and known.bundle != said.bundle:
+        if known is not None and known.bundle != verdict.bundle:
             known = self.learned.verdicts = None
         if known is None:
-            self._learn(said)
+            self._learn(verdict)
             return
         if not self._verdict_tests or self._types != tuple(types):
             self._begin_verdicts(known, tuple(types))
         tests = self._verdict_tests
-        tests["bad-high"].step(not said.passed and not said.unsure)
-        tests["bad-low"].step(said.passed or said.unsure)
-        tests["unsure-high"].step(said.unsure)
-        tests["near-miss-high"].step(said.near_miss > known.near_miss.bound)
+        tests["bad-high"].step(not verdict.passed and not verdict.unsure)
+        tests["bad-low"].step(verdict.passed or verdict.unsure)
+        tests["unsure-high"].step(verdict.unsure)
+        tests["near-miss-high"].step(verdict.near_miss > known.near_miss.bound)
         for name in self._types:
-            tests[f"type:{name}"].step(name in said.types)
+            tests[f"type:{name}"].step(name in verdict.types)
 
-    def _learn(self, said: DriftJudgement) -> None:
+    def _learn(self, verdict: DriftVerdict) -> None:
         self._verdict_tests = {}
-        judged = self.learned.judged = [one for one in self.learned.judged if one.bundle == said.bundle]
-        judged.append(said)
+        judged = self.learned.judged = [one for one in self.learned.judged if one.bundle == verdict.bundle]
+        judged.append(verdict)
         if len(judged) >= self._rules.reference_frames:
             self.learned.verdicts, self.learned.judged = learn_verdicts(judged), []
 
@@ -158,24 +158,24 @@ class Watch:
     def _begin_frames(self, known: FrameReference) -> None:
         self._mean, self._precision = np.array(known.mean), np.array(known.precision)
         tails = [tail for pair in zip(known.low, known.high, strict=True) for tail in pair] + [known.distance]
-        among = 2 * len(FRAME_TESTS)
+        shares = 2 * len(FRAME_TESTS)
         named = zip(FRAME_TESTS, tails, strict=True)
-        self._frame_tests = {name: self._test(tail.count, tail.frames, among) for name, tail in named}
+        self._frame_tests = {name: self._test(tail.count, tail.frames, shares) for name, tail in named}
 
     def _begin_verdicts(self, known: VerdictReference, types: tuple[str, ...]) -> None:
         self._types = types
         frames, well, near = known.frames, self._rules.bad_share, known.near_miss
-        among = 2 * (len(VERDICT_TESTS) + len(types))
-        bad = self._test(known.bad, frames, among) if well is None else self._test_of(well, among)
-        good = self._test(frames - known.bad, frames, among) if well is None else self._test_of(1 - well, among)
-        unsure, miss = self._test(known.unsure, frames, among), self._test(near.count, near.frames, among)
+        shares = 2 * (len(VERDICT_TESTS) + len(types))
+        bad = self._test(known.bad, frames, shares) if well is None else self._test_of(well, shares)
+        good = self._test(frames - known.bad, frames, shares) if well is None else self._test_of(1 - well, shares)
+        unsure, miss = self._test(known.unsure, frames, shares), self._test(near.count, near.frames, shares)
         self._verdict_tests = dict(zip(VERDICT_TESTS, (bad, good, unsure, miss), strict=True))
         counts = {name: known.types.get(name, 0) for name in types}
-        self._verdict_tests |= {f"type:{name}": self._test(count, frames, among) for name, count in counts.items()}
+        self._verdict_tests |= {f"type:{name}": self._test(count, frames, shares) for name, count in counts.items()}
 
-    def _test(self, count: int, frames: int, among: int) -> Cusum:
-        return self._test_of(upper_share(count, frames, risk=RISK / among), among)
+    def _test(self, count: int, frames: int, shares: int) -> Cusum:
+        return self._test_of(upper_share(count, frames, risk=RISK / shares), shares)
 
-    def _test_of(self, share: float, among: int) -> Cusum:
-        limit = math.log(self._rules.false_alarm_frames * among)
+    def _test_of(self, share: float, shares: int) -> Cusum:
+        limit = math.log(self._rules.false_alarm_frames * shares)
         return Cusum(share, odds_ratio=self._rules.odds_ratio, limit=limit)
