@@ -13,7 +13,7 @@ __all__ = [
     "LostFrame",
     "RawShot",
     "Shot",
+    "decoded",
     "find_cameras",
     "open_camera",
-    "decoded",
 ]

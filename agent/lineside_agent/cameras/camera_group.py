@@ -23,12 +23,12 @@ class CameraGroup:
 
     Attributes:
         readers: One a camera, in the order of the configuration.
-        source: What the records call them together.
+        source: Common name in the records.
         finite: Whether all of them end by themselves and can wait.
 
     Args:
         config: Of the agent.
-        recipes: Say how the cameras are to see.
+        recipes: The products, with their camera settings.
         sinks: Where each camera's frames go.
         stop: Ends the reading.
     """
@@ -52,7 +52,7 @@ class CameraGroup:
         return open_camera(table, state=self._config.folder)
 
     def follow_recipe(self, timeout_s: float) -> None:
-        """Has the cameras see as the chosen recipe says.
+        """Applies the camera settings of the chosen recipe, within ``timeout_s`` for each camera that is opened again.
 
         Raises:
             CameraError: One of them shows nothing with its settings.
@@ -78,7 +78,7 @@ class CameraGroup:
         return {name: work(reader) for name, reader in zip(names, self.readers, strict=True)}
 
     def end(self) -> None:
-        """Has cameras end that wait for their own trigger input and get none; the caller has set ``stop``."""
+        """Ends cameras that wait for their own trigger input; the caller has set ``stop``."""
         for reader in self.readers:
             reader.end()
 
@@ -95,7 +95,7 @@ class CameraGroup:
 
     @property
     def waiting_since_s(self) -> float | None:
-        """Since when the one that was asked first is waited for; ``None`` while none is."""
+        """When the longest wait for a frame began; ``None`` while no camera is waited for."""
         asked = [reader.waiting_since_s for reader in self.readers if reader.waiting_since_s is not None]
         return min(asked, default=None)
 

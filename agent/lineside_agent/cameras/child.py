@@ -1,8 +1,7 @@
-"""A camera in a process of its own: Aravis and picamera2 live in the system's Python, which a slot doesn't see.
+"""A camera in a child process: Aravis and picamera2 are installed for the system's Python, which a slot does not see.
 
-That is the reason, and the second one as good: a driver that hangs or dies takes its process and not the agent, and is
-ended from outside. The pipe costs the agent 0.2 ms of its processor a megapixel, as a copy does. What the two say is
-`children.wire`'s.
+A driver that hangs or dies then takes its process and not the agent, and can be killed. The pipe costs the agent 0.2 ms
+of processor time a megapixel, as much as a copy. The protocol is in `children.wire`.
 """
 
 from __future__ import annotations
@@ -36,10 +35,10 @@ SYSTEM_PYTHON = "/usr/bin/python3"
 OPEN_TIMEOUT_S = 10.0
 END_TIMEOUT_S = 4.0
 PIPE_BYTES = 1 << 20
-"""The kernel's own 64 KiB switch between the two sixteen times a megapixel."""
+"""With the kernel's own 64 KiB the two processes switch sixteen times a megapixel."""
 
 IMAGE_MAX_BYTES = 512 << 20
-"""More is no image but a pipe that was read from the wrong place."""
+"""A larger size means that the pipe was read from a wrong place."""
 
 _FOLDER = Path(__file__).parent / "children"
 
@@ -54,12 +53,12 @@ _TO_BGR: Mapping[str, Callable[[UInt8Array], Any]] = {
 
 
 class Program(NamedTuple):
-    """What runs in the child.
+    """The program of the child process.
 
     Attributes:
-        script: In ``cameras/children``.
-        module: Of the vendor's, which its Python must have.
-        package: That brings it, on Debian and Raspberry Pi OS.
+        script: File in ``cameras/children``.
+        module: The vendor's Python module that it needs.
+        package: Package of Debian and Raspberry Pi OS that contains the module.
     """
 
     script: str
@@ -68,16 +67,16 @@ class Program(NamedTuple):
 
 
 class ChildCamera(LiveCamera):
-    """Gives what a child process sees.
+    """Gives the frames of a child process.
 
     Args:
         source: As in `LiveCamera`.
-        program: What runs in it.
+        program: Runs in the child.
         options: For the program, as JSON.
-        timeout_s: A child that says nothing for so long is ended, and its camera counts as lost.
+        timeout_s: A child that is silent for so long is killed, and its camera counts as lost.
         rate_hz: As in `LiveCamera`.
         same_image_max_s: As in `LiveCamera`.
-        must_show: Whether a child that only says that it is alive for ``timeout_s`` counts as lost as well.
+        must_show: Whether a child that gives only signs of life for ``timeout_s`` counts as lost as well.
     """
 
     def __init__(
@@ -171,7 +170,7 @@ def _image(payload: UInt8Array, encoding: str, height: int, width: int) -> UInt8
 
 @contextlib.contextmanager
 def _running(program: Program, argument: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """Runs the program and gives it with what it says; at the end it is gone, whatever state it is in."""
+    """Runs the program, and yields it with the read end of its output; at the end it is gone, whatever its state."""
     command = [*command_of(program), argument]
     read_end, write_end = os.pipe()
     with contextlib.suppress(OSError):  # more than a user may have: it is slower then
@@ -197,7 +196,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def command_of(program: Program) -> list[str]:
-    """Returns how to run a program: by our own Python where it has the vendor's module, else by the system's.
+    """Returns the command of a program, for this Python if it has the vendor's module, else for the system's.
 
     Raises:
         CameraError: Neither is there.

@@ -1,7 +1,7 @@
-"""What every camera must do, as checks that a stranger with the hardware can run: ``lineside camera conformance``.
+"""Checks that every camera must pass, for anybody who has the hardware: ``lineside camera conformance``.
 
-A check is a function; its docstring is what it says. It raises `CameraCheckFailed` with what it saw, or `Skipped` with
-why it doesn't apply.
+A check is a function whose docstring is its title. It raises `CameraCheckFailed` with what it observed, or `Skipped`
+with the reason why it does not apply.
 """
 
 from __future__ import annotations
@@ -27,37 +27,37 @@ from lineside_runtime.errors import LinesideError
 FRAMES = 20
 START_AT = 1000
 CLOCK_S = 10.0
-"""So far a camera's time may be from ours."""
+"""Largest difference between a camera's time and this clock."""
 
 NOTICE_EXTRA_S = 5.0
-"""Beyond its time-out: one that is opened just then has a time-out of its own."""
+"""Added to the camera's time-out: a camera that is just being opened has another one."""
 
 UNPLUG_S = 60.0
-"""So long a person may take."""
+"""Time that a person has to pull the cable."""
 
 
 class CameraCheckFailed(Exception):  # noqa: N818 - it is a verdict and no error
-    """The camera doesn't do what it must."""
+    """The camera does not pass a check."""
 
 
 class Skipped(Exception):  # noqa: N818
-    """The check doesn't apply."""
+    """The check does not apply."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CameraSubject:
-    """What is tried.
+    """The camera to check.
 
     Attributes:
-        config: Its table.
-        instruct: Tells a person what to do; ``None`` where nobody is there.
+        config: Its ``[camera]`` table.
+        instruct: Tells a person what to do; ``None`` if nobody is there.
     """
 
     config: CameraConfig
     instruct: Callable[[str], object] | None = None
 
     def open(self, **changes: object) -> Camera:
-        """Makes the camera, with other settings if need be."""
+        """Makes the camera, with other settings where given."""
         return open_camera(msgspec.structs.replace(self.config, **changes))
 
     def take(self, count: int, start_at: int = 0, **changes: object) -> list[Shot]:
@@ -67,18 +67,16 @@ class CameraSubject:
 
     @property
     def is_live(self) -> bool:
-        """Whether it doesn't wait."""
+        """Whether it cannot wait."""
         return not self.open().finite
 
 
 class CameraCheckOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """Of one check.
+    """Outcome of one check.
 
     Attributes:
-        check: What was asked.
-        result: Of it.
-        note: What was seen, or why it was left out.
-        seconds: It took.
+        check: Title of the check.
+        note: What was observed, or why the check was skipped.
     """
 
     check: str
@@ -182,7 +180,7 @@ def notices_its_loss(subject: CameraSubject) -> str:
 
 
 def _until_lost(subject: CameraSubject, instruct: Callable[[str], object]) -> float:
-    """Returns when the last frame came, once the camera says that it is lost."""
+    """Returns when the last frame came, once the camera reports its loss."""
     last_s = time.monotonic()
     deadline_s = last_s + UNPLUG_S
     instruct(f"unplug the camera within {UNPLUG_S:.0f} s")
@@ -198,7 +196,7 @@ def _until_lost(subject: CameraSubject, instruct: Callable[[str], object]) -> fl
 
 
 def _brightness(shots: list[Shot]) -> float:
-    """Of the last image: the first ones may still be of the setting before."""
+    """Mean of the last image; the first ones may still have the setting before."""
     return float(next(shot.image.mean() for shot in reversed(shots) if isinstance(shot, Frame)))
 
 
@@ -214,7 +212,7 @@ CHECKS: tuple[Callable[[CameraSubject], str], ...] = (
 
 
 def run(subject: CameraSubject) -> Iterator[CameraCheckOutcome]:
-    """Puts a camera through the checks, one after the other."""
+    """Runs all checks, one after the other."""
     for check in CHECKS:
         started_s = time.monotonic()
         result: Literal["pass", "fail", "skip"] = "pass"
@@ -233,7 +231,7 @@ def run(subject: CameraSubject) -> Iterator[CameraCheckOutcome]:
 
 
 def facts(config: CameraConfig) -> dict[str, str]:
-    """What a report should instruct of where it was made; an address may hold a password, so that it isn't in it."""
+    """Returns where a report was made. The address of the camera is left out, since it may contain a password."""
     system = os.uname()
     model = Path("/proc/device-tree/model")
     board = model.read_text(errors="replace").rstrip("\0") if model.exists() else system.nodename

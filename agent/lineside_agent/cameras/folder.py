@@ -25,14 +25,14 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 class FolderCamera(Camera):
     """Gives each image file below a folder once, in the order of its relative path, which is its ``part_id``.
 
-    Which file has which number is written down before the first is given, and files that come later have the numbers
-    after it, wherever their names sort.
+    The number of each file is on disk before the first frame is given. Files that come later get the next numbers,
+    wherever their names sort.
 
     Args:
         path: The folder.
-        name: What the records call the source; empty for ``folder:<path>``.
-        loop: Whether the first follows the last.
-        state: Where the numbers are written down; ``None`` for nowhere: a new file may then shift them.
+        name: Name of the source in the records; empty for ``folder:<path>``.
+        loop: Whether the first file follows the last.
+        state: Folder of the numbers; ``None`` to keep none: a new file may then shift them.
     """
 
     def __init__(self, path: Path, *, name: str = "", loop: bool = False, state: Path | None = None) -> None:
@@ -91,7 +91,7 @@ class FileNumbers:
         self._path = state / "numbers" / f"{digest}.jsonl"
 
     def extended(self, names: Sequence[str]) -> list[str]:
-        """Returns all names in the order of their numbers; those that are new have the next ones.
+        """Returns all names in the order of their numbers; new ones get the next numbers.
 
         Raises:
             OSError: It can't be read or written, other than for want of room.

@@ -32,7 +32,7 @@ PAUSE_LEAST_S = 0.5
 PAUSE_MAX_S = 30.0
 
 PAUSE_JITTER = 0.7
-"""A pause is this share of its length at least: cameras that one switch took with it don't come back in step."""
+"""Shortest pause as a share of its length: cameras that were lost with one switch must not come back in step."""
 
 
 class FrameQueue:
@@ -41,8 +41,8 @@ class FrameQueue:
     Args:
         images: How many images may wait.
         stop: Ends every wait.
-        ahead: How many of a source that waits itself, if that is fewer: more would only be held in memory.
-        begin: Told the number of each frame of a source that doesn't wait, before it is appended.
+        ahead: Limit for a finite source, if it is lower: more would only use memory.
+        begin: Takes the number of each frame of a live camera before it is appended.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class FrameQueue:
         """Appends a frame.
 
         Args:
-            shot: Any.
+            shot: The frame.
             wait: Whether to wait for room; otherwise a frame that finds none is appended as lost.
 
         Returns:
@@ -90,7 +90,7 @@ class FrameQueue:
             return keep
 
     def get(self) -> RawShot | None:
-        """Takes the oldest frame; ``None`` when there will be no more, or when stopped."""
+        """Takes the oldest frame; ``None`` at the end, or when stopped."""
         with self._lock:
             self._wait(self._filled, lambda: bool(self._shots) or self._ended)
             if self._stop.is_set() or not self._shots:
@@ -109,7 +109,7 @@ class FrameQueue:
             return left
 
     def end(self) -> None:
-        """Says that no frame will follow."""
+        """Marks the end: no frame follows."""
         with self._lock:
             self._ended = True
             self._filled.notify_all()
@@ -125,13 +125,13 @@ def _without_image(shot: RawShot, reason: str) -> LostFrame:
 
 @dataclasses.dataclass(slots=True)
 class ReaderCounts:
-    """What the camera's thread did; written by it alone.
+    """Counts of a camera's thread, the only writer.
 
     Attributes:
         frames: Frames that the camera gave.
-        dropped: Those of them that found no room.
-        camera_errors: How often the camera failed, tries to open it again included.
-        outages: How often it was lost, however many tries it took until it was back.
+        dropped: Frames that found no room.
+        camera_errors: Failures of the camera, with those of opening it again.
+        outages: Losses of the camera, however many tries each took.
     """
 
     frames: int = 0
@@ -141,7 +141,7 @@ class ReaderCounts:
 
 
 class FrameSink(Protocol):
-    """What the camera's thread fills: `FrameQueue`, or what stands in its place where the line triggers."""
+    """Takes the frames of a camera's thread: `FrameQueue`, or a source of `lineside_agent.inspection.frame_sources`."""
 
     def put(self, shot: RawShot, *, wait: bool) -> bool:
         """As `FrameQueue.put`."""
@@ -154,15 +154,15 @@ class Reader:
     """Reads a camera in a thread of its own.
 
     Attributes:
-        counts: What it did.
+        counts: Of this thread.
         problem: Why the camera gives nothing; ``None`` while it does.
-        waiting_since_s: Since when, on the monotonic clock, the camera is asked for a frame; ``None`` while it isn't.
+        waiting_since_s: When the current wait for a frame began, on the monotonic clock; ``None`` between two waits.
 
     Args:
-        camera: What to read.
-        queue: Where frames go.
+        camera: The camera.
+        queue: Takes the frames.
         stop: Ends the reading.
-        rate_hz: Frames a second at most; ``None`` for as fast as they come.
+        rate_hz: Highest rate of frames; ``None`` for no limit.
         frames: Sequence at which to end; ``None`` for no end.
         retry: Whether a camera that fails is opened again, with growing pauses.
     """
@@ -194,14 +194,14 @@ class Reader:
         self._begun = self._ended = False
 
     def replace_camera(self, camera: Camera, timeout_s: float) -> None:
-        """Goes on with another camera of the same source: the one that runs gives its device back first.
+        """Goes on with another camera of the same source, after the current one has released its device.
 
         Args:
             camera: Such as the same one with another exposure.
-            timeout_s: The longest wait until it is open and shows something.
+            timeout_s: Longest wait until it shows an image.
 
         Raises:
-            CameraError: It shows nothing; it is tried again and again all the same.
+            CameraError: It shows nothing in time; the reader goes on trying.
         """
         old, self._replacement = self._camera, camera
         old.ending.set()
@@ -210,13 +210,13 @@ class Reader:
             raise CameraError(f"{camera.source} shows nothing {timeout_s:g} s after its settings were changed")
 
     def end(self) -> None:
-        """Has a camera that waits for its own trigger input end; the caller has set ``stop``."""
+        """Ends a camera that waits for its own trigger input; the caller has set ``stop``."""
         self._camera.ending.set()
         self._interrupt.set()
 
     @property
     def source(self) -> str:
-        """What the records call the camera."""
+        """Name of the camera in the records."""
         return self._camera.source
 
     @property
@@ -257,14 +257,14 @@ class Reader:
             self._camera = camera
 
     def _pause(self, pause_s: float) -> None:
-        """Waits; a stop ends it within a while, another camera at once."""
+        """Waits; another camera ends the wait at once, a stop within 0.2 s."""
         until_s = time.monotonic() + pause_s
         while not self._stop.is_set() and (left_s := until_s - time.monotonic()) > 0:
             if self._interrupt.wait(min(left_s, 0.2)):
                 return
 
     def _report_outage(self, error: CameraError) -> None:
-        """Tells the line, once an outage: what it brings meanwhile is seen by nobody. A finite source just waits."""
+        """Queues one lost frame for an outage, so that the line hears of it. A finite source only waits."""
         self.counts.outages += 1
         self._outage_since_s = time.monotonic()
         if self._camera.finite or self._at_end():
@@ -296,7 +296,7 @@ class Reader:
                     return
 
     def _shots(self) -> Generator[RawShot, None, None]:
-        """The camera's frames; whoever watches can see that one is being waited for."""
+        """Yields the camera's frames, and shows when one is waited for."""
         shots = self._camera.raw_frames(self._next)
         try:
             while True:

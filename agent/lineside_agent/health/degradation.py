@@ -1,6 +1,6 @@
 """Reduce the service while the board is throttled or the line is late, and restore it.
 
-A step is said in the log, in ``status.json`` (and so in ``/metrics``) and to the hub, and is taken back by itself.
+Each step is logged, shown in ``status.json`` (and so in ``/metrics``), reported to the hub, and taken back by itself.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from lineside_link.messages import DegradationReport
 log = logging.getLogger("lineside.degradation")
 
 HOT_C = 80.0
-"""Where nobody knows when the board slows down."""
+"""For a board without a known throttling temperature."""
 
 BELOW_THROTTLING_C = 5.0
 
@@ -34,11 +34,11 @@ ROOT = Path("/")
 
 
 class LatenessCounts(NamedTuple):
-    """What became of parts since the start.
+    """Parts or frames since the start.
 
     Attributes:
-        total: Parts.
-        late: Of those: late, nearly late or dropped.
+        total: All of them.
+        late: Those that were late, nearly late or dropped.
     """
 
     total: int
@@ -46,16 +46,16 @@ class LatenessCounts(NamedTuple):
 
 
 class DegradationRunner:
-    """Looks again and again, from the main thread.
+    """Measures heat and lateness again and again, and applies the steps of `DegradationPolicy`; in the main thread.
 
     Args:
         config: The ``[degrade]`` table.
-        archive: Gives up images.
-        active: Knows whether there is a faster variant.
-        deadline_policy: Judges by it.
-        frames: Where the frame rate can be lowered; ``None`` elsewhere.
-        lateness: Says how late the line is.
-        report: Told of each change.
+        archive: Keeps fewer images with the step ``images``.
+        active: Has the faster variant of the step ``variant``, if there is one.
+        deadline_policy: Selects it.
+        frames: Gives fewer frames with the step ``rate``; ``None`` where that is not possible.
+        lateness: Returns how late the line is.
+        report: Takes each change.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class DegradationRunner:
         self._steps_taken = 0
 
     def check(self) -> None:
-        """Looks, if it is time."""
+        """Measures and applies the policy, if it is time."""
         now_s = time.monotonic()
         if self._checked_at_s is not None and now_s - self._checked_at_s < self._config.look_every_s:
             return
@@ -101,7 +101,7 @@ class DegradationRunner:
             self._report(self.report())
 
     def _late_share(self) -> float | None:
-        """Of the parts since the last look; ``None`` if there were none."""
+        """Share of late parts since the last check; ``None`` if there were none."""
         before, self._seen = self._seen, self._lateness()
         total = self._seen.total - before.total
         return min(1.0, (self._seen.late - before.late) / total) if total > 0 else None
@@ -131,12 +131,12 @@ class DegradationRunner:
             self._frames.least_period_s = 1.0 / self._config.rate_hz if "rate" in steps else 0.0
 
     def report(self) -> DegradationReport:
-        """Returns what the hub is told."""
+        """Returns the report for the hub."""
         with self._lock:
             return DegradationReport(steps=tuple(self._policy.steps), reason=self._policy.why)
 
     def status(self) -> dict[str, Any]:
-        """What ``status.json`` says of it."""
+        """What ``status.json`` says of the degradation."""
         with self._lock:
             load, policy = self._load, self._policy
             return {
@@ -152,7 +152,8 @@ class DegradationRunner:
 
 
 def limits_of(config: DegradeConfig) -> DegradationLimits:
-    """Returns when it is too much here: where the table doesn't say, a little before this kind of board slows down."""
+    """Returns the limits in effect; an unset temperature is a little below where this kind of board throttles
+    itself."""
     hot_c = config.hot_c if config.hot_c is not None else _hot_c(config)
     return DegradationLimits(hot_c, hot_c - config.cool_by_c, config.late_share, config.hold_s, config.relief_s)
 
@@ -169,7 +170,8 @@ def _hot_c(config: DegradeConfig) -> float:
 def lateness_of(
     config: AgentConfig, counts: Callable[[], LatenessCounts], dropped: Callable[[], LatenessCounts]
 ) -> Callable[[], LatenessCounts]:
-    """Returns what tells how late this line is: late parts where it triggers, dropped frames where it doesn't wait."""
+    """Returns the measure of lateness: late parts on a line that triggers, dropped frames of a camera that does not
+    wait."""
     if config.trigger is None:
         return dropped
     return (

@@ -1,8 +1,8 @@
-"""Which step of reduced service applies to a temperature and a latency. Pure.
+"""Which steps of reduced service apply to a temperature and a lateness. Pure.
 
-- One step more after every ``hold_s`` of load without a break, one less after every ``relief_s`` without any.
-- Between the two limits nothing changes: what is taken back at ``hot_c`` would come again at once.
-- What can't be given up here is no step: a bundle without a faster variant, a line that has no frame rate.
+- One more step after every ``hold_s`` of strain without a break, one less after every ``relief_s`` without strain.
+- Between the two limits nothing changes: a step that is taken back at ``hot_c`` would come again at once.
+- A step that this device cannot take is skipped: no faster variant in the bundle, or no frame rate to lower.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 Step = Literal["images", "variant", "rate"]
-"""``images``: only those of parts that were not passed are kept. ``variant``: the bundle's faster form judges.
-``rate``: fewer frames are looked at, where nobody triggers."""
+"""``images``: images of passed parts are not kept. ``variant``: the bundle's faster variant inspects. ``rate``: fewer
+frames are inspected, where the line does not trigger."""
 
 NOW = " now"
-"""Ends what a board says of this moment, and not of all since it was started."""
+"""Suffix of a board's state at this moment, in contrast to its state since the start."""
 
 
 class DegradationLimits(NamedTuple):
-    """When it is too much, and when it is well again.
+    """When a step is taken, and when it is taken back.
 
     Attributes:
-        hot_c: From this temperature on it is too hot.
-        cool_c: Up to here it is cool again.
-        late_share: From this share of late parts on it is too slow; up to a half of it it is quick again.
+        hot_c: Temperature from which on the board is too hot.
+        cool_c: Temperature up to which it is cool again.
+        late_share: Share of late parts from which on the line is too slow; from half of it on down it is fast again.
         hold_s: Strain before each further step.
-        relief_s: Without load before each step back.
+        relief_s: Time without strain before each step back.
     """
 
     hot_c: float
@@ -37,12 +37,12 @@ class DegradationLimits(NamedTuple):
 
 
 class LoadSample(NamedTuple):
-    """How it is now.
+    """One measurement.
 
     Attributes:
-        temperature_c: Of the hottest sensor; ``None`` where there is none.
-        throttling: Why the board runs slower than it could, in `lineside_boards.state.throttling`'s words.
-        late_share: Of the last parts, those that were late or would have been; ``None`` without any.
+        temperature_c: Of the hottest sensor; ``None`` without a sensor.
+        throttling: Why the board runs slower than it could, as in `lineside_boards.state.throttling`.
+        late_share: Share of the last parts that were late or would have been; ``None`` without parts.
     """
 
     temperature_c: float | None = None
@@ -51,14 +51,14 @@ class LoadSample(NamedTuple):
 
 
 class DegradationPolicy:
-    """Climbs and comes down.
+    """The steps that are taken now.
 
     Attributes:
-        steps: What is given up now, in order.
-        why: What was too much when the last step was taken; empty on the ground.
+        steps: The steps, in order.
+        why: Reason of the last step; empty without steps.
 
     Args:
-        order: What is given up, the first first.
+        order: Order in which steps are taken.
         limits: When.
     """
 
@@ -71,11 +71,7 @@ class DegradationPolicy:
         self._relieved_since_s: float | None = None
 
     def check(self, load: LoadSample, possible: Sequence[Step], now_s: float) -> bool:
-        """Looks once.
-
-        Returns:
-            Whether `steps` has changed.
-        """
+        """Takes a measurement at ``now_s`` of the monotonic clock; returns whether `steps` has changed."""
         available = [step for step in self._order if step in possible]
         before, count = self.steps, len([step for step in self.steps if step in available])
         reasons = _reasons(load, self._limits)

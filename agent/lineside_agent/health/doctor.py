@@ -1,9 +1,8 @@
 """Find out what is wrong with the agent on this device, and what to do about it.
 
-Pure: an `Examination` in, findings out; `look` makes it: it reads files and tries the broker's port, and changes
-nothing.
-What is wrong with the board itself (heat, throttling, disk, clock) is `lineside_boards.doctor`'s; it stands in the list
-as well.
+`look` collects an `Examination`: it reads files and tries the broker's port, and changes nothing. `examine` is pure and
+makes the findings of it. Problems of the board itself (heat, throttling, disk, clock) come from
+`lineside_boards.doctor` and are in the same list.
 """
 
 from __future__ import annotations
@@ -48,25 +47,25 @@ POLL_PAUSE_S = 10.0
 
 
 class Examination(msgspec.Struct, frozen=True, kw_only=True):
-    """What was to be seen.
+    """The observed state.
 
     Attributes:
-        config: As read; ``None`` if that failed.
-        config_problem: Why it did.
-        status: Of ``status.json``; empty if there is none.
-        status_age_s: How old it is.
+        config: The configuration; ``None`` if it cannot be read.
+        config_problem: Why not.
+        status: Content of ``status.json``; empty if there is none.
+        status_age_s: Its age.
         runs: Whether a process holds the state folder.
-        missing_bundle: Says that the configured bundle is not there; empty if it is.
+        missing_bundle: Message if the configured bundle is not there; empty otherwise.
         missing_pictures: Folders and files of cameras that are not there.
         free_bytes: Of the disk that holds the state folder.
-        broker_problem: Why the broker's port didn't answer; empty if it did, or if there is no link.
-        certificate_days: Until this device's certificate expires; ``None`` if it has none.
-        certificate_problem: Why that can't be told; empty if it can.
+        broker_problem: Why the broker's port does not answer; empty if it does, or without a link.
+        certificate_days: Until this device's certificate expires; ``None`` without one.
+        certificate_problem: Why that is not known; empty if it is.
         clock_behind_s: How far the clock is behind a time that was seen before.
-        trial: A new agent's, if one is on.
-        whole: The slots that could be started.
-        changed_files: Files of the service that are missing or not this release's; ``None`` if it isn't installed.
-        board: What the board's own doctor found.
+        trial: Of a new agent; ``None`` without a trial.
+        whole: Slots that can be started.
+        changed_files: Files of the service that are missing or of another release; ``None`` if it is not installed.
+        board: Findings of the board's own doctor.
     """
 
     config: AgentConfig | None = None
@@ -172,7 +171,7 @@ def _line(seen: Examination) -> Iterator[BoardFinding]:
 
 
 def _line_of(line: dict[str, Any]) -> Iterator[BoardFinding]:
-    """What is wrong with one of the lines."""
+    """Findings for one of the lines."""
     polled_s_ago = line.get("polled_s_ago")
     if line.get("problem"):
         action = "Check address, port and cable; another program may use the port. It is tried again by itself."
@@ -271,7 +270,7 @@ def _updates(seen: Examination) -> Iterator[BoardFinding]:
 
 
 def look(config_path: Path, root: Path | str = "/") -> Examination:
-    """Looks at the agent and the board, and changes nothing."""
+    """Collects the state of the agent and of the board, whose system is at ``root``; changes nothing."""
     base = Path(root)
     try:
         changed: tuple[str, ...] | None = tuple(installed_files(base))
@@ -303,7 +302,8 @@ def look(config_path: Path, root: Path | str = "/") -> Examination:
 
 
 def is_held(folder: Path) -> bool:
-    """Returns whether a process holds an agent's state folder; takes no lock of its own, which would keep one out."""
+    """Returns whether a process holds an agent's state folder; takes no lock itself, since that would keep an agent
+    out."""
     try:
         inode = (folder / "lock").stat().st_ino
         locks = Path("/proc/locks").read_text()
@@ -314,7 +314,7 @@ def is_held(folder: Path) -> bool:
 
 
 def _board(base: Path, *, expects_camera: bool) -> tuple[BoardFinding, ...]:
-    """The board's own findings; its engines aren't asked, since one of them is busy with the line."""
+    """The board's own findings; its engines are not probed, since one of them is busy with the line."""
     found = inventory.take(base)
     known = profile.load(found.board) if found.profiles else None
     return examine_board(found, known, expects_camera=expects_camera)

@@ -1,9 +1,8 @@
 """Prometheus' ``/metrics``, made from ``status.json``.
 
-Nothing is counted here and nothing shared with the line: each scrape reads the file, half a second old at most.
-A ``…_problem``, ``…_error`` or ``…_fault`` is 1 while there is one.
-Whether the agent lives is told by ``updated_at_ns``, not by an answer.
-``docs/reference/metrics.md`` lists the metrics; a test holds it against `HELP`.
+Nothing is counted here and nothing is shared with the line: each scrape reads the file, which is half a second old at
+most. A ``…_problem``, ``…_error`` or ``…_fault`` is 1 while there is one. ``updated_at_ns`` shows whether the agent
+lives, not the answer to a scrape. A page of the reference is generated from `HELP`.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ COUNTERS = frozenset(
         *("drift_alarms_ever", "degradation_steps_ever", "degradation_hurried"),
     }
 )
-"""What only grows while the agent runs; the rest goes up and down."""
+"""Metrics that only grow while the agent runs."""
 
 RESULTS = "results"
 """Key of `lineside_agent.health.result_statistics`, whose figures have labels of their own."""
@@ -133,10 +132,10 @@ HELP = {
     "pid": "Process id of the agent.",
     "updated_at_ns": "When these figures were written, in ns of Unix time; an old time says that the agent has ended.",
 }
-"""What each metric is, by its name without ``lineside_``."""
+"""Description of each metric, by its name without ``lineside_``."""
 
 RECENT = "drift_recent_"
-"""How the metrics begin that drift detection has a mean of, such as ``drift_recent_sharpness``."""
+"""Prefix of the metrics with a running mean of drift detection, such as ``drift_recent_sharpness``."""
 
 RECENT_HELP = "Mean over the latest frames of this figure of drift detection."
 
@@ -167,7 +166,7 @@ class _Status:
 
 
 def help_of(key: str) -> str:
-    """Returns what a metric is."""
+    """Returns the description of a metric, by its name without ``lineside_``."""
     return RECENT_HELP if key.startswith(RECENT) else HELP.get(key, f"`{key}` of the agent's status.")
 
 
@@ -198,7 +197,7 @@ def _numbers(status: dict[str, Any]) -> Iterator[tuple[str, float]]:
 
 
 def serve(config: MetricsConfig, status: Path) -> Callable[[], None]:
-    """Answers scrapes in threads of its own.
+    """Answers scrapes in threads of its own, and returns the function that ends it.
 
     Returns:
         What ends it.

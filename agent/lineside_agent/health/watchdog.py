@@ -18,19 +18,19 @@ from lineside_runtime.errors import LinesideError
 log = logging.getLogger("lineside.agent")
 
 FIRST_FRAME_WAIT_S = 2.0
-"""How long READY waits for a first frame of the line, before the bundle's golden input serves as one."""
+"""How long READY waits for a first frame of the line, before the bundle's golden input takes its place."""
 
 
 class Watchdog:
-    """Looks at the others twice a second, from the main thread.
+    """Checks the agent twice a second, in the main thread.
 
     Args:
-        cameras: Gives frames.
+        cameras: Give frames.
         counts: Of the pipeline.
-        active: What judges them.
-        store: Keeps the records.
-        notifier: Hears of it.
-        triggered: Whether the line triggers: a frame that nobody wants is then no frame that waits.
+        active: The active bundle.
+        store: The records.
+        notifier: Feeds systemd's watchdog.
+        triggered: Whether the line triggers: a frame without a trigger is then no frame that waits.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Watchdog:
         self.ready = False
 
     def check(self, machine: BundleMachine) -> None:
-        """Looks once, feeds the watchdog, and says READY after the first real inference."""
+        """Feeds the watchdog while there is progress, and reports READY after the first real inference."""
         now_s = time.monotonic()
         was_stuck, sample = self._liveness.is_stuck, self._sample()
         if self._liveness.check(sample, now_s):
@@ -69,13 +69,13 @@ class Watchdog:
             self._notifier.status(f"{machine.state}, {bundle}, {self._counts.inspected} frames judged")
 
     def is_healthy(self, machine: BundleMachine) -> bool:
-        """Whether frames come through, or could: what a new agent must be for a while."""
+        """Whether frames are inspected, or could be."""
         runs = machine.installed is None or self._active.loaded is not None
         return self.ready and runs and not self._liveness.is_ill
 
     @staticmethod
     def is_quiet(machine: BundleMachine) -> bool:
-        """Whether an end of the process would cut no update of the bundle in a risky state."""
+        """Whether the process may end without cutting a bundle's deployment in a risky state."""
         return machine.state not in RISKY
 
     def _sample(self) -> ProgressSample:
@@ -91,7 +91,7 @@ class Watchdog:
         )
 
     def _has_inferred(self, machine: BundleMachine, now_s: float) -> bool:
-        """Whether this start's engine has judged something real, or there is rightly nothing that could."""
+        """Whether this start's engine has inspected something real, or there is nothing that it could inspect."""
         if self._counts.inspected > self._counts.faults:
             return True
         loaded = self._active.loaded

@@ -1,16 +1,16 @@
 """Upload kept images to the hub, one after the other, after everything else.
 
-A frame is offered by its hash; the hub says from where on it wants it, that it has it, that the device must wait, or
-that it is refused. Pieces of 16 KiB go out, four on their way at a time, no faster than allowed.
+An image is offered by its hash. The hub answers from which byte on it wants it, that it has it, that the device must
+wait, or that it refuses it. Pieces of 16 KiB are sent, four under way at a time, no faster than allowed.
 
 Invariants:
 
-- Only images of records that the hub has committed are offered, in order. What is ``stored`` is written down with the
-  next records (`unsent`); a kill before that costs one more offer, which the hub answers from what it has.
-- Results and control come first: no piece goes out while rows wait to be sent or a bundle is being fetched, and no
-  more than four pieces are ever ahead of a result.
-- Nothing here is waited for by the line. A hub that is away, full, or too old to answer is left alone for growing
-  pauses; images wait on the disk, within the archive's bounds; what those took away unsent is said and counted.
+- Only images of records that the hub has committed are offered, in order. An image that is ``stored`` is noted with the
+  next records; a kill before that costs one more offer, which the hub answers from what it has.
+- Results and control come first: no piece is sent while rows wait or a bundle is being fetched, and no more than four
+  pieces are ever ahead of a result.
+- The line never waits for an upload. A hub that is away, full, or too old to answer is tried again after growing
+  pauses. Images wait on the disk, within the archive's limits; those deleted unsent are logged and counted.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from lineside_runtime.serving.backoff import Backoff
 log = logging.getLogger("lineside.frames")
 
 WINDOW = 4
-"""Pieces on their way."""
+"""Pieces under way."""
 
 ANSWER_TIMEOUT_S = 6.0
 WAIT_MAX_S = 600.0
@@ -45,14 +45,14 @@ _PAUSES = Backoff(2.0, 300.0)
 
 @dataclasses.dataclass(slots=True)
 class UploadCounts:
-    """What the sender did since its start; written by it alone.
+    """Counts of the uploader's thread, the only writer.
 
     Attributes:
         sent: Images that the hub has taken, or had.
         refused: Images that it refused for good.
-        missing: Images that made room for others before they could be sent.
-        bytes: Of pieces that went out.
-        problem: Why images wait, for people; empty if they don't.
+        missing: Images that were deleted before they could be sent.
+        bytes: Of the pieces that were sent.
+        problem: Why images wait; empty if they do not.
     """
 
     sent: int = 0
@@ -66,15 +66,12 @@ class FrameUploader:
     """Sends images in a thread of its own.
 
     Args:
-        store: Knows the images.
-        folder: Where they lie.
-        publish: Hands a message to the link; false without a connection.
-        may_send: Says whether nothing more important is under way.
-        settings: Gives the ``[store]`` table that holds now.
+        store: Has the list of unsent images.
+        folder: Has the images.
+        publish: Sends a message; false without a connection.
+        may_send: Returns whether nothing more important is under way.
+        settings: Returns the ``[store]`` table in effect.
         stop: Ends the thread.
-
-    Attributes:
-        counts: What happened.
     """
 
     def __init__(
@@ -103,19 +100,15 @@ class FrameUploader:
 
     @property
     def is_idle(self) -> bool:
-        """Whether there is nothing to send, or the hub doesn't take it now."""
+        """Whether there is nothing to send, or the hub takes nothing now."""
         return self._store.unsent_images == 0 or bool(self.counts.problem) or not self._settings().send_images
 
     def connected(self) -> None:
-        """Says that the link stands anew: a pause ends, and what was on its way is lost."""
+        """Takes a new connection: a pause ends, and what was under way is lost."""
         self._put(None)
 
     def answered(self, _topic: str, payload: bytes) -> None:
-        """Takes the hub's answer.
-
-        Raises:
-            BadInputFormatError: It is none.
-        """
+        """Takes the hub's answer."""
         self._put(decode(payload, FrameAnswer))
 
     def _put(self, item: FrameAnswer | None) -> None:
@@ -176,7 +169,7 @@ class FrameUploader:
             self._postpone(answer)
 
     def _upload(self, head: FramePiece, data: bytes) -> FrameAnswer | None:
-        """Returns the hub's last word; ``None`` if there was none."""
+        """Returns the hub's last answer; ``None`` if there was none."""
         self._forget_answers()
         if not self._send(encode_framed(head)):
             return None
@@ -204,7 +197,7 @@ class FrameUploader:
         return not self._link_lost
 
     def _pace(self, count: int, bytes_s: float) -> bool:
-        """Waits until a piece may go out; false at the end."""
+        """Waits until a piece may be sent; false if stopped."""
         if not self._wait_until_allowed():
             return False
         if (left_s := self._free_at_s - time.monotonic()) > 0 and self._stop.wait(left_s):
@@ -217,7 +210,7 @@ class FrameUploader:
             self._answers.get_nowait()
 
     def _next_answer(self, head: FramePiece) -> FrameAnswer | None:
-        """Waits for an answer to this frame; ``None`` if there is none, or the link was lost."""
+        """Waits for an answer to this image; ``None`` if there is none, or the link was lost."""
         until_s = time.monotonic() + ANSWER_TIMEOUT_S
         while (left_s := until_s - time.monotonic()) > 0 and not self._stop.is_set():
             try:
@@ -243,7 +236,7 @@ class FrameUploader:
         self._mark_settled(answer.epoch, image.seq)
 
     def _postpone(self, answer: FrameAnswer | None) -> None:
-        """Leaves the hub alone for a while; said once, until it goes on."""
+        """Pauses, and logs the reason once."""
         self._failures += 1
         waits = answer is not None and answer.status == "wait"
         problem = _reason(answer) if answer is not None and waits else "the hub doesn't answer offers of frames"

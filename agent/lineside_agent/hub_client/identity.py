@@ -3,11 +3,11 @@
 ::
 
     <folder>/identity/
-    ├── <serial>/        cert.pem and key.pem: a pair that was issued and checked
-    └── current          names the pair that is used; replaced by one rename, so that key and certificate always fit
+    ├── <serial>/        cert.pem and key.pem: an issued pair that was checked
+    └── current          names the pair in use; replaced by one rename, so that key and certificate always fit
 
-The pair that ``agent.toml`` names is used until the first renewal. Time is that of the clock's floor: a board that
-wakes up in 1970 neither takes its certificate for eternal nor for one that isn't valid yet.
+The pair of ``agent.toml`` is used until the first renewal. The time is that of the clock's floor: on a board that
+starts in 1970 a certificate is neither valid for ever nor not valid yet.
 """
 
 from __future__ import annotations
@@ -51,17 +51,17 @@ if TYPE_CHECKING:
 log = logging.getLogger("lineside.agent.identity")
 
 CHECK_EVERY_S = 3600.0
-"""How often the certificate's life is looked at."""
+"""Time between two checks of the certificate's remaining life."""
 
 REQUEST_AGAIN_S = 60.0
-"""After how long without an answer a request is sent again; the same request gets the same answer."""
+"""Time without an answer after which a request is sent again; the same request gets the same answer."""
 
 ENROLL_AGAIN_S = 5.0
-"""The same for a first certificate, where a person stands beside the device."""
+"""The same for a first certificate, where a person waits beside the device."""
 
 
 class JoinToken(msgspec.Struct, frozen=True, kw_only=True):
-    """The part of the hub's token that a device needs; see `lineside_hub.identity.authority.EnrolmentToken`."""
+    """The fields of the hub's token that a device needs; see `lineside_hub.identity.authority.EnrolmentToken`."""
 
     id: str
     device: str
@@ -76,13 +76,13 @@ class JoinToken(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeviceIdentity:
-    """The pair that is used, and its renewal.
+    """The pair in use, and its renewal.
 
     Args:
         folder: The agent's state folder.
         link: The ``[link]`` table, with its certificate and key.
         device: Name of the device.
-        clock: What time it is.
+        clock: The time.
     """
 
     def __init__(self, folder: Path, link: LinkConfig, device: str, clock: ClockFloor) -> None:
@@ -95,7 +95,7 @@ class DeviceIdentity:
         self.problem: LinesideError | None = None
 
     def config(self) -> LinkConfig:
-        """Returns the link's configuration with the newest pair that can be used."""
+        """Returns the link's configuration with the newest usable pair."""
         try:
             serial = (self._folder / "current").read_text(encoding="ascii").strip()
             pair = self._folder / Path(serial).name
@@ -108,11 +108,7 @@ class DeviceIdentity:
         return self._with(pair)
 
     def received(self, _topic: str, payload: bytes) -> None:
-        """Takes an answer of the authority.
-
-        Raises:
-            BadInputFormatError: It is none.
-        """
+        """Takes an answer of the authority."""
         if payload:
             answer = decode(payload, CertificateAnswer)
             if final(answer):  # one that says that a person must sign may come after the person's
@@ -120,7 +116,7 @@ class DeviceIdentity:
                 self._wake.set()
 
     def kick(self) -> None:
-        """Says that the link stands anew."""
+        """Takes a new connection."""
         self._wake.set()
 
     def run(self, client: LinkClient, topics: Topics, stop: threading.Event) -> None:
@@ -197,12 +193,12 @@ class DeviceIdentity:
 
 
 def final(answer: CertificateAnswer) -> bool:
-    """Whether nothing more is to come: it was issued or refused, and no person needs to sign."""
+    """Whether no other answer follows: the certificate was issued or refused, and no person needs to sign."""
     return answer.status != "waiting"
 
 
 def issued_pem(answer: CertificateAnswer, *, authority: bytes, device: str, key: object) -> bytes:
-    """Returns the certificate of an answer, once it is proven to be the one that was asked for.
+    """Returns the certificate of an answer, after checking that it is the one that was requested.
 
     Raises:
         IdentityError: The request was refused, or the certificate is another.
@@ -223,17 +219,17 @@ def enroll(
     timeout_s: float = 120.0,
     progress: Callable[[str], None] = log.info,
 ) -> LinkConfig:
-    """Asks for this device's first certificate; the private key is made here and never leaves.
+    """Requests this device's first certificate; the private key is made here and never leaves the device.
 
     Args:
         token_file: From ``lineside hub token``.
         folder: Gets ``ca.pem``, ``cert.pem``, ``key.pem`` and ``root.json``; made if it is not there.
         url: Of the broker, instead of the token's.
-        timeout_s: How long to wait, also for a person at the hub.
-        progress: Told what is waited for.
+        timeout_s: Longest wait, also for a person at the hub.
+        progress: Takes what is waited for.
 
     Returns:
-        The ``[link]`` table that the device's ``agent.toml`` needs.
+        The ``[link]`` table for the device's ``agent.toml``.
 
     Raises:
         InputNotFoundError: There is no such token.
@@ -283,7 +279,7 @@ def _time(token: JoinToken) -> datetime:
 
 
 def _own_key(folder: Path) -> ec.EllipticCurvePrivateKey:
-    """The key is kept over a failed try, so that the same token asks for the same key again."""
+    """Returns the key, which survives a failed attempt, so that the same token requests the same key again."""
     path = folder / "key.pem"
     if path.exists():
         return read_key(path.read_bytes())

@@ -15,16 +15,16 @@ log = logging.getLogger("lineside.agent")
 
 
 COMMANDS_MAX = 1000
-"""Commands that are not carried out again: who records the link could say an old one again."""
+"""Commands that are remembered, so that a recorded one that is sent again is not carried out again."""
 
 
 class RecipeCommands:
-    """Each command once, also if it is said again after later ones; from any thread.
+    """Carries out each command once, also if it is repeated after later ones; from any thread.
 
     Args:
-        recipes: Who changes over.
-        allowed: Whether ``agent.toml`` lets the hub do that.
-        publish: Sends an answer; what gets lost is command for again.
+        recipes: Changes the recipe.
+        allowed: Whether ``agent.toml`` allows it to the hub.
+        publish: Sends an answer; the hub repeats the command if the answer is lost.
     """
 
     def __init__(self, recipes: Recipes, *, allowed: bool, publish: Callable[[bytes], object]) -> None:
@@ -35,11 +35,7 @@ class RecipeCommands:
         self._answers: dict[str, RecipeAnswer | None] = {}
 
     def received(self, _topic: str, payload: bytes) -> None:
-        """Takes a command.
-
-        Raises:
-            BadInputFormatError: It is none.
-        """
+        """Takes a command."""
         command = decode(payload, RecipeCommand)
         with self._lock:
             known, answer = command.id in self._answers, self._answers.get(command.id)

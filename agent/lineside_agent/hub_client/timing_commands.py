@@ -1,7 +1,7 @@
-"""Fetch, time and delete a bundle that the hub wants timed, while the active one keeps running.
+"""Fetch, time and delete a bundle for the hub, while the active one keeps running.
 
-As with recipes (ADR 0017) a command is said again until it is done, and carried out once; each time it is said, the
-device tells how far it is. One command at a time.
+As with recipes (ADR 0017) the hub repeats a command until it is done, and the device carries it out once; each
+repetition is answered with the progress. One command at a time.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ class TimeCommands:
     """Answers from any thread; works in the one that calls `run`.
 
     Args:
-        folder: The agent's; a folder in it holds the bundle meanwhile.
-        allowed: Whether ``agent.toml`` lets the hub do that.
-        board: What this device is, for people.
+        folder: The agent's; a folder in it holds the bundle.
+        allowed: Whether ``agent.toml`` allows it to the hub.
+        board: Model of this device, for people.
         inspect: The ``[inspect]`` table, under which a bundle would run here.
-        bring: Fetches a bundle, as `lineside_agent.deployment.fetch.Fetcher.bring_trial`.
-        publish: Sends an answer; what gets lost is command for again.
+        bring: Fetches a bundle: `lineside_agent.deployment.fetch.Fetcher.bring_trial`.
+        publish: Sends an answer; the hub repeats the command if the answer is lost.
     """
 
     def __init__(
@@ -60,18 +60,14 @@ class TimeCommands:
         self._answer = TimeAnswer(id="", state="done")
 
     def received(self, _topic: str, payload: bytes) -> None:
-        """Takes a command, and answers.
-
-        Raises:
-            BadInputFormatError: It is none.
-        """
+        """Takes a command, and answers."""
         command = decode(payload, TimeCommand)
         with self._lock:
             answer = self._answer if command.id == self._answer.id else self._first_answer(command)
         self._publish(encode(answer))
 
     def run(self, stop: threading.Event, inspected: Callable[[], int]) -> None:
-        """Carries commands out until stopped."""
+        """Carries commands out until stopped; ``inspected`` returns the number of inspected frames."""
         self._delete_bundle()  # what a kill has left
         while not stop.is_set():
             try:
@@ -89,7 +85,7 @@ class TimeCommands:
                 self._delete_bundle()
 
     def _first_answer(self, command: TimeCommand) -> TimeAnswer:
-        """The answer to a command that wasn't heard before; one that is taken becomes the answer from now on."""
+        """Returns the answer to a new command; one that is accepted becomes the current one."""
         answer = TimeAnswer(id=command.id, state="ready", board=self._board)
         if not self._allowed:
             error: LinesideError = TimingError(

@@ -1,12 +1,11 @@
-"""Frames for the pipeline where the line triggers, or where only the latest frame counts.
+"""Sources of frames for a line that triggers, and for watch mode.
 
-`TriggeredFrames` and `LatestFrame` stand in the place of `lineside_agent.cameras.reader.FrameQueue`, and the camera's
-thread sees no difference.
+They take the place of `lineside_agent.cameras.reader.FrameQueue`.
 
-- A triggered part gets the first frame that the camera gave after its trigger, also where the engine is still busy with
-  the part before it. A finite source gives its next frame to the next trigger, and waits in between.
-- Where several cameras see each part, `PartFrames` has one `TriggeredFrames` a camera, and gives what all of them saw.
-- In watch mode a frame that nobody has taken yet is replaced by the next one, and that is counted.
+- A triggered part gets the first frame that the camera gave after its trigger, also while the engine is busy with an
+  earlier part. A finite source gives its next frame to the next trigger, and waits in between.
+- With several cameras, `PartFrames` has one `TriggeredFrames` a camera, and gives the frames of all of them.
+- In watch mode a frame that was not taken is replaced by the next one, and that is counted.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from lineside_agent.cameras import LostFrame, RawShot, Shot, decoded
 from lineside_agent.inspection.views import Views, joint_source
 
 LOOK_S = 0.2
-"""How often a wait looks whether the agent stops."""
+"""Longest wait before the stop is checked."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -35,8 +34,7 @@ class TriggeredFrames:
 
     Args:
         stop: Ends every wait.
-        frame_delay_s: A frame that arrives sooner after the trigger was taken before it, as the camera takes so long to
-            bring one.
+        frame_delay_s: Time that the camera needs to bring a frame: one that comes sooner was taken before the trigger.
     """
 
     def __init__(self, stop: threading.Event, *, frame_delay_s: float = 0.0) -> None:
@@ -48,21 +46,20 @@ class TriggeredFrames:
 
     @property
     def ended(self) -> bool:
-        """Whether the camera will give no more frames."""
+        """Whether the camera gives no more frames."""
         return self._ended
 
     def request(self, number: int, at_s: float) -> None:
-        """A part was triggered."""
+        """Requests a frame for the trigger ``number``, given at ``at_s`` of the monotonic clock."""
         with self._changed:
             self._requests[number] = _FrameRequest(at_s + self._frame_delay_s)
             self._changed.notify_all()
 
     def wait_for_frame(self, number: int, deadline_s: float) -> Shot | None:
-        """Waits for a part's frame.
+        """Waits for the frame of a trigger, until ``deadline_s`` of the monotonic clock.
 
         Returns:
-            Its frame; ``None`` if none came in time, it was answered meanwhile, the camera has ended, or the agent
-            stops.
+            Its frame; ``None`` if none came in time, the part was answered, the camera has ended, or the agent stops.
         """
         with self._changed:
             while (request := self._requests.get(number)) is not None:
@@ -75,7 +72,7 @@ class TriggeredFrames:
             return None
 
     def is_open(self, number: int) -> bool:
-        """Whether a part has no answer yet."""
+        """Whether a part was not answered yet."""
         with self._changed:
             return number in self._requests
 
@@ -86,11 +83,11 @@ class TriggeredFrames:
             return request is not None and request.shot is not None
 
     def missing_reason(self, number: int) -> str:
-        """Says which frame has not come, for the record."""
+        """Returns which frame is missing, for the record."""
         return "no frame of the camera"
 
     def forget(self, number: int) -> None:
-        """A part was answered: its frame is not request any more."""
+        """Drops the request of a part that was answered."""
         with self._changed:
             self._requests.pop(number, None)
             self._changed.notify_all()
@@ -98,8 +95,8 @@ class TriggeredFrames:
     def put(self, shot: RawShot, *, wait: bool) -> bool:
         """Takes a frame of the camera.
 
-        Returns:
-            True: that nobody wants a frame between two parts is no loss.
+        With ``wait`` the camera waits until a trigger needs it; otherwise a frame without a trigger is dropped. Returns
+        true: a frame between two parts is no loss.
         """
         now_s = time.monotonic()
         picture = decoded(shot)  # here, so that it is ready when its trigger comes
@@ -115,17 +112,17 @@ class TriggeredFrames:
         return True
 
     def end(self) -> None:
-        """Says that no frame will follow."""
+        """Marks the end: no frame follows."""
         with self._changed:
             self._ended = True
             self._changed.notify_all()
 
     def get(self) -> Shot | None:
-        """Nothing: each part's frame is got by `grab`."""
+        """Returns nothing: `wait_for_frame` gives each part's frame."""
         return None
 
     def drain(self) -> list[Shot]:
-        """Nothing: what was triggered is answered by the handshake."""
+        """Returns nothing: the handshake answers what was triggered."""
         return []
 
     def _wait(self, condition: Callable[[], bool]) -> None:
@@ -137,12 +134,12 @@ class PartFrames:
     """Gives each trigger the frames of all cameras.
 
     Attributes:
-        cameras: What each camera's thread fills, in the cameras' order.
+        cameras: One source a camera, in the cameras' order.
 
     Args:
-        names: Of the cameras, as their frames bear them.
+        names: Of the cameras, as in their frames.
         stop: Ends every wait.
-        frame_timeout_s: How long after the trigger a camera may bring its frame.
+        frame_timeout_s: Time after the trigger within which a camera must bring its frame.
         frame_delay_s: As in `TriggeredFrames`.
     """
 
@@ -157,11 +154,11 @@ class PartFrames:
 
     @property
     def ended(self) -> bool:
-        """Whether one of the cameras will give no more frames."""
+        """Whether one of the cameras gives no more frames."""
         return any(camera.ended for camera in self.cameras)
 
     def request(self, number: int, at_s: float) -> None:
-        """As `TriggeredFrames.want`, of every camera."""
+        """As `TriggeredFrames.request`, for every camera."""
         self._until_s[number] = at_s + self._frame_timeout_s
         for camera in self.cameras:
             camera.request(number, at_s)
@@ -170,8 +167,8 @@ class PartFrames:
         """Waits for a part's frames.
 
         Returns:
-            What the cameras saw; of one that gave nothing in time a lost frame with the reason. ``None`` if the part
-            was answered meanwhile, or the agent stops.
+            The frames of all cameras; for one that gave none in time a lost frame with the reason. ``None`` if the part
+                was answered, or the agent stops.
         """
         until_s = min(deadline_s, self._until_s.get(number, deadline_s))
         shots = [camera.wait_for_frame(number, until_s) for camera in self.cameras]
@@ -195,35 +192,35 @@ class PartFrames:
         return all(camera.has_frame(number) for camera in self.cameras)
 
     def missing_reason(self, number: int) -> str:
-        """As `TriggeredFrames.missing`."""
+        """As `TriggeredFrames.missing_reason`."""
         lacking = [name for name, one in zip(self._names, self.cameras, strict=True) if not one.has_frame(number)]
         return f"no frame of {', '.join(lacking)}"
 
     def forget(self, number: int) -> None:
-        """As `TriggeredFrames.forget`, of every camera."""
+        """As `TriggeredFrames.forget`, for every camera."""
         self._until_s.pop(number, None)
         for camera in self.cameras:
             camera.forget(number)
 
     def get(self) -> Shot | None:
-        """Nothing: each part's frames are got by `grab`."""
+        """Returns nothing: `wait_for_frame` gives each part's frames."""
         return None
 
     def drain(self) -> list[Shot]:
-        """Nothing: what was triggered is answered by the handshake."""
+        """Returns nothing: the handshake answers what was triggered."""
         return []
 
 
 class LatestFrame:
-    """Holds one frame, the latest.
+    """Holds the latest frame.
 
     Attributes:
-        replaced: Frames that were not looked at, because a later one came.
-        least_period_s: At least so long lies between two frames that are taken; 0 for as many as there are.
+        replaced: Frames that were replaced by a later one before they were taken.
+        least_period_s: Shortest time between two frames that are taken; 0 for no limit.
 
     Args:
         stop: Ends every wait.
-        begin: Told the number of each frame before it is taken.
+        begin: Takes the number of each frame before it is taken.
     """
 
     def __init__(self, stop: threading.Event, *, begin: Callable[[int], None] = lambda _: None) -> None:
@@ -237,11 +234,7 @@ class LatestFrame:
         self._changed = threading.Condition()
 
     def put(self, shot: RawShot, *, wait: bool) -> bool:
-        """Takes a frame; it replaces one that nobody has taken.
-
-        Returns:
-            Whether no frame was replaced.
-        """
+        """Takes a frame, in place of one that was not taken; returns whether none was replaced. ``wait`` is ignored."""
         with self._changed:
             replaces = self._shot is not None
             self.replaced += replaces
@@ -250,7 +243,7 @@ class LatestFrame:
             return not replaces
 
     def get(self) -> RawShot | None:
-        """Takes the latest frame; ``None`` when there will be no more, or when stopped."""
+        """Takes the latest frame; ``None`` at the end, or when stopped."""
         with self._changed:
             while ((self._shot is None and not self._ended) or self._early_s() > 0) and not self._stop.is_set():
                 self._changed.wait(min(LOOK_S, self._early_s() or LOOK_S))
@@ -262,11 +255,11 @@ class LatestFrame:
             return shot
 
     def _early_s(self) -> float:
-        """How long the next frame must still wait."""
+        """Time that the next frame must still wait."""
         return max(0.0, self._taken_at_s + self.least_period_s - time.monotonic()) if self.least_period_s else 0.0
 
     def end(self) -> None:
-        """Says that no frame will follow."""
+        """Marks the end: no frame follows."""
         with self._changed:
             self._ended = True
             self._changed.notify_all()

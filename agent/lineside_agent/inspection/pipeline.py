@@ -4,13 +4,14 @@
       ▲                     ▲
       └─ trigger ── handshake            where the line triggers (`lineside_agent.line_io.trigger_controller`)
 
-- Every frame ends in exactly one record. What can't be judged is a ``fault`` with its reason, and the line rejects.
-- Where several cameras see each part, it ends in one record all the same, judged by one bundle.
-- What the bundle is unsure of is rejected as well; the record says so, and a person gets to see it.
-- The line comes first, the record right behind: the signal doesn't wait for the disk.
-- A bundle is exchanged between two frames, never within one; while there is none, frames wait at the camera.
-- Several threads may run it (``[inspect] workers``): each judges a frame of its own, and what they found leaves in the
-  order in which the frames came. What several cameras saw of one part is judged by as many threads at once.
+- Every frame ends in exactly one record. A frame that cannot be inspected is a ``fault`` with its reason, and the line
+  rejects.
+- With several cameras each part ends in one record too, and one bundle inspects all views.
+- An unsure verdict is rejected as well; the record says so, so that a person reviews it.
+- The line comes first, the record follows: the signal does not wait for the disk.
+- A bundle is exchanged between two frames, never within one; without a bundle, frames wait at the camera.
+- Several threads may run the pipeline (``[inspect] workers``), each with a frame of its own; the results leave in the
+  order of the frames. The views of one part are inspected by as many threads at once.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from lineside_agent.inspection.active_bundle import ActiveBundle
 from lineside_agent.inspection.deadline_policy import DeadlinePolicy
 from lineside_agent.inspection.loaded_bundle import LoadedBundle
 from lineside_agent.inspection.reorder_buffer import ReorderBuffer
-from lineside_agent.inspection.views import Capture, Views, has_picture, combine
+from lineside_agent.inspection.views import Capture, Views, combine, has_picture
 from lineside_agent.inspection.worker_pool import WorkerPool
 from lineside_agent.line_io import LineOutput, Signal
 from lineside_agent.line_io.codes import code_of
@@ -50,23 +51,23 @@ Observe = Callable[[ResultRow, Capture | None], object]
 Verdict = Literal["pass", "reject", "fault"]
 
 _ENGINE_ERRORS = (LinesideError, cv2.error, ValueError, ArithmeticError, MemoryError, RuntimeError, LookupError)
-"""What a bundle can make its engine and its decoder raise on some frame; none of it may stop the line."""
+"""Errors that a bundle can cause in its engine and its decoder on some frame; none of them may stop the line."""
 
 
 @dataclasses.dataclass(slots=True)
 class PipelineCounts:
-    """What the pipeline did; written by it alone.
+    """Counts of the pipeline, the only writer.
 
     Attributes:
-        taken: Frames that it was given.
-        inspected: Of those, that were judged and told on, faults included.
-        passed: Of those.
-        rejected: Of those.
-        unsure: Of the rejected.
-        faults: Of those.
-        requested_device: Of the last judged frame.
-        used_device: Of the last judged frame.
-        latency_ms: Of the last judged frame.
+        taken: Frames or parts that were taken.
+        inspected: Those that have a result, faults included.
+        passed: Those that passed.
+        rejected: Those that were rejected, unsure ones included.
+        unsure: Those that were rejected since the verdict was unsure.
+        faults: Those that could not be inspected.
+        requested_device: Of the last inspected frame.
+        used_device: Of the last inspected frame.
+        latency_ms: Of the last inspected frame.
     """
 
     taken: int = 0
@@ -81,19 +82,19 @@ class PipelineCounts:
 
 
 class InspectionPipeline:
-    """Takes frames until there are none.
+    """Inspects frames until there are none.
 
     Args:
-        take: Gives the next frame, or what several cameras saw of the next part; ``None`` at the end.
-        active: Holds the bundle that runs.
-        outputs: Where verdicts are signalled.
-        record: Keeps a row.
+        take: Gives the next frame, or the views of the next part; ``None`` at the end.
+        active: The active bundle.
+        outputs: Lines that are signalled.
+        record: Records a row.
         stop: Ends the wait for a first bundle.
-        deliver: Takes each row instead of ``outputs`` and ``record``, where the line triggers.
-        observe: Looks at each frame after all that.
-        deadline_policy: Says which frames the bundle's faster variant judges.
-        parallel_views: Frames of one part, where several cameras see it, that are judged at once.
-        summarize: Says what a record tells the line of defects.
+        deliver: Takes each result in place of ``outputs`` and ``record``, where the line triggers.
+        observe: Takes each result after that.
+        deadline_policy: Selects frames for the faster variant.
+        parallel_views: Views of one part that are inspected at once.
+        summarize: Returns what a record tells the line of defects.
         statistics: Counts what the line is told, where it does not trigger.
     """
 
@@ -128,7 +129,7 @@ class InspectionPipeline:
         self._pool = WorkerPool(parallel_views, "view")
 
     def run(self) -> None:
-        """Runs in the caller's thread until the source ends or it is stopped; any number of threads may."""
+        """Runs in the caller's thread, of which there may be several, until the source ends or it is stopped."""
         while (taken := self._next()) is not None:
             position, given = taken
             row = None
@@ -143,7 +144,7 @@ class InspectionPipeline:
                 return
 
     def _next(self) -> tuple[int, RawShot | Views] | None:
-        """The next frame and its place in the order; ``None`` at the end."""
+        """Takes the next frame and its position in the order; ``None`` at the end."""
         with self._taking:
             if not self._active.wait(self._stop) or (shot := self._take()) is None:
                 return None
@@ -165,14 +166,14 @@ class InspectionPipeline:
         self._record(row, capture)
 
     def abandon(self, shots: Iterable[RawShot]) -> None:
-        """Records frames of a live camera that nobody will judge any more, since the agent stops."""
+        """Records frames of a live camera that are not inspected any more, since the agent stops."""
         for shot in map(decoded, shots):
             row = _fault(shot, "the agent was stopped before this frame was judged", recipe=self._active.recipe)
             self._record(row, shot if isinstance(shot, Frame) else None)
             self._count(row)
 
     def close(self) -> None:
-        """Ends its threads, when nobody runs it any more."""
+        """Ends the pool's threads, when nobody runs the pipeline any more."""
         self._pool.close()
 
     def _process(self, shot: Shot | Views) -> ResultRow | None:

@@ -2,15 +2,15 @@
 
 ::
 
-    selection ─► Ready drops ─► loaded beside the old one ─► parts under way are answered ─► cameras ─► swap ─► Ready
-               └─ by the next trigger, not a moment later             └─ written down before
+    request ─► Ready drops ─► loaded beside the old one ─► parts under way are answered ─► cameras ─► swap ─► Ready
+                 └─ by the next trigger                             └─ the choice is written to disk before
 
-- A recipe counts from one part to the next, never within one. What was triggered before it was selection for is judged by
-  the old one; what is triggered meanwhile is rejected, ``NOT_READY``.
-- What can't run leaves the old recipe loaded. Whoever selection through a program is told why. A line can't be told, so it
-  is at fault (``RECIPE``) and not Ready, until it asks for a recipe that runs or the operator resets: parts of the new
-  product must not be passed by the rules of the old one.
-- What runs is written down before it runs, in ``recipe.json``, and the next start begins with it.
+- A recipe changes between two parts, never within one. Parts that were triggered before the request are inspected by
+  the old recipe; those that are triggered meanwhile are rejected, ``NOT_READY``.
+- A recipe that cannot run leaves the old one loaded. A program that requested it gets the reason. A line cannot be
+  answered, so it is at fault (``RECIPE``) and not Ready, until it requests a recipe that runs or the operator resets:
+  parts of the new product must not be passed by the rules of the old one.
+- The choice is written to ``recipe.json`` before the recipe runs, and the next start begins with it.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ Tell = Callable[[RecipeRuns | RecipeRefused], None]
 
 
 class RecipeChoice(msgspec.Struct, frozen=True, kw_only=True):
-    """What is written down.
+    """The choice on disk.
 
     Attributes:
-        recipe: Name of the recipe that runs.
+        recipe: Name of the recipe.
     """
 
     recipe: str = ""
@@ -52,8 +52,8 @@ class RecipeRequest:
     """A recipe that is to run.
 
     Attributes:
-        recipe: Which.
-        selection: By whom, and who hears of it.
+        recipe: The recipe.
+        selection: Who requested it, and who is answered.
     """
 
     recipe: RecipeConfig
@@ -64,10 +64,10 @@ class Recipes:
     """The recipes of one agent; from any thread.
 
     Attributes:
-        current: What runs, or will be loaded next; ``None`` on a line without recipes.
-        problem: Why no part may come; empty if they may.
-        error: Why the last recipe that the line selection for doesn't run; empty if it does.
-        changeovers: How often another recipe was begun since the start.
+        current: The recipe that runs, or is loaded next; ``None`` on a line without recipes.
+        problem: Why no part may come; empty if one may.
+        error: Why the last recipe that the line requested does not run; empty if it does.
+        changeovers: Changes of the recipe since the start.
 
     Args:
         folder: The agent's state folder.
@@ -101,21 +101,22 @@ class Recipes:
 
     @property
     def name(self) -> str:
-        """Of the recipe that runs; empty without one."""
+        """Name of the current recipe; empty without one."""
         return "" if self.current is None else self.current.name
 
     @property
     def bundle(self) -> Path | None:
-        """The bundle folder that the running recipe brings; ``None`` for the installed bundle."""
+        """Bundle folder of the current recipe; ``None`` for the installed bundle."""
         return None if self.current is None else self.current.bundle
 
     @property
     def is_requested(self) -> bool:
-        """Whether a recipe is selection for and not yet begun."""
+        """Whether a recipe is requested and not begun."""
         return self._request is not None
 
     def attach(self, *, wake: Callable[[], None], tell: Tell) -> None:
-        """Says who carries a request out, and who tells the line."""
+        """Sets what is called for a request (``wake``), and what tells the line (``tell``); the current recipe is told
+        at once."""
         self._wake, self._tell = wake, tell
         if self.current is not None:
             tell(self._running_event(self.current))
@@ -123,7 +124,7 @@ class Recipes:
             tell(RecipeRefused(self.error))
 
     def find(self, recipe: str | int) -> RecipeConfig:
-        """Returns a recipe.
+        """Returns a recipe by its name or its number.
 
         Raises:
             RecipeError: There is none of this name or number.
@@ -135,7 +136,7 @@ class Recipes:
         raise RecipeError(f"there is no recipe {recipe!r}", expected=known or "a [[recipe]] table in agent.toml")
 
     def apply_to(self, inspect: InspectConfig) -> InspectConfig:
-        """Returns the ``[inspect]`` table with the running recipe laid over it.
+        """Returns the ``[inspect]`` table with the settings of the current recipe.
 
         Raises:
             ConfigError: They contradict each other.
@@ -143,11 +144,11 @@ class Recipes:
         return inspect if self.current is None else inspect_of(inspect, self.current)
 
     def apply_to_camera(self, camera: CameraConfig) -> CameraConfig:
-        """Returns a camera's table with what the running recipe sets at it."""
+        """Returns a camera's table with the settings of the current recipe."""
         return camera if self.current is None else camera_of(camera, self.current)
 
     def select(self, selection: SelectRecipe) -> None:
-        """Takes a request; returns at once, and from then on no part may come until it is fulfilled or refused."""
+        """Takes a request and returns at once; from then on no part may come until it is fulfilled or refused."""
         try:
             recipe = self.find(selection.recipe)
         except RecipeError as error:
@@ -174,7 +175,7 @@ class Recipes:
             return request
 
     def choose(self, recipe: RecipeConfig | None) -> None:
-        """Writes down what runs from now on, and at the next start.
+        """Writes the recipe to disk and makes it the current one; ``None`` changes nothing.
 
         Raises:
             StoreError: It can't be written; nothing has changed.
@@ -188,19 +189,19 @@ class Recipes:
         self.current = recipe
 
     def done(self, request: RecipeRequest, started_s: float) -> None:
-        """A recipe runs."""
+        """Ends a request whose recipe runs."""
         self.changeovers += 1
         log.info("recipe %s runs, after %.2f s", request.recipe.name, time.monotonic() - started_s)
         self._end()
         self._report_running(request.recipe, request.selection)
 
     def failed(self, request: RecipeRequest, error: Exception) -> None:
-        """A recipe can't run; the one before it does."""
+        """Ends a request whose recipe cannot run; the one before it goes on."""
         self._end()
         self._report_refused(request.selection, error)
 
     def failed_at_start(self, error: Exception) -> None:
-        """The recipe that was chosen can't be loaded at the start: nothing runs until another is selection for."""
+        """Takes the error of the chosen recipe at the start: nothing runs until another one is requested."""
         self.error = _text(error)
         self.problem = f"recipe {self.name} can't run: {self.error}"
         log.error("%s", self.problem)
@@ -236,7 +237,7 @@ class Recipes:
         return RecipeRuns(recipe.name, number, delay_s, None if gate is None else gate.counts)
 
     def status(self) -> dict[str, Any]:
-        """What ``status.json`` says of them."""
+        """What ``status.json`` says of the recipes."""
         return {
             "recipe": self.name or None,
             "recipes": [recipe.name for recipe in self._configured],

@@ -6,15 +6,15 @@ import threading
 from collections.abc import Callable
 
 AHEAD = 4
-"""So far may a thread get ahead of the slowest one; then it waits, as what it has found is held in memory."""
+"""So far may a thread get ahead of the slowest one; then it waits, since results are held in memory."""
 
 
 class ReorderBuffer:
-    """Numbers from 1, each taken by one thread.
+    """Runs work in the order of positions from 1, each of which is taken by one thread.
 
-    Whoever is done leaves what is to be done with its result, and goes on to the next frame. The thread whose position it
-    is does that for itself and for those that are ready behind it: nobody waits for a thread to wake up.
-    `concurrent.futures` gives results in order only to a thread that waits for them.
+    A thread leaves the work for its result and goes on to the next frame. The thread whose position is next does its
+    own work and that of those behind it that are ready, so no thread waits to be woken. `concurrent.futures` gives
+    results in order only to a thread that waits for them.
     """
 
     def __init__(self) -> None:
@@ -25,14 +25,11 @@ class ReorderBuffer:
         self._end_at: int | None = None
 
     def put(self, position: int, work: Callable[[], None]) -> bool:
-        """Has ``work`` done when all before are through: now, or by the thread that they wait for.
-
-        Args:
-            position: Of the caller.
-            work: Called once, in any of the threads. What it raises ends the order.
+        """Has ``work`` called once, when all positions before are done: now, or by another thread. An error in it ends
+        the order.
 
         Returns:
-            False if the order was ended before this position: then it is not done.
+            False if the order ended before this position: then ``work`` is not called.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._is_over(position) or position <= self._next + AHEAD)
@@ -53,7 +50,8 @@ class ReorderBuffer:
         return True
 
     def end(self, position: int) -> None:
-        """Ends the order at a position: what comes behind it must not go on; what comes before it may."""
+        """Ends the order at a position: what comes before it still runs, the position itself and what follows
+        do not."""
         with self._changed:
             self._end_at = position if self._end_at is None else min(position, self._end_at)
             self._changed.notify_all()
@@ -62,7 +60,7 @@ class ReorderBuffer:
         return self._end_at is not None and position >= self._end_at
 
     def _due(self) -> Callable[[], None] | None:
-        """What is to be done now by the caller; while there is something, nobody else does any."""
+        """Takes the next work; while there is some, only the caller runs work."""
         work = None if self._is_over(self._next) else self._ready.pop(self._next, None)
         self._running = work is not None
         return work

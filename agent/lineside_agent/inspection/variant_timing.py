@@ -1,6 +1,4 @@
-"""Time a bundle's variants in turn, in a separate process.
-
-Of its own, because a bundle that nobody has proved may take its engine down, and what an engine keeps goes with it.
+"""Time a bundle's variants in turn, in a process of its own: an unproven bundle may crash its engine.
 
 python -m lineside_agent.inspection.variant_timing FOLDER ROUNDS SHAPES INSPECT
 """
@@ -35,14 +33,14 @@ from lineside_runtime.serving.fastest_candidate import time_calls
 from lineside_runtime.tensors import Array
 
 CALLS = 2
-"""Timed calls of a turn, behind one that isn't: after another variant's turn the caches hold none of its weights."""
+"""Timed calls of a turn, after an untimed one: after another variant's turn the caches hold none of its weights."""
 
 LEAST_ROUNDS = 3
 LONG_S = 120.0
-"""After so long `LEAST_ROUNDS` are enough: the line shares the processor."""
+"""After so long `LEAST_ROUNDS` are enough, since the line shares the processor."""
 
 VALUES_MAX = 1 << 26
-"""Of one input: a frame of 20 megapixels in colour; who asks for more is mistaken, and would fill the memory."""
+"""Values of one input: a colour frame of 20 megapixels; a larger one would fill the memory."""
 
 TIMEOUT_S = 900.0
 _LOOK_S = 0.2
@@ -53,7 +51,7 @@ _FAILED = 3
 def time_in_child(
     folder: Path, inspect: InspectConfig, rounds: int, shapes: Shapes, should_stop: ShouldStop
 ) -> tuple[VariantTimes, ...]:
-    """Times the variants of a bundle in a process of their own.
+    """Times the variants of a bundle in a process of its own, in ``rounds`` turns each.
 
     Returns:
         One for each variant, in the manifest's order.
@@ -98,13 +96,13 @@ def _wait(child: subprocess.Popen[bytes], should_stop: ShouldStop) -> tuple[byte
 
 
 def time_in_turn(bundle: Bundle, config: Config, rounds: int, shapes: Shapes = ()) -> tuple[VariantTimes, ...]:
-    """Times the variants of a bundle in turn, so that whatever else the device does strikes all of them.
+    """Times the variants of a bundle in turn, so that other load of the device affects all of them.
 
     Args:
-        bundle: Any.
-        config: Under which it would run.
-        rounds: How many turns each variant has; fewer where they take very long.
-        shapes: Of the inputs by name, of each kind of frame; none: what one frame has by the manifest.
+        bundle: The bundle.
+        config: Settings under which it would run.
+        rounds: Turns of each variant; fewer if they take very long.
+        shapes: Shapes of the inputs by name, one dictionary a kind of frame; none: one frame by the manifest.
 
     Raises:
         BadInputFormatError: The bundle takes no input of such a shape, or it is too large.
@@ -154,7 +152,7 @@ def _noise(manifest: Manifest, shapes: dict[str, tuple[int, ...]] | None) -> dic
 
 
 def main() -> int:
-    """Times the bundle that the command line names; only the times go to stdout, whatever an engine prints."""
+    """Times the bundle of the command line; only the times go to stdout, whatever an engine prints."""
     folder, rounds, shapes, inspect = sys.argv[1:]
     with os.fdopen(os.dup(1), "wb") as out:
         os.dup2(2, 1)

@@ -17,10 +17,10 @@ R = TypeVar("R")
 
 
 class WorkerPool:
-    """So many threads, started with the first job that needs them; any thread may bring jobs.
+    """Threads that share the pieces of a job; started with the first job, and used from any thread.
 
     Args:
-        size: Pieces at once, of all jobs together. With one the caller works alone.
+        size: Number of threads. With one the caller works alone.
         name: Of the threads.
     """
 
@@ -32,7 +32,7 @@ class WorkerPool:
         self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
 
     def map(self, work: Callable[[T], R], pieces: Sequence[T]) -> list[R]:
-        """Returns what ``work`` returns for each piece, in their order, when all have ended.
+        """Returns the results of ``work`` for all pieces, in their order, when all have ended.
 
         Raises:
             Exception: What ``work`` raised for the first piece that failed.
@@ -45,7 +45,7 @@ class WorkerPool:
         return [future.result() for future in futures]
 
     def close(self) -> None:
-        """Ends the threads when they have done what they were given; waits for none."""
+        """Ends the threads after the work that they were given, without waiting for them."""
         with self._lock:
             if self._started:
                 self._started = False

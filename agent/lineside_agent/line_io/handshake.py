@@ -67,21 +67,21 @@ ENCODER_SILENT = "the encoder has not been heard of"
 """A reason not to be ready."""
 
 RESULTS_MAX = 64
-"""Results that may wait to be acknowledged; one more is a fault."""
+"""Results that may wait for the acknowledge; one more is a fault."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class HandshakeSettings:
-    """How strict the handshake is.
+    """Settings of the handshake.
 
     Attributes:
         deadline_s: From trigger to answer.
         debounce_s: Edges of one input that are closer are one.
         queue: Parts that may be under way; further ones are answered ``BUSY``.
         late_max: Late answers in a row that are a fault; 0 for never.
-        acknowledge: Whether the line takes each result.
+        acknowledge: Whether the line acknowledges each result.
         challenge_parts: Known bad parts that must be rejected before Ready; 0 for none.
-        gate: Where the gate is; ``None`` without one.
+        gate: Place of the gate; ``None`` without one.
     """
 
     deadline_s: float
@@ -95,18 +95,18 @@ class HandshakeSettings:
 
 @dataclasses.dataclass(slots=True)
 class HandshakeCounts:
-    """What happened since the start.
+    """Counts since the start.
 
     Attributes:
         triggers: Parts that were triggered.
         answered: Parts that were answered.
-        passed: Of those.
-        rejected: Of those: a defect was found, or the verdict was unsure.
-        unsure: Of the rejected.
-        faults: Of those: nobody has judged the part, and the line rejects it.
-        late: Of the faults.
-        refused: Of the faults: the agent was busy, not ready or at fault, or the trigger was malformed.
-        malformed: Of the refused: the line's message was no valid trigger.
+        passed: Answered parts that passed.
+        rejected: Answered parts with a defect, or with an unsure verdict.
+        unsure: Rejected parts with an unsure verdict.
+        faults: Answered parts that were not inspected; the line rejects them.
+        late: Faults without a verdict by the deadline.
+        refused: Faults since the agent was busy, not ready or at fault, or since the trigger was malformed.
+        malformed: Refused parts with a malformed trigger.
         bounces: Edges that were no trigger.
         too_late: Verdicts that came after their part's answer.
         gated: Parts for which the gate was opened.
@@ -137,16 +137,16 @@ class _Part:
 
 
 class Handshake:
-    """The machine.
+    """The state machine.
 
     Attributes:
-        counts: What happened.
-        fault: Why it is at fault.
-        problem: Why parts can't be judged; empty if they can.
+        counts: Since the start.
+        fault: The current fault.
+        problem: Why parts cannot be inspected; empty if they can.
         challenge_left: Challenge parts that must still be rejected.
 
     Args:
-        settings: How strict it is.
+        settings: Of the line.
         next_number: Number of the first trigger.
     """
 
@@ -173,8 +173,12 @@ class Handshake:
     def step(self, event: Event, now_s: float) -> list[Action]:
         """Takes one event.
 
+        Args:
+            event: The event.
+            now_s: Its time, on a clock that never steps back.
+
         Returns:
-            What is to be done, in this order.
+            The actions, in order.
         """
         actions: list[Action] = []
         match event:
@@ -208,7 +212,7 @@ class Handshake:
         return actions
 
     def next_s(self) -> float | None:
-        """When `Tick` has something to do next; ``None`` for not before another event."""
+        """Time at which `Tick` has something to do; ``None`` for not before another event."""
         times = [part.begin.deadline_s for part in self._open if part.code is None]
         if self._gate is not None and (gate_s := self._gate.next_s()) is not None:
             times.append(gate_s)
@@ -240,7 +244,7 @@ class Handshake:
 
     @property
     def ready(self) -> bool:
-        """Whether a part may come that will be judged."""
+        """Whether a part that comes now is inspected."""
         able = not self.fault and not self._problem() and not self._retiring and not self._stopped
         return able and not self.challenge_left and self._has_room()
 
@@ -249,7 +253,7 @@ class Handshake:
         return any(part.begin.number == number for part in self._open)
 
     def deadline_s(self, number: int) -> float | None:
-        """When a trigger must be answered; ``None`` if it was."""
+        """Deadline of a trigger; ``None`` if it was answered."""
         return next((part.begin.deadline_s for part in self._open if part.begin.number == number), None)
 
     # Events.
@@ -339,7 +343,7 @@ class Handshake:
         self.problem = event.problem
 
     def _held_reason(self) -> str:
-        """Why Ready stays off although parts can be judged; empty if it doesn't."""
+        """Why Ready stays off although parts can be inspected; empty if it does not."""
         if self._stopped or self._retiring:
             return "the agent is to stop"
         if self.fault:
@@ -385,7 +389,7 @@ class Handshake:
         self._answer(now_s, actions)
 
     def _answer(self, now_s: float, actions: list[Action]) -> None:
-        """Answers what is decided, in order of the triggers."""
+        """Answers the decided parts, in order of the triggers."""
         while self._open and self._open[0].code is not None:
             part = self._open.popleft()
             begin, code = part.begin, part.code or Code.LATE

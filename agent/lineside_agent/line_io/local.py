@@ -39,11 +39,11 @@ ANSWER_S = 60.0
 
 
 class TriggerRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a program asks for.
+    """Request of a program.
 
     Attributes:
-        do: What.
-        part_id: Of the part that is in front of the camera.
+        do: What to do.
+        part_id: Of the part in front of the camera.
         recipe: Of the product that follows.
     """
 
@@ -56,8 +56,8 @@ class LocalPort(LinePort):
     """The socket.
 
     Args:
-        path: Where it lies; a socket that a killed agent has left there is replaced.
-        triggers: Whether the line triggers; otherwise only a recipe can be asked for.
+        path: Path of the socket; one that a killed agent has left is replaced.
+        triggers: Whether the line triggers; otherwise only a recipe can be requested.
     """
 
     def __init__(self, path: Path, *, triggers: bool = True) -> None:
@@ -70,7 +70,7 @@ class LocalPort(LinePort):
         self._server: socketserver.ThreadingUnixStreamServer | None = None
 
     def signal(self, signal: Signal) -> bool:
-        """Keeps the verdict for whoever has triggered here; nobody else is answer_fields."""
+        """Keeps the verdict for the program that triggered; no other program is told."""
         if signal.input == self.name:
             with self._changed:
                 if signal.tag in self._answers:
@@ -80,7 +80,7 @@ class LocalPort(LinePort):
         return True
 
     def ask(self, request: TriggerRequest) -> dict[str, Any]:
-        """Does what a program asks for, and waits for the verdict."""
+        """Carries out a request, and waits for the verdict."""
         if request.do == "recipe":
             return self._ask_for_recipe(request.recipe)
         if not self._triggers:
@@ -133,7 +133,7 @@ class LocalPort(LinePort):
         self._path.unlink(missing_ok=True)
 
     def _send(self, signal: Signal) -> None:
-        """Not used: `signal` answers who has asked."""
+        """Not used: `signal` answers the request."""
 
     def _close(self) -> None:
         with self._changed:
@@ -143,7 +143,7 @@ class LocalPort(LinePort):
 
 
 def ask(folder: Path, request: TriggerRequest, *, timeout_s: float = ANSWER_S) -> dict[str, Any]:
-    """Asks the agent whose state is in this folder: the other end of the socket.
+    """Sends a request to the agent with this state folder: the other end of the socket.
 
     Raises:
         InputNotFoundError: No agent listens there.

@@ -45,10 +45,10 @@ class _Recipe(msgspec.Struct):
 
 
 class MqttLine(LineOutput):
-    """A topic. What can't be published at once is missed and not kept: it would come too late.
+    """A topic. A result that cannot be published at once is missed and not kept: it would come too late.
 
     Args:
-        link: Of the broker.
+        link: The broker.
         topic: Without a ``/`` at its end.
         client_id: Name at the broker.
     """
@@ -111,7 +111,7 @@ class MqttLine(LineOutput):
                 self._client.start()
 
     def close(self) -> None:
-        """As `LineOutput.close`: says that it is not ready any more."""
+        """As `LineOutput.close`; publishes that it is not ready."""
         with self._lock:
             if self._started:
                 self._started = False
@@ -146,7 +146,7 @@ class MqttLine(LineOutput):
             self._post(Triggered(self.name, given.part_id, given.tag), at_s)
 
     def _retained_recipe(self, topic: str, payload: bytes) -> None:
-        """In the link's handler thread: a reconnection must not bring back what was asked for before it."""
+        """Takes a retained message, in the link's handler thread: a reconnection must not repeat an earlier request."""
         if payload == self._last_recipe:
             log.info("%s: %r is retained and was asked for before; nothing changes", topic, payload[:200])
         else:

@@ -58,7 +58,7 @@ log = logging.getLogger("lineside.line_io")
 WORDS = {"pass": "PASS", "reject": "REJECT", "fault": "FAULT"}
 
 LINE_MAX = 256
-"""Bytes of a line from outside; a longer one is noise."""
+"""Longest line from outside, in bytes; a longer one is noise."""
 
 READ_S = 0.1
 
@@ -69,8 +69,8 @@ class SerialOutput(LineOutput):
     Args:
         port: Such as ``/dev/ttyUSB0``.
         baud: Bits a second.
-        timeout_s: The longest that one line may take.
-        defects: Whether a verdict's line says what was found.
+        timeout_s: Longest time to write one line.
+        defects: Whether a verdict's line contains the defects.
     """
 
     def __init__(self, port: str, *, baud: int = 115200, timeout_s: float = 0.2, defects: bool = False) -> None:
@@ -93,7 +93,7 @@ class SerialOutput(LineOutput):
             return super().signal(signal)
 
     def show(self, state: LineState) -> None:
-        """As `LineOutput.show`; levels that can't be told now are told when the port is open again."""
+        """As `LineOutput.show`; levels that cannot be sent now are sent when the port is open again."""
         level = "READY" if state.ready else "BUSY" if state.busy else "WAIT"
         line = f"S {level} {int(state.fault)} {int(state.gate)}\n".encode("ascii")
         recipe = f"P {state.recipe}\n".encode("ascii") if state.recipe else b""
@@ -195,7 +195,7 @@ class SerialOutput(LineOutput):
 
 
 def line_of(signal: Signal, *, defects: bool = False) -> bytes:
-    """Returns the line of one part."""
+    """Returns the line of one part; with ``defects`` it has the same number of words for every part."""
     words = [_word(signal.part_id)]
     if defects:
         found = signal.defects
@@ -209,7 +209,7 @@ def _word(text: str) -> str:
 
 
 def event_of(line: bytes, name: str) -> Event | SelectRecipe | None:
-    """Returns what a line from outside means; ``None`` for nothing."""
+    """Returns the event of a received line, without its end; ``None`` for none."""
     words = line.decode("ascii", "replace").split()
     match words:
         case ["T"]:

@@ -1,11 +1,11 @@
-"""The I/O of the handshake: inputs of the line to the machine, its actions to the line.
+"""Runs the handshake: inputs of the line to the state machine, its actions to the line.
 
-- Whoever brings an event runs its actions, under one lock, so that answers leave in their order. Nothing in there
-  waits: a line whose sending can take time has a thread of its own.
-- The line comes first, the record right behind. The record says what the line was told.
-- A thread watches the time: deadlines, the gate, whether parts can be judged, the heartbeat. It waits by `select`,
-  which no change of the clock touches: a timed wait of Python 3.10's locks is told in the system's time.
-- A pass that its line could not tell before the deadline is told as a fault.
+- The thread that brings an event executes its actions, under one lock, so that answers leave in their order. Nothing in
+  there waits: a line whose sending can take time has a thread of its own.
+- The line comes first, the record follows. The record says what the line was told.
+- A thread watches the time: deadlines, the gate, whether parts can be inspected, the heartbeat. It waits by `select`,
+  which a change of the clock does not affect: timed waits of Python 3.10's locks use the system's time.
+- A pass that its line could not be told before the deadline is told as a fault.
 """
 
 from __future__ import annotations
@@ -55,16 +55,16 @@ from lineside_link.messages import ResultRow
 log = logging.getLogger("lineside.line_io")
 
 LOOK_S = 0.05
-"""How often the station looks whether parts can be judged."""
+"""Time between two checks whether parts can be inspected."""
 
 BEAT_S = 0.1
 
 WAITING_MAX = 256
-"""Signals that may wait for a slow line; beyond that they are missed."""
+"""Signals that may wait for a slow line; further ones are missed."""
 
 
 class _Sender:
-    """A slow line's own thread."""
+    """The thread of a slow line."""
 
     def __init__(self, output: LineOutput) -> None:
         self._output = output
@@ -95,25 +95,25 @@ class _Sender:
 
 
 class TriggerController:
-    """Where the line, the camera and the pipeline meet.
+    """Connects the line, the cameras and the pipeline where the line triggers.
 
     Attributes:
-        machine: What decides; its counts are read by anybody.
-        frames: What the camera's thread fills.
+        machine: The handshake; its counts may be read from any thread.
+        frames: Takes the cameras' frames.
 
     Args:
-        machine: What decides.
-        frames: What the camera's thread fills.
+        machine: The handshake.
+        frames: Takes the cameras' frames.
         outputs: The lines.
-        record: Keeps a row, at once.
-        begin: Notes that a part has a number, before anybody is told of it.
-        source: What the records call the source.
-        problem: Says why parts can't be judged; empty if they can.
+        record: Records a row, without waiting.
+        begin: Takes the number of a part before anything else is done with it.
+        source: Name of the cameras in the records.
+        problem: Returns why parts cannot be inspected; empty if they can.
         stop: Ends it.
-        recipe: Says under which recipe parts are judged; empty without one.
-        select: Takes what a line says of the next product.
+        recipe: Returns the name of the current recipe; empty without one.
+        select: Takes a line's request for a recipe.
         gate_queue: Keeps the parts on their way to the gate over a restart; ``None`` without a gate.
-        summarize: Says what a record tells the line of defects.
+        summarize: Returns what a record tells the line of defects.
         statistics: Counts what the line is told.
     """
 
@@ -157,7 +157,7 @@ class TriggerController:
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def listen(self) -> None:
-        """Begins to read the lines' inputs; parts that were on their way to the gate before a restart still meet it."""
+        """Starts to read the lines' inputs; parts that were on their way to the gate before a restart still meet it."""
         if self._gate_queue is not None:
             kept = self._gate_queue.read()
             late = self.machine.restore_gate(kept, time.monotonic())
@@ -170,7 +170,7 @@ class TriggerController:
             output.listen(self.post)
 
     def post(self, event: Event | SelectRecipe, at_s: float) -> None:
-        """Takes what a line's input saw."""
+        """Takes an event of a line's input, and its time on the monotonic clock."""
         if isinstance(event, SelectRecipe):
             self._select(event)  # not under the lock: it may come back here at once
         with self._changed:
@@ -182,24 +182,20 @@ class TriggerController:
         os.eventfd_write(self._wake, 1)
 
     def left_s(self, number: int) -> float | None:
-        """Returns how long a part still has until its deadline; ``None`` if it is answered."""
+        """Returns the time until a trigger's deadline; ``None`` if it was answered."""
         with self._lock:
             deadline_s = self.machine.deadline_s(number)
         return None if deadline_s is None else deadline_s - time.monotonic()
 
     def wait_idle(self) -> bool:
-        """Waits until no part is under way, at most until its deadline; false if the agent stops meanwhile."""
+        """Waits until no part is under way, at most until its deadline; false if the agent stops."""
         with self._changed:
             while not self.machine.is_idle and not self._stop.is_set():
                 self._changed.wait(LOOK_S)
             return not self._stop.is_set()
 
     def take(self) -> Shot | Views | None:
-        """Waits for what the camera, or all of them, saw of the next part, under its trigger's number.
-
-        Returns:
-            ``None`` at the end.
-        """
+        """Waits for the frames of the next part, under its trigger's number; ``None`` at the end."""
         while (begin := self._next_begun()) is not None:
             shot = self.frames.wait_for_frame(begin.number, begin.deadline_s)
             if shot is not None:
@@ -209,7 +205,7 @@ class TriggerController:
         return None
 
     def deliver(self, row: ResultRow, frame: Capture | None) -> None:
-        """Takes what the pipeline says about a part."""
+        """Takes the pipeline's result, whose sequence is the trigger's number, and the images."""
         code = code_of(row, has_frame=has_picture(frame, row))
         with self._changed:
             self._judged[row.sequence] = (row, frame)
@@ -248,7 +244,8 @@ class TriggerController:
                 os.eventfd_read(self._wake)
 
     def retire(self, timeout_s: float) -> None:
-        """Takes Ready away, and waits until what is under way is answered and has met the gate."""
+        """Takes Ready away, and waits until the parts under way are answered and have met the gate, at most
+        ``timeout_s``."""
         self.post(Retiring(), time.monotonic())
         until_s = time.monotonic() + timeout_s
         with self._changed:
@@ -258,7 +255,7 @@ class TriggerController:
                 log.error("%d parts have not reached the gate; the next start goes on with them", len(left))
 
     def close(self) -> None:
-        """Answers what is under way with reject, takes Ready away and ends the slow lines' threads."""
+        """Answers the parts under way with reject, takes Ready away and ends the slow lines' threads."""
         self.post(Stopped(), time.monotonic())
         for sender in self._senders.values():
             sender.close()
@@ -318,7 +315,7 @@ class TriggerController:
         self._record(row, frame)
 
     def _row(self, answer: TriggerAnswer) -> tuple[ResultRow, Capture | None]:
-        """The record of what the line is told; with what was found, if that is what it is told."""
+        """The record of what the line is told, with the findings if they are what it is told."""
         captured_at_ns = self._triggered_at_ns.pop(answer.number, None) or time.time_ns()
         judged, frame = self._judged.pop(answer.number, (None, None))
         part_id = judged.part_id if judged is not None else answer.part_id or f"trigger-{answer.number}"
@@ -362,7 +359,7 @@ def _in_time(signal: Signal, name: str) -> Signal:
 
 
 def _for_part(shot: Shot | Views, begin: BeginPart) -> Shot | Views:
-    """The camera's frame under the number and the name of the part that it shows."""
+    """Returns the frame under the number and the id of its part."""
     part_id = begin.part_id or shot.part_id
     if isinstance(shot, Views):
         shots = tuple(dataclasses.replace(one, sequence=begin.number, part_id=part_id) for one in shot.shots)

@@ -13,7 +13,7 @@ import pytest
 
 from lineside_agent.cameras import Shot
 from lineside_agent.config import DegradeConfig, InspectConfig, StoreConfig, parse_config
-from lineside_agent.health.degradation import DegradationRunner, LatenessCounts, limits_of, lateness_of
+from lineside_agent.health.degradation import DegradationRunner, LatenessCounts, lateness_of, limits_of
 from lineside_agent.inspection.active_bundle import ActiveBundle
 from lineside_agent.inspection.deadline_policy import DeadlinePolicy
 from lineside_agent.inspection.frame_sources import LatestFrame

@@ -32,7 +32,7 @@ from lineside_agent.inspection.active_bundle import ActiveBundle
 from lineside_agent.inspection.frame_sources import PartFrames
 from lineside_agent.inspection.loaded_bundle import LoadedBundle, load
 from lineside_agent.inspection.pipeline import InspectionPipeline
-from lineside_agent.inspection.views import Capture, Views, frames_of, has_picture, combine
+from lineside_agent.inspection.views import Capture, Views, combine, frames_of, has_picture
 from lineside_agent.line_io.codes import code_of
 from lineside_agent.line_io.events import Code
 from lineside_agent.line_io.local import TriggerRequest, ask

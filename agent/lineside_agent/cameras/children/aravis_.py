@@ -19,15 +19,15 @@ from gi.repository import Aravis, GLib  # noqa: E402
 from wire import ENCODINGS, Pipe  # noqa: E402
 
 BUFFERS = 8
-"""Images that the driver may fill while we send one."""
+"""Images that the driver may fill while one is sent."""
 
 POP_S = 0.1
-"""How long the wait for one image is, before the end is looked for."""
+"""Longest wait for one image, before the end is checked."""
 
 CHECK_EVERY_S = 0.5
 
 BOOTSTRAP_REGISTER = 0x0000
-"""A GigE camera's version register: whoever answers it is there."""
+"""A GigE camera's version register: whoever answers is there."""
 
 FORMATS = {
     Aravis.PIXEL_FORMAT_MONO_8: "Mono8",
@@ -55,7 +55,7 @@ def list_cameras() -> list[dict[str, str]]:
 
 
 def open_camera(options: dict[str, Any]) -> Any:
-    """Opens a camera and sets what the options name, in the order in which one depends on the other."""
+    """Opens a camera and applies the options, in the order of their dependencies."""
     camera = Aravis.Camera.new(options["address"] or None)
     if camera.is_gv_device() and not (camera.get_device().is_controller() or camera.get_device().take_control()):
         raise ValueError("another program controls the camera, or did until a few seconds ago")
@@ -80,7 +80,7 @@ def open_camera(options: dict[str, Any]) -> Any:
 
 
 def encoding_of(pixel_format: int, camera: Any) -> str:
-    """Returns how the pipe names a pixel format; raises where nobody here reads it."""
+    """Returns the pipe's name of a pixel format; raises `ValueError` for one that is not supported."""
     encoding = FORMATS.get(pixel_format)
     if encoding is None:
         own = camera.get_pixel_format_as_string()
@@ -132,7 +132,7 @@ def check(camera: Any) -> None:
 
 
 def main() -> None:
-    """Lists, or gives frames."""
+    """Lists the cameras, or streams the frames of one."""
     if sys.argv[1] == "list":
         sys.stdout.write(json.dumps(list_cameras()))
         return

@@ -29,7 +29,7 @@ def list_cameras() -> list[dict[str, str]]:
 
 
 def open_camera(options: dict[str, Any]) -> Any:
-    """Opens a camera and sets what the options name."""
+    """Opens a camera and applies the options."""
     camera = Picamera2(options["index"])
     main: dict[str, Any] = {"format": FORMAT}
     if options["width"] and options["height"]:
@@ -51,7 +51,7 @@ def open_camera(options: dict[str, Any]) -> Any:
 
 
 def stream_frames(pipe: Pipe, camera: Any) -> None:
-    """Sends frames; libcamera says no word when a ribbon cable comes loose, so that the agent's own wait counts."""
+    """Sends frames. libcamera does not report a loose ribbon cable, so the agent's own time-out counts."""
     while not pipe.ended.is_set():
         request = camera.capture_request()
         try:
@@ -67,7 +67,7 @@ def stream_frames(pipe: Pipe, camera: Any) -> None:
 
 
 def main() -> None:
-    """Lists, or gives frames."""
+    """Lists the cameras, or streams the frames of one."""
     if sys.argv[1] == "list":
         sys.stdout.write(json.dumps(list_cameras()))
         return
@@ -85,7 +85,7 @@ def main() -> None:
 
 
 def _report_alive(pipe: Pipe, ended: threading.Event) -> None:
-    """libcamera takes seconds to open a camera on a slow card."""
+    """Reports life while a camera is opened: on a slow card that takes libcamera seconds."""
     while not ended.wait(ALIVE_EVERY_S):
         pipe.alive()
 

@@ -1,8 +1,9 @@
-"""What a camera's child process says to the agent, on a pipe. Any Python from 3.9 reads this file, without packages.
+"""The protocol of a camera's child process on a pipe to the agent. Python 3.9 and later reads this file, without
+packages.
 
-A message is a head and a payload: pixels, or text. The child says something twice a second at least, so that one that
-hangs is told from a camera that waits for its trigger. It ends when its input is closed: with the agent, however that
-ended.
+A message is a head and a payload: pixels, or text. The child writes at least twice a second, so that a process that
+hangs is told from a camera that waits for its trigger. It ends when its input is closed, so with the agent, however
+that ended.
 """
 
 from __future__ import annotations
@@ -22,19 +23,19 @@ FRAME, LOST, ALIVE, FAILED = range(4)
 """An image; one that was lost, and why; nothing yet; the end, and why."""
 
 ENCODINGS = ("Mono8", "BGR8", "RGB8", "BayerRG8", "BayerGR8", "BayerGB8", "BayerBG8")
-"""The names are GenICam's; three bytes a pixel for BGR8 and RGB8, else one."""
+"""GenICam's names; three bytes a pixel for BGR8 and RGB8, else one."""
 
 ALIVE_EVERY_S = 0.5
 
 END_WITHIN_S = 3.0
-"""So long the child has to give its camera back."""
+"""Time for the child to release its camera."""
 
 
 class Pipe:
-    """The child's end. Whatever else the vendor's library prints goes to standard error.
+    """The child's end. Anything else that the vendor's library prints goes to standard error.
 
     Attributes:
-        ended: Whether the agent wants no more: the camera is to be given back at once.
+        ended: Set when the agent wants no more: the camera must be released at once.
     """
 
     def __init__(self) -> None:
@@ -51,16 +52,16 @@ class Pipe:
         self._write(pixels)
 
     def lost(self, reason: str, captured_at_ns: int) -> None:
-        """Says that an image was lost on its way."""
+        """Reports an image that was lost on its way."""
         self._text(LOST, reason, captured_at_ns)
 
     def alive(self) -> None:
-        """Says that nothing came, rightly; not more often than need be."""
+        """Reports that nothing came, as expected; sends nothing if the last message was just now."""
         if time.monotonic() - self._sent_at_s >= ALIVE_EVERY_S:
             self._text(ALIVE, "", 0)
 
     def failed(self, reason: str) -> None:
-        """Says why the child ends."""
+        """Reports why the child ends."""
         self._text(FAILED, reason, 0)
 
     def _text(self, kind: int, text: str, captured_at_ns: int) -> None:

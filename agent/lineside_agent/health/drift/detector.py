@@ -1,11 +1,11 @@
 """All drift tests on one sequence of frames. Pure.
 
-- The first frames are learned; then each test asks whether the share of frames with one property has risen: dark,
-  bright, of little or much contrast, blurred, over-sharp, far from what was learned; rejected, not rejected, unsure,
-  nearly a defect, and each type of defect.
-- The allowance of false alarms is divided: half of it shares the tests of how frames look, half shares those of what the
-  model says, types without a defect so far included.
-- What the model says is learned anew for each bundle; how frames look isn't, since that is the camera's.
+- The first frames are learned. Then each test asks whether the share of frames with one property has risen: dark,
+  bright, of low or high contrast, blurred, over-sharp, far from the reference; rejected, not rejected, unsure, nearly a
+  defect, and each type of defect.
+- The allowed false alarms are divided: half of them among the tests of frames, half among those of verdicts, with the
+  types that have not occurred so far.
+- The verdicts are learned anew for each bundle; the frames are not, since they depend on the camera.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ FRAME_TESTS = (*(f"{name}-{end}" for name in Descriptors._fields for end in ("lo
 VERDICT_TESTS = ("bad-high", "bad-low", "unsure-high", "near-miss-high")
 
 RECENT = 50
-"""Frames that the running means look back on, about."""
+"""Length of the running means, in frames."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DriftSettings:
-    """How strict it is.
+    """Sensitivity of the tests.
 
     Attributes:
-        reference_frames: So many are learned.
-        false_alarm_frames: One false alarm in so many frames on average at most, of all tests together.
-        odds_ratio: Rise of a share's odds that is looked for.
-        bad_share: Share of bad parts that is well; ``None`` for what was learned.
+        reference_frames: Frames that are learned first.
+        false_alarm_frames: Mean number of frames to a false alarm, at least, of all tests together.
+        odds_ratio: Rise of a share's odds that the tests look for.
+        bad_share: Normal share of bad parts; ``None`` for the learned one.
     """
 
     reference_frames: int = 500
@@ -57,8 +57,8 @@ class DriftState(msgspec.Struct, kw_only=True):
     """What is kept over a restart.
 
     Attributes:
-        frames: How frames look; ``None`` while that is being learned.
-        verdicts: What the bundle says; ``None`` while that is being learned.
+        frames: Reference of the frames; ``None`` while it is learned.
+        verdicts: Reference of the verdicts; ``None`` while it is learned.
         samples: Frames learned so far.
         judged: Verdicts learned so far.
     """
@@ -70,14 +70,14 @@ class DriftState(msgspec.Struct, kw_only=True):
 
 
 class DriftDetector:
-    """Watches one camera and what runs behind it.
+    """Detects drift of one camera and of the bundle behind it.
 
     Args:
-        rules: How strict it is.
-        learned: From an earlier start.
+        rules: Sensitivity.
+        learned: State of an earlier start.
 
     Attributes:
-        learned: What is known so far.
+        learned: The references, as far as they are known.
         recent: Running means of the descriptors and of the share of bad parts, by name.
     """
 
@@ -93,7 +93,7 @@ class DriftDetector:
             self._begin_frames(self.learned.frames)
 
     def tests(self) -> Iterator[tuple[str, Cusum]]:
-        """Yields every test that is on, with its name."""
+        """Yields every active test with its name."""
         yield from self._frame_tests.items()
         yield from self._verdict_tests.items()
 
@@ -102,12 +102,12 @@ class DriftDetector:
         return tuple(name for name, test in self.tests() if test.alarm)
 
     def clear(self) -> None:
-        """Ends every alarm; what was learned stays."""
+        """Ends every alarm; the references stay."""
         for _, test in self.tests():
             test.clear()
 
     def add_frame(self, frame: Descriptors) -> None:
-        """Takes how a frame looks."""
+        """Takes the descriptors of a frame."""
         for name, value in zip(Descriptors._fields, frame, strict=True):
             self._average(name, value)
         known = self.learned.frames
@@ -126,7 +126,7 @@ class DriftDetector:
         tests["distance-high"].step(far > known.distance.bound)
 
     def add_verdict(self, verdict: DriftVerdict, types: Sequence[str]) -> None:
-        """Takes what the model verdict of a frame."""
+        """Takes the verdict on a frame; ``types`` are all defect types of its bundle."""
         self._average("bad", float(not verdict.passed and not verdict.unsure))
         known = self.learned.verdicts
         if known is not None and known.bundle != verdict.bundle:

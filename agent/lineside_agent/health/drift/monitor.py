@@ -1,8 +1,8 @@
-"""Examine each frame for drift after the line has its verdict.
+"""Examine each frame for drift, after the line has its verdict.
 
-What was learned lies in ``drift.json``. A person who has cleaned the lens says ``clear``; one who has changed the lamp,
-the camera or the product says ``relearn`` (`ask`). Where the line changes between recipes each has its own, and goes on
-with it when its product comes back.
+The references are in ``drift.json``. After the lens was cleaned a person requests ``clear``; after a change of lamp,
+camera or product ``relearn`` (see `request`). On a line with recipes each recipe has its own references, which are used
+again when its product comes back.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ REQUEST = "drift.request"
 Request = Literal["clear", "relearn"]
 
 SAVE_EVERY_S = 60.0
-"""While it learns; a start within goes on from there."""
+"""While it learns; a restart goes on from there."""
 
 REQUEST_TIMEOUT_S = 10.0
 
 
 class DriftMonitor:
-    """Watches a line.
+    """Runs the drift detection of one line.
 
     Args:
         folder: The agent's state folder.
         config: The ``[drift]`` table.
-        types: All types that the bundle that runs knows.
-        report: Told whenever an alarm begins or ends, and when everything is learned.
+        types: Returns all defect types of the active bundle.
+        report: Takes the report whenever an alarm begins or ends, and when everything is learned.
     """
 
     def __init__(
@@ -81,11 +81,9 @@ class DriftMonitor:
         self._reported: DriftReport | None = None
 
     def observe(self, row: ResultRow, capture: Capture | None) -> None:
-        """Takes what became of a frame; in the pipeline's thread, after the line was told.
+        """Takes a record and its images; in the pipeline's thread, after the line was told.
 
-        Args:
-            row: Its record. A fault says nothing of the parts.
-            capture: Its image, if there is one; of several cameras the first one's is watched.
+        A fault says nothing about the part. Of several cameras, the first one's frames are examined.
         """
         frame = capture.shots[0] if isinstance(capture, Views) else capture
         described = describe(frame.image) if isinstance(frame, Frame) else None
@@ -101,7 +99,7 @@ class DriftMonitor:
                 self._changed(alarms)
 
     def _switch_recipe(self, recipe: str) -> None:
-        """Puts away what was learned of one product, and loads what was learned of the next."""
+        """Saves the references of one product and loads those of the next."""
         if self._recipe:
             self.save(now=True)
         path = self._folder / f"drift-{quote(recipe, safe='')}.json" if recipe else self._folder / NAME
@@ -122,7 +120,7 @@ class DriftMonitor:
         self._problem = f"drift: {', '.join(sorted(alarms))}" if alarms and self._config.stops_line else ""
 
     def _text(self, name: str) -> str:
-        """What a person should know of an alarm: what is capture now, and what was learned."""
+        """Describes an alarm: the current and the learned value."""
         learned, recent = self._detector.learned, self._detector.recent
         what = name.rpartition("-")[0]
         if what in Descriptors._fields and learned.frames is not None:
@@ -136,7 +134,7 @@ class DriftMonitor:
         return f"{name}: many more frames than learned are beyond its end"
 
     def check(self) -> None:
-        """Does what people ask for, saves what was learned, tells of changes; in the main thread, again and again."""
+        """Carries out a person's request, saves the references, reports changes; in the main thread."""
         request = _take_request(self._request)
         with self._lock:
             if request == "clear":
@@ -153,11 +151,7 @@ class DriftMonitor:
             self._report(report)
 
     def save(self, *, now: bool = False) -> None:
-        """Writes what was learned.
-
-        Args:
-            now: Whatever there is; otherwise only if something is learned to its end, or it is time.
-        """
+        """Writes the references: always with ``now``, otherwise when a reference is complete or it is time."""
         with self._lock:
             learned_now = self._learned()
             due = now or learned_now != self._saved or time.monotonic() - self._saved_at_s > SAVE_EVERY_S
@@ -186,7 +180,7 @@ class DriftMonitor:
             return DriftReport(learning=not all(self._learned()), alarms=_steady(alarms, self._reported))
 
     def problem(self) -> str:
-        """Returns why the line must not go on; empty if it may, or if alarms don't stop it."""
+        """Returns why the line must stop; empty if there is no alarm, or if alarms do not stop it."""
         return self._problem
 
     def status(self) -> dict[str, Any]:
@@ -209,7 +203,7 @@ class DriftMonitor:
 
 
 def _steady(alarms: tuple[DriftAlarm, ...], reported: DriftReport | None) -> tuple[DriftAlarm, ...]:
-    """An alarm keeps the figures with which it was reported: the hub isn't told again with every frame."""
+    """Keeps the figures with which an alarm was reported first, so that the hub is not told again with every frame."""
     learned_now = {(alarm.name, alarm.since_ns): alarm for alarm in (reported.alarms if reported is not None else ())}
     return tuple(learned_now.get((alarm.name, alarm.since_ns), alarm) for alarm in alarms)
 
@@ -225,7 +219,7 @@ def _verdict_of(row: ResultRow) -> DriftVerdict:
 
 
 def _take_request(path: Path) -> str:
-    """Returns a person's request, once."""
+    """Reads and deletes a person's request; empty without one."""
     if not path.is_file():
         return ""
     try:
@@ -238,15 +232,15 @@ def _take_request(path: Path) -> str:
 
 
 def request(folder: Path, what: Request, *, timeout_s: float = REQUEST_TIMEOUT_S) -> None:
-    """Asks the agent whose state is in this folder: the other end of the request.
+    """Sends a request to the agent with this state folder.
 
     Args:
         folder: The agent's state folder.
-        what: ``clear`` ends the alarms; ``relearn`` forgets what was learned, and begins again.
-        timeout_s: The longest wait until it was heard.
+        what: ``clear`` ends the alarms; ``relearn`` forgets the references and begins again.
+        timeout_s: Longest wait until the agent has taken it.
 
     Raises:
-        InputNotFoundError: No agent heard it in time.
+        InputNotFoundError: No agent has taken it in time.
     """
     path = folder / REQUEST
     write_atomic(path, what.encode())

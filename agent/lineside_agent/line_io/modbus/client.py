@@ -1,10 +1,10 @@
 """The agent as a Modbus client, over TCP or RTU: it writes to the PLC, and polls it.
 
-Both blocks of `lineside_agent.line_io.modbus.register_map` lie in the PLC's holding registers. One thread does both,
-so that a change is on the wire as soon as the read that is under way has been answered.
+Both blocks of `lineside_agent.line_io.modbus.register_map` are holding registers of the PLC. One thread does both, so
+that a change is sent as soon as the read under way is answered.
 
-A trigger that the PLC gave while there was no connection belongs to a part that has passed by: it is answered, and not
-judged.
+A trigger that the PLC gave while there was no connection belongs to a part that has passed: it is answered, and not
+inspected.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ class ModbusClient(LinePort):
     """Writes to a PLC and polls it.
 
     Args:
-        address: The PLC.
+        address: Of the PLC.
         unit: Its device id.
-        write_at: First holding register that is written.
-        read_at: First holding register that is read.
-        poll_s: How often it is read.
-        timeout_s: How long an answer may take.
-        defects: Whether the registers that tell of defects are written too.
+        write_at: First holding register to write.
+        read_at: First holding register to read.
+        poll_s: Time between two reads.
+        timeout_s: Longest wait for an answer.
+        defects: Whether the registers for defects are written too.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class ModbusClient(LinePort):
             client.close()  # type: ignore[no-untyped-call]
 
     def _read_first(self, client: ModbusTcpClient | ModbusSerialClient) -> None:
-        """The first look: what stands there is address the PLC's counter begins, or what was missed."""
+        """Reads for the first time: the registers are where the PLC's counter begins, or what was missed."""
         registers = self._read(client)
         for event in self._in.adopt_again(registers) if self._was_connected else self._in.adopt(registers):
             self._post_event(event)

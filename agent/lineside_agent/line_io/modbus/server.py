@@ -1,11 +1,12 @@
-"""The agent as a Modbus server, over TCP or RTU: the PLC polls it. The map is
+"""The agent as a Modbus server, over TCP or RTU: the PLC polls it. The map is in
 `lineside_agent.line_io.modbus.register_map`.
 
-pymodbus answers the requests, in an event loop in a thread of its own; each is answered from the levels as they are at
-that moment. A request is answered before the next one of the same connection is read: a master waits, as Modbus says.
+pymodbus answers the requests, in an event loop in a thread of its own, from the levels at that moment. A request is
+answered before the next one of the same connection is read, as Modbus requires of a master.
 
-Over TCP every unit id is answered: "the Modbus unit identifier is not significant" address the device is addressed by IP
-(Modbus Messaging on TCP/IP 1.0b, section 4.4.2.1). On a serial line only the own one is: others answer for themselves.
+Over TCP every unit id is answered: "the Modbus unit identifier is not significant" where the device is addressed by IP
+(Modbus Messaging on TCP/IP 1.0b, section 4.4.2.1). On a serial line only the own one is: other devices answer for
+themselves.
 """
 
 from __future__ import annotations
@@ -39,15 +40,15 @@ log = logging.getLogger("lineside.line_io")
 
 
 EVERY_UNIT = 0
-"""pymodbus' name for all device ids that have no device of their own."""
+"""pymodbus' number for all device ids without a device of their own."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Tcp:
-    """Where a TCP server listens.
+    """Address of a TCP server.
 
     Attributes:
-        host: Address of the interface.
+        host: Of the network interface.
         port: 502 needs the right to it.
     """
 
@@ -75,11 +76,7 @@ class Rtu:
 
 
 class ModbusServer(LinePort):
-    """Answers a PLC.
-
-    Args:
-        address: TCP or a serial line.
-    """
+    """Answers a PLC."""
 
     is_polled = True
 
@@ -176,7 +173,7 @@ class ModbusServer(LinePort):
 
 
 def _listen_problem(address: Tcp | Rtu) -> str:
-    """Why an address can't be listened on; empty if it can, or if that can't be told."""
+    """Why an address cannot be listened on; empty if it can, or if that is not known."""
     if isinstance(address, Rtu):
         return ""
     try:
