@@ -1,10 +1,11 @@
 """The tables of the records, and every SQL statement on them.
 
-- ``seq`` is contiguous from 1 within the database's random ``epoch``, and given inside the transaction.
+- ``seq`` is contiguous from 1 within the database's random ``epoch``, and assigned inside the transaction.
 - ``(source, sequence)`` is unique: a frame that comes twice is recorded once.
 - Of each source the newest row stays whatever the limits, and the very last row: numbers go on from there.
 - A row of ``unsent`` is written in its record's transaction, after the image file, and deleted when the hub has the
-  image or refuses it. An image that the archive's limits delete in between is found missing at its turn, and is counted.
+  image or refuses it. An image that the archive's limits delete in between is found missing at its turn, and is
+  counted.
 """
 
 from __future__ import annotations
@@ -33,17 +34,17 @@ if TYPE_CHECKING:
 log = logging.getLogger("lineside.store")
 
 PAGE_BYTES = 2048
-"""A commit writes whole pages. Bytes a record at one, ten, fifty records a commit: with 4096 bytes a page 13.6, 2.6 and
-1.2 KB, with 2048 9.7, 2.1 and 1.1, with 1024 8.1, 2.0 and 1.3."""
+"""A commit writes whole pages. KB a record at one, ten and fifty records a commit: 13.6, 2.6 and 1.2 with pages of 4096
+bytes; 9.7, 2.1 and 1.1 with 2048; 8.1, 2.0 and 1.3 with 1024."""
 
 CHECKED_AT_START_BYTES = 32 << 20
-"""A larger database is checked beside the line and not before it: reading it takes longer than a start may."""
+"""A larger database is checked while the line runs: reading it takes longer than a start may."""
 
 DAMAGED_MAX = 3
-"""Damaged databases that are kept for whoever looks into them."""
+"""Damaged databases that are kept for analysis."""
 
 SUFFIXES = ("", "-wal", "-shm")
-"""Of the files of one database."""
+"""Suffixes of the files of one database."""
 
 EVER_NS = 2**63 - 1
 """Later than any capture."""
@@ -51,19 +52,19 @@ EVER_NS = 2**63 - 1
 _importing = threading.Lock()
 
 NO_ROOM_BYTES = 256 << 10
-"""With less than that free, a file that can't be opened is one that can't be made."""
+"""With less space free, a file that cannot be opened is one that cannot be made."""
 
 
 class DatabaseFacts(NamedTuple):
-    """What is known of the database.
+    """State of the database.
 
     Attributes:
         epoch: Its random name.
-        last_seq: The last number given.
+        last_seq: The last assigned number.
         acked: The hub's watermark.
         sequences: The last recorded sequence of each source.
-        reserved: The first number of each source that can't have been used yet; see `reserve`.
-        unsent: Images that the hub hasn't got.
+        reserved: The first number of each source that was certainly not used yet; see `reserve`.
+        unsent: Images that the hub does not have.
     """
 
     epoch: str
@@ -87,7 +88,7 @@ class UnsentImage(NamedTuple):
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Opens it to write: ahead of the file, and durably with each commit.
+    """Opens the database for writing, with a write-ahead log and durable commits.
 
     Raises:
         sqlite3.DatabaseError: It can't be opened.
@@ -120,7 +121,7 @@ def open_schema(path: Path, epoch: str) -> DatabaseFacts:
 
 
 def read_facts(path: Path) -> DatabaseFacts | None:
-    """Reads what is known without writing a byte, as on a disk that has no room even for the shared index of the WAL.
+    """Reads the state without writing a byte, as on a disk without room for the shared index of the WAL.
 
     Returns:
         ``None`` if there is no database yet.
@@ -192,7 +193,7 @@ WITH RECURSIVE sources (name) AS (
 )
 SELECT name, (SELECT max(sequence) FROM records WHERE source = name) FROM sources WHERE name IS NOT NULL
 """
-"""The newest of each source by hops through the index: a plain GROUP BY reads all of it."""
+"""The newest record of each source by steps through the index: a plain GROUP BY reads all of it."""
 
 
 def _facts(connection: sqlite3.Connection) -> DatabaseFacts:
@@ -208,7 +209,8 @@ def _facts(connection: sqlite3.Connection) -> DatabaseFacts:
 def insert(
     connection: sqlite3.Connection, rows: list[ResultRow], images: Mapping[tuple[str, int], str] | None = None
 ) -> int:
-    """Inserts rows with the next numbers, inside the caller's transaction; returns the last number."""
+    """Inserts rows with the next numbers, inside the caller's transaction, and notes the images (path by source and
+    sequence); returns the last number."""
     seq = int(connection.execute("SELECT coalesce(max(seq), 0) FROM records").fetchone()[0])
     columns = "seq, source, sequence, verdict, captured_at_ns, body"  # named: a newer agent may have added others
     query = f"INSERT OR IGNORE INTO records ({columns}) VALUES (?, ?, ?, ?, ?, ?)"
@@ -252,7 +254,7 @@ def first_unsent(connection: sqlite3.Connection, *, after: int, through: int) ->
 def last_of_part(connection: sqlite3.Connection, part_id: str) -> tuple[str, ResultRow] | None:
     """Returns the epoch and the newest record of a part, with its number; ``None`` if there is none.
 
-    The part is no column: the records are looked through from the newest on.
+    The part id is no column: the records are searched from the newest on.
     """
     needle = b'"part_id":' + msgspec.json.encode(part_id) + b","
     query = "SELECT seq, body FROM records WHERE instr(body, ?) > 0 ORDER BY seq DESC"
@@ -265,7 +267,7 @@ def last_of_part(connection: sqlite3.Connection, part_id: str) -> tuple[str, Res
 
 
 def set_watermark(connection: sqlite3.Connection, watermarks: list[int], acked: int, last_seq: int) -> int:
-    """Writes the newest watermark down, inside the caller's transaction; returns it."""
+    """Stores the newest watermark, inside the caller's transaction; returns it."""
     if not watermarks or watermarks[-1] == acked:
         return acked
     if not 0 <= watermarks[-1] <= last_seq:
@@ -276,7 +278,7 @@ def set_watermark(connection: sqlite3.Connection, watermarks: list[int], acked: 
 
 
 def reserve(connection: sqlite3.Connection, source: str, until: int) -> None:
-    """Writes down, inside the caller's transaction, that a source's numbers below ``until`` may be used from now on."""
+    """Stores, inside the caller's transaction, that a source's numbers below ``until`` may be used from now on."""
     query = "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
     connection.execute(query, (_RESERVED + source, str(until)))
 
@@ -292,16 +294,12 @@ DELETE FROM records WHERE seq IN (
 
 
 def delete_oldest(connection: sqlite3.Connection, *, through: int, before_ns: int, limit: int) -> int:
-    """Deletes the oldest rows in a transaction of its own.
-
-    Returns:
-        How many were deleted.
-    """
+    """Deletes the oldest rows in a transaction of its own; returns how many."""
     return int(connection.execute(_DELETE, (through, before_ns, limit)).rowcount)
 
 
 def used_bytes(connection: sqlite3.Connection) -> int:
-    """Returns the size of the pages that hold something; what was deleted leaves pages that are used again."""
+    """Returns the size of the used pages; deleted rows leave pages that are used again."""
     (size,), (pages,), (free,) = (
         connection.execute(f"PRAGMA {name}").fetchone() for name in ("page_size", "page_count", "freelist_count")
     )
@@ -309,12 +307,12 @@ def used_bytes(connection: sqlite3.Connection) -> int:
 
 
 def free_pages(connection: sqlite3.Connection) -> int:
-    """Returns how many pages wait to be used again."""
+    """Returns how many pages are free to be used again."""
     return int(connection.execute("PRAGMA freelist_count").fetchone()[0])
 
 
 def set_aside(path: Path) -> str:
-    """Renames a damaged database, and deletes the oldest of those that were set aside before; returns the new name."""
+    """Renames a damaged database, and deletes the oldest ones that were set aside; returns the new name."""
     aside = f"{path.name}.damaged-{time.time_ns()}"
     for suffix in SUFFIXES:
         part = path.with_name(path.name + suffix)
@@ -330,7 +328,7 @@ def set_aside(path: Path) -> str:
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """Opens it to read.
+    """Opens the database for reading.
 
     Raises:
         DatabaseError: It cannot be read.
@@ -351,7 +349,7 @@ def is_full(error: sqlite3.DatabaseError, path: Path) -> bool:
 
 
 def as_store_error(error: sqlite3.DatabaseError, path: Path) -> StoreError:
-    """Returns our error for SQLite's."""
+    """Returns this project's error for one of SQLite."""
     if is_full(error, path):
         return DiskFullError(f"no room to write {path} ({error})")
     return DatabaseError(f"{path}: {error}", action="See who else holds it and whether it may be written.")

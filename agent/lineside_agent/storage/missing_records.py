@@ -1,4 +1,4 @@
-"""`MissingRecords`: a range of numbers whose parts have no record, and the rows that say so."""
+"""`MissingRecords`: a range of numbers whose parts have no record, and rows in their place."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class MissingRecords:
     Attributes:
         source: As in its records.
         first: First number.
-        until: The number behind the last one.
-        unknown: Those of which nobody knows whether a part had them; with the others a part has begun.
+        until: Number after the last one.
+        unknown: Numbers that a part may have or not; with the others a part has begun.
         reason: Why there is no record.
     """
 
@@ -32,7 +32,7 @@ class MissingRecords:
     reason: str
 
     def rows(self, first: int) -> list[ResultRow]:
-        """Returns the next rows, at most `ROWS_MAX`."""
+        """Returns the next rows from the number ``first`` on, at most `ROWS_MAX`."""
         return [self._row(number) for number in range(first, min(first + ROWS_MAX, self.until))]
 
     def _row(self, number: int) -> ResultRow:
@@ -53,7 +53,7 @@ class MissingRecords:
 
 
 class LostRecords:
-    """Records for which there was no room, until their rows can be written."""
+    """Records without room in memory, until rows in their place can be written."""
 
     def __init__(self) -> None:
         self._ranges: collections.deque[MissingRecords] = collections.deque()

@@ -1,9 +1,9 @@
 """Records above the hub's watermark, and the window of them that is being sent.
 
-The broker's acknowledgement means nothing here (it is neither delivery nor durability). A row counts as delivered when
-the hub's watermark has passed it; without one in `ACK_TIMEOUT_S`, doubled each time up to `ACK_TIMEOUT_MAX_S` so that a
-slow hub isn't buried under repeats, and after each reconnection, everything above the watermark is sent again. The
-hub's key ``(device, epoch, seq)`` makes a repeat harmless. A hub that is behind asks for a smaller window.
+The broker's acknowledgement means nothing here: it is neither delivery nor durability. A row is delivered when the
+hub's watermark has passed it. Without an answer in `ACK_TIMEOUT_S`, doubled each time up to `ACK_TIMEOUT_MAX_S` so that
+a slow hub is not flooded with repeats, and after each reconnection, everything above the watermark is sent again. The
+hub's key ``(device, epoch, seq)`` makes a repeat harmless. A hub that is behind requests a smaller window.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class Outbox:
     """Sends rows in a thread of its own.
 
     Args:
-        store: Where the rows are.
-        publish: Hands a message to the link; false without a connection.
-        stop: Ends the sending.
+        store: The records.
+        publish: Sends a message; false without a connection.
+        stop: Ends the thread.
 
     Attributes:
-        resent: How often everything above the watermark was sent again for want of an answer.
+        resent: How often everything above the watermark was sent again.
     """
 
     def __init__(self, store: RecordStore, publish: Callable[[bytes], bool], stop: threading.Event) -> None:
@@ -50,21 +50,17 @@ class Outbox:
         self._timeout_s = ACK_TIMEOUT_S
 
     def connected(self) -> None:
-        """Says that the link stands anew: what was on its way may be lost."""
+        """Takes a new connection: what was under way may be lost."""
         self._timeout_s = ACK_TIMEOUT_S
         self._resend.set()
 
     @property
     def idle(self) -> bool:
-        """Whether every row is on its way or at the hub."""
+        """Whether every row is under way or at the hub."""
         return self._sent >= self._store.last_seq
 
     def acknowledged(self, _topic: str, payload: bytes) -> None:
-        """Takes the hub's answer.
-
-        Raises:
-            BadInputFormatError: It is none.
-        """
+        """Takes the hub's answer."""
         ack = decode(payload, ResultsAck)
         # A window below one row would be the end of all sending.
         self._window = min(WINDOW_ROWS, max(1, ack.window)) if ack.window else WINDOW_ROWS

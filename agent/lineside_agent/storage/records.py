@@ -1,20 +1,20 @@
 """The records: SQLite in WAL mode with ``synchronous=FULL``, one writer thread, many records a commit.
 
-The record is its own outbox row: what is above the hub's watermark must still go home. One row, one transaction, so
-the two can't disagree; and a hub that was restored from a backup, and asks for older rows again, gets them.
+The record is its own outbox row: what is above the hub's watermark must still be sent. One row in one transaction, so
+the two cannot disagree; and a hub that was restored from a backup and requests older rows again gets them.
 
-- Rows and their numbers are `database`'s; a frame that comes twice is recorded once, and that is counted.
+- `database` has the rows and their numbers; a frame that comes twice is recorded once, and that is counted.
 - A record is on disk ``commit_every_s`` after its verdict at the latest: each commit costs whole pages.
-- A database that is damaged is set aside under another name, and the line goes on with a new one and a new epoch.
-- A full disk doesn't stop the line, not even at its start: images make way, then the ballast, then records that the hub
-  has. Meanwhile records wait in memory, `WAITING_MAX` of them, and what a live camera brings beyond that is counted as
-  lost and said. A finite source waits instead.
-- Numbers of a live camera, and of a line's triggers, are noted before anybody is told of them, and reserved on disk
-  before that (`lineside_agent.storage.part_numbers`): after a kill each part without a record gets a row that says
-  ``unrecorded``. After a power cut it is not known which of the reserved numbers were used: their rows say ``unknown``,
-  and are no production figures.
+- A damaged database is set aside under another name, and the line goes on with a new one and a new epoch.
+- A full disk does not stop the line, not even at its start: images are deleted, then the disk reserve, then records
+  that the hub has. Meanwhile records wait in memory, `WAITING_MAX` of them; further ones of a live camera are counted
+  as lost and logged. A finite source waits instead.
+- Numbers of a live camera and of triggers are noted before anything else is done with them, and reserved on disk before
+  that (`lineside_agent.storage.part_numbers`): after a kill each part without a record gets a row ``unrecorded``. After
+  a power cut it is not known which of the reserved numbers were used: their rows say ``unknown``, and count in no
+  production figure.
 - A kept image that the hub is to have has a row of its own (`unsent`), written with its record.
-- The oldest records go beyond the bounds of ``[store]``; with a hub only those that it has confirmed.
+- The oldest records are deleted beyond the limits of ``[store]``; with a hub only those that it has confirmed.
 """
 
 from __future__ import annotations
@@ -54,28 +54,28 @@ GROUP_MAX = 100
 """Records a commit: at 50 a record costs a fortieth of a commit of its own (145 µs against 6.3 ms)."""
 
 SAVING_EVERY_S = 5.0
-"""Between commits while the day's allowance of writes is used up: 1.1 KB a record at ten a second."""
+"""Time between commits without write budget: 1.1 KB a record at ten a second."""
 
 IMAGES_WAITING_MAX = 16
-"""Images that may wait for the disk; what comes beyond is skipped, counted, and has its record."""
+"""Images that may wait for the disk; further ones are skipped and counted, and have their record."""
 
 AHEAD_GROUPS = 4
-"""As many numbers are reserved ahead as so many commits bring, so that the next reservation is on disk in time."""
+"""Commits whose numbers are reserved ahead, so that the next reservation is on disk in time."""
 
 RETRY_S = 0.5
-"""Pause before the next try while the disk is full."""
+"""Pause before the next attempt while the disk is full."""
 
 NAME = "records.db"
 
 
 @dataclasses.dataclass(slots=True)
 class StoreCounts:
-    """What the writer did since its start; read by anybody, written by the writer alone.
+    """Counts of the writer since the start, the only one that changes them.
 
     Attributes:
-        recorded: Rows committed, without those of parts that have no record.
-        repeated: Frames that were recorded before.
-        lost: Records for which there was neither disk nor memory.
+        recorded: Committed rows, without those in place of missing records.
+        repeated: Frames that had a record already.
+        lost: Records without room on disk and in memory.
         images_lost: Images that could not be written.
         set_aside: Damaged databases that were renamed.
     """
@@ -102,7 +102,7 @@ class _Watermark:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Settled:
-    """The hub has the image of a record, or won't have it."""
+    """The image of a record need not be sent any more."""
 
     epoch: str
     seq: int
@@ -115,20 +115,20 @@ class RecordStore:
     """The records of one device.
 
     Attributes:
-        counts: What happened since the start.
-        problem: Why records are waiting, or ``None``.
-        retention: What makes way for records.
-        numbers: Of parts that no source gives twice.
+        counts: Since the start.
+        problem: Why records wait; ``None`` if they do not.
+        retention: Deletes old data to make room.
+        numbers: Of sources that give no part twice.
 
     Args:
         folder: The state folder.
-        archive: Where images go.
+        archive: Keeps the images.
         rules: The ``[store]`` table.
         confirmed_only: Whether only records that the hub has may be deleted.
-        must_save: Whether the day's allowance of writes is used up.
+        must_save: Returns whether the write budget is used up.
 
     Raises:
-        DatabaseError: Somebody else holds the database, or it may not be written.
+        DatabaseError: Another process holds the database, or it may not be written.
     """
 
     def __init__(
@@ -177,12 +177,12 @@ class RecordStore:
 
     @property
     def pending(self) -> int:
-        """Records that the hub has not confirmed, those included that wait for the disk."""
+        """Records that the hub has not confirmed, with those that wait for the disk."""
         with self._changed:
             return self._last_seq - self._acked + self._waiting + self._missing
 
     def use(self, rules: StoreConfig) -> None:
-        """Takes other rules, from the next commit on."""
+        """Applies other rules, from the next commit on."""
         self._rules = rules
 
     def record(
@@ -195,14 +195,13 @@ class RecordStore:
         """Hands a record to the writer.
 
         Args:
-            row: Its ``seq`` is given later.
-            frame: The frame, if its image may be kept; of several cameras all of them, that which the hub is to have
-                first.
+            row: The record; its ``seq`` is assigned later.
+            frame: The images that may be kept, the decisive camera's first.
             wait: Whether to wait for room when the disk is full, as a finite source can.
 
         Returns:
             False if there was no room and the record is lost; that is counted and logged, and a row ``unrecorded``
-            takes its place when there is room.
+                takes its place when there is room.
         """
         frames = () if frame is None else (frame,) if isinstance(frame, Frame) else tuple(frame)
         with self._changed:
@@ -238,14 +237,14 @@ class RecordStore:
         log.error("record of part %r is lost: %s", row.part_id, reason)
 
     def begin(self, source: str, number: int) -> None:
-        """Notes that a part has this number, before anybody is told of it."""
+        """Notes the number of a part, before anything else is done with it."""
         self.numbers.begin(source, number)
         if self.numbers.is_low and not self._commit_now.is_set():
             self._commit_now.set()
             self._wake.set()
 
     def _may_wait_with_images(self, row: ResultRow, frames: tuple[Frame, ...], *, wait: bool) -> bool:
-        """Whether images may wait for the disk; a thousand records may, and as many images are a gigabyte."""
+        """Whether images may wait for the disk; a thousand records may, but as many images are a gigabyte."""
         if not frames or self._archive is None or not self._archive.wants(row):
             return False
         if self._changed.wait_for(lambda: self._images < IMAGES_WAITING_MAX, None if wait else 0.0):
@@ -254,11 +253,11 @@ class RecordStore:
         return False
 
     def acknowledge(self, epoch: str, seq: int) -> None:
-        """Takes the hub's watermark: all rows up to ``seq`` are committed there.
+        """Takes the hub's watermark: it has committed all rows up to ``seq``.
 
         Args:
-            epoch: Of the database that the hub speaks of; another than this one's is ignored.
-            seq: May be lower than before, where the hub was restored from a backup.
+            epoch: Of the database; that of another database is ignored.
+            seq: May be lower than before, after the hub was restored from a backup.
         """
         if epoch != self._epoch:
             return
@@ -266,11 +265,7 @@ class RecordStore:
             self._queue.put_nowait(_Watermark(epoch, seq))
 
     def flush(self, timeout_s: float) -> bool:
-        """Has every record that was handed over written now, and waits until it is.
-
-        Returns:
-            Whether it is.
-        """
+        """Has all records written now, and waits at most ``timeout_s``; returns whether they are."""
         with self._changed:
             if self._waiting or self._missing:
                 self._commit_now.set()
@@ -278,11 +273,7 @@ class RecordStore:
             return self._changed.wait_for(lambda: not (self._waiting or self._missing), timeout_s)
 
     def wait_change(self, seen: int, timeout_s: float) -> int:
-        """Waits until something was committed since ``seen``.
-
-        Returns:
-            For the next call.
-        """
+        """Waits for a commit after ``seen`` (0 at first); returns the value for the next call."""
         with self._changed:
             self._changed.wait_for(lambda: self._commits > seen, timeout_s)
             return self._commits
@@ -300,7 +291,7 @@ class RecordStore:
             return self._last_seq
 
     def rows(self, after: int, limit: int) -> list[ResultRow]:
-        """Reads rows for the hub, in order of ``seq``.
+        """Reads at most ``limit`` rows above ``after``, in order of ``seq``.
 
         Raises:
             DatabaseError: The database cannot be read.
@@ -313,12 +304,12 @@ class RecordStore:
 
     @property
     def unsent_images(self) -> int:
-        """Kept images that the hub hasn't got."""
+        """Kept images that the hub does not have."""
         with self._changed:
             return self._unsent
 
     def first_unsent_image(self, after: int) -> UnsentImage | None:
-        """Returns the first image that the hub hasn't got, of a record that it has.
+        """Returns the first unsent image of a record above ``after`` that the hub has.
 
         Raises:
             DatabaseError: The database cannot be read.
@@ -330,24 +321,25 @@ class RecordStore:
             return database.first_unsent(connection, after=after, through=through)
 
     def settle_image(self, epoch: str, seq: int) -> None:
-        """Says that the hub has an image, or won't have it; written with the next commit."""
+        """Marks an image that need not be sent any more, with the next commit."""
         with contextlib.suppress(queue.Full):  # a full disk: it is offered once more after the next start
             self._queue.put_nowait(_Settled(epoch, seq))
 
     def next_sequence(self, source: str) -> int:
-        """Returns the number of the first frame of ``source`` after the last recorded one."""
+        """Returns the number after the last recorded one of ``source``."""
         with self._changed:
             return self._sequences.get(source, -1) + 1
 
     def resume(self, source: str, *, has_gaps: bool = False) -> int:
-        """Returns the number of the first part of a source that gives none twice; `begin` notes this one and the next.
+        """Returns the number of the next part of a source that gives none twice; `begin` notes this one and the
+        following.
 
-        What was begun before and has no record, as after a kill, gets a row that says ``unrecorded``; what may have
-        been begun, as after a power cut, a row that says ``unknown``.
+        A number that was begun and has no record, as after a kill, gets a row ``unrecorded``; one that may have been
+        begun, as after a power cut, a row ``unknown``.
 
         Args:
             source: As in its records.
-            has_gaps: Whether not every number of the source is a part, so that those without a record are ``unknown``.
+            has_gaps: Whether not every number is a part, so that those without a record are ``unknown``.
         """
         first = self.next_sequence(source)
         reserved = self._reserved.get(source, 0)
@@ -365,7 +357,8 @@ class RecordStore:
         return left.until
 
     def close(self, timeout_s: float = 10.0) -> None:
-        """Writes what is waiting and ends the writer."""
+        """Writes what waits and ends the writer; what still waits after ``timeout_s``, on a full disk, is
+        counted as lost."""
         self._closing.set()
         self._wake.set()
         self._writer.join(timeout_s)
@@ -378,7 +371,7 @@ class RecordStore:
     # -- the database ------------------------------------------------------------------------------------------
 
     def _prepare(self) -> None:
-        """Opens the database, or sets it aside and makes a new one; a full disk leaves that to the writer."""
+        """Opens the database, or sets it aside and makes a new one; on a full disk the writer does so later."""
         try:
             facts = self._open()
         except sqlite3.OperationalError as error:  # locked, unreadable: it is whole, so it stays
@@ -405,7 +398,7 @@ class RecordStore:
         return facts or database.read_facts(self._path) or database.DatabaseFacts(epoch, 0, 0, {})
 
     def _try_to_open(self, epoch: str) -> database.DatabaseFacts | None:
-        """Opens it or makes a new one; ``None`` where there is no room for what that needs."""
+        """Opens the database or makes a new one; ``None`` where there is no room."""
         try:
             facts = database.open_schema(self._path, epoch)
         except sqlite3.OperationalError as error:
@@ -417,7 +410,7 @@ class RecordStore:
         return facts
 
     def _check(self) -> None:
-        """Reads a large database beside the line; what is found is for the writer to act on."""
+        """Checks a large database in a thread of its own; the writer acts on the result."""
         try:
             with contextlib.closing(database.connect(self._path)) as connection:
                 database.check(connection)
@@ -460,7 +453,7 @@ class RecordStore:
             connection.close()
 
     def _release_numbers(self, connection: sqlite3.Connection) -> None:
-        """At an orderly end no number is under way: what is reserved and has no record was never used."""
+        """Ends the reservations in good order: no number is under way, so those without a record were not used."""
         try:
             with connection:
                 connection.execute("BEGIN IMMEDIATE")
@@ -472,7 +465,7 @@ class RecordStore:
             log.warning("numbers stay reserved, and will be said to be unrecorded: %s", error)
 
     def _next_group(self) -> list[_Item] | None:
-        """Waits until something is due; ``None`` when closing and nothing is left, empty to tidy up."""
+        """Waits until something is due; ``None`` when closing and nothing is left, empty if only maintenance is due."""
         group: list[_Item] = []
         due_s = 0.0
         while len(group) < GROUP_MAX:
@@ -499,7 +492,7 @@ class RecordStore:
         return group
 
     def _take_lost(self) -> list[_Item]:
-        """The rows of lost records, when all that waited before them is written."""
+        """Takes the lost records, when everything before them is written."""
         with self._changed:
             return list(self._lost.take())
 
@@ -513,7 +506,7 @@ class RecordStore:
         return max(every_s, SAVING_EVERY_S) if self._must_save() else every_s
 
     def _save_images(self, item: _Item) -> _Item:
-        """The images come before their record, so that a record never names an image that isn't there."""
+        """Writes the images before their record, so that a record never names an image that is not there."""
         if not isinstance(item, _Entry) or not item.frames:
             return item
         images = [self._save_image(frame, item.row) for frame in item.frames]
@@ -535,7 +528,7 @@ class RecordStore:
             return None
 
     def _write(self, connection: sqlite3.Connection, group: list[_Item]) -> None:
-        """Writes a group in one transaction, and tidies up before where that is due."""
+        """Writes a group in one transaction, after the maintenance that is due."""
         if self._damage is not None:
             damage, self._damage = self._damage, None
             raise damage
@@ -581,12 +574,12 @@ class RecordStore:
             self.numbers.reserved(source, until)
 
     def _to_reserve(self, rows: list[ResultRow]) -> dict[str, int]:
-        """Which numbers are to be reserved with these rows, by source."""
+        """Returns the numbers to reserve with these rows, by source."""
         counts = collections.Counter(row.source for row in rows)
         return self.numbers.wanted(lambda source: max(AHEAD_LEAST, AHEAD_GROUPS * counts[source], 2 * self._waiting))
 
     def _write_missing(self, connection: sqlite3.Connection, missing: MissingRecords) -> None:
-        """Writes the rows of parts without a record, in several transactions; what fails is gone on with later."""
+        """Writes rows in place of missing records, in several transactions; after a failure it goes on where it was."""
         while (first := max(missing.first, self.next_sequence(missing.source))) < missing.until:
             rows = missing.rows(first)
             with connection:
@@ -597,7 +590,7 @@ class RecordStore:
                 self._committed(rows, last_seq)
 
     def _committed(self, rows: list[ResultRow], last_seq: int) -> None:
-        """Under the lock: what is said of every commit."""
+        """Updates the state after a commit; the caller holds the lock."""
         self._last_seq = last_seq
         for row in rows:
             self._sequences[row.source] = max(row.sequence, self._sequences.get(row.source, -1))
@@ -610,7 +603,7 @@ class RecordStore:
         self._changed.notify_all()
 
     def _failed(self, error: sqlite3.DatabaseError) -> None:
-        """Says why nothing can be written, once; a damaged database is set aside. The group is tried again."""
+        """Logs once why nothing can be written, and sets a damaged database aside. The group is tried again."""
         if database.is_full(error, self._path):
             self._report_full(error)
             self.retention.make_room()

@@ -1,7 +1,7 @@
 """An operator's mark that a verdict is wrong, so that a person reviews the frame.
 
-The command that says so writes ``marks.json``; the agent notices and reports it to the hub, in every report, so that
-nothing is lost with a broker.
+The command writes ``marks.json``; the agent notices the change and includes all marks in every report, so that none is
+lost with a broker.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _LOCK = "marks.lock"
 
 
 class OperatorMarks(msgspec.Struct, frozen=True, kw_only=True):
-    """What is written down.
+    """The marks on disk.
 
     Attributes:
         marks: Oldest first.
@@ -43,11 +43,11 @@ class MarkedRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         part_id: Of the part.
-        verdict: What the line was told.
-        source: Where the frame came from.
+        verdict: Verdict that the line was told.
+        source: Source of the frame.
         sequence: Number of the frame at its source.
         captured_at_ns: Unix time of the capture.
-        mark: What was said.
+        mark: The mark.
     """
 
     part_id: str
@@ -59,7 +59,7 @@ class MarkedRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def add(folder: Path, part_id: str, *, wrong: bool, note: str = "") -> MarkedRecord:
-    """Says that the last verdict on a part is wrong, or takes that back; the agent need not run.
+    """Marks the last verdict on a part as wrong, or removes the mark; the agent need not run.
 
     Raises:
         ConfigError: The note is too long.
@@ -109,18 +109,14 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 class VerdictMarks:
-    """The agent's end: notices what was said.
-
-    Args:
-        folder: The agent's state folder.
-    """
+    """Notices changes of the marks, for the agent."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / NAME
         self._seen_ns = 0
 
     def poll(self) -> tuple[Mark, ...] | None:
-        """Returns all marks if there are others than at the last look.
+        """Returns all marks if the file has changed since the last call.
 
         Raises:
             StoreError: The file can't be read; it is not looked at again until it changes.

@@ -1,9 +1,9 @@
 """Bytes written a day, and the limit on them: an SD card lasts for a fixed number.
 
-The kernel counts what this process sends towards its disks (``/proc/self/io``). The bound is a bucket that fills with
-the day's allowance and holds an hour of it; what is written drains it. Pictures need it half full, and at its bottom
-records are committed in larger groups. Records are never left out, so that a bound below their own pace can't be held:
-`problem` says so. No calendar takes part, so a clock that jumps changes nothing.
+The kernel counts what this process writes to its disks (``/proc/self/io``). The limit is a bucket that fills with the
+day's allowance and holds an hour of it; writes drain it. Images need it half full, and at its bottom records are
+committed in larger groups. Records are never left out, so a limit below their own rate cannot be kept: `problem` says
+so. The calendar is not used, so a clock that jumps changes nothing.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ log = logging.getLogger("lineside.wear")
 
 DAY_S = 86400.0
 BUCKET_S = 3600.0
-"""So much of the day's allowance may be written at once."""
+"""Part of the day's allowance that may be written at once."""
 
 PICTURES_NEED = 0.5
-"""The share of the bucket that is left to records."""
+"""Share of the bucket that is reserved for records."""
 
 SAVE_EVERY_S = 3600.0
-"""How often the sum is written down: a restart forgets at most what was written since."""
+"""Time between two writes of the sum: a restart forgets at most what was written since."""
 
 SECTOR_BYTES = 512
-"""Of ``/sys/dev/block/*/stat``, whatever the disk's own are."""
+"""Unit of ``/sys/dev/block/*/stat``, whatever the disk's own sectors are."""
 
 
 class BytesWritten(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,7 +42,7 @@ class BytesWritten(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         bytes: Written by all runs together.
-        seconds: For which they ran.
+        seconds: Their length.
     """
 
     bytes: int = 0
@@ -50,15 +50,15 @@ class BytesWritten(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WriteBudget:
-    """Looks at the kernel's count again and again; `look` is called by one thread, the rest is read by any.
+    """Samples the kernel's count; `sample` is called by one thread, the rest is read by any.
 
     Attributes:
-        problem: Why the bound isn't held; empty if it is, or if there is none.
+        problem: Why the limit is not kept; empty if it is, or without a limit.
 
     Args:
         folder: The agent's state folder.
-        max_bytes_a_day: The bound; ``None`` for none.
-        proc: Where the kernel tells.
+        max_bytes_a_day: The limit; ``None`` for none.
+        proc: Mount point of ``/proc``.
         now_s: On the monotonic clock.
     """
 
@@ -78,7 +78,7 @@ class WriteBudget:
         self._lock = threading.Lock()
 
     def use(self, max_bytes_a_day: int | None) -> None:
-        """Takes another bound; its bucket is full at first."""
+        """Applies another limit; its bucket is full at first."""
         with self._lock:
             if max_bytes_a_day != self._bound:
                 self._bound = max_bytes_a_day
@@ -96,7 +96,7 @@ class WriteBudget:
 
     @property
     def bytes_a_day(self) -> int | None:
-        """The pace of the last day, or of what there was of it; ``None`` in the first hour, which says too little."""
+        """Rate of the last day, or of what there was of it; ``None`` in the first hour, which says too little."""
         with self._lock:
             since_s, count = self._hourly[0]
             seconds = self._sampled_s - since_s
@@ -107,7 +107,7 @@ class WriteBudget:
         return self._bound is None or self._level > PICTURES_NEED * self._capacity
 
     def must_save(self) -> bool:
-        """Whether the allowance is used up, so that records are to be committed in larger groups."""
+        """Whether the allowance is used up, so that records must be committed in larger groups."""
         return self._bound is not None and self._level <= 0
 
     def sample(self, now_s: float | None = None) -> None:
@@ -129,7 +129,7 @@ class WriteBudget:
             self.save(now_s)
 
     def save(self, now_s: float | None = None) -> None:
-        """Writes the sum down; a disk that is full costs the sum and nothing else."""
+        """Writes the sum to disk; a full disk costs the sum and nothing else."""
         self._saved_s = time.monotonic() if now_s is None else now_s
         seconds = self._before.seconds + self._saved_s - self._started_s
         try:
@@ -160,7 +160,7 @@ class WriteBudget:
 
 
 def _written_bytes(path: Path) -> int | None:
-    """What this process has sent towards disks; what was cancelled before it got there is not in it."""
+    """Bytes that this process has sent to disks, without those that were cancelled before they arrived."""
     try:
         counts = dict(re.findall(r"^(\w+): (\d+)$", path.read_text(), re.MULTILINE))
         return max(0, int(counts["write_bytes"]) - int(counts["cancelled_write_bytes"]))
@@ -169,7 +169,7 @@ def _written_bytes(path: Path) -> int | None:
 
 
 def disk_written_bytes(folder: Path, *, sys: Path = Path("/sys")) -> int | None:
-    """Returns what everybody together has written since the boot to the disk that holds a folder.
+    """Returns what all processes together have written since the boot to the disk of a folder.
 
     Returns:
         ``None`` where the folder is on no disk, such as in memory or on a network.

@@ -184,7 +184,7 @@ def _listen_problem(address: Tcp | Rtu) -> str:
 
 
 async def _other_unit(*_: object) -> ExcCodes:
-    """A request to somebody else on a serial line. pymodbus makes an answer of it, which is then not sent."""
+    """Takes a request to another unit on a serial line; pymodbus makes an answer of it, which is not sent."""
     from pymodbus.constants import ExcCodes
 
     return ExcCodes.GATEWAY_NO_RESPONSE
