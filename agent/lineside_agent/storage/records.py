@@ -23,11 +23,9 @@ import collections
 import contextlib
 import dataclasses
 import logging
-import queue
 import secrets
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -35,6 +33,7 @@ import msgspec
 
 from lineside_agent.config import StoreConfig
 from lineside_agent.storage import database
+from lineside_agent.storage.commit_queue import GROUP_MAX, CommitQueue, Item, NewWatermark, RecordEntry, SettledImage
 from lineside_agent.storage.database import UnsentImage
 from lineside_agent.storage.images import ImageArchive
 from lineside_agent.storage.missing_records import LostRecords, MissingRecords
@@ -46,12 +45,6 @@ from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import StoreError
 
 log = logging.getLogger("lineside.store")
-
-WAITING_MAX = 1000
-"""Records that may wait for the disk, about 1 KB each without an image."""
-
-GROUP_MAX = 100
-"""Records a commit: at 50 a record costs a fortieth of a commit of its own (145 µs against 6.3 ms)."""
 
 SAVING_EVERY_S = 5.0
 """Time between commits without write budget: 1.1 KB a record at ten a second."""
@@ -85,30 +78,6 @@ class StoreCounts:
     lost: int = 0
     images_lost: int = 0
     set_aside: int = 0
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Entry:
-    row: ResultRow
-    frames: tuple[Frame, ...] = ()
-    image: str = ""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Watermark:
-    epoch: str
-    seq: int
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Settled:
-    """The image of a record need not be sent any more."""
-
-    epoch: str
-    seq: int
-
-
-_Item = _Entry | MissingRecords | _Watermark | _Settled
 
 
 class RecordStore:
@@ -149,11 +118,8 @@ class RecordStore:
         self._rules = rules or StoreConfig()
         self._confirmed_only = confirmed_only
         self._must_save = must_save
-        self._queue: queue.Queue[_Item] = queue.Queue(WAITING_MAX)
+        self._queue = CommitQueue()
         self._changed = threading.Condition()
-        self._closing = threading.Event()
-        self._commit_now = threading.Event()
-        self._wake = threading.Event()
         self._waiting = 0
         self._missing = 0
         self._lost = LostRecords()
@@ -208,21 +174,13 @@ class RecordStore:
             self._waiting += 1
             frames = frames if self._may_wait_with_images(row, frames, wait=wait) else ()
             self._images += len(frames)
-            wake = bool(frames) or self._commit_now.is_set() or self._waiting >= GROUP_MAX
-        if not self._put(_Entry(row, frames), wait=wait):
+            wake = bool(frames) or self._queue.is_urgent or self._waiting >= GROUP_MAX
+        # Rows are written in the order of their numbers: none may overtake a lost one.
+        if (self._lost and not wait) or not self._queue.put(RecordEntry(row, frames), wait=wait):
             self._count_lost(row, len(frames))
             return False
         if wake:
-            self._wake.set()
-        return True
-
-    def _put(self, entry: _Entry, *, wait: bool) -> bool:
-        if self._lost and not wait:
-            return False  # rows are written in the order of their numbers
-        try:
-            self._queue.put(entry, block=wait)
-        except queue.Full:
-            return False
+            self._queue.wake()
         return True
 
     def _count_lost(self, row: ResultRow, images: int) -> None:
@@ -239,9 +197,8 @@ class RecordStore:
     def begin(self, source: str, number: int) -> None:
         """Notes the number of a part, before anything else is done with it."""
         self.numbers.begin(source, number)
-        if self.numbers.is_low and not self._commit_now.is_set():
-            self._commit_now.set()
-            self._wake.set()
+        if self.numbers.is_low and not self._queue.is_urgent:
+            self._queue.hurry()
 
     def _may_wait_with_images(self, row: ResultRow, frames: tuple[Frame, ...], *, wait: bool) -> bool:
         """Whether images may wait for the disk; a thousand records may, but as many images are a gigabyte."""
@@ -261,15 +218,13 @@ class RecordStore:
         """
         if epoch != self._epoch:
             return
-        with contextlib.suppress(queue.Full):  # the hub says it again after the next batch
-            self._queue.put_nowait(_Watermark(epoch, seq))
+        self._queue.offer(NewWatermark(epoch, seq))  # the hub repeats it after the next batch
 
     def flush(self, timeout_s: float) -> bool:
         """Has all records written now, and waits at most ``timeout_s``; returns whether they are."""
         with self._changed:
             if self._waiting or self._missing:
-                self._commit_now.set()
-                self._wake.set()
+                self._queue.hurry()
             return self._changed.wait_for(lambda: not (self._waiting or self._missing), timeout_s)
 
     def wait_change(self, seen: int, timeout_s: float) -> int:
@@ -322,8 +277,7 @@ class RecordStore:
 
     def settle_image(self, epoch: str, seq: int) -> None:
         """Marks an image that need not be sent any more, with the next commit."""
-        with contextlib.suppress(queue.Full):  # a full disk: it is offered once more after the next start
-            self._queue.put_nowait(_Settled(epoch, seq))
+        self._queue.offer(SettledImage(epoch, seq))  # if dropped, the image is offered once more after the next start
 
     def next_sequence(self, source: str) -> int:
         """Returns the number after the last recorded one of ``source``."""
@@ -352,15 +306,13 @@ class RecordStore:
                 self._missing += count
             reason = "the agent was killed, or the power was cut"
             self._queue.put(MissingRecords(source, left.first, left.until, unknown, reason))
-        self._commit_now.set()
-        self._wake.set()
+        self._queue.hurry()
         return left.until
 
     def close(self, timeout_s: float = 10.0) -> None:
         """Writes what waits and ends the writer; what still waits after ``timeout_s``, on a full disk, is
         counted as lost."""
-        self._closing.set()
-        self._wake.set()
+        self._queue.close()
         self._writer.join(timeout_s)
         with self._changed:
             if self._waiting:
@@ -446,7 +398,7 @@ class RecordStore:
                         connection.close()
                     connection = None
                     self._failed(error)
-                if self._closing.wait(RETRY_S):
+                if self._queue.wait_closing(RETRY_S):
                     return
         if connection is not None:
             self._release_numbers(connection)
@@ -464,34 +416,10 @@ class RecordStore:
         except sqlite3.DatabaseError as error:
             log.warning("numbers stay reserved, and will be said to be unrecorded: %s", error)
 
-    def _next_group(self) -> list[_Item] | None:
-        """Waits until something is due; ``None`` when closing and nothing is left, empty if only maintenance is due."""
-        group: list[_Item] = []
-        due_s = 0.0
-        while len(group) < GROUP_MAX:
-            left_s = due_s - time.monotonic() if group else 0.0
-            at_once = self._commit_now.is_set() or self._closing.is_set() or (group and left_s <= 0)
-            try:
-                item = self._queue.get(not group, 0.001 if at_once else 0.05)
-            except queue.Empty:
-                if at_once and group:
-                    break
-                if group:  # not woken by each record, which took as much processor time as to write it
-                    self._wake.wait(left_s)
-                    self._wake.clear()
-                    continue
-                if lost := self._take_lost():
-                    return lost
-                if self._closing.is_set():
-                    return None
-                if self._is_due:
-                    break
-                continue
-            due_s = due_s or time.monotonic() + self._commit_every_s()
-            group.append(self._save_images(item))
-        return group
+    def _next_group(self) -> list[Item] | None:
+        return self._queue.next_group(self._commit_every_s, self._save_images, self._take_lost, lambda: self._is_due)
 
-    def _take_lost(self) -> list[_Item]:
+    def _take_lost(self) -> list[Item]:
         """Takes the lost records, when everything before them is written."""
         with self._changed:
             return list(self._lost.take())
@@ -505,9 +433,9 @@ class RecordStore:
         every_s = self._rules.commit_every_s
         return max(every_s, SAVING_EVERY_S) if self._must_save() else every_s
 
-    def _save_images(self, item: _Item) -> _Item:
+    def _save_images(self, item: Item) -> Item:
         """Writes the images before their record, so that a record never names an image that is not there."""
-        if not isinstance(item, _Entry) or not item.frames:
+        if not isinstance(item, RecordEntry) or not item.frames:
             return item
         images = [self._save_image(frame, item.row) for frame in item.frames]
         with self._changed:
@@ -515,7 +443,7 @@ class RecordStore:
             self._changed.notify_all()
         image = images[0] if self._confirmed_only and self._rules.send_images else None
         name = "" if image is None else f"{image.parent.name}/{image.name}"
-        return _Entry(item.row, (), name)
+        return RecordEntry(item.row, (), name)
 
     def _save_image(self, frame: Frame, row: ResultRow) -> Path | None:
         if self._archive is None:
@@ -527,7 +455,7 @@ class RecordStore:
             log.error("image of part %r is lost: %s", row.part_id, error)
             return None
 
-    def _write(self, connection: sqlite3.Connection, group: list[_Item]) -> None:
+    def _write(self, connection: sqlite3.Connection, group: list[Item]) -> None:
         """Writes a group in one transaction, after the maintenance that is due."""
         if self._damage is not None:
             damage, self._damage = self._damage, None
@@ -542,17 +470,17 @@ class RecordStore:
         for item in group:
             if isinstance(item, MissingRecords):
                 self._write_missing(connection, item)
-        entries = [item.row for item in group if isinstance(item, _Entry)]
-        watermarks = [item.seq for item in group if isinstance(item, _Watermark) and item.epoch == self._epoch]
+        entries = [item.row for item in group if isinstance(item, RecordEntry)]
+        watermarks = [item.seq for item in group if isinstance(item, NewWatermark) and item.epoch == self._epoch]
         reserved = self._to_reserve(entries)
         if not group and not reserved:
             return
         images = {
             (item.row.source, item.row.sequence): item.image
             for item in group
-            if isinstance(item, _Entry) and item.image
+            if isinstance(item, RecordEntry) and item.image
         }
-        settled = [item.seq for item in group if isinstance(item, _Settled) and item.epoch == self._epoch]
+        settled = [item.seq for item in group if isinstance(item, SettledImage) and item.epoch == self._epoch]
         with connection:
             connection.execute("BEGIN IMMEDIATE")
             last_seq = database.insert(connection, entries, images)
@@ -596,7 +524,7 @@ class RecordStore:
             self._sequences[row.source] = max(row.sequence, self._sequences.get(row.source, -1))
         self._commits += 1
         if not self._waiting and not self._missing:
-            self._commit_now.clear()
+            self._queue.calm()
         if self.problem is not None:
             log.warning("records are written again")
             self.problem = None
