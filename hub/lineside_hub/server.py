@@ -34,8 +34,7 @@ from lineside_hub.repository.responder import Responder
 from lineside_hub.results.database import NAME as DATABASE_NAME
 from lineside_hub.results.database import Database
 from lineside_hub.results.frames.inbox import FrameInbox
-from lineside_hub.results.frames.parts import NAME as ARRIVING_NAME
-from lineside_hub.results.frames.place import NAME as FRAMES_NAME
+from lineside_hub.results.frames.storage import ARRIVING_NAME, FRAMES_NAME
 from lineside_hub.results.inbox import Inbox, Kind
 from lineside_hub.rollouts.runner import Rollouts
 from lineside_link.client.client import LinkClient
@@ -271,7 +270,7 @@ class Hub:
 
     def _renew(self) -> bool:
         try:
-            self.repository.renew()
+            self.repository.roles.renew()
         except (LinesideError, OSError) as error:
             _log.error("the timestamp was not renewed; devices refuse updates once it is a day old: %s", error)
             return False

@@ -191,7 +191,7 @@ def test_a_restored_hub_is_believed_by_devices_that_saw_later_versions(
     made = backup(repository.folder, tmp_path / "hub.tar")
     later = push(repository.folder, make_bundle("2.0.0", content=b"2").path, group=GROUP)
     for _ in range(5):
-        repository.renew()
+        repository.roles.renew()
     device(repository, tmp_path / "device").fetch_target(later.ref.target, later.ref.sha256)
     restored = restore(made.path, tmp_path / "again")
     assert restored.epoch > later.epoch
@@ -210,7 +210,7 @@ def test_without_the_root_keys_devices_take_it_for_a_rollback_until_they_are_bro
     made = backup(repository.folder, tmp_path / "hub.tar", offline_keys=False, chunks=False)
     assert not made.chunks
     for _ in range(3):
-        repository.renew()
+        repository.roles.renew()
     device(repository, tmp_path / "device").fetch_target(first.ref.target, first.ref.sha256)
     restored = restore(made.path, tmp_path / "again")
     assert not restored.rotated
@@ -230,7 +230,7 @@ def test_an_encrypted_root_key_needs_its_passphrase_for_the_restore(tmp_path: Pa
     assert not restore(saved.path, tmp_path / "without").rotated
     assert restore(saved.path, tmp_path / "with", passphrase="correct horse").rotated
     with pytest.raises(SignatureError):
-        Repository.open(tmp_path / "without").rotate_top_level("timestamp")
+        Repository.open(tmp_path / "without").roles.rotate_top_level("timestamp")
 
 
 def evil_tar(path: Path, name: str) -> Path:

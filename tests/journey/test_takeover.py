@@ -130,8 +130,8 @@ def test_repository_devices_and_results_of_a_hub_are_read(old: Path) -> None:
     repository = Repository.open(hub)
     assert repository.groups() == ("line",)
     assert set(TARGETS) <= set(repository.targets_of("line"))
-    repository.renew_offline("root", "targets", "line")
-    repository.renew()
+    repository.roles.renew_offline("root", "targets", "line")
+    repository.roles.renew()
     published = repository.publish(make_bundle(old / "next", version="3.0.0", gain=43.0), "line")
     assert published.identity == "bright-spots@3.0.0"
     (device,) = list_devices(hub)
@@ -158,8 +158,8 @@ def plant(old: Path, embedded_broker: Broker) -> Iterator[tuple[HubProcess, Agen
         ]
         path.write_text("\n".join(lines))
     repository = Repository.open(old / "hub")
-    repository.renew_offline("root", "targets", "line")
-    repository.renew()
+    repository.roles.renew_offline("root", "targets", "line")
+    repository.roles.renew()
     hub, agent = HubProcess(old / "hub", old / "hub.log"), AgentProcess(old)
     hub.start()
     agent.start()

@@ -144,6 +144,8 @@ def test_results_are_printed_and_exported(hub: Path, tmp_path: Path, capsys: pyt
     assert "cam-1" not in out
     found = json.loads(told(capsys, "results", "--hub", str(hub), "--since", "2030-01-01", "--json"))["results"]
     assert [row["device"] for row in found] == ["cam-2", "cam-3"]
+    for words, count in ((("--verdict", "pass"), 3), (("--verdict", "reject"), 0), (("--defect", "scratch"), 0)):
+        assert len(json.loads(told(capsys, "results", "--hub", str(hub), *words, "--json"))["results"]) == count
     file = tmp_path / "x.csv"
     assert json.loads(told(capsys, "results", "--hub", str(hub), "--out", str(file), "--json"))["rows"] == 3
     with file.open(newline="") as rows:
@@ -152,7 +154,7 @@ def test_results_are_printed_and_exported(hub: Path, tmp_path: Path, capsys: pyt
 
 
 def test_move_says_what_is_left_to_do(hub: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Repository.open(hub).add_group("line-b")
+    Repository.open(hub).roles.add_group("line-b")
     assert main(["fleet", "move", "cam-1", "line-b", "--hub", str(hub)]) == 0
     assert 'set group = "line-b"' in capsys.readouterr().err
     assert "line-b (says line-a)" in told(capsys, "ls", "--hub", str(hub))

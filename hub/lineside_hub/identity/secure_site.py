@@ -10,6 +10,7 @@ import msgspec
 import tomli_w
 
 from lineside_hub.config import HubConfig, load_config
+from lineside_hub.folder_lock import folder_lock
 from lineside_hub.identity.access_lists import access_list, missing_rights, mosquitto_configuration
 from lineside_hub.identity.authority import (
     TOKEN_HOURS,
@@ -19,7 +20,6 @@ from lineside_hub.identity.authority import (
     enrolled_devices,
     read_claims,
 )
-from lineside_hub.repository.lock import folder_lock
 from lineside_hub.repository.repository import Repository
 from lineside_link.config import LinkConfig
 from lineside_runtime.errors import ConfigError

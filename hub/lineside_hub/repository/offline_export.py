@@ -81,7 +81,7 @@ def export(
         ref = repository.find(group, name=bundle[0], version=bundle[1])
     wish = _wish(home, ref)
     desired = encode(wish)
-    metadata = repository.sign_for_stick(desired, days=days)
+    metadata = repository.sign_offline_medium(desired, days=days)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=out.resolve().parent) as scratch:
         whole = _collect(repository, ref, Path(scratch) / "bundle")
         _write(whole, {**metadata, "tuf/desired.json": desired}, out)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tuf.api.metadata import Snapshot
 
-from lineside_hub.repository.lock import folder_lock
+from lineside_hub.folder_lock import folder_lock
 from lineside_hub.repository.metadata import MetadataFolder
 from lineside_hub.repository.repository import Repository
 from lineside_hub.results.database import Database

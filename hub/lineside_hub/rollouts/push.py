@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, TypedDict
 
 import msgspec
 
-from lineside_agent.deployment.self_update.payload import open_payload
+from lineside_agent.deployment.self_update.payload import Payload, open_payload
 from lineside_hub.repository.repository import Repository
 from lineside_hub.results.database import Database, TimelineEvent
-from lineside_hub.rollouts.first_agent import base_agent
 from lineside_hub.rollouts.machine import Kind, RolloutPlan
 from lineside_hub.rollouts.runner import CONFIG, Rollouts, as_target, members, plan_for
-from lineside_link.messages import BundleRef, ConfigRef, Desired
+from lineside_link.messages import BundleRef, ConfigRef, Desired, Reported, decode
 from lineside_link.topics import check_name
 from lineside_runtime.bundle import open_bundle
+from lineside_runtime.errors import RolloutError
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # typing's own from 3.11 on, which is where this runs
@@ -264,3 +264,49 @@ def _roll_out(
     wishes: list[Desired] = [wish for scope in scopes if (wish := database.wish(scope)) is not None]
     gen = wishes[0].gen if wishes and wishes[0].rollout == begun.id else 0
     return PushResult(ref, gen, database.epoch, begun.id, begun.wished)
+
+
+def base_agent(repository: Repository, database: Database, group: str, given: Payload | None) -> BundleRef | None:
+    """Returns the signed release that a group's devices run, where the group has never been given one.
+
+    Args:
+        repository: Of the hub; signs what is given.
+        database: Of the hub.
+        group: Of devices.
+        given: The payload that the devices run, by a person's word.
+
+    Returns:
+        ``None`` where the group has an agent to go back to, or none is known.
+
+    Raises:
+        RolloutError: A device reports another agent than the one that is given.
+    """
+    wish = database.wish(f"g/{group}")
+    if given is None and wish is not None and wish.agent is not None:
+        return None
+    running = running_agents(database, group)
+    if given is not None:
+        if others := sorted(name for name, ref in running.items() if ref.sha256 != given.digest):
+            shown = ", ".join(f"{name} ({running[name].version})" for name in others[:10])
+            raise RolloutError(
+                f"not the agent that these devices run: {shown}",
+                expected=given.digest,
+                action="Give the payload that they were installed from, or update them by themselves first.",
+            )
+        return repository.publish_agent(given, group)
+    known = {ref.sha256: ref for ref in running.values()}
+    if len(known) != 1:
+        return None
+    [ref] = known.values()
+    return repository.find_agent(group, ref)
+
+
+def running_agents(database: Database, group: str) -> dict[str, BundleRef]:
+    """Returns what agent the devices of a group say they run; those that run from no slot say nothing."""
+    found = {}
+    for name in members(database, group):
+        [row] = database.query("SELECT reported FROM devices WHERE device = ?", name)
+        report = decode(row["reported"].encode(), Reported) if row["reported"] else None
+        if report is not None and report.agent is not None and report.agent.installed is not None:
+            found[name] = report.agent.installed
+    return found

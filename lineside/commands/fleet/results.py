@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from lineside_hub.config import HubConfig
     from lineside_hub.results.queries import Query
 
+VERDICTS = ("pass", "reject", "unsure", "fault")
+
 
 def add(actions: Any) -> None:
     """Adds the action."""
@@ -25,6 +27,8 @@ def add(actions: Any) -> None:
     )
     parser.add_argument("--hub", type=Path, required=True, metavar="DIR", help="the hub's folder, with its hub.toml")
     parser.add_argument("--device", default="", help="only of this device")
+    parser.add_argument("--verdict", default="", choices=VERDICTS, help="only those with this verdict")
+    parser.add_argument("--defect", default="", metavar="TYPE", help="only those with a defect of this type")
     add_selection(parser)
     add_json(parser)
     parser.set_defaults(run=run)
@@ -43,6 +47,8 @@ def run(options: argparse.Namespace) -> int:
         part_id=options.part,
         device=options.device,
         bundle=options.bundle,
+        verdict=options.verdict,
+        defect=options.defect,
         since_ns=moment(options.since) if options.since else None,
         until_ns=moment(options.until) if options.until else None,
         limit=limit_of(options),

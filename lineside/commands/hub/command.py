@@ -126,7 +126,7 @@ def run_add_group(options: argparse.Namespace) -> int:
     """Adds a group."""
     with needs("convert"):
         from lineside_hub.repository.repository import Repository
-    Repository.open(options.hub, passphrase=passphrase(options)).add_group(options.name, online=options.online)
+    Repository.open(options.hub, passphrase=passphrase(options)).roles.add_group(options.name, online=options.online)
     say(f"{options.name} can be pushed to")
     return 0
 

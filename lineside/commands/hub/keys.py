@@ -168,10 +168,10 @@ def run_rotate(options: argparse.Namespace) -> int:
     top = [role for role in options.role if role in TOP_LEVEL]
     code = 0
     if top:
-        code = _conclude(options, *repository.rotate_top_level(*top, keyid=options.key))
+        code = _conclude(options, *repository.roles.rotate_top_level(*top, keyid=options.key))
     where = True if options.online else False if options.offline else None
     for group in (role for role in options.role if role not in TOP_LEVEL):
-        keyid = repository.rotate_group(group, online=where)
+        keyid = repository.roles.rotate_group(group, online=where)
         say(f"{group}: key {keyid[:12]} counts now, from each device's next check on")
     return code
 
@@ -182,7 +182,7 @@ def run_revoke(options: argparse.Namespace) -> int:
 
     repository = _open(options)
     if options.role not in TOP_LEVEL:
-        repository.revoke_group(options.role)
+        repository.roles.revoke_group(options.role)
         say(f"{options.role} was revoked: add it again with `lineside hub add-group` to give it a new key")
         return 0
     if options.role != "root" or options.key is None:
@@ -192,7 +192,7 @@ def run_revoke(options: argparse.Namespace) -> int:
         from lineside_hub.repository import root_ceremony
     return _conclude(
         options,
-        *repository.change_root(
+        *repository.roles.change_root(
             lambda root: root.revoke_key(root_ceremony.find_keyid(root, "root", options.key), "root")
         ),
     )
@@ -229,7 +229,7 @@ def _say_progress(path: Path, state: Any) -> None:
 
 def run_renew(options: argparse.Namespace) -> int:
     """Signs once more."""
-    _open(options).renew_offline(*options.role)
+    _open(options).roles.renew_offline(*options.role)
     say(f"renewed: {', '.join(options.role) or 'root, targets and all groups'}")
     return 0
 
@@ -289,6 +289,6 @@ def run_publish(options: argparse.Namespace) -> int:
     """Makes a draft the root."""
     with needs("convert"):
         from lineside_hub.repository import root_ceremony
-    state = _open(options).publish_root(root_ceremony.read(options.draft))
+    state = _open(options).roles.publish_root(root_ceremony.read(options.draft))
     say(f"root version {state.version} counts now, from each device's next check on")
     return 0

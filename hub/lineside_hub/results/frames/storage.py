@@ -1,8 +1,4 @@
-"""Partly received images: ``frames-arriving/<device>/<sha256>``, at most one a device.
-
-The file's length is how far it has come, so that after a kill the device goes on from there. It isn't synced: what a
-power cut tears is found out by the hash, and sent again.
-"""
+"""Where uploaded frames are stored: the hub's folder or any fsspec file system, named by hash."""
 
 from __future__ import annotations
 
@@ -11,7 +7,34 @@ import shutil
 import time
 from pathlib import Path
 
-NAME = "frames-arriving"
+from lineside_hub.config import HubConfig
+from lineside_hub.repository.chunks import ChunkPlace, FolderPlace, UrlPlace
+
+FRAMES_NAME = "frames"
+
+
+def frame_place(config: HubConfig) -> ChunkPlace:
+    """Returns the place.
+
+    Args:
+        config: The hub's.
+
+    Raises:
+        ConfigError: ``frames.url`` names nothing usable.
+        MissingExtraError: The package for its kind of URL is not installed.
+    """
+    largest = config.frames.frame_max_bytes
+    if config.frames.url:
+        return UrlPlace(config.frames.url, largest_bytes=largest)
+    return FolderPlace(Path(config.folder) / FRAMES_NAME, largest_bytes=largest)
+
+
+def free_bytes(config: HubConfig) -> int:
+    """Returns the room on the disk of the hub's folder, where verdicts lie too."""
+    return shutil.disk_usage(config.folder).free
+
+
+ARRIVING_NAME = "frames-arriving"
 
 FORGOTTEN_AFTER_S = 7 * 86400.0
 
@@ -24,7 +47,7 @@ class PartialImages:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder / NAME
+        self._folder = folder / ARRIVING_NAME
 
     def begin(self, device: str, sha256: str, size: int) -> int:
         """Makes a device's image the one that arrives, and returns how many bytes of it are there.
