@@ -127,7 +127,7 @@ class Peers:
 
     def recipe_command(self, data: bytes) -> None:
         """``d/<device>/cmd/recipe``: asked for of the recipes themselves."""
-        self.recipes.heard("", data)
+        self.recipes.received("", data)
 
     def recipe_answer(self, data: bytes) -> None:
         """``d/<device>/cmd/recipe/ack``."""
@@ -135,7 +135,7 @@ class Peers:
 
     def time_command(self, data: bytes) -> None:
         """``d/<device>/cmd/time``: taken, and never carried out here."""
-        self.timing.heard("", data)
+        self.timing.received("", data)
 
     def time_answer(self, data: bytes) -> None:
         """``d/<device>/cmd/time/ack``."""
