@@ -45,10 +45,6 @@ def ask(
 
     Args:
         config: The hub's: its broker, and who it is there.
-        device: Name of the device.
-        command: What is asked.
-        kind: Of the answers.
-        topics: Of the command and of the answers.
         silence_s: How long to wait for an answer, also for the next one.
         is_last: Whether an answer ends it; told each.
 
@@ -103,9 +99,6 @@ def change_recipe(config: HubConfig, device: str, recipe: str, *, timeout_s: flo
 
     Args:
         config: The hub's: its broker, and who it is there.
-        device: Name of the device.
-        recipe: Name of one of the device's recipes.
-        timeout_s: How long to wait for its answer.
 
     Returns:
         What runs now.

@@ -30,9 +30,7 @@ class Moved(msgspec.Struct, frozen=True, kw_only=True):
     """What a move changed.
 
     Attributes:
-        device: Its name.
         before: The group that it was of; empty if the hub had not heard of it.
-        group: The group that it is of now.
         access_list: The broker's new access list, which it reads on SIGHUP; ``None`` where there is no authority.
         said: The group that the device itself names; while that is another, its ``agent.toml`` must be changed.
     """
@@ -46,11 +44,6 @@ class Moved(msgspec.Struct, frozen=True, kw_only=True):
 
 def move(folder: Path | str, device: str, group: str) -> Moved:
     """Moves a device to another group; done again it changes nothing.
-
-    Args:
-        folder: The hub's folder.
-        device: Its name.
-        group: A group of the repository.
 
     Raises:
         RolloutError: There is no such group, or nobody has heard of the device.

@@ -22,7 +22,6 @@ class Reload(NamedTuple):
     Attributes:
         signalled: Process numbers that were sent SIGHUP.
         unreachable: Process numbers that were not: they are another user's, or don't handle the signal yet.
-        access_list: The file that they read.
     """
 
     signalled: tuple[int, ...]

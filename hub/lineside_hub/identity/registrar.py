@@ -42,7 +42,6 @@ class Registrar:
 
     Args:
         folder: The authority's; without one every request is refused.
-        publish: Takes a device and the answer for it.
     """
 
     def __init__(self, folder: Path, publish: Callable[[str, bytes], bool]) -> None:
@@ -123,12 +122,7 @@ class Registrar:
 
 
 def answer(authority: Authority, request: CertificateRequest) -> CertificateAnswer:
-    """Returns the answer to a request: a certificate, or why not.
-
-    Args:
-        authority: Signs.
-        request: As it came.
-    """
+    """Returns the answer to a request: a certificate, or why not."""
     return _answered(request, authority.answer)
 
 
@@ -148,20 +142,12 @@ def _answered(request: CertificateRequest, certify: Callable[[CertificateRequest
 
 
 def waiting(folder: Path) -> list[str]:
-    """Returns the devices whose requests wait for a person.
-
-    Args:
-        folder: The authority's.
-    """
+    """Returns the devices whose requests wait for a person."""
     return sorted(path.name.removesuffix(".request.json") for path in (folder / "requests").glob("*.request.json"))
 
 
 def sign_waiting(authority: Authority, device: str) -> CertificateAnswer:
     """Answers a request that waits; the hub's process publishes the answer.
-
-    Args:
-        authority: Signs.
-        device: Whose.
 
     Raises:
         InputNotFoundError: None of this device waits.

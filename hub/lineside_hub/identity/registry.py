@@ -26,9 +26,7 @@ class Issued(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         serial: Hexadecimal.
-        name: Its common name.
         kind: Whose it is; a ``claim`` is the certificate of a token.
-        ends: When it expires.
         certificate: In PEM.
         revoked: When it was revoked, if so.
     """
@@ -45,11 +43,6 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     """A token: the right of one device to ask once for its first certificate.
 
     Attributes:
-        id: Its name.
-        device: Whose.
-        group: That the device will belong to.
-        ends: When it expires.
-        serial: Of its certificate.
         issued: Serial of the certificate that it was used for; empty until then.
     """
 
@@ -74,11 +67,7 @@ class Registry(msgspec.Struct, kw_only=True):
 
     @classmethod
     def read(cls, folder: Path) -> Registry:
-        """Reads it; an empty one if there is none yet.
-
-        Raises:
-            DatabaseError: It is damaged.
-        """
+        """Reads it; an empty one if there is none yet."""
         path = folder / NAME
         try:
             return decode_json(path.read_bytes(), type=Registry)

@@ -25,17 +25,10 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     """One image as it went out.
 
     Attributes:
-        sha256: Of its file.
         width: In pixels.
         height: In pixels.
-        device: That saw it.
-        epoch: Of the device's database.
-        seq: Of the result in it.
-        part_id: The part that it shows.
         captured_at_ns: Unix time of the capture.
-        verdict: What the device said.
         bundle: ``name@version`` that judged.
-        bundle_sha256: Digest of its manifest.
         boxes: The model's.
     """
 
@@ -58,8 +51,6 @@ class Catalogue(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         labels: The types that the model knows, in the order of its outputs.
-        images: Each once.
-        format: Of this file.
     """
 
     labels: tuple[str, ...]
@@ -75,7 +66,6 @@ def known_of(result: Picked, *, size: tuple[int, int] | None = None) -> Known:
     """Returns what is known of a result's image.
 
     Args:
-        result: With a frame.
         size: Width and height of the file, where they were read; those of the result if not.
     """
     width, height = size or (result.width, result.height)
@@ -111,13 +101,10 @@ def from_hub(config: HubConfig, frames: list[str], bundle: Path | None = None) -
     """Asks a hub for images by their sha256; those that it doesn't know are left out.
 
     Args:
-        config: The hub's.
-        frames: Each once.
         bundle: As in `labels_of`.
 
     Raises:
         InputNotFoundError: Nobody here knows the types of the bundle that judged.
-        DatabaseError: The hub can't be asked.
     """
     found = of_frames(config, frames)
     first: dict[str, Picked] = {}
@@ -135,13 +122,11 @@ def labels_of(folder: Path, results: Iterable[Picked], given: Path | None = None
     """Returns the types of the bundles that judged, each once; those of the newest bundle first.
 
     Args:
-        folder: Of the hub.
         results: Oldest first.
         given: A bundle whose types count instead, where the hub doesn't know the one that judged.
 
     Raises:
         InputNotFoundError: Nobody here knows the bundle of a result.
-        LinesideError: ``given`` is no bundle.
     """
     if given is not None:
         return open_bundle(given, verify=False).manifest.labels

@@ -27,7 +27,6 @@ class ExportedFrames(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         folder: Holds ``annotations.json``, ``images/`` and ``export.json``.
-        images: How many.
         boxes: Of the model, on all of them.
         marked: How many of the images a person called wrong.
         without_frame: Results that were chosen and of which the hub has no image.
@@ -50,16 +49,12 @@ def export(config: HubConfig, choice: SelectionChoice, folder: Path, *, bundle: 
     The folder appears under its name when it is whole.
 
     Args:
-        config: The hub's.
-        choice: Which results.
         folder: A new one, or an empty one.
         bundle: Whose types count, where the hub doesn't know the bundle that judged.
 
     Raises:
         DatasetError: The folder holds something already.
         InputNotFoundError: Nothing is chosen, or nobody here knows the types of a bundle that judged.
-        DatabaseError: The hub's results can't be read.
-        DiskFullError: There is no room.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DatasetError(f"{folder} is there already", expected="a new or empty folder", action="Name another one.")

@@ -30,8 +30,6 @@ class Imported(msgspec.Struct, frozen=True, kw_only=True):
     """What an import did.
 
     Attributes:
-        dataset: Folder of the data set.
-        images: In the corrected file.
         new: Images that the data set didn't have.
         corrected: Images that it had, with other boxes now.
         unchanged: Images that it had with these very boxes.
@@ -40,7 +38,6 @@ class Imported(msgspec.Struct, frozen=True, kw_only=True):
         boxes: What became of the model's boxes, on all images of the file: ``kept``, ``moved``, ``type``, ``added``,
             ``deleted``.
         confusion: The model's type to the person's to boxes; ``-`` stands for no box.
-        folds: Images of the data set by fold.
     """
 
     dataset: Path
@@ -72,7 +69,6 @@ def import_corrections(
         source: The folder that was exported, with its ``annotations.json`` corrected, or the corrected file alone.
         hub: Is told what was corrected, and has images that the folder hasn't; ``None`` for none.
         into: The data set's folder; ``None`` for ``relabelled`` in the hub's.
-        by: Who corrected.
         new_types: Types that people may have used although the model doesn't know them.
         bundle: Whose types count, instead of those that went out.
         val_share: Of a new data set: share of the groups in the fold ``val``.
@@ -82,7 +78,6 @@ def import_corrections(
         DatasetError: The file, an image or the data set is not usable; nothing was written.
         InputNotFoundError: There is no such file, image or hub.
         ConfigError: A setting is out of range, or another than the data set's.
-        DatabaseError: The hub's database can't be used.
     """
     if hub is None and into is None:
         raise InputError("nowhere to import into", expected="a hub, a data set's folder, or both")

@@ -56,20 +56,13 @@ class Picked(msgspec.Struct, frozen=True, kw_only=True):
     """One result that goes to people.
 
     Attributes:
-        device: That saw the part.
-        epoch: Of the device's database.
-        seq: In it.
-        part_id: The part.
         captured_at_ns: Unix time of the capture.
-        verdict: What the device said.
         boxes: The model's.
         bundle: ``name@version`` that judged.
-        bundle_sha256: Digest of its manifest.
         width: Of the frame, in pixels.
         height: Of the frame, in pixels.
         frame: sha256 of its image.
         wrong: Whether a person called the verdict wrong.
-        note: What he said with it.
     """
 
     device: str
@@ -91,13 +84,8 @@ class Picked(msgspec.Struct, frozen=True, kw_only=True):
 def pick(config: HubConfig, choice: SelectionChoice) -> list[Picked]:
     """Returns the results that are chosen and of which the hub has a frame, oldest first.
 
-    Args:
-        config: The hub's.
-        choice: Which.
-
     Raises:
         ConfigError: The limit is below 1.
-        DatabaseError: They can't be read.
         BadInputFormatError: The boxes of one can't be read.
     """
     if choice.limit is not None and choice.limit < 1:
@@ -112,15 +100,7 @@ def pick(config: HubConfig, choice: SelectionChoice) -> list[Picked]:
 
 
 def count_without_frame(config: HubConfig, choice: SelectionChoice) -> int:
-    """Returns how many results are chosen, whatever the limit, of which the hub has no frame.
-
-    Args:
-        config: The hub's.
-        choice: Which.
-
-    Raises:
-        DatabaseError: They can't be read.
-    """
+    """Returns how many results are chosen, whatever the limit, of which the hub has no frame."""
     where, parameters = _where(choice)
     text = f"SELECT count(*) FROM {_joined()} WHERE {where} AND f.sha256 IS NULL"
     with runner(config) as run:
@@ -147,11 +127,9 @@ def of_frames(config: HubConfig, frames: list[str]) -> list[Picked]:
     """Returns the results that have these frames.
 
     Args:
-        config: The hub's.
         frames: sha256 of each.
 
     Raises:
-        DatabaseError: They can't be read.
         BadInputFormatError: The boxes of one can't be read.
     """
     text = f"{_select()} WHERE f.sha256 = :sha256 ORDER BY r.captured_at_ns, r.device, r.epoch, r.seq"

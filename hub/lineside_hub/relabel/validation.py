@@ -31,9 +31,7 @@ class Corrected(msgspec.Struct, frozen=True, kw_only=True):
     """One image as it came back.
 
     Attributes:
-        known: What it was.
         boxes: A person's, each once, sorted; none for a good part.
-        repeated: Boxes that were there twice.
     """
 
     known: Known
@@ -54,8 +52,6 @@ def check(file: File, catalogue: Catalogue, *, new_types: Sequence[str] = ()) ->
     """Checks a corrected file.
 
     Args:
-        file: What came back.
-        catalogue: What went out.
         new_types: Types that people may have used although the model doesn't know them.
 
     Returns:

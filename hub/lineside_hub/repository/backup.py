@@ -45,10 +45,6 @@ class BackedUp:
     """What a backup holds.
 
     Attributes:
-        path: The file.
-        files: How many it holds.
-        bytes: Its size.
-        chunks: Whether the chunks are in it.
         frames: How many images of parts are in it.
     """
 
@@ -64,8 +60,6 @@ class Restored:
     """What a restore made.
 
     Attributes:
-        folder: The hub's.
-        epoch: The new one.
         rotated: Whether snapshot and timestamp have new keys; if not, `lineside hub keys rotate snapshot timestamp`
             with the root keys is needed before devices that saw later versions accept anything.
         frames_missing: Frames that the database knew and the backup has not.
@@ -83,16 +77,11 @@ def backup(
     """Writes a backup; the hub may run meanwhile, only pushes and renewals wait.
 
     Args:
-        folder: The hub's folder.
         out: The file to make, mode 0600: keys are in it.
-        chunks: Whether to take the content of the bundles along.
         offline_keys: Whether to take the keys of persons along; they are as encrypted as they are on disk.
-        frames: Whether to take the images of parts along.
 
     Raises:
         InputNotFoundError: There is no repository.
-        DatabaseError: The database can't be read.
-        DiskFullError: There is no room.
     """
     home = Path(folder).resolve()
     Repository.open(home)

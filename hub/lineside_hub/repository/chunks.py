@@ -49,7 +49,6 @@ class FolderPlace:
     """A local folder: each piece is synced and renamed, so that a power cut leaves none half written.
 
     Args:
-        folder: Which.
         largest_bytes: Of a piece; no more than a byte beyond that is read.
     """
 
@@ -102,7 +101,6 @@ class UrlPlace:
 
     Raises:
         ConfigError: The URL is not usable, or holds a password.
-        MissingExtraError: fsspec, or the package for this kind of URL, is not installed.
     """
 
     def __init__(self, url: str, *, largest_bytes: int = CHUNK_BYTES) -> None:
@@ -173,12 +171,8 @@ class UrlPlace:
 def place_of(folder: Path) -> ChunkPlace:
     """Returns where the pieces of a hub are.
 
-    Args:
-        folder: The hub's.
-
     Raises:
         ConfigError: ``chunks.url`` names nothing usable.
-        MissingExtraError: The package for its kind of URL is not installed.
     """
     try:
         url = (folder / URL_NAME).read_text(encoding="utf-8").strip()
@@ -209,8 +203,6 @@ class ChunkStore:
 
         Raises:
             BundleIntegrityError: It is larger than a chunk may be.
-            DiskFullError: There is no room.
-            DatabaseError: The filesystem behind the URL can't be reached.
         """
         if len(data) > CHUNK_BYTES:
             raise BundleIntegrityError("chunk too large", expected=f"at most {CHUNK_BYTES} bytes", actual=len(data))
@@ -226,9 +218,6 @@ class ChunkStore:
 
         Args:
             digest: sha256, 64 hexadecimal digits; the caller has checked that.
-
-        Raises:
-            DatabaseError: The filesystem behind the URL can't be reached.
         """
         data = self.place.read(digest)
         if data is None or hashlib.sha256(data).hexdigest() == digest:
@@ -245,9 +234,6 @@ class ChunkStore:
 
         Returns:
             At most `CHUNK_BYTES` bytes; ``None`` if nothing stands there, or something larger than a piece.
-
-        Raises:
-            DatabaseError: The filesystem behind the URL can't be reached.
         """
         data = self.place.read(digest)
         return data if data is None or len(data) <= CHUNK_BYTES else self.get(digest)

@@ -37,8 +37,6 @@ class Pruned:
 
     Attributes:
         targets: Paths of manifests and configurations.
-        chunks: How many pieces.
-        metadata: Names of metadata files.
     """
 
     targets: tuple[str, ...]
@@ -50,7 +48,6 @@ def prune(folder: Path | str, *, keep: int = KEEP, dry_run: bool = True, passphr
     """Removes old bundles, configurations, chunks and metadata.
 
     Args:
-        folder: The hub's folder.
         keep: How many of the newest versions of each bundle stay in any case.
         dry_run: Whether only to say what would go.
         passphrase: Opens the keys of the groups, whose metadata is signed anew.

@@ -52,7 +52,6 @@ class Inbox:
     """One writer thread.
 
     Args:
-        folder: Of the hub.
         acknowledge: Called in the writer's thread after a commit, with a device and what to tell it.
         postgres_url: Results go there instead of into ``hub.db``, if given.
         device_max_bytes: Results that one device may send in all; 0 for no limit.
@@ -119,14 +118,7 @@ class Inbox:
         self._thread.join(timeout_s)
 
     def acknowledgements(self, database: Database) -> dict[str, ResultsAck]:
-        """Returns what each device was last told that it may forget, from wherever the results are.
-
-        Args:
-            database: The caller's own.
-
-        Raises:
-            DatabaseError: It can't be read.
-        """
+        """Returns what each device was last told that it may forget, from wherever the results are."""
         if not self._postgres_url:
             return database.acknowledgements()
         from lineside_hub.results.postgres import acknowledgements

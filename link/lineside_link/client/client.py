@@ -101,9 +101,6 @@ class LinkClient:
     def use(self, config: LinkConfig) -> None:
         """Takes another configuration, such as a renewed certificate, from the next connection on.
 
-        Args:
-            config: Of the same broker.
-
         Raises:
             ConfigError: A certificate or key cannot be read; the old configuration stays.
         """
@@ -163,7 +160,6 @@ class LinkClient:
 
         Args:
             topic: Where to.
-            payload: What.
 
         Returns:
             Whether it was handed over.
@@ -191,9 +187,7 @@ class LinkClient:
 
         Args:
             topic: Where to.
-            payload: What.
             qos: 0 or 1.
-            retain: Whether the broker keeps it.
 
         Returns:
             Whether it was handed over. That is no proof of delivery: a broker may lose what it acknowledged.
@@ -217,9 +211,6 @@ class LinkClient:
 
     def wait_connected(self, timeout_s: float) -> bool:
         """Waits until the broker has answered all subscriptions.
-
-        Args:
-            timeout_s: How long.
 
         Returns:
             Whether it has.

@@ -33,9 +33,6 @@ class ReadAhead:
 
     Attributes:
         drained: Nothing more could be read when that was tried last.
-
-    Args:
-        sock: What to read from.
     """
 
     def __init__(self, sock: Any) -> None:

@@ -49,7 +49,6 @@ class FetchReport:
         reused_bytes: The rest of the files: was there already, was made by a patch, or repeats a chunk that came.
         mismatches: Chunks that arrived with another hash and were asked for again.
         multicast_bytes: How many of the fetched bytes were sent to all devices at once.
-        patched: Files that a patch made.
         fallbacks: Why a file came whole although there was a patch for it.
     """
 
@@ -220,7 +219,6 @@ class Assembly:
 
         Args:
             digest: sha256 under which it was asked for.
-            body: What arrived.
 
         Returns:
             Whether it had that hash; if not, nothing was written.
@@ -271,10 +269,6 @@ class Assembly:
     def rebuild(self, relative: str, blocks: Iterable[bytes]) -> None:
         """Writes an unfinished file that something else than chunks makes, such as a patch, and finishes it.
 
-        Args:
-            relative: Of the file.
-            blocks: Its whole content.
-
         Raises:
             DeltaError: It is not what the file should be, or ``blocks`` raises it. What the file lacks is known anew.
             DiskFullError: There is no room; no unfinished file is left.
@@ -323,9 +317,6 @@ class Assembly:
 
     def note_full(self, error: BaseException) -> None:
         """Removes every unfinished file if the disk is full.
-
-        Args:
-            error: What ended a piece of work.
 
         Raises:
             DiskFullError: The disk is full, and the error doesn't say so itself.

@@ -45,8 +45,6 @@ class RepoClient:
 
     Args:
         client: The link; not yet started, or started.
-        topics: Of the site.
-        device: Name of the device.
         window: How many questions may be on their way at a time until the link's speed is known.
         timeout_s: After how long without an answer a question is asked again; grows with each repetition.
         stall_s: After how long without any piece a fetch is given up.
@@ -102,7 +100,6 @@ class RepoClient:
 
         Args:
             path: Such as ``timestamp.json`` or ``3.snapshot.json``.
-            max_bytes: Bound of its size.
 
         Raises:
             FetchError: The hub has it not (``status`` 404), says that it is larger, or doesn't answer.
@@ -114,7 +111,6 @@ class RepoClient:
 
         Args:
             path: By its consistent-snapshot name, ``<group>/<sha256>.<name>-<version>.json``.
-            max_bytes: Bound of its size.
 
         Raises:
             FetchError: As for `metadata`.
@@ -128,13 +124,11 @@ class RepoClient:
 
         Args:
             kind: ``metadata`` or ``target``.
-            path: Name of the file.
             max_bytes: Bound of the size that the hub may claim.
             should_stop: Looked at between pieces.
 
         Raises:
             FetchError: As for `metadata`, or the file changed while it was read.
-            FetchStopped: ``should_stop`` said so.
         """
         first, start_of_it = self._one(RequestedPiece(kind, path), should_stop)
         if first.size > max_bytes:
@@ -169,7 +163,6 @@ class RepoClient:
 
         Raises:
             FetchError: The hub doesn't answer, or not with that.
-            FetchStopped: ``should_stop`` said so.
         """
         if "deltas" not in self.knows:
             return Deltas()
@@ -198,7 +191,6 @@ class RepoClient:
 
         Raises:
             FetchError: The hub doesn't answer.
-            FetchStopped: ``should_stop`` said so.
         """
         head, body = self._one(RequestedPiece("multicast", wanted, base=base), should_stop)
         return decode(body, Multicast) if head.status == 200 else None
@@ -259,7 +251,6 @@ class RepoClient:
 
         Raises:
             FetchError: The hub has one of them not, or nothing arrived for the stall time.
-            FetchStopped: ``should_stop`` said so.
         """
         prefix, mailbox = self._open_mailbox()
         window = PullWindow((), window=self.pace.window, timeout_s=self._timeout_s, prefix=prefix)

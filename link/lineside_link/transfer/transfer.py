@@ -43,7 +43,6 @@ class ChunkSource:
 
     Attributes:
         target: Its TUF target, ``<group>/<name>-<version>.json``.
-        sha256: Of its manifest.
         installed: The bundle on this disk that patches may start from; never written.
     """
 
@@ -77,7 +76,6 @@ def fetch_files(
     it is whole; the manifest itself is not written.
 
     Args:
-        repo: The device's side of the repository.
         manifest: From signed metadata, parsed by `lineside_runtime.bundle.parse_manifest`.
         folder: Created if it does not exist.
         source: The bundle's target and what is installed, for patches and multicast; ``None`` for plain chunks only.

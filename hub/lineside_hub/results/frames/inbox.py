@@ -74,7 +74,6 @@ class FrameInbox:
     """One thread.
 
     Args:
-        config: The hub's.
         answer: Called in the thread, with a device and what to tell it.
 
     Attributes:
@@ -150,9 +149,7 @@ class FrameWorker:
     """What the thread does with one message after the other.
 
     Args:
-        config: The hub's.
         rows: Where frames are written down.
-        database: For the timeline.
         place: Where content lies.
         counters: See `FrameInbox`.
         answer: See `FrameInbox`.

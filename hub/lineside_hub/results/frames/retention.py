@@ -25,9 +25,7 @@ class Dropped(msgspec.Struct, frozen=True):
     """What went.
 
     Attributes:
-        count: Of frames.
         size: Of them, in bytes.
-        why: For people.
     """
 
     count: int
@@ -39,16 +37,11 @@ def sweep(rows: Rows, place: ChunkPlace, config: FramesConfig, now_ns: int) -> l
     """Removes what is too old or too much.
 
     Args:
-        rows: Of the hub.
         place: Where the content lies.
-        config: Says how much is too much.
         now_ns: Unix time.
 
     Returns:
         What went, by reason.
-
-    Raises:
-        DatabaseError: The rows or the filesystem can't be reached.
     """
     gone = [_too_old(rows, place, config, now_ns), *_over_quota(rows, place, config), _too_many(rows, place, config)]
     return [dropped for dropped in gone if dropped.count]

@@ -32,12 +32,7 @@ class Kept(NamedTuple):
 
 
 class Rows:
-    """The rows of one hub.
-
-    Args:
-        run: Runs a statement.
-        close: Ends that.
-    """
+    """The rows of one hub."""
 
     def __init__(self, run: SqlRunner, close: Callable[[], None]) -> None:
         self._run = run
@@ -82,7 +77,6 @@ class Rows:
 
         Args:
             limit: At most so many.
-            device: Only of this one.
             before_ns: Only what came before.
         """
         conditions = [("device = :device", device), ("received_at_ns < :before_ns", before_ns)]
@@ -109,10 +103,6 @@ def open_rows(config: HubConfig, database: Database) -> Rows:
     """Returns the rows where the results are.
 
     Args:
-        config: The hub's.
         database: The caller's own connection to ``hub.db``.
-
-    Raises:
-        DatabaseError: PostgreSQL's driver can't be used.
     """
     return Rows(*open_runner(config.results.url, database))
