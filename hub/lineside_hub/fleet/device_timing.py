@@ -26,7 +26,7 @@ SILENCE_S = 60.0
 """A device answers each second while it works."""
 
 
-class DeviceClock:
+class DeviceTimer:
     """Times bundles on one device.
 
     Args:

@@ -26,7 +26,7 @@ from lineside_link.topics import check_name
 from lineside_runtime.errors import RolloutError
 
 
-class Moved(msgspec.Struct, frozen=True, kw_only=True):
+class GroupMove(msgspec.Struct, frozen=True, kw_only=True):
     """What a move changed.
 
     Attributes:
@@ -42,7 +42,7 @@ class Moved(msgspec.Struct, frozen=True, kw_only=True):
     said: str
 
 
-def move(folder: Path | str, device: str, group: str) -> Moved:
+def move(folder: Path | str, device: str, group: str) -> GroupMove:
     """Moves a device to another group; done again it changes nothing.
 
     Raises:
@@ -68,7 +68,7 @@ def move(folder: Path | str, device: str, group: str) -> Moved:
             _assign(database, device, group=group, before=before)
     finally:
         database.close()
-    return Moved(device=device, before=before, group=group, access_list=access_list, said=said)
+    return GroupMove(device=device, before=before, group=group, access_list=access_list, said=said)
 
 
 def groups_of(database: Database, device: str) -> tuple[str, str]:

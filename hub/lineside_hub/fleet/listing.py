@@ -12,7 +12,7 @@ from lineside_hub.config import load_config
 from lineside_hub.identity.secure_site import CONFIG_NAME
 from lineside_hub.results.database import Database, TimelineEvent
 from lineside_hub.results.queries import count_by_device
-from lineside_hub.rollouts.machine import Count, Rollout, count
+from lineside_hub.rollouts.machine import AnswerCounts, Rollout, count
 from lineside_hub.rollouts.runner import Rollouts
 from lineside_link.messages import ConfigReport, Desired, Reported, Up, decode
 from lineside_runtime.errors import InputNotFoundError
@@ -81,7 +81,7 @@ class RolloutSummary(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     rollout: Rollout
-    count: Count
+    count: AnswerCounts
     members: int
 
 

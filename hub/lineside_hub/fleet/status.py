@@ -150,7 +150,7 @@ def read_status(folder: Path | str) -> HubStatus:
         [counts] = database.query("SELECT count(*) AS devices, coalesce(sum(up), 0) AS up FROM devices")
         [gen] = database.query("SELECT value FROM meta WHERE key = 'gen'")
         config = _config(Path(folder))
-        (frames, frames_bytes), usage = _stored(config, database)
+        (frames, frames_bytes), usage = _store(config, database)
         return HubStatus(
             epoch=database.epoch,
             gen=int(gen["value"]),
@@ -174,11 +174,11 @@ def _config(folder: Path) -> HubConfig:
     return load_config(path) if path.is_file() else HubConfig(folder=str(folder), link=link)
 
 
-def _stored(config: HubConfig, database: Database) -> tuple[tuple[int, int], tuple[DeviceUsage, ...]]:
+def _store(config: HubConfig, database: Database) -> tuple[tuple[int, int], tuple[DeviceUsage, ...]]:
     """Returns count and bytes of all frames, and what the devices take that take most."""
     rows = open_rows(config, database)
     try:
-        total, frames = rows.total(), dict(rows.heavier_than(0))
+        total, frames = rows.total(), dict(rows.devices_above(0))
     finally:
         rows.close()
     results, most = read_usage(database), config.results.device_max_bytes

@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from lineside_hub.folder_lock import folder_lock
-from lineside_hub.identity.registry import Claim, Issued, Kind, Registry
+from lineside_hub.identity.registry import Claim, IssuedCertificate, Kind, Registry
 from lineside_hub.repository.key_encryption import key_pem
 from lineside_link.certificates import check_request, key_bytes, new_key, read_certificate
 from lineside_link.messages import CertificateRequest
@@ -318,7 +318,7 @@ class Authority:
         kind: Kind,
         days: float = LIFETIME_DAYS,
         hosts: Sequence[str] = (),
-    ) -> Issued:
+    ) -> IssuedCertificate:
         """Signs a certificate and notes it; the caller holds the folder's lock and writes the registry."""
         usage = ExtendedKeyUsageOID.SERVER_AUTH if kind == "broker" else ExtendedKeyUsageOID.CLIENT_AUTH
         builder = _builder(_name(name), self.certificate.subject, public_key, days)
@@ -331,7 +331,7 @@ class Authority:
             alternatives = x509.SubjectAlternativeName([_alternative(host) for host in hosts])
             builder = builder.add_extension(alternatives, critical=False)
         certificate = builder.sign(self._key, hashes.SHA256())
-        issued = Issued(
+        issued = IssuedCertificate(
             serial=f"{certificate.serial_number:x}",
             name=name,
             kind=kind,
@@ -375,7 +375,7 @@ def _check_signer(registry: Registry, request: CertificateRequest) -> tuple[ec.E
 
 def _check(
     registry: Registry, request: CertificateRequest
-) -> tuple[ec.EllipticCurvePublicKey, Claim | None, Issued | None]:
+) -> tuple[ec.EllipticCurvePublicKey, Claim | None, IssuedCertificate | None]:
     """Returns what `_check_signer` does, and what the same key was given before: the answer to that was lost."""
     public, claim = _check_signer(registry, request)
     for known in registry.of(request.device):
@@ -386,7 +386,7 @@ def _check(
     return public, claim, None
 
 
-def certified(folder: Path, request: CertificateRequest) -> bytes | None:
+def issued_before(folder: Path, request: CertificateRequest) -> bytes | None:
     """Checks a request as far as that goes without the authority's key; the caller holds the folder's lock.
 
     Returns:

@@ -16,7 +16,7 @@ from lineside_hub.identity.secure_site import ACCESS_NAME, BROKER_NAME, IDENTITY
 _SIGHUP = 1 << (signal.SIGHUP - 1)
 
 
-class Reload(NamedTuple):
+class BrokerReload(NamedTuple):
     """What was found.
 
     Attributes:
@@ -41,7 +41,7 @@ class Reload(NamedTuple):
         )
 
 
-def reload_broker(folder: Path | str) -> Reload:
+def reload_broker(folder: Path | str) -> BrokerReload:
     """Sends SIGHUP to every mosquitto that reads a hub's access list.
 
     Args:
@@ -53,7 +53,7 @@ def reload_broker(folder: Path | str) -> Reload:
     ]
     signalled = tuple(number for number, reached in told if reached)
     unreachable = tuple(number for number, reached in told if reached is False)
-    return Reload(signalled, unreachable, identity / ACCESS_NAME)
+    return BrokerReload(signalled, unreachable, identity / ACCESS_NAME)
 
 
 def _reads(process: Path, identity: Path) -> bool:

@@ -21,7 +21,7 @@ NAME = "registry.json"
 Kind = Literal["device", "claim", "hub", "broker"]
 
 
-class Issued(msgspec.Struct, frozen=True, kw_only=True):
+class IssuedCertificate(msgspec.Struct, frozen=True, kw_only=True):
     """One certificate.
 
     Attributes:
@@ -62,7 +62,7 @@ class Registry(msgspec.Struct, kw_only=True):
         claims: By id.
     """
 
-    certificates: dict[str, Issued] = {}
+    certificates: dict[str, IssuedCertificate] = {}
     claims: dict[str, Claim] = {}
 
     @classmethod
@@ -81,7 +81,7 @@ class Registry(msgspec.Struct, kw_only=True):
         """Replaces the file."""
         write_atomic(folder / NAME, msgspec.json.format(msgspec.json.encode(self), indent=1), mode=0o600)
 
-    def of(self, name: str) -> list[Issued]:
+    def of(self, name: str) -> list[IssuedCertificate]:
         """Returns the certificates of a name that are not revoked, the last to expire first."""
         own = [issued for issued in self.certificates.values() if issued.name == name and issued.revoked is None]
         return sorted(own, key=lambda issued: issued.ends, reverse=True)

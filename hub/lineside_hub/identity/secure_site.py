@@ -32,7 +32,7 @@ BROKER_NAME = "mosquitto.conf"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Secured:
+class SecuredSite:
     """What `secure` made.
 
     Attributes:
@@ -45,7 +45,7 @@ class Secured:
     url: str
 
 
-def secure(folder: Path | str, *, hosts: Sequence[str], port: int, passphrase: str | None = None) -> Secured:
+def secure(folder: Path | str, *, hosts: Sequence[str], port: int, passphrase: str | None = None) -> SecuredSite:
     """Makes the authority, the broker's and the hub's certificates, and mosquitto's files.
 
     Args:
@@ -80,7 +80,7 @@ def secure(folder: Path | str, *, hosts: Sequence[str], port: int, passphrase: s
     settings = {name: value for name, value in msgspec.structs.asdict(link).items() if value is not None}
     whole = {"folder": ".", "renew_every_s": config.renew_every_s, "link": settings}
     write_atomic(home / CONFIG_NAME, tomli_w.dumps(whole).encode())
-    return Secured(broker_configuration=broker_file, hub_configuration=home / CONFIG_NAME, url=link.url)
+    return SecuredSite(broker_configuration=broker_file, hub_configuration=home / CONFIG_NAME, url=link.url)
 
 
 def enroll(folder: Path | str, device: str, *, group: str, passphrase: str | None = None) -> Credentials:

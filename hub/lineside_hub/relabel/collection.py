@@ -23,8 +23,8 @@ import msgspec
 from lineside_hub.folder_lock import LOCK_NAME
 from lineside_hub.relabel import coco, folds
 from lineside_hub.relabel.box_changes import Change
-from lineside_hub.relabel.catalogue import Known
-from lineside_hub.relabel.validation import Truth
+from lineside_hub.relabel.catalogue import ExportedImage
+from lineside_hub.relabel.validation import PersonBox
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import ConfigError, DatasetError
 from lineside_runtime.files import write_atomic
@@ -59,11 +59,11 @@ class Correction(msgspec.Struct, frozen=True, kw_only=True):
 
     at: str
     by: str
-    image: Known
+    image: ExportedImage
     changes: tuple[Change, ...]
 
     @property
-    def boxes(self) -> tuple[Truth, ...]:
+    def boxes(self) -> tuple[PersonBox, ...]:
         """The person's boxes, sorted."""
         return tuple(sorted(change.person for change in self.changes if change.person is not None))
 
@@ -215,7 +215,7 @@ def _history(path: Path) -> list[Correction]:
     return found
 
 
-def _file(image: Known) -> str:
+def _file(image: ExportedImage) -> str:
     return f"{image.sha256}.png"
 
 

@@ -18,15 +18,15 @@ from lineside_hub.relabel.catalogue import Catalogue, labels_of
 from lineside_hub.relabel.collection import Collection, Correction, open_collection
 from lineside_hub.relabel.export import ANNOTATIONS, IMAGES
 from lineside_hub.relabel.reviews import open_reviews
-from lineside_hub.relabel.validation import Corrected, check, frames_of
-from lineside_hub.results.frames.storage import frame_place
+from lineside_hub.relabel.validation import CorrectedImage, check, frames_of
+from lineside_hub.results.frames.storage import frame_blobs
 from lineside_runtime.errors import DatasetError, InputError, InputNotFoundError
 
 FOLDER = "relabelled"
 """The data set's name in the hub's folder, where no other is given."""
 
 
-class Imported(msgspec.Struct, frozen=True, kw_only=True):
+class ImportReport(msgspec.Struct, frozen=True, kw_only=True):
     """What an import did.
 
     Attributes:
@@ -62,7 +62,7 @@ def import_corrections(
     bundle: Path | None = None,
     val_share: float | None = None,
     group: str | None = None,
-) -> Imported:
+) -> ImportReport:
     """Takes a corrected COCO file. Done twice it changes nothing.
 
     Args:
@@ -121,7 +121,7 @@ class _Images:
 
     def __init__(self, folder: Path, hub: HubConfig | None) -> None:
         self._folder = folder
-        self._place = frame_place(hub) if hub is not None else None
+        self._place = frame_blobs(hub) if hub is not None else None
 
     def read(self, sha256: str) -> bytes:
         """Returns the content of an image, whose hash is its name."""
@@ -137,7 +137,7 @@ class _Images:
         return data
 
 
-def _correction(one: Corrected, by: str) -> Correction:
+def _correction(one: CorrectedImage, by: str) -> Correction:
     at = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds").replace("+00:00", "Z")
     return Correction(at=at, by=by, image=one.known, changes=box_changes.compare(one.known.boxes, one.boxes))
 
@@ -153,16 +153,16 @@ def _tell(hub: HubConfig, lines: Sequence[Correction]) -> None:
 def _imported(
     place: Path,
     collection: Collection,
-    found: Sequence[Corrected],
+    found: Sequence[CorrectedImage],
     *,
     lines: Sequence[Correction],
     fresh: Sequence[Correction],
     had: set[str],
     exported: int,
-) -> Imported:
+) -> ImportReport:
     every = [change for line in lines for change in line.changes]
     folds = list(collection.folds().values())
-    return Imported(
+    return ImportReport(
         dataset=place,
         images=len(found),
         new=sum(line.image.sha256 not in had for line in fresh),

@@ -33,7 +33,7 @@ _VERDICT_SQL = {
 """Beside each of them come those that a person called wrong."""
 
 
-class SelectionChoice(msgspec.Struct, frozen=True, kw_only=True):
+class Selection(msgspec.Struct, frozen=True, kw_only=True):
     """Which results.
 
     Attributes:
@@ -52,7 +52,7 @@ class SelectionChoice(msgspec.Struct, frozen=True, kw_only=True):
     again: bool = False
 
 
-class Picked(msgspec.Struct, frozen=True, kw_only=True):
+class SelectedResult(msgspec.Struct, frozen=True, kw_only=True):
     """One result that goes to people.
 
     Attributes:
@@ -81,7 +81,7 @@ class Picked(msgspec.Struct, frozen=True, kw_only=True):
     note: str = ""
 
 
-def pick(config: HubConfig, choice: SelectionChoice) -> list[Picked]:
+def select_results(config: HubConfig, choice: Selection) -> list[SelectedResult]:
     """Returns the results that are chosen and of which the hub has a frame, oldest first.
 
     Raises:
@@ -96,10 +96,10 @@ def pick(config: HubConfig, choice: SelectionChoice) -> list[Picked]:
     if choice.limit is not None:
         text += " LIMIT :limit"
         parameters["limit"] = choice.limit
-    return [*_picked(config, text, parameters)][::-1]
+    return [*_selected(config, text, parameters)][::-1]
 
 
-def count_without_frame(config: HubConfig, choice: SelectionChoice) -> int:
+def count_without_frame(config: HubConfig, choice: Selection) -> int:
     """Returns how many results are chosen, whatever the limit, of which the hub has no frame."""
     where, parameters = _where(choice)
     text = f"SELECT count(*) FROM {_joined()} WHERE {where} AND f.sha256 IS NULL"
@@ -107,7 +107,7 @@ def count_without_frame(config: HubConfig, choice: SelectionChoice) -> int:
         return int(run(text, parameters)[0][0])
 
 
-def _where(choice: SelectionChoice) -> tuple[str, dict[str, Any]]:
+def _where(choice: Selection) -> tuple[str, dict[str, Any]]:
     conditions = [f"({_VERDICT_SQL[choice.verdict]} OR v.wrong = 1)"]
     parameters: dict[str, Any] = {}
     if choice.device:
@@ -123,7 +123,7 @@ def _where(choice: SelectionChoice) -> tuple[str, dict[str, Any]]:
     return " AND ".join(conditions), parameters
 
 
-def of_frames(config: HubConfig, frames: list[str]) -> list[Picked]:
+def results_of_frames(config: HubConfig, frames: list[str]) -> list[SelectedResult]:
     """Returns the results that have these frames.
 
     Args:
@@ -133,7 +133,7 @@ def of_frames(config: HubConfig, frames: list[str]) -> list[Picked]:
         BadInputFormatError: The boxes of one can't be read.
     """
     text = f"{_select()} WHERE f.sha256 = :sha256 ORDER BY r.captured_at_ns, r.device, r.epoch, r.seq"
-    return [row for sha256 in frames for row in _picked(config, text, {"sha256": sha256})]
+    return [row for sha256 in frames for row in _selected(config, text, {"sha256": sha256})]
 
 
 def _select() -> str:
@@ -146,7 +146,7 @@ def _joined() -> str:
     return f"results r LEFT JOIN frames f ON {same.format('f')} LEFT JOIN reviews v ON {same.format('v')}"
 
 
-def _picked(config: HubConfig, text: str, parameters: dict[str, Any]) -> Iterator[Picked]:
+def _selected(config: HubConfig, text: str, parameters: dict[str, Any]) -> Iterator[SelectedResult]:
     with runner(config) as run:
         found = run(text, parameters)
     for row in found:
@@ -154,7 +154,7 @@ def _picked(config: HubConfig, text: str, parameters: dict[str, Any]) -> Iterato
         known["boxes"] = _boxes(known.pop("detections"), f"{known['device']} {known['epoch']} {known['seq']}")
         known |= {name: known[name] or 0 for name in ("captured_at_ns", "width", "height")}  # of the first releases
         known |= {"bundle": known["bundle"] or "", "bundle_sha256": known["bundle_sha256"] or ""}
-        yield Picked(**(known | {"wrong": bool(known["wrong"])}))
+        yield SelectedResult(**(known | {"wrong": bool(known["wrong"])}))
 
 
 def _boxes(detections: str, where: str) -> tuple[Box, ...]:

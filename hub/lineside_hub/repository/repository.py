@@ -34,7 +34,7 @@ from lineside_agent.deployment.self_update.payload import MANIFEST_NAME as AGENT
 from lineside_agent.deployment.self_update.payload import NAME as AGENT_NAME
 from lineside_agent.deployment.self_update.payload import Payload
 from lineside_hub.folder_lock import folder_lock
-from lineside_hub.repository.chunks import ChunkStore, place_of
+from lineside_hub.repository.chunks import ChunkStore, chunk_blobs
 from lineside_hub.repository.metadata import (
     LIFETIME_DAYS,
     MetadataFolder,
@@ -61,7 +61,7 @@ class Repository:
 
     def __init__(self, folder: Path, *, passphrase: str | None = None) -> None:
         self.folder = folder
-        self.chunks = ChunkStore(place_of(folder))
+        self.chunks = ChunkStore(chunk_blobs(folder))
         self.roles = SigningRoles(folder, passphrase=passphrase)
         self._metadata = folder / "metadata"
 

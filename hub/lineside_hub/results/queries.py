@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from lineside_hub.config import HubConfig
-from lineside_hub.results.frames.storage import frame_place
+from lineside_hub.results.frames.storage import frame_blobs
 from lineside_hub.results.sql import runner, stream
 from lineside_link.result_table import RESULT_COLUMNS, UNKNOWN, Row, export_rows
 from lineside_runtime.files import write_atomic
@@ -102,7 +102,7 @@ def export(config: HubConfig, query: Query, path: Path) -> int:
     return export_rows(results(config, query), path)
 
 
-class FramesWritten(msgspec.Struct, frozen=True, kw_only=True):
+class FrameFiles(msgspec.Struct, frozen=True, kw_only=True):
     """What an export of frames wrote.
 
     Attributes:
@@ -116,13 +116,13 @@ class FramesWritten(msgspec.Struct, frozen=True, kw_only=True):
     missing: int
 
 
-def export_frames(config: HubConfig, query: Query, folder: Path) -> FramesWritten:
+def export_frames(config: HubConfig, query: Query, folder: Path) -> FrameFiles:
     """Writes the frames of results into a folder, as ``<sha256>.png``.
 
     Args:
         folder: Is made if need be; frames that are there already are left alone.
     """
-    place = frame_place(config)
+    place = frame_blobs(config)
     folder.mkdir(parents=True, exist_ok=True)
     wanted = dict.fromkeys(row[-1] for row in results(config, msgspec.structs.replace(query, with_frame=True)))
     missing = 0
@@ -135,4 +135,4 @@ def export_frames(config: HubConfig, query: Query, folder: Path) -> FramesWritte
             missing += 1
         else:
             write_atomic(path, data)
-    return FramesWritten(folder=folder, frames=len(wanted) - missing, missing=missing)
+    return FrameFiles(folder=folder, frames=len(wanted) - missing, missing=missing)

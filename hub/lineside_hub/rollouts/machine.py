@@ -197,7 +197,7 @@ Action = SetDevice | SetGroup | RestoreGroup | WithdrawDevice
 Step = tuple[Rollout, tuple[Action, ...]]
 
 
-class Count(NamedTuple):
+class AnswerCounts(NamedTuple):
     """The devices that have the desired state, by their answers.
 
     Attributes:
@@ -236,13 +236,13 @@ def step(rollout: Rollout, event: Event) -> Step:
     return _observed(rollout, event.now_s, {device.name: device for device in event.devices})
 
 
-def count(rollout: Rollout, devices: Iterable[GroupView]) -> Count:
+def count(rollout: Rollout, devices: Iterable[GroupView]) -> AnswerCounts:
     """Counts the devices that have the desired state."""
     reached = [device for device in devices if rollout.whole_group or device.name in rollout.targeted]
     answers = [device.verdict for device in reached if device.up or device.verdict in ("healthy", "failed")]
     offline = len(reached) - len(answers)
     healthy, failed, pending, shed = (answers.count(kind) for kind in ("healthy", "failed", "pending", "shed"))
-    return Count(healthy, failed, pending, offline, shed)
+    return AnswerCounts(healthy, failed, pending, offline, shed)
 
 
 def _ordered(rollout: Rollout, event: Ordered) -> Step:
@@ -271,7 +271,7 @@ def _observed(rollout: Rollout, now_s: float, devices: Mapping[str, GroupView]) 
     return ended, (*let_go, *asked, *more, *then)
 
 
-def _failure(rollout: Rollout, found: Count) -> str | None:
+def _failure(rollout: Rollout, found: AnswerCounts) -> str | None:
     reached = found.healthy + found.failed + found.pending + found.shed
     if found.share > rollout.plan.max_failed or 0 < found.failed == reached:
         return f"{found.failed} of {reached} devices failed"

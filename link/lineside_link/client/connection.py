@@ -165,7 +165,7 @@ class Connection:
         client.on_socket_open = self._socket_opened
         # With this callback set, paho leaves all writing to `_write`; without it, a thread that publishes would write
         # to the socket at the same time as the network thread.
-        client.on_socket_register_write = _leave_to_us
+        client.on_socket_register_write = _no_write_callback
         client.on_connect = self._connected
         client.on_subscribe = self._subscribed
         client.on_message = self._arrived
@@ -402,7 +402,7 @@ class Connection:
         return True
 
 
-def _leave_to_us(_client: mqtt.Client, _userdata: Any, _sock: Any) -> None:
+def _no_write_callback(_client: mqtt.Client, _userdata: Any, _sock: Any) -> None:
     """Nothing to do: who queued something calls `Connection._flush`, and the network thread looks by itself."""
 
 

@@ -24,7 +24,7 @@ END = "end"
 SILENCE_S = 10.0
 """After so long without a chunk the rest is asked for: the hub or the broker has gone away."""
 
-WORTH_BYTES = CHUNK_BYTES // 4
+MULTICAST_MIN_BYTES = CHUNK_BYTES // 4
 """Who lacks less than this just asks for it."""
 
 HEADROOM = 1.5

@@ -86,7 +86,7 @@ class RepoClient:
         self._pulls = 0
         self._connections = 0
         self._counters: collections.Counter[str] = collections.Counter()
-        client.on_begin(self._note_connection)
+        client.on_socket_open(self._note_connection)
         client.subscribe_direct(topics.repo_response(device), self._receive)
 
     @property
@@ -195,7 +195,7 @@ class RepoClient:
         head, body = self._one(RequestedPiece("multicast", wanted, base=base), should_stop)
         return decode(body, Multicast) if head.status == 200 else None
 
-    def takes_part(self) -> bool:
+    def wants_multicast(self) -> bool:
         """Whether to listen to what is sent to all: it is allowed, the hub does it, and the link is fast enough."""
         rate = self.pace.rate_bytes_s
         slow = rate is not None and rate < HEADROOM * self._sent_bytes_s
@@ -286,7 +286,7 @@ class RepoClient:
             )
 
     def _send_due(self, window: PullWindow) -> None:
-        if not self._client.can_ask:
+        if not self._client.can_request:
             return
         batches = "batches" in self.knows
         # Only where the link is fast do questions cost more than what they wait for.
@@ -303,7 +303,7 @@ class RepoClient:
         """Waits until something has come, and yields what has; looking after the questions takes turns with that."""
         with self._arrived:
             if not mailbox:
-                due_s = window.next_due_s(time.monotonic()) if self._client.can_ask else _POLL_S
+                due_s = window.next_due_s(time.monotonic()) if self._client.can_request else _POLL_S
                 self._arrived.wait(min(max(due_s, 0.01), _POLL_S))
             here = [mailbox.popleft() for _ in range(min(len(mailbox), _TAKEN_AT_ONCE))]
         now_s = time.monotonic()

@@ -7,13 +7,13 @@ import shutil
 import time
 from pathlib import Path
 
+from lineside_hub.blobs import BlobStore, FolderBlobs, UrlBlobs
 from lineside_hub.config import HubConfig
-from lineside_hub.repository.chunks import ChunkPlace, FolderPlace, UrlPlace
 
 FRAMES_NAME = "frames"
 
 
-def frame_place(config: HubConfig) -> ChunkPlace:
+def frame_blobs(config: HubConfig) -> BlobStore:
     """Returns the place.
 
     Raises:
@@ -21,8 +21,8 @@ def frame_place(config: HubConfig) -> ChunkPlace:
     """
     largest = config.frames.frame_max_bytes
     if config.frames.url:
-        return UrlPlace(config.frames.url, largest_bytes=largest)
-    return FolderPlace(Path(config.folder) / FRAMES_NAME, largest_bytes=largest)
+        return UrlBlobs(config.frames.url, largest_bytes=largest)
+    return FolderBlobs(Path(config.folder) / FRAMES_NAME, largest_bytes=largest)
 
 
 def free_bytes(config: HubConfig) -> int:
