@@ -25,7 +25,7 @@ from lineside_runtime.cache.config import CacheConfig
 from lineside_runtime.cache.levels import ResultCache
 from lineside_runtime.cache.placement import Cached
 from lineside_runtime.config import Config
-from lineside_runtime.serving.placement import Prediction
+from lineside_runtime.serving.types import Prediction
 from lineside_runtime.session import Session
 from lineside_runtime.tensors import Array
 

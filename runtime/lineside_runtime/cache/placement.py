@@ -13,7 +13,8 @@ from lineside_runtime.cache.key import inputs_digest, namespace
 from lineside_runtime.cache.levels import ResultCache
 from lineside_runtime.config import Config
 from lineside_runtime.serving.candidates import Candidate
-from lineside_runtime.serving.placement import Placement, Prediction
+from lineside_runtime.serving.placement import Placement
+from lineside_runtime.serving.types import Prediction
 from lineside_runtime.tensors import Array
 
 if TYPE_CHECKING:

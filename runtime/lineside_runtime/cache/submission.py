@@ -8,8 +8,8 @@ from functools import partial
 
 from lineside_runtime.cache.key import inputs_digest
 from lineside_runtime.cache.placement import Cached
-from lineside_runtime.serving.placement import Prediction
 from lineside_runtime.serving.submit import LinkedFuture
+from lineside_runtime.serving.types import Prediction
 from lineside_runtime.tensors import Array
 
 
