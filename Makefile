@@ -2,12 +2,12 @@
 #
 #   make demo         the whole line end to end on this machine, without torch (about two minutes)
 #   make test         all tests against real peers
-#   make test-ci      the same; a test that fails runs once more, alone, and is flaky if it then passes (docs/testing.md)
+#   make test-ci      the same; a test that fails runs once more, alone, and is flaky if it then passes (docs/figures/ci.md)
 #   make check        format, lint, types, import rules, tables of figures, and a smoke run of every benchmark
 #   make bench        benchmarks, JSON under benchmarks/results/
 #   make figures      render the tables of figures in README.md, docs/ and the model cards from that JSON
 #   make bench-training  training on several workers: bytes, waiting, prediction, deaths (an hour; root for the wire), accuracy (an hour)
-#   make test-system  whole journeys and faults that take longer than CI has, one file after the other, logged in docs/system (FILES="test_board test_pnnx")
+#   make test-system  whole journeys and faults that take longer than CI has, one file after the other, logged in tests/system/log.json (FILES="test_board test_pnnx")
 #   make test-gpu     every path that an NVIDIA GPU enables, at most 20 minutes; without a GPU each step says so
 #   make soak         the agent at full speed for two hours (MINUTES=120), memory and file handles watched from outside
 #   make fuzz         coverage-guided fuzzing of every topic's payload, an hour (SECONDS=3600)

@@ -16,7 +16,8 @@ class Benchmark:
     """One benchmark.
 
     Attributes:
-        name: Also of its result file; ``NAME`` is the module ``benchmarks.NAME``.
+        name: Also of its result file.
+        component: Folder of ``benchmarks/`` with its module; empty for ``benchmarks/`` itself.
         measures: One line.
         sources: Tracked files and folders whose speed or size it measures, relative to the repository.
         helpers: Modules of ``benchmarks/`` that it uses beside its own.
@@ -24,6 +25,7 @@ class Benchmark:
     """
 
     name: str
+    component: str
     measures: str
     sources: tuple[str, ...]
     helpers: tuple[str, ...] = ()
@@ -32,12 +34,12 @@ class Benchmark:
     @property
     def module(self) -> str:
         """Module with the function ``run``."""
-        return f"benchmarks.{self.name}"
+        return ".".join(filter(None, ("benchmarks", self.component, self.name)))
 
     @property
     def paths(self) -> tuple[str, ...]:
         """Everything that its figures depend on: the sources, its own files and its helpers."""
-        own = (self.name.replace(".", "/"), *self.helpers)
+        own = (self.module.removeprefix("benchmarks.").replace(".", "/"), *self.helpers)
         return (*self.sources, *(f"benchmarks/{name if (HERE / name).is_dir() else name + '.py'}" for name in own))
 
 
@@ -65,14 +67,22 @@ _VISION = tuple(
     f"{_MODELS}/{name}" for name in ("preprocess.py", "postprocess", "verdict.py", "inspector.py", "vision")
 )
 
-_PRUNING = ("pruning/common", "pruning/speeds", "pruning/unpruned", "data", "drawn")
-_RANKS = ("training/ranks", "training/namespaces")
+_PRUNING = (
+    "converters/pruning/common",
+    "converters/pruning/speeds",
+    "converters/pruning/unpruned",
+    "inputs/data",
+    "inputs/drawn",
+)
+_RANKS = ("converters/training/ranks", "converters/training/namespaces")
 
 _ALL = (
-    Benchmark("detector", "INT8 detector against its float parent", (*_ENGINES, *_VISION, _DETECTOR, _PARENT)),
-    Benchmark("decoding", "decoding and suppression of one frame", (f"{_MODELS}/postprocess", _DETECTOR), ("data",)),
+    Benchmark(
+        "detector", "models", "INT8 detector against its float parent", (*_ENGINES, *_VISION, _DETECTOR, _PARENT)
+    ),
     Benchmark(
         "accuracy",
+        "models",
         "the shipped detectors on the validation folds",
         (
             *(
@@ -93,35 +103,47 @@ _ALL = (
     ),
     Benchmark(
         "learn_good",
+        "models",
         "lineside learn-good on magnetic-tile",
         (f"{_MODELS}/anomaly", f"{_CONVERTERS}/evaluation/anomaly.py", f"{_MODELS}/zoo/patch-features/onnx-int8"),
     ),
-    Benchmark("predict", "QualityInspector against the machine's roofline", (*_ENGINES, *_VISION, _DETECTOR)),
+    Benchmark("predict", "models", "QualityInspector against the machine's roofline", (*_ENGINES, *_VISION, _DETECTOR)),
     Benchmark(
+        "session",
         "runtime",
         "Session against the bare engines",
         (_RUNTIME, _DETECTOR),
-        ("networks", "redis_peer", "pulled_engine"),
+        ("inputs/networks", "runtime/redis_peer", "pulled_engine"),
     ),
-    Benchmark("balance", "two devices that share the calls", (_RUNTIME,), ("networks",)),
-    Benchmark("isolation", "an engine in a process of its own", (_RUNTIME,), ("networks",)),
-    Benchmark("split", "a model in two stages on two devices", (_RUNTIME, f"{_CONVERTERS}/split"), ("networks",)),
+    Benchmark("balance", "runtime", "two devices that share the calls", (_RUNTIME,), ("inputs/networks",)),
+    Benchmark("isolation", "runtime", "an engine in a process of its own", (_RUNTIME,), ("inputs/networks",)),
+    Benchmark(
+        "split",
+        "runtime",
+        "a model in two stages on two devices",
+        (_RUNTIME, f"{_CONVERTERS}/split"),
+        ("inputs/networks",),
+    ),
     Benchmark(
         "cache_curve",
+        "runtime",
         "latency and throughput over the cache's hit rate",
         (*_ENGINES, f"{_RUNTIME}/cache", _DETECTOR),
-        ("networks", "cache_picture"),
+        ("inputs/networks", "runtime/cache_picture"),
     ),
-    Benchmark("serve", "lineside serve over REST and gRPC", (_RUNTIME,), ("networks", "bare_server")),
-    Benchmark("link", "goodput of a bundle through the embedded broker", (_LINK, _HUB)),
+    Benchmark(
+        "serve", "runtime", "lineside serve over REST and gRPC", (_RUNTIME,), ("inputs/networks", "runtime/bare_server")
+    ),
     Benchmark(
         "transfer",
+        "link",
         "goodput over loopback, over a bad line, and to 200 devices",
         (_LINK, _HUB),
-        ("far_device", "bare_mqtt", "multicast_fleet", "wire"),
+        ("link/far_device", "link/bare_mqtt", "link/multicast_fleet", "link/wire"),
     ),
     Benchmark(
         "deltas",
+        "link",
         "bytes of a patch between two versions of one network",
         (
             f"{_LINK}/transfer/deltas.py",
@@ -131,66 +153,118 @@ _ALL = (
             _PARENT,
         ),
     ),
-    Benchmark("results_in", "results a second into SQLite and PostgreSQL", (_HUB, f"{_LINK}/messages.py")),
-    Benchmark("fleet", "a rollout to 1,000 simulated devices", (_HUB, _LINK)),
+    Benchmark("results_in", "hub", "results a second into SQLite and PostgreSQL", (_HUB, f"{_LINK}/messages.py")),
+    Benchmark("fleet", "hub", "a rollout to 1,000 simulated devices", (_HUB, _LINK)),
     Benchmark(
         "pipeline",
+        "agent",
         "frames a second of the agent against the roofline",
         (_AGENT, _RUNTIME, *_VISION, _DETECTOR),
-        ("agents", "bare_stages", "records_counted"),
+        ("agent/agents", "agent/bare_stages", "agent/records_counted"),
     ),
-    Benchmark("agent_start", "start of the agent to its first verdict", (_AGENT, _RUNTIME, _DETECTOR), ("agents",)),
-    Benchmark("agent_memory", "memory of a running agent", (_AGENT, _RUNTIME, _LINK, _DETECTOR), ("agents",)),
-    Benchmark("line_io", "trigger to reject over Modbus TCP", (_AGENT, _RUNTIME, *_VISION, _DETECTOR), ("agents",)),
-    Benchmark("hot_swap", "bundles swapped while parts come", (_AGENT, _RUNTIME, _DETECTOR), ("agents",)),
-    Benchmark("views", "parts that several cameras see", (_AGENT, _RUNTIME, *_VISION, _DETECTOR)),
-    Benchmark("wear", "bytes written to disk a day", (_AGENT, _DETECTOR)),
-    Benchmark("drift", "cost and delay of drift detection", (f"{_AGENT}/health/drift",)),
+    Benchmark(
+        "agent_start",
+        "agent",
+        "start of the agent to its first verdict",
+        (_AGENT, _RUNTIME, _DETECTOR),
+        ("agent/agents",),
+    ),
+    Benchmark(
+        "agent_memory", "agent", "memory of a running agent", (_AGENT, _RUNTIME, _LINK, _DETECTOR), ("agent/agents",)
+    ),
+    Benchmark(
+        "line_io",
+        "agent",
+        "trigger to reject over Modbus TCP",
+        (_AGENT, _RUNTIME, *_VISION, _DETECTOR),
+        ("agent/agents",),
+    ),
+    Benchmark(
+        "hot_swap", "agent", "bundles swapped while parts come", (_AGENT, _RUNTIME, _DETECTOR), ("agent/agents",)
+    ),
+    Benchmark("wear", "agent", "bytes written to disk a day", (_AGENT, _DETECTOR)),
+    Benchmark("drift", "agent", "cost and delay of drift detection", (f"{_AGENT}/health/drift",)),
     Benchmark(
         "others",
+        "",
         "lineside against ultralytics and openvino-model-api",
         (*_ENGINES, *_VISION, f"{_RUNTIME}/backends"),
-        ("networks",),
+        ("inputs/networks",),
     ),
     Benchmark(
         "optimizer.level1",
+        "converters",
         "level 1 by the command line: speed, accuracy, size, memory",
         (_CONVERTERS, f"{_RUNTIME}/backends"),
-        ("networks", "data"),
+        ("inputs/networks", "inputs/data"),
         long=True,
     ),
-    Benchmark("optimizer.biases", "accuracy that correcting biases brings", (*_COMPRESS,), ("networks", "data"), True),
     Benchmark(
-        "optimizer.text_encoder", "dynamic INT8 of a text encoder", (*_COMPRESS,), ("data", "others/wheels"), True
+        "optimizer.text_encoder",
+        "converters",
+        "dynamic INT8 of a text encoder",
+        (*_COMPRESS,),
+        ("inputs/data", "others/wheels"),
+        True,
     ),
     Benchmark(
-        "optimizer.others", "level 1 beside Olive and NNCF", (_CONVERTERS,), ("networks", "data", "others"), True
+        "optimizer.others",
+        "converters",
+        "level 1 beside Olive and NNCF",
+        (_CONVERTERS,),
+        ("inputs/networks", "inputs/data", "others"),
+        True,
     ),
-    Benchmark("pruning.detector", "level 2 of the shipped detector", (_CONVERTERS,), _PRUNING, long=True),
-    Benchmark("pruning.classifier", "level 2 of a ResNet-18", (_CONVERTERS,), _PRUNING, long=True),
-    Benchmark("pruning.distilling", "a student with and without a teacher", (_CONVERTERS,), _PRUNING, long=True),
-    Benchmark("pruning.searching", "level 3 against level 2 and random search", (_CONVERTERS,), _PRUNING, long=True),
-    Benchmark("training.wire", "bytes and waiting of each gradient scheme", (_TRAINING,), _RANKS, long=True),
-    Benchmark("training.more_workers", "prediction of more workers", (f"{_TRAINING}/distributed",), _RANKS, long=True),
-    Benchmark("training.loop", "the training loop beside a bare torch loop", (_TRAINING,), _RANKS, long=True),
-    Benchmark("training.kills", "training on Ray while workers are killed", (_TRAINING,), _RANKS, long=True),
-    Benchmark("training.accuracy", "accuracy of each gradient scheme", (_TRAINING,), (*_RANKS, "data"), long=True),
-    Benchmark("boards", "images for boards: prepare, write, start", (_BOARDS, f"{_AGENT}/service"), long=True),
+    Benchmark("pruning.detector", "converters", "level 2 of the shipped detector", (_CONVERTERS,), _PRUNING, long=True),
+    Benchmark("pruning.classifier", "converters", "level 2 of a ResNet-18", (_CONVERTERS,), _PRUNING, long=True),
+    Benchmark(
+        "pruning.distilling", "converters", "a student with and without a teacher", (_CONVERTERS,), _PRUNING, long=True
+    ),
+    Benchmark(
+        "pruning.searching",
+        "converters",
+        "level 3 against level 2 and random search",
+        (_CONVERTERS,),
+        _PRUNING,
+        long=True,
+    ),
+    Benchmark(
+        "training.wire", "converters", "bytes and waiting of each gradient scheme", (_TRAINING,), _RANKS, long=True
+    ),
+    Benchmark(
+        "training.loop", "converters", "the training loop beside a bare torch loop", (_TRAINING,), _RANKS, long=True
+    ),
+    Benchmark(
+        "training.kills", "converters", "training on Ray while workers are killed", (_TRAINING,), _RANKS, long=True
+    ),
+    Benchmark(
+        "training.accuracy",
+        "converters",
+        "accuracy of each gradient scheme",
+        (_TRAINING,),
+        (*_RANKS, "inputs/data"),
+        long=True,
+    ),
+    Benchmark("boards", "", "images for boards: prepare, write, start", (_BOARDS, f"{_AGENT}/service"), long=True),
     Benchmark(
         "yolo11n",
+        "converters",
         "our detector and YOLO11n, trained alike: speed and accuracy of the same networks",
         (*_COMPRESS, _TRAINING, _DETECTOR),
-        ("networks", "data", "others"),
+        ("inputs/networks", "inputs/data", "others"),
         long=True,
     ),
     Benchmark(
         "gpu",
+        "",
         "every path that an NVIDIA GPU enables: engines, device cache, level 3, NCCL, training",
         (f"{_RUNTIME}/backends", f"{_RUNTIME}/cache", f"{_RUNTIME}/conformance", _CONVERTERS),
-        ("networks", "drawn"),
+        ("inputs/networks", "inputs/drawn"),
         long=True,
     ),
-    Benchmark("soak", "two hours of the agent at full speed", (_AGENT, _RUNTIME, *_VISION, _DETECTOR), long=True),
+    Benchmark(
+        "soak", "agent", "two hours of the agent at full speed", (_AGENT, _RUNTIME, *_VISION, _DETECTOR), long=True
+    ),
 )
 
 BENCHMARKS = {each.name: each for each in _ALL}

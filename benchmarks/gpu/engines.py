@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import networks
-from benchmarks.gpu.forms import Forms, Precision, resnet50, small
+from benchmarks.gpu.forms import Forms, resnet50, small
 from benchmarks.gpu.steps import Case, Figures, LeftOut, StepError
+from benchmarks.inputs import networks
 from benchmarks.smoke import SMOKE
 from benchmarks.timing import spread
 from lineside.cli import main as lineside
@@ -25,6 +25,7 @@ from lineside_runtime.config import Config
 from lineside_runtime.conformance import FOLDER, NETWORKS, ConformanceNetwork
 from lineside_runtime.devices import Device
 from lineside_runtime.errors import LinesideError
+from lineside_runtime.precision import Precision
 from lineside_runtime.session import Session
 from lineside_runtime.tensors import Array
 

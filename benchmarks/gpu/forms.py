@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
-from benchmarks import networks
+from benchmarks.inputs import networks
 from lineside_converters.formats import Order, onnx_half
 from lineside_converters.graph.cleanup import clean_graph
 from lineside_converters.quantization.static import Feed, quantize
 from lineside_runtime.bundle import Bundle, Manifest
-
-Precision = Literal["fp32", "fp16", "int8"]
+from lineside_runtime.precision import Precision
 
 CALIBRATION_FRAMES = 8
 SMALL_SIDE, SMALL_WIDTH = 64, 0.25

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.drawn import textures
 from benchmarks.gpu.environment import ROOT
 from benchmarks.gpu.steps import Case, Figures, LeftOut, StepError
+from benchmarks.inputs.drawn import textures
 from benchmarks.smoke import SMOKE, scaled
 from lineside.commands import train
 from lineside.commands.shared.train_together import cluster_of

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import networks
+from benchmarks.inputs import networks
 from benchmarks.others.environments import python_of
 from benchmarks.smoke import SMOKE
 from lineside_models.simulator import render

@@ -15,7 +15,7 @@ IMAGENET = {
     "mean_values": [127.0] * 3,
     "scale_values": [128.0] * 3,
 }
-"""What lite0's weights were trained on; see `benchmarks.networks`."""
+"""What lite0's weights were trained on; see `benchmarks.inputs.networks`."""
 
 
 def load(kind: str, model: Path, frame: Path) -> tuple[Call, Boxes]:

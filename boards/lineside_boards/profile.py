@@ -17,9 +17,9 @@ import msgspec
 from lineside_boards.detect import Board
 from lineside_runtime.decoding import decode_toml
 from lineside_runtime.errors import ConfigError, UnknownBoardError
+from lineside_runtime.precision import Precision
 
 Architecture = Literal["aarch64", "x86_64"]
-Precision = Literal["int8", "fp16", "fp32"]
 FirstBoot = Literal["cloud-init", "firstrun", "preseed"]
 
 _SHIPPED = Path(__file__).parent / "profiles"
@@ -37,7 +37,7 @@ class ProfileFacts(_Strict, frozen=True, kw_only=True):
     Attributes:
         unconfirmed: Its keys that no page which was read confirms; ``source`` where the page at that address wasn't
             read itself. Choices of our own, such as an order of engines, need no page. The pages' words stand in
-            ``docs/boards.md``.
+            ``docs/guides/boards.md``.
     """
 
     unconfirmed: tuple[str, ...] = ()

@@ -58,9 +58,9 @@ def _superfluous(maker: FormatMaker, terms: Terms) -> bool:
     if maker.kinds and terms.target.kind not in maker.kinds:
         return True
     if maker.precision == "fp16" and maker.format == "onnx":
-        return terms.recipe.precision == "fp32"
+        return not terms.recipe.quantizes
     reads = registry.may_read(maker.engine, "onnx", terms.target.kind)
-    return terms.recipe.precision == "fp32" and maker.format != "onnx" and reads
+    return not terms.recipe.quantizes and maker.format != "onnx" and reads
 
 
 def _make_one(
@@ -73,7 +73,7 @@ def _make_one(
     absent: list[Refused],
     voice: ProgressReporter,
 ) -> None:
-    precision = maker.precision_of(terms.recipe.precision)
+    precision = maker.precision_of(terms.recipe)
     why = maker.missing()
     if not why:
         try:
@@ -116,7 +116,7 @@ def _step(maker: FormatMaker, terms: Terms, plan: QuantizationPlan, int8: Path |
 
 
 def _variant(maker: FormatMaker, terms: Terms, file: Path) -> Variant:
-    precision = maker.precision_of(terms.recipe.precision)
+    precision = maker.precision_of(terms.recipe)
     name = f"{maker.name}-{precision}"
     wanted: tuple[DeviceKind, ...] = ("cpu",) if terms.target.kind == "cpu" else (terms.target.kind, "cpu")
     kinds = tuple(kind for kind in wanted if registry.may_read(maker.engine, maker.format, kind))

@@ -6,11 +6,11 @@ import dataclasses
 from typing import Literal
 
 from lineside_runtime.errors import ConvertError
+from lineside_runtime.precision import FLOAT_PRECISIONS, Precision
 
 CalibrationMethod = Literal["minmax", "entropy", "percentile"]
 Activation = Literal["u8s8", "u8s7", "s8s8"]
 """Signedness and bits of activations and weights; ``u8s7`` is for x86 without VNNI (`lineside_runtime.system.vnni`)."""
-Precision = Literal["fp32", "int8"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +46,11 @@ class LevelOptions:
     max_slowdown: float
     slims: bool = False
     searches: bool = False
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether the level calibrates and quantizes."""
+        return self.precision not in FLOAT_PRECISIONS
 
     def least(self, *, judged: bool, read: bool) -> float:
         """Returns the least correlation that passes.

@@ -270,7 +270,7 @@ class Optimizer:
             self._voice.say(rule)
         return msgspec.structs.replace(
             source.manifest,
-            name=self._name or (name if self._recipe.precision == "fp32" else name.removesuffix("-float")),
+            name=self._name or (name.removesuffix("-float") if self._recipe.quantizes else name),
             version=self._version or next_version(source.manifest.version),
             created_at=now(),
             postprocess=reading,
@@ -312,7 +312,7 @@ class Optimizer:
         return slim(terms, self._data, self._effort, work, self._voice)
 
     def _quantise(self, terms: Terms, work: Work) -> tuple[QuantizationChoice, Path | None]:
-        if self._recipe.precision == "fp32":
+        if not self._recipe.quantizes:
             return QuantizationChoice(plan=QuantizationPlan(method="minmax", why="level 0")), None
         self._voice.say(f"calibrate on {terms.material.calibration_source}")
         return QuantizationSearch(terms, work, self._voice).choose()
@@ -376,7 +376,7 @@ def _shipped(terms: Terms, proof: Proof) -> list[Made]:
     """Returns what the bundle holds; where speed is unproven the float model too, so that the device can choose."""
     forms = [one.made for one in proof.proved]
     measured = all(gate.status == "passed" for one in proof.proved for gate in one.gates)
-    if measured or terms.recipe.precision == "fp32":
+    if measured or not terms.recipe.quantizes:
         return forms
     return [*forms, float_form(terms)]
 

@@ -13,7 +13,7 @@ from lineside_runtime.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from lineside_agent.cameras.probe import FoundCamera
+    from lineside_agent.cameras.base import FoundCamera
     from lineside_agent.config import CameraConfig
 
 
@@ -63,9 +63,9 @@ def _add_camera(parser: argparse.ArgumentParser) -> None:
 
 def run_ls(options: argparse.Namespace) -> int:
     """Lists what is found."""
-    from lineside_agent.cameras.probe import find
+    from lineside_agent.cameras import find_cameras
 
-    found = find()
+    found = find_cameras()
     if options.json:
         print_json({"cameras": [one._asdict() for one in found if not one.problem], "absent": _absent(found)})
         return 0

@@ -10,7 +10,7 @@ from typing import cast
 
 from lineside_agent.cameras import Shot, open_camera
 from lineside_agent.cameras.probe import read_camera
-from lineside_agent.config import CameraConfig, VideoCamera
+from lineside_agent.config import CameraConfig, VideoCameraConfig
 from lineside_models.datasets.parts import has_good, load_parts
 from lineside_models.frame import Frame
 from lineside_models.vision.images import SUFFIXES, image_files, read_image
@@ -85,7 +85,7 @@ def _shots(config: CameraConfig) -> Iterator[Frame]:
 
 def _of_video(path: Path, count: int) -> Iterator[Frame]:
     """Goes through the video twice: how many frames it has is known only at its end."""
-    config = VideoCamera(path=path)
+    config = VideoCameraConfig(path=path)
     total = sum(1 for _ in _shots(config))
     if not total:
         raise CameraError(f"{path} gives no frames", action="Give a video that OpenCV reads.")

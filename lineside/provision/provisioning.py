@@ -41,7 +41,7 @@ from lineside_boards.provision.steps import carry_out
 from lineside_runtime.errors import BoardLinkError, LinesideError, ProvisionError
 
 CARRIED_BYTES = 105_000_000
-"""A payload with its bundle (docs/boards.md), for saying how long a serial line would take."""
+"""A payload with its bundle (docs/guides/boards.md), for saying how long a serial line would take."""
 
 REACH_TRIES, REACH_EVERY_S = 4, 5.0
 LOOK_AT_HUB_S = 1.0

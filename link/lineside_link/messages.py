@@ -163,7 +163,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     """An error as it travels: `lineside_runtime.errors.LinesideError.as_dict`, read back.
 
     Attributes:
-        code: Stable number of the error, as in ``docs/errors.md``.
+        code: Stable number of the error, as in ``docs/reference/errors.md``.
         error: Name of its class.
         message: What happened.
         expected: What would have been right, where that can be said.

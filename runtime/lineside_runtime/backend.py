@@ -17,6 +17,7 @@ import msgspec
 
 from lineside_runtime.devices import Device
 from lineside_runtime.errors import InputNotFoundError, LinesideError, NoDeviceError, PartialFallbackError
+from lineside_runtime.precision import Precision
 from lineside_runtime.tensors import Array, TensorSpec
 
 Stage = Literal["probe", "load", "run"]
@@ -39,7 +40,7 @@ class LoadOptions(msgspec.Struct, frozen=True):
     """
 
     threads: int | None = None
-    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    precision: Precision = "fp32"
     cores: tuple[int, ...] | None = None
     operator_libraries: tuple[Path, ...] = ()
     profile: bool = False

@@ -34,6 +34,7 @@ from lineside_runtime.errors import (
     InputNotFoundError,
 )
 from lineside_runtime.files import write_atomic
+from lineside_runtime.precision import Precision
 from lineside_runtime.tensors import DYNAMIC, TensorSpec
 
 SCHEMA = 1
@@ -175,6 +176,10 @@ class Stage(_Strict, frozen=True, kw_only=True):
     sample: dict[str, tuple[int, ...]]
 
 
+Format = Literal["onnx", "openvino", "tflite", "ncnn", "torch", "tensorrt", "hailo", "rknn"]
+"""Of a model's file; an engine reads one or several."""
+
+
 class Variant(_Strict, frozen=True, kw_only=True):
     """One compiled form of the model.
 
@@ -183,7 +188,7 @@ class Variant(_Strict, frozen=True, kw_only=True):
         format: Which engines can read it.
         file: Path of the model inside the bundle.
         level: Optimisation level, 0 to 3.
-        precision: ``fp32``, ``fp16`` or ``int8``.
+        precision: Arithmetic that it computes in.
         device_kinds: Kinds of device that it is for.
         requires: Engine name to version range, such as ``{"onnxruntime": ">=1.20"}``.
         memory_bytes: What it needs on the device beside the engine itself; 0 if not measured.
@@ -191,10 +196,10 @@ class Variant(_Strict, frozen=True, kw_only=True):
     """
 
     name: str
-    format: Literal["onnx", "openvino", "tflite", "ncnn", "torch", "tensorrt", "hailo", "rknn"]
+    format: Format
     file: str
     level: int
-    precision: Literal["fp32", "fp16", "int8"]
+    precision: Precision
     device_kinds: tuple[Literal["npu", "gpu", "cpu"], ...] = ("cpu",)
     requires: dict[str, str] = {}
     memory_bytes: int = 0

@@ -44,7 +44,7 @@ class Config(msgspec.Struct, frozen=True):
             faster; ``None`` for the manifest's order.
         engines: Names of the engines that may be used, in the order of preference; ``None`` for all installed ones.
         isolate: Engines that run in a process of their own, so that a crash takes only that with it: ``"ort"``, or
-            ``"litert=/opt/tflite/bin/python"`` for one that lives in another Python. See ``docs/runtime-isolation.md``.
+            ``"litert=/opt/tflite/bin/python"`` for one that lives in another Python. See ``docs/guides/program.md``.
         isolated_timeout_s: How long a call of an isolated engine may take before its process is ended and the call
             goes to the next device; ``None`` for no limit.
         stage_engines: For a bundle that is cut into stages: what runs each of them, as ``"openvino"`` or
@@ -58,7 +58,7 @@ class Config(msgspec.Struct, frozen=True):
         submit_workers: Calls that `Session.submit` runs at once on one device.
         submit_queue: Calls that may wait for a device; `Session.submit` refuses more with 1003.
         cache: Where results are kept, so that the same frame again is answered at once; ``None`` for no cache. See
-            ``docs/runtime-cache.md``.
+            ``docs/guides/program.md``.
     """
 
     gpu_ratio: float = GPU_RATIO

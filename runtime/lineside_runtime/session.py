@@ -116,7 +116,7 @@ class Session:
         """Gives one batch to a worker thread, and to the next device if one fails or doesn't answer in time.
 
         It returns at once, whatever waits. The inputs must not be changed until the future is done; a callback of the
-        future runs in a thread of ours and must be short. ``docs/runtime-submit.md`` says how the time is divided.
+        future runs in a thread of ours and must be short. ``docs/guides/program.md`` says how the time is divided.
 
         Args:
             inputs: As in `predict`.

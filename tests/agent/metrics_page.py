@@ -1,4 +1,4 @@
-"""Writes the table of ``docs/metrics.md``: ``python -m tests.agent.metrics_page``; a test compares them."""
+"""Writes the table of ``docs/reference/metrics.md``: ``python -m tests.agent.metrics_page``; a test compares them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lineside_agent.health.metrics import COUNTERS, HELP, RECENT, RECENT_HELP
 
-PAGE = Path(__file__).parents[2] / "docs/metrics.md"
+PAGE = Path(__file__).parents[2] / "docs/reference/metrics.md"
 BEGIN, END = "<!-- metrics -->\n", "<!-- end metrics -->\n"
 LABELLED = ("results", "defects", "result_latency_seconds")
 """They have a table of their own."""

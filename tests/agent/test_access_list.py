@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lineside_agent.config import AgentConfig, InspectConfig, SimulatorCamera
+from lineside_agent.config import AgentConfig, InspectConfig, SimulatorCameraConfig
 from lineside_agent.hub_client import client as module
 from lineside_agent.hub_client.client import HubClient
 from lineside_agent.storage.records import RecordStore
@@ -43,7 +43,7 @@ def home(
         device="cam-1",
         group="line",
         folder=folder,
-        camera=SimulatorCamera(),
+        camera=SimulatorCameraConfig(),
         inspect=InspectConfig(),
         root=folder / "root.json",
         link=secure_mosquitto.config_with(credentials),

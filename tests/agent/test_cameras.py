@@ -3,7 +3,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
+from typing import cast, get_args
 
 import cv2
 import numpy as np
@@ -13,11 +13,13 @@ from lineside_agent import config as settings
 from lineside_agent.cameras import Camera, LostFrame, Shot, open_camera
 from lineside_agent.cameras.folder import FolderCamera
 from lineside_agent.cameras.opencv import V4l2Camera, VideoCamera
+from lineside_agent.cameras.registry import KINDS
 from lineside_agent.cameras.simulator import SimulatorCamera
+from lineside_agent.config.cameras import BaseCameraConfig
 from lineside_models import simulator
 from lineside_models.frame import Frame
 from lineside_models.simulator import Kind, SimulatedFrame, render
-from lineside_runtime.errors import CameraError
+from lineside_runtime.errors import CameraError, ConfigError
 from tests.worlds.bundles import bright, dark
 
 
@@ -123,7 +125,7 @@ def test_what_is_no_video_is_refused(tmp_path: Path) -> None:
 
 def test_camera_that_is_not_there_says_so() -> None:
     with pytest.raises(CameraError):
-        list(V4l2Camera(settings.V4l2Camera(index=63)).frames())
+        list(V4l2Camera(settings.V4l2CameraConfig(index=63)).frames())
 
 
 def test_simulator_gives_the_same_parts_again_and_names_what_draws_them() -> None:
@@ -195,10 +197,10 @@ def test_foreign_errors_become_camera_errors() -> None:
 @pytest.mark.parametrize(
     ("config", "kind", "source"),
     [
-        (settings.FolderCamera(path=Path("/f")), FolderCamera, "folder:/f"),
-        (settings.VideoCamera(path=Path("/v.mp4"), name="shift-2"), VideoCamera, "shift-2"),
-        (settings.V4l2Camera(index=1), V4l2Camera, "v4l2:1"),
-        (settings.SimulatorCamera(seed=3), SimulatorCamera, "simulator:3"),
+        (settings.FolderCameraConfig(path=Path("/f")), FolderCamera, "folder:/f"),
+        (settings.VideoCameraConfig(path=Path("/v.mp4"), name="shift-2"), VideoCamera, "shift-2"),
+        (settings.V4l2CameraConfig(index=1), V4l2Camera, "v4l2:1"),
+        (settings.SimulatorCameraConfig(seed=3), SimulatorCamera, "simulator:3"),
     ],
 )
 def test_configuration_chooses_the_camera(config: settings.CameraConfig, kind: type, source: str) -> None:
@@ -206,3 +208,16 @@ def test_configuration_chooses_the_camera(config: settings.CameraConfig, kind: t
     assert type(camera) is kind
     assert camera.source == source
     assert camera.finite is (kind is not V4l2Camera)
+
+
+def test_every_table_of_a_camera_has_one_entry_in_the_registry() -> None:
+    assert {kind.config for kind in KINDS} == set(get_args(settings.CameraConfig))
+    assert len(KINDS) == len({kind.config.type_name() for kind in KINDS})
+
+
+def test_unknown_kind_of_camera_is_an_error() -> None:
+    class OtherCameraConfig(BaseCameraConfig, frozen=True, kw_only=True, tag="other", tag_field="type"):
+        pass
+
+    with pytest.raises(ConfigError, match="no camera for OtherCameraConfig"):
+        open_camera(cast("settings.CameraConfig", OtherCameraConfig()))

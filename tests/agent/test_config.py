@@ -6,11 +6,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from lineside_agent.config import AgentConfig, FolderCamera, SerialOutput, parse_config, read_config
+from lineside_agent.config import AgentConfig, FolderCameraConfig, SerialLineConfig, parse_config, read_config
 from lineside_models import zoo
 from lineside_runtime.errors import ConfigError, InputNotFoundError
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[2] / "docs" / "reference"
 
 WHOLE = """
 device = "cam-07"
@@ -57,8 +57,8 @@ def test_whole_file_is_read_and_paths_start_at_it(tmp_path: Path) -> None:
     assert config.bundle == tmp_path / "surface-12"
     assert config.link is not None
     assert config.link.ca == str(tmp_path / "ca.pem")
-    assert config.camera == FolderCamera(path=tmp_path / "frames", rate_hz=10.0, frames=60)
-    assert config.line_io == (SerialOutput(port="/dev/ttyUSB0"),)
+    assert config.camera == FolderCameraConfig(path=tmp_path / "frames", rate_hz=10.0, frames=60)
+    assert config.line_io == (SerialLineConfig(port="/dev/ttyUSB0"),)
     assert (config.inspect.confidence_threshold, config.inspect.threads) == (0.9, 2)
 
 
@@ -176,4 +176,4 @@ def test_schema_can_be_printed() -> None:
         "v4l2",
         "video",
     }
-    assert schema["$defs"]["FolderCamera"]["additionalProperties"] is False
+    assert schema["$defs"]["FolderCameraConfig"]["additionalProperties"] is False

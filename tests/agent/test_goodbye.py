@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lineside_agent.config import AgentConfig, InspectConfig, SimulatorCamera
+from lineside_agent.config import AgentConfig, InspectConfig, SimulatorCameraConfig
 from lineside_agent.hub_client.client import HubClient
 from lineside_agent.storage.records import RecordStore
 from lineside_link.client.client import LinkClient
@@ -31,7 +31,7 @@ def home(embedded_broker: Broker, tmp_path: Path) -> Iterator[HubClient]:
     config = AgentConfig(
         device="cam-1",
         folder=tmp_path,
-        camera=SimulatorCamera(),
+        camera=SimulatorCameraConfig(),
         inspect=InspectConfig(),
         root=tmp_path / "root.json",
         link=embedded_broker.config("cam-1"),

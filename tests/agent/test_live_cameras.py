@@ -33,15 +33,15 @@ TIMEOUT_S = 3.0
 """Less would do; a busy machine mustn't look like a camera that is lost."""
 
 
-def rtsp(server: RtspServer, **more: Any) -> settings.RtspCamera:
-    return settings.RtspCamera(url=server.url, timeout_s=TIMEOUT_S, **more)
+def rtsp(server: RtspServer, **more: Any) -> settings.RtspCameraConfig:
+    return settings.RtspCameraConfig(url=server.url, timeout_s=TIMEOUT_S, **more)
 
 
-def gige(**more: Any) -> settings.AravisCamera:
+def gige(**more: Any) -> settings.AravisCameraConfig:
     # What a camera was once told it keeps, so that each test tells it everything.
     told: dict[str, Any] = {"pixel_format": "Mono8", "width": 320, "height": 240, "exposure_us": 10000.0}
     told |= {"address": "127.0.0.1", "gain_db": 0.0, "timeout_s": TIMEOUT_S, "rate_hz": 20.0}
-    return settings.AravisCamera(**(told | more))
+    return settings.AravisCameraConfig(**(told | more))
 
 
 def take(camera: Camera, count: int, start_at: int = 0) -> list[Shot]:
@@ -138,7 +138,7 @@ def test_rtsp_camera_that_is_lost_is_said_once_and_comes_back(rtsp_server: RtspS
 
 def test_rtsp_server_that_is_not_there_is_an_error_without_the_password() -> None:
     with pytest.raises(CameraError) as caught:
-        take(open_camera(settings.RtspCamera(url="rtsp://somebody:secret@127.0.0.1:9/x")), 1)
+        take(open_camera(settings.RtspCameraConfig(url="rtsp://somebody:secret@127.0.0.1:9/x")), 1)
     assert "secret" not in str(caught.value)
     assert "rtsp:127.0.0.1:9/x" in str(caught.value)
 
@@ -286,13 +286,13 @@ def test_camera_that_repeats_one_picture_is_frozen() -> None:
 
 def test_kind_of_another_package_is_found_by_its_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
     point = importlib.metadata.EntryPoint("still", f"{__name__}:make_still", "lineside.cameras")
-    monkeypatch.setattr("lineside_agent.cameras.plugins", lambda: {"still": point})
-    camera = open_camera(settings.PluginCamera(kind="still", options={"noise": True}))
+    monkeypatch.setattr("lineside_agent.cameras.registry.plugins", lambda: {"still": point})
+    camera = open_camera(settings.PluginCameraConfig(kind="still", options={"noise": True}))
     assert isinstance(camera, LiveCamera)
     with pytest.raises(ConfigError, match="colour"):
-        open_camera(settings.PluginCamera(kind="still", options={"colour": True}))
+        open_camera(settings.PluginCameraConfig(kind="still", options={"colour": True}))
     with pytest.raises(ConfigError, match="no package has 'other'"):
-        open_camera(settings.PluginCamera(kind="other"))
+        open_camera(settings.PluginCameraConfig(kind="other"))
 
 
 def make_still(name: str, options: dict[str, bool]) -> Camera:
@@ -301,4 +301,4 @@ def make_still(name: str, options: dict[str, bool]) -> Camera:
 
 def test_library_that_is_not_installed_is_said_with_its_package() -> None:
     with pytest.raises(CameraError):
-        take(open_camera(settings.Picamera2Camera()), 1)
+        take(open_camera(settings.Picamera2CameraConfig()), 1)

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.accuracy import identity_of
 from benchmarks.figures.__main__ import main
 from benchmarks.figures.blocks import blocks
+from benchmarks.models.accuracy import identity_of
 from benchmarks.provenance import collect, sources_sha256
 from benchmarks.registry import RESULTS
 from lineside_models import zoo

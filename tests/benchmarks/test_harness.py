@@ -62,7 +62,7 @@ def written() -> Iterator[list[Benchmark]]:
     for name, text in (("zz_working", WORKING), ("zz_broken", BROKEN)):
         path = ROOT / "benchmarks" / f"{name}.py"
         path.write_text(text)
-        found.append(Benchmark(name, "nothing", ()))
+        found.append(Benchmark(name, "", "nothing", ()))
     yield found
     for each in found:
         (ROOT / "benchmarks" / f"{each.name}.py").unlink()

@@ -6,9 +6,9 @@ import pytest
 
 pytest.importorskip("torch_pruning", reason="the train extra is not installed")
 
-from benchmarks.pruning import unpruned
-from benchmarks.pruning.searching import compared, name_of
-from benchmarks.pruning.speeds import PRUNED
+from benchmarks.converters.pruning import unpruned
+from benchmarks.converters.pruning.searching import compared, name_of
+from benchmarks.converters.pruning.speeds import PRUNED
 
 
 def test_seeds_are_told_one_by_one_with_mean_and_spread() -> None:

@@ -1,4 +1,4 @@
-"""Add a run of CI to the table in ``docs/testing.md``.
+"""Add a run of CI to the table in ``docs/figures/ci.md``.
 
 ``python -m tests.ci.record --into FILE --step demo=95 --step check=60 --step test-ci=900 --status 0 --load 2 1 1``
 

@@ -121,7 +121,7 @@ def test_camera_that_breaks_the_rules_fails_each_check_that_it_breaks(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     point = importlib.metadata.EntryPoint("bad", f"{__name__}:make_bad", "lineside.cameras")
-    monkeypatch.setattr("lineside_agent.cameras.plugins", lambda: {"bad": point})
+    monkeypatch.setattr("lineside_agent.cameras.registry.plugins", lambda: {"bad": point})
     answer = ask(capsys, "conformance", "plugin", "kind=bad", code=1)
     assert not answer["passed"]
     assert list(results(answer).values()) == ["fail", "fail", "fail", "fail", "pass", "skip", "skip"]

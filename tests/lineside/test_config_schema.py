@@ -37,6 +37,6 @@ def test_keys_of_a_base_class_and_the_key_that_chooses_a_kind_are_described(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     keys = keys_of("agent", capsys)
-    assert keys["ModbusTcpServer.type"]["description"].startswith("`modbus-tcp-server`: The PLC polls")
-    assert keys["ModbusRtuServer.parity"]["description"] == "Parity: none (`N`), even (`E`) or odd (`O`)."
+    assert keys["ModbusTcpServerConfig.type"]["description"].startswith("`modbus-tcp-server`: The PLC polls")
+    assert keys["ModbusRtuServerConfig.parity"]["description"] == "Parity: none (`N`), even (`E`) or odd (`O`)."
     assert "score" in keys["InspectConfig.confidence_threshold"]["description"]

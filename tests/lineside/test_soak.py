@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks.soak import SAMPLER, chart, verdict
+from benchmarks.agent.soak import SAMPLER, chart, verdict
 
 SAMPLES, EVERY_S = 60, 0.02
 

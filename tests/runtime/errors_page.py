@@ -1,4 +1,4 @@
-"""Writes ``docs/errors.md`` from the tree of errors: ``python -m tests.runtime.errors_page``; a test compares them."""
+"""Write ``docs/reference/errors.md`` from the error classes: ``python -m tests.runtime.errors_page``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from lineside_runtime import errors
 from lineside_runtime.errors import LinesideError
 
-PAGE = Path(__file__).parents[2] / "docs/errors.md"
+PAGE = Path(__file__).parents[2] / "docs/reference/errors.md"
 
 TITLES = {
     1: "the processor or its engine",

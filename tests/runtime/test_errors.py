@@ -73,7 +73,7 @@ def test_every_error_says_what_it_means_and_what_to_do_next(kind: type[LinesideE
 
 def test_the_page_of_errors_is_the_tree() -> None:
     assert errors_page.PAGE.read_text(encoding="utf-8") == errors_page.render(), (
-        "docs/errors.md is old: python -m tests.runtime.errors_page"
+        "docs/reference/errors.md is old: python -m tests.runtime.errors_page"
     )
     assert {kind.code // 1000 for kind in CLASSES if kind.code} == set(errors_page.TITLES)
 

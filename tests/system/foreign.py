@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from benchmarks.data import shared
+from benchmarks.inputs.data import shared
 from benchmarks.others.wheels import unpacked
 from lineside_models.simulator import render
 

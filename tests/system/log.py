@@ -1,4 +1,4 @@
-"""The log of the system tests: ``docs/system/log.json``, rendered in ``docs/test-system.md``."""
+"""The log of the system tests: ``tests/system/log.json``, rendered in ``docs/figures/system-tests.md``."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from xml.etree import ElementTree
 import msgspec
 
 ROOT = Path(__file__).parents[2]
-LOG = ROOT / "docs/system/log.json"
-PAGE = ROOT / "docs/test-system.md"
+LOG = ROOT / "tests/system/log.json"
+PAGE = ROOT / "docs/figures/system-tests.md"
 BEGIN, END = "<!-- system tests -->", "<!-- end system tests -->"
 TAIL_LINES, LINE_CHARACTERS = 80, 300
 
@@ -124,7 +124,7 @@ def render(entries: dict[str, Entry], files: list[str]) -> str:
     skipped = sum(name in entries and bool(entries[name].skipped) for name in files)
     lines = [
         f"{len(files)} files: {green} without a failure, {skipped} of these with skipped tests. Written by "
-        "`make test-system` from [log.json](system/log.json).",
+        "`make test-system` from [log.json](../../tests/system/log.json).",
         "",
         "| file | passed | failed | skipped | seconds | date | commit | machine, load before it |",
         "| --- | ---: | --- | --- | ---: | --- | --- | --- |",

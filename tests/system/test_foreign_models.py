@@ -1,7 +1,7 @@
 """Other people's models through level 1: each ships within its gates or is refused for a reason that is right.
 
 What ships is checked again here, with engines called by hand and on inputs that the optimizer never saw: that no error
-is hidden in how the optimizer measures. ``docs/foreign-models.md`` is written by a run of all of them.
+is hidden in how the optimizer measures. ``docs/figures/foreign-models.md`` is written by a run of all of them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from lineside_runtime.errors import AccuracyGateError, GraphError, LinesideError
 from tests.peers.programs import left_out
 from tests.system.foreign import FOREIGN, Feed, Foreign
 
-DOCS = Path(__file__).parents[2] / "docs/foreign-models.md"
+DOCS = Path(__file__).parents[2] / "docs/figures/foreign-models.md"
 CALIBRATION, FRESH = 24, 16
 
 MIN_CORRELATION = 0.85

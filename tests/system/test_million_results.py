@@ -1,7 +1,7 @@
 """A million results from a hundred devices, while hub, broker and devices are killed fifty times: each row once.
 
 The rows are counted from outside, by sqlite3 in this process. ``LINESIDE_RESULTS`` and ``LINESIDE_KILLS`` make it
-smaller. The log of a whole run is in docs/hub-results.md.
+smaller. The log of a whole run is in docs/figures/link.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The way to an ncnn file that docs/runtime-engines.md shows: pnnx in an environment of its own, on a shipped model."""
+"""Convert a shipped model to ncnn with pnnx in an environment of its own, as docs/reference/engines.md shows."""
 
 from __future__ import annotations
 

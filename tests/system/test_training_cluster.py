@@ -21,7 +21,7 @@ import pytest
 
 pytest.importorskip("ray", reason="the ray extra is not installed")
 
-from benchmarks.training.kills import write_pictures
+from benchmarks.converters.training.kills import write_pictures
 from tests.peers.sftp import Served
 from tests.peers.waiting import wait_for
 from tests.system.ray_cluster import Cluster, cluster

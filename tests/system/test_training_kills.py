@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("ray", reason="the ray extra is not installed")
 
-from benchmarks.training.kills import KILLS, run
+from benchmarks.converters.training.kills import KILLS, run
 
 
 @pytest.mark.filterwarnings("default")  # Ray's own

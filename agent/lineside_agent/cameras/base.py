@@ -200,6 +200,22 @@ class LiveCamera(Camera):
         """Opens the camera and yields what it sees; raises as `Camera._frames` if nothing comes for its time-out."""
 
 
+class FoundCamera(NamedTuple):
+    """A camera, or why a kind of them can't be looked for.
+
+    Attributes:
+        type: As in the configuration.
+        settings: What the configuration must say to mean it, as TOML.
+        name: What it calls itself.
+        problem: Why nothing can be found; empty if something was.
+    """
+
+    type: str
+    settings: str
+    name: str = ""
+    problem: str = ""
+
+
 class _Same:
     """Notices that a picture doesn't change. A sensor's noise changes every one; a frozen firmware repeats the last."""
 

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from lineside_agent.cameras.base import Grab, LiveCamera
+from lineside_agent.cameras.base import FoundCamera, Grab, LiveCamera
 from lineside_agent.cameras.children import wire
 from lineside_models.frame import UInt8Array
 from lineside_runtime.errors import CameraError
@@ -201,6 +201,23 @@ def command_of(program: Program) -> list[str]:
     if not own and not shutil.which(python):
         raise CameraError(f"{program.module} is not installed", action=f"apt install {program.package}")
     return [python, "-E", "-s", str(_FOLDER / program.script)]
+
+
+def find_by(program: Program, kind: str, settings: Callable[[dict[str, str]], str]) -> list[FoundCamera]:
+    """Lists the cameras that a program finds, or says why there are none.
+
+    Args:
+        program: Lists its cameras as JSON objects with a name.
+        kind: The ``type`` in the configuration.
+        settings: Returns the TOML that selects one of them.
+    """
+    try:
+        found = find(program)
+    except CameraError as error:
+        return [FoundCamera(kind, "", problem=f"{error.message}. {error.action}")]
+    if not found:
+        return [FoundCamera(kind, "", problem="none answers")]
+    return [FoundCamera(kind, settings(one), " ".join(filter(None, (one["name"], one.get("serial"))))) for one in found]
 
 
 def find(program: Program) -> list[dict[str, str]]:

@@ -237,4 +237,4 @@ def facts(config: CameraConfig) -> dict[str, str]:
     system = os.uname()
     model = Path("/proc/device-tree/model")
     board = model.read_text(errors="replace").rstrip("\0") if model.exists() else system.nodename
-    return {"type": type(config).__struct_config__.tag or "", "kernel": system.release, "board": board}  # type: ignore[dict-item]
+    return {"type": config.type_name(), "kernel": system.release, "board": board}

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import itertools
+import json
+import logging
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from lineside_agent.cameras.base import Camera, EncodedFrame, Given, LostFrame, Shot, opened
-from lineside_agent.cameras.numbering import Numbers
 from lineside_runtime.errors import CameraError
+
+log = logging.getLogger("lineside.camera")
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 
@@ -33,7 +39,7 @@ class FolderCamera(Camera):
         super().__init__(name or f"folder:{path}", finite=True)
         self._path = path
         self._loop = loop
-        self._numbers = None if state is None else Numbers(state, self.source)
+        self._numbers = None if state is None else FileNumbers(state, self.source)
 
     def given(self, start_at: int = 0) -> Iterator[Given]:
         """As `frames`, not decoded."""
@@ -66,3 +72,62 @@ class FolderCamera(Camera):
         except OSError as error:
             return LostFrame(self.source, sequence, name, captured_at_ns, f"{name}: {error}")
         return EncodedFrame(data, self.source, sequence, name, captured_at_ns)
+
+
+class FileNumbers:
+    """Numbers of the files of one folder, on disk before any is used.
+
+    The file has one name a line, as JSON, in the order of the numbers; lines are only appended. A line that a power cut
+    has torn was never used, and is cut off. On a full disk the new files get numbers that are not on disk: that is
+    logged, and the next start gives them the same numbers if no file was added meanwhile.
+
+    Args:
+        state: The agent's state folder.
+        source: As in the records.
+    """
+
+    def __init__(self, state: Path, source: str) -> None:
+        digest = hashlib.sha256(source.encode()).hexdigest()[:16]
+        self._path = state / "numbers" / f"{digest}.jsonl"
+
+    def extended(self, names: Sequence[str]) -> list[str]:
+        """Returns all names in the order of their numbers; those that are new have the next ones.
+
+        Args:
+            names: That are there now, sorted.
+
+        Raises:
+            OSError: It can't be read or written, other than for want of room.
+        """
+        known = self._read()
+        have = set(known)
+        new = [name for name in names if name not in have]
+        if new:
+            self._append(new)
+        return [*known, *new]
+
+    def _read(self) -> list[str]:
+        try:
+            data = self._path.read_bytes()
+        except FileNotFoundError:
+            return []
+        whole, cut, _ = data.rpartition(b"\n")
+        if len(whole) + len(cut) < len(data):
+            os.truncate(self._path, len(whole) + len(cut))
+        try:
+            return [str(json.loads(line)) for line in whole.splitlines()]
+        except ValueError as error:
+            raise OSError(f"{self._path} is damaged: {error}; delete it to number the folder anew") from error
+
+    def _append(self, names: Sequence[str]) -> None:
+        data = "".join(f"{json.dumps(name)}\n" for name in names).encode()
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("ab") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            log.error("which file has which number can't be written down: %s", error)

@@ -13,8 +13,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from lineside_agent.cameras.base import Camera, Grab, LiveCamera, Shot
-from lineside_agent.config import V4l2Camera as V4l2Config
+from lineside_agent.cameras.base import Camera, FoundCamera, Grab, LiveCamera, Shot
+from lineside_agent.config.cameras import V4l2CameraConfig
+from lineside_boards import state as board_state
 from lineside_models.frame import Frame
 from lineside_runtime.errors import CameraError
 
@@ -64,7 +65,7 @@ class V4l2Camera(LiveCamera):
         config: Its table.
     """
 
-    def __init__(self, config: V4l2Config) -> None:
+    def __init__(self, config: V4l2CameraConfig) -> None:
         super().__init__(
             config.name or f"v4l2:{config.index}", rate_hz=config.rate_hz, same_image_max_s=config.same_image_max_s
         )
@@ -87,7 +88,15 @@ class V4l2Camera(LiveCamera):
                         yield Grab(np.asarray(image, np.uint8), captured_at_ns)
 
 
-def _settings(config: V4l2Config) -> Iterator[tuple[int, float]]:
+def find_v4l2() -> list[FoundCamera]:
+    """Lists the kernel's cameras."""
+    found = [one for one in board_state.cameras() if "video" in one.device]
+    if not found:
+        return [FoundCamera("v4l2", "", problem="the kernel has no /dev/video*")]
+    return [FoundCamera("v4l2", f"index = {one.device.removeprefix('/dev/video')}", one.name) for one in found]
+
+
+def _settings(config: V4l2CameraConfig) -> Iterator[tuple[int, float]]:
     if config.width and config.height:
         yield cv2.CAP_PROP_FRAME_HEIGHT, config.height
         yield cv2.CAP_PROP_FRAME_WIDTH, config.width

@@ -1,4 +1,4 @@
-"""List cameras, and try one, without an agent."""
+"""Try a camera without an agent."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import msgspec
 import numpy as np
@@ -17,59 +17,6 @@ from lineside_agent.config import CameraConfig, parse_camera
 from lineside_models.frame import Frame
 from lineside_runtime.decoding import decode_toml
 from lineside_runtime.errors import CameraError, ConfigError
-
-
-class FoundCamera(NamedTuple):
-    """A camera, or why a kind of them can't be looked for.
-
-    Attributes:
-        type: As in the configuration.
-        settings: What the configuration must say to mean it, as TOML.
-        name: What it calls itself.
-        problem: Why nothing can be found; empty if something was.
-    """
-
-    type: str
-    settings: str
-    name: str = ""
-    problem: str = ""
-
-
-def find() -> list[FoundCamera]:
-    """Lists what is found on this machine and its network; RTSP cameras don't announce themselves."""
-    return [*_v4l2(), *_children("aravis"), *_children("picamera2"), *_plugins()]
-
-
-def _v4l2() -> list[FoundCamera]:
-    from lineside_boards.state import cameras
-
-    found = [one for one in cameras() if "video" in one.device]
-    if not found:
-        return [FoundCamera("v4l2", "", problem="the kernel has no /dev/video*")]
-    return [FoundCamera("v4l2", f"index = {one.device.removeprefix('/dev/video')}", one.name) for one in found]
-
-
-def _children(kind: str) -> list[FoundCamera]:
-    from lineside_agent.cameras import aravis, child, picamera2
-
-    program, key = (aravis.PROGRAM, "address") if kind == "aravis" else (picamera2.PROGRAM, "index")
-    try:
-        found = child.find(program)
-    except CameraError as error:
-        return [FoundCamera(kind, "", problem=f"{error.message}. {error.action}")]
-    if not found:
-        return [FoundCamera(kind, "", problem="none answers")]
-    value = '"{}"' if key == "address" else "{}"
-    return [
-        FoundCamera(kind, f"{key} = {value.format(one[key])}", " ".join(filter(None, (one["name"], one.get("serial")))))
-        for one in found
-    ]
-
-
-def _plugins() -> list[FoundCamera]:
-    from lineside_agent.cameras import plugins
-
-    return [FoundCamera("plugin", f'kind = "{name}"', point.value) for name, point in sorted(plugins().items())]
 
 
 def read_camera(kind: str, pairs: list[str]) -> CameraConfig:

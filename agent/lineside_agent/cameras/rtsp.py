@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from lineside_agent.cameras.base import Grab, LiveCamera
-from lineside_agent.config import RtspCamera as RtspConfig
+from lineside_agent.config.cameras import RtspCameraConfig
 from lineside_runtime.errors import CameraError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class RtspCamera(LiveCamera):
         config: Its table.
     """
 
-    def __init__(self, config: RtspConfig) -> None:
+    def __init__(self, config: RtspCameraConfig) -> None:
         super().__init__(
             config.name or f"rtsp:{_place(config.url)}",
             rate_hz=config.rate_hz,

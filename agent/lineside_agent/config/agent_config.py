@@ -7,7 +7,6 @@ from typing import Annotated
 import msgspec
 
 from lineside_agent.config.cameras import CameraConfig
-from lineside_agent.config.kinds import ConfigTable, FilePath
 from lineside_agent.config.line_io import LineConfig
 from lineside_agent.config.tables import (
     DegradeConfig,
@@ -21,6 +20,7 @@ from lineside_agent.config.tables import (
     TriggerConfig,
     UpdateConfig,
 )
+from lineside_agent.config.value_types import ConfigTable, FilePath
 from lineside_link.config import LinkConfig
 
 DefectNumber = Annotated[int, msgspec.Meta(ge=1, le=254)]

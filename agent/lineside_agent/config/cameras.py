@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 
-from lineside_agent.config.kinds import ConfigTable, Count, FilePath, Natural, Positive
+from lineside_agent.config.value_types import ConfigTable, Count, FilePath, Natural, Positive
 
 
-class _Camera(ConfigTable, frozen=True, kw_only=True):
-    """What every camera has.
+class BaseCameraConfig(ConfigTable, frozen=True, kw_only=True):
+    """Settings of every camera.
 
     Attributes:
         name: Name of the camera in records and results; empty for its own description. The agent goes on after the
@@ -29,8 +30,20 @@ class _Camera(ConfigTable, frozen=True, kw_only=True):
     queue: Count = 8
     inspect: dict[str, Any] = msgspec.field(default_factory=dict)
 
+    is_board_camera: ClassVar[bool] = False
+    """Whether the kernel or the board must show the camera, so that a board without one is at fault."""
 
-class FolderCamera(_Camera, frozen=True, kw_only=True, tag="folder", tag_field="type"):
+    @classmethod
+    def type_name(cls) -> str:
+        """Returns the ``type`` that names this kind in ``agent.toml``."""
+        return str(cls.__struct_config__.tag)
+
+    def missing_path(self) -> Path | None:
+        """Returns the file or folder that the camera reads, if it is not there."""
+        return None
+
+
+class FolderCameraConfig(BaseCameraConfig, frozen=True, kw_only=True, tag="folder", tag_field="type"):
     """The image files of a folder, by name.
 
     Attributes:
@@ -41,8 +54,12 @@ class FolderCamera(_Camera, frozen=True, kw_only=True, tag="folder", tag_field="
     path: FilePath
     loop: bool = False
 
+    def missing_path(self) -> Path | None:
+        """As `BaseCameraConfig.missing_path`."""
+        return None if self.path.is_dir() else self.path
 
-class VideoCamera(_Camera, frozen=True, kw_only=True, tag="video", tag_field="type"):
+
+class VideoCameraConfig(BaseCameraConfig, frozen=True, kw_only=True, tag="video", tag_field="type"):
     """A video file.
 
     Attributes:
@@ -53,9 +70,13 @@ class VideoCamera(_Camera, frozen=True, kw_only=True, tag="video", tag_field="ty
     path: FilePath
     loop: bool = False
 
+    def missing_path(self) -> Path | None:
+        """As `BaseCameraConfig.missing_path`."""
+        return None if self.path.exists() else self.path
 
-class _LiveCamera(_Camera, frozen=True, kw_only=True):
-    """What every camera has that doesn't wait.
+
+class LiveCameraConfig(BaseCameraConfig, frozen=True, kw_only=True):
+    """Settings of every live camera.
 
     Attributes:
         timeout_s: Time without a frame after which the camera counts as lost: that is logged, and it is opened again.
@@ -67,7 +88,7 @@ class _LiveCamera(_Camera, frozen=True, kw_only=True):
     same_image_max_s: Positive | None = None
 
 
-class V4l2Camera(_LiveCamera, frozen=True, kw_only=True, tag="v4l2", tag_field="type"):
+class V4l2CameraConfig(LiveCameraConfig, frozen=True, kw_only=True, tag="v4l2", tag_field="type"):
     """A camera of the kernel, such as one on USB, through OpenCV.
 
     Attributes:
@@ -78,6 +99,8 @@ class V4l2Camera(_LiveCamera, frozen=True, kw_only=True, tag="v4l2", tag_field="
         gain: Gain in the driver's own unit; unset: it stays as it is.
     """
 
+    is_board_camera: ClassVar[bool] = True
+
     index: Natural = 0
     width: Natural = 0
     height: Natural = 0
@@ -85,7 +108,7 @@ class V4l2Camera(_LiveCamera, frozen=True, kw_only=True, tag="v4l2", tag_field="
     gain: Annotated[float, msgspec.Meta(ge=0)] | None = None
 
 
-class RtspCamera(_LiveCamera, frozen=True, kw_only=True, tag="rtsp", tag_field="type"):
+class RtspCameraConfig(LiveCameraConfig, frozen=True, kw_only=True, tag="rtsp", tag_field="type"):
     """A network camera, by PyAV.
 
     Attributes:
@@ -98,7 +121,7 @@ class RtspCamera(_LiveCamera, frozen=True, kw_only=True, tag="rtsp", tag_field="
     transport: Literal["tcp", "udp"] = "tcp"
 
 
-class AravisCamera(_LiveCamera, frozen=True, kw_only=True, tag="aravis", tag_field="type"):
+class AravisCameraConfig(LiveCameraConfig, frozen=True, kw_only=True, tag="aravis", tag_field="type"):
     """A GigE Vision or USB3 Vision camera, by Aravis.
 
     Attributes:
@@ -120,7 +143,7 @@ class AravisCamera(_LiveCamera, frozen=True, kw_only=True, tag="aravis", tag_fie
     trigger: str = ""
 
 
-class Picamera2Camera(_LiveCamera, frozen=True, kw_only=True, tag="picamera2", tag_field="type"):
+class Picamera2CameraConfig(LiveCameraConfig, frozen=True, kw_only=True, tag="picamera2", tag_field="type"):
     """A camera on a Raspberry Pi's own connector, by picamera2 and libcamera.
 
     Attributes:
@@ -131,6 +154,8 @@ class Picamera2Camera(_LiveCamera, frozen=True, kw_only=True, tag="picamera2", t
         gain: Gain of the sensor, a factor from 1; unset: it stays as it is.
     """
 
+    is_board_camera: ClassVar[bool] = True
+
     index: Natural = 0
     width: Natural = 0
     height: Natural = 0
@@ -138,7 +163,7 @@ class Picamera2Camera(_LiveCamera, frozen=True, kw_only=True, tag="picamera2", t
     gain: Annotated[float, msgspec.Meta(ge=1)] | None = None
 
 
-class PluginCamera(_Camera, frozen=True, kw_only=True, tag="plugin", tag_field="type"):
+class PluginCameraConfig(BaseCameraConfig, frozen=True, kw_only=True, tag="plugin", tag_field="type"):
     """A camera of somebody else's package, by its entry point in the group ``lineside.cameras``.
 
     Attributes:
@@ -150,7 +175,7 @@ class PluginCamera(_Camera, frozen=True, kw_only=True, tag="plugin", tag_field="
     options: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
-class SimulatorCamera(_Camera, frozen=True, kw_only=True, tag="simulator", tag_field="type"):
+class SimulatorCameraConfig(BaseCameraConfig, frozen=True, kw_only=True, tag="simulator", tag_field="type"):
     """The line simulator.
 
     Attributes:
@@ -163,12 +188,12 @@ class SimulatorCamera(_Camera, frozen=True, kw_only=True, tag="simulator", tag_f
 
 
 CameraConfig = (
-    FolderCamera
-    | VideoCamera
-    | V4l2Camera
-    | RtspCamera
-    | AravisCamera
-    | Picamera2Camera
-    | SimulatorCamera
-    | PluginCamera
+    FolderCameraConfig
+    | VideoCameraConfig
+    | V4l2CameraConfig
+    | RtspCameraConfig
+    | AravisCameraConfig
+    | Picamera2CameraConfig
+    | SimulatorCameraConfig
+    | PluginCameraConfig
 )

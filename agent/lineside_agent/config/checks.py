@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lineside_agent.config.agent_config import AgentConfig
 from lineside_agent.config.cameras import CameraConfig
-from lineside_agent.config.line_io import MqttTopic
+from lineside_agent.config.line_io import MqttLineConfig
 from lineside_agent.config.overrides import RECIPE_CAMERA, camera_of, inspect_of, rules_of
 from lineside_agent.config.tables import RecipeCamera, RecipeConfig
 from lineside_runtime.errors import ConfigError
@@ -89,7 +89,7 @@ def check_line(config: AgentConfig) -> None:
     if config.drift is not None and config.drift.stops_line and (trigger is None or trigger.mode != "inspect"):
         raise ConfigError("$.drift.stops_line needs a trigger", expected='$.trigger with mode = "inspect"')
     for line in config.line_io:
-        if isinstance(line, MqttTopic) and line.link is None and config.link is None:
+        if isinstance(line, MqttLineConfig) and line.link is None and config.link is None:
             raise ConfigError("$.line_io: mqtt has no broker", expected="$.line_io.link or $.link")
 
 

@@ -6,11 +6,11 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from lineside_agent.config.kinds import ConfigTable, Count, PortNumber, Positive, Register, Unit
+from lineside_agent.config.value_types import ConfigTable, Count, PortNumber, Positive, Register, Unit
 from lineside_link.config import LinkConfig
 
 
-class SerialOutput(ConfigTable, frozen=True, kw_only=True, tag="serial", tag_field="type"):
+class SerialLineConfig(ConfigTable, frozen=True, kw_only=True, tag="serial", tag_field="type"):
     """A serial line to the gate or PLC.
 
     Attributes:
@@ -27,8 +27,8 @@ class SerialOutput(ConfigTable, frozen=True, kw_only=True, tag="serial", tag_fie
     defects: bool = False
 
 
-class ModbusTcpServer(ConfigTable, frozen=True, kw_only=True, tag="modbus-tcp-server", tag_field="type"):
-    """The PLC polls the agent over TCP; the registers are in ``docs/modbus.md``.
+class ModbusTcpServerConfig(ConfigTable, frozen=True, kw_only=True, tag="modbus-tcp-server", tag_field="type"):
+    """The PLC polls the agent over TCP; the registers are in ``docs/reference/modbus.md``.
 
     Attributes:
         host: Address of the network interface to listen on. Modbus has no password: not one that others reach.
@@ -57,7 +57,7 @@ class _SerialLine(ConfigTable, frozen=True, kw_only=True):
     unit: Unit = 1
 
 
-class ModbusRtuServer(_SerialLine, frozen=True, kw_only=True, tag="modbus-rtu-server", tag_field="type"):
+class ModbusRtuServerConfig(_SerialLine, frozen=True, kw_only=True, tag="modbus-rtu-server", tag_field="type"):
     """The PLC polls the agent over a serial line."""
 
 
@@ -80,7 +80,7 @@ class _Client(ConfigTable, frozen=True, kw_only=True):
     defects: bool = False
 
 
-class ModbusTcpClient(_Client, frozen=True, kw_only=True, tag="modbus-tcp-client", tag_field="type"):
+class ModbusTcpClientConfig(_Client, frozen=True, kw_only=True, tag="modbus-tcp-client", tag_field="type"):
     """The agent writes to a PLC over TCP, and polls it.
 
     Attributes:
@@ -94,7 +94,7 @@ class ModbusTcpClient(_Client, frozen=True, kw_only=True, tag="modbus-tcp-client
     unit: Unit = 1
 
 
-class ModbusRtuClient(_Client, frozen=True, kw_only=True, tag="modbus-rtu-client", tag_field="type"):
+class ModbusRtuClientConfig(_Client, frozen=True, kw_only=True, tag="modbus-rtu-client", tag_field="type"):
     """The agent is the master of a serial line, writes to a PLC on it, and polls it.
 
     Attributes:
@@ -122,7 +122,7 @@ runs (energise to pass): it is off with a broken wire or a dead agent, so that t
 Input = Literal["trigger", "reset", "acknowledge", "challenge"]
 
 
-class GpioLines(ConfigTable, frozen=True, kw_only=True, tag="gpio", tag_field="type"):
+class GpioLineConfig(ConfigTable, frozen=True, kw_only=True, tag="gpio", tag_field="type"):
     """Lines of a GPIO chip, through libgpiod.
 
     Attributes:
@@ -142,7 +142,7 @@ class GpioLines(ConfigTable, frozen=True, kw_only=True, tag="gpio", tag_field="t
     bias: Literal["as-is", "disabled", "pull-up", "pull-down"] = "as-is"
 
 
-class MqttTopic(ConfigTable, frozen=True, kw_only=True, tag="mqtt", tag_field="type"):
+class MqttLineConfig(ConfigTable, frozen=True, kw_only=True, tag="mqtt", tag_field="type"):
     """A topic of a broker, the hub's or another one: results out, triggers in.
 
     Attributes:
@@ -155,7 +155,7 @@ class MqttTopic(ConfigTable, frozen=True, kw_only=True, tag="mqtt", tag_field="t
     link: LinkConfig | None = None
 
 
-class PluginLine(ConfigTable, frozen=True, kw_only=True, tag="plugin", tag_field="type"):
+class PluginLineConfig(ConfigTable, frozen=True, kw_only=True, tag="plugin", tag_field="type"):
     """Somebody else's protocol: a subclass of `lineside_agent.line_io.LineOutput`.
 
     Attributes:
@@ -168,12 +168,12 @@ class PluginLine(ConfigTable, frozen=True, kw_only=True, tag="plugin", tag_field
 
 
 LineConfig = (
-    SerialOutput
-    | ModbusTcpServer
-    | ModbusRtuServer
-    | ModbusTcpClient
-    | ModbusRtuClient
-    | GpioLines
-    | MqttTopic
-    | PluginLine
+    SerialLineConfig
+    | ModbusTcpServerConfig
+    | ModbusRtuServerConfig
+    | ModbusTcpClientConfig
+    | ModbusRtuClientConfig
+    | GpioLineConfig
+    | MqttLineConfig
+    | PluginLineConfig
 )

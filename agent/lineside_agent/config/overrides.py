@@ -67,7 +67,7 @@ def camera_of(camera: CameraConfig, recipe: RecipeConfig) -> CameraConfig:
     told = recipe.cameras.get(camera.name, recipe.camera)
     changes = {name: value for name in RECIPE_CAMERA if (value := getattr(told, name)) is not None}
     if strange := [name for name in changes if not hasattr(camera, name)]:
-        kind = str(msgspec.structs.asdict(camera).get("kind") or type(camera).__name__)
+        kind = str(getattr(camera, "kind", camera.type_name()))
         path = f"$.recipe[{recipe.name}].camera.{strange[0]}"
         raise ConfigError(f"{path}: this camera has no such setting", expected="a camera that has", actual=kind)
     return msgspec.structs.replace(camera, **changes)

@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 
 from lineside_agent.config.agent_config import AgentConfig
-from lineside_agent.config.cameras import CameraConfig, FolderCamera, VideoCamera
+from lineside_agent.config.cameras import CameraConfig
 from lineside_agent.config.checks import check_line, check_recipes
-from lineside_agent.config.kinds import decode_path
+from lineside_agent.config.value_types import decode_path
 from lineside_link.config import LinkConfig
 from lineside_link.topics import check_name
 from lineside_runtime.config_errors import config_error
@@ -99,9 +99,8 @@ def _resolved(config: AgentConfig, folder: Path) -> AgentConfig:
 
 
 def _resolved_camera(camera: CameraConfig, folder: Path) -> CameraConfig:
-    if isinstance(camera, (FolderCamera, VideoCamera)):
-        return msgspec.structs.replace(camera, path=folder / camera.path)
-    return camera
+    path = getattr(camera, "path", None)
+    return camera if path is None else msgspec.structs.replace(camera, path=folder / path)
 
 
 def _installed_or_shipped(bundle: Path, folder: Path) -> Path:

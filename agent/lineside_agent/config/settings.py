@@ -8,7 +8,7 @@ import msgspec
 
 from lineside_agent.config.agent_config import AgentConfig
 from lineside_agent.config.checks import check_recipes
-from lineside_agent.config.kinds import decode_path
+from lineside_agent.config.value_types import decode_path
 from lineside_runtime.config_errors import config_error
 from lineside_runtime.decoding import decode_toml
 from lineside_runtime.errors import ConfigError

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from lineside_agent.config.kinds import ConfigTable, Count, EngineName, FilePath, Milliseconds, Natural, Positive
+from lineside_agent.config.value_types import ConfigTable, Count, EngineName, FilePath, Milliseconds, Natural, Positive
 from lineside_models.rules import Rules, Share
 
 

@@ -22,11 +22,7 @@ import msgspec
 
 from lineside_agent.config import (
     AgentConfig,
-    FolderCamera,
-    GpioLines,
-    Picamera2Camera,
-    V4l2Camera,
-    VideoCamera,
+    GpioLineConfig,
     read_config,
 )
 from lineside_agent.deployment.self_update.guard import HOME, AgentTrial, Installation
@@ -141,7 +137,7 @@ def _running(seen: Examination) -> Iterator[BoardFinding]:
 def _line(seen: Examination) -> Iterator[BoardFinding]:
     status = seen.status
     for line in seen.config.line_io if seen.config is not None else ():
-        if isinstance(line, GpioLines) and "gate" in line.outputs:
+        if isinstance(line, GpioLineConfig) and "gate" in line.outputs:
             what = f"{line.chip}: the gate is energised to reject: without power, wire or agent it lets every part pass"
             yield _warning(what, "Use the output `gate_pass` and a gate that rejects without a signal.")
     line_status = status.get("line") or {}
@@ -305,8 +301,8 @@ def look(config_path: Path, root: Path | str = "/") -> Examination:
         status_age_s=age_s,
         runs=is_held(config.folder),
         missing_bundle=missing_bundle(config.bundle),
-        missing_pictures=_missing_pictures(config),
-        board=_board(base, expects_camera=_uses_kernel_camera(config)),
+        missing_pictures=tuple(path for camera in config.cameras if (path := camera.missing_path()) is not None),
+        board=_board(base, expects_camera=any(camera.is_board_camera for camera in config.cameras)),
         free_bytes=shutil.disk_usage(config.folder).free if config.folder.is_dir() else None,
         broker_problem=_try_broker(config),
         certificate_days=days,
@@ -324,17 +320,6 @@ def is_held(folder: Path) -> bool:
         return False
     # Without the device: on an overlay the kernel names the one below.
     return any(re.search(rf" FLOCK .*:{inode} ", line) for line in locks.splitlines())
-
-
-def _missing_pictures(config: AgentConfig) -> tuple[Path, ...]:
-    """Of the cameras that read files."""
-    folders = [camera.path for camera in config.cameras if isinstance(camera, FolderCamera)]
-    files = [camera.path for camera in config.cameras if isinstance(camera, VideoCamera)]
-    return (*(path for path in folders if not path.is_dir()), *(path for path in files if not path.exists()))
-
-
-def _uses_kernel_camera(config: AgentConfig) -> bool:
-    return any(isinstance(camera, (V4l2Camera, Picamera2Camera)) for camera in config.cameras)
 
 
 def _board(base: Path, *, expects_camera: bool) -> tuple[BoardFinding, ...]:

@@ -3,7 +3,7 @@
 Nothing is counted here and nothing shared with the line: each scrape reads the file, half a second old at most.
 A ``…_problem``, ``…_error`` or ``…_fault`` is 1 while there is one.
 Whether the agent lives is told by ``updated_at_ns``, not by an answer.
-``docs/metrics.md`` lists the metrics; a test holds it against `HELP`.
+``docs/reference/metrics.md`` lists the metrics; a test holds it against `HELP`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ RESULTS = "results"
 """Key of `lineside_agent.health.result_statistics`, whose figures have labels of their own."""
 
 HELP = {
-    "results": "Results that the line was told, by result code (docs/modbus.md).",
+    "results": "Results that the line was told, by result code (docs/reference/modbus.md).",
     "defects": "Rejected parts by defect type; a part with several types counts for each.",
     "result_latency_seconds": "Time from trigger to result, without parts that were refused at their trigger; "
     "from frame to verdict where the line does not trigger.",

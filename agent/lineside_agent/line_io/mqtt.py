@@ -1,4 +1,4 @@
-"""Results and triggers over a topic of a broker, as ``docs/mqtt.md`` describes them.
+"""Results and triggers over a topic of a broker, as ``docs/reference/mqtt.md`` describes them.
 
 They are JSON, so that Node-RED and a person can read and write them::
 

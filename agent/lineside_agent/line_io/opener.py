@@ -27,33 +27,33 @@ def open_output(config: settings.LineConfig, *, device: str = "lineside", link: 
         ConfigError: A plugin is not there, or is no line.
     """
     match config:
-        case settings.SerialOutput():
+        case settings.SerialLineConfig():
             from lineside_agent.line_io.serial_ import SerialOutput
 
             return SerialOutput(config.port, baud=config.baud, timeout_s=config.timeout_s, defects=config.defects)
-        case settings.ModbusTcpServer():
+        case settings.ModbusTcpServerConfig():
             from lineside_agent.line_io.modbus.server import ModbusServer, Tcp
 
             return ModbusServer(Tcp(config.host, config.port))
-        case settings.ModbusRtuServer():
+        case settings.ModbusRtuServerConfig():
             from lineside_agent.line_io.modbus.server import ModbusServer, Rtu
 
             return ModbusServer(Rtu(config.port, config.baud, config.parity, config.stop_bits, config.unit))
-        case settings.ModbusTcpClient() | settings.ModbusRtuClient():
+        case settings.ModbusTcpClientConfig() | settings.ModbusRtuClientConfig():
             return _modbus_client(config)
-        case settings.GpioLines():
+        case settings.GpioLineConfig():
             return _gpio(config)
-        case settings.MqttTopic():
+        case settings.MqttLineConfig():
             return _mqtt(config, device, link)
-        case settings.PluginLine():
+        case settings.PluginLineConfig():
             return _plugin(config)
 
 
-def _modbus_client(config: settings.ModbusTcpClient | settings.ModbusRtuClient) -> LineOutput:
+def _modbus_client(config: settings.ModbusTcpClientConfig | settings.ModbusRtuClientConfig) -> LineOutput:
     from lineside_agent.line_io.modbus.client import ModbusClient
     from lineside_agent.line_io.modbus.server import Rtu, Tcp
 
-    if isinstance(config, settings.ModbusTcpClient):
+    if isinstance(config, settings.ModbusTcpClientConfig):
         where: Tcp | Rtu = Tcp(config.host, config.port)
     else:
         where = Rtu(config.port, config.baud, config.parity, config.stop_bits)
@@ -68,7 +68,7 @@ def _modbus_client(config: settings.ModbusTcpClient | settings.ModbusRtuClient) 
     )
 
 
-def _gpio(config: settings.GpioLines) -> LineOutput:
+def _gpio(config: settings.GpioLineConfig) -> LineOutput:
     if importlib.util.find_spec("gpiod") is None:
         raise MissingExtraError("lines of a GPIO chip", action="Install lineside[gpio].")
     from lineside_agent.line_io.gpio import Gpio
@@ -83,7 +83,7 @@ def _gpio(config: settings.GpioLines) -> LineOutput:
     )
 
 
-def _mqtt(config: settings.MqttTopic, device: str, link: LinkConfig | None) -> LineOutput:
+def _mqtt(config: settings.MqttLineConfig, device: str, link: LinkConfig | None) -> LineOutput:
     from lineside_agent.line_io.mqtt import MqttLine
 
     broker = config.link or link
@@ -92,7 +92,7 @@ def _mqtt(config: settings.MqttTopic, device: str, link: LinkConfig | None) -> L
     return MqttLine(broker, config.topic.rstrip("/"), client_id=f"{device}-line")
 
 
-def _plugin(config: settings.PluginLine) -> LineOutput:
+def _plugin(config: settings.PluginLineConfig) -> LineOutput:
     points = {point.name: point.value for point in entry_points(group=ENTRY_POINTS)}
     target = points.get(config.name, config.name)
     module, _, name = target.partition(":")

@@ -8,9 +8,9 @@ With ``defects = true`` what was found stands behind it, ``-`` for nothing::
 
     V <sequence> <PASS|REJECT|FAULT> <part_id> <code> <defect> <count> <score> <camera>
 
-``docs/serial.md`` is the page. ``<sequence>`` is the frame's number at its source, or the trigger's where the line
-triggers, in decimal digits. ``FAULT`` means that nobody has judged the part: reject it. A part of which the verdict is
-unsure is a ``REJECT``. A part whose line doesn't come in time is to be rejected too. After a restart of the agent the
+The reference is ``docs/reference/serial.md``. ``<sequence>`` is the frame's number at its source, or the trigger's
+where the line triggers, in decimal digits. ``FAULT`` means that nobody has judged the part: reject it. An unsure
+verdict is a ``REJECT``. A part whose line doesn't come in time is to be rejected too. After a restart of the agent the
 last line before it may come again. Characters of the part's name outside printable ASCII become ``_``.
 
 Where ``agent.toml`` has a ``[trigger]`` table, the agent tells its levels whenever one of them changes::

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.figures.blocks import block
 from benchmarks.figures.results import Value
-from benchmarks.figures.tables import fixed, megabytes, percent, significant, spread, table, times, verdict
+from benchmarks.figures.tables import fixed, megabytes, percent, significant, table, times, verdict
 
 BUNDLES = {"surface-12": "`surface-12`", "surface-12_one_look": "`surface-12`, variant `onnx-int8`"}
 
@@ -145,19 +145,6 @@ def stages(found: Value) -> str:
     names = {"decode": "decode JPEG", "preprocess": "pre-process", "infer": "engine", "postprocess": "post-process"}
     rows = [(what, significant(found["bare_ms"][key].number)) for key, what in names.items()]
     return table(["stage", "processor time, ms"], rows)
-
-
-@block("views", "views")
-def views(found: Value) -> str:
-    """Parts that two cameras see."""
-    of = found["2 cameras"]
-    row = (
-        f"{found['parts'].number:.0f}",
-        spread(of["one_after_the_other_ms"]),
-        spread(of["at_once_ms"]),
-        times(of["ratio_median"].number),
-    )
-    return table(["parts of two cameras", "one worker, ms", "two workers, ms", "ratio"], [row])
 
 
 @block("wear", "wear")

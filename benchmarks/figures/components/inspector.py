@@ -199,17 +199,6 @@ def learn_good(found: Value) -> str:
     return f"{table(head, rows)}\n\nMean AUROC {fixed(mean, 3)}, bar ≥ {bar:g}: {verdict(mean >= bar)}."
 
 
-@block("decoding", "decoding")
-def decoding(found: Value) -> str:
-    """Processor time of decoding a frame."""
-    rows = []
-    for detector in (SHIPPED, PARENT):
-        for key, name in SETS.items():
-            of = found[detector][key]
-            rows.append((f"`{detector}`", name, spread(of["verdict_ms"]), spread(of["everything_ms"])))
-    return table(["detector", "frames", "what a verdict needs, ms", "all candidates, ms"], rows)
-
-
 @block("predict", "predict")
 def predict(found: Value) -> str:
     """``QualityInspector.predict`` against the roofline."""

@@ -72,18 +72,6 @@ def cores(found: Value) -> str:
     return table(["", "processor time, ms", "sum"], rows)
 
 
-@block("link", "link")
-def link(found: Value) -> str:
-    """Goodput through the embedded broker."""
-    row = (
-        f"{megabytes(found['bundle_bytes']):.1f} MB through the embedded broker, verified and written",
-        fixed(found["fetch_mb_s"].number, 1),
-        fixed(found["bare_mb_s"].number, 1),
-        times(found["goodput_ratio"].number),
-    )
-    return table(["what", "MB a second", "bare paho", "ratio"], [row])
-
-
 @block("fleet", "fleet")
 def fleet(found: Value) -> str:
     """A rollout to a simulated fleet."""

@@ -40,18 +40,6 @@ def _drop(of: Value) -> str:
     return f"{signed(100 * of['drop'].number, 2)} ({between(low, high)})"
 
 
-@block("optimizer.biases", "optimizer.biases")
-def biases(found: Value) -> str:
-    """Agreement with float before and after biases are corrected."""
-    rows = []
-    for key, bits in {"u8s8": 8, "u8s7": 7}.items():
-        of = found[key]
-        shares = [percent(of[when][what].number) for what in ("agreement", "top1") for when in ("before", "after")]
-        rows.append((f"{bits} bits", *shares))
-    made = table(["weights", "agrees with float, before", "after", "top-1, before", "after"], rows)
-    return f"{made}\n\nFloat: top-1 {percent(found['float']['top1'].number)} of {found['frames'].number:.0f} photos."
-
-
 @block("optimizer.text_encoder", "optimizer.text_encoder")
 def text_encoder(found: Value) -> str:
     """Dynamic INT8 of a text encoder."""

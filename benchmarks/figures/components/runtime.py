@@ -15,7 +15,7 @@ WAYS = {
 }
 
 
-@block("runtime.session", "runtime")
+@block("runtime.session", "session")
 def session(found: Value) -> str:
     """What a session adds to the bare engine."""
     cycles = found["reload_cycles"].number
@@ -67,7 +67,7 @@ def session(found: Value) -> str:
     return table(["what", "baseline", "lineside"], rows)
 
 
-@block("runtime.bench", "runtime")
+@block("runtime.bench", "session")
 def bench(found: Value) -> str:
     """What ``lineside bench`` reports, over a bare loop."""
     keys = {"latency": "bench_latency_over_outside", "frames a second": "bench_throughput_over_outside"}
@@ -75,7 +75,7 @@ def bench(found: Value) -> str:
     return table(["`lineside bench` over the bare loop", "ratio"], rows)
 
 
-@block("runtime.cache", "runtime")
+@block("runtime.cache", "session")
 def cache(found: Value) -> str:
     """Hits and misses of the result cache."""
     device_us = 1000 * found["cache_device_ms"]["p50"].number

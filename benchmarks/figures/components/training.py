@@ -59,32 +59,6 @@ def _communication(cases: Value, key: str) -> str:
     )
 
 
-@block("training.more_workers", "training.more_workers")
-def more_workers(found: Value) -> str:
-    """What fewer workers predict of more."""
-    fewer, more = (f"{found[key].number:.0f}" for key in ("from_workers", "workers"))
-    rows = []
-    for name, of in found["schemes"].items():
-        steps, shares = of["step_s"], of["communication_share"]
-        rows.append(
-            (
-                f"`{name}`",
-                *(fixed(steps[key].number, 3) for key in ("fewer", "predicted", "measured")),
-                fixed(of["step_predicted_of_measured"].number, 2),
-                f"{percent(shares['predicted'].number)}, {percent(shares['measured'].number)}",
-            )
-        )
-    head = [
-        "",
-        f"step of {fewer}, s",
-        f"step of {more}, predicted",
-        "measured",
-        "predicted / measured",
-        f"waiting of {more}, predicted and measured",
-    ]
-    return table(head, rows)
-
-
 @block("training.accuracy", "training.accuracy")
 def accuracy(found: Value) -> str:
     """Top-1 of each gradient scheme against float32."""

@@ -13,8 +13,9 @@ State = Literal[
 CHECK = {
     "nothing": (
         "nothing comes from the board",
-        "Is it on? Its TX must lead to the adapter's RX and its RX to TX, ground to ground: docs/boards.md has the "
-        "pins. Is a console on this line at all (`console=` in its kernel's command line, a getty)? Is --baud right?",
+        "Is it on? Its TX must lead to the adapter's RX and its RX to TX, ground to ground: docs/guides/boards.md has "
+        "the pins. Is a console on this line at all (`console=` in its kernel's command line, a getty)? Is --baud "
+        "right?",
     ),
     "garbage": (
         "what comes is no text",

@@ -11,16 +11,14 @@ import importlib
 import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
-from lineside_converters.levels import Activation, Precision
+from lineside_converters.levels import Activation, LevelOptions
 from lineside_converters.quantization.static import Feed
-from lineside_runtime.bundle import Manifest
+from lineside_runtime.bundle import Format, Manifest
 from lineside_runtime.devices import DeviceKind
-
-Format = Literal["onnx", "openvino", "tflite", "ncnn", "torch", "tensorrt", "hailo", "rknn"]
+from lineside_runtime.precision import Precision
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +54,7 @@ class FormatMaker:
         package: The engine's package, for the manifest's ``requires``.
         requires: Version range of the engine.
         format: Of the file.
-        precision: What comes out where the recipe is INT8.
+        precision: Of what comes out where the level quantizes.
         needs: Python modules that must be there.
         install: How to get them.
         target: Module and function, which takes an `Order` and returns the file.
@@ -68,7 +66,7 @@ class FormatMaker:
     package: str
     requires: str
     format: Format
-    precision: Literal["fp32", "fp16", "int8"]
+    precision: Precision
     needs: tuple[str, ...]
     install: str
     target: str
@@ -89,9 +87,9 @@ class FormatMaker:
         make: Callable[[Order], Path] = getattr(importlib.import_module(module), function)
         return make(order)
 
-    def precision_of(self, recipe: Precision) -> Literal["fp32", "fp16", "int8"]:
-        """Returns what comes out at a recipe's precision."""
-        return self.precision if recipe == "int8" else "fp32"
+    def precision_of(self, recipe: LevelOptions) -> Precision:
+        """Returns the precision of what it makes at a level."""
+        return self.precision if recipe.quantizes else "fp32"
 
 
 _HERE = "lineside_converters.formats"
@@ -176,7 +174,7 @@ MAKERS = (
         target=f"{_HERE}.tensorrt:make",
     ),
 )
-"""All of them. An engine may have several; `proving` keeps the one that is fastest here."""
+"""All forms that can be made. An engine may have several; the gates keep the one that is fastest here."""
 
 
 def makers_for(engine: str) -> tuple[FormatMaker, ...]:

@@ -10,12 +10,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
 from lineside_converters.calibration_data import Material, gather
-from lineside_converters.formats import Format
 from lineside_converters.gates.runner import Made, Proved, Terms, prove
 from lineside_converters.levels import recipe_for
 from lineside_converters.packaging import CARD_NAME, build_bundle
@@ -26,10 +24,11 @@ from lineside_converters.reports.report_parts import VariantFigures
 from lineside_converters.targets import Target
 from lineside_converters.tasks import task_of
 from lineside_runtime import registry
-from lineside_runtime.bundle import Bundle, Variant, files_of, open_bundle
+from lineside_runtime.bundle import Bundle, Format, Variant, files_of, open_bundle
 from lineside_runtime.bundle_folder import check_free
 from lineside_runtime.devices import DeviceKind
 from lineside_runtime.errors import ConfigError, InputNotFoundError, UnsupportedModelError
+from lineside_runtime.precision import Precision
 
 FORMATS: dict[str, Format] = {
     "hailo": "hailo",
@@ -65,7 +64,7 @@ class NewVariant:
     file: Path
     engine: str
     kind: DeviceKind
-    precision: Literal["fp32", "fp16", "int8"] = "int8"
+    precision: Precision = "int8"
     level: int = 1
     requires: str = ""
     name: str = ""
@@ -153,7 +152,7 @@ def _is_here(new: NewVariant) -> bool:
 
 
 def _terms(old: Bundle, new: NewVariant, material: Material) -> Terms:
-    recipe = dataclasses.replace(recipe_for(1), precision="int8" if new.precision == "int8" else "fp32")
+    recipe = dataclasses.replace(recipe_for(1), precision=new.precision)
     source = old.file(_reference(old).file)
     return Terms(
         source=source,

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 from lineside_converters.calibration_data import TrueFrame
 from lineside_converters.gates.checks import Feed, Run
@@ -19,6 +18,7 @@ from lineside_runtime.backend import LoadOptions
 from lineside_runtime.bundle import Manifest
 from lineside_runtime.devices import Device, DeviceKind
 from lineside_runtime.errors import NoDeviceError
+from lineside_runtime.precision import Precision
 from lineside_runtime.tensors import Array
 
 
@@ -57,7 +57,7 @@ def place_for(engine: str, kind: DeviceKind) -> ExecutionPlace:
 
 @contextlib.contextmanager
 def loaded(
-    model: Path, place: ExecutionPlace, manifest: Manifest, *, precision: Literal["fp32", "fp16", "int8"], threads: int
+    model: Path, place: ExecutionPlace, manifest: Manifest, *, precision: Precision, threads: int
 ) -> Iterator[Run]:
     """Loads a model and gives what runs it.
 

@@ -91,7 +91,7 @@ class RemoteTiming:
         if answer.inspected:
             self.notes = (f"{self.where} inspected {answer.inspected} frames of its line while it timed",)
         found = {one.variant: one for one in answer.variants}
-        names = (SOURCE, self._float.variant.name) if self._terms.recipe.precision == "int8" else (SOURCE,)
+        names = (SOURCE, self._float.variant.name) if self._terms.recipe.quantizes else (SOURCE,)
         floats = [_times(found[name]) for name in names if name in found and found[name].rounds_ms]
         passed = [kept for one in proved if (kept := self._judge(one, found, floats, refused)) is not None]
         return floats[0] if floats else None, passed

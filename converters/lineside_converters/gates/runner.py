@@ -11,7 +11,6 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 from lineside_converters.calibration_data import Material, TrueFrame
 from lineside_converters.gates.checks import (
@@ -37,6 +36,7 @@ from lineside_converters.tasks import DetectionTask, Task
 from lineside_models.postprocess import Candidates
 from lineside_runtime.bundle import Manifest, Variant, files_of
 from lineside_runtime.errors import ConvertError, DeviceError, LinesideError, UnsupportedModelError
+from lineside_runtime.precision import Precision
 
 TIMED_PER_SHAPE = 2
 TIMED_MAX = 6
@@ -255,7 +255,7 @@ def one_of_each_shape(terms: Terms) -> list[Feed]:
 
 
 def _load(
-    terms: Terms, model: Path, place: ExecutionPlace, precision: Literal["fp32", "fp16", "int8"]
+    terms: Terms, model: Path, place: ExecutionPlace, precision: Precision
 ) -> contextlib.AbstractContextManager[Run]:
     return loaded(model, place, terms.manifest, precision=precision, threads=terms.target.threads)
 
@@ -337,7 +337,7 @@ def _time(
     runs = {_SOURCE: source, **{one.made.variant.name: one.run for one in subjects}}
     for subject in subjects:
         name = _float_on(subject.place)
-        if terms.recipe.precision == "int8" and subject.place.engine != "ort" and name not in runs:
+        if terms.recipe.quantizes and subject.place.engine != "ort" and name not in runs:
             with contextlib.suppress(*_CANNOT):
                 runs[name] = stack.enter_context(_load(terms, terms.clean, subject.place, "fp32"))
                 runs[name](feeds[0])

@@ -4,7 +4,7 @@ Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias 
 empirical form of their appendix: the mean of every output channel on calibration inputs, float against INT8. Layers
 are corrected one by one in the order of the graph, because what was corrected before changes what comes after: eight
 at a time left EfficientNet-Lite0 useless, one at a time took its disagreement with the float model from 5.3 to 3.0 %
-(weights of 7 bits, 600 photos; ``python -m benchmarks optimizer.biases``).
+(weights of 7 bits, 600 photos).
 
 NNCF corrects biases too, but only of graphs that it quantised itself, with its own ranges and weights of 8 bits.
 """

@@ -29,7 +29,7 @@ from lineside_converters.gates.loaded_models import answers_of, loaded, place_fo
 from lineside_converters.gates.parity import check_parity
 from lineside_converters.gates.runner import Terms
 from lineside_converters.graph.macs import NodeMacs, count_macs
-from lineside_converters.levels import FLOAT_CONVS, CalibrationMethod, Precision
+from lineside_converters.levels import FLOAT_CONVS, CalibrationMethod
 from lineside_converters.progress import ProgressReporter
 from lineside_converters.quantization.bias_correction import correct_biases
 from lineside_converters.quantization.dynamic import is_dominated, quantize_products
@@ -40,6 +40,7 @@ from lineside_converters.work_folder import Work, file_hash
 from lineside_models.postprocess import Candidates
 from lineside_models.preprocess import Letterbox
 from lineside_runtime.errors import EngineError, GraphError, ParityGateError, UnsupportedModelError
+from lineside_runtime.precision import Precision
 from lineside_runtime.tensors import Array
 
 SENSITIVITY_FEEDS = 8

@@ -39,7 +39,7 @@ DRAWN_CALIBRATION = (
 
 def notes_of(terms: Terms) -> list[str]:
     """Returns what a reader has to know of the calibration and of the accuracy figures."""
-    calibration = [DRAWN_CALIBRATION] if terms.recipe.precision == "int8" and terms.material.drawn_for_others else []
+    calibration = [DRAWN_CALIBRATION] if terms.recipe.quantizes and terms.material.drawn_for_others else []
     return calibration + _notes_of_accuracy(terms)
 
 
@@ -72,7 +72,7 @@ def report_of(
         layers: What became of each layer.
         training: The training's own record.
     """
-    best, int8 = proof.proved[0], terms.recipe.precision == "int8"
+    best, int8 = proof.proved[0], terms.recipe.quantizes
     unproven = [gate.detail for gate in best.gates if gate.status == "unproven"]
     for note in unproven:
         log.warning("%s: %s", terms.manifest.identity, note)
@@ -116,7 +116,7 @@ def _judgement(terms: Terms, proof: Proof) -> ModelJudgement:
 
 
 def _recipe(terms: Terms, chosen: QuantizationChoice) -> str:
-    if terms.recipe.precision == "fp32":
+    if not terms.recipe.quantizes:
         return terms.recipe.name
     corrected = ", biases corrected" if chosen.plan.corrected else ""
     return f"{terms.recipe.name}, {terms.target.activation.upper()}, {chosen.plan.method}{corrected}"

@@ -9,14 +9,13 @@ from collections.abc import Sequence
 
 from lineside_converters.reports.report_parts import LayerChoice, MetricChange, SearchPoint, SensitivityCurve
 from lineside_runtime.benchmark.pages.svg import WIDTH, short, svg
+from lineside_runtime.precision import FLOAT_PRECISIONS
 
 LEFT, RIGHT = 76, 24
 """Room at both sides of a drawing with an axis upwards."""
 
 CURVES_MAX = 24
 """Layers whose sensitivity is drawn, the most sensitive first; all are in ``report.json``."""
-
-_PRECISIONS = {"int8": "c0", "fp16": "c2", "fp32": "c2"}
 
 
 def drop(metric: MetricChange, limit: float | None) -> str:
@@ -65,9 +64,10 @@ def layers(chosen: Sequence[LayerChoice]) -> str:
     parts = [f'<line class="lane" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{base}" y2="{base}"/>']
     for number, layer in enumerate(chosen):
         share = math.sqrt(layer.macs / most) if most else 0.5  # by the root, so that small layers are seen too
+        colour = "c2" if layer.precision in FLOAT_PRECISIONS else "c0"
         tall = max(4.0, share * (base - top))
         parts.append(
-            f'<rect class="{_PRECISIONS[layer.precision]}" x="{LEFT + number * step:.2f}" y="{base - tall:.1f}" '
+            f'<rect class="{colour}" x="{LEFT + number * step:.2f}" y="{base - tall:.1f}" '
             f'width="{max(1.0, step - min(2.0, step * 0.2)):.2f}" height="{tall:.1f}"><title>{html.escape(layer.name)} '
             f"({html.escape(layer.kind)}): {layer.precision}, {html.escape(layer.why)}, {layer.macs / 1e6:.2f} M "
             f"multiplications</title></rect>"

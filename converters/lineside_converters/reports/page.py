@@ -20,6 +20,7 @@ from lineside_converters.reports.frames import ShownFrame
 from lineside_converters.reports.report import ModelFigures, OptimizationReport
 from lineside_converters.reports.style import PAGE_STYLE
 from lineside_runtime.files import write_atomic
+from lineside_runtime.precision import FLOAT_PRECISIONS
 
 PAGE_NAME = "report.html"
 BESIDE_SUFFIX = ".report.html"
@@ -60,7 +61,7 @@ def page(report: OptimizationReport, shown: Sequence[ShownFrame] = ()) -> str:
         shown=shown,
         drop=charts.drop(report.metric, limit) if report.metric else "",
         layers=charts.layers(report.layers) if report.layers else "",
-        floats=[layer for layer in report.layers if layer.precision != "int8"],
+        floats=[layer for layer in report.layers if layer.precision in FLOAT_PRECISIONS],
         curves=charts.curves(report.curves) if report.curves else "",
         curves_shown=min(len(report.curves), charts.CURVES_MAX),
         front=charts.front(report.candidates, _metric_name(report)) if report.candidates else "",

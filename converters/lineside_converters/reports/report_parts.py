@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import msgspec
+
+from lineside_runtime.precision import Precision
 
 
 class ReportStruct(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -47,7 +47,7 @@ class LayerChoice(ReportStruct, frozen=True, kw_only=True):
 
     name: str
     kind: str
-    precision: Literal["int8", "fp32", "fp16"]
+    precision: Precision
     why: str
     macs: int = 0
     harm: float | None = None

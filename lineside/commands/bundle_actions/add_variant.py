@@ -10,6 +10,7 @@ from lineside.commands.shared.output import add_json, print_json, say, show
 from lineside.commands.shared.places import bundle_place
 from lineside.extras import needs
 from lineside_runtime.devices import DeviceKind
+from lineside_runtime.precision import Precision
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, help="what the vendor's compiler wrote: .hef, .rknn, .tflite, .plan, …")
     parser.add_argument("--engine", required=True, metavar="NAME", help="that runs it, as `lineside devices` calls it")
     parser.add_argument("--device", required=True, choices=get_args(DeviceKind), help="kind of device that it is for")
-    parser.add_argument("--precision", default="int8", choices=["fp32", "fp16", "int8"], help="default: %(default)s")
+    parser.add_argument("--precision", default="int8", choices=get_args(Precision), help="default: %(default)s")
     parser.add_argument("--level", type=int, default=1, metavar="N", help="that it stands for (default: %(default)s)")
     parser.add_argument("--requires", default="", metavar="RANGE", help="versions of the engine, such as '>=4.20,<5'")
     parser.add_argument("--name", default="", help="of the variant (default: engine and precision)")

@@ -47,7 +47,7 @@ def add_actions(actions: Any) -> None:
     acl = actions.add_parser(
         "acl",
         help="the access list for mosquitto, EMQX or AWS IoT Core",
-        description="Prints the access list of all enrolled devices in a broker's own form; see docs/acl.md.",
+        description="Prints the access list of all enrolled devices in a broker's own form; see docs/guides/hub.md.",
     )
     acl.add_argument("--format", choices=("mosquitto", "emqx", "aws"), default="mosquitto", help="default: %(default)s")
     acl.add_argument("--region", default="REGION", help="for aws")

@@ -1,7 +1,7 @@
 """ncnn: the CPU, and GPUs by Vulkan, which is the way to a Raspberry Pi 5's.
 
 A model is two files: the graph as text (``.param``, which the manifest names) and the weights (``.bin``) beside it.
-``pnnx`` makes them on the host; docs/runtime-engines.md says how.
+``pnnx`` makes them on the host; docs/reference/engines.md says how.
 
 ncnn knows no batch: the items of one are run one by one. Neither does it check anything: an input of another shape
 gives garbage or takes the process down, so that inputs are checked here against what the manifest says, or against

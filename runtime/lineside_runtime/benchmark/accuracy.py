@@ -9,6 +9,7 @@ import msgspec
 from lineside_runtime.bundle import Bundle, Variant
 from lineside_runtime.config import Config
 from lineside_runtime.decoding import decode_json
+from lineside_runtime.precision import FLOAT_PRECISIONS
 
 REPORT_NAME = "report.json"
 
@@ -52,7 +53,7 @@ def from_report(bundle: Bundle, variant: Variant) -> Accuracy | None:
         report = decode_json(bundle.file(REPORT_NAME).read_bytes(), type=_Report)
     except (OSError, msgspec.DecodeError):  # missing, or of another release: then it says nothing here
         return None
-    figures = report.int8 if variant.precision == "int8" else report.float
+    figures = report.float if variant.precision in FLOAT_PRECISIONS else report.int8
     if figures is None or figures.map50 is None:
         return None
     return Accuracy(

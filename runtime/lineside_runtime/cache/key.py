@@ -7,7 +7,7 @@ processor with as many threads on the same cores.
 Anything less would not be exact: INT8 kernels round otherwise on processors with other instructions.
 
 xxh3_128 is no defence against an attacker, who can make two inputs with one hash. That is no new power here: who can
-feed a camera's frames to this box can feed it a picture of a good part. See ``docs/runtime-cache.md``.
+feed a camera's frames to this box can feed it a picture of a good part. See ``docs/guides/program.md``.
 """
 
 from __future__ import annotations

@@ -17,14 +17,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from lineside_runtime.precision import Precision
 from lineside_runtime.tensors import DYNAMIC, Array, TensorSpec
 
-Precision = Literal["fp32", "fp16", "int8"]
 Floats = npt.NDArray[np.float32]
 
 SIDE = 64

@@ -246,7 +246,7 @@ async def _not_found(request: Request, error: Exception) -> Response:
         RequestError(
             f"{request.method} {request.url.path[:200]} is not served",
             status=status,
-            action="GET /v2 says what this server is; docs/runtime-server.md lists its paths.",
+            action="GET /v2 says what this server is; docs/guides/serve.md lists its paths.",
         )
     )
 

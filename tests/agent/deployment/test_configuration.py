@@ -9,7 +9,14 @@ from typing import Any
 
 import pytest
 
-from lineside_agent.config import AgentConfig, InspectConfig, SimulatorCamera, StoreConfig, read_settings, with_settings
+from lineside_agent.config import (
+    AgentConfig,
+    InspectConfig,
+    SimulatorCameraConfig,
+    StoreConfig,
+    read_settings,
+    with_settings,
+)
 from lineside_agent.deployment.bundle_runner import BundleRunner
 from lineside_agent.deployment.configuration import MAX_TRIALS, Configuration
 from lineside_agent.deployment.desired_state import Wished
@@ -27,7 +34,7 @@ from tests.worlds.bundles import bright
 
 def local(folder: Path, **changes: Any) -> AgentConfig:
     inspect = InspectConfig(health_frames=2, health_timeout_s=0.3)
-    return AgentConfig(device="cam-1", folder=folder, camera=SimulatorCamera(), inspect=inspect, **changes)
+    return AgentConfig(device="cam-1", folder=folder, camera=SimulatorCameraConfig(), inspect=inspect, **changes)
 
 
 def test_what_the_hub_sets_is_laid_over_agent_toml(tmp_path: Path) -> None:
@@ -67,7 +74,7 @@ def test_the_hub_sets_thresholds_bands_regions_sizes_and_slicing(tmp_path: Path)
 
 def test_what_contradicts_agent_toml_is_refused_and_not_raised_as_something_else(tmp_path: Path) -> None:
     config = AgentConfig(
-        device="cam-1", folder=tmp_path, camera=SimulatorCamera(), inspect=InspectConfig(confidence_threshold=0.9)
+        device="cam-1", folder=tmp_path, camera=SimulatorCameraConfig(), inspect=InspectConfig(confidence_threshold=0.9)
     )
     with pytest.raises(ConfigError, match=r"over agent\.toml: .*give one"):
         with_settings(config, b"[inspect.thresholds]\n'*' = 0.3\n")

@@ -143,7 +143,7 @@ def test_number_of_defect_types_is_bounded() -> None:
 
 def test_page_about_metrics_is_made_from_the_code() -> None:
     assert metrics_page.PAGE.read_text(encoding="utf-8") == metrics_page.render(), (
-        "docs/metrics.md is old: python -m tests.agent.metrics_page"
+        "docs/reference/metrics.md is old: python -m tests.agent.metrics_page"
     )
     assert set(COUNTERS) < set(HELP)
 

@@ -20,7 +20,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lineside_agent.cameras import LostFrame
-from lineside_agent.config import CameraConfig, FolderCamera, InspectConfig, SimulatorCamera, StoreConfig, parse_config
+from lineside_agent.config import (
+    CameraConfig,
+    FolderCameraConfig,
+    InspectConfig,
+    SimulatorCameraConfig,
+    StoreConfig,
+    parse_config,
+)
 from lineside_agent.inspection.active_bundle import ActiveInspector
 from lineside_agent.inspection.frame_sources import PartFrames
 from lineside_agent.inspection.loaded_bundle import LoadedBundle, load
@@ -148,14 +155,14 @@ def test_pictures_of_a_part_are_judged_at_once(bundle: Bundle) -> None:
 
 
 def test_what_counts_as_a_defect_can_be_another_thing_for_each_camera(bundle: Bundle) -> None:
-    blind = SimulatorCamera(name="side", inspect={"min_size_px": {"*": 1000.0}})
+    blind = SimulatorCameraConfig(name="side", inspect={"min_size_px": {"*": 1000.0}})
     rows = [
         row
         for row, _ in judged(
             bundle,
             part(top=dark(), side=bright()),
             part(top=bright(), side=dark()),
-            cameras=[SimulatorCamera(name="top"), blind],
+            cameras=[SimulatorCameraConfig(name="top"), blind],
         )
     ]
     assert [row.verdict for row in rows] == ["pass", "reject"]
@@ -278,7 +285,7 @@ def test_cameras_are_read_and_their_paths_lie_beside_the_file() -> None:
     config = parse_config((HEAD + TOP + SIDE + TRIGGER).encode(), Path("/etc/lineside"))
     assert [camera.name for camera in config.cameras] == ["top", "side"]
     second = config.cameras[1]
-    assert isinstance(second, FolderCamera) and second.path == Path("/etc/lineside/frames")
+    assert isinstance(second, FolderCameraConfig) and second.path == Path("/etc/lineside/frames")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lineside_agent.config import GpioLines, parse_config
+from lineside_agent.config import GpioLineConfig, parse_config
 from lineside_agent.line_io import Signal, open_output
 from lineside_agent.line_io.events import (
     ChallengeAsked,
@@ -55,13 +55,13 @@ def test_edges_mean_what_their_input_is_for() -> None:
 def test_lines_are_named_or_numbered_and_anything_else_is_an_error() -> None:
     text = HEAD + 'chip = "/dev/gpiochip0"\noutputs = { ready = 17, passed = "GPIO22" }\ninputs = { trigger = 27 }\n'
     (line,) = parse_config(text.encode(), Path("/")).line_io
-    assert isinstance(line, GpioLines) and line.outputs == {"ready": 17, "passed": "GPIO22"}
+    assert isinstance(line, GpioLineConfig) and line.outputs == {"ready": 17, "passed": "GPIO22"}
     with pytest.raises(ConfigError, match="lamp"):
         parse_config((HEAD + 'chip = "c"\noutputs = { lamp = 17 }\n').encode(), Path("/"))
 
 
 def test_chip_that_is_not_there_is_said_and_tried_again(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
-    line = open_output(GpioLines(chip=str(tmp_path / "gpiochip9"), outputs={"ready": 1}, inputs={"trigger": 2}))
+    line = open_output(GpioLineConfig(chip=str(tmp_path / "gpiochip9"), outputs={"ready": 1}, inputs={"trigger": 2}))
     line.listen(lambda *_: None)
     try:
         wait_for(lambda: "tried again" in caplog.text)

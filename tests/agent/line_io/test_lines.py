@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from lineside_agent.config import PluginLine
+from lineside_agent.config import PluginLineConfig
 from lineside_agent.daemon import DEFECT
 from lineside_agent.line_io import LineOutput, Signal, open_output
 from lineside_agent.line_io.events import ChallengeAsked, Encoder, PartAcknowledged, ResetPressed, Triggered
@@ -28,7 +28,7 @@ from tests.peers.brokers import Mosquitto, find_mosquitto
 from tests.peers.waiting import wait_for
 from tests.worlds.agent import folder_camera
 
-DOCS = Path(__file__).parents[3] / "docs"
+DOCS = Path(__file__).parents[3] / "docs" / "reference"
 
 
 class Text:
@@ -274,7 +274,7 @@ class Lamp(LineOutput):
 
 
 def test_class_of_somebody_elses_is_named_in_the_configuration() -> None:
-    made = open_output(PluginLine(name=f"{__name__}:Lamp", options={"colour": "red"}))
+    made = open_output(PluginLineConfig(name=f"{__name__}:Lamp", options={"colour": "red"}))
     assert made.name == "lamp red"
     assert made.signal(Signal(1, "p", "reject"))
 
@@ -336,7 +336,7 @@ def test_agent_whose_line_thread_dies_takes_ready_off_and_ends(
 )
 def test_plugin_that_is_none_is_an_error_of_the_configuration(name: str, options: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="plugin"):
-        open_output(PluginLine(name=name, options=options))
+        open_output(PluginLineConfig(name=name, options=options))
 
 
 def test_watching_judges_the_latest_frame_and_counts_the_rest(start_line: StartLine) -> None:

@@ -1,4 +1,4 @@
-"""What registers mean, and that ``docs/modbus.md`` says the same."""
+"""What registers mean, and that ``docs/reference/modbus.md`` says the same."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from lineside_agent.line_io.modbus.register_map import (
     text_registers,
 )
 
-PAGE = Path(__file__).parents[3] / "docs" / "modbus.md"
+PAGE = Path(__file__).parents[3] / "docs" / "reference" / "modbus.md"
 
 
 def triggers(events: list[object]) -> list[tuple[int, bool]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lineside_agent.config import SerialOutput as SerialConfig
+from lineside_agent.config import SerialLineConfig as SerialConfig
 from lineside_agent.line_io import LineOutput, Signal, open_output
 from lineside_agent.line_io.events import Code, DefectSummary, Verdict
 from lineside_agent.line_io.serial_ import line_of

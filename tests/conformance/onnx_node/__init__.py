@@ -2,5 +2,5 @@
 
 ::
 
-    python -m tests.conformance.onnx_node        runs everything and writes docs/onnx-node-tests.md
+    python -m tests.conformance.onnx_node        runs everything and writes docs/figures/onnx-node-tests.md
 """

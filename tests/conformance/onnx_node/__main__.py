@@ -10,7 +10,7 @@ from lineside_runtime.files import write_atomic
 from tests.conformance.onnx_node.backend import ENGINES
 from tests.conformance.onnx_node.suite import Case, reason, run
 
-TABLE = Path(__file__).parents[3] / "docs" / "onnx-node-tests.md"
+TABLE = Path(__file__).parents[3] / "docs" / "figures" / "onnx-node-tests.md"
 PACKAGES = {"ort": "onnxruntime", "openvino": "openvino"}
 
 HEAD = """# onnx's node tests

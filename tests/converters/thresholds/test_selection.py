@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from lineside.cli import main
-from lineside_agent.config import AgentConfig, SimulatorCamera, with_settings
+from lineside_agent.config import AgentConfig, SimulatorCameraConfig, with_settings
 from lineside_converters.thresholds import (
     ErrorCosts,
     FrameRequest,
@@ -214,7 +214,7 @@ def test_bands_go_into_the_bundle_and_make_parts_unsure(bundle: Bundle, data: Pa
 
 
 def test_the_toml_is_what_an_agent_takes_from_its_hub(decision: ThresholdReport, tmp_path: Path) -> None:
-    local = AgentConfig(device="c", folder=tmp_path, camera=SimulatorCamera())
+    local = AgentConfig(device="c", folder=tmp_path, camera=SimulatorCameraConfig())
     laid = with_settings(local, settings_of(decision).encode()).inspect
     assert laid.thresholds == {each.type: each.threshold for each in decision.types}
 

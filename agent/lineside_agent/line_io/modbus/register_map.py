@@ -1,4 +1,4 @@
-"""The register map of Modbus, pure: what a PLC reads of the agent, and what it writes. ``docs/modbus.md`` is the page.
+"""Register map of Modbus, pure: what a PLC reads from the agent and what it writes (``docs/reference/modbus.md``).
 
 Two blocks of 16-bit registers. As a server, the agent gives the first as input registers from 0 and takes the second as
 holding registers from 0; as a client, it writes the first to holding registers of the PLC and reads the second there.

@@ -3,7 +3,7 @@
 The prediction plays a measured step of fewer workers again: gradients are handed over when they were, one bundle after
 the other travels, each for as much longer as its scheme sends more with so many workers, and what isn't through at the
 end of the backward pass is waited for. It assumes parts of the same size, the same kind of worker, and a link that
-gives each worker what it gave before; it knows nothing of switches. ``benchmarks.training.more_workers`` checks it.
+gives each worker what it gave before; it knows nothing of switches.
 """
 
 from __future__ import annotations

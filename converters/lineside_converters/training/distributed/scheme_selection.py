@@ -24,7 +24,7 @@ SHOWN_EQUAL = ("fp32", "bf16", "int8", "low-rank")
 """Schemes whose final accuracy has been shown to be float32's; ``auto`` takes no others.
 
 Shown is: over paired seeds the mean lies within half a point of float32's, and the 95 % interval's lower end is no
-lower than half a point below it (`benchmarks.training.accuracy`, docs/training-on-ray.md).
+lower than half a point below it (`benchmarks.converters.training.accuracy`, docs/figures/training.md).
 """
 
 TRIED_VALUES = 8_000_000

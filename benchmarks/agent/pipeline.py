@@ -1,0 +1,133 @@
+"""Frames a second of the agent at full speed, 640×480 JPEG, the shipped INT8 detector, against the roofline.
+
+The roofline is cores ÷ the summed processor time a frame of the stages run bare, by one loop alone (`bare_stages`).
+Beside it stands what one such loop on each core really does, as other processes may need the cores as well. On a shared
+machine the same loop is a third slower in one ten seconds than in the next, so all of them take turns, the agent
+stopped (SIGSTOP) meanwhile, and each share is the median of the rounds' ratios. ``share_by_processor_time`` is a bare
+frame's processor time (a loop on each core) over the agent's of the same round: the share of the roofline if nobody
+else needed the cores and no thread waited. What the agent does is counted in its database by a process that imports
+nothing of ours.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.agent.agents import BUNDLE, agent, wait_recorded, write_pictures
+from benchmarks.agent.bare_stages import STAGES
+from benchmarks.smoke import scaled
+
+PICTURES = scaled(32, smoke=4)
+SIZE = (640, 480)
+ROUNDS = scaled(9, smoke=1)
+ROUNDS_OF_OTHERS = scaled(3, smoke=1)
+SECONDS = scaled(4.0, smoke=0.3)
+BARE_S = scaled(2.5, smoke=0.3)
+BAR = 0.9
+CORES = min(2, len(os.sched_getaffinity(0)))
+COUNTER = Path(__file__).with_name("records_counted.py")
+BEST = f"workers_{CORES}"
+WAYS: dict[str, dict[str, int]] = {"workers_1": {}, f"threads_{CORES}": {"threads": CORES}, BEST: {"workers": CORES}}
+
+
+def run() -> dict[str, Any]:
+    """Measures."""
+    with tempfile.TemporaryDirectory() as place:
+        frames = Path(place) / "frames"
+        write_pictures(frames, PICTURES, size=SIZE)
+        rounds = {name: _rounds(Path(place) / name, frames, settings) for name, settings in WAYS.items()}
+    ways = {name: _figures(found) for name, found in rounds.items()}
+    best = rounds[BEST]
+    return {
+        "baseline": f"{CORES} cores ÷ the processor time of the stages in a bare loop; and such a loop on each core",
+        "bundle": BUNDLE,
+        "cores": CORES,
+        "bare_ms": {stage: round(statistics.median(each["alone"][stage] for each in best), 4) for stage in STAGES},
+        "agent": ways,
+        "bar_share": BAR,
+        "share_of_roofline": ways[BEST]["share_of_roofline"],
+        "share_of_bare_loops": ways[BEST]["share_of_bare_loops"],
+        "share_by_processor_time": ways[BEST]["share_by_processor_time"],
+    }
+
+
+def _rounds(folder: Path, frames: Path, inspect: dict[str, int]) -> list[dict[str, Any]]:
+    """A bare loop alone, one on each core, and one agent, in turn."""
+    folder.mkdir()
+    (folder / "frames").symlink_to(frames)
+    found = []
+    with agent(folder, {"inspect": inspect}) as process:
+        wait_recorded(folder, 3 * PICTURES)
+        for _ in range(ROUNDS if inspect == WAYS[BEST] else ROUNDS_OF_OTHERS):
+            process.send_signal(signal.SIGSTOP)
+            try:
+                alone, each_core = _bare(frames, 1), _bare(frames, CORES)
+            finally:
+                process.send_signal(signal.SIGCONT)
+            found.append({**_counted(folder, process.pid), "alone": alone, "each_core": each_core})
+    return found
+
+
+def _summed(stages: dict[str, float]) -> float:
+    return sum(stages[stage] for stage in STAGES)
+
+
+def _bare(frames: Path, count: int) -> dict[str, float]:
+    """So many loops at once: the sum of their frames, and the mean of their stages."""
+    command = [sys.executable, "-m", "benchmarks.agent.bare_stages", str(frames), BUNDLE, str(BARE_S)]
+    pipe = subprocess.PIPE
+    loops = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) for _ in range(count)]
+    for loop in loops:
+        if loop.stdout is None or not loop.stdout.readline():
+            raise RuntimeError("a bare loop has ended before it began")
+    for loop in loops:
+        if loop.stdin is not None:
+            print(file=loop.stdin, flush=True)
+    found = [json.loads(loop.communicate()[0]) for loop in loops]
+    mean = {stage: sum(each[stage] for each in found) / count for stage in STAGES}
+    return {"frames": sum(each["frames"] for each in found), **mean}
+
+
+def _counted(folder: Path, pid: int) -> dict[str, float]:
+    database = folder / "state" / "records.db"
+    command = [sys.executable, "-I", "-S", str(COUNTER), str(database), str(SECONDS), str(pid)]
+    counted = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+    records, seconds, used_s = counted["records"], counted["seconds"], counted["processor_s"]
+    return {"rate": records / seconds, "processor_ms": 1000 * used_s / records, "used": used_s / seconds}
+
+
+def _figures(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    rates = [each["rate"] for each in rounds]
+    rooflines = [1000 * CORES / _summed(each["alone"]) for each in rounds]
+    loops = [each["each_core"]["frames"] / BARE_S for each in rounds]
+    processor_ms = [each["processor_ms"] for each in rounds]
+    bare_ms = [_summed(each["each_core"]) for each in rounds]
+    return {
+        "rounds": len(rounds),
+        "frames_a_second": _median(rates),
+        "roofline_frames_a_second": _median(rooflines),
+        "bare_loops_frames_a_second": _median(loops),
+        "processor_ms_a_frame": _median(processor_ms),
+        "cores_used": _median([each["used"] for each in rounds]),
+        "share_of_roofline": _share(rates, rooflines),
+        "share_of_bare_loops": _share(rates, loops),
+        "share_by_processor_time": _share(bare_ms, processor_ms),
+        "bare_loops_share_of_roofline": _share(loops, rooflines),
+    }
+
+
+def _median(found: list[float]) -> float:
+    return round(statistics.median(found), 3)
+
+
+def _share(found: list[float], of: list[float]) -> dict[str, float]:
+    ratios = sorted(one / other for one, other in zip(found, of, strict=True))
+    return {"median": _median(ratios), "least": round(ratios[0], 3), "most": round(ratios[-1], 3)}

@@ -1,0 +1,89 @@
+"""What the parts share: where data and finished work lie, and judging on the val fold with an interval."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.inputs import drawn
+from benchmarks.inputs.data import shared
+from benchmarks.smoke import SMOKE, kept
+from lineside_converters.calibration_data import TrueFrame, true_frame
+from lineside_converters.gates.loaded_models import answers_of, loaded, place_for
+from lineside_converters.gates.statistics import Drop, drop_of_map50
+from lineside_converters.progress import ProgressReporter
+from lineside_models.datasets import load_dataset
+from lineside_models.postprocess import Candidates
+from lineside_runtime.bundle import Manifest
+from lineside_runtime.precision import Precision
+
+HOME = kept(".pruning")
+"""Finished and half finished work: trainings go on where they were, and figures alone are quick."""
+
+SEED = 20
+
+
+def data_set(name: str) -> Path:
+    """Returns the folder of a data set; in a smoke run a small drawn one, of classes that can be learnt for x-sdd."""
+    if not SMOKE or name != "x-sdd":
+        return shared(name)
+    HOME.mkdir(parents=True, exist_ok=True)
+    return drawn.textures(HOME / name, {"train": 96, "val": 12})
+
+
+def say(text: str) -> None:
+    """Says on stderr what is going on: stdout is for the result."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def val_frames(folder: Path, labels: Sequence[str]) -> list[TrueFrame]:
+    """Returns all annotated frames of a val fold."""
+    dataset = load_dataset(folder, "val")
+    return [true_frame(sample, labels, number, dataset) for number, sample in enumerate(dataset.samples)]
+
+
+def said() -> Callable[[str, int, int], None]:
+    """Returns a listener that says every ten seconds how far a long step is."""
+    last_s = 0.0
+
+    def count(what: str, done: int, total: int) -> None:
+        nonlocal last_s
+        if time.monotonic() - last_s > 10:
+            last_s = time.monotonic()
+            say(f"{what}: {done} of {total}")
+
+    return count
+
+
+def answers(
+    model: Path,
+    frames: Sequence[TrueFrame],
+    manifest: Manifest,
+    engine: str = "ort",
+    precision: Precision = "fp32",
+) -> list[Candidates]:
+    """Returns everything that a model finds in the frames."""
+    with loaded(model, place_for(engine, "cpu"), manifest, precision=precision, threads=1) as run:
+        return answers_of({"model": run}, frames, manifest, ProgressReporter(say), "answers")[1]["model"]
+
+
+def map_drop(
+    frames: Sequence[TrueFrame], before: Sequence[Candidates], after: Sequence[Candidates], labels: Sequence[str]
+) -> Drop:
+    """Returns the drop of mAP@0.5 with its paired bootstrap interval."""
+    return drop_of_map50(frames, before, after, types=len(labels), seed=SEED)
+
+
+def told(drop: Drop) -> dict[str, Any]:
+    """Returns a drop in points with its interval, as the results have it."""
+    return {
+        "before": round(drop.before, 4),
+        "after": round(drop.after, 4),
+        "drop_points": round(100 * drop.drop, 2),
+        "interval_points": [round(100 * drop.low, 2), round(100 * drop.high, 2)],
+        "confidence": drop.confidence,
+        "frames": drop.frames,
+    }

@@ -1,0 +1,174 @@
+"""Level 3 on the ResNet-18. Baselines: level 2's points, and a random search of the same budget in the same space.
+
+Everything is measured as the search measures it: INT8, one thread, fine-tuned with the same schedule, judged on what is
+kept aside of the train folds. The hypervolume is against one reference point for all series. Search and random search
+run once for each seed; what a seed has found is kept, so that one that was ended goes on, and all is timed in turn at
+the end. One seed alone, without a result: ``python -m benchmarks.converters.pruning.searching --seed 1``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.converters.pruning.classifier import EFFORT, crops_folder, trained
+from benchmarks.converters.pruning.common import HOME, SEED, said, say
+from benchmarks.smoke import scaled
+from lineside_converters.calibration_data import gather
+from lineside_converters.distillation.distill import school_of
+from lineside_converters.distillation.trainer import teach
+from lineside_converters.gates.runner import Terms
+from lineside_converters.graph.cleanup import clean_graph
+from lineside_converters.levels import recipe_for
+from lineside_converters.loading.source import open_source
+from lineside_converters.progress import ProgressReporter
+from lineside_converters.pruning.pipeline import shrinker, tuition_of
+from lineside_converters.pruning.structured import (
+    apply_plan,
+    measure_sensitivity,
+    plan_pruning,
+    timed_beside,
+)
+from lineside_converters.search.pipeline import SearchBudget, accounts, find, judge, space_for, timed_together
+from lineside_converters.search.trials import Bench, Finished, Sampler
+from lineside_converters.targets import find_target
+from lineside_converters.tasks import task_of
+from lineside_models.vision.model_facts import ModelFacts
+
+SEEDS = scaled((0, 1, 2), smoke=(0, 1))
+SAMPLERS: Mapping[str, Sampler] = {"search": "nsga2", "random": "random"}
+LEVEL2_SPEEDUPS = scaled((1.6, 2.6), smoke=(1.1,))
+SHORT = dataclasses.replace(EFFORT, epochs=scaled(3, smoke=1), trials=scaled(24, smoke=2), shortlist=scaled(3, smoke=1))
+"""Of every network alike: level 2's, the search's and the random search's."""
+
+
+def _bench(folder: Path) -> Bench:
+    teacher = trained()
+    data = [crops_folder(teacher.labels)]
+    source = open_source(Path(teacher.onnx), folder / "opened", given=ModelFacts(), trust=False)
+    clean = folder / "clean.onnx"
+    clean_graph(source.model, clean)
+    material = gather(source.manifest, limit=48, data=data)
+    terms = Terms(
+        source=source.model,
+        clean=clean,
+        manifest=source.manifest,
+        material=material,
+        recipe=recipe_for(3),
+        target=find_target("x86"),
+        task=task_of(source.manifest),
+        max_drop=0.01,
+        seed=SEED,
+    )
+    frames = [torch.from_numpy(next(iter(feed.values()))) for feed in material.calibration]
+    school = school_of(clean, source.manifest, data, frames, batch=SHORT.batch, seed=SEED)
+    found = measure_sensitivity(
+        school.network,
+        school.lessons,
+        school.teaching,
+        frame=school.frames[0],
+        seed=SEED,
+        work=folder,
+        say=say,
+        shrink=shrinker(terms),
+    )
+    return Bench(terms, school, found, space_for(terms, school, found), ProgressReporter(say, said()))
+
+
+def _level2(bench: Bench, folder: Path, speedup: float) -> list[Finished]:
+    school, place = bench.school, folder / f"level2-{speedup}"
+    place.mkdir(parents=True, exist_ok=True)
+    timed = timed_beside(school.network, school.frames, shrinker(bench.terms))
+    plan = plan_pruning(school.network, bench.found, speedup=speedup, timed=timed, work=place, say=say)
+    pruned = apply_plan(school.network, plan, school.lessons)
+    teach(
+        pruned.module,
+        school.teacher,
+        school.lessons,
+        school.teaching,
+        tuition=tuition_of(SHORT, SEED),
+        out=place,
+        on_progress=lambda _: None,
+    )
+    return judge(bench, pruned, place / "judged")
+
+
+def run() -> dict[str, Any]:
+    """Searches with every seed, or takes what earlier calls have kept, and compares the areas."""
+    folder, bench = _opened()
+    series = {"level 2": [each for speedup in LEVEL2_SPEEDUPS for each in _level2(bench, folder, speedup)]}
+    for seed in SEEDS:
+        series |= find_both(bench, folder, seed)
+    candidates, areas = accounts(timed_together(bench, series), None)
+    return {
+        "baseline": f"level 2 at {len(LEVEL2_SPEEDUPS)} speeds; random search of the same space, trials and shortlist",
+        "budget": {"trials": SHORT.trials, "shortlist": SHORT.shortlist, "epochs_each": SHORT.epochs},
+        "points": [
+            {
+                "series": c.series,
+                "ms": round(c.latency_ms, 3),
+                "top1": round(c.metric, 4),
+                "what": c.what,
+                "front": c.front,
+            }
+            for c in candidates
+        ],
+        **compared({each.series: each.value for each in areas}, SEEDS),
+        "bars": {"against_level2": 1.0, "against_random": 1.0},
+    }
+
+
+def find_both(bench: Bench, folder: Path, seed: int) -> dict[str, list[Finished]]:
+    """Returns what the search and the random search find with a seed, or have found before."""
+    seeded = dataclasses.replace(bench, terms=dataclasses.replace(bench.terms, seed=seed))
+    budget = SearchBudget(trials=SHORT.trials, shortlist=SHORT.shortlist, tuition=tuition_of(SHORT, seed))
+    return {
+        name_of(name, seed): find(seeded, budget, folder / f"{name}-{seed}", sampler=sampler)
+        for name, sampler in SAMPLERS.items()
+    }
+
+
+def name_of(name: str, seed: int) -> str:
+    """Returns the name of a series."""
+    return f"{name}, seed {seed}"
+
+
+def compared(areas: Mapping[str, float], seeds: Sequence[int]) -> dict[str, Any]:
+    """Returns the hypervolumes with mean and standard deviation over the seeds, and how they compare.
+
+    Args:
+        areas: By series.
+        seeds: Of the two searches.
+    """
+    each = {name: [areas[name_of(name, seed)] for seed in seeds] for name in SAMPLERS}
+    mean = {name: statistics.mean(values) for name, values in each.items()}
+    return {
+        "seeds": list(seeds),
+        "hypervolume": {
+            "level 2": round(areas["level 2"], 4),
+            **{
+                name: {
+                    "mean": round(mean[name], 4),
+                    "sd": round(statistics.stdev(values), 4),
+                    "per_seed": [round(value, 4) for value in values],
+                }
+                for name, values in each.items()
+            },
+        },
+        "against_level2": round(mean["search"] / areas["level 2"], 4),
+        "against_random": round(mean["search"] / mean["random"], 4),
+        "against_random_per_seed": [round(a / b, 4) for a, b in zip(each["search"], each["random"], strict=True)],
+    }
+
+
+def _opened() -> tuple[Path, Bench]:
+    key = hashlib.sha256(repr(SHORT).encode()).hexdigest()[:8]
+    folder = HOME / f"searching-{key}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder, _bench(folder)

@@ -1,0 +1,106 @@
+"""How fast the forms of a model are beside the float one in ONNX Runtime: interleaved, one thread, the same frames."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.smoke import scaled
+from lineside_converters.gates.checks import Feed, time_together
+from lineside_converters.gates.loaded_models import loaded, place_for
+from lineside_converters.optimizer import Optimizer
+from lineside_runtime.bundle import Bundle, Manifest
+from lineside_runtime.precision import Precision
+
+SOURCE = "float"
+PRUNED = "pruned float in ort"
+ROUNDS = scaled(25, smoke=2)
+
+
+def speedups(
+    source: Path,
+    forms: Mapping[str, tuple[Path, str, Precision]],
+    manifest: Manifest,
+    feeds: Mapping[str, Feed],
+    *,
+    rounds: int = ROUNDS,
+) -> dict[str, dict[str, Any]]:
+    """Times forms beside the source.
+
+    Args:
+        source: The float ONNX file, run by ONNX Runtime.
+        forms: By name a file, its engine and its precision.
+        manifest: Of the source.
+        feeds: By name an input; each is a row of its own, and the last row is their geometric mean.
+        rounds: Turns of each form on each input.
+
+    Returns:
+        By input's name: milliseconds and speed-up of every form.
+    """
+    with contextlib.ExitStack() as stack:
+        cpu = place_for("ort", "cpu")
+        runs = {SOURCE: stack.enter_context(loaded(source, cpu, manifest, precision="fp32", threads=1))}
+        for name, (path, engine, precision) in forms.items():
+            place = place_for(engine, "cpu")
+            runs[name] = stack.enter_context(loaded(path, place, manifest, precision=precision, threads=1))
+        found: dict[str, dict[str, Any]] = {}
+        for row, feed in feeds.items():
+            times = time_together(runs, [feed], rounds=rounds)
+            base = times[SOURCE].samples_ms
+            found[row] = {
+                name: {
+                    "ms": round(float(np.median(each.samples_ms)), 3),
+                    "speedup": round(float(np.median(base / each.samples_ms)), 3),
+                }
+                for name, each in times.items()
+            }
+    found["geometric mean"] = {
+        name: {"speedup": round(math.exp(np.mean([math.log(found[row][name]["speedup"]) for row in feeds])), 3)}
+        for name in runs
+    }
+    return found
+
+
+def fastest(found: Mapping[str, dict[str, Any]], names: list[str]) -> dict[str, float]:
+    """Returns by input the speed-up of the fastest of some forms, and the geometric mean of those."""
+    rows = [row for row in found if row != "geometric mean"]
+    best = {row: max(found[row][name]["speedup"] for name in names) for row in rows}
+    return best | {"geometric mean": round(math.exp(np.mean([math.log(value) for value in best.values()])), 3)}
+
+
+def slim_forms(optimizer: Optimizer) -> tuple[dict[str, tuple[Path, str, Precision]], dict[str, Any]]:
+    """Optimises at level 2, or takes what an earlier call has kept.
+
+    Returns:
+        The forms by name, the pruned float one first, and what pruning says of itself.
+    """
+    result = optimizer.run()
+    if result.slimmed is None:
+        raise RuntimeError("level 2 made no slim model")
+    told = result.slimmed.training["pruning"]
+    forms = {PRUNED: (result.slimmed.model, "ort", "fp32"), **forms_of(result.bundle)}
+    return forms, {key: told[key] for key in ("predicted_harm", "whole", "curve")}
+
+
+def stand_in(source: Path) -> tuple[dict[str, tuple[Path, str, Precision]], dict[str, Any]]:
+    """Returns what `slim_forms` does, with the float model in place of all forms: for a smoke run."""
+    forms: dict[str, tuple[Path, str, Precision]] = dict.fromkeys((PRUNED, "source"), (source, "ort", "fp32"))
+    return forms, {"left_out": "level 2, which the classifier's smoke run has: the float model in place of all forms"}
+
+
+def forms_of(bundle: Bundle) -> dict[str, tuple[Path, str, Precision]]:
+    """Returns the forms in a bundle, those in ONNX for both engines that read it."""
+    found: dict[str, tuple[Path, str, Precision]] = {}
+    for variant in bundle.manifest.variants:
+        path = bundle.file(variant.file)
+        if variant.format == "onnx":
+            found[f"{variant.name} in ort"] = (path, "ort", variant.precision)
+            found[f"{variant.name} in openvino"] = (path, "openvino", variant.precision)
+        elif variant.format == "openvino":
+            found[variant.name] = (path, "openvino", variant.precision)
+    return found

@@ -1,0 +1,86 @@
+"""The control of pruning: the whole network, taught by the same teacher on the same data for as many steps.
+
+What the pruned network gains over the shipped one is partly the training that it gets after the channels are out. The
+cost of pruning itself is the difference to this network.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from benchmarks.converters.pruning.common import SEED, said
+from benchmarks.converters.pruning.speeds import PRUNED
+from lineside_converters.distillation.distill import open_school
+from lineside_converters.distillation.trainer import teach
+from lineside_converters.graph.cleanup import clean_graph
+from lineside_converters.levels import FLOAT_CONVS
+from lineside_converters.pruning.pipeline import COSTING_FEEDS, Effort, tuition_of
+from lineside_converters.pruning.torch_graph import close_network
+from lineside_converters.quantization.static import first_convs, quantize
+from lineside_runtime.precision import Precision
+
+FLOAT, INT8 = "unpruned_taught float in ort", "unpruned_taught int8 in ort"
+
+
+@dataclass(frozen=True, slots=True)
+class Unpruned:
+    """The taught whole network.
+
+    Attributes:
+        forms: By name a file, its engine and its precision, as `speeds.speedups` takes them.
+        steps: That it was taught.
+        curve: The figures on what is kept aside at each evaluation.
+    """
+
+    forms: Mapping[str, tuple[Path, str, Precision]]
+    steps: int
+    curve: list[dict[str, float]]
+
+
+def teach_unpruned(model: Path, data: Sequence[Path], folder: Path, *, effort: Effort, steps: int) -> Unpruned:
+    """Teaches the whole network, or takes what an earlier call has kept; one that was ended goes on.
+
+    Args:
+        model: The float model that was pruned.
+        data: That the pruned network learnt from.
+        folder: Of the checkpoints and files.
+        effort: Of the pruned network.
+        steps: That the pruned network was taught; rounded to whole passes over the data.
+    """
+    school = open_school(model, data, batch=effort.batch, seed=SEED)
+    epochs = max(1, round(steps / school.lessons.epoch_steps))
+    network, count = school.network.copy(), said()
+    curve = teach(
+        network.module,
+        school.teacher,
+        school.lessons,
+        school.teaching,
+        tuition=tuition_of(dataclasses.replace(effort, epochs=epochs, minutes=None), SEED),
+        out=folder,
+        on_progress=lambda at: count("unpruned", at.step + 1, at.steps),
+    )
+    float_file, clean, int8 = (folder / f"{name}.onnx" for name in ("float", "clean", "int8"))
+    close_network(network, float_file, school.frames)
+    clean_graph(float_file, clean)
+    feeds = [{network.input_name: batch[:1].numpy()} for batch in school.lessons.some(COSTING_FEEDS)]
+    exclude = first_convs(onnx.load(clean), FLOAT_CONVS[school.manifest.task])
+    quantize(clean, int8, feeds=feeds, exclude=exclude)
+    return Unpruned(
+        {FLOAT: (clean, "ort", "fp32"), INT8: (int8, "ort", "int8")}, epochs * school.lessons.epoch_steps, curve
+    )
+
+
+def beside(form: str) -> str:
+    """Returns the control of a form of the pruned network."""
+    return FLOAT if form == PRUNED else INT8
+
+
+def steps_of(pruning: Mapping[str, Any]) -> int:
+    """Returns how many steps a pruned network was taught, from what pruning tells of itself."""
+    return int(pruning["curve"][-1]["step"])

@@ -1,0 +1,1 @@
+"""Data sets, images and networks that several benchmarks use."""

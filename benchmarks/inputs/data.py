@@ -1,0 +1,116 @@
+"""The data sets for development; they are never part of the repository.
+
+``LINESIDE_DATA`` names the folder that holds them; without it ``shared/data`` beside the repository, or further up, is
+used.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from benchmarks.smoke import SMOKE, kept
+from lineside_models.labels import LABELS
+from lineside_models.simulator import Kind, render
+
+VARIABLE = "LINESIDE_DATA"
+
+
+def shared(name: str) -> Path:
+    """Returns the folder of a data set; in a smoke run of a small drawn one with the same layout.
+
+    Raises:
+        FileNotFoundError: It isn't on this machine.
+    """
+    if SMOKE:
+        return _drawn(name)
+    if given := os.environ.get(VARIABLE):
+        if (folder := Path(given) / name).is_dir():
+            return folder
+        raise FileNotFoundError(f"{VARIABLE}={given} holds no folder {name}")
+    for parent in Path(__file__).resolve().parents[3:]:
+        folder = parent / "shared" / "data" / name
+        if folder.is_dir():
+            return folder
+    raise FileNotFoundError(f"no shared/data/{name} beside the repository; {VARIABLE} names the folder with {name}")
+
+
+@functools.cache
+def _drawn(name: str) -> Path:
+    folder = kept(f"data-{os.getpid()}") / name
+    folder.mkdir(parents=True)
+    match name:
+        case "neu-det":
+            _write_boxes(folder, "steel", (200, 200), count=16)
+        case "deeppcb":
+            _write_boxes(folder, "pcb", (224, 224), count=8)
+        case "x-sdd":
+            _write_folders(
+                folder, [f"{label}/{number}.png" for number in range(8) for label in ("red iron", "iron sheet ash")]
+            )
+        case "magnetic-tile":
+            bad = [f"MT_Break/{number}.png" for number in range(4)]
+            _write_folders(folder, [*(f"MT_Free/{number}.png" for number in range(18)), *bad])
+        case "imagenet-sample":
+            for number in range(8):
+                _write_image(folder / "images" / f"{number}.jpg", number)
+        case "imagenet-val-subset":
+            for number in range(8):
+                _write_image(folder / "data" / f"{number}.jpg", number)
+            (folder / "dataset.txt").write_text("".join(f"./data/{number}.jpg, {number}\n" for number in range(8)))
+        case "cuad":
+            _write_table(folder / "master_clauses.csv", list(_clauses()))
+        case _:
+            raise ValueError(f"no drawn data set {name}")
+    return folder
+
+
+def _clauses() -> Iterator[tuple[object, ...]]:
+    """Yields a table of contracts with a clause of every type in each."""
+    from benchmarks.converters.optimizer.text_encoder import TYPES
+
+    yield ("Filename", *TYPES)
+    for number in range(3):
+        text = f"the party {number} of this agreement shall do what this clause"
+        yield (f"{number}.pdf", *(str([f"{text} says of {name}, word by word"]) for name in TYPES))
+
+
+def _write_image(path: Path, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), np.asarray(render("steel", seed).image))
+
+
+def _write_boxes(folder: Path, kind: Kind, size: tuple[int, int], *, count: int) -> None:
+    """Writes a table of boxes, of which the last quarter of the images is the val fold."""
+    boxes: list[tuple[object, ...]] = [("image", "class", "x1", "y1", "x2", "y2")]
+    for number in range(count):
+        frame = render(kind, number, size=size, defects=2)
+        name = f"images/{number}.png"
+        (folder / name).parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(folder / name), np.asarray(frame.image))
+        boxes += [(name, LABELS[label], *box) for label, box in zip(frame.labels, frame.boxes.tolist(), strict=True)]
+    _write_table(folder / "boxes.csv", boxes)
+    _write_folds(folder, [f"images/{number}.png" for number in range(count)])
+
+
+def _write_folders(folder: Path, names: list[str]) -> None:
+    for number, name in enumerate(names):
+        _write_image(folder / name, number)
+    _write_folds(folder, names)
+
+
+def _write_folds(folder: Path, images: list[str]) -> None:
+    count = len(images)
+    rows = [(image, "val" if 4 * number >= 3 * count else "train") for number, image in enumerate(images)]
+    _write_table(folder / "folds.csv", [("image", "fold"), *rows])
+
+
+def _write_table(path: Path, rows: list[tuple[object, ...]]) -> None:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)

@@ -1,0 +1,1 @@
+"""Benchmarks of transfers between hub and device."""

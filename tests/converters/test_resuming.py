@@ -1,0 +1,101 @@
+"""A work folder resumes a run, also one of an earlier release: steps and what their hashes cover stay the same."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from lineside_converters.optimizer import Optimizer
+from lineside_converters.work_folder import Work
+from lineside_models.frame import Frame
+from lineside_models.simulator import render
+from tests.converters import nets
+
+FRAMES = [Frame(image=render("steel", seed).image, sequence=seed) for seed in range(3)]
+CALIBRATED = {
+    "activation": "u8s8",
+    "clean": "#",
+    "feeds": "#",
+    "float": ["conv0"],
+    "method": "minmax",
+    "per_channel": True,
+}
+STEPS = {
+    0: [
+        ("clean", {"source": "#"}),
+        (
+            "onnx",
+            {
+                "activation": "u8s8",
+                "clean": "#",
+                "feeds": "#",
+                "int8": None,
+                "maker": ["lineside_converters.formats.onnx_qdq:make", 1],
+                "plan": {"corrected": False, "float_nodes": [], "method": "minmax", "why": "level 0"},
+            },
+        ),
+    ],
+    1: [
+        ("clean", {"source": "#"}),
+        ("int8", CALIBRATED),
+        ("tuned", CALIBRATED | {"labels": list(nets.FACTS.labels or ()), "tuning": 0}),
+        ("int8", CALIBRATED),
+        (
+            "onnx",
+            {
+                "activation": "u8s8",
+                "clean": "#",
+                "feeds": "#",
+                "int8": "#",
+                "maker": ["lineside_converters.formats.onnx_qdq:make", 1],
+                "plan": {"corrected": False, "float_nodes": ["conv0"], "method": "minmax", "why": "quantised"},
+            },
+        ),
+    ],
+}
+"""By level, what earlier releases hashed for each step; files and inputs as ``#``."""
+
+
+def optimizer(tmp_path: Path, level: int, said: list[str]) -> Optimizer:
+    model = tmp_path / "model.onnx"
+    model.write_bytes(nets.convnet())
+    how: dict[str, Any] = {"work": tmp_path / "work", "overwrite": True, "max_drop": 1.0}
+    return Optimizer(model, "cpu", level, out=tmp_path / "out", frames=FRAMES, on_progress=said.append, **how)
+
+
+@pytest.mark.parametrize("level", STEPS)
+def test_the_steps_are_hashed_as_earlier_releases_did(
+    level: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, dict[str, Any]]] = []
+    step = Work.step
+
+    def noted(self: Work, name: str, inputs: Mapping[str, Any], make: Callable[[Path], None]) -> Path:
+        plain = re.sub(r'"[0-9a-f]{64}"', '"#"', msgspec.json.encode(inputs).decode()).replace('"u8s7"', '"u8s8"')
+        seen.append((name, json.loads(plain)))
+        return step(self, name, inputs, make)
+
+    monkeypatch.setattr(Work, "step", noted)
+    optimizer(tmp_path, level, []).run()
+    assert seen == STEPS[level]
+
+
+@pytest.mark.parametrize("level", STEPS)
+def test_a_resumed_run_repeats_no_step_and_writes_the_same_files(level: int, tmp_path: Path) -> None:
+    said: list[str] = []
+    first = optimizer(tmp_path, level, said).run().bundle.manifest.files
+    kept = {path.name for path in (tmp_path / "work").iterdir()}
+    said.clear()
+    second = optimizer(tmp_path, level, said).run().bundle.manifest.files
+    assert {path.name for path in (tmp_path / "work").iterdir()} == kept
+    assert sum("earlier run" in line for line in said) >= len({name for name, _ in STEPS[level]})
+    measured = {"report.json", "report.html", "model_card.md"}
+    assert {name: file.sha256 for name, file in first.items() if name not in measured} == {
+        name: file.sha256 for name, file in second.items() if name not in measured
+    }
