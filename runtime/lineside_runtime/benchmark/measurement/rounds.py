@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from lineside_runtime.benchmark.measurement.contestants import ContestantEntry
 from lineside_runtime.benchmark.measurement.process import Process
 from lineside_runtime.benchmark.measurement.protocol import Profiled, ProfileTask, Turn, TurnTimed, Warm, Warmed
+from lineside_runtime.timing import turns
 
 TURN_S = 0.02
 """Length of a turn: long enough that its first, untimed call weighs little for a fast model."""
@@ -45,7 +46,7 @@ def fitting(warmed: Sequence[Warmed]) -> int:
     return max(ROUNDS_MIN, min(ROUNDS_MAX, int(BUDGET_S / slowest_s)))
 
 
-def play(processes: Sequence[Process], turns: Sequence[Turn], rounds: int, say: Progress) -> list[list[TurnTimed]]:
+def play(processes: Sequence[Process], tasks: Sequence[Turn], rounds: int, say: Progress) -> list[list[TurnTimed]]:
     """Lets every contestant have one turn in each round; each round begins with another one.
 
     Returns:
@@ -54,9 +55,8 @@ def play(processes: Sequence[Process], turns: Sequence[Turn], rounds: int, say: 
     found: list[list[TurnTimed]] = [[] for _ in processes]
     said_s = time.monotonic()
     for number in range(rounds):
-        for offset in range(len(processes)):
-            who = (number + offset) % len(processes)
-            found[who].append(processes[who].ask(turns[who], TurnTimed))
+        for who in turns(range(len(processes)), number):
+            found[who].append(processes[who].ask(tasks[who], TurnTimed))
         if time.monotonic() - said_s > _SAY_EVERY_S or number + 1 == rounds:
             said_s = time.monotonic()
             say(f"round {number + 1} of {rounds}")
