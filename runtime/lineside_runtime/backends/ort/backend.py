@@ -17,7 +17,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as vendor
 from lineside_runtime.backend import Backend, Compatibility, Executable, LoadOptions, Stage
 from lineside_runtime.backends.messages import complaint
 from lineside_runtime.backends.ort import providers
-from lineside_runtime.backends.ort.session import OrtExecutable, element_type, executable_of, session_options
+from lineside_runtime.backends.ort.session import OrtExecutable, element_type, session_options
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.devices import Device
 from lineside_runtime.errors import (
@@ -82,7 +82,7 @@ class OrtBackend(Backend):
             if cuts_sums() and _has_small_weights(opened.session):  # their sums can't be cut off: the fast kernels do
                 fast = functools.partial(session_options, exact_sums=False)
                 opened = providers.open_session(model, device.handle, options, fast)
-        executable = executable_of(opened.session, options)
+        executable = OrtExecutable(opened.session, options)
         executable.shortfall = opened.shortfall
         if heap.is_sparing():
             heap.give_back()  # 3 MB of what reading and optimising the graph took
