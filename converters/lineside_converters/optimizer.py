@@ -42,7 +42,7 @@ from lineside_models.frame import Frame
 from lineside_models.good_classes import rule_of, with_good_classes
 from lineside_models.vision.model_facts import from_arguments
 from lineside_runtime.bundle import Bundle, Manifest, Postprocess, Preprocess
-from lineside_runtime.bundle_folder import check_free
+from lineside_runtime.bundle.install import check_free
 from lineside_runtime.errors import ConfigError
 from lineside_runtime.tensors import Array
 

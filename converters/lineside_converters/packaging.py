@@ -21,7 +21,7 @@ from lineside_runtime.bundle import (
     open_bundle,
     write_manifest,
 )
-from lineside_runtime.bundle_folder import check_free, put_in_place, sibling
+from lineside_runtime.bundle.install import check_free, put_in_place, sibling
 from lineside_runtime.config import Config
 from lineside_runtime.errors import BundleFormatError
 from lineside_runtime.files import write_atomic

@@ -11,8 +11,8 @@ from lineside.commands.shared.places import bundle_place
 from lineside.commands.shared.training import add_good_class, add_min_metric
 from lineside.extras import needs
 from lineside_models.good_classes import rule_of
-from lineside_runtime.archive import pack_archive, unpack_archive
 from lineside_runtime.bundle import Bundle, open_bundle
+from lineside_runtime.bundle.archive import pack_archive, unpack_archive
 from lineside_runtime.errors import InputNotFoundError
 
 

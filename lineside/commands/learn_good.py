@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
     from lineside_models.anomaly.learning import Lesson, learn
     from lineside_models.anomaly.packaging import check, report_of, write_bundle
     from lineside_models.vision.onnx_bundle import name_of
-    from lineside_runtime.bundle_folder import check_free
+    from lineside_runtime.bundle.install import check_free
 
     check_free(options.out, overwrite=options.overwrite)
     lesson = Lesson(

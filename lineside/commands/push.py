@@ -11,8 +11,8 @@ from lineside.commands.shared.output import add_json, print_json, show
 from lineside.commands.shared.passphrases import add_passphrase, passphrase
 from lineside.commands.shared.places import add_hub, bundle_place
 from lineside.extras import needs
-from lineside_runtime.archive import unpack_archive
 from lineside_runtime.bundle import open_bundle
+from lineside_runtime.bundle.archive import unpack_archive
 from lineside_runtime.errors import AccuracyGateError, InputError, InputNotFoundError
 
 

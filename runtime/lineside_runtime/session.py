@@ -10,17 +10,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from lineside_runtime.bundle import Bundle, Manifest, open_bundle
+from lineside_runtime.bundle import Bundle, Manifest, open_bundle, sample_inputs
 from lineside_runtime.config import GPU_RATIO, Config, check_seconds
 from lineside_runtime.errors import DeviceError
-from lineside_runtime.inputs import InputCheck, sample_inputs
 from lineside_runtime.logs import log
 from lineside_runtime.serving.candidates import CandidateChoice, choose
 from lineside_runtime.serving.health import Failures, Fallback
 from lineside_runtime.serving.placement import Placement
 from lineside_runtime.serving.shared import Retired, Shared
 from lineside_runtime.serving.types import DeviceShare, Prediction
-from lineside_runtime.tensors import Array
+from lineside_runtime.tensors import Array, InputCheck
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -454,7 +453,7 @@ def _opened(source: Bundle | Path | str) -> tuple[Bundle, Callable[[], None] | N
         return open_bundle(path), None
     import tempfile  # only an archive needs it, and the zip
 
-    from lineside_runtime.archive import unpack_archive
+    from lineside_runtime.bundle.archive import unpack_archive
 
     folder = tempfile.TemporaryDirectory(prefix="lineside-bundle-")
     try:

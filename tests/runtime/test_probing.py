@@ -8,9 +8,10 @@ from types import ModuleType
 
 import pytest
 
-from lineside_runtime import probing, registry
-from lineside_runtime.probing import DeviceReport, EngineReport
+from lineside_runtime import registry
+from lineside_runtime.system import probing
 from lineside_runtime.system.accelerators import Accelerator
+from lineside_runtime.system.probing import DeviceReport, EngineReport
 
 Engines = Callable[..., None]
 

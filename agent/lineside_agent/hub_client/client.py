@@ -51,10 +51,11 @@ from lineside_link.messages import (
 from lineside_link.topics import Topics
 from lineside_link.transfer.repository_client import RepoClient
 from lineside_link.trust import TrustStore
-from lineside_runtime import probing, registry
+from lineside_runtime import registry
 from lineside_runtime.errors import BrokerError, ConfigError, FetchError, InputNotFoundError, LinesideError
-from lineside_runtime.probing import EngineReport
 from lineside_runtime.serving.backoff import Backoff
+from lineside_runtime.system import probing
+from lineside_runtime.system.probing import EngineReport
 
 log = logging.getLogger("lineside.agent")
 

@@ -12,12 +12,11 @@ from pathlib import Path
 
 import msgspec
 
-from lineside_runtime.bundle import Bundle, Variant
+from lineside_runtime.bundle import Bundle, Variant, sample_inputs
 from lineside_runtime.config import Config
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import LinesideError, NoDeviceError
 from lineside_runtime.files import write_atomic
-from lineside_runtime.inputs import sample_inputs
 from lineside_runtime.serving.candidates import choose
 from lineside_runtime.serving.fastest_candidate import median_ms
 

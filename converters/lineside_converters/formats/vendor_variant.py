@@ -25,7 +25,7 @@ from lineside_converters.targets import Target
 from lineside_converters.tasks import task_of
 from lineside_runtime import registry
 from lineside_runtime.bundle import Bundle, Format, Variant, files_of, open_bundle
-from lineside_runtime.bundle_folder import check_free
+from lineside_runtime.bundle.install import check_free
 from lineside_runtime.devices import DeviceKind
 from lineside_runtime.errors import ConfigError, InputNotFoundError, UnsupportedModelError
 from lineside_runtime.precision import Precision

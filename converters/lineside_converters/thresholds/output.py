@@ -17,7 +17,7 @@ from lineside_converters.packaging import CARD_NAME
 from lineside_converters.thresholds.report import ThresholdReport
 from lineside_models.postprocess import DEFAULT_THRESHOLD
 from lineside_runtime.bundle import Bundle, open_bundle, write_manifest
-from lineside_runtime.bundle_folder import check_free, put_in_place, sibling
+from lineside_runtime.bundle.install import check_free, put_in_place, sibling
 from lineside_runtime.errors import AccuracyGateError, ConfigError, InputError
 from lineside_runtime.files import write_atomic
 

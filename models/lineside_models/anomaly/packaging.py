@@ -24,7 +24,7 @@ from lineside_models.postprocess.anomaly import AnomalyParams
 from lineside_models.simulator import render
 from lineside_runtime.backends.ort.backend import read_onnx
 from lineside_runtime.bundle import Bundle, Manifest, Postprocess, open_bundle, write_manifest
-from lineside_runtime.bundle_folder import check_free, put_in_place, sibling
+from lineside_runtime.bundle.install import check_free, put_in_place, sibling
 from lineside_runtime.config import Config
 from lineside_runtime.errors import BundleFormatError, ConfigError
 from lineside_runtime.files import write_atomic

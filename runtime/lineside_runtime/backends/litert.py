@@ -26,9 +26,9 @@ from typing import Any
 import numpy as np
 
 from lineside_runtime.backend import Backend, Compatibility, Executable, LoadOptions, Stage
-from lineside_runtime.backends.messages import complaint
-from lineside_runtime.backends.naming import match
-from lineside_runtime.backends.options import operator_library, threads_of
+from lineside_runtime.backends.common.error_texts import complaint
+from lineside_runtime.backends.common.options import operator_library, threads_of
+from lineside_runtime.backends.common.tensor_names import match
 from lineside_runtime.backends.tflite_file import check_whole
 from lineside_runtime.devices import Device
 from lineside_runtime.errors import (

@@ -16,9 +16,9 @@ import openvino
 
 from lineside_runtime.backend import Backend, Compatibility, Executable, LoadOptions, OperatorTime, Stage
 from lineside_runtime.backends import intel
-from lineside_runtime.backends.messages import complaint
-from lineside_runtime.backends.options import operator_library, threads_of
-from lineside_runtime.backends.profile import Sums
+from lineside_runtime.backends.common.error_texts import complaint
+from lineside_runtime.backends.common.operator_times import OperatorTimes
+from lineside_runtime.backends.common.options import operator_library, threads_of
 from lineside_runtime.devices import KINDS, Device, DeviceKind
 from lineside_runtime.errors import (
     BadInputFormatError,
@@ -277,7 +277,7 @@ class OpenVinoExecutable(Executable):
         self._count = len(compiled.inputs)
         self._outputs = ports.outputs
         self._idle: list[Any] = []
-        self._profile = Sums() if options.profile else None
+        self._profile = OperatorTimes() if options.profile else None
 
     def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         if self._compiled is None:

@@ -15,7 +15,7 @@ import msgspec
 
 from lineside_runtime import registry
 from lineside_runtime.backend import Backend, Executable, LoadOptions
-from lineside_runtime.backends import versions
+from lineside_runtime.backends.common import versions
 from lineside_runtime.bundle import Bundle, Manifest, Variant
 from lineside_runtime.config import Config
 from lineside_runtime.devices import KINDS, Device, DeviceKind

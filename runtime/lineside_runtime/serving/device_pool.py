@@ -20,7 +20,7 @@ from time import perf_counter
 from msgspec.structs import replace
 
 from lineside_runtime.backend import Executable
-from lineside_runtime.bundle import Bundle
+from lineside_runtime.bundle import Bundle, sample_inputs
 from lineside_runtime.config import Config
 from lineside_runtime.errors import (
     ConfigError,
@@ -33,7 +33,6 @@ from lineside_runtime.errors import (
     OutOfDeviceMemoryError,
     UnsupportedModelError,
 )
-from lineside_runtime.inputs import sample_inputs
 from lineside_runtime.logs import log
 from lineside_runtime.serving import memory_pressure
 from lineside_runtime.serving.balancer import ReplicaLoad

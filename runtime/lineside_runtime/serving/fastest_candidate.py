@@ -7,10 +7,9 @@ import threading
 from functools import partial
 
 from lineside_runtime.backend import Executable
-from lineside_runtime.bundle import Bundle
+from lineside_runtime.bundle import Bundle, sample_inputs
 from lineside_runtime.config import Config
 from lineside_runtime.errors import DeviceError, UnsupportedModelError
-from lineside_runtime.inputs import sample_inputs
 from lineside_runtime.logs import log
 from lineside_runtime.serving.candidates import Candidate, CandidateChoice
 from lineside_runtime.tensors import Array

@@ -15,7 +15,7 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as vendor
 
 from lineside_runtime.backend import Backend, Compatibility, Executable, LoadOptions, Stage
-from lineside_runtime.backends.messages import complaint
+from lineside_runtime.backends.common.error_texts import complaint
 from lineside_runtime.backends.ort import providers
 from lineside_runtime.backends.ort.session import OrtExecutable, element_type, session_options
 from lineside_runtime.decoding import decode_json

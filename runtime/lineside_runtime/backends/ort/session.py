@@ -11,10 +11,10 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as vendor
 
 from lineside_runtime.backend import Executable, Fetch, LoadOptions, OperatorTime
-from lineside_runtime.backends.options import operator_library, threads_of
+from lineside_runtime.backends.common.operator_times import OperatorTimes
+from lineside_runtime.backends.common.options import operator_library, threads_of
 from lineside_runtime.backends.ort.arena import share_arena
 from lineside_runtime.backends.ort.providers import cuda_card
-from lineside_runtime.backends.profile import Sums
 from lineside_runtime.decoding import decode_json
 from lineside_runtime.errors import BadInputFormatError, DeviceError
 from lineside_runtime.system import vnni
@@ -95,7 +95,7 @@ class _Event(msgspec.Struct):
 
 
 def _operator_times(profile: bytes) -> tuple[OperatorTime, ...]:
-    sums = Sums()
+    sums = OperatorTimes()
     sums.add(
         (event.name.removesuffix(_KERNEL), str(event.args.get("op_name", "")), event.dur)
         for event in decode_json(profile, type=list[_Event])

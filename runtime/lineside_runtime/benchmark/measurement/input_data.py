@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lineside_runtime.bundle import Manifest
+from lineside_runtime.bundle import Manifest, sample_inputs
 from lineside_runtime.errors import BadInputFormatError
-from lineside_runtime.inputs import sample_inputs
 from lineside_runtime.tensors import DYNAMIC, Array, TensorSpec
 
 SEED = 7

@@ -159,7 +159,7 @@ def _ask(name: str, timeout_s: float) -> EngineReport:
         install = in_system_python(name) or registry.install_hint(name)
         return EngineReport(name=name, available=False, reason=str(missing), install=install)
     child = subprocess.Popen(
-        [sys.executable, "-m", "lineside_runtime.probing", name],
+        [sys.executable, "-m", "lineside_runtime.system.probing", name],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
