@@ -39,7 +39,7 @@ def time_calls(
 
 def turns(contestants: Sequence[K], number: int) -> list[K]:
     """Returns the contestants in the order of their turns in a round: each round begins with another one."""
-    first = (number + 1) % len(contestants)
+    first = number % len(contestants)
     return [*contestants[first:], *contestants[:first]]
 
 

@@ -16,7 +16,7 @@ def test_calls_before_the_timed_ones_are_made_and_not_counted() -> None:
 
 
 def test_each_round_begins_with_another_contestant() -> None:
-    assert [turns("abc", number) for number in range(3)] == [["b", "c", "a"], ["c", "a", "b"], ["a", "b", "c"]]
+    assert [turns("abc", number) for number in range(3)] == [["a", "b", "c"], ["b", "c", "a"], ["c", "a", "b"]]
 
 
 def test_contestants_have_a_turn_each_in_every_round() -> None:
@@ -24,4 +24,4 @@ def test_contestants_have_a_turn_each_in_every_round() -> None:
     rounds = interleave({name: partial(called.append, name) for name in "ab"}, calls_a_turn=2, untimed=1)
     for times_ms in itertools.islice(rounds, 2):
         assert {name: len(some) for name, some in times_ms.items()} == {"a": 2, "b": 2}
-    assert "".join(called) == "bbbaaa" + "aaabbb"
+    assert "".join(called) == "aaabbb" + "bbbaaa"

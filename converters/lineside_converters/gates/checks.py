@@ -109,9 +109,8 @@ def time_together(
         count: Told how many rounds of how many are done.
     """
     taken = {name: np.zeros((rounds, calls, len(feeds))) for name in runs}
-    on_each = (
-        interleave({name: partial(run, feed) for name, run in runs.items()}, calls_a_turn=calls) for feed in feeds
-    )
+    order = tuple(reversed(runs.items()))  # behind one round that warms up, who was named first begins
+    on_each = (interleave({name: partial(run, feed) for name, run in order}, calls_a_turn=calls) for feed in feeds)
     for number, by_feed in enumerate(itertools.islice(zip(*on_each, strict=True), WARM_ROUNDS + rounds)):
         for name in runs if number >= WARM_ROUNDS else ():
             taken[name][number - WARM_ROUNDS] = np.transpose([times_ms[name] for times_ms in by_feed])
